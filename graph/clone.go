@@ -1,0 +1,111 @@
+package graph
+
+import "slices"
+
+// Clone returns a deep copy of the model that can be edited on its own.
+// Tensors and what was kept of the file's messages are shared: neither ever
+// changes.
+func (m *Model) Clone() *Model {
+	c := *m
+	c.Opsets = slices.Clone(m.Opsets)
+	c.Metadata = slices.Clone(m.Metadata)
+	c.Functions = nil
+	for _, f := range m.Functions {
+		d := *f
+		d.model = &c
+		d.AttrNames = slices.Clone(f.AttrNames)
+		d.Opsets = slices.Clone(f.Opsets)
+		d.Metadata = slices.Clone(f.Metadata)
+		cl := cloner{model: &c, fn: &d, values: map[*Value]*Value{}}
+		d.Graph = cl.graph(f.Graph, nil)
+		d.AttrDefaults = cl.attrs(f.AttrDefaults, nil)
+		c.Functions = append(c.Functions, &d)
+	}
+	if m.Graph != nil {
+		cl := cloner{model: &c, values: map[*Value]*Value{}}
+		c.Graph = cl.graph(m.Graph, nil)
+	}
+	return &c
+}
+
+type cloner struct {
+	model  *Model
+	fn     *Function
+	values map[*Value]*Value
+}
+
+// graph copies g in two steps, all values before the nodes that read them, so
+// that it also copies a graph that is not sorted.
+func (c *cloner) graph(g *Graph, holder *Node) *Graph {
+	d := newGraph(c.model, c.fn, holder)
+	d.Name, d.Doc, d.origin = g.Name, g.Doc, g.origin
+	d.Metadata = slices.Clone(g.Metadata)
+	for _, v := range g.inputs {
+		d.inputs = append(d.inputs, c.value(v, d))
+	}
+	for _, v := range g.inits {
+		d.inits = append(d.inits, c.value(v, d))
+	}
+	d.nodes = make([]*Node, len(g.nodes))
+	for i, n := range g.nodes {
+		m := &Node{Name: n.Name, Op: n.Op, Domain: n.Domain, Overload: n.Overload, Doc: n.Doc,
+			Metadata: slices.Clone(n.Metadata), graph: d, origin: n.origin}
+		for k, v := range n.outputs {
+			if v == nil {
+				m.outputs = append(m.outputs, nil)
+				continue
+			}
+			w := c.value(v, d)
+			w.def, w.defIndex = m, k
+			m.outputs = append(m.outputs, w)
+		}
+		d.nodes[i] = m
+	}
+	for i, n := range g.nodes {
+		m := d.nodes[i]
+		for k, v := range n.inputs {
+			if v != nil {
+				v = c.values[v]
+			}
+			m.SetInput(k, v)
+		}
+		m.Attrs = c.attrs(n.Attrs, m)
+	}
+	for _, v := range g.outputs {
+		d.outputs = append(d.outputs, c.values[v])
+	}
+	return d
+}
+
+func (c *cloner) value(v *Value, in *Graph) *Value {
+	if w := c.values[v]; w != nil {
+		return w
+	}
+	w := &Value{}
+	*w = *v
+	w.graph, w.def, w.uses = in, nil, nil
+	c.values[v] = w
+	in.values[w.Name] = w
+	return w
+}
+
+func (c *cloner) attrs(list []*Attr, holder *Node) []*Attr {
+	if list == nil {
+		return nil
+	}
+	out := make([]*Attr, len(list))
+	for i, a := range list {
+		b := *a
+		if a.G != nil {
+			b.G = c.graph(a.G, holder)
+		}
+		if a.Graphs != nil {
+			b.Graphs = make([]*Graph, len(a.Graphs))
+			for k, s := range a.Graphs {
+				b.Graphs[k] = c.graph(s, holder)
+			}
+		}
+		out[i] = &b
+	}
+	return out
+}
