@@ -1,0 +1,85 @@
+package simd
+
+import "math"
+
+// Softmax sets dst[i] = exp(x[i] − m) / Σⱼ exp(x[j] − m), m = max x, over one
+// row. Elements of −Inf (masked) give 0; a row of −Inf only, a row with +Inf
+// and a row with NaN give NaN throughout, as the formula does. dst may be x.
+func (k *Kernels) Softmax(dst, x []float32) {
+	sameLen("Softmax", dst, x)
+	if len(x) == 0 {
+		return
+	}
+	s := k.expSum(dst, x, k.maxOf(x))
+	k.divScalar(dst, dst, s)
+}
+
+// LayerNorm sets dst[i] = (x[i] − μ) / √(σ² + eps) · gamma[i] + beta[i] over one
+// row of n elements, μ its mean and σ² = Σ (x[i] − μ)² / n (two passes, so a
+// large mean does not cancel). A nil beta counts as zeros. dst may be x.
+// Ba, Kiros, Hinton: Layer Normalization, 2016; ONNX LayerNormalization-17.
+func (k *Kernels) LayerNorm(dst, x, gamma, beta []float32, eps float32) {
+	sameLen("LayerNorm", dst, x)
+	sameLen("LayerNorm", dst, gamma)
+	if len(x) == 0 {
+		return
+	}
+	n := float64(len(x))
+	mean := float32(float64(k.sum(x)) / n)
+	scale := float32(1 / math.Sqrt(float64(k.centredSumSq(x, mean))/n+float64(eps)))
+	if beta == nil {
+		k.normScale(dst, x, gamma, mean, scale)
+		return
+	}
+	sameLen("LayerNorm", dst, beta)
+	k.normAffine(dst, x, gamma, beta, mean, scale)
+}
+
+// RMSNorm sets dst[i] = x[i] / √(Σⱼ x[j]² / n + eps) · gamma[i] over one row of n
+// elements. dst may be x. Zhang, Sennrich: Root Mean Square Layer
+// Normalization, 2019; ONNX RMSNormalization-23.
+func (k *Kernels) RMSNorm(dst, x, gamma []float32, eps float32) {
+	sameLen("RMSNorm", dst, x)
+	sameLen("RMSNorm", dst, gamma)
+	if len(x) == 0 {
+		return
+	}
+	n := float64(len(x))
+	scale := float32(1 / math.Sqrt(float64(k.dot(x, x))/n+float64(eps)))
+	k.normScale(dst, x, gamma, 0, scale)
+}
+
+func centredSumSq(x []float32, mean float32) float32 {
+	var s [4]float32
+	for i, v := range x {
+		d := v - mean
+		s[i&3] += float32(d * d)
+	}
+	return (s[0] + s[2]) + (s[1] + s[3])
+}
+
+// expSum sets dst[i] = exp(x[i] − m) and returns the sum of dst.
+func expSum(dst, x []float32, m float32) float32 {
+	x = x[:len(dst)]
+	var s float64
+	for i := range dst {
+		e := float32(math.Exp(float64(x[i] - m)))
+		dst[i] = e
+		s += float64(e)
+	}
+	return float32(s)
+}
+
+func normScale(dst, x, gamma []float32, mean, scale float32) {
+	x, gamma = x[:len(dst)], gamma[:len(dst)]
+	for i := range dst {
+		dst[i] = float32((x[i]-mean)*scale) * gamma[i]
+	}
+}
+
+func normAffine(dst, x, gamma, beta []float32, mean, scale float32) {
+	x, gamma, beta = x[:len(dst)], gamma[:len(dst)], beta[:len(dst)]
+	for i := range dst {
+		dst[i] = float32(float32((x[i]-mean)*scale)*gamma[i]) + beta[i]
+	}
+}

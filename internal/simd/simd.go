@@ -1,0 +1,173 @@
+// Package simd holds the vector kernels: matrix multiplication, transcendental
+// functions, row reductions and normalisations over float32 slices.
+//
+// A [Kernels] value is one implementation of all of them. There is one for
+// every [Path]: portable Go (any architecture, and everything under
+// `-tags purego`), AVX2 with FMA, and AVX-512 (F, BW, DQ, VL). They are
+// immutable and safe for concurrent use; a program picks one, usually when it
+// compiles a model, and passes it on:
+//
+//	k, err := simd.Default() // LATHE_SIMD, or the best that this machine has
+//
+// Every kernel gives the same bits for the same input on the same path and
+// architecture, whatever the alignment of its slices. Bits may differ between
+// paths, within the errors that the methods state. One ulp is the distance
+// between neighbouring float32 values at the exact result; near zero it is
+// 2⁻¹⁴⁹.
+//
+// # Layout
+//
+// Kernel family x lives in x.go (methods, argument checks, portable code),
+// x_amd64.s (assembly, generated), and x_amd64.go (its stubs, generated; the
+// comment of a stub is its reference loop). Package gen, a module of its own,
+// generates the last two; its test fails when they are out of date.
+//
+// Kernels panic when slices do not fit each other: that is a mistake of the
+// calling code, never of a model or its data.
+package simd
+
+//go:generate go run -C gen . -write ..
+
+import (
+	"fmt"
+	"os"
+)
+
+// Path names an implementation of the kernels.
+type Path uint8
+
+// The paths, slowest first.
+const (
+	Portable Path = iota // Go, no assembly
+	AVX2                 // AVX2 and FMA3
+	AVX512               // AVX-512 F, BW, DQ and VL
+)
+
+var pathNames = [...]string{Portable: "portable", AVX2: "avx2", AVX512: "avx512"}
+
+// String returns the name that [ParsePath] takes.
+func (p Path) String() string {
+	if int(p) < len(pathNames) {
+		return pathNames[p]
+	}
+	return fmt.Sprintf("path(%d)", uint8(p))
+}
+
+// ParsePath returns the path of that name: portable, avx2 or avx512.
+func ParsePath(name string) (Path, error) {
+	for p, s := range pathNames {
+		if s == name {
+			return Path(p), nil
+		}
+	}
+	return 0, fmt.Errorf("simd: unknown path %q: use portable, avx2 or avx512", name)
+}
+
+// Supported lists the paths that this build has and this machine can run,
+// slowest first. Portable is always there.
+func Supported() []Path {
+	var ps []Path
+	for p := range Path(len(pathNames)) {
+		if kernels(p) != nil {
+			ps = append(ps, p)
+		}
+	}
+	return ps
+}
+
+// For returns the kernels of path p, or an error when this build does not have
+// them or this machine cannot run them.
+func For(p Path) (*Kernels, error) {
+	if k := kernels(p); k != nil {
+		return k, nil
+	}
+	return nil, fmt.Errorf("simd: path %v: not on this machine or not in this build, which has %v", p, Supported())
+}
+
+// Best returns the kernels of the fastest path that this machine can run.
+func Best() *Kernels {
+	for p := Path(len(pathNames)) - 1; ; p-- {
+		if k := kernels(p); k != nil {
+			return k
+		}
+	}
+}
+
+// Default returns the kernels of the path that the environment variable
+// LATHE_SIMD named when the program started (portable, avx2 or avx512), and
+// those of [Best] when it was unset or empty. A name that is unknown, or a path
+// that this machine lacks, is an error.
+func Default() (*Kernels, error) {
+	if envPath == "" {
+		return Best(), nil
+	}
+	p, err := ParsePath(envPath)
+	if err != nil {
+		return nil, fmt.Errorf("LATHE_SIMD: %w", err)
+	}
+	k, err := For(p)
+	if err != nil {
+		return nil, fmt.Errorf("LATHE_SIMD: %w", err)
+	}
+	return k, nil
+}
+
+var envPath = os.Getenv("LATHE_SIMD")
+
+// Kernels is one implementation of every kernel; see [For], [Best] and
+// [Default]. Its fields are the parts that differ between paths; the exported
+// methods check their arguments and call them. The comment of the method, or of
+// the portable function in [portable], says what a field computes.
+type Kernels struct {
+	path Path
+	gemm gemmKernels
+
+	add, sub, mul, div, max, min                          func(dst, x, y []float32)
+	addScalar, mulScalar, divScalar, maxScalar, minScalar func(dst, x []float32, a float32)
+	scalarSub, scalarDiv                                  func(dst, x []float32, a float32)
+	relu                                                  func(dst, x []float32)
+	axpy                                                  func(dst, x []float32, a float32)
+
+	exp, tanh, sigmoid, silu, erf, gelu, geluTanh func(dst, x []float32)
+
+	sum, maxOf, minOf func(x []float32) float32
+	dot               func(x, y []float32) float32
+	centredSumSq      func(x []float32, mean float32) float32
+	expSum            func(dst, x []float32, max float32) float32
+	normScale         func(dst, x, gamma []float32, mean, scale float32)
+	normAffine        func(dst, x, gamma, beta []float32, mean, scale float32)
+
+	dotF64     func(x, y []float32) float64
+	momentsF64 func(x, y []float32) (xy, xx, yy float64)
+}
+
+// Path returns the path that k implements.
+func (k *Kernels) Path() Path { return k.path }
+
+// portable is the reference implementation.
+var portable = Kernels{
+	path: Portable,
+	gemm: gemmKernels{lanes: 4, maxVecs: 1, maxRows: 2, tile: gemmTile},
+
+	add: add, sub: sub, mul: mul, div: div, max: maximum, min: minimum,
+	addScalar: addScalar, mulScalar: mulScalar, divScalar: divScalar,
+	maxScalar: maxScalar, minScalar: minScalar,
+	scalarSub: scalarSub, scalarDiv: scalarDiv,
+	relu: relu, axpy: axpy,
+
+	exp: exp, tanh: tanh, sigmoid: sigmoid, silu: silu,
+	erf: erf, gelu: gelu, geluTanh: geluTanh,
+
+	sum: sum, maxOf: maxOf, minOf: minOf, dot: dot,
+	centredSumSq: centredSumSq, expSum: expSum,
+	normScale: normScale, normAffine: normAffine,
+
+	dotF64: dotF64, momentsF64: momentsF64,
+}
+
+// sameLen panics unless y has as many elements as dst.
+func sameLen(op string, dst, y []float32) {
+	if len(dst) != len(y) {
+		panic(fmt.Sprintf("simd: %s: slices of %d and %d elements, want equal lengths", op, len(dst), len(y)))
+	}
+}
