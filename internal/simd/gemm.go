@@ -46,14 +46,37 @@ func (b Packed) Dims() (k, n int) { return b.k, b.n }
 // column at which it starts. Parts may be empty (n = 0) when there are few
 // columns. [Kernels.Gemm] over all parts gives the bits of Gemm over B.
 func (b Packed) Split(i, parts int) (part Packed, col int) {
-	w := b.lanes * b.vecs
-	panels := (b.n + w - 1) / w
-	lo, hi := min(panels*i/parts*w, b.n), min(panels*(i+1)/parts*w, b.n)
+	panels := (b.n + b.lanes*b.vecs - 1) / (b.lanes * b.vecs)
+	lo, hi := b.panelCol(panels*i/parts), b.panelCol(panels*(i+1)/parts)
 	part = b
 	part.n = hi - lo
-	part.data = b.data[lo*b.k : min((hi+b.lanes-1)/b.lanes*b.lanes*b.k, len(b.data))]
+	part.data = b.data[lo*b.k : roundUp(hi, b.lanes)*b.k]
 	return part, lo
 }
+
+// panelCol returns the first column of panel i, n for the panel after the last.
+func (b Packed) panelCol(i int) int {
+	col := i * b.lanes * b.vecs
+	if b.n-col <= b.lanes && col < b.n && i > 0 && b.vecs == 3 {
+		col -= b.lanes // see panelWidth
+	}
+	return min(col, b.n)
+}
+
+// panelWidth returns the width of the panel that starts at column col. Panels
+// are full but for the last ones: where a single vector would be left after a
+// full panel of three, the two share the four vectors evenly.
+func (b Packed) panelWidth(col int) int {
+	left := (b.n - col + b.lanes - 1) / b.lanes
+	v := min(left, b.vecs)
+	if left == 4 && b.vecs == 3 {
+		v = 2
+	}
+	return v * b.lanes
+}
+
+// roundUp returns the smallest multiple of unit that is at least n.
+func roundUp(n, unit int) int { return (n + unit - 1) / unit * unit }
 
 // gemmKernels is what a path brings to matrix multiplication.
 type gemmKernels struct {
@@ -70,7 +93,7 @@ type gemmKernels struct {
 // PackedLen returns the number of elements that [Kernels.PackInto] wants for a
 // matrix B [k, n].
 func (kn *Kernels) PackedLen(k, n int) int {
-	return (n + kn.gemm.lanes - 1) / kn.gemm.lanes * kn.gemm.lanes * k
+	return roundUp(n, kn.gemm.lanes) * k
 }
 
 // PackB copies B [k, n] into a form for [Kernels.Gemm] of the same path. A
@@ -117,18 +140,6 @@ func (kn *Kernels) PackInto(buf []float32, b Mat, k, n int) Packed {
 		col += width
 	}
 	return p
-}
-
-// panelWidth returns the width of the panel that starts at column col. Panels
-// are full but for the last ones: where a single vector would be left after a
-// full panel of three, the two share the four vectors evenly.
-func (b Packed) panelWidth(col int) int {
-	left := (b.n - col + b.lanes - 1) / b.lanes
-	v := min(left, b.vecs)
-	if left == 4 && b.vecs == 3 {
-		v = 2
-	}
-	return v * b.lanes
 }
 
 const (

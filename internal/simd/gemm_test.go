@@ -141,3 +141,21 @@ func TestGemmAllocatesNothing(t *testing.T) {
 		}
 	})
 }
+
+// BenchmarkGemm reports GFLOP/s (2·m·k·n operations a product).
+func BenchmarkGemm(b *testing.B) {
+	for _, p := range Supported() {
+		kn, _ := For(p)
+		for _, s := range []struct{ m, k, n int }{{128, 768, 3072}, {128, 3072, 768}, {1, 768, 3072}, {4, 768, 3072}, {128, 64, 128}, {128, 128, 64}} {
+			b.Run(fmt.Sprintf("%v/%dx%dx%d", p, s.m, s.k, s.n), func(b *testing.B) {
+				rng := rand.New(rand.NewPCG(1, 1))
+				a, c := RowMajor(randoms(rng, s.m*s.k), s.k), make([]float32, s.m*s.n)
+				w := kn.PackB(RowMajor(randoms(rng, s.k*s.n), s.n), s.k, s.n)
+				for b.Loop() {
+					kn.Gemm(c, s.n, a, s.m, w, nil, false)
+				}
+				b.ReportMetric(2*float64(s.m*s.k*s.n)*float64(b.N)/b.Elapsed().Seconds()/1e9, "GFLOP/s")
+			})
+		}
+	}
+}

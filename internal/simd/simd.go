@@ -7,7 +7,7 @@
 // immutable and safe for concurrent use; a program picks one, usually when it
 // compiles a model, and passes it on:
 //
-//	k, err := simd.Default() // LATHE_SIMD, or the best that this machine has
+//	k, err := simd.For(simd.Auto)
 //
 // Every kernel gives the same bits for the same input on the same path and
 // architecture, whatever the alignment of its slices. Bits may differ between
@@ -36,14 +36,15 @@ import (
 // Path names an implementation of the kernels.
 type Path uint8
 
-// The paths, slowest first.
+// The paths, slowest first after Auto.
 const (
-	Portable Path = iota // Go, no assembly
-	AVX2                 // AVX2 and FMA3
-	AVX512               // AVX-512 F, BW, DQ and VL
+	Auto     Path = iota // what LATHE_SIMD says, or else the best of this machine
+	Portable             // Go, no assembly
+	AVX2                 // AVX2, FMA3 and BMI2
+	AVX512               // AVX-512 F, BW, DQ and VL besides
 )
 
-var pathNames = [...]string{Portable: "portable", AVX2: "avx2", AVX512: "avx512"}
+var pathNames = [...]string{Auto: "auto", Portable: "portable", AVX2: "avx2", AVX512: "avx512"}
 
 // String returns the name that [ParsePath] takes.
 func (p Path) String() string {
@@ -53,21 +54,21 @@ func (p Path) String() string {
 	return fmt.Sprintf("path(%d)", uint8(p))
 }
 
-// ParsePath returns the path of that name: portable, avx2 or avx512.
+// ParsePath returns the path of that name: auto, portable, avx2 or avx512.
 func ParsePath(name string) (Path, error) {
 	for p, s := range pathNames {
 		if s == name {
 			return Path(p), nil
 		}
 	}
-	return 0, fmt.Errorf("simd: unknown path %q: use portable, avx2 or avx512", name)
+	return 0, fmt.Errorf("simd: unknown path %q: use auto, portable, avx2 or avx512", name)
 }
 
 // Supported lists the paths that this build has and this machine can run,
 // slowest first. Portable is always there.
 func Supported() []Path {
 	var ps []Path
-	for p := range Path(len(pathNames)) {
+	for p := Portable; int(p) < len(pathNames); p++ {
 		if kernels(p) != nil {
 			ps = append(ps, p)
 		}
@@ -76,32 +77,27 @@ func Supported() []Path {
 }
 
 // For returns the kernels of path p, or an error when this build does not have
-// them or this machine cannot run them.
+// them or this machine cannot run them. Auto stands for the path that the
+// environment variable LATHE_SIMD named when the program started, and for that
+// of [Best] when it was unset, empty or auto.
 func For(p Path) (*Kernels, error) {
+	if p == Auto {
+		return auto(envPath)
+	}
 	if k := kernels(p); k != nil {
 		return k, nil
 	}
-	return nil, fmt.Errorf("simd: path %v: not on this machine or not in this build, which has %v", p, Supported())
+	return nil, fmt.Errorf("simd: path %v: not in this build or not on this machine, use one of %v", p, Supported())
 }
 
-// Best returns the kernels of the fastest path that this machine can run.
-func Best() *Kernels {
-	for p := Path(len(pathNames)) - 1; ; p-- {
-		if k := kernels(p); k != nil {
-			return k
-		}
-	}
-}
+var envPath = os.Getenv("LATHE_SIMD")
 
-// Default returns the kernels of the path that the environment variable
-// LATHE_SIMD named when the program started (portable, avx2 or avx512), and
-// those of [Best] when it was unset or empty. A name that is unknown, or a path
-// that this machine lacks, is an error.
-func Default() (*Kernels, error) {
-	if envPath == "" {
+// auto returns the kernels that LATHE_SIMD asks for.
+func auto(env string) (*Kernels, error) {
+	if env == "" || env == Auto.String() {
 		return Best(), nil
 	}
-	p, err := ParsePath(envPath)
+	p, err := ParsePath(env)
 	if err != nil {
 		return nil, fmt.Errorf("LATHE_SIMD: %w", err)
 	}
@@ -112,10 +108,13 @@ func Default() (*Kernels, error) {
 	return k, nil
 }
 
-var envPath = os.Getenv("LATHE_SIMD")
+// Best returns the kernels of the fastest path that this machine can run.
+func Best() *Kernels {
+	ps := Supported()
+	return kernels(ps[len(ps)-1])
+}
 
-// Kernels is one implementation of every kernel; see [For], [Best] and
-// [Default]. Its fields are the parts that differ between paths; the exported
+// Kernels is one implementation of every kernel; see [For]. Its fields are the parts that differ between paths; the exported
 // methods check their arguments and call them. The comment of the method, or of
 // the portable function in [portable], says what a field computes.
 type Kernels struct {

@@ -58,7 +58,7 @@ func randoms(rng *rand.Rand, n int) []float32 {
 }
 
 func TestPaths(t *testing.T) {
-	for _, p := range []Path{Portable, AVX2, AVX512} {
+	for _, p := range []Path{Auto, Portable, AVX2, AVX512} {
 		got, err := ParsePath(p.String())
 		if err != nil || got != p {
 			t.Errorf("ParsePath(%q) = %v, %v", p, got, err)
@@ -66,6 +66,17 @@ func TestPaths(t *testing.T) {
 	}
 	if _, err := ParsePath("sse"); err == nil {
 		t.Error("ParsePath took an unknown name")
+	}
+	if _, err := For(Path(200)); err == nil {
+		t.Error("For took an unknown path")
+	}
+	for env, want := range map[string]Path{"": Best().Path(), "auto": Best().Path(), "portable": Portable} {
+		if k, err := auto(env); err != nil || k.Path() != want {
+			t.Errorf("LATHE_SIMD=%q: %v, want path %v", env, err, want)
+		}
+	}
+	if _, err := auto("fast"); err == nil {
+		t.Error("LATHE_SIMD took an unknown name")
 	}
 	if ps := Supported(); len(ps) == 0 || ps[0] != Portable || Best().Path() != ps[len(ps)-1] {
 		t.Errorf("Supported() = %v, Best() = %v", ps, Best().Path())

@@ -1,0 +1,251 @@
+package main
+
+import (
+	"fmt"
+
+	"github.com/mmcloughlin/avo/build"
+	"github.com/mmcloughlin/avo/operand"
+	"github.com/mmcloughlin/avo/reg"
+)
+
+// gemm emits the tiles of matrix multiplication. Both paths keep the whole tile
+// of C in registers: 8 × 48 elements in 24 of 32 registers with AVX-512, 6 × 16
+// in 12 of 16 with AVX2; the others hold a row of B and elements of A. A tile
+// with fewer rows or vectors has its own loop, so all of them spend their time
+// in multiply-adds, and all sum in the order of k.
+func gemm(c *build.Context) {
+	mask := tailMask(c)
+	gemmTile{begin(c, avx512, "gemmTile", gemmSignature, gemmDoc(8, 48, 16)...), 8, 3, mask}.emit()
+	gemmTile{begin(c, avx2, "gemmTile", gemmSignature, gemmDoc(6, 16, 8)...), 6, 2, mask}.emit()
+}
+
+const gemmSignature = "func(c []float32, ldc int, a []float32, aRow, aCol int, b []float32, k int, bias []float32, rows, cols, width int, load bool)"
+
+func gemmDoc(maxRows, maxWidth, lanes int) []string {
+	return []string{
+		"	for r := range rows {",
+		"		for j := range cols {",
+		"			s := float32(0)",
+		"			if load {",
+		"				s = c[r*ldc+j]",
+		"			}",
+		"			for p := range k {",
+		"				s = fma(a[r*aRow+p*aCol], b[p*width+j], s)",
+		"			}",
+		"			if bias != nil {",
+		"				s += bias[j]",
+		"			}",
+		"			c[r*ldc+j] = s",
+		"		}",
+		"	}",
+		"",
+		fmt.Sprintf("for 1 ≤ rows ≤ %d and width ≤ %d, which is cols rounded up to a multiple of %d.", maxRows, maxWidth, lanes),
+	}
+}
+
+// gemmTile is the kernel with all sizes up to maxRows × maxVecs vectors.
+type gemmTile struct {
+	*function
+	maxRows, maxVecs int
+	mask             operand.Mem // of AVX2, see tailMask
+}
+
+// What the registers hold while a sum is computed. Strides are in bytes.
+var (
+	gemmA, gemmB, gemmK = reg.RAX, reg.RCX, reg.RDX
+	gemmCol             = reg.RBX // from column to column of A
+	gemmRow1            = reg.R8  // from row to row of A, times 1, 3, 5 and 7
+	gemmRow3            = reg.R9
+	gemmRow5            = reg.R10
+	gemmRow7            = reg.R11
+	gemmC, gemmLDC      = reg.RDI, reg.RSI
+	gemmMissing         = reg.R12 // width − cols
+	gemmT               = reg.R13
+)
+
+func (g gemmTile) emit() {
+	g.Load(g.Param("a").Base(), gemmA)
+	g.Load(g.Param("aRow"), gemmRow1)
+	g.Load(g.Param("aCol"), gemmCol)
+	g.Load(g.Param("b").Base(), gemmB)
+	g.Load(g.Param("k"), gemmK)
+	g.Load(g.Param("ldc"), gemmLDC)
+	g.SHLQ(operand.U8(2), gemmRow1)
+	g.SHLQ(operand.U8(2), gemmCol)
+	g.SHLQ(operand.U8(2), gemmLDC)
+	g.LEAQ(operand.Mem{Base: gemmRow1, Index: gemmRow1, Scale: 2}, gemmRow3)
+	g.LEAQ(operand.Mem{Base: gemmRow1, Index: gemmRow1, Scale: 4}, gemmRow5)
+	g.LEAQ(operand.Mem{Base: gemmRow3, Index: gemmRow1, Scale: 4}, gemmRow7)
+	g.Load(g.Param("width"), gemmMissing)
+	g.Load(g.Param("cols"), gemmT)
+	g.SUBQ(gemmT, gemmMissing)
+	if g.path == avx512 {
+		g.MOVL(operand.U32(0xffff), gemmT.As32())
+		g.SHRXL(gemmMissing.As32(), gemmT.As32(), gemmT.As32())
+		g.KMOVW(gemmT.As32(), reg.K1)
+	} else {
+		// The mask of 8 − missing elements lies at tailMask + 4·missing.
+		g.LEAQ(g.mask, gemmT)
+		g.LEAQ(operand.Mem{Base: gemmT, Index: gemmMissing, Scale: 4}, gemmT)
+		g.Comment("R13 points at the mask of the last vector")
+	}
+	// Full tiles first: there are most of them.
+	for rows := g.maxRows; rows >= 1; rows-- {
+		g.Label(fmt.Sprintf("rows%d", rows))
+		if rows > 1 {
+			g.Load(g.Param("rows"), reg.R14)
+			g.CMPQ(reg.R14, operand.U8(rows))
+			g.JNE(operand.LabelRef(fmt.Sprintf("rows%d", rows-1)))
+		}
+		for vecs := g.maxVecs; vecs >= 1; vecs-- {
+			g.Label(fmt.Sprintf("tile%dx%d", rows, vecs))
+			if vecs > 1 {
+				g.Load(g.Param("width"), reg.R14)
+				g.CMPQ(reg.R14, operand.U8(vecs*g.lanes))
+				g.JNE(operand.LabelRef(fmt.Sprintf("tile%dx%d", rows, vecs-1)))
+			}
+			g.tile(rows, vecs)
+		}
+	}
+}
+
+// tile emits the tile of exactly rows × vecs vectors, up to its RET.
+func (g gemmTile) tile(rows, vecs int) {
+	name := func(s string) string { return fmt.Sprintf("%s%dx%d", s, rows, vecs) }
+	sum := func(r, v int) reg.VecPhysical { return g.physical(r*vecs + v) }
+	g.Load(g.Param("load"), reg.R14.As8())
+	g.Load(g.Param("c").Base(), gemmC)
+	g.TESTB(reg.R14.As8(), reg.R14.As8())
+	g.JE(operand.LabelRef(name("zero")))
+	g.eachRow(name("load"), vecs, rows, func(r, v int, at operand.Mem, masked bool) {
+		g.load(at, sum(r, v), masked)
+	})
+	g.JMP(operand.LabelRef(name("start")))
+	g.Label(name("zero"))
+	for i := range rows * vecs {
+		z := g.physical(i)
+		if g.path == avx512 {
+			g.VPXORD(z, z, z)
+		} else {
+			g.VXORPS(z, z, z)
+		}
+	}
+	g.Label(name("start"))
+
+	const unroll = 4
+	g.SUBQ(operand.U8(unroll), gemmK)
+	g.JL(operand.LabelRef(name("rest")))
+	g.Label(name("loop"))
+	for u := range unroll {
+		g.step(rows, vecs, u)
+	}
+	g.ADDQ(operand.U32(uint32(unroll*vecs*g.vecBytes())), gemmB)
+	g.SUBQ(operand.U8(unroll), gemmK)
+	g.JGE(operand.LabelRef(name("loop")))
+	g.Label(name("rest"))
+	g.ADDQ(operand.U8(unroll), gemmK)
+	g.JE(operand.LabelRef(name("store")))
+	g.Label(name("one"))
+	g.step(rows, vecs, 0)
+	g.ADDQ(operand.U32(uint32(vecs*g.vecBytes())), gemmB)
+	g.DECQ(gemmK)
+	g.JNE(operand.LabelRef(name("one")))
+
+	g.Label(name("store"))
+	g.Load(g.Param("bias").Base(), gemmA)
+	g.TESTQ(gemmA, gemmA)
+	g.JE(operand.LabelRef(name("plain")))
+	bias := func(v int) reg.VecPhysical { return g.physical(rows*vecs + v) }
+	g.eachRow(name("bias"), vecs, 1, func(_, v int, _ operand.Mem, masked bool) {
+		g.load(operand.Mem{Base: gemmA, Disp: v * g.vecBytes()}, bias(v), masked)
+	})
+	for r := range rows {
+		for v := range vecs {
+			g.VADDPS(bias(v), sum(r, v), sum(r, v))
+		}
+	}
+	g.Label(name("plain"))
+	g.Load(g.Param("c").Base(), gemmC)
+	g.eachRow(name("end"), vecs, rows, func(r, v int, at operand.Mem, masked bool) {
+		g.store(sum(r, v), at, masked)
+	})
+	g.end()
+}
+
+// step adds one column of A times one row of B; u is its place in the unrolled
+// loop.
+func (g gemmTile) step(rows, vecs, u int) {
+	row := []operand.Mem{
+		{Base: gemmA}, {Base: gemmA, Index: gemmRow1, Scale: 1}, {Base: gemmA, Index: gemmRow1, Scale: 2}, {Base: gemmA, Index: gemmRow3, Scale: 1},
+		{Base: gemmA, Index: gemmRow1, Scale: 4}, {Base: gemmA, Index: gemmRow5, Scale: 1}, {Base: gemmA, Index: gemmRow3, Scale: 2}, {Base: gemmA, Index: gemmRow7, Scale: 1},
+	}
+	free := rows * vecs // the first register that holds no sum
+	total := 32
+	if g.path == avx2 {
+		total = 16
+	}
+	for v := range vecs {
+		g.VMOVUPS(operand.Mem{Base: gemmB, Disp: (u*vecs + v) * g.vecBytes()}, g.physical(free+v))
+	}
+	for r := range rows {
+		a := g.physical(free + vecs + r%(total-free-vecs))
+		g.VBROADCASTSS(row[r], a)
+		for v := range vecs {
+			g.VFMADD231PS(g.physical(free+v), a, g.physical(r*vecs+v))
+		}
+	}
+	g.ADDQ(gemmCol, gemmA)
+}
+
+// eachRow calls f for the vectors of rows rows of C. The last of a row may be
+// partial: AVX-512 masks it always, which costs nothing; AVX2 has code for
+// whole and for partial vectors, because some machines store masked vectors
+// slowly. The pointer gemmC moves down; name makes labels unique.
+func (g gemmTile) eachRow(name string, vecs, rows int, f func(r, v int, at operand.Mem, masked bool)) {
+	all := func(masked bool) {
+		for r := range rows {
+			for v := range vecs {
+				f(r, v, operand.Mem{Base: gemmC, Disp: v * g.vecBytes()}, masked && v == vecs-1)
+			}
+			if r < rows-1 {
+				g.ADDQ(gemmLDC, gemmC)
+			}
+		}
+	}
+	if g.path == avx512 {
+		all(true)
+		return
+	}
+	g.TESTQ(gemmMissing, gemmMissing)
+	g.JNE(operand.LabelRef(name + "part"))
+	all(false)
+	g.JMP(operand.LabelRef(name + "done"))
+	g.Label(name + "part")
+	g.VMOVUPS(operand.Mem{Base: gemmT}, reg.Y15)
+	all(true)
+	g.Label(name + "done")
+}
+
+// load reads a vector, its missing elements as 0.
+func (g gemmTile) load(from operand.Mem, to reg.VecPhysical, masked bool) {
+	switch {
+	case !masked:
+		g.VMOVUPS(from, to)
+	case g.path == avx512:
+		g.VMOVUPS_Z(from, reg.K1, to)
+	default:
+		g.VMASKMOVPS(from, reg.Y15, to)
+	}
+}
+
+// store writes the elements of a vector that exist.
+func (g gemmTile) store(from reg.VecPhysical, to operand.Mem, masked bool) {
+	switch {
+	case !masked:
+		g.VMOVUPS(from, to)
+	case g.path == avx512:
+		g.VMOVUPS(from, reg.K1, to)
+	default:
+		g.VMASKMOVPS(from, reg.Y15, to)
+	}
+}
