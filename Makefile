@@ -1,0 +1,27 @@
+# What there is to do here; `make` alone lists it.
+
+.PHONY: help test generate bench golden acceptance ci
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+test: ## the tests; nothing but Go is needed
+	go test ./...
+
+generate: ## write generated files anew (needs protoc for the protobuf bindings)
+	@set -e; for g in graph/onnxpb/generate.sh; do if [ -x $$g ]; then echo $$g; $$g; fi; done
+	@if [ -f internal/simd/gen/go.mod ]; then cd internal/simd/gen && go generate ./...; fi
+
+bench: ## time the kernels and the runtime
+	go test -run '^$$' -bench . ./...
+
+golden: ## make golden outputs anew with ONNX Runtime (needs npm and a C compiler)
+	@bench/install-onnxruntime.sh >/dev/null
+	cd bench && go run ./golden
+
+acceptance: ## measure every goal that a machine can measure, on the models in LATHE_DATA
+	@bench/install-onnxruntime.sh >/dev/null
+	@cd bench && go run ./acceptance
+
+ci: ## everything that must hold before a change goes in
+	.ci/run
