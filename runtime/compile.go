@@ -1,0 +1,470 @@
+package runtime
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/onnx-lathe/lathe/graph"
+)
+
+// Options says how a model is compiled.
+type Options struct {
+	// Probes names values to be observed, in groups: the values of a group
+	// are delivered together, as soon as all of them exist (see
+	// Session.RunProbed). A name is that of a value of the main graph, or of
+	// the one body that has it.
+	Probes [][]string
+
+	// Bodies runs the bodies of the functions of domain lathe in place of
+	// the kernels for them, for checking one against the other.
+	Bodies bool
+
+	// NoFusion keeps every node of the model a step of its own, for
+	// profiles that should match the model.
+	NoFusion bool
+
+	// MemoryLimit bounds the bytes of intermediate values of each session
+	// and of what is computed at compile time; 0 means 4 GiB. Weights do not
+	// count.
+	MemoryLimit int64
+}
+
+const defaultMemoryLimit = 4 << 30
+
+// Port is an input or output of a program.
+type Port struct {
+	Name  string
+	DType graph.DType
+	Shape graph.Shape // see Rank: a model may leave the rank open
+	Rank  int         // -1 where the model does not fix it
+}
+
+// Program is a compiled model. It is immutable and can be run by any number
+// of sessions at once.
+type Program struct {
+	inputs, outputs []Port
+	main            *plan
+	limit           int
+	probes          int
+}
+
+// Inputs returns what a run has to be fed; initializers are not among them.
+func (p *Program) Inputs() []Port { return slices.Clone(p.inputs) }
+
+// Outputs returns what a run gives.
+func (p *Program) Outputs() []Port { return slices.Clone(p.outputs) }
+
+// plan is the compiled form of a graph: the main graph or a body.
+type plan struct {
+	steps    []step
+	slots    int // values of a frame
+	consts   []constSlot
+	inputs   []int // slots
+	outputs  []int
+	captures []capture
+	probes   map[int][]probe // by the step that they follow; -1: before the first
+}
+
+type constSlot struct {
+	slot   int
+	tensor *Tensor
+}
+
+// capture is a value of the graph around a body that the body reads.
+type capture struct{ outer, inner int }
+
+// probe is a group of Options.Probes and where its values are.
+type probe struct {
+	group int
+	slots []int
+}
+
+// step is one kernel and the slots it works on; -1 stands for an input or
+// output that is left out.
+type step struct {
+	kernel  kernel
+	in, out []int
+	free    []int // slots that nothing reads after this step
+	bodies  []*plan
+	title   string // for errors
+	kind    string // for profiles
+}
+
+// Compile makes a model ready to run. It does all work that does not depend
+// on the inputs, and fails, naming every operator at once, where the model
+// needs one that the runtime does not have. The model is not changed and can
+// be edited afterwards; its constants are shared.
+func Compile(m *graph.Model, o Options) (*Program, error) {
+	p, err := compile(m, o)
+	if err != nil {
+		return nil, fmt.Errorf("compile: %w", err)
+	}
+	return p, nil
+}
+
+func compile(m *graph.Model, o Options) (*Program, error) {
+	if m == nil || m.Graph == nil {
+		return nil, fmt.Errorf("the model has no graph")
+	}
+	if o.MemoryLimit <= 0 {
+		o.MemoryLimit = defaultMemoryLimit
+	}
+	p := &Program{limit: int(min(o.MemoryLimit, maxBytes)), probes: len(o.Probes)}
+	l := &lowering{model: m, opts: &o, fold: newFolder(p.limit), named: map[*graph.Value]*lvalue{}}
+	groups, err := l.findProbes(m, o.Probes)
+	if err != nil {
+		return nil, err
+	}
+
+	main := &scope{}
+	e := &env{values: map[*graph.Value]*lvalue{}}
+	for _, v := range m.Graph.Inputs() {
+		if v.IsInitializer() {
+			continue
+		}
+		port, err := portOf(v)
+		if err != nil {
+			return nil, fmt.Errorf("input %q: %w", v.Name, err)
+		}
+		p.inputs = append(p.inputs, port)
+		lv := &lvalue{name: v.Name, scope: main}
+		l.track(v, lv)
+		e.values[v] = lv
+		main.inputs = append(main.inputs, lv)
+	}
+	if main.outputs, err = l.graph(main, m.Graph, e); err != nil {
+		return nil, err
+	}
+	for _, v := range m.Graph.Outputs() {
+		port, err := portOf(v)
+		if err != nil {
+			return nil, fmt.Errorf("output %q: %w", v.Name, err)
+		}
+		p.outputs = append(p.outputs, port)
+	}
+	mark(main)
+	if err := l.missing.err(); err != nil {
+		return nil, err
+	}
+	b := &builder{lowering: l}
+	for i, g := range groups {
+		pg := probeGroup{index: i}
+		for _, v := range g {
+			lv := l.named[v]
+			if lv == nil {
+				return nil, fmt.Errorf("probe %q: the value is not computed by itself", v.Name)
+			}
+			pg.values = append(pg.values, lv)
+		}
+		b.probes = append(b.probes, pg)
+	}
+	if p.main, err = b.plan(main); err != nil {
+		return nil, err
+	}
+	for _, g := range b.probes {
+		if !g.placed {
+			return nil, fmt.Errorf("probe %q: its values lie in different graphs", o.Probes[g.index])
+		}
+	}
+	return p, nil
+}
+
+// portOf describes a graph input or output.
+func portOf(v *graph.Value) (Port, error) {
+	t := v.Declared
+	if t == nil {
+		t = v.Type()
+	}
+	p := Port{Name: v.Name, Rank: -1}
+	if t == nil {
+		return p, nil
+	}
+	if t.Kind != graph.KindTensor && t.Kind != graph.KindUnknown {
+		return p, fmt.Errorf("is no tensor; sequences, optionals and maps cannot pass the border of a model here")
+	}
+	p.DType = t.Elem
+	if t.Shape != nil {
+		p.Shape, p.Rank = *t.Shape, len(t.Shape.Dims)
+	}
+	return p, nil
+}
+
+// findProbes resolves the names of probes: to values of the main graph, else
+// to the one body that has the name.
+func (l *lowering) findProbes(m *graph.Model, groups [][]string) ([][]*graph.Value, error) {
+	l.probes = map[string]*graph.Value{}
+	out := make([][]*graph.Value, len(groups))
+	for i, g := range groups {
+		for _, name := range g {
+			v := l.probes[name]
+			if v == nil {
+				v = m.Graph.Value(name)
+			}
+			if v == nil {
+				for s := range m.Graphs {
+					w := s.Value(name)
+					if w == nil || s.Function() != nil {
+						continue
+					}
+					if v != nil {
+						return nil, fmt.Errorf("probe %q: more than one body has a value of that name", name)
+					}
+					v = w
+				}
+			}
+			if v == nil {
+				return nil, fmt.Errorf("probe %q: the model has no such value", name)
+			}
+			l.probes[name] = v
+			out[i] = append(out[i], v)
+		}
+	}
+	return out, nil
+}
+
+// mark sets live on every node that an output or a probe needs.
+func mark(sc *scope) {
+	need := map[*lvalue]bool{}
+	markScope(sc, need)
+}
+
+func markScope(sc *scope, need map[*lvalue]bool) {
+	for _, v := range sc.outputs {
+		need[v] = true
+	}
+	for i := len(sc.nodes) - 1; i >= 0; i-- {
+		x := sc.nodes[i]
+		x.live = slices.ContainsFunc(x.out, func(v *lvalue) bool { return v != nil && (need[v] || v.pinned) })
+		for _, s := range x.scopes {
+			x.live = x.live || pinnedInside(s)
+		}
+		if !x.live {
+			continue
+		}
+		for _, v := range x.in {
+			if v != nil {
+				need[v] = true
+			}
+		}
+		for _, s := range x.scopes {
+			markScope(s, need)
+		}
+	}
+}
+
+func pinnedInside(sc *scope) bool {
+	for _, v := range sc.inputs {
+		if v.pinned {
+			return true
+		}
+	}
+	for _, x := range sc.nodes {
+		for _, v := range x.out {
+			if v != nil && v.pinned {
+				return true
+			}
+		}
+		for _, s := range x.scopes {
+			if pinnedInside(s) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// builder turns scopes into plans.
+type builder struct {
+	*lowering
+	probes       []probeGroup
+	lastCaptured []*lvalue // what the plan made last captures, in its order
+}
+
+type probeGroup struct {
+	index  int
+	values []*lvalue
+	placed bool
+}
+
+// home is the scope that computes the group's values: the one scope of those
+// that are not constant, or that of main where all are.
+func (g *probeGroup) home(main bool) *scope {
+	for _, v := range g.values {
+		if v.scope != nil && v.konst == nil {
+			return v.scope
+		}
+	}
+	return nil
+}
+
+func (b *builder) plan(sc *scope) (*plan, error) {
+	p := &plan{probes: map[int][]probe{}}
+	slots := map[*lvalue]int{}
+	konst := map[int]bool{} // slots that are never released: constants, captures
+	slot := func(v *lvalue) int {
+		if v == nil {
+			return -1
+		}
+		if s, ok := slots[v]; ok {
+			return s
+		}
+		s := p.slots
+		p.slots++
+		slots[v] = s
+		switch {
+		case v.konst != nil:
+			p.consts = append(p.consts, constSlot{s, v.konst})
+			konst[s] = true
+		case v.scope != sc:
+			konst[s] = true
+			p.captures = append(p.captures, capture{-1, s})
+		}
+		return s
+	}
+	captured := func() []*lvalue { // by slot order of p.captures
+		by := map[int]*lvalue{}
+		for v, s := range slots {
+			by[s] = v
+		}
+		out := make([]*lvalue, len(p.captures))
+		for i, c := range p.captures {
+			out[i] = by[c.inner]
+		}
+		return out
+	}
+
+	for _, v := range sc.inputs {
+		p.inputs = append(p.inputs, slot(v))
+	}
+	last := map[int]int{}    // last step that reads a slot
+	defined := map[int]int{} // step that defines it; -1 for inputs
+	for _, s := range p.inputs {
+		defined[s], last[s] = -1, -1
+	}
+	for _, x := range sc.nodes {
+		if !x.live {
+			continue
+		}
+		st := step{title: x.title(), kind: x.kind()}
+		i := len(p.steps)
+		x.bodies = map[string]*plan{}
+		for _, name := range slices.Sorted(maps.Keys(x.scopes)) {
+			sub, err := b.plan(x.scopes[name])
+			if err != nil {
+				return nil, err
+			}
+			x.bodies[name] = sub
+			for k, v := range b.lastCaptured {
+				s := slot(v)
+				sub.captures[k].outer = s
+				last[s] = i
+			}
+			st.bodies = append(st.bodies, sub)
+		}
+		k := x.kernel
+		if k == nil {
+			var err error
+			if k, err = x.ready(); err != nil {
+				return nil, fmt.Errorf("%s: %w", st.title, err)
+			}
+		}
+		st.kernel = k
+		for j, v := range x.in {
+			if j < len(x.dropped) && x.dropped[j] {
+				v = nil
+			}
+			s := slot(v)
+			st.in = append(st.in, s)
+			if s >= 0 {
+				last[s] = i
+			}
+		}
+		for _, v := range x.out {
+			s := slot(v)
+			st.out = append(st.out, s)
+			if s >= 0 {
+				defined[s], last[s] = i, i
+			}
+		}
+		p.steps = append(p.steps, st)
+	}
+	keep := map[int]bool{}
+	for _, v := range sc.outputs {
+		s := slot(v)
+		p.outputs = append(p.outputs, s)
+		keep[s] = true
+	}
+	for gi := range b.probes {
+		g := &b.probes[gi]
+		home := g.home(sc.parent == nil)
+		if home != sc && !(home == nil && sc.parent == nil) {
+			continue
+		}
+		pr := probe{group: g.index}
+		at, ok := -1, true
+		for _, v := range g.values {
+			if v.konst == nil && v.scope != sc {
+				ok = false
+				continue
+			}
+			s := slot(v)
+			pr.slots = append(pr.slots, s)
+			if d, def := defined[s]; def {
+				at = max(at, d)
+			}
+		}
+		if !ok {
+			continue
+		}
+		for _, s := range pr.slots {
+			if l, def := last[s]; def {
+				last[s] = max(l, at)
+			}
+		}
+		p.probes[at] = append(p.probes[at], pr)
+		g.placed = true
+	}
+	for s := range p.slots {
+		if l, ok := last[s]; ok && l >= 0 && !keep[s] && !konst[s] {
+			p.steps[l].free = append(p.steps[l].free, s)
+		}
+	}
+	b.lastCaptured = captured()
+	return p, nil
+}
+
+// kind is the operator as profiles name it.
+func (x *lnode) kind() string {
+	if x.domain != "" {
+		return x.domain + "." + x.op
+	}
+	return x.op
+}
+
+// ready prepares the node's kernel.
+func (x *lnode) ready() (kernel, error) {
+	x.consts = make([]*Tensor, len(x.in))
+	x.given = make([]bool, len(x.in))
+	x.dropped = make([]bool, len(x.in))
+	for i, v := range x.in {
+		if v != nil {
+			x.given[i], x.consts[i] = true, v.konst
+		}
+	}
+	x.wanted = make([]bool, len(x.out))
+	for i, v := range x.out {
+		x.wanted[i] = v != nil
+	}
+	k, err := x.row.prepare(&x.node)
+	if err == nil {
+		err = x.err
+	}
+	if err != nil {
+		return nil, err
+	}
+	if x.row.flags&halves != 0 {
+		k = throughFloat32(k)
+	}
+	return k, nil
+}

@@ -1,0 +1,94 @@
+package runtime
+
+import (
+	"fmt"
+	"math/bits"
+)
+
+// buffer is a piece of memory that a session lends to tensors; it goes back
+// to the session's pool when the last tensor that shares it is released.
+type buffer struct {
+	mem   []byte
+	refs  int
+	class int
+}
+
+// pool holds the buffers of a session. Sizes are rounded up to classes, four
+// to a power of two, so that a run of the same shapes finds every buffer it
+// needs where the run before left it, and shapes that grow slowly (a cache)
+// reuse buffers too.
+type pool struct {
+	free  [64 * 4][]*buffer
+	bytes int // of all buffers, lent or free
+	limit int
+	dirty bool // tests: fill buffers with NaN patterns before lending them
+}
+
+// sizeClass returns the class of a size and what buffers of that class hold.
+func sizeClass(n int) (class, size int) {
+	const least = 256
+	if n <= least {
+		return 0, least
+	}
+	e := bits.Len(uint(n-1)) - 1 // 2^e < n <= 2^(e+1)
+	step := 1 << (e - 2)
+	k := (n - 1<<e + step - 1) / step // 1 … 4
+	return (e-8)*4 + k, 1<<e + k*step
+}
+
+// get lends a buffer of at least n bytes with one reference.
+func (p *pool) get(n int) (*buffer, error) {
+	class, size := sizeClass(n)
+	for c := class; c <= class+4 && c < len(p.free); c++ {
+		if l := p.free[c]; len(l) > 0 {
+			b := l[len(l)-1]
+			p.free[c] = l[:len(l)-1]
+			b.refs = 1
+			if p.dirty {
+				for i := range b.mem {
+					b.mem[i] = 0xff
+				}
+			}
+			return b, nil
+		}
+	}
+	if size > p.limit-p.bytes {
+		p.trim()
+		if size > p.limit-p.bytes {
+			return nil, fmt.Errorf("%d bytes more than the %d in use would pass the memory limit of %d", size, p.bytes, p.limit)
+		}
+	}
+	p.bytes += size
+	b := &buffer{mem: aligned(size), refs: 1, class: class}
+	if p.dirty {
+		for i := range b.mem {
+			b.mem[i] = 0xff
+		}
+	}
+	return b, nil
+}
+
+// put takes one reference back.
+func (p *pool) put(b *buffer) {
+	if b.refs--; b.refs == 0 {
+		p.free[b.class] = append(p.free[b.class], b)
+	}
+}
+
+// trim lets go of every free buffer.
+func (p *pool) trim() {
+	for c, l := range p.free {
+		for _, b := range l {
+			p.bytes -= len(b.mem)
+		}
+		p.free[c] = nil
+	}
+}
+
+// release empties t, giving its memory back.
+func (p *pool) release(t *Tensor) {
+	if t.buf != nil {
+		p.put(t.buf)
+	}
+	t.buf, t.mem, t.strs, t.own = nil, nil, nil, false
+}

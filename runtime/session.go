@@ -1,0 +1,277 @@
+package runtime
+
+import (
+	"context"
+	"fmt"
+	"runtime"
+	"runtime/debug"
+	"slices"
+	"time"
+
+	"gorgonia.org/tensor"
+)
+
+// SessionOptions says how a session runs.
+type SessionOptions struct {
+	// Threads is how many threads compute; 0 means one per processor.
+	// Results do not depend on it.
+	Threads int
+
+	// Profile collects the time of every kind of node; see Session.Profile.
+	Profile bool
+}
+
+// Session runs a program. It owns the memory of intermediate values, which a
+// run leaves behind for the next one: after the first run of some shapes, the
+// next runs of them allocate little but their outputs. A session makes one
+// run at a time; use one session per goroutine.
+type Session struct {
+	prog *Program
+	ctx  context.Context
+	pool pool
+	team *team
+	main *frame
+
+	probe   func(group int, values []*Tensor) error
+	probed  []*Tensor
+	symbols map[string]symbol
+	profile map[string]*KindTime
+	busy    bool
+}
+
+// NewSession returns a session of p.
+func (p *Program) NewSession(o SessionOptions) *Session {
+	s := &Session{prog: p, team: newTeam(o.Threads), symbols: map[string]symbol{}}
+	s.pool.limit = p.limit
+	if o.Profile {
+		s.profile = map[string]*KindTime{}
+	}
+	s.main = newFrame(p.main, s)
+	for _, slot := range p.main.outputs {
+		if t := s.main.values[slot]; !s.main.fixed[slot] {
+			t.keep = true
+		}
+	}
+	runtime.AddCleanup(s, (*team).close, s.team)
+	return s
+}
+
+// KindTime is the time that the nodes of one kind took.
+type KindTime struct {
+	Kind  string
+	Calls int
+	Total time.Duration
+}
+
+// Profile returns the time per kind of node since the session was made, the
+// longest first; it is empty unless SessionOptions asked for it. The time of
+// a control-flow node contains that of its bodies.
+func (s *Session) Profile() []KindTime {
+	var out []KindTime
+	for _, k := range s.profile {
+		out = append(out, *k)
+	}
+	slices.SortFunc(out, func(a, b KindTime) int {
+		if a.Total != b.Total {
+			return int(b.Total - a.Total)
+		}
+		if a.Kind < b.Kind {
+			return -1
+		}
+		return 1
+	})
+	return out
+}
+
+// Run feeds the inputs by name and returns the outputs by name, in memory of
+// their own. The tensors fed are read in place where they lie row by row, and
+// must not change during the run. float16 and bfloat16 inputs are fed as
+// float32 (rounded to the nearest) or as their bits in uint16, and such
+// outputs are given as float32; other types without a Go counterpart pass as
+// their bits in uint8 or int8.
+//
+// A cancelled context ends the run before its next node.
+func (s *Session) Run(ctx context.Context, feeds map[string]tensor.Tensor) (map[string]tensor.Tensor, error) {
+	return s.RunProbed(ctx, feeds, nil)
+}
+
+// RunProbed is Run with the probes of Options.Probes delivered: probe is
+// called, on the goroutine of the caller and in an order that does not
+// change, with the index of the group and its values. They hold until it
+// returns. An error from it ends the run.
+func (s *Session) RunProbed(ctx context.Context, feeds map[string]tensor.Tensor, probe func(group int, values []*Tensor) error) (map[string]tensor.Tensor, error) {
+	out, err := s.run(ctx, feeds, probe)
+	if err != nil {
+		return nil, fmt.Errorf("run: %w", err)
+	}
+	return out, nil
+}
+
+func (s *Session) run(ctx context.Context, feeds map[string]tensor.Tensor, probe func(group int, values []*Tensor) error) (_ map[string]tensor.Tensor, err error) {
+	if s.busy {
+		return nil, fmt.Errorf("the session is running already")
+	}
+	s.busy = true
+	s.ctx, s.probe = ctx, probe
+	f := s.main
+	defer func() {
+		f.reset()
+		s.busy, s.ctx, s.probe = false, nil, nil
+	}()
+	if err := s.feed(feeds); err != nil {
+		return nil, err
+	}
+	if err := f.exec(); err != nil {
+		return nil, err
+	}
+	out := make(map[string]tensor.Tensor, len(f.plan.outputs))
+	for i, slot := range f.plan.outputs {
+		t := f.values[slot]
+		own := t.own && !s.shared(slot, i)
+		d, err := toDense(t, own)
+		if err != nil {
+			return nil, fmt.Errorf("output %q: %w", s.prog.outputs[i].Name, err)
+		}
+		out[s.prog.outputs[i].Name] = d
+	}
+	return out, nil
+}
+
+// frame is the values of a plan in a session.
+type frame struct {
+	plan   *plan
+	s      *Session
+	values []*Tensor
+	fixed  []bool // constants and captures: not the frame's to release
+	calls  []call
+}
+
+func newFrame(p *plan, s *Session) *frame {
+	f := &frame{plan: p, s: s, values: make([]*Tensor, p.slots), fixed: make([]bool, p.slots), calls: make([]call, len(p.steps))}
+	for _, c := range p.consts {
+		f.values[c.slot], f.fixed[c.slot] = c.tensor, true
+	}
+	for _, c := range p.captures {
+		f.fixed[c.inner] = true
+	}
+	for i := range f.values {
+		if f.values[i] == nil && !f.fixed[i] {
+			f.values[i] = &Tensor{}
+		}
+	}
+	for i := range p.steps {
+		st := &p.steps[i]
+		c := &f.calls[i]
+		c.s = s
+		c.in = make([]*Tensor, len(st.in))
+		c.out = make([]*Tensor, len(st.out))
+		for _, b := range st.bodies {
+			c.bodies = append(c.bodies, newFrame(b, s))
+		}
+	}
+	return f
+}
+
+// capture points the frame of a body at the values that it reads of the frame
+// around it.
+func (f *frame) capture(outer *frame) {
+	for _, c := range f.plan.captures {
+		f.values[c.inner] = outer.values[c.outer]
+	}
+}
+
+// reset gives the frame's memory back.
+func (f *frame) reset() {
+	for i, t := range f.values {
+		if !f.fixed[i] {
+			f.s.pool.release(t)
+		}
+	}
+	for i := range f.calls {
+		c := &f.calls[i]
+		c.tidy()
+		for _, b := range c.bodies {
+			b.reset()
+		}
+	}
+}
+
+// exec runs the steps. A panic in a kernel is a bug; it ends the run with an
+// error that names the node.
+func (f *frame) exec() (err error) {
+	at := -1
+	defer func() {
+		if r := recover(); r != nil {
+			title := "before the first node"
+			if at >= 0 {
+				title = f.plan.steps[at].title
+			}
+			err = fmt.Errorf("%s: internal error: %v\n%s", title, r, debug.Stack())
+		}
+	}()
+	if err := f.deliver(-1); err != nil {
+		return err
+	}
+	for i := range f.plan.steps {
+		at = i
+		st := &f.plan.steps[i]
+		if err := f.s.ctx.Err(); err != nil {
+			return fmt.Errorf("before %s: %w", st.title, err)
+		}
+		c := &f.calls[i]
+		for k, s := range st.in {
+			if s >= 0 {
+				c.in[k] = f.values[s]
+			}
+		}
+		for k, s := range st.out {
+			if s >= 0 {
+				c.out[k] = f.values[s]
+			}
+		}
+		for _, b := range c.bodies {
+			b.capture(f)
+		}
+		var start time.Time
+		if f.s.profile != nil {
+			start = time.Now()
+		}
+		if err := st.kernel(c); err != nil {
+			return fmt.Errorf("%s: %w", st.title, err)
+		}
+		if f.s.profile != nil {
+			k := f.s.profile[st.kind]
+			if k == nil {
+				k = &KindTime{Kind: st.kind}
+				f.s.profile[st.kind] = k
+			}
+			k.Calls++
+			k.Total += time.Since(start)
+		}
+		c.tidy()
+		if err := f.deliver(i); err != nil {
+			return err
+		}
+		for _, s := range st.free {
+			f.s.pool.release(f.values[s])
+		}
+	}
+	return nil
+}
+
+// deliver hands out the probes that follow a step.
+func (f *frame) deliver(step int) error {
+	if f.s.probe == nil {
+		return nil
+	}
+	for _, p := range f.plan.probes[step] {
+		f.s.probed = f.s.probed[:0]
+		for _, s := range p.slots {
+			f.s.probed = append(f.s.probed, f.values[s])
+		}
+		if err := f.s.probe(p.group, f.s.probed); err != nil {
+			return fmt.Errorf("probe %d: %w", p.group, err)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,102 @@
+package runtime
+
+import (
+	"fmt"
+	"runtime"
+	"runtime/debug"
+	"sync"
+	"sync/atomic"
+)
+
+// team is the threads of a session: the one that calls Run and helpers that
+// sleep on a channel between jobs.
+type team struct {
+	helpers int
+	wake    chan struct{}
+	done    sync.WaitGroup
+
+	// The job at hand.
+	call  *call
+	body  func(c *call, lo, hi int)
+	n     int
+	chunk int
+	next  atomic.Int64
+
+	mu     sync.Mutex
+	failed any // what a helper panicked with
+}
+
+// newTeam starts threads-1 helpers; threads < 1 means one per processor.
+func newTeam(threads int) *team {
+	if threads < 1 {
+		threads = runtime.GOMAXPROCS(0)
+	}
+	t := &team{helpers: threads - 1}
+	if t.helpers > 0 {
+		t.wake = make(chan struct{}, t.helpers)
+		for range t.helpers {
+			go func() {
+				for range t.wake {
+					t.work()
+					t.done.Done()
+				}
+			}()
+		}
+	}
+	return t
+}
+
+// close ends the helpers.
+func (t *team) close() {
+	if t.wake != nil {
+		close(t.wake)
+	}
+}
+
+// run splits [0, n) among the threads; see call.parallel. Work of less than
+// two grains, and work inside a job, stays on the calling thread.
+func (t *team) run(c *call, n, grain int, body func(c *call, lo, hi int)) {
+	if n <= 0 {
+		return
+	}
+	grain = max(grain, 1)
+	if t.helpers == 0 || n < 2*grain || t.body != nil {
+		body(c, 0, n)
+		return
+	}
+	// Four pieces a thread even out what the threads get done.
+	threads := t.helpers + 1
+	t.chunk = max(grain, (n+4*threads-1)/(4*threads))
+	pieces := (n + t.chunk - 1) / t.chunk
+	t.call, t.body, t.n = c, body, n
+	t.next.Store(0)
+	helpers := min(t.helpers, pieces-1)
+	t.done.Add(helpers)
+	for range helpers {
+		t.wake <- struct{}{}
+	}
+	t.work()
+	t.done.Wait()
+	t.call, t.body = nil, nil
+	if f := t.failed; f != nil {
+		t.failed = nil
+		panic(f)
+	}
+}
+
+func (t *team) work() {
+	defer func() {
+		if r := recover(); r != nil {
+			t.mu.Lock()
+			t.failed = fmt.Sprintf("%v\n%s", r, debug.Stack())
+			t.mu.Unlock()
+		}
+	}()
+	for {
+		lo := int(t.next.Add(1)-1) * t.chunk
+		if lo >= t.n {
+			return
+		}
+		t.body(t.call, lo, min(lo+t.chunk, t.n))
+	}
+}
