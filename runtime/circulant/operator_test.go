@@ -1,0 +1,239 @@
+package circulant
+
+import (
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"sync"
+	"testing"
+
+	"github.com/onnx-lathe/lathe/internal/simd"
+)
+
+// eachPath runs f on the kernels of every path that this machine has.
+func eachPath(t *testing.T, f func(t *testing.T, k *simd.Kernels)) {
+	for _, p := range simd.Supported() {
+		k, err := simd.For(p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Run(p.String(), func(t *testing.T) { f(t, k) })
+	}
+}
+
+// nanBits is the payload of a NaN that no arithmetic makes.
+const nanBits = 0x7fc0dead
+
+func poisoned(n int) []float32 {
+	x := make([]float32, n)
+	for i := range x {
+		x[i] = math.Float32frombits(nanBits)
+	}
+	return x
+}
+
+// reference is Y = X·Wᵀ + bias through the matrix written out, in float64, and
+// the bound on the error of each element that the kernels are held to.
+//
+// The spectra and their sums have errors of some u·√q (u = 2⁻²⁴, random signs)
+// relative to ‖w_i‖·‖x‖ of the whole block row, and every transform adds some
+// u·log₂ b. The factor 3 covers the three-multiplication product, whose terms
+// are up to twice as large as their sum, and the tail of the distribution over
+// the elements of a test. A sum of b terms in place of the fast transform has
+// √b for log₂ b.
+func reference(c *Matrix, bias, x []float32, ldx, tokens int) (y, bound []float64) {
+	d := c.Dense()
+	y, bound = make([]float64, tokens*c.M), make([]float64, tokens*c.M)
+	growth := math.Log2(float64(c.B))
+	if c.B&(c.B-1) != 0 {
+		growth = math.Sqrt(float64(c.B))
+	}
+	for t := range tokens {
+		var xx float64
+		for _, v := range x[t*ldx:][:c.N] {
+			xx += float64(v) * float64(v)
+		}
+		for i := range c.P {
+			var ww float64
+			for _, v := range c.W[i*c.Q*c.B : (i+1)*c.Q*c.B] {
+				ww += float64(v) * float64(v)
+			}
+			for r := i * c.B; r < min(c.M, (i+1)*c.B); r++ {
+				var s float64
+				for k, v := range x[t*ldx:][:c.N] {
+					s += float64(d[r*c.N+k]) * float64(v)
+				}
+				if bias != nil {
+					s += float64(bias[r])
+				}
+				y[t*c.M+r] = s
+				bound[t*c.M+r] = 3 * 0x1p-24 * ((math.Sqrt(float64(c.Q))+2*growth)*math.Sqrt(ww*xx) + math.Abs(s))
+			}
+		}
+	}
+	return y, bound
+}
+
+var shapes = []struct{ m, n, b int }{
+	{1, 1, 2}, {2, 2, 2}, {7, 5, 2}, {33, 70, 2},
+	{9, 9, 3}, {10, 8, 3}, {16, 16, 4}, {19, 34, 4}, {64, 100, 4},
+	{25, 31, 5}, {12, 18, 6}, {50, 21, 7}, {64, 64, 8}, {65, 63, 8}, {100, 203, 8}, {27, 19, 9},
+	{96, 48, 16}, {97, 49, 16}, {15, 17, 16}, {3, 250, 16}, {224, 352, 16}, {40, 65, 24}, {61, 93, 31},
+	{64, 64, 32}, {200, 130, 32}, {3, 5, 32}, {130, 260, 64}, {256, 128, 128}, {129, 300, 128},
+	{512, 256, 256}, {300, 260, 256}, {7, 700, 256}, {520, 513, 512},
+}
+
+func TestApply(t *testing.T) {
+	eachPath(t, func(t *testing.T, k *simd.Kernels) {
+		for _, s := range shapes {
+			t.Run(fmt.Sprintf("%dx%d/b%d", s.m, s.n, s.b), func(t *testing.T) {
+				testApply(t, k, s.m, s.n, s.b)
+			})
+		}
+	})
+}
+
+// testApply checks every number of tokens to 70 against the reference, within
+// guard bands, with a workspace full of NaN; and that a token has the same bits
+// in each.
+func testApply(t *testing.T, k *simd.Kernels, m, n, b int) {
+	const most = 70
+	rng := rand.New(rand.NewPCG(uint64(m*n), uint64(b)))
+	c := randomMatrix(t, rng, m, n, b)
+	bias := random(rng, m)
+	ldx, ldy := n+3, m+5
+	x := poisoned(most * ldx)
+	for tok := range most {
+		copy(x[tok*ldx:], random(rng, n))
+	}
+	want, bound := reference(c, bias, x, ldx, most)
+	o, err := NewOperator(c, bias, k)
+	if err != nil {
+		t.Fatal(err)
+	}
+	first := poisoned(most * m)
+	for tokens := range most + 1 {
+		from := 0
+		if tokens%3 == 1 { // another place in the batch
+			from = most - tokens
+		}
+		ws := poisoned(o.Workspace(tokens))
+		lo := 1 + tokens%7 // another alignment
+		y := poisoned(lo + tokens*ldy + 9)
+		o.Apply(y[lo:lo+max(0, tokens*ldy-5)], ldy, x[from*ldx:max(from, (from+tokens)*ldx-3)], ldx, tokens, ws)
+		for i, v := range y {
+			tok, r := (i-lo)/ldy, (i-lo)%ldy
+			if i < lo || tok >= tokens || r >= m {
+				if math.Float32bits(v) != nanBits {
+					t.Fatalf("%d tokens: wrote element %d, outside of the rows", tokens, i)
+				}
+				continue
+			}
+			tok += from
+			if d := math.Abs(float64(v) - want[tok*m+r]); !(d <= bound[tok*m+r]) {
+				t.Fatalf("%d tokens: y[%d, %d] = %g, want %g ± %g", tokens, tok, r, v, want[tok*m+r], bound[tok*m+r])
+			}
+			if f := &first[tok*m+r]; math.Float32bits(*f) == nanBits {
+				*f = v
+			} else if math.Float32bits(*f) != math.Float32bits(v) {
+				t.Fatalf("%d tokens from %d: y[%d, %d] has the bits %x, %x in another batch", tokens, from, tok, r, math.Float32bits(v), math.Float32bits(*f))
+			}
+		}
+	}
+}
+
+// Blocks without any row or column that exists are ignored.
+func TestApplySpareBlocks(t *testing.T) {
+	c := &Matrix{M: 3, N: 2, B: 2, P: 3, Q: 4, W: make([]float32, 24)}
+	for i := range c.W {
+		c.W[i] = float32(i + 1)
+	}
+	want, _ := reference(c, nil, []float32{1, 10}, 2, 1)
+	eachPath(t, func(t *testing.T, k *simd.Kernels) {
+		o, err := NewOperator(c, nil, k)
+		if err != nil {
+			t.Fatal(err)
+		}
+		y := make([]float32, 3)
+		o.Apply(y, 3, []float32{1, 10}, 2, 1, make([]float32, o.Workspace(1)))
+		for r := range y {
+			if float64(y[r]) != want[r] {
+				t.Fatalf("y = %v, want %v", y, want)
+			}
+		}
+	})
+}
+
+func TestApplyConcurrently(t *testing.T) {
+	rng := rand.New(rand.NewPCG(3, 4))
+	c := randomMatrix(t, rng, 96, 80, 16)
+	x := random(rng, 50*80)
+	eachPath(t, func(t *testing.T, k *simd.Kernels) {
+		o, err := NewOperator(c, nil, k)
+		if err != nil {
+			t.Fatal(err)
+		}
+		whole := make([]float32, 50*96)
+		o.Apply(whole, 96, x, 80, 50, make([]float32, o.Workspace(50)))
+		parts := make([]float32, 50*96)
+		var wg sync.WaitGroup
+		for _, r := range [][2]int{{0, 1}, {1, 20}, {20, 50}} {
+			wg.Add(1)
+			go func() {
+				defer wg.Done()
+				n := r[1] - r[0]
+				o.Apply(parts[r[0]*96:], 96, x[r[0]*80:], 80, n, make([]float32, o.Workspace(n)))
+			}()
+		}
+		wg.Wait()
+		for i := range whole {
+			if math.Float32bits(whole[i]) != math.Float32bits(parts[i]) {
+				t.Fatalf("element %d: %g in one call, %g in three at once", i, whole[i], parts[i])
+			}
+		}
+	})
+}
+
+func TestApplyAllocatesNothing(t *testing.T) {
+	rng := rand.New(rand.NewPCG(5, 6))
+	eachPath(t, func(t *testing.T, k *simd.Kernels) {
+		for _, b := range []int{3, 4, 64} {
+			o, err := NewOperator(randomMatrix(t, rng, 130, 70, b), nil, k)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, tokens := range []int{1, 5, 40} {
+				x, y, ws := random(rng, tokens*70), make([]float32, tokens*130), make([]float32, o.Workspace(tokens))
+				if a := testing.AllocsPerRun(5, func() { o.Apply(y, 130, x, 70, tokens, ws) }); a != 0 {
+					t.Errorf("b = %d, %d tokens: %g allocations", b, tokens, a)
+				}
+			}
+		}
+	})
+}
+
+func TestOperatorArguments(t *testing.T) {
+	c := &Matrix{M: 2, N: 2, B: 2, P: 1, Q: 1, W: make([]float32, 2)}
+	if _, err := NewOperator(c, make([]float32, 3), simd.Best()); err == nil {
+		t.Error("took a bias of 3 elements for 2 rows")
+	}
+	o, err := NewOperator(c, nil, simd.Best())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, f := range map[string]func(){
+		"short x":         func() { o.Apply(make([]float32, 4), 2, make([]float32, 3), 2, 2, make([]float32, 999)) },
+		"short y":         func() { o.Apply(make([]float32, 3), 2, make([]float32, 4), 2, 2, make([]float32, 999)) },
+		"short workspace": func() { o.Apply(make([]float32, 4), 2, make([]float32, 4), 2, 2, nil) },
+		"small stride":    func() { o.Apply(make([]float32, 4), 1, make([]float32, 4), 2, 2, make([]float32, 999)) },
+	} {
+		func() {
+			defer func() {
+				if recover() == nil {
+					t.Errorf("%s: no panic", name)
+				}
+			}()
+			f()
+		}()
+	}
+}
