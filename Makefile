@@ -8,9 +8,8 @@ help: ## this list
 test: ## the tests; nothing but Go is needed
 	go test ./...
 
-generate: ## write generated files anew (needs protoc for the protobuf bindings)
-	@set -e; for g in graph/onnxpb/generate.sh; do if [ -x $$g ]; then echo $$g; $$g; fi; done
-	@if [ -f internal/simd/gen/go.mod ]; then cd internal/simd/gen && go generate ./...; fi
+generate: ## write generated files anew (needs protoc, Debian's protobuf-compiler)
+	go generate ./...
 
 bench: ## time the kernels and the runtime
 	go test -run '^$$' -bench . ./...
