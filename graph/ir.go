@@ -948,6 +948,15 @@ func fresh(base string, taken func(string) bool) string {
 // Sort puts the nodes into topological order, keeping the present order where
 // it can. It fails on a cycle, naming a node that lies on it.
 func (g *Graph) Sort() error {
+	out, err := g.sorted()
+	if err == nil {
+		g.nodes = out
+	}
+	return err
+}
+
+// sorted returns the nodes in the order that Sort gives them.
+func (g *Graph) sorted() ([]*Node, error) {
 	// deps counts, per node, the nodes of this graph it waits for, those
 	// that its subgraphs read included.
 	deps := make(map[*Node]int, len(g.nodes))
@@ -985,12 +994,11 @@ func (g *Graph) Sort() error {
 	if len(out) < len(g.nodes) {
 		for _, n := range g.nodes {
 			if deps[n] > 0 {
-				return fmt.Errorf("graph %q: %v is on or behind a cycle", g.Name, n)
+				return nil, fmt.Errorf("graph %q: %v is on or behind a cycle", g.Name, n)
 			}
 		}
 	}
-	g.nodes = out
-	return nil
+	return out, nil
 }
 
 // reads calls f for every value that n reads, the captures of its subgraphs
