@@ -11,21 +11,32 @@ func (m *Model) Clone() *Model {
 	c.Metadata = slices.Clone(m.Metadata)
 	c.Functions = nil
 	for _, f := range m.Functions {
-		d := *f
-		d.model = &c
-		d.AttrNames = slices.Clone(f.AttrNames)
-		d.Opsets = slices.Clone(f.Opsets)
-		d.Metadata = slices.Clone(f.Metadata)
-		cl := cloner{model: &c, fn: &d, values: map[*Value]*Value{}}
-		d.Graph = cl.graph(f.Graph, nil)
-		d.AttrDefaults = cl.attrs(f.AttrDefaults, nil)
-		c.Functions = append(c.Functions, &d)
+		c.Functions = append(c.Functions, f.cloneInto(&c))
 	}
 	if m.Graph != nil {
 		cl := cloner{model: &c, values: map[*Value]*Value{}}
 		c.Graph = cl.graph(m.Graph, nil)
 	}
 	return &c
+}
+
+// CopyFunction adds a copy of a function, which may be another model's.
+func (m *Model) CopyFunction(f *Function) *Function {
+	c := f.cloneInto(m)
+	m.Functions = append(m.Functions, c)
+	return c
+}
+
+func (f *Function) cloneInto(m *Model) *Function {
+	d := *f
+	d.model = m
+	d.AttrNames = slices.Clone(f.AttrNames)
+	d.Opsets = slices.Clone(f.Opsets)
+	d.Metadata = slices.Clone(f.Metadata)
+	c := cloner{model: m, fn: &d, values: map[*Value]*Value{}}
+	d.Graph = c.graph(f.Graph, nil)
+	d.AttrDefaults = c.attrs(f.AttrDefaults, nil)
+	return &d
 }
 
 type cloner struct {
@@ -46,36 +57,49 @@ func (c *cloner) graph(g *Graph, holder *Node) *Graph {
 	for _, v := range g.inits {
 		d.inits = append(d.inits, c.value(v, d))
 	}
-	d.nodes = make([]*Node, len(g.nodes))
-	for i, n := range g.nodes {
-		m := &Node{Name: n.Name, Op: n.Op, Domain: n.Domain, Overload: n.Overload, Doc: n.Doc,
-			Metadata: slices.Clone(n.Metadata), graph: d, origin: n.origin}
-		for k, v := range n.outputs {
-			if v == nil {
-				m.outputs = append(m.outputs, nil)
-				continue
-			}
-			w := c.value(v, d)
-			w.def, w.defIndex = m, k
-			m.outputs = append(m.outputs, w)
-		}
-		d.nodes[i] = m
+	first := len(d.nodes)
+	for _, n := range g.nodes {
+		c.shell(n, d)
 	}
 	for i, n := range g.nodes {
-		m := d.nodes[i]
-		for k, v := range n.inputs {
-			if v != nil {
-				v = c.values[v]
-			}
-			m.SetInput(k, v)
-		}
-		m.Attrs = c.attrs(n.Attrs, m)
+		c.connect(n, d.nodes[first+i])
 	}
 	for _, v := range g.outputs {
 		d.outputs = append(d.outputs, c.values[v])
 	}
 	return d
 }
+
+// shell adds a copy of n with its outputs to d.
+func (c *cloner) shell(n *Node, d *Graph) *Node {
+	m := &Node{Name: n.Name, Op: n.Op, Domain: n.Domain, Overload: n.Overload, Doc: n.Doc,
+		Metadata: slices.Clone(n.Metadata), graph: d, origin: n.origin}
+	for k, v := range n.outputs {
+		if v == nil {
+			m.outputs = append(m.outputs, nil)
+			continue
+		}
+		w := c.value(v, d)
+		w.def, w.defIndex = m, k
+		m.outputs = append(m.outputs, w)
+	}
+	d.nodes = append(d.nodes, m)
+	return m
+}
+
+// connect gives m the copies of n's inputs and attributes.
+func (c *cloner) connect(n, m *Node) {
+	for k, v := range n.inputs {
+		if v != nil {
+			v = c.values[v]
+		}
+		m.SetInput(k, v)
+	}
+	m.Attrs = c.attrs(n.Attrs, m)
+}
+
+// node copies one node whose inputs have been copied.
+func (c *cloner) node(n *Node, d *Graph) { c.connect(n, c.shell(n, d)) }
 
 func (c *cloner) value(v *Value, in *Graph) *Value {
 	if w := c.values[v]; w != nil {

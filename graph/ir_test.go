@@ -1,6 +1,9 @@
 package graph
 
-import "testing"
+import (
+	"strings"
+	"testing"
+)
 
 // chain returns x → a=Relu → b=Neg → y=Add(a, b) with b and an If that
 // captures a.
@@ -82,5 +85,29 @@ func TestSort(t *testing.T) {
 	iff.SetInput(0, g.Value("y"))
 	if err := g.Sort(); err == nil {
 		t.Error("a cycle through a control-flow node was sorted")
+	}
+}
+
+func TestExtract(t *testing.T) {
+	m, _ := chain(t)
+	e, err := m.Extract([]string{"a"}, []string{"y", "a"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var ops []string
+	for _, n := range e.Graph.Nodes() {
+		ops = append(ops, n.Op)
+	}
+	if got := strings.Join(ops, " "); got != "Neg If Add Identity" {
+		t.Errorf("nodes %s", got)
+	}
+	if n := len(e.Graph.Value("a").Uses()); n != 4 {
+		t.Errorf("the cut value has %d uses, want 4", n)
+	}
+	if err := e.Graph.Sort(); err != nil {
+		t.Error(err)
+	}
+	if _, err := m.Extract([]string{"b"}, []string{"y"}); err == nil {
+		t.Error("y was extracted without a, which an If reads")
 	}
 }
