@@ -7,6 +7,9 @@ require (
 	github.com/yalue/onnxruntime_go v1.27.0
 )
 
-require gonum.org/v1/gonum v0.17.0 // indirect
+require (
+	gonum.org/v1/gonum v0.17.0 // indirect
+	google.golang.org/protobuf v1.36.12 // indirect
+)
 
 replace github.com/onnx-lathe/lathe => ../
