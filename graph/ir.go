@@ -124,6 +124,9 @@ type Use struct {
 	Index int
 }
 
+// LatheDomain is the domain of lathe's own operators.
+const LatheDomain = "lathe"
+
 // AttrType is the type of an attribute, numbered as in AttributeProto.
 type AttrType int32
 

@@ -89,6 +89,20 @@ func (p Port) String() string {
 	return out + "]"
 }
 
+// FromDense returns a tensor over the elements of d, sharing memory where d
+// lies row by row.
+func FromDense(d tensor.Tensor) (*Tensor, error) {
+	t := &Tensor{}
+	if err := fromDense(t, d, graph.Undefined); err != nil {
+		return nil, err
+	}
+	return t, nil
+}
+
+// Dense returns a copy of t as gorgonia's tensor; float16 and bfloat16 become
+// float32, other types without a Go counterpart their bits.
+func (t *Tensor) Dense() (tensor.Tensor, error) { return toDense(t, false) }
+
 // fromDense makes t the elements of d as type want (Undefined: d's own),
 // sharing memory where d lies row by row.
 func fromDense(t *Tensor, d tensor.Tensor, want graph.DType) error {
