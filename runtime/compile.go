@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/onnx-lathe/lathe/graph"
+	"github.com/onnx-lathe/lathe/internal/simd"
 )
 
 // Options says how a model is compiled.
@@ -15,6 +16,11 @@ type Options struct {
 	// Session.RunProbed). A name is that of a value of the main graph, or of
 	// the one body that has it.
 	Probes [][]string
+
+	// Path names the vector kernels: portable, avx2 or avx512; "" or auto for
+	// the best that this machine has. The environment variable LATHE_SIMD
+	// names another default. Results are the same bytes for the same path.
+	Path string
 
 	// Bodies runs the bodies of the functions of domain lathe in place of
 	// the kernels for them, for checking one against the other.
@@ -110,8 +116,19 @@ func compile(m *graph.Model, o Options) (*Program, error) {
 	if o.MemoryLimit <= 0 {
 		o.MemoryLimit = defaultMemoryLimit
 	}
+	path := simd.Auto
+	if o.Path != "" {
+		var err error
+		if path, err = simd.ParsePath(o.Path); err != nil {
+			return nil, err
+		}
+	}
+	kernels, err := simd.For(path)
+	if err != nil {
+		return nil, err
+	}
 	p := &Program{limit: int(min(o.MemoryLimit, maxBytes)), probes: len(o.Probes)}
-	l := &lowering{model: m, opts: &o, fold: newFolder(p.limit), named: map[*graph.Value]*lvalue{}}
+	l := &lowering{model: m, opts: &o, simd: kernels, fold: newFolder(p.limit), named: map[*graph.Value]*lvalue{}}
 	groups, err := l.findProbes(m, o.Probes)
 	if err != nil {
 		return nil, err

@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/onnx-lathe/lathe/graph"
+	"github.com/onnx-lathe/lathe/internal/simd"
 )
 
 // folder computes nodes of constant inputs while a model is compiled.
@@ -93,6 +94,11 @@ func (s *Session) once(k kernel, in []*Tensor, outputs int) (out []*Tensor, err 
 // function, and it must not hold subgraphs.
 func Eval(n *graph.Node, inputs []*Tensor) ([]*Tensor, error) {
 	x := &lnode{node: node{name: n.Name, op: n.Op, domain: graph.NormalDomain(n.Domain), attrs: n.Attrs}}
+	k, err := simd.For(simd.Auto)
+	if err != nil {
+		return nil, err
+	}
+	x.simd = k
 	x.version = n.Opset()
 	x.opset = int(x.version)
 	row, ok := lookup(x.domain, x.op, x.version)
@@ -117,15 +123,13 @@ func Eval(n *graph.Node, inputs []*Tensor) ([]*Tensor, error) {
 		}
 		x.out = append(x.out, &lvalue{name: v.Name})
 	}
-	k, err := x.ready()
+	run, err := x.ready()
 	if err != nil {
 		return nil, fmt.Errorf("%v: %w", n, err)
 	}
 	f := newFolder(defaultMemoryLimit)
 	f.session.pool.limit = defaultMemoryLimit
-	// The kernel may rely on what it dropped.
-	in := append([]*Tensor(nil), inputs...)
-	out, err := f.session.once(k, in, len(x.out))
+	out, err := f.session.once(run, inputs, len(x.out))
 	if err != nil {
 		return nil, fmt.Errorf("%v: %w", n, err)
 	}

@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"github.com/onnx-lathe/lathe/graph"
+	"github.com/onnx-lathe/lathe/internal/simd"
 )
 
 // The compiler's own form of a graph. Lowering turns a graph.Model into it:
@@ -62,6 +63,7 @@ func (e *env) find(v *graph.Value) *lvalue {
 type lowering struct {
 	model   *graph.Model
 	opts    *Options
+	simd    *simd.Kernels
 	missing missing
 	probes  map[string]*graph.Value // values to pin
 	named   map[*graph.Value]*lvalue
@@ -154,7 +156,7 @@ func (l *lowering) node(sc *scope, n *graph.Node, e *env) error {
 	x := &lnode{
 		node: node{
 			name: e.prefix + n.Name, op: n.Op, domain: domain, opset: int(version), attrs: attrs,
-			bodyRun: l.opts.Bodies,
+			simd: l.simd, bodyRun: l.opts.Bodies,
 		},
 		version: version,
 		in:      ins,

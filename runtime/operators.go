@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/onnx-lathe/lathe/graph"
+	"github.com/onnx-lathe/lathe/internal/simd"
 )
 
 // operator is one row of the tables of operators: how a node of that name is
@@ -49,7 +50,10 @@ type kernel func(c *call) error
 func tables() [][]operator {
 	return [][]operator{
 		elementwiseOps,
+		unaryOps,
+		castOps,
 		matmulOps,
+		normalizeOps,
 		shapeOps,
 		constantOps,
 	}
@@ -95,6 +99,7 @@ type node struct {
 	dropped []bool // per input; see drop
 	bodyRun bool   // Options.Bodies
 	err     error
+	simd    *simd.Kernels
 }
 
 func (n *node) attr(name string, want graph.AttrType) *graph.Attr {
