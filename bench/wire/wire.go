@@ -324,3 +324,14 @@ func (f *Field) String() string {
 	}
 	return strconv.Quote(string(f.Bytes))
 }
+
+// Count returns the number of fields in the message and the messages inside.
+func (m *Message) Count() int {
+	n := len(m.Fields)
+	for _, f := range m.Fields {
+		if f.Message != nil {
+			n += f.Message.Count()
+		}
+	}
+	return n
+}
