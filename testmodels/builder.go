@@ -1,0 +1,348 @@
+package testmodels
+
+import (
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/onnx-lathe/lathe/graph"
+)
+
+// Size is what the builders of transformers have in common. Zero values get
+// the family's defaults.
+type Size struct {
+	Layers  int
+	Width   int    // of the residual stream
+	Heads   int    // attention heads; Width is a multiple of it
+	KVHeads int    // heads of keys and values (grouped attention); Heads is a multiple of it
+	Hidden  int    // of the MLP
+	Vocab   int    // tokens, and logits of a decoder
+	Length  int    // longest sequence, where positions are learnt or the mask is stored
+	Classes int    // outputs of a classifier
+	Opset   int64  // 13 to 22; norms are LayerNormalization from 17 and decomposed below, GELU is Gelu from 20
+	Seed    uint64 // of the weights
+}
+
+// or returns s with d's values where s has none, and panics on a size that
+// does not fit together.
+func (s Size) or(d Size) Size {
+	for _, f := range []struct{ own, def *int }{
+		{&s.Layers, &d.Layers}, {&s.Width, &d.Width}, {&s.Heads, &d.Heads}, {&s.KVHeads, &d.KVHeads},
+		{&s.Hidden, &d.Hidden}, {&s.Vocab, &d.Vocab}, {&s.Length, &d.Length}, {&s.Classes, &d.Classes},
+	} {
+		if *f.own == 0 {
+			*f.own = *f.def
+		}
+	}
+	if s.KVHeads == 0 {
+		s.KVHeads = s.Heads
+	}
+	if s.Opset == 0 {
+		s.Opset = 17
+	}
+	if s.Opset < 13 || s.Opset > 22 {
+		panic(fmt.Sprintf("testmodels: opset %d, want 13 to 22", s.Opset))
+	}
+	if s.Heads > 0 && (s.Width%s.Heads != 0 || s.Heads%s.KVHeads != 0) {
+		panic(fmt.Sprintf("testmodels: width %d, %d heads, %d heads of keys: each must divide the one before", s.Width, s.Heads, s.KVHeads))
+	}
+	return s
+}
+
+// builder writes a graph in the manner of PyTorch's exporter: names are the
+// path of the module that an operator comes from, numbers are Constant nodes,
+// weights are initializers, and dynamic dims are read with Shape and Gather.
+type builder struct {
+	m     *graph.Model
+	g     *graph.Graph
+	r     *rand.Rand
+	opset int64
+	scope []string
+	names map[string]int // times that a node name was used
+}
+
+// ins are the inputs of an operator.
+type ins = []*graph.Value
+
+func newBuilder(name string, opset int64, seed uint64) *builder {
+	// IR version 8 came with ONNX 1.10 and opset 15; 10 goes to opset 22.
+	ir := int64(8)
+	if opset > 18 {
+		ir = 10
+	}
+	m := graph.NewModel(name, ir, opset)
+	m.ProducerName = "lathe/testmodels"
+	return &builder{m: m, g: m.Graph, opset: opset, names: map[string]int{},
+		r: rand.New(rand.NewPCG(seed, 0x776569676874))} // "weight"
+}
+
+// in runs f with path, in the form of fmt.Sprintf, added to the names.
+func (b *builder) in(f func(), format string, a ...any) {
+	b.scope = append(b.scope, fmt.Sprintf(format, a...))
+	f()
+	b.scope = b.scope[:len(b.scope)-1]
+}
+
+// nodes adds an operator with that many outputs.
+func (b *builder) nodes(op string, inputs ins, outputs int, attrs ...*graph.Attr) ins {
+	name := "/" + strings.Join(append(slices.Clone(b.scope), op), "/")
+	if b.names[name]++; b.names[name] > 1 {
+		name += "_" + strconv.Itoa(b.names[name]-1)
+	}
+	var out []string
+	for i := range outputs {
+		out = append(out, fmt.Sprintf("%s_output_%d", name, i))
+	}
+	return b.g.NewNode("", op, name, inputs, out, attrs...).Outputs()
+}
+
+// op adds an operator with one output.
+func (b *builder) op(op string, inputs ins, attrs ...*graph.Attr) *graph.Value {
+	return b.nodes(op, inputs, 1, attrs...)[0]
+}
+
+// input adds a graph input; a dim is an int or the name of a symbol.
+func (b *builder) input(name string, d graph.DType, dims ...any) *graph.Value {
+	return b.g.AddInput(name, declare(d, dims))
+}
+
+// output makes v a graph output of that name.
+func (b *builder) output(name string, v *graph.Value, d graph.DType, dims ...any) {
+	v.Rename(name)
+	b.g.AddOutput(v, declare(d, dims))
+}
+
+func declare(d graph.DType, dims []any) *graph.Type {
+	var out []graph.Dim
+	for _, x := range dims {
+		switch x := x.(type) {
+		case int:
+			out = append(out, graph.Known(int64(x)))
+		case string:
+			out = append(out, graph.Symbol(x))
+		default:
+			panic(fmt.Sprintf("testmodels: a dim is an int or a string, not a %T", x))
+		}
+	}
+	return graph.TensorType(d, out...)
+}
+
+// Constants.
+
+func (b *builder) constant(t *graph.Tensor) *graph.Value {
+	return b.op("Constant", nil, graph.TensorAttr("value", t))
+}
+
+func (b *builder) float(x float64) *graph.Value {
+	return b.constant(graph.Float32Tensor(nil, []float32{float32(x)}))
+}
+
+func (b *builder) int(x int64) *graph.Value { return b.constant(graph.Int64Tensor(nil, []int64{x})) }
+
+func (b *builder) ints(x ...int64) *graph.Value {
+	return b.constant(graph.Int64Tensor([]int64{int64(len(x))}, x))
+}
+
+// Weights. Their names are the module's path with dots, as in a state dict.
+
+func (b *builder) init(name string, t *graph.Tensor) *graph.Value {
+	path := strings.ReplaceAll(strings.Join(append(slices.Clone(b.scope), name), "."), "/", ".")
+	return b.g.AddInitializer(path, t)
+}
+
+// weight draws numbers of mean and standard deviation about a normal
+// distribution: sums of twelve uniform integers, so that every machine gets
+// the same bits.
+func (b *builder) weight(name string, mean, deviation float64, dims ...int) *graph.Value {
+	shape, n := make([]int64, len(dims)), 1
+	for i, d := range dims {
+		shape[i] = int64(d)
+		n *= d
+	}
+	data := make([]float32, n)
+	for i := range data {
+		const one = 1 << 20
+		sum := -6 * one // twelve uniforms in [0, 1) have variance 1
+		for range 12 {
+			sum += b.r.IntN(one)
+		}
+		scaled := float64(float64(sum)/one) * deviation
+		data[i] = float32(mean + scaled)
+	}
+	return b.init(name, graph.Float32Tensor(shape, data))
+}
+
+// fan is the deviation that keeps the variance of a product with n terms.
+func fan(n int) float64 { return 1 / math.Sqrt(float64(n)) }
+
+// gain is the scale of a residual branch. It differs from branch to branch,
+// so that some modules matter more than others.
+func (b *builder) gain() float64 { return float64(10+b.r.IntN(91)) / 100 }
+
+// Shapes.
+
+// dim is a dim of a shape: axis of a value, or a number where of is nil.
+type dim struct {
+	of *graph.Value
+	n  int64
+}
+
+func fixed(n int) dim                 { return dim{nil, int64(n)} }
+func axis(of *graph.Value, i int) dim { return dim{of, int64(i)} }
+func (b *builder) dimOf(d dim) *graph.Value { // a scalar
+	if d.of == nil {
+		return b.int(d.n)
+	}
+	return b.op("Gather", ins{b.op("Shape", ins{d.of}), b.int(d.n)}, graph.IntAttr("axis", 0))
+}
+
+// shape makes a shape of dims: a constant where all are numbers.
+func (b *builder) shape(dims ...dim) *graph.Value {
+	known, moving := []int64{}, false
+	for _, d := range dims {
+		moving = moving || d.of != nil
+		known = append(known, d.n)
+	}
+	if !moving {
+		return b.ints(known...)
+	}
+	var parts ins
+	for _, d := range dims {
+		if d.of == nil {
+			parts = append(parts, b.ints(d.n))
+		} else {
+			parts = append(parts, b.unsqueeze(b.dimOf(d), 0))
+		}
+	}
+	return b.op("Concat", parts, graph.IntAttr("axis", 0))
+}
+
+func (b *builder) reshape(x *graph.Value, dims ...dim) *graph.Value {
+	return b.op("Reshape", ins{x, b.shape(dims...)})
+}
+
+func (b *builder) transpose(x *graph.Value, perm ...int64) *graph.Value {
+	return b.op("Transpose", ins{x}, graph.IntsAttr("perm", perm...))
+}
+
+func (b *builder) unsqueeze(x *graph.Value, axes ...int64) *graph.Value {
+	return b.op("Unsqueeze", ins{x, b.ints(axes...)})
+}
+
+func (b *builder) concat(axis int64, x ...*graph.Value) *graph.Value {
+	return b.op("Concat", x, graph.IntAttr("axis", axis))
+}
+
+// slice is x[from:to] along one axis; from and to are [1].
+func (b *builder) slice(x, from, to *graph.Value, axis int64) *graph.Value {
+	return b.op("Slice", ins{x, from, to, b.ints(axis), b.ints(1)})
+}
+
+// end is what the exporter writes for an open end of a slice.
+const end = math.MaxInt64
+
+func (b *builder) reduceMean(x *graph.Value, axis int64) *graph.Value {
+	if b.opset >= 18 {
+		return b.op("ReduceMean", ins{x, b.ints(axis)})
+	}
+	return b.op("ReduceMean", ins{x}, graph.IntsAttr("axes", axis))
+}
+
+func (b *builder) cast(x *graph.Value, d graph.DType) *graph.Value {
+	return b.op("Cast", ins{x}, graph.IntAttr("to", int64(d)))
+}
+
+// Layers.
+
+func (b *builder) add(x, y *graph.Value) *graph.Value    { return b.op("Add", ins{x, y}) }
+func (b *builder) mul(x, y *graph.Value) *graph.Value    { return b.op("Mul", ins{x, y}) }
+func (b *builder) matmul(x, y *graph.Value) *graph.Value { return b.op("MatMul", ins{x, y}) }
+
+// linear is nn.Linear on a tensor of rank 3: MatMul with the transposed
+// weight, then the bias as first operand of an Add. bias is the deviation of
+// the bias; 0 leaves it out.
+func (b *builder) linear(name string, x *graph.Value, in, out int, gain, bias float64) (y *graph.Value) {
+	b.in(func() {
+		w := b.weight("weight", 0, gain*fan(in), in, out)
+		y = b.matmul(x, w)
+		if bias > 0 {
+			y = b.add(b.weight("bias", 0, bias, out), y)
+		}
+	}, "%s", name)
+	return y
+}
+
+// gemm is nn.Linear on a tensor of rank 2.
+func (b *builder) gemm(name string, x *graph.Value, in, out int, gain float64) (y *graph.Value) {
+	b.in(func() {
+		w := b.weight("weight", 0, gain*fan(in), out, in)
+		y = b.op("Gemm", ins{x, w, b.weight("bias", 0, 0.1, out)},
+			graph.FloatAttr("alpha", 1), graph.FloatAttr("beta", 1), graph.IntAttr("transB", 1))
+	}, "%s", name)
+	return y
+}
+
+// layerNorm is nn.LayerNorm over the last axis of x [..., width].
+func (b *builder) layerNorm(name string, x *graph.Value, width int, epsilon float64) (y *graph.Value) {
+	b.in(func() {
+		w, bias := b.weight("weight", 1, 0.1, width), b.weight("bias", 0, 0.1, width)
+		if b.opset >= 17 {
+			y = b.op("LayerNormalization", ins{x, w, bias},
+				graph.IntAttr("axis", -1), graph.FloatAttr("epsilon", float32(epsilon)))
+			return
+		}
+		centred := b.op("Sub", ins{x, b.reduceMean(x, -1)})
+		variance := b.reduceMean(b.op("Pow", ins{centred, b.float(2)}), -1)
+		root := b.op("Sqrt", ins{b.add(variance, b.float(epsilon))})
+		y = b.add(b.mul(b.op("Div", ins{centred, root}), w), bias)
+	}, "%s", name)
+	return y
+}
+
+// gelu is nn.functional.gelu in its exact form, or GPT-2's gelu_new.
+func (b *builder) gelu(x *graph.Value, tanh bool) (y *graph.Value) {
+	b.in(func() {
+		switch {
+		case b.opset >= 20 && tanh:
+			y = b.op("Gelu", ins{x}, graph.StringAttr("approximate", "tanh"))
+		case b.opset >= 20:
+			y = b.op("Gelu", ins{x})
+		case tanh:
+			half := b.mul(x, b.float(0.5))
+			cube := b.mul(b.op("Pow", ins{x, b.float(3)}), b.float(0.044715))
+			inner := b.mul(b.add(x, cube), b.float(math.Sqrt(2/math.Pi)))
+			y = b.mul(half, b.add(b.op("Tanh", ins{inner}), b.float(1)))
+		default:
+			erf := b.op("Erf", ins{b.op("Div", ins{x, b.float(math.Sqrt2)})})
+			y = b.mul(b.mul(x, b.add(erf, b.float(1))), b.float(0.5))
+		}
+	}, "act")
+	return y
+}
+
+// heads splits x [B, T, n·size] into [B, n, T, size].
+func (b *builder) heads(x *graph.Value, n, size int) *graph.Value {
+	return b.transpose(b.reshape(x, axis(x, 0), axis(x, 1), fixed(n), fixed(size)), 0, 2, 1, 3)
+}
+
+// merge is the inverse of heads: x [B, n, T, size] becomes [B, T, width].
+func (b *builder) merge(x *graph.Value, width int) *graph.Value {
+	x = b.transpose(x, 0, 2, 1, 3)
+	return b.reshape(x, axis(x, 0), axis(x, 1), fixed(width))
+}
+
+// attend is softmax(q·kᵀ/√size + mask)·v for q [B, H, T, size] and k, v
+// [B, H, S, size]; mask may be nil.
+func (b *builder) attend(q, k, v, mask *graph.Value, size int) *graph.Value {
+	scores := b.op("Div", ins{b.matmul(q, b.transpose(k, 0, 1, 3, 2)), b.float(math.Sqrt(float64(size)))})
+	if mask != nil {
+		scores = b.add(scores, mask)
+	}
+	return b.matmul(b.op("Softmax", ins{scores}, graph.IntAttr("axis", -1)), v)
+}
+
+// lowest is what masks add to a score that must not count: float32's minimum.
+const lowest = -math.MaxFloat32

@@ -1,0 +1,100 @@
+package testmodels
+
+import (
+	"hash/fnv"
+	"math/rand/v2"
+
+	"github.com/onnx-lathe/lathe/graph"
+	"github.com/onnx-lathe/lathe/internal/npz"
+)
+
+// Case is a small model with inputs for it. The outputs that ONNX Runtime
+// computes lie in testdata/NAME.npz; golden.sh makes them.
+type Case struct {
+	Name   string
+	Model  func() *graph.Model
+	Inputs []*npz.Array // named after the model's inputs
+}
+
+// Cases lists a small instance of every form that the builders make.
+func Cases() []Case {
+	old, fused := Size{Opset: 13, Seed: 1}, Size{Opset: 17, Seed: 1}
+	decoder := []*npz.Array{tokens("input_ids", 40, 2, 7)}
+	gpt2Cache := append(pasts(3, 2, 2, 3, 16), tokens("input_ids", 40, 2, 4), mask("attention_mask", 7, 0, 2))
+	llamaCache := append(pasts(3, 2, 2, 3, 8), tokens("input_ids", 40, 2, 4), mask("attention_mask", 7, 0, 2),
+		npz.Int64Array("position_ids", []int{2, 4}, []int64{3, 4, 5, 6, 1, 2, 3, 4}))
+	text := []*npz.Array{tokens("input_ids", 40, 2, 9), mask("attention_mask", 9, 0, -3), tokens("token_type_ids", 2, 2, 9)}
+	picture := []*npz.Array{numbers("pixel_values", 2, 3, 16, 16)}
+	return []Case{
+		{"bert-13", func() *graph.Model { return BERT(old) }, text},
+		{"bert-17", func() *graph.Model { return BERT(fused) }, text},
+		{"bert-20", func() *graph.Model { return BERT(Size{Opset: 20, Seed: 1}) }, text},
+		{"gpt2-13", func() *graph.Model { return GPT2(old, GPT2Options{}) }, decoder},
+		{"gpt2-17-untied-erf", func() *graph.Model { return GPT2(fused, GPT2Options{ErfGELU: true, Untied: true}) }, decoder},
+		{"gpt2-17-cache", func() *graph.Model { return GPT2(fused, GPT2Options{Cache: true}) }, gpt2Cache},
+		{"llama-13", func() *graph.Model { return LLaMA(old, LLaMAOptions{}) }, decoder},
+		{"llama-18-bias", func() *graph.Model { return LLaMA(Size{Opset: 18, Seed: 1}, LLaMAOptions{Bias: true}) }, decoder},
+		{"llama-17-cache", func() *graph.Model { return LLaMA(fused, LLaMAOptions{Cache: true}) }, llamaCache},
+		{"vit-13", func() *graph.Model { return ViT(old, ViTOptions{}) }, picture},
+		{"vit-17-layerscale", func() *graph.Model { return ViT(fused, ViTOptions{LayerScale: true}) }, picture},
+		{"lenet-13", func() *graph.Model { return LeNet(CNN{Opset: 13, Seed: 1}) }, []*npz.Array{numbers("image", 2, 1, 12, 12)}},
+		{"resnet-13", func() *graph.Model { return ResNet(CNN{Opset: 13, Seed: 1}) }, []*npz.Array{numbers("image", 2, 3, 16, 16)}},
+		{"resnet-17-norms", func() *graph.Model { return ResNet(CNN{Opset: 17, Seed: 1, BatchNorm: true}) }, []*npz.Array{numbers("image", 2, 3, 16, 16)}},
+	}
+}
+
+func product(shape []int) int {
+	n := 1
+	for _, d := range shape {
+		n *= d
+	}
+	return n
+}
+
+// tokens draws integers below limit.
+func tokens(name string, limit int, shape ...int) *npz.Array {
+	r := rand.New(rand.NewPCG(7, uint64(limit)))
+	data := make([]int64, product(shape))
+	for i := range data {
+		data[i] = int64(r.IntN(limit))
+	}
+	return npz.Int64Array(name, shape, data)
+}
+
+// numbers draws multiples of 1/64 in −2 to 2.
+func numbers(name string, shape ...int) *npz.Array {
+	h := fnv.New64a()
+	h.Write([]byte(name))
+	r := rand.New(rand.NewPCG(8, h.Sum64()))
+	data := make([]float32, product(shape))
+	for i := range data {
+		data[i] = float32(r.IntN(257)-128) / 64
+	}
+	return npz.Float32Array(name, shape, data)
+}
+
+// mask is an attention mask [len(gone), length]: the first gone[i] tokens of
+// sample i do not count, the last ones where gone[i] is negative.
+func mask(name string, length int, gone ...int) *npz.Array {
+	data := make([]int64, 0, len(gone)*length)
+	for _, g := range gone {
+		for t := range length {
+			keep := int64(1)
+			if g > 0 && t < g || g < 0 && t >= length+g {
+				keep = 0
+			}
+			data = append(data, keep)
+		}
+	}
+	return npz.Int64Array(name, []int{len(gone), length}, data)
+}
+
+// pasts is a cache [batch, heads, length, size] for every layer.
+func pasts(layers, batch, heads, length, size int) []*npz.Array {
+	var out []*npz.Array
+	for i := range layers {
+		p := pastNames(i)
+		out = append(out, numbers(p[0], batch, heads, length, size), numbers(p[1], batch, heads, length, size))
+	}
+	return out
+}
