@@ -15,8 +15,7 @@ bench: ## time the kernels and the runtime
 	go test -run '^$$' -bench . ./...
 
 golden: ## make golden outputs anew with ONNX Runtime (needs npm and a C compiler)
-	@bench/install-onnxruntime.sh >/dev/null
-	cd bench && go run ./golden
+	testmodels/golden.sh
 
 acceptance: ## measure every goal that a machine can measure, on the models in LATHE_DATA
 	@bench/install-onnxruntime.sh >/dev/null

@@ -264,7 +264,7 @@ func shardsMerge(b *workbench) (result, error) {
 		return result{}, err
 	}
 	merge := []string{"ledger", "merge"}
-	for i := 1; i <= 4; i++ {
+	for i := range 4 { // counted from 0
 		path := b.file(fmt.Sprintf("shard-%d.json", i))
 		if _, _, err := b.score(m, s, path, "--shard", fmt.Sprintf("%d/4", i)); err != nil {
 			return result{}, err
