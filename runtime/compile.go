@@ -68,6 +68,7 @@ type plan struct {
 	consts   []constSlot
 	inputs   []int // slots
 	outputs  []int
+	types    []*graph.Type // declared, of the outputs of a body
 	captures []capture
 	probes   map[int][]probe // by the step that they follow; -1: before the first
 }
@@ -316,7 +317,7 @@ func (g *probeGroup) home(main bool) *scope {
 }
 
 func (b *builder) plan(sc *scope) (*plan, error) {
-	p := &plan{probes: map[int][]probe{}}
+	p := &plan{types: sc.types, probes: map[int][]probe{}}
 	slots := map[*lvalue]int{}
 	konst := map[int]bool{} // slots that are never released: constants, captures
 	slot := func(v *lvalue) int {

@@ -18,6 +18,7 @@ type scope struct {
 	nodes   []*lnode
 	inputs  []*lvalue
 	outputs []*lvalue
+	types   []*graph.Type // declared, of the outputs
 }
 
 // lvalue is a value of a scope.
@@ -237,6 +238,9 @@ func (l *lowering) body(parent *scope, g *graph.Graph, e *env) (*scope, error) {
 	}
 	var err error
 	sc.outputs, err = l.graph(sc, g, in)
+	for _, v := range g.Outputs() {
+		sc.types = append(sc.types, v.Type())
+	}
 	return sc, err
 }
 
@@ -301,7 +305,7 @@ func (l *lowering) bind(n *graph.Node, outs []*lvalue, e *env) error {
 // ownKernel reports whether a call of a function of lathe's own domain is one
 // that a kernel here computes; any other runs the function's body.
 func (l *lowering) ownKernel(n *graph.Node, version int64) bool {
-	if l.opts.Bodies || n.Domain != latheDomain {
+	if l.opts.Bodies || n.Domain != graph.LatheDomain {
 		return false
 	}
 	op, ok := lookup(n.Domain, n.Op, version)
@@ -317,10 +321,7 @@ func (l *lowering) ownKernel(n *graph.Node, version int64) bool {
 	return version == latheVersion
 }
 
-const (
-	latheDomain  = "lathe"
-	latheVersion = 1
-)
+const latheVersion = 1
 
 // latheAttrs has the attributes that the kernels of domain lathe understand.
 var latheAttrs = map[string]string{

@@ -92,3 +92,13 @@ func (p *pool) release(t *Tensor) {
 	}
 	t.buf, t.mem, t.strs, t.own = nil, nil, nil, false
 }
+
+// share makes dst the same as x, without a copy.
+func (p *pool) share(dst, x *Tensor) {
+	if x.buf != nil {
+		x.buf.refs++
+	}
+	p.release(dst)
+	dst.DType, dst.mem, dst.strs, dst.buf = x.DType, x.mem, x.strs, x.buf
+	dst.Shape = append(dst.Shape[:0], x.Shape...)
+}

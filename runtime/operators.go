@@ -56,6 +56,8 @@ func tables() [][]operator {
 		normalizeOps,
 		shapeOps,
 		constantOps,
+		controlOps,
+		structuredOps,
 	}
 }
 
@@ -346,13 +348,7 @@ func (c *call) view(i int, x *Tensor, shape ...int) error {
 
 // share makes output i the same as x, without a copy.
 func (c *call) share(i int, x *Tensor) {
-	t := c.target(i)
-	if x.buf != nil {
-		x.buf.refs++
-	}
-	c.s.pool.release(t)
-	t.DType, t.mem, t.strs, t.buf = x.DType, x.mem, x.strs, x.buf
-	t.Shape = append(t.Shape[:0], x.Shape...)
+	c.s.pool.share(c.target(i), x)
 }
 
 // scratch returns n elements of memory, content not defined, until the end of
@@ -394,8 +390,17 @@ func (c *call) tidy() {
 // arguments in c (arg is free for it), not in a closure, so that a call costs
 // no allocation.
 func (c *call) parallel(n, grain int, body func(c *call, lo, hi int)) {
-	c.s.team.run(c, n, grain, body)
+	c.s.team.run(c, n, grain, body, nil)
 }
+
+// parallelWorkers is parallel for bodies that need memory of their own: worker
+// is less than workers() and no other call with it runs at the same time.
+func (c *call) parallelWorkers(n, grain int, body func(c *call, worker, lo, hi int)) {
+	c.s.team.run(c, n, grain, nil, body)
+}
+
+// workers is the number of threads of the session.
+func (c *call) workers() int { return c.s.team.helpers + 1 }
 
 // axis turns an axis that may count from the end into an index of rank dims.
 func axis(a, rank int) (int, error) {

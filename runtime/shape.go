@@ -11,6 +11,7 @@ import (
 // element.
 var shapeOps = []operator{
 	{"", "Identity", 1, prepareIdentity, 0},
+	{"", "Dropout", 7, prepareDropout, 0},
 	{"", "Reshape", 5, prepareReshape, 0},
 	{"", "Flatten", 1, prepareFlatten, 0},
 	{"", "Squeeze", 1, prepareSqueeze, 0},
@@ -25,6 +26,53 @@ func prepareIdentity(n *node) (kernel, error) {
 		c.share(0, c.in[0])
 		return nil
 	}, n.inputs(1, 1)
+}
+
+// prepareDropout: at inference nothing is dropped, and the mask is all true.
+func prepareDropout(n *node) (kernel, error) {
+	return func(c *call) error {
+		x := c.in[0]
+		if c.has(2) {
+			training, err := one[bool](c.in[2], "training_mode")
+			if err != nil {
+				return err
+			}
+			if training && !(c.has(1) && c.in[1].Len() == 1 && isZero(c.in[1])) {
+				return errors.New("training_mode is on: only inference can be run")
+			}
+		}
+		c.share(0, x)
+		if !c.wants(1) {
+			return nil
+		}
+		d := graph.Bool
+		if n.opset < 10 {
+			d = x.DType
+		}
+		mask, err := c.alloc(1, d, x.Shape...)
+		if err != nil {
+			return err
+		}
+		ones := FromSlice([]int{1}, []bool{true})
+		unit := &Tensor{DType: d, Shape: ones.Shape, mem: aligned(elemSize(d))}
+		if err := convert(unit, ones, castRules{}); err != nil {
+			return err
+		}
+		for at := 0; at < len(mask.mem); at += len(unit.mem) {
+			copy(mask.mem[at:], unit.mem)
+		}
+		return nil
+	}, n.inputs(1, 3)
+}
+
+// isZero reports whether every byte of t is zero.
+func isZero(t *Tensor) bool {
+	for _, b := range t.mem {
+		if b != 0 {
+			return false
+		}
+	}
+	return true
 }
 
 // dimsOf reads a tensor of int64 that says dims or axes.

@@ -18,6 +18,8 @@ type team struct {
 	// The job at hand.
 	call  *call
 	body  func(c *call, lo, hi int)
+	with  func(c *call, worker, lo, hi int) // in place of body
+	busy  bool
 	n     int
 	chunk int
 	next  atomic.Int64
@@ -34,10 +36,10 @@ func newTeam(threads int) *team {
 	t := &team{helpers: threads - 1}
 	if t.helpers > 0 {
 		t.wake = make(chan struct{}, t.helpers)
-		for range t.helpers {
+		for worker := range t.helpers {
 			go func() {
 				for range t.wake {
-					t.work()
+					t.work(worker + 1)
 					t.done.Done()
 				}
 			}()
@@ -54,37 +56,44 @@ func (t *team) close() {
 }
 
 // run splits [0, n) among the threads; see call.parallel. Work of less than
-// two grains, and work inside a job, stays on the calling thread.
-func (t *team) run(c *call, n, grain int, body func(c *call, lo, hi int)) {
+// two grains stays on the calling thread.
+func (t *team) run(c *call, n, grain int, body func(c *call, lo, hi int), with func(c *call, worker, lo, hi int)) {
 	if n <= 0 {
 		return
 	}
 	grain = max(grain, 1)
-	if t.helpers == 0 || n < 2*grain || t.body != nil {
-		body(c, 0, n)
+	if t.helpers == 0 || n < 2*grain {
+		if body != nil {
+			body(c, 0, n)
+		} else {
+			with(c, 0, 0, n)
+		}
 		return
+	}
+	if t.busy {
+		panic("runtime: a parallel body calls parallel")
 	}
 	// Four pieces a thread even out what the threads get done.
 	threads := t.helpers + 1
 	t.chunk = max(grain, (n+4*threads-1)/(4*threads))
 	pieces := (n + t.chunk - 1) / t.chunk
-	t.call, t.body, t.n = c, body, n
+	t.call, t.body, t.with, t.n, t.busy = c, body, with, n, true
 	t.next.Store(0)
 	helpers := min(t.helpers, pieces-1)
 	t.done.Add(helpers)
 	for range helpers {
 		t.wake <- struct{}{}
 	}
-	t.work()
+	t.work(0)
 	t.done.Wait()
-	t.call, t.body = nil, nil
+	t.call, t.body, t.with, t.busy = nil, nil, nil, false
 	if f := t.failed; f != nil {
 		t.failed = nil
 		panic(f)
 	}
 }
 
-func (t *team) work() {
+func (t *team) work(worker int) {
 	defer func() {
 		if r := recover(); r != nil {
 			t.mu.Lock()
@@ -97,6 +106,11 @@ func (t *team) work() {
 		if lo >= t.n {
 			return
 		}
-		t.body(t.call, lo, min(lo+t.chunk, t.n))
+		hi := min(lo+t.chunk, t.n)
+		if t.body != nil {
+			t.body(t.call, lo, hi)
+		} else {
+			t.with(t.call, worker, lo, hi)
+		}
 	}
 }
