@@ -21,18 +21,15 @@ const cacheModel = "stories260K_kv_opset17.onnx"
 // and a prompt continued with the cache gives what it gives without.
 func dropsCache(layer string) func(*workbench) (result, error) {
 	return func(b *workbench) (result, error) {
-		m, err := b.model(cacheModel)
-		if err != nil {
-			return result{}, err
-		}
 		eval, err := b.set("stories_eval.npz")
 		if err != nil {
 			return result{}, err
 		}
-		ledger, err := b.ledger(cacheModel, "stories_train.npz")
+		r, err := b.scored(cacheModel, "stories_train.npz")
 		if err != nil {
 			return result{}, err
 		}
+		m, ledger := r.model, r.ledger
 		if layer != "" {
 			if ledger, err = b.ledgerWithLeast(ledger, "A"+layer); err != nil {
 				return result{}, err

@@ -44,22 +44,6 @@ func evaluates(model, set, metric string, want, tolerance float64) func(*workben
 	}
 }
 
-// ledger scores a public model once and returns the ledger's path.
-func (b *workbench) ledger(model, set string) (string, error) {
-	return remember(b, "ledger of "+model, func() (string, error) {
-		m, err := b.model(model)
-		if err != nil {
-			return "", err
-		}
-		s, err := b.set(set)
-		if err != nil {
-			return "", err
-		}
-		path := b.file("ledger-" + strings.TrimSuffix(model, ".onnx") + ".json")
-		return path, b.lathe(nil, "score", m, "--data", s, "-o", path)
-	})
-}
-
 // accuracyAfterDrop drops four modules of KWT-1, chosen on kwt_train, and
 // measures accuracy on kwt_eval.
 func accuracyAfterDrop(least float64, options ...string) func(*workbench) (result, error) {

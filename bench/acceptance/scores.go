@@ -32,6 +32,24 @@ func (b *workbench) score(model, set, ledger string, options ...string) ([]modul
 	return answer.Modules, f, nil
 }
 
+// A scoring is a public model's scores on a set, and the ledger they went into.
+type scoring struct {
+	model, set, ledger string
+	modules            []module
+}
+
+// scored scores a public model once, with the defaults.
+func (b *workbench) scored(model, set string) (scoring, error) {
+	return remember(b, "scores of "+model, func() (r scoring, err error) {
+		if r.model, r.set, err = b.files(model, set); err != nil {
+			return r, err
+		}
+		r.ledger = b.file("ledger-" + strings.TrimSuffix(model, ".onnx") + ".json")
+		r.modules, _, err = b.score(r.model, r.set, r.ledger)
+		return r, err
+	})
+}
+
 // files returns the paths of a public model and a set.
 func (b *workbench) files(model, set string) (string, string, error) {
 	m, err := b.model(model)
@@ -45,14 +63,11 @@ func (b *workbench) files(model, set string) (string, string, error) {
 // smallestScores checks which modules of KWT-1 matter least.
 func smallestScores(model string, want ...string) func(*workbench) (result, error) {
 	return func(b *workbench) (result, error) {
-		m, s, err := b.files(model, "kwt_train.npz")
+		r, err := b.scored(model, "kwt_train.npz")
 		if err != nil {
 			return result{}, err
 		}
-		modules, _, err := b.score(m, s, b.file("order.json"))
-		if err != nil {
-			return result{}, err
-		}
+		modules := slices.Clone(r.modules)
 		slices.SortStableFunc(modules, func(x, y module) int {
 			switch {
 			case x.Score < y.Score:
@@ -202,15 +217,12 @@ func cosine(x, y []float32) float64 {
 // scoresAgree compares every score with the reference.
 func scoresAgree(model, set string, find func(*wire.Message) ([]tap, error)) func(*workbench) (result, error) {
 	return func(b *workbench) (result, error) {
-		m, s, err := b.files(model, set)
+		r, err := b.scored(model, set)
 		if err != nil {
 			return result{}, err
 		}
-		modules, _, err := b.score(m, s, b.file("agree.json"))
-		if err != nil {
-			return result{}, err
-		}
-		want, err := b.referenceScores(m, s, find)
+		modules := r.modules
+		want, err := b.referenceScores(r.model, r.set, find)
 		if err != nil {
 			return result{}, err
 		}
@@ -255,18 +267,14 @@ func scoringCost(b *workbench) (result, error) {
 
 // shardsMerge compares the scores of four merged shards with those of one run.
 func shardsMerge(b *workbench) (result, error) {
-	m, s, err := b.files("kwt1_mfcc_opset13.onnx", "kwt_train.npz")
-	if err != nil {
-		return result{}, err
-	}
-	whole, _, err := b.score(m, s, b.file("whole.json"))
+	whole, err := b.scored("kwt1_mfcc_opset13.onnx", "kwt_train.npz")
 	if err != nil {
 		return result{}, err
 	}
 	merge := []string{"ledger", "merge"}
 	for i := range 4 { // counted from 0
 		path := b.file(fmt.Sprintf("shard-%d.json", i))
-		if _, _, err := b.score(m, s, path, "--shard", fmt.Sprintf("%d/4", i)); err != nil {
+		if _, _, err := b.score(whole.model, whole.set, path, "--shard", fmt.Sprintf("%d/4", i)); err != nil {
 			return result{}, err
 		}
 		merge = append(merge, path)
@@ -284,39 +292,39 @@ func shardsMerge(b *workbench) (result, error) {
 	if err := json.Unmarshal(text, &ledger); err != nil {
 		return result{}, err
 	}
-	if len(ledger.Modules) != len(whole) {
-		return result{fmt.Sprintf("%d modules against %d", len(ledger.Modules), len(whole)), false}, nil
+	if len(ledger.Modules) != len(whole.modules) {
+		return result{fmt.Sprintf("%d modules against %d", len(ledger.Modules), len(whole.modules)), false}, nil
 	}
 	worst := 0.0
 	for k, m := range ledger.Modules {
-		if d := math.Abs(m.Score - whole[k].Score); !(d <= worst) {
+		if d := math.Abs(m.Score - whole.modules[k].Score); !(d <= worst) {
 			worst = d
 		}
 	}
 	return result{fmt.Sprintf("largest difference %.1e", worst), worst <= 1e-12}, nil
 }
 
-// repeatsAreEqual scores twice, with one thread and with two, and compares bytes.
+// repeatsAreEqual scores again, with one thread and with two, and compares bytes.
 func repeatsAreEqual(b *workbench) (result, error) {
-	m, s, err := b.files("kwt1_mfcc_opset13.onnx", "kwt_train.npz")
+	r, err := b.scored("kwt1_mfcc_opset13.onnx", "kwt_train.npz")
 	if err != nil {
 		return result{}, err
 	}
-	var first []byte
-	for i, threads := range []string{"1", "1", "2"} {
+	first, err := os.ReadFile(r.ledger)
+	if err != nil {
+		return result{}, err
+	}
+	for _, threads := range []string{"1", "2"} {
 		path := b.file("repeat.json")
-		if _, _, err := b.score(m, s, path, "--threads", threads); err != nil {
+		if _, _, err := b.score(r.model, r.set, path, "--threads", threads); err != nil {
 			return result{}, err
 		}
-		text, err := os.ReadFile(path)
+		again, err := os.ReadFile(path)
 		if err != nil {
 			return result{}, err
 		}
-		if first == nil {
-			first = text
-		}
-		if !bytes.Equal(first, text) {
-			return result{fmt.Sprintf("run %d, with %s threads, gives other bytes", i+1, threads), false}, nil
+		if !bytes.Equal(first, again) {
+			return result{fmt.Sprintf("other bytes with %s threads", threads), false}, nil
 		}
 	}
 	return result{fmt.Sprintf("three times the same %d bytes", len(first)), true}, nil
