@@ -27,14 +27,14 @@ var avx2 = Kernels{
 	path: AVX2,
 	gemm: gemmKernels{lanes: 8, maxVecs: 2, maxRows: 6, tile: gemmTileAVX2},
 
-	add: add, sub: sub, mul: mul, div: div, max: maximum, min: minimum,
-	addScalar: addScalar, mulScalar: mulScalar, divScalar: divScalar,
-	maxScalar: maxScalar, minScalar: minScalar,
-	scalarSub: scalarSub, scalarDiv: scalarDiv,
-	relu: relu, axpy: axpy,
+	add: addAVX2, sub: subAVX2, mul: mulAVX2, div: divAVX2, max: maxAVX2, min: minAVX2,
+	addScalar: addScalarAVX2, mulScalar: mulScalarAVX2, divScalar: divScalarAVX2,
+	maxScalar: maxScalarAVX2, minScalar: minScalarAVX2,
+	scalarSub: scalarSubAVX2, scalarDiv: scalarDivAVX2,
+	relu: reluAVX2, axpy: axpyAVX2,
 
-	exp: exp, tanh: tanh, sigmoid: sigmoid, silu: silu,
-	erf: erf, gelu: gelu, geluTanh: geluTanh,
+	exp: expAVX2, tanh: tanhAVX2, sigmoid: sigmoidAVX2, silu: siluAVX2,
+	erf: erfAVX2, gelu: geluAVX2, geluTanh: geluTanhAVX2,
 
 	sum: sum, maxOf: maxOf, minOf: minOf, dot: dot,
 	centredSumSq: centredSumSq, expSum: expSum,
@@ -47,14 +47,14 @@ var avx512 = Kernels{
 	path: AVX512,
 	gemm: gemmKernels{lanes: 16, maxVecs: 3, maxRows: 8, tile: gemmTileAVX512},
 
-	add: add, sub: sub, mul: mul, div: div, max: maximum, min: minimum,
-	addScalar: addScalar, mulScalar: mulScalar, divScalar: divScalar,
-	maxScalar: maxScalar, minScalar: minScalar,
-	scalarSub: scalarSub, scalarDiv: scalarDiv,
-	relu: relu, axpy: axpy,
+	add: addAVX512, sub: subAVX512, mul: mulAVX512, div: divAVX512, max: maxAVX512, min: minAVX512,
+	addScalar: addScalarAVX512, mulScalar: mulScalarAVX512, divScalar: divScalarAVX512,
+	maxScalar: maxScalarAVX512, minScalar: minScalarAVX512,
+	scalarSub: scalarSubAVX512, scalarDiv: scalarDivAVX512,
+	relu: reluAVX512, axpy: axpyAVX512,
 
-	exp: exp, tanh: tanh, sigmoid: sigmoid, silu: silu,
-	erf: erf, gelu: gelu, geluTanh: geluTanh,
+	exp: expAVX512, tanh: tanhAVX512, sigmoid: sigmoidAVX512, silu: siluAVX512,
+	erf: erfAVX512, gelu: geluAVX512, geluTanh: geluTanhAVX512,
 
 	sum: sum, maxOf: maxOf, minOf: minOf, dot: dot,
 	centredSumSq: centredSumSq, expSum: expSum,

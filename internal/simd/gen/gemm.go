@@ -3,7 +3,6 @@ package main
 import (
 	"fmt"
 
-	"github.com/mmcloughlin/avo/build"
 	"github.com/mmcloughlin/avo/operand"
 	"github.com/mmcloughlin/avo/reg"
 )
@@ -13,10 +12,10 @@ import (
 // in 12 of 16 with AVX2; the others hold a row of B and elements of A. A tile
 // with fewer rows or vectors has its own loop, so all of them spend their time
 // in multiply-adds, and all sum in the order of k.
-func gemm(c *build.Context) {
-	mask := tailMask(c)
-	gemmTile{begin(c, avx512, "gemmTile", gemmSignature, gemmDoc(8, 48, 16)...), 8, 3, mask}.emit()
-	gemmTile{begin(c, avx2, "gemmTile", gemmSignature, gemmDoc(6, 16, 8)...), 6, 2, mask}.emit()
+func gemm(c *family) {
+	mask := c.tailMask()
+	gemmTile{c.begin(avx512, "gemmTile", gemmSignature, gemmDoc(8, 48, 16)...), 8, 3, mask}.emit()
+	gemmTile{c.begin(avx2, "gemmTile", gemmSignature, gemmDoc(6, 16, 8)...), 6, 2, mask}.emit()
 }
 
 const gemmSignature = "func(c []float32, ldc int, a []float32, aRow, aCol int, b []float32, k int, bias []float32, rows, cols, width int, load bool)"

@@ -18,6 +18,7 @@ import (
 
 	"github.com/mmcloughlin/avo/build"
 	"github.com/mmcloughlin/avo/ir"
+	"github.com/mmcloughlin/avo/operand"
 	"github.com/mmcloughlin/avo/pass"
 	"github.com/mmcloughlin/avo/printer"
 	"github.com/mmcloughlin/avo/reg"
@@ -26,9 +27,11 @@ import (
 // families lists the generated files: NAME_amd64.s and NAME_amd64.go.
 var families = []struct {
 	name string
-	emit func(*build.Context)
+	emit func(*family)
 }{
 	{"gemm", gemm},
+	{"elementwise", elementwise},
+	{"activation", activation},
 }
 
 func main() {
@@ -73,7 +76,7 @@ func eachFile(f func(name string, text []byte) error) error {
 		c := build.NewContext()
 		c.ConstraintExpr("amd64")
 		c.ConstraintExpr("!purego")
-		fam.emit(c)
+		fam.emit(&family{c, map[string]operand.Mem{}})
 		file, err := c.Result()
 		if err == nil {
 			err = pass.Compile.Execute(file)

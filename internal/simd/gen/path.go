@@ -24,22 +24,27 @@ var paths = []path{avx512, avx2}
 // vecBytes is the size of a vector register.
 func (p path) vecBytes() int { return 4 * p.lanes }
 
+// family is one generated file.
+type family struct {
+	*build.Context
+	static map[string]operand.Mem // data that was emitted, by name
+}
+
 // function is one kernel that is being emitted.
 type function struct {
-	*build.Context
+	*family
 	path
-	tail operand.Op // selects the first columns of a vector; see setTail
 }
 
 // begin starts the function name+path with the given Go signature. The lines
 // are its comment: what it computes, as Go code.
-func begin(c *build.Context, p path, name, signature string, doc ...string) *function {
+func (c *family) begin(p path, name, signature string, doc ...string) *function {
 	c.Function(name + p.name)
 	c.Attributes(attr.NOSPLIT)
 	c.Doc(append([]string{name + p.name + " computes", ""}, doc...)...)
 	c.Pragma("noescape")
 	c.SignatureExpr(signature)
-	return &function{Context: c, path: p}
+	return &function{family: c, path: p}
 }
 
 // end returns to Go, whose code expects the upper halves of vectors to be clear.
@@ -62,17 +67,23 @@ func (f *function) physical(i int) reg.VecPhysical {
 	return z
 }
 
-// tailMask is the memory that AVX2 masks are read from: the mask that selects
-// the first n of 8 elements lies at byte 32 − 4n.
-func tailMask(c *build.Context) operand.Mem {
-	m := c.StaticGlobal("tailMask")
-	c.DataAttributes(attr.RODATA | attr.NOPTR)
-	for i := range 16 {
-		v := operand.U32(0)
-		if i < 8 {
-			v = 0xffffffff
+// data returns read-only memory of 32-bit words, emitted once per file.
+func (c *family) data(name string, words ...uint32) operand.Mem {
+	m, ok := c.static[name]
+	if !ok {
+		m = c.StaticGlobal(name)
+		c.DataAttributes(attr.RODATA | attr.NOPTR)
+		for i, w := range words {
+			c.AddDatum(4*i, operand.U32(w))
 		}
-		c.AddDatum(4*i, v)
+		c.static[name] = m
 	}
 	return m
+}
+
+// tailMask is the memory that AVX2 masks are read from: the mask that selects
+// the first n of 8 elements lies at byte 32 − 4n.
+func (c *family) tailMask() operand.Mem {
+	const all = 1<<32 - 1
+	return c.data("tailMask", all, all, all, all, all, all, all, all, 0, 0, 0, 0, 0, 0, 0, 0)
 }
