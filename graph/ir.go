@@ -199,16 +199,14 @@ type Type struct {
 
 // Shape is the dims of a tensor; a Shape with no dims is a scalar's.
 type Shape struct {
-	Dims   []Dim
-	origin any
+	Dims []Dim
 }
 
 // Dim is one dimension: a number if N >= 0, otherwise the symbol Sym, or
 // unknown if that is empty too.
 type Dim struct {
-	N      int64
-	Sym    string
-	origin any
+	N   int64
+	Sym string
 }
 
 // Known returns a fixed dimension.

@@ -135,8 +135,12 @@ func (t *Tensor) Bytes() ([]byte, error) {
 	switch {
 	case t.DType == String:
 		return nil, fmt.Errorf("tensor %q: strings have no packed form", t.Name)
+	case !t.DType.Known():
+		return nil, fmt.Errorf("tensor %q: its element type %v is not known", t.Name, t.DType)
 	case t.external != nil:
 		return t.external.read(t)
+	case int64(len(t.raw)) != t.Size():
+		return nil, fmt.Errorf("tensor %q (%v%v): its data are a segment of a larger tensor", t.Name, t.DType, t.Dims)
 	}
 	return t.raw, nil
 }
