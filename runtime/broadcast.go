@@ -48,7 +48,7 @@ func (b *broadcast) set(shapes ...[]int) error {
 				continue
 			}
 			if d != 1 && s[j] != d {
-				return fmt.Errorf("shapes %v do not broadcast", shapes)
+				return fmt.Errorf("shapes %v do not broadcast", b.shapes[:b.n])
 			}
 			d = s[j]
 		}

@@ -74,7 +74,7 @@ type lowering struct {
 
 // maxNodes bounds what inlining may make of a model: functions that call
 // functions can grow exponentially.
-const maxNodes = 1 << 20
+const maxNodes = 1 << 18
 
 // graph lowers g's initializers and nodes into sc and returns its outputs.
 func (l *lowering) graph(sc *scope, g *graph.Graph, e *env) ([]*lvalue, error) {

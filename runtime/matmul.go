@@ -42,6 +42,8 @@ type productState struct {
 	buf     []float32
 	bufStep int
 	shape   []int // result
+
+	left, right [2]int // shapes of the operands where they are not the inputs'
 }
 
 // pack prepares a constant B [..., k, n], or [..., n, k] if transposed.
@@ -181,17 +183,15 @@ func (s *matmul) set(a, b []int) error {
 	if len(a) == 0 || len(b) == 0 {
 		return fmt.Errorf("%v times %v: a scalar is no matrix", a, b)
 	}
-	var one [2]int
 	row, col := len(a) == 1, len(b) == 1
 	ba, bb := a, b
 	if row {
-		one = [2]int{1, a[0]}
-		ba = one[:]
+		s.left = [2]int{1, a[0]}
+		ba = s.left[:]
 	}
-	var two [2]int
 	if col {
-		two = [2]int{b[0], 1}
-		bb = two[:]
+		s.right = [2]int{b[0], 1}
+		bb = s.right[:]
 	}
 	ra, rb := len(ba), len(bb)
 	s.m, s.k, s.n = ba[ra-2], ba[ra-1], bb[rb-1]
@@ -367,19 +367,17 @@ func (g *gemm) set(s *matmul, a, b []int) error {
 	if len(a) != 2 || g.packed == nil && len(b) != 2 {
 		return fmt.Errorf("inputs %v and %v are no matrices", a, b)
 	}
-	one, two := [2]int{a[0], a[1]}, [2]int{}
-	if g.transA {
-		one[0], one[1] = one[1], one[0]
-	}
 	if g.packed != nil {
-		two = [2]int{g.shape[0], g.shape[1]}
-	} else {
-		two = [2]int{b[0], b[1]}
-		if g.transB {
-			two[0], two[1] = two[1], two[0]
-		}
+		b = g.shape
 	}
-	return s.set(one[:], two[:])
+	s.left, s.right = [2]int{a[0], a[1]}, [2]int{b[0], b[1]}
+	if g.transA {
+		s.left = [2]int{a[1], a[0]}
+	}
+	if g.transB && g.packed == nil {
+		s.right = [2]int{b[1], b[0]}
+	}
+	return s.set(s.left[:], s.right[:])
 }
 
 func (g *gemm) kernel() kernel {

@@ -1,0 +1,396 @@
+package runtime
+
+import (
+	"context"
+	"fmt"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+
+	"gorgonia.org/tensor"
+
+	"github.com/onnx-lathe/lathe/graph"
+)
+
+// program compiles a model in the textual form.
+func program(t testing.TB, text string, o Options) *Program {
+	t.Helper()
+	m, err := graph.Parse(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := Compile(m, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+// session is a session with NaN in every buffer that it lends.
+func session(p *Program, threads int) *Session {
+	s := p.NewSession(SessionOptions{Threads: threads})
+	s.pool.dirty = true
+	return s
+}
+
+func i64(shape []int, data ...int64) tensor.Tensor {
+	return tensor.New(tensor.WithShape(shape...), tensor.WithBacking(data))
+}
+
+const loopText = `<ir_version: 8, opset_import: ["" : 17]>
+loops (float[n] x, int64 trips) => (float[n] last, float[k, n] all, float[n] outer)
+<bool yes = {1}, float two = {2}>
+{
+  outer = Mul (x, two)
+  last, all = Loop (trips, yes, x) <body = body (int64 i, bool c, float[n] state) => (bool c_out, float[n] next, float[n] copy)
+  {
+    f = Cast <to = 1> (i)
+    small = Less (f, two)
+    add = If (small) <
+      then_branch = then () => (float[n] a) { a = Add (outer, two) },
+      else_branch = else () => (float[n] b) { b = Neg (state) }>
+    next = Add (state, add)
+    copy = Identity (next)
+    c_out = Identity (c)
+  }>
+}`
+
+// TestLoop: state, scan outputs, values of the graphs around, and no
+// iteration at all.
+func TestLoop(t *testing.T) {
+	for _, threads := range []int{1, 2} {
+		s := session(program(t, loopText, Options{}), threads)
+		for range 2 {
+			out := run(t, s, map[string]tensor.Tensor{"x": f32([]int{2}, 1, 10), "trips": tensor.New(tensor.FromScalar(int64(3)))})
+			// state: x, then + 2x + 2 twice, then − itself.
+			if got := out["all"].Data().([]float32); !slices.Equal(got, []float32{5, 32, 9, 54, 0, 0}) || !out["all"].Shape().Eq(tensor.Shape{3, 2}) {
+				t.Errorf("all = %v%v", out["all"].Shape(), got)
+			}
+			if got := out["last"].Data().([]float32); !slices.Equal(got, []float32{0, 0}) {
+				t.Errorf("last = %v", got)
+			}
+			out = run(t, s, map[string]tensor.Tensor{"x": f32([]int{2}, 1, 10), "trips": tensor.New(tensor.FromScalar(int64(0)))})
+			if got := out["last"].Data().([]float32); !slices.Equal(got, []float32{1, 10}) || out["all"].Shape()[0] != 0 {
+				t.Errorf("no iteration: last = %v, all %v", got, out["all"].Shape())
+			}
+		}
+		if live := s.live(); live != 0 {
+			t.Errorf("%d buffers are still lent after the runs", live)
+		}
+	}
+}
+
+// live counts the buffers that no tensor gave back, by what the pool knows.
+func (s *Session) live() int {
+	free := 0
+	for _, l := range s.pool.free {
+		for _, b := range l {
+			free += len(b.mem)
+		}
+	}
+	return s.pool.bytes - free
+}
+
+func TestLoopStopsOnCancel(t *testing.T) {
+	p := program(t, `<ir_version: 8, opset_import: ["" : 17]>
+forever (float x) => (float y) <bool yes = {1}>
+{
+  y = Loop ("", yes, x) <body = body (int64 i, bool c, float s) => (bool c, float s) {}>
+}`, Options{})
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error)
+	go func() {
+		_, err := p.NewSession(SessionOptions{Threads: 1}).Run(ctx, map[string]tensor.Tensor{"x": tensor.New(tensor.FromScalar(float32(1)))})
+		done <- err
+	}()
+	cancel()
+	if err := <-done; err == nil || !strings.Contains(err.Error(), "canceled") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestScan(t *testing.T) {
+	p := program(t, `<ir_version: 8, opset_import: ["" : 17]>
+scans (float[2] init, float[2, 3] x) => (float[2] sum, float[2, 3] back)
+{
+  sum, back = Scan (init, x) <num_scan_inputs = 1, scan_input_axes = [1], scan_input_directions = [1],
+    scan_output_axes = [1], scan_output_directions = [1],
+    body = body (float[2] s, float[2] e) => (float[2] next, float[2] next2) { next = Add (s, e) next2 = Identity (next) }>
+}`, Options{})
+	s := session(p, 1)
+	out := run(t, s, map[string]tensor.Tensor{"init": f32([]int{2}, 100, 200), "x": f32([]int{2, 3}, 1, 2, 3, 4, 5, 6)})
+	if got := out["sum"].Data().([]float32); !slices.Equal(got, []float32{106, 215}) {
+		t.Errorf("sum = %v", got)
+	}
+	if got := out["back"].Data().([]float32); !slices.Equal(got, []float32{106, 105, 103, 215, 211, 206}) {
+		t.Errorf("back = %v", got)
+	}
+	if live := s.live(); live != 0 {
+		t.Errorf("%d bytes are still lent", live)
+	}
+}
+
+// TestFunctions: attributes given, defaulted and left out; an optional input
+// left out; a function that calls another; opsets of their own.
+func TestFunctions(t *testing.T) {
+	text := `<ir_version: 8, opset_import: ["" : 17, "f" : 1]>
+calls (float[2] x) => (float[2] a, float[2] b)
+{
+  a = f.Outer <alpha = 0.5> (x)
+  b = f.Outer (x)
+}
+<domain: "f", opset_import: ["" : 10, "f" : 1]>
+Outer <alpha: float = 0.25> (v) => (w)
+{
+  l = f.Inner <slope: float = @alpha> (v)
+  w = Clip <max = 3.0> (l)
+}
+<domain: "f", opset_import: ["" : 17]>
+Inner <slope> (v, low) => (w)
+{
+  l = LeakyRelu <alpha: float = @slope> (v)
+  w = Clip (l, low)
+}`
+	p := program(t, text, Options{})
+	out := run(t, session(p, 1), map[string]tensor.Tensor{"x": f32([]int{2}, -8, 5)})
+	if a, b := out["a"].Data().([]float32), out["b"].Data().([]float32); !slices.Equal(a, []float32{-4, 3}) || !slices.Equal(b, []float32{-2, 3}) {
+		t.Errorf("a = %v, b = %v, want [-4 3] and [-2 3]", a, b)
+	}
+	m, err := graph.Parse(strings.Replace(text, "l = f.Inner <slope: float = @alpha> (v)", "l = f.Outer (v)", 1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Compile(m, Options{}); err == nil || !strings.Contains(err.Error(), "calls itself") {
+		t.Errorf("a recursive function: %v", err)
+	}
+}
+
+// TestBillionLaughs: functions that double at every level must not be
+// inlined without end.
+func TestBillionLaughs(t *testing.T) {
+	var b strings.Builder
+	b.WriteString(`<ir_version: 8, opset_import: ["" : 17, "f" : 1]> g (float x) => (float y) { y = f.F0 (x) }`)
+	const depth = 40
+	for i := range depth {
+		fmt.Fprintf(&b, "\n<domain: \"f\", opset_import: [\"\" : 17, \"f\" : 1]> F%d (x) => (y) { a = f.F%d (x) y = f.F%d (a) }", i, i+1, i+1)
+	}
+	fmt.Fprintf(&b, "\n<domain: \"f\", opset_import: [\"\" : 17]> F%d (x) => (y) { y = Neg (x) }", depth)
+	m, err := graph.Parse(b.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Compile(m, Options{}); err == nil || !strings.Contains(err.Error(), "inlined") {
+		t.Errorf("got %v", err)
+	}
+}
+
+// TestFolding: constant subexpressions leave no step, and a branch that is
+// known is taken at compile time; what would be huge is not folded, and what
+// fails fails when it is run.
+func TestFolding(t *testing.T) {
+	p := program(t, `<ir_version: 8, opset_import: ["" : 17]>
+folds (float[n] x) => (float[n] y)
+<float a = {2}, float b = {3}, bool no = {0}>
+{
+  c = Mul (a, b)
+  d = If (no) <then_branch = t () => (float d1) { d1 = Neg (c) }, else_branch = e () => (float d2) { d2 = Add (c, a) }>
+  y = Mul (x, d)
+}`, Options{})
+	if len(p.main.steps) != 1 {
+		t.Errorf("%d steps are left, want 1", len(p.main.steps))
+	}
+	out := run(t, session(p, 1), map[string]tensor.Tensor{"x": f32([]int{1}, 1)})
+	if got := out["y"].Data().([]float32)[0]; got != 8 {
+		t.Errorf("y = %v, want 8", got)
+	}
+
+	p = program(t, `<ir_version: 8, opset_import: ["" : 17]>
+fails (bool c) => (int64 y) <int64 one = {1}, int64 zero = {0}>
+{
+  y = If (c) <then_branch = t () => (int64 q) { q = Div (one, zero) }, else_branch = e () => (int64 r) { r = Identity (one) }>
+}`, Options{})
+	s := session(p, 1)
+	if got := run(t, s, map[string]tensor.Tensor{"c": tensor.New(tensor.FromScalar(false))})["y"].Data().(int64); got != 1 {
+		t.Errorf("y = %v, want 1", got)
+	}
+	if _, err := s.Run(context.Background(), map[string]tensor.Tensor{"c": tensor.New(tensor.FromScalar(true))}); err == nil || !strings.Contains(err.Error(), `node "→q" (Div): integer division by zero`) {
+		t.Errorf("got %v", err)
+	}
+}
+
+// TestProbesInBodies: probes are delivered for every run of the body that has
+// the value.
+func TestProbesInBodies(t *testing.T) {
+	p := program(t, loopText, Options{Probes: [][]string{{"state", "next"}, {"outer"}}})
+	var got [][]float32
+	_, err := session(p, 1).RunProbed(context.Background(),
+		map[string]tensor.Tensor{"x": f32([]int{1}, 1), "trips": tensor.New(tensor.FromScalar(int64(2)))},
+		func(group int, v []*Tensor) error {
+			for _, t := range v {
+				got = append(got, slices.Clone(t.F32()))
+			}
+			return nil
+		})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s := fmt.Sprint(got); s != "[[2] [1] [5] [5] [9]]" {
+		t.Errorf("delivered %v", s)
+	}
+}
+
+// TestViewsShareMemory: Reshape and its like copy nothing, and the memory
+// stays until the last of them is read.
+func TestViewsShareMemory(t *testing.T) {
+	p := program(t, `<ir_version: 8, opset_import: ["" : 17]>
+views (float[2, 3] x) => (float[6] y, float[3, 2] z)
+<int64[1] flat = {6}, int64[2] other = {3, 2}, int64[1] first = {0}>
+{
+  a = Neg (x)
+  b = Reshape (a, flat)
+  c = Unsqueeze (b, first)
+  d = Squeeze (c, first)
+  e = Reshape (d, other)
+  y = Neg (b)
+  z = Neg (e)
+}`, Options{})
+	s := session(p, 1)
+	for range 3 {
+		out := run(t, s, map[string]tensor.Tensor{"x": f32([]int{2, 3}, 1, 2, 3, 4, 5, 6)})
+		if y, z := out["y"].Data().([]float32), out["z"].Data().([]float32); !slices.Equal(y, z) || y[5] != 6 {
+			t.Errorf("y = %v, z = %v", y, z)
+		}
+	}
+	if s.live() != 0 {
+		t.Errorf("%d bytes are still lent", s.live())
+	}
+}
+
+// TestSteadyState: a session that runs the shapes it has run before makes
+// nothing but its outputs and the map that holds them.
+func TestSteadyState(t *testing.T) {
+	p := program(t, `<ir_version: 8, opset_import: ["" : 17]>
+steady (float[n, 8] x) => (float[n, 4] y)
+<float[8, 4] w = {0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,26,27,28,29,30,31}, float[4] b = {1,2,3,4}, float[8] g = {1,1,1,1,1,1,1,1}, int64[2] shape = {-1, 4}>
+{
+  n = LayerNormalization (x, g)
+  a = MatMul (n, w)
+  c = Add (a, b)
+  d = Softmax (c)
+  e = Reshape (d, shape)
+  f = Pow (e, e)
+  b2 = Constant <value = float[4, 4] {1,0,0,0,0,1,0,0,0,0,1,0,0,0,0,1}> ()
+  y = Gemm (f, b2, b)
+}`, Options{})
+	s := p.NewSession(SessionOptions{Threads: 1})
+	feeds := map[string]tensor.Tensor{"x": f32([]int{64, 8}, make([]float32, 512)...)}
+	ctx := context.Background()
+	run := func() {
+		if _, err := s.Run(ctx, feeds); err != nil {
+			t.Fatal(err)
+		}
+	}
+	run()
+	// What gorgonia's tensor of one output takes (12), its memory and shape,
+	// the feed's data (1), and the map (2).
+	if n := testing.AllocsPerRun(20, run); n > 17 {
+		t.Errorf("%v allocations a run", n)
+	}
+}
+
+// TestThreadsDoNotShow: the bytes of the outputs are the same for any number
+// of threads.
+func TestThreadsDoNotShow(t *testing.T) {
+	text := `<ir_version: 8, opset_import: ["" : 17]>
+wide (float[n, 96] x, float[96, 96] v) => (float[n, 96] y)
+<float[96] g>
+{
+  g1 = Constant <value_float = 0.5> ()
+  a = MatMul (x, v)
+  b = Erf (a)
+  c = Mul (b, g1)
+  d = Add (c, x)
+  e = Softmax (d)
+  y = MatMul (e, v)
+}`
+	text = strings.Replace(text, "<float[96] g>\n", "", 1)
+	p := program(t, text, Options{})
+	x, v := make([]float32, 300*96), make([]float32, 96*96)
+	seed := uint32(1)
+	for i := range x {
+		seed = seed*1664525 + 1013904223
+		x[i] = float32(int32(seed)) / (1 << 31)
+	}
+	copy(v, x)
+	feeds := map[string]tensor.Tensor{"x": f32([]int{300, 96}, x...), "v": f32([]int{96, 96}, v...)}
+	want := run(t, session(p, 1), feeds)["y"].Data().([]float32)
+	for _, threads := range []int{2, 3, 7} {
+		if got := run(t, session(p, threads), feeds)["y"].Data().([]float32); !slices.Equal(got, want) {
+			t.Errorf("%d threads give other bits", threads)
+		}
+	}
+	// A row's bits do not depend on the rows around it.
+	one := run(t, session(p, 2), map[string]tensor.Tensor{"x": f32([]int{1, 96}, x[96*17:96*18]...), "v": f32([]int{96, 96}, v...)})["y"].Data().([]float32)
+	if !slices.Equal(one, want[96*17:96*18]) {
+		t.Error("a row alone gives other bits than in its batch")
+	}
+}
+
+// TestConcurrentSessions: one program, many sessions.
+func TestConcurrentSessions(t *testing.T) {
+	p := program(t, loopText, Options{})
+	errs := make(chan error)
+	for g := range 4 {
+		go func() {
+			s := p.NewSession(SessionOptions{Threads: 2})
+			for i := range 50 {
+				v := float32(g*100 + i)
+				out, err := s.Run(context.Background(), map[string]tensor.Tensor{"x": f32([]int{1}, v), "trips": tensor.New(tensor.FromScalar(int64(1)))})
+				if err == nil && out["last"].Data().([]float32)[0] != v+2*v+2 {
+					err = fmt.Errorf("session %d run %d: %v", g, i, out["last"].Data())
+				}
+				if err != nil {
+					errs <- err
+					return
+				}
+			}
+			errs <- nil
+		}()
+	}
+	for range 4 {
+		if err := <-errs; err != nil {
+			t.Error(err)
+		}
+	}
+	runtime.GC() // ends the helpers of the sessions
+}
+
+// TestHostileShapes: what asks for absurd memory or does not fit is an error
+// that names the node.
+func TestHostileShapes(t *testing.T) {
+	for _, c := range []struct{ text, want string }{
+		{`g (float[a, b] x, float[c, d] y) => (float z) { z = MatMul (x, y) }`, `node "→z" (MatMul): [2 3] times [2 3]: 3 columns meet 2 rows`},
+		{`g (float[a, b] x, float[c, d] y) => (float z) { s = Constant <value_ints = [9223372036854775807, 9223372036854775807, -1]> () z = Reshape (x, s) }`, `too large`},
+		{`g (float[a, b] x, float[c, d] y) => (float z) { z = Softmax <axis = 2> (x) }`, `axis 2 is out of range for rank 2`},
+		{`g (float[a, b] x, float[c, d] y) => (float z) { s = Constant <value_ints = [-3]> () z = Squeeze (x, s) }`, `axis -3 is out of range`},
+		{`g (float[a, b] x, float[c, d] y) => (float z) { z = LayerNormalization <axis = 5> (x, y) }`, `axis 5`},
+		{`g (float[a, b] x, float[c, d] y) => (float z) { z = Gemm (x, y) }`, `meet`},
+		{`g (float[a, b] x, float[c, d] y) => (float z) { z = If (x) <then_branch = t () => (float q) { q = Neg (x) }, else_branch = e () => (float r) { r = Neg (x) }> }`, `the condition is float[2 3]`},
+		{`g (float[a, b] x, float[c, d] y) => (float z) { z = InstanceNormalization (x, y, y) }`, `want 3 of float`},
+		{`g (float[a, b] x, float[c, d] y) => (float z) { z = And (x, y) }`, `element type float is not supported`},
+	} {
+		m, err := graph.Parse(`<ir_version: 8, opset_import: ["" : 17]> ` + c.text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		p, err := Compile(m, Options{})
+		if err == nil {
+			_, err = p.NewSession(SessionOptions{Threads: 1}).Run(context.Background(), map[string]tensor.Tensor{
+				"x": f32([]int{2, 3}, 1, 2, 3, 4, 5, 6), "y": f32([]int{2, 3}, 1, 2, 3, 4, 5, 6)})
+		}
+		if err == nil || !strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), "node") || strings.Contains(err.Error(), "internal error") {
+			t.Errorf("%s:\ngot  %v\nwant %s", c.text, err, c.want)
+		}
+	}
+}
