@@ -36,11 +36,11 @@ var avx2 = Kernels{
 	exp: expAVX2, tanh: tanhAVX2, sigmoid: sigmoidAVX2, silu: siluAVX2,
 	erf: erfAVX2, gelu: geluAVX2, geluTanh: geluTanhAVX2,
 
-	sum: sum, maxOf: maxOf, minOf: minOf, dot: dot,
-	centredSumSq: centredSumSq, expSum: expSum,
-	normScale: normScale, normAffine: normAffine,
+	sum: sumAVX2, maxOf: maxOfAVX2, minOf: minOfAVX2, dot: dotAVX2,
+	centredSumSq: centredSumSqAVX2, expSum: expSumAVX2,
+	normScale: normScaleAVX2, normAffine: normAffineAVX2,
 
-	dotF64: dotF64, momentsF64: momentsF64,
+	dotF64: dotF64AVX2, momentsF64: momentsF64AVX2,
 }
 
 var avx512 = Kernels{
@@ -56,9 +56,9 @@ var avx512 = Kernels{
 	exp: expAVX512, tanh: tanhAVX512, sigmoid: sigmoidAVX512, silu: siluAVX512,
 	erf: erfAVX512, gelu: geluAVX512, geluTanh: geluTanhAVX512,
 
-	sum: sum, maxOf: maxOf, minOf: minOf, dot: dot,
-	centredSumSq: centredSumSq, expSum: expSum,
-	normScale: normScale, normAffine: normAffine,
+	sum: sumAVX512, maxOf: maxOfAVX512, minOf: minOfAVX512, dot: dotAVX512,
+	centredSumSq: centredSumSqAVX512, expSum: expSumAVX512,
+	normScale: normScaleAVX512, normAffine: normAffineAVX512,
 
-	dotF64: dotF64, momentsF64: momentsF64,
+	dotF64: dotF64AVX512, momentsF64: momentsF64AVX512,
 }

@@ -32,6 +32,8 @@ var families = []struct {
 	{"gemm", gemm},
 	{"elementwise", elementwise},
 	{"activation", activation},
+	{"reduce", reduce},
+	{"rows", rows},
 }
 
 func main() {
