@@ -168,20 +168,18 @@ func (o *Operator) Apply(y []float32, ldy int, x []float32, ldx int, tokens int,
 			t++
 			continue
 		}
-		halves := min(2, ceilDiv(rest, lanes))
+		halves := 2
 		if rest-lanes <= fewTokens {
-			halves = 1
+			halves = 1 // the rest, if any, one by one
 		}
 		for h := range halves {
-			if from := t + h*lanes; from < tokens {
-				o.forward(xh[h*o.half(o.gq):], x[from*ldx:], ldx, min(lanes, tokens-from), scratch, stage)
-			}
+			from := t + h*lanes
+			o.forward(xh[h*o.half(o.gq):], x[from*ldx:], ldx, min(lanes, tokens-from), scratch, stage)
 		}
 		o.c.Products(yh, o.half(o.gp), o.w, xh, o.half(o.gq), halves)
 		for h := range halves {
-			if from := t + h*lanes; from < tokens {
-				o.inverse(y[from*ldy:], ldy, yh[h*o.half(o.gp):], min(lanes, tokens-from), scratch, stage)
-			}
+			from := t + h*lanes
+			o.inverse(y[from*ldy:], ldy, yh[h*o.half(o.gp):], min(lanes, tokens-from), scratch, stage)
 		}
 		t += min(rest, halves*lanes)
 	}

@@ -29,6 +29,7 @@ var families = []struct {
 	name string
 	emit func(*family)
 }{
+	{"circulant", circulant},
 	{"gemm", gemm},
 	{"elementwise", elementwise},
 	{"activation", activation},
