@@ -2,6 +2,11 @@ package testmodels
 
 import "github.com/onnx-lathe/lathe/graph"
 
+// BERTOptions chooses between the forms that BERT exports come in.
+type BERTOptions struct {
+	Functions bool // one local function, called for every layer
+}
+
 // BERT builds a post-LN encoder with a classifier, in the form of Hugging
 // Face's BertForSequenceClassification:
 //
@@ -9,7 +14,7 @@ import "github.com/onnx-lathe/lathe/graph"
 //
 // By default 3 layers of width 32, 2 heads, an MLP of 64, 40 tokens, 24
 // positions and 3 classes.
-func BERT(s Size) *graph.Model {
+func BERT(s Size, o BERTOptions) *graph.Model {
 	s = s.or(Size{Layers: 3, Width: 32, Heads: 2, Hidden: 64, Vocab: 40, Length: 24, Classes: 3})
 	b := newBuilder("bert", s.Opset, s.Seed)
 	ids := b.input("input_ids", graph.Int64, "batch", "sequence")
@@ -32,7 +37,15 @@ func BERT(s Size) *graph.Model {
 			x = b.layerNorm("LayerNorm", b.add(b.add(word, kind), place), s.Width, 1e-12)
 		}, "embeddings")
 		for i := range s.Layers {
-			b.in(func() { x = b.bertLayer(x, mask, s) }, "encoder/layer.%d", i)
+			b.in(func() {
+				if !o.Functions {
+					x = b.bertLayer(x, mask, s)
+					return
+				}
+				x = b.function("transformers.models.bert", "BertLayer", ins{x, mask}, func(args ins) *graph.Value {
+					return b.bertLayer(args[0], args[1], s)
+				})
+			}, "encoder/layer.%d", i)
 		}
 		b.in(func() {
 			first := b.op("Gather", ins{x, b.int(0)}, graph.IntAttr("axis", 1))

@@ -22,7 +22,7 @@ type Size struct {
 	Vocab   int    // tokens, and logits of a decoder
 	Length  int    // longest sequence, where positions are learnt or the mask is stored
 	Classes int    // outputs of a classifier
-	Opset   int64  // 13 to 22; norms are LayerNormalization from 17 and decomposed below, GELU is Gelu from 20
+	Opset   int64  // 13 to 23; norms are LayerNormalization from 17 and decomposed below, GELU is Gelu from 20
 	Seed    uint64 // of the weights
 }
 
@@ -43,8 +43,8 @@ func (s Size) or(d Size) Size {
 	if s.Opset == 0 {
 		s.Opset = 17
 	}
-	if s.Opset < 13 || s.Opset > 22 {
-		panic(fmt.Sprintf("testmodels: opset %d, want 13 to 22", s.Opset))
+	if s.Opset < 13 || s.Opset > 23 {
+		panic(fmt.Sprintf("testmodels: opset %d, want 13 to 23", s.Opset))
 	}
 	if s.Heads > 0 && (s.Width%s.Heads != 0 || s.Heads%s.KVHeads != 0) {
 		panic(fmt.Sprintf("testmodels: width %d, %d heads, %d heads of keys: each must divide the one before", s.Width, s.Heads, s.KVHeads))
@@ -62,15 +62,26 @@ type builder struct {
 	opset int64
 	scope []string
 	names map[string]int // times that a node name was used
+	call  *call          // the function that is being written, or nil
+}
+
+// call is a call of a function that is being written: its weights are
+// initializers of the main graph and arguments of the call.
+type call struct {
+	body    *graph.Graph
+	scope   int // length of the caller's scope
+	weights ins
 }
 
 // ins are the inputs of an operator.
 type ins = []*graph.Value
 
 func newBuilder(name string, opset int64, seed uint64) *builder {
-	// IR version 8 came with ONNX 1.10 and opset 15; 10 goes to opset 22.
-	ir := int64(8)
-	if opset > 18 {
+	ir := int64(8) // came with opset 15, and 10 with 21, 11 with 23
+	switch {
+	case opset >= 23:
+		ir = 11
+	case opset > 18:
 		ir = 10
 	}
 	m := graph.NewModel(name, ir, opset)
@@ -86,9 +97,17 @@ func (b *builder) in(f func(), format string, a ...any) {
 	b.scope = b.scope[:len(b.scope)-1]
 }
 
+// path is the path of op in the present scope.
+func (b *builder) path(op string) string { return strings.Join(append(slices.Clone(b.scope), op), "/") }
+
 // nodes adds an operator with that many outputs.
 func (b *builder) nodes(op string, inputs ins, outputs int, attrs ...*graph.Attr) ins {
-	name := "/" + strings.Join(append(slices.Clone(b.scope), op), "/")
+	return b.domainOp("", op, inputs, outputs, attrs...)
+}
+
+// domainOp is nodes for an operator of any domain.
+func (b *builder) domainOp(domain, op string, inputs ins, outputs int, attrs ...*graph.Attr) ins {
+	name := "/" + b.path(op)
 	if b.names[name]++; b.names[name] > 1 {
 		name += "_" + strconv.Itoa(b.names[name]-1)
 	}
@@ -96,7 +115,7 @@ func (b *builder) nodes(op string, inputs ins, outputs int, attrs ...*graph.Attr
 	for i := range outputs {
 		out = append(out, fmt.Sprintf("%s_output_%d", name, i))
 	}
-	return b.g.NewNode("", op, name, inputs, out, attrs...).Outputs()
+	return b.g.NewNode(domain, op, name, inputs, out, attrs...).Outputs()
 }
 
 // op adds an operator with one output.
@@ -130,6 +149,28 @@ func declare(d graph.DType, dims []any) *graph.Type {
 	return graph.TensorType(d, out...)
 }
 
+// function calls a local function with the arguments args. The first call
+// writes its body; body is run for every call, since it draws the weights.
+func (b *builder) function(domain, name string, args ins, body func(args ins) *graph.Value) *graph.Value {
+	written := b.m.Function(domain, name, "") != nil
+	f := b.m.AddFunction(domain, name, graph.Opset{Version: b.opset})
+	outer := b.g
+	b.g, b.call = f.Graph, &call{body: f.Graph, scope: len(b.scope)}
+	var inner ins
+	for i := range args {
+		inner = append(inner, b.g.AddInput(fmt.Sprintf("arg%d", i), nil))
+	}
+	y := body(inner)
+	b.g.AddOutput(y, nil)
+	inputs := append(slices.Clone(args), b.call.weights...)
+	b.g, b.call = outer, nil
+	if written {
+		b.m.RemoveFunction(f)
+	}
+	b.m.SetOpset(domain, 1)
+	return b.domainOp(domain, name, inputs, 1)[0]
+}
+
 // Constants.
 
 func (b *builder) constant(t *graph.Tensor) *graph.Value {
@@ -148,15 +189,33 @@ func (b *builder) ints(x ...int64) *graph.Value {
 
 // Weights. Their names are the module's path with dots, as in a state dict.
 
+// name is the full name of a weight, and its value where another branch of an
+// If has made it already.
+func (b *builder) name(of string) (string, *graph.Value) {
+	path := strings.ReplaceAll(strings.Join(append(slices.Clone(b.scope), of), "."), "/", ".")
+	return path, b.m.Graph.Value(path)
+}
+
 func (b *builder) init(name string, t *graph.Tensor) *graph.Value {
-	path := strings.ReplaceAll(strings.Join(append(slices.Clone(b.scope), name), "."), "/", ".")
-	return b.g.AddInitializer(path, t)
+	path, v := b.name(name)
+	if v == nil {
+		v = b.m.Graph.AddInitializer(path, t)
+	}
+	if b.call == nil {
+		return v
+	}
+	b.call.weights = append(b.call.weights, v)
+	local := strings.Join(append(slices.Clone(b.scope[b.call.scope:]), name), ".")
+	return b.call.body.AddInput(strings.ReplaceAll(local, "/", "."), nil)
 }
 
 // weight draws numbers of mean and standard deviation about a normal
 // distribution: sums of twelve uniform integers, so that every machine gets
 // the same bits.
 func (b *builder) weight(name string, mean, deviation float64, dims ...int) *graph.Value {
+	if _, v := b.name(name); v != nil {
+		return v
+	}
 	shape, n := make([]int64, len(dims)), 1
 	for i, d := range dims {
 		shape[i] = int64(d)
@@ -170,7 +229,7 @@ func (b *builder) weight(name string, mean, deviation float64, dims ...int) *gra
 			sum += b.r.IntN(one)
 		}
 		scaled := float64(float64(sum)/one) * deviation
-		data[i] = float32(mean + scaled)
+		data[i] = float32(mean + float64(scaled))
 	}
 	return b.init(name, graph.Float32Tensor(shape, data))
 }

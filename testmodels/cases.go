@@ -23,18 +23,36 @@ func Cases() []Case {
 	gpt2Cache := append(pasts(3, 2, 2, 3, 16), tokens("input_ids", 40, 2, 4), mask("attention_mask", 7, 0, 2))
 	llamaCache := append(pasts(3, 2, 2, 3, 8), tokens("input_ids", 40, 2, 4), mask("attention_mask", 7, 0, 2),
 		npz.Int64Array("position_ids", []int{2, 4}, []int64{3, 4, 5, 6, 1, 2, 3, 4}))
+	// GroupQueryAttention takes one sample, or one token, where there is a past.
+	fusedStart := append(pasts(3, 2, 2, 0, 16), tokens("input_ids", 40, 2, 4), mask("attention_mask", 4, 0, 0))
+	fusedStep := append(pasts(3, 2, 2, 3, 16), tokens("input_ids", 40, 2, 1), mask("attention_mask", 4, 0, 0))
 	text := []*npz.Array{tokens("input_ids", 40, 2, 9), mask("attention_mask", 9, 0, -3), tokens("token_type_ids", 2, 2, 9)}
 	picture := []*npz.Array{numbers("pixel_values", 2, 3, 16, 16)}
+	merged := func() *graph.Model { return GPT2(fused, GPT2Options{Merged: true}) }
+	yes := &npz.Array{Name: "use_cache_branch", DType: graph.Bool, Shape: []int{1}, Raw: []byte{1}}
+	no := &npz.Array{Name: "use_cache_branch", DType: graph.Bool, Shape: []int{1}, Raw: []byte{0}}
 	return []Case{
-		{"bert-13", func() *graph.Model { return BERT(old) }, text},
-		{"bert-17", func() *graph.Model { return BERT(fused) }, text},
-		{"bert-20", func() *graph.Model { return BERT(Size{Opset: 20, Seed: 1}) }, text},
+		{"bert-13", func() *graph.Model { return BERT(old, BERTOptions{}) }, text},
+		{"bert-17", func() *graph.Model { return BERT(fused, BERTOptions{}) }, text},
+		{"bert-20", func() *graph.Model { return BERT(Size{Opset: 20, Seed: 1}, BERTOptions{}) }, text},
+		{"bert-17-functions", func() *graph.Model { return BERT(fused, BERTOptions{Functions: true}) }, text},
+		{"bert-17-fused", func() *graph.Model { return FusedBERT(fused) }, text},
 		{"gpt2-13", func() *graph.Model { return GPT2(old, GPT2Options{}) }, decoder},
 		{"gpt2-17-untied-erf", func() *graph.Model { return GPT2(fused, GPT2Options{ErfGELU: true, Untied: true}) }, decoder},
 		{"gpt2-17-cache", func() *graph.Model { return GPT2(fused, GPT2Options{Cache: true}) }, gpt2Cache},
+		{"gpt2-17-merged-past", merged, append(pasts(3, 1, 2, 3, 16), tokens("input_ids", 40, 1, 4), mask("attention_mask", 7, 2), yes)},
+		{"gpt2-17-merged-start", merged, append(pasts(3, 1, 2, 0, 16), tokens("input_ids", 40, 1, 4), mask("attention_mask", 4, 0), no)},
 		{"llama-13", func() *graph.Model { return LLaMA(old, LLaMAOptions{}) }, decoder},
 		{"llama-18-bias", func() *graph.Model { return LLaMA(Size{Opset: 18, Seed: 1}, LLaMAOptions{Bias: true}) }, decoder},
 		{"llama-17-cache", func() *graph.Model { return LLaMA(fused, LLaMAOptions{Cache: true}) }, llamaCache},
+		{"llama-17-fused-start", func() *graph.Model { return FusedLLaMA(fused) }, fusedStart},
+		{"llama-17-fused-step", func() *graph.Model { return FusedLLaMA(fused) }, fusedStep},
+		{"llama-23", func() *graph.Model { return LLaMA(Size{Opset: 23, Seed: 1}, LLaMAOptions{}) }, decoder},
+		{"llama-23-cache", func() *graph.Model { return LLaMA(Size{Opset: 23, Seed: 1}, LLaMAOptions{Cache: true}) }, llamaCache},
+		{"llama-17-sandwich", func() *graph.Model { return LLaMA(fused, LLaMAOptions{Sandwich: true}) }, decoder},
+		{"neox-17", func() *graph.Model { return NeoX(fused, NeoXOptions{}) }, decoder},
+		{"neox-13-sharednorm", func() *graph.Model { return NeoX(old, NeoXOptions{SharedNorm: true}) }, decoder},
+		{"t5-17", func() *graph.Model { return T5(fused) }, []*npz.Array{tokens("input_ids", 40, 2, 9), mask("attention_mask", 9, 0, -3), tokens("decoder_input_ids", 40, 2, 6)}},
 		{"vit-13", func() *graph.Model { return ViT(old, ViTOptions{}) }, picture},
 		{"vit-17-layerscale", func() *graph.Model { return ViT(fused, ViTOptions{LayerScale: true}) }, picture},
 		{"lenet-13", func() *graph.Model { return LeNet(CNN{Opset: 13, Seed: 1}) }, []*npz.Array{numbers("image", 2, 1, 12, 12)}},

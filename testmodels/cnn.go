@@ -11,7 +11,7 @@ type CNN struct {
 	Blocks    int  // residual blocks; every second one halves the image and doubles the channels
 	BatchNorm bool // keep BatchNormalization nodes, which exporters fold into the convolutions
 	Classes   int
-	Opset     int64 // 13 to 22
+	Opset     int64 // 13 to 23
 	Seed      uint64
 }
 

@@ -9,6 +9,7 @@ import (
 // GPT2Options chooses between the forms that GPT-2 exports come in.
 type GPT2Options struct {
 	Cache   bool // past_key_values inputs and present outputs
+	Merged  bool // an If on use_cache_branch between a branch that reads the cache and one that starts it
 	ErfGELU bool // the exact GELU in place of the tanh form
 	Untied  bool // a projection to the vocabulary of its own
 }
@@ -21,26 +22,65 @@ type GPT2Options struct {
 //
 // With a cache there are also the inputs attention_mask [batch, past +
 // sequence] and, for every layer i, past_key_values.i.key and .value [batch,
-// heads, past, size], and the outputs present.i.key and .value.
+// heads, past, size], and the outputs present.i.key and .value. A merged model
+// has the input use_cache_branch [1] bool too.
 //
 // By default 3 layers of width 32, 2 heads, an MLP of 64, 40 tokens and 32
 // positions.
 func GPT2(s Size, o GPT2Options) *graph.Model {
 	s = s.or(Size{Layers: 3, Width: 32, Heads: 2, Hidden: 64, Vocab: 40, Length: 32})
 	b := newBuilder("gpt2", s.Opset, s.Seed)
+	size := s.Width / s.Heads
 	ids := b.input("input_ids", graph.Int64, "batch", "sequence")
-	var mask *graph.Value
-	var c cache
-	if o.Cache {
-		mask = b.input("attention_mask", graph.Int64, "batch", totalDim)
-		c = b.caches(s.Layers, s.Heads, s.Width/s.Heads)
+	if !o.Cache && !o.Merged {
+		b.output("logits", b.gpt2(ids, nil, new(cache), s, o), graph.Float32, "batch", "sequence", s.Vocab)
+		return b.m
 	}
+	mask := b.input("attention_mask", graph.Int64, "batch", totalDim)
+	c := b.caches(s.Layers, s.Heads, size)
+	if !o.Merged {
+		b.output("logits", b.gpt2(ids, mask, &c, s, o), graph.Float32, "batch", "sequence", s.Vocab)
+		b.presents(c, s.Heads, size)
+		return b.m
+	}
+	use := b.input("use_cache_branch", graph.Bool, 1)
+	var names []string
+	for i := range 1 + 2*s.Layers {
+		names = append(names, fmt.Sprintf("/If_output_%d", i))
+	}
+	n := b.g.NewNode("", "If", "/If", ins{use}, names)
+	branch := func(name string, c cache) {
+		b.g = n.NewSubgraph(name)
+		b.g.AddOutput(b.gpt2(ids, mask, &c, s, o), declare(graph.Float32, []any{"batch", "sequence", s.Vocab}))
+		for _, p := range c.present {
+			for _, v := range []*graph.Value{p.key, p.value} {
+				b.g.AddOutput(v, declare(graph.Float32, []any{"batch", s.Heads, totalDim, size}))
+			}
+		}
+		n.SetAttr(graph.GraphAttr(name, b.g))
+		b.g = b.m.Graph
+	}
+	branch("then_branch", c)
+	branch("else_branch", cache{fresh: true})
+	b.output("logits", n.Output(0), graph.Float32, "batch", "sequence", s.Vocab)
+	for i := range s.Layers {
+		c.present = append(c.present, pair{n.Output(1 + 2*i), n.Output(2 + 2*i)})
+	}
+	b.presents(c, s.Heads, size)
+	return b.m
+}
+
+// gpt2 is the model from tokens to logits; mask is the attention mask that
+// came with the tokens, or nil.
+func (b *builder) gpt2(ids, mask *graph.Value, c *cache, s Size, o GPT2Options) *graph.Value {
 	var x, table *graph.Value
 	b.in(func() {
 		from, to := b.int(0), b.dimOf(axis(ids, 1))
-		if o.Cache {
+		if len(c.past) > 0 {
 			from = b.dimOf(axis(c.past[0].key, 2))
 			to = b.add(to, from)
+		}
+		if mask != nil {
 			mask = b.keepMask(mask)
 		}
 		positions := b.unsqueeze(b.op("Range", ins{from, to, b.int(1)}), 0)
@@ -52,7 +92,7 @@ func GPT2(s Size, o GPT2Options) *graph.Model {
 		for i := range s.Layers {
 			b.in(func() {
 				h := b.layerNorm("ln_1", x, s.Width, 1e-5)
-				b.in(func() { h = b.gpt2Attention(h, mask, causal, &c, i, s) }, "attn")
+				b.in(func() { h = b.gpt2Attention(h, mask, causal, c, i, s) }, "attn")
 				x = b.add(h, x)
 				h = b.layerNorm("ln_2", x, s.Width, 1e-5)
 				b.in(func() {
@@ -70,9 +110,7 @@ func GPT2(s Size, o GPT2Options) *graph.Model {
 		}
 		x = b.matmul(x, b.transpose(table, 1, 0))
 	}, "lm_head")
-	b.output("logits", x, graph.Float32, "batch", "sequence", s.Vocab)
-	b.presents(c, s.Heads, s.Width/s.Heads)
-	return b.m
+	return x
 }
 
 func (b *builder) gpt2Attention(x, mask, causal *graph.Value, c *cache, layer int, s Size) *graph.Value {
@@ -127,6 +165,7 @@ func (b *builder) causalMask(n int) *graph.Value {
 // a cache has no pairs.
 type cache struct {
 	past, present []pair
+	fresh         bool // starts a cache: presents without pasts
 }
 
 type pair struct{ key, value *graph.Value }
@@ -157,11 +196,12 @@ func pastNames(layer int) [2]string {
 // extend appends k and v [B, heads, T, size] of a layer to its cache and
 // returns the whole.
 func (b *builder) extend(c *cache, layer int, k, v *graph.Value) (key, value *graph.Value) {
-	if len(c.past) == 0 {
+	if len(c.past) > 0 {
+		p := c.past[layer]
+		k, v = b.concat(-2, p.key, k), b.concat(-2, p.value, v)
+	} else if !c.fresh {
 		return k, v
 	}
-	p := c.past[layer]
-	k, v = b.concat(-2, p.key, k), b.concat(-2, p.value, v)
 	c.present = append(c.present, pair{k, v})
 	return k, v
 }

@@ -8,8 +8,9 @@ import (
 
 // LLaMAOptions chooses between the forms that LLaMA exports come in.
 type LLaMAOptions struct {
-	Cache bool // past_key_values inputs and present outputs
-	Bias  bool // biases on queries, keys and values, as Qwen 2 has them
+	Cache    bool // past_key_values inputs and present outputs
+	Bias     bool // biases on queries, keys and values, as in Qwen 2
+	Sandwich bool // a second norm at the end of every branch, as in Gemma 2
 }
 
 // LLaMA builds a decoder with RMSNorm, SwiGLU, rotary positions and grouped
@@ -22,6 +23,7 @@ type LLaMAOptions struct {
 // past_key_values.i.key and .value [batch, KV heads, past, size], and the
 // outputs present.i.key and .value.
 //
+// From opset 23 it is made of RMSNormalization, RotaryEmbedding and Attention.
 // By default 3 layers of width 32, 4 heads on 2 heads of keys, an MLP of 48
 // and 40 tokens.
 func LLaMA(s Size, o LLaMAOptions) *graph.Model {
@@ -51,10 +53,9 @@ func LLaMA(s Size, o LLaMAOptions) *graph.Model {
 		queries := b.op("Range", ins{from, to, b.int(1)})
 		keys := b.op("Range", ins{b.int(0), to, b.int(1)})
 		if positions == nil {
-			positions = b.unsqueeze(queries, 0)
+			positions = b.positions(queries, ids)
 		}
-		later := b.op("Greater", ins{b.unsqueeze(keys, 0), b.unsqueeze(queries, 1)})
-		mask := b.unsqueeze(b.op("Where", ins{later, b.float(lowest), b.float(0)}), 0, 1)
+		mask := b.futureMask(queries, keys)
 		if keep != nil {
 			absent := b.op("Equal", ins{b.unsqueeze(keep, 1, 2), b.int(0)})
 			mask = b.op("Where", ins{absent, b.float(lowest), mask})
@@ -64,14 +65,24 @@ func LLaMA(s Size, o LLaMAOptions) *graph.Model {
 			b.in(func() {
 				h := b.rmsNorm("input_layernorm", x, s.Width)
 				b.in(func() { h = b.llamaAttention(h, mask, cos, sin, &c, i, s, o) }, "self_attn")
+				if o.Sandwich {
+					h = b.rmsNorm("post_attention_layernorm", h, s.Width)
+				}
 				x = b.add(x, h)
-				h = b.rmsNorm("post_attention_layernorm", x, s.Width)
+				entry := "post_attention_layernorm"
+				if o.Sandwich {
+					entry = "pre_feedforward_layernorm"
+				}
+				h = b.rmsNorm(entry, x, s.Width)
 				b.in(func() {
 					gate := b.linear("gate_proj", h, s.Width, s.Hidden, 1.5, 0)
 					gate = b.mul(gate, b.op("Sigmoid", ins{gate}))
 					h = b.mul(gate, b.linear("up_proj", h, s.Width, s.Hidden, 1, 0))
 					h = b.linear("down_proj", h, s.Hidden, s.Width, 2*b.gain(), 0)
 				}, "mlp")
+				if o.Sandwich {
+					h = b.rmsNorm("post_feedforward_layernorm", h, s.Width)
+				}
 				x = b.add(x, h)
 			}, "layers.%d", i)
 		}
@@ -93,7 +104,11 @@ func (b *builder) llamaAttention(x, mask, cos, sin *graph.Value, c *cache, layer
 	v := b.linear("v_proj", x, s.Width, s.KVHeads*size, 1, bias)
 	q = b.rotate(b.heads(q, s.Heads, size), cos, sin, size)
 	k = b.rotate(b.heads(k, s.KVHeads, size), cos, sin, size)
-	k, v = b.extend(c, layer, k, b.heads(v, s.KVHeads, size))
+	v = b.heads(v, s.KVHeads, size)
+	if b.opset >= 23 {
+		return b.linear("o_proj", b.merge(b.attention23(q, k, v, mask, c, layer), s.Width), s.Width, s.Width, 2*b.gain(), 0)
+	}
+	k, v = b.extend(c, layer, k, v)
 	if s.KVHeads < s.Heads {
 		k, v = b.repeatHeads(k, s, size), b.repeatHeads(v, s, size)
 	}
@@ -101,9 +116,26 @@ func (b *builder) llamaAttention(x, mask, cos, sin *graph.Value, c *cache, layer
 	return b.linear("o_proj", y, s.Width, s.Width, 2*b.gain(), 0)
 }
 
+// attention23 is Attention-23 of q [B, H, T, size] on k and v [B, KV, T, size]
+// and the layer's cache.
+func (b *builder) attention23(q, k, v, mask *graph.Value, c *cache, layer int) *graph.Value {
+	if len(c.past) == 0 {
+		return b.op("Attention", ins{q, k, v}, graph.IntAttr("is_causal", 1))
+	}
+	p := c.past[layer]
+	out := b.nodes("Attention", ins{q, k, v, mask, p.key, p.value}, 3)
+	c.present = append(c.present, pair{out[1], out[2]})
+	return out[0]
+}
+
 // rmsNorm is x/√(mean(x²)+ε)·weight over the last axis of x [..., width].
 func (b *builder) rmsNorm(name string, x *graph.Value, width int) (y *graph.Value) {
 	b.in(func() {
+		if b.opset >= 23 {
+			y = b.op("RMSNormalization", ins{x, b.weight("weight", 1, 0.1, width)},
+				graph.IntAttr("axis", -1), graph.FloatAttr("epsilon", 1e-5))
+			return
+		}
 		square := b.op("Pow", ins{x, b.float(2)})
 		root := b.op("Sqrt", ins{b.add(b.reduceMean(square, -1), b.float(1e-5))})
 		y = b.mul(x, b.op("Div", ins{b.float(1), root}))
@@ -112,9 +144,19 @@ func (b *builder) rmsNorm(name string, x *graph.Value, width int) (y *graph.Valu
 	return y
 }
 
+// positions gives every sample of ids [B, T] the places [T]: [1, T], or [B, T]
+// for RotaryEmbedding-23, which does not broadcast.
+func (b *builder) positions(places, ids *graph.Value) *graph.Value {
+	p := b.unsqueeze(places, 0)
+	if b.opset >= 23 {
+		p = b.op("Expand", ins{p, b.op("Shape", ins{ids})})
+	}
+	return p
+}
+
 // rotaryAngles returns cos and sin [B, 1, T, size] of positions [B, T] times
 // the frequencies 10000^(−2i/size), each frequency for elements i and
-// i + size/2 of a head.
+// i + size/2 of a head; for RotaryEmbedding-23 they are [B, T, size/2].
 func (b *builder) rotaryAngles(positions *graph.Value, size int) (cos, sin *graph.Value) {
 	b.in(func() {
 		frequencies := make([]float32, size/2)
@@ -125,6 +167,10 @@ func (b *builder) rotaryAngles(positions *graph.Value, size int) (cos, sin *grap
 		f = b.op("Expand", ins{f, b.shape(axis(positions, 0), fixed(size/2), fixed(1))})
 		t := b.cast(b.unsqueeze(positions, 1), graph.Float32)
 		angle := b.transpose(b.matmul(f, t), 0, 2, 1)
+		if b.opset >= 23 {
+			cos, sin = b.op("Cos", ins{angle}), b.op("Sin", ins{angle})
+			return
+		}
 		angle = b.concat(-1, angle, angle)
 		cos = b.unsqueeze(b.op("Cos", ins{angle}), 1)
 		sin = b.unsqueeze(b.op("Sin", ins{angle}), 1)
@@ -135,6 +181,9 @@ func (b *builder) rotaryAngles(positions *graph.Value, size int) (cos, sin *grap
 // rotate is x·cos + [−x₂, x₁]·sin, x₁ and x₂ the halves of the heads of x
 // [B, H, T, size].
 func (b *builder) rotate(x, cos, sin *graph.Value, size int) *graph.Value {
+	if b.opset >= 23 {
+		return b.op("RotaryEmbedding", ins{x, cos, sin})
+	}
 	half := b.ints(int64(size / 2))
 	first := b.slice(x, b.ints(0), half, 3)
 	second := b.slice(x, half, b.ints(end), 3)

@@ -118,9 +118,8 @@ func Best() *Kernels {
 // methods check their arguments and call them. The comment of the method, or of
 // the portable function in [portable], says what a field computes.
 type Kernels struct {
-	path      Path
-	gemm      gemmKernels
-	circulant circulantKernels
+	path Path
+	gemm gemmKernels
 
 	add, sub, mul, div, max, min                          func(dst, x, y []float32)
 	addScalar, mulScalar, divScalar, maxScalar, minScalar func(dst, x []float32, a float32)
@@ -146,9 +145,8 @@ func (k *Kernels) Path() Path { return k.path }
 
 // portable is the reference implementation.
 var portable = Kernels{
-	path:      Portable,
-	gemm:      gemmKernels{lanes: 4, maxVecs: 1, maxRows: 2, tile: gemmTile},
-	circulant: portableCirculant,
+	path: Portable,
+	gemm: gemmKernels{lanes: 4, maxVecs: 1, maxRows: 2, tile: gemmTile},
 
 	add: add, sub: sub, mul: mul, div: div, max: maximum, min: minimum,
 	addScalar: addScalar, mulScalar: mulScalar, divScalar: divScalar,
