@@ -385,7 +385,7 @@ func shardings(n *Node, origin *onnxpb.NodeProto) []*onnxpb.NodeDeviceConfigurat
 			if name, ok := now[old]; ok {
 				s = shallow(s)
 				setString(&s.TensorName, name)
-			} else if slices.Contains(origin.Input, old) || slices.Contains(origin.Output, old) {
+			} else if old != "" && (slices.Contains(origin.Input, old) || slices.Contains(origin.Output, old)) {
 				continue
 			}
 			specs = append(specs, s)
