@@ -14,7 +14,7 @@ var normalizeOps = []operator{
 	{"", "Softmax", 1, prepareSoftmax, halves},
 	{"", "LogSoftmax", 1, prepareSoftmax, halves},
 	{"", "Hardmax", 1, prepareSoftmax, halves},
-	{"", "LayerNormalization", 17, prepareLayerNorm, halves},
+	{"", "LayerNormalization", 1, prepareLayerNorm, halves}, // ONNX has it from 17 on, ONNX Runtime writes it earlier
 	{"", "RMSNormalization", 23, prepareLayerNorm, halves},
 	{"", "SimplifiedLayerNormalization", 1, prepareLayerNorm, halves}, // ONNX Runtime's name for it, in the default domain
 	{"", "InstanceNormalization", 6, prepareGroupNorm, halves},
