@@ -1,0 +1,613 @@
+// Package modules finds the residual modules of a transformer: the branches
+// f(X) that an Add joins to a residual stream X, such as attentions and MLPs.
+// They are found by the flow of data, never by name.
+package modules
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strconv"
+
+	"github.com/onnx-lathe/lathe/graph"
+)
+
+// Kind is what a module does.
+type Kind string
+
+const (
+	Attention      Kind = "attention"       // mixes tokens of the stream
+	CrossAttention Kind = "cross-attention" // takes in tokens of another stream
+	MLP            Kind = "mlp"             // acts on every token alone, with linear layers
+	Other          Kind = "other"           // anything else; never dropped
+)
+
+// letter of the kind in a module's id; the order is that within a layer.
+var letters = []struct {
+	kind   Kind
+	letter string
+}{{Attention, "A"}, {CrossAttention, "X"}, {MLP, "M"}, {Other, "O"}}
+
+func (k Kind) rank() int {
+	for i, l := range letters {
+		if l.kind == k {
+			return i
+		}
+	}
+	return len(letters)
+}
+
+// Module is a residual branch of the main graph.
+type Module struct {
+	ID    string // A0, M0, A1, …: kind and layer; X for cross-attention, O (numbered on its own) for other
+	Kind  Kind
+	Layer int
+
+	// Stream is X, the residual value that the branch starts from and is
+	// added to.
+	Stream *graph.Value
+	// Branch is f(X), the addend that a drop takes away; Join is where it
+	// goes in: an input of Merge, or with parallel branches perhaps of an
+	// Add that only feeds Merge. To drop the module, what reads the result
+	// of Join.Node reads its other input instead.
+	Branch *graph.Value
+	Join   graph.Use
+	// Merge is the Add that joins, Sum its result: Y = X + f(X), or X plus
+	// all branches where there are several.
+	Merge *graph.Node
+	Sum   *graph.Value
+	// Parallel says that other branches start from the same Stream and end
+	// in the same Merge; Y of this module alone is Stream + Branch then.
+	Parallel bool
+	// Norm is the norm behind the sum in a post-LN model, through which the
+	// stream goes on; nil for pre-LN.
+	Norm *Norm
+
+	// Body holds the nodes on the ways from Stream to Branch, in order, and
+	// Weights those of them that multiply by constant weights (MatMul, Gemm
+	// and their kin). Identity, Cast and Dropout are looked through and not
+	// listed.
+	Body, Weights []*graph.Node
+	// Caches is the key-value cache of an attention.
+	Caches []Cache
+
+	// Droppable says that dropping takes the whole module away and changes
+	// nothing else; if not, Reason says why.
+	Droppable bool
+	Reason    string
+
+	// Params counts the elements of the constants that the body computes
+	// with: weights, biases and norm scales.
+	Params int64
+	// FLOPs is the work for one token, two per multiply-add, of the linear
+	// layers; it leaves out the products of activations in an attention,
+	// whose work grows with the sequence (see Cost).
+	FLOPs int64
+}
+
+// Analysis is all that is found in a model.
+type Analysis struct {
+	Modules []Module
+	// Notes says what was not looked at, such as the bodies of If nodes.
+	Notes []string
+}
+
+// Find returns the modules of m's main graph in the order of their merges; m
+// stays as it is. It tells more where graph.Infer was run before. It fails on
+// a graph with a cycle, on one too tangled to be analysed, and on a history
+// that cannot be read.
+func Find(m *graph.Model) ([]Module, error) {
+	a, err := Analyze(m)
+	if err != nil {
+		return nil, err
+	}
+	return a.Modules, nil
+}
+
+// Analyze is Find with notes on what was left out.
+func Analyze(m *graph.Model) (*Analysis, error) {
+	h, err := ReadHistory(m)
+	if err != nil {
+		return nil, fmt.Errorf("modules: %w", err)
+	}
+	v, err := newView(m)
+	if err != nil {
+		return nil, fmt.Errorf("modules: %w", err)
+	}
+	f := &finder{view: v}
+	if err := f.find(); err != nil {
+		return nil, fmt.Errorf("modules: %w", err)
+	}
+	f.postNorms()
+	f.shareCaches()
+	f.number(h)
+	a := &Analysis{Notes: v.notes}
+	for _, b := range f.found {
+		a.Modules = append(a.Modules, b.Module)
+	}
+	return a, nil
+}
+
+// found is a module together with its numbers in the view.
+type found struct {
+	Module
+	stream, branch, sum int32
+	merge               int32
+	body                []int32
+	entry               bool // the branch begins with a norm of the stream
+}
+
+type finder struct {
+	*view
+	normList []viewNorm
+	found    []found
+}
+
+// find fills in everything but post-LN norms, ids and layers.
+func (f *finder) find() error {
+	p := newPostdom(f.view, exits(f.view))
+	r := newRegion(f.view, p)
+	f.normList = f.norms()
+	for _, c := range f.candidates(p) {
+		if err := r.enter(c); err != nil {
+			return err
+		}
+		list, err := f.branches(r, c)
+		if err != nil {
+			return err
+		}
+		if len(list) > 0 {
+			r.streams[c.stream], r.merges[c.merge] = c.merge, c.stream
+		}
+		slices.SortStableFunc(list, func(a, b found) int { return cmp.Compare(a.Kind.rank(), b.Kind.rank()) })
+		f.found = append(f.found, list...)
+	}
+	return nil
+}
+
+// branch is an addend of a candidate that comes from its stream.
+type branch struct {
+	leaf
+	body   []int32
+	nested []int32
+	group  int // branches that share a linear layer or a product have one number
+}
+
+// branches returns the modules that join at c.
+func (f *finder) branches(r *region, c candidate) ([]found, error) {
+	var list []branch
+	for _, l := range c.leaves {
+		if l.val != c.stream && !r.inside(l.val) {
+			continue
+		}
+		body, nested, err := r.body(c, l.val)
+		if err != nil {
+			return nil, err
+		}
+		if len(body) > 0 {
+			list = append(list, branch{leaf: l, body: body, nested: nested, group: len(list)})
+		}
+	}
+	list = f.group(c, list)
+	owners := map[int32]int{} // per node: branches it is part of
+	for _, b := range list {
+		for _, i := range b.body {
+			owners[i]++
+		}
+	}
+	var out []found
+	for _, b := range list {
+		kind, cores, why, computes := f.classify(r, c, b.val, b.body)
+		if !computes {
+			continue
+		}
+		m := found{stream: c.stream, branch: b.val, sum: f.nodes[c.merge].out[0], merge: c.merge, body: b.body}
+		m.Kind, m.Parallel = kind, len(list) > 1
+		m.Stream, m.Sum = f.vals[m.stream].origin, f.vals[m.sum].origin
+		m.Merge = f.nodes[c.merge].n
+		m.Join = graph.Use{Node: f.nodes[b.add].n, Index: int(b.at)}
+		m.Branch = m.Join.Node.Input(m.Join.Index)
+		m.Body = f.tops(b.body)
+		f.measure(&m)
+		if kind == Attention || kind == CrossAttention {
+			m.Caches = f.caches(r, c, cores)
+		}
+		if len(b.nested) > 0 {
+			m.Kind, why = Other, fmt.Sprintf("other modules lie inside it, the first joined by %v", f.nodes[b.nested[0]].n)
+		}
+		for _, n := range f.normList {
+			if n.in == c.stream {
+				if _, ok := slices.BinarySearch(b.body, n.nodes[0]); ok {
+					m.entry = true
+				}
+			}
+		}
+		m.Reason = f.decline(&m, c, b, why, owners)
+		m.Droppable = m.Reason == ""
+		out = append(out, m)
+	}
+	return out, nil
+}
+
+// group joins branches that share a linear layer, a product or an operator
+// that is not known: experts with one router, or a projection with a low-rank
+// part beside it, are one module. Their sum has to be an Add of its own.
+func (f *finder) group(c candidate, list []branch) []branch {
+	if len(list) < 2 {
+		return list
+	}
+	first := map[int32]int{} // node → group
+	root := func(g int) int {
+		for list[g].group != g {
+			g = list[g].group
+		}
+		return g
+	}
+	for k := range list {
+		for _, i := range list[k].body {
+			switch f.nodes[i].class {
+			case product, fused, opaque:
+				if g, ok := first[i]; ok {
+					a, b := root(g), root(k)
+					list[max(a, b)].group = min(a, b)
+				} else {
+					first[i] = k
+				}
+			}
+		}
+	}
+	var out []branch
+	for k := range list {
+		if root(k) != k {
+			continue
+		}
+		var members []branch
+		for j := range list {
+			if root(j) == k {
+				members = append(members, list[j])
+			}
+		}
+		b := members[0]
+		if len(members) > 1 {
+			var adds []int32
+			b.leaf, adds = f.join(c, members)
+			for _, o := range members[1:] {
+				b.body = append(b.body, o.body...)
+				b.nested = append(b.nested, o.nested...)
+			}
+			b.body = append(b.body, adds...)
+			slices.Sort(b.body)
+			b.body = slices.Compact(b.body)
+		}
+		out = append(out, b)
+	}
+	return out
+}
+
+// join finds the Add below the merge that sums up exactly these branches, and
+// returns where its result goes in, with the Adds on the way. Where there is
+// none it returns the first branch: the others then read from its body, and
+// it is declined.
+func (f *finder) join(c candidate, members []branch) (leaf, []int32) {
+	want := map[leaf]bool{}
+	for _, b := range members {
+		want[b.leaf] = true
+	}
+	all := map[leaf]bool{}
+	for _, l := range c.leaves {
+		all[l] = true
+	}
+	for _, b := range members {
+		for a := b.add; a >= 0 && a != c.merge; a = f.reader(a) {
+			// The leaves below a.
+			n, ok := 0, true
+			var adds []int32
+			stack := []int32{a}
+			for len(stack) > 0 && f.spend(1) {
+				x := stack[len(stack)-1]
+				stack = stack[:len(stack)-1]
+				adds = append(adds, x)
+				for at, in := range f.nodes[x].in {
+					switch {
+					case in < 0 || f.vals[in].konst:
+					case in == c.stream:
+						ok = false
+					case all[leaf{in, x, int32(at)}]:
+						n++
+						ok = ok && want[leaf{in, x, int32(at)}]
+					case f.vals[in].def >= 0:
+						stack = append(stack, f.vals[in].def)
+					}
+				}
+			}
+			if ok && n == len(members) {
+				up := f.reader(a)
+				return leaf{f.nodes[a].out[0], up, int32(slices.Index(f.nodes[up].in, f.nodes[a].out[0]))}, adds
+			}
+		}
+	}
+	return members[0].leaf, nil
+}
+
+// decline tells why a module is not to be dropped, "" if it can be.
+func (f *finder) decline(m *found, c candidate, b branch, why string, owners map[int32]int) string {
+	if m.Kind == Other {
+		if len(b.nested) > 0 {
+			return why
+		}
+		return "neither attention nor MLP: " + why
+	}
+	if fr := f.nodes[b.add].frame; fr != nil {
+		return fmt.Sprintf("it lies in the local function %q, called by %v; put the function's nodes in place of its calls first", fr.fn.Name, f.nodes[b.add].top())
+	}
+	if f.nodes[c.merge].name == microsoft+"SkipLayerNormalization" || f.nodes[c.merge].name == microsoft+"SkipSimplifiedLayerNormalization" {
+		return fmt.Sprintf("%v joins it and normalises in one; use the model from before ONNX Runtime's optimizations", m.Merge)
+	}
+	if s := f.broadcast(c.stream, b.val); s != "" {
+		return s
+	}
+	if n := len(f.vals[b.val].uses); n > 1 && owners[f.vals[b.val].def] == 1 {
+		return fmt.Sprintf("value %q is read by %d nodes, not by the Add alone", f.vals[b.val].origin.Name, n)
+	}
+	presents := map[*graph.Value]bool{}
+	for _, k := range m.Caches {
+		if k.Present != nil {
+			presents[k.Present] = true
+		}
+	}
+	for _, i := range b.body {
+		if owners[i] > 1 {
+			continue
+		}
+		for _, o := range f.nodes[i].out {
+			if o < 0 {
+				continue
+			}
+			if l := &f.vals[o]; l.output && !presents[l.origin] {
+				return fmt.Sprintf("branch feeds output %q", l.origin.Name)
+			}
+			for _, u := range f.vals[o].uses {
+				if u == b.add && o == b.val || !f.alive(u) {
+					continue
+				}
+				if _, ok := slices.BinarySearch(b.body, u); ok {
+					continue
+				}
+				if s := f.leak(u, presents); s != "" {
+					return s
+				}
+			}
+		}
+	}
+	return ""
+}
+
+// leak follows what node i, which reads from a body it is not part of, makes
+// of it: it may only be moved about to become a present.
+func (f *finder) leak(i int32, presents map[*graph.Value]bool) string {
+	stack, seen := []int32{i}, map[int32]bool{i: true}
+	for len(stack) > 0 {
+		n := stack[len(stack)-1]
+		stack = stack[:len(stack)-1]
+		x := &f.nodes[n]
+		if !f.spend(1) {
+			return errWork.Error()
+		}
+		if x.class != layout {
+			if o := x.top().Output(0); o != nil && f.output(x) != "" {
+				return fmt.Sprintf("branch feeds output %q", f.output(x))
+			}
+			return fmt.Sprintf("branch feeds %v outside of it", x.n)
+		}
+		for _, o := range x.out {
+			if o < 0 {
+				continue
+			}
+			if l := &f.vals[o]; l.output && !presents[l.origin] {
+				return fmt.Sprintf("branch feeds output %q", l.origin.Name)
+			}
+			for _, u := range f.vals[o].uses {
+				if !seen[u] && f.alive(u) {
+					seen[u] = true
+					stack = append(stack, u)
+				}
+			}
+		}
+	}
+	return ""
+}
+
+// output is the name of the graph output that node x computes, "" if none.
+func (f *finder) output(x *node) string {
+	for _, o := range x.out {
+		if o >= 0 && f.vals[o].output {
+			return f.vals[o].origin.Name
+		}
+	}
+	return ""
+}
+
+// broadcast tells why stream and branch do not have one shape.
+func (f *finder) broadcast(stream, b int32) string {
+	s, d := f.dims(stream), f.dims(b)
+	if s == nil || d == nil {
+		return ""
+	}
+	same := len(s) == len(d)
+	for i := 0; same && i < len(s); i++ {
+		same = !s[i].IsKnown() || !d[i].IsKnown() || s[i].N == d[i].N
+	}
+	if same {
+		return ""
+	}
+	return fmt.Sprintf("its shape %v is not that of the stream, %v", d, s)
+}
+
+// measure fills in weights, parameters and FLOPs.
+func (f *finder) measure(m *found) {
+	counted := map[int32]bool{}
+	for _, i := range m.body {
+		x := &f.nodes[i]
+		weights := false
+		for k, in := range x.in {
+			if in < 0 || !f.vals[in].konst {
+				continue
+			}
+			t := f.constant(in)
+			if t == nil || t.Len() < 2 {
+				continue
+			}
+			if linear := x.class == product || x.class == fused && k == x.weight || x.name == "Conv"; linear && k > 0 && (k == x.weight || x.name == "Conv" && k == 1) {
+				weights = true
+				m.FLOPs += f.flops(i, t)
+			} else if x.class == product && k == 0 {
+				weights = true
+				m.FLOPs += 2 * t.Len()
+			}
+			if (t.DType.IsFloat() || x.class == product || x.class == fused) && !counted[in] {
+				counted[in] = true
+				m.Params += t.Len()
+			}
+		}
+		if weights && x.frame == nil {
+			m.Weights = append(m.Weights, x.n)
+		}
+	}
+}
+
+// constant is the tensor that a constant value holds, or is made from by
+// moving elements or dequantizing; nil where that is not plain to see.
+func (f *finder) constant(x int32) *graph.Tensor {
+	for range 8 {
+		if t := f.tensor(x); t != nil {
+			return t
+		}
+		d := int32(-1)
+		if x >= 0 {
+			d = f.vals[x].def
+		}
+		if d < 0 {
+			return nil
+		}
+		switch n := &f.nodes[d]; {
+		case n.class == layout && n.name != "Expand" && n.name != "Tile", n.name == "DequantizeLinear", n.name == "Cast":
+			x = f.data(d, 0)
+		default:
+			return nil
+		}
+	}
+	return nil
+}
+
+// flops is the work for one token of the linear layer at node i with weights
+// t. A block-circulant one takes q forward and p inverse transforms of real
+// data, 2.5·b·log2 b each, and 8 for each of the b/2 complex products of its
+// p·q blocks.
+func (f *finder) flops(i int32, t *graph.Tensor) int64 {
+	if x := &f.nodes[i]; x.n.Domain == graph.LatheDomain && len(t.Dims) == 3 {
+		p, q, b := t.Dims[0], t.Dims[1], t.Dims[2]
+		log := int64(0)
+		for n := b; n > 1; n >>= 1 {
+			log++
+		}
+		return (p+q)*5*b*log/2 + 4*p*q*b
+	}
+	return 2 * t.Len()
+}
+
+// postNorms finds the norms behind the sums of post-LN modules: all that
+// reads the sum is the norm, the branch does not begin with a norm of its
+// own, and the norm leads to the next module's stream, or the module before
+// has one too (of the last one the norm alone does not tell, as a pre-LN
+// model ends with one as well).
+func (f *finder) postNorms() {
+	byIn := map[int32]*viewNorm{}
+	for i := range f.normList {
+		byIn[f.normList[i].in] = &f.normList[i]
+	}
+	streams := map[int32]bool{}
+	for _, m := range f.found {
+		streams[m.stream] = true
+	}
+	posts := map[int32]bool{} // streams that come out of such a norm
+	for k := range f.found {
+		m := &f.found[k]
+		n := byIn[m.sum]
+		if n == nil || m.entry || f.vals[m.sum].output {
+			continue
+		}
+		if slices.ContainsFunc(f.vals[m.sum].uses, func(u int32) bool {
+			_, ok := slices.BinarySearch(n.nodes, u)
+			return !ok && f.alive(u)
+		}) {
+			continue
+		}
+		if streams[n.out] || posts[m.stream] || len(f.found) == 1 {
+			m.Norm = f.norm(n)
+			posts[n.out] = true
+		}
+	}
+}
+
+// shareCaches declines attentions whose cache is not theirs alone.
+func (f *finder) shareCaches() {
+	owner := map[*graph.Value]int{}
+	for k := range f.found {
+		for _, c := range f.found[k].Caches {
+			for _, x := range []*graph.Value{c.Past, c.Present} {
+				if x == nil {
+					continue
+				}
+				if o, ok := owner[x]; ok && o != k {
+					for _, i := range []int{o, k} {
+						if m := &f.found[i]; m.Droppable {
+							m.Droppable, m.Reason = false, fmt.Sprintf("its cache %q holds other modules' too", x.Name)
+						}
+					}
+				}
+				owner[x] = k
+			}
+		}
+	}
+}
+
+// number gives layers and ids. A layer is a run of modules in the order
+// attention, cross-attention, MLP, each at most once.
+func (f *finder) number(h *History) {
+	layer, others, highest := 0, 0, -1
+	for k := range f.found {
+		m := &f.found[k]
+		if m.Kind == Other {
+			m.Layer, m.ID = layer, "O"+strconv.Itoa(others)
+			others++
+			continue
+		}
+		if m.Kind.rank() <= highest {
+			layer++
+		}
+		highest = m.Kind.rank()
+		m.Layer, m.ID = layer, letters[highest].letter+strconv.Itoa(layer)
+	}
+	if len(h.Modules) == 0 {
+		return
+	}
+	layers := make([]int, len(f.found))
+	for k := range f.found {
+		ok := len(h.Modules) == len(f.found) && len(h.Modules[k]) > 1 && h.Modules[k][:1] == letters[f.found[k].Kind.rank()].letter
+		if ok {
+			n, err := strconv.Atoi(h.Modules[k][1:])
+			layers[k], ok = n, err == nil && n >= 0
+		}
+		if !ok {
+			f.notes = append(f.notes, fmt.Sprintf("the history tells of the modules %v, the graph has others; ids are counted anew", h.Modules))
+			return
+		}
+	}
+	for k := range f.found {
+		m := &f.found[k]
+		m.ID = h.Modules[k]
+		if m.Kind != Other {
+			m.Layer = layers[k]
+		}
+	}
+}
