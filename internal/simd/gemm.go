@@ -88,6 +88,11 @@ type gemmKernels struct {
 	// and cols ≤ width, width the padded width of the panel b; see [gemmTile].
 	// Arguments are plain so that a call through this field allocates nothing.
 	tile func(c []float32, ldc int, a []float32, aRow, aCol int, b []float32, k int, bias []float32, rows, cols, width int, load bool)
+
+	// transpose copies rows of src, group of them, into columns of dst; see
+	// [transpose4]. A vector holds a multiple of group columns.
+	transpose func(dst []float32, width int, src []float32, stride, k int)
+	group     int
 }
 
 // PackedLen returns the number of elements that [Kernels.PackInto] wants for a
@@ -126,11 +131,15 @@ func (kn *Kernels) PackInto(buf []float32, b Mat, k, n int) Packed {
 				clear(row[cols:])
 			}
 		default:
-			// Column by column: for weights stored as [n, k] the reads run along k.
-			for j := range cols {
-				s := src[j*b.ColStride:]
+			j := 0
+			if b.RowStride == 1 { // weights stored as [n, k], keys of attention
+				for ; j+kn.gemm.group <= cols; j += kn.gemm.group {
+					kn.gemm.transpose(dst[j:], width, src[j*b.ColStride:], b.ColStride, k)
+				}
+			}
+			for ; j < cols; j++ {
 				for i := range k {
-					dst[i*width+j] = s[i*b.RowStride]
+					dst[i*width+j] = src[j*b.ColStride+i*b.RowStride]
 				}
 			}
 			for i := range k {
@@ -259,5 +268,17 @@ func gemmTile(c []float32, ldc int, a []float32, aRow, aCol int, b []float32, k 
 				c[j] += bias[j]
 			}
 		}
+	}
+}
+
+// transpose4 sets dst[i·width+j] = src[j·stride+i] for i < k and j < 4.
+func transpose4(dst []float32, width int, src []float32, stride, k int) {
+	if k == 0 {
+		return
+	}
+	s0, s1, s2, s3 := src[:k], src[stride:][:k], src[2*stride:][:k], src[3*stride:][:k]
+	for i := range s0 {
+		d := dst[i*width : i*width+4]
+		d[0], d[1], d[2], d[3] = s0[i], s1[i], s2[i], s3[i]
 	}
 }

@@ -49,3 +49,25 @@ func gemmTileAVX512(c []float32, ldc int, a []float32, aRow int, aCol int, b []f
 //
 //go:noescape
 func gemmTileAVX2(c []float32, ldc int, a []float32, aRow int, aCol int, b []float32, k int, bias []float32, rows int, cols int, width int, load bool)
+
+// transposeAVX512 computes
+//
+//	for i := range k {
+//		for j := range 8 {
+//			dst[i*width+j] = src[j*stride+i]
+//		}
+//	}
+//
+//go:noescape
+func transposeAVX512(dst []float32, width int, src []float32, stride int, k int)
+
+// transposeAVX2 computes
+//
+//	for i := range k {
+//		for j := range 8 {
+//			dst[i*width+j] = src[j*stride+i]
+//		}
+//	}
+//
+//go:noescape
+func transposeAVX2(dst []float32, width int, src []float32, stride int, k int)

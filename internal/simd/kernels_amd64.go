@@ -25,7 +25,7 @@ func kernels(p Path) *Kernels {
 
 var avx2 = Kernels{
 	path: AVX2,
-	gemm: gemmKernels{lanes: 8, maxVecs: 2, maxRows: 6, tile: gemmTileAVX2},
+	gemm: gemmKernels{lanes: 8, maxVecs: 2, maxRows: 6, tile: gemmTileAVX2, transpose: transposeAVX2, group: 8},
 
 	add: addAVX2, sub: subAVX2, mul: mulAVX2, div: divAVX2, max: maxAVX2, min: minAVX2,
 	addScalar: addScalarAVX2, mulScalar: mulScalarAVX2, divScalar: divScalarAVX2,
@@ -45,7 +45,7 @@ var avx2 = Kernels{
 
 var avx512 = Kernels{
 	path: AVX512,
-	gemm: gemmKernels{lanes: 16, maxVecs: 3, maxRows: 8, tile: gemmTileAVX512},
+	gemm: gemmKernels{lanes: 16, maxVecs: 3, maxRows: 8, tile: gemmTileAVX512, transpose: transposeAVX512, group: 8},
 
 	add: addAVX512, sub: subAVX512, mul: mulAVX512, div: divAVX512, max: maxAVX512, min: minAVX512,
 	addScalar: addScalarAVX512, mulScalar: mulScalarAVX512, divScalar: divScalarAVX512,

@@ -146,7 +146,7 @@ func (k *Kernels) Path() Path { return k.path }
 // portable is the reference implementation.
 var portable = Kernels{
 	path: Portable,
-	gemm: gemmKernels{lanes: 4, maxVecs: 1, maxRows: 2, tile: gemmTile},
+	gemm: gemmKernels{lanes: 4, maxVecs: 1, maxRows: 2, tile: gemmTile, transpose: transpose4, group: 4},
 
 	add: add, sub: sub, mul: mul, div: div, max: maximum, min: minimum,
 	addScalar: addScalar, mulScalar: mulScalar, divScalar: divScalar,

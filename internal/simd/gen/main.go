@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/mmcloughlin/avo/build"
 	"github.com/mmcloughlin/avo/ir"
@@ -108,20 +109,23 @@ var extensions = map[string]map[string]bool{
 	"AVX512": {"AVX": true, "AVX2": true, "FMA3": true, "BMI2": true, "AVX512F": true, "AVX512BW": true, "AVX512DQ": true, "AVX512VL": true},
 }
 
+// baseline is what every amd64 machine has.
+var baseline = map[string]bool{"MMX+": true, "SSE": true, "SSE2": true}
+
 // verifyISA fails when a function uses an instruction that the run-time
 // detection of its path does not ask for, or an AVX2 function a register that
 // only AVX-512 can name (the Go assembler would silently encode it so).
 func verifyISA(f *ir.File) error {
 	for _, fn := range f.Functions() {
 		path := "AVX2"
-		if bytes.HasSuffix([]byte(fn.Name), []byte("AVX512")) {
+		if strings.HasSuffix(fn.Name, "AVX512") {
 			path = "AVX512"
-		} else if !bytes.HasSuffix([]byte(fn.Name), []byte("AVX2")) {
+		} else if !strings.HasSuffix(fn.Name, "AVX2") {
 			return fmt.Errorf("function %s is named after no path", fn.Name)
 		}
 		for _, i := range fn.Instructions() {
 			for _, x := range i.ISA {
-				if !extensions[path][x] && x != "SSE" && x != "SSE2" {
+				if !extensions[path][x] && !baseline[x] {
 					return fmt.Errorf("%s: %s takes %s", fn.Name, i.Opcode, x)
 				}
 			}
