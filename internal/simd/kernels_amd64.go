@@ -24,8 +24,9 @@ func kernels(p Path) *Kernels {
 }
 
 var avx2 = Kernels{
-	path: AVX2,
-	gemm: gemmKernels{lanes: 8, maxVecs: 2, maxRows: 6, tile: gemmTileAVX2, transpose: transposeAVX2, group: 8},
+	path:      AVX2,
+	gemm:      gemmKernels{lanes: 8, maxVecs: 2, maxRows: 6, tile: gemmTileAVX2, transpose: transposeAVX2, group: 8},
+	circulant: circulantAVX2,
 
 	add: addAVX2, sub: subAVX2, mul: mulAVX2, div: divAVX2, max: maxAVX2, min: minAVX2,
 	addScalar: addScalarAVX2, mulScalar: mulScalarAVX2, divScalar: divScalarAVX2,
@@ -36,16 +37,17 @@ var avx2 = Kernels{
 	exp: expAVX2, tanh: tanhAVX2, sigmoid: sigmoidAVX2, silu: siluAVX2,
 	erf: erfAVX2, gelu: geluAVX2, geluTanh: geluTanhAVX2,
 
-	sum: sum, maxOf: maxOf, minOf: minOf, dot: dot,
-	centredSumSq: centredSumSq, expSum: expSum,
-	normScale: normScale, normAffine: normAffine,
+	sum: sumAVX2, maxOf: maxOfAVX2, minOf: minOfAVX2, dot: dotAVX2,
+	centredSumSq: centredSumSqAVX2, expSum: expSumAVX2,
+	normScale: normScaleAVX2, normAffine: normAffineAVX2,
 
-	dotF64: dotF64, momentsF64: momentsF64,
+	dotF64: dotF64AVX2, momentsF64: momentsF64AVX2,
 }
 
 var avx512 = Kernels{
-	path: AVX512,
-	gemm: gemmKernels{lanes: 16, maxVecs: 3, maxRows: 8, tile: gemmTileAVX512, transpose: transposeAVX512, group: 8},
+	path:      AVX512,
+	gemm:      gemmKernels{lanes: 16, maxVecs: 3, maxRows: 8, tile: gemmTileAVX512, transpose: transposeAVX512, group: 8},
+	circulant: circulantAVX512,
 
 	add: addAVX512, sub: subAVX512, mul: mulAVX512, div: divAVX512, max: maxAVX512, min: minAVX512,
 	addScalar: addScalarAVX512, mulScalar: mulScalarAVX512, divScalar: divScalarAVX512,
@@ -56,9 +58,37 @@ var avx512 = Kernels{
 	exp: expAVX512, tanh: tanhAVX512, sigmoid: sigmoidAVX512, silu: siluAVX512,
 	erf: erfAVX512, gelu: geluAVX512, geluTanh: geluTanhAVX512,
 
-	sum: sum, maxOf: maxOf, minOf: minOf, dot: dot,
-	centredSumSq: centredSumSq, expSum: expSum,
-	normScale: normScale, normAffine: normAffine,
+	sum: sumAVX512, maxOf: maxOfAVX512, minOf: minOfAVX512, dot: dotAVX512,
+	centredSumSq: centredSumSqAVX512, expSum: expSumAVX512,
+	normScale: normScaleAVX512, normAffine: normAffineAVX512,
 
-	dotF64: dotF64, momentsF64: momentsF64,
+	dotF64: dotF64AVX512, momentsF64: momentsF64AVX512,
+}
+
+// Transforms are indexed by log₂ b.
+
+var circulantAVX2 = circulantKernels{
+	lanes: 8, maxRows: 6, maxVecs: 3,
+	forward: [...]circulantTransform{
+		1: circulantForward2AVX2, circulantForward4AVX2, circulantForward8AVX2, circulantForward16AVX2,
+		circulantForward32AVX2, circulantForward64AVX2, circulantForward128AVX2, circulantForward256AVX2,
+	},
+	inverse: [...]circulantInverse{
+		1: circulantInverse2AVX2, circulantInverse4AVX2, circulantInverse8AVX2, circulantInverse16AVX2,
+		circulantInverse32AVX2, circulantInverse64AVX2, circulantInverse128AVX2, circulantInverse256AVX2,
+	},
+	tile: circulantTileAVX2, row: circulantRowAVX2,
+}
+
+var circulantAVX512 = circulantKernels{
+	lanes: 16, maxRows: 12, maxVecs: 4,
+	forward: [...]circulantTransform{
+		1: circulantForward2AVX512, circulantForward4AVX512, circulantForward8AVX512, circulantForward16AVX512,
+		circulantForward32AVX512, circulantForward64AVX512, circulantForward128AVX512, circulantForward256AVX512,
+	},
+	inverse: [...]circulantInverse{
+		1: circulantInverse2AVX512, circulantInverse4AVX512, circulantInverse8AVX512, circulantInverse16AVX512,
+		circulantInverse32AVX512, circulantInverse64AVX512, circulantInverse128AVX512, circulantInverse256AVX512,
+	},
+	tile: circulantTileAVX512, row: circulantRowAVX512,
 }

@@ -118,8 +118,9 @@ func Best() *Kernels {
 // methods check their arguments and call them. The comment of the method, or of
 // the portable function in [portable], says what a field computes.
 type Kernels struct {
-	path Path
-	gemm gemmKernels
+	path      Path
+	gemm      gemmKernels
+	circulant circulantKernels
 
 	add, sub, mul, div, max, min                          func(dst, x, y []float32)
 	addScalar, mulScalar, divScalar, maxScalar, minScalar func(dst, x []float32, a float32)
@@ -145,8 +146,9 @@ func (k *Kernels) Path() Path { return k.path }
 
 // portable is the reference implementation.
 var portable = Kernels{
-	path: Portable,
-	gemm: gemmKernels{lanes: 4, maxVecs: 1, maxRows: 2, tile: gemmTile, transpose: transpose4, group: 4},
+	path:      Portable,
+	gemm:      gemmKernels{lanes: 4, maxVecs: 1, maxRows: 2, tile: gemmTile, transpose: transpose4, group: 4},
+	circulant: portableCirculant,
 
 	add: add, sub: sub, mul: mul, div: div, max: maximum, min: minimum,
 	addScalar: addScalar, mulScalar: mulScalar, divScalar: divScalar,

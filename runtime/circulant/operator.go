@@ -16,16 +16,19 @@ import (
 // alone: not on how many tokens a call has, nor on the token's place among
 // them. Callers may split tokens over threads as they like.
 type Operator struct {
-	m, n, b int
-	p, q    int // blocks that have rows (columns) that exist
-	planes  int
-	dft     *dft
-	w       []float32 // [planes, p, q], with the inverse transform's 1/b
-	bias    []float32 // [m]
+	m, n   int
+	p, q   int // blocks that have rows (columns) that exist
+	gp, gq int // groups of columns of the kernels that they fill, the last in part
+	c      *simd.Circulant
+	w      simd.CirculantWeights
+	k      *simd.Kernels
+	bias   []float32 // [gp groups], zero beyond m
+	zeros  []float32 // [1 group]
 }
 
-// tile is the number of tokens that go through the transforms together.
-const tile = 16
+// fewTokens is how many tokens are multiplied one by one, where a tile of Lanes
+// tokens would be mostly padding.
+const fewTokens = 3
 
 // NewOperator prepares the product with m on the kernels k. The bias has m.M
 // elements, or is nil for none. Neither is kept.
@@ -37,54 +40,108 @@ func NewOperator(m *Matrix, bias []float32, k *simd.Kernels) (*Operator, error) 
 		return nil, fmt.Errorf("circulant: bias of %d elements for %d rows", len(bias), m.M)
 	}
 	o := &Operator{
-		m: m.M, n: m.N, b: m.B,
+		m: m.M, n: m.N,
 		p: ceilDiv(m.M, m.B), q: ceilDiv(m.N, m.B),
-		planes: planes(m.B),
-		dft:    newDFT(m.B),
-		bias:   make([]float32, m.M),
+		c: k.Circulant(m.B), k: k,
 	}
-	copy(o.bias, bias)
-	o.w = make([]float32, o.planes*o.p*o.q)
-	eachSpectrum(m, o.p, o.q, func(i, j int, s []complex128) {
-		put := func(plane int, v float64) { o.w[(plane*o.p+i)*o.q+j] = float32(v / float64(o.b)) }
-		put(0, real(s[0]))
-		if o.b%2 == 0 {
-			put(1, real(s[o.b/2]))
-		}
-		for f := 1; f <= complexBins(o.b); f++ {
-			wr, wi := real(s[f]), imag(s[f])
-			k := realBins(o.b) + 3*(f-1)
-			put(k, wr)
-			put(k+1, wi-wr)
-			put(k+2, wr+wi)
-		}
-	})
+	cols := o.c.Columns()
+	o.gp, o.gq = ceilDiv(m.M, cols), ceilDiv(m.N, cols)
+	o.bias = make([]float32, o.gp*cols)
+	for i, v := range bias {
+		o.bias[i] = v + 0 // no −0: the sum with a result is the same in one step and in two
+	}
+	o.zeros = make([]float32, cols)
+	o.w = o.c.Pack(spectra(m, o.p, o.q), o.p, o.q)
 	return o, nil
 }
 
-// eachSpectrum calls f with the spectrum, ⌊b/2⌋+1 bins, of every block of the
-// first p×q of m.
-func eachSpectrum(m *Matrix, p, q int, f func(i, j int, s []complex128)) {
-	fft := fourier.NewFFT(m.B)
-	x, s := make([]float64, m.B), make([]complex128, m.B/2+1)
+// spectra returns the spectra of the first p×q blocks of m, with the inverse
+// transform's factor 1/b, in the order [b, p, q] of [simd.Circulant].
+func spectra(m *Matrix, p, q int) []float32 {
+	b := m.B
+	fft := fourier.NewFFT(b)
+	x, s := make([]float64, b), make([]complex128, b/2+1)
+	out := make([]float32, b*p*q)
 	for i := range p {
 		for j := range q {
 			for c, v := range m.block(i, j) {
-				x[c] = float64(v)
+				x[c] = float64(v) / float64(b)
 			}
-			f(i, j, fft.Coefficients(s, x))
+			fft.Coefficients(s, x)
+			put := func(k int, v float64) { out[(k*p+i)*q+j] = float32(v) }
+			put(0, real(s[0]))
+			k := 1
+			if b%2 == 0 {
+				put(1, real(s[b/2]))
+				k = 2
+			}
+			for f := 1; f <= (b-1)/2; f++ {
+				put(k, real(s[f]))
+				put(k+1, imag(s[f]))
+				k += 2
+			}
 		}
 	}
+	return out
 }
 
 // Dims returns the numbers of rows (outputs) and columns (inputs) of W.
 func (o *Operator) Dims() (m, n int) { return o.m, o.n }
 
 // Workspace is the number of elements of the workspace that Apply wants for
-// that many tokens. It does not grow further beyond some number of tokens.
+// that many tokens. It does not grow further beyond two tiles of tokens.
 func (o *Operator) Workspace(tokens int) int {
-	l := min(tokens, tile)
-	return l * (o.b + (o.p+o.q)*o.planes)
+	if tokens <= 0 {
+		return 0
+	}
+	_, _, _, _, size := o.layout(nil, o.halves(tokens))
+	return size
+}
+
+// halves is the number of tiles that the largest step of a call has; 0 when all
+// tokens are multiplied one by one.
+func (o *Operator) halves(tokens int) int {
+	switch {
+	case tokens <= fewTokens:
+		return 0
+	case tokens <= o.c.Lanes():
+		return 1
+	}
+	return 2
+}
+
+// layout cuts the workspace: scratch for the transforms, a staging area for
+// groups or rows that are not whole, and the transformed inputs and outputs.
+// size is the number of elements that it takes, with those that aligning the
+// parts to cache lines may drop.
+func (o *Operator) layout(ws []float32, halves int) (scratch, stage, x, y []float32, size int) {
+	lanes, step := o.c.Lanes(), o.c.Planes()*o.c.Lanes()
+	// Single tokens have their own layout, and any call may end with some.
+	nx := max(halves*o.half(o.gq), o.c.RowBlocks(o.q)*step)
+	ny := max(halves*o.half(o.gp), o.c.RowBlocks(o.p)*step)
+	take := func(n int) (part []float32) {
+		n = (n + line - 1) / line * line
+		if ws != nil {
+			part, ws = ws[:n:n], ws[n:]
+		}
+		size += n
+		return part
+	}
+	if ws != nil {
+		ws = simd.AlignLine(ws)
+	}
+	size = line
+	scratch, stage = take(o.c.Scratch()), take(lanes*o.c.Columns())
+	x, y = take(nx), take(ny)
+	return scratch, stage, x, y, size
+}
+
+// line is the number of elements of a cache line.
+const line = 16
+
+// half is the number of elements of the tile of that many groups.
+func (o *Operator) half(groups int) int {
+	return groups * o.c.GroupBlocks() * o.c.Planes() * o.c.Lanes()
 }
 
 // Apply computes Y[t, :] = W·X[t, :] + bias for t < tokens. Row t of X [tokens,
@@ -102,46 +159,95 @@ func (o *Operator) Apply(y []float32, ldy int, x []float32, ldx int, tokens int,
 	if want := o.Workspace(tokens); len(ws) < want {
 		panic(fmt.Sprintf("circulant: workspace of %d elements, want %d", len(ws), want))
 	}
-	for t := 0; t < tokens; t += tile {
-		o.applyTile(y[t*ldy:], ldy, x[t*ldx:], ldx, min(tile, tokens-t), ws)
+	scratch, stage, xh, yh, _ := o.layout(ws, o.halves(tokens))
+	lanes := o.c.Lanes()
+	for t := 0; t < tokens; {
+		rest := tokens - t
+		if rest <= fewTokens {
+			o.applyRow(y[t*ldy:], x[t*ldx:], scratch, stage, xh, yh)
+			t++
+			continue
+		}
+		halves := 2
+		if rest-lanes <= fewTokens {
+			halves = 1 // the rest, if any, one by one
+		}
+		for h := range halves {
+			from := t + h*lanes
+			o.forward(xh[h*o.half(o.gq):], x[from*ldx:], ldx, min(lanes, tokens-from), scratch, stage)
+		}
+		o.c.Products(yh, o.half(o.gp), o.w, xh, o.half(o.gq), halves)
+		for h := range halves {
+			from := t + h*lanes
+			o.inverse(y[from*ldy:], ldy, yh[h*o.half(o.gp):], min(lanes, tokens-from), scratch, stage)
+		}
+		t += min(rest, halves*lanes)
 	}
 }
 
-func (o *Operator) applyTile(y []float32, ldy int, x []float32, ldx int, lanes int, ws []float32) {
-	blk, ws := ws[:o.b*lanes], ws[o.b*lanes:] // [b, lanes]
-	step := o.planes * lanes
-	xh := ws[:o.q*step]            // [q, planes, lanes]
-	yh := ws[o.q*step:][:o.p*step] // [p, planes, lanes]
-	for j := range o.q {
-		for c := range o.b {
-			row := blk[c*lanes : (c+1)*lanes]
-			if k := j*o.b + c; k < o.n {
-				for t := range row {
-					row[t] = x[t*ldx+k]
-				}
+// forward transforms a tile of rows tokens. Whole groups of a whole tile are
+// read in place, others through the staging area, padded with zeros.
+func (o *Operator) forward(xh, x []float32, ldx, rows int, scratch, stage []float32) {
+	cols := o.c.Columns()
+	group := 0
+	if rows == o.c.Lanes() {
+		group = o.n / cols
+		o.c.Forward(xh, x, ldx, group, scratch)
+	}
+	for ; group < o.gq; group++ {
+		first := group * cols
+		width := min(cols, o.n-first)
+		for r := range o.c.Lanes() {
+			dst := stage[r*cols : (r+1)*cols]
+			if r < rows {
+				clear(dst[copy(dst, x[r*ldx+first:][:width]):])
 			} else {
-				clear(row)
+				clear(dst)
 			}
 		}
-		o.dft.forward(xh[j*step:(j+1)*step], blk, lanes)
+		o.c.Forward(xh[o.half(group):], stage, cols, 1, scratch)
 	}
-	for k := range o.planes {
-		w := o.w[k*o.p*o.q : (k+1)*o.p*o.q]
-		for i := range o.p {
-			acc := yh[i*step+k*lanes:][:lanes]
-			clear(acc)
-			for j, v := range w[i*o.q : (i+1)*o.q] {
-				axpy(acc, xh[j*step+k*lanes:][:lanes], v)
-			}
+}
+
+// inverse transforms a tile back into rows tokens.
+func (o *Operator) inverse(y []float32, ldy int, yh []float32, rows int, scratch, stage []float32) {
+	cols := o.c.Columns()
+	group := 0
+	if rows == o.c.Lanes() {
+		group = o.m / cols
+		o.c.Inverse(y, ldy, yh, o.bias, group, scratch)
+	}
+	for ; group < o.gp; group++ {
+		first := group * cols
+		width := min(cols, o.m-first)
+		o.c.Inverse(stage, cols, yh[o.half(group):], o.bias[first:], 1, scratch)
+		for r := range rows {
+			copy(y[r*ldy+first:][:width], stage[r*cols:])
 		}
 	}
-	for i := range o.p {
-		o.dft.inverse(blk, yh[i*step:(i+1)*step], lanes)
-		for a := range min(o.b, o.m-i*o.b) {
-			r := i*o.b + a
-			for t, v := range blk[a*lanes : (a+1)*lanes] {
-				y[t*ldy+r] = v + o.bias[r]
-			}
+}
+
+// applyRow multiplies one token. Its groups are the rows of the transforms.
+func (o *Operator) applyRow(y, x []float32, scratch, stage, xh, yh []float32) {
+	cols := o.c.Columns()
+	tile, step := o.c.Lanes()*cols, o.half(1)
+	for i, first := 0, 0; first < o.n; i, first = i+1, first+tile {
+		from := x[first:o.n]
+		if len(from) < tile {
+			clear(stage[copy(stage, from):tile])
+			from = stage
+		}
+		o.c.Forward(xh[i*step:], from, cols, 1, scratch)
+	}
+	o.c.RowProduct(yh, o.w, xh)
+	for i, first := 0, 0; first < o.m; i, first = i+1, first+tile {
+		to := y[first:o.m]
+		if len(to) >= tile {
+			o.c.Inverse(to, cols, yh[i*step:], o.zeros, 1, scratch)
+		} else {
+			o.c.Inverse(stage, cols, yh[i*step:], o.zeros, 1, scratch)
+			copy(to, stage)
 		}
 	}
+	o.k.Add(y[:o.m], y[:o.m], o.bias[:o.m])
 }

@@ -106,6 +106,8 @@ func testApply(t *testing.T, k *simd.Kernels, m, n, b int) {
 	for tok := range most {
 		copy(x[tok*ldx:], random(rng, n))
 	}
+	clear(x[5*ldx:][:n])
+	bias[0] = float32(math.Copysign(0, -1)) // even the sign of a zero is the same in every batch
 	want, bound := reference(c, bias, x, ldx, most)
 	o, err := NewOperator(c, bias, k)
 	if err != nil {
@@ -137,6 +139,36 @@ func testApply(t *testing.T, k *simd.Kernels, m, n, b int) {
 				*f = v
 			} else if math.Float32bits(*f) != math.Float32bits(v) {
 				t.Fatalf("%d tokens from %d: y[%d, %d] has the bits %x, %x in another batch", tokens, from, tok, r, math.Float32bits(v), math.Float32bits(*f))
+			}
+		}
+	}
+}
+
+// The assembly paths agree to the bit.
+func TestApplyPathsAgree(t *testing.T) {
+	if _, err := simd.For(simd.AVX512); err != nil {
+		t.Skip(err)
+	}
+	for _, s := range shapes {
+		rng := rand.New(rand.NewPCG(uint64(s.m*s.n), uint64(s.b)))
+		c := randomMatrix(t, rng, s.m, s.n, s.b)
+		bias, x := random(rng, s.m), random(rng, 20*s.n)
+		var y [2][]float32
+		for i, p := range []simd.Path{simd.AVX2, simd.AVX512} {
+			k, err := simd.For(p)
+			if err != nil {
+				t.Fatal(err)
+			}
+			o, err := NewOperator(c, bias, k)
+			if err != nil {
+				t.Fatal(err)
+			}
+			y[i] = make([]float32, 20*s.m)
+			o.Apply(y[i], s.m, x, s.n, 20, make([]float32, o.Workspace(20)))
+		}
+		for i, v := range y[0] {
+			if math.Float32bits(v) != math.Float32bits(y[1][i]) {
+				t.Fatalf("%+v: element %d is %g with AVX2, %g with AVX-512", s, i, v, y[1][i])
 			}
 		}
 	}

@@ -30,9 +30,12 @@ var families = []struct {
 	name string
 	emit func(*family)
 }{
+	{"circulant", circulant},
 	{"gemm", gemm},
 	{"elementwise", elementwise},
 	{"activation", activation},
+	{"reduce", reduce},
+	{"rows", rows},
 }
 
 func main() {

@@ -304,21 +304,32 @@ func (f *function) eachVector(slices []string, unroll int, body func(i int, at [
 	f.Label("done")
 }
 
-// fold combines the lanes of x with op into the first.
-func (f *function) fold(x reg.VecVirtual, op func(a, b, dst operand.Op)) reg.VecVirtual {
-	y := f.YMM()
-	if f.path == avx512 {
-		f.VEXTRACTF32X8(operand.U8(1), x, y)
-		op(x.AsY(), y, y)
-	} else {
-		f.VMOVAPS(x, y)
+// fold combines all lanes of x with op, in halves, quarters, and so on; every
+// lane of the result holds the same.
+func (f *function) fold(x vec, op func(a, b vec) reg.VecVirtual) reg.VecVirtual {
+	swap := func(shuffle func(d reg.VecVirtual)) {
+		d := f.v()
+		shuffle(d)
+		x = op(x, d)
 	}
-	s, h := f.XMM(), f.XMM()
-	f.VEXTRACTF128(operand.U8(1), y, s)
-	op(y.AsX(), s, s)
-	f.VMOVHLPS(s, s, h)
-	op(h, s, s)
-	f.VMOVSHDUP(s, h)
-	op(h, s, s)
-	return s
+	// The immediate exchanges elements 0, 1 with 2, 3, and then 0, 2 with 1, 3.
+	const halves, pairs = 0x4e, 0xb1
+	if f.path == avx512 {
+		swap(func(d reg.VecVirtual) { f.VSHUFF32X4(operand.U8(halves), x, x, d) })
+		swap(func(d reg.VecVirtual) { f.VSHUFF32X4(operand.U8(pairs), x, x, d) })
+	} else {
+		swap(func(d reg.VecVirtual) { f.VPERM2F128(operand.U8(1), x, x, d) })
+	}
+	swap(func(d reg.VecVirtual) { f.VPERMILPS(operand.U8(halves), x, d) })
+	swap(func(d reg.VecVirtual) { f.VPERMILPS(operand.U8(pairs), x, d) })
+	return x.(reg.VecVirtual)
+}
+
+// give stores the first lane of x as result i of the function.
+func (f *function) give(i int, x reg.VecVirtual, move func(a, b operand.Op)) {
+	r, err := f.ReturnIndex(i).Resolve()
+	if err != nil {
+		panic(err)
+	}
+	move(x.AsX(), r.Addr)
 }

@@ -1,0 +1,886 @@
+package main
+
+import (
+	"fmt"
+	"math"
+
+	"github.com/mmcloughlin/avo/operand"
+	"github.com/mmcloughlin/avo/reg"
+)
+
+// circulant emits the kernels of block-circulant products: transforms for every
+// power of two to 256, and the products of tiles and of rows.
+func circulant(c *family) {
+	for _, p := range paths {
+		for b := 2; b <= 256; b *= 2 {
+			newCirculant(c, p, b).forward()
+			newCirculant(c, p, b).inverse()
+		}
+		circulantTile(c, p)
+		circulantRow(c, p)
+	}
+}
+
+// circulantFFT emits the transforms of one block size on one path. A vector is
+// one number of all rows of a tile.
+//
+// A transform of 2h reals from two of h, those of the even elements E and of the
+// odd ones O, is, for 0 < f < h/2 and with c and τ the cosine and the tangent of
+// 2π·f/2h,
+//
+//	u = O(f)·(1 − iτ)                    2 multiply-adds
+//	X(f) = E(f) + c·u                    2
+//	X(h−f) = conj(E(f) − c·u)            2
+//
+// and X(0) = E(0) + O(0), X(h) = E(0) − O(0), X(h/2) = E(h/2) − i·O(h/2), all of
+// them real. The inverse (without the factor 1/2) is
+//
+//	E(f) = X(f) + conj(X(h−f)),  O(f) = c·(1 + iτ)·(X(f) − conj(X(h−f)))
+//
+// and E(0) = X(0) + X(h), O(0) = X(0) − X(h), E(h/2) = 2·Re X(h/2),
+// O(h/2) = −2·Im X(h/2).
+//
+// Up to 64 this is straight-line code, with the transposition between rows and
+// vectors at its outer end. 128 and 256 are two or four transforms of 64, and
+// loops that combine them.
+type circulantFFT struct {
+	*function
+	c    *family
+	p    path
+	b    int
+	name string
+}
+
+func newCirculant(c *family, p path, b int) *circulantFFT { return &circulantFFT{c: c, p: p, b: b} }
+
+// straightMost is the longest transform in straight-line code.
+const straightMost = 64
+
+// Registers of the transforms. Strides are in bytes.
+var (
+	rowBase          = []reg.GPPhysical{reg.RAX, reg.RBX, reg.RCX, reg.RDX} // rows 0, 4, 8, 12
+	rowLD, rowLD3    = reg.R8, reg.R9
+	planesAt         = reg.RDI
+	scratchAt        = reg.RSI
+	groupsLeft       = reg.R10
+	biasAt           = reg.R11
+	loopIn           = reg.R12
+	loopOut          = reg.R13
+	loopDown         = reg.R14
+	loopTwiddle      = reg.R9  // where there are no rows
+	loopLeft         = reg.R11 // and no bias
+	circulantScratch = 3       // times the input: what package simd provides
+	scratchPad       = 16      // vectors between the two buffers, so that loads run ahead of stores to the same page offset
+)
+
+func (f *circulantFFT) planes() int { return 3*f.b/2 - 1 }
+func (f *circulantFFT) columns() int {
+	return max(f.b, 16)
+}
+func (f *circulantFFT) blocks() int { return f.columns() / f.b }
+
+// plane is plane k of block u of the current group.
+func (f *circulantFFT) plane(u, k int) operand.Mem {
+	return operand.Mem{Base: planesAt, Disp: (u*f.planes() + k) * f.vecBytes()}
+}
+
+// scratch is vector i of the scratch memory.
+func (f *circulantFFT) scratch(i int) operand.Mem {
+	return operand.Mem{Base: scratchAt, Disp: i * f.vecBytes()}
+}
+
+// second is the first vector of the second buffer, spills that of the spilled
+// registers.
+func (f *circulantFFT) second() int { return f.b + scratchPad }
+func (f *circulantFFT) spills() int {
+	if f.b <= straightMost {
+		return 0
+	}
+	return f.second() + f.b
+}
+
+// straight starts a list of operations.
+func (f *circulantFFT) straight() *straight {
+	return &straight{f: f.function, slot: func(i int) operand.Mem { return f.scratch(f.spills() + i) }}
+}
+
+// finish writes the code and checks that it keeps within the scratch memory.
+func (f *circulantFFT) finish(s *straight) {
+	s.emit()
+	if f.spills()+s.slots > circulantScratch*f.b {
+		panic(fmt.Sprintf("%s: %d vectors of scratch memory, there are %d", f.name, f.spills()+s.slots, circulantScratch*f.b))
+	}
+}
+
+// row is the element at byte off of row r of the rows that the bases point at.
+func (f *circulantFFT) row(r, off int) operand.Mem {
+	m := operand.Mem{Base: rowBase[r/4], Disp: off}
+	switch r % 4 {
+	case 1:
+		m.Index, m.Scale = rowLD, 1
+	case 2:
+		m.Index, m.Scale = rowLD, 2
+	case 3:
+		m.Index, m.Scale = rowLD3, 1
+	}
+	return m
+}
+
+// setRows points the bases at the rows of the slice argument.
+func (f *circulantFFT) setRows(arg string) {
+	f.Load(f.Param(arg).Base(), rowBase[0])
+	f.Load(f.Param("ld"), rowLD)
+	f.SHLQ(operand.U8(2), rowLD)
+	for i := 1; i < f.lanes/4; i++ {
+		f.LEAQ(operand.Mem{Base: rowBase[i-1], Index: rowLD, Scale: 4}, rowBase[i])
+	}
+	f.setLD3()
+}
+
+func (f *circulantFFT) setLD3() {
+	f.LEAQ(operand.Mem{Base: rowLD, Index: rowLD, Scale: 2}, rowLD3)
+}
+
+// nextColumns moves the bases n columns on.
+func (f *circulantFFT) nextColumns(n int) {
+	for _, r := range rowBase[:f.lanes/4] {
+		f.ADDQ(operand.U32(uint32(4*n)), r)
+	}
+}
+
+// readColumns returns 16 columns of the rows, a vector each.
+func (f *circulantFFT) readColumns(s *straight, first int) []val {
+	var x []val
+	for quad := range 4 {
+		var v [4]val
+		for r := range v {
+			o := op{kind: opRows, a: -1, b: -1}
+			for l := range f.lanes / 4 {
+				o.mem = append(o.mem, f.row(r+4*l, 4*(first+4*quad)))
+			}
+			v[r] = s.push(o)
+		}
+		t := s.transpose4(v)
+		x = append(x, t[:]...)
+	}
+	return x
+}
+
+// writeColumns adds the bias to 16 columns and writes them to the rows.
+func (f *circulantFFT) writeColumns(s *straight, x []val, first int) {
+	var v [4][4]val // [quad of columns][row mod 4], a lane of 128 bits a row
+	for quad := range v {
+		v[quad] = s.transpose4([4]val(x[4*quad : 4*quad+4]))
+	}
+	for r := range 4 {
+		wide := f.lanes / 4 // lanes of a vector, rows of the same r mod 4
+		for part := 0; part < 4; part += wide {
+			var quads []val
+			for q := range wide {
+				quads = append(quads, v[part+q][r])
+			}
+			off := 4 * (first + 4*part)
+			for l, line := range s.transposeLanes(quads) {
+				s.store(line, f.row(r+4*l, off), &operand.Mem{Base: biasAt, Disp: off})
+			}
+		}
+	}
+}
+
+// cosTan are c and τ for frequency f of a transform of n.
+func cosTan(f, n int) (c, tan float64) {
+	a := 2 * math.Pi * float64(f) / float64(n)
+	return math.Cos(a), math.Tan(a)
+}
+
+// forward emits the forward transform.
+func (f *circulantFFT) forward() {
+	f.name = fmt.Sprintf("circulantForward%d", f.b)
+	f.function = f.c.begin(f.p, f.name, "func(dst, x []float32, ld, groups int, scratch []float32)",
+		fmt.Sprintf("Circulant.Forward for blocks of %d and %d rows, groups ≥ 1.", f.b, f.p.lanes))
+	f.setRows("x")
+	f.Load(f.Param("dst").Base(), planesAt)
+	f.Load(f.Param("groups"), groupsLeft)
+	f.Load(f.Param("scratch").Base(), scratchAt)
+	f.Label("group")
+	if f.b <= straightMost {
+		s := f.straight()
+		var x []val
+		for first := 0; first < f.columns(); first += 16 {
+			x = append(x, f.readColumns(s, first)...)
+		}
+		for u := range f.blocks() {
+			s.rfft(x[u*f.b:(u+1)*f.b], f.storePlanes(s, u))
+		}
+		f.finish(s)
+		f.nextColumns(f.columns())
+	} else {
+		f.forwardInParts()
+	}
+	f.ADDQ(operand.U32(uint32(f.blocks()*f.planes()*f.vecBytes())), planesAt)
+	f.DECQ(groupsLeft)
+	f.JNE(operand.LabelRef("group"))
+	f.end()
+}
+
+// storePlanes returns a function that stores bins as planes.
+func (f *circulantFFT) storePlanes(s *straight, u int) func(k int, re, im val) {
+	return func(k int, re, im val) {
+		switch k {
+		case 0:
+			s.store(re, f.plane(u, 0), nil)
+		case f.b / 2:
+			s.store(re, f.plane(u, 1), nil)
+		default:
+			s.store(s.add(re, im), f.plane(u, 3*k-1), nil)
+			s.store(re, f.plane(u, 3*k), nil)
+			s.store(im, f.plane(u, 3*k+1), nil)
+		}
+	}
+}
+
+// rfft transforms x and gives every bin to out as soon as it is there. Bins 0
+// and len(x)/2 are real and have no im.
+func (s *straight) rfft(x []val, out func(k int, re, im val)) {
+	n := len(x)
+	h := n / 2
+	if n == 2 {
+		out(0, s.add(x[0], x[1]), val{})
+		out(1, s.sub(x[0], x[1]), val{})
+		return
+	}
+	var parts [2]struct{ re, im []val }
+	for i := range parts {
+		var half []val
+		for j := i; j < n; j += 2 {
+			half = append(half, x[j])
+		}
+		re, im := make([]val, h/2+1), make([]val, h/2+1)
+		s.rfft(half, func(k int, r, i val) { re[k], im[k] = r, i })
+		parts[i].re, parts[i].im = re, im
+	}
+	e, o := parts[0], parts[1]
+	out(0, s.add(e.re[0], o.re[0]), val{})
+	out(h, s.sub(e.re[0], o.re[0]), val{})
+	for k := 1; k < h/2; k++ {
+		c, tan := cosTan(k, n)
+		ur, ui := s.mulAdd(o.re[k], tan, o.im[k]), s.mulAdd(o.im[k], -tan, o.re[k])
+		out(k, s.mulAdd(e.re[k], c, ur), s.mulAdd(e.im[k], c, ui))
+		out(h-k, s.mulAdd(e.re[k], -c, ur), s.mulAdd(e.im[k], -c, ui).minus())
+	}
+	out(h/2, e.re[h/2], o.re[h/2].minus())
+}
+
+// irfft undoes rfft without the factor 1/n. Bins are asked for when they are
+// needed.
+func (s *straight) irfft(n int, in func(k int) (re, im val)) []val {
+	h := n / 2
+	if n == 2 {
+		a, _ := in(0)
+		b, _ := in(1)
+		return []val{s.add(a, b), s.sub(a, b)}
+	}
+	var parts [2]struct{ re, im []val }
+	for i := range parts {
+		parts[i].re, parts[i].im = make([]val, h/2+1), make([]val, h/2+1)
+	}
+	e, o := parts[0], parts[1]
+	first, _ := in(0)
+	last, _ := in(h)
+	e.re[0], o.re[0] = s.add(first, last), s.sub(first, last)
+	for k := 1; k < h/2; k++ {
+		c, tan := cosTan(k, n)
+		ar, ai := in(k)
+		br, bi := in(h - k)
+		e.re[k], e.im[k] = s.add(ar, br), s.sub(ai, bi)
+		dr, di := s.sub(ar, br), s.add(ai, bi)
+		o.re[k], o.im[k] = s.mul(c, s.mulAdd(dr, -tan, di)), s.mul(c, s.mulAdd(di, tan, dr))
+	}
+	mr, mi := in(h / 2)
+	e.re[h/2], o.re[h/2] = s.mul(2, mr), s.mul(-2, mi)
+	x := make([]val, n)
+	for i, p := range parts {
+		for j, v := range s.irfft(h, func(k int) (val, val) { return p.re[k], p.im[k] }) {
+			x[2*j+i] = v
+		}
+	}
+	return x
+}
+
+// inverse emits the inverse transform.
+func (f *circulantFFT) inverse() {
+	f.name = fmt.Sprintf("circulantInverse%d", f.b)
+	f.function = f.c.begin(f.p, f.name, "func(y []float32, ld int, src, bias []float32, groups int, scratch []float32)",
+		fmt.Sprintf("Circulant.Inverse for blocks of %d and %d rows, groups ≥ 1.", f.b, f.p.lanes))
+	f.setRows("y")
+	f.Load(f.Param("src").Base(), planesAt)
+	f.Load(f.Param("bias").Base(), biasAt)
+	f.Load(f.Param("groups"), groupsLeft)
+	f.Load(f.Param("scratch").Base(), scratchAt)
+	f.Label("group")
+	if f.b <= straightMost {
+		s := f.straight()
+		var x []val
+		for u := range f.blocks() {
+			x = append(x, s.irfft(f.b, func(k int) (re, im val) {
+				switch k {
+				case 0:
+					return s.load(f.plane(u, 0)), val{}
+				case f.b / 2:
+					return s.load(f.plane(u, 1)), val{}
+				}
+				k1, k2, k3 := s.load(f.plane(u, 3*k-1)), s.load(f.plane(u, 3*k)), s.load(f.plane(u, 3*k+1))
+				return s.sub(k1, k3), s.add(k1, k2)
+			})...)
+		}
+		for first := 0; first < f.columns(); first += 16 {
+			f.writeColumns(s, x[first:first+16], first)
+		}
+		f.finish(s)
+		f.nextColumns(f.columns())
+		f.ADDQ(operand.U32(uint32(4*f.columns())), biasAt)
+	} else {
+		f.inverseInParts()
+	}
+	f.ADDQ(operand.U32(uint32(f.blocks()*f.planes()*f.vecBytes())), planesAt)
+	f.DECQ(groupsLeft)
+	f.JNE(operand.LabelRef("group"))
+	f.end()
+}
+
+// The spectra of parts lie in a buffer as vectors: bin 0, the last bin, then
+// real and imaginary part of the others.
+
+// forwardInParts transforms a block of more than straightMost elements: it
+// transposes the rows into the first buffer, transforms every parts-th element
+// of it into a part of the second, and combines parts i and i + parts/2 of one
+// buffer to part i of the other until all are one.
+func (f *circulantFFT) forwardInParts() {
+	parts := f.b / straightMost
+	vec := f.vecBytes()
+
+	f.setLD3()
+	f.MOVQ(scratchAt, loopOut)
+	f.MOVQ(operand.U32(uint32(f.b/16)), loopLeft)
+	f.Label("read")
+	s := f.straight()
+	for i, v := range f.readColumns(s, 0) {
+		s.store(v, operand.Mem{Base: loopOut, Disp: i * vec}, nil)
+	}
+	f.finish(s)
+	f.nextColumns(16)
+	f.ADDQ(operand.U32(uint32(16*vec)), loopOut)
+	f.DECQ(loopLeft)
+	f.JNE(operand.LabelRef("read"))
+
+	f.MOVQ(scratchAt, loopIn)
+	f.LEAQ(f.scratch(f.second()), loopOut)
+	f.MOVQ(operand.U32(uint32(parts)), loopLeft)
+	f.Label("part")
+	s = f.straight()
+	var x []val
+	for k := range straightMost {
+		x = append(x, s.load(operand.Mem{Base: loopIn, Disp: k * parts * vec}))
+	}
+	s.rfft(x, storeBins(s, straightMost, loopOut, vec))
+	f.finish(s)
+	f.ADDQ(operand.U32(uint32(vec)), loopIn)
+	f.ADDQ(operand.U32(uint32(straightMost*vec)), loopOut)
+	f.DECQ(loopLeft)
+	f.JNE(operand.LabelRef("part"))
+
+	from, to := f.second(), 0
+	for n := 2 * straightMost; n <= f.b; n *= 2 {
+		count := f.b / n
+		for i := range count {
+			f.combine(n, i, count, from, to)
+		}
+		from, to = to, from
+	}
+}
+
+// storeBins returns a function that stores the bins of a part at base.
+func storeBins(s *straight, n int, base reg.Register, vec int) func(k int, re, im val) {
+	return func(k int, re, im val) {
+		at := func(i int) operand.Mem { return operand.Mem{Base: base, Disp: i * vec} }
+		switch k {
+		case 0:
+			s.store(re, at(0), nil)
+		case n / 2:
+			s.store(re, at(1), nil)
+		default:
+			s.store(re, at(2*k), nil)
+			s.store(im, at(2*k+1), nil)
+		}
+	}
+}
+
+// twiddles is the table of c and τ for 0 < f < n/4.
+func (f *circulantFFT) twiddles(n int) operand.Mem {
+	var words []uint32
+	for k := 1; k < n/4; k++ {
+		c, tan := cosTan(k, n)
+		words = append(words, math.Float32bits(float32(c)), math.Float32bits(float32(tan)))
+	}
+	return f.data(fmt.Sprintf("circulantTwiddles%d", n), words...)
+}
+
+// twiddle returns c or τ of the current frequency in a vector.
+func (f *circulantFFT) twiddle(i, r int) operand.Op {
+	f.VBROADCASTSS(operand.Mem{Base: loopTwiddle, Disp: 4 * i}, f.physical(r))
+	return f.physical(r)
+}
+
+// combine makes part i of count parts of n from parts i and i+count of n/2.
+// from and to are the first vectors of the buffers; the last step has planes
+// for its output.
+func (f *circulantFFT) combine(n, i, count, from, to int) {
+	h, vec := n/2, f.vecBytes()
+	last := count == 1
+	e := from + i*h
+	odd := count * h * vec // from a bin of the even elements to that of the odd
+	out := to + i*n
+
+	s := f.straight()
+	e0, o0 := s.load(f.scratch(e)), s.load(f.scratch(e+count*h))
+	em, om := s.load(f.scratch(e+1)), s.load(f.scratch(e+count*h+1))
+	put := f.storePlanes(s, 0)
+	if !last {
+		f.LEAQ(f.scratch(out), loopOut)
+		put = storeBins(s, n, loopOut, vec)
+	}
+	put(0, s.add(e0, o0), val{})
+	put(h, s.sub(e0, o0), val{})
+	put(h/2, em, om.minus())
+	f.finish(s)
+
+	// Vectors of a bin, and the first of bin k.
+	size, first := 2, func(k int) operand.Mem { return f.scratch(out + 2*k) }
+	if last {
+		size, first = 3, func(k int) operand.Mem { return f.plane(0, 3*k-1) }
+	}
+	f.LEAQ(f.scratch(e+2), loopIn)
+	f.LEAQ(first(1), loopOut)
+	f.LEAQ(first(h-1), loopDown)
+	f.LEAQ(f.twiddles(n), loopTwiddle)
+	f.MOVQ(operand.U32(uint32(h/2-1)), loopLeft)
+	loop := fmt.Sprintf("combine%d_%d", n, i)
+	f.Label(loop)
+	er, ei, or, oi, ur, ui := f.physical(0), f.physical(1), f.physical(2), f.physical(3), f.physical(4), f.physical(5)
+	c, tan := f.twiddle(0, 6), f.twiddle(1, 7)
+	f.VMOVUPS(operand.Mem{Base: loopIn}, er)
+	f.VMOVUPS(operand.Mem{Base: loopIn, Disp: vec}, ei)
+	f.VMOVUPS(operand.Mem{Base: loopIn, Disp: odd}, or)
+	f.VMOVUPS(operand.Mem{Base: loopIn, Disp: odd + vec}, oi)
+	f.VMOVAPS(or, ur)
+	f.VMOVAPS(oi, ui)
+	f.VFMADD231PS(oi, tan, ur)  // ur = or + τ·oi
+	f.VFNMADD231PS(or, tan, ui) // ui = oi − τ·or
+	f.VMOVAPS(er, or)
+	f.VMOVAPS(ei, oi)
+	f.VFMADD231PS(ur, c, or)  // X(k)
+	f.VFMADD231PS(ui, c, oi)  //
+	f.VFNMADD231PS(ur, c, er) // X(h−k), its imaginary part as c·ui − ei
+	f.VFMSUB231PS(ui, c, ei)
+	for _, bin := range []struct {
+		at     reg.Register
+		re, im operand.Op
+	}{{loopOut, or, oi}, {loopDown, er, ei}} {
+		at := operand.Mem{Base: bin.at}
+		if last {
+			f.VADDPS(bin.im, bin.re, ur)
+			f.VMOVUPS(ur, at)
+			at.Disp += vec
+		}
+		f.VMOVUPS(bin.re, at)
+		at.Disp += vec
+		f.VMOVUPS(bin.im, at)
+	}
+	f.ADDQ(operand.U32(uint32(2*vec)), loopIn)
+	f.ADDQ(operand.U32(uint32(size*vec)), loopOut)
+	f.SUBQ(operand.U32(uint32(size*vec)), loopDown)
+	f.ADDQ(operand.U8(8), loopTwiddle)
+	f.DECQ(loopLeft)
+	f.JNE(operand.LabelRef(loop))
+}
+
+// inverseInParts undoes forwardInParts.
+func (f *circulantFFT) inverseInParts() {
+	parts := f.b / straightMost
+	vec := f.vecBytes()
+	bias := f.AllocLocal(8)
+	f.MOVQ(biasAt, bias)
+
+	to := 0
+	if parts == 2 {
+		to = f.second()
+	}
+	from := to // of the first step: the planes
+	for n := f.b; n > straightMost; n /= 2 {
+		count := f.b / n
+		for i := range count {
+			f.separate(n, i, count, from, to)
+		}
+		from, to = to, f.second()-to
+	}
+	if from != f.second() {
+		panic("the parts are not in the second buffer")
+	}
+
+	f.LEAQ(f.scratch(f.second()), loopIn)
+	f.MOVQ(scratchAt, loopOut)
+	f.MOVQ(operand.U32(uint32(parts)), loopLeft)
+	f.Label("part")
+	s := f.straight()
+	at := func(i int) val { return s.load(operand.Mem{Base: loopIn, Disp: i * vec}) }
+	x := s.irfft(straightMost, func(k int) (re, im val) {
+		switch k {
+		case 0:
+			return at(0), val{}
+		case straightMost / 2:
+			return at(1), val{}
+		}
+		return at(2 * k), at(2*k + 1)
+	})
+	for k, v := range x {
+		s.store(v, operand.Mem{Base: loopOut, Disp: k * parts * vec}, nil)
+	}
+	f.finish(s)
+	f.ADDQ(operand.U32(uint32(straightMost*vec)), loopIn)
+	f.ADDQ(operand.U32(uint32(vec)), loopOut)
+	f.DECQ(loopLeft)
+	f.JNE(operand.LabelRef("part"))
+
+	f.MOVQ(bias, biasAt)
+	f.setLD3()
+	f.MOVQ(scratchAt, loopIn)
+	f.MOVQ(operand.U32(uint32(f.b/16)), loopDown)
+	f.Label("write")
+	s = f.straight()
+	x = nil
+	for k := range 16 {
+		x = append(x, s.load(operand.Mem{Base: loopIn, Disp: k * vec}))
+	}
+	f.writeColumns(s, x, 0)
+	f.finish(s)
+	f.nextColumns(16)
+	f.ADDQ(operand.U32(64), biasAt)
+	f.ADDQ(operand.U32(uint32(16*vec)), loopIn)
+	f.DECQ(loopDown)
+	f.JNE(operand.LabelRef("write"))
+}
+
+// separate undoes combine. The first step reads planes.
+func (f *circulantFFT) separate(n, i, count, from, to int) {
+	h, vec := n/2, f.vecBytes()
+	planes := count == 1
+	in := from + i*n
+	e := to + i*h
+	odd := count * h * vec
+
+	s := f.straight()
+	var first, last, mr, mi val
+	if planes {
+		first, last = s.load(f.plane(0, 0)), s.load(f.plane(0, 1))
+		k1, k2, k3 := s.load(f.plane(0, 3*h/2-1)), s.load(f.plane(0, 3*h/2)), s.load(f.plane(0, 3*h/2+1))
+		mr, mi = s.sub(k1, k3), s.add(k1, k2)
+	} else {
+		first, last = s.load(f.scratch(in)), s.load(f.scratch(in+1))
+		mr, mi = s.load(f.scratch(in+h)), s.load(f.scratch(in+h+1))
+	}
+	s.store(s.add(first, last), f.scratch(e), nil)
+	s.store(s.sub(first, last), f.scratch(e+count*h), nil)
+	s.store(s.mul(2, mr), f.scratch(e+1), nil)
+	s.store(s.mul(-2, mi), f.scratch(e+count*h+1), nil)
+	f.finish(s)
+
+	size, at := 2, func(k int) operand.Mem { return f.scratch(in + 2*k) }
+	if planes {
+		size, at = 3, func(k int) operand.Mem { return f.plane(0, 3*k-1) }
+	}
+	f.LEAQ(at(1), loopIn)
+	f.LEAQ(at(h-1), loopDown)
+	f.LEAQ(f.scratch(e+2), loopOut)
+	f.LEAQ(f.twiddles(n), loopTwiddle)
+	f.MOVQ(operand.U32(uint32(h/2-1)), loopLeft)
+	loop := fmt.Sprintf("separate%d_%d", n, i)
+	f.Label(loop)
+	c, tan := f.twiddle(0, 12), f.twiddle(1, 13)
+	var x [4]reg.VecPhysical // ar, ai, br, bi
+	for j, base := range []reg.Register{loopIn, loopDown} {
+		re, im := f.physical(2*j), f.physical(2*j+1)
+		if planes {
+			f.VMOVUPS(operand.Mem{Base: base}, re)
+			f.VADDPS(operand.Mem{Base: base, Disp: vec}, re, im)
+			f.VSUBPS(operand.Mem{Base: base, Disp: 2 * vec}, re, re)
+		} else {
+			f.VMOVUPS(operand.Mem{Base: base}, re)
+			f.VMOVUPS(operand.Mem{Base: base, Disp: vec}, im)
+		}
+		x[2*j], x[2*j+1] = re, im
+	}
+	ar, ai, br, bi := x[0], x[1], x[2], x[3]
+	er, ei, dr, di, ur, ui := f.physical(4), f.physical(5), f.physical(6), f.physical(7), f.physical(8), f.physical(9)
+	f.VADDPS(br, ar, er)
+	f.VSUBPS(bi, ai, ei)
+	f.VSUBPS(br, ar, dr)
+	f.VADDPS(bi, ai, di)
+	f.VMOVAPS(dr, ur)
+	f.VMOVAPS(di, ui)
+	f.VFNMADD231PS(di, tan, ur) // dr − τ·di
+	f.VFMADD231PS(dr, tan, ui)  // di + τ·dr
+	f.VMULPS(c, ur, ur)
+	f.VMULPS(c, ui, ui)
+	f.VMOVUPS(er, operand.Mem{Base: loopOut})
+	f.VMOVUPS(ei, operand.Mem{Base: loopOut, Disp: vec})
+	f.VMOVUPS(ur, operand.Mem{Base: loopOut, Disp: odd})
+	f.VMOVUPS(ui, operand.Mem{Base: loopOut, Disp: odd + vec})
+	f.ADDQ(operand.U32(uint32(size*vec)), loopIn)
+	f.SUBQ(operand.U32(uint32(size*vec)), loopDown)
+	f.ADDQ(operand.U32(uint32(2*vec)), loopOut)
+	f.ADDQ(operand.U8(8), loopTwiddle)
+	f.DECQ(loopLeft)
+	f.JNE(operand.LabelRef(loop))
+}
+
+// circulantTile emits the product of one or two tiles: for every number of rows
+// of a panel a loop that keeps its sums in registers.
+func circulantTile(c *family, p path) {
+	maxRows := 12
+	if p == avx2 {
+		maxRows = 6
+	}
+	f := c.begin(p, "circulantTile", "func(y, w, x []float32, k, rows, panels, planes, yHalf, xHalf, halves int)",
+		fmt.Sprintf("the same as circulantTile, with %d lanes and fused multiply-adds, for k, panels, planes ≥ 1,", p.lanes),
+		fmt.Sprintf("1 ≤ rows ≤ %d and 1 ≤ halves ≤ 2.", maxRows))
+	w, x, y, k := reg.RAX, reg.RBX, reg.RCX, reg.RDX
+	xAt, yAt, block, xHalf, yHalf, panels, planes := reg.RSI, reg.RDI, reg.R8, reg.R9, reg.R10, reg.R11, reg.R12
+	f.Load(f.Param("w").Base(), w)
+	f.Load(f.Param("x").Base(), x)
+	f.Load(f.Param("y").Base(), y)
+	f.Load(f.Param("planes"), planes)
+	f.Load(f.Param("xHalf"), xHalf)
+	f.Load(f.Param("yHalf"), yHalf)
+	f.SHLQ(operand.U8(2), xHalf)
+	f.SHLQ(operand.U8(2), yHalf)
+	f.IMUL3Q(operand.U32(uint32(f.vecBytes())), planes, block) // from block to block
+	f.Load(f.Param("rows"), reg.R13)
+	f.Load(f.Param("halves"), reg.R14)
+	for halves := 2; halves >= 1; halves-- {
+		if halves == 2 {
+			f.CMPQ(reg.R14, operand.U8(1))
+			f.JE(operand.LabelRef("single"))
+		} else {
+			f.Label("single")
+		}
+		for rows := maxRows; rows >= 1; rows-- {
+			name := func(s string) string { return fmt.Sprintf("%s%dx%d", s, rows, halves) }
+			if rows > 1 {
+				f.CMPQ(reg.R13, operand.U8(rows))
+				f.JNE(operand.LabelRef(fmt.Sprintf("plane%dx%d_not", rows, halves)))
+			}
+			f.Label(name("plane"))
+			f.Load(f.Param("panels"), panels)
+			f.MOVQ(y, yAt)
+			f.Label(name("panel"))
+			f.MOVQ(x, xAt)
+			f.Load(f.Param("k"), k)
+			f.clearFirst(rows * halves)
+			step := func() {
+				in := rows * halves // the first register that holds no sum
+				for h := range halves {
+					m := operand.Mem{Base: xAt}
+					if h == 1 {
+						m.Index, m.Scale = xHalf, 1
+					}
+					f.VMOVUPS(m, f.physical(in+h))
+				}
+				for r := range rows {
+					weight := operand.Mem{Base: w, Disp: 4 * r}
+					if halves == 1 && f.path == avx512 {
+						f.VFMADD231PS_BCST(weight, f.physical(in), f.physical(r))
+						continue
+					}
+					spare := 16 - in - halves
+					if f.path == avx512 {
+						spare += 16
+					}
+					a := f.physical(in + halves + r%spare)
+					f.VBROADCASTSS(weight, a)
+					for h := range halves {
+						f.VFMADD231PS(f.physical(in+h), a, f.physical(r*halves+h))
+					}
+				}
+				f.ADDQ(operand.U8(4*rows), w)
+				f.ADDQ(block, xAt)
+			}
+			f.Label(name("k"))
+			step()
+			f.DECQ(k)
+			f.JNE(operand.LabelRef(name("k")))
+			for r := range rows {
+				for h := range halves {
+					m := operand.Mem{Base: yAt}
+					if h == 1 {
+						m.Index, m.Scale = yHalf, 1
+					}
+					f.VMOVUPS(f.physical(r*halves+h), m)
+				}
+				f.ADDQ(block, yAt)
+			}
+			f.DECQ(panels)
+			f.JNE(operand.LabelRef(name("panel")))
+			f.ADDQ(operand.U8(f.vecBytes()), x)
+			f.ADDQ(operand.U8(f.vecBytes()), y)
+			f.DECQ(planes)
+			f.JNE(operand.LabelRef(name("plane")))
+			f.end()
+			if rows > 1 {
+				f.Label(fmt.Sprintf("plane%dx%d_not", rows, halves))
+			}
+		}
+	}
+}
+
+// clearFirst clears the first n vector registers.
+func (f *function) clearFirst(n int) {
+	for i := range n {
+		z := f.physical(i)
+		if f.path == avx512 {
+			f.VPXORD(z, z, z)
+		} else {
+			f.VXORPS(z, z, z)
+		}
+	}
+}
+
+// circulantRow emits the product of one row, whose lanes are blocks of the
+// output.
+func circulantRow(c *family, p path) {
+	maxVecs := 4
+	if p == avx2 {
+		maxVecs = 3
+	}
+	f := c.begin(p, "circulantRow", "func(y, w, x []float32, k, unit, planes, vecs, bins int)",
+		fmt.Sprintf("the same as circulantRow, with %d lanes and fused multiply-adds, for k, unit ≥ 1, planes − 3·bins = 1 or 2", p.lanes),
+		fmt.Sprintf("and 1 ≤ vecs ≤ %d.", maxVecs))
+	vec := f.vecBytes()
+	w, x, y, k := reg.RAX, reg.RBX, reg.RCX, reg.RDX
+	tile, row, blockAt := reg.R13, reg.RSI, reg.RDI
+	block, units, unitsLeft, rowsLeft, left, group := reg.R8, reg.R9, reg.R10, reg.R11, reg.R12, reg.R14
+	f.Load(f.Param("w").Base(), w)
+	f.Load(f.Param("x").Base(), x)
+	f.Load(f.Param("y").Base(), y)
+	f.Load(f.Param("planes"), left)
+	f.Load(f.Param("unit"), units)
+	f.IMUL3Q(operand.U32(uint32(vec)), left, block)
+	f.MOVQ(block, group)
+	f.IMULQ(units, group)
+	// each runs body for every block of the input, with blockAt on its first
+	// plane in the lane of its row.
+	each := func(name string, body func()) {
+		f.Load(f.Param("k"), k)
+		f.MOVQ(x, tile)
+		f.Label(name + "tile")
+		f.MOVQ(tile, row)
+		f.MOVQ(operand.U32(uint32(f.lanes)), rowsLeft)
+		f.Label(name + "row")
+		f.MOVQ(row, blockAt)
+		f.MOVQ(units, unitsLeft)
+		f.Label(name + "block")
+		body()
+		f.DECQ(k)
+		f.JE(operand.LabelRef(name + "done"))
+		f.ADDQ(block, blockAt)
+		f.DECQ(unitsLeft)
+		f.JNE(operand.LabelRef(name + "block"))
+		f.ADDQ(operand.U8(4), row)
+		f.DECQ(rowsLeft)
+		f.JNE(operand.LabelRef(name + "row"))
+		f.ADDQ(group, tile)
+		f.JMP(operand.LabelRef(name + "tile"))
+		f.Label(name + "done")
+	}
+	for vecs := maxVecs; vecs >= 1; vecs-- {
+		name := func(s string) string { return fmt.Sprintf("%s%d", s, vecs) }
+		if vecs > 1 {
+			f.Load(f.Param("vecs"), k)
+			f.CMPQ(k, operand.U8(vecs))
+			f.JNE(operand.LabelRef(name("not")))
+		}
+		weights := func(v int) operand.Mem { return operand.Mem{Base: w, Disp: v * vec} }
+
+		// Real bins: planes − 3·bins of them.
+		f.Load(f.Param("bins"), k)
+		f.LEAQ(operand.Mem{Base: k, Index: k, Scale: 2}, k)
+		f.Load(f.Param("planes"), left)
+		f.SUBQ(k, left)
+		f.Label(name("real"))
+		f.clearFirst(vecs)
+		each(name("real"), func() {
+			a := f.physical(vecs)
+			f.VBROADCASTSS(operand.Mem{Base: blockAt}, a)
+			for v := range vecs {
+				f.VFMADD231PS(weights(v), a, f.physical(v))
+			}
+			f.ADDQ(operand.U32(uint32(vecs*vec)), w)
+		})
+		f.MOVQ(y, row)
+		for v := range vecs {
+			f.VMOVUPS(f.physical(v), operand.Mem{Base: row})
+			if v < vecs-1 {
+				f.ADDQ(block, row)
+			}
+		}
+		f.ADDQ(operand.U8(vec), x)
+		f.ADDQ(operand.U8(vec), y)
+		f.DECQ(left)
+		f.JNE(operand.LabelRef(name("real")))
+
+		f.Load(f.Param("bins"), left)
+		f.TESTQ(left, left)
+		f.JE(operand.LabelRef(name("end")))
+		f.Label(name("complex"))
+		f.clearFirst(3 * vecs)
+		each(name("complex"), func() {
+			var a [3]reg.VecPhysical
+			for i := range a {
+				a[i] = f.physical(3*vecs + i)
+				f.VBROADCASTSS(operand.Mem{Base: blockAt, Disp: i * vec}, a[i])
+			}
+			for v := range vecs {
+				t := 3*vecs + 3
+				if f.path == avx512 {
+					t += 4 * (v % 2)
+				}
+				wr, wi, diff, sum := f.physical(t), f.physical(t+1), f.physical(t+2), f.physical(t+3)
+				f.VMOVUPS(weights(v), wr)
+				f.VMOVUPS(weights(vecs+v), wi)
+				f.VSUBPS(wr, wi, diff)
+				f.VADDPS(wi, wr, sum)
+				f.VFMADD231PS(wr, a[0], f.physical(3*v))
+				f.VFMADD231PS(diff, a[1], f.physical(3*v+1))
+				f.VFMADD231PS(sum, a[2], f.physical(3*v+2))
+			}
+			f.ADDQ(operand.U32(uint32(2*vecs*vec)), w)
+		})
+		f.MOVQ(y, row)
+		for v := range vecs {
+			for i := range 3 {
+				f.VMOVUPS(f.physical(3*v+i), operand.Mem{Base: row, Disp: i * vec})
+			}
+			if v < vecs-1 {
+				f.ADDQ(block, row)
+			}
+		}
+		f.ADDQ(operand.U32(uint32(3*vec)), x)
+		f.ADDQ(operand.U32(uint32(3*vec)), y)
+		f.DECQ(left)
+		f.JNE(operand.LabelRef(name("complex")))
+		f.Label(name("end"))
+		f.end()
+		if vecs > 1 {
+			f.Label(name("not"))
+		}
+	}
+}

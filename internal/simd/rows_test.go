@@ -1,0 +1,146 @@
+package simd
+
+import (
+	"math"
+	"math/rand/v2"
+	"testing"
+)
+
+func TestSoftmax(t *testing.T) {
+	eachLength(t, "", func(t *testing.T, k *Kernels, rng *rand.Rand, n int, dst guarded) {
+		x := randoms(rng, n)
+		for i := range x {
+			x[i] *= 10
+			if n > 1 && rng.IntN(5) == 0 && i != n/2 {
+				x[i] = -inf
+			}
+		}
+		k.Softmax(dst.s, x)
+		top, sum := math.Inf(-1), 0.0
+		for _, v := range x {
+			top = max(top, float64(v))
+		}
+		// exp makes the rounding of its argument, u·|x − m| at most, a relative
+		// error; e of them meet in the sum, weighted by exp.
+		var argErr float64
+		for _, v := range x {
+			e := math.Exp(float64(v) - top)
+			sum += e
+			if e > 0 {
+				argErr += e * (top - float64(v)) * u
+			}
+		}
+		for i, v := range x {
+			want := math.Exp(float64(v)-top) / sum
+			if want == 0 {
+				if dst.s[i] != 0 {
+					t.Fatalf("a masked element gives %v", dst.s[i])
+				}
+				continue
+			}
+			// exp itself 1.1 ulp ≤ 2.2u twice, the sum, the division.
+			tol := want * ((top-float64(v))*u + argErr/sum + 2*2.2*u + sumBound(n) + u)
+			if !(math.Abs(float64(dst.s[i])-want) <= tol) {
+				t.Fatalf("element %d of %d = %v, want %v ± %.2g", i, n, dst.s[i], want, tol)
+			}
+		}
+		in := append([]float32(nil), x...)
+		k.Softmax(in, in)
+		for i := range in {
+			if in[i] != dst.s[i] {
+				t.Fatalf("in place, element %d = %v, not %v", i, in[i], dst.s[i])
+			}
+		}
+		for _, bad := range []float32{nan, inf} {
+			if n == 0 {
+				break
+			}
+			copy(in, x)
+			in[rng.IntN(n)] = bad
+			k.Softmax(in, in)
+			for i := range in {
+				// exp(x − Inf) is 0, and 0 over a sum of NaN is NaN as well.
+				if in[i] == in[i] {
+					t.Fatalf("a row with %v gives %v at %d", bad, in[i], i)
+				}
+			}
+		}
+		for i := range in {
+			in[i] = -inf
+		}
+		k.Softmax(in, in)
+		for i := range in {
+			if in[i] == in[i] {
+				t.Fatalf("a row of -Inf gives %v at %d", in[i], i)
+			}
+		}
+	})
+}
+
+func TestNorms(t *testing.T) {
+	eachLength(t, "", func(t *testing.T, k *Kernels, rng *rand.Rand, n int, dst guarded) {
+		x, gamma, beta := randoms(rng, n), randoms(rng, n), randoms(rng, n)
+		const eps = 1e-5
+		for _, offset := range []float32{0, 100} {
+			for i := range x {
+				x[i] += offset
+			}
+			var mean, meanAbs, variance, sq float64
+			for _, v := range x {
+				mean += float64(v) / float64(n)
+				meanAbs += math.Abs(float64(v)) / float64(n)
+				sq += float64(v) * float64(v) / float64(n)
+			}
+			for _, v := range x {
+				variance += (float64(v) - mean) * (float64(v) - mean) / float64(n)
+			}
+			check := func(what string, mean, scale, meanErr, scaleErr float64, beta []float32) {
+				t.Helper()
+				for i, v := range x {
+					z := (float64(v) - mean) * scale
+					want := z * float64(gamma[i])
+					// The difference, its product with scale and that with gamma round, the
+					// mean is off by meanErr and the scale by a relative scaleErr.
+					tol := math.Abs(float64(gamma[i])) * (math.Abs(z)*(3*u+scaleErr) + meanErr*scale)
+					if beta != nil {
+						want += float64(beta[i])
+						tol += u * (math.Abs(want) + tol)
+					}
+					if !(math.Abs(float64(dst.s[i])-want) <= tol*1.001) {
+						t.Fatalf("%s of %d elements: element %d = %v, want %v ± %.2g", what, n, i, dst.s[i], want, tol)
+					}
+				}
+			}
+			scale := 1 / math.Sqrt(variance+eps)
+			// The mean is a float32 of a sum. The squares are of differences that carry its
+			// error and one rounding; the scale is rounded once. √ halves relative errors.
+			meanErr := sumBound(n)*meanAbs + u*math.Abs(mean)
+			varErr := variance*(sumBound(n)+2*u) + meanErr*meanErr + 2*u*meanErr*math.Sqrt(variance)
+			scaleErr := varErr*scale*scale/2 + u
+			k.LayerNorm(dst.s, x, gamma, beta, eps)
+			check("LayerNorm", mean, scale, meanErr, scaleErr, beta)
+			k.LayerNorm(dst.s, x, gamma, nil, eps)
+			check("LayerNorm without beta", mean, scale, meanErr, scaleErr, nil)
+			copy(dst.s, x)
+			k.LayerNorm(dst.s, dst.s, gamma, beta, eps)
+			check("LayerNorm in place", mean, scale, meanErr, scaleErr, beta)
+			k.RMSNorm(dst.s, x, gamma, eps)
+			check("RMSNorm", 0, 1/math.Sqrt(sq+eps), 0, sumBound(n)/2+u, nil)
+		}
+	})
+}
+
+func TestRowsAllocateNothing(t *testing.T) {
+	eachPath(t, func(t *testing.T, k *Kernels) {
+		x, y := make([]float32, 100), make([]float32, 100)
+		if n := testing.AllocsPerRun(10, func() {
+			k.Softmax(x, y)
+			k.LayerNorm(x, y, y, y, 1e-5)
+			k.Gelu(x, y)
+			k.Add(x, y, y)
+			k.MomentsF64(x, y)
+		}); n != 0 {
+			t.Errorf("%v allocations a run", n)
+		}
+	})
+}
