@@ -348,6 +348,8 @@ func (t *Tensor) check() error {
 	switch {
 	case t.DType == String:
 		have, want = int64(len(t.strs)), n
+	case t.inFile != nil:
+		have = t.inFile.length
 	case t.external != nil && t.external.Length > 0:
 		have = t.external.Length
 	case t.external != nil: // the file's end decides

@@ -40,7 +40,11 @@ func (l *loader) tensor(p *onnxpb.TensorProto) (*Tensor, error) {
 	t := &Tensor{DType: DType(p.GetDataType()), Dims: p.Dims, Name: p.GetName(), Doc: p.GetDocString()}
 	origin := &tensorOrigin{shell: p}
 	t.origin = origin
-	if err := l.elements(t, p, origin); err != nil {
+	err := l.elements(t, p, origin)
+	if err == nil {
+		err = l.views.restore(p) // raw_data that is not understood stays in the message
+	}
+	if err != nil {
 		return nil, fmt.Errorf("tensor %q (%v%v): %w", t.Name, t.DType, t.Dims, err)
 	}
 	return t, nil
@@ -73,11 +77,16 @@ func (l *loader) elements(t *Tensor, p *onnxpb.TensorProto, origin *tensorOrigin
 	}
 	have := typedEntries(p, t.DType)
 	if len(p.RawData) > 0 || p.RawData != nil && have == 0 {
-		if size != int64(len(p.RawData)) {
-			return fmt.Errorf("dims ask for %d bytes, data has %d", size, len(p.RawData))
+		length := int64(len(p.RawData))
+		if r, ok := l.views.resolve(p.RawData); ok {
+			t.inFile, length = r, r.length
+		} else {
+			t.raw = p.RawData
 		}
-		t.raw, origin.field = p.RawData, rawField
-		p.RawData = nil
+		if size != length {
+			return fmt.Errorf("dims ask for %d bytes, data has %d", size, length)
+		}
+		p.RawData, origin.field = nil, rawField
 		return nil
 	}
 	want := n
@@ -248,7 +257,8 @@ func (l *loader) sparse(p *onnxpb.SparseTensorProto) (*SparseTensor, error) {
 }
 
 // encodeTensor returns the message of t under a name. Elements go to the
-// field they came from, those of a new tensor to raw_data.
+// field they came from, those of a new tensor to raw_data. Those in a file are
+// left to the caller.
 func encodeTensor(t *Tensor, name string) *onnxpb.TensorProto {
 	p := &onnxpb.TensorProto{}
 	field := rawField
@@ -265,7 +275,7 @@ func encodeTensor(t *Tensor, name string) *onnxpb.TensorProto {
 	}
 	p.Dims = t.Dims
 	switch {
-	case t.external != nil:
+	case t.external != nil || t.inFile != nil:
 	case field == rawField:
 		p.RawData = t.raw
 		if p.RawData == nil {

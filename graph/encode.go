@@ -1,6 +1,7 @@
 package graph
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"math"
@@ -19,21 +20,26 @@ import (
 // It fails where the model is too large for one message; Save then puts
 // weights into external data.
 func (m *Model) Encode() ([]byte, error) {
-	r, err := marshal(m.message(nil))
+	r, err := m.rope(nil)
 	if err != nil {
 		return nil, fmt.Errorf("encode model: %w", err)
 	}
 	if r.size > maxMessage {
 		return nil, fmt.Errorf("encode model: %d bytes are more than an ONNX file can have (2 GiB): save it to a file, with external data", r.size)
 	}
-	return slices.Concat(r.parts...), nil
+	var out bytes.Buffer
+	out.Grow(int(r.size))
+	if _, err := r.WriteTo(&out); err != nil {
+		return nil, fmt.Errorf("encode model: %w", err)
+	}
+	return out.Bytes(), nil
 }
 
 // EncodeTensor returns the message of a lone tensor, as in the data sets of
 // ONNX test cases. The elements of an external tensor are read into it.
 func EncodeTensor(t *Tensor) ([]byte, error) {
 	p := encodeTensor(t, t.Name)
-	if t.external != nil {
+	if t.external != nil || t.inFile != nil {
 		raw, err := t.Bytes()
 		if err != nil {
 			return nil, fmt.Errorf("encode tensor: %w", err)
@@ -46,12 +52,17 @@ func EncodeTensor(t *Tensor) ([]byte, error) {
 // encoder turns objects into messages. The messages share what is immutable
 // with the origins and must not be changed.
 type encoder struct {
-	layout map[*Tensor]External // tensors that go to, or move in, external data
+	layout map[*Tensor]External               // tensors that go to, or move in, external data
+	inFile map[*onnxpb.TensorProto]*fileRange // where raw_data is that the messages leave out
 }
 
-// message returns the model's message, with tensors where layout puts them.
-func (m *Model) message(layout map[*Tensor]External) *onnxpb.ModelProto {
-	e := &encoder{layout: layout}
+// rope returns the model on the wire, with tensors where layout puts them.
+func (m *Model) rope(layout map[*Tensor]External) (*rope, error) {
+	e := &encoder{layout: layout, inFile: map[*onnxpb.TensorProto]*fileRange{}}
+	return e.marshal(e.model(m))
+}
+
+func (e *encoder) model(m *Model) *onnxpb.ModelProto {
 	p := &onnxpb.ModelProto{}
 	if o, ok := m.origin.(*modelOrigin); ok {
 		p = shallow(o.shell)
@@ -458,6 +469,9 @@ func (e *encoder) attr(a *Attr) *onnxpb.AttributeProto {
 // tensor returns the message of t, external where the layout says so.
 func (e *encoder) tensor(t *Tensor, name string) *onnxpb.TensorProto {
 	p := encodeTensor(t, name)
+	if _, moved := e.layout[t]; t.inFile != nil && !moved {
+		e.inFile[p] = t.inFile
+	}
 	e.place(p, t)
 	return p
 }
@@ -667,28 +681,14 @@ func setInt(field **int64, v int64) {
 	}
 }
 
-// rope is a message on the wire in parts, so that weights need not be copied
-// into one piece.
-type rope struct {
-	parts [][]byte
-	size  int64
-}
-
-func (r *rope) add(b []byte) {
-	if len(b) > 0 {
-		r.parts = append(r.parts, b)
-		r.size += int64(len(b))
-	}
-}
-
 // minPart is the size from which on raw_data is a part of its own.
 const minPart = 4096
 
 // marshal returns the wire form of m, the same for the same message. Fields
 // that hold large tensors come behind the other ones of their message.
-func marshal(m proto.Message) (*rope, error) {
+func (e *encoder) marshal(m proto.Message) (*rope, error) {
 	r := &rope{}
-	if !holdsLarge(m.ProtoReflect()) {
+	if !e.holdsLarge(m.ProtoReflect()) {
 		b, err := proto.MarshalOptions{Deterministic: true}.Marshal(m)
 		r.add(b)
 		return r, err
@@ -702,10 +702,9 @@ func marshal(m proto.Message) (*rope, error) {
 			rest.ProtoReflect().Clear(fd)
 		}
 	}
-	t, isTensor := rest.(*onnxpb.TensorProto)
-	var raw []byte
+	t, isTensor := m.(*onnxpb.TensorProto)
 	if isTensor {
-		raw, t.RawData = t.RawData, nil
+		rest.ProtoReflect().Clear(src.Descriptor().Fields().ByNumber(rawData))
 	}
 	b, err := proto.MarshalOptions{Deterministic: true}.Marshal(rest)
 	if err != nil {
@@ -714,33 +713,31 @@ func marshal(m proto.Message) (*rope, error) {
 	r.add(b)
 	for _, fd := range large {
 		if !fd.IsList() {
-			if err := r.field(fd, src.Get(fd).Message()); err != nil {
+			if err := e.field(r, fd, src.Get(fd).Message()); err != nil {
 				return nil, err
 			}
 			continue
 		}
 		for list, i := src.Get(fd).List(), 0; i < list.Len(); i++ {
-			if err := r.field(fd, list.Get(i).Message()); err != nil {
+			if err := e.field(r, fd, list.Get(i).Message()); err != nil {
 				return nil, err
 			}
 		}
 	}
 	if isTensor {
-		const rawData = 9
-		r.add(protowire.AppendVarint(protowire.AppendTag(nil, rawData, protowire.BytesType), uint64(len(raw))))
-		r.add(raw)
+		raw := part{bytes: t.RawData, file: e.inFile[t]}
+		r.add(protowire.AppendVarint(protowire.AppendTag(nil, rawData, protowire.BytesType), uint64(raw.size())))
+		r.parts = append(r.parts, raw)
+		r.size += raw.size()
 	}
 	return r, nil
 }
 
-// field adds a field with a message.
-func (r *rope) field(fd protoreflect.FieldDescriptor, m protoreflect.Message) error {
-	body, err := marshal(m.Interface())
+// field adds a field with a message to r.
+func (e *encoder) field(r *rope, fd protoreflect.FieldDescriptor, m protoreflect.Message) error {
+	body, err := e.marshal(m.Interface())
 	if err != nil {
 		return err
-	}
-	if body.size > math.MaxInt64/2 {
-		return errors.New("too large")
 	}
 	r.add(protowire.AppendVarint(protowire.AppendTag(nil, fd.Number(), protowire.BytesType), uint64(body.size)))
 	r.parts = append(r.parts, body.parts...)
@@ -750,10 +747,10 @@ func (r *rope) field(fd protoreflect.FieldDescriptor, m protoreflect.Message) er
 
 // holdsLarge reports whether a tensor in m, or m itself, is to be a part of
 // its own.
-func holdsLarge(m protoreflect.Message) bool {
+func (e *encoder) holdsLarge(m protoreflect.Message) bool {
 	found := errors.New("found")
 	return eachTensor(m, func(t *onnxpb.TensorProto) error {
-		if len(t.RawData) >= minPart {
+		if len(t.RawData) >= minPart || e.inFile[t] != nil {
 			return found
 		}
 		return nil

@@ -3,7 +3,6 @@ package graph
 import (
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path"
@@ -46,7 +45,7 @@ type dataFile struct {
 	spans         map[span]bool // those that the model referred to
 
 	mu     sync.Mutex
-	pinned *os.File // kept open because the file is about to lose its name
+	pinned *os.File // kept open because the file can lose its name
 }
 
 // find returns the file of a location.
@@ -113,20 +112,22 @@ func openWithin(dir, location string) (*os.File, error) {
 func (f *dataFile) open() (*os.File, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.pinned != nil {
-		return f.pinned, nil
+	r, err := f.pinned, error(nil)
+	if r == nil {
+		r, err = openWithin(f.dir, f.location)
 	}
-	r, err := openWithin(f.dir, f.location)
 	if err != nil {
-		return nil, fmt.Errorf("external data %q: %w", f.location, err)
+		return nil, fmt.Errorf("%q: %w", f.location, err)
 	}
 	info, err := r.Stat()
 	if err == nil && (!os.SameFile(info, f.info) || info.Size() != f.info.Size() || !info.ModTime().Equal(f.info.ModTime())) {
 		err = errors.New("the file was changed since the model was loaded: load it again")
 	}
 	if err != nil {
-		r.Close()
-		return nil, fmt.Errorf("external data %q: %w", f.location, bareError(err))
+		if r != f.pinned {
+			r.Close()
+		}
+		return nil, fmt.Errorf("%q: %w", f.location, bareError(err))
 	}
 	return r, nil
 }
@@ -161,17 +162,14 @@ func (e *External) read(t *Tensor) ([]byte, error) {
 		return nil, fmt.Errorf("tensor %q (%v%v): external data %q: dims ask for %d bytes, data has %d",
 			t.Name, t.DType, t.Dims, e.Location, t.Size(), e.Length)
 	}
-	r, err := e.file.open()
+	data, err := e.bytes().read()
 	if err != nil {
-		return nil, fmt.Errorf("tensor %q: %w", t.Name, err)
-	}
-	defer e.file.release(r)
-	data := make([]byte, e.Length)
-	if _, err := io.ReadFull(io.NewSectionReader(r, e.Offset, e.Length), data); err != nil {
-		return nil, fmt.Errorf("tensor %q: external data %q at %d: %w", t.Name, e.Location, e.Offset, err)
+		return nil, fmt.Errorf("tensor %q: external data %w", t.Name, err)
 	}
 	return data, nil
 }
+
+func (e *External) bytes() fileRange { return fileRange{e.file, span{e.Offset, e.Length}} }
 
 // external decodes and checks where the elements of t are. Keys that are not
 // known stay in the origin.

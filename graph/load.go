@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -46,7 +45,9 @@ const (
 )
 
 // Load reads the model of a file. Weights in external files stay there: they
-// are looked up, their ranges checked, and read when asked for.
+// are looked up, their ranges checked, and read when asked for. The same is
+// true of the larger weights in a file of more than 64 MiB, which must not be
+// written to as long as the model is in use; that it is replaced does no harm.
 //
 // It fails, with the place and the reason in one line, where the file is no
 // ONNX model, where names do not resolve or are defined twice, where dims and
@@ -61,12 +62,15 @@ func Load(path string) (*Model, error) {
 	return m, nil
 }
 
-func load(path string) (*Model, error) {
-	data, err := readFile(path)
+func load(path string) (*Model, error) { return loadWhole(path, wholeFile) }
+
+// loadWhole is load that reads files up to a size as a whole.
+func loadWhole(path string, whole int64) (*Model, error) {
+	data, views, err := readModel(path, whole)
 	if err != nil {
 		return nil, err
 	}
-	m, err := (&loader{files: newDataFiles(filepath.Dir(path))}).decode(data)
+	m, err := (&loader{files: newDataFiles(filepath.Dir(path)), views: views}).decode(data)
 	if err != nil {
 		return nil, err
 	}
@@ -97,32 +101,6 @@ func DecodeTensor(data []byte) (*Tensor, error) {
 		}
 	}
 	return nil, fmt.Errorf("decode tensor: %w", err)
-}
-
-// readFile reads a whole file that must be a regular one: others have no size
-// or no end.
-func readFile(path string) ([]byte, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, bareError(err)
-	}
-	defer f.Close()
-	info, err := f.Stat()
-	switch {
-	case err != nil:
-		return nil, bareError(err)
-	case info.IsDir():
-		return nil, errors.New("is a folder, give the .onnx file in it")
-	case !info.Mode().IsRegular():
-		return nil, errors.New("is not a regular file, copy the model to one")
-	case info.Size() > maxMessage:
-		return nil, fmt.Errorf("has %d bytes, an ONNX file is below 2 GiB: keep the weights in external data", info.Size())
-	}
-	data := make([]byte, info.Size())
-	if _, err := io.ReadFull(f, data); err != nil {
-		return nil, fmt.Errorf("the file changed while it was read: %w", err)
-	}
-	return data, nil
 }
 
 // bareError takes the operation and the path off an error of package os: the
@@ -241,6 +219,7 @@ func isText(head []byte) bool {
 // hold is taken out of them, and what is left is their origin.
 type loader struct {
 	files *dataFiles // nil: external data can't be reached
+	views *views     // weights that stay in the model file, nil if there are none
 	depth int        // nested graphs around the one that is decoded
 }
 
@@ -451,6 +430,9 @@ func (l *loader) fill(g *Graph, p *onnxpb.GraphProto) error {
 	last := lastConstants(p.Node)
 	for i, np := range p.Node {
 		if superseded(np, last, i) {
+			if err := l.views.restore(np); err != nil {
+				return fmt.Errorf("node %d: %w", i, err)
+			}
 			continue
 		}
 		n := &Node{

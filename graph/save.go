@@ -117,14 +117,17 @@ func (s *saver) run(o SaveOptions) (err error) {
 	if err := s.placeData(); err != nil {
 		return err
 	}
-	r, err := marshal(s.model.message(s.layout))
+	r, err := s.model.rope(s.layout)
 	if err != nil {
 		return err
 	}
 	if r.size > s.limit {
 		return fmt.Errorf("the model has %d bytes without its larger weights, an ONNX file can have %d: it can't be saved", r.size, s.limit)
 	}
-	temp, err := s.writeTemp(s.base, func(w *os.File) error { return s.writeRope(w, r) })
+	temp, err := s.writeTemp(s.base, func(f *os.File) error {
+		_, err := r.WriteTo(s.interruptible(f))
+		return err
+	})
 	if err != nil {
 		return err
 	}
@@ -232,25 +235,9 @@ func (m *Model) tensors(yield func(*Tensor) bool) {
 
 // segment is a range of bytes in a data file that is to be written.
 type segment struct {
-	file    *dataFile // where the bytes are, nil if in memory
-	from    span
-	memory  []byte
-	offset  int64 // where they go
-	tensors []*Tensor
-}
-
-func (g *segment) length() int64 { return g.from.length }
-
-// reader returns the bytes of the segment, and a function to call at the end.
-func (g *segment) reader() (io.Reader, func(), error) {
-	if g.file == nil {
-		return bytes.NewReader(g.memory), func() {}, nil
-	}
-	r, err := g.file.open()
-	if err != nil {
-		return nil, nil, err
-	}
-	return io.NewSectionReader(r, g.from.offset, g.from.length), func() { g.file.release(r) }, nil
+	part
+	offset  int64
+	tensors []*Tensor // that have these bytes
 }
 
 // group is the segments that come from one file.
@@ -278,7 +265,8 @@ func (s *saver) placeData() error {
 		at := span{e.Offset, e.Length}
 		sg := gr.bySpan[at]
 		if sg == nil {
-			sg = &segment{file: e.file, from: at}
+			from := e.bytes()
+			sg = &segment{part: part{file: &from}}
 			gr.bySpan[at] = sg
 			gr.segments = append(gr.segments, sg)
 		}
@@ -318,7 +306,7 @@ func (s *saver) keepName(gr *group) (bool, error) {
 	whole := len(gr.bySpan) == len(gr.file.spans) // every range is still in use
 	if whole {
 		for _, g := range gr.segments {
-			g.offset = g.from.offset
+			g.offset = g.file.offset
 		}
 	} else {
 		compact(gr.segments)
@@ -339,7 +327,7 @@ func (s *saver) keepName(gr *group) (bool, error) {
 			return false, nil
 		}
 	default:
-		if same, err := s.sameContent(name, gr.segments); err != nil || !same {
+		if same, err := s.holds(name, gr.segments); err != nil || !same {
 			return false, err
 		}
 	}
@@ -357,7 +345,7 @@ func (s *saver) replacesSource() bool {
 func (s *saver) assign(location string, segments []*segment) {
 	for _, g := range segments {
 		for _, t := range g.tensors {
-			s.layout[t] = External{Location: location, Offset: g.offset, Length: g.length()}
+			s.layout[t] = External{Location: location, Offset: g.offset, Length: g.size()}
 		}
 	}
 }
@@ -367,19 +355,19 @@ func compact(segments []*segment) {
 	at := int64(0)
 	for _, g := range segments {
 		align := int64(wordAlign)
-		if g.length() >= minMoved {
+		if g.size() >= minMoved {
 			align = pageAlign
 		}
 		at = (at + align - 1) / align * align
 		g.offset = at
-		at += g.length()
+		at += g.size()
 	}
 }
 
 // tooLarge returns the weights in memory that must leave the message for it to
 // stay within the limit: none, or all that are large.
 func (s *saver) tooLarge() ([]*segment, error) {
-	r, err := marshal(s.model.message(s.layout))
+	r, err := s.model.rope(s.layout)
 	if err != nil || r.size <= s.limit {
 		return nil, err
 	}
@@ -387,9 +375,13 @@ func (s *saver) tooLarge() ([]*segment, error) {
 	seen := map[*Tensor]bool{}
 	s.model.Graphs(func(g *Graph) bool {
 		for _, v := range g.inits {
-			if t := v.Const; t != nil && len(t.raw) >= minMoved && !seen[t] {
+			t := v.Const
+			if t == nil || t.external != nil || seen[t] {
+				continue
+			}
+			if p := (part{bytes: t.raw, file: t.inFile}); p.size() >= minMoved {
 				seen[t] = true
-				out = append(out, &segment{memory: t.raw, from: span{0, int64(len(t.raw))}, tensors: []*Tensor{t}})
+				out = append(out, &segment{part: p, tensors: []*Tensor{t}})
 			}
 		}
 		return true
@@ -407,13 +399,16 @@ func (s *saver) writeData(location string, segments []*segment, another bool) (s
 		}
 	}
 	if another {
-		if same, err := s.sameContent(filepath.FromSlash(location), segments); err != nil || same {
+		if same, err := s.holds(filepath.FromSlash(location), segments); err != nil || same {
 			return location, err
 		}
 	}
-	temp, err := s.writeTemp(filepath.FromSlash(location), func(w *os.File) error {
+	temp, err := s.writeTemp(filepath.FromSlash(location), func(f *os.File) error {
 		for _, g := range segments {
-			if err := s.copySegment(w, g); err != nil {
+			if _, err := f.Seek(g.offset, io.SeekStart); err != nil {
+				return err
+			}
+			if _, err := g.WriteTo(s.interruptible(f)); err != nil {
 				return err
 			}
 		}
@@ -423,12 +418,8 @@ func (s *saver) writeData(location string, segments []*segment, another bool) (s
 		return "", fmt.Errorf("external data %q: %w", location, err)
 	}
 	defer s.root.Remove(temp)
-	same, err := s.sameContent(temp, segments)
-	if err == nil && !same {
-		err = errors.New("what was read back differs from what was written: the disk or the source is faulty")
-	}
-	if err != nil {
-		return "", fmt.Errorf("external data %q: %w", location, err)
+	if err := s.compareFile(temp, segments); err != nil {
+		return "", fmt.Errorf("external data %q: %w", location, bareError(err))
 	}
 	// A hard link takes a name only if it is free.
 	err = s.root.Link(temp, filepath.FromSlash(location))
@@ -438,7 +429,7 @@ func (s *saver) writeData(location string, segments []*segment, another bool) (s
 			return "", fmt.Errorf("external data %q: %w", location, hashErr)
 		}
 		location = dir + strings.TrimSuffix(base, ".data") + "." + sum[:12] + ".data"
-		if same, err := s.sameContent(filepath.FromSlash(location), segments); err != nil || same {
+		if same, err := s.holds(filepath.FromSlash(location), segments); err != nil || same {
 			return location, err
 		}
 		err = s.root.Link(temp, filepath.FromSlash(location))
@@ -457,81 +448,78 @@ func (s *saver) writeData(location string, segments []*segment, another bool) (s
 	return location, nil
 }
 
-// copyChunk is how much is copied between looks at the context.
-const copyChunk = 64 << 20
-
-func (s *saver) copySegment(w *os.File, g *segment) error {
-	if _, err := w.Seek(g.offset, io.SeekStart); err != nil {
-		return err
-	}
-	r, done, err := g.reader()
-	if err != nil {
-		return err
-	}
-	defer done()
-	for left := g.length(); left > 0; {
+// interruptible returns a writer that fails once the context ends.
+func (s *saver) interruptible(w io.Writer) io.Writer {
+	return writerFunc(func(b []byte) (int, error) {
 		if err := s.ctx.Err(); err != nil {
-			return err
+			return 0, err
 		}
-		n, err := io.CopyN(w, r, min(left, copyChunk))
-		if err != nil {
-			return err
-		}
-		left -= n
-	}
-	return nil
+		return w.Write(b)
+	})
 }
 
-// sameContent reports whether the file of that name has the bytes of the
-// segments and none behind them.
-func (s *saver) sameContent(name string, segments []*segment) (bool, error) {
+type writerFunc func([]byte) (int, error)
+
+func (f writerFunc) Write(b []byte) (int, error) { return f(b) }
+
+// differs says that a file has not the bytes that it should have.
+var errDiffers = errors.New("what was read back differs from what was written: the disk is faulty, or another program writes there")
+
+// compareWith returns a writer that fails with errDiffers where what it gets
+// is not what r has.
+func (s *saver) compareWith(r io.Reader) io.Writer {
+	var buf []byte
+	return s.interruptible(writerFunc(func(b []byte) (int, error) {
+		buf = slices.Grow(buf[:0], len(b))[:len(b)]
+		_, err := io.ReadFull(r, buf)
+		switch {
+		case err == io.EOF || err == io.ErrUnexpectedEOF || err == nil && !bytes.Equal(b, buf):
+			return 0, errDiffers
+		case err != nil:
+			return 0, err
+		}
+		return len(b), nil
+	}))
+}
+
+// compareFile fails with errDiffers where the file of that name has not the
+// bytes of the segments, or some behind them.
+func (s *saver) compareFile(name string, segments []*segment) error {
 	f, err := s.root.Open(name)
 	if err != nil {
-		return false, nil
+		return err
 	}
 	defer f.Close()
 	end := int64(0)
 	for _, g := range segments {
-		end = max(end, g.offset+g.length())
+		end = max(end, g.offset+g.size())
 	}
-	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() || info.Size() != end {
-		return false, nil
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	if info.Size() != end {
+		return errDiffers
 	}
 	for _, g := range segments {
-		r, done, err := g.reader()
-		if err != nil {
-			return false, err
-		}
-		same, err := s.sameBytes(r, io.NewSectionReader(f, g.offset, g.length()))
-		done()
-		if err != nil || !same {
-			return false, err
+		if _, err := g.WriteTo(s.compareWith(io.NewSectionReader(f, g.offset, g.size()))); err != nil {
+			return err
 		}
 	}
-	return true, nil
+	return nil
 }
 
-// sameBytes compares two streams.
-func (s *saver) sameBytes(a, b io.Reader) (bool, error) {
-	var x, y [64 << 10]byte
-	for {
-		if err := s.ctx.Err(); err != nil {
-			return false, err
-		}
-		n, errA := io.ReadFull(a, x[:])
-		k, errB := io.ReadFull(b, y[:])
-		if !bytes.Equal(x[:n], y[:k]) {
-			return false, nil
-		}
-		if errA != nil || errB != nil {
-			for _, err := range []error{errA, errB} {
-				if err != nil && err != io.EOF && err != io.ErrUnexpectedEOF {
-					return false, err
-				}
-			}
-			return true, nil
-		}
+// holds reports whether there is a regular file of that name with the bytes of
+// the segments.
+func (s *saver) holds(name string, segments []*segment) (bool, error) {
+	if info, err := s.root.Stat(name); err != nil || !info.Mode().IsRegular() {
+		return false, nil
 	}
+	err := s.compareFile(name, segments)
+	if errors.Is(err, errDiffers) {
+		return false, nil
+	}
+	return err == nil, err
 }
 
 func (s *saver) hash(name string) (string, error) {
@@ -577,22 +565,6 @@ func (s *saver) writeTemp(name string, write func(*os.File) error) (string, erro
 	return temp, nil
 }
 
-func (s *saver) writeRope(w io.Writer, r *rope) error {
-	for _, part := range r.parts {
-		for len(part) > 0 {
-			if err := s.ctx.Err(); err != nil {
-				return err
-			}
-			n := min(len(part), copyChunk)
-			if _, err := w.Write(part[:n]); err != nil {
-				return err
-			}
-			part = part[n:]
-		}
-	}
-	return nil
-}
-
 // syncFolder flushes a folder's names to the disk. Not every system can.
 func (s *saver) syncFolder(name string) {
 	if d, err := s.root.Open(name); err == nil {
@@ -608,16 +580,11 @@ func (s *saver) verify(temp string, r *rope) error {
 		return bareError(err)
 	}
 	defer f.Close()
-	parts := make([]io.Reader, len(r.parts))
-	for i, p := range r.parts {
-		parts[i] = bytes.NewReader(p)
-	}
-	same, err := s.sameBytes(f, io.MultiReader(parts...))
-	if err != nil {
+	if _, err := r.WriteTo(s.compareWith(f)); err != nil {
 		return err
 	}
-	if !same {
-		return errors.New("what was read back differs from what was written: the disk is faulty")
+	if n, err := f.Read(make([]byte, 1)); n > 0 || err != io.EOF {
+		return errDiffers
 	}
 	if _, err := load(filepath.Join(filepath.Dir(s.path), temp)); err != nil {
 		return fmt.Errorf("the model that was written can't be loaded: %w", err)
@@ -628,7 +595,7 @@ func (s *saver) verify(temp string, r *rope) error {
 // oldData returns the data files named after the model that the file which is
 // replaced refers to and the new one does not.
 func (s *saver) oldData() []string {
-	data, err := readFile(s.path)
+	data, _, err := readModel(s.path, wholeFile)
 	if err != nil {
 		return nil
 	}
@@ -717,32 +684,31 @@ func (m *Model) Fingerprint() string {
 		layout[t] = External{}
 	}
 	h := sha256.New()
-	r, err := marshal(c.message(layout))
+	r, err := c.rope(layout)
 	if err != nil {
 		panic("graph: " + err.Error()) // proto2 without required fields has no errors
 	}
+	hash := func(p part, place int64, name string) {
+		if n, err := p.WriteTo(h); err != nil || n < p.size() {
+			fmt.Fprintf(h, "unread %d %q", place, name)
+		}
+	}
 	for _, p := range r.parts {
-		h.Write(p)
+		if p.file == nil {
+			h.Write(p.bytes)
+		} else {
+			hash(p, p.file.offset, p.file.file.location)
+		}
 	}
 	for t := range m.externalTensors {
 		e := t.external
+		from := e.bytes()
 		fmt.Fprintf(h, "external %d\n", e.Length)
-		if !hashExternal(h, e) {
-			fmt.Fprintf(h, "unread %d %q\n", e.Offset, e.Location)
+		if e.file == nil {
+			fmt.Fprintf(h, "unread %d %q", e.Offset, e.Location)
+		} else {
+			hash(part{file: &from}, e.Offset, e.Location)
 		}
 	}
 	return "sha256:" + hex.EncodeToString(h.Sum(nil))
-}
-
-func hashExternal(h io.Writer, e *External) bool {
-	if e.file == nil {
-		return false
-	}
-	in, done, err := (&segment{file: e.file, from: span{e.Offset, e.Length}}).reader()
-	if err != nil {
-		return false
-	}
-	defer done()
-	n, err := io.Copy(h, in)
-	return err == nil && n == e.Length
 }

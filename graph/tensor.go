@@ -20,10 +20,11 @@ type Tensor struct {
 	Name  string // as in the file; for an initializer the Value's name is what counts
 	Doc   string
 
-	raw      []byte   // packed elements; nil while external or for strings
+	raw      []byte   // packed elements; nil while external or in a file, and for strings
 	strs     [][]byte // elements of a string tensor
 	external *External
-	origin   any // the protobuf message without its data; see load.go
+	inFile   *fileRange // packed elements that stay in the model file; see stream.go
+	origin   any        // the protobuf message without its data; see load.go
 }
 
 // NewTensor returns a tensor over raw, which holds the packed little-endian
@@ -130,7 +131,7 @@ func (t *Tensor) External() *External { return t.external }
 func (t *Tensor) Strings() [][]byte { return t.strs }
 
 // Bytes returns the packed elements. Those in memory are not copied and must
-// not be changed; those of an external file are read into a new slice.
+// not be changed; those of a file are read into a new slice.
 func (t *Tensor) Bytes() ([]byte, error) {
 	switch {
 	case t.DType == String:
@@ -139,6 +140,12 @@ func (t *Tensor) Bytes() ([]byte, error) {
 		return nil, fmt.Errorf("tensor %q: its element type %v is not known", t.Name, t.DType)
 	case t.external != nil:
 		return t.external.read(t)
+	case t.inFile != nil:
+		raw, err := t.inFile.read()
+		if err != nil {
+			return nil, fmt.Errorf("tensor %q: %w", t.Name, err)
+		}
+		return raw, nil
 	case int64(len(t.raw)) != t.Size():
 		return nil, fmt.Errorf("tensor %q (%v%v): its data are a segment of a larger tensor", t.Name, t.DType, t.Dims)
 	}

@@ -632,6 +632,11 @@ func (p *printer) tensor(t *Tensor, name, equals string) {
 		p.str("undefined {}")
 		return
 	}
+	if t.inFile != nil {
+		u := *t
+		u.raw, _ = t.Bytes() // printed as unreadable if it is
+		t = &u
+	}
 	p.str(t.DType.String())
 	if len(t.Dims) > 0 {
 		p.list(len(t.Dims), "[", ",", "]", func(i int) { p.str(strconv.FormatInt(t.Dims[i], 10)) })
