@@ -1,0 +1,1780 @@
+package graph
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+)
+
+// rule finds the types of a node's outputs, and their contents where they are
+// small integers; it fails where the inputs cannot fit the operator.
+type rule func(*call) error
+
+// inferRules has the rule of every operator that inference understands; If,
+// Loop, Scan and calls of functions are handled in infer.go.
+var inferRules = map[opKey]rule{
+	// Elementwise on one tensor.
+	{"", "Abs"}: inferSame, {"", "Acos"}: inferSame, {"", "Acosh"}: inferSame, {"", "Asin"}: inferSame, {"", "Asinh"}: inferSame,
+	{"", "Atan"}: inferSame, {"", "Atanh"}: inferSame, {"", "BitwiseNot"}: inferSame, {"", "Ceil"}: inferWhole, {"", "Celu"}: inferSame,
+	{"", "Clip"}: inferSame, {"", "Cos"}: inferSame, {"", "Cosh"}: inferSame, {"", "Elu"}: inferSame, {"", "Erf"}: inferSame,
+	{"", "Exp"}: inferSame, {"", "Floor"}: inferWhole, {"", "Gelu"}: inferSame, {"", "HardSigmoid"}: inferSame, {"", "HardSwish"}: inferSame,
+	{"", "Identity"}: inferIdentity, {"", "LeakyRelu"}: inferSame, {"", "Log"}: inferSame, {"", "Mish"}: inferSame, {"", "Neg"}: inferNegate,
+	{"", "Not"}: inferNot, {"", "Reciprocal"}: inferSame, {"", "Relu"}: inferSame, {"", "Round"}: inferWhole, {"", "Selu"}: inferSame,
+	{"", "Shrink"}: inferSame, {"", "Sigmoid"}: inferSame, {"", "Sign"}: inferSame, {"", "Sin"}: inferSame, {"", "Sinh"}: inferSame,
+	{"", "Softplus"}: inferSame, {"", "Softsign"}: inferSame, {"", "Sqrt"}: inferSame, {"", "Swish"}: inferSame, {"", "Tan"}: inferSame,
+	{"", "Tanh"}: inferSame, {"", "ThresholdedRelu"}: inferSame, {"", "IsInf"}: inferIsBool, {"", "IsNaN"}: inferIsBool,
+	{"", "Affine"}: inferSame, {"", "ScaledTanh"}: inferSame, {"", "ParametricSoftplus"}: inferSame, {"", "ImageScaler"}: inferSame,
+	{"", "Cast"}: inferCast, {"", "CastLike"}: inferCastLike, {"", "Bernoulli"}: inferSameAs, {"", "Dropout"}: inferDropout,
+
+	// Elementwise on several, broadcast.
+	{"", "Add"}: inferArithmetic((*expr).add), {"", "Sub"}: inferArithmetic((*expr).sub), {"", "Mul"}: inferArithmetic((*expr).mul),
+	{"", "Div"}: inferQuotient, {"", "Mod"}: inferArithmetic(modulo), {"", "Pow"}: inferPow,
+	{"", "Max"}: inferArithmetic((*expr).maximum), {"", "Min"}: inferArithmetic((*expr).minimum), {"", "Mean"}: inferArithmetic(nil), {"", "Sum"}: inferArithmetic((*expr).add),
+	{"", "And"}: inferComparison((*expr).and), {"", "Or"}: inferComparison((*expr).or), {"", "Xor"}: inferComparison(nil),
+	{"", "Equal"}: inferComparison((*expr).equals), {"", "Greater"}: inferComparison((*expr).greater), {"", "GreaterOrEqual"}: inferComparison((*expr).greaterOrEqual),
+	{"", "Less"}: inferComparison((*expr).less), {"", "LessOrEqual"}: inferComparison((*expr).lessOrEqual),
+	{"", "BitShift"}: inferArithmetic(nil), {"", "BitwiseAnd"}: inferArithmetic(nil), {"", "BitwiseOr"}: inferArithmetic(nil), {"", "BitwiseXor"}: inferArithmetic(nil),
+	{"", "PRelu"}: inferSame, {"", "Where"}: inferWhere,
+
+	// Along an axis, with the shape kept.
+	{"", "CumSum"}: inferAxisIn(1), {"", "CumProd"}: inferAxisIn(1), {"", "Hardmax"}: inferAxisAttr, {"", "LogSoftmax"}: inferAxisAttr, {"", "Softmax"}: inferAxisAttr,
+	{"", "LpNormalization"}: inferAxisAttr, {"", "MeanVarianceNormalization"}: inferSame, {"", "LRN"}: inferSame, {"", "ReverseSequence"}: inferSame, {"", "Trilu"}: inferSame,
+	{"", "InstanceNormalization"}: inferSame, {"", "GroupNormalization"}: inferSame, {"", "RMSNormalization"}: inferAxisAttr, {"", "SimplifiedLayerNormalization"}: inferLayerNorm,
+	{"", "LayerNormalization"}: inferLayerNorm, {"", "BatchNormalization"}: inferBatchNorm, {"", "RotaryEmbedding"}: inferSame,
+
+	// Reductions.
+	{"", "ReduceL1"}: inferReduce(18, nil), {"", "ReduceL2"}: inferReduce(18, nil), {"", "ReduceLogSum"}: inferReduce(18, nil), {"", "ReduceLogSumExp"}: inferReduce(18, nil),
+	{"", "ReduceMax"}: inferReduce(18, (*expr).maximum), {"", "ReduceMean"}: inferReduce(18, nil), {"", "ReduceMin"}: inferReduce(18, (*expr).minimum),
+	{"", "ReduceProd"}: inferReduce(18, (*expr).mul), {"", "ReduceSum"}: inferReduce(13, (*expr).add), {"", "ReduceSumSquare"}: inferReduce(18, nil),
+	{"", "ArgMax"}: inferArgMax, {"", "ArgMin"}: inferArgMax,
+
+	// Shape and layout.
+	{"", "Reshape"}: inferReshape, {"", "Transpose"}: inferTranspose, {"", "Squeeze"}: inferSqueeze, {"", "Unsqueeze"}: inferUnsqueeze, {"", "Flatten"}: inferFlatten,
+	{"", "Concat"}: inferConcat, {"", "Split"}: inferSplit, {"", "Slice"}: inferSlice, {"", "Expand"}: inferExpand, {"", "Tile"}: inferTile, {"", "Pad"}: inferPad,
+	{"", "Shape"}: inferShapeOf, {"", "Size"}: inferSizeOf, {"", "DepthToSpace"}: inferDepthToSpace, {"", "SpaceToDepth"}: inferSpaceToDepth,
+	{"", "CenterCropPad"}: inferCenterCropPad,
+
+	// Lookup.
+	{"", "Gather"}: inferGather, {"", "GatherElements"}: inferGatherElements, {"", "GatherND"}: inferGatherND, {"", "Scatter"}: inferSame,
+	{"", "ScatterElements"}: inferSame, {"", "ScatterND"}: inferSame, {"", "TensorScatter"}: inferSame, {"", "OneHot"}: inferOneHot, {"", "TopK"}: inferTopK, {"", "NonZero"}: inferNonZero,
+	{"", "Compress"}: inferCompress, {"", "Unique"}: inferUnique, {"", "NonMaxSuppression"}: inferNonMaxSuppression, {"", "EyeLike"}: inferSameAs,
+
+	// Made from nothing.
+	{"", "Constant"}: inferConstantNode, {"", "ConstantOfShape"}: inferConstantOfShape, {"", "Range"}: inferRangeOf,
+	{"", "RandomNormal"}: inferRandom, {"", "RandomUniform"}: inferRandom, {"", "RandomNormalLike"}: inferSameAs, {"", "RandomUniformLike"}: inferSameAs,
+	{"", "Multinomial"}: inferMultinomial, {"", "HannWindow"}: inferWindow, {"", "HammingWindow"}: inferWindow, {"", "BlackmanWindow"}: inferWindow,
+	{"", "MelWeightMatrix"}: inferMelWeightMatrix,
+
+	// Products.
+	{"", "MatMul"}: inferMatMul, {"", "Gemm"}: inferGemm, {"", "Einsum"}: inferEinsum, {"", "MatMulInteger"}: inferMatMulInteger, {"", "QLinearMatMul"}: inferQLinearMatMul,
+	{"", "Det"}: inferDet,
+
+	// Convolution, pooling, images.
+	{"", "Conv"}: inferConv, {"", "ConvInteger"}: inferConvInteger, {"", "QLinearConv"}: inferQLinearConv, {"", "ConvTranspose"}: inferConvTranspose, {"", "DeformConv"}: inferDeformConv,
+	{"", "AveragePool"}: inferPool, {"", "LpPool"}: inferPool, {"", "MaxPool"}: inferPool,
+	{"", "GlobalAveragePool"}: inferGlobalPool, {"", "GlobalLpPool"}: inferGlobalPool, {"", "GlobalMaxPool"}: inferGlobalPool,
+	{"", "MaxRoiPool"}: inferMaxRoiPool, {"", "RoiAlign"}: inferRoiAlign, {"", "Resize"}: inferResize, {"", "Upsample"}: inferResize,
+	{"", "GridSample"}: inferGridSample, {"", "AffineGrid"}: inferAffineGrid, {"", "Col2Im"}: inferCol2Im,
+
+	// Signals.
+	{"", "DFT"}: inferDft, {"", "STFT"}: inferStft,
+
+	// Recurrent networks and attention.
+	{"", "RNN"}: inferRecurrent, {"", "GRU"}: inferRecurrent, {"", "LSTM"}: inferRecurrent, {"", "Attention"}: inferAttention,
+
+	// Quantization.
+	{"", "QuantizeLinear"}: inferQuantizeLinear, {"", "DequantizeLinear"}: inferDequantizeLinear, {"", "DynamicQuantizeLinear"}: inferDynamicQuantizeLinear,
+
+	// Losses.
+	{"", "NegativeLogLikelihoodLoss"}: inferLoss, {"", "SoftmaxCrossEntropyLoss"}: inferLoss,
+
+	// Sequences and optionals.
+	{"", "SequenceConstruct"}: inferSequenceConstruct, {"", "SequenceEmpty"}: inferSequenceEmpty, {"", "SequenceInsert"}: inferSequenceInsert,
+	{"", "SequenceErase"}: inferSequenceErase, {"", "SequenceAt"}: inferSequenceAt, {"", "SequenceLength"}: inferSequenceLength,
+	{"", "ConcatFromSequence"}: inferConcatFromSequence, {"", "SplitToSequence"}: inferSplitToSequence,
+	{"", "Optional"}: inferOptional, {"", "OptionalGetElement"}: inferOptionalGetElement, {"", "OptionalHasElement"}: inferOptionalHasElement,
+
+	// ONNX Runtime's fused operators.
+	{"com.microsoft", "Attention"}: inferFusedAttention, {"com.microsoft", "MultiHeadAttention"}: inferMultiHeadAttention,
+	{"com.microsoft", "GroupQueryAttention"}: inferGroupQueryAttention, {"com.microsoft", "EmbedLayerNormalization"}: inferEmbedLayerNorm,
+	{"com.microsoft", "SkipLayerNormalization"}: inferSkipLayerNorm, {"com.microsoft", "SkipSimplifiedLayerNormalization"}: inferSkipLayerNorm,
+	{"com.microsoft", "BiasGelu"}: inferSame, {"com.microsoft", "FastGelu"}: inferSame, {"com.microsoft", "Gelu"}: inferSame, {"com.microsoft", "QuickGelu"}: inferSame,
+	{"com.microsoft", "BiasSoftmax"}: inferSame, {"com.microsoft", "BiasAdd"}: inferSame, {"com.microsoft", "RotaryEmbedding"}: inferSame,
+	{"com.microsoft", "FusedGemm"}: inferGemm, {"com.microsoft", "FusedMatMul"}: inferFusedMatMul, {"com.microsoft", "TransposeMatMul"}: inferFusedMatMul,
+	{"com.microsoft", "FusedConv"}: inferConv, {"com.microsoft", "MatMulNBits"}: inferMatMulNBits,
+
+	// lathe's own.
+	{LatheDomain, "BlockCirculantMatMul"}: inferCirculantMatMul, {LatheDomain, "BlockCirculantConv"}: inferCirculantConv,
+}
+
+// inferSame gives output 0 the type of input 0.
+func inferSame(c *call) error {
+	if len(c.out) > 0 {
+		c.out[0] = c.in(0)
+	}
+	return nil
+}
+
+// inferIdentity is same, with the content.
+func inferIdentity(c *call) error {
+	c.give(0, c.content(0))
+	return inferSame(c)
+}
+
+// inferWhole is an operator that leaves whole numbers as they are.
+func inferWhole(c *call) error { return inferIdentity(c) }
+
+func inferNegate(c *call) error {
+	c.give(0, elementwise(func(xs []*expr) *expr { return xs[0].mul(constant(-1)) }, c.content(0)))
+	return inferSame(c)
+}
+
+func inferNot(c *call) error {
+	c.give(0, elementwise(func(xs []*expr) *expr { return truth(xs[0].equals(constant(0))) }, c.content(0)))
+	return inferSame(c)
+}
+
+// like gives output i the shape of input j with another element type.
+func (c *call) like(i, j int, elem DType) {
+	if dims, ok := c.dims(j); ok {
+		c.set(i, elem, dims)
+	} else {
+		c.setElem(i, elem)
+	}
+}
+
+func inferIsBool(c *call) error {
+	c.like(0, 0, Bool)
+	return nil
+}
+
+func inferCast(c *call) error {
+	to := c.dtype("to", Undefined)
+	if a := c.attr("to"); to == Undefined && a != nil && a.Type == AttrInt {
+		return fmt.Errorf("cast to the element type %d, which is not known", a.I)
+	}
+	c.like(0, 0, to)
+	c.castContent(to)
+	return nil
+}
+
+func inferCastLike(c *call) error {
+	c.like(0, 1, Undefined)
+	c.like(0, 0, c.elem(1))
+	c.castContent(c.elem(1))
+	return nil
+}
+
+// castContent hands the elements on where no number changes.
+func (c *call) castContent(to DType) {
+	switch to {
+	case Int64, Float64, Float32:
+		c.give(0, c.content(0))
+	case Int32, Bool:
+		// Shapes fit an int32 in any model that runs; other numbers may not.
+		x := c.content(0)
+		if x == nil {
+			return
+		}
+		c.give(0, elementwise(func(xs []*expr) *expr {
+			v, ok := xs[0].value()
+			switch {
+			case to == Bool:
+				same, known := xs[0].equals(constant(0))
+				return truth(!same, known)
+			case ok && int64(int32(v)) != v:
+				return nil
+			}
+			return xs[0]
+		}, x))
+	}
+}
+
+// inferSameAs has the shape of input 0 and, if given, the element type of the
+// attribute dtype.
+func inferSameAs(c *call) error {
+	c.like(0, 0, c.dtype("dtype", c.elem(0)))
+	return nil
+}
+
+func inferDropout(c *call) error {
+	mask := Bool
+	if c.opset < 10 {
+		mask = c.elem(0)
+	}
+	c.like(1, 0, mask)
+	return inferIdentity(c)
+}
+
+// broadcastDim is the dimension of two that are broadcast to each other.
+func (c *call) broadcastDim(a, b Dim) (Dim, bool) {
+	switch {
+	case a.N == 1:
+		return b, true
+	case b.N == 1:
+		return a, true
+	case a.IsKnown() && b.IsKnown():
+		return a, a.N == b.N
+	case a.IsKnown():
+		return a, true
+	case b.IsKnown():
+		return b, true
+	case c.expr(a).equal(c.expr(b)):
+		return a, true
+	}
+	return UnknownDim, true
+}
+
+func (c *call) broadcastDims(a, b []Dim) ([]Dim, error) {
+	if len(a) < len(b) {
+		a, b = b, a
+	}
+	out := slices.Clone(a)
+	skip := len(a) - len(b)
+	for i := range b {
+		var ok bool
+		if out[skip+i], ok = c.broadcastDim(a[skip+i], b[i]); !ok {
+			return nil, fmt.Errorf("shapes %v and %v cannot be broadcast", a, b)
+		}
+	}
+	return out, nil
+}
+
+// broadcast gives output 0 the broadcast shape of inputs from … to.
+func (c *call) broadcast(elem DType, from, to int) error {
+	var out []Dim
+	for i := from; i < to; i++ {
+		dims, ok := c.dims(i)
+		if !ok {
+			c.setElem(0, elem)
+			return nil
+		}
+		var err error
+		if out, err = c.broadcastDims(out, dims); err != nil {
+			return err
+		}
+	}
+	if from < to {
+		c.set(0, elem, out)
+	}
+	return nil
+}
+
+// elementwise broadcasts all inputs; before opset 7 the others follow the
+// first, which is as large as the result.
+func (c *call) elementwise(elem DType) error {
+	n := len(c.n.inputs)
+	if c.opset < 7 && NormalDomain(c.n.Domain) == "" {
+		n = min(n, 1)
+	}
+	return c.broadcast(elem, 0, n)
+}
+
+func (c *call) allContents() []*content {
+	out := make([]*content, len(c.n.inputs))
+	for i := range out {
+		out[i] = c.content(i)
+	}
+	return out
+}
+
+func inferArithmetic(f func(a, b *expr) *expr) rule {
+	return func(c *call) error {
+		if f != nil && len(c.n.inputs) > 0 && c.opset >= 7 {
+			c.give(0, elementwise(fold(f), c.allContents()...))
+		}
+		return c.elementwise(c.elem(0))
+	}
+}
+
+// inferQuotient divides whole numbers toward zero, others only where nothing
+// remains.
+func inferQuotient(c *call) error {
+	f := divide
+	if !c.elem(0).isInteger() {
+		f = (*expr).div
+	}
+	return inferArithmetic(f)(c)
+}
+
+func (d DType) isInteger() bool {
+	return d >= Uint8 && d <= Int64 || d == Uint32 || d == Uint64
+}
+
+func inferPow(c *call) error {
+	c.give(0, elementwise(fold(func(a, b *expr) *expr {
+		switch {
+		case b.is(1):
+			return a
+		case b.is(2):
+			return a.mul(a)
+		}
+		return nil
+	}), c.content(0), c.content(1)))
+	return c.elementwise(c.elem(0))
+}
+
+func inferComparison(f func(a, b *expr) (yes, known bool)) rule {
+	return func(c *call) error {
+		if f != nil {
+			c.give(0, elementwise(fold(func(a, b *expr) *expr { return truth(f(a, b)) }), c.content(0), c.content(1)))
+		}
+		return c.elementwise(Bool)
+	}
+}
+
+func inferWhere(c *call) error {
+	elem := c.elem(1)
+	if elem == Undefined {
+		elem = c.elem(2)
+	}
+	c.give(0, elementwise(choose, c.content(0), c.content(1), c.content(2)))
+	return c.broadcast(elem, 0, 3)
+}
+
+// axisOf returns the axis that an attribute names, for the rank of input 0;
+// ok is false where the rank is not known.
+func (c *call) axisOf(axis int64, rank int) (int, error) {
+	a, ok := normalAxis(axis, rank)
+	if !ok {
+		return 0, fmt.Errorf("axis %d of a tensor of rank %d", axis, rank)
+	}
+	return a, nil
+}
+
+// inferAxisAttr is same for an operator whose attribute axis must exist.
+func inferAxisAttr(c *call) error {
+	if dims, ok := c.dims(0); ok && len(dims) > 0 {
+		// Before opset 13 a Softmax may flatten at axis = rank.
+		if axis := c.int("axis", -1); axis != int64(len(dims)) || c.opset >= 13 {
+			if _, err := c.axisOf(axis, len(dims)); err != nil {
+				return err
+			}
+		}
+	}
+	return inferSame(c)
+}
+
+// inferAxisIn is same for an operator whose axis is input i.
+func inferAxisIn(i int) rule {
+	return func(c *call) error {
+		dims, ok := c.dims(0)
+		if axis, known := c.content(i).number(); ok && known {
+			if _, err := c.axisOf(axis, len(dims)); err != nil {
+				return err
+			}
+		}
+		return inferSame(c)
+	}
+}
+
+// inferLayerNorm: Y is like X; Mean and InvStdDev have 1 for every normalised dim.
+func inferLayerNorm(c *call) error {
+	dims, ok := c.dims(0)
+	if !ok {
+		return inferSame(c)
+	}
+	axis, err := c.axisOf(c.int("axis", -1), len(dims))
+	if err != nil {
+		return err
+	}
+	stats := slices.Clone(dims)
+	for i := axis; i < len(stats); i++ {
+		stats[i] = Known(1)
+	}
+	stash := c.dtype("stash_type", Float32)
+	for i := 1; i < len(c.out); i++ {
+		c.set(i, stash, stats)
+	}
+	return inferSame(c)
+}
+
+// inferBatchNorm: Y is like X; the statistics are [C].
+func inferBatchNorm(c *call) error {
+	if dims, ok := c.dims(0); ok && len(dims) > 1 {
+		for i := 1; i < len(c.out); i++ {
+			elem := c.elem(3)
+			if elem == Undefined {
+				elem = c.elem(0)
+			}
+			if scale, ok := c.dims(1); ok && len(scale) == 1 {
+				d, fits := c.unify(dims[1], scale[0])
+				if !fits {
+					return fmt.Errorf("%v channels and a scale of %v", dims[1], scale[0])
+				}
+				c.set(i, elem, []Dim{d})
+			}
+		}
+	}
+	return inferSame(c)
+}
+
+// unify returns what is known of two dimensions that must be the same.
+func (c *call) unify(a, b Dim) (Dim, bool) {
+	if a.IsKnown() && b.IsKnown() && a.N != b.N {
+		return a, false
+	}
+	return better(a, b), true
+}
+
+// axes returns the axes that an attribute gives before opset since and input
+// i from then on; given is false where they are left out, known where they
+// are computed.
+func (c *call) axes(since int64, i int) (axes []int64, given, known bool) {
+	if c.opset < since {
+		axes, given = c.ints("axes")
+		return axes, given, true
+	}
+	if !c.has(i) {
+		return nil, false, true
+	}
+	axes, known = c.content(i).numbers()
+	return axes, true, known
+}
+
+// axisSet turns axes into a set over the dims of a tensor.
+func (c *call) axisSet(axes []int64, rank int) ([]bool, error) {
+	set := make([]bool, rank)
+	for _, a := range axes {
+		k, err := c.axisOf(a, rank)
+		if err != nil {
+			return nil, err
+		}
+		set[k] = true
+	}
+	return set, nil
+}
+
+// inferReduce is a reduction whose axes are an input from opset since on; f
+// combines two elements.
+func inferReduce(since int64, f func(a, b *expr) *expr) rule {
+	return func(c *call) error {
+		dims, ok := c.dims(0)
+		axes, given, known := c.axes(since, 1)
+		keep := c.int("keepdims", 1) != 0
+		elem := c.elem(0)
+		if !ok {
+			c.setElem(0, elem)
+			if !keep && known && !given && c.int("noop_with_empty_axes", 0) == 0 {
+				c.set(0, elem, nil)
+			}
+			return nil
+		}
+		if !known {
+			if keep {
+				c.setRank(0, elem, len(dims))
+			} else {
+				c.setElem(0, elem)
+			}
+			return nil
+		}
+		set, err := c.axisSet(axes, len(dims))
+		if err != nil {
+			return err
+		}
+		if len(axes) == 0 {
+			if c.int("noop_with_empty_axes", 0) != 0 {
+				return inferSame(c)
+			}
+			for i := range set {
+				set[i] = true
+			}
+		}
+		var out []Dim
+		for i, d := range dims {
+			switch {
+			case !set[i]:
+				out = append(out, d)
+			case keep:
+				out = append(out, Known(1))
+			}
+		}
+		c.set(0, elem, out)
+		if x := c.content(0); f != nil && x != nil && len(x.elems) > 0 && !slices.Contains(set, false) {
+			if sum := elementwise(fold(f), splitElems(x)...); sum != nil {
+				c.give(0, sum.reshape(slices.Repeat([]int64{1}, len(out))))
+			}
+		}
+		return nil
+	}
+}
+
+// splitElems returns every element as a scalar.
+func splitElems(x *content) []*content {
+	out := make([]*content, len(x.elems))
+	for i, e := range x.elems {
+		out[i] = scalar(e)
+	}
+	return out
+}
+
+func inferArgMax(c *call) error {
+	dims, ok := c.dims(0)
+	if !ok {
+		c.setElem(0, Int64)
+		return nil
+	}
+	axis, err := c.axisOf(c.int("axis", 0), len(dims))
+	if err != nil {
+		return err
+	}
+	out := slices.Clone(dims)
+	if c.int("keepdims", 1) != 0 {
+		out[axis] = Known(1)
+	} else {
+		out = slices.Delete(out, axis, axis+1)
+	}
+	c.set(0, Int64, out)
+	return nil
+}
+
+// product multiplies dims.
+func (c *call) product(dims []Dim) *expr {
+	p := constant(1)
+	for _, d := range dims {
+		p = p.mul(c.expr(d))
+	}
+	return p
+}
+
+// inferReshape: 0 copies a dim (unless allowzero), one -1 takes what is left.
+func inferReshape(c *call) error {
+	elem := c.elem(0)
+	shape, ok := c.content(1).list()
+	if attr, given := c.ints("shape"); given && c.opset < 5 {
+		ok = true
+		for _, n := range attr {
+			shape = append(shape, constant(n))
+		}
+	}
+	in, inKnown := c.dims(0)
+	if !ok {
+		if t, known := c.dims(1); known && len(t) == 1 && t[0].IsKnown() && t[0].N <= maxRank {
+			c.setRank(0, elem, int(t[0].N))
+		} else {
+			c.setElem(0, elem)
+		}
+		return nil
+	}
+	out := make([]Dim, len(shape))
+	rest := constant(1) // product of all but the dim that is left open
+	open, opens := -1, 0
+	for i, s := range shape {
+		v, number := s.value()
+		switch {
+		case number && v == -1 || s == nil:
+			out[i] = UnknownDim
+			open = i
+			opens++
+			continue
+		case number && v == 0 && c.int("allowzero", 0) == 0:
+			if out[i] = UnknownDim; inKnown {
+				if i >= len(in) {
+					return fmt.Errorf("shape %v copies dim %d of %v", shape, i, in)
+				}
+				out[i] = Dim{N: in[i].N, Sym: in[i].Sym}
+			}
+		case number && v < 0:
+			return fmt.Errorf("shape %v has a negative dim", shape)
+		default:
+			out[i] = c.dim(s)
+		}
+		rest = rest.mul(c.expr(out[i]))
+	}
+	if inKnown {
+		total := c.product(in)
+		switch {
+		case opens == 1:
+			out[open] = c.dim(total.div(rest))
+			n, a := total.value()
+			m, b := rest.value()
+			if a && b && (m == 0 && n != 0 || m != 0 && n%m != 0) {
+				return fmt.Errorf("%d elements of %v do not fit the shape %v", n, in, shape)
+			}
+			if a && b && m == 0 {
+				out[open] = Known(0)
+			}
+		case opens == 0:
+			if same, known := total.equals(rest); known && !same {
+				return fmt.Errorf("%v elements of %v do not fit the shape %v", total, in, shape)
+			}
+		}
+	}
+	c.set(0, elem, out)
+	c.reshaped()
+	return nil
+}
+
+func inferTranspose(c *call) error {
+	dims, ok := c.dims(0)
+	perm, given := c.ints("perm")
+	if !ok {
+		if given {
+			c.setRank(0, c.elem(0), len(perm))
+		} else {
+			c.setElem(0, c.elem(0))
+		}
+		return nil
+	}
+	order := make([]int, len(dims))
+	seen := make([]bool, len(dims))
+	for i := range order {
+		order[i] = len(dims) - 1 - i
+		if given {
+			if len(perm) != len(dims) || perm[i] < 0 || perm[i] >= int64(len(dims)) || seen[perm[i]] {
+				return fmt.Errorf("perm %v of a tensor of rank %d", perm, len(dims))
+			}
+			order[i] = int(perm[i])
+		}
+		seen[order[i]] = true
+	}
+	out := make([]Dim, len(dims))
+	for i, k := range order {
+		out[i] = dims[k]
+	}
+	c.set(0, c.elem(0), out)
+	if x := c.content(0); x != nil && len(x.dims) == len(order) {
+		to := make([]int64, len(order))
+		for i, k := range order {
+			to[i] = x.dims[k]
+		}
+		c.give(0, x.pick(to, func(at, from []int64) {
+			for i, k := range order {
+				from[k] = at[i]
+			}
+		}))
+	}
+	return nil
+}
+
+func inferSqueeze(c *call) error {
+	dims, ok := c.dims(0)
+	axes, given, known := c.axes(13, 1)
+	if !ok || !known {
+		c.setElem(0, c.elem(0))
+		return nil
+	}
+	set, err := c.axisSet(axes, len(dims))
+	if err != nil {
+		return err
+	}
+	var out []Dim
+	for i, d := range dims {
+		switch {
+		case given && !set[i]:
+			out = append(out, d)
+		case given && d.IsKnown() && d.N != 1:
+			return fmt.Errorf("axis %d of %v is not 1", i, dims)
+		case !given && !d.IsKnown():
+			c.setElem(0, c.elem(0)) // the rank depends on it
+			return nil
+		case !given && d.N != 1:
+			out = append(out, d)
+		}
+	}
+	c.set(0, c.elem(0), out)
+	c.reshaped()
+	return nil
+}
+
+func inferUnsqueeze(c *call) error {
+	dims, ok := c.dims(0)
+	axes, _, known := c.axes(13, 1)
+	if !ok || !known {
+		if a, n := c.dims(1); ok && c.opset >= 13 && n && len(a) == 1 && a[0].IsKnown() && a[0].N <= maxRank {
+			c.setRank(0, c.elem(0), len(dims)+int(a[0].N))
+		} else {
+			c.setElem(0, c.elem(0))
+		}
+		return nil
+	}
+	set, err := c.axisSet(axes, len(dims)+len(axes))
+	if err != nil {
+		return err
+	}
+	var out []Dim
+	next := 0
+	for _, inserted := range set {
+		switch {
+		case inserted:
+			out = append(out, Known(1))
+		case next >= len(dims):
+			return fmt.Errorf("axes %v name one twice", axes)
+		default:
+			out = append(out, dims[next])
+			next++
+		}
+	}
+	if next != len(dims) {
+		return fmt.Errorf("axes %v name one twice", axes)
+	}
+	c.set(0, c.elem(0), out)
+	c.reshaped()
+	return nil
+}
+
+func inferFlatten(c *call) error {
+	dims, ok := c.dims(0)
+	if !ok {
+		c.setRank(0, c.elem(0), 2)
+		return nil
+	}
+	axis := c.int("axis", 1)
+	if axis != int64(len(dims)) {
+		a, err := c.axisOf(axis, len(dims))
+		if err != nil {
+			return err
+		}
+		axis = int64(a)
+	}
+	c.set(0, c.elem(0), []Dim{c.dim(c.product(dims[:axis])), c.dim(c.product(dims[axis:]))})
+	return nil
+}
+
+func inferConcat(c *call) error {
+	n := len(c.n.inputs)
+	elem := Undefined
+	for i := range n {
+		if elem == Undefined {
+			elem = c.elem(i)
+		}
+	}
+	var out []Dim
+	axis := -1
+	sum := constant(0)
+	for i := range n {
+		dims, ok := c.dims(i)
+		if !ok {
+			sum = nil
+			continue
+		}
+		if axis < 0 {
+			a, err := c.axisOf(c.int("axis", 1), len(dims))
+			if err != nil {
+				return err
+			}
+			axis, out = a, slices.Clone(dims)
+		}
+		if len(dims) != len(out) {
+			return fmt.Errorf("inputs of rank %d and %d", len(out), len(dims))
+		}
+		for k, d := range dims {
+			if k == axis {
+				sum = sum.add(c.expr(d))
+			} else if out[k], ok = c.unify(out[k], d); !ok {
+				return fmt.Errorf("input %d is %v, others have %v at dim %d", i, dims, out[k], k)
+			}
+		}
+	}
+	if axis < 0 {
+		c.setElem(0, elem)
+		return nil
+	}
+	out[axis] = c.dim(sum)
+	c.set(0, elem, out)
+	if len(out) == 1 {
+		var all []*expr
+		for i := range n {
+			x := c.content(i)
+			dims, _ := c.dims(i)
+			switch {
+			case x != nil && len(x.dims) == 1:
+				all = append(all, x.elems...)
+			case len(dims) == 1 && dims[0].N >= 0 && dims[0].N <= maxContent:
+				all = append(all, make([]*expr, dims[0].N)...)
+			default:
+				return nil
+			}
+			if len(all) > maxContent {
+				return nil
+			}
+		}
+		if slices.ContainsFunc(all, func(e *expr) bool { return e != nil }) {
+			c.give(0, vector(all))
+		}
+	}
+	return nil
+}
+
+func inferSplit(c *call) error {
+	elem := c.elem(0)
+	dims, ok := c.dims(0)
+	if !ok {
+		for i := range c.out {
+			c.setElem(i, elem)
+		}
+		return nil
+	}
+	axis, err := c.axisOf(c.int("axis", 0), len(dims))
+	if err != nil {
+		return err
+	}
+	n := len(c.out)
+	sizes := make([]*expr, n)
+	if list, given := c.ints("split"); given && c.opset < 13 {
+		if len(list) < n {
+			return fmt.Errorf("%d outputs and %d sizes", n, len(list))
+		}
+		for i := range sizes {
+			sizes[i] = constant(list[i])
+		}
+	} else if c.opset >= 13 && c.has(1) {
+		list, _ := c.content(1).list()
+		for i := range min(n, len(list)) {
+			sizes[i] = list[i]
+		}
+	} else {
+		whole := c.expr(dims[axis])
+		parts := max(c.int("num_outputs", int64(n)), 1)
+		if total, known := whole.value(); known {
+			chunk := (total + parts - 1) / parts
+			if c.opset < 18 && total%parts != 0 {
+				return fmt.Errorf("dim %d of %v does not split into %d", axis, dims, parts)
+			}
+			for i := range sizes {
+				sizes[i] = constant(max(min(chunk, total-int64(i)*chunk), 0))
+			}
+		} else {
+			for i := range sizes {
+				sizes[i] = whole.div(constant(parts))
+			}
+		}
+	}
+	x := c.content(0)
+	start := int64(0)
+	for i, s := range sizes {
+		out := slices.Clone(dims)
+		out[axis] = c.dim(s)
+		if v, known := s.value(); known && v < 0 {
+			return fmt.Errorf("size %d of output %d", v, i)
+		}
+		c.set(i, elem, out)
+		length, known := s.value()
+		if x != nil && len(x.dims) == 1 && known && start >= 0 && length <= int64(len(x.elems))-start {
+			c.give(i, vector(x.elems[start:start+length]))
+			start += length
+		} else {
+			start = -1
+		}
+	}
+	return nil
+}
+
+// inferSlice: starts, ends, axes and steps are attributes before opset 10.
+func inferSlice(c *call) error {
+	elem := c.elem(0)
+	dims, ok := c.dims(0)
+	if !ok {
+		c.setElem(0, elem)
+		return nil
+	}
+	var starts, ends, steps []*expr
+	var axes []int64
+	axesGiven, axesKnown := false, true
+	startsKnown, endsKnown := true, true
+	if c.opset < 10 {
+		s, _ := c.ints("starts")
+		e, _ := c.ints("ends")
+		for _, v := range s {
+			starts = append(starts, constant(v))
+		}
+		for _, v := range e {
+			ends = append(ends, constant(v))
+		}
+		axes, axesGiven = c.ints("axes")
+	} else {
+		starts, startsKnown = c.content(1).list()
+		ends, endsKnown = c.content(2).list()
+		if axesGiven = c.has(3); axesGiven {
+			axes, axesKnown = c.content(3).numbers()
+		}
+		if c.has(4) {
+			steps, _ = c.content(4).list()
+		}
+	}
+	count := max(len(starts), len(ends))
+	if !startsKnown || !endsKnown {
+		for _, i := range []int{1, 2} {
+			if t, known := c.dims(i); known && len(t) == 1 && t[0].IsKnown() {
+				count = int(min(t[0].N, maxRank))
+			}
+		}
+		if count == 0 && axesGiven && axesKnown {
+			count = len(axes)
+		}
+		if count == 0 {
+			axesKnown = false
+		}
+	}
+	if !axesKnown {
+		c.setRank(0, elem, len(dims))
+		return nil
+	}
+	if !axesGiven {
+		for i := range count {
+			axes = append(axes, int64(i))
+		}
+	}
+	out := slices.Clone(dims)
+	x := c.content(0)
+	if x != nil && len(x.dims) != len(dims) {
+		x = nil
+	}
+	from := make([]int64, len(dims)) // first position and step of every axis
+	by := slices.Repeat([]int64{1}, len(dims))
+	for i, a := range axes {
+		axis, err := c.axisOf(a, len(dims))
+		if err != nil {
+			return err
+		}
+		var start, end *expr
+		step := constant(1)
+		if i < len(starts) {
+			start = starts[i]
+		}
+		if i < len(ends) {
+			end = ends[i]
+		}
+		if c.opset >= 10 && c.has(4) {
+			step = nil
+			if i < len(steps) {
+				step = steps[i]
+			}
+		}
+		if step.is(0) {
+			return errors.New("a step is 0")
+		}
+		length, first := sliceLength(c.expr(dims[axis]), start, end, step)
+		out[axis] = c.dim(length)
+		s, known := step.value()
+		if !known || first < 0 || !length.known() {
+			x = nil
+		}
+		from[axis], by[axis] = first, s
+	}
+	c.set(0, elem, out)
+	if to, known := staticDims(out); known && x != nil {
+		c.give(0, x.pick(to, func(at, pos []int64) {
+			for k := range pos {
+				pos[k] = from[k] + at[k]*by[k]
+			}
+		}))
+	}
+	return nil
+}
+
+// known reports whether e is a number.
+func (e *expr) known() bool {
+	_, ok := e.value()
+	return ok
+}
+
+// sliceLength is the number of elements of start:end:step of a dim, and the
+// first of them, -1 where that is not known. Symbolic bounds are taken to lie
+// within the dim.
+func sliceLength(d, start, end, step *expr) (*expr, int64) {
+	s, known := step.value()
+	if !known || d == nil {
+		return nil, -1
+	}
+	a, aKnown := start.value()
+	b, bKnown := end.value()
+	if n, static := d.value(); static && aKnown && bKnown {
+		low, high := int64(0), n
+		if s < 0 {
+			low, high = -1, n-1
+		}
+		bound := func(v int64) int64 {
+			if v < 0 {
+				v += n
+			}
+			return min(max(v, low), high)
+		}
+		a, b = bound(a), bound(b)
+		var count int64
+		if s > 0 && b > a {
+			count = (b-a-1)/s + 1
+		} else if s < 0 && a > b {
+			count = (a-b-1)/max(-s, 1) + 1
+			if s == math.MinInt64 {
+				count = 1
+			}
+		}
+		return constant(count), a
+	}
+	const far = math.MaxInt32 // an end like 2^31-1 or 2^63-1 means all
+	if s == -1 && (aKnown && (a == -1 || a >= far)) && bKnown && b <= -far {
+		return d, -1
+	}
+	if s < 1 || start == nil || end == nil {
+		return nil, -1
+	}
+	fromEnd := func(e *expr, v int64, known bool) *expr {
+		switch {
+		case known && v >= far:
+			return d
+		case known && v <= -far:
+			return constant(0)
+		case known && v < 0:
+			return d.add(e)
+		case !known && e.sign() < 0:
+			if n := e.mul(constant(-1)); n.sign() >= 0 { // such as -seq
+				return d.add(e)
+			}
+			if _, atMost := e.less(d); !atMost {
+				return nil
+			}
+		}
+		return e
+	}
+	length := fromEnd(end, b, bKnown).sub(fromEnd(start, a, aKnown))
+	if n, known := length.value(); known && n < 0 {
+		length = constant(0)
+	}
+	if s > 1 {
+		length = length.add(constant(s - 1)).floorDiv(constant(s))
+	}
+	return length, -1
+}
+
+func inferExpand(c *call) error {
+	elem := c.elem(0)
+	dims, ok := c.dims(0)
+	shape, known := c.content(1).list()
+	if !known {
+		if t, n := c.dims(1); ok && n && len(t) == 1 && t[0].IsKnown() && t[0].N <= maxRank {
+			// A dim other than 1 stays; what becomes of 1 is not known.
+			out := slices.Repeat([]Dim{UnknownDim}, max(int(t[0].N), len(dims)))
+			for i, d := range dims {
+				if d.IsKnown() && d.N != 1 {
+					out[len(out)-len(dims)+i] = d
+				}
+			}
+			c.set(0, elem, out)
+		} else {
+			c.setElem(0, elem)
+		}
+		return nil
+	}
+	to := make([]Dim, len(shape))
+	for i, s := range shape {
+		to[i] = c.dim(s)
+	}
+	if !ok {
+		c.setElem(0, elem)
+		return nil
+	}
+	out, err := c.broadcastDims(dims, to)
+	if err != nil {
+		return err
+	}
+	c.set(0, elem, out)
+	if x := c.content(0); x != nil {
+		if static, fits := staticDims(out); fits {
+			if n, few := small(static); few && n > 0 {
+				out := &content{dims: static, elems: make([]*expr, 0, n)}
+				positions(static, func(at []int64) { out.elems = append(out.elems, x.at(at)) })
+				c.give(0, out)
+			}
+		}
+	}
+	return nil
+}
+
+func inferTile(c *call) error {
+	dims, ok := c.dims(0)
+	if !ok {
+		c.setElem(0, c.elem(0))
+		return nil
+	}
+	if c.opset < 6 {
+		c.setRank(0, c.elem(0), len(dims))
+		return nil
+	}
+	repeats, known := c.content(1).list()
+	if known && len(repeats) != len(dims) {
+		return fmt.Errorf("%d repeats of a tensor of rank %d", len(repeats), len(dims))
+	}
+	out := slices.Repeat([]Dim{UnknownDim}, len(dims))
+	for i := range repeats {
+		out[i] = c.dim(c.expr(dims[i]).mul(repeats[i]))
+	}
+	c.set(0, c.elem(0), out)
+	return nil
+}
+
+// inferPad: pads are all begins, then all ends; an attribute before opset 11.
+func inferPad(c *call) error {
+	dims, ok := c.dims(0)
+	if !ok {
+		c.setElem(0, c.elem(0))
+		return nil
+	}
+	var pads []*expr
+	known := true
+	if c.opset < 11 {
+		list, given := c.ints("pads")
+		if !given {
+			list, _ = c.ints("paddings")
+		}
+		for _, v := range list {
+			pads = append(pads, constant(v))
+		}
+	} else {
+		pads, known = c.content(1).list()
+	}
+	axes := make([]int64, len(dims))
+	for i := range axes {
+		axes[i] = int64(i)
+	}
+	if c.has(3) && c.opset >= 18 {
+		var axesKnown bool
+		axes, axesKnown = c.content(3).numbers()
+		known = known && axesKnown
+	}
+	if !known {
+		c.setRank(0, c.elem(0), len(dims))
+		return nil
+	}
+	if len(pads) != 2*len(axes) {
+		return fmt.Errorf("%d pads for %d axes", len(pads), len(axes))
+	}
+	out := slices.Clone(dims)
+	for i, a := range axes {
+		axis, err := c.axisOf(a, len(dims))
+		if err != nil {
+			return err
+		}
+		size := c.expr(dims[axis]).add(pads[i]).add(pads[i+len(axes)])
+		if n, known := size.value(); known && n < 0 {
+			return fmt.Errorf("pads leave dim %d of %v with %d", axis, dims, n)
+		}
+		out[axis] = c.dim(size)
+	}
+	c.set(0, c.elem(0), out)
+	return nil
+}
+
+func inferShapeOf(c *call) error {
+	dims, ok := c.dims(0)
+	if !ok {
+		c.set(0, Int64, []Dim{UnknownDim})
+		return nil
+	}
+	bound := func(name string, def int64) int64 {
+		v := c.int(name, def)
+		if v < 0 {
+			v += int64(len(dims))
+		}
+		return min(max(v, 0), int64(len(dims)))
+	}
+	start, end := bound("start", 0), bound("end", int64(len(dims)))
+	dims = dims[start:max(start, end)]
+	c.set(0, Int64, []Dim{Known(int64(len(dims)))})
+	elems := make([]*expr, len(dims))
+	for i, d := range dims {
+		elems[i] = c.expr(d)
+	}
+	c.give(0, vector(elems))
+	return nil
+}
+
+func inferSizeOf(c *call) error {
+	c.set(0, Int64, nil)
+	if dims, ok := c.dims(0); ok {
+		c.give(0, scalar(c.product(dims)))
+	}
+	return nil
+}
+
+// blocks is [N, C, H, W] with C divided and H, W multiplied by the block
+// size, or the other way round.
+func (c *call) blocks(up bool) error {
+	dims, ok := c.dims(0)
+	if !ok {
+		c.setRank(0, c.elem(0), 4)
+		return nil
+	}
+	b := c.int("blocksize", 0)
+	square, fits := mulInt(b, b)
+	if len(dims) != 4 || b < 1 || !fits {
+		return fmt.Errorf("shape %v with a block size of %d", dims, b)
+	}
+	by := func(d Dim, n int64, multiply bool) Dim {
+		if multiply {
+			return c.dim(c.expr(d).mul(constant(n)))
+		}
+		return c.dim(c.expr(d).floorDiv(constant(n)))
+	}
+	c.set(0, c.elem(0), []Dim{dims[0], by(dims[1], square, !up), by(dims[2], b, up), by(dims[3], b, up)})
+	return nil
+}
+
+func inferDepthToSpace(c *call) error { return c.blocks(true) }
+func inferSpaceToDepth(c *call) error { return c.blocks(false) }
+
+func inferCenterCropPad(c *call) error {
+	dims, ok := c.dims(0)
+	if !ok {
+		c.setElem(0, c.elem(0))
+		return nil
+	}
+	axes, given := c.ints("axes")
+	shape, known := c.content(1).list()
+	out := slices.Clone(dims)
+	for i := range out {
+		axis := i
+		if given {
+			if i >= len(axes) {
+				break
+			}
+			var err error
+			if axis, err = c.axisOf(axes[i], len(dims)); err != nil {
+				return err
+			}
+		}
+		if out[axis] = UnknownDim; known && i < len(shape) {
+			out[axis] = c.dim(shape[i])
+		}
+	}
+	c.set(0, c.elem(0), out)
+	return nil
+}
+
+func inferGather(c *call) error {
+	elem := c.elem(0)
+	dims, ok := c.dims(0)
+	indices, known := c.dims(1)
+	if !ok || !known {
+		c.setElem(0, elem)
+		return nil
+	}
+	axis, err := c.axisOf(c.int("axis", 0), len(dims))
+	if err != nil {
+		return err
+	}
+	c.set(0, elem, slices.Concat(dims[:axis], indices, dims[axis+1:]))
+	x, at := c.content(0), c.content(1)
+	if x == nil || at == nil || len(x.dims) != 1 {
+		return nil
+	}
+	n := int64(len(x.elems))
+	out := &content{dims: at.dims, elems: make([]*expr, len(at.elems))}
+	for i, e := range at.elems {
+		k, known := e.value()
+		if !known {
+			continue
+		}
+		if k < 0 {
+			k += n
+		}
+		if k < 0 || k >= n {
+			return fmt.Errorf("index %v of %d elements", e, n)
+		}
+		out.elems[i] = x.elems[k]
+	}
+	c.give(0, out)
+	return nil
+}
+
+func inferGatherElements(c *call) error {
+	c.like(0, 1, c.elem(0))
+	return nil
+}
+
+// inferGatherND: indices.shape[:-1] + data.shape[batch_dims + indices.shape[-1]:].
+func inferGatherND(c *call) error {
+	dims, ok := c.dims(0)
+	indices, known := c.dims(1)
+	if !ok || !known || len(indices) == 0 || !indices[len(indices)-1].IsKnown() {
+		c.setElem(0, c.elem(0))
+		return nil
+	}
+	batch, k := c.int("batch_dims", 0), indices[len(indices)-1].N
+	if batch < 0 || batch >= int64(len(indices)) || k < 0 || k > int64(len(dims))-batch {
+		return fmt.Errorf("indices %v into %v with %d batch dims", indices, dims, batch)
+	}
+	c.set(0, c.elem(0), slices.Concat(indices[:len(indices)-1], dims[batch+k:]))
+	return nil
+}
+
+func inferOneHot(c *call) error {
+	dims, ok := c.dims(0)
+	if !ok {
+		c.setElem(0, c.elem(2))
+		return nil
+	}
+	axis, err := c.axisOf(c.int("axis", -1), len(dims)+1)
+	if err != nil {
+		return err
+	}
+	depth := UnknownDim
+	if x := c.content(1); x != nil && len(x.elems) == 1 {
+		depth = c.dim(x.elems[0])
+	}
+	c.set(0, c.elem(2), slices.Insert(slices.Clone(dims), axis, depth))
+	return nil
+}
+
+func inferTopK(c *call) error {
+	dims, ok := c.dims(0)
+	if !ok {
+		c.setElem(0, c.elem(0))
+		c.setElem(1, Int64)
+		return nil
+	}
+	axis, err := c.axisOf(c.int("axis", -1), len(dims))
+	if err != nil {
+		return err
+	}
+	k := constant(c.int("k", -1))
+	if c.opset >= 10 {
+		k = nil
+		if x := c.content(1); x != nil && len(x.elems) == 1 {
+			k = x.elems[0]
+		}
+	}
+	if n, known := k.value(); known && (n < 0 || dims[axis].IsKnown() && n > dims[axis].N) {
+		return fmt.Errorf("the top %d of %v", n, dims[axis])
+	}
+	out := slices.Clone(dims)
+	out[axis] = c.dim(k)
+	c.set(0, c.elem(0), out)
+	c.set(1, Int64, out)
+	return nil
+}
+
+func inferNonZero(c *call) error {
+	rank := UnknownDim
+	if dims, ok := c.dims(0); ok && len(dims) > 0 {
+		rank = Known(int64(len(dims)))
+	}
+	c.set(0, Int64, []Dim{rank, UnknownDim})
+	return nil
+}
+
+func inferCompress(c *call) error {
+	a := c.attr("axis")
+	dims, ok := c.dims(0)
+	switch {
+	case a == nil:
+		c.set(0, c.elem(0), []Dim{UnknownDim})
+	case !ok:
+		c.setElem(0, c.elem(0))
+	default:
+		axis, err := c.axisOf(a.I, len(dims))
+		if err != nil {
+			return err
+		}
+		out := slices.Clone(dims)
+		out[axis] = UnknownDim
+		c.set(0, c.elem(0), out)
+	}
+	return nil
+}
+
+func inferUnique(c *call) error {
+	for i := 1; i < len(c.out); i++ {
+		c.set(i, Int64, []Dim{UnknownDim})
+	}
+	return inferCompress(c)
+}
+
+func inferNonMaxSuppression(c *call) error {
+	c.set(0, Int64, []Dim{UnknownDim, Known(3)})
+	return nil
+}
+
+func inferConstantNode(c *call) error {
+	vector := func(elem DType, n int) { c.set(0, elem, []Dim{Known(int64(n))}) }
+	for _, name := range []string{"value", "sparse_value", "value_float", "value_floats", "value_int", "value_ints", "value_string", "value_strings"} {
+		a := c.attr(name)
+		if a == nil {
+			continue
+		}
+		t := a.T
+		switch a.Type {
+		case AttrSparse:
+			if a.Sparse == nil || a.Sparse.Values == nil {
+				return nil
+			}
+			t = &Tensor{DType: a.Sparse.Values.DType, Dims: a.Sparse.Dims}
+			fallthrough
+		case AttrTensor:
+			if t == nil || len(t.Dims) > maxRank {
+				return nil
+			}
+			dims := make([]Dim, len(t.Dims))
+			for i, d := range t.Dims {
+				if d < 0 {
+					return fmt.Errorf("a tensor with dims %v", t.Dims)
+				}
+				dims[i] = Known(d)
+			}
+			c.set(0, t.DType, dims)
+			if a.Type == AttrTensor {
+				c.give(0, tensorContent(t))
+			}
+		case AttrFloat:
+			c.set(0, Float32, nil)
+			c.give(0, tensorContent(Float32Tensor(nil, []float32{a.F})))
+		case AttrFloats:
+			vector(Float32, len(a.Floats))
+			if len(a.Floats) <= maxContent {
+				c.give(0, tensorContent(Float32Tensor([]int64{int64(len(a.Floats))}, a.Floats)))
+			}
+		case AttrInt:
+			c.set(0, Int64, nil)
+			c.give(0, scalar(constant(a.I)))
+		case AttrInts:
+			vector(Int64, len(a.Ints))
+			if len(a.Ints) <= maxContent {
+				c.give(0, tensorContent(Int64Tensor([]int64{int64(len(a.Ints))}, a.Ints)))
+			}
+		case AttrString:
+			c.set(0, String, nil)
+		case AttrStrings:
+			vector(String, len(a.Strings))
+		}
+		return nil
+	}
+	return nil
+}
+
+// inferConstantOfShape: the attribute value has one element, 0 as float if it is
+// left out.
+func inferConstantOfShape(c *call) error {
+	elem, fill := Float32, constant(0)
+	if a := c.attr("value"); a != nil && a.T != nil {
+		elem, fill = a.T.DType, nil
+		if x := tensorContent(a.T); x != nil && len(x.elems) == 1 {
+			fill = x.elems[0]
+		}
+	}
+	shape, ok := c.content(0).list()
+	if !ok {
+		if t, known := c.dims(0); known && len(t) == 1 && t[0].IsKnown() && t[0].N <= maxRank {
+			c.setRank(0, elem, int(t[0].N))
+		} else {
+			c.setElem(0, elem)
+		}
+		return nil
+	}
+	dims := make([]Dim, len(shape))
+	for i, s := range shape {
+		if n, known := s.value(); known && n < 0 {
+			return fmt.Errorf("a shape with the dim %d", n)
+		}
+		dims[i] = c.dim(s)
+	}
+	c.set(0, elem, dims)
+	if static, known := staticDims(dims); known && fill != nil {
+		if n, few := small(static); few {
+			c.give(0, &content{dims: static, elems: slices.Repeat([]*expr{fill}, n)})
+		}
+	}
+	return nil
+}
+
+// inferRangeOf: max(⌈(limit − start) / delta⌉, 0) elements.
+func inferRangeOf(c *call) error {
+	elem := c.elem(0)
+	one := func(i int) *expr {
+		if x := c.content(i); x != nil && len(x.elems) == 1 {
+			return x.elems[0]
+		}
+		return nil
+	}
+	start, limit, delta := one(0), one(1), one(2)
+	if delta.is(0) {
+		return errors.New("delta is 0")
+	}
+	var n *expr
+	if d, known := delta.value(); known {
+		span := limit.sub(start)
+		if d < 0 {
+			span, d = span.mul(constant(-1)), -max(d, -math.MaxInt64)
+		}
+		if n = span; d != 1 {
+			n = span.add(constant(d - 1)).floorDiv(constant(d))
+		}
+		if count, number := n.value(); number {
+			n = constant(max(count, 0))
+		}
+	}
+	c.set(0, elem, []Dim{c.dim(n)})
+	if count, known := n.value(); known && count <= maxContent {
+		elems := make([]*expr, count)
+		for i := range elems {
+			elems[i] = start.add(delta.mul(constant(int64(i))))
+		}
+		c.give(0, vector(elems))
+	}
+	return nil
+}
+
+func inferRandom(c *call) error {
+	shape, _ := c.ints("shape")
+	if len(shape) > maxRank {
+		return nil
+	}
+	dims := make([]Dim, len(shape))
+	for i, n := range shape {
+		if n < 0 {
+			return fmt.Errorf("a shape of %v", shape)
+		}
+		dims[i] = Known(n)
+	}
+	c.set(0, c.dtype("dtype", Float32), dims)
+	return nil
+}
+
+func inferMultinomial(c *call) error {
+	batch := UnknownDim
+	if dims, ok := c.dims(0); ok && len(dims) == 2 {
+		batch = dims[0]
+	}
+	n := UnknownDim
+	if k := c.int("sample_size", 1); k >= 0 {
+		n = Known(k)
+	}
+	c.set(0, c.dtype("dtype", Int32), []Dim{batch, n})
+	return nil
+}
+
+func inferWindow(c *call) error {
+	size := UnknownDim
+	if x := c.content(0); x != nil && len(x.elems) == 1 {
+		size = c.dim(x.elems[0])
+	}
+	c.set(0, c.dtype("output_datatype", Float32), []Dim{size})
+	return nil
+}
+
+// inferMelWeightMatrix is [dft_length/2 + 1, num_mel_bins].
+func inferMelWeightMatrix(c *call) error {
+	out := []Dim{UnknownDim, UnknownDim}
+	if bins, ok := c.content(0).number(); ok {
+		out[1] = c.dim(constant(bins))
+	}
+	if n, ok := c.content(1).number(); ok {
+		out[0] = c.dim(constant(n/2 + 1))
+	}
+	c.set(0, c.dtype("output_datatype", Float32), out)
+	return nil
+}
+
+// Sequences and optionals.
+
+func sequenceOf(t *Type) *Type {
+	if t == nil {
+		return nil
+	}
+	return &Type{Kind: KindSequence, Sub: t}
+}
+
+func inferSequenceConstruct(c *call) error {
+	if len(c.n.inputs) == 0 || len(c.out) == 0 {
+		return nil
+	}
+	t := c.in(0)
+	for i := 1; i < len(c.n.inputs); i++ {
+		t = join(t, c.in(i))
+	}
+	c.out[0] = sequenceOf(t)
+	return nil
+}
+
+func inferSequenceEmpty(c *call) error {
+	if len(c.out) > 0 {
+		c.out[0] = sequenceOf(&Type{Kind: KindTensor, Elem: c.dtype("dtype", Float32)})
+	}
+	return nil
+}
+
+func inferSequenceInsert(c *call) error {
+	if s := c.in(0); s != nil && s.Kind == KindSequence && len(c.out) > 0 {
+		c.out[0] = sequenceOf(join(s.Sub, c.in(1)))
+	}
+	return nil
+}
+
+func inferSequenceErase(c *call) error { return inferSame(c) }
+
+func inferSequenceAt(c *call) error {
+	if s := c.in(0); s != nil && s.Kind == KindSequence && len(c.out) > 0 {
+		c.out[0] = s.Sub
+	}
+	return nil
+}
+
+func inferSequenceLength(c *call) error {
+	c.set(0, Int64, nil)
+	return nil
+}
+
+func inferConcatFromSequence(c *call) error {
+	s := c.in(0)
+	if s == nil || s.Kind != KindSequence || s.Sub == nil || s.Sub.Kind != KindTensor {
+		return nil
+	}
+	if s.Sub.Shape == nil {
+		c.setElem(0, s.Sub.Elem)
+		return nil
+	}
+	dims := slices.Clone(s.Sub.Shape.Dims)
+	if c.int("new_axis", 0) != 0 {
+		axis, err := c.axisOf(c.int("axis", 0), len(dims)+1)
+		if err != nil {
+			return err
+		}
+		dims = slices.Insert(dims, axis, UnknownDim)
+	} else {
+		axis, err := c.axisOf(c.int("axis", 0), len(dims))
+		if err != nil {
+			return err
+		}
+		dims[axis] = UnknownDim
+	}
+	c.set(0, s.Sub.Elem, dims)
+	return nil
+}
+
+func inferSplitToSequence(c *call) error {
+	t := c.in(0)
+	if t == nil || t.Kind != KindTensor || len(c.out) == 0 {
+		return nil
+	}
+	sub := &Type{Kind: KindTensor, Elem: t.Elem}
+	if t.Shape != nil {
+		axis, err := c.axisOf(c.int("axis", 0), len(t.Shape.Dims))
+		if err != nil {
+			return err
+		}
+		dims := slices.Clone(t.Shape.Dims)
+		switch size, ok := c.content(1).number(); {
+		case c.has(1) && ok && len(c.content(1).dims) == 0 && dims[axis].IsKnown() && size > 0 && dims[axis].N%size == 0:
+			dims[axis] = Known(size)
+		case c.has(1):
+			dims[axis] = UnknownDim
+		case c.int("keepdims", 1) != 0:
+			dims[axis] = Known(1)
+		default:
+			dims = slices.Delete(dims, axis, axis+1)
+		}
+		sub = TensorType(t.Elem, dims...)
+	}
+	c.out[0] = sequenceOf(sub)
+	return nil
+}
+
+func inferOptional(c *call) error {
+	t := c.in(0)
+	if a := c.attr("type"); t == nil && a != nil {
+		t = a.TP
+	}
+	if t != nil && len(c.out) > 0 {
+		c.out[0] = &Type{Kind: KindOptional, Sub: t}
+	}
+	return nil
+}
+
+func inferOptionalGetElement(c *call) error {
+	if t := c.in(0); t != nil && t.Kind == KindOptional && len(c.out) > 0 {
+		c.out[0] = t.Sub
+		return nil
+	}
+	return inferSame(c)
+}
+
+func inferOptionalHasElement(c *call) error {
+	c.set(0, Bool, nil)
+	return nil
+}
+
+// inferEinsum: the output has one dim for every letter behind the arrow; without
+// an arrow, for every letter that occurs once, in alphabetical order. An
+// ellipsis stands for the broadcast dims that are left.
+func inferEinsum(c *call) error {
+	equation := strings.ReplaceAll(c.str("equation", ""), " ", "")
+	left, right, arrow := strings.Cut(equation, "->")
+	terms := strings.Split(left, ",")
+	elem := c.elem(0)
+	if len(terms) != len(c.n.inputs) {
+		return fmt.Errorf("equation %q with %d inputs", equation, len(c.n.inputs))
+	}
+	sizes := map[rune]Dim{}
+	count := map[rune]int{}
+	var ellipsis []Dim
+	known := true
+	for i, term := range terms {
+		before, after, dots := strings.Cut(term, "...")
+		for _, r := range before + after {
+			count[r]++
+		}
+		dims, ok := c.dims(i)
+		if !ok {
+			known = known && !dots
+			continue
+		}
+		letters := len(before) + len(after)
+		if len(dims) < letters || !dots && len(dims) != letters {
+			return fmt.Errorf("equation %q with %v as input %d", equation, dims, i)
+		}
+		middle := len(dims) - len(after)
+		var err error
+		if ellipsis, err = c.broadcastDims(ellipsis, dims[len(before):middle]); dots && err != nil {
+			return err
+		}
+		for k, r := range before + after {
+			d := dims[k]
+			if k >= len(before) {
+				d = dims[middle+k-len(before)]
+			}
+			if have, seen := sizes[r]; seen {
+				var ok bool
+				if d, ok = c.broadcastDim(have, d); !ok {
+					return fmt.Errorf("equation %q with both %v and %v for %c", equation, have, dims, r)
+				}
+			}
+			sizes[r] = d
+		}
+	}
+	if !arrow {
+		var once []rune
+		for r, n := range count {
+			if n == 1 {
+				once = append(once, r)
+			}
+		}
+		slices.Sort(once)
+		right = string(once)
+		if strings.Contains(left, "...") {
+			right = "..." + right
+		}
+	}
+	before, after, dots := strings.Cut(right, "...")
+	if dots && !known {
+		c.setElem(0, elem)
+		return nil
+	}
+	var out []Dim
+	letters := func(s string) {
+		for _, r := range s {
+			if d, ok := sizes[r]; ok {
+				out = append(out, d)
+			} else {
+				out = append(out, UnknownDim)
+			}
+		}
+	}
+	letters(before)
+	if dots {
+		out = append(out, ellipsis...)
+	}
+	letters(after)
+	c.set(0, elem, out)
+	return nil
+}
