@@ -174,7 +174,7 @@ func (o *Operator) Apply(y []float32, ldy int, x []float32, ldx int, tokens int,
 		}
 		for h := range halves {
 			from := t + h*lanes
-			o.forward(xh[h*o.half(o.gq):], x[from*ldx:], ldx, min(lanes, tokens-from), scratch, stage)
+			forward(o.c, xh[h*o.half(o.gq):], x[from*ldx:], ldx, o.n, min(lanes, tokens-from), scratch, stage)
 		}
 		o.c.Products(yh, o.half(o.gp), o.w, xh, o.half(o.gq), halves)
 		for h := range halves {
@@ -185,19 +185,20 @@ func (o *Operator) Apply(y []float32, ldy int, x []float32, ldx int, tokens int,
 	}
 }
 
-// forward transforms a tile of rows tokens. Whole groups of a whole tile are
-// read in place, others through the staging area, padded with zeros.
-func (o *Operator) forward(xh, x []float32, ldx, rows int, scratch, stage []float32) {
-	cols := o.c.Columns()
+// forward transforms a tile of rows tokens of n elements. Whole groups of a whole
+// tile are read in place, others through the staging area, padded with zeros.
+func forward(c *simd.Circulant, xh, x []float32, ldx, n, rows int, scratch, stage []float32) {
+	cols, lanes := c.Columns(), c.Lanes()
+	step := c.GroupBlocks() * c.Planes() * lanes
 	group := 0
-	if rows == o.c.Lanes() {
-		group = o.n / cols
-		o.c.Forward(xh, x, ldx, group, scratch)
+	if rows == lanes {
+		group = n / cols
+		c.Forward(xh, x, ldx, group, scratch)
 	}
-	for ; group < o.gq; group++ {
+	for ; group*cols < n; group++ {
 		first := group * cols
-		width := min(cols, o.n-first)
-		for r := range o.c.Lanes() {
+		width := min(cols, n-first)
+		for r := range lanes {
 			dst := stage[r*cols : (r+1)*cols]
 			if r < rows {
 				clear(dst[copy(dst, x[r*ldx+first:][:width]):])
@@ -205,7 +206,7 @@ func (o *Operator) forward(xh, x []float32, ldx, rows int, scratch, stage []floa
 				clear(dst)
 			}
 		}
-		o.c.Forward(xh[o.half(group):], stage, cols, 1, scratch)
+		c.Forward(xh[group*step:], stage, cols, 1, scratch)
 	}
 }
 
