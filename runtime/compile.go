@@ -146,7 +146,7 @@ func compile(m *graph.Model, o Options) (*Program, error) {
 			return nil, fmt.Errorf("input %q: %w", v.Name, err)
 		}
 		p.inputs = append(p.inputs, port)
-		lv := &lvalue{name: v.Name, scope: main}
+		lv := &lvalue{name: v.Name, scope: main, rank: v.Type().Rank()}
 		l.track(v, lv)
 		e.values[v] = lv
 		main.inputs = append(main.inputs, lv)
@@ -160,6 +160,9 @@ func compile(m *graph.Model, o Options) (*Program, error) {
 			return nil, fmt.Errorf("output %q: %w", v.Name, err)
 		}
 		p.outputs = append(p.outputs, port)
+	}
+	if !o.NoFusion {
+		fuse(main)
 	}
 	mark(main)
 	if err := l.missing.err(); err != nil {

@@ -28,6 +28,7 @@ type lvalue struct {
 	konst  *Tensor // its value where that is known
 	pinned bool    // a probe reads it: fusion must leave it
 	def    *lnode
+	rank   int // -1 where the model does not say
 }
 
 // lnode is one operator call.
@@ -188,7 +189,7 @@ func (l *lowering) node(sc *scope, n *graph.Node, e *env) error {
 			x.out = append(x.out, nil)
 			continue
 		}
-		lv := &lvalue{name: e.prefix + v.Name, scope: sc, def: x}
+		lv := &lvalue{name: e.prefix + v.Name, scope: sc, def: x, rank: v.Type().Rank()}
 		l.track(v, lv)
 		x.out = append(x.out, lv)
 		e.values[v] = lv
@@ -231,7 +232,7 @@ func (l *lowering) body(parent *scope, g *graph.Graph, e *env) (*scope, error) {
 	sc := &scope{parent: parent}
 	in := &env{outer: e, values: map[*graph.Value]*lvalue{}, attrs: e.attrs, prefix: e.prefix, calls: e.calls}
 	for _, v := range g.Inputs() {
-		lv := &lvalue{name: e.prefix + v.Name, scope: sc}
+		lv := &lvalue{name: e.prefix + v.Name, scope: sc, rank: v.Type().Rank()}
 		l.track(v, lv)
 		in.values[v] = lv
 		sc.inputs = append(sc.inputs, lv)

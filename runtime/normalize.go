@@ -195,15 +195,23 @@ type layerNormState struct {
 
 func prepareLayerNorm(n *node) (kernel, error) {
 	l := &layerNorm{k: n.simd, axis: n.int("axis", -1), eps: n.float("epsilon", 1e-5), rms: n.op != "LayerNormalization"}
+	l.choose()
 	most := 3
-	l.body = l.normRows
 	if l.rms {
-		most, l.body = 2, l.rmsRows
+		most = 2
 	}
 	return byType{
 		graph.Float32: l.float32,
 		graph.Float64: l.float64,
 	}.kernel(0), n.inputs(2, most)
+}
+
+// choose sets the loop over rows.
+func (l *layerNorm) choose() {
+	l.body = l.normRows
+	if l.rms {
+		l.body = l.rmsRows
+	}
 }
 
 // rows returns the number of rows and their length, and the shape of the
