@@ -179,8 +179,17 @@ type CirculantWeights struct {
 // factor 1/b of the inverse transform.
 func (c *Circulant) Pack(s []float32, p, q int) CirculantWeights {
 	need("Pack", s, c.b*p*q)
-	return CirculantWeights{p, q, c.packTile(s, p, q), c.packRow(s, p, q)}
+	w := CirculantWeights{p: p, q: q, tile: c.packTile(s, p, q)}
+	if size := c.b * q * c.RowBlocks(p) * c.lanes; size <= max(4*len(s), 1<<16) {
+		w.row = c.packRow(s, p, q)
+	}
+	return w
 }
+
+// RowLen is the number of elements that [Circulant.RowProduct] reads. It is 0
+// when the weights have no form for it, because that would be mostly padding:
+// large matrices with few rows of blocks.
+func (w CirculantWeights) RowLen() int { return len(w.row) }
 
 // panels cuts n into the fewest parts of at most limit, as equal as can be:
 // many of size, then rest−many of size−1.
@@ -253,7 +262,7 @@ func (c *Circulant) rowBlock(i int) (vec, lane int) {
 // complex bins [q, re and im, vecs, lanes].
 func (c *Circulant) packRow(s []float32, p, q int) []float32 {
 	vecs := c.RowBlocks(p)
-	size, many, all := panels(vecs, c.k.maxVecs)
+	size, many, _ := panels(vecs, c.k.maxVecs)
 	w := make([]float32, c.b*q*vecs*c.lanes)
 	for i := range p {
 		v, lane := c.rowBlock(i)
@@ -263,7 +272,6 @@ func (c *Circulant) packRow(s []float32, p, q int) []float32 {
 			width, first = size-1, many*size+(panel-many)*(size-1)
 		}
 		at := w[c.b*q*first*c.lanes:]
-		_ = all
 		for k := range c.b {
 			for j := range q {
 				var o int
@@ -280,11 +288,13 @@ func (c *Circulant) packRow(s []float32, p, q int) []float32 {
 	return w
 }
 
-// RowProduct multiplies one row of q blocks by the weights. Its groups are the
+// RowProduct multiplies one row of q blocks by the weights, unless their RowLen
+// is 0. Its groups are the
 // rows of the transforms: x is [RowBlocks(q), Planes, Lanes], y becomes
 // [RowBlocks(p), Planes, Lanes].
 func (c *Circulant) RowProduct(y []float32, w CirculantWeights, x []float32) {
 	planes, vecs := c.Planes(), c.RowBlocks(w.p)
+	need("RowProduct: w", w.row, c.b*w.q*vecs*c.lanes)
 	need("RowProduct: y", y, vecs*planes*c.lanes)
 	need("RowProduct: x", x, c.RowBlocks(w.q)*planes*c.lanes)
 	size, many, all := panels(vecs, c.k.maxVecs)

@@ -28,6 +28,9 @@ func NewGradient(m, n, b int, k *simd.Kernels) (*Gradient, error) {
 	if err := checkShape(m, n, b); err != nil {
 		return nil, err
 	}
+	if b > MaxBlock {
+		return nil, fmt.Errorf("circulant: block size is %d, the gradient takes at most %d", b, MaxBlock)
+	}
 	g := &Gradient{m: m, n: n, b: b, p: ceilDiv(m, b), q: ceilDiv(n, b), c: k.Circulant(b), k: k}
 	g.zeros = make([]float32, g.c.Columns())
 	return g, nil

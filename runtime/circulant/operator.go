@@ -22,13 +22,29 @@ type Operator struct {
 	c      *simd.Circulant
 	w      simd.CirculantWeights
 	k      *simd.Kernels
+	few    int       // tokens that are multiplied one by one
 	bias   []float32 // [gp groups], zero beyond m
 	zeros  []float32 // [1 group]
 }
 
-// fewTokens is how many tokens are multiplied one by one, where a tile of Lanes
-// tokens would be mostly padding.
-const fewTokens = 3
+// MaxBlock is the largest block size that an Operator takes. Workspaces grow with
+// the block size, and block sizes that are no powers of two take time that grows
+// with its square.
+const MaxBlock = 1 << 14
+
+// few is how many tokens are multiplied one by one, where a tile of Lanes tokens
+// would be mostly padding. A single token takes about a tenth of a tile's time
+// while its weights stay in a level-two cache, and three tenths when they do not.
+func few(c *simd.Circulant, w simd.CirculantWeights) int {
+	const cache = 1_500_000 / 4
+	switch {
+	case w.RowLen() == 0:
+		return 0
+	case w.RowLen() > cache:
+		return 2
+	}
+	return c.Lanes()/2 - 1
+}
 
 // NewOperator prepares the product with m on the kernels k. The bias has m.M
 // elements, or is nil for none. Neither is kept.
@@ -38,6 +54,9 @@ func NewOperator(m *Matrix, bias []float32, k *simd.Kernels) (*Operator, error) 
 	}
 	if bias != nil && len(bias) != m.M {
 		return nil, fmt.Errorf("circulant: bias of %d elements for %d rows", len(bias), m.M)
+	}
+	if m.B > MaxBlock {
+		return nil, fmt.Errorf("circulant: block size is %d, the product takes at most %d", m.B, MaxBlock)
 	}
 	o := &Operator{
 		m: m.M, n: m.N,
@@ -52,6 +71,7 @@ func NewOperator(m *Matrix, bias []float32, k *simd.Kernels) (*Operator, error) 
 	}
 	o.zeros = make([]float32, cols)
 	o.w = o.c.Pack(spectra(m, o.p, o.q), o.p, o.q)
+	o.few = few(o.c, o.w)
 	return o, nil
 }
 
@@ -102,7 +122,7 @@ func (o *Operator) Workspace(tokens int) int {
 // tokens are multiplied one by one.
 func (o *Operator) halves(tokens int) int {
 	switch {
-	case tokens <= fewTokens:
+	case tokens <= o.few:
 		return 0
 	case tokens <= o.c.Lanes():
 		return 1
@@ -163,13 +183,13 @@ func (o *Operator) Apply(y []float32, ldy int, x []float32, ldx int, tokens int,
 	lanes := o.c.Lanes()
 	for t := 0; t < tokens; {
 		rest := tokens - t
-		if rest <= fewTokens {
+		if rest <= o.few {
 			o.applyRow(y[t*ldy:], x[t*ldx:], scratch, stage, xh, yh)
 			t++
 			continue
 		}
 		halves := 2
-		if rest-lanes <= fewTokens {
+		if rest-lanes <= o.few {
 			halves = 1 // the rest, if any, one by one
 		}
 		for h := range halves {

@@ -87,7 +87,7 @@ var shapes = []struct{ m, n, b int }{
 	{25, 31, 5}, {12, 18, 6}, {50, 21, 7}, {64, 64, 8}, {65, 63, 8}, {100, 203, 8}, {27, 19, 9},
 	{96, 48, 16}, {97, 49, 16}, {15, 17, 16}, {3, 250, 16}, {224, 352, 16}, {40, 65, 24}, {61, 93, 31},
 	{64, 64, 32}, {200, 130, 32}, {3, 5, 32}, {130, 260, 64}, {256, 128, 128}, {129, 300, 128},
-	{512, 256, 256}, {300, 260, 256}, {7, 700, 256}, {520, 513, 512},
+	{2, 3000, 2}, {512, 256, 256}, {300, 260, 256}, {7, 700, 256}, {520, 513, 512},
 }
 
 func TestApply(t *testing.T) {
@@ -255,6 +255,10 @@ func TestOperatorArguments(t *testing.T) {
 	c := &Matrix{M: 2, N: 2, B: 2, P: 1, Q: 1, W: make([]float32, 2)}
 	if _, err := NewOperator(c, make([]float32, 3), simd.Best()); err == nil {
 		t.Error("took a bias of 3 elements for 2 rows")
+	}
+	large := &Matrix{M: 1, N: 1, B: MaxBlock + 1, P: 1, Q: 1, W: make([]float32, MaxBlock+1)}
+	if _, err := NewOperator(large, nil, simd.Best()); err == nil {
+		t.Errorf("took a block size of %d", large.B)
 	}
 	o, err := NewOperator(c, nil, simd.Best())
 	if err != nil {
