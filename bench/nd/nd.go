@@ -34,8 +34,13 @@ func Size(shape []int64) int {
 	return n
 }
 
-// Len returns the number of elements.
-func (a Array) Len() int { return reflect.ValueOf(a.Data).Len() }
+// Len returns the number of elements, 0 for the zero Array.
+func (a Array) Len() int {
+	if a.Data == nil {
+		return 0
+	}
+	return reflect.ValueOf(a.Data).Len()
+}
 
 // Type returns the type of one element.
 func (a Array) Type() reflect.Type { return reflect.TypeOf(a.Data).Elem() }
