@@ -1,0 +1,512 @@
+package calib
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"math"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/natefinch/atomic"
+	"github.com/onnx-lathe/lathe/graph/modules"
+	"github.com/onnx-lathe/lathe/internal/npz"
+	"github.com/onnx-lathe/lathe/runtime/circulant"
+)
+
+// LedgerVersion is the version of the ledger's format that is written.
+const LedgerVersion = 1
+
+// Ledger is what a scoring run learnt: one JSON file, and beside it an npz for
+// mean updates and moments that is named by its SHA-256. All sums are kept
+// whole, so that ledgers of parts of the data merge into the ledger of all.
+type Ledger struct {
+	Version int           `json:"version"`
+	Model   string        `json:"model"` // fingerprint
+	Data    string        `json:"data"`  // fingerprint
+	Total   int           `json:"total_samples"`
+	Parts   [][2]int      `json:"parts"` // sample ranges [from, to) that were seen
+	Samples int           `json:"samples"`
+	Tokens  int64         `json:"tokens"`
+	Modules []ModuleScore `json:"modules"`
+	Blocks  []BlockScore  `json:"blocks"`
+	Ranges  []RangeOf     `json:"ranges,omitempty"`
+	// Orders keeps the order of a selection that needed the data, by the
+	// options that it depends on, so that it need not be measured again.
+	Orders map[string]Order `json:"orders,omitempty"`
+	Arrays string           `json:"arrays,omitempty"` // name of the npz
+
+	means   map[string]Mean               // module id → mean update
+	moments map[string]*circulant.Moments // value name → moments of a weight's input
+}
+
+// Order is the order in which a greedy selection drops modules, and the
+// held-out divergence to the original after each.
+type Order struct {
+	IDs []string  `json:"ids"`
+	KL  []float64 `json:"kl"` // nats, after each drop
+}
+
+// ModuleScore is one module of the ledger. Score is 1 − cos of the residual
+// stream before and after the module, the mean over all tokens; in a post-LN
+// model "after" is after the norm that follows, and ScoreBeforeNorm is taken
+// before it.
+type ModuleScore struct {
+	ID              string       `json:"id"`
+	Kind            modules.Kind `json:"kind"`
+	Layer           int          `json:"layer"`
+	Score           float64      `json:"score"`
+	ScoreBeforeNorm float64      `json:"score_before_norm"`
+	Angular         float64      `json:"angular"` // mean of arccos(cos)/π
+	Stderr          float64      `json:"stderr"`  // standard error of Score over samples
+	Params          int64        `json:"params"`
+	FLOPs           int64        `json:"flops"`    // a token
+	KVBytes         int64        `json:"kv_bytes"` // a token, 0 without a cache
+	Droppable       bool         `json:"droppable"`
+	Reason          string       `json:"reason,omitempty"` // why not
+	Sums            Sums         `json:"sums"`
+}
+
+// BlockScore is the importance of one layer as a whole: 1 − cos of the stream
+// before its first module and after its last.
+type BlockScore struct {
+	Layer   int      `json:"layer"`
+	Modules []string `json:"modules"`
+	Score   float64  `json:"score"`
+	Angular float64  `json:"angular"`
+	Stderr  float64  `json:"stderr"`
+	Sums    Sums     `json:"sums"`
+}
+
+// Sums are the running sums a score is made of.
+type Sums struct {
+	Tokens  int64   `json:"tokens"`
+	Score   float64 `json:"score"`             // Σ over tokens of 1 − cos
+	Before  float64 `json:"score_before_norm"` // the same before the norm
+	Angular float64 `json:"angular"`           // Σ arccos(cos)/π
+	Samples int64   `json:"samples"`
+	Mean    float64 `json:"sample_mean"`  // Σ over samples of the sample's mean score
+	Square  float64 `json:"sample_mean2"` // Σ of its square
+}
+
+func (s *Sums) add(t Sums) {
+	s.Tokens += t.Tokens
+	s.Score += t.Score
+	s.Before += t.Before
+	s.Angular += t.Angular
+	s.Samples += t.Samples
+	s.Mean += t.Mean
+	s.Square += t.Square
+}
+
+// token adds one token's scores after and before the norm.
+func (s *Sums) token(score, before float64) {
+	s.Tokens++
+	s.Score += score
+	s.Before += before
+	s.Angular += math.Acos(max(-1, min(1, 1-score))) / math.Pi
+}
+
+// sample ends a sample whose count tokens sum up to score.
+func (s *Sums) sample(score, count float64) {
+	if count > 0 {
+		m := score / count
+		s.Samples++
+		s.Mean += m
+		s.Square += m * m
+	}
+}
+
+// scores divides the sums. The standard error is that of the mean of the
+// samples' means, s/√n with s² unbiased: tokens of one sample are not
+// independent.
+func (s *Sums) scores() (score, before, angular, stderr float64, err error) {
+	if s.Tokens <= 0 || s.Samples <= 0 {
+		return 0, 0, 0, 0, errors.New("no token was seen")
+	}
+	n := float64(s.Tokens)
+	score, before, angular = s.Score/n, s.Before/n, s.Angular/n
+	if n := float64(s.Samples); n > 1 {
+		variance := (s.Square - s.Mean*s.Mean/n) / (n - 1)
+		stderr = math.Sqrt(math.Max(variance, 0) / n)
+	}
+	for _, v := range []float64{score, before, angular, stderr} {
+		if math.IsNaN(v) || math.IsInf(v, 0) {
+			return 0, 0, 0, 0, errors.New("the residual stream holds NaN or infinity; check the weights and the data")
+		}
+	}
+	return score, before, angular, stderr, nil
+}
+
+// finish fills the scores from the sums.
+func (l *Ledger) finish() error {
+	l.Tokens = 0
+	for i := range l.Modules {
+		m := &l.Modules[i]
+		var err error
+		if m.Score, m.ScoreBeforeNorm, m.Angular, m.Stderr, err = m.Sums.scores(); err != nil {
+			return fmt.Errorf("module %s: %w", m.ID, err)
+		}
+		l.Tokens = max(l.Tokens, m.Sums.Tokens)
+	}
+	for i := range l.Blocks {
+		b := &l.Blocks[i]
+		var err error
+		if b.Score, _, b.Angular, b.Stderr, err = b.Sums.scores(); err != nil {
+			return fmt.Errorf("layer %d: %w", b.Layer, err)
+		}
+	}
+	return nil
+}
+
+// Mean is the mean update of one module, sums over Tokens tokens: Branch is
+// Σ f(X), and Unit is Σ (LN(X + f(X)) − X) in a post-LN model, nil elsewhere.
+type Mean struct {
+	Tokens int64
+	Branch []float64
+	Unit   []float64
+}
+
+// RangeOf is the smallest and largest value that a value of the model took.
+type RangeOf struct {
+	Value string  `json:"value"`
+	Min   float32 `json:"min"`
+	Max   float32 `json:"max"`
+}
+
+// Module returns the entry of a module, nil if there is none.
+func (l *Ledger) Module(id string) *ModuleScore {
+	for i := range l.Modules {
+		if l.Modules[i].ID == id {
+			return &l.Modules[i]
+		}
+	}
+	return nil
+}
+
+// MeanUpdate returns E[f(X)] of a module and, in a post-LN model,
+// E[LN(X + f(X)) − X]; it reports false where the ledger has none.
+func (l *Ledger) MeanUpdate(id string) (branch, unit []float64, ok bool) {
+	m, ok := l.means[id]
+	if !ok || m.Tokens == 0 {
+		return nil, nil, false
+	}
+	over := func(s []float64) []float64 {
+		if s == nil {
+			return nil
+		}
+		out := make([]float64, len(s))
+		for i, v := range s {
+			out[i] = v / float64(m.Tokens)
+		}
+		return out
+	}
+	return over(m.Branch), over(m.Unit), true
+}
+
+// Moments returns the moments of the value of that name, nil if the ledger
+// has none.
+func (l *Ledger) Moments(value string) *circulant.Moments { return l.moments[value] }
+
+// arrays lists what goes into the npz, in a fixed order.
+func (l *Ledger) arrays() []*npz.Array {
+	var out []*npz.Array
+	for _, id := range slices.Sorted(maps.Keys(l.means)) {
+		m := l.means[id]
+		out = append(out,
+			npz.Int64Array("mean/"+id+"/tokens", []int{1}, []int64{m.Tokens}),
+			npz.Float64Array("mean/"+id+"/branch", []int{len(m.Branch)}, m.Branch))
+		if m.Unit != nil {
+			out = append(out, npz.Float64Array("mean/"+id+"/unit", []int{len(m.Unit)}, m.Unit))
+		}
+	}
+	// Value names may hold anything, so the moments are numbered and a name
+	// goes along as bytes.
+	for i, name := range slices.Sorted(maps.Keys(l.moments)) {
+		m := l.moments[name]
+		at := fmt.Sprintf("moments/%d/", i)
+		out = append(out,
+			&npz.Array{Name: at + "name", DType: 2, Shape: []int{len(name)}, Raw: []byte(name)},
+			npz.Float64Array(at+"count", []int{1}, []float64{m.Count}),
+			npz.Float64Array(at+"sum", []int{m.N}, m.Sum),
+			npz.Float64Array(at+"second", []int{m.N, m.N}, m.Second))
+	}
+	return out
+}
+
+// Save writes the ledger to path, and its npz beside it if it has one. Both
+// appear whole or not at all; the same ledger gives the same bytes.
+func (l *Ledger) Save(path string) error {
+	c := *l
+	c.Arrays = ""
+	if arrays := l.arrays(); len(arrays) > 0 {
+		var buf bytes.Buffer
+		if err := npz.Write(&buf, arrays...); err != nil {
+			return fmt.Errorf("ledger %s: %w", path, err)
+		}
+		sum := sha256.Sum256(buf.Bytes())
+		c.Arrays = hex.EncodeToString(sum[:]) + ".npz"
+		if err := writeFile(filepath.Join(filepath.Dir(path), c.Arrays), buf.Bytes()); err != nil {
+			return fmt.Errorf("ledger %s: %w", path, err)
+		}
+	}
+	b, err := json.MarshalIndent(&c, "", " ")
+	if err != nil {
+		return fmt.Errorf("ledger %s: %w", path, err)
+	}
+	if err := writeFile(path, append(b, '\n')); err != nil {
+		return fmt.Errorf("ledger %s: %w", path, err)
+	}
+	return nil
+}
+
+// writeFile replaces path with data in one step that survives a crash.
+func writeFile(path string, data []byte) error {
+	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name())
+	_, err = f.Write(data)
+	if err == nil {
+		err = f.Chmod(0o644)
+	}
+	if err == nil {
+		err = f.Sync()
+	}
+	if e := f.Close(); err == nil {
+		err = e
+	}
+	if err != nil {
+		return err
+	}
+	return atomic.ReplaceFile(f.Name(), path)
+}
+
+// LoadLedger reads a ledger and the npz beside it.
+func LoadLedger(path string) (*Ledger, error) {
+	st, err := os.Stat(path)
+	if err != nil {
+		return nil, fmt.Errorf("ledger %s: %w; make one with lathe score MODEL --data D -o %s", path, errors.Unwrap(err), path)
+	}
+	const limit = 256 << 20 // a ledger of ten thousand modules is some megabytes
+	if !st.Mode().IsRegular() || st.Size() > limit {
+		return nil, fmt.Errorf("ledger %s: not a file of at most %d MB", path, limit>>20)
+	}
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("ledger %w", err)
+	}
+	l := &Ledger{}
+	if err := json.Unmarshal(b, l); err != nil {
+		return nil, fmt.Errorf("ledger %s: %w; is it a file that lathe score wrote?", path, err)
+	}
+	if l.Version != LedgerVersion {
+		return nil, fmt.Errorf("ledger %s: version %d, this program reads %d; score the model again", path, l.Version, LedgerVersion)
+	}
+	if len(l.Modules) == 0 || l.Model == "" {
+		return nil, fmt.Errorf("ledger %s: has no modules; is it a file that lathe score wrote?", path)
+	}
+	if err := l.finish(); err != nil {
+		return nil, fmt.Errorf("ledger %s: %w", path, err)
+	}
+	if l.Arrays != "" {
+		if err := l.loadArrays(path); err != nil {
+			return nil, fmt.Errorf("ledger %s: %w", path, err)
+		}
+	}
+	return l, nil
+}
+
+func (l *Ledger) loadArrays(path string) error {
+	hash, ok := strings.CutSuffix(l.Arrays, ".npz")
+	if _, err := hex.DecodeString(hash); err != nil || !ok || len(hash) != 64 {
+		return fmt.Errorf("arrays %q: not the name of an npz that a ledger writes", l.Arrays)
+	}
+	file := filepath.Join(filepath.Dir(path), l.Arrays)
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return fmt.Errorf("arrays: %w; it must lie beside the ledger", err)
+	}
+	if sum := sha256.Sum256(b); hex.EncodeToString(sum[:]) != hash {
+		return fmt.Errorf("arrays %s: content and name disagree; score the model again", file)
+	}
+	z, err := npz.FromBytes(file, b, DefaultLimit)
+	if err != nil {
+		return err
+	}
+	l.means, l.moments = map[string]Mean{}, map[string]*circulant.Moments{}
+	floats := func(name string) []float64 {
+		var a *npz.Array
+		if err == nil {
+			a, err = z.Read(name)
+		}
+		var v []float64
+		if err == nil {
+			v, err = a.Float64s()
+		}
+		return v
+	}
+	names := z.Names()
+	for _, name := range names {
+		part := strings.Split(name, "/")
+		switch {
+		case len(part) == 3 && part[0] == "mean" && part[2] == "tokens":
+			a, e := z.Read(name)
+			if e != nil {
+				return e
+			}
+			n, e := a.Int64s()
+			if e != nil || len(n) != 1 {
+				return fmt.Errorf("arrays %s: %q is not one number", file, name)
+			}
+			m := Mean{Tokens: n[0], Branch: floats("mean/" + part[1] + "/branch")}
+			if slices.Contains(names, "mean/"+part[1]+"/unit") {
+				m.Unit = floats("mean/" + part[1] + "/unit")
+			}
+			l.means[part[1]] = m
+		case len(part) == 3 && part[0] == "moments" && part[2] == "name":
+			a, e := z.Read(name)
+			if e != nil {
+				return e
+			}
+			at := "moments/" + part[1] + "/"
+			count := floats(at + "count")
+			m := &circulant.Moments{Sum: floats(at + "sum"), Second: floats(at + "second")}
+			if err == nil && (len(count) != 1 || len(m.Second) != len(m.Sum)*len(m.Sum)) {
+				return fmt.Errorf("arrays %s: %q: sizes disagree", file, name)
+			}
+			if err == nil {
+				m.N, m.Count = len(m.Sum), count[0]
+				l.moments[string(a.Raw)] = m
+			}
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Merge joins ledgers of different parts of the same data into the ledger of
+// all of them; their order does not matter beyond rounding.
+func Merge(ledgers []*Ledger) (*Ledger, error) {
+	if len(ledgers) == 0 {
+		return nil, errors.New("merge: no ledgers")
+	}
+	sorted := slices.Clone(ledgers)
+	slices.SortStableFunc(sorted, func(a, b *Ledger) int { return a.start() - b.start() })
+	first := sorted[0]
+	out := &Ledger{Version: LedgerVersion, Model: first.Model, Data: first.Data, Total: first.Total,
+		Modules: slices.Clone(first.Modules), means: map[string]Mean{}, moments: map[string]*circulant.Moments{}}
+	for i := range out.Modules {
+		out.Modules[i].Sums = Sums{}
+	}
+	out.Blocks = slices.Clone(first.Blocks)
+	for i := range out.Blocks {
+		out.Blocks[i].Sums = Sums{}
+	}
+	ranges := map[string]RangeOf{}
+	for _, l := range sorted {
+		if l.Model != first.Model {
+			return nil, fmt.Errorf("merge: ledgers of different models, %s and %s", first.Model, l.Model)
+		}
+		if l.Data != first.Data || l.Total != first.Total {
+			return nil, fmt.Errorf("merge: ledgers of different data, %s and %s; shards come from one file", first.Data, l.Data)
+		}
+		if len(l.Modules) != len(out.Modules) || len(l.Blocks) != len(out.Blocks) || len(l.means) != len(first.means) ||
+			len(l.moments) != len(first.moments) || len(l.Ranges) != len(first.Ranges) {
+			return nil, errors.New("merge: ledgers that hold different things; score every shard with the same options")
+		}
+		for _, p := range l.Parts {
+			for _, q := range out.Parts {
+				if p[0] < q[1] && q[0] < p[1] {
+					return nil, fmt.Errorf("merge: samples %d … %d are in two ledgers", max(p[0], q[0]), min(p[1], q[1])-1)
+				}
+			}
+		}
+		out.Parts = joinParts(append(out.Parts, l.Parts...))
+		out.Samples += l.Samples
+		for i := range out.Blocks {
+			out.Blocks[i].Sums.add(l.Blocks[i].Sums)
+		}
+		for i := range out.Modules {
+			if l.Modules[i].ID != out.Modules[i].ID {
+				return nil, fmt.Errorf("merge: module %s in one ledger is %s in another", out.Modules[i].ID, l.Modules[i].ID)
+			}
+			out.Modules[i].Sums.add(l.Modules[i].Sums)
+		}
+		for id, m := range l.means {
+			sum := out.means[id]
+			sum.Tokens += m.Tokens
+			sum.Branch = addTo(sum.Branch, m.Branch)
+			sum.Unit = addTo(sum.Unit, m.Unit)
+			if len(sum.Branch) != len(m.Branch) || len(sum.Unit) != len(m.Unit) {
+				return nil, fmt.Errorf("merge: mean updates of module %s differ in length", id)
+			}
+			out.means[id] = sum
+		}
+		for name, m := range l.moments {
+			sum := out.moments[name]
+			if sum == nil {
+				sum = circulant.NewMoments(m.N)
+				out.moments[name] = sum
+			}
+			if err := sum.Merge(m); err != nil {
+				return nil, fmt.Errorf("merge: moments of %q: %w", name, err)
+			}
+		}
+		for _, r := range l.Ranges {
+			if q, ok := ranges[r.Value]; ok {
+				r.Min, r.Max = min(r.Min, q.Min), max(r.Max, q.Max)
+			}
+			ranges[r.Value] = r
+		}
+	}
+	for _, r := range first.Ranges {
+		out.Ranges = append(out.Ranges, ranges[r.Value])
+	}
+	if err := out.finish(); err != nil {
+		return nil, fmt.Errorf("merge: %w", err)
+	}
+	return out, nil
+}
+
+func (l *Ledger) start() int {
+	if len(l.Parts) == 0 {
+		return 0
+	}
+	return l.Parts[0][0]
+}
+
+// joinParts sorts ranges and joins those that touch.
+func joinParts(parts [][2]int) [][2]int {
+	parts = slices.Clone(parts)
+	slices.SortFunc(parts, func(a, b [2]int) int { return a[0] - b[0] })
+	var out [][2]int
+	for _, p := range parts {
+		if n := len(out); n > 0 && out[n-1][1] == p[0] {
+			out[n-1][1] = p[1]
+		} else {
+			out = append(out, p)
+		}
+	}
+	return out
+}
+
+// addTo adds src to dst, which is made if it is nil.
+func addTo(dst, src []float64) []float64 {
+	if dst == nil && src != nil {
+		dst = make([]float64, len(src))
+	}
+	for i := range min(len(dst), len(src)) {
+		dst[i] += src[i]
+	}
+	return dst
+}
