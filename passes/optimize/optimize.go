@@ -1,0 +1,210 @@
+// Package optimize is the whole way in one call: score, drop, rewrite, and
+// compare what came of it with the original and with controls.
+package optimize
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/onnx-lathe/lathe/calib"
+	"github.com/onnx-lathe/lathe/graph"
+	"github.com/onnx-lathe/lathe/graph/modules"
+	"github.com/onnx-lathe/lathe/passes"
+)
+
+// Options says what is done to the model and how it is judged.
+type Options struct {
+	Select    passes.SelectOptions // Count 0 drops nothing; Ledger, Feed and Drop.Means are filled in
+	Circulant passes.CirculantOptions
+	// Rewrite tells whether weights become block-circulant at all.
+	Rewrite bool
+	// Controls adds models with as many modules dropped at random and from
+	// the end, to be compared with.
+	Controls bool
+	// LossSamples and FitSamples bound the samples that a selection by loss
+	// and a fit use; 0 means all.
+	LossSamples, FitSamples int
+
+	Calibration *calib.Source // what scores, selects and fits
+	Evaluation  *calib.Source // what judges; nil means Calibration
+	Eval        calib.EvalOptions
+	Threads     int
+	Progress    func(stage string) func(done, total int) // may be nil
+}
+
+// Variant is one model that was compared.
+type Variant struct {
+	Name       string
+	Model      *graph.Model
+	Control    bool
+	Dropped    []string
+	Parameters int64
+	FLOPs      int64 // of the modules, for one token
+	Bytes      int64 // of the file
+	Quality    calib.Evaluation
+	ToOriginal calib.Evaluation // KL to the original
+}
+
+// Result is what Run did.
+type Result struct {
+	Ledger   *calib.Ledger
+	Dropped  []string
+	Layers   []passes.CirculantLayer
+	Journal  *passes.Journal
+	Variants []Variant // the original first, then each step, then the controls
+	Final    *graph.Model
+	// SameData tells that the model was judged on what it was fitted on.
+	SameData bool
+}
+
+// Run scores m, drops modules, rewrites layers and compares. m is not changed.
+func Run(ctx context.Context, m *graph.Model, o Options) (*Result, error) {
+	if o.Calibration == nil {
+		return nil, errors.New("optimize needs calibration data")
+	}
+	progress := o.Progress
+	if progress == nil {
+		progress = func(string) func(int, int) { return nil }
+	}
+	r := &Result{Journal: &passes.Journal{}}
+	feed, err := Bind(m, o.Calibration)
+	if err != nil {
+		return nil, err
+	}
+	r.Ledger, err = calib.Score(ctx, m, feed, calib.ScoreOptions{Threads: o.Threads, Means: true, Progress: progress("score")})
+	if err != nil {
+		return nil, err
+	}
+	work := m.Clone()
+	r.Variants = []Variant{{Name: "original", Model: m}}
+	drop := o.Select.Drop
+	drop.Means = r.Ledger.MeanUpdate
+	if o.Select.Count > 0 {
+		s := o.Select
+		s.Ledger, s.Feed, s.Drop, s.Threads = r.Ledger, head(feed, o.LossSamples), drop, o.Threads
+		s.Progress = progress("select")
+		if r.Dropped, err = passes.Select(ctx, m, s); err != nil {
+			return nil, err
+		}
+		if err := passes.Run(ctx, work, r.Journal, passes.DropModules(r.Dropped, drop)); err != nil {
+			return nil, err
+		}
+		r.Variants = append(r.Variants, Variant{Name: "modules dropped", Model: work.Clone(), Dropped: r.Dropped})
+	}
+	if o.Rewrite {
+		c := o.Circulant
+		c.Threads, c.Progress = o.Threads, progress("fit")
+		if c.Fit != passes.FitFrobenius {
+			f, err := Bind(work, o.Calibration)
+			if err != nil {
+				return nil, err
+			}
+			c.Feed = head(f, o.FitSamples)
+		}
+		c.Layer = func(l passes.CirculantLayer) { r.Layers = append(r.Layers, l) }
+		if err := passes.Run(ctx, work, r.Journal, passes.RewriteCirculant(c), passes.EliminateDeadCode()); err != nil {
+			return nil, err
+		}
+		r.Variants = append(r.Variants, Variant{Name: fmt.Sprintf("block-circulant, b = %d", c.Block), Model: work, Dropped: r.Dropped})
+	}
+	r.Final = work
+	if o.Controls && o.Select.Count > 0 {
+		if err := r.controls(ctx, m, feed, o, drop); err != nil {
+			return nil, err
+		}
+	}
+	return r, r.compare(ctx, o, progress)
+}
+
+// Bind binds data to the inputs of a model.
+func Bind(m *graph.Model, src *calib.Source) (*calib.Feed, error) {
+	ports, err := calib.Ports(m)
+	if err != nil {
+		return nil, err
+	}
+	return src.Bind(ports)
+}
+
+// head is the first n samples of a feed, all of them where n is 0.
+func head(f *calib.Feed, n int) *calib.Feed {
+	if n <= 0 {
+		return f
+	}
+	return f.Slice(0, min(n, f.Len()))
+}
+
+// controls drops as many units at random, and the deepest. The choice that
+// was made has to beat them.
+func (r *Result) controls(ctx context.Context, m *graph.Model, feed *calib.Feed, o Options, drop passes.DropOptions) error {
+	for _, by := range []passes.Selector{passes.ByCosine, passes.ByRandom, passes.ByDeepest} {
+		if by == o.Select.By || by == passes.ByCosine && o.Select.By == "" {
+			continue
+		}
+		s := o.Select
+		s.By, s.Iterative, s.Ledger, s.Feed, s.Drop = by, false, r.Ledger, feed, drop
+		ids, err := passes.Select(ctx, m, s)
+		if err != nil {
+			return fmt.Errorf("control %s: %w", by, err)
+		}
+		c := m.Clone()
+		if err := passes.Run(ctx, c, &passes.Journal{}, passes.DropModules(ids, drop)); err != nil {
+			return fmt.Errorf("control %s: %w", by, err)
+		}
+		r.Variants = append(r.Variants, Variant{Name: "control: dropped by " + string(by), Model: c, Control: true, Dropped: ids})
+	}
+	return nil
+}
+
+// compare judges every variant on the evaluation data.
+func (r *Result) compare(ctx context.Context, o Options, progress func(string) func(int, int)) error {
+	src := o.Evaluation
+	if src == nil || src.Fingerprint() == o.Calibration.Fingerprint() {
+		src, r.SameData = o.Calibration, true
+	}
+	models := make([]*graph.Model, len(r.Variants))
+	for i := range r.Variants {
+		v := &r.Variants[i]
+		models[i] = v.Model
+		v.Parameters = v.Model.Parameters()
+		b, err := v.Model.Encode()
+		if err != nil {
+			return err
+		}
+		v.Bytes = int64(len(b))
+		if v.FLOPs, err = flops(v.Model); err != nil {
+			return err
+		}
+	}
+	e := o.Eval
+	e.Threads = o.Threads
+	e.Progress = progress("compare")
+	quality, err := calib.Evaluate(ctx, models, src, e)
+	if err != nil {
+		return err
+	}
+	kl := quality
+	if e.Metric != calib.MetricKL {
+		e.Metric, e.Progress = calib.MetricKL, progress("compare with the original")
+		if kl, err = calib.Evaluate(ctx, models, src, e); err != nil {
+			return err
+		}
+	}
+	for i := range r.Variants {
+		r.Variants[i].Quality, r.Variants[i].ToOriginal = quality[i], kl[i]
+	}
+	return nil
+}
+
+// flops sums the operations of a model's modules for one token.
+func flops(m *graph.Model) (int64, error) {
+	list, err := modules.Find(m)
+	if err != nil {
+		return 0, err
+	}
+	var sum int64
+	for _, x := range list {
+		sum += x.FLOPs
+	}
+	return sum, nil
+}

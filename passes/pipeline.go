@@ -1,0 +1,108 @@
+// Package passes is what changes a model. A pass is a value: its name, what it
+// promises about the outputs, and one function that edits the model in place
+// and writes into a journal what it changed and why. Run checks the model
+// before and after every pass.
+package passes
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"slices"
+
+	"github.com/onnx-lathe/lathe/graph"
+)
+
+// Contract is what a pass promises about the outputs of the model.
+type Contract int
+
+const (
+	// Exact passes leave every bit of every output as it was.
+	Exact Contract = iota
+	// Rounding passes compute the same function in another order.
+	Rounding
+	// Lossy passes compute another function; how far off is for data to say.
+	Lossy
+)
+
+func (c Contract) String() string {
+	return [...]string{"exact", "rounding", "lossy"}[c]
+}
+
+// Pass is one change to a model. When Run fails the model may be half edited
+// and must not be used.
+type Pass struct {
+	Name     string // imperative, as in "drop-modules"
+	Doc      string // one line
+	Contract Contract
+	Run      func(ctx context.Context, m *graph.Model, j *Journal) error
+}
+
+// Journal is what passes did, in order.
+type Journal struct {
+	Entries []Entry `json:"entries"`
+}
+
+// Entry is one change.
+type Entry struct {
+	Pass string `json:"pass"`
+	Node string `json:"node,omitempty"` // the node, value or module concerned
+	What string `json:"what"`
+	Why  string `json:"why"`
+}
+
+// Add records a change.
+func (j *Journal) Add(pass, node, what, why string) {
+	j.Entries = append(j.Entries, Entry{pass, node, what, why})
+}
+
+// By returns the entries of one pass.
+func (j *Journal) By(pass string) []Entry {
+	var out []Entry
+	for _, e := range j.Entries {
+		if e.Pass == pass {
+			out = append(out, e)
+		}
+	}
+	return out
+}
+
+// order is the law of the sequence: where both passes run, the first comes
+// before the second.
+var order = []struct{ first, second, why string }{
+	{"drop-modules", "rewrite-circulant", "a weight that is about to go needs no fit, and moments in a ledger are those of the original"},
+	{"drop-modules", "eliminate-dead-code", "a drop only unlinks a branch; liveness takes it away"},
+	{"rewrite-circulant", "eliminate-dead-code", "the dense weight goes when its last reader is rewritten"},
+	{"fold-constants", "eliminate-dead-code", "folding leaves the folded nodes without readers"},
+}
+
+// Run runs passes over m in turn, checking the invariants of graph.Check
+// before the first and after each. A pass that breaks the model is an error
+// that names the pass.
+func Run(ctx context.Context, m *graph.Model, j *Journal, list ...Pass) error {
+	at := func(name string) int {
+		return slices.IndexFunc(list, func(p Pass) bool { return p.Name == name })
+	}
+	for _, o := range order {
+		if f, s := at(o.first), at(o.second); f >= 0 && s >= 0 && f > s {
+			return fmt.Errorf("passes: %s must come before %s: %s", o.first, o.second, o.why)
+		}
+	}
+	if err := graph.Check(m); err != nil {
+		return fmt.Errorf("model before the first pass: %w", err)
+	}
+	for _, p := range list {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		before := len(j.Entries)
+		if err := p.Run(ctx, m, j); err != nil {
+			return fmt.Errorf("%s: %w", p.Name, err)
+		}
+		if err := graph.Check(m); err != nil {
+			return fmt.Errorf("%s broke the model: %w", p.Name, err)
+		}
+		slog.Debug("pass", "name", p.Name, "contract", p.Contract, "changes", len(j.Entries)-before)
+	}
+	return nil
+}
