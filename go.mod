@@ -42,3 +42,5 @@ require (
 	gorgonia.org/vecf32 v0.9.0
 	gorgonia.org/vecf64 v0.9.0
 )
+
+require go.yaml.in/yaml/v3 v3.0.6 // indirect

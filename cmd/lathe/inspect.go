@@ -1,0 +1,167 @@
+package main
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/spf13/cobra"
+
+	"github.com/onnx-lathe/lathe/graph"
+	"github.com/onnx-lathe/lathe/graph/modules"
+)
+
+type moduleJSON struct {
+	ID        string       `json:"id"`
+	Kind      modules.Kind `json:"kind"`
+	Layer     int          `json:"layer"`
+	Droppable bool         `json:"droppable"`
+	Reason    string       `json:"reason"`
+	Params    int64        `json:"params"`
+	FLOPs     int64        `json:"flops"`
+}
+
+func (a *app) inspect() *cobra.Command {
+	return &cobra.Command{
+		Use:   "inspect MODEL",
+		Short: "Show modules, parameters, FLOPs and operators",
+		Long: `inspect shows what lathe sees in a model: its inputs and outputs, the modules on
+the residual stream with the share of the parameters and the floating-point
+operations for one token, and, where a module cannot be dropped, why.`,
+		Example: "  lathe inspect model.onnx\n  lathe inspect model.onnx --json | jq .modules",
+		Args:    args(1, 1, "one model"),
+		RunE: func(_ *cobra.Command, args []string) error {
+			m, err := a.load(args[0])
+			if err != nil {
+				return err
+			}
+			found, err := modules.Find(m)
+			if err != nil {
+				return fmt.Errorf("%s: %w", args[0], err)
+			}
+			history, err := modules.ReadHistory(m)
+			if err != nil {
+				return fmt.Errorf("%s: %w", args[0], err)
+			}
+			list := []moduleJSON{}
+			for _, x := range found {
+				if x.Kind != modules.Other {
+					list = append(list, moduleJSON{x.ID, x.Kind, x.Layer, x.Droppable, x.Reason, x.Params, x.FLOPs})
+				}
+			}
+			ops, nodes := operators(m)
+			if a.json {
+				return a.printJSON(map[string]any{
+					"path": args[0], "modules": list, "parameters": m.Parameters(), "nodes": nodes, "operators": ops,
+					"bytes": fileSize(args[0]), "ir_version": m.IRVersion, "opsets": opsets(m), "inputs": ports(m.Graph.Inputs()),
+					"outputs": ports(m.Graph.Outputs()), "history": history,
+				})
+			}
+			fmt.Fprintf(a.stdout, "%s  %s bytes, %s parameters, %d nodes, ir_version %d, opset %v\n",
+				args[0], grouped(fileSize(args[0])), grouped(m.Parameters()), nodes, m.IRVersion, opsets(m))
+			for _, v := range m.Graph.Inputs() {
+				if !v.IsInitializer() {
+					fmt.Fprintf(a.stdout, "input   %s: %v\n", v.Name, v.Type())
+				}
+			}
+			for _, v := range m.Graph.Outputs() {
+				fmt.Fprintf(a.stdout, "output  %s: %v\n", v.Name, v.Type())
+			}
+			if n := len(history.Dropped); n > 0 {
+				fmt.Fprintf(a.stdout, "history dropped")
+				for _, d := range history.Dropped {
+					fmt.Fprintf(a.stdout, " %s", d.ID)
+				}
+				fmt.Fprintln(a.stdout)
+			}
+			if n := len(history.Rewrites); n > 0 {
+				fmt.Fprintf(a.stdout, "history %d layers rewritten as block-circulant\n", n)
+			}
+			fmt.Fprintln(a.stdout)
+			if len(list) == 0 {
+				fmt.Fprintln(a.stdout, "no attention or MLP modules on a residual stream")
+			} else {
+				rows := [][]string{{"module", "kind", "layer", "parameters", "share", "FLOPs/token", "droppable"}}
+				for _, x := range list {
+					can := "yes"
+					if !x.Droppable {
+						can = "no: " + x.Reason
+					}
+					rows = append(rows, []string{x.ID, string(x.Kind), fmt.Sprint(x.Layer), grouped(x.Params),
+						percent(x.Params, m.Parameters()), grouped(x.FLOPs), can})
+				}
+				a.table(rows)
+			}
+			fmt.Fprintln(a.stdout)
+			rows := [][]string{{"operator", "nodes"}}
+			for _, op := range slices.SortedFunc(maps.Keys(ops), func(x, y string) int {
+				return cmp.Or(cmp.Compare(ops[y], ops[x]), cmp.Compare(x, y))
+			}) {
+				rows = append(rows, []string{op, fmt.Sprint(ops[op])})
+			}
+			a.table(rows)
+			return nil
+		},
+	}
+}
+
+// operators counts the nodes of the main graph and the graphs inside it.
+func operators(m *graph.Model) (ops map[string]int, nodes int) {
+	ops = map[string]int{}
+	m.Graphs(func(g *graph.Graph) bool {
+		if g.Function() != nil {
+			return true
+		}
+		for _, n := range g.Nodes() {
+			op := n.Op
+			if d := graph.NormalDomain(n.Domain); d != "" {
+				op = d + "." + op
+			}
+			ops[op]++
+			nodes++
+		}
+		return true
+	})
+	return ops, nodes
+}
+
+func opsets(m *graph.Model) map[string]int64 {
+	out := map[string]int64{}
+	for _, o := range m.Opsets {
+		out[cmp.Or(graph.NormalDomain(o.Domain), "ai.onnx")] = o.Version
+	}
+	return out
+}
+
+func ports(list []*graph.Value) []map[string]string {
+	out := []map[string]string{}
+	for _, v := range list {
+		if !v.IsInitializer() {
+			out = append(out, map[string]string{"name": v.Name, "type": fmt.Sprint(v.Type())})
+		}
+	}
+	return out
+}
+
+func (a *app) text() *cobra.Command {
+	var elide int64
+	c := &cobra.Command{
+		Use:     "text MODEL",
+		Short:   "Print a model in ONNX's textual syntax",
+		Example: "  lathe text model.onnx | less\n  lathe text model.onnx --elide 1000000000 > model.txt",
+		Args:    args(1, 1, "one model"),
+		RunE: func(_ *cobra.Command, args []string) error {
+			m, err := a.load(args[0])
+			if err != nil {
+				return err
+			}
+			if a.json {
+				return a.printJSON(map[string]any{"path": args[0], "text": m.Text(graph.ElideOver(elide))})
+			}
+			return m.WriteText(a.stdout, graph.ElideOver(elide))
+		},
+	}
+	c.Flags().Int64Var(&elide, "elide", 16, "leave out the data of tensors with more elements than this")
+	return c
+}

@@ -1,0 +1,225 @@
+// Package report writes what an optimization did as one HTML page that needs
+// no network: importance of every module, what was dropped and rewritten,
+// size, operations, speed and quality before and after, and the controls.
+package report
+
+import (
+	_ "embed"
+	"fmt"
+	"html/template"
+	"io"
+	"math"
+	"slices"
+	"strings"
+
+	"github.com/onnx-lathe/lathe/calib"
+	"github.com/onnx-lathe/lathe/calib/metric"
+	"github.com/onnx-lathe/lathe/passes"
+	"github.com/onnx-lathe/lathe/passes/optimize"
+)
+
+// Input is what a report shows.
+type Input struct {
+	Title  string // of the model
+	Result *optimize.Result
+}
+
+//go:embed report.html
+var page string
+
+// parsed is the page with the functions it formats numbers with.
+var parsed = template.Must(template.New("report").Funcs(template.FuncMap{
+	"grouped": grouped,
+	"percent": func(v float64) string { return fmt.Sprintf("%.1f", v) },
+	"fixed":   func(n int, v float64) string { return fmt.Sprintf("%.*f", n, v) },
+	"join":    func(s []string) string { return strings.Join(s, " ") },
+}).Parse(page))
+
+// view is what the page reads.
+type view struct {
+	Title    string
+	Metric   calib.Metric
+	Higher   bool
+	Samples  int
+	Scored   int
+	Tokens   int64
+	SameData bool
+	Layers   []layerRow // of the importance picture
+	Most     float64
+	Axis     []tick
+	Variants []variantRow
+	Rewrites []rewriteRow
+	Journal  []passes.Entry
+	More     int // journal entries left out
+	Left     []passes.Entry
+}
+
+type tick struct {
+	At    float64 // percent of the width
+	Label string
+}
+
+type layerRow struct {
+	Layer   int
+	Modules []moduleBar
+}
+
+type moduleBar struct {
+	ID, Kind  string
+	Score     float64
+	Stderr    float64
+	Width     float64 // percent of the largest
+	Low, High float64 // percent: score ± stderr
+	Dropped   bool
+	Note      string
+}
+
+type variantRow struct {
+	Name         string
+	Control      bool
+	Final        bool
+	Dropped      []string
+	Value        float64
+	Low, High    float64
+	At, From, To float64 // percent along the picture of the interval
+	KL           float64
+	Params       int64
+	ParamsShare  float64 // percent of the original
+	FLOPs        int64
+	FLOPsShare   float64
+	Bytes        int64
+	BytesShare   float64
+	Ms           float64
+	Speed        float64
+	SDR          string
+}
+
+type rewriteRow struct {
+	Node          string
+	Shape         string
+	Block         int
+	Error         float64
+	Frobenius     float64
+	HasError      bool
+	Width, FWidth float64
+	Before, After int64
+}
+
+// Write writes the page.
+func Write(w io.Writer, in Input) error {
+	r := in.Result
+	v := view{Title: in.Title, SameData: r.SameData, Scored: r.Ledger.Samples, Tokens: r.Ledger.Tokens}
+	first := r.Variants[0]
+	v.Metric, v.Higher, v.Samples = first.Quality.Metric, first.Quality.Metric.HigherIsBetter(), len(first.Quality.Samples)
+	v.importance(r)
+	v.variants(r)
+	v.rewrites(r)
+	const most = 200 // of the journal: what a reader scrolls through
+	for _, e := range r.Journal.Entries {
+		switch {
+		case e.Pass == "rewrite-circulant" && e.What == "left dense":
+			v.Left = append(v.Left, e)
+		case e.Pass == "eliminate-dead-code":
+			// Consequences of the other entries, by the hundred.
+		case len(v.Journal) < most:
+			v.Journal = append(v.Journal, e)
+		default:
+			v.More++
+		}
+	}
+	if err := parsed.Execute(w, v); err != nil {
+		return fmt.Errorf("report: %w", err)
+	}
+	return nil
+}
+
+func (v *view) importance(r *optimize.Result) {
+	for _, m := range r.Ledger.Modules {
+		v.Most = max(v.Most, m.Score+m.Stderr)
+	}
+	if v.Most == 0 {
+		v.Most = 1
+	}
+	v.Axis = axis(v.Most)
+	for _, m := range r.Ledger.Modules {
+		b := moduleBar{ID: m.ID, Kind: string(m.Kind), Score: m.Score, Stderr: m.Stderr, Width: 100 * m.Score / v.Most,
+			Low: 100 * max(m.Score-m.Stderr, 0) / v.Most, High: 100 * (m.Score + m.Stderr) / v.Most,
+			Dropped: slices.Contains(r.Dropped, m.ID)}
+		if !m.Droppable {
+			b.Note = "cannot be dropped: " + m.Reason
+		}
+		if n := len(v.Layers); n == 0 || v.Layers[n-1].Layer != m.Layer {
+			v.Layers = append(v.Layers, layerRow{Layer: m.Layer})
+		}
+		l := &v.Layers[len(v.Layers)-1]
+		l.Modules = append(l.Modules, b)
+	}
+}
+
+// axis puts about five round ticks on 0 … most.
+func axis(most float64) []tick {
+	step := math.Pow(10, math.Floor(math.Log10(most/5)))
+	for _, k := range []float64{1, 2, 5, 10} {
+		if most/(k*step) <= 6 {
+			step *= k
+			break
+		}
+	}
+	var out []tick
+	for i := 0; float64(i)*step <= most; i++ {
+		out = append(out, tick{At: 100 * float64(i) * step / most, Label: fmt.Sprintf("%.4g", float64(i)*step)})
+	}
+	return out
+}
+
+func (v *view) variants(r *optimize.Result) {
+	first := r.Variants[0]
+	low, high := math.Inf(1), math.Inf(-1)
+	for _, x := range r.Variants {
+		low, high = min(low, x.Quality.CI[0]), max(high, x.Quality.CI[1])
+	}
+	span := high - low
+	if !(span > 0) || math.IsInf(span, 0) {
+		span = 1
+	}
+	share := func(a, b int64) float64 {
+		if b == 0 {
+			return 0
+		}
+		return 100 * float64(a) / float64(b)
+	}
+	for _, x := range r.Variants {
+		q := x.Quality
+		row := variantRow{Name: x.Name, Control: x.Control, Final: x.Model == r.Final, Dropped: x.Dropped,
+			Value: q.Value, Low: q.CI[0], High: q.CI[1],
+			At: 100 * (q.Value - low) / span, From: 100 * (q.CI[0] - low) / span, To: 100 * (q.CI[1] - low) / span,
+			KL: x.ToOriginal.Value, Params: x.Parameters, ParamsShare: share(x.Parameters, first.Parameters),
+			FLOPs: x.FLOPs, FLOPsShare: share(x.FLOPs, first.FLOPs), Bytes: x.Bytes, BytesShare: share(x.Bytes, first.Bytes),
+			Ms: q.MsPerSample, Speed: first.Quality.MsPerSample / q.MsPerSample, SDR: "–"}
+		if q.Metric == calib.MetricAccuracy {
+			if sdr, ok := metric.SDR(first.Quality.Value, q.Value, first.Quality.MsPerSample, q.MsPerSample); ok {
+				row.SDR = fmt.Sprintf("%.2f", sdr)
+			}
+		}
+		v.Variants = append(v.Variants, row)
+	}
+}
+
+func (v *view) rewrites(r *optimize.Result) {
+	for _, l := range r.Layers {
+		row := rewriteRow{Node: l.Node, Shape: fmt.Sprintf("%d × %d", l.M, l.N), Block: l.Block, Before: l.ParamsBefore, After: l.ParamsAfter}
+		if row.HasError = !math.IsNaN(l.Error); row.HasError {
+			row.Error, row.Frobenius = l.Error, l.FrobeniusError
+			row.Width, row.FWidth = 100*min(l.Error, 1), 100*min(l.FrobeniusError, 1)
+		}
+		v.Rewrites = append(v.Rewrites, row)
+	}
+}
+
+func grouped(n int64) string {
+	s := fmt.Sprint(n)
+	for i := len(s) - 3; i > 0; i -= 3 {
+		s = s[:i] + "," + s[i:]
+	}
+	return s
+}
