@@ -222,4 +222,3 @@ func (a *app) printResult(res *optimize.Result, out, reportPath string) error {
 	}
 	return nil
 }
-
