@@ -48,7 +48,10 @@
 //
 //	B̂(f) = C(f)·A(f)⁻¹,   A(f) = E[x̂ x̂ᴴ] (q×q),   C(f) = E[ŷ x̂ᴴ] (p×q);
 //
-// see the functions for centring, ridge and padding.
+// see the functions for centring, ridge and padding. Entry (j, k) of A(f) is the
+// transform of the sums over the wrapped diagonals of block (j, k) of the
+// covariance E[x xᵀ] (and C likewise), so one set of [Moments] serves every
+// block size.
 //
 // # Sources
 //
@@ -56,6 +59,6 @@
 // Using Block-Circulant Weight Matrices", MICRO 2017 (arXiv:1708.08917):
 // section 3.1 has the fully connected layer with its forward and backward
 // equations, section 3.2 the convolutional layer. The three-multiplication
-// complex product is due to Gauss; see Knuth, The Art of Computer Programming,
-// volume 2, section 4.6.4, exercise 41.
+// complex product is due to Gauss; see D. E. Knuth, The Art of Computer
+// Programming, volume 2, section 4.6.4.
 package circulant
