@@ -57,6 +57,12 @@ var cases = []feedCase{
 		{"input_ids", []int64{2, 1}, 20}, {"past_*", []int64{2, 2, 2, 0, 2}, 0}}},
 }
 
+// tolerance is between two float32 computations of one network: u = 6e-8 is
+// the unit roundoff, a product of 256 terms in another order differs by
+// √256·u = 1e-6 of its largest value, and a hundred of them one after another
+// add up as a random walk.
+const tolerance = 1e-5
+
 func (c feedCase) String() string {
 	if c.set != "" {
 		return c.model + " on " + c.set
