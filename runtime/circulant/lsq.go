@@ -19,7 +19,9 @@ type FitOptions struct {
 }
 
 // defaultRidge keeps the fit of a trained layer's few hundred inputs from some
-// ten thousand tokens well-posed; its cost in output error is below one percent.
+// ten thousand tokens well-posed. It raises the output error by less than one
+// part in a thousand on the spectra of TestLeastSquaresSynthetic (1e-1: 3 in
+// a hundred).
 const defaultRidge = 1e-2
 
 // LeastSquares returns the block-circulant matrix C and the bias that change
