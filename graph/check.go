@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strings"
 )
 
 // What must hold for a model. Check reports every breach as an error, except
@@ -54,7 +55,8 @@ import (
 //   - Deprecated operators are not used (note).
 //
 // Data
-//   - A tensor has known element type and dims, and the bytes these ask for.
+//   - A tensor has the bytes that its element type and dims ask for; an element
+//     type that is not known asks for nothing (note).
 //   - Sparse tensors have [nnz] values and [nnz] or [nnz, rank] indices.
 //   - An initializer has the type that is declared for it.
 
@@ -299,6 +301,9 @@ func (c *checker) initializer(v *Value) {
 		c.errorf("initializer %q: %v", v.Name, err)
 		return
 	}
+	if d := v.Const.DType; !d.Known() {
+		c.notef("initializer %q has the element type %v, which is not known", v.Name, d)
+	}
 	t := v.Declared
 	if t == nil || t.Kind == KindUnknown {
 		return
@@ -341,7 +346,7 @@ func (t *Tensor) check() error {
 		return fmt.Errorf("tensor with dims %v: they are negative or overflow", t.Dims)
 	}
 	if !t.DType.Known() {
-		return fmt.Errorf("tensor of the element type %v, which is not known", t.DType)
+		return nil
 	}
 	have := int64(len(t.raw))
 	want, _ := t.DType.ByteSize(n)
@@ -509,8 +514,10 @@ func (c *checker) operator(n *Node) {
 		c.signature(n, s)
 	}
 	if !imported {
-		// Writers of ONNX Runtime's own operators often leave the import out.
-		c.report(n.Domain == "com.microsoft", "%v: domain %q is not imported", n, n.Domain)
+		// ONNX Runtime imports the domains it knows by itself, and writers
+		// of its own operators often rely on that.
+		note := strings.HasPrefix(n.Domain, "com.microsoft") || strings.HasPrefix(n.Domain, "ai.onnx.")
+		c.report(note, "%v: domain %q is not imported", n, n.Domain)
 	}
 	c.controlFlow(n)
 }

@@ -104,7 +104,6 @@ func TestCheckObjects(t *testing.T) {
 		"short data":        {func(m *Model) { value(m, "w").Const = &Tensor{DType: Float32, Dims: []int64{3}, raw: make([]byte, 8)} }, `tensor float[3] has 3 elements (12 bytes), and data of 8`},
 		"2^60 elements":     {func(m *Model) { value(m, "w").Const = &Tensor{DType: Float32, Dims: []int64{1 << 60}} }, `tensor float[1152921504606846976] has`},
 		"overflow":          {func(m *Model) { value(m, "w").Const = &Tensor{DType: Float32, Dims: []int64{1 << 40, 1 << 40}} }, `negative or overflow`},
-		"unknown type":      {func(m *Model) { value(m, "w").Const = &Tensor{DType: 99, Dims: []int64{0}} }, `element type dtype(99)`},
 		"attribute twice":   {func(m *Model) { n := node(m, 1); n.Attrs = append(n.Attrs, n.Attrs[1]) }, `attribute "else_branch" is set twice`},
 		"attribute empty":   {func(m *Model) { node(m, 1).Attrs[0].G = nil }, `attribute "then_branch": is of type graph and has no such value`},
 		"no operator":       {func(m *Model) { node(m, 0).Op = "" }, `has no operator`},
@@ -130,6 +129,8 @@ func TestCheckObjects(t *testing.T) {
 func TestCheckNotes(t *testing.T) {
 	for name, c := range map[string]struct{ graph, note string }{
 		"unknown operator":     {`g (float[N] x) => (float[N] y) { y, z = other.Thing <a = 1> (x, "", x) }`, ""},
+		"element type":         {`g () => () <float[0] w = {}> { }`, `initializer "w" has the element type dtype(99), which is not known`},
+		"import left out":      {`g (float[N] x) => (float[N] y) { y = com.microsoft.nchwc.Conv (x) }`, `domain "com.microsoft.nchwc" is not imported`},
 		"internal attribute":   {`g (float[N] x) => (float[N] y) { y = Relu <__fused = 1> (x) }`, ""},
 		"optional inputs":      {`g (float[N] x, float m) => (float[N] y) { y = Clip (x, "", m) }`, ""},
 		"left out at the end":  {`g (float[N] x) => (float[N] y) { y, "" = Dropout (x, "", "") }`, ""},
@@ -145,6 +146,9 @@ func TestCheckNotes(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			m := checkModel(t, c.graph)
+			if name == "element type" {
+				m.Graph.inits[0].Const = &Tensor{DType: 99, Dims: []int64{3}}
+			}
 			if err := Check(m); err != nil {
 				t.Errorf("refused: %v", err)
 			}

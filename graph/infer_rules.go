@@ -221,8 +221,15 @@ func (c *call) broadcastDim(a, b Dim) (Dim, bool) {
 		return a, true
 	case b.IsKnown():
 		return b, true
-	case c.expr(a).equal(c.expr(b)):
+	}
+	// Two that are not the same are 1 and the other, so that the larger is
+	// the result.
+	switch x, y := c.expr(a), c.expr(b); {
+	case x == nil || y == nil:
+	case y.sub(x).upTo0():
 		return a, true
+	case x.sub(y).upTo0():
+		return b, true
 	}
 	return UnknownDim, true
 }
