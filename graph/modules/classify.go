@@ -33,7 +33,7 @@ func (v *view) cores(body []int32) []core {
 			if a.key < 0 {
 				c.projectsKV = true
 			} else {
-				c.keys, c.values = v.present(v.data(i, a.key)), v.present(v.data(i, a.value))
+				c.keys, c.values = some(v.data(i, a.key)), some(v.data(i, a.value))
 				if len(c.values) == 0 { // packed with the query
 					c.projectsKV = true
 				}
@@ -56,13 +56,6 @@ func (v *view) cores(body []int32) []core {
 		}
 	}
 	return out
-}
-
-func (v *view) present(x int32) []int32 {
-	if x < 0 {
-		return nil
-	}
-	return []int32{x}
 }
 
 // isSoftmax matches node i as Div(Exp(z), ReduceSum(Exp(z))).

@@ -63,10 +63,11 @@ type Module struct {
 	// stream goes on; nil for pre-LN.
 	Norm *Norm
 
-	// Body holds the nodes on the ways from Stream to Branch, in order, and
-	// Weights those of them that multiply by constant weights (MatMul, Gemm
-	// and their kin). Identity, Cast and Dropout are looked through and not
-	// listed.
+	// Body holds the nodes on the ways from Stream to Branch, in order.
+	// Identity, Cast and Dropout are looked through and not listed. Weights
+	// holds the nodes that multiply by constant weights (MatMul, Gemm and
+	// their kin), in the body and in what is computed for it alone: the keys
+	// and values of a cross-attention.
 	Body, Weights []*graph.Node
 	// Caches is the key-value cache of an attention.
 	Caches []Cache
@@ -76,7 +77,7 @@ type Module struct {
 	Droppable bool
 	Reason    string
 
-	// Params counts the elements of the constants that the body computes
+	// Params counts the elements of the constants that those nodes compute
 	// with: weights, biases and norm scales.
 	Params int64
 	// FLOPs is the work for one token, two per multiply-add, of the linear
@@ -210,7 +211,7 @@ func (f *finder) branches(r *region, c candidate) ([]found, error) {
 		m.Body = f.tops(b.body)
 		f.measure(&m)
 		if kind == Attention || kind == CrossAttention {
-			m.Caches = f.caches(r, c, cores)
+			m.Caches = f.caches(c, cores)
 		}
 		if len(b.nested) > 0 {
 			m.Kind, why = Other, fmt.Sprintf("other modules lie inside it, the first joined by %v", f.nodes[b.nested[0]].n)
@@ -346,13 +347,20 @@ func (f *finder) decline(m *found, c candidate, b branch, why string, owners map
 	if s := f.broadcast(c.stream, b.val); s != "" {
 		return s
 	}
-	if n := len(f.vals[b.val].uses); n > 1 && owners[f.vals[b.val].def] == 1 {
-		return fmt.Sprintf("value %q is read by %d nodes, not by the Add alone", f.vals[b.val].origin.Name, n)
+	for _, l := range c.leaves {
+		if l.val == b.val && l != b.leaf {
+			return fmt.Sprintf("it is added twice, by %v and %v", f.nodes[b.add].n, f.nodes[l.add].n)
+		}
 	}
 	presents := map[*graph.Value]bool{}
 	for _, k := range m.Caches {
 		if k.Present != nil {
 			presents[k.Present] = true
+		}
+		if k.Past != nil {
+			if i := f.reads(f.index[k.Past], b.body); i >= 0 {
+				return fmt.Sprintf("its cache %q is read by %v too", k.Past.Name, f.nodes[i].n)
+			}
 		}
 	}
 	for _, i := range b.body {
@@ -443,11 +451,48 @@ func (f *finder) broadcast(stream, b int32) string {
 	return fmt.Sprintf("its shape %v is not that of the stream, %v", d, s)
 }
 
+// own is the body together with what is computed for it alone, such as the
+// keys and values of a cross-attention; products end the search, so that an
+// encoder which feeds one attention is not counted as part of it.
+func (f *finder) own(body []int32) []int32 {
+	in := map[int32]bool{}
+	for _, i := range body {
+		in[i] = true
+	}
+	list := slices.Clone(body)
+	for k := 0; k < len(list); k++ {
+		if k >= len(body) && f.nodes[list[k]].class == product {
+			continue
+		}
+		for _, x := range f.nodes[list[k]].in {
+			if x < 0 || f.vals[x].konst || f.vals[x].def < 0 || in[f.vals[x].def] || !f.spend(1) {
+				continue
+			}
+			d := f.vals[x].def
+			alone := true
+			for _, o := range f.nodes[d].out {
+				if o >= 0 {
+					alone = alone && !slices.ContainsFunc(f.vals[o].uses, func(u int32) bool { return !in[u] && f.alive(u) })
+				}
+			}
+			if alone {
+				in[d] = true
+				list = append(list, d)
+			}
+		}
+	}
+	slices.Sort(list)
+	return list
+}
+
 // measure fills in weights, parameters and FLOPs.
 func (f *finder) measure(m *found) {
 	counted := map[int32]bool{}
-	for _, i := range m.body {
+	for _, i := range f.own(m.body) {
 		x := &f.nodes[i]
+		if x.class == layout && x.name != "Gather" {
+			continue // a causal mask that is cut to size, say
+		}
 		weights := false
 		for k, in := range x.in {
 			if in < 0 || !f.vals[in].konst {
