@@ -268,6 +268,11 @@ func (t *tokenwise) inside(x int32) bool {
 	return ok
 }
 
+// lastAxis reports whether axis is known to be the last one of value x.
+func (t *tokenwise) lastAxis(x int32, axis int64) bool {
+	return axis == -1 || axis > 0 && axis == int64(t.v.rank(x))-1
+}
+
 // expected is the width that the first norm or linear layer of the body has
 // been made for, -1 if there is none.
 func (t *tokenwise) expected() int64 {
@@ -314,7 +319,7 @@ func (t *tokenwise) step(i int32) (width int64, why string) {
 	}
 	lastOf := func(k int) bool {
 		a, ok := axes(k)
-		return ok && len(a) == 1 && v.lastAxis(in, a[0])
+		return ok && len(a) == 1 && t.lastAxis(in, a[0])
 	}
 	switch x.class {
 	case elementwise, addition:
@@ -326,7 +331,7 @@ func (t *tokenwise) step(i int32) (width int64, why string) {
 		}
 		return w, ""
 	case norm:
-		if v.lastAxis(in, x.attrInt("axis", -1)) {
+		if t.lastAxis(in, x.attrInt("axis", -1)) {
 			return t.last(in), ""
 		}
 		return -1, "normalises more than the feature axis"
@@ -335,7 +340,7 @@ func (t *tokenwise) step(i int32) (width int64, why string) {
 		if x.n.Opset() < 13 || x.name != "Softmax" {
 			axis = 1
 		}
-		if v.lastAxis(in, x.attrInt("axis", axis)) {
+		if t.lastAxis(in, x.attrInt("axis", axis)) {
 			return t.last(in), ""
 		}
 		return -1, "goes over more than the feature axis"
@@ -362,7 +367,7 @@ func (t *tokenwise) step(i int32) (width int64, why string) {
 		}
 		return to, ""
 	case "Flatten":
-		if v.lastAxis(in, x.attrInt("axis", 1)) {
+		if t.lastAxis(in, x.attrInt("axis", 1)) {
 			return t.last(in), ""
 		}
 	case "Transpose":
@@ -383,7 +388,7 @@ func (t *tokenwise) step(i int32) (width int64, why string) {
 			return t.last(in), ""
 		}
 	case "Split", "Concat":
-		if v.lastAxis(in, x.attrInt("axis", 0)) {
+		if t.lastAxis(in, x.attrInt("axis", 0)) {
 			return -1, ""
 		}
 	case "Slice":
