@@ -77,7 +77,7 @@ type candidate struct {
 // candidates finds the sums one of whose addends is post-dominated by the
 // sum, in topological order of the merges. Whether the other addends come
 // from it is left to region.
-func (v *view) candidates(p *postdom) []candidate {
+func (v *view) candidates(p *postdom) ([]candidate, error) {
 	var out []candidate
 	for _, t := range v.sums() {
 		pos := map[int32]int{} // of the Adds of the tree
@@ -96,6 +96,9 @@ func (v *view) candidates(p *postdom) []candidate {
 			byMerge[m] = candidate{merge: m, stream: s.val}
 		}
 		for _, c := range byMerge {
+			if !v.spend(len(t.adds) + len(t.leaves)) {
+				return nil, errWork
+			}
 			below := map[int32]bool{c.merge: true} // Adds below the merge
 			for i := pos[c.merge]; i >= 0; i-- {
 				if a := t.adds[i]; a == c.merge || below[v.reader(a)] {
@@ -113,7 +116,7 @@ func (v *view) candidates(p *postdom) []candidate {
 		}
 	}
 	slices.SortFunc(out, func(a, b candidate) int { return cmp.Compare(a.merge, b.merge) })
-	return out
+	return out, nil
 }
 
 // reader is the single node that reads the result of the inner Add a.

@@ -168,8 +168,11 @@ func (v *view) ends(x int32) []int32 {
 		if l.output {
 			out = append(out, list[k])
 		}
+		if !v.spend(1 + len(l.uses)) {
+			break
+		}
 		for _, u := range l.uses {
-			if n := &v.nodes[u]; n.class == layout && v.spend(1) {
+			if n := &v.nodes[u]; n.class == layout {
 				for _, o := range n.out {
 					if o >= 0 && !seen[o] && v.vals[o].live {
 						seen[o] = true
@@ -188,12 +191,12 @@ func (v *view) ends(x int32) []int32 {
 func (v *view) reads(x int32, body []int32) int32 {
 	seen := map[int32]bool{x: true}
 	list := []int32{x}
-	for k := 0; k < len(list); k++ {
+	for k := 0; k < len(list) && v.spend(len(v.vals[list[k]].uses)); k++ {
 		for _, u := range v.vals[list[k]].uses {
 			if _, ok := slices.BinarySearch(body, u); ok || !v.alive(u) {
 				continue
 			}
-			if v.nodes[u].class != layout || !v.spend(1) {
+			if v.nodes[u].class != layout {
 				return u
 			}
 			for _, o := range v.nodes[u].out {

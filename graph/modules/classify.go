@@ -72,15 +72,17 @@ func (v *view) isSoftmax(i int32) bool {
 func (v *view) core(i int32, body []int32) (core, bool) {
 	c := core{node: -1, probability: i}
 	in := func(n int32) bool { _, ok := slices.BinarySearch(body, n); return ok }
-	steps := 4 * (len(body) + 8)
 	// Forward: probabilities to their product.
 	seen := map[int32]bool{}
 	stack := []int32{v.nodes[i].out[0]}
-	for len(stack) > 0 && steps > 0 {
+	for len(stack) > 0 {
 		x := stack[len(stack)-1]
 		stack = stack[:len(stack)-1]
+		if !v.spend(1 + len(v.vals[x].uses)) {
+			break
+		}
 		for _, u := range v.vals[x].uses {
-			if steps--; seen[u] || !in(u) || !v.spend(1) {
+			if seen[u] || !in(u) {
 				continue
 			}
 			seen[u] = true
@@ -105,14 +107,14 @@ func (v *view) core(i int32, body []int32) (core, bool) {
 	}
 	clear(seen)
 	stack = append(stack[:0], score)
-	for len(stack) > 0 && steps > 0 {
+	for len(stack) > 0 && v.spend(1) {
 		x := stack[len(stack)-1]
 		stack = stack[:len(stack)-1]
 		if x < 0 || v.vals[x].def < 0 {
 			continue
 		}
 		d := v.vals[x].def
-		if steps--; seen[d] || !in(d) || !v.spend(1) {
+		if seen[d] || !in(d) {
 			continue
 		}
 		seen[d] = true

@@ -140,16 +140,23 @@ type found struct {
 
 type finder struct {
 	*view
-	normList []viewNorm
-	found    []found
+	normsOf map[int32][]viewNorm // by the value that they normalise
+	found   []found
 }
 
 // find fills in everything but post-LN norms, ids and layers.
 func (f *finder) find() error {
 	p := newPostdom(f.view, exits(f.view))
 	r := newRegion(f.view, p)
-	f.normList = f.norms()
-	for _, c := range f.candidates(p) {
+	f.normsOf = map[int32][]viewNorm{}
+	for _, n := range f.norms() {
+		f.normsOf[n.in] = append(f.normsOf[n.in], n)
+	}
+	list, err := f.candidates(p)
+	if err != nil {
+		return err
+	}
+	for _, c := range list {
 		if err := r.enter(c); err != nil {
 			return err
 		}
@@ -162,6 +169,9 @@ func (f *finder) find() error {
 		}
 		slices.SortStableFunc(list, func(a, b found) int { return cmp.Compare(a.Kind.rank(), b.Kind.rank()) })
 		f.found = append(f.found, list...)
+	}
+	if !f.spend(0) {
+		return errWork
 	}
 	return nil
 }
@@ -190,6 +200,10 @@ func (f *finder) branches(r *region, c candidate) ([]found, error) {
 		}
 	}
 	list = f.group(c, list)
+	added := map[int32]int{} // per addend: how often it is added
+	for _, l := range c.leaves {
+		added[l.val]++
+	}
 	owners := map[int32]int{} // per node: branches it is part of
 	for _, b := range list {
 		for _, i := range b.body {
@@ -216,14 +230,12 @@ func (f *finder) branches(r *region, c candidate) ([]found, error) {
 		if len(b.nested) > 0 {
 			m.Kind, why = Other, fmt.Sprintf("other modules lie inside it, the first joined by %v", f.nodes[b.nested[0]].n)
 		}
-		for _, n := range f.normList {
-			if n.in == c.stream {
-				if _, ok := slices.BinarySearch(b.body, n.nodes[0]); ok {
-					m.entry = true
-				}
+		for _, n := range f.normsOf[c.stream] {
+			if _, ok := slices.BinarySearch(b.body, n.nodes[0]); ok && f.spend(1) {
+				m.entry = true
 			}
 		}
-		m.Reason = f.decline(&m, c, b, why, owners)
+		m.Reason = f.decline(&m, c, b, why, owners, added)
 		m.Droppable = m.Reason == ""
 		out = append(out, m)
 	}
@@ -240,6 +252,7 @@ func (f *finder) group(c candidate, list []branch) []branch {
 	first := map[int32]int{} // node → group
 	root := func(g int) int {
 		for list[g].group != g {
+			list[g].group = list[list[g].group].group
 			g = list[g].group
 		}
 		return g
@@ -257,16 +270,15 @@ func (f *finder) group(c candidate, list []branch) []branch {
 			}
 		}
 	}
-	var out []branch
+	groups := make([][]branch, len(list))
 	for k := range list {
-		if root(k) != k {
+		g := root(k)
+		groups[g] = append(groups[g], list[k])
+	}
+	var out []branch
+	for _, members := range groups {
+		if len(members) == 0 {
 			continue
-		}
-		var members []branch
-		for j := range list {
-			if root(j) == k {
-				members = append(members, list[j])
-			}
 		}
 		b := members[0]
 		if len(members) > 1 {
@@ -331,7 +343,7 @@ func (f *finder) join(c candidate, members []branch) (leaf, []int32) {
 }
 
 // decline tells why a module is not to be dropped, "" if it can be.
-func (f *finder) decline(m *found, c candidate, b branch, why string, owners map[int32]int) string {
+func (f *finder) decline(m *found, c candidate, b branch, why string, owners, added map[int32]int) string {
 	if m.Kind == Other {
 		if len(b.nested) > 0 {
 			return why
@@ -347,10 +359,8 @@ func (f *finder) decline(m *found, c candidate, b branch, why string, owners map
 	if s := f.broadcast(c.stream, b.val); s != "" {
 		return s
 	}
-	for _, l := range c.leaves {
-		if l.val == b.val && l != b.leaf {
-			return fmt.Sprintf("it is added twice, by %v and %v", f.nodes[b.add].n, f.nodes[l.add].n)
-		}
+	if added[b.val] > 1 {
+		return fmt.Sprintf("it is added %d times", added[b.val])
 	}
 	presents := map[*graph.Value]bool{}
 	for _, k := range m.Caches {
@@ -472,6 +482,7 @@ func (f *finder) own(body []int32) []int32 {
 			alone := true
 			for _, o := range f.nodes[d].out {
 				if o >= 0 {
+					f.spend(len(f.vals[o].uses))
 					alone = alone && !slices.ContainsFunc(f.vals[o].uses, func(u int32) bool { return !in[u] && f.alive(u) })
 				}
 			}
@@ -566,10 +577,6 @@ func (f *finder) flops(i int32, t *graph.Tensor) int64 {
 // has one too (of the last one the norm alone does not tell, as a pre-LN
 // model ends with one as well).
 func (f *finder) postNorms() {
-	byIn := map[int32]*viewNorm{}
-	for i := range f.normList {
-		byIn[f.normList[i].in] = &f.normList[i]
-	}
 	streams := map[int32]bool{}
 	for _, m := range f.found {
 		streams[m.stream] = true
@@ -577,10 +584,10 @@ func (f *finder) postNorms() {
 	posts := map[int32]bool{} // streams that come out of such a norm
 	for k := range f.found {
 		m := &f.found[k]
-		n := byIn[m.sum]
-		if n == nil || m.entry || f.vals[m.sum].output {
+		if len(f.normsOf[m.sum]) != 1 || m.entry || f.vals[m.sum].output {
 			continue
 		}
+		n := &f.normsOf[m.sum][0]
 		if slices.ContainsFunc(f.vals[m.sum].uses, func(u int32) bool {
 			_, ok := slices.BinarySearch(n.nodes, u)
 			return !ok && f.alive(u)

@@ -66,9 +66,14 @@ var errWork = fmt.Errorf("branches nest or share nodes too deeply to be analysed
 
 // newView builds the view of m's main graph. It fails on a cycle.
 func newView(m *graph.Model) (*view, error) {
-	b := viewBuilder{view: &view{model: m}, main: map[*graph.Value]int32{}, inlined: maxInlined}
+	b := viewBuilder{view: &view{model: m}, main: map[*graph.Value]int32{}, inlined: maxInlined, functions: map[[3]string]*graph.Function{}}
 	if m.Graph == nil {
 		return nil, fmt.Errorf("the model has no graph")
+	}
+	for _, f := range m.Functions {
+		if k := [3]string{graph.NormalDomain(f.Domain), f.Name, f.Overload}; b.functions[k] == nil {
+			b.functions[k] = f
+		}
 	}
 	for _, v := range m.Graph.Inputs() {
 		b.view.vals[b.id(nil, v)].input = !v.IsInitializer()
@@ -98,9 +103,10 @@ func newView(m *graph.Model) (*view, error) {
 
 type viewBuilder struct {
 	*view
-	main    map[*graph.Value]int32
-	alias   []int32 // union-find: the value that a value is the same as
-	inlined int     // nodes that calls may still add
+	functions map[[3]string]*graph.Function // by domain, name and overload
+	main      map[*graph.Value]int32
+	alias     []int32 // union-find: the value that a value is the same as
+	inlined   int     // nodes that calls may still add
 }
 
 func (b *viewBuilder) fresh(origin *graph.Value) int32 {
@@ -193,15 +199,16 @@ func (b *viewBuilder) optional(f *frame, v *graph.Value) int32 {
 // callee is the function that a node calls, nil where it calls none or one
 // that stays closed.
 func (b *viewBuilder) callee(n *graph.Node, f *frame) *graph.Function {
-	if len(b.model.Functions) == 0 || graph.NormalDomain(n.Domain) == graph.LatheDomain {
+	fn := b.functions[[3]string{graph.NormalDomain(n.Domain), n.Op, n.Overload}]
+	if fn == nil || n.Domain == graph.LatheDomain {
 		return nil
 	}
-	fn := b.model.Function(n.Domain, n.Op, n.Overload)
-	if fn == nil {
-		return nil
+	closed := f != nil && f.depth >= maxCallDepth || b.inlined < len(fn.Graph.Nodes())
+	for c := f; c != nil && !closed; c = c.caller {
+		closed = c.fn == fn
 	}
-	if f != nil && f.depth >= maxCallDepth || b.inlined < len(fn.Graph.Nodes()) {
-		b.note("%v: the local functions call each other too often to be looked into", n)
+	if closed {
+		b.note("%v: its local functions call each other too often to be looked into", n)
 		return nil
 	}
 	return fn
@@ -213,7 +220,7 @@ func (b *viewBuilder) call(n *graph.Node, fn *graph.Function, caller *frame) {
 	if caller != nil {
 		f.depth = caller.depth + 1
 	}
-	b.inlined -= len(fn.Graph.Nodes()) + 1
+	b.inlined -= len(fn.Graph.Nodes()) + 16 // what the frame itself takes
 	for i, v := range fn.Graph.Inputs() {
 		if a := n.Input(i); a != nil {
 			f.vals[v] = b.id(caller, a)
@@ -413,17 +420,19 @@ func (v *view) sort() error {
 
 // link sets what depends on the order: uses, constants, and what is live.
 func (v *view) link() {
+	reader := make([]int32, len(v.vals)) // the node that was last counted as a use, plus one
 	for i := range v.nodes {
 		x := &v.nodes[i]
 		konst := x.class != random && x.class != opaque && (len(x.in) > 0 || x.class == constant)
-		for k, in := range x.in {
+		for _, in := range x.in {
 			if in < 0 {
 				continue
 			}
 			konst = konst && v.vals[in].konst
-			if slices.Contains(x.in[:k], in) {
+			if reader[in] == int32(i)+1 {
 				continue
 			}
+			reader[in] = int32(i) + 1
 			if x.class == shapeOf {
 				v.vals[in].shapes = append(v.vals[in].shapes, int32(i))
 			} else {
