@@ -77,7 +77,9 @@ func ln(y, x string) string {
 	return fmt.Sprintf("  %s = LayerNormalization <axis = -1> (%s, G_%s, E_%s)\n", y, x, y, y)
 }
 
-func add(y string, x ...string) string { return fmt.Sprintf("  %s = Add (%s)\n", y, strings.Join(x, ", ")) }
+func add(y string, x ...string) string {
+	return fmt.Sprintf("  %s = Add (%s)\n", y, strings.Join(x, ", "))
+}
 
 const (
 	one = "(float[B,T,4] x) => (float[B,T,4] y)"
