@@ -12,6 +12,7 @@ import (
 var matmulOps = []operator{
 	{"", "MatMul", 1, prepareMatMul, halves},
 	{"", "Gemm", 7, prepareGemm, halves},
+	{"", "Einsum", 12, prepareEinsum, halves},
 }
 
 // product is A·B for float32 stacks of matrices, A [..., m, k], B [..., k, n]
