@@ -208,6 +208,9 @@ func (l *loader) locate(e *External, t *Tensor) error {
 		return err
 	}
 	size, known := t.DType.ByteSize(t.Len())
+	if !known && t.DType.Known() {
+		return errors.New("dims overflow")
+	}
 	if known && e.Length < 0 {
 		e.Length = size
 	}

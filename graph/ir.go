@@ -773,7 +773,8 @@ func (n *Node) String() string {
 	if d := NormalDomain(n.Domain); d != "" {
 		op = d + "." + op
 	}
-	return fmt.Sprintf("node %q (%s)", name, op)
+	quoted := strconv.Quote(op) // a message is one line whatever the file says
+	return fmt.Sprintf("node %q (%s)", name, quoted[1:len(quoted)-1])
 }
 
 // Graph is the graph that defines the value.

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"unicode/utf8"
 
 	"google.golang.org/protobuf/encoding/protowire"
@@ -40,8 +41,8 @@ const (
 	// attribute for each nested graph, and some for types.
 	maxDepth = 4*maxNesting + 16
 	// maxMessages bounds the messages of a file, because one of two bytes on
-	// the wire takes hundreds in memory. The largest models have some 1e5.
-	maxMessages = 1 << 23
+	// the wire takes hundreds in memory. The largest models have below 1e6.
+	maxMessages = 1 << 22
 )
 
 // Load reads the model of a file. Weights in external files stay there: they
@@ -186,22 +187,33 @@ func eachTensor(m protoreflect.Message, f func(*onnxpb.TensorProto) error) error
 	return nil
 }
 
-// notModel says what data that is no ONNX model looks like.
-func notModel(data []byte) error {
+// notModel says what data is that can't be decoded for the reason err.
+func notModel(data []byte, err error) error {
 	head := data[:min(len(data), 512)]
 	switch {
 	case len(data) == 0:
-		return errors.New("is empty, not an ONNX model")
+		return errors.New("is empty, not an ONNX model: export or download it again")
 	case bytes.HasPrefix(head, []byte("version https://git-lfs")):
 		return errors.New("is a Git LFS pointer, not an ONNX model: fetch the file with git lfs pull")
 	case bytes.HasPrefix(head, []byte("PK\x03\x04")):
-		return errors.New("is a zip archive (or a PyTorch file), not an ONNX model: unpack or export it first")
+		return errors.New("is a zip archive or a PyTorch file, not an ONNX model: unpack or export it first")
 	case bytes.HasPrefix(head, []byte{0x1f, 0x8b}):
-		return errors.New("is gzip-compressed, not an ONNX model: unpack it first")
+		return errors.New("is compressed, not an ONNX model: unpack it first")
 	case isText(head):
 		return errors.New("is a text file, not an ONNX model: give the .onnx file")
 	}
-	return nil
+	return fmt.Errorf("is damaged or not an ONNX model (%w): export or download it again", err)
+}
+
+// clip shortens an error with names of absurd length, or of places nested
+// absurdly deep, to its ends.
+func clip(err error) error {
+	const head, tail = 700, 1000
+	if err == nil || len(err.Error()) <= head+tail {
+		return err
+	}
+	s := err.Error()
+	return errors.New(strings.ToValidUTF8(s[:head], "") + " … " + strings.ToValidUTF8(s[len(s)-tail:], ""))
 }
 
 func isText(head []byte) bool {
@@ -224,23 +236,21 @@ type loader struct {
 }
 
 func (l *loader) decode(data []byte) (*Model, error) {
-	if err := notModel(data); err != nil {
-		return nil, err
-	}
 	if len(data) > maxMessage {
 		return nil, fmt.Errorf("has %d bytes, an ONNX model is below 2 GiB: keep the weights in external data", len(data))
 	}
 	p := &onnxpb.ModelProto{}
 	if err := unmarshal(data, p); err != nil {
-		return nil, fmt.Errorf("is damaged or not an ONNX model (%w): export or download it again", err)
+		return nil, notModel(data, err)
 	}
-	return l.model(p)
+	if p.Graph == nil {
+		return nil, notModel(data, errors.New("it holds no graph"))
+	}
+	m, err := l.model(p)
+	return m, clip(err)
 }
 
 func (l *loader) model(p *onnxpb.ModelProto) (*Model, error) {
-	if p.Graph == nil {
-		return nil, errors.New("holds no graph: it is cut short or not an ONNX model; export or download it again")
-	}
 	m := &Model{
 		IRVersion:       p.GetIrVersion(),
 		ProducerName:    p.GetProducerName(),
@@ -251,14 +261,17 @@ func (l *loader) model(p *onnxpb.ModelProto) (*Model, error) {
 		Opsets:          decodeOpsets(p.OpsetImport),
 		Metadata:        decodeMetadata(p.MetadataProps),
 	}
+	known := map[[3]string]bool{}
 	for _, fp := range p.Functions {
 		f, err := l.function(fp, m)
 		if err != nil {
 			return nil, fmt.Errorf("function %q: %w", qualified(fp.GetDomain(), fp.GetName()), err)
 		}
-		if m.Function(f.Domain, f.Name, f.Overload) != nil {
+		key := [3]string{NormalDomain(f.Domain), f.Name, f.Overload}
+		if known[key] {
 			return nil, fmt.Errorf("function %q is defined twice: remove one", qualified(f.Domain, f.Name))
 		}
+		known[key] = true
 		m.Functions = append(m.Functions, f)
 	}
 	g, err := l.graph(p.Graph, m, nil, nil)
@@ -613,12 +626,12 @@ func (l *loader) attrs(ps []*onnxpb.AttributeProto, holder *Node, m *Model, fn *
 		return nil, nil
 	}
 	out := make([]*Attr, len(ps))
+	known := make(map[string]bool, len(ps))
 	for i, p := range ps {
-		for _, a := range out[:i] {
-			if a.Name == p.GetName() {
-				return nil, fmt.Errorf("attribute %q is given twice", a.Name)
-			}
+		if known[p.GetName()] {
+			return nil, fmt.Errorf("attribute %q is given twice", p.GetName())
 		}
+		known[p.GetName()] = true
 		a, err := l.attr(p, holder, m, fn)
 		if err != nil {
 			return nil, fmt.Errorf("attribute %q: %w", p.GetName(), err)

@@ -117,17 +117,13 @@ func readModel(path string, whole int64) ([]byte, *views, error) {
 		file:  &dataFile{dir: filepath.Dir(path), location: filepath.Base(path), info: info, pinned: f},
 		token: token,
 	}
-	head := make([]byte, 512)
-	n, _ := f.ReadAt(head, 0)
-	if err := notModel(head[:n]); err != nil {
-		f.Close()
-		return nil, nil, err
-	}
 	s := &skimmer{views: v, in: f, buf: bufio.NewReaderSize(io.NewSectionReader(f, 0, info.Size()), minView)}
 	data, err := s.message(info.Size(), (&onnxpb.ModelProto{}).ProtoReflect().Descriptor(), maxDepth)
 	if err != nil {
-		f.Close()
-		return nil, nil, fmt.Errorf("is damaged or not an ONNX model (%w): export or download it again", err)
+		defer f.Close()
+		head := make([]byte, 512)
+		n, _ := f.ReadAt(head, 0)
+		return nil, nil, notModel(head[:n], err)
 	}
 	return data, v, nil
 }
@@ -206,6 +202,9 @@ func (s *skimmer) message(end int64, d protoreflect.MessageDescriptor, depth int
 			return nil, err
 		}
 		num, typ := protowire.DecodeTag(tag)
+		if num < protowire.MinValidNumber {
+			return nil, errors.New("invalid field number")
+		}
 		out = protowire.AppendVarint(out, tag)
 		size := int64(0)
 		switch typ {
