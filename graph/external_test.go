@@ -347,7 +347,6 @@ func TestExternalDataRefused(t *testing.T) {
 // Weights that change under a loaded model are an error, not other weights.
 func TestExternalDataChanged(t *testing.T) {
 	path, _ := sample(t)
-	m := mustLoad(t, path)
 	data := filepath.Join(filepath.Dir(path), "b.bin")
 	for name, change := range map[string]func(){
 		"written": func() { os.WriteFile(data, pattern(300, 9), 0o666) },
@@ -357,7 +356,7 @@ func TestExternalDataChanged(t *testing.T) {
 		before := time.Now().Add(-time.Hour)
 		write(t, data, pattern(300, 2))
 		os.Chtimes(data, before, before)
-		m = mustLoad(t, path)
+		m := mustLoad(t, path)
 		change()
 		if _, err := m.Graph.Value("w2").Const.Bytes(); err == nil || !strings.Contains(err.Error(), `"w2"`) {
 			t.Errorf("%s: error %v", name, err)

@@ -18,8 +18,8 @@ import (
 	"github.com/onnx-lathe/lathe/graph/onnxpb"
 )
 
-// small is y = Add(Relu(x), w), as a message to break.
-func small() *onnxpb.ModelProto {
+// smallModel is y = Add(Relu(x), w), as a message to break.
+func smallModel() *onnxpb.ModelProto {
 	value := func(name string) *onnxpb.ValueInfoProto {
 		return &onnxpb.ValueInfoProto{Name: &name, Type: &onnxpb.TypeProto{Value: &onnxpb.TypeProto_TensorType{TensorType: &onnxpb.TypeProto_Tensor{
 			ElemType: proto.Int32(1),
@@ -50,7 +50,7 @@ func small() *onnxpb.ModelProto {
 
 // nested is a model of graphs inside of graphs.
 func nested(depth int) *onnxpb.ModelProto {
-	p := small()
+	p := smallModel()
 	g := p.Graph
 	for range depth {
 		sub := &onnxpb.GraphProto{}
@@ -65,7 +65,7 @@ func nested(depth int) *onnxpb.ModelProto {
 // says what, where and what is wrong.
 func TestLoadRefuses(t *testing.T) {
 	edit := func(f func(p *onnxpb.ModelProto)) []byte {
-		p := small()
+		p := smallModel()
 		f(p)
 		data, err := proto.Marshal(p)
 		if err != nil {
@@ -245,7 +245,7 @@ func TestLoadAccepts(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			p := small()
+			p := smallModel()
 			edit(p)
 			data, err := proto.Marshal(p)
 			if err != nil {
@@ -280,7 +280,7 @@ func oddBool(p *onnxpb.TensorProto) {
 // ONNX Runtime takes the last of several Constants of one name; models made
 // for it rely on that.
 func TestLastConstantCounts(t *testing.T) {
-	p := small()
+	p := smallModel()
 	for i, v := range []float32{3, 4} {
 		p.Graph.Node = append(p.Graph.Node, &onnxpb.NodeProto{Name: proto.String(fmt.Sprint("c", i)), OpType: proto.String("Constant"), Output: []string{"c"}, Attribute: []*onnxpb.AttributeProto{
 			{Name: proto.String("value_float"), Type: onnxpb.AttributeProto_FLOAT.Enum(), F: proto.Float32(v)}}})
@@ -370,7 +370,7 @@ func FuzzDecode(f *testing.F) {
 			f.Add(data)
 		}
 	}
-	for _, p := range []*onnxpb.ModelProto{small(), nested(3), externalModel(ext{"w", "data", 0, 4, []int64{4}})} {
+	for _, p := range []*onnxpb.ModelProto{smallModel(), nested(3), externalModel(ext{"w", "data", 0, 4, []int64{4}})} {
 		data, _ := proto.Marshal(p)
 		f.Add(data)
 		f.Add(data[:len(data)/2])

@@ -109,7 +109,7 @@ func TestEditsChangeNothingElse(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			p := small()
+			p := smallModel()
 			p.Graph.Node[0].Attribute = []*onnxpb.AttributeProto{{Name: str("axis"), Type: onnxpb.AttributeProto_INT.Enum()}}
 			p.Graph.Node[0].DeviceConfigurations = []*onnxpb.NodeDeviceConfigurationProto{{ShardingSpec: []*onnxpb.ShardingSpecProto{{TensorName: str("a")}}}}
 			p.Graph.QuantizationAnnotation = []*onnxpb.TensorAnnotation{{TensorName: str("a"), QuantParameterTensorNames: []*onnxpb.StringStringEntryProto{{Key: str("SCALE_TENSOR"), Value: str("w")}}}}
@@ -160,7 +160,7 @@ func TestEditsChangeNothingElse(t *testing.T) {
 
 // What is about a value goes with it, what was about nothing stays.
 func TestRemovedValuesLeaveNothing(t *testing.T) {
-	p := small()
+	p := smallModel()
 	str := proto.String
 	p.Graph.ValueInfo = append(p.Graph.ValueInfo, &onnxpb.ValueInfoProto{Name: str("nothing")})
 	p.Graph.QuantizationAnnotation = []*onnxpb.TensorAnnotation{{TensorName: str("a")}, {TensorName: str("nobody")}}
@@ -387,7 +387,7 @@ func TestWeightsInFile(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "m.onnx")
 	want := pattern(minView, 3)
-	p := small()
+	p := smallModel()
 	p.Graph.Initializer = append(p.Graph.Initializer, &onnxpb.TensorProto{Name: proto.String("big"), DataType: proto.Int32(int32(Uint8)), Dims: []int64{minView}, RawData: want})
 	data, _ := proto.Marshal(p)
 	write(t, path, data)

@@ -128,7 +128,11 @@ func wireScalar(k protoreflect.Kind, v []byte) string {
 // sameOnWire fails the test where two models differ in a field.
 func sameOnWire(t testing.TB, got, want []byte) {
 	t.Helper()
-	g, w := wireLines(t, got), wireLines(t, want)
+	sameLines(t, wireLines(t, got), wireLines(t, want))
+}
+
+func sameLines(t testing.TB, g, w []string) {
+	t.Helper()
 	for i := range max(len(g), len(w)) {
 		a, b := "nothing", "nothing"
 		if i < len(g) {
