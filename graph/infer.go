@@ -10,6 +10,7 @@ import (
 type InferError struct {
 	Problems []string // the first of them, each naming node and operator
 	Total    int
+	Declared int // how many of them are shapes that the file declares and its operators contradict, which runtimes overlook
 }
 
 func (e *InferError) Error() string {
@@ -62,11 +63,14 @@ func Infer(m *Model) error {
 	e.work = 200_000 + 20*nodes
 	e.cells = 4_000_000 + 20*nodes
 	e.graph(m.Graph)
-	for v, t := range e.types {
-		v.inferred = t
-	}
-	for v, t := range e.bodies {
-		v.inferred = t
+	for _, found := range []map[*Value]*Type{e.types, e.bodies} {
+		for v, t := range found {
+			// What a value says of itself is not recorded, so that an edit of
+			// its declaration or constant counts at once.
+			if t != v.Declared && (v.def != nil || v.Const == nil || v.Declared != nil) {
+				v.inferred = t
+			}
+		}
 	}
 	if e.errors.Total > 0 {
 		return &e.errors
@@ -191,6 +195,9 @@ func (e *inferer) node(n *Node) {
 		}
 		t, ok := e.merge(v.Declared, c.out[i])
 		if !ok && !failed {
+			if v.Declared.Kind == c.out[i].Kind && v.Declared.Elem == c.out[i].Elem {
+				e.errors.Declared++
+			}
 			e.errorf(n, "output %q is declared as %v, and what it computes is %v", v.Name, v.Declared, c.out[i])
 		}
 		e.keep(v, t)

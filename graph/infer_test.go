@@ -336,6 +336,32 @@ func TestInferErrors(t *testing.T) {
 	}
 }
 
+// A shape that is declared wrongly is told from a model that cannot run.
+func TestInferErrorTellsWrongDeclarations(t *testing.T) {
+	m := mustParse(t, `<ir_version: 10, opset_import: ["": 17]> g (float[N,3] x) => (float[1,5] y, int64[N,3] z) { y = Relu (x) z = Neg (x) }`)
+	err := Infer(m)
+	e, ok := err.(*InferError)
+	if !ok || e.Total != 2 || e.Declared != 1 {
+		t.Errorf("got %+v, want two problems, one of them a declared shape", err)
+	}
+	if got := m.Graph.Value("y").Type().String(); got != "float[N,3]" {
+		t.Errorf("y is %s, want what is computed", got)
+	}
+}
+
+// The type of an input follows an edit without another inference.
+func TestInferDoesNotFreezeInputs(t *testing.T) {
+	m := mustParse(t, `<ir_version: 10, opset_import: ["": 17]> g (float[N,3] x) => (y) <float[3] w = {1, 2, 3}> { y = Add (x, w) }`)
+	if err := Infer(m); err != nil {
+		t.Fatal(err)
+	}
+	m.Graph.Value("x").Declared = TensorType(Float32, Known(2), Known(3))
+	m.Graph.Value("w").Const = Float32Tensor([]int64{1}, []float32{1})
+	if x, w := m.Graph.Value("x").Type().String(), m.Graph.Value("w").Type().String(); x != "float[2,3]" || w != "float[1]" {
+		t.Errorf("after an edit x is %s and w %s", x, w)
+	}
+}
+
 // What is declared and says more stays.
 func TestInferKeepsDeclared(t *testing.T) {
 	m := mustParse(t, `<ir_version: 10, opset_import: ["": 17]> g (float[N,3] x, int64[2] s) => (float[4,out] y, float[7] z) {
