@@ -154,8 +154,8 @@ func (d *dropper) replace(old, with *graph.Value) {
 
 // unlink takes one module off the stream.
 func (d *dropper) unlink(mod modules.Module) error {
-	node, at := mod.Join.Node, mod.Join.Index
-	if !node.Is("Add", "Sum") || len(node.Inputs()) != 2 {
+	node, at := d.join(mod)
+	if node == nil || !node.Is("Add", "Sum") || len(node.Inputs()) != 2 {
 		return fmt.Errorf("its branch %q joins the stream through %v, which this version cannot take apart", mod.Branch.Name, node)
 	}
 	mean := d.opts.Recover == RecoverMean
@@ -207,6 +207,21 @@ func (d *dropper) unlink(mod modules.Module) error {
 	return nil
 }
 
+// join is where the module's branch enters the stream by now: with parallel
+// branches the Add it entered first may have given way to the branch when the
+// other one was dropped.
+func (d *dropper) join(mod modules.Module) (*graph.Node, int) {
+	node, at := mod.Join.Node, mod.Join.Index
+	for d.stands[node.Output(0)] == mod.Branch {
+		i := slices.IndexFunc(mod.Branch.Uses(), func(u graph.Use) bool { return u.Node != node && u.Node.Is("Add", "Sum") })
+		if i < 0 {
+			return nil, 0
+		}
+		node, at = mod.Branch.Uses()[i].Node, mod.Branch.Uses()[i].Index
+	}
+	return node, at
+}
+
 func (d *dropper) why(mod modules.Module) string {
 	return fmt.Sprintf("%s of layer %d was selected", mod.Kind, mod.Layer)
 }
@@ -241,17 +256,13 @@ func (d *dropper) unlinkOutputs(gone []modules.Module) {
 
 // unlinkInputs takes the caches that dropped attentions read out of the
 // inputs. What is left to read such an input reads its shape; it gets a
-// surviving cache of the same type.
+// surviving cache of the same layout.
 func (d *dropper) unlinkInputs(gone, all []modules.Module) error {
 	g := d.m.Graph
-	var surviving []*graph.Value
+	var surviving []modules.Cache
 	for _, mod := range all {
 		if !slices.ContainsFunc(gone, func(x modules.Module) bool { return x.ID == mod.ID }) {
-			for _, c := range mod.Caches {
-				if c.Past != nil {
-					surviving = append(surviving, c.Past)
-				}
-			}
+			surviving = append(surviving, mod.Caches...)
 		}
 	}
 	for _, mod := range gone {
@@ -259,38 +270,22 @@ func (d *dropper) unlinkInputs(gone, all []modules.Module) error {
 			if c.Past == nil || !c.Past.IsInput() {
 				continue
 			}
-			if readers := c.Past.Uses(); len(readers) > 0 {
-				at := slices.IndexFunc(surviving, func(v *graph.Value) bool { return sameLayout(c.Past, v) })
-				if at < 0 {
+			if len(c.Past.Uses()) > 0 {
+				readers, only := modules.CacheShapeReaders(c.Past)
+				if !only {
+					return fmt.Errorf("module %s: %v still reads its cache %q", mod.ID, c.Past.Uses()[0].Node, c.Past.Name)
+				}
+				s := modules.SubstituteCache(c, surviving)
+				if s == nil {
 					return fmt.Errorf("module %s: %v reads the shape of its cache %q and no cache of that layout is left; keep one more attention",
-						mod.ID, readers[0].Node, c.Past.Name)
+						mod.ID, readers[0], c.Past.Name)
 				}
-				for _, u := range readers {
-					if !u.Node.Is("Shape") {
-						return fmt.Errorf("module %s: %v still reads its cache %q", mod.ID, u.Node, c.Past.Name)
-					}
-				}
-				c.Past.ReplaceUses(surviving[at])
-				d.j.Add(d.pass, c.Past.Name, "its shape is read from "+surviving[at].Name, "the cache of "+mod.ID+" leaves the model")
+				c.Past.ReplaceUses(s)
+				d.j.Add(d.pass, c.Past.Name, "its shape is read from "+s.Name, "the cache of "+mod.ID+" leaves the model")
 			}
 			g.RemoveInput(c.Past)
 			d.j.Add(d.pass, c.Past.Name, "removed input", "it was the cache of "+mod.ID)
 		}
 	}
 	return nil
-}
-
-// sameLayout reports whether two caches agree in type, dim by dim.
-func sameLayout(a, b *graph.Value) bool {
-	s, t := a.Type(), b.Type()
-	if s == nil || t == nil || s.Elem != t.Elem || s.Rank() != t.Rank() || s.Rank() < 0 {
-		return false
-	}
-	for i, d := range s.Shape.Dims {
-		e := t.Shape.Dims[i]
-		if d.IsKnown() != e.IsKnown() || (d.IsKnown() && d.N != e.N) {
-			return false
-		}
-	}
-	return true
 }

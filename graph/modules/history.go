@@ -17,7 +17,7 @@ type History struct {
 	// from.
 	Original string `json:"original,omitempty"`
 	// Modules holds the ids of the modules that are left, in the order that
-	// Find gives them.
+	// Find gives them; those of kind Other are left out.
 	Modules []string `json:"modules,omitempty"`
 	// Dropped holds what was dropped, in the order it was.
 	Dropped []Drop `json:"dropped,omitempty"`

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/onnx-lathe/lathe/graph"
 )
@@ -52,12 +53,12 @@ type Module struct {
 	// of Join.Node reads its other input instead.
 	Branch *graph.Value
 	Join   graph.Use
-	// Merge is the Add that joins, Sum its result: Y = X + f(X), or X plus
-	// all branches where there are several.
+	// Merge is the Add that joins, Sum its result: Y = X + f(X).
 	Merge *graph.Node
 	Sum   *graph.Value
-	// Parallel says that other branches start from the same Stream and end
-	// in the same Merge; Y of this module alone is Stream + Branch then.
+	// Parallel says that Merge sums up more than Stream and Branch, other
+	// branches from the same Stream for one; Y of this module alone is
+	// Stream + Branch then, and not Sum.
 	Parallel bool
 	// Norm is the norm behind the sum in a post-LN model, through which the
 	// stream goes on; nil for pre-LN.
@@ -217,7 +218,8 @@ func (f *finder) branches(r *region, c candidate) ([]found, error) {
 			continue
 		}
 		m := found{stream: c.stream, branch: b.val, sum: f.nodes[c.merge].out[0], merge: c.merge, body: b.body}
-		m.Kind, m.Parallel = kind, len(list) > 1
+		m.Kind = kind
+		m.Parallel = b.add != c.merge || len(f.nodes[b.add].in) != 2 || f.nodes[b.add].in[1-b.at] != c.stream
 		m.Stream, m.Sum = f.vals[m.stream].origin, f.vals[m.sum].origin
 		m.Merge = f.nodes[c.merge].n
 		m.Join = graph.Use{Node: f.nodes[b.add].n, Index: int(b.at)}
@@ -643,23 +645,32 @@ func (f *finder) number(h *History) {
 	if len(h.Modules) == 0 {
 		return
 	}
-	layers := make([]int, len(f.found))
-	for k := range f.found {
-		ok := len(h.Modules) == len(f.found) && len(h.Modules[k]) > 1 && h.Modules[k][:1] == letters[f.found[k].Kind.rank()].letter
-		if ok {
-			n, err := strconv.Atoi(h.Modules[k][1:])
-			layers[k], ok = n, err == nil && n >= 0
-		}
-		if !ok {
-			f.notes = append(f.notes, fmt.Sprintf("the history tells of the modules %v, the graph has others; ids are counted anew", h.Modules))
-			return
-		}
-	}
+	layers, n := make([]int, len(f.found)), 0
 	for k := range f.found {
 		m := &f.found[k]
-		m.ID = h.Modules[k]
-		if m.Kind != Other {
-			m.Layer = layers[k]
+		if m.Kind == Other {
+			continue
+		}
+		ok := n < len(h.Modules) && strings.HasPrefix(h.Modules[n], letters[m.Kind.rank()].letter)
+		if ok {
+			l, err := strconv.Atoi(h.Modules[n][1:])
+			layers[k], ok = l, err == nil && l >= 0
+		}
+		if !ok {
+			n = -1
+			break
+		}
+		n++
+	}
+	if n != len(h.Modules) {
+		f.notes = append(f.notes, fmt.Sprintf("the history tells of the modules %v, the graph has others; ids are counted anew", h.Modules))
+		return
+	}
+	n = 0
+	for k := range f.found {
+		if m := &f.found[k]; m.Kind != Other {
+			m.ID, m.Layer = h.Modules[n], layers[k]
+			n++
 		}
 	}
 }

@@ -88,7 +88,11 @@ const (
 // describe is a module in one line: id, stream + branch at the node that
 // computes sum, the norm behind it, its cache, and why it is declined.
 func describe(x modules.Module) string {
-	s := fmt.Sprintf("%s %s + %s = %s", x.ID, name(x.Stream), name(x.Branch), name(x.Merge.Output(0)))
+	s := fmt.Sprintf("%s %s + %s", x.ID, name(x.Stream), name(x.Branch))
+	if x.Parallel {
+		s += " …"
+	}
+	s += " = " + name(x.Merge.Output(0))
 	if x.Norm != nil {
 		s += " → " + name(x.Norm.Out)
 	}
@@ -135,13 +139,13 @@ var cases = []struct {
 		[]string{"A0 x + s = h", "M0 h + u = y"}, ""},
 	{"parallel, one norm, Phi", one, ln("a", "x") + attention("q", "a", "a", "") + mlp("f", "a") +
 		add("i", "q_y", "f_y") + add("y", "i", "x"), "",
-		[]string{"A0 x + q_y = y", "M0 x + f_y = y"}, ""},
+		[]string{"A0 x + q_y … = y", "M0 x + f_y … = y"}, ""},
 	{"parallel, stream added first, GPT-J", one, ln("a", "x") + attention("q", "a", "a", "") + mlp("f", "a") +
 		add("i", "x", "q_y") + add("y", "f_y", "i"), "",
-		[]string{"A0 x + q_y = y", "M0 x + f_y = y"}, ""},
+		[]string{"A0 x + q_y … = y", "M0 x + f_y … = y"}, ""},
 	{"parallel, two norms and biases, Sum", one, ln("a", "x") + attention("q", "a", "a", "") + ln("b", "x") + mlp("f", "b") +
 		add("c", "E", "f_y") + "  y = Sum (c, x, q_y)\n", "",
-		[]string{"A0 x + q_y = y", "M0 x + c = y"}, ""},
+		[]string{"A0 x + q_y … = y", "M0 x + c … = y"}, ""},
 	{"something foreign is added besides", "(float[B,T,4] x, float[B,T,4] e) => (float[B,T,4] y)",
 		ln("a", "x") + attention("q", "a", "a", "") + add("h", "x", "q_y") + add("i", "h", "e") + mlp("f", "i") + add("y", "f_y", "i"), "",
 		[]string{"A0 x + q_y = h", "M0 i + f_y = y"}, ""},
@@ -297,9 +301,9 @@ var cases = []struct {
   m = MatMul (l, D)
   n = Add (q_y, x)
   y = Add (m, n)
-`, "", []string{`A0 x + m = y: branch feeds node "→n" (Add) outside of it`}, ""},
+`, "", []string{`A0 x + m … = y: branch feeds node "→n" (Add) outside of it`}, ""},
 	{"added twice", one, mlp("f", "x") + add("i", "f_y", "x") + add("y", "i", "f_y"), "",
-		[]string{`M0 x + f_y = y: it is added 2 times`}, ""},
+		[]string{`M0 x + f_y … = y: it is added 2 times`}, ""},
 	{"a whole network in a branch", one, "  n = MatMul (x, W)\n" + attention("q", "n", "n", "") + add("h", "n", "q_y") +
 		mlp("f", "h") + add("i", "f_y", "h") + "  o = MatMul (i, W_o)\n" + add("y", "x", "o"), "",
 		[]string{"A0 n + q_y = h", "M0 h + f_y = i", `O0 x + o = y: other modules lie inside it, the first joined by node "→i" (Add)`}, ""},
