@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strings"
 )
 
 // Products.
@@ -74,7 +75,7 @@ func inferGemm(c *call) error {
 	k, l := UnknownDim, UnknownDim
 	if okA {
 		if len(a) != 2 {
-			return fmt.Errorf("A is %v, want two dims", a)
+			return fmt.Errorf("input A is %v, want two dims", a)
 		}
 		if out[0], k = a[0], a[1]; c.int("transA", 0) != 0 {
 			out[0], k = a[1], a[0]
@@ -82,7 +83,7 @@ func inferGemm(c *call) error {
 	}
 	if okB {
 		if len(b) != 2 {
-			return fmt.Errorf("B is %v, want two dims", b)
+			return fmt.Errorf("input B is %v, want two dims", b)
 		}
 		if l, out[1] = b[0], b[1]; c.int("transB", 0) != 0 {
 			l, out[1] = b[1], b[0]
@@ -95,6 +96,91 @@ func inferGemm(c *call) error {
 	return nil
 }
 
+// inferEinsum: the output has one dim for every letter behind the arrow; without
+// an arrow, for every letter that occurs once, in alphabetical order. An
+// ellipsis stands for the broadcast dims that are left.
+func inferEinsum(c *call) error {
+	equation := strings.ReplaceAll(c.str("equation", ""), " ", "")
+	left, right, arrow := strings.Cut(equation, "->")
+	terms := strings.Split(left, ",")
+	elem := c.elem(0)
+	if len(terms) != len(c.n.inputs) {
+		return fmt.Errorf("equation %q with %d inputs", equation, len(c.n.inputs))
+	}
+	sizes := map[rune]Dim{}
+	count := map[rune]int{}
+	var ellipsis []Dim
+	known := true
+	for i, term := range terms {
+		before, after, dots := strings.Cut(term, "...")
+		for _, r := range before + after {
+			count[r]++
+		}
+		dims, ok := c.dims(i)
+		if !ok {
+			known = known && !dots
+			continue
+		}
+		letters := len(before) + len(after)
+		if len(dims) < letters || !dots && len(dims) != letters {
+			return fmt.Errorf("equation %q with %v as input %d", equation, dims, i)
+		}
+		middle := len(dims) - len(after)
+		var err error
+		if ellipsis, err = c.broadcastDims(ellipsis, dims[len(before):middle]); dots && err != nil {
+			return err
+		}
+		for k, r := range before + after {
+			d := dims[k]
+			if k >= len(before) {
+				d = dims[middle+k-len(before)]
+			}
+			if have, seen := sizes[r]; seen {
+				var ok bool
+				if d, ok = c.broadcastDim(have, d); !ok {
+					return fmt.Errorf("equation %q with both %v and %v for %c", equation, have, dims, r)
+				}
+			}
+			sizes[r] = d
+		}
+	}
+	if !arrow {
+		var once []rune
+		for r, n := range count {
+			if n == 1 {
+				once = append(once, r)
+			}
+		}
+		slices.Sort(once)
+		right = string(once)
+		if strings.Contains(left, "...") {
+			right = "..." + right
+		}
+	}
+	before, after, dots := strings.Cut(right, "...")
+	if dots && !known {
+		c.setElem(0, elem)
+		return nil
+	}
+	var out []Dim
+	letters := func(s string) {
+		for _, r := range s {
+			if d, ok := sizes[r]; ok {
+				out = append(out, d)
+			} else {
+				out = append(out, UnknownDim)
+			}
+		}
+	}
+	letters(before)
+	if dots {
+		out = append(out, ellipsis...)
+	}
+	letters(after)
+	c.set(0, elem, out)
+	return nil
+}
+
 // inferCirculantMatMul: X [..., n], W [p, q, b], B [m] with m = out_features.
 func inferCirculantMatMul(c *call) error {
 	x, okX := c.dims(0)
@@ -102,7 +188,7 @@ func inferCirculantMatMul(c *call) error {
 	m := c.int("out_features", -1)
 	if okW {
 		if len(w) != 3 {
-			return fmt.Errorf("W is %v, want [p, q, b]", w)
+			return fmt.Errorf("input W is %v, want [p, q, b]", w)
 		}
 		rows, known := c.expr(w[0]).mul(c.expr(w[2])).value()
 		if known && (m > rows || m < 0) {
@@ -114,12 +200,12 @@ func inferCirculantMatMul(c *call) error {
 		return nil
 	}
 	if len(x) == 0 {
-		return fmt.Errorf("X is a scalar")
+		return fmt.Errorf("input X is a scalar")
 	}
 	if okW {
 		columns, known := c.expr(w[1]).mul(c.expr(w[2])).value()
 		if n := x[len(x)-1]; known && n.IsKnown() && n.N > columns {
-			return fmt.Errorf("X is %v with W %v, want at most %d as its last dim", x, w, columns)
+			return fmt.Errorf("input X is %v with W %v, want at most %d as its last dim", x, w, columns)
 		}
 	}
 	out := slices.Clone(x)
@@ -655,7 +741,7 @@ func inferRecurrent(c *call) error {
 	layout := c.int("layout", 0)
 	if x, ok := c.dims(0); ok {
 		if len(x) != 3 {
-			return fmt.Errorf("X is %v, want three dims", x)
+			return fmt.Errorf("input X is %v, want three dims", x)
 		}
 		if steps, batch = x[0], x[1]; layout == 1 {
 			steps, batch = batch, steps
@@ -700,7 +786,7 @@ func inferAttention(c *call) error {
 		return nil
 	}
 	if len(q) != len(k) || len(k) != len(v) || len(q) != 3 && len(q) != 4 {
-		return fmt.Errorf("Q %v, K %v, V %v, want three or four dims", q, k, v)
+		return fmt.Errorf("inputs Q %v, K %v, V %v, want three or four dims", q, k, v)
 	}
 	heads := func(x []Dim, attr string) ([]Dim, error) {
 		if len(x) == 4 {
