@@ -394,3 +394,17 @@ func TestHostileShapes(t *testing.T) {
 		}
 	}
 }
+
+// denseFeeds names tensors after the inputs of a program, in order.
+func denseFeeds(t testing.TB, p *Program, in ...*Tensor) map[string]tensor.Tensor {
+	t.Helper()
+	feeds := map[string]tensor.Tensor{}
+	for i, port := range p.Inputs() {
+		d, err := toDense(in[i], false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		feeds[port.Name] = d
+	}
+	return feeds
+}
