@@ -104,12 +104,16 @@ func DecodeTensor(data []byte) (*Tensor, error) {
 	return nil, fmt.Errorf("decode tensor: %w", err)
 }
 
-// bareError takes the operation and the path off an error of package os: the
+// bareError takes the operation and the paths off an error of package os: the
 // message around it names the file.
 func bareError(err error) error {
-	var pe *os.PathError
-	if errors.As(err, &pe) {
-		return pe.Err
+	var path *os.PathError
+	var link *os.LinkError
+	switch {
+	case errors.As(err, &path):
+		return path.Err
+	case errors.As(err, &link):
+		return link.Err
 	}
 	return err
 }

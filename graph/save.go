@@ -94,7 +94,7 @@ type saver struct {
 	limit int64    // bytes of a message
 
 	layout  map[*Tensor]External
-	written []string // data files that this save has put in place
+	written []string // data files and folders that this save has put in place
 }
 
 func (s *saver) run(o SaveOptions) (err error) {
@@ -109,7 +109,7 @@ func (s *saver) run(o SaveOptions) (err error) {
 	s.removeStale()
 	defer func() {
 		if err != nil {
-			for _, name := range s.written {
+			for _, name := range slices.Backward(s.written) {
 				s.root.Remove(name)
 			}
 		}
@@ -393,10 +393,8 @@ func (s *saver) tooLarge() ([]*segment, error) {
 // name is taken, by other content, another one is found if that is allowed.
 func (s *saver) writeData(location string, segments []*segment, another bool) (string, error) {
 	dir, base := path.Split(location)
-	if dir != "" {
-		if err := s.root.MkdirAll(filepath.FromSlash(dir), 0o777); err != nil {
-			return "", fmt.Errorf("folder of external data %q: %w", location, bareError(err))
-		}
+	if err := s.makeFolders(dir); err != nil {
+		return "", fmt.Errorf("folder of external data %q: %w", location, bareError(err))
 	}
 	if another {
 		if same, err := s.holds(filepath.FromSlash(location), segments); err != nil || same {
@@ -446,6 +444,24 @@ func (s *saver) writeData(location string, segments []*segment, another bool) (s
 	s.written = append(s.written, filepath.FromSlash(location))
 	s.syncFolder(filepath.Dir(filepath.FromSlash(location)))
 	return location, nil
+}
+
+// makeFolders makes the folders of a path with slashes, "" for none.
+func (s *saver) makeFolders(dir string) error {
+	for i, c := range dir {
+		if c != '/' {
+			continue
+		}
+		name := filepath.FromSlash(dir[:i])
+		err := s.root.Mkdir(name, 0o777)
+		switch {
+		case err == nil:
+			s.written = append(s.written, name)
+		case !errors.Is(err, fs.ErrExist):
+			return err
+		}
+	}
+	return nil
 }
 
 // interruptible returns a writer that fails once the context ends.

@@ -265,6 +265,9 @@ func TestSaveIsAtomic(t *testing.T) {
 			t.Fatalf("step %d: the old model changed", steps)
 		}
 		wantFiles(t, dir, "out.onnx")
+		if _, err := os.Stat(filepath.Join(dir, "weights")); err == nil {
+			t.Fatalf("step %d: a folder is left", steps)
+		}
 	}
 	if steps < 5 {
 		t.Errorf("only %d places to interrupt", steps)

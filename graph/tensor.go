@@ -10,7 +10,7 @@ import (
 
 // Tensor is a constant of any ONNX element type. Its elements are packed
 // little-endian bytes in row-major order, either held in memory or a range of
-// an external file that is read on demand.
+// a file that is read on demand: external data, or a large model file.
 //
 // A tensor is immutable: a pass that changes a weight makes a new tensor, so
 // tensors are shared freely between models and clones.
