@@ -73,7 +73,7 @@ func (a *app) outputsOf(ctx context.Context, prog *runtime.Program, feed *calib.
 
 func (a *app) run() *cobra.Command {
 	var data, out, expect string
-	var batch int
+	var batch, samples int
 	var rtol, atol float64
 	c := &cobra.Command{
 		Use:   "run MODEL --data D [-o OUT.npz] [--expect E]",
@@ -105,6 +105,9 @@ than atol + rtol·|expected|.`,
 			}
 			for _, n := range feed.Notes {
 				a.note("%s: %s", data, n)
+			}
+			if samples > 0 {
+				feed = feed.Slice(0, min(samples, feed.Len()))
 			}
 			start := time.Now()
 			outs, err := a.outputsOf(c.Context(), prog, feed, batch, "run")
@@ -152,6 +155,7 @@ than atol + rtol·|expected|.`,
 	c.Flags().StringVarP(&out, "output", "o", "", ".npz to write the outputs to")
 	c.Flags().StringVar(&expect, "expect", "", "expected outputs: an .npz, or the test folder given as data")
 	c.Flags().IntVar(&batch, "batch", 0, "samples a run (0: a default)")
+	c.Flags().IntVar(&samples, "samples", 0, "use only so many samples (0: all)")
 	c.Flags().Float64Var(&rtol, "rtol", 1e-4, "relative tolerance of --expect")
 	c.Flags().Float64Var(&atol, "atol", 1e-5, "absolute tolerance of --expect")
 	a.dataFlags(c, &data, true)
