@@ -81,7 +81,7 @@ func (a *app) run() *cobra.Command {
 		Long: `run feeds every sample of the data to the model. -o keeps the outputs in an .npz;
 --expect compares them with an .npz of outputs, or with the output_N.pb of a
 test folder (--expect DATA), and exits with status 1 where they differ by more
-than atol + rtol·|expected|.`,
+than atol + rtol·max|expected|.`,
 		Example: `  lathe run model.onnx --data samples.npz -o outputs.npz
   lathe run model.onnx --data samples.npz --expect golden.npz --rtol 1e-4
   lathe run model.onnx --data test_case/ --expect test_case/`,
@@ -156,7 +156,7 @@ than atol + rtol·|expected|.`,
 	c.Flags().StringVar(&expect, "expect", "", "expected outputs: an .npz, or the test folder given as data")
 	c.Flags().IntVar(&batch, "batch", 0, "samples a run (0: a default)")
 	c.Flags().IntVar(&samples, "samples", 0, "use only so many samples (0: all)")
-	c.Flags().Float64Var(&rtol, "rtol", 1e-4, "relative tolerance of --expect")
+	c.Flags().Float64Var(&rtol, "rtol", 1e-4, "tolerance of --expect relative to the largest expected value of an output")
 	c.Flags().Float64Var(&atol, "atol", 1e-5, "absolute tolerance of --expect")
 	a.dataFlags(c, &data, true)
 	return c
@@ -260,18 +260,20 @@ func (c *comparison) fail(format string, args ...any) {
 // compare takes the elements of one output into account.
 func (c *comparison) compare(name string, shape []int, got, want []float64, rtol, atol float64) {
 	var abs, most float64
-	for i := range got {
-		g, w := got[i], want[i]
+	for _, w := range want {
+		most = max(most, finite(w))
+	}
+	for i, w := range want {
+		g := got[i]
 		if g == w || (math.IsNaN(g) && math.IsNaN(w)) {
-			most = max(most, finite(w))
 			continue
 		}
 		d := math.Abs(g - w)
 		if math.IsNaN(d) {
 			d = math.Inf(1)
 		}
-		abs, most = max(abs, d), max(most, finite(w))
-		if !(d <= atol+rtol*math.Abs(w)) {
+		abs = max(abs, d)
+		if !(d <= atol+rtol*most) {
 			c.fail("%s%v is %v, expected %v", name, indexOf(i, shape), g, w)
 		}
 	}
