@@ -53,8 +53,8 @@ type CirculantLayer struct {
 	Error          float64 // of the output
 	FrobeniusError float64 // what the projection's would be
 	WeightError    float64 // ‖W − C‖ / ‖W‖
-	ParamsBefore   int64
-	ParamsAfter    int64
+	ParamsBefore   int64   // weight and bias, if it had one
+	ParamsAfter    int64   // weight and bias
 }
 
 // layer is a weight operator that can be rewritten: y = W·x + bias on the last
@@ -67,6 +67,7 @@ type layer struct {
 	m, n   int
 	dense  []float32 // [m, n]
 	bias   []float32 // [m]
+	biased bool      // it has a bias of its own
 }
 
 // out is the value that the rewritten layer computes.
@@ -266,6 +267,7 @@ func denseLayer(n *graph.Node) (*layer, string, error) {
 		if c == nil {
 			return nil, why, err
 		}
+		l.biased = true
 		for i := range l.bias {
 			l.bias[i] = n.Float("beta", 1) * c[i]
 		}
@@ -279,7 +281,7 @@ func denseLayer(n *graph.Node) (*layer, string, error) {
 		}
 		other := add.Input(1 - n.Output(0).Uses()[0].Index)
 		if c, _, err := rowConstant(other, l.m); c != nil && err == nil {
-			l.add, l.bias = add, c
+			l.add, l.bias, l.biased = add, c, true
 		}
 	}
 	return l, "", nil
@@ -439,7 +441,10 @@ func oneShotErrors(l *layer, c *circulant.Matrix, bias []float32, x *circulant.M
 func (r *rewriter) apply(l *layer, c *circulant.Matrix, bias []float32, done CirculantLayer) error {
 	var err error
 	done.Node, done.M, done.N, done.Block = l.name(), l.m, l.n, c.B
-	done.ParamsBefore, done.ParamsAfter = int64(l.m)*int64(l.n), int64(c.Params())
+	done.ParamsBefore, done.ParamsAfter = int64(l.m)*int64(l.n), int64(c.Params())+int64(l.m)
+	if l.biased {
+		done.ParamsBefore += int64(l.m)
+	}
 	if done.WeightError, err = circulant.WeightError(l.dense, c); err != nil {
 		return fmt.Errorf("%v: %w", l.node, err)
 	}

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"os"
 	"slices"
@@ -16,8 +15,7 @@ import (
 const cacheModel = "stories260K_kv_opset17.onnx"
 
 // dropsCache drops one attention from the decoder with a cache: the least
-// important one, or that of a given layer, which a ledger that says so makes
-// the least important. Exactly its cache goes, the file loads in ONNX Runtime,
+// important one, or that of a given layer. Exactly its cache goes, the file loads in ONNX Runtime,
 // and a prompt continued with the cache gives what it gives without.
 func dropsCache(layer string) func(*workbench) (result, error) {
 	return func(b *workbench) (result, error) {
@@ -30,15 +28,14 @@ func dropsCache(layer string) func(*workbench) (result, error) {
 			return result{}, err
 		}
 		m, ledger := r.model, r.ledger
+		which := []string{"--ledger", ledger, "--mode", "attention", "--count", "1"}
 		if layer != "" {
-			if ledger, err = b.ledgerWithLeast(ledger, "A"+layer); err != nil {
-				return result{}, err
-			}
+			which = []string{"--modules", "A" + layer}
 		}
 		out := b.file("cache-dropped.onnx")
 		os.Remove(out)
 		var answer struct{ Dropped []string }
-		if err := b.lathe(&answer, "drop", m, "--ledger", ledger, "--mode", "attention", "--count", "1", "-o", out); err != nil {
+		if err := b.lathe(&answer, append([]string{"drop", m, "-o", out}, which...)...); err != nil {
 			return result{}, err
 		}
 		if len(answer.Dropped) != 1 || layer != "" && answer.Dropped[0] != "A"+layer {
@@ -63,33 +60,6 @@ func dropsCache(layer string) func(*workbench) (result, error) {
 			max(ours, theirs) <= 1e-4,
 		}, err
 	}
-}
-
-// ledgerWithLeast copies a ledger and gives one module the smallest score.
-func (b *workbench) ledgerWithLeast(ledger, id string) (string, error) {
-	text, err := os.ReadFile(ledger)
-	if err != nil {
-		return "", err
-	}
-	var whole map[string]any
-	if err := json.Unmarshal(text, &whole); err != nil {
-		return "", err
-	}
-	modules, _ := whole["modules"].([]any)
-	found := false
-	for _, m := range modules {
-		if m, ok := m.(map[string]any); ok && m["id"] == id {
-			m["score"], m["score_before_norm"], found = 0.0, 0.0, true
-		}
-	}
-	if !found {
-		return "", fmt.Errorf("%s has no module %s", ledger, id)
-	}
-	if text, err = json.Marshal(whole); err != nil {
-		return "", err
-	}
-	path := b.file("ledger-least.json")
-	return path, os.WriteFile(path, text, 0o644)
 }
 
 // portsGone returns the inputs and outputs that a has and b has not; none may

@@ -99,6 +99,7 @@ func (a *app) drop() *cobra.Command {
 	var data, ledgerPath string
 	var d dropFlags
 	var o outFlags
+	var named []string
 	c := &cobra.Command{
 		Use:   "drop MODEL --ledger L | --data D  --count N -o OUT",
 		Short: "Drop the least important modules",
@@ -109,7 +110,8 @@ its cache inputs and outputs with it. --count 0 needs neither and only reads
 and writes the model.`,
 		Example: `  lathe drop model.onnx --ledger scores.json --count 4 -o small.onnx
   lathe drop model.onnx --data calib.npz --fraction 0.25 --select loss --recover mean -o small.onnx
-  lathe drop model.onnx --ledger scores.json --count 2 --mode block --dry-run`,
+  lathe drop model.onnx --ledger scores.json --count 2 --mode block --dry-run
+  lathe drop model.onnx --modules A3,M7 -o small.onnx`,
 		Args: args(1, 1, "one model"),
 		RunE: func(c *cobra.Command, args []string) error {
 			if err := o.check("drop"); err != nil {
@@ -118,8 +120,14 @@ and writes the model.`,
 			if err := d.check(); err != nil {
 				return err
 			}
-			if (d.count >= 0) == (d.fraction > 0) {
-				return fmt.Errorf("drop needs --count N or --fraction F, and one of them")
+			ways := 0
+			for _, given := range []bool{d.count >= 0, d.fraction > 0, len(named) > 0} {
+				if given {
+					ways++
+				}
+			}
+			if ways != 1 {
+				return fmt.Errorf("drop needs one of --count N, --fraction F and --modules A3,M7")
 			}
 			m, err := a.load(args[0])
 			if err != nil {
@@ -138,7 +146,7 @@ and writes the model.`,
 				}
 			}
 			before := m.Parameters()
-			ids, j, l, err := a.dropFrom(c.Context(), m, l, feed, d)
+			ids, j, l, err := a.dropFrom(c.Context(), m, l, feed, d, named)
 			if err != nil {
 				return fmt.Errorf("%s: %w", args[0], err)
 			}
@@ -170,6 +178,7 @@ and writes the model.`,
 	}
 	d.add(c, "count")
 	c.Flags().Float64Var(&d.fraction, "fraction", 0, "drop this fraction of what the mode chooses among")
+	c.Flags().StringSliceVar(&named, "modules", nil, "drop these modules, named by id as in A3,M7, whatever their scores")
 	c.Flags().StringVar(&ledgerPath, "ledger", "", "scores that lathe score wrote")
 	a.dataFlags(c, &data, false)
 	o.add(c)
@@ -178,17 +187,17 @@ and writes the model.`,
 
 // dropFrom selects and drops modules of m. It measures scores on the feed
 // where there is no ledger, and returns the ledger it used.
-func (a *app) dropFrom(ctx context.Context, m *graph.Model, l *calib.Ledger, feed *calib.Feed, d dropFlags) ([]string, *passes.Journal, *calib.Ledger, error) {
+func (a *app) dropFrom(ctx context.Context, m *graph.Model, l *calib.Ledger, feed *calib.Feed, d dropFlags, named []string) ([]string, *passes.Journal, *calib.Ledger, error) {
 	j := &passes.Journal{}
 	count, err := d.number(m)
-	if err != nil || count == 0 {
+	if err != nil || count == 0 && named == nil {
 		return nil, j, l, err
 	}
 	by := passes.Selector(d.selector)
-	scored := (by == passes.ByCosine || by == passes.ByAngular) && !d.iterative
+	scored := (by == passes.ByCosine || by == passes.ByAngular) && !d.iterative && named == nil
 	if l == nil && (scored || passes.Recover(d.recover) == passes.RecoverMean) {
 		if feed == nil {
-			return nil, nil, nil, fmt.Errorf("dropping %d modules by %s needs --ledger or --data", count, d.selector)
+			return nil, nil, nil, fmt.Errorf("dropping modules by %s, recovery %s, needs --ledger or --data", d.selector, d.recover)
 		}
 		if l, err = a.scoreFeed(ctx, m, feed, calib.ScoreOptions{Means: true}); err != nil {
 			return nil, nil, nil, err
@@ -198,15 +207,18 @@ func (a *app) dropFrom(ctx context.Context, m *graph.Model, l *calib.Ledger, fee
 	if l != nil {
 		drop.Means = l.MeanUpdate
 	}
-	trial := feed
-	if trial != nil && d.samples > 0 {
-		trial = trial.Slice(0, min(d.samples, trial.Len()))
-	}
-	ids, err := passes.Select(ctx, m, passes.SelectOptions{Count: count, Mode: passes.Mode(d.mode), By: by, Iterative: d.iterative,
-		ProtectFirst: d.first, ProtectLast: d.last, Seed: a.seed, Ledger: l, Feed: trial, Drop: drop,
-		Threads: a.threads, Progress: a.progress("select by " + d.selector)})
-	if err != nil {
-		return nil, nil, nil, err
+	ids := named
+	if named == nil {
+		trial := feed
+		if trial != nil && d.samples > 0 {
+			trial = trial.Slice(0, min(d.samples, trial.Len()))
+		}
+		ids, err = passes.Select(ctx, m, passes.SelectOptions{Count: count, Mode: passes.Mode(d.mode), By: by, Iterative: d.iterative,
+			ProtectFirst: d.first, ProtectLast: d.last, Seed: a.seed, Ledger: l, Feed: trial, Drop: drop,
+			Threads: a.threads, Progress: a.progress("select by " + d.selector)})
+		if err != nil {
+			return nil, nil, nil, err
+		}
 	}
 	if err := passes.Run(ctx, m, j, passes.DropModules(ids, drop)); err != nil {
 		return nil, nil, nil, err
