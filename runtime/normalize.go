@@ -20,6 +20,7 @@ var normalizeOps = []operator{
 	{"", "InstanceNormalization", 6, prepareGroupNorm, halves},
 	{"", "GroupNormalization", 18, prepareGroupNorm, halves},
 	{"", "BatchNormalization", 7, prepareBatchNorm, halves},
+	{"", "LRN", 1, prepareLRN, halves},
 }
 
 // lines is a tensor cut into lines along an axis: outer·inner of them, n
@@ -567,6 +568,60 @@ func batchNormOf[T float32 | float64](eps float64) kernel {
 		s.bias, s.mean = view[T](c.in[2]), view[T](c.in[3])
 		s.plane = x.Len() / (x.Shape[0] * s.channels)
 		c.parallel(x.Shape[0]*s.channels, 1+elementGrain/s.plane, body)
+		return nil
+	}
+}
+
+// prepareLRN is local response normalization across channels, x [N, C, d…]:
+//
+//	y[n, c, …] = x[n, c, …] / (bias + alpha/size · Σ x[n, c', …]²)^beta
+//
+// with c' from c − ⌊(size−1)/2⌋ to c + ⌈(size−1)/2⌉.
+func prepareLRN(n *node) (kernel, error) {
+	size := n.int("size", 0)
+	if size < 1 {
+		return nil, fmt.Errorf("size = %d, want at least 1", size)
+	}
+	alpha, beta, bias := float64(n.float("alpha", 1e-4)), float64(n.float("beta", 0.75)), float64(n.float("bias", 1))
+	return byType{
+		graph.Float32: lrn[float32](size, alpha, beta, bias),
+		graph.Float64: lrn[float64](size, alpha, beta, bias),
+	}.kernel(0), n.inputs(1, 1)
+}
+
+func lrn[T float32 | float64](size int, alpha, beta, bias float64) kernel {
+	body := func(c *call, lo, hi int) {
+		l := c.state.(*lines)
+		x, z := view[T](c.in[0]), view[T](c.out[0])
+		for i := lo; i < hi; i++ { // one channel of one sample
+			ch := i % l.n
+			from, to := max(ch-(size-1)/2, 0), min(ch+size/2, l.n-1)
+			sample := x[(i-ch)*l.inner:]
+			for j, v := range x[i*l.inner : (i+1)*l.inner] {
+				sum := 0.0
+				for k := from; k <= to; k++ {
+					w := float64(sample[k*l.inner+j])
+					sum += w * w
+				}
+				z[i*l.inner+j] = T(float64(v) / math.Pow(bias+alpha/float64(size)*sum, beta))
+			}
+		}
+	}
+	return func(c *call) error {
+		x := c.in[0]
+		if len(x.Shape) < 2 {
+			return fmt.Errorf("X %v, want [N, C, d…]", x.Shape)
+		}
+		l, ok := c.state.(*lines)
+		if !ok {
+			l = &lines{}
+			c.state = l
+		}
+		*l = linesOf(x.Shape, 1)
+		if _, err := c.alloc(0, x.DType, x.Shape...); err != nil || x.Len() == 0 {
+			return err
+		}
+		c.parallel(l.outer*l.n, 1+functionGrain/l.inner, body)
 		return nil
 	}
 }

@@ -53,6 +53,8 @@ func tables() [][]operator {
 		unaryOps,
 		castOps,
 		matmulOps,
+		convOps,
+		poolOps,
 		normalizeOps,
 		reduceOps,
 		shapeOps,
