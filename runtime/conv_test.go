@@ -1,0 +1,339 @@
+package runtime
+
+import (
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/onnx-lathe/lathe/graph"
+)
+
+// noise is a tensor of normal deviates, the same for a seed.
+func noise(seed uint64, shape ...int) *Tensor {
+	n, err := count(shape)
+	if err != nil {
+		panic(err)
+	}
+	r := rand.New(rand.NewPCG(seed, 1))
+	s := make([]float32, n)
+	for i := range s {
+		s[i] = float32(r.NormFloat64())
+	}
+	return FromSlice(shape, s)
+}
+
+// list writes an attribute of integers.
+func list(name string, v []int) string {
+	if v == nil {
+		return ""
+	}
+	return fmt.Sprintf(", %s = [%s]", name, strings.Trim(strings.ReplaceAll(fmt.Sprint(v), " ", ", "), "[]"))
+}
+
+// everyIndex calls f with every index into a shape.
+func everyIndex(shape []int, f func(at []int)) {
+	n, _ := count(shape)
+	at := make([]int, len(shape))
+	for range n {
+		f(at)
+		for k := len(at) - 1; k >= 0; k-- {
+			if at[k]++; at[k] < shape[k] {
+				break
+			}
+			at[k] = 0
+		}
+	}
+}
+
+// flat is the place of an index in a shape; ok is false outside of it.
+func flat(shape, at []int) (p int, ok bool) {
+	for i, d := range shape {
+		if at[i] < 0 || at[i] >= d {
+			return 0, false
+		}
+		p = p*d + at[i]
+	}
+	return p, true
+}
+
+// geometry is a sliding window for tests; the pads are numpy's, worked out by
+// hand for auto_pad.
+type geometry struct {
+	in, kernel, strides, dilations, pads []int
+	auto                                 string
+	ceil                                 bool
+	out                                  []int
+}
+
+var geometries = []geometry{
+	{in: []int{7}, kernel: []int{3}, out: []int{5}},
+	{in: []int{1}, kernel: []int{1}, out: []int{1}},
+	{in: []int{10}, kernel: []int{4}, strides: []int{3}, dilations: []int{2}, pads: []int{5, 1}, out: []int{4}},
+	{in: []int{5}, kernel: []int{2}, pads: []int{4, 4}, out: []int{12}},
+	{in: []int{5, 9}, kernel: []int{1, 1}, out: []int{5, 9}},
+	{in: []int{5, 9}, kernel: []int{1, 1}, strides: []int{2, 3}, out: []int{3, 3}},
+	{in: []int{6, 5}, kernel: []int{3, 2}, strides: []int{2, 1}, pads: []int{1, 0, 2, 1}, out: []int{4, 5}},
+	{in: []int{23, 31}, kernel: []int{5, 3}, strides: []int{1, 1}, dilations: []int{2, 3}, pads: []int{4, 3, 4, 3}, out: []int{23, 31}},
+	{in: []int{6, 7}, kernel: []int{3, 4}, strides: []int{2, 2}, auto: "SAME_UPPER", pads: []int{0, 1, 1, 2}, out: []int{3, 4}},
+	{in: []int{6, 7}, kernel: []int{3, 4}, strides: []int{2, 2}, auto: "SAME_LOWER", pads: []int{1, 2, 0, 1}, out: []int{3, 4}},
+	{in: []int{6, 7}, kernel: []int{3, 4}, strides: []int{2, 3}, auto: "VALID", pads: []int{0, 0, 0, 0}, out: []int{2, 2}},
+	{in: []int{7}, kernel: []int{3}, strides: []int{1}, dilations: []int{2}, auto: "SAME_UPPER", pads: []int{2, 2}, out: []int{7}},
+	{in: []int{4, 5, 6}, kernel: []int{2, 3, 2}, strides: []int{1, 2, 1}, dilations: []int{2, 1, 3}, pads: []int{0, 1, 2, 1, 1, 0}, out: []int{3, 3, 5}},
+	{in: []int{2, 3, 2, 3}, kernel: []int{2, 1, 2, 2}, out: []int{1, 3, 1, 2}},
+	{in: []int{0}, kernel: []int{3}, pads: []int{2, 1}, out: []int{1}},
+}
+
+// ceiled have a last window that reaches beyond the input, and one that would
+// begin there and is left out.
+var ceiled = []geometry{
+	{in: []int{6, 5}, kernel: []int{3, 2}, strides: []int{2, 2}, ceil: true, out: []int{3, 3}},
+	{in: []int{5, 5}, kernel: []int{1, 1}, strides: []int{3, 4}, ceil: true, out: []int{2, 2}},
+	{in: []int{4}, kernel: []int{2}, strides: []int{3}, pads: []int{1, 1}, ceil: true, out: []int{2}},
+	{in: []int{7}, kernel: []int{3}, strides: []int{3}, pads: []int{1, 1}, ceil: true, out: []int{3}},
+}
+
+// text is the attributes of g.
+func (g geometry) text() string {
+	s := list("kernel_shape", g.kernel) + list("strides", g.strides) + list("dilations", g.dilations)
+	if g.ceil {
+		s += ", ceil_mode = 1"
+	}
+	if g.auto != "" {
+		return s[2:] + fmt.Sprintf(", auto_pad = %q", g.auto)
+	}
+	return (s + list("pads", g.pads))[2:]
+}
+
+// reads calls f with every tap of the output at o that lies inside of the
+// input, and the input's index.
+func (g geometry) reads(o []int, f func(tap, in []int)) {
+	at := make([]int, len(o))
+	everyIndex(g.kernel, func(tap []int) {
+		for i := range o {
+			s, d, p := 1, 1, 0
+			if g.strides != nil {
+				s = g.strides[i]
+			}
+			if g.dilations != nil {
+				d = g.dilations[i]
+			}
+			if g.pads != nil {
+				p = g.pads[i]
+			}
+			at[i] = o[i]*s - p + tap[i]*d
+		}
+		if _, ok := flat(g.in, at); ok {
+			f(tap, at)
+		}
+	})
+}
+
+// padded is the number of taps of the output at o that lie inside of the input
+// and its padding.
+func (g geometry) padded(o []int) int {
+	p := g
+	p.in, p.pads = slices.Clone(g.in), nil
+	for i := range g.pads {
+		p.in[i%len(g.in)] += g.pads[i]
+	}
+	n := 0
+	p.reads(o, func(_, _ []int) { n++ })
+	return n
+}
+
+// convolved is Conv in float64 by its definition, and the bound of what
+// float32 may lose: (products + 1) · 2⁻²⁴ · Σ |x·w|, doubled for portable code,
+// which rounds products too.
+func convolved(g geometry, x, w, b []float64, n, channels, m, group int) (z, bound []float64) {
+	in, _ := count(g.in)
+	taps, _ := count(g.kernel)
+	per := channels / group
+	for i := range n * m {
+		everyIndex(g.out, func(o []int) {
+			sum, size := 0.0, 0.0
+			if b != nil {
+				sum = b[i%m]
+				size = math.Abs(sum)
+			}
+			g.reads(o, func(tap, at []int) {
+				k, _ := flat(g.kernel, tap)
+				p, _ := flat(g.in, at)
+				for c := range per {
+					v := x[(i/m*channels+i%m/(m/group)*per+c)*in+p] * w[(i%m*per+c)*taps+k]
+					sum += v
+					size += math.Abs(v)
+				}
+			})
+			z = append(z, sum)
+			bound = append(bound, float64(2*(per*taps+1))*size/(1<<24))
+		})
+	}
+	return z, bound
+}
+
+func floats(t testing.TB, x *Tensor) []float64 {
+	if x == nil {
+		return nil
+	}
+	s, err := asFloats(x)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// as converts a tensor.
+func as(t testing.TB, d graph.DType, x *Tensor) *Tensor {
+	z, err := newTensor(d, x.Shape)
+	if err == nil {
+		err = convert(z, x, castRules{})
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return z
+}
+
+// TestConv: every geometry, thick and thin groups, with and without a bias,
+// against the definition.
+func TestConv(t *testing.T) {
+	for _, g := range geometries {
+		for _, c := range []struct{ n, channels, m, group int }{{2, 3, 5, 1}, {1, 6, 12, 3}, {2, 4, 4, 4}, {1, 4, 8, 4}, {1, 40, 70, 1}, {0, 2, 4, 1}} {
+			for _, d := range []graph.DType{graph.Float32, graph.Float64} {
+				x := as(t, d, noise(1, append([]int{c.n, c.channels}, g.in...)...))
+				w := as(t, d, noise(2, append([]int{c.m, c.channels / c.group}, g.kernel...)...))
+				var b *Tensor
+				inputs := []*Tensor{x, w}
+				args := "x0, x1"
+				if c.m != 4 {
+					b = as(t, d, noise(3, c.m))
+					inputs, args = append(inputs, b), "x0, x1, x2"
+				}
+				out, err := operate(t, 11, fmt.Sprintf("y0 = Conv <group = %d, %s> (%s)", c.group, g.text(), args), inputs...)
+				if err != nil {
+					t.Fatalf("%+v %+v: %v", g, c, err)
+				}
+				if want := append([]int{c.n, c.m}, g.out...); !slices.Equal(out[0].Shape, want) {
+					t.Fatalf("%+v: shape %v, want %v", g, out[0].Shape, want)
+				}
+				want, bound := convolved(g, floats(t, x), floats(t, w), floats(t, b), c.n, c.channels, c.m, c.group)
+				for i, v := range floats(t, out[0]) {
+					if !(math.Abs(v-want[i]) <= bound[i]) {
+						t.Fatalf("%+v %+v %v: element %d is %v, want %v ± %v", g, c, d, i, v, want[i], bound[i])
+					}
+				}
+			}
+		}
+	}
+}
+
+// TestPools: every geometry in every mode, against the definition.
+func TestPools(t *testing.T) {
+	for _, g := range slices.Concat(geometries, ceiled) {
+		x := noise(4, append([]int{2, 3}, g.in...)...)
+		v := floats(t, x)
+		size, _ := count(g.in)
+		for _, pool := range []struct {
+			text string
+			one  func(in []float64, place []int, taps int) float64
+		}{
+			{"y0, y1 = MaxPool <", func(in []float64, _ []int, _ int) float64 {
+				if len(in) == 0 {
+					return math.Inf(-1)
+				}
+				return slices.Max(in)
+			}},
+			{"y0 = MaxPool <", func(in []float64, _ []int, _ int) float64 {
+				if len(in) == 0 {
+					return math.Inf(-1)
+				}
+				return slices.Max(in)
+			}},
+			{"y0 = AveragePool <", func(in []float64, _ []int, _ int) float64 { return total(in, 1) / float64(len(in)) }},
+			{"y0 = AveragePool <count_include_pad = 1, ", func(in []float64, _ []int, taps int) float64 { return total(in, 1) / float64(taps) }},
+			{"y0 = LpPool <", func(in []float64, _ []int, _ int) float64 { return math.Sqrt(total(in, 2)) }},
+			{"y0 = LpPool <p = 1, ", func(in []float64, _ []int, _ int) float64 { return total(absolute(in), 1) }},
+			{"y0 = LpPool <p = 3, ", func(in []float64, _ []int, _ int) float64 { return math.Cbrt(total(absolute(in), 3)) }},
+		} {
+			out, err := operate(t, 19, pool.text+g.text()+"> (x0)", x)
+			if err != nil {
+				t.Fatalf("%s%+v: %v", pool.text, g, err)
+			}
+			got := floats(t, out[0])
+			i := 0
+			for plane := range 6 {
+				everyIndex(g.out, func(o []int) {
+					var in []float64
+					var place []int
+					taps := g.padded(o)
+					g.reads(o, func(_, at []int) {
+						p, _ := flat(g.in, at)
+						in, place = append(in, v[plane*size+p]), append(place, p)
+					})
+					want := pool.one(in, place, taps)
+					// A sum of n float32 loses at most (n − 1) · 2⁻²⁴ of the sum of
+					// the absolute values; powers, roots and quotients round too.
+					bound := 0.0
+					if !strings.Contains(pool.text, "Max") {
+						bound = float64(len(in)+4) / (1 << 24) * math.Abs(pool.one(absolute(in), place, taps))
+					}
+					if got[i] != want && !(math.Abs(got[i]-want) <= bound) && !(math.IsNaN(want) && math.IsNaN(got[i])) {
+						t.Errorf("%s%+v: element %d is %v, want %v", pool.text, g, i, got[i], want)
+					}
+					if len(out) > 1 && len(in) > 0 {
+						if p := out[1].I64()[i]; p != int64(plane*size+place[slices.Index(in, want)]) {
+							t.Errorf("%s%+v: index %d is %d", pool.text, g, i, p)
+						}
+					}
+					i++
+				})
+			}
+		}
+	}
+}
+
+func absolute(x []float64) []float64 {
+	z := slices.Clone(x)
+	for i, v := range z {
+		z[i] = math.Abs(v)
+	}
+	return z
+}
+
+// total is Σ xᵖ.
+func total(x []float64, p float64) float64 {
+	s := 0.0
+	for _, v := range x {
+		s += math.Pow(v, p)
+	}
+	return s
+}
+
+// TestSlidingErrors: hostile windows are refused, not computed.
+func TestSlidingErrors(t *testing.T) {
+	x, w := noise(1, 1, 4, 5, 5), noise(2, 4, 4, 3, 3)
+	for _, c := range []struct{ text, want string }{
+		{"y0 = Conv <group = 0> (x0, x1)", "group = 0"},
+		{"y0 = Conv <group = 3> (x0, x1)", "groups"},
+		{"y0 = Conv <strides = [0, 1]> (x0, x1)", "strides"},
+		{"y0 = Conv <dilations = [1]> (x0, x1)", "dilations"},
+		{"y0 = Conv <dilations = [9223372036854775807, 1]> (x0, x1)", "dilations"},
+		{"y0 = Conv <pads = [-1, 0, 0, 0]> (x0, x1)", "pads"},
+		{"y0 = Conv <pads = [2000000000, 2000000000, 2000000000, 2000000000]> (x0, x1)", "memory"},
+		{"y0 = Conv <kernel_shape = [3, 2]> (x0, x1)", "kernel"},
+		{"y0 = Conv <dilations = [3, 1]> (x0, x1)", "window spans 7"},
+		{"y0 = Conv <auto_pad = \"SOME\"> (x0, x1)", "auto_pad"},
+		{"y0 = MaxPool <kernel_shape = [2]> (x0)", "kernel"},
+		{"y0 = MaxPool <strides = [2, 2]> (x0)", "kernel_shape"},
+		{"y0 = MaxPool <kernel_shape = [6, 1]> (x0)", "window spans 6"},
+		{"y0 = LpPool <kernel_shape = [2, 2], p = 0> (x0)", "p = 0"},
+		{"y0 = LRN <size = 0> (x0)", "size"},
+	} {
+		if _, err := operate(t, 18, c.text, x, w); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: error %v, want one of %q", c.text, err, c.want)
+		}
+	}
+}

@@ -1,0 +1,99 @@
+package runtime
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	"gorgonia.org/tensor"
+
+	"github.com/onnx-lathe/lathe/graph"
+)
+
+// operate runs one node, in the textual form with inputs x0, x1, … and outputs
+// y0, y1, …, in that opset. It runs it with every input fed and with all but
+// the first constant, on one thread and on three, twice each, with NaN in all
+// memory that is lent, and fails the test unless all agree bit by bit.
+func operate(t testing.TB, opset int, text string, inputs ...*Tensor) ([]*Tensor, error) {
+	t.Helper()
+	var last []*Tensor
+	for _, constant := range []bool{false, true} {
+		if constant && len(inputs) < 2 {
+			continue
+		}
+		var in, out []string
+		feeds := map[string]tensor.Tensor{}
+		for i, x := range inputs {
+			name := fmt.Sprintf("x%d", i)
+			if x == nil {
+				continue
+			}
+			dims := make([]string, len(x.Shape))
+			for k, d := range x.Shape {
+				dims[k] = fmt.Sprint(d)
+			}
+			in = append(in, fmt.Sprintf("%v[%s] %s", x.DType, strings.Join(dims, ","), name))
+			if constant && i > 0 {
+				continue
+			}
+			d, err := toDense(x, true)
+			if err != nil {
+				t.Fatal(err)
+			}
+			feeds[name] = d
+		}
+		for i := 0; strings.Contains(text, fmt.Sprintf("y%d", i)); i++ {
+			out = append(out, fmt.Sprintf("float[] y%d", i))
+		}
+		m, err := graph.Parse(fmt.Sprintf("<ir_version: 10, opset_import: [\"\" : %d]>\ng (%s) => (%s) { %s }",
+			opset, strings.Join(in, ", "), strings.Join(out, ", "), text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if constant {
+			for i, x := range inputs[1:] {
+				if x == nil {
+					continue
+				}
+				g, err := ToGraphTensor(x)
+				if err != nil {
+					t.Fatal(err)
+				}
+				v := m.Graph.Value(fmt.Sprintf("x%d", i+1))
+				v.ReplaceUses(m.Graph.AddInitializer(fmt.Sprintf("c%d", i+1), g))
+				m.Graph.RemoveInput(v)
+			}
+		}
+		p, err := Compile(m, Options{})
+		if err != nil {
+			return nil, err
+		}
+		for _, threads := range []int{1, 3} {
+			s := session(p, threads)
+			for range 2 {
+				s.ctx = context.Background()
+				if err := s.feed(feeds); err != nil {
+					return nil, err
+				}
+				if err := s.main.exec(); err != nil {
+					return nil, err
+				}
+				var got []*Tensor
+				for _, slot := range p.main.outputs {
+					got = append(got, s.main.values[slot].clone())
+				}
+				s.main.reset()
+				for i := range last {
+					if a, b := got[i], last[i]; a.DType != b.DType || !slices.Equal(a.Shape, b.Shape) || !bytes.Equal(a.mem, b.mem) || !slices.Equal(a.strs, b.strs) {
+						t.Errorf("output %d: %v%v differs from a run before (%d threads, constants %v)", i, a.DType, a.Shape, threads, constant)
+					}
+				}
+				last = got
+			}
+		}
+	}
+	return last, nil
+}
