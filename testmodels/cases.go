@@ -16,7 +16,8 @@ type Case struct {
 	Inputs []*npz.Array // named after the model's inputs
 }
 
-// Cases lists a small instance of every form that the builders make.
+// Cases lists the trained model and a small instance of every form that the
+// builders make.
 func Cases() []Case {
 	old, fused := Size{Opset: 13, Seed: 1}, Size{Opset: 17, Seed: 1}
 	decoder := []*npz.Array{tokens("input_ids", 40, 2, 7)}
@@ -31,12 +32,15 @@ func Cases() []Case {
 	merged := func() *graph.Model { return GPT2(fused, GPT2Options{Merged: true}) }
 	yes := &npz.Array{Name: "use_cache_branch", DType: graph.Bool, Shape: []int{1}, Raw: []byte{1}}
 	no := &npz.Array{Name: "use_cache_branch", DType: graph.Bool, Shape: []int{1}, Raw: []byte{0}}
+	words, _ := WordSamples(EvalSeed, 8)
 	return []Case{
+		{"demo", demoGraph, []*npz.Array{npz.Float32Array("features", []int{8, WordFrames, WordFeatures}, words)}},
 		{"bert-13", func() *graph.Model { return BERT(old, BERTOptions{}) }, text},
 		{"bert-17", func() *graph.Model { return BERT(fused, BERTOptions{}) }, text},
 		{"bert-20", func() *graph.Model { return BERT(Size{Opset: 20, Seed: 1}, BERTOptions{}) }, text},
 		{"bert-17-functions", func() *graph.Model { return BERT(fused, BERTOptions{Functions: true}) }, text},
-		{"bert-17-fused", func() *graph.Model { return FusedBERT(fused) }, text},
+		{"bert-17-fused", func() *graph.Model { return FusedBERT(fused, FusedOptions{}) }, text},
+		{"bert-17-multihead", func() *graph.Model { return FusedBERT(fused, FusedOptions{MultiHead: true}) }, text},
 		{"gpt2-13", func() *graph.Model { return GPT2(old, GPT2Options{}) }, decoder},
 		{"gpt2-17-untied-erf", func() *graph.Model { return GPT2(fused, GPT2Options{ErfGELU: true, Untied: true}) }, decoder},
 		{"gpt2-17-cache", func() *graph.Model { return GPT2(fused, GPT2Options{Cache: true}) }, gpt2Cache},

@@ -16,6 +16,19 @@ func TestCasesAreValid(t *testing.T) {
 		for _, n := range graph.Notes(m) {
 			t.Errorf("%s: %s", c.Name, n)
 		}
+		if err := graph.Infer(m); err != nil {
+			t.Errorf("%s: %v", c.Name, err)
+		}
+		m.Graphs(func(g *graph.Graph) bool {
+			for _, n := range g.Nodes() {
+				for _, v := range n.Outputs() {
+					if v != nil && g.Function() == nil && v.Type().Rank() < 0 {
+						t.Errorf("%s: %v: the rank of %s is not known", c.Name, n, v.Name)
+					}
+				}
+			}
+			return true
+		})
 		text := m.Text()
 		if c.Model().Text() != text {
 			t.Errorf("%s: built twice, two models", c.Name)

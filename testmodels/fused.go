@@ -15,13 +15,18 @@ func (b *builder) fused(op string, inputs ins, outputs int, attrs ...*graph.Attr
 	return b.domainOp(microsoft, op, inputs, outputs, attrs...)
 }
 
+// FusedOptions chooses between the operators that a fused BERT is made of.
+type FusedOptions struct {
+	MultiHead bool // EmbedLayerNormalization and MultiHeadAttention, as ONNX Runtime's tool for transformers writes them
+}
+
 // FusedBERT builds BERT with Attention, SkipLayerNormalization and BiasGelu,
 // as ONNX Runtime's extended optimizations make it:
 //
 //	input_ids, attention_mask, token_type_ids [batch, sequence] int64 → logits [batch, Classes]
 //
 // Defaults are those of BERT; the weights are not.
-func FusedBERT(s Size) *graph.Model {
+func FusedBERT(s Size, o FusedOptions) *graph.Model {
 	s = s.or(Size{Layers: 3, Width: 32, Heads: 2, Hidden: 64, Vocab: 40, Length: 24, Classes: 3})
 	b := newBuilder("bert", s.Opset, s.Seed)
 	ids := b.input("input_ids", graph.Int64, "batch", "sequence")
@@ -42,17 +47,33 @@ func FusedBERT(s Size) *graph.Model {
 	b.in(func() {
 		keep := b.cast(attention, graph.Int32)
 		b.in(func() {
-			places := b.op("Range", ins{b.int(0), b.dimOf(axis(ids, 1)), b.int(1)})
-			word := b.op("Gather", ins{b.weight("word_embeddings.weight", 0, 0.7, s.Vocab, s.Width), ids})
-			place := b.op("Gather", ins{b.weight("position_embeddings.weight", 0, 0.5, s.Length, s.Width), b.op("Expand", ins{places, b.op("Shape", ins{ids})})})
-			kind := b.op("Gather", ins{b.weight("token_type_embeddings.weight", 0, 0.3, 2, s.Width), types})
-			x = skipNorm("LayerNorm", b.add(word, place), kind, false)
+			words := b.weight("word_embeddings.weight", 0, 0.7, s.Vocab, s.Width)
+			positions := b.weight("position_embeddings.weight", 0, 0.5, s.Length, s.Width)
+			kinds := b.weight("token_type_embeddings.weight", 0, 0.3, 2, s.Width)
+			if o.MultiHead {
+				inputs := ins{b.cast(ids, graph.Int32), b.cast(types, graph.Int32), words, positions, kinds,
+					b.weight("LayerNorm.weight", 1, 0.1, s.Width), b.weight("LayerNorm.bias", 0, 0.1, s.Width)}
+				x = b.fused("EmbedLayerNormalization", inputs, 2, graph.FloatAttr("epsilon", 1e-12))[0]
+				return // the second output, lengths, is for older masks
+			}
+			places := b.op("Expand", ins{b.op("Range", ins{b.int(0), b.dimOf(axis(ids, 1)), b.int(1)}), b.op("Shape", ins{ids})})
+			x = b.add(b.op("Gather", ins{words, ids}), b.op("Gather", ins{positions, places}))
+			x = skipNorm("LayerNorm", x, b.op("Gather", ins{kinds, types}), false)
 		}, "embeddings")
 		for i := range s.Layers {
 			b.in(func() {
 				b.in(func() {
-					qkv := ins{x, b.weight("qkv.weight", 0, 1.3*fan(s.Width), s.Width, 3*s.Width), b.weight("qkv.bias", 0, 0.1, 3*s.Width), keep}
-					y := b.fused("Attention", qkv, 1, graph.IntAttr("num_heads", int64(s.Heads)), graph.FloatAttr("mask_filter_value", lowest))[0]
+					heads, low := graph.IntAttr("num_heads", int64(s.Heads)), graph.FloatAttr("mask_filter_value", lowest)
+					var y *graph.Value
+					if o.MultiHead {
+						q := b.linear("self/query", x, s.Width, s.Width, 1.5, 0)
+						k := b.linear("self/key", x, s.Width, s.Width, 1.5, 0)
+						v := b.linear("self/value", x, s.Width, s.Width, 1, 0)
+						y = b.fused("MultiHeadAttention", ins{q, k, v, b.weight("qkv.bias", 0, 0.1, 3*s.Width), keep}, 1, heads, low)[0]
+					} else {
+						w := b.weight("qkv.weight", 0, 1.3*fan(s.Width), s.Width, 3*s.Width)
+						y = b.fused("Attention", ins{x, w, b.weight("qkv.bias", 0, 0.1, 3*s.Width), keep}, 1, heads, low)[0]
+					}
 					y = b.linear("output/dense", y, s.Width, s.Width, 2*b.gain(), 0)
 					x = skipNorm("output/LayerNorm", y, x, true)
 				}, "attention")

@@ -63,6 +63,59 @@ func TestGoldens(t *testing.T) {
 	}
 }
 
+// What lathe demo says it starts from: the model hears 97 words of a hundred.
+func TestDemoHearsWords(t *testing.T) {
+	model, _, eval := testmodels.Demo()
+	m, err := graph.Decode(model)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := npz.FromBytes("eval", eval, 1<<24)
+	if err != nil {
+		t.Fatal(err)
+	}
+	features, err := f.Read("features")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := f.Read("labels")
+	if err != nil {
+		t.Fatal(err)
+	}
+	labels, err := l.Int64s()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(labels) != testmodels.DemoEval {
+		t.Fatalf("%d samples, want %d", len(labels), testmodels.DemoEval)
+	}
+	p, err := runtime.Compile(m, runtime.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	feeds := map[string]tensor.Tensor{"features": dense(t, features)}
+	out, err := p.NewSession(runtime.SessionOptions{Threads: 1}).Run(context.Background(), feeds)
+	if err != nil {
+		t.Fatal(err)
+	}
+	logits, hits := out["logits"].Data().([]float32), 0
+	for i, label := range labels {
+		row := logits[i*testmodels.WordClasses:][:testmodels.WordClasses]
+		best := int64(0)
+		for c, v := range row {
+			if v > row[best] {
+				best = int64(c)
+			}
+		}
+		if best == label {
+			hits++
+		}
+	}
+	if accuracy := float64(hits) / float64(len(labels)); accuracy < 0.97 {
+		t.Errorf("accuracy %.4f, want 0.97 or more", accuracy)
+	}
+}
+
 // Builders that write one model in two forms must write the same model: the
 // goldens, which know nothing of the builders, have to agree.
 func TestFormsAgree(t *testing.T) {

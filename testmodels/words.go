@@ -113,22 +113,27 @@ func (l *language) say(r *rand.Rand) ([soundsWord]int, int) {
 // row-major order, multiples of 1/32 in about ±4, and labels [n] holds classes.
 // All arithmetic is on integers, so a seed gives the same bits on every
 // machine, and the first samples of a longer stream are those of a shorter
-// one.
+// one. The stream TrainSeed is noisier than all others.
 func WordSamples(seed uint64, n int) (features []float32, labels []int64) {
 	l := newLanguage()
 	r := rand.New(rand.NewPCG(seed, 0x776f726473)) // "words"
+	loudest := 14
+	if seed == TrainSeed {
+		loudest = 18
+	}
 	features = make([]float32, 0, n*WordFrames*WordFeatures)
 	labels = make([]int64, 0, n)
 	for range n {
 		word, class := l.say(r)
 		labels = append(labels, int64(class))
-		features = l.record(r, word, features)
+		features = l.record(r, word, loudest, features)
 	}
 	return features, labels
 }
 
-// record appends one recording of word, [WordFrames, WordFeatures].
-func (l *language) record(r *rand.Rand, word [soundsWord]int, to []float32) []float32 {
+// record appends one recording of word, [WordFrames, WordFeatures]; loudest
+// bounds its noise, in units of 1/unit.
+func (l *language) record(r *rand.Rand, word [soundsWord]int, loudest int, to []float32) []float32 {
 	const shortest, longest = 5, 9 // frames of a sound
 	var frames [soundsWord]int
 	total := 0
@@ -137,8 +142,8 @@ func (l *language) record(r *rand.Rand, word [soundsWord]int, to []float32) []fl
 		total += frames[i]
 	}
 	start := r.IntN(WordFrames - total + 1)
-	gain := 12 + r.IntN(9)  // sixteenths
-	noise := 4 + r.IntN(15) // largest of each of the four uniform terms of the noise
+	gain := 12 + r.IntN(9)         // sixteenths
+	noise := 4 + r.IntN(loudest-3) // largest of each of the four uniform terms of the noise
 	var colour [WordFeatures]int
 	for f := range colour {
 		colour[f] = r.IntN(unit+1) - unit/2
