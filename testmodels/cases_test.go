@@ -48,3 +48,31 @@ func TestCasesAreValid(t *testing.T) {
 		}
 	}
 }
+
+// Sizes other than the defaults must fit together too.
+func TestSizes(t *testing.T) {
+	s := Size{Layers: 2, Width: 48, Heads: 6, KVHeads: 2, Hidden: 80, Vocab: 17, Length: 12, Classes: 4, Seed: 9}
+	cnn := CNN{Image: 20, Channels: 2, Width: 6, Blocks: 3, Classes: 7, Seed: 9}
+	for opset := int64(13); opset <= 23; opset++ {
+		s.Opset, cnn.Opset = opset, opset
+		for name, m := range map[string]*graph.Model{
+			"bert":        BERT(s, BERTOptions{}),
+			"fused bert":  FusedBERT(s, FusedOptions{MultiHead: true}),
+			"gpt2":        GPT2(s, GPT2Options{Cache: true, ErfGELU: true}),
+			"llama":       LLaMA(s, LLaMAOptions{Cache: true, Bias: true, Sandwich: true}),
+			"fused llama": FusedLLaMA(s),
+			"neox":        NeoX(s, NeoXOptions{SharedNorm: true}),
+			"t5":          T5(s),
+			"vit":         ViT(s, ViTOptions{Image: 12, Patch: 3, Channels: 1, LayerScale: true}),
+			"lenet":       LeNet(cnn),
+			"resnet":      ResNet(cnn),
+		} {
+			if err := graph.Check(m); err != nil {
+				t.Errorf("%s, opset %d: %v", name, opset, err)
+			}
+			if err := graph.Infer(m); err != nil {
+				t.Errorf("%s, opset %d: %v", name, opset, err)
+			}
+		}
+	}
+}

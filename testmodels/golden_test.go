@@ -4,6 +4,7 @@ import (
 	"context"
 	"math"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -16,11 +17,14 @@ import (
 )
 
 // Two float32 evaluations of these models differ by the order of their sums:
-// about √terms·2⁻²⁴ of the largest value for each product (64 terms or
-// fewer), and about thirty products follow each other, 3e-6 in all. ONNX
-// Runtime itself differs by 2e-6 between two forms of one model
-// (llama-17-cache, llama-23-cache).
-const tolerance = 1e-5
+// by about √terms·2⁻²⁴ of the largest value for each product (128 terms or
+// fewer), and up to 50 products follow each other: √50·√128·2⁻²⁴ = 5e-6.
+// ONNX Runtime itself differs by 5e-7 between two forms of one model
+// (llama-17-cache and llama-23-cache).
+const tolerance = 5e-6
+
+// unable lists the cases that need operators which the runtime does not have.
+var unable = []string{"bert-17-fused", "bert-17-multihead", "llama-17-fused-start", "llama-17-fused-step", "llama-23", "llama-23-cache"}
 
 // The runtime and ONNX Runtime must agree on every form of every family.
 func TestGoldens(t *testing.T) {
@@ -30,8 +34,11 @@ func TestGoldens(t *testing.T) {
 		t.Run(c.Name, func(t *testing.T) {
 			want := readGolden(t, c.Name)
 			p, err := runtime.Compile(c.Model(), runtime.Options{})
-			if err != nil && strings.Contains(err.Error(), "no kernel for") {
-				t.Skip(err) // TODO: remove with the last missing kernel
+			if slices.Contains(unable, c.Name) {
+				if err == nil {
+					t.Fatal("the runtime has all operators now: take the case out of the list")
+				}
+				t.Skip(err)
 			}
 			if err != nil {
 				t.Fatal(err)
