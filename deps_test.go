@@ -21,7 +21,7 @@ const module = "github.com/onnx-lathe/lathe"
 // own. Floors are separated by "<", the lowest comes first. Test files are
 // free, since a test may look at its subject from above.
 const floors = `
-	internal/simd, graph/onnxpb, graph/internal/schemagen
+	internal/simd, internal/atomicfile, graph/onnxpb, graph/internal/schemagen
 	< graph
 	< graph/modules, runtime/circulant, internal/npz
 	< testmodels

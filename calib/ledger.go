@@ -14,8 +14,8 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/natefinch/atomic"
 	"github.com/onnx-lathe/lathe/graph/modules"
+	"github.com/onnx-lathe/lathe/internal/atomicfile"
 	"github.com/onnx-lathe/lathe/internal/npz"
 	"github.com/onnx-lathe/lathe/runtime/circulant"
 )
@@ -252,7 +252,7 @@ func (l *Ledger) Save(path string) error {
 		}
 		sum := sha256.Sum256(buf.Bytes())
 		c.Arrays = hex.EncodeToString(sum[:]) + ".npz"
-		if err := writeFile(filepath.Join(filepath.Dir(path), c.Arrays), buf.Bytes()); err != nil {
+		if err := atomicfile.Write(filepath.Join(filepath.Dir(path), c.Arrays), buf.Bytes()); err != nil {
 			return fmt.Errorf("ledger %s: %w", path, err)
 		}
 	}
@@ -260,33 +260,10 @@ func (l *Ledger) Save(path string) error {
 	if err != nil {
 		return fmt.Errorf("ledger %s: %w", path, err)
 	}
-	if err := writeFile(path, append(b, '\n')); err != nil {
+	if err := atomicfile.Write(path, append(b, '\n')); err != nil {
 		return fmt.Errorf("ledger %s: %w", path, err)
 	}
 	return nil
-}
-
-// writeFile replaces path with data in one step that survives a crash.
-func writeFile(path string, data []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name())
-	_, err = f.Write(data)
-	if err == nil {
-		err = f.Chmod(0o644)
-	}
-	if err == nil {
-		err = f.Sync()
-	}
-	if e := f.Close(); err == nil {
-		err = e
-	}
-	if err != nil {
-		return err
-	}
-	return atomic.ReplaceFile(f.Name(), path)
 }
 
 // LoadLedger reads a ledger and the npz beside it.

@@ -8,13 +8,13 @@ import (
 	"path/filepath"
 	"strings"
 
-	"github.com/natefinch/atomic"
 	"github.com/spf13/cobra"
 	"go.yaml.in/yaml/v3"
 
 	"github.com/onnx-lathe/lathe/calib"
 	"github.com/onnx-lathe/lathe/calib/metric"
 	"github.com/onnx-lathe/lathe/graph"
+	"github.com/onnx-lathe/lathe/internal/atomicfile"
 	"github.com/onnx-lathe/lathe/internal/report"
 	"github.com/onnx-lathe/lathe/passes"
 	"github.com/onnx-lathe/lathe/passes/optimize"
@@ -154,7 +154,7 @@ func (a *app) optimizeModel(ctx context.Context, m *graph.Model, path string, si
 		if err := report.Write(&buf, report.Input{Title: filepath.Base(path), Result: res}); err != nil {
 			return fmt.Errorf("report: %w", err)
 		}
-		if err := atomic.WriteFile(reportPath, &buf); err != nil {
+		if err := atomicfile.Write(reportPath, buf.Bytes()); err != nil {
 			return fmt.Errorf("report: %w", err)
 		}
 	}

@@ -12,13 +12,13 @@ import (
 	"strings"
 	"time"
 
-	"github.com/natefinch/atomic"
 	"github.com/spf13/cobra"
 	"gorgonia.org/tensor"
 
 	"github.com/onnx-lathe/lathe/calib"
 	"github.com/onnx-lathe/lathe/calib/metric"
 	"github.com/onnx-lathe/lathe/graph"
+	"github.com/onnx-lathe/lathe/internal/atomicfile"
 	"github.com/onnx-lathe/lathe/internal/npz"
 	"github.com/onnx-lathe/lathe/runtime"
 )
@@ -171,7 +171,7 @@ func writeNPZ(path string, outs []*joined) error {
 	if err := npz.Write(&buf, arrays...); err != nil {
 		return err
 	}
-	return atomic.WriteFile(path, &buf)
+	return atomicfile.Write(path, buf.Bytes())
 }
 
 type comparison struct {
