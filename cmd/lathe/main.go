@@ -131,7 +131,7 @@ comparison that failed, 2 bad usage or input, 130 interrupted.`,
 		return fmt.Errorf("%s: %w; see %s --help", c.CommandPath(), err, c.CommandPath())
 	})
 	root.AddCommand(a.inspect(), a.score(), a.drop(), a.circulant(), a.optimize(), a.run(), a.eval(), a.bench(),
-		a.verify(), a.text(), a.ledger(), a.version())
+		a.verify(), a.text(), a.ledger(), a.demo(), a.version())
 	return root
 }
 
