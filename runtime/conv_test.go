@@ -3,7 +3,6 @@ package runtime
 import (
 	"fmt"
 	"math"
-	"math/rand/v2"
 	"slices"
 	"strings"
 	"testing"
@@ -17,12 +16,7 @@ func noise(seed uint64, shape ...int) *Tensor {
 	if err != nil {
 		panic(err)
 	}
-	r := rand.New(rand.NewPCG(seed, 1))
-	s := make([]float32, n)
-	for i := range s {
-		s[i] = float32(r.NormFloat64())
-	}
-	return FromSlice(shape, s)
+	return FromSlice(shape, floats(seed, n))
 }
 
 // list writes an attribute of integers.
@@ -174,7 +168,7 @@ func convolved(g geometry, x, w, b []float64, n, channels, m, group int) (z, bou
 	return z, bound
 }
 
-func floats(t testing.TB, x *Tensor) []float64 {
+func floatsOf(t testing.TB, x *Tensor) []float64 {
 	if x == nil {
 		return nil
 	}
@@ -219,8 +213,8 @@ func TestConv(t *testing.T) {
 				if want := append([]int{c.n, c.m}, g.out...); !slices.Equal(out[0].Shape, want) {
 					t.Fatalf("%+v: shape %v, want %v", g, out[0].Shape, want)
 				}
-				want, bound := convolved(g, floats(t, x), floats(t, w), floats(t, b), c.n, c.channels, c.m, c.group)
-				for i, v := range floats(t, out[0]) {
+				want, bound := convolved(g, floatsOf(t, x), floatsOf(t, w), floatsOf(t, b), c.n, c.channels, c.m, c.group)
+				for i, v := range floatsOf(t, out[0]) {
 					if !(math.Abs(v-want[i]) <= bound[i]) {
 						t.Fatalf("%+v %+v %v: element %d is %v, want %v ± %v", g, c, d, i, v, want[i], bound[i])
 					}
@@ -234,7 +228,7 @@ func TestConv(t *testing.T) {
 func TestPools(t *testing.T) {
 	for _, g := range slices.Concat(geometries, ceiled) {
 		x := noise(4, append([]int{2, 3}, g.in...)...)
-		v := floats(t, x)
+		v := floatsOf(t, x)
 		size, _ := count(g.in)
 		for _, pool := range []struct {
 			text string
@@ -262,7 +256,7 @@ func TestPools(t *testing.T) {
 			if err != nil {
 				t.Fatalf("%s%+v: %v", pool.text, g, err)
 			}
-			got := floats(t, out[0])
+			got := floatsOf(t, out[0])
 			i := 0
 			for plane := range 6 {
 				everyIndex(g.out, func(o []int) {
