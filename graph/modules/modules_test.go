@@ -2,6 +2,7 @@ package modules_test
 
 import (
 	"fmt"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -307,6 +308,9 @@ var cases = []struct {
 	{"a whole network in a branch", one, "  n = MatMul (x, W)\n" + attention("q", "n", "n", "") + add("h", "n", "q_y") +
 		mlp("f", "h") + add("i", "f_y", "h") + "  o = MatMul (i, W_o)\n" + add("y", "x", "o"), "",
 		[]string{"A0 n + q_y = h", "M0 h + f_y = i", `O0 x + o = y: other modules lie inside it, the first joined by node "→i" (Add)`}, ""},
+	{"a branch that gave way to its mean", one, add("h", "x", "G") + mlp("f", "h") + add("i", "f_y", "h") +
+		ln("a", "i") + add("j", "E", "a") + ln("b", "j") + attention("q", "b", "b", "") + add("k", "b", "q_y") + ln("y", "k"), "",
+		[]string{"M0 h + f_y = i → a", "A1 b + q_y = k → y"}, ""},
 	{"casts and dropout", "(float16[B,T,4] x) => (float16[B,T,4] y)", `
   c = Cast <to = 1> (x)
   a = LayerNormalization <axis = -1> (c, G, E)
@@ -429,5 +433,53 @@ func TestCases(t *testing.T) {
 				t.Error("the model was changed")
 			}
 		})
+	}
+}
+
+func TestHistory(t *testing.T) {
+	layers := mlp("f", "x") + add("h", "x", "f_y") + attention("q", "h", "h", "") + add("y", "h", "q_y")
+	for _, c := range []struct {
+		name, meta, want, note, err string
+	}{
+		{"none", "", "M0 A1", "", ""},
+		{"ids of the original", `{"original": "sha256:0", "modules": ["M3", "A7"], "dropped": [{"id": "A3", "kind": "attention"}]}`, "M3 A7", "", ""},
+		{"fields of a later version", `{"modules": ["M3", "A7"], "healed": {"steps": 5}}`, "M3 A7", "", ""},
+		{"one too many", `{"modules": ["M3", "A7", "M7"]}`, "M0 A1", "counted anew", ""},
+		{"one too few", `{"modules": ["M3"]}`, "M0 A1", "counted anew", ""},
+		{"other kinds", `{"modules": ["A3", "M3"]}`, "M0 A1", "counted anew", ""},
+		{"one twice", `{"modules": ["M3", "M3"]}`, "M0 A1", "counted anew", ""},
+		{"no numbers", `{"modules": ["M", "A-1"]}`, "M0 A1", "counted anew", ""},
+		{"broken", `{"modules": 3}`, "", "", `metadata "lathe.history"`},
+	} {
+		m := parse(t, 18, one, layers)
+		if c.meta != "" {
+			m.SetMeta(modules.HistoryKey, c.meta)
+		}
+		a, err := modules.Analyze(m)
+		if c.err != "" {
+			if err == nil || !strings.Contains(err.Error(), c.err) {
+				t.Errorf("%s: error %v, want %q", c.name, err, c.err)
+			}
+			continue
+		}
+		if err != nil {
+			t.Errorf("%s: %v", c.name, err)
+			continue
+		}
+		if got := strings.Join(ids(a.Modules), " "); got != c.want {
+			t.Errorf("%s: %s, want %s", c.name, got, c.want)
+		}
+		if notes := strings.Join(a.Notes, "; "); c.note == "" && notes != "" || !strings.Contains(notes, c.note) {
+			t.Errorf("%s: notes %q", c.name, notes)
+		}
+	}
+	want := &modules.History{Original: "sha256:1", Modules: []string{"A0"}, Dropped: []modules.Drop{{ID: "M0", Kind: modules.MLP, Norm: "gone", Recover: "mean"}},
+		Rewrites: []modules.Rewrite{{Pass: "rewrite-circulant", Node: "n", Block: 4}}}
+	m := parse(t, 18, one, layers)
+	if err := modules.WriteHistory(m, want); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := modules.ReadHistory(m); err != nil || !reflect.DeepEqual(got, want) {
+		t.Errorf("read %+v, %v, want %+v", got, err, want)
 	}
 }

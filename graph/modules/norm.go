@@ -174,6 +174,8 @@ func (v *view) normAt(i int32) (viewNorm, bool) {
 		if from, m := v.mean(v.data(s, 1)); from >= 0 && from == v.data(s, 0) {
 			n.in, n.rms, mean = from, false, v.data(s, 1)
 			n.nodes = append(n.nodes, s, m)
+		} else if m := v.def(v.data(s, 1), "ReduceMean"); m >= 0 && v.data(m, 0) == v.data(s, 0) {
+			return none, false // a mean over other axes
 		}
 	}
 	// Forward to the output. numerator reports whether value y is d, and
