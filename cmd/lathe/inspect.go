@@ -23,12 +23,15 @@ type moduleJSON struct {
 }
 
 func (a *app) inspect() *cobra.Command {
-	return &cobra.Command{
+	sizes := modules.Sizes{Batch: 1, Tokens: 1}
+	c := &cobra.Command{
 		Use:   "inspect MODEL",
 		Short: "Show modules, parameters, FLOPs and operators",
 		Long: `inspect shows what lathe sees in a model: its inputs and outputs, the modules on
 the residual stream with the share of the parameters and the floating-point
-operations for one token, and, where a module cannot be dropped, why.`,
+operations for one token, and, where a module cannot be dropped, why. The
+operations of a whole run are counted for --batch and --tokens, which stand for
+the free dims of the inputs; caches are empty.`,
 		Example: "  lathe inspect model.onnx\n  lathe inspect model.onnx --json | jq .modules",
 		Args:    args(1, 1, "one model"),
 		RunE: func(_ *cobra.Command, args []string) error {
@@ -36,7 +39,7 @@ operations for one token, and, where a module cannot be dropped, why.`,
 			if err != nil {
 				return err
 			}
-			found, err := modules.Find(m)
+			found, err := modules.Analyze(m)
 			if err != nil {
 				return fmt.Errorf("%s: %w", args[0], err)
 			}
@@ -45,14 +48,24 @@ operations for one token, and, where a module cannot be dropped, why.`,
 				return fmt.Errorf("%s: %w", args[0], err)
 			}
 			list := []moduleJSON{}
-			for _, x := range found {
+			for _, x := range found.Modules {
 				if x.Kind != modules.Other {
 					list = append(list, moduleJSON{x.ID, x.Kind, x.Layer, x.Droppable, x.Reason, x.Params, x.FLOPs})
 				}
 			}
 			ops, nodes := operators(m)
+			notes, flops := append([]string{}, found.Notes...), map[string]int64{}
+			cost, err := modules.CostOf(m, sizes)
+			if err != nil {
+				notes, cost = append(notes, err.Error()), &modules.Cost{}
+			}
+			for _, o := range cost.Operators {
+				flops[o.Op] = o.FLOPs
+			}
+			notes = append(notes, cost.Notes...)
 			if a.json {
 				return a.printJSON(map[string]any{
+					"flops": cost.FLOPs, "operator_flops": flops, "notes": notes,
 					"path": args[0], "modules": list, "parameters": m.Parameters(), "nodes": nodes, "operators": ops,
 					"bytes": fileSize(args[0]), "ir_version": m.IRVersion, "opsets": opsets(m), "inputs": ports(m.Graph.Inputs()),
 					"outputs": ports(m.Graph.Outputs()), "history": history,
@@ -78,6 +91,12 @@ operations for one token, and, where a module cannot be dropped, why.`,
 			if n := len(history.Rewrites); n > 0 {
 				fmt.Fprintf(a.stdout, "history %d layers rewritten as block-circulant\n", n)
 			}
+			if cost.FLOPs > 0 {
+				fmt.Fprintf(a.stdout, "work    %s FLOPs in a run with batch %d, %d tokens\n", grouped(cost.FLOPs), sizes.Batch, sizes.Tokens)
+			}
+			for _, n := range notes {
+				fmt.Fprintf(a.stdout, "note    %s\n", n)
+			}
 			fmt.Fprintln(a.stdout)
 			if len(list) == 0 {
 				fmt.Fprintln(a.stdout, "no attention or MLP modules on a residual stream")
@@ -94,16 +113,19 @@ operations for one token, and, where a module cannot be dropped, why.`,
 				a.table(rows)
 			}
 			fmt.Fprintln(a.stdout)
-			rows := [][]string{{"operator", "nodes"}}
+			rows := [][]string{{"operator", "nodes", "FLOPs"}}
 			for _, op := range slices.SortedFunc(maps.Keys(ops), func(x, y string) int {
 				return cmp.Or(cmp.Compare(ops[y], ops[x]), cmp.Compare(x, y))
 			}) {
-				rows = append(rows, []string{op, fmt.Sprint(ops[op])})
+				rows = append(rows, []string{op, fmt.Sprint(ops[op]), grouped(flops[op])})
 			}
 			a.table(rows)
 			return nil
 		},
 	}
+	c.Flags().Int64Var(&sizes.Batch, "batch", 1, "samples in the run whose operations are counted")
+	c.Flags().Int64Var(&sizes.Tokens, "tokens", 1, "tokens in each of them")
+	return c
 }
 
 // operators counts the nodes of the main graph and the graphs inside it.

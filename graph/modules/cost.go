@@ -317,7 +317,7 @@ func work(n *graph.Node, name string) (flops int64, ok bool) {
 		return times(out, int64(max(terms-1, 1))), known
 	case op.class == reduction:
 		return in, knownIn
-	case op.class == softmax: // maximum, difference, exponential, sum, quotient
+	case op.class == softmax || name == "LogSoftmax": // maximum, difference, exponential, sum, quotient
 		return times(out, 5), known
 	case op.class == norm: // as the operators that it stands for
 		return times(out, normWork(op.rms)), known
@@ -418,7 +418,7 @@ func work(n *graph.Node, name string) (flops int64, ok bool) {
 // nothing either.
 var movers = []string{
 	"ConstantOfShape", "Range", "NonZero", "OneHot", "Compress", "Unique", "TopK", "DepthToSpace", "SpaceToDepth",
-	"ReverseSequence", "SequenceAt", "SequenceConstruct", "SequenceEmpty", "SequenceInsert", "SplitToSequence", "ConcatFromSequence",
+	"Cast", "CastLike", "ReverseSequence", "SequenceAt", "SequenceConstruct", "SequenceEmpty", "SequenceInsert", "SplitToSequence", "ConcatFromSequence",
 }
 
 // normWork is the work of a norm for one element: mean, difference, square,
