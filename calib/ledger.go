@@ -149,6 +149,9 @@ func (l *Ledger) finish() error {
 	l.Tokens = 0
 	for i := range l.Modules {
 		m := &l.Modules[i]
+		if !m.Droppable && m.Sums.Tokens == 0 {
+			continue // its values cannot be watched; see modules.Module.Observable
+		}
 		var err error
 		if m.Score, m.ScoreBeforeNorm, m.Angular, m.Stderr, err = m.Sums.scores(); err != nil {
 			return fmt.Errorf("module %s: %w", m.ID, err)

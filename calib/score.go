@@ -71,8 +71,13 @@ func Score(ctx context.Context, m *graph.Model, feed *Feed, opts ScoreOptions) (
 		if mods[i].Kind == modules.Other {
 			continue
 		}
-		probes = append(probes, l.moduleProbe(mods[i], k, opts))
+		if mods[i].Observable() {
+			probes = append(probes, l.moduleProbe(mods[i], k, opts))
+		}
 		k++
+	}
+	if len(probes) == 0 {
+		return nil, fmt.Errorf("score: no module can be watched; %s: %s", l.Modules[0].ID, l.Modules[0].Reason)
 	}
 	probes = append(probes, l.blockProbes(mods)...)
 	var moments func() map[string]*circulant.Moments
@@ -370,8 +375,8 @@ func (l *Ledger) blockProbes(mods []modules.Module) []*probe {
 		if last.Norm != nil {
 			end = last.Norm.Out
 		}
-		if end == nil {
-			end = last.Merge.Output(0)
+		if !first.Observable() || !last.Observable() {
+			continue
 		}
 		at := len(l.Blocks)
 		l.Blocks = append(l.Blocks, block)

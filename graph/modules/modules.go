@@ -127,6 +127,22 @@ type Module struct {
 	FLOPs int64
 }
 
+// Observable reports whether Stream, Branch, Sum and the output of Norm are
+// values of the main graph, so that a run can be watched there: those of a
+// local function are not, nor is a sum that a fused operator keeps to itself.
+func (m *Module) Observable() bool {
+	list := []*graph.Value{m.Stream, m.Branch, m.Sum}
+	if m.Norm != nil {
+		list = append(list, m.Norm.Out)
+	}
+	for _, v := range list {
+		if v == nil || v.Graph().Function() != nil {
+			return false
+		}
+	}
+	return true
+}
+
 // Analysis is all that is found in a model.
 type Analysis struct {
 	Modules []Module
