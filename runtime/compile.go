@@ -3,6 +3,7 @@ package runtime
 import (
 	"fmt"
 	"maps"
+	"runtime/debug"
 	"slices"
 
 	"github.com/onnx-lathe/lathe/graph"
@@ -463,8 +464,14 @@ func (x *lnode) kind() string {
 	return x.op
 }
 
-// ready prepares the node's kernel.
-func (x *lnode) ready() (kernel, error) {
+// ready prepares the node's kernel. A panic in a prepare function is a bug; it
+// fails the compilation.
+func (x *lnode) ready() (_ kernel, err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("internal error: %v\n%s", r, debug.Stack())
+		}
+	}()
 	x.consts = make([]*Tensor, len(x.in))
 	x.given = make([]bool, len(x.in))
 	x.dropped = make([]bool, len(x.in))

@@ -38,7 +38,9 @@ func fuse(sc *scope) {
 		eachScope(sc, func(s *scope) {
 			f.scope = s
 			for _, x := range s.nodes {
-				rule.fire(f, x)
+				if x.regular() {
+					rule.fire(f, x)
+				}
 			}
 		})
 	}
@@ -83,18 +85,37 @@ func prune(sc *scope) {
 // is reports whether v is computed in this scope by one of the operators of
 // the default domain.
 func (f *fuser) is(v *lvalue, ops ...string) *lnode {
-	if v == nil || v.konst != nil || v.scope != f.scope || v.def == nil || v.def.kernel != nil {
+	if v == nil || v.konst != nil || v.scope != f.scope || v.def == nil {
 		return nil
 	}
-	if x := v.def; x.domain == "" && slices.Contains(ops, x.op) && x.out[0] == v {
+	if x := v.def; slices.Contains(ops, x.op) && x.regular() {
 		return x
 	}
 	return nil
 }
 
+// arity has the operators that fusions look at.
+var arity = map[string]int{
+	"Add": 2, "Sub": 2, "Mul": 2, "Div": 2, "Pow": 2, "MatMul": 2,
+	"Sqrt": 1, "Reciprocal": 1, "Erf": 1, "Tanh": 1, "Sigmoid": 1, "ReduceMean": 1,
+}
+
+// regular reports whether x is one of those, with the inputs and the output
+// that it has to have; what is not is for its kernel to refuse.
+func (x *lnode) regular() bool {
+	n := arity[x.op]
+	if n == 0 || x.domain != "" || x.kernel != nil || len(x.in) < n || len(x.out) != 1 || x.out[0] == nil {
+		return false
+	}
+	if len(x.in) > n && x.op != "ReduceMean" {
+		return false
+	}
+	return !slices.Contains(x.in[:n], nil)
+}
+
 // only is is for a value that may go: its one reader is the idiom itself.
 func (f *fuser) only(v *lvalue, ops ...string) *lnode {
-	if x := f.is(v, ops...); x != nil && f.readers[v] == 1 && !v.pinned && len(x.out) == 1 {
+	if x := f.is(v, ops...); x != nil && f.readers[v] == 1 && !v.pinned {
 		return x
 	}
 	return nil
@@ -141,7 +162,7 @@ func (x *lnode) replace(kind string, k kernel, in ...*lvalue) {
 
 // bias: Add(MatMul(a, W), b) with constant W [k, n] and b [n].
 func (f *fuser) bias(x *lnode) bool {
-	if x.op != "Add" || x.domain != "" {
+	if x.op != "Add" {
 		return false
 	}
 	b, v, ok := split(x, func(v *lvalue) bool { return f.only(v, "MatMul") != nil })
@@ -209,7 +230,7 @@ func (f *fuser) product(x *lnode) factors {
 // gelu: ½·x·(1 + erf(x/√2)), or with tanh(√(2/π)·(x + 0.044715·x³)) for the
 // error function, in any order of the factors.
 func (f *fuser) gelu(x *lnode) bool {
-	if x.op != "Mul" || x.domain != "" {
+	if x.op != "Mul" {
 		return false
 	}
 	p := f.product(x)
@@ -309,7 +330,7 @@ func raised(g func(z, x []float32), rank int) kernel {
 
 // silu: x·sigmoid(x).
 func (f *fuser) silu(x *lnode) bool {
-	if x.op != "Mul" || x.domain != "" {
+	if x.op != "Mul" {
 		return false
 	}
 	in, v, ok := split(x, func(v *lvalue) bool { return f.only(v, "Sigmoid") != nil })
@@ -380,7 +401,7 @@ func (f *fuser) rootMeanSquare(v *lvalue) (*lvalue, float64, bool) {
 // layerNorm: (x − μ)/√(mean((x − μ)²) + eps)·γ + β, the difference computed
 // once or twice.
 func (f *fuser) layerNorm(x *lnode) bool {
-	if x.op != "Add" || x.domain != "" {
+	if x.op != "Add" {
 		return false
 	}
 	v, beta, ok := split(x, func(v *lvalue) bool { return vector(v) != nil })
@@ -447,7 +468,7 @@ func (f *fuser) centred(v *lvalue) *lvalue {
 // rmsNorm: x/√(mean(x²) + eps)·γ, by Div, or by Mul with a Reciprocal or with
 // 1/√….
 func (f *fuser) rmsNorm(x *lnode) bool {
-	if x.op != "Mul" || x.domain != "" {
+	if x.op != "Mul" {
 		return false
 	}
 	v, gamma, ok := split(x, func(v *lvalue) bool { return vector(v) != nil && v.konst.Len() > 1 })
