@@ -335,7 +335,7 @@ func prepareGemm(n *node) (kernel, error) {
 		if wide != nil {
 			g.pack(wide, g.transB)
 			n.drop(1)
-			if c := n.constant(2); c != nil && g.alpha == 1 && g.beta == 1 && c.Len() == g.shape[1] && c.Shape[len(c.Shape)-1] == g.shape[1] {
+			if c := n.constant(2); c != nil && len(c.Shape) > 0 && g.alpha == 1 && g.beta == 1 && c.Len() == g.shape[1] && c.Shape[len(c.Shape)-1] == g.shape[1] {
 				if wide, err = widened(c); err != nil {
 					return nil, err
 				}

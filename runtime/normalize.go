@@ -546,6 +546,9 @@ func batchNormOf[T float32 | float64](eps float64) kernel {
 			s = &state{}
 			c.state = s
 		}
+		if len(x.Shape) == 0 {
+			return errors.New("input is a scalar")
+		}
 		s.channels = 1
 		if len(x.Shape) > 1 {
 			s.channels = x.Shape[1]

@@ -24,7 +24,14 @@ func eval(t testing.TB, op string, opset int64, inputs []*Tensor, attrs ...*grap
 }
 
 func tryEval(op string, opset int64, inputs []*Tensor, attrs ...*graph.Attr) (*Tensor, error) {
+	return tryEvalIn("", op, opset, inputs, attrs...)
+}
+
+func tryEvalIn(domain, op string, opset int64, inputs []*Tensor, attrs ...*graph.Attr) (*Tensor, error) {
 	m := graph.NewModel("one", 8, opset)
+	if domain != "" {
+		m.Opsets = append(m.Opsets, graph.Opset{Domain: domain, Version: opset})
+	}
 	var in []*graph.Value
 	for i, x := range inputs {
 		if x == nil {
@@ -33,7 +40,7 @@ func tryEval(op string, opset int64, inputs []*Tensor, attrs ...*graph.Attr) (*T
 		}
 		in = append(in, m.Graph.AddInput(fmt.Sprint("x", i), nil))
 	}
-	n := m.Graph.NewNode("", op, "n", in, []string{"y"}, attrs...)
+	n := m.Graph.NewNode(domain, op, "n", in, []string{"y"}, attrs...)
 	out, err := Eval(n, inputs)
 	if err != nil {
 		return nil, err
