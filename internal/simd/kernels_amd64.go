@@ -42,6 +42,8 @@ var avx2 = Kernels{
 	normScale: normScaleAVX2, normAffine: normAffineAVX2,
 
 	dotF64: dotF64AVX2, momentsF64: momentsF64AVX2,
+
+	multiplyAdds: multiplyAddsAVX2,
 }
 
 var avx512 = Kernels{
@@ -63,6 +65,8 @@ var avx512 = Kernels{
 	normScale: normScaleAVX512, normAffine: normAffineAVX512,
 
 	dotF64: dotF64AVX512, momentsF64: momentsF64AVX512,
+
+	multiplyAdds: multiplyAddsAVX512,
 }
 
 // Transforms are indexed by log₂ b.

@@ -139,6 +139,8 @@ type Kernels struct {
 
 	dotF64     func(x, y []float32) float64
 	momentsF64 func(x, y []float32) (xy, xx, yy float64)
+
+	multiplyAdds func(x []float32, rounds int)
 }
 
 // Path returns the path that k implements.
@@ -164,6 +166,8 @@ var portable = Kernels{
 	normScale: normScale, normAffine: normAffine,
 
 	dotF64: dotF64, momentsF64: momentsF64,
+
+	multiplyAdds: multiplyAdds,
 }
 
 // sameLen panics unless y has as many elements as dst.

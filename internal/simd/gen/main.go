@@ -36,6 +36,7 @@ var families = []struct {
 	{"activation", activation},
 	{"reduce", reduce},
 	{"rows", rows},
+	{"peak", peak},
 }
 
 func main() {
