@@ -14,34 +14,47 @@ var pickOps = []operator{
 	{"", "NonZero", 9, prepareNonZero, 0},
 	{"", "GatherElements", 11, prepareGatherElements, 0},
 	{"", "GatherND", 11, prepareGatherND, 0},
+	{"", "Compress", 9, prepareCompress, 0},
+	{"", "ReverseSequence", 10, prepareReverseSequence, 0},
 	{"", "Trilu", 14, prepareTrilu, 0},
 	{"", "ArgMax", 1, prepareArg, halves},
 	{"", "ArgMin", 1, prepareArg, halves},
 }
 
 // prepareNonZero gives the indices of the elements that are not zero, [rank,
-// n], in row-major order.
+// n], in row-major order; a scalar counts as a list of one.
 func prepareNonZero(n *node) (kernel, error) {
 	return func(c *call) error {
 		x := c.in[0]
-		w := elemSize(x.DType)
-		if w == 0 {
-			return wrongType(x.DType)
+		at, err := scratch[int64](c, x.Len())
+		if err != nil {
+			return err
 		}
-		var at []int
-		for i := range x.Len() {
-			e := x.mem[i*w : (i+1)*w]
-			// Zero is all bits zero, but for the sign of a float.
-			zero := true
-			for k, b := range e {
-				if x.DType.IsFloat() && k == w-1 {
-					b &= 0x7f
-				}
-				zero = zero && b == 0
+		switch w := elemSize(x.DType); {
+		case w == 0:
+			return wrongType(x.DType)
+		case x.DType.IsFloat():
+			// Zero is all bits zero but for the sign, the highest bit.
+			switch w {
+			case 2:
+				at = nonZero(at, cast[uint16](x.mem), 1<<15-1)
+			case 4:
+				at = nonZero(at, cast[uint32](x.mem), 1<<31-1)
+			case 8:
+				at = nonZero(at, cast[uint64](x.mem), 1<<63-1)
+			default:
+				return wrongType(x.DType)
 			}
-			if !zero {
-				at = append(at, i)
-			}
+		case w == 1:
+			at = nonZero(at, cast[uint8](x.mem), math.MaxUint8)
+		case w == 2:
+			at = nonZero(at, cast[uint16](x.mem), math.MaxUint16)
+		case w == 4:
+			at = nonZero(at, cast[uint32](x.mem), math.MaxUint32)
+		case x.DType == graph.Complex64 || x.DType == graph.Complex128:
+			return wrongType(x.DType)
+		default:
+			at = nonZero(at, cast[uint64](x.mem), math.MaxUint64)
 		}
 		rank := max(len(x.Shape), 1)
 		y, err := c.alloc(0, graph.Int64, rank, len(at))
@@ -49,39 +62,77 @@ func prepareNonZero(n *node) (kernel, error) {
 			return err
 		}
 		out := y.I64()
-		for k, i := range at {
-			for a := len(x.Shape) - 1; a >= 0; a-- {
-				out[a*len(at)+k] = int64(i % x.Shape[a])
-				i /= x.Shape[a]
+		for a := len(x.Shape) - 1; a >= 0; a-- {
+			d := int64(x.Shape[a])
+			row := out[a*len(at) : (a+1)*len(at)]
+			for k, i := range at {
+				row[k] = i % d
+				at[k] = i / d
 			}
+		}
+		if len(x.Shape) == 0 {
+			clear(out)
 		}
 		return nil
 	}, n.inputs(1, 1)
 }
 
-// indexAt reads element i of a tensor of int32 or int64 as an index of an
-// axis of length d, negative ones counting from the end.
-func indexAt(t *Tensor, i, d int) (int, error) {
-	var v int64
-	if t.DType == graph.Int64 {
-		v = cast[int64](t.mem)[i]
-	} else {
-		v = int64(cast[int32](t.mem)[i])
+// nonZero lists where x has a bit of mask, in memory that holds len(x).
+func nonZero[T uint8 | uint16 | uint32 | uint64](at []int64, x []T, mask T) []int64 {
+	n := 0
+	for i, v := range x {
+		if v&mask != 0 {
+			at[n] = int64(i)
+			n++
+		}
 	}
-	if v < -int64(d) || v >= int64(d) {
-		return 0, fmt.Errorf("index %d is out of range for an axis of %d", v, d)
-	}
-	if v < 0 {
-		v += int64(d)
-	}
-	return int(v), nil
+	return at[:n]
 }
 
-func isIndex(t *Tensor) error {
-	if t.DType != graph.Int64 && t.DType != graph.Int32 {
-		return fmt.Errorf("indices are %v, want int32 or int64", t.DType)
+// positions is what the copies of this file keep for their threads.
+type positions struct {
+	at  []int64
+	run int
+}
+
+// pick makes output 0 the elements of x at those positions, run elements
+// from each on.
+func (c *call) pick(x *Tensor, at []int64, run int, shape ...int) error {
+	y, err := c.alloc(0, x.DType, shape...)
+	if err != nil || y.Len() == 0 {
+		return err
 	}
+	s, ok := c.state.(*positions)
+	if !ok {
+		s = &positions{}
+		c.state = s
+	}
+	s.at, s.run = at, run
+	bodies := byWidth{0: pickStrings, 1: pickElements[uint8], 2: pickElements[uint16], 4: pickElements[uint32], 8: pickElements[uint64], 16: pickElements[complex128]}
+	c.parallel(len(at), 1+elementGrain/run, bodies[elemSize(x.DType)])
+	s.at = nil
 	return nil
+}
+
+func pickElements[T element](c *call, lo, hi int) {
+	s := c.state.(*positions)
+	y, x := cast[T](c.out[0].mem), cast[T](c.in[0].mem)
+	if s.run == 1 {
+		for i, p := range s.at[lo:hi] {
+			y[lo+i] = x[p]
+		}
+		return
+	}
+	for i := lo; i < hi; i++ {
+		copy(y[i*s.run:(i+1)*s.run], x[s.at[i]:])
+	}
+}
+
+func pickStrings(c *call, lo, hi int) {
+	s := c.state.(*positions)
+	for i := lo; i < hi; i++ {
+		copy(c.out[0].strs[i*s.run:(i+1)*s.run], c.in[0].strs[s.at[i]:])
+	}
 }
 
 // prepareGatherElements: y[i…] has the shape of indices and is x at i… with
@@ -89,48 +140,11 @@ func isIndex(t *Tensor) error {
 func prepareGatherElements(n *node) (kernel, error) {
 	along := n.int("axis", 0)
 	return func(c *call) error {
-		x, idx, s := c.in[0], c.in[1], c.moves()
-		a, err := axis(along, len(x.Shape))
+		at, err := c.elementPositions(c.in[1], c.in[0].Shape, along)
 		if err != nil {
 			return err
 		}
-		if err := isIndex(idx); err != nil {
-			return err
-		}
-		if len(idx.Shape) != len(x.Shape) {
-			return fmt.Errorf("indices of shape %v for an input of shape %v", idx.Shape, x.Shape)
-		}
-		for i, d := range idx.Shape {
-			if i != a && d > x.Shape[i] {
-				return fmt.Errorf("indices of shape %v for an input of shape %v", idx.Shape, x.Shape)
-			}
-		}
-		y, err := c.alloc(0, x.DType, idx.Shape...)
-		if err != nil {
-			return err
-		}
-		s.strides = contiguous(s.strides, x.Shape)
-		s.axes = append(s.axes[:0], make([]int, len(x.Shape))...)
-		for i := range y.Len() {
-			at, err := indexAt(idx, i, x.Shape[a])
-			if err != nil {
-				return err
-			}
-			pos := at * s.strides[a]
-			for k, j := range s.axes {
-				if k != a {
-					pos += j * s.strides[k]
-				}
-			}
-			copyRuns(y, x, 1, 1, 1, i, 1, pos)
-			for k := len(s.axes) - 1; k >= 0; k-- {
-				if s.axes[k]++; s.axes[k] < idx.Shape[k] {
-					break
-				}
-				s.axes[k] = 0
-			}
-		}
-		return nil
+		return c.pick(c.in[0], at, 1, c.in[1].Shape...)
 	}, n.inputs(2, 2)
 }
 
@@ -139,47 +153,104 @@ func prepareGatherElements(n *node) (kernel, error) {
 func prepareGatherND(n *node) (kernel, error) {
 	batch := n.int("batch_dims", 0)
 	return func(c *call) error {
-		x, idx, s := c.in[0], c.in[1], c.moves()
-		if idx.DType != graph.Int64 || len(idx.Shape) == 0 || len(x.Shape) == 0 {
-			return fmt.Errorf("indices are %v%v for an input of shape %v", idx.DType, idx.Shape, x.Shape)
-		}
-		q := len(idx.Shape)
-		k := idx.Shape[q-1]
-		if batch < 0 || batch >= min(q, len(x.Shape)) || k < 1 || batch+k > len(x.Shape) || !slices.Equal(idx.Shape[:batch], x.Shape[:batch]) {
-			return fmt.Errorf("indices of shape %v with batch_dims %d for an input of shape %v", idx.Shape, batch, x.Shape)
-		}
-		s.shape = append(append(s.shape[:0], idx.Shape[:q-1]...), x.Shape[batch+k:]...)
-		y, err := c.alloc(0, x.DType, s.shape...)
-		if err != nil || y.Len() == 0 {
+		x, idx := c.in[0], c.in[1]
+		at, run, err := c.slicePositions(idx, x.Shape, batch)
+		if err != nil {
 			return err
 		}
-		s.strides = contiguous(s.strides, x.Shape)
-		run := 1
-		for _, d := range x.Shape[batch+k:] {
-			run *= d
+		q := len(idx.Shape) - 1
+		var dims [16]int
+		return c.pick(x, at, run, append(append(dims[:0], idx.Shape[:q]...), x.Shape[batch+idx.Shape[q]:]...)...)
+	}, n.inputs(2, 2)
+}
+
+// prepareCompress takes the slices along the axis, or the elements of the
+// flattened input, where the condition holds; beyond its end it does not.
+func prepareCompress(n *node) (kernel, error) {
+	along, flat := n.int("axis", 0), !n.isSet("axis")
+	return func(c *call) error {
+		x, cond := c.in[0], c.in[1]
+		if cond.DType != graph.Bool || len(cond.Shape) != 1 {
+			return fmt.Errorf("condition is %v%v, want a list of bool", cond.DType, cond.Shape)
 		}
-		rows := idx.Len() / k
-		perBatch := rows
-		batchStep := 0
-		if batch > 0 {
-			b := 1
-			for _, d := range x.Shape[:batch] {
-				b *= d
+		l, a := lines{1, x.Len(), 1}, 0
+		if !flat {
+			var err error
+			if a, err = axis(along, len(x.Shape)); err != nil {
+				return err
 			}
-			perBatch, batchStep = rows/b, s.strides[batch-1]
+			l = linesOf(x.Shape, a)
 		}
-		for r := range rows {
-			pos := r / perBatch * batchStep
-			for j := range k {
-				at, err := indexAt(idx, r*k+j, x.Shape[batch+j])
-				if err != nil {
-					return err
+		if cond.Len() > l.n {
+			return fmt.Errorf("condition has %d elements for an axis of %d", cond.Len(), l.n)
+		}
+		kept := 0
+		for _, v := range cond.Bools() {
+			if v {
+				kept++
+			}
+		}
+		shape := []int{kept}
+		if !flat {
+			shape = slices.Clone(x.Shape)
+			shape[a] = kept
+		}
+		at, err := scratch[int64](c, l.outer*kept)
+		if err != nil {
+			return err
+		}
+		at = at[:0]
+		for o := range l.outer {
+			for i, v := range cond.Bools() {
+				if v {
+					at = append(at, int64((o*l.n+i)*l.inner))
 				}
-				pos += at * s.strides[batch+j]
 			}
-			copyRuns(y, x, 1, run, run, r*run, run, pos)
 		}
-		return nil
+		return c.pick(x, at, l.inner, shape...)
+	}, n.inputs(2, 2)
+}
+
+// prepareReverseSequence turns the first sequence_lens[b] steps of every
+// sample around; one of the first two dims counts the samples (batch_axis),
+// the other the steps (time_axis).
+func prepareReverseSequence(n *node) (kernel, error) {
+	batch, time := n.int("batch_axis", 1), n.int("time_axis", 0)
+	if batch != 1-time || batch != 0 && batch != 1 {
+		return nil, fmt.Errorf("batch_axis = %d, time_axis = %d, want 0 and 1", batch, time)
+	}
+	return func(c *call) error {
+		x, lens := c.in[0], c.in[1]
+		if len(x.Shape) < 2 || lens.DType != graph.Int64 || len(lens.Shape) != 1 || lens.Len() != x.Shape[batch] {
+			return fmt.Errorf("sequence_lens are %v%v for an input %v", lens.DType, lens.Shape, x.Shape)
+		}
+		rows, cols := x.Shape[0], x.Shape[1]
+		run, err := count(x.Shape[2:])
+		if err != nil {
+			return err
+		}
+		at, err := scratch[int64](c, rows*cols)
+		if err != nil {
+			return err
+		}
+		for i := range at {
+			b, t := i/cols, i%cols
+			if batch == 1 {
+				b, t = t, b
+			}
+			n := int(lens.I64()[b])
+			if n < 0 || n > x.Shape[time] {
+				return fmt.Errorf("sequence of length %d in an input %v", n, x.Shape)
+			}
+			if t < n {
+				t = n - 1 - t
+			}
+			if batch == 1 {
+				b, t = t, b
+			}
+			at[i] = int64((b*cols + t) * run)
+		}
+		return c.pick(x, at, max(run, 1), x.Shape...)
 	}, n.inputs(2, 2)
 }
 

@@ -21,6 +21,7 @@ var reduceOps = []operator{
 	{"", "ReduceLogSum", 1, prepareReduce, halves},
 	{"", "ReduceLogSumExp", 1, prepareReduce, halves},
 	{"", "ReduceSumSquare", 1, prepareReduce, halves},
+	{"", "CumSum", 11, prepareCumSum, halves},
 }
 
 // prepareReduce: the axes are an attribute, and an input since opset 18 (13
@@ -348,5 +349,72 @@ func intReducer[T integer](op string) func(x []T) T {
 			wide[i] = float64(v)
 		}
 		return toInteger[float64, T](f(wide))
+	}
+}
+
+// prepareCumSum: running sums along an axis, from the end with reverse, each
+// without its own element with exclusive.
+func prepareCumSum(n *node) (kernel, error) {
+	exclusive, reverse := n.bool("exclusive", false), n.bool("reverse", false)
+	run := byType{
+		graph.Float32: cumSum[float32, float64](exclusive, reverse),
+		graph.Float64: cumSum[float64, float64](exclusive, reverse),
+		graph.Int32:   cumSum[int32, int32](exclusive, reverse),
+		graph.Int64:   cumSum[int64, int64](exclusive, reverse),
+		graph.Uint32:  cumSum[uint32, uint32](exclusive, reverse),
+		graph.Uint64:  cumSum[uint64, uint64](exclusive, reverse),
+	}.kernel(0)
+	return run, n.inputs(2, 2)
+}
+
+// cumSum adds up in type S.
+func cumSum[T, S number](exclusive, reverse bool) kernel {
+	body := func(c *call, lo, hi int) {
+		l := c.state.(*lines)
+		x, z := view[T](c.in[0]), view[T](c.out[0])
+		for i := lo; i < hi; i++ {
+			at, step := l.line(i), l.inner
+			if reverse {
+				at, step = at+(l.n-1)*step, -step
+			}
+			var sum S
+			for range l.n {
+				v := S(x[at])
+				if exclusive {
+					z[at] = T(sum)
+					sum += v
+				} else {
+					sum += v
+					z[at] = T(sum)
+				}
+				at += step
+			}
+		}
+	}
+	return func(c *call) error {
+		x := c.in[0]
+		at, err := c.converted(c.in[1], graph.Int64)
+		if err != nil {
+			return err
+		}
+		along, err := one[int64](at, "axis")
+		if err != nil {
+			return err
+		}
+		a, err := axis(int(max(min(along, math.MaxInt32), math.MinInt32)), len(x.Shape))
+		if err != nil {
+			return err
+		}
+		l, ok := c.state.(*lines)
+		if !ok {
+			l = &lines{}
+			c.state = l
+		}
+		*l = linesOf(x.Shape, a)
+		if _, err := c.alloc(0, x.DType, x.Shape...); err != nil || x.Len() == 0 {
+			return err
+		}
+		c.parallel(l.outer*l.inner, 1+elementGrain/l.n, body)
+		return nil
 	}
 }

@@ -16,6 +16,8 @@ var sliceOps = []operator{
 	{"", "Split", 2, prepareSplit, 0},
 	{"", "Tile", 6, prepareTile, 0},
 	{"", "Pad", 2, preparePad, 0},
+	{"", "DepthToSpace", 1, prepareDepthToSpace, 0},
+	{"", "SpaceToDepth", 1, prepareSpaceToDepth, 0},
 }
 
 // strided is a way to read a tensor: from element offset on, dims with a
@@ -55,77 +57,69 @@ func (v *strided) join() {
 	v.dims, v.strides = v.dims[:n], v.strides[:n]
 }
 
-// copyStrided fills dst, row by row, with the elements of src that v reads.
-// It joins v's dims.
-func copyStrided(dst, src *Tensor, v *strided) error {
+// copyStrided fills output 0, row by row, with the elements of input 0 that v
+// reads. It joins v's dims.
+func (c *call) copyStrided(v *strided) error {
 	v.join()
-	if dst.Len() == 0 {
+	if c.out[0].Len() == 0 {
 		return nil
 	}
-	if src.DType == graph.String {
-		copyElements(dst.strs, src.strs, v)
-		return nil
+	if len(v.dims) == 0 {
+		v.dims, v.strides = append(v.dims, 1), append(v.strides, 1)
 	}
-	switch elemSize(src.DType) {
-	case 1:
-		copyElements(cast[uint8](dst.mem), cast[uint8](src.mem), v)
-	case 2:
-		copyElements(cast[uint16](dst.mem), cast[uint16](src.mem), v)
-	case 4:
-		copyElements(cast[uint32](dst.mem), cast[uint32](src.mem), v)
-	case 8:
-		copyElements(cast[uint64](dst.mem), cast[uint64](src.mem), v)
-	case 16:
-		copyElements(cast[complex128](dst.mem), cast[complex128](src.mem), v)
-	default:
-		return wrongType(src.DType)
+	bodies := byWidth{0: copyStrings, 1: copyElements[uint8], 2: copyElements[uint16], 4: copyElements[uint32], 8: copyElements[uint64], 16: copyElements[complex128]}
+	last := len(v.dims) - 1
+	rows := 1
+	for _, d := range v.dims[:last] {
+		rows *= d
 	}
+	c.arg = v
+	c.parallel(rows, 1+elementGrain/v.dims[last], bodies[elemSize(c.in[0].DType)])
 	return nil
 }
 
-func copyElements[T any](dst, src []T, v *strided) {
-	rank := len(v.dims)
-	if rank == 0 {
-		dst[0] = src[v.offset]
-		return
-	}
-	inner := v.dims[rank-1]
-	var at [16]int
-	idx := at[:0]
-	if rank > len(at) {
-		idx = make([]int, 0, rank)
-	}
-	idx = idx[:rank]
-	pos, step := v.offset, v.strides[rank-1]
-	for out := 0; ; out += inner {
-		d := dst[out : out+inner]
-		switch step {
-		case 1:
-			copy(d, src[pos:pos+inner])
-		case 0:
-			x := src[pos]
-			for i := range d {
-				d[i] = x
-			}
-		default:
-			s := pos
-			for i := range d {
-				d[i] = src[s]
-				s += step
+func copyElements[T element](c *call, lo, hi int) {
+	copyRows(cast[T](c.out[0].mem), cast[T](c.in[0].mem), c.arg.(*strided), lo, hi)
+}
+
+func copyStrings(c *call, lo, hi int) {
+	copyRows(c.out[0].strs, c.in[0].strs, c.arg.(*strided), lo, hi)
+}
+
+// copyRows copies rows [lo, hi), a row being the last of v's dims.
+func copyRows[T any](dst, src []T, v *strided, lo, hi int) {
+	last := len(v.dims) - 1
+	n, step := v.dims[last], v.strides[last]
+	for r := lo; r < hi; {
+		// A run of rows that differ along the dim before the last.
+		pos, rest, rows, down := v.offset, r, 1, 0
+		for k := last - 1; k >= 0; k-- {
+			i := rest % v.dims[k]
+			rest /= v.dims[k]
+			pos += i * v.strides[k]
+			if k == last-1 {
+				rows, down = min(v.dims[k]-i, hi-r), v.strides[k]
 			}
 		}
-		k := rank - 2
-		for ; k >= 0; k-- {
-			idx[k]++
-			pos += v.strides[k]
-			if idx[k] < v.dims[k] {
-				break
+		for range rows {
+			d := dst[r*n : (r+1)*n]
+			switch step {
+			case 1:
+				copy(d, src[pos:pos+n])
+			case 0:
+				x := src[pos]
+				for i := range d {
+					d[i] = x
+				}
+			default:
+				at := pos
+				for i := range d {
+					d[i] = src[at]
+					at += step
+				}
 			}
-			pos -= v.strides[k] * v.dims[k]
-			idx[k] = 0
-		}
-		if k < 0 {
-			return
+			pos += down
+			r++
 		}
 	}
 }
@@ -261,11 +255,10 @@ func (c *call) slice(axes, steps bool) error {
 		c.share(0, x)
 		return nil
 	}
-	y, err := c.alloc(0, x.DType, v.dims...)
-	if err != nil {
+	if _, err := c.alloc(0, x.DType, v.dims...); err != nil {
 		return err
 	}
-	return copyStrided(y, x, v)
+	return c.copyStrided(v)
 }
 
 // copyRuns copies count runs of run elements: run i from x at
@@ -379,16 +372,25 @@ func prepareTile(n *node) (kernel, error) {
 			v.strides = append(v.strides, 0, s.strides[i])
 			s.shape = append(s.shape, r*x.Shape[i])
 		}
-		y, err := c.alloc(0, x.DType, s.shape...)
-		if err != nil {
+		if _, err := c.alloc(0, x.DType, s.shape...); err != nil {
 			return err
 		}
-		return copyStrided(y, x, v)
+		return c.copyStrided(v)
 	}, n.inputs(2, 2)
 }
 
-// preparePad: pads are attributes before opset 11 and inputs from then on;
-// negative pads cut.
+// padding is a Pad at hand.
+type padding struct {
+	x, pads, axes  []int // shape of the input, and what the inputs say
+	shape, before  []int // of the output, and what is padded before each axis
+	strides        []int // of the input
+	value          *Tensor
+	mode           string
+	rows, width, n int // rows and columns of the output; columns of the input
+}
+
+// preparePad: pads are attributes before opset 11 and inputs from then on, for
+// the axes named since opset 18; negative pads cut.
 func preparePad(n *node) (kernel, error) {
 	mode := n.oneOf("mode", "constant", "constant", "reflect", "edge", "wrap")
 	attrs := n.ints("pads")
@@ -396,17 +398,25 @@ func preparePad(n *node) (kernel, error) {
 	most := 1
 	if n.opset >= 11 {
 		most = 4
+		if err := n.inputs(2, 4); err != nil {
+			return nil, err
+		}
 	}
+	bodies := byWidth{0: padStrings, 1: padElements[uint8], 2: padElements[uint16], 4: padElements[uint32], 8: padElements[uint64], 16: padElements[complex128]}
 	return func(c *call) error {
-		x, s := c.in[0], c.moves()
-		rank := len(x.Shape)
+		x := c.in[0]
+		s, ok := c.state.(*padding)
+		if !ok {
+			s = &padding{mode: mode}
+			c.state = s
+		}
 		pads := attrs
 		var err error
 		if c.has(1) {
-			if s.starts, err = indices(s.starts[:0], c.in[1]); err != nil {
+			if s.pads, err = indices(s.pads[:0], c.in[1]); err != nil {
 				return err
 			}
-			pads = s.starts
+			pads = s.pads
 		}
 		s.axes = s.axes[:0]
 		if c.has(3) {
@@ -414,86 +424,129 @@ func preparePad(n *node) (kernel, error) {
 				return err
 			}
 		} else {
-			for i := range rank {
+			for i := range x.Shape {
 				s.axes = append(s.axes, i)
 			}
 		}
-		if len(pads) != 2*len(s.axes) {
-			return fmt.Errorf("%d pads for %d axes", len(pads), len(s.axes))
-		}
-		before := make([]int, rank)
-		s.shape = append(s.shape[:0], x.Shape...)
-		for i, a := range s.axes {
-			if a, err = axis(a, rank); err != nil {
-				return err
-			}
-			lo, hi := pads[i], pads[len(s.axes)+i]
-			if max(lo, hi) > math.MaxInt32 || min(lo, hi) < -math.MaxInt32 {
-				return fmt.Errorf("pads %v", pads)
-			}
-			before[a] = lo
-			if s.shape[a] += lo + hi; s.shape[a] < 0 {
-				return fmt.Errorf("pads %v cut more than an input of shape %v has", pads, x.Shape)
-			}
-			if mode != "constant" && x.Shape[a] == 0 && s.shape[a] > 0 {
-				return fmt.Errorf("mode %s has nothing to repeat in shape %v", mode, x.Shape)
-			}
-			if mode == "reflect" && max(lo, hi) >= x.Shape[a] && max(lo, hi) > 0 && x.Shape[a] > 0 && max(lo, hi) > x.Shape[a]-1 {
-				return fmt.Errorf("pads %v reflect more than an input of shape %v has", pads, x.Shape)
-			}
+		if err := s.set(x.Shape, pads); err != nil {
+			return err
 		}
 		y, err := c.alloc(0, x.DType, s.shape...)
 		if err != nil || y.Len() == 0 {
 			return err
 		}
-		// from[a][i] is the input's index for output index i along axis a,
-		// -1 where the constant goes.
-		from := make([][]int, rank)
-		for a := range rank {
-			from[a] = make([]int, s.shape[a])
-			for i := range from[a] {
-				from[a][i] = padFrom(i-before[a], x.Shape[a], mode)
+		if c.has(2) {
+			if s.value = c.in[2]; s.value.Len() != 1 || s.value.DType != x.DType {
+				return fmt.Errorf("constant_value is %v%v for an input of %v", s.value.DType, s.value.Shape, x.DType)
 			}
-		}
-		value := &Tensor{DType: x.DType, Shape: []int{1}}
-		if x.DType == graph.String {
-			value.strs = []string{""}
-		} else {
-			value.mem = aligned(max(elemSize(x.DType), 1))
-			if err := convert(value, FromSlice([]int{1}, []float32{fill}), castRules{}); err != nil && fill != 0 {
+		} else if s.value == nil || s.value.DType != x.DType {
+			if s.value, err = newTensor(x.DType, []int{1}); err != nil {
 				return err
 			}
-		}
-		if c.has(2) {
-			if value = c.in[2]; value.Len() != 1 || value.DType != x.DType {
-				return fmt.Errorf("constant_value is %v%v for an input of %v", value.DType, value.Shape, x.DType)
-			}
-		}
-		s.strides = contiguous(s.strides, x.Shape)
-		idx := make([]int, rank)
-		for out := range y.Len() {
-			pos := 0
-			for a, i := range idx {
-				if from[a][i] < 0 {
-					pos = -1
-					break
+			if fill != 0 {
+				if err := convert(s.value, FromSlice([]int{1}, []float32{fill}), castRules{}); err != nil {
+					return err
 				}
-				pos += from[a][i] * s.strides[a]
-			}
-			if pos < 0 {
-				copyRuns(y, value, 1, 1, 1, out, 1, 0)
-			} else {
-				copyRuns(y, x, 1, 1, 1, out, 1, pos)
-			}
-			for a := rank - 1; a >= 0; a-- {
-				if idx[a]++; idx[a] < s.shape[a] {
-					break
-				}
-				idx[a] = 0
 			}
 		}
+		c.parallel(s.rows, 1+elementGrain/s.width, bodies[elemSize(x.DType)])
 		return nil
 	}, errors.Join(n.inputs(1, most), n.err)
+}
+
+// set works out the geometry; a scalar is a row of one.
+func (s *padding) set(x, pads []int) error {
+	if len(pads) != 2*len(s.axes) {
+		return fmt.Errorf("%d pads for %d axes", len(pads), len(s.axes))
+	}
+	s.x, s.shape = append(s.x[:0], x...), append(s.shape[:0], x...)
+	s.before = append(s.before[:0], make([]int, len(x))...)
+	for i, a := range s.axes {
+		a, err := axis(a, len(x))
+		if err != nil {
+			return err
+		}
+		lo, hi := pads[i], pads[len(s.axes)+i]
+		if max(lo, hi) > math.MaxInt32 || min(lo, hi) < -math.MaxInt32 {
+			return fmt.Errorf("pads %v", pads)
+		}
+		if s.shape[a] != x[a] || s.before[a] != 0 {
+			return fmt.Errorf("axes %v name one twice", s.axes)
+		}
+		s.before[a] = lo
+		if s.shape[a] += lo + hi; s.shape[a] < 0 {
+			return fmt.Errorf("pads %v cut more than an input of shape %v has", pads, x)
+		}
+		if s.mode != "constant" && x[a] == 0 && s.shape[a] > 0 {
+			return fmt.Errorf("mode %s has nothing to repeat in shape %v", s.mode, x)
+		}
+	}
+	s.strides = contiguous(s.strides, x)
+	s.rows, s.width, s.n = 1, 1, 1
+	if last := len(x) - 1; last >= 0 {
+		s.width, s.n = s.shape[last], x[last]
+		for _, d := range s.shape[:last] {
+			s.rows *= d
+		}
+	}
+	return nil
+}
+
+func padElements[T element](c *call, lo, hi int) {
+	s := c.state.(*padding)
+	padRows(s, cast[T](c.out[0].mem), cast[T](c.in[0].mem), cast[T](s.value.mem)[0], lo, hi)
+}
+
+func padStrings(c *call, lo, hi int) {
+	s := c.state.(*padding)
+	padRows(s, c.out[0].strs, c.in[0].strs, s.value.strs[0], lo, hi)
+}
+
+// padRows computes rows [lo, hi) of the output.
+func padRows[T any](s *padding, z, x []T, value T, lo, hi int) {
+	last := len(s.shape) - 1
+	before := 0
+	if last >= 0 {
+		before = s.before[last]
+	}
+	for r := lo; r < hi; r++ {
+		row := z[r*s.width : (r+1)*s.width]
+		from, rest := 0, r
+		for k := last - 1; k >= 0; k-- {
+			i := padFrom(rest%s.shape[k]-s.before[k], s.x[k], s.mode)
+			rest /= s.shape[k]
+			if i < 0 {
+				from = -1
+				break
+			}
+			from += i * s.strides[k]
+		}
+		if from < 0 {
+			for j := range row {
+				row[j] = value
+			}
+			continue
+		}
+		in := x[from : from+s.n]
+		// The input's columns lie in [c0, c1).
+		c0 := min(max(before, 0), s.width)
+		c1 := max(min(before+s.n, s.width), c0)
+		if c0 < c1 {
+			copy(row[c0:c1], in[c0-before:])
+		}
+		for j := 0; j < s.width; j++ {
+			if j == c0 {
+				if j = c1; j == s.width {
+					break
+				}
+			}
+			if i := padFrom(j-before, s.n, s.mode); i >= 0 {
+				row[j] = in[i]
+			} else {
+				row[j] = value
+			}
+		}
+	}
 }
 
 // padFrom maps index i of an axis of length d, which may lie outside, to the
@@ -516,4 +569,57 @@ func padFrom(i, d int, mode string) int {
 		return min(i, p-i)
 	}
 	return -1
+}
+
+// prepareDepthToSpace: x [N, C, H, W] → [N, C/b², H·b, W·b]. The channel of an
+// element is (row in the block, column in the block, channel of the result) in
+// mode DCR, (channel, row, column) in mode CRD.
+func prepareDepthToSpace(n *node) (kernel, error) {
+	b := n.int("blocksize", 0)
+	crd := n.oneOf("mode", "DCR", "DCR", "CRD") == "CRD"
+	if b < 1 || b > math.MaxInt32 {
+		return nil, fmt.Errorf("blocksize = %d", b)
+	}
+	return func(c *call) error {
+		x, s := c.in[0], c.moves()
+		if len(x.Shape) != 4 || x.Shape[1]%(b*b) != 0 {
+			return fmt.Errorf("input %v with blocksize %d: want [N, C·%[2]d·%[2]d, H, W]", x.Shape, b)
+		}
+		n, d, h, w := x.Shape[0], x.Shape[1]/(b*b), x.Shape[2], x.Shape[3]
+		if _, err := c.alloc(0, x.DType, n, d, h*b, w*b); err != nil {
+			return err
+		}
+		plane := h * w
+		row, col, ch := b*d*plane, d*plane, plane
+		if crd {
+			ch, row, col = b*b*plane, b*plane, plane
+		}
+		s.view = strided{0, append(s.view.dims[:0], n, d, h, b, w, b), append(s.view.strides[:0], b*b*d*plane, ch, w, row, 1, col)}
+		return c.copyStrided(&s.view)
+	}, errors.Join(n.inputs(1, 1), n.err)
+}
+
+// prepareSpaceToDepth: x [N, C, H·b, W·b] → [N, C·b², H, W], the inverse of
+// DepthToSpace in mode DCR.
+func prepareSpaceToDepth(n *node) (kernel, error) {
+	b := n.int("blocksize", 0)
+	if b < 1 || b > math.MaxInt32 {
+		return nil, fmt.Errorf("blocksize = %d", b)
+	}
+	return func(c *call) error {
+		x, s := c.in[0], c.moves()
+		if len(x.Shape) != 4 || x.Shape[2]%b != 0 || x.Shape[3]%b != 0 {
+			return fmt.Errorf("input %v with blocksize %d: want [N, C, H·%[2]d, W·%[2]d]", x.Shape, b)
+		}
+		n, d, h, w := x.Shape[0], x.Shape[1], x.Shape[2], x.Shape[3]
+		channels, err := count([]int{d, b, b})
+		if err != nil {
+			return err
+		}
+		if _, err := c.alloc(0, x.DType, n, channels, h/b, w/b); err != nil {
+			return err
+		}
+		s.view = strided{0, append(s.view.dims[:0], n, b, b, d, h/b, w/b), append(s.view.strides[:0], d*h*w, w, 1, h*w, b*w, b)}
+		return c.copyStrided(&s.view)
+	}, errors.Join(n.inputs(1, 1), n.err)
 }
