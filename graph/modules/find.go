@@ -233,7 +233,7 @@ func (f *finder) decline(m *found, c candidate, b branch, why string, owners, ad
 		return "neither attention nor MLP: " + why
 	}
 	if fr := f.nodes[b.add].frame; fr != nil {
-		return fmt.Sprintf("it lies in the local function %q, called by %v; put the function's nodes in place of its calls first", fr.fn.Name, f.nodes[b.add].top())
+		return fmt.Sprintf("it lies in the local function %q, called by %v; inline the functions first, as onnx.inliner does", fr.fn.Name, f.nodes[b.add].top())
 	}
 	if f.nodes[c.merge].name == microsoft+"SkipLayerNormalization" || f.nodes[c.merge].name == microsoft+"SkipSimplifiedLayerNormalization" {
 		return fmt.Sprintf("%v joins it and normalises in one; use the model from before ONNX Runtime's optimizations", m.Merge)

@@ -406,8 +406,8 @@ Layer (a, u, d) => (r)
   r = Add (a, j)
 }
 `, []string{
-		`M0 x + j = r: it lies in the local function "Layer", called by node "→h" (local.Layer); put the function's nodes in place of its calls first`,
-		`M1 h + j = r: it lies in the local function "Layer", called by node "→y" (local.Layer); put the function's nodes in place of its calls first`}, ""},
+		`M0 x + j = r: it lies in the local function "Layer", called by node "→h" (local.Layer); inline the functions first, as onnx.inliner does`,
+		`M1 h + j = r: it lies in the local function "Layer", called by node "→y" (local.Layer); inline the functions first, as onnx.inliner does`}, ""},
 }
 
 func TestCases(t *testing.T) {
