@@ -90,8 +90,9 @@ func (s *Session) once(k kernel, in []*Tensor, outputs int) (out []*Tensor, err 
 }
 
 // Eval computes one node on given inputs, nil where one is left out, as
-// constant folding does. The node's attributes must not refer to those of a
-// function, and it must not hold subgraphs.
+// constant folding does: it fails where the outputs would take more than 64
+// MiB and four times the inputs' size. The node's attributes must not refer to
+// those of a function, and it must not hold subgraphs.
 func Eval(n *graph.Node, inputs []*Tensor) ([]*Tensor, error) {
 	x := &lnode{node: node{name: n.Name, op: n.Op, domain: graph.NormalDomain(n.Domain), attrs: n.Attrs}}
 	k, err := simd.For(simd.Auto)
@@ -128,7 +129,12 @@ func Eval(n *graph.Node, inputs []*Tensor) ([]*Tensor, error) {
 		return nil, fmt.Errorf("%v: %w", n, err)
 	}
 	f := newFolder(defaultMemoryLimit)
-	f.session.pool.limit = defaultMemoryLimit
+	f.session.pool.limit = foldedSize
+	for _, t := range inputs {
+		if t != nil {
+			f.session.pool.limit += 4 * len(t.mem)
+		}
+	}
 	out, err := f.session.once(run, inputs, len(x.out))
 	if err != nil {
 		return nil, fmt.Errorf("%v: %w", n, err)
