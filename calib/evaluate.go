@@ -104,9 +104,7 @@ func Evaluate(ctx context.Context, models []*graph.Model, src *Source, o EvalOpt
 		if err != nil {
 			return nil, err
 		}
-		if o.Limit > 0 && o.Limit < feed.Len() {
-			feed = feed.Slice(0, o.Limit)
-		}
+		feed = feed.Spread(o.Limit)
 		out := o.Output
 		if out == "" {
 			out = prog.Outputs()[0].Name

@@ -201,6 +201,7 @@ type Feed struct {
 	position []int        // per port: input number in a test folder
 	fill     []filler     // per port, nil where data feeds it
 	from, to int
+	pick     []int // samples by number where they are no range; see Spread
 	max      int
 }
 
@@ -490,7 +491,12 @@ func counted(d graph.DType, batch, length int, f func(t int) int) (*runtime.Tens
 }
 
 // Len is the number of samples.
-func (f *Feed) Len() int { return f.to - f.from }
+func (f *Feed) Len() int {
+	if f.pick != nil {
+		return len(f.pick)
+	}
+	return f.to - f.from
+}
 
 // MaxBatch is the most samples that one batch may hold, 0 for any number.
 func (f *Feed) MaxBatch() int { return f.max }
@@ -498,7 +504,8 @@ func (f *Feed) MaxBatch() int { return f.max }
 // Fingerprint identifies the data that the feed is a part of.
 func (f *Feed) Fingerprint() string { return f.source.print }
 
-// Range is the part of the source that the feed covers.
+// Range is the part of the source that the feed covers, or lies in where it
+// is spread.
 func (f *Feed) Range() (from, to int) { return f.from, f.to }
 
 // Source is what the feed was bound from.
@@ -507,8 +514,46 @@ func (f *Feed) Source() *Source { return f.source }
 // Slice returns the samples from … to−1 of the feed.
 func (f *Feed) Slice(from, to int) *Feed {
 	g := *f
-	g.from, g.to = f.from+from, f.from+min(to, f.Len())
+	to = min(to, f.Len())
+	if f.pick != nil {
+		g.pick = f.pick[from:to]
+		return &g
+	}
+	g.from, g.to = f.from+from, f.from+to
 	return &g
+}
+
+// Spread returns n samples of the feed, evenly spaced: data is often sorted by
+// class, and the first n would see few of them. It returns the feed itself
+// where n is 0 or not less than Len.
+func (f *Feed) Spread(n int) *Feed {
+	if n <= 0 || n >= f.Len() {
+		return f
+	}
+	g := *f
+	g.pick = make([]int, n)
+	for i := range g.pick {
+		g.pick[i] = f.sample(i * f.Len() / n)
+	}
+	return &g
+}
+
+// For binds the same samples to the inputs of another model.
+func (f *Feed) For(ports []runtime.Port) (*Feed, error) {
+	g, err := f.source.Bind(ports)
+	if err != nil {
+		return nil, err
+	}
+	g.from, g.to, g.pick = f.from, f.to, f.pick
+	return g, nil
+}
+
+// sample is the number in the source of sample i.
+func (f *Feed) sample(i int) int {
+	if f.pick != nil {
+		return f.pick[i]
+	}
+	return f.from + i
 }
 
 // Shard returns part i of n equal parts, 0 ≤ i < n.
@@ -534,7 +579,11 @@ func (f *Feed) Labels(name string) ([]int64, error) {
 		return nil, fmt.Errorf("data %s: labels %q have shape %v for %d samples", f.source.path, name, a.Shape, f.to)
 	}
 	per := len(all) / a.Shape[0]
-	return all[f.from*per : f.to*per], nil
+	out := make([]int64, 0, f.Len()*per)
+	for i := range f.Len() {
+		out = append(out, all[f.sample(i)*per:(f.sample(i)+1)*per]...)
+	}
+	return out, nil
 }
 
 // Batch returns the inputs of samples from … to−1 of the feed, each with the
@@ -562,9 +611,9 @@ func (f *Feed) Batch(from, to int) (map[string]tensor.Tensor, error) {
 		var err error
 		switch {
 		case f.arrays[i] != nil:
-			t, err = rows(f.arrays[i], p.DType, f.from+from, f.from+to)
+			t, err = f.rows(f.arrays[i], p.DType, from, to)
 		case f.position[i] >= 0:
-			c := f.source.cases[f.from+from]
+			c := f.source.cases[f.sample(from)]
 			if f.position[i] >= len(c.inputs) {
 				return nil, fmt.Errorf("data %s: no input_%d.pb", c.dir, f.position[i])
 			}
@@ -595,14 +644,21 @@ func (f *Feed) Batch(from, to int) (map[string]tensor.Tensor, error) {
 	return out, nil
 }
 
-// rows cuts samples from … to−1 out of an array.
-func rows(a *npz.Array, want graph.DType, from, to int) (*runtime.Tensor, error) {
+// rows cuts samples from … to−1 of the feed out of an array.
+func (f *Feed) rows(a *npz.Array, want graph.DType, from, to int) (*runtime.Tensor, error) {
 	per := len(a.Raw) / a.Shape[0]
 	dims := []int64{int64(to - from)}
 	for _, d := range a.Shape[1:] {
 		dims = append(dims, int64(d))
 	}
-	t, err := graph.NewTensor(a.DType, dims, a.Raw[from*per:to*per])
+	raw := a.Raw[f.sample(from)*per : (f.sample(to-1)+1)*per]
+	if f.pick != nil {
+		raw = make([]byte, 0, (to-from)*per)
+		for i := from; i < to; i++ {
+			raw = append(raw, a.Raw[f.sample(i)*per:(f.sample(i)+1)*per]...)
+		}
+	}
+	t, err := graph.NewTensor(a.DType, dims, raw)
 	if err != nil {
 		return nil, err
 	}

@@ -227,8 +227,8 @@ func selectIteratively(ctx context.Context, m *graph.Model, o SelectOptions) ([]
 // orderKey names what the order of a loss selection depends on.
 func orderKey(o SelectOptions) string {
 	from, to := o.Feed.Range()
-	return fmt.Sprintf("loss mode=%s norm=%s recover=%s protect=%d,%d data=%s samples=%d:%d",
-		o.Mode, cmp.Or(o.Drop.Norm, NormGone), cmp.Or(o.Drop.Recover, RecoverNone), o.ProtectFirst, o.ProtectLast, o.Feed.Fingerprint(), from, to)
+	return fmt.Sprintf("loss mode=%s norm=%s recover=%s protect=%d,%d data=%s samples=%d of %d:%d",
+		o.Mode, cmp.Or(o.Drop.Norm, NormGone), cmp.Or(o.Drop.Recover, RecoverNone), o.ProtectFirst, o.ProtectLast, o.Feed.Fingerprint(), o.Feed.Len(), from, to)
 }
 
 // selectByLoss is greedy: of all that is left it drops what leaves the KL of
@@ -339,11 +339,10 @@ func outputs(ctx context.Context, m *graph.Model, feed *calib.Feed, threads int)
 	if err != nil {
 		return nil, err
 	}
-	bound, err := feed.Source().Bind(prog.Inputs())
+	bound, err := feed.For(prog.Inputs())
 	if err != nil {
 		return nil, err
 	}
-	bound = bound.Slice(feed.Range())
 	session := prog.NewSession(runtime.SessionOptions{Threads: threads})
 	first := prog.Outputs()[0].Name
 	var out [][]float32

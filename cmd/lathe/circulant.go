@@ -117,9 +117,7 @@ eval.`,
 				if opts.Feed, err = a.feed(m, data); err != nil {
 					return err
 				}
-				if f.samples > 0 {
-					opts.Feed = opts.Feed.Slice(0, min(f.samples, opts.Feed.Len()))
-				}
+				opts.Feed = opts.Feed.Spread(f.samples)
 			}
 			before := m.Parameters()
 			layers := []layerJSON{}

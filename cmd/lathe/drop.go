@@ -209,8 +209,8 @@ func (a *app) dropFrom(ctx context.Context, m *graph.Model, l *calib.Ledger, fee
 	ids := named
 	if named == nil {
 		trial := feed
-		if trial != nil && d.samples > 0 {
-			trial = trial.Slice(0, min(d.samples, trial.Len()))
+		if trial != nil {
+			trial = trial.Spread(d.samples)
 		}
 		ids, err = passes.Select(ctx, m, passes.SelectOptions{Count: count, Mode: passes.Mode(d.mode), By: by, Iterative: d.iterative,
 			ProtectFirst: d.first, ProtectLast: d.last, Seed: a.seed, Ledger: l, Feed: trial, Drop: drop,

@@ -82,7 +82,7 @@ func Run(ctx context.Context, m *graph.Model, o Options) (*Result, error) {
 	drop.Means = r.Ledger.MeanUpdate
 	if o.Select.Count > 0 {
 		s := o.Select
-		s.Ledger, s.Feed, s.Drop, s.Threads = r.Ledger, head(feed, o.LossSamples), drop, o.Threads
+		s.Ledger, s.Feed, s.Drop, s.Threads = r.Ledger, feed.Spread(o.LossSamples), drop, o.Threads
 		s.Progress = progress("select")
 		if r.Dropped, err = passes.Select(ctx, m, s); err != nil {
 			return nil, err
@@ -100,7 +100,7 @@ func Run(ctx context.Context, m *graph.Model, o Options) (*Result, error) {
 			if err != nil {
 				return nil, err
 			}
-			c.Feed = head(f, o.FitSamples)
+			c.Feed = f.Spread(o.FitSamples)
 		}
 		c.Layer = func(l passes.CirculantLayer) { r.Layers = append(r.Layers, l) }
 		if err := passes.Run(ctx, work, r.Journal, passes.RewriteCirculant(c), passes.EliminateDeadCode()); err != nil {
@@ -124,14 +124,6 @@ func Bind(m *graph.Model, src *calib.Source) (*calib.Feed, error) {
 		return nil, err
 	}
 	return src.Bind(ports)
-}
-
-// head is the first n samples of a feed, all of them where n is 0.
-func head(f *calib.Feed, n int) *calib.Feed {
-	if n <= 0 {
-		return f
-	}
-	return f.Slice(0, min(n, f.Len()))
 }
 
 // controls drops as many units at random, and the deepest. The choice that
