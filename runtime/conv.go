@@ -3,6 +3,8 @@ package runtime
 import (
 	"errors"
 	"fmt"
+	"math"
+	"slices"
 
 	"github.com/onnx-lathe/lathe/graph"
 	"github.com/onnx-lathe/lathe/internal/simd"
@@ -11,6 +13,7 @@ import (
 // convOps slide learnt kernels over their input.
 var convOps = []operator{
 	{"", "Conv", 1, prepareConv, halves},
+	{"", "ConvTranspose", 1, prepareConvTranspose, halves},
 }
 
 // convolution is Conv: X [N, C, d…], W [M, C/group, k…], B [M] →
@@ -46,20 +49,8 @@ type convState struct {
 
 func prepareConv(n *node) (kernel, error) {
 	v := &convolution{windowAttrs: n.window(), k: n.simd, group: n.int("group", 1)}
-	if v.group < 1 {
-		return nil, fmt.Errorf("group = %d, want at least 1", v.group)
-	}
-	for i, at := range []**Tensor{1: &v.w, 2: &v.b} {
-		if c := n.constant(i); at != nil && c != nil {
-			wide, err := widened(c)
-			if err != nil {
-				return nil, err
-			}
-			if wide != nil {
-				*at = wide
-				n.drop(i)
-			}
-		}
+	if err := v.constants(n); err != nil {
+		return nil, err
 	}
 	if v.w != nil || v.b != nil {
 		return byType{graph.Float32: v.run}.kernel(0), n.inputs(2, 3)
@@ -67,9 +58,31 @@ func prepareConv(n *node) (kernel, error) {
 	return byType{graph.Float32: v.run, graph.Float64: v.run64()}.kernel(0), n.inputs(2, 3)
 }
 
-// operands returns W and B, checked against X, and sets the geometry; b is
-// nil where there is none.
-func (v *convolution) operands(c *call, s *convState) (w, b *Tensor, err error) {
+// constants keeps weights and bias where they are constant.
+func (v *convolution) constants(n *node) error {
+	if v.group < 1 || v.group > math.MaxInt32 {
+		return fmt.Errorf("group = %d, want at least 1", v.group)
+	}
+	for i, at := range []**Tensor{1: &v.w, 2: &v.b} {
+		c := n.constant(i)
+		if at == nil || c == nil {
+			continue
+		}
+		wide, err := widened(c)
+		if err != nil {
+			return err
+		}
+		if wide != nil {
+			*at = wide
+			n.drop(i)
+		}
+	}
+	return nil
+}
+
+// inputs returns W and B, of X's type and W of its rank; B is nil where it is
+// left out.
+func (v *convolution) inputs(c *call) (w, b *Tensor, err error) {
 	x := c.in[0]
 	if w = v.w; w == nil {
 		w = c.in[1]
@@ -80,9 +93,17 @@ func (v *convolution) operands(c *call, s *convState) (w, b *Tensor, err error) 
 	if w.DType != x.DType || b != nil && b.DType != x.DType {
 		return nil, nil, errors.New("inputs are not of one type")
 	}
-	r := len(x.Shape)
-	if r < 3 || len(w.Shape) != r {
-		return nil, nil, fmt.Errorf("X %v with W %v: want [N, C, spatial…] and [M, C/group, kernel…]", x.Shape, w.Shape)
+	if len(x.Shape) < 3 || len(w.Shape) != len(x.Shape) {
+		return nil, nil, fmt.Errorf("X %v with W %v: want as many dims of both, channels and spatial ones", x.Shape, w.Shape)
+	}
+	return w, b, nil
+}
+
+// operands returns W and B, checked against X, and sets the geometry.
+func (v *convolution) operands(c *call, s *convState) (w, b *Tensor, err error) {
+	x := c.in[0]
+	if w, b, err = v.inputs(c); err != nil {
+		return nil, nil, err
 	}
 	s.n, s.channels, s.m = x.Shape[0], x.Shape[1], w.Shape[0]
 	s.groupIn, s.groupOut = w.Shape[1], s.m/v.group
@@ -362,6 +383,259 @@ func (v *convolution) run64() kernel {
 			return err
 		}
 		c.parallel(s.n*s.m, 1+multiplyGrain/(1+s.outSize*s.depth), body)
+		return nil
+	}
+}
+
+// transposedConvolution is ConvTranspose: X [N, C, d…], W [C, M/group, k…], B [M]. It is
+// the adjoint of a convolution from its output to X: x[n, c, i…] · W[c, m, k…]
+// goes to Y[n, m, i·stride − before + k·dilation…]. The sum over c is one chain
+// of multiply-adds; the sums that meet in an element are added to the bias in
+// the order of their places in X, and then of k.
+type transposedConvolution struct {
+	convolution
+	extra, outShape []int // output_padding, output_shape
+}
+
+func prepareConvTranspose(n *node) (kernel, error) {
+	v := &transposedConvolution{convolution: convolution{windowAttrs: n.window(), k: n.simd, group: n.int("group", 1)},
+		extra: n.ints("output_padding"), outShape: n.ints("output_shape")}
+	if err := v.constants(n); err != nil {
+		return nil, err
+	}
+	if v.w != nil || v.b != nil {
+		return byType{graph.Float32: v.run}.kernel(0), n.inputs(2, 3)
+	}
+	return byType{graph.Float32: v.run, graph.Float64: v.run64()}.kernel(0), n.inputs(2, 3)
+}
+
+// operands is convolution.operands for the adjoint: the window slides over Y.
+func (v *transposedConvolution) operands(c *call, s *convState) (w, b *Tensor, err error) {
+	x := c.in[0]
+	if w, b, err = v.inputs(c); err != nil {
+		return nil, nil, err
+	}
+	s.n, s.channels, s.m = x.Shape[0], x.Shape[1], 0
+	if w.Shape[1] > 0 {
+		if s.m = w.Shape[1] * v.group; s.m/v.group != w.Shape[1] {
+			return nil, nil, fmt.Errorf("W %v in %d groups", w.Shape, v.group)
+		}
+	}
+	s.groupIn, s.groupOut = s.channels/v.group, w.Shape[1]
+	if w.Shape[0] != s.channels || s.channels%v.group != 0 {
+		return nil, nil, fmt.Errorf("X %v with W %v in %d groups", x.Shape, w.Shape, v.group)
+	}
+	if b != nil && (len(b.Shape) != 1 || b.Shape[0] != s.m) {
+		return nil, nil, fmt.Errorf("B %v for %d output channels", b.Shape, s.m)
+	}
+	if err := v.size(&s.window, x.Shape[2:], w.Shape[2:]); err != nil {
+		return nil, nil, err
+	}
+	s.shape = append(append(s.shape[:0], s.n, s.m), s.in...)
+	return w, b, nil
+}
+
+// size works out the window that slides over Y with X's dims as its outputs.
+func (v *transposedConvolution) size(w *window, x, kernel []int) error {
+	if v.kernel != nil && !slices.Equal(kernel, v.kernel) {
+		return fmt.Errorf("kernel_shape is %v, the weights' kernel %v", v.kernel, kernel)
+	}
+	if w.out != nil && slices.Equal(w.out, x) && slices.Equal(w.kernel, kernel) {
+		return nil
+	}
+	if err := v.resize(w, x, kernel); err != nil {
+		w.out = nil
+		return err
+	}
+	return nil
+}
+
+func (v *transposedConvolution) resize(w *window, x, kernel []int) error {
+	if err := w.shape(&v.windowAttrs, x, kernel); err != nil {
+		return err
+	}
+	n := len(x)
+	outShape := v.outShape
+	if len(outShape) == n+2 {
+		outShape = outShape[2:]
+	}
+	if v.extra != nil && len(v.extra) != n || outShape != nil && len(outShape) != n {
+		return fmt.Errorf("output_padding %v and output_shape %v do not fit %d spatial dims", v.extra, v.outShape, n)
+	}
+	w.out = append(w.out, x...)
+	for i, d := range x {
+		if d > math.MaxInt32 {
+			return fmt.Errorf("X has %d positions along an axis", d)
+		}
+		natural := (d-1)*w.stride[i] + (w.kernel[i]-1)*w.dilation[i] + 1
+		if v.extra != nil {
+			if v.extra[i] < 0 || v.extra[i] > math.MaxInt32 {
+				return fmt.Errorf("output_padding %v", v.extra)
+			}
+			natural += v.extra[i]
+		}
+		switch same := v.auto == "SAME_UPPER" || v.auto == "SAME_LOWER"; {
+		case outShape != nil || same:
+			w.in[i] = d * w.stride[i]
+			if outShape != nil {
+				w.in[i] = outShape[i]
+			}
+			pad := max(natural-w.in[i], 0)
+			if w.before[i] = pad - pad/2; v.auto == "SAME_UPPER" {
+				w.before[i] = pad / 2
+			}
+			w.after[i] = pad - w.before[i]
+		default:
+			w.in[i] = natural - w.before[i] - w.after[i]
+		}
+		if w.in[i] < 0 {
+			return fmt.Errorf("Y has a spatial dim of %d", w.in[i])
+		}
+	}
+	return w.sizes()
+}
+
+func (v *transposedConvolution) run(c *call) error {
+	s := c.convolve(v.k)
+	w, b, err := v.operands(c, s)
+	if err != nil {
+		return err
+	}
+	z, err := c.alloc(0, graph.Float32, s.shape...)
+	if err != nil || z.Len() == 0 {
+		return err
+	}
+	s.x, s.weights, s.z, s.bias = c.in[0].F32(), w.F32(), z.F32(), nil
+	if b != nil {
+		s.bias = b.F32()
+	}
+	defer func() { s.x, s.z, s.cols, s.packed = nil, nil, nil, nil }()
+	// The groups of X, packed; then the channels of Y, each a product with
+	// them that is spread over it.
+	units := s.n * v.group
+	s.packStep = s.kernels.PackedLen(s.groupIn, s.outSize)
+	if s.packed, err = scratch[float32](c, s.packStep*units); err != nil {
+		return err
+	}
+	if cap(s.panels) < units {
+		s.panels = make([]simd.Packed, units)
+	}
+	s.panels = s.panels[:units]
+	c.parallel(units, 1+elementGrain/(1+s.groupIn*s.outSize), transposePack)
+	if s.colStep, err = count([]int{s.taps, s.outSize, c.workers()}); err != nil {
+		return err
+	}
+	s.colStep /= c.workers()
+	if s.cols, err = scratch[float32](c, s.colStep*c.workers()); err != nil {
+		return err
+	}
+	c.parallelWorkers(s.n*s.m, 1+multiplyGrain/(1+s.colStep*(1+s.groupIn)), transposeChannels)
+	return nil
+}
+
+func transposePack(c *call, lo, hi int) {
+	s := c.state.(*convState)
+	for unit := lo; unit < hi; unit++ {
+		x := simd.RowMajor(s.x[unit*s.groupIn*s.outSize:], s.outSize)
+		s.panels[unit] = s.kernels.PackInto(s.packed[unit*s.packStep:(unit+1)*s.packStep], x, s.groupIn, s.outSize)
+	}
+}
+
+func transposeChannels(c *call, worker, lo, hi int) {
+	s := c.state.(*convState)
+	cols := s.cols[worker*s.colStep:][:s.colStep]
+	for i := lo; i < hi; i++ {
+		unit, m := i/s.groupOut, i%s.m
+		z := s.z[i*s.inSize : (i+1)*s.inSize]
+		var bias float32
+		if s.bias != nil {
+			bias = s.bias[m]
+		}
+		for j := range z {
+			z[j] = bias
+		}
+		if s.groupIn == 0 || s.outSize == 0 {
+			continue
+		}
+		// W of the group is [groupIn, groupOut · taps].
+		w := s.weights[(m/s.groupOut*s.groupIn*s.groupOut+m%s.groupOut)*s.taps:]
+		a := simd.Mat{Data: w, RowStride: 1, ColStride: s.groupOut * s.taps}
+		s.kernels.Gemm(cols, s.outSize, a, s.taps, s.panels[unit], nil, false)
+		addColumns(&s.window, z, cols, s.kernels.Add)
+	}
+}
+
+// addColumns adds what columns would read: cols [taps, outputs] go to the
+// positions of z that the taps of the outputs stand on.
+func addColumns[T float32 | float64](s *window, z, cols []T, add func(dst, x, y []T)) {
+	last := len(s.in) - 1
+	stride := s.stride[last]
+	for r := range s.rows {
+		for t := s.row(r); t.ok; t.next() {
+			for k := range s.kernel[last] {
+				lo, hi, from := s.span(k)
+				if lo >= hi {
+					continue
+				}
+				col := cols[(t.tap+k)*s.outSize+r*s.width:][lo:hi]
+				if stride == 1 {
+					dst := z[t.in+from:][:len(col)]
+					add(dst, dst, col)
+					continue
+				}
+				to := t.in + from
+				for _, v := range col {
+					z[to] += v
+					to += stride
+				}
+			}
+		}
+	}
+}
+
+// run64 is the adjoint in float64.
+func (v *transposedConvolution) run64() kernel {
+	add := func(dst, x, y []float64) {
+		for i := range dst {
+			dst[i] = x[i] + y[i]
+		}
+	}
+	return func(c *call) error {
+		s := c.convolve(v.k)
+		w, b, err := v.operands(c, s)
+		if err != nil {
+			return err
+		}
+		out, err := c.alloc(0, graph.Float64, s.shape...)
+		if err != nil || out.Len() == 0 {
+			return err
+		}
+		cols, err := scratch[float64](c, s.taps*s.outSize)
+		if err != nil {
+			return err
+		}
+		x, weights := c.in[0].F64(), w.F64()
+		for i := range s.n * s.m {
+			z, m := out.F64()[i*s.inSize:(i+1)*s.inSize], i%s.m
+			bias := 0.0
+			if b != nil {
+				bias = b.F64()[m]
+			}
+			for j := range z {
+				z[j] = bias
+			}
+			clear(cols)
+			for ch := range s.groupIn {
+				in := x[(i/s.groupOut*s.groupIn+ch)*s.outSize:][:s.outSize]
+				for k, a := range weights[((m/s.groupOut*s.groupIn+ch)*s.groupOut+m%s.groupOut)*s.taps:][:s.taps] {
+					col := cols[k*s.outSize:][:s.outSize]
+					for j, v := range in {
+						col[j] += float64(a * v)
+					}
+				}
+			}
+			addColumns(&s.window, z, cols, add)
+		}
 		return nil
 	}
 }

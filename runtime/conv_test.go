@@ -224,6 +224,76 @@ func TestConv(t *testing.T) {
 	}
 }
 
+// TestConvTranspose: the adjoint of every geometry against its definition.
+// Its X has the dims that the convolution's output has.
+func TestConvTranspose(t *testing.T) {
+	for _, g := range geometries {
+		if g.auto != "" || g.in[0] == 0 {
+			continue // their sizes follow another rule; the official tests have them
+		}
+		for _, c := range []struct{ n, channels, m, group int }{{2, 3, 5, 1}, {1, 6, 4, 2}, {1, 3, 3, 3}, {2, 0, 2, 1}} {
+			for _, d := range []graph.DType{graph.Float32, graph.Float64} {
+				x := as(t, d, noise(1, append([]int{c.n, c.channels}, g.out...)...))
+				w := as(t, d, noise(2, append([]int{c.channels, c.m / c.group}, g.kernel...)...))
+				b := as(t, d, noise(3, c.m))
+				// What a stride leaves over at the end of the input is padding of the output.
+				extra := slices.Clone(g.in)
+				for i := range extra {
+					s, l, p := 1, 1, 0
+					if g.strides != nil {
+						s = g.strides[i]
+					}
+					if g.dilations != nil {
+						l = g.dilations[i]
+					}
+					if g.pads != nil {
+						p = g.pads[i] + g.pads[i+len(g.in)]
+					}
+					extra[i] = g.in[i] + p - (g.out[i]-1)*s - (g.kernel[i]-1)*l - 1
+				}
+				out, err := operate(t, 11, fmt.Sprintf("y0 = ConvTranspose <group = %d%s, %s> (x0, x1, x2)", c.group, list("output_padding", extra), g.text()), x, w, b)
+				if err != nil {
+					t.Fatalf("%+v %+v: %v", g, c, err)
+				}
+				if want := append([]int{c.n, c.m}, g.in...); !slices.Equal(out[0].Shape, want) {
+					t.Fatalf("%+v: shape %v, want %v", g, out[0].Shape, want)
+				}
+				in, _ := count(g.in)
+				size, _ := count(g.out)
+				taps, _ := count(g.kernel)
+				per := c.m / c.group
+				xs, ws, bs := floatsOf(t, x), floatsOf(t, w), floatsOf(t, b)
+				got := floatsOf(t, out[0])
+				for i := range c.n * c.m {
+					want, sums := make([]float64, in), make([]float64, in)
+					for j := range want {
+						want[j], sums[j] = bs[i%c.m], math.Abs(bs[i%c.m])
+					}
+					o := 0
+					everyIndex(g.out, func(at []int) {
+						g.reads(at, func(tap, to []int) {
+							p, _ := flat(g.in, to)
+							k, _ := flat(g.kernel, tap)
+							for ch := range c.channels / c.group {
+								ch += i % c.m / per * (c.channels / c.group)
+								v := xs[(i/c.m*c.channels+ch)*size+o] * ws[(ch*per+i%per)*taps+k]
+								want[p] += v
+								sums[p] += math.Abs(v)
+							}
+						})
+						o++
+					})
+					for j, v := range want {
+						if bound := float64(2*(c.channels*taps+1)) * sums[j] / (1 << 24); !(math.Abs(got[i*in+j]-v) <= bound) {
+							t.Fatalf("%+v %+v %v: element %d of channel %d is %v, want %v", g, c, d, j, i, got[i*in+j], v)
+						}
+					}
+				}
+			}
+		}
+	}
+}
+
 // TestPools: every geometry in every mode, against the definition.
 func TestPools(t *testing.T) {
 	for _, g := range slices.Concat(geometries, ceiled) {
