@@ -21,6 +21,8 @@ var normalizeOps = []operator{
 	{"", "GroupNormalization", 18, prepareGroupNorm, halves},
 	{"", "BatchNormalization", 7, prepareBatchNorm, halves},
 	{"", "LRN", 1, prepareLRN, halves},
+	{"", "MeanVarianceNormalization", 9, prepareMeanVariance, halves},
+	{"", "LpNormalization", 1, prepareLpNorm, halves},
 }
 
 // lines is a tensor cut into lines along an axis: outer·inner of them, n
@@ -627,4 +629,106 @@ func lrn[T float32 | float64](size int, alpha, beta, bias float64) kernel {
 		c.parallel(l.outer*l.n, 1+functionGrain/l.inner, body)
 		return nil
 	}
+}
+
+// prepareLpNorm: x divided by the sum of |x| or by √(sum of x²) along an axis;
+// where that is 0, so is the result.
+func prepareLpNorm(n *node) (kernel, error) {
+	p := n.int("p", 2)
+	if p != 1 && p != 2 {
+		return nil, fmt.Errorf("p = %d, want 1 or 2", p)
+	}
+	at := n.int("axis", -1)
+	return byType{
+		graph.Float32: alongAxis(at, false, nil, lpNorm[float32](p)),
+		graph.Float64: alongAxis(at, false, nil, lpNorm[float64](p)),
+	}.kernel(0), n.inputs(1, 1)
+}
+
+func lpNorm[T float32 | float64](p int) func(z, x []T, n, stride int) {
+	return func(z, x []T, n, stride int) {
+		s := 0.0
+		for i := range n {
+			v := math.Abs(float64(x[i*stride]))
+			if p == 2 {
+				v *= v
+			}
+			s += v
+		}
+		if p == 2 {
+			s = math.Sqrt(s)
+		}
+		for i := range n {
+			if z[i*stride] = 0; s != 0 {
+				z[i*stride] = T(float64(x[i*stride]) / s)
+			}
+		}
+	}
+}
+
+// prepareMeanVariance: (x − μ)/(σ + 1e-9) over the axes.
+func prepareMeanVariance(n *node) (kernel, error) {
+	axes := n.ints("axes")
+	if axes == nil {
+		axes = []int{0, 2, 3}
+	}
+	return byType{
+		graph.Float32: meanVarianceOf[float32](axes),
+		graph.Float64: meanVarianceOf[float64](axes),
+	}.kernel(0), n.inputs(1, 1)
+}
+
+func meanVarianceOf[T float32 | float64](axes []int) kernel {
+	d := dtypeOf[T]()
+	body := func(c *call, worker, lo, hi int) {
+		s := c.state.(*reduceState)
+		x, z := view[T](c.in[0]), view[T](c.out[0])
+		row := s.rows.([]T)[worker*s.n:][:s.n]
+		for i := lo; i < hi; i++ {
+			for j := range row {
+				row[j] = x[s.offset(i, j)]
+			}
+			m, v := moments(row, false)
+			scale := 1 / (math.Sqrt(v) + 1e-9)
+			for j, v := range row {
+				z[s.offset(i, j)] = T((float64(v) - m) * scale)
+			}
+		}
+	}
+	return func(c *call) error {
+		x := c.in[0]
+		s, ok := c.state.(*reduceState)
+		if !ok {
+			s = &reduceState{}
+			c.state = s
+		}
+		if err := s.set(x.Shape, axes, true); err != nil {
+			return err
+		}
+		if _, err := c.alloc(0, d, x.Shape...); err != nil || x.Len() == 0 {
+			return err
+		}
+		rows, err := scratch[T](c, s.n*c.workers())
+		if err != nil {
+			return err
+		}
+		s.rows = rows
+		c.parallelWorkers(s.outputs, 1+elementGrain/s.n, body)
+		return nil
+	}
+}
+
+// offset is where element j of those that go into element i of the result
+// lies.
+func (s *reduceState) offset(i, j int) int {
+	at := 0
+	for k, d := range s.kept {
+		at += i % d * s.keptSteps[k]
+		i /= d
+	}
+	for k, d := range s.reduced {
+		at += j % d * s.steps[k]
+		j /= d
+	}
+	return at
 }

@@ -817,6 +817,14 @@ func TestNorms(t *testing.T) {
 			m, inv := group(i/(2*P)*2*P, 2*P, e, false)
 			return (float64(x[i])-m)*inv*float64(scale[c/2]) + float64(bias[c/2])
 		})},
+		{"MeanVarianceNormalization", 13, []*Tensor{X}, []*graph.Attr{graph.IntsAttr("axes", -1, 1)}, per(func(_, _, i int) float64 {
+			m, inv := group(i/(C*P)*C*P, C*P, 0, false)
+			return (float64(x[i]) - m) / (1/inv + 1e-9)
+		})},
+		{"LpNormalization", 1, []*Tensor{X}, nil, per(func(_, _, i int) float64 {
+			_, inv := group(i/P*P, P, 0, true)
+			return float64(x[i]) * inv / math.Sqrt(P)
+		})},
 		{"BatchNormalization", 15, []*Tensor{X, vec(scale), vec(bias), vec(mean), vec(variance)}, []*graph.Attr{eps}, per(func(_, c, i int) float64 {
 			return (float64(x[i])-float64(mean[c]))/math.Sqrt(float64(variance[c])+e)*float64(scale[c]) + float64(bias[c])
 		})},
