@@ -101,24 +101,34 @@ func (v *convolution) inputs(c *call) (w, b *Tensor, err error) {
 
 // operands returns W and B, checked against X, and sets the geometry.
 func (v *convolution) operands(c *call, s *convState) (w, b *Tensor, err error) {
-	x := c.in[0]
 	if w, b, err = v.inputs(c); err != nil {
 		return nil, nil, err
 	}
-	s.n, s.channels, s.m = x.Shape[0], x.Shape[1], w.Shape[0]
-	s.groupIn, s.groupOut = w.Shape[1], s.m/v.group
-	if s.m%v.group != 0 || s.channels%v.group != 0 || s.channels/v.group != s.groupIn {
-		return nil, nil, fmt.Errorf("X %v with W %v in %d groups", x.Shape, w.Shape, v.group)
+	if err := v.geometry(s, c.in[0].Shape, w.Shape); err != nil {
+		return nil, nil, err
 	}
 	if b != nil && (len(b.Shape) != 1 || b.Shape[0] != s.m) {
 		return nil, nil, fmt.Errorf("B %v for %d output channels", b.Shape, s.m)
 	}
-	if err := s.set(&v.windowAttrs, x.Shape[2:], w.Shape[2:]); err != nil {
-		return nil, nil, err
+	return w, b, nil
+}
+
+// geometry works out the shapes for X [N, C, d…] and W [M, C/group, k…].
+func (v *convolution) geometry(s *convState, x, w []int) error {
+	if len(x) < 3 || len(w) != len(x) {
+		return fmt.Errorf("X %v with W %v: want as many dims of both, channels and spatial ones", x, w)
+	}
+	s.n, s.channels, s.m = x[0], x[1], w[0]
+	s.groupIn, s.groupOut = w[1], s.m/v.group
+	if s.m%v.group != 0 || s.channels%v.group != 0 || s.channels/v.group != s.groupIn {
+		return fmt.Errorf("X %v with W %v in %d groups", x, w, v.group)
+	}
+	if err := s.set(&v.windowAttrs, x[2:], w[2:]); err != nil {
+		return err
 	}
 	s.depth = s.groupIn * s.taps
 	s.shape = append(append(s.shape[:0], s.n, s.m), s.out...)
-	return w, b, nil
+	return nil
 }
 
 func (c *call) convolve(k *simd.Kernels) *convState {

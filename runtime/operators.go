@@ -63,6 +63,7 @@ func tables() [][]operator {
 		pickOps,
 		scatterOps,
 		sortOps,
+		quantizeOps,
 		constantOps,
 		controlOps,
 		structuredOps,
