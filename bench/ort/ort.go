@@ -15,6 +15,7 @@ import (
 	onnxruntime "github.com/yalue/onnxruntime_go"
 
 	"github.com/onnx-lathe/lathe/bench/nd"
+	"github.com/onnx-lathe/lathe/bench/wire"
 )
 
 // version is the release that install-onnxruntime.sh puts into the cache.
@@ -113,11 +114,16 @@ func open(path string, o Options) (*Session, error) {
 	if err != nil {
 		return nil, err
 	}
-	inputs, outputs, err := onnxruntime.GetInputOutputInfoWithOptions(path, options)
+	// The binding can tell inputs and outputs only by loading the model twice.
+	m, err := wire.ReadModel(path)
 	if err != nil {
 		return nil, err
 	}
-	s := &Session{Inputs: infos(inputs), Outputs: infos(outputs), scalar: map[int]bool{}}
+	g := m.Message("graph")
+	if g == nil {
+		return nil, errors.New("is no ONNX model")
+	}
+	s := &Session{Inputs: infos(g, "input"), Outputs: infos(g, "output"), scalar: map[int]bool{}}
 	s.session, err = onnxruntime.NewDynamicAdvancedSession(path, names(s.Inputs), names(s.Outputs), options)
 	return s, err
 }
@@ -125,15 +131,37 @@ func open(path string, o Options) (*Session, error) {
 // Close frees what the session holds.
 func (s *Session) Close() error { return s.session.Destroy() }
 
-func infos(list []onnxruntime.InputOutputInfo) []Info {
-	out := make([]Info, len(list))
-	for i, v := range list {
-		out[i] = Info{Name: v.Name, Shape: v.Dimensions}
-		for _, e := range elements {
-			if e.code == v.DataType {
-				out[i].Type = e.typ
+// infos describes the inputs or outputs of a graph, without the inputs that
+// only name initializers, as old files have them.
+func infos(g *wire.Message, field string) []Info {
+	weights := map[string]bool{}
+	for _, w := range g.Messages("initializer") {
+		weights[w.Text("name")] = true
+	}
+	var out []Info
+	for _, v := range g.Messages(field) {
+		info := Info{Name: v.Text("name")}
+		if weights[info.Name] && field == "input" {
+			continue
+		}
+		if typ := v.Message("type"); typ != nil && typ.Message("tensor_type") != nil {
+			tensor := typ.Message("tensor_type")
+			for _, e := range elements {
+				if codes := tensor.Ints("elem_type"); len(codes) == 1 && codes[0] == int64(e.code) {
+					info.Type = e.typ
+				}
+			}
+			if shape := tensor.Message("shape"); shape != nil {
+				for _, d := range shape.Messages("dim") {
+					n := int64(-1)
+					if values := d.Ints("dim_value"); len(values) == 1 {
+						n = values[0]
+					}
+					info.Shape = append(info.Shape, n)
+				}
 			}
 		}
+		out = append(out, info)
 	}
 	return out
 }

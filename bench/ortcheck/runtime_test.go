@@ -17,7 +17,6 @@ import (
 // notYet has the models that the runtime refuses, and what its message must
 // name. A model that it has learnt must leave the list.
 var notYet = map[string][]string{
-	"cnn_mnist_pytorch.onnx":      {"Conv", "MaxPool"},
 	"graphs/bert5_ort_fused.onnx": {"com.microsoft", "Attention", "SkipLayerNormalization", "BiasGelu"},
 }
 
