@@ -2,7 +2,6 @@ package runtime
 
 import (
 	"fmt"
-	"maps"
 	"runtime/debug"
 	"slices"
 
@@ -61,43 +60,6 @@ func (p *Program) Inputs() []Port { return slices.Clone(p.inputs) }
 
 // Outputs returns what a run gives.
 func (p *Program) Outputs() []Port { return slices.Clone(p.outputs) }
-
-// plan is the compiled form of a graph: the main graph or a body.
-type plan struct {
-	steps    []step
-	slots    int // values of a frame
-	consts   []constSlot
-	inputs   []int // slots
-	outputs  []int
-	types    []*graph.Type // declared, of the outputs of a body
-	captures []capture
-	probes   map[int][]probe // by the step that they follow; -1: before the first
-}
-
-type constSlot struct {
-	slot   int
-	tensor *Tensor
-}
-
-// capture is a value of the graph around a body that the body reads.
-type capture struct{ outer, inner int }
-
-// probe is a group of Options.Probes and where its values are.
-type probe struct {
-	group int
-	slots []int
-}
-
-// step is one kernel and the slots it works on; -1 stands for an input or
-// output that is left out.
-type step struct {
-	kernel  kernel
-	in, out []int
-	free    []int // slots that nothing reads after this step
-	bodies  []*plan
-	title   string // for errors
-	kind    string // for profiles
-}
 
 // Compile makes a model ready to run. It does all work that does not depend
 // on the inputs, and fails, naming every operator at once, where the model
@@ -169,7 +131,7 @@ func compile(m *graph.Model, o Options) (*Program, error) {
 	if err := l.missing.err(); err != nil {
 		return nil, err
 	}
-	b := &builder{lowering: l}
+	b := &builder{}
 	for i, g := range groups {
 		pg := probeGroup{index: i}
 		for _, v := range g {
@@ -181,7 +143,7 @@ func compile(m *graph.Model, o Options) (*Program, error) {
 		}
 		b.probes = append(b.probes, pg)
 	}
-	if p.main, err = b.plan(main); err != nil {
+	if p.main, _, err = b.plan(main); err != nil {
 		return nil, err
 	}
 	for _, g := range b.probes {
@@ -294,166 +256,6 @@ func pinnedInside(sc *scope) bool {
 		}
 	}
 	return false
-}
-
-// builder turns scopes into plans.
-type builder struct {
-	*lowering
-	probes       []probeGroup
-	lastCaptured []*lvalue // what the plan made last captures, in its order
-}
-
-type probeGroup struct {
-	index  int
-	values []*lvalue
-	placed bool
-}
-
-// home is the scope that computes the group's values: the one scope of those
-// that are not constant, or that of main where all are.
-func (g *probeGroup) home(main bool) *scope {
-	for _, v := range g.values {
-		if v.scope != nil && v.konst == nil {
-			return v.scope
-		}
-	}
-	return nil
-}
-
-func (b *builder) plan(sc *scope) (*plan, error) {
-	p := &plan{types: sc.types, probes: map[int][]probe{}}
-	slots := map[*lvalue]int{}
-	konst := map[int]bool{} // slots that are never released: constants, captures
-	slot := func(v *lvalue) int {
-		if v == nil {
-			return -1
-		}
-		if s, ok := slots[v]; ok {
-			return s
-		}
-		s := p.slots
-		p.slots++
-		slots[v] = s
-		switch {
-		case v.konst != nil:
-			p.consts = append(p.consts, constSlot{s, v.konst})
-			konst[s] = true
-		case v.scope != sc:
-			konst[s] = true
-			p.captures = append(p.captures, capture{-1, s})
-		}
-		return s
-	}
-	captured := func() []*lvalue { // by slot order of p.captures
-		by := map[int]*lvalue{}
-		for v, s := range slots {
-			by[s] = v
-		}
-		out := make([]*lvalue, len(p.captures))
-		for i, c := range p.captures {
-			out[i] = by[c.inner]
-		}
-		return out
-	}
-
-	for _, v := range sc.inputs {
-		p.inputs = append(p.inputs, slot(v))
-	}
-	last := map[int]int{}    // last step that reads a slot
-	defined := map[int]int{} // step that defines it; -1 for inputs
-	for _, s := range p.inputs {
-		defined[s], last[s] = -1, -1
-	}
-	for _, x := range sc.nodes {
-		if !x.live {
-			continue
-		}
-		st := step{title: x.title(), kind: x.kind()}
-		i := len(p.steps)
-		x.bodies = map[string]*plan{}
-		for _, name := range slices.Sorted(maps.Keys(x.scopes)) {
-			sub, err := b.plan(x.scopes[name])
-			if err != nil {
-				return nil, err
-			}
-			x.bodies[name] = sub
-			for k, v := range b.lastCaptured {
-				s := slot(v)
-				sub.captures[k].outer = s
-				last[s] = i
-			}
-			st.bodies = append(st.bodies, sub)
-		}
-		k := x.kernel
-		if k == nil {
-			var err error
-			if k, err = x.ready(); err != nil {
-				return nil, fmt.Errorf("%s: %w", st.title, err)
-			}
-		}
-		st.kernel = k
-		for j, v := range x.in {
-			if j < len(x.dropped) && x.dropped[j] {
-				v = nil
-			}
-			s := slot(v)
-			st.in = append(st.in, s)
-			if s >= 0 {
-				last[s] = i
-			}
-		}
-		for _, v := range x.out {
-			s := slot(v)
-			st.out = append(st.out, s)
-			if s >= 0 {
-				defined[s], last[s] = i, i
-			}
-		}
-		p.steps = append(p.steps, st)
-	}
-	keep := map[int]bool{}
-	for _, v := range sc.outputs {
-		s := slot(v)
-		p.outputs = append(p.outputs, s)
-		keep[s] = true
-	}
-	for gi := range b.probes {
-		g := &b.probes[gi]
-		home := g.home(sc.parent == nil)
-		if home != sc && !(home == nil && sc.parent == nil) {
-			continue
-		}
-		pr := probe{group: g.index}
-		at, ok := -1, true
-		for _, v := range g.values {
-			if v.konst == nil && v.scope != sc {
-				ok = false
-				continue
-			}
-			s := slot(v)
-			pr.slots = append(pr.slots, s)
-			if d, def := defined[s]; def {
-				at = max(at, d)
-			}
-		}
-		if !ok {
-			continue
-		}
-		for _, s := range pr.slots {
-			if l, def := last[s]; def {
-				last[s] = max(l, at)
-			}
-		}
-		p.probes[at] = append(p.probes[at], pr)
-		g.placed = true
-	}
-	for s := range p.slots {
-		if l, ok := last[s]; ok && l >= 0 && !keep[s] && !konst[s] {
-			p.steps[l].free = append(p.steps[l].free, s)
-		}
-	}
-	b.lastCaptured = captured()
-	return p, nil
 }
 
 // kind is the operator as profiles name it.

@@ -128,13 +128,21 @@ func binary[T, Z element](l *loops[T, Z]) kernel {
 		if err != nil {
 			return err
 		}
-		if _, err := c.alloc(0, d, b.shape...); err != nil {
+		// In place of the operand that has the result's shape, if it is free.
+		j := 0
+		if c.in[0].Len() != b.size || !c.dies0() {
+			j = 1
+		}
+		if _, err := c.over(0, j, d, b.shape...); err != nil {
 			return err
 		}
 		c.parallel(b.size, elementGrain, body)
 		return nil
 	}
 }
+
+// dies0 reports whether the memory of input 0 may be taken over.
+func (c *call) dies0() bool { return len(c.dies) > 0 && c.dies[0] }
 
 func prepareArithmetic(n *node) (kernel, error) {
 	k := n.simd

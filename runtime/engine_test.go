@@ -408,3 +408,53 @@ func denseFeeds(t testing.TB, p *Program, in ...*Tensor) map[string]tensor.Tenso
 	}
 	return feeds
 }
+
+// TestInPlace: an operator takes over the memory of an input that nothing
+// reads any more, and no other; values read twice, viewed, captured, probed or
+// given out keep their elements.
+func TestInPlace(t *testing.T) {
+	p := program(t, `<ir_version: 8, opset_import: ["" : 17]>
+places (float[n] x, bool c) => (float[n] y, float[n] out, float[n] m)
+<int64[1] flat = {-1}, float one = {1}, float[4] g = {1, 1, 1, 1}>
+{
+  a = Neg (x)
+  b = Neg (a)
+  d = Add (a, b)
+  v = Reshape (b, flat)
+  e = Neg (b)
+  f = Add (v, e)
+  h = Exp (f)
+  k = Add (h, h)
+  q = If (c) <then_branch = t () => (float[n] t1) { t1 = Neg (k) }, else_branch = e () => (float[n] e1) { e1 = Sub (one, k) }>
+  r = Add (k, q)
+  out = Neg (r)
+  y = Add (d, out)
+  l, m = LayerNormalization (y, g)
+}`, Options{Probes: [][]string{{"h", "k"}}})
+	s := session(p, 1)
+	for range 2 {
+		feeds := map[string]tensor.Tensor{"x": f32([]int{4}, 1, 2, 3, 4), "c": tensor.New(tensor.FromScalar(false))}
+		probed := false
+		outs, err := s.RunProbed(t.Context(), feeds, func(_ int, v []*Tensor) error {
+			probed = true
+			if !slices.Equal(v[0].F32(), []float32{1, 1, 1, 1}) || !slices.Equal(v[1].F32(), []float32{2, 2, 2, 2}) {
+				t.Errorf("h = %v, k = %v", v[0].F32(), v[1].F32())
+			}
+			return nil
+		})
+		if err != nil || !probed {
+			t.Fatal(err, probed)
+		}
+		if y, out := outs["y"].Data().([]float32), outs["out"].Data().([]float32); !slices.Equal(y, []float32{-1, -1, -1, -1}) || !slices.Equal(out, y) {
+			t.Errorf("y = %v, out = %v", y, out)
+		}
+	}
+	// The chain Neg, Neg, Neg needs one buffer.
+	p = program(t, `<ir_version: 8, opset_import: ["" : 17]>
+chain (float[n] x) => (float[n] y) { a = Neg (x) b = Neg (a) c = Neg (b) d = Exp (c) y = Neg (d) }`, Options{})
+	s = session(p, 1)
+	run(t, s, map[string]tensor.Tensor{"x": f32([]int{1000}, make([]float32, 1000)...)})
+	if _, size := sizeClass(4000); s.pool.bytes != size {
+		t.Errorf("the chain took %d bytes, want %d", s.pool.bytes, size)
+	}
+}

@@ -295,7 +295,12 @@ func (l *layerNorm) float32(c *call) error {
 			return err
 		}
 	}
-	if _, err = c.alloc(0, graph.Float32, x.Shape...); err != nil {
+	if c.wants(1) || c.wants(2) { // which are computed from x
+		_, err = c.alloc(0, graph.Float32, x.Shape...)
+	} else {
+		_, err = c.over(0, 0, graph.Float32, x.Shape...)
+	}
+	if err != nil {
 		return err
 	}
 	if x.Len() == 0 {

@@ -260,6 +260,8 @@ type call struct {
 	in  []*Tensor // nil where left out
 	out []*Tensor // nil where left out
 
+	dies []bool // per input: see over
+
 	// state is what the kernel keeps between calls of the session, such as
 	// the strides it worked out for the shapes that it saw last.
 	state any
@@ -328,6 +330,22 @@ func (c *call) alloc(i int, d graph.DType, shape ...int) (*Tensor, error) {
 	}
 	t.buf, t.mem = b, b.mem[:n*w]
 	return t, nil
+}
+
+// over is alloc in the memory of input j, where that is of the size wanted and
+// nothing reads it any more. It is for kernels that read element k of input j
+// before they write element k of the output, and never after.
+func (c *call) over(i, j int, d graph.DType, shape ...int) (*Tensor, error) {
+	x := c.in[j]
+	if j < len(c.dies) && c.dies[j] && c.wants(i) && !c.out[i].keep && x.DType == d && x.buf != nil && x.buf.refs == 1 {
+		if n, err := count(shape); err == nil && n*elemSize(d) == len(x.mem) {
+			t := c.out[i]
+			c.s.pool.share(t, x)
+			t.Shape = append(t.Shape[:0], shape...)
+			return t, nil
+		}
+	}
+	return c.alloc(i, d, shape...)
 }
 
 func (c *call) target(i int) *Tensor {

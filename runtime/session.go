@@ -165,6 +165,7 @@ func newFrame(p *plan, s *Session) *frame {
 		c.s = s
 		c.in = make([]*Tensor, len(st.in))
 		c.out = make([]*Tensor, len(st.out))
+		c.dies = st.dies
 		for _, b := range st.bodies {
 			c.bodies = append(c.bodies, newFrame(b, s))
 		}

@@ -61,7 +61,7 @@ func unary[T, Z element](f func(z []Z, x []T), grain int) kernel {
 	}
 	d := dtypeOf[Z]()
 	return func(c *call) error {
-		if _, err := c.alloc(0, d, c.in[0].Shape...); err != nil {
+		if _, err := c.over(0, 0, d, c.in[0].Shape...); err != nil {
 			return err
 		}
 		c.parallel(c.in[0].Len(), grain, body)
@@ -405,7 +405,7 @@ func clip[T number](f func(z, x []T, low, high T), least, most T, low, high *flo
 			}
 			*p = view[T](t)[0]
 		}
-		if _, err := c.alloc(0, d, c.in[0].Shape...); err != nil {
+		if _, err := c.over(0, 0, d, c.in[0].Shape...); err != nil {
 			return err
 		}
 		c.parallel(c.in[0].Len(), elementGrain, body)
