@@ -51,12 +51,24 @@ func Metrics() []Metric {
 
 // HigherIsBetter reports whether a larger value of m is better.
 func (m Metric) HigherIsBetter() bool {
-	return slices.ContainsFunc(metrics, func(x struct {
-		name             Metric
-		higher, relative bool
-	}) bool {
-		return x.name == m && x.higher
-	})
+	at := m.index()
+	return at >= 0 && metrics[at].higher
+}
+
+// Relative reports whether m compares with the first model.
+func (m Metric) Relative() bool {
+	at := m.index()
+	return at >= 0 && metrics[at].relative
+}
+
+// index is the row of m in the table, −1 if there is none.
+func (m Metric) index() int {
+	for i, x := range metrics {
+		if x.name == m {
+			return i
+		}
+	}
+	return -1
 }
 
 // EvalOptions says what Evaluate measures.
@@ -85,16 +97,10 @@ type Evaluation struct {
 // alternating order, and measures each; the first is the baseline that
 // relative metrics compare with.
 func Evaluate(ctx context.Context, models []*graph.Model, src *Source, o EvalOptions) ([]Evaluation, error) {
-	at := slices.IndexFunc(metrics, func(m struct {
-		name             Metric
-		higher, relative bool
-	}) bool {
-		return m.name == o.Metric
-	})
-	if at < 0 {
+	if o.Metric.index() < 0 {
 		return nil, fmt.Errorf("eval: no metric %q; there are %v", o.Metric, Metrics())
 	}
-	e := evaluator{o: o, relative: metrics[at].relative}
+	e := evaluator{o: o, relative: o.Metric.Relative()}
 	for i, m := range models {
 		prog, err := runtime.Compile(m, runtime.Options{})
 		if err != nil {
