@@ -61,14 +61,17 @@ type CirculantLayer struct {
 // axis.
 type layer struct {
 	node   *graph.Node
-	add    *graph.Node // the Add of the bias, nil if there is none of its own
-	x      *graph.Value
+	add    *graph.Node  // the Add of the bias, nil if there is none of its own
 	weight *graph.Value // the constant as the node reads it
 	m, n   int
 	dense  []float32 // [m, n]
 	bias   []float32 // [m]
 	biased bool      // it has a bias of its own
 }
+
+// x is the value that the layer reads: where that was the output of a layer
+// rewritten before, its new form.
+func (l *layer) x() *graph.Value { return l.node.Input(0) }
 
 // out is the value that the rewritten layer computes.
 func (l *layer) out() *graph.Value {
@@ -238,7 +241,7 @@ func denseLayer(n *graph.Node) (*layer, string, error) {
 	if err != nil {
 		return nil, "", err
 	}
-	l := &layer{node: n, x: a, weight: b}
+	l := &layer{node: n, weight: b}
 	l.n, l.m = int(w.Dims[0]), int(w.Dims[1])
 	alpha := float32(1)
 	if n.Op == "Gemm" {
@@ -367,9 +370,9 @@ func (r *rewriter) oneShot(ctx context.Context, layers []*layer, moments func(va
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		x := moments(l.x.Name)
+		x := moments(l.x().Name)
 		if r.o.Fit == FitLSQ && x == nil {
-			return fmt.Errorf("%v: the ledger has no moments of %q; score with moments", l.node, l.x.Name)
+			return fmt.Errorf("%v: the ledger has no moments of %q; score with moments", l.node, l.x().Name)
 		}
 		c := r.fitted[l.weight]
 		bias := l.bias
@@ -378,8 +381,8 @@ func (r *rewriter) oneShot(ctx context.Context, layers []*layer, moments func(va
 			sum := circulant.NewMoments(l.n)
 			for _, k := range layers {
 				if k.weight == l.weight {
-					if mo := moments(k.x.Name); mo == nil || mo.N != l.n {
-						return fmt.Errorf("%v: the ledger has no moments of %q; score with moments", k.node, k.x.Name)
+					if mo := moments(k.x().Name); mo == nil || mo.N != l.n {
+						return fmt.Errorf("%v: the ledger has no moments of %q; score with moments", k.node, k.x().Name)
 					} else if err := sum.Merge(mo); err != nil {
 						return fmt.Errorf("%v: %w", k.node, err)
 					}
@@ -461,7 +464,7 @@ func (r *rewriter) apply(l *layer, c *circulant.Matrix, bias []float32, done Cir
 		mark = l.add
 	}
 	n := g.InsertBefore(mark, graph.LatheDomain, "BlockCirculantMatMul", l.node.Name,
-		[]*graph.Value{l.x, w, b}, []string{g.FreshName(old.Name + "_circulant")}, graph.IntAttr("out_features", int64(l.m)))
+		[]*graph.Value{l.x(), w, b}, []string{g.FreshName(old.Name + "_circulant")}, graph.IntAttr("out_features", int64(l.m)))
 	v := n.Output(0)
 	old.ReplaceUses(v)
 	if slices.Contains(g.Outputs(), old) {

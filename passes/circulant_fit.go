@@ -35,7 +35,7 @@ func (r *rewriter) sequential(ctx context.Context, original *graph.Model, layers
 		group := []*layer{layers[0]}
 		var rest []*layer
 		for _, l := range layers[1:] {
-			if l.x == layers[0].x {
+			if l.x() == layers[0].x() {
 				group = append(group, l)
 			} else {
 				rest = append(rest, l)
@@ -53,7 +53,7 @@ func (r *rewriter) sequential(ctx context.Context, original *graph.Model, layers
 }
 
 func (r *rewriter) fitGroup(ctx context.Context, before, now *walker, group []*layer) error {
-	x := group[0].x.Name
+	x := group[0].x().Name
 	var ys []string
 	for _, l := range group {
 		ys = append(ys, l.out().Name)
