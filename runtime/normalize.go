@@ -192,7 +192,6 @@ type layerNorm struct {
 type layerNormState struct {
 	gamma, beta []float32 // as long as a row
 	b           broadcast
-	mean, inv   []float32 // nil where not wanted
 	n           int
 }
 

@@ -1,7 +1,6 @@
 package runtime
 
 import (
-	"context"
 	"fmt"
 	"slices"
 
@@ -287,9 +286,6 @@ func (c *call) input(i int) *Tensor {
 	}
 	return nil
 }
-
-// context is the context of the run.
-func (c *call) context() context.Context { return c.s.ctx }
 
 // alloc makes output i a tensor of that type and shape with memory whose
 // content is not defined; the shape is copied. It can be called for outputs

@@ -526,11 +526,9 @@ func addWhole(z []int32, x []float32, add bool) {
 // quantizedMatMul is the state of MatMulInteger and QLinearMatMul.
 type quantizedMatMul struct {
 	integerProduct
-	scales                 []float32
-	scaleRows, scaleCols   []float32
-	scaleY                 float32
-	zeroOut                int32
-	rowsScaled, colsScaled int
+	scaleRows, scaleCols []float32
+	scaleY               float32
+	zeroOut              int32
 }
 
 func (c *call) quantizedMatMul(k *simd.Kernels) *quantizedMatMul {

@@ -20,11 +20,11 @@ var sortOps = []operator{
 // topK is TopK's attributes, and what its threads share.
 type topK struct {
 	lines
-	k, attr         int
-	axis            int
-	largest, sorted bool
-	shape           []int
-	order           []int64 // per worker: the places of a line, best first
+	k, attr int
+	axis    int
+	largest bool
+	shape   []int
+	order   []int64 // per worker: the places of a line, best first
 }
 
 // prepareTopK: the k largest or smallest elements along an axis and their

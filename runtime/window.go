@@ -177,7 +177,7 @@ type rowTaps struct {
 	in            int // offset of the input row in its channel
 	tap           int // index of the kernel row's first tap in the kernel
 	ok            bool
-	at, first     [maxSpatial]int // input position of the first tap, and that tap
+	first         [maxSpatial]int // the first tap
 	end, k        [maxSpatial]int
 	inStep, kStep [maxSpatial]int
 }

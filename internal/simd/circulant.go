@@ -266,10 +266,9 @@ func (c *Circulant) packRow(s []float32, p, q int) []float32 {
 	w := make([]float32, c.b*q*vecs*c.lanes)
 	for i := range p {
 		v, lane := c.rowBlock(i)
-		panel, width, first := v/size, size, v/size*size
+		width, first := size, v/size*size
 		if v >= many*size {
-			panel = many + (v-many*size)/(size-1)
-			width, first = size-1, many*size+(panel-many)*(size-1)
+			width, first = size-1, many*size+(v-many*size)/(size-1)*(size-1)
 		}
 		at := w[c.b*q*first*c.lanes:]
 		for k := range c.b {
