@@ -26,18 +26,45 @@ const (
 	MetricSQNR      Metric = "sqnr"      // dB, the first model's output the signal
 )
 
-// metrics says of each metric whether larger is better, and whether it
-// compares with the first model.
-var metrics = []struct {
+// metricRow says of a metric whether larger is better, whether it compares
+// with the first model, and how it is computed for one sample: original and v
+// are the outputs of the first model and of the one that is measured, targets
+// the sample's labels or tokens.
+type metricRow struct {
 	name             Metric
 	higher, relative bool
-}{
-	{MetricAccuracy, true, false},
-	{MetricNLL, false, false},
-	{MetricKL, false, true},
-	{MetricAgreement, true, true},
-	{MetricCosine, true, true},
-	{MetricSQNR, true, true},
+	of               func(original, v []float32, classes int, targets []int64) (float64, error)
+}
+
+var metrics = []metricRow{
+	{MetricAccuracy, true, false, func(_, v []float32, classes int, labels []int64) (float64, error) {
+		return metric.Accuracy(v, classes, labels)
+	}},
+	{MetricNLL, false, false, func(_, v []float32, classes int, tokens []int64) (float64, error) {
+		return metric.NLL(v, classes, tokens)
+	}},
+	{MetricKL, false, true, func(original, v []float32, classes int, _ []int64) (float64, error) {
+		return metric.KL(original, v, classes)
+	}},
+	{MetricAgreement, true, true, func(original, v []float32, classes int, _ []int64) (float64, error) {
+		return metric.Agreement(original, v, classes)
+	}},
+	{MetricCosine, true, true, func(original, v []float32, _ int, _ []int64) (float64, error) {
+		return metric.Cosine(original, v)
+	}},
+	{MetricSQNR, true, true, func(original, v []float32, _ int, _ []int64) (float64, error) {
+		return metric.SQNR(original, v)
+	}},
+}
+
+// row is the metric's row; its name is empty for an unknown metric.
+func (m Metric) row() metricRow {
+	for _, r := range metrics {
+		if r.name == m {
+			return r
+		}
+	}
+	return metricRow{}
 }
 
 // Metrics lists the metrics.
@@ -50,26 +77,7 @@ func Metrics() []Metric {
 }
 
 // HigherIsBetter reports whether a larger value of m is better.
-func (m Metric) HigherIsBetter() bool {
-	at := m.index()
-	return at >= 0 && metrics[at].higher
-}
-
-// Relative reports whether m compares with the first model.
-func (m Metric) Relative() bool {
-	at := m.index()
-	return at >= 0 && metrics[at].relative
-}
-
-// index is the row of m in the table, −1 if there is none.
-func (m Metric) index() int {
-	for i, x := range metrics {
-		if x.name == m {
-			return i
-		}
-	}
-	return -1
-}
+func (m Metric) HigherIsBetter() bool { return m.row().higher }
 
 // EvalOptions says what Evaluate measures.
 type EvalOptions struct {
@@ -79,7 +87,7 @@ type EvalOptions struct {
 	Batch    int    // samples a run; 0 means DefaultBatch
 	Threads  int
 	Seed     uint64 // of the bootstrap
-	Limit    int    // samples to use; 0 means all
+	Limit    int    // samples to use, evenly spaced; 0 means all
 	Progress func(done, total int)
 }
 
@@ -95,42 +103,38 @@ type Evaluation struct {
 
 // Evaluate runs the models over the data side by side, batch by batch in
 // alternating order, and measures each; the first is the baseline that
-// relative metrics compare with.
+// relative metrics compare with. An output that holds NaN is an error.
 func Evaluate(ctx context.Context, models []*graph.Model, src *Source, o EvalOptions) ([]Evaluation, error) {
-	if o.Metric.index() < 0 {
-		return nil, fmt.Errorf("eval: no metric %q; there are %v", o.Metric, Metrics())
+	list, err := evaluate(ctx, models, src, o)
+	if err != nil {
+		return nil, fmt.Errorf("eval: %w", err)
 	}
-	e := evaluator{o: o, relative: o.Metric.Relative()}
+	return list, nil
+}
+
+func evaluate(ctx context.Context, models []*graph.Model, src *Source, o EvalOptions) ([]Evaluation, error) {
+	if o.Metric.row().name == "" {
+		return nil, fmt.Errorf("no metric %q; there are %v", o.Metric, Metrics())
+	}
+	if len(models) == 0 {
+		return nil, errors.New("no models")
+	}
+	e := evaluator{o: o, metric: o.Metric.row()}
 	for i, m := range models {
-		prog, err := runtime.Compile(m, runtime.Options{})
+		r, err := newEvalRun(m, src, o)
 		if err != nil {
 			return nil, fmt.Errorf("model %d (%s): %w", i+1, m.Path(), err)
 		}
-		feed, err := src.Bind(prog.Inputs())
-		if err != nil {
-			return nil, err
-		}
-		feed = feed.Spread(o.Limit)
-		out := o.Output
-		if out == "" {
-			out = prog.Outputs()[0].Name
-		}
-		if !slices.ContainsFunc(prog.Outputs(), func(p runtime.Port) bool { return p.Name == out }) {
-			return nil, fmt.Errorf("model %d (%s): no output %q; it has %v", i+1, m.Path(), out, prog.Outputs())
-		}
-		e.runs = append(e.runs, evalRun{feed: feed, output: out,
-			session: prog.NewSession(runtime.SessionOptions{Threads: o.Threads}), inputs: prog.Inputs()})
+		e.runs = append(e.runs, r)
 	}
-	first := e.runs[0].feed
 	if o.Metric == MetricAccuracy {
 		if o.Labels == "" {
-			return nil, errors.New("eval: accuracy needs labels; name their array with --labels")
+			return nil, errors.New("accuracy needs labels; name their array with --labels")
 		}
-		labels, err := first.Labels(o.Labels)
-		if err != nil {
+		var err error
+		if e.labels, err = e.runs[0].feed.Labels(o.Labels); err != nil {
 			return nil, err
 		}
-		e.labels = labels
 	}
 	if err := e.run(ctx); err != nil {
 		return nil, err
@@ -147,10 +151,10 @@ func Evaluate(ctx context.Context, models []*graph.Model, src *Source, o EvalOpt
 }
 
 type evaluator struct {
-	o        EvalOptions
-	relative bool
-	runs     []evalRun
-	labels   []int64
+	o      EvalOptions
+	metric metricRow
+	runs   []*evalRun
+	labels []int64 // of the samples of the first feed
 }
 
 type evalRun struct {
@@ -160,51 +164,75 @@ type evalRun struct {
 	session *runtime.Session
 	values  []float64
 	ms      []float64 // a sample, of every batch
+
+	in  map[string]tensor.Tensor // of the present batch
+	out *runtime.Tensor
 }
 
-func (e *evaluator) run(ctx context.Context) error {
-	n := e.runs[0].feed.Len()
-	size := e.o.Batch
+func newEvalRun(m *graph.Model, src *Source, o EvalOptions) (*evalRun, error) {
+	prog, err := runtime.Compile(m, runtime.Options{})
+	if err != nil {
+		return nil, err
+	}
+	feed, err := src.Bind(prog.Inputs())
+	if err != nil {
+		return nil, err
+	}
+	feed = feed.Spread(o.Limit)
+	if feed.Len() == 0 {
+		return nil, fmt.Errorf("data %s: no samples; the model takes %d at a time", src.Path(), feed.MaxBatch())
+	}
+	at := 0
+	if o.Output != "" {
+		at = slices.IndexFunc(prog.Outputs(), func(p runtime.Port) bool { return p.Name == o.Output })
+	}
+	if at < 0 || len(prog.Outputs()) == 0 {
+		return nil, fmt.Errorf("no output %q; it has %v", o.Output, prog.Outputs())
+	}
+	return &evalRun{feed: feed, inputs: prog.Inputs(), output: prog.Outputs()[at].Name,
+		session: prog.NewSession(runtime.SessionOptions{Threads: o.Threads})}, nil
+}
+
+// batch is the number of samples that all models are given at once.
+func (e *evaluator) batch() (int, error) {
+	size, fixed := e.o.Batch, 0
 	if size <= 0 {
 		size = DefaultBatch
 	}
 	for _, r := range e.runs {
-		if r.feed.Len() != n {
-			return fmt.Errorf("eval: the models take %d and %d samples of the data", n, r.feed.Len())
-		}
-		if limit := r.feed.MaxBatch(); limit > 0 {
-			size = min(size, limit)
+		switch n := r.feed.MaxBatch(); {
+		case n == 0:
+		case fixed > 0 && n != fixed:
+			return 0, fmt.Errorf("one model takes %d samples at a time and another %d", fixed, n)
+		default:
+			size, fixed = n, n
 		}
 	}
-	results := make([]*runtime.Tensor, len(e.runs))
+	return size, nil
+}
+
+func (e *evaluator) run(ctx context.Context) error {
+	n := e.runs[0].feed.Len()
+	for _, r := range e.runs {
+		n = min(n, r.feed.Len())
+	}
+	size, err := e.batch()
+	if err != nil {
+		return err
+	}
 	for from, k := 0, 0; from < n; from, k = from+size, k+1 {
 		to := min(from+size, n)
-		var in map[string]tensor.Tensor
 		for i := range e.runs {
 			if k%2 == 1 { // alternate, so that no model is always the one behind a warm cache
 				i = len(e.runs) - 1 - i
 			}
-			r := &e.runs[i]
-			var err error
-			if in, err = r.feed.Batch(from, to); err != nil {
-				return err
-			}
-			start := time.Now()
-			out, err := r.session.Run(ctx, in)
-			if err != nil {
-				return fmt.Errorf("eval: model %d: samples %d … %d: %w", i+1, from, to-1, err)
-			}
-			r.ms = append(r.ms, float64(time.Since(start).Nanoseconds())/1e6/float64(to-from))
-			if results[i], err = runtime.FromDense(out[r.output]); err != nil {
-				return fmt.Errorf("eval: model %d: output %q: %w", i+1, r.output, err)
-			}
-			if results[i].DType != graph.Float32 {
-				return fmt.Errorf("eval: model %d: output %q is %v, want float", i+1, r.output, results[i].DType)
+			if err := e.runs[i].step(ctx, from, to); err != nil {
+				return fmt.Errorf("model %d: samples %d … %d: %w", i+1, from, to-1, err)
 			}
 		}
 		for i := range e.runs {
-			if err := e.measure(i, from, to, results, in); err != nil {
-				return fmt.Errorf("eval: model %d: samples %d … %d: %w", i+1, from, to-1, err)
+			if err := e.measure(i, from, to); err != nil {
+				return fmt.Errorf("model %d: samples %d … %d: %w", i+1, from, to-1, err)
 			}
 		}
 		if e.o.Progress != nil {
@@ -214,46 +242,55 @@ func (e *evaluator) run(ctx context.Context) error {
 	return nil
 }
 
-// measure appends the metric of samples from … to−1 of run i.
-func (e *evaluator) measure(i, from, to int, results []*runtime.Tensor, in map[string]tensor.Tensor) error {
-	r := &e.runs[i]
-	t := results[i]
-	samples := to - from
-	if len(t.Shape) == 0 || t.Len()%samples != 0 || t.Len() == 0 {
-		return fmt.Errorf("output %q has shape %v for %d samples", r.output, t.Shape, samples)
+// step runs samples from … to−1.
+func (r *evalRun) step(ctx context.Context, from, to int) error {
+	var err error
+	if r.in, err = r.feed.Batch(from, to); err != nil {
+		return err
 	}
-	per := t.Len() / samples
-	classes := t.Shape[len(t.Shape)-1]
-	var tokens []int64
-	if e.o.Metric == MetricNLL {
+	start := time.Now()
+	out, err := r.session.Run(ctx, r.in)
+	if err != nil {
+		return err
+	}
+	r.ms = append(r.ms, float64(time.Since(start).Nanoseconds())/1e6/float64(to-from))
+	if r.out, err = runtime.FromDense(out[r.output]); err != nil {
+		return fmt.Errorf("output %q: %w", r.output, err)
+	}
+	if r.out.DType != graph.Float32 {
+		return fmt.Errorf("output %q is %v, want float", r.output, r.out.DType)
+	}
+	if slices.ContainsFunc(r.out.F32(), func(v float32) bool { return v != v }) {
+		return fmt.Errorf("output %q holds NaN; check the weights and the data", r.output)
+	}
+	return nil
+}
+
+// measure appends the metric of samples from … to−1 of run i.
+func (e *evaluator) measure(i, from, to int) error {
+	r, original := e.runs[i], e.runs[0].out
+	samples := to - from
+	if len(r.out.Shape) == 0 || r.out.Len()%samples != 0 || r.out.Len() == 0 {
+		return fmt.Errorf("output %q has shape %v for %d samples", r.output, r.out.Shape, samples)
+	}
+	if e.metric.relative && !slices.Equal(original.Shape, r.out.Shape) {
+		return fmt.Errorf("output %q has shape %v, the first model's %v", r.output, r.out.Shape, original.Shape)
+	}
+	var targets []int64 // of these samples
+	switch e.o.Metric {
+	case MetricAccuracy:
+		k := len(e.labels) / e.runs[0].feed.Len()
+		targets = e.labels[from*k : to*k]
+	case MetricNLL:
 		var err error
-		if tokens, err = tokensOf(r.inputs, in); err != nil {
+		if targets, err = tokensOf(r.inputs, r.in); err != nil {
 			return err
 		}
 	}
-	if e.relative && results[0].Len() != t.Len() {
-		return fmt.Errorf("output %q has shape %v, the first model's %v", r.output, t.Shape, results[0].Shape)
-	}
+	classes := r.out.Shape[len(r.out.Shape)-1]
+	part := func(v []float32, s int) []float32 { return v[s*len(v)/samples : (s+1)*len(v)/samples] }
 	for s := range samples {
-		v := t.F32()[s*per : (s+1)*per]
-		var x float64
-		var err error
-		switch e.o.Metric {
-		case MetricAccuracy:
-			k := len(e.labels) / r.feed.Len()
-			x, err = metric.Accuracy(v, classes, e.labels[(from+s)*k:(from+s+1)*k])
-		case MetricNLL:
-			k := len(tokens) / samples
-			x, err = metric.NLL(v, classes, tokens[s*k:(s+1)*k])
-		case MetricKL:
-			x, err = metric.KL(results[0].F32()[s*per:(s+1)*per], v, classes)
-		case MetricAgreement:
-			x, err = metric.Agreement(results[0].F32()[s*per:(s+1)*per], v, classes)
-		case MetricCosine:
-			x, err = metric.Cosine(results[0].F32()[s*per:(s+1)*per], v)
-		case MetricSQNR:
-			x, err = metric.SQNR(results[0].F32()[s*per:(s+1)*per], v)
-		}
+		x, err := e.metric.of(part(original.F32(), s), part(r.out.F32(), s), classes, targets[s*len(targets)/samples:(s+1)*len(targets)/samples])
 		if err != nil {
 			return err
 		}
@@ -263,22 +300,26 @@ func (e *evaluator) measure(i, from, to int, results []*runtime.Tensor, in map[s
 }
 
 // tokensOf finds the token ids among the inputs: the integer input [samples,
-// tokens] that is called input_ids, or the only one that is no mask, position
-// or type.
+// tokens] that is called decoder_input_ids, or else input_ids, or else the only
+// one that is no mask, position or type.
 func tokensOf(ports []runtime.Port, in map[string]tensor.Tensor) ([]int64, error) {
-	var names []string
+	named, names := "", []string(nil)
 	for _, p := range ports {
 		if (p.DType != graph.Int64 && p.DType != graph.Int32) || len(in[p.Name].Shape()) != 2 {
 			continue
 		}
 		name := strings.ToLower(p.Name)
-		if name == "input_ids" {
-			names = []string{p.Name}
-			break
-		}
-		if !strings.Contains(name, "mask") && !strings.Contains(name, "position") && !strings.Contains(name, "type") {
+		switch {
+		case name == "decoder_input_ids":
+			named = p.Name
+		case name == "input_ids" && named == "":
+			named = p.Name
+		case !strings.Contains(name, "mask") && !strings.Contains(name, "position") && !strings.Contains(name, "type"):
 			names = append(names, p.Name)
 		}
+	}
+	if named != "" {
+		names = []string{named}
 	}
 	if len(names) != 1 {
 		return nil, fmt.Errorf("nll needs one input of token ids; candidates: %v", names)

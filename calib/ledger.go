@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/onnx-lathe/lathe/graph"
 	"github.com/onnx-lathe/lathe/graph/modules"
 	"github.com/onnx-lathe/lathe/internal/atomicfile"
 	"github.com/onnx-lathe/lathe/internal/npz"
@@ -31,14 +32,15 @@ type Ledger struct {
 	Model   string        `json:"model"` // fingerprint
 	Data    string        `json:"data"`  // fingerprint
 	Total   int           `json:"total_samples"`
-	Parts   [][2]int      `json:"parts"` // sample ranges [from, to) that were seen
+	Parts   [][2]int      `json:"parts"` // sample ranges [from, to) that were seen, or that those lie in
 	Samples int           `json:"samples"`
 	Tokens  int64         `json:"tokens"`
 	Modules []ModuleScore `json:"modules"`
 	Blocks  []BlockScore  `json:"blocks"`
 	Ranges  []RangeOf     `json:"ranges,omitempty"`
 	// Orders keeps the order of a selection that needed the data, by the
-	// options that it depends on, so that it need not be measured again.
+	// options that it depends on, so that it need not be measured again. A
+	// merge forgets it.
 	Orders map[string]Order `json:"orders,omitempty"`
 	Arrays string           `json:"arrays,omitempty"` // name of the npz
 
@@ -46,11 +48,15 @@ type Ledger struct {
 	moments map[string]*circulant.Moments // value name → moments of a weight's input
 }
 
-// Order is the order in which a greedy selection drops modules, and the
-// held-out divergence to the original after each.
+// Order is the order in which a greedy selection drops units (modules, or the
+// modules of a layer joined by "+"), the divergence to the original after each,
+// and the data that it was measured on.
 type Order struct {
-	IDs []string  `json:"ids"`
-	KL  []float64 `json:"kl"` // nats, after each drop
+	Units   []string  `json:"units"`
+	KL      []float64 `json:"kl"`      // nats, after each drop
+	Data    string    `json:"data"`    // fingerprint
+	Part    [2]int    `json:"part"`    // of the data, [from, to)
+	Samples int       `json:"samples"` // so many of it, evenly spaced
 }
 
 // ModuleScore is one module of the ledger. Score is 1 − cos of the residual
@@ -105,22 +111,14 @@ func (s *Sums) add(t Sums) {
 	s.Square += t.Square
 }
 
-// token adds one token's scores after and before the norm.
-func (s *Sums) token(score, before float64) {
-	s.Tokens++
-	s.Score += score
-	s.Before += before
-	s.Angular += math.Acos(max(-1, min(1, 1-score))) / math.Pi
-}
-
-// sample ends a sample whose count tokens sum up to score.
-func (s *Sums) sample(score, count float64) {
-	if count > 0 {
-		m := score / count
-		s.Samples++
-		s.Mean += m
-		s.Square += m * m
+// valid reports sums that no scoring run writes.
+func (s *Sums) valid() bool {
+	for _, v := range []float64{s.Score, s.Before, s.Angular, s.Mean, s.Square} {
+		if !(v >= 0) || math.IsInf(v, 0) {
+			return false
+		}
 	}
+	return s.Tokens >= 0 && s.Samples >= 0 && s.Samples <= s.Tokens
 }
 
 // scores divides the sums. The standard error is that of the mean of the
@@ -149,8 +147,8 @@ func (l *Ledger) finish() error {
 	l.Tokens = 0
 	for i := range l.Modules {
 		m := &l.Modules[i]
-		if !m.Droppable && m.Sums.Tokens == 0 {
-			continue // its values cannot be watched; see modules.Module.Observable
+		if m.Sums.Tokens == 0 && !m.Droppable {
+			continue
 		}
 		var err error
 		if m.Score, m.ScoreBeforeNorm, m.Angular, m.Stderr, err = m.Sums.scores(); err != nil {
@@ -160,6 +158,9 @@ func (l *Ledger) finish() error {
 	}
 	for i := range l.Blocks {
 		b := &l.Blocks[i]
+		if b.Sums.Tokens == 0 && slices.ContainsFunc(b.Modules, func(id string) bool { m := l.Module(id); return m != nil && !m.Droppable }) {
+			continue
+		}
 		var err error
 		if b.Score, _, b.Angular, b.Stderr, err = b.Sums.scores(); err != nil {
 			return fmt.Errorf("layer %d: %w", b.Layer, err)
@@ -235,7 +236,7 @@ func (l *Ledger) arrays() []*npz.Array {
 		m := l.moments[name]
 		at := fmt.Sprintf("moments/%d/", i)
 		out = append(out,
-			&npz.Array{Name: at + "name", DType: 2, Shape: []int{len(name)}, Raw: []byte(name)},
+			&npz.Array{Name: at + "name", DType: graph.Uint8, Shape: []int{len(name)}, Raw: []byte(name)},
 			npz.Float64Array(at+"count", []int{1}, []float64{m.Count}),
 			npz.Float64Array(at+"sum", []int{m.N}, m.Sum),
 			npz.Float64Array(at+"second", []int{m.N, m.N}, m.Second))
@@ -269,17 +270,20 @@ func (l *Ledger) Save(path string) error {
 	return nil
 }
 
+// ledgerLimit bounds the bytes of a ledger's JSON (that of ten thousand modules
+// has some megabytes), and arraysLimit those of its arrays together, on disk
+// and unpacked: the moments of a hundred inputs of 2,000 features have 3 GB.
+const (
+	ledgerLimit = 64 << 20
+	arraysLimit = 4 << 30
+)
+
 // LoadLedger reads a ledger and the npz beside it.
 func LoadLedger(path string) (*Ledger, error) {
-	st, err := os.Stat(path)
-	if err != nil {
-		return nil, fmt.Errorf("ledger %s: %w; make one with lathe score MODEL --data D -o %s", path, errors.Unwrap(err), path)
+	b, err := readFile(path, ledgerLimit)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("ledger %s: there is no such file; make one with lathe score MODEL --data D -o %s", path, path)
 	}
-	const limit = 256 << 20 // a ledger of ten thousand modules is some megabytes
-	if !st.Mode().IsRegular() || st.Size() > limit {
-		return nil, fmt.Errorf("ledger %s: not a file of at most %d MB", path, limit>>20)
-	}
-	b, err := os.ReadFile(path)
 	if err != nil {
 		return nil, fmt.Errorf("ledger %w", err)
 	}
@@ -290,8 +294,8 @@ func LoadLedger(path string) (*Ledger, error) {
 	if l.Version != LedgerVersion {
 		return nil, fmt.Errorf("ledger %s: version %d, this program reads %d; score the model again", path, l.Version, LedgerVersion)
 	}
-	if len(l.Modules) == 0 || l.Model == "" {
-		return nil, fmt.Errorf("ledger %s: has no modules; is it a file that lathe score wrote?", path)
+	if err := l.validate(); err != nil {
+		return nil, fmt.Errorf("ledger %s: %w; is it a file that lathe score wrote?", path, err)
 	}
 	if err := l.finish(); err != nil {
 		return nil, fmt.Errorf("ledger %s: %w", path, err)
@@ -304,13 +308,71 @@ func LoadLedger(path string) (*Ledger, error) {
 	return l, nil
 }
 
+// readFile reads a regular file of at most limit bytes.
+func readFile(path string, limit int64) ([]byte, error) {
+	st, err := os.Stat(path)
+	if err != nil {
+		return nil, err
+	}
+	if !st.Mode().IsRegular() || st.Size() > limit {
+		return nil, fmt.Errorf("%s: not a file of at most %d MB", path, limit>>20)
+	}
+	return os.ReadFile(path)
+}
+
+// validate reports what no scoring run writes.
+func (l *Ledger) validate() error {
+	if len(l.Modules) == 0 || l.Model == "" {
+		return errors.New("it has no modules")
+	}
+	seen := map[string]bool{}
+	for i := range l.Modules {
+		m := &l.Modules[i]
+		if m.ID == "" || seen[m.ID] {
+			return fmt.Errorf("module %q is there twice or has no name", m.ID)
+		}
+		seen[m.ID] = true
+		if m.Layer < 0 || !m.Sums.valid() {
+			return fmt.Errorf("module %s: negative or infinite sums", m.ID)
+		}
+	}
+	for i := range l.Blocks {
+		b := &l.Blocks[i]
+		if b.Layer < 0 || !b.Sums.valid() {
+			return fmt.Errorf("layer %d: negative or infinite sums", b.Layer)
+		}
+	}
+	samples, end := 0, 0
+	for _, p := range l.Parts {
+		if p[0] < end || p[1] <= p[0] || p[1] > l.Total {
+			return fmt.Errorf("samples %d … %d: parts must be in order, apart and below total_samples, %d", p[0], p[1]-1, l.Total)
+		}
+		samples, end = samples+p[1]-p[0], p[1]
+	}
+	if l.Samples < 1 || l.Samples > samples {
+		return fmt.Errorf("%d samples out of parts of %d", l.Samples, samples)
+	}
+	for key, o := range l.Orders {
+		if len(o.Units) != len(o.KL) {
+			return fmt.Errorf("order %q: %d units and %d divergences", key, len(o.Units), len(o.KL))
+		}
+	}
+	for _, r := range l.Ranges {
+		if r.Value == "" || !(r.Min <= r.Max) {
+			return fmt.Errorf("range of %q: %v to %v", r.Value, r.Min, r.Max)
+		}
+	}
+	return nil
+}
+
+// loadArrays reads the npz that lies beside the ledger at path.
 func (l *Ledger) loadArrays(path string) error {
 	hash, ok := strings.CutSuffix(l.Arrays, ".npz")
-	if _, err := hex.DecodeString(hash); err != nil || !ok || len(hash) != 64 {
+	if _, err := hex.DecodeString(hash); err != nil || !ok || len(hash) != 2*sha256.Size {
 		return fmt.Errorf("arrays %q: not the name of an npz that a ledger writes", l.Arrays)
 	}
 	file := filepath.Join(filepath.Dir(path), l.Arrays)
-	b, err := os.ReadFile(file)
+	b, err := readFile(file, arraysLimit)
 	if err != nil {
 		return fmt.Errorf("arrays: %w; it must lie beside the ledger", err)
 	}
@@ -319,59 +381,93 @@ func (l *Ledger) loadArrays(path string) error {
 	}
 	z, err := npz.FromBytes(file, b, DefaultLimit)
 	if err != nil {
-		return err
+		return fmt.Errorf("arrays %w", err)
 	}
+	r := arrayReader{z: z}
 	l.means, l.moments = map[string]Mean{}, map[string]*circulant.Moments{}
-	floats := func(name string) []float64 {
-		var a *npz.Array
-		if err == nil {
-			a, err = z.Read(name)
-		}
-		var v []float64
-		if err == nil {
-			v, err = a.Float64s()
-		}
-		return v
-	}
 	names := z.Names()
 	for _, name := range names {
 		part := strings.Split(name, "/")
 		switch {
 		case len(part) == 3 && part[0] == "mean" && part[2] == "tokens":
-			a, e := z.Read(name)
-			if e != nil {
-				return e
+			m := Mean{Branch: r.floats("mean/" + part[1] + "/branch")}
+			if n := r.ints(name); len(n) == 1 {
+				m.Tokens = n[0]
 			}
-			n, e := a.Int64s()
-			if e != nil || len(n) != 1 {
-				return fmt.Errorf("arrays %s: %q is not one number", file, name)
+			if unit := "mean/" + part[1] + "/unit"; slices.Contains(names, unit) {
+				m.Unit = r.floats(unit)
 			}
-			m := Mean{Tokens: n[0], Branch: floats("mean/" + part[1] + "/branch")}
-			if slices.Contains(names, "mean/"+part[1]+"/unit") {
-				m.Unit = floats("mean/" + part[1] + "/unit")
+			if r.err == nil && (m.Tokens <= 0 || len(m.Branch) == 0 || m.Unit != nil && len(m.Unit) != len(m.Branch) ||
+				!finite(m.Branch) || !finite(m.Unit)) {
+				r.err = fmt.Errorf("%s: mean update of %q: no tokens, sizes that disagree, or NaN", file, part[1])
 			}
 			l.means[part[1]] = m
 		case len(part) == 3 && part[0] == "moments" && part[2] == "name":
-			a, e := z.Read(name)
-			if e != nil {
-				return e
-			}
 			at := "moments/" + part[1] + "/"
-			count := floats(at + "count")
-			m := &circulant.Moments{Sum: floats(at + "sum"), Second: floats(at + "second")}
-			if err == nil && (len(count) != 1 || len(m.Second) != len(m.Sum)*len(m.Sum)) {
-				return fmt.Errorf("arrays %s: %q: sizes disagree", file, name)
+			m := &circulant.Moments{Sum: r.floats(at + "sum"), Second: r.floats(at + "second")}
+			if n := r.floats(at + "count"); len(n) == 1 {
+				m.Count = n[0]
 			}
-			if err == nil {
-				m.N, m.Count = len(m.Sum), count[0]
-				l.moments[string(a.Raw)] = m
+			m.N = len(m.Sum)
+			if err := m.Validate(); r.err == nil && err != nil {
+				r.err = fmt.Errorf("%s: moments %s: %w", file, part[1], err)
 			}
+			l.moments[string(r.bytes(name))] = m
 		}
-		if err != nil {
-			return err
+		if r.err != nil {
+			return fmt.Errorf("arrays %w", r.err)
 		}
 	}
 	return nil
+}
+
+// arrayReader reads arrays of an npz until one cannot be read or all together
+// are too large.
+type arrayReader struct {
+	z    *npz.File
+	size int64
+	err  error
+}
+
+func (r *arrayReader) array(name string) *npz.Array {
+	if r.err != nil {
+		return nil
+	}
+	a, err := r.z.Read(name)
+	if err != nil {
+		r.err = err
+		return nil
+	}
+	if r.size += int64(len(a.Raw)); r.size > arraysLimit {
+		r.err = fmt.Errorf("%q: more than %d MB of arrays", name, int64(arraysLimit)>>20)
+		return nil
+	}
+	return a
+}
+
+func (r *arrayReader) floats(name string) (v []float64) {
+	if a := r.array(name); a != nil {
+		v, r.err = a.Float64s()
+	}
+	return v
+}
+
+func (r *arrayReader) ints(name string) (v []int64) {
+	if a := r.array(name); a != nil {
+		v, r.err = a.Int64s()
+	}
+	return v
+}
+
+func (r *arrayReader) bytes(name string) []byte {
+	if a := r.array(name); a != nil {
+		return a.Raw
+	}
+	return nil
+}
+
+func finite(x []float64) bool {
+	return !slices.ContainsFunc(x, func(v float64) bool { return math.IsNaN(v) || math.IsInf(v, 0) })
 }
 
 // Merge joins ledgers of different parts of the same data into the ledger of
@@ -400,8 +496,7 @@ func Merge(ledgers []*Ledger) (*Ledger, error) {
 		if l.Data != first.Data || l.Total != first.Total {
 			return nil, fmt.Errorf("merge: ledgers of different data, %s and %s; shards come from one file", first.Data, l.Data)
 		}
-		if len(l.Modules) != len(out.Modules) || len(l.Blocks) != len(out.Blocks) || len(l.means) != len(first.means) ||
-			len(l.moments) != len(first.moments) || len(l.Ranges) != len(first.Ranges) {
+		if len(l.Modules) != len(out.Modules) || !slices.Equal(l.contents(), first.contents()) {
 			return nil, errors.New("merge: ledgers that hold different things; score every shard with the same options")
 		}
 		for _, p := range l.Parts {
@@ -423,13 +518,17 @@ func Merge(ledgers []*Ledger) (*Ledger, error) {
 			out.Modules[i].Sums.add(l.Modules[i].Sums)
 		}
 		for id, m := range l.means {
-			sum := out.means[id]
-			sum.Tokens += m.Tokens
-			sum.Branch = addTo(sum.Branch, m.Branch)
-			sum.Unit = addTo(sum.Unit, m.Unit)
+			sum, ok := out.means[id]
+			if !ok {
+				out.means[id] = Mean{Tokens: m.Tokens, Branch: slices.Clone(m.Branch), Unit: slices.Clone(m.Unit)}
+				continue
+			}
 			if len(sum.Branch) != len(m.Branch) || len(sum.Unit) != len(m.Unit) {
 				return nil, fmt.Errorf("merge: mean updates of module %s differ in length", id)
 			}
+			sum.Tokens += m.Tokens
+			addTo(sum.Branch, m.Branch)
+			addTo(sum.Unit, m.Unit)
 			out.means[id] = sum
 		}
 		for name, m := range l.moments {
@@ -458,6 +557,21 @@ func Merge(ledgers []*Ledger) (*Ledger, error) {
 	return out, nil
 }
 
+// contents names what the ledger holds beside the scores of modules.
+func (l *Ledger) contents() []string {
+	list := slices.Sorted(maps.Keys(l.means))
+	for _, name := range slices.Sorted(maps.Keys(l.moments)) {
+		list = append(list, "moments of "+name)
+	}
+	for _, r := range l.Ranges {
+		list = append(list, "range of "+r.Value)
+	}
+	for _, b := range l.Blocks {
+		list = append(list, fmt.Sprint("layer ", b.Layer))
+	}
+	return list
+}
+
 func (l *Ledger) start() int {
 	if len(l.Parts) == 0 {
 		return 0
@@ -480,13 +594,9 @@ func joinParts(parts [][2]int) [][2]int {
 	return out
 }
 
-// addTo adds src to dst, which is made if it is nil.
-func addTo(dst, src []float64) []float64 {
-	if dst == nil && src != nil {
-		dst = make([]float64, len(src))
+// addTo adds src to dst, both of one length.
+func addTo(dst, src []float64) {
+	for i, v := range src {
+		dst[i] += v
 	}
-	for i := range min(len(dst), len(src)) {
-		dst[i] += src[i]
-	}
-	return dst
 }

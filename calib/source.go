@@ -9,6 +9,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -21,14 +22,14 @@ import (
 	"gorgonia.org/tensor"
 )
 
-// DefaultLimit bounds the bytes of one array unless SourceOptions says
-// otherwise.
+// DefaultLimit bounds the bytes of all arrays together unless SourceOptions
+// says otherwise.
 const DefaultLimit = 4 << 30
 
 // SourceOptions says how data is read.
 type SourceOptions struct {
 	Map   map[string]string // array name → model input that it feeds
-	Limit int64             // bytes of one array; 0 means DefaultLimit
+	Limit int64             // bytes of all arrays together; 0 means DefaultLimit
 }
 
 // Source is a set of samples. It is one of: an .npz archive, whose arrays
@@ -89,10 +90,17 @@ func fromNPZ(f *npz.File, path string, opts SourceOptions) (*Source, error) {
 	if len(names) == 0 {
 		return nil, fmt.Errorf("data %s: the archive has no arrays", path)
 	}
-	for _, name := range names {
+	left := opts.Limit
+	for i, name := range names {
+		if slices.Contains(names[:i], name) {
+			return nil, fmt.Errorf("data %s: two arrays are called %q", path, name)
+		}
 		a, err := f.Read(name)
 		if err != nil {
 			return nil, fmt.Errorf("data %w", err)
+		}
+		if left -= int64(len(a.Raw)); left < 0 {
+			return nil, fmt.Errorf("data %s: array %q: more than the limit of %d MB of data", path, name, opts.Limit>>20)
 		}
 		fmt.Fprintf(sum, "%q %v %v\n", a.Name, a.DType, a.Shape)
 		sum.Write(a.Raw)
@@ -120,6 +128,7 @@ func openFolder(path string, opts SourceOptions) (*Source, error) {
 	slices.SortStableFunc(dirs, func(a, b string) int { return number(a) - number(b) })
 	s := &Source{path: path, opts: opts}
 	sum := sha256.New()
+	left := opts.Limit
 	for _, dir := range dirs {
 		c := testCase{dir: dir}
 		for _, kind := range []struct {
@@ -135,8 +144,8 @@ func openFolder(path string, opts SourceOptions) (*Source, error) {
 				if err != nil {
 					return nil, fmt.Errorf("data %w", err)
 				}
-				if st.Size() > opts.Limit {
-					return nil, fmt.Errorf("data %s: %d bytes, over the limit of %d", file, st.Size(), opts.Limit)
+				if left -= st.Size(); left < 0 || !st.Mode().IsRegular() {
+					return nil, fmt.Errorf("data %s: no file, or more than the limit of %d MB of data", file, opts.Limit>>20)
 				}
 				b, err := os.ReadFile(file)
 				if err != nil {
@@ -146,10 +155,12 @@ func openFolder(path string, opts SourceOptions) (*Source, error) {
 				if err != nil {
 					return nil, fmt.Errorf("data %s: %w", file, err)
 				}
+				fmt.Fprintf(sum, "%s %d %d\n", kind.name, i, len(b))
 				sum.Write(b)
 				*kind.list = append(*kind.list, t)
 			}
 		}
+		fmt.Fprintln(sum, "case")
 		s.cases = append(s.cases, c)
 	}
 	s.print = "sha256:" + hex.EncodeToString(sum.Sum(nil))
@@ -164,7 +175,7 @@ func globEscape(p string) string {
 // Path is where the data lies.
 func (s *Source) Path() string { return s.path }
 
-// Fingerprint is a hash of names, types, shapes and elements.
+// Fingerprint is a hash of names, types, shapes and elements, in their order.
 func (s *Source) Fingerprint() string { return s.print }
 
 // Array returns the array of that name, for labels and expectations.
@@ -193,60 +204,68 @@ func (s *Source) Outputs(i int) []*graph.Tensor {
 
 // Feed is a Source bound to the inputs of one model, or a part of it.
 type Feed struct {
-	Notes []string // which array feeds which input where the names differ, what was filled in
+	// Notes say which array feeds which input where the names differ, what was
+	// filled in and what is left out.
+	Notes []string
 
 	source   *Source
 	ports    []runtime.Port
 	arrays   []*npz.Array // per port, nil where it is filled or from a folder
-	position []int        // per port: input number in a test folder
+	position []int        // per port: input number in a test folder, −1 elsewhere
 	fill     []filler     // per port, nil where data feeds it
-	from, to int
-	pick     []int // samples by number where they are no range; see Spread
-	max      int
+	total    int          // samples of the source
+	samples  []int        // those of the feed, by number, ascending
+	fixed    int          // samples of every batch, where the model or a folder fixes them; else 0
 }
-
-// filler makes an input of a first decoding step: batch is the number of
-// samples, syms the sizes of the symbolic dims that the data fixes, length
-// the sequence length.
-type filler func(batch, length int, syms map[string]int) (*runtime.Tensor, error)
 
 // Bind finds for every input what feeds it: the array mapped to it, else the
 // array of its name, else the only array that fits in rank, dims and type (a
 // note says so). Inputs that the data lacks and that a decoder may leave empty
 // on its first step are filled the way an inference program would: an empty
 // past (zero length along its symbolic axis), an attention mask of ones,
-// position ids 0 … T−1, and use_cache_branch false. Anything else missing is
-// an error.
+// position ids (0 … T−1, or counted along the mask that the data has), and
+// use_cache_branch false. Anything else missing is an error.
+//
+// A model whose inputs fix their first axis is fed that many samples at a
+// time; samples beyond a multiple of it are left out, with a note.
 func (s *Source) Bind(ports []runtime.Port) (*Feed, error) {
 	f := &Feed{source: s, ports: ports}
 	f.arrays = make([]*npz.Array, len(ports))
-	f.position = make([]int, len(ports))
+	f.position = slices.Repeat([]int{-1}, len(ports))
 	f.fill = make([]filler, len(ports))
-	var err error
+	bind := f.bindArrays
 	if s.cases != nil {
-		err = f.bindCases()
-	} else {
-		err = f.bindArrays()
+		bind = f.bindCases
 	}
-	if err != nil {
-		return nil, err
+	if err := bind(); err != nil {
+		return nil, fmt.Errorf("data %s: %w", s.path, err)
 	}
+	var kinds []string // of what is filled in
+	filled := map[string][]string{}
 	for i, p := range ports {
-		if f.arrays[i] == nil && f.position[i] < 0 {
-			f.fill[i] = fillerFor(p, ports, f.bound)
-			if f.fill[i] == nil {
-				return nil, f.missing(p)
-			}
+		if f.bound(i) {
+			continue
 		}
-	}
-	for i, p := range ports {
-		if f.fill[i] == nil && len(p.Shape.Dims) > 0 && p.Shape.Dims[0].N == 1 {
-			f.max = 1
+		what := ""
+		if what, f.fill[i] = f.filler(p); f.fill[i] == nil {
+			return nil, fmt.Errorf("data %s: %w", s.path, f.missing(p))
 		}
+		if filled[what] == nil {
+			kinds = append(kinds, what)
+		}
+		filled[what] = append(filled[what], strconv.Quote(p.Name))
 	}
-	return f, nil
+	for _, what := range kinds {
+		list := filled[what]
+		if n := len(list); n > 4 {
+			list = []string{list[0], list[1], "…", list[n-1]}
+		}
+		f.Notes = append(f.Notes, fmt.Sprintf("filled with %s: %s", what, strings.Join(list, ", ")))
+	}
+	return f, f.batches()
 }
 
+// bound tells whether data feeds port i.
 func (f *Feed) bound(i int) bool { return f.arrays[i] != nil || f.position[i] >= 0 }
 
 func (f *Feed) missing(p runtime.Port) error {
@@ -256,75 +275,95 @@ func (f *Feed) missing(p runtime.Port) error {
 	}
 	what := strings.Join(have, ", ")
 	if f.source.cases != nil {
-		what = fmt.Sprintf("%d inputs a case", len(f.source.cases[0].inputs))
+		return fmt.Errorf("nothing feeds input %v; a case has %d inputs", p, len(f.source.cases[0].inputs))
 	}
-	return fmt.Errorf("data %s: nothing feeds input %q (%v%v); the data has %s; name the array with --map array=%s",
-		f.source.path, p.Name, p.DType, p.Shape.Dims, what, p.Name)
+	return fmt.Errorf("nothing feeds input %v; the data has %s; name the array with --map array=%s", p, what, p.Name)
 }
 
 func (f *Feed) bindArrays() error {
 	s := f.source
+	names := map[string]bool{}
+	for _, a := range s.arrays {
+		names[a.Name] = true
+	}
 	used := map[string]bool{}
+	bind := func(i int, a *npz.Array) error {
+		p := f.ports[i]
+		if err := fits(a, p); err != nil {
+			return fmt.Errorf("array %q for input %q: %w", a.Name, p.Name, err)
+		}
+		if f.arrays[i] != nil {
+			return fmt.Errorf("arrays %q and %q are both mapped to input %q", f.arrays[i].Name, a.Name, p.Name)
+		}
+		f.arrays[i] = a
+		used[a.Name] = true
+		return nil
+	}
+	for _, name := range slices.Sorted(maps.Keys(s.opts.Map)) {
+		at := slices.IndexFunc(s.arrays, func(a *npz.Array) bool { return a.Name == name })
+		to := slices.IndexFunc(f.ports, func(p runtime.Port) bool { return p.Name == s.opts.Map[name] })
+		if at < 0 || to < 0 {
+			return fmt.Errorf("--map %s=%s: there is no such array or no such input", name, s.opts.Map[name])
+		}
+		if err := bind(to, s.arrays[at]); err != nil {
+			return err
+		}
+	}
 	for i, p := range f.ports {
-		f.position[i] = -1
-		for _, a := range s.arrays {
-			if s.opts.Map[a.Name] == p.Name || (a.Name == p.Name && s.opts.Map[a.Name] == "") {
-				if err := fits(a, p); err != nil {
-					return fmt.Errorf("data %s: array %q for input %q: %w", s.path, a.Name, p.Name, err)
-				}
-				f.arrays[i] = a
-				used[a.Name] = true
+		at := slices.IndexFunc(s.arrays, func(a *npz.Array) bool { return a.Name == p.Name && s.opts.Map[a.Name] == "" })
+		if f.arrays[i] == nil && at >= 0 {
+			if err := bind(i, s.arrays[at]); err != nil {
+				return err
 			}
 		}
 	}
-	for name, input := range s.opts.Map {
-		if !used[name] {
-			return fmt.Errorf("data %s: --map %s=%s: there is no such array or no such input", s.path, name, input)
-		}
-	}
 	for i, p := range f.ports {
-		if f.arrays[i] != nil || fillerFor(p, f.ports, f.bound) != nil {
+		if _, fill := f.filler(p); f.bound(i) || fill != nil {
 			continue
 		}
 		var only *npz.Array
 		for _, a := range s.arrays {
-			if !used[a.Name] && fits(a, p) == nil {
-				if only != nil {
-					return fmt.Errorf("data %s: arrays %q and %q both fit input %q; choose with --map %s=%s", s.path, only.Name, a.Name, p.Name, a.Name, p.Name)
-				}
-				only = a
+			if used[a.Name] || fits(a, p) != nil {
+				continue
 			}
+			if only != nil {
+				return fmt.Errorf("arrays %q and %q both fit input %q; choose with --map %s=%s", only.Name, a.Name, p.Name, a.Name, p.Name)
+			}
+			only = a
 		}
 		if only != nil {
-			f.arrays[i] = only
-			used[only.Name] = true
+			if err := bind(i, only); err != nil {
+				return err
+			}
 			f.Notes = append(f.Notes, fmt.Sprintf("array %q feeds input %q: the only one that fits", only.Name, p.Name))
 		}
 	}
-	f.to = -1
-	var first string
+	var first *npz.Array
 	for _, a := range f.arrays {
-		if a == nil {
-			continue
+		switch {
+		case a == nil:
+		case first == nil:
+			first = a
+		case a.Shape[0] != first.Shape[0]:
+			return fmt.Errorf("%q has %d samples and %q %d; they must agree", first.Name, first.Shape[0], a.Name, a.Shape[0])
 		}
-		if f.to >= 0 && a.Shape[0] != f.to {
-			return fmt.Errorf("data %s: %q has %d samples and %q %d; they must agree", s.path, first, f.to, a.Name, a.Shape[0])
-		}
-		f.to, first = a.Shape[0], a.Name
 	}
-	if f.to == 0 {
-		return fmt.Errorf("data %s: array %q has no samples", s.path, first)
-	}
-	if f.to < 0 {
+	switch {
+	case len(f.ports) == 0:
+		return errors.New("the model has no inputs to feed")
+	case first == nil:
 		return f.missing(f.ports[0])
+	case first.Shape[0] == 0:
+		return fmt.Errorf("array %q has no samples", first.Name)
 	}
+	f.total = first.Shape[0]
 	return nil
 }
 
 func (f *Feed) bindCases() error {
+	list := f.source.cases[0].inputs
 	for i, p := range f.ports {
-		f.position[i] = -1
-		for k, t := range f.source.cases[0].inputs {
+		for k, t := range list {
 			if t.Name == p.Name || (t.Name == "" && k == i) {
 				f.position[i] = k
 			}
@@ -333,14 +372,64 @@ func (f *Feed) bindCases() error {
 	// Names differ between model and data in some test sets: then position
 	// decides, as the layout says.
 	if !slices.ContainsFunc(f.position, func(k int) bool { return k >= 0 }) {
-		for i := range f.ports {
-			if i < len(f.source.cases[0].inputs) {
-				f.position[i] = i
-			}
+		for i := range min(len(f.ports), len(list)) {
+			f.position[i] = i
 		}
 	}
-	f.to, f.max = len(f.source.cases), 1
+	f.total = len(f.source.cases)
 	return nil
+}
+
+// batches finds how many samples a batch has to have, and cuts the samples to
+// a multiple of that.
+func (f *Feed) batches() error {
+	for i := range f.total {
+		f.samples = append(f.samples, i)
+	}
+	if f.source.cases != nil {
+		f.fixed = 1
+		return nil
+	}
+	by := ""
+	for i, p := range f.ports {
+		// Positions broadcast, and use_cache_branch is one flag.
+		follows := f.arrays[i] != nil || isPast(p) || isMask(p)
+		if !follows || p.Rank < 1 || !p.Shape.Dims[0].IsKnown() || isPast(p) && p.Rank > 4 {
+			continue
+		}
+		n := int(p.Shape.Dims[0].N)
+		if by != "" && n != f.fixed {
+			return fmt.Errorf("data %s: input %q takes %d samples at a time and input %q %d", f.source.path, by, f.fixed, p.Name, n)
+		}
+		f.fixed, by = n, p.Name
+	}
+	if f.fixed > f.total || by != "" && f.fixed < 1 {
+		return fmt.Errorf("data %s: input %q takes %d samples at a time, the data has %d", f.source.path, by, f.fixed, f.total)
+	}
+	if f.fixed > 1 && f.total%f.fixed > 0 {
+		f.Notes = append(f.Notes, fmt.Sprintf("the last %d of %d samples are left out: the model takes %d at a time", f.total%f.fixed, f.total, f.fixed))
+	}
+	f.samples = f.samples[:f.whole(f.total)]
+	return nil
+}
+
+// whole is n rounded down to samples that fill batches.
+func (f *Feed) whole(n int) int {
+	if f.fixed > 1 {
+		return n / f.fixed * f.fixed
+	}
+	return n
+}
+
+// batch is the number of samples of a batch where size is asked for.
+func (f *Feed) batch(size int) int {
+	switch {
+	case f.fixed > 0:
+		return f.fixed
+	case size <= 0:
+		return DefaultBatch
+	}
+	return size
 }
 
 // fits says why array a, whose first axis counts samples, cannot feed p.
@@ -348,194 +437,73 @@ func fits(a *npz.Array, p runtime.Port) error {
 	if a.DType != p.DType && (a.DType != graph.Float64 || p.DType != graph.Float32) {
 		return fmt.Errorf("is %v, the input wants %v", a.DType, p.DType)
 	}
-	if p.Shape.Dims == nil {
-		return nil
-	}
-	if len(a.Shape) == 0 || len(a.Shape) != len(p.Shape.Dims) {
-		return fmt.Errorf("has shape %v, the input wants %v", a.Shape, p.Shape.Dims)
+	wrong := fmt.Errorf("has shape %v, the input is %v", a.Shape, p)
+	if len(a.Shape) == 0 || p.Rank >= 0 && len(a.Shape) != p.Rank {
+		return wrong
 	}
 	for k, d := range p.Shape.Dims {
-		if d.IsKnown() && int64(a.Shape[k]) != d.N && (k > 0 || d.N != 1) {
-			return fmt.Errorf("has shape %v, the input wants %v", a.Shape, p.Shape.Dims)
+		if k > 0 && d.IsKnown() && int64(a.Shape[k]) != d.N {
+			return wrong
 		}
 	}
 	return nil
-}
-
-// fillerFor returns how an input that the data lacks is made, nil where it
-// cannot be left empty.
-func fillerFor(p runtime.Port, ports []runtime.Port, bound func(int) bool) filler {
-	name := strings.ToLower(p.Name)
-	integer := p.DType == graph.Int64 || p.DType == graph.Int32
-	switch {
-	case p.DType == graph.Bool && strings.Contains(name, "use_cache"):
-		return func(int, int, map[string]int) (*runtime.Tensor, error) {
-			return runtime.FromSlice(ones(len(p.Shape.Dims)), []bool{false}), nil
-		}
-	case strings.Contains(name, "past") && p.DType.IsFloat() && len(p.Shape.Dims) >= 3:
-		axis := pastAxis(p, ports, bound)
-		if axis < 0 {
-			return nil
-		}
-		return func(batch, _ int, syms map[string]int) (*runtime.Tensor, error) {
-			shape := make([]int, len(p.Shape.Dims))
-			for i, d := range p.Shape.Dims {
-				n, ok := syms[d.Sym]
-				switch {
-				case i == axis:
-				case d.IsKnown():
-					shape[i] = int(d.N)
-				case ok && d.Sym != "":
-					shape[i] = n
-				default: // the one other open axis of a cache is the batch
-					shape[i] = batch
-				}
-			}
-			return zeros(p.DType, shape)
-		}
-	case strings.Contains(name, "mask") && len(p.Shape.Dims) == 2 && (integer || p.DType.IsFloat() || p.DType == graph.Bool):
-		return func(batch, length int, _ map[string]int) (*runtime.Tensor, error) {
-			return counted(p.DType, batch, length, func(int) int { return 1 })
-		}
-	case strings.Contains(name, "position") && integer && (len(p.Shape.Dims) == 1 || len(p.Shape.Dims) == 2):
-		return func(batch, length int, _ map[string]int) (*runtime.Tensor, error) {
-			if d := p.Shape.Dims; len(d) == 2 && d[0].N == 1 {
-				batch = 1
-			}
-			t, err := counted(p.DType, batch, length, func(t int) int { return t })
-			if err == nil && len(p.Shape.Dims) == 1 {
-				t, err = counted(p.DType, 1, length, func(t int) int { return t })
-				if err == nil {
-					t.Shape = []int{length}
-				}
-			}
-			return t, err
-		}
-	}
-	return nil
-}
-
-// pastAxis finds the axis of a cache that counts past tokens: the open one
-// whose symbol no input that is fed by data has. Where all symbols are
-// missing it is the last open axis but the head width, as caches are [batch,
-// heads, past, width], perhaps with keys and values stacked before.
-func pastAxis(p runtime.Port, ports []runtime.Port, bound func(int) bool) int {
-	fed := map[string]bool{}
-	for i, q := range ports {
-		if bound(i) {
-			for _, d := range q.Shape.Dims {
-				fed[d.Sym] = d.Sym != ""
-			}
-		}
-	}
-	axis := -1
-	for i, d := range p.Shape.Dims {
-		if d.IsKnown() || fed[d.Sym] {
-			continue
-		}
-		if strings.Contains(strings.ToLower(d.Sym), "batch") {
-			continue
-		}
-		axis = i
-	}
-	return axis
-}
-
-func ones(rank int) []int {
-	s := make([]int, rank)
-	for i := range s {
-		s[i] = 1
-	}
-	return s
-}
-
-func zeros(d graph.DType, shape []int) (*runtime.Tensor, error) {
-	dims := make([]int64, len(shape))
-	for i, n := range shape {
-		dims[i] = int64(n)
-	}
-	n, ok := graph.NumElements(dims)
-	size, ok2 := d.ByteSize(n)
-	if !ok || !ok2 || size > DefaultLimit {
-		return nil, fmt.Errorf("cannot fill a %v%v", d, shape)
-	}
-	t, err := graph.NewTensor(d, dims, make([]byte, size))
-	if err != nil {
-		return nil, err
-	}
-	return runtime.FromGraphTensor(t)
-}
-
-// counted returns [batch, length] with f(t) at every row's position t.
-func counted(d graph.DType, batch, length int, f func(t int) int) (*runtime.Tensor, error) {
-	t, err := zeros(d, []int{batch, length})
-	if err != nil {
-		return nil, err
-	}
-	for i := range batch * length {
-		v := f(i % length)
-		switch d {
-		case graph.Int64:
-			t.I64()[i] = int64(v)
-		case graph.Int32:
-			t.I32()[i] = int32(v)
-		case graph.Float32:
-			t.F32()[i] = float32(v)
-		case graph.Bool:
-			t.Bools()[i] = v != 0
-		default:
-			return nil, fmt.Errorf("cannot fill an input of %v", d)
-		}
-	}
-	return t, nil
 }
 
 // Len is the number of samples.
-func (f *Feed) Len() int {
-	if f.pick != nil {
-		return len(f.pick)
-	}
-	return f.to - f.from
-}
+func (f *Feed) Len() int { return len(f.samples) }
 
-// MaxBatch is the most samples that one batch may hold, 0 for any number.
-func (f *Feed) MaxBatch() int { return f.max }
+// MaxBatch is the number of samples that every batch holds where the model
+// fixes it, 0 for any number.
+func (f *Feed) MaxBatch() int { return f.fixed }
 
 // Fingerprint identifies the data that the feed is a part of.
 func (f *Feed) Fingerprint() string { return f.source.print }
 
 // Range is the part of the source that the feed covers, or lies in where it
 // is spread.
-func (f *Feed) Range() (from, to int) { return f.from, f.to }
+func (f *Feed) Range() (from, to int) {
+	if len(f.samples) == 0 {
+		return 0, 0
+	}
+	return f.samples[0], f.samples[len(f.samples)-1] + 1
+}
 
 // Source is what the feed was bound from.
 func (f *Feed) Source() *Source { return f.source }
 
-// Slice returns the samples from … to−1 of the feed.
+// Slice returns the samples from … to−1 of the feed, 0 ≤ from ≤ to; where to
+// is beyond the end, up to that. Where the model fixes the samples of a batch
+// both are rounded down to whole batches.
 func (f *Feed) Slice(from, to int) *Feed {
 	g := *f
-	to = min(to, f.Len())
-	if f.pick != nil {
-		g.pick = f.pick[from:to]
-		return &g
-	}
-	g.from, g.to = f.from+from, f.from+to
+	g.samples = f.samples[f.whole(from):f.whole(min(to, f.Len()))]
 	return &g
 }
 
 // Spread returns n samples of the feed, evenly spaced: data is often sorted by
 // class, and the first n would see few of them. It returns the feed itself
-// where n is 0 or not less than Len.
+// where n is 0 or not less than Len. Where the model fixes the samples of a
+// batch n is rounded down to whole batches.
 func (f *Feed) Spread(n int) *Feed {
 	if n <= 0 || n >= f.Len() {
 		return f
 	}
 	g := *f
-	g.pick = make([]int, n)
-	for i := range g.pick {
-		g.pick[i] = f.sample(i * f.Len() / n)
+	g.samples = make([]int, f.whole(n))
+	for i := range g.samples {
+		g.samples[i] = f.samples[i*f.Len()/len(g.samples)]
 	}
 	return &g
+}
+
+// Shard returns part i of n equal parts, 0 ≤ i < n.
+func (f *Feed) Shard(i, n int) (*Feed, error) {
+	unit := max(f.fixed, 1)
+	units := f.Len() / unit
+	if n < 1 || i < 0 || i >= n || n > units {
+		return nil, fmt.Errorf("shard %d/%d of %d samples: want 0 ≤ i < n ≤ %d", i, n, f.Len(), units)
+	}
+	return f.Slice(i*units/n*unit, (i+1)*units/n*unit), nil
 }
 
 // For binds the same samples to the inputs of another model.
@@ -544,24 +512,11 @@ func (f *Feed) For(ports []runtime.Port) (*Feed, error) {
 	if err != nil {
 		return nil, err
 	}
-	g.from, g.to, g.pick = f.from, f.to, f.pick
+	if f.Len() > 0 && g.fixed > 1 && f.Len()%g.fixed > 0 {
+		return nil, fmt.Errorf("data %s: %d samples for a model that takes %d at a time", f.source.path, f.Len(), g.fixed)
+	}
+	g.samples = f.samples
 	return g, nil
-}
-
-// sample is the number in the source of sample i.
-func (f *Feed) sample(i int) int {
-	if f.pick != nil {
-		return f.pick[i]
-	}
-	return f.from + i
-}
-
-// Shard returns part i of n equal parts, 0 ≤ i < n.
-func (f *Feed) Shard(i, n int) (*Feed, error) {
-	if n < 1 || i < 0 || i >= n || n > f.Len() {
-		return nil, fmt.Errorf("shard %d/%d of %d samples: want 0 ≤ i < n ≤ samples", i, n, f.Len())
-	}
-	return f.Slice(i*f.Len()/n, (i+1)*f.Len()/n), nil
 }
 
 // Labels returns one integer array of the source, cut to the feed's samples:
@@ -575,13 +530,13 @@ func (f *Feed) Labels(name string) ([]int64, error) {
 	if err != nil {
 		return nil, fmt.Errorf("data %s: labels %w", f.source.path, err)
 	}
-	if len(a.Shape) == 0 || a.Shape[0] == 0 || a.Shape[0] < f.to {
-		return nil, fmt.Errorf("data %s: labels %q have shape %v for %d samples", f.source.path, name, a.Shape, f.to)
+	if len(a.Shape) == 0 || a.Shape[0] != f.total {
+		return nil, fmt.Errorf("data %s: labels %q have shape %v for %d samples", f.source.path, name, a.Shape, f.total)
 	}
-	per := len(all) / a.Shape[0]
+	per := len(all) / f.total
 	out := make([]int64, 0, f.Len()*per)
-	for i := range f.Len() {
-		out = append(out, all[f.sample(i)*per:(f.sample(i)+1)*per]...)
+	for _, i := range f.samples {
+		out = append(out, all[i*per:(i+1)*per]...)
 	}
 	return out, nil
 }
@@ -589,73 +544,72 @@ func (f *Feed) Labels(name string) ([]int64, error) {
 // Batch returns the inputs of samples from … to−1 of the feed, each with the
 // samples along its first axis.
 func (f *Feed) Batch(from, to int) (map[string]tensor.Tensor, error) {
-	if from < 0 || to > f.Len() || from >= to || (f.max > 0 && to-from > f.max) {
-		return nil, fmt.Errorf("data %s: no batch of samples %d … %d", f.source.path, from, to-1)
+	if from < 0 || to > f.Len() || from >= to || f.fixed > 0 && to-from != f.fixed {
+		return nil, fmt.Errorf("data %s: no batch of samples %d … %d of %d", f.source.path, from, to-1, f.Len())
 	}
-	out := make(map[string]tensor.Tensor, len(f.ports))
-	syms := map[string]int{}
-	length := 0
-	put := func(p runtime.Port, t *runtime.Tensor, err error) error {
-		if err != nil {
-			return fmt.Errorf("data %s: input %q: %w", f.source.path, p.Name, err)
-		}
-		d, err := t.Dense()
-		if err != nil {
-			return fmt.Errorf("data %s: input %q: %w", f.source.path, p.Name, err)
-		}
-		out[p.Name] = d
-		return nil
+	samples := f.samples[from:to]
+	fail := func(p runtime.Port, err error) (map[string]tensor.Tensor, error) {
+		return nil, fmt.Errorf("data %s: samples %d … %d: input %q: %w", f.source.path, samples[0], samples[len(samples)-1], p.Name, err)
 	}
+	s := step{samples: len(samples), syms: map[string]int{}, in: map[string]*runtime.Tensor{}}
 	for i, p := range f.ports {
 		var t *runtime.Tensor
 		var err error
 		switch {
 		case f.arrays[i] != nil:
-			t, err = f.rows(f.arrays[i], p.DType, from, to)
+			t, err = rows(f.arrays[i], p.DType, samples)
 		case f.position[i] >= 0:
-			c := f.source.cases[f.sample(from)]
-			if f.position[i] >= len(c.inputs) {
-				return nil, fmt.Errorf("data %s: no input_%d.pb", c.dir, f.position[i])
-			}
-			t, err = runtime.FromGraphTensor(c.inputs[f.position[i]])
+			t, err = f.source.cases[samples[0]].input(f.position[i])
 		default:
 			continue
 		}
-		if err := put(p, t, err); err != nil {
-			return nil, err
+		if err != nil {
+			return fail(p, err)
 		}
-		for k, d := range p.Shape.Dims {
-			if d.Sym != "" && k < len(t.Shape) {
-				syms[d.Sym] = t.Shape[k]
-			}
-		}
-		if len(t.Shape) >= 2 && length == 0 {
-			length = t.Shape[1]
-		}
+		s.feed(p, t)
 	}
 	for i, p := range f.ports {
 		if f.fill[i] != nil {
-			t, err := f.fill[i](to-from, length, syms)
-			if err := put(p, t, err); err != nil {
-				return nil, err
+			t, err := f.fill[i](s)
+			if err != nil {
+				return fail(p, err)
 			}
+			s.in[p.Name] = t
 		}
+	}
+	out := make(map[string]tensor.Tensor, len(s.in))
+	for _, p := range f.ports {
+		d, err := s.in[p.Name].Dense()
+		if err != nil {
+			return fail(p, err)
+		}
+		out[p.Name] = d
 	}
 	return out, nil
 }
 
-// rows cuts samples from … to−1 of the feed out of an array.
-func (f *Feed) rows(a *npz.Array, want graph.DType, from, to int) (*runtime.Tensor, error) {
+// input returns input k of a case.
+func (c *testCase) input(k int) (*runtime.Tensor, error) {
+	if k >= len(c.inputs) {
+		return nil, fmt.Errorf("%s has no input_%d.pb", c.dir, k)
+	}
+	return runtime.FromGraphTensor(c.inputs[k])
+}
+
+// rows picks samples out of an array.
+func rows(a *npz.Array, want graph.DType, samples []int) (*runtime.Tensor, error) {
 	per := len(a.Raw) / a.Shape[0]
-	dims := []int64{int64(to - from)}
+	dims := []int64{int64(len(samples))}
 	for _, d := range a.Shape[1:] {
 		dims = append(dims, int64(d))
 	}
-	raw := a.Raw[f.sample(from)*per : (f.sample(to-1)+1)*per]
-	if f.pick != nil {
-		raw = make([]byte, 0, (to-from)*per)
-		for i := from; i < to; i++ {
-			raw = append(raw, a.Raw[f.sample(i)*per:(f.sample(i)+1)*per]...)
+	raw := make([]byte, 0, len(samples)*per)
+	for _, i := range samples {
+		raw = append(raw, a.Raw[i*per:(i+1)*per]...)
+	}
+	if a.DType == graph.Bool { // a file may hold any byte
+		for i := range raw {
+			raw[i] = min(raw[i], 1)
 		}
 	}
 	t, err := graph.NewTensor(a.DType, dims, raw)
