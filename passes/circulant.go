@@ -22,13 +22,14 @@ const (
 	// sequential, through the already rewritten prefix, where Feed is given;
 	// one-shot where only a ledger with moments is.
 	FitLSQ Fit = "lsq"
-	// FitFrobenius is the projection, the mean of every wrapped diagonal.
+	// FitFrobenius is the projection, the mean of every wrapped diagonal. Where
+	// Feed is given the bias is refitted, as for FitLSQ.
 	FitFrobenius Fit = "frobenius"
 )
 
 // CirculantOptions says which weights become block-circulant, and how.
 type CirculantOptions struct {
-	Block       int            // block size, at least 2
+	Block       int            // block size, 2 to circulant.MaxBlock
 	Fit         Fit            // "" means FitLSQ
 	Only, Skip  *regexp.Regexp // node names; nil means all, none
 	IncludeTied bool           // also weights that an embedding shares
@@ -57,21 +58,27 @@ type CirculantLayer struct {
 	ParamsAfter    int64   // weight and bias
 }
 
+// weight is what a layer multiplies by. Layers with equal weights share one
+// block-circulant weight.
+type weight struct {
+	root       *graph.Value // holds the constant
+	transposed bool         // the layer's W is the constant and not its transpose
+	alpha      float32      // factor of the constant
+}
+
 // layer is a weight operator that can be rewritten: y = W·x + bias on the last
 // axis.
 type layer struct {
-	node   *graph.Node
-	add    *graph.Node  // the Add of the bias, nil if there is none of its own
-	weight *graph.Value // the constant as the node reads it
-	m, n   int
-	dense  []float32 // [m, n]
+	node *graph.Node
+	add  *graph.Node // the Add of the bias, nil if there is none of its own
+	x    *graph.Value
+	m, n int
+	weight
 	bias   []float32 // [m]
-	biased bool      // it has a bias of its own
-}
+	biased bool      // it had one
 
-// x is the value that the layer reads: where that was the output of a layer
-// rewritten before, its new form.
-func (l *layer) x() *graph.Value { return l.node.Input(0) }
+	dense []float32 // W [m, n], once it is loaded
+}
 
 // out is the value that the rewritten layer computes.
 func (l *layer) out() *graph.Value {
@@ -85,41 +92,113 @@ func (l *layer) out() *graph.Value {
 // its output where the node has none.
 func (l *layer) name() string { return cmp.Or(l.node.Name, l.out().Name) }
 
+// load reads W.
+func (l *layer) load() error {
+	data, err := l.root.ConstTensor().Float32s()
+	if err != nil {
+		return err
+	}
+	l.dense = make([]float32, len(data))
+	for i := range l.m {
+		row := l.dense[i*l.n : (i+1)*l.n]
+		for k := range row {
+			at := k*l.m + i
+			if l.transposed {
+				at = i*l.n + k
+			}
+			row[k] = l.alpha * data[at]
+		}
+	}
+	if slices.ContainsFunc(l.dense, func(v float32) bool { return v-v != 0 }) {
+		return fmt.Errorf("its weight %q holds NaN or infinity", l.root.Name)
+	}
+	return nil
+}
+
 // RewriteCirculant puts lathe.BlockCirculantMatMul in the place of MatMul and
 // Gemm nodes with a constant weight, the bias that follows a MatMul included,
-// and adds the function that defines it in standard operators. A weight that
-// several nodes read is fitted once, on the inputs of all of them.
+// and adds the function that defines it in standard operators. The weight may
+// stand behind Identity and Transpose nodes (calib.Weight). A weight that
+// several layers read is fitted once, on the inputs of all of them; every
+// layer has a bias of its own.
 func RewriteCirculant(o CirculantOptions) Pass {
-	const name = "rewrite-circulant"
 	return Pass{
-		Name:     name,
+		Name:     circulantPass,
 		Doc:      "put block-circulant operators in the place of dense layers",
 		Contract: Lossy,
 		Run: func(ctx context.Context, m *graph.Model, j *Journal) error {
 			if o.Fit == "" {
 				o.Fit = FitLSQ
 			}
-			r := rewriter{pass: name, m: m, j: j, o: o, fitted: map[*graph.Value]*circulant.Matrix{}}
+			r := rewriter{m: m, j: j, o: o, fitted: map[weight]*fitted{}}
 			return r.run(ctx)
 		},
 	}
 }
 
+const circulantPass = "rewrite-circulant"
+
 type rewriter struct {
-	pass   string
 	m      *graph.Model
 	j      *Journal
 	o      CirculantOptions
-	fitted map[*graph.Value]*circulant.Matrix // by weight
-	inits  map[*circulant.Matrix]*graph.Value
+	fitted map[weight]*fitted
+	done   []modules.Rewrite
+}
 
-	original string // fingerprint of the model as it came
+// fitted is a block-circulant weight, and its initializer once it has one.
+type fitted struct {
+	*circulant.Matrix
+	init *graph.Value
 }
 
 func (r *rewriter) run(ctx context.Context) error {
-	if r.o.Block < 2 {
-		return fmt.Errorf("block size %d; choose 2 or more", r.o.Block)
+	if r.o.Block < 2 || r.o.Block > circulant.MaxBlock {
+		return fmt.Errorf("block size %d; choose 2 to %d", r.o.Block, circulant.MaxBlock)
 	}
+	if r.o.Fit != FitLSQ && r.o.Fit != FitFrobenius {
+		return fmt.Errorf("no fit %q; there are %s and %s", r.o.Fit, FitLSQ, FitFrobenius)
+	}
+	if r.o.Fit == FitLSQ && r.o.Feed == nil && r.o.Ledger == nil {
+		return errors.New("least squares needs data, or a ledger scored with moments; or choose the frobenius fit")
+	}
+	layers, err := r.layers()
+	if err != nil || len(layers) == 0 {
+		return err
+	}
+	original := r.m.Clone()
+	if err := r.importOperator(); err != nil {
+		return err
+	}
+	switch {
+	case r.o.Feed != nil:
+		err = r.sequential(ctx, original, layers)
+	case r.o.Fit == FitFrobenius:
+		err = r.oneShot(ctx, layers, func(string) *circulant.Moments { return nil })
+	default:
+		if err := ledgerFits(original, r.o.Ledger); err != nil {
+			return err
+		}
+		err = r.oneShot(ctx, layers, r.o.Ledger.Moments)
+	}
+	if err != nil {
+		return err
+	}
+	h, err := modules.ReadHistory(r.m)
+	if err != nil {
+		return err
+	}
+	if h.Original == "" {
+		h.Original = original.Fingerprint()
+	}
+	h.Rewrites = append(h.Rewrites, r.done...)
+	return modules.WriteHistory(r.m, h)
+}
+
+// importOperator makes the model one that may call the operator: with the
+// function that defines it, the import of its domain, and a format that knows
+// functions.
+func (r *rewriter) importOperator() error {
 	opset, ok := r.m.Opset("")
 	if !ok {
 		return errors.New("the model does not import the default operator set")
@@ -128,82 +207,62 @@ func (r *rewriter) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	layers, err := r.layers()
-	if err != nil {
-		return err
+	if v, ok := r.m.Opset(graph.LatheDomain); ok && v != 1 {
+		return fmt.Errorf("the model imports version %d of domain %q; this program writes version 1", v, graph.LatheDomain)
 	}
-	if len(layers) == 0 {
-		return nil
+	text := func(f *graph.Function) string {
+		m := graph.NewModel("", 8, 17)
+		m.CopyFunction(f)
+		return m.Text(graph.OmitDocs())
 	}
-	r.inits = map[*circulant.Matrix]*graph.Value{}
-	original := r.m.Clone()
-	r.original = original.Fingerprint()
-	if r.m.Function(graph.LatheDomain, f.Name, "") == nil {
+	switch there := r.m.Function(graph.LatheDomain, f.Name, ""); {
+	case there == nil:
 		r.m.CopyFunction(f)
+	case text(there) != text(f):
+		return fmt.Errorf("the model has a function %s.%s with another body; rewrite the original model", graph.LatheDomain, f.Name)
 	}
 	r.m.SetOpset(graph.LatheDomain, 1)
 	if r.m.IRVersion < 8 {
-		r.j.Add(r.pass, "", fmt.Sprintf("ir_version %d → 8", r.m.IRVersion), "model-local functions came with 8")
+		r.j.Add(circulantPass, "", fmt.Sprintf("ir_version %d → 8", r.m.IRVersion), "model-local functions came with 8")
 		r.m.IRVersion = 8
 	}
-	switch {
-	case r.o.Fit != FitLSQ && r.o.Fit != FitFrobenius:
-		return fmt.Errorf("no fit %q; there are %s and %s", r.o.Fit, FitLSQ, FitFrobenius)
-	case r.o.Feed != nil:
-		err = r.sequential(ctx, original, layers)
-	case r.o.Fit == FitFrobenius:
-		err = r.oneShot(ctx, layers, func(string) *circulant.Moments { return nil })
-	case r.o.Ledger != nil:
-		if err := ledgerFits(original, r.o.Ledger); err != nil {
-			return err
-		}
-		err = r.oneShot(ctx, layers, r.o.Ledger.Moments)
-	default:
-		err = errors.New("least squares needs data, or a ledger scored with moments; or choose the frobenius fit")
-	}
-	return err
+	return nil
 }
 
 // layers finds what is to be rewritten and journals what is left alone.
 func (r *rewriter) layers() ([]*layer, error) {
 	var out []*layer
-	skip := func(n *graph.Node, why string) {
-		r.j.Add(r.pass, n.String(), "left dense", why)
-	}
 	matched := false
 	for _, n := range r.m.Graph.Nodes() {
+		for _, s := range n.Subgraphs() {
+			if hasWeights(s) {
+				r.j.Add(circulantPass, n.String(), "left dense", "layers inside its branches or body are not rewritten")
+				break
+			}
+		}
 		if !n.Is("MatMul", "Gemm") {
 			continue
 		}
-		l, why, err := denseLayer(n)
-		if err != nil {
-			return nil, fmt.Errorf("%v: %w", n, err)
-		}
-		if l == nil {
-			if why != "" {
-				skip(n, why)
+		l, why := denseLayer(n)
+		if l != nil {
+			name := l.name()
+			switch {
+			case r.o.Only != nil && !r.o.Only.MatchString(name):
+				why = "not among those asked for"
+			case r.o.Skip != nil && r.o.Skip.MatchString(name):
+				why, matched = "asked to be skipped", true
+			case !r.o.IncludeTied && tied(l.root):
+				why, matched = "its weight is tied to an embedding; include tied weights to rewrite it", true
+			case !r.o.IncludeHead && isHead(l.out()):
+				why, matched = "it is the last projection; include the head to rewrite it", true
+			case blocks(l.m, r.o.Block)*blocks(l.n, r.o.Block)*r.o.Block >= l.m*l.n:
+				why, matched = fmt.Sprintf("%d×%d has no fewer parameters in blocks of %d", l.m, l.n, r.o.Block), true
+			default:
+				out, matched = append(out, l), true
 			}
-			continue
 		}
-		name := l.name()
-		switch {
-		case r.o.Only != nil && !r.o.Only.MatchString(name):
-			skip(n, "not among those asked for")
-			continue
-		case r.o.Skip != nil && r.o.Skip.MatchString(name):
-			skip(n, "asked to be skipped")
-			continue
-		}
-		matched = true
-		switch {
-		case !r.o.IncludeTied && tied(l.weight):
-			skip(n, "its weight is tied to an embedding; include tied weights to rewrite it")
-		case !r.o.IncludeHead && isHead(l.out()):
-			skip(n, "it is the last projection; include the head to rewrite it")
-		case blocks(l.m, r.o.Block)*blocks(l.n, r.o.Block)*r.o.Block >= l.m*l.n:
-			skip(n, fmt.Sprintf("%d×%d has no fewer parameters in blocks of %d", l.m, l.n, r.o.Block))
-		default:
-			out = append(out, l)
+		if why != "" {
+			r.j.Add(circulantPass, n.String(), "left dense", why)
 		}
 	}
 	if !matched && r.o.Only != nil {
@@ -212,119 +271,134 @@ func (r *rewriter) layers() ([]*layer, error) {
 	return out, nil
 }
 
+// hasWeights reports whether a graph multiplies by constant weights.
+func hasWeights(g *graph.Graph) bool {
+	return slices.ContainsFunc(g.Nodes(), func(n *graph.Node) bool {
+		if n.Is("MatMul", "Gemm") {
+			if w, _ := calib.Weight(n.Input(1)); w != nil {
+				return true
+			}
+		}
+		return slices.ContainsFunc(n.Subgraphs(), hasWeights)
+	})
+}
+
 func blocks(n, b int) int { return (n + b - 1) / b }
 
-// denseLayer reads n as y = W·x + bias. It returns nil and the reason where n
-// has a constant operand and is not of that form, and nil alone where it has
-// none.
-func denseLayer(n *graph.Node) (*layer, string, error) {
+// denseLayer reads n, a MatMul or Gemm, as y = W·x + bias. It returns nil and
+// the reason where n has a constant operand and is not of that form, and nil
+// alone where both operands are activations.
+func denseLayer(n *graph.Node) (*layer, string) {
 	a, b := n.Input(0), n.Input(1)
 	if a == nil || b == nil {
-		return nil, "", nil
+		return nil, ""
 	}
-	w := b.ConstTensor()
+	root, transposed := calib.Weight(b)
+	left, _ := calib.Weight(a)
 	switch {
-	case w == nil && a.ConstTensor() == nil:
-		return nil, "", nil
-	case w == nil:
-		return nil, "its constant is the left operand", nil
-	case a.ConstTensor() != nil:
-		return nil, "both operands are constant", nil
+	case root == nil && madeOfConstants(b):
+		return nil, fmt.Sprintf("its weight is computed by %v; fold constants first", b.Def())
+	case root == nil && left == nil:
+		return nil, ""
+	case root == nil:
+		return nil, "its constant is the left operand"
+	case left != nil:
+		return nil, "both operands are constant; fold constants first"
+	}
+	w := root.ConstTensor()
+	switch {
 	case len(w.Dims) != 2:
-		return nil, fmt.Sprintf("its weight has %d axes", len(w.Dims)), nil
+		return nil, fmt.Sprintf("its weight has %d axes", len(w.Dims))
 	case w.DType != graph.Float32:
-		return nil, fmt.Sprintf("its weight is %v", w.DType), nil
+		return nil, fmt.Sprintf("its weight is %v", w.DType)
 	case w.Len() == 0:
-		return nil, "its weight is empty", nil
+		return nil, "its weight is empty"
 	}
-	data, err := w.Float32s()
-	if err != nil {
-		return nil, "", err
-	}
-	l := &layer{node: n, weight: b}
-	l.n, l.m = int(w.Dims[0]), int(w.Dims[1])
-	alpha := float32(1)
+	l := &layer{node: n, x: a, weight: weight{root: root, transposed: transposed, alpha: 1}}
 	if n.Op == "Gemm" {
 		if n.Int("transA", 0) != 0 {
-			return nil, "its input is transposed", nil
+			return nil, "its input is transposed"
 		}
-		alpha = n.Float("alpha", 1)
-		if n.Int("transB", 0) != 0 {
-			l.n, l.m = l.m, l.n
-		}
+		l.alpha = n.Float("alpha", 1)
+		l.transposed = l.transposed != (n.Int("transB", 0) != 0)
 	}
-	l.dense = make([]float32, l.m*l.n)
-	for i := range l.m {
-		for k := range l.n {
-			at := k*l.m + i
-			if n.Op == "Gemm" && n.Int("transB", 0) != 0 {
-				at = i*l.n + k
-			}
-			l.dense[i*l.n+k] = alpha * data[at]
-		}
+	if l.n, l.m = int(w.Dims[0]), int(w.Dims[1]); l.transposed {
+		l.n, l.m = l.m, l.n
 	}
-	l.bias = make([]float32, l.m)
-	switch {
-	case n.Op == "Gemm" && n.Input(2) != nil:
-		c, why, err := rowConstant(n.Input(2), l.m)
+	if n.Op == "Gemm" && n.Input(2) != nil {
+		c := rowConstant(n.Input(2), l.m, 2)
 		if c == nil {
-			return nil, why, err
+			return nil, "its bias is not a constant for every output"
 		}
 		l.biased = true
-		for i := range l.bias {
-			l.bias[i] = n.Float("beta", 1) * c[i]
+		for _, v := range c {
+			l.bias = append(l.bias, n.Float("beta", 1)*v)
 		}
-	case n.Op == "MatMul":
-		if len(n.Output(0).Uses()) != 1 || n.Output(0).IsOutput() {
-			break
-		}
-		add := n.Output(0).Uses()[0].Node
-		if !add.Is("Add") || add.Graph() != n.Graph() {
-			break
-		}
-		other := add.Input(1 - n.Output(0).Uses()[0].Index)
-		if c, _, err := rowConstant(other, l.m); c != nil && err == nil {
-			l.add, l.bias, l.biased = add, c, true
+		return l, ""
+	}
+	l.bias = make([]float32, l.m)
+	if y := n.Output(0); n.Op == "MatMul" && len(y.Uses()) == 1 && !y.IsOutput() {
+		add := y.Uses()[0].Node
+		if add.Is("Add") && add.Graph() == n.Graph() {
+			if c := rowConstant(add.Input(1-y.Uses()[0].Index), l.m, a.Type().Rank()); c != nil {
+				l.add, l.bias, l.biased = add, c, true
+			}
 		}
 	}
-	return l, "", nil
+	return l, ""
 }
 
-// rowConstant returns a constant that is added alike to every token, as m
-// elements; nil and the reason where v is none.
-func rowConstant(v *graph.Value, m int) ([]float32, string, error) {
-	c := v.ConstTensor()
-	if c == nil || c.DType != graph.Float32 {
-		return nil, "its bias is not a float constant", nil
-	}
-	n := c.Len()
-	if n != 1 && (n != int64(m) || c.Dims[len(c.Dims)-1] != n) {
-		return nil, fmt.Sprintf("its bias has dims %v", c.Dims), nil
-	}
-	data, err := c.Float32s()
-	if err != nil {
-		return nil, "", err
-	}
-	// A constant of higher rank would add an axis to the output.
-	if len(c.Dims) > 2 || (n == 1 && len(c.Dims) > 1) {
-		return nil, fmt.Sprintf("its bias has dims %v", c.Dims), nil
-	}
-	if n == 1 {
-		data = slices.Repeat(data, m)
-	}
-	return data, "", nil
-}
-
-// tied reports whether an embedding reads the weight too, perhaps behind a
-// transposition.
-func tied(v *graph.Value) bool {
-	for _, u := range v.Uses() {
-		if u.Node.Is("Gather") {
+// madeOfConstants reports whether v is computed from constants alone, by one
+// operator after the other.
+func madeOfConstants(v *graph.Value) bool {
+	for range 8 {
+		n := v.Def()
+		if n == nil || len(n.Inputs()) == 0 {
+			return false
+		}
+		for _, in := range n.Inputs()[1:] {
+			if in != nil && in.ConstTensor() == nil {
+				return false
+			}
+		}
+		if v = n.Input(0); v == nil {
+			return false
+		}
+		if v.ConstTensor() != nil {
 			return true
 		}
 	}
-	if d := v.Def(); d != nil && d.Is("Transpose", "Identity") {
-		return tied(d.Input(0))
+	return false
+}
+
+// rowConstant returns a float constant that is added alike to every token of a
+// value of that rank (−1 where it is not known) with m features, as m
+// elements; nil where v is none or would add an axis.
+func rowConstant(v *graph.Value, m, rank int) []float32 {
+	c := v.ConstTensor()
+	if c == nil || c.DType != graph.Float32 || len(c.Dims) > max(rank, 1) {
+		return nil
+	}
+	if n := c.Len(); n != 1 && (n != int64(m) || c.Dims[len(c.Dims)-1] != n) {
+		return nil
+	}
+	data, err := c.Float32s()
+	if err != nil {
+		return nil
+	}
+	if len(data) == 1 {
+		data = slices.Repeat(data, m)
+	}
+	return data
+}
+
+// tied reports whether an embedding reads the weight too, itself or its
+// transpose.
+func tied(root *graph.Value) bool {
+	for _, u := range root.Uses() {
+		if u.Node.Is("Gather") && u.Index == 0 || u.Node.Is("Transpose", "Identity") && tied(u.Node.Output(0)) {
+			return true
+		}
 	}
 	return false
 }
@@ -334,140 +408,67 @@ func tied(v *graph.Value) bool {
 var passing = []string{"Identity", "Cast", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Softmax",
 	"LogSoftmax", "Sigmoid", "Slice", "Gather", "Split", "ArgMax", "Add", "Mul", "Div"}
 
-// isHead reports whether a projection leads to outputs of the model through
-// passing operators alone.
+// isHead reports whether everything that reads a projection leads through
+// passing operators alone to outputs of the model.
 func isHead(v *graph.Value) bool {
-	for range 16 { // a chain longer than any exporter's
-		if v.IsOutput() && len(v.Uses()) == 0 {
-			return true
-		}
-		if len(v.Uses()) == 0 {
+	seen := map[*graph.Value]bool{v: true}
+	list := []*graph.Value{v}
+	for k := 0; k < len(list); k++ {
+		uses := list[k].Uses()
+		if len(uses) == 0 && !list[k].IsOutput() || len(list) > 64 { // more than any head's
 			return false
 		}
-		for _, u := range v.Uses() {
+		for _, u := range uses {
 			n := u.Node
-			if !n.Is(passing...) || u.Index > 1 {
+			switch {
+			case !n.Is(passing...):
+				return false
+			case n.Is("Add", "Mul", "Div"):
+				if c, _ := calib.Weight(n.Input(1 - u.Index)); c == nil {
+					return false
+				}
+			case u.Index != 0: // it is the shape or the indices
 				return false
 			}
-			if n.Is("Add", "Mul", "Div") && n.Input(1-u.Index).ConstTensor() == nil {
-				return false
-			}
-			if n.Is("Gather", "Slice", "Reshape") && u.Index != 0 {
-				return false
-			}
-			// All outputs of a split lead the same way; the first stands for
-			// them, and for its siblings.
-			v = n.Output(0)
-		}
-	}
-	return false
-}
-
-// oneShot fits every weight on the moments that its inputs have in the
-// original model.
-func (r *rewriter) oneShot(ctx context.Context, layers []*layer, moments func(value string) *circulant.Moments) error {
-	for i, l := range layers {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		x := moments(l.x().Name)
-		if r.o.Fit == FitLSQ && x == nil {
-			return fmt.Errorf("%v: the ledger has no moments of %q; score with moments", l.node, l.x().Name)
-		}
-		c := r.fitted[l.weight]
-		bias := l.bias
-		var err error
-		if c == nil && r.o.Fit == FitLSQ {
-			sum := circulant.NewMoments(l.n)
-			for _, k := range layers {
-				if k.weight == l.weight {
-					if mo := moments(k.x().Name); mo == nil || mo.N != l.n {
-						return fmt.Errorf("%v: the ledger has no moments of %q; score with moments", k.node, k.x().Name)
-					} else if err := sum.Merge(mo); err != nil {
-						return fmt.Errorf("%v: %w", k.node, err)
-					}
+			for _, o := range n.Outputs() {
+				if o != nil && !seen[o] && (len(o.Uses()) > 0 || o.IsOutput()) {
+					seen[o] = true
+					list = append(list, o)
 				}
 			}
-			c, _, err = circulant.LeastSquares(l.dense, l.m, l.n, r.o.Block, l.bias, sum, &circulant.FitOptions{Ridge: r.o.Ridge})
-		} else if c == nil {
-			c, err = circulant.Frobenius(l.dense, l.m, l.n, r.o.Block)
-		}
-		if err != nil {
-			return fmt.Errorf("%v: %w", l.node, err)
-		}
-		done := CirculantLayer{Error: nan, FrobeniusError: nan}
-		if x != nil {
-			bias = refit(l, c, x)
-			if done, err = oneShotErrors(l, c, bias, x); err != nil {
-				return fmt.Errorf("%v: %w", l.node, err)
-			}
-		}
-		if err := r.apply(l, c, bias, done); err != nil {
-			return err
-		}
-		if r.o.Progress != nil {
-			r.o.Progress(i+1, len(layers))
 		}
 	}
-	return nil
-}
-
-// refit is the bias that keeps the mean of the layer's output: bias + (W −
-// C)·E[x].
-func refit(l *layer, c *circulant.Matrix, x *circulant.Moments) []float32 {
-	out := make([]float32, l.m)
-	mean, dense := x.Mean(), c.Dense()
-	for i := range out {
-		sum := float64(l.bias[i])
-		for k := range l.n {
-			sum += (float64(l.dense[i*l.n+k]) - float64(dense[i*l.n+k])) * mean[k]
-		}
-		out[i] = float32(sum)
-	}
-	return out
-}
-
-func oneShotErrors(l *layer, c *circulant.Matrix, bias []float32, x *circulant.Moments) (CirculantLayer, error) {
-	e, err := circulant.OutputError(l.dense, l.bias, c, bias, x)
-	if err != nil {
-		return CirculantLayer{}, err
-	}
-	f, err := circulant.Frobenius(l.dense, l.m, l.n, c.B)
-	if err != nil {
-		return CirculantLayer{}, err
-	}
-	fe, err := circulant.OutputError(l.dense, l.bias, f, refit(l, f, x), x)
-	return CirculantLayer{Error: e, FrobeniusError: fe}, err
+	return true
 }
 
 // apply puts the operator in the place of l and reports it.
-func (r *rewriter) apply(l *layer, c *circulant.Matrix, bias []float32, done CirculantLayer) error {
+func (r *rewriter) apply(l *layer, bias []float32, done CirculantLayer) error {
+	c := r.fitted[l.weight]
 	var err error
 	done.Node, done.M, done.N, done.Block = l.name(), l.m, l.n, c.B
 	done.ParamsBefore, done.ParamsAfter = int64(l.m)*int64(l.n), int64(c.Params())+int64(l.m)
 	if l.biased {
 		done.ParamsBefore += int64(l.m)
 	}
-	if done.WeightError, err = circulant.WeightError(l.dense, c); err != nil {
+	if done.WeightError, err = circulant.WeightError(l.dense, c.Matrix); err != nil {
 		return fmt.Errorf("%v: %w", l.node, err)
 	}
+	l.dense = nil
 	g := l.node.Graph()
-	w := r.inits[c]
-	if w == nil {
-		w = g.AddInitializer(g.FreshName(l.weight.Name+"_circulant"),
+	if c.init == nil {
+		c.init = g.AddInitializer(g.FreshName(l.root.Name+"_circulant"),
 			graph.Float32Tensor([]int64{int64(c.P), int64(c.Q), int64(c.B)}, c.W))
-		r.inits[c], r.fitted[l.weight] = w, c
 	}
 	b := g.AddInitializer(g.FreshName(l.name()+"_circulant_bias"), graph.Float32Tensor([]int64{int64(l.m)}, bias))
-	old, mark := l.out(), l.node
+	old, gone := l.out(), []*graph.Node{l.node}
 	if l.add != nil {
-		mark = l.add
+		gone = append(gone, l.add)
 	}
-	n := g.InsertBefore(mark, graph.LatheDomain, "BlockCirculantMatMul", l.node.Name,
-		[]*graph.Value{l.x(), w, b}, []string{g.FreshName(old.Name + "_circulant")}, graph.IntAttr("out_features", int64(l.m)))
+	n := g.InsertBefore(gone[len(gone)-1], graph.LatheDomain, "BlockCirculantMatMul", l.node.Name,
+		[]*graph.Value{l.x, c.init, b}, []string{g.FreshName(old.Name + "_circulant")}, graph.IntAttr("out_features", int64(l.m)))
 	v := n.Output(0)
 	old.ReplaceUses(v)
-	if slices.Contains(g.Outputs(), old) {
+	if old.IsOutput() {
 		g.ReplaceOutput(old, v)
 	} else {
 		name := old.Name
@@ -475,26 +476,12 @@ func (r *rewriter) apply(l *layer, c *circulant.Matrix, bias []float32, done Cir
 		v.Rename(name)
 		v.Declared = old.Declared
 	}
-	if l.add != nil {
-		g.Remove(l.add)
-	}
-	g.Remove(l.node)
-	r.j.Add(r.pass, done.Node, fmt.Sprintf("%d×%d in blocks of %d, %d → %d parameters", l.m, l.n, c.B, done.ParamsBefore, done.ParamsAfter),
+	g.Remove(gone...)
+	r.j.Add(circulantPass, done.Node, fmt.Sprintf("%d×%d in blocks of %d, %d → %d parameters", l.m, l.n, c.B, done.ParamsBefore, done.ParamsAfter),
 		fmt.Sprintf("fitted with %s", r.o.Fit))
+	r.done = append(r.done, modules.Rewrite{Pass: circulantPass, Node: done.Node, Block: done.Block, Note: string(r.o.Fit)})
 	if r.o.Layer != nil {
 		r.o.Layer(done)
 	}
-	return r.record(done)
-}
-
-func (r *rewriter) record(done CirculantLayer) error {
-	h, err := modules.ReadHistory(r.m)
-	if err != nil {
-		return err
-	}
-	if h.Original == "" {
-		h.Original = r.original
-	}
-	h.Rewrites = append(h.Rewrites, modules.Rewrite{Pass: r.pass, Node: done.Node, Block: done.Block, Note: string(r.o.Fit)})
-	return modules.WriteHistory(r.m, h)
+	return nil
 }

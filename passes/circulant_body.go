@@ -135,9 +135,10 @@ BlockCirculantMatMul <out_features> (X, W, B) => (Y)
 }
 `
 
-// slices are the forms that Slice took: inputs from opset 10 on. Before that
-// its bounds are attributes, which a body for every size cannot use; there
-// the last dim is read with a negative index out of reversed shapes by Gather.
+// matMulFunction returns the function for models of that opset. From opset 10
+// on Slice takes its bounds as inputs; before that they are attributes, which a
+// body for every size cannot use, and Gather with positions counted by NonZero
+// takes its place.
 func matMulFunction(opset int64) (*graph.Function, error) {
 	if opset < minBodyOpset {
 		return nil, fmt.Errorf("the body of BlockCirculantMatMul needs opset %d, the model has %d; upgrade the model first", minBodyOpset, opset)
@@ -146,7 +147,6 @@ func matMulFunction(opset int64) (*graph.Function, error) {
 	cut := "  y_cut = Slice (y_flat, i0, m, i1)"
 	lead := "  lead = Slice (shape_x, i0, last, i0)"
 	if opset < 10 {
-		// Positions 0 … k−1 by NonZero, then Gather.
 		n = "  n = Gather <axis = 0> (shape_x, last)"
 		cut = `  ones_m = ConstantOfShape <value = int64[1] {1}> (m)
   nz_m = NonZero (ones_m)

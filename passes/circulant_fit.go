@@ -16,12 +16,105 @@ import (
 
 var nan = math.NaN()
 
+// oneShot fits every weight on the moments that its inputs have in the
+// original model; those of a projection may be missing.
+func (r *rewriter) oneShot(ctx context.Context, layers []*layer, moments func(value string) *circulant.Moments) error {
+	if r.o.Fit == FitLSQ {
+		for _, l := range layers {
+			if x := moments(l.x.Name); x == nil || x.N != l.n {
+				return fmt.Errorf("%v: the ledger has no moments of its %d inputs, %q; score with moments", l.node, l.n, l.x.Name)
+			}
+		}
+	}
+	for i, l := range layers {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if err := l.load(); err != nil {
+			return fmt.Errorf("%v: %w", l.node, err)
+		}
+		if r.fitted[l.weight] == nil {
+			if err := r.fitShared(l, layers, moments); err != nil {
+				return fmt.Errorf("%v: %w", l.node, err)
+			}
+		}
+		c, bias := r.fitted[l.weight].Matrix, l.bias
+		done := CirculantLayer{Error: nan, FrobeniusError: nan}
+		if x := moments(l.x.Name); x != nil {
+			f, err := circulant.Frobenius(l.dense, l.m, l.n, r.o.Block)
+			if err == nil {
+				bias = refit(l, c, x)
+				done.Error, err = circulant.OutputError(l.dense, l.bias, c, bias, x)
+			}
+			if err == nil {
+				done.FrobeniusError, err = circulant.OutputError(l.dense, l.bias, f, refit(l, f, x), x)
+			}
+			if err != nil {
+				return fmt.Errorf("%v: %w", l.node, err)
+			}
+		}
+		if err := r.apply(l, bias, done); err != nil {
+			return err
+		}
+		if r.o.Progress != nil {
+			r.o.Progress(i+1, len(layers))
+		}
+	}
+	return nil
+}
+
+// fitShared fits the weight of l one-shot, on the inputs of all layers that
+// have it.
+func (r *rewriter) fitShared(l *layer, layers []*layer, moments func(value string) *circulant.Moments) error {
+	var c *circulant.Matrix
+	var err error
+	if r.o.Fit == FitFrobenius {
+		c, err = circulant.Frobenius(l.dense, l.m, l.n, r.o.Block)
+	} else {
+		sum := circulant.NewMoments(l.n)
+		for _, k := range layers {
+			if k.weight != l.weight {
+				continue
+			}
+			x := moments(k.x.Name)
+			if x == nil {
+				return fmt.Errorf("no data reached its input %q", k.x.Name)
+			}
+			if err := sum.Merge(x); err != nil {
+				return err
+			}
+		}
+		c, _, err = circulant.LeastSquares(l.dense, l.m, l.n, r.o.Block, l.bias, sum, &circulant.FitOptions{Ridge: r.o.Ridge})
+	}
+	r.fitted[l.weight] = &fitted{Matrix: c}
+	return err
+}
+
+// refit is the bias that keeps the mean of the layer's output: bias + (W −
+// C)·E[x].
+func refit(l *layer, c *circulant.Matrix, x *circulant.Moments) []float32 {
+	out := make([]float32, l.m)
+	mean, dense := x.Mean(), c.Dense()
+	for i := range out {
+		sum := float64(l.bias[i])
+		for k := range l.n {
+			sum += (float64(l.dense[i*l.n+k]) - float64(dense[i*l.n+k])) * mean[k]
+		}
+		out[i] = float32(sum)
+	}
+	return out
+}
+
 // sequential fits the layers in the order of the graph. Two walkers hold what
 // every batch has computed so far, one in the original model and one in the
 // model that is being rewritten; they advance from group of layers to group
 // of layers, so each model runs once over the data in total. Layers that read
-// the same value form a group.
+// the same value form a group. A weight that layers of several groups share
+// is fitted one-shot before.
 func (r *rewriter) sequential(ctx context.Context, original *graph.Model, layers []*layer) error {
+	if err := r.fitAcross(ctx, original, layers); err != nil {
+		return err
+	}
 	before, err := newWalker(ctx, original, r.o.Feed, r.o.Threads)
 	if err != nil {
 		return err
@@ -30,12 +123,10 @@ func (r *rewriter) sequential(ctx context.Context, original *graph.Model, layers
 	if err != nil {
 		return err
 	}
-	done := 0
-	for len(layers) > 0 {
-		group := []*layer{layers[0]}
-		var rest []*layer
-		for _, l := range layers[1:] {
-			if l.x() == layers[0].x() {
+	for done, all := 0, len(layers); len(layers) > 0; {
+		var group, rest []*layer
+		for _, l := range layers {
+			if l.x == layers[0].x {
 				group = append(group, l)
 			} else {
 				rest = append(rest, l)
@@ -46,14 +137,51 @@ func (r *rewriter) sequential(ctx context.Context, original *graph.Model, layers
 			return err
 		}
 		if done += len(group); r.o.Progress != nil {
-			r.o.Progress(done, done+len(layers))
+			r.o.Progress(done, all)
 		}
 	}
 	return nil
 }
 
+// fitAcross fits the weights that layers of different inputs share, on the
+// inputs that all of these have in the original model.
+func (r *rewriter) fitAcross(ctx context.Context, original *graph.Model, layers []*layer) error {
+	var shared []*layer // the first of each weight
+	var names []string
+	for i, l := range layers {
+		other := slices.ContainsFunc(layers, func(k *layer) bool { return k.weight == l.weight && k.x != l.x })
+		if !other {
+			continue
+		}
+		if !slices.Contains(names, l.x.Name) {
+			names = append(names, l.x.Name)
+		}
+		if !slices.ContainsFunc(layers[:i], func(k *layer) bool { return k.weight == l.weight }) {
+			shared = append(shared, l)
+		}
+	}
+	if len(shared) == 0 {
+		return nil
+	}
+	x, err := calib.Moments(ctx, original, r.o.Feed, names, calib.ScoreOptions{Threads: r.o.Threads})
+	if err != nil {
+		return err
+	}
+	for _, l := range shared {
+		err := l.load()
+		if err == nil {
+			err = r.fitShared(l, layers, func(value string) *circulant.Moments { return x[value] })
+		}
+		if err != nil {
+			return fmt.Errorf("%v: %w", l.node, err)
+		}
+		l.dense = nil
+	}
+	return nil
+}
+
 func (r *rewriter) fitGroup(ctx context.Context, before, now *walker, group []*layer) error {
-	x := group[0].x().Name
+	x := group[0].x.Name
 	var ys []string
 	for _, l := range group {
 		ys = append(ys, l.out().Name)
@@ -64,60 +192,65 @@ func (r *rewriter) fitGroup(ctx context.Context, before, now *walker, group []*l
 	if err := now.advance(ctx, []string{x}); err != nil {
 		return fmt.Errorf("%v: %w", group[0].node, err)
 	}
-	acc := make([]*circulant.CrossAccumulator, len(group))
 	for i, l := range group {
-		acc[i] = circulant.NewCrossAccumulator(l.m, l.n)
-	}
-	for k := range now.chunks {
-		in, err := runtime.FromDense(now.chunks[k][x])
-		if err != nil {
-			return err
-		}
-		for i, l := range group {
+		acc := circulant.NewCrossAccumulator(l.m, l.n)
+		for k := range now.chunks {
+			in, err := runtime.FromDense(now.chunks[k][x])
+			if err != nil {
+				return err
+			}
 			out, err := runtime.FromDense(before.chunks[k][ys[i]])
 			if err != nil {
 				return err
 			}
-			if in.DType != graph.Float32 || in.Len()/l.n != out.Len()/l.m {
-				return fmt.Errorf("%v: input %v%v and output %v do not match %d×%d", l.node, in.DType, in.Shape, out.Shape, l.m, l.n)
+			if in.DType != graph.Float32 || out.DType != graph.Float32 || in.Len()/l.n != out.Len()/l.m ||
+				in.Len()%l.n != 0 || out.Len()%l.m != 0 {
+				return fmt.Errorf("%v: input %v%v and output %v%v do not match %d×%d", l.node, in.DType, in.Shape, out.DType, out.Shape, l.m, l.n)
 			}
 			err = now.masks[k].Runs(in, func(from, to int) {
-				acc[i].Add(out.F32()[from*l.m:], l.m, in.F32()[from*l.n:], l.n, to-from)
+				acc.Add(out.F32()[from*l.m:], l.m, in.F32()[from*l.n:], l.n, to-from)
 			})
 			if err != nil {
 				return fmt.Errorf("%v: %w", l.node, err)
 			}
 		}
-	}
-	for i, l := range group {
-		x, yx := acc[i].Moments()
-		f, err := circulant.Frobenius(l.dense, l.m, l.n, r.o.Block)
-		if err != nil {
+		x, yx := acc.Moments()
+		if err := r.fitCross(l, x, yx); err != nil {
 			return fmt.Errorf("%v: %w", l.node, err)
-		}
-		c := r.fitted[l.weight]
-		switch {
-		case c != nil: // fitted at its first reader
-		case r.o.Fit == FitFrobenius:
-			c = f
-		default:
-			if c, _, err = circulant.LeastSquaresCross(l.dense, l.m, l.n, r.o.Block, x, yx, &circulant.FitOptions{Ridge: r.o.Ridge}); err != nil {
-				return fmt.Errorf("%v: %w", l.node, err)
-			}
-		}
-		bias, frobeniusBias := crossBias(c, x, yx), crossBias(f, x, yx)
-		var done CirculantLayer
-		if done.Error, err = circulant.CrossError(c, bias, x, yx); err == nil {
-			done.FrobeniusError, err = circulant.CrossError(f, frobeniusBias, x, yx)
-		}
-		if err != nil {
-			return fmt.Errorf("%v: %w", l.node, err)
-		}
-		if err := r.apply(l, c, bias, done); err != nil {
-			return err
 		}
 	}
 	return nil
+}
+
+// fitCross fits one layer to the outputs that it has in the original model,
+// and rewrites it.
+func (r *rewriter) fitCross(l *layer, x *circulant.Moments, yx *circulant.CrossMoments) error {
+	if err := l.load(); err != nil {
+		return err
+	}
+	f, err := circulant.Frobenius(l.dense, l.m, l.n, r.o.Block)
+	if err != nil {
+		return err
+	}
+	if r.fitted[l.weight] == nil {
+		c := f
+		if r.o.Fit == FitLSQ {
+			if c, _, err = circulant.LeastSquaresCross(l.dense, l.m, l.n, r.o.Block, x, yx, &circulant.FitOptions{Ridge: r.o.Ridge}); err != nil {
+				return err
+			}
+		}
+		r.fitted[l.weight] = &fitted{Matrix: c}
+	}
+	c := r.fitted[l.weight].Matrix
+	bias := crossBias(c, x, yx)
+	var done CirculantLayer
+	if done.Error, err = circulant.CrossError(c, bias, x, yx); err != nil {
+		return err
+	}
+	if done.FrobeniusError, err = circulant.CrossError(f, crossBias(f, x, yx), x, yx); err != nil {
+		return err
+	}
+	return r.apply(l, bias, done)
 }
 
 // crossBias is E[y] − C·E[x], the bias with the smallest error.
@@ -141,10 +274,11 @@ type walker struct {
 	threads int
 	chunks  []map[string]tensor.Tensor
 	masks   []calib.Mask
+	done    map[*graph.Node]bool // computed already
 }
 
 func newWalker(ctx context.Context, m *graph.Model, feed *calib.Feed, threads int) (*walker, error) {
-	w := &walker{m: m, threads: threads}
+	w := &walker{m: m, threads: threads, done: map[*graph.Node]bool{}}
 	err := calib.Batches(ctx, feed, 0, nil, func(from, to int, in map[string]tensor.Tensor) error {
 		mask, err := calib.MaskOf(in, to-from)
 		w.chunks = append(w.chunks, maps.Clone(in))
@@ -154,59 +288,45 @@ func newWalker(ctx context.Context, m *graph.Model, feed *calib.Feed, threads in
 	return w, err
 }
 
-// advance computes what nodes up to the last one that defines a wanted value
-// make of the values at hand, and then holds the wanted values and those that
-// later nodes read.
+// advance computes the wanted values from those at hand, and then holds them
+// and what nodes that were not computed yet read.
 func (w *walker) advance(ctx context.Context, want []string) error {
 	g := w.m.Graph
-	pos := make(map[*graph.Node]int, len(g.Nodes()))
-	for i, n := range g.Nodes() {
-		pos[n] = i
-	}
-	cut := 0
+	hold := map[string]bool{}
+	var todo []*graph.Value
 	for _, name := range want {
 		v := g.Value(name)
 		if v == nil {
 			return fmt.Errorf("the value %q is gone", name)
 		}
-		if d := v.Def(); d != nil {
-			cut = max(cut, pos[d]+1)
+		hold[name] = true
+		todo = append(todo, v)
+	}
+	for len(todo) > 0 {
+		v := todo[len(todo)-1]
+		todo = todo[:len(todo)-1]
+		if n := v.Def(); n != nil && v.Graph() == g && !w.done[n] {
+			w.done[n] = true
+			reads(n, func(v *graph.Value) { todo = append(todo, v) })
+		}
+	}
+	for _, v := range g.Inputs() {
+		if !v.IsInitializer() && w.readLater(v) {
+			hold[v.Name] = true
+		}
+	}
+	for _, n := range g.Nodes() {
+		for _, v := range n.Outputs() {
+			if v != nil && w.done[n] && v.ConstTensor() == nil && w.readLater(v) {
+				hold[v.Name] = true
+			}
 		}
 	}
 	held := slices.Sorted(maps.Keys(w.chunks[0]))
 	var fresh []string // to be computed
-	keep := map[string]bool{}
-	hold := func(v *graph.Value) {
-		if v == nil || v.ConstTensor() != nil || v.IsInitializer() || keep[v.Name] {
-			return
-		}
-		keep[v.Name] = true
-		if !slices.Contains(held, v.Name) {
-			fresh = append(fresh, v.Name)
-		}
-	}
-	for _, name := range want {
-		hold(g.Value(name))
-	}
-	readLater := func(v *graph.Value) bool {
-		return v != nil && slices.ContainsFunc(v.Uses(), func(u graph.Use) bool {
-			n := u.Node
-			for n.Graph() != g {
-				n = n.Graph().Holder()
-			}
-			return pos[n] >= cut
-		})
-	}
-	for _, v := range g.Inputs() {
-		if readLater(v) {
-			hold(v)
-		}
-	}
-	for _, n := range g.Nodes()[:cut] {
-		for _, v := range n.Outputs() {
-			if readLater(v) {
-				hold(v)
-			}
+	for _, name := range slices.Sorted(maps.Keys(hold)) {
+		if !slices.Contains(held, name) {
+			fresh = append(fresh, name)
 		}
 	}
 	if len(fresh) > 0 {
@@ -215,9 +335,38 @@ func (w *walker) advance(ctx context.Context, want []string) error {
 		}
 	}
 	for _, c := range w.chunks {
-		maps.DeleteFunc(c, func(name string, _ tensor.Tensor) bool { return !keep[name] })
+		maps.DeleteFunc(c, func(name string, _ tensor.Tensor) bool { return !hold[name] })
 	}
 	return nil
+}
+
+// readLater reports whether a node that was not computed yet reads v, itself
+// or inside its subgraphs.
+func (w *walker) readLater(v *graph.Value) bool {
+	return slices.ContainsFunc(v.Uses(), func(u graph.Use) bool {
+		n := u.Node
+		for n.Graph() != w.m.Graph {
+			n = n.Graph().Holder()
+		}
+		return !w.done[n]
+	})
+}
+
+// reads calls f for every value that n reads, also inside its subgraphs.
+func reads(n *graph.Node, f func(*graph.Value)) {
+	for _, v := range n.Inputs() {
+		if v != nil {
+			f(v)
+		}
+	}
+	for _, s := range n.Subgraphs() {
+		for _, k := range s.Nodes() {
+			reads(k, f)
+		}
+		for _, v := range s.Outputs() {
+			f(v)
+		}
+	}
 }
 
 // compute adds the values fresh to every chunk, from the values held.
@@ -231,12 +380,12 @@ func (w *walker) compute(ctx context.Context, held, fresh []string) error {
 			part.Graph.RemoveInput(v)
 			continue
 		}
-		// What the data has is surer than what a file declares.
+		// What there is is surer than what a file declares.
 		t, err := runtime.FromDense(w.chunks[0][v.Name])
 		if err != nil {
 			return err
 		}
-		v.Declared = &graph.Type{Kind: graph.KindTensor, Elem: t.DType}
+		v.Declared = graph.TensorType(t.DType, slices.Repeat([]graph.Dim{graph.UnknownDim}, len(t.Shape))...)
 		v.SetInferred(nil)
 	}
 	prog, err := runtime.Compile(part, runtime.Options{})

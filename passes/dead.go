@@ -35,7 +35,7 @@ func eliminateDead(m *graph.Model, j *Journal) {
 	deadIn(m.Graph, outputs, j)
 
 	// An initializer of any graph goes when nothing reads it.
-	m.Graph.Model().Graphs(func(g *graph.Graph) bool {
+	m.Graphs(func(g *graph.Graph) bool {
 		if g.Function() != nil {
 			return true
 		}

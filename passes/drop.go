@@ -1,6 +1,7 @@
 package passes
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -52,21 +53,27 @@ type DropOptions struct {
 // after that is removed. The ids of the modules that are left stay what they
 // were: metadata "lathe.history" keeps them.
 func DropModules(ids []string, opts DropOptions) Pass {
-	const name = "drop-modules"
 	return Pass{
-		Name:     name,
+		Name:     dropPass,
 		Doc:      "take attention and MLP modules off the residual stream",
 		Contract: Lossy,
 		Run: func(_ context.Context, m *graph.Model, j *Journal) error {
-			if len(ids) == 0 {
-				return nil
-			}
-			return dropModules(name, m, j, ids, opts)
+			return dropModules(m, j, ids, opts)
 		},
 	}
 }
 
-func dropModules(pass string, m *graph.Model, j *Journal, ids []string, opts DropOptions) error {
+const dropPass = "drop-modules"
+
+func dropModules(m *graph.Model, j *Journal, ids []string, opts DropOptions) error {
+	if len(ids) == 0 {
+		return nil
+	}
+	opts.Norm, opts.Recover = cmp.Or(opts.Norm, NormGone), cmp.Or(opts.Recover, RecoverNone)
+	if opts.Norm != NormGone && opts.Norm != NormKept || opts.Recover != RecoverNone && opts.Recover != RecoverMean {
+		return fmt.Errorf("no norm %q or recovery %q; there are %s and %s, %s and %s", opts.Norm, opts.Recover,
+			NormGone, NormKept, RecoverNone, RecoverMean)
+	}
 	all, err := modules.Find(m)
 	if err != nil {
 		return err
@@ -78,60 +85,65 @@ func dropModules(pass string, m *graph.Model, j *Journal, ids []string, opts Dro
 	if history.Original == "" {
 		history.Original = m.Fingerprint()
 	}
-	if opts.Norm == "" {
-		opts.Norm = NormGone
-	}
-	d := dropper{m: m, j: j, pass: pass, opts: opts, stands: map[*graph.Value]*graph.Value{}}
 	history.Modules = nil
-	var gone []modules.Module
+	var gone, left []modules.Module
 	for _, mod := range all {
-		if mod.Kind == modules.Other {
-			continue
-		}
 		if !slices.Contains(ids, mod.ID) {
+			left = append(left, mod)
 			history.Modules = append(history.Modules, mod.ID)
 			continue
 		}
 		if !mod.Droppable {
 			return fmt.Errorf("module %s cannot be dropped: %s", mod.ID, mod.Reason)
 		}
+		gone = append(gone, mod)
+	}
+	for i, id := range ids {
+		if !slices.ContainsFunc(gone, func(mod modules.Module) bool { return mod.ID == id }) {
+			var have []string
+			for _, mod := range all {
+				have = append(have, mod.ID)
+			}
+			return fmt.Errorf("no module %q; the model has %s", id, strings.Join(have, " "))
+		}
+		if slices.Contains(ids[:i], id) {
+			return fmt.Errorf("module %q is named twice", id)
+		}
+	}
+	d := dropper{m: m, j: j, opts: opts, stands: map[*graph.Value]*graph.Value{}, moved: map[*graph.Node]graph.Use{}}
+	for _, mod := range gone {
 		if err := d.unlink(mod); err != nil {
 			return fmt.Errorf("module %s: %w", mod.ID, err)
 		}
-		history.Dropped = append(history.Dropped, modules.Drop{ID: mod.ID, Norm: string(opts.Norm), Recover: string(opts.Recover)})
-		gone = append(gone, mod)
-	}
-	if len(gone) != len(ids) {
-		var have []string
-		for _, mod := range all {
-			have = append(have, mod.ID)
+		norm := opts.Norm
+		if mod.Norm == nil {
+			norm = ""
 		}
-		for _, id := range ids {
-			if !slices.ContainsFunc(gone, func(g modules.Module) bool { return g.ID == id }) {
-				return fmt.Errorf("no module %q; the model has %s", id, strings.Join(have, " "))
-			}
-		}
-		return errors.New("a module is named twice")
+		history.Dropped = append(history.Dropped, modules.Drop{ID: mod.ID, Kind: mod.Kind, Norm: string(norm), Recover: string(opts.Recover)})
 	}
 	d.unlinkOutputs(gone)
 	dead := &Journal{}
 	eliminateDead(m, dead)
-	if err := d.unlinkInputs(gone, all); err != nil {
+	if err := d.unlinkInputs(gone, left); err != nil {
 		return err
 	}
 	eliminateDead(m, dead)
-	j.Add(pass, "", fmt.Sprintf("removed %d nodes, initializers and inputs", len(dead.Entries)), "nothing needs them after the drop")
+	if n := len(dead.Entries); n > 0 {
+		j.Add(dropPass, "", fmt.Sprintf("removed %d nodes, initializers and inputs", n), "nothing needs them after the drop")
+	}
 	return modules.WriteHistory(m, history)
 }
 
 type dropper struct {
 	m    *graph.Model
 	j    *Journal
-	pass string
 	opts DropOptions
 	// stands maps a value that was taken off the stream to what carries the
 	// stream in its place.
 	stands map[*graph.Value]*graph.Value
+	// moved maps an Add that gave way to one of its branches to where that
+	// branch goes in now.
+	moved map[*graph.Node]graph.Use
 }
 
 // now returns what carries the stream where v did.
@@ -144,98 +156,96 @@ func (d *dropper) now(v *graph.Value) *graph.Value {
 
 // replace makes every reader of old read with, graph outputs included.
 func (d *dropper) replace(old, with *graph.Value) {
-	g := old.Graph()
 	old.ReplaceUses(with)
-	if slices.Contains(g.Outputs(), old) {
-		g.ReplaceOutput(old, with)
-	}
+	old.Graph().ReplaceOutput(old, with)
 	d.stands[old] = with
 }
 
 // unlink takes one module off the stream.
 func (d *dropper) unlink(mod modules.Module) error {
-	node, at := d.join(mod)
-	if node == nil || !node.Is("Add", "Sum") || len(node.Inputs()) != 2 {
-		return fmt.Errorf("its branch %q joins the stream through %v, which this version cannot take apart", mod.Branch.Name, node)
+	join := mod.Join
+	for d.moved[join.Node].Node != nil {
+		join = d.moved[join.Node]
 	}
-	mean := d.opts.Recover == RecoverMean
-	var branch, unit []float64
-	if mean {
-		var ok bool
-		if d.opts.Means == nil {
-			return errors.New("no mean updates are known; give data or a ledger scored with means")
-		}
-		if branch, unit, ok = d.opts.Means(mod.ID); !ok {
-			return errors.New("the ledger has no mean update of it; score again with means")
-		}
+	add := join.Node
+	if !add.Is("Add", "Sum") || len(add.Inputs()) != 2 {
+		return fmt.Errorf("its branch %q joins the stream through %v, which this version cannot take apart", mod.Branch.Name, add)
 	}
-	stream := d.now(mod.Stream)
-	g := node.Graph()
-	switch {
-	case mod.Norm != nil && d.opts.Norm == NormGone:
-		if mean {
-			if unit == nil {
-				return errors.New("the ledger has no mean update over its norm; score again with means")
-			}
-			c, err := d.constant(g, mod, unit)
-			if err != nil {
-				return err
-			}
-			// The Add stands where the norm's last node stood, so that the
-			// order stays topological.
-			add := g.InsertBefore(mod.Norm.Out.Def(), "", "Add", g.FreshNodeName(mod.ID+"_mean"),
-				[]*graph.Value{stream, c}, []string{g.FreshName(mod.ID + "_mean_update")})
-			stream = add.Output(0)
-		}
-		d.replace(mod.Norm.Out, stream)
-		d.j.Add(d.pass, mod.ID, "dropped with its norm", d.why(mod))
-	case mean:
-		c, err := d.constant(g, mod, branch)
-		if err != nil {
+	normGone := mod.Norm != nil && d.opts.Norm == NormGone
+	var mean []float64
+	if d.opts.Recover == RecoverMean {
+		var err error
+		if mean, err = d.mean(mod, normGone); err != nil {
 			return err
 		}
-		node.SetInput(at, c)
-		d.j.Add(d.pass, mod.ID, "replaced by its mean update", d.why(mod))
+	}
+	g := add.Graph()
+	why := fmt.Sprintf("%s of layer %d was selected", mod.Kind, mod.Layer)
+	switch {
+	case normGone:
+		stream := d.now(mod.Stream)
+		if mean != nil {
+			// The Add stands where the norm's last node stood, so that the
+			// order stays topological.
+			stream = g.InsertBefore(mod.Norm.Out.Def(), "", "Add", g.FreshNodeName(mod.ID+"_mean"),
+				[]*graph.Value{stream, d.constant(g, mod, mean)}, []string{g.FreshName(mod.ID + "_mean_update")}).Output(0)
+		}
+		d.replace(mod.Norm.Out, stream)
+		d.j.Add(dropPass, mod.ID, "dropped with its norm", why)
+	case mean != nil:
+		add.SetInput(join.Index, d.constant(g, mod, mean))
+		d.j.Add(dropPass, mod.ID, "replaced by its mean update", why)
 	default:
-		d.replace(node.Output(0), d.now(node.Input(1-at)))
+		sum := add.Output(0)
+		for v := sum; len(v.Uses()) == 1 && !v.IsOutput(); v = v.Uses()[0].Node.Output(0) {
+			if d.moved[add] = v.Uses()[0]; !d.moved[add].Node.Is("Identity", "Cast", "Dropout") {
+				break
+			}
+		}
+		d.replace(sum, add.Input(1-join.Index))
+		g.Remove(add)
 		what := "dropped"
 		if mod.Norm != nil {
 			what = "dropped, its norm kept"
 		}
-		d.j.Add(d.pass, mod.ID, what, d.why(mod))
+		d.j.Add(dropPass, mod.ID, what, why)
 	}
 	return nil
 }
 
-// join is where the module's branch enters the stream by now: with parallel
-// branches the Add it entered first may have given way to the branch when the
-// other one was dropped.
-func (d *dropper) join(mod modules.Module) (*graph.Node, int) {
-	node, at := mod.Join.Node, mod.Join.Index
-	for d.stands[node.Output(0)] == mod.Branch {
-		i := slices.IndexFunc(mod.Branch.Uses(), func(u graph.Use) bool { return u.Node != node && u.Node.Is("Add", "Sum") })
-		if i < 0 {
-			return nil, 0
-		}
-		node, at = mod.Branch.Uses()[i].Node, mod.Branch.Uses()[i].Index
+// mean is the update that takes the place of a module: E[f(X)], or over the
+// norm E[LN(X + f(X)) − X].
+func (d *dropper) mean(mod modules.Module, overNorm bool) ([]float64, error) {
+	if d.opts.Means == nil {
+		return nil, errors.New("no mean updates are known; give data or a ledger scored with means")
 	}
-	return node, at
-}
-
-func (d *dropper) why(mod modules.Module) string {
-	return fmt.Sprintf("%s of layer %d was selected", mod.Kind, mod.Layer)
+	branch, unit, ok := d.opts.Means(mod.ID)
+	v := branch
+	if overNorm {
+		v = unit
+	}
+	if !ok || v == nil {
+		return nil, errors.New("the ledger has no mean update of it; score again with means")
+	}
+	if t := mod.Stream.Type(); t != nil {
+		if t.Elem != graph.Float32 && t.Elem != graph.Undefined {
+			return nil, fmt.Errorf("the stream is %v; mean updates are for float models", t.Elem)
+		}
+		if n := t.Rank(); n > 0 && t.Shape.Dims[n-1].IsKnown() && t.Shape.Dims[n-1].N != int64(len(v)) {
+			return nil, fmt.Errorf("its mean update has %d features, the stream %v; score this model", len(v), t.Shape.Dims[n-1])
+		}
+	}
+	return v, nil
 }
 
 // constant adds an initializer of a mean update.
-func (d *dropper) constant(g *graph.Graph, mod modules.Module, v []float64) (*graph.Value, error) {
-	if t := mod.Stream.Type(); t != nil && t.Elem != graph.Float32 && t.Elem != graph.Undefined {
-		return nil, fmt.Errorf("the stream is %v; mean updates are for float models", t.Elem)
-	}
+func (d *dropper) constant(g *graph.Graph, mod modules.Module, v []float64) *graph.Value {
+	allowInitializers(d.m, d.j, dropPass)
 	f := make([]float32, len(v))
 	for i, x := range v {
 		f[i] = float32(x)
 	}
-	return g.AddInitializer(g.FreshName(mod.ID+"_mean"), graph.Float32Tensor([]int64{int64(len(f))}, f)), nil
+	return g.AddInitializer(g.FreshName(mod.ID+"_mean"), graph.Float32Tensor([]int64{int64(len(f))}, f))
 }
 
 // unlinkOutputs takes the caches that dropped attentions wrote out of the
@@ -247,7 +257,7 @@ func (d *dropper) unlinkOutputs(gone []modules.Module) {
 			for i := len(g.Outputs()) - 1; i >= 0; i-- {
 				if c.Present != nil && g.Outputs()[i] == c.Present {
 					g.RemoveOutput(i)
-					d.j.Add(d.pass, c.Present.Name, "removed output", "it was the cache of "+mod.ID)
+					d.j.Add(dropPass, c.Present.Name, "removed output", "it was the cache of "+mod.ID)
 				}
 			}
 		}
@@ -257,34 +267,31 @@ func (d *dropper) unlinkOutputs(gone []modules.Module) {
 // unlinkInputs takes the caches that dropped attentions read out of the
 // inputs. What is left to read such an input reads its shape; it gets a
 // surviving cache of the same layout.
-func (d *dropper) unlinkInputs(gone, all []modules.Module) error {
-	g := d.m.Graph
+func (d *dropper) unlinkInputs(gone, left []modules.Module) error {
 	var surviving []modules.Cache
-	for _, mod := range all {
-		if !slices.ContainsFunc(gone, func(x modules.Module) bool { return x.ID == mod.ID }) {
-			surviving = append(surviving, mod.Caches...)
-		}
+	for _, mod := range left {
+		surviving = append(surviving, mod.Caches...)
 	}
 	for _, mod := range gone {
 		for _, c := range mod.Caches {
 			if c.Past == nil || !c.Past.IsInput() {
 				continue
 			}
-			if len(c.Past.Uses()) > 0 {
-				readers, only := modules.CacheShapeReaders(c.Past)
+			if uses := c.Past.Uses(); len(uses) > 0 {
+				_, only := modules.CacheShapeReaders(c.Past)
 				if !only {
-					return fmt.Errorf("module %s: %v still reads its cache %q", mod.ID, c.Past.Uses()[0].Node, c.Past.Name)
+					return fmt.Errorf("module %s: %v still reads its cache %q", mod.ID, uses[0].Node, c.Past.Name)
 				}
 				s := modules.SubstituteCache(c, surviving)
 				if s == nil {
 					return fmt.Errorf("module %s: %v reads the shape of its cache %q and no cache of that layout is left; keep one more attention",
-						mod.ID, readers[0], c.Past.Name)
+						mod.ID, uses[0].Node, c.Past.Name)
 				}
 				c.Past.ReplaceUses(s)
-				d.j.Add(d.pass, c.Past.Name, "its shape is read from "+s.Name, "the cache of "+mod.ID+" leaves the model")
+				d.j.Add(dropPass, c.Past.Name, "its shape is read from "+s.Name, "the cache of "+mod.ID+" leaves the model")
 			}
-			g.RemoveInput(c.Past)
-			d.j.Add(d.pass, c.Past.Name, "removed input", "it was the cache of "+mod.ID)
+			d.m.Graph.RemoveInput(c.Past)
+			d.j.Add(dropPass, c.Past.Name, "removed input", "it was the cache of "+mod.ID)
 		}
 	}
 	return nil

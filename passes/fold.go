@@ -9,9 +9,9 @@ import (
 	"github.com/onnx-lathe/lathe/runtime"
 )
 
-// foldLimit bounds the bytes of a folded result: shapes, tables and small
-// weights fold, a model does not blow up. 1 MB is larger than any mask table
-// of 512 × 512 and smaller than a layer of a real model.
+// foldLimit bounds the bytes of a constant that is folded and of the result:
+// shapes, tables and small weights fold, a model does not blow up. 1 MB is a
+// float mask of 512 × 512, and less than a layer of a real model.
 const foldLimit = 1 << 20
 
 // unfoldable are the operators whose value is not a function of their inputs,
@@ -19,8 +19,9 @@ const foldLimit = 1 << 20
 var unfoldable = []string{"Constant", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike",
 	"Bernoulli", "Multinomial", "Dropout", "DequantizeLinear", "QuantizeLinear", "DynamicQuantizeLinear"}
 
-// FoldConstants computes the nodes whose inputs are all constant and puts
-// initializers in their place.
+// FoldConstants computes the nodes of the main graph whose inputs are all
+// constant and puts initializers of the same names in their place. Nodes that
+// give an output of the model stay.
 func FoldConstants() Pass {
 	const name = "fold-constants"
 	return Pass{
@@ -28,35 +29,36 @@ func FoldConstants() Pass {
 		Doc:      "compute what depends on constants alone",
 		Contract: Rounding,
 		Run: func(ctx context.Context, m *graph.Model, j *Journal) error {
-			g := m.Graph
-			outputs := map[*graph.Value]bool{}
-			for _, v := range g.Outputs() {
-				outputs[v] = true
-			}
-			for _, n := range slices.Clone(g.Nodes()) {
+			for _, n := range slices.Clone(m.Graph.Nodes()) {
 				if err := ctx.Err(); err != nil {
 					return err
 				}
-				in, ok := constantInputs(n)
-				if !ok || slices.ContainsFunc(n.Outputs(), func(v *graph.Value) bool { return outputs[v] }) {
+				in, ok := constantInputs(m, n)
+				if !ok || slices.ContainsFunc(n.Outputs(), func(v *graph.Value) bool { return v != nil && v.IsOutput() }) {
 					continue
 				}
 				out, err := runtime.Eval(n, in)
 				if err != nil {
-					continue // left for the runtime to refuse, with its own words, if it still matters there
+					continue // too large, or for the runtime to refuse in its own words if it still matters there
 				}
-				if err := replaceWithConstants(g, n, out); err != nil {
+				consts, ok := constants(n, out)
+				if !ok {
 					continue
 				}
-				j.Add(name, n.String(), fmt.Sprintf("folded into %d initializers", len(out)), "its inputs are constant")
+				allowInitializers(m, j, name)
+				what := fmt.Sprintf("folded into %d initializers", len(n.Outputs()))
+				j.Add(name, n.String(), what, "its inputs are constant")
+				replaceWithConstants(n, consts)
 			}
 			return nil
 		},
 	}
 }
 
-func constantInputs(n *graph.Node) ([]*runtime.Tensor, bool) {
-	if graph.NormalDomain(n.Domain) != "" || n.Is(unfoldable...) || len(n.Subgraphs()) > 0 || len(n.Inputs()) == 0 {
+// constantInputs returns the inputs of a node that can be folded.
+func constantInputs(m *graph.Model, n *graph.Node) ([]*runtime.Tensor, bool) {
+	if graph.NormalDomain(n.Domain) != "" || n.Is(unfoldable...) || m.Function(n.Domain, n.Op, n.Overload) != nil ||
+		len(n.Subgraphs()) > 0 || len(n.Inputs()) == 0 {
 		return nil, false
 	}
 	in := make([]*runtime.Tensor, len(n.Inputs()))
@@ -77,23 +79,26 @@ func constantInputs(n *graph.Node) ([]*runtime.Tensor, bool) {
 	return in, true
 }
 
-// replaceWithConstants removes n and makes its outputs initializers of the
-// same names.
-func replaceWithConstants(g *graph.Graph, n *graph.Node, out []*runtime.Tensor) error {
-	consts := make([]*graph.Tensor, len(out))
-	for i, t := range out {
-		if t == nil || n.Output(i) == nil {
+// constants turns the results of n into constants that may take its place.
+func constants(n *graph.Node, out []*runtime.Tensor) ([]*graph.Tensor, bool) {
+	consts := make([]*graph.Tensor, len(n.Outputs()))
+	for i, v := range n.Outputs() {
+		if v == nil {
 			continue
 		}
-		if t.Len() > foldLimit/8 {
-			return fmt.Errorf("the result has %d elements", t.Len())
-		}
-		c, err := runtime.ToGraphTensor(t)
-		if err != nil {
-			return err
+		c, err := runtime.ToGraphTensor(out[i])
+		if err != nil || c.Size() > foldLimit {
+			return nil, false
 		}
 		consts[i] = c
 	}
+	return consts, true
+}
+
+// replaceWithConstants removes n and makes its outputs initializers of the
+// same names.
+func replaceWithConstants(n *graph.Node, consts []*graph.Tensor) {
+	g := n.Graph()
 	for i, c := range consts {
 		v := n.Output(i)
 		if v == nil {
@@ -101,9 +106,7 @@ func replaceWithConstants(g *graph.Graph, n *graph.Node, out []*runtime.Tensor) 
 		}
 		name := v.Name
 		v.Rename(g.FreshName(name + "_folded"))
-		w := g.AddInitializer(name, c)
-		v.ReplaceUses(w)
+		v.ReplaceUses(g.AddInitializer(name, c))
 	}
 	g.Remove(n)
-	return nil
 }

@@ -106,3 +106,12 @@ func Run(ctx context.Context, m *graph.Model, j *Journal, list ...Pass) error {
 	}
 	return nil
 }
+
+// allowInitializers raises the version of a model's format to 4 where it is
+// older: before that every initializer had to be a graph input too.
+func allowInitializers(m *graph.Model, j *Journal, pass string) {
+	if m.IRVersion < 4 {
+		j.Add(pass, "", fmt.Sprintf("ir_version %d → 4", m.IRVersion), "an initializer need not be a graph input from 4 on")
+		m.IRVersion = 4
+	}
+}

@@ -8,13 +8,13 @@ import (
 	"math"
 	"math/rand/v2"
 	"slices"
+	"strings"
 
 	"github.com/onnx-lathe/lathe/calib"
 	"github.com/onnx-lathe/lathe/calib/metric"
 	"github.com/onnx-lathe/lathe/graph"
 	"github.com/onnx-lathe/lathe/graph/modules"
 	"github.com/onnx-lathe/lathe/runtime"
-	"gorgonia.org/tensor"
 )
 
 // Mode is what a selection chooses among.
@@ -55,10 +55,10 @@ type SelectOptions struct {
 	Seed                      uint64 // of ByRandom
 
 	Ledger   *calib.Ledger // for ByCosine and ByAngular; ByLoss keeps its order there
-	Feed     *calib.Feed   // for ByLoss and Iterative
-	Drop     DropOptions   // how ByLoss drops when it tries
+	Feed     *calib.Feed   // for ByLoss, unless the ledger has its order, and Iterative
+	Drop     DropOptions   // how ByLoss and Iterative drop when they try
 	Threads  int
-	Progress func(done, total int) // trials of ByLoss; may be nil
+	Progress func(done, total int) // trials of ByLoss, drops of Iterative; may be nil
 }
 
 // unit is what is dropped as one: a module, or a layer.
@@ -67,6 +67,8 @@ type unit struct {
 	layer          int
 	score, angular float64
 }
+
+func (u unit) name() string { return strings.Join(u.ids, "+") }
 
 // Select returns the ids of the modules to drop, in the order of the
 // selection. Ties go to the earlier module.
@@ -79,6 +81,11 @@ func Select(ctx context.Context, m *graph.Model, o SelectOptions) ([]string, err
 	}
 	if o.Count == 0 {
 		return nil, nil
+	}
+	if o.Ledger != nil {
+		if err := ledgerFits(m, o.Ledger); err != nil {
+			return nil, fmt.Errorf("select: %w", err)
+		}
 	}
 	units, err := candidates(m, o)
 	if err != nil {
@@ -123,11 +130,6 @@ func candidates(m *graph.Model, o SelectOptions) ([]unit, error) {
 	scored := (o.By == ByCosine || o.By == ByAngular) && !o.Iterative
 	if scored && o.Ledger == nil {
 		return nil, fmt.Errorf("select: %s needs scores; give a ledger or data", o.By)
-	}
-	if scored {
-		if err := ledgerFits(m, o.Ledger); err != nil {
-			return nil, err
-		}
 	}
 	all, err := modules.Find(m)
 	if err != nil {
@@ -195,6 +197,8 @@ func ledgerFits(m *graph.Model, l *calib.Ledger) error {
 	return nil
 }
 
+// selectIteratively drops one unit after the other from a copy and scores what
+// is left anew before each.
 func selectIteratively(ctx context.Context, m *graph.Model, o SelectOptions) ([]string, error) {
 	if o.Feed == nil {
 		return nil, errors.New("select: an iterative selection scores after each drop and needs data")
@@ -204,17 +208,23 @@ func selectIteratively(ctx context.Context, m *graph.Model, o SelectOptions) ([]
 	count := o.Count
 	o.Iterative, o.Count = false, 1
 	for k := range count {
-		l, err := calib.Score(ctx, m, o.Feed, calib.ScoreOptions{Threads: o.Threads})
+		ports, err := calib.Ports(m)
 		if err != nil {
 			return nil, err
 		}
-		o.Ledger = l
+		feed, err := o.Feed.For(ports) // a drop takes caches out of the inputs
+		if err != nil {
+			return nil, err
+		}
+		if o.Ledger, err = calib.Score(ctx, m, feed, calib.ScoreOptions{Threads: o.Threads}); err != nil {
+			return nil, err
+		}
 		ids, err := Select(ctx, m, o)
 		if err != nil {
 			return nil, err
 		}
-		if err := dropModules("drop-modules", m, &Journal{}, ids, DropOptions{Norm: o.Drop.Norm}); err != nil {
-			return nil, err
+		if err := dropModules(m, &Journal{}, ids, o.Drop); err != nil {
+			return nil, fmt.Errorf("select: %w", err)
 		}
 		out = append(out, ids...)
 		if o.Progress != nil {
@@ -224,139 +234,210 @@ func selectIteratively(ctx context.Context, m *graph.Model, o SelectOptions) ([]
 	return out, nil
 }
 
-// orderKey names what the order of a loss selection depends on.
-func orderKey(o SelectOptions) string {
-	from, to := o.Feed.Range()
-	return fmt.Sprintf("loss mode=%s norm=%s recover=%s protect=%d,%d data=%s samples=%d of %d:%d",
-		o.Mode, cmp.Or(o.Drop.Norm, NormGone), cmp.Or(o.Drop.Recover, RecoverNone), o.ProtectFirst, o.ProtectLast, o.Feed.Fingerprint(), o.Feed.Len(), from, to)
-}
-
 // selectByLoss is greedy: of all that is left it drops what leaves the KL of
 // the outputs to the original's smallest, and begins again. An order that the
-// ledger keeps for the same options is used as far as it goes.
+// ledger keeps for the same model and options is used as far as it goes, and
+// without data for any samples.
 func selectByLoss(ctx context.Context, m *graph.Model, units []unit, o SelectOptions) ([]string, error) {
-	key := ""
-	var known calib.Order
+	key := fmt.Sprintf("loss mode=%s norm=%s recover=%s protect=%d,%d", o.Mode, cmp.Or(o.Drop.Norm, NormGone),
+		cmp.Or(o.Drop.Recover, RecoverNone), o.ProtectFirst, o.ProtectLast)
+	keep := o.Ledger != nil && o.Ledger.Model == m.Fingerprint()
+	order := calib.Order{}
 	if o.Feed != nil {
-		key = orderKey(o)
+		order.Data = o.Feed.Fingerprint()
+		order.Part[0], order.Part[1] = o.Feed.Range()
+		order.Samples = o.Feed.Len()
 	}
-	if o.Ledger != nil && ledgerFits(m, o.Ledger) == nil {
-		known = o.Ledger.Orders[key]
+	if keep {
+		if known := o.Ledger.Orders[key]; o.Feed == nil || known.Data == order.Data && known.Part == order.Part && known.Samples == order.Samples {
+			order = known
+		}
+	}
+	chosen, left := follow(order, units, o.Count)
+	if len(chosen) == o.Count {
+		return idsOf(chosen), nil
 	}
 	if o.Feed == nil {
 		return nil, errors.New("select: loss drops modules on trial and needs data")
 	}
-	want, err := outputs(ctx, m, o.Feed, o.Threads)
+	// The order goes on where the ledger's ends.
+	order.Units, order.KL = slices.Clone(order.Units[:len(chosen)]), slices.Clone(order.KL[:len(chosen)])
+	t, err := newTrials(ctx, m, o)
 	if err != nil {
 		return nil, fmt.Errorf("select: original model: %w", err)
 	}
 	total, done := 0, 0
-	for k := range o.Count {
-		total += len(units) - k
+	for k := range o.Count - len(chosen) {
+		total += len(left) - k
 	}
-	var chosen []unit
-	var kls []float64
-	left := slices.Clone(units)
-	for k := range o.Count {
+	for len(chosen) < o.Count {
 		best, bestKL := -1, math.Inf(1)
-		if k < len(known.IDs) && o.Mode != Block {
-			best = slices.IndexFunc(left, func(u unit) bool { return u.ids[0] == known.IDs[k] })
-			bestKL = known.KL[k]
-		}
-		if best < 0 {
-			for i, u := range left {
-				kl, err := trial(ctx, m, append(slices.Clone(chosen), u), o, want)
-				if err != nil {
-					if ctx.Err() != nil {
-						return nil, err
-					}
-					continue // cannot be dropped beside those chosen: the last cache, say
-				}
-				if done++; o.Progress != nil {
-					o.Progress(done, total)
-				}
-				if kl < bestKL {
-					best, bestKL = i, kl
-				}
+		for i, u := range left {
+			kl, err := t.run(ctx, append(slices.Clone(chosen), u), bestKL)
+			var no undroppable
+			if err != nil && !errors.As(err, &no) {
+				return nil, fmt.Errorf("select: without %s: %w", u.name(), err)
 			}
-		} else {
-			done += len(left)
+			if err == nil && kl < bestKL {
+				best, bestKL = i, kl
+			}
+			if done++; o.Progress != nil {
+				o.Progress(done, total)
+			}
 		}
 		if best < 0 {
-			return nil, fmt.Errorf("select: after %d drops none of the %d units left can be dropped", k, len(left))
+			return nil, fmt.Errorf("select: after %d drops none of the %d units left can be dropped", len(chosen), len(left))
 		}
 		chosen = append(chosen, left[best])
-		kls = append(kls, bestKL)
+		order.Units, order.KL = append(order.Units, left[best].name()), append(order.KL, bestKL)
 		left = slices.Delete(left, best, best+1)
 	}
-	if o.Ledger != nil && o.Mode != Block && len(chosen) > len(known.IDs) {
+	if keep {
 		if o.Ledger.Orders == nil {
 			o.Ledger.Orders = map[string]calib.Order{}
 		}
-		o.Ledger.Orders[key] = calib.Order{IDs: idsOf(chosen), KL: kls}
+		o.Ledger.Orders[key] = order
 	}
 	return idsOf(chosen), nil
 }
 
-// trial drops the modules of units from a copy and measures the mean KL of
-// its outputs to the original's.
-func trial(ctx context.Context, m *graph.Model, units []unit, o SelectOptions, want [][]float32) (float64, error) {
-	c := m.Clone()
-	if err := dropModules("drop-modules", c, &Journal{}, idsOf(units), o.Drop); err != nil {
-		return 0, err
+// follow takes units in the given order, up to count and as far as it names
+// units that are there, and returns those that are left too.
+func follow(order calib.Order, units []unit, count int) (chosen, left []unit) {
+	left = slices.Clone(units)
+	for _, name := range order.Units[:min(count, len(order.Units))] {
+		i := slices.IndexFunc(left, func(u unit) bool { return u.name() == name })
+		if i < 0 {
+			break
+		}
+		chosen = append(chosen, left[i])
+		left = slices.Delete(left, i, i+1)
 	}
-	got, err := outputs(ctx, c, o.Feed, o.Threads)
+	return chosen, left
+}
+
+// trials measures what drops do to the outputs of a model.
+type trials struct {
+	m    *graph.Model
+	o    SelectOptions
+	want []*runtime.Tensor // outputs of the original, batch by batch; nil where they are too large to keep
+}
+
+// undroppable says that units cannot be dropped together: the last cache, say.
+type undroppable struct{ error }
+
+// keptOutputs bounds the bytes of the original's outputs that are kept for all
+// trials; beyond it every trial runs the original beside the candidate.
+const keptOutputs = 1 << 30
+
+func newTrials(ctx context.Context, m *graph.Model, o SelectOptions) (*trials, error) {
+	t := &trials{m: m, o: o}
+	r, err := newRunner(m, o.Feed, o.Threads)
+	if err != nil {
+		return nil, err
+	}
+	size := 0
+	for k := range r.batches() {
+		v, err := r.run(ctx, k)
+		if err != nil {
+			return nil, err
+		}
+		if size += len(v.Bytes()); size > keptOutputs {
+			t.want = nil
+			break
+		}
+		t.want = append(t.want, v)
+	}
+	return t, nil
+}
+
+// run drops the modules of units from a copy of the model and returns the mean
+// over samples of the KL of its first output to the original's. Once the sum
+// shows that the mean is above limit the rest is not run, and the result is
+// some value above limit: a KL is not negative.
+func (t *trials) run(ctx context.Context, units []unit, limit float64) (float64, error) {
+	c := t.m.Clone()
+	if err := dropModules(c, &Journal{}, idsOf(units), t.o.Drop); err != nil {
+		return 0, undroppable{err}
+	}
+	r, err := newRunner(c, t.o.Feed, t.o.Threads)
 	if err != nil {
 		return 0, err
 	}
-	var sum float64
-	for i := range want {
-		classes := len(want[i])
-		if n := lastDim(m); n > 0 {
-			classes = n
+	var original *runner
+	if t.want == nil {
+		if original, err = newRunner(t.m, t.o.Feed, t.o.Threads); err != nil {
+			return 0, err
 		}
-		kl, err := metric.KL(want[i], got[i], classes)
+	}
+	var sum float64
+	samples := float64(t.o.Feed.Len())
+	for k := range r.batches() {
+		got, err := r.run(ctx, k)
 		if err != nil {
 			return 0, err
 		}
-		sum += kl
+		want := got
+		if original == nil {
+			want = t.want[k]
+		} else if want, err = original.run(ctx, k); err != nil {
+			return 0, err
+		}
+		if len(want.Shape) == 0 || !slices.Equal(want.Shape, got.Shape) {
+			return 0, fmt.Errorf("the first output has shape %v, had %v", got.Shape, want.Shape)
+		}
+		kl, err := metric.KL(want.F32(), got.F32(), want.Shape[len(want.Shape)-1])
+		if err != nil {
+			return 0, err
+		}
+		sum += kl * float64(r.samples(k))
+		if !(sum/samples <= limit) {
+			break
+		}
 	}
-	return sum / float64(len(want)), nil
+	return sum / samples, nil
 }
 
-// lastDim is the number of classes of the first output, 0 if it is open.
-func lastDim(m *graph.Model) int {
-	t := m.Graph.Outputs()[0].Type()
-	if n := t.Rank(); n > 0 {
-		return int(max(t.Shape.Dims[n-1].N, 0))
-	}
-	return 0
+// runner runs a model over a feed, batch by batch, and gives its first output.
+type runner struct {
+	feed    *calib.Feed
+	size    int
+	output  string
+	session *runtime.Session
 }
 
-// outputs runs the feed and returns the first output, batch by batch.
-func outputs(ctx context.Context, m *graph.Model, feed *calib.Feed, threads int) ([][]float32, error) {
+func newRunner(m *graph.Model, feed *calib.Feed, threads int) (*runner, error) {
 	prog, err := runtime.Compile(m, runtime.Options{})
 	if err != nil {
 		return nil, err
 	}
-	bound, err := feed.For(prog.Inputs())
+	r := &runner{output: prog.Outputs()[0].Name, session: prog.NewSession(runtime.SessionOptions{Threads: threads})}
+	if r.feed, err = feed.For(prog.Inputs()); err != nil {
+		return nil, err
+	}
+	if r.size = r.feed.MaxBatch(); r.size == 0 {
+		r.size = calib.DefaultBatch
+	}
+	return r, nil
+}
+
+func (r *runner) batches() int { return (r.feed.Len() + r.size - 1) / r.size }
+
+// samples is the number of samples of batch k.
+func (r *runner) samples(k int) int { return min(r.size, r.feed.Len()-k*r.size) }
+
+func (r *runner) run(ctx context.Context, k int) (*runtime.Tensor, error) {
+	in, err := r.feed.Batch(k*r.size, k*r.size+r.samples(k))
 	if err != nil {
 		return nil, err
 	}
-	session := prog.NewSession(runtime.SessionOptions{Threads: threads})
-	first := prog.Outputs()[0].Name
-	var out [][]float32
-	err = calib.Batches(ctx, bound, 0, nil, func(_, _ int, in map[string]tensor.Tensor) error {
-		res, err := session.Run(ctx, in)
-		if err != nil {
-			return err
-		}
-		v, ok := res[first].Data().([]float32)
-		if !ok {
-			return fmt.Errorf("output %q is %v, want float", first, res[first].Dtype())
-		}
-		out = append(out, v)
-		return nil
-	})
-	return out, err
+	out, err := r.session.Run(ctx, in)
+	if err != nil {
+		return nil, err
+	}
+	t, err := runtime.FromDense(out[r.output])
+	if err == nil && t.DType != graph.Float32 {
+		err = fmt.Errorf("output %q is %v, want float", r.output, t.DType)
+	}
+	return t, err
 }

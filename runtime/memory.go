@@ -11,7 +11,6 @@ type buffer struct {
 	mem   []byte
 	refs  int
 	class int
-	used  int // the last run that borrowed it
 }
 
 // pool holds the buffers of a session. Sizes are rounded up to classes, four
@@ -22,7 +21,6 @@ type pool struct {
 	free  [64 * 4][]*buffer
 	bytes int // of all buffers, lent or free
 	limit int
-	runs  int  // so far
 	dirty bool // tests: fill buffers with NaN patterns before lending them
 }
 
@@ -45,7 +43,7 @@ func (p *pool) get(n int) (*buffer, error) {
 		if l := p.free[c]; len(l) > 0 {
 			b := l[len(l)-1]
 			p.free[c] = l[:len(l)-1]
-			b.refs, b.used = 1, p.runs
+			b.refs = 1
 			if p.dirty {
 				for i := range b.mem {
 					b.mem[i] = 0xff
@@ -61,7 +59,7 @@ func (p *pool) get(n int) (*buffer, error) {
 		}
 	}
 	p.bytes += size
-	b := &buffer{mem: aligned(size), refs: 1, class: class, used: p.runs}
+	b := &buffer{mem: aligned(size), refs: 1, class: class}
 	if p.dirty {
 		for i := range b.mem {
 			b.mem[i] = 0xff
@@ -78,32 +76,12 @@ func (p *pool) put(b *buffer) {
 }
 
 // trim lets go of every free buffer.
-func (p *pool) trim() { p.keep(func(*buffer) bool { return false }) }
-
-// age ends a run: buffers that the last idleRuns runs had no use for, since
-// their shapes were others, go.
-func (p *pool) age() {
-	p.runs++
-	p.keep(func(b *buffer) bool { return b.used+idleRuns >= p.runs })
-}
-
-// idleRuns is how many runs of other shapes may come between two of the same
-// before the memory is made anew.
-const idleRuns = 16
-
-// keep lets go of the free buffers for which f is false.
-func (p *pool) keep(f func(b *buffer) bool) {
+func (p *pool) trim() {
 	for c, l := range p.free {
-		kept := l[:0]
 		for _, b := range l {
-			if f(b) {
-				kept = append(kept, b)
-			} else {
-				p.bytes -= len(b.mem)
-			}
+			p.bytes -= len(b.mem)
 		}
-		clear(l[len(kept):])
-		p.free[c] = kept
+		p.free[c] = nil
 	}
 }
 
