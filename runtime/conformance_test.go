@@ -27,6 +27,7 @@ var skipped = []struct{ pattern, reason string }{
 	{`^test_(sequence_|split_to_sequence|identity_sequence|if_seq|loop13_seq|loop16_seq)`, "sequences"},
 	{`^test_(optional_|if_opt|identity_opt)`, "optionals"},
 	{`^test_scan_sum$`, "Scan-8, which opset 9 replaced"},
+	{`^test_resize_downsample_scales_(cubic|linear)_align_corners$`, "the case aligns the corners of an output of a fractional size; ONNX Runtime and PyTorch do not"},
 	{`^test_(strnorm|tfidfvectorizer|string)`, "text operators"},
 }
 
@@ -37,6 +38,7 @@ var loose = []struct {
 	rtol            float64
 }{
 	{`^test_(blackman|hamming|hann)window.*_expanded$`, "the body computes with π to eight digits in float32, the expectation does not", 1e-3},
+	{`^test_gridsample_bicubic$`, "the expectation has four digits", 1e-3},
 }
 
 // TestConformance runs the official operator tests of ONNX that lie in the

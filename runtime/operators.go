@@ -63,6 +63,7 @@ func tables() [][]operator {
 		scatterOps,
 		sortOps,
 		quantizeOps,
+		resizeOps,
 		constantOps,
 		controlOps,
 		structuredOps,
