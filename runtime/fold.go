@@ -128,7 +128,7 @@ func Eval(n *graph.Node, inputs []*Tensor) ([]*Tensor, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%v: %w", n, err)
 	}
-	f := newFolder(defaultMemoryLimit)
+	f := newFolder(maxBytes)
 	f.session.pool.limit = foldedSize
 	for _, t := range inputs {
 		if t != nil {

@@ -420,13 +420,13 @@ func addC[T number](c *call, b *broadcast, z []T, beta float32) error {
 		return nil
 	}
 	if c.in[2].DType != c.out[0].DType {
-		return fmt.Errorf("C is %v, want %v", c.in[2].DType, c.out[0].DType)
+		return fmt.Errorf("addend C is %v, want %v", c.in[2].DType, c.out[0].DType)
 	}
 	if err := b.set(c.out[0].Shape, c.in[2].Shape); err != nil {
 		return err
 	}
 	if len(b.shape) != 2 || b.size != len(z) {
-		return fmt.Errorf("C %v does not broadcast to %v", c.in[2].Shape, c.out[0].Shape)
+		return fmt.Errorf("addend C %v does not broadcast to %v", c.in[2].Shape, c.out[0].Shape)
 	}
 	y, dy, scale := view[T](c.in[2]), b.inner(1), T(beta)
 	for r := b.from(0, b.size); r.ok(); r.next() {

@@ -619,7 +619,7 @@ func lrn[T float32 | float64](size int, alpha, beta, bias float64) kernel {
 	return func(c *call) error {
 		x := c.in[0]
 		if len(x.Shape) < 2 {
-			return fmt.Errorf("X %v, want [N, C, d…]", x.Shape)
+			return fmt.Errorf("input X %v, want [N, C, d…]", x.Shape)
 		}
 		l, ok := c.state.(*lines)
 		if !ok {

@@ -24,7 +24,7 @@ func prepareBlockCirculantMatMul(n *node) (kernel, error) {
 	}
 	build := func(w, b *Tensor) (*circulant.Operator, error) {
 		if w.DType != graph.Float32 || len(w.Shape) != 3 {
-			return nil, fmt.Errorf("W is %v%v, want float [p, q, b]", w.DType, w.Shape)
+			return nil, fmt.Errorf("weight W is %v%v, want float [p, q, b]", w.DType, w.Shape)
 		}
 		mat := &circulant.Matrix{M: m, N: w.Shape[1] * w.Shape[2], P: w.Shape[0], Q: w.Shape[1], B: w.Shape[2], W: w.F32()}
 		if err := mat.Validate(); err != nil {
@@ -33,7 +33,7 @@ func prepareBlockCirculantMatMul(n *node) (kernel, error) {
 		var bias []float32
 		if b != nil {
 			if b.DType != graph.Float32 || b.Len() != m {
-				return nil, fmt.Errorf("B is %v%v, want %d of float", b.DType, b.Shape, m)
+				return nil, fmt.Errorf("bias B is %v%v, want %d of float", b.DType, b.Shape, m)
 			}
 			bias = b.F32()
 		}
@@ -89,12 +89,12 @@ func prepareBlockCirculantMatMul(n *node) (kernel, error) {
 		}
 		x := c.in[0]
 		if len(x.Shape) == 0 {
-			return errors.New("X is a scalar")
+			return errors.New("input X is a scalar")
 		}
 		n := x.Shape[len(x.Shape)-1]
 		_, s.n = s.op.Dims()
 		if n > s.n {
-			return fmt.Errorf("X %v has %d features, W takes %d", x.Shape, n, s.n)
+			return fmt.Errorf("input X %v has %d features, W takes %d", x.Shape, n, s.n)
 		}
 		tokens, err := count(x.Shape[:len(x.Shape)-1])
 		if err != nil {
