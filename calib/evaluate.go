@@ -79,6 +79,9 @@ func Metrics() []Metric {
 // HigherIsBetter reports whether a larger value of m is better.
 func (m Metric) HigherIsBetter() bool { return m.row().higher }
 
+// Relative reports whether m compares with the first model.
+func (m Metric) Relative() bool { return m.row().relative }
+
 // EvalOptions says what Evaluate measures.
 type EvalOptions struct {
 	Metric   Metric

@@ -71,7 +71,6 @@ type weight struct {
 type layer struct {
 	node *graph.Node
 	add  *graph.Node // the Add of the bias, nil if there is none of its own
-	x    *graph.Value
 	m, n int
 	weight
 	bias   []float32 // [m]
@@ -79,6 +78,10 @@ type layer struct {
 
 	dense []float32 // W [m, n], once it is loaded
 }
+
+// x is the value that the layer reads: where that was the output of a layer
+// rewritten before, its new form.
+func (l *layer) x() *graph.Value { return l.node.Input(0) }
 
 // out is the value that the rewritten layer computes.
 func (l *layer) out() *graph.Value {
@@ -314,7 +317,7 @@ func denseLayer(n *graph.Node) (*layer, string) {
 	case w.Len() == 0:
 		return nil, "its weight is empty"
 	}
-	l := &layer{node: n, x: a, weight: weight{root: root, transposed: transposed, alpha: 1}}
+	l := &layer{node: n, weight: weight{root: root, transposed: transposed, alpha: 1}}
 	if n.Op == "Gemm" {
 		if n.Int("transA", 0) != 0 {
 			return nil, "its input is transposed"
@@ -465,7 +468,7 @@ func (r *rewriter) apply(l *layer, bias []float32, done CirculantLayer) error {
 		gone = append(gone, l.add)
 	}
 	n := g.InsertBefore(gone[len(gone)-1], graph.LatheDomain, "BlockCirculantMatMul", l.node.Name,
-		[]*graph.Value{l.x, c.init, b}, []string{g.FreshName(old.Name + "_circulant")}, graph.IntAttr("out_features", int64(l.m)))
+		[]*graph.Value{l.x(), c.init, b}, []string{g.FreshName(old.Name + "_circulant")}, graph.IntAttr("out_features", int64(l.m)))
 	v := n.Output(0)
 	old.ReplaceUses(v)
 	if old.IsOutput() {

@@ -21,8 +21,8 @@ var nan = math.NaN()
 func (r *rewriter) oneShot(ctx context.Context, layers []*layer, moments func(value string) *circulant.Moments) error {
 	if r.o.Fit == FitLSQ {
 		for _, l := range layers {
-			if x := moments(l.x.Name); x == nil || x.N != l.n {
-				return fmt.Errorf("%v: the ledger has no moments of its %d inputs, %q; score with moments", l.node, l.n, l.x.Name)
+			if x := moments(l.x().Name); x == nil || x.N != l.n {
+				return fmt.Errorf("%v: the ledger has no moments of its %d inputs, %q; score with moments", l.node, l.n, l.x().Name)
 			}
 		}
 	}
@@ -40,7 +40,7 @@ func (r *rewriter) oneShot(ctx context.Context, layers []*layer, moments func(va
 		}
 		c, bias := r.fitted[l.weight].Matrix, l.bias
 		done := CirculantLayer{Error: nan, FrobeniusError: nan}
-		if x := moments(l.x.Name); x != nil {
+		if x := moments(l.x().Name); x != nil {
 			f, err := circulant.Frobenius(l.dense, l.m, l.n, r.o.Block)
 			if err == nil {
 				bias = refit(l, c, x)
@@ -76,9 +76,9 @@ func (r *rewriter) fitShared(l *layer, layers []*layer, moments func(value strin
 			if k.weight != l.weight {
 				continue
 			}
-			x := moments(k.x.Name)
+			x := moments(k.x().Name)
 			if x == nil {
-				return fmt.Errorf("no data reached its input %q", k.x.Name)
+				return fmt.Errorf("no data reached its input %q", k.x().Name)
 			}
 			if err := sum.Merge(x); err != nil {
 				return err
@@ -126,7 +126,7 @@ func (r *rewriter) sequential(ctx context.Context, original *graph.Model, layers
 	for done, all := 0, len(layers); len(layers) > 0; {
 		var group, rest []*layer
 		for _, l := range layers {
-			if l.x == layers[0].x {
+			if l.x() == layers[0].x() {
 				group = append(group, l)
 			} else {
 				rest = append(rest, l)
@@ -149,12 +149,12 @@ func (r *rewriter) fitAcross(ctx context.Context, original *graph.Model, layers 
 	var shared []*layer // the first of each weight
 	var names []string
 	for i, l := range layers {
-		other := slices.ContainsFunc(layers, func(k *layer) bool { return k.weight == l.weight && k.x != l.x })
+		other := slices.ContainsFunc(layers, func(k *layer) bool { return k.weight == l.weight && k.x() != l.x() })
 		if !other {
 			continue
 		}
-		if !slices.Contains(names, l.x.Name) {
-			names = append(names, l.x.Name)
+		if !slices.Contains(names, l.x().Name) {
+			names = append(names, l.x().Name)
 		}
 		if !slices.ContainsFunc(layers[:i], func(k *layer) bool { return k.weight == l.weight }) {
 			shared = append(shared, l)
@@ -181,7 +181,7 @@ func (r *rewriter) fitAcross(ctx context.Context, original *graph.Model, layers 
 }
 
 func (r *rewriter) fitGroup(ctx context.Context, before, now *walker, group []*layer) error {
-	x := group[0].x.Name
+	x := group[0].x().Name
 	var ys []string
 	for _, l := range group {
 		ys = append(ys, l.out().Name)

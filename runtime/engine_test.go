@@ -458,3 +458,21 @@ chain (float[n] x) => (float[n] y) { a = Neg (x) b = Neg (a) c = Neg (b) d = Exp
 		t.Errorf("the chain took %d bytes, want %d", s.pool.bytes, size)
 	}
 }
+
+// TestPoolForgets: a session that has run many shapes does not hold the
+// memory of all of them.
+func TestPoolForgets(t *testing.T) {
+	s := program(t, `<ir_version: 8, opset_import: ["" : 17]>
+grow (float[n] x) => (float[n] y) { a = Neg (x) b = Exp (a) c = Add (a, b) y = Neg (c) }`, Options{}).NewSession(SessionOptions{Threads: 1})
+	peak := 0
+	for n := 1000; n < 400000; n = n * 6 / 5 {
+		for range 6 {
+			run(t, s, map[string]tensor.Tensor{"x": f32([]int{n}, make([]float32, n)...)})
+		}
+		peak = 2 * 4 * n // two values live at a time
+	}
+	// The last three shapes and the rounding of sizes, 5/4 at most.
+	if s.pool.bytes > 4*peak {
+		t.Errorf("the session holds %d bytes, the last run took %d", s.pool.bytes, peak)
+	}
+}

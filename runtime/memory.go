@@ -11,6 +11,7 @@ type buffer struct {
 	mem   []byte
 	refs  int
 	class int
+	used  int // the last run that borrowed it
 }
 
 // pool holds the buffers of a session. Sizes are rounded up to classes, four
@@ -21,6 +22,7 @@ type pool struct {
 	free  [64 * 4][]*buffer
 	bytes int // of all buffers, lent or free
 	limit int
+	runs  int  // so far
 	dirty bool // tests: fill buffers with NaN patterns before lending them
 }
 
@@ -43,7 +45,7 @@ func (p *pool) get(n int) (*buffer, error) {
 		if l := p.free[c]; len(l) > 0 {
 			b := l[len(l)-1]
 			p.free[c] = l[:len(l)-1]
-			b.refs = 1
+			b.refs, b.used = 1, p.runs
 			if p.dirty {
 				for i := range b.mem {
 					b.mem[i] = 0xff
@@ -59,7 +61,7 @@ func (p *pool) get(n int) (*buffer, error) {
 		}
 	}
 	p.bytes += size
-	b := &buffer{mem: aligned(size), refs: 1, class: class}
+	b := &buffer{mem: aligned(size), refs: 1, class: class, used: p.runs}
 	if p.dirty {
 		for i := range b.mem {
 			b.mem[i] = 0xff
@@ -76,12 +78,32 @@ func (p *pool) put(b *buffer) {
 }
 
 // trim lets go of every free buffer.
-func (p *pool) trim() {
+func (p *pool) trim() { p.keep(func(*buffer) bool { return false }) }
+
+// age ends a run: buffers that the last idleRuns runs had no use for, since
+// their shapes were others, go.
+func (p *pool) age() {
+	p.runs++
+	p.keep(func(b *buffer) bool { return b.used+idleRuns >= p.runs })
+}
+
+// idleRuns is how many runs of other shapes may come between two of the same
+// before the memory is made anew.
+const idleRuns = 16
+
+// keep lets go of the free buffers for which f is false.
+func (p *pool) keep(f func(b *buffer) bool) {
 	for c, l := range p.free {
+		kept := l[:0]
 		for _, b := range l {
-			p.bytes -= len(b.mem)
+			if f(b) {
+				kept = append(kept, b)
+			} else {
+				p.bytes -= len(b.mem)
+			}
 		}
-		p.free[c] = nil
+		clear(l[len(kept):])
+		p.free[c] = kept
 	}
 }
 

@@ -116,6 +116,7 @@ func (s *Session) run(ctx context.Context, feeds map[string]tensor.Tensor, probe
 	f := s.main
 	defer func() {
 		f.reset()
+		s.pool.age()
 		s.busy, s.ctx, s.probe = false, nil, nil
 	}()
 	if err := s.feed(feeds); err != nil {

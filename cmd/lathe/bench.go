@@ -1,7 +1,9 @@
 package main
 
 import (
+	"context"
 	"fmt"
+	"math/bits"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -14,43 +16,59 @@ import (
 	"github.com/onnx-lathe/lathe/runtime"
 )
 
+// timed is one model that is being timed.
+type timed struct {
+	session *runtime.Session
+	in      map[string]tensor.Tensor
+	ms      []float64 // of every run
+}
+
+func (t *timed) run(ctx context.Context) error {
+	start := time.Now()
+	_, err := t.session.Run(ctx, t.in)
+	t.ms = append(t.ms, float64(time.Since(start).Nanoseconds())/1e6)
+	return err
+}
+
+// quantile is the time that a share q of the sorted runs stays below.
+func (t *timed) quantile(q float64) float64 { return t.ms[int(q*float64(len(t.ms)-1)+0.5)] }
+
+type benchJSON struct {
+	Path   string         `json:"path"`
+	Median float64        `json:"ms_median"`
+	P10    float64        `json:"ms_p10"`
+	P90    float64        `json:"ms_p90"`
+	Kinds  []operatorTime `json:"operators,omitempty"`
+}
+
+type operatorTime struct {
+	Operator string  `json:"operator"`
+	Calls    int     `json:"calls"` // in one run
+	Ms       float64 `json:"ms"`    // of one run
+}
+
 func (a *app) bench() *cobra.Command {
-	var batch, seq, runs int
+	batch, seq, runs := 1, 128, 30
 	var profile bool
 	c := &cobra.Command{
 		Use:   "bench MODEL…",
 		Short: "Time models on made-up inputs",
 		Long: `bench makes inputs of the given batch and sequence length and times the models in
-turn, after a warm-up, so that what else the machine does hits all alike.`,
-		Example: "  lathe bench model.onnx small.onnx --seq 128 --threads 1",
-		Args:    args(1, -1, "models"),
+turn, after a warm-up, so that what else the machine does hits all alike. The
+first free axis of an input is the batch, the others have the sequence length,
+and caches are empty. Models that do not take such inputs are timed over data
+by lathe eval.`,
+		Example: `  lathe bench model.onnx small.onnx --seq 128 --threads 1
+  lathe bench model.onnx --batch 8 --profile`,
+		Args: argCount(1, -1, "models"),
 		RunE: func(c *cobra.Command, args []string) error {
-			type bench struct {
-				session *runtime.Session
-				in      map[string]tensor.Tensor
-				ms      []float64
-			}
-			var list []*bench
+			var list []*timed
 			for _, path := range args {
-				m, err := a.load(path)
+				t, err := a.timed(c.Context(), path, batch, seq, profile)
 				if err != nil {
 					return err
 				}
-				prog, err := runtime.Compile(m, runtime.Options{})
-				if err != nil {
-					return fmt.Errorf("%s: %w", path, err)
-				}
-				in, err := madeUp(prog.Inputs(), batch, seq, a.seed)
-				if err != nil {
-					return fmt.Errorf("%s: %w", path, err)
-				}
-				b := &bench{session: prog.NewSession(runtime.SessionOptions{Threads: a.threads, Profile: profile}), in: in}
-				for range 2 {
-					if _, err := b.session.Run(c.Context(), in); err != nil {
-						return fmt.Errorf("%s: %w", path, err)
-					}
-				}
-				list = append(list, b)
+				list = append(list, t)
 			}
 			progress := a.progress("bench")
 			for k := range runs {
@@ -58,73 +76,103 @@ turn, after a warm-up, so that what else the machine does hits all alike.`,
 					if k%2 == 1 {
 						i = len(list) - 1 - i
 					}
-					start := time.Now()
-					if _, err := list[i].session.Run(c.Context(), list[i].in); err != nil {
+					if err := list[i].run(c.Context()); err != nil {
 						return fmt.Errorf("%s: %w", args[i], err)
 					}
-					list[i].ms = append(list[i].ms, float64(time.Since(start).Nanoseconds())/1e6)
 				}
 				if progress != nil {
 					progress(k+1, runs)
 				}
 			}
-			type result struct {
-				Path   string             `json:"path"`
-				Median float64            `json:"ms_median"`
-				P10    float64            `json:"ms_p10"`
-				P90    float64            `json:"ms_p90"`
-				Kinds  []runtime.KindTime `json:"operators,omitempty"`
-			}
-			var out []result
-			rows := [][]string{{"model", "median ms", "p10", "p90", "speed"}}
-			for i, b := range list {
-				slices.Sort(b.ms)
-				at := func(q float64) float64 { return b.ms[int(q*float64(len(b.ms)-1)+0.5)] }
-				r := result{Path: args[i], Median: at(0.5), P10: at(0.1), P90: at(0.9), Kinds: b.session.Profile()}
+			var out []benchJSON
+			for i, t := range list {
+				slices.Sort(t.ms)
+				r := benchJSON{Path: args[i], Median: t.quantile(0.5), P10: t.quantile(0.1), P90: t.quantile(0.9)}
+				for _, k := range t.session.Profile() {
+					n := runs + warmUps
+					r.Kinds = append(r.Kinds, operatorTime{k.Kind, k.Calls / n, k.Total.Seconds() * 1e3 / float64(n)})
+				}
 				out = append(out, r)
-				rows = append(rows, []string{r.Path, fmt.Sprintf("%.3f", r.Median), fmt.Sprintf("%.3f", r.P10), fmt.Sprintf("%.3f", r.P90),
-					fmt.Sprintf("%.2f×", out[0].Median/r.Median)})
 			}
 			if a.json {
 				return a.printJSON(map[string]any{"models": out, "runs": runs, "batch": batch, "seq": seq, "threads": a.threads})
 			}
-			a.table(rows)
-			for _, r := range out {
-				if len(r.Kinds) == 0 {
-					continue
-				}
-				var total time.Duration
-				for _, k := range r.Kinds {
-					total += k.Total
-				}
-				rows := [][]string{{"", ""}, {r.Path, "calls", "ms a run", "share"}}
-				for _, k := range r.Kinds {
-					rows = append(rows, []string{k.Kind, fmt.Sprint(k.Calls / (runs + 2)), fmt.Sprintf("%.3f", k.Total.Seconds()*1e3/float64(runs+2)),
-						percent(int64(k.Total), int64(total))})
-				}
-				a.table(rows)
-			}
+			a.printBench(out)
 			return nil
 		},
 	}
-	c.Flags().IntVar(&batch, "batch", 1, "samples a run")
-	c.Flags().IntVar(&seq, "seq", 128, "length of open axes but the batch")
-	c.Flags().IntVar(&runs, "runs", 30, "timed runs of each model")
+	addCount(c.Flags(), &batch, 1, "batch", "samples in a run")
+	addCount(c.Flags(), &seq, 1, "seq", "length of free axes but the batch")
+	addCount(c.Flags(), &runs, 1, "runs", "timed runs of each model")
 	c.Flags().BoolVar(&profile, "profile", false, "also the time of every kind of operator")
-	return c
+	a.memoryFlag(c)
+	return completeModels(c)
+}
+
+// warmUps is how many runs are not counted: the first makes the buffers, the
+// second finds them.
+const warmUps = 2
+
+// timed loads a model, makes inputs for it and warms up.
+func (a *app) timed(ctx context.Context, path string, batch, seq int, profile bool) (*timed, error) {
+	m, err := a.load(path)
+	if err != nil {
+		return nil, err
+	}
+	prog, err := a.compile(m, runtime.Options{})
+	if err != nil {
+		return nil, err
+	}
+	in, err := madeUp(prog.Inputs(), batch, seq, a.seed, a.memory<<20)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	defer a.busy("warming up " + path)()
+	t := &timed{session: prog.NewSession(runtime.SessionOptions{Threads: a.threads, Profile: profile}), in: in}
+	for range warmUps {
+		if err := t.run(ctx); err != nil {
+			return nil, fmt.Errorf("%s: %w; give another --seq or --batch, or time it over data with lathe eval", path, err)
+		}
+	}
+	t.ms = nil
+	return t, nil
+}
+
+func (a *app) printBench(list []benchJSON) {
+	rows := [][]string{{"model", "median ms", "p10", "p90", "speed"}}
+	for _, r := range list {
+		rows = append(rows, []string{r.Path, fmt.Sprintf("%.3f", r.Median), fmt.Sprintf("%.3f", r.P10), fmt.Sprintf("%.3f", r.P90),
+			fmt.Sprintf("%.2f×", list[0].Median/r.Median)})
+	}
+	a.table(rows)
+	for _, r := range list {
+		if len(r.Kinds) == 0 {
+			continue
+		}
+		var total float64
+		for _, k := range r.Kinds {
+			total += k.Ms
+		}
+		fmt.Fprintln(a.stdout)
+		rows := [][]string{{r.Path, "calls", "ms a run", "share"}}
+		for _, k := range r.Kinds {
+			rows = append(rows, []string{k.Operator, fmt.Sprint(k.Calls), fmt.Sprintf("%.3f", k.Ms), fmt.Sprintf("%.1f %%", 100*k.Ms/total)})
+		}
+		a.table(rows)
+	}
 }
 
 // madeUp makes inputs: the first open axis of an input is the batch, axes
 // with "past" in their name are empty, every other open axis has length seq.
 // Floats are normally distributed; integers are small, masks all ones.
-func madeUp(ports []runtime.Port, batch, seq int, seed uint64) (map[string]tensor.Tensor, error) {
+func madeUp(ports []runtime.Port, batch, seq int, seed uint64, limit int64) (map[string]tensor.Tensor, error) {
 	rng := rand.New(rand.NewPCG(seed, 1))
 	out := map[string]tensor.Tensor{}
 	for _, p := range ports {
 		if p.Rank < 0 {
 			return nil, fmt.Errorf("input %q has no known rank; run it over data with lathe eval", p.Name)
 		}
-		n := 1
+		n := uint64(1)
 		shape := make([]int, p.Rank)
 		past := strings.Contains(strings.ToLower(p.Name), "past")
 		for i, d := range p.Shape.Dims {
@@ -138,8 +186,10 @@ func madeUp(ports []runtime.Port, batch, seq int, seed uint64) (map[string]tenso
 			default:
 				shape[i] = seq
 			}
-			if n *= shape[i]; n > 1<<30 {
-				return nil, fmt.Errorf("input %q of shape %v is too large to make up", p.Name, shape)
+			if hi, lo := bits.Mul64(n, uint64(shape[i])); hi > 0 || lo > uint64(limit)/8 {
+				return nil, fmt.Errorf("input %q of shape %v would pass --memory %d; give a smaller --batch or --seq", p.Name, shape[:i+1], limit>>20)
+			} else {
+				n = lo
 			}
 		}
 		mask := strings.Contains(strings.ToLower(p.Name), "mask")
@@ -168,7 +218,11 @@ func madeUp(ports []runtime.Port, batch, seq int, seed uint64) (map[string]tenso
 			}
 			data = v
 		case graph.Bool:
-			data = make([]bool, n)
+			v := make([]bool, n)
+			for i := range v {
+				v[i] = mask
+			}
+			data = v
 		default:
 			return nil, fmt.Errorf("input %q is %v, which bench cannot make up; run it over data with lathe eval", p.Name, p.DType)
 		}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"regexp"
@@ -13,45 +14,50 @@ import (
 
 // circulantFlags are the flags that say what is rewritten and how.
 type circulantFlags struct {
-	block      int
-	fit        string
-	only, skip string
+	block      int // 0 where it is not given
+	fit        passes.Fit
+	only, skip pattern
 	tied, head bool
 	samples    int
 	ridge      float64
 }
 
-func (f *circulantFlags) add(c *cobra.Command, block int) {
-	c.Flags().IntVar(&f.block, "block", block, "block size b: b times fewer parameters; fast for powers of two to 256")
-	c.Flags().StringVar(&f.fit, "fit", "lsq", "lsq: least squares on the data; frobenius: mean of the diagonals, needs no data")
-	c.Flags().StringVar(&f.only, "only", "", "rewrite only layers whose name matches this regular expression")
-	c.Flags().StringVar(&f.skip, "skip", "", "leave layers whose name matches this regular expression")
+func newCirculantFlags() circulantFlags {
+	return circulantFlags{fit: passes.FitLSQ, samples: 256}
+}
+
+func (f *circulantFlags) add(c *cobra.Command) {
+	addCount(c.Flags(), &f.block, 2, "block", "block size b: b times fewer parameters; fast for powers of two to 256")
+	addWord(c, &f.fit, "fit", "least squares on the data, or the mean of the diagonals, which needs no data", passes.FitLSQ, passes.FitFrobenius)
+	c.Flags().Var(&f.only, "only", "rewrite only layers whose name matches this regular expression")
+	c.Flags().Var(&f.skip, "skip", "leave layers whose name matches this regular expression")
 	c.Flags().BoolVar(&f.tied, "include-tied", false, "also weights that an embedding shares")
 	c.Flags().BoolVar(&f.head, "include-head", false, "also the last projection to classes or vocabulary")
-	c.Flags().IntVar(&f.samples, "fit-samples", 256, "samples that layers are fitted on (0: all)")
-	c.Flags().Float64Var(&f.ridge, "ridge", 0, "ridge of the least squares, relative to the inputs' power (0: 0.01)")
+	addCount(c.Flags(), &f.samples, 0, "fit-samples", "samples that layers are fitted on; 0 for all")
+	addNumber(c.Flags(), &f.ridge, 0, 1e9, "ridge", "ridge of the least squares, relative to the power of the inputs; 0 for 0.01")
+}
+
+// pattern is the flag of a regular expression.
+type pattern struct{ *regexp.Regexp }
+
+func (p *pattern) Type() string { return "regexp" }
+
+func (p *pattern) String() string {
+	if p.Regexp == nil {
+		return ""
+	}
+	return p.Regexp.String()
+}
+
+func (p *pattern) Set(s string) (err error) {
+	p.Regexp, err = regexp.Compile(s)
+	return err
 }
 
 // options turns the flags into the options of the pass.
-func (f *circulantFlags) options() (passes.CirculantOptions, error) {
-	o := passes.CirculantOptions{Block: f.block, Fit: passes.Fit(f.fit), IncludeTied: f.tied, IncludeHead: f.head, Ridge: f.ridge}
-	if err := oneOf("fit", f.fit, passes.FitLSQ, passes.FitFrobenius); err != nil {
-		return o, err
-	}
-	for _, r := range []struct {
-		flag, text string
-		re         **regexp.Regexp
-	}{{"only", f.only, &o.Only}, {"skip", f.skip, &o.Skip}} {
-		if r.text == "" {
-			continue
-		}
-		re, err := regexp.Compile(r.text)
-		if err != nil {
-			return o, fmt.Errorf("--%s: %w", r.flag, err)
-		}
-		*r.re = re
-	}
-	return o, nil
+func (f *circulantFlags) options() passes.CirculantOptions {
+	return passes.CirculantOptions{Block: f.block, Fit: f.fit, Only: f.only.Regexp, Skip: f.skip.Regexp,
+		IncludeTied: f.tied, IncludeHead: f.head, Ridge: f.ridge}
 }
 
 type layerJSON struct {
@@ -74,11 +80,12 @@ func layerOf(l passes.CirculantLayer) layerJSON {
 }
 
 func (a *app) circulant() *cobra.Command {
-	var data, ledgerPath string
-	var f circulantFlags
+	f := newCirculantFlags()
+	var data dataFlags
 	var o outFlags
+	var ledgerPath string
 	c := &cobra.Command{
-		Use:   "circulant MODEL --data D --block B -o OUT",
+		Use:   "circulant MODEL [--data D|--ledger L] --block B -o OUT",
 		Short: "Rewrite dense layers as block-circulant operators",
 		Long: `circulant puts a block-circulant operator, computed by FFT, in the place of
 every MatMul and Gemm with a constant weight: b times fewer parameters. The
@@ -87,34 +94,42 @@ runtime that knows model-local functions runs it.
 
 With --data layers are fitted by least squares one after the other, each on
 what the already rewritten layers before it give. With a ledger that has
-moments (lathe score --moments) they are fitted one-shot. Without healing
-expect a loss of quality that grows with the block size: compare with lathe
-eval.`,
+moments (lathe score --moments) they are fitted one-shot; --fit frobenius needs
+neither. Expect a loss of quality that grows with the block size, and compare
+with lathe eval.
+
+relative_error of --json is that of the layer's output on the data, or of the
+weight where there is no data.`,
 		Example: `  lathe circulant model.onnx --data calib.npz --block 4 -o small.onnx
   lathe circulant model.onnx --block 8 --fit frobenius --skip head -o small.onnx`,
-		Args: args(1, 1, "one model"),
+		Args: argCount(1, 1, "one model"),
 		RunE: func(c *cobra.Command, args []string) error {
-			if err := o.check("circulant"); err != nil {
+			if err := o.need(c, "OUT.onnx"); err != nil {
 				return err
 			}
-			opts, err := f.options()
-			if err != nil {
-				return err
+			switch {
+			case f.block == 0:
+				return errors.New("circulant needs --block B, as in --block 4")
+			case data.path != "" && ledgerPath != "":
+				return errors.New("circulant fits on --data or on the moments of --ledger; give one of them")
+			case f.fit == passes.FitLSQ && data.path == "" && ledgerPath == "":
+				return errors.New("circulant fits by least squares, which needs --data D, or --ledger L with moments; or give --fit frobenius")
 			}
-			if f.block == 0 {
-				return fmt.Errorf("circulant needs --block B, as in --block 4")
+			if err := o.writable(o.path, args[0], data.path, ledgerPath); err != nil {
+				return err
 			}
 			m, err := a.load(args[0])
 			if err != nil {
 				return err
 			}
+			opts := f.options()
 			if ledgerPath != "" {
 				if opts.Ledger, err = calib.LoadLedger(ledgerPath); err != nil {
 					return err
 				}
 			}
-			if data != "" {
-				if opts.Feed, err = a.feed(m, data); err != nil {
+			if data.path != "" {
+				if opts.Feed, err = a.feed(m, &data); err != nil {
 					return err
 				}
 				opts.Feed = opts.Feed.Spread(f.samples)
@@ -127,7 +142,10 @@ eval.`,
 			if err := passes.Run(c.Context(), m, j, passes.RewriteCirculant(opts), passes.EliminateDeadCode()); err != nil {
 				return fmt.Errorf("%s: %w", args[0], err)
 			}
-			size, err := o.save(m)
+			if len(layers) == 0 {
+				return fmt.Errorf("%s: no layer was rewritten%s", args[0], a.leftDense(j))
+			}
+			size, err := o.save(c.Context(), a, m)
 			if err != nil {
 				return err
 			}
@@ -145,23 +163,36 @@ eval.`,
 					grouped(l.ParamsBefore) + " → " + grouped(l.ParamsAfter)})
 			}
 			a.table(rows)
-			for _, e := range j.By("rewrite-circulant") {
-				if e.What == "left dense" {
-					a.note("left dense: %s: %s", e.Node, e.Why)
-				}
+			if left := a.leftDense(j); left != "" {
+				a.note("left dense%s", left)
 			}
-			fmt.Fprintf(a.stdout, "%d layers, parameters %s → %s (−%s), %s bytes", len(layers), grouped(before), grouped(m.Parameters()),
-				percent(before-m.Parameters(), before), grouped(size))
-			if !o.dryRun {
-				fmt.Fprintf(a.stdout, ", written to %s", o.path)
-			}
-			fmt.Fprintln(a.stdout)
+			fmt.Fprintf(a.stdout, "%d layers, %s, %s bytes%s\n", len(layers), change("parameters", before, m.Parameters()), grouped(size), o.written())
 			return nil
 		},
 	}
-	f.add(c, 0)
+	f.add(c)
 	c.Flags().StringVar(&ledgerPath, "ledger", "", "moments that lathe score --moments wrote, for a one-shot fit")
-	a.dataFlags(c, &data, false)
-	o.add(c)
-	return c
+	must(c.MarkFlagFilename("ledger", "json"))
+	o.add(c, "model", "onnx")
+	data.add(a, c, false)
+	return completeModels(c)
+}
+
+// leftDense tells of the first layer that was left dense, and of how many
+// there are.
+func (a *app) leftDense(j *passes.Journal) string {
+	s, more := "", 0
+	for _, e := range j.By("rewrite-circulant") {
+		switch {
+		case e.What != "left dense":
+		case s == "":
+			s = fmt.Sprintf(": %s: %s", e.Node, e.Why)
+		default:
+			more++
+		}
+	}
+	if more > 0 {
+		s += fmt.Sprintf("; and %d more, which --json lists", more)
+	}
+	return s
 }

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/onnx-lathe/lathe/calib"
 	"github.com/onnx-lathe/lathe/graph"
@@ -13,78 +14,93 @@ import (
 	"github.com/onnx-lathe/lathe/runtime"
 )
 
-type comparison struct {
-	passed   bool
-	abs, rel float64
-	where    string // first difference
+// expectation is what outputs should be: whole, or sample by sample.
+type expectation struct {
+	whole map[string]*npz.Array
+	cases []map[string]*npz.Array
 }
 
-// compareWith compares outputs with the expected ones.
-func compareWith(outs []*joined, src *calib.Source, path string, rtol, atol float64, limit int64) (comparison, error) {
-	c := comparison{passed: true}
-	want := map[string]*joined{}
-	if st, err := os.Stat(path); err == nil && st.IsDir() {
+// expectation reads what the outputs over feed should be.
+func (a *app) expectation(path string, feed *calib.Feed, outputs []runtime.Port) (*expectation, error) {
+	st, err := os.Stat(path)
+	if err != nil {
+		return nil, fmt.Errorf("--expect %s: %w; give an .npz of outputs or the test folder that is the data", path, plain(err))
+	}
+	e := &expectation{whole: map[string]*npz.Array{}}
+	if st.IsDir() {
+		src := feed.Source()
 		if filepath.Clean(path) != filepath.Clean(src.Path()) {
-			return c, fmt.Errorf("--expect %s: a folder of expected outputs must be the one given as --data", path)
+			return nil, fmt.Errorf("--expect %s: a folder of expected outputs must be the one given as --data", path)
 		}
-		for k := 0; ; k++ {
-			list := src.Outputs(k)
-			if list == nil {
-				break
-			}
-			for i, t := range list {
-				if i >= len(outs) {
-					break
+		from, to := feed.Range()
+		for k := from; k < to; k++ {
+			c := map[string]*npz.Array{}
+			for i, t := range src.Outputs(k) {
+				if i >= len(outputs) {
+					return nil, fmt.Errorf("--expect %s: case %d has %d outputs, the model %d", path, k, len(src.Outputs(k)), len(outputs))
 				}
 				r, err := runtime.FromGraphTensor(t)
 				if err != nil {
-					return c, fmt.Errorf("--expect %s: output_%d.pb: %w", path, i, err)
+					return nil, fmt.Errorf("--expect %s: case %d: output_%d.pb: %w", path, k, i, err)
 				}
-				if want[outs[i].name] == nil {
-					want[outs[i].name] = &joined{name: outs[i].name}
-				}
-				if err := want[outs[i].name].add(r); err != nil {
-					return c, fmt.Errorf("--expect %s: %w", path, err)
-				}
+				c[outputs[i].Name] = arrayOf(r)
 			}
+			if len(c) == 0 {
+				return nil, fmt.Errorf("--expect %s: case %d has no output_0.pb", path, k)
+			}
+			e.cases = append(e.cases, c)
 		}
-	} else {
-		f, err := npz.Open(path, limit)
-		if err != nil {
-			return c, fmt.Errorf("--expect %w", err)
+		return e, nil
+	}
+	f, err := npz.Open(path, a.memory<<20)
+	if err != nil {
+		return nil, fmt.Errorf("--expect %w", err)
+	}
+	defer f.Close()
+	var names []string
+	for _, o := range outputs {
+		names = append(names, o.Name)
+		if !slices.Contains(f.Names(), o.Name) {
+			continue
 		}
-		defer f.Close()
-		for _, name := range f.Names() {
-			arr, err := f.Read(name)
+		if e.whole[o.Name], err = f.Read(o.Name); err != nil {
+			return nil, fmt.Errorf("--expect %w", err)
+		}
+	}
+	if len(e.whole) == 0 {
+		return nil, fmt.Errorf("--expect %s: has %s and no output of the model, which are %s", path, strings.Join(f.Names(), ", "), strings.Join(names, ", "))
+	}
+	return e, nil
+}
+
+type tolerance struct{ rtol, atol float64 }
+
+// comparison is how far outputs are from what was expected.
+type comparison struct {
+	passed   bool
+	abs, rel float64 // the largest differences
+	where    string  // the first that is too large
+}
+
+func (e *expectation) compare(outs []*output, tol tolerance) (comparison, error) {
+	c := comparison{passed: true}
+	for _, o := range outs {
+		if w := e.whole[o.name]; w != nil {
+			got, err := o.joined()
 			if err != nil {
-				return c, fmt.Errorf("--expect %w", err)
+				return c, err
 			}
-			want[name] = &joined{name: name, dtype: arr.DType, shape: arr.Shape, raw: arr.Raw}
+			if err := c.arrays(o.name, got, w, tol); err != nil {
+				return c, err
+			}
 		}
-	}
-	matched := 0
-	for _, got := range outs {
-		w := want[got.name]
-		if w == nil {
-			continue
+		for k := range e.cases {
+			if w := e.cases[k][o.name]; w != nil {
+				if err := c.arrays(fmt.Sprintf("case %d: %s", k, o.name), o.parts[k], w, tol); err != nil {
+					return c, err
+				}
+			}
 		}
-		matched++
-		if w.dtype != got.dtype || !slices.Equal(w.shape, got.shape) {
-			c.fail("output %q is %v%v, expected %v%v", got.name, got.dtype, got.shape, w.dtype, w.shape)
-			continue
-		}
-		g, err := got.float64s()
-		if err != nil {
-			return c, err
-		}
-		e, err := w.float64s()
-		if err != nil {
-			return c, err
-		}
-		c.compare(got.name, got.shape, g, e, rtol, atol)
-	}
-	if matched == 0 {
-		return c, fmt.Errorf("--expect %s: has none of the model's outputs", path)
 	}
 	return c, nil
 }
@@ -96,30 +112,45 @@ func (c *comparison) fail(format string, args ...any) {
 	c.passed = false
 }
 
-// compare takes the elements of one output into account.
-func (c *comparison) compare(name string, shape []int, got, want []float64, rtol, atol float64) {
-	var abs, most float64
-	for _, w := range want {
-		most = max(most, finite(w))
+// arrays takes one array into account.
+func (c *comparison) arrays(name string, got, want *npz.Array, tol tolerance) error {
+	// float16 leaves the runtime as float32.
+	widened := got.DType == graph.Float32 && (want.DType == graph.Float16 || want.DType == graph.BFloat16)
+	if want.DType != got.DType && !widened || !slices.Equal(want.Shape, got.Shape) {
+		c.fail("%s is %v%v, expected %v%v", name, got.DType, got.Shape, want.DType, want.Shape)
+		c.abs, c.rel = math.Inf(1), math.Inf(1)
+		return nil
 	}
-	for i, w := range want {
-		g := got[i]
-		if g == w || (math.IsNaN(g) && math.IsNaN(w)) {
+	g, err := float64s(got)
+	if err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	w, err := float64s(want)
+	if err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	var abs, most float64
+	for _, v := range w {
+		most = max(most, finite(v))
+	}
+	for i, v := range w {
+		if g[i] == v || math.IsNaN(g[i]) && math.IsNaN(v) {
 			continue
 		}
-		d := math.Abs(g - w)
+		d := math.Abs(g[i] - v)
 		if math.IsNaN(d) {
 			d = math.Inf(1)
 		}
 		abs = max(abs, d)
-		if !(d <= atol+rtol*most) {
-			c.fail("%s%v is %v, expected %v", name, indexOf(i, shape), g, w)
+		if !(d <= tol.atol+tol.rtol*most) {
+			c.fail("%s%v is %.7g, expected %.7g", name, indexOf(i, got.Shape), g[i], v)
 		}
 	}
 	c.abs = max(c.abs, abs)
 	if abs > 0 {
 		c.rel = max(c.rel, abs/max(most, math.SmallestNonzeroFloat32))
 	}
+	return nil
 }
 
 // finite is |v|, 0 where that is infinite or NaN.
@@ -140,29 +171,20 @@ func indexOf(i int, shape []int) []int {
 	return at
 }
 
-func (j *joined) float64s() ([]float64, error) {
-	dims := make([]int64, len(j.shape))
-	for i, d := range j.shape {
-		dims[i] = int64(d)
+func float64s(a *npz.Array) ([]float64, error) {
+	switch {
+	case a.DType == graph.Float64:
+		return a.Float64s()
+	case a.DType.IsFloat():
+		return widened(a.Float32s())
 	}
-	t, err := graph.NewTensor(j.dtype, dims, j.raw)
-	if err != nil {
-		return nil, fmt.Errorf("output %q: %w", j.name, err)
-	}
-	out := make([]float64, t.Len())
-	if j.dtype.IsFloat() {
-		v, err := t.Float32s()
-		for i := range v {
-			out[i] = float64(v[i])
-		}
-		return out, err
-	}
-	v, err := t.Int64s()
-	if err != nil {
-		return nil, fmt.Errorf("output %q: %w", j.name, err)
-	}
+	return widened(a.Int64s())
+}
+
+func widened[T float32 | int64](v []T, err error) ([]float64, error) {
+	out := make([]float64, len(v))
 	for i := range v {
 		out[i] = float64(v[i])
 	}
-	return out, nil
+	return out, err
 }

@@ -16,62 +16,40 @@ import (
 
 // dropFlags are the flags that say what is dropped and how.
 type dropFlags struct {
-	count       int
+	count       int // −1 where it is not given
 	fraction    float64
-	mode        string
-	selector    string
-	norm        string
-	recover     string
+	mode        passes.Mode
+	selector    passes.Selector
+	norm        passes.Norm
+	recover     passes.Recover
 	first, last int
 	iterative   bool
 	samples     int
 }
 
+func newDropFlags() dropFlags {
+	return dropFlags{count: -1, mode: passes.Joint, selector: passes.ByCosine, norm: passes.NormGone, recover: passes.RecoverNone, samples: 256}
+}
+
+// add adds the flags; count is the name of the one that says how many.
 func (d *dropFlags) add(c *cobra.Command, count string) {
 	f := c.Flags()
-	f.IntVar(&d.count, count, -1, "how many modules to drop (layers in mode block)")
-	f.StringVar(&d.mode, "mode", "joint", "what to drop: joint, attention, mlp, block")
-	f.StringVar(&d.selector, "select", "cosine", "how to choose: cosine, angular, loss, random, deepest")
-	f.StringVar(&d.norm, "norm", "gone", "post-LN models: gone drops the norm behind a module with it, kept keeps it")
-	f.StringVar(&d.recover, "recover", "none", "none, or mean: put a module's mean update in its place")
-	f.IntVar(&d.first, "protect-first", 0, "layers at the beginning to leave alone")
-	f.IntVar(&d.last, "protect-last", 0, "layers at the end to leave alone")
+	addCount(f, &d.count, 0, count, "how many modules to drop (layers in mode block)")
+	f.Lookup(count).DefValue = "0"
+	addWord(c, &d.mode, "mode", "what to drop", passes.Modes...)
+	addWord(c, &d.selector, "select", "how to choose; loss tries drops on the data, random and deepest are controls", passes.Selectors...)
+	addWord(c, &d.norm, "norm", "post-LN models: whether the norm behind a module goes with it", passes.NormGone, passes.NormKept)
+	addWord(c, &d.recover, "recover", "what takes the place of a module: nothing, or its mean update", passes.RecoverNone, passes.RecoverMean)
+	addCount(f, &d.first, 0, "protect-first", "layers at the beginning to leave alone")
+	addCount(f, &d.last, 0, "protect-last", "layers at the end to leave alone")
 	f.BoolVar(&d.iterative, "iterative", false, "score anew after each drop (needs --data)")
-	f.IntVar(&d.samples, "loss-samples", 256, "samples that --select loss and --iterative measure on (0: all)")
-}
-
-// oneOf checks a flag that takes one of a few words.
-func oneOf[T ~string](flag, got string, words ...T) error {
-	var list []string
-	for _, w := range words {
-		if string(w) == got {
-			return nil
-		}
-		list = append(list, string(w))
-	}
-	return fmt.Errorf("--%s %s: want one of %s", flag, got, strings.Join(list, ", "))
-}
-
-func (d *dropFlags) check() error {
-	if err := oneOf("mode", d.mode, passes.Modes...); err != nil {
-		return err
-	}
-	if err := oneOf("select", d.selector, passes.Selectors...); err != nil {
-		return err
-	}
-	if err := oneOf("norm", d.norm, passes.NormGone, passes.NormKept); err != nil {
-		return err
-	}
-	return oneOf("recover", d.recover, passes.RecoverNone, passes.RecoverMean)
+	addCount(f, &d.samples, 0, "loss-samples", "samples that --select loss and --iterative measure on; 0 for all")
 }
 
 // number turns the count or the fraction into a count of units.
 func (d *dropFlags) number(m *graph.Model) (int, error) {
 	if d.count >= 0 || d.fraction == 0 {
 		return max(d.count, 0), nil
-	}
-	if d.fraction < 0 || d.fraction > 1 || math.IsNaN(d.fraction) {
-		return 0, fmt.Errorf("--fraction %v: want a number from 0 to 1", d.fraction)
 	}
 	list, err := modules.Find(m)
 	if err != nil {
@@ -81,52 +59,60 @@ func (d *dropFlags) number(m *graph.Model) (int, error) {
 	layers := map[int]bool{}
 	for _, x := range list {
 		attention := x.Kind == modules.Attention || x.Kind == modules.CrossAttention
-		if x.Kind == modules.Other || passes.Mode(d.mode) == passes.AttentionOnly && !attention ||
-			passes.Mode(d.mode) == passes.MLPOnly && attention {
+		if x.Kind == modules.Other || d.mode == passes.AttentionOnly && !attention || d.mode == passes.MLPOnly && attention {
 			continue
 		}
 		n++
 		layers[x.Layer] = true
 	}
-	if passes.Mode(d.mode) == passes.Block {
+	if d.mode == passes.Block {
 		n = len(layers)
 	}
 	return int(math.Round(d.fraction * float64(n))), nil
 }
 
+// selection is what the flags ask passes.Select for.
+func (a *app) selection(d *dropFlags, count int) passes.SelectOptions {
+	return passes.SelectOptions{Count: count, Mode: d.mode, By: d.selector, Iterative: d.iterative,
+		ProtectFirst: d.first, ProtectLast: d.last, Seed: a.seed, Threads: a.threads,
+		Drop: passes.DropOptions{Norm: d.norm, Recover: d.recover}}
+}
+
 func (a *app) drop() *cobra.Command {
-	var data, ledgerPath string
-	var d dropFlags
+	d := newDropFlags()
+	var data dataFlags
 	var o outFlags
+	var ledgerPath string
 	var named []string
 	c := &cobra.Command{
-		Use:   "drop MODEL --ledger L | --data D  --count N -o OUT",
+		Use:   "drop MODEL --ledger L|--data D --count N|--fraction F -o OUT",
 		Short: "Drop the least important modules",
 		Long: `drop removes the attention and MLP modules that matter least, all at once, and
 everything that no output needs after that. Scores come from a ledger that
 lathe score wrote, or are measured on --data first. A dropped attention takes
 its cache inputs and outputs with it. --count 0 needs neither and only reads
-and writes the model.`,
+and writes the model. --select loss writes the order that it found into the
+ledger, if there is one, so that another count need not measure again.`,
 		Example: `  lathe drop model.onnx --ledger scores.json --count 4 -o small.onnx
   lathe drop model.onnx --data calib.npz --fraction 0.25 --select loss --recover mean -o small.onnx
   lathe drop model.onnx --ledger scores.json --count 2 --mode block --dry-run
   lathe drop model.onnx --modules A3,M7 -o small.onnx`,
-		Args: args(1, 1, "one model"),
+		Args: argCount(1, 1, "one model"),
 		RunE: func(c *cobra.Command, args []string) error {
-			if err := o.check("drop"); err != nil {
-				return err
-			}
-			if err := d.check(); err != nil {
+			if err := o.need(c, "OUT.onnx"); err != nil {
 				return err
 			}
 			ways := 0
-			for _, given := range []bool{d.count >= 0, d.fraction > 0, len(named) > 0} {
-				if given {
+			for _, flag := range []string{"count", "fraction", "modules"} {
+				if c.Flags().Changed(flag) {
 					ways++
 				}
 			}
 			if ways != 1 {
 				return fmt.Errorf("drop needs one of --count N, --fraction F and --modules A3,M7")
+			}
+			if err := o.writable(o.path, args[0], data.path, ledgerPath); err != nil {
+				return err
 			}
 			m, err := a.load(args[0])
 			if err != nil {
@@ -139,88 +125,81 @@ and writes the model.`,
 				}
 			}
 			var feed *calib.Feed
-			if data != "" {
-				if feed, err = a.feed(m, data); err != nil {
+			if data.path != "" {
+				if feed, err = a.feed(m, &data); err != nil {
 					return err
 				}
 			}
 			before := m.Parameters()
-			ids, j, l, err := a.dropFrom(c.Context(), m, l, feed, d, named)
+			ids, j, err := a.dropFrom(c.Context(), m, l, feed, d, named)
 			if err != nil {
 				return fmt.Errorf("%s: %w", args[0], err)
 			}
-			if ledgerPath != "" && l != nil && passes.Selector(d.selector) == passes.ByLoss && !o.dryRun {
+			size, err := o.save(c.Context(), a, m)
+			if err != nil {
+				return err
+			}
+			if l != nil && d.selector == passes.ByLoss && !o.dryRun {
 				if err := l.Save(ledgerPath); err != nil { // the order is kept for the next count
 					return err
 				}
 			}
-			size, err := o.save(m)
-			if err != nil {
-				return err
-			}
-			if ids == nil {
-				ids = []string{}
-			}
 			if a.json {
-				return a.printJSON(map[string]any{"dropped": ids, "output": o.path, "parameters_before": before,
-					"parameters_after": m.Parameters(), "bytes": size, "journal": j.Entries})
+				return a.printJSON(map[string]any{"dropped": append([]string{}, ids...), "output": o.path, "parameters_before": before,
+					"parameters_after": m.Parameters(), "bytes": size, "journal": append([]passes.Entry{}, j.Entries...)})
 			}
 			fmt.Fprintf(a.stdout, "dropped %d: %s\n", len(ids), strings.Join(ids, " "))
-			fmt.Fprintf(a.stdout, "parameters %s → %s (−%s), %s bytes", grouped(before), grouped(m.Parameters()),
-				percent(before-m.Parameters(), before), grouped(size))
-			if !o.dryRun {
-				fmt.Fprintf(a.stdout, ", written to %s", o.path)
-			}
-			fmt.Fprintln(a.stdout)
+			fmt.Fprintf(a.stdout, "%s, %s bytes%s\n", change("parameters", before, m.Parameters()), grouped(size), o.written())
 			return nil
 		},
 	}
 	d.add(c, "count")
-	c.Flags().Float64Var(&d.fraction, "fraction", 0, "drop this fraction of what the mode chooses among")
+	addNumber(c.Flags(), &d.fraction, 0, 1, "fraction", "drop this fraction of what the mode chooses among")
 	c.Flags().StringSliceVar(&named, "modules", nil, "drop these modules, named by id as in A3,M7, whatever their scores")
 	c.Flags().StringVar(&ledgerPath, "ledger", "", "scores that lathe score wrote")
-	a.dataFlags(c, &data, false)
-	o.add(c)
-	return c
+	must(c.MarkFlagFilename("ledger", "json"))
+	o.add(c, "model", "onnx")
+	data.add(a, c, false)
+	return completeModels(c)
 }
 
-// dropFrom selects and drops modules of m. It measures scores on the feed
-// where there is no ledger, and returns the ledger it used.
-func (a *app) dropFrom(ctx context.Context, m *graph.Model, l *calib.Ledger, feed *calib.Feed, d dropFlags, named []string) ([]string, *passes.Journal, *calib.Ledger, error) {
+// dropFrom selects modules of m, unless they are named, and drops them. It
+// measures scores on the feed where there is no ledger.
+func (a *app) dropFrom(ctx context.Context, m *graph.Model, l *calib.Ledger, feed *calib.Feed, d dropFlags, named []string) ([]string, *passes.Journal, error) {
 	j := &passes.Journal{}
 	count, err := d.number(m)
-	if err != nil || count == 0 && named == nil {
-		return nil, j, l, err
+	if err != nil || count == 0 && len(named) == 0 {
+		return nil, j, err
 	}
-	by := passes.Selector(d.selector)
-	scored := (by == passes.ByCosine || by == passes.ByAngular) && !d.iterative && named == nil
-	if l == nil && (scored || passes.Recover(d.recover) == passes.RecoverMean) {
+	scored := (d.selector == passes.ByCosine || d.selector == passes.ByAngular) && !d.iterative && len(named) == 0
+	if l == nil && (scored || d.recover == passes.RecoverMean) {
 		if feed == nil {
-			return nil, nil, nil, fmt.Errorf("dropping modules by %s, recovery %s, needs --ledger or --data", d.selector, d.recover)
+			what := "--select " + string(d.selector)
+			if !scored {
+				what = "--recover mean"
+			}
+			return nil, nil, fmt.Errorf("%s needs --ledger L or --data D", what)
 		}
 		if l, err = a.scoreFeed(ctx, m, feed, calib.ScoreOptions{Means: true}); err != nil {
-			return nil, nil, nil, err
+			return nil, nil, err
 		}
 	}
-	drop := passes.DropOptions{Norm: passes.Norm(d.norm), Recover: passes.Recover(d.recover)}
+	s := a.selection(&d, count)
 	if l != nil {
-		drop.Means = l.MeanUpdate
+		s.Drop.Means = l.MeanUpdate
 	}
 	ids := named
-	if named == nil {
-		trial := feed
-		if trial != nil {
-			trial = trial.Spread(d.samples)
+	if len(named) == 0 {
+		s.Ledger, s.Progress = l, a.progress("select by "+string(d.selector))
+		if feed != nil {
+			s.Feed = feed.Spread(d.samples)
 		}
-		ids, err = passes.Select(ctx, m, passes.SelectOptions{Count: count, Mode: passes.Mode(d.mode), By: by, Iterative: d.iterative,
-			ProtectFirst: d.first, ProtectLast: d.last, Seed: a.seed, Ledger: l, Feed: trial, Drop: drop,
-			Threads: a.threads, Progress: a.progress("select by " + d.selector)})
-		if err != nil {
-			return nil, nil, nil, err
+		if ids, err = passes.Select(ctx, m, s); err != nil {
+			return nil, nil, err
 		}
 	}
-	if err := passes.Run(ctx, m, j, passes.DropModules(ids, drop)); err != nil {
-		return nil, nil, nil, err
+	if err := passes.Run(ctx, m, j, passes.DropModules(ids, s.Drop)); err != nil {
+		return nil, nil, err
 	}
-	return ids, j, l, nil
+	return ids, j, nil
 }

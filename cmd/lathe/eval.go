@@ -1,7 +1,10 @@
 package main
 
 import (
+	"errors"
 	"fmt"
+	"math"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -10,40 +13,93 @@ import (
 	"github.com/onnx-lathe/lathe/graph"
 )
 
-type evalJSON struct {
-	Path        string       `json:"path"`
+// evalFlags are the flags that say what quality is.
+type evalFlags struct {
+	metric calib.Metric
+	labels string
+	output string
+}
+
+// add adds the flags; without is the metric where there are no labels.
+func (e *evalFlags) add(c *cobra.Command, without calib.Metric) {
+	addWord(c, &e.metric, "metric", fmt.Sprintf("what to measure (default accuracy with --labels, else %s)", without), calib.Metrics()...)
+	c.Flags().StringVar(&e.labels, "labels", "", "array of the data that holds the labels")
+	c.Flags().StringVar(&e.output, "output-name", "", "output of the models to measure (default the first)")
+}
+
+// options turns the flags into what calib.Evaluate wants.
+func (e *evalFlags) options(a *app, without calib.Metric) calib.EvalOptions {
+	o := calib.EvalOptions{Metric: e.metric, Labels: e.labels, Output: e.output, Threads: a.threads, Seed: a.seed}
+	if o.Metric == "" {
+		o.Metric = without
+		if o.Labels != "" {
+			o.Metric = calib.MetricAccuracy
+		}
+	}
+	return o
+}
+
+// quality is what is measured of a model, as it is printed.
+type quality struct {
 	Metric      calib.Metric `json:"metric"`
 	Value       jsonFloat    `json:"value"`
 	CI          [2]jsonFloat `json:"ci95"`
 	MsPerSample float64      `json:"ms_per_sample"`
 	Parameters  int64        `json:"parameters"`
 	Bytes       int64        `json:"bytes"`
-	SDR         *float64     `json:"sdr"`
+	SDR         *float64     `json:"sdr"` // null for the baseline, and where there is no speedup or no accuracy
+}
+
+func qualityOf(e, baseline calib.Evaluation, parameters, bytes int64) quality {
+	q := quality{Metric: e.Metric, Value: jsonFloat(e.Value), CI: [2]jsonFloat{jsonFloat(e.CI[0]), jsonFloat(e.CI[1])},
+		MsPerSample: e.MsPerSample, Parameters: parameters, Bytes: bytes}
+	if e.Metric == calib.MetricAccuracy {
+		if sdr, ok := metric.SDR(baseline.Value, e.Value, baseline.MsPerSample, e.MsPerSample); ok {
+			q.SDR = &sdr
+		}
+	}
+	return q
+}
+
+// interval is the confidence interval in words.
+func (q *quality) interval() string {
+	return fmt.Sprintf("%.4f … %.4f", float64(q.CI[0]), float64(q.CI[1]))
+}
+
+// speed is how many times as fast as the baseline the model is.
+func (q *quality) speed(baseline *quality) string {
+	return fmt.Sprintf("%.2f×", baseline.MsPerSample/q.MsPerSample)
 }
 
 func (a *app) eval() *cobra.Command {
-	var data string
-	var o calib.EvalOptions
-	var gate float64
+	var d dataFlags
+	var e evalFlags
+	gate := math.NaN()
 	c := &cobra.Command{
 		Use:   "eval MODEL… --data D",
 		Short: "Compare the quality, speed and size of models",
-		Long: `eval runs the models over the data side by side; the first is the baseline that
+		Long: `eval runs the models over the data side by side. The first is the baseline that
 kl, agreement, cosine and sqnr compare with. Values carry a seeded 95 % bootstrap
-confidence interval. SDR is points of quality lost per percent of speed gained.`,
+confidence interval. SDR is points of accuracy lost per percent of speed gained.
+
+accuracy wants --labels, nll an input of token ids; kl is that of the model's
+outputs from the baseline's, in nats, sqnr is in decibels.
+
+--gate makes a quality gate of it: the exit status is 1 where a model (but the
+baseline, if there are others) is worse than that. Worse is below the gate for
+accuracy, agreement, cosine and sqnr, and above it for nll and kl.`,
 		Example: `  lathe eval model.onnx small.onnx --data eval.npz --labels labels --metric accuracy
   lathe eval decoder.onnx --data text.npz --metric nll
-  lathe eval model.onnx small.onnx --data eval.npz --metric agreement --min 0.95`,
-		Args: args(1, -1, "models"),
+  lathe eval model.onnx small.onnx --data eval.npz --metric agreement --gate 0.95
+  lathe eval model.onnx small.onnx --data eval.npz --metric kl --gate 0.1`,
+		Args: argCount(1, -1, "models"),
 		RunE: func(c *cobra.Command, args []string) error {
-			if o.Metric == "" {
-				o.Metric = calib.MetricKL
-				if o.Labels != "" {
-					o.Metric = calib.MetricAccuracy
-				}
-			}
-			if err := oneOf("metric", string(o.Metric), calib.Metrics()...); err != nil {
-				return err
+			opts := e.options(a, calib.MetricKL)
+			switch {
+			case opts.Metric == calib.MetricAccuracy && opts.Labels == "":
+				return errors.New("eval: accuracy needs --labels, the array of the data that holds them")
+			case len(args) == 1 && opts.Metric.Relative():
+				return fmt.Errorf("eval: %s compares with a first model; give two models, or --labels, or --metric nll", opts.Metric)
 			}
 			var models []*graph.Model
 			for _, path := range args {
@@ -53,64 +109,65 @@ confidence interval. SDR is points of quality lost per percent of speed gained.`
 				}
 				models = append(models, m)
 			}
-			src, err := a.open(data)
+			src, err := a.open(d.path, &d)
 			if err != nil {
 				return err
 			}
-			o.Threads, o.Seed, o.Progress = a.threads, a.seed, a.progress("eval")
-			res, err := calib.Evaluate(c.Context(), models, src, o)
+			opts.Batch, opts.Limit, opts.Progress = d.batch, d.samples, a.progress("eval")
+			res, err := calib.Evaluate(c.Context(), models, src, opts)
 			if err != nil {
 				return err
 			}
-			for _, n := range res[0].Notes {
-				a.note("%s: %s", data, n)
+			a.bound(src, res[0].Notes)
+			type model struct {
+				Path string `json:"path"`
+				quality
 			}
-			var list []evalJSON
+			var list []model
 			for i, r := range res {
-				e := evalJSON{Path: args[i], Metric: o.Metric, Value: jsonFloat(r.Value), CI: [2]jsonFloat{jsonFloat(r.CI[0]), jsonFloat(r.CI[1])},
-					MsPerSample: r.MsPerSample, Parameters: models[i].Parameters(), Bytes: fileSize(args[i])}
-				if o.Metric == calib.MetricAccuracy && i > 0 {
-					if sdr, ok := metric.SDR(res[0].Value, r.Value, res[0].MsPerSample, r.MsPerSample); ok {
-						e.SDR = &sdr
-					}
-				}
-				list = append(list, e)
+				list = append(list, model{args[i], qualityOf(r, res[0], models[i].Parameters(), fileSize(args[i]))})
 			}
 			if a.json {
 				if err := a.printJSON(map[string]any{"models": list, "samples": len(res[0].Samples)}); err != nil {
 					return err
 				}
 			} else {
-				rows := [][]string{{"model", string(o.Metric), "95 % interval", "ms/sample", "speed", "parameters", "bytes", "SDR"}}
-				for i, e := range list {
+				rows := [][]string{{"model", string(opts.Metric), "95 % interval", "ms/sample", "speed", "parameters", "bytes", "SDR"}}
+				for _, x := range list {
 					sdr := ""
-					if e.SDR != nil {
-						sdr = fmt.Sprintf("%.3f", *e.SDR)
+					if x.SDR != nil {
+						sdr = fmt.Sprintf("%.3f", *x.SDR)
 					}
-					rows = append(rows, []string{e.Path, fmt.Sprintf("%.4f", float64(e.Value)),
-						fmt.Sprintf("%.4f … %.4f", float64(e.CI[0]), float64(e.CI[1])), fmt.Sprintf("%.3f", e.MsPerSample),
-						fmt.Sprintf("%.2f×", list[0].MsPerSample/e.MsPerSample), grouped(e.Parameters), grouped(e.Bytes), sdr})
-					_ = i
+					rows = append(rows, []string{x.Path, fmt.Sprintf("%.4f", float64(x.Value)), x.interval(), fmt.Sprintf("%.3f", x.MsPerSample),
+						x.speed(&list[0].quality), grouped(x.Parameters), grouped(x.Bytes), sdr})
 				}
 				a.table(rows)
-				fmt.Fprintf(a.stdout, "%d samples of %s\n", len(res[0].Samples), data)
+				fmt.Fprintf(a.stdout, "%d samples of %s\n", len(res[0].Samples), d.path)
 			}
-			if c.Flags().Changed("min") {
-				last := list[len(list)-1]
-				v := float64(last.Value)
-				if o.Metric.HigherIsBetter() && !(v >= gate) || !o.Metric.HigherIsBetter() && !(v <= gate) {
-					return failed{fmt.Errorf("%s: %s is %.4f, the gate is %v", last.Path, o.Metric, v, gate)}
+			if !c.Flags().Changed("gate") {
+				return nil
+			}
+			worse := func(v float64) bool { return !(v <= gate) }
+			if opts.Metric.HigherIsBetter() {
+				worse = func(v float64) bool { return !(v >= gate) }
+			}
+			var bad []string
+			for i, x := range list {
+				if v := float64(x.Value); (i > 0 || len(list) == 1) && worse(v) {
+					bad = append(bad, fmt.Sprintf("%s: %s %.4f", x.Path, opts.Metric, v))
 				}
+			}
+			if len(bad) > 0 {
+				return failed{fmt.Errorf("worse than the gate of %v: %s", gate, strings.Join(bad, "; "))}
 			}
 			return nil
 		},
 	}
-	c.Flags().StringVar((*string)(&o.Metric), "metric", "", "accuracy, nll, kl, agreement, cosine or sqnr (default: accuracy with labels, else kl)")
-	c.Flags().StringVar(&o.Labels, "labels", "", "array of the data that holds the labels")
-	c.Flags().StringVar(&o.Output, "output", "", "output to measure (default: the first)")
-	c.Flags().IntVar(&o.Batch, "batch", 0, "samples a run (0: a default)")
-	c.Flags().IntVar(&o.Limit, "samples", 0, "use only so many samples (0: all)")
-	c.Flags().Float64Var(&gate, "min", 0, "exit with status 1 where the last model is worse than this")
-	a.dataFlags(c, &data, true)
-	return c
+	e.add(c, calib.MetricKL)
+	addNumber(c.Flags(), &gate, math.Inf(-1), math.Inf(1), "gate", "exit with status 1 where a model is worse than this")
+	c.Flags().Lookup("gate").DefValue = ""
+	d.addSamples(c, 0)
+	d.addBatch(c)
+	d.add(a, c, true)
+	return completeModels(c)
 }

@@ -10,39 +10,99 @@ import (
 
 	"github.com/onnx-lathe/lathe/calib"
 	"github.com/onnx-lathe/lathe/graph"
-	"github.com/onnx-lathe/lathe/runtime"
 )
 
-// dataFlags adds the flags of commands that read data.
-func (a *app) dataFlags(c *cobra.Command, data *string, required bool) {
-	c.Flags().StringVar(data, "data", "", "samples: an .npz with arrays named after the inputs, or a folder in the ONNX test layout")
-	c.Flags().StringArrayVar(&a.maps, "map", nil, "array=input: the array that feeds an input of another name (repeatable)")
-	c.Flags().Int64Var(&a.limitMB, "memory", calib.DefaultLimit>>20, "most megabytes of one array of the data")
+// dataFlags are the flags that say what data is read and how much of it.
+type dataFlags struct {
+	path    string
+	maps    []string
+	samples int
+	batch   int
+}
+
+// add adds the flags of a command that reads data, which it has to be given
+// where required is set.
+func (d *dataFlags) add(a *app, c *cobra.Command, required bool) {
+	f := c.Flags()
+	f.StringVar(&d.path, "data", "", "samples: an .npz with arrays named after the inputs, or a folder in the ONNX test layout")
+	f.StringArrayVar(&d.maps, "map", nil, "array=input: the array that feeds an input of another name, where more than one fits (repeatable)")
+	must(c.MarkFlagFilename("data", "npz"))
+	a.memoryFlag(c)
 	if required {
 		// Cobra's own message for a missing flag does not say what to do.
 		run := c.RunE
 		c.RunE = func(c *cobra.Command, args []string) error {
-			if *data == "" {
-				return fmt.Errorf("%s needs --data: an .npz or a folder in the ONNX test layout", c.CommandPath())
+			if d.path == "" {
+				return fmt.Errorf("%s needs --data D: an .npz or a folder in the ONNX test layout", name(c))
 			}
 			return run(c, args)
 		}
 	}
 }
 
-func (a *app) open(path string) (*calib.Source, error) {
+// addSamples adds the flag that bounds the samples, n unless it is given.
+func (d *dataFlags) addSamples(c *cobra.Command, n int) {
+	d.samples = n
+	addCount(c.Flags(), &d.samples, 0, "samples", "use only so many samples; 0 for all")
+}
+
+func (d *dataFlags) addBatch(c *cobra.Command) {
+	addCount(c.Flags(), &d.batch, 0, "batch", fmt.Sprintf("samples in a run; 0 for %d, or one where the model takes no more", calib.DefaultBatch))
+}
+
+// open reads the data at path.
+func (a *app) open(path string, d *dataFlags) (*calib.Source, error) {
 	m := map[string]string{}
-	for _, s := range a.maps {
+	for _, s := range d.maps {
 		array, input, ok := strings.Cut(s, "=")
 		if !ok || array == "" || input == "" {
 			return nil, fmt.Errorf("--map %s: want array=input", s)
 		}
+		if m[array] != "" {
+			return nil, fmt.Errorf("--map %s: array %q feeds input %q already", s, array, m[array])
+		}
 		m[array] = input
 	}
-	return calib.OpenSource(path, calib.SourceOptions{Map: m, Limit: a.limitMB << 20})
+	defer a.busy("reading " + path)()
+	return calib.OpenSource(path, calib.SourceOptions{Map: m, Limit: a.memory << 20})
 }
 
+// feed binds the data to the inputs of a model and says what it had to guess.
+func (a *app) feed(m *graph.Model, d *dataFlags) (*calib.Feed, error) {
+	src, err := a.open(d.path, d)
+	if err != nil {
+		return nil, err
+	}
+	ports, err := calib.Ports(m)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", m.Path(), err)
+	}
+	feed, err := src.Bind(ports)
+	if err != nil {
+		return nil, err
+	}
+	a.bound(src, feed.Notes)
+	return first(feed, d.samples), nil
+}
+
+func (a *app) bound(src *calib.Source, notes []string) {
+	for _, n := range notes {
+		a.note("%s: %s", src.Path(), n)
+	}
+}
+
+// first is the first n samples of a feed, all of them where n is 0.
+func first(f *calib.Feed, n int) *calib.Feed {
+	if n == 0 {
+		return f
+	}
+	return f.Slice(0, min(n, f.Len()))
+}
+
+// load reads a model, and refuses one that breaks the rules of graph.Check or
+// whose types cannot be inferred.
 func (a *app) load(path string) (*graph.Model, error) {
+	defer a.busy("loading " + path)()
 	m, err := graph.Load(path)
 	if err != nil {
 		return nil, err
@@ -61,27 +121,10 @@ func (a *app) load(path string) (*graph.Model, error) {
 	return m, nil
 }
 
-// feed binds the data at path to the inputs of a model and says what it had to
-// guess.
-func (a *app) feed(m *graph.Model, path string) (*calib.Feed, error) {
-	src, err := a.open(path)
-	if err != nil {
-		return nil, err
+// model makes a command complete names of model files.
+func completeModels(c *cobra.Command) *cobra.Command {
+	c.ValidArgsFunction = func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+		return []string{"onnx"}, cobra.ShellCompDirectiveFilterFileExt
 	}
-	return a.bind(m, src)
-}
-
-func (a *app) bind(m *graph.Model, src *calib.Source) (*calib.Feed, error) {
-	prog, err := runtime.Compile(m, runtime.Options{})
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", m.Path(), err)
-	}
-	feed, err := src.Bind(prog.Inputs())
-	if err != nil {
-		return nil, err
-	}
-	for _, n := range feed.Notes {
-		a.note("%s: %s", src.Path(), n)
-	}
-	return feed, nil
+	return c
 }

@@ -33,7 +33,7 @@ operations for one token, and, where a module cannot be dropped, why. The
 operations of a whole run are counted for --batch and --tokens, which stand for
 the free dims of the inputs; caches are empty.`,
 		Example: "  lathe inspect model.onnx\n  lathe inspect model.onnx --json | jq .modules",
-		Args:    args(1, 1, "one model"),
+		Args:    argCount(1, 1, "one model"),
 		RunE: func(_ *cobra.Command, args []string) error {
 			m, err := a.load(args[0])
 			if err != nil {
@@ -123,9 +123,9 @@ the free dims of the inputs; caches are empty.`,
 			return nil
 		},
 	}
-	c.Flags().Int64Var(&sizes.Batch, "batch", 1, "samples in the run whose operations are counted")
-	c.Flags().Int64Var(&sizes.Tokens, "tokens", 1, "tokens in each of them")
-	return c
+	addCount(c.Flags(), &sizes.Batch, 1, "batch", "samples in the run whose operations are counted")
+	addCount(c.Flags(), &sizes.Tokens, 1, "tokens", "tokens in each of them")
+	return completeModels(c)
 }
 
 // operators counts the nodes of the main graph and the graphs inside it.

@@ -5,6 +5,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -14,16 +15,19 @@ import (
 	"os/signal"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"syscall"
 
+	"github.com/schollz/progressbar/v3"
 	"github.com/spf13/cobra"
+	"golang.org/x/term"
 )
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // a second interrupt ends the program at once
 	code := execute(ctx, os.Args[1:], os.Stdout, os.Stderr)
-	stop()
 	os.Exit(code)
 }
 
@@ -39,31 +43,43 @@ type failed struct{ error }
 
 // execute runs one command line and returns its exit status.
 func execute(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	a := &app{stdout: stdout, stderr: stderr}
+	out := &stream{w: stdout}
+	a := &app{stdout: out, stderr: &stream{w: stderr}, memory: defaultMemory}
+	if f, ok := stderr.(*os.File); ok {
+		a.terminal = term.IsTerminal(int(f.Fd()))
+	}
 	root := a.root()
 	root.SetArgs(args)
-	root.SetOut(stdout)
-	root.SetErr(stderr)
+	root.SetOut(a.stdout)
+	root.SetErr(a.stderr)
 	err := root.ExecuteContext(ctx)
-	var f failed
+	if err == nil && out.err != nil {
+		err = fmt.Errorf("standard output: %w; not all of it was written", plain(out.err))
+	}
+	if a.bar != nil {
+		_ = a.bar.Clear()
+	}
 	switch {
 	case err == nil:
+		a.remarks()
 		return 0
-	case ctx.Err() != nil || errors.Is(err, context.Canceled):
+	case ctx.Err() != nil:
 		fmt.Fprintln(stderr, "lathe: interrupted; nothing half-written is left")
 		return exitInterrupted
-	case errors.As(err, &f):
-		fmt.Fprintln(stderr, "lathe:", oneLine(err))
-		return exitFailed
+	}
+	code := exitBad
+	if errors.As(err, new(failed)) {
+		a.remarks()
+		code = exitFailed
 	}
 	fmt.Fprintln(stderr, "lathe:", oneLine(err))
-	return exitBad
+	return code
 }
 
 // oneLine joins the lines of an error: the first of them, and how many there
 // are beyond what a line should hold.
 func oneLine(err error) string {
-	lines := strings.Split(strings.TrimSpace(err.Error()), "\n")
+	lines := slices.DeleteFunc(strings.Split(err.Error(), "\n"), func(s string) bool { return strings.TrimSpace(s) == "" })
 	const most = 3
 	s := strings.Join(lines[:min(len(lines), most)], "; ")
 	if n := len(lines) - most; n > 0 {
@@ -76,13 +92,16 @@ func oneLine(err error) string {
 // command has.
 type app struct {
 	stdout, stderr io.Writer
+	terminal       bool // standard error is one
 	json           bool
 	quiet          bool
 	verbose        bool
 	threads        int
 	seed           uint64
-	maps           []string
-	limitMB        int64
+	memory         int64 // MB
+
+	notes []string // not yet shown
+	bar   *progressbar.ProgressBar
 }
 
 func (a *app) root() *cobra.Command {
@@ -94,8 +113,9 @@ data, drops the least important ones, rewrites the weights that are left as
 block-circulant FFT operators, and runs the result. The files it writes run in
 stock ONNX Runtime too.
 
-Every command prints one JSON object with --json. Exit status: 0 success, 1 a
-comparison that failed, 2 bad usage or input, 130 interrupted.`,
+Every command prints one JSON object with --json, and nothing else on standard
+output; notes and progress go to standard error. Exit status: 0 success, 1 a
+comparison that failed, 2 bad usage or bad input, 130 interrupted.`,
 		Example: `  lathe demo
   lathe inspect model.onnx
   lathe optimize model.onnx --data calib.npz --drop 4 --block 4 -o small.onnx --report report.html
@@ -117,19 +137,51 @@ comparison that failed, 2 bad usage or input, 130 interrupted.`,
 	f.BoolVar(&a.json, "json", false, "print one JSON object on standard output")
 	f.BoolVarP(&a.quiet, "quiet", "q", false, "no progress and no notes")
 	f.BoolVarP(&a.verbose, "verbose", "v", false, "log what passes do")
-	f.IntVar(&a.threads, "threads", 0, "threads of the runtime (0: all cores); results do not depend on it")
+	addCount(f, &a.threads, 0, "threads", "threads of the runtime, 0 for all cores; results do not depend on it")
 	f.Uint64Var(&a.seed, "seed", 1, "seed of everything random")
-	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
-		return fmt.Errorf("%s: %w; see %s --help", c.CommandPath(), err, c.CommandPath())
-	})
+	root.SetFlagErrorFunc(flagError)
 	root.AddCommand(a.inspect(), a.score(), a.drop(), a.circulant(), a.optimize(), a.run(), a.eval(), a.bench(),
 		a.verify(), a.text(), a.ledger(), a.demo(), a.version())
+	root.SetHelpCommand(helpCommand())
+	root.InitDefaultCompletionCmd("completion") // adds nothing where the root has no other command
+	for _, c := range append(root.Commands(), root) {
+		if c.HasSubCommands() {
+			group(c)
+		}
+		if c.Name() == "completion" {
+			c.Example = "  source <(lathe completion bash)"
+			for _, shell := range c.Commands() {
+				shell.Args = argCount(0, 0, "nothing more")
+			}
+		}
+	}
 	return root
+}
+
+func helpCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "help [COMMAND]", Short: "Explain a command", Example: "  lathe help drop",
+		ValidArgsFunction: func(c *cobra.Command, _ []string, start string) (words []string, _ cobra.ShellCompDirective) {
+			for _, x := range c.Root().Commands() {
+				if strings.HasPrefix(x.Name(), start) {
+					words = append(words, x.Name()+"\t"+x.Short)
+				}
+			}
+			return words, cobra.ShellCompDirectiveNoFileComp
+		},
+		RunE: func(c *cobra.Command, args []string) error {
+			of, rest, err := c.Root().Find(args)
+			if len(rest) > 0 {
+				return noCommand(of, rest[0])
+			}
+			return cmp.Or(err, of.Help())
+		},
+	}
 }
 
 func (a *app) version() *cobra.Command {
 	return &cobra.Command{
-		Use: "version", Short: "Print the version", Args: cobra.NoArgs,
+		Use: "version", Short: "Print the version", Example: "  lathe version", Args: argCount(0, 0, "nothing more"),
 		RunE: func(*cobra.Command, []string) error {
 			v := "devel"
 			if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" && info.Main.Version != "(devel)" {
@@ -141,15 +193,5 @@ func (a *app) version() *cobra.Command {
 			fmt.Fprintf(a.stdout, "lathe %s (%s, %s/%s)\n", v, runtime.Version(), runtime.GOOS, runtime.GOARCH)
 			return nil
 		},
-	}
-}
-
-// args checks the number of arguments with a message that says what they are.
-func args(least, most int, what string) cobra.PositionalArgs {
-	return func(c *cobra.Command, got []string) error {
-		if len(got) < least || (most >= 0 && len(got) > most) {
-			return fmt.Errorf("%s wants %s, got %d arguments; see %s --help", c.CommandPath(), what, len(got), c.CommandPath())
-		}
-		return nil
 	}
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"strings"
@@ -10,28 +11,35 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/onnx-lathe/lathe/calib"
-	"github.com/onnx-lathe/lathe/calib/metric"
 	"github.com/onnx-lathe/lathe/graph"
 	"github.com/onnx-lathe/lathe/internal/atomicfile"
 	"github.com/onnx-lathe/lathe/internal/report"
-	"github.com/onnx-lathe/lathe/passes"
 	"github.com/onnx-lathe/lathe/passes/optimize"
 )
 
+// optimizeFlags say what optimize does to a model, how it judges it and what
+// it writes.
+type optimizeFlags struct {
+	drop      dropFlags
+	circulant circulantFlags
+	eval      evalFlags
+	controls  bool
+	out       outFlags
+	report    string
+}
+
 func (a *app) optimize() *cobra.Command {
-	var data, evalData, reportPath, recipe string
-	var d dropFlags
-	var f circulantFlags
-	var o outFlags
-	var e calib.EvalOptions
-	var controls bool
+	x := optimizeFlags{drop: newDropFlags(), circulant: newCirculantFlags(), controls: true}
+	var d dataFlags
+	var evalData, recipe string
 	c := &cobra.Command{
 		Use:   "optimize MODEL --data D [-o OUT] [--report REPORT.html]",
 		Short: "Score, drop, rewrite and compare, in one command",
 		Long: `optimize scores every module on the data, drops the least important ones,
 rewrites the layers that are left as block-circulant operators, compares size,
 speed and quality with the original and with controls (as many modules dropped
-at random, and from the end), and writes the model and a report.
+at random, and from the end), and writes the model and a report. Without --drop
+it drops nothing, without --block it rewrites nothing.
 
 Judge on data that nothing was fitted on: give it with --eval-data. A recipe is
 a YAML file with the same names as the flags (drop: 4, block: 2, …); flags on
@@ -39,123 +47,101 @@ the command line win.`,
 		Example: `  lathe optimize model.onnx --data calib.npz --eval-data eval.npz --labels labels \
       --drop 4 --block 2 -o small.onnx --report report.html
   lathe optimize model.onnx --data calib.npz --recipe recipe.yaml -o small.onnx`,
-		Args: args(1, 1, "one model"),
+		Args: argCount(1, 1, "one model"),
 		PreRunE: func(c *cobra.Command, _ []string) error {
 			return readRecipe(c, recipe)
 		},
 		RunE: func(c *cobra.Command, args []string) error {
-			if o.path == "" && reportPath == "" && !o.dryRun {
-				return fmt.Errorf("optimize needs -o OUT.onnx, --report REPORT.html or --dry-run")
+			if x.out.path == "" && x.report == "" && !x.out.dryRun {
+				return errors.New("optimize needs -o OUT.onnx or --report REPORT.html, or --dry-run to write nothing")
 			}
-			if err := d.check(); err != nil {
+			inputs := []string{args[0], d.path, evalData, recipe}
+			if err := x.out.writable(x.out.path, inputs...); err != nil {
+				return err
+			}
+			if err := x.out.writable(x.report, append(inputs, x.out.path)...); err != nil {
 				return err
 			}
 			m, err := a.load(args[0])
 			if err != nil {
 				return err
 			}
-			opts := optimize.Options{Controls: controls, Threads: a.threads, LossSamples: d.samples, FitSamples: f.samples, Eval: e,
-				Progress: func(stage string) func(int, int) { return a.progress(stage) }}
-			if opts.Calibration, err = a.open(data); err != nil {
+			opts := x.options(a)
+			if opts.Calibration, err = a.open(d.path, &d); err != nil {
 				return err
 			}
 			if evalData != "" {
-				if opts.Evaluation, err = a.open(evalData); err != nil {
+				if opts.Evaluation, err = a.open(evalData, &d); err != nil {
 					return err
 				}
 			}
-			return a.optimizeModel(c.Context(), m, args[0], fileSize(args[0]), opts, d, f, o, reportPath)
+			return a.optimizeModel(c.Context(), m, args[0], fileSize(args[0]), opts, &x)
 		},
 	}
-	d.add(c, "drop")
-	f.add(c, 0)
-	c.Flags().StringVar(&evalData, "eval-data", "", "samples to judge on (default: --data, and the report says so)")
-	c.Flags().StringVar(&e.Labels, "labels", "", "array of the evaluation data that holds the labels")
-	c.Flags().StringVar((*string)(&e.Metric), "metric", "", "accuracy, nll, kl, agreement, cosine or sqnr (default: accuracy with labels, else agreement)")
-	c.Flags().BoolVar(&controls, "controls", true, "also compare with dropping at random and from the end")
-	c.Flags().StringVar(&reportPath, "report", "", "HTML report to write")
+	x.drop.add(c, "drop")
+	x.circulant.add(c)
+	x.eval.add(c, calib.MetricAgreement)
+	c.Flags().StringVar(&evalData, "eval-data", "", "samples to judge on (default those of --data, and the report says so)")
+	c.Flags().BoolVar(&x.controls, "controls", true, "also compare with dropping at random and from the end")
+	c.Flags().StringVar(&x.report, "report", "", "HTML report to write")
 	c.Flags().StringVar(&recipe, "recipe", "", "YAML file with values for these flags")
-	o.add(c)
-	a.dataFlags(c, &data, true)
-	return c
+	must(c.MarkFlagFilename("eval-data", "npz"))
+	must(c.MarkFlagFilename("report", "html"))
+	must(c.MarkFlagFilename("recipe", "yaml", "yml"))
+	x.out.add(c, "model", "onnx")
+	d.add(a, c, true)
+	return completeModels(c)
 }
 
-// optimizeModel runs the whole way and writes what was asked for.
-func (a *app) optimizeModel(ctx context.Context, m *graph.Model, path string, size int64, opts optimize.Options, d dropFlags, f circulantFlags, o outFlags, reportPath string) error {
-	var err error
-	if opts.Circulant, err = f.options(); err != nil {
-		return err
-	}
-	opts.Rewrite = f.block > 0
-	if opts.Eval.Metric == "" {
-		opts.Eval.Metric = calib.MetricAgreement
-		if opts.Eval.Labels != "" {
-			opts.Eval.Metric = calib.MetricAccuracy
-		}
-	}
-	if err := oneOf("metric", string(opts.Eval.Metric), calib.Metrics()...); err != nil {
-		return err
-	}
-	opts.Eval.Seed = a.seed
-	count, err := d.number(m)
-	if err != nil {
-		return err
-	}
-	opts.Select = passes.SelectOptions{Count: count, Mode: passes.Mode(d.mode), By: passes.Selector(d.selector), Iterative: d.iterative,
-		ProtectFirst: d.first, ProtectLast: d.last, Seed: a.seed,
-		Drop: passes.DropOptions{Norm: passes.Norm(d.norm), Recover: passes.Recover(d.recover)}}
+// options turns the flags into the options of optimize.Run, but for the data.
+func (x *optimizeFlags) options(a *app) optimize.Options {
+	return optimize.Options{Select: a.selection(&x.drop, max(x.drop.count, 0)), Circulant: x.circulant.options(), Rewrite: x.circulant.block > 0,
+		Controls: x.controls, LossSamples: x.drop.samples, FitSamples: x.circulant.samples,
+		Eval: x.eval.options(a, calib.MetricAgreement), Threads: a.threads, Progress: a.progress}
+}
+
+// optimizeModel runs the whole way on the model of a path and a size, and
+// writes what was asked for.
+func (a *app) optimizeModel(ctx context.Context, m *graph.Model, path string, size int64, opts optimize.Options, x *optimizeFlags) error {
 	res, err := optimize.Run(ctx, m, opts)
 	if err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}
-	if size > 0 {
-		res.Variants[0].Bytes = size
-	}
-	if o.path != "" && !o.dryRun {
-		if _, err := o.save(res.Final); err != nil {
+	res.Variants[0].Bytes = size
+	if x.out.path != "" {
+		if _, err := x.out.save(ctx, a, res.Final); err != nil {
 			return err
 		}
 	}
-	if reportPath != "" && !o.dryRun {
-		var buf bytes.Buffer
-		if err := report.Write(&buf, report.Input{Title: filepath.Base(path), Result: res}); err != nil {
-			return fmt.Errorf("report: %w", err)
+	if x.report != "" {
+		var page bytes.Buffer
+		if err := report.Write(&page, report.Input{Title: filepath.Base(path), Result: res}); err != nil {
+			return err
 		}
-		if err := atomicfile.Write(reportPath, buf.Bytes()); err != nil {
-			return fmt.Errorf("report: %w", err)
+		if !x.out.dryRun {
+			if err := atomicfile.Write(x.report, page.Bytes()); err != nil {
+				return fmt.Errorf("%s: %w", x.report, plain(err))
+			}
 		}
 	}
-	return a.printResult(res, o.path, reportPath)
+	return a.printResult(res, x)
 }
 
 type variantJSON struct {
-	Name        string       `json:"name"`
-	Control     bool         `json:"control"`
-	Dropped     []string     `json:"dropped"`
-	Metric      calib.Metric `json:"metric"`
-	Value       jsonFloat    `json:"value"`
-	CI          [2]jsonFloat `json:"ci95"`
-	KL          jsonFloat    `json:"kl"`
-	MsPerSample float64      `json:"ms_per_sample"`
-	Parameters  int64        `json:"parameters"`
-	FLOPs       int64        `json:"flops"`
-	Bytes       int64        `json:"bytes"`
-	SDR         *float64     `json:"sdr"`
+	Name    string   `json:"name"`
+	Control bool     `json:"control"`
+	Dropped []string `json:"dropped"`
+	quality
+	KL    jsonFloat `json:"kl"` // from the original
+	FLOPs int64     `json:"flops"`
 }
 
-func (a *app) printResult(res *optimize.Result, out, reportPath string) error {
+func (a *app) printResult(res *optimize.Result, x *optimizeFlags) error {
 	first := res.Variants[0]
 	var list []variantJSON
-	for i, v := range res.Variants {
-		x := variantJSON{Name: v.Name, Control: v.Control, Dropped: append([]string{}, v.Dropped...), Metric: v.Quality.Metric,
-			Value: jsonFloat(v.Quality.Value), CI: [2]jsonFloat{jsonFloat(v.Quality.CI[0]), jsonFloat(v.Quality.CI[1])},
-			KL: jsonFloat(v.ToOriginal.Value), MsPerSample: v.Quality.MsPerSample, Parameters: v.Parameters, FLOPs: v.FLOPs, Bytes: v.Bytes}
-		if v.Quality.Metric == calib.MetricAccuracy && i > 0 {
-			if sdr, ok := metric.SDR(first.Quality.Value, v.Quality.Value, first.Quality.MsPerSample, v.Quality.MsPerSample); ok {
-				x.SDR = &sdr
-			}
-		}
-		list = append(list, x)
+	for _, v := range res.Variants {
+		list = append(list, variantJSON{Name: v.Name, Control: v.Control, Dropped: append([]string{}, v.Dropped...),
+			quality: qualityOf(v.Quality, first.Quality, v.Parameters, v.Bytes), KL: jsonFloat(v.ToOriginal.Value), FLOPs: v.FLOPs})
 	}
 	layers := []layerJSON{}
 	for _, l := range res.Layers {
@@ -163,7 +149,7 @@ func (a *app) printResult(res *optimize.Result, out, reportPath string) error {
 	}
 	if a.json {
 		return a.printJSON(map[string]any{"models": list, "dropped": append([]string{}, res.Dropped...), "rewritten": layers, "modules": res.Ledger.Modules,
-			"same_data": res.SameData, "output": out, "report": reportPath})
+			"same_data": res.SameData, "output": x.out.path, "report": x.report})
 	}
 	if len(res.Dropped) > 0 {
 		fmt.Fprintf(a.stdout, "dropped   %s\n", strings.Join(res.Dropped, " "))
@@ -171,19 +157,20 @@ func (a *app) printResult(res *optimize.Result, out, reportPath string) error {
 	if len(layers) > 0 {
 		fmt.Fprintf(a.stdout, "rewritten %d layers in blocks of %d\n", len(layers), layers[0].Block)
 	}
-	fmt.Fprintln(a.stdout)
+	if len(res.Dropped)+len(layers) > 0 {
+		fmt.Fprintln(a.stdout)
+	}
 	rows := [][]string{{"model", string(first.Quality.Metric), "95 % interval", "KL", "parameters", "MFLOPs/token", "bytes", "ms/sample", "speed"}}
 	for _, v := range list {
-		rows = append(rows, []string{v.Name, fmt.Sprintf("%.4f", float64(v.Value)), fmt.Sprintf("%.4f … %.4f", float64(v.CI[0]), float64(v.CI[1])),
-			fmt.Sprintf("%.4f", float64(v.KL)), grouped(v.Parameters), fmt.Sprintf("%.3f", float64(v.FLOPs)/1e6), grouped(v.Bytes),
-			fmt.Sprintf("%.3f", v.MsPerSample), fmt.Sprintf("%.2f×", list[0].MsPerSample/v.MsPerSample)})
+		rows = append(rows, []string{v.Name, fmt.Sprintf("%.4f", float64(v.Value)), v.interval(), fmt.Sprintf("%.4f", float64(v.KL)),
+			grouped(v.Parameters), fmt.Sprintf("%.3f", float64(v.FLOPs)/1e6), grouped(v.Bytes), fmt.Sprintf("%.3f", v.MsPerSample), v.speed(&list[0].quality)})
 	}
 	a.table(rows)
 	if res.SameData {
 		fmt.Fprintln(a.stdout, "\njudged on the data that it was fitted on; give --eval-data for an honest figure")
 	}
-	for _, p := range []string{out, reportPath} {
-		if p != "" {
+	for _, p := range []string{x.out.path, x.report} {
+		if p != "" && !x.out.dryRun {
 			fmt.Fprintln(a.stdout, "written to", p)
 		}
 	}

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"maps"
 	"math"
 	"slices"
 
@@ -12,72 +11,77 @@ import (
 
 	"github.com/onnx-lathe/lathe/calib"
 	"github.com/onnx-lathe/lathe/graph"
+	"github.com/onnx-lathe/lathe/internal/npz"
 	"github.com/onnx-lathe/lathe/runtime"
 )
 
 func (a *app) verify() *cobra.Command {
-	var data string
-	var rtol float64
-	var samples int
+	var d dataFlags
+	rtol := 1e-4
 	c := &cobra.Command{
 		Use:   "verify A [B] --data D",
 		Short: "Find the first value in which two models differ",
 		Long: `verify runs two models over the same samples and compares every value that both
-have under the same name, in the order of the first model. With one model it
-compares lathe's kernels with the bodies, in standard operators, of the custom
-operators that the file carries: what another runtime computes. A value differs
-where max|a − b| is more than --rtol times max|b|.`,
+have under the same name, in the order of the first model, and then the outputs
+of a run that may fuse operators. With one model it compares lathe's kernels
+with the bodies, in standard operators, of the custom operators that the file
+carries: what another runtime computes. A value differs where max|a − b| is more
+than --rtol times max|b|; then the exit status is 1.`,
 		Example: `  lathe verify small.onnx --data calib.npz
   lathe verify model.onnx small.onnx --data calib.npz --rtol 0.05`,
-		Args: args(1, 2, "one or two models"),
+		Args: argCount(1, 2, "one or two models"),
 		RunE: func(c *cobra.Command, args []string) error {
 			first, err := a.load(args[0])
 			if err != nil {
 				return err
 			}
-			second, label := first, "its function bodies"
-			o := runtime.Options{Bodies: true}
+			second, label, bodies := first, "its function bodies", true
 			if len(args) == 2 {
 				if second, err = a.load(args[1]); err != nil {
 					return err
 				}
-				label, o = args[1], runtime.Options{}
-			} else if len(first.Functions) == 0 {
-				return fmt.Errorf("%s has no function bodies to compare with; give a second model", args[0])
+				label, bodies = args[1], false
+			} else if !slices.ContainsFunc(first.Functions, func(f *graph.Function) bool { return f.Domain == graph.LatheDomain }) {
+				return fmt.Errorf("verify: %s has no operator with a function body to compare with; give a second model", args[0])
 			}
-			src, err := a.open(data)
+			src, err := a.open(d.path, &d)
 			if err != nil {
 				return err
 			}
-			names := shared(first, second)
-			v := verifier{a: a, rtol: rtol, samples: samples, names: names}
-			if err := v.run(c.Context(), first, second, runtime.Options{}, o, src); err != nil {
+			v := verifier{a: a, rtol: rtol, data: &d, names: shared(first, second)}
+			if err := v.run(c.Context(), first, second, bodies, src); err != nil {
 				return err
 			}
+			if v.values == 0 {
+				return fmt.Errorf("verify: %s and %s have no value of the same name; compare outputs with lathe eval", args[0], label)
+			}
 			if a.json {
-				if err := a.printJSON(map[string]any{"a": args[0], "b": label, "values": len(names), "samples": v.seen,
+				if err := a.printJSON(map[string]any{"a": args[0], "b": label, "values": v.values, "samples": v.seen,
 					"passed": v.first == nil, "first": v.first, "worst": v.worst, "rtol": rtol}); err != nil {
 					return err
 				}
 			} else {
-				fmt.Fprintf(a.stdout, "%s against %s: %d values, %d samples\n", args[0], label, len(names), v.seen)
-				fmt.Fprintf(a.stdout, "largest relative difference %.3g, in %q\n", float64(v.worst.Relative), v.worst.Value)
+				fmt.Fprintf(a.stdout, "%s against %s: %d values, %d samples\n", args[0], label, v.values, v.seen)
+				if v.worst.Relative == 0 {
+					fmt.Fprintln(a.stdout, "no difference at all")
+				} else {
+					fmt.Fprintf(a.stdout, "largest relative difference %.3g, in %q\n", float64(v.worst.Relative), v.worst.Value)
+				}
 			}
 			if v.first != nil {
-				return failed{fmt.Errorf("first difference: %q of %s: sample %d, %.4g against %.4g, %.3g relative to the largest value",
-					v.first.Value, v.first.By, v.first.Sample, float64(v.first.A), float64(v.first.B), float64(v.first.Relative))}
+				return failed{fmt.Errorf("first difference: %v", v.first)}
 			}
 			return nil
 		},
 	}
-	c.Flags().Float64Var(&rtol, "rtol", 1e-4, "relative tolerance")
-	c.Flags().IntVar(&samples, "samples", 16, "samples to compare (0: all)")
-	a.dataFlags(c, &data, true)
-	return c
+	addNumber(c.Flags(), &rtol, 0, 1e9, "rtol", "relative tolerance")
+	d.addSamples(c, 16)
+	d.add(a, c, true)
+	return completeModels(c)
 }
 
-// shared lists the float values that both models compute under one name, in
-// the order of a.
+// shared lists the values that both models compute under one name, in the
+// order of a.
 func shared(a, b *graph.Model) []string {
 	var out []string
 	for _, n := range a.Graph.Nodes() {
@@ -100,96 +104,190 @@ func shared(a, b *graph.Model) []string {
 type difference struct {
 	Value    string    `json:"value"`
 	By       string    `json:"node"`
-	Sample   int       `json:"sample"` // first of its batch
+	Sample   int       `json:"sample"`
 	A        jsonFloat `json:"a"`
 	B        jsonFloat `json:"b"`
-	Relative jsonFloat `json:"relative"`
+	Relative jsonFloat `json:"relative"`         // null where the shapes differ, or one of a and b is no number
+	Shapes   string    `json:"shapes,omitempty"` // where they differ
+
+	order int // of the value in the first model
+}
+
+func (d *difference) String() string {
+	how := d.Shapes
+	if how == "" {
+		how = fmt.Sprintf("%.4g against %.4g, %.3g relative to the largest value", float64(d.A), float64(d.B), float64(d.Relative))
+	}
+	return fmt.Sprintf("%q of %s: sample %d: %s", d.Value, d.By, d.Sample, how)
 }
 
 type verifier struct {
-	a       *app
-	rtol    float64
-	samples int
-	names   []string
-	seen    int
-	first   *difference
-	worst   difference
+	a     *app
+	rtol  float64
+	data  *dataFlags
+	names []string // to compare inside
+
+	values, seen int
+	first        *difference // by order
+	worst        difference
 }
 
-func (v *verifier) run(ctx context.Context, a, b *graph.Model, oa, ob runtime.Options, src *calib.Source) error {
+// side is one of the two models: a program that shows its values, and one
+// that fuses.
+type side struct {
+	m            *graph.Model
+	shown, plain *runtime.Session
+	feed         *calib.Feed
+	outputs      []runtime.Port
+}
+
+func (v *verifier) side(m *graph.Model, bodies bool, src *calib.Source) (*side, error) {
 	groups := make([][]string, len(v.names))
 	for i, n := range v.names {
 		groups[i] = []string{n}
 	}
-	oa.Probes, ob.Probes = groups, groups
-	pa, err := runtime.Compile(a, oa)
+	shown, err := v.a.compile(m, runtime.Options{Bodies: bodies, Probes: groups})
 	if err != nil {
-		return fmt.Errorf("%s: %w", a.Path(), err)
+		return nil, err
 	}
-	pb, err := runtime.Compile(b, ob)
+	plain, err := v.a.compile(m, runtime.Options{Bodies: bodies})
 	if err != nil {
-		return fmt.Errorf("%s: %w", b.Path(), err)
+		return nil, err
 	}
-	fa, err := src.Bind(pa.Inputs())
+	feed, err := src.Bind(plain.Inputs())
 	if err != nil {
-		return err
+		return nil, err
 	}
-	fb, err := src.Bind(pb.Inputs())
+	o := runtime.SessionOptions{Threads: v.a.threads}
+	return &side{m: m, shown: shown.NewSession(o), plain: plain.NewSession(o), feed: first(feed, v.data.samples), outputs: plain.Outputs()}, nil
+}
+
+// values runs the samples of in and gives see the values that are shown, by
+// number, and then the outputs of the plain run.
+func (s *side) values(ctx context.Context, names []string, in map[string]tensor.Tensor, see func(i int, name string, t *runtime.Tensor)) error {
+	if _, err := s.shown.RunProbed(ctx, in, func(i int, t []*runtime.Tensor) error {
+		see(i, names[i], t[0])
+		return nil
+	}); err != nil {
+		return fmt.Errorf("%s: %w", s.m.Path(), err)
+	}
+	out, err := s.plain.Run(ctx, in)
 	if err != nil {
-		return err
+		return fmt.Errorf("%s: %w", s.m.Path(), err)
 	}
-	if v.samples > 0 {
-		fa = fa.Slice(0, min(v.samples, fa.Len()))
-	}
-	v.seen = fa.Len()
-	sa, sb := pa.NewSession(runtime.SessionOptions{Threads: v.a.threads}), pb.NewSession(runtime.SessionOptions{Threads: v.a.threads})
-	return calib.Batches(ctx, fa, 0, v.a.progress("verify"), func(from, to int, in map[string]tensor.Tensor) error {
-		held := map[int][]float32{} // values of a, kept because b's come later
-		if _, err := sa.RunProbed(ctx, in, func(i int, t []*runtime.Tensor) error {
-			if t[0].DType == graph.Float32 {
-				held[i] = slices.Clone(t[0].F32())
-			}
-			return nil
-		}); err != nil {
-			return fmt.Errorf("%s: %w", a.Path(), err)
+	for i, p := range s.outputs {
+		t, err := runtime.FromDense(out[p.Name])
+		if err != nil {
+			return fmt.Errorf("%s: output %q: %w", s.m.Path(), p.Name, err)
 		}
-		other, err := fb.Batch(from, to)
+		see(len(names)+i, p.Name, t)
+	}
+	return nil
+}
+
+func (v *verifier) run(ctx context.Context, a, b *graph.Model, bodies bool, src *calib.Source) error {
+	sa, err := v.side(a, false, src)
+	if err != nil {
+		return err
+	}
+	sb, err := v.side(b, bodies, src)
+	if err != nil {
+		return err
+	}
+	v.a.bound(src, sa.feed.Notes)
+	v.seen = sa.feed.Len()
+	// One sample at a time: all values of the first model are held until
+	// those of the second come.
+	return calib.Batches(ctx, sa.feed, 1, v.a.progress("verify"), func(from, to int, in map[string]tensor.Tensor) error {
+		held := map[int]snapshot{}
+		outputs := map[string]int{} // of a, by name
+		if err := sa.values(ctx, v.names, in, func(i int, name string, t *runtime.Tensor) {
+			held[i] = snapshotOf(t)
+			if i >= len(v.names) {
+				outputs[name] = i
+			}
+		}); err != nil {
+			return err
+		}
+		other, err := sb.feed.Batch(from, to)
 		if err != nil {
 			return err
 		}
-		diffs := map[int]difference{}
-		if _, err := sb.RunProbed(ctx, other, func(i int, t []*runtime.Tensor) error {
-			x, ok := held[i]
-			if !ok {
-				return nil
-			}
-			d := difference{Value: v.names[i], By: a.Graph.Value(v.names[i]).Def().String(), Sample: from}
-			if t[0].DType != graph.Float32 || len(x) != t[0].Len() {
-				d.Relative = jsonFloat(math.Inf(1))
+		v.values = 0
+		var wrong error
+		err = sb.values(ctx, v.names, other, func(i int, name string, t *runtime.Tensor) {
+			by := "the outputs"
+			if i < len(v.names) {
+				by = a.Graph.Value(name).Def().String()
+			} else if at, ok := outputs[name]; ok {
+				i = at
 			} else {
-				d.measure(x, t[0].F32())
+				return
 			}
-			diffs[i] = d
-			return nil
-		}); err != nil {
-			return fmt.Errorf("%s: %w", b.Path(), err)
-		}
-		for _, i := range slices.Sorted(maps.Keys(diffs)) {
-			d := diffs[i]
+			x, ok := held[i]
+			if !ok || x.array.DType == graph.String {
+				return
+			}
+			v.values++
+			d := difference{Value: name, By: by, Sample: from, order: i}
+			if err := d.measure(x, t); err != nil {
+				wrong = fmt.Errorf("%q: %w", name, err)
+			}
 			if v.worst.Value == "" || d.Relative > v.worst.Relative {
 				v.worst = d
 			}
-			if v.first == nil && !(float64(d.Relative) <= v.rtol) {
+			if !(float64(d.Relative) <= v.rtol) && (v.first == nil || i < v.first.order) {
 				v.first = &d
 			}
+		})
+		if err != nil {
+			return err
 		}
-		return nil
+		return wrong
 	})
+}
+
+// snapshot is a copy of a value; float32, the usual type, is kept as such.
+type snapshot struct {
+	array  *npz.Array // Raw is nil where floats has the elements
+	floats []float32
+}
+
+func snapshotOf(t *runtime.Tensor) snapshot {
+	s := snapshot{array: &npz.Array{DType: t.DType, Shape: slices.Clone(t.Shape)}}
+	if t.DType == graph.Float32 {
+		s.floats = slices.Clone(t.F32())
+	} else {
+		s.array.Raw = slices.Clone(t.Bytes())
+	}
+	return s
 }
 
 // measure finds where x and y are farthest apart, relative to the largest of
 // y.
-func (d *difference) measure(x, y []float32) {
+func (d *difference) measure(x snapshot, y *runtime.Tensor) error {
+	if x.array.DType != y.DType || !slices.Equal(x.array.Shape, y.Shape) {
+		d.Relative = jsonFloat(math.Inf(1))
+		d.Shapes = fmt.Sprintf("%v%v against %v%v", x.array.DType, x.array.Shape, y.DType, y.Shape)
+		return nil
+	}
+	if y.DType == graph.Float32 {
+		farthest(d, x.floats, y.F32())
+		return nil
+	}
+	p, err := float64s(x.array)
+	if err != nil {
+		return err
+	}
+	q, err := float64s(arrayOf(y))
+	if err != nil {
+		return err
+	}
+	farthest(d, p, q)
+	return nil
+}
+
+func farthest[T float32 | float64](d *difference, x, y []T) {
 	var most, worst float64
 	for i := range x {
 		p, q := float64(x[i]), float64(y[i])
