@@ -64,6 +64,7 @@ func tables() [][]operator {
 		sortOps,
 		quantizeOps,
 		resizeOps,
+		recurrentOps,
 		constantOps,
 		controlOps,
 		structuredOps,
