@@ -1,6 +1,6 @@
 # What there is to do here; `make` alone lists it.
 
-.PHONY: help test generate bench golden acceptance ci
+.PHONY: help test generate bench microbench golden acceptance ci
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -11,13 +11,17 @@ test: ## the tests; nothing but Go is needed
 generate: ## write generated files anew (needs protoc, Debian's protobuf-compiler)
 	go generate ./...
 
-bench: ## time the kernels and the runtime
+bench: ## compare the speed with ONNX Runtime's, into docs/performance.md (needs npm and a C compiler)
+	@bench/install-onnxruntime.sh >/dev/null
+	@cd bench && go run ./speed -docs ../docs
+
+microbench: ## time kernels by themselves
 	go test -run '^$$' -bench . ./...
 
 golden: ## make golden outputs anew with ONNX Runtime (needs npm and a C compiler)
 	testmodels/golden.sh
 
-acceptance: ## measure every goal that a machine can measure, on the models in LATHE_DATA
+acceptance: ## measure every goal that a machine can measure, on the models in LATHE_DATA; SPEED=1 for speed too
 	@bench/install-onnxruntime.sh >/dev/null
 	@cd bench && go run ./acceptance
 

@@ -64,7 +64,6 @@ func tables() [][]operator {
 		sortOps,
 		quantizeOps,
 		resizeOps,
-		recurrentOps,
 		constantOps,
 		controlOps,
 		structuredOps,

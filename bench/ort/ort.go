@@ -177,33 +177,12 @@ func names(list []Info) []string {
 // Run runs the model on one array for each of its inputs, and returns its
 // outputs, both by name. It does not keep or change the inputs.
 func (s *Session) Run(feeds map[string]nd.Array) (map[string]nd.Array, error) {
-	inputs := make([]onnxruntime.Value, len(s.Inputs))
-	defer func() { destroy(inputs) }()
-	for i, in := range s.Inputs {
-		a, ok := feeds[in.Name]
-		if !ok {
-			return nil, fmt.Errorf("ort: no array for input %q", in.Name)
-		}
-		v, err := toValue(a)
-		if err != nil {
-			return nil, fmt.Errorf("ort: input %q: %w", in.Name, err)
-		}
-		inputs[i] = v
-	}
-	outputs, err := s.run(inputs)
+	b, err := s.Bind(feeds)
 	if err != nil {
-		return nil, fmt.Errorf("ort: %w", err)
+		return nil, err
 	}
-	defer destroy(outputs)
-	results := map[string]nd.Array{}
-	for i, out := range s.Outputs {
-		a, err := fromValue(outputs[i])
-		if err != nil {
-			return nil, fmt.Errorf("ort: output %q: %w", out.Name, err)
-		}
-		results[out.Name] = a
-	}
-	return results, nil
+	defer b.Close()
+	return b.Outputs()
 }
 
 // run runs the session. The binding allocates outputs itself but for those
@@ -322,4 +301,12 @@ func fromValue(v onnxruntime.Value) (nd.Array, error) {
 		}
 	}
 	return nd.Array{}, fmt.Errorf("a value of type %v is not supported", v.GetONNXType())
+}
+
+// Version is the release of the library in use.
+func Version() (string, error) {
+	if err := start(); err != nil {
+		return "", fmt.Errorf("ort: %w", err)
+	}
+	return onnxruntime.GetVersion(), nil
 }

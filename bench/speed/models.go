@@ -1,0 +1,275 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"path/filepath"
+	"slices"
+
+	"github.com/onnx-lathe/lathe/bench/nd"
+	"github.com/onnx-lathe/lathe/graph"
+	"github.com/onnx-lathe/lathe/graph/modules"
+	"github.com/onnx-lathe/lathe/passes"
+	"github.com/onnx-lathe/lathe/testmodels"
+)
+
+// An original is a model as it comes, with inputs for it.
+type original struct {
+	name   string
+	build  func() (*graph.Model, error)         // nil: the file
+	file   string                               // in the folder models of LATHE_DATA
+	set    string                               // in the folder sets of LATHE_DATA, whose first sample is the input
+	inputs func(tokens int) map[string]nd.Array // where there is no set
+	linear []size                               // its layers, where it is nothing but these
+}
+
+// A size is that of a layer from in to out features.
+type size struct{ in, out int }
+
+// linear is one layer, chain(n) n times 768 → 3072 → 768.
+func linear(in, out int) original {
+	return layers(fmt.Sprintf("%d → %d", in, out), size{in, out})
+}
+
+func chain(n int) original {
+	var list []size
+	for range n {
+		list = append(list, size{768, 3072}, size{3072, 768})
+	}
+	return layers(fmt.Sprintf("%d × (768 → 3072 → 768)", n), list...)
+}
+
+// layers is one layer after the other. The weights are 1/n and noise: a mean
+// that every block-circulant projection keeps, so that the values of a long
+// chain stay near 1 whatever becomes of the noise.
+func layers(name string, list ...size) original {
+	build := func() (*graph.Model, error) {
+		m := graph.NewModel("layers", 8, 17)
+		r := rand.New(rand.NewPCG(1, 2))
+		free := graph.Symbol("T")
+		x := m.Graph.AddInput("x", graph.TensorType(graph.Float32, free, graph.Known(int64(list[0].in))))
+		for i, l := range list {
+			w := noise(r, l.in*l.out, 1/float64(l.in), 0.5/math.Sqrt(float64(l.in)))
+			v := m.Graph.AddInitializer(fmt.Sprintf("w%d", i), graph.Float32Tensor([]int64{int64(l.in), int64(l.out)}, w))
+			x = m.Graph.NewNode("", "MatMul", fmt.Sprintf("layer%d", i), []*graph.Value{x, v}, []string{fmt.Sprintf("y%d", i)}).Output(0)
+		}
+		m.Graph.AddOutput(x, graph.TensorType(graph.Float32, free, graph.Known(int64(list[len(list)-1].out))))
+		return m, nil
+	}
+	return original{name: name, build: build, linear: list, inputs: func(tokens int) map[string]nd.Array {
+		r := rand.New(rand.NewPCG(3, 4))
+		return map[string]nd.Array{"x": nd.Of(noise(r, tokens*list[0].in, 1, 1), int64(tokens), int64(list[0].in))}
+	}}
+}
+
+// noise draws n numbers with that mean and deviation, uniformly.
+func noise(r *rand.Rand, n int, mean, deviation float64) []float32 {
+	scale := float32(2 * math.Sqrt(3) * deviation)
+	x := make([]float32, n)
+	for i := range x {
+		x[i] = float32(mean) + scale*(r.Float32()-0.5)
+	}
+	return x
+}
+
+var bertBase = original{
+	name: "BERT-base",
+	build: func() (*graph.Model, error) {
+		// Few words: what an embedding table holds costs no time.
+		return testmodels.BERT(testmodels.Size{Layers: 12, Width: 768, Heads: 12, Hidden: 3072, Vocab: 1000, Length: 512, Seed: 1},
+			testmodels.BERTOptions{}), nil
+	},
+	inputs: func(tokens int) map[string]nd.Array {
+		return map[string]nd.Array{"input_ids": words(1000, tokens), "attention_mask": ones(tokens), "token_type_ids": words(2, tokens)}
+	},
+}
+
+var gpt2Base = original{
+	name: "GPT-2-base",
+	build: func() (*graph.Model, error) {
+		m := testmodels.GPT2(testmodels.Size{Layers: 12, Width: 768, Heads: 12, Hidden: 3072, Vocab: 50257, Length: 1024, Seed: 1},
+			testmodels.GPT2Options{Cache: true})
+		return m, foldTransposes(m.Graph)
+	},
+	inputs: func(tokens int) map[string]nd.Array {
+		in := map[string]nd.Array{"input_ids": words(50257, 1), "attention_mask": ones(tokens)}
+		r := rand.New(rand.NewPCG(5, 6))
+		for i := range 12 {
+			for _, part := range []string{"key", "value"} {
+				in[fmt.Sprintf("past_key_values.%d.%s", i, part)] = nd.Of(noise(r, 12*(tokens-1)*64, 0, 1), 1, 12, int64(tokens-1), 64)
+			}
+		}
+		return in
+	},
+}
+
+// foldTransposes turns transposed weight matrices around, as exporters do.
+func foldTransposes(g *graph.Graph) error {
+	for _, n := range slices.Clone(g.Nodes()) {
+		w := n.Input(0).ConstTensor()
+		if !n.Is("Transpose") || w == nil || len(w.Dims) != 2 {
+			continue
+		}
+		x, err := w.Float32s()
+		if err != nil {
+			return err
+		}
+		rows, cols := int(w.Dims[0]), int(w.Dims[1])
+		turned := make([]float32, len(x))
+		for i := range rows {
+			for j := range cols {
+				turned[j*rows+i] = x[i*cols+j]
+			}
+		}
+		v := g.AddInitializer(g.FreshName(n.Input(0).Name+".T"), graph.Float32Tensor([]int64{w.Dims[1], w.Dims[0]}, turned))
+		n.Output(0).ReplaceUses(v)
+		g.Remove(n)
+	}
+	return nil
+}
+
+func words(limit, n int) nd.Array {
+	r := rand.New(rand.NewPCG(7, 8))
+	ids := make([]int64, n)
+	for i := range ids {
+		ids[i] = r.Int64N(int64(limit))
+	}
+	return nd.Of(ids, 1, int64(n))
+}
+
+func ones(n int) nd.Array {
+	x := make([]int64, n)
+	for i := range x {
+		x[i] = 1
+	}
+	return nd.Of(x, 1, int64(n))
+}
+
+func public(name, file, set string) original { return original{name: name, file: file, set: set} }
+
+var leNet = original{
+	name: "LeNet, 28×28",
+	build: func() (*graph.Model, error) {
+		return testmodels.LeNet(testmodels.CNN{Image: 28, Width: 16, Opset: 17, Seed: 1}), nil
+	},
+	inputs: image(1, 28),
+}
+
+func image(channels, side int) func(int) map[string]nd.Array {
+	return func(int) map[string]nd.Array {
+		r := rand.New(rand.NewPCG(9, 10))
+		return map[string]nd.Array{"image": nd.Of(noise(r, channels*side*side, 0, 1), 1, int64(channels), int64(side), int64(side))}
+	}
+}
+
+// resNet18 has the shapes of He et al., Deep Residual Learning for Image
+// Recognition, table 1, with batch normalization folded into the convolutions.
+var resNet18 = original{
+	name: "ResNet-18, 224×224",
+	build: func() (*graph.Model, error) {
+		n := &network{graph.NewModel("resnet18", 8, 17), rand.New(rand.NewPCG(1, 2))}
+		x := n.m.Graph.AddInput("image", graph.TensorType(graph.Float32, graph.Known(1), graph.Known(3), graph.Known(224), graph.Known(224)))
+		x = n.node("Relu", n.conv(x, 3, 64, 7, 2))
+		x = n.node("MaxPool", x, graph.IntsAttr("kernel_shape", 3, 3), graph.IntsAttr("pads", 1, 1, 1, 1), graph.IntsAttr("strides", 2, 2))
+		in := int64(64)
+		for stage := range 4 {
+			out := int64(64) << stage
+			for block := range 2 {
+				stride, skip := int64(1), x
+				if stage > 0 && block == 0 {
+					stride, skip = 2, n.conv(x, in, out, 1, 2)
+				}
+				y := n.conv(n.node("Relu", n.conv(x, in, out, 3, stride)), out, out, 3, 1)
+				x, in = n.node("Relu", n.nodes("Add", []*graph.Value{y, skip})), out
+			}
+		}
+		x = n.node("Flatten", n.node("GlobalAveragePool", x))
+		x = n.nodes("Gemm", []*graph.Value{x, n.weight(1/math.Sqrt(512), 512, 1000), n.weight(0.1, 1000)})
+		n.m.Graph.AddOutput(x, graph.TensorType(graph.Float32, graph.Known(1), graph.Known(1000)))
+		return n.m, nil
+	},
+	inputs: image(3, 224),
+}
+
+// A network is a graph that is being written.
+type network struct {
+	m *graph.Model
+	r *rand.Rand
+}
+
+func (n *network) nodes(op string, inputs []*graph.Value, attrs ...*graph.Attr) *graph.Value {
+	name := n.m.Graph.FreshNodeName(op)
+	return n.m.Graph.NewNode("", op, name, inputs, []string{name + "_out"}, attrs...).Output(0)
+}
+
+func (n *network) node(op string, x *graph.Value, attrs ...*graph.Attr) *graph.Value {
+	return n.nodes(op, []*graph.Value{x}, attrs...)
+}
+
+func (n *network) weight(deviation float64, dims ...int64) *graph.Value {
+	w := noise(n.r, nd.Size(dims), 0, deviation)
+	return n.m.Graph.AddInitializer(n.m.Graph.FreshName("weight"), graph.Float32Tensor(dims, w))
+}
+
+func (n *network) conv(x *graph.Value, in, out, kernel, stride int64) *graph.Value {
+	w := n.weight(1/math.Sqrt(float64(in*kernel*kernel)), out, in, kernel, kernel)
+	pad := kernel / 2
+	return n.nodes("Conv", []*graph.Value{x, w, n.weight(0.1, out)}, graph.IntsAttr("kernel_shape", kernel, kernel),
+		graph.IntsAttr("pads", pad, pad, pad, pad), graph.IntsAttr("strides", stride, stride))
+}
+
+// load returns the original's model.
+func (o original) load(data string) (*graph.Model, error) {
+	if o.build != nil {
+		return o.build()
+	}
+	return graph.Load(filepath.Join(data, "models", o.file))
+}
+
+// feed returns inputs for that many tokens.
+func (o original) feed(data string, tokens int) (map[string]nd.Array, error) {
+	if o.set == "" {
+		return o.inputs(tokens), nil
+	}
+	arrays, err := nd.ReadNPZ(filepath.Join(data, "sets", o.set))
+	if err != nil {
+		return nil, err
+	}
+	for name, a := range arrays {
+		if arrays[name], err = a.Rows(0, 1); err != nil {
+			return nil, err
+		}
+	}
+	return arrays, nil
+}
+
+// change returns m with what the contender changes, by the passes that users
+// have. Weights are fitted without data, since time does not depend on them.
+func (c contender) change(ctx context.Context, m *graph.Model) (*graph.Model, error) {
+	if c.block == 0 && !c.drop {
+		return m, nil
+	}
+	m = m.Clone()
+	var list []passes.Pass
+	if c.drop {
+		found, err := modules.Find(m)
+		if err != nil {
+			return nil, err
+		}
+		var ids []string
+		for _, mod := range found[len(found)/2:][:len(found)/4] {
+			ids = append(ids, mod.ID)
+		}
+		list = append(list, passes.DropModules(ids, passes.DropOptions{}))
+	}
+	if c.block > 0 {
+		list = append(list, passes.RewriteCirculant(passes.CirculantOptions{
+			Block: c.block, Fit: passes.FitFrobenius, IncludeTied: true, IncludeHead: true}))
+	}
+	list = append(list, passes.EliminateDeadCode())
+	var j passes.Journal
+	err := passes.Run(ctx, m, &j, list...)
+	return m, err
+}

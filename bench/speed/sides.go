@@ -1,0 +1,194 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"reflect"
+
+	"gorgonia.org/tensor"
+
+	"github.com/onnx-lathe/lathe/bench/nd"
+	"github.com/onnx-lathe/lathe/bench/ort"
+	"github.com/onnx-lathe/lathe/graph"
+	"github.com/onnx-lathe/lathe/internal/simd"
+	"github.com/onnx-lathe/lathe/runtime"
+	"github.com/onnx-lathe/lathe/runtime/circulant"
+)
+
+// A side is a way to run models.
+type side struct {
+	name string // heads a column
+	open func(ctx context.Context, job job) (runnable, error)
+}
+
+// A job is a model, the size of its layers where it is nothing but these, and
+// inputs for it.
+type job struct {
+	model  *graph.Model
+	linear []size
+	block  int // of the block-circulant weights; 0: dense
+	inputs map[string]nd.Array
+	dir    string // for files
+}
+
+// A runnable is a job on a side, ready to run again and again.
+type runnable struct {
+	run     func() error
+	outputs func() (map[string]nd.Array, error) // of a run like that
+	close   func()
+}
+
+// ortSide is ONNX Runtime with one thread, all optimizations, and inputs and
+// outputs in place.
+func ortSide() side {
+	return side{"ONNX Runtime", func(_ context.Context, j job) (runnable, error) {
+		s, err := openORT(j)
+		if err != nil {
+			return runnable{}, err
+		}
+		b, err := s.Bind(j.inputs)
+		if err != nil {
+			s.Close()
+			return runnable{}, err
+		}
+		return runnable{b.Run, b.Outputs, func() {
+			b.Close()
+			s.Close()
+		}}, nil
+	}}
+}
+
+func openORT(j job) (*ort.Session, error) {
+	data, err := j.model.Encode()
+	if err != nil {
+		return nil, err
+	}
+	f, err := os.CreateTemp(j.dir, "*.onnx")
+	if err != nil {
+		return nil, err
+	}
+	defer os.Remove(f.Name())
+	_, err = f.Write(data)
+	if e := f.Close(); err == nil {
+		err = e
+	}
+	if err != nil {
+		return nil, err
+	}
+	return ort.Open(f.Name(), ort.Options{Threads: 1})
+}
+
+// latheSide is a session of lathe's runtime, used as any program would: every
+// run hands out outputs of its own.
+func latheSide(threads int) side {
+	name := "lathe"
+	if threads > 1 {
+		name = fmt.Sprintf("lathe, %d threads", threads)
+	}
+	return side{name, func(ctx context.Context, j job) (runnable, error) {
+		p, err := runtime.Compile(j.model, runtime.Options{})
+		if err != nil {
+			return runnable{}, err
+		}
+		s := p.NewSession(runtime.SessionOptions{Threads: threads})
+		feeds := map[string]tensor.Tensor{}
+		for _, port := range p.Inputs() {
+			a, ok := j.inputs[port.Name]
+			if !ok {
+				return runnable{}, fmt.Errorf("no array for input %q", port.Name)
+			}
+			shape := make([]int, len(a.Shape))
+			for i, d := range a.Shape {
+				shape[i] = int(d)
+			}
+			feeds[port.Name] = tensor.New(tensor.WithShape(shape...), tensor.WithBacking(a.Data))
+		}
+		run := func() error {
+			_, err := s.Run(ctx, feeds)
+			return err
+		}
+		outputs := func() (map[string]nd.Array, error) {
+			out, err := s.Run(ctx, feeds)
+			if err != nil {
+				return nil, err
+			}
+			arrays := map[string]nd.Array{}
+			for name, t := range out {
+				a := nd.Array{Data: t.Data()}
+				for _, d := range t.Shape() {
+					a.Shape = append(a.Shape, int64(d))
+				}
+				if reflect.TypeOf(a.Data).Kind() != reflect.Slice {
+					return nil, fmt.Errorf("output %q is a %T", name, a.Data)
+				}
+				arrays[name] = a
+			}
+			return arrays, nil
+		}
+		return runnable{run, outputs, func() {}}, nil
+	}}
+}
+
+// kernelSide is the bare kernel of a single layer, with weights prepared and
+// everything in place.
+func kernelSide() side {
+	return side{"kernel", func(_ context.Context, j job) (runnable, error) {
+		if len(j.linear) != 1 {
+			return runnable{}, fmt.Errorf("a kernel runs one layer")
+		}
+		k, err := simd.For(simd.Auto)
+		if err != nil {
+			return runnable{}, err
+		}
+		l, x := j.linear[0], j.inputs["x"].Data.([]float32)
+		tokens := len(x) / l.in
+		y := make([]float32, tokens*l.out)
+		var run func()
+		if j.block == 0 {
+			w, err := weights(j.model, "MatMul", 1)
+			if err != nil {
+				return runnable{}, err
+			}
+			b := k.PackB(simd.RowMajor(w, l.out), l.in, l.out)
+			run = func() { k.Gemm(y, l.out, simd.RowMajor(x, l.in), tokens, b, nil, false) }
+		} else {
+			m, err := circulant.New(l.out, l.in, j.block)
+			if err != nil {
+				return runnable{}, err
+			}
+			if m.W, err = weights(j.model, "BlockCirculantMatMul", 1); err != nil {
+				return runnable{}, err
+			}
+			o, err := circulant.NewOperator(m, nil, k)
+			if err != nil {
+				return runnable{}, err
+			}
+			ws := make([]float32, o.Workspace(tokens))
+			run = func() { o.Apply(y, l.out, x, l.in, tokens, ws) }
+		}
+		return runnable{
+			run: func() error {
+				run()
+				return nil
+			},
+			outputs: func() (map[string]nd.Array, error) {
+				run()
+				return map[string]nd.Array{j.model.Graph.Outputs()[0].Name: nd.Of(y, int64(tokens), int64(l.out))}, nil
+			},
+			close: func() {},
+		}, nil
+	}}
+}
+
+// weights is a constant input of the first node of an operator.
+func weights(m *graph.Model, op string, input int) ([]float32, error) {
+	for _, n := range m.Graph.Nodes() {
+		if n.Op == op {
+			if t := n.Input(input).ConstTensor(); t != nil {
+				return t.Float32s()
+			}
+		}
+	}
+	return nil, fmt.Errorf("the model has no %s with constant weights", op)
+}

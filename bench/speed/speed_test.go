@@ -1,0 +1,258 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/xml"
+	"errors"
+	"image/png"
+	"io"
+	"math"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/onnx-lathe/lathe/bench/nd"
+	"github.com/onnx-lathe/lathe/bench/ort"
+)
+
+// TestRace runs on a clock that only the sides move. The machine gets slower
+// from round to round, which ratios within rounds do not show.
+func TestRace(t *testing.T) {
+	var now time.Duration
+	order := ""
+	side := func(name string, cost time.Duration) func() error {
+		return func() error {
+			now += cost * time.Duration(1+len(order)/6)
+			order += name
+			return nil
+		}
+	}
+	sums, err := race(context.Background(), func() time.Duration { return now }, protocol{pairs: 4, block: 0},
+		side("a", 6*time.Millisecond), []func() error{side("b", 2*time.Millisecond), side("c", time.Millisecond)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Once for memory and once for the number of repetitions, then in every
+	// round once unmeasured and once measured.
+	if want := "aabbcc" + "aabbcc" + "ccbbaa" + "aabbcc" + "ccbbaa"; order != want {
+		t.Errorf("order %s, want %s", order, want)
+	}
+	for i, want := range []float64{3, 6} {
+		if s := sums[i]; max(math.Abs(s.ratio-want), math.Abs(s.p10-want), math.Abs(s.p90-want)) > 1e-12 {
+			t.Errorf("contender %d: %+v, want a ratio of %v throughout", i, s, want)
+		}
+	}
+}
+
+// TestRepetitions asks for enough runs to fill a block, and no more.
+func TestRepetitions(t *testing.T) {
+	for _, c := range []struct {
+		cost time.Duration
+		want int
+	}{{100 * time.Microsecond, 200}, {time.Millisecond, 20}, {30 * time.Millisecond, 1}, {time.Second, 1}} {
+		var now time.Duration
+		n, err := repetitions(func() time.Duration { return now }, 20*time.Millisecond, func() error {
+			now += c.cost
+			return nil
+		})
+		if err != nil || n != c.want {
+			t.Errorf("%v: %d, %v, want %d", c.cost, n, err, c.want)
+		}
+	}
+	broken := errors.New("broken")
+	if _, err := repetitions(cpuTime, 0, func() error { return broken }); !errors.Is(err, broken) {
+		t.Errorf("the error of a run is lost: %v", err)
+	}
+}
+
+func TestSummary(t *testing.T) {
+	base := []float64{10, 20, 30, 40, 50, 60, 70, 80, 90, 100, 110}
+	own := slices.Repeat([]float64{10}, 11)
+	got := summarize(base, own)
+	want := summary{ratio: 6, p10: 2, p90: 10, base: time.Minute, own: 10 * time.Second}
+	if math.Abs(got.ratio-want.ratio)+math.Abs(got.p10-want.p10)+math.Abs(got.p90-want.p90) > 1e-12 || got.base != want.base || got.own != want.own {
+		t.Errorf("%+v, want %+v", got, want)
+	}
+	if got := quantile([]float64{4, 1}, 0.5); got != 2.5 {
+		t.Errorf("the median of two values is %v", got)
+	}
+}
+
+// TestClocks fails where a clock stands, or processor time runs while asleep.
+func TestClocks(t *testing.T) {
+	wall, cpu := wallTime(), cpuTime()
+	time.Sleep(50 * time.Millisecond)
+	slept, idle := wallTime()-wall, cpuTime()-cpu
+	for cpuTime()-cpu <= idle {
+	}
+	if slept < 50*time.Millisecond || idle > slept {
+		t.Errorf("asleep for %v by the wall, %v by the processor", slept, idle)
+	}
+}
+
+// TestCases holds the table to what the rest relies on: names that tell cases
+// and originals apart, one number of tokens where a plot names it.
+func TestCases(t *testing.T) {
+	seen := map[string]bool{}
+	eachCase(selects(nil), func(g group, name string, _ float64) {
+		if key := g.name + ": " + name; seen[key] {
+			t.Errorf("%s is there twice", key)
+		} else {
+			seen[key] = true
+		}
+	})
+	for _, g := range groups {
+		for _, c := range g.contests {
+			if g.plot && len(c.tokens) != 1 {
+				t.Errorf("%s: %s is drawn with %v tokens", g.name, c.of.name, c.tokens)
+			}
+			if (c.of.build == nil) != (c.of.file != "") || (c.of.inputs == nil) != (c.of.set != "") {
+				t.Errorf("%s: %s has no model or no inputs, or two", g.name, c.of.name)
+			}
+		}
+	}
+	for words, want := range map[string]int{"cnn": 2, "a quarter dropped": 2, "small cnn": 4, "nothing": 0} {
+		list := strings.Fields(words)
+		if strings.Contains(words, "dropped") {
+			list = []string{words}
+		}
+		if got := count(selects(list)); got != want {
+			t.Errorf("%q chooses %d cases, want %d", words, got, want)
+		}
+	}
+}
+
+// small is a group that takes no time, with a side that is wrong at will.
+func smallGroup(wrong bool) []group {
+	s := latheSide(1)
+	if wrong {
+		open := s.open
+		s.open = func(ctx context.Context, j job) (runnable, error) {
+			r, err := open(ctx, j)
+			outputs := r.outputs
+			r.outputs = func() (map[string]nd.Array, error) {
+				out, err := outputs()
+				for _, a := range out {
+					a.Data.([]float32)[0] *= 1.01
+				}
+				return out, err
+			}
+			return r, err
+		}
+	}
+	return []group{{name: "test", base: ortSide(), side: s, contests: []contest{
+		{of: linear(32, 48), tokens: []int{1, 5}, contenders: []contender{{goal: 1e-9}, {block: 4, goal: 1e9}, {block: 16}}}}}}
+}
+
+// TestMeasure measures a small layer, and refuses to time wrong answers.
+func TestMeasure(t *testing.T) {
+	if _, err := ort.Library(); err != nil {
+		t.Skip(err)
+	}
+	for _, wrong := range []bool{false, true} {
+		var got []result
+		b := bench{protocol: protocol{pairs: 2, block: time.Millisecond}, dir: t.TempDir()}
+		if err := b.measure(context.Background(), smallGroup(wrong), selects(nil), func(r result) { got = append(got, r) }); err != nil {
+			t.Fatal(err)
+		}
+		if len(got) != 6 {
+			t.Fatalf("%d results, want 6", len(got))
+		}
+		for i, r := range got {
+			switch {
+			case wrong && (!strings.Contains(r.Left, "off by") || r.Ratio != 0 || r.Pass):
+				t.Errorf("wrong outputs: %+v", r)
+			case !wrong && (r.Left != "" || r.Ratio <= 0 || r.P10 > r.Ratio || r.P90 < r.Ratio || r.BaseMS <= 0 || r.OwnMS <= 0):
+				t.Errorf("%+v", r)
+			case !wrong && r.Pass != (i%3 != 1):
+				t.Errorf("%s: goal %v, ratio %v, pass: %v", r.Case, r.Goal, r.Ratio, r.Pass)
+			case !wrong && (r.GFLOPS > 0) != (i%3 == 0):
+				t.Errorf("%s: %v GFLOP/s", r.Case, r.GFLOPS)
+			}
+		}
+	}
+}
+
+// TestLeftOut fails where a machine without the public models gets no table.
+func TestLeftOut(t *testing.T) {
+	var got []result
+	b := bench{protocol: protocol{pairs: 1}}
+	if err := b.measure(context.Background(), groups, selects([]string{"small"}), func(r result) { got = append(got, r) }); err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range got {
+		if !strings.Contains(r.Left, "LATHE_DATA") || r.Pass {
+			t.Errorf("%+v", r)
+		}
+	}
+	if table := markdown(machine{}, got); len(got) != 2 || !strings.Contains(table, "0 of 2 goals") || strings.Count(table, "LATHE_DATA") != 2 {
+		t.Errorf("%d results in\n%s", len(got), table)
+	}
+}
+
+var drawn = []result{
+	{Group: "circulant", Case: "768 → 3072, T = 128, b = 8", Goal: 5.5, Ratio: 6, P10: 5.8, P90: 6.3, BaseMS: 3, OwnMS: 0.5, Pass: true, of: "768 → 3072", block: 8},
+	{Group: "circulant", Case: "768 → 3072, T = 128, b = 16", Goal: 10.5, Ratio: 9, P10: 8, P90: 9.5, BaseMS: 3, OwnMS: 1.0 / 3, of: "768 → 3072", block: 16},
+	{Group: "dense", Case: "768 → 768, T = 1", Goal: 1, Ratio: 1.25, P10: 1.2, P90: 1.3, BaseMS: 25, OwnMS: 20, GFLOPS: 59, Pass: true, of: "768 → 768"},
+}
+
+func TestMarkdown(t *testing.T) {
+	table := markdown(machine{CPU: "A CPU", Peak: 118, Pairs: 7}, drawn)
+	for _, want := range []string{
+		"A CPU", "7 pairs", "2 of 3 goals",
+		"| 768 → 3072, T = 128, b = 16 | ≥ 10.5 | 9.00 | 8.00 … 9.50 | 3.0 ms | 333 µs | no |",
+		"| 768 → 768, T = 1 | ≥ 1.00 | 1.25 | 1.20 … 1.30 | 25 ms | 20 ms | 50 % | yes |",
+	} {
+		if !strings.Contains(table, want) {
+			t.Errorf("%q is not in\n%s", want, table)
+		}
+	}
+}
+
+// TestSplice replaces what is between the marks and nothing else, also the
+// second time.
+func TestSplice(t *testing.T) {
+	document := []byte("before\n" + markBegin + "\nold\n" + markEnd + "\nafter\n")
+	once, err := splice(document, "new\n")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := "before\n" + markBegin + "\nnew\n" + markEnd + "\nafter\n"; string(once) != want {
+		t.Errorf("%q, want %q", once, want)
+	}
+	if twice, err := splice(once, "new\n"); err != nil || !bytes.Equal(once, twice) {
+		t.Errorf("the second time: %q, %v", twice, err)
+	}
+	for _, bad := range []string{"", markBegin, markEnd + markBegin} {
+		if _, err := splice([]byte(bad), "new"); err == nil {
+			t.Errorf("%q is taken for a document with marks", bad)
+		}
+	}
+}
+
+func TestPicture(t *testing.T) {
+	const most = 150 << 10 // pictures lie in the repository
+	raster, err := picture(drawn, machine{CPU: "A CPU"}, "png")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := png.Decode(bytes.NewReader(raster)); err != nil || len(raster) > most {
+		t.Errorf("PNG of %d bytes: %v", len(raster), err)
+	}
+	vector, err := picture(drawn, machine{CPU: "A CPU"}, "svg")
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := xml.NewDecoder(bytes.NewReader(vector))
+	for err == nil {
+		_, err = d.Token()
+	}
+	if err != io.EOF || len(vector) > most || !bytes.Contains(vector, []byte("768 → 3072, T = 128")) {
+		t.Errorf("SVG of %d bytes: %v", len(vector), err)
+	}
+	if _, err := picture(drawn[2:], machine{}, "png"); err == nil {
+		t.Error("a picture without a line")
+	}
+}

@@ -1,0 +1,145 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+)
+
+// markdown is the table of the results, group by group, with what they were
+// measured on.
+func markdown(m machine, results []result) string {
+	var s strings.Builder
+	fmt.Fprintf(&s, "%s.\n%d pairs for each figure; %s.\n", m, m.Pairs, m.load())
+	goals, passed := 0, 0
+	for _, r := range results {
+		if r.Goal > 0 {
+			goals++
+			if r.Pass {
+				passed++
+			}
+		}
+	}
+	fmt.Fprintf(&s, "\n%d of %d goals are met.\n", passed, goals)
+	for _, g := range groups {
+		var rows []result
+		gflops := false
+		for _, r := range results {
+			if r.Group == g.name {
+				rows = append(rows, r)
+				gflops = gflops || r.GFLOPS > 0
+			}
+		}
+		if len(rows) == 0 {
+			continue
+		}
+		fmt.Fprintf(&s, "\n### %s\n\n%s.\n\n", g.title, strings.ToUpper(g.unit[:1])+g.unit[1:])
+		head := []string{"case", "goal", "ratio", "p10 … p90", g.base.name, g.side.name}
+		if g.base.name == g.side.name {
+			head[4], head[5] = g.base.name+", original", g.side.name+", rewritten"
+		}
+		if gflops {
+			head = append(head, "share of peak")
+		}
+		line(&s, append(head, "pass")...)
+		line(&s, strings.Split("---"+strings.Repeat(" ---", len(head)), " ")...)
+		for _, r := range rows {
+			goal, pass := "", ""
+			if r.Goal > 0 {
+				goal, pass = "≥ "+figure(r.Goal), "no"
+				if r.Pass {
+					pass = "yes"
+				}
+			}
+			cells := []string{r.Case, goal, figure(r.Ratio), figure(r.P10) + " … " + figure(r.P90), duration(r.BaseMS), duration(r.OwnMS)}
+			if r.Left != "" {
+				cells = []string{r.Case, goal, "not measured: " + r.Left, "", "", ""}
+			}
+			if gflops {
+				share := ""
+				if r.GFLOPS > 0 {
+					share = fmt.Sprintf("%.0f %%", 100*r.GFLOPS/m.Peak)
+				}
+				cells = append(cells, share)
+			}
+			line(&s, append(cells, pass)...)
+		}
+	}
+	return s.String()
+}
+
+func line(s *strings.Builder, cells ...string) {
+	s.WriteString("|")
+	for _, c := range cells {
+		s.WriteString(" " + strings.NewReplacer("|", "\\|", "\n", " ").Replace(c) + " |")
+	}
+	s.WriteString("\n")
+}
+
+// figure rounds to two decimals, or to one from 10 on; goals are written as
+// they are.
+func figure(x float64) string {
+	if x >= 10 {
+		return strings.TrimSuffix(fmt.Sprintf("%.1f", x), ".0")
+	}
+	return fmt.Sprintf("%.2f", x)
+}
+
+// duration writes milliseconds with a unit that suits them.
+func duration(ms float64) string {
+	d := time.Duration(ms * 1e6)
+	switch {
+	case d >= 10*time.Millisecond:
+		return fmt.Sprintf("%.0f ms", ms)
+	case d >= time.Millisecond:
+		return fmt.Sprintf("%.1f ms", ms)
+	case d >= 10*time.Microsecond:
+		return fmt.Sprintf("%.0f µs", ms*1e3)
+	}
+	return fmt.Sprintf("%.1f µs", ms*1e3)
+}
+
+// Marks around what this command writes into a document.
+const (
+	markBegin = "<!-- measured: begin. Written by `make bench`, not by hand. -->"
+	markEnd   = "<!-- measured: end -->"
+)
+
+// splice puts text between the marks of a document.
+func splice(document []byte, text string) ([]byte, error) {
+	before, rest, ok := bytes.Cut(document, []byte(markBegin))
+	_, after, end := bytes.Cut(rest, []byte(markEnd))
+	if !ok || !end {
+		return nil, fmt.Errorf("the lines %q and %q are missing", markBegin, markEnd)
+	}
+	return slices.Concat(before, []byte(markBegin+"\n"+text+markEnd), after), nil
+}
+
+// writeDocs puts table and plot into performance.md of a folder of documents,
+// and the plot beside it.
+func writeDocs(folder string, m machine, results []result) error {
+	path := filepath.Join(folder, "performance.md")
+	document, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	document, err = splice(document, markdown(m, results)+
+		"\n![Speed-up against block size](speedup.png)\n\n([as SVG](speedup.svg))\n")
+	if err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	for _, format := range []string{"png", "svg"} {
+		drawn, err := picture(results, m, format)
+		if err != nil {
+			return err
+		}
+		if err := os.WriteFile(filepath.Join(folder, "speedup."+format), drawn, 0o644); err != nil {
+			return err
+		}
+	}
+	return os.WriteFile(path, document, 0o644)
+}
