@@ -52,6 +52,7 @@ func (f *folder) try(x *lnode) bool {
 	f.session.pool.limit = min(f.budget, foldedSize+4*size)
 	out, err := f.session.once(k, in, len(x.out))
 	f.session.pool.trim()
+	f.session.pool.given = 0
 	if err != nil {
 		return false
 	}

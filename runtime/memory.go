@@ -21,6 +21,7 @@ type buffer struct {
 type pool struct {
 	free  [64 * 4][]*buffer
 	bytes int // of all buffers, lent or free
+	given int // bytes of the run's outputs, which leave the session
 	limit int
 	runs  int  // so far
 	dirty bool // tests: fill buffers with NaN patterns before lending them
@@ -54,11 +55,8 @@ func (p *pool) get(n int) (*buffer, error) {
 			return b, nil
 		}
 	}
-	if size > p.limit-p.bytes {
-		p.trim()
-		if size > p.limit-p.bytes {
-			return nil, fmt.Errorf("%d bytes more than the %d in use would pass the memory limit of %d", size, p.bytes, p.limit)
-		}
+	if err := p.room(size); err != nil {
+		return nil, err
 	}
 	p.bytes += size
 	b := &buffer{mem: aligned(size), refs: 1, class: class, used: p.runs}
@@ -68,6 +66,26 @@ func (p *pool) get(n int) (*buffer, error) {
 		}
 	}
 	return b, nil
+}
+
+// room makes sure that size bytes more stay below the limit.
+func (p *pool) room(size int) error {
+	if size > p.limit-p.bytes-p.given {
+		p.trim()
+		if size > p.limit-p.bytes-p.given {
+			return fmt.Errorf("%d bytes more than the %d in use would pass the memory limit of %d", size, p.bytes+p.given, p.limit)
+		}
+	}
+	return nil
+}
+
+// spend counts the bytes of an output.
+func (p *pool) spend(size int) error {
+	if err := p.room(size); err != nil {
+		return err
+	}
+	p.given += size
+	return nil
 }
 
 // put takes one reference back.
@@ -84,6 +102,7 @@ func (p *pool) trim() { p.keep(func(*buffer) bool { return false }) }
 // their shapes were others, go.
 func (p *pool) age() {
 	p.runs++
+	p.given = 0
 	p.keep(func(b *buffer) bool { return b.used+idleRuns >= p.runs })
 }
 
