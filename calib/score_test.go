@@ -27,19 +27,25 @@ var ctx = context.Background()
 // source is an npz of arrays, as a program holds it.
 func source(t testing.TB, arrays ...*npz.Array) *calib.Source {
 	t.Helper()
-	s, err := sourceOf(calib.SourceOptions{}, arrays...)
+	s, err := sourceOf(t, calib.SourceOptions{}, arrays...)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return s
 }
 
-func sourceOf(o calib.SourceOptions, arrays ...*npz.Array) (*calib.Source, error) {
+func sourceOf(t testing.TB, o calib.SourceOptions, arrays ...*npz.Array) (*calib.Source, error) {
+	t.Helper()
+	return calib.SourceFromBytes("data.npz", archive(t, arrays...), o)
+}
+
+func archive(t testing.TB, arrays ...*npz.Array) []byte {
+	t.Helper()
 	var b bytes.Buffer
 	if err := npz.Write(&b, arrays...); err != nil {
-		return nil, err
+		t.Fatal(err)
 	}
-	return calib.SourceFromBytes("data.npz", b.Bytes(), o)
+	return b.Bytes()
 }
 
 // feed binds data to a model.
@@ -621,5 +627,36 @@ func TestScoreStops(t *testing.T) {
 	}})
 	if err == nil || !strings.Contains(err.Error(), context.Canceled.Error()) {
 		t.Errorf("%v, want that it was cancelled", err)
+	}
+}
+
+// TestPublicScores: the four modules of KWT-1 that matter least.
+func TestPublicScores(t *testing.T) {
+	dir := os.Getenv("LATHE_DATA")
+	if dir == "" {
+		t.Skip("LATHE_DATA does not name the public models and sets")
+	}
+	for _, opset := range []int{13, 17} {
+		m, err := graph.Load(filepath.Join(dir, "models", fmt.Sprintf("kwt1_mfcc_opset%d.onnx", opset)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		src, err := calib.OpenSource(filepath.Join(dir, "sets", "kwt_train.npz"), calib.SourceOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		l, err := calib.Score(ctx, m, feed(t, m, src).Spread(256), calib.ScoreOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		slices.SortFunc(l.Modules, func(a, b calib.ModuleScore) int { return int(math.Copysign(1, a.Score-b.Score)) })
+		var got []string
+		for _, x := range l.Modules[:4] {
+			got = append(got, x.ID)
+		}
+		slices.Sort(got)
+		if want := []string{"M4", "M5", "M7", "M8"}; !slices.Equal(got, want) {
+			t.Errorf("opset %d: the smallest scores are those of %v, want %v", opset, got, want)
+		}
 	}
 }
