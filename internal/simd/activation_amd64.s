@@ -5,7 +5,7 @@
 #include "textflag.h"
 
 // func expAVX512(dst []float32, x []float32)
-// Requires: AVX, AVX512F, BMI2
+// Requires: AVX, AVX512DQ, AVX512F, BMI2
 TEXT ·expAVX512(SB), NOSPLIT, $0-48
 	VBROADCASTSS word_c2d00000<>+0(SB), Z0
 	VBROADCASTSS word_42b20000<>+0(SB), Z1
@@ -17,41 +17,49 @@ TEXT ·expAVX512(SB), NOSPLIT, $0-48
 
 turn:
 	VMOVUPS           (DX), Z2
-	VMAXPS            Z2, Z0, Z2
-	VMINPS            Z2, Z1, Z2
-	VMULPS.BCST       word_3fb8aa3b<>+0(SB), Z2, Z3
-	VRNDSCALEPS       $0x08, Z3, Z3
-	VMOVAPS           Z2, Z2
-	VFNMADD231PS.BCST word_3f317218<>+0(SB), Z3, Z2
-	VFNMADD231PS.BCST word_b102e308<>+0(SB), Z3, Z2
-	VBROADCASTSS      word_3ab6ba9d<>+0(SB), Z4
-	VFMADD213PS.BCST  word_3c0905b3<>+0(SB), Z2, Z4
-	VFMADD213PS.BCST  word_3d2aaa5c<>+0(SB), Z2, Z4
-	VFMADD213PS.BCST  word_3e2aaa6e<>+0(SB), Z2, Z4
-	VFMADD213PS.BCST  word_3f000000<>+0(SB), Z2, Z4
-	VMULPS            Z2, Z2, Z5
-	VFMADD213PS       Z2, Z5, Z4
-	VADDPS.BCST       word_3f800000<>+0(SB), Z4, Z2
-	VSCALEFPS         Z3, Z2, Z2
-	VMOVUPS           Z2, (CX)
+	VXORPS            Z3, Z3, Z3
+	VMINPS            Z2, Z1, Z4
+	VCMPPS            $0x11, Z0, Z2, K1
+	VBLENDMPS         Z3, Z4, K1, Z5
+	VMULPS.BCST       word_3fb8aa3b<>+0(SB), Z5, Z4
+	VRNDSCALEPS       $0x08, Z4, Z4
+	VMOVAPS           Z5, Z13
+	VFNMADD231PS.BCST word_3f317218<>+0(SB), Z4, Z13
+	VFNMADD231PS.BCST word_b102e308<>+0(SB), Z4, Z13
+	VBROADCASTSS      word_3ab6ba9d<>+0(SB), Z14
+	VFMADD213PS.BCST  word_3c0905b3<>+0(SB), Z13, Z14
+	VFMADD213PS.BCST  word_3d2aaa5c<>+0(SB), Z13, Z14
+	VFMADD213PS.BCST  word_3e2aaa6e<>+0(SB), Z13, Z14
+	VFMADD213PS.BCST  word_3f000000<>+0(SB), Z13, Z14
+	VMULPS            Z13, Z13, Z15
+	VFMADD213PS       Z13, Z15, Z14
+	VADDPS.BCST       word_3f800000<>+0(SB), Z14, Z13
+	VSCALEFPS         Z4, Z13, Z4
+	VCMPPS            $0x11, Z0, Z2, K1
+	VBLENDMPS         Z3, Z4, K1, Z6
+	VMOVUPS           Z6, (CX)
 	VMOVUPS           64(DX), Z2
-	VMAXPS            Z2, Z0, Z2
-	VMINPS            Z2, Z1, Z2
-	VMULPS.BCST       word_3fb8aa3b<>+0(SB), Z2, Z3
-	VRNDSCALEPS       $0x08, Z3, Z3
-	VMOVAPS           Z2, Z2
-	VFNMADD231PS.BCST word_3f317218<>+0(SB), Z3, Z2
-	VFNMADD231PS.BCST word_b102e308<>+0(SB), Z3, Z2
-	VBROADCASTSS      word_3ab6ba9d<>+0(SB), Z4
-	VFMADD213PS.BCST  word_3c0905b3<>+0(SB), Z2, Z4
-	VFMADD213PS.BCST  word_3d2aaa5c<>+0(SB), Z2, Z4
-	VFMADD213PS.BCST  word_3e2aaa6e<>+0(SB), Z2, Z4
-	VFMADD213PS.BCST  word_3f000000<>+0(SB), Z2, Z4
-	VMULPS            Z2, Z2, Z5
-	VFMADD213PS       Z2, Z5, Z4
-	VADDPS.BCST       word_3f800000<>+0(SB), Z4, Z2
-	VSCALEFPS         Z3, Z2, Z2
-	VMOVUPS           Z2, 64(CX)
+	VXORPS            Z3, Z3, Z3
+	VMINPS            Z2, Z1, Z4
+	VCMPPS            $0x11, Z0, Z2, K1
+	VBLENDMPS         Z3, Z4, K1, Z7
+	VMULPS.BCST       word_3fb8aa3b<>+0(SB), Z7, Z4
+	VRNDSCALEPS       $0x08, Z4, Z4
+	VMOVAPS           Z7, Z13
+	VFNMADD231PS.BCST word_3f317218<>+0(SB), Z4, Z13
+	VFNMADD231PS.BCST word_b102e308<>+0(SB), Z4, Z13
+	VBROADCASTSS      word_3ab6ba9d<>+0(SB), Z14
+	VFMADD213PS.BCST  word_3c0905b3<>+0(SB), Z13, Z14
+	VFMADD213PS.BCST  word_3d2aaa5c<>+0(SB), Z13, Z14
+	VFMADD213PS.BCST  word_3e2aaa6e<>+0(SB), Z13, Z14
+	VFMADD213PS.BCST  word_3f000000<>+0(SB), Z13, Z14
+	VMULPS            Z13, Z13, Z15
+	VFMADD213PS       Z13, Z15, Z14
+	VADDPS.BCST       word_3f800000<>+0(SB), Z14, Z13
+	VSCALEFPS         Z4, Z13, Z4
+	VCMPPS            $0x11, Z0, Z2, K1
+	VBLENDMPS         Z3, Z4, K1, Z8
+	VMOVUPS           Z8, 64(CX)
 	ADDQ              $0x00000080, CX
 	ADDQ              $0x00000080, DX
 	SUBQ              $0x00000020, AX
@@ -64,23 +72,27 @@ turnEnd:
 
 single:
 	VMOVUPS           (DX), Z2
-	VMAXPS            Z2, Z0, Z2
-	VMINPS            Z2, Z1, Z2
-	VMULPS.BCST       word_3fb8aa3b<>+0(SB), Z2, Z3
-	VRNDSCALEPS       $0x08, Z3, Z3
-	VMOVAPS           Z2, Z2
-	VFNMADD231PS.BCST word_3f317218<>+0(SB), Z3, Z2
-	VFNMADD231PS.BCST word_b102e308<>+0(SB), Z3, Z2
-	VBROADCASTSS      word_3ab6ba9d<>+0(SB), Z4
-	VFMADD213PS.BCST  word_3c0905b3<>+0(SB), Z2, Z4
-	VFMADD213PS.BCST  word_3d2aaa5c<>+0(SB), Z2, Z4
-	VFMADD213PS.BCST  word_3e2aaa6e<>+0(SB), Z2, Z4
-	VFMADD213PS.BCST  word_3f000000<>+0(SB), Z2, Z4
-	VMULPS            Z2, Z2, Z5
-	VFMADD213PS       Z2, Z5, Z4
-	VADDPS.BCST       word_3f800000<>+0(SB), Z4, Z2
-	VSCALEFPS         Z3, Z2, Z2
-	VMOVUPS           Z2, (CX)
+	VXORPS            Z3, Z3, Z3
+	VMINPS            Z2, Z1, Z4
+	VCMPPS            $0x11, Z0, Z2, K1
+	VBLENDMPS         Z3, Z4, K1, Z9
+	VMULPS.BCST       word_3fb8aa3b<>+0(SB), Z9, Z4
+	VRNDSCALEPS       $0x08, Z4, Z4
+	VMOVAPS           Z9, Z5
+	VFNMADD231PS.BCST word_3f317218<>+0(SB), Z4, Z5
+	VFNMADD231PS.BCST word_b102e308<>+0(SB), Z4, Z5
+	VBROADCASTSS      word_3ab6ba9d<>+0(SB), Z6
+	VFMADD213PS.BCST  word_3c0905b3<>+0(SB), Z5, Z6
+	VFMADD213PS.BCST  word_3d2aaa5c<>+0(SB), Z5, Z6
+	VFMADD213PS.BCST  word_3e2aaa6e<>+0(SB), Z5, Z6
+	VFMADD213PS.BCST  word_3f000000<>+0(SB), Z5, Z6
+	VMULPS            Z5, Z5, Z7
+	VFMADD213PS       Z5, Z7, Z6
+	VADDPS.BCST       word_3f800000<>+0(SB), Z6, Z5
+	VSCALEFPS         Z4, Z5, Z4
+	VCMPPS            $0x11, Z0, Z2, K1
+	VBLENDMPS         Z3, Z4, K1, Z10
+	VMOVUPS           Z10, (CX)
 	ADDQ              $0x00000040, CX
 	ADDQ              $0x00000040, DX
 	SUBQ              $0x00000010, AX
@@ -93,23 +105,27 @@ singleEnd:
 	BZHIQ             AX, BX, BX
 	KMOVW             BX, K1
 	VMOVUPS.Z         (DX), K1, Z2
-	VMAXPS            Z2, Z0, Z0
-	VMINPS            Z0, Z1, Z0
-	VMULPS.BCST       word_3fb8aa3b<>+0(SB), Z0, Z1
+	VXORPS            Z3, Z3, Z3
+	VMINPS            Z2, Z1, Z1
+	VCMPPS            $0x11, Z0, Z2, K2
+	VBLENDMPS         Z3, Z1, K2, Z11
+	VMULPS.BCST       word_3fb8aa3b<>+0(SB), Z11, Z1
 	VRNDSCALEPS       $0x08, Z1, Z1
-	VMOVAPS           Z0, Z0
-	VFNMADD231PS.BCST word_3f317218<>+0(SB), Z1, Z0
-	VFNMADD231PS.BCST word_b102e308<>+0(SB), Z1, Z0
-	VBROADCASTSS      word_3ab6ba9d<>+0(SB), Z2
-	VFMADD213PS.BCST  word_3c0905b3<>+0(SB), Z0, Z2
-	VFMADD213PS.BCST  word_3d2aaa5c<>+0(SB), Z0, Z2
-	VFMADD213PS.BCST  word_3e2aaa6e<>+0(SB), Z0, Z2
-	VFMADD213PS.BCST  word_3f000000<>+0(SB), Z0, Z2
-	VMULPS            Z0, Z0, Z3
-	VFMADD213PS       Z0, Z3, Z2
-	VADDPS.BCST       word_3f800000<>+0(SB), Z2, Z0
-	VSCALEFPS         Z1, Z0, Z0
-	VMOVUPS           Z0, K1, (CX)
+	VMOVAPS           Z11, Z4
+	VFNMADD231PS.BCST word_3f317218<>+0(SB), Z1, Z4
+	VFNMADD231PS.BCST word_b102e308<>+0(SB), Z1, Z4
+	VBROADCASTSS      word_3ab6ba9d<>+0(SB), Z5
+	VFMADD213PS.BCST  word_3c0905b3<>+0(SB), Z4, Z5
+	VFMADD213PS.BCST  word_3d2aaa5c<>+0(SB), Z4, Z5
+	VFMADD213PS.BCST  word_3e2aaa6e<>+0(SB), Z4, Z5
+	VFMADD213PS.BCST  word_3f000000<>+0(SB), Z4, Z5
+	VMULPS            Z4, Z4, Z6
+	VFMADD213PS       Z4, Z6, Z5
+	VADDPS.BCST       word_3f800000<>+0(SB), Z5, Z4
+	VSCALEFPS         Z1, Z4, Z1
+	VCMPPS            $0x11, Z0, Z2, K2
+	VBLENDMPS         Z3, Z1, K2, Z12
+	VMOVUPS           Z12, K1, (CX)
 
 done:
 	VZEROUPPER
@@ -434,49 +450,57 @@ TEXT ·sigmoidAVX512(SB), NOSPLIT, $0-48
 turn:
 	VMOVUPS           (DX), Z4
 	VORPS.BCST        word_80000000<>+0(SB), Z4, Z5
-	VMAXPS            Z5, Z2, Z5
-	VMINPS            Z5, Z3, Z5
-	VMULPS.BCST       word_3fb8aa3b<>+0(SB), Z5, Z10
-	VRNDSCALEPS       $0x08, Z10, Z10
-	VMOVAPS           Z5, Z5
-	VFNMADD231PS.BCST word_3f317218<>+0(SB), Z10, Z5
-	VFNMADD231PS.BCST word_b102e308<>+0(SB), Z10, Z5
-	VBROADCASTSS      word_3ab6ba9d<>+0(SB), Z11
-	VFMADD213PS.BCST  word_3c0905b3<>+0(SB), Z5, Z11
-	VFMADD213PS.BCST  word_3d2aaa5c<>+0(SB), Z5, Z11
-	VFMADD213PS.BCST  word_3e2aaa6e<>+0(SB), Z5, Z11
-	VFMADD213PS.BCST  word_3f000000<>+0(SB), Z5, Z11
-	VMULPS            Z5, Z5, Z12
-	VFMADD213PS       Z5, Z12, Z11
-	VADDPS.BCST       word_3f800000<>+0(SB), Z11, Z5
-	VSCALEFPS         Z10, Z5, Z5
+	VXORPS            Z6, Z6, Z6
+	VMINPS            Z5, Z3, Z7
+	VCMPPS            $0x11, Z2, Z5, K1
+	VBLENDMPS         Z6, Z7, K1, Z8
+	VMULPS.BCST       word_3fb8aa3b<>+0(SB), Z8, Z7
+	VRNDSCALEPS       $0x08, Z7, Z7
+	VMOVAPS           Z8, Z20
+	VFNMADD231PS.BCST word_3f317218<>+0(SB), Z7, Z20
+	VFNMADD231PS.BCST word_b102e308<>+0(SB), Z7, Z20
+	VBROADCASTSS      word_3ab6ba9d<>+0(SB), Z21
+	VFMADD213PS.BCST  word_3c0905b3<>+0(SB), Z20, Z21
+	VFMADD213PS.BCST  word_3d2aaa5c<>+0(SB), Z20, Z21
+	VFMADD213PS.BCST  word_3e2aaa6e<>+0(SB), Z20, Z21
+	VFMADD213PS.BCST  word_3f000000<>+0(SB), Z20, Z21
+	VMULPS            Z20, Z20, Z22
+	VFMADD213PS       Z20, Z22, Z21
+	VADDPS.BCST       word_3f800000<>+0(SB), Z21, Z20
+	VSCALEFPS         Z7, Z20, Z7
+	VCMPPS            $0x11, Z2, Z5, K1
+	VBLENDMPS         Z6, Z7, K1, Z9
 	VCMPPS            $0x11, Z0, Z4, K1
-	VBLENDMPS         Z5, Z1, K1, Z6
-	VADDPS            Z1, Z5, Z4
-	VDIVPS            Z4, Z6, Z4
+	VBLENDMPS         Z9, Z1, K1, Z10
+	VADDPS            Z1, Z9, Z4
+	VDIVPS            Z4, Z10, Z4
 	VMOVUPS           Z4, (CX)
 	VMOVUPS           64(DX), Z4
 	VORPS.BCST        word_80000000<>+0(SB), Z4, Z5
-	VMAXPS            Z5, Z2, Z5
-	VMINPS            Z5, Z3, Z5
-	VMULPS.BCST       word_3fb8aa3b<>+0(SB), Z5, Z10
-	VRNDSCALEPS       $0x08, Z10, Z10
-	VMOVAPS           Z5, Z5
-	VFNMADD231PS.BCST word_3f317218<>+0(SB), Z10, Z5
-	VFNMADD231PS.BCST word_b102e308<>+0(SB), Z10, Z5
-	VBROADCASTSS      word_3ab6ba9d<>+0(SB), Z11
-	VFMADD213PS.BCST  word_3c0905b3<>+0(SB), Z5, Z11
-	VFMADD213PS.BCST  word_3d2aaa5c<>+0(SB), Z5, Z11
-	VFMADD213PS.BCST  word_3e2aaa6e<>+0(SB), Z5, Z11
-	VFMADD213PS.BCST  word_3f000000<>+0(SB), Z5, Z11
-	VMULPS            Z5, Z5, Z12
-	VFMADD213PS       Z5, Z12, Z11
-	VADDPS.BCST       word_3f800000<>+0(SB), Z11, Z5
-	VSCALEFPS         Z10, Z5, Z5
+	VXORPS            Z6, Z6, Z6
+	VMINPS            Z5, Z3, Z7
+	VCMPPS            $0x11, Z2, Z5, K1
+	VBLENDMPS         Z6, Z7, K1, Z11
+	VMULPS.BCST       word_3fb8aa3b<>+0(SB), Z11, Z7
+	VRNDSCALEPS       $0x08, Z7, Z7
+	VMOVAPS           Z11, Z20
+	VFNMADD231PS.BCST word_3f317218<>+0(SB), Z7, Z20
+	VFNMADD231PS.BCST word_b102e308<>+0(SB), Z7, Z20
+	VBROADCASTSS      word_3ab6ba9d<>+0(SB), Z21
+	VFMADD213PS.BCST  word_3c0905b3<>+0(SB), Z20, Z21
+	VFMADD213PS.BCST  word_3d2aaa5c<>+0(SB), Z20, Z21
+	VFMADD213PS.BCST  word_3e2aaa6e<>+0(SB), Z20, Z21
+	VFMADD213PS.BCST  word_3f000000<>+0(SB), Z20, Z21
+	VMULPS            Z20, Z20, Z22
+	VFMADD213PS       Z20, Z22, Z21
+	VADDPS.BCST       word_3f800000<>+0(SB), Z21, Z20
+	VSCALEFPS         Z7, Z20, Z7
+	VCMPPS            $0x11, Z2, Z5, K1
+	VBLENDMPS         Z6, Z7, K1, Z12
 	VCMPPS            $0x11, Z0, Z4, K1
-	VBLENDMPS         Z5, Z1, K1, Z7
-	VADDPS            Z1, Z5, Z4
-	VDIVPS            Z4, Z7, Z4
+	VBLENDMPS         Z12, Z1, K1, Z13
+	VADDPS            Z1, Z12, Z4
+	VDIVPS            Z4, Z13, Z4
 	VMOVUPS           Z4, 64(CX)
 	ADDQ              $0x00000080, CX
 	ADDQ              $0x00000080, DX
@@ -491,26 +515,30 @@ turnEnd:
 single:
 	VMOVUPS           (DX), Z4
 	VORPS.BCST        word_80000000<>+0(SB), Z4, Z5
-	VMAXPS            Z5, Z2, Z5
-	VMINPS            Z5, Z3, Z5
-	VMULPS.BCST       word_3fb8aa3b<>+0(SB), Z5, Z6
-	VRNDSCALEPS       $0x08, Z6, Z6
-	VMOVAPS           Z5, Z5
-	VFNMADD231PS.BCST word_3f317218<>+0(SB), Z6, Z5
-	VFNMADD231PS.BCST word_b102e308<>+0(SB), Z6, Z5
-	VBROADCASTSS      word_3ab6ba9d<>+0(SB), Z7
-	VFMADD213PS.BCST  word_3c0905b3<>+0(SB), Z5, Z7
-	VFMADD213PS.BCST  word_3d2aaa5c<>+0(SB), Z5, Z7
-	VFMADD213PS.BCST  word_3e2aaa6e<>+0(SB), Z5, Z7
-	VFMADD213PS.BCST  word_3f000000<>+0(SB), Z5, Z7
-	VMULPS            Z5, Z5, Z10
-	VFMADD213PS       Z5, Z10, Z7
-	VADDPS.BCST       word_3f800000<>+0(SB), Z7, Z5
-	VSCALEFPS         Z6, Z5, Z5
+	VXORPS            Z6, Z6, Z6
+	VMINPS            Z5, Z3, Z7
+	VCMPPS            $0x11, Z2, Z5, K1
+	VBLENDMPS         Z6, Z7, K1, Z14
+	VMULPS.BCST       word_3fb8aa3b<>+0(SB), Z14, Z7
+	VRNDSCALEPS       $0x08, Z7, Z7
+	VMOVAPS           Z14, Z8
+	VFNMADD231PS.BCST word_3f317218<>+0(SB), Z7, Z8
+	VFNMADD231PS.BCST word_b102e308<>+0(SB), Z7, Z8
+	VBROADCASTSS      word_3ab6ba9d<>+0(SB), Z9
+	VFMADD213PS.BCST  word_3c0905b3<>+0(SB), Z8, Z9
+	VFMADD213PS.BCST  word_3d2aaa5c<>+0(SB), Z8, Z9
+	VFMADD213PS.BCST  word_3e2aaa6e<>+0(SB), Z8, Z9
+	VFMADD213PS.BCST  word_3f000000<>+0(SB), Z8, Z9
+	VMULPS            Z8, Z8, Z10
+	VFMADD213PS       Z8, Z10, Z9
+	VADDPS.BCST       word_3f800000<>+0(SB), Z9, Z8
+	VSCALEFPS         Z7, Z8, Z7
+	VCMPPS            $0x11, Z2, Z5, K1
+	VBLENDMPS         Z6, Z7, K1, Z15
 	VCMPPS            $0x11, Z0, Z4, K1
-	VBLENDMPS         Z5, Z1, K1, Z8
-	VADDPS            Z1, Z5, Z4
-	VDIVPS            Z4, Z8, Z4
+	VBLENDMPS         Z15, Z1, K1, Z16
+	VADDPS            Z1, Z15, Z4
+	VDIVPS            Z4, Z16, Z4
 	VMOVUPS           Z4, (CX)
 	ADDQ              $0x00000040, CX
 	ADDQ              $0x00000040, DX
@@ -525,26 +553,30 @@ singleEnd:
 	KMOVW             BX, K1
 	VMOVUPS.Z         (DX), K1, Z4
 	VORPS.BCST        word_80000000<>+0(SB), Z4, Z5
-	VMAXPS            Z5, Z2, Z2
-	VMINPS            Z2, Z3, Z2
-	VMULPS.BCST       word_3fb8aa3b<>+0(SB), Z2, Z3
+	VXORPS            Z6, Z6, Z6
+	VMINPS            Z5, Z3, Z3
+	VCMPPS            $0x11, Z2, Z5, K2
+	VBLENDMPS         Z6, Z3, K2, Z17
+	VMULPS.BCST       word_3fb8aa3b<>+0(SB), Z17, Z3
 	VRNDSCALEPS       $0x08, Z3, Z3
-	VMOVAPS           Z2, Z2
-	VFNMADD231PS.BCST word_3f317218<>+0(SB), Z3, Z2
-	VFNMADD231PS.BCST word_b102e308<>+0(SB), Z3, Z2
-	VBROADCASTSS      word_3ab6ba9d<>+0(SB), Z5
-	VFMADD213PS.BCST  word_3c0905b3<>+0(SB), Z2, Z5
-	VFMADD213PS.BCST  word_3d2aaa5c<>+0(SB), Z2, Z5
-	VFMADD213PS.BCST  word_3e2aaa6e<>+0(SB), Z2, Z5
-	VFMADD213PS.BCST  word_3f000000<>+0(SB), Z2, Z5
-	VMULPS            Z2, Z2, Z6
-	VFMADD213PS       Z2, Z6, Z5
-	VADDPS.BCST       word_3f800000<>+0(SB), Z5, Z2
-	VSCALEFPS         Z3, Z2, Z2
+	VMOVAPS           Z17, Z7
+	VFNMADD231PS.BCST word_3f317218<>+0(SB), Z3, Z7
+	VFNMADD231PS.BCST word_b102e308<>+0(SB), Z3, Z7
+	VBROADCASTSS      word_3ab6ba9d<>+0(SB), Z8
+	VFMADD213PS.BCST  word_3c0905b3<>+0(SB), Z7, Z8
+	VFMADD213PS.BCST  word_3d2aaa5c<>+0(SB), Z7, Z8
+	VFMADD213PS.BCST  word_3e2aaa6e<>+0(SB), Z7, Z8
+	VFMADD213PS.BCST  word_3f000000<>+0(SB), Z7, Z8
+	VMULPS            Z7, Z7, Z9
+	VFMADD213PS       Z7, Z9, Z8
+	VADDPS.BCST       word_3f800000<>+0(SB), Z8, Z7
+	VSCALEFPS         Z3, Z7, Z3
+	VCMPPS            $0x11, Z2, Z5, K2
+	VBLENDMPS         Z6, Z3, K2, Z18
 	VCMPPS            $0x11, Z0, Z4, K2
-	VBLENDMPS         Z2, Z1, K2, Z9
-	VADDPS            Z1, Z2, Z0
-	VDIVPS            Z0, Z9, Z0
+	VBLENDMPS         Z18, Z1, K2, Z19
+	VADDPS            Z1, Z18, Z0
+	VDIVPS            Z0, Z19, Z0
 	VMOVUPS           Z0, K1, (CX)
 
 done:
@@ -567,50 +599,58 @@ TEXT ·siluAVX512(SB), NOSPLIT, $0-48
 turn:
 	VMOVUPS           (DX), Z4
 	VORPS.BCST        word_80000000<>+0(SB), Z4, Z5
-	VMAXPS            Z5, Z2, Z5
-	VMINPS            Z5, Z3, Z5
-	VMULPS.BCST       word_3fb8aa3b<>+0(SB), Z5, Z10
-	VRNDSCALEPS       $0x08, Z10, Z10
-	VMOVAPS           Z5, Z5
-	VFNMADD231PS.BCST word_3f317218<>+0(SB), Z10, Z5
-	VFNMADD231PS.BCST word_b102e308<>+0(SB), Z10, Z5
-	VBROADCASTSS      word_3ab6ba9d<>+0(SB), Z11
-	VFMADD213PS.BCST  word_3c0905b3<>+0(SB), Z5, Z11
-	VFMADD213PS.BCST  word_3d2aaa5c<>+0(SB), Z5, Z11
-	VFMADD213PS.BCST  word_3e2aaa6e<>+0(SB), Z5, Z11
-	VFMADD213PS.BCST  word_3f000000<>+0(SB), Z5, Z11
-	VMULPS            Z5, Z5, Z12
-	VFMADD213PS       Z5, Z12, Z11
-	VADDPS.BCST       word_3f800000<>+0(SB), Z11, Z5
-	VSCALEFPS         Z10, Z5, Z5
+	VXORPS            Z6, Z6, Z6
+	VMINPS            Z5, Z3, Z7
+	VCMPPS            $0x11, Z2, Z5, K1
+	VBLENDMPS         Z6, Z7, K1, Z8
+	VMULPS.BCST       word_3fb8aa3b<>+0(SB), Z8, Z7
+	VRNDSCALEPS       $0x08, Z7, Z7
+	VMOVAPS           Z8, Z20
+	VFNMADD231PS.BCST word_3f317218<>+0(SB), Z7, Z20
+	VFNMADD231PS.BCST word_b102e308<>+0(SB), Z7, Z20
+	VBROADCASTSS      word_3ab6ba9d<>+0(SB), Z21
+	VFMADD213PS.BCST  word_3c0905b3<>+0(SB), Z20, Z21
+	VFMADD213PS.BCST  word_3d2aaa5c<>+0(SB), Z20, Z21
+	VFMADD213PS.BCST  word_3e2aaa6e<>+0(SB), Z20, Z21
+	VFMADD213PS.BCST  word_3f000000<>+0(SB), Z20, Z21
+	VMULPS            Z20, Z20, Z22
+	VFMADD213PS       Z20, Z22, Z21
+	VADDPS.BCST       word_3f800000<>+0(SB), Z21, Z20
+	VSCALEFPS         Z7, Z20, Z7
+	VCMPPS            $0x11, Z2, Z5, K1
+	VBLENDMPS         Z6, Z7, K1, Z9
 	VCMPPS            $0x11, Z0, Z4, K1
-	VBLENDMPS         Z5, Z1, K1, Z6
-	VMULPS            Z4, Z6, Z4
-	VADDPS            Z1, Z5, Z5
+	VBLENDMPS         Z9, Z1, K1, Z10
+	VMULPS            Z4, Z10, Z4
+	VADDPS            Z1, Z9, Z5
 	VDIVPS            Z5, Z4, Z4
 	VMOVUPS           Z4, (CX)
 	VMOVUPS           64(DX), Z4
 	VORPS.BCST        word_80000000<>+0(SB), Z4, Z5
-	VMAXPS            Z5, Z2, Z5
-	VMINPS            Z5, Z3, Z5
-	VMULPS.BCST       word_3fb8aa3b<>+0(SB), Z5, Z10
-	VRNDSCALEPS       $0x08, Z10, Z10
-	VMOVAPS           Z5, Z5
-	VFNMADD231PS.BCST word_3f317218<>+0(SB), Z10, Z5
-	VFNMADD231PS.BCST word_b102e308<>+0(SB), Z10, Z5
-	VBROADCASTSS      word_3ab6ba9d<>+0(SB), Z11
-	VFMADD213PS.BCST  word_3c0905b3<>+0(SB), Z5, Z11
-	VFMADD213PS.BCST  word_3d2aaa5c<>+0(SB), Z5, Z11
-	VFMADD213PS.BCST  word_3e2aaa6e<>+0(SB), Z5, Z11
-	VFMADD213PS.BCST  word_3f000000<>+0(SB), Z5, Z11
-	VMULPS            Z5, Z5, Z12
-	VFMADD213PS       Z5, Z12, Z11
-	VADDPS.BCST       word_3f800000<>+0(SB), Z11, Z5
-	VSCALEFPS         Z10, Z5, Z5
+	VXORPS            Z6, Z6, Z6
+	VMINPS            Z5, Z3, Z7
+	VCMPPS            $0x11, Z2, Z5, K1
+	VBLENDMPS         Z6, Z7, K1, Z11
+	VMULPS.BCST       word_3fb8aa3b<>+0(SB), Z11, Z7
+	VRNDSCALEPS       $0x08, Z7, Z7
+	VMOVAPS           Z11, Z20
+	VFNMADD231PS.BCST word_3f317218<>+0(SB), Z7, Z20
+	VFNMADD231PS.BCST word_b102e308<>+0(SB), Z7, Z20
+	VBROADCASTSS      word_3ab6ba9d<>+0(SB), Z21
+	VFMADD213PS.BCST  word_3c0905b3<>+0(SB), Z20, Z21
+	VFMADD213PS.BCST  word_3d2aaa5c<>+0(SB), Z20, Z21
+	VFMADD213PS.BCST  word_3e2aaa6e<>+0(SB), Z20, Z21
+	VFMADD213PS.BCST  word_3f000000<>+0(SB), Z20, Z21
+	VMULPS            Z20, Z20, Z22
+	VFMADD213PS       Z20, Z22, Z21
+	VADDPS.BCST       word_3f800000<>+0(SB), Z21, Z20
+	VSCALEFPS         Z7, Z20, Z7
+	VCMPPS            $0x11, Z2, Z5, K1
+	VBLENDMPS         Z6, Z7, K1, Z12
 	VCMPPS            $0x11, Z0, Z4, K1
-	VBLENDMPS         Z5, Z1, K1, Z7
-	VMULPS            Z4, Z7, Z4
-	VADDPS            Z1, Z5, Z5
+	VBLENDMPS         Z12, Z1, K1, Z13
+	VMULPS            Z4, Z13, Z4
+	VADDPS            Z1, Z12, Z5
 	VDIVPS            Z5, Z4, Z4
 	VMOVUPS           Z4, 64(CX)
 	ADDQ              $0x00000080, CX
@@ -626,26 +666,30 @@ turnEnd:
 single:
 	VMOVUPS           (DX), Z4
 	VORPS.BCST        word_80000000<>+0(SB), Z4, Z5
-	VMAXPS            Z5, Z2, Z5
-	VMINPS            Z5, Z3, Z5
-	VMULPS.BCST       word_3fb8aa3b<>+0(SB), Z5, Z6
-	VRNDSCALEPS       $0x08, Z6, Z6
-	VMOVAPS           Z5, Z5
-	VFNMADD231PS.BCST word_3f317218<>+0(SB), Z6, Z5
-	VFNMADD231PS.BCST word_b102e308<>+0(SB), Z6, Z5
-	VBROADCASTSS      word_3ab6ba9d<>+0(SB), Z7
-	VFMADD213PS.BCST  word_3c0905b3<>+0(SB), Z5, Z7
-	VFMADD213PS.BCST  word_3d2aaa5c<>+0(SB), Z5, Z7
-	VFMADD213PS.BCST  word_3e2aaa6e<>+0(SB), Z5, Z7
-	VFMADD213PS.BCST  word_3f000000<>+0(SB), Z5, Z7
-	VMULPS            Z5, Z5, Z10
-	VFMADD213PS       Z5, Z10, Z7
-	VADDPS.BCST       word_3f800000<>+0(SB), Z7, Z5
-	VSCALEFPS         Z6, Z5, Z5
+	VXORPS            Z6, Z6, Z6
+	VMINPS            Z5, Z3, Z7
+	VCMPPS            $0x11, Z2, Z5, K1
+	VBLENDMPS         Z6, Z7, K1, Z14
+	VMULPS.BCST       word_3fb8aa3b<>+0(SB), Z14, Z7
+	VRNDSCALEPS       $0x08, Z7, Z7
+	VMOVAPS           Z14, Z8
+	VFNMADD231PS.BCST word_3f317218<>+0(SB), Z7, Z8
+	VFNMADD231PS.BCST word_b102e308<>+0(SB), Z7, Z8
+	VBROADCASTSS      word_3ab6ba9d<>+0(SB), Z9
+	VFMADD213PS.BCST  word_3c0905b3<>+0(SB), Z8, Z9
+	VFMADD213PS.BCST  word_3d2aaa5c<>+0(SB), Z8, Z9
+	VFMADD213PS.BCST  word_3e2aaa6e<>+0(SB), Z8, Z9
+	VFMADD213PS.BCST  word_3f000000<>+0(SB), Z8, Z9
+	VMULPS            Z8, Z8, Z10
+	VFMADD213PS       Z8, Z10, Z9
+	VADDPS.BCST       word_3f800000<>+0(SB), Z9, Z8
+	VSCALEFPS         Z7, Z8, Z7
+	VCMPPS            $0x11, Z2, Z5, K1
+	VBLENDMPS         Z6, Z7, K1, Z15
 	VCMPPS            $0x11, Z0, Z4, K1
-	VBLENDMPS         Z5, Z1, K1, Z8
-	VMULPS            Z4, Z8, Z4
-	VADDPS            Z1, Z5, Z5
+	VBLENDMPS         Z15, Z1, K1, Z16
+	VMULPS            Z4, Z16, Z4
+	VADDPS            Z1, Z15, Z5
 	VDIVPS            Z5, Z4, Z4
 	VMOVUPS           Z4, (CX)
 	ADDQ              $0x00000040, CX
@@ -661,26 +705,30 @@ singleEnd:
 	KMOVW             BX, K1
 	VMOVUPS.Z         (DX), K1, Z4
 	VORPS.BCST        word_80000000<>+0(SB), Z4, Z5
-	VMAXPS            Z5, Z2, Z2
-	VMINPS            Z2, Z3, Z2
-	VMULPS.BCST       word_3fb8aa3b<>+0(SB), Z2, Z3
+	VXORPS            Z6, Z6, Z6
+	VMINPS            Z5, Z3, Z3
+	VCMPPS            $0x11, Z2, Z5, K2
+	VBLENDMPS         Z6, Z3, K2, Z17
+	VMULPS.BCST       word_3fb8aa3b<>+0(SB), Z17, Z3
 	VRNDSCALEPS       $0x08, Z3, Z3
-	VMOVAPS           Z2, Z2
-	VFNMADD231PS.BCST word_3f317218<>+0(SB), Z3, Z2
-	VFNMADD231PS.BCST word_b102e308<>+0(SB), Z3, Z2
-	VBROADCASTSS      word_3ab6ba9d<>+0(SB), Z5
-	VFMADD213PS.BCST  word_3c0905b3<>+0(SB), Z2, Z5
-	VFMADD213PS.BCST  word_3d2aaa5c<>+0(SB), Z2, Z5
-	VFMADD213PS.BCST  word_3e2aaa6e<>+0(SB), Z2, Z5
-	VFMADD213PS.BCST  word_3f000000<>+0(SB), Z2, Z5
-	VMULPS            Z2, Z2, Z6
-	VFMADD213PS       Z2, Z6, Z5
-	VADDPS.BCST       word_3f800000<>+0(SB), Z5, Z2
-	VSCALEFPS         Z3, Z2, Z2
+	VMOVAPS           Z17, Z7
+	VFNMADD231PS.BCST word_3f317218<>+0(SB), Z3, Z7
+	VFNMADD231PS.BCST word_b102e308<>+0(SB), Z3, Z7
+	VBROADCASTSS      word_3ab6ba9d<>+0(SB), Z8
+	VFMADD213PS.BCST  word_3c0905b3<>+0(SB), Z7, Z8
+	VFMADD213PS.BCST  word_3d2aaa5c<>+0(SB), Z7, Z8
+	VFMADD213PS.BCST  word_3e2aaa6e<>+0(SB), Z7, Z8
+	VFMADD213PS.BCST  word_3f000000<>+0(SB), Z7, Z8
+	VMULPS            Z7, Z7, Z9
+	VFMADD213PS       Z7, Z9, Z8
+	VADDPS.BCST       word_3f800000<>+0(SB), Z8, Z7
+	VSCALEFPS         Z3, Z7, Z3
+	VCMPPS            $0x11, Z2, Z5, K2
+	VBLENDMPS         Z6, Z3, K2, Z18
 	VCMPPS            $0x11, Z0, Z4, K2
-	VBLENDMPS         Z2, Z1, K2, Z9
-	VMULPS            Z4, Z9, Z0
-	VADDPS            Z1, Z2, Z1
+	VBLENDMPS         Z18, Z1, K2, Z19
+	VMULPS            Z4, Z19, Z0
+	VADDPS            Z1, Z18, Z1
 	VDIVPS            Z1, Z0, Z0
 	VMOVUPS           Z0, K1, (CX)
 
@@ -1677,56 +1725,64 @@ TEXT ·expAVX2(SB), NOSPLIT, $0-48
 
 turn:
 	VMOVUPS      (DX), Y2
-	VMAXPS       Y2, Y0, Y2
-	VMINPS       Y2, Y1, Y2
-	VMULPS       word_3fb8aa3b<>+0(SB), Y2, Y3
-	VROUNDPS     $0x08, Y3, Y3
-	VMOVAPS      Y2, Y2
-	VFNMADD231PS word_3f317218<>+0(SB), Y3, Y2
-	VFNMADD231PS word_b102e308<>+0(SB), Y3, Y2
-	VBROADCASTSS word_3ab6ba9d<>+0(SB), Y4
-	VFMADD213PS  word_3c0905b3<>+0(SB), Y2, Y4
-	VFMADD213PS  word_3d2aaa5c<>+0(SB), Y2, Y4
-	VFMADD213PS  word_3e2aaa6e<>+0(SB), Y2, Y4
-	VFMADD213PS  word_3f000000<>+0(SB), Y2, Y4
-	VMULPS       Y2, Y2, Y5
-	VFMADD213PS  Y2, Y5, Y4
-	VADDPS       word_3f800000<>+0(SB), Y4, Y2
-	VCVTPS2DQ    Y3, Y3
-	VPSRAD       $0x01, Y3, Y4
-	VPSUBD       Y4, Y3, Y3
-	VPADDD       word_0000007f<>+0(SB), Y4, Y4
-	VPSLLD       $0x17, Y4, Y4
-	VPADDD       word_0000007f<>+0(SB), Y3, Y3
-	VPSLLD       $0x17, Y3, Y3
-	VMULPS       Y4, Y2, Y2
-	VMULPS       Y3, Y2, Y2
+	VXORPS       Y3, Y3, Y3
+	VMINPS       Y2, Y1, Y4
+	VCMPPS       $0x11, Y0, Y2, Y5
+	VBLENDVPS    Y5, Y3, Y4, Y4
+	VMULPS       word_3fb8aa3b<>+0(SB), Y4, Y5
+	VROUNDPS     $0x08, Y5, Y5
+	VMOVAPS      Y4, Y4
+	VFNMADD231PS word_3f317218<>+0(SB), Y5, Y4
+	VFNMADD231PS word_b102e308<>+0(SB), Y5, Y4
+	VBROADCASTSS word_3ab6ba9d<>+0(SB), Y6
+	VFMADD213PS  word_3c0905b3<>+0(SB), Y4, Y6
+	VFMADD213PS  word_3d2aaa5c<>+0(SB), Y4, Y6
+	VFMADD213PS  word_3e2aaa6e<>+0(SB), Y4, Y6
+	VFMADD213PS  word_3f000000<>+0(SB), Y4, Y6
+	VMULPS       Y4, Y4, Y7
+	VFMADD213PS  Y4, Y7, Y6
+	VADDPS       word_3f800000<>+0(SB), Y6, Y4
+	VCVTPS2DQ    Y5, Y5
+	VPSRAD       $0x01, Y5, Y6
+	VPSUBD       Y6, Y5, Y5
+	VPADDD       word_0000007f<>+0(SB), Y6, Y6
+	VPSLLD       $0x17, Y6, Y6
+	VPADDD       word_0000007f<>+0(SB), Y5, Y5
+	VPSLLD       $0x17, Y5, Y5
+	VMULPS       Y6, Y4, Y4
+	VMULPS       Y5, Y4, Y4
+	VCMPPS       $0x11, Y0, Y2, Y2
+	VBLENDVPS    Y2, Y3, Y4, Y2
 	VMOVUPS      Y2, (CX)
 	VMOVUPS      32(DX), Y2
-	VMAXPS       Y2, Y0, Y2
-	VMINPS       Y2, Y1, Y2
-	VMULPS       word_3fb8aa3b<>+0(SB), Y2, Y3
-	VROUNDPS     $0x08, Y3, Y3
-	VMOVAPS      Y2, Y2
-	VFNMADD231PS word_3f317218<>+0(SB), Y3, Y2
-	VFNMADD231PS word_b102e308<>+0(SB), Y3, Y2
-	VBROADCASTSS word_3ab6ba9d<>+0(SB), Y4
-	VFMADD213PS  word_3c0905b3<>+0(SB), Y2, Y4
-	VFMADD213PS  word_3d2aaa5c<>+0(SB), Y2, Y4
-	VFMADD213PS  word_3e2aaa6e<>+0(SB), Y2, Y4
-	VFMADD213PS  word_3f000000<>+0(SB), Y2, Y4
-	VMULPS       Y2, Y2, Y5
-	VFMADD213PS  Y2, Y5, Y4
-	VADDPS       word_3f800000<>+0(SB), Y4, Y2
-	VCVTPS2DQ    Y3, Y3
-	VPSRAD       $0x01, Y3, Y4
-	VPSUBD       Y4, Y3, Y3
-	VPADDD       word_0000007f<>+0(SB), Y4, Y4
-	VPSLLD       $0x17, Y4, Y4
-	VPADDD       word_0000007f<>+0(SB), Y3, Y3
-	VPSLLD       $0x17, Y3, Y3
-	VMULPS       Y4, Y2, Y2
-	VMULPS       Y3, Y2, Y2
+	VXORPS       Y3, Y3, Y3
+	VMINPS       Y2, Y1, Y4
+	VCMPPS       $0x11, Y0, Y2, Y5
+	VBLENDVPS    Y5, Y3, Y4, Y4
+	VMULPS       word_3fb8aa3b<>+0(SB), Y4, Y5
+	VROUNDPS     $0x08, Y5, Y5
+	VMOVAPS      Y4, Y4
+	VFNMADD231PS word_3f317218<>+0(SB), Y5, Y4
+	VFNMADD231PS word_b102e308<>+0(SB), Y5, Y4
+	VBROADCASTSS word_3ab6ba9d<>+0(SB), Y6
+	VFMADD213PS  word_3c0905b3<>+0(SB), Y4, Y6
+	VFMADD213PS  word_3d2aaa5c<>+0(SB), Y4, Y6
+	VFMADD213PS  word_3e2aaa6e<>+0(SB), Y4, Y6
+	VFMADD213PS  word_3f000000<>+0(SB), Y4, Y6
+	VMULPS       Y4, Y4, Y7
+	VFMADD213PS  Y4, Y7, Y6
+	VADDPS       word_3f800000<>+0(SB), Y6, Y4
+	VCVTPS2DQ    Y5, Y5
+	VPSRAD       $0x01, Y5, Y6
+	VPSUBD       Y6, Y5, Y5
+	VPADDD       word_0000007f<>+0(SB), Y6, Y6
+	VPSLLD       $0x17, Y6, Y6
+	VPADDD       word_0000007f<>+0(SB), Y5, Y5
+	VPSLLD       $0x17, Y5, Y5
+	VMULPS       Y6, Y4, Y4
+	VMULPS       Y5, Y4, Y4
+	VCMPPS       $0x11, Y0, Y2, Y2
+	VBLENDVPS    Y2, Y3, Y4, Y2
 	VMOVUPS      Y2, 32(CX)
 	ADDQ         $0x00000040, CX
 	ADDQ         $0x00000040, DX
@@ -1740,30 +1796,34 @@ turnEnd:
 
 single:
 	VMOVUPS      (DX), Y2
-	VMAXPS       Y2, Y0, Y2
-	VMINPS       Y2, Y1, Y2
-	VMULPS       word_3fb8aa3b<>+0(SB), Y2, Y3
-	VROUNDPS     $0x08, Y3, Y3
-	VMOVAPS      Y2, Y2
-	VFNMADD231PS word_3f317218<>+0(SB), Y3, Y2
-	VFNMADD231PS word_b102e308<>+0(SB), Y3, Y2
-	VBROADCASTSS word_3ab6ba9d<>+0(SB), Y4
-	VFMADD213PS  word_3c0905b3<>+0(SB), Y2, Y4
-	VFMADD213PS  word_3d2aaa5c<>+0(SB), Y2, Y4
-	VFMADD213PS  word_3e2aaa6e<>+0(SB), Y2, Y4
-	VFMADD213PS  word_3f000000<>+0(SB), Y2, Y4
-	VMULPS       Y2, Y2, Y5
-	VFMADD213PS  Y2, Y5, Y4
-	VADDPS       word_3f800000<>+0(SB), Y4, Y2
-	VCVTPS2DQ    Y3, Y3
-	VPSRAD       $0x01, Y3, Y4
-	VPSUBD       Y4, Y3, Y3
-	VPADDD       word_0000007f<>+0(SB), Y4, Y4
-	VPSLLD       $0x17, Y4, Y4
-	VPADDD       word_0000007f<>+0(SB), Y3, Y3
-	VPSLLD       $0x17, Y3, Y3
-	VMULPS       Y4, Y2, Y2
-	VMULPS       Y3, Y2, Y2
+	VXORPS       Y3, Y3, Y3
+	VMINPS       Y2, Y1, Y4
+	VCMPPS       $0x11, Y0, Y2, Y5
+	VBLENDVPS    Y5, Y3, Y4, Y4
+	VMULPS       word_3fb8aa3b<>+0(SB), Y4, Y5
+	VROUNDPS     $0x08, Y5, Y5
+	VMOVAPS      Y4, Y4
+	VFNMADD231PS word_3f317218<>+0(SB), Y5, Y4
+	VFNMADD231PS word_b102e308<>+0(SB), Y5, Y4
+	VBROADCASTSS word_3ab6ba9d<>+0(SB), Y6
+	VFMADD213PS  word_3c0905b3<>+0(SB), Y4, Y6
+	VFMADD213PS  word_3d2aaa5c<>+0(SB), Y4, Y6
+	VFMADD213PS  word_3e2aaa6e<>+0(SB), Y4, Y6
+	VFMADD213PS  word_3f000000<>+0(SB), Y4, Y6
+	VMULPS       Y4, Y4, Y7
+	VFMADD213PS  Y4, Y7, Y6
+	VADDPS       word_3f800000<>+0(SB), Y6, Y4
+	VCVTPS2DQ    Y5, Y5
+	VPSRAD       $0x01, Y5, Y6
+	VPSUBD       Y6, Y5, Y5
+	VPADDD       word_0000007f<>+0(SB), Y6, Y6
+	VPSLLD       $0x17, Y6, Y6
+	VPADDD       word_0000007f<>+0(SB), Y5, Y5
+	VPSLLD       $0x17, Y5, Y5
+	VMULPS       Y6, Y4, Y4
+	VMULPS       Y5, Y4, Y4
+	VCMPPS       $0x11, Y0, Y2, Y2
+	VBLENDVPS    Y2, Y3, Y4, Y2
 	VMOVUPS      Y2, (CX)
 	ADDQ         $0x00000020, CX
 	ADDQ         $0x00000020, DX
@@ -1777,30 +1837,34 @@ singleEnd:
 	NEGQ         AX
 	VMOVUPS      32(BX)(AX*4), Y2
 	VMASKMOVPS   (DX), Y2, Y3
-	VMAXPS       Y3, Y0, Y0
-	VMINPS       Y0, Y1, Y0
-	VMULPS       word_3fb8aa3b<>+0(SB), Y0, Y1
-	VROUNDPS     $0x08, Y1, Y1
-	VMOVAPS      Y0, Y0
-	VFNMADD231PS word_3f317218<>+0(SB), Y1, Y0
-	VFNMADD231PS word_b102e308<>+0(SB), Y1, Y0
-	VBROADCASTSS word_3ab6ba9d<>+0(SB), Y3
-	VFMADD213PS  word_3c0905b3<>+0(SB), Y0, Y3
-	VFMADD213PS  word_3d2aaa5c<>+0(SB), Y0, Y3
-	VFMADD213PS  word_3e2aaa6e<>+0(SB), Y0, Y3
-	VFMADD213PS  word_3f000000<>+0(SB), Y0, Y3
-	VMULPS       Y0, Y0, Y4
-	VFMADD213PS  Y0, Y4, Y3
-	VADDPS       word_3f800000<>+0(SB), Y3, Y0
-	VCVTPS2DQ    Y1, Y1
-	VPSRAD       $0x01, Y1, Y3
-	VPSUBD       Y3, Y1, Y1
-	VPADDD       word_0000007f<>+0(SB), Y3, Y3
-	VPSLLD       $0x17, Y3, Y3
-	VPADDD       word_0000007f<>+0(SB), Y1, Y1
-	VPSLLD       $0x17, Y1, Y1
-	VMULPS       Y3, Y0, Y0
-	VMULPS       Y1, Y0, Y0
+	VXORPS       Y4, Y4, Y4
+	VMINPS       Y3, Y1, Y1
+	VCMPPS       $0x11, Y0, Y3, Y5
+	VBLENDVPS    Y5, Y4, Y1, Y1
+	VMULPS       word_3fb8aa3b<>+0(SB), Y1, Y5
+	VROUNDPS     $0x08, Y5, Y5
+	VMOVAPS      Y1, Y1
+	VFNMADD231PS word_3f317218<>+0(SB), Y5, Y1
+	VFNMADD231PS word_b102e308<>+0(SB), Y5, Y1
+	VBROADCASTSS word_3ab6ba9d<>+0(SB), Y6
+	VFMADD213PS  word_3c0905b3<>+0(SB), Y1, Y6
+	VFMADD213PS  word_3d2aaa5c<>+0(SB), Y1, Y6
+	VFMADD213PS  word_3e2aaa6e<>+0(SB), Y1, Y6
+	VFMADD213PS  word_3f000000<>+0(SB), Y1, Y6
+	VMULPS       Y1, Y1, Y7
+	VFMADD213PS  Y1, Y7, Y6
+	VADDPS       word_3f800000<>+0(SB), Y6, Y1
+	VCVTPS2DQ    Y5, Y5
+	VPSRAD       $0x01, Y5, Y6
+	VPSUBD       Y6, Y5, Y5
+	VPADDD       word_0000007f<>+0(SB), Y6, Y6
+	VPSLLD       $0x17, Y6, Y6
+	VPADDD       word_0000007f<>+0(SB), Y5, Y5
+	VPSLLD       $0x17, Y5, Y5
+	VMULPS       Y6, Y1, Y1
+	VMULPS       Y5, Y1, Y1
+	VCMPPS       $0x11, Y0, Y3, Y0
+	VBLENDVPS    Y0, Y4, Y1, Y0
 	VMASKMOVPS   Y0, Y2, (CX)
 
 done:
@@ -2026,30 +2090,34 @@ TEXT ·sigmoidAVX2(SB), NOSPLIT, $0-48
 turn:
 	VMOVUPS      (DX), Y4
 	VORPS        word_80000000<>+0(SB), Y4, Y5
-	VMAXPS       Y5, Y2, Y5
-	VMINPS       Y5, Y3, Y5
-	VMULPS       word_3fb8aa3b<>+0(SB), Y5, Y6
-	VROUNDPS     $0x08, Y6, Y6
-	VMOVAPS      Y5, Y5
-	VFNMADD231PS word_3f317218<>+0(SB), Y6, Y5
-	VFNMADD231PS word_b102e308<>+0(SB), Y6, Y5
-	VBROADCASTSS word_3ab6ba9d<>+0(SB), Y7
-	VFMADD213PS  word_3c0905b3<>+0(SB), Y5, Y7
-	VFMADD213PS  word_3d2aaa5c<>+0(SB), Y5, Y7
-	VFMADD213PS  word_3e2aaa6e<>+0(SB), Y5, Y7
-	VFMADD213PS  word_3f000000<>+0(SB), Y5, Y7
-	VMULPS       Y5, Y5, Y8
-	VFMADD213PS  Y5, Y8, Y7
-	VADDPS       word_3f800000<>+0(SB), Y7, Y5
-	VCVTPS2DQ    Y6, Y6
-	VPSRAD       $0x01, Y6, Y7
-	VPSUBD       Y7, Y6, Y6
-	VPADDD       word_0000007f<>+0(SB), Y7, Y7
-	VPSLLD       $0x17, Y7, Y7
-	VPADDD       word_0000007f<>+0(SB), Y6, Y6
-	VPSLLD       $0x17, Y6, Y6
-	VMULPS       Y7, Y5, Y5
-	VMULPS       Y6, Y5, Y5
+	VXORPS       Y6, Y6, Y6
+	VMINPS       Y5, Y3, Y7
+	VCMPPS       $0x11, Y2, Y5, Y8
+	VBLENDVPS    Y8, Y6, Y7, Y7
+	VMULPS       word_3fb8aa3b<>+0(SB), Y7, Y8
+	VROUNDPS     $0x08, Y8, Y8
+	VMOVAPS      Y7, Y7
+	VFNMADD231PS word_3f317218<>+0(SB), Y8, Y7
+	VFNMADD231PS word_b102e308<>+0(SB), Y8, Y7
+	VBROADCASTSS word_3ab6ba9d<>+0(SB), Y9
+	VFMADD213PS  word_3c0905b3<>+0(SB), Y7, Y9
+	VFMADD213PS  word_3d2aaa5c<>+0(SB), Y7, Y9
+	VFMADD213PS  word_3e2aaa6e<>+0(SB), Y7, Y9
+	VFMADD213PS  word_3f000000<>+0(SB), Y7, Y9
+	VMULPS       Y7, Y7, Y10
+	VFMADD213PS  Y7, Y10, Y9
+	VADDPS       word_3f800000<>+0(SB), Y9, Y7
+	VCVTPS2DQ    Y8, Y8
+	VPSRAD       $0x01, Y8, Y9
+	VPSUBD       Y9, Y8, Y8
+	VPADDD       word_0000007f<>+0(SB), Y9, Y9
+	VPSLLD       $0x17, Y9, Y9
+	VPADDD       word_0000007f<>+0(SB), Y8, Y8
+	VPSLLD       $0x17, Y8, Y8
+	VMULPS       Y9, Y7, Y7
+	VMULPS       Y8, Y7, Y7
+	VCMPPS       $0x11, Y2, Y5, Y5
+	VBLENDVPS    Y5, Y6, Y7, Y5
 	VCMPPS       $0x11, Y0, Y4, Y4
 	VBLENDVPS    Y4, Y5, Y1, Y4
 	VADDPS       Y1, Y5, Y5
@@ -2057,30 +2125,34 @@ turn:
 	VMOVUPS      Y4, (CX)
 	VMOVUPS      32(DX), Y4
 	VORPS        word_80000000<>+0(SB), Y4, Y5
-	VMAXPS       Y5, Y2, Y5
-	VMINPS       Y5, Y3, Y5
-	VMULPS       word_3fb8aa3b<>+0(SB), Y5, Y6
-	VROUNDPS     $0x08, Y6, Y6
-	VMOVAPS      Y5, Y5
-	VFNMADD231PS word_3f317218<>+0(SB), Y6, Y5
-	VFNMADD231PS word_b102e308<>+0(SB), Y6, Y5
-	VBROADCASTSS word_3ab6ba9d<>+0(SB), Y7
-	VFMADD213PS  word_3c0905b3<>+0(SB), Y5, Y7
-	VFMADD213PS  word_3d2aaa5c<>+0(SB), Y5, Y7
-	VFMADD213PS  word_3e2aaa6e<>+0(SB), Y5, Y7
-	VFMADD213PS  word_3f000000<>+0(SB), Y5, Y7
-	VMULPS       Y5, Y5, Y8
-	VFMADD213PS  Y5, Y8, Y7
-	VADDPS       word_3f800000<>+0(SB), Y7, Y5
-	VCVTPS2DQ    Y6, Y6
-	VPSRAD       $0x01, Y6, Y7
-	VPSUBD       Y7, Y6, Y6
-	VPADDD       word_0000007f<>+0(SB), Y7, Y7
-	VPSLLD       $0x17, Y7, Y7
-	VPADDD       word_0000007f<>+0(SB), Y6, Y6
-	VPSLLD       $0x17, Y6, Y6
-	VMULPS       Y7, Y5, Y5
-	VMULPS       Y6, Y5, Y5
+	VXORPS       Y6, Y6, Y6
+	VMINPS       Y5, Y3, Y7
+	VCMPPS       $0x11, Y2, Y5, Y8
+	VBLENDVPS    Y8, Y6, Y7, Y7
+	VMULPS       word_3fb8aa3b<>+0(SB), Y7, Y8
+	VROUNDPS     $0x08, Y8, Y8
+	VMOVAPS      Y7, Y7
+	VFNMADD231PS word_3f317218<>+0(SB), Y8, Y7
+	VFNMADD231PS word_b102e308<>+0(SB), Y8, Y7
+	VBROADCASTSS word_3ab6ba9d<>+0(SB), Y9
+	VFMADD213PS  word_3c0905b3<>+0(SB), Y7, Y9
+	VFMADD213PS  word_3d2aaa5c<>+0(SB), Y7, Y9
+	VFMADD213PS  word_3e2aaa6e<>+0(SB), Y7, Y9
+	VFMADD213PS  word_3f000000<>+0(SB), Y7, Y9
+	VMULPS       Y7, Y7, Y10
+	VFMADD213PS  Y7, Y10, Y9
+	VADDPS       word_3f800000<>+0(SB), Y9, Y7
+	VCVTPS2DQ    Y8, Y8
+	VPSRAD       $0x01, Y8, Y9
+	VPSUBD       Y9, Y8, Y8
+	VPADDD       word_0000007f<>+0(SB), Y9, Y9
+	VPSLLD       $0x17, Y9, Y9
+	VPADDD       word_0000007f<>+0(SB), Y8, Y8
+	VPSLLD       $0x17, Y8, Y8
+	VMULPS       Y9, Y7, Y7
+	VMULPS       Y8, Y7, Y7
+	VCMPPS       $0x11, Y2, Y5, Y5
+	VBLENDVPS    Y5, Y6, Y7, Y5
 	VCMPPS       $0x11, Y0, Y4, Y4
 	VBLENDVPS    Y4, Y5, Y1, Y4
 	VADDPS       Y1, Y5, Y5
@@ -2099,30 +2171,34 @@ turnEnd:
 single:
 	VMOVUPS      (DX), Y4
 	VORPS        word_80000000<>+0(SB), Y4, Y5
-	VMAXPS       Y5, Y2, Y5
-	VMINPS       Y5, Y3, Y5
-	VMULPS       word_3fb8aa3b<>+0(SB), Y5, Y6
-	VROUNDPS     $0x08, Y6, Y6
-	VMOVAPS      Y5, Y5
-	VFNMADD231PS word_3f317218<>+0(SB), Y6, Y5
-	VFNMADD231PS word_b102e308<>+0(SB), Y6, Y5
-	VBROADCASTSS word_3ab6ba9d<>+0(SB), Y7
-	VFMADD213PS  word_3c0905b3<>+0(SB), Y5, Y7
-	VFMADD213PS  word_3d2aaa5c<>+0(SB), Y5, Y7
-	VFMADD213PS  word_3e2aaa6e<>+0(SB), Y5, Y7
-	VFMADD213PS  word_3f000000<>+0(SB), Y5, Y7
-	VMULPS       Y5, Y5, Y8
-	VFMADD213PS  Y5, Y8, Y7
-	VADDPS       word_3f800000<>+0(SB), Y7, Y5
-	VCVTPS2DQ    Y6, Y6
-	VPSRAD       $0x01, Y6, Y7
-	VPSUBD       Y7, Y6, Y6
-	VPADDD       word_0000007f<>+0(SB), Y7, Y7
-	VPSLLD       $0x17, Y7, Y7
-	VPADDD       word_0000007f<>+0(SB), Y6, Y6
-	VPSLLD       $0x17, Y6, Y6
-	VMULPS       Y7, Y5, Y5
-	VMULPS       Y6, Y5, Y5
+	VXORPS       Y6, Y6, Y6
+	VMINPS       Y5, Y3, Y7
+	VCMPPS       $0x11, Y2, Y5, Y8
+	VBLENDVPS    Y8, Y6, Y7, Y7
+	VMULPS       word_3fb8aa3b<>+0(SB), Y7, Y8
+	VROUNDPS     $0x08, Y8, Y8
+	VMOVAPS      Y7, Y7
+	VFNMADD231PS word_3f317218<>+0(SB), Y8, Y7
+	VFNMADD231PS word_b102e308<>+0(SB), Y8, Y7
+	VBROADCASTSS word_3ab6ba9d<>+0(SB), Y9
+	VFMADD213PS  word_3c0905b3<>+0(SB), Y7, Y9
+	VFMADD213PS  word_3d2aaa5c<>+0(SB), Y7, Y9
+	VFMADD213PS  word_3e2aaa6e<>+0(SB), Y7, Y9
+	VFMADD213PS  word_3f000000<>+0(SB), Y7, Y9
+	VMULPS       Y7, Y7, Y10
+	VFMADD213PS  Y7, Y10, Y9
+	VADDPS       word_3f800000<>+0(SB), Y9, Y7
+	VCVTPS2DQ    Y8, Y8
+	VPSRAD       $0x01, Y8, Y9
+	VPSUBD       Y9, Y8, Y8
+	VPADDD       word_0000007f<>+0(SB), Y9, Y9
+	VPSLLD       $0x17, Y9, Y9
+	VPADDD       word_0000007f<>+0(SB), Y8, Y8
+	VPSLLD       $0x17, Y8, Y8
+	VMULPS       Y9, Y7, Y7
+	VMULPS       Y8, Y7, Y7
+	VCMPPS       $0x11, Y2, Y5, Y5
+	VBLENDVPS    Y5, Y6, Y7, Y5
 	VCMPPS       $0x11, Y0, Y4, Y4
 	VBLENDVPS    Y4, Y5, Y1, Y4
 	VADDPS       Y1, Y5, Y5
@@ -2141,30 +2217,34 @@ singleEnd:
 	VMOVUPS      32(BX)(AX*4), Y4
 	VMASKMOVPS   (DX), Y4, Y5
 	VORPS        word_80000000<>+0(SB), Y5, Y6
-	VMAXPS       Y6, Y2, Y2
-	VMINPS       Y2, Y3, Y2
-	VMULPS       word_3fb8aa3b<>+0(SB), Y2, Y3
-	VROUNDPS     $0x08, Y3, Y3
-	VMOVAPS      Y2, Y2
-	VFNMADD231PS word_3f317218<>+0(SB), Y3, Y2
-	VFNMADD231PS word_b102e308<>+0(SB), Y3, Y2
-	VBROADCASTSS word_3ab6ba9d<>+0(SB), Y6
-	VFMADD213PS  word_3c0905b3<>+0(SB), Y2, Y6
-	VFMADD213PS  word_3d2aaa5c<>+0(SB), Y2, Y6
-	VFMADD213PS  word_3e2aaa6e<>+0(SB), Y2, Y6
-	VFMADD213PS  word_3f000000<>+0(SB), Y2, Y6
-	VMULPS       Y2, Y2, Y7
-	VFMADD213PS  Y2, Y7, Y6
-	VADDPS       word_3f800000<>+0(SB), Y6, Y2
-	VCVTPS2DQ    Y3, Y3
-	VPSRAD       $0x01, Y3, Y6
-	VPSUBD       Y6, Y3, Y3
-	VPADDD       word_0000007f<>+0(SB), Y6, Y6
-	VPSLLD       $0x17, Y6, Y6
-	VPADDD       word_0000007f<>+0(SB), Y3, Y3
-	VPSLLD       $0x17, Y3, Y3
-	VMULPS       Y6, Y2, Y2
-	VMULPS       Y3, Y2, Y2
+	VXORPS       Y7, Y7, Y7
+	VMINPS       Y6, Y3, Y3
+	VCMPPS       $0x11, Y2, Y6, Y8
+	VBLENDVPS    Y8, Y7, Y3, Y3
+	VMULPS       word_3fb8aa3b<>+0(SB), Y3, Y8
+	VROUNDPS     $0x08, Y8, Y8
+	VMOVAPS      Y3, Y3
+	VFNMADD231PS word_3f317218<>+0(SB), Y8, Y3
+	VFNMADD231PS word_b102e308<>+0(SB), Y8, Y3
+	VBROADCASTSS word_3ab6ba9d<>+0(SB), Y9
+	VFMADD213PS  word_3c0905b3<>+0(SB), Y3, Y9
+	VFMADD213PS  word_3d2aaa5c<>+0(SB), Y3, Y9
+	VFMADD213PS  word_3e2aaa6e<>+0(SB), Y3, Y9
+	VFMADD213PS  word_3f000000<>+0(SB), Y3, Y9
+	VMULPS       Y3, Y3, Y10
+	VFMADD213PS  Y3, Y10, Y9
+	VADDPS       word_3f800000<>+0(SB), Y9, Y3
+	VCVTPS2DQ    Y8, Y8
+	VPSRAD       $0x01, Y8, Y9
+	VPSUBD       Y9, Y8, Y8
+	VPADDD       word_0000007f<>+0(SB), Y9, Y9
+	VPSLLD       $0x17, Y9, Y9
+	VPADDD       word_0000007f<>+0(SB), Y8, Y8
+	VPSLLD       $0x17, Y8, Y8
+	VMULPS       Y9, Y3, Y3
+	VMULPS       Y8, Y3, Y3
+	VCMPPS       $0x11, Y2, Y6, Y2
+	VBLENDVPS    Y2, Y7, Y3, Y2
 	VCMPPS       $0x11, Y0, Y5, Y0
 	VBLENDVPS    Y0, Y2, Y1, Y0
 	VADDPS       Y1, Y2, Y1
@@ -2191,30 +2271,34 @@ TEXT ·siluAVX2(SB), NOSPLIT, $0-48
 turn:
 	VMOVUPS      (DX), Y4
 	VORPS        word_80000000<>+0(SB), Y4, Y5
-	VMAXPS       Y5, Y2, Y5
-	VMINPS       Y5, Y3, Y5
-	VMULPS       word_3fb8aa3b<>+0(SB), Y5, Y6
-	VROUNDPS     $0x08, Y6, Y6
-	VMOVAPS      Y5, Y5
-	VFNMADD231PS word_3f317218<>+0(SB), Y6, Y5
-	VFNMADD231PS word_b102e308<>+0(SB), Y6, Y5
-	VBROADCASTSS word_3ab6ba9d<>+0(SB), Y7
-	VFMADD213PS  word_3c0905b3<>+0(SB), Y5, Y7
-	VFMADD213PS  word_3d2aaa5c<>+0(SB), Y5, Y7
-	VFMADD213PS  word_3e2aaa6e<>+0(SB), Y5, Y7
-	VFMADD213PS  word_3f000000<>+0(SB), Y5, Y7
-	VMULPS       Y5, Y5, Y8
-	VFMADD213PS  Y5, Y8, Y7
-	VADDPS       word_3f800000<>+0(SB), Y7, Y5
-	VCVTPS2DQ    Y6, Y6
-	VPSRAD       $0x01, Y6, Y7
-	VPSUBD       Y7, Y6, Y6
-	VPADDD       word_0000007f<>+0(SB), Y7, Y7
-	VPSLLD       $0x17, Y7, Y7
-	VPADDD       word_0000007f<>+0(SB), Y6, Y6
-	VPSLLD       $0x17, Y6, Y6
-	VMULPS       Y7, Y5, Y5
-	VMULPS       Y6, Y5, Y5
+	VXORPS       Y6, Y6, Y6
+	VMINPS       Y5, Y3, Y7
+	VCMPPS       $0x11, Y2, Y5, Y8
+	VBLENDVPS    Y8, Y6, Y7, Y7
+	VMULPS       word_3fb8aa3b<>+0(SB), Y7, Y8
+	VROUNDPS     $0x08, Y8, Y8
+	VMOVAPS      Y7, Y7
+	VFNMADD231PS word_3f317218<>+0(SB), Y8, Y7
+	VFNMADD231PS word_b102e308<>+0(SB), Y8, Y7
+	VBROADCASTSS word_3ab6ba9d<>+0(SB), Y9
+	VFMADD213PS  word_3c0905b3<>+0(SB), Y7, Y9
+	VFMADD213PS  word_3d2aaa5c<>+0(SB), Y7, Y9
+	VFMADD213PS  word_3e2aaa6e<>+0(SB), Y7, Y9
+	VFMADD213PS  word_3f000000<>+0(SB), Y7, Y9
+	VMULPS       Y7, Y7, Y10
+	VFMADD213PS  Y7, Y10, Y9
+	VADDPS       word_3f800000<>+0(SB), Y9, Y7
+	VCVTPS2DQ    Y8, Y8
+	VPSRAD       $0x01, Y8, Y9
+	VPSUBD       Y9, Y8, Y8
+	VPADDD       word_0000007f<>+0(SB), Y9, Y9
+	VPSLLD       $0x17, Y9, Y9
+	VPADDD       word_0000007f<>+0(SB), Y8, Y8
+	VPSLLD       $0x17, Y8, Y8
+	VMULPS       Y9, Y7, Y7
+	VMULPS       Y8, Y7, Y7
+	VCMPPS       $0x11, Y2, Y5, Y5
+	VBLENDVPS    Y5, Y6, Y7, Y5
 	VCMPPS       $0x11, Y0, Y4, Y6
 	VBLENDVPS    Y6, Y5, Y1, Y6
 	VMULPS       Y4, Y6, Y4
@@ -2223,30 +2307,34 @@ turn:
 	VMOVUPS      Y4, (CX)
 	VMOVUPS      32(DX), Y4
 	VORPS        word_80000000<>+0(SB), Y4, Y5
-	VMAXPS       Y5, Y2, Y5
-	VMINPS       Y5, Y3, Y5
-	VMULPS       word_3fb8aa3b<>+0(SB), Y5, Y6
-	VROUNDPS     $0x08, Y6, Y6
-	VMOVAPS      Y5, Y5
-	VFNMADD231PS word_3f317218<>+0(SB), Y6, Y5
-	VFNMADD231PS word_b102e308<>+0(SB), Y6, Y5
-	VBROADCASTSS word_3ab6ba9d<>+0(SB), Y7
-	VFMADD213PS  word_3c0905b3<>+0(SB), Y5, Y7
-	VFMADD213PS  word_3d2aaa5c<>+0(SB), Y5, Y7
-	VFMADD213PS  word_3e2aaa6e<>+0(SB), Y5, Y7
-	VFMADD213PS  word_3f000000<>+0(SB), Y5, Y7
-	VMULPS       Y5, Y5, Y8
-	VFMADD213PS  Y5, Y8, Y7
-	VADDPS       word_3f800000<>+0(SB), Y7, Y5
-	VCVTPS2DQ    Y6, Y6
-	VPSRAD       $0x01, Y6, Y7
-	VPSUBD       Y7, Y6, Y6
-	VPADDD       word_0000007f<>+0(SB), Y7, Y7
-	VPSLLD       $0x17, Y7, Y7
-	VPADDD       word_0000007f<>+0(SB), Y6, Y6
-	VPSLLD       $0x17, Y6, Y6
-	VMULPS       Y7, Y5, Y5
-	VMULPS       Y6, Y5, Y5
+	VXORPS       Y6, Y6, Y6
+	VMINPS       Y5, Y3, Y7
+	VCMPPS       $0x11, Y2, Y5, Y8
+	VBLENDVPS    Y8, Y6, Y7, Y7
+	VMULPS       word_3fb8aa3b<>+0(SB), Y7, Y8
+	VROUNDPS     $0x08, Y8, Y8
+	VMOVAPS      Y7, Y7
+	VFNMADD231PS word_3f317218<>+0(SB), Y8, Y7
+	VFNMADD231PS word_b102e308<>+0(SB), Y8, Y7
+	VBROADCASTSS word_3ab6ba9d<>+0(SB), Y9
+	VFMADD213PS  word_3c0905b3<>+0(SB), Y7, Y9
+	VFMADD213PS  word_3d2aaa5c<>+0(SB), Y7, Y9
+	VFMADD213PS  word_3e2aaa6e<>+0(SB), Y7, Y9
+	VFMADD213PS  word_3f000000<>+0(SB), Y7, Y9
+	VMULPS       Y7, Y7, Y10
+	VFMADD213PS  Y7, Y10, Y9
+	VADDPS       word_3f800000<>+0(SB), Y9, Y7
+	VCVTPS2DQ    Y8, Y8
+	VPSRAD       $0x01, Y8, Y9
+	VPSUBD       Y9, Y8, Y8
+	VPADDD       word_0000007f<>+0(SB), Y9, Y9
+	VPSLLD       $0x17, Y9, Y9
+	VPADDD       word_0000007f<>+0(SB), Y8, Y8
+	VPSLLD       $0x17, Y8, Y8
+	VMULPS       Y9, Y7, Y7
+	VMULPS       Y8, Y7, Y7
+	VCMPPS       $0x11, Y2, Y5, Y5
+	VBLENDVPS    Y5, Y6, Y7, Y5
 	VCMPPS       $0x11, Y0, Y4, Y6
 	VBLENDVPS    Y6, Y5, Y1, Y6
 	VMULPS       Y4, Y6, Y4
@@ -2266,30 +2354,34 @@ turnEnd:
 single:
 	VMOVUPS      (DX), Y4
 	VORPS        word_80000000<>+0(SB), Y4, Y5
-	VMAXPS       Y5, Y2, Y5
-	VMINPS       Y5, Y3, Y5
-	VMULPS       word_3fb8aa3b<>+0(SB), Y5, Y6
-	VROUNDPS     $0x08, Y6, Y6
-	VMOVAPS      Y5, Y5
-	VFNMADD231PS word_3f317218<>+0(SB), Y6, Y5
-	VFNMADD231PS word_b102e308<>+0(SB), Y6, Y5
-	VBROADCASTSS word_3ab6ba9d<>+0(SB), Y7
-	VFMADD213PS  word_3c0905b3<>+0(SB), Y5, Y7
-	VFMADD213PS  word_3d2aaa5c<>+0(SB), Y5, Y7
-	VFMADD213PS  word_3e2aaa6e<>+0(SB), Y5, Y7
-	VFMADD213PS  word_3f000000<>+0(SB), Y5, Y7
-	VMULPS       Y5, Y5, Y8
-	VFMADD213PS  Y5, Y8, Y7
-	VADDPS       word_3f800000<>+0(SB), Y7, Y5
-	VCVTPS2DQ    Y6, Y6
-	VPSRAD       $0x01, Y6, Y7
-	VPSUBD       Y7, Y6, Y6
-	VPADDD       word_0000007f<>+0(SB), Y7, Y7
-	VPSLLD       $0x17, Y7, Y7
-	VPADDD       word_0000007f<>+0(SB), Y6, Y6
-	VPSLLD       $0x17, Y6, Y6
-	VMULPS       Y7, Y5, Y5
-	VMULPS       Y6, Y5, Y5
+	VXORPS       Y6, Y6, Y6
+	VMINPS       Y5, Y3, Y7
+	VCMPPS       $0x11, Y2, Y5, Y8
+	VBLENDVPS    Y8, Y6, Y7, Y7
+	VMULPS       word_3fb8aa3b<>+0(SB), Y7, Y8
+	VROUNDPS     $0x08, Y8, Y8
+	VMOVAPS      Y7, Y7
+	VFNMADD231PS word_3f317218<>+0(SB), Y8, Y7
+	VFNMADD231PS word_b102e308<>+0(SB), Y8, Y7
+	VBROADCASTSS word_3ab6ba9d<>+0(SB), Y9
+	VFMADD213PS  word_3c0905b3<>+0(SB), Y7, Y9
+	VFMADD213PS  word_3d2aaa5c<>+0(SB), Y7, Y9
+	VFMADD213PS  word_3e2aaa6e<>+0(SB), Y7, Y9
+	VFMADD213PS  word_3f000000<>+0(SB), Y7, Y9
+	VMULPS       Y7, Y7, Y10
+	VFMADD213PS  Y7, Y10, Y9
+	VADDPS       word_3f800000<>+0(SB), Y9, Y7
+	VCVTPS2DQ    Y8, Y8
+	VPSRAD       $0x01, Y8, Y9
+	VPSUBD       Y9, Y8, Y8
+	VPADDD       word_0000007f<>+0(SB), Y9, Y9
+	VPSLLD       $0x17, Y9, Y9
+	VPADDD       word_0000007f<>+0(SB), Y8, Y8
+	VPSLLD       $0x17, Y8, Y8
+	VMULPS       Y9, Y7, Y7
+	VMULPS       Y8, Y7, Y7
+	VCMPPS       $0x11, Y2, Y5, Y5
+	VBLENDVPS    Y5, Y6, Y7, Y5
 	VCMPPS       $0x11, Y0, Y4, Y6
 	VBLENDVPS    Y6, Y5, Y1, Y6
 	VMULPS       Y4, Y6, Y4
@@ -2309,30 +2401,34 @@ singleEnd:
 	VMOVUPS      32(BX)(AX*4), Y4
 	VMASKMOVPS   (DX), Y4, Y5
 	VORPS        word_80000000<>+0(SB), Y5, Y6
-	VMAXPS       Y6, Y2, Y2
-	VMINPS       Y2, Y3, Y2
-	VMULPS       word_3fb8aa3b<>+0(SB), Y2, Y3
-	VROUNDPS     $0x08, Y3, Y3
-	VMOVAPS      Y2, Y2
-	VFNMADD231PS word_3f317218<>+0(SB), Y3, Y2
-	VFNMADD231PS word_b102e308<>+0(SB), Y3, Y2
-	VBROADCASTSS word_3ab6ba9d<>+0(SB), Y6
-	VFMADD213PS  word_3c0905b3<>+0(SB), Y2, Y6
-	VFMADD213PS  word_3d2aaa5c<>+0(SB), Y2, Y6
-	VFMADD213PS  word_3e2aaa6e<>+0(SB), Y2, Y6
-	VFMADD213PS  word_3f000000<>+0(SB), Y2, Y6
-	VMULPS       Y2, Y2, Y7
-	VFMADD213PS  Y2, Y7, Y6
-	VADDPS       word_3f800000<>+0(SB), Y6, Y2
-	VCVTPS2DQ    Y3, Y3
-	VPSRAD       $0x01, Y3, Y6
-	VPSUBD       Y6, Y3, Y3
-	VPADDD       word_0000007f<>+0(SB), Y6, Y6
-	VPSLLD       $0x17, Y6, Y6
-	VPADDD       word_0000007f<>+0(SB), Y3, Y3
-	VPSLLD       $0x17, Y3, Y3
-	VMULPS       Y6, Y2, Y2
-	VMULPS       Y3, Y2, Y2
+	VXORPS       Y7, Y7, Y7
+	VMINPS       Y6, Y3, Y3
+	VCMPPS       $0x11, Y2, Y6, Y8
+	VBLENDVPS    Y8, Y7, Y3, Y3
+	VMULPS       word_3fb8aa3b<>+0(SB), Y3, Y8
+	VROUNDPS     $0x08, Y8, Y8
+	VMOVAPS      Y3, Y3
+	VFNMADD231PS word_3f317218<>+0(SB), Y8, Y3
+	VFNMADD231PS word_b102e308<>+0(SB), Y8, Y3
+	VBROADCASTSS word_3ab6ba9d<>+0(SB), Y9
+	VFMADD213PS  word_3c0905b3<>+0(SB), Y3, Y9
+	VFMADD213PS  word_3d2aaa5c<>+0(SB), Y3, Y9
+	VFMADD213PS  word_3e2aaa6e<>+0(SB), Y3, Y9
+	VFMADD213PS  word_3f000000<>+0(SB), Y3, Y9
+	VMULPS       Y3, Y3, Y10
+	VFMADD213PS  Y3, Y10, Y9
+	VADDPS       word_3f800000<>+0(SB), Y9, Y3
+	VCVTPS2DQ    Y8, Y8
+	VPSRAD       $0x01, Y8, Y9
+	VPSUBD       Y9, Y8, Y8
+	VPADDD       word_0000007f<>+0(SB), Y9, Y9
+	VPSLLD       $0x17, Y9, Y9
+	VPADDD       word_0000007f<>+0(SB), Y8, Y8
+	VPSLLD       $0x17, Y8, Y8
+	VMULPS       Y9, Y3, Y3
+	VMULPS       Y8, Y3, Y3
+	VCMPPS       $0x11, Y2, Y6, Y2
+	VBLENDVPS    Y2, Y7, Y3, Y2
 	VCMPPS       $0x11, Y0, Y5, Y0
 	VBLENDVPS    Y0, Y2, Y1, Y0
 	VMULPS       Y5, Y0, Y0

@@ -21,44 +21,52 @@ TEXT ·expSumAVX512(SB), NOSPLIT, $0-60
 turn:
 	VMOVUPS           (DX), Z5
 	VSUBPS            Z0, Z5, Z5
-	VMAXPS            Z5, Z1, Z5
-	VMINPS            Z5, Z2, Z5
-	VMULPS.BCST       word_3fb8aa3b<>+0(SB), Z5, Z7
-	VRNDSCALEPS       $0x08, Z7, Z7
-	VMOVAPS           Z5, Z5
-	VFNMADD231PS.BCST word_3f317218<>+0(SB), Z7, Z5
-	VFNMADD231PS.BCST word_b102e308<>+0(SB), Z7, Z5
-	VBROADCASTSS      word_3ab6ba9d<>+0(SB), Z8
-	VFMADD213PS.BCST  word_3c0905b3<>+0(SB), Z5, Z8
-	VFMADD213PS.BCST  word_3d2aaa5c<>+0(SB), Z5, Z8
-	VFMADD213PS.BCST  word_3e2aaa6e<>+0(SB), Z5, Z8
-	VFMADD213PS.BCST  word_3f000000<>+0(SB), Z5, Z8
-	VMULPS            Z5, Z5, Z9
-	VFMADD213PS       Z5, Z9, Z8
-	VADDPS.BCST       word_3f800000<>+0(SB), Z8, Z5
-	VSCALEFPS         Z7, Z5, Z5
-	VMOVUPS           Z5, (CX)
-	VADDPS            Z5, Z3, Z3
+	VXORPS            Z15, Z15, Z15
+	VMINPS            Z5, Z2, Z16
+	VCMPPS            $0x11, Z1, Z5, K1
+	VBLENDMPS         Z15, Z16, K1, Z6
+	VMULPS.BCST       word_3fb8aa3b<>+0(SB), Z6, Z16
+	VRNDSCALEPS       $0x08, Z16, Z16
+	VMOVAPS           Z6, Z17
+	VFNMADD231PS.BCST word_3f317218<>+0(SB), Z16, Z17
+	VFNMADD231PS.BCST word_b102e308<>+0(SB), Z16, Z17
+	VBROADCASTSS      word_3ab6ba9d<>+0(SB), Z18
+	VFMADD213PS.BCST  word_3c0905b3<>+0(SB), Z17, Z18
+	VFMADD213PS.BCST  word_3d2aaa5c<>+0(SB), Z17, Z18
+	VFMADD213PS.BCST  word_3e2aaa6e<>+0(SB), Z17, Z18
+	VFMADD213PS.BCST  word_3f000000<>+0(SB), Z17, Z18
+	VMULPS            Z17, Z17, Z19
+	VFMADD213PS       Z17, Z19, Z18
+	VADDPS.BCST       word_3f800000<>+0(SB), Z18, Z17
+	VSCALEFPS         Z16, Z17, Z16
+	VCMPPS            $0x11, Z1, Z5, K1
+	VBLENDMPS         Z15, Z16, K1, Z7
+	VMOVUPS           Z7, (CX)
+	VADDPS            Z7, Z3, Z3
 	VMOVUPS           64(DX), Z5
 	VSUBPS            Z0, Z5, Z5
-	VMAXPS            Z5, Z1, Z5
-	VMINPS            Z5, Z2, Z5
-	VMULPS.BCST       word_3fb8aa3b<>+0(SB), Z5, Z7
-	VRNDSCALEPS       $0x08, Z7, Z7
-	VMOVAPS           Z5, Z5
-	VFNMADD231PS.BCST word_3f317218<>+0(SB), Z7, Z5
-	VFNMADD231PS.BCST word_b102e308<>+0(SB), Z7, Z5
-	VBROADCASTSS      word_3ab6ba9d<>+0(SB), Z8
-	VFMADD213PS.BCST  word_3c0905b3<>+0(SB), Z5, Z8
-	VFMADD213PS.BCST  word_3d2aaa5c<>+0(SB), Z5, Z8
-	VFMADD213PS.BCST  word_3e2aaa6e<>+0(SB), Z5, Z8
-	VFMADD213PS.BCST  word_3f000000<>+0(SB), Z5, Z8
-	VMULPS            Z5, Z5, Z9
-	VFMADD213PS       Z5, Z9, Z8
-	VADDPS.BCST       word_3f800000<>+0(SB), Z8, Z5
-	VSCALEFPS         Z7, Z5, Z5
-	VMOVUPS           Z5, 64(CX)
-	VADDPS            Z5, Z4, Z4
+	VXORPS            Z15, Z15, Z15
+	VMINPS            Z5, Z2, Z16
+	VCMPPS            $0x11, Z1, Z5, K1
+	VBLENDMPS         Z15, Z16, K1, Z8
+	VMULPS.BCST       word_3fb8aa3b<>+0(SB), Z8, Z16
+	VRNDSCALEPS       $0x08, Z16, Z16
+	VMOVAPS           Z8, Z17
+	VFNMADD231PS.BCST word_3f317218<>+0(SB), Z16, Z17
+	VFNMADD231PS.BCST word_b102e308<>+0(SB), Z16, Z17
+	VBROADCASTSS      word_3ab6ba9d<>+0(SB), Z18
+	VFMADD213PS.BCST  word_3c0905b3<>+0(SB), Z17, Z18
+	VFMADD213PS.BCST  word_3d2aaa5c<>+0(SB), Z17, Z18
+	VFMADD213PS.BCST  word_3e2aaa6e<>+0(SB), Z17, Z18
+	VFMADD213PS.BCST  word_3f000000<>+0(SB), Z17, Z18
+	VMULPS            Z17, Z17, Z19
+	VFMADD213PS       Z17, Z19, Z18
+	VADDPS.BCST       word_3f800000<>+0(SB), Z18, Z17
+	VSCALEFPS         Z16, Z17, Z16
+	VCMPPS            $0x11, Z1, Z5, K1
+	VBLENDMPS         Z15, Z16, K1, Z9
+	VMOVUPS           Z9, 64(CX)
+	VADDPS            Z9, Z4, Z4
 	ADDQ              $0x00000080, CX
 	ADDQ              $0x00000080, DX
 	SUBQ              $0x00000020, AX
@@ -72,24 +80,28 @@ turnEnd:
 single:
 	VMOVUPS           (DX), Z5
 	VSUBPS            Z0, Z5, Z5
-	VMAXPS            Z5, Z1, Z5
-	VMINPS            Z5, Z2, Z5
-	VMULPS.BCST       word_3fb8aa3b<>+0(SB), Z5, Z7
+	VXORPS            Z6, Z6, Z6
+	VMINPS            Z5, Z2, Z7
+	VCMPPS            $0x11, Z1, Z5, K1
+	VBLENDMPS         Z6, Z7, K1, Z10
+	VMULPS.BCST       word_3fb8aa3b<>+0(SB), Z10, Z7
 	VRNDSCALEPS       $0x08, Z7, Z7
-	VMOVAPS           Z5, Z5
-	VFNMADD231PS.BCST word_3f317218<>+0(SB), Z7, Z5
-	VFNMADD231PS.BCST word_b102e308<>+0(SB), Z7, Z5
-	VBROADCASTSS      word_3ab6ba9d<>+0(SB), Z8
-	VFMADD213PS.BCST  word_3c0905b3<>+0(SB), Z5, Z8
-	VFMADD213PS.BCST  word_3d2aaa5c<>+0(SB), Z5, Z8
-	VFMADD213PS.BCST  word_3e2aaa6e<>+0(SB), Z5, Z8
-	VFMADD213PS.BCST  word_3f000000<>+0(SB), Z5, Z8
-	VMULPS            Z5, Z5, Z9
-	VFMADD213PS       Z5, Z9, Z8
-	VADDPS.BCST       word_3f800000<>+0(SB), Z8, Z5
-	VSCALEFPS         Z7, Z5, Z5
-	VMOVUPS           Z5, (CX)
-	VADDPS            Z5, Z3, Z3
+	VMOVAPS           Z10, Z8
+	VFNMADD231PS.BCST word_3f317218<>+0(SB), Z7, Z8
+	VFNMADD231PS.BCST word_b102e308<>+0(SB), Z7, Z8
+	VBROADCASTSS      word_3ab6ba9d<>+0(SB), Z9
+	VFMADD213PS.BCST  word_3c0905b3<>+0(SB), Z8, Z9
+	VFMADD213PS.BCST  word_3d2aaa5c<>+0(SB), Z8, Z9
+	VFMADD213PS.BCST  word_3e2aaa6e<>+0(SB), Z8, Z9
+	VFMADD213PS.BCST  word_3f000000<>+0(SB), Z8, Z9
+	VMULPS            Z8, Z8, Z15
+	VFMADD213PS       Z8, Z15, Z9
+	VADDPS.BCST       word_3f800000<>+0(SB), Z9, Z8
+	VSCALEFPS         Z7, Z8, Z7
+	VCMPPS            $0x11, Z1, Z5, K1
+	VBLENDMPS         Z6, Z7, K1, Z11
+	VMOVUPS           Z11, (CX)
+	VADDPS            Z11, Z3, Z3
 	ADDQ              $0x00000040, CX
 	ADDQ              $0x00000040, DX
 	SUBQ              $0x00000010, AX
@@ -103,26 +115,30 @@ singleEnd:
 	KMOVW             BX, K1
 	VMOVUPS.Z         (DX), K1, Z5
 	VSUBPS            Z0, Z5, Z0
-	VMAXPS            Z0, Z1, Z0
-	VMINPS            Z0, Z2, Z0
-	VMULPS.BCST       word_3fb8aa3b<>+0(SB), Z0, Z1
-	VRNDSCALEPS       $0x08, Z1, Z1
-	VMOVAPS           Z0, Z0
-	VFNMADD231PS.BCST word_3f317218<>+0(SB), Z1, Z0
-	VFNMADD231PS.BCST word_b102e308<>+0(SB), Z1, Z0
-	VBROADCASTSS      word_3ab6ba9d<>+0(SB), Z2
-	VFMADD213PS.BCST  word_3c0905b3<>+0(SB), Z0, Z2
-	VFMADD213PS.BCST  word_3d2aaa5c<>+0(SB), Z0, Z2
-	VFMADD213PS.BCST  word_3e2aaa6e<>+0(SB), Z0, Z2
-	VFMADD213PS.BCST  word_3f000000<>+0(SB), Z0, Z2
-	VMULPS            Z0, Z0, Z5
-	VFMADD213PS       Z0, Z5, Z2
-	VADDPS.BCST       word_3f800000<>+0(SB), Z2, Z0
-	VSCALEFPS         Z1, Z0, Z0
-	VMOVUPS           Z0, K1, (CX)
-	VBROADCASTSS      word_00000000<>+0(SB), Z1
-	VBLENDMPS         Z0, Z1, K1, Z6
-	VADDPS            Z6, Z3, Z3
+	VXORPS            Z5, Z5, Z5
+	VMINPS            Z0, Z2, Z2
+	VCMPPS            $0x11, Z1, Z0, K2
+	VBLENDMPS         Z5, Z2, K2, Z12
+	VMULPS.BCST       word_3fb8aa3b<>+0(SB), Z12, Z2
+	VRNDSCALEPS       $0x08, Z2, Z2
+	VMOVAPS           Z12, Z6
+	VFNMADD231PS.BCST word_3f317218<>+0(SB), Z2, Z6
+	VFNMADD231PS.BCST word_b102e308<>+0(SB), Z2, Z6
+	VBROADCASTSS      word_3ab6ba9d<>+0(SB), Z7
+	VFMADD213PS.BCST  word_3c0905b3<>+0(SB), Z6, Z7
+	VFMADD213PS.BCST  word_3d2aaa5c<>+0(SB), Z6, Z7
+	VFMADD213PS.BCST  word_3e2aaa6e<>+0(SB), Z6, Z7
+	VFMADD213PS.BCST  word_3f000000<>+0(SB), Z6, Z7
+	VMULPS            Z6, Z6, Z8
+	VFMADD213PS       Z6, Z8, Z7
+	VADDPS.BCST       word_3f800000<>+0(SB), Z7, Z6
+	VSCALEFPS         Z2, Z6, Z2
+	VCMPPS            $0x11, Z1, Z0, K2
+	VBLENDMPS         Z5, Z2, K2, Z13
+	VMOVUPS           Z13, K1, (CX)
+	VBROADCASTSS      word_00000000<>+0(SB), Z0
+	VBLENDMPS         Z13, Z0, K1, Z14
+	VADDPS            Z14, Z3, Z3
 
 done:
 	VADDPS     Z4, Z3, Z0
@@ -440,58 +456,66 @@ TEXT ·expSumAVX2(SB), NOSPLIT, $0-60
 turn:
 	VMOVUPS      (DX), Y5
 	VSUBPS       Y0, Y5, Y5
-	VMAXPS       Y5, Y1, Y5
-	VMINPS       Y5, Y2, Y5
-	VMULPS       word_3fb8aa3b<>+0(SB), Y5, Y6
-	VROUNDPS     $0x08, Y6, Y6
-	VMOVAPS      Y5, Y5
-	VFNMADD231PS word_3f317218<>+0(SB), Y6, Y5
-	VFNMADD231PS word_b102e308<>+0(SB), Y6, Y5
-	VBROADCASTSS word_3ab6ba9d<>+0(SB), Y7
-	VFMADD213PS  word_3c0905b3<>+0(SB), Y5, Y7
-	VFMADD213PS  word_3d2aaa5c<>+0(SB), Y5, Y7
-	VFMADD213PS  word_3e2aaa6e<>+0(SB), Y5, Y7
-	VFMADD213PS  word_3f000000<>+0(SB), Y5, Y7
-	VMULPS       Y5, Y5, Y8
-	VFMADD213PS  Y5, Y8, Y7
-	VADDPS       word_3f800000<>+0(SB), Y7, Y5
-	VCVTPS2DQ    Y6, Y6
-	VPSRAD       $0x01, Y6, Y7
-	VPSUBD       Y7, Y6, Y6
-	VPADDD       word_0000007f<>+0(SB), Y7, Y7
-	VPSLLD       $0x17, Y7, Y7
-	VPADDD       word_0000007f<>+0(SB), Y6, Y6
-	VPSLLD       $0x17, Y6, Y6
-	VMULPS       Y7, Y5, Y5
-	VMULPS       Y6, Y5, Y5
+	VXORPS       Y6, Y6, Y6
+	VMINPS       Y5, Y2, Y7
+	VCMPPS       $0x11, Y1, Y5, Y8
+	VBLENDVPS    Y8, Y6, Y7, Y7
+	VMULPS       word_3fb8aa3b<>+0(SB), Y7, Y8
+	VROUNDPS     $0x08, Y8, Y8
+	VMOVAPS      Y7, Y7
+	VFNMADD231PS word_3f317218<>+0(SB), Y8, Y7
+	VFNMADD231PS word_b102e308<>+0(SB), Y8, Y7
+	VBROADCASTSS word_3ab6ba9d<>+0(SB), Y9
+	VFMADD213PS  word_3c0905b3<>+0(SB), Y7, Y9
+	VFMADD213PS  word_3d2aaa5c<>+0(SB), Y7, Y9
+	VFMADD213PS  word_3e2aaa6e<>+0(SB), Y7, Y9
+	VFMADD213PS  word_3f000000<>+0(SB), Y7, Y9
+	VMULPS       Y7, Y7, Y10
+	VFMADD213PS  Y7, Y10, Y9
+	VADDPS       word_3f800000<>+0(SB), Y9, Y7
+	VCVTPS2DQ    Y8, Y8
+	VPSRAD       $0x01, Y8, Y9
+	VPSUBD       Y9, Y8, Y8
+	VPADDD       word_0000007f<>+0(SB), Y9, Y9
+	VPSLLD       $0x17, Y9, Y9
+	VPADDD       word_0000007f<>+0(SB), Y8, Y8
+	VPSLLD       $0x17, Y8, Y8
+	VMULPS       Y9, Y7, Y7
+	VMULPS       Y8, Y7, Y7
+	VCMPPS       $0x11, Y1, Y5, Y5
+	VBLENDVPS    Y5, Y6, Y7, Y5
 	VMOVUPS      Y5, (CX)
 	VADDPS       Y5, Y3, Y3
 	VMOVUPS      32(DX), Y5
 	VSUBPS       Y0, Y5, Y5
-	VMAXPS       Y5, Y1, Y5
-	VMINPS       Y5, Y2, Y5
-	VMULPS       word_3fb8aa3b<>+0(SB), Y5, Y6
-	VROUNDPS     $0x08, Y6, Y6
-	VMOVAPS      Y5, Y5
-	VFNMADD231PS word_3f317218<>+0(SB), Y6, Y5
-	VFNMADD231PS word_b102e308<>+0(SB), Y6, Y5
-	VBROADCASTSS word_3ab6ba9d<>+0(SB), Y7
-	VFMADD213PS  word_3c0905b3<>+0(SB), Y5, Y7
-	VFMADD213PS  word_3d2aaa5c<>+0(SB), Y5, Y7
-	VFMADD213PS  word_3e2aaa6e<>+0(SB), Y5, Y7
-	VFMADD213PS  word_3f000000<>+0(SB), Y5, Y7
-	VMULPS       Y5, Y5, Y8
-	VFMADD213PS  Y5, Y8, Y7
-	VADDPS       word_3f800000<>+0(SB), Y7, Y5
-	VCVTPS2DQ    Y6, Y6
-	VPSRAD       $0x01, Y6, Y7
-	VPSUBD       Y7, Y6, Y6
-	VPADDD       word_0000007f<>+0(SB), Y7, Y7
-	VPSLLD       $0x17, Y7, Y7
-	VPADDD       word_0000007f<>+0(SB), Y6, Y6
-	VPSLLD       $0x17, Y6, Y6
-	VMULPS       Y7, Y5, Y5
-	VMULPS       Y6, Y5, Y5
+	VXORPS       Y6, Y6, Y6
+	VMINPS       Y5, Y2, Y7
+	VCMPPS       $0x11, Y1, Y5, Y8
+	VBLENDVPS    Y8, Y6, Y7, Y7
+	VMULPS       word_3fb8aa3b<>+0(SB), Y7, Y8
+	VROUNDPS     $0x08, Y8, Y8
+	VMOVAPS      Y7, Y7
+	VFNMADD231PS word_3f317218<>+0(SB), Y8, Y7
+	VFNMADD231PS word_b102e308<>+0(SB), Y8, Y7
+	VBROADCASTSS word_3ab6ba9d<>+0(SB), Y9
+	VFMADD213PS  word_3c0905b3<>+0(SB), Y7, Y9
+	VFMADD213PS  word_3d2aaa5c<>+0(SB), Y7, Y9
+	VFMADD213PS  word_3e2aaa6e<>+0(SB), Y7, Y9
+	VFMADD213PS  word_3f000000<>+0(SB), Y7, Y9
+	VMULPS       Y7, Y7, Y10
+	VFMADD213PS  Y7, Y10, Y9
+	VADDPS       word_3f800000<>+0(SB), Y9, Y7
+	VCVTPS2DQ    Y8, Y8
+	VPSRAD       $0x01, Y8, Y9
+	VPSUBD       Y9, Y8, Y8
+	VPADDD       word_0000007f<>+0(SB), Y9, Y9
+	VPSLLD       $0x17, Y9, Y9
+	VPADDD       word_0000007f<>+0(SB), Y8, Y8
+	VPSLLD       $0x17, Y8, Y8
+	VMULPS       Y9, Y7, Y7
+	VMULPS       Y8, Y7, Y7
+	VCMPPS       $0x11, Y1, Y5, Y5
+	VBLENDVPS    Y5, Y6, Y7, Y5
 	VMOVUPS      Y5, 32(CX)
 	VADDPS       Y5, Y4, Y4
 	ADDQ         $0x00000040, CX
@@ -507,30 +531,34 @@ turnEnd:
 single:
 	VMOVUPS      (DX), Y5
 	VSUBPS       Y0, Y5, Y5
-	VMAXPS       Y5, Y1, Y5
-	VMINPS       Y5, Y2, Y5
-	VMULPS       word_3fb8aa3b<>+0(SB), Y5, Y6
-	VROUNDPS     $0x08, Y6, Y6
-	VMOVAPS      Y5, Y5
-	VFNMADD231PS word_3f317218<>+0(SB), Y6, Y5
-	VFNMADD231PS word_b102e308<>+0(SB), Y6, Y5
-	VBROADCASTSS word_3ab6ba9d<>+0(SB), Y7
-	VFMADD213PS  word_3c0905b3<>+0(SB), Y5, Y7
-	VFMADD213PS  word_3d2aaa5c<>+0(SB), Y5, Y7
-	VFMADD213PS  word_3e2aaa6e<>+0(SB), Y5, Y7
-	VFMADD213PS  word_3f000000<>+0(SB), Y5, Y7
-	VMULPS       Y5, Y5, Y8
-	VFMADD213PS  Y5, Y8, Y7
-	VADDPS       word_3f800000<>+0(SB), Y7, Y5
-	VCVTPS2DQ    Y6, Y6
-	VPSRAD       $0x01, Y6, Y7
-	VPSUBD       Y7, Y6, Y6
-	VPADDD       word_0000007f<>+0(SB), Y7, Y7
-	VPSLLD       $0x17, Y7, Y7
-	VPADDD       word_0000007f<>+0(SB), Y6, Y6
-	VPSLLD       $0x17, Y6, Y6
-	VMULPS       Y7, Y5, Y5
-	VMULPS       Y6, Y5, Y5
+	VXORPS       Y6, Y6, Y6
+	VMINPS       Y5, Y2, Y7
+	VCMPPS       $0x11, Y1, Y5, Y8
+	VBLENDVPS    Y8, Y6, Y7, Y7
+	VMULPS       word_3fb8aa3b<>+0(SB), Y7, Y8
+	VROUNDPS     $0x08, Y8, Y8
+	VMOVAPS      Y7, Y7
+	VFNMADD231PS word_3f317218<>+0(SB), Y8, Y7
+	VFNMADD231PS word_b102e308<>+0(SB), Y8, Y7
+	VBROADCASTSS word_3ab6ba9d<>+0(SB), Y9
+	VFMADD213PS  word_3c0905b3<>+0(SB), Y7, Y9
+	VFMADD213PS  word_3d2aaa5c<>+0(SB), Y7, Y9
+	VFMADD213PS  word_3e2aaa6e<>+0(SB), Y7, Y9
+	VFMADD213PS  word_3f000000<>+0(SB), Y7, Y9
+	VMULPS       Y7, Y7, Y10
+	VFMADD213PS  Y7, Y10, Y9
+	VADDPS       word_3f800000<>+0(SB), Y9, Y7
+	VCVTPS2DQ    Y8, Y8
+	VPSRAD       $0x01, Y8, Y9
+	VPSUBD       Y9, Y8, Y8
+	VPADDD       word_0000007f<>+0(SB), Y9, Y9
+	VPSLLD       $0x17, Y9, Y9
+	VPADDD       word_0000007f<>+0(SB), Y8, Y8
+	VPSLLD       $0x17, Y8, Y8
+	VMULPS       Y9, Y7, Y7
+	VMULPS       Y8, Y7, Y7
+	VCMPPS       $0x11, Y1, Y5, Y5
+	VBLENDVPS    Y5, Y6, Y7, Y5
 	VMOVUPS      Y5, (CX)
 	VADDPS       Y5, Y3, Y3
 	ADDQ         $0x00000020, CX
@@ -546,30 +574,34 @@ singleEnd:
 	VMOVUPS      32(BX)(AX*4), Y5
 	VMASKMOVPS   (DX), Y5, Y6
 	VSUBPS       Y0, Y6, Y0
-	VMAXPS       Y0, Y1, Y0
-	VMINPS       Y0, Y2, Y0
-	VMULPS       word_3fb8aa3b<>+0(SB), Y0, Y1
-	VROUNDPS     $0x08, Y1, Y1
-	VMOVAPS      Y0, Y0
-	VFNMADD231PS word_3f317218<>+0(SB), Y1, Y0
-	VFNMADD231PS word_b102e308<>+0(SB), Y1, Y0
-	VBROADCASTSS word_3ab6ba9d<>+0(SB), Y2
-	VFMADD213PS  word_3c0905b3<>+0(SB), Y0, Y2
-	VFMADD213PS  word_3d2aaa5c<>+0(SB), Y0, Y2
-	VFMADD213PS  word_3e2aaa6e<>+0(SB), Y0, Y2
-	VFMADD213PS  word_3f000000<>+0(SB), Y0, Y2
-	VMULPS       Y0, Y0, Y6
-	VFMADD213PS  Y0, Y6, Y2
-	VADDPS       word_3f800000<>+0(SB), Y2, Y0
-	VCVTPS2DQ    Y1, Y1
-	VPSRAD       $0x01, Y1, Y2
-	VPSUBD       Y2, Y1, Y1
-	VPADDD       word_0000007f<>+0(SB), Y2, Y2
-	VPSLLD       $0x17, Y2, Y2
-	VPADDD       word_0000007f<>+0(SB), Y1, Y1
-	VPSLLD       $0x17, Y1, Y1
-	VMULPS       Y2, Y0, Y0
-	VMULPS       Y1, Y0, Y0
+	VXORPS       Y6, Y6, Y6
+	VMINPS       Y0, Y2, Y2
+	VCMPPS       $0x11, Y1, Y0, Y7
+	VBLENDVPS    Y7, Y6, Y2, Y2
+	VMULPS       word_3fb8aa3b<>+0(SB), Y2, Y7
+	VROUNDPS     $0x08, Y7, Y7
+	VMOVAPS      Y2, Y2
+	VFNMADD231PS word_3f317218<>+0(SB), Y7, Y2
+	VFNMADD231PS word_b102e308<>+0(SB), Y7, Y2
+	VBROADCASTSS word_3ab6ba9d<>+0(SB), Y8
+	VFMADD213PS  word_3c0905b3<>+0(SB), Y2, Y8
+	VFMADD213PS  word_3d2aaa5c<>+0(SB), Y2, Y8
+	VFMADD213PS  word_3e2aaa6e<>+0(SB), Y2, Y8
+	VFMADD213PS  word_3f000000<>+0(SB), Y2, Y8
+	VMULPS       Y2, Y2, Y9
+	VFMADD213PS  Y2, Y9, Y8
+	VADDPS       word_3f800000<>+0(SB), Y8, Y2
+	VCVTPS2DQ    Y7, Y7
+	VPSRAD       $0x01, Y7, Y8
+	VPSUBD       Y8, Y7, Y7
+	VPADDD       word_0000007f<>+0(SB), Y8, Y8
+	VPSLLD       $0x17, Y8, Y8
+	VPADDD       word_0000007f<>+0(SB), Y7, Y7
+	VPSLLD       $0x17, Y7, Y7
+	VMULPS       Y8, Y2, Y2
+	VMULPS       Y7, Y2, Y2
+	VCMPPS       $0x11, Y1, Y0, Y0
+	VBLENDVPS    Y0, Y6, Y2, Y0
 	VMASKMOVPS   Y0, Y5, (CX)
 	VBROADCASTSS word_00000000<>+0(SB), Y1
 	VBLENDVPS    Y5, Y0, Y1, Y0

@@ -100,9 +100,13 @@ func (f *function) expBounds() [2]vec { return [2]vec{f.splat(f.f32(-104)), f.sp
 
 // expOf returns eˣ.
 func (f *function) expOf(x vec, bounds [2]vec) reg.VecVirtual {
-	// The bounds come first: NaN is what the second operand leaves alone.
-	e := f.reduce(f.smaller(bounds[1], f.larger(bounds[0], x)), nil)
-	return f.scale(f.add(e.m, f.f32(1)), e.n)
+	// Masked scores lie far below. Scaling to a result that underflows takes the
+	// processor a hundred cycles, so there the argument is 0, and the result
+	// replaced. The bound comes first: NaN is what the second operand leaves
+	// alone.
+	zero := f.zero()
+	e := f.reduce(f.where(lessThan, x, bounds[0], zero, f.smaller(bounds[1], x)), nil)
+	return f.where(lessThan, x, bounds[0], zero, f.scale(f.add(e.m, f.f32(1)), e.n))
 }
 
 // tanhBody: with E = exp(−2|x|) − 1, tanh|x| = −E/(2 + E).
