@@ -31,12 +31,25 @@ const (
 
 // DropOptions says how modules are dropped.
 type DropOptions struct {
-	Norm    Norm    // "" means NormGone
+	// Norm is for post-LN models; "" means NormKept under RecoverMean, where
+	// something is left for the norm to act on, and NormGone otherwise.
+	Norm    Norm
 	Recover Recover // "" means RecoverNone
 	// Means gives the mean update E[f(X)] of a module and, for a post-LN
 	// module, E[LN(X + f(X)) − X]; needed for RecoverMean. A Ledger's
 	// MeanUpdate is one.
 	Means func(id string) (branch, unit []float64, ok bool)
+}
+
+// norm is what Norm means.
+func (o DropOptions) norm() Norm {
+	switch {
+	case o.Norm != "":
+		return o.Norm
+	case o.Recover == RecoverMean:
+		return NormKept
+	}
+	return NormGone
 }
 
 // DropModules removes the modules of these ids: their branch no longer joins
@@ -69,7 +82,7 @@ func dropModules(m *graph.Model, j *Journal, ids []string, opts DropOptions) err
 	if len(ids) == 0 {
 		return nil
 	}
-	opts.Norm, opts.Recover = cmp.Or(opts.Norm, NormGone), cmp.Or(opts.Recover, RecoverNone)
+	opts.Norm, opts.Recover = opts.norm(), cmp.Or(opts.Recover, RecoverNone)
 	if opts.Norm != NormGone && opts.Norm != NormKept || opts.Recover != RecoverNone && opts.Recover != RecoverMean {
 		return fmt.Errorf("no norm %q or recovery %q; there are %s and %s, %s and %s", opts.Norm, opts.Recover,
 			NormGone, NormKept, RecoverNone, RecoverMean)

@@ -56,6 +56,7 @@ type SelectOptions struct {
 
 	Ledger   *calib.Ledger // for ByCosine and ByAngular; ByLoss keeps its order there
 	Feed     *calib.Feed   // for ByLoss, unless the ledger has its order, and Iterative
+	Samples  int           // of Feed, spread over it, that those measure on; 0: a sixth, at least 64
 	Drop     DropOptions   // how ByLoss and Iterative drop when they try
 	Threads  int
 	Progress func(done, total int) // trials of ByLoss, drops of Iterative; may be nil
@@ -86,6 +87,12 @@ func Select(ctx context.Context, m *graph.Model, o SelectOptions) ([]string, err
 		if err := ledgerFits(m, o.Ledger); err != nil {
 			return nil, fmt.Errorf("select: %w", err)
 		}
+	}
+	if o.Feed != nil {
+		if o.Samples == 0 {
+			o.Samples = max(o.Feed.Len()/6, 64)
+		}
+		o.Feed = o.Feed.Spread(o.Samples)
 	}
 	units, err := candidates(m, o)
 	if err != nil {
@@ -239,7 +246,7 @@ func selectIteratively(ctx context.Context, m *graph.Model, o SelectOptions) ([]
 // ledger keeps for the same model and options is used as far as it goes, and
 // without data for any samples.
 func selectByLoss(ctx context.Context, m *graph.Model, units []unit, o SelectOptions) ([]string, error) {
-	key := fmt.Sprintf("loss mode=%s norm=%s recover=%s protect=%d,%d", o.Mode, cmp.Or(o.Drop.Norm, NormGone),
+	key := fmt.Sprintf("loss mode=%s norm=%s recover=%s protect=%d,%d", o.Mode, o.Drop.norm(),
 		cmp.Or(o.Drop.Recover, RecoverNone), o.ProtectFirst, o.ProtectLast)
 	keep := o.Ledger != nil && o.Ledger.Model == m.Fingerprint()
 	order := calib.Order{}

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"gorgonia.org/tensor"
 
@@ -475,4 +476,22 @@ grow (float[n] x) => (float[n] y) { a = Neg (x) b = Exp (a) c = Add (a, b) y = N
 	if s.pool.bytes > 4*peak {
 		t.Errorf("the session holds %d bytes, the last run took %d", s.pool.bytes, peak)
 	}
+}
+
+// TestSessionsEndTheirThreads: a session that nothing refers to takes its
+// helpers with it.
+func TestSessionsEndTheirThreads(t *testing.T) {
+	p := program(t, loopText, Options{})
+	before := runtime.NumGoroutine()
+	for range 20 {
+		run(t, p.NewSession(SessionOptions{Threads: 8}), map[string]tensor.Tensor{"x": f32([]int{1}, 1), "trips": tensor.New(tensor.FromScalar(int64(1)))})
+	}
+	for range 200 {
+		runtime.GC()
+		if runtime.NumGoroutine() <= before+8 {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	t.Errorf("%d goroutines before, %d after the sessions are gone", before, runtime.NumGoroutine())
 }

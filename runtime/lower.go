@@ -462,4 +462,4 @@ func densify(s *graph.SparseTensor) (*Tensor, error) {
 
 // maxSparse bounds the bytes of a sparse initializer made dense: its dims
 // cost nothing in the file.
-const maxSparse = 1 << 31
+const maxSparse = 1 << 30

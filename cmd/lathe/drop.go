@@ -28,7 +28,7 @@ type dropFlags struct {
 }
 
 func newDropFlags() dropFlags {
-	return dropFlags{count: -1, mode: passes.Joint, selector: passes.ByCosine, norm: passes.NormGone, recover: passes.RecoverNone, samples: 256}
+	return dropFlags{count: -1, mode: passes.Joint, selector: passes.ByCosine, recover: passes.RecoverNone}
 }
 
 // add adds the flags; count is the name of the one that says how many.
@@ -38,12 +38,12 @@ func (d *dropFlags) add(c *cobra.Command, count string) {
 	f.Lookup(count).DefValue = "0"
 	addWord(c, &d.mode, "mode", "what to drop", passes.Modes...)
 	addWord(c, &d.selector, "select", "how to choose; loss tries drops on the data, random and deepest are controls", passes.Selectors...)
-	addWord(c, &d.norm, "norm", "post-LN models: whether the norm behind a module goes with it", passes.NormGone, passes.NormKept)
+	addWord(c, &d.norm, "norm", "post-LN models: whether the norm behind a module goes with it; left out: gone, kept with --recover mean", passes.NormGone, passes.NormKept)
 	addWord(c, &d.recover, "recover", "what takes the place of a module: nothing, or its mean update", passes.RecoverNone, passes.RecoverMean)
 	addCount(f, &d.first, 0, "protect-first", "layers at the beginning to leave alone")
 	addCount(f, &d.last, 0, "protect-last", "layers at the end to leave alone")
 	f.BoolVar(&d.iterative, "iterative", false, "score anew after each drop (needs --data)")
-	addCount(f, &d.samples, 0, "loss-samples", "samples that --select loss and --iterative measure on; 0 for all")
+	addCount(f, &d.samples, 0, "loss-samples", "samples, spread over the data, that --select loss and --iterative measure on; 0 for a sixth, at least 64")
 }
 
 // number turns the count or the fraction into a count of units.
@@ -74,7 +74,7 @@ func (d *dropFlags) number(m *graph.Model) (int, error) {
 // selection is what the flags ask passes.Select for.
 func (a *app) selection(d *dropFlags, count int) passes.SelectOptions {
 	return passes.SelectOptions{Count: count, Mode: d.mode, By: d.selector, Iterative: d.iterative,
-		ProtectFirst: d.first, ProtectLast: d.last, Seed: a.seed, Threads: a.threads,
+		ProtectFirst: d.first, ProtectLast: d.last, Seed: a.seed, Threads: a.threads, Samples: d.samples,
 		Drop: passes.DropOptions{Norm: d.norm, Recover: d.recover}}
 }
 
@@ -191,9 +191,7 @@ func (a *app) dropFrom(ctx context.Context, m *graph.Model, l *calib.Ledger, fee
 	ids := named
 	if len(named) == 0 {
 		s.Ledger, s.Progress = l, a.progress("select by "+string(d.selector))
-		if feed != nil {
-			s.Feed = feed.Spread(d.samples)
-		}
+		s.Feed = feed
 		if ids, err = passes.Select(ctx, m, s); err != nil {
 			return nil, nil, err
 		}

@@ -96,7 +96,7 @@ the command line win.`,
 // options turns the flags into the options of optimize.Run, but for the data.
 func (x *optimizeFlags) options(a *app) optimize.Options {
 	return optimize.Options{Select: a.selection(&x.drop, max(x.drop.count, 0)), Circulant: x.circulant.options(), Rewrite: x.circulant.block > 0,
-		Controls: x.controls, LossSamples: x.drop.samples, FitSamples: x.circulant.samples,
+		Controls: x.controls, FitSamples: x.circulant.samples,
 		Eval: x.eval.options(a, calib.MetricAgreement), Threads: a.threads, Progress: a.progress}
 }
 

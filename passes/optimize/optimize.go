@@ -22,9 +22,8 @@ type Options struct {
 	// Controls adds models with as many modules dropped at random and from
 	// the end, to be compared with.
 	Controls bool
-	// LossSamples and FitSamples bound the samples that a selection by loss
-	// and a fit use; 0 means all.
-	LossSamples, FitSamples int
+	// FitSamples bounds the samples that a fit uses; 0 means all.
+	FitSamples int
 
 	Calibration *calib.Source // what scores, selects and fits
 	Evaluation  *calib.Source // what judges; nil means Calibration
@@ -82,7 +81,7 @@ func Run(ctx context.Context, m *graph.Model, o Options) (*Result, error) {
 	drop.Means = r.Ledger.MeanUpdate
 	if o.Select.Count > 0 {
 		s := o.Select
-		s.Ledger, s.Feed, s.Drop, s.Threads = r.Ledger, feed.Spread(o.LossSamples), drop, o.Threads
+		s.Ledger, s.Feed, s.Drop, s.Threads = r.Ledger, feed, drop, o.Threads
 		s.Progress = progress("select")
 		if r.Dropped, err = passes.Select(ctx, m, s); err != nil {
 			return nil, err
