@@ -3,6 +3,7 @@ package runtime
 import (
 	"errors"
 	"fmt"
+	"math"
 
 	"github.com/onnx-lathe/lathe/graph"
 	"github.com/onnx-lathe/lathe/internal/simd"
@@ -12,6 +13,7 @@ import (
 var matmulOps = []operator{
 	{"", "MatMul", 1, prepareMatMul, halves},
 	{"", "Gemm", 7, prepareGemm, halves},
+	{"", "Det", 11, prepareDet, halves},
 	{"", "Einsum", 12, prepareEinsum, halves},
 }
 
@@ -472,4 +474,61 @@ func gemmOf[T number](g *gemm) kernel {
 		}
 		return addC(c, &s.c, z, g.beta)
 	}
+}
+
+// prepareDet: the determinants of a stack of square matrices [..., m, m], by
+// elimination with partial pivoting in float64.
+func prepareDet(n *node) (kernel, error) {
+	return byType{graph.Float32: det[float32], graph.Float64: det[float64]}.kernel(0), n.inputs(1, 1)
+}
+
+func det[T float32 | float64](c *call) error {
+	x := c.in[0]
+	r := len(x.Shape)
+	if r < 2 || x.Shape[r-1] != x.Shape[r-2] {
+		return fmt.Errorf("input %v, want square matrices", x.Shape)
+	}
+	z, err := c.alloc(0, x.DType, x.Shape[:r-2]...)
+	if err != nil {
+		return err
+	}
+	m := x.Shape[r-1]
+	if m > math.MaxInt32 {
+		return fmt.Errorf("input %v is too large", x.Shape)
+	}
+	a, err := scratch[float64](c, m*m)
+	if err != nil {
+		return err
+	}
+	for i := range view[T](z) {
+		for k, v := range view[T](x)[i*m*m : (i+1)*m*m] {
+			a[k] = float64(v)
+		}
+		product := 1.0
+		for k := range m {
+			pivot := k
+			for j := k + 1; j < m; j++ {
+				if math.Abs(a[j*m+k]) > math.Abs(a[pivot*m+k]) {
+					pivot = j
+				}
+			}
+			if product *= a[pivot*m+k]; product == 0 {
+				break
+			}
+			if pivot != k {
+				product = -product
+				for j := range m {
+					a[k*m+j], a[pivot*m+j] = a[pivot*m+j], a[k*m+j]
+				}
+			}
+			for j := k + 1; j < m; j++ {
+				f := a[j*m+k] / a[k*m+k]
+				for p := k; p < m; p++ {
+					a[j*m+p] -= float64(f * a[k*m+p])
+				}
+			}
+		}
+		view[T](z)[i] = T(product)
+	}
+	return nil
 }
