@@ -40,6 +40,9 @@ func TestInferExportedForms(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			for i, o := range m.Opsets { // text does not tell an absent domain from an empty one
+				m.Opsets[i] = graph.Opset{Domain: o.Domain, Version: o.Version}
+			}
 			if a, b := m.Fingerprint(), again.Fingerprint(); a != b {
 				t.Errorf("the text form is another model: %s and %s", a, b)
 			}
