@@ -319,6 +319,9 @@ func (c *call) alloc(i int, d graph.DType, shape ...int) (*Tensor, error) {
 		return nil, fmt.Errorf("an output %v%v passes the memory limit of %d bytes", d, shape, c.s.pool.limit)
 	}
 	if t.keep {
+		if err := c.s.pool.spend(n * w); err != nil {
+			return nil, fmt.Errorf("output %v%v: %w", d, shape, err)
+		}
 		t.mem, t.own = aligned(n*w), true
 		return t, nil
 	}
