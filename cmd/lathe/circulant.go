@@ -28,7 +28,7 @@ func newCirculantFlags() circulantFlags {
 
 func (f *circulantFlags) add(c *cobra.Command) {
 	addCount(c.Flags(), &f.block, 2, "block", "block size b: b times fewer parameters; fast for powers of two to 256")
-	addWord(c, &f.fit, "fit", "least squares on the data, or the mean of the diagonals, which needs no data", passes.FitLSQ, passes.FitFrobenius)
+	addWord(c, &f.fit, "fit", "how to fit, by least squares on data or by the mean of the diagonals", passes.FitLSQ, passes.FitFrobenius)
 	c.Flags().Var(&f.only, "only", "rewrite only layers whose name matches this regular expression")
 	c.Flags().Var(&f.skip, "skip", "leave layers whose name matches this regular expression")
 	c.Flags().BoolVar(&f.tied, "include-tied", false, "also weights that an embedding shares")
@@ -171,7 +171,7 @@ weight where there is no data.`,
 		},
 	}
 	f.add(c)
-	c.Flags().StringVar(&ledgerPath, "ledger", "", "moments that lathe score --moments wrote, for a one-shot fit")
+	c.Flags().StringVar(&ledgerPath, "ledger", "", "`file` of moments that lathe score --moments wrote, for a one-shot fit")
 	must(c.MarkFlagFilename("ledger", "json"))
 	o.add(c, "model", "onnx")
 	data.add(a, c, false)

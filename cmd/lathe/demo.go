@@ -71,7 +71,7 @@ try the other commands on.`,
 			return err
 		},
 	}
-	c.Flags().StringVar(&dir, "dir", dir, "folder to write to")
+	c.Flags().StringVar(&dir, "dir", dir, "`folder` to write to")
 	c.Flags().BoolVar(&x.out.dryRun, "dry-run", false, "do everything but write files")
 	must(c.MarkFlagDirname("dir"))
 	return c

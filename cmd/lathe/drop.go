@@ -37,9 +37,9 @@ func (d *dropFlags) add(c *cobra.Command, count string) {
 	addCount(f, &d.count, 0, count, "how many modules to drop (layers in mode block)")
 	f.Lookup(count).DefValue = "0"
 	addWord(c, &d.mode, "mode", "what to drop", passes.Modes...)
-	addWord(c, &d.selector, "select", "how to choose; loss tries drops on the data, random and deepest are controls", passes.Selectors...)
-	addWord(c, &d.norm, "norm", "post-LN models: whether the norm behind a module goes with it; left out: gone, kept with --recover mean", passes.NormGone, passes.NormKept)
-	addWord(c, &d.recover, "recover", "what takes the place of a module: nothing, or its mean update", passes.RecoverNone, passes.RecoverMean)
+	addWord(c, &d.selector, "select", "how to choose (loss tries drops on the data; random and deepest are controls)", passes.Selectors...)
+	addWord(c, &d.norm, "norm", "whether the norm behind a module goes with it, in post-LN models (default gone, with --recover mean kept)", passes.NormGone, passes.NormKept)
+	addWord(c, &d.recover, "recover", "what takes the place of a module, nothing or its mean update", passes.RecoverNone, passes.RecoverMean)
 	addCount(f, &d.first, 0, "protect-first", "layers at the beginning to leave alone")
 	addCount(f, &d.last, 0, "protect-last", "layers at the end to leave alone")
 	f.BoolVar(&d.iterative, "iterative", false, "score anew after each drop (needs --data)")
@@ -155,8 +155,8 @@ ledger, if there is one, so that another count need not measure again.`,
 	}
 	d.add(c, "count")
 	addNumber(c.Flags(), &d.fraction, 0, 1, "fraction", "drop this fraction of what the mode chooses among")
-	c.Flags().StringSliceVar(&named, "modules", nil, "drop these modules, named by id as in A3,M7, whatever their scores")
-	c.Flags().StringVar(&ledgerPath, "ledger", "", "scores that lathe score wrote")
+	c.Flags().StringSliceVar(&named, "modules", nil, "`ids` of modules to drop, as in A3,M7, whatever their scores")
+	c.Flags().StringVar(&ledgerPath, "ledger", "", "`file` of scores that lathe score wrote")
 	must(c.MarkFlagFilename("ledger", "json"))
 	o.add(c, "model", "onnx")
 	data.add(a, c, false)

@@ -23,8 +23,8 @@ type evalFlags struct {
 // add adds the flags; without is the metric where there are no labels.
 func (e *evalFlags) add(c *cobra.Command, without calib.Metric) {
 	addWord(c, &e.metric, "metric", fmt.Sprintf("what to measure (default accuracy with --labels, else %s)", without), calib.Metrics()...)
-	c.Flags().StringVar(&e.labels, "labels", "", "array of the data that holds the labels")
-	c.Flags().StringVar(&e.output, "output-name", "", "output of the models to measure (default the first)")
+	c.Flags().StringVar(&e.labels, "labels", "", "`name` of the array of the data that holds the labels")
+	c.Flags().StringVar(&e.output, "output-name", "", "`name` of the output of the models to measure (default the first)")
 }
 
 // options turns the flags into what calib.Evaluate wants.

@@ -20,7 +20,7 @@ type word[T ~string] struct {
 func (w word[T]) String() string { return string(*w.to) }
 
 // Type is what the help shows behind the name of the flag.
-func (w word[T]) Type() string { return strings.Join(w.list(), "|") }
+func (w word[T]) Type() string { return "word" }
 
 func (w word[T]) list() []string {
 	var out []string
@@ -43,7 +43,7 @@ func (w word[T]) Set(s string) error {
 // addWord adds a flag that takes one of words, at first *to.
 func addWord[T ~string](c *cobra.Command, to *T, name, usage string, words ...T) {
 	w := word[T]{to, words}
-	c.Flags().Var(w, name, usage)
+	c.Flags().Var(w, name, usage+": "+either(w.list()))
 	must(c.RegisterFlagCompletionFunc(name, cobra.FixedCompletions(w.list(), cobra.ShellCompDirectiveNoFileComp)))
 }
 

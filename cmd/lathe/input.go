@@ -24,8 +24,8 @@ type dataFlags struct {
 // where required is set.
 func (d *dataFlags) add(a *app, c *cobra.Command, required bool) {
 	f := c.Flags()
-	f.StringVar(&d.path, "data", "", "samples: an .npz with arrays named after the inputs, or a folder in the ONNX test layout")
-	f.StringArrayVar(&d.maps, "map", nil, "array=input: the array that feeds an input of another name, where more than one fits (repeatable)")
+	f.StringVar(&d.path, "data", "", "`path` of the samples: an .npz with arrays named after the inputs, or a folder in the ONNX test layout")
+	f.StringArrayVar(&d.maps, "map", nil, "`array=input`: feed the input of that name with the array of this (repeatable); not needed where only one fits")
 	must(c.MarkFlagFilename("data", "npz"))
 	a.memoryFlag(c)
 	if required {

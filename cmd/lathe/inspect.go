@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -71,8 +72,8 @@ the free dims of the inputs; caches are empty.`,
 					"outputs": ports(m.Graph.Outputs()), "history": history,
 				})
 			}
-			fmt.Fprintf(a.stdout, "%s  %s bytes, %s parameters, %d nodes, ir_version %d, opset %v\n",
-				args[0], grouped(fileSize(args[0])), grouped(m.Parameters()), nodes, m.IRVersion, opsets(m))
+			fmt.Fprintf(a.stdout, "%s  %s bytes, %s parameters, %d nodes, IR version %d, %s\n",
+				args[0], grouped(fileSize(args[0])), grouped(m.Parameters()), nodes, m.IRVersion, opsetText(m))
 			for _, v := range m.Graph.Inputs() {
 				if !v.IsInitializer() {
 					fmt.Fprintf(a.stdout, "input   %s: %v\n", v.Name, v.Type())
@@ -92,7 +93,7 @@ the free dims of the inputs; caches are empty.`,
 				fmt.Fprintf(a.stdout, "history %d layers rewritten as block-circulant\n", n)
 			}
 			if cost.FLOPs > 0 {
-				fmt.Fprintf(a.stdout, "work    %s FLOPs in a run with batch %d, %d tokens\n", grouped(cost.FLOPs), sizes.Batch, sizes.Tokens)
+				fmt.Fprintf(a.stdout, "work    %s FLOPs in a run (--batch %d --tokens %d)\n", grouped(cost.FLOPs), sizes.Batch, sizes.Tokens)
 			}
 			for _, n := range notes {
 				fmt.Fprintf(a.stdout, "note    %s\n", n)
@@ -154,6 +155,15 @@ func opsets(m *graph.Model) map[string]int64 {
 		out[cmp.Or(graph.NormalDomain(o.Domain), "ai.onnx")] = o.Version
 	}
 	return out
+}
+
+// opsetText lists what the model imports, as in "opset 17, lathe 1".
+func opsetText(m *graph.Model) string {
+	var out []string
+	for _, o := range m.Opsets {
+		out = append(out, fmt.Sprint(cmp.Or(graph.NormalDomain(o.Domain), "opset"), " ", o.Version))
+	}
+	return strings.Join(out, ", ")
 }
 
 func ports(list []*graph.Value) []map[string]string {

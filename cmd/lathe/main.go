@@ -49,14 +49,12 @@ func execute(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		a.terminal = term.IsTerminal(int(f.Fd()))
 	}
 	root := a.root()
-	root.SetArgs(args)
-	root.SetOut(a.stdout)
-	root.SetErr(a.stderr)
+	root.SetArgs(append([]string{}, args...)) // nil would mean those of the process
 	err := root.ExecuteContext(ctx)
-	if err == nil && out.err != nil {
+	if out.err != nil {
 		err = fmt.Errorf("standard output: %w; not all of it was written", plain(out.err))
 	}
-	if a.bar != nil {
+	if a.bar != nil && !a.bar.IsFinished() {
 		_ = a.bar.Clear()
 	}
 	switch {
@@ -140,6 +138,8 @@ comparison that failed, 2 bad usage or bad input, 130 interrupted.`,
 	addCount(f, &a.threads, 0, "threads", "threads of the runtime, 0 for all cores; results do not depend on it")
 	f.Uint64Var(&a.seed, "seed", 1, "seed of everything random")
 	root.SetFlagErrorFunc(flagError)
+	root.SetOut(a.stdout)
+	root.SetErr(a.stderr)
 	root.AddCommand(a.inspect(), a.score(), a.drop(), a.circulant(), a.optimize(), a.run(), a.eval(), a.bench(),
 		a.verify(), a.text(), a.ledger(), a.demo(), a.version())
 	root.SetHelpCommand(helpCommand())
@@ -174,6 +174,7 @@ func helpCommand() *cobra.Command {
 			if len(rest) > 0 {
 				return noCommand(of, rest[0])
 			}
+			of.InitDefaultHelpFlag()
 			return cmp.Or(err, of.Help())
 		},
 	}

@@ -29,7 +29,7 @@ type outFlags struct {
 // add adds the flags; what names what is written, extension is that of its
 // name.
 func (o *outFlags) add(c *cobra.Command, what, extension string) {
-	c.Flags().StringVarP(&o.path, "output", "o", "", what+" to write")
+	c.Flags().StringVarP(&o.path, "output", "o", "", "`file` to write the "+what+" to")
 	c.Flags().BoolVar(&o.force, "force", false, "let the output take the place of an input")
 	c.Flags().BoolVar(&o.dryRun, "dry-run", false, "do everything but write files")
 	must(c.MarkFlagFilename("output", extension))

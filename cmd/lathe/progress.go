@@ -17,28 +17,45 @@ func (a *app) progress(what string) func(done, total int) {
 		return nil
 	}
 	start := time.Now()
-	last := start
-	var bar *progressbar.ProgressBar
-	return func(done, total int) {
-		now := time.Now()
-		switch {
-		case bar != nil:
+	if a.terminal {
+		a.bar = progressbar.NewOptions(1, progressbar.OptionSetWriter(&late{a: a, from: start.Add(patience)}),
+			progressbar.OptionSetDescription(what), progressbar.OptionSetPredictTime(true), progressbar.OptionShowCount(),
+			progressbar.OptionThrottle(100*time.Millisecond), progressbar.OptionClearOnFinish())
+		bar := a.bar
+		return func(done, total int) {
 			bar.ChangeMax(total)
 			_ = bar.Set(done) // a bar that cannot be drawn is no error
-		case now.Sub(start) < patience || done >= total:
-		case a.terminal:
-			a.remarks()
-			bar = progressbar.NewOptions(total, progressbar.OptionSetWriter(a.stderr), progressbar.OptionSetDescription(what),
-				progressbar.OptionClearOnFinish(), progressbar.OptionSetPredictTime(true), progressbar.OptionShowCount())
-			a.bar = bar
-			_ = bar.Set(done)
-		case last == start || now.Sub(last) >= 10*time.Second:
-			a.remarks()
-			last = now
-			left := time.Duration(float64(now.Sub(start)) / float64(max(done, 1)) * float64(total-done)).Round(time.Second)
-			fmt.Fprintf(a.stderr, "%s: %d of %d, about %v left\n", what, done, total, left)
 		}
 	}
+	last := start
+	return func(done, total int) {
+		now := time.Now()
+		if now.Sub(start) < patience || done >= total || last != start && now.Sub(last) < 10*time.Second {
+			return
+		}
+		a.remarks()
+		last = now
+		left := time.Duration(float64(now.Sub(start)) / float64(max(done, 1)) * float64(total-done)).Round(time.Second)
+		fmt.Fprintf(a.stderr, "%s: %d of %d, about %v left\n", what, done, total, left)
+	}
+}
+
+// late is standard error from some time on; what comes before is lost.
+type late struct {
+	a     *app
+	from  time.Time
+	begun bool
+}
+
+func (l *late) Write(b []byte) (int, error) {
+	if time.Now().Before(l.from) {
+		return len(b), nil
+	}
+	if !l.begun {
+		l.begun = true
+		l.a.remarks()
+	}
+	return l.a.stderr.Write(b)
 }
 
 // busy says what the program is at, should it take longer than two seconds.

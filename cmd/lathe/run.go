@@ -80,8 +80,8 @@ with status 1 where they differ by more than atol + rtol·max|expected|.`,
 			return nil
 		},
 	}
-	o.add(c, ".npz of outputs", "npz")
-	c.Flags().StringVar(&expect, "expect", "", "expected outputs: an .npz, or the test folder given as data")
+	o.add(c, "outputs", "npz")
+	c.Flags().StringVar(&expect, "expect", "", "`path` of expected outputs: an .npz, or the test folder given as data")
 	addNumber(c.Flags(), &tol.rtol, 0, 1e9, "rtol", "tolerance of --expect, relative to the largest expected value of an output")
 	addNumber(c.Flags(), &tol.atol, 0, 1e9, "atol", "absolute tolerance of --expect")
 	d.addSamples(c, 0)
