@@ -149,6 +149,30 @@ var fusionCases = []struct {
 	{"gated by another sigmoid", `
   s = Sigmoid (w)
   y = Mul (x, s)`, nil},
+	{"scaled and masked scores", `
+  s = Div (x, three)
+  a = Add (w, s)
+  y = Softmax (a)`, []string{"Softmax"}},
+	{"scores masked by a row", `
+  s = Mul (half, x)
+  a = Add (s, gamma)
+  y = Softmax <axis = -1> (a)`, []string{"Softmax"}},
+	{"scores masked by a row, which comes first", `
+  a = Add (gamma, x)
+  y = Softmax <axis = -1> (a)`, []string{"Softmax"}},
+	{"masked scores", `
+  a = Add (x, w)
+  y = Softmax <axis = 2> (a)`, []string{"Softmax"}},
+	{"scaled scores over another axis", `
+  s = Div (x, three)
+  y = Softmax <axis = 1> (s)`, []string{"Softmax"}},
+	{"scores divided the other way round", `
+  s = Div (three, x)
+  y = Softmax (s)`, nil},
+	{"scores that are read elsewhere", `
+  s = Mul (x, half)
+  p = Softmax (s)
+  y = Add (p, s)`, nil},
 	{"bias", `
   p = MatMul (x, weight)
   y = Add (beta, p)`, []string{"MatMul+Add"}},
@@ -232,5 +256,49 @@ func TestFusedNormStretches(t *testing.T) {
 	b := run(t, session(program(t, text, Options{NoFusion: true}), 1), feeds)["y"]
 	if !a.Shape().Eq(b.Shape()) || !slices.Equal(a.Data().([]float32), b.Data().([]float32)) {
 		t.Errorf("%v%v, unfused %v%v", a.Shape(), a.Data(), b.Shape(), b.Data())
+	}
+}
+
+// TestScoresFallBack: a mask of more elements than the scores, and other
+// types, take the nodes one by one.
+func TestScoresFallBack(t *testing.T) {
+	text := `<ir_version: 8, opset_import: ["" : 17]>
+scores (float[a, 4] x, float[b, c, d] w) => (float[b, c, 4] y)
+<float[1] half = {0.5}>
+{
+  s = Mul (x, half)
+  a = Add (s, w)
+  y = Softmax (a)
+}`
+	in := []*Tensor{FromSlice([]int{1, 4}, floats(1, 4)), FromSlice([]int{2, 3, 1}, floats(2, 6))}
+	double := strings.NewReplacer("float[", "double[").Replace(text)
+	for _, c := range []struct {
+		text string
+		in   []*Tensor
+	}{
+		{text, in},
+		{double, []*Tensor{small64(t, in[0]), small64(t, in[1])}},
+	} {
+		fused, plain := program(t, c.text, Options{}), program(t, c.text, Options{NoFusion: true})
+		if c.text == text && len(fused.main.steps) != 1 {
+			t.Errorf("%d steps", len(fused.main.steps))
+		}
+		s := session(fused, 2)
+		a := run(t, s, denseFeeds(t, fused, c.in...))["y"]
+		b := run(t, session(plain, 1), denseFeeds(t, plain, c.in...))["y"]
+		x, err := FromDense(a)
+		if err != nil {
+			t.Fatal(err)
+		}
+		y, err := FromDense(b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := same(x, y, 0); err != nil {
+			t.Error(err)
+		}
+		if s.live() != 0 {
+			t.Errorf("%d bytes are still lent", s.live())
+		}
 	}
 }
