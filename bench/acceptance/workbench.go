@@ -11,7 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
-	"syscall"
+
 	"time"
 
 	"github.com/onnx-lathe/lathe/bench/nd"
@@ -104,19 +104,51 @@ func (b *workbench) exec(args ...string) (finished, error) {
 	var stdout, stderr bytes.Buffer
 	cmd.Dir, cmd.Stdout, cmd.Stderr = b.dir, &stdout, &stderr
 	began := time.Now()
-	err = cmd.Run()
+	if err := cmd.Start(); err != nil {
+		return finished{}, err
+	}
+	peak := make(chan int64)
+	done := make(chan struct{})
+	go func() { peak <- watchMemory(cmd.Process.Pid, done) }()
+	err = cmd.Wait()
+	close(done)
+	memory := <-peak
 	var exit *exec.ExitError
 	if err != nil && !errors.As(err, &exit) {
 		return finished{}, err
 	}
 	f := finished{
-		code: cmd.ProcessState.ExitCode(), stdout: stdout.String(), stderr: stderr.String(),
+		memory: memory,
+		code:   cmd.ProcessState.ExitCode(), stdout: stdout.String(), stderr: stderr.String(),
 		cpu: cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime(), wall: time.Since(began),
 	}
-	if usage, ok := cmd.ProcessState.SysUsage().(*syscall.Rusage); ok {
-		f.memory = usage.Maxrss * 1024 // Linux counts in KiB
-	}
 	return f, nil
+}
+
+// watchMemory returns the greatest resident size of a process in bytes, read
+// every millisecond until done. What wait4 says will not do: a child begins
+// with the high-water mark of the process that it was forked from.
+func watchMemory(pid int, done <-chan struct{}) int64 {
+	var most int64
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for {
+		select {
+		case <-done:
+			return most
+		case <-tick.C:
+		}
+		status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+		if err != nil {
+			continue
+		}
+		for line := range strings.Lines(string(status)) {
+			var kib int64
+			if n, _ := fmt.Sscanf(line, "VmHWM: %d kB", &kib); n == 1 {
+				most = max(most, kib*1024)
+			}
+		}
+	}
 }
 
 // lathe runs the tool with --json, demands success, and reads what it prints
