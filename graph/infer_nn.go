@@ -512,6 +512,40 @@ func inferPool(c *call) error {
 	return nil
 }
 
+// inferMaxUnpool: the spatial dims are output_shape's, or the least that the
+// pool before can have had: stride·(d−1) + kernel − pads.
+func inferMaxUnpool(c *call) error {
+	x, ok := c.dims(0)
+	if !ok {
+		c.setElem(0, c.elem(0))
+		return nil
+	}
+	if len(x) < 2 {
+		return fmt.Errorf("input %v", x)
+	}
+	out := slices.Clone(x)
+	if c.has(2) {
+		sizes, known := c.content(2).list()
+		for i := range out {
+			if out[i] = UnknownDim; known && len(sizes) == len(out) {
+				out[i] = c.dim(sizes[i])
+			}
+		}
+		c.set(0, c.elem(0), out)
+		return nil
+	}
+	n := len(x) - 2
+	w, err := c.slidingOf(n, nil)
+	if err != nil {
+		return err
+	}
+	for i, d := range x[2:] {
+		out[2+i] = c.dim(c.expr(d).sub(constant(1)).mul(w.strides[i]).add(w.kernel[i]).sub(w.pads[i]).sub(w.pads[n+i]))
+	}
+	c.set(0, c.elem(0), out)
+	return nil
+}
+
 func inferGlobalPool(c *call) error {
 	x, ok := c.dims(0)
 	if !ok {

@@ -71,7 +71,7 @@ var inferRules = map[opKey]rule{
 	// Convolution, pooling, images.
 	{"", "Conv"}: inferConv, {"", "ConvInteger"}: inferConvInteger, {"", "QLinearConv"}: inferQLinearConv, {"", "ConvTranspose"}: inferConvTranspose, {"", "DeformConv"}: inferDeformConv,
 	{"", "AveragePool"}: inferPool, {"", "LpPool"}: inferPool, {"", "MaxPool"}: inferPool,
-	{"", "GlobalAveragePool"}: inferGlobalPool, {"", "GlobalLpPool"}: inferGlobalPool, {"", "GlobalMaxPool"}: inferGlobalPool,
+	{"", "MaxUnpool"}: inferMaxUnpool, {"", "GlobalAveragePool"}: inferGlobalPool, {"", "GlobalLpPool"}: inferGlobalPool, {"", "GlobalMaxPool"}: inferGlobalPool,
 	{"", "MaxRoiPool"}: inferMaxRoiPool, {"", "RoiAlign"}: inferRoiAlign, {"", "Resize"}: inferResize, {"", "Upsample"}: inferResize,
 	{"", "GridSample"}: inferGridSample, {"", "AffineGrid"}: inferAffineGrid, {"", "Col2Im"}: inferCol2Im,
 

@@ -111,6 +111,7 @@ float[N,1,9] x, float[2,1,3] w | y = Conv <dilations = [2], auto_pad = "VALID"> 
 float[N,1,9] x, float[2,1,3] w | y = Conv <auto_pad = "SAME_UPPER", strides = [2]> (x, w) | float[N,2,5] y
 float[N,3,5,5] x, float[3,4,3,3] w | y = ConvTranspose <strides = [2, 2], output_padding = [1, 1], pads = [1, 1, 1, 1]> (x, w) | float[N,4,10,10] y
 float[N,3,7,7] x | y = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (x) | float[N,3,3,3] y
+float[N,3,4,4] x, int64[N,3,4,4] i | y = MaxUnpool <kernel_shape = [2, 3], strides = [2, 1], pads = [0, 1, 0, 1]> (x, i) | float[N,3,8,4] y
 float[N,3,7,7] x | y, i = MaxPool <kernel_shape = [2, 2], strides = [2, 2], ceil_mode = 1> (x) | float[N,3,4,4] y, int64[N,3,4,4] i
 float[N,3,7,7] x | y = GlobalAveragePool (x) | float[N,3,1,1] y
 float[N,3,7,7] x | c = Constant <value = float[4] {1, 1, 2, 1.5}> () y = Resize (x, "", c) | float[N,3,14,10] y

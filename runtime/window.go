@@ -11,7 +11,8 @@ import (
 const maxSpatial = 8
 
 // windowAttrs are the attributes that convolutions and pools share. Lists that
-// are nil take their default: ones for strides and dilations, zeros for pads.
+// are nil, or empty in the model, take their default: ones for strides and
+// dilations, zeros for pads.
 type windowAttrs struct {
 	kernel, strides, dilations, pads []int // pads: all begins, then all ends
 	auto                             string
@@ -19,8 +20,14 @@ type windowAttrs struct {
 }
 
 func (n *node) window() windowAttrs {
+	list := func(name string) []int {
+		if l := n.ints(name); len(l) > 0 {
+			return l
+		}
+		return nil
+	}
 	return windowAttrs{
-		kernel: n.ints("kernel_shape"), strides: n.ints("strides"), dilations: n.ints("dilations"), pads: n.ints("pads"),
+		kernel: list("kernel_shape"), strides: list("strides"), dilations: list("dilations"), pads: list("pads"),
 		auto: n.oneOf("auto_pad", "NOTSET", "NOTSET", "SAME_UPPER", "SAME_LOWER", "VALID"),
 		ceil: n.bool("ceil_mode", false),
 	}
