@@ -233,21 +233,18 @@ func (r *resizing) plan(c *call, s *resizeState, x []int) error {
 	s.shape = append(s.shape[:0], x...)
 	for i, a := range axes {
 		in, out := x[a], 0
-		var scale float64
 		switch {
 		case len(s.sizes) == 0:
-			scale = float64(s.scales[i])
+			scale := float64(s.scales[i])
 			size := math.Floor(float64(s.scales[i] * float32(in)))
 			if !(scale > 0) || size > math.MaxInt32 {
 				return fmt.Errorf("scale %v of an axis of %d", scale, in)
 			}
 			out = int(size)
 		case ratio > 0:
-			scale = ratio
 			out = int(math.Floor(ratio*float64(in) + 0.5))
 		default:
 			out = s.sizes[i]
-			scale = float64(out) / float64(in)
 		}
 		if out < 0 || out > math.MaxInt32 || in == 0 && out > 0 {
 			return fmt.Errorf("an axis of %d cannot be resized to %d", in, out)
