@@ -189,7 +189,7 @@ func (b *bench) contest(ctx context.Context, g group, o original, tokens int, co
 		runs = append(runs, s.run)
 	}
 	prepared := time.Since(began)
-	sums, err := race(ctx, now, b.protocol, base.run, runs)
+	sums, err := race(ctx, now, newGauge(now).holds, b.protocol, base.run, runs)
 	if err != nil {
 		return err
 	}

@@ -34,7 +34,7 @@ func inspect(pairs int) (machine, error) {
 	if err != nil {
 		return machine{}, err
 	}
-	return machine{CPU: cpuModel(), Cores: runtime.GOMAXPROCS(0), Path: k.Path().String(), Peak: k.Peak(cpuTime) / 1e9,
+	return machine{CPU: cpuModel(), Cores: runtime.GOMAXPROCS(0), Path: k.Path().String(), Peak: k.Peak() / 1e9,
 		Others: -1, ORT: library, Go: runtime.Version(), Pairs: pairs}, nil
 }
 

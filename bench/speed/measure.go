@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"math"
 	"runtime"
 	"slices"
@@ -28,6 +29,44 @@ func read(id int32) time.Duration {
 	return time.Duration(t.Nano())
 }
 
+// A gauge tells whether a clock can be believed. On virtual machines processor
+// time is corrected for what the host took, and where the correction comes late
+// the clock stands still or runs slow for a while.
+type gauge struct {
+	now   clock
+	least time.Duration // that a known piece of work takes
+}
+
+func newGauge(now clock) *gauge {
+	g := &gauge{now: now, least: time.Hour}
+	for range 100 {
+		from := wallTime() // which may be too long, but never too short
+		latency()
+		g.least = min(g.least, wallTime()-from)
+	}
+	return g
+}
+
+// holds is whether the clock tells at least three quarters of the time that the
+// work takes at best; a core that has become faster since does not lose more.
+func (g *gauge) holds() bool {
+	from := g.now()
+	latency()
+	return g.now()-from >= g.least*3/4
+}
+
+// latency is some 50 µs of operations that wait for each other, so that neither
+// memory nor what else runs on the core matters.
+//
+//go:noinline
+func latency() float64 {
+	x := 1.0
+	for range 30_000 {
+		x = x*0.999999 + 1e-9
+	}
+	return x
+}
+
 // A protocol says how to measure.
 type protocol struct {
 	pairs int           // rounds, each of which gives every contender one ratio
@@ -45,22 +84,25 @@ type summary struct {
 // in the caches does not count. Rounds alternate in their order. A contender's
 // ratio is taken within a round, from times that lie close together, and so
 // survives a machine that changes its pace. The garbage of one side is collected
-// before the next one starts.
-func race(ctx context.Context, now clock, p protocol, base func() error, contenders []func() error) ([]summary, error) {
+// before the next one starts. A round counts only where the clock holds before
+// and after every block.
+func race(ctx context.Context, now clock, holds func() bool, p protocol, base func() error, contenders []func() error) ([]summary, error) {
 	sides := append([]func() error{base}, contenders...)
 	repeat := make([]int, len(sides))
 	for i, run := range sides {
 		var err error
-		if repeat[i], err = repetitions(now, p.block, run); err != nil {
+		if repeat[i], err = repetitions(wallTime, p.block, run); err != nil {
 			return nil, err
 		}
 	}
 	times := make([][]float64, len(sides)) // of one run, in seconds, by round
-	for round := range p.pairs {
-		if err := ctx.Err(); err != nil {
-			return nil, err
-		}
+	took := make([]float64, len(sides))
+	for round, broken := 0, 0; round < p.pairs; {
+		good := true
 		for k := range sides {
+			if err := ctx.Err(); err != nil {
+				return nil, err
+			}
 			i := k
 			if round%2 == 1 {
 				i = len(sides) - 1 - k
@@ -69,14 +111,26 @@ func race(ctx context.Context, now clock, p protocol, base func() error, contend
 			if err := sides[i](); err != nil {
 				return nil, err
 			}
+			good = good && holds()
 			from := now()
 			for range repeat[i] {
 				if err := sides[i](); err != nil {
 					return nil, err
 				}
 			}
-			times[i] = append(times[i], (now()-from).Seconds()/float64(repeat[i]))
+			took[i] = (now() - from).Seconds() / float64(repeat[i])
+			good = good && holds()
 		}
+		if !good {
+			if broken++; broken > 10*p.pairs {
+				return nil, errors.New("the clock of processor time cannot be believed here")
+			}
+			continue
+		}
+		for i, t := range took {
+			times[i] = append(times[i], t)
+		}
+		round++
 	}
 	out := make([]summary, len(contenders))
 	for i := range out {
@@ -98,7 +152,7 @@ func repetitions(now clock, block time.Duration, run func() error) (int, error) 
 				return 0, err
 			}
 		}
-		if took := now() - from; took >= block/8 || n >= 1<<20 {
+		if took := now() - from; took >= block/8 {
 			return max(1, int(math.Round(float64(n)*float64(block)/float64(max(took, 1))))), nil
 		}
 	}

@@ -18,31 +18,55 @@ import (
 )
 
 // TestRace runs on a clock that only the sides move. The machine gets slower
-// from round to round, which ratios within rounds do not show.
+// from round to round, which ratios within rounds do not show. Once the clock
+// does not hold, and the round does not count.
 func TestRace(t *testing.T) {
 	var now time.Duration
-	order := ""
+	order, looks := "", 0
 	side := func(name string, cost time.Duration) func() error {
 		return func() error {
 			now += cost * time.Duration(1+len(order)/6)
-			order += name
+			if order += name; len(order) > 12 && len(order) <= 18 {
+				now += time.Hour
+			}
 			return nil
 		}
 	}
-	sums, err := race(context.Background(), func() time.Duration { return now }, protocol{pairs: 4, block: 0},
+	holds := func() bool {
+		looks++
+		return looks != 10
+	}
+	sums, err := race(context.Background(), func() time.Duration { return now }, holds, protocol{pairs: 3, block: 0},
 		side("a", 6*time.Millisecond), []func() error{side("b", 2*time.Millisecond), side("c", time.Millisecond)})
 	if err != nil {
 		t.Fatal(err)
 	}
 	// Once for memory and once for the number of repetitions, then in every
 	// round once unmeasured and once measured.
-	if want := "aabbcc" + "aabbcc" + "ccbbaa" + "aabbcc" + "ccbbaa"; order != want {
+	if want := "aabbcc" + "aabbcc" + "ccbbaa" + "ccbbaa" + "aabbcc"; order != want {
 		t.Errorf("order %s, want %s", order, want)
 	}
 	for i, want := range []float64{3, 6} {
 		if s := sums[i]; max(math.Abs(s.ratio-want), math.Abs(s.p10-want), math.Abs(s.p90-want)) > 1e-12 {
 			t.Errorf("contender %d: %+v, want a ratio of %v throughout", i, s, want)
 		}
+	}
+	if _, err := race(context.Background(), wallTime, func() bool { return false }, protocol{pairs: 1}, side("a", 1), nil); err == nil {
+		t.Error("figures by a clock that never holds")
+	}
+}
+
+// TestGauge fails where a clock that stands is believed, or a good one is not.
+func TestGauge(t *testing.T) {
+	if g := newGauge(wallTime); !g.holds() {
+		t.Error("the time of the world is not believed")
+	}
+	g := newGauge(func() time.Duration { return 0 })
+	if g.holds() {
+		t.Error("a clock that stands is believed")
+	}
+	if slow := newGauge(func() time.Duration { return wallTime() / 1000 }); slow.holds() {
+		t.Error("a clock that is slow is believed")
 	}
 }
 

@@ -7,13 +7,21 @@ import "time"
 const peakChains = 12
 
 // Peak measures the floating-point operations a second, two for a multiply-add,
-// that one core does at most with the instructions of k's path: the best of
-// trials of multiply-adds that stay in registers and do not wait for each other.
-// No kernel can be faster. It takes some 20 ms of the time that clock tells,
-// which is that of the calling thread or of the world; the portable path gives
+// that one core does at most with the instructions of k's path: the best of many
+// short trials of multiply-adds that stay in registers and do not wait for each
+// other. No kernel can be faster. It takes some 20 ms. The portable path gives
 // what this loop does in Go, which reads and writes memory.
-func (k *Kernels) Peak(clock func() time.Duration) float64 {
-	const trials, enough = 10, 2 * time.Millisecond
+//
+// The time is that of the world: a trial that is interrupted does not count,
+// and no trial is too fast, as it could be by a clock of processor time on a
+// virtual machine that corrects it late for what others took.
+func (k *Kernels) Peak() float64 {
+	start := time.Now()
+	return k.peak(func() time.Duration { return time.Since(start) })
+}
+
+func (k *Kernels) peak(clock func() time.Duration) float64 {
+	const trials, enough = 40, 500 * time.Microsecond
 	x := make([]float32, peakChains*k.gemm.lanes)
 	best := 0.0
 	rounds := 1 << 10
@@ -21,7 +29,7 @@ func (k *Kernels) Peak(clock func() time.Duration) float64 {
 		start := clock()
 		k.multiplyAdds(x, rounds)
 		took := clock() - start
-		if took < enough && rounds < 1<<30 {
+		if took < enough {
 			rounds *= 2
 			continue
 		}
