@@ -73,7 +73,7 @@ func lossOf[T float32 | float64](l *loss) kernel {
 				}
 				p = view[T](z)
 			}
-			for i := range labels.Len() {
+			for i := 0; i < labels.Len() && classes > 0; i++ {
 				columnLogSoftmax(p[lines.line(i):], view[T](x)[lines.line(i):], classes, lines.inner)
 			}
 		}
