@@ -173,7 +173,7 @@ type evalRun struct {
 }
 
 func newEvalRun(m *graph.Model, src *Source, o EvalOptions) (*evalRun, error) {
-	prog, err := runtime.Compile(m, runtime.Options{})
+	prog, err := src.compile(m, nil)
 	if err != nil {
 		return nil, err
 	}

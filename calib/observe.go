@@ -31,7 +31,7 @@ func observe(ctx context.Context, m *graph.Model, feed *Feed, probes []*probe, o
 	for i, p := range probes {
 		groups[i] = p.values
 	}
-	prog, err := runtime.Compile(m, runtime.Options{Probes: groups})
+	prog, err := feed.source.compile(m, groups)
 	if err != nil {
 		return err
 	}
@@ -58,7 +58,7 @@ func observe(ctx context.Context, m *graph.Model, feed *Feed, probes []*probe, o
 // from … to−1 and their inputs; size 0 means DefaultBatch. A model that fixes
 // the number of samples gets that many.
 func Batches(ctx context.Context, feed *Feed, size int, progress func(done, total int), f func(from, to int, in map[string]tensor.Tensor) error) error {
-	size = feed.batch(size)
+	size = feed.BatchSize(size)
 	n := feed.Len()
 	for from := 0; from < n; from += size {
 		if err := ctx.Err(); err != nil {

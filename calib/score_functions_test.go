@@ -8,6 +8,7 @@ import (
 
 	"github.com/onnx-lathe/lathe/calib"
 	"github.com/onnx-lathe/lathe/internal/npz"
+	"github.com/onnx-lathe/lathe/runtime"
 	"github.com/onnx-lathe/lathe/testmodels"
 )
 
@@ -32,7 +33,7 @@ func TestScoreLayersInFunctions(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		ports, err := calib.Ports(m)
+		ports, err := runtime.Ports(m)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -51,7 +51,7 @@ func archive(t testing.TB, arrays ...*npz.Array) []byte {
 // feed binds data to a model.
 func feed(t testing.TB, m *graph.Model, s *calib.Source) *calib.Feed {
 	t.Helper()
-	ports, err := calib.Ports(m)
+	ports, err := runtime.Ports(m)
 	if err != nil {
 		t.Fatal(err)
 	}

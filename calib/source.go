@@ -22,14 +22,16 @@ import (
 	"gorgonia.org/tensor"
 )
 
-// DefaultLimit bounds the bytes of all arrays together unless SourceOptions
-// says otherwise.
+// DefaultLimit bounds the bytes of data and of the values of a run unless
+// SourceOptions says otherwise.
 const DefaultLimit = 4 << 30
 
 // SourceOptions says how data is read.
 type SourceOptions struct {
-	Map   map[string]string // array name → model input that it feeds
-	Limit int64             // bytes of all arrays together; 0 means DefaultLimit
+	Map map[string]string // array name → model input that it feeds
+	// Limit bounds the bytes of all arrays and of the intermediate values of
+	// a model that runs over them, together; 0 means DefaultLimit.
+	Limit int64
 }
 
 // Source is a set of samples. It is one of: an .npz archive, whose arrays
@@ -100,7 +102,7 @@ func fromNPZ(f *npz.File, path string, opts SourceOptions) (*Source, error) {
 			return nil, fmt.Errorf("data %w", err)
 		}
 		if left -= int64(len(a.Raw)); left < 0 {
-			return nil, fmt.Errorf("data %s: array %q: more than the limit of %d MB of data", path, name, opts.Limit>>20)
+			return nil, fmt.Errorf("data %s: array %q: more than the %w of %d MB of data", path, name, npz.ErrLimit, opts.Limit>>20)
 		}
 		fmt.Fprintf(sum, "%q %v %v\n", a.Name, a.DType, a.Shape)
 		sum.Write(a.Raw)
@@ -145,7 +147,7 @@ func openFolder(path string, opts SourceOptions) (*Source, error) {
 					return nil, fmt.Errorf("data %w", err)
 				}
 				if left -= st.Size(); left < 0 || !st.Mode().IsRegular() {
-					return nil, fmt.Errorf("data %s: no file, or more than the limit of %d MB of data", file, opts.Limit>>20)
+					return nil, fmt.Errorf("data %s: no file, or more than the %w of %d MB of data", file, npz.ErrLimit, opts.Limit>>20)
 				}
 				b, err := os.ReadFile(file)
 				if err != nil {
@@ -177,6 +179,33 @@ func (s *Source) Path() string { return s.path }
 
 // Fingerprint is a hash of names, types, shapes and elements, in their order.
 func (s *Source) Fingerprint() string { return s.print }
+
+// Bytes is the size of the arrays.
+func (s *Source) Bytes() int64 {
+	var n int64
+	for _, a := range s.arrays {
+		n += int64(len(a.Raw))
+	}
+	for _, c := range s.cases {
+		for _, t := range slices.Concat(c.inputs, c.outputs) {
+			n += t.Size()
+		}
+	}
+	return n
+}
+
+// Runtime is how models are compiled that run over the data: their values may
+// take what the data leaves of the limit.
+func (s *Source) Runtime() runtime.Options {
+	return runtime.Options{MemoryLimit: max(s.opts.Limit-s.Bytes(), 1)}
+}
+
+// compile makes m ready to run over the data, with its probes.
+func (s *Source) compile(m *graph.Model, probes [][]string) (*runtime.Program, error) {
+	o := s.Runtime()
+	o.Probes = probes
+	return runtime.Compile(m, o)
+}
 
 // Array returns the array of that name, for labels and expectations.
 func (s *Source) Array(name string) (*npz.Array, error) {
@@ -421,8 +450,9 @@ func (f *Feed) whole(n int) int {
 	return n
 }
 
-// batch is the number of samples of a batch where size is asked for.
-func (f *Feed) batch(size int) int {
+// BatchSize is the number of samples of a batch where size is asked for, 0
+// meaning no number in particular.
+func (f *Feed) BatchSize(size int) int {
 	switch {
 	case f.fixed > 0:
 		return f.fixed
@@ -624,13 +654,4 @@ func rows(a *npz.Array, want graph.DType, samples []int) (*runtime.Tensor, error
 		t = graph.Float32Tensor(dims, v)
 	}
 	return runtime.FromGraphTensor(t)
-}
-
-// Ports returns what a model has to be fed.
-func Ports(m *graph.Model) ([]runtime.Port, error) {
-	prog, err := runtime.Compile(m, runtime.Options{})
-	if err != nil {
-		return nil, err
-	}
-	return prog.Inputs(), nil
 }

@@ -22,7 +22,7 @@ func port(t testing.TB, text string) runtime.Port {
 	t.Helper()
 	name, typ, _ := strings.Cut(text, ": ")
 	m := parse(t, fmt.Sprintf("<ir_version: 10, opset_import: [\"\": 17]>\ng (%s %q) => (%s \"the output\") { \"the output\" = Identity (%q) }", typ, name, typ, name))
-	ports, err := calib.Ports(m)
+	ports, err := runtime.Ports(m)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -272,13 +272,14 @@ func crossBias(c *circulant.Matrix, x *circulant.Moments, yx *circulant.CrossMom
 type walker struct {
 	m       *graph.Model
 	threads int
+	limits  runtime.Options
 	chunks  []map[string]tensor.Tensor
 	masks   []calib.Mask
 	done    map[*graph.Node]bool // computed already
 }
 
 func newWalker(ctx context.Context, m *graph.Model, feed *calib.Feed, threads int) (*walker, error) {
-	w := &walker{m: m, threads: threads, done: map[*graph.Node]bool{}}
+	w := &walker{m: m, threads: threads, limits: feed.Source().Runtime(), done: map[*graph.Node]bool{}}
 	err := calib.Batches(ctx, feed, 0, nil, func(from, to int, in map[string]tensor.Tensor) error {
 		mask, err := calib.MaskOf(in, to-from)
 		w.chunks = append(w.chunks, maps.Clone(in))
@@ -388,7 +389,7 @@ func (w *walker) compute(ctx context.Context, held, fresh []string) error {
 		v.Declared = graph.TensorType(t.DType, slices.Repeat([]graph.Dim{graph.UnknownDim}, len(t.Shape))...)
 		v.SetInferred(nil)
 	}
-	prog, err := runtime.Compile(part, runtime.Options{})
+	prog, err := runtime.Compile(part, w.limits)
 	if err != nil {
 		return err
 	}

@@ -215,7 +215,7 @@ func selectIteratively(ctx context.Context, m *graph.Model, o SelectOptions) ([]
 	count := o.Count
 	o.Iterative, o.Count = false, 1
 	for k := range count {
-		ports, err := calib.Ports(m)
+		ports, err := runtime.Ports(m)
 		if err != nil {
 			return nil, err
 		}
@@ -414,7 +414,7 @@ type runner struct {
 }
 
 func newRunner(m *graph.Model, feed *calib.Feed, threads int) (*runner, error) {
-	prog, err := runtime.Compile(m, runtime.Options{})
+	prog, err := runtime.Compile(m, feed.Source().Runtime())
 	if err != nil {
 		return nil, err
 	}

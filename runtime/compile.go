@@ -100,15 +100,13 @@ func compile(m *graph.Model, o Options) (*Program, error) {
 
 	main := &scope{}
 	e := &env{values: map[*graph.Value]*lvalue{}}
+	if p.inputs, err = Ports(m); err != nil {
+		return nil, err
+	}
 	for _, v := range m.Graph.Inputs() {
 		if v.IsInitializer() {
 			continue
 		}
-		port, err := portOf(v)
-		if err != nil {
-			return nil, fmt.Errorf("input %q: %w", v.Name, err)
-		}
-		p.inputs = append(p.inputs, port)
 		lv := &lvalue{name: v.Name, scope: main, rank: v.Type().Rank()}
 		l.track(v, lv)
 		e.values[v] = lv
@@ -152,6 +150,23 @@ func compile(m *graph.Model, o Options) (*Program, error) {
 		}
 	}
 	return p, nil
+}
+
+// Ports describes the inputs that a program of m will have to be fed, without
+// compiling it.
+func Ports(m *graph.Model) ([]Port, error) {
+	var out []Port
+	for _, v := range m.Graph.Inputs() {
+		if v.IsInitializer() {
+			continue
+		}
+		port, err := portOf(v)
+		if err != nil {
+			return nil, fmt.Errorf("input %q: %w", v.Name, err)
+		}
+		out = append(out, port)
+	}
+	return out, nil
 }
 
 // portOf describes a graph input or output.

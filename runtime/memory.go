@@ -1,9 +1,13 @@
 package runtime
 
 import (
+	"errors"
 	"fmt"
 	"math/bits"
 )
+
+// ErrMemory is what errors of Options.MemoryLimit wrap.
+var ErrMemory = errors.New("memory limit")
 
 // buffer is a piece of memory that a session lends to tensors; it goes back
 // to the session's pool when the last tensor that shares it is released.
@@ -73,7 +77,7 @@ func (p *pool) room(size int) error {
 	if size > p.limit-p.bytes-p.given {
 		p.trim()
 		if size > p.limit-p.bytes-p.given {
-			return fmt.Errorf("%d bytes more than the %d in use would pass the memory limit of %d", size, p.bytes+p.given, p.limit)
+			return fmt.Errorf("%d bytes more than the %d in use would pass the %w of %d", size, p.bytes+p.given, ErrMemory, p.limit)
 		}
 	}
 	return nil

@@ -306,7 +306,7 @@ func (c *call) alloc(i int, d graph.DType, shape ...int) (*Tensor, error) {
 	t.Shape = append(t.Shape[:0], shape...)
 	if d == graph.String {
 		if n > c.s.pool.limit/16 {
-			return nil, fmt.Errorf("%d strings pass the memory limit of %d bytes", n, c.s.pool.limit)
+			return nil, fmt.Errorf("%d strings pass the %w of %d bytes", n, ErrMemory, c.s.pool.limit)
 		}
 		t.strs, t.own = make([]string, n), t.keep
 		return t, nil
@@ -316,7 +316,7 @@ func (c *call) alloc(i int, d graph.DType, shape ...int) (*Tensor, error) {
 		return nil, fmt.Errorf("element type %v has no size", d)
 	}
 	if n > c.s.pool.limit/w {
-		return nil, fmt.Errorf("an output %v%v passes the memory limit of %d bytes", d, shape, c.s.pool.limit)
+		return nil, fmt.Errorf("an output %v%v passes the %w of %d bytes", d, shape, ErrMemory, c.s.pool.limit)
 	}
 	if t.keep {
 		if err := c.s.pool.spend(n * w); err != nil {
@@ -390,7 +390,7 @@ func scratch[T element](c *call, n int) ([]T, error) {
 	}
 	w := elemSize(dtypeOf[T]())
 	if n < 0 || n > c.s.pool.limit/w {
-		return nil, fmt.Errorf("%d elements of scratch pass the memory limit of %d bytes", n, c.s.pool.limit)
+		return nil, fmt.Errorf("%d elements of scratch pass the %w of %d bytes", n, ErrMemory, c.s.pool.limit)
 	}
 	b, err := c.s.pool.get(n * w)
 	if err != nil {

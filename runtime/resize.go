@@ -254,7 +254,7 @@ func (r *resizing) plan(c *call, s *resizeState, x []int) error {
 	// The tables of an axis are as long as the output at most.
 	n, err := count(s.shape)
 	if err != nil || n > c.s.pool.limit/max(elemSize(c.in[0].DType), 1) {
-		return fmt.Errorf("an output %v passes the memory limit of %d bytes", s.shape, c.s.pool.limit)
+		return fmt.Errorf("an output %v passes the %w of %d bytes", s.shape, ErrMemory, c.s.pool.limit)
 	}
 	if n == 0 {
 		if !slices.Equal(s.shape, x) {

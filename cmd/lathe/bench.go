@@ -119,7 +119,7 @@ func (a *app) timed(ctx context.Context, path string, batch, seq int, profile bo
 	if err != nil {
 		return nil, err
 	}
-	prog, err := a.compile(m, runtime.Options{})
+	prog, err := a.compile(m, runtime.Options{MemoryLimit: a.memory << 20})
 	if err != nil {
 		return nil, err
 	}

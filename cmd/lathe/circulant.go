@@ -133,6 +133,8 @@ weight where there is no data.`,
 					return err
 				}
 				opts.Feed = opts.Feed.Spread(f.samples)
+				batches := opts.Feed.Len() / opts.Feed.BatchSize(0)
+				a.foresee(m, opts.Feed, 0, 2*batches) // of the model and of what becomes of it
 			}
 			before := m.Parameters()
 			layers := []layerJSON{}

@@ -129,6 +129,7 @@ ledger, if there is one, so that another count need not measure again.`,
 				if feed, err = a.feed(m, &data); err != nil {
 					return err
 				}
+				a.foresee(m, feed, 0, 0)
 			}
 			before := m.Parameters()
 			ids, j, err := a.dropFrom(c.Context(), m, l, feed, d, named)

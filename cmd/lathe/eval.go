@@ -113,6 +113,11 @@ accuracy, agreement, cosine and sqnr, and above it for nll and kl.`,
 			if err != nil {
 				return err
 			}
+			for _, m := range models {
+				if feed, err := a.bind(m, src); err == nil { // else Evaluate says why
+					a.foresee(m, feed, d.batch, 0)
+				}
+			}
 			opts.Batch, opts.Limit, opts.Progress = d.batch, d.samples, a.progress("eval")
 			res, err := calib.Evaluate(c.Context(), models, src, opts)
 			if err != nil {

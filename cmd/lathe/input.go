@@ -10,6 +10,7 @@ import (
 
 	"github.com/onnx-lathe/lathe/calib"
 	"github.com/onnx-lathe/lathe/graph"
+	"github.com/onnx-lathe/lathe/runtime"
 )
 
 // dataFlags are the flags that say what data is read and how much of it.
@@ -73,16 +74,20 @@ func (a *app) feed(m *graph.Model, d *dataFlags) (*calib.Feed, error) {
 	if err != nil {
 		return nil, err
 	}
-	ports, err := calib.Ports(m)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", m.Path(), err)
-	}
-	feed, err := src.Bind(ports)
+	feed, err := a.bind(m, src)
 	if err != nil {
 		return nil, err
 	}
 	a.bound(src, feed.Notes)
 	return first(feed, d.samples), nil
+}
+
+func (a *app) bind(m *graph.Model, src *calib.Source) (*calib.Feed, error) {
+	ports, err := runtime.Ports(m)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", m.Path(), err)
+	}
+	return src.Bind(ports)
 }
 
 func (a *app) bound(src *calib.Source, notes []string) {

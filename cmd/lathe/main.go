@@ -22,6 +22,9 @@ import (
 	"github.com/schollz/progressbar/v3"
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
+
+	"github.com/onnx-lathe/lathe/internal/npz"
+	engine "github.com/onnx-lathe/lathe/runtime"
 )
 
 func main() {
@@ -70,7 +73,11 @@ func execute(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		a.remarks()
 		code = exitFailed
 	}
-	fmt.Fprintln(stderr, "lathe:", oneLine(err))
+	hint := ""
+	if errors.Is(err, engine.ErrMemory) || errors.Is(err, npz.ErrLimit) {
+		hint = "; allow more with --memory, or run fewer samples at a time"
+	}
+	fmt.Fprintf(stderr, "lathe: %s%s\n", oneLine(err), hint)
 	return code
 }
 

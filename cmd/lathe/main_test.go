@@ -217,6 +217,7 @@ func TestHelp(t *testing.T) {
 func TestUsage(t *testing.T) {
 	f := newFolder(t)
 	m, d, o := f.in("model.onnx"), f.in("calib.npz"), f.in("out")
+	big := f.write(t, "big.npz", archive(t, npz.Float32Array("features", []int{1000, 40, 8}, make([]float32, 320000))))
 	for _, c := range []struct {
 		args  string
 		words string // that the line has to hold, separated by |
@@ -295,6 +296,8 @@ func TestUsage(t *testing.T) {
 		{"run M --data D --expect DIR", "the one given as --data"},
 		{"run M --data D --rtol -1", "--rtol -1"},
 		{"run M --data D -o D", "is also an input"},
+		{"run M --data BIG --memory 1", "over the limit|--memory"},
+		{"run M --data D --batch 24 --memory 1", "memory limit|--memory"},
 		{"eval M --data D", "kl compares with a first model"},
 		{"eval M M --data D --metric accuracy", "--labels"},
 		{"eval M M --data D --metric nll", "token ids"},
@@ -322,6 +325,8 @@ func TestUsage(t *testing.T) {
 						list[i] = m
 					case "D":
 						list[i] = d
+					case "BIG":
+						list[i] = big
 					case "O":
 						list[i] = o
 					case "DIR":

@@ -75,6 +75,14 @@ the command line win.`,
 					return err
 				}
 			}
+			if feed, err := a.bind(m, opts.Calibration); err == nil { // else optimize says why
+				kept := 0
+				if opts.Rewrite {
+					feed = feed.Spread(opts.FitSamples)
+					kept = 2 * feed.Len() / feed.BatchSize(0)
+				}
+				a.foresee(m, feed, 0, kept)
+			}
 			return a.optimizeModel(c.Context(), m, args[0], fileSize(args[0]), opts, &x)
 		},
 	}

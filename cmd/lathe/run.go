@@ -44,7 +44,8 @@ with status 1 where they differ by more than atol + rtol·max|expected|.`,
 			if err != nil {
 				return err
 			}
-			prog, err := a.compile(m, runtime.Options{})
+			a.foresee(m, feed, d.batch, 0)
+			prog, err := a.compile(m, feed.Source().Runtime())
 			if err != nil {
 				return err
 			}

@@ -50,6 +50,7 @@ the ledger, which is named by its SHA-256.`,
 					return fmt.Errorf("--%w", err)
 				}
 			}
+			a.foresee(m, feed, d.batch, 0)
 			opts.Batch = d.batch
 			l, err := a.scoreFeed(c.Context(), m, feed, opts)
 			if err != nil {

@@ -142,15 +142,16 @@ type side struct {
 }
 
 func (v *verifier) side(m *graph.Model, bodies bool, src *calib.Source) (*side, error) {
-	groups := make([][]string, len(v.names))
-	for i, n := range v.names {
-		groups[i] = []string{n}
-	}
-	shown, err := v.a.compile(m, runtime.Options{Bodies: bodies, Probes: groups})
+	limits := src.Runtime()
+	limits.Bodies = bodies
+	plain, err := v.a.compile(m, limits)
 	if err != nil {
 		return nil, err
 	}
-	plain, err := v.a.compile(m, runtime.Options{Bodies: bodies})
+	for _, n := range v.names {
+		limits.Probes = append(limits.Probes, []string{n})
+	}
+	shown, err := v.a.compile(m, limits)
 	if err != nil {
 		return nil, err
 	}
@@ -158,6 +159,7 @@ func (v *verifier) side(m *graph.Model, bodies bool, src *calib.Source) (*side, 
 	if err != nil {
 		return nil, err
 	}
+	v.a.foresee(m, first(feed, v.data.samples), 1, 1)
 	o := runtime.SessionOptions{Threads: v.a.threads}
 	return &side{m: m, shown: shown.NewSession(o), plain: plain.NewSession(o), feed: first(feed, v.data.samples), outputs: plain.Outputs()}, nil
 }

@@ -39,6 +39,9 @@ var descr = []struct {
 	{"|b1", graph.Bool},
 }
 
+// ErrLimit is what errors of arrays over the limit wrap.
+var ErrLimit = errors.New("limit")
+
 // File is an open archive. Arrays are read when they are asked for.
 type File struct {
 	path  string
@@ -176,7 +179,7 @@ func readArray(r io.Reader, data bool, limit int64) (*Array, error) {
 	}
 	want, ok := a.DType.ByteSize(n)
 	if !ok || want > limit {
-		return nil, fmt.Errorf("shape %v of %v is over the limit of %d MB an array", a.Shape, a.DType, limit>>20)
+		return nil, fmt.Errorf("shape %v of %v is over the %w of %d MB an array", a.Shape, a.DType, ErrLimit, limit>>20)
 	}
 	if !data {
 		return a, nil

@@ -11,6 +11,7 @@ import (
 	"github.com/onnx-lathe/lathe/graph"
 	"github.com/onnx-lathe/lathe/graph/modules"
 	"github.com/onnx-lathe/lathe/passes"
+	"github.com/onnx-lathe/lathe/runtime"
 )
 
 // Options says what is done to the model and how it is judged.
@@ -118,7 +119,7 @@ func Run(ctx context.Context, m *graph.Model, o Options) (*Result, error) {
 
 // Bind binds data to the inputs of a model.
 func Bind(m *graph.Model, src *calib.Source) (*calib.Feed, error) {
-	ports, err := calib.Ports(m)
+	ports, err := runtime.Ports(m)
 	if err != nil {
 		return nil, err
 	}
