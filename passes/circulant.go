@@ -300,7 +300,7 @@ func denseLayer(n *graph.Node) (*layer, string) {
 	left, _ := calib.Weight(a)
 	switch {
 	case root == nil && madeOfConstants(b):
-		return nil, fmt.Sprintf("its weight is computed by %v; fold constants first", b.Def())
+		return nil, fmt.Sprintf("its weight is no constant itself: %v computes it", b.Def())
 	case root == nil && left == nil:
 		return nil, ""
 	case root == nil:

@@ -87,6 +87,9 @@ func dropModules(m *graph.Model, j *Journal, ids []string, opts DropOptions) err
 		return fmt.Errorf("no norm %q or recovery %q; there are %s and %s, %s and %s", opts.Norm, opts.Recover,
 			NormGone, NormKept, RecoverNone, RecoverMean)
 	}
+	if opts.Recover == RecoverMean {
+		_ = graph.Infer(m) // tells how wide the stream is; what contradicts itself stays unknown
+	}
 	all, err := modules.Find(m)
 	if err != nil {
 		return err
@@ -103,7 +106,6 @@ func dropModules(m *graph.Model, j *Journal, ids []string, opts DropOptions) err
 	for _, mod := range all {
 		if !slices.Contains(ids, mod.ID) {
 			left = append(left, mod)
-			history.Modules = append(history.Modules, mod.ID)
 			continue
 		}
 		if !mod.Droppable {
@@ -128,11 +130,14 @@ func dropModules(m *graph.Model, j *Journal, ids []string, opts DropOptions) err
 		if err := d.unlink(mod); err != nil {
 			return fmt.Errorf("module %s: %w", mod.ID, err)
 		}
-		norm := opts.Norm
-		if mod.Norm == nil {
-			norm = ""
+		drop := modules.Drop{ID: mod.ID, Kind: mod.Kind}
+		if mod.Norm != nil {
+			drop.Norm = string(opts.Norm)
 		}
-		history.Dropped = append(history.Dropped, modules.Drop{ID: mod.ID, Kind: mod.Kind, Norm: string(norm), Recover: string(opts.Recover)})
+		if opts.Recover != RecoverNone {
+			drop.Recover = string(opts.Recover)
+		}
+		history.Dropped = append(history.Dropped, drop)
 	}
 	d.unlinkOutputs(gone)
 	dead := &Journal{}
@@ -141,6 +146,14 @@ func dropModules(m *graph.Model, j *Journal, ids []string, opts DropOptions) err
 		return err
 	}
 	eliminateDead(m, dead)
+	for _, mod := range left {
+		if mod.Branch.Def() == nil {
+			// Without cross-attention nothing reads the encoder.
+			j.Add(dropPass, mod.ID, "removed", "nothing needs it after the drop")
+			continue
+		}
+		history.Modules = append(history.Modules, mod.ID)
+	}
 	if n := len(dead.Entries); n > 0 {
 		j.Add(dropPass, "", fmt.Sprintf("removed %d nodes, initializers and inputs", n), "nothing needs them after the drop")
 	}

@@ -2,7 +2,6 @@ package passes
 
 import (
 	"context"
-	"fmt"
 	"slices"
 
 	"github.com/onnx-lathe/lathe/graph"
@@ -46,8 +45,7 @@ func FoldConstants() Pass {
 					continue
 				}
 				allowInitializers(m, j, name)
-				what := fmt.Sprintf("folded into %d initializers", len(n.Outputs()))
-				j.Add(name, n.String(), what, "its inputs are constant")
+				j.Add(name, n.String(), "folded", "its inputs are constant")
 				replaceWithConstants(n, consts)
 			}
 			return nil

@@ -277,16 +277,25 @@ func selectByLoss(ctx context.Context, m *graph.Model, units []unit, o SelectOpt
 	for k := range o.Count - len(chosen) {
 		total += len(left) - k
 	}
+	last := make(map[string]float64, len(left)) // a bound on each unit's divergence in the round before
 	for len(chosen) < o.Count {
+		// What was best before is tried first, so that the others are given
+		// up soon.
+		tries := slices.Clone(left)
+		slices.SortStableFunc(tries, func(a, b unit) int { return cmp.Compare(last[a.name()], last[b.name()]) })
 		best, bestKL := -1, math.Inf(1)
-		for i, u := range left {
+		for _, u := range tries {
+			at := slices.IndexFunc(left, func(v unit) bool { return v.name() == u.name() })
 			kl, err := t.run(ctx, append(slices.Clone(chosen), u), bestKL)
 			var no undroppable
 			if err != nil && !errors.As(err, &no) {
 				return nil, fmt.Errorf("select: without %s: %w", u.name(), err)
 			}
-			if err == nil && kl < bestKL {
-				best, bestKL = i, kl
+			if err == nil {
+				last[u.name()] = kl
+				if kl < bestKL || kl == bestKL && at < best {
+					best, bestKL = at, kl
+				}
 			}
 			if done++; o.Progress != nil {
 				o.Progress(done, total)
