@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"sort"
+	"unsafe"
 
 	"github.com/x448/float16"
 	_ "go4.org/unsafe/assume-no-moving-gc" // gorgonia's tensors need a version that knows this Go
@@ -247,6 +248,70 @@ func rowMajor[T any](data any, n int, shape, strides []int) ([]T, error) {
 // shared reports whether an earlier output is the same value.
 func (s *Session) shared(slot, output int) bool {
 	return slices.Contains(s.prog.main.outputs[:output], slot)
+}
+
+// place offers the memory of the caller's tensors to the outputs of a run:
+// those that lie row by row, and share memory with no feed and no other output.
+func (s *Session) place(out map[string]tensor.Tensor) {
+	if len(out) == 0 {
+		return
+	}
+	for i, slot := range s.prog.main.outputs {
+		d, ok := out[s.prog.outputs[i].Name].(*tensor.Dense)
+		if !ok || d == nil || s.shared(slot, i) {
+			continue
+		}
+		t := &s.targets[i]
+		if fromDense(t, d, graph.Undefined) != nil || len(t.mem) == 0 {
+			t.mem = nil
+			continue
+		}
+		taken := uintptr(unsafe.Pointer(unsafe.SliceData(t.mem))) != d.Uintptr()
+		for k := range s.targets[:i] {
+			taken = taken || overlap(s.targets[k].mem, t.mem)
+		}
+		for _, in := range s.prog.main.inputs {
+			taken = taken || overlap(s.main.values[in].mem, t.mem)
+		}
+		if taken {
+			t.mem = nil
+			continue
+		}
+		if v := s.main.values[slot]; !s.main.fixed[slot] {
+			v.dest = t.mem
+		}
+	}
+}
+
+// settled puts output i, computed as t, into the caller's tensor, and
+// reports whether it could: place offered it, and type and shape agree.
+func (s *Session) settled(i int, t *Tensor) bool {
+	o := &s.targets[i]
+	if len(o.mem) == 0 || o.DType != t.DType || !slices.Equal(o.Shape, t.Shape) {
+		return false
+	}
+	if !t.placed() {
+		copy(o.mem, t.mem)
+	}
+	return true
+}
+
+// displace forgets the caller's tensors.
+func (s *Session) displace() {
+	for i, slot := range s.prog.main.outputs {
+		s.targets[i].mem = nil
+		if v := s.main.values[slot]; v != nil && !s.main.fixed[slot] {
+			v.dest = nil
+		}
+	}
+}
+
+func overlap(a, b []byte) bool {
+	if len(a) == 0 || len(b) == 0 {
+		return false
+	}
+	p, q := uintptr(unsafe.Pointer(unsafe.SliceData(a))), uintptr(unsafe.Pointer(unsafe.SliceData(b)))
+	return p < q+uintptr(len(b)) && q < p+uintptr(len(a))
 }
 
 // toDense returns t as gorgonia's tensor, over t's memory if it is own.

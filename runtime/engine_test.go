@@ -3,6 +3,8 @@ package runtime
 import (
 	"context"
 	"fmt"
+	"maps"
+	"reflect"
 	"runtime"
 	"slices"
 	"strings"
@@ -297,6 +299,94 @@ steady (float[n, 8] x) => (float[n, 4] y)
 	// the feed's data (1), and the map (2).
 	if n := testing.AllocsPerRun(20, run); n > 17 {
 		t.Errorf("%v allocations a run", n)
+	}
+	// Into the outputs of the run before: the data and the shapes that gorgonia
+	// hands out (2 of the feed, 2 of the output).
+	out := map[string]tensor.Tensor{}
+	into := func() {
+		if err := s.RunInto(ctx, feeds, out); err != nil {
+			t.Fatal(err)
+		}
+	}
+	into()
+	if n := testing.AllocsPerRun(20, into); n > 4 {
+		t.Errorf("%v allocations a run into given outputs", n)
+	}
+}
+
+// TestRunInto: outputs go where the caller says if they fit there, into new
+// tensors if not, and never over what the run reads.
+func TestRunInto(t *testing.T) {
+	p := program(t, `<ir_version: 8, opset_import: ["" : 17]>
+into (float[n, 2] x) => (float[n, 2] computed, float[m, k] shaped, float[n, 2] passed, int64[2] size, float[2] fixed)
+<int64[2] flip = {2, -1}>
+{
+  computed = Neg (x)
+  shaped = Reshape (computed, flip)
+  passed = Identity (x)
+  size = Shape (x)
+  fixed = Constant <value_floats = [7.0, 8.0]> ()
+}`, Options{})
+	s := session(p, 1)
+	garbage := func(n int) []float32 {
+		z := make([]float32, n)
+		for i := range z {
+			z[i] = -999
+		}
+		return z
+	}
+	x := f32([]int{3, 2}, 1, 2, 3, 4, 5, 6)
+	want, err := s.Run(context.Background(), map[string]tensor.Tensor{"x": x})
+	if err != nil {
+		t.Fatal(err)
+	}
+	both := f32([]int{3, 2}, garbage(6)...)
+	wide := tensor.New(tensor.WithShape(3, 4), tensor.WithBacking(garbage(12)))
+	columns, err := wide.Slice(nil, tensor.S(0, 2))
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := func(shape ...int) tensor.Tensor { return f32(shape, garbage(tensor.Shape(shape).TotalSize())...) }
+	i64 := tensor.New(tensor.WithShape(2), tensor.WithBacking([]int64{-9, -9}))
+	for _, c := range []struct {
+		name string
+		out  map[string]tensor.Tensor
+		kept []string // entries that stay the caller's tensors
+	}{
+		{"nothing given", map[string]tensor.Tensor{}, nil},
+		{"all fit", map[string]tensor.Tensor{"computed": f(3, 2), "shaped": f(2, 3), "passed": f(3, 2), "size": i64, "fixed": f(2)}, []string{"computed", "shaped", "passed", "size", "fixed"}},
+		{"one fits", map[string]tensor.Tensor{"computed": f(3, 2), "shaped": f(3, 2), "passed": f(6)}, []string{"computed"}},
+		{"too large", map[string]tensor.Tensor{"computed": f(4, 2)}, nil},
+		{"another type", map[string]tensor.Tensor{"computed": tensor.New(tensor.WithShape(3, 2), tensor.WithBacking(make([]int32, 6)))}, nil},
+		{"a feed", map[string]tensor.Tensor{"computed": x, "passed": x}, nil},
+		{"two outputs in one", map[string]tensor.Tensor{"computed": both, "passed": both}, []string{"computed"}},
+		{"no row-major order", map[string]tensor.Tensor{"computed": columns}, nil},
+		{"no tensor", map[string]tensor.Tensor{"computed": nil}, nil},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			given := maps.Clone(c.out)
+			for range 2 { // the second time with the tensors of the first
+				if err := s.RunInto(context.Background(), map[string]tensor.Tensor{"x": x}, c.out); err != nil {
+					t.Fatal(err)
+				}
+				for name, w := range want {
+					if g := c.out[name]; !slices.Equal(g.Shape(), w.Shape()) || !reflect.DeepEqual(g.Data(), w.Data()) {
+						t.Errorf("%s = %v, want %v", name, g, w)
+					}
+				}
+				if got := x.Data().([]float32); got[0] != 1 || got[5] != 6 {
+					t.Fatalf("the feed became %v", got)
+				}
+			}
+			for name, d := range given {
+				if kept := slices.Contains(c.kept, name); (c.out[name] == d) != kept {
+					t.Errorf("%s: the caller's tensor is kept: %v, want %v", name, !kept, kept)
+				}
+			}
+			if s.live() != 0 {
+				t.Errorf("%d bytes are still lent", s.live())
+			}
+		})
 	}
 }
 

@@ -318,6 +318,10 @@ func (c *call) alloc(i int, d graph.DType, shape ...int) (*Tensor, error) {
 	if n > c.s.pool.limit/w {
 		return nil, fmt.Errorf("an output %v%v passes the %w of %d bytes", d, shape, ErrMemory, c.s.pool.limit)
 	}
+	if t.keep && len(t.dest) == n*w && n > 0 {
+		t.mem, t.own = t.dest, true
+		return t, nil
+	}
 	if t.keep {
 		if err := c.s.pool.spend(n * w); err != nil {
 			return nil, fmt.Errorf("output %v%v: %w", d, shape, err)

@@ -37,6 +37,8 @@ type Session struct {
 	symbols map[string]symbol
 	profile map[string]*KindTime
 	busy    bool
+
+	targets []Tensor // by output: the caller's tensor; no mem where there is none
 }
 
 // NewSession returns a session of p.
@@ -47,6 +49,7 @@ func (p *Program) NewSession(o SessionOptions) *Session {
 		s.profile = map[string]*KindTime{}
 	}
 	s.main = newFrame(p.main, s)
+	s.targets = make([]Tensor, len(p.main.outputs))
 	for _, slot := range p.main.outputs {
 		if t := s.main.values[slot]; !s.main.fixed[slot] {
 			t.keep = true
@@ -95,47 +98,64 @@ func (s *Session) Run(ctx context.Context, feeds map[string]tensor.Tensor) (map[
 	return s.RunProbed(ctx, feeds, nil)
 }
 
+// RunInto is Run with the outputs put into out. An entry that has the element
+// type and the shape of its output, lies row by row and shares no memory with
+// a feed is written in place; any other becomes a new tensor. So a loop that
+// passes the same map again and again allocates outputs once, and each run
+// writes over those of the run before. After an error, tensors of out may hold
+// a part of the results.
+func (s *Session) RunInto(ctx context.Context, feeds, out map[string]tensor.Tensor) error {
+	if err := s.run(ctx, feeds, out, nil); err != nil {
+		return fmt.Errorf("run: %w", err)
+	}
+	return nil
+}
+
 // RunProbed is Run with the probes of Options.Probes delivered: probe is
 // called, on the goroutine of the caller and in an order that does not
 // change, with the index of the group and its values. They hold until it
 // returns. An error from it ends the run.
 func (s *Session) RunProbed(ctx context.Context, feeds map[string]tensor.Tensor, probe func(group int, values []*Tensor) error) (map[string]tensor.Tensor, error) {
-	out, err := s.run(ctx, feeds, probe)
-	if err != nil {
+	out := make(map[string]tensor.Tensor, len(s.prog.outputs))
+	if err := s.run(ctx, feeds, out, probe); err != nil {
 		return nil, fmt.Errorf("run: %w", err)
 	}
 	return out, nil
 }
 
-func (s *Session) run(ctx context.Context, feeds map[string]tensor.Tensor, probe func(group int, values []*Tensor) error) (_ map[string]tensor.Tensor, err error) {
+func (s *Session) run(ctx context.Context, feeds, out map[string]tensor.Tensor, probe func(group int, values []*Tensor) error) error {
 	if s.busy {
-		return nil, fmt.Errorf("the session is running already")
+		return fmt.Errorf("the session is running already")
 	}
 	s.busy = true
 	s.ctx, s.probe = ctx, probe
 	f := s.main
 	defer func() {
+		s.displace()
 		f.reset()
 		s.pool.age()
 		s.busy, s.ctx, s.probe = false, nil, nil
 	}()
 	if err := s.feed(feeds); err != nil {
-		return nil, err
+		return err
 	}
+	s.place(out)
 	if err := f.exec(); err != nil {
-		return nil, err
+		return err
 	}
-	out := make(map[string]tensor.Tensor, len(f.plan.outputs))
 	for i, slot := range f.plan.outputs {
-		t := f.values[slot]
-		own := t.own && !s.shared(slot, i)
+		name, t := s.prog.outputs[i].Name, f.values[slot]
+		if s.settled(i, t) {
+			continue
+		}
+		own := t.own && !t.placed() && !s.shared(slot, i)
 		d, err := toDense(t, own)
 		if err != nil {
-			return nil, fmt.Errorf("output %q: %w", s.prog.outputs[i].Name, err)
+			return fmt.Errorf("output %q: %w", name, err)
 		}
-		out[s.prog.outputs[i].Name] = d
+		out[name] = d
 	}
-	return out, nil
+	return nil
 }
 
 // frame is the values of a plan in a session.

@@ -26,6 +26,12 @@ type Tensor struct {
 	buf  *buffer  // what mem is a part of; nil if no pool owns it
 	keep bool     // an output of the run: its memory is to outlive the session
 	own  bool     // mem was made for this output alone
+	dest []byte   // memory of the caller's for this output, nil for none
+}
+
+// placed reports whether t was computed into the caller's memory.
+func (t *Tensor) placed() bool {
+	return len(t.dest) > 0 && len(t.mem) > 0 && unsafe.SliceData(t.dest) == unsafe.SliceData(t.mem)
 }
 
 // element is every Go type that tensor elements are viewed as.

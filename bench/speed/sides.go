@@ -79,8 +79,7 @@ func openORT(j job) (*ort.Session, error) {
 	return ort.Open(f.Name(), ort.Options{Threads: 1})
 }
 
-// latheSide is a session of lathe's runtime, used as any program would: every
-// run hands out outputs of its own.
+// latheSide is a session of lathe's runtime, with inputs and outputs in place.
 func latheSide(threads int) side {
 	name := "lathe"
 	if threads > 1 {
@@ -104,13 +103,10 @@ func latheSide(threads int) side {
 			}
 			feeds[port.Name] = tensor.New(tensor.WithShape(shape...), tensor.WithBacking(a.Data))
 		}
-		run := func() error {
-			_, err := s.Run(ctx, feeds)
-			return err
-		}
+		out := map[string]tensor.Tensor{}
+		run := func() error { return s.RunInto(ctx, feeds, out) }
 		outputs := func() (map[string]nd.Array, error) {
-			out, err := s.Run(ctx, feeds)
-			if err != nil {
+			if err := run(); err != nil {
 				return nil, err
 			}
 			arrays := map[string]nd.Array{}
