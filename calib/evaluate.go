@@ -168,8 +168,8 @@ type evalRun struct {
 	values  []float64
 	ms      []float64 // a sample, of every batch
 
-	in  map[string]tensor.Tensor // of the present batch
-	out *runtime.Tensor
+	in, outputs map[string]tensor.Tensor // of the present batch
+	out         *runtime.Tensor          // the output that is judged
 }
 
 func newEvalRun(m *graph.Model, src *Source, o EvalOptions) (*evalRun, error) {
@@ -192,7 +192,7 @@ func newEvalRun(m *graph.Model, src *Source, o EvalOptions) (*evalRun, error) {
 	if at < 0 || len(prog.Outputs()) == 0 {
 		return nil, fmt.Errorf("no output %q; it has %v", o.Output, prog.Outputs())
 	}
-	return &evalRun{feed: feed, inputs: prog.Inputs(), output: prog.Outputs()[at].Name,
+	return &evalRun{feed: feed, inputs: prog.Inputs(), outputs: map[string]tensor.Tensor{}, output: prog.Outputs()[at].Name,
 		session: prog.NewSession(runtime.SessionOptions{Threads: o.Threads})}, nil
 }
 
@@ -252,12 +252,11 @@ func (r *evalRun) step(ctx context.Context, from, to int) error {
 		return err
 	}
 	start := time.Now()
-	out, err := r.session.Run(ctx, r.in)
-	if err != nil {
+	if err := r.session.RunInto(ctx, r.in, r.outputs); err != nil {
 		return err
 	}
 	r.ms = append(r.ms, float64(time.Since(start).Nanoseconds())/1e6/float64(to-from))
-	if r.out, err = runtime.FromDense(out[r.output]); err != nil {
+	if r.out, err = runtime.FromDense(r.outputs[r.output]); err != nil {
 		return fmt.Errorf("output %q: %w", r.output, err)
 	}
 	if r.out.DType != graph.Float32 {

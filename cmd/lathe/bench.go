@@ -19,13 +19,13 @@ import (
 // timed is one model that is being timed.
 type timed struct {
 	session *runtime.Session
-	in      map[string]tensor.Tensor
+	in, out map[string]tensor.Tensor
 	ms      []float64 // of every run
 }
 
 func (t *timed) run(ctx context.Context) error {
 	start := time.Now()
-	_, err := t.session.Run(ctx, t.in)
+	err := t.session.RunInto(ctx, t.in, t.out)
 	t.ms = append(t.ms, float64(time.Since(start).Nanoseconds())/1e6)
 	return err
 }
@@ -128,7 +128,7 @@ func (a *app) timed(ctx context.Context, path string, batch, seq int, profile bo
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	defer a.busy("warming up " + path)()
-	t := &timed{session: prog.NewSession(runtime.SessionOptions{Threads: a.threads, Profile: profile}), in: in}
+	t := &timed{session: prog.NewSession(runtime.SessionOptions{Threads: a.threads, Profile: profile}), in: in, out: map[string]tensor.Tensor{}}
 	for range warmUps {
 		if err := t.run(ctx); err != nil {
 			return nil, fmt.Errorf("%s: %w; give another --seq or --batch, or time it over data with lathe eval", path, err)
