@@ -150,6 +150,7 @@ func (v *convolution) run(c *call) error {
 	if err != nil || z.Len() == 0 {
 		return err
 	}
+	c.flops += 2 * int64(z.Len()) * int64(s.depth)
 	s.x, s.weights, s.z, s.bias = c.in[0].F32(), w.F32(), z.F32(), nil
 	if b != nil {
 		s.bias = b.F32()
@@ -515,6 +516,7 @@ func (v *transposedConvolution) run(c *call) error {
 	if err != nil || z.Len() == 0 {
 		return err
 	}
+	c.flops += 2 * int64(c.in[0].Len()) * int64(s.groupOut) * int64(s.taps)
 	s.x, s.weights, s.z, s.bias = c.in[0].F32(), w.F32(), z.F32(), nil
 	if b != nil {
 		s.bias = b.F32()

@@ -416,6 +416,7 @@ func throughFloat32(k kernel) kernel {
 		h := *c.half // the kernel sees copies, so that nil inputs can come and go
 		defer func() {
 			c.half.state = h.state
+			c.flops += h.flops
 			h.tidy()
 			for _, t := range c.half.out {
 				c.s.pool.release(t)

@@ -83,6 +83,7 @@ const multiplyGrain = 1 << 18
 // run multiplies a [..., m, k] with B: the constant one, or b [..., k, n]. The
 // result is allocated by the caller through out once its shape is known.
 func (p *product) run(c *call, s *productState, b *Tensor) error {
+	c.flops += 2 * int64(s.count) * int64(s.m) * int64(s.k) * int64(s.n)
 	if p.packed != nil {
 		s.packed = p.packed
 	} else {

@@ -276,6 +276,7 @@ type call struct {
 	temps  []*buffer
 	lost   []*Tensor // stand-ins for outputs that are left out
 	half   *call     // the float32 twin of a call with float16 inputs
+	flops  int64     // kernels add what KindTime counts
 }
 
 // wants reports whether output i is there.

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"gorgonia.org/tensor"
+
+	"github.com/onnx-lathe/lathe/internal/simd"
 )
 
 // SessionOptions says how a session runs.
@@ -64,6 +66,31 @@ type KindTime struct {
 	Kind  string
 	Calls int
 	Total time.Duration
+
+	// FLOPs counts the floating-point operations of matrix products and
+	// convolutions, two for a multiply-add; it is 0 for other kinds, whose
+	// time goes into reading and writing. Dense products of [m, k] and [k, n]
+	// count 2·m·k·n whatever zeros they hold; block-circulant ones count what
+	// they compute, see [circulant.Operator.FLOPs].
+	FLOPs int64
+}
+
+// Peak measures the floating-point operations a second that one core does at
+// most with the vector instructions of a path ("" for the best that this
+// machine has; see Options.Path), and returns the path's name. It takes some
+// 20 ms.
+func Peak(path string) (flops float64, name string, err error) {
+	p := simd.Auto
+	if path != "" {
+		if p, err = simd.ParsePath(path); err != nil {
+			return 0, "", err
+		}
+	}
+	k, err := simd.For(p)
+	if err != nil {
+		return 0, "", err
+	}
+	return k.Peak(), k.Path().String(), nil
 }
 
 // Profile returns the time per kind of node since the session was made, the
@@ -256,7 +283,7 @@ func (f *frame) exec() (err error) {
 		}
 		var start time.Time
 		if f.s.profile != nil {
-			start = time.Now()
+			start, c.flops = time.Now(), 0
 		}
 		if err := st.kernel(c); err != nil {
 			return fmt.Errorf("%s: %w", st.title, err)
@@ -269,6 +296,7 @@ func (f *frame) exec() (err error) {
 			}
 			k.Calls++
 			k.Total += time.Since(start)
+			k.FLOPs += c.flops
 		}
 		c.tidy()
 		if err := f.deliver(i); err != nil {

@@ -114,6 +114,7 @@ func prepareBlockCirculantMatMul(n *node) (kernel, error) {
 				clear(s.x[t*s.n+n : (t+1)*s.n])
 			}
 		}
+		c.flops += s.op.FLOPs(tokens)
 		s.wsLen = s.op.Workspace(tokens)
 		if s.ws, err = scratch[float32](c, s.wsLen*c.workers()); err != nil {
 			return err

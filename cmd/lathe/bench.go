@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/bits"
 	"math/rand/v2"
+	gort "runtime"
 	"slices"
 	"strings"
 	"time"
@@ -43,8 +44,9 @@ type benchJSON struct {
 
 type operatorTime struct {
 	Operator string  `json:"operator"`
-	Calls    int     `json:"calls"` // in one run
-	Ms       float64 `json:"ms"`    // of one run
+	Calls    int     `json:"calls"`            // in one run
+	Ms       float64 `json:"ms"`               // of one run
+	GFLOPS   float64 `json:"gflops,omitempty"` // a second, of products and convolutions
 }
 
 func (a *app) bench() *cobra.Command {
@@ -90,21 +92,31 @@ by lathe eval.`,
 				r := benchJSON{Path: args[i], Median: t.quantile(0.5), P10: t.quantile(0.1), P90: t.quantile(0.9)}
 				for _, k := range t.session.Profile() {
 					n := runs + warmUps
-					r.Kinds = append(r.Kinds, operatorTime{k.Kind, k.Calls / n, k.Total.Seconds() * 1e3 / float64(n)})
+					r.Kinds = append(r.Kinds, operatorTime{k.Kind, k.Calls / n, k.Total.Seconds() * 1e3 / float64(n), float64(k.FLOPs) / max(float64(k.Total.Nanoseconds()), 1)})
 				}
 				out = append(out, r)
 			}
-			if a.json {
-				return a.printJSON(map[string]any{"models": out, "runs": runs, "batch": batch, "seq": seq, "threads": a.threads})
+			var peak peakRate
+			if profile {
+				if err := peak.measure(a.threads); err != nil {
+					return err
+				}
 			}
-			a.printBench(out)
+			if a.json {
+				object := map[string]any{"models": out, "runs": runs, "batch": batch, "seq": seq, "threads": a.threads}
+				if profile {
+					object["peak_gflops"] = peak.gflops
+				}
+				return a.printJSON(object)
+			}
+			a.printBench(out, peak)
 			return nil
 		},
 	}
 	addCount(c.Flags(), &batch, 1, "batch", "samples in a run")
 	addCount(c.Flags(), &seq, 1, "seq", "length of free axes but the batch")
 	addCount(c.Flags(), &runs, 1, "runs", "timed runs of each model")
-	c.Flags().BoolVar(&profile, "profile", false, "also the time of every kind of operator")
+	c.Flags().BoolVar(&profile, "profile", false, "also the time of every kind of operator, and the GFLOP/s of products and convolutions")
 	a.memoryFlag(c)
 	return completeModels(c)
 }
@@ -138,7 +150,23 @@ func (a *app) timed(ctx context.Context, path string, batch, seq int, profile bo
 	return t, nil
 }
 
-func (a *app) printBench(list []benchJSON) {
+// peakRate is what the threads of a session can compute at most, measured.
+type peakRate struct {
+	threads int
+	gflops  float64
+	path    string // of the kernels
+}
+
+func (p *peakRate) measure(threads int) error {
+	if p.threads = threads; threads == 0 {
+		p.threads = gort.GOMAXPROCS(0)
+	}
+	flops, path, err := runtime.Peak("")
+	p.gflops, p.path = flops/1e9*float64(p.threads), path
+	return err
+}
+
+func (a *app) printBench(list []benchJSON, peak peakRate) {
 	rows := [][]string{{"model", "median ms", "p10", "p90", "speed"}}
 	for _, r := range list {
 		rows = append(rows, []string{r.Path, fmt.Sprintf("%.3f", r.Median), fmt.Sprintf("%.3f", r.P10), fmt.Sprintf("%.3f", r.P90),
@@ -154,11 +182,18 @@ func (a *app) printBench(list []benchJSON) {
 			total += k.Ms
 		}
 		fmt.Fprintln(a.stdout)
-		rows := [][]string{{r.Path, "calls", "ms a run", "share"}}
+		rows := [][]string{{r.Path, "calls", "ms a run", "share", "GFLOP/s", "of peak"}}
 		for _, k := range r.Kinds {
-			rows = append(rows, []string{k.Operator, fmt.Sprint(k.Calls), fmt.Sprintf("%.3f", k.Ms), fmt.Sprintf("%.1f %%", 100*k.Ms/total)})
+			row := []string{k.Operator, fmt.Sprint(k.Calls), fmt.Sprintf("%.3f", k.Ms), fmt.Sprintf("%.1f %%", 100*k.Ms/total), "", ""}
+			if k.GFLOPS > 0 {
+				row[4], row[5] = fmt.Sprintf("%.1f", k.GFLOPS), fmt.Sprintf("%.0f %%", 100*k.GFLOPS/peak.gflops)
+			}
+			rows = append(rows, row)
 		}
 		a.table(rows)
+	}
+	if peak.gflops > 0 {
+		fmt.Fprintf(a.stdout, "\nMeasured peak: %.0f GFLOP/s (%s multiply-adds, threads: %d). A control-flow node's time contains that of its bodies.\n", peak.gflops, peak.path, peak.threads)
 	}
 }
 

@@ -2,6 +2,7 @@ package circulant
 
 import (
 	"fmt"
+	"math"
 
 	"gonum.org/v1/gonum/dsp/fourier"
 
@@ -107,6 +108,17 @@ func spectra(m *Matrix, p, q int) []float32 {
 
 // Dims returns the numbers of rows (outputs) and columns (inputs) of W.
 func (o *Operator) Dims() (m, n int) { return o.m, o.n }
+
+// FLOPs is the number of floating-point operations that the product of so many
+// tokens takes: for a block and token 1 multiply-add for each real frequency
+// and 3 for each complex one, and for each block of an input or output the
+// usual 5/2·b·log₂ b of a real Fourier transform. A multiply-add counts two.
+func (o *Operator) FLOPs(tokens int) int64 {
+	b := o.c.Columns() / o.c.GroupBlocks()
+	products := 2 * o.c.Planes() * o.p * o.q
+	transforms := 2.5 * float64(b) * math.Log2(float64(b)) * float64(o.p+o.q)
+	return int64(tokens) * (int64(products) + int64(transforms))
+}
 
 // Workspace is the number of elements of the workspace that Apply wants for
 // that many tokens. It does not grow further beyond two tiles of tokens.
