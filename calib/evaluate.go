@@ -124,7 +124,7 @@ func evaluate(ctx context.Context, models []*graph.Model, src *Source, o EvalOpt
 	}
 	e := evaluator{o: o, metric: o.Metric.row()}
 	for i, m := range models {
-		r, err := newEvalRun(m, src, o)
+		r, err := newEvalRun(m, src, o, false)
 		if err != nil {
 			return nil, fmt.Errorf("model %d (%s): %w", i+1, m.Path(), err)
 		}
@@ -172,7 +172,7 @@ type evalRun struct {
 	out         *runtime.Tensor          // the output that is judged
 }
 
-func newEvalRun(m *graph.Model, src *Source, o EvalOptions) (*evalRun, error) {
+func newEvalRun(m *graph.Model, src *Source, o EvalOptions, profile bool) (*evalRun, error) {
 	prog, err := src.compile(m, nil)
 	if err != nil {
 		return nil, err
@@ -193,7 +193,7 @@ func newEvalRun(m *graph.Model, src *Source, o EvalOptions) (*evalRun, error) {
 		return nil, fmt.Errorf("no output %q; it has %v", o.Output, prog.Outputs())
 	}
 	return &evalRun{feed: feed, inputs: prog.Inputs(), outputs: map[string]tensor.Tensor{}, output: prog.Outputs()[at].Name,
-		session: prog.NewSession(runtime.SessionOptions{Threads: o.Threads})}, nil
+		session: prog.NewSession(runtime.SessionOptions{Threads: o.Threads, Profile: profile})}, nil
 }
 
 // batch is the number of samples that all models are given at once.

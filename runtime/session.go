@@ -93,8 +93,8 @@ func Peak(path string) (flops float64, name string, err error) {
 	return k.Peak(), k.Path().String(), nil
 }
 
-// Profile returns the time per kind of node since the session was made, the
-// longest first; it is empty unless SessionOptions asked for it. The time of
+// Profile returns the time per kind of node since the session was made or
+// ResetProfile called, the longest first; it is empty unless SessionOptions asked for it. The time of
 // a control-flow node contains that of its bodies.
 func (s *Session) Profile() []KindTime {
 	var out []KindTime
@@ -112,6 +112,10 @@ func (s *Session) Profile() []KindTime {
 	})
 	return out
 }
+
+// ResetProfile makes the session forget what Profile returned so far, for a
+// start after a warm-up.
+func (s *Session) ResetProfile() { clear(s.profile) }
 
 // Run feeds the inputs by name and returns the outputs by name, in memory of
 // their own. The tensors fed are read in place where they lie row by row, and

@@ -91,8 +91,7 @@ by lathe eval.`,
 				slices.Sort(t.ms)
 				r := benchJSON{Path: args[i], Median: t.quantile(0.5), P10: t.quantile(0.1), P90: t.quantile(0.9)}
 				for _, k := range t.session.Profile() {
-					n := runs + warmUps
-					r.Kinds = append(r.Kinds, operatorTime{k.Kind, k.Calls / n, k.Total.Seconds() * 1e3 / float64(n), float64(k.FLOPs) / max(float64(k.Total.Nanoseconds()), 1)})
+					r.Kinds = append(r.Kinds, operatorTime{k.Kind, k.Calls / runs, k.Total.Seconds() * 1e3 / float64(runs), float64(k.FLOPs) / max(float64(k.Total.Nanoseconds()), 1)})
 				}
 				out = append(out, r)
 			}
@@ -147,6 +146,7 @@ func (a *app) timed(ctx context.Context, path string, batch, seq int, profile bo
 		}
 	}
 	t.ms = nil
+	t.session.ResetProfile()
 	return t, nil
 }
 

@@ -49,6 +49,9 @@ type view struct {
 	Axis     []tick
 	Variants []variantRow
 	Rewrites []rewriteRow
+	Times    []timeRow
+	Longest  float64 // ms, of Times
+	Peak     float64 // GFLOP/s
 	Journal  []passes.Entry
 	More     int // journal entries left out
 	Left     []passes.Entry
@@ -114,6 +117,7 @@ func Write(w io.Writer, in Input) error {
 	v.importance(r)
 	v.variants(r)
 	v.rewrites(r)
+	v.times(r)
 	const most = 200 // of the journal: what a reader scrolls through
 	for _, e := range r.Journal.Entries {
 		switch {
@@ -131,6 +135,72 @@ func Write(w io.Writer, in Input) error {
 		return fmt.Errorf("report: %w", err)
 	}
 	return nil
+}
+
+// timeRow is a kind of operator in the original and in the final model.
+type timeRow struct {
+	Kind          string
+	Before, After timeCell
+}
+
+type timeCell struct {
+	Ms, Width    float64 // percent of the longest
+	GFLOPS, Peak float64 // percent of the peak
+}
+
+// times merges the profiles of the original and the final model, kinds in the
+// order of the time that they took in the original. What took less than a
+// thousandth of it in both is summed up in one row.
+func (v *view) times(r *optimize.Result) {
+	first, final := r.Variants[0].Times, []optimize.OperatorTime(nil)
+	for _, x := range r.Variants[1:] {
+		if x.Model == r.Final {
+			final = x.Times
+		}
+	}
+	var total float64
+	for _, t := range first {
+		total += t.Ms
+		v.Longest = max(v.Longest, t.Ms)
+	}
+	for _, t := range final {
+		v.Longest = max(v.Longest, t.Ms)
+	}
+	if v.Longest == 0 {
+		return
+	}
+	v.Peak = r.Peak
+	cell := func(t optimize.OperatorTime) timeCell {
+		return timeCell{t.Ms, 100 * t.Ms / v.Longest, t.GFLOPS, 100 * t.GFLOPS / r.Peak}
+	}
+	at := func(kind string) *timeRow {
+		for i := range v.Times {
+			if v.Times[i].Kind == kind {
+				return &v.Times[i]
+			}
+		}
+		v.Times = append(v.Times, timeRow{Kind: kind})
+		return &v.Times[len(v.Times)-1]
+	}
+	for _, t := range first {
+		at(t.Kind).Before = cell(t)
+	}
+	for _, t := range final {
+		at(t.Kind).After = cell(t)
+	}
+	rest := timeRow{Kind: "the rest"}
+	v.Times = slices.DeleteFunc(v.Times, func(t timeRow) bool {
+		small := max(t.Before.Ms, t.After.Ms) < total/1000
+		if small {
+			rest.Before.Ms += t.Before.Ms
+			rest.After.Ms += t.After.Ms
+		}
+		return small
+	})
+	if rest.Before.Ms+rest.After.Ms > 0 {
+		rest.Before.Width, rest.After.Width = 100*rest.Before.Ms/v.Longest, 100*rest.After.Ms/v.Longest
+		v.Times = append(v.Times, rest)
+	}
 }
 
 func (v *view) importance(r *optimize.Result) {

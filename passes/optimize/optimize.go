@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	gort "runtime"
 
 	"github.com/onnx-lathe/lathe/calib"
 	"github.com/onnx-lathe/lathe/graph"
@@ -44,6 +45,17 @@ type Variant struct {
 	Bytes      int64 // of the file
 	Quality    calib.Evaluation
 	ToOriginal calib.Evaluation // KL to the original
+
+	// Times tells where the time of one sample goes, by kind of operator; of
+	// the original and the final model.
+	Times []OperatorTime
+}
+
+// OperatorTime is the time that the operators of one kind take.
+type OperatorTime struct {
+	Kind   string
+	Ms     float64 // for one sample
+	GFLOPS float64 // a second, of products and convolutions; 0 for other kinds
 }
 
 // Result is what Run did.
@@ -54,6 +66,8 @@ type Result struct {
 	Journal  *passes.Journal
 	Variants []Variant // the original first, then each step, then the controls
 	Final    *graph.Model
+	// Peak is the GFLOP/s that the threads could compute at most, measured.
+	Peak float64
 	// SameData tells that the model was judged on what it was fitted on.
 	SameData bool
 }
@@ -185,7 +199,33 @@ func (r *Result) compare(ctx context.Context, o Options, progress func(string) f
 	for i := range r.Variants {
 		r.Variants[i].Quality, r.Variants[i].ToOriginal = quality[i], kl[i]
 	}
-	return nil
+	for i := range r.Variants {
+		if v := &r.Variants[i]; i == 0 || v.Model == r.Final {
+			if v.Times, err = times(ctx, v.Model, src, e); err != nil {
+				return err
+			}
+		}
+	}
+	flops, _, err := runtime.Peak("")
+	threads := o.Threads
+	if threads < 1 {
+		threads = gort.GOMAXPROCS(0)
+	}
+	r.Peak = flops / 1e9 * float64(threads)
+	return err
+}
+
+// times measures where the time of one sample goes.
+func times(ctx context.Context, m *graph.Model, src *calib.Source, o calib.EvalOptions) ([]OperatorTime, error) {
+	kinds, samples, err := calib.Profile(ctx, m, src, o)
+	if err != nil {
+		return nil, err
+	}
+	var out []OperatorTime
+	for _, k := range kinds {
+		out = append(out, OperatorTime{k.Kind, k.Total.Seconds() * 1e3 / float64(samples), float64(k.FLOPs) / max(float64(k.Total.Nanoseconds()), 1)})
+	}
+	return out, nil
 }
 
 // flops sums the operations of a model's modules for one token.
