@@ -31,10 +31,13 @@ func (a Mat) need(op string, rows, cols int) {
 
 // Packed is a right-hand matrix B [k, n] in the order in which the kernels of
 // one path read it: panels of columns, each panel row by row. The last panel is
-// padded with zero columns. See [Kernels.PackB].
+// padded. See [Kernels.PackB], and [Kernels.Room] for one that grows.
 type Packed struct {
 	data  []float32
 	k, n  int
+	depth int // rows that a panel has room for
+	room  int // columns that there is room for, which the panels are cut from
+	ld    int // not in panels: B lies row by row, ld apart; 0: in panels
 	lanes int // columns of one vector
 	vecs  int // vectors of a full panel
 }
@@ -47,17 +50,27 @@ func (b Packed) Dims() (k, n int) { return b.k, b.n }
 // columns. [Kernels.Gemm] over all parts gives the bits of Gemm over B.
 func (b Packed) Split(i, parts int) (part Packed, col int) {
 	panels := (b.n + b.lanes*b.vecs - 1) / (b.lanes * b.vecs)
+	if b.panelCol(panels) < b.n {
+		panels++ // the last two of the room are narrower
+	}
 	lo, hi := b.panelCol(panels*i/parts), b.panelCol(panels*(i+1)/parts)
 	part = b
-	part.n = hi - lo
-	part.data = b.data[lo*b.k : roundUp(hi, b.lanes)*b.k]
+	part.n, part.room = hi-lo, hi-lo
+	if hi == b.n {
+		part.room = b.room - lo
+	}
+	if b.ld != 0 {
+		part.data = b.data[min(lo, len(b.data)):]
+	} else {
+		part.data = b.data[lo*b.depth : (lo+roundUp(part.room, b.lanes))*b.depth]
+	}
 	return part, lo
 }
 
 // panelCol returns the first column of panel i, n for the panel after the last.
 func (b Packed) panelCol(i int) int {
 	col := i * b.lanes * b.vecs
-	if b.n-col <= b.lanes && col < b.n && i > 0 && b.vecs == 3 {
+	if b.room-col <= b.lanes && col < b.room && i > 0 && b.vecs == 3 {
 		col -= b.lanes // see panelWidth
 	}
 	return min(col, b.n)
@@ -67,7 +80,7 @@ func (b Packed) panelCol(i int) int {
 // are full but for the last ones: where a single vector would be left after a
 // full panel of three, the two share the four vectors evenly.
 func (b Packed) panelWidth(col int) int {
-	left := (b.n - col + b.lanes - 1) / b.lanes
+	left := (b.room - col + b.lanes - 1) / b.lanes
 	v := min(left, b.vecs)
 	if left == 4 && b.vecs == 3 {
 		v = 2
@@ -85,9 +98,10 @@ type gemmKernels struct {
 	maxRows int // rows of a full tile
 
 	// tile computes one tile of C = A·B of rows × cols elements, rows ≤ maxRows
-	// and cols ≤ width, width the padded width of the panel b; see [gemmTile].
-	// Arguments are plain so that a call through this field allocates nothing.
-	tile func(c []float32, ldc int, a []float32, aRow, aCol int, b []float32, k int, bias []float32, rows, cols, width int, load bool)
+	// and cols ≤ width, which is cols in whole vectors; the rows of b are ldb
+	// apart; see [gemmTile]. Arguments are plain so that a call through this
+	// field allocates nothing.
+	tile func(c []float32, ldc int, a []float32, aRow, aCol int, b []float32, ldb, k int, bias []float32, rows, cols, width int, load bool)
 
 	// transpose copies rows of src, group of them, into columns of dst; see
 	// [transpose4]. A vector holds a multiple of group columns.
@@ -117,7 +131,7 @@ func (kn *Kernels) PackInto(buf []float32, b Mat, k, n int) Packed {
 	if len(buf) < size {
 		panic(fmt.Sprintf("simd: PackInto: buffer of %d elements, want PackedLen = %d", len(buf), size))
 	}
-	p := Packed{data: buf[:size], k: k, n: n, lanes: kn.gemm.lanes, vecs: kn.gemm.maxVecs}
+	p := Packed{data: buf[:size], k: k, n: n, depth: k, room: n, lanes: kn.gemm.lanes, vecs: kn.gemm.maxVecs}
 	for col := 0; col < n && k > 0; {
 		width := p.panelWidth(col)
 		cols := min(width, n-col)
@@ -200,7 +214,16 @@ func (kn *Kernels) Gemm(c []float32, ldc int, a Mat, m int, b Packed, bias []flo
 			for col, width := 0, 0; col < n; col += width {
 				width = b.panelWidth(col)
 				cols := min(width, n-col)
-				panel := b.data[col*k+k0*width:]
+				var panel []float32
+				ldb := width
+				if b.ld != 0 {
+					ldb = b.ld
+					if k > 0 {
+						panel = b.data[col+k0*ldb:]
+					}
+				} else {
+					panel = b.data[col*b.depth+k0*width:]
+				}
 				if bias != nil && k0+kc >= k {
 					tileBias = bias[col : col+cols]
 				}
@@ -208,7 +231,7 @@ func (kn *Kernels) Gemm(c []float32, ldc int, a Mat, m int, b Packed, bias []flo
 					if k > 0 {
 						at = a.Data[i*a.RowStride+k0*a.ColStride:]
 					}
-					kn.gemm.tile(c[i*ldc+col:], ldc, at, a.RowStride, a.ColStride, panel, depth, tileBias, min(mr, i1-i), cols, width, load)
+					kn.gemm.tile(c[i*ldc+col:], ldc, at, a.RowStride, a.ColStride, panel, ldb, depth, tileBias, min(mr, i1-i), cols, roundUp(cols, b.lanes), load)
 				}
 			}
 		}
@@ -218,12 +241,12 @@ func (kn *Kernels) Gemm(c []float32, ldc int, a Mat, m int, b Packed, bias []flo
 // gemmTile computes, for r < rows and j < cols,
 //
 //	s := load ? c[r·ldc+j] : 0
-//	for p := range k { s += a[r·aRow+p·aCol] · b[p·width+j] }
+//	for p := range k { s += a[r·aRow+p·aCol] · b[p·ldb+j] }
 //	c[r·ldc+j] = s + bias[j]	// no addition without a bias
 //
 // where a nil bias is not added. Its tiles of up to 2 × 4 elements fit the 16
 // registers of amd64, and its panels are 4 wide.
-func gemmTile(c []float32, ldc int, a []float32, aRow, aCol int, b []float32, k int, bias []float32, rows, cols, _ int, load bool) {
+func gemmTile(c []float32, ldc int, a []float32, aRow, aCol int, b []float32, ldb, k int, bias []float32, rows, cols, _ int, load bool) {
 	var s [2][4]float32
 	if load {
 		for r := range rows {
@@ -232,20 +255,20 @@ func gemmTile(c []float32, ldc int, a []float32, aRow, aCol int, b []float32, k 
 	}
 	s00, s01, s02, s03 := s[0][0], s[0][1], s[0][2], s[0][3]
 	if rows == 1 {
-		ia := 0
+		ia, ib := 0, 0
 		for range k {
-			a0 := a[ia]
+			a0, b := a[ia], b[ib:ib+4]
 			s00 += float32(a0 * b[0])
 			s01 += float32(a0 * b[1])
 			s02 += float32(a0 * b[2])
 			s03 += float32(a0 * b[3])
-			ia, b = ia+aCol, b[4:]
+			ia, ib = ia+aCol, ib+ldb
 		}
 	} else {
 		s10, s11, s12, s13 := s[1][0], s[1][1], s[1][2], s[1][3]
-		ia := 0
+		ia, ib := 0, 0
 		for range k {
-			a0, a1 := a[ia], a[ia+aRow]
+			a0, a1, b := a[ia], a[ia+aRow], b[ib:ib+4]
 			b0, b1, b2, b3 := b[0], b[1], b[2], b[3]
 			s00 += float32(a0 * b0)
 			s01 += float32(a0 * b1)
@@ -255,7 +278,7 @@ func gemmTile(c []float32, ldc int, a []float32, aRow, aCol int, b []float32, k 
 			s11 += float32(a1 * b1)
 			s12 += float32(a1 * b2)
 			s13 += float32(a1 * b3)
-			ia, b = ia+aCol, b[4:]
+			ia, ib = ia+aCol, ib+ldb
 		}
 		s[1] = [4]float32{s10, s11, s12, s13}
 	}

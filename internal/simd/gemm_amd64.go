@@ -13,7 +13,7 @@ package simd
 //				s = c[r*ldc+j]
 //			}
 //			for p := range k {
-//				s = fma(a[r*aRow+p*aCol], b[p*width+j], s)
+//				s = fma(a[r*aRow+p*aCol], b[p*ldb+j], s)
 //			}
 //			if bias != nil {
 //				s += bias[j]
@@ -22,10 +22,11 @@ package simd
 //		}
 //	}
 //
-// for 1 ≤ rows ≤ 8 and width ≤ 48, which is cols rounded up to a multiple of 16.
+// for 1 ≤ rows ≤ 8 and width ≤ 48, which is cols rounded up to a multiple of 16;
+// b is read up to width in every row.
 //
 //go:noescape
-func gemmTileAVX512(c []float32, ldc int, a []float32, aRow int, aCol int, b []float32, k int, bias []float32, rows int, cols int, width int, load bool)
+func gemmTileAVX512(c []float32, ldc int, a []float32, aRow int, aCol int, b []float32, ldb int, k int, bias []float32, rows int, cols int, width int, load bool)
 
 // gemmTileAVX2 computes
 //
@@ -36,7 +37,7 @@ func gemmTileAVX512(c []float32, ldc int, a []float32, aRow int, aCol int, b []f
 //				s = c[r*ldc+j]
 //			}
 //			for p := range k {
-//				s = fma(a[r*aRow+p*aCol], b[p*width+j], s)
+//				s = fma(a[r*aRow+p*aCol], b[p*ldb+j], s)
 //			}
 //			if bias != nil {
 //				s += bias[j]
@@ -45,10 +46,11 @@ func gemmTileAVX512(c []float32, ldc int, a []float32, aRow int, aCol int, b []f
 //		}
 //	}
 //
-// for 1 ≤ rows ≤ 6 and width ≤ 16, which is cols rounded up to a multiple of 8.
+// for 1 ≤ rows ≤ 6 and width ≤ 16, which is cols rounded up to a multiple of 8;
+// b is read up to width in every row.
 //
 //go:noescape
-func gemmTileAVX2(c []float32, ldc int, a []float32, aRow int, aCol int, b []float32, k int, bias []float32, rows int, cols int, width int, load bool)
+func gemmTileAVX2(c []float32, ldc int, a []float32, aRow int, aCol int, b []float32, ldb int, k int, bias []float32, rows int, cols int, width int, load bool)
 
 // transposeAVX512 computes
 //

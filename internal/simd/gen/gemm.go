@@ -20,7 +20,7 @@ func gemm(c *family) {
 	c.transpose(avx2)
 }
 
-const gemmSignature = "func(c []float32, ldc int, a []float32, aRow, aCol int, b []float32, k int, bias []float32, rows, cols, width int, load bool)"
+const gemmSignature = "func(c []float32, ldc int, a []float32, aRow, aCol int, b []float32, ldb, k int, bias []float32, rows, cols, width int, load bool)"
 
 func gemmDoc(maxRows, maxWidth, lanes int) []string {
 	return []string{
@@ -31,7 +31,7 @@ func gemmDoc(maxRows, maxWidth, lanes int) []string {
 		"				s = c[r*ldc+j]",
 		"			}",
 		"			for p := range k {",
-		"				s = fma(a[r*aRow+p*aCol], b[p*width+j], s)",
+		"				s = fma(a[r*aRow+p*aCol], b[p*ldb+j], s)",
 		"			}",
 		"			if bias != nil {",
 		"				s += bias[j]",
@@ -40,7 +40,8 @@ func gemmDoc(maxRows, maxWidth, lanes int) []string {
 		"		}",
 		"	}",
 		"",
-		fmt.Sprintf("for 1 ≤ rows ≤ %d and width ≤ %d, which is cols rounded up to a multiple of %d.", maxRows, maxWidth, lanes),
+		fmt.Sprintf("for 1 ≤ rows ≤ %d and width ≤ %d, which is cols rounded up to a multiple of %d;", maxRows, maxWidth, lanes),
+		"b is read up to width in every row.",
 	}
 }
 
@@ -62,6 +63,7 @@ var (
 	gemmC, gemmLDC      = reg.RDI, reg.RSI
 	gemmMissing         = reg.R12 // width − cols
 	gemmT               = reg.R13
+	gemmLDB             = reg.R14 // once the sums are loaded
 )
 
 func (g gemmTile) emit() {
@@ -132,23 +134,23 @@ func (g gemmTile) tile(rows, vecs int) {
 		}
 	}
 	g.Label(name("start"))
+	g.Load(g.Param("ldb"), gemmLDB)
+	g.SHLQ(operand.U8(2), gemmLDB)
 
 	const unroll = 4
 	g.SUBQ(operand.U8(unroll), gemmK)
 	g.JL(operand.LabelRef(name("rest")))
 	g.Label(name("loop"))
-	for u := range unroll {
-		g.step(rows, vecs, u)
+	for range unroll {
+		g.step(rows, vecs)
 	}
-	g.ADDQ(operand.U32(uint32(unroll*vecs*g.vecBytes())), gemmB)
 	g.SUBQ(operand.U8(unroll), gemmK)
 	g.JGE(operand.LabelRef(name("loop")))
 	g.Label(name("rest"))
 	g.ADDQ(operand.U8(unroll), gemmK)
 	g.JE(operand.LabelRef(name("store")))
 	g.Label(name("one"))
-	g.step(rows, vecs, 0)
-	g.ADDQ(operand.U32(uint32(vecs*g.vecBytes())), gemmB)
+	g.step(rows, vecs)
 	g.DECQ(gemmK)
 	g.JNE(operand.LabelRef(name("one")))
 
@@ -173,9 +175,8 @@ func (g gemmTile) tile(rows, vecs int) {
 	g.end()
 }
 
-// step adds one column of A times one row of B; u is its place in the unrolled
-// loop.
-func (g gemmTile) step(rows, vecs, u int) {
+// step adds one column of A times one row of B.
+func (g gemmTile) step(rows, vecs int) {
 	row := []operand.Mem{
 		{Base: gemmA}, {Base: gemmA, Index: gemmRow1, Scale: 1}, {Base: gemmA, Index: gemmRow1, Scale: 2}, {Base: gemmA, Index: gemmRow3, Scale: 1},
 		{Base: gemmA, Index: gemmRow1, Scale: 4}, {Base: gemmA, Index: gemmRow5, Scale: 1}, {Base: gemmA, Index: gemmRow3, Scale: 2}, {Base: gemmA, Index: gemmRow7, Scale: 1},
@@ -186,7 +187,7 @@ func (g gemmTile) step(rows, vecs, u int) {
 		total = 16
 	}
 	for v := range vecs {
-		g.VMOVUPS(operand.Mem{Base: gemmB, Disp: (u*vecs + v) * g.vecBytes()}, g.physical(free+v))
+		g.VMOVUPS(operand.Mem{Base: gemmB, Disp: v * g.vecBytes()}, g.physical(free+v))
 	}
 	for r := range rows {
 		a := g.physical(free + vecs + r%(total-free-vecs))
@@ -199,10 +200,11 @@ func (g gemmTile) step(rows, vecs, u int) {
 	// asking 1 KiB ahead hides some of that (8 and 16 rows of B [768, 3072]: 15 and
 	// 20 % faster), and costs nothing where B is near.
 	const ahead, line = 1024, 64
-	for at := u * vecs * g.vecBytes(); at < (u+1)*vecs*g.vecBytes(); at += line {
+	for at := 0; at < vecs*g.vecBytes(); at += line {
 		g.PREFETCHT0(operand.Mem{Base: gemmB, Disp: ahead + at})
 	}
 	g.ADDQ(gemmCol, gemmA)
+	g.ADDQ(gemmLDB, gemmB)
 }
 
 // eachRow calls f for the vectors of rows rows of C. The last of a row may be
