@@ -113,36 +113,48 @@ func prepareReshape(n *node) (kernel, error) {
 		if s.dims, err = dimsOf(s.dims, c.in[1]); err != nil {
 			return err
 		}
-		infer, known := -1, 1
-		for i, d := range s.dims {
-			switch {
-			case d == 0 && !allowzero:
-				if i >= len(x.Shape) {
-					return fmt.Errorf("shape %v copies dimension %d of %v", s.dims, i, x.Shape)
-				}
-				s.dims[i] = x.Shape[i]
-			case d == -1 && infer >= 0:
-				return fmt.Errorf("shape %v leaves two dimensions open", s.dims)
-			case d == -1:
-				infer = i
-			case d < 0:
-				return fmt.Errorf("shape %v has a negative dimension", s.dims)
-			}
-			if s.dims[i] > 0 && known > maxBytes/s.dims[i] {
-				return fmt.Errorf("shape %v is too large", s.dims)
-			}
-			if s.dims[i] >= 0 {
-				known *= s.dims[i]
-			}
-		}
-		if infer >= 0 {
-			if known == 0 || x.Len()%known != 0 {
-				return fmt.Errorf("%v cannot be reshaped to %v", x.Shape, s.dims)
-			}
-			s.dims[infer] = x.Len() / known
+		if err := reshaped(s.dims, x.Shape, allowzero); err != nil {
+			return err
 		}
 		return c.view(0, x, s.dims...)
 	}, n.inputs(2, 2)
+}
+
+// reshaped replaces what Reshape's dims leave open for an input of a shape.
+func reshaped(dims, shape []int, allowzero bool) error {
+	infer, known := -1, 1
+	for i, d := range dims {
+		switch {
+		case d == 0 && !allowzero:
+			if i >= len(shape) {
+				return fmt.Errorf("shape %v copies dimension %d of %v", dims, i, shape)
+			}
+			dims[i] = shape[i]
+		case d == -1 && infer >= 0:
+			return fmt.Errorf("shape %v leaves two dimensions open", dims)
+		case d == -1:
+			infer = i
+		case d < 0:
+			return fmt.Errorf("shape %v has a negative dimension", dims)
+		}
+		if dims[i] > 0 && known > maxBytes/dims[i] {
+			return fmt.Errorf("shape %v is too large", dims)
+		}
+		if dims[i] >= 0 {
+			known *= dims[i]
+		}
+	}
+	if infer >= 0 {
+		size := 1
+		for _, d := range shape {
+			size *= d
+		}
+		if known == 0 || size%known != 0 {
+			return fmt.Errorf("%v cannot be reshaped to %v", shape, dims)
+		}
+		dims[infer] = size / known
+	}
+	return nil
 }
 
 // prepareFlatten: axis may count from the end since opset 11.

@@ -88,16 +88,24 @@ func (b Packed) part(op string, kn *Kernels, at, count, of int) {
 	}
 }
 
-// At returns element (i, j) of B, for those who need the matrix itself again.
-func (b Packed) At(i, j int) float32 {
+// Unpack copies B [k, n] to dst, for those who need the matrix itself again.
+func (b Packed) Unpack(dst Mat) {
+	dst.need("Unpack", b.k, b.n)
 	if b.ld != 0 {
-		return b.data[i*b.ld+j]
+		panic("simd: Unpack: B is not packed")
 	}
-	col := 0
-	for j-col >= b.panelWidth(col) {
-		col += b.panelWidth(col)
+	for col := 0; col < b.n; {
+		width := b.panelWidth(col)
+		cols := min(width, b.n-col)
+		for i := range b.k {
+			row := b.data[col*b.depth+i*width:][:cols]
+			to := dst.Data[i*dst.RowStride+col*dst.ColStride:]
+			for j, v := range row {
+				to[j*dst.ColStride] = v
+			}
+		}
+		col += width
 	}
-	return b.data[col*b.depth+i*b.panelWidth(col)+j-col]
 }
 
 // InPlace returns B [k, n] for [Kernels.Gemm] where it lies, without packing,

@@ -29,10 +29,20 @@ func TestGrow(t *testing.T) {
 							t.Fatalf("%s, %v, %d×%d, transposed %v: element %d is %v, want %v", what, s, k, n, transposed, i, got.s[i], want[i])
 						}
 					}
-					for range min(k*n, 20) {
-						i, j := rng.IntN(k), rng.IntN(n)
-						if float64(p.At(i, j)) != b.at(i, j) {
-							t.Fatalf("%s: At(%d, %d) = %v, want %v", what, i, j, p.At(i, j), b.at(i, j))
+					for _, turned := range []bool{false, true} {
+						out := newGuarded(k*n, 3)
+						dst := RowMajor(out.s, n)
+						if turned {
+							dst = RowMajor(out.s, k).T()
+						}
+						p.Unpack(dst)
+						out.check(t)
+						for i := range k {
+							for j := range n {
+								if dst.at(i, j) != b.at(i, j) {
+									t.Fatalf("%s: unpacked (%d, %d) = %v, want %v", what, i, j, dst.at(i, j), b.at(i, j))
+								}
+							}
 						}
 					}
 					for parts := 2; parts < 5; parts++ {
