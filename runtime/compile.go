@@ -30,6 +30,11 @@ type Options struct {
 	// profiles that should match the model.
 	NoFusion bool
 
+	// Cache names the pairs of a decoder's cache that sessions keep from run to
+	// run: a past is no input of the program then, and a present no output.
+	// A session begins with an empty cache. See Session.Truncate.
+	Cache []CachePair
+
 	// MemoryLimit bounds the bytes of intermediate values of each session
 	// and of what is computed at compile time; 0 means 4 GiB. Weights do not
 	// count.
@@ -51,11 +56,13 @@ type Port struct {
 type Program struct {
 	inputs, outputs []Port
 	main            *plan
+	caches          []cachePlan // their pasts and presents follow inputs and outputs in the plan
 	limit           int
 	probes          int
 }
 
-// Inputs returns what a run has to be fed; initializers are not among them.
+// Inputs returns what a run has to be fed; initializers and what the session
+// keeps are not among them.
 func (p *Program) Inputs() []Port { return slices.Clone(p.inputs) }
 
 // Outputs returns what a run gives.
@@ -122,6 +129,9 @@ func compile(m *graph.Model, o Options) (*Program, error) {
 		}
 		p.outputs = append(p.outputs, port)
 	}
+	if err := l.caches(p, main); err != nil {
+		return nil, err
+	}
 	if !o.NoFusion {
 		fuse(main)
 	}
@@ -144,6 +154,7 @@ func compile(m *graph.Model, o Options) (*Program, error) {
 	if p.main, _, err = b.plan(main); err != nil {
 		return nil, err
 	}
+	p.placeCaches()
 	for _, g := range b.probes {
 		if !g.placed {
 			return nil, fmt.Errorf("probe %q: its values lie in different graphs", o.Probes[g.index])

@@ -37,6 +37,9 @@ func (s *Session) feed(feeds map[string]tensor.Tensor) error {
 			return fmt.Errorf("input %q: %w", p.Name, err)
 		}
 	}
+	if err := s.feedCaches(); err != nil {
+		return err
+	}
 	if len(feeds) > len(s.prog.inputs) {
 		var extra []string
 		for name := range feeds {
@@ -256,7 +259,7 @@ func (s *Session) place(out map[string]tensor.Tensor) {
 	if len(out) == 0 {
 		return
 	}
-	for i, slot := range s.prog.main.outputs {
+	for i, slot := range s.prog.given() {
 		d, ok := out[s.prog.outputs[i].Name].(*tensor.Dense)
 		if !ok || d == nil || s.shared(slot, i) {
 			continue
@@ -298,7 +301,7 @@ func (s *Session) settled(i int, t *Tensor) bool {
 
 // displace forgets the caller's tensors.
 func (s *Session) displace() {
-	for i, slot := range s.prog.main.outputs {
+	for i, slot := range s.prog.given() {
 		s.targets[i].mem = nil
 		if v := s.main.values[slot]; v != nil && !s.main.fixed[slot] {
 			v.dest = nil

@@ -87,19 +87,21 @@ func (p *product) run(c *call, s *productState, b *Tensor) error {
 	if p.packed != nil {
 		s.packed = p.packed
 	} else {
-		// Pack every matrix of B into scratch memory.
 		count := len(b.F32()) / max(s.k*s.n, 1)
-		s.bufStep = p.k.PackedLen(s.k, s.n)
-		var err error
-		if s.buf, err = scratch[float32](c, s.bufStep*count); err != nil {
-			return err
-		}
-		s.b = b.F32()
 		if cap(s.packed) < count {
 			s.packed = make([]simd.Packed, count)
 		}
 		s.packed = s.packed[:count]
-		c.parallel(count, 1+multiplyGrain/(1+s.k*s.n), packMatrices)
+		s.b = b.F32()
+		if !p.inPlace(s, count) {
+			// Pack every matrix of B into scratch memory.
+			s.bufStep = p.k.PackedLen(s.k, s.n)
+			var err error
+			if s.buf, err = scratch[float32](c, s.bufStep*count); err != nil {
+				return err
+			}
+			c.parallel(count, 1+multiplyGrain/(1+s.k*s.n), packMatrices)
+		}
 	}
 	s.bias = p.bias
 	s.parts = 0
@@ -111,6 +113,25 @@ func (p *product) run(c *call, s *productState, b *Tensor) error {
 	}
 	c.parallel(rows, 1+multiplyGrain/(1+s.k*s.n), multiplyRows)
 	return nil
+}
+
+// fewRows is how many rows of A a matrix B must meet to be worth packing: with
+// fewer, reading it row by row costs less than writing it once more.
+const fewRows = 8
+
+// inPlace takes the count matrices of B as they lie, if that is possible and
+// worth while.
+func (p *product) inPlace(s *productState, count int) bool {
+	if s.bt || s.count*s.m > fewRows*count {
+		return false
+	}
+	for i := range count {
+		var ok bool
+		if s.packed[i], ok = p.k.InPlace(simd.RowMajor(s.b[i*s.k*s.n:(i+1)*s.k*s.n], s.n), s.k, s.n); !ok {
+			return false
+		}
+	}
+	return true
 }
 
 func packMatrices(c *call, lo, hi int) {

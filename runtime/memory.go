@@ -135,7 +135,7 @@ func (p *pool) release(t *Tensor) {
 	if t.buf != nil {
 		p.put(t.buf)
 	}
-	t.buf, t.mem, t.strs, t.own = nil, nil, nil, false
+	t.buf, t.mem, t.strs, t.own, t.cached = nil, nil, nil, false, nil
 }
 
 // share makes dst the same as x, without a copy.

@@ -41,6 +41,7 @@ type Session struct {
 	busy    bool
 
 	targets []Tensor // by output: the caller's tensor; no mem where there is none
+	caches  []sessionCache
 }
 
 // NewSession returns a session of p.
@@ -51,8 +52,14 @@ func (p *Program) NewSession(o SessionOptions) *Session {
 		s.profile = map[string]*KindTime{}
 	}
 	s.main = newFrame(p.main, s)
-	s.targets = make([]Tensor, len(p.main.outputs))
-	for _, slot := range p.main.outputs {
+	s.targets = make([]Tensor, len(p.outputs))
+	s.caches = make([]sessionCache, len(p.caches))
+	for i := range p.caches {
+		if g := p.caches[i].growing; g != nil {
+			s.caches[i].stack = &cacheStack{growing: g}
+		}
+	}
+	for _, slot := range p.given() {
 		if t := s.main.values[slot]; !s.main.fixed[slot] {
 			t.keep = true
 		}
@@ -174,7 +181,7 @@ func (s *Session) run(ctx context.Context, feeds, out map[string]tensor.Tensor, 
 	if err := f.exec(); err != nil {
 		return err
 	}
-	for i, slot := range f.plan.outputs {
+	for i, slot := range s.prog.given() {
 		name, t := s.prog.outputs[i].Name, f.values[slot]
 		if s.settled(i, t) {
 			continue
@@ -186,7 +193,7 @@ func (s *Session) run(ctx context.Context, feeds, out map[string]tensor.Tensor, 
 		}
 		out[name] = d
 	}
-	return nil
+	return s.keepCaches()
 }
 
 // frame is the values of a plan in a session.

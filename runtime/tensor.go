@@ -27,6 +27,8 @@ type Tensor struct {
 	keep bool     // an output of the run: its memory is to outlive the session
 	own  bool     // mem was made for this output alone
 	dest []byte   // memory of the caller's for this output, nil for none
+
+	cached *cacheStack // a cache that grows in place: has the elements, mem is empty
 }
 
 // placed reports whether t was computed into the caller's memory.
