@@ -46,6 +46,7 @@ var narrower = []struct {
 }{
 	{"testmodels", []string{"graph", "internal/npz"}, nil, "a model builder that knows passes or kernels could hide their faults"},
 	{"graph", nil, []string{"gorgonia.org", "gonum.org"}, "a model in memory needs no tensor library, and those panic on empty dimensions"},
+	{"runtime/generate", []string{"graph", "graph/modules", "runtime"}, nil, "decoding is for programs that know no passes"},
 	{"internal/simd", []string{}, []string{"gorgonia.org", "gonum.org"}, "kernels work on slices"},
 }
 

@@ -644,10 +644,11 @@ func (p *Program) given() []int { return p.main.outputs[:len(p.outputs)] }
 // CacheLen returns how many tokens the session's cache holds: those of all
 // runs since it was made or truncated to none.
 func (s *Session) CacheLen() int {
-	if len(s.caches) == 0 {
-		return 0
+	n := 0
+	for i := range s.caches { // one may stay empty: that of an attention that was dropped
+		n = max(n, s.caches[i].n)
 	}
-	return s.caches[0].n
+	return n
 }
 
 // Truncate lets the session's cache hold its first n tokens only; 0 makes it
@@ -656,11 +657,11 @@ func (s *Session) Truncate(n int) error {
 	if s.busy {
 		return errors.New("truncate: the session is running")
 	}
+	if have := s.CacheLen(); n < 0 || n > have {
+		return fmt.Errorf("truncate: the cache has %d tokens, not %d", have, n)
+	}
 	for i := range s.caches {
 		st, p := &s.caches[i], &s.prog.caches[i]
-		if n < 0 || n > st.n {
-			return fmt.Errorf("truncate: the cache has %d tokens, not %d", st.n, n)
-		}
 		switch {
 		case n == 0:
 			s.pool.release(&st.held)
@@ -673,7 +674,7 @@ func (s *Session) Truncate(n int) error {
 			s.pool.release(&st.held)
 			st.held = *short
 		}
-		st.n = n
+		st.n = min(n, st.n)
 	}
 	return nil
 }
@@ -739,8 +740,12 @@ func (s *Session) feedCaches() error {
 				return fmt.Errorf("cache %q: no empty cache has shape %v", p.port.Name, t.Shape)
 			}
 		}
-		if err := s.fits(&p.port, t.Shape); err != nil {
-			return fmt.Errorf("cache %q: %w; truncate it to nothing before another batch", p.port.Name, err)
+		// How long it is is the session's own business; the rest must fit the feeds.
+		for k, d := range p.port.Shape.Dims {
+			if b, ok := s.symbols[d.Sym]; k != p.axis && d.Sym != "" && ok && b.n != t.Shape[k] {
+				return fmt.Errorf("cache %q has shape %v, but dimension %q is %d in input %q; truncate it to nothing before another batch",
+					p.port.Name, t.Shape, d.Sym, b.n, b.input)
+			}
 		}
 	}
 	return nil
