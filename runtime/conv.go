@@ -22,40 +22,114 @@ var convOps = []operator{
 //
 // with c over the channels of m's group and zeros outside of X. Every element
 // is one chain of multiply-adds that begins with the bias, in the order of c
-// and k.
+// and k. What fusion appends, a sum and limits, is applied to its result.
 type convolution struct {
 	windowAttrs
 	k     *simd.Kernels
 	group int
-	w, b  *Tensor // where they are constant
+	w, b  *Tensor // where they are constant; w without memory where it is packed
+
+	packed []simd.ConvWeights // by group, where W and B are constant
+
+	// What fusion appends: input 1, of Y's shape, is added, and the sum limited.
+	// The nodes one by one are for other shapes.
+	add    bool
+	lo, hi float32
+	links  []link
+}
+
+// convShape is the sizes of a convolution.
+type convShape struct {
+	window
+	n, channels, m    int // samples, channels of X and of Y
+	groupIn, groupOut int // channels of a group
+	depth             int // products that go into an element: groupIn · taps
+	shape             []int
 }
 
 // convState is the convolution at hand.
 type convState struct {
-	window
-	n, channels, m         int // samples, channels of X and of Y
-	groupIn, groupOut      int // channels of a group
-	depth                  int // products that go into an element: groupIn · taps
-	x, weights, bias, z    []float32
-	shape                  []int
-	pointwise              bool // every output reads the one input at its place
-	tile, tiles            int  // outputs of a channel that are computed together, and how many such tiles
-	cols, packed           []float32
-	colStep, packStep      int
-	panels                 []simd.Packed
-	rowBlocks, rowsOfBlock int
-	kernels                *simd.Kernels
+	convShape
+	xShape, wShape []int // that the rest is for
+	how            convMethod
+	image          image
+	taps           simd.Taps
+	step           int            // from pixel to pixel of the image
+	places         [2]simd.Places // groups of pixels, of two sizes
+	outer          [][2]int       // for windows that slide: where planes of rows begin in image and output
+	rowStep        int
+	planeRows      int
+
+	*convolution
+	x, w, b, z, add, images []float32
+	weights                 []simd.ConvWeights
+	samples, first          int // that are computed together
+	chunks                  int // of the places
 }
 
+// convMethod is how a convolution is computed.
+type convMethod uint8
+
+const (
+	convLanes  convMethod = iota // output channels in the lanes of vectors
+	convSlides                   // output pixels in the lanes, for groups of few channels
+	convRows                     // row by row, without an image
+)
+
 func prepareConv(n *node) (kernel, error) {
-	v := &convolution{windowAttrs: n.window(), k: n.simd, group: n.int("group", 1)}
-	if err := v.constants(n); err != nil {
+	v, err := newConvolution(n)
+	if err != nil {
 		return nil, err
 	}
 	if v.w != nil || v.b != nil {
 		return byType{graph.Float32: v.run}.kernel(0), n.inputs(2, 3)
 	}
 	return byType{graph.Float32: v.run, graph.Float64: v.run64()}.kernel(0), n.inputs(2, 3)
+}
+
+func newConvolution(n *node) (*convolution, error) {
+	v := &convolution{windowAttrs: n.window(), k: n.simd, group: n.int("group", 1), lo: simd.Unlimited.Lo, hi: simd.Unlimited.Hi}
+	if err := v.constants(n); err != nil {
+		return nil, err
+	}
+	if v.b != nil || !n.has(2) {
+		v.pack()
+	}
+	return v, nil
+}
+
+// pack packs constant weights, if the method wants them so and they fit.
+func (v *convolution) pack() {
+	if v.w == nil || v.w.DType != graph.Float32 || v.b != nil && v.b.DType != graph.Float32 || len(v.w.Shape) < 3 {
+		return
+	}
+	m, per := v.w.Shape[0], v.w.Shape[0]/v.group
+	if m == 0 || m%v.group != 0 || v.method(per) != convLanes || v.b != nil && v.b.Len() != m {
+		return
+	}
+	depth := v.w.Len() / m
+	var bias []float32
+	for g := range v.group {
+		if v.b != nil {
+			bias = v.b.F32()[g*per:]
+		}
+		v.packed = append(v.packed, v.k.PackConv(v.w.F32()[g*per*depth:], bias, per, depth))
+	}
+	v.w = &Tensor{DType: graph.Float32, Shape: v.w.Shape}
+}
+
+// method chooses by the number of output channels of a group. Windows slide
+// at a stride of 1 or 2 only, and read as much for one channel as for a vector
+// of them.
+func (v *convolution) method(groupOut int) convMethod {
+	stride := 1
+	if n := len(v.strides); n > 0 {
+		stride = v.strides[n-1]
+	}
+	if 2*groupOut <= v.k.ConvLanes() && stride <= simd.SlideStrides {
+		return convSlides
+	}
+	return convLanes
 }
 
 // constants keeps weights and bias where they are constant.
@@ -100,7 +174,7 @@ func (v *convolution) inputs(c *call) (w, b *Tensor, err error) {
 }
 
 // operands returns W and B, checked against X, and sets the geometry.
-func (v *convolution) operands(c *call, s *convState) (w, b *Tensor, err error) {
+func (v *convolution) operands(c *call, s *convShape) (w, b *Tensor, err error) {
 	if w, b, err = v.inputs(c); err != nil {
 		return nil, nil, err
 	}
@@ -114,7 +188,7 @@ func (v *convolution) operands(c *call, s *convState) (w, b *Tensor, err error) 
 }
 
 // geometry works out the shapes for X [N, C, d…] and W [M, C/group, k…].
-func (v *convolution) geometry(s *convState, x, w []int) error {
+func (v *convolution) geometry(s *convShape, x, w []int) error {
 	if len(x) < 3 || len(w) != len(x) {
 		return fmt.Errorf("X %v with W %v: want as many dims of both, channels and spatial ones", x, w)
 	}
@@ -131,50 +205,250 @@ func (v *convolution) geometry(s *convState, x, w []int) error {
 	return nil
 }
 
-func (c *call) convolve(k *simd.Kernels) *convState {
+func (c *call) convolve(v *convolution) *convState {
 	s, ok := c.state.(*convState)
 	if !ok {
-		s = &convState{kernels: k}
+		s = &convState{convolution: v}
 		c.state = s
 	}
 	return s
 }
 
 func (v *convolution) run(c *call) error {
-	s := c.convolve(v.k)
-	w, b, err := v.operands(c, s)
+	s := c.convolve(v)
+	w, b, err := v.operands(c, &s.convShape)
 	if err != nil {
 		return err
+	}
+	var add *Tensor
+	if v.add {
+		if add = c.in[1]; add.DType != graph.Float32 || !slices.Equal(add.Shape, s.shape) {
+			return c.chain(v.links)
+		}
 	}
 	z, err := c.alloc(0, graph.Float32, s.shape...)
 	if err != nil || z.Len() == 0 {
 		return err
 	}
 	c.flops += 2 * int64(z.Len()) * int64(s.depth)
-	s.x, s.weights, s.z, s.bias = c.in[0].F32(), w.F32(), z.F32(), nil
-	if b != nil {
-		s.bias = b.F32()
+	if !slices.Equal(s.xShape, c.in[0].Shape) || !slices.Equal(s.wShape, w.Shape) {
+		s.plan()
+		s.xShape, s.wShape = append(s.xShape[:0], c.in[0].Shape...), append(s.wShape[:0], w.Shape...)
 	}
-	defer func() { s.x, s.z, s.cols, s.packed = nil, nil, nil, nil }()
-	// A product with fewer rows does not pay for the gathering of columns.
-	if s.groupOut < 4 || s.depth == 0 {
-		c.parallel(s.n*s.m, 1+multiplyGrain/(1+s.outSize*s.depth), convDirect)
+	s.x, s.z, s.b, s.add = c.in[0].F32(), z.F32(), nil, nil
+	if b != nil {
+		s.b = b.F32()
+	}
+	if add != nil {
+		s.add = add.F32()
+	}
+	if v.packed == nil {
+		s.w = w.F32()
+	}
+	defer func() { s.x, s.w, s.b, s.z, s.add, s.images = nil, nil, nil, nil, nil, nil }()
+	if s.how == convRows {
+		if v.packed != nil {
+			if s.w, err = scratch[float32](c, s.m*s.depth); err != nil {
+				return err
+			}
+			for g, p := range v.packed {
+				p.Unpack(s.w[g*s.groupOut*s.depth:])
+			}
+		}
+		c.parallel(s.n*s.m, 1+multiplyGrain/(1+s.outSize*s.depth), convByRows)
 		return nil
 	}
-	return s.multiply(c)
+	if s.how == convLanes {
+		if err := s.ready(c); err != nil {
+			return err
+		}
+	}
+	// As many samples at once as keep their images in the cache.
+	size := s.channels * s.image.size
+	s.samples = min(max(convCache/max(size, 1), 1), s.n)
+	if s.image.padded {
+		if s.images, err = scratch[float32](c, s.samples*size); err != nil {
+			return err
+		}
+	}
+	for s.first = 0; s.first < s.n; s.first += s.samples {
+		n := min(s.samples, s.n-s.first)
+		if s.image.padded {
+			c.parallel(n*s.channels, 1+elementGrain/s.image.size, convImages)
+		}
+		if s.how == convSlides {
+			c.parallel(n*s.m, 1+multiplyGrain/(1+s.outSize*s.depth), convBySlides)
+			continue
+		}
+		units := n * v.group * s.weights[0].Blocks()
+		places := s.places[0].Len() + s.places[1].Len()
+		s.chunks = (4*s.groupIn*s.image.size + convChunk - 1) / convChunk
+		if t := 4 * c.workers(); c.workers() > 1 && units*s.chunks < t {
+			s.chunks = (t + units - 1) / units
+		}
+		s.chunks = min(max(s.chunks, 1), (places+3)/4)
+		units *= s.chunks
+		c.parallel(units, 1+multiplyGrain/(1+n*s.m*s.outSize*s.depth/units), convByLanes)
+	}
+	return nil
 }
 
-// convDirect computes channels [lo, hi) of all samples, row by row.
-func convDirect(c *call, lo, hi int) {
+const (
+	// convCache is the memory for the padded images of several samples, in
+	// elements.
+	convCache = 1 << 18
+	// convChunk is what an image may take, in bytes, to stay in a level-two cache
+	// beside a block of weights, while one block after the other passes by.
+	convChunk = 1 << 18
+)
+
+// plan works out what depends on the shapes.
+func (s *convState) plan() {
+	s.how = s.method(s.groupOut)
+	if !s.image.set(&s.window, s.groupIn) {
+		s.how = convRows
+		return
+	}
+	s.taps = s.image.taps(s.groupIn)
+	s.step = s.stride[len(s.stride)-1]
+	if s.how == convSlides {
+		s.planeRows, s.rowStep = s.image.planeRows()
+		s.outer = s.outer[:0]
+		for r := 0; r < s.rows; r += s.planeRows {
+			s.outer = append(s.outer, [2]int{s.image.row(r), r * s.width})
+		}
+		return
+	}
+	// A row is cut into the fewest groups of pixels, whose sizes differ by one
+	// at most. Where all pixels lie as in the image, they are one row.
+	rows, width := s.rows, s.width
+	if s.image.size == s.outSize && s.taps.Len() == s.groupIn {
+		rows, width = 1, s.outSize
+	}
+	n := (width + s.k.ConvPixels() - 1) / s.k.ConvPixels()
+	size, larger := width/n, width%n
+	var at [2][]int32
+	for r := range rows {
+		from, to := s.image.row(r), r*width
+		for i := range n {
+			k, pixels := 0, size
+			if i < larger {
+				k, pixels = 1, size+1
+			}
+			at[k] = append(at[k], int32(from), int32(to))
+			from, to = from+pixels*s.step, to+pixels
+		}
+	}
+	s.places = [2]simd.Places{simd.NewPlaces(at[0], size), simd.NewPlaces(at[1], min(size+1, s.k.ConvPixels()))}
+}
+
+// ready makes sure that the weights are packed.
+func (s *convState) ready(c *call) error {
+	if s.weights = s.packed; s.weights != nil {
+		return nil
+	}
+	size := s.k.ConvWeightsLen(s.groupOut, s.depth)
+	buf, err := scratch[float32](c, size*s.group)
+	if err != nil {
+		return err
+	}
+	var bias []float32
+	for g := range s.group {
+		if s.b != nil {
+			bias = s.b[g*s.groupOut:]
+		}
+		s.weights = append(s.weights, s.k.PackConvInto(buf[g*size:(g+1)*size], s.w[g*s.groupOut*s.depth:], bias, s.groupOut, s.depth))
+	}
+	return nil
+}
+
+// convImages makes the images of channels [lo, hi) of the samples at hand.
+func convImages(c *call, lo, hi int) {
+	s := c.state.(*convState)
+	x := s.x[s.first*s.channels*s.inSize:]
+	for i := lo; i < hi; i++ {
+		s.image.fill(s.images[i*s.image.size:(i+1)*s.image.size], x[i*s.inSize:(i+1)*s.inSize], 0)
+	}
+}
+
+// read returns the images of a group of channels of a sample, counted from the
+// first one at hand.
+func (s *convState) read(sample, group int) []float32 {
+	if s.image.padded {
+		return s.images[(sample*s.channels+group*s.groupIn)*s.image.size:][:s.groupIn*s.image.size]
+	}
+	return s.x[((s.first+sample)*s.channels+group*s.groupIn)*s.inSize:][:s.groupIn*s.inSize]
+}
+
+// convByLanes computes units [lo, hi): all blocks of channels of a chunk of
+// the places of a group, then the next chunk.
+func convByLanes(c *call, lo, hi int) {
+	s := c.state.(*convState)
+	blocks := s.weights[0].Blocks()
+	per := 2 * s.k.ConvLanes()
+	end := simd.ConvEnd{Lo: s.lo, Hi: s.hi}
+	for i := lo; i < hi; i++ {
+		block, chunk, image := i%blocks, i/blocks%s.chunks, i/blocks/s.chunks
+		sample, group := image/s.group, image%s.group
+		x := s.read(sample, group)
+		at := ((s.first+sample)*s.m + group*s.groupOut + block*per) * s.outSize
+		z := s.z[at:]
+		if s.add != nil {
+			end.Add = s.add[at:]
+		}
+		for _, p := range s.places {
+			part := p.Part(p.Len()*chunk/s.chunks, p.Len()*(chunk+1)/s.chunks)
+			s.k.Conv(z, s.outSize, x, s.step, s.taps, s.weights[group], block, part, end)
+		}
+	}
+}
+
+// convBySlides computes channels [lo, hi) of the samples at hand.
+func convBySlides(c *call, lo, hi int) {
+	s := c.state.(*convState)
+	limited := s.lo > simd.Unlimited.Lo || s.hi < simd.Unlimited.Hi
+	for i := lo; i < hi; i++ {
+		sample, m := i/s.m, i%s.m
+		x := s.read(sample, m/s.groupOut)
+		var bias float32
+		if s.b != nil {
+			bias = s.b[m]
+		}
+		at := (s.first*s.m + i) * s.outSize
+		z := s.z[at : at+s.outSize]
+		low, high := s.lo, s.hi
+		if s.add != nil {
+			low, high = simd.Unlimited.Lo, simd.Unlimited.Hi
+		}
+		for _, o := range s.outer {
+			s.k.SlideConv(z[o[1]:], s.width, x[o[0]:], s.rowStep, s.taps, s.planeRows, s.width, s.step, s.w[m*s.depth:(m+1)*s.depth], bias, low, high)
+		}
+		if s.add != nil {
+			s.sum(z, s.add[at:], limited)
+		}
+	}
+}
+
+// sum adds and limits z, as the kernels with lanes of channels do.
+func (s *convState) sum(z, add []float32, limited bool) {
+	s.k.Add(z, z, add[:len(z)])
+	if limited {
+		s.k.MaxScalar(z, z, s.lo)
+		s.k.MinScalar(z, z, s.hi)
+	}
+}
+
+// convByRows computes channels [lo, hi) of all samples, row by row.
+func convByRows(c *call, lo, hi int) {
 	s := c.state.(*convState)
 	for i := lo; i < hi; i++ {
 		n, m := i/s.m, i%s.m
 		x := s.x[(n*s.channels+m/s.groupOut*s.groupIn)*s.inSize:]
 		var bias float32
-		if s.bias != nil {
-			bias = s.bias[m]
+		if s.b != nil {
+			bias = s.b[m]
 		}
-		slide(&s.window, s.z[i*s.outSize:(i+1)*s.outSize], x, s.weights[m*s.depth:(m+1)*s.depth], s.groupIn, bias, s.kernels.Axpy)
+		slide(&s.window, s.z[i*s.outSize:(i+1)*s.outSize], x, s.w[m*s.depth:(m+1)*s.depth], s.groupIn, bias, s.k.Axpy)
 	}
 }
 
@@ -213,107 +487,6 @@ func slide[T float32 | float64](s *window, z, x, w []T, channels int, bias T, ax
 // convTile is the memory for the columns of a tile, in elements: with their
 // packed copy they stay in a level-two cache.
 const convTile = 1 << 16
-
-// multiply computes the convolution as products W [groupOut, depth] times the
-// columns of X [depth, outputs], a tile of outputs at a time.
-func (s *convState) multiply(c *call) error {
-	s.pointwise = s.taps == 1
-	for i := range s.in {
-		s.pointwise = s.pointwise && s.stride[i] == 1 && s.before[i] == 0 && s.after[i] == 0
-	}
-	const unit = 48 // the widest panel of the kernels
-	s.tile = min(max(convTile/s.depth/unit, 1)*unit, s.outSize)
-	s.tiles = (s.outSize + s.tile - 1) / s.tile
-	groups := s.m / s.groupOut
-	units := s.n * groups * s.tiles
-	s.packStep = s.kernels.PackedLen(s.depth, s.tile)
-	s.colStep = s.depth * s.tile
-	if s.pointwise {
-		s.colStep = 0
-	}
-	var err error
-	if s.cols, err = scratch[float32](c, s.colStep*c.workers()); err != nil {
-		return err
-	}
-	work := s.tile * s.depth * s.groupOut
-	if c.workers() == 1 || units >= 2*c.workers() || work < multiplyGrain {
-		if s.packed, err = scratch[float32](c, s.packStep*c.workers()); err != nil {
-			return err
-		}
-		c.parallelWorkers(units, 1+multiplyGrain/(1+work), convTiles)
-		return nil
-	}
-	// Few tiles of many rows: the threads share the rows of each.
-	if s.packed, err = scratch[float32](c, s.packStep*units); err != nil {
-		return err
-	}
-	if cap(s.panels) < units {
-		s.panels = make([]simd.Packed, units)
-	}
-	s.panels = s.panels[:units]
-	c.parallelWorkers(units, 1, convPack)
-	s.rowsOfBlock = 24
-	s.rowBlocks = (s.groupOut + s.rowsOfBlock - 1) / s.rowsOfBlock
-	c.parallel(units*s.rowBlocks, 1+multiplyGrain/(1+s.tile*s.depth*s.rowsOfBlock), convRows)
-	return nil
-}
-
-// pack makes the columns of tile unit into buf.
-func (s *convState) pack(unit int, cols, buf []float32) simd.Packed {
-	p0 := unit % s.tiles * s.tile
-	n := min(s.tile, s.outSize-p0)
-	x := s.x[unit/s.tiles*s.groupIn*s.inSize:][:s.groupIn*s.inSize]
-	b := simd.RowMajor(cols, n)
-	if s.pointwise {
-		b = simd.RowMajor(x[p0:], s.inSize)
-	} else {
-		columns(&s.window, cols, x, s.groupIn, p0, n)
-	}
-	return s.kernels.PackInto(buf, b, s.depth, n)
-}
-
-// product computes rows [lo, hi) of a tile's group of channels.
-func (s *convState) product(unit, lo, hi int, b simd.Packed) {
-	p0 := unit % s.tiles * s.tile
-	_, n := b.Dims()
-	first := unit / s.tiles * s.groupOut // channel of all samples
-	z := s.z[(first+lo)*s.outSize+p0:]
-	w := first%s.m + lo
-	if s.bias != nil {
-		for r := range hi - lo {
-			row := z[r*s.outSize : r*s.outSize+n]
-			bias := s.bias[w+r]
-			for j := range row {
-				row[j] = bias
-			}
-		}
-	}
-	s.kernels.Gemm(z, s.outSize, simd.RowMajor(s.weights[w*s.depth:], s.depth), hi-lo, b, nil, s.bias != nil)
-}
-
-func convTiles(c *call, worker, lo, hi int) {
-	s := c.state.(*convState)
-	cols, buf := s.cols[worker*s.colStep:][:s.colStep], s.packed[worker*s.packStep:][:s.packStep]
-	for unit := lo; unit < hi; unit++ {
-		s.product(unit, 0, s.groupOut, s.pack(unit, cols, buf))
-	}
-}
-
-func convPack(c *call, worker, lo, hi int) {
-	s := c.state.(*convState)
-	cols := s.cols[worker*s.colStep:][:s.colStep]
-	for unit := lo; unit < hi; unit++ {
-		s.panels[unit] = s.pack(unit, cols, s.packed[unit*s.packStep:][:s.packStep])
-	}
-}
-
-func convRows(c *call, lo, hi int) {
-	s := c.state.(*convState)
-	for i := lo; i < hi; i++ {
-		unit, r := i/s.rowBlocks, i%s.rowBlocks*s.rowsOfBlock
-		s.product(unit, r, min(r+s.rowsOfBlock, s.groupOut), s.panels[unit])
-	}
-}
 
 // columns writes what outputs [p0, p0+n) of a channel read of x [channels,
 // in…] as a matrix [channels · taps, n], zeros for padding.
@@ -385,8 +558,8 @@ func (v *convolution) run64() kernel {
 		}
 	}
 	return func(c *call) error {
-		s := c.convolve(v.k)
-		if _, _, err := v.operands(c, s); err != nil {
+		s := c.convolve(v)
+		if _, _, err := v.operands(c, &s.convShape); err != nil {
 			return err
 		}
 		z, err := c.alloc(0, graph.Float64, s.shape...)
@@ -408,6 +581,25 @@ type transposedConvolution struct {
 	extra, outShape []int // output_padding, output_shape
 }
 
+// transposedState is the adjoint at hand.
+type transposedState struct {
+	convShape
+	kernels           *simd.Kernels
+	x, weights, b, z  []float32
+	cols, packed      []float32
+	colStep, packStep int
+	panels            []simd.Packed // the groups of X
+}
+
+func (c *call) transposed(k *simd.Kernels) *transposedState {
+	s, ok := c.state.(*transposedState)
+	if !ok {
+		s = &transposedState{kernels: k}
+		c.state = s
+	}
+	return s
+}
+
 func prepareConvTranspose(n *node) (kernel, error) {
 	v := &transposedConvolution{convolution: convolution{windowAttrs: n.window(), k: n.simd, group: n.int("group", 1)},
 		extra: n.ints("output_padding"), outShape: n.ints("output_shape")}
@@ -421,7 +613,7 @@ func prepareConvTranspose(n *node) (kernel, error) {
 }
 
 // operands is convolution.operands for the adjoint: the window slides over Y.
-func (v *transposedConvolution) operands(c *call, s *convState) (w, b *Tensor, err error) {
+func (v *transposedConvolution) operands(c *call, s *convShape) (w, b *Tensor, err error) {
 	x := c.in[0]
 	if w, b, err = v.inputs(c); err != nil {
 		return nil, nil, err
@@ -507,8 +699,8 @@ func (v *transposedConvolution) resize(w *window, x, kernel []int) error {
 }
 
 func (v *transposedConvolution) run(c *call) error {
-	s := c.convolve(v.k)
-	w, b, err := v.operands(c, s)
+	s := c.transposed(v.k)
+	w, b, err := v.operands(c, &s.convShape)
 	if err != nil {
 		return err
 	}
@@ -517,11 +709,11 @@ func (v *transposedConvolution) run(c *call) error {
 		return err
 	}
 	c.flops += 2 * int64(c.in[0].Len()) * int64(s.groupOut) * int64(s.taps)
-	s.x, s.weights, s.z, s.bias = c.in[0].F32(), w.F32(), z.F32(), nil
+	s.x, s.weights, s.z, s.b = c.in[0].F32(), w.F32(), z.F32(), nil
 	if b != nil {
-		s.bias = b.F32()
+		s.b = b.F32()
 	}
-	defer func() { s.x, s.z, s.cols, s.packed = nil, nil, nil, nil }()
+	defer func() { s.x, s.weights, s.b, s.z, s.cols, s.packed = nil, nil, nil, nil, nil, nil }()
 	// The groups of X, packed; then the channels of Y, each a product with
 	// them that is spread over it.
 	units := s.n * v.group
@@ -546,7 +738,7 @@ func (v *transposedConvolution) run(c *call) error {
 }
 
 func transposePack(c *call, lo, hi int) {
-	s := c.state.(*convState)
+	s := c.state.(*transposedState)
 	for unit := lo; unit < hi; unit++ {
 		x := simd.RowMajor(s.x[unit*s.groupIn*s.outSize:], s.outSize)
 		s.panels[unit] = s.kernels.PackInto(s.packed[unit*s.packStep:(unit+1)*s.packStep], x, s.groupIn, s.outSize)
@@ -554,14 +746,14 @@ func transposePack(c *call, lo, hi int) {
 }
 
 func transposeChannels(c *call, worker, lo, hi int) {
-	s := c.state.(*convState)
+	s := c.state.(*transposedState)
 	cols := s.cols[worker*s.colStep:][:s.colStep]
 	for i := lo; i < hi; i++ {
 		unit, m := i/s.groupOut, i%s.m
 		z := s.z[i*s.inSize : (i+1)*s.inSize]
 		var bias float32
-		if s.bias != nil {
-			bias = s.bias[m]
+		if s.b != nil {
+			bias = s.b[m]
 		}
 		for j := range z {
 			z[j] = bias
@@ -613,8 +805,8 @@ func (v *transposedConvolution) run64() kernel {
 		}
 	}
 	return func(c *call) error {
-		s := c.convolve(v.k)
-		w, b, err := v.operands(c, s)
+		s := c.transposed(v.k)
+		w, b, err := v.operands(c, &s.convShape)
 		if err != nil {
 			return err
 		}

@@ -649,14 +649,17 @@ func requantize[T int8 | uint8](v int32, scale float32, zero, low, high int32) T
 
 // quantizedConv is the state of ConvInteger and QLinearConv.
 type quantizedConv struct {
-	convState
-	attrs      windowAttrs
-	group      int
-	in, w, tmp []float32 // X and W less their zero points; products of a slice of the depth
-	acc        []int32
-	biasWhole  []int32
-	scales     []float32 // for every channel, or for all
-	zeroOut    int32
+	convShape
+	kernels                        *simd.Kernels
+	attrs                          windowAttrs
+	group                          int
+	in, w, tmp                     []float32 // X and W less their zero points; products of a slice of the depth
+	tile, tiles, colStep, packStep int       // outputs of a channel that are computed together, how many such tiles, and the memory for one
+	cols, packed                   []float32
+	acc                            []int32
+	biasWhole                      []int32
+	scales                         []float32 // for every channel, or for all
+	zeroOut                        int32
 }
 
 func prepareQuantizedConv(n *node) (*quantizedConv, error) {
@@ -684,7 +687,7 @@ func (s *quantizedConv) set(x, w *Tensor) error {
 		return err
 	}
 	v := &convolution{windowAttrs: s.attrs, group: s.group}
-	return v.geometry(&s.convState, x.Shape, w.Shape)
+	return v.geometry(&s.convShape, x.Shape, w.Shape)
 }
 
 // convolve sums the products into acc, int32 [n, m, out…].

@@ -32,6 +32,7 @@ var families = []struct {
 }{
 	{"circulant", circulant},
 	{"gemm", gemm},
+	{"conv", conv},
 	{"elementwise", elementwise},
 	{"activation", activation},
 	{"reduce", reduce},
@@ -114,7 +115,7 @@ var extensions = map[string]map[string]bool{
 }
 
 // baseline is what every amd64 machine has.
-var baseline = map[string]bool{"MMX+": true, "SSE": true, "SSE2": true}
+var baseline = map[string]bool{"CMOV": true, "MMX+": true, "SSE": true, "SSE2": true}
 
 // verifyISA fails when a function uses an instruction that the run-time
 // detection of its path does not ask for, or an AVX2 function a register that

@@ -1,0 +1,136 @@
+package runtime
+
+import (
+	"math"
+
+	"github.com/onnx-lathe/lathe/internal/simd"
+)
+
+// image is how a window sees a channel of its input: with its padding in
+// place, so that every tap of every output is an element. It is the input
+// itself where the window needs no padding.
+type image struct {
+	w      *window
+	dims   []int
+	steps  []int // from place to place along every axis
+	size   int
+	padded bool
+	rows   []int32 // where they come from in the channel; −1 for padding
+	lead   int     // padding in front of a row,
+	copied int     // what it takes of the channel's row, and the rest is padding
+}
+
+// imageBound is how many times larger than the input and the output together
+// the padded input may be. Kernels with images refuse what is larger, which
+// models in use never are, and something slower computes it.
+const imageBound = 16
+
+// set works out the image for w. It reports false where there is no image for
+// channels of them.
+func (m *image) set(w *window, channels int) bool {
+	m.w, m.dims, m.steps, m.padded = w, m.dims[:0], m.steps[:0], false
+	m.size = 1
+	limit := imageBound * (w.inSize + w.outSize + 1)
+	for i, d := range w.in {
+		span := (w.out[i]-1)*w.stride[i] + (w.kernel[i]-1)*w.dilation[i] + 1
+		m.padded = m.padded || w.before[i] > 0 || span > d
+		m.dims = append(m.dims, span)
+		if m.size *= max(span, 0); m.size > limit {
+			return false
+		}
+	}
+	if !m.padded {
+		m.dims, m.size = append(m.dims[:0], w.in...), w.inSize
+	}
+	last := len(m.dims) - 1
+	m.steps = append(m.steps, m.dims...)
+	step := 1
+	for i := last; i >= 0; i-- {
+		m.steps[i] = step
+		step *= m.dims[i]
+	}
+	if most := math.MaxInt32; m.size > most/max(channels, 1) || w.outSize > most {
+		return false
+	}
+	if !m.padded {
+		return true
+	}
+	m.lead = min(w.before[last], m.dims[last])
+	m.copied = min(w.in[last], m.dims[last]-m.lead)
+	m.rows = m.rows[:0]
+	for r := range m.size / max(m.dims[last], 1) {
+		from, step := 0, w.in[last]
+		for i := last - 1; i >= 0; i-- {
+			at := r%m.dims[i] - w.before[i]
+			r /= m.dims[i]
+			if at < 0 || at >= w.in[i] {
+				from = -1
+				break
+			}
+			from += at * step
+			step *= w.in[i]
+		}
+		m.rows = append(m.rows, int32(from))
+	}
+	return true
+}
+
+// fill makes the image of one channel x, with a value for padding.
+func (m *image) fill(dst, x []float32, padding float32) {
+	width := m.dims[len(m.dims)-1]
+	for _, from := range m.rows {
+		row := dst[:width]
+		dst = dst[width:]
+		if from < 0 {
+			for j := range row {
+				row[j] = padding
+			}
+			continue
+		}
+		for j := range row[:m.lead] {
+			row[j] = padding
+		}
+		copy(row[m.lead:], x[from:int(from)+m.copied])
+		end := row[m.lead+m.copied:]
+		for j := range end {
+			end[j] = padding
+		}
+	}
+}
+
+// taps are the offsets of what the window reads of channels that lie one after
+// the other: channel by channel, and in each the kernel row by row.
+func (m *image) taps(channels int) simd.Taps {
+	at := make([]int32, 0, channels*m.w.taps)
+	for c := range channels {
+		for k := range m.w.taps {
+			o := c * m.size
+			for i := len(m.dims) - 1; i >= 0; i-- {
+				o += k % m.w.kernel[i] * m.w.dilation[i] * m.steps[i]
+				k /= m.w.kernel[i]
+			}
+			at = append(at, int32(o))
+		}
+	}
+	return simd.NewTaps(at)
+}
+
+// row is where the window of the first output of row r stands.
+func (m *image) row(r int) int {
+	at := 0
+	for i := len(m.dims) - 2; i >= 0; i-- {
+		at += r % m.w.out[i] * m.w.stride[i] * m.steps[i]
+		r /= m.w.out[i]
+	}
+	return at
+}
+
+// planeRows are the output rows for one call of a Slide kernel: those along
+// the last axis but one, and the step between their windows.
+func (m *image) planeRows() (n, step int) {
+	i := len(m.dims) - 2
+	if i < 0 {
+		return 1, 0
+	}
+	return m.w.out[i], m.w.stride[i] * m.steps[i]
+}
