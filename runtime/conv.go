@@ -53,7 +53,7 @@ type convState struct {
 	xShape, wShape []int // that the rest is for
 	how            convMethod
 	image          image
-	taps           simd.Taps
+	offsets        simd.Taps
 	step           int            // from pixel to pixel of the image
 	places         [2]simd.Places // groups of pixels, of two sizes
 	outer          [][2]int       // for windows that slide: where planes of rows begin in image and output
@@ -309,7 +309,7 @@ func (s *convState) plan() {
 		s.how = convRows
 		return
 	}
-	s.taps = s.image.taps(s.groupIn)
+	s.offsets = s.image.taps(s.groupIn)
 	s.step = s.stride[len(s.stride)-1]
 	if s.how == convSlides {
 		s.planeRows, s.rowStep = s.image.planeRows()
@@ -322,7 +322,7 @@ func (s *convState) plan() {
 	// A row is cut into the fewest groups of pixels, whose sizes differ by one
 	// at most. Where all pixels lie as in the image, they are one row.
 	rows, width := s.rows, s.width
-	if s.image.size == s.outSize && s.taps.Len() == s.groupIn {
+	if s.image.size == s.outSize && s.taps == 1 {
 		rows, width = 1, s.outSize
 	}
 	n := (width + s.k.ConvPixels() - 1) / s.k.ConvPixels()
@@ -398,7 +398,7 @@ func convByLanes(c *call, lo, hi int) {
 		}
 		for _, p := range s.places {
 			part := p.Part(p.Len()*chunk/s.chunks, p.Len()*(chunk+1)/s.chunks)
-			s.k.Conv(z, s.outSize, x, s.step, s.taps, s.weights[group], block, part, end)
+			s.k.Conv(z, s.outSize, x, s.step, s.offsets, s.weights[group], block, part, end)
 		}
 	}
 }
@@ -421,7 +421,7 @@ func convBySlides(c *call, lo, hi int) {
 			low, high = simd.Unlimited.Lo, simd.Unlimited.Hi
 		}
 		for _, o := range s.outer {
-			s.k.SlideConv(z[o[1]:], s.width, x[o[0]:], s.rowStep, s.taps, s.planeRows, s.width, s.step, s.w[m*s.depth:(m+1)*s.depth], bias, low, high)
+			s.k.SlideConv(z[o[1]:], s.width, x[o[0]:], s.rowStep, s.offsets, s.planeRows, s.width, s.step, s.w[m*s.depth:(m+1)*s.depth], bias, low, high)
 		}
 		if s.add != nil {
 			s.sum(z, s.add[at:], limited)

@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"github.com/onnx-lathe/lathe/graph"
+	"github.com/onnx-lathe/lathe/internal/simd"
 )
 
 // poolOps reduce the input under a sliding window, or whole channels.
@@ -26,6 +27,17 @@ type poolState struct {
 	planes int // samples · channels
 	shape  []int
 	counts []int // of elements in the window, by the output's place in a row
+
+	// Of windows that slide with pixels in the lanes of vectors.
+	slides    bool
+	planned   []int // spatial dims that the rest is for
+	image     image
+	offsets   simd.Taps
+	origins   [][2]int // where planes of rows begin in image and output
+	planeRows int
+	rowStep   int // from row to row of the image
+	divisors  []float32
+	images    []float32 // one for each worker
 }
 
 func (c *call) pooling(a *windowAttrs) (*poolState, error) {
@@ -46,6 +58,79 @@ func (c *call) pooling(a *windowAttrs) (*poolState, error) {
 	return s, nil
 }
 
+// slideOp is a window of package simd.
+type slideOp func(k *simd.Kernels, z []float32, zStep int, x []float32, xStep int, taps simd.Taps, rows, width, stride int)
+
+// plan works out how windows slide; it reports false where the kernels do not
+// take them so.
+func (s *poolState) plan() bool {
+	if s.planned != nil && slices.Equal(s.planned, s.in) {
+		return s.slides
+	}
+	s.planned = append(s.planned[:0], s.in...)
+	s.divisors = nil
+	s.slides = s.stride[len(s.stride)-1] <= simd.SlideStrides && s.image.set(&s.window, 1)
+	if !s.slides {
+		return false
+	}
+	s.offsets = s.image.taps(1)
+	s.planeRows, s.rowStep = s.image.planeRows()
+	s.origins = s.origins[:0]
+	for r := 0; r < s.rows; r += s.planeRows {
+		s.origins = append(s.origins, [2]int{s.image.row(r), r * s.width})
+	}
+	return true
+}
+
+// slidePool pools plane by plane where windows slide with a stride of 1 or 2,
+// and otherwise does what it is told. begin is called for new shapes, end makes
+// the result of a plane from what op gives; both can be nil.
+func slidePool(a *windowAttrs, k *simd.Kernels, op slideOp, padding float32, begin func(s *poolState), end func(s *poolState, plane []float32), otherwise kernel) kernel {
+	planes := func(c *call, worker, lo, hi int) {
+		s := c.state.(*poolState)
+		x, z := c.in[0].F32(), c.out[0].F32()
+		stride := s.stride[len(s.stride)-1]
+		for i := lo; i < hi; i++ {
+			from, to := x[i*s.inSize:(i+1)*s.inSize], z[i*s.outSize:(i+1)*s.outSize]
+			if s.image.padded {
+				m := s.images[worker*s.image.size:][:s.image.size]
+				s.image.fill(m, from, padding)
+				from = m
+			}
+			for _, o := range s.origins {
+				op(k, to[o[1]:], s.width, from[o[0]:], s.rowStep, s.offsets, s.planeRows, s.width, stride)
+			}
+			if end != nil {
+				end(s, to)
+			}
+		}
+	}
+	return func(c *call) error {
+		s, err := c.pooling(a)
+		if err != nil {
+			return err
+		}
+		if !s.plan() {
+			return otherwise(c)
+		}
+		z, err := c.alloc(0, graph.Float32, s.shape...)
+		if err != nil || z.Len() == 0 {
+			return err
+		}
+		if begin != nil && s.divisors == nil {
+			begin(s)
+		}
+		if s.image.padded {
+			if s.images, err = scratch[float32](c, s.image.size*c.workers()); err != nil {
+				return err
+			}
+		}
+		c.parallelWorkers(s.planes, 1+elementGrain/(s.outSize*s.taps), planes)
+		s.images = nil
+		return nil
+	}
+}
+
 // prepareMaxPool: a window of padding alone gives the lowest value, and a NaN
 // in the window NaN. Indices are places in the whole of X, in the order that
 // storage_order says: row by row, or the first spatial dim running fastest.
@@ -53,18 +138,21 @@ func prepareMaxPool(n *node) (kernel, error) {
 	a := n.window()
 	columnMajor := n.bool("storage_order", false)
 	indices := n.wants(1)
-	k := n.simd
+	low := float32(math.Inf(-1))
+	float := maxPool(&a, indices, columnMajor, low)
+	if !indices {
+		float = slidePool(&a, n.simd, (*simd.Kernels).SlideMax, low, nil, nil, float)
+	}
 	return byType{
-		graph.Float32: maxPool(&a, indices, columnMajor, float32(math.Inf(-1)), k.Max),
-		graph.Float64: maxPool(&a, indices, columnMajor, math.Inf(-1), nil),
-		graph.Int8:    maxPool(&a, indices, columnMajor, int8(math.MinInt8), nil),
-		graph.Uint8:   maxPool(&a, indices, columnMajor, uint8(0), nil),
+		graph.Float32: float,
+		graph.Float64: maxPool(&a, indices, columnMajor, math.Inf(-1)),
+		graph.Int8:    maxPool(&a, indices, columnMajor, int8(math.MinInt8)),
+		graph.Uint8:   maxPool(&a, indices, columnMajor, uint8(0)),
 	}.kernel(0), n.inputs(1, 1)
 }
 
-// maxPool pools rows; fast takes the maximum of runs, where there is such a
-// kernel.
-func maxPool[T number](a *windowAttrs, indices, columnMajor bool, low T, fast func(dst, x, y []T)) kernel {
+// maxPool pools row by row.
+func maxPool[T number](a *windowAttrs, indices, columnMajor bool, low T) kernel {
 	d := dtypeOf[T]()
 	values := func(c *call, lo, hi int) {
 		s := c.state.(*poolState)
@@ -82,10 +170,6 @@ func maxPool[T number](a *windowAttrs, indices, columnMajor bool, low T, fast fu
 				for k := range s.kernel[last] {
 					lo, hi, from := s.span(k)
 					if lo >= hi {
-						continue
-					}
-					if stride == 1 && fast != nil {
-						fast(row[lo:hi], row[lo:hi], in[from:from+hi-lo])
 						continue
 					}
 					for j := lo; j < hi; j++ {
@@ -175,15 +259,31 @@ func prepareMeanPool(n *node) (kernel, error) {
 			return nil, fmt.Errorf("p = %v, want at least 1", p)
 		}
 		return byType{
-			graph.Float32: sumPool(&a, false, powerOf[float32](p), nil, rootOf[float32](p)),
-			graph.Float64: sumPool(&a, false, powerOf[float64](p), nil, rootOf[float64](p)),
+			graph.Float32: sumPool(&a, false, powerOf[float32](p), rootOf[float32](p)),
+			graph.Float64: sumPool(&a, false, powerOf[float64](p), rootOf[float64](p)),
 		}.kernel(0), n.inputs(1, 1)
 	}
-	pad := n.bool("count_include_pad", false)
+	pad, k := n.bool("count_include_pad", false), n.simd
+	count := func(s *poolState) { s.count(pad) }
+	divide := func(s *poolState, plane []float32) { k.Div(plane, plane, s.divisors) }
+	means := slidePool(&a, k, (*simd.Kernels).SlideSum, 0, count, divide, sumPool(&a, pad, nil, meanOf[float32](pad)))
 	return byType{
-		graph.Float32: sumPool(&a, pad, nil, n.simd.Add, meanOf[float32](pad)),
-		graph.Float64: sumPool(&a, pad, nil, nil, meanOf[float64](pad)),
+		graph.Float32: means,
+		graph.Float64: sumPool(&a, pad, nil, meanOf[float64](pad)),
 	}.kernel(0), n.inputs(1, 1)
+}
+
+// count works out how many elements count in the windows of a plane.
+func (s *poolState) count(pad bool) {
+	s.divisors = make([]float32, s.outSize)
+	for i := range s.divisors {
+		n, at := 1, i
+		for k := len(s.out) - 1; k >= 0; k-- {
+			n *= s.counted(k, at%s.out[k], pad)
+			at /= s.out[k]
+		}
+		s.divisors[i] = float32(n)
+	}
 }
 
 // powerOf is |x|ᵖ.
@@ -235,9 +335,8 @@ func (w *window) counted(i, o int, pad bool) int {
 }
 
 // sumPool sums f(x), x itself where f is nil, over windows row by row; end
-// makes the result of row r of the outputs from its sums. fast adds runs,
-// where there is such a kernel.
-func sumPool[T float32 | float64](a *windowAttrs, pad bool, f func(x T) T, fast func(dst, x, y []T), end func(s *poolState, r int, row []T)) kernel {
+// makes the result of row r of the outputs from its sums.
+func sumPool[T float32 | float64](a *windowAttrs, pad bool, f func(x T) T, end func(s *poolState, r int, row []T)) kernel {
 	d := dtypeOf[T]()
 	body := func(c *call, lo, hi int) {
 		s := c.state.(*poolState)
@@ -259,8 +358,6 @@ func sumPool[T float32 | float64](a *windowAttrs, pad bool, f func(x T) T, fast 
 							row[j] += f(in[from])
 							from += stride
 						}
-					case stride == 1 && fast != nil:
-						fast(row[lo:hi], row[lo:hi], in[from:from+hi-lo])
 					default:
 						for j := lo; j < hi; j++ {
 							row[j] += in[from]
