@@ -11,8 +11,8 @@ import (
 )
 
 var castOps = []operator{
-	{"", "Cast", 6, prepareCast, 0},
-	{"", "CastLike", 15, prepareCast, 0},
+	{"", "Cast", 6, prepareCast, gradCast, 0},
+	{"", "CastLike", 15, prepareCast, gradCast, 0},
 }
 
 // prepareCast: Cast takes its type from an attribute, CastLike from an input.

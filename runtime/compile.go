@@ -39,6 +39,9 @@ type Options struct {
 	// and of what is computed at compile time; 0 means 4 GiB. Weights do not
 	// count.
 	MemoryLimit int64
+
+	// training adds gradients; see CompileTraining.
+	training *training
 }
 
 const defaultMemoryLimit = 4 << 30
@@ -132,8 +135,13 @@ func compile(m *graph.Model, o Options) (*Program, error) {
 	if err := l.caches(p, main); err != nil {
 		return nil, err
 	}
-	if !o.NoFusion {
-		fuse(main)
+	if o.training != nil {
+		if err := o.training.build(l, main, groups[0]); err != nil {
+			return nil, err
+		}
+		p.outputs = nil // the loss sees its values
+	} else if !o.NoFusion {
+		fuse(main, nil)
 	}
 	mark(main)
 	if err := l.missing.err(); err != nil {
@@ -305,7 +313,10 @@ func (x *lnode) ready() (_ kernel, err error) {
 	x.dropped = make([]bool, len(x.in))
 	for i, v := range x.in {
 		if v != nil {
-			x.given[i], x.consts[i] = true, v.konst
+			x.given[i] = true
+			if v.param == 0 { // a parameter's value changes
+				x.consts[i] = v.konst
+			}
 		}
 	}
 	x.wanted = make([]bool, len(x.out))

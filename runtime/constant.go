@@ -11,11 +11,11 @@ import (
 // constantOps give values that depend on the shape of an input at most, or on
 // a few numbers.
 var constantOps = []operator{
-	{"", "Constant", 1, prepareConstant, 0},
-	{"", "ConstantOfShape", 9, prepareConstantOfShape, 0},
-	{"", "Shape", 1, prepareShape, 0},
-	{"", "Size", 1, prepareSize, 0},
-	{"", "Range", 11, prepareRange, 0},
+	{"", "Constant", 1, prepareConstant, nil, 0},
+	{"", "ConstantOfShape", 9, prepareConstantOfShape, nil, 0},
+	{"", "Shape", 1, prepareShape, nil, 0},
+	{"", "Size", 1, prepareSize, nil, 0},
+	{"", "Range", 11, prepareRange, nil, 0},
 }
 
 func prepareConstant(n *node) (kernel, error) {

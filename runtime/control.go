@@ -11,9 +11,9 @@ import (
 // controlOps run subgraphs. The frames of their bodies belong to the call, in
 // the order of node.body.
 var controlOps = []operator{
-	{"", "If", 1, prepareIf, body},
-	{"", "Loop", 1, prepareLoop, body},
-	{"", "Scan", 9, prepareScan, body},
+	{"", "If", 1, prepareIf, nil, body},
+	{"", "Loop", 1, prepareLoop, nil, body},
+	{"", "Scan", 9, prepareScan, nil, body},
 }
 
 // body returns where the frame of the body in that attribute is among

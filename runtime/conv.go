@@ -12,8 +12,8 @@ import (
 
 // convOps slide learnt kernels over their input.
 var convOps = []operator{
-	{"", "Conv", 1, prepareConv, halves},
-	{"", "ConvTranspose", 1, prepareConvTranspose, halves},
+	{"", "Conv", 1, prepareConv, gradConv, halves},
+	{"", "ConvTranspose", 1, prepareConvTranspose, nil, halves},
 }
 
 // convolution is Conv: X [N, C, d…], W [M, C/group, k…], B [M] →

@@ -11,9 +11,9 @@ import (
 
 // detectOps are those of object detectors: boxes, and pools of regions.
 var detectOps = []operator{
-	{"", "NonMaxSuppression", 10, prepareNonMaxSuppression, 0},
-	{"", "RoiAlign", 10, prepareRoiAlign, halves},
-	{"", "MaxRoiPool", 1, prepareMaxRoiPool, halves},
+	{"", "NonMaxSuppression", 10, prepareNonMaxSuppression, nil, 0},
+	{"", "RoiAlign", 10, prepareRoiAlign, nil, halves},
+	{"", "MaxRoiPool", 1, prepareMaxRoiPool, nil, halves},
 }
 
 // prepareNonMaxSuppression: boxes [B, S, 4], scores [B, classes, S] → indices

@@ -34,7 +34,7 @@ func (f *folder) try(x *lnode) bool {
 		if v == nil {
 			continue
 		}
-		if v.konst == nil {
+		if v.konst == nil || v.param > 0 {
 			return false
 		}
 		size += len(v.konst.mem)

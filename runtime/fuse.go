@@ -29,9 +29,13 @@ type fuser struct {
 	scope   *scope
 }
 
-// fuse rewrites a scope and the scopes in it.
-func fuse(sc *scope) {
+// fuse rewrites a scope and the scopes in it, with the fusions of those names
+// or, for nil, all.
+func fuse(sc *scope, only []string) {
 	for _, rule := range fusions {
+		if only != nil && !slices.Contains(only, rule.name) {
+			continue
+		}
 		mark(sc)
 		prune(sc)
 		f := &fuser{readers: map[*lvalue]int{}}
@@ -247,6 +251,7 @@ func (f *fuser) gelu(x *lnode) bool {
 		}
 		rank := max(p.rank, len(c.konst.Shape))
 		var g func(z, x []float32)
+		approximate := "none"
 		if erf := f.only(u, "Erf"); erf != nil {
 			q := factors{scale: 1}
 			f.factors(erf.in[0], &q)
@@ -259,11 +264,12 @@ func (f *fuser) gelu(x *lnode) bool {
 			if !ok {
 				continue
 			}
-			rank, g = max(rank, r), x.simd.GeluTanh
+			rank, g, approximate = max(rank, r), x.simd.GeluTanh, "tanh"
 		} else {
 			continue
 		}
 		x.replace("Gelu", raised(g, rank), in)
+		x.attrs = []*graph.Attr{graph.StringAttr("approximate", approximate)}
 		return true
 	}
 	return false
@@ -541,5 +547,6 @@ func (f *fuser) norm(x *lnode, op string, eps float64, in ...*lvalue) bool {
 		}
 		return nil
 	}}.kernel(0), in...)
+	x.attrs = []*graph.Attr{graph.FloatAttr("epsilon", l.eps)}
 	return true
 }

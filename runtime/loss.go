@@ -10,8 +10,8 @@ import (
 
 // lossOps compare scores with labels.
 var lossOps = []operator{
-	{"", "NegativeLogLikelihoodLoss", 12, prepareLoss, halves},
-	{"", "SoftmaxCrossEntropyLoss", 12, prepareLoss, halves},
+	{"", "NegativeLogLikelihoodLoss", 12, prepareLoss, nil, halves},
+	{"", "SoftmaxCrossEntropyLoss", 12, prepareLoss, nil, halves},
 }
 
 // loss is NegativeLogLikelihoodLoss or SoftmaxCrossEntropyLoss: scores [N, C,

@@ -29,6 +29,7 @@ type lvalue struct {
 	pinned bool    // a probe reads it: fusion must leave it
 	def    *lnode
 	rank   int // -1 where the model does not say
+	param  int // a constant that is trained: its number + 1
 }
 
 // lnode is one operator call.
@@ -127,6 +128,11 @@ func (l *lowering) track(v *graph.Value, lv *lvalue) {
 	if l.probes[v.Name] == v {
 		lv.pinned = true
 		l.named[v] = lv
+	}
+	if t := l.opts.training; t != nil && v.Graph() == l.model.Graph {
+		if lv.param = t.names[v.Name]; lv.param > 0 {
+			t.konst[lv.param-1] = lv
+		}
 	}
 }
 

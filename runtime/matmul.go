@@ -11,10 +11,10 @@ import (
 
 // matmulOps multiply matrices.
 var matmulOps = []operator{
-	{"", "MatMul", 1, prepareMatMul, halves},
-	{"", "Gemm", 7, prepareGemm, halves},
-	{"", "Det", 11, prepareDet, halves},
-	{"", "Einsum", 12, prepareEinsum, halves},
+	{"", "MatMul", 1, prepareMatMul, gradMatMul, halves},
+	{"", "Gemm", 7, prepareGemm, gradGemm, halves},
+	{"", "Det", 11, prepareDet, nil, halves},
+	{"", "Einsum", 12, prepareEinsum, nil, halves},
 }
 
 // product is A·B for float32 stacks of matrices, A [..., m, k], B [..., k, n]

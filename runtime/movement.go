@@ -10,10 +10,10 @@ import (
 
 // movementOps move elements of any type without looking at them.
 var movementOps = []operator{
-	{"", "Transpose", 1, prepareTranspose, 0},
-	{"", "Concat", 4, prepareConcat, 0},
-	{"", "Gather", 1, prepareGather, 0},
-	{"", "Expand", 8, prepareExpand, 0},
+	{"", "Transpose", 1, prepareTranspose, gradTranspose, 0},
+	{"", "Concat", 4, prepareConcat, gradConcat, 0},
+	{"", "Gather", 1, prepareGather, gradGather, 0},
+	{"", "Expand", 8, prepareExpand, gradExpand, 0},
 }
 
 // byWidth chooses among generic functions by the width of an element type;

@@ -11,18 +11,18 @@ import (
 
 // normalizeOps scale elements by what their neighbours are.
 var normalizeOps = []operator{
-	{"", "Softmax", 1, prepareSoftmax, halves},
-	{"", "LogSoftmax", 1, prepareSoftmax, halves},
-	{"", "Hardmax", 1, prepareSoftmax, halves},
-	{"", "LayerNormalization", 1, prepareLayerNorm, halves}, // ONNX has it from 17 on, ONNX Runtime writes it earlier
-	{"", "RMSNormalization", 23, prepareLayerNorm, halves},
-	{"", "SimplifiedLayerNormalization", 1, prepareLayerNorm, halves}, // ONNX Runtime's name for it, in the default domain
-	{"", "InstanceNormalization", 6, prepareGroupNorm, halves},
-	{"", "GroupNormalization", 18, prepareGroupNorm, halves},
-	{"", "BatchNormalization", 7, prepareBatchNorm, halves},
-	{"", "LRN", 1, prepareLRN, halves},
-	{"", "MeanVarianceNormalization", 9, prepareMeanVariance, halves},
-	{"", "LpNormalization", 1, prepareLpNorm, halves},
+	{"", "Softmax", 1, prepareSoftmax, gradSoftmax, halves},
+	{"", "LogSoftmax", 1, prepareSoftmax, gradSoftmax, halves},
+	{"", "Hardmax", 1, prepareSoftmax, gradZero, halves},
+	{"", "LayerNormalization", 1, prepareLayerNorm, gradLayerNorm, halves}, // ONNX has it from 17 on, ONNX Runtime writes it earlier
+	{"", "RMSNormalization", 23, prepareLayerNorm, gradLayerNorm, halves},
+	{"", "SimplifiedLayerNormalization", 1, prepareLayerNorm, gradLayerNorm, halves}, // ONNX Runtime's name for it, in the default domain
+	{"", "InstanceNormalization", 6, prepareGroupNorm, nil, halves},
+	{"", "GroupNormalization", 18, prepareGroupNorm, nil, halves},
+	{"", "BatchNormalization", 7, prepareBatchNorm, gradBatchNorm, halves},
+	{"", "LRN", 1, prepareLRN, nil, halves},
+	{"", "MeanVarianceNormalization", 9, prepareMeanVariance, nil, halves},
+	{"", "LpNormalization", 1, prepareLpNorm, nil, halves},
 }
 
 // lines is a tensor cut into lines along an axis: outer·inner of them, n

@@ -12,7 +12,8 @@ import (
 // made ready to run, from version since of its domain on, until a later row
 // of the same name takes over.
 //
-// To add an operator, write its prepare function and add a row here and one
+// To add an operator, write its prepare function (and its gradient, if models
+// that have it are to be trained) and add a row here and one
 // to the inference table of package graph.
 type operator struct {
 	domain string
@@ -22,6 +23,9 @@ type operator struct {
 	// prepare does what does not depend on the inputs: it reads the
 	// attributes and the constant inputs and returns the kernel.
 	prepare func(n *node) (kernel, error)
+
+	// gradient is how the operator is differentiated; nil where it is not.
+	gradient gradient
 
 	flags flags
 }

@@ -11,14 +11,14 @@ import (
 
 // pickOps pick elements of their input by index.
 var pickOps = []operator{
-	{"", "NonZero", 9, prepareNonZero, 0},
-	{"", "GatherElements", 11, prepareGatherElements, 0},
-	{"", "GatherND", 11, prepareGatherND, 0},
-	{"", "Compress", 9, prepareCompress, 0},
-	{"", "ReverseSequence", 10, prepareReverseSequence, 0},
-	{"", "Trilu", 14, prepareTrilu, 0},
-	{"", "ArgMax", 1, prepareArg, halves},
-	{"", "ArgMin", 1, prepareArg, halves},
+	{"", "NonZero", 9, prepareNonZero, nil, 0},
+	{"", "GatherElements", 11, prepareGatherElements, gradMoved, 0},
+	{"", "GatherND", 11, prepareGatherND, gradMoved, 0},
+	{"", "Compress", 9, prepareCompress, gradMoved, 0},
+	{"", "ReverseSequence", 10, prepareReverseSequence, gradMoved, 0},
+	{"", "Trilu", 14, prepareTrilu, gradMoved, 0},
+	{"", "ArgMax", 1, prepareArg, nil, halves},
+	{"", "ArgMin", 1, prepareArg, nil, halves},
 }
 
 // prepareNonZero gives the indices of the elements that are not zero, [rank,

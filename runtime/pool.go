@@ -12,13 +12,13 @@ import (
 
 // poolOps reduce the input under a sliding window, or whole channels.
 var poolOps = []operator{
-	{"", "MaxPool", 1, prepareMaxPool, halves},
-	{"", "AveragePool", 1, prepareMeanPool, halves},
-	{"", "LpPool", 2, prepareMeanPool, halves},
-	{"", "GlobalMaxPool", 1, prepareGlobalPool, halves},
-	{"", "GlobalAveragePool", 1, prepareGlobalPool, halves},
-	{"", "GlobalLpPool", 2, prepareGlobalPool, halves},
-	{"", "MaxUnpool", 9, prepareMaxUnpool, 0},
+	{"", "MaxPool", 1, prepareMaxPool, gradMaxPool, halves},
+	{"", "AveragePool", 1, prepareMeanPool, gradAveragePool, halves},
+	{"", "LpPool", 2, prepareMeanPool, nil, halves},
+	{"", "GlobalMaxPool", 1, prepareGlobalPool, gradGlobalPool, halves},
+	{"", "GlobalAveragePool", 1, prepareGlobalPool, gradGlobalPool, halves},
+	{"", "GlobalLpPool", 2, prepareGlobalPool, nil, halves},
+	{"", "MaxUnpool", 9, prepareMaxUnpool, nil, 0},
 }
 
 // poolState is the pooling at hand.

@@ -12,13 +12,13 @@ import (
 
 // quantizeOps compute with numbers that stand for (q − zero point) · scale.
 var quantizeOps = []operator{
-	{"", "QuantizeLinear", 10, prepareQuantize, 0},
-	{"", "DequantizeLinear", 10, prepareDequantize, 0},
-	{"", "DynamicQuantizeLinear", 11, prepareDynamicQuantize, 0},
-	{"", "MatMulInteger", 10, prepareMatMulInteger, 0},
-	{"", "QLinearMatMul", 10, prepareQLinearMatMul, halves},
-	{"", "ConvInteger", 10, prepareConvInteger, 0},
-	{"", "QLinearConv", 10, prepareQLinearConv, 0},
+	{"", "QuantizeLinear", 10, prepareQuantize, nil, 0},
+	{"", "DequantizeLinear", 10, prepareDequantize, nil, 0},
+	{"", "DynamicQuantizeLinear", 11, prepareDynamicQuantize, nil, 0},
+	{"", "MatMulInteger", 10, prepareMatMulInteger, nil, 0},
+	{"", "QLinearMatMul", 10, prepareQLinearMatMul, nil, halves},
+	{"", "ConvInteger", 10, prepareConvInteger, nil, 0},
+	{"", "QLinearConv", 10, prepareQLinearConv, nil, 0},
 }
 
 // grid is the scales and zero points that the elements of a tensor have: one

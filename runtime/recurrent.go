@@ -12,9 +12,9 @@ import (
 
 // recurrentOps go through a sequence with a state.
 var recurrentOps = []operator{
-	{"", "RNN", 7, prepareRecurrent, halves},
-	{"", "GRU", 7, prepareRecurrent, halves},
-	{"", "LSTM", 7, prepareRecurrent, halves},
+	{"", "RNN", 7, prepareRecurrent, nil, halves},
+	{"", "GRU", 7, prepareRecurrent, nil, halves},
+	{"", "LSTM", 7, prepareRecurrent, nil, halves},
 }
 
 // recurrent is RNN, GRU or LSTM: X [T, B, n], W [dirs, G·h, n], R [dirs, G·h,

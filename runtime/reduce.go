@@ -11,17 +11,17 @@ import (
 
 // reduceOps replace axes by one number of their elements.
 var reduceOps = []operator{
-	{"", "ReduceSum", 1, prepareReduce, halves},
-	{"", "ReduceMean", 1, prepareReduce, halves},
-	{"", "ReduceMax", 1, prepareReduce, halves},
-	{"", "ReduceMin", 1, prepareReduce, halves},
-	{"", "ReduceProd", 1, prepareReduce, halves},
-	{"", "ReduceL1", 1, prepareReduce, halves},
-	{"", "ReduceL2", 1, prepareReduce, halves},
-	{"", "ReduceLogSum", 1, prepareReduce, halves},
-	{"", "ReduceLogSumExp", 1, prepareReduce, halves},
-	{"", "ReduceSumSquare", 1, prepareReduce, halves},
-	{"", "CumSum", 11, prepareCumSum, halves},
+	{"", "ReduceSum", 1, prepareReduce, gradReduce, halves},
+	{"", "ReduceMean", 1, prepareReduce, gradReduce, halves},
+	{"", "ReduceMax", 1, prepareReduce, gradReduce, halves},
+	{"", "ReduceMin", 1, prepareReduce, gradReduce, halves},
+	{"", "ReduceProd", 1, prepareReduce, nil, halves},
+	{"", "ReduceL1", 1, prepareReduce, gradReduce, halves},
+	{"", "ReduceL2", 1, prepareReduce, gradReduce, halves},
+	{"", "ReduceLogSum", 1, prepareReduce, gradReduce, halves},
+	{"", "ReduceLogSumExp", 1, prepareReduce, gradReduce, halves},
+	{"", "ReduceSumSquare", 1, prepareReduce, gradReduce, halves},
+	{"", "CumSum", 11, prepareCumSum, nil, halves},
 }
 
 // prepareReduce: the axes are an attribute, and an input since opset 18 (13

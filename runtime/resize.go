@@ -11,9 +11,9 @@ import (
 
 // resizeOps read their input between its elements.
 var resizeOps = []operator{
-	{"", "Upsample", 7, prepareResize, halves},
-	{"", "Resize", 10, prepareResize, halves},
-	{"", "GridSample", 16, prepareGridSample, halves},
+	{"", "Upsample", 7, prepareResize, nil, halves},
+	{"", "Resize", 10, prepareResize, nil, halves},
+	{"", "GridSample", 16, prepareGridSample, nil, halves},
 }
 
 // resizing is Resize's attributes.

@@ -11,11 +11,11 @@ import (
 
 // scatterOps write elements to places that an input names.
 var scatterOps = []operator{
-	{"", "Scatter", 9, prepareScatterElements, 0}, // deprecated by opset 11, still read
-	{"", "ScatterElements", 11, prepareScatterElements, halves},
-	{"", "ScatterND", 11, prepareScatterND, halves},
-	{"", "OneHot", 9, prepareOneHot, 0},
-	{"", "EyeLike", 9, prepareEyeLike, 0},
+	{"", "Scatter", 9, prepareScatterElements, nil, 0}, // deprecated by opset 11, still read
+	{"", "ScatterElements", 11, prepareScatterElements, nil, halves},
+	{"", "ScatterND", 11, prepareScatterND, nil, halves},
+	{"", "OneHot", 9, prepareOneHot, nil, 0},
+	{"", "EyeLike", 9, prepareEyeLike, nil, 0},
 }
 
 // write puts updates, run elements each, to positions of y.

@@ -42,6 +42,8 @@ type Session struct {
 
 	targets []Tensor // by output: the caller's tensor; no mem where there is none
 	caches  []sessionCache
+
+	train *trainRun // of sessions that train
 }
 
 // NewSession returns a session of p.

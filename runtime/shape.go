@@ -10,12 +10,12 @@ import (
 // shapeOps give their input another shape, or none other, without touching an
 // element.
 var shapeOps = []operator{
-	{"", "Identity", 1, prepareIdentity, 0},
-	{"", "Dropout", 7, prepareDropout, 0},
-	{"", "Reshape", 5, prepareReshape, 0},
-	{"", "Flatten", 1, prepareFlatten, 0},
-	{"", "Squeeze", 1, prepareSqueeze, 0},
-	{"", "Unsqueeze", 1, prepareUnsqueeze, 0},
+	{"", "Identity", 1, prepareIdentity, gradIdentity, 0},
+	{"", "Dropout", 7, prepareDropout, gradIdentity, 0},
+	{"", "Reshape", 5, prepareReshape, gradReshape, 0},
+	{"", "Flatten", 1, prepareFlatten, gradReshape, 0},
+	{"", "Squeeze", 1, prepareSqueeze, gradReshape, 0},
+	{"", "Unsqueeze", 1, prepareUnsqueeze, gradReshape, 0},
 }
 
 func prepareIdentity(n *node) (kernel, error) {

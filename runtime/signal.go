@@ -12,12 +12,12 @@ import (
 
 // signalOps go between time and frequency.
 var signalOps = []operator{
-	{"", "DFT", 17, prepareDFT, halves},
-	{"", "STFT", 17, prepareSTFT, halves},
-	{"", "HannWindow", 17, prepareWindow, 0},
-	{"", "HammingWindow", 17, prepareWindow, 0},
-	{"", "BlackmanWindow", 17, prepareWindow, 0},
-	{"", "MelWeightMatrix", 17, prepareMelWeightMatrix, 0},
+	{"", "DFT", 17, prepareDFT, nil, halves},
+	{"", "STFT", 17, prepareSTFT, nil, halves},
+	{"", "HannWindow", 17, prepareWindow, nil, 0},
+	{"", "HammingWindow", 17, prepareWindow, nil, 0},
+	{"", "BlackmanWindow", 17, prepareWindow, nil, 0},
+	{"", "MelWeightMatrix", 17, prepareMelWeightMatrix, nil, 0},
 }
 
 // scalarInt reads an int32 or int64 of one element.

@@ -11,13 +11,13 @@ import (
 
 // sliceOps cut their inputs and put the pieces together.
 var sliceOps = []operator{
-	{"", "Slice", 1, prepareSliceAttrs, 0},
-	{"", "Slice", 10, prepareSlice, 0},
-	{"", "Split", 2, prepareSplit, 0},
-	{"", "Tile", 6, prepareTile, 0},
-	{"", "Pad", 2, preparePad, 0},
-	{"", "DepthToSpace", 1, prepareDepthToSpace, 0},
-	{"", "SpaceToDepth", 1, prepareSpaceToDepth, 0},
+	{"", "Slice", 1, prepareSliceAttrs, gradMoved, 0},
+	{"", "Slice", 10, prepareSlice, gradMoved, 0},
+	{"", "Split", 2, prepareSplit, gradSplit, 0},
+	{"", "Tile", 6, prepareTile, gradMoved, 0},
+	{"", "Pad", 2, preparePad, gradMoved, 0},
+	{"", "DepthToSpace", 1, prepareDepthToSpace, gradMoved, 0},
+	{"", "SpaceToDepth", 1, prepareSpaceToDepth, gradMoved, 0},
 }
 
 // strided is a way to read a tensor: from element offset on, dims with a

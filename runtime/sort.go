@@ -13,8 +13,8 @@ import (
 
 // sortOps put elements into order.
 var sortOps = []operator{
-	{"", "TopK", 1, prepareTopK, halves},
-	{"", "Unique", 11, prepareUnique, halves},
+	{"", "TopK", 1, prepareTopK, nil, halves},
+	{"", "Unique", 11, prepareUnique, nil, halves},
 }
 
 // topK is TopK's attributes, and what its threads share.

@@ -12,7 +12,7 @@ import (
 // structured matrices. A model that uses one carries its definition as a
 // function; lowering chooses between that and the kernel here.
 var structuredOps = []operator{
-	{graph.LatheDomain, "BlockCirculantMatMul", 1, prepareBlockCirculantMatMul, halves},
+	{graph.LatheDomain, "BlockCirculantMatMul", 1, prepareBlockCirculantMatMul, gradBlockCirculantMatMul, halves},
 }
 
 // prepareBlockCirculantMatMul: X [..., n], W [p, q, b], B [m]; see package
