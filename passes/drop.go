@@ -142,6 +142,9 @@ func dropModules(m *graph.Model, j *Journal, ids []string, opts DropOptions) err
 	d.unlinkOutputs(gone)
 	dead := &Journal{}
 	eliminateDead(m, dead)
+	if d.fuse() {
+		eliminateDead(m, dead)
+	}
 	if err := d.unlinkInputs(gone, left); err != nil {
 		return err
 	}
@@ -170,6 +173,8 @@ type dropper struct {
 	// moved maps an Add that gave way to one of its branches to where that
 	// branch goes in now.
 	moved map[*graph.Node]graph.Use
+	// alone holds the norms whose Add went with a branch.
+	alone []*graph.Node
 }
 
 // now returns what carries the stream where v did.
@@ -194,7 +199,8 @@ func (d *dropper) unlink(mod modules.Module) error {
 		join = d.moved[join.Node]
 	}
 	add := join.Node
-	if !add.Is("Add", "Sum") || len(add.Inputs()) != 2 {
+	skip := isSkipNorm(add)
+	if !skip && (!add.Is("Add", "Sum") || len(add.Inputs()) != 2) {
 		return fmt.Errorf("its branch %q joins the stream through %v, which this version cannot take apart", mod.Branch.Name, add)
 	}
 	normGone := mod.Norm != nil && d.opts.Norm == NormGone
@@ -218,6 +224,16 @@ func (d *dropper) unlink(mod modules.Module) error {
 		}
 		d.replace(mod.Norm.Out, stream)
 		d.j.Add(dropPass, mod.ID, "dropped with its norm", why)
+	case skip:
+		d.unfuse(mod, join, mean)
+		what := "dropped"
+		switch {
+		case mean != nil:
+			what = "replaced by its mean update"
+		case mod.Norm != nil:
+			what = "dropped, its norm kept"
+		}
+		d.j.Add(dropPass, mod.ID, what, why)
 	case mean != nil:
 		add.SetInput(join.Index, d.constant(g, mod, mean))
 		d.j.Add(dropPass, mod.ID, "replaced by its mean update", why)

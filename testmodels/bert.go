@@ -16,7 +16,7 @@ type BERTOptions struct {
 // positions and 3 classes.
 func BERT(s Size, o BERTOptions) *graph.Model {
 	s = s.or(Size{Layers: 3, Width: 32, Heads: 2, Hidden: 64, Vocab: 40, Length: 24, Classes: 3})
-	b := newBuilder("bert", s.Opset, s.Seed)
+	b := newBuilder("bert", s)
 	ids := b.input("input_ids", graph.Int64, "batch", "sequence")
 	attention := b.input("attention_mask", graph.Int64, "batch", "sequence")
 	types := b.input("token_type_ids", graph.Int64, "batch", "sequence")
@@ -39,11 +39,11 @@ func BERT(s Size, o BERTOptions) *graph.Model {
 		for i := range s.Layers {
 			b.in(func() {
 				if !o.Functions {
-					x = b.bertLayer(x, mask, s)
+					x = b.bertLayer(x, mask, i, s)
 					return
 				}
 				x = b.function("transformers.models.bert", "BertLayer", ins{x, mask}, func(args ins) *graph.Value {
-					return b.bertLayer(args[0], args[1], s)
+					return b.bertLayer(args[0], args[1], i, s)
 				})
 			}, "encoder/layer.%d", i)
 		}
@@ -53,12 +53,12 @@ func BERT(s Size, o BERTOptions) *graph.Model {
 		}, "pooler")
 	}, "bert")
 	b.output("logits", b.gemm("classifier", x, s.Width, s.Classes, 1), graph.Float32, "batch", s.Classes)
-	return b.m
+	return b.model()
 }
 
 // bertLayer is attention and MLP on x [B, T, D], each followed by the norm of
 // its sum with x.
-func (b *builder) bertLayer(x, mask *graph.Value, s Size) *graph.Value {
+func (b *builder) bertLayer(x, mask *graph.Value, layer int, s Size) *graph.Value {
 	size := s.Width / s.Heads
 	b.in(func() {
 		var y *graph.Value
@@ -70,7 +70,7 @@ func (b *builder) bertLayer(x, mask *graph.Value, s Size) *graph.Value {
 		}, "self")
 		b.in(func() {
 			y = b.linear("dense", y, s.Width, s.Width, b.gain(), 0.1)
-			x = b.layerNorm("LayerNorm", b.add(y, x), s.Width, 1e-12)
+			x = b.module("A", layer, x, b.layerNorm("LayerNorm", b.add(y, x), s.Width, 1e-12))
 		}, "output")
 	}, "attention")
 	var y *graph.Value
@@ -79,7 +79,7 @@ func (b *builder) bertLayer(x, mask *graph.Value, s Size) *graph.Value {
 	}, "intermediate")
 	b.in(func() {
 		y = b.linear("dense", y, s.Hidden, s.Width, 2*b.gain(), 0.1)
-		x = b.layerNorm("LayerNorm", b.add(y, x), s.Width, 1e-12)
+		x = b.module("M", layer, x, b.layerNorm("LayerNorm", b.add(y, x), s.Width, 1e-12))
 	}, "output")
 	return x
 }

@@ -24,6 +24,10 @@ type Size struct {
 	Classes int    // outputs of a classifier
 	Opset   int64  // 13 to 23; norms are LayerNormalization from 17 and decomposed below, GELU is Gelu from 20
 	Seed    uint64 // of the weights
+
+	// Without lists modules, by their ids, that the model is exported
+	// without. All other weights stay what they are.
+	Without []string
 }
 
 // or returns s with d's values where s has none, and panics on a size that
@@ -63,6 +67,8 @@ type builder struct {
 	scope []string
 	names map[string]int // times that a node name was used
 	call  *call          // the function that is being written, or nil
+	// without lists the modules that are left out.
+	without []string
 }
 
 // call is a call of a function that is being written: its weights are
@@ -76,18 +82,67 @@ type call struct {
 // ins are the inputs of an operator.
 type ins = []*graph.Value
 
-func newBuilder(name string, opset int64, seed uint64) *builder {
+func newBuilder(name string, s Size) *builder {
 	ir := int64(8) // came with opset 15, and 10 with 21, 11 with 23
 	switch {
-	case opset >= 23:
+	case s.Opset >= 23:
 		ir = 11
-	case opset > 18:
+	case s.Opset > 18:
 		ir = 10
 	}
-	m := graph.NewModel(name, ir, opset)
+	m := graph.NewModel(name, ir, s.Opset)
 	m.ProducerName = "lathe/testmodels"
-	return &builder{m: m, g: m.Graph, opset: opset, names: map[string]int{},
-		r: rand.New(rand.NewPCG(seed, 0x776569676874))} // "weight"
+	return &builder{m: m, g: m.Graph, opset: s.Opset, without: s.Without, names: map[string]int{},
+		r: rand.New(rand.NewPCG(s.Seed, 0x776569676874))} // "weight"
+}
+
+// module is what the stream x becomes behind the module of that kind (A, X or
+// M) and layer: y, or x where the module is left out. What y is made of has
+// been written by then, as the weights are drawn in order; model takes it
+// away.
+func (b *builder) module(kind string, layer int, x, y *graph.Value) *graph.Value {
+	if b.lacks(kind, layer) {
+		return x
+	}
+	return y
+}
+
+func (b *builder) lacks(kind string, layer int) bool {
+	return slices.Contains(b.without, kind+strconv.Itoa(layer))
+}
+
+// model returns the model. As exporters do, it leaves out what no output
+// needs, which is there only where modules were left out.
+func (b *builder) model() *graph.Model {
+	if len(b.without) == 0 {
+		return b.m
+	}
+	unread := func(v *graph.Value) bool { return v == nil || len(v.Uses()) == 0 && !v.IsOutput() }
+	for again := true; again; {
+		again = false
+		b.m.Graphs(func(g *graph.Graph) bool {
+			var dead []*graph.Node
+			for _, n := range g.Nodes() {
+				if !slices.ContainsFunc(n.Outputs(), func(v *graph.Value) bool { return !unread(v) }) {
+					dead = append(dead, n)
+				}
+			}
+			g.Remove(dead...)
+			again = again || len(dead) > 0
+			return true
+		})
+	}
+	for _, v := range slices.Clone(b.m.Graph.Initializers()) {
+		if unread(v) {
+			b.m.Graph.RemoveInitializer(v)
+		}
+	}
+	for _, v := range slices.Clone(b.m.Graph.Inputs()) {
+		if unread(v) && strings.HasPrefix(v.Name, pastPrefix) {
+			b.m.Graph.RemoveInput(v)
+		}
+	}
+	return b.m
 }
 
 // in runs f with path, in the form of fmt.Sprintf, added to the names.
@@ -209,13 +264,18 @@ func (b *builder) init(name string, t *graph.Tensor) *graph.Value {
 	return b.call.body.AddInput(strings.ReplaceAll(local, "/", "."), nil)
 }
 
-// weight draws numbers of mean and standard deviation about a normal
-// distribution: sums of twelve uniform integers, so that every machine gets
-// the same bits.
+// weight is an initializer of drawn numbers.
 func (b *builder) weight(name string, mean, deviation float64, dims ...int) *graph.Value {
 	if _, v := b.name(name); v != nil {
 		return v
 	}
+	return b.init(name, b.draw(mean, deviation, dims...))
+}
+
+// draw draws numbers of mean and standard deviation about a normal
+// distribution: sums of twelve uniform integers, so that every machine gets
+// the same bits.
+func (b *builder) draw(mean, deviation float64, dims ...int) *graph.Tensor {
 	shape, n := make([]int64, len(dims)), 1
 	for i, d := range dims {
 		shape[i] = int64(d)
@@ -231,7 +291,27 @@ func (b *builder) weight(name string, mean, deviation float64, dims ...int) *gra
 		scaled := float64(float64(sum)/one) * deviation
 		data[i] = float32(mean + float64(scaled))
 	}
-	return b.init(name, graph.Float32Tensor(shape, data))
+	return graph.Float32Tensor(shape, data)
+}
+
+// packed stores matrices [n, d] or vectors [d] of n rows side by side, [n,
+// parts·d] or [parts·d].
+func (b *builder) packed(name string, parts ...*graph.Tensor) *graph.Value {
+	dims := slices.Clone(parts[0].Dims)
+	last := len(dims) - 1
+	d := int(dims[last])
+	dims[last] *= int64(len(parts))
+	var data []float32
+	for row := 0; int64(row*d) < parts[0].Len(); row++ {
+		for _, t := range parts {
+			x, err := t.Float32s()
+			if err != nil {
+				panic(err)
+			}
+			data = append(data, x[row*d:(row+1)*d]...)
+		}
+	}
+	return b.init(name, graph.Float32Tensor(dims, data))
 }
 
 // fan is the deviation that keeps the variance of a product with n terms.

@@ -3,6 +3,7 @@ package testmodels
 import (
 	"hash/fnv"
 	"math/rand/v2"
+	"slices"
 
 	"github.com/onnx-lathe/lathe/graph"
 	"github.com/onnx-lathe/lathe/internal/npz"
@@ -11,15 +12,17 @@ import (
 // Case is a small model with inputs for it. The outputs that ONNX Runtime
 // computes lie in testdata/NAME.npz; golden.sh makes them.
 type Case struct {
-	Name   string
-	Model  func() *graph.Model
+	Name string
+	// Model builds the model, as a new export would be without the modules of
+	// these ids; those that are no transformers have none to leave out.
+	Model  func(without ...string) *graph.Model
 	Inputs []*npz.Array // named after the model's inputs
 }
 
 // Cases lists the trained model and a small instance of every form that the
 // builders make.
 func Cases() []Case {
-	old, fused := Size{Opset: 13, Seed: 1}, Size{Opset: 17, Seed: 1}
+	size := func(opset int64, without []string) Size { return Size{Opset: opset, Seed: 1, Without: without} }
 	decoder := []*npz.Array{tokens("input_ids", 40, 2, 7)}
 	gpt2Cache := append(pasts(3, 2, 2, 3, 16), tokens("input_ids", 40, 2, 4), mask("attention_mask", 7, 0, 2))
 	llamaCache := append(pasts(3, 2, 2, 3, 8), tokens("input_ids", 40, 2, 4), mask("attention_mask", 7, 0, 2),
@@ -29,39 +32,42 @@ func Cases() []Case {
 	fusedStep := append(pasts(3, 2, 2, 3, 16), tokens("input_ids", 40, 2, 1), mask("attention_mask", 4, 0, 0))
 	text := []*npz.Array{tokens("input_ids", 40, 2, 9), mask("attention_mask", 9, 0, -3), tokens("token_type_ids", 2, 2, 9)}
 	picture := []*npz.Array{numbers("pixel_values", 2, 3, 16, 16)}
-	merged := func() *graph.Model { return GPT2(fused, GPT2Options{Merged: true}) }
+	merged := func(w ...string) *graph.Model { return GPT2(size(17, w), GPT2Options{Merged: true}) }
 	yes := &npz.Array{Name: "use_cache_branch", DType: graph.Bool, Shape: []int{1}, Raw: []byte{1}}
 	no := &npz.Array{Name: "use_cache_branch", DType: graph.Bool, Shape: []int{1}, Raw: []byte{0}}
 	words, _ := WordSamples(EvalSeed, 8)
 	return []Case{
-		{"demo", demoGraph, []*npz.Array{npz.Float32Array("features", []int{8, WordFrames, WordFeatures}, words)}},
-		{"bert-13", func() *graph.Model { return BERT(old, BERTOptions{}) }, text},
-		{"bert-17", func() *graph.Model { return BERT(fused, BERTOptions{}) }, text},
-		{"bert-20", func() *graph.Model { return BERT(Size{Opset: 20, Seed: 1}, BERTOptions{}) }, text},
-		{"bert-17-functions", func() *graph.Model { return BERT(fused, BERTOptions{Functions: true}) }, text},
-		{"bert-17-fused", func() *graph.Model { return FusedBERT(fused, FusedOptions{}) }, text},
-		{"bert-17-multihead", func() *graph.Model { return FusedBERT(fused, FusedOptions{MultiHead: true}) }, text},
-		{"gpt2-13", func() *graph.Model { return GPT2(old, GPT2Options{}) }, decoder},
-		{"gpt2-17-untied-erf", func() *graph.Model { return GPT2(fused, GPT2Options{ErfGELU: true, Untied: true}) }, decoder},
-		{"gpt2-17-cache", func() *graph.Model { return GPT2(fused, GPT2Options{Cache: true}) }, gpt2Cache},
+		{"demo", func(...string) *graph.Model { return demoGraph() }, []*npz.Array{npz.Float32Array("features", []int{8, WordFrames, WordFeatures}, words)}},
+		{"bert-13", func(w ...string) *graph.Model { return BERT(size(13, w), BERTOptions{}) }, text},
+		{"bert-17", func(w ...string) *graph.Model { return BERT(size(17, w), BERTOptions{}) }, text},
+		{"bert-20", func(w ...string) *graph.Model { return BERT(size(20, w), BERTOptions{}) }, text},
+		{"bert-17-functions", func(w ...string) *graph.Model { return BERT(size(17, w), BERTOptions{Functions: true}) }, text},
+		{"bert-17-fused", func(w ...string) *graph.Model { return FusedBERT(size(17, w), FusedOptions{}) }, text},
+		{"bert-17-multihead", func(w ...string) *graph.Model { return FusedBERT(size(17, w), FusedOptions{MultiHead: true}) }, text},
+		{"gpt2-13", func(w ...string) *graph.Model { return GPT2(size(13, w), GPT2Options{}) }, decoder},
+		{"gpt2-17-untied-erf", func(w ...string) *graph.Model { return GPT2(size(17, w), GPT2Options{ErfGELU: true, Untied: true}) }, decoder},
+		{"gpt2-17-cache", func(w ...string) *graph.Model { return GPT2(size(17, w), GPT2Options{Cache: true}) }, gpt2Cache},
 		{"gpt2-17-merged-past", merged, append(pasts(3, 1, 2, 3, 16), tokens("input_ids", 40, 1, 4), mask("attention_mask", 7, 2), yes)},
 		{"gpt2-17-merged-start", merged, append(pasts(3, 1, 2, 0, 16), tokens("input_ids", 40, 1, 4), mask("attention_mask", 4, 0), no)},
-		{"llama-13", func() *graph.Model { return LLaMA(old, LLaMAOptions{}) }, decoder},
-		{"llama-18-bias", func() *graph.Model { return LLaMA(Size{Opset: 18, Seed: 1}, LLaMAOptions{Bias: true}) }, decoder},
-		{"llama-17-cache", func() *graph.Model { return LLaMA(fused, LLaMAOptions{Cache: true}) }, llamaCache},
-		{"llama-17-fused-start", func() *graph.Model { return FusedLLaMA(fused) }, fusedStart},
-		{"llama-17-fused-step", func() *graph.Model { return FusedLLaMA(fused) }, fusedStep},
-		{"llama-23", func() *graph.Model { return LLaMA(Size{Opset: 23, Seed: 1}, LLaMAOptions{}) }, decoder},
-		{"llama-23-cache", func() *graph.Model { return LLaMA(Size{Opset: 23, Seed: 1}, LLaMAOptions{Cache: true}) }, llamaCache},
-		{"llama-17-sandwich", func() *graph.Model { return LLaMA(fused, LLaMAOptions{Sandwich: true}) }, decoder},
-		{"neox-17", func() *graph.Model { return NeoX(fused, NeoXOptions{}) }, decoder},
-		{"neox-13-sharednorm", func() *graph.Model { return NeoX(old, NeoXOptions{SharedNorm: true}) }, decoder},
-		{"t5-17", func() *graph.Model { return T5(fused) }, []*npz.Array{tokens("input_ids", 40, 2, 9), mask("attention_mask", 9, 0, -3), tokens("decoder_input_ids", 40, 2, 6)}},
-		{"vit-13", func() *graph.Model { return ViT(old, ViTOptions{}) }, picture},
-		{"vit-17-layerscale", func() *graph.Model { return ViT(fused, ViTOptions{LayerScale: true}) }, picture},
-		{"lenet-13", func() *graph.Model { return LeNet(CNN{Opset: 13, Seed: 1}) }, []*npz.Array{numbers("image", 2, 1, 12, 12)}},
-		{"resnet-13", func() *graph.Model { return ResNet(CNN{Opset: 13, Seed: 1}) }, []*npz.Array{numbers("image", 2, 3, 16, 16)}},
-		{"resnet-17-norms", func() *graph.Model { return ResNet(CNN{Opset: 17, Seed: 1, BatchNorm: true}) }, []*npz.Array{numbers("image", 2, 3, 16, 16)}},
+		{"llama-13", func(w ...string) *graph.Model { return LLaMA(size(13, w), LLaMAOptions{}) }, decoder},
+		{"llama-18-bias", func(w ...string) *graph.Model { return LLaMA(size(18, w), LLaMAOptions{Bias: true}) }, decoder},
+		{"llama-17-cache", func(w ...string) *graph.Model { return LLaMA(size(17, w), LLaMAOptions{Cache: true}) }, llamaCache},
+		{"llama-17-wide", func(w ...string) *graph.Model {
+			return LLaMA(Size{Opset: 17, Seed: 1, Width: 64, Without: w}, LLaMAOptions{Cache: true})
+		}, append(slices.Clone(fusedStart), npz.Int64Array("position_ids", []int{2, 4}, []int64{0, 1, 2, 3, 0, 1, 2, 3}))},
+		{"llama-17-fused-start", func(w ...string) *graph.Model { return FusedLLaMA(size(17, w)) }, fusedStart},
+		{"llama-17-fused-step", func(w ...string) *graph.Model { return FusedLLaMA(size(17, w)) }, fusedStep},
+		{"llama-23", func(w ...string) *graph.Model { return LLaMA(size(23, w), LLaMAOptions{}) }, decoder},
+		{"llama-23-cache", func(w ...string) *graph.Model { return LLaMA(size(23, w), LLaMAOptions{Cache: true}) }, llamaCache},
+		{"llama-17-sandwich", func(w ...string) *graph.Model { return LLaMA(size(17, w), LLaMAOptions{Sandwich: true}) }, decoder},
+		{"neox-17", func(w ...string) *graph.Model { return NeoX(size(17, w), NeoXOptions{}) }, decoder},
+		{"neox-13-sharednorm", func(w ...string) *graph.Model { return NeoX(size(13, w), NeoXOptions{SharedNorm: true}) }, decoder},
+		{"t5-17", func(w ...string) *graph.Model { return T5(size(17, w)) }, []*npz.Array{tokens("input_ids", 40, 2, 9), mask("attention_mask", 9, 0, -3), tokens("decoder_input_ids", 40, 2, 6)}},
+		{"vit-13", func(w ...string) *graph.Model { return ViT(size(13, w), ViTOptions{}) }, picture},
+		{"vit-17-layerscale", func(w ...string) *graph.Model { return ViT(size(17, w), ViTOptions{LayerScale: true}) }, picture},
+		{"lenet-13", func(...string) *graph.Model { return LeNet(CNN{Opset: 13, Seed: 1}) }, []*npz.Array{numbers("image", 2, 1, 12, 12)}},
+		{"resnet-13", func(...string) *graph.Model { return ResNet(CNN{Opset: 13, Seed: 1}) }, []*npz.Array{numbers("image", 2, 3, 16, 16)}},
+		{"resnet-17-norms", func(...string) *graph.Model { return ResNet(CNN{Opset: 17, Seed: 1, BatchNorm: true}) }, []*npz.Array{numbers("image", 2, 3, 16, 16)}},
 	}
 }
 

@@ -35,7 +35,7 @@ func (c CNN) or(d CNN) CNN {
 // convolution, and 10 classes. Blocks and BatchNorm mean nothing here.
 func LeNet(c CNN) *graph.Model {
 	c = c.or(CNN{Image: 12, Channels: 1, Width: 4, Classes: 10})
-	b := newBuilder("lenet", c.Opset, c.Seed)
+	b := newBuilder("lenet", Size{Opset: c.Opset, Seed: c.Seed})
 	x := b.input("image", graph.Float32, "batch", c.Channels, c.Image, c.Image)
 	side, channels := c.Image, c.Channels
 	for _, width := range []int{c.Width, 2 * c.Width} {
@@ -62,7 +62,7 @@ func LeNet(c CNN) *graph.Model {
 // and 10 classes.
 func ResNet(c CNN) *graph.Model {
 	c = c.or(CNN{Image: 16, Channels: 3, Width: 8, Blocks: 4, Classes: 10})
-	b := newBuilder("resnet", c.Opset, c.Seed)
+	b := newBuilder("resnet", Size{Opset: c.Opset, Seed: c.Seed})
 	x := b.input("image", graph.Float32, "batch", c.Channels, c.Image, c.Image)
 	x = b.op("Relu", ins{b.convNorm("conv1", x, c.Channels, c.Width, 3, 1, c)})
 	channels := c.Width

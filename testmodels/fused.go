@@ -25,31 +25,37 @@ type FusedOptions struct {
 //
 //	input_ids, attention_mask, token_type_ids [batch, sequence] int64 → logits [batch, Classes]
 //
-// Defaults are those of BERT; the weights are not.
+// Defaults and weights are those of BERT.
 func FusedBERT(s Size, o FusedOptions) *graph.Model {
 	s = s.or(Size{Layers: 3, Width: 32, Heads: 2, Hidden: 64, Vocab: 40, Length: 24, Classes: 3})
-	b := newBuilder("bert", s.Opset, s.Seed)
+	b := newBuilder("bert", s)
 	ids := b.input("input_ids", graph.Int64, "batch", "sequence")
 	attention := b.input("attention_mask", graph.Int64, "batch", "sequence")
 	types := b.input("token_type_ids", graph.Int64, "batch", "sequence")
 	// skipNorm is the norm of y + x, with the bias that y still lacks.
-	skipNorm := func(name string, y, x *graph.Value, bias bool) (sum *graph.Value) {
+	skipNorm := func(name string, y, x, bias *graph.Value) (sum *graph.Value) {
 		b.in(func() {
 			inputs := ins{y, x, b.weight("weight", 1, 0.1, s.Width), b.weight("bias", 0, 0.1, s.Width)}
-			if bias {
-				inputs = append(inputs, b.weight("dense.bias", 0, 0.1, s.Width))
+			if bias != nil {
+				inputs = append(inputs, bias)
 			}
 			sum = b.fused("SkipLayerNormalization", inputs, 1, graph.FloatAttr("epsilon", 1e-12))[0]
 		}, "%s", name)
 		return sum
+	}
+	// linear is a linear layer whose bias the next operator adds.
+	linear := func(name string, x *graph.Value, in, out int, gain float64) (y, bias *graph.Value) {
+		y = b.linear(name, x, in, out, gain, 0)
+		b.in(func() { bias = b.weight("bias", 0, 0.1, out) }, "%s", name)
+		return y, bias
 	}
 	var x *graph.Value
 	b.in(func() {
 		keep := b.cast(attention, graph.Int32)
 		b.in(func() {
 			words := b.weight("word_embeddings.weight", 0, 0.7, s.Vocab, s.Width)
-			positions := b.weight("position_embeddings.weight", 0, 0.5, s.Length, s.Width)
 			kinds := b.weight("token_type_embeddings.weight", 0, 0.3, 2, s.Width)
+			positions := b.weight("position_embeddings.weight", 0, 0.5, s.Length, s.Width)
 			if o.MultiHead {
 				inputs := ins{b.cast(ids, graph.Int32), b.cast(types, graph.Int32), words, positions, kinds,
 					b.weight("LayerNorm.weight", 1, 0.1, s.Width), b.weight("LayerNorm.bias", 0, 0.1, s.Width)}
@@ -58,29 +64,34 @@ func FusedBERT(s Size, o FusedOptions) *graph.Model {
 			}
 			places := b.op("Expand", ins{b.op("Range", ins{b.int(0), b.dimOf(axis(ids, 1)), b.int(1)}), b.op("Shape", ins{ids})})
 			x = b.add(b.op("Gather", ins{words, ids}), b.op("Gather", ins{positions, places}))
-			x = skipNorm("LayerNorm", x, b.op("Gather", ins{kinds, types}), false)
+			x = skipNorm("LayerNorm", x, b.op("Gather", ins{kinds, types}), nil)
 		}, "embeddings")
 		for i := range s.Layers {
 			b.in(func() {
 				b.in(func() {
 					heads, low := graph.IntAttr("num_heads", int64(s.Heads)), graph.FloatAttr("mask_filter_value", lowest)
+					var weights, biases []*graph.Tensor // of queries, keys and values
+					for _, gain := range []float64{1.5, 1.5, 1} {
+						weights = append(weights, b.draw(0, gain*fan(s.Width), s.Width, s.Width))
+						biases = append(biases, b.draw(0, 0.1, s.Width))
+					}
 					var y *graph.Value
 					if o.MultiHead {
-						q := b.linear("self/query", x, s.Width, s.Width, 1.5, 0)
-						k := b.linear("self/key", x, s.Width, s.Width, 1.5, 0)
-						v := b.linear("self/value", x, s.Width, s.Width, 1, 0)
-						y = b.fused("MultiHeadAttention", ins{q, k, v, b.weight("qkv.bias", 0, 0.1, 3*s.Width), keep}, 1, heads, low)[0]
+						var qkv ins
+						for k, name := range []string{"query", "key", "value"} {
+							qkv = append(qkv, b.matmul(x, b.init("self."+name+".weight", weights[k])))
+						}
+						y = b.fused("MultiHeadAttention", append(qkv, b.packed("qkv.bias", biases...), keep), 1, heads, low)[0]
 					} else {
-						w := b.weight("qkv.weight", 0, 1.3*fan(s.Width), s.Width, 3*s.Width)
-						y = b.fused("Attention", ins{x, w, b.weight("qkv.bias", 0, 0.1, 3*s.Width), keep}, 1, heads, low)[0]
+						y = b.fused("Attention", ins{x, b.packed("qkv.weight", weights...), b.packed("qkv.bias", biases...), keep}, 1, heads, low)[0]
 					}
-					y = b.linear("output/dense", y, s.Width, s.Width, 2*b.gain(), 0)
-					x = skipNorm("output/LayerNorm", y, x, true)
+					y, bias := linear("output/dense", y, s.Width, s.Width, b.gain())
+					x = b.module("A", i, x, skipNorm("output/LayerNorm", y, x, bias))
 				}, "attention")
-				y := b.linear("intermediate/dense", x, s.Width, s.Hidden, 1, 0)
-				y = b.fused("BiasGelu", ins{y, b.weight("intermediate.dense.bias", 0, 0.1, s.Hidden)}, 1)[0]
-				y = b.linear("output/dense", y, s.Hidden, s.Width, 2*b.gain(), 0)
-				x = skipNorm("output/LayerNorm", y, x, true)
+				y, bias := linear("intermediate/dense", x, s.Width, s.Hidden, 1)
+				y = b.fused("BiasGelu", ins{y, bias}, 1)[0]
+				y, bias = linear("output/dense", y, s.Hidden, s.Width, 2*b.gain())
+				x = b.module("M", i, x, skipNorm("output/LayerNorm", y, x, bias))
 			}, "encoder/layer.%d", i)
 		}
 		b.in(func() {
@@ -91,7 +102,7 @@ func FusedBERT(s Size, o FusedOptions) *graph.Model {
 		}, "pooler")
 	}, "bert")
 	b.output("logits", b.gemm("classifier", x, s.Width, s.Classes, 1), graph.Float32, "batch", s.Classes)
-	return b.m
+	return b.model()
 }
 
 // FusedLLaMA builds LLaMA with GroupQueryAttention and
@@ -102,32 +113,50 @@ func FusedBERT(s Size, o FusedOptions) *graph.Model {
 //
 // and a cache as LLaMA has it. Tokens that do not count must come last.
 // Heads are multiples of 16 wide, which ONNX Runtime asks for. Defaults are
-// those of LLaMA, with a width of 64 and 32 positions; the weights are not.
+// those of LLaMA, with a width of 64 and 32 positions; a LLaMA of one size has
+// the same weights.
 func FusedLLaMA(s Size) *graph.Model {
 	if s.Heads == 0 && s.KVHeads == 0 {
 		s.Heads, s.KVHeads = 4, 2
 	}
 	s = s.or(Size{Layers: 3, Width: 64, Heads: 4, Hidden: 48, Vocab: 40, Length: 32})
 	size := s.Width / s.Heads
-	b := newBuilder("llama", s.Opset, s.Seed)
+	b := newBuilder("llama", s)
 	ids := b.input("input_ids", graph.Int64, "batch", "sequence")
 	attention := b.input("attention_mask", graph.Int64, "batch", totalDim)
 	c := b.caches(s.Layers, s.KVHeads, size)
 	norm := graph.FloatAttr("epsilon", 1e-5)
-	// skipNorm adds y to the residual stream and returns the norm of the sum
-	// and, where it is asked for, the sum.
-	skipNorm := func(name string, x, y *graph.Value, sum bool) (out ins) {
+	// x is the residual stream and y, where it is not nil, what the last module
+	// has still to add to it. enter is the norm of their sum, which is the
+	// stream from there on.
+	var x, y *graph.Value
+	enter := func(name string, last bool) (h *graph.Value) {
 		b.in(func() {
-			inputs := ins{x, y, b.weight("weight", 1, 0.1, s.Width)}
-			if !sum {
-				out = b.fused("SkipSimplifiedLayerNormalization", inputs, 1, norm)
+			w := b.weight("weight", 1, 0.1, s.Width)
+			if y == nil {
+				h = b.op("SimplifiedLayerNormalization", ins{x, w}, graph.IntAttr("axis", -1), norm, graph.IntAttr("stash_type", 1))
 				return
 			}
-			n := b.g.NewNode(microsoft, "SkipSimplifiedLayerNormalization", "/"+b.path("SkipLayerNorm"), inputs,
+			if last {
+				h = b.fused("SkipSimplifiedLayerNormalization", ins{x, y, w}, 1, norm)[0]
+				return
+			}
+			n := b.g.NewNode(microsoft, "SkipSimplifiedLayerNormalization", "/"+b.path("SkipLayerNorm"), ins{x, y, w},
 				[]string{"/" + b.path("output_0"), "", "", "/" + b.path("output_3")}, norm)
-			out = ins{n.Output(0), n.Output(3)}
+			h, x, y = n.Output(0), n.Output(3), nil
 		}, "%s", name)
-		return out
+		return h
+	}
+	// module writes a module behind its norm; where it is left out, the sum
+	// waits for the next one's.
+	module := func(kind string, layer int, name string, f func(h *graph.Value) *graph.Value) {
+		stream, waiting := x, y
+		out := f(enter(name, false))
+		if b.lacks(kind, layer) {
+			x, y = stream, waiting
+		} else {
+			y = out
+		}
 	}
 	var h *graph.Value
 	b.in(func() {
@@ -138,45 +167,38 @@ func FusedLLaMA(s Size) *graph.Model {
 			total = b.cast(b.dimOf(axis(attention, 1)), graph.Int32)
 			cos, sin = b.rotaryTables(s.Length, size)
 		}, "attn_mask_reformat")
-		x := b.op("Gather", ins{b.weight("embed_tokens.weight", 0, 0.5, s.Vocab, s.Width), ids})
-		b.in(func() {
-			h = b.op("SimplifiedLayerNormalization", ins{x, b.weight("weight", 1, 0.1, s.Width)},
-				graph.IntAttr("axis", -1), norm, graph.IntAttr("stash_type", 1))
-		}, "layers.0/input_layernorm")
+		x = b.op("Gather", ins{b.weight("embed_tokens.weight", 0, 0.5, s.Vocab, s.Width), ids})
 		for i := range s.Layers {
 			b.in(func() {
-				b.in(func() {
-					q := b.linear("q_proj", h, s.Width, s.Heads*size, 1.5, 0)
-					k := b.linear("k_proj", h, s.Width, s.KVHeads*size, 1.5, 0)
-					v := b.linear("v_proj", h, s.Width, s.KVHeads*size, 1, 0)
-					p := c.past[i]
-					out := b.fused("GroupQueryAttention", ins{q, k, v, p.key, p.value, last, total, cos, sin}, 3,
-						graph.IntAttr("num_heads", int64(s.Heads)), graph.IntAttr("kv_num_heads", int64(s.KVHeads)), graph.IntAttr("do_rotary", 1))
-					c.present = append(c.present, pair{out[1], out[2]})
-					h = b.linear("o_proj", out[0], s.Width, s.Width, 2*b.gain(), 0)
-				}, "attn")
-				both := skipNorm("post_attention_layernorm", x, h, true)
-				h, x = both[0], both[1]
-				b.in(func() {
-					gate := b.linear("gate_proj", h, s.Width, s.Hidden, 1.5, 0)
-					gate = b.mul(gate, b.op("Sigmoid", ins{gate}))
-					h = b.mul(gate, b.linear("up_proj", h, s.Width, s.Hidden, 1, 0))
-					h = b.linear("down_proj", h, s.Hidden, s.Width, 2*b.gain(), 0)
-				}, "mlp")
+				module("A", i, "input_layernorm", func(h *graph.Value) *graph.Value {
+					b.in(func() {
+						q := b.linear("q_proj", h, s.Width, s.Heads*size, 1.5, 0)
+						k := b.linear("k_proj", h, s.Width, s.KVHeads*size, 1.5, 0)
+						v := b.linear("v_proj", h, s.Width, s.KVHeads*size, 1, 0)
+						p := c.past[i]
+						out := b.fused("GroupQueryAttention", ins{q, k, v, p.key, p.value, last, total, cos, sin}, 3,
+							graph.IntAttr("num_heads", int64(s.Heads)), graph.IntAttr("kv_num_heads", int64(s.KVHeads)), graph.IntAttr("do_rotary", 1))
+						c.present = append(c.present, pair{out[1], out[2]})
+						h = b.linear("o_proj", out[0], s.Width, s.Width, 2*b.gain(), 0)
+					}, "attn")
+					return h
+				})
+				module("M", i, "post_attention_layernorm", func(h *graph.Value) *graph.Value {
+					b.in(func() {
+						gate := b.linear("gate_proj", h, s.Width, s.Hidden, 1.5, 0)
+						gate = b.mul(gate, b.op("Sigmoid", ins{gate}))
+						h = b.mul(gate, b.linear("up_proj", h, s.Width, s.Hidden, 1, 0))
+						h = b.linear("down_proj", h, s.Hidden, s.Width, 2*b.gain(), 0)
+					}, "mlp")
+					return h
+				})
 			}, "layers.%d", i)
-			if i == s.Layers-1 {
-				h = skipNorm("final_norm", x, h, false)[0]
-				break
-			}
-			b.in(func() {
-				both := skipNorm("input_layernorm", x, h, true)
-				h, x = both[0], both[1]
-			}, "layers.%d", i+1)
 		}
+		h = enter("final_norm", true)
 	}, "model")
 	b.output("logits", b.linear("lm_head", h, s.Width, s.Vocab, 2, 0), graph.Float32, "batch", "sequence", s.Vocab)
 	b.presents(c, s.KVHeads, size)
-	return b.m
+	return b.model()
 }
 
 // rotaryTables stores cos and sin [length, size/2] of all positions.

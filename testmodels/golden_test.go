@@ -130,6 +130,9 @@ func TestFormsAgree(t *testing.T) {
 		{"bert-13", "bert-17"},
 		{"bert-20", "bert-17"},
 		{"bert-17-functions", "bert-17"},
+		{"bert-17-fused", "bert-17"},
+		{"bert-17-multihead", "bert-17"},
+		{"llama-17-wide", "llama-17-fused-start"},
 		{"llama-13", "llama-23"},
 		{"llama-17-cache", "llama-23-cache"},
 	} {

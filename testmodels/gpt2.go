@@ -29,30 +29,35 @@ type GPT2Options struct {
 // positions.
 func GPT2(s Size, o GPT2Options) *graph.Model {
 	s = s.or(Size{Layers: 3, Width: 32, Heads: 2, Hidden: 64, Vocab: 40, Length: 32})
-	b := newBuilder("gpt2", s.Opset, s.Seed)
+	b := newBuilder("gpt2", s)
 	size := s.Width / s.Heads
 	ids := b.input("input_ids", graph.Int64, "batch", "sequence")
 	if !o.Cache && !o.Merged {
 		b.output("logits", b.gpt2(ids, nil, new(cache), s, o), graph.Float32, "batch", "sequence", s.Vocab)
-		return b.m
+		return b.model()
 	}
 	mask := b.input("attention_mask", graph.Int64, "batch", totalDim)
 	c := b.caches(s.Layers, s.Heads, size)
 	if !o.Merged {
 		b.output("logits", b.gpt2(ids, mask, &c, s, o), graph.Float32, "batch", "sequence", s.Vocab)
 		b.presents(c, s.Heads, size)
-		return b.m
+		return b.model()
 	}
 	use := b.input("use_cache_branch", graph.Bool, 1)
-	var names []string
-	for i := range 1 + 2*s.Layers {
-		names = append(names, fmt.Sprintf("/If_output_%d", i))
+	names := []string{"/If_output_0"}
+	for i := range s.Layers {
+		if !b.lacks("A", i) {
+			names = append(names, fmt.Sprintf("/If_output_%d", 1+2*i), fmt.Sprintf("/If_output_%d", 2+2*i))
+		}
 	}
 	n := b.g.NewNode("", "If", "/If", ins{use}, names)
 	branch := func(name string, c cache) {
 		b.g = n.NewSubgraph(name)
 		b.g.AddOutput(b.gpt2(ids, mask, &c, s, o), declare(graph.Float32, []any{"batch", "sequence", s.Vocab}))
-		for _, p := range c.present {
+		for i, p := range c.present {
+			if b.lacks("A", i) {
+				continue
+			}
 			for _, v := range []*graph.Value{p.key, p.value} {
 				b.g.AddOutput(v, declare(graph.Float32, []any{"batch", s.Heads, totalDim, size}))
 			}
@@ -63,11 +68,16 @@ func GPT2(s Size, o GPT2Options) *graph.Model {
 	branch("then_branch", c)
 	branch("else_branch", cache{fresh: true})
 	b.output("logits", n.Output(0), graph.Float32, "batch", "sequence", s.Vocab)
+	at := 1
 	for i := range s.Layers {
-		c.present = append(c.present, pair{n.Output(1 + 2*i), n.Output(2 + 2*i)})
+		c.present = append(c.present, pair{})
+		if !b.lacks("A", i) {
+			c.present[i] = pair{n.Output(at), n.Output(at + 1)}
+			at += 2
+		}
 	}
 	b.presents(c, s.Heads, size)
-	return b.m
+	return b.model()
 }
 
 // gpt2 is the model from tokens to logits; mask is the attention mask that
@@ -77,7 +87,7 @@ func (b *builder) gpt2(ids, mask *graph.Value, c *cache, s Size, o GPT2Options) 
 	b.in(func() {
 		from, to := b.int(0), b.dimOf(axis(ids, 1))
 		if len(c.past) > 0 {
-			from = b.dimOf(axis(c.past[0].key, 2))
+			from = b.length(c)
 			to = b.add(to, from)
 		}
 		if mask != nil {
@@ -93,13 +103,13 @@ func (b *builder) gpt2(ids, mask *graph.Value, c *cache, s Size, o GPT2Options) 
 			b.in(func() {
 				h := b.layerNorm("ln_1", x, s.Width, 1e-5)
 				b.in(func() { h = b.gpt2Attention(h, mask, causal, c, i, s) }, "attn")
-				x = b.add(h, x)
+				x = b.module("A", i, x, b.add(h, x))
 				h = b.layerNorm("ln_2", x, s.Width, 1e-5)
 				b.in(func() {
 					h = b.gelu(b.conv1D("c_fc", h, s.Width, s.Hidden, 1), !o.ErfGELU)
 					h = b.conv1D("c_proj", h, s.Hidden, s.Width, 2*b.gain())
 				}, "mlp")
-				x = b.add(x, h)
+				x = b.module("M", i, x, b.add(x, h))
 			}, "h.%d", i)
 		}
 		x = b.layerNorm("ln_f", x, s.Width, 1e-5)
@@ -176,6 +186,18 @@ const (
 	totalDim = "past_sequence_length + sequence"
 )
 
+// pastPrefix is what the names of a cache's inputs begin with.
+const pastPrefix = "past_key_values."
+
+// length is the number of tokens in a cache, by the first layer that is there.
+func (b *builder) length(c *cache) *graph.Value {
+	first := 0
+	for first < len(c.past)-1 && b.lacks("A", first) {
+		first++
+	}
+	return b.dimOf(axis(c.past[first].key, 2))
+}
+
 // caches adds the inputs of a cache.
 func (b *builder) caches(layers, heads, size int) (c cache) {
 	for i := range layers {
@@ -190,7 +212,7 @@ func (b *builder) caches(layers, heads, size int) (c cache) {
 
 // pastNames are the inputs of a layer's cache, key and value.
 func pastNames(layer int) [2]string {
-	return [2]string{fmt.Sprintf("past_key_values.%d.key", layer), fmt.Sprintf("past_key_values.%d.value", layer)}
+	return [2]string{fmt.Sprintf(pastPrefix+"%d.key", layer), fmt.Sprintf(pastPrefix+"%d.value", layer)}
 }
 
 // extend appends k and v [B, heads, T, size] of a layer to its cache and
@@ -209,6 +231,9 @@ func (b *builder) extend(c *cache, layer int, k, v *graph.Value) (key, value *gr
 // presents adds the outputs of a cache.
 func (b *builder) presents(c cache, heads, size int) {
 	for i, p := range c.present {
+		if b.lacks("A", i) {
+			continue
+		}
 		at := fmt.Sprintf("present.%d.", i)
 		b.output(at+"key", p.key, graph.Float32, "batch", heads, totalDim, size)
 		b.output(at+"value", p.value, graph.Float32, "batch", heads, totalDim, size)

@@ -32,7 +32,7 @@ func LLaMA(s Size, o LLaMAOptions) *graph.Model {
 	}
 	s = s.or(Size{Layers: 3, Width: 32, Heads: 4, Hidden: 48, Vocab: 40})
 	size := s.Width / s.Heads
-	b := newBuilder("llama", s.Opset, s.Seed)
+	b := newBuilder("llama", s)
 	ids := b.input("input_ids", graph.Int64, "batch", "sequence")
 	var keep, positions *graph.Value
 	var c cache
@@ -47,7 +47,7 @@ func LLaMA(s Size, o LLaMAOptions) *graph.Model {
 		// Places of the queries in the sequence, and of all keys.
 		from, to := b.int(0), b.dimOf(axis(ids, 1))
 		if o.Cache {
-			from = b.dimOf(axis(c.past[0].key, 2))
+			from = b.length(&c)
 			to = b.add(to, from)
 		}
 		queries := b.op("Range", ins{from, to, b.int(1)})
@@ -68,7 +68,7 @@ func LLaMA(s Size, o LLaMAOptions) *graph.Model {
 				if o.Sandwich {
 					h = b.rmsNorm("post_attention_layernorm", h, s.Width)
 				}
-				x = b.add(x, h)
+				x = b.module("A", i, x, b.add(x, h))
 				entry := "post_attention_layernorm"
 				if o.Sandwich {
 					entry = "pre_feedforward_layernorm"
@@ -83,14 +83,14 @@ func LLaMA(s Size, o LLaMAOptions) *graph.Model {
 				if o.Sandwich {
 					h = b.rmsNorm("post_feedforward_layernorm", h, s.Width)
 				}
-				x = b.add(x, h)
+				x = b.module("M", i, x, b.add(x, h))
 			}, "layers.%d", i)
 		}
 		x = b.rmsNorm("norm", x, s.Width)
 	}, "model")
 	b.output("logits", b.linear("lm_head", x, s.Width, s.Vocab, 2, 0), graph.Float32, "batch", "sequence", s.Vocab)
 	b.presents(c, s.KVHeads, size)
-	return b.m
+	return b.model()
 }
 
 func (b *builder) llamaAttention(x, mask, cos, sin *graph.Value, c *cache, layer int, s Size, o LLaMAOptions) *graph.Value {

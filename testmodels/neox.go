@@ -18,7 +18,7 @@ type NeoXOptions struct {
 func NeoX(s Size, o NeoXOptions) *graph.Model {
 	s = s.or(Size{Layers: 3, Width: 32, Heads: 2, Hidden: 64, Vocab: 40})
 	size := s.Width / s.Heads
-	b := newBuilder("neox", s.Opset, s.Seed)
+	b := newBuilder("neox", s)
 	ids := b.input("input_ids", graph.Int64, "batch", "sequence")
 	var x *graph.Value
 	b.in(func() {
@@ -46,13 +46,20 @@ func NeoX(s Size, o NeoXOptions) *graph.Model {
 					g = b.gelu(b.linear("dense_h_to_4h", g, s.Width, s.Hidden, 1, 0.1), false)
 					g = b.linear("dense_4h_to_h", g, s.Hidden, s.Width, 2*b.gain(), 0.1)
 				}, "mlp")
-				x = b.add(b.add(g, h), x)
+				switch {
+				case !b.lacks("A", i) && !b.lacks("M", i):
+					x = b.add(b.add(g, h), x)
+				case !b.lacks("M", i):
+					x = b.add(g, x)
+				case !b.lacks("A", i):
+					x = b.add(h, x)
+				}
 			}, "layers.%d", i)
 		}
 		x = b.layerNorm("final_layer_norm", x, s.Width, 1e-5)
 	}, "gpt_neox")
 	b.output("logits", b.linear("embed_out", x, s.Width, s.Vocab, 2, 0), graph.Float32, "batch", "sequence", s.Vocab)
-	return b.m
+	return b.model()
 }
 
 // rotateFirst turns the first n elements of every head of x [B, H, T, size].

@@ -18,7 +18,7 @@ import (
 // tokens.
 func T5(s Size) *graph.Model {
 	s = s.or(Size{Layers: 2, Width: 32, Heads: 2, Hidden: 64, Vocab: 40})
-	b := newBuilder("t5", s.Opset, s.Seed)
+	b := newBuilder("t5", s)
 	ids := b.input("input_ids", graph.Int64, "batch", "encoder_sequence")
 	attention := b.input("attention_mask", graph.Int64, "batch", "encoder_sequence")
 	targets := b.input("decoder_input_ids", graph.Int64, "batch", "sequence")
@@ -31,8 +31,8 @@ func T5(s Size) *graph.Model {
 		bias := b.add(b.relativeBias(places, s.Heads, true), far)
 		for i := range s.Layers {
 			b.in(func() {
-				x = b.t5Attention("layer.0/SelfAttention", x, nil, bias, s)
-				x = b.t5MLP("layer.1", x, s)
+				x = b.module("A", i, x, b.t5Attention("layer.0/SelfAttention", x, nil, bias, s))
+				x = b.module("M", i, x, b.t5MLP("layer.1", x, s))
 			}, "block.%d", i)
 		}
 		states = b.rmsNorm("final_layer_norm", x, s.Width)
@@ -44,9 +44,9 @@ func T5(s Size) *graph.Model {
 		bias := b.add(b.relativeBias(places, s.Heads, false), b.futureMask(places, places))
 		for i := range s.Layers {
 			b.in(func() {
-				x = b.t5Attention("layer.0/SelfAttention", x, nil, bias, s)
-				x = b.t5Attention("layer.1/EncDecAttention", x, states, far, s)
-				x = b.t5MLP("layer.2", x, s)
+				x = b.module("A", s.Layers+i, x, b.t5Attention("layer.0/SelfAttention", x, nil, bias, s))
+				x = b.module("X", s.Layers+i, x, b.t5Attention("layer.1/EncDecAttention", x, states, far, s))
+				x = b.module("M", s.Layers+i, x, b.t5MLP("layer.2", x, s))
 			}, "block.%d", i)
 		}
 		x = b.rmsNorm("final_layer_norm", x, s.Width)
@@ -56,7 +56,7 @@ func T5(s Size) *graph.Model {
 		x = b.matmul(x, b.transpose(table, 1, 0))
 	}, "lm_head")
 	b.output("logits", x, graph.Float32, "batch", "sequence", s.Vocab)
-	return b.m
+	return b.model()
 }
 
 // t5Attention is attention to states, or to x itself where states is nil, and

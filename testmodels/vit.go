@@ -26,7 +26,7 @@ func ViT(s Size, o ViTOptions) *graph.Model {
 		o.Channels = 3
 	}
 	size, side := s.Width/s.Heads, o.Image/o.Patch
-	b := newBuilder("vit", s.Opset, s.Seed)
+	b := newBuilder("vit", s)
 	pixels := b.input("pixel_values", graph.Float32, "batch", o.Channels, o.Image, o.Image)
 	var x *graph.Value
 	b.in(func() {
@@ -57,16 +57,16 @@ func ViT(s Size, o ViTOptions) *graph.Model {
 					h = b.merge(b.attend(b.heads(q, s.Heads, size), k, v, nil, size), s.Width)
 					h = b.linear("output/dense", h, s.Width, s.Width, 2*b.gain(), 0.1)
 				}, "attention")
-				x = b.add(scale(h, "layer_scale1.lambda1"), x)
+				x = b.module("A", i, x, b.add(scale(h, "layer_scale1.lambda1"), x))
 				h = b.layerNorm("layernorm_after", x, s.Width, 1e-12)
 				h = b.gelu(b.linear("intermediate/dense", h, s.Width, s.Hidden, 1, 0.1), false)
 				h = b.linear("output/dense", h, s.Hidden, s.Width, 2*b.gain(), 0.1)
-				x = b.add(scale(h, "layer_scale2.lambda1"), x)
+				x = b.module("M", i, x, b.add(scale(h, "layer_scale2.lambda1"), x))
 			}, "encoder/layer.%d", i)
 		}
 		x = b.layerNorm("layernorm", x, s.Width, 1e-12)
 	}, "vit")
 	x = b.op("Gather", ins{x, b.int(0)}, graph.IntAttr("axis", 1))
 	b.output("logits", b.gemm("classifier", x, s.Width, s.Classes, 1), graph.Float32, "batch", s.Classes)
-	return b.m
+	return b.model()
 }

@@ -73,4 +73,7 @@ var checks = []check{
 	{2, 8, "broken models and data", "exit 2, one line, ≤ 256 MiB", refuses},
 	{2, 9, "a fresh clone: go run ./cmd/lathe demo", "≤ 2 min", cloneDemo},
 	{2, 9, "a fresh clone: go test ./...", "≤ 5 min", cloneTests},
+
+	{6, 2, "modules of BERT, fused by ONNX Runtime", "10: A0 M0 … A4 M4", finds("graphs/bert5_ort_fused.onnx", 5, false)},
+	{6, 2, "BERT, fused by ONNX Runtime, names scrambled", "10: A0 M0 … A4 M4", finds("graphs/bert5_ort_fused.onnx", 5, true)},
 }

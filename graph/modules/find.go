@@ -99,7 +99,7 @@ func (f *finder) branches(r *region, c candidate) ([]found, error) {
 		}
 		m := found{stream: c.stream, branch: b.val, sum: f.nodes[c.merge].out[0], merge: c.merge, body: b.body}
 		m.Kind = kind
-		m.Parallel = b.add != c.merge || len(f.nodes[b.add].in) != 2 || f.nodes[b.add].in[1-b.at] != c.stream
+		m.Parallel = b.add != c.merge || !f.pair(b.add, b.val, c.stream)
 		m.Stream, m.Sum = f.vals[m.stream].origin, f.vals[m.sum].origin
 		m.Merge = f.nodes[c.merge].n
 		m.Join = graph.Use{Node: f.nodes[b.add].n, Index: int(b.at)}
@@ -122,6 +122,13 @@ func (f *finder) branches(r *region, c candidate) ([]found, error) {
 		out = append(out, m)
 	}
 	return out, nil
+}
+
+// pair reports whether the Add at node i adds up x and y and nothing else but
+// constants, the bias of a fused operator.
+func (f *finder) pair(i, x, y int32) bool {
+	in := slices.DeleteFunc(slices.Clone(f.nodes[i].in), f.konst)
+	return slices.Equal(in, []int32{x, y}) || slices.Equal(in, []int32{y, x})
 }
 
 // group joins branches that share a linear layer, a product or an operator
@@ -234,9 +241,6 @@ func (f *finder) decline(m *found, c candidate, b branch, why string, owners, ad
 	}
 	if fr := f.nodes[b.add].frame; fr != nil {
 		return fmt.Sprintf("it lies in the local function %q, called by %v; inline the functions first, as onnx.inliner does", fr.fn.Name, f.nodes[b.add].top())
-	}
-	if f.nodes[c.merge].name == microsoft+"SkipLayerNormalization" || f.nodes[c.merge].name == microsoft+"SkipSimplifiedLayerNormalization" {
-		return fmt.Sprintf("%v joins it and normalises in one; use the model from before ONNX Runtime's optimizations", m.Merge)
 	}
 	if s := f.broadcast(c.stream, b.val); s != "" {
 		return s
@@ -409,6 +413,13 @@ func (f *finder) measure(m *found) {
 		}
 		if weights && x.frame == nil {
 			m.Weights = append(m.Weights, x.n)
+		}
+	}
+	if x := &f.nodes[m.merge]; operators[x.name].class == skipNorm && !m.Parallel {
+		for _, in := range x.in { // the bias of the last layer
+			if t := f.constant(in); f.konst(in) && t != nil {
+				m.Params += t.Len()
+			}
 		}
 	}
 }

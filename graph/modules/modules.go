@@ -90,10 +90,13 @@ type Module struct {
 	// Branch is f(X), the addend that a drop takes away; Join is where it
 	// goes in: an input of Merge, or with parallel branches perhaps of an
 	// Add that only feeds Merge. To drop the module, what reads the result
-	// of Join.Node reads its other input instead.
+	// of Join.Node reads its other input instead; a fused Add and norm becomes
+	// the norm of its other input.
 	Branch *graph.Value
 	Join   graph.Use
-	// Merge is the Add that joins, Sum its result: Y = X + f(X).
+	// Merge is the node that joins, Sum its result: Y = X + f(X). It is an Add,
+	// or ONNX Runtime's fused Add and norm; Sum is nil where that keeps it to
+	// itself.
 	Merge *graph.Node
 	Sum   *graph.Value
 	// Parallel says that Merge sums up more than Stream and Branch, other

@@ -376,7 +376,7 @@ var cases = []struct {
   d = MatMul (g, D)
   y = Add (h, d)
 `, "", []string{
-		`A0 x + o = n [key pk nk; value pv nv]: node "→n" (com.microsoft.SkipLayerNormalization) joins it and normalises in one; use the model from before ONNX Runtime's optimizations`,
+		`A0 x + o = n [key pk nk; value pv nv]`,
 		"M0 h + d = y"}, ""},
 	{"If beside the stream", "(float[B,T,4] x, bool c) => (float[B,T,4] y)", mlp("f", "x") + add("h", "x", "f_y") + `
   o = If (c) <then_branch = a () => (ta) { tb = MatMul (h, W) ta = Add (tb, h) }, else_branch = b () => (ea) { ea = Identity (h) }>

@@ -12,13 +12,17 @@ const (
 	RMSNorm   = "rms"   // x / √(mean x² + ε) · scale
 )
 
+// SkipEpsilon is the ε of ONNX Runtime's fused Add and norm where the node
+// has no attribute epsilon.
+const SkipEpsilon = 1e-12
+
 // Norm is a normalisation over the feature axis, in one node or in the
 // operators that it consists of. Casts, which are looked through, can stand
 // between its nodes.
 type Norm struct {
 	Kind    string // LayerNorm or RMSNorm
 	Nodes   []*graph.Node
-	In, Out *graph.Value
+	In, Out *graph.Value // In is nil where a fused operator keeps the sum that it normalises to itself
 	Scale   *graph.Value // nil: none
 	Bias    *graph.Value // nil: none
 	Epsilon float64
@@ -59,9 +63,7 @@ func Norms(m *graph.Model) ([]*Norm, error) {
 	}
 	var out []*Norm
 	for _, n := range v.norms() {
-		if o := v.norm(&n); o != nil {
-			out = append(out, o)
-		}
+		out = append(out, v.norm(&n))
 	}
 	return out, nil
 }
@@ -81,8 +83,7 @@ func MatchNorm(v *graph.Value) (*Norm, bool) {
 	return nil, false
 }
 
-// norm is n in terms of the model, nil where a fused node does not give its
-// values.
+// norm is n in terms of the model.
 func (v *view) norm(n *viewNorm) *Norm {
 	origin := func(x int32) *graph.Value {
 		if x < 0 {
@@ -95,9 +96,6 @@ func (v *view) norm(n *viewNorm) *Norm {
 		o.Kind = RMSNorm
 	}
 	o.Nodes = v.tops(n.nodes)
-	if o.In == nil || o.Out == nil {
-		return nil
-	}
 	return o
 }
 
@@ -130,6 +128,9 @@ func (v *view) normAt(i int32) (viewNorm, bool) {
 	none := viewNorm{}
 	if x.class == norm {
 		n := viewNorm{rms: x.rms || x.attrInt("simplified", 0) == 1, in: v.data(i, 0), out: -1, scale: v.data(i, 1), bias: v.data(i, 2), nodes: []int32{i}, eps: 1e-5}
+		if operators[x.name].class == skipNorm {
+			n.eps = SkipEpsilon
+		}
 		if a := x.attr("epsilon"); a != nil && a.Type == graph.AttrFloat {
 			n.eps = float64(a.F)
 		}

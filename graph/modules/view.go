@@ -180,7 +180,10 @@ func (b *viewBuilder) graph(g *graph.Graph, f *frame) {
 			x.class = through
 		}
 		if x.class == skipNorm {
-			b.split(x)
+			if !b.split(x) {
+				x.operator = operator{}
+				b.nodes = append(b.nodes, x)
+			}
 			continue
 		}
 		b.nodes = append(b.nodes, x)
@@ -290,8 +293,14 @@ func (b *viewBuilder) noteBranches(n *graph.Node) {
 
 // split adds the Add and the norm that a fused node stands for. Behind the
 // data come the norm's scale (and shift, where a mean is subtracted), then
-// the bias.
-func (b *viewBuilder) split(x node) {
+// the bias. A node that also hands out the mean or the deviation, as in
+// training, stays whole.
+func (b *viewBuilder) split(x node) bool {
+	if at := x.n.Outputs(); slices.ContainsFunc(at[1:min(3, len(at))], func(v *graph.Value) bool {
+		return v != nil && (len(v.Uses()) > 0 || v.IsOutput())
+	}) {
+		return false
+	}
 	at := func(list []int32, i int) int32 {
 		if i < len(list) {
 			return list[i]
@@ -315,6 +324,7 @@ func (b *viewBuilder) split(x node) {
 	ln.operator = operator{class: norm, rms: x.rms}
 	ln.in, ln.out = append([]int32{sum}, params...), []int32{at(x.out, 0)}
 	b.nodes = append(b.nodes, add, ln)
+	return true
 }
 
 func (b *viewBuilder) note(format string, args ...any) {
