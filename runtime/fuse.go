@@ -21,6 +21,8 @@ var fusions = []struct {
 	{"silu", (*fuser).silu},
 	{"bias", (*fuser).bias}, // after layer-norm, whose last Add could be one
 	{"scores", (*fuser).scores},
+	{"attention", (*fuser).attention}, // which is made of scores
+	{"context", (*fuser).context},
 }
 
 // fuser matches idioms in one scope, from their last node backwards.
@@ -102,7 +104,7 @@ func (f *fuser) is(v *lvalue, ops ...string) *lnode {
 // arity has the operators that fusions look at.
 var arity = map[string]int{
 	"Add": 2, "Sub": 2, "Mul": 2, "Div": 2, "Pow": 2, "MatMul": 2,
-	"Sqrt": 1, "Reciprocal": 1, "Erf": 1, "Tanh": 1, "Sigmoid": 1, "ReduceMean": 1, "Softmax": 1,
+	"Sqrt": 1, "Reciprocal": 1, "Erf": 1, "Tanh": 1, "Sigmoid": 1, "ReduceMean": 1, "Softmax": 1, "Transpose": 1,
 }
 
 // regular reports whether x is one of those, with the inputs and the output

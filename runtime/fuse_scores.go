@@ -1,44 +1,33 @@
 package runtime
 
 import (
-	"slices"
+	"math"
 
 	"github.com/onnx-lathe/lathe/graph"
 	"github.com/onnx-lathe/lathe/internal/simd"
 )
 
-// scores is softmax(x·c + mask) row by row, so that the scores of an attention
-// pass through the cache once: the operations and their order are those of
-// the nodes it stands for, so are the bits.
+// scores is softmax(x·scale + mask) row by row, so that the scores of an
+// attention pass through the cache once.
 type scores struct {
 	k       *simd.Kernels
-	scale   func(z, x []float32) // nil for none
+	scale   float32 // 1 for none
 	masked  bool
 	axis    int // of the softmax
 	minRank int // of the constant factor
 
 	// The nodes one by one, for types and shapes that this kernel does not
-	// take: every kernel with where its one or two operands come from.
+	// take.
 	links []link
 }
 
-// link is one node of a chain.
-type link struct {
-	k  kernel
-	in []int   // −1: what the link before gave; else an input of the fused node
-	c  *Tensor // takes the place of −2
-}
-
 // scores: Softmax(Add(Div(x, c), mask)), with Mul for Div, and either of the
-// two inner nodes left out.
+// two inner nodes left out. The inputs of the fused node are x and the mask.
 func (f *fuser) scores(x *lnode) bool {
 	if x.op != "Softmax" {
 		return false
 	}
-	s := &scores{k: x.simd, axis: x.int("axis", 1)}
-	if x.opset >= 13 {
-		s.axis = x.int("axis", -1)
-	}
+	s := softmaxOf(x)
 	softmax, err := x.ready()
 	if err != nil {
 		return false
@@ -46,20 +35,21 @@ func (f *fuser) scores(x *lnode) bool {
 	in := x.in[0]
 	inputs := []*lvalue{nil}
 	factor := func(v *lvalue) bool { return f.factor(v) != nil }
-	if add := f.only(in, "Add"); add != nil {
-		v, scaled, ok := split(add, factor)
+	var add *link
+	if n := f.only(in, "Add"); n != nil {
+		v, scaled, ok := split(n, factor)
 		if !ok {
-			scaled, v = add.in[0], add.in[1]
+			scaled, v = n.in[0], n.in[1]
 		}
-		k, err := add.ready()
+		k, err := n.ready()
 		if err != nil {
 			return false
 		}
-		l := link{k: k, in: []int{-1, 1}}
-		if add.in[1] == scaled {
-			l.in = []int{1, -1}
+		s.masked = true
+		add = &link{k: k, in: []int{0, 1}}
+		if n.in[1] == scaled {
+			add.in = []int{1, 0}
 		}
-		s.masked, s.links = true, []link{l}
 		inputs = append(inputs, v)
 		in = scaled
 	}
@@ -69,35 +59,53 @@ func (f *fuser) scores(x *lnode) bool {
 		if err != nil {
 			return false
 		}
-		l := link{k: k, in: []int{-1, -2}, c: c.konst}
+		l := link{k: k, in: []int{0, constant}, c: c.konst}
 		if m.in[0] == c {
-			l.in = []int{-2, -1}
+			l.in = []int{constant, 0}
 		}
-		a := c.konst.F32()[0]
-		s.scale, s.minRank = func(z, x []float32) { s.k.MulScalar(z, x, a) }, len(c.konst.Shape)
+		s.scale, s.minRank = c.konst.F32()[0], len(c.konst.Shape)
 		if m.op == "Div" {
-			s.scale = func(z, x []float32) { s.k.DivScalar(z, x, a) }
+			s.scale = 1 / s.scale
 		}
-		s.links = slices.Insert(s.links, 0, l)
+		s.links = append(s.links, l)
 		in = v
+	}
+	if add != nil {
+		for i, from := range add.in {
+			if from == 0 && len(s.links) > 0 {
+				add.in[i] = result(0)
+			}
+		}
+		s.links = append(s.links, *add)
 	}
 	if len(s.links) == 0 {
 		return false
 	}
-	s.links = append(s.links, link{k: softmax, in: []int{-1}})
+	s.links = append(s.links, link{k: softmax, in: []int{result(len(s.links) - 1)}})
 	inputs[0] = in
 	x.replace("Softmax", s.run, inputs...)
+	x.fused = s
 	return true
 }
 
+// softmaxOf is a Softmax by itself.
+func softmaxOf(x *lnode) *scores {
+	s := &scores{k: x.simd, scale: 1, axis: x.int("axis", 1)}
+	if x.opset >= 13 {
+		s.axis = x.int("axis", -1)
+	}
+	return s
+}
+
 // factor returns the node that multiplies or divides by a constant, if v is
-// its result and may go.
+// its result and may go. The reciprocal of a divisor must be a number of full
+// precision.
 func (f *fuser) factor(v *lvalue) *lnode {
 	m := f.only(v, "Mul", "Div")
 	if m == nil {
 		return nil
 	}
-	if _, ok := scalar(m.in[1]); ok {
+	if c, ok := scalar(m.in[1]); ok && (m.op == "Mul" || math.Abs(c) > 1e-30 && math.Abs(c) < 1e30) {
 		return m
 	}
 	if _, ok := scalar(m.in[0]); ok && m.op == "Mul" {
@@ -119,7 +127,7 @@ func (s *scores) run(c *call) error {
 		c.state = st
 	}
 	st.x, st.m = 0, 1
-	if s.masked && s.scale == nil && c.in[1].Len() > c.in[0].Len() {
+	if s.masked && len(s.links) == 2 && c.in[1].Len() > c.in[0].Len() {
 		st.x, st.m = 1, 0 // a sum does not say which is which
 	}
 	x := c.in[st.x]
@@ -146,54 +154,69 @@ func (s *scores) rows(c *call, lo, hi int) {
 	z, x := c.out[0].F32(), c.in[st.x].F32()
 	for i := lo; i < hi; i++ {
 		zr, row := z[i*st.n:(i+1)*st.n], x[i*st.n:(i+1)*st.n]
-		if s.scale != nil {
-			s.scale(zr, row)
-			row = zr
+		if !s.masked {
+			s.k.MaskedSoftmax(zr, row, nil, s.scale)
+			continue
 		}
-		if s.masked {
-			m, y := c.in[st.m].F32(), &st.mask
-			for r := y.from(i*st.n, (i+1)*st.n); r.ok(); r.next() {
-				at := r.at - i*st.n
-				if y.inner(1) == 0 {
-					s.k.AddScalar(zr[at:at+r.n], row[at:at+r.n], m[r.off[1]])
-				} else {
-					s.k.Add(zr[at:at+r.n], row[at:at+r.n], m[r.off[1]:r.off[1]+r.n])
-				}
+		m, r := c.in[st.m].F32(), st.mask.from(i*st.n, (i+1)*st.n)
+		if r.n == st.n && st.mask.inner(1) == 1 {
+			s.k.MaskedSoftmax(zr, row, m[r.off[1]:r.off[1]+r.n], s.scale)
+			continue
+		}
+		s.k.MulScalar(zr, row, s.scale)
+		for ; r.ok(); r.next() {
+			at := r.at - i*st.n
+			part := zr[at : at+r.n]
+			if st.mask.inner(1) == 0 {
+				s.k.AddScalar(part, part, m[r.off[1]])
+			} else {
+				s.k.Add(part, part, m[r.off[1]:r.off[1]+r.n])
 			}
-			row = zr
 		}
-		s.k.Softmax(zr, row)
+		s.k.Softmax(zr, zr)
 	}
 }
 
-// chain runs nodes one after the other, the first on input 0, and gives the
-// result of the last as output 0.
+// link is a node among those that a fused one stands for.
+type link struct {
+	k  kernel
+	in []int   // inputs of the fused node, results of links before, or constant
+	c  *Tensor // the constant
+}
+
+const constant = math.MinInt
+
+// result is how an input of a link names what link i gave.
+func result(i int) int { return -1 - i }
+
+// chain runs nodes one after the other and gives the result of the last as
+// output 0.
 func (c *call) chain(links []link) error {
-	have := c.in[0]
-	for i, l := range links {
+	var have []*Tensor
+	defer func() {
+		for _, t := range have {
+			c.s.pool.release(t)
+		}
+	}()
+	for _, l := range links {
 		sub := &call{s: c.s, out: []*Tensor{{}}}
 		for _, from := range l.in {
-			switch from {
-			case -1:
-				sub.in = append(sub.in, have)
-			case -2:
+			switch {
+			case from == constant:
 				sub.in = append(sub.in, l.c)
+			case from < 0:
+				sub.in = append(sub.in, have[result(from)])
 			default:
 				sub.in = append(sub.in, c.in[from])
 			}
 		}
+		have = append(have, sub.out[0])
 		err := l.k(sub)
 		sub.tidy()
-		if i > 0 {
-			c.s.pool.release(have)
-		}
-		have = sub.out[0]
 		if err != nil {
-			c.s.pool.release(have)
 			return err
 		}
 	}
-	c.share(0, have)
-	c.s.pool.release(have)
+	c.share(0, have[len(have)-1])
 	return nil
 }

@@ -41,6 +41,7 @@ type lnode struct {
 	out     []*lvalue // nil where left out
 	scopes  map[string]*scope
 	kernel  kernel // set by fusion, which then needs no operator
+	fused   any    // what the kernel is the method of, for fusions that go on from there
 	live    bool
 }
 

@@ -39,7 +39,7 @@ var avx2 = Kernels{
 	erf: erfAVX2, gelu: geluAVX2, geluTanh: geluTanhAVX2,
 
 	sum: sumAVX2, maxOf: maxOfAVX2, minOf: minOfAVX2, dot: dotAVX2,
-	centredSumSq: centredSumSqAVX2, expSum: expSumAVX2,
+	centredSumSq: centredSumSqAVX2, softmax: softmaxAVX2,
 	normScale: normScaleAVX2, normAffine: normAffineAVX2,
 
 	dotF64: dotF64AVX2, momentsF64: momentsF64AVX2,
@@ -63,7 +63,7 @@ var avx512 = Kernels{
 	erf: erfAVX512, gelu: geluAVX512, geluTanh: geluTanhAVX512,
 
 	sum: sumAVX512, maxOf: maxOfAVX512, minOf: minOfAVX512, dot: dotAVX512,
-	centredSumSq: centredSumSqAVX512, expSum: expSumAVX512,
+	centredSumSq: centredSumSqAVX512, softmax: softmaxAVX512,
 	normScale: normScaleAVX512, normAffine: normAffineAVX512,
 
 	dotF64: dotF64AVX512, momentsF64: momentsF64AVX512,

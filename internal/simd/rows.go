@@ -5,13 +5,20 @@ import "math"
 // Softmax sets dst[i] = exp(x[i] − m) / Σⱼ exp(x[j] − m), m = max x, over one
 // row. Elements of −Inf (masked) give 0; a row of −Inf only, a row with +Inf
 // and a row with NaN give NaN throughout, as the formula does. dst may be x.
-func (k *Kernels) Softmax(dst, x []float32) {
+func (k *Kernels) Softmax(dst, x []float32) { k.MaskedSoftmax(dst, x, nil, 1) }
+
+// MaskedSoftmax is [Kernels.Softmax] of x[i]·scale + mask[i], without the sum
+// when mask is nil: a row of attention's scores. The assembly paths round the
+// sum and the product once.
+func (k *Kernels) MaskedSoftmax(dst, x, mask []float32, scale float32) {
 	sameLen("Softmax", dst, x)
 	if len(x) == 0 {
 		return
 	}
-	s := k.expSum(dst, x, k.maxOf(x))
-	k.divScalar(dst, dst, s)
+	if mask != nil {
+		sameLen("Softmax", dst, mask)
+	}
+	k.softmax(dst, x, mask, scale)
 }
 
 // LayerNorm sets dst[i] = (x[i] − μ) / √(σ² + eps) · gamma[i] + beta[i] over one
@@ -58,16 +65,18 @@ func centredSumSq(x []float32, mean float32) float32 {
 	return (s[0] + s[2]) + (s[1] + s[3])
 }
 
-// expSum sets dst[i] = exp(x[i] − m) and returns the sum of dst.
-func expSum(dst, x []float32, m float32) float32 {
-	x = x[:len(dst)]
-	var s float64
-	for i := range dst {
-		e := float32(math.Exp(float64(x[i] - m)))
+func softmax(dst, x, mask []float32, scale float32) {
+	mulScalar(dst, x, scale)
+	if mask != nil {
+		add(dst, dst, mask)
+	}
+	top, s := maxOf(dst), 0.0
+	for i, v := range dst {
+		e := float32(math.Exp(float64(v - top)))
 		dst[i] = e
 		s += float64(e)
 	}
-	return float32(s)
+	divScalar(dst, dst, float32(s))
 }
 
 func normScale(dst, x, gamma []float32, mean, scale float32) {

@@ -4,19 +4,24 @@
 
 package simd
 
-// expSumAVX512 computes
+// softmaxAVX512 computes
 //
-//	s := float32(0)
 //	for i := range dst {
-//		dst[i] = exp(x[i] - max)
+//		dst[i] = fma(x[i], scale, mask[i]) // x[i]*scale without a mask
+//	}
+//	top, s := max(dst), float32(0)
+//	for i := range dst {
+//		dst[i] = exp(dst[i] - top)
 //		s += dst[i]
 //	}
-//	return s
+//	for i := range dst {
+//		dst[i] /= s
+//	}
 //
-// with partial sums in 2 × 16 lanes.
+// with partial sums in 4 × 16 lanes.
 //
 //go:noescape
-func expSumAVX512(dst []float32, x []float32, max float32) float32
+func softmaxAVX512(dst []float32, x []float32, mask []float32, scale float32)
 
 // normScaleAVX512 computes
 //
@@ -36,19 +41,24 @@ func normScaleAVX512(dst []float32, x []float32, gamma []float32, mean float32, 
 //go:noescape
 func normAffineAVX512(dst []float32, x []float32, gamma []float32, beta []float32, mean float32, scale float32)
 
-// expSumAVX2 computes
+// softmaxAVX2 computes
 //
-//	s := float32(0)
 //	for i := range dst {
-//		dst[i] = exp(x[i] - max)
+//		dst[i] = fma(x[i], scale, mask[i]) // x[i]*scale without a mask
+//	}
+//	top, s := max(dst), float32(0)
+//	for i := range dst {
+//		dst[i] = exp(dst[i] - top)
 //		s += dst[i]
 //	}
-//	return s
+//	for i := range dst {
+//		dst[i] /= s
+//	}
 //
-// with partial sums in 2 × 8 lanes.
+// with partial sums in 4 × 8 lanes.
 //
 //go:noescape
-func expSumAVX2(dst []float32, x []float32, max float32) float32
+func softmaxAVX2(dst []float32, x []float32, mask []float32, scale float32)
 
 // normScaleAVX2 computes
 //

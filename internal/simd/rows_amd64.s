@@ -4,144 +4,308 @@
 
 #include "textflag.h"
 
-// func expSumAVX512(dst []float32, x []float32, max float32) float32
+// func softmaxAVX512(dst []float32, x []float32, mask []float32, scale float32)
 // Requires: AVX, AVX512DQ, AVX512F, BMI2
-TEXT ·expSumAVX512(SB), NOSPLIT, $0-60
-	VBROADCASTSS max+48(FP), Z0
-	VBROADCASTSS word_c2d00000<>+0(SB), Z1
-	VBROADCASTSS word_42b20000<>+0(SB), Z2
-	VXORPS       Z3, Z3, Z3
-	VXORPS       Z4, Z4, Z4
+TEXT ·softmaxAVX512(SB), NOSPLIT, $0-76
+	VBROADCASTSS scale+72(FP), Z0
+	VBROADCASTSS word_ff800000<>+0(SB), Z1
+	VMOVAPS      Z1, Z2
+	VMOVAPS      Z1, Z3
+	VMOVAPS      Z1, Z4
+	VMOVAPS      Z1, Z1
+	MOVQ         mask_len+56(FP), AX
+	TESTQ        AX, AX
+	JE           plain
 	MOVQ         dst_len+8(FP), AX
 	MOVQ         dst_base+0(FP), CX
 	MOVQ         x_base+24(FP), DX
-	SUBQ         $0x00000020, AX
-	JL           turnEnd
+	MOVQ         mask_base+48(FP), BX
+	SUBQ         $0x00000040, AX
+	JL           maskedturnEnd
 
-turn:
-	VMOVUPS           (DX), Z5
-	VSUBPS            Z0, Z5, Z5
-	VXORPS            Z15, Z15, Z15
-	VMINPS            Z5, Z2, Z16
-	VCMPPS            $0x11, Z1, Z5, K1
-	VBLENDMPS         Z15, Z16, K1, Z6
-	VMULPS.BCST       word_3fb8aa3b<>+0(SB), Z6, Z16
-	VRNDSCALEPS       $0x08, Z16, Z16
-	VMOVAPS           Z6, Z17
-	VFNMADD231PS.BCST word_3f317218<>+0(SB), Z16, Z17
-	VFNMADD231PS.BCST word_b102e308<>+0(SB), Z16, Z17
-	VBROADCASTSS      word_3ab6ba9d<>+0(SB), Z18
-	VFMADD213PS.BCST  word_3c0905b3<>+0(SB), Z17, Z18
-	VFMADD213PS.BCST  word_3d2aaa5c<>+0(SB), Z17, Z18
-	VFMADD213PS.BCST  word_3e2aaa6e<>+0(SB), Z17, Z18
-	VFMADD213PS.BCST  word_3f000000<>+0(SB), Z17, Z18
-	VMULPS            Z17, Z17, Z19
-	VFMADD213PS       Z17, Z19, Z18
-	VADDPS.BCST       word_3f800000<>+0(SB), Z18, Z17
-	VSCALEFPS         Z16, Z17, Z16
-	VCMPPS            $0x11, Z1, Z5, K1
-	VBLENDMPS         Z15, Z16, K1, Z7
-	VMOVUPS           Z7, (CX)
-	VADDPS            Z7, Z3, Z3
-	VMOVUPS           64(DX), Z5
-	VSUBPS            Z0, Z5, Z5
-	VXORPS            Z15, Z15, Z15
-	VMINPS            Z5, Z2, Z16
-	VCMPPS            $0x11, Z1, Z5, K1
-	VBLENDMPS         Z15, Z16, K1, Z8
-	VMULPS.BCST       word_3fb8aa3b<>+0(SB), Z8, Z16
-	VRNDSCALEPS       $0x08, Z16, Z16
-	VMOVAPS           Z8, Z17
-	VFNMADD231PS.BCST word_3f317218<>+0(SB), Z16, Z17
-	VFNMADD231PS.BCST word_b102e308<>+0(SB), Z16, Z17
-	VBROADCASTSS      word_3ab6ba9d<>+0(SB), Z18
-	VFMADD213PS.BCST  word_3c0905b3<>+0(SB), Z17, Z18
-	VFMADD213PS.BCST  word_3d2aaa5c<>+0(SB), Z17, Z18
-	VFMADD213PS.BCST  word_3e2aaa6e<>+0(SB), Z17, Z18
-	VFMADD213PS.BCST  word_3f000000<>+0(SB), Z17, Z18
-	VMULPS            Z17, Z17, Z19
-	VFMADD213PS       Z17, Z19, Z18
-	VADDPS.BCST       word_3f800000<>+0(SB), Z18, Z17
-	VSCALEFPS         Z16, Z17, Z16
-	VCMPPS            $0x11, Z1, Z5, K1
-	VBLENDMPS         Z15, Z16, K1, Z9
-	VMOVUPS           Z9, 64(CX)
-	VADDPS            Z9, Z4, Z4
-	ADDQ              $0x00000080, CX
-	ADDQ              $0x00000080, DX
-	SUBQ              $0x00000020, AX
-	JGE               turn
+maskedturn:
+	VMOVUPS     (DX), Z7
+	VMOVUPS     (BX), Z8
+	VFMADD213PS Z8, Z0, Z7
+	VMOVUPS     Z7, (CX)
+	VMAXPS      Z7, Z2, Z2
+	VMOVUPS     64(DX), Z7
+	VMOVUPS     64(BX), Z8
+	VFMADD213PS Z8, Z0, Z7
+	VMOVUPS     Z7, 64(CX)
+	VMAXPS      Z7, Z3, Z3
+	VMOVUPS     128(DX), Z7
+	VMOVUPS     128(BX), Z8
+	VFMADD213PS Z8, Z0, Z7
+	VMOVUPS     Z7, 128(CX)
+	VMAXPS      Z7, Z4, Z4
+	VMOVUPS     192(DX), Z7
+	VMOVUPS     192(BX), Z8
+	VFMADD213PS Z8, Z0, Z7
+	VMOVUPS     Z7, 192(CX)
+	VMAXPS      Z7, Z1, Z1
+	ADDQ        $0x00000100, CX
+	ADDQ        $0x00000100, DX
+	ADDQ        $0x00000100, BX
+	SUBQ        $0x00000040, AX
+	JGE         maskedturn
 
-turnEnd:
-	ADDQ $0x00000020, AX
+maskedturnEnd:
+	ADDQ $0x00000040, AX
 	SUBQ $0x00000010, AX
-	JL   singleEnd
+	JL   maskedsingleEnd
 
-single:
-	VMOVUPS           (DX), Z5
-	VSUBPS            Z0, Z5, Z5
-	VXORPS            Z6, Z6, Z6
-	VMINPS            Z5, Z2, Z7
-	VCMPPS            $0x11, Z1, Z5, K1
-	VBLENDMPS         Z6, Z7, K1, Z10
-	VMULPS.BCST       word_3fb8aa3b<>+0(SB), Z10, Z7
-	VRNDSCALEPS       $0x08, Z7, Z7
-	VMOVAPS           Z10, Z8
-	VFNMADD231PS.BCST word_3f317218<>+0(SB), Z7, Z8
-	VFNMADD231PS.BCST word_b102e308<>+0(SB), Z7, Z8
+maskedsingle:
+	VMOVUPS     (DX), Z7
+	VMOVUPS     (BX), Z8
+	VFMADD213PS Z8, Z0, Z7
+	VMOVUPS     Z7, (CX)
+	VMAXPS      Z7, Z2, Z2
+	ADDQ        $0x00000040, CX
+	ADDQ        $0x00000040, DX
+	ADDQ        $0x00000040, BX
+	SUBQ        $0x00000010, AX
+	JGE         maskedsingle
+
+maskedsingleEnd:
+	ADDQ         $0x00000010, AX
+	JE           maskeddone
+	MOVQ         $-1, SI
+	BZHIQ        AX, SI, SI
+	KMOVW        SI, K1
+	VMOVUPS.Z    (DX), K1, Z7
+	VMOVUPS.Z    (BX), K1, Z8
+	VFMADD213PS  Z8, Z0, Z7
+	VMOVUPS      Z7, K1, (CX)
+	VBROADCASTSS word_ff800000<>+0(SB), Z0
+	VBLENDMPS    Z7, Z0, K1, Z5
+	VMAXPS       Z5, Z2, Z2
+
+maskeddone:
+	JMP exponentials
+
+plain:
+	MOVQ dst_len+8(FP), AX
+	MOVQ dst_base+0(FP), CX
+	MOVQ x_base+24(FP), DX
+	SUBQ $0x00000040, AX
+	JL   plainturnEnd
+
+plainturn:
+	VMOVUPS (DX), Z5
+	VMULPS  Z0, Z5, Z5
+	VMOVUPS Z5, (CX)
+	VMAXPS  Z5, Z2, Z2
+	VMOVUPS 64(DX), Z5
+	VMULPS  Z0, Z5, Z5
+	VMOVUPS Z5, 64(CX)
+	VMAXPS  Z5, Z3, Z3
+	VMOVUPS 128(DX), Z5
+	VMULPS  Z0, Z5, Z5
+	VMOVUPS Z5, 128(CX)
+	VMAXPS  Z5, Z4, Z4
+	VMOVUPS 192(DX), Z5
+	VMULPS  Z0, Z5, Z5
+	VMOVUPS Z5, 192(CX)
+	VMAXPS  Z5, Z1, Z1
+	ADDQ    $0x00000100, CX
+	ADDQ    $0x00000100, DX
+	SUBQ    $0x00000040, AX
+	JGE     plainturn
+
+plainturnEnd:
+	ADDQ $0x00000040, AX
+	SUBQ $0x00000010, AX
+	JL   plainsingleEnd
+
+plainsingle:
+	VMOVUPS (DX), Z5
+	VMULPS  Z0, Z5, Z5
+	VMOVUPS Z5, (CX)
+	VMAXPS  Z5, Z2, Z2
+	ADDQ    $0x00000040, CX
+	ADDQ    $0x00000040, DX
+	SUBQ    $0x00000010, AX
+	JGE     plainsingle
+
+plainsingleEnd:
+	ADDQ         $0x00000010, AX
+	JE           plaindone
+	MOVQ         $-1, BX
+	BZHIQ        AX, BX, BX
+	KMOVW        BX, K1
+	VMOVUPS.Z    (DX), K1, Z5
+	VMULPS       Z0, Z5, Z0
+	VMOVUPS      Z0, K1, (CX)
+	VBROADCASTSS word_ff800000<>+0(SB), Z5
+	VBLENDMPS    Z0, Z5, K1, Z7
+	VMAXPS       Z7, Z2, Z2
+
+plaindone:
+exponentials:
+	VMAXPS       Z4, Z2, Z0
+	VMAXPS       Z1, Z3, Z1
+	VMAXPS       Z1, Z0, Z0
+	VSHUFF32X4   $0x4e, Z0, Z0, Z1
+	VMAXPS       Z1, Z0, Z0
+	VSHUFF32X4   $0xb1, Z0, Z0, Z1
+	VMAXPS       Z1, Z0, Z0
+	VPERMILPS    $0x4e, Z0, Z1
+	VMAXPS       Z1, Z0, Z0
+	VPERMILPS    $0xb1, Z0, Z1
+	VMAXPS       Z1, Z0, Z0
+	VXORPS       Z2, Z2, Z2
+	VXORPS       Z3, Z3, Z3
+	VXORPS       Z4, Z4, Z4
+	VXORPS       Z1, Z1, Z1
+	VBROADCASTSS word_c2d00000<>+0(SB), Z5
+	MOVQ         dst_len+8(FP), AX
+	MOVQ         dst_base+0(FP), CX
+	SUBQ         $0x00000040, AX
+	JL           expturnEnd
+
+expturn:
+	VMOVUPS           (CX), Z7
+	VSUBPS            Z0, Z7, Z7
+	VCMPPS            $0x15, Z5, Z7, K1
+	VMULPS.BCST       word_3fb8aa3b<>+0(SB), Z7, Z8
+	VRNDSCALEPS       $0x08, Z8, Z8
+	VMOVAPS           Z7, Z7
+	VFNMADD231PS.BCST word_3f317218<>+0(SB), Z8, Z7
+	VFNMADD231PS.BCST word_b102e308<>+0(SB), Z8, Z7
 	VBROADCASTSS      word_3ab6ba9d<>+0(SB), Z9
-	VFMADD213PS.BCST  word_3c0905b3<>+0(SB), Z8, Z9
-	VFMADD213PS.BCST  word_3d2aaa5c<>+0(SB), Z8, Z9
-	VFMADD213PS.BCST  word_3e2aaa6e<>+0(SB), Z8, Z9
-	VFMADD213PS.BCST  word_3f000000<>+0(SB), Z8, Z9
-	VMULPS            Z8, Z8, Z15
-	VFMADD213PS       Z8, Z15, Z9
-	VADDPS.BCST       word_3f800000<>+0(SB), Z9, Z8
-	VSCALEFPS         Z7, Z8, Z7
-	VCMPPS            $0x11, Z1, Z5, K1
-	VBLENDMPS         Z6, Z7, K1, Z11
-	VMOVUPS           Z11, (CX)
-	VADDPS            Z11, Z3, Z3
+	VFMADD213PS.BCST  word_3c0905b3<>+0(SB), Z7, Z9
+	VFMADD213PS.BCST  word_3d2aaa5c<>+0(SB), Z7, Z9
+	VFMADD213PS.BCST  word_3e2aaa6e<>+0(SB), Z7, Z9
+	VFMADD213PS.BCST  word_3f000000<>+0(SB), Z7, Z9
+	VMULPS            Z7, Z7, Z10
+	VFMADD213PS       Z7, Z10, Z9
+	VADDPS.BCST       word_3f800000<>+0(SB), Z9, Z7
+	VSCALEFPS.Z       Z8, Z7, K1, Z7
+	VMOVUPS           Z7, (CX)
+	VADDPS            Z7, Z2, Z2
+	VMOVUPS           64(CX), Z7
+	VSUBPS            Z0, Z7, Z7
+	VCMPPS            $0x15, Z5, Z7, K1
+	VMULPS.BCST       word_3fb8aa3b<>+0(SB), Z7, Z8
+	VRNDSCALEPS       $0x08, Z8, Z8
+	VMOVAPS           Z7, Z7
+	VFNMADD231PS.BCST word_3f317218<>+0(SB), Z8, Z7
+	VFNMADD231PS.BCST word_b102e308<>+0(SB), Z8, Z7
+	VBROADCASTSS      word_3ab6ba9d<>+0(SB), Z9
+	VFMADD213PS.BCST  word_3c0905b3<>+0(SB), Z7, Z9
+	VFMADD213PS.BCST  word_3d2aaa5c<>+0(SB), Z7, Z9
+	VFMADD213PS.BCST  word_3e2aaa6e<>+0(SB), Z7, Z9
+	VFMADD213PS.BCST  word_3f000000<>+0(SB), Z7, Z9
+	VMULPS            Z7, Z7, Z10
+	VFMADD213PS       Z7, Z10, Z9
+	VADDPS.BCST       word_3f800000<>+0(SB), Z9, Z7
+	VSCALEFPS.Z       Z8, Z7, K1, Z7
+	VMOVUPS           Z7, 64(CX)
+	VADDPS            Z7, Z3, Z3
+	VMOVUPS           128(CX), Z7
+	VSUBPS            Z0, Z7, Z7
+	VCMPPS            $0x15, Z5, Z7, K1
+	VMULPS.BCST       word_3fb8aa3b<>+0(SB), Z7, Z8
+	VRNDSCALEPS       $0x08, Z8, Z8
+	VMOVAPS           Z7, Z7
+	VFNMADD231PS.BCST word_3f317218<>+0(SB), Z8, Z7
+	VFNMADD231PS.BCST word_b102e308<>+0(SB), Z8, Z7
+	VBROADCASTSS      word_3ab6ba9d<>+0(SB), Z9
+	VFMADD213PS.BCST  word_3c0905b3<>+0(SB), Z7, Z9
+	VFMADD213PS.BCST  word_3d2aaa5c<>+0(SB), Z7, Z9
+	VFMADD213PS.BCST  word_3e2aaa6e<>+0(SB), Z7, Z9
+	VFMADD213PS.BCST  word_3f000000<>+0(SB), Z7, Z9
+	VMULPS            Z7, Z7, Z10
+	VFMADD213PS       Z7, Z10, Z9
+	VADDPS.BCST       word_3f800000<>+0(SB), Z9, Z7
+	VSCALEFPS.Z       Z8, Z7, K1, Z7
+	VMOVUPS           Z7, 128(CX)
+	VADDPS            Z7, Z4, Z4
+	VMOVUPS           192(CX), Z7
+	VSUBPS            Z0, Z7, Z7
+	VCMPPS            $0x15, Z5, Z7, K1
+	VMULPS.BCST       word_3fb8aa3b<>+0(SB), Z7, Z8
+	VRNDSCALEPS       $0x08, Z8, Z8
+	VMOVAPS           Z7, Z7
+	VFNMADD231PS.BCST word_3f317218<>+0(SB), Z8, Z7
+	VFNMADD231PS.BCST word_b102e308<>+0(SB), Z8, Z7
+	VBROADCASTSS      word_3ab6ba9d<>+0(SB), Z9
+	VFMADD213PS.BCST  word_3c0905b3<>+0(SB), Z7, Z9
+	VFMADD213PS.BCST  word_3d2aaa5c<>+0(SB), Z7, Z9
+	VFMADD213PS.BCST  word_3e2aaa6e<>+0(SB), Z7, Z9
+	VFMADD213PS.BCST  word_3f000000<>+0(SB), Z7, Z9
+	VMULPS            Z7, Z7, Z10
+	VFMADD213PS       Z7, Z10, Z9
+	VADDPS.BCST       word_3f800000<>+0(SB), Z9, Z7
+	VSCALEFPS.Z       Z8, Z7, K1, Z7
+	VMOVUPS           Z7, 192(CX)
+	VADDPS            Z7, Z1, Z1
+	ADDQ              $0x00000100, CX
+	SUBQ              $0x00000040, AX
+	JGE               expturn
+
+expturnEnd:
+	ADDQ $0x00000040, AX
+	SUBQ $0x00000010, AX
+	JL   expsingleEnd
+
+expsingle:
+	VMOVUPS           (CX), Z7
+	VSUBPS            Z0, Z7, Z7
+	VCMPPS            $0x15, Z5, Z7, K1
+	VMULPS.BCST       word_3fb8aa3b<>+0(SB), Z7, Z8
+	VRNDSCALEPS       $0x08, Z8, Z8
+	VMOVAPS           Z7, Z7
+	VFNMADD231PS.BCST word_3f317218<>+0(SB), Z8, Z7
+	VFNMADD231PS.BCST word_b102e308<>+0(SB), Z8, Z7
+	VBROADCASTSS      word_3ab6ba9d<>+0(SB), Z9
+	VFMADD213PS.BCST  word_3c0905b3<>+0(SB), Z7, Z9
+	VFMADD213PS.BCST  word_3d2aaa5c<>+0(SB), Z7, Z9
+	VFMADD213PS.BCST  word_3e2aaa6e<>+0(SB), Z7, Z9
+	VFMADD213PS.BCST  word_3f000000<>+0(SB), Z7, Z9
+	VMULPS            Z7, Z7, Z10
+	VFMADD213PS       Z7, Z10, Z9
+	VADDPS.BCST       word_3f800000<>+0(SB), Z9, Z7
+	VSCALEFPS.Z       Z8, Z7, K1, Z7
+	VMOVUPS           Z7, (CX)
+	VADDPS            Z7, Z2, Z2
 	ADDQ              $0x00000040, CX
-	ADDQ              $0x00000040, DX
 	SUBQ              $0x00000010, AX
-	JGE               single
+	JGE               expsingle
 
-singleEnd:
+expsingleEnd:
 	ADDQ              $0x00000010, AX
-	JE                done
-	MOVQ              $-1, BX
-	BZHIQ             AX, BX, BX
-	KMOVW             BX, K1
-	VMOVUPS.Z         (DX), K1, Z5
-	VSUBPS            Z0, Z5, Z0
-	VXORPS            Z5, Z5, Z5
-	VMINPS            Z0, Z2, Z2
-	VCMPPS            $0x11, Z1, Z0, K2
-	VBLENDMPS         Z5, Z2, K2, Z12
-	VMULPS.BCST       word_3fb8aa3b<>+0(SB), Z12, Z2
-	VRNDSCALEPS       $0x08, Z2, Z2
-	VMOVAPS           Z12, Z6
-	VFNMADD231PS.BCST word_3f317218<>+0(SB), Z2, Z6
-	VFNMADD231PS.BCST word_b102e308<>+0(SB), Z2, Z6
+	JE                expdone
+	MOVQ              $-1, DX
+	BZHIQ             AX, DX, DX
+	KMOVW             DX, K1
+	VMOVUPS.Z         (CX), K1, Z7
+	VSUBPS            Z0, Z7, Z0
+	VCMPPS            $0x15, Z5, Z0, K2
+	VMULPS.BCST       word_3fb8aa3b<>+0(SB), Z0, Z5
+	VRNDSCALEPS       $0x08, Z5, Z5
+	VMOVAPS           Z0, Z0
+	VFNMADD231PS.BCST word_3f317218<>+0(SB), Z5, Z0
+	VFNMADD231PS.BCST word_b102e308<>+0(SB), Z5, Z0
 	VBROADCASTSS      word_3ab6ba9d<>+0(SB), Z7
-	VFMADD213PS.BCST  word_3c0905b3<>+0(SB), Z6, Z7
-	VFMADD213PS.BCST  word_3d2aaa5c<>+0(SB), Z6, Z7
-	VFMADD213PS.BCST  word_3e2aaa6e<>+0(SB), Z6, Z7
-	VFMADD213PS.BCST  word_3f000000<>+0(SB), Z6, Z7
-	VMULPS            Z6, Z6, Z8
-	VFMADD213PS       Z6, Z8, Z7
-	VADDPS.BCST       word_3f800000<>+0(SB), Z7, Z6
-	VSCALEFPS         Z2, Z6, Z2
-	VCMPPS            $0x11, Z1, Z0, K2
-	VBLENDMPS         Z5, Z2, K2, Z13
-	VMOVUPS           Z13, K1, (CX)
-	VBROADCASTSS      word_00000000<>+0(SB), Z0
-	VBLENDMPS         Z13, Z0, K1, Z14
-	VADDPS            Z14, Z3, Z3
+	VFMADD213PS.BCST  word_3c0905b3<>+0(SB), Z0, Z7
+	VFMADD213PS.BCST  word_3d2aaa5c<>+0(SB), Z0, Z7
+	VFMADD213PS.BCST  word_3e2aaa6e<>+0(SB), Z0, Z7
+	VFMADD213PS.BCST  word_3f000000<>+0(SB), Z0, Z7
+	VMULPS            Z0, Z0, Z8
+	VFMADD213PS       Z0, Z8, Z7
+	VADDPS.BCST       word_3f800000<>+0(SB), Z7, Z0
+	VSCALEFPS.Z       Z5, Z0, K2, Z0
+	VMOVUPS           Z0, K1, (CX)
+	VBROADCASTSS      word_00000000<>+0(SB), Z5
+	VBLENDMPS         Z0, Z5, K1, Z6
+	VADDPS            Z6, Z2, Z2
 
-done:
-	VADDPS     Z4, Z3, Z0
+expdone:
+	VADDPS     Z4, Z2, Z0
+	VADDPS     Z1, Z3, Z1
+	VADDPS     Z1, Z0, Z0
 	VSHUFF32X4 $0x4e, Z0, Z0, Z1
 	VADDPS     Z1, Z0, Z0
 	VSHUFF32X4 $0xb1, Z0, Z0, Z1
@@ -150,9 +314,64 @@ done:
 	VADDPS     Z1, Z0, Z0
 	VPERMILPS  $0xb1, Z0, Z1
 	VADDPS     Z1, Z0, Z0
-	VMOVSS     X0, ret+56(FP)
+	MOVQ       dst_len+8(FP), AX
+	MOVQ       dst_base+0(FP), CX
+	SUBQ       $0x00000040, AX
+	JL         quotientturnEnd
+
+quotientturn:
+	VMOVUPS (CX), Z1
+	VDIVPS  Z0, Z1, Z1
+	VMOVUPS Z1, (CX)
+	VMOVUPS 64(CX), Z1
+	VDIVPS  Z0, Z1, Z1
+	VMOVUPS Z1, 64(CX)
+	VMOVUPS 128(CX), Z1
+	VDIVPS  Z0, Z1, Z1
+	VMOVUPS Z1, 128(CX)
+	VMOVUPS 192(CX), Z1
+	VDIVPS  Z0, Z1, Z1
+	VMOVUPS Z1, 192(CX)
+	ADDQ    $0x00000100, CX
+	SUBQ    $0x00000040, AX
+	JGE     quotientturn
+
+quotientturnEnd:
+	ADDQ $0x00000040, AX
+	SUBQ $0x00000010, AX
+	JL   quotientsingleEnd
+
+quotientsingle:
+	VMOVUPS (CX), Z1
+	VDIVPS  Z0, Z1, Z1
+	VMOVUPS Z1, (CX)
+	ADDQ    $0x00000040, CX
+	SUBQ    $0x00000010, AX
+	JGE     quotientsingle
+
+quotientsingleEnd:
+	ADDQ      $0x00000010, AX
+	JE        quotientdone
+	MOVQ      $-1, DX
+	BZHIQ     AX, DX, DX
+	KMOVW     DX, K1
+	VMOVUPS.Z (CX), K1, Z1
+	VDIVPS    Z0, Z1, Z0
+	VMOVUPS   Z0, K1, (CX)
+
+quotientdone:
 	VZEROUPPER
 	RET
+
+DATA word_ff800000<>+0(SB)/4, $0xff800000
+DATA word_ff800000<>+4(SB)/4, $0xff800000
+DATA word_ff800000<>+8(SB)/4, $0xff800000
+DATA word_ff800000<>+12(SB)/4, $0xff800000
+DATA word_ff800000<>+16(SB)/4, $0xff800000
+DATA word_ff800000<>+20(SB)/4, $0xff800000
+DATA word_ff800000<>+24(SB)/4, $0xff800000
+DATA word_ff800000<>+28(SB)/4, $0xff800000
+GLOBL word_ff800000<>(SB), RODATA|NOPTR, $32
 
 DATA word_c2d00000<>+0(SB)/4, $0xc2d00000
 DATA word_c2d00000<>+4(SB)/4, $0xc2d00000
@@ -163,16 +382,6 @@ DATA word_c2d00000<>+20(SB)/4, $0xc2d00000
 DATA word_c2d00000<>+24(SB)/4, $0xc2d00000
 DATA word_c2d00000<>+28(SB)/4, $0xc2d00000
 GLOBL word_c2d00000<>(SB), RODATA|NOPTR, $32
-
-DATA word_42b20000<>+0(SB)/4, $0x42b20000
-DATA word_42b20000<>+4(SB)/4, $0x42b20000
-DATA word_42b20000<>+8(SB)/4, $0x42b20000
-DATA word_42b20000<>+12(SB)/4, $0x42b20000
-DATA word_42b20000<>+16(SB)/4, $0x42b20000
-DATA word_42b20000<>+20(SB)/4, $0x42b20000
-DATA word_42b20000<>+24(SB)/4, $0x42b20000
-DATA word_42b20000<>+28(SB)/4, $0x42b20000
-GLOBL word_42b20000<>(SB), RODATA|NOPTR, $32
 
 DATA word_3fb8aa3b<>+0(SB)/4, $0x3fb8aa3b
 DATA word_3fb8aa3b<>+4(SB)/4, $0x3fb8aa3b
@@ -439,195 +648,432 @@ done:
 	VZEROUPPER
 	RET
 
-// func expSumAVX2(dst []float32, x []float32, max float32) float32
+// func softmaxAVX2(dst []float32, x []float32, mask []float32, scale float32)
 // Requires: AVX, AVX2, FMA3
-TEXT ·expSumAVX2(SB), NOSPLIT, $0-60
-	VBROADCASTSS max+48(FP), Y0
-	VBROADCASTSS word_c2d00000<>+0(SB), Y1
-	VBROADCASTSS word_42b20000<>+0(SB), Y2
-	VXORPS       Y3, Y3, Y3
-	VXORPS       Y4, Y4, Y4
+TEXT ·softmaxAVX2(SB), NOSPLIT, $0-76
+	VBROADCASTSS scale+72(FP), Y0
+	VBROADCASTSS word_ff800000<>+0(SB), Y1
+	VMOVAPS      Y1, Y2
+	VMOVAPS      Y1, Y3
+	VMOVAPS      Y1, Y4
+	VMOVAPS      Y1, Y1
+	MOVQ         mask_len+56(FP), AX
+	TESTQ        AX, AX
+	JE           plain
 	MOVQ         dst_len+8(FP), AX
 	MOVQ         dst_base+0(FP), CX
 	MOVQ         x_base+24(FP), DX
-	SUBQ         $0x00000010, AX
-	JL           turnEnd
+	MOVQ         mask_base+48(FP), BX
+	SUBQ         $0x00000020, AX
+	JL           maskedturnEnd
 
-turn:
-	VMOVUPS      (DX), Y5
-	VSUBPS       Y0, Y5, Y5
-	VXORPS       Y6, Y6, Y6
-	VMINPS       Y5, Y2, Y7
-	VCMPPS       $0x11, Y1, Y5, Y8
-	VBLENDVPS    Y8, Y6, Y7, Y7
-	VMULPS       word_3fb8aa3b<>+0(SB), Y7, Y8
-	VROUNDPS     $0x08, Y8, Y8
-	VMOVAPS      Y7, Y7
-	VFNMADD231PS word_3f317218<>+0(SB), Y8, Y7
-	VFNMADD231PS word_b102e308<>+0(SB), Y8, Y7
-	VBROADCASTSS word_3ab6ba9d<>+0(SB), Y9
-	VFMADD213PS  word_3c0905b3<>+0(SB), Y7, Y9
-	VFMADD213PS  word_3d2aaa5c<>+0(SB), Y7, Y9
-	VFMADD213PS  word_3e2aaa6e<>+0(SB), Y7, Y9
-	VFMADD213PS  word_3f000000<>+0(SB), Y7, Y9
-	VMULPS       Y7, Y7, Y10
-	VFMADD213PS  Y7, Y10, Y9
-	VADDPS       word_3f800000<>+0(SB), Y9, Y7
-	VCVTPS2DQ    Y8, Y8
-	VPSRAD       $0x01, Y8, Y9
-	VPSUBD       Y9, Y8, Y8
-	VPADDD       word_0000007f<>+0(SB), Y9, Y9
-	VPSLLD       $0x17, Y9, Y9
-	VPADDD       word_0000007f<>+0(SB), Y8, Y8
-	VPSLLD       $0x17, Y8, Y8
-	VMULPS       Y9, Y7, Y7
-	VMULPS       Y8, Y7, Y7
-	VCMPPS       $0x11, Y1, Y5, Y5
-	VBLENDVPS    Y5, Y6, Y7, Y5
-	VMOVUPS      Y5, (CX)
-	VADDPS       Y5, Y3, Y3
-	VMOVUPS      32(DX), Y5
-	VSUBPS       Y0, Y5, Y5
-	VXORPS       Y6, Y6, Y6
-	VMINPS       Y5, Y2, Y7
-	VCMPPS       $0x11, Y1, Y5, Y8
-	VBLENDVPS    Y8, Y6, Y7, Y7
-	VMULPS       word_3fb8aa3b<>+0(SB), Y7, Y8
-	VROUNDPS     $0x08, Y8, Y8
-	VMOVAPS      Y7, Y7
-	VFNMADD231PS word_3f317218<>+0(SB), Y8, Y7
-	VFNMADD231PS word_b102e308<>+0(SB), Y8, Y7
-	VBROADCASTSS word_3ab6ba9d<>+0(SB), Y9
-	VFMADD213PS  word_3c0905b3<>+0(SB), Y7, Y9
-	VFMADD213PS  word_3d2aaa5c<>+0(SB), Y7, Y9
-	VFMADD213PS  word_3e2aaa6e<>+0(SB), Y7, Y9
-	VFMADD213PS  word_3f000000<>+0(SB), Y7, Y9
-	VMULPS       Y7, Y7, Y10
-	VFMADD213PS  Y7, Y10, Y9
-	VADDPS       word_3f800000<>+0(SB), Y9, Y7
-	VCVTPS2DQ    Y8, Y8
-	VPSRAD       $0x01, Y8, Y9
-	VPSUBD       Y9, Y8, Y8
-	VPADDD       word_0000007f<>+0(SB), Y9, Y9
-	VPSLLD       $0x17, Y9, Y9
-	VPADDD       word_0000007f<>+0(SB), Y8, Y8
-	VPSLLD       $0x17, Y8, Y8
-	VMULPS       Y9, Y7, Y7
-	VMULPS       Y8, Y7, Y7
-	VCMPPS       $0x11, Y1, Y5, Y5
-	VBLENDVPS    Y5, Y6, Y7, Y5
-	VMOVUPS      Y5, 32(CX)
-	VADDPS       Y5, Y4, Y4
-	ADDQ         $0x00000040, CX
-	ADDQ         $0x00000040, DX
-	SUBQ         $0x00000010, AX
-	JGE          turn
+maskedturn:
+	VMOVUPS     (DX), Y5
+	VMOVUPS     (BX), Y6
+	VFMADD213PS Y6, Y0, Y5
+	VMOVUPS     Y5, (CX)
+	VMAXPS      Y5, Y2, Y2
+	VMOVUPS     32(DX), Y5
+	VMOVUPS     32(BX), Y6
+	VFMADD213PS Y6, Y0, Y5
+	VMOVUPS     Y5, 32(CX)
+	VMAXPS      Y5, Y3, Y3
+	VMOVUPS     64(DX), Y5
+	VMOVUPS     64(BX), Y6
+	VFMADD213PS Y6, Y0, Y5
+	VMOVUPS     Y5, 64(CX)
+	VMAXPS      Y5, Y4, Y4
+	VMOVUPS     96(DX), Y5
+	VMOVUPS     96(BX), Y6
+	VFMADD213PS Y6, Y0, Y5
+	VMOVUPS     Y5, 96(CX)
+	VMAXPS      Y5, Y1, Y1
+	ADDQ        $0x00000080, CX
+	ADDQ        $0x00000080, DX
+	ADDQ        $0x00000080, BX
+	SUBQ        $0x00000020, AX
+	JGE         maskedturn
 
-turnEnd:
-	ADDQ $0x00000010, AX
+maskedturnEnd:
+	ADDQ $0x00000020, AX
 	SUBQ $0x00000008, AX
-	JL   singleEnd
+	JL   maskedsingleEnd
 
-single:
-	VMOVUPS      (DX), Y5
-	VSUBPS       Y0, Y5, Y5
-	VXORPS       Y6, Y6, Y6
-	VMINPS       Y5, Y2, Y7
-	VCMPPS       $0x11, Y1, Y5, Y8
-	VBLENDVPS    Y8, Y6, Y7, Y7
-	VMULPS       word_3fb8aa3b<>+0(SB), Y7, Y8
-	VROUNDPS     $0x08, Y8, Y8
-	VMOVAPS      Y7, Y7
-	VFNMADD231PS word_3f317218<>+0(SB), Y8, Y7
-	VFNMADD231PS word_b102e308<>+0(SB), Y8, Y7
-	VBROADCASTSS word_3ab6ba9d<>+0(SB), Y9
-	VFMADD213PS  word_3c0905b3<>+0(SB), Y7, Y9
-	VFMADD213PS  word_3d2aaa5c<>+0(SB), Y7, Y9
-	VFMADD213PS  word_3e2aaa6e<>+0(SB), Y7, Y9
-	VFMADD213PS  word_3f000000<>+0(SB), Y7, Y9
-	VMULPS       Y7, Y7, Y10
-	VFMADD213PS  Y7, Y10, Y9
-	VADDPS       word_3f800000<>+0(SB), Y9, Y7
-	VCVTPS2DQ    Y8, Y8
-	VPSRAD       $0x01, Y8, Y9
-	VPSUBD       Y9, Y8, Y8
-	VPADDD       word_0000007f<>+0(SB), Y9, Y9
-	VPSLLD       $0x17, Y9, Y9
-	VPADDD       word_0000007f<>+0(SB), Y8, Y8
-	VPSLLD       $0x17, Y8, Y8
-	VMULPS       Y9, Y7, Y7
-	VMULPS       Y8, Y7, Y7
-	VCMPPS       $0x11, Y1, Y5, Y5
-	VBLENDVPS    Y5, Y6, Y7, Y5
-	VMOVUPS      Y5, (CX)
-	VADDPS       Y5, Y3, Y3
-	ADDQ         $0x00000020, CX
-	ADDQ         $0x00000020, DX
-	SUBQ         $0x00000008, AX
-	JGE          single
+maskedsingle:
+	VMOVUPS     (DX), Y5
+	VMOVUPS     (BX), Y6
+	VFMADD213PS Y6, Y0, Y5
+	VMOVUPS     Y5, (CX)
+	VMAXPS      Y5, Y2, Y2
+	ADDQ        $0x00000020, CX
+	ADDQ        $0x00000020, DX
+	ADDQ        $0x00000020, BX
+	SUBQ        $0x00000008, AX
+	JGE         maskedsingle
 
-singleEnd:
+maskedsingleEnd:
 	ADDQ         $0x00000008, AX
-	JE           done
+	JE           maskeddone
+	LEAQ         tailMask<>+0(SB), SI
+	NEGQ         AX
+	VMOVUPS      32(SI)(AX*4), Y5
+	VMASKMOVPS   (DX), Y5, Y6
+	VMASKMOVPS   (BX), Y5, Y7
+	VFMADD213PS  Y7, Y0, Y6
+	VMASKMOVPS   Y6, Y5, (CX)
+	VBROADCASTSS word_ff800000<>+0(SB), Y0
+	VBLENDVPS    Y5, Y6, Y0, Y0
+	VMAXPS       Y0, Y2, Y2
+
+maskeddone:
+	JMP exponentials
+
+plain:
+	MOVQ dst_len+8(FP), AX
+	MOVQ dst_base+0(FP), CX
+	MOVQ x_base+24(FP), DX
+	SUBQ $0x00000020, AX
+	JL   plainturnEnd
+
+plainturn:
+	VMOVUPS (DX), Y5
+	VMULPS  Y0, Y5, Y5
+	VMOVUPS Y5, (CX)
+	VMAXPS  Y5, Y2, Y2
+	VMOVUPS 32(DX), Y5
+	VMULPS  Y0, Y5, Y5
+	VMOVUPS Y5, 32(CX)
+	VMAXPS  Y5, Y3, Y3
+	VMOVUPS 64(DX), Y5
+	VMULPS  Y0, Y5, Y5
+	VMOVUPS Y5, 64(CX)
+	VMAXPS  Y5, Y4, Y4
+	VMOVUPS 96(DX), Y5
+	VMULPS  Y0, Y5, Y5
+	VMOVUPS Y5, 96(CX)
+	VMAXPS  Y5, Y1, Y1
+	ADDQ    $0x00000080, CX
+	ADDQ    $0x00000080, DX
+	SUBQ    $0x00000020, AX
+	JGE     plainturn
+
+plainturnEnd:
+	ADDQ $0x00000020, AX
+	SUBQ $0x00000008, AX
+	JL   plainsingleEnd
+
+plainsingle:
+	VMOVUPS (DX), Y5
+	VMULPS  Y0, Y5, Y5
+	VMOVUPS Y5, (CX)
+	VMAXPS  Y5, Y2, Y2
+	ADDQ    $0x00000020, CX
+	ADDQ    $0x00000020, DX
+	SUBQ    $0x00000008, AX
+	JGE     plainsingle
+
+plainsingleEnd:
+	ADDQ         $0x00000008, AX
+	JE           plaindone
 	LEAQ         tailMask<>+0(SB), BX
 	NEGQ         AX
 	VMOVUPS      32(BX)(AX*4), Y5
 	VMASKMOVPS   (DX), Y5, Y6
-	VSUBPS       Y0, Y6, Y0
-	VXORPS       Y6, Y6, Y6
-	VMINPS       Y0, Y2, Y2
-	VCMPPS       $0x11, Y1, Y0, Y7
-	VBLENDVPS    Y7, Y6, Y2, Y2
-	VMULPS       word_3fb8aa3b<>+0(SB), Y2, Y7
-	VROUNDPS     $0x08, Y7, Y7
-	VMOVAPS      Y2, Y2
-	VFNMADD231PS word_3f317218<>+0(SB), Y7, Y2
-	VFNMADD231PS word_b102e308<>+0(SB), Y7, Y2
-	VBROADCASTSS word_3ab6ba9d<>+0(SB), Y8
-	VFMADD213PS  word_3c0905b3<>+0(SB), Y2, Y8
-	VFMADD213PS  word_3d2aaa5c<>+0(SB), Y2, Y8
-	VFMADD213PS  word_3e2aaa6e<>+0(SB), Y2, Y8
-	VFMADD213PS  word_3f000000<>+0(SB), Y2, Y8
-	VMULPS       Y2, Y2, Y9
-	VFMADD213PS  Y2, Y9, Y8
-	VADDPS       word_3f800000<>+0(SB), Y8, Y2
-	VCVTPS2DQ    Y7, Y7
-	VPSRAD       $0x01, Y7, Y8
-	VPSUBD       Y8, Y7, Y7
-	VPADDD       word_0000007f<>+0(SB), Y8, Y8
-	VPSLLD       $0x17, Y8, Y8
-	VPADDD       word_0000007f<>+0(SB), Y7, Y7
-	VPSLLD       $0x17, Y7, Y7
-	VMULPS       Y8, Y2, Y2
-	VMULPS       Y7, Y2, Y2
-	VCMPPS       $0x11, Y1, Y0, Y0
-	VBLENDVPS    Y0, Y6, Y2, Y0
+	VMULPS       Y0, Y6, Y0
 	VMASKMOVPS   Y0, Y5, (CX)
-	VBROADCASTSS word_00000000<>+0(SB), Y1
-	VBLENDVPS    Y5, Y0, Y1, Y0
-	VADDPS       Y0, Y3, Y3
+	VBROADCASTSS word_ff800000<>+0(SB), Y6
+	VBLENDVPS    Y5, Y0, Y6, Y0
+	VMAXPS       Y0, Y2, Y2
 
-done:
-	VADDPS     Y4, Y3, Y0
+plaindone:
+exponentials:
+	VMAXPS       Y4, Y2, Y0
+	VMAXPS       Y1, Y3, Y1
+	VMAXPS       Y1, Y0, Y0
+	VPERM2F128   $0x01, Y0, Y0, Y1
+	VMAXPS       Y1, Y0, Y0
+	VPERMILPS    $0x4e, Y0, Y1
+	VMAXPS       Y1, Y0, Y0
+	VPERMILPS    $0xb1, Y0, Y1
+	VMAXPS       Y1, Y0, Y0
+	VXORPS       Y2, Y2, Y2
+	VXORPS       Y3, Y3, Y3
+	VXORPS       Y4, Y4, Y4
+	VXORPS       Y1, Y1, Y1
+	VBROADCASTSS word_c2d00000<>+0(SB), Y5
+	MOVQ         dst_len+8(FP), AX
+	MOVQ         dst_base+0(FP), CX
+	SUBQ         $0x00000020, AX
+	JL           expturnEnd
+
+expturn:
+	VMOVUPS      (CX), Y6
+	VSUBPS       Y0, Y6, Y6
+	VXORPS       Y7, Y7, Y7
+	VCMPPS       $0x11, Y5, Y6, Y8
+	VBLENDVPS    Y8, Y7, Y6, Y8
+	VMULPS       word_3fb8aa3b<>+0(SB), Y8, Y9
+	VROUNDPS     $0x08, Y9, Y9
+	VMOVAPS      Y8, Y8
+	VFNMADD231PS word_3f317218<>+0(SB), Y9, Y8
+	VFNMADD231PS word_b102e308<>+0(SB), Y9, Y8
+	VBROADCASTSS word_3ab6ba9d<>+0(SB), Y10
+	VFMADD213PS  word_3c0905b3<>+0(SB), Y8, Y10
+	VFMADD213PS  word_3d2aaa5c<>+0(SB), Y8, Y10
+	VFMADD213PS  word_3e2aaa6e<>+0(SB), Y8, Y10
+	VFMADD213PS  word_3f000000<>+0(SB), Y8, Y10
+	VMULPS       Y8, Y8, Y11
+	VFMADD213PS  Y8, Y11, Y10
+	VADDPS       word_3f800000<>+0(SB), Y10, Y8
+	VCVTPS2DQ    Y9, Y9
+	VPSRAD       $0x01, Y9, Y10
+	VPSUBD       Y10, Y9, Y9
+	VPADDD       word_0000007f<>+0(SB), Y10, Y10
+	VPSLLD       $0x17, Y10, Y10
+	VPADDD       word_0000007f<>+0(SB), Y9, Y9
+	VPSLLD       $0x17, Y9, Y9
+	VMULPS       Y10, Y8, Y8
+	VMULPS       Y9, Y8, Y8
+	VCMPPS       $0x11, Y5, Y6, Y6
+	VBLENDVPS    Y6, Y7, Y8, Y6
+	VMOVUPS      Y6, (CX)
+	VADDPS       Y6, Y2, Y2
+	VMOVUPS      32(CX), Y6
+	VSUBPS       Y0, Y6, Y6
+	VXORPS       Y7, Y7, Y7
+	VCMPPS       $0x11, Y5, Y6, Y8
+	VBLENDVPS    Y8, Y7, Y6, Y8
+	VMULPS       word_3fb8aa3b<>+0(SB), Y8, Y9
+	VROUNDPS     $0x08, Y9, Y9
+	VMOVAPS      Y8, Y8
+	VFNMADD231PS word_3f317218<>+0(SB), Y9, Y8
+	VFNMADD231PS word_b102e308<>+0(SB), Y9, Y8
+	VBROADCASTSS word_3ab6ba9d<>+0(SB), Y10
+	VFMADD213PS  word_3c0905b3<>+0(SB), Y8, Y10
+	VFMADD213PS  word_3d2aaa5c<>+0(SB), Y8, Y10
+	VFMADD213PS  word_3e2aaa6e<>+0(SB), Y8, Y10
+	VFMADD213PS  word_3f000000<>+0(SB), Y8, Y10
+	VMULPS       Y8, Y8, Y11
+	VFMADD213PS  Y8, Y11, Y10
+	VADDPS       word_3f800000<>+0(SB), Y10, Y8
+	VCVTPS2DQ    Y9, Y9
+	VPSRAD       $0x01, Y9, Y10
+	VPSUBD       Y10, Y9, Y9
+	VPADDD       word_0000007f<>+0(SB), Y10, Y10
+	VPSLLD       $0x17, Y10, Y10
+	VPADDD       word_0000007f<>+0(SB), Y9, Y9
+	VPSLLD       $0x17, Y9, Y9
+	VMULPS       Y10, Y8, Y8
+	VMULPS       Y9, Y8, Y8
+	VCMPPS       $0x11, Y5, Y6, Y6
+	VBLENDVPS    Y6, Y7, Y8, Y6
+	VMOVUPS      Y6, 32(CX)
+	VADDPS       Y6, Y3, Y3
+	VMOVUPS      64(CX), Y6
+	VSUBPS       Y0, Y6, Y6
+	VXORPS       Y7, Y7, Y7
+	VCMPPS       $0x11, Y5, Y6, Y8
+	VBLENDVPS    Y8, Y7, Y6, Y8
+	VMULPS       word_3fb8aa3b<>+0(SB), Y8, Y9
+	VROUNDPS     $0x08, Y9, Y9
+	VMOVAPS      Y8, Y8
+	VFNMADD231PS word_3f317218<>+0(SB), Y9, Y8
+	VFNMADD231PS word_b102e308<>+0(SB), Y9, Y8
+	VBROADCASTSS word_3ab6ba9d<>+0(SB), Y10
+	VFMADD213PS  word_3c0905b3<>+0(SB), Y8, Y10
+	VFMADD213PS  word_3d2aaa5c<>+0(SB), Y8, Y10
+	VFMADD213PS  word_3e2aaa6e<>+0(SB), Y8, Y10
+	VFMADD213PS  word_3f000000<>+0(SB), Y8, Y10
+	VMULPS       Y8, Y8, Y11
+	VFMADD213PS  Y8, Y11, Y10
+	VADDPS       word_3f800000<>+0(SB), Y10, Y8
+	VCVTPS2DQ    Y9, Y9
+	VPSRAD       $0x01, Y9, Y10
+	VPSUBD       Y10, Y9, Y9
+	VPADDD       word_0000007f<>+0(SB), Y10, Y10
+	VPSLLD       $0x17, Y10, Y10
+	VPADDD       word_0000007f<>+0(SB), Y9, Y9
+	VPSLLD       $0x17, Y9, Y9
+	VMULPS       Y10, Y8, Y8
+	VMULPS       Y9, Y8, Y8
+	VCMPPS       $0x11, Y5, Y6, Y6
+	VBLENDVPS    Y6, Y7, Y8, Y6
+	VMOVUPS      Y6, 64(CX)
+	VADDPS       Y6, Y4, Y4
+	VMOVUPS      96(CX), Y6
+	VSUBPS       Y0, Y6, Y6
+	VXORPS       Y7, Y7, Y7
+	VCMPPS       $0x11, Y5, Y6, Y8
+	VBLENDVPS    Y8, Y7, Y6, Y8
+	VMULPS       word_3fb8aa3b<>+0(SB), Y8, Y9
+	VROUNDPS     $0x08, Y9, Y9
+	VMOVAPS      Y8, Y8
+	VFNMADD231PS word_3f317218<>+0(SB), Y9, Y8
+	VFNMADD231PS word_b102e308<>+0(SB), Y9, Y8
+	VBROADCASTSS word_3ab6ba9d<>+0(SB), Y10
+	VFMADD213PS  word_3c0905b3<>+0(SB), Y8, Y10
+	VFMADD213PS  word_3d2aaa5c<>+0(SB), Y8, Y10
+	VFMADD213PS  word_3e2aaa6e<>+0(SB), Y8, Y10
+	VFMADD213PS  word_3f000000<>+0(SB), Y8, Y10
+	VMULPS       Y8, Y8, Y11
+	VFMADD213PS  Y8, Y11, Y10
+	VADDPS       word_3f800000<>+0(SB), Y10, Y8
+	VCVTPS2DQ    Y9, Y9
+	VPSRAD       $0x01, Y9, Y10
+	VPSUBD       Y10, Y9, Y9
+	VPADDD       word_0000007f<>+0(SB), Y10, Y10
+	VPSLLD       $0x17, Y10, Y10
+	VPADDD       word_0000007f<>+0(SB), Y9, Y9
+	VPSLLD       $0x17, Y9, Y9
+	VMULPS       Y10, Y8, Y8
+	VMULPS       Y9, Y8, Y8
+	VCMPPS       $0x11, Y5, Y6, Y6
+	VBLENDVPS    Y6, Y7, Y8, Y6
+	VMOVUPS      Y6, 96(CX)
+	VADDPS       Y6, Y1, Y1
+	ADDQ         $0x00000080, CX
+	SUBQ         $0x00000020, AX
+	JGE          expturn
+
+expturnEnd:
+	ADDQ $0x00000020, AX
+	SUBQ $0x00000008, AX
+	JL   expsingleEnd
+
+expsingle:
+	VMOVUPS      (CX), Y6
+	VSUBPS       Y0, Y6, Y6
+	VXORPS       Y7, Y7, Y7
+	VCMPPS       $0x11, Y5, Y6, Y8
+	VBLENDVPS    Y8, Y7, Y6, Y8
+	VMULPS       word_3fb8aa3b<>+0(SB), Y8, Y9
+	VROUNDPS     $0x08, Y9, Y9
+	VMOVAPS      Y8, Y8
+	VFNMADD231PS word_3f317218<>+0(SB), Y9, Y8
+	VFNMADD231PS word_b102e308<>+0(SB), Y9, Y8
+	VBROADCASTSS word_3ab6ba9d<>+0(SB), Y10
+	VFMADD213PS  word_3c0905b3<>+0(SB), Y8, Y10
+	VFMADD213PS  word_3d2aaa5c<>+0(SB), Y8, Y10
+	VFMADD213PS  word_3e2aaa6e<>+0(SB), Y8, Y10
+	VFMADD213PS  word_3f000000<>+0(SB), Y8, Y10
+	VMULPS       Y8, Y8, Y11
+	VFMADD213PS  Y8, Y11, Y10
+	VADDPS       word_3f800000<>+0(SB), Y10, Y8
+	VCVTPS2DQ    Y9, Y9
+	VPSRAD       $0x01, Y9, Y10
+	VPSUBD       Y10, Y9, Y9
+	VPADDD       word_0000007f<>+0(SB), Y10, Y10
+	VPSLLD       $0x17, Y10, Y10
+	VPADDD       word_0000007f<>+0(SB), Y9, Y9
+	VPSLLD       $0x17, Y9, Y9
+	VMULPS       Y10, Y8, Y8
+	VMULPS       Y9, Y8, Y8
+	VCMPPS       $0x11, Y5, Y6, Y6
+	VBLENDVPS    Y6, Y7, Y8, Y6
+	VMOVUPS      Y6, (CX)
+	VADDPS       Y6, Y2, Y2
+	ADDQ         $0x00000020, CX
+	SUBQ         $0x00000008, AX
+	JGE          expsingle
+
+expsingleEnd:
+	ADDQ         $0x00000008, AX
+	JE           expdone
+	LEAQ         tailMask<>+0(SB), DX
+	NEGQ         AX
+	VMOVUPS      32(DX)(AX*4), Y6
+	VMASKMOVPS   (CX), Y6, Y7
+	VSUBPS       Y0, Y7, Y0
+	VXORPS       Y7, Y7, Y7
+	VCMPPS       $0x11, Y5, Y0, Y8
+	VBLENDVPS    Y8, Y7, Y0, Y8
+	VMULPS       word_3fb8aa3b<>+0(SB), Y8, Y9
+	VROUNDPS     $0x08, Y9, Y9
+	VMOVAPS      Y8, Y8
+	VFNMADD231PS word_3f317218<>+0(SB), Y9, Y8
+	VFNMADD231PS word_b102e308<>+0(SB), Y9, Y8
+	VBROADCASTSS word_3ab6ba9d<>+0(SB), Y10
+	VFMADD213PS  word_3c0905b3<>+0(SB), Y8, Y10
+	VFMADD213PS  word_3d2aaa5c<>+0(SB), Y8, Y10
+	VFMADD213PS  word_3e2aaa6e<>+0(SB), Y8, Y10
+	VFMADD213PS  word_3f000000<>+0(SB), Y8, Y10
+	VMULPS       Y8, Y8, Y11
+	VFMADD213PS  Y8, Y11, Y10
+	VADDPS       word_3f800000<>+0(SB), Y10, Y8
+	VCVTPS2DQ    Y9, Y9
+	VPSRAD       $0x01, Y9, Y10
+	VPSUBD       Y10, Y9, Y9
+	VPADDD       word_0000007f<>+0(SB), Y10, Y10
+	VPSLLD       $0x17, Y10, Y10
+	VPADDD       word_0000007f<>+0(SB), Y9, Y9
+	VPSLLD       $0x17, Y9, Y9
+	VMULPS       Y10, Y8, Y8
+	VMULPS       Y9, Y8, Y8
+	VCMPPS       $0x11, Y5, Y0, Y0
+	VBLENDVPS    Y0, Y7, Y8, Y0
+	VMASKMOVPS   Y0, Y6, (CX)
+	VBROADCASTSS word_00000000<>+0(SB), Y5
+	VBLENDVPS    Y6, Y0, Y5, Y0
+	VADDPS       Y0, Y2, Y2
+
+expdone:
+	VADDPS     Y4, Y2, Y0
+	VADDPS     Y1, Y3, Y1
+	VADDPS     Y1, Y0, Y0
 	VPERM2F128 $0x01, Y0, Y0, Y1
 	VADDPS     Y1, Y0, Y0
 	VPERMILPS  $0x4e, Y0, Y1
 	VADDPS     Y1, Y0, Y0
 	VPERMILPS  $0xb1, Y0, Y1
 	VADDPS     Y1, Y0, Y0
-	VMOVSS     X0, ret+56(FP)
+	MOVQ       dst_len+8(FP), AX
+	MOVQ       dst_base+0(FP), CX
+	SUBQ       $0x00000020, AX
+	JL         quotientturnEnd
+
+quotientturn:
+	VMOVUPS (CX), Y1
+	VDIVPS  Y0, Y1, Y1
+	VMOVUPS Y1, (CX)
+	VMOVUPS 32(CX), Y1
+	VDIVPS  Y0, Y1, Y1
+	VMOVUPS Y1, 32(CX)
+	VMOVUPS 64(CX), Y1
+	VDIVPS  Y0, Y1, Y1
+	VMOVUPS Y1, 64(CX)
+	VMOVUPS 96(CX), Y1
+	VDIVPS  Y0, Y1, Y1
+	VMOVUPS Y1, 96(CX)
+	ADDQ    $0x00000080, CX
+	SUBQ    $0x00000020, AX
+	JGE     quotientturn
+
+quotientturnEnd:
+	ADDQ $0x00000020, AX
+	SUBQ $0x00000008, AX
+	JL   quotientsingleEnd
+
+quotientsingle:
+	VMOVUPS (CX), Y1
+	VDIVPS  Y0, Y1, Y1
+	VMOVUPS Y1, (CX)
+	ADDQ    $0x00000020, CX
+	SUBQ    $0x00000008, AX
+	JGE     quotientsingle
+
+quotientsingleEnd:
+	ADDQ       $0x00000008, AX
+	JE         quotientdone
+	LEAQ       tailMask<>+0(SB), DX
+	NEGQ       AX
+	VMOVUPS    32(DX)(AX*4), Y1
+	VMASKMOVPS (CX), Y1, Y2
+	VDIVPS     Y0, Y2, Y0
+	VMASKMOVPS Y0, Y1, (CX)
+
+quotientdone:
 	VZEROUPPER
 	RET
-
-DATA word_0000007f<>+0(SB)/4, $0x0000007f
-DATA word_0000007f<>+4(SB)/4, $0x0000007f
-DATA word_0000007f<>+8(SB)/4, $0x0000007f
-DATA word_0000007f<>+12(SB)/4, $0x0000007f
-DATA word_0000007f<>+16(SB)/4, $0x0000007f
-DATA word_0000007f<>+20(SB)/4, $0x0000007f
-DATA word_0000007f<>+24(SB)/4, $0x0000007f
-DATA word_0000007f<>+28(SB)/4, $0x0000007f
-GLOBL word_0000007f<>(SB), RODATA|NOPTR, $32
 
 DATA tailMask<>+0(SB)/4, $0xffffffff
 DATA tailMask<>+4(SB)/4, $0xffffffff
@@ -646,6 +1092,16 @@ DATA tailMask<>+52(SB)/4, $0x00000000
 DATA tailMask<>+56(SB)/4, $0x00000000
 DATA tailMask<>+60(SB)/4, $0x00000000
 GLOBL tailMask<>(SB), RODATA|NOPTR, $64
+
+DATA word_0000007f<>+0(SB)/4, $0x0000007f
+DATA word_0000007f<>+4(SB)/4, $0x0000007f
+DATA word_0000007f<>+8(SB)/4, $0x0000007f
+DATA word_0000007f<>+12(SB)/4, $0x0000007f
+DATA word_0000007f<>+16(SB)/4, $0x0000007f
+DATA word_0000007f<>+20(SB)/4, $0x0000007f
+DATA word_0000007f<>+24(SB)/4, $0x0000007f
+DATA word_0000007f<>+28(SB)/4, $0x0000007f
+GLOBL word_0000007f<>(SB), RODATA|NOPTR, $32
 
 // func normScaleAVX2(dst []float32, x []float32, gamma []float32, mean float32, scale float32)
 // Requires: AVX

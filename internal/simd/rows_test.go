@@ -8,42 +8,68 @@ import (
 
 func TestSoftmax(t *testing.T) {
 	eachLength(t, "", func(t *testing.T, k *Kernels, rng *rand.Rand, n int, dst guarded) {
-		x := randoms(rng, n)
+		x, mask := randoms(rng, n), randoms(rng, n)
 		for i := range x {
 			x[i] *= 10
 			if n > 1 && rng.IntN(5) == 0 && i != n/2 {
 				x[i] = -inf
 			}
-		}
-		k.Softmax(dst.s, x)
-		top, sum := math.Inf(-1), 0.0
-		for _, v := range x {
-			top = max(top, float64(v))
-		}
-		// exp makes the rounding of its argument, u·|x − m| at most, a relative
-		// error; e of them meet in the sum, weighted by exp.
-		var argErr float64
-		for _, v := range x {
-			e := math.Exp(float64(v) - top)
-			sum += e
-			if e > 0 {
-				argErr += e * (top - float64(v)) * u
+			if rng.IntN(3) == 0 && i != n/2 {
+				mask[i] = []float32{-math.MaxFloat32, -1e9, -inf}[rng.IntN(3)]
 			}
 		}
-		for i, v := range x {
-			want := math.Exp(float64(v)-top) / sum
-			if want == 0 {
-				if dst.s[i] != 0 {
-					t.Fatalf("a masked element gives %v", dst.s[i])
+		check := func(mask []float32, scale float32) {
+			t.Helper()
+			y, top, sum := make([]float64, n), math.Inf(-1), 0.0
+			for i, v := range x {
+				y[i] = float64(v) * float64(scale)
+				if mask != nil {
+					y[i] += float64(mask[i])
 				}
-				continue
+				top = max(top, y[i])
 			}
-			// exp itself 1.1 ulp ≤ 2.2u twice, the sum, the division.
-			tol := want * ((top-float64(v))*u + argErr/sum + 2*2.2*u + sumBound(n) + u)
-			if !(math.Abs(float64(dst.s[i])-want) <= tol) {
-				t.Fatalf("element %d of %d = %v, want %v ± %.2g", i, n, dst.s[i], want, tol)
+			// exp makes the rounding of its argument, u·|y − m| at most, a relative
+			// error, and those of y = x·scale + mask; e of them meet in the sum,
+			// weighted by exp.
+			argErr := func(i int) float64 {
+				e := (top - y[i]) * u
+				if scale != 1 || mask != nil {
+					e += u * (math.Abs(y[i]) + math.Abs(top))
+				}
+				if mask != nil { // the product is rounded too, in portable code
+					e += u * (math.Abs(float64(x[i])*float64(scale)) + math.Abs(top) + 2)
+				}
+				return e
+			}
+			var sumErr float64
+			for i := range y {
+				e := math.Exp(y[i] - top)
+				sum += e
+				if e > 0 {
+					sumErr += e * argErr(i)
+				}
+			}
+			for i := range y {
+				want := math.Exp(y[i]-top) / sum
+				if want == 0 {
+					if dst.s[i] != 0 {
+						t.Fatalf("a masked element gives %v", dst.s[i])
+					}
+					continue
+				}
+				// exp itself 1.1 ulp ≤ 2.2u twice, the sum, the division.
+				tol := want * (argErr(i) + sumErr/sum + 2*2.2*u + sumBound(n) + u)
+				if !(math.Abs(float64(dst.s[i])-want) <= tol) {
+					t.Fatalf("element %d of %d = %v, want %v ± %.2g", i, n, dst.s[i], want, tol)
+				}
 			}
 		}
+		k.MaskedSoftmax(dst.s, x, mask, 0.3)
+		check(mask, 0.3)
+		k.MaskedSoftmax(dst.s, x, nil, 0.3)
+		check(nil, 0.3)
+		k.Softmax(dst.s, x)
+		check(nil, 1)
 		in := append([]float32(nil), x...)
 		k.Softmax(in, in)
 		for i := range in {
@@ -134,7 +160,7 @@ func TestRowsAllocateNothing(t *testing.T) {
 	eachPath(t, func(t *testing.T, k *Kernels) {
 		x, y := make([]float32, 100), make([]float32, 100)
 		if n := testing.AllocsPerRun(10, func() {
-			k.Softmax(x, y)
+			k.MaskedSoftmax(x, y, y, 2)
 			k.LayerNorm(x, y, y, y, 1e-5)
 			k.Gelu(x, y)
 			k.Add(x, y, y)

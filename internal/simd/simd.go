@@ -134,7 +134,7 @@ type Kernels struct {
 	sum, maxOf, minOf func(x []float32) float32
 	dot               func(x, y []float32) float32
 	centredSumSq      func(x []float32, mean float32) float32
-	expSum            func(dst, x []float32, max float32) float32
+	softmax           func(dst, x, mask []float32, scale float32)
 	normScale         func(dst, x, gamma []float32, mean, scale float32)
 	normAffine        func(dst, x, gamma, beta []float32, mean, scale float32)
 
@@ -164,7 +164,7 @@ var portable = Kernels{
 	erf: erf, gelu: gelu, geluTanh: geluTanh,
 
 	sum: sum, maxOf: maxOf, minOf: minOf, dot: dot,
-	centredSumSq: centredSumSq, expSum: expSum,
+	centredSumSq: centredSumSq, softmax: softmax,
 	normScale: normScale, normAffine: normAffine,
 
 	dotF64: dotF64, momentsF64: momentsF64,

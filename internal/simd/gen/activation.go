@@ -109,6 +109,21 @@ func (f *function) expOf(x vec, bounds [2]vec) reg.VecVirtual {
 	return f.where(lessThan, x, bounds[0], zero, f.scale(f.add(e.m, f.f32(1)), e.n))
 }
 
+// expOfNegative returns eˣ for x ≤ 0 or NaN; least is −104, below which eˣ is 0.
+func (f *function) expOfNegative(x reg.VecVirtual, least vec) reg.VecVirtual {
+	if f.path == avx2 {
+		zero := f.zero()
+		e := f.reduce(f.where(lessThan, x, least, zero, x), nil) // see expOf
+		return f.where(lessThan, x, least, zero, f.scale(f.add(e.m, f.f32(1)), e.n))
+	}
+	const notLess = 0x15 // true for NaN
+	k, d := f.K(), f.v()
+	f.VCMPPS(operand.U8(notLess), least, x, k)
+	e := f.reduce(x, nil)
+	f.VSCALEFPS_Z(e.n, f.add(e.m, f.f32(1)), k, d)
+	return d
+}
+
 // tanhBody: with E = exp(−2|x|) − 1, tanh|x| = −E/(2 + E).
 func tanhBody(f *function) func(x vec) vec {
 	bound := f.splat(f.f32(10)) // tanh is 1 from 9.01 on

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"math"
 
 	"github.com/mmcloughlin/avo/operand"
 	"github.com/mmcloughlin/avo/reg"
@@ -10,7 +11,7 @@ import (
 // rows emits the parts of softmax and of the normalisations.
 func rows(c *family) {
 	for _, p := range paths {
-		c.expSum(p)
+		c.softmax(p)
 		norm := func(name, params, expr string, slices []string, last func(f *function, z reg.VecVirtual, in []reg.VecVirtual) vec) {
 			f := c.begin(p, name, "func(dst, "+params+" []float32, mean, scale float32)",
 				"	for i := range dst {",
@@ -36,24 +37,69 @@ func rows(c *family) {
 	}
 }
 
-func (c *family) expSum(p path) {
-	f := c.begin(p, "expSum", "func(dst, x []float32, max float32) float32",
-		"	s := float32(0)",
+// softmax emits a row of attention's scores in three passes over a row that
+// stays in the cache: the maximum, the exponentials and their sum, the quotients.
+func (c *family) softmax(p path) {
+	f := c.begin(p, "softmax", "func(dst, x, mask []float32, scale float32)",
 		"	for i := range dst {",
-		"		dst[i] = exp(x[i] - max)",
+		"		dst[i] = fma(x[i], scale, mask[i]) // x[i]*scale without a mask",
+		"	}",
+		"	top, s := max(dst), float32(0)",
+		"	for i := range dst {",
+		"		dst[i] = exp(dst[i] - top)",
 		"		s += dst[i]",
 		"	}",
-		"	return s",
+		"	for i := range dst {",
+		"		dst[i] /= s",
+		"	}",
 		"",
-		fmt.Sprintf("with partial sums in 2 × %d lanes.", p.lanes))
-	top, bounds := f.broadcast("max"), f.expBounds()
-	s := [2]reg.VecVirtual{f.zero(), f.zero()}
-	f.eachVector([]string{"dst", "x"}, 2, func(i int, at []operand.Mem, t *tail) {
-		e := f.expOf(f.sub(f.load(at[1], t), top), bounds)
+		fmt.Sprintf("with partial sums in 4 × %d lanes.", p.lanes))
+	const parts = 4
+	scale, low := f.broadcast("scale"), f.splat(f.f32(math.Inf(-1)))
+	var s [parts]reg.VecVirtual
+	for i := range s {
+		s[i] = f.copy(low)
+	}
+	count := func() reg.GPVirtual {
+		n := f.GP64()
+		f.Load(f.Param("dst").Len(), n)
+		return n
+	}
+	// A NaN is lost here, but not to the sum.
+	scaled := func(i int, y reg.VecVirtual, to operand.Mem, t *tail) {
+		f.store(y, to, t)
+		f.VMAXPS(f.beyond(y, t, math.Inf(-1)), s[i], s[i])
+	}
+	masks := f.GP64()
+	f.Load(f.Param("mask").Len(), masks)
+	f.TESTQ(masks, masks)
+	f.JE(operand.LabelRef("plain"))
+	f.vectors("masked", count(), f.bases([]string{"dst", "x", "mask"}), parts, func(i int, at []operand.Mem, t *tail) {
+		y := f.load(at[1], t)
+		f.mulAdd(y, scale, f.load(at[2], t))
+		scaled(i, y, at[0], t)
+	})
+	f.JMP(operand.LabelRef("exponentials"))
+	f.Label("plain")
+	f.vectors("plain", count(), f.bases([]string{"dst", "x"}), parts, func(i int, at []operand.Mem, t *tail) {
+		scaled(i, f.mul(f.load(at[1], t), scale), at[0], t)
+	})
+	f.Label("exponentials")
+	larger := func(a, b vec) reg.VecVirtual { return f.larger(a, b) }
+	top := f.fold(larger(larger(s[0], s[2]), larger(s[1], s[3])), larger)
+	for i := range s {
+		f.VXORPS(s[i], s[i], s[i])
+	}
+	least := f.splat(f.f32(-104))
+	f.vectors("exp", count(), f.bases([]string{"dst"}), parts, func(i int, at []operand.Mem, t *tail) {
+		e := f.expOfNegative(f.sub(f.load(at[0], t), top), least)
 		f.store(e, at[0], t)
 		f.VADDPS(f.beyond(e, t, 0), s[i], s[i])
 	})
-	op := func(a, b vec) reg.VecVirtual { return f.add(a, b) }
-	f.give(0, f.fold(op(s[0], s[1]), op), func(x, m operand.Op) { f.VMOVSS(x, m) })
+	add := func(a, b vec) reg.VecVirtual { return f.add(a, b) }
+	sum := f.fold(add(add(s[0], s[2]), add(s[1], s[3])), add)
+	f.vectors("quotient", count(), f.bases([]string{"dst"}), parts, func(_ int, at []operand.Mem, t *tail) {
+		f.store(f.div(f.load(at[0], t), sum), at[0], t)
+	})
 	f.end()
 }

@@ -259,23 +259,34 @@ func (f *function) keep(x, fill vec, t *tail) reg.VecVirtual {
 	return d
 }
 
-// eachVector emits loops over the vectors of equally long slices: one of unroll
-// vectors a turn, one of single vectors, and the rest of less than a vector.
-// body gets the address of its vector in every slice, its number i < unroll
-// within the turn, and the tail (nil for whole vectors). The length is that of
-// the first slice.
+// eachVector emits loops over the vectors of equally long slices, the
+// arguments of those names; see vectors. The length is that of the first slice.
 func (f *function) eachVector(slices []string, unroll int, body func(i int, at []operand.Mem, t *tail)) {
 	n := f.GP64()
 	f.Load(f.Param(slices[0]).Len(), n)
+	f.vectors("", n, f.bases(slices), unroll, body)
+}
+
+// bases returns where the slices begin, the arguments of those names.
+func (f *function) bases(slices []string) []reg.GPVirtual {
 	ptr := make([]reg.GPVirtual, len(slices))
 	for i, s := range slices {
 		ptr[i] = f.GP64()
 		f.Load(f.Param(s).Base(), ptr[i])
 	}
-	turn := func(name string, vecs int) {
+	return ptr
+}
+
+// vectors emits loops over n elements from each pointer on: one of unroll
+// vectors a turn, one of single vectors, and the rest of less than a vector.
+// body gets the address of its vector at every pointer, its number i < unroll
+// within the turn, and the tail (nil for whole vectors). Count and pointers are
+// used up. The name makes labels unique.
+func (f *function) vectors(name string, n reg.GPVirtual, ptr []reg.GPVirtual, unroll int, body func(i int, at []operand.Mem, t *tail)) {
+	turn := func(label string, vecs int) {
 		f.SUBQ(operand.U32(uint32(vecs*f.lanes)), n)
-		f.JL(operand.LabelRef(name + "End"))
-		f.Label(name)
+		f.JL(operand.LabelRef(label + "End"))
+		f.Label(label)
 		for i := range vecs {
 			at := make([]operand.Mem, len(ptr))
 			for j, p := range ptr {
@@ -287,21 +298,21 @@ func (f *function) eachVector(slices []string, unroll int, body func(i int, at [
 			f.ADDQ(operand.U32(uint32(vecs*f.vecBytes())), p)
 		}
 		f.SUBQ(operand.U32(uint32(vecs*f.lanes)), n)
-		f.JGE(operand.LabelRef(name))
-		f.Label(name + "End")
+		f.JGE(operand.LabelRef(label))
+		f.Label(label + "End")
 		f.ADDQ(operand.U32(uint32(vecs*f.lanes)), n)
 	}
 	if unroll > 1 {
-		turn("turn", unroll)
+		turn(name+"turn", unroll)
 	}
-	turn("single", 1)
-	f.JE(operand.LabelRef("done"))
+	turn(name+"single", 1)
+	f.JE(operand.LabelRef(name + "done"))
 	at := make([]operand.Mem, len(ptr))
 	for j, p := range ptr {
 		at[j] = operand.Mem{Base: p}
 	}
 	body(0, at, f.newTail(n))
-	f.Label("done")
+	f.Label(name + "done")
 }
 
 // fold combines all lanes of x with op, in halves, quarters, and so on; every
