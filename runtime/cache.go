@@ -295,6 +295,14 @@ func between(x *lnode, r int) bool {
 	return len(axes) == 1 && (axes[0] == r-2 || axes[0] == r-2-(r+1))
 }
 
+// end is what the last link gives, as an input of the next one.
+func (w *way) end() int {
+	if len(w.links) == 0 {
+		return 0
+	}
+	return result(len(w.links) - 1)
+}
+
 // add makes u a link of the way. Inputs beside the first are a constant, or
 // the shapes, whose places in the product are fixed.
 func (w *way) add(u *lnode) bool {
@@ -302,11 +310,11 @@ func (w *way) add(u *lnode) bool {
 	if err != nil {
 		return false
 	}
-	l := link{k: k, in: []int{-1}}
+	l := link{k: k, in: []int{w.end()}}
 	switch u.op {
 	case "Unsqueeze":
 		if len(u.in) == 2 {
-			l.in, l.c = append(l.in, -2), u.in[1].konst
+			l.in, l.c = append(l.in, constant), u.in[1].konst
 		}
 	case "Expand":
 		l.in = append(l.in, 2)
@@ -324,7 +332,7 @@ func (g *growth) read(o *growing, w way) bool {
 	if err != nil {
 		return false
 	}
-	p := &cachedProduct{growing: o, repeats: w.expanded != nil, links: append(w.links, link{k: k, in: []int{1, -1}})}
+	p := &cachedProduct{growing: o, repeats: w.expanded != nil, links: append(w.links, link{k: k, in: []int{1, w.end()}})}
 	in := []*lvalue{m.in[0], o.present}
 	if p.repeats {
 		if w.shaped == nil {
