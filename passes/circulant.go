@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"regexp"
 	"slices"
 
@@ -30,6 +31,7 @@ const (
 // CirculantOptions says which weights become block-circulant, and how.
 type CirculantOptions struct {
 	Block       int            // block size, 2 to circulant.MaxBlock
+	Blocks      map[string]int // block sizes of layers by name, in place of Block; 1 leaves a layer dense
 	Fit         Fit            // "" means FitLSQ
 	Only, Skip  *regexp.Regexp // node names; nil means all, none
 	IncludeTied bool           // also weights that an embedding shares
@@ -58,12 +60,21 @@ type CirculantLayer struct {
 	ParamsAfter    int64   // weight and bias
 }
 
-// weight is what a layer multiplies by. Layers with equal weights share one
-// block-circulant weight.
+// block is the block size of a layer.
+func (o *CirculantOptions) block(name string) int {
+	if b, ok := o.Blocks[name]; ok {
+		return b
+	}
+	return max(o.Block, 1)
+}
+
+// weight is what a layer multiplies by and the form that it gets. Layers with
+// equal ones share one block-circulant weight.
 type weight struct {
 	root       *graph.Value // holds the constant
 	transposed bool         // the layer's W is the constant and not its transpose
 	alpha      float32      // factor of the constant
+	block      int          // the block size that it gets; 1: it stays dense
 }
 
 // layer is a weight operator that can be rewritten: y = W·x + bias on the last
@@ -78,6 +89,9 @@ type layer struct {
 
 	dense []float32 // W [m, n], once it is loaded
 }
+
+// paramsIn is the number of weights in blocks of b.
+func (l *layer) paramsIn(b int) int { return blocks(l.m, b) * blocks(l.n, b) * b }
 
 // x is the value that the layer reads: where that was the output of a layer
 // rewritten before, its new form.
@@ -156,8 +170,15 @@ type fitted struct {
 }
 
 func (r *rewriter) run(ctx context.Context) error {
-	if r.o.Block < 2 || r.o.Block > circulant.MaxBlock {
-		return fmt.Errorf("block size %d; choose 2 to %d", r.o.Block, circulant.MaxBlock)
+	sizes := slices.Collect(maps.Values(r.o.Blocks))
+	slices.Sort(sizes)
+	if r.o.Block != 0 || len(sizes) == 0 {
+		sizes = append(sizes, r.o.Block)
+	}
+	for _, b := range sizes {
+		if b < 1 || b == 1 && len(r.o.Blocks) == 0 || b > circulant.MaxBlock {
+			return fmt.Errorf("block size %d; choose 2 to %d", b, circulant.MaxBlock)
+		}
 	}
 	if r.o.Fit != FitLSQ && r.o.Fit != FitFrobenius {
 		return fmt.Errorf("no fit %q; there are %s and %s", r.o.Fit, FitLSQ, FitFrobenius)
@@ -249,6 +270,7 @@ func (r *rewriter) layers() ([]*layer, error) {
 		l, why := denseLayer(n)
 		if l != nil {
 			name := l.name()
+			l.block = r.o.block(name)
 			switch {
 			case r.o.Only != nil && !r.o.Only.MatchString(name):
 				why = "not among those asked for"
@@ -258,8 +280,10 @@ func (r *rewriter) layers() ([]*layer, error) {
 				why, matched = "its weight is tied to an embedding; include tied weights to rewrite it", true
 			case !r.o.IncludeHead && isHead(l.out()):
 				why, matched = "it is the last projection; include the head to rewrite it", true
-			case blocks(l.m, r.o.Block)*blocks(l.n, r.o.Block)*r.o.Block >= l.m*l.n:
-				why, matched = fmt.Sprintf("%d×%d has no fewer parameters in blocks of %d", l.m, l.n, r.o.Block), true
+			case l.block > 1 && l.paramsIn(l.block) >= l.m*l.n:
+				why, matched = fmt.Sprintf("%d×%d has no fewer parameters in blocks of %d", l.m, l.n, l.block), true
+			case l.block == 1:
+				why, matched = "asked to be left dense", true
 			default:
 				out, matched = append(out, l), true
 			}
@@ -457,6 +481,18 @@ func (r *rewriter) apply(l *layer, bias []float32, done CirculantLayer) error {
 		return fmt.Errorf("%v: %w", l.node, err)
 	}
 	l.dense = nil
+	r.substitute(l, c, bias)
+	r.j.Add(circulantPass, done.Node, fmt.Sprintf("%d×%d in blocks of %d, %d → %d parameters", l.m, l.n, c.B, done.ParamsBefore, done.ParamsAfter),
+		fmt.Sprintf("fitted with %s", r.o.Fit))
+	r.done = append(r.done, modules.Rewrite{Pass: circulantPass, Node: done.Node, Block: done.Block, Note: string(r.o.Fit)})
+	if r.o.Layer != nil {
+		r.o.Layer(done)
+	}
+	return nil
+}
+
+// substitute puts the operator with weight c in the place of l.
+func (r *rewriter) substitute(l *layer, c *fitted, bias []float32) {
 	g := l.node.Graph()
 	if c.init == nil {
 		c.init = g.AddInitializer(g.FreshName(l.root.Name+"_circulant"),
@@ -480,11 +516,4 @@ func (r *rewriter) apply(l *layer, bias []float32, done CirculantLayer) error {
 		v.Declared = old.Declared
 	}
 	g.Remove(gone...)
-	r.j.Add(circulantPass, done.Node, fmt.Sprintf("%d×%d in blocks of %d, %d → %d parameters", l.m, l.n, c.B, done.ParamsBefore, done.ParamsAfter),
-		fmt.Sprintf("fitted with %s", r.o.Fit))
-	r.done = append(r.done, modules.Rewrite{Pass: circulantPass, Node: done.Node, Block: done.Block, Note: string(r.o.Fit)})
-	if r.o.Layer != nil {
-		r.o.Layer(done)
-	}
-	return nil
 }

@@ -41,7 +41,7 @@ func (r *rewriter) oneShot(ctx context.Context, layers []*layer, moments func(va
 		c, bias := r.fitted[l.weight].Matrix, l.bias
 		done := CirculantLayer{Error: nan, FrobeniusError: nan}
 		if x := moments(l.x().Name); x != nil {
-			f, err := circulant.Frobenius(l.dense, l.m, l.n, r.o.Block)
+			f, err := circulant.Frobenius(l.dense, l.m, l.n, l.block)
 			if err == nil {
 				bias = refit(l, c, x)
 				done.Error, err = circulant.OutputError(l.dense, l.bias, c, bias, x)
@@ -69,7 +69,7 @@ func (r *rewriter) fitShared(l *layer, layers []*layer, moments func(value strin
 	var c *circulant.Matrix
 	var err error
 	if r.o.Fit == FitFrobenius {
-		c, err = circulant.Frobenius(l.dense, l.m, l.n, r.o.Block)
+		c, err = circulant.Frobenius(l.dense, l.m, l.n, l.block)
 	} else {
 		sum := circulant.NewMoments(l.n)
 		for _, k := range layers {
@@ -84,7 +84,7 @@ func (r *rewriter) fitShared(l *layer, layers []*layer, moments func(value strin
 				return err
 			}
 		}
-		c, _, err = circulant.LeastSquares(l.dense, l.m, l.n, r.o.Block, l.bias, sum, &circulant.FitOptions{Ridge: r.o.Ridge})
+		c, _, err = circulant.LeastSquares(l.dense, l.m, l.n, l.block, l.bias, sum, &circulant.FitOptions{Ridge: r.o.Ridge})
 	}
 	r.fitted[l.weight] = &fitted{Matrix: c}
 	return err
@@ -228,14 +228,14 @@ func (r *rewriter) fitCross(l *layer, x *circulant.Moments, yx *circulant.CrossM
 	if err := l.load(); err != nil {
 		return err
 	}
-	f, err := circulant.Frobenius(l.dense, l.m, l.n, r.o.Block)
+	f, err := circulant.Frobenius(l.dense, l.m, l.n, l.block)
 	if err != nil {
 		return err
 	}
 	if r.fitted[l.weight] == nil {
 		c := f
 		if r.o.Fit == FitLSQ {
-			if c, _, err = circulant.LeastSquaresCross(l.dense, l.m, l.n, r.o.Block, x, yx, &circulant.FitOptions{Ridge: r.o.Ridge}); err != nil {
+			if c, _, err = circulant.LeastSquaresCross(l.dense, l.m, l.n, l.block, x, yx, &circulant.FitOptions{Ridge: r.o.Ridge}); err != nil {
 				return err
 			}
 		}

@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/onnx-lathe/lathe/calib"
 	"github.com/onnx-lathe/lathe/calib/metric"
@@ -269,7 +270,7 @@ func selectByLoss(ctx context.Context, m *graph.Model, units []unit, o SelectOpt
 	}
 	// The order goes on where the ledger's ends.
 	order.Units, order.KL = slices.Clone(order.Units[:len(chosen)]), slices.Clone(order.KL[:len(chosen)])
-	t, err := newTrials(ctx, m, o)
+	t, err := newTrials(ctx, m, o.Feed, o.Threads)
 	if err != nil {
 		return nil, fmt.Errorf("select: original model: %w", err)
 	}
@@ -286,12 +287,13 @@ func selectByLoss(ctx context.Context, m *graph.Model, units []unit, o SelectOpt
 		best, bestKL := -1, math.Inf(1)
 		for _, u := range tries {
 			at := slices.IndexFunc(left, func(v unit) bool { return v.name() == u.name() })
-			kl, err := t.run(ctx, append(slices.Clone(chosen), u), bestKL)
-			var no undroppable
-			if err != nil && !errors.As(err, &no) {
-				return nil, fmt.Errorf("select: without %s: %w", u.name(), err)
-			}
-			if err == nil {
+			c := m.Clone()
+			var kl float64
+			err := dropModules(c, &Journal{}, idsOf(append(slices.Clone(chosen), u)), o.Drop)
+			if err == nil { // else they cannot be dropped together: the last cache, say
+				if kl, _, err = t.divergence(ctx, c, bestKL); err != nil {
+					return nil, fmt.Errorf("select: without %s: %w", u.name(), err)
+				}
 				last[u.name()] = kl
 				if kl < bestKL || kl == bestKL && at < best {
 					best, bestKL = at, kl
@@ -332,23 +334,21 @@ func follow(order calib.Order, units []unit, count int) (chosen, left []unit) {
 	return chosen, left
 }
 
-// trials measures what drops do to the outputs of a model.
+// trials measures what changes do to the outputs of a model.
 type trials struct {
-	m    *graph.Model
-	o    SelectOptions
-	want []*runtime.Tensor // outputs of the original, batch by batch; nil where they are too large to keep
+	m       *graph.Model
+	feed    *calib.Feed
+	threads int
+	want    []*runtime.Tensor // outputs of the original, batch by batch; nil where they are too large to keep
 }
-
-// undroppable says that units cannot be dropped together: the last cache, say.
-type undroppable struct{ error }
 
 // keptOutputs bounds the bytes of the original's outputs that are kept for all
 // trials; beyond it every trial runs the original beside the candidate.
 const keptOutputs = 1 << 30
 
-func newTrials(ctx context.Context, m *graph.Model, o SelectOptions) (*trials, error) {
-	t := &trials{m: m, o: o}
-	r, err := newRunner(m, o.Feed, o.Threads)
+func newTrials(ctx context.Context, m *graph.Model, feed *calib.Feed, threads int) (*trials, error) {
+	t := &trials{m: m, feed: feed, threads: threads}
+	r, err := newRunner(m, feed, threads)
 	if err != nil {
 		return nil, err
 	}
@@ -367,51 +367,52 @@ func newTrials(ctx context.Context, m *graph.Model, o SelectOptions) (*trials, e
 	return t, nil
 }
 
-// run drops the modules of units from a copy of the model and returns the mean
-// over samples of the KL of its first output to the original's. Once the sum
-// shows that the mean is above limit the rest is not run, and the result is
-// some value above limit: a KL is not negative.
-func (t *trials) run(ctx context.Context, units []unit, limit float64) (float64, error) {
-	c := t.m.Clone()
-	if err := dropModules(c, &Journal{}, idsOf(units), t.o.Drop); err != nil {
-		return 0, undroppable{err}
-	}
-	r, err := newRunner(c, t.o.Feed, t.o.Threads)
+// divergence returns the mean over samples of the KL of the first output of c, a
+// changed copy of the model, to the original's. Once the sum shows that the
+// mean is above limit the rest is not run, and the result is some value above
+// limit: a KL is not negative. It also returns the median over batches of the
+// time of one sample.
+func (t *trials) divergence(ctx context.Context, c *graph.Model, limit float64) (kl float64, sample time.Duration, err error) {
+	r, err := newRunner(c, t.feed, t.threads)
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	var original *runner
 	if t.want == nil {
-		if original, err = newRunner(t.m, t.o.Feed, t.o.Threads); err != nil {
-			return 0, err
+		if original, err = newRunner(t.m, t.feed, t.threads); err != nil {
+			return 0, 0, err
 		}
 	}
 	var sum float64
-	samples := float64(t.o.Feed.Len())
+	var took []time.Duration
+	samples := float64(t.feed.Len())
 	for k := range r.batches() {
+		start := time.Now()
 		got, err := r.run(ctx, k)
 		if err != nil {
-			return 0, err
+			return 0, 0, err
 		}
+		took = append(took, time.Since(start)/time.Duration(r.samples(k)))
 		want := got
 		if original == nil {
 			want = t.want[k]
 		} else if want, err = original.run(ctx, k); err != nil {
-			return 0, err
+			return 0, 0, err
 		}
 		if len(want.Shape) == 0 || !slices.Equal(want.Shape, got.Shape) {
-			return 0, fmt.Errorf("the first output has shape %v, had %v", got.Shape, want.Shape)
+			return 0, 0, fmt.Errorf("the first output has shape %v, had %v", got.Shape, want.Shape)
 		}
 		kl, err := metric.KL(want.F32(), got.F32(), want.Shape[len(want.Shape)-1])
 		if err != nil {
-			return 0, err
+			return 0, 0, err
 		}
 		sum += kl * float64(r.samples(k))
 		if !(sum/samples <= limit) {
 			break
 		}
 	}
-	return sum / samples, nil
+	slices.Sort(took)
+	return sum / samples, took[len(took)/2], nil
 }
 
 // runner runs a model over a feed, batch by batch, and gives its first output.

@@ -5,6 +5,9 @@ import (
 	"fmt"
 	"math"
 	"regexp"
+	"slices"
+	"strconv"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -35,6 +38,55 @@ func (f *circulantFlags) add(c *cobra.Command) {
 	c.Flags().BoolVar(&f.head, "include-head", false, "also the last projection to classes or vocabulary")
 	addCount(c.Flags(), &f.samples, 0, "fit-samples", "samples that layers are fitted on; 0 for all")
 	addNumber(c.Flags(), &f.ridge, 0, 1e9, "ridge", "ridge of the least squares, relative to the power of the inputs; 0 for 0.01")
+}
+
+// budgetFlags say how small a model has to become, or how far from the
+// original it may get.
+type budgetFlags struct {
+	budget budget
+	maxKL  float64
+	blocks []int
+	drop   bool // modules may go too
+}
+
+func (f *budgetFlags) add(c *cobra.Command) {
+	f.blocks = passes.DefaultBlocks
+	c.Flags().Var(&f.budget, "budget", "search for the best mix that leaves this share of params, flops or ms")
+	addNumber(c.Flags(), &f.maxKL, 0, 1e9, "max-loss", "search as far as the KL to the original stays within so many nats")
+	c.Flags().IntSliceVar(&f.blocks, "search-blocks", f.blocks, "block `sizes` that a search chooses from")
+}
+
+// given reports whether a search was asked for.
+func (f *budgetFlags) given() bool { return f.budget.share > 0 || f.maxKL > 0 }
+
+// options turns the flags into the options of a search, but for the data.
+func (f *budgetFlags) options() passes.AllocateOptions {
+	return passes.AllocateOptions{Quantity: f.budget.of, Share: f.budget.share, MaxKL: f.maxKL, Blocks: f.blocks, Modules: f.drop}
+}
+
+// budget is the flag of a quantity and the share of it that is to be left.
+type budget struct {
+	of    passes.Quantity
+	share float64
+}
+
+func (b *budget) Type() string { return "quantity=share" }
+
+func (b *budget) String() string {
+	if b.share == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%s=%g", b.of, b.share)
+}
+
+func (b *budget) Set(s string) error {
+	name, value, ok := strings.Cut(s, "=")
+	share, err := strconv.ParseFloat(value, 64)
+	if !ok || err != nil || !(share > 0 && share < 1) || !slices.Contains(passes.Quantities, passes.Quantity(name)) {
+		return fmt.Errorf("want a quantity of %v and a share between 0 and 1, as in params=0.5", passes.Quantities)
+	}
+	b.of, b.share = passes.Quantity(name), share
+	return nil
 }
 
 // pattern is the flag of a regular expression.
@@ -81,11 +133,12 @@ func layerOf(l passes.CirculantLayer) layerJSON {
 
 func (a *app) circulant() *cobra.Command {
 	f := newCirculantFlags()
+	var search budgetFlags
 	var data dataFlags
 	var o outFlags
 	var ledgerPath string
 	c := &cobra.Command{
-		Use:   "circulant MODEL [--data D|--ledger L] --block B -o OUT",
+		Use:   "circulant MODEL [--data D|--ledger L] --block B|--budget Q=SHARE -o OUT",
 		Short: "Rewrite dense layers as block-circulant operators",
 		Long: `circulant puts a block-circulant operator, computed by FFT, in the place of
 every MatMul and Gemm with a constant weight: b times fewer parameters. The
@@ -98,9 +151,14 @@ moments (lathe score --moments) they are fitted one-shot; --fit frobenius needs
 neither. Expect a loss of quality that grows with the block size, and compare
 with lathe eval.
 
+With --budget params=0.5 (or flops, or ms), or --max-loss, every layer gets a
+block size of its own, or stays dense: from the dense model the search takes the
+step that costs the least KL to the original for what it saves, again and again.
+
 relative_error of --json is that of the layer's output on the data, or of the
 weight where there is no data.`,
 		Example: `  lathe circulant model.onnx --data calib.npz --block 4 -o small.onnx
+  lathe circulant model.onnx --data calib.npz --budget params=0.5 -o small.onnx
   lathe circulant model.onnx --block 8 --fit frobenius --skip head -o small.onnx`,
 		Args: argCount(1, 1, "one model"),
 		RunE: func(c *cobra.Command, args []string) error {
@@ -108,8 +166,10 @@ weight where there is no data.`,
 				return err
 			}
 			switch {
-			case f.block == 0:
-				return errors.New("circulant needs --block B, as in --block 4")
+			case search.given() && (f.block > 0 || data.path == ""):
+				return errors.New("--budget and --max-loss choose block sizes on data; give --data D and leave --block out")
+			case f.block == 0 && !search.given():
+				return errors.New("circulant needs --block B, as in --block 4, or --budget params=0.5")
 			case data.path != "" && ledgerPath != "":
 				return errors.New("circulant fits on --data or on the moments of --ledger; give one of them")
 			case f.fit == passes.FitLSQ && data.path == "" && ledgerPath == "":
@@ -135,6 +195,24 @@ weight where there is no data.`,
 				opts.Feed = opts.Feed.Spread(f.samples)
 				batches := opts.Feed.Len() / opts.Feed.BatchSize(0)
 				a.foresee(m, opts.Feed, 0, 2*batches) // of the model and of what becomes of it
+			}
+			if search.given() {
+				s := search.options()
+				s.Circulant, s.Threads, s.Progress = opts, a.threads, a.progress
+				if s.Feed, err = a.bind(m, opts.Feed.Source()); err != nil {
+					return err
+				}
+				found, err := passes.Allocate(c.Context(), m, s)
+				if err != nil {
+					return fmt.Errorf("%s: %w", args[0], err)
+				}
+				if !found.Met {
+					a.note("the budget is not met: %s parameters is as far as the search went", grouped(found.Best().Params))
+				}
+				opts.Blocks = found.Best().Blocks
+				if len(opts.Blocks) == 0 {
+					return fmt.Errorf("%s: no step stays within the limits; allow a larger --max-loss", args[0])
+				}
 			}
 			before := m.Parameters()
 			layers := []layerJSON{}
@@ -173,6 +251,7 @@ weight where there is no data.`,
 		},
 	}
 	f.add(c)
+	search.add(c)
 	c.Flags().StringVar(&ledgerPath, "ledger", "", "`file` of moments that lathe score --moments wrote, for a one-shot fit")
 	must(c.MarkFlagFilename("ledger", "json"))
 	o.add(c, "model", "onnx")

@@ -5,7 +5,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -22,6 +24,7 @@ import (
 type optimizeFlags struct {
 	drop      dropFlags
 	circulant circulantFlags
+	budget    budgetFlags
 	eval      evalFlags
 	controls  bool
 	out       outFlags
@@ -41,11 +44,17 @@ speed and quality with the original and with controls (as many modules dropped
 at random, and from the end), and writes the model and a report. Without --drop
 it drops nothing, without --block it rewrites nothing.
 
+With --budget params=0.5 (or flops, or ms) it chooses itself which modules go
+and which layers get which block size: from the original it takes the step that
+costs the least KL to the original for what it saves, again and again, until the
+budget is met or the loss of --max-loss reached. The report draws the curve.
+
 Judge on data that nothing was fitted on: give it with --eval-data. A recipe is
 a YAML file with the same names as the flags (drop: 4, block: 2, …); flags on
 the command line win.`,
 		Example: `  lathe optimize model.onnx --data calib.npz --eval-data eval.npz --labels labels \
       --drop 4 --block 2 -o small.onnx --report report.html
+  lathe optimize model.onnx --data calib.npz --budget params=0.5 -o small.onnx --report report.html
   lathe optimize model.onnx --data calib.npz --recipe recipe.yaml -o small.onnx`,
 		Args: argCount(1, 1, "one model"),
 		PreRunE: func(c *cobra.Command, _ []string) error {
@@ -62,6 +71,9 @@ the command line win.`,
 			if err := x.out.writable(x.report, append(inputs, x.out.path)...); err != nil {
 				return err
 			}
+			if x.budget.given() && (x.drop.count > 0 || x.circulant.block > 0) {
+				return errors.New("--budget and --max-loss choose modules and block sizes themselves; leave --drop and --block out")
+			}
 			m, err := a.load(args[0])
 			if err != nil {
 				return err
@@ -77,7 +89,7 @@ the command line win.`,
 			}
 			if feed, err := a.bind(m, opts.Calibration); err == nil { // else optimize says why
 				kept := 0
-				if opts.Rewrite {
+				if opts.Rewrite || opts.Budget != nil {
 					feed = feed.Spread(opts.FitSamples)
 					kept = 2 * feed.Len() / feed.BatchSize(0)
 				}
@@ -88,6 +100,8 @@ the command line win.`,
 	}
 	x.drop.add(c, "drop")
 	x.circulant.add(c)
+	x.budget.add(c)
+	c.Flags().BoolVar(&x.budget.drop, "search-modules", true, "a search may drop modules too")
 	x.eval.add(c, calib.MetricAgreement)
 	c.Flags().StringVar(&evalData, "eval-data", "", "`path` of the samples to judge on (default those of --data, and the report says so)")
 	c.Flags().BoolVar(&x.controls, "controls", true, "also compare with dropping at random and from the end")
@@ -103,9 +117,14 @@ the command line win.`,
 
 // options turns the flags into the options of optimize.Run, but for the data.
 func (x *optimizeFlags) options(a *app) optimize.Options {
-	return optimize.Options{Select: a.selection(&x.drop, max(x.drop.count, 0)), Circulant: x.circulant.options(), Rewrite: x.circulant.block > 0,
+	o := optimize.Options{Select: a.selection(&x.drop, max(x.drop.count, 0)), Circulant: x.circulant.options(), Rewrite: x.circulant.block > 0,
 		Controls: x.controls, FitSamples: x.circulant.samples,
 		Eval: x.eval.options(a, calib.MetricAgreement), Threads: a.threads, Progress: a.progress}
+	if x.budget.given() {
+		b := x.budget.options()
+		o.Budget = &b
+	}
+	return o
 }
 
 // optimizeModel runs the whole way on the model of a path and a size, and
@@ -135,6 +154,32 @@ func (a *app) optimizeModel(ctx context.Context, m *graph.Model, path string, si
 	return a.printResult(res, x)
 }
 
+// blockSizes tells how many layers have which block size.
+func blockSizes(layers []layerJSON) string {
+	count := map[int]int{}
+	for _, l := range layers {
+		count[l.Block]++
+	}
+	if len(count) == 1 {
+		return fmt.Sprint(layers[0].Block)
+	}
+	var out []string
+	for _, b := range slices.Sorted(maps.Keys(count)) {
+		out = append(out, fmt.Sprintf("%d (%d)", b, count[b]))
+	}
+	return strings.Join(out, ", ")
+}
+
+// tradeJSON is a step of a search.
+type tradeJSON struct {
+	Step   string    `json:"step"`
+	Params int64     `json:"params"`
+	FLOPs  int64     `json:"flops"`
+	Ms     float64   `json:"ms"`
+	KL     jsonFloat `json:"kl"`
+	Chosen bool      `json:"chosen,omitempty"`
+}
+
 type variantJSON struct {
 	Name    string   `json:"name"`
 	Control bool     `json:"control"`
@@ -155,15 +200,25 @@ func (a *app) printResult(res *optimize.Result, x *optimizeFlags) error {
 	for _, l := range res.Layers {
 		layers = append(layers, layerOf(l))
 	}
+	curve := []tradeJSON{}
+	if res.Search != nil {
+		for i, t := range res.Search.Curve {
+			curve = append(curve, tradeJSON{t.Step, t.Params, t.FLOPs, t.Ms, jsonFloat(t.KL), i == res.Search.Chosen})
+		}
+		if !res.Search.Met {
+			last := res.Search.Best()
+			a.note("the budget is not met: %s parameters, %s FLOPs a token is as far as the search went", grouped(last.Params), grouped(last.FLOPs))
+		}
+	}
 	if a.json {
-		return a.printJSON(map[string]any{"models": list, "dropped": append([]string{}, res.Dropped...), "rewritten": layers, "modules": res.Ledger.Modules,
+		return a.printJSON(map[string]any{"curve": curve, "models": list, "dropped": append([]string{}, res.Dropped...), "rewritten": layers, "modules": res.Ledger.Modules,
 			"same_data": res.SameData, "output": x.out.path, "report": x.report})
 	}
 	if len(res.Dropped) > 0 {
 		fmt.Fprintf(a.stdout, "dropped   %s\n", strings.Join(res.Dropped, " "))
 	}
 	if len(layers) > 0 {
-		fmt.Fprintf(a.stdout, "rewritten %d layers in blocks of %d\n", len(layers), layers[0].Block)
+		fmt.Fprintf(a.stdout, "rewritten %d layers in blocks of %s\n", len(layers), blockSizes(layers))
 	}
 	if len(res.Dropped)+len(layers) > 0 {
 		fmt.Fprintln(a.stdout)

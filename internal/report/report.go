@@ -32,6 +32,7 @@ var parsed = template.Must(template.New("report").Funcs(template.FuncMap{
 	"grouped": grouped,
 	"percent": func(v float64) string { return fmt.Sprintf("%.1f", v) },
 	"fixed":   func(n int, v float64) string { return fmt.Sprintf("%.*f", n, v) },
+	"times":   func(a, b float64) float64 { return a * b },
 	"join":    func(s []string) string { return strings.Join(s, " ") },
 }).Parse(page))
 
@@ -49,6 +50,7 @@ type view struct {
 	Axis     []tick
 	Variants []variantRow
 	Rewrites []rewriteRow
+	Curve    *curveView // of a search; nil without one
 	Times    []timeRow
 	Longest  float64 // ms, of Times
 	Peak     float64 // GFLOP/s
@@ -118,6 +120,7 @@ func Write(w io.Writer, in Input) error {
 	v.variants(r)
 	v.rewrites(r)
 	v.times(r)
+	v.curve(r)
 	const most = 200 // of the journal: what a reader scrolls through
 	for _, e := range r.Journal.Entries {
 		switch {
@@ -135,6 +138,67 @@ func Write(w io.Writer, in Input) error {
 		return fmt.Errorf("report: %w", err)
 	}
 	return nil
+}
+
+// curveView is the way of a search: the KL to the original over the share of
+// the parameters that is left, in the units of the picture.
+type curveView struct {
+	Points  []curvePoint
+	Line    string // the points attribute of a polyline
+	Across  []tick // below, shares
+	Up      []tick // at the left, KLs
+	Met     bool
+	Dropped int // modules of the choice
+}
+
+type curvePoint struct {
+	X, Y   float64
+	Title  string
+	Chosen bool
+	Step   string
+	Params int64
+	FLOPs  int64
+	Ms, KL float64
+}
+
+// The picture of a curve is so wide and high; ticks are in percent of both.
+const curveWidth, curveHeight = 720, 260
+
+func (v *view) curve(r *optimize.Result) {
+	if r.Search == nil || len(r.Search.Curve) < 2 {
+		return
+	}
+	list := r.Search.Curve
+	all := float64(list[0].Params)
+	least, most := 1.0, 0.0
+	for _, t := range list {
+		least, most = min(least, float64(t.Params)/all), max(most, t.KL)
+	}
+	if most <= 0 {
+		most = 1
+	}
+	// A little room beyond both ends.
+	left, top := least-0.05*(1-least), 1.05*most
+	c := &curveView{Met: r.Search.Met, Dropped: len(r.Search.Best().Dropped)}
+	at := func(share float64) float64 { return 100 * (1 - share) / (1 - left) }
+	var line []string
+	for i, t := range list {
+		share := float64(t.Params) / all
+		p := curvePoint{X: at(share) * curveWidth / 100, Y: curveHeight * (1 - t.KL/top), Chosen: i == r.Search.Chosen,
+			Step: t.Step, Params: t.Params, FLOPs: t.FLOPs, Ms: t.Ms, KL: t.KL}
+		p.Title = fmt.Sprintf("%s: %.1f %% of the parameters, KL %.4f", t.Step, 100*share, t.KL)
+		c.Points = append(c.Points, p)
+		line = append(line, fmt.Sprintf("%.1f,%.1f", p.X, p.Y))
+	}
+	c.Line = strings.Join(line, " ")
+	for _, t := range axis(1 - left) {
+		share := 1 - t.At/100*(1-left)
+		c.Across = append(c.Across, tick{At: at(share), Label: fmt.Sprintf("%.3g %%", 100*share)})
+	}
+	for _, t := range axis(top) {
+		c.Up = append(c.Up, tick{At: 100 - t.At, Label: t.Label})
+	}
+	v.Curve = c
 }
 
 // timeRow is a kind of operator in the original and in the final model.

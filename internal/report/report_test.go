@@ -31,6 +31,8 @@ func result() *optimize.Result {
 			{Name: "modules dropped", Model: final, Dropped: []string{"A1"}, Parameters: 500, Bytes: 2000, FLOPs: 1000, Quality: quality(0.8), ToOriginal: quality(0.1),
 				Times: []optimize.OperatorTime{{Kind: "lathe.BlockCirculantMatMul", Ms: 0.5, GFLOPS: 25}, {Kind: "Softmax", Ms: 0.125}}},
 		},
+		Search: &passes.Allocation{Chosen: 1, Curve: []passes.Trade{{Step: "original", Params: 1000},
+			{Step: "drop A1", Params: 500, KL: 0.1}}},
 		Final: final,
 		Peak:  200,
 	}
@@ -55,6 +57,7 @@ func TestWrite(t *testing.T) {
 		"<td>Softmax</td><td>0.250</td><td></td><td></td><td>0.125</td>",
 		"<td>lathe.BlockCirculantMatMul</td><td>–</td><td></td><td></td><td>0.500</td><td>25.0</td><td>12 %</td>",
 		"the rest",
+		"drop A1: 50.0 % of the parameters, KL 0.1000", "The budget was not met",
 		"against the 200 GFLOP/s",
 	} {
 		if !strings.Contains(text, want) {

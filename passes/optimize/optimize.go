@@ -21,6 +21,10 @@ type Options struct {
 	Circulant passes.CirculantOptions
 	// Rewrite tells whether weights become block-circulant at all.
 	Rewrite bool
+	// Budget, where it is set, chooses what to drop and the block size of
+	// every layer, in place of Select and Circulant.Block. Its data and its
+	// ledger, and how layers are fitted and modules dropped, are filled in.
+	Budget *passes.AllocateOptions
 	// Controls adds models with as many modules dropped at random and from
 	// the end, to be compared with.
 	Controls bool
@@ -63,6 +67,7 @@ type Result struct {
 	Ledger   *calib.Ledger
 	Dropped  []string
 	Layers   []passes.CirculantLayer
+	Search   *passes.Allocation // how a budget was met; nil without one
 	Journal  *passes.Journal
 	Variants []Variant // the original first, then each step, then the controls
 	Final    *graph.Model
@@ -94,13 +99,26 @@ func Run(ctx context.Context, m *graph.Model, o Options) (*Result, error) {
 	r.Variants = []Variant{{Name: "original", Model: m}}
 	drop := o.Select.Drop
 	drop.Means = r.Ledger.MeanUpdate
-	if o.Select.Count > 0 {
+	switch {
+	case o.Budget != nil:
+		b := *o.Budget
+		b.Feed, b.Drop, b.Circulant, b.Threads, b.Progress = feed, drop, o.Circulant, o.Threads, progress
+		if r.Search, err = passes.Allocate(ctx, m, b); err != nil {
+			return nil, err
+		}
+		best := r.Search.Best()
+		r.Dropped = best.Dropped
+		o.Circulant.Block, o.Circulant.Blocks, o.Rewrite = 0, best.Blocks, len(best.Blocks) > 0
+		o.Select.Count = len(r.Dropped) // as many for the controls
+	case o.Select.Count > 0:
 		s := o.Select
 		s.Ledger, s.Feed, s.Drop, s.Threads = r.Ledger, feed, drop, o.Threads
 		s.Progress = progress("select")
 		if r.Dropped, err = passes.Select(ctx, m, s); err != nil {
 			return nil, err
 		}
+	}
+	if len(r.Dropped) > 0 {
 		if err := passes.Run(ctx, work, r.Journal, passes.DropModules(r.Dropped, drop)); err != nil {
 			return nil, err
 		}
@@ -120,7 +138,7 @@ func Run(ctx context.Context, m *graph.Model, o Options) (*Result, error) {
 		if err := passes.Run(ctx, work, r.Journal, passes.RewriteCirculant(c), passes.EliminateDeadCode()); err != nil {
 			return nil, err
 		}
-		r.Variants = append(r.Variants, Variant{Name: fmt.Sprintf("block-circulant, b = %d", c.Block), Model: work, Dropped: r.Dropped})
+		r.Variants = append(r.Variants, Variant{Name: "block-circulant, b = " + r.blocks(), Model: work, Dropped: r.Dropped})
 	}
 	r.Final = work
 	if o.Controls && o.Select.Count > 0 {
@@ -129,6 +147,21 @@ func Run(ctx context.Context, m *graph.Model, o Options) (*Result, error) {
 		}
 	}
 	return r, r.compare(ctx, o, progress)
+}
+
+// blocks gives the block sizes of the rewritten layers.
+func (r *Result) blocks() string {
+	if len(r.Layers) == 0 {
+		return "1"
+	}
+	small, large := r.Layers[0].Block, r.Layers[0].Block
+	for _, l := range r.Layers {
+		small, large = min(small, l.Block), max(large, l.Block)
+	}
+	if small == large {
+		return fmt.Sprint(small)
+	}
+	return fmt.Sprintf("%d … %d", small, large)
 }
 
 // Bind binds data to the inputs of a model.
