@@ -369,7 +369,7 @@ func (s *circulantWeights) forward(c *call) error {
 	if err != nil {
 		return err
 	}
-	ws, err := scratch[float32](c, s.op.Workspace(tokens))
+	ws, err := scratch[float32](c, s.op.Workspace())
 	if err != nil {
 		return err
 	}
@@ -408,7 +408,7 @@ func (s *circulantWeights) backward(c *call) error {
 			return err
 		}
 	}
-	ws, err := scratch[float32](c, s.transpose.Workspace(tokens))
+	ws, err := scratch[float32](c, s.transpose.Workspace())
 	if err != nil {
 		return err
 	}

@@ -63,16 +63,17 @@ func prepareBlockCirculantMatMul(n *node) (kernel, error) {
 		}
 	}
 	type state struct {
-		op    *circulant.Operator
-		x     []float32
-		n     int
-		ws    []float32
-		wsLen int
-		shape []int
+		op        *circulant.Operator
+		x         []float32
+		n, tokens int
+		ws        []float32
+		wsLen     int
+		shape     []int
 	}
-	rows := func(c *call, worker, lo, hi int) {
+	tiles := func(c *call, worker, lo, hi int) {
 		s := c.state.(*state)
 		ws := s.ws[worker*s.wsLen:][:s.wsLen]
+		lo, hi = lo*s.op.Tile(), min(s.tokens, hi*s.op.Tile())
 		s.op.Apply(c.out[0].F32()[lo*m:], m, s.x[lo*s.n:], s.n, hi-lo, ws)
 	}
 	return byType{graph.Float32: func(c *call) error {
@@ -115,11 +116,12 @@ func prepareBlockCirculantMatMul(n *node) (kernel, error) {
 			}
 		}
 		c.flops += s.op.FLOPs(tokens)
-		s.wsLen = s.op.Workspace(tokens)
+		s.wsLen = s.op.Workspace()
 		if s.ws, err = scratch[float32](c, s.wsLen*c.workers()); err != nil {
 			return err
 		}
-		c.parallelWorkers(tokens, 16, rows)
+		s.tokens = tokens
+		c.parallelWorkers((tokens+s.op.Tile()-1)/s.op.Tile(), 1, tiles)
 		return nil
 	}}.kernel(0), nil
 }

@@ -160,7 +160,7 @@ func kernelSide() side {
 			if err != nil {
 				return runnable{}, err
 			}
-			ws := make([]float32, o.Workspace(tokens))
+			ws := make([]float32, o.Workspace())
 			run = func() { o.Apply(y, l.out, x, l.in, tokens, ws) }
 		}
 		return runnable{

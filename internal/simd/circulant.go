@@ -29,11 +29,23 @@ import (
 //
 // # Layout
 //
-// A vector holds one number of Lanes rows. A row is what is transformed: with
-// many tokens a row is a token, and its blocks are transformed one after the
-// other; with a single token the rows are parts of its input. Rows are cut into
-// groups of Columns columns, as many blocks as fill a cache line of 16 elements
-// and at least one. Transformed, they are a tile [blocks, planes, lanes].
+// A vector holds one number of Lanes rows. A row is what is transformed, and
+// [Rows] says where the rows lie. They are cut into groups of Columns columns, as
+// many blocks as fill a cache line of 16 elements and at least one. Transformed,
+// they are a tile [blocks, planes, lanes].
+//
+// Products come in three widths. [Circulant.Products] takes a tile of Lanes
+// tokens, a row each, and [Circulant.PairProducts] one of Lanes/2 tokens, each of
+// which is two equal rows. Both give tiles of pairs: rows 2i and 2i+1 are the
+// groups 2g and 2g+1 of one token. Written side by side, they keep what is stored
+// together off the same set of the cache when tokens lie a multiple of 4 KB
+// apart, which made the inverse transform half as fast. For
+// [Circulant.RowProduct] the rows are the groups of a single token.
+//
+// All three read wr and s = wr + wi of a complex bin, so b numbers a block. Where
+// there are many tokens, the time that making d = wi − wr takes counts, and it is
+// read too; the others make it from s. That all have the same bits, it is
+// (s − wr) − wr, each step rounded.
 //
 // # Bits
 //
@@ -49,21 +61,30 @@ type Circulant struct {
 }
 
 type (
-	circulantTransform func(dst, x []float32, ld, groups int, scratch []float32)
-	circulantInverse   func(y []float32, ld int, src, bias []float32, groups int, scratch []float32)
+	circulantTransform func(dst, x []float32, odd, pair, group, groups int, scratch []float32)
+	circulantInverse   func(y []float32, odd, pair, group int, src, bias []float32, biasOdd, groups int, scratch []float32)
 )
+
+// Rows says where the rows of a tile lie in a slice: group g of row 2i + s, s = 0
+// or 1, starts at element i·Pair + s·Odd + g·Group.
+type Rows struct{ Odd, Pair, Group int }
+
+// at is where the row starts.
+func (r Rows) at(row int) int { return row/2*r.Pair + row%2*r.Odd }
 
 // circulantKernels is what a path brings to block-circulant products. The
 // comments of the portable functions say what the fields compute. Transforms
 // are indexed by log₂ b; where there is none, the portable one is used.
 type circulantKernels struct {
-	lanes   int // rows of a tile
-	maxRows int // rows of a full panel of weights, in tile products
-	maxVecs int // vectors of a full panel of weights, in row products
-	forward [9]circulantTransform
-	inverse [9]circulantInverse
-	tile    func(y, w, x []float32, k, rows, panels, planes, yHalf, xHalf, halves int)
-	row     func(y, w, x []float32, k, unit, planes, vecs, bins int)
+	lanes    int // rows of a tile
+	maxTile  int // pairs of rows of blocks that tile multiplies at most
+	maxPairs int // pairs of them that pairs multiplies at most
+	maxVecs  int // vectors of them that row multiplies at most
+	forward  [9]circulantTransform
+	inverse  [9]circulantInverse
+	tile     func(y, w, diff, x []float32, at []int, k, stride, planes, bins, yHalf int)
+	pairs    func(y, w, x []float32, at []int, k, stride, planes, bins int)
+	row      func(y, w, x []float32, k, unit, stride, spacing, vecs, planes, bins int)
 }
 
 // Circulant returns the kernels for block size b ≥ 2.
@@ -108,24 +129,24 @@ func (c *Circulant) Scratch() int { return circulantScratch * c.b * c.lanes }
 // assembly to it.
 const circulantScratch = 3
 
-// Forward transforms groups groups of Columns columns of Lanes rows. Row r of x
-// starts at x[r·ld]; dst becomes [groups·Columns/b, Planes, Lanes]. The planes
-// of a complex bin are xr + xi, xr and xi.
-func (c *Circulant) Forward(dst, x []float32, ld, groups int, scratch []float32) {
+// Forward transforms groups groups of Columns columns of the Lanes rows of x: dst
+// becomes [groups·Columns/b, Planes, Lanes]. The planes of a complex bin are
+// xr + xi, xr and xi.
+func (c *Circulant) Forward(dst, x []float32, rows Rows, groups int, scratch []float32) {
 	if groups == 0 {
 		return
 	}
 	need("Forward: dst", dst, groups*c.GroupBlocks()*c.Planes()*c.lanes)
-	need("Forward: x", x, (c.lanes-1)*ld+groups*c.Columns())
+	need("Forward: x", x, rows.at(c.lanes-1)+(groups-1)*rows.Group+c.Columns())
 	need("Forward: scratch", scratch, c.Scratch())
 	if c.forward != nil {
-		c.forward(dst, x, ld, groups, scratch)
+		c.forward(dst, x, rows.Odd, rows.Pair, rows.Group, groups, scratch)
 		return
 	}
-	step := c.Planes() * c.lanes
-	for j := range groups * c.GroupBlocks() {
+	step, u := c.Planes()*c.lanes, c.GroupBlocks()
+	for j := range groups * u {
 		for r := range c.lanes {
-			for k, v := range x[r*ld+j*c.b:][:c.b] {
+			for k, v := range x[rows.at(r)+j/u*rows.Group+j%u*c.b:][:c.b] {
 				scratch[k*c.lanes+r] = v
 			}
 		}
@@ -134,27 +155,29 @@ func (c *Circulant) Forward(dst, x []float32, ld, groups int, scratch []float32)
 }
 
 // Inverse undoes Forward, without the factor 1/b, for the planes k₁, k₂ and k₃
-// of a product: src is [groups·Columns/b, Planes, Lanes], row r of y starts at
-// y[r·ld], and bias [groups·Columns] is added to every row. It may destroy src.
-func (c *Circulant) Inverse(y []float32, ld int, src, bias []float32, groups int, scratch []float32) {
+// of a product src [groups·Columns/b, Planes, Lanes], and adds the bias, whose
+// group g starts at bias[g·rows.Group], for odd rows biasOdd elements further
+// on. It may destroy src.
+func (c *Circulant) Inverse(y []float32, rows Rows, src, bias []float32, biasOdd, groups int, scratch []float32) {
 	if groups == 0 {
 		return
 	}
 	need("Inverse: src", src, groups*c.GroupBlocks()*c.Planes()*c.lanes)
-	need("Inverse: y", y, (c.lanes-1)*ld+groups*c.Columns())
-	need("Inverse: bias", bias, groups*c.Columns())
+	need("Inverse: y", y, rows.at(c.lanes-1)+(groups-1)*rows.Group+c.Columns())
+	need("Inverse: bias", bias, (groups-1)*rows.Group+biasOdd+c.Columns())
 	need("Inverse: scratch", scratch, c.Scratch())
 	if c.inverse != nil {
-		c.inverse(y, ld, src, bias, groups, scratch)
+		c.inverse(y, rows.Odd, rows.Pair, rows.Group, src, bias, biasOdd, groups, scratch)
 		return
 	}
-	step := c.Planes() * c.lanes
-	for i := range groups * c.GroupBlocks() {
+	step, u := c.Planes()*c.lanes, c.GroupBlocks()
+	for i := range groups * u {
 		x := scratch[:c.b*c.lanes]
 		c.dft.inverse(x, src[i*step:(i+1)*step], c.lanes)
+		first := i/u*rows.Group + i%u*c.b
 		for r := range c.lanes {
-			line := y[r*ld+i*c.b:][:c.b]
-			for k, v := range bias[i*c.b : (i+1)*c.b] {
+			line := y[rows.at(r)+first:][:c.b]
+			for k, v := range bias[first+r%2*biasOdd:][:c.b] {
 				line[k] = x[k*c.lanes+r] + v
 			}
 		}
@@ -169,141 +192,183 @@ func need(what string, x []float32, n int) {
 
 // CirculantWeights are the weights of a block-circulant matrix of p×q blocks in
 // the order in which the kernels of one path read them.
+//
+// The rows of blocks are cut into panels. The panel of n rows from row r on is
+// the b·q·n elements from b·q·r on: the real bins [q, n], then the complex bins
+// [q, re and im, n]. In a panel the rows are in the order of the lanes of
+// [Circulant.RowProduct]: where a group has one block, as they come; else a panel
+// has at most Lanes groups, and their first blocks come before their second ones.
 type CirculantWeights struct {
-	p, q int
-	tile []float32
-	row  []float32
+	p, q   int
+	w      []float32
+	diff   []float32
+	panels []circulantPanel
+
+	// Tiles and Pairs are the parts in which Products and PairProducts compute.
+	Tiles, Pairs []CirculantPart
+}
+
+// circulantPanel is a panel of rows rows; lane l of its vector v is row
+// v·spacing + l.
+type circulantPanel struct{ first, rows, spacing, vecs int }
+
+// A CirculantPart is the groups First … First+Groups−1 of the output, as many as
+// are multiplied before they are transformed, while they are in a cache.
+type CirculantPart struct {
+	First, Groups int
+	steps         []circulantStep
+}
+
+// circulantStep is one call of a kernel for rows that are next to each other in
+// a panel of stride rows. The first is at w and diff. The results of pair i go to
+// element at[i] of a tile of the part.
+type circulantStep struct {
+	w, diff, stride int
+	at              []int
 }
 
 // Pack returns the weights with the spectra s [b, p, q], which should have the
 // factor 1/b of the inverse transform.
 func (c *Circulant) Pack(s []float32, p, q int) CirculantWeights {
 	need("Pack", s, c.b*p*q)
-	w := CirculantWeights{p: p, q: q, tile: c.packTile(s, p, q)}
-	if size := c.b * q * c.RowBlocks(p) * c.lanes; size <= max(4*len(s), 1<<16) {
-		w.row = c.packRow(s, p, q)
+	u := c.GroupBlocks()
+	groups := (p + u - 1) / u
+	w := CirculantWeights{
+		p: p, q: q,
+		w:    make([]float32, c.b*q*groups*u+slack),
+		diff: make([]float32, max(1, c.complexBins()*q)*groups*u+slack),
 	}
-	return w
-}
-
-// RowLen is the number of elements that [Circulant.RowProduct] reads. It is 0
-// when the weights have no form for it, because that would be mostly padding:
-// large matrices with few rows of blocks.
-func (w CirculantWeights) RowLen() int { return len(w.row) }
-
-// panels cuts n into the fewest parts of at most limit, as equal as can be:
-// many of size, then rest−many of size−1.
-func panels(n, limit int) (size, many, all int) {
-	all = (n + limit - 1) / limit
-	size = (n + all - 1) / all
-	return size, n - all*(size-1), all
-}
-
-// packTile orders weights as the tile kernel takes them: the panels of the
-// larger size, then those of the smaller, each [planes, panels, q, rows].
-func (c *Circulant) packTile(s []float32, p, q int) []float32 {
-	w := make([]float32, 0, c.Planes()*p*q)
-	bin := func(k, i, j int) float32 { return s[(k*p+i)*q+j] }
-	size, many, all := panels(p, c.k.maxRows)
-	pack := func(first, size, n int, at func(i, j int) float32) {
-		for l := range n {
+	vecs := u // of a panel
+	if u == 1 {
+		vecs = c.k.maxVecs
+	}
+	for first := 0; first < groups; first += vecs / u * c.lanes {
+		n := min(groups-first, vecs/u*c.lanes)
+		w.addPanel(c, circulantPanel{first: first * u, rows: n * u, spacing: min(n, c.lanes), vecs: (n + c.lanes - 1) / c.lanes * u})
+	}
+	for _, panel := range w.panels {
+		at, diff := w.w[c.b*q*panel.first:], w.diff[c.complexBins()*q*panel.first:]
+		for r := range panel.rows {
+			i := panel.first + panel.block(r, u)
+			if i >= p {
+				continue // the rest of the last group
+			}
 			for j := range q {
-				for r := range size {
-					w = append(w, at(first+l*size+r, j))
+				bin := func(k int) float32 { return s[(k*p+i)*q+j] }
+				for k := range c.realBins() {
+					at[(k*q+j)*panel.rows+r] = bin(k)
+				}
+				for f := range c.complexBins() {
+					k := c.realBins() + 2*f
+					wr, sum := bin(k), bin(k)+bin(k+1)
+					at[(k*q+j)*panel.rows+r], at[((k+1)*q+j)*panel.rows+r] = wr, sum
+					diff[(f*q+j)*panel.rows+r] = sum - wr - wr
 				}
 			}
 		}
 	}
-	for _, g := range [2]struct{ first, size, n int }{{0, size, many}, {many * size, size - 1, all - many}} {
-		for k := range c.realBins() {
-			pack(g.first, g.size, g.n, func(i, j int) float32 { return bin(k, i, j) })
-		}
-		for k := c.realBins(); k < c.b; k += 2 {
-			pack(g.first, g.size, g.n, func(i, j int) float32 { return bin(k, i, j) })
-			pack(g.first, g.size, g.n, func(i, j int) float32 { return bin(k+1, i, j) - bin(k, i, j) })
-			pack(g.first, g.size, g.n, func(i, j int) float32 { return bin(k, i, j) + bin(k+1, i, j) })
-		}
-	}
 	return w
 }
 
-// Products multiplies one or two tiles of inputs x [q, Planes, Lanes] each, the
-// second xHalf elements after the first, by the weights: y becomes one or two
-// tiles [p, Planes, Lanes], the second yHalf elements after the first, of the
-// planes k₁, k₂, k₃.
-func (c *Circulant) Products(y []float32, yHalf int, w CirculantWeights, x []float32, xHalf, halves int) {
-	planes := c.Planes()
-	need("Products: y", y, (halves-1)*yHalf+w.p*planes*c.lanes)
-	need("Products: x", x, (halves-1)*xHalf+w.q*planes*c.lanes)
-	size, many, all := panels(w.p, c.k.maxRows)
-	large := planes * many * size * w.q
-	c.k.tile(y, w.tile, x, w.q, size, many, planes, yHalf, xHalf, halves)
-	if all > many {
-		c.k.tile(y[many*size*planes*c.lanes:], w.tile[large:], x, w.q, size-1, all-many, planes, yHalf, xHalf, halves)
+// slack is how many elements after the last one kernels may read: those of a
+// vector that is not full.
+const slack = 15
+
+// block is the block of the panel that row r is of.
+func (p circulantPanel) block(r, unit int) int {
+	if unit == 1 {
+		return r
+	}
+	return r%p.spacing*unit + r/p.spacing
+}
+
+// addPanel adds a panel and its parts.
+func (w *CirculantWeights) addPanel(c *Circulant, p circulantPanel) {
+	w.panels = append(w.panels, p)
+	w.Tiles = append(w.Tiles, w.parts(c, p, c.k.maxTile)...)
+	w.Pairs = append(w.Pairs, w.parts(c, p, c.k.maxPairs)...)
+}
+
+// parts cuts a panel into parts and these into steps of at most limit pairs.
+func (w *CirculantWeights) parts(c *Circulant, p circulantPanel, limit int) []CirculantPart {
+	u, tile := c.GroupBlocks(), c.Planes()*c.lanes
+	var parts []CirculantPart
+	// Blocks of a group are spacing rows apart. Groups are whole after the last.
+	spacing := p.rows / u
+	if u > 1 {
+		parts = []CirculantPart{{First: p.first / u, Groups: spacing}}
+	}
+	for block := range u {
+		eachRun((spacing+1)/2, limit, func(first, n int) {
+			from := first
+			if u == 1 {
+				parts = append(parts, CirculantPart{First: p.first + 2*first, Groups: min(2*n, p.rows-2*first)})
+				from = 0
+			}
+			row := block*spacing + 2*first
+			s := circulantStep{w: c.b*w.q*p.first + row, diff: c.complexBins()*w.q*p.first + row, stride: p.rows}
+			for i := range n {
+				s.at = append(s.at, ((from+i)*u+block)*tile)
+			}
+			last := &parts[len(parts)-1]
+			last.steps = append(last.steps, s)
+		})
+	}
+	return parts
+}
+
+// eachRun cuts n into the fewest runs of at most limit, as equal as can be.
+func eachRun(n, limit int, f func(first, n int)) {
+	runs := (n + limit - 1) / limit
+	for i := range runs {
+		f(i*n/runs, (i+1)*n/runs-i*n/runs)
 	}
 }
 
-// RowBlocks is the number of blocks of the tile of vectors that one row of n
-// blocks takes when its groups are the rows: see [Circulant.RowProduct].
+// Products multiplies a tile of inputs x [q, Planes, Lanes] by the weights of a
+// part of w.Tiles: y becomes two tiles of pairs [⌈part.Groups/2⌉·Columns/b, Planes,
+// Lanes] of the planes k₁, k₂, k₃, that of the even rows of x and, yHalf elements
+// after it, that of the odd rows.
+func (c *Circulant) Products(y []float32, yHalf int, w CirculantWeights, part CirculantPart, x []float32) {
+	planes := c.Planes()
+	need("Products: y", y, yHalf+(part.Groups+1)/2*c.GroupBlocks()*planes*c.lanes)
+	need("Products: x", x, w.q*planes*c.lanes)
+	for _, s := range part.steps {
+		c.k.tile(y, w.w[s.w:], w.diff[s.diff:], x, s.at, w.q, s.stride, planes, c.complexBins(), yHalf)
+	}
+}
+
+// PairProducts multiplies a tile x [q, Planes, Lanes] in which rows 2i and 2i+1 are
+// equal by the weights of a part of w.Pairs: y becomes the tile of pairs
+// [⌈part.Groups/2⌉·Columns/b, Planes, Lanes].
+func (c *Circulant) PairProducts(y []float32, w CirculantWeights, part CirculantPart, x []float32) {
+	planes := c.Planes()
+	need("PairProducts: y", y, (part.Groups+1)/2*c.GroupBlocks()*planes*c.lanes)
+	need("PairProducts: x", x, w.q*planes*c.lanes)
+	for _, s := range part.steps {
+		c.k.pairs(y, w.w[s.w:], x, s.at, w.q, s.stride, planes, c.complexBins())
+	}
+}
+
+// RowBlocks is the number of blocks of the tile that one row of n blocks takes
+// when its groups are the rows.
 func (c *Circulant) RowBlocks(n int) int {
 	groups := (n + c.GroupBlocks() - 1) / c.GroupBlocks()
 	return (groups + c.lanes - 1) / c.lanes * c.GroupBlocks()
 }
 
-// rowBlock is where block i lies among RowBlocks vectors, and in which lane.
-func (c *Circulant) rowBlock(i int) (vec, lane int) {
-	u := c.GroupBlocks()
-	group := i / u
-	return group/c.lanes*u + i%u, group % c.lanes
-}
-
-// packRow orders weights as the row kernel takes them: panels of output
-// vectors, as equal as can be, each the real bins [q, vecs, lanes] and the
-// complex bins [q, re and im, vecs, lanes].
-func (c *Circulant) packRow(s []float32, p, q int) []float32 {
-	vecs := c.RowBlocks(p)
-	size, many, _ := panels(vecs, c.k.maxVecs)
-	w := make([]float32, c.b*q*vecs*c.lanes)
-	for i := range p {
-		v, lane := c.rowBlock(i)
-		width, first := size, v/size*size
-		if v >= many*size {
-			width, first = size-1, many*size+(v-many*size)/(size-1)*(size-1)
-		}
-		at := w[c.b*q*first*c.lanes:]
-		for k := range c.b {
-			for j := range q {
-				var o int
-				if k < c.realBins() {
-					o = (k*q + j) * width
-				} else {
-					f, part := (k-c.realBins())/2, (k-c.realBins())%2
-					o = (c.realBins()*q + (f*q+j)*2 + part) * width
-				}
-				at[(o+v-first)*c.lanes+lane] = s[(k*p+i)*q+j]
-			}
-		}
-	}
-	return w
-}
-
-// RowProduct multiplies one row of q blocks by the weights, unless their RowLen
-// is 0. Its groups are the
+// RowProduct multiplies one row of q blocks by the weights. Its groups are the
 // rows of the transforms: x is [RowBlocks(q), Planes, Lanes], y becomes
 // [RowBlocks(p), Planes, Lanes].
 func (c *Circulant) RowProduct(y []float32, w CirculantWeights, x []float32) {
-	planes, vecs := c.Planes(), c.RowBlocks(w.p)
-	need("RowProduct: w", w.row, c.b*w.q*vecs*c.lanes)
-	need("RowProduct: y", y, vecs*planes*c.lanes)
+	u, planes := c.GroupBlocks(), c.Planes()
+	need("RowProduct: y", y, c.RowBlocks(w.p)*planes*c.lanes)
 	need("RowProduct: x", x, c.RowBlocks(w.q)*planes*c.lanes)
-	size, many, all := panels(vecs, c.k.maxVecs)
-	for l, first := 0, 0; l < all; l++ {
-		n := size
-		if l >= many {
-			n--
+	for _, p := range w.panels {
+		for v := 0; v < p.vecs; v += c.k.maxVecs {
+			n := min(c.k.maxVecs, p.vecs-v)
+			c.k.row(y[(p.first/c.lanes+v)*planes*c.lanes:], w.w[c.b*w.q*p.first+v*p.spacing:], x, w.q, u, p.rows, p.spacing, n, planes, c.complexBins())
 		}
-		c.k.row(y[first*planes*c.lanes:], w.row[c.b*w.q*first*c.lanes:], x, w.q, c.GroupBlocks(), planes, n, c.complexBins())
-		first += n
 	}
 }
 
@@ -320,102 +385,139 @@ func AlignLine(x []float32) []float32 {
 // the loops over lanes dominate, short enough for small batches.
 const portableLanes = 16
 
-// circulantTile computes, for every plane, halves h and panels l, with lanes the
-// length of a vector,
+// circulantTile computes sums of two halves h = 0, 1 for pairs m < len(at), with
+// lanes the length of a vector: in lane t
 //
-//	for r := range rows {
-//		for t := range lanes {
-//			s := float32(0)
-//			for j := range k {
-//				s += w[((plane·panels+l)·k+j)·rows+r] · x[h·xHalf+(j·planes+plane)·lanes+t]
-//			}
-//			y[h·yHalf+((l·rows+r)·planes+plane)·lanes+t] = s
-//		}
-//	}
-func circulantTile(y, w, x []float32, k, rows, panels, planes, yHalf, xHalf, halves int) {
+//	Y(h, plane, m) = Σ_j W(plane, j, 2m + t%2) · x[(j·planes+plane)·lanes + t − t%2 + h]
+//
+// for plane < planes and sums over j < k in their order, into the vector at
+// element h·yHalf + at[m] + plane·lanes of y. With real = planes − 3·bins,
+// W(plane, j, r) is, at stride s,
+//
+//	w[(plane·k+j)·s+r]          for a plane < real,
+//	w[((real+2f)·k+j)·s + r]    for k₁ of bin f,
+//	diff[(f·k+j)·s + r]         for k₂,
+//	w[((real+2f+1)·k+j)·s + r]  for k₃.
+//
+// Where the pairs are more than the rows, weights of the last lanes may be any that
+// follow; assembly reads up to 15 elements after the last weight.
+func circulantTile(y, w, diff, x []float32, at []int, k, stride, planes, bins, yHalf int) {
 	const lanes = portableLanes
-	for h := range halves {
+	realBins := planes - 3*bins
+	for m, first := range at {
 		for plane := range planes {
-			for i := range panels * rows {
-				l, r := i/rows, i%rows
-				w := w[(plane*panels+l)*k*rows+r:]
-				s := (*[lanes]float32)(y[h*yHalf+(i*planes+plane)*lanes:])
-				clear(s[:])
-				j := 0
-				for ; j+1 < k; j += 2 {
-					a, b := w[j*rows], w[(j+1)*rows]
-					v := (*[lanes]float32)(x[h*xHalf+(j*planes+plane)*lanes:])
-					u := (*[lanes]float32)(x[h*xHalf+((j+1)*planes+plane)*lanes:])
-					for t := range s {
-						s[t] = s[t] + float32(a*v[t]) + float32(b*u[t])
-					}
-				}
-				if j < k {
-					a := w[j*rows]
-					v := (*[lanes]float32)(x[h*xHalf+(j*planes+plane)*lanes:])
-					for t := range s {
-						s[t] += float32(a * v[t])
-					}
+			from := w
+			f := (plane - realBins) / 3
+			switch {
+			case plane < realBins:
+				from = w[plane*k*stride:]
+			case (plane-realBins)%3 == 0:
+				from = w[(realBins+2*f)*k*stride:]
+			case (plane-realBins)%3 == 1:
+				from = diff[f*k*stride:]
+			default:
+				from = w[(realBins+2*f+1)*k*stride:]
+			}
+			y0 := (*[lanes]float32)(y[first+plane*lanes:])
+			y1 := (*[lanes]float32)(y[yHalf+first+plane*lanes:])
+			clear(y0[:])
+			clear(y1[:])
+			for j := range k {
+				a, b := from[j*stride+2*m], from[j*stride+2*m+1]
+				v := (*[lanes]float32)(x[(j*planes+plane)*lanes:])
+				for t := 0; t < lanes; t += 2 {
+					y0[t] += float32(a * v[t])
+					y0[t+1] += float32(b * v[t])
+					y1[t] += float32(a * v[t+1])
+					y1[t+1] += float32(b * v[t+1])
 				}
 			}
 		}
 	}
 }
 
-// circulantRow computes, for a panel of vecs vectors, with X(plane, j) the
-// element ((j/unit/lanes·unit+j%unit)·planes+plane)·lanes + j/unit%lanes of x
-// and Y(v, plane) the vector (v·planes+plane)·lanes of y, first for the real
-// planes
-//
-//	for j := range k { Y(v, plane) += X(plane, j) · w[(plane·k+j)·vecs+v] }
-//
-// and then for the planes of every complex bin, with wr and wi the vectors
-// ((bin·k+j)·2·vecs + v) and ((bin·k+j)·2+1)·vecs + v) of the rest of w,
-//
-//	for j := range k {
-//		Y(v, k₁) += X(xr+xi, j) · wr
-//		Y(v, k₂) += X(xr, j) · (wi − wr)
-//		Y(v, k₃) += X(xi, j) · (wr + wi)
-//	}
-func circulantRow(y, w, x []float32, k, unit, planes, vecs, bins int) {
+// circulantPairs is circulantTile where lanes 2i and 2i+1 of x are equal, and so
+// are the two halves: it computes the first, and makes what would be in diff.
+func circulantPairs(y, w, x []float32, at []int, k, stride, planes, bins int) {
 	const lanes = portableLanes
-	at := func(plane, j int) float32 {
-		return x[((j/unit/lanes*unit+j%unit)*planes+plane)*lanes+j/unit%lanes]
-	}
-	out := func(plane, v int) *[lanes]float32 {
-		s := (*[lanes]float32)(y[(v*planes+plane)*lanes:])
-		return s
-	}
-	vec := func(i int) *[lanes]float32 { return (*[lanes]float32)(w[i*lanes:]) }
-	for plane := range planes {
-		for v := range vecs {
-			clear(out(plane, v)[:])
-		}
-	}
 	realBins := planes - 3*bins
-	for plane := range realBins {
-		for j := range k {
-			a := at(plane, j)
-			for v := range vecs {
-				s, u := out(plane, v), vec((plane*k+j)*vecs+v)
+	for m, first := range at {
+		for plane := range realBins {
+			s := (*[lanes]float32)(y[first+plane*lanes:])
+			clear(s[:])
+			for j := range k {
+				a := w[(plane*k+j)*stride+2*m:]
+				v := (*[lanes]float32)(x[(j*planes+plane)*lanes:])
 				for t := range s {
-					s[t] += float32(a * u[t])
+					s[t] += float32(a[t%2] * v[t])
+				}
+			}
+		}
+		for f := range bins {
+			plane := realBins + 3*f
+			s1 := (*[lanes]float32)(y[first+plane*lanes:])
+			s2 := (*[lanes]float32)(y[first+(plane+1)*lanes:])
+			s3 := (*[lanes]float32)(y[first+(plane+2)*lanes:])
+			clear(s1[:])
+			clear(s2[:])
+			clear(s3[:])
+			for j := range k {
+				wr := w[((realBins+2*f)*k+j)*stride+2*m:]
+				ws := w[((realBins+2*f+1)*k+j)*stride+2*m:]
+				v := x[(j*planes+plane)*lanes:][: 3*lanes : 3*lanes]
+				for t := range s1 {
+					re, sum := wr[t%2], ws[t%2]
+					s1[t] += float32(re * v[t])
+					s2[t] += float32((sum - re - re) * v[lanes+t])
+					s3[t] += float32(sum * v[2*lanes+t])
 				}
 			}
 		}
 	}
-	for f := range bins {
-		plane := realBins + 3*f
-		for j := range k {
-			xs, xr, xi := at(plane, j), at(plane+1, j), at(plane+2, j)
-			for v := range vecs {
-				s1, s2, s3 := out(plane, v), out(plane+1, v), out(plane+2, v)
-				o := realBins*k*vecs + (f*k+j)*2*vecs + v
-				wr, wi := vec(o), vec(o+vecs)
+}
+
+// circulantRow is circulantTile for one row whose lanes are blocks: with
+// X(plane, j) the element
+// ((j/unit/lanes·unit+j%unit)·planes+plane)·lanes + j/unit%lanes of x,
+//
+//	Y(plane, v)[t] = Σ_j W(plane, j, v·spacing + t) · X(plane, j)
+//
+// for v < vecs goes into the vector at element (v·planes+plane)·lanes of y. Where
+// the rows are fewer than lanes, weights of the last lanes may be any that
+// follow.
+func circulantRow(y, w, x []float32, k, unit, stride, spacing, vecs, planes, bins int) {
+	const lanes = portableLanes
+	at := func(plane, j int) float32 {
+		return x[((j/unit/lanes*unit+j%unit)*planes+plane)*lanes+j/unit%lanes]
+	}
+	realBins := planes - 3*bins
+	for v := range vecs {
+		w := w[v*spacing:]
+		out := func(plane int) *[lanes]float32 {
+			s := (*[lanes]float32)(y[(v*planes+plane)*lanes:])
+			clear(s[:])
+			return s
+		}
+		for plane := range realBins {
+			s := out(plane)
+			for j := range k {
+				a, u := at(plane, j), (*[lanes]float32)(w[(plane*k+j)*stride:])
+				for t := range s {
+					s[t] += float32(u[t] * a)
+				}
+			}
+		}
+		for f := range bins {
+			plane := realBins + 3*f
+			s1, s2, s3 := out(plane), out(plane+1), out(plane+2)
+			for j := range k {
+				xs, xr, xi := at(plane, j), at(plane+1, j), at(plane+2, j)
+				wr := (*[lanes]float32)(w[((realBins+2*f)*k+j)*stride:])
+				ws := (*[lanes]float32)(w[((realBins+2*f+1)*k+j)*stride:])
 				for t := range s1 {
 					s1[t] += float32(wr[t] * xs)
-					s2[t] += float32((wi[t] - wr[t]) * xr)
-					s3[t] += float32((wr[t] + wi[t]) * xi)
+					s2[t] += float32((ws[t] - wr[t] - wr[t]) * xr)
+					s3[t] += float32(ws[t] * xi)
 				}
 			}
 		}
@@ -607,6 +709,6 @@ func (d dft) complexFast(z []float32, lanes int, sign float32) {
 }
 
 var portableCirculant = circulantKernels{
-	lanes: portableLanes, maxRows: 4, maxVecs: 4,
-	tile: circulantTile, row: circulantRow,
+	lanes: portableLanes, maxTile: 4, maxPairs: 4, maxVecs: 4,
+	tile: circulantTile, pairs: circulantPairs, row: circulantRow,
 }

@@ -9,248 +9,264 @@ package simd
 // Circulant.Forward for blocks of 2 and 16 rows, groups ≥ 1.
 //
 //go:noescape
-func circulantForward2AVX512(dst []float32, x []float32, ld int, groups int, scratch []float32)
+func circulantForward2AVX512(dst []float32, x []float32, odd int, pair int, group int, groups int, scratch []float32)
 
 // circulantInverse2AVX512 computes
 //
 // Circulant.Inverse for blocks of 2 and 16 rows, groups ≥ 1.
 //
 //go:noescape
-func circulantInverse2AVX512(y []float32, ld int, src []float32, bias []float32, groups int, scratch []float32)
+func circulantInverse2AVX512(y []float32, odd int, pair int, group int, src []float32, bias []float32, biasOdd int, groups int, scratch []float32)
 
 // circulantForward4AVX512 computes
 //
 // Circulant.Forward for blocks of 4 and 16 rows, groups ≥ 1.
 //
 //go:noescape
-func circulantForward4AVX512(dst []float32, x []float32, ld int, groups int, scratch []float32)
+func circulantForward4AVX512(dst []float32, x []float32, odd int, pair int, group int, groups int, scratch []float32)
 
 // circulantInverse4AVX512 computes
 //
 // Circulant.Inverse for blocks of 4 and 16 rows, groups ≥ 1.
 //
 //go:noescape
-func circulantInverse4AVX512(y []float32, ld int, src []float32, bias []float32, groups int, scratch []float32)
+func circulantInverse4AVX512(y []float32, odd int, pair int, group int, src []float32, bias []float32, biasOdd int, groups int, scratch []float32)
 
 // circulantForward8AVX512 computes
 //
 // Circulant.Forward for blocks of 8 and 16 rows, groups ≥ 1.
 //
 //go:noescape
-func circulantForward8AVX512(dst []float32, x []float32, ld int, groups int, scratch []float32)
+func circulantForward8AVX512(dst []float32, x []float32, odd int, pair int, group int, groups int, scratch []float32)
 
 // circulantInverse8AVX512 computes
 //
 // Circulant.Inverse for blocks of 8 and 16 rows, groups ≥ 1.
 //
 //go:noescape
-func circulantInverse8AVX512(y []float32, ld int, src []float32, bias []float32, groups int, scratch []float32)
+func circulantInverse8AVX512(y []float32, odd int, pair int, group int, src []float32, bias []float32, biasOdd int, groups int, scratch []float32)
 
 // circulantForward16AVX512 computes
 //
 // Circulant.Forward for blocks of 16 and 16 rows, groups ≥ 1.
 //
 //go:noescape
-func circulantForward16AVX512(dst []float32, x []float32, ld int, groups int, scratch []float32)
+func circulantForward16AVX512(dst []float32, x []float32, odd int, pair int, group int, groups int, scratch []float32)
 
 // circulantInverse16AVX512 computes
 //
 // Circulant.Inverse for blocks of 16 and 16 rows, groups ≥ 1.
 //
 //go:noescape
-func circulantInverse16AVX512(y []float32, ld int, src []float32, bias []float32, groups int, scratch []float32)
+func circulantInverse16AVX512(y []float32, odd int, pair int, group int, src []float32, bias []float32, biasOdd int, groups int, scratch []float32)
 
 // circulantForward32AVX512 computes
 //
 // Circulant.Forward for blocks of 32 and 16 rows, groups ≥ 1.
 //
 //go:noescape
-func circulantForward32AVX512(dst []float32, x []float32, ld int, groups int, scratch []float32)
+func circulantForward32AVX512(dst []float32, x []float32, odd int, pair int, group int, groups int, scratch []float32)
 
 // circulantInverse32AVX512 computes
 //
 // Circulant.Inverse for blocks of 32 and 16 rows, groups ≥ 1.
 //
 //go:noescape
-func circulantInverse32AVX512(y []float32, ld int, src []float32, bias []float32, groups int, scratch []float32)
+func circulantInverse32AVX512(y []float32, odd int, pair int, group int, src []float32, bias []float32, biasOdd int, groups int, scratch []float32)
 
 // circulantForward64AVX512 computes
 //
 // Circulant.Forward for blocks of 64 and 16 rows, groups ≥ 1.
 //
 //go:noescape
-func circulantForward64AVX512(dst []float32, x []float32, ld int, groups int, scratch []float32)
+func circulantForward64AVX512(dst []float32, x []float32, odd int, pair int, group int, groups int, scratch []float32)
 
 // circulantInverse64AVX512 computes
 //
 // Circulant.Inverse for blocks of 64 and 16 rows, groups ≥ 1.
 //
 //go:noescape
-func circulantInverse64AVX512(y []float32, ld int, src []float32, bias []float32, groups int, scratch []float32)
+func circulantInverse64AVX512(y []float32, odd int, pair int, group int, src []float32, bias []float32, biasOdd int, groups int, scratch []float32)
 
 // circulantForward128AVX512 computes
 //
 // Circulant.Forward for blocks of 128 and 16 rows, groups ≥ 1.
 //
 //go:noescape
-func circulantForward128AVX512(dst []float32, x []float32, ld int, groups int, scratch []float32)
+func circulantForward128AVX512(dst []float32, x []float32, odd int, pair int, group int, groups int, scratch []float32)
 
 // circulantInverse128AVX512 computes
 //
 // Circulant.Inverse for blocks of 128 and 16 rows, groups ≥ 1.
 //
 //go:noescape
-func circulantInverse128AVX512(y []float32, ld int, src []float32, bias []float32, groups int, scratch []float32)
+func circulantInverse128AVX512(y []float32, odd int, pair int, group int, src []float32, bias []float32, biasOdd int, groups int, scratch []float32)
 
 // circulantForward256AVX512 computes
 //
 // Circulant.Forward for blocks of 256 and 16 rows, groups ≥ 1.
 //
 //go:noescape
-func circulantForward256AVX512(dst []float32, x []float32, ld int, groups int, scratch []float32)
+func circulantForward256AVX512(dst []float32, x []float32, odd int, pair int, group int, groups int, scratch []float32)
 
 // circulantInverse256AVX512 computes
 //
 // Circulant.Inverse for blocks of 256 and 16 rows, groups ≥ 1.
 //
 //go:noescape
-func circulantInverse256AVX512(y []float32, ld int, src []float32, bias []float32, groups int, scratch []float32)
+func circulantInverse256AVX512(y []float32, odd int, pair int, group int, src []float32, bias []float32, biasOdd int, groups int, scratch []float32)
 
 // circulantTileAVX512 computes
 //
-// the same as circulantTile, with 16 lanes and fused multiply-adds, for k, panels, planes ≥ 1,
-// 1 ≤ rows ≤ 12 and 1 ≤ halves ≤ 2.
+// the same as circulantTile, with 16 lanes and fused multiply-adds, for k ≥ 1, planes − 3·bins = 1 or 2
+// and 1 ≤ len(at) ≤ 12.
 //
 //go:noescape
-func circulantTileAVX512(y []float32, w []float32, x []float32, k int, rows int, panels int, planes int, yHalf int, xHalf int, halves int)
+func circulantTileAVX512(y []float32, w []float32, diff []float32, x []float32, at []int, k int, stride int, planes int, bins int, yHalf int)
+
+// circulantPairsAVX512 computes
+//
+// the same as circulantPairs, with 16 lanes and fused multiply-adds, for k ≥ 1, planes − 3·bins = 1 or 2
+// and 1 ≤ len(at) ≤ 8.
+//
+//go:noescape
+func circulantPairsAVX512(y []float32, w []float32, x []float32, at []int, k int, stride int, planes int, bins int)
 
 // circulantRowAVX512 computes
 //
 // the same as circulantRow, with 16 lanes and fused multiply-adds, for k, unit ≥ 1, planes − 3·bins = 1 or 2
-// and 1 ≤ vecs ≤ 4.
+// and 1 ≤ vecs ≤ 3.
 //
 //go:noescape
-func circulantRowAVX512(y []float32, w []float32, x []float32, k int, unit int, planes int, vecs int, bins int)
+func circulantRowAVX512(y []float32, w []float32, x []float32, k int, unit int, stride int, spacing int, vecs int, planes int, bins int)
 
 // circulantForward2AVX2 computes
 //
 // Circulant.Forward for blocks of 2 and 8 rows, groups ≥ 1.
 //
 //go:noescape
-func circulantForward2AVX2(dst []float32, x []float32, ld int, groups int, scratch []float32)
+func circulantForward2AVX2(dst []float32, x []float32, odd int, pair int, group int, groups int, scratch []float32)
 
 // circulantInverse2AVX2 computes
 //
 // Circulant.Inverse for blocks of 2 and 8 rows, groups ≥ 1.
 //
 //go:noescape
-func circulantInverse2AVX2(y []float32, ld int, src []float32, bias []float32, groups int, scratch []float32)
+func circulantInverse2AVX2(y []float32, odd int, pair int, group int, src []float32, bias []float32, biasOdd int, groups int, scratch []float32)
 
 // circulantForward4AVX2 computes
 //
 // Circulant.Forward for blocks of 4 and 8 rows, groups ≥ 1.
 //
 //go:noescape
-func circulantForward4AVX2(dst []float32, x []float32, ld int, groups int, scratch []float32)
+func circulantForward4AVX2(dst []float32, x []float32, odd int, pair int, group int, groups int, scratch []float32)
 
 // circulantInverse4AVX2 computes
 //
 // Circulant.Inverse for blocks of 4 and 8 rows, groups ≥ 1.
 //
 //go:noescape
-func circulantInverse4AVX2(y []float32, ld int, src []float32, bias []float32, groups int, scratch []float32)
+func circulantInverse4AVX2(y []float32, odd int, pair int, group int, src []float32, bias []float32, biasOdd int, groups int, scratch []float32)
 
 // circulantForward8AVX2 computes
 //
 // Circulant.Forward for blocks of 8 and 8 rows, groups ≥ 1.
 //
 //go:noescape
-func circulantForward8AVX2(dst []float32, x []float32, ld int, groups int, scratch []float32)
+func circulantForward8AVX2(dst []float32, x []float32, odd int, pair int, group int, groups int, scratch []float32)
 
 // circulantInverse8AVX2 computes
 //
 // Circulant.Inverse for blocks of 8 and 8 rows, groups ≥ 1.
 //
 //go:noescape
-func circulantInverse8AVX2(y []float32, ld int, src []float32, bias []float32, groups int, scratch []float32)
+func circulantInverse8AVX2(y []float32, odd int, pair int, group int, src []float32, bias []float32, biasOdd int, groups int, scratch []float32)
 
 // circulantForward16AVX2 computes
 //
 // Circulant.Forward for blocks of 16 and 8 rows, groups ≥ 1.
 //
 //go:noescape
-func circulantForward16AVX2(dst []float32, x []float32, ld int, groups int, scratch []float32)
+func circulantForward16AVX2(dst []float32, x []float32, odd int, pair int, group int, groups int, scratch []float32)
 
 // circulantInverse16AVX2 computes
 //
 // Circulant.Inverse for blocks of 16 and 8 rows, groups ≥ 1.
 //
 //go:noescape
-func circulantInverse16AVX2(y []float32, ld int, src []float32, bias []float32, groups int, scratch []float32)
+func circulantInverse16AVX2(y []float32, odd int, pair int, group int, src []float32, bias []float32, biasOdd int, groups int, scratch []float32)
 
 // circulantForward32AVX2 computes
 //
 // Circulant.Forward for blocks of 32 and 8 rows, groups ≥ 1.
 //
 //go:noescape
-func circulantForward32AVX2(dst []float32, x []float32, ld int, groups int, scratch []float32)
+func circulantForward32AVX2(dst []float32, x []float32, odd int, pair int, group int, groups int, scratch []float32)
 
 // circulantInverse32AVX2 computes
 //
 // Circulant.Inverse for blocks of 32 and 8 rows, groups ≥ 1.
 //
 //go:noescape
-func circulantInverse32AVX2(y []float32, ld int, src []float32, bias []float32, groups int, scratch []float32)
+func circulantInverse32AVX2(y []float32, odd int, pair int, group int, src []float32, bias []float32, biasOdd int, groups int, scratch []float32)
 
 // circulantForward64AVX2 computes
 //
 // Circulant.Forward for blocks of 64 and 8 rows, groups ≥ 1.
 //
 //go:noescape
-func circulantForward64AVX2(dst []float32, x []float32, ld int, groups int, scratch []float32)
+func circulantForward64AVX2(dst []float32, x []float32, odd int, pair int, group int, groups int, scratch []float32)
 
 // circulantInverse64AVX2 computes
 //
 // Circulant.Inverse for blocks of 64 and 8 rows, groups ≥ 1.
 //
 //go:noescape
-func circulantInverse64AVX2(y []float32, ld int, src []float32, bias []float32, groups int, scratch []float32)
+func circulantInverse64AVX2(y []float32, odd int, pair int, group int, src []float32, bias []float32, biasOdd int, groups int, scratch []float32)
 
 // circulantForward128AVX2 computes
 //
 // Circulant.Forward for blocks of 128 and 8 rows, groups ≥ 1.
 //
 //go:noescape
-func circulantForward128AVX2(dst []float32, x []float32, ld int, groups int, scratch []float32)
+func circulantForward128AVX2(dst []float32, x []float32, odd int, pair int, group int, groups int, scratch []float32)
 
 // circulantInverse128AVX2 computes
 //
 // Circulant.Inverse for blocks of 128 and 8 rows, groups ≥ 1.
 //
 //go:noescape
-func circulantInverse128AVX2(y []float32, ld int, src []float32, bias []float32, groups int, scratch []float32)
+func circulantInverse128AVX2(y []float32, odd int, pair int, group int, src []float32, bias []float32, biasOdd int, groups int, scratch []float32)
 
 // circulantForward256AVX2 computes
 //
 // Circulant.Forward for blocks of 256 and 8 rows, groups ≥ 1.
 //
 //go:noescape
-func circulantForward256AVX2(dst []float32, x []float32, ld int, groups int, scratch []float32)
+func circulantForward256AVX2(dst []float32, x []float32, odd int, pair int, group int, groups int, scratch []float32)
 
 // circulantInverse256AVX2 computes
 //
 // Circulant.Inverse for blocks of 256 and 8 rows, groups ≥ 1.
 //
 //go:noescape
-func circulantInverse256AVX2(y []float32, ld int, src []float32, bias []float32, groups int, scratch []float32)
+func circulantInverse256AVX2(y []float32, odd int, pair int, group int, src []float32, bias []float32, biasOdd int, groups int, scratch []float32)
 
 // circulantTileAVX2 computes
 //
-// the same as circulantTile, with 8 lanes and fused multiply-adds, for k, panels, planes ≥ 1,
-// 1 ≤ rows ≤ 6 and 1 ≤ halves ≤ 2.
+// the same as circulantTile, with 8 lanes and fused multiply-adds, for k ≥ 1, planes − 3·bins = 1 or 2
+// and 1 ≤ len(at) ≤ 6.
 //
 //go:noescape
-func circulantTileAVX2(y []float32, w []float32, x []float32, k int, rows int, panels int, planes int, yHalf int, xHalf int, halves int)
+func circulantTileAVX2(y []float32, w []float32, diff []float32, x []float32, at []int, k int, stride int, planes int, bins int, yHalf int)
+
+// circulantPairsAVX2 computes
+//
+// the same as circulantPairs, with 8 lanes and fused multiply-adds, for k ≥ 1, planes − 3·bins = 1 or 2
+// and 1 ≤ len(at) ≤ 3.
+//
+//go:noescape
+func circulantPairsAVX2(y []float32, w []float32, x []float32, at []int, k int, stride int, planes int, bins int)
 
 // circulantRowAVX2 computes
 //
@@ -258,4 +274,4 @@ func circulantTileAVX2(y []float32, w []float32, x []float32, k int, rows int, p
 // and 1 ≤ vecs ≤ 3.
 //
 //go:noescape
-func circulantRowAVX2(y []float32, w []float32, x []float32, k int, unit int, planes int, vecs int, bins int)
+func circulantRowAVX2(y []float32, w []float32, x []float32, k int, unit int, stride int, spacing int, vecs int, planes int, bins int)

@@ -4,175 +4,165 @@
 
 #include "textflag.h"
 
-// func circulantForward2AVX512(dst []float32, x []float32, ld int, groups int, scratch []float32)
-// Requires: AVX, AVX512F, AVX512VL
-TEXT ·circulantForward2AVX512(SB), NOSPLIT, $0-88
+// func circulantForward2AVX512(dst []float32, x []float32, odd int, pair int, group int, groups int, scratch []float32)
+// Requires: AVX, AVX512F
+TEXT ·circulantForward2AVX512(SB), NOSPLIT, $0-104
 	MOVQ x_base+24(FP), AX
-	MOVQ ld+48(FP), R8
+	MOVQ odd+48(FP), BX
+	LEAQ (AX)(BX*4), BX
+	MOVQ pair+56(FP), R8
 	SHLQ $0x02, R8
-	LEAQ (AX)(R8*4), BX
-	LEAQ (BX)(R8*4), CX
-	LEAQ (CX)(R8*4), DX
+	LEAQ (AX)(R8*4), CX
+	LEAQ (BX)(R8*4), DX
 	LEAQ (R8)(R8*2), R9
 	MOVQ dst_base+0(FP), DI
-	MOVQ groups+56(FP), R10
-	MOVQ scratch_base+64(FP), SI
+	MOVQ groups+72(FP), R10
+	MOVQ scratch_base+80(FP), SI
 
 group:
-	VMOVUPS      (AX), X0
-	VINSERTF32X4 $0x01, (BX), Y0, Y0
-	VINSERTF32X4 $0x02, (CX), Z0, Z0
-	VINSERTF32X4 $0x03, (DX), Z0, Z0
-	VMOVUPS      (AX)(R8*1), X1
-	VINSERTF32X4 $0x01, (BX)(R8*1), Y1, Y1
-	VINSERTF32X4 $0x02, (CX)(R8*1), Z1, Z1
-	VINSERTF32X4 $0x03, (DX)(R8*1), Z1, Z1
-	VMOVUPS      (AX)(R8*2), X2
-	VINSERTF32X4 $0x01, (BX)(R8*2), Y2, Y2
-	VINSERTF32X4 $0x02, (CX)(R8*2), Z2, Z2
-	VINSERTF32X4 $0x03, (DX)(R8*2), Z2, Z2
-	VMOVUPS      (AX)(R9*1), X3
-	VINSERTF32X4 $0x01, (BX)(R9*1), Y3, Y3
-	VINSERTF32X4 $0x02, (CX)(R9*1), Z3, Z3
-	VINSERTF32X4 $0x03, (DX)(R9*1), Z3, Z3
-	VUNPCKLPS    Z1, Z0, Z4
-	VUNPCKHPS    Z1, Z0, Z0
-	VUNPCKLPS    Z3, Z2, Z1
-	VUNPCKHPS    Z3, Z2, Z2
-	VSHUFPS      $0x44, Z1, Z4, Z3
-	VSHUFPS      $0xee, Z1, Z4, Z1
-	VSHUFPS      $0x44, Z2, Z0, Z4
-	VSHUFPS      $0xee, Z2, Z0, Z0
-	VMOVUPS      16(AX), X2
-	VINSERTF32X4 $0x01, 16(BX), Y2, Y2
-	VINSERTF32X4 $0x02, 16(CX), Z2, Z2
-	VINSERTF32X4 $0x03, 16(DX), Z2, Z2
-	VMOVUPS      16(AX)(R8*1), X5
-	VINSERTF32X4 $0x01, 16(BX)(R8*1), Y5, Y5
-	VINSERTF32X4 $0x02, 16(CX)(R8*1), Z5, Z5
-	VINSERTF32X4 $0x03, 16(DX)(R8*1), Z5, Z5
-	VMOVUPS      16(AX)(R8*2), X6
-	VINSERTF32X4 $0x01, 16(BX)(R8*2), Y6, Y6
-	VINSERTF32X4 $0x02, 16(CX)(R8*2), Z6, Z6
-	VINSERTF32X4 $0x03, 16(DX)(R8*2), Z6, Z6
-	VMOVUPS      16(AX)(R9*1), X7
-	VINSERTF32X4 $0x01, 16(BX)(R9*1), Y7, Y7
-	VINSERTF32X4 $0x02, 16(CX)(R9*1), Z7, Z7
-	VINSERTF32X4 $0x03, 16(DX)(R9*1), Z7, Z7
-	VUNPCKLPS    Z5, Z2, Z8
-	VUNPCKHPS    Z5, Z2, Z2
-	VUNPCKLPS    Z7, Z6, Z5
-	VUNPCKHPS    Z7, Z6, Z6
-	VSHUFPS      $0x44, Z5, Z8, Z7
-	VSHUFPS      $0xee, Z5, Z8, Z5
-	VSHUFPS      $0x44, Z6, Z2, Z8
-	VSHUFPS      $0xee, Z6, Z2, Z2
-	VMOVUPS      32(AX), X6
-	VINSERTF32X4 $0x01, 32(BX), Y6, Y6
-	VINSERTF32X4 $0x02, 32(CX), Z6, Z6
-	VINSERTF32X4 $0x03, 32(DX), Z6, Z6
-	VMOVUPS      32(AX)(R8*1), X9
-	VINSERTF32X4 $0x01, 32(BX)(R8*1), Y9, Y9
-	VINSERTF32X4 $0x02, 32(CX)(R8*1), Z9, Z9
-	VINSERTF32X4 $0x03, 32(DX)(R8*1), Z9, Z9
-	VMOVUPS      32(AX)(R8*2), X10
-	VINSERTF32X4 $0x01, 32(BX)(R8*2), Y10, Y10
-	VINSERTF32X4 $0x02, 32(CX)(R8*2), Z10, Z10
-	VINSERTF32X4 $0x03, 32(DX)(R8*2), Z10, Z10
-	VMOVUPS      32(AX)(R9*1), X11
-	VINSERTF32X4 $0x01, 32(BX)(R9*1), Y11, Y11
-	VINSERTF32X4 $0x02, 32(CX)(R9*1), Z11, Z11
-	VINSERTF32X4 $0x03, 32(DX)(R9*1), Z11, Z11
-	VUNPCKLPS    Z9, Z6, Z12
-	VUNPCKHPS    Z9, Z6, Z6
-	VUNPCKLPS    Z11, Z10, Z9
-	VUNPCKHPS    Z11, Z10, Z10
-	VSHUFPS      $0x44, Z9, Z12, Z11
-	VSHUFPS      $0xee, Z9, Z12, Z9
-	VSHUFPS      $0x44, Z10, Z6, Z12
-	VSHUFPS      $0xee, Z10, Z6, Z6
-	VMOVUPS      48(AX), X10
-	VINSERTF32X4 $0x01, 48(BX), Y10, Y10
-	VINSERTF32X4 $0x02, 48(CX), Z10, Z10
-	VINSERTF32X4 $0x03, 48(DX), Z10, Z10
-	VMOVUPS      48(AX)(R8*1), X13
-	VINSERTF32X4 $0x01, 48(BX)(R8*1), Y13, Y13
-	VINSERTF32X4 $0x02, 48(CX)(R8*1), Z13, Z13
-	VINSERTF32X4 $0x03, 48(DX)(R8*1), Z13, Z13
-	VMOVUPS      48(AX)(R8*2), X14
-	VINSERTF32X4 $0x01, 48(BX)(R8*2), Y14, Y14
-	VINSERTF32X4 $0x02, 48(CX)(R8*2), Z14, Z14
-	VINSERTF32X4 $0x03, 48(DX)(R8*2), Z14, Z14
-	VMOVUPS      48(AX)(R9*1), X15
-	VINSERTF32X4 $0x01, 48(BX)(R9*1), Y15, Y15
-	VINSERTF32X4 $0x02, 48(CX)(R9*1), Z15, Z15
-	VINSERTF32X4 $0x03, 48(DX)(R9*1), Z15, Z15
-	VUNPCKLPS    Z13, Z10, Z16
-	VUNPCKHPS    Z13, Z10, Z10
-	VUNPCKLPS    Z15, Z14, Z13
-	VUNPCKHPS    Z15, Z14, Z14
-	VSHUFPS      $0x44, Z13, Z16, Z15
-	VSHUFPS      $0xee, Z13, Z16, Z13
-	VSHUFPS      $0x44, Z14, Z10, Z16
-	VSHUFPS      $0xee, Z14, Z10, Z10
-	VADDPS       Z1, Z3, Z14
-	VMOVUPS      Z14, (DI)
-	VSUBPS       Z1, Z3, Z1
-	VMOVUPS      Z1, 64(DI)
-	VADDPS       Z0, Z4, Z1
-	VMOVUPS      Z1, 128(DI)
-	VSUBPS       Z0, Z4, Z0
-	VMOVUPS      Z0, 192(DI)
-	VADDPS       Z5, Z7, Z0
-	VMOVUPS      Z0, 256(DI)
-	VSUBPS       Z5, Z7, Z0
-	VMOVUPS      Z0, 320(DI)
-	VADDPS       Z2, Z8, Z0
-	VMOVUPS      Z0, 384(DI)
-	VSUBPS       Z2, Z8, Z0
-	VMOVUPS      Z0, 448(DI)
-	VADDPS       Z9, Z11, Z0
-	VMOVUPS      Z0, 512(DI)
-	VSUBPS       Z9, Z11, Z0
-	VMOVUPS      Z0, 576(DI)
-	VADDPS       Z6, Z12, Z0
-	VMOVUPS      Z0, 640(DI)
-	VSUBPS       Z6, Z12, Z0
-	VMOVUPS      Z0, 704(DI)
-	VADDPS       Z13, Z15, Z0
-	VMOVUPS      Z0, 768(DI)
-	VSUBPS       Z13, Z15, Z0
-	VMOVUPS      Z0, 832(DI)
-	VADDPS       Z10, Z16, Z0
-	VMOVUPS      Z0, 896(DI)
-	VSUBPS       Z10, Z16, Z0
-	VMOVUPS      Z0, 960(DI)
-	ADDQ         $0x00000040, AX
-	ADDQ         $0x00000040, BX
-	ADDQ         $0x00000040, CX
-	ADDQ         $0x00000040, DX
-	ADDQ         $0x00000400, DI
-	DECQ         R10
-	JNE          group
+	VMOVUPS    (AX), Z0
+	VMOVUPS    (AX)(R8*2), Z1
+	VSHUFF32X4 $0x44, Z1, Z0, Z2
+	VSHUFF32X4 $0xee, Z1, Z0, Z0
+	VMOVUPS    (CX), Z1
+	VMOVUPS    (CX)(R8*2), Z3
+	VSHUFF32X4 $0x44, Z3, Z1, Z4
+	VSHUFF32X4 $0xee, Z3, Z1, Z1
+	VSHUFF32X4 $0x88, Z4, Z2, Z3
+	VSHUFF32X4 $0xdd, Z4, Z2, Z2
+	VSHUFF32X4 $0x88, Z1, Z0, Z4
+	VSHUFF32X4 $0xdd, Z1, Z0, Z0
+	VMOVUPS    (BX), Z1
+	VMOVUPS    (BX)(R8*2), Z5
+	VSHUFF32X4 $0x44, Z5, Z1, Z6
+	VSHUFF32X4 $0xee, Z5, Z1, Z1
+	VMOVUPS    (DX), Z5
+	VMOVUPS    (DX)(R8*2), Z7
+	VSHUFF32X4 $0x44, Z7, Z5, Z8
+	VSHUFF32X4 $0xee, Z7, Z5, Z5
+	VSHUFF32X4 $0x88, Z8, Z6, Z7
+	VSHUFF32X4 $0xdd, Z8, Z6, Z6
+	VSHUFF32X4 $0x88, Z5, Z1, Z8
+	VSHUFF32X4 $0xdd, Z5, Z1, Z1
+	VMOVUPS    (AX)(R8*1), Z5
+	VMOVUPS    (AX)(R9*1), Z9
+	VSHUFF32X4 $0x44, Z9, Z5, Z10
+	VSHUFF32X4 $0xee, Z9, Z5, Z5
+	VMOVUPS    (CX)(R8*1), Z9
+	VMOVUPS    (CX)(R9*1), Z11
+	VSHUFF32X4 $0x44, Z11, Z9, Z12
+	VSHUFF32X4 $0xee, Z11, Z9, Z9
+	VSHUFF32X4 $0x88, Z12, Z10, Z11
+	VSHUFF32X4 $0xdd, Z12, Z10, Z10
+	VSHUFF32X4 $0x88, Z9, Z5, Z12
+	VSHUFF32X4 $0xdd, Z9, Z5, Z5
+	VMOVUPS    (BX)(R8*1), Z9
+	VMOVUPS    (BX)(R9*1), Z13
+	VSHUFF32X4 $0x44, Z13, Z9, Z14
+	VSHUFF32X4 $0xee, Z13, Z9, Z9
+	VMOVUPS    (DX)(R8*1), Z13
+	VMOVUPS    (DX)(R9*1), Z15
+	VSHUFF32X4 $0x44, Z15, Z13, Z16
+	VSHUFF32X4 $0xee, Z15, Z13, Z13
+	VSHUFF32X4 $0x88, Z16, Z14, Z15
+	VSHUFF32X4 $0xdd, Z16, Z14, Z14
+	VSHUFF32X4 $0x88, Z13, Z9, Z16
+	VSHUFF32X4 $0xdd, Z13, Z9, Z9
+	VUNPCKLPS  Z7, Z3, Z13
+	VUNPCKHPS  Z7, Z3, Z3
+	VUNPCKLPS  Z15, Z11, Z7
+	VUNPCKHPS  Z15, Z11, Z11
+	VSHUFPS    $0x44, Z7, Z13, Z15
+	VSHUFPS    $0xee, Z7, Z13, Z7
+	VSHUFPS    $0x44, Z11, Z3, Z13
+	VSHUFPS    $0xee, Z11, Z3, Z3
+	VUNPCKLPS  Z6, Z2, Z11
+	VUNPCKHPS  Z6, Z2, Z2
+	VUNPCKLPS  Z14, Z10, Z6
+	VUNPCKHPS  Z14, Z10, Z10
+	VSHUFPS    $0x44, Z6, Z11, Z14
+	VSHUFPS    $0xee, Z6, Z11, Z6
+	VSHUFPS    $0x44, Z10, Z2, Z11
+	VSHUFPS    $0xee, Z10, Z2, Z2
+	VUNPCKLPS  Z8, Z4, Z10
+	VUNPCKHPS  Z8, Z4, Z4
+	VUNPCKLPS  Z16, Z12, Z8
+	VUNPCKHPS  Z16, Z12, Z12
+	VSHUFPS    $0x44, Z8, Z10, Z16
+	VSHUFPS    $0xee, Z8, Z10, Z8
+	VSHUFPS    $0x44, Z12, Z4, Z10
+	VSHUFPS    $0xee, Z12, Z4, Z4
+	VUNPCKLPS  Z1, Z0, Z12
+	VUNPCKHPS  Z1, Z0, Z0
+	VUNPCKLPS  Z9, Z5, Z1
+	VUNPCKHPS  Z9, Z5, Z5
+	VSHUFPS    $0x44, Z1, Z12, Z9
+	VSHUFPS    $0xee, Z1, Z12, Z1
+	VSHUFPS    $0x44, Z5, Z0, Z12
+	VSHUFPS    $0xee, Z5, Z0, Z0
+	VADDPS     Z7, Z15, Z5
+	VMOVUPS    Z5, (DI)
+	VSUBPS     Z7, Z15, Z5
+	VMOVUPS    Z5, 64(DI)
+	VADDPS     Z3, Z13, Z5
+	VMOVUPS    Z5, 128(DI)
+	VSUBPS     Z3, Z13, Z3
+	VMOVUPS    Z3, 192(DI)
+	VADDPS     Z6, Z14, Z3
+	VMOVUPS    Z3, 256(DI)
+	VSUBPS     Z6, Z14, Z3
+	VMOVUPS    Z3, 320(DI)
+	VADDPS     Z2, Z11, Z3
+	VMOVUPS    Z3, 384(DI)
+	VSUBPS     Z2, Z11, Z2
+	VMOVUPS    Z2, 448(DI)
+	VADDPS     Z8, Z16, Z2
+	VMOVUPS    Z2, 512(DI)
+	VSUBPS     Z8, Z16, Z2
+	VMOVUPS    Z2, 576(DI)
+	VADDPS     Z4, Z10, Z2
+	VMOVUPS    Z2, 640(DI)
+	VSUBPS     Z4, Z10, Z2
+	VMOVUPS    Z2, 704(DI)
+	VADDPS     Z1, Z9, Z2
+	VMOVUPS    Z2, 768(DI)
+	VSUBPS     Z1, Z9, Z1
+	VMOVUPS    Z1, 832(DI)
+	VADDPS     Z0, Z12, Z1
+	VMOVUPS    Z1, 896(DI)
+	VSUBPS     Z0, Z12, Z0
+	VMOVUPS    Z0, 960(DI)
+	MOVQ       group+64(FP), R13
+	SHLQ       $0x02, R13
+	ADDQ       R13, AX
+	ADDQ       R13, BX
+	ADDQ       R13, CX
+	ADDQ       R13, DX
+	ADDQ       $0x00000400, DI
+	DECQ       R10
+	JNE        group
 	VZEROUPPER
 	RET
 
-// func circulantInverse2AVX512(y []float32, ld int, src []float32, bias []float32, groups int, scratch []float32)
+// func circulantInverse2AVX512(y []float32, odd int, pair int, group int, src []float32, bias []float32, biasOdd int, groups int, scratch []float32)
 // Requires: AVX, AVX512F
-TEXT ·circulantInverse2AVX512(SB), NOSPLIT, $0-112
+TEXT ·circulantInverse2AVX512(SB), NOSPLIT, $0-136
 	MOVQ y_base+0(FP), AX
-	MOVQ ld+24(FP), R8
+	MOVQ odd+24(FP), BX
+	LEAQ (AX)(BX*4), BX
+	MOVQ pair+32(FP), R8
 	SHLQ $0x02, R8
-	LEAQ (AX)(R8*4), BX
-	LEAQ (BX)(R8*4), CX
-	LEAQ (CX)(R8*4), DX
+	LEAQ (AX)(R8*4), CX
+	LEAQ (BX)(R8*4), DX
 	LEAQ (R8)(R8*2), R9
-	MOVQ src_base+32(FP), DI
-	MOVQ bias_base+56(FP), R11
-	MOVQ groups+80(FP), R10
-	MOVQ scratch_base+88(FP), SI
+	MOVQ src_base+48(FP), DI
+	MOVQ bias_base+72(FP), R11
+	MOVQ groups+104(FP), R10
+	MOVQ scratch_base+112(FP), SI
 
 group:
+	MOVQ       biasOdd+96(FP), R13
+	SHLQ       $0x02, R13
 	VMOVUPS    (DI), Z0
 	VMOVUPS    64(DI), Z1
 	VADDPS     Z1, Z0, Z2
@@ -248,11 +238,11 @@ group:
 	VADDPS     (R11), Z16, Z16
 	VMOVUPS    Z16, (AX)
 	VADDPS     (R11), Z8, Z8
-	VMOVUPS    Z8, (BX)
+	VMOVUPS    Z8, (AX)(R8*2)
 	VADDPS     (R11), Z13, Z13
 	VMOVUPS    Z13, (CX)
 	VADDPS     (R11), Z4, Z4
-	VMOVUPS    Z4, (DX)
+	VMOVUPS    Z4, (CX)(R8*2)
 	VSHUFF32X4 $0x44, Z1, Z2, Z4
 	VSHUFF32X4 $0xee, Z1, Z2, Z1
 	VSHUFF32X4 $0x44, Z9, Z5, Z2
@@ -261,14 +251,14 @@ group:
 	VSHUFF32X4 $0xdd, Z2, Z4, Z2
 	VSHUFF32X4 $0x88, Z5, Z1, Z4
 	VSHUFF32X4 $0xdd, Z5, Z1, Z1
-	VADDPS     (R11), Z8, Z8
-	VMOVUPS    Z8, (AX)(R8*1)
-	VADDPS     (R11), Z2, Z2
-	VMOVUPS    Z2, (BX)(R8*1)
-	VADDPS     (R11), Z4, Z4
-	VMOVUPS    Z4, (CX)(R8*1)
-	VADDPS     (R11), Z1, Z1
-	VMOVUPS    Z1, (DX)(R8*1)
+	VADDPS     (R11)(R13*1), Z8, Z8
+	VMOVUPS    Z8, (BX)
+	VADDPS     (R11)(R13*1), Z2, Z2
+	VMOVUPS    Z2, (BX)(R8*2)
+	VADDPS     (R11)(R13*1), Z4, Z4
+	VMOVUPS    Z4, (DX)
+	VADDPS     (R11)(R13*1), Z1, Z1
+	VMOVUPS    Z1, (DX)(R8*2)
 	VSHUFF32X4 $0x44, Z6, Z15, Z1
 	VSHUFF32X4 $0xee, Z6, Z15, Z2
 	VSHUFF32X4 $0x44, Z14, Z10, Z4
@@ -278,13 +268,13 @@ group:
 	VSHUFF32X4 $0x88, Z5, Z2, Z4
 	VSHUFF32X4 $0xdd, Z5, Z2, Z2
 	VADDPS     (R11), Z6, Z6
-	VMOVUPS    Z6, (AX)(R8*2)
+	VMOVUPS    Z6, (AX)(R8*1)
 	VADDPS     (R11), Z1, Z1
-	VMOVUPS    Z1, (BX)(R8*2)
+	VMOVUPS    Z1, (AX)(R9*1)
 	VADDPS     (R11), Z4, Z4
-	VMOVUPS    Z4, (CX)(R8*2)
+	VMOVUPS    Z4, (CX)(R8*1)
 	VADDPS     (R11), Z2, Z2
-	VMOVUPS    Z2, (DX)(R8*2)
+	VMOVUPS    Z2, (CX)(R9*1)
 	VSHUFF32X4 $0x44, Z3, Z0, Z1
 	VSHUFF32X4 $0xee, Z3, Z0, Z0
 	VSHUFF32X4 $0x44, Z11, Z7, Z2
@@ -293,195 +283,184 @@ group:
 	VSHUFF32X4 $0xdd, Z2, Z1, Z1
 	VSHUFF32X4 $0x88, Z3, Z0, Z2
 	VSHUFF32X4 $0xdd, Z3, Z0, Z0
-	VADDPS     (R11), Z4, Z4
-	VMOVUPS    Z4, (AX)(R9*1)
-	VADDPS     (R11), Z1, Z1
+	VADDPS     (R11)(R13*1), Z4, Z4
+	VMOVUPS    Z4, (BX)(R8*1)
+	VADDPS     (R11)(R13*1), Z1, Z1
 	VMOVUPS    Z1, (BX)(R9*1)
-	VADDPS     (R11), Z2, Z2
-	VMOVUPS    Z2, (CX)(R9*1)
-	VADDPS     (R11), Z0, Z0
+	VADDPS     (R11)(R13*1), Z2, Z2
+	VMOVUPS    Z2, (DX)(R8*1)
+	VADDPS     (R11)(R13*1), Z0, Z0
 	VMOVUPS    Z0, (DX)(R9*1)
-	ADDQ       $0x00000040, AX
-	ADDQ       $0x00000040, BX
-	ADDQ       $0x00000040, CX
-	ADDQ       $0x00000040, DX
-	ADDQ       $0x00000040, R11
+	MOVQ       group+40(FP), R13
+	SHLQ       $0x02, R13
+	ADDQ       R13, AX
+	ADDQ       R13, BX
+	ADDQ       R13, CX
+	ADDQ       R13, DX
+	ADDQ       R13, R11
 	ADDQ       $0x00000400, DI
 	DECQ       R10
 	JNE        group
 	VZEROUPPER
 	RET
 
-// func circulantForward4AVX512(dst []float32, x []float32, ld int, groups int, scratch []float32)
-// Requires: AVX, AVX512F, AVX512VL
-TEXT ·circulantForward4AVX512(SB), NOSPLIT, $0-88
+// func circulantForward4AVX512(dst []float32, x []float32, odd int, pair int, group int, groups int, scratch []float32)
+// Requires: AVX, AVX512F
+TEXT ·circulantForward4AVX512(SB), NOSPLIT, $0-104
 	MOVQ x_base+24(FP), AX
-	MOVQ ld+48(FP), R8
+	MOVQ odd+48(FP), BX
+	LEAQ (AX)(BX*4), BX
+	MOVQ pair+56(FP), R8
 	SHLQ $0x02, R8
-	LEAQ (AX)(R8*4), BX
-	LEAQ (BX)(R8*4), CX
-	LEAQ (CX)(R8*4), DX
+	LEAQ (AX)(R8*4), CX
+	LEAQ (BX)(R8*4), DX
 	LEAQ (R8)(R8*2), R9
 	MOVQ dst_base+0(FP), DI
-	MOVQ groups+56(FP), R10
-	MOVQ scratch_base+64(FP), SI
+	MOVQ groups+72(FP), R10
+	MOVQ scratch_base+80(FP), SI
 
 group:
-	VMOVUPS      (AX), X0
-	VINSERTF32X4 $0x01, (BX), Y0, Y0
-	VINSERTF32X4 $0x02, (CX), Z0, Z0
-	VINSERTF32X4 $0x03, (DX), Z0, Z0
-	VMOVUPS      (AX)(R8*1), X1
-	VINSERTF32X4 $0x01, (BX)(R8*1), Y1, Y1
-	VINSERTF32X4 $0x02, (CX)(R8*1), Z1, Z1
-	VINSERTF32X4 $0x03, (DX)(R8*1), Z1, Z1
-	VMOVUPS      (AX)(R8*2), X2
-	VINSERTF32X4 $0x01, (BX)(R8*2), Y2, Y2
-	VINSERTF32X4 $0x02, (CX)(R8*2), Z2, Z2
-	VINSERTF32X4 $0x03, (DX)(R8*2), Z2, Z2
-	VMOVUPS      (AX)(R9*1), X3
-	VINSERTF32X4 $0x01, (BX)(R9*1), Y3, Y3
-	VINSERTF32X4 $0x02, (CX)(R9*1), Z3, Z3
-	VINSERTF32X4 $0x03, (DX)(R9*1), Z3, Z3
-	VUNPCKLPS    Z1, Z0, Z4
-	VUNPCKHPS    Z1, Z0, Z0
-	VUNPCKLPS    Z3, Z2, Z1
-	VUNPCKHPS    Z3, Z2, Z2
-	VSHUFPS      $0x44, Z1, Z4, Z3
-	VSHUFPS      $0xee, Z1, Z4, Z1
-	VSHUFPS      $0x44, Z2, Z0, Z4
-	VSHUFPS      $0xee, Z2, Z0, Z0
-	VMOVUPS      16(AX), X2
-	VINSERTF32X4 $0x01, 16(BX), Y2, Y2
-	VINSERTF32X4 $0x02, 16(CX), Z2, Z2
-	VINSERTF32X4 $0x03, 16(DX), Z2, Z2
-	VMOVUPS      16(AX)(R8*1), X5
-	VINSERTF32X4 $0x01, 16(BX)(R8*1), Y5, Y5
-	VINSERTF32X4 $0x02, 16(CX)(R8*1), Z5, Z5
-	VINSERTF32X4 $0x03, 16(DX)(R8*1), Z5, Z5
-	VMOVUPS      16(AX)(R8*2), X6
-	VINSERTF32X4 $0x01, 16(BX)(R8*2), Y6, Y6
-	VINSERTF32X4 $0x02, 16(CX)(R8*2), Z6, Z6
-	VINSERTF32X4 $0x03, 16(DX)(R8*2), Z6, Z6
-	VMOVUPS      16(AX)(R9*1), X7
-	VINSERTF32X4 $0x01, 16(BX)(R9*1), Y7, Y7
-	VINSERTF32X4 $0x02, 16(CX)(R9*1), Z7, Z7
-	VINSERTF32X4 $0x03, 16(DX)(R9*1), Z7, Z7
-	VUNPCKLPS    Z5, Z2, Z8
-	VUNPCKHPS    Z5, Z2, Z2
-	VUNPCKLPS    Z7, Z6, Z5
-	VUNPCKHPS    Z7, Z6, Z6
-	VSHUFPS      $0x44, Z5, Z8, Z7
-	VSHUFPS      $0xee, Z5, Z8, Z5
-	VSHUFPS      $0x44, Z6, Z2, Z8
-	VSHUFPS      $0xee, Z6, Z2, Z2
-	VMOVUPS      32(AX), X6
-	VINSERTF32X4 $0x01, 32(BX), Y6, Y6
-	VINSERTF32X4 $0x02, 32(CX), Z6, Z6
-	VINSERTF32X4 $0x03, 32(DX), Z6, Z6
-	VMOVUPS      32(AX)(R8*1), X9
-	VINSERTF32X4 $0x01, 32(BX)(R8*1), Y9, Y9
-	VINSERTF32X4 $0x02, 32(CX)(R8*1), Z9, Z9
-	VINSERTF32X4 $0x03, 32(DX)(R8*1), Z9, Z9
-	VMOVUPS      32(AX)(R8*2), X10
-	VINSERTF32X4 $0x01, 32(BX)(R8*2), Y10, Y10
-	VINSERTF32X4 $0x02, 32(CX)(R8*2), Z10, Z10
-	VINSERTF32X4 $0x03, 32(DX)(R8*2), Z10, Z10
-	VMOVUPS      32(AX)(R9*1), X11
-	VINSERTF32X4 $0x01, 32(BX)(R9*1), Y11, Y11
-	VINSERTF32X4 $0x02, 32(CX)(R9*1), Z11, Z11
-	VINSERTF32X4 $0x03, 32(DX)(R9*1), Z11, Z11
-	VUNPCKLPS    Z9, Z6, Z12
-	VUNPCKHPS    Z9, Z6, Z6
-	VUNPCKLPS    Z11, Z10, Z9
-	VUNPCKHPS    Z11, Z10, Z10
-	VSHUFPS      $0x44, Z9, Z12, Z11
-	VSHUFPS      $0xee, Z9, Z12, Z9
-	VSHUFPS      $0x44, Z10, Z6, Z12
-	VSHUFPS      $0xee, Z10, Z6, Z6
-	VMOVUPS      48(AX), X10
-	VINSERTF32X4 $0x01, 48(BX), Y10, Y10
-	VINSERTF32X4 $0x02, 48(CX), Z10, Z10
-	VINSERTF32X4 $0x03, 48(DX), Z10, Z10
-	VMOVUPS      48(AX)(R8*1), X13
-	VINSERTF32X4 $0x01, 48(BX)(R8*1), Y13, Y13
-	VINSERTF32X4 $0x02, 48(CX)(R8*1), Z13, Z13
-	VINSERTF32X4 $0x03, 48(DX)(R8*1), Z13, Z13
-	VMOVUPS      48(AX)(R8*2), X14
-	VINSERTF32X4 $0x01, 48(BX)(R8*2), Y14, Y14
-	VINSERTF32X4 $0x02, 48(CX)(R8*2), Z14, Z14
-	VINSERTF32X4 $0x03, 48(DX)(R8*2), Z14, Z14
-	VMOVUPS      48(AX)(R9*1), X15
-	VINSERTF32X4 $0x01, 48(BX)(R9*1), Y15, Y15
-	VINSERTF32X4 $0x02, 48(CX)(R9*1), Z15, Z15
-	VINSERTF32X4 $0x03, 48(DX)(R9*1), Z15, Z15
-	VUNPCKLPS    Z13, Z10, Z16
-	VUNPCKHPS    Z13, Z10, Z10
-	VUNPCKLPS    Z15, Z14, Z13
-	VUNPCKHPS    Z15, Z14, Z14
-	VSHUFPS      $0x44, Z13, Z16, Z15
-	VSHUFPS      $0xee, Z13, Z16, Z13
-	VSHUFPS      $0x44, Z14, Z10, Z16
-	VSHUFPS      $0xee, Z14, Z10, Z10
-	VADDPS       Z4, Z3, Z14
-	VSUBPS       Z4, Z3, Z3
-	VADDPS       Z0, Z1, Z4
-	VSUBPS       Z0, Z1, Z0
-	VADDPS       Z4, Z14, Z1
-	VMOVUPS      Z1, (DI)
-	VSUBPS       Z4, Z14, Z1
-	VMOVUPS      Z1, 64(DI)
-	VSUBPS       Z0, Z3, Z1
-	VMOVUPS      Z1, 128(DI)
-	VMOVUPS      Z3, 192(DI)
-	VMULPS.BCST  word_bf800000<>+0(SB), Z0, Z0
-	VMOVUPS      Z0, 256(DI)
-	VADDPS       Z8, Z7, Z0
-	VSUBPS       Z8, Z7, Z1
-	VADDPS       Z2, Z5, Z3
-	VSUBPS       Z2, Z5, Z2
-	VADDPS       Z3, Z0, Z4
-	VMOVUPS      Z4, 320(DI)
-	VSUBPS       Z3, Z0, Z0
-	VMOVUPS      Z0, 384(DI)
-	VSUBPS       Z2, Z1, Z0
-	VMOVUPS      Z0, 448(DI)
-	VMOVUPS      Z1, 512(DI)
-	VMULPS.BCST  word_bf800000<>+0(SB), Z2, Z0
-	VMOVUPS      Z0, 576(DI)
-	VADDPS       Z12, Z11, Z0
-	VSUBPS       Z12, Z11, Z1
-	VADDPS       Z6, Z9, Z2
-	VSUBPS       Z6, Z9, Z3
-	VADDPS       Z2, Z0, Z4
-	VMOVUPS      Z4, 640(DI)
-	VSUBPS       Z2, Z0, Z0
-	VMOVUPS      Z0, 704(DI)
-	VSUBPS       Z3, Z1, Z0
-	VMOVUPS      Z0, 768(DI)
-	VMOVUPS      Z1, 832(DI)
-	VMULPS.BCST  word_bf800000<>+0(SB), Z3, Z0
-	VMOVUPS      Z0, 896(DI)
-	VADDPS       Z16, Z15, Z0
-	VSUBPS       Z16, Z15, Z1
-	VADDPS       Z10, Z13, Z2
-	VSUBPS       Z10, Z13, Z3
-	VADDPS       Z2, Z0, Z4
-	VMOVUPS      Z4, 960(DI)
-	VSUBPS       Z2, Z0, Z0
-	VMOVUPS      Z0, 1024(DI)
-	VSUBPS       Z3, Z1, Z0
-	VMOVUPS      Z0, 1088(DI)
-	VMOVUPS      Z1, 1152(DI)
-	VMULPS.BCST  word_bf800000<>+0(SB), Z3, Z0
-	VMOVUPS      Z0, 1216(DI)
-	ADDQ         $0x00000040, AX
-	ADDQ         $0x00000040, BX
-	ADDQ         $0x00000040, CX
-	ADDQ         $0x00000040, DX
-	ADDQ         $0x00000500, DI
-	DECQ         R10
-	JNE          group
+	VMOVUPS     (AX), Z0
+	VMOVUPS     (AX)(R8*2), Z1
+	VSHUFF32X4  $0x44, Z1, Z0, Z2
+	VSHUFF32X4  $0xee, Z1, Z0, Z0
+	VMOVUPS     (CX), Z1
+	VMOVUPS     (CX)(R8*2), Z3
+	VSHUFF32X4  $0x44, Z3, Z1, Z4
+	VSHUFF32X4  $0xee, Z3, Z1, Z1
+	VSHUFF32X4  $0x88, Z4, Z2, Z3
+	VSHUFF32X4  $0xdd, Z4, Z2, Z2
+	VSHUFF32X4  $0x88, Z1, Z0, Z4
+	VSHUFF32X4  $0xdd, Z1, Z0, Z0
+	VMOVUPS     (BX), Z1
+	VMOVUPS     (BX)(R8*2), Z5
+	VSHUFF32X4  $0x44, Z5, Z1, Z6
+	VSHUFF32X4  $0xee, Z5, Z1, Z1
+	VMOVUPS     (DX), Z5
+	VMOVUPS     (DX)(R8*2), Z7
+	VSHUFF32X4  $0x44, Z7, Z5, Z8
+	VSHUFF32X4  $0xee, Z7, Z5, Z5
+	VSHUFF32X4  $0x88, Z8, Z6, Z7
+	VSHUFF32X4  $0xdd, Z8, Z6, Z6
+	VSHUFF32X4  $0x88, Z5, Z1, Z8
+	VSHUFF32X4  $0xdd, Z5, Z1, Z1
+	VMOVUPS     (AX)(R8*1), Z5
+	VMOVUPS     (AX)(R9*1), Z9
+	VSHUFF32X4  $0x44, Z9, Z5, Z10
+	VSHUFF32X4  $0xee, Z9, Z5, Z5
+	VMOVUPS     (CX)(R8*1), Z9
+	VMOVUPS     (CX)(R9*1), Z11
+	VSHUFF32X4  $0x44, Z11, Z9, Z12
+	VSHUFF32X4  $0xee, Z11, Z9, Z9
+	VSHUFF32X4  $0x88, Z12, Z10, Z11
+	VSHUFF32X4  $0xdd, Z12, Z10, Z10
+	VSHUFF32X4  $0x88, Z9, Z5, Z12
+	VSHUFF32X4  $0xdd, Z9, Z5, Z5
+	VMOVUPS     (BX)(R8*1), Z9
+	VMOVUPS     (BX)(R9*1), Z13
+	VSHUFF32X4  $0x44, Z13, Z9, Z14
+	VSHUFF32X4  $0xee, Z13, Z9, Z9
+	VMOVUPS     (DX)(R8*1), Z13
+	VMOVUPS     (DX)(R9*1), Z15
+	VSHUFF32X4  $0x44, Z15, Z13, Z16
+	VSHUFF32X4  $0xee, Z15, Z13, Z13
+	VSHUFF32X4  $0x88, Z16, Z14, Z15
+	VSHUFF32X4  $0xdd, Z16, Z14, Z14
+	VSHUFF32X4  $0x88, Z13, Z9, Z16
+	VSHUFF32X4  $0xdd, Z13, Z9, Z9
+	VUNPCKLPS   Z7, Z3, Z13
+	VUNPCKHPS   Z7, Z3, Z3
+	VUNPCKLPS   Z15, Z11, Z7
+	VUNPCKHPS   Z15, Z11, Z11
+	VSHUFPS     $0x44, Z7, Z13, Z15
+	VSHUFPS     $0xee, Z7, Z13, Z7
+	VSHUFPS     $0x44, Z11, Z3, Z13
+	VSHUFPS     $0xee, Z11, Z3, Z3
+	VUNPCKLPS   Z6, Z2, Z11
+	VUNPCKHPS   Z6, Z2, Z2
+	VUNPCKLPS   Z14, Z10, Z6
+	VUNPCKHPS   Z14, Z10, Z10
+	VSHUFPS     $0x44, Z6, Z11, Z14
+	VSHUFPS     $0xee, Z6, Z11, Z6
+	VSHUFPS     $0x44, Z10, Z2, Z11
+	VSHUFPS     $0xee, Z10, Z2, Z2
+	VUNPCKLPS   Z8, Z4, Z10
+	VUNPCKHPS   Z8, Z4, Z4
+	VUNPCKLPS   Z16, Z12, Z8
+	VUNPCKHPS   Z16, Z12, Z12
+	VSHUFPS     $0x44, Z8, Z10, Z16
+	VSHUFPS     $0xee, Z8, Z10, Z8
+	VSHUFPS     $0x44, Z12, Z4, Z10
+	VSHUFPS     $0xee, Z12, Z4, Z4
+	VUNPCKLPS   Z1, Z0, Z12
+	VUNPCKHPS   Z1, Z0, Z0
+	VUNPCKLPS   Z9, Z5, Z1
+	VUNPCKHPS   Z9, Z5, Z5
+	VSHUFPS     $0x44, Z1, Z12, Z9
+	VSHUFPS     $0xee, Z1, Z12, Z1
+	VSHUFPS     $0x44, Z5, Z0, Z12
+	VSHUFPS     $0xee, Z5, Z0, Z0
+	VADDPS      Z13, Z15, Z5
+	VSUBPS      Z13, Z15, Z13
+	VADDPS      Z3, Z7, Z15
+	VSUBPS      Z3, Z7, Z3
+	VADDPS      Z15, Z5, Z7
+	VMOVUPS     Z7, (DI)
+	VSUBPS      Z15, Z5, Z5
+	VMOVUPS     Z5, 64(DI)
+	VSUBPS      Z3, Z13, Z5
+	VMOVUPS     Z5, 128(DI)
+	VMOVUPS     Z13, 192(DI)
+	VMULPS.BCST word_bf800000<>+0(SB), Z3, Z3
+	VMOVUPS     Z3, 256(DI)
+	VADDPS      Z11, Z14, Z3
+	VSUBPS      Z11, Z14, Z5
+	VADDPS      Z2, Z6, Z7
+	VSUBPS      Z2, Z6, Z2
+	VADDPS      Z7, Z3, Z6
+	VMOVUPS     Z6, 320(DI)
+	VSUBPS      Z7, Z3, Z3
+	VMOVUPS     Z3, 384(DI)
+	VSUBPS      Z2, Z5, Z3
+	VMOVUPS     Z3, 448(DI)
+	VMOVUPS     Z5, 512(DI)
+	VMULPS.BCST word_bf800000<>+0(SB), Z2, Z2
+	VMOVUPS     Z2, 576(DI)
+	VADDPS      Z10, Z16, Z2
+	VSUBPS      Z10, Z16, Z3
+	VADDPS      Z4, Z8, Z5
+	VSUBPS      Z4, Z8, Z4
+	VADDPS      Z5, Z2, Z6
+	VMOVUPS     Z6, 640(DI)
+	VSUBPS      Z5, Z2, Z2
+	VMOVUPS     Z2, 704(DI)
+	VSUBPS      Z4, Z3, Z2
+	VMOVUPS     Z2, 768(DI)
+	VMOVUPS     Z3, 832(DI)
+	VMULPS.BCST word_bf800000<>+0(SB), Z4, Z2
+	VMOVUPS     Z2, 896(DI)
+	VADDPS      Z12, Z9, Z2
+	VSUBPS      Z12, Z9, Z3
+	VADDPS      Z0, Z1, Z4
+	VSUBPS      Z0, Z1, Z0
+	VADDPS      Z4, Z2, Z1
+	VMOVUPS     Z1, 960(DI)
+	VSUBPS      Z4, Z2, Z1
+	VMOVUPS     Z1, 1024(DI)
+	VSUBPS      Z0, Z3, Z1
+	VMOVUPS     Z1, 1088(DI)
+	VMOVUPS     Z3, 1152(DI)
+	VMULPS.BCST word_bf800000<>+0(SB), Z0, Z0
+	VMOVUPS     Z0, 1216(DI)
+	MOVQ        group+64(FP), R13
+	SHLQ        $0x02, R13
+	ADDQ        R13, AX
+	ADDQ        R13, BX
+	ADDQ        R13, CX
+	ADDQ        R13, DX
+	ADDQ        $0x00000500, DI
+	DECQ        R10
+	JNE         group
 	VZEROUPPER
 	RET
 
@@ -495,22 +474,25 @@ DATA word_bf800000<>+24(SB)/4, $0xbf800000
 DATA word_bf800000<>+28(SB)/4, $0xbf800000
 GLOBL word_bf800000<>(SB), RODATA|NOPTR, $32
 
-// func circulantInverse4AVX512(y []float32, ld int, src []float32, bias []float32, groups int, scratch []float32)
+// func circulantInverse4AVX512(y []float32, odd int, pair int, group int, src []float32, bias []float32, biasOdd int, groups int, scratch []float32)
 // Requires: AVX, AVX512F
-TEXT ·circulantInverse4AVX512(SB), NOSPLIT, $0-112
+TEXT ·circulantInverse4AVX512(SB), NOSPLIT, $0-136
 	MOVQ y_base+0(FP), AX
-	MOVQ ld+24(FP), R8
+	MOVQ odd+24(FP), BX
+	LEAQ (AX)(BX*4), BX
+	MOVQ pair+32(FP), R8
 	SHLQ $0x02, R8
-	LEAQ (AX)(R8*4), BX
-	LEAQ (BX)(R8*4), CX
-	LEAQ (CX)(R8*4), DX
+	LEAQ (AX)(R8*4), CX
+	LEAQ (BX)(R8*4), DX
 	LEAQ (R8)(R8*2), R9
-	MOVQ src_base+32(FP), DI
-	MOVQ bias_base+56(FP), R11
-	MOVQ groups+80(FP), R10
-	MOVQ scratch_base+88(FP), SI
+	MOVQ src_base+48(FP), DI
+	MOVQ bias_base+72(FP), R11
+	MOVQ groups+104(FP), R10
+	MOVQ scratch_base+112(FP), SI
 
 group:
+	MOVQ        biasOdd+96(FP), R13
+	SHLQ        $0x02, R13
 	VMOVUPS     (DI), Z0
 	VMOVUPS     64(DI), Z1
 	VADDPS      Z1, Z0, Z2
@@ -606,11 +588,11 @@ group:
 	VADDPS      (R11), Z14, Z14
 	VMOVUPS     Z14, (AX)
 	VADDPS      (R11), Z6, Z6
-	VMOVUPS     Z6, (BX)
+	VMOVUPS     Z6, (AX)(R8*2)
 	VADDPS      (R11), Z15, Z15
 	VMOVUPS     Z15, (CX)
 	VADDPS      (R11), Z2, Z2
-	VMOVUPS     Z2, (DX)
+	VMOVUPS     Z2, (CX)(R8*2)
 	VSHUFF32X4  $0x44, Z3, Z4, Z2
 	VSHUFF32X4  $0xee, Z3, Z4, Z3
 	VSHUFF32X4  $0x44, Z11, Z7, Z4
@@ -619,14 +601,14 @@ group:
 	VSHUFF32X4  $0xdd, Z4, Z2, Z2
 	VSHUFF32X4  $0x88, Z6, Z3, Z4
 	VSHUFF32X4  $0xdd, Z6, Z3, Z3
-	VADDPS      (R11), Z7, Z7
-	VMOVUPS     Z7, (AX)(R8*1)
-	VADDPS      (R11), Z2, Z2
-	VMOVUPS     Z2, (BX)(R8*1)
-	VADDPS      (R11), Z4, Z4
-	VMOVUPS     Z4, (CX)(R8*1)
-	VADDPS      (R11), Z3, Z3
-	VMOVUPS     Z3, (DX)(R8*1)
+	VADDPS      (R11)(R13*1), Z7, Z7
+	VMOVUPS     Z7, (BX)
+	VADDPS      (R11)(R13*1), Z2, Z2
+	VMOVUPS     Z2, (BX)(R8*2)
+	VADDPS      (R11)(R13*1), Z4, Z4
+	VMOVUPS     Z4, (DX)
+	VADDPS      (R11)(R13*1), Z3, Z3
+	VMOVUPS     Z3, (DX)(R8*2)
 	VSHUFF32X4  $0x44, Z8, Z13, Z2
 	VSHUFF32X4  $0xee, Z8, Z13, Z3
 	VSHUFF32X4  $0x44, Z16, Z12, Z4
@@ -636,13 +618,13 @@ group:
 	VSHUFF32X4  $0x88, Z6, Z3, Z4
 	VSHUFF32X4  $0xdd, Z6, Z3, Z3
 	VADDPS      (R11), Z7, Z7
-	VMOVUPS     Z7, (AX)(R8*2)
+	VMOVUPS     Z7, (AX)(R8*1)
 	VADDPS      (R11), Z2, Z2
-	VMOVUPS     Z2, (BX)(R8*2)
+	VMOVUPS     Z2, (AX)(R9*1)
 	VADDPS      (R11), Z4, Z4
-	VMOVUPS     Z4, (CX)(R8*2)
+	VMOVUPS     Z4, (CX)(R8*1)
 	VADDPS      (R11), Z3, Z3
-	VMOVUPS     Z3, (DX)(R8*2)
+	VMOVUPS     Z3, (CX)(R9*1)
 	VSHUFF32X4  $0x44, Z1, Z0, Z2
 	VSHUFF32X4  $0xee, Z1, Z0, Z0
 	VSHUFF32X4  $0x44, Z9, Z5, Z1
@@ -651,19 +633,21 @@ group:
 	VSHUFF32X4  $0xdd, Z1, Z2, Z1
 	VSHUFF32X4  $0x88, Z3, Z0, Z2
 	VSHUFF32X4  $0xdd, Z3, Z0, Z0
-	VADDPS      (R11), Z4, Z4
-	VMOVUPS     Z4, (AX)(R9*1)
-	VADDPS      (R11), Z1, Z1
+	VADDPS      (R11)(R13*1), Z4, Z4
+	VMOVUPS     Z4, (BX)(R8*1)
+	VADDPS      (R11)(R13*1), Z1, Z1
 	VMOVUPS     Z1, (BX)(R9*1)
-	VADDPS      (R11), Z2, Z2
-	VMOVUPS     Z2, (CX)(R9*1)
-	VADDPS      (R11), Z0, Z0
+	VADDPS      (R11)(R13*1), Z2, Z2
+	VMOVUPS     Z2, (DX)(R8*1)
+	VADDPS      (R11)(R13*1), Z0, Z0
 	VMOVUPS     Z0, (DX)(R9*1)
-	ADDQ        $0x00000040, AX
-	ADDQ        $0x00000040, BX
-	ADDQ        $0x00000040, CX
-	ADDQ        $0x00000040, DX
-	ADDQ        $0x00000040, R11
+	MOVQ        group+40(FP), R13
+	SHLQ        $0x02, R13
+	ADDQ        R13, AX
+	ADDQ        R13, BX
+	ADDQ        R13, CX
+	ADDQ        R13, DX
+	ADDQ        R13, R11
 	ADDQ        $0x00000500, DI
 	DECQ        R10
 	JNE         group
@@ -690,199 +674,186 @@ DATA word_c0000000<>+24(SB)/4, $0xc0000000
 DATA word_c0000000<>+28(SB)/4, $0xc0000000
 GLOBL word_c0000000<>(SB), RODATA|NOPTR, $32
 
-// func circulantForward8AVX512(dst []float32, x []float32, ld int, groups int, scratch []float32)
-// Requires: AVX, AVX512F, AVX512VL
-TEXT ·circulantForward8AVX512(SB), NOSPLIT, $0-88
+// func circulantForward8AVX512(dst []float32, x []float32, odd int, pair int, group int, groups int, scratch []float32)
+// Requires: AVX, AVX512F
+TEXT ·circulantForward8AVX512(SB), NOSPLIT, $0-104
 	MOVQ x_base+24(FP), AX
-	MOVQ ld+48(FP), R8
+	MOVQ odd+48(FP), BX
+	LEAQ (AX)(BX*4), BX
+	MOVQ pair+56(FP), R8
 	SHLQ $0x02, R8
-	LEAQ (AX)(R8*4), BX
-	LEAQ (BX)(R8*4), CX
-	LEAQ (CX)(R8*4), DX
+	LEAQ (AX)(R8*4), CX
+	LEAQ (BX)(R8*4), DX
 	LEAQ (R8)(R8*2), R9
 	MOVQ dst_base+0(FP), DI
-	MOVQ groups+56(FP), R10
-	MOVQ scratch_base+64(FP), SI
+	MOVQ groups+72(FP), R10
+	MOVQ scratch_base+80(FP), SI
 
 group:
-	VMOVUPS          (AX), X0
-	VINSERTF32X4     $0x01, (BX), Y0, Y0
-	VINSERTF32X4     $0x02, (CX), Z0, Z0
-	VINSERTF32X4     $0x03, (DX), Z0, Z0
-	VMOVUPS          (AX)(R8*1), X1
-	VINSERTF32X4     $0x01, (BX)(R8*1), Y1, Y1
-	VINSERTF32X4     $0x02, (CX)(R8*1), Z1, Z1
-	VINSERTF32X4     $0x03, (DX)(R8*1), Z1, Z1
-	VMOVUPS          (AX)(R8*2), X2
-	VINSERTF32X4     $0x01, (BX)(R8*2), Y2, Y2
-	VINSERTF32X4     $0x02, (CX)(R8*2), Z2, Z2
-	VINSERTF32X4     $0x03, (DX)(R8*2), Z2, Z2
-	VMOVUPS          (AX)(R9*1), X3
-	VINSERTF32X4     $0x01, (BX)(R9*1), Y3, Y3
-	VINSERTF32X4     $0x02, (CX)(R9*1), Z3, Z3
-	VINSERTF32X4     $0x03, (DX)(R9*1), Z3, Z3
-	VUNPCKLPS        Z1, Z0, Z4
+	VMOVUPS          (AX), Z0
+	VMOVUPS          (AX)(R8*2), Z1
+	VSHUFF32X4       $0x44, Z1, Z0, Z2
+	VSHUFF32X4       $0xee, Z1, Z0, Z0
+	VMOVUPS          (CX), Z1
+	VMOVUPS          (CX)(R8*2), Z3
+	VSHUFF32X4       $0x44, Z3, Z1, Z4
+	VSHUFF32X4       $0xee, Z3, Z1, Z1
+	VSHUFF32X4       $0x88, Z4, Z2, Z3
+	VSHUFF32X4       $0xdd, Z4, Z2, Z2
+	VSHUFF32X4       $0x88, Z1, Z0, Z4
+	VSHUFF32X4       $0xdd, Z1, Z0, Z0
+	VMOVUPS          (BX), Z1
+	VMOVUPS          (BX)(R8*2), Z5
+	VSHUFF32X4       $0x44, Z5, Z1, Z6
+	VSHUFF32X4       $0xee, Z5, Z1, Z1
+	VMOVUPS          (DX), Z5
+	VMOVUPS          (DX)(R8*2), Z7
+	VSHUFF32X4       $0x44, Z7, Z5, Z8
+	VSHUFF32X4       $0xee, Z7, Z5, Z5
+	VSHUFF32X4       $0x88, Z8, Z6, Z7
+	VSHUFF32X4       $0xdd, Z8, Z6, Z6
+	VSHUFF32X4       $0x88, Z5, Z1, Z8
+	VSHUFF32X4       $0xdd, Z5, Z1, Z1
+	VMOVUPS          (AX)(R8*1), Z5
+	VMOVUPS          (AX)(R9*1), Z9
+	VSHUFF32X4       $0x44, Z9, Z5, Z10
+	VSHUFF32X4       $0xee, Z9, Z5, Z5
+	VMOVUPS          (CX)(R8*1), Z9
+	VMOVUPS          (CX)(R9*1), Z11
+	VSHUFF32X4       $0x44, Z11, Z9, Z12
+	VSHUFF32X4       $0xee, Z11, Z9, Z9
+	VSHUFF32X4       $0x88, Z12, Z10, Z11
+	VSHUFF32X4       $0xdd, Z12, Z10, Z10
+	VSHUFF32X4       $0x88, Z9, Z5, Z12
+	VSHUFF32X4       $0xdd, Z9, Z5, Z5
+	VMOVUPS          (BX)(R8*1), Z9
+	VMOVUPS          (BX)(R9*1), Z13
+	VSHUFF32X4       $0x44, Z13, Z9, Z14
+	VSHUFF32X4       $0xee, Z13, Z9, Z9
+	VMOVUPS          (DX)(R8*1), Z13
+	VMOVUPS          (DX)(R9*1), Z15
+	VSHUFF32X4       $0x44, Z15, Z13, Z16
+	VSHUFF32X4       $0xee, Z15, Z13, Z13
+	VSHUFF32X4       $0x88, Z16, Z14, Z15
+	VSHUFF32X4       $0xdd, Z16, Z14, Z14
+	VSHUFF32X4       $0x88, Z13, Z9, Z16
+	VSHUFF32X4       $0xdd, Z13, Z9, Z9
+	VUNPCKLPS        Z7, Z3, Z13
+	VUNPCKHPS        Z7, Z3, Z3
+	VUNPCKLPS        Z15, Z11, Z7
+	VUNPCKHPS        Z15, Z11, Z11
+	VSHUFPS          $0x44, Z7, Z13, Z15
+	VSHUFPS          $0xee, Z7, Z13, Z7
+	VSHUFPS          $0x44, Z11, Z3, Z13
+	VSHUFPS          $0xee, Z11, Z3, Z3
+	VUNPCKLPS        Z6, Z2, Z11
+	VUNPCKHPS        Z6, Z2, Z2
+	VUNPCKLPS        Z14, Z10, Z6
+	VUNPCKHPS        Z14, Z10, Z10
+	VSHUFPS          $0x44, Z6, Z11, Z14
+	VSHUFPS          $0xee, Z6, Z11, Z6
+	VSHUFPS          $0x44, Z10, Z2, Z11
+	VSHUFPS          $0xee, Z10, Z2, Z2
+	VUNPCKLPS        Z8, Z4, Z10
+	VUNPCKHPS        Z8, Z4, Z4
+	VUNPCKLPS        Z16, Z12, Z8
+	VUNPCKHPS        Z16, Z12, Z12
+	VSHUFPS          $0x44, Z8, Z10, Z16
+	VSHUFPS          $0xee, Z8, Z10, Z8
+	VSHUFPS          $0x44, Z12, Z4, Z10
+	VSHUFPS          $0xee, Z12, Z4, Z4
+	VUNPCKLPS        Z1, Z0, Z12
 	VUNPCKHPS        Z1, Z0, Z0
-	VUNPCKLPS        Z3, Z2, Z1
-	VUNPCKHPS        Z3, Z2, Z2
-	VSHUFPS          $0x44, Z1, Z4, Z3
-	VSHUFPS          $0xee, Z1, Z4, Z1
-	VSHUFPS          $0x44, Z2, Z0, Z4
-	VSHUFPS          $0xee, Z2, Z0, Z0
-	VMOVUPS          16(AX), X2
-	VINSERTF32X4     $0x01, 16(BX), Y2, Y2
-	VINSERTF32X4     $0x02, 16(CX), Z2, Z2
-	VINSERTF32X4     $0x03, 16(DX), Z2, Z2
-	VMOVUPS          16(AX)(R8*1), X5
-	VINSERTF32X4     $0x01, 16(BX)(R8*1), Y5, Y5
-	VINSERTF32X4     $0x02, 16(CX)(R8*1), Z5, Z5
-	VINSERTF32X4     $0x03, 16(DX)(R8*1), Z5, Z5
-	VMOVUPS          16(AX)(R8*2), X6
-	VINSERTF32X4     $0x01, 16(BX)(R8*2), Y6, Y6
-	VINSERTF32X4     $0x02, 16(CX)(R8*2), Z6, Z6
-	VINSERTF32X4     $0x03, 16(DX)(R8*2), Z6, Z6
-	VMOVUPS          16(AX)(R9*1), X7
-	VINSERTF32X4     $0x01, 16(BX)(R9*1), Y7, Y7
-	VINSERTF32X4     $0x02, 16(CX)(R9*1), Z7, Z7
-	VINSERTF32X4     $0x03, 16(DX)(R9*1), Z7, Z7
-	VUNPCKLPS        Z5, Z2, Z8
-	VUNPCKHPS        Z5, Z2, Z2
-	VUNPCKLPS        Z7, Z6, Z5
-	VUNPCKHPS        Z7, Z6, Z6
-	VSHUFPS          $0x44, Z5, Z8, Z7
-	VSHUFPS          $0xee, Z5, Z8, Z5
-	VSHUFPS          $0x44, Z6, Z2, Z8
-	VSHUFPS          $0xee, Z6, Z2, Z2
-	VMOVUPS          32(AX), X6
-	VINSERTF32X4     $0x01, 32(BX), Y6, Y6
-	VINSERTF32X4     $0x02, 32(CX), Z6, Z6
-	VINSERTF32X4     $0x03, 32(DX), Z6, Z6
-	VMOVUPS          32(AX)(R8*1), X9
-	VINSERTF32X4     $0x01, 32(BX)(R8*1), Y9, Y9
-	VINSERTF32X4     $0x02, 32(CX)(R8*1), Z9, Z9
-	VINSERTF32X4     $0x03, 32(DX)(R8*1), Z9, Z9
-	VMOVUPS          32(AX)(R8*2), X10
-	VINSERTF32X4     $0x01, 32(BX)(R8*2), Y10, Y10
-	VINSERTF32X4     $0x02, 32(CX)(R8*2), Z10, Z10
-	VINSERTF32X4     $0x03, 32(DX)(R8*2), Z10, Z10
-	VMOVUPS          32(AX)(R9*1), X11
-	VINSERTF32X4     $0x01, 32(BX)(R9*1), Y11, Y11
-	VINSERTF32X4     $0x02, 32(CX)(R9*1), Z11, Z11
-	VINSERTF32X4     $0x03, 32(DX)(R9*1), Z11, Z11
-	VUNPCKLPS        Z9, Z6, Z12
-	VUNPCKHPS        Z9, Z6, Z6
-	VUNPCKLPS        Z11, Z10, Z9
-	VUNPCKHPS        Z11, Z10, Z10
-	VSHUFPS          $0x44, Z9, Z12, Z11
-	VSHUFPS          $0xee, Z9, Z12, Z9
-	VSHUFPS          $0x44, Z10, Z6, Z12
-	VSHUFPS          $0xee, Z10, Z6, Z6
-	VMOVUPS          48(AX), X10
-	VINSERTF32X4     $0x01, 48(BX), Y10, Y10
-	VINSERTF32X4     $0x02, 48(CX), Z10, Z10
-	VINSERTF32X4     $0x03, 48(DX), Z10, Z10
-	VMOVUPS          48(AX)(R8*1), X13
-	VINSERTF32X4     $0x01, 48(BX)(R8*1), Y13, Y13
-	VINSERTF32X4     $0x02, 48(CX)(R8*1), Z13, Z13
-	VINSERTF32X4     $0x03, 48(DX)(R8*1), Z13, Z13
-	VMOVUPS          48(AX)(R8*2), X14
-	VINSERTF32X4     $0x01, 48(BX)(R8*2), Y14, Y14
-	VINSERTF32X4     $0x02, 48(CX)(R8*2), Z14, Z14
-	VINSERTF32X4     $0x03, 48(DX)(R8*2), Z14, Z14
-	VMOVUPS          48(AX)(R9*1), X15
-	VINSERTF32X4     $0x01, 48(BX)(R9*1), Y15, Y15
-	VINSERTF32X4     $0x02, 48(CX)(R9*1), Z15, Z15
-	VINSERTF32X4     $0x03, 48(DX)(R9*1), Z15, Z15
-	VUNPCKLPS        Z13, Z10, Z16
-	VUNPCKHPS        Z13, Z10, Z10
-	VUNPCKLPS        Z15, Z14, Z13
-	VUNPCKHPS        Z15, Z14, Z14
-	VSHUFPS          $0x44, Z13, Z16, Z15
-	VSHUFPS          $0xee, Z13, Z16, Z13
-	VSHUFPS          $0x44, Z14, Z10, Z16
-	VSHUFPS          $0xee, Z14, Z10, Z10
-	VADDPS           Z7, Z3, Z14
-	VSUBPS           Z7, Z3, Z3
-	VADDPS           Z8, Z4, Z7
-	VSUBPS           Z8, Z4, Z4
-	VADDPS           Z7, Z14, Z8
-	VSUBPS           Z7, Z14, Z7
-	VADDPS           Z5, Z1, Z14
-	VSUBPS           Z5, Z1, Z1
-	VADDPS           Z2, Z0, Z5
-	VSUBPS           Z2, Z0, Z0
-	VADDPS           Z5, Z14, Z2
-	VSUBPS           Z5, Z14, Z5
-	VADDPS           Z2, Z8, Z14
-	VMOVUPS          Z14, (DI)
-	VSUBPS           Z2, Z8, Z2
-	VMOVUPS          Z2, 64(DI)
-	VMOVAPS          Z1, Z2
-	VFMADD231PS.BCST word_bf800000<>+0(SB), Z0, Z2
+	VUNPCKLPS        Z9, Z5, Z1
+	VUNPCKHPS        Z9, Z5, Z5
+	VSHUFPS          $0x44, Z1, Z12, Z9
+	VSHUFPS          $0xee, Z1, Z12, Z1
+	VSHUFPS          $0x44, Z5, Z0, Z12
+	VSHUFPS          $0xee, Z5, Z0, Z0
+	VADDPS           Z14, Z15, Z5
+	VSUBPS           Z14, Z15, Z14
+	VADDPS           Z11, Z13, Z15
+	VSUBPS           Z11, Z13, Z11
+	VADDPS           Z15, Z5, Z13
+	VSUBPS           Z15, Z5, Z5
+	VADDPS           Z6, Z7, Z15
+	VSUBPS           Z6, Z7, Z6
+	VADDPS           Z2, Z3, Z7
+	VSUBPS           Z2, Z3, Z2
+	VADDPS           Z7, Z15, Z3
+	VSUBPS           Z7, Z15, Z7
+	VADDPS           Z3, Z13, Z15
+	VMOVUPS          Z15, (DI)
+	VSUBPS           Z3, Z13, Z3
+	VMOVUPS          Z3, 64(DI)
+	VMOVAPS          Z6, Z3
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z2, Z3
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z6, Z2
+	VMOVAPS          Z14, Z6
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z3, Z6
+	VMOVAPS          Z11, Z13
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z2, Z13
+	VSUBPS           Z13, Z6, Z15
+	VMOVUPS          Z15, 128(DI)
+	VMOVUPS          Z6, 192(DI)
+	VMULPS.BCST      word_bf800000<>+0(SB), Z13, Z6
+	VMOVUPS          Z6, 256(DI)
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z3, Z14
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z2, Z11
+	VADDPS           Z11, Z14, Z2
+	VMOVUPS          Z2, 512(DI)
+	VMOVUPS          Z14, 576(DI)
+	VMOVUPS          Z11, 640(DI)
+	VSUBPS           Z7, Z5, Z2
+	VMOVUPS          Z2, 320(DI)
+	VMOVUPS          Z5, 384(DI)
+	VMULPS.BCST      word_bf800000<>+0(SB), Z7, Z2
+	VMOVUPS          Z2, 448(DI)
+	VADDPS           Z9, Z16, Z2
+	VSUBPS           Z9, Z16, Z3
+	VADDPS           Z12, Z10, Z5
+	VSUBPS           Z12, Z10, Z6
+	VADDPS           Z5, Z2, Z7
+	VSUBPS           Z5, Z2, Z2
+	VADDPS           Z1, Z8, Z5
+	VSUBPS           Z1, Z8, Z1
+	VADDPS           Z0, Z4, Z8
+	VSUBPS           Z0, Z4, Z0
+	VADDPS           Z8, Z5, Z4
+	VSUBPS           Z8, Z5, Z5
+	VADDPS           Z4, Z7, Z8
+	VMOVUPS          Z8, 704(DI)
+	VSUBPS           Z4, Z7, Z4
+	VMOVUPS          Z4, 768(DI)
+	VMOVAPS          Z1, Z4
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z0, Z4
 	VFMADD231PS.BCST word_3f800000<>+0(SB), Z1, Z0
 	VMOVAPS          Z3, Z1
-	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z2, Z1
-	VMOVAPS          Z4, Z8
-	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z0, Z8
-	VSUBPS           Z8, Z1, Z14
-	VMOVUPS          Z14, 128(DI)
-	VMOVUPS          Z1, 192(DI)
-	VMULPS.BCST      word_bf800000<>+0(SB), Z8, Z1
-	VMOVUPS          Z1, 256(DI)
-	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z2, Z3
-	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z0, Z4
-	VADDPS           Z4, Z3, Z0
-	VMOVUPS          Z0, 512(DI)
-	VMOVUPS          Z3, 576(DI)
-	VMOVUPS          Z4, 640(DI)
-	VSUBPS           Z5, Z7, Z0
-	VMOVUPS          Z0, 320(DI)
-	VMOVUPS          Z7, 384(DI)
-	VMULPS.BCST      word_bf800000<>+0(SB), Z5, Z0
-	VMOVUPS          Z0, 448(DI)
-	VADDPS           Z15, Z11, Z0
-	VSUBPS           Z15, Z11, Z1
-	VADDPS           Z16, Z12, Z2
-	VSUBPS           Z16, Z12, Z3
-	VADDPS           Z2, Z0, Z4
-	VSUBPS           Z2, Z0, Z0
-	VADDPS           Z13, Z9, Z2
-	VSUBPS           Z13, Z9, Z5
-	VADDPS           Z10, Z6, Z7
-	VSUBPS           Z10, Z6, Z6
-	VADDPS           Z7, Z2, Z8
-	VSUBPS           Z7, Z2, Z2
-	VADDPS           Z8, Z4, Z7
-	VMOVUPS          Z7, 704(DI)
-	VSUBPS           Z8, Z4, Z4
-	VMOVUPS          Z4, 768(DI)
-	VMOVAPS          Z5, Z4
-	VFMADD231PS.BCST word_bf800000<>+0(SB), Z6, Z4
-	VFMADD231PS.BCST word_3f800000<>+0(SB), Z5, Z6
-	VMOVAPS          Z1, Z5
-	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z4, Z5
-	VMOVAPS          Z3, Z7
-	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z6, Z7
-	VSUBPS           Z7, Z5, Z8
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z4, Z1
+	VMOVAPS          Z6, Z7
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z0, Z7
+	VSUBPS           Z7, Z1, Z8
 	VMOVUPS          Z8, 832(DI)
-	VMOVUPS          Z5, 896(DI)
-	VMULPS.BCST      word_bf800000<>+0(SB), Z7, Z5
-	VMOVUPS          Z5, 960(DI)
-	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z4, Z1
-	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z6, Z3
-	VADDPS           Z3, Z1, Z4
-	VMOVUPS          Z4, 1216(DI)
-	VMOVUPS          Z1, 1280(DI)
-	VMOVUPS          Z3, 1344(DI)
-	VSUBPS           Z2, Z0, Z1
-	VMOVUPS          Z1, 1024(DI)
-	VMOVUPS          Z0, 1088(DI)
-	VMULPS.BCST      word_bf800000<>+0(SB), Z2, Z0
+	VMOVUPS          Z1, 896(DI)
+	VMULPS.BCST      word_bf800000<>+0(SB), Z7, Z1
+	VMOVUPS          Z1, 960(DI)
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z4, Z3
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z0, Z6
+	VADDPS           Z6, Z3, Z0
+	VMOVUPS          Z0, 1216(DI)
+	VMOVUPS          Z3, 1280(DI)
+	VMOVUPS          Z6, 1344(DI)
+	VSUBPS           Z5, Z2, Z0
+	VMOVUPS          Z0, 1024(DI)
+	VMOVUPS          Z2, 1088(DI)
+	VMULPS.BCST      word_bf800000<>+0(SB), Z5, Z0
 	VMOVUPS          Z0, 1152(DI)
-	ADDQ             $0x00000040, AX
-	ADDQ             $0x00000040, BX
-	ADDQ             $0x00000040, CX
-	ADDQ             $0x00000040, DX
+	MOVQ             group+64(FP), R13
+	SHLQ             $0x02, R13
+	ADDQ             R13, AX
+	ADDQ             R13, BX
+	ADDQ             R13, CX
+	ADDQ             R13, DX
 	ADDQ             $0x00000580, DI
 	DECQ             R10
 	JNE              group
@@ -919,22 +890,25 @@ DATA word_bf3504f3<>+24(SB)/4, $0xbf3504f3
 DATA word_bf3504f3<>+28(SB)/4, $0xbf3504f3
 GLOBL word_bf3504f3<>(SB), RODATA|NOPTR, $32
 
-// func circulantInverse8AVX512(y []float32, ld int, src []float32, bias []float32, groups int, scratch []float32)
+// func circulantInverse8AVX512(y []float32, odd int, pair int, group int, src []float32, bias []float32, biasOdd int, groups int, scratch []float32)
 // Requires: AVX, AVX512F
-TEXT ·circulantInverse8AVX512(SB), NOSPLIT, $0-112
+TEXT ·circulantInverse8AVX512(SB), NOSPLIT, $0-136
 	MOVQ y_base+0(FP), AX
-	MOVQ ld+24(FP), R8
+	MOVQ odd+24(FP), BX
+	LEAQ (AX)(BX*4), BX
+	MOVQ pair+32(FP), R8
 	SHLQ $0x02, R8
-	LEAQ (AX)(R8*4), BX
-	LEAQ (BX)(R8*4), CX
-	LEAQ (CX)(R8*4), DX
+	LEAQ (AX)(R8*4), CX
+	LEAQ (BX)(R8*4), DX
 	LEAQ (R8)(R8*2), R9
-	MOVQ src_base+32(FP), DI
-	MOVQ bias_base+56(FP), R11
-	MOVQ groups+80(FP), R10
-	MOVQ scratch_base+88(FP), SI
+	MOVQ src_base+48(FP), DI
+	MOVQ bias_base+72(FP), R11
+	MOVQ groups+104(FP), R10
+	MOVQ scratch_base+112(FP), SI
 
 group:
+	MOVQ             biasOdd+96(FP), R13
+	SHLQ             $0x02, R13
 	VMOVUPS          (DI), Z0
 	VMOVUPS          64(DI), Z1
 	VADDPS           Z1, Z0, Z2
@@ -1058,11 +1032,11 @@ group:
 	VADDPS           (R11), Z16, Z16
 	VMOVUPS          Z16, (AX)
 	VADDPS           (R11), Z8, Z8
-	VMOVUPS          Z8, (BX)
+	VMOVUPS          Z8, (AX)(R8*2)
 	VADDPS           (R11), Z11, Z11
 	VMOVUPS          Z11, (CX)
 	VADDPS           (R11), Z2, Z2
-	VMOVUPS          Z2, (DX)
+	VMOVUPS          Z2, (CX)(R8*2)
 	VSHUFF32X4       $0x44, Z5, Z7, Z2
 	VSHUFF32X4       $0xee, Z5, Z7, Z5
 	VSHUFF32X4       $0x44, Z13, Z3, Z7
@@ -1071,14 +1045,14 @@ group:
 	VSHUFF32X4       $0xdd, Z7, Z2, Z2
 	VSHUFF32X4       $0x88, Z3, Z5, Z7
 	VSHUFF32X4       $0xdd, Z3, Z5, Z3
-	VADDPS           (R11), Z8, Z8
-	VMOVUPS          Z8, (AX)(R8*1)
-	VADDPS           (R11), Z2, Z2
-	VMOVUPS          Z2, (BX)(R8*1)
-	VADDPS           (R11), Z7, Z7
-	VMOVUPS          Z7, (CX)(R8*1)
-	VADDPS           (R11), Z3, Z3
-	VMOVUPS          Z3, (DX)(R8*1)
+	VADDPS           (R11)(R13*1), Z8, Z8
+	VMOVUPS          Z8, (BX)
+	VADDPS           (R11)(R13*1), Z2, Z2
+	VMOVUPS          Z2, (BX)(R8*2)
+	VADDPS           (R11)(R13*1), Z7, Z7
+	VMOVUPS          Z7, (DX)
+	VADDPS           (R11)(R13*1), Z3, Z3
+	VMOVUPS          Z3, (DX)(R8*2)
 	VSHUFF32X4       $0x44, Z6, Z9, Z2
 	VSHUFF32X4       $0xee, Z6, Z9, Z3
 	VSHUFF32X4       $0x44, Z14, Z15, Z5
@@ -1088,13 +1062,13 @@ group:
 	VSHUFF32X4       $0x88, Z6, Z3, Z5
 	VSHUFF32X4       $0xdd, Z6, Z3, Z3
 	VADDPS           (R11), Z7, Z7
-	VMOVUPS          Z7, (AX)(R8*2)
+	VMOVUPS          Z7, (AX)(R8*1)
 	VADDPS           (R11), Z2, Z2
-	VMOVUPS          Z2, (BX)(R8*2)
+	VMOVUPS          Z2, (AX)(R9*1)
 	VADDPS           (R11), Z5, Z5
-	VMOVUPS          Z5, (CX)(R8*2)
+	VMOVUPS          Z5, (CX)(R8*1)
 	VADDPS           (R11), Z3, Z3
-	VMOVUPS          Z3, (DX)(R8*2)
+	VMOVUPS          Z3, (CX)(R9*1)
 	VSHUFF32X4       $0x44, Z0, Z4, Z2
 	VSHUFF32X4       $0xee, Z0, Z4, Z0
 	VSHUFF32X4       $0x44, Z1, Z12, Z3
@@ -1103,249 +1077,238 @@ group:
 	VSHUFF32X4       $0xdd, Z3, Z2, Z2
 	VSHUFF32X4       $0x88, Z1, Z0, Z3
 	VSHUFF32X4       $0xdd, Z1, Z0, Z0
-	VADDPS           (R11), Z4, Z4
-	VMOVUPS          Z4, (AX)(R9*1)
-	VADDPS           (R11), Z2, Z2
+	VADDPS           (R11)(R13*1), Z4, Z4
+	VMOVUPS          Z4, (BX)(R8*1)
+	VADDPS           (R11)(R13*1), Z2, Z2
 	VMOVUPS          Z2, (BX)(R9*1)
-	VADDPS           (R11), Z3, Z3
-	VMOVUPS          Z3, (CX)(R9*1)
-	VADDPS           (R11), Z0, Z0
+	VADDPS           (R11)(R13*1), Z3, Z3
+	VMOVUPS          Z3, (DX)(R8*1)
+	VADDPS           (R11)(R13*1), Z0, Z0
 	VMOVUPS          Z0, (DX)(R9*1)
-	ADDQ             $0x00000040, AX
-	ADDQ             $0x00000040, BX
-	ADDQ             $0x00000040, CX
-	ADDQ             $0x00000040, DX
-	ADDQ             $0x00000040, R11
+	MOVQ             group+40(FP), R13
+	SHLQ             $0x02, R13
+	ADDQ             R13, AX
+	ADDQ             R13, BX
+	ADDQ             R13, CX
+	ADDQ             R13, DX
+	ADDQ             R13, R11
 	ADDQ             $0x00000580, DI
 	DECQ             R10
 	JNE              group
 	VZEROUPPER
 	RET
 
-// func circulantForward16AVX512(dst []float32, x []float32, ld int, groups int, scratch []float32)
-// Requires: AVX, AVX512F, AVX512VL
-TEXT ·circulantForward16AVX512(SB), NOSPLIT, $0-88
+// func circulantForward16AVX512(dst []float32, x []float32, odd int, pair int, group int, groups int, scratch []float32)
+// Requires: AVX, AVX512F
+TEXT ·circulantForward16AVX512(SB), NOSPLIT, $0-104
 	MOVQ x_base+24(FP), AX
-	MOVQ ld+48(FP), R8
+	MOVQ odd+48(FP), BX
+	LEAQ (AX)(BX*4), BX
+	MOVQ pair+56(FP), R8
 	SHLQ $0x02, R8
-	LEAQ (AX)(R8*4), BX
-	LEAQ (BX)(R8*4), CX
-	LEAQ (CX)(R8*4), DX
+	LEAQ (AX)(R8*4), CX
+	LEAQ (BX)(R8*4), DX
 	LEAQ (R8)(R8*2), R9
 	MOVQ dst_base+0(FP), DI
-	MOVQ groups+56(FP), R10
-	MOVQ scratch_base+64(FP), SI
+	MOVQ groups+72(FP), R10
+	MOVQ scratch_base+80(FP), SI
 
 group:
-	VMOVUPS          (AX), X0
-	VINSERTF32X4     $0x01, (BX), Y0, Y0
-	VINSERTF32X4     $0x02, (CX), Z0, Z0
-	VINSERTF32X4     $0x03, (DX), Z0, Z0
-	VMOVUPS          (AX)(R8*1), X1
-	VINSERTF32X4     $0x01, (BX)(R8*1), Y1, Y1
-	VINSERTF32X4     $0x02, (CX)(R8*1), Z1, Z1
-	VINSERTF32X4     $0x03, (DX)(R8*1), Z1, Z1
-	VMOVUPS          (AX)(R8*2), X2
-	VINSERTF32X4     $0x01, (BX)(R8*2), Y2, Y2
-	VINSERTF32X4     $0x02, (CX)(R8*2), Z2, Z2
-	VINSERTF32X4     $0x03, (DX)(R8*2), Z2, Z2
-	VMOVUPS          (AX)(R9*1), X3
-	VINSERTF32X4     $0x01, (BX)(R9*1), Y3, Y3
-	VINSERTF32X4     $0x02, (CX)(R9*1), Z3, Z3
-	VINSERTF32X4     $0x03, (DX)(R9*1), Z3, Z3
-	VUNPCKLPS        Z1, Z0, Z4
+	VMOVUPS          (AX), Z0
+	VMOVUPS          (AX)(R8*2), Z1
+	VSHUFF32X4       $0x44, Z1, Z0, Z2
+	VSHUFF32X4       $0xee, Z1, Z0, Z0
+	VMOVUPS          (CX), Z1
+	VMOVUPS          (CX)(R8*2), Z3
+	VSHUFF32X4       $0x44, Z3, Z1, Z4
+	VSHUFF32X4       $0xee, Z3, Z1, Z1
+	VSHUFF32X4       $0x88, Z4, Z2, Z3
+	VSHUFF32X4       $0xdd, Z4, Z2, Z2
+	VSHUFF32X4       $0x88, Z1, Z0, Z4
+	VSHUFF32X4       $0xdd, Z1, Z0, Z0
+	VMOVUPS          (BX), Z1
+	VMOVUPS          (BX)(R8*2), Z5
+	VSHUFF32X4       $0x44, Z5, Z1, Z6
+	VSHUFF32X4       $0xee, Z5, Z1, Z1
+	VMOVUPS          (DX), Z5
+	VMOVUPS          (DX)(R8*2), Z7
+	VSHUFF32X4       $0x44, Z7, Z5, Z8
+	VSHUFF32X4       $0xee, Z7, Z5, Z5
+	VSHUFF32X4       $0x88, Z8, Z6, Z7
+	VSHUFF32X4       $0xdd, Z8, Z6, Z6
+	VSHUFF32X4       $0x88, Z5, Z1, Z8
+	VSHUFF32X4       $0xdd, Z5, Z1, Z1
+	VMOVUPS          (AX)(R8*1), Z5
+	VMOVUPS          (AX)(R9*1), Z9
+	VSHUFF32X4       $0x44, Z9, Z5, Z10
+	VSHUFF32X4       $0xee, Z9, Z5, Z5
+	VMOVUPS          (CX)(R8*1), Z9
+	VMOVUPS          (CX)(R9*1), Z11
+	VSHUFF32X4       $0x44, Z11, Z9, Z12
+	VSHUFF32X4       $0xee, Z11, Z9, Z9
+	VSHUFF32X4       $0x88, Z12, Z10, Z11
+	VSHUFF32X4       $0xdd, Z12, Z10, Z10
+	VSHUFF32X4       $0x88, Z9, Z5, Z12
+	VSHUFF32X4       $0xdd, Z9, Z5, Z5
+	VMOVUPS          (BX)(R8*1), Z9
+	VMOVUPS          (BX)(R9*1), Z13
+	VSHUFF32X4       $0x44, Z13, Z9, Z14
+	VSHUFF32X4       $0xee, Z13, Z9, Z9
+	VMOVUPS          (DX)(R8*1), Z13
+	VMOVUPS          (DX)(R9*1), Z15
+	VSHUFF32X4       $0x44, Z15, Z13, Z16
+	VSHUFF32X4       $0xee, Z15, Z13, Z13
+	VSHUFF32X4       $0x88, Z16, Z14, Z15
+	VSHUFF32X4       $0xdd, Z16, Z14, Z14
+	VSHUFF32X4       $0x88, Z13, Z9, Z16
+	VSHUFF32X4       $0xdd, Z13, Z9, Z9
+	VUNPCKLPS        Z7, Z3, Z13
+	VUNPCKHPS        Z7, Z3, Z3
+	VUNPCKLPS        Z15, Z11, Z7
+	VUNPCKHPS        Z15, Z11, Z11
+	VSHUFPS          $0x44, Z7, Z13, Z15
+	VSHUFPS          $0xee, Z7, Z13, Z7
+	VSHUFPS          $0x44, Z11, Z3, Z13
+	VSHUFPS          $0xee, Z11, Z3, Z3
+	VUNPCKLPS        Z6, Z2, Z11
+	VUNPCKHPS        Z6, Z2, Z2
+	VUNPCKLPS        Z14, Z10, Z6
+	VUNPCKHPS        Z14, Z10, Z10
+	VSHUFPS          $0x44, Z6, Z11, Z14
+	VSHUFPS          $0xee, Z6, Z11, Z6
+	VSHUFPS          $0x44, Z10, Z2, Z11
+	VSHUFPS          $0xee, Z10, Z2, Z2
+	VUNPCKLPS        Z8, Z4, Z10
+	VUNPCKHPS        Z8, Z4, Z4
+	VUNPCKLPS        Z16, Z12, Z8
+	VUNPCKHPS        Z16, Z12, Z12
+	VSHUFPS          $0x44, Z8, Z10, Z16
+	VSHUFPS          $0xee, Z8, Z10, Z8
+	VSHUFPS          $0x44, Z12, Z4, Z10
+	VSHUFPS          $0xee, Z12, Z4, Z4
+	VUNPCKLPS        Z1, Z0, Z12
 	VUNPCKHPS        Z1, Z0, Z0
-	VUNPCKLPS        Z3, Z2, Z1
-	VUNPCKHPS        Z3, Z2, Z2
-	VSHUFPS          $0x44, Z1, Z4, Z3
-	VSHUFPS          $0xee, Z1, Z4, Z1
-	VSHUFPS          $0x44, Z2, Z0, Z4
-	VSHUFPS          $0xee, Z2, Z0, Z0
-	VMOVUPS          16(AX), X2
-	VINSERTF32X4     $0x01, 16(BX), Y2, Y2
-	VINSERTF32X4     $0x02, 16(CX), Z2, Z2
-	VINSERTF32X4     $0x03, 16(DX), Z2, Z2
-	VMOVUPS          16(AX)(R8*1), X5
-	VINSERTF32X4     $0x01, 16(BX)(R8*1), Y5, Y5
-	VINSERTF32X4     $0x02, 16(CX)(R8*1), Z5, Z5
-	VINSERTF32X4     $0x03, 16(DX)(R8*1), Z5, Z5
-	VMOVUPS          16(AX)(R8*2), X6
-	VINSERTF32X4     $0x01, 16(BX)(R8*2), Y6, Y6
-	VINSERTF32X4     $0x02, 16(CX)(R8*2), Z6, Z6
-	VINSERTF32X4     $0x03, 16(DX)(R8*2), Z6, Z6
-	VMOVUPS          16(AX)(R9*1), X7
-	VINSERTF32X4     $0x01, 16(BX)(R9*1), Y7, Y7
-	VINSERTF32X4     $0x02, 16(CX)(R9*1), Z7, Z7
-	VINSERTF32X4     $0x03, 16(DX)(R9*1), Z7, Z7
-	VUNPCKLPS        Z5, Z2, Z8
-	VUNPCKHPS        Z5, Z2, Z2
-	VUNPCKLPS        Z7, Z6, Z5
-	VUNPCKHPS        Z7, Z6, Z6
-	VSHUFPS          $0x44, Z5, Z8, Z7
-	VSHUFPS          $0xee, Z5, Z8, Z5
-	VSHUFPS          $0x44, Z6, Z2, Z8
-	VSHUFPS          $0xee, Z6, Z2, Z2
-	VMOVUPS          32(AX), X6
-	VINSERTF32X4     $0x01, 32(BX), Y6, Y6
-	VINSERTF32X4     $0x02, 32(CX), Z6, Z6
-	VINSERTF32X4     $0x03, 32(DX), Z6, Z6
-	VMOVUPS          32(AX)(R8*1), X9
-	VINSERTF32X4     $0x01, 32(BX)(R8*1), Y9, Y9
-	VINSERTF32X4     $0x02, 32(CX)(R8*1), Z9, Z9
-	VINSERTF32X4     $0x03, 32(DX)(R8*1), Z9, Z9
-	VMOVUPS          32(AX)(R8*2), X10
-	VINSERTF32X4     $0x01, 32(BX)(R8*2), Y10, Y10
-	VINSERTF32X4     $0x02, 32(CX)(R8*2), Z10, Z10
-	VINSERTF32X4     $0x03, 32(DX)(R8*2), Z10, Z10
-	VMOVUPS          32(AX)(R9*1), X11
-	VINSERTF32X4     $0x01, 32(BX)(R9*1), Y11, Y11
-	VINSERTF32X4     $0x02, 32(CX)(R9*1), Z11, Z11
-	VINSERTF32X4     $0x03, 32(DX)(R9*1), Z11, Z11
-	VUNPCKLPS        Z9, Z6, Z12
-	VUNPCKHPS        Z9, Z6, Z6
-	VUNPCKLPS        Z11, Z10, Z9
-	VUNPCKHPS        Z11, Z10, Z10
-	VSHUFPS          $0x44, Z9, Z12, Z11
-	VSHUFPS          $0xee, Z9, Z12, Z9
-	VSHUFPS          $0x44, Z10, Z6, Z12
-	VSHUFPS          $0xee, Z10, Z6, Z6
-	VMOVUPS          48(AX), X10
-	VINSERTF32X4     $0x01, 48(BX), Y10, Y10
-	VINSERTF32X4     $0x02, 48(CX), Z10, Z10
-	VINSERTF32X4     $0x03, 48(DX), Z10, Z10
-	VMOVUPS          48(AX)(R8*1), X13
-	VINSERTF32X4     $0x01, 48(BX)(R8*1), Y13, Y13
-	VINSERTF32X4     $0x02, 48(CX)(R8*1), Z13, Z13
-	VINSERTF32X4     $0x03, 48(DX)(R8*1), Z13, Z13
-	VMOVUPS          48(AX)(R8*2), X14
-	VINSERTF32X4     $0x01, 48(BX)(R8*2), Y14, Y14
-	VINSERTF32X4     $0x02, 48(CX)(R8*2), Z14, Z14
-	VINSERTF32X4     $0x03, 48(DX)(R8*2), Z14, Z14
-	VMOVUPS          48(AX)(R9*1), X15
-	VINSERTF32X4     $0x01, 48(BX)(R9*1), Y15, Y15
-	VINSERTF32X4     $0x02, 48(CX)(R9*1), Z15, Z15
-	VINSERTF32X4     $0x03, 48(DX)(R9*1), Z15, Z15
-	VUNPCKLPS        Z13, Z10, Z16
-	VUNPCKHPS        Z13, Z10, Z10
-	VUNPCKLPS        Z15, Z14, Z13
-	VUNPCKHPS        Z15, Z14, Z14
-	VSHUFPS          $0x44, Z13, Z16, Z15
-	VSHUFPS          $0xee, Z13, Z16, Z13
-	VSHUFPS          $0x44, Z14, Z10, Z16
-	VSHUFPS          $0xee, Z14, Z10, Z10
-	VADDPS           Z11, Z3, Z14
-	VSUBPS           Z11, Z3, Z3
-	VADDPS           Z15, Z7, Z11
-	VSUBPS           Z15, Z7, Z7
-	VADDPS           Z11, Z14, Z15
-	VSUBPS           Z11, Z14, Z11
-	VADDPS           Z12, Z4, Z14
-	VSUBPS           Z12, Z4, Z4
-	VADDPS           Z16, Z8, Z12
-	VSUBPS           Z16, Z8, Z8
+	VUNPCKLPS        Z9, Z5, Z1
+	VUNPCKHPS        Z9, Z5, Z5
+	VSHUFPS          $0x44, Z1, Z12, Z9
+	VSHUFPS          $0xee, Z1, Z12, Z1
+	VSHUFPS          $0x44, Z5, Z0, Z12
+	VSHUFPS          $0xee, Z5, Z0, Z0
+	VADDPS           Z16, Z15, Z5
+	VSUBPS           Z16, Z15, Z15
+	VADDPS           Z9, Z14, Z16
+	VSUBPS           Z9, Z14, Z9
+	VADDPS           Z16, Z5, Z14
+	VSUBPS           Z16, Z5, Z5
+	VADDPS           Z10, Z13, Z16
+	VSUBPS           Z10, Z13, Z10
+	VADDPS           Z12, Z11, Z13
+	VSUBPS           Z12, Z11, Z11
+	VADDPS           Z13, Z16, Z12
+	VSUBPS           Z13, Z16, Z13
 	VADDPS           Z12, Z14, Z16
 	VSUBPS           Z12, Z14, Z12
-	VADDPS           Z16, Z15, Z14
-	VSUBPS           Z16, Z15, Z15
-	VMOVAPS          Z4, Z16
-	VFMADD231PS.BCST word_bf800000<>+0(SB), Z8, Z16
-	VFMADD231PS.BCST word_3f800000<>+0(SB), Z4, Z8
-	VMOVAPS          Z3, Z4
-	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z16, Z4
-	VMOVAPS          Z7, Z17
-	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z8, Z17
-	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z16, Z3
-	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z8, Z7
-	VADDPS           Z9, Z1, Z8
-	VSUBPS           Z9, Z1, Z1
-	VADDPS           Z13, Z5, Z9
-	VSUBPS           Z13, Z5, Z5
-	VADDPS           Z9, Z8, Z13
-	VSUBPS           Z9, Z8, Z8
-	VADDPS           Z6, Z0, Z9
-	VSUBPS           Z6, Z0, Z0
-	VADDPS           Z10, Z2, Z6
-	VSUBPS           Z10, Z2, Z2
-	VADDPS           Z6, Z9, Z10
-	VSUBPS           Z6, Z9, Z6
-	VADDPS           Z10, Z13, Z9
-	VSUBPS           Z10, Z13, Z10
-	VMOVAPS          Z0, Z13
-	VFMADD231PS.BCST word_bf800000<>+0(SB), Z2, Z13
-	VFMADD231PS.BCST word_3f800000<>+0(SB), Z0, Z2
-	VMOVAPS          Z1, Z0
-	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z13, Z0
-	VMOVAPS          Z5, Z16
-	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z2, Z16
-	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z13, Z1
-	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z2, Z5
-	VADDPS           Z9, Z14, Z2
-	VMOVUPS          Z2, (DI)
-	VSUBPS           Z9, Z14, Z2
-	VMOVUPS          Z2, 64(DI)
-	VMOVAPS          Z0, Z2
-	VFMADD231PS.BCST word_bed413cd<>+0(SB), Z16, Z2
-	VFMADD231PS.BCST word_3ed413cd<>+0(SB), Z0, Z16
-	VMOVAPS          Z4, Z0
-	VFMADD231PS.BCST word_3f6c835e<>+0(SB), Z2, Z0
-	VMOVAPS          Z17, Z9
-	VFMADD231PS.BCST word_3f6c835e<>+0(SB), Z16, Z9
-	VSUBPS           Z9, Z0, Z13
-	VMOVUPS          Z13, 128(DI)
-	VMOVUPS          Z0, 192(DI)
-	VMULPS.BCST      word_bf800000<>+0(SB), Z9, Z0
-	VMOVUPS          Z0, 256(DI)
-	VFMADD231PS.BCST word_bf6c835e<>+0(SB), Z2, Z4
-	VFMADD231PS.BCST word_bf6c835e<>+0(SB), Z16, Z17
-	VADDPS           Z17, Z4, Z0
+	VMOVAPS          Z10, Z14
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z11, Z14
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z10, Z11
+	VMOVAPS          Z15, Z10
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z14, Z10
+	VMOVAPS          Z9, Z17
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z11, Z17
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z14, Z15
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z11, Z9
+	VADDPS           Z8, Z7, Z11
+	VSUBPS           Z8, Z7, Z7
+	VADDPS           Z1, Z6, Z8
+	VSUBPS           Z1, Z6, Z1
+	VADDPS           Z8, Z11, Z6
+	VSUBPS           Z8, Z11, Z8
+	VADDPS           Z4, Z3, Z11
+	VSUBPS           Z4, Z3, Z3
+	VADDPS           Z0, Z2, Z4
+	VSUBPS           Z0, Z2, Z0
+	VADDPS           Z4, Z11, Z2
+	VSUBPS           Z4, Z11, Z4
+	VADDPS           Z2, Z6, Z11
+	VSUBPS           Z2, Z6, Z2
+	VMOVAPS          Z3, Z6
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z0, Z6
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z3, Z0
+	VMOVAPS          Z7, Z3
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z6, Z3
+	VMOVAPS          Z1, Z14
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z0, Z14
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z6, Z7
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z0, Z1
+	VADDPS           Z11, Z16, Z0
+	VMOVUPS          Z0, (DI)
+	VSUBPS           Z11, Z16, Z0
+	VMOVUPS          Z0, 64(DI)
+	VMOVAPS          Z3, Z0
+	VFMADD231PS.BCST word_bed413cd<>+0(SB), Z14, Z0
+	VFMADD231PS.BCST word_3ed413cd<>+0(SB), Z3, Z14
+	VMOVAPS          Z10, Z3
+	VFMADD231PS.BCST word_3f6c835e<>+0(SB), Z0, Z3
+	VMOVAPS          Z17, Z6
+	VFMADD231PS.BCST word_3f6c835e<>+0(SB), Z14, Z6
+	VSUBPS           Z6, Z3, Z11
+	VMOVUPS          Z11, 128(DI)
+	VMOVUPS          Z3, 192(DI)
+	VMULPS.BCST      word_bf800000<>+0(SB), Z6, Z3
+	VMOVUPS          Z3, 256(DI)
+	VFMADD231PS.BCST word_bf6c835e<>+0(SB), Z0, Z10
+	VFMADD231PS.BCST word_bf6c835e<>+0(SB), Z14, Z17
+	VADDPS           Z17, Z10, Z0
 	VMOVUPS          Z0, 1280(DI)
-	VMOVUPS          Z4, 1344(DI)
+	VMOVUPS          Z10, 1344(DI)
 	VMOVUPS          Z17, 1408(DI)
 	VMOVAPS          Z8, Z0
-	VFMADD231PS.BCST word_bf800000<>+0(SB), Z6, Z0
-	VFMADD231PS.BCST word_3f800000<>+0(SB), Z8, Z6
-	VMOVAPS          Z11, Z2
-	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z0, Z2
-	VMOVAPS          Z12, Z4
-	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z6, Z4
-	VSUBPS           Z4, Z2, Z8
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z4, Z0
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z8, Z4
+	VMOVAPS          Z5, Z3
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z0, Z3
+	VMOVAPS          Z13, Z6
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z4, Z6
+	VSUBPS           Z6, Z3, Z8
 	VMOVUPS          Z8, 320(DI)
-	VMOVUPS          Z2, 384(DI)
-	VMULPS.BCST      word_bf800000<>+0(SB), Z4, Z2
-	VMOVUPS          Z2, 448(DI)
-	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z0, Z11
-	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z6, Z12
-	VADDPS           Z12, Z11, Z0
+	VMOVUPS          Z3, 384(DI)
+	VMULPS.BCST      word_bf800000<>+0(SB), Z6, Z3
+	VMOVUPS          Z3, 448(DI)
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z0, Z5
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z4, Z13
+	VADDPS           Z13, Z5, Z0
 	VMOVUPS          Z0, 1088(DI)
-	VMOVUPS          Z11, 1152(DI)
-	VMOVUPS          Z12, 1216(DI)
-	VMOVAPS          Z1, Z0
-	VFMADD231PS.BCST word_401a827a<>+0(SB), Z5, Z0
-	VFMADD231PS.BCST word_c01a827a<>+0(SB), Z1, Z5
-	VMOVAPS          Z3, Z1
-	VFMADD231PS.BCST word_3ec3ef15<>+0(SB), Z0, Z1
-	VMOVAPS          Z7, Z2
-	VFMADD231PS.BCST word_3ec3ef15<>+0(SB), Z5, Z2
-	VADDPS           Z2, Z1, Z4
-	VMOVUPS          Z4, 512(DI)
-	VMOVUPS          Z1, 576(DI)
-	VMOVUPS          Z2, 640(DI)
-	VFMADD231PS.BCST word_bec3ef15<>+0(SB), Z0, Z3
-	VFMADD231PS.BCST word_bec3ef15<>+0(SB), Z5, Z7
-	VSUBPS           Z7, Z3, Z0
+	VMOVUPS          Z5, 1152(DI)
+	VMOVUPS          Z13, 1216(DI)
+	VMOVAPS          Z7, Z0
+	VFMADD231PS.BCST word_401a827a<>+0(SB), Z1, Z0
+	VFMADD231PS.BCST word_c01a827a<>+0(SB), Z7, Z1
+	VMOVAPS          Z15, Z3
+	VFMADD231PS.BCST word_3ec3ef15<>+0(SB), Z0, Z3
+	VMOVAPS          Z9, Z4
+	VFMADD231PS.BCST word_3ec3ef15<>+0(SB), Z1, Z4
+	VADDPS           Z4, Z3, Z5
+	VMOVUPS          Z5, 512(DI)
+	VMOVUPS          Z3, 576(DI)
+	VMOVUPS          Z4, 640(DI)
+	VFMADD231PS.BCST word_bec3ef15<>+0(SB), Z0, Z15
+	VFMADD231PS.BCST word_bec3ef15<>+0(SB), Z1, Z9
+	VSUBPS           Z9, Z15, Z0
 	VMOVUPS          Z0, 896(DI)
-	VMOVUPS          Z3, 960(DI)
-	VMULPS.BCST      word_bf800000<>+0(SB), Z7, Z0
+	VMOVUPS          Z15, 960(DI)
+	VMULPS.BCST      word_bf800000<>+0(SB), Z9, Z0
 	VMOVUPS          Z0, 1024(DI)
-	VSUBPS           Z10, Z15, Z0
+	VSUBPS           Z2, Z12, Z0
 	VMOVUPS          Z0, 704(DI)
-	VMOVUPS          Z15, 768(DI)
-	VMULPS.BCST      word_bf800000<>+0(SB), Z10, Z0
+	VMOVUPS          Z12, 768(DI)
+	VMULPS.BCST      word_bf800000<>+0(SB), Z2, Z0
 	VMOVUPS          Z0, 832(DI)
-	ADDQ             $0x00000040, AX
-	ADDQ             $0x00000040, BX
-	ADDQ             $0x00000040, CX
-	ADDQ             $0x00000040, DX
+	MOVQ             group+64(FP), R13
+	SHLQ             $0x02, R13
+	ADDQ             R13, AX
+	ADDQ             R13, BX
+	ADDQ             R13, CX
+	ADDQ             R13, DX
 	ADDQ             $0x000005c0, DI
 	DECQ             R10
 	JNE              group
@@ -1432,22 +1395,25 @@ DATA word_bec3ef15<>+24(SB)/4, $0xbec3ef15
 DATA word_bec3ef15<>+28(SB)/4, $0xbec3ef15
 GLOBL word_bec3ef15<>(SB), RODATA|NOPTR, $32
 
-// func circulantInverse16AVX512(y []float32, ld int, src []float32, bias []float32, groups int, scratch []float32)
+// func circulantInverse16AVX512(y []float32, odd int, pair int, group int, src []float32, bias []float32, biasOdd int, groups int, scratch []float32)
 // Requires: AVX, AVX512F
-TEXT ·circulantInverse16AVX512(SB), NOSPLIT, $0-112
+TEXT ·circulantInverse16AVX512(SB), NOSPLIT, $0-136
 	MOVQ y_base+0(FP), AX
-	MOVQ ld+24(FP), R8
+	MOVQ odd+24(FP), BX
+	LEAQ (AX)(BX*4), BX
+	MOVQ pair+32(FP), R8
 	SHLQ $0x02, R8
-	LEAQ (AX)(R8*4), BX
-	LEAQ (BX)(R8*4), CX
-	LEAQ (CX)(R8*4), DX
+	LEAQ (AX)(R8*4), CX
+	LEAQ (BX)(R8*4), DX
 	LEAQ (R8)(R8*2), R9
-	MOVQ src_base+32(FP), DI
-	MOVQ bias_base+56(FP), R11
-	MOVQ groups+80(FP), R10
-	MOVQ scratch_base+88(FP), SI
+	MOVQ src_base+48(FP), DI
+	MOVQ bias_base+72(FP), R11
+	MOVQ groups+104(FP), R10
+	MOVQ scratch_base+112(FP), SI
 
 group:
+	MOVQ             biasOdd+96(FP), R13
+	SHLQ             $0x02, R13
 	VMOVUPS          (DI), Z0
 	VMOVUPS          64(DI), Z1
 	VADDPS           Z1, Z0, Z2
@@ -1603,11 +1569,11 @@ group:
 	VADDPS           (R11), Z10, Z10
 	VMOVUPS          Z10, (AX)
 	VADDPS           (R11), Z4, Z4
-	VMOVUPS          Z4, (BX)
+	VMOVUPS          Z4, (AX)(R8*2)
 	VADDPS           (R11), Z15, Z15
 	VMOVUPS          Z15, (CX)
 	VADDPS           (R11), Z2, Z2
-	VMOVUPS          Z2, (DX)
+	VMOVUPS          Z2, (CX)(R8*2)
 	VSHUFF32X4       $0x44, Z12, Z1, Z2
 	VSHUFF32X4       $0xee, Z12, Z1, Z1
 	VSHUFF32X4       $0x44, Z6, Z9, Z4
@@ -1616,14 +1582,14 @@ group:
 	VSHUFF32X4       $0xdd, Z4, Z2, Z2
 	VSHUFF32X4       $0x88, Z6, Z1, Z4
 	VSHUFF32X4       $0xdd, Z6, Z1, Z1
-	VADDPS           (R11), Z9, Z9
-	VMOVUPS          Z9, (AX)(R8*1)
-	VADDPS           (R11), Z2, Z2
-	VMOVUPS          Z2, (BX)(R8*1)
-	VADDPS           (R11), Z4, Z4
-	VMOVUPS          Z4, (CX)(R8*1)
-	VADDPS           (R11), Z1, Z1
-	VMOVUPS          Z1, (DX)(R8*1)
+	VADDPS           (R11)(R13*1), Z9, Z9
+	VMOVUPS          Z9, (BX)
+	VADDPS           (R11)(R13*1), Z2, Z2
+	VMOVUPS          Z2, (BX)(R8*2)
+	VADDPS           (R11)(R13*1), Z4, Z4
+	VMOVUPS          Z4, (DX)
+	VADDPS           (R11)(R13*1), Z1, Z1
+	VMOVUPS          Z1, (DX)(R8*2)
 	VSHUFF32X4       $0x44, Z13, Z16, Z1
 	VSHUFF32X4       $0xee, Z13, Z16, Z2
 	VSHUFF32X4       $0x44, Z7, Z11, Z4
@@ -1633,13 +1599,13 @@ group:
 	VSHUFF32X4       $0x88, Z6, Z2, Z4
 	VSHUFF32X4       $0xdd, Z6, Z2, Z2
 	VADDPS           (R11), Z7, Z7
-	VMOVUPS          Z7, (AX)(R8*2)
+	VMOVUPS          Z7, (AX)(R8*1)
 	VADDPS           (R11), Z1, Z1
-	VMOVUPS          Z1, (BX)(R8*2)
+	VMOVUPS          Z1, (AX)(R9*1)
 	VADDPS           (R11), Z4, Z4
-	VMOVUPS          Z4, (CX)(R8*2)
+	VMOVUPS          Z4, (CX)(R8*1)
 	VADDPS           (R11), Z2, Z2
-	VMOVUPS          Z2, (DX)(R8*2)
+	VMOVUPS          Z2, (CX)(R9*1)
 	VSHUFF32X4       $0x44, Z8, Z5, Z1
 	VSHUFF32X4       $0xee, Z8, Z5, Z2
 	VSHUFF32X4       $0x44, Z0, Z3, Z4
@@ -1648,527 +1614,500 @@ group:
 	VSHUFF32X4       $0xdd, Z4, Z1, Z1
 	VSHUFF32X4       $0x88, Z0, Z2, Z4
 	VSHUFF32X4       $0xdd, Z0, Z2, Z0
-	VADDPS           (R11), Z3, Z3
-	VMOVUPS          Z3, (AX)(R9*1)
-	VADDPS           (R11), Z1, Z1
+	VADDPS           (R11)(R13*1), Z3, Z3
+	VMOVUPS          Z3, (BX)(R8*1)
+	VADDPS           (R11)(R13*1), Z1, Z1
 	VMOVUPS          Z1, (BX)(R9*1)
-	VADDPS           (R11), Z4, Z4
-	VMOVUPS          Z4, (CX)(R9*1)
-	VADDPS           (R11), Z0, Z0
+	VADDPS           (R11)(R13*1), Z4, Z4
+	VMOVUPS          Z4, (DX)(R8*1)
+	VADDPS           (R11)(R13*1), Z0, Z0
 	VMOVUPS          Z0, (DX)(R9*1)
-	ADDQ             $0x00000040, AX
-	ADDQ             $0x00000040, BX
-	ADDQ             $0x00000040, CX
-	ADDQ             $0x00000040, DX
-	ADDQ             $0x00000040, R11
+	MOVQ             group+40(FP), R13
+	SHLQ             $0x02, R13
+	ADDQ             R13, AX
+	ADDQ             R13, BX
+	ADDQ             R13, CX
+	ADDQ             R13, DX
+	ADDQ             R13, R11
 	ADDQ             $0x000005c0, DI
 	DECQ             R10
 	JNE              group
 	VZEROUPPER
 	RET
 
-// func circulantForward32AVX512(dst []float32, x []float32, ld int, groups int, scratch []float32)
-// Requires: AVX, AVX512F, AVX512VL
-TEXT ·circulantForward32AVX512(SB), NOSPLIT, $0-88
+// func circulantForward32AVX512(dst []float32, x []float32, odd int, pair int, group int, groups int, scratch []float32)
+// Requires: AVX, AVX512F
+TEXT ·circulantForward32AVX512(SB), NOSPLIT, $0-104
 	MOVQ x_base+24(FP), AX
-	MOVQ ld+48(FP), R8
+	MOVQ odd+48(FP), BX
+	LEAQ (AX)(BX*4), BX
+	MOVQ pair+56(FP), R8
 	SHLQ $0x02, R8
-	LEAQ (AX)(R8*4), BX
-	LEAQ (BX)(R8*4), CX
-	LEAQ (CX)(R8*4), DX
+	LEAQ (AX)(R8*4), CX
+	LEAQ (BX)(R8*4), DX
 	LEAQ (R8)(R8*2), R9
 	MOVQ dst_base+0(FP), DI
-	MOVQ groups+56(FP), R10
-	MOVQ scratch_base+64(FP), SI
+	MOVQ groups+72(FP), R10
+	MOVQ scratch_base+80(FP), SI
 
 group:
-	VMOVUPS          (AX), X0
-	VINSERTF32X4     $0x01, (BX), Y0, Y0
-	VINSERTF32X4     $0x02, (CX), Z0, Z0
-	VINSERTF32X4     $0x03, (DX), Z0, Z0
-	VMOVUPS          (AX)(R8*1), X1
-	VINSERTF32X4     $0x01, (BX)(R8*1), Y1, Y1
-	VINSERTF32X4     $0x02, (CX)(R8*1), Z1, Z1
-	VINSERTF32X4     $0x03, (DX)(R8*1), Z1, Z1
-	VMOVUPS          (AX)(R8*2), X2
-	VINSERTF32X4     $0x01, (BX)(R8*2), Y2, Y2
-	VINSERTF32X4     $0x02, (CX)(R8*2), Z2, Z2
-	VINSERTF32X4     $0x03, (DX)(R8*2), Z2, Z2
-	VMOVUPS          (AX)(R9*1), X3
-	VINSERTF32X4     $0x01, (BX)(R9*1), Y3, Y3
-	VINSERTF32X4     $0x02, (CX)(R9*1), Z3, Z3
-	VINSERTF32X4     $0x03, (DX)(R9*1), Z3, Z3
-	VUNPCKLPS        Z1, Z0, Z4
+	VMOVUPS          (AX), Z0
+	VMOVUPS          (AX)(R8*2), Z1
+	VSHUFF32X4       $0x44, Z1, Z0, Z2
+	VSHUFF32X4       $0xee, Z1, Z0, Z0
+	VMOVUPS          (CX), Z1
+	VMOVUPS          (CX)(R8*2), Z3
+	VSHUFF32X4       $0x44, Z3, Z1, Z4
+	VSHUFF32X4       $0xee, Z3, Z1, Z1
+	VSHUFF32X4       $0x88, Z4, Z2, Z3
+	VSHUFF32X4       $0xdd, Z4, Z2, Z2
+	VSHUFF32X4       $0x88, Z1, Z0, Z4
+	VSHUFF32X4       $0xdd, Z1, Z0, Z0
+	VMOVUPS          (BX), Z1
+	VMOVUPS          (BX)(R8*2), Z5
+	VSHUFF32X4       $0x44, Z5, Z1, Z6
+	VSHUFF32X4       $0xee, Z5, Z1, Z1
+	VMOVUPS          (DX), Z5
+	VMOVUPS          (DX)(R8*2), Z7
+	VSHUFF32X4       $0x44, Z7, Z5, Z8
+	VSHUFF32X4       $0xee, Z7, Z5, Z5
+	VSHUFF32X4       $0x88, Z8, Z6, Z7
+	VSHUFF32X4       $0xdd, Z8, Z6, Z6
+	VSHUFF32X4       $0x88, Z5, Z1, Z8
+	VSHUFF32X4       $0xdd, Z5, Z1, Z1
+	VMOVUPS          (AX)(R8*1), Z5
+	VMOVUPS          (AX)(R9*1), Z9
+	VSHUFF32X4       $0x44, Z9, Z5, Z10
+	VSHUFF32X4       $0xee, Z9, Z5, Z5
+	VMOVUPS          (CX)(R8*1), Z9
+	VMOVUPS          (CX)(R9*1), Z11
+	VSHUFF32X4       $0x44, Z11, Z9, Z12
+	VSHUFF32X4       $0xee, Z11, Z9, Z9
+	VSHUFF32X4       $0x88, Z12, Z10, Z11
+	VSHUFF32X4       $0xdd, Z12, Z10, Z10
+	VSHUFF32X4       $0x88, Z9, Z5, Z12
+	VSHUFF32X4       $0xdd, Z9, Z5, Z5
+	VMOVUPS          (BX)(R8*1), Z9
+	VMOVUPS          (BX)(R9*1), Z13
+	VSHUFF32X4       $0x44, Z13, Z9, Z14
+	VSHUFF32X4       $0xee, Z13, Z9, Z9
+	VMOVUPS          (DX)(R8*1), Z13
+	VMOVUPS          (DX)(R9*1), Z15
+	VSHUFF32X4       $0x44, Z15, Z13, Z16
+	VSHUFF32X4       $0xee, Z15, Z13, Z13
+	VSHUFF32X4       $0x88, Z16, Z14, Z15
+	VSHUFF32X4       $0xdd, Z16, Z14, Z14
+	VSHUFF32X4       $0x88, Z13, Z9, Z16
+	VSHUFF32X4       $0xdd, Z13, Z9, Z9
+	VUNPCKLPS        Z7, Z3, Z13
+	VUNPCKHPS        Z7, Z3, Z3
+	VUNPCKLPS        Z15, Z11, Z7
+	VUNPCKHPS        Z15, Z11, Z11
+	VSHUFPS          $0x44, Z7, Z13, Z15
+	VSHUFPS          $0xee, Z7, Z13, Z7
+	VSHUFPS          $0x44, Z11, Z3, Z13
+	VSHUFPS          $0xee, Z11, Z3, Z3
+	VUNPCKLPS        Z6, Z2, Z11
+	VUNPCKHPS        Z6, Z2, Z2
+	VUNPCKLPS        Z14, Z10, Z6
+	VUNPCKHPS        Z14, Z10, Z10
+	VSHUFPS          $0x44, Z6, Z11, Z14
+	VSHUFPS          $0xee, Z6, Z11, Z6
+	VSHUFPS          $0x44, Z10, Z2, Z11
+	VSHUFPS          $0xee, Z10, Z2, Z2
+	VUNPCKLPS        Z8, Z4, Z10
+	VUNPCKHPS        Z8, Z4, Z4
+	VUNPCKLPS        Z16, Z12, Z8
+	VUNPCKHPS        Z16, Z12, Z12
+	VSHUFPS          $0x44, Z8, Z10, Z16
+	VSHUFPS          $0xee, Z8, Z10, Z8
+	VSHUFPS          $0x44, Z12, Z4, Z10
+	VSHUFPS          $0xee, Z12, Z4, Z4
+	VUNPCKLPS        Z1, Z0, Z12
 	VUNPCKHPS        Z1, Z0, Z0
-	VUNPCKLPS        Z3, Z2, Z1
-	VUNPCKHPS        Z3, Z2, Z2
-	VSHUFPS          $0x44, Z1, Z4, Z3
-	VSHUFPS          $0xee, Z1, Z4, Z1
-	VSHUFPS          $0x44, Z2, Z0, Z4
-	VSHUFPS          $0xee, Z2, Z0, Z0
-	VMOVUPS          16(AX), X2
-	VINSERTF32X4     $0x01, 16(BX), Y2, Y2
-	VINSERTF32X4     $0x02, 16(CX), Z2, Z2
-	VINSERTF32X4     $0x03, 16(DX), Z2, Z2
-	VMOVUPS          16(AX)(R8*1), X5
-	VINSERTF32X4     $0x01, 16(BX)(R8*1), Y5, Y5
-	VINSERTF32X4     $0x02, 16(CX)(R8*1), Z5, Z5
-	VINSERTF32X4     $0x03, 16(DX)(R8*1), Z5, Z5
-	VMOVUPS          16(AX)(R8*2), X6
-	VINSERTF32X4     $0x01, 16(BX)(R8*2), Y6, Y6
-	VINSERTF32X4     $0x02, 16(CX)(R8*2), Z6, Z6
-	VINSERTF32X4     $0x03, 16(DX)(R8*2), Z6, Z6
-	VMOVUPS          16(AX)(R9*1), X7
-	VINSERTF32X4     $0x01, 16(BX)(R9*1), Y7, Y7
-	VINSERTF32X4     $0x02, 16(CX)(R9*1), Z7, Z7
-	VINSERTF32X4     $0x03, 16(DX)(R9*1), Z7, Z7
-	VUNPCKLPS        Z5, Z2, Z8
-	VUNPCKHPS        Z5, Z2, Z2
-	VUNPCKLPS        Z7, Z6, Z5
-	VUNPCKHPS        Z7, Z6, Z6
-	VSHUFPS          $0x44, Z5, Z8, Z7
-	VSHUFPS          $0xee, Z5, Z8, Z5
-	VSHUFPS          $0x44, Z6, Z2, Z8
-	VSHUFPS          $0xee, Z6, Z2, Z2
-	VMOVUPS          32(AX), X6
-	VINSERTF32X4     $0x01, 32(BX), Y6, Y6
-	VINSERTF32X4     $0x02, 32(CX), Z6, Z6
-	VINSERTF32X4     $0x03, 32(DX), Z6, Z6
-	VMOVUPS          32(AX)(R8*1), X9
-	VINSERTF32X4     $0x01, 32(BX)(R8*1), Y9, Y9
-	VINSERTF32X4     $0x02, 32(CX)(R8*1), Z9, Z9
-	VINSERTF32X4     $0x03, 32(DX)(R8*1), Z9, Z9
-	VMOVUPS          32(AX)(R8*2), X10
-	VINSERTF32X4     $0x01, 32(BX)(R8*2), Y10, Y10
-	VINSERTF32X4     $0x02, 32(CX)(R8*2), Z10, Z10
-	VINSERTF32X4     $0x03, 32(DX)(R8*2), Z10, Z10
-	VMOVUPS          32(AX)(R9*1), X11
-	VINSERTF32X4     $0x01, 32(BX)(R9*1), Y11, Y11
-	VINSERTF32X4     $0x02, 32(CX)(R9*1), Z11, Z11
-	VINSERTF32X4     $0x03, 32(DX)(R9*1), Z11, Z11
-	VUNPCKLPS        Z9, Z6, Z12
-	VUNPCKHPS        Z9, Z6, Z6
-	VUNPCKLPS        Z11, Z10, Z9
-	VUNPCKHPS        Z11, Z10, Z10
-	VSHUFPS          $0x44, Z9, Z12, Z11
-	VSHUFPS          $0xee, Z9, Z12, Z9
-	VSHUFPS          $0x44, Z10, Z6, Z12
-	VSHUFPS          $0xee, Z10, Z6, Z6
-	VMOVUPS          48(AX), X10
-	VINSERTF32X4     $0x01, 48(BX), Y10, Y10
-	VINSERTF32X4     $0x02, 48(CX), Z10, Z10
-	VINSERTF32X4     $0x03, 48(DX), Z10, Z10
-	VMOVUPS          48(AX)(R8*1), X13
-	VINSERTF32X4     $0x01, 48(BX)(R8*1), Y13, Y13
-	VINSERTF32X4     $0x02, 48(CX)(R8*1), Z13, Z13
-	VINSERTF32X4     $0x03, 48(DX)(R8*1), Z13, Z13
-	VMOVUPS          48(AX)(R8*2), X14
-	VINSERTF32X4     $0x01, 48(BX)(R8*2), Y14, Y14
-	VINSERTF32X4     $0x02, 48(CX)(R8*2), Z14, Z14
-	VINSERTF32X4     $0x03, 48(DX)(R8*2), Z14, Z14
-	VMOVUPS          48(AX)(R9*1), X15
-	VINSERTF32X4     $0x01, 48(BX)(R9*1), Y15, Y15
-	VINSERTF32X4     $0x02, 48(CX)(R9*1), Z15, Z15
-	VINSERTF32X4     $0x03, 48(DX)(R9*1), Z15, Z15
-	VUNPCKLPS        Z13, Z10, Z16
-	VUNPCKHPS        Z13, Z10, Z10
-	VUNPCKLPS        Z15, Z14, Z13
-	VUNPCKHPS        Z15, Z14, Z14
-	VSHUFPS          $0x44, Z13, Z16, Z15
-	VSHUFPS          $0xee, Z13, Z16, Z13
-	VSHUFPS          $0x44, Z14, Z10, Z16
-	VSHUFPS          $0xee, Z14, Z10, Z10
-	VMOVUPS          64(AX), X14
-	VINSERTF32X4     $0x01, 64(BX), Y14, Y14
-	VINSERTF32X4     $0x02, 64(CX), Z14, Z14
-	VINSERTF32X4     $0x03, 64(DX), Z14, Z14
-	VMOVUPS          64(AX)(R8*1), X17
-	VINSERTF32X4     $0x01, 64(BX)(R8*1), Y17, Y17
-	VINSERTF32X4     $0x02, 64(CX)(R8*1), Z17, Z17
-	VINSERTF32X4     $0x03, 64(DX)(R8*1), Z17, Z17
-	VMOVUPS          64(AX)(R8*2), X18
-	VINSERTF32X4     $0x01, 64(BX)(R8*2), Y18, Y18
-	VINSERTF32X4     $0x02, 64(CX)(R8*2), Z18, Z18
-	VINSERTF32X4     $0x03, 64(DX)(R8*2), Z18, Z18
-	VMOVUPS          64(AX)(R9*1), X19
-	VINSERTF32X4     $0x01, 64(BX)(R9*1), Y19, Y19
-	VINSERTF32X4     $0x02, 64(CX)(R9*1), Z19, Z19
-	VINSERTF32X4     $0x03, 64(DX)(R9*1), Z19, Z19
-	VUNPCKLPS        Z17, Z14, Z20
-	VUNPCKHPS        Z17, Z14, Z14
-	VUNPCKLPS        Z19, Z18, Z17
-	VUNPCKHPS        Z19, Z18, Z18
-	VSHUFPS          $0x44, Z17, Z20, Z19
-	VSHUFPS          $0xee, Z17, Z20, Z17
-	VSHUFPS          $0x44, Z18, Z14, Z20
-	VSHUFPS          $0xee, Z18, Z14, Z14
-	VMOVUPS          80(AX), X18
-	VINSERTF32X4     $0x01, 80(BX), Y18, Y18
-	VINSERTF32X4     $0x02, 80(CX), Z18, Z18
-	VINSERTF32X4     $0x03, 80(DX), Z18, Z18
-	VMOVUPS          80(AX)(R8*1), X21
-	VINSERTF32X4     $0x01, 80(BX)(R8*1), Y21, Y21
-	VINSERTF32X4     $0x02, 80(CX)(R8*1), Z21, Z21
-	VINSERTF32X4     $0x03, 80(DX)(R8*1), Z21, Z21
-	VMOVUPS          80(AX)(R8*2), X22
-	VINSERTF32X4     $0x01, 80(BX)(R8*2), Y22, Y22
-	VINSERTF32X4     $0x02, 80(CX)(R8*2), Z22, Z22
-	VINSERTF32X4     $0x03, 80(DX)(R8*2), Z22, Z22
-	VMOVUPS          80(AX)(R9*1), X23
-	VINSERTF32X4     $0x01, 80(BX)(R9*1), Y23, Y23
-	VINSERTF32X4     $0x02, 80(CX)(R9*1), Z23, Z23
-	VINSERTF32X4     $0x03, 80(DX)(R9*1), Z23, Z23
-	VUNPCKLPS        Z21, Z18, Z24
-	VUNPCKHPS        Z21, Z18, Z18
-	VUNPCKLPS        Z23, Z22, Z21
-	VUNPCKHPS        Z23, Z22, Z22
-	VSHUFPS          $0x44, Z21, Z24, Z23
-	VSHUFPS          $0xee, Z21, Z24, Z21
-	VSHUFPS          $0x44, Z22, Z18, Z24
-	VSHUFPS          $0xee, Z22, Z18, Z18
-	VMOVUPS          96(AX), X22
-	VINSERTF32X4     $0x01, 96(BX), Y22, Y22
-	VINSERTF32X4     $0x02, 96(CX), Z22, Z22
-	VINSERTF32X4     $0x03, 96(DX), Z22, Z22
-	VMOVUPS          96(AX)(R8*1), X25
-	VINSERTF32X4     $0x01, 96(BX)(R8*1), Y25, Y25
-	VINSERTF32X4     $0x02, 96(CX)(R8*1), Z25, Z25
-	VINSERTF32X4     $0x03, 96(DX)(R8*1), Z25, Z25
-	VMOVUPS          96(AX)(R8*2), X26
-	VINSERTF32X4     $0x01, 96(BX)(R8*2), Y26, Y26
-	VINSERTF32X4     $0x02, 96(CX)(R8*2), Z26, Z26
-	VINSERTF32X4     $0x03, 96(DX)(R8*2), Z26, Z26
-	VMOVUPS          96(AX)(R9*1), X27
-	VINSERTF32X4     $0x01, 96(BX)(R9*1), Y27, Y27
-	VINSERTF32X4     $0x02, 96(CX)(R9*1), Z27, Z27
-	VINSERTF32X4     $0x03, 96(DX)(R9*1), Z27, Z27
-	VUNPCKLPS        Z25, Z22, Z28
-	VUNPCKHPS        Z25, Z22, Z22
-	VUNPCKLPS        Z27, Z26, Z25
-	VUNPCKHPS        Z27, Z26, Z26
-	VSHUFPS          $0x44, Z25, Z28, Z27
-	VSHUFPS          $0xee, Z25, Z28, Z25
-	VSHUFPS          $0x44, Z26, Z22, Z28
-	VSHUFPS          $0xee, Z26, Z22, Z22
-	VMOVUPS          112(AX), X26
-	VINSERTF32X4     $0x01, 112(BX), Y26, Y26
-	VINSERTF32X4     $0x02, 112(CX), Z26, Z26
-	VINSERTF32X4     $0x03, 112(DX), Z26, Z26
-	VMOVUPS          112(AX)(R8*1), X29
-	VINSERTF32X4     $0x01, 112(BX)(R8*1), Y29, Y29
-	VINSERTF32X4     $0x02, 112(CX)(R8*1), Z29, Z29
-	VINSERTF32X4     $0x03, 112(DX)(R8*1), Z29, Z29
-	VMOVUPS          112(AX)(R8*2), X30
-	VINSERTF32X4     $0x01, 112(BX)(R8*2), Y30, Y30
-	VINSERTF32X4     $0x02, 112(CX)(R8*2), Z30, Z30
-	VINSERTF32X4     $0x03, 112(DX)(R8*2), Z30, Z30
-	VMOVUPS          112(AX)(R9*1), X31
-	VINSERTF32X4     $0x01, 112(BX)(R9*1), Y31, Y31
-	VINSERTF32X4     $0x02, 112(CX)(R9*1), Z31, Z31
-	VINSERTF32X4     $0x03, 112(DX)(R9*1), Z31, Z31
-	VMOVUPS          Z10, (SI)
-	VUNPCKLPS        Z29, Z26, Z10
-	VUNPCKHPS        Z29, Z26, Z26
-	VUNPCKLPS        Z31, Z30, Z29
-	VUNPCKHPS        Z31, Z30, Z30
-	VSHUFPS          $0x44, Z29, Z10, Z31
-	VSHUFPS          $0xee, Z29, Z10, Z10
-	VSHUFPS          $0x44, Z30, Z26, Z29
-	VSHUFPS          $0xee, Z30, Z26, Z26
-	VADDPS           Z19, Z3, Z30
-	VSUBPS           Z19, Z3, Z3
-	VADDPS           Z27, Z11, Z19
-	VSUBPS           Z27, Z11, Z11
-	VADDPS           Z19, Z30, Z27
-	VSUBPS           Z19, Z30, Z19
-	VADDPS           Z23, Z7, Z30
-	VSUBPS           Z23, Z7, Z7
-	VADDPS           Z31, Z15, Z23
+	VUNPCKLPS        Z9, Z5, Z1
+	VUNPCKHPS        Z9, Z5, Z5
+	VSHUFPS          $0x44, Z1, Z12, Z9
+	VSHUFPS          $0xee, Z1, Z12, Z1
+	VSHUFPS          $0x44, Z5, Z0, Z12
+	VSHUFPS          $0xee, Z5, Z0, Z0
+	VMOVUPS          64(AX), Z5
+	VMOVUPS          64(AX)(R8*2), Z17
+	VSHUFF32X4       $0x44, Z17, Z5, Z18
+	VSHUFF32X4       $0xee, Z17, Z5, Z5
+	VMOVUPS          64(CX), Z17
+	VMOVUPS          64(CX)(R8*2), Z19
+	VSHUFF32X4       $0x44, Z19, Z17, Z20
+	VSHUFF32X4       $0xee, Z19, Z17, Z17
+	VSHUFF32X4       $0x88, Z20, Z18, Z19
+	VSHUFF32X4       $0xdd, Z20, Z18, Z18
+	VSHUFF32X4       $0x88, Z17, Z5, Z20
+	VSHUFF32X4       $0xdd, Z17, Z5, Z5
+	VMOVUPS          64(BX), Z17
+	VMOVUPS          64(BX)(R8*2), Z21
+	VSHUFF32X4       $0x44, Z21, Z17, Z22
+	VSHUFF32X4       $0xee, Z21, Z17, Z17
+	VMOVUPS          64(DX), Z21
+	VMOVUPS          64(DX)(R8*2), Z23
+	VSHUFF32X4       $0x44, Z23, Z21, Z24
+	VSHUFF32X4       $0xee, Z23, Z21, Z21
+	VSHUFF32X4       $0x88, Z24, Z22, Z23
+	VSHUFF32X4       $0xdd, Z24, Z22, Z22
+	VSHUFF32X4       $0x88, Z21, Z17, Z24
+	VSHUFF32X4       $0xdd, Z21, Z17, Z17
+	VMOVUPS          64(AX)(R8*1), Z21
+	VMOVUPS          64(AX)(R9*1), Z25
+	VSHUFF32X4       $0x44, Z25, Z21, Z26
+	VSHUFF32X4       $0xee, Z25, Z21, Z21
+	VMOVUPS          64(CX)(R8*1), Z25
+	VMOVUPS          64(CX)(R9*1), Z27
+	VSHUFF32X4       $0x44, Z27, Z25, Z28
+	VSHUFF32X4       $0xee, Z27, Z25, Z25
+	VSHUFF32X4       $0x88, Z28, Z26, Z27
+	VSHUFF32X4       $0xdd, Z28, Z26, Z26
+	VSHUFF32X4       $0x88, Z25, Z21, Z28
+	VSHUFF32X4       $0xdd, Z25, Z21, Z21
+	VMOVUPS          64(BX)(R8*1), Z25
+	VMOVUPS          64(BX)(R9*1), Z29
+	VSHUFF32X4       $0x44, Z29, Z25, Z30
+	VSHUFF32X4       $0xee, Z29, Z25, Z25
+	VMOVUPS          64(DX)(R8*1), Z29
+	VMOVUPS          64(DX)(R9*1), Z31
+	VMOVUPS          Z0, (SI)
+	VSHUFF32X4       $0x44, Z31, Z29, Z0
+	VSHUFF32X4       $0xee, Z31, Z29, Z29
+	VSHUFF32X4       $0x88, Z0, Z30, Z31
+	VSHUFF32X4       $0xdd, Z0, Z30, Z0
+	VSHUFF32X4       $0x88, Z29, Z25, Z30
+	VSHUFF32X4       $0xdd, Z29, Z25, Z25
+	VUNPCKLPS        Z23, Z19, Z29
+	VUNPCKHPS        Z23, Z19, Z19
+	VUNPCKLPS        Z31, Z27, Z23
+	VUNPCKHPS        Z31, Z27, Z27
+	VSHUFPS          $0x44, Z23, Z29, Z31
+	VSHUFPS          $0xee, Z23, Z29, Z23
+	VSHUFPS          $0x44, Z27, Z19, Z29
+	VSHUFPS          $0xee, Z27, Z19, Z19
+	VUNPCKLPS        Z22, Z18, Z27
+	VUNPCKHPS        Z22, Z18, Z18
+	VUNPCKLPS        Z0, Z26, Z22
+	VUNPCKHPS        Z0, Z26, Z0
+	VSHUFPS          $0x44, Z22, Z27, Z26
+	VSHUFPS          $0xee, Z22, Z27, Z22
+	VSHUFPS          $0x44, Z0, Z18, Z27
+	VSHUFPS          $0xee, Z0, Z18, Z0
+	VUNPCKLPS        Z24, Z20, Z18
+	VUNPCKHPS        Z24, Z20, Z20
+	VUNPCKLPS        Z30, Z28, Z24
+	VUNPCKHPS        Z30, Z28, Z28
+	VSHUFPS          $0x44, Z24, Z18, Z30
+	VSHUFPS          $0xee, Z24, Z18, Z18
+	VSHUFPS          $0x44, Z28, Z20, Z24
+	VSHUFPS          $0xee, Z28, Z20, Z20
+	VUNPCKLPS        Z17, Z5, Z28
+	VUNPCKHPS        Z17, Z5, Z5
+	VUNPCKLPS        Z25, Z21, Z17
+	VUNPCKHPS        Z25, Z21, Z21
+	VSHUFPS          $0x44, Z17, Z28, Z25
+	VSHUFPS          $0xee, Z17, Z28, Z17
+	VSHUFPS          $0x44, Z21, Z5, Z28
+	VSHUFPS          $0xee, Z21, Z5, Z5
+	VADDPS           Z31, Z15, Z21
 	VSUBPS           Z31, Z15, Z15
-	VADDPS           Z23, Z30, Z31
-	VSUBPS           Z23, Z30, Z23
-	VADDPS           Z31, Z27, Z30
-	VSUBPS           Z31, Z27, Z27
-	VMOVAPS          Z7, Z31
-	VFMADD231PS.BCST word_bf800000<>+0(SB), Z15, Z31
-	VFMADD231PS.BCST word_3f800000<>+0(SB), Z7, Z15
-	VMOVAPS          Z3, Z7
-	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z31, Z7
-	VMOVUPS          Z27, 64(SI)
-	VMOVAPS          Z11, Z27
-	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z15, Z27
-	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z31, Z3
-	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z15, Z11
-	VADDPS           Z20, Z4, Z15
-	VSUBPS           Z20, Z4, Z4
-	VADDPS           Z28, Z12, Z20
-	VSUBPS           Z28, Z12, Z12
-	VADDPS           Z20, Z15, Z28
-	VSUBPS           Z20, Z15, Z15
-	VADDPS           Z24, Z8, Z20
-	VSUBPS           Z24, Z8, Z8
-	VADDPS           Z29, Z16, Z24
-	VSUBPS           Z29, Z16, Z16
-	VADDPS           Z24, Z20, Z29
-	VSUBPS           Z24, Z20, Z20
-	VADDPS           Z29, Z28, Z24
-	VSUBPS           Z29, Z28, Z28
-	VMOVAPS          Z8, Z29
-	VFMADD231PS.BCST word_bf800000<>+0(SB), Z16, Z29
-	VFMADD231PS.BCST word_3f800000<>+0(SB), Z8, Z16
-	VMOVAPS          Z4, Z8
-	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z29, Z8
-	VMOVAPS          Z12, Z31
-	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z16, Z31
-	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z29, Z4
-	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z16, Z12
-	VADDPS           Z24, Z30, Z16
-	VSUBPS           Z24, Z30, Z24
-	VMOVAPS          Z8, Z29
-	VFMADD231PS.BCST word_bed413cd<>+0(SB), Z31, Z29
-	VFMADD231PS.BCST word_3ed413cd<>+0(SB), Z8, Z31
-	VMOVAPS          Z7, Z8
-	VFMADD231PS.BCST word_3f6c835e<>+0(SB), Z29, Z8
-	VMOVAPS          Z27, Z30
-	VFMADD231PS.BCST word_3f6c835e<>+0(SB), Z31, Z30
-	VFMADD231PS.BCST word_bf6c835e<>+0(SB), Z29, Z7
-	VFMADD231PS.BCST word_bf6c835e<>+0(SB), Z31, Z27
-	VMOVAPS          Z15, Z29
-	VFMADD231PS.BCST word_bf800000<>+0(SB), Z20, Z29
-	VFMADD231PS.BCST word_3f800000<>+0(SB), Z15, Z20
-	VMOVAPS          Z19, Z15
-	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z29, Z15
-	VMOVAPS          Z23, Z31
-	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z20, Z31
-	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z29, Z19
-	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z20, Z23
-	VMOVAPS          Z4, Z20
-	VFMADD231PS.BCST word_401a827a<>+0(SB), Z12, Z20
-	VFMADD231PS.BCST word_c01a827a<>+0(SB), Z4, Z12
-	VMOVAPS          Z3, Z4
-	VFMADD231PS.BCST word_3ec3ef15<>+0(SB), Z20, Z4
-	VMOVAPS          Z11, Z29
-	VFMADD231PS.BCST word_3ec3ef15<>+0(SB), Z12, Z29
-	VFMADD231PS.BCST word_bec3ef15<>+0(SB), Z20, Z3
-	VFMADD231PS.BCST word_bec3ef15<>+0(SB), Z12, Z11
-	VADDPS           Z17, Z1, Z12
-	VSUBPS           Z17, Z1, Z1
-	VADDPS           Z25, Z9, Z17
+	VADDPS           Z30, Z16, Z31
+	VSUBPS           Z30, Z16, Z16
+	VADDPS           Z31, Z21, Z30
+	VSUBPS           Z31, Z21, Z21
+	VADDPS           Z26, Z14, Z31
+	VSUBPS           Z26, Z14, Z14
+	VADDPS           Z25, Z9, Z26
 	VSUBPS           Z25, Z9, Z9
-	VADDPS           Z17, Z12, Z20
-	VSUBPS           Z17, Z12, Z12
-	VADDPS           Z21, Z5, Z17
-	VSUBPS           Z21, Z5, Z5
-	VADDPS           Z10, Z13, Z21
-	VSUBPS           Z10, Z13, Z10
-	VADDPS           Z21, Z17, Z13
-	VSUBPS           Z21, Z17, Z17
-	VADDPS           Z13, Z20, Z21
-	VSUBPS           Z13, Z20, Z13
-	VMOVAPS          Z5, Z20
-	VFMADD231PS.BCST word_bf800000<>+0(SB), Z10, Z20
-	VFMADD231PS.BCST word_3f800000<>+0(SB), Z5, Z10
-	VMOVAPS          Z1, Z5
-	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z20, Z5
-	VMOVAPS          Z9, Z25
-	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z10, Z25
-	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z20, Z1
-	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z10, Z9
-	VADDPS           Z14, Z0, Z10
-	VSUBPS           Z14, Z0, Z0
-	VADDPS           Z22, Z6, Z14
+	VADDPS           Z26, Z31, Z25
+	VSUBPS           Z26, Z31, Z26
+	VADDPS           Z25, Z30, Z31
+	VSUBPS           Z25, Z30, Z25
+	VMOVAPS          Z14, Z30
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z9, Z30
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z14, Z9
+	VMOVAPS          Z15, Z14
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z30, Z14
+	VMOVUPS          Z25, 64(SI)
+	VMOVAPS          Z16, Z25
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z9, Z25
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z30, Z15
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z9, Z16
+	VADDPS           Z29, Z13, Z9
+	VSUBPS           Z29, Z13, Z13
+	VADDPS           Z24, Z10, Z29
+	VSUBPS           Z24, Z10, Z10
+	VADDPS           Z29, Z9, Z24
+	VSUBPS           Z29, Z9, Z9
+	VADDPS           Z27, Z11, Z29
+	VSUBPS           Z27, Z11, Z11
+	VADDPS           Z28, Z12, Z27
+	VSUBPS           Z28, Z12, Z12
+	VADDPS           Z27, Z29, Z28
+	VSUBPS           Z27, Z29, Z27
+	VADDPS           Z28, Z24, Z29
+	VSUBPS           Z28, Z24, Z24
+	VMOVAPS          Z11, Z28
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z12, Z28
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z11, Z12
+	VMOVAPS          Z13, Z11
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z28, Z11
+	VMOVAPS          Z10, Z30
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z12, Z30
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z28, Z13
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z12, Z10
+	VADDPS           Z29, Z31, Z12
+	VSUBPS           Z29, Z31, Z28
+	VMOVAPS          Z11, Z29
+	VFMADD231PS.BCST word_bed413cd<>+0(SB), Z30, Z29
+	VFMADD231PS.BCST word_3ed413cd<>+0(SB), Z11, Z30
+	VMOVAPS          Z14, Z11
+	VFMADD231PS.BCST word_3f6c835e<>+0(SB), Z29, Z11
+	VMOVAPS          Z25, Z31
+	VFMADD231PS.BCST word_3f6c835e<>+0(SB), Z30, Z31
+	VFMADD231PS.BCST word_bf6c835e<>+0(SB), Z29, Z14
+	VFMADD231PS.BCST word_bf6c835e<>+0(SB), Z30, Z25
+	VMOVAPS          Z9, Z29
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z27, Z29
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z9, Z27
+	VMOVAPS          Z21, Z9
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z29, Z9
+	VMOVAPS          Z26, Z30
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z27, Z30
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z29, Z21
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z27, Z26
+	VMOVAPS          Z13, Z27
+	VFMADD231PS.BCST word_401a827a<>+0(SB), Z10, Z27
+	VFMADD231PS.BCST word_c01a827a<>+0(SB), Z13, Z10
+	VMOVAPS          Z15, Z13
+	VFMADD231PS.BCST word_3ec3ef15<>+0(SB), Z27, Z13
+	VMOVAPS          Z16, Z29
+	VFMADD231PS.BCST word_3ec3ef15<>+0(SB), Z10, Z29
+	VFMADD231PS.BCST word_bec3ef15<>+0(SB), Z27, Z15
+	VFMADD231PS.BCST word_bec3ef15<>+0(SB), Z10, Z16
+	VADDPS           Z23, Z7, Z10
+	VSUBPS           Z23, Z7, Z7
+	VADDPS           Z18, Z8, Z23
+	VSUBPS           Z18, Z8, Z8
+	VADDPS           Z23, Z10, Z18
+	VSUBPS           Z23, Z10, Z10
+	VADDPS           Z22, Z6, Z23
 	VSUBPS           Z22, Z6, Z6
-	VADDPS           Z14, Z10, Z20
-	VSUBPS           Z14, Z10, Z10
-	VADDPS           Z18, Z2, Z14
-	VSUBPS           Z18, Z2, Z2
-	VMOVUPS          (SI), Z18
-	VADDPS           Z18, Z26, Z22
-	VSUBPS           Z26, Z18, Z18
-	VADDPS           Z22, Z14, Z26
-	VSUBPS           Z22, Z14, Z14
-	VADDPS           Z26, Z20, Z22
-	VSUBPS           Z26, Z20, Z20
-	VMOVAPS          Z2, Z26
-	VFMADD231PS.BCST word_bf800000<>+0(SB), Z18, Z26
-	VFMADD231PS.BCST word_3f800000<>+0(SB), Z2, Z18
+	VADDPS           Z17, Z1, Z22
+	VSUBPS           Z17, Z1, Z1
+	VADDPS           Z22, Z23, Z17
+	VSUBPS           Z22, Z23, Z22
+	VADDPS           Z17, Z18, Z23
+	VSUBPS           Z17, Z18, Z17
+	VMOVAPS          Z6, Z18
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z1, Z18
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z6, Z1
+	VMOVAPS          Z7, Z6
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z18, Z6
+	VMOVAPS          Z8, Z27
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z1, Z27
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z18, Z7
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z1, Z8
+	VADDPS           Z19, Z3, Z1
+	VSUBPS           Z19, Z3, Z3
+	VADDPS           Z20, Z4, Z18
+	VSUBPS           Z20, Z4, Z4
+	VADDPS           Z18, Z1, Z19
+	VSUBPS           Z18, Z1, Z1
+	VADDPS           Z0, Z2, Z18
+	VSUBPS           Z0, Z2, Z0
+	VMOVUPS          (SI), Z2
+	VADDPS           Z2, Z5, Z20
+	VSUBPS           Z5, Z2, Z2
+	VADDPS           Z20, Z18, Z5
+	VSUBPS           Z20, Z18, Z18
+	VADDPS           Z5, Z19, Z20
+	VSUBPS           Z5, Z19, Z5
+	VMOVAPS          Z0, Z19
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z2, Z19
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z0, Z2
+	VMOVAPS          Z3, Z0
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z19, Z0
+	VMOVUPS          Z28, (SI)
+	VMOVAPS          Z4, Z28
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z2, Z28
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z19, Z3
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z2, Z4
+	VADDPS           Z20, Z23, Z2
+	VSUBPS           Z20, Z23, Z19
+	VMOVAPS          Z0, Z20
+	VFMADD231PS.BCST word_bed413cd<>+0(SB), Z28, Z20
+	VFMADD231PS.BCST word_3ed413cd<>+0(SB), Z0, Z28
+	VMOVAPS          Z6, Z0
+	VFMADD231PS.BCST word_3f6c835e<>+0(SB), Z20, Z0
+	VMOVAPS          Z27, Z23
+	VFMADD231PS.BCST word_3f6c835e<>+0(SB), Z28, Z23
+	VFMADD231PS.BCST word_bf6c835e<>+0(SB), Z20, Z6
+	VFMADD231PS.BCST word_bf6c835e<>+0(SB), Z28, Z27
+	VMOVAPS          Z1, Z20
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z18, Z20
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z1, Z18
+	VMOVAPS          Z10, Z1
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z20, Z1
+	VMOVAPS          Z22, Z28
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z18, Z28
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z20, Z10
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z18, Z22
+	VMOVAPS          Z3, Z18
+	VFMADD231PS.BCST word_401a827a<>+0(SB), Z4, Z18
+	VFMADD231PS.BCST word_c01a827a<>+0(SB), Z3, Z4
+	VMOVAPS          Z7, Z3
+	VFMADD231PS.BCST word_3ec3ef15<>+0(SB), Z18, Z3
+	VMOVAPS          Z8, Z20
+	VFMADD231PS.BCST word_3ec3ef15<>+0(SB), Z4, Z20
+	VFMADD231PS.BCST word_bec3ef15<>+0(SB), Z18, Z7
+	VFMADD231PS.BCST word_bec3ef15<>+0(SB), Z4, Z8
+	VADDPS           Z2, Z12, Z4
+	VMOVUPS          Z4, (DI)
+	VSUBPS           Z2, Z12, Z2
+	VMOVUPS          Z2, 64(DI)
 	VMOVAPS          Z0, Z2
-	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z26, Z2
-	VMOVUPS          Z24, (SI)
-	VMOVAPS          Z6, Z24
-	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z18, Z24
-	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z26, Z0
-	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z18, Z6
-	VADDPS           Z22, Z21, Z18
-	VSUBPS           Z22, Z21, Z21
-	VMOVAPS          Z2, Z22
-	VFMADD231PS.BCST word_bed413cd<>+0(SB), Z24, Z22
-	VFMADD231PS.BCST word_3ed413cd<>+0(SB), Z2, Z24
-	VMOVAPS          Z5, Z2
-	VFMADD231PS.BCST word_3f6c835e<>+0(SB), Z22, Z2
-	VMOVAPS          Z25, Z26
-	VFMADD231PS.BCST word_3f6c835e<>+0(SB), Z24, Z26
-	VFMADD231PS.BCST word_bf6c835e<>+0(SB), Z22, Z5
-	VFMADD231PS.BCST word_bf6c835e<>+0(SB), Z24, Z25
-	VMOVAPS          Z10, Z22
-	VFMADD231PS.BCST word_bf800000<>+0(SB), Z14, Z22
-	VFMADD231PS.BCST word_3f800000<>+0(SB), Z10, Z14
-	VMOVAPS          Z12, Z10
-	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z22, Z10
-	VMOVAPS          Z17, Z24
-	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z14, Z24
-	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z22, Z12
-	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z14, Z17
-	VMOVAPS          Z0, Z14
-	VFMADD231PS.BCST word_401a827a<>+0(SB), Z6, Z14
-	VFMADD231PS.BCST word_c01a827a<>+0(SB), Z0, Z6
+	VFMADD231PS.BCST word_be4bafaf<>+0(SB), Z23, Z2
+	VFMADD231PS.BCST word_3e4bafaf<>+0(SB), Z0, Z23
+	VMOVAPS          Z11, Z0
+	VFMADD231PS.BCST word_3f7b14be<>+0(SB), Z2, Z0
+	VMOVAPS          Z31, Z4
+	VFMADD231PS.BCST word_3f7b14be<>+0(SB), Z23, Z4
+	VSUBPS           Z4, Z0, Z12
+	VMOVUPS          Z12, 128(DI)
+	VMOVUPS          Z0, 192(DI)
+	VMULPS.BCST      word_bf800000<>+0(SB), Z4, Z0
+	VMOVUPS          Z0, 256(DI)
+	VFMADD231PS.BCST word_bf7b14be<>+0(SB), Z2, Z11
+	VFMADD231PS.BCST word_bf7b14be<>+0(SB), Z23, Z31
+	VADDPS           Z31, Z11, Z0
+	VMOVUPS          Z0, 2816(DI)
+	VMOVUPS          Z11, 2880(DI)
+	VMOVUPS          Z31, 2944(DI)
 	VMOVAPS          Z1, Z0
-	VFMADD231PS.BCST word_3ec3ef15<>+0(SB), Z14, Z0
-	VMOVAPS          Z9, Z22
-	VFMADD231PS.BCST word_3ec3ef15<>+0(SB), Z6, Z22
-	VFMADD231PS.BCST word_bec3ef15<>+0(SB), Z14, Z1
-	VFMADD231PS.BCST word_bec3ef15<>+0(SB), Z6, Z9
-	VADDPS           Z18, Z16, Z6
-	VMOVUPS          Z6, (DI)
-	VSUBPS           Z18, Z16, Z6
-	VMOVUPS          Z6, 64(DI)
-	VMOVAPS          Z2, Z6
-	VFMADD231PS.BCST word_be4bafaf<>+0(SB), Z26, Z6
-	VFMADD231PS.BCST word_3e4bafaf<>+0(SB), Z2, Z26
-	VMOVAPS          Z8, Z2
-	VFMADD231PS.BCST word_3f7b14be<>+0(SB), Z6, Z2
-	VMOVAPS          Z30, Z14
-	VFMADD231PS.BCST word_3f7b14be<>+0(SB), Z26, Z14
-	VSUBPS           Z14, Z2, Z16
-	VMOVUPS          Z16, 128(DI)
-	VMOVUPS          Z2, 192(DI)
-	VMULPS.BCST      word_bf800000<>+0(SB), Z14, Z2
-	VMOVUPS          Z2, 256(DI)
-	VFMADD231PS.BCST word_bf7b14be<>+0(SB), Z6, Z8
-	VFMADD231PS.BCST word_bf7b14be<>+0(SB), Z26, Z30
-	VADDPS           Z30, Z8, Z2
-	VMOVUPS          Z2, 2816(DI)
-	VMOVUPS          Z8, 2880(DI)
-	VMOVUPS          Z30, 2944(DI)
-	VMOVAPS          Z10, Z2
-	VFMADD231PS.BCST word_bed413cd<>+0(SB), Z24, Z2
-	VFMADD231PS.BCST word_3ed413cd<>+0(SB), Z10, Z24
-	VMOVAPS          Z15, Z6
-	VFMADD231PS.BCST word_3f6c835e<>+0(SB), Z2, Z6
-	VMOVAPS          Z31, Z8
-	VFMADD231PS.BCST word_3f6c835e<>+0(SB), Z24, Z8
-	VSUBPS           Z8, Z6, Z10
-	VMOVUPS          Z10, 320(DI)
-	VMOVUPS          Z6, 384(DI)
-	VMULPS.BCST      word_bf800000<>+0(SB), Z8, Z6
-	VMOVUPS          Z6, 448(DI)
-	VFMADD231PS.BCST word_bf6c835e<>+0(SB), Z2, Z15
-	VFMADD231PS.BCST word_bf6c835e<>+0(SB), Z24, Z31
-	VADDPS           Z31, Z15, Z2
-	VMOVUPS          Z2, 2624(DI)
-	VMOVUPS          Z15, 2688(DI)
-	VMOVUPS          Z31, 2752(DI)
-	VMOVAPS          Z0, Z2
-	VFMADD231PS.BCST word_3f2b0dc1<>+0(SB), Z22, Z2
-	VFMADD231PS.BCST word_bf2b0dc1<>+0(SB), Z0, Z22
-	VMOVAPS          Z4, Z0
-	VFMADD231PS.BCST word_3f54db31<>+0(SB), Z2, Z0
-	VMOVAPS          Z29, Z6
-	VFMADD231PS.BCST word_3f54db31<>+0(SB), Z22, Z6
-	VADDPS           Z6, Z0, Z8
-	VMOVUPS          Z8, 512(DI)
-	VMOVUPS          Z0, 576(DI)
-	VMOVUPS          Z6, 640(DI)
-	VFMADD231PS.BCST word_bf54db31<>+0(SB), Z2, Z4
-	VFMADD231PS.BCST word_bf54db31<>+0(SB), Z22, Z29
-	VSUBPS           Z29, Z4, Z0
+	VFMADD231PS.BCST word_bed413cd<>+0(SB), Z28, Z0
+	VFMADD231PS.BCST word_3ed413cd<>+0(SB), Z1, Z28
+	VMOVAPS          Z9, Z1
+	VFMADD231PS.BCST word_3f6c835e<>+0(SB), Z0, Z1
+	VMOVAPS          Z30, Z2
+	VFMADD231PS.BCST word_3f6c835e<>+0(SB), Z28, Z2
+	VSUBPS           Z2, Z1, Z4
+	VMOVUPS          Z4, 320(DI)
+	VMOVUPS          Z1, 384(DI)
+	VMULPS.BCST      word_bf800000<>+0(SB), Z2, Z1
+	VMOVUPS          Z1, 448(DI)
+	VFMADD231PS.BCST word_bf6c835e<>+0(SB), Z0, Z9
+	VFMADD231PS.BCST word_bf6c835e<>+0(SB), Z28, Z30
+	VADDPS           Z30, Z9, Z0
+	VMOVUPS          Z0, 2624(DI)
+	VMOVUPS          Z9, 2688(DI)
+	VMOVUPS          Z30, 2752(DI)
+	VMOVAPS          Z3, Z0
+	VFMADD231PS.BCST word_3f2b0dc1<>+0(SB), Z20, Z0
+	VFMADD231PS.BCST word_bf2b0dc1<>+0(SB), Z3, Z20
+	VMOVAPS          Z13, Z1
+	VFMADD231PS.BCST word_3f54db31<>+0(SB), Z0, Z1
+	VMOVAPS          Z29, Z2
+	VFMADD231PS.BCST word_3f54db31<>+0(SB), Z20, Z2
+	VADDPS           Z2, Z1, Z3
+	VMOVUPS          Z3, 512(DI)
+	VMOVUPS          Z1, 576(DI)
+	VMOVUPS          Z2, 640(DI)
+	VFMADD231PS.BCST word_bf54db31<>+0(SB), Z0, Z13
+	VFMADD231PS.BCST word_bf54db31<>+0(SB), Z20, Z29
+	VSUBPS           Z29, Z13, Z0
 	VMOVUPS          Z0, 2432(DI)
-	VMOVUPS          Z4, 2496(DI)
+	VMOVUPS          Z13, 2496(DI)
 	VMULPS.BCST      word_bf800000<>+0(SB), Z29, Z0
 	VMOVUPS          Z0, 2560(DI)
-	VMOVAPS          Z13, Z0
-	VFMADD231PS.BCST word_bf800000<>+0(SB), Z20, Z0
-	VFMADD231PS.BCST word_3f800000<>+0(SB), Z13, Z20
-	VMOVUPS          64(SI), Z2
-	VMOVAPS          Z2, Z4
-	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z0, Z4
-	VMOVAPS          Z28, Z6
-	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z20, Z6
-	VSUBPS           Z6, Z4, Z8
-	VMOVUPS          Z8, 704(DI)
-	VMOVUPS          Z4, 768(DI)
-	VMULPS.BCST      word_bf800000<>+0(SB), Z6, Z4
-	VMOVUPS          Z4, 832(DI)
-	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z0, Z2
-	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z20, Z28
-	VADDPS           Z28, Z2, Z0
+	VMOVAPS          Z17, Z0
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z5, Z0
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z17, Z5
+	VMOVUPS          64(SI), Z1
+	VMOVAPS          Z1, Z2
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z0, Z2
+	VMOVAPS          Z24, Z3
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z5, Z3
+	VSUBPS           Z3, Z2, Z4
+	VMOVUPS          Z4, 704(DI)
+	VMOVUPS          Z2, 768(DI)
+	VMULPS.BCST      word_bf800000<>+0(SB), Z3, Z2
+	VMOVUPS          Z2, 832(DI)
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z0, Z1
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z5, Z24
+	VADDPS           Z24, Z1, Z0
 	VMOVUPS          Z0, 2240(DI)
-	VMOVUPS          Z2, 2304(DI)
-	VMOVUPS          Z28, 2368(DI)
-	VMOVAPS          Z1, Z0
-	VFMADD231PS.BCST word_bfbf90c7<>+0(SB), Z9, Z0
-	VFMADD231PS.BCST word_3fbf90c7<>+0(SB), Z1, Z9
-	VMOVAPS          Z3, Z1
+	VMOVUPS          Z1, 2304(DI)
+	VMOVUPS          Z24, 2368(DI)
+	VMOVAPS          Z7, Z0
+	VFMADD231PS.BCST word_bfbf90c7<>+0(SB), Z8, Z0
+	VFMADD231PS.BCST word_3fbf90c7<>+0(SB), Z7, Z8
+	VMOVAPS          Z15, Z1
 	VFMADD231PS.BCST word_3f0e39da<>+0(SB), Z0, Z1
-	VMOVAPS          Z11, Z2
-	VFMADD231PS.BCST word_3f0e39da<>+0(SB), Z9, Z2
-	VSUBPS           Z2, Z1, Z4
-	VMOVUPS          Z4, 896(DI)
+	VMOVAPS          Z16, Z2
+	VFMADD231PS.BCST word_3f0e39da<>+0(SB), Z8, Z2
+	VSUBPS           Z2, Z1, Z3
+	VMOVUPS          Z3, 896(DI)
 	VMOVUPS          Z1, 960(DI)
 	VMULPS.BCST      word_bf800000<>+0(SB), Z2, Z1
 	VMOVUPS          Z1, 1024(DI)
-	VFMADD231PS.BCST word_bf0e39da<>+0(SB), Z0, Z3
-	VFMADD231PS.BCST word_bf0e39da<>+0(SB), Z9, Z11
-	VADDPS           Z11, Z3, Z0
+	VFMADD231PS.BCST word_bf0e39da<>+0(SB), Z0, Z15
+	VFMADD231PS.BCST word_bf0e39da<>+0(SB), Z8, Z16
+	VADDPS           Z16, Z15, Z0
 	VMOVUPS          Z0, 2048(DI)
-	VMOVUPS          Z3, 2112(DI)
-	VMOVUPS          Z11, 2176(DI)
-	VMOVAPS          Z12, Z0
-	VFMADD231PS.BCST word_401a827a<>+0(SB), Z17, Z0
-	VFMADD231PS.BCST word_c01a827a<>+0(SB), Z12, Z17
-	VMOVAPS          Z19, Z1
+	VMOVUPS          Z15, 2112(DI)
+	VMOVUPS          Z16, 2176(DI)
+	VMOVAPS          Z10, Z0
+	VFMADD231PS.BCST word_401a827a<>+0(SB), Z22, Z0
+	VFMADD231PS.BCST word_c01a827a<>+0(SB), Z10, Z22
+	VMOVAPS          Z21, Z1
 	VFMADD231PS.BCST word_3ec3ef15<>+0(SB), Z0, Z1
-	VMOVAPS          Z23, Z2
-	VFMADD231PS.BCST word_3ec3ef15<>+0(SB), Z17, Z2
+	VMOVAPS          Z26, Z2
+	VFMADD231PS.BCST word_3ec3ef15<>+0(SB), Z22, Z2
 	VADDPS           Z2, Z1, Z3
 	VMOVUPS          Z3, 1088(DI)
 	VMOVUPS          Z1, 1152(DI)
 	VMOVUPS          Z2, 1216(DI)
-	VFMADD231PS.BCST word_bec3ef15<>+0(SB), Z0, Z19
-	VFMADD231PS.BCST word_bec3ef15<>+0(SB), Z17, Z23
-	VSUBPS           Z23, Z19, Z0
+	VFMADD231PS.BCST word_bec3ef15<>+0(SB), Z0, Z21
+	VFMADD231PS.BCST word_bec3ef15<>+0(SB), Z22, Z26
+	VSUBPS           Z26, Z21, Z0
 	VMOVUPS          Z0, 1856(DI)
-	VMOVUPS          Z19, 1920(DI)
-	VMULPS.BCST      word_bf800000<>+0(SB), Z23, Z0
+	VMOVUPS          Z21, 1920(DI)
+	VMULPS.BCST      word_bf800000<>+0(SB), Z26, Z0
 	VMOVUPS          Z0, 1984(DI)
-	VMOVAPS          Z5, Z0
-	VFMADD231PS.BCST word_40a0dff7<>+0(SB), Z25, Z0
-	VFMADD231PS.BCST word_c0a0dff7<>+0(SB), Z5, Z25
-	VMOVAPS          Z7, Z1
+	VMOVAPS          Z6, Z0
+	VFMADD231PS.BCST word_40a0dff7<>+0(SB), Z27, Z0
+	VFMADD231PS.BCST word_c0a0dff7<>+0(SB), Z6, Z27
+	VMOVAPS          Z14, Z1
 	VFMADD231PS.BCST word_3e47c5c2<>+0(SB), Z0, Z1
-	VMOVAPS          Z27, Z2
-	VFMADD231PS.BCST word_3e47c5c2<>+0(SB), Z25, Z2
+	VMOVAPS          Z25, Z2
+	VFMADD231PS.BCST word_3e47c5c2<>+0(SB), Z27, Z2
 	VADDPS           Z2, Z1, Z3
 	VMOVUPS          Z3, 1280(DI)
 	VMOVUPS          Z1, 1344(DI)
 	VMOVUPS          Z2, 1408(DI)
-	VFMADD231PS.BCST word_be47c5c2<>+0(SB), Z0, Z7
-	VFMADD231PS.BCST word_be47c5c2<>+0(SB), Z25, Z27
-	VSUBPS           Z27, Z7, Z0
+	VFMADD231PS.BCST word_be47c5c2<>+0(SB), Z0, Z14
+	VFMADD231PS.BCST word_be47c5c2<>+0(SB), Z27, Z25
+	VSUBPS           Z25, Z14, Z0
 	VMOVUPS          Z0, 1664(DI)
-	VMOVUPS          Z7, 1728(DI)
-	VMULPS.BCST      word_bf800000<>+0(SB), Z27, Z0
+	VMOVUPS          Z14, 1728(DI)
+	VMULPS.BCST      word_bf800000<>+0(SB), Z25, Z0
 	VMOVUPS          Z0, 1792(DI)
 	VMOVUPS          (SI), Z0
-	VSUBPS           Z21, Z0, Z1
+	VSUBPS           Z19, Z0, Z1
 	VMOVUPS          Z1, 1472(DI)
 	VMOVUPS          Z0, 1536(DI)
-	VMULPS.BCST      word_bf800000<>+0(SB), Z21, Z0
+	VMULPS.BCST      word_bf800000<>+0(SB), Z19, Z0
 	VMOVUPS          Z0, 1600(DI)
-	ADDQ             $0x00000080, AX
-	ADDQ             $0x00000080, BX
-	ADDQ             $0x00000080, CX
-	ADDQ             $0x00000080, DX
+	MOVQ             group+64(FP), R13
+	SHLQ             $0x02, R13
+	ADDQ             R13, AX
+	ADDQ             R13, BX
+	ADDQ             R13, CX
+	ADDQ             R13, DX
 	ADDQ             $0x00000bc0, DI
 	DECQ             R10
 	JNE              group
@@ -2335,22 +2274,25 @@ DATA word_be47c5c2<>+24(SB)/4, $0xbe47c5c2
 DATA word_be47c5c2<>+28(SB)/4, $0xbe47c5c2
 GLOBL word_be47c5c2<>(SB), RODATA|NOPTR, $32
 
-// func circulantInverse32AVX512(y []float32, ld int, src []float32, bias []float32, groups int, scratch []float32)
+// func circulantInverse32AVX512(y []float32, odd int, pair int, group int, src []float32, bias []float32, biasOdd int, groups int, scratch []float32)
 // Requires: AVX, AVX512F
-TEXT ·circulantInverse32AVX512(SB), NOSPLIT, $0-112
+TEXT ·circulantInverse32AVX512(SB), NOSPLIT, $0-136
 	MOVQ y_base+0(FP), AX
-	MOVQ ld+24(FP), R8
+	MOVQ odd+24(FP), BX
+	LEAQ (AX)(BX*4), BX
+	MOVQ pair+32(FP), R8
 	SHLQ $0x02, R8
-	LEAQ (AX)(R8*4), BX
-	LEAQ (BX)(R8*4), CX
-	LEAQ (CX)(R8*4), DX
+	LEAQ (AX)(R8*4), CX
+	LEAQ (BX)(R8*4), DX
 	LEAQ (R8)(R8*2), R9
-	MOVQ src_base+32(FP), DI
-	MOVQ bias_base+56(FP), R11
-	MOVQ groups+80(FP), R10
-	MOVQ scratch_base+88(FP), SI
+	MOVQ src_base+48(FP), DI
+	MOVQ bias_base+72(FP), R11
+	MOVQ groups+104(FP), R10
+	MOVQ scratch_base+112(FP), SI
 
 group:
+	MOVQ             biasOdd+96(FP), R13
+	SHLQ             $0x02, R13
 	VMOVUPS          (DI), Z0
 	VMOVUPS          64(DI), Z1
 	VADDPS           Z1, Z0, Z2
@@ -2692,11 +2634,11 @@ group:
 	VADDPS           (R11), Z26, Z26
 	VMOVUPS          Z26, (AX)
 	VADDPS           (R11), Z20, Z20
-	VMOVUPS          Z20, (BX)
+	VMOVUPS          Z20, (AX)(R8*2)
 	VADDPS           (R11), Z30, Z30
 	VMOVUPS          Z30, (CX)
 	VADDPS           (R11), Z14, Z14
-	VMOVUPS          Z14, (DX)
+	VMOVUPS          Z14, (CX)(R8*2)
 	VSHUFF32X4       $0x44, Z21, Z1, Z14
 	VSHUFF32X4       $0xee, Z21, Z1, Z1
 	VSHUFF32X4       $0x44, Z24, Z25, Z20
@@ -2705,14 +2647,14 @@ group:
 	VSHUFF32X4       $0xdd, Z20, Z14, Z14
 	VSHUFF32X4       $0x88, Z21, Z1, Z20
 	VSHUFF32X4       $0xdd, Z21, Z1, Z1
-	VADDPS           (R11), Z22, Z22
-	VMOVUPS          Z22, (AX)(R8*1)
-	VADDPS           (R11), Z14, Z14
-	VMOVUPS          Z14, (BX)(R8*1)
-	VADDPS           (R11), Z20, Z20
-	VMOVUPS          Z20, (CX)(R8*1)
-	VADDPS           (R11), Z1, Z1
-	VMOVUPS          Z1, (DX)(R8*1)
+	VADDPS           (R11)(R13*1), Z22, Z22
+	VMOVUPS          Z22, (BX)
+	VADDPS           (R11)(R13*1), Z14, Z14
+	VMOVUPS          Z14, (BX)(R8*2)
+	VADDPS           (R11)(R13*1), Z20, Z20
+	VMOVUPS          Z20, (DX)
+	VADDPS           (R11)(R13*1), Z1, Z1
+	VMOVUPS          Z1, (DX)(R8*2)
 	VSHUFF32X4       $0x44, Z27, Z23, Z1
 	VSHUFF32X4       $0xee, Z27, Z23, Z14
 	VSHUFF32X4       $0x44, Z28, Z29, Z20
@@ -2722,13 +2664,13 @@ group:
 	VSHUFF32X4       $0x88, Z21, Z14, Z20
 	VSHUFF32X4       $0xdd, Z21, Z14, Z14
 	VADDPS           (R11), Z22, Z22
-	VMOVUPS          Z22, (AX)(R8*2)
+	VMOVUPS          Z22, (AX)(R8*1)
 	VADDPS           (R11), Z1, Z1
-	VMOVUPS          Z1, (BX)(R8*2)
+	VMOVUPS          Z1, (AX)(R9*1)
 	VADDPS           (R11), Z20, Z20
-	VMOVUPS          Z20, (CX)(R8*2)
+	VMOVUPS          Z20, (CX)(R8*1)
 	VADDPS           (R11), Z14, Z14
-	VMOVUPS          Z14, (DX)(R8*2)
+	VMOVUPS          Z14, (CX)(R9*1)
 	VSHUFF32X4       $0x44, Z5, Z12, Z1
 	VSHUFF32X4       $0xee, Z5, Z12, Z5
 	VSHUFF32X4       $0x44, Z19, Z17, Z12
@@ -2737,13 +2679,13 @@ group:
 	VSHUFF32X4       $0xdd, Z12, Z1, Z1
 	VSHUFF32X4       $0x88, Z14, Z5, Z12
 	VSHUFF32X4       $0xdd, Z14, Z5, Z5
-	VADDPS           (R11), Z17, Z17
-	VMOVUPS          Z17, (AX)(R9*1)
-	VADDPS           (R11), Z1, Z1
+	VADDPS           (R11)(R13*1), Z17, Z17
+	VMOVUPS          Z17, (BX)(R8*1)
+	VADDPS           (R11)(R13*1), Z1, Z1
 	VMOVUPS          Z1, (BX)(R9*1)
-	VADDPS           (R11), Z12, Z12
-	VMOVUPS          Z12, (CX)(R9*1)
-	VADDPS           (R11), Z5, Z5
+	VADDPS           (R11)(R13*1), Z12, Z12
+	VMOVUPS          Z12, (DX)(R8*1)
+	VADDPS           (R11)(R13*1), Z5, Z5
 	VMOVUPS          Z5, (DX)(R9*1)
 	VUNPCKLPS        Z4, Z15, Z1
 	VUNPCKHPS        Z4, Z15, Z4
@@ -2790,11 +2732,11 @@ group:
 	VADDPS           64(R11), Z11, Z11
 	VMOVUPS          Z11, 64(AX)
 	VADDPS           64(R11), Z6, Z6
-	VMOVUPS          Z6, 64(BX)
+	VMOVUPS          Z6, 64(AX)(R8*2)
 	VADDPS           64(R11), Z13, Z13
 	VMOVUPS          Z13, 64(CX)
 	VADDPS           64(R11), Z8, Z8
-	VMOVUPS          Z8, 64(DX)
+	VMOVUPS          Z8, 64(CX)(R8*2)
 	VSHUFF32X4       $0x44, Z12, Z1, Z6
 	VSHUFF32X4       $0xee, Z12, Z1, Z1
 	VSHUFF32X4       $0x44, Z15, Z7, Z8
@@ -2803,14 +2745,14 @@ group:
 	VSHUFF32X4       $0xdd, Z8, Z6, Z6
 	VSHUFF32X4       $0x88, Z7, Z1, Z8
 	VSHUFF32X4       $0xdd, Z7, Z1, Z1
-	VADDPS           64(R11), Z10, Z10
-	VMOVUPS          Z10, 64(AX)(R8*1)
-	VADDPS           64(R11), Z6, Z6
-	VMOVUPS          Z6, 64(BX)(R8*1)
-	VADDPS           64(R11), Z8, Z8
-	VMOVUPS          Z8, 64(CX)(R8*1)
-	VADDPS           64(R11), Z1, Z1
-	VMOVUPS          Z1, 64(DX)(R8*1)
+	VADDPS           64(R11)(R13*1), Z10, Z10
+	VMOVUPS          Z10, 64(BX)
+	VADDPS           64(R11)(R13*1), Z6, Z6
+	VMOVUPS          Z6, 64(BX)(R8*2)
+	VADDPS           64(R11)(R13*1), Z8, Z8
+	VMOVUPS          Z8, 64(DX)
+	VADDPS           64(R11)(R13*1), Z1, Z1
+	VMOVUPS          Z1, 64(DX)(R8*2)
 	VSHUFF32X4       $0x44, Z14, Z5, Z1
 	VSHUFF32X4       $0xee, Z14, Z5, Z5
 	VSHUFF32X4       $0x44, Z16, Z9, Z6
@@ -2820,13 +2762,13 @@ group:
 	VSHUFF32X4       $0x88, Z7, Z5, Z6
 	VSHUFF32X4       $0xdd, Z7, Z5, Z5
 	VADDPS           64(R11), Z8, Z8
-	VMOVUPS          Z8, 64(AX)(R8*2)
+	VMOVUPS          Z8, 64(AX)(R8*1)
 	VADDPS           64(R11), Z1, Z1
-	VMOVUPS          Z1, 64(BX)(R8*2)
+	VMOVUPS          Z1, 64(AX)(R9*1)
 	VADDPS           64(R11), Z6, Z6
-	VMOVUPS          Z6, 64(CX)(R8*2)
+	VMOVUPS          Z6, 64(CX)(R8*1)
 	VADDPS           64(R11), Z5, Z5
-	VMOVUPS          Z5, 64(DX)(R8*2)
+	VMOVUPS          Z5, 64(CX)(R9*1)
 	VSHUFF32X4       $0x44, Z3, Z4, Z1
 	VSHUFF32X4       $0xee, Z3, Z4, Z3
 	VSHUFF32X4       $0x44, Z0, Z2, Z4
@@ -2835,1245 +2777,1196 @@ group:
 	VSHUFF32X4       $0xdd, Z4, Z1, Z1
 	VSHUFF32X4       $0x88, Z0, Z3, Z4
 	VSHUFF32X4       $0xdd, Z0, Z3, Z0
-	VADDPS           64(R11), Z2, Z2
-	VMOVUPS          Z2, 64(AX)(R9*1)
-	VADDPS           64(R11), Z1, Z1
+	VADDPS           64(R11)(R13*1), Z2, Z2
+	VMOVUPS          Z2, 64(BX)(R8*1)
+	VADDPS           64(R11)(R13*1), Z1, Z1
 	VMOVUPS          Z1, 64(BX)(R9*1)
-	VADDPS           64(R11), Z4, Z4
-	VMOVUPS          Z4, 64(CX)(R9*1)
-	VADDPS           64(R11), Z0, Z0
+	VADDPS           64(R11)(R13*1), Z4, Z4
+	VMOVUPS          Z4, 64(DX)(R8*1)
+	VADDPS           64(R11)(R13*1), Z0, Z0
 	VMOVUPS          Z0, 64(DX)(R9*1)
-	ADDQ             $0x00000080, AX
-	ADDQ             $0x00000080, BX
-	ADDQ             $0x00000080, CX
-	ADDQ             $0x00000080, DX
-	ADDQ             $0x00000080, R11
+	MOVQ             group+40(FP), R13
+	SHLQ             $0x02, R13
+	ADDQ             R13, AX
+	ADDQ             R13, BX
+	ADDQ             R13, CX
+	ADDQ             R13, DX
+	ADDQ             R13, R11
 	ADDQ             $0x00000bc0, DI
 	DECQ             R10
 	JNE              group
 	VZEROUPPER
 	RET
 
-// func circulantForward64AVX512(dst []float32, x []float32, ld int, groups int, scratch []float32)
-// Requires: AVX, AVX512F, AVX512VL
-TEXT ·circulantForward64AVX512(SB), NOSPLIT, $0-88
+// func circulantForward64AVX512(dst []float32, x []float32, odd int, pair int, group int, groups int, scratch []float32)
+// Requires: AVX, AVX512F
+TEXT ·circulantForward64AVX512(SB), NOSPLIT, $0-104
 	MOVQ x_base+24(FP), AX
-	MOVQ ld+48(FP), R8
+	MOVQ odd+48(FP), BX
+	LEAQ (AX)(BX*4), BX
+	MOVQ pair+56(FP), R8
 	SHLQ $0x02, R8
-	LEAQ (AX)(R8*4), BX
-	LEAQ (BX)(R8*4), CX
-	LEAQ (CX)(R8*4), DX
+	LEAQ (AX)(R8*4), CX
+	LEAQ (BX)(R8*4), DX
 	LEAQ (R8)(R8*2), R9
 	MOVQ dst_base+0(FP), DI
-	MOVQ groups+56(FP), R10
-	MOVQ scratch_base+64(FP), SI
+	MOVQ groups+72(FP), R10
+	MOVQ scratch_base+80(FP), SI
 
 group:
-	VMOVUPS          (AX), X0
-	VINSERTF32X4     $0x01, (BX), Y0, Y0
-	VINSERTF32X4     $0x02, (CX), Z0, Z0
-	VINSERTF32X4     $0x03, (DX), Z0, Z0
-	VMOVUPS          (AX)(R8*1), X1
-	VINSERTF32X4     $0x01, (BX)(R8*1), Y1, Y1
-	VINSERTF32X4     $0x02, (CX)(R8*1), Z1, Z1
-	VINSERTF32X4     $0x03, (DX)(R8*1), Z1, Z1
-	VMOVUPS          (AX)(R8*2), X2
-	VINSERTF32X4     $0x01, (BX)(R8*2), Y2, Y2
-	VINSERTF32X4     $0x02, (CX)(R8*2), Z2, Z2
-	VINSERTF32X4     $0x03, (DX)(R8*2), Z2, Z2
-	VMOVUPS          (AX)(R9*1), X3
-	VINSERTF32X4     $0x01, (BX)(R9*1), Y3, Y3
-	VINSERTF32X4     $0x02, (CX)(R9*1), Z3, Z3
-	VINSERTF32X4     $0x03, (DX)(R9*1), Z3, Z3
-	VUNPCKLPS        Z1, Z0, Z4
+	VMOVUPS          (AX), Z0
+	VMOVUPS          (AX)(R8*2), Z1
+	VSHUFF32X4       $0x44, Z1, Z0, Z2
+	VSHUFF32X4       $0xee, Z1, Z0, Z0
+	VMOVUPS          (CX), Z1
+	VMOVUPS          (CX)(R8*2), Z3
+	VSHUFF32X4       $0x44, Z3, Z1, Z4
+	VSHUFF32X4       $0xee, Z3, Z1, Z1
+	VSHUFF32X4       $0x88, Z4, Z2, Z3
+	VSHUFF32X4       $0xdd, Z4, Z2, Z2
+	VSHUFF32X4       $0x88, Z1, Z0, Z4
+	VSHUFF32X4       $0xdd, Z1, Z0, Z0
+	VMOVUPS          (BX), Z1
+	VMOVUPS          (BX)(R8*2), Z5
+	VSHUFF32X4       $0x44, Z5, Z1, Z6
+	VSHUFF32X4       $0xee, Z5, Z1, Z1
+	VMOVUPS          (DX), Z5
+	VMOVUPS          (DX)(R8*2), Z7
+	VSHUFF32X4       $0x44, Z7, Z5, Z8
+	VSHUFF32X4       $0xee, Z7, Z5, Z5
+	VSHUFF32X4       $0x88, Z8, Z6, Z7
+	VSHUFF32X4       $0xdd, Z8, Z6, Z6
+	VSHUFF32X4       $0x88, Z5, Z1, Z8
+	VSHUFF32X4       $0xdd, Z5, Z1, Z1
+	VMOVUPS          (AX)(R8*1), Z5
+	VMOVUPS          (AX)(R9*1), Z9
+	VSHUFF32X4       $0x44, Z9, Z5, Z10
+	VSHUFF32X4       $0xee, Z9, Z5, Z5
+	VMOVUPS          (CX)(R8*1), Z9
+	VMOVUPS          (CX)(R9*1), Z11
+	VSHUFF32X4       $0x44, Z11, Z9, Z12
+	VSHUFF32X4       $0xee, Z11, Z9, Z9
+	VSHUFF32X4       $0x88, Z12, Z10, Z11
+	VSHUFF32X4       $0xdd, Z12, Z10, Z10
+	VSHUFF32X4       $0x88, Z9, Z5, Z12
+	VSHUFF32X4       $0xdd, Z9, Z5, Z5
+	VMOVUPS          (BX)(R8*1), Z9
+	VMOVUPS          (BX)(R9*1), Z13
+	VSHUFF32X4       $0x44, Z13, Z9, Z14
+	VSHUFF32X4       $0xee, Z13, Z9, Z9
+	VMOVUPS          (DX)(R8*1), Z13
+	VMOVUPS          (DX)(R9*1), Z15
+	VSHUFF32X4       $0x44, Z15, Z13, Z16
+	VSHUFF32X4       $0xee, Z15, Z13, Z13
+	VSHUFF32X4       $0x88, Z16, Z14, Z15
+	VSHUFF32X4       $0xdd, Z16, Z14, Z14
+	VSHUFF32X4       $0x88, Z13, Z9, Z16
+	VSHUFF32X4       $0xdd, Z13, Z9, Z9
+	VUNPCKLPS        Z7, Z3, Z13
+	VUNPCKHPS        Z7, Z3, Z3
+	VUNPCKLPS        Z15, Z11, Z7
+	VUNPCKHPS        Z15, Z11, Z11
+	VSHUFPS          $0x44, Z7, Z13, Z15
+	VSHUFPS          $0xee, Z7, Z13, Z7
+	VSHUFPS          $0x44, Z11, Z3, Z13
+	VSHUFPS          $0xee, Z11, Z3, Z3
+	VUNPCKLPS        Z6, Z2, Z11
+	VUNPCKHPS        Z6, Z2, Z2
+	VUNPCKLPS        Z14, Z10, Z6
+	VUNPCKHPS        Z14, Z10, Z10
+	VSHUFPS          $0x44, Z6, Z11, Z14
+	VSHUFPS          $0xee, Z6, Z11, Z6
+	VSHUFPS          $0x44, Z10, Z2, Z11
+	VSHUFPS          $0xee, Z10, Z2, Z2
+	VUNPCKLPS        Z8, Z4, Z10
+	VUNPCKHPS        Z8, Z4, Z4
+	VUNPCKLPS        Z16, Z12, Z8
+	VUNPCKHPS        Z16, Z12, Z12
+	VSHUFPS          $0x44, Z8, Z10, Z16
+	VSHUFPS          $0xee, Z8, Z10, Z8
+	VSHUFPS          $0x44, Z12, Z4, Z10
+	VSHUFPS          $0xee, Z12, Z4, Z4
+	VUNPCKLPS        Z1, Z0, Z12
 	VUNPCKHPS        Z1, Z0, Z0
-	VUNPCKLPS        Z3, Z2, Z1
-	VUNPCKHPS        Z3, Z2, Z2
-	VSHUFPS          $0x44, Z1, Z4, Z3
-	VSHUFPS          $0xee, Z1, Z4, Z1
-	VSHUFPS          $0x44, Z2, Z0, Z4
-	VSHUFPS          $0xee, Z2, Z0, Z0
-	VMOVUPS          16(AX), X2
-	VINSERTF32X4     $0x01, 16(BX), Y2, Y2
-	VINSERTF32X4     $0x02, 16(CX), Z2, Z2
-	VINSERTF32X4     $0x03, 16(DX), Z2, Z2
-	VMOVUPS          16(AX)(R8*1), X5
-	VINSERTF32X4     $0x01, 16(BX)(R8*1), Y5, Y5
-	VINSERTF32X4     $0x02, 16(CX)(R8*1), Z5, Z5
-	VINSERTF32X4     $0x03, 16(DX)(R8*1), Z5, Z5
-	VMOVUPS          16(AX)(R8*2), X6
-	VINSERTF32X4     $0x01, 16(BX)(R8*2), Y6, Y6
-	VINSERTF32X4     $0x02, 16(CX)(R8*2), Z6, Z6
-	VINSERTF32X4     $0x03, 16(DX)(R8*2), Z6, Z6
-	VMOVUPS          16(AX)(R9*1), X7
-	VINSERTF32X4     $0x01, 16(BX)(R9*1), Y7, Y7
-	VINSERTF32X4     $0x02, 16(CX)(R9*1), Z7, Z7
-	VINSERTF32X4     $0x03, 16(DX)(R9*1), Z7, Z7
-	VUNPCKLPS        Z5, Z2, Z8
-	VUNPCKHPS        Z5, Z2, Z2
-	VUNPCKLPS        Z7, Z6, Z5
-	VUNPCKHPS        Z7, Z6, Z6
-	VSHUFPS          $0x44, Z5, Z8, Z7
-	VSHUFPS          $0xee, Z5, Z8, Z5
-	VSHUFPS          $0x44, Z6, Z2, Z8
-	VSHUFPS          $0xee, Z6, Z2, Z2
-	VMOVUPS          32(AX), X6
-	VINSERTF32X4     $0x01, 32(BX), Y6, Y6
-	VINSERTF32X4     $0x02, 32(CX), Z6, Z6
-	VINSERTF32X4     $0x03, 32(DX), Z6, Z6
-	VMOVUPS          32(AX)(R8*1), X9
-	VINSERTF32X4     $0x01, 32(BX)(R8*1), Y9, Y9
-	VINSERTF32X4     $0x02, 32(CX)(R8*1), Z9, Z9
-	VINSERTF32X4     $0x03, 32(DX)(R8*1), Z9, Z9
-	VMOVUPS          32(AX)(R8*2), X10
-	VINSERTF32X4     $0x01, 32(BX)(R8*2), Y10, Y10
-	VINSERTF32X4     $0x02, 32(CX)(R8*2), Z10, Z10
-	VINSERTF32X4     $0x03, 32(DX)(R8*2), Z10, Z10
-	VMOVUPS          32(AX)(R9*1), X11
-	VINSERTF32X4     $0x01, 32(BX)(R9*1), Y11, Y11
-	VINSERTF32X4     $0x02, 32(CX)(R9*1), Z11, Z11
-	VINSERTF32X4     $0x03, 32(DX)(R9*1), Z11, Z11
-	VUNPCKLPS        Z9, Z6, Z12
-	VUNPCKHPS        Z9, Z6, Z6
-	VUNPCKLPS        Z11, Z10, Z9
-	VUNPCKHPS        Z11, Z10, Z10
-	VSHUFPS          $0x44, Z9, Z12, Z11
-	VSHUFPS          $0xee, Z9, Z12, Z9
-	VSHUFPS          $0x44, Z10, Z6, Z12
-	VSHUFPS          $0xee, Z10, Z6, Z6
-	VMOVUPS          48(AX), X10
-	VINSERTF32X4     $0x01, 48(BX), Y10, Y10
-	VINSERTF32X4     $0x02, 48(CX), Z10, Z10
-	VINSERTF32X4     $0x03, 48(DX), Z10, Z10
-	VMOVUPS          48(AX)(R8*1), X13
-	VINSERTF32X4     $0x01, 48(BX)(R8*1), Y13, Y13
-	VINSERTF32X4     $0x02, 48(CX)(R8*1), Z13, Z13
-	VINSERTF32X4     $0x03, 48(DX)(R8*1), Z13, Z13
-	VMOVUPS          48(AX)(R8*2), X14
-	VINSERTF32X4     $0x01, 48(BX)(R8*2), Y14, Y14
-	VINSERTF32X4     $0x02, 48(CX)(R8*2), Z14, Z14
-	VINSERTF32X4     $0x03, 48(DX)(R8*2), Z14, Z14
-	VMOVUPS          48(AX)(R9*1), X15
-	VINSERTF32X4     $0x01, 48(BX)(R9*1), Y15, Y15
-	VINSERTF32X4     $0x02, 48(CX)(R9*1), Z15, Z15
-	VINSERTF32X4     $0x03, 48(DX)(R9*1), Z15, Z15
-	VUNPCKLPS        Z13, Z10, Z16
-	VUNPCKHPS        Z13, Z10, Z10
-	VUNPCKLPS        Z15, Z14, Z13
-	VUNPCKHPS        Z15, Z14, Z14
-	VSHUFPS          $0x44, Z13, Z16, Z15
-	VSHUFPS          $0xee, Z13, Z16, Z13
-	VSHUFPS          $0x44, Z14, Z10, Z16
-	VSHUFPS          $0xee, Z14, Z10, Z10
-	VMOVUPS          64(AX), X14
-	VINSERTF32X4     $0x01, 64(BX), Y14, Y14
-	VINSERTF32X4     $0x02, 64(CX), Z14, Z14
-	VINSERTF32X4     $0x03, 64(DX), Z14, Z14
-	VMOVUPS          64(AX)(R8*1), X17
-	VINSERTF32X4     $0x01, 64(BX)(R8*1), Y17, Y17
-	VINSERTF32X4     $0x02, 64(CX)(R8*1), Z17, Z17
-	VINSERTF32X4     $0x03, 64(DX)(R8*1), Z17, Z17
-	VMOVUPS          64(AX)(R8*2), X18
-	VINSERTF32X4     $0x01, 64(BX)(R8*2), Y18, Y18
-	VINSERTF32X4     $0x02, 64(CX)(R8*2), Z18, Z18
-	VINSERTF32X4     $0x03, 64(DX)(R8*2), Z18, Z18
-	VMOVUPS          64(AX)(R9*1), X19
-	VINSERTF32X4     $0x01, 64(BX)(R9*1), Y19, Y19
-	VINSERTF32X4     $0x02, 64(CX)(R9*1), Z19, Z19
-	VINSERTF32X4     $0x03, 64(DX)(R9*1), Z19, Z19
-	VUNPCKLPS        Z17, Z14, Z20
-	VUNPCKHPS        Z17, Z14, Z14
-	VUNPCKLPS        Z19, Z18, Z17
-	VUNPCKHPS        Z19, Z18, Z18
-	VSHUFPS          $0x44, Z17, Z20, Z19
-	VSHUFPS          $0xee, Z17, Z20, Z17
-	VSHUFPS          $0x44, Z18, Z14, Z20
-	VSHUFPS          $0xee, Z18, Z14, Z14
-	VMOVUPS          80(AX), X18
-	VINSERTF32X4     $0x01, 80(BX), Y18, Y18
-	VINSERTF32X4     $0x02, 80(CX), Z18, Z18
-	VINSERTF32X4     $0x03, 80(DX), Z18, Z18
-	VMOVUPS          80(AX)(R8*1), X21
-	VINSERTF32X4     $0x01, 80(BX)(R8*1), Y21, Y21
-	VINSERTF32X4     $0x02, 80(CX)(R8*1), Z21, Z21
-	VINSERTF32X4     $0x03, 80(DX)(R8*1), Z21, Z21
-	VMOVUPS          80(AX)(R8*2), X22
-	VINSERTF32X4     $0x01, 80(BX)(R8*2), Y22, Y22
-	VINSERTF32X4     $0x02, 80(CX)(R8*2), Z22, Z22
-	VINSERTF32X4     $0x03, 80(DX)(R8*2), Z22, Z22
-	VMOVUPS          80(AX)(R9*1), X23
-	VINSERTF32X4     $0x01, 80(BX)(R9*1), Y23, Y23
-	VINSERTF32X4     $0x02, 80(CX)(R9*1), Z23, Z23
-	VINSERTF32X4     $0x03, 80(DX)(R9*1), Z23, Z23
-	VUNPCKLPS        Z21, Z18, Z24
-	VUNPCKHPS        Z21, Z18, Z18
-	VUNPCKLPS        Z23, Z22, Z21
-	VUNPCKHPS        Z23, Z22, Z22
-	VSHUFPS          $0x44, Z21, Z24, Z23
-	VSHUFPS          $0xee, Z21, Z24, Z21
-	VSHUFPS          $0x44, Z22, Z18, Z24
-	VSHUFPS          $0xee, Z22, Z18, Z18
-	VMOVUPS          96(AX), X22
-	VINSERTF32X4     $0x01, 96(BX), Y22, Y22
-	VINSERTF32X4     $0x02, 96(CX), Z22, Z22
-	VINSERTF32X4     $0x03, 96(DX), Z22, Z22
-	VMOVUPS          96(AX)(R8*1), X25
-	VINSERTF32X4     $0x01, 96(BX)(R8*1), Y25, Y25
-	VINSERTF32X4     $0x02, 96(CX)(R8*1), Z25, Z25
-	VINSERTF32X4     $0x03, 96(DX)(R8*1), Z25, Z25
-	VMOVUPS          96(AX)(R8*2), X26
-	VINSERTF32X4     $0x01, 96(BX)(R8*2), Y26, Y26
-	VINSERTF32X4     $0x02, 96(CX)(R8*2), Z26, Z26
-	VINSERTF32X4     $0x03, 96(DX)(R8*2), Z26, Z26
-	VMOVUPS          96(AX)(R9*1), X27
-	VINSERTF32X4     $0x01, 96(BX)(R9*1), Y27, Y27
-	VINSERTF32X4     $0x02, 96(CX)(R9*1), Z27, Z27
-	VINSERTF32X4     $0x03, 96(DX)(R9*1), Z27, Z27
-	VUNPCKLPS        Z25, Z22, Z28
-	VUNPCKHPS        Z25, Z22, Z22
-	VUNPCKLPS        Z27, Z26, Z25
-	VUNPCKHPS        Z27, Z26, Z26
-	VSHUFPS          $0x44, Z25, Z28, Z27
-	VSHUFPS          $0xee, Z25, Z28, Z25
-	VSHUFPS          $0x44, Z26, Z22, Z28
-	VSHUFPS          $0xee, Z26, Z22, Z22
-	VMOVUPS          112(AX), X26
-	VINSERTF32X4     $0x01, 112(BX), Y26, Y26
-	VINSERTF32X4     $0x02, 112(CX), Z26, Z26
-	VINSERTF32X4     $0x03, 112(DX), Z26, Z26
-	VMOVUPS          112(AX)(R8*1), X29
-	VINSERTF32X4     $0x01, 112(BX)(R8*1), Y29, Y29
-	VINSERTF32X4     $0x02, 112(CX)(R8*1), Z29, Z29
-	VINSERTF32X4     $0x03, 112(DX)(R8*1), Z29, Z29
-	VMOVUPS          112(AX)(R8*2), X30
-	VINSERTF32X4     $0x01, 112(BX)(R8*2), Y30, Y30
-	VINSERTF32X4     $0x02, 112(CX)(R8*2), Z30, Z30
-	VINSERTF32X4     $0x03, 112(DX)(R8*2), Z30, Z30
-	VMOVUPS          112(AX)(R9*1), X31
-	VINSERTF32X4     $0x01, 112(BX)(R9*1), Y31, Y31
-	VINSERTF32X4     $0x02, 112(CX)(R9*1), Z31, Z31
-	VINSERTF32X4     $0x03, 112(DX)(R9*1), Z31, Z31
-	VMOVUPS          Z10, (SI)
-	VUNPCKLPS        Z29, Z26, Z10
-	VUNPCKHPS        Z29, Z26, Z26
-	VUNPCKLPS        Z31, Z30, Z29
-	VUNPCKHPS        Z31, Z30, Z30
-	VSHUFPS          $0x44, Z29, Z10, Z31
-	VSHUFPS          $0xee, Z29, Z10, Z10
-	VSHUFPS          $0x44, Z30, Z26, Z29
-	VSHUFPS          $0xee, Z30, Z26, Z26
-	VMOVUPS          128(AX), X30
-	VINSERTF32X4     $0x01, 128(BX), Y30, Y30
-	VINSERTF32X4     $0x02, 128(CX), Z30, Z30
-	VINSERTF32X4     $0x03, 128(DX), Z30, Z30
-	VMOVUPS          Z26, 64(SI)
-	VMOVUPS          128(AX)(R8*1), X26
-	VINSERTF32X4     $0x01, 128(BX)(R8*1), Y26, Y26
-	VINSERTF32X4     $0x02, 128(CX)(R8*1), Z26, Z26
-	VINSERTF32X4     $0x03, 128(DX)(R8*1), Z26, Z26
-	VMOVUPS          Z18, 128(SI)
-	VMOVUPS          128(AX)(R8*2), X18
-	VINSERTF32X4     $0x01, 128(BX)(R8*2), Y18, Y18
-	VINSERTF32X4     $0x02, 128(CX)(R8*2), Z18, Z18
-	VINSERTF32X4     $0x03, 128(DX)(R8*2), Z18, Z18
-	VMOVUPS          Z2, 192(SI)
-	VMOVUPS          128(AX)(R9*1), X2
-	VINSERTF32X4     $0x01, 128(BX)(R9*1), Y2, Y2
-	VINSERTF32X4     $0x02, 128(CX)(R9*1), Z2, Z2
-	VINSERTF32X4     $0x03, 128(DX)(R9*1), Z2, Z2
-	VMOVUPS          Z22, 256(SI)
-	VUNPCKLPS        Z26, Z30, Z22
-	VUNPCKHPS        Z26, Z30, Z26
-	VUNPCKLPS        Z2, Z18, Z30
-	VUNPCKHPS        Z2, Z18, Z2
-	VSHUFPS          $0x44, Z30, Z22, Z18
-	VSHUFPS          $0xee, Z30, Z22, Z22
-	VSHUFPS          $0x44, Z2, Z26, Z30
-	VSHUFPS          $0xee, Z2, Z26, Z2
-	VMOVUPS          144(AX), X26
-	VINSERTF32X4     $0x01, 144(BX), Y26, Y26
-	VINSERTF32X4     $0x02, 144(CX), Z26, Z26
-	VINSERTF32X4     $0x03, 144(DX), Z26, Z26
-	VMOVUPS          Z6, 320(SI)
-	VMOVUPS          144(AX)(R8*1), X6
-	VINSERTF32X4     $0x01, 144(BX)(R8*1), Y6, Y6
-	VINSERTF32X4     $0x02, 144(CX)(R8*1), Z6, Z6
-	VINSERTF32X4     $0x03, 144(DX)(R8*1), Z6, Z6
-	VMOVUPS          Z14, 384(SI)
-	VMOVUPS          144(AX)(R8*2), X14
-	VINSERTF32X4     $0x01, 144(BX)(R8*2), Y14, Y14
-	VINSERTF32X4     $0x02, 144(CX)(R8*2), Z14, Z14
-	VINSERTF32X4     $0x03, 144(DX)(R8*2), Z14, Z14
-	VMOVUPS          Z0, 448(SI)
-	VMOVUPS          144(AX)(R9*1), X0
-	VINSERTF32X4     $0x01, 144(BX)(R9*1), Y0, Y0
-	VINSERTF32X4     $0x02, 144(CX)(R9*1), Z0, Z0
-	VINSERTF32X4     $0x03, 144(DX)(R9*1), Z0, Z0
-	VMOVUPS          Z2, 512(SI)
-	VUNPCKLPS        Z6, Z26, Z2
-	VUNPCKHPS        Z6, Z26, Z6
-	VUNPCKLPS        Z0, Z14, Z26
-	VUNPCKHPS        Z0, Z14, Z0
-	VSHUFPS          $0x44, Z26, Z2, Z14
-	VSHUFPS          $0xee, Z26, Z2, Z2
-	VSHUFPS          $0x44, Z0, Z6, Z26
-	VSHUFPS          $0xee, Z0, Z6, Z0
-	VMOVUPS          160(AX), X6
-	VINSERTF32X4     $0x01, 160(BX), Y6, Y6
-	VINSERTF32X4     $0x02, 160(CX), Z6, Z6
-	VINSERTF32X4     $0x03, 160(DX), Z6, Z6
-	VMOVUPS          Z0, 576(SI)
-	VMOVUPS          160(AX)(R8*1), X0
-	VINSERTF32X4     $0x01, 160(BX)(R8*1), Y0, Y0
-	VINSERTF32X4     $0x02, 160(CX)(R8*1), Z0, Z0
-	VINSERTF32X4     $0x03, 160(DX)(R8*1), Z0, Z0
-	VMOVUPS          Z10, 640(SI)
-	VMOVUPS          160(AX)(R8*2), X10
-	VINSERTF32X4     $0x01, 160(BX)(R8*2), Y10, Y10
-	VINSERTF32X4     $0x02, 160(CX)(R8*2), Z10, Z10
-	VINSERTF32X4     $0x03, 160(DX)(R8*2), Z10, Z10
-	VMOVUPS          Z13, 704(SI)
-	VMOVUPS          160(AX)(R9*1), X13
-	VINSERTF32X4     $0x01, 160(BX)(R9*1), Y13, Y13
-	VINSERTF32X4     $0x02, 160(CX)(R9*1), Z13, Z13
-	VINSERTF32X4     $0x03, 160(DX)(R9*1), Z13, Z13
-	VMOVUPS          Z21, 768(SI)
-	VUNPCKLPS        Z0, Z6, Z21
-	VUNPCKHPS        Z0, Z6, Z0
-	VUNPCKLPS        Z13, Z10, Z6
-	VUNPCKHPS        Z13, Z10, Z10
-	VSHUFPS          $0x44, Z6, Z21, Z13
-	VSHUFPS          $0xee, Z6, Z21, Z6
-	VSHUFPS          $0x44, Z10, Z0, Z21
-	VSHUFPS          $0xee, Z10, Z0, Z0
-	VMOVUPS          176(AX), X10
-	VINSERTF32X4     $0x01, 176(BX), Y10, Y10
-	VINSERTF32X4     $0x02, 176(CX), Z10, Z10
-	VINSERTF32X4     $0x03, 176(DX), Z10, Z10
-	VMOVUPS          Z0, 832(SI)
-	VMOVUPS          176(AX)(R8*1), X0
-	VINSERTF32X4     $0x01, 176(BX)(R8*1), Y0, Y0
-	VINSERTF32X4     $0x02, 176(CX)(R8*1), Z0, Z0
-	VINSERTF32X4     $0x03, 176(DX)(R8*1), Z0, Z0
-	VMOVUPS          Z2, 896(SI)
-	VMOVUPS          176(AX)(R8*2), X2
-	VINSERTF32X4     $0x01, 176(BX)(R8*2), Y2, Y2
-	VINSERTF32X4     $0x02, 176(CX)(R8*2), Z2, Z2
-	VINSERTF32X4     $0x03, 176(DX)(R8*2), Z2, Z2
-	VMOVUPS          Z5, 960(SI)
-	VMOVUPS          176(AX)(R9*1), X5
-	VINSERTF32X4     $0x01, 176(BX)(R9*1), Y5, Y5
-	VINSERTF32X4     $0x02, 176(CX)(R9*1), Z5, Z5
-	VINSERTF32X4     $0x03, 176(DX)(R9*1), Z5, Z5
-	VMOVUPS          Z25, 1024(SI)
-	VUNPCKLPS        Z0, Z10, Z25
-	VUNPCKHPS        Z0, Z10, Z0
-	VUNPCKLPS        Z5, Z2, Z10
-	VUNPCKHPS        Z5, Z2, Z2
-	VSHUFPS          $0x44, Z10, Z25, Z5
-	VSHUFPS          $0xee, Z10, Z25, Z10
-	VSHUFPS          $0x44, Z2, Z0, Z25
-	VSHUFPS          $0xee, Z2, Z0, Z0
-	VMOVUPS          192(AX), X2
-	VINSERTF32X4     $0x01, 192(BX), Y2, Y2
-	VINSERTF32X4     $0x02, 192(CX), Z2, Z2
-	VINSERTF32X4     $0x03, 192(DX), Z2, Z2
-	VMOVUPS          Z0, 1088(SI)
-	VMOVUPS          192(AX)(R8*1), X0
-	VINSERTF32X4     $0x01, 192(BX)(R8*1), Y0, Y0
-	VINSERTF32X4     $0x02, 192(CX)(R8*1), Z0, Z0
-	VINSERTF32X4     $0x03, 192(DX)(R8*1), Z0, Z0
-	VMOVUPS          Z10, 1152(SI)
-	VMOVUPS          192(AX)(R8*2), X10
-	VINSERTF32X4     $0x01, 192(BX)(R8*2), Y10, Y10
-	VINSERTF32X4     $0x02, 192(CX)(R8*2), Z10, Z10
-	VINSERTF32X4     $0x03, 192(DX)(R8*2), Z10, Z10
-	VMOVUPS          Z6, 1216(SI)
-	VMOVUPS          192(AX)(R9*1), X6
-	VINSERTF32X4     $0x01, 192(BX)(R9*1), Y6, Y6
-	VINSERTF32X4     $0x02, 192(CX)(R9*1), Z6, Z6
-	VINSERTF32X4     $0x03, 192(DX)(R9*1), Z6, Z6
-	VMOVUPS          Z9, 1280(SI)
-	VUNPCKLPS        Z0, Z2, Z9
-	VUNPCKHPS        Z0, Z2, Z0
-	VUNPCKLPS        Z6, Z10, Z2
-	VUNPCKHPS        Z6, Z10, Z6
-	VSHUFPS          $0x44, Z2, Z9, Z10
-	VSHUFPS          $0xee, Z2, Z9, Z2
-	VSHUFPS          $0x44, Z6, Z0, Z9
-	VSHUFPS          $0xee, Z6, Z0, Z0
-	VMOVUPS          208(AX), X6
-	VINSERTF32X4     $0x01, 208(BX), Y6, Y6
-	VINSERTF32X4     $0x02, 208(CX), Z6, Z6
-	VINSERTF32X4     $0x03, 208(DX), Z6, Z6
-	VMOVUPS          Z0, 1344(SI)
-	VMOVUPS          208(AX)(R8*1), X0
-	VINSERTF32X4     $0x01, 208(BX)(R8*1), Y0, Y0
-	VINSERTF32X4     $0x02, 208(CX)(R8*1), Z0, Z0
-	VINSERTF32X4     $0x03, 208(DX)(R8*1), Z0, Z0
-	VMOVUPS          Z2, 1408(SI)
-	VMOVUPS          208(AX)(R8*2), X2
-	VINSERTF32X4     $0x01, 208(BX)(R8*2), Y2, Y2
-	VINSERTF32X4     $0x02, 208(CX)(R8*2), Z2, Z2
-	VINSERTF32X4     $0x03, 208(DX)(R8*2), Z2, Z2
-	VMOVUPS          Z17, 1472(SI)
-	VMOVUPS          208(AX)(R9*1), X17
-	VINSERTF32X4     $0x01, 208(BX)(R9*1), Y17, Y17
-	VINSERTF32X4     $0x02, 208(CX)(R9*1), Z17, Z17
-	VINSERTF32X4     $0x03, 208(DX)(R9*1), Z17, Z17
-	VMOVUPS          Z1, 1536(SI)
-	VUNPCKLPS        Z0, Z6, Z1
-	VUNPCKHPS        Z0, Z6, Z0
-	VUNPCKLPS        Z17, Z2, Z6
-	VUNPCKHPS        Z17, Z2, Z2
-	VSHUFPS          $0x44, Z6, Z1, Z17
-	VSHUFPS          $0xee, Z6, Z1, Z1
-	VSHUFPS          $0x44, Z2, Z0, Z6
-	VSHUFPS          $0xee, Z2, Z0, Z0
-	VMOVUPS          224(AX), X2
-	VINSERTF32X4     $0x01, 224(BX), Y2, Y2
-	VINSERTF32X4     $0x02, 224(CX), Z2, Z2
-	VINSERTF32X4     $0x03, 224(DX), Z2, Z2
-	VMOVUPS          Z0, 1600(SI)
-	VMOVUPS          224(AX)(R8*1), X0
-	VINSERTF32X4     $0x01, 224(BX)(R8*1), Y0, Y0
-	VINSERTF32X4     $0x02, 224(CX)(R8*1), Z0, Z0
-	VINSERTF32X4     $0x03, 224(DX)(R8*1), Z0, Z0
-	VMOVUPS          Z1, 1664(SI)
-	VMOVUPS          224(AX)(R8*2), X1
-	VINSERTF32X4     $0x01, 224(BX)(R8*2), Y1, Y1
-	VINSERTF32X4     $0x02, 224(CX)(R8*2), Z1, Z1
-	VINSERTF32X4     $0x03, 224(DX)(R8*2), Z1, Z1
-	VMOVUPS          Z22, 1728(SI)
-	VMOVUPS          224(AX)(R9*1), X22
-	VINSERTF32X4     $0x01, 224(BX)(R9*1), Y22, Y22
-	VINSERTF32X4     $0x02, 224(CX)(R9*1), Z22, Z22
-	VINSERTF32X4     $0x03, 224(DX)(R9*1), Z22, Z22
-	VMOVUPS          Z29, 1792(SI)
-	VUNPCKLPS        Z0, Z2, Z29
-	VUNPCKHPS        Z0, Z2, Z0
-	VUNPCKLPS        Z22, Z1, Z2
-	VUNPCKHPS        Z22, Z1, Z1
-	VSHUFPS          $0x44, Z2, Z29, Z22
-	VSHUFPS          $0xee, Z2, Z29, Z2
-	VSHUFPS          $0x44, Z1, Z0, Z29
-	VSHUFPS          $0xee, Z1, Z0, Z0
-	VMOVUPS          240(AX), X1
-	VINSERTF32X4     $0x01, 240(BX), Y1, Y1
-	VINSERTF32X4     $0x02, 240(CX), Z1, Z1
-	VINSERTF32X4     $0x03, 240(DX), Z1, Z1
-	VMOVUPS          Z0, 1856(SI)
-	VMOVUPS          240(AX)(R8*1), X0
-	VINSERTF32X4     $0x01, 240(BX)(R8*1), Y0, Y0
-	VINSERTF32X4     $0x02, 240(CX)(R8*1), Z0, Z0
-	VINSERTF32X4     $0x03, 240(DX)(R8*1), Z0, Z0
-	VMOVUPS          Z2, 1920(SI)
-	VMOVUPS          240(AX)(R8*2), X2
-	VINSERTF32X4     $0x01, 240(BX)(R8*2), Y2, Y2
-	VINSERTF32X4     $0x02, 240(CX)(R8*2), Z2, Z2
-	VINSERTF32X4     $0x03, 240(DX)(R8*2), Z2, Z2
-	VMOVUPS          Z16, 1984(SI)
-	VMOVUPS          240(AX)(R9*1), X16
-	VINSERTF32X4     $0x01, 240(BX)(R9*1), Y16, Y16
-	VINSERTF32X4     $0x02, 240(CX)(R9*1), Z16, Z16
-	VINSERTF32X4     $0x03, 240(DX)(R9*1), Z16, Z16
-	VMOVUPS          Z25, 2048(SI)
-	VUNPCKLPS        Z0, Z1, Z25
-	VUNPCKHPS        Z0, Z1, Z0
-	VUNPCKLPS        Z16, Z2, Z1
-	VUNPCKHPS        Z16, Z2, Z2
-	VSHUFPS          $0x44, Z1, Z25, Z16
-	VSHUFPS          $0xee, Z1, Z25, Z1
-	VSHUFPS          $0x44, Z2, Z0, Z25
-	VSHUFPS          $0xee, Z2, Z0, Z0
-	VADDPS           Z18, Z3, Z2
-	VSUBPS           Z18, Z3, Z3
-	VADDPS           Z10, Z19, Z18
-	VSUBPS           Z10, Z19, Z10
-	VADDPS           Z18, Z2, Z19
-	VSUBPS           Z18, Z2, Z2
-	VADDPS           Z13, Z11, Z18
-	VSUBPS           Z13, Z11, Z11
-	VADDPS           Z22, Z27, Z13
-	VSUBPS           Z22, Z27, Z22
-	VADDPS           Z13, Z18, Z27
-	VSUBPS           Z13, Z18, Z13
-	VADDPS           Z27, Z19, Z18
-	VSUBPS           Z27, Z19, Z19
-	VMOVAPS          Z11, Z27
-	VFMADD231PS.BCST word_bf800000<>+0(SB), Z22, Z27
-	VFMADD231PS.BCST word_3f800000<>+0(SB), Z11, Z22
-	VMOVAPS          Z3, Z11
-	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z27, Z11
-	VMOVUPS          Z0, 2112(SI)
-	VMOVAPS          Z10, Z0
-	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z22, Z0
-	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z27, Z3
-	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z22, Z10
-	VADDPS           Z14, Z7, Z22
-	VSUBPS           Z14, Z7, Z7
-	VADDPS           Z17, Z23, Z14
-	VSUBPS           Z17, Z23, Z17
-	VADDPS           Z14, Z22, Z23
-	VSUBPS           Z14, Z22, Z14
-	VADDPS           Z5, Z15, Z22
-	VSUBPS           Z5, Z15, Z5
-	VADDPS           Z16, Z31, Z15
-	VSUBPS           Z16, Z31, Z16
-	VADDPS           Z15, Z22, Z27
-	VSUBPS           Z15, Z22, Z15
-	VADDPS           Z27, Z23, Z22
-	VSUBPS           Z27, Z23, Z23
-	VMOVAPS          Z5, Z27
-	VFMADD231PS.BCST word_bf800000<>+0(SB), Z16, Z27
-	VFMADD231PS.BCST word_3f800000<>+0(SB), Z5, Z16
-	VMOVAPS          Z7, Z5
-	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z27, Z5
-	VMOVAPS          Z17, Z31
-	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z16, Z31
-	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z27, Z7
-	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z16, Z17
-	VADDPS           Z22, Z18, Z16
-	VSUBPS           Z22, Z18, Z18
-	VMOVAPS          Z5, Z22
-	VFMADD231PS.BCST word_bed413cd<>+0(SB), Z31, Z22
-	VFMADD231PS.BCST word_3ed413cd<>+0(SB), Z5, Z31
-	VMOVAPS          Z11, Z5
-	VFMADD231PS.BCST word_3f6c835e<>+0(SB), Z22, Z5
-	VMOVAPS          Z0, Z27
-	VFMADD231PS.BCST word_3f6c835e<>+0(SB), Z31, Z27
-	VFMADD231PS.BCST word_bf6c835e<>+0(SB), Z22, Z11
-	VFMADD231PS.BCST word_bf6c835e<>+0(SB), Z31, Z0
-	VMOVAPS          Z14, Z22
-	VFMADD231PS.BCST word_bf800000<>+0(SB), Z15, Z22
-	VFMADD231PS.BCST word_3f800000<>+0(SB), Z14, Z15
-	VMOVAPS          Z2, Z14
-	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z22, Z14
-	VMOVAPS          Z13, Z31
-	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z15, Z31
-	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z22, Z2
-	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z15, Z13
-	VMOVAPS          Z7, Z15
-	VFMADD231PS.BCST word_401a827a<>+0(SB), Z17, Z15
-	VFMADD231PS.BCST word_c01a827a<>+0(SB), Z7, Z17
-	VMOVAPS          Z3, Z7
-	VFMADD231PS.BCST word_3ec3ef15<>+0(SB), Z15, Z7
-	VMOVAPS          Z10, Z22
-	VFMADD231PS.BCST word_3ec3ef15<>+0(SB), Z17, Z22
-	VFMADD231PS.BCST word_bec3ef15<>+0(SB), Z15, Z3
-	VFMADD231PS.BCST word_bec3ef15<>+0(SB), Z17, Z10
-	VADDPS           Z30, Z4, Z15
-	VSUBPS           Z30, Z4, Z4
-	VADDPS           Z9, Z20, Z17
-	VSUBPS           Z9, Z20, Z9
-	VADDPS           Z17, Z15, Z20
-	VSUBPS           Z17, Z15, Z15
-	VADDPS           Z21, Z12, Z17
-	VSUBPS           Z21, Z12, Z12
-	VADDPS           Z29, Z28, Z21
-	VSUBPS           Z29, Z28, Z28
-	VADDPS           Z21, Z17, Z29
-	VSUBPS           Z21, Z17, Z17
-	VADDPS           Z29, Z20, Z21
-	VSUBPS           Z29, Z20, Z20
-	VMOVAPS          Z12, Z29
-	VFMADD231PS.BCST word_bf800000<>+0(SB), Z28, Z29
-	VFMADD231PS.BCST word_3f800000<>+0(SB), Z12, Z28
-	VMOVAPS          Z4, Z12
-	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z29, Z12
-	VMOVAPS          Z9, Z30
-	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z28, Z30
-	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z29, Z4
-	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z28, Z9
-	VADDPS           Z26, Z8, Z28
-	VSUBPS           Z26, Z8, Z8
-	VADDPS           Z6, Z24, Z26
-	VSUBPS           Z6, Z24, Z6
-	VADDPS           Z26, Z28, Z24
-	VSUBPS           Z26, Z28, Z26
-	VMOVUPS          1984(SI), Z28
-	VMOVUPS          2048(SI), Z29
-	VMOVUPS          Z18, 2176(SI)
-	VADDPS           Z29, Z28, Z18
-	VSUBPS           Z29, Z28, Z28
-	VMOVUPS          1792(SI), Z29
-	VMOVUPS          Z1, 2048(SI)
-	VADDPS           Z29, Z25, Z1
-	VSUBPS           Z25, Z29, Z25
-	VADDPS           Z1, Z18, Z29
-	VSUBPS           Z1, Z18, Z1
-	VADDPS           Z29, Z24, Z18
-	VSUBPS           Z29, Z24, Z24
-	VMOVAPS          Z28, Z29
-	VFMADD231PS.BCST word_bf800000<>+0(SB), Z25, Z29
-	VFMADD231PS.BCST word_3f800000<>+0(SB), Z28, Z25
-	VMOVAPS          Z8, Z28
-	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z29, Z28
-	VMOVUPS          Z0, 1792(SI)
-	VMOVAPS          Z6, Z0
-	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z25, Z0
-	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z29, Z8
-	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z25, Z6
-	VADDPS           Z18, Z21, Z25
-	VSUBPS           Z18, Z21, Z18
-	VMOVAPS          Z28, Z21
-	VFMADD231PS.BCST word_bed413cd<>+0(SB), Z0, Z21
-	VFMADD231PS.BCST word_3ed413cd<>+0(SB), Z28, Z0
-	VMOVAPS          Z12, Z28
-	VFMADD231PS.BCST word_3f6c835e<>+0(SB), Z21, Z28
-	VMOVAPS          Z30, Z29
-	VFMADD231PS.BCST word_3f6c835e<>+0(SB), Z0, Z29
-	VFMADD231PS.BCST word_bf6c835e<>+0(SB), Z21, Z12
-	VFMADD231PS.BCST word_bf6c835e<>+0(SB), Z0, Z30
-	VMOVAPS          Z26, Z0
-	VFMADD231PS.BCST word_bf800000<>+0(SB), Z1, Z0
-	VFMADD231PS.BCST word_3f800000<>+0(SB), Z26, Z1
-	VMOVAPS          Z15, Z21
-	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z0, Z21
-	VMOVAPS          Z17, Z26
-	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z1, Z26
-	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z0, Z15
-	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z1, Z17
-	VMOVAPS          Z8, Z0
-	VFMADD231PS.BCST word_401a827a<>+0(SB), Z6, Z0
-	VFMADD231PS.BCST word_c01a827a<>+0(SB), Z8, Z6
-	VMOVAPS          Z4, Z1
-	VFMADD231PS.BCST word_3ec3ef15<>+0(SB), Z0, Z1
-	VMOVAPS          Z9, Z8
-	VFMADD231PS.BCST word_3ec3ef15<>+0(SB), Z6, Z8
-	VFMADD231PS.BCST word_bec3ef15<>+0(SB), Z0, Z4
-	VFMADD231PS.BCST word_bec3ef15<>+0(SB), Z6, Z9
-	VADDPS           Z25, Z16, Z0
-	VSUBPS           Z25, Z16, Z6
-	VMOVAPS          Z28, Z16
-	VFMADD231PS.BCST word_be4bafaf<>+0(SB), Z29, Z16
-	VFMADD231PS.BCST word_3e4bafaf<>+0(SB), Z28, Z29
-	VMOVAPS          Z5, Z25
-	VFMADD231PS.BCST word_3f7b14be<>+0(SB), Z16, Z25
-	VMOVAPS          Z27, Z28
-	VFMADD231PS.BCST word_3f7b14be<>+0(SB), Z29, Z28
-	VFMADD231PS.BCST word_bf7b14be<>+0(SB), Z16, Z5
-	VFMADD231PS.BCST word_bf7b14be<>+0(SB), Z29, Z27
-	VMOVAPS          Z21, Z16
-	VFMADD231PS.BCST word_bed413cd<>+0(SB), Z26, Z16
-	VFMADD231PS.BCST word_3ed413cd<>+0(SB), Z21, Z26
-	VMOVAPS          Z14, Z21
-	VFMADD231PS.BCST word_3f6c835e<>+0(SB), Z16, Z21
-	VMOVAPS          Z31, Z29
-	VFMADD231PS.BCST word_3f6c835e<>+0(SB), Z26, Z29
-	VFMADD231PS.BCST word_bf6c835e<>+0(SB), Z16, Z14
-	VFMADD231PS.BCST word_bf6c835e<>+0(SB), Z26, Z31
-	VMOVAPS          Z1, Z16
-	VFMADD231PS.BCST word_3f2b0dc1<>+0(SB), Z8, Z16
-	VFMADD231PS.BCST word_bf2b0dc1<>+0(SB), Z1, Z8
-	VMOVAPS          Z7, Z1
-	VFMADD231PS.BCST word_3f54db31<>+0(SB), Z16, Z1
-	VMOVAPS          Z22, Z26
-	VFMADD231PS.BCST word_3f54db31<>+0(SB), Z8, Z26
-	VFMADD231PS.BCST word_bf54db31<>+0(SB), Z16, Z7
-	VFMADD231PS.BCST word_bf54db31<>+0(SB), Z8, Z22
-	VMOVAPS          Z20, Z8
-	VFMADD231PS.BCST word_bf800000<>+0(SB), Z24, Z8
-	VFMADD231PS.BCST word_3f800000<>+0(SB), Z20, Z24
-	VMOVAPS          Z19, Z16
-	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z8, Z16
-	VMOVAPS          Z23, Z20
-	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z24, Z20
-	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z8, Z19
-	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z24, Z23
-	VMOVAPS          Z4, Z8
-	VFMADD231PS.BCST word_bfbf90c7<>+0(SB), Z9, Z8
-	VFMADD231PS.BCST word_3fbf90c7<>+0(SB), Z4, Z9
-	VMOVAPS          Z3, Z4
-	VFMADD231PS.BCST word_3f0e39da<>+0(SB), Z8, Z4
-	VMOVAPS          Z10, Z24
-	VFMADD231PS.BCST word_3f0e39da<>+0(SB), Z9, Z24
-	VFMADD231PS.BCST word_bf0e39da<>+0(SB), Z8, Z3
-	VFMADD231PS.BCST word_bf0e39da<>+0(SB), Z9, Z10
-	VMOVAPS          Z15, Z8
-	VFMADD231PS.BCST word_401a827a<>+0(SB), Z17, Z8
-	VFMADD231PS.BCST word_c01a827a<>+0(SB), Z15, Z17
-	VMOVAPS          Z2, Z9
-	VFMADD231PS.BCST word_3ec3ef15<>+0(SB), Z8, Z9
-	VMOVAPS          Z13, Z15
-	VFMADD231PS.BCST word_3ec3ef15<>+0(SB), Z17, Z15
-	VFMADD231PS.BCST word_bec3ef15<>+0(SB), Z8, Z2
-	VFMADD231PS.BCST word_bec3ef15<>+0(SB), Z17, Z13
-	VMOVAPS          Z12, Z8
-	VFMADD231PS.BCST word_40a0dff7<>+0(SB), Z30, Z8
-	VFMADD231PS.BCST word_c0a0dff7<>+0(SB), Z12, Z30
-	VMOVAPS          Z11, Z12
-	VFMADD231PS.BCST word_3e47c5c2<>+0(SB), Z8, Z12
-	VMOVUPS          1792(SI), Z17
-	VMOVUPS          Z6, 1984(SI)
-	VMOVAPS          Z17, Z6
-	VFMADD231PS.BCST word_3e47c5c2<>+0(SB), Z30, Z6
-	VFMADD231PS.BCST word_be47c5c2<>+0(SB), Z8, Z11
-	VFMADD231PS.BCST word_be47c5c2<>+0(SB), Z30, Z17
-	VMOVUPS          1536(SI), Z8
-	VMOVUPS          1728(SI), Z30
-	VMOVUPS          Z27, 1792(SI)
-	VADDPS           Z30, Z8, Z27
-	VSUBPS           Z30, Z8, Z8
-	VMOVUPS          1472(SI), Z30
-	VMOVUPS          Z5, 1728(SI)
-	VMOVUPS          1408(SI), Z5
-	VMOVUPS          Z31, 1536(SI)
-	VADDPS           Z5, Z30, Z31
-	VSUBPS           Z5, Z30, Z5
-	VADDPS           Z31, Z27, Z30
-	VSUBPS           Z31, Z27, Z27
-	VMOVUPS          1280(SI), Z31
-	VMOVUPS          Z14, 1408(SI)
-	VMOVUPS          1216(SI), Z14
-	VMOVUPS          Z22, 1472(SI)
-	VADDPS           Z14, Z31, Z22
-	VSUBPS           Z14, Z31, Z14
-	VMOVUPS          1024(SI), Z31
-	VMOVUPS          Z7, 1216(SI)
-	VMOVUPS          1920(SI), Z7
-	VMOVUPS          Z23, 1280(SI)
-	VADDPS           Z7, Z31, Z23
-	VSUBPS           Z7, Z31, Z7
-	VADDPS           Z23, Z22, Z31
-	VSUBPS           Z23, Z22, Z22
-	VADDPS           Z31, Z30, Z23
-	VSUBPS           Z31, Z30, Z30
-	VMOVAPS          Z14, Z31
-	VFMADD231PS.BCST word_bf800000<>+0(SB), Z7, Z31
-	VFMADD231PS.BCST word_3f800000<>+0(SB), Z14, Z7
-	VMOVAPS          Z8, Z14
-	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z31, Z14
-	VMOVUPS          Z19, 1920(SI)
-	VMOVAPS          Z5, Z19
-	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z7, Z19
-	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z31, Z8
-	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z7, Z5
-	VMOVUPS          960(SI), Z7
-	VMOVUPS          896(SI), Z31
-	VMOVUPS          Z10, 1024(SI)
-	VADDPS           Z31, Z7, Z10
-	VSUBPS           Z31, Z7, Z7
-	VMOVUPS          768(SI), Z31
-	VMOVUPS          Z3, 896(SI)
-	VMOVUPS          1664(SI), Z3
-	VMOVUPS          Z13, 960(SI)
-	VADDPS           Z3, Z31, Z13
-	VSUBPS           Z3, Z31, Z3
-	VADDPS           Z13, Z10, Z31
-	VSUBPS           Z13, Z10, Z10
-	VMOVUPS          704(SI), Z13
-	VMOVUPS          Z2, 1664(SI)
-	VMOVUPS          1152(SI), Z2
-	VMOVUPS          Z17, 768(SI)
-	VADDPS           Z2, Z13, Z17
-	VSUBPS           Z2, Z13, Z2
-	VMOVUPS          640(SI), Z13
-	VMOVUPS          Z11, 1152(SI)
-	VMOVUPS          2048(SI), Z11
-	VMOVUPS          Z18, 704(SI)
-	VADDPS           Z11, Z13, Z18
-	VSUBPS           Z11, Z13, Z11
-	VADDPS           Z18, Z17, Z13
-	VSUBPS           Z18, Z17, Z17
-	VADDPS           Z13, Z31, Z18
-	VSUBPS           Z13, Z31, Z13
-	VMOVAPS          Z2, Z31
-	VFMADD231PS.BCST word_bf800000<>+0(SB), Z11, Z31
-	VFMADD231PS.BCST word_3f800000<>+0(SB), Z2, Z11
-	VMOVAPS          Z7, Z2
-	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z31, Z2
-	VMOVUPS          Z6, 2048(SI)
-	VMOVAPS          Z3, Z6
-	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z11, Z6
-	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z31, Z7
-	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z11, Z3
-	VADDPS           Z18, Z23, Z11
-	VSUBPS           Z18, Z23, Z18
-	VMOVAPS          Z2, Z23
-	VFMADD231PS.BCST word_bed413cd<>+0(SB), Z6, Z23
-	VFMADD231PS.BCST word_3ed413cd<>+0(SB), Z2, Z6
-	VMOVAPS          Z14, Z2
-	VFMADD231PS.BCST word_3f6c835e<>+0(SB), Z23, Z2
-	VMOVAPS          Z19, Z31
-	VFMADD231PS.BCST word_3f6c835e<>+0(SB), Z6, Z31
-	VFMADD231PS.BCST word_bf6c835e<>+0(SB), Z23, Z14
-	VFMADD231PS.BCST word_bf6c835e<>+0(SB), Z6, Z19
-	VMOVAPS          Z10, Z6
-	VFMADD231PS.BCST word_bf800000<>+0(SB), Z17, Z6
-	VFMADD231PS.BCST word_3f800000<>+0(SB), Z10, Z17
-	VMOVAPS          Z27, Z10
-	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z6, Z10
-	VMOVAPS          Z22, Z23
-	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z17, Z23
-	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z6, Z27
-	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z17, Z22
-	VMOVAPS          Z7, Z6
-	VFMADD231PS.BCST word_401a827a<>+0(SB), Z3, Z6
-	VFMADD231PS.BCST word_c01a827a<>+0(SB), Z7, Z3
-	VMOVAPS          Z8, Z7
-	VFMADD231PS.BCST word_3ec3ef15<>+0(SB), Z6, Z7
-	VMOVAPS          Z5, Z17
-	VFMADD231PS.BCST word_3ec3ef15<>+0(SB), Z3, Z17
-	VFMADD231PS.BCST word_bec3ef15<>+0(SB), Z6, Z8
-	VFMADD231PS.BCST word_bec3ef15<>+0(SB), Z3, Z5
-	VMOVUPS          448(SI), Z3
-	VMOVUPS          512(SI), Z6
-	VMOVUPS          Z18, 640(SI)
-	VADDPS           Z6, Z3, Z18
-	VSUBPS           Z6, Z3, Z3
-	VMOVUPS          384(SI), Z6
-	VMOVUPS          Z12, 512(SI)
-	VMOVUPS          1344(SI), Z12
-	VMOVUPS          Z15, 448(SI)
-	VADDPS           Z12, Z6, Z15
-	VSUBPS           Z12, Z6, Z6
-	VADDPS           Z15, Z18, Z12
-	VSUBPS           Z15, Z18, Z15
-	VMOVUPS          320(SI), Z18
-	VMOVUPS          Z9, 1344(SI)
-	VMOVUPS          832(SI), Z9
-	VMOVUPS          Z24, 384(SI)
-	VADDPS           Z9, Z18, Z24
-	VSUBPS           Z9, Z18, Z9
-	VMOVUPS          256(SI), Z18
-	VMOVUPS          Z4, 832(SI)
-	VMOVUPS          1856(SI), Z4
-	VMOVUPS          Z20, 320(SI)
-	VADDPS           Z4, Z18, Z20
-	VSUBPS           Z4, Z18, Z4
-	VADDPS           Z20, Z24, Z18
-	VSUBPS           Z20, Z24, Z20
-	VADDPS           Z18, Z12, Z24
-	VSUBPS           Z18, Z12, Z12
-	VMOVAPS          Z9, Z18
-	VFMADD231PS.BCST word_bf800000<>+0(SB), Z4, Z18
-	VFMADD231PS.BCST word_3f800000<>+0(SB), Z9, Z4
-	VMOVAPS          Z3, Z9
-	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z18, Z9
-	VMOVUPS          Z16, 1856(SI)
-	VMOVAPS          Z6, Z16
-	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z4, Z16
-	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z18, Z3
-	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z4, Z6
-	VMOVUPS          192(SI), Z4
-	VMOVUPS          576(SI), Z18
-	VMOVUPS          Z26, 256(SI)
-	VADDPS           Z18, Z4, Z26
-	VSUBPS           Z18, Z4, Z4
-	VMOVUPS          128(SI), Z18
-	VMOVUPS          Z1, 576(SI)
-	VMOVUPS          1600(SI), Z1
-	VMOVUPS          Z29, 192(SI)
-	VADDPS           Z1, Z18, Z29
-	VSUBPS           Z1, Z18, Z1
-	VADDPS           Z29, Z26, Z18
-	VSUBPS           Z29, Z26, Z26
-	VMOVUPS          (SI), Z29
-	VMOVUPS          Z21, 1600(SI)
-	VMOVUPS          1088(SI), Z21
-	VMOVUPS          Z28, 128(SI)
-	VADDPS           Z21, Z29, Z28
-	VSUBPS           Z21, Z29, Z21
-	VMOVUPS          64(SI), Z29
-	VMOVUPS          Z25, 1088(SI)
-	VMOVUPS          2112(SI), Z25
+	VUNPCKLPS        Z9, Z5, Z1
+	VUNPCKHPS        Z9, Z5, Z5
+	VSHUFPS          $0x44, Z1, Z12, Z9
+	VSHUFPS          $0xee, Z1, Z12, Z1
+	VSHUFPS          $0x44, Z5, Z0, Z12
+	VSHUFPS          $0xee, Z5, Z0, Z0
+	VMOVUPS          64(AX), Z5
+	VMOVUPS          64(AX)(R8*2), Z17
+	VSHUFF32X4       $0x44, Z17, Z5, Z18
+	VSHUFF32X4       $0xee, Z17, Z5, Z5
+	VMOVUPS          64(CX), Z17
+	VMOVUPS          64(CX)(R8*2), Z19
+	VSHUFF32X4       $0x44, Z19, Z17, Z20
+	VSHUFF32X4       $0xee, Z19, Z17, Z17
+	VSHUFF32X4       $0x88, Z20, Z18, Z19
+	VSHUFF32X4       $0xdd, Z20, Z18, Z18
+	VSHUFF32X4       $0x88, Z17, Z5, Z20
+	VSHUFF32X4       $0xdd, Z17, Z5, Z5
+	VMOVUPS          64(BX), Z17
+	VMOVUPS          64(BX)(R8*2), Z21
+	VSHUFF32X4       $0x44, Z21, Z17, Z22
+	VSHUFF32X4       $0xee, Z21, Z17, Z17
+	VMOVUPS          64(DX), Z21
+	VMOVUPS          64(DX)(R8*2), Z23
+	VSHUFF32X4       $0x44, Z23, Z21, Z24
+	VSHUFF32X4       $0xee, Z23, Z21, Z21
+	VSHUFF32X4       $0x88, Z24, Z22, Z23
+	VSHUFF32X4       $0xdd, Z24, Z22, Z22
+	VSHUFF32X4       $0x88, Z21, Z17, Z24
+	VSHUFF32X4       $0xdd, Z21, Z17, Z17
+	VMOVUPS          64(AX)(R8*1), Z21
+	VMOVUPS          64(AX)(R9*1), Z25
+	VSHUFF32X4       $0x44, Z25, Z21, Z26
+	VSHUFF32X4       $0xee, Z25, Z21, Z21
+	VMOVUPS          64(CX)(R8*1), Z25
+	VMOVUPS          64(CX)(R9*1), Z27
+	VSHUFF32X4       $0x44, Z27, Z25, Z28
+	VSHUFF32X4       $0xee, Z27, Z25, Z25
+	VSHUFF32X4       $0x88, Z28, Z26, Z27
+	VSHUFF32X4       $0xdd, Z28, Z26, Z26
+	VSHUFF32X4       $0x88, Z25, Z21, Z28
+	VSHUFF32X4       $0xdd, Z25, Z21, Z21
+	VMOVUPS          64(BX)(R8*1), Z25
+	VMOVUPS          64(BX)(R9*1), Z29
+	VSHUFF32X4       $0x44, Z29, Z25, Z30
+	VSHUFF32X4       $0xee, Z29, Z25, Z25
+	VMOVUPS          64(DX)(R8*1), Z29
+	VMOVUPS          64(DX)(R9*1), Z31
 	VMOVUPS          Z0, (SI)
-	VADDPS           Z25, Z29, Z0
-	VSUBPS           Z25, Z29, Z25
-	VADDPS           Z0, Z28, Z29
-	VSUBPS           Z0, Z28, Z0
-	VADDPS           Z29, Z18, Z28
-	VSUBPS           Z29, Z18, Z18
-	VMOVAPS          Z21, Z29
-	VFMADD231PS.BCST word_bf800000<>+0(SB), Z25, Z29
-	VFMADD231PS.BCST word_3f800000<>+0(SB), Z21, Z25
-	VMOVAPS          Z4, Z21
-	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z29, Z21
-	VMOVUPS          Z19, 2112(SI)
-	VMOVAPS          Z1, Z19
-	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z25, Z19
-	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z29, Z4
-	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z25, Z1
-	VADDPS           Z28, Z24, Z25
-	VSUBPS           Z28, Z24, Z24
-	VMOVAPS          Z21, Z28
-	VFMADD231PS.BCST word_bed413cd<>+0(SB), Z19, Z28
-	VFMADD231PS.BCST word_3ed413cd<>+0(SB), Z21, Z19
-	VMOVAPS          Z9, Z21
-	VFMADD231PS.BCST word_3f6c835e<>+0(SB), Z28, Z21
-	VMOVAPS          Z16, Z29
-	VFMADD231PS.BCST word_3f6c835e<>+0(SB), Z19, Z29
-	VFMADD231PS.BCST word_bf6c835e<>+0(SB), Z28, Z9
-	VFMADD231PS.BCST word_bf6c835e<>+0(SB), Z19, Z16
-	VMOVAPS          Z26, Z19
-	VFMADD231PS.BCST word_bf800000<>+0(SB), Z0, Z19
-	VFMADD231PS.BCST word_3f800000<>+0(SB), Z26, Z0
-	VMOVAPS          Z15, Z26
-	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z19, Z26
-	VMOVAPS          Z20, Z28
-	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z0, Z28
-	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z19, Z15
-	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z0, Z20
-	VMOVAPS          Z4, Z0
-	VFMADD231PS.BCST word_401a827a<>+0(SB), Z1, Z0
-	VFMADD231PS.BCST word_c01a827a<>+0(SB), Z4, Z1
-	VMOVAPS          Z3, Z4
-	VFMADD231PS.BCST word_3ec3ef15<>+0(SB), Z0, Z4
-	VMOVAPS          Z6, Z19
-	VFMADD231PS.BCST word_3ec3ef15<>+0(SB), Z1, Z19
-	VFMADD231PS.BCST word_bec3ef15<>+0(SB), Z0, Z3
-	VFMADD231PS.BCST word_bec3ef15<>+0(SB), Z1, Z6
-	VADDPS           Z25, Z11, Z0
-	VSUBPS           Z25, Z11, Z1
-	VMOVAPS          Z21, Z11
-	VFMADD231PS.BCST word_be4bafaf<>+0(SB), Z29, Z11
-	VFMADD231PS.BCST word_3e4bafaf<>+0(SB), Z21, Z29
-	VMOVAPS          Z2, Z21
-	VFMADD231PS.BCST word_3f7b14be<>+0(SB), Z11, Z21
-	VMOVAPS          Z31, Z25
-	VFMADD231PS.BCST word_3f7b14be<>+0(SB), Z29, Z25
-	VFMADD231PS.BCST word_bf7b14be<>+0(SB), Z11, Z2
-	VFMADD231PS.BCST word_bf7b14be<>+0(SB), Z29, Z31
-	VMOVAPS          Z26, Z11
-	VFMADD231PS.BCST word_bed413cd<>+0(SB), Z28, Z11
-	VFMADD231PS.BCST word_3ed413cd<>+0(SB), Z26, Z28
-	VMOVAPS          Z10, Z26
-	VFMADD231PS.BCST word_3f6c835e<>+0(SB), Z11, Z26
-	VMOVAPS          Z23, Z29
-	VFMADD231PS.BCST word_3f6c835e<>+0(SB), Z28, Z29
-	VFMADD231PS.BCST word_bf6c835e<>+0(SB), Z11, Z10
-	VFMADD231PS.BCST word_bf6c835e<>+0(SB), Z28, Z23
-	VMOVAPS          Z4, Z11
-	VFMADD231PS.BCST word_3f2b0dc1<>+0(SB), Z19, Z11
-	VFMADD231PS.BCST word_bf2b0dc1<>+0(SB), Z4, Z19
-	VMOVAPS          Z7, Z4
-	VFMADD231PS.BCST word_3f54db31<>+0(SB), Z11, Z4
-	VMOVAPS          Z17, Z28
-	VFMADD231PS.BCST word_3f54db31<>+0(SB), Z19, Z28
-	VFMADD231PS.BCST word_bf54db31<>+0(SB), Z11, Z7
-	VFMADD231PS.BCST word_bf54db31<>+0(SB), Z19, Z17
-	VMOVAPS          Z12, Z11
-	VFMADD231PS.BCST word_bf800000<>+0(SB), Z18, Z11
-	VFMADD231PS.BCST word_3f800000<>+0(SB), Z12, Z18
-	VMOVAPS          Z30, Z12
-	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z11, Z12
-	VMOVAPS          Z13, Z19
-	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z18, Z19
-	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z11, Z30
-	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z18, Z13
-	VMOVAPS          Z3, Z11
-	VFMADD231PS.BCST word_bfbf90c7<>+0(SB), Z6, Z11
-	VFMADD231PS.BCST word_3fbf90c7<>+0(SB), Z3, Z6
-	VMOVAPS          Z8, Z3
-	VFMADD231PS.BCST word_3f0e39da<>+0(SB), Z11, Z3
-	VMOVAPS          Z5, Z18
-	VFMADD231PS.BCST word_3f0e39da<>+0(SB), Z6, Z18
-	VFMADD231PS.BCST word_bf0e39da<>+0(SB), Z11, Z8
-	VFMADD231PS.BCST word_bf0e39da<>+0(SB), Z6, Z5
-	VMOVAPS          Z15, Z6
-	VFMADD231PS.BCST word_401a827a<>+0(SB), Z20, Z6
-	VFMADD231PS.BCST word_c01a827a<>+0(SB), Z15, Z20
-	VMOVAPS          Z27, Z11
-	VFMADD231PS.BCST word_3ec3ef15<>+0(SB), Z6, Z11
-	VMOVAPS          Z22, Z15
-	VFMADD231PS.BCST word_3ec3ef15<>+0(SB), Z20, Z15
-	VFMADD231PS.BCST word_bec3ef15<>+0(SB), Z6, Z27
-	VFMADD231PS.BCST word_bec3ef15<>+0(SB), Z20, Z22
-	VMOVAPS          Z9, Z6
-	VFMADD231PS.BCST word_40a0dff7<>+0(SB), Z16, Z6
-	VFMADD231PS.BCST word_c0a0dff7<>+0(SB), Z9, Z16
+	VSHUFF32X4       $0x44, Z31, Z29, Z0
+	VSHUFF32X4       $0xee, Z31, Z29, Z29
+	VSHUFF32X4       $0x88, Z0, Z30, Z31
+	VSHUFF32X4       $0xdd, Z0, Z30, Z0
+	VSHUFF32X4       $0x88, Z29, Z25, Z30
+	VSHUFF32X4       $0xdd, Z29, Z25, Z25
+	VUNPCKLPS        Z23, Z19, Z29
+	VUNPCKHPS        Z23, Z19, Z19
+	VUNPCKLPS        Z31, Z27, Z23
+	VUNPCKHPS        Z31, Z27, Z27
+	VSHUFPS          $0x44, Z23, Z29, Z31
+	VSHUFPS          $0xee, Z23, Z29, Z23
+	VSHUFPS          $0x44, Z27, Z19, Z29
+	VSHUFPS          $0xee, Z27, Z19, Z19
+	VUNPCKLPS        Z22, Z18, Z27
+	VUNPCKHPS        Z22, Z18, Z18
+	VUNPCKLPS        Z0, Z26, Z22
+	VUNPCKHPS        Z0, Z26, Z0
+	VSHUFPS          $0x44, Z22, Z27, Z26
+	VSHUFPS          $0xee, Z22, Z27, Z22
+	VSHUFPS          $0x44, Z0, Z18, Z27
+	VSHUFPS          $0xee, Z0, Z18, Z0
+	VUNPCKLPS        Z24, Z20, Z18
+	VUNPCKHPS        Z24, Z20, Z20
+	VUNPCKLPS        Z30, Z28, Z24
+	VUNPCKHPS        Z30, Z28, Z28
+	VSHUFPS          $0x44, Z24, Z18, Z30
+	VSHUFPS          $0xee, Z24, Z18, Z18
+	VSHUFPS          $0x44, Z28, Z20, Z24
+	VSHUFPS          $0xee, Z28, Z20, Z20
+	VUNPCKLPS        Z17, Z5, Z28
+	VUNPCKHPS        Z17, Z5, Z5
+	VUNPCKLPS        Z25, Z21, Z17
+	VUNPCKHPS        Z25, Z21, Z21
+	VSHUFPS          $0x44, Z17, Z28, Z25
+	VSHUFPS          $0xee, Z17, Z28, Z17
+	VSHUFPS          $0x44, Z21, Z5, Z28
+	VSHUFPS          $0xee, Z21, Z5, Z5
+	VMOVUPS          128(AX), Z21
+	VMOVUPS          Z5, 64(SI)
+	VMOVUPS          128(AX)(R8*2), Z5
+	VMOVUPS          Z0, 128(SI)
+	VSHUFF32X4       $0x44, Z5, Z21, Z0
+	VSHUFF32X4       $0xee, Z5, Z21, Z5
+	VMOVUPS          128(CX), Z21
+	VMOVUPS          Z2, 192(SI)
+	VMOVUPS          128(CX)(R8*2), Z2
+	VMOVUPS          Z20, 256(SI)
+	VSHUFF32X4       $0x44, Z2, Z21, Z20
+	VSHUFF32X4       $0xee, Z2, Z21, Z2
+	VSHUFF32X4       $0x88, Z20, Z0, Z21
+	VSHUFF32X4       $0xdd, Z20, Z0, Z0
+	VSHUFF32X4       $0x88, Z2, Z5, Z20
+	VSHUFF32X4       $0xdd, Z2, Z5, Z2
+	VMOVUPS          128(BX), Z5
+	VMOVUPS          Z4, 320(SI)
+	VMOVUPS          128(BX)(R8*2), Z4
+	VMOVUPS          Z19, 384(SI)
+	VSHUFF32X4       $0x44, Z4, Z5, Z19
+	VSHUFF32X4       $0xee, Z4, Z5, Z4
+	VMOVUPS          128(DX), Z5
+	VMOVUPS          Z3, 448(SI)
+	VMOVUPS          128(DX)(R8*2), Z3
+	VMOVUPS          Z17, 512(SI)
+	VSHUFF32X4       $0x44, Z3, Z5, Z17
+	VSHUFF32X4       $0xee, Z3, Z5, Z3
+	VSHUFF32X4       $0x88, Z17, Z19, Z5
+	VSHUFF32X4       $0xdd, Z17, Z19, Z17
+	VSHUFF32X4       $0x88, Z3, Z4, Z19
+	VSHUFF32X4       $0xdd, Z3, Z4, Z3
+	VMOVUPS          128(AX)(R8*1), Z4
+	VMOVUPS          Z1, 576(SI)
+	VMOVUPS          128(AX)(R9*1), Z1
+	VMOVUPS          Z22, 640(SI)
+	VSHUFF32X4       $0x44, Z1, Z4, Z22
+	VSHUFF32X4       $0xee, Z1, Z4, Z1
+	VMOVUPS          128(CX)(R8*1), Z4
+	VMOVUPS          Z6, 704(SI)
+	VMOVUPS          128(CX)(R9*1), Z6
+	VMOVUPS          Z18, 768(SI)
+	VSHUFF32X4       $0x44, Z6, Z4, Z18
+	VSHUFF32X4       $0xee, Z6, Z4, Z4
+	VSHUFF32X4       $0x88, Z18, Z22, Z6
+	VSHUFF32X4       $0xdd, Z18, Z22, Z18
+	VSHUFF32X4       $0x88, Z4, Z1, Z22
+	VSHUFF32X4       $0xdd, Z4, Z1, Z1
+	VMOVUPS          128(BX)(R8*1), Z4
+	VMOVUPS          Z8, 832(SI)
+	VMOVUPS          128(BX)(R9*1), Z8
+	VMOVUPS          Z23, 896(SI)
+	VSHUFF32X4       $0x44, Z8, Z4, Z23
+	VSHUFF32X4       $0xee, Z8, Z4, Z4
+	VMOVUPS          128(DX)(R8*1), Z8
+	VMOVUPS          Z7, 960(SI)
+	VMOVUPS          128(DX)(R9*1), Z7
+	VMOVUPS          Z28, 1024(SI)
+	VSHUFF32X4       $0x44, Z7, Z8, Z28
+	VSHUFF32X4       $0xee, Z7, Z8, Z7
+	VSHUFF32X4       $0x88, Z28, Z23, Z8
+	VSHUFF32X4       $0xdd, Z28, Z23, Z23
+	VSHUFF32X4       $0x88, Z7, Z4, Z28
+	VSHUFF32X4       $0xdd, Z7, Z4, Z4
+	VUNPCKLPS        Z5, Z21, Z7
+	VUNPCKHPS        Z5, Z21, Z5
+	VUNPCKLPS        Z8, Z6, Z21
+	VUNPCKHPS        Z8, Z6, Z6
+	VSHUFPS          $0x44, Z21, Z7, Z8
+	VSHUFPS          $0xee, Z21, Z7, Z7
+	VSHUFPS          $0x44, Z6, Z5, Z21
+	VSHUFPS          $0xee, Z6, Z5, Z5
+	VUNPCKLPS        Z17, Z0, Z6
+	VUNPCKHPS        Z17, Z0, Z0
+	VUNPCKLPS        Z23, Z18, Z17
+	VUNPCKHPS        Z23, Z18, Z18
+	VSHUFPS          $0x44, Z17, Z6, Z23
+	VSHUFPS          $0xee, Z17, Z6, Z6
+	VSHUFPS          $0x44, Z18, Z0, Z17
+	VSHUFPS          $0xee, Z18, Z0, Z0
+	VUNPCKLPS        Z19, Z20, Z18
+	VUNPCKHPS        Z19, Z20, Z19
+	VUNPCKLPS        Z28, Z22, Z20
+	VUNPCKHPS        Z28, Z22, Z22
+	VSHUFPS          $0x44, Z20, Z18, Z28
+	VSHUFPS          $0xee, Z20, Z18, Z18
+	VSHUFPS          $0x44, Z22, Z19, Z20
+	VSHUFPS          $0xee, Z22, Z19, Z19
+	VUNPCKLPS        Z3, Z2, Z22
+	VUNPCKHPS        Z3, Z2, Z2
+	VUNPCKLPS        Z4, Z1, Z3
+	VUNPCKHPS        Z4, Z1, Z1
+	VSHUFPS          $0x44, Z3, Z22, Z4
+	VSHUFPS          $0xee, Z3, Z22, Z3
+	VSHUFPS          $0x44, Z1, Z2, Z22
+	VSHUFPS          $0xee, Z1, Z2, Z1
+	VMOVUPS          192(AX), Z2
+	VMOVUPS          Z1, 1088(SI)
+	VMOVUPS          192(AX)(R8*2), Z1
+	VMOVUPS          Z0, 1152(SI)
+	VSHUFF32X4       $0x44, Z1, Z2, Z0
+	VSHUFF32X4       $0xee, Z1, Z2, Z1
+	VMOVUPS          192(CX), Z2
+	VMOVUPS          Z19, 1216(SI)
+	VMOVUPS          192(CX)(R8*2), Z19
+	VMOVUPS          Z5, 1280(SI)
+	VSHUFF32X4       $0x44, Z19, Z2, Z5
+	VSHUFF32X4       $0xee, Z19, Z2, Z2
+	VSHUFF32X4       $0x88, Z5, Z0, Z19
+	VSHUFF32X4       $0xdd, Z5, Z0, Z0
+	VSHUFF32X4       $0x88, Z2, Z1, Z5
+	VSHUFF32X4       $0xdd, Z2, Z1, Z1
+	VMOVUPS          192(BX), Z2
+	VMOVUPS          Z3, 1344(SI)
+	VMOVUPS          192(BX)(R8*2), Z3
+	VMOVUPS          Z6, 1408(SI)
+	VSHUFF32X4       $0x44, Z3, Z2, Z6
+	VSHUFF32X4       $0xee, Z3, Z2, Z2
+	VMOVUPS          192(DX), Z3
+	VMOVUPS          Z18, 1472(SI)
+	VMOVUPS          192(DX)(R8*2), Z18
+	VMOVUPS          Z7, 1536(SI)
+	VSHUFF32X4       $0x44, Z18, Z3, Z7
+	VSHUFF32X4       $0xee, Z18, Z3, Z3
+	VSHUFF32X4       $0x88, Z7, Z6, Z18
+	VSHUFF32X4       $0xdd, Z7, Z6, Z6
+	VSHUFF32X4       $0x88, Z3, Z2, Z7
+	VSHUFF32X4       $0xdd, Z3, Z2, Z2
+	VMOVUPS          192(AX)(R8*1), Z3
+	VMOVUPS          Z12, 1600(SI)
+	VMOVUPS          192(AX)(R9*1), Z12
+	VMOVUPS          Z22, 1664(SI)
+	VSHUFF32X4       $0x44, Z12, Z3, Z22
+	VSHUFF32X4       $0xee, Z12, Z3, Z3
+	VMOVUPS          192(CX)(R8*1), Z12
+	VMOVUPS          Z27, 1728(SI)
+	VMOVUPS          192(CX)(R9*1), Z27
+	VMOVUPS          Z11, 1792(SI)
+	VSHUFF32X4       $0x44, Z27, Z12, Z11
+	VSHUFF32X4       $0xee, Z27, Z12, Z12
+	VSHUFF32X4       $0x88, Z11, Z22, Z27
+	VSHUFF32X4       $0xdd, Z11, Z22, Z11
+	VSHUFF32X4       $0x88, Z12, Z3, Z22
+	VSHUFF32X4       $0xdd, Z12, Z3, Z3
+	VMOVUPS          192(BX)(R8*1), Z12
+	VMOVUPS          Z17, 1856(SI)
+	VMOVUPS          192(BX)(R9*1), Z17
+	VMOVUPS          Z24, 1920(SI)
+	VSHUFF32X4       $0x44, Z17, Z12, Z24
+	VSHUFF32X4       $0xee, Z17, Z12, Z12
+	VMOVUPS          192(DX)(R8*1), Z17
+	VMOVUPS          Z10, 1984(SI)
+	VMOVUPS          192(DX)(R9*1), Z10
+	VMOVUPS          Z20, 2048(SI)
+	VSHUFF32X4       $0x44, Z10, Z17, Z20
+	VSHUFF32X4       $0xee, Z10, Z17, Z10
+	VSHUFF32X4       $0x88, Z20, Z24, Z17
+	VSHUFF32X4       $0xdd, Z20, Z24, Z20
+	VSHUFF32X4       $0x88, Z10, Z12, Z24
+	VSHUFF32X4       $0xdd, Z10, Z12, Z10
+	VUNPCKLPS        Z18, Z19, Z12
+	VUNPCKHPS        Z18, Z19, Z18
+	VUNPCKLPS        Z17, Z27, Z19
+	VUNPCKHPS        Z17, Z27, Z17
+	VSHUFPS          $0x44, Z19, Z12, Z27
+	VSHUFPS          $0xee, Z19, Z12, Z12
+	VSHUFPS          $0x44, Z17, Z18, Z19
+	VSHUFPS          $0xee, Z17, Z18, Z17
+	VUNPCKLPS        Z6, Z0, Z18
+	VUNPCKHPS        Z6, Z0, Z0
+	VUNPCKLPS        Z20, Z11, Z6
+	VUNPCKHPS        Z20, Z11, Z11
+	VSHUFPS          $0x44, Z6, Z18, Z20
+	VSHUFPS          $0xee, Z6, Z18, Z6
+	VSHUFPS          $0x44, Z11, Z0, Z18
+	VSHUFPS          $0xee, Z11, Z0, Z0
+	VUNPCKLPS        Z7, Z5, Z11
+	VUNPCKHPS        Z7, Z5, Z5
+	VUNPCKLPS        Z24, Z22, Z7
+	VUNPCKHPS        Z24, Z22, Z22
+	VSHUFPS          $0x44, Z7, Z11, Z24
+	VSHUFPS          $0xee, Z7, Z11, Z7
+	VSHUFPS          $0x44, Z22, Z5, Z11
+	VSHUFPS          $0xee, Z22, Z5, Z5
+	VUNPCKLPS        Z2, Z1, Z22
+	VUNPCKHPS        Z2, Z1, Z1
+	VUNPCKLPS        Z10, Z3, Z2
+	VUNPCKHPS        Z10, Z3, Z3
+	VSHUFPS          $0x44, Z2, Z22, Z10
+	VSHUFPS          $0xee, Z2, Z22, Z2
+	VSHUFPS          $0x44, Z3, Z1, Z22
+	VSHUFPS          $0xee, Z3, Z1, Z1
+	VADDPS           Z8, Z15, Z3
+	VSUBPS           Z8, Z15, Z8
+	VADDPS           Z27, Z31, Z15
+	VSUBPS           Z27, Z31, Z27
+	VADDPS           Z15, Z3, Z31
+	VSUBPS           Z15, Z3, Z3
+	VADDPS           Z28, Z16, Z15
+	VSUBPS           Z28, Z16, Z16
+	VADDPS           Z24, Z30, Z28
+	VSUBPS           Z24, Z30, Z24
+	VADDPS           Z28, Z15, Z30
+	VSUBPS           Z28, Z15, Z15
+	VADDPS           Z30, Z31, Z28
+	VSUBPS           Z30, Z31, Z30
+	VMOVAPS          Z16, Z31
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z24, Z31
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z16, Z24
+	VMOVAPS          Z8, Z16
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z31, Z16
+	VMOVUPS          Z1, 2112(SI)
+	VMOVAPS          Z27, Z1
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z24, Z1
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z31, Z8
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z24, Z27
+	VADDPS           Z23, Z14, Z24
+	VSUBPS           Z23, Z14, Z14
+	VADDPS           Z20, Z26, Z23
+	VSUBPS           Z20, Z26, Z20
+	VADDPS           Z23, Z24, Z26
+	VSUBPS           Z23, Z24, Z23
+	VADDPS           Z4, Z9, Z24
+	VSUBPS           Z4, Z9, Z4
+	VADDPS           Z10, Z25, Z9
+	VSUBPS           Z10, Z25, Z10
+	VADDPS           Z9, Z24, Z25
+	VSUBPS           Z9, Z24, Z9
+	VADDPS           Z25, Z26, Z24
+	VSUBPS           Z25, Z26, Z25
+	VMOVAPS          Z4, Z26
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z10, Z26
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z4, Z10
+	VMOVAPS          Z14, Z4
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z26, Z4
+	VMOVAPS          Z20, Z31
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z10, Z31
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z26, Z14
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z10, Z20
+	VADDPS           Z24, Z28, Z10
+	VSUBPS           Z24, Z28, Z24
+	VMOVAPS          Z4, Z26
+	VFMADD231PS.BCST word_bed413cd<>+0(SB), Z31, Z26
+	VFMADD231PS.BCST word_3ed413cd<>+0(SB), Z4, Z31
+	VMOVAPS          Z16, Z4
+	VFMADD231PS.BCST word_3f6c835e<>+0(SB), Z26, Z4
+	VMOVAPS          Z1, Z28
+	VFMADD231PS.BCST word_3f6c835e<>+0(SB), Z31, Z28
+	VFMADD231PS.BCST word_bf6c835e<>+0(SB), Z26, Z16
+	VFMADD231PS.BCST word_bf6c835e<>+0(SB), Z31, Z1
+	VMOVAPS          Z23, Z26
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z9, Z26
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z23, Z9
+	VMOVAPS          Z3, Z23
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z26, Z23
+	VMOVAPS          Z15, Z31
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z9, Z31
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z26, Z3
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z9, Z15
 	VMOVAPS          Z14, Z9
-	VFMADD231PS.BCST word_3e47c5c2<>+0(SB), Z6, Z9
-	VMOVUPS          2112(SI), Z20
-	VMOVUPS          Z1, 64(SI)
-	VMOVAPS          Z20, Z1
-	VFMADD231PS.BCST word_3e47c5c2<>+0(SB), Z16, Z1
-	VFMADD231PS.BCST word_be47c5c2<>+0(SB), Z6, Z14
-	VFMADD231PS.BCST word_be47c5c2<>+0(SB), Z16, Z20
-	VMOVUPS          (SI), Z6
-	VADDPS           Z6, Z0, Z16
-	VMOVUPS          Z16, (DI)
-	VSUBPS           Z0, Z6, Z0
-	VMOVUPS          Z0, 64(DI)
-	VMOVAPS          Z21, Z0
-	VFMADD231PS.BCST word_bdc9b5dc<>+0(SB), Z25, Z0
-	VFMADD231PS.BCST word_3dc9b5dc<>+0(SB), Z21, Z25
-	VMOVUPS          1088(SI), Z6
-	VMOVAPS          Z6, Z16
-	VFMADD231PS.BCST word_3f7ec46d<>+0(SB), Z0, Z16
-	VMOVUPS          128(SI), Z21
-	VMOVUPS          Z2, (SI)
-	VMOVAPS          Z21, Z2
-	VFMADD231PS.BCST word_3f7ec46d<>+0(SB), Z25, Z2
+	VFMADD231PS.BCST word_401a827a<>+0(SB), Z20, Z9
+	VFMADD231PS.BCST word_c01a827a<>+0(SB), Z14, Z20
+	VMOVAPS          Z8, Z14
+	VFMADD231PS.BCST word_3ec3ef15<>+0(SB), Z9, Z14
+	VMOVAPS          Z27, Z26
+	VFMADD231PS.BCST word_3ec3ef15<>+0(SB), Z20, Z26
+	VFMADD231PS.BCST word_bec3ef15<>+0(SB), Z9, Z8
+	VFMADD231PS.BCST word_bec3ef15<>+0(SB), Z20, Z27
+	VADDPS           Z21, Z13, Z9
+	VSUBPS           Z21, Z13, Z13
+	VADDPS           Z19, Z29, Z20
+	VSUBPS           Z19, Z29, Z19
+	VADDPS           Z20, Z9, Z21
+	VSUBPS           Z20, Z9, Z9
+	VMOVUPS          1984(SI), Z20
+	VMOVUPS          2048(SI), Z29
+	VMOVUPS          Z24, 2176(SI)
+	VADDPS           Z29, Z20, Z24
+	VSUBPS           Z29, Z20, Z20
+	VMOVUPS          1920(SI), Z29
+	VMOVUPS          Z0, 2048(SI)
+	VADDPS           Z29, Z11, Z0
+	VSUBPS           Z11, Z29, Z11
+	VADDPS           Z0, Z24, Z29
+	VSUBPS           Z0, Z24, Z0
+	VADDPS           Z29, Z21, Z24
+	VSUBPS           Z29, Z21, Z21
+	VMOVAPS          Z20, Z29
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z11, Z29
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z20, Z11
+	VMOVAPS          Z13, Z20
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z29, Z20
+	VMOVUPS          Z5, 1920(SI)
+	VMOVAPS          Z19, Z5
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z11, Z5
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z29, Z13
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z11, Z19
+	VMOVUPS          1792(SI), Z11
+	VMOVUPS          1856(SI), Z29
+	VMOVUPS          Z17, 1984(SI)
+	VADDPS           Z29, Z11, Z17
+	VSUBPS           Z29, Z11, Z11
+	VMOVUPS          1728(SI), Z29
+	VMOVUPS          Z2, 1856(SI)
+	VADDPS           Z29, Z18, Z2
+	VSUBPS           Z18, Z29, Z18
+	VADDPS           Z2, Z17, Z29
+	VSUBPS           Z2, Z17, Z2
+	VMOVUPS          1600(SI), Z17
+	VMOVUPS          Z6, 1728(SI)
+	VMOVUPS          1664(SI), Z6
+	VMOVUPS          Z7, 1792(SI)
+	VADDPS           Z6, Z17, Z7
+	VSUBPS           Z6, Z17, Z6
+	VMOVUPS          1024(SI), Z17
+	VMOVUPS          Z12, 1664(SI)
+	VADDPS           Z17, Z22, Z12
+	VSUBPS           Z22, Z17, Z17
+	VADDPS           Z12, Z7, Z22
+	VSUBPS           Z12, Z7, Z7
+	VADDPS           Z22, Z29, Z12
+	VSUBPS           Z22, Z29, Z22
+	VMOVAPS          Z6, Z29
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z17, Z29
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z6, Z17
+	VMOVAPS          Z11, Z6
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z29, Z6
+	VMOVUPS          Z1, 1024(SI)
+	VMOVAPS          Z18, Z1
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z17, Z1
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z29, Z11
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z17, Z18
+	VADDPS           Z12, Z24, Z17
+	VSUBPS           Z12, Z24, Z12
+	VMOVAPS          Z6, Z24
+	VFMADD231PS.BCST word_bed413cd<>+0(SB), Z1, Z24
+	VFMADD231PS.BCST word_3ed413cd<>+0(SB), Z6, Z1
+	VMOVAPS          Z20, Z6
+	VFMADD231PS.BCST word_3f6c835e<>+0(SB), Z24, Z6
+	VMOVAPS          Z5, Z29
+	VFMADD231PS.BCST word_3f6c835e<>+0(SB), Z1, Z29
+	VFMADD231PS.BCST word_bf6c835e<>+0(SB), Z24, Z20
+	VFMADD231PS.BCST word_bf6c835e<>+0(SB), Z1, Z5
+	VMOVAPS          Z2, Z1
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z7, Z1
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z2, Z7
+	VMOVAPS          Z9, Z2
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z1, Z2
+	VMOVAPS          Z0, Z24
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z7, Z24
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z1, Z9
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z7, Z0
+	VMOVAPS          Z11, Z1
+	VFMADD231PS.BCST word_401a827a<>+0(SB), Z18, Z1
+	VFMADD231PS.BCST word_c01a827a<>+0(SB), Z11, Z18
+	VMOVAPS          Z13, Z7
+	VFMADD231PS.BCST word_3ec3ef15<>+0(SB), Z1, Z7
+	VMOVAPS          Z19, Z11
+	VFMADD231PS.BCST word_3ec3ef15<>+0(SB), Z18, Z11
+	VFMADD231PS.BCST word_bec3ef15<>+0(SB), Z1, Z13
+	VFMADD231PS.BCST word_bec3ef15<>+0(SB), Z18, Z19
+	VADDPS           Z17, Z10, Z1
+	VSUBPS           Z17, Z10, Z10
+	VMOVAPS          Z6, Z17
+	VFMADD231PS.BCST word_be4bafaf<>+0(SB), Z29, Z17
+	VFMADD231PS.BCST word_3e4bafaf<>+0(SB), Z6, Z29
+	VMOVAPS          Z4, Z6
+	VFMADD231PS.BCST word_3f7b14be<>+0(SB), Z17, Z6
+	VMOVAPS          Z28, Z18
+	VFMADD231PS.BCST word_3f7b14be<>+0(SB), Z29, Z18
+	VFMADD231PS.BCST word_bf7b14be<>+0(SB), Z17, Z4
+	VFMADD231PS.BCST word_bf7b14be<>+0(SB), Z29, Z28
+	VMOVAPS          Z2, Z17
+	VFMADD231PS.BCST word_bed413cd<>+0(SB), Z24, Z17
+	VFMADD231PS.BCST word_3ed413cd<>+0(SB), Z2, Z24
+	VMOVAPS          Z23, Z2
+	VFMADD231PS.BCST word_3f6c835e<>+0(SB), Z17, Z2
+	VMOVAPS          Z31, Z29
+	VFMADD231PS.BCST word_3f6c835e<>+0(SB), Z24, Z29
+	VFMADD231PS.BCST word_bf6c835e<>+0(SB), Z17, Z23
+	VFMADD231PS.BCST word_bf6c835e<>+0(SB), Z24, Z31
+	VMOVAPS          Z7, Z17
+	VFMADD231PS.BCST word_3f2b0dc1<>+0(SB), Z11, Z17
+	VFMADD231PS.BCST word_bf2b0dc1<>+0(SB), Z7, Z11
+	VMOVAPS          Z14, Z7
+	VFMADD231PS.BCST word_3f54db31<>+0(SB), Z17, Z7
+	VMOVAPS          Z26, Z24
+	VFMADD231PS.BCST word_3f54db31<>+0(SB), Z11, Z24
+	VFMADD231PS.BCST word_bf54db31<>+0(SB), Z17, Z14
+	VFMADD231PS.BCST word_bf54db31<>+0(SB), Z11, Z26
+	VMOVAPS          Z21, Z11
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z22, Z11
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z21, Z22
+	VMOVAPS          Z30, Z17
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z11, Z17
+	VMOVAPS          Z25, Z21
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z22, Z21
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z11, Z30
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z22, Z25
+	VMOVAPS          Z13, Z11
+	VFMADD231PS.BCST word_bfbf90c7<>+0(SB), Z19, Z11
+	VFMADD231PS.BCST word_3fbf90c7<>+0(SB), Z13, Z19
+	VMOVAPS          Z8, Z13
+	VFMADD231PS.BCST word_3f0e39da<>+0(SB), Z11, Z13
+	VMOVAPS          Z27, Z22
+	VFMADD231PS.BCST word_3f0e39da<>+0(SB), Z19, Z22
+	VFMADD231PS.BCST word_bf0e39da<>+0(SB), Z11, Z8
+	VFMADD231PS.BCST word_bf0e39da<>+0(SB), Z19, Z27
+	VMOVAPS          Z9, Z11
+	VFMADD231PS.BCST word_401a827a<>+0(SB), Z0, Z11
+	VFMADD231PS.BCST word_c01a827a<>+0(SB), Z9, Z0
+	VMOVAPS          Z3, Z9
+	VFMADD231PS.BCST word_3ec3ef15<>+0(SB), Z11, Z9
+	VMOVAPS          Z15, Z19
+	VFMADD231PS.BCST word_3ec3ef15<>+0(SB), Z0, Z19
+	VFMADD231PS.BCST word_bec3ef15<>+0(SB), Z11, Z3
+	VFMADD231PS.BCST word_bec3ef15<>+0(SB), Z0, Z15
+	VMOVAPS          Z20, Z0
+	VFMADD231PS.BCST word_40a0dff7<>+0(SB), Z5, Z0
+	VFMADD231PS.BCST word_c0a0dff7<>+0(SB), Z20, Z5
+	VMOVAPS          Z16, Z11
+	VFMADD231PS.BCST word_3e47c5c2<>+0(SB), Z0, Z11
+	VMOVUPS          1024(SI), Z20
+	VMOVUPS          Z10, 1600(SI)
+	VMOVAPS          Z20, Z10
+	VFMADD231PS.BCST word_3e47c5c2<>+0(SB), Z5, Z10
+	VFMADD231PS.BCST word_be47c5c2<>+0(SB), Z0, Z16
+	VFMADD231PS.BCST word_be47c5c2<>+0(SB), Z5, Z20
+	VMOVUPS          960(SI), Z0
+	VMOVUPS          1536(SI), Z5
+	VMOVUPS          Z28, 1024(SI)
+	VADDPS           Z5, Z0, Z28
+	VSUBPS           Z5, Z0, Z0
+	VMOVUPS          896(SI), Z5
+	VMOVUPS          Z4, 1536(SI)
+	VMOVUPS          1664(SI), Z4
+	VMOVUPS          Z31, 960(SI)
+	VADDPS           Z4, Z5, Z31
+	VSUBPS           Z4, Z5, Z4
+	VADDPS           Z31, Z28, Z5
+	VSUBPS           Z31, Z28, Z28
+	VMOVUPS          832(SI), Z31
+	VMOVUPS          Z23, 1664(SI)
+	VMOVUPS          1472(SI), Z23
+	VMOVUPS          Z26, 896(SI)
+	VADDPS           Z23, Z31, Z26
+	VSUBPS           Z23, Z31, Z23
+	VMOVUPS          768(SI), Z31
+	VMOVUPS          Z14, 1472(SI)
+	VMOVUPS          1792(SI), Z14
+	VMOVUPS          Z25, 832(SI)
+	VADDPS           Z14, Z31, Z25
+	VSUBPS           Z14, Z31, Z14
+	VADDPS           Z25, Z26, Z31
+	VSUBPS           Z25, Z26, Z25
+	VADDPS           Z31, Z5, Z26
+	VSUBPS           Z31, Z5, Z5
+	VMOVAPS          Z23, Z31
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z14, Z31
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z23, Z14
+	VMOVAPS          Z0, Z23
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z31, Z23
+	VMOVUPS          Z30, 1792(SI)
+	VMOVAPS          Z4, Z30
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z14, Z30
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z31, Z0
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z14, Z4
+	VMOVUPS          704(SI), Z14
+	VMOVUPS          1408(SI), Z31
+	VMOVUPS          Z27, 768(SI)
+	VADDPS           Z31, Z14, Z27
+	VSUBPS           Z31, Z14, Z14
+	VMOVUPS          640(SI), Z31
+	VMOVUPS          Z8, 1408(SI)
+	VMOVUPS          1728(SI), Z8
+	VMOVUPS          Z15, 704(SI)
+	VADDPS           Z8, Z31, Z15
+	VSUBPS           Z8, Z31, Z8
+	VADDPS           Z15, Z27, Z31
+	VSUBPS           Z15, Z27, Z15
+	VMOVUPS          576(SI), Z27
+	VMOVUPS          Z3, 1728(SI)
+	VMOVUPS          1344(SI), Z3
+	VMOVUPS          Z20, 640(SI)
+	VADDPS           Z3, Z27, Z20
+	VSUBPS           Z3, Z27, Z3
+	VMOVUPS          512(SI), Z27
+	VMOVUPS          Z16, 1344(SI)
+	VMOVUPS          1856(SI), Z16
+	VMOVUPS          Z12, 576(SI)
+	VADDPS           Z16, Z27, Z12
+	VSUBPS           Z16, Z27, Z16
+	VADDPS           Z12, Z20, Z27
+	VSUBPS           Z12, Z20, Z12
+	VADDPS           Z27, Z31, Z20
+	VSUBPS           Z27, Z31, Z27
+	VMOVAPS          Z3, Z31
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z16, Z31
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z3, Z16
+	VMOVAPS          Z14, Z3
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z31, Z3
+	VMOVUPS          Z10, 1856(SI)
+	VMOVAPS          Z8, Z10
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z16, Z10
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z31, Z14
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z16, Z8
+	VADDPS           Z20, Z26, Z16
+	VSUBPS           Z20, Z26, Z20
+	VMOVAPS          Z3, Z26
+	VFMADD231PS.BCST word_bed413cd<>+0(SB), Z10, Z26
+	VFMADD231PS.BCST word_3ed413cd<>+0(SB), Z3, Z10
+	VMOVAPS          Z23, Z3
+	VFMADD231PS.BCST word_3f6c835e<>+0(SB), Z26, Z3
+	VMOVAPS          Z30, Z31
+	VFMADD231PS.BCST word_3f6c835e<>+0(SB), Z10, Z31
+	VFMADD231PS.BCST word_bf6c835e<>+0(SB), Z26, Z23
+	VFMADD231PS.BCST word_bf6c835e<>+0(SB), Z10, Z30
+	VMOVAPS          Z15, Z10
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z12, Z10
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z15, Z12
+	VMOVAPS          Z28, Z15
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z10, Z15
+	VMOVAPS          Z25, Z26
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z12, Z26
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z10, Z28
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z12, Z25
+	VMOVAPS          Z14, Z10
+	VFMADD231PS.BCST word_401a827a<>+0(SB), Z8, Z10
+	VFMADD231PS.BCST word_c01a827a<>+0(SB), Z14, Z8
+	VMOVAPS          Z0, Z12
+	VFMADD231PS.BCST word_3ec3ef15<>+0(SB), Z10, Z12
+	VMOVAPS          Z4, Z14
+	VFMADD231PS.BCST word_3ec3ef15<>+0(SB), Z8, Z14
+	VFMADD231PS.BCST word_bec3ef15<>+0(SB), Z10, Z0
+	VFMADD231PS.BCST word_bec3ef15<>+0(SB), Z8, Z4
+	VMOVUPS          448(SI), Z8
+	VMOVUPS          1280(SI), Z10
+	VMOVUPS          Z20, 512(SI)
+	VADDPS           Z10, Z8, Z20
+	VSUBPS           Z10, Z8, Z8
+	VMOVUPS          384(SI), Z10
+	VMOVUPS          Z11, 1280(SI)
+	VMOVUPS          1984(SI), Z11
+	VMOVUPS          Z19, 448(SI)
+	VADDPS           Z11, Z10, Z19
+	VSUBPS           Z11, Z10, Z10
+	VADDPS           Z19, Z20, Z11
+	VSUBPS           Z19, Z20, Z19
+	VMOVUPS          320(SI), Z20
+	VMOVUPS          Z9, 1984(SI)
+	VMOVUPS          1216(SI), Z9
+	VMOVUPS          Z22, 384(SI)
+	VADDPS           Z9, Z20, Z22
+	VSUBPS           Z9, Z20, Z9
+	VMOVUPS          256(SI), Z20
+	VMOVUPS          Z13, 1216(SI)
+	VMOVUPS          1920(SI), Z13
+	VMOVUPS          Z21, 320(SI)
+	VADDPS           Z13, Z20, Z21
+	VSUBPS           Z13, Z20, Z13
+	VADDPS           Z21, Z22, Z20
+	VSUBPS           Z21, Z22, Z21
+	VADDPS           Z20, Z11, Z22
+	VSUBPS           Z20, Z11, Z11
+	VMOVAPS          Z9, Z20
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z13, Z20
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z9, Z13
+	VMOVAPS          Z8, Z9
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z20, Z9
+	VMOVUPS          Z17, 1920(SI)
+	VMOVAPS          Z10, Z17
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z13, Z17
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z20, Z8
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z13, Z10
+	VMOVUPS          192(SI), Z13
+	VMOVUPS          1152(SI), Z20
+	VMOVUPS          Z24, 256(SI)
+	VADDPS           Z20, Z13, Z24
+	VSUBPS           Z20, Z13, Z13
+	VMOVUPS          128(SI), Z20
+	VMOVUPS          Z7, 1152(SI)
+	VMOVUPS          2048(SI), Z7
+	VMOVUPS          Z29, 192(SI)
+	VADDPS           Z7, Z20, Z29
+	VSUBPS           Z7, Z20, Z7
+	VADDPS           Z29, Z24, Z20
+	VSUBPS           Z29, Z24, Z24
+	VMOVUPS          (SI), Z29
+	VMOVUPS          Z2, 2048(SI)
+	VMOVUPS          1088(SI), Z2
+	VMOVUPS          Z18, 128(SI)
+	VADDPS           Z2, Z29, Z18
+	VSUBPS           Z2, Z29, Z2
+	VMOVUPS          64(SI), Z29
+	VMOVUPS          Z6, 1088(SI)
+	VMOVUPS          2112(SI), Z6
+	VMOVUPS          Z1, (SI)
+	VADDPS           Z6, Z29, Z1
+	VSUBPS           Z6, Z29, Z6
+	VADDPS           Z1, Z18, Z29
+	VSUBPS           Z1, Z18, Z1
+	VADDPS           Z29, Z20, Z18
+	VSUBPS           Z29, Z20, Z20
+	VMOVAPS          Z2, Z29
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z6, Z29
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z2, Z6
+	VMOVAPS          Z13, Z2
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z29, Z2
+	VMOVUPS          Z30, 2112(SI)
+	VMOVAPS          Z7, Z30
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z6, Z30
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z29, Z13
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z6, Z7
+	VADDPS           Z18, Z22, Z6
+	VSUBPS           Z18, Z22, Z18
+	VMOVAPS          Z2, Z22
+	VFMADD231PS.BCST word_bed413cd<>+0(SB), Z30, Z22
+	VFMADD231PS.BCST word_3ed413cd<>+0(SB), Z2, Z30
+	VMOVAPS          Z9, Z2
+	VFMADD231PS.BCST word_3f6c835e<>+0(SB), Z22, Z2
+	VMOVAPS          Z17, Z29
+	VFMADD231PS.BCST word_3f6c835e<>+0(SB), Z30, Z29
+	VFMADD231PS.BCST word_bf6c835e<>+0(SB), Z22, Z9
+	VFMADD231PS.BCST word_bf6c835e<>+0(SB), Z30, Z17
+	VMOVAPS          Z24, Z22
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z1, Z22
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z24, Z1
+	VMOVAPS          Z19, Z24
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z22, Z24
+	VMOVAPS          Z21, Z30
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z1, Z30
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z22, Z19
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z1, Z21
+	VMOVAPS          Z13, Z1
+	VFMADD231PS.BCST word_401a827a<>+0(SB), Z7, Z1
+	VFMADD231PS.BCST word_c01a827a<>+0(SB), Z13, Z7
+	VMOVAPS          Z8, Z13
+	VFMADD231PS.BCST word_3ec3ef15<>+0(SB), Z1, Z13
+	VMOVAPS          Z10, Z22
+	VFMADD231PS.BCST word_3ec3ef15<>+0(SB), Z7, Z22
+	VFMADD231PS.BCST word_bec3ef15<>+0(SB), Z1, Z8
+	VFMADD231PS.BCST word_bec3ef15<>+0(SB), Z7, Z10
+	VADDPS           Z6, Z16, Z1
+	VSUBPS           Z6, Z16, Z6
+	VMOVAPS          Z2, Z7
+	VFMADD231PS.BCST word_be4bafaf<>+0(SB), Z29, Z7
+	VFMADD231PS.BCST word_3e4bafaf<>+0(SB), Z2, Z29
+	VMOVAPS          Z3, Z2
+	VFMADD231PS.BCST word_3f7b14be<>+0(SB), Z7, Z2
+	VMOVAPS          Z31, Z16
+	VFMADD231PS.BCST word_3f7b14be<>+0(SB), Z29, Z16
+	VFMADD231PS.BCST word_bf7b14be<>+0(SB), Z7, Z3
+	VFMADD231PS.BCST word_bf7b14be<>+0(SB), Z29, Z31
+	VMOVAPS          Z24, Z7
+	VFMADD231PS.BCST word_bed413cd<>+0(SB), Z30, Z7
+	VFMADD231PS.BCST word_3ed413cd<>+0(SB), Z24, Z30
+	VMOVAPS          Z15, Z24
+	VFMADD231PS.BCST word_3f6c835e<>+0(SB), Z7, Z24
+	VMOVAPS          Z26, Z29
+	VFMADD231PS.BCST word_3f6c835e<>+0(SB), Z30, Z29
+	VFMADD231PS.BCST word_bf6c835e<>+0(SB), Z7, Z15
+	VFMADD231PS.BCST word_bf6c835e<>+0(SB), Z30, Z26
+	VMOVAPS          Z13, Z7
+	VFMADD231PS.BCST word_3f2b0dc1<>+0(SB), Z22, Z7
+	VFMADD231PS.BCST word_bf2b0dc1<>+0(SB), Z13, Z22
+	VMOVAPS          Z12, Z13
+	VFMADD231PS.BCST word_3f54db31<>+0(SB), Z7, Z13
+	VMOVAPS          Z14, Z30
+	VFMADD231PS.BCST word_3f54db31<>+0(SB), Z22, Z30
+	VFMADD231PS.BCST word_bf54db31<>+0(SB), Z7, Z12
+	VFMADD231PS.BCST word_bf54db31<>+0(SB), Z22, Z14
+	VMOVAPS          Z11, Z7
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z20, Z7
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z11, Z20
+	VMOVAPS          Z5, Z11
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z7, Z11
+	VMOVAPS          Z27, Z22
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z20, Z22
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z7, Z5
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z20, Z27
+	VMOVAPS          Z8, Z7
+	VFMADD231PS.BCST word_bfbf90c7<>+0(SB), Z10, Z7
+	VFMADD231PS.BCST word_3fbf90c7<>+0(SB), Z8, Z10
+	VMOVAPS          Z0, Z8
+	VFMADD231PS.BCST word_3f0e39da<>+0(SB), Z7, Z8
+	VMOVAPS          Z4, Z20
+	VFMADD231PS.BCST word_3f0e39da<>+0(SB), Z10, Z20
+	VFMADD231PS.BCST word_bf0e39da<>+0(SB), Z7, Z0
+	VFMADD231PS.BCST word_bf0e39da<>+0(SB), Z10, Z4
+	VMOVAPS          Z19, Z7
+	VFMADD231PS.BCST word_401a827a<>+0(SB), Z21, Z7
+	VFMADD231PS.BCST word_c01a827a<>+0(SB), Z19, Z21
+	VMOVAPS          Z28, Z10
+	VFMADD231PS.BCST word_3ec3ef15<>+0(SB), Z7, Z10
+	VMOVAPS          Z25, Z19
+	VFMADD231PS.BCST word_3ec3ef15<>+0(SB), Z21, Z19
+	VFMADD231PS.BCST word_bec3ef15<>+0(SB), Z7, Z28
+	VFMADD231PS.BCST word_bec3ef15<>+0(SB), Z21, Z25
+	VMOVAPS          Z9, Z7
+	VFMADD231PS.BCST word_40a0dff7<>+0(SB), Z17, Z7
+	VFMADD231PS.BCST word_c0a0dff7<>+0(SB), Z9, Z17
+	VMOVAPS          Z23, Z9
+	VFMADD231PS.BCST word_3e47c5c2<>+0(SB), Z7, Z9
+	VMOVUPS          2112(SI), Z21
+	VMOVUPS          Z6, 64(SI)
+	VMOVAPS          Z21, Z6
+	VFMADD231PS.BCST word_3e47c5c2<>+0(SB), Z17, Z6
+	VFMADD231PS.BCST word_be47c5c2<>+0(SB), Z7, Z23
+	VFMADD231PS.BCST word_be47c5c2<>+0(SB), Z17, Z21
+	VMOVUPS          (SI), Z7
+	VADDPS           Z7, Z1, Z17
+	VMOVUPS          Z17, (DI)
+	VSUBPS           Z1, Z7, Z1
+	VMOVUPS          Z1, 64(DI)
+	VMOVAPS          Z2, Z1
+	VFMADD231PS.BCST word_bdc9b5dc<>+0(SB), Z16, Z1
+	VFMADD231PS.BCST word_3dc9b5dc<>+0(SB), Z2, Z16
+	VMOVUPS          1088(SI), Z2
+	VMOVAPS          Z2, Z7
+	VFMADD231PS.BCST word_3f7ec46d<>+0(SB), Z1, Z7
+	VMOVUPS          128(SI), Z17
+	VMOVUPS          Z3, (SI)
+	VMOVAPS          Z17, Z3
+	VFMADD231PS.BCST word_3f7ec46d<>+0(SB), Z16, Z3
 	VMOVUPS          Z31, 2112(SI)
-	VSUBPS           Z2, Z16, Z31
+	VSUBPS           Z3, Z7, Z31
 	VMOVUPS          Z31, 128(DI)
-	VMOVUPS          Z16, 192(DI)
-	VMULPS.BCST      word_bf800000<>+0(SB), Z2, Z2
-	VMOVUPS          Z2, 256(DI)
-	VFMADD231PS.BCST word_bf7ec46d<>+0(SB), Z0, Z6
-	VFMADD231PS.BCST word_bf7ec46d<>+0(SB), Z25, Z21
-	VADDPS           Z21, Z6, Z0
-	VMOVUPS          Z0, 5888(DI)
-	VMOVUPS          Z6, 5952(DI)
-	VMOVUPS          Z21, 6016(DI)
-	VMOVAPS          Z26, Z0
-	VFMADD231PS.BCST word_be4bafaf<>+0(SB), Z29, Z0
-	VFMADD231PS.BCST word_3e4bafaf<>+0(SB), Z26, Z29
-	VMOVUPS          1600(SI), Z2
-	VMOVAPS          Z2, Z6
-	VFMADD231PS.BCST word_3f7b14be<>+0(SB), Z0, Z6
-	VMOVUPS          192(SI), Z16
-	VMOVAPS          Z16, Z21
-	VFMADD231PS.BCST word_3f7b14be<>+0(SB), Z29, Z21
-	VSUBPS           Z21, Z6, Z25
-	VMOVUPS          Z25, 320(DI)
-	VMOVUPS          Z6, 384(DI)
-	VMULPS.BCST      word_bf800000<>+0(SB), Z21, Z6
-	VMOVUPS          Z6, 448(DI)
-	VFMADD231PS.BCST word_bf7b14be<>+0(SB), Z0, Z2
-	VFMADD231PS.BCST word_bf7b14be<>+0(SB), Z29, Z16
-	VADDPS           Z16, Z2, Z0
-	VMOVUPS          Z0, 5696(DI)
+	VMOVUPS          Z7, 192(DI)
+	VMULPS.BCST      word_bf800000<>+0(SB), Z3, Z3
+	VMOVUPS          Z3, 256(DI)
+	VFMADD231PS.BCST word_bf7ec46d<>+0(SB), Z1, Z2
+	VFMADD231PS.BCST word_bf7ec46d<>+0(SB), Z16, Z17
+	VADDPS           Z17, Z2, Z1
+	VMOVUPS          Z1, 5888(DI)
+	VMOVUPS          Z2, 5952(DI)
+	VMOVUPS          Z17, 6016(DI)
+	VMOVAPS          Z24, Z1
+	VFMADD231PS.BCST word_be4bafaf<>+0(SB), Z29, Z1
+	VFMADD231PS.BCST word_3e4bafaf<>+0(SB), Z24, Z29
+	VMOVUPS          2048(SI), Z2
+	VMOVAPS          Z2, Z3
+	VFMADD231PS.BCST word_3f7b14be<>+0(SB), Z1, Z3
+	VMOVUPS          192(SI), Z7
+	VMOVAPS          Z7, Z16
+	VFMADD231PS.BCST word_3f7b14be<>+0(SB), Z29, Z16
+	VSUBPS           Z16, Z3, Z17
+	VMOVUPS          Z17, 320(DI)
+	VMOVUPS          Z3, 384(DI)
+	VMULPS.BCST      word_bf800000<>+0(SB), Z16, Z3
+	VMOVUPS          Z3, 448(DI)
+	VFMADD231PS.BCST word_bf7b14be<>+0(SB), Z1, Z2
+	VFMADD231PS.BCST word_bf7b14be<>+0(SB), Z29, Z7
+	VADDPS           Z7, Z2, Z1
+	VMOVUPS          Z1, 5696(DI)
 	VMOVUPS          Z2, 5760(DI)
-	VMOVUPS          Z16, 5824(DI)
-	VMOVAPS          Z4, Z0
-	VFMADD231PS.BCST word_3e9b5042<>+0(SB), Z28, Z0
-	VFMADD231PS.BCST word_be9b5042<>+0(SB), Z4, Z28
-	VMOVUPS          576(SI), Z2
-	VMOVAPS          Z2, Z4
-	VFMADD231PS.BCST word_3f74fa0b<>+0(SB), Z0, Z4
-	VMOVUPS          256(SI), Z6
-	VMOVAPS          Z6, Z16
-	VFMADD231PS.BCST word_3f74fa0b<>+0(SB), Z28, Z16
-	VADDPS           Z16, Z4, Z21
-	VMOVUPS          Z21, 512(DI)
-	VMOVUPS          Z4, 576(DI)
-	VMOVUPS          Z16, 640(DI)
-	VFMADD231PS.BCST word_bf74fa0b<>+0(SB), Z0, Z2
-	VFMADD231PS.BCST word_bf74fa0b<>+0(SB), Z28, Z6
-	VSUBPS           Z6, Z2, Z0
-	VMOVUPS          Z0, 5504(DI)
+	VMOVUPS          Z7, 5824(DI)
+	VMOVAPS          Z13, Z1
+	VFMADD231PS.BCST word_3e9b5042<>+0(SB), Z30, Z1
+	VFMADD231PS.BCST word_be9b5042<>+0(SB), Z13, Z30
+	VMOVUPS          1152(SI), Z2
+	VMOVAPS          Z2, Z3
+	VFMADD231PS.BCST word_3f74fa0b<>+0(SB), Z1, Z3
+	VMOVUPS          256(SI), Z7
+	VMOVAPS          Z7, Z13
+	VFMADD231PS.BCST word_3f74fa0b<>+0(SB), Z30, Z13
+	VADDPS           Z13, Z3, Z16
+	VMOVUPS          Z16, 512(DI)
+	VMOVUPS          Z3, 576(DI)
+	VMOVUPS          Z13, 640(DI)
+	VFMADD231PS.BCST word_bf74fa0b<>+0(SB), Z1, Z2
+	VFMADD231PS.BCST word_bf74fa0b<>+0(SB), Z30, Z7
+	VSUBPS           Z7, Z2, Z1
+	VMOVUPS          Z1, 5504(DI)
 	VMOVUPS          Z2, 5568(DI)
-	VMULPS.BCST      word_bf800000<>+0(SB), Z6, Z0
-	VMOVUPS          Z0, 5632(DI)
-	VMOVAPS          Z12, Z0
-	VFMADD231PS.BCST word_bed413cd<>+0(SB), Z19, Z0
-	VFMADD231PS.BCST word_3ed413cd<>+0(SB), Z12, Z19
-	VMOVUPS          1856(SI), Z2
-	VMOVAPS          Z2, Z4
-	VFMADD231PS.BCST word_3f6c835e<>+0(SB), Z0, Z4
-	VMOVUPS          320(SI), Z6
-	VMOVAPS          Z6, Z12
-	VFMADD231PS.BCST word_3f6c835e<>+0(SB), Z19, Z12
-	VSUBPS           Z12, Z4, Z16
-	VMOVUPS          Z16, 704(DI)
-	VMOVUPS          Z4, 768(DI)
-	VMULPS.BCST      word_bf800000<>+0(SB), Z12, Z4
-	VMOVUPS          Z4, 832(DI)
-	VFMADD231PS.BCST word_bf6c835e<>+0(SB), Z0, Z2
-	VFMADD231PS.BCST word_bf6c835e<>+0(SB), Z19, Z6
-	VADDPS           Z6, Z2, Z0
-	VMOVUPS          Z0, 5312(DI)
+	VMULPS.BCST      word_bf800000<>+0(SB), Z7, Z1
+	VMOVUPS          Z1, 5632(DI)
+	VMOVAPS          Z11, Z1
+	VFMADD231PS.BCST word_bed413cd<>+0(SB), Z22, Z1
+	VFMADD231PS.BCST word_3ed413cd<>+0(SB), Z11, Z22
+	VMOVUPS          1920(SI), Z2
+	VMOVAPS          Z2, Z3
+	VFMADD231PS.BCST word_3f6c835e<>+0(SB), Z1, Z3
+	VMOVUPS          320(SI), Z7
+	VMOVAPS          Z7, Z11
+	VFMADD231PS.BCST word_3f6c835e<>+0(SB), Z22, Z11
+	VSUBPS           Z11, Z3, Z13
+	VMOVUPS          Z13, 704(DI)
+	VMOVUPS          Z3, 768(DI)
+	VMULPS.BCST      word_bf800000<>+0(SB), Z11, Z3
+	VMOVUPS          Z3, 832(DI)
+	VFMADD231PS.BCST word_bf6c835e<>+0(SB), Z1, Z2
+	VFMADD231PS.BCST word_bf6c835e<>+0(SB), Z22, Z7
+	VADDPS           Z7, Z2, Z1
+	VMOVUPS          Z1, 5312(DI)
 	VMOVUPS          Z2, 5376(DI)
-	VMOVUPS          Z6, 5440(DI)
-	VMOVAPS          Z3, Z0
-	VFMADD231PS.BCST word_bf08d5b9<>+0(SB), Z18, Z0
-	VFMADD231PS.BCST word_3f08d5b9<>+0(SB), Z3, Z18
-	VMOVUPS          832(SI), Z2
+	VMOVUPS          Z7, 5440(DI)
+	VMOVAPS          Z8, Z1
+	VFMADD231PS.BCST word_bf08d5b9<>+0(SB), Z20, Z1
+	VFMADD231PS.BCST word_3f08d5b9<>+0(SB), Z8, Z20
+	VMOVUPS          1216(SI), Z2
 	VMOVAPS          Z2, Z3
-	VFMADD231PS.BCST word_3f61c598<>+0(SB), Z0, Z3
-	VMOVUPS          384(SI), Z4
-	VMOVAPS          Z4, Z6
-	VFMADD231PS.BCST word_3f61c598<>+0(SB), Z18, Z6
-	VSUBPS           Z6, Z3, Z12
-	VMOVUPS          Z12, 896(DI)
+	VFMADD231PS.BCST word_3f61c598<>+0(SB), Z1, Z3
+	VMOVUPS          384(SI), Z7
+	VMOVAPS          Z7, Z8
+	VFMADD231PS.BCST word_3f61c598<>+0(SB), Z20, Z8
+	VSUBPS           Z8, Z3, Z11
+	VMOVUPS          Z11, 896(DI)
 	VMOVUPS          Z3, 960(DI)
-	VMULPS.BCST      word_bf800000<>+0(SB), Z6, Z3
+	VMULPS.BCST      word_bf800000<>+0(SB), Z8, Z3
 	VMOVUPS          Z3, 1024(DI)
-	VFMADD231PS.BCST word_bf61c598<>+0(SB), Z0, Z2
-	VFMADD231PS.BCST word_bf61c598<>+0(SB), Z18, Z4
-	VADDPS           Z4, Z2, Z0
-	VMOVUPS          Z0, 5120(DI)
+	VFMADD231PS.BCST word_bf61c598<>+0(SB), Z1, Z2
+	VFMADD231PS.BCST word_bf61c598<>+0(SB), Z20, Z7
+	VADDPS           Z7, Z2, Z1
+	VMOVUPS          Z1, 5120(DI)
 	VMOVUPS          Z2, 5184(DI)
-	VMOVUPS          Z4, 5248(DI)
-	VMOVAPS          Z11, Z0
-	VFMADD231PS.BCST word_3f2b0dc1<>+0(SB), Z15, Z0
-	VFMADD231PS.BCST word_bf2b0dc1<>+0(SB), Z11, Z15
-	VMOVUPS          1344(SI), Z2
+	VMOVUPS          Z7, 5248(DI)
+	VMOVAPS          Z10, Z1
+	VFMADD231PS.BCST word_3f2b0dc1<>+0(SB), Z19, Z1
+	VFMADD231PS.BCST word_bf2b0dc1<>+0(SB), Z10, Z19
+	VMOVUPS          1984(SI), Z2
 	VMOVAPS          Z2, Z3
-	VFMADD231PS.BCST word_3f54db31<>+0(SB), Z0, Z3
-	VMOVUPS          448(SI), Z4
-	VMOVAPS          Z4, Z6
-	VFMADD231PS.BCST word_3f54db31<>+0(SB), Z15, Z6
-	VADDPS           Z6, Z3, Z11
-	VMOVUPS          Z11, 1088(DI)
+	VFMADD231PS.BCST word_3f54db31<>+0(SB), Z1, Z3
+	VMOVUPS          448(SI), Z7
+	VMOVAPS          Z7, Z8
+	VFMADD231PS.BCST word_3f54db31<>+0(SB), Z19, Z8
+	VADDPS           Z8, Z3, Z10
+	VMOVUPS          Z10, 1088(DI)
 	VMOVUPS          Z3, 1152(DI)
-	VMOVUPS          Z6, 1216(DI)
-	VFMADD231PS.BCST word_bf54db31<>+0(SB), Z0, Z2
-	VFMADD231PS.BCST word_bf54db31<>+0(SB), Z15, Z4
-	VSUBPS           Z4, Z2, Z0
-	VMOVUPS          Z0, 4928(DI)
+	VMOVUPS          Z8, 1216(DI)
+	VFMADD231PS.BCST word_bf54db31<>+0(SB), Z1, Z2
+	VFMADD231PS.BCST word_bf54db31<>+0(SB), Z19, Z7
+	VSUBPS           Z7, Z2, Z1
+	VMOVUPS          Z1, 4928(DI)
 	VMOVUPS          Z2, 4992(DI)
-	VMULPS.BCST      word_bf800000<>+0(SB), Z4, Z0
-	VMOVUPS          Z0, 5056(DI)
-	VMOVAPS          Z9, Z0
-	VFMADD231PS.BCST word_3f521801<>+0(SB), Z1, Z0
-	VFMADD231PS.BCST word_bf521801<>+0(SB), Z9, Z1
-	VMOVUPS          512(SI), Z2
+	VMULPS.BCST      word_bf800000<>+0(SB), Z7, Z1
+	VMOVUPS          Z1, 5056(DI)
+	VMOVAPS          Z9, Z1
+	VFMADD231PS.BCST word_3f521801<>+0(SB), Z6, Z1
+	VFMADD231PS.BCST word_bf521801<>+0(SB), Z9, Z6
+	VMOVUPS          1280(SI), Z2
 	VMOVAPS          Z2, Z3
-	VFMADD231PS.BCST word_3f45e403<>+0(SB), Z0, Z3
-	VMOVUPS          2048(SI), Z4
-	VMOVAPS          Z4, Z6
-	VFMADD231PS.BCST word_3f45e403<>+0(SB), Z1, Z6
-	VADDPS           Z6, Z3, Z9
+	VFMADD231PS.BCST word_3f45e403<>+0(SB), Z1, Z3
+	VMOVUPS          1856(SI), Z7
+	VMOVAPS          Z7, Z8
+	VFMADD231PS.BCST word_3f45e403<>+0(SB), Z6, Z8
+	VADDPS           Z8, Z3, Z9
 	VMOVUPS          Z9, 1280(DI)
 	VMOVUPS          Z3, 1344(DI)
-	VMOVUPS          Z6, 1408(DI)
-	VFMADD231PS.BCST word_bf45e403<>+0(SB), Z0, Z2
-	VFMADD231PS.BCST word_bf45e403<>+0(SB), Z1, Z4
-	VSUBPS           Z4, Z2, Z0
-	VMOVUPS          Z0, 4736(DI)
+	VMOVUPS          Z8, 1408(DI)
+	VFMADD231PS.BCST word_bf45e403<>+0(SB), Z1, Z2
+	VFMADD231PS.BCST word_bf45e403<>+0(SB), Z6, Z7
+	VSUBPS           Z7, Z2, Z1
+	VMOVUPS          Z1, 4736(DI)
 	VMOVUPS          Z2, 4800(DI)
-	VMULPS.BCST      word_bf800000<>+0(SB), Z4, Z0
-	VMOVUPS          Z0, 4864(DI)
-	VMOVUPS          640(SI), Z0
+	VMULPS.BCST      word_bf800000<>+0(SB), Z7, Z1
+	VMOVUPS          Z1, 4864(DI)
+	VMOVUPS          512(SI), Z1
+	VMOVAPS          Z1, Z2
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z18, Z2
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z1, Z18
+	VMOVUPS          2176(SI), Z1
+	VMOVAPS          Z1, Z3
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z2, Z3
+	VMOVUPS          576(SI), Z6
+	VMOVAPS          Z6, Z7
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z18, Z7
+	VSUBPS           Z7, Z3, Z8
+	VMOVUPS          Z8, 1472(DI)
+	VMOVUPS          Z3, 1536(DI)
+	VMULPS.BCST      word_bf800000<>+0(SB), Z7, Z3
+	VMOVUPS          Z3, 1600(DI)
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z2, Z1
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z18, Z6
+	VADDPS           Z6, Z1, Z2
+	VMOVUPS          Z2, 4544(DI)
+	VMOVUPS          Z1, 4608(DI)
+	VMOVUPS          Z6, 4672(DI)
+	VMOVAPS          Z23, Z1
+	VFMADD231PS.BCST word_bf9bf7ec<>+0(SB), Z21, Z1
+	VFMADD231PS.BCST word_3f9bf7ec<>+0(SB), Z23, Z21
+	VMOVUPS          1344(SI), Z2
+	VMOVAPS          Z2, Z3
+	VFMADD231PS.BCST word_3f226799<>+0(SB), Z1, Z3
+	VMOVUPS          640(SI), Z6
+	VMOVAPS          Z6, Z7
+	VFMADD231PS.BCST word_3f226799<>+0(SB), Z21, Z7
+	VSUBPS           Z7, Z3, Z8
+	VMOVUPS          Z8, 1664(DI)
+	VMOVUPS          Z3, 1728(DI)
+	VMULPS.BCST      word_bf800000<>+0(SB), Z7, Z3
+	VMOVUPS          Z3, 1792(DI)
+	VFMADD231PS.BCST word_bf226799<>+0(SB), Z1, Z2
+	VFMADD231PS.BCST word_bf226799<>+0(SB), Z21, Z6
+	VADDPS           Z6, Z2, Z1
+	VMOVUPS          Z1, 4352(DI)
+	VMOVUPS          Z2, 4416(DI)
+	VMOVUPS          Z6, 4480(DI)
+	VMOVAPS          Z28, Z1
+	VFMADD231PS.BCST word_bfbf90c7<>+0(SB), Z25, Z1
+	VFMADD231PS.BCST word_3fbf90c7<>+0(SB), Z28, Z25
+	VMOVUPS          1728(SI), Z2
+	VMOVAPS          Z2, Z3
+	VFMADD231PS.BCST word_3f0e39da<>+0(SB), Z1, Z3
+	VMOVUPS          704(SI), Z6
+	VMOVAPS          Z6, Z7
+	VFMADD231PS.BCST word_3f0e39da<>+0(SB), Z25, Z7
+	VSUBPS           Z7, Z3, Z8
+	VMOVUPS          Z8, 1856(DI)
+	VMOVUPS          Z3, 1920(DI)
+	VMULPS.BCST      word_bf800000<>+0(SB), Z7, Z3
+	VMOVUPS          Z3, 1984(DI)
+	VFMADD231PS.BCST word_bf0e39da<>+0(SB), Z1, Z2
+	VFMADD231PS.BCST word_bf0e39da<>+0(SB), Z25, Z6
+	VADDPS           Z6, Z2, Z1
+	VMOVUPS          Z1, 4160(DI)
+	VMOVUPS          Z2, 4224(DI)
+	VMOVUPS          Z6, 4288(DI)
 	VMOVAPS          Z0, Z1
-	VFMADD231PS.BCST word_bf800000<>+0(SB), Z24, Z1
-	VFMADD231PS.BCST word_3f800000<>+0(SB), Z0, Z24
-	VMOVUPS          2176(SI), Z0
+	VFMADD231PS.BCST word_3fef789e<>+0(SB), Z4, Z1
+	VFMADD231PS.BCST word_bfef789e<>+0(SB), Z0, Z4
+	VMOVUPS          1408(SI), Z0
 	VMOVAPS          Z0, Z2
-	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z1, Z2
-	VMOVUPS          704(SI), Z3
-	VMOVAPS          Z3, Z4
-	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z24, Z4
-	VSUBPS           Z4, Z2, Z6
-	VMOVUPS          Z6, 1472(DI)
-	VMOVUPS          Z2, 1536(DI)
-	VMULPS.BCST      word_bf800000<>+0(SB), Z4, Z2
-	VMOVUPS          Z2, 1600(DI)
-	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z1, Z0
-	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z24, Z3
-	VADDPS           Z3, Z0, Z1
-	VMOVUPS          Z1, 4544(DI)
-	VMOVUPS          Z0, 4608(DI)
-	VMOVUPS          Z3, 4672(DI)
-	VMOVAPS          Z14, Z0
-	VFMADD231PS.BCST word_bf9bf7ec<>+0(SB), Z20, Z0
-	VFMADD231PS.BCST word_3f9bf7ec<>+0(SB), Z14, Z20
-	VMOVUPS          1152(SI), Z1
-	VMOVAPS          Z1, Z2
-	VFMADD231PS.BCST word_3f226799<>+0(SB), Z0, Z2
+	VFMADD231PS.BCST word_3ef15aea<>+0(SB), Z1, Z2
 	VMOVUPS          768(SI), Z3
-	VMOVAPS          Z3, Z4
-	VFMADD231PS.BCST word_3f226799<>+0(SB), Z20, Z4
-	VSUBPS           Z4, Z2, Z6
-	VMOVUPS          Z6, 1664(DI)
-	VMOVUPS          Z2, 1728(DI)
-	VMULPS.BCST      word_bf800000<>+0(SB), Z4, Z2
-	VMOVUPS          Z2, 1792(DI)
-	VFMADD231PS.BCST word_bf226799<>+0(SB), Z0, Z1
-	VFMADD231PS.BCST word_bf226799<>+0(SB), Z20, Z3
-	VADDPS           Z3, Z1, Z0
-	VMOVUPS          Z0, 4352(DI)
-	VMOVUPS          Z1, 4416(DI)
-	VMOVUPS          Z3, 4480(DI)
-	VMOVAPS          Z27, Z0
-	VFMADD231PS.BCST word_bfbf90c7<>+0(SB), Z22, Z0
-	VFMADD231PS.BCST word_3fbf90c7<>+0(SB), Z27, Z22
-	VMOVUPS          1664(SI), Z1
-	VMOVAPS          Z1, Z2
-	VFMADD231PS.BCST word_3f0e39da<>+0(SB), Z0, Z2
-	VMOVUPS          960(SI), Z3
-	VMOVAPS          Z3, Z4
-	VFMADD231PS.BCST word_3f0e39da<>+0(SB), Z22, Z4
-	VSUBPS           Z4, Z2, Z6
-	VMOVUPS          Z6, 1856(DI)
-	VMOVUPS          Z2, 1920(DI)
-	VMULPS.BCST      word_bf800000<>+0(SB), Z4, Z2
-	VMOVUPS          Z2, 1984(DI)
-	VFMADD231PS.BCST word_bf0e39da<>+0(SB), Z0, Z1
-	VFMADD231PS.BCST word_bf0e39da<>+0(SB), Z22, Z3
-	VADDPS           Z3, Z1, Z0
-	VMOVUPS          Z0, 4160(DI)
-	VMOVUPS          Z1, 4224(DI)
-	VMOVUPS          Z3, 4288(DI)
-	VMOVAPS          Z8, Z0
-	VFMADD231PS.BCST word_3fef789e<>+0(SB), Z5, Z0
-	VFMADD231PS.BCST word_bfef789e<>+0(SB), Z8, Z5
-	VMOVUPS          896(SI), Z1
-	VMOVAPS          Z1, Z2
-	VFMADD231PS.BCST word_3ef15aea<>+0(SB), Z0, Z2
-	VMOVUPS          1024(SI), Z3
-	VMOVAPS          Z3, Z4
-	VFMADD231PS.BCST word_3ef15aea<>+0(SB), Z5, Z4
-	VADDPS           Z4, Z2, Z6
-	VMOVUPS          Z6, 2048(DI)
+	VMOVAPS          Z3, Z6
+	VFMADD231PS.BCST word_3ef15aea<>+0(SB), Z4, Z6
+	VADDPS           Z6, Z2, Z7
+	VMOVUPS          Z7, 2048(DI)
 	VMOVUPS          Z2, 2112(DI)
-	VMOVUPS          Z4, 2176(DI)
-	VFMADD231PS.BCST word_bef15aea<>+0(SB), Z0, Z1
-	VFMADD231PS.BCST word_bef15aea<>+0(SB), Z5, Z3
-	VSUBPS           Z3, Z1, Z0
-	VMOVUPS          Z0, 3968(DI)
-	VMOVUPS          Z1, 4032(DI)
+	VMOVUPS          Z6, 2176(DI)
+	VFMADD231PS.BCST word_bef15aea<>+0(SB), Z1, Z0
+	VFMADD231PS.BCST word_bef15aea<>+0(SB), Z4, Z3
+	VSUBPS           Z3, Z0, Z1
+	VMOVUPS          Z1, 3968(DI)
+	VMOVUPS          Z0, 4032(DI)
 	VMULPS.BCST      word_bf800000<>+0(SB), Z3, Z0
 	VMOVUPS          Z0, 4096(DI)
-	VMOVAPS          Z30, Z0
-	VFMADD231PS.BCST word_401a827a<>+0(SB), Z13, Z0
-	VFMADD231PS.BCST word_c01a827a<>+0(SB), Z30, Z13
-	VMOVUPS          1920(SI), Z1
+	VMOVAPS          Z5, Z0
+	VFMADD231PS.BCST word_401a827a<>+0(SB), Z27, Z0
+	VFMADD231PS.BCST word_c01a827a<>+0(SB), Z5, Z27
+	VMOVUPS          1792(SI), Z1
 	VMOVAPS          Z1, Z2
 	VFMADD231PS.BCST word_3ec3ef15<>+0(SB), Z0, Z2
-	VMOVUPS          1280(SI), Z3
+	VMOVUPS          832(SI), Z3
 	VMOVAPS          Z3, Z4
-	VFMADD231PS.BCST word_3ec3ef15<>+0(SB), Z13, Z4
+	VFMADD231PS.BCST word_3ec3ef15<>+0(SB), Z27, Z4
 	VADDPS           Z4, Z2, Z5
 	VMOVUPS          Z5, 2240(DI)
 	VMOVUPS          Z2, 2304(DI)
 	VMOVUPS          Z4, 2368(DI)
 	VFMADD231PS.BCST word_bec3ef15<>+0(SB), Z0, Z1
-	VFMADD231PS.BCST word_bec3ef15<>+0(SB), Z13, Z3
+	VFMADD231PS.BCST word_bec3ef15<>+0(SB), Z27, Z3
 	VSUBPS           Z3, Z1, Z0
 	VMOVUPS          Z0, 3776(DI)
 	VMOVUPS          Z1, 3840(DI)
 	VMULPS.BCST      word_bf800000<>+0(SB), Z3, Z0
 	VMOVUPS          Z0, 3904(DI)
-	VMOVAPS          Z7, Z0
-	VFMADD231PS.BCST word_c052facf<>+0(SB), Z17, Z0
-	VFMADD231PS.BCST word_4052facf<>+0(SB), Z7, Z17
-	VMOVUPS          1216(SI), Z1
+	VMOVAPS          Z12, Z0
+	VFMADD231PS.BCST word_c052facf<>+0(SB), Z14, Z0
+	VFMADD231PS.BCST word_4052facf<>+0(SB), Z12, Z14
+	VMOVUPS          1472(SI), Z1
 	VMOVAPS          Z1, Z2
 	VFMADD231PS.BCST word_3e94a031<>+0(SB), Z0, Z2
-	VMOVUPS          1472(SI), Z3
+	VMOVUPS          896(SI), Z3
 	VMOVAPS          Z3, Z4
-	VFMADD231PS.BCST word_3e94a031<>+0(SB), Z17, Z4
+	VFMADD231PS.BCST word_3e94a031<>+0(SB), Z14, Z4
 	VSUBPS           Z4, Z2, Z5
 	VMOVUPS          Z5, 2432(DI)
 	VMOVUPS          Z2, 2496(DI)
 	VMULPS.BCST      word_bf800000<>+0(SB), Z4, Z2
 	VMOVUPS          Z2, 2560(DI)
 	VFMADD231PS.BCST word_be94a031<>+0(SB), Z0, Z1
-	VFMADD231PS.BCST word_be94a031<>+0(SB), Z17, Z3
+	VFMADD231PS.BCST word_be94a031<>+0(SB), Z14, Z3
 	VADDPS           Z3, Z1, Z0
 	VMOVUPS          Z0, 3584(DI)
 	VMOVUPS          Z1, 3648(DI)
 	VMOVUPS          Z3, 3712(DI)
-	VMOVAPS          Z10, Z0
-	VFMADD231PS.BCST word_40a0dff7<>+0(SB), Z23, Z0
-	VFMADD231PS.BCST word_c0a0dff7<>+0(SB), Z10, Z23
-	VMOVUPS          1408(SI), Z1
+	VMOVAPS          Z15, Z0
+	VFMADD231PS.BCST word_40a0dff7<>+0(SB), Z26, Z0
+	VFMADD231PS.BCST word_c0a0dff7<>+0(SB), Z15, Z26
+	VMOVUPS          1664(SI), Z1
 	VMOVAPS          Z1, Z2
 	VFMADD231PS.BCST word_3e47c5c2<>+0(SB), Z0, Z2
-	VMOVUPS          1536(SI), Z3
+	VMOVUPS          960(SI), Z3
 	VMOVAPS          Z3, Z4
-	VFMADD231PS.BCST word_3e47c5c2<>+0(SB), Z23, Z4
+	VFMADD231PS.BCST word_3e47c5c2<>+0(SB), Z26, Z4
 	VADDPS           Z4, Z2, Z5
 	VMOVUPS          Z5, 2624(DI)
 	VMOVUPS          Z2, 2688(DI)
 	VMOVUPS          Z4, 2752(DI)
 	VFMADD231PS.BCST word_be47c5c2<>+0(SB), Z0, Z1
-	VFMADD231PS.BCST word_be47c5c2<>+0(SB), Z23, Z3
+	VFMADD231PS.BCST word_be47c5c2<>+0(SB), Z26, Z3
 	VSUBPS           Z3, Z1, Z0
 	VMOVUPS          Z0, 3392(DI)
 	VMOVUPS          Z1, 3456(DI)
@@ -4084,10 +3977,10 @@ group:
 	VMOVAPS          Z0, Z2
 	VFMADD231PS.BCST word_41227363<>+0(SB), Z1, Z2
 	VFMADD231PS.BCST word_c1227363<>+0(SB), Z0, Z1
-	VMOVUPS          1728(SI), Z0
+	VMOVUPS          1536(SI), Z0
 	VMOVAPS          Z0, Z3
 	VFMADD231PS.BCST word_3dc8bd36<>+0(SB), Z2, Z3
-	VMOVUPS          1792(SI), Z4
+	VMOVUPS          1024(SI), Z4
 	VMOVAPS          Z4, Z5
 	VFMADD231PS.BCST word_3dc8bd36<>+0(SB), Z1, Z5
 	VADDPS           Z5, Z3, Z6
@@ -4101,17 +3994,19 @@ group:
 	VMOVUPS          Z0, 3264(DI)
 	VMULPS.BCST      word_bf800000<>+0(SB), Z4, Z0
 	VMOVUPS          Z0, 3328(DI)
-	VMOVUPS          1984(SI), Z0
+	VMOVUPS          1600(SI), Z0
 	VMOVUPS          64(SI), Z1
 	VSUBPS           Z1, Z0, Z2
 	VMOVUPS          Z2, 3008(DI)
 	VMOVUPS          Z0, 3072(DI)
 	VMULPS.BCST      word_bf800000<>+0(SB), Z1, Z0
 	VMOVUPS          Z0, 3136(DI)
-	ADDQ             $0x00000100, AX
-	ADDQ             $0x00000100, BX
-	ADDQ             $0x00000100, CX
-	ADDQ             $0x00000100, DX
+	MOVQ             group+64(FP), R13
+	SHLQ             $0x02, R13
+	ADDQ             R13, AX
+	ADDQ             R13, BX
+	ADDQ             R13, CX
+	ADDQ             R13, DX
 	ADDQ             $0x000017c0, DI
 	DECQ             R10
 	JNE              group
@@ -4438,22 +4333,25 @@ DATA word_bdc8bd36<>+24(SB)/4, $0xbdc8bd36
 DATA word_bdc8bd36<>+28(SB)/4, $0xbdc8bd36
 GLOBL word_bdc8bd36<>(SB), RODATA|NOPTR, $32
 
-// func circulantInverse64AVX512(y []float32, ld int, src []float32, bias []float32, groups int, scratch []float32)
+// func circulantInverse64AVX512(y []float32, odd int, pair int, group int, src []float32, bias []float32, biasOdd int, groups int, scratch []float32)
 // Requires: AVX, AVX512F
-TEXT ·circulantInverse64AVX512(SB), NOSPLIT, $0-112
+TEXT ·circulantInverse64AVX512(SB), NOSPLIT, $0-136
 	MOVQ y_base+0(FP), AX
-	MOVQ ld+24(FP), R8
+	MOVQ odd+24(FP), BX
+	LEAQ (AX)(BX*4), BX
+	MOVQ pair+32(FP), R8
 	SHLQ $0x02, R8
-	LEAQ (AX)(R8*4), BX
-	LEAQ (BX)(R8*4), CX
-	LEAQ (CX)(R8*4), DX
+	LEAQ (AX)(R8*4), CX
+	LEAQ (BX)(R8*4), DX
 	LEAQ (R8)(R8*2), R9
-	MOVQ src_base+32(FP), DI
-	MOVQ bias_base+56(FP), R11
-	MOVQ groups+80(FP), R10
-	MOVQ scratch_base+88(FP), SI
+	MOVQ src_base+48(FP), DI
+	MOVQ bias_base+72(FP), R11
+	MOVQ groups+104(FP), R10
+	MOVQ scratch_base+112(FP), SI
 
 group:
+	MOVQ             biasOdd+96(FP), R13
+	SHLQ             $0x02, R13
 	VMOVUPS          (DI), Z0
 	VMOVUPS          64(DI), Z1
 	VADDPS           Z1, Z0, Z2
@@ -5348,11 +5246,11 @@ group:
 	VADDPS           (R11), Z29, Z29
 	VMOVUPS          Z29, (AX)
 	VADDPS           (R11), Z8, Z8
-	VMOVUPS          Z8, (BX)
+	VMOVUPS          Z8, (AX)(R8*2)
 	VADDPS           (R11), Z30, Z30
 	VMOVUPS          Z30, (CX)
 	VADDPS           (R11), Z25, Z25
-	VMOVUPS          Z25, (DX)
+	VMOVUPS          Z25, (CX)(R8*2)
 	VSHUFF32X4       $0x44, Z4, Z1, Z8
 	VSHUFF32X4       $0xee, Z4, Z1, Z1
 	VSHUFF32X4       $0x44, Z7, Z0, Z4
@@ -5361,14 +5259,14 @@ group:
 	VSHUFF32X4       $0xdd, Z4, Z8, Z4
 	VSHUFF32X4       $0x88, Z0, Z1, Z8
 	VSHUFF32X4       $0xdd, Z0, Z1, Z0
-	VADDPS           (R11), Z7, Z7
-	VMOVUPS          Z7, (AX)(R8*1)
-	VADDPS           (R11), Z4, Z4
-	VMOVUPS          Z4, (BX)(R8*1)
-	VADDPS           (R11), Z8, Z8
-	VMOVUPS          Z8, (CX)(R8*1)
-	VADDPS           (R11), Z0, Z0
-	VMOVUPS          Z0, (DX)(R8*1)
+	VADDPS           (R11)(R13*1), Z7, Z7
+	VMOVUPS          Z7, (BX)
+	VADDPS           (R11)(R13*1), Z4, Z4
+	VMOVUPS          Z4, (BX)(R8*2)
+	VADDPS           (R11)(R13*1), Z8, Z8
+	VMOVUPS          Z8, (DX)
+	VADDPS           (R11)(R13*1), Z0, Z0
+	VMOVUPS          Z0, (DX)(R8*2)
 	VSHUFF32X4       $0x44, Z10, Z31, Z0
 	VSHUFF32X4       $0xee, Z10, Z31, Z1
 	VSHUFF32X4       $0x44, Z15, Z9, Z4
@@ -5378,13 +5276,13 @@ group:
 	VSHUFF32X4       $0x88, Z7, Z1, Z4
 	VSHUFF32X4       $0xdd, Z7, Z1, Z1
 	VADDPS           (R11), Z8, Z8
-	VMOVUPS          Z8, (AX)(R8*2)
+	VMOVUPS          Z8, (AX)(R8*1)
 	VADDPS           (R11), Z0, Z0
-	VMOVUPS          Z0, (BX)(R8*2)
+	VMOVUPS          Z0, (AX)(R9*1)
 	VADDPS           (R11), Z4, Z4
-	VMOVUPS          Z4, (CX)(R8*2)
+	VMOVUPS          Z4, (CX)(R8*1)
 	VADDPS           (R11), Z1, Z1
-	VMOVUPS          Z1, (DX)(R8*2)
+	VMOVUPS          Z1, (CX)(R9*1)
 	VSHUFF32X4       $0x44, Z19, Z3, Z0
 	VSHUFF32X4       $0xee, Z19, Z3, Z1
 	VSHUFF32X4       $0x44, Z5, Z22, Z3
@@ -5393,13 +5291,13 @@ group:
 	VSHUFF32X4       $0xdd, Z3, Z0, Z0
 	VSHUFF32X4       $0x88, Z4, Z1, Z3
 	VSHUFF32X4       $0xdd, Z4, Z1, Z1
-	VADDPS           (R11), Z5, Z5
-	VMOVUPS          Z5, (AX)(R9*1)
-	VADDPS           (R11), Z0, Z0
+	VADDPS           (R11)(R13*1), Z5, Z5
+	VMOVUPS          Z5, (BX)(R8*1)
+	VADDPS           (R11)(R13*1), Z0, Z0
 	VMOVUPS          Z0, (BX)(R9*1)
-	VADDPS           (R11), Z3, Z3
-	VMOVUPS          Z3, (CX)(R9*1)
-	VADDPS           (R11), Z1, Z1
+	VADDPS           (R11)(R13*1), Z3, Z3
+	VMOVUPS          Z3, (DX)(R8*1)
+	VADDPS           (R11)(R13*1), Z1, Z1
 	VMOVUPS          Z1, (DX)(R9*1)
 	VMOVUPS          704(SI), Z0
 	VUNPCKLPS        Z24, Z0, Z1
@@ -5452,11 +5350,11 @@ group:
 	VADDPS           64(R11), Z20, Z20
 	VMOVUPS          Z20, 64(AX)
 	VADDPS           64(R11), Z10, Z10
-	VMOVUPS          Z10, 64(BX)
+	VMOVUPS          Z10, 64(AX)(R8*2)
 	VADDPS           64(R11), Z17, Z17
 	VMOVUPS          Z17, 64(CX)
 	VADDPS           64(R11), Z5, Z5
-	VMOVUPS          Z5, 64(DX)
+	VMOVUPS          Z5, 64(CX)(R8*2)
 	VSHUFF32X4       $0x44, Z7, Z1, Z5
 	VSHUFF32X4       $0xee, Z7, Z1, Z1
 	VSHUFF32X4       $0x44, Z22, Z15, Z7
@@ -5465,14 +5363,14 @@ group:
 	VSHUFF32X4       $0xdd, Z7, Z5, Z5
 	VSHUFF32X4       $0x88, Z10, Z1, Z7
 	VSHUFF32X4       $0xdd, Z10, Z1, Z1
-	VADDPS           64(R11), Z15, Z15
-	VMOVUPS          Z15, 64(AX)(R8*1)
-	VADDPS           64(R11), Z5, Z5
-	VMOVUPS          Z5, 64(BX)(R8*1)
-	VADDPS           64(R11), Z7, Z7
-	VMOVUPS          Z7, 64(CX)(R8*1)
-	VADDPS           64(R11), Z1, Z1
-	VMOVUPS          Z1, 64(DX)(R8*1)
+	VADDPS           64(R11)(R13*1), Z15, Z15
+	VMOVUPS          Z15, 64(BX)
+	VADDPS           64(R11)(R13*1), Z5, Z5
+	VMOVUPS          Z5, 64(BX)(R8*2)
+	VADDPS           64(R11)(R13*1), Z7, Z7
+	VMOVUPS          Z7, 64(DX)
+	VADDPS           64(R11)(R13*1), Z1, Z1
+	VMOVUPS          Z1, 64(DX)(R8*2)
 	VSHUFF32X4       $0x44, Z9, Z4, Z1
 	VSHUFF32X4       $0xee, Z9, Z4, Z4
 	VSHUFF32X4       $0x44, Z23, Z18, Z5
@@ -5482,13 +5380,13 @@ group:
 	VSHUFF32X4       $0x88, Z7, Z4, Z5
 	VSHUFF32X4       $0xdd, Z7, Z4, Z4
 	VADDPS           64(R11), Z9, Z9
-	VMOVUPS          Z9, 64(AX)(R8*2)
+	VMOVUPS          Z9, 64(AX)(R8*1)
 	VADDPS           64(R11), Z1, Z1
-	VMOVUPS          Z1, 64(BX)(R8*2)
+	VMOVUPS          Z1, 64(AX)(R9*1)
 	VADDPS           64(R11), Z5, Z5
-	VMOVUPS          Z5, 64(CX)(R8*2)
+	VMOVUPS          Z5, 64(CX)(R8*1)
 	VADDPS           64(R11), Z4, Z4
-	VMOVUPS          Z4, 64(DX)(R8*2)
+	VMOVUPS          Z4, 64(CX)(R9*1)
 	VSHUFF32X4       $0x44, Z3, Z0, Z1
 	VSHUFF32X4       $0xee, Z3, Z0, Z0
 	VSHUFF32X4       $0x44, Z13, Z8, Z3
@@ -5497,13 +5395,13 @@ group:
 	VSHUFF32X4       $0xdd, Z3, Z1, Z1
 	VSHUFF32X4       $0x88, Z4, Z0, Z3
 	VSHUFF32X4       $0xdd, Z4, Z0, Z0
-	VADDPS           64(R11), Z5, Z5
-	VMOVUPS          Z5, 64(AX)(R9*1)
-	VADDPS           64(R11), Z1, Z1
+	VADDPS           64(R11)(R13*1), Z5, Z5
+	VMOVUPS          Z5, 64(BX)(R8*1)
+	VADDPS           64(R11)(R13*1), Z1, Z1
 	VMOVUPS          Z1, 64(BX)(R9*1)
-	VADDPS           64(R11), Z3, Z3
-	VMOVUPS          Z3, 64(CX)(R9*1)
-	VADDPS           64(R11), Z0, Z0
+	VADDPS           64(R11)(R13*1), Z3, Z3
+	VMOVUPS          Z3, 64(DX)(R8*1)
+	VADDPS           64(R11)(R13*1), Z0, Z0
 	VMOVUPS          Z0, 64(DX)(R9*1)
 	VMOVUPS          1216(SI), Z0
 	VUNPCKLPS        Z14, Z0, Z1
@@ -5557,11 +5455,11 @@ group:
 	VADDPS           128(R11), Z15, Z15
 	VMOVUPS          Z15, 128(AX)
 	VADDPS           128(R11), Z8, Z8
-	VMOVUPS          Z8, 128(BX)
+	VMOVUPS          Z8, 128(AX)(R8*2)
 	VADDPS           128(R11), Z10, Z10
 	VMOVUPS          Z10, 128(CX)
 	VADDPS           128(R11), Z5, Z5
-	VMOVUPS          Z5, 128(DX)
+	VMOVUPS          Z5, 128(CX)(R8*2)
 	VSHUFF32X4       $0x44, Z7, Z1, Z5
 	VSHUFF32X4       $0xee, Z7, Z1, Z1
 	VSHUFF32X4       $0x44, Z14, Z11, Z7
@@ -5570,14 +5468,14 @@ group:
 	VSHUFF32X4       $0xdd, Z7, Z5, Z5
 	VSHUFF32X4       $0x88, Z8, Z1, Z7
 	VSHUFF32X4       $0xdd, Z8, Z1, Z1
-	VADDPS           128(R11), Z10, Z10
-	VMOVUPS          Z10, 128(AX)(R8*1)
-	VADDPS           128(R11), Z5, Z5
-	VMOVUPS          Z5, 128(BX)(R8*1)
-	VADDPS           128(R11), Z7, Z7
-	VMOVUPS          Z7, 128(CX)(R8*1)
-	VADDPS           128(R11), Z1, Z1
-	VMOVUPS          Z1, 128(DX)(R8*1)
+	VADDPS           128(R11)(R13*1), Z10, Z10
+	VMOVUPS          Z10, 128(BX)
+	VADDPS           128(R11)(R13*1), Z5, Z5
+	VMOVUPS          Z5, 128(BX)(R8*2)
+	VADDPS           128(R11)(R13*1), Z7, Z7
+	VMOVUPS          Z7, 128(DX)
+	VADDPS           128(R11)(R13*1), Z1, Z1
+	VMOVUPS          Z1, 128(DX)(R8*2)
 	VSHUFF32X4       $0x44, Z9, Z4, Z1
 	VSHUFF32X4       $0xee, Z9, Z4, Z4
 	VSHUFF32X4       $0x44, Z16, Z13, Z5
@@ -5587,13 +5485,13 @@ group:
 	VSHUFF32X4       $0x88, Z7, Z4, Z5
 	VSHUFF32X4       $0xdd, Z7, Z4, Z4
 	VADDPS           128(R11), Z8, Z8
-	VMOVUPS          Z8, 128(AX)(R8*2)
+	VMOVUPS          Z8, 128(AX)(R8*1)
 	VADDPS           128(R11), Z1, Z1
-	VMOVUPS          Z1, 128(BX)(R8*2)
+	VMOVUPS          Z1, 128(AX)(R9*1)
 	VADDPS           128(R11), Z5, Z5
-	VMOVUPS          Z5, 128(CX)(R8*2)
+	VMOVUPS          Z5, 128(CX)(R8*1)
 	VADDPS           128(R11), Z4, Z4
-	VMOVUPS          Z4, 128(DX)(R8*2)
+	VMOVUPS          Z4, 128(CX)(R9*1)
 	VSHUFF32X4       $0x44, Z3, Z0, Z1
 	VSHUFF32X4       $0xee, Z3, Z0, Z0
 	VSHUFF32X4       $0x44, Z2, Z6, Z3
@@ -5602,13 +5500,13 @@ group:
 	VSHUFF32X4       $0xdd, Z3, Z1, Z1
 	VSHUFF32X4       $0x88, Z2, Z0, Z3
 	VSHUFF32X4       $0xdd, Z2, Z0, Z0
-	VADDPS           128(R11), Z4, Z4
-	VMOVUPS          Z4, 128(AX)(R9*1)
-	VADDPS           128(R11), Z1, Z1
+	VADDPS           128(R11)(R13*1), Z4, Z4
+	VMOVUPS          Z4, 128(BX)(R8*1)
+	VADDPS           128(R11)(R13*1), Z1, Z1
 	VMOVUPS          Z1, 128(BX)(R9*1)
-	VADDPS           128(R11), Z3, Z3
-	VMOVUPS          Z3, 128(CX)(R9*1)
-	VADDPS           128(R11), Z0, Z0
+	VADDPS           128(R11)(R13*1), Z3, Z3
+	VMOVUPS          Z3, 128(DX)(R8*1)
+	VADDPS           128(R11)(R13*1), Z0, Z0
 	VMOVUPS          Z0, 128(DX)(R9*1)
 	VMOVUPS          2368(SI), Z0
 	VMOVUPS          1088(SI), Z1
@@ -5669,11 +5567,11 @@ group:
 	VADDPS           192(R11), Z15, Z15
 	VMOVUPS          Z15, 192(AX)
 	VADDPS           192(R11), Z7, Z7
-	VMOVUPS          Z7, 192(BX)
+	VMOVUPS          Z7, 192(AX)(R8*2)
 	VADDPS           192(R11), Z13, Z13
 	VMOVUPS          Z13, 192(CX)
 	VADDPS           192(R11), Z3, Z3
-	VMOVUPS          Z3, 192(DX)
+	VMOVUPS          Z3, 192(CX)(R8*2)
 	VSHUFF32X4       $0x44, Z6, Z2, Z3
 	VSHUFF32X4       $0xee, Z6, Z2, Z2
 	VSHUFF32X4       $0x44, Z14, Z10, Z6
@@ -5682,14 +5580,14 @@ group:
 	VSHUFF32X4       $0xdd, Z6, Z3, Z3
 	VSHUFF32X4       $0x88, Z7, Z2, Z6
 	VSHUFF32X4       $0xdd, Z7, Z2, Z2
-	VADDPS           192(R11), Z10, Z10
-	VMOVUPS          Z10, 192(AX)(R8*1)
-	VADDPS           192(R11), Z3, Z3
-	VMOVUPS          Z3, 192(BX)(R8*1)
-	VADDPS           192(R11), Z6, Z6
-	VMOVUPS          Z6, 192(CX)(R8*1)
-	VADDPS           192(R11), Z2, Z2
-	VMOVUPS          Z2, 192(DX)(R8*1)
+	VADDPS           192(R11)(R13*1), Z10, Z10
+	VMOVUPS          Z10, 192(BX)
+	VADDPS           192(R11)(R13*1), Z3, Z3
+	VMOVUPS          Z3, 192(BX)(R8*2)
+	VADDPS           192(R11)(R13*1), Z6, Z6
+	VMOVUPS          Z6, 192(DX)
+	VADDPS           192(R11)(R13*1), Z2, Z2
+	VMOVUPS          Z2, 192(DX)(R8*2)
 	VSHUFF32X4       $0x44, Z8, Z4, Z2
 	VSHUFF32X4       $0xee, Z8, Z4, Z3
 	VSHUFF32X4       $0x44, Z16, Z12, Z4
@@ -5699,13 +5597,13 @@ group:
 	VSHUFF32X4       $0x88, Z6, Z3, Z4
 	VSHUFF32X4       $0xdd, Z6, Z3, Z3
 	VADDPS           192(R11), Z7, Z7
-	VMOVUPS          Z7, 192(AX)(R8*2)
+	VMOVUPS          Z7, 192(AX)(R8*1)
 	VADDPS           192(R11), Z2, Z2
-	VMOVUPS          Z2, 192(BX)(R8*2)
+	VMOVUPS          Z2, 192(AX)(R9*1)
 	VADDPS           192(R11), Z4, Z4
-	VMOVUPS          Z4, 192(CX)(R8*2)
+	VMOVUPS          Z4, 192(CX)(R8*1)
 	VADDPS           192(R11), Z3, Z3
-	VMOVUPS          Z3, 192(DX)(R8*2)
+	VMOVUPS          Z3, 192(CX)(R9*1)
 	VSHUFF32X4       $0x44, Z1, Z0, Z2
 	VSHUFF32X4       $0xee, Z1, Z0, Z0
 	VSHUFF32X4       $0x44, Z9, Z5, Z1
@@ -5714,38 +5612,41 @@ group:
 	VSHUFF32X4       $0xdd, Z1, Z2, Z1
 	VSHUFF32X4       $0x88, Z3, Z0, Z2
 	VSHUFF32X4       $0xdd, Z3, Z0, Z0
-	VADDPS           192(R11), Z4, Z4
-	VMOVUPS          Z4, 192(AX)(R9*1)
-	VADDPS           192(R11), Z1, Z1
+	VADDPS           192(R11)(R13*1), Z4, Z4
+	VMOVUPS          Z4, 192(BX)(R8*1)
+	VADDPS           192(R11)(R13*1), Z1, Z1
 	VMOVUPS          Z1, 192(BX)(R9*1)
-	VADDPS           192(R11), Z2, Z2
-	VMOVUPS          Z2, 192(CX)(R9*1)
-	VADDPS           192(R11), Z0, Z0
+	VADDPS           192(R11)(R13*1), Z2, Z2
+	VMOVUPS          Z2, 192(DX)(R8*1)
+	VADDPS           192(R11)(R13*1), Z0, Z0
 	VMOVUPS          Z0, 192(DX)(R9*1)
-	ADDQ             $0x00000100, AX
-	ADDQ             $0x00000100, BX
-	ADDQ             $0x00000100, CX
-	ADDQ             $0x00000100, DX
-	ADDQ             $0x00000100, R11
+	MOVQ             group+40(FP), R13
+	SHLQ             $0x02, R13
+	ADDQ             R13, AX
+	ADDQ             R13, BX
+	ADDQ             R13, CX
+	ADDQ             R13, DX
+	ADDQ             R13, R11
 	ADDQ             $0x000017c0, DI
 	DECQ             R10
 	JNE              group
 	VZEROUPPER
 	RET
 
-// func circulantForward128AVX512(dst []float32, x []float32, ld int, groups int, scratch []float32)
-// Requires: AVX, AVX512F, AVX512VL
-TEXT ·circulantForward128AVX512(SB), NOSPLIT, $0-88
+// func circulantForward128AVX512(dst []float32, x []float32, odd int, pair int, group int, groups int, scratch []float32)
+// Requires: AVX, AVX512F
+TEXT ·circulantForward128AVX512(SB), NOSPLIT, $0-104
 	MOVQ x_base+24(FP), AX
-	MOVQ ld+48(FP), R8
+	MOVQ odd+48(FP), BX
+	LEAQ (AX)(BX*4), BX
+	MOVQ pair+56(FP), R8
 	SHLQ $0x02, R8
-	LEAQ (AX)(R8*4), BX
-	LEAQ (BX)(R8*4), CX
-	LEAQ (CX)(R8*4), DX
+	LEAQ (AX)(R8*4), CX
+	LEAQ (BX)(R8*4), DX
 	LEAQ (R8)(R8*2), R9
 	MOVQ dst_base+0(FP), DI
-	MOVQ groups+56(FP), R10
-	MOVQ scratch_base+64(FP), SI
+	MOVQ groups+72(FP), R10
+	MOVQ scratch_base+80(FP), SI
 
 group:
 	LEAQ (R8)(R8*2), R9
@@ -5753,128 +5654,112 @@ group:
 	MOVQ $0x00000008, R11
 
 read:
-	VMOVUPS      (AX), X0
-	VINSERTF32X4 $0x01, (BX), Y0, Y0
-	VINSERTF32X4 $0x02, (CX), Z0, Z0
-	VINSERTF32X4 $0x03, (DX), Z0, Z0
-	VMOVUPS      (AX)(R8*1), X1
-	VINSERTF32X4 $0x01, (BX)(R8*1), Y1, Y1
-	VINSERTF32X4 $0x02, (CX)(R8*1), Z1, Z1
-	VINSERTF32X4 $0x03, (DX)(R8*1), Z1, Z1
-	VMOVUPS      (AX)(R8*2), X2
-	VINSERTF32X4 $0x01, (BX)(R8*2), Y2, Y2
-	VINSERTF32X4 $0x02, (CX)(R8*2), Z2, Z2
-	VINSERTF32X4 $0x03, (DX)(R8*2), Z2, Z2
-	VMOVUPS      (AX)(R9*1), X3
-	VINSERTF32X4 $0x01, (BX)(R9*1), Y3, Y3
-	VINSERTF32X4 $0x02, (CX)(R9*1), Z3, Z3
-	VINSERTF32X4 $0x03, (DX)(R9*1), Z3, Z3
-	VUNPCKLPS    Z1, Z0, Z4
-	VUNPCKHPS    Z1, Z0, Z0
-	VUNPCKLPS    Z3, Z2, Z1
-	VUNPCKHPS    Z3, Z2, Z2
-	VSHUFPS      $0x44, Z1, Z4, Z3
-	VSHUFPS      $0xee, Z1, Z4, Z1
-	VSHUFPS      $0x44, Z2, Z0, Z4
-	VSHUFPS      $0xee, Z2, Z0, Z0
-	VMOVUPS      16(AX), X2
-	VINSERTF32X4 $0x01, 16(BX), Y2, Y2
-	VINSERTF32X4 $0x02, 16(CX), Z2, Z2
-	VINSERTF32X4 $0x03, 16(DX), Z2, Z2
-	VMOVUPS      16(AX)(R8*1), X5
-	VINSERTF32X4 $0x01, 16(BX)(R8*1), Y5, Y5
-	VINSERTF32X4 $0x02, 16(CX)(R8*1), Z5, Z5
-	VINSERTF32X4 $0x03, 16(DX)(R8*1), Z5, Z5
-	VMOVUPS      16(AX)(R8*2), X6
-	VINSERTF32X4 $0x01, 16(BX)(R8*2), Y6, Y6
-	VINSERTF32X4 $0x02, 16(CX)(R8*2), Z6, Z6
-	VINSERTF32X4 $0x03, 16(DX)(R8*2), Z6, Z6
-	VMOVUPS      16(AX)(R9*1), X7
-	VINSERTF32X4 $0x01, 16(BX)(R9*1), Y7, Y7
-	VINSERTF32X4 $0x02, 16(CX)(R9*1), Z7, Z7
-	VINSERTF32X4 $0x03, 16(DX)(R9*1), Z7, Z7
-	VUNPCKLPS    Z5, Z2, Z8
-	VUNPCKHPS    Z5, Z2, Z2
-	VUNPCKLPS    Z7, Z6, Z5
-	VUNPCKHPS    Z7, Z6, Z6
-	VSHUFPS      $0x44, Z5, Z8, Z7
-	VSHUFPS      $0xee, Z5, Z8, Z5
-	VSHUFPS      $0x44, Z6, Z2, Z8
-	VSHUFPS      $0xee, Z6, Z2, Z2
-	VMOVUPS      32(AX), X6
-	VINSERTF32X4 $0x01, 32(BX), Y6, Y6
-	VINSERTF32X4 $0x02, 32(CX), Z6, Z6
-	VINSERTF32X4 $0x03, 32(DX), Z6, Z6
-	VMOVUPS      32(AX)(R8*1), X9
-	VINSERTF32X4 $0x01, 32(BX)(R8*1), Y9, Y9
-	VINSERTF32X4 $0x02, 32(CX)(R8*1), Z9, Z9
-	VINSERTF32X4 $0x03, 32(DX)(R8*1), Z9, Z9
-	VMOVUPS      32(AX)(R8*2), X10
-	VINSERTF32X4 $0x01, 32(BX)(R8*2), Y10, Y10
-	VINSERTF32X4 $0x02, 32(CX)(R8*2), Z10, Z10
-	VINSERTF32X4 $0x03, 32(DX)(R8*2), Z10, Z10
-	VMOVUPS      32(AX)(R9*1), X11
-	VINSERTF32X4 $0x01, 32(BX)(R9*1), Y11, Y11
-	VINSERTF32X4 $0x02, 32(CX)(R9*1), Z11, Z11
-	VINSERTF32X4 $0x03, 32(DX)(R9*1), Z11, Z11
-	VUNPCKLPS    Z9, Z6, Z12
-	VUNPCKHPS    Z9, Z6, Z6
-	VUNPCKLPS    Z11, Z10, Z9
-	VUNPCKHPS    Z11, Z10, Z10
-	VSHUFPS      $0x44, Z9, Z12, Z11
-	VSHUFPS      $0xee, Z9, Z12, Z9
-	VSHUFPS      $0x44, Z10, Z6, Z12
-	VSHUFPS      $0xee, Z10, Z6, Z6
-	VMOVUPS      48(AX), X10
-	VINSERTF32X4 $0x01, 48(BX), Y10, Y10
-	VINSERTF32X4 $0x02, 48(CX), Z10, Z10
-	VINSERTF32X4 $0x03, 48(DX), Z10, Z10
-	VMOVUPS      48(AX)(R8*1), X13
-	VINSERTF32X4 $0x01, 48(BX)(R8*1), Y13, Y13
-	VINSERTF32X4 $0x02, 48(CX)(R8*1), Z13, Z13
-	VINSERTF32X4 $0x03, 48(DX)(R8*1), Z13, Z13
-	VMOVUPS      48(AX)(R8*2), X14
-	VINSERTF32X4 $0x01, 48(BX)(R8*2), Y14, Y14
-	VINSERTF32X4 $0x02, 48(CX)(R8*2), Z14, Z14
-	VINSERTF32X4 $0x03, 48(DX)(R8*2), Z14, Z14
-	VMOVUPS      48(AX)(R9*1), X15
-	VINSERTF32X4 $0x01, 48(BX)(R9*1), Y15, Y15
-	VINSERTF32X4 $0x02, 48(CX)(R9*1), Z15, Z15
-	VINSERTF32X4 $0x03, 48(DX)(R9*1), Z15, Z15
-	VUNPCKLPS    Z13, Z10, Z16
-	VUNPCKHPS    Z13, Z10, Z10
-	VUNPCKLPS    Z15, Z14, Z13
-	VUNPCKHPS    Z15, Z14, Z14
-	VSHUFPS      $0x44, Z13, Z16, Z15
-	VSHUFPS      $0xee, Z13, Z16, Z13
-	VSHUFPS      $0x44, Z14, Z10, Z16
-	VSHUFPS      $0xee, Z14, Z10, Z10
-	VMOVUPS      Z3, (R13)
-	VMOVUPS      Z1, 64(R13)
-	VMOVUPS      Z4, 128(R13)
-	VMOVUPS      Z0, 192(R13)
-	VMOVUPS      Z7, 256(R13)
-	VMOVUPS      Z5, 320(R13)
-	VMOVUPS      Z8, 384(R13)
-	VMOVUPS      Z2, 448(R13)
-	VMOVUPS      Z11, 512(R13)
-	VMOVUPS      Z9, 576(R13)
-	VMOVUPS      Z12, 640(R13)
-	VMOVUPS      Z6, 704(R13)
-	VMOVUPS      Z15, 768(R13)
-	VMOVUPS      Z13, 832(R13)
-	VMOVUPS      Z16, 896(R13)
-	VMOVUPS      Z10, 960(R13)
-	ADDQ         $0x00000040, AX
-	ADDQ         $0x00000040, BX
-	ADDQ         $0x00000040, CX
-	ADDQ         $0x00000040, DX
-	ADDQ         $0x00000400, R13
-	DECQ         R11
-	JNE          read
-	MOVQ         SI, R12
-	LEAQ         9216(SI), R13
-	MOVQ         $0x00000002, R11
+	VMOVUPS    (AX), Z0
+	VMOVUPS    (AX)(R8*2), Z1
+	VSHUFF32X4 $0x44, Z1, Z0, Z2
+	VSHUFF32X4 $0xee, Z1, Z0, Z0
+	VMOVUPS    (CX), Z1
+	VMOVUPS    (CX)(R8*2), Z3
+	VSHUFF32X4 $0x44, Z3, Z1, Z4
+	VSHUFF32X4 $0xee, Z3, Z1, Z1
+	VSHUFF32X4 $0x88, Z4, Z2, Z3
+	VSHUFF32X4 $0xdd, Z4, Z2, Z2
+	VSHUFF32X4 $0x88, Z1, Z0, Z4
+	VSHUFF32X4 $0xdd, Z1, Z0, Z0
+	VMOVUPS    (BX), Z1
+	VMOVUPS    (BX)(R8*2), Z5
+	VSHUFF32X4 $0x44, Z5, Z1, Z6
+	VSHUFF32X4 $0xee, Z5, Z1, Z1
+	VMOVUPS    (DX), Z5
+	VMOVUPS    (DX)(R8*2), Z7
+	VSHUFF32X4 $0x44, Z7, Z5, Z8
+	VSHUFF32X4 $0xee, Z7, Z5, Z5
+	VSHUFF32X4 $0x88, Z8, Z6, Z7
+	VSHUFF32X4 $0xdd, Z8, Z6, Z6
+	VSHUFF32X4 $0x88, Z5, Z1, Z8
+	VSHUFF32X4 $0xdd, Z5, Z1, Z1
+	VMOVUPS    (AX)(R8*1), Z5
+	VMOVUPS    (AX)(R9*1), Z9
+	VSHUFF32X4 $0x44, Z9, Z5, Z10
+	VSHUFF32X4 $0xee, Z9, Z5, Z5
+	VMOVUPS    (CX)(R8*1), Z9
+	VMOVUPS    (CX)(R9*1), Z11
+	VSHUFF32X4 $0x44, Z11, Z9, Z12
+	VSHUFF32X4 $0xee, Z11, Z9, Z9
+	VSHUFF32X4 $0x88, Z12, Z10, Z11
+	VSHUFF32X4 $0xdd, Z12, Z10, Z10
+	VSHUFF32X4 $0x88, Z9, Z5, Z12
+	VSHUFF32X4 $0xdd, Z9, Z5, Z5
+	VMOVUPS    (BX)(R8*1), Z9
+	VMOVUPS    (BX)(R9*1), Z13
+	VSHUFF32X4 $0x44, Z13, Z9, Z14
+	VSHUFF32X4 $0xee, Z13, Z9, Z9
+	VMOVUPS    (DX)(R8*1), Z13
+	VMOVUPS    (DX)(R9*1), Z15
+	VSHUFF32X4 $0x44, Z15, Z13, Z16
+	VSHUFF32X4 $0xee, Z15, Z13, Z13
+	VSHUFF32X4 $0x88, Z16, Z14, Z15
+	VSHUFF32X4 $0xdd, Z16, Z14, Z14
+	VSHUFF32X4 $0x88, Z13, Z9, Z16
+	VSHUFF32X4 $0xdd, Z13, Z9, Z9
+	VUNPCKLPS  Z7, Z3, Z13
+	VUNPCKHPS  Z7, Z3, Z3
+	VUNPCKLPS  Z15, Z11, Z7
+	VUNPCKHPS  Z15, Z11, Z11
+	VSHUFPS    $0x44, Z7, Z13, Z15
+	VSHUFPS    $0xee, Z7, Z13, Z7
+	VSHUFPS    $0x44, Z11, Z3, Z13
+	VSHUFPS    $0xee, Z11, Z3, Z3
+	VUNPCKLPS  Z6, Z2, Z11
+	VUNPCKHPS  Z6, Z2, Z2
+	VUNPCKLPS  Z14, Z10, Z6
+	VUNPCKHPS  Z14, Z10, Z10
+	VSHUFPS    $0x44, Z6, Z11, Z14
+	VSHUFPS    $0xee, Z6, Z11, Z6
+	VSHUFPS    $0x44, Z10, Z2, Z11
+	VSHUFPS    $0xee, Z10, Z2, Z2
+	VUNPCKLPS  Z8, Z4, Z10
+	VUNPCKHPS  Z8, Z4, Z4
+	VUNPCKLPS  Z16, Z12, Z8
+	VUNPCKHPS  Z16, Z12, Z12
+	VSHUFPS    $0x44, Z8, Z10, Z16
+	VSHUFPS    $0xee, Z8, Z10, Z8
+	VSHUFPS    $0x44, Z12, Z4, Z10
+	VSHUFPS    $0xee, Z12, Z4, Z4
+	VUNPCKLPS  Z1, Z0, Z12
+	VUNPCKHPS  Z1, Z0, Z0
+	VUNPCKLPS  Z9, Z5, Z1
+	VUNPCKHPS  Z9, Z5, Z5
+	VSHUFPS    $0x44, Z1, Z12, Z9
+	VSHUFPS    $0xee, Z1, Z12, Z1
+	VSHUFPS    $0x44, Z5, Z0, Z12
+	VSHUFPS    $0xee, Z5, Z0, Z0
+	VMOVUPS    Z15, (R13)
+	VMOVUPS    Z7, 64(R13)
+	VMOVUPS    Z13, 128(R13)
+	VMOVUPS    Z3, 192(R13)
+	VMOVUPS    Z14, 256(R13)
+	VMOVUPS    Z6, 320(R13)
+	VMOVUPS    Z11, 384(R13)
+	VMOVUPS    Z2, 448(R13)
+	VMOVUPS    Z16, 512(R13)
+	VMOVUPS    Z8, 576(R13)
+	VMOVUPS    Z10, 640(R13)
+	VMOVUPS    Z4, 704(R13)
+	VMOVUPS    Z9, 768(R13)
+	VMOVUPS    Z1, 832(R13)
+	VMOVUPS    Z12, 896(R13)
+	VMOVUPS    Z0, 960(R13)
+	ADDQ       $0x00000040, AX
+	ADDQ       $0x00000040, BX
+	ADDQ       $0x00000040, CX
+	ADDQ       $0x00000040, DX
+	ADDQ       $0x00000400, R13
+	DECQ       R11
+	JNE        read
+	MOVQ       SI, R12
+	LEAQ       9216(SI), R13
+	MOVQ       $0x00000002, R11
 
 part:
 	VMOVUPS          (R12), Z0
@@ -6716,6 +6601,13 @@ combine128_0:
 	ADDQ         $0x08, R9
 	DECQ         R11
 	JNE          combine128_0
+	MOVQ         group+64(FP), R13
+	SHLQ         $0x02, R13
+	SUBQ         $0x00000200, R13
+	ADDQ         R13, AX
+	ADDQ         R13, BX
+	ADDQ         R13, CX
+	ADDQ         R13, DX
 	ADDQ         $0x00002fc0, DI
 	DECQ         R10
 	JNE          group
@@ -6786,20 +6678,21 @@ DATA circulantTwiddles128<>+240(SB)/4, $0x3d48fb30
 DATA circulantTwiddles128<>+244(SB)/4, $0x41a2d7ff
 GLOBL circulantTwiddles128<>(SB), RODATA|NOPTR, $248
 
-// func circulantInverse128AVX512(y []float32, ld int, src []float32, bias []float32, groups int, scratch []float32)
+// func circulantInverse128AVX512(y []float32, odd int, pair int, group int, src []float32, bias []float32, biasOdd int, groups int, scratch []float32)
 // Requires: AVX, AVX512F
-TEXT ·circulantInverse128AVX512(SB), NOSPLIT, $8-112
+TEXT ·circulantInverse128AVX512(SB), NOSPLIT, $8-136
 	MOVQ y_base+0(FP), AX
-	MOVQ ld+24(FP), R8
+	MOVQ odd+24(FP), BX
+	LEAQ (AX)(BX*4), BX
+	MOVQ pair+32(FP), R8
 	SHLQ $0x02, R8
-	LEAQ (AX)(R8*4), BX
-	LEAQ (BX)(R8*4), CX
-	LEAQ (CX)(R8*4), DX
+	LEAQ (AX)(R8*4), CX
+	LEAQ (BX)(R8*4), DX
 	LEAQ (R8)(R8*2), R9
-	MOVQ src_base+32(FP), DI
-	MOVQ bias_base+56(FP), R11
-	MOVQ groups+80(FP), R10
-	MOVQ scratch_base+88(FP), SI
+	MOVQ src_base+48(FP), DI
+	MOVQ bias_base+72(FP), R11
+	MOVQ groups+104(FP), R10
+	MOVQ scratch_base+112(FP), SI
 
 group:
 	MOVQ        R11, (SP)
@@ -7764,6 +7657,8 @@ part:
 	DECQ             R11
 	JNE              part
 	MOVQ             (SP), R11
+	MOVQ             biasOdd+96(FP), R13
+	SHLQ             $0x02, R13
 	LEAQ             (R8)(R8*2), R9
 	MOVQ             SI, R12
 	MOVQ             $0x00000008, R14
@@ -7828,11 +7723,11 @@ write:
 	VADDPS     (R11), Z15, Z15
 	VMOVUPS    Z15, (AX)
 	VADDPS     (R11), Z7, Z7
-	VMOVUPS    Z7, (BX)
+	VMOVUPS    Z7, (AX)(R8*2)
 	VADDPS     (R11), Z13, Z13
 	VMOVUPS    Z13, (CX)
 	VADDPS     (R11), Z3, Z3
-	VMOVUPS    Z3, (DX)
+	VMOVUPS    Z3, (CX)(R8*2)
 	VSHUFF32X4 $0x44, Z6, Z2, Z3
 	VSHUFF32X4 $0xee, Z6, Z2, Z2
 	VSHUFF32X4 $0x44, Z14, Z10, Z6
@@ -7841,14 +7736,14 @@ write:
 	VSHUFF32X4 $0xdd, Z6, Z3, Z3
 	VSHUFF32X4 $0x88, Z7, Z2, Z6
 	VSHUFF32X4 $0xdd, Z7, Z2, Z2
-	VADDPS     (R11), Z10, Z10
-	VMOVUPS    Z10, (AX)(R8*1)
-	VADDPS     (R11), Z3, Z3
-	VMOVUPS    Z3, (BX)(R8*1)
-	VADDPS     (R11), Z6, Z6
-	VMOVUPS    Z6, (CX)(R8*1)
-	VADDPS     (R11), Z2, Z2
-	VMOVUPS    Z2, (DX)(R8*1)
+	VADDPS     (R11)(R13*1), Z10, Z10
+	VMOVUPS    Z10, (BX)
+	VADDPS     (R11)(R13*1), Z3, Z3
+	VMOVUPS    Z3, (BX)(R8*2)
+	VADDPS     (R11)(R13*1), Z6, Z6
+	VMOVUPS    Z6, (DX)
+	VADDPS     (R11)(R13*1), Z2, Z2
+	VMOVUPS    Z2, (DX)(R8*2)
 	VSHUFF32X4 $0x44, Z8, Z4, Z2
 	VSHUFF32X4 $0xee, Z8, Z4, Z3
 	VSHUFF32X4 $0x44, Z16, Z12, Z4
@@ -7858,13 +7753,13 @@ write:
 	VSHUFF32X4 $0x88, Z6, Z3, Z4
 	VSHUFF32X4 $0xdd, Z6, Z3, Z3
 	VADDPS     (R11), Z7, Z7
-	VMOVUPS    Z7, (AX)(R8*2)
+	VMOVUPS    Z7, (AX)(R8*1)
 	VADDPS     (R11), Z2, Z2
-	VMOVUPS    Z2, (BX)(R8*2)
+	VMOVUPS    Z2, (AX)(R9*1)
 	VADDPS     (R11), Z4, Z4
-	VMOVUPS    Z4, (CX)(R8*2)
+	VMOVUPS    Z4, (CX)(R8*1)
 	VADDPS     (R11), Z3, Z3
-	VMOVUPS    Z3, (DX)(R8*2)
+	VMOVUPS    Z3, (CX)(R9*1)
 	VSHUFF32X4 $0x44, Z1, Z0, Z2
 	VSHUFF32X4 $0xee, Z1, Z0, Z0
 	VSHUFF32X4 $0x44, Z9, Z5, Z1
@@ -7873,13 +7768,13 @@ write:
 	VSHUFF32X4 $0xdd, Z1, Z2, Z1
 	VSHUFF32X4 $0x88, Z3, Z0, Z2
 	VSHUFF32X4 $0xdd, Z3, Z0, Z0
-	VADDPS     (R11), Z4, Z4
-	VMOVUPS    Z4, (AX)(R9*1)
-	VADDPS     (R11), Z1, Z1
+	VADDPS     (R11)(R13*1), Z4, Z4
+	VMOVUPS    Z4, (BX)(R8*1)
+	VADDPS     (R11)(R13*1), Z1, Z1
 	VMOVUPS    Z1, (BX)(R9*1)
-	VADDPS     (R11), Z2, Z2
-	VMOVUPS    Z2, (CX)(R9*1)
-	VADDPS     (R11), Z0, Z0
+	VADDPS     (R11)(R13*1), Z2, Z2
+	VMOVUPS    Z2, (DX)(R8*1)
+	VADDPS     (R11)(R13*1), Z0, Z0
 	VMOVUPS    Z0, (DX)(R9*1)
 	ADDQ       $0x00000040, AX
 	ADDQ       $0x00000040, BX
@@ -7889,25 +7784,34 @@ write:
 	ADDQ       $0x00000400, R12
 	DECQ       R14
 	JNE        write
+	MOVQ       group+40(FP), R13
+	SHLQ       $0x02, R13
+	SUBQ       $0x00000200, R13
+	ADDQ       R13, AX
+	ADDQ       R13, BX
+	ADDQ       R13, CX
+	ADDQ       R13, DX
+	ADDQ       R13, R11
 	ADDQ       $0x00002fc0, DI
 	DECQ       R10
 	JNE        group
 	VZEROUPPER
 	RET
 
-// func circulantForward256AVX512(dst []float32, x []float32, ld int, groups int, scratch []float32)
-// Requires: AVX, AVX512F, AVX512VL
-TEXT ·circulantForward256AVX512(SB), NOSPLIT, $0-88
+// func circulantForward256AVX512(dst []float32, x []float32, odd int, pair int, group int, groups int, scratch []float32)
+// Requires: AVX, AVX512F
+TEXT ·circulantForward256AVX512(SB), NOSPLIT, $0-104
 	MOVQ x_base+24(FP), AX
-	MOVQ ld+48(FP), R8
+	MOVQ odd+48(FP), BX
+	LEAQ (AX)(BX*4), BX
+	MOVQ pair+56(FP), R8
 	SHLQ $0x02, R8
-	LEAQ (AX)(R8*4), BX
-	LEAQ (BX)(R8*4), CX
-	LEAQ (CX)(R8*4), DX
+	LEAQ (AX)(R8*4), CX
+	LEAQ (BX)(R8*4), DX
 	LEAQ (R8)(R8*2), R9
 	MOVQ dst_base+0(FP), DI
-	MOVQ groups+56(FP), R10
-	MOVQ scratch_base+64(FP), SI
+	MOVQ groups+72(FP), R10
+	MOVQ scratch_base+80(FP), SI
 
 group:
 	LEAQ (R8)(R8*2), R9
@@ -7915,128 +7819,112 @@ group:
 	MOVQ $0x00000010, R11
 
 read:
-	VMOVUPS      (AX), X0
-	VINSERTF32X4 $0x01, (BX), Y0, Y0
-	VINSERTF32X4 $0x02, (CX), Z0, Z0
-	VINSERTF32X4 $0x03, (DX), Z0, Z0
-	VMOVUPS      (AX)(R8*1), X1
-	VINSERTF32X4 $0x01, (BX)(R8*1), Y1, Y1
-	VINSERTF32X4 $0x02, (CX)(R8*1), Z1, Z1
-	VINSERTF32X4 $0x03, (DX)(R8*1), Z1, Z1
-	VMOVUPS      (AX)(R8*2), X2
-	VINSERTF32X4 $0x01, (BX)(R8*2), Y2, Y2
-	VINSERTF32X4 $0x02, (CX)(R8*2), Z2, Z2
-	VINSERTF32X4 $0x03, (DX)(R8*2), Z2, Z2
-	VMOVUPS      (AX)(R9*1), X3
-	VINSERTF32X4 $0x01, (BX)(R9*1), Y3, Y3
-	VINSERTF32X4 $0x02, (CX)(R9*1), Z3, Z3
-	VINSERTF32X4 $0x03, (DX)(R9*1), Z3, Z3
-	VUNPCKLPS    Z1, Z0, Z4
-	VUNPCKHPS    Z1, Z0, Z0
-	VUNPCKLPS    Z3, Z2, Z1
-	VUNPCKHPS    Z3, Z2, Z2
-	VSHUFPS      $0x44, Z1, Z4, Z3
-	VSHUFPS      $0xee, Z1, Z4, Z1
-	VSHUFPS      $0x44, Z2, Z0, Z4
-	VSHUFPS      $0xee, Z2, Z0, Z0
-	VMOVUPS      16(AX), X2
-	VINSERTF32X4 $0x01, 16(BX), Y2, Y2
-	VINSERTF32X4 $0x02, 16(CX), Z2, Z2
-	VINSERTF32X4 $0x03, 16(DX), Z2, Z2
-	VMOVUPS      16(AX)(R8*1), X5
-	VINSERTF32X4 $0x01, 16(BX)(R8*1), Y5, Y5
-	VINSERTF32X4 $0x02, 16(CX)(R8*1), Z5, Z5
-	VINSERTF32X4 $0x03, 16(DX)(R8*1), Z5, Z5
-	VMOVUPS      16(AX)(R8*2), X6
-	VINSERTF32X4 $0x01, 16(BX)(R8*2), Y6, Y6
-	VINSERTF32X4 $0x02, 16(CX)(R8*2), Z6, Z6
-	VINSERTF32X4 $0x03, 16(DX)(R8*2), Z6, Z6
-	VMOVUPS      16(AX)(R9*1), X7
-	VINSERTF32X4 $0x01, 16(BX)(R9*1), Y7, Y7
-	VINSERTF32X4 $0x02, 16(CX)(R9*1), Z7, Z7
-	VINSERTF32X4 $0x03, 16(DX)(R9*1), Z7, Z7
-	VUNPCKLPS    Z5, Z2, Z8
-	VUNPCKHPS    Z5, Z2, Z2
-	VUNPCKLPS    Z7, Z6, Z5
-	VUNPCKHPS    Z7, Z6, Z6
-	VSHUFPS      $0x44, Z5, Z8, Z7
-	VSHUFPS      $0xee, Z5, Z8, Z5
-	VSHUFPS      $0x44, Z6, Z2, Z8
-	VSHUFPS      $0xee, Z6, Z2, Z2
-	VMOVUPS      32(AX), X6
-	VINSERTF32X4 $0x01, 32(BX), Y6, Y6
-	VINSERTF32X4 $0x02, 32(CX), Z6, Z6
-	VINSERTF32X4 $0x03, 32(DX), Z6, Z6
-	VMOVUPS      32(AX)(R8*1), X9
-	VINSERTF32X4 $0x01, 32(BX)(R8*1), Y9, Y9
-	VINSERTF32X4 $0x02, 32(CX)(R8*1), Z9, Z9
-	VINSERTF32X4 $0x03, 32(DX)(R8*1), Z9, Z9
-	VMOVUPS      32(AX)(R8*2), X10
-	VINSERTF32X4 $0x01, 32(BX)(R8*2), Y10, Y10
-	VINSERTF32X4 $0x02, 32(CX)(R8*2), Z10, Z10
-	VINSERTF32X4 $0x03, 32(DX)(R8*2), Z10, Z10
-	VMOVUPS      32(AX)(R9*1), X11
-	VINSERTF32X4 $0x01, 32(BX)(R9*1), Y11, Y11
-	VINSERTF32X4 $0x02, 32(CX)(R9*1), Z11, Z11
-	VINSERTF32X4 $0x03, 32(DX)(R9*1), Z11, Z11
-	VUNPCKLPS    Z9, Z6, Z12
-	VUNPCKHPS    Z9, Z6, Z6
-	VUNPCKLPS    Z11, Z10, Z9
-	VUNPCKHPS    Z11, Z10, Z10
-	VSHUFPS      $0x44, Z9, Z12, Z11
-	VSHUFPS      $0xee, Z9, Z12, Z9
-	VSHUFPS      $0x44, Z10, Z6, Z12
-	VSHUFPS      $0xee, Z10, Z6, Z6
-	VMOVUPS      48(AX), X10
-	VINSERTF32X4 $0x01, 48(BX), Y10, Y10
-	VINSERTF32X4 $0x02, 48(CX), Z10, Z10
-	VINSERTF32X4 $0x03, 48(DX), Z10, Z10
-	VMOVUPS      48(AX)(R8*1), X13
-	VINSERTF32X4 $0x01, 48(BX)(R8*1), Y13, Y13
-	VINSERTF32X4 $0x02, 48(CX)(R8*1), Z13, Z13
-	VINSERTF32X4 $0x03, 48(DX)(R8*1), Z13, Z13
-	VMOVUPS      48(AX)(R8*2), X14
-	VINSERTF32X4 $0x01, 48(BX)(R8*2), Y14, Y14
-	VINSERTF32X4 $0x02, 48(CX)(R8*2), Z14, Z14
-	VINSERTF32X4 $0x03, 48(DX)(R8*2), Z14, Z14
-	VMOVUPS      48(AX)(R9*1), X15
-	VINSERTF32X4 $0x01, 48(BX)(R9*1), Y15, Y15
-	VINSERTF32X4 $0x02, 48(CX)(R9*1), Z15, Z15
-	VINSERTF32X4 $0x03, 48(DX)(R9*1), Z15, Z15
-	VUNPCKLPS    Z13, Z10, Z16
-	VUNPCKHPS    Z13, Z10, Z10
-	VUNPCKLPS    Z15, Z14, Z13
-	VUNPCKHPS    Z15, Z14, Z14
-	VSHUFPS      $0x44, Z13, Z16, Z15
-	VSHUFPS      $0xee, Z13, Z16, Z13
-	VSHUFPS      $0x44, Z14, Z10, Z16
-	VSHUFPS      $0xee, Z14, Z10, Z10
-	VMOVUPS      Z3, (R13)
-	VMOVUPS      Z1, 64(R13)
-	VMOVUPS      Z4, 128(R13)
-	VMOVUPS      Z0, 192(R13)
-	VMOVUPS      Z7, 256(R13)
-	VMOVUPS      Z5, 320(R13)
-	VMOVUPS      Z8, 384(R13)
-	VMOVUPS      Z2, 448(R13)
-	VMOVUPS      Z11, 512(R13)
-	VMOVUPS      Z9, 576(R13)
-	VMOVUPS      Z12, 640(R13)
-	VMOVUPS      Z6, 704(R13)
-	VMOVUPS      Z15, 768(R13)
-	VMOVUPS      Z13, 832(R13)
-	VMOVUPS      Z16, 896(R13)
-	VMOVUPS      Z10, 960(R13)
-	ADDQ         $0x00000040, AX
-	ADDQ         $0x00000040, BX
-	ADDQ         $0x00000040, CX
-	ADDQ         $0x00000040, DX
-	ADDQ         $0x00000400, R13
-	DECQ         R11
-	JNE          read
-	MOVQ         SI, R12
-	LEAQ         17408(SI), R13
-	MOVQ         $0x00000004, R11
+	VMOVUPS    (AX), Z0
+	VMOVUPS    (AX)(R8*2), Z1
+	VSHUFF32X4 $0x44, Z1, Z0, Z2
+	VSHUFF32X4 $0xee, Z1, Z0, Z0
+	VMOVUPS    (CX), Z1
+	VMOVUPS    (CX)(R8*2), Z3
+	VSHUFF32X4 $0x44, Z3, Z1, Z4
+	VSHUFF32X4 $0xee, Z3, Z1, Z1
+	VSHUFF32X4 $0x88, Z4, Z2, Z3
+	VSHUFF32X4 $0xdd, Z4, Z2, Z2
+	VSHUFF32X4 $0x88, Z1, Z0, Z4
+	VSHUFF32X4 $0xdd, Z1, Z0, Z0
+	VMOVUPS    (BX), Z1
+	VMOVUPS    (BX)(R8*2), Z5
+	VSHUFF32X4 $0x44, Z5, Z1, Z6
+	VSHUFF32X4 $0xee, Z5, Z1, Z1
+	VMOVUPS    (DX), Z5
+	VMOVUPS    (DX)(R8*2), Z7
+	VSHUFF32X4 $0x44, Z7, Z5, Z8
+	VSHUFF32X4 $0xee, Z7, Z5, Z5
+	VSHUFF32X4 $0x88, Z8, Z6, Z7
+	VSHUFF32X4 $0xdd, Z8, Z6, Z6
+	VSHUFF32X4 $0x88, Z5, Z1, Z8
+	VSHUFF32X4 $0xdd, Z5, Z1, Z1
+	VMOVUPS    (AX)(R8*1), Z5
+	VMOVUPS    (AX)(R9*1), Z9
+	VSHUFF32X4 $0x44, Z9, Z5, Z10
+	VSHUFF32X4 $0xee, Z9, Z5, Z5
+	VMOVUPS    (CX)(R8*1), Z9
+	VMOVUPS    (CX)(R9*1), Z11
+	VSHUFF32X4 $0x44, Z11, Z9, Z12
+	VSHUFF32X4 $0xee, Z11, Z9, Z9
+	VSHUFF32X4 $0x88, Z12, Z10, Z11
+	VSHUFF32X4 $0xdd, Z12, Z10, Z10
+	VSHUFF32X4 $0x88, Z9, Z5, Z12
+	VSHUFF32X4 $0xdd, Z9, Z5, Z5
+	VMOVUPS    (BX)(R8*1), Z9
+	VMOVUPS    (BX)(R9*1), Z13
+	VSHUFF32X4 $0x44, Z13, Z9, Z14
+	VSHUFF32X4 $0xee, Z13, Z9, Z9
+	VMOVUPS    (DX)(R8*1), Z13
+	VMOVUPS    (DX)(R9*1), Z15
+	VSHUFF32X4 $0x44, Z15, Z13, Z16
+	VSHUFF32X4 $0xee, Z15, Z13, Z13
+	VSHUFF32X4 $0x88, Z16, Z14, Z15
+	VSHUFF32X4 $0xdd, Z16, Z14, Z14
+	VSHUFF32X4 $0x88, Z13, Z9, Z16
+	VSHUFF32X4 $0xdd, Z13, Z9, Z9
+	VUNPCKLPS  Z7, Z3, Z13
+	VUNPCKHPS  Z7, Z3, Z3
+	VUNPCKLPS  Z15, Z11, Z7
+	VUNPCKHPS  Z15, Z11, Z11
+	VSHUFPS    $0x44, Z7, Z13, Z15
+	VSHUFPS    $0xee, Z7, Z13, Z7
+	VSHUFPS    $0x44, Z11, Z3, Z13
+	VSHUFPS    $0xee, Z11, Z3, Z3
+	VUNPCKLPS  Z6, Z2, Z11
+	VUNPCKHPS  Z6, Z2, Z2
+	VUNPCKLPS  Z14, Z10, Z6
+	VUNPCKHPS  Z14, Z10, Z10
+	VSHUFPS    $0x44, Z6, Z11, Z14
+	VSHUFPS    $0xee, Z6, Z11, Z6
+	VSHUFPS    $0x44, Z10, Z2, Z11
+	VSHUFPS    $0xee, Z10, Z2, Z2
+	VUNPCKLPS  Z8, Z4, Z10
+	VUNPCKHPS  Z8, Z4, Z4
+	VUNPCKLPS  Z16, Z12, Z8
+	VUNPCKHPS  Z16, Z12, Z12
+	VSHUFPS    $0x44, Z8, Z10, Z16
+	VSHUFPS    $0xee, Z8, Z10, Z8
+	VSHUFPS    $0x44, Z12, Z4, Z10
+	VSHUFPS    $0xee, Z12, Z4, Z4
+	VUNPCKLPS  Z1, Z0, Z12
+	VUNPCKHPS  Z1, Z0, Z0
+	VUNPCKLPS  Z9, Z5, Z1
+	VUNPCKHPS  Z9, Z5, Z5
+	VSHUFPS    $0x44, Z1, Z12, Z9
+	VSHUFPS    $0xee, Z1, Z12, Z1
+	VSHUFPS    $0x44, Z5, Z0, Z12
+	VSHUFPS    $0xee, Z5, Z0, Z0
+	VMOVUPS    Z15, (R13)
+	VMOVUPS    Z7, 64(R13)
+	VMOVUPS    Z13, 128(R13)
+	VMOVUPS    Z3, 192(R13)
+	VMOVUPS    Z14, 256(R13)
+	VMOVUPS    Z6, 320(R13)
+	VMOVUPS    Z11, 384(R13)
+	VMOVUPS    Z2, 448(R13)
+	VMOVUPS    Z16, 512(R13)
+	VMOVUPS    Z8, 576(R13)
+	VMOVUPS    Z10, 640(R13)
+	VMOVUPS    Z4, 704(R13)
+	VMOVUPS    Z9, 768(R13)
+	VMOVUPS    Z1, 832(R13)
+	VMOVUPS    Z12, 896(R13)
+	VMOVUPS    Z0, 960(R13)
+	ADDQ       $0x00000040, AX
+	ADDQ       $0x00000040, BX
+	ADDQ       $0x00000040, CX
+	ADDQ       $0x00000040, DX
+	ADDQ       $0x00000400, R13
+	DECQ       R11
+	JNE        read
+	MOVQ       SI, R12
+	LEAQ       17408(SI), R13
+	MOVQ       $0x00000004, R11
 
 part:
 	VMOVUPS          (R12), Z0
@@ -8968,6 +8856,13 @@ combine256_0:
 	ADDQ         $0x08, R9
 	DECQ         R11
 	JNE          combine256_0
+	MOVQ         group+64(FP), R13
+	SHLQ         $0x02, R13
+	SUBQ         $0x00000400, R13
+	ADDQ         R13, AX
+	ADDQ         R13, BX
+	ADDQ         R13, CX
+	ADDQ         R13, DX
 	ADDQ         $0x00005fc0, DI
 	DECQ         R10
 	JNE          group
@@ -9102,20 +8997,21 @@ DATA circulantTwiddles256<>+496(SB)/4, $0x3cc90ab0
 DATA circulantTwiddles256<>+500(SB)/4, $0x4222f123
 GLOBL circulantTwiddles256<>(SB), RODATA|NOPTR, $504
 
-// func circulantInverse256AVX512(y []float32, ld int, src []float32, bias []float32, groups int, scratch []float32)
+// func circulantInverse256AVX512(y []float32, odd int, pair int, group int, src []float32, bias []float32, biasOdd int, groups int, scratch []float32)
 // Requires: AVX, AVX512F
-TEXT ·circulantInverse256AVX512(SB), NOSPLIT, $8-112
+TEXT ·circulantInverse256AVX512(SB), NOSPLIT, $8-136
 	MOVQ y_base+0(FP), AX
-	MOVQ ld+24(FP), R8
+	MOVQ odd+24(FP), BX
+	LEAQ (AX)(BX*4), BX
+	MOVQ pair+32(FP), R8
 	SHLQ $0x02, R8
-	LEAQ (AX)(R8*4), BX
-	LEAQ (BX)(R8*4), CX
-	LEAQ (CX)(R8*4), DX
+	LEAQ (AX)(R8*4), CX
+	LEAQ (BX)(R8*4), DX
 	LEAQ (R8)(R8*2), R9
-	MOVQ src_base+32(FP), DI
-	MOVQ bias_base+56(FP), R11
-	MOVQ groups+80(FP), R10
-	MOVQ scratch_base+88(FP), SI
+	MOVQ src_base+48(FP), DI
+	MOVQ bias_base+72(FP), R11
+	MOVQ groups+104(FP), R10
+	MOVQ scratch_base+112(FP), SI
 
 group:
 	MOVQ        R11, (SP)
@@ -10170,6 +10066,8 @@ part:
 	DECQ             R11
 	JNE              part
 	MOVQ             (SP), R11
+	MOVQ             biasOdd+96(FP), R13
+	SHLQ             $0x02, R13
 	LEAQ             (R8)(R8*2), R9
 	MOVQ             SI, R12
 	MOVQ             $0x00000010, R14
@@ -10234,11 +10132,11 @@ write:
 	VADDPS     (R11), Z15, Z15
 	VMOVUPS    Z15, (AX)
 	VADDPS     (R11), Z7, Z7
-	VMOVUPS    Z7, (BX)
+	VMOVUPS    Z7, (AX)(R8*2)
 	VADDPS     (R11), Z13, Z13
 	VMOVUPS    Z13, (CX)
 	VADDPS     (R11), Z3, Z3
-	VMOVUPS    Z3, (DX)
+	VMOVUPS    Z3, (CX)(R8*2)
 	VSHUFF32X4 $0x44, Z6, Z2, Z3
 	VSHUFF32X4 $0xee, Z6, Z2, Z2
 	VSHUFF32X4 $0x44, Z14, Z10, Z6
@@ -10247,14 +10145,14 @@ write:
 	VSHUFF32X4 $0xdd, Z6, Z3, Z3
 	VSHUFF32X4 $0x88, Z7, Z2, Z6
 	VSHUFF32X4 $0xdd, Z7, Z2, Z2
-	VADDPS     (R11), Z10, Z10
-	VMOVUPS    Z10, (AX)(R8*1)
-	VADDPS     (R11), Z3, Z3
-	VMOVUPS    Z3, (BX)(R8*1)
-	VADDPS     (R11), Z6, Z6
-	VMOVUPS    Z6, (CX)(R8*1)
-	VADDPS     (R11), Z2, Z2
-	VMOVUPS    Z2, (DX)(R8*1)
+	VADDPS     (R11)(R13*1), Z10, Z10
+	VMOVUPS    Z10, (BX)
+	VADDPS     (R11)(R13*1), Z3, Z3
+	VMOVUPS    Z3, (BX)(R8*2)
+	VADDPS     (R11)(R13*1), Z6, Z6
+	VMOVUPS    Z6, (DX)
+	VADDPS     (R11)(R13*1), Z2, Z2
+	VMOVUPS    Z2, (DX)(R8*2)
 	VSHUFF32X4 $0x44, Z8, Z4, Z2
 	VSHUFF32X4 $0xee, Z8, Z4, Z3
 	VSHUFF32X4 $0x44, Z16, Z12, Z4
@@ -10264,13 +10162,13 @@ write:
 	VSHUFF32X4 $0x88, Z6, Z3, Z4
 	VSHUFF32X4 $0xdd, Z6, Z3, Z3
 	VADDPS     (R11), Z7, Z7
-	VMOVUPS    Z7, (AX)(R8*2)
+	VMOVUPS    Z7, (AX)(R8*1)
 	VADDPS     (R11), Z2, Z2
-	VMOVUPS    Z2, (BX)(R8*2)
+	VMOVUPS    Z2, (AX)(R9*1)
 	VADDPS     (R11), Z4, Z4
-	VMOVUPS    Z4, (CX)(R8*2)
+	VMOVUPS    Z4, (CX)(R8*1)
 	VADDPS     (R11), Z3, Z3
-	VMOVUPS    Z3, (DX)(R8*2)
+	VMOVUPS    Z3, (CX)(R9*1)
 	VSHUFF32X4 $0x44, Z1, Z0, Z2
 	VSHUFF32X4 $0xee, Z1, Z0, Z0
 	VSHUFF32X4 $0x44, Z9, Z5, Z1
@@ -10279,13 +10177,13 @@ write:
 	VSHUFF32X4 $0xdd, Z1, Z2, Z1
 	VSHUFF32X4 $0x88, Z3, Z0, Z2
 	VSHUFF32X4 $0xdd, Z3, Z0, Z0
-	VADDPS     (R11), Z4, Z4
-	VMOVUPS    Z4, (AX)(R9*1)
-	VADDPS     (R11), Z1, Z1
+	VADDPS     (R11)(R13*1), Z4, Z4
+	VMOVUPS    Z4, (BX)(R8*1)
+	VADDPS     (R11)(R13*1), Z1, Z1
 	VMOVUPS    Z1, (BX)(R9*1)
-	VADDPS     (R11), Z2, Z2
-	VMOVUPS    Z2, (CX)(R9*1)
-	VADDPS     (R11), Z0, Z0
+	VADDPS     (R11)(R13*1), Z2, Z2
+	VMOVUPS    Z2, (DX)(R8*1)
+	VADDPS     (R11)(R13*1), Z0, Z0
 	VMOVUPS    Z0, (DX)(R9*1)
 	ADDQ       $0x00000040, AX
 	ADDQ       $0x00000040, BX
@@ -10295,38 +10193,45 @@ write:
 	ADDQ       $0x00000400, R12
 	DECQ       R14
 	JNE        write
+	MOVQ       group+40(FP), R13
+	SHLQ       $0x02, R13
+	SUBQ       $0x00000400, R13
+	ADDQ       R13, AX
+	ADDQ       R13, BX
+	ADDQ       R13, CX
+	ADDQ       R13, DX
+	ADDQ       R13, R11
 	ADDQ       $0x00005fc0, DI
 	DECQ       R10
 	JNE        group
 	VZEROUPPER
 	RET
 
-// func circulantTileAVX512(y []float32, w []float32, x []float32, k int, rows int, panels int, planes int, yHalf int, xHalf int, halves int)
+// func circulantTileAVX512(y []float32, w []float32, diff []float32, x []float32, at []int, k int, stride int, planes int, bins int, yHalf int)
 // Requires: AVX, AVX512F
-TEXT ·circulantTileAVX512(SB), NOSPLIT, $0-128
+TEXT ·circulantTileAVX512(SB), NOSPLIT, $0-160
 	MOVQ   w_base+24(FP), AX
-	MOVQ   x_base+48(FP), BX
+	MOVQ   diff_base+48(FP), DI
+	MOVQ   x_base+72(FP), BX
 	MOVQ   y_base+0(FP), CX
-	MOVQ   planes+96(FP), R12
-	MOVQ   xHalf+112(FP), R9
-	MOVQ   yHalf+104(FP), R10
-	SHLQ   $0x02, R9
+	MOVQ   at_base+96(FP), R11
+	MOVQ   stride+128(FP), R10
 	SHLQ   $0x02, R10
-	IMUL3Q $0x00000040, R12, R8
-	MOVQ   rows+80(FP), R13
-	MOVQ   halves+120(FP), R14
-	CMPQ   R14, $0x01
-	JE     single
+	MOVQ   yHalf+152(FP), R8
+	LEAQ   (CX)(R8*4), R8
+	MOVQ   planes+136(FP), R9
+	IMUL3Q $0x00000040, R9, R9
+	MOVQ   at_len+104(FP), R13
 	CMPQ   R13, $0x0c
-	JNE    plane12x2_not
+	JNE    not12
+	MOVQ   bins+144(FP), R12
+	NEGQ   R12
+	LEAQ   (R12)(R12*2), R12
+	ADDQ   planes+136(FP), R12
 
-plane12x2:
-	MOVQ panels+88(FP), R11
-	MOVQ CX, DI
-
-panel12x2:
+real12:
 	MOVQ   BX, SI
-	MOVQ   k+72(FP), DX
+	MOVQ   k+120(FP), DX
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
@@ -10352,105 +10257,441 @@ panel12x2:
 	VPXORD Z22, Z22, Z22
 	VPXORD Z23, Z23, Z23
 
-k12x2:
-	VMOVUPS      (SI), Z24
-	VMOVUPS      (SI)(R9*1), Z25
-	VBROADCASTSS (AX), Z26
+k12:
+	VMOVSLDUP    (SI), Z24
+	VMOVSHDUP    (SI), Z25
+	VBROADCASTSD (AX), Z26
 	VFMADD231PS  Z24, Z26, Z0
 	VFMADD231PS  Z25, Z26, Z1
-	VBROADCASTSS 4(AX), Z27
+	VBROADCASTSD 8(AX), Z27
 	VFMADD231PS  Z24, Z27, Z2
 	VFMADD231PS  Z25, Z27, Z3
-	VBROADCASTSS 8(AX), Z28
-	VFMADD231PS  Z24, Z28, Z4
-	VFMADD231PS  Z25, Z28, Z5
-	VBROADCASTSS 12(AX), Z29
-	VFMADD231PS  Z24, Z29, Z6
-	VFMADD231PS  Z25, Z29, Z7
-	VBROADCASTSS 16(AX), Z30
-	VFMADD231PS  Z24, Z30, Z8
-	VFMADD231PS  Z25, Z30, Z9
-	VBROADCASTSS 20(AX), Z31
-	VFMADD231PS  Z24, Z31, Z10
-	VFMADD231PS  Z25, Z31, Z11
-	VBROADCASTSS 24(AX), Z26
+	VBROADCASTSD 16(AX), Z26
+	VFMADD231PS  Z24, Z26, Z4
+	VFMADD231PS  Z25, Z26, Z5
+	VBROADCASTSD 24(AX), Z27
+	VFMADD231PS  Z24, Z27, Z6
+	VFMADD231PS  Z25, Z27, Z7
+	VBROADCASTSD 32(AX), Z26
+	VFMADD231PS  Z24, Z26, Z8
+	VFMADD231PS  Z25, Z26, Z9
+	VBROADCASTSD 40(AX), Z27
+	VFMADD231PS  Z24, Z27, Z10
+	VFMADD231PS  Z25, Z27, Z11
+	VBROADCASTSD 48(AX), Z26
 	VFMADD231PS  Z24, Z26, Z12
 	VFMADD231PS  Z25, Z26, Z13
-	VBROADCASTSS 28(AX), Z27
+	VBROADCASTSD 56(AX), Z27
 	VFMADD231PS  Z24, Z27, Z14
 	VFMADD231PS  Z25, Z27, Z15
-	VBROADCASTSS 32(AX), Z28
-	VFMADD231PS  Z24, Z28, Z16
-	VFMADD231PS  Z25, Z28, Z17
-	VBROADCASTSS 36(AX), Z29
-	VFMADD231PS  Z24, Z29, Z18
-	VFMADD231PS  Z25, Z29, Z19
-	VBROADCASTSS 40(AX), Z30
-	VFMADD231PS  Z24, Z30, Z20
-	VFMADD231PS  Z25, Z30, Z21
-	VBROADCASTSS 44(AX), Z31
-	VFMADD231PS  Z24, Z31, Z22
-	VFMADD231PS  Z25, Z31, Z23
-	ADDQ         $0x30, AX
-	ADDQ         R8, SI
+	VBROADCASTSD 64(AX), Z26
+	VFMADD231PS  Z24, Z26, Z16
+	VFMADD231PS  Z25, Z26, Z17
+	VBROADCASTSD 72(AX), Z27
+	VFMADD231PS  Z24, Z27, Z18
+	VFMADD231PS  Z25, Z27, Z19
+	VBROADCASTSD 80(AX), Z26
+	VFMADD231PS  Z24, Z26, Z20
+	VFMADD231PS  Z25, Z26, Z21
+	VBROADCASTSD 88(AX), Z27
+	VFMADD231PS  Z24, Z27, Z22
+	VFMADD231PS  Z25, Z27, Z23
+	ADDQ         R10, AX
+	ADDQ         R9, SI
 	DECQ         DX
-	JNE          k12x2
-	VMOVUPS      Z0, (DI)
-	VMOVUPS      Z1, (DI)(R10*1)
-	ADDQ         R8, DI
-	VMOVUPS      Z2, (DI)
-	VMOVUPS      Z3, (DI)(R10*1)
-	ADDQ         R8, DI
-	VMOVUPS      Z4, (DI)
-	VMOVUPS      Z5, (DI)(R10*1)
-	ADDQ         R8, DI
-	VMOVUPS      Z6, (DI)
-	VMOVUPS      Z7, (DI)(R10*1)
-	ADDQ         R8, DI
-	VMOVUPS      Z8, (DI)
-	VMOVUPS      Z9, (DI)(R10*1)
-	ADDQ         R8, DI
-	VMOVUPS      Z10, (DI)
-	VMOVUPS      Z11, (DI)(R10*1)
-	ADDQ         R8, DI
-	VMOVUPS      Z12, (DI)
-	VMOVUPS      Z13, (DI)(R10*1)
-	ADDQ         R8, DI
-	VMOVUPS      Z14, (DI)
-	VMOVUPS      Z15, (DI)(R10*1)
-	ADDQ         R8, DI
-	VMOVUPS      Z16, (DI)
-	VMOVUPS      Z17, (DI)(R10*1)
-	ADDQ         R8, DI
-	VMOVUPS      Z18, (DI)
-	VMOVUPS      Z19, (DI)(R10*1)
-	ADDQ         R8, DI
-	VMOVUPS      Z20, (DI)
-	VMOVUPS      Z21, (DI)(R10*1)
-	ADDQ         R8, DI
-	VMOVUPS      Z22, (DI)
-	VMOVUPS      Z23, (DI)(R10*1)
-	ADDQ         R8, DI
-	DECQ         R11
-	JNE          panel12x2
+	JNE          k12
+	MOVQ         (R11), R13
+	VMOVUPS      Z0, (CX)(R13*4)
+	VMOVUPS      Z1, (R8)(R13*4)
+	MOVQ         8(R11), R13
+	VMOVUPS      Z2, (CX)(R13*4)
+	VMOVUPS      Z3, (R8)(R13*4)
+	MOVQ         16(R11), R13
+	VMOVUPS      Z4, (CX)(R13*4)
+	VMOVUPS      Z5, (R8)(R13*4)
+	MOVQ         24(R11), R13
+	VMOVUPS      Z6, (CX)(R13*4)
+	VMOVUPS      Z7, (R8)(R13*4)
+	MOVQ         32(R11), R13
+	VMOVUPS      Z8, (CX)(R13*4)
+	VMOVUPS      Z9, (R8)(R13*4)
+	MOVQ         40(R11), R13
+	VMOVUPS      Z10, (CX)(R13*4)
+	VMOVUPS      Z11, (R8)(R13*4)
+	MOVQ         48(R11), R13
+	VMOVUPS      Z12, (CX)(R13*4)
+	VMOVUPS      Z13, (R8)(R13*4)
+	MOVQ         56(R11), R13
+	VMOVUPS      Z14, (CX)(R13*4)
+	VMOVUPS      Z15, (R8)(R13*4)
+	MOVQ         64(R11), R13
+	VMOVUPS      Z16, (CX)(R13*4)
+	VMOVUPS      Z17, (R8)(R13*4)
+	MOVQ         72(R11), R13
+	VMOVUPS      Z18, (CX)(R13*4)
+	VMOVUPS      Z19, (R8)(R13*4)
+	MOVQ         80(R11), R13
+	VMOVUPS      Z20, (CX)(R13*4)
+	VMOVUPS      Z21, (R8)(R13*4)
+	MOVQ         88(R11), R13
+	VMOVUPS      Z22, (CX)(R13*4)
+	VMOVUPS      Z23, (R8)(R13*4)
 	ADDQ         $0x40, BX
 	ADDQ         $0x40, CX
+	ADDQ         $0x40, R8
 	DECQ         R12
-	JNE          plane12x2
+	JNE          real12
+	MOVQ         bins+144(FP), R12
+	TESTQ        R12, R12
+	JE           end12
+
+complex12:
+	MOVQ   BX, SI
+	MOVQ   k+120(FP), DX
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
+	VPXORD Z7, Z7, Z7
+	VPXORD Z8, Z8, Z8
+	VPXORD Z9, Z9, Z9
+	VPXORD Z10, Z10, Z10
+	VPXORD Z11, Z11, Z11
+	VPXORD Z12, Z12, Z12
+	VPXORD Z13, Z13, Z13
+	VPXORD Z14, Z14, Z14
+	VPXORD Z15, Z15, Z15
+	VPXORD Z16, Z16, Z16
+	VPXORD Z17, Z17, Z17
+	VPXORD Z18, Z18, Z18
+	VPXORD Z19, Z19, Z19
+	VPXORD Z20, Z20, Z20
+	VPXORD Z21, Z21, Z21
+	VPXORD Z22, Z22, Z22
+	VPXORD Z23, Z23, Z23
+
+k1_12:
+	VMOVSLDUP    (SI), Z24
+	VMOVSHDUP    (SI), Z25
+	VBROADCASTSD (AX), Z26
+	VFMADD231PS  Z24, Z26, Z0
+	VFMADD231PS  Z25, Z26, Z1
+	VBROADCASTSD 8(AX), Z27
+	VFMADD231PS  Z24, Z27, Z2
+	VFMADD231PS  Z25, Z27, Z3
+	VBROADCASTSD 16(AX), Z26
+	VFMADD231PS  Z24, Z26, Z4
+	VFMADD231PS  Z25, Z26, Z5
+	VBROADCASTSD 24(AX), Z27
+	VFMADD231PS  Z24, Z27, Z6
+	VFMADD231PS  Z25, Z27, Z7
+	VBROADCASTSD 32(AX), Z26
+	VFMADD231PS  Z24, Z26, Z8
+	VFMADD231PS  Z25, Z26, Z9
+	VBROADCASTSD 40(AX), Z27
+	VFMADD231PS  Z24, Z27, Z10
+	VFMADD231PS  Z25, Z27, Z11
+	VBROADCASTSD 48(AX), Z26
+	VFMADD231PS  Z24, Z26, Z12
+	VFMADD231PS  Z25, Z26, Z13
+	VBROADCASTSD 56(AX), Z27
+	VFMADD231PS  Z24, Z27, Z14
+	VFMADD231PS  Z25, Z27, Z15
+	VBROADCASTSD 64(AX), Z26
+	VFMADD231PS  Z24, Z26, Z16
+	VFMADD231PS  Z25, Z26, Z17
+	VBROADCASTSD 72(AX), Z27
+	VFMADD231PS  Z24, Z27, Z18
+	VFMADD231PS  Z25, Z27, Z19
+	VBROADCASTSD 80(AX), Z26
+	VFMADD231PS  Z24, Z26, Z20
+	VFMADD231PS  Z25, Z26, Z21
+	VBROADCASTSD 88(AX), Z27
+	VFMADD231PS  Z24, Z27, Z22
+	VFMADD231PS  Z25, Z27, Z23
+	ADDQ         R10, AX
+	ADDQ         R9, SI
+	DECQ         DX
+	JNE          k1_12
+	MOVQ         (R11), R13
+	VMOVUPS      Z0, (CX)(R13*4)
+	VMOVUPS      Z1, (R8)(R13*4)
+	MOVQ         8(R11), R13
+	VMOVUPS      Z2, (CX)(R13*4)
+	VMOVUPS      Z3, (R8)(R13*4)
+	MOVQ         16(R11), R13
+	VMOVUPS      Z4, (CX)(R13*4)
+	VMOVUPS      Z5, (R8)(R13*4)
+	MOVQ         24(R11), R13
+	VMOVUPS      Z6, (CX)(R13*4)
+	VMOVUPS      Z7, (R8)(R13*4)
+	MOVQ         32(R11), R13
+	VMOVUPS      Z8, (CX)(R13*4)
+	VMOVUPS      Z9, (R8)(R13*4)
+	MOVQ         40(R11), R13
+	VMOVUPS      Z10, (CX)(R13*4)
+	VMOVUPS      Z11, (R8)(R13*4)
+	MOVQ         48(R11), R13
+	VMOVUPS      Z12, (CX)(R13*4)
+	VMOVUPS      Z13, (R8)(R13*4)
+	MOVQ         56(R11), R13
+	VMOVUPS      Z14, (CX)(R13*4)
+	VMOVUPS      Z15, (R8)(R13*4)
+	MOVQ         64(R11), R13
+	VMOVUPS      Z16, (CX)(R13*4)
+	VMOVUPS      Z17, (R8)(R13*4)
+	MOVQ         72(R11), R13
+	VMOVUPS      Z18, (CX)(R13*4)
+	VMOVUPS      Z19, (R8)(R13*4)
+	MOVQ         80(R11), R13
+	VMOVUPS      Z20, (CX)(R13*4)
+	VMOVUPS      Z21, (R8)(R13*4)
+	MOVQ         88(R11), R13
+	VMOVUPS      Z22, (CX)(R13*4)
+	VMOVUPS      Z23, (R8)(R13*4)
+	ADDQ         $0x40, BX
+	ADDQ         $0x40, CX
+	ADDQ         $0x40, R8
+	MOVQ         BX, SI
+	MOVQ         k+120(FP), DX
+	VPXORD       Z0, Z0, Z0
+	VPXORD       Z1, Z1, Z1
+	VPXORD       Z2, Z2, Z2
+	VPXORD       Z3, Z3, Z3
+	VPXORD       Z4, Z4, Z4
+	VPXORD       Z5, Z5, Z5
+	VPXORD       Z6, Z6, Z6
+	VPXORD       Z7, Z7, Z7
+	VPXORD       Z8, Z8, Z8
+	VPXORD       Z9, Z9, Z9
+	VPXORD       Z10, Z10, Z10
+	VPXORD       Z11, Z11, Z11
+	VPXORD       Z12, Z12, Z12
+	VPXORD       Z13, Z13, Z13
+	VPXORD       Z14, Z14, Z14
+	VPXORD       Z15, Z15, Z15
+	VPXORD       Z16, Z16, Z16
+	VPXORD       Z17, Z17, Z17
+	VPXORD       Z18, Z18, Z18
+	VPXORD       Z19, Z19, Z19
+	VPXORD       Z20, Z20, Z20
+	VPXORD       Z21, Z21, Z21
+	VPXORD       Z22, Z22, Z22
+	VPXORD       Z23, Z23, Z23
+
+k2_12:
+	VMOVSLDUP    (SI), Z24
+	VMOVSHDUP    (SI), Z25
+	VBROADCASTSD (DI), Z26
+	VFMADD231PS  Z24, Z26, Z0
+	VFMADD231PS  Z25, Z26, Z1
+	VBROADCASTSD 8(DI), Z27
+	VFMADD231PS  Z24, Z27, Z2
+	VFMADD231PS  Z25, Z27, Z3
+	VBROADCASTSD 16(DI), Z26
+	VFMADD231PS  Z24, Z26, Z4
+	VFMADD231PS  Z25, Z26, Z5
+	VBROADCASTSD 24(DI), Z27
+	VFMADD231PS  Z24, Z27, Z6
+	VFMADD231PS  Z25, Z27, Z7
+	VBROADCASTSD 32(DI), Z26
+	VFMADD231PS  Z24, Z26, Z8
+	VFMADD231PS  Z25, Z26, Z9
+	VBROADCASTSD 40(DI), Z27
+	VFMADD231PS  Z24, Z27, Z10
+	VFMADD231PS  Z25, Z27, Z11
+	VBROADCASTSD 48(DI), Z26
+	VFMADD231PS  Z24, Z26, Z12
+	VFMADD231PS  Z25, Z26, Z13
+	VBROADCASTSD 56(DI), Z27
+	VFMADD231PS  Z24, Z27, Z14
+	VFMADD231PS  Z25, Z27, Z15
+	VBROADCASTSD 64(DI), Z26
+	VFMADD231PS  Z24, Z26, Z16
+	VFMADD231PS  Z25, Z26, Z17
+	VBROADCASTSD 72(DI), Z27
+	VFMADD231PS  Z24, Z27, Z18
+	VFMADD231PS  Z25, Z27, Z19
+	VBROADCASTSD 80(DI), Z26
+	VFMADD231PS  Z24, Z26, Z20
+	VFMADD231PS  Z25, Z26, Z21
+	VBROADCASTSD 88(DI), Z27
+	VFMADD231PS  Z24, Z27, Z22
+	VFMADD231PS  Z25, Z27, Z23
+	ADDQ         R10, DI
+	ADDQ         R9, SI
+	DECQ         DX
+	JNE          k2_12
+	MOVQ         (R11), R13
+	VMOVUPS      Z0, (CX)(R13*4)
+	VMOVUPS      Z1, (R8)(R13*4)
+	MOVQ         8(R11), R13
+	VMOVUPS      Z2, (CX)(R13*4)
+	VMOVUPS      Z3, (R8)(R13*4)
+	MOVQ         16(R11), R13
+	VMOVUPS      Z4, (CX)(R13*4)
+	VMOVUPS      Z5, (R8)(R13*4)
+	MOVQ         24(R11), R13
+	VMOVUPS      Z6, (CX)(R13*4)
+	VMOVUPS      Z7, (R8)(R13*4)
+	MOVQ         32(R11), R13
+	VMOVUPS      Z8, (CX)(R13*4)
+	VMOVUPS      Z9, (R8)(R13*4)
+	MOVQ         40(R11), R13
+	VMOVUPS      Z10, (CX)(R13*4)
+	VMOVUPS      Z11, (R8)(R13*4)
+	MOVQ         48(R11), R13
+	VMOVUPS      Z12, (CX)(R13*4)
+	VMOVUPS      Z13, (R8)(R13*4)
+	MOVQ         56(R11), R13
+	VMOVUPS      Z14, (CX)(R13*4)
+	VMOVUPS      Z15, (R8)(R13*4)
+	MOVQ         64(R11), R13
+	VMOVUPS      Z16, (CX)(R13*4)
+	VMOVUPS      Z17, (R8)(R13*4)
+	MOVQ         72(R11), R13
+	VMOVUPS      Z18, (CX)(R13*4)
+	VMOVUPS      Z19, (R8)(R13*4)
+	MOVQ         80(R11), R13
+	VMOVUPS      Z20, (CX)(R13*4)
+	VMOVUPS      Z21, (R8)(R13*4)
+	MOVQ         88(R11), R13
+	VMOVUPS      Z22, (CX)(R13*4)
+	VMOVUPS      Z23, (R8)(R13*4)
+	ADDQ         $0x40, BX
+	ADDQ         $0x40, CX
+	ADDQ         $0x40, R8
+	MOVQ         BX, SI
+	MOVQ         k+120(FP), DX
+	VPXORD       Z0, Z0, Z0
+	VPXORD       Z1, Z1, Z1
+	VPXORD       Z2, Z2, Z2
+	VPXORD       Z3, Z3, Z3
+	VPXORD       Z4, Z4, Z4
+	VPXORD       Z5, Z5, Z5
+	VPXORD       Z6, Z6, Z6
+	VPXORD       Z7, Z7, Z7
+	VPXORD       Z8, Z8, Z8
+	VPXORD       Z9, Z9, Z9
+	VPXORD       Z10, Z10, Z10
+	VPXORD       Z11, Z11, Z11
+	VPXORD       Z12, Z12, Z12
+	VPXORD       Z13, Z13, Z13
+	VPXORD       Z14, Z14, Z14
+	VPXORD       Z15, Z15, Z15
+	VPXORD       Z16, Z16, Z16
+	VPXORD       Z17, Z17, Z17
+	VPXORD       Z18, Z18, Z18
+	VPXORD       Z19, Z19, Z19
+	VPXORD       Z20, Z20, Z20
+	VPXORD       Z21, Z21, Z21
+	VPXORD       Z22, Z22, Z22
+	VPXORD       Z23, Z23, Z23
+
+k3_12:
+	VMOVSLDUP    (SI), Z24
+	VMOVSHDUP    (SI), Z25
+	VBROADCASTSD (AX), Z26
+	VFMADD231PS  Z24, Z26, Z0
+	VFMADD231PS  Z25, Z26, Z1
+	VBROADCASTSD 8(AX), Z27
+	VFMADD231PS  Z24, Z27, Z2
+	VFMADD231PS  Z25, Z27, Z3
+	VBROADCASTSD 16(AX), Z26
+	VFMADD231PS  Z24, Z26, Z4
+	VFMADD231PS  Z25, Z26, Z5
+	VBROADCASTSD 24(AX), Z27
+	VFMADD231PS  Z24, Z27, Z6
+	VFMADD231PS  Z25, Z27, Z7
+	VBROADCASTSD 32(AX), Z26
+	VFMADD231PS  Z24, Z26, Z8
+	VFMADD231PS  Z25, Z26, Z9
+	VBROADCASTSD 40(AX), Z27
+	VFMADD231PS  Z24, Z27, Z10
+	VFMADD231PS  Z25, Z27, Z11
+	VBROADCASTSD 48(AX), Z26
+	VFMADD231PS  Z24, Z26, Z12
+	VFMADD231PS  Z25, Z26, Z13
+	VBROADCASTSD 56(AX), Z27
+	VFMADD231PS  Z24, Z27, Z14
+	VFMADD231PS  Z25, Z27, Z15
+	VBROADCASTSD 64(AX), Z26
+	VFMADD231PS  Z24, Z26, Z16
+	VFMADD231PS  Z25, Z26, Z17
+	VBROADCASTSD 72(AX), Z27
+	VFMADD231PS  Z24, Z27, Z18
+	VFMADD231PS  Z25, Z27, Z19
+	VBROADCASTSD 80(AX), Z26
+	VFMADD231PS  Z24, Z26, Z20
+	VFMADD231PS  Z25, Z26, Z21
+	VBROADCASTSD 88(AX), Z27
+	VFMADD231PS  Z24, Z27, Z22
+	VFMADD231PS  Z25, Z27, Z23
+	ADDQ         R10, AX
+	ADDQ         R9, SI
+	DECQ         DX
+	JNE          k3_12
+	MOVQ         (R11), R13
+	VMOVUPS      Z0, (CX)(R13*4)
+	VMOVUPS      Z1, (R8)(R13*4)
+	MOVQ         8(R11), R13
+	VMOVUPS      Z2, (CX)(R13*4)
+	VMOVUPS      Z3, (R8)(R13*4)
+	MOVQ         16(R11), R13
+	VMOVUPS      Z4, (CX)(R13*4)
+	VMOVUPS      Z5, (R8)(R13*4)
+	MOVQ         24(R11), R13
+	VMOVUPS      Z6, (CX)(R13*4)
+	VMOVUPS      Z7, (R8)(R13*4)
+	MOVQ         32(R11), R13
+	VMOVUPS      Z8, (CX)(R13*4)
+	VMOVUPS      Z9, (R8)(R13*4)
+	MOVQ         40(R11), R13
+	VMOVUPS      Z10, (CX)(R13*4)
+	VMOVUPS      Z11, (R8)(R13*4)
+	MOVQ         48(R11), R13
+	VMOVUPS      Z12, (CX)(R13*4)
+	VMOVUPS      Z13, (R8)(R13*4)
+	MOVQ         56(R11), R13
+	VMOVUPS      Z14, (CX)(R13*4)
+	VMOVUPS      Z15, (R8)(R13*4)
+	MOVQ         64(R11), R13
+	VMOVUPS      Z16, (CX)(R13*4)
+	VMOVUPS      Z17, (R8)(R13*4)
+	MOVQ         72(R11), R13
+	VMOVUPS      Z18, (CX)(R13*4)
+	VMOVUPS      Z19, (R8)(R13*4)
+	MOVQ         80(R11), R13
+	VMOVUPS      Z20, (CX)(R13*4)
+	VMOVUPS      Z21, (R8)(R13*4)
+	MOVQ         88(R11), R13
+	VMOVUPS      Z22, (CX)(R13*4)
+	VMOVUPS      Z23, (R8)(R13*4)
+	ADDQ         $0x40, BX
+	ADDQ         $0x40, CX
+	ADDQ         $0x40, R8
+	DECQ         R12
+	JNE          complex12
+
+end12:
 	VZEROUPPER
 	RET
 
-plane12x2_not:
+not12:
+	MOVQ at_len+104(FP), R13
 	CMPQ R13, $0x0b
-	JNE  plane11x2_not
+	JNE  not11
+	MOVQ bins+144(FP), R12
+	NEGQ R12
+	LEAQ (R12)(R12*2), R12
+	ADDQ planes+136(FP), R12
 
-plane11x2:
-	MOVQ panels+88(FP), R11
-	MOVQ CX, DI
-
-panel11x2:
+real11:
 	MOVQ   BX, SI
-	MOVQ   k+72(FP), DX
+	MOVQ   k+120(FP), DX
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
@@ -10474,99 +10715,411 @@ panel11x2:
 	VPXORD Z20, Z20, Z20
 	VPXORD Z21, Z21, Z21
 
-k11x2:
-	VMOVUPS      (SI), Z22
-	VMOVUPS      (SI)(R9*1), Z23
-	VBROADCASTSS (AX), Z24
+k11:
+	VMOVSLDUP    (SI), Z22
+	VMOVSHDUP    (SI), Z23
+	VBROADCASTSD (AX), Z24
 	VFMADD231PS  Z22, Z24, Z0
 	VFMADD231PS  Z23, Z24, Z1
-	VBROADCASTSS 4(AX), Z25
+	VBROADCASTSD 8(AX), Z25
 	VFMADD231PS  Z22, Z25, Z2
 	VFMADD231PS  Z23, Z25, Z3
-	VBROADCASTSS 8(AX), Z26
-	VFMADD231PS  Z22, Z26, Z4
-	VFMADD231PS  Z23, Z26, Z5
-	VBROADCASTSS 12(AX), Z27
-	VFMADD231PS  Z22, Z27, Z6
-	VFMADD231PS  Z23, Z27, Z7
-	VBROADCASTSS 16(AX), Z28
-	VFMADD231PS  Z22, Z28, Z8
-	VFMADD231PS  Z23, Z28, Z9
-	VBROADCASTSS 20(AX), Z29
-	VFMADD231PS  Z22, Z29, Z10
-	VFMADD231PS  Z23, Z29, Z11
-	VBROADCASTSS 24(AX), Z30
-	VFMADD231PS  Z22, Z30, Z12
-	VFMADD231PS  Z23, Z30, Z13
-	VBROADCASTSS 28(AX), Z31
-	VFMADD231PS  Z22, Z31, Z14
-	VFMADD231PS  Z23, Z31, Z15
-	VBROADCASTSS 32(AX), Z24
+	VBROADCASTSD 16(AX), Z24
+	VFMADD231PS  Z22, Z24, Z4
+	VFMADD231PS  Z23, Z24, Z5
+	VBROADCASTSD 24(AX), Z25
+	VFMADD231PS  Z22, Z25, Z6
+	VFMADD231PS  Z23, Z25, Z7
+	VBROADCASTSD 32(AX), Z24
+	VFMADD231PS  Z22, Z24, Z8
+	VFMADD231PS  Z23, Z24, Z9
+	VBROADCASTSD 40(AX), Z25
+	VFMADD231PS  Z22, Z25, Z10
+	VFMADD231PS  Z23, Z25, Z11
+	VBROADCASTSD 48(AX), Z24
+	VFMADD231PS  Z22, Z24, Z12
+	VFMADD231PS  Z23, Z24, Z13
+	VBROADCASTSD 56(AX), Z25
+	VFMADD231PS  Z22, Z25, Z14
+	VFMADD231PS  Z23, Z25, Z15
+	VBROADCASTSD 64(AX), Z24
 	VFMADD231PS  Z22, Z24, Z16
 	VFMADD231PS  Z23, Z24, Z17
-	VBROADCASTSS 36(AX), Z25
+	VBROADCASTSD 72(AX), Z25
 	VFMADD231PS  Z22, Z25, Z18
 	VFMADD231PS  Z23, Z25, Z19
-	VBROADCASTSS 40(AX), Z26
-	VFMADD231PS  Z22, Z26, Z20
-	VFMADD231PS  Z23, Z26, Z21
-	ADDQ         $0x2c, AX
-	ADDQ         R8, SI
+	VBROADCASTSD 80(AX), Z24
+	VFMADD231PS  Z22, Z24, Z20
+	VFMADD231PS  Z23, Z24, Z21
+	ADDQ         R10, AX
+	ADDQ         R9, SI
 	DECQ         DX
-	JNE          k11x2
-	VMOVUPS      Z0, (DI)
-	VMOVUPS      Z1, (DI)(R10*1)
-	ADDQ         R8, DI
-	VMOVUPS      Z2, (DI)
-	VMOVUPS      Z3, (DI)(R10*1)
-	ADDQ         R8, DI
-	VMOVUPS      Z4, (DI)
-	VMOVUPS      Z5, (DI)(R10*1)
-	ADDQ         R8, DI
-	VMOVUPS      Z6, (DI)
-	VMOVUPS      Z7, (DI)(R10*1)
-	ADDQ         R8, DI
-	VMOVUPS      Z8, (DI)
-	VMOVUPS      Z9, (DI)(R10*1)
-	ADDQ         R8, DI
-	VMOVUPS      Z10, (DI)
-	VMOVUPS      Z11, (DI)(R10*1)
-	ADDQ         R8, DI
-	VMOVUPS      Z12, (DI)
-	VMOVUPS      Z13, (DI)(R10*1)
-	ADDQ         R8, DI
-	VMOVUPS      Z14, (DI)
-	VMOVUPS      Z15, (DI)(R10*1)
-	ADDQ         R8, DI
-	VMOVUPS      Z16, (DI)
-	VMOVUPS      Z17, (DI)(R10*1)
-	ADDQ         R8, DI
-	VMOVUPS      Z18, (DI)
-	VMOVUPS      Z19, (DI)(R10*1)
-	ADDQ         R8, DI
-	VMOVUPS      Z20, (DI)
-	VMOVUPS      Z21, (DI)(R10*1)
-	ADDQ         R8, DI
-	DECQ         R11
-	JNE          panel11x2
+	JNE          k11
+	MOVQ         (R11), R13
+	VMOVUPS      Z0, (CX)(R13*4)
+	VMOVUPS      Z1, (R8)(R13*4)
+	MOVQ         8(R11), R13
+	VMOVUPS      Z2, (CX)(R13*4)
+	VMOVUPS      Z3, (R8)(R13*4)
+	MOVQ         16(R11), R13
+	VMOVUPS      Z4, (CX)(R13*4)
+	VMOVUPS      Z5, (R8)(R13*4)
+	MOVQ         24(R11), R13
+	VMOVUPS      Z6, (CX)(R13*4)
+	VMOVUPS      Z7, (R8)(R13*4)
+	MOVQ         32(R11), R13
+	VMOVUPS      Z8, (CX)(R13*4)
+	VMOVUPS      Z9, (R8)(R13*4)
+	MOVQ         40(R11), R13
+	VMOVUPS      Z10, (CX)(R13*4)
+	VMOVUPS      Z11, (R8)(R13*4)
+	MOVQ         48(R11), R13
+	VMOVUPS      Z12, (CX)(R13*4)
+	VMOVUPS      Z13, (R8)(R13*4)
+	MOVQ         56(R11), R13
+	VMOVUPS      Z14, (CX)(R13*4)
+	VMOVUPS      Z15, (R8)(R13*4)
+	MOVQ         64(R11), R13
+	VMOVUPS      Z16, (CX)(R13*4)
+	VMOVUPS      Z17, (R8)(R13*4)
+	MOVQ         72(R11), R13
+	VMOVUPS      Z18, (CX)(R13*4)
+	VMOVUPS      Z19, (R8)(R13*4)
+	MOVQ         80(R11), R13
+	VMOVUPS      Z20, (CX)(R13*4)
+	VMOVUPS      Z21, (R8)(R13*4)
 	ADDQ         $0x40, BX
 	ADDQ         $0x40, CX
+	ADDQ         $0x40, R8
 	DECQ         R12
-	JNE          plane11x2
+	JNE          real11
+	MOVQ         bins+144(FP), R12
+	TESTQ        R12, R12
+	JE           end11
+
+complex11:
+	MOVQ   BX, SI
+	MOVQ   k+120(FP), DX
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
+	VPXORD Z7, Z7, Z7
+	VPXORD Z8, Z8, Z8
+	VPXORD Z9, Z9, Z9
+	VPXORD Z10, Z10, Z10
+	VPXORD Z11, Z11, Z11
+	VPXORD Z12, Z12, Z12
+	VPXORD Z13, Z13, Z13
+	VPXORD Z14, Z14, Z14
+	VPXORD Z15, Z15, Z15
+	VPXORD Z16, Z16, Z16
+	VPXORD Z17, Z17, Z17
+	VPXORD Z18, Z18, Z18
+	VPXORD Z19, Z19, Z19
+	VPXORD Z20, Z20, Z20
+	VPXORD Z21, Z21, Z21
+
+k1_11:
+	VMOVSLDUP    (SI), Z22
+	VMOVSHDUP    (SI), Z23
+	VBROADCASTSD (AX), Z24
+	VFMADD231PS  Z22, Z24, Z0
+	VFMADD231PS  Z23, Z24, Z1
+	VBROADCASTSD 8(AX), Z25
+	VFMADD231PS  Z22, Z25, Z2
+	VFMADD231PS  Z23, Z25, Z3
+	VBROADCASTSD 16(AX), Z24
+	VFMADD231PS  Z22, Z24, Z4
+	VFMADD231PS  Z23, Z24, Z5
+	VBROADCASTSD 24(AX), Z25
+	VFMADD231PS  Z22, Z25, Z6
+	VFMADD231PS  Z23, Z25, Z7
+	VBROADCASTSD 32(AX), Z24
+	VFMADD231PS  Z22, Z24, Z8
+	VFMADD231PS  Z23, Z24, Z9
+	VBROADCASTSD 40(AX), Z25
+	VFMADD231PS  Z22, Z25, Z10
+	VFMADD231PS  Z23, Z25, Z11
+	VBROADCASTSD 48(AX), Z24
+	VFMADD231PS  Z22, Z24, Z12
+	VFMADD231PS  Z23, Z24, Z13
+	VBROADCASTSD 56(AX), Z25
+	VFMADD231PS  Z22, Z25, Z14
+	VFMADD231PS  Z23, Z25, Z15
+	VBROADCASTSD 64(AX), Z24
+	VFMADD231PS  Z22, Z24, Z16
+	VFMADD231PS  Z23, Z24, Z17
+	VBROADCASTSD 72(AX), Z25
+	VFMADD231PS  Z22, Z25, Z18
+	VFMADD231PS  Z23, Z25, Z19
+	VBROADCASTSD 80(AX), Z24
+	VFMADD231PS  Z22, Z24, Z20
+	VFMADD231PS  Z23, Z24, Z21
+	ADDQ         R10, AX
+	ADDQ         R9, SI
+	DECQ         DX
+	JNE          k1_11
+	MOVQ         (R11), R13
+	VMOVUPS      Z0, (CX)(R13*4)
+	VMOVUPS      Z1, (R8)(R13*4)
+	MOVQ         8(R11), R13
+	VMOVUPS      Z2, (CX)(R13*4)
+	VMOVUPS      Z3, (R8)(R13*4)
+	MOVQ         16(R11), R13
+	VMOVUPS      Z4, (CX)(R13*4)
+	VMOVUPS      Z5, (R8)(R13*4)
+	MOVQ         24(R11), R13
+	VMOVUPS      Z6, (CX)(R13*4)
+	VMOVUPS      Z7, (R8)(R13*4)
+	MOVQ         32(R11), R13
+	VMOVUPS      Z8, (CX)(R13*4)
+	VMOVUPS      Z9, (R8)(R13*4)
+	MOVQ         40(R11), R13
+	VMOVUPS      Z10, (CX)(R13*4)
+	VMOVUPS      Z11, (R8)(R13*4)
+	MOVQ         48(R11), R13
+	VMOVUPS      Z12, (CX)(R13*4)
+	VMOVUPS      Z13, (R8)(R13*4)
+	MOVQ         56(R11), R13
+	VMOVUPS      Z14, (CX)(R13*4)
+	VMOVUPS      Z15, (R8)(R13*4)
+	MOVQ         64(R11), R13
+	VMOVUPS      Z16, (CX)(R13*4)
+	VMOVUPS      Z17, (R8)(R13*4)
+	MOVQ         72(R11), R13
+	VMOVUPS      Z18, (CX)(R13*4)
+	VMOVUPS      Z19, (R8)(R13*4)
+	MOVQ         80(R11), R13
+	VMOVUPS      Z20, (CX)(R13*4)
+	VMOVUPS      Z21, (R8)(R13*4)
+	ADDQ         $0x40, BX
+	ADDQ         $0x40, CX
+	ADDQ         $0x40, R8
+	MOVQ         BX, SI
+	MOVQ         k+120(FP), DX
+	VPXORD       Z0, Z0, Z0
+	VPXORD       Z1, Z1, Z1
+	VPXORD       Z2, Z2, Z2
+	VPXORD       Z3, Z3, Z3
+	VPXORD       Z4, Z4, Z4
+	VPXORD       Z5, Z5, Z5
+	VPXORD       Z6, Z6, Z6
+	VPXORD       Z7, Z7, Z7
+	VPXORD       Z8, Z8, Z8
+	VPXORD       Z9, Z9, Z9
+	VPXORD       Z10, Z10, Z10
+	VPXORD       Z11, Z11, Z11
+	VPXORD       Z12, Z12, Z12
+	VPXORD       Z13, Z13, Z13
+	VPXORD       Z14, Z14, Z14
+	VPXORD       Z15, Z15, Z15
+	VPXORD       Z16, Z16, Z16
+	VPXORD       Z17, Z17, Z17
+	VPXORD       Z18, Z18, Z18
+	VPXORD       Z19, Z19, Z19
+	VPXORD       Z20, Z20, Z20
+	VPXORD       Z21, Z21, Z21
+
+k2_11:
+	VMOVSLDUP    (SI), Z22
+	VMOVSHDUP    (SI), Z23
+	VBROADCASTSD (DI), Z24
+	VFMADD231PS  Z22, Z24, Z0
+	VFMADD231PS  Z23, Z24, Z1
+	VBROADCASTSD 8(DI), Z25
+	VFMADD231PS  Z22, Z25, Z2
+	VFMADD231PS  Z23, Z25, Z3
+	VBROADCASTSD 16(DI), Z24
+	VFMADD231PS  Z22, Z24, Z4
+	VFMADD231PS  Z23, Z24, Z5
+	VBROADCASTSD 24(DI), Z25
+	VFMADD231PS  Z22, Z25, Z6
+	VFMADD231PS  Z23, Z25, Z7
+	VBROADCASTSD 32(DI), Z24
+	VFMADD231PS  Z22, Z24, Z8
+	VFMADD231PS  Z23, Z24, Z9
+	VBROADCASTSD 40(DI), Z25
+	VFMADD231PS  Z22, Z25, Z10
+	VFMADD231PS  Z23, Z25, Z11
+	VBROADCASTSD 48(DI), Z24
+	VFMADD231PS  Z22, Z24, Z12
+	VFMADD231PS  Z23, Z24, Z13
+	VBROADCASTSD 56(DI), Z25
+	VFMADD231PS  Z22, Z25, Z14
+	VFMADD231PS  Z23, Z25, Z15
+	VBROADCASTSD 64(DI), Z24
+	VFMADD231PS  Z22, Z24, Z16
+	VFMADD231PS  Z23, Z24, Z17
+	VBROADCASTSD 72(DI), Z25
+	VFMADD231PS  Z22, Z25, Z18
+	VFMADD231PS  Z23, Z25, Z19
+	VBROADCASTSD 80(DI), Z24
+	VFMADD231PS  Z22, Z24, Z20
+	VFMADD231PS  Z23, Z24, Z21
+	ADDQ         R10, DI
+	ADDQ         R9, SI
+	DECQ         DX
+	JNE          k2_11
+	MOVQ         (R11), R13
+	VMOVUPS      Z0, (CX)(R13*4)
+	VMOVUPS      Z1, (R8)(R13*4)
+	MOVQ         8(R11), R13
+	VMOVUPS      Z2, (CX)(R13*4)
+	VMOVUPS      Z3, (R8)(R13*4)
+	MOVQ         16(R11), R13
+	VMOVUPS      Z4, (CX)(R13*4)
+	VMOVUPS      Z5, (R8)(R13*4)
+	MOVQ         24(R11), R13
+	VMOVUPS      Z6, (CX)(R13*4)
+	VMOVUPS      Z7, (R8)(R13*4)
+	MOVQ         32(R11), R13
+	VMOVUPS      Z8, (CX)(R13*4)
+	VMOVUPS      Z9, (R8)(R13*4)
+	MOVQ         40(R11), R13
+	VMOVUPS      Z10, (CX)(R13*4)
+	VMOVUPS      Z11, (R8)(R13*4)
+	MOVQ         48(R11), R13
+	VMOVUPS      Z12, (CX)(R13*4)
+	VMOVUPS      Z13, (R8)(R13*4)
+	MOVQ         56(R11), R13
+	VMOVUPS      Z14, (CX)(R13*4)
+	VMOVUPS      Z15, (R8)(R13*4)
+	MOVQ         64(R11), R13
+	VMOVUPS      Z16, (CX)(R13*4)
+	VMOVUPS      Z17, (R8)(R13*4)
+	MOVQ         72(R11), R13
+	VMOVUPS      Z18, (CX)(R13*4)
+	VMOVUPS      Z19, (R8)(R13*4)
+	MOVQ         80(R11), R13
+	VMOVUPS      Z20, (CX)(R13*4)
+	VMOVUPS      Z21, (R8)(R13*4)
+	ADDQ         $0x40, BX
+	ADDQ         $0x40, CX
+	ADDQ         $0x40, R8
+	MOVQ         BX, SI
+	MOVQ         k+120(FP), DX
+	VPXORD       Z0, Z0, Z0
+	VPXORD       Z1, Z1, Z1
+	VPXORD       Z2, Z2, Z2
+	VPXORD       Z3, Z3, Z3
+	VPXORD       Z4, Z4, Z4
+	VPXORD       Z5, Z5, Z5
+	VPXORD       Z6, Z6, Z6
+	VPXORD       Z7, Z7, Z7
+	VPXORD       Z8, Z8, Z8
+	VPXORD       Z9, Z9, Z9
+	VPXORD       Z10, Z10, Z10
+	VPXORD       Z11, Z11, Z11
+	VPXORD       Z12, Z12, Z12
+	VPXORD       Z13, Z13, Z13
+	VPXORD       Z14, Z14, Z14
+	VPXORD       Z15, Z15, Z15
+	VPXORD       Z16, Z16, Z16
+	VPXORD       Z17, Z17, Z17
+	VPXORD       Z18, Z18, Z18
+	VPXORD       Z19, Z19, Z19
+	VPXORD       Z20, Z20, Z20
+	VPXORD       Z21, Z21, Z21
+
+k3_11:
+	VMOVSLDUP    (SI), Z22
+	VMOVSHDUP    (SI), Z23
+	VBROADCASTSD (AX), Z24
+	VFMADD231PS  Z22, Z24, Z0
+	VFMADD231PS  Z23, Z24, Z1
+	VBROADCASTSD 8(AX), Z25
+	VFMADD231PS  Z22, Z25, Z2
+	VFMADD231PS  Z23, Z25, Z3
+	VBROADCASTSD 16(AX), Z24
+	VFMADD231PS  Z22, Z24, Z4
+	VFMADD231PS  Z23, Z24, Z5
+	VBROADCASTSD 24(AX), Z25
+	VFMADD231PS  Z22, Z25, Z6
+	VFMADD231PS  Z23, Z25, Z7
+	VBROADCASTSD 32(AX), Z24
+	VFMADD231PS  Z22, Z24, Z8
+	VFMADD231PS  Z23, Z24, Z9
+	VBROADCASTSD 40(AX), Z25
+	VFMADD231PS  Z22, Z25, Z10
+	VFMADD231PS  Z23, Z25, Z11
+	VBROADCASTSD 48(AX), Z24
+	VFMADD231PS  Z22, Z24, Z12
+	VFMADD231PS  Z23, Z24, Z13
+	VBROADCASTSD 56(AX), Z25
+	VFMADD231PS  Z22, Z25, Z14
+	VFMADD231PS  Z23, Z25, Z15
+	VBROADCASTSD 64(AX), Z24
+	VFMADD231PS  Z22, Z24, Z16
+	VFMADD231PS  Z23, Z24, Z17
+	VBROADCASTSD 72(AX), Z25
+	VFMADD231PS  Z22, Z25, Z18
+	VFMADD231PS  Z23, Z25, Z19
+	VBROADCASTSD 80(AX), Z24
+	VFMADD231PS  Z22, Z24, Z20
+	VFMADD231PS  Z23, Z24, Z21
+	ADDQ         R10, AX
+	ADDQ         R9, SI
+	DECQ         DX
+	JNE          k3_11
+	MOVQ         (R11), R13
+	VMOVUPS      Z0, (CX)(R13*4)
+	VMOVUPS      Z1, (R8)(R13*4)
+	MOVQ         8(R11), R13
+	VMOVUPS      Z2, (CX)(R13*4)
+	VMOVUPS      Z3, (R8)(R13*4)
+	MOVQ         16(R11), R13
+	VMOVUPS      Z4, (CX)(R13*4)
+	VMOVUPS      Z5, (R8)(R13*4)
+	MOVQ         24(R11), R13
+	VMOVUPS      Z6, (CX)(R13*4)
+	VMOVUPS      Z7, (R8)(R13*4)
+	MOVQ         32(R11), R13
+	VMOVUPS      Z8, (CX)(R13*4)
+	VMOVUPS      Z9, (R8)(R13*4)
+	MOVQ         40(R11), R13
+	VMOVUPS      Z10, (CX)(R13*4)
+	VMOVUPS      Z11, (R8)(R13*4)
+	MOVQ         48(R11), R13
+	VMOVUPS      Z12, (CX)(R13*4)
+	VMOVUPS      Z13, (R8)(R13*4)
+	MOVQ         56(R11), R13
+	VMOVUPS      Z14, (CX)(R13*4)
+	VMOVUPS      Z15, (R8)(R13*4)
+	MOVQ         64(R11), R13
+	VMOVUPS      Z16, (CX)(R13*4)
+	VMOVUPS      Z17, (R8)(R13*4)
+	MOVQ         72(R11), R13
+	VMOVUPS      Z18, (CX)(R13*4)
+	VMOVUPS      Z19, (R8)(R13*4)
+	MOVQ         80(R11), R13
+	VMOVUPS      Z20, (CX)(R13*4)
+	VMOVUPS      Z21, (R8)(R13*4)
+	ADDQ         $0x40, BX
+	ADDQ         $0x40, CX
+	ADDQ         $0x40, R8
+	DECQ         R12
+	JNE          complex11
+
+end11:
 	VZEROUPPER
 	RET
 
-plane11x2_not:
+not11:
+	MOVQ at_len+104(FP), R13
 	CMPQ R13, $0x0a
-	JNE  plane10x2_not
+	JNE  not10
+	MOVQ bins+144(FP), R12
+	NEGQ R12
+	LEAQ (R12)(R12*2), R12
+	ADDQ planes+136(FP), R12
 
-plane10x2:
-	MOVQ panels+88(FP), R11
-	MOVQ CX, DI
-
-panel10x2:
+real10:
 	MOVQ   BX, SI
-	MOVQ   k+72(FP), DX
+	MOVQ   k+120(FP), DX
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
@@ -10588,93 +11141,381 @@ panel10x2:
 	VPXORD Z18, Z18, Z18
 	VPXORD Z19, Z19, Z19
 
-k10x2:
-	VMOVUPS      (SI), Z20
-	VMOVUPS      (SI)(R9*1), Z21
-	VBROADCASTSS (AX), Z22
+k10:
+	VMOVSLDUP    (SI), Z20
+	VMOVSHDUP    (SI), Z21
+	VBROADCASTSD (AX), Z22
 	VFMADD231PS  Z20, Z22, Z0
 	VFMADD231PS  Z21, Z22, Z1
-	VBROADCASTSS 4(AX), Z23
+	VBROADCASTSD 8(AX), Z23
 	VFMADD231PS  Z20, Z23, Z2
 	VFMADD231PS  Z21, Z23, Z3
-	VBROADCASTSS 8(AX), Z24
-	VFMADD231PS  Z20, Z24, Z4
-	VFMADD231PS  Z21, Z24, Z5
-	VBROADCASTSS 12(AX), Z25
-	VFMADD231PS  Z20, Z25, Z6
-	VFMADD231PS  Z21, Z25, Z7
-	VBROADCASTSS 16(AX), Z26
-	VFMADD231PS  Z20, Z26, Z8
-	VFMADD231PS  Z21, Z26, Z9
-	VBROADCASTSS 20(AX), Z27
-	VFMADD231PS  Z20, Z27, Z10
-	VFMADD231PS  Z21, Z27, Z11
-	VBROADCASTSS 24(AX), Z28
-	VFMADD231PS  Z20, Z28, Z12
-	VFMADD231PS  Z21, Z28, Z13
-	VBROADCASTSS 28(AX), Z29
-	VFMADD231PS  Z20, Z29, Z14
-	VFMADD231PS  Z21, Z29, Z15
-	VBROADCASTSS 32(AX), Z30
-	VFMADD231PS  Z20, Z30, Z16
-	VFMADD231PS  Z21, Z30, Z17
-	VBROADCASTSS 36(AX), Z31
-	VFMADD231PS  Z20, Z31, Z18
-	VFMADD231PS  Z21, Z31, Z19
-	ADDQ         $0x28, AX
-	ADDQ         R8, SI
+	VBROADCASTSD 16(AX), Z22
+	VFMADD231PS  Z20, Z22, Z4
+	VFMADD231PS  Z21, Z22, Z5
+	VBROADCASTSD 24(AX), Z23
+	VFMADD231PS  Z20, Z23, Z6
+	VFMADD231PS  Z21, Z23, Z7
+	VBROADCASTSD 32(AX), Z22
+	VFMADD231PS  Z20, Z22, Z8
+	VFMADD231PS  Z21, Z22, Z9
+	VBROADCASTSD 40(AX), Z23
+	VFMADD231PS  Z20, Z23, Z10
+	VFMADD231PS  Z21, Z23, Z11
+	VBROADCASTSD 48(AX), Z22
+	VFMADD231PS  Z20, Z22, Z12
+	VFMADD231PS  Z21, Z22, Z13
+	VBROADCASTSD 56(AX), Z23
+	VFMADD231PS  Z20, Z23, Z14
+	VFMADD231PS  Z21, Z23, Z15
+	VBROADCASTSD 64(AX), Z22
+	VFMADD231PS  Z20, Z22, Z16
+	VFMADD231PS  Z21, Z22, Z17
+	VBROADCASTSD 72(AX), Z23
+	VFMADD231PS  Z20, Z23, Z18
+	VFMADD231PS  Z21, Z23, Z19
+	ADDQ         R10, AX
+	ADDQ         R9, SI
 	DECQ         DX
-	JNE          k10x2
-	VMOVUPS      Z0, (DI)
-	VMOVUPS      Z1, (DI)(R10*1)
-	ADDQ         R8, DI
-	VMOVUPS      Z2, (DI)
-	VMOVUPS      Z3, (DI)(R10*1)
-	ADDQ         R8, DI
-	VMOVUPS      Z4, (DI)
-	VMOVUPS      Z5, (DI)(R10*1)
-	ADDQ         R8, DI
-	VMOVUPS      Z6, (DI)
-	VMOVUPS      Z7, (DI)(R10*1)
-	ADDQ         R8, DI
-	VMOVUPS      Z8, (DI)
-	VMOVUPS      Z9, (DI)(R10*1)
-	ADDQ         R8, DI
-	VMOVUPS      Z10, (DI)
-	VMOVUPS      Z11, (DI)(R10*1)
-	ADDQ         R8, DI
-	VMOVUPS      Z12, (DI)
-	VMOVUPS      Z13, (DI)(R10*1)
-	ADDQ         R8, DI
-	VMOVUPS      Z14, (DI)
-	VMOVUPS      Z15, (DI)(R10*1)
-	ADDQ         R8, DI
-	VMOVUPS      Z16, (DI)
-	VMOVUPS      Z17, (DI)(R10*1)
-	ADDQ         R8, DI
-	VMOVUPS      Z18, (DI)
-	VMOVUPS      Z19, (DI)(R10*1)
-	ADDQ         R8, DI
-	DECQ         R11
-	JNE          panel10x2
+	JNE          k10
+	MOVQ         (R11), R13
+	VMOVUPS      Z0, (CX)(R13*4)
+	VMOVUPS      Z1, (R8)(R13*4)
+	MOVQ         8(R11), R13
+	VMOVUPS      Z2, (CX)(R13*4)
+	VMOVUPS      Z3, (R8)(R13*4)
+	MOVQ         16(R11), R13
+	VMOVUPS      Z4, (CX)(R13*4)
+	VMOVUPS      Z5, (R8)(R13*4)
+	MOVQ         24(R11), R13
+	VMOVUPS      Z6, (CX)(R13*4)
+	VMOVUPS      Z7, (R8)(R13*4)
+	MOVQ         32(R11), R13
+	VMOVUPS      Z8, (CX)(R13*4)
+	VMOVUPS      Z9, (R8)(R13*4)
+	MOVQ         40(R11), R13
+	VMOVUPS      Z10, (CX)(R13*4)
+	VMOVUPS      Z11, (R8)(R13*4)
+	MOVQ         48(R11), R13
+	VMOVUPS      Z12, (CX)(R13*4)
+	VMOVUPS      Z13, (R8)(R13*4)
+	MOVQ         56(R11), R13
+	VMOVUPS      Z14, (CX)(R13*4)
+	VMOVUPS      Z15, (R8)(R13*4)
+	MOVQ         64(R11), R13
+	VMOVUPS      Z16, (CX)(R13*4)
+	VMOVUPS      Z17, (R8)(R13*4)
+	MOVQ         72(R11), R13
+	VMOVUPS      Z18, (CX)(R13*4)
+	VMOVUPS      Z19, (R8)(R13*4)
 	ADDQ         $0x40, BX
 	ADDQ         $0x40, CX
+	ADDQ         $0x40, R8
 	DECQ         R12
-	JNE          plane10x2
+	JNE          real10
+	MOVQ         bins+144(FP), R12
+	TESTQ        R12, R12
+	JE           end10
+
+complex10:
+	MOVQ   BX, SI
+	MOVQ   k+120(FP), DX
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
+	VPXORD Z7, Z7, Z7
+	VPXORD Z8, Z8, Z8
+	VPXORD Z9, Z9, Z9
+	VPXORD Z10, Z10, Z10
+	VPXORD Z11, Z11, Z11
+	VPXORD Z12, Z12, Z12
+	VPXORD Z13, Z13, Z13
+	VPXORD Z14, Z14, Z14
+	VPXORD Z15, Z15, Z15
+	VPXORD Z16, Z16, Z16
+	VPXORD Z17, Z17, Z17
+	VPXORD Z18, Z18, Z18
+	VPXORD Z19, Z19, Z19
+
+k1_10:
+	VMOVSLDUP    (SI), Z20
+	VMOVSHDUP    (SI), Z21
+	VBROADCASTSD (AX), Z22
+	VFMADD231PS  Z20, Z22, Z0
+	VFMADD231PS  Z21, Z22, Z1
+	VBROADCASTSD 8(AX), Z23
+	VFMADD231PS  Z20, Z23, Z2
+	VFMADD231PS  Z21, Z23, Z3
+	VBROADCASTSD 16(AX), Z22
+	VFMADD231PS  Z20, Z22, Z4
+	VFMADD231PS  Z21, Z22, Z5
+	VBROADCASTSD 24(AX), Z23
+	VFMADD231PS  Z20, Z23, Z6
+	VFMADD231PS  Z21, Z23, Z7
+	VBROADCASTSD 32(AX), Z22
+	VFMADD231PS  Z20, Z22, Z8
+	VFMADD231PS  Z21, Z22, Z9
+	VBROADCASTSD 40(AX), Z23
+	VFMADD231PS  Z20, Z23, Z10
+	VFMADD231PS  Z21, Z23, Z11
+	VBROADCASTSD 48(AX), Z22
+	VFMADD231PS  Z20, Z22, Z12
+	VFMADD231PS  Z21, Z22, Z13
+	VBROADCASTSD 56(AX), Z23
+	VFMADD231PS  Z20, Z23, Z14
+	VFMADD231PS  Z21, Z23, Z15
+	VBROADCASTSD 64(AX), Z22
+	VFMADD231PS  Z20, Z22, Z16
+	VFMADD231PS  Z21, Z22, Z17
+	VBROADCASTSD 72(AX), Z23
+	VFMADD231PS  Z20, Z23, Z18
+	VFMADD231PS  Z21, Z23, Z19
+	ADDQ         R10, AX
+	ADDQ         R9, SI
+	DECQ         DX
+	JNE          k1_10
+	MOVQ         (R11), R13
+	VMOVUPS      Z0, (CX)(R13*4)
+	VMOVUPS      Z1, (R8)(R13*4)
+	MOVQ         8(R11), R13
+	VMOVUPS      Z2, (CX)(R13*4)
+	VMOVUPS      Z3, (R8)(R13*4)
+	MOVQ         16(R11), R13
+	VMOVUPS      Z4, (CX)(R13*4)
+	VMOVUPS      Z5, (R8)(R13*4)
+	MOVQ         24(R11), R13
+	VMOVUPS      Z6, (CX)(R13*4)
+	VMOVUPS      Z7, (R8)(R13*4)
+	MOVQ         32(R11), R13
+	VMOVUPS      Z8, (CX)(R13*4)
+	VMOVUPS      Z9, (R8)(R13*4)
+	MOVQ         40(R11), R13
+	VMOVUPS      Z10, (CX)(R13*4)
+	VMOVUPS      Z11, (R8)(R13*4)
+	MOVQ         48(R11), R13
+	VMOVUPS      Z12, (CX)(R13*4)
+	VMOVUPS      Z13, (R8)(R13*4)
+	MOVQ         56(R11), R13
+	VMOVUPS      Z14, (CX)(R13*4)
+	VMOVUPS      Z15, (R8)(R13*4)
+	MOVQ         64(R11), R13
+	VMOVUPS      Z16, (CX)(R13*4)
+	VMOVUPS      Z17, (R8)(R13*4)
+	MOVQ         72(R11), R13
+	VMOVUPS      Z18, (CX)(R13*4)
+	VMOVUPS      Z19, (R8)(R13*4)
+	ADDQ         $0x40, BX
+	ADDQ         $0x40, CX
+	ADDQ         $0x40, R8
+	MOVQ         BX, SI
+	MOVQ         k+120(FP), DX
+	VPXORD       Z0, Z0, Z0
+	VPXORD       Z1, Z1, Z1
+	VPXORD       Z2, Z2, Z2
+	VPXORD       Z3, Z3, Z3
+	VPXORD       Z4, Z4, Z4
+	VPXORD       Z5, Z5, Z5
+	VPXORD       Z6, Z6, Z6
+	VPXORD       Z7, Z7, Z7
+	VPXORD       Z8, Z8, Z8
+	VPXORD       Z9, Z9, Z9
+	VPXORD       Z10, Z10, Z10
+	VPXORD       Z11, Z11, Z11
+	VPXORD       Z12, Z12, Z12
+	VPXORD       Z13, Z13, Z13
+	VPXORD       Z14, Z14, Z14
+	VPXORD       Z15, Z15, Z15
+	VPXORD       Z16, Z16, Z16
+	VPXORD       Z17, Z17, Z17
+	VPXORD       Z18, Z18, Z18
+	VPXORD       Z19, Z19, Z19
+
+k2_10:
+	VMOVSLDUP    (SI), Z20
+	VMOVSHDUP    (SI), Z21
+	VBROADCASTSD (DI), Z22
+	VFMADD231PS  Z20, Z22, Z0
+	VFMADD231PS  Z21, Z22, Z1
+	VBROADCASTSD 8(DI), Z23
+	VFMADD231PS  Z20, Z23, Z2
+	VFMADD231PS  Z21, Z23, Z3
+	VBROADCASTSD 16(DI), Z22
+	VFMADD231PS  Z20, Z22, Z4
+	VFMADD231PS  Z21, Z22, Z5
+	VBROADCASTSD 24(DI), Z23
+	VFMADD231PS  Z20, Z23, Z6
+	VFMADD231PS  Z21, Z23, Z7
+	VBROADCASTSD 32(DI), Z22
+	VFMADD231PS  Z20, Z22, Z8
+	VFMADD231PS  Z21, Z22, Z9
+	VBROADCASTSD 40(DI), Z23
+	VFMADD231PS  Z20, Z23, Z10
+	VFMADD231PS  Z21, Z23, Z11
+	VBROADCASTSD 48(DI), Z22
+	VFMADD231PS  Z20, Z22, Z12
+	VFMADD231PS  Z21, Z22, Z13
+	VBROADCASTSD 56(DI), Z23
+	VFMADD231PS  Z20, Z23, Z14
+	VFMADD231PS  Z21, Z23, Z15
+	VBROADCASTSD 64(DI), Z22
+	VFMADD231PS  Z20, Z22, Z16
+	VFMADD231PS  Z21, Z22, Z17
+	VBROADCASTSD 72(DI), Z23
+	VFMADD231PS  Z20, Z23, Z18
+	VFMADD231PS  Z21, Z23, Z19
+	ADDQ         R10, DI
+	ADDQ         R9, SI
+	DECQ         DX
+	JNE          k2_10
+	MOVQ         (R11), R13
+	VMOVUPS      Z0, (CX)(R13*4)
+	VMOVUPS      Z1, (R8)(R13*4)
+	MOVQ         8(R11), R13
+	VMOVUPS      Z2, (CX)(R13*4)
+	VMOVUPS      Z3, (R8)(R13*4)
+	MOVQ         16(R11), R13
+	VMOVUPS      Z4, (CX)(R13*4)
+	VMOVUPS      Z5, (R8)(R13*4)
+	MOVQ         24(R11), R13
+	VMOVUPS      Z6, (CX)(R13*4)
+	VMOVUPS      Z7, (R8)(R13*4)
+	MOVQ         32(R11), R13
+	VMOVUPS      Z8, (CX)(R13*4)
+	VMOVUPS      Z9, (R8)(R13*4)
+	MOVQ         40(R11), R13
+	VMOVUPS      Z10, (CX)(R13*4)
+	VMOVUPS      Z11, (R8)(R13*4)
+	MOVQ         48(R11), R13
+	VMOVUPS      Z12, (CX)(R13*4)
+	VMOVUPS      Z13, (R8)(R13*4)
+	MOVQ         56(R11), R13
+	VMOVUPS      Z14, (CX)(R13*4)
+	VMOVUPS      Z15, (R8)(R13*4)
+	MOVQ         64(R11), R13
+	VMOVUPS      Z16, (CX)(R13*4)
+	VMOVUPS      Z17, (R8)(R13*4)
+	MOVQ         72(R11), R13
+	VMOVUPS      Z18, (CX)(R13*4)
+	VMOVUPS      Z19, (R8)(R13*4)
+	ADDQ         $0x40, BX
+	ADDQ         $0x40, CX
+	ADDQ         $0x40, R8
+	MOVQ         BX, SI
+	MOVQ         k+120(FP), DX
+	VPXORD       Z0, Z0, Z0
+	VPXORD       Z1, Z1, Z1
+	VPXORD       Z2, Z2, Z2
+	VPXORD       Z3, Z3, Z3
+	VPXORD       Z4, Z4, Z4
+	VPXORD       Z5, Z5, Z5
+	VPXORD       Z6, Z6, Z6
+	VPXORD       Z7, Z7, Z7
+	VPXORD       Z8, Z8, Z8
+	VPXORD       Z9, Z9, Z9
+	VPXORD       Z10, Z10, Z10
+	VPXORD       Z11, Z11, Z11
+	VPXORD       Z12, Z12, Z12
+	VPXORD       Z13, Z13, Z13
+	VPXORD       Z14, Z14, Z14
+	VPXORD       Z15, Z15, Z15
+	VPXORD       Z16, Z16, Z16
+	VPXORD       Z17, Z17, Z17
+	VPXORD       Z18, Z18, Z18
+	VPXORD       Z19, Z19, Z19
+
+k3_10:
+	VMOVSLDUP    (SI), Z20
+	VMOVSHDUP    (SI), Z21
+	VBROADCASTSD (AX), Z22
+	VFMADD231PS  Z20, Z22, Z0
+	VFMADD231PS  Z21, Z22, Z1
+	VBROADCASTSD 8(AX), Z23
+	VFMADD231PS  Z20, Z23, Z2
+	VFMADD231PS  Z21, Z23, Z3
+	VBROADCASTSD 16(AX), Z22
+	VFMADD231PS  Z20, Z22, Z4
+	VFMADD231PS  Z21, Z22, Z5
+	VBROADCASTSD 24(AX), Z23
+	VFMADD231PS  Z20, Z23, Z6
+	VFMADD231PS  Z21, Z23, Z7
+	VBROADCASTSD 32(AX), Z22
+	VFMADD231PS  Z20, Z22, Z8
+	VFMADD231PS  Z21, Z22, Z9
+	VBROADCASTSD 40(AX), Z23
+	VFMADD231PS  Z20, Z23, Z10
+	VFMADD231PS  Z21, Z23, Z11
+	VBROADCASTSD 48(AX), Z22
+	VFMADD231PS  Z20, Z22, Z12
+	VFMADD231PS  Z21, Z22, Z13
+	VBROADCASTSD 56(AX), Z23
+	VFMADD231PS  Z20, Z23, Z14
+	VFMADD231PS  Z21, Z23, Z15
+	VBROADCASTSD 64(AX), Z22
+	VFMADD231PS  Z20, Z22, Z16
+	VFMADD231PS  Z21, Z22, Z17
+	VBROADCASTSD 72(AX), Z23
+	VFMADD231PS  Z20, Z23, Z18
+	VFMADD231PS  Z21, Z23, Z19
+	ADDQ         R10, AX
+	ADDQ         R9, SI
+	DECQ         DX
+	JNE          k3_10
+	MOVQ         (R11), R13
+	VMOVUPS      Z0, (CX)(R13*4)
+	VMOVUPS      Z1, (R8)(R13*4)
+	MOVQ         8(R11), R13
+	VMOVUPS      Z2, (CX)(R13*4)
+	VMOVUPS      Z3, (R8)(R13*4)
+	MOVQ         16(R11), R13
+	VMOVUPS      Z4, (CX)(R13*4)
+	VMOVUPS      Z5, (R8)(R13*4)
+	MOVQ         24(R11), R13
+	VMOVUPS      Z6, (CX)(R13*4)
+	VMOVUPS      Z7, (R8)(R13*4)
+	MOVQ         32(R11), R13
+	VMOVUPS      Z8, (CX)(R13*4)
+	VMOVUPS      Z9, (R8)(R13*4)
+	MOVQ         40(R11), R13
+	VMOVUPS      Z10, (CX)(R13*4)
+	VMOVUPS      Z11, (R8)(R13*4)
+	MOVQ         48(R11), R13
+	VMOVUPS      Z12, (CX)(R13*4)
+	VMOVUPS      Z13, (R8)(R13*4)
+	MOVQ         56(R11), R13
+	VMOVUPS      Z14, (CX)(R13*4)
+	VMOVUPS      Z15, (R8)(R13*4)
+	MOVQ         64(R11), R13
+	VMOVUPS      Z16, (CX)(R13*4)
+	VMOVUPS      Z17, (R8)(R13*4)
+	MOVQ         72(R11), R13
+	VMOVUPS      Z18, (CX)(R13*4)
+	VMOVUPS      Z19, (R8)(R13*4)
+	ADDQ         $0x40, BX
+	ADDQ         $0x40, CX
+	ADDQ         $0x40, R8
+	DECQ         R12
+	JNE          complex10
+
+end10:
 	VZEROUPPER
 	RET
 
-plane10x2_not:
+not10:
+	MOVQ at_len+104(FP), R13
 	CMPQ R13, $0x09
-	JNE  plane9x2_not
+	JNE  not9
+	MOVQ bins+144(FP), R12
+	NEGQ R12
+	LEAQ (R12)(R12*2), R12
+	ADDQ planes+136(FP), R12
 
-plane9x2:
-	MOVQ panels+88(FP), R11
-	MOVQ CX, DI
-
-panel9x2:
+real9:
 	MOVQ   BX, SI
-	MOVQ   k+72(FP), DX
+	MOVQ   k+120(FP), DX
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
@@ -10694,87 +11535,351 @@ panel9x2:
 	VPXORD Z16, Z16, Z16
 	VPXORD Z17, Z17, Z17
 
-k9x2:
-	VMOVUPS      (SI), Z18
-	VMOVUPS      (SI)(R9*1), Z19
-	VBROADCASTSS (AX), Z20
+k9:
+	VMOVSLDUP    (SI), Z18
+	VMOVSHDUP    (SI), Z19
+	VBROADCASTSD (AX), Z20
 	VFMADD231PS  Z18, Z20, Z0
 	VFMADD231PS  Z19, Z20, Z1
-	VBROADCASTSS 4(AX), Z21
+	VBROADCASTSD 8(AX), Z21
 	VFMADD231PS  Z18, Z21, Z2
 	VFMADD231PS  Z19, Z21, Z3
-	VBROADCASTSS 8(AX), Z22
-	VFMADD231PS  Z18, Z22, Z4
-	VFMADD231PS  Z19, Z22, Z5
-	VBROADCASTSS 12(AX), Z23
-	VFMADD231PS  Z18, Z23, Z6
-	VFMADD231PS  Z19, Z23, Z7
-	VBROADCASTSS 16(AX), Z24
-	VFMADD231PS  Z18, Z24, Z8
-	VFMADD231PS  Z19, Z24, Z9
-	VBROADCASTSS 20(AX), Z25
-	VFMADD231PS  Z18, Z25, Z10
-	VFMADD231PS  Z19, Z25, Z11
-	VBROADCASTSS 24(AX), Z26
-	VFMADD231PS  Z18, Z26, Z12
-	VFMADD231PS  Z19, Z26, Z13
-	VBROADCASTSS 28(AX), Z27
-	VFMADD231PS  Z18, Z27, Z14
-	VFMADD231PS  Z19, Z27, Z15
-	VBROADCASTSS 32(AX), Z28
-	VFMADD231PS  Z18, Z28, Z16
-	VFMADD231PS  Z19, Z28, Z17
-	ADDQ         $0x24, AX
-	ADDQ         R8, SI
+	VBROADCASTSD 16(AX), Z20
+	VFMADD231PS  Z18, Z20, Z4
+	VFMADD231PS  Z19, Z20, Z5
+	VBROADCASTSD 24(AX), Z21
+	VFMADD231PS  Z18, Z21, Z6
+	VFMADD231PS  Z19, Z21, Z7
+	VBROADCASTSD 32(AX), Z20
+	VFMADD231PS  Z18, Z20, Z8
+	VFMADD231PS  Z19, Z20, Z9
+	VBROADCASTSD 40(AX), Z21
+	VFMADD231PS  Z18, Z21, Z10
+	VFMADD231PS  Z19, Z21, Z11
+	VBROADCASTSD 48(AX), Z20
+	VFMADD231PS  Z18, Z20, Z12
+	VFMADD231PS  Z19, Z20, Z13
+	VBROADCASTSD 56(AX), Z21
+	VFMADD231PS  Z18, Z21, Z14
+	VFMADD231PS  Z19, Z21, Z15
+	VBROADCASTSD 64(AX), Z20
+	VFMADD231PS  Z18, Z20, Z16
+	VFMADD231PS  Z19, Z20, Z17
+	ADDQ         R10, AX
+	ADDQ         R9, SI
 	DECQ         DX
-	JNE          k9x2
-	VMOVUPS      Z0, (DI)
-	VMOVUPS      Z1, (DI)(R10*1)
-	ADDQ         R8, DI
-	VMOVUPS      Z2, (DI)
-	VMOVUPS      Z3, (DI)(R10*1)
-	ADDQ         R8, DI
-	VMOVUPS      Z4, (DI)
-	VMOVUPS      Z5, (DI)(R10*1)
-	ADDQ         R8, DI
-	VMOVUPS      Z6, (DI)
-	VMOVUPS      Z7, (DI)(R10*1)
-	ADDQ         R8, DI
-	VMOVUPS      Z8, (DI)
-	VMOVUPS      Z9, (DI)(R10*1)
-	ADDQ         R8, DI
-	VMOVUPS      Z10, (DI)
-	VMOVUPS      Z11, (DI)(R10*1)
-	ADDQ         R8, DI
-	VMOVUPS      Z12, (DI)
-	VMOVUPS      Z13, (DI)(R10*1)
-	ADDQ         R8, DI
-	VMOVUPS      Z14, (DI)
-	VMOVUPS      Z15, (DI)(R10*1)
-	ADDQ         R8, DI
-	VMOVUPS      Z16, (DI)
-	VMOVUPS      Z17, (DI)(R10*1)
-	ADDQ         R8, DI
-	DECQ         R11
-	JNE          panel9x2
+	JNE          k9
+	MOVQ         (R11), R13
+	VMOVUPS      Z0, (CX)(R13*4)
+	VMOVUPS      Z1, (R8)(R13*4)
+	MOVQ         8(R11), R13
+	VMOVUPS      Z2, (CX)(R13*4)
+	VMOVUPS      Z3, (R8)(R13*4)
+	MOVQ         16(R11), R13
+	VMOVUPS      Z4, (CX)(R13*4)
+	VMOVUPS      Z5, (R8)(R13*4)
+	MOVQ         24(R11), R13
+	VMOVUPS      Z6, (CX)(R13*4)
+	VMOVUPS      Z7, (R8)(R13*4)
+	MOVQ         32(R11), R13
+	VMOVUPS      Z8, (CX)(R13*4)
+	VMOVUPS      Z9, (R8)(R13*4)
+	MOVQ         40(R11), R13
+	VMOVUPS      Z10, (CX)(R13*4)
+	VMOVUPS      Z11, (R8)(R13*4)
+	MOVQ         48(R11), R13
+	VMOVUPS      Z12, (CX)(R13*4)
+	VMOVUPS      Z13, (R8)(R13*4)
+	MOVQ         56(R11), R13
+	VMOVUPS      Z14, (CX)(R13*4)
+	VMOVUPS      Z15, (R8)(R13*4)
+	MOVQ         64(R11), R13
+	VMOVUPS      Z16, (CX)(R13*4)
+	VMOVUPS      Z17, (R8)(R13*4)
 	ADDQ         $0x40, BX
 	ADDQ         $0x40, CX
+	ADDQ         $0x40, R8
 	DECQ         R12
-	JNE          plane9x2
+	JNE          real9
+	MOVQ         bins+144(FP), R12
+	TESTQ        R12, R12
+	JE           end9
+
+complex9:
+	MOVQ   BX, SI
+	MOVQ   k+120(FP), DX
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
+	VPXORD Z7, Z7, Z7
+	VPXORD Z8, Z8, Z8
+	VPXORD Z9, Z9, Z9
+	VPXORD Z10, Z10, Z10
+	VPXORD Z11, Z11, Z11
+	VPXORD Z12, Z12, Z12
+	VPXORD Z13, Z13, Z13
+	VPXORD Z14, Z14, Z14
+	VPXORD Z15, Z15, Z15
+	VPXORD Z16, Z16, Z16
+	VPXORD Z17, Z17, Z17
+
+k1_9:
+	VMOVSLDUP    (SI), Z18
+	VMOVSHDUP    (SI), Z19
+	VBROADCASTSD (AX), Z20
+	VFMADD231PS  Z18, Z20, Z0
+	VFMADD231PS  Z19, Z20, Z1
+	VBROADCASTSD 8(AX), Z21
+	VFMADD231PS  Z18, Z21, Z2
+	VFMADD231PS  Z19, Z21, Z3
+	VBROADCASTSD 16(AX), Z20
+	VFMADD231PS  Z18, Z20, Z4
+	VFMADD231PS  Z19, Z20, Z5
+	VBROADCASTSD 24(AX), Z21
+	VFMADD231PS  Z18, Z21, Z6
+	VFMADD231PS  Z19, Z21, Z7
+	VBROADCASTSD 32(AX), Z20
+	VFMADD231PS  Z18, Z20, Z8
+	VFMADD231PS  Z19, Z20, Z9
+	VBROADCASTSD 40(AX), Z21
+	VFMADD231PS  Z18, Z21, Z10
+	VFMADD231PS  Z19, Z21, Z11
+	VBROADCASTSD 48(AX), Z20
+	VFMADD231PS  Z18, Z20, Z12
+	VFMADD231PS  Z19, Z20, Z13
+	VBROADCASTSD 56(AX), Z21
+	VFMADD231PS  Z18, Z21, Z14
+	VFMADD231PS  Z19, Z21, Z15
+	VBROADCASTSD 64(AX), Z20
+	VFMADD231PS  Z18, Z20, Z16
+	VFMADD231PS  Z19, Z20, Z17
+	ADDQ         R10, AX
+	ADDQ         R9, SI
+	DECQ         DX
+	JNE          k1_9
+	MOVQ         (R11), R13
+	VMOVUPS      Z0, (CX)(R13*4)
+	VMOVUPS      Z1, (R8)(R13*4)
+	MOVQ         8(R11), R13
+	VMOVUPS      Z2, (CX)(R13*4)
+	VMOVUPS      Z3, (R8)(R13*4)
+	MOVQ         16(R11), R13
+	VMOVUPS      Z4, (CX)(R13*4)
+	VMOVUPS      Z5, (R8)(R13*4)
+	MOVQ         24(R11), R13
+	VMOVUPS      Z6, (CX)(R13*4)
+	VMOVUPS      Z7, (R8)(R13*4)
+	MOVQ         32(R11), R13
+	VMOVUPS      Z8, (CX)(R13*4)
+	VMOVUPS      Z9, (R8)(R13*4)
+	MOVQ         40(R11), R13
+	VMOVUPS      Z10, (CX)(R13*4)
+	VMOVUPS      Z11, (R8)(R13*4)
+	MOVQ         48(R11), R13
+	VMOVUPS      Z12, (CX)(R13*4)
+	VMOVUPS      Z13, (R8)(R13*4)
+	MOVQ         56(R11), R13
+	VMOVUPS      Z14, (CX)(R13*4)
+	VMOVUPS      Z15, (R8)(R13*4)
+	MOVQ         64(R11), R13
+	VMOVUPS      Z16, (CX)(R13*4)
+	VMOVUPS      Z17, (R8)(R13*4)
+	ADDQ         $0x40, BX
+	ADDQ         $0x40, CX
+	ADDQ         $0x40, R8
+	MOVQ         BX, SI
+	MOVQ         k+120(FP), DX
+	VPXORD       Z0, Z0, Z0
+	VPXORD       Z1, Z1, Z1
+	VPXORD       Z2, Z2, Z2
+	VPXORD       Z3, Z3, Z3
+	VPXORD       Z4, Z4, Z4
+	VPXORD       Z5, Z5, Z5
+	VPXORD       Z6, Z6, Z6
+	VPXORD       Z7, Z7, Z7
+	VPXORD       Z8, Z8, Z8
+	VPXORD       Z9, Z9, Z9
+	VPXORD       Z10, Z10, Z10
+	VPXORD       Z11, Z11, Z11
+	VPXORD       Z12, Z12, Z12
+	VPXORD       Z13, Z13, Z13
+	VPXORD       Z14, Z14, Z14
+	VPXORD       Z15, Z15, Z15
+	VPXORD       Z16, Z16, Z16
+	VPXORD       Z17, Z17, Z17
+
+k2_9:
+	VMOVSLDUP    (SI), Z18
+	VMOVSHDUP    (SI), Z19
+	VBROADCASTSD (DI), Z20
+	VFMADD231PS  Z18, Z20, Z0
+	VFMADD231PS  Z19, Z20, Z1
+	VBROADCASTSD 8(DI), Z21
+	VFMADD231PS  Z18, Z21, Z2
+	VFMADD231PS  Z19, Z21, Z3
+	VBROADCASTSD 16(DI), Z20
+	VFMADD231PS  Z18, Z20, Z4
+	VFMADD231PS  Z19, Z20, Z5
+	VBROADCASTSD 24(DI), Z21
+	VFMADD231PS  Z18, Z21, Z6
+	VFMADD231PS  Z19, Z21, Z7
+	VBROADCASTSD 32(DI), Z20
+	VFMADD231PS  Z18, Z20, Z8
+	VFMADD231PS  Z19, Z20, Z9
+	VBROADCASTSD 40(DI), Z21
+	VFMADD231PS  Z18, Z21, Z10
+	VFMADD231PS  Z19, Z21, Z11
+	VBROADCASTSD 48(DI), Z20
+	VFMADD231PS  Z18, Z20, Z12
+	VFMADD231PS  Z19, Z20, Z13
+	VBROADCASTSD 56(DI), Z21
+	VFMADD231PS  Z18, Z21, Z14
+	VFMADD231PS  Z19, Z21, Z15
+	VBROADCASTSD 64(DI), Z20
+	VFMADD231PS  Z18, Z20, Z16
+	VFMADD231PS  Z19, Z20, Z17
+	ADDQ         R10, DI
+	ADDQ         R9, SI
+	DECQ         DX
+	JNE          k2_9
+	MOVQ         (R11), R13
+	VMOVUPS      Z0, (CX)(R13*4)
+	VMOVUPS      Z1, (R8)(R13*4)
+	MOVQ         8(R11), R13
+	VMOVUPS      Z2, (CX)(R13*4)
+	VMOVUPS      Z3, (R8)(R13*4)
+	MOVQ         16(R11), R13
+	VMOVUPS      Z4, (CX)(R13*4)
+	VMOVUPS      Z5, (R8)(R13*4)
+	MOVQ         24(R11), R13
+	VMOVUPS      Z6, (CX)(R13*4)
+	VMOVUPS      Z7, (R8)(R13*4)
+	MOVQ         32(R11), R13
+	VMOVUPS      Z8, (CX)(R13*4)
+	VMOVUPS      Z9, (R8)(R13*4)
+	MOVQ         40(R11), R13
+	VMOVUPS      Z10, (CX)(R13*4)
+	VMOVUPS      Z11, (R8)(R13*4)
+	MOVQ         48(R11), R13
+	VMOVUPS      Z12, (CX)(R13*4)
+	VMOVUPS      Z13, (R8)(R13*4)
+	MOVQ         56(R11), R13
+	VMOVUPS      Z14, (CX)(R13*4)
+	VMOVUPS      Z15, (R8)(R13*4)
+	MOVQ         64(R11), R13
+	VMOVUPS      Z16, (CX)(R13*4)
+	VMOVUPS      Z17, (R8)(R13*4)
+	ADDQ         $0x40, BX
+	ADDQ         $0x40, CX
+	ADDQ         $0x40, R8
+	MOVQ         BX, SI
+	MOVQ         k+120(FP), DX
+	VPXORD       Z0, Z0, Z0
+	VPXORD       Z1, Z1, Z1
+	VPXORD       Z2, Z2, Z2
+	VPXORD       Z3, Z3, Z3
+	VPXORD       Z4, Z4, Z4
+	VPXORD       Z5, Z5, Z5
+	VPXORD       Z6, Z6, Z6
+	VPXORD       Z7, Z7, Z7
+	VPXORD       Z8, Z8, Z8
+	VPXORD       Z9, Z9, Z9
+	VPXORD       Z10, Z10, Z10
+	VPXORD       Z11, Z11, Z11
+	VPXORD       Z12, Z12, Z12
+	VPXORD       Z13, Z13, Z13
+	VPXORD       Z14, Z14, Z14
+	VPXORD       Z15, Z15, Z15
+	VPXORD       Z16, Z16, Z16
+	VPXORD       Z17, Z17, Z17
+
+k3_9:
+	VMOVSLDUP    (SI), Z18
+	VMOVSHDUP    (SI), Z19
+	VBROADCASTSD (AX), Z20
+	VFMADD231PS  Z18, Z20, Z0
+	VFMADD231PS  Z19, Z20, Z1
+	VBROADCASTSD 8(AX), Z21
+	VFMADD231PS  Z18, Z21, Z2
+	VFMADD231PS  Z19, Z21, Z3
+	VBROADCASTSD 16(AX), Z20
+	VFMADD231PS  Z18, Z20, Z4
+	VFMADD231PS  Z19, Z20, Z5
+	VBROADCASTSD 24(AX), Z21
+	VFMADD231PS  Z18, Z21, Z6
+	VFMADD231PS  Z19, Z21, Z7
+	VBROADCASTSD 32(AX), Z20
+	VFMADD231PS  Z18, Z20, Z8
+	VFMADD231PS  Z19, Z20, Z9
+	VBROADCASTSD 40(AX), Z21
+	VFMADD231PS  Z18, Z21, Z10
+	VFMADD231PS  Z19, Z21, Z11
+	VBROADCASTSD 48(AX), Z20
+	VFMADD231PS  Z18, Z20, Z12
+	VFMADD231PS  Z19, Z20, Z13
+	VBROADCASTSD 56(AX), Z21
+	VFMADD231PS  Z18, Z21, Z14
+	VFMADD231PS  Z19, Z21, Z15
+	VBROADCASTSD 64(AX), Z20
+	VFMADD231PS  Z18, Z20, Z16
+	VFMADD231PS  Z19, Z20, Z17
+	ADDQ         R10, AX
+	ADDQ         R9, SI
+	DECQ         DX
+	JNE          k3_9
+	MOVQ         (R11), R13
+	VMOVUPS      Z0, (CX)(R13*4)
+	VMOVUPS      Z1, (R8)(R13*4)
+	MOVQ         8(R11), R13
+	VMOVUPS      Z2, (CX)(R13*4)
+	VMOVUPS      Z3, (R8)(R13*4)
+	MOVQ         16(R11), R13
+	VMOVUPS      Z4, (CX)(R13*4)
+	VMOVUPS      Z5, (R8)(R13*4)
+	MOVQ         24(R11), R13
+	VMOVUPS      Z6, (CX)(R13*4)
+	VMOVUPS      Z7, (R8)(R13*4)
+	MOVQ         32(R11), R13
+	VMOVUPS      Z8, (CX)(R13*4)
+	VMOVUPS      Z9, (R8)(R13*4)
+	MOVQ         40(R11), R13
+	VMOVUPS      Z10, (CX)(R13*4)
+	VMOVUPS      Z11, (R8)(R13*4)
+	MOVQ         48(R11), R13
+	VMOVUPS      Z12, (CX)(R13*4)
+	VMOVUPS      Z13, (R8)(R13*4)
+	MOVQ         56(R11), R13
+	VMOVUPS      Z14, (CX)(R13*4)
+	VMOVUPS      Z15, (R8)(R13*4)
+	MOVQ         64(R11), R13
+	VMOVUPS      Z16, (CX)(R13*4)
+	VMOVUPS      Z17, (R8)(R13*4)
+	ADDQ         $0x40, BX
+	ADDQ         $0x40, CX
+	ADDQ         $0x40, R8
+	DECQ         R12
+	JNE          complex9
+
+end9:
 	VZEROUPPER
 	RET
 
-plane9x2_not:
+not9:
+	MOVQ at_len+104(FP), R13
 	CMPQ R13, $0x08
-	JNE  plane8x2_not
+	JNE  not8
+	MOVQ bins+144(FP), R12
+	NEGQ R12
+	LEAQ (R12)(R12*2), R12
+	ADDQ planes+136(FP), R12
 
-plane8x2:
-	MOVQ panels+88(FP), R11
-	MOVQ CX, DI
-
-panel8x2:
+real8:
 	MOVQ   BX, SI
-	MOVQ   k+72(FP), DX
+	MOVQ   k+120(FP), DX
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
@@ -10792,81 +11897,321 @@ panel8x2:
 	VPXORD Z14, Z14, Z14
 	VPXORD Z15, Z15, Z15
 
-k8x2:
-	VMOVUPS      (SI), Z16
-	VMOVUPS      (SI)(R9*1), Z17
-	VBROADCASTSS (AX), Z18
+k8:
+	VMOVSLDUP    (SI), Z16
+	VMOVSHDUP    (SI), Z17
+	VBROADCASTSD (AX), Z18
 	VFMADD231PS  Z16, Z18, Z0
 	VFMADD231PS  Z17, Z18, Z1
-	VBROADCASTSS 4(AX), Z19
+	VBROADCASTSD 8(AX), Z19
 	VFMADD231PS  Z16, Z19, Z2
 	VFMADD231PS  Z17, Z19, Z3
-	VBROADCASTSS 8(AX), Z20
-	VFMADD231PS  Z16, Z20, Z4
-	VFMADD231PS  Z17, Z20, Z5
-	VBROADCASTSS 12(AX), Z21
-	VFMADD231PS  Z16, Z21, Z6
-	VFMADD231PS  Z17, Z21, Z7
-	VBROADCASTSS 16(AX), Z22
-	VFMADD231PS  Z16, Z22, Z8
-	VFMADD231PS  Z17, Z22, Z9
-	VBROADCASTSS 20(AX), Z23
-	VFMADD231PS  Z16, Z23, Z10
-	VFMADD231PS  Z17, Z23, Z11
-	VBROADCASTSS 24(AX), Z24
-	VFMADD231PS  Z16, Z24, Z12
-	VFMADD231PS  Z17, Z24, Z13
-	VBROADCASTSS 28(AX), Z25
-	VFMADD231PS  Z16, Z25, Z14
-	VFMADD231PS  Z17, Z25, Z15
-	ADDQ         $0x20, AX
-	ADDQ         R8, SI
+	VBROADCASTSD 16(AX), Z18
+	VFMADD231PS  Z16, Z18, Z4
+	VFMADD231PS  Z17, Z18, Z5
+	VBROADCASTSD 24(AX), Z19
+	VFMADD231PS  Z16, Z19, Z6
+	VFMADD231PS  Z17, Z19, Z7
+	VBROADCASTSD 32(AX), Z18
+	VFMADD231PS  Z16, Z18, Z8
+	VFMADD231PS  Z17, Z18, Z9
+	VBROADCASTSD 40(AX), Z19
+	VFMADD231PS  Z16, Z19, Z10
+	VFMADD231PS  Z17, Z19, Z11
+	VBROADCASTSD 48(AX), Z18
+	VFMADD231PS  Z16, Z18, Z12
+	VFMADD231PS  Z17, Z18, Z13
+	VBROADCASTSD 56(AX), Z19
+	VFMADD231PS  Z16, Z19, Z14
+	VFMADD231PS  Z17, Z19, Z15
+	ADDQ         R10, AX
+	ADDQ         R9, SI
 	DECQ         DX
-	JNE          k8x2
-	VMOVUPS      Z0, (DI)
-	VMOVUPS      Z1, (DI)(R10*1)
-	ADDQ         R8, DI
-	VMOVUPS      Z2, (DI)
-	VMOVUPS      Z3, (DI)(R10*1)
-	ADDQ         R8, DI
-	VMOVUPS      Z4, (DI)
-	VMOVUPS      Z5, (DI)(R10*1)
-	ADDQ         R8, DI
-	VMOVUPS      Z6, (DI)
-	VMOVUPS      Z7, (DI)(R10*1)
-	ADDQ         R8, DI
-	VMOVUPS      Z8, (DI)
-	VMOVUPS      Z9, (DI)(R10*1)
-	ADDQ         R8, DI
-	VMOVUPS      Z10, (DI)
-	VMOVUPS      Z11, (DI)(R10*1)
-	ADDQ         R8, DI
-	VMOVUPS      Z12, (DI)
-	VMOVUPS      Z13, (DI)(R10*1)
-	ADDQ         R8, DI
-	VMOVUPS      Z14, (DI)
-	VMOVUPS      Z15, (DI)(R10*1)
-	ADDQ         R8, DI
-	DECQ         R11
-	JNE          panel8x2
+	JNE          k8
+	MOVQ         (R11), R13
+	VMOVUPS      Z0, (CX)(R13*4)
+	VMOVUPS      Z1, (R8)(R13*4)
+	MOVQ         8(R11), R13
+	VMOVUPS      Z2, (CX)(R13*4)
+	VMOVUPS      Z3, (R8)(R13*4)
+	MOVQ         16(R11), R13
+	VMOVUPS      Z4, (CX)(R13*4)
+	VMOVUPS      Z5, (R8)(R13*4)
+	MOVQ         24(R11), R13
+	VMOVUPS      Z6, (CX)(R13*4)
+	VMOVUPS      Z7, (R8)(R13*4)
+	MOVQ         32(R11), R13
+	VMOVUPS      Z8, (CX)(R13*4)
+	VMOVUPS      Z9, (R8)(R13*4)
+	MOVQ         40(R11), R13
+	VMOVUPS      Z10, (CX)(R13*4)
+	VMOVUPS      Z11, (R8)(R13*4)
+	MOVQ         48(R11), R13
+	VMOVUPS      Z12, (CX)(R13*4)
+	VMOVUPS      Z13, (R8)(R13*4)
+	MOVQ         56(R11), R13
+	VMOVUPS      Z14, (CX)(R13*4)
+	VMOVUPS      Z15, (R8)(R13*4)
 	ADDQ         $0x40, BX
 	ADDQ         $0x40, CX
+	ADDQ         $0x40, R8
 	DECQ         R12
-	JNE          plane8x2
+	JNE          real8
+	MOVQ         bins+144(FP), R12
+	TESTQ        R12, R12
+	JE           end8
+
+complex8:
+	MOVQ   BX, SI
+	MOVQ   k+120(FP), DX
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
+	VPXORD Z7, Z7, Z7
+	VPXORD Z8, Z8, Z8
+	VPXORD Z9, Z9, Z9
+	VPXORD Z10, Z10, Z10
+	VPXORD Z11, Z11, Z11
+	VPXORD Z12, Z12, Z12
+	VPXORD Z13, Z13, Z13
+	VPXORD Z14, Z14, Z14
+	VPXORD Z15, Z15, Z15
+
+k1_8:
+	VMOVSLDUP    (SI), Z16
+	VMOVSHDUP    (SI), Z17
+	VBROADCASTSD (AX), Z18
+	VFMADD231PS  Z16, Z18, Z0
+	VFMADD231PS  Z17, Z18, Z1
+	VBROADCASTSD 8(AX), Z19
+	VFMADD231PS  Z16, Z19, Z2
+	VFMADD231PS  Z17, Z19, Z3
+	VBROADCASTSD 16(AX), Z18
+	VFMADD231PS  Z16, Z18, Z4
+	VFMADD231PS  Z17, Z18, Z5
+	VBROADCASTSD 24(AX), Z19
+	VFMADD231PS  Z16, Z19, Z6
+	VFMADD231PS  Z17, Z19, Z7
+	VBROADCASTSD 32(AX), Z18
+	VFMADD231PS  Z16, Z18, Z8
+	VFMADD231PS  Z17, Z18, Z9
+	VBROADCASTSD 40(AX), Z19
+	VFMADD231PS  Z16, Z19, Z10
+	VFMADD231PS  Z17, Z19, Z11
+	VBROADCASTSD 48(AX), Z18
+	VFMADD231PS  Z16, Z18, Z12
+	VFMADD231PS  Z17, Z18, Z13
+	VBROADCASTSD 56(AX), Z19
+	VFMADD231PS  Z16, Z19, Z14
+	VFMADD231PS  Z17, Z19, Z15
+	ADDQ         R10, AX
+	ADDQ         R9, SI
+	DECQ         DX
+	JNE          k1_8
+	MOVQ         (R11), R13
+	VMOVUPS      Z0, (CX)(R13*4)
+	VMOVUPS      Z1, (R8)(R13*4)
+	MOVQ         8(R11), R13
+	VMOVUPS      Z2, (CX)(R13*4)
+	VMOVUPS      Z3, (R8)(R13*4)
+	MOVQ         16(R11), R13
+	VMOVUPS      Z4, (CX)(R13*4)
+	VMOVUPS      Z5, (R8)(R13*4)
+	MOVQ         24(R11), R13
+	VMOVUPS      Z6, (CX)(R13*4)
+	VMOVUPS      Z7, (R8)(R13*4)
+	MOVQ         32(R11), R13
+	VMOVUPS      Z8, (CX)(R13*4)
+	VMOVUPS      Z9, (R8)(R13*4)
+	MOVQ         40(R11), R13
+	VMOVUPS      Z10, (CX)(R13*4)
+	VMOVUPS      Z11, (R8)(R13*4)
+	MOVQ         48(R11), R13
+	VMOVUPS      Z12, (CX)(R13*4)
+	VMOVUPS      Z13, (R8)(R13*4)
+	MOVQ         56(R11), R13
+	VMOVUPS      Z14, (CX)(R13*4)
+	VMOVUPS      Z15, (R8)(R13*4)
+	ADDQ         $0x40, BX
+	ADDQ         $0x40, CX
+	ADDQ         $0x40, R8
+	MOVQ         BX, SI
+	MOVQ         k+120(FP), DX
+	VPXORD       Z0, Z0, Z0
+	VPXORD       Z1, Z1, Z1
+	VPXORD       Z2, Z2, Z2
+	VPXORD       Z3, Z3, Z3
+	VPXORD       Z4, Z4, Z4
+	VPXORD       Z5, Z5, Z5
+	VPXORD       Z6, Z6, Z6
+	VPXORD       Z7, Z7, Z7
+	VPXORD       Z8, Z8, Z8
+	VPXORD       Z9, Z9, Z9
+	VPXORD       Z10, Z10, Z10
+	VPXORD       Z11, Z11, Z11
+	VPXORD       Z12, Z12, Z12
+	VPXORD       Z13, Z13, Z13
+	VPXORD       Z14, Z14, Z14
+	VPXORD       Z15, Z15, Z15
+
+k2_8:
+	VMOVSLDUP    (SI), Z16
+	VMOVSHDUP    (SI), Z17
+	VBROADCASTSD (DI), Z18
+	VFMADD231PS  Z16, Z18, Z0
+	VFMADD231PS  Z17, Z18, Z1
+	VBROADCASTSD 8(DI), Z19
+	VFMADD231PS  Z16, Z19, Z2
+	VFMADD231PS  Z17, Z19, Z3
+	VBROADCASTSD 16(DI), Z18
+	VFMADD231PS  Z16, Z18, Z4
+	VFMADD231PS  Z17, Z18, Z5
+	VBROADCASTSD 24(DI), Z19
+	VFMADD231PS  Z16, Z19, Z6
+	VFMADD231PS  Z17, Z19, Z7
+	VBROADCASTSD 32(DI), Z18
+	VFMADD231PS  Z16, Z18, Z8
+	VFMADD231PS  Z17, Z18, Z9
+	VBROADCASTSD 40(DI), Z19
+	VFMADD231PS  Z16, Z19, Z10
+	VFMADD231PS  Z17, Z19, Z11
+	VBROADCASTSD 48(DI), Z18
+	VFMADD231PS  Z16, Z18, Z12
+	VFMADD231PS  Z17, Z18, Z13
+	VBROADCASTSD 56(DI), Z19
+	VFMADD231PS  Z16, Z19, Z14
+	VFMADD231PS  Z17, Z19, Z15
+	ADDQ         R10, DI
+	ADDQ         R9, SI
+	DECQ         DX
+	JNE          k2_8
+	MOVQ         (R11), R13
+	VMOVUPS      Z0, (CX)(R13*4)
+	VMOVUPS      Z1, (R8)(R13*4)
+	MOVQ         8(R11), R13
+	VMOVUPS      Z2, (CX)(R13*4)
+	VMOVUPS      Z3, (R8)(R13*4)
+	MOVQ         16(R11), R13
+	VMOVUPS      Z4, (CX)(R13*4)
+	VMOVUPS      Z5, (R8)(R13*4)
+	MOVQ         24(R11), R13
+	VMOVUPS      Z6, (CX)(R13*4)
+	VMOVUPS      Z7, (R8)(R13*4)
+	MOVQ         32(R11), R13
+	VMOVUPS      Z8, (CX)(R13*4)
+	VMOVUPS      Z9, (R8)(R13*4)
+	MOVQ         40(R11), R13
+	VMOVUPS      Z10, (CX)(R13*4)
+	VMOVUPS      Z11, (R8)(R13*4)
+	MOVQ         48(R11), R13
+	VMOVUPS      Z12, (CX)(R13*4)
+	VMOVUPS      Z13, (R8)(R13*4)
+	MOVQ         56(R11), R13
+	VMOVUPS      Z14, (CX)(R13*4)
+	VMOVUPS      Z15, (R8)(R13*4)
+	ADDQ         $0x40, BX
+	ADDQ         $0x40, CX
+	ADDQ         $0x40, R8
+	MOVQ         BX, SI
+	MOVQ         k+120(FP), DX
+	VPXORD       Z0, Z0, Z0
+	VPXORD       Z1, Z1, Z1
+	VPXORD       Z2, Z2, Z2
+	VPXORD       Z3, Z3, Z3
+	VPXORD       Z4, Z4, Z4
+	VPXORD       Z5, Z5, Z5
+	VPXORD       Z6, Z6, Z6
+	VPXORD       Z7, Z7, Z7
+	VPXORD       Z8, Z8, Z8
+	VPXORD       Z9, Z9, Z9
+	VPXORD       Z10, Z10, Z10
+	VPXORD       Z11, Z11, Z11
+	VPXORD       Z12, Z12, Z12
+	VPXORD       Z13, Z13, Z13
+	VPXORD       Z14, Z14, Z14
+	VPXORD       Z15, Z15, Z15
+
+k3_8:
+	VMOVSLDUP    (SI), Z16
+	VMOVSHDUP    (SI), Z17
+	VBROADCASTSD (AX), Z18
+	VFMADD231PS  Z16, Z18, Z0
+	VFMADD231PS  Z17, Z18, Z1
+	VBROADCASTSD 8(AX), Z19
+	VFMADD231PS  Z16, Z19, Z2
+	VFMADD231PS  Z17, Z19, Z3
+	VBROADCASTSD 16(AX), Z18
+	VFMADD231PS  Z16, Z18, Z4
+	VFMADD231PS  Z17, Z18, Z5
+	VBROADCASTSD 24(AX), Z19
+	VFMADD231PS  Z16, Z19, Z6
+	VFMADD231PS  Z17, Z19, Z7
+	VBROADCASTSD 32(AX), Z18
+	VFMADD231PS  Z16, Z18, Z8
+	VFMADD231PS  Z17, Z18, Z9
+	VBROADCASTSD 40(AX), Z19
+	VFMADD231PS  Z16, Z19, Z10
+	VFMADD231PS  Z17, Z19, Z11
+	VBROADCASTSD 48(AX), Z18
+	VFMADD231PS  Z16, Z18, Z12
+	VFMADD231PS  Z17, Z18, Z13
+	VBROADCASTSD 56(AX), Z19
+	VFMADD231PS  Z16, Z19, Z14
+	VFMADD231PS  Z17, Z19, Z15
+	ADDQ         R10, AX
+	ADDQ         R9, SI
+	DECQ         DX
+	JNE          k3_8
+	MOVQ         (R11), R13
+	VMOVUPS      Z0, (CX)(R13*4)
+	VMOVUPS      Z1, (R8)(R13*4)
+	MOVQ         8(R11), R13
+	VMOVUPS      Z2, (CX)(R13*4)
+	VMOVUPS      Z3, (R8)(R13*4)
+	MOVQ         16(R11), R13
+	VMOVUPS      Z4, (CX)(R13*4)
+	VMOVUPS      Z5, (R8)(R13*4)
+	MOVQ         24(R11), R13
+	VMOVUPS      Z6, (CX)(R13*4)
+	VMOVUPS      Z7, (R8)(R13*4)
+	MOVQ         32(R11), R13
+	VMOVUPS      Z8, (CX)(R13*4)
+	VMOVUPS      Z9, (R8)(R13*4)
+	MOVQ         40(R11), R13
+	VMOVUPS      Z10, (CX)(R13*4)
+	VMOVUPS      Z11, (R8)(R13*4)
+	MOVQ         48(R11), R13
+	VMOVUPS      Z12, (CX)(R13*4)
+	VMOVUPS      Z13, (R8)(R13*4)
+	MOVQ         56(R11), R13
+	VMOVUPS      Z14, (CX)(R13*4)
+	VMOVUPS      Z15, (R8)(R13*4)
+	ADDQ         $0x40, BX
+	ADDQ         $0x40, CX
+	ADDQ         $0x40, R8
+	DECQ         R12
+	JNE          complex8
+
+end8:
 	VZEROUPPER
 	RET
 
-plane8x2_not:
+not8:
+	MOVQ at_len+104(FP), R13
 	CMPQ R13, $0x07
-	JNE  plane7x2_not
+	JNE  not7
+	MOVQ bins+144(FP), R12
+	NEGQ R12
+	LEAQ (R12)(R12*2), R12
+	ADDQ planes+136(FP), R12
 
-plane7x2:
-	MOVQ panels+88(FP), R11
-	MOVQ CX, DI
-
-panel7x2:
+real7:
 	MOVQ   BX, SI
-	MOVQ   k+72(FP), DX
+	MOVQ   k+120(FP), DX
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
@@ -10882,75 +12227,291 @@ panel7x2:
 	VPXORD Z12, Z12, Z12
 	VPXORD Z13, Z13, Z13
 
-k7x2:
-	VMOVUPS      (SI), Z14
-	VMOVUPS      (SI)(R9*1), Z15
-	VBROADCASTSS (AX), Z16
+k7:
+	VMOVSLDUP    (SI), Z14
+	VMOVSHDUP    (SI), Z15
+	VBROADCASTSD (AX), Z16
 	VFMADD231PS  Z14, Z16, Z0
 	VFMADD231PS  Z15, Z16, Z1
-	VBROADCASTSS 4(AX), Z17
+	VBROADCASTSD 8(AX), Z17
 	VFMADD231PS  Z14, Z17, Z2
 	VFMADD231PS  Z15, Z17, Z3
-	VBROADCASTSS 8(AX), Z18
-	VFMADD231PS  Z14, Z18, Z4
-	VFMADD231PS  Z15, Z18, Z5
-	VBROADCASTSS 12(AX), Z19
-	VFMADD231PS  Z14, Z19, Z6
-	VFMADD231PS  Z15, Z19, Z7
-	VBROADCASTSS 16(AX), Z20
-	VFMADD231PS  Z14, Z20, Z8
-	VFMADD231PS  Z15, Z20, Z9
-	VBROADCASTSS 20(AX), Z21
-	VFMADD231PS  Z14, Z21, Z10
-	VFMADD231PS  Z15, Z21, Z11
-	VBROADCASTSS 24(AX), Z22
-	VFMADD231PS  Z14, Z22, Z12
-	VFMADD231PS  Z15, Z22, Z13
-	ADDQ         $0x1c, AX
-	ADDQ         R8, SI
+	VBROADCASTSD 16(AX), Z16
+	VFMADD231PS  Z14, Z16, Z4
+	VFMADD231PS  Z15, Z16, Z5
+	VBROADCASTSD 24(AX), Z17
+	VFMADD231PS  Z14, Z17, Z6
+	VFMADD231PS  Z15, Z17, Z7
+	VBROADCASTSD 32(AX), Z16
+	VFMADD231PS  Z14, Z16, Z8
+	VFMADD231PS  Z15, Z16, Z9
+	VBROADCASTSD 40(AX), Z17
+	VFMADD231PS  Z14, Z17, Z10
+	VFMADD231PS  Z15, Z17, Z11
+	VBROADCASTSD 48(AX), Z16
+	VFMADD231PS  Z14, Z16, Z12
+	VFMADD231PS  Z15, Z16, Z13
+	ADDQ         R10, AX
+	ADDQ         R9, SI
 	DECQ         DX
-	JNE          k7x2
-	VMOVUPS      Z0, (DI)
-	VMOVUPS      Z1, (DI)(R10*1)
-	ADDQ         R8, DI
-	VMOVUPS      Z2, (DI)
-	VMOVUPS      Z3, (DI)(R10*1)
-	ADDQ         R8, DI
-	VMOVUPS      Z4, (DI)
-	VMOVUPS      Z5, (DI)(R10*1)
-	ADDQ         R8, DI
-	VMOVUPS      Z6, (DI)
-	VMOVUPS      Z7, (DI)(R10*1)
-	ADDQ         R8, DI
-	VMOVUPS      Z8, (DI)
-	VMOVUPS      Z9, (DI)(R10*1)
-	ADDQ         R8, DI
-	VMOVUPS      Z10, (DI)
-	VMOVUPS      Z11, (DI)(R10*1)
-	ADDQ         R8, DI
-	VMOVUPS      Z12, (DI)
-	VMOVUPS      Z13, (DI)(R10*1)
-	ADDQ         R8, DI
-	DECQ         R11
-	JNE          panel7x2
+	JNE          k7
+	MOVQ         (R11), R13
+	VMOVUPS      Z0, (CX)(R13*4)
+	VMOVUPS      Z1, (R8)(R13*4)
+	MOVQ         8(R11), R13
+	VMOVUPS      Z2, (CX)(R13*4)
+	VMOVUPS      Z3, (R8)(R13*4)
+	MOVQ         16(R11), R13
+	VMOVUPS      Z4, (CX)(R13*4)
+	VMOVUPS      Z5, (R8)(R13*4)
+	MOVQ         24(R11), R13
+	VMOVUPS      Z6, (CX)(R13*4)
+	VMOVUPS      Z7, (R8)(R13*4)
+	MOVQ         32(R11), R13
+	VMOVUPS      Z8, (CX)(R13*4)
+	VMOVUPS      Z9, (R8)(R13*4)
+	MOVQ         40(R11), R13
+	VMOVUPS      Z10, (CX)(R13*4)
+	VMOVUPS      Z11, (R8)(R13*4)
+	MOVQ         48(R11), R13
+	VMOVUPS      Z12, (CX)(R13*4)
+	VMOVUPS      Z13, (R8)(R13*4)
 	ADDQ         $0x40, BX
 	ADDQ         $0x40, CX
+	ADDQ         $0x40, R8
 	DECQ         R12
-	JNE          plane7x2
+	JNE          real7
+	MOVQ         bins+144(FP), R12
+	TESTQ        R12, R12
+	JE           end7
+
+complex7:
+	MOVQ   BX, SI
+	MOVQ   k+120(FP), DX
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
+	VPXORD Z7, Z7, Z7
+	VPXORD Z8, Z8, Z8
+	VPXORD Z9, Z9, Z9
+	VPXORD Z10, Z10, Z10
+	VPXORD Z11, Z11, Z11
+	VPXORD Z12, Z12, Z12
+	VPXORD Z13, Z13, Z13
+
+k1_7:
+	VMOVSLDUP    (SI), Z14
+	VMOVSHDUP    (SI), Z15
+	VBROADCASTSD (AX), Z16
+	VFMADD231PS  Z14, Z16, Z0
+	VFMADD231PS  Z15, Z16, Z1
+	VBROADCASTSD 8(AX), Z17
+	VFMADD231PS  Z14, Z17, Z2
+	VFMADD231PS  Z15, Z17, Z3
+	VBROADCASTSD 16(AX), Z16
+	VFMADD231PS  Z14, Z16, Z4
+	VFMADD231PS  Z15, Z16, Z5
+	VBROADCASTSD 24(AX), Z17
+	VFMADD231PS  Z14, Z17, Z6
+	VFMADD231PS  Z15, Z17, Z7
+	VBROADCASTSD 32(AX), Z16
+	VFMADD231PS  Z14, Z16, Z8
+	VFMADD231PS  Z15, Z16, Z9
+	VBROADCASTSD 40(AX), Z17
+	VFMADD231PS  Z14, Z17, Z10
+	VFMADD231PS  Z15, Z17, Z11
+	VBROADCASTSD 48(AX), Z16
+	VFMADD231PS  Z14, Z16, Z12
+	VFMADD231PS  Z15, Z16, Z13
+	ADDQ         R10, AX
+	ADDQ         R9, SI
+	DECQ         DX
+	JNE          k1_7
+	MOVQ         (R11), R13
+	VMOVUPS      Z0, (CX)(R13*4)
+	VMOVUPS      Z1, (R8)(R13*4)
+	MOVQ         8(R11), R13
+	VMOVUPS      Z2, (CX)(R13*4)
+	VMOVUPS      Z3, (R8)(R13*4)
+	MOVQ         16(R11), R13
+	VMOVUPS      Z4, (CX)(R13*4)
+	VMOVUPS      Z5, (R8)(R13*4)
+	MOVQ         24(R11), R13
+	VMOVUPS      Z6, (CX)(R13*4)
+	VMOVUPS      Z7, (R8)(R13*4)
+	MOVQ         32(R11), R13
+	VMOVUPS      Z8, (CX)(R13*4)
+	VMOVUPS      Z9, (R8)(R13*4)
+	MOVQ         40(R11), R13
+	VMOVUPS      Z10, (CX)(R13*4)
+	VMOVUPS      Z11, (R8)(R13*4)
+	MOVQ         48(R11), R13
+	VMOVUPS      Z12, (CX)(R13*4)
+	VMOVUPS      Z13, (R8)(R13*4)
+	ADDQ         $0x40, BX
+	ADDQ         $0x40, CX
+	ADDQ         $0x40, R8
+	MOVQ         BX, SI
+	MOVQ         k+120(FP), DX
+	VPXORD       Z0, Z0, Z0
+	VPXORD       Z1, Z1, Z1
+	VPXORD       Z2, Z2, Z2
+	VPXORD       Z3, Z3, Z3
+	VPXORD       Z4, Z4, Z4
+	VPXORD       Z5, Z5, Z5
+	VPXORD       Z6, Z6, Z6
+	VPXORD       Z7, Z7, Z7
+	VPXORD       Z8, Z8, Z8
+	VPXORD       Z9, Z9, Z9
+	VPXORD       Z10, Z10, Z10
+	VPXORD       Z11, Z11, Z11
+	VPXORD       Z12, Z12, Z12
+	VPXORD       Z13, Z13, Z13
+
+k2_7:
+	VMOVSLDUP    (SI), Z14
+	VMOVSHDUP    (SI), Z15
+	VBROADCASTSD (DI), Z16
+	VFMADD231PS  Z14, Z16, Z0
+	VFMADD231PS  Z15, Z16, Z1
+	VBROADCASTSD 8(DI), Z17
+	VFMADD231PS  Z14, Z17, Z2
+	VFMADD231PS  Z15, Z17, Z3
+	VBROADCASTSD 16(DI), Z16
+	VFMADD231PS  Z14, Z16, Z4
+	VFMADD231PS  Z15, Z16, Z5
+	VBROADCASTSD 24(DI), Z17
+	VFMADD231PS  Z14, Z17, Z6
+	VFMADD231PS  Z15, Z17, Z7
+	VBROADCASTSD 32(DI), Z16
+	VFMADD231PS  Z14, Z16, Z8
+	VFMADD231PS  Z15, Z16, Z9
+	VBROADCASTSD 40(DI), Z17
+	VFMADD231PS  Z14, Z17, Z10
+	VFMADD231PS  Z15, Z17, Z11
+	VBROADCASTSD 48(DI), Z16
+	VFMADD231PS  Z14, Z16, Z12
+	VFMADD231PS  Z15, Z16, Z13
+	ADDQ         R10, DI
+	ADDQ         R9, SI
+	DECQ         DX
+	JNE          k2_7
+	MOVQ         (R11), R13
+	VMOVUPS      Z0, (CX)(R13*4)
+	VMOVUPS      Z1, (R8)(R13*4)
+	MOVQ         8(R11), R13
+	VMOVUPS      Z2, (CX)(R13*4)
+	VMOVUPS      Z3, (R8)(R13*4)
+	MOVQ         16(R11), R13
+	VMOVUPS      Z4, (CX)(R13*4)
+	VMOVUPS      Z5, (R8)(R13*4)
+	MOVQ         24(R11), R13
+	VMOVUPS      Z6, (CX)(R13*4)
+	VMOVUPS      Z7, (R8)(R13*4)
+	MOVQ         32(R11), R13
+	VMOVUPS      Z8, (CX)(R13*4)
+	VMOVUPS      Z9, (R8)(R13*4)
+	MOVQ         40(R11), R13
+	VMOVUPS      Z10, (CX)(R13*4)
+	VMOVUPS      Z11, (R8)(R13*4)
+	MOVQ         48(R11), R13
+	VMOVUPS      Z12, (CX)(R13*4)
+	VMOVUPS      Z13, (R8)(R13*4)
+	ADDQ         $0x40, BX
+	ADDQ         $0x40, CX
+	ADDQ         $0x40, R8
+	MOVQ         BX, SI
+	MOVQ         k+120(FP), DX
+	VPXORD       Z0, Z0, Z0
+	VPXORD       Z1, Z1, Z1
+	VPXORD       Z2, Z2, Z2
+	VPXORD       Z3, Z3, Z3
+	VPXORD       Z4, Z4, Z4
+	VPXORD       Z5, Z5, Z5
+	VPXORD       Z6, Z6, Z6
+	VPXORD       Z7, Z7, Z7
+	VPXORD       Z8, Z8, Z8
+	VPXORD       Z9, Z9, Z9
+	VPXORD       Z10, Z10, Z10
+	VPXORD       Z11, Z11, Z11
+	VPXORD       Z12, Z12, Z12
+	VPXORD       Z13, Z13, Z13
+
+k3_7:
+	VMOVSLDUP    (SI), Z14
+	VMOVSHDUP    (SI), Z15
+	VBROADCASTSD (AX), Z16
+	VFMADD231PS  Z14, Z16, Z0
+	VFMADD231PS  Z15, Z16, Z1
+	VBROADCASTSD 8(AX), Z17
+	VFMADD231PS  Z14, Z17, Z2
+	VFMADD231PS  Z15, Z17, Z3
+	VBROADCASTSD 16(AX), Z16
+	VFMADD231PS  Z14, Z16, Z4
+	VFMADD231PS  Z15, Z16, Z5
+	VBROADCASTSD 24(AX), Z17
+	VFMADD231PS  Z14, Z17, Z6
+	VFMADD231PS  Z15, Z17, Z7
+	VBROADCASTSD 32(AX), Z16
+	VFMADD231PS  Z14, Z16, Z8
+	VFMADD231PS  Z15, Z16, Z9
+	VBROADCASTSD 40(AX), Z17
+	VFMADD231PS  Z14, Z17, Z10
+	VFMADD231PS  Z15, Z17, Z11
+	VBROADCASTSD 48(AX), Z16
+	VFMADD231PS  Z14, Z16, Z12
+	VFMADD231PS  Z15, Z16, Z13
+	ADDQ         R10, AX
+	ADDQ         R9, SI
+	DECQ         DX
+	JNE          k3_7
+	MOVQ         (R11), R13
+	VMOVUPS      Z0, (CX)(R13*4)
+	VMOVUPS      Z1, (R8)(R13*4)
+	MOVQ         8(R11), R13
+	VMOVUPS      Z2, (CX)(R13*4)
+	VMOVUPS      Z3, (R8)(R13*4)
+	MOVQ         16(R11), R13
+	VMOVUPS      Z4, (CX)(R13*4)
+	VMOVUPS      Z5, (R8)(R13*4)
+	MOVQ         24(R11), R13
+	VMOVUPS      Z6, (CX)(R13*4)
+	VMOVUPS      Z7, (R8)(R13*4)
+	MOVQ         32(R11), R13
+	VMOVUPS      Z8, (CX)(R13*4)
+	VMOVUPS      Z9, (R8)(R13*4)
+	MOVQ         40(R11), R13
+	VMOVUPS      Z10, (CX)(R13*4)
+	VMOVUPS      Z11, (R8)(R13*4)
+	MOVQ         48(R11), R13
+	VMOVUPS      Z12, (CX)(R13*4)
+	VMOVUPS      Z13, (R8)(R13*4)
+	ADDQ         $0x40, BX
+	ADDQ         $0x40, CX
+	ADDQ         $0x40, R8
+	DECQ         R12
+	JNE          complex7
+
+end7:
 	VZEROUPPER
 	RET
 
-plane7x2_not:
+not7:
+	MOVQ at_len+104(FP), R13
 	CMPQ R13, $0x06
-	JNE  plane6x2_not
+	JNE  not6
+	MOVQ bins+144(FP), R12
+	NEGQ R12
+	LEAQ (R12)(R12*2), R12
+	ADDQ planes+136(FP), R12
 
-plane6x2:
-	MOVQ panels+88(FP), R11
-	MOVQ CX, DI
-
-panel6x2:
+real6:
 	MOVQ   BX, SI
-	MOVQ   k+72(FP), DX
+	MOVQ   k+120(FP), DX
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
@@ -10964,326 +12525,61 @@ panel6x2:
 	VPXORD Z10, Z10, Z10
 	VPXORD Z11, Z11, Z11
 
-k6x2:
-	VMOVUPS      (SI), Z12
-	VMOVUPS      (SI)(R9*1), Z13
-	VBROADCASTSS (AX), Z14
+k6:
+	VMOVSLDUP    (SI), Z12
+	VMOVSHDUP    (SI), Z13
+	VBROADCASTSD (AX), Z14
 	VFMADD231PS  Z12, Z14, Z0
 	VFMADD231PS  Z13, Z14, Z1
-	VBROADCASTSS 4(AX), Z15
+	VBROADCASTSD 8(AX), Z15
 	VFMADD231PS  Z12, Z15, Z2
 	VFMADD231PS  Z13, Z15, Z3
-	VBROADCASTSS 8(AX), Z16
-	VFMADD231PS  Z12, Z16, Z4
-	VFMADD231PS  Z13, Z16, Z5
-	VBROADCASTSS 12(AX), Z17
-	VFMADD231PS  Z12, Z17, Z6
-	VFMADD231PS  Z13, Z17, Z7
-	VBROADCASTSS 16(AX), Z18
-	VFMADD231PS  Z12, Z18, Z8
-	VFMADD231PS  Z13, Z18, Z9
-	VBROADCASTSS 20(AX), Z19
-	VFMADD231PS  Z12, Z19, Z10
-	VFMADD231PS  Z13, Z19, Z11
-	ADDQ         $0x18, AX
-	ADDQ         R8, SI
+	VBROADCASTSD 16(AX), Z14
+	VFMADD231PS  Z12, Z14, Z4
+	VFMADD231PS  Z13, Z14, Z5
+	VBROADCASTSD 24(AX), Z15
+	VFMADD231PS  Z12, Z15, Z6
+	VFMADD231PS  Z13, Z15, Z7
+	VBROADCASTSD 32(AX), Z14
+	VFMADD231PS  Z12, Z14, Z8
+	VFMADD231PS  Z13, Z14, Z9
+	VBROADCASTSD 40(AX), Z15
+	VFMADD231PS  Z12, Z15, Z10
+	VFMADD231PS  Z13, Z15, Z11
+	ADDQ         R10, AX
+	ADDQ         R9, SI
 	DECQ         DX
-	JNE          k6x2
-	VMOVUPS      Z0, (DI)
-	VMOVUPS      Z1, (DI)(R10*1)
-	ADDQ         R8, DI
-	VMOVUPS      Z2, (DI)
-	VMOVUPS      Z3, (DI)(R10*1)
-	ADDQ         R8, DI
-	VMOVUPS      Z4, (DI)
-	VMOVUPS      Z5, (DI)(R10*1)
-	ADDQ         R8, DI
-	VMOVUPS      Z6, (DI)
-	VMOVUPS      Z7, (DI)(R10*1)
-	ADDQ         R8, DI
-	VMOVUPS      Z8, (DI)
-	VMOVUPS      Z9, (DI)(R10*1)
-	ADDQ         R8, DI
-	VMOVUPS      Z10, (DI)
-	VMOVUPS      Z11, (DI)(R10*1)
-	ADDQ         R8, DI
-	DECQ         R11
-	JNE          panel6x2
+	JNE          k6
+	MOVQ         (R11), R13
+	VMOVUPS      Z0, (CX)(R13*4)
+	VMOVUPS      Z1, (R8)(R13*4)
+	MOVQ         8(R11), R13
+	VMOVUPS      Z2, (CX)(R13*4)
+	VMOVUPS      Z3, (R8)(R13*4)
+	MOVQ         16(R11), R13
+	VMOVUPS      Z4, (CX)(R13*4)
+	VMOVUPS      Z5, (R8)(R13*4)
+	MOVQ         24(R11), R13
+	VMOVUPS      Z6, (CX)(R13*4)
+	VMOVUPS      Z7, (R8)(R13*4)
+	MOVQ         32(R11), R13
+	VMOVUPS      Z8, (CX)(R13*4)
+	VMOVUPS      Z9, (R8)(R13*4)
+	MOVQ         40(R11), R13
+	VMOVUPS      Z10, (CX)(R13*4)
+	VMOVUPS      Z11, (R8)(R13*4)
 	ADDQ         $0x40, BX
 	ADDQ         $0x40, CX
+	ADDQ         $0x40, R8
 	DECQ         R12
-	JNE          plane6x2
-	VZEROUPPER
-	RET
+	JNE          real6
+	MOVQ         bins+144(FP), R12
+	TESTQ        R12, R12
+	JE           end6
 
-plane6x2_not:
-	CMPQ R13, $0x05
-	JNE  plane5x2_not
-
-plane5x2:
-	MOVQ panels+88(FP), R11
-	MOVQ CX, DI
-
-panel5x2:
+complex6:
 	MOVQ   BX, SI
-	MOVQ   k+72(FP), DX
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
-	VPXORD Z7, Z7, Z7
-	VPXORD Z8, Z8, Z8
-	VPXORD Z9, Z9, Z9
-
-k5x2:
-	VMOVUPS      (SI), Z10
-	VMOVUPS      (SI)(R9*1), Z11
-	VBROADCASTSS (AX), Z12
-	VFMADD231PS  Z10, Z12, Z0
-	VFMADD231PS  Z11, Z12, Z1
-	VBROADCASTSS 4(AX), Z13
-	VFMADD231PS  Z10, Z13, Z2
-	VFMADD231PS  Z11, Z13, Z3
-	VBROADCASTSS 8(AX), Z14
-	VFMADD231PS  Z10, Z14, Z4
-	VFMADD231PS  Z11, Z14, Z5
-	VBROADCASTSS 12(AX), Z15
-	VFMADD231PS  Z10, Z15, Z6
-	VFMADD231PS  Z11, Z15, Z7
-	VBROADCASTSS 16(AX), Z16
-	VFMADD231PS  Z10, Z16, Z8
-	VFMADD231PS  Z11, Z16, Z9
-	ADDQ         $0x14, AX
-	ADDQ         R8, SI
-	DECQ         DX
-	JNE          k5x2
-	VMOVUPS      Z0, (DI)
-	VMOVUPS      Z1, (DI)(R10*1)
-	ADDQ         R8, DI
-	VMOVUPS      Z2, (DI)
-	VMOVUPS      Z3, (DI)(R10*1)
-	ADDQ         R8, DI
-	VMOVUPS      Z4, (DI)
-	VMOVUPS      Z5, (DI)(R10*1)
-	ADDQ         R8, DI
-	VMOVUPS      Z6, (DI)
-	VMOVUPS      Z7, (DI)(R10*1)
-	ADDQ         R8, DI
-	VMOVUPS      Z8, (DI)
-	VMOVUPS      Z9, (DI)(R10*1)
-	ADDQ         R8, DI
-	DECQ         R11
-	JNE          panel5x2
-	ADDQ         $0x40, BX
-	ADDQ         $0x40, CX
-	DECQ         R12
-	JNE          plane5x2
-	VZEROUPPER
-	RET
-
-plane5x2_not:
-	CMPQ R13, $0x04
-	JNE  plane4x2_not
-
-plane4x2:
-	MOVQ panels+88(FP), R11
-	MOVQ CX, DI
-
-panel4x2:
-	MOVQ   BX, SI
-	MOVQ   k+72(FP), DX
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
-	VPXORD Z7, Z7, Z7
-
-k4x2:
-	VMOVUPS      (SI), Z8
-	VMOVUPS      (SI)(R9*1), Z9
-	VBROADCASTSS (AX), Z10
-	VFMADD231PS  Z8, Z10, Z0
-	VFMADD231PS  Z9, Z10, Z1
-	VBROADCASTSS 4(AX), Z11
-	VFMADD231PS  Z8, Z11, Z2
-	VFMADD231PS  Z9, Z11, Z3
-	VBROADCASTSS 8(AX), Z12
-	VFMADD231PS  Z8, Z12, Z4
-	VFMADD231PS  Z9, Z12, Z5
-	VBROADCASTSS 12(AX), Z13
-	VFMADD231PS  Z8, Z13, Z6
-	VFMADD231PS  Z9, Z13, Z7
-	ADDQ         $0x10, AX
-	ADDQ         R8, SI
-	DECQ         DX
-	JNE          k4x2
-	VMOVUPS      Z0, (DI)
-	VMOVUPS      Z1, (DI)(R10*1)
-	ADDQ         R8, DI
-	VMOVUPS      Z2, (DI)
-	VMOVUPS      Z3, (DI)(R10*1)
-	ADDQ         R8, DI
-	VMOVUPS      Z4, (DI)
-	VMOVUPS      Z5, (DI)(R10*1)
-	ADDQ         R8, DI
-	VMOVUPS      Z6, (DI)
-	VMOVUPS      Z7, (DI)(R10*1)
-	ADDQ         R8, DI
-	DECQ         R11
-	JNE          panel4x2
-	ADDQ         $0x40, BX
-	ADDQ         $0x40, CX
-	DECQ         R12
-	JNE          plane4x2
-	VZEROUPPER
-	RET
-
-plane4x2_not:
-	CMPQ R13, $0x03
-	JNE  plane3x2_not
-
-plane3x2:
-	MOVQ panels+88(FP), R11
-	MOVQ CX, DI
-
-panel3x2:
-	MOVQ   BX, SI
-	MOVQ   k+72(FP), DX
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-
-k3x2:
-	VMOVUPS      (SI), Z6
-	VMOVUPS      (SI)(R9*1), Z7
-	VBROADCASTSS (AX), Z8
-	VFMADD231PS  Z6, Z8, Z0
-	VFMADD231PS  Z7, Z8, Z1
-	VBROADCASTSS 4(AX), Z9
-	VFMADD231PS  Z6, Z9, Z2
-	VFMADD231PS  Z7, Z9, Z3
-	VBROADCASTSS 8(AX), Z10
-	VFMADD231PS  Z6, Z10, Z4
-	VFMADD231PS  Z7, Z10, Z5
-	ADDQ         $0x0c, AX
-	ADDQ         R8, SI
-	DECQ         DX
-	JNE          k3x2
-	VMOVUPS      Z0, (DI)
-	VMOVUPS      Z1, (DI)(R10*1)
-	ADDQ         R8, DI
-	VMOVUPS      Z2, (DI)
-	VMOVUPS      Z3, (DI)(R10*1)
-	ADDQ         R8, DI
-	VMOVUPS      Z4, (DI)
-	VMOVUPS      Z5, (DI)(R10*1)
-	ADDQ         R8, DI
-	DECQ         R11
-	JNE          panel3x2
-	ADDQ         $0x40, BX
-	ADDQ         $0x40, CX
-	DECQ         R12
-	JNE          plane3x2
-	VZEROUPPER
-	RET
-
-plane3x2_not:
-	CMPQ R13, $0x02
-	JNE  plane2x2_not
-
-plane2x2:
-	MOVQ panels+88(FP), R11
-	MOVQ CX, DI
-
-panel2x2:
-	MOVQ   BX, SI
-	MOVQ   k+72(FP), DX
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-
-k2x2:
-	VMOVUPS      (SI), Z4
-	VMOVUPS      (SI)(R9*1), Z5
-	VBROADCASTSS (AX), Z6
-	VFMADD231PS  Z4, Z6, Z0
-	VFMADD231PS  Z5, Z6, Z1
-	VBROADCASTSS 4(AX), Z7
-	VFMADD231PS  Z4, Z7, Z2
-	VFMADD231PS  Z5, Z7, Z3
-	ADDQ         $0x08, AX
-	ADDQ         R8, SI
-	DECQ         DX
-	JNE          k2x2
-	VMOVUPS      Z0, (DI)
-	VMOVUPS      Z1, (DI)(R10*1)
-	ADDQ         R8, DI
-	VMOVUPS      Z2, (DI)
-	VMOVUPS      Z3, (DI)(R10*1)
-	ADDQ         R8, DI
-	DECQ         R11
-	JNE          panel2x2
-	ADDQ         $0x40, BX
-	ADDQ         $0x40, CX
-	DECQ         R12
-	JNE          plane2x2
-	VZEROUPPER
-	RET
-
-plane2x2_not:
-plane1x2:
-	MOVQ panels+88(FP), R11
-	MOVQ CX, DI
-
-panel1x2:
-	MOVQ   BX, SI
-	MOVQ   k+72(FP), DX
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-
-k1x2:
-	VMOVUPS      (SI), Z2
-	VMOVUPS      (SI)(R9*1), Z3
-	VBROADCASTSS (AX), Z4
-	VFMADD231PS  Z2, Z4, Z0
-	VFMADD231PS  Z3, Z4, Z1
-	ADDQ         $0x04, AX
-	ADDQ         R8, SI
-	DECQ         DX
-	JNE          k1x2
-	VMOVUPS      Z0, (DI)
-	VMOVUPS      Z1, (DI)(R10*1)
-	ADDQ         R8, DI
-	DECQ         R11
-	JNE          panel1x2
-	ADDQ         $0x40, BX
-	ADDQ         $0x40, CX
-	DECQ         R12
-	JNE          plane1x2
-	VZEROUPPER
-	RET
-
-single:
-	CMPQ R13, $0x0c
-	JNE  plane12x1_not
-
-plane12x1:
-	MOVQ panels+88(FP), R11
-	MOVQ CX, DI
-
-panel12x1:
-	MOVQ   BX, SI
-	MOVQ   k+72(FP), DX
+	MOVQ   k+120(FP), DX
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
@@ -11297,684 +12593,1800 @@ panel12x1:
 	VPXORD Z10, Z10, Z10
 	VPXORD Z11, Z11, Z11
 
-k12x1:
-	VMOVUPS          (SI), Z12
-	VFMADD231PS.BCST (AX), Z12, Z0
-	VFMADD231PS.BCST 4(AX), Z12, Z1
-	VFMADD231PS.BCST 8(AX), Z12, Z2
-	VFMADD231PS.BCST 12(AX), Z12, Z3
-	VFMADD231PS.BCST 16(AX), Z12, Z4
-	VFMADD231PS.BCST 20(AX), Z12, Z5
-	VFMADD231PS.BCST 24(AX), Z12, Z6
-	VFMADD231PS.BCST 28(AX), Z12, Z7
-	VFMADD231PS.BCST 32(AX), Z12, Z8
-	VFMADD231PS.BCST 36(AX), Z12, Z9
-	VFMADD231PS.BCST 40(AX), Z12, Z10
-	VFMADD231PS.BCST 44(AX), Z12, Z11
-	ADDQ             $0x30, AX
-	ADDQ             R8, SI
-	DECQ             DX
-	JNE              k12x1
-	VMOVUPS          Z0, (DI)
-	ADDQ             R8, DI
-	VMOVUPS          Z1, (DI)
-	ADDQ             R8, DI
-	VMOVUPS          Z2, (DI)
-	ADDQ             R8, DI
-	VMOVUPS          Z3, (DI)
-	ADDQ             R8, DI
-	VMOVUPS          Z4, (DI)
-	ADDQ             R8, DI
-	VMOVUPS          Z5, (DI)
-	ADDQ             R8, DI
-	VMOVUPS          Z6, (DI)
-	ADDQ             R8, DI
-	VMOVUPS          Z7, (DI)
-	ADDQ             R8, DI
-	VMOVUPS          Z8, (DI)
-	ADDQ             R8, DI
-	VMOVUPS          Z9, (DI)
-	ADDQ             R8, DI
-	VMOVUPS          Z10, (DI)
-	ADDQ             R8, DI
-	VMOVUPS          Z11, (DI)
-	ADDQ             R8, DI
-	DECQ             R11
-	JNE              panel12x1
-	ADDQ             $0x40, BX
-	ADDQ             $0x40, CX
-	DECQ             R12
-	JNE              plane12x1
+k1_6:
+	VMOVSLDUP    (SI), Z12
+	VMOVSHDUP    (SI), Z13
+	VBROADCASTSD (AX), Z14
+	VFMADD231PS  Z12, Z14, Z0
+	VFMADD231PS  Z13, Z14, Z1
+	VBROADCASTSD 8(AX), Z15
+	VFMADD231PS  Z12, Z15, Z2
+	VFMADD231PS  Z13, Z15, Z3
+	VBROADCASTSD 16(AX), Z14
+	VFMADD231PS  Z12, Z14, Z4
+	VFMADD231PS  Z13, Z14, Z5
+	VBROADCASTSD 24(AX), Z15
+	VFMADD231PS  Z12, Z15, Z6
+	VFMADD231PS  Z13, Z15, Z7
+	VBROADCASTSD 32(AX), Z14
+	VFMADD231PS  Z12, Z14, Z8
+	VFMADD231PS  Z13, Z14, Z9
+	VBROADCASTSD 40(AX), Z15
+	VFMADD231PS  Z12, Z15, Z10
+	VFMADD231PS  Z13, Z15, Z11
+	ADDQ         R10, AX
+	ADDQ         R9, SI
+	DECQ         DX
+	JNE          k1_6
+	MOVQ         (R11), R13
+	VMOVUPS      Z0, (CX)(R13*4)
+	VMOVUPS      Z1, (R8)(R13*4)
+	MOVQ         8(R11), R13
+	VMOVUPS      Z2, (CX)(R13*4)
+	VMOVUPS      Z3, (R8)(R13*4)
+	MOVQ         16(R11), R13
+	VMOVUPS      Z4, (CX)(R13*4)
+	VMOVUPS      Z5, (R8)(R13*4)
+	MOVQ         24(R11), R13
+	VMOVUPS      Z6, (CX)(R13*4)
+	VMOVUPS      Z7, (R8)(R13*4)
+	MOVQ         32(R11), R13
+	VMOVUPS      Z8, (CX)(R13*4)
+	VMOVUPS      Z9, (R8)(R13*4)
+	MOVQ         40(R11), R13
+	VMOVUPS      Z10, (CX)(R13*4)
+	VMOVUPS      Z11, (R8)(R13*4)
+	ADDQ         $0x40, BX
+	ADDQ         $0x40, CX
+	ADDQ         $0x40, R8
+	MOVQ         BX, SI
+	MOVQ         k+120(FP), DX
+	VPXORD       Z0, Z0, Z0
+	VPXORD       Z1, Z1, Z1
+	VPXORD       Z2, Z2, Z2
+	VPXORD       Z3, Z3, Z3
+	VPXORD       Z4, Z4, Z4
+	VPXORD       Z5, Z5, Z5
+	VPXORD       Z6, Z6, Z6
+	VPXORD       Z7, Z7, Z7
+	VPXORD       Z8, Z8, Z8
+	VPXORD       Z9, Z9, Z9
+	VPXORD       Z10, Z10, Z10
+	VPXORD       Z11, Z11, Z11
+
+k2_6:
+	VMOVSLDUP    (SI), Z12
+	VMOVSHDUP    (SI), Z13
+	VBROADCASTSD (DI), Z14
+	VFMADD231PS  Z12, Z14, Z0
+	VFMADD231PS  Z13, Z14, Z1
+	VBROADCASTSD 8(DI), Z15
+	VFMADD231PS  Z12, Z15, Z2
+	VFMADD231PS  Z13, Z15, Z3
+	VBROADCASTSD 16(DI), Z14
+	VFMADD231PS  Z12, Z14, Z4
+	VFMADD231PS  Z13, Z14, Z5
+	VBROADCASTSD 24(DI), Z15
+	VFMADD231PS  Z12, Z15, Z6
+	VFMADD231PS  Z13, Z15, Z7
+	VBROADCASTSD 32(DI), Z14
+	VFMADD231PS  Z12, Z14, Z8
+	VFMADD231PS  Z13, Z14, Z9
+	VBROADCASTSD 40(DI), Z15
+	VFMADD231PS  Z12, Z15, Z10
+	VFMADD231PS  Z13, Z15, Z11
+	ADDQ         R10, DI
+	ADDQ         R9, SI
+	DECQ         DX
+	JNE          k2_6
+	MOVQ         (R11), R13
+	VMOVUPS      Z0, (CX)(R13*4)
+	VMOVUPS      Z1, (R8)(R13*4)
+	MOVQ         8(R11), R13
+	VMOVUPS      Z2, (CX)(R13*4)
+	VMOVUPS      Z3, (R8)(R13*4)
+	MOVQ         16(R11), R13
+	VMOVUPS      Z4, (CX)(R13*4)
+	VMOVUPS      Z5, (R8)(R13*4)
+	MOVQ         24(R11), R13
+	VMOVUPS      Z6, (CX)(R13*4)
+	VMOVUPS      Z7, (R8)(R13*4)
+	MOVQ         32(R11), R13
+	VMOVUPS      Z8, (CX)(R13*4)
+	VMOVUPS      Z9, (R8)(R13*4)
+	MOVQ         40(R11), R13
+	VMOVUPS      Z10, (CX)(R13*4)
+	VMOVUPS      Z11, (R8)(R13*4)
+	ADDQ         $0x40, BX
+	ADDQ         $0x40, CX
+	ADDQ         $0x40, R8
+	MOVQ         BX, SI
+	MOVQ         k+120(FP), DX
+	VPXORD       Z0, Z0, Z0
+	VPXORD       Z1, Z1, Z1
+	VPXORD       Z2, Z2, Z2
+	VPXORD       Z3, Z3, Z3
+	VPXORD       Z4, Z4, Z4
+	VPXORD       Z5, Z5, Z5
+	VPXORD       Z6, Z6, Z6
+	VPXORD       Z7, Z7, Z7
+	VPXORD       Z8, Z8, Z8
+	VPXORD       Z9, Z9, Z9
+	VPXORD       Z10, Z10, Z10
+	VPXORD       Z11, Z11, Z11
+
+k3_6:
+	VMOVSLDUP    (SI), Z12
+	VMOVSHDUP    (SI), Z13
+	VBROADCASTSD (AX), Z14
+	VFMADD231PS  Z12, Z14, Z0
+	VFMADD231PS  Z13, Z14, Z1
+	VBROADCASTSD 8(AX), Z15
+	VFMADD231PS  Z12, Z15, Z2
+	VFMADD231PS  Z13, Z15, Z3
+	VBROADCASTSD 16(AX), Z14
+	VFMADD231PS  Z12, Z14, Z4
+	VFMADD231PS  Z13, Z14, Z5
+	VBROADCASTSD 24(AX), Z15
+	VFMADD231PS  Z12, Z15, Z6
+	VFMADD231PS  Z13, Z15, Z7
+	VBROADCASTSD 32(AX), Z14
+	VFMADD231PS  Z12, Z14, Z8
+	VFMADD231PS  Z13, Z14, Z9
+	VBROADCASTSD 40(AX), Z15
+	VFMADD231PS  Z12, Z15, Z10
+	VFMADD231PS  Z13, Z15, Z11
+	ADDQ         R10, AX
+	ADDQ         R9, SI
+	DECQ         DX
+	JNE          k3_6
+	MOVQ         (R11), R13
+	VMOVUPS      Z0, (CX)(R13*4)
+	VMOVUPS      Z1, (R8)(R13*4)
+	MOVQ         8(R11), R13
+	VMOVUPS      Z2, (CX)(R13*4)
+	VMOVUPS      Z3, (R8)(R13*4)
+	MOVQ         16(R11), R13
+	VMOVUPS      Z4, (CX)(R13*4)
+	VMOVUPS      Z5, (R8)(R13*4)
+	MOVQ         24(R11), R13
+	VMOVUPS      Z6, (CX)(R13*4)
+	VMOVUPS      Z7, (R8)(R13*4)
+	MOVQ         32(R11), R13
+	VMOVUPS      Z8, (CX)(R13*4)
+	VMOVUPS      Z9, (R8)(R13*4)
+	MOVQ         40(R11), R13
+	VMOVUPS      Z10, (CX)(R13*4)
+	VMOVUPS      Z11, (R8)(R13*4)
+	ADDQ         $0x40, BX
+	ADDQ         $0x40, CX
+	ADDQ         $0x40, R8
+	DECQ         R12
+	JNE          complex6
+
+end6:
 	VZEROUPPER
 	RET
 
-plane12x1_not:
-	CMPQ R13, $0x0b
-	JNE  plane11x1_not
-
-plane11x1:
-	MOVQ panels+88(FP), R11
-	MOVQ CX, DI
-
-panel11x1:
-	MOVQ   BX, SI
-	MOVQ   k+72(FP), DX
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
-	VPXORD Z7, Z7, Z7
-	VPXORD Z8, Z8, Z8
-	VPXORD Z9, Z9, Z9
-	VPXORD Z10, Z10, Z10
-
-k11x1:
-	VMOVUPS          (SI), Z11
-	VFMADD231PS.BCST (AX), Z11, Z0
-	VFMADD231PS.BCST 4(AX), Z11, Z1
-	VFMADD231PS.BCST 8(AX), Z11, Z2
-	VFMADD231PS.BCST 12(AX), Z11, Z3
-	VFMADD231PS.BCST 16(AX), Z11, Z4
-	VFMADD231PS.BCST 20(AX), Z11, Z5
-	VFMADD231PS.BCST 24(AX), Z11, Z6
-	VFMADD231PS.BCST 28(AX), Z11, Z7
-	VFMADD231PS.BCST 32(AX), Z11, Z8
-	VFMADD231PS.BCST 36(AX), Z11, Z9
-	VFMADD231PS.BCST 40(AX), Z11, Z10
-	ADDQ             $0x2c, AX
-	ADDQ             R8, SI
-	DECQ             DX
-	JNE              k11x1
-	VMOVUPS          Z0, (DI)
-	ADDQ             R8, DI
-	VMOVUPS          Z1, (DI)
-	ADDQ             R8, DI
-	VMOVUPS          Z2, (DI)
-	ADDQ             R8, DI
-	VMOVUPS          Z3, (DI)
-	ADDQ             R8, DI
-	VMOVUPS          Z4, (DI)
-	ADDQ             R8, DI
-	VMOVUPS          Z5, (DI)
-	ADDQ             R8, DI
-	VMOVUPS          Z6, (DI)
-	ADDQ             R8, DI
-	VMOVUPS          Z7, (DI)
-	ADDQ             R8, DI
-	VMOVUPS          Z8, (DI)
-	ADDQ             R8, DI
-	VMOVUPS          Z9, (DI)
-	ADDQ             R8, DI
-	VMOVUPS          Z10, (DI)
-	ADDQ             R8, DI
-	DECQ             R11
-	JNE              panel11x1
-	ADDQ             $0x40, BX
-	ADDQ             $0x40, CX
-	DECQ             R12
-	JNE              plane11x1
-	VZEROUPPER
-	RET
-
-plane11x1_not:
-	CMPQ R13, $0x0a
-	JNE  plane10x1_not
-
-plane10x1:
-	MOVQ panels+88(FP), R11
-	MOVQ CX, DI
-
-panel10x1:
-	MOVQ   BX, SI
-	MOVQ   k+72(FP), DX
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
-	VPXORD Z7, Z7, Z7
-	VPXORD Z8, Z8, Z8
-	VPXORD Z9, Z9, Z9
-
-k10x1:
-	VMOVUPS          (SI), Z10
-	VFMADD231PS.BCST (AX), Z10, Z0
-	VFMADD231PS.BCST 4(AX), Z10, Z1
-	VFMADD231PS.BCST 8(AX), Z10, Z2
-	VFMADD231PS.BCST 12(AX), Z10, Z3
-	VFMADD231PS.BCST 16(AX), Z10, Z4
-	VFMADD231PS.BCST 20(AX), Z10, Z5
-	VFMADD231PS.BCST 24(AX), Z10, Z6
-	VFMADD231PS.BCST 28(AX), Z10, Z7
-	VFMADD231PS.BCST 32(AX), Z10, Z8
-	VFMADD231PS.BCST 36(AX), Z10, Z9
-	ADDQ             $0x28, AX
-	ADDQ             R8, SI
-	DECQ             DX
-	JNE              k10x1
-	VMOVUPS          Z0, (DI)
-	ADDQ             R8, DI
-	VMOVUPS          Z1, (DI)
-	ADDQ             R8, DI
-	VMOVUPS          Z2, (DI)
-	ADDQ             R8, DI
-	VMOVUPS          Z3, (DI)
-	ADDQ             R8, DI
-	VMOVUPS          Z4, (DI)
-	ADDQ             R8, DI
-	VMOVUPS          Z5, (DI)
-	ADDQ             R8, DI
-	VMOVUPS          Z6, (DI)
-	ADDQ             R8, DI
-	VMOVUPS          Z7, (DI)
-	ADDQ             R8, DI
-	VMOVUPS          Z8, (DI)
-	ADDQ             R8, DI
-	VMOVUPS          Z9, (DI)
-	ADDQ             R8, DI
-	DECQ             R11
-	JNE              panel10x1
-	ADDQ             $0x40, BX
-	ADDQ             $0x40, CX
-	DECQ             R12
-	JNE              plane10x1
-	VZEROUPPER
-	RET
-
-plane10x1_not:
-	CMPQ R13, $0x09
-	JNE  plane9x1_not
-
-plane9x1:
-	MOVQ panels+88(FP), R11
-	MOVQ CX, DI
-
-panel9x1:
-	MOVQ   BX, SI
-	MOVQ   k+72(FP), DX
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
-	VPXORD Z7, Z7, Z7
-	VPXORD Z8, Z8, Z8
-
-k9x1:
-	VMOVUPS          (SI), Z9
-	VFMADD231PS.BCST (AX), Z9, Z0
-	VFMADD231PS.BCST 4(AX), Z9, Z1
-	VFMADD231PS.BCST 8(AX), Z9, Z2
-	VFMADD231PS.BCST 12(AX), Z9, Z3
-	VFMADD231PS.BCST 16(AX), Z9, Z4
-	VFMADD231PS.BCST 20(AX), Z9, Z5
-	VFMADD231PS.BCST 24(AX), Z9, Z6
-	VFMADD231PS.BCST 28(AX), Z9, Z7
-	VFMADD231PS.BCST 32(AX), Z9, Z8
-	ADDQ             $0x24, AX
-	ADDQ             R8, SI
-	DECQ             DX
-	JNE              k9x1
-	VMOVUPS          Z0, (DI)
-	ADDQ             R8, DI
-	VMOVUPS          Z1, (DI)
-	ADDQ             R8, DI
-	VMOVUPS          Z2, (DI)
-	ADDQ             R8, DI
-	VMOVUPS          Z3, (DI)
-	ADDQ             R8, DI
-	VMOVUPS          Z4, (DI)
-	ADDQ             R8, DI
-	VMOVUPS          Z5, (DI)
-	ADDQ             R8, DI
-	VMOVUPS          Z6, (DI)
-	ADDQ             R8, DI
-	VMOVUPS          Z7, (DI)
-	ADDQ             R8, DI
-	VMOVUPS          Z8, (DI)
-	ADDQ             R8, DI
-	DECQ             R11
-	JNE              panel9x1
-	ADDQ             $0x40, BX
-	ADDQ             $0x40, CX
-	DECQ             R12
-	JNE              plane9x1
-	VZEROUPPER
-	RET
-
-plane9x1_not:
-	CMPQ R13, $0x08
-	JNE  plane8x1_not
-
-plane8x1:
-	MOVQ panels+88(FP), R11
-	MOVQ CX, DI
-
-panel8x1:
-	MOVQ   BX, SI
-	MOVQ   k+72(FP), DX
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
-	VPXORD Z7, Z7, Z7
-
-k8x1:
-	VMOVUPS          (SI), Z8
-	VFMADD231PS.BCST (AX), Z8, Z0
-	VFMADD231PS.BCST 4(AX), Z8, Z1
-	VFMADD231PS.BCST 8(AX), Z8, Z2
-	VFMADD231PS.BCST 12(AX), Z8, Z3
-	VFMADD231PS.BCST 16(AX), Z8, Z4
-	VFMADD231PS.BCST 20(AX), Z8, Z5
-	VFMADD231PS.BCST 24(AX), Z8, Z6
-	VFMADD231PS.BCST 28(AX), Z8, Z7
-	ADDQ             $0x20, AX
-	ADDQ             R8, SI
-	DECQ             DX
-	JNE              k8x1
-	VMOVUPS          Z0, (DI)
-	ADDQ             R8, DI
-	VMOVUPS          Z1, (DI)
-	ADDQ             R8, DI
-	VMOVUPS          Z2, (DI)
-	ADDQ             R8, DI
-	VMOVUPS          Z3, (DI)
-	ADDQ             R8, DI
-	VMOVUPS          Z4, (DI)
-	ADDQ             R8, DI
-	VMOVUPS          Z5, (DI)
-	ADDQ             R8, DI
-	VMOVUPS          Z6, (DI)
-	ADDQ             R8, DI
-	VMOVUPS          Z7, (DI)
-	ADDQ             R8, DI
-	DECQ             R11
-	JNE              panel8x1
-	ADDQ             $0x40, BX
-	ADDQ             $0x40, CX
-	DECQ             R12
-	JNE              plane8x1
-	VZEROUPPER
-	RET
-
-plane8x1_not:
-	CMPQ R13, $0x07
-	JNE  plane7x1_not
-
-plane7x1:
-	MOVQ panels+88(FP), R11
-	MOVQ CX, DI
-
-panel7x1:
-	MOVQ   BX, SI
-	MOVQ   k+72(FP), DX
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
-
-k7x1:
-	VMOVUPS          (SI), Z7
-	VFMADD231PS.BCST (AX), Z7, Z0
-	VFMADD231PS.BCST 4(AX), Z7, Z1
-	VFMADD231PS.BCST 8(AX), Z7, Z2
-	VFMADD231PS.BCST 12(AX), Z7, Z3
-	VFMADD231PS.BCST 16(AX), Z7, Z4
-	VFMADD231PS.BCST 20(AX), Z7, Z5
-	VFMADD231PS.BCST 24(AX), Z7, Z6
-	ADDQ             $0x1c, AX
-	ADDQ             R8, SI
-	DECQ             DX
-	JNE              k7x1
-	VMOVUPS          Z0, (DI)
-	ADDQ             R8, DI
-	VMOVUPS          Z1, (DI)
-	ADDQ             R8, DI
-	VMOVUPS          Z2, (DI)
-	ADDQ             R8, DI
-	VMOVUPS          Z3, (DI)
-	ADDQ             R8, DI
-	VMOVUPS          Z4, (DI)
-	ADDQ             R8, DI
-	VMOVUPS          Z5, (DI)
-	ADDQ             R8, DI
-	VMOVUPS          Z6, (DI)
-	ADDQ             R8, DI
-	DECQ             R11
-	JNE              panel7x1
-	ADDQ             $0x40, BX
-	ADDQ             $0x40, CX
-	DECQ             R12
-	JNE              plane7x1
-	VZEROUPPER
-	RET
-
-plane7x1_not:
-	CMPQ R13, $0x06
-	JNE  plane6x1_not
-
-plane6x1:
-	MOVQ panels+88(FP), R11
-	MOVQ CX, DI
-
-panel6x1:
-	MOVQ   BX, SI
-	MOVQ   k+72(FP), DX
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-
-k6x1:
-	VMOVUPS          (SI), Z6
-	VFMADD231PS.BCST (AX), Z6, Z0
-	VFMADD231PS.BCST 4(AX), Z6, Z1
-	VFMADD231PS.BCST 8(AX), Z6, Z2
-	VFMADD231PS.BCST 12(AX), Z6, Z3
-	VFMADD231PS.BCST 16(AX), Z6, Z4
-	VFMADD231PS.BCST 20(AX), Z6, Z5
-	ADDQ             $0x18, AX
-	ADDQ             R8, SI
-	DECQ             DX
-	JNE              k6x1
-	VMOVUPS          Z0, (DI)
-	ADDQ             R8, DI
-	VMOVUPS          Z1, (DI)
-	ADDQ             R8, DI
-	VMOVUPS          Z2, (DI)
-	ADDQ             R8, DI
-	VMOVUPS          Z3, (DI)
-	ADDQ             R8, DI
-	VMOVUPS          Z4, (DI)
-	ADDQ             R8, DI
-	VMOVUPS          Z5, (DI)
-	ADDQ             R8, DI
-	DECQ             R11
-	JNE              panel6x1
-	ADDQ             $0x40, BX
-	ADDQ             $0x40, CX
-	DECQ             R12
-	JNE              plane6x1
-	VZEROUPPER
-	RET
-
-plane6x1_not:
+not6:
+	MOVQ at_len+104(FP), R13
 	CMPQ R13, $0x05
-	JNE  plane5x1_not
+	JNE  not5
+	MOVQ bins+144(FP), R12
+	NEGQ R12
+	LEAQ (R12)(R12*2), R12
+	ADDQ planes+136(FP), R12
 
-plane5x1:
-	MOVQ panels+88(FP), R11
-	MOVQ CX, DI
-
-panel5x1:
+real5:
 	MOVQ   BX, SI
-	MOVQ   k+72(FP), DX
+	MOVQ   k+120(FP), DX
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
 	VPXORD Z3, Z3, Z3
 	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
+	VPXORD Z7, Z7, Z7
+	VPXORD Z8, Z8, Z8
+	VPXORD Z9, Z9, Z9
 
-k5x1:
-	VMOVUPS          (SI), Z5
-	VFMADD231PS.BCST (AX), Z5, Z0
-	VFMADD231PS.BCST 4(AX), Z5, Z1
-	VFMADD231PS.BCST 8(AX), Z5, Z2
-	VFMADD231PS.BCST 12(AX), Z5, Z3
-	VFMADD231PS.BCST 16(AX), Z5, Z4
-	ADDQ             $0x14, AX
-	ADDQ             R8, SI
-	DECQ             DX
-	JNE              k5x1
-	VMOVUPS          Z0, (DI)
-	ADDQ             R8, DI
-	VMOVUPS          Z1, (DI)
-	ADDQ             R8, DI
-	VMOVUPS          Z2, (DI)
-	ADDQ             R8, DI
-	VMOVUPS          Z3, (DI)
-	ADDQ             R8, DI
-	VMOVUPS          Z4, (DI)
-	ADDQ             R8, DI
-	DECQ             R11
-	JNE              panel5x1
-	ADDQ             $0x40, BX
-	ADDQ             $0x40, CX
-	DECQ             R12
-	JNE              plane5x1
+k5:
+	VMOVSLDUP    (SI), Z10
+	VMOVSHDUP    (SI), Z11
+	VBROADCASTSD (AX), Z12
+	VFMADD231PS  Z10, Z12, Z0
+	VFMADD231PS  Z11, Z12, Z1
+	VBROADCASTSD 8(AX), Z13
+	VFMADD231PS  Z10, Z13, Z2
+	VFMADD231PS  Z11, Z13, Z3
+	VBROADCASTSD 16(AX), Z12
+	VFMADD231PS  Z10, Z12, Z4
+	VFMADD231PS  Z11, Z12, Z5
+	VBROADCASTSD 24(AX), Z13
+	VFMADD231PS  Z10, Z13, Z6
+	VFMADD231PS  Z11, Z13, Z7
+	VBROADCASTSD 32(AX), Z12
+	VFMADD231PS  Z10, Z12, Z8
+	VFMADD231PS  Z11, Z12, Z9
+	ADDQ         R10, AX
+	ADDQ         R9, SI
+	DECQ         DX
+	JNE          k5
+	MOVQ         (R11), R13
+	VMOVUPS      Z0, (CX)(R13*4)
+	VMOVUPS      Z1, (R8)(R13*4)
+	MOVQ         8(R11), R13
+	VMOVUPS      Z2, (CX)(R13*4)
+	VMOVUPS      Z3, (R8)(R13*4)
+	MOVQ         16(R11), R13
+	VMOVUPS      Z4, (CX)(R13*4)
+	VMOVUPS      Z5, (R8)(R13*4)
+	MOVQ         24(R11), R13
+	VMOVUPS      Z6, (CX)(R13*4)
+	VMOVUPS      Z7, (R8)(R13*4)
+	MOVQ         32(R11), R13
+	VMOVUPS      Z8, (CX)(R13*4)
+	VMOVUPS      Z9, (R8)(R13*4)
+	ADDQ         $0x40, BX
+	ADDQ         $0x40, CX
+	ADDQ         $0x40, R8
+	DECQ         R12
+	JNE          real5
+	MOVQ         bins+144(FP), R12
+	TESTQ        R12, R12
+	JE           end5
+
+complex5:
+	MOVQ   BX, SI
+	MOVQ   k+120(FP), DX
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
+	VPXORD Z7, Z7, Z7
+	VPXORD Z8, Z8, Z8
+	VPXORD Z9, Z9, Z9
+
+k1_5:
+	VMOVSLDUP    (SI), Z10
+	VMOVSHDUP    (SI), Z11
+	VBROADCASTSD (AX), Z12
+	VFMADD231PS  Z10, Z12, Z0
+	VFMADD231PS  Z11, Z12, Z1
+	VBROADCASTSD 8(AX), Z13
+	VFMADD231PS  Z10, Z13, Z2
+	VFMADD231PS  Z11, Z13, Z3
+	VBROADCASTSD 16(AX), Z12
+	VFMADD231PS  Z10, Z12, Z4
+	VFMADD231PS  Z11, Z12, Z5
+	VBROADCASTSD 24(AX), Z13
+	VFMADD231PS  Z10, Z13, Z6
+	VFMADD231PS  Z11, Z13, Z7
+	VBROADCASTSD 32(AX), Z12
+	VFMADD231PS  Z10, Z12, Z8
+	VFMADD231PS  Z11, Z12, Z9
+	ADDQ         R10, AX
+	ADDQ         R9, SI
+	DECQ         DX
+	JNE          k1_5
+	MOVQ         (R11), R13
+	VMOVUPS      Z0, (CX)(R13*4)
+	VMOVUPS      Z1, (R8)(R13*4)
+	MOVQ         8(R11), R13
+	VMOVUPS      Z2, (CX)(R13*4)
+	VMOVUPS      Z3, (R8)(R13*4)
+	MOVQ         16(R11), R13
+	VMOVUPS      Z4, (CX)(R13*4)
+	VMOVUPS      Z5, (R8)(R13*4)
+	MOVQ         24(R11), R13
+	VMOVUPS      Z6, (CX)(R13*4)
+	VMOVUPS      Z7, (R8)(R13*4)
+	MOVQ         32(R11), R13
+	VMOVUPS      Z8, (CX)(R13*4)
+	VMOVUPS      Z9, (R8)(R13*4)
+	ADDQ         $0x40, BX
+	ADDQ         $0x40, CX
+	ADDQ         $0x40, R8
+	MOVQ         BX, SI
+	MOVQ         k+120(FP), DX
+	VPXORD       Z0, Z0, Z0
+	VPXORD       Z1, Z1, Z1
+	VPXORD       Z2, Z2, Z2
+	VPXORD       Z3, Z3, Z3
+	VPXORD       Z4, Z4, Z4
+	VPXORD       Z5, Z5, Z5
+	VPXORD       Z6, Z6, Z6
+	VPXORD       Z7, Z7, Z7
+	VPXORD       Z8, Z8, Z8
+	VPXORD       Z9, Z9, Z9
+
+k2_5:
+	VMOVSLDUP    (SI), Z10
+	VMOVSHDUP    (SI), Z11
+	VBROADCASTSD (DI), Z12
+	VFMADD231PS  Z10, Z12, Z0
+	VFMADD231PS  Z11, Z12, Z1
+	VBROADCASTSD 8(DI), Z13
+	VFMADD231PS  Z10, Z13, Z2
+	VFMADD231PS  Z11, Z13, Z3
+	VBROADCASTSD 16(DI), Z12
+	VFMADD231PS  Z10, Z12, Z4
+	VFMADD231PS  Z11, Z12, Z5
+	VBROADCASTSD 24(DI), Z13
+	VFMADD231PS  Z10, Z13, Z6
+	VFMADD231PS  Z11, Z13, Z7
+	VBROADCASTSD 32(DI), Z12
+	VFMADD231PS  Z10, Z12, Z8
+	VFMADD231PS  Z11, Z12, Z9
+	ADDQ         R10, DI
+	ADDQ         R9, SI
+	DECQ         DX
+	JNE          k2_5
+	MOVQ         (R11), R13
+	VMOVUPS      Z0, (CX)(R13*4)
+	VMOVUPS      Z1, (R8)(R13*4)
+	MOVQ         8(R11), R13
+	VMOVUPS      Z2, (CX)(R13*4)
+	VMOVUPS      Z3, (R8)(R13*4)
+	MOVQ         16(R11), R13
+	VMOVUPS      Z4, (CX)(R13*4)
+	VMOVUPS      Z5, (R8)(R13*4)
+	MOVQ         24(R11), R13
+	VMOVUPS      Z6, (CX)(R13*4)
+	VMOVUPS      Z7, (R8)(R13*4)
+	MOVQ         32(R11), R13
+	VMOVUPS      Z8, (CX)(R13*4)
+	VMOVUPS      Z9, (R8)(R13*4)
+	ADDQ         $0x40, BX
+	ADDQ         $0x40, CX
+	ADDQ         $0x40, R8
+	MOVQ         BX, SI
+	MOVQ         k+120(FP), DX
+	VPXORD       Z0, Z0, Z0
+	VPXORD       Z1, Z1, Z1
+	VPXORD       Z2, Z2, Z2
+	VPXORD       Z3, Z3, Z3
+	VPXORD       Z4, Z4, Z4
+	VPXORD       Z5, Z5, Z5
+	VPXORD       Z6, Z6, Z6
+	VPXORD       Z7, Z7, Z7
+	VPXORD       Z8, Z8, Z8
+	VPXORD       Z9, Z9, Z9
+
+k3_5:
+	VMOVSLDUP    (SI), Z10
+	VMOVSHDUP    (SI), Z11
+	VBROADCASTSD (AX), Z12
+	VFMADD231PS  Z10, Z12, Z0
+	VFMADD231PS  Z11, Z12, Z1
+	VBROADCASTSD 8(AX), Z13
+	VFMADD231PS  Z10, Z13, Z2
+	VFMADD231PS  Z11, Z13, Z3
+	VBROADCASTSD 16(AX), Z12
+	VFMADD231PS  Z10, Z12, Z4
+	VFMADD231PS  Z11, Z12, Z5
+	VBROADCASTSD 24(AX), Z13
+	VFMADD231PS  Z10, Z13, Z6
+	VFMADD231PS  Z11, Z13, Z7
+	VBROADCASTSD 32(AX), Z12
+	VFMADD231PS  Z10, Z12, Z8
+	VFMADD231PS  Z11, Z12, Z9
+	ADDQ         R10, AX
+	ADDQ         R9, SI
+	DECQ         DX
+	JNE          k3_5
+	MOVQ         (R11), R13
+	VMOVUPS      Z0, (CX)(R13*4)
+	VMOVUPS      Z1, (R8)(R13*4)
+	MOVQ         8(R11), R13
+	VMOVUPS      Z2, (CX)(R13*4)
+	VMOVUPS      Z3, (R8)(R13*4)
+	MOVQ         16(R11), R13
+	VMOVUPS      Z4, (CX)(R13*4)
+	VMOVUPS      Z5, (R8)(R13*4)
+	MOVQ         24(R11), R13
+	VMOVUPS      Z6, (CX)(R13*4)
+	VMOVUPS      Z7, (R8)(R13*4)
+	MOVQ         32(R11), R13
+	VMOVUPS      Z8, (CX)(R13*4)
+	VMOVUPS      Z9, (R8)(R13*4)
+	ADDQ         $0x40, BX
+	ADDQ         $0x40, CX
+	ADDQ         $0x40, R8
+	DECQ         R12
+	JNE          complex5
+
+end5:
 	VZEROUPPER
 	RET
 
-plane5x1_not:
+not5:
+	MOVQ at_len+104(FP), R13
 	CMPQ R13, $0x04
-	JNE  plane4x1_not
+	JNE  not4
+	MOVQ bins+144(FP), R12
+	NEGQ R12
+	LEAQ (R12)(R12*2), R12
+	ADDQ planes+136(FP), R12
 
-plane4x1:
-	MOVQ panels+88(FP), R11
-	MOVQ CX, DI
-
-panel4x1:
+real4:
 	MOVQ   BX, SI
-	MOVQ   k+72(FP), DX
+	MOVQ   k+120(FP), DX
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
+	VPXORD Z7, Z7, Z7
+
+k4:
+	VMOVSLDUP    (SI), Z8
+	VMOVSHDUP    (SI), Z9
+	VBROADCASTSD (AX), Z10
+	VFMADD231PS  Z8, Z10, Z0
+	VFMADD231PS  Z9, Z10, Z1
+	VBROADCASTSD 8(AX), Z11
+	VFMADD231PS  Z8, Z11, Z2
+	VFMADD231PS  Z9, Z11, Z3
+	VBROADCASTSD 16(AX), Z10
+	VFMADD231PS  Z8, Z10, Z4
+	VFMADD231PS  Z9, Z10, Z5
+	VBROADCASTSD 24(AX), Z11
+	VFMADD231PS  Z8, Z11, Z6
+	VFMADD231PS  Z9, Z11, Z7
+	ADDQ         R10, AX
+	ADDQ         R9, SI
+	DECQ         DX
+	JNE          k4
+	MOVQ         (R11), R13
+	VMOVUPS      Z0, (CX)(R13*4)
+	VMOVUPS      Z1, (R8)(R13*4)
+	MOVQ         8(R11), R13
+	VMOVUPS      Z2, (CX)(R13*4)
+	VMOVUPS      Z3, (R8)(R13*4)
+	MOVQ         16(R11), R13
+	VMOVUPS      Z4, (CX)(R13*4)
+	VMOVUPS      Z5, (R8)(R13*4)
+	MOVQ         24(R11), R13
+	VMOVUPS      Z6, (CX)(R13*4)
+	VMOVUPS      Z7, (R8)(R13*4)
+	ADDQ         $0x40, BX
+	ADDQ         $0x40, CX
+	ADDQ         $0x40, R8
+	DECQ         R12
+	JNE          real4
+	MOVQ         bins+144(FP), R12
+	TESTQ        R12, R12
+	JE           end4
+
+complex4:
+	MOVQ   BX, SI
+	MOVQ   k+120(FP), DX
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
+	VPXORD Z7, Z7, Z7
+
+k1_4:
+	VMOVSLDUP    (SI), Z8
+	VMOVSHDUP    (SI), Z9
+	VBROADCASTSD (AX), Z10
+	VFMADD231PS  Z8, Z10, Z0
+	VFMADD231PS  Z9, Z10, Z1
+	VBROADCASTSD 8(AX), Z11
+	VFMADD231PS  Z8, Z11, Z2
+	VFMADD231PS  Z9, Z11, Z3
+	VBROADCASTSD 16(AX), Z10
+	VFMADD231PS  Z8, Z10, Z4
+	VFMADD231PS  Z9, Z10, Z5
+	VBROADCASTSD 24(AX), Z11
+	VFMADD231PS  Z8, Z11, Z6
+	VFMADD231PS  Z9, Z11, Z7
+	ADDQ         R10, AX
+	ADDQ         R9, SI
+	DECQ         DX
+	JNE          k1_4
+	MOVQ         (R11), R13
+	VMOVUPS      Z0, (CX)(R13*4)
+	VMOVUPS      Z1, (R8)(R13*4)
+	MOVQ         8(R11), R13
+	VMOVUPS      Z2, (CX)(R13*4)
+	VMOVUPS      Z3, (R8)(R13*4)
+	MOVQ         16(R11), R13
+	VMOVUPS      Z4, (CX)(R13*4)
+	VMOVUPS      Z5, (R8)(R13*4)
+	MOVQ         24(R11), R13
+	VMOVUPS      Z6, (CX)(R13*4)
+	VMOVUPS      Z7, (R8)(R13*4)
+	ADDQ         $0x40, BX
+	ADDQ         $0x40, CX
+	ADDQ         $0x40, R8
+	MOVQ         BX, SI
+	MOVQ         k+120(FP), DX
+	VPXORD       Z0, Z0, Z0
+	VPXORD       Z1, Z1, Z1
+	VPXORD       Z2, Z2, Z2
+	VPXORD       Z3, Z3, Z3
+	VPXORD       Z4, Z4, Z4
+	VPXORD       Z5, Z5, Z5
+	VPXORD       Z6, Z6, Z6
+	VPXORD       Z7, Z7, Z7
+
+k2_4:
+	VMOVSLDUP    (SI), Z8
+	VMOVSHDUP    (SI), Z9
+	VBROADCASTSD (DI), Z10
+	VFMADD231PS  Z8, Z10, Z0
+	VFMADD231PS  Z9, Z10, Z1
+	VBROADCASTSD 8(DI), Z11
+	VFMADD231PS  Z8, Z11, Z2
+	VFMADD231PS  Z9, Z11, Z3
+	VBROADCASTSD 16(DI), Z10
+	VFMADD231PS  Z8, Z10, Z4
+	VFMADD231PS  Z9, Z10, Z5
+	VBROADCASTSD 24(DI), Z11
+	VFMADD231PS  Z8, Z11, Z6
+	VFMADD231PS  Z9, Z11, Z7
+	ADDQ         R10, DI
+	ADDQ         R9, SI
+	DECQ         DX
+	JNE          k2_4
+	MOVQ         (R11), R13
+	VMOVUPS      Z0, (CX)(R13*4)
+	VMOVUPS      Z1, (R8)(R13*4)
+	MOVQ         8(R11), R13
+	VMOVUPS      Z2, (CX)(R13*4)
+	VMOVUPS      Z3, (R8)(R13*4)
+	MOVQ         16(R11), R13
+	VMOVUPS      Z4, (CX)(R13*4)
+	VMOVUPS      Z5, (R8)(R13*4)
+	MOVQ         24(R11), R13
+	VMOVUPS      Z6, (CX)(R13*4)
+	VMOVUPS      Z7, (R8)(R13*4)
+	ADDQ         $0x40, BX
+	ADDQ         $0x40, CX
+	ADDQ         $0x40, R8
+	MOVQ         BX, SI
+	MOVQ         k+120(FP), DX
+	VPXORD       Z0, Z0, Z0
+	VPXORD       Z1, Z1, Z1
+	VPXORD       Z2, Z2, Z2
+	VPXORD       Z3, Z3, Z3
+	VPXORD       Z4, Z4, Z4
+	VPXORD       Z5, Z5, Z5
+	VPXORD       Z6, Z6, Z6
+	VPXORD       Z7, Z7, Z7
+
+k3_4:
+	VMOVSLDUP    (SI), Z8
+	VMOVSHDUP    (SI), Z9
+	VBROADCASTSD (AX), Z10
+	VFMADD231PS  Z8, Z10, Z0
+	VFMADD231PS  Z9, Z10, Z1
+	VBROADCASTSD 8(AX), Z11
+	VFMADD231PS  Z8, Z11, Z2
+	VFMADD231PS  Z9, Z11, Z3
+	VBROADCASTSD 16(AX), Z10
+	VFMADD231PS  Z8, Z10, Z4
+	VFMADD231PS  Z9, Z10, Z5
+	VBROADCASTSD 24(AX), Z11
+	VFMADD231PS  Z8, Z11, Z6
+	VFMADD231PS  Z9, Z11, Z7
+	ADDQ         R10, AX
+	ADDQ         R9, SI
+	DECQ         DX
+	JNE          k3_4
+	MOVQ         (R11), R13
+	VMOVUPS      Z0, (CX)(R13*4)
+	VMOVUPS      Z1, (R8)(R13*4)
+	MOVQ         8(R11), R13
+	VMOVUPS      Z2, (CX)(R13*4)
+	VMOVUPS      Z3, (R8)(R13*4)
+	MOVQ         16(R11), R13
+	VMOVUPS      Z4, (CX)(R13*4)
+	VMOVUPS      Z5, (R8)(R13*4)
+	MOVQ         24(R11), R13
+	VMOVUPS      Z6, (CX)(R13*4)
+	VMOVUPS      Z7, (R8)(R13*4)
+	ADDQ         $0x40, BX
+	ADDQ         $0x40, CX
+	ADDQ         $0x40, R8
+	DECQ         R12
+	JNE          complex4
+
+end4:
+	VZEROUPPER
+	RET
+
+not4:
+	MOVQ at_len+104(FP), R13
+	CMPQ R13, $0x03
+	JNE  not3
+	MOVQ bins+144(FP), R12
+	NEGQ R12
+	LEAQ (R12)(R12*2), R12
+	ADDQ planes+136(FP), R12
+
+real3:
+	MOVQ   BX, SI
+	MOVQ   k+120(FP), DX
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+
+k3:
+	VMOVSLDUP    (SI), Z6
+	VMOVSHDUP    (SI), Z7
+	VBROADCASTSD (AX), Z8
+	VFMADD231PS  Z6, Z8, Z0
+	VFMADD231PS  Z7, Z8, Z1
+	VBROADCASTSD 8(AX), Z9
+	VFMADD231PS  Z6, Z9, Z2
+	VFMADD231PS  Z7, Z9, Z3
+	VBROADCASTSD 16(AX), Z8
+	VFMADD231PS  Z6, Z8, Z4
+	VFMADD231PS  Z7, Z8, Z5
+	ADDQ         R10, AX
+	ADDQ         R9, SI
+	DECQ         DX
+	JNE          k3
+	MOVQ         (R11), R13
+	VMOVUPS      Z0, (CX)(R13*4)
+	VMOVUPS      Z1, (R8)(R13*4)
+	MOVQ         8(R11), R13
+	VMOVUPS      Z2, (CX)(R13*4)
+	VMOVUPS      Z3, (R8)(R13*4)
+	MOVQ         16(R11), R13
+	VMOVUPS      Z4, (CX)(R13*4)
+	VMOVUPS      Z5, (R8)(R13*4)
+	ADDQ         $0x40, BX
+	ADDQ         $0x40, CX
+	ADDQ         $0x40, R8
+	DECQ         R12
+	JNE          real3
+	MOVQ         bins+144(FP), R12
+	TESTQ        R12, R12
+	JE           end3
+
+complex3:
+	MOVQ   BX, SI
+	MOVQ   k+120(FP), DX
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+
+k1_3:
+	VMOVSLDUP    (SI), Z6
+	VMOVSHDUP    (SI), Z7
+	VBROADCASTSD (AX), Z8
+	VFMADD231PS  Z6, Z8, Z0
+	VFMADD231PS  Z7, Z8, Z1
+	VBROADCASTSD 8(AX), Z9
+	VFMADD231PS  Z6, Z9, Z2
+	VFMADD231PS  Z7, Z9, Z3
+	VBROADCASTSD 16(AX), Z8
+	VFMADD231PS  Z6, Z8, Z4
+	VFMADD231PS  Z7, Z8, Z5
+	ADDQ         R10, AX
+	ADDQ         R9, SI
+	DECQ         DX
+	JNE          k1_3
+	MOVQ         (R11), R13
+	VMOVUPS      Z0, (CX)(R13*4)
+	VMOVUPS      Z1, (R8)(R13*4)
+	MOVQ         8(R11), R13
+	VMOVUPS      Z2, (CX)(R13*4)
+	VMOVUPS      Z3, (R8)(R13*4)
+	MOVQ         16(R11), R13
+	VMOVUPS      Z4, (CX)(R13*4)
+	VMOVUPS      Z5, (R8)(R13*4)
+	ADDQ         $0x40, BX
+	ADDQ         $0x40, CX
+	ADDQ         $0x40, R8
+	MOVQ         BX, SI
+	MOVQ         k+120(FP), DX
+	VPXORD       Z0, Z0, Z0
+	VPXORD       Z1, Z1, Z1
+	VPXORD       Z2, Z2, Z2
+	VPXORD       Z3, Z3, Z3
+	VPXORD       Z4, Z4, Z4
+	VPXORD       Z5, Z5, Z5
+
+k2_3:
+	VMOVSLDUP    (SI), Z6
+	VMOVSHDUP    (SI), Z7
+	VBROADCASTSD (DI), Z8
+	VFMADD231PS  Z6, Z8, Z0
+	VFMADD231PS  Z7, Z8, Z1
+	VBROADCASTSD 8(DI), Z9
+	VFMADD231PS  Z6, Z9, Z2
+	VFMADD231PS  Z7, Z9, Z3
+	VBROADCASTSD 16(DI), Z8
+	VFMADD231PS  Z6, Z8, Z4
+	VFMADD231PS  Z7, Z8, Z5
+	ADDQ         R10, DI
+	ADDQ         R9, SI
+	DECQ         DX
+	JNE          k2_3
+	MOVQ         (R11), R13
+	VMOVUPS      Z0, (CX)(R13*4)
+	VMOVUPS      Z1, (R8)(R13*4)
+	MOVQ         8(R11), R13
+	VMOVUPS      Z2, (CX)(R13*4)
+	VMOVUPS      Z3, (R8)(R13*4)
+	MOVQ         16(R11), R13
+	VMOVUPS      Z4, (CX)(R13*4)
+	VMOVUPS      Z5, (R8)(R13*4)
+	ADDQ         $0x40, BX
+	ADDQ         $0x40, CX
+	ADDQ         $0x40, R8
+	MOVQ         BX, SI
+	MOVQ         k+120(FP), DX
+	VPXORD       Z0, Z0, Z0
+	VPXORD       Z1, Z1, Z1
+	VPXORD       Z2, Z2, Z2
+	VPXORD       Z3, Z3, Z3
+	VPXORD       Z4, Z4, Z4
+	VPXORD       Z5, Z5, Z5
+
+k3_3:
+	VMOVSLDUP    (SI), Z6
+	VMOVSHDUP    (SI), Z7
+	VBROADCASTSD (AX), Z8
+	VFMADD231PS  Z6, Z8, Z0
+	VFMADD231PS  Z7, Z8, Z1
+	VBROADCASTSD 8(AX), Z9
+	VFMADD231PS  Z6, Z9, Z2
+	VFMADD231PS  Z7, Z9, Z3
+	VBROADCASTSD 16(AX), Z8
+	VFMADD231PS  Z6, Z8, Z4
+	VFMADD231PS  Z7, Z8, Z5
+	ADDQ         R10, AX
+	ADDQ         R9, SI
+	DECQ         DX
+	JNE          k3_3
+	MOVQ         (R11), R13
+	VMOVUPS      Z0, (CX)(R13*4)
+	VMOVUPS      Z1, (R8)(R13*4)
+	MOVQ         8(R11), R13
+	VMOVUPS      Z2, (CX)(R13*4)
+	VMOVUPS      Z3, (R8)(R13*4)
+	MOVQ         16(R11), R13
+	VMOVUPS      Z4, (CX)(R13*4)
+	VMOVUPS      Z5, (R8)(R13*4)
+	ADDQ         $0x40, BX
+	ADDQ         $0x40, CX
+	ADDQ         $0x40, R8
+	DECQ         R12
+	JNE          complex3
+
+end3:
+	VZEROUPPER
+	RET
+
+not3:
+	MOVQ at_len+104(FP), R13
+	CMPQ R13, $0x02
+	JNE  not2
+	MOVQ bins+144(FP), R12
+	NEGQ R12
+	LEAQ (R12)(R12*2), R12
+	ADDQ planes+136(FP), R12
+
+real2:
+	MOVQ   BX, SI
+	MOVQ   k+120(FP), DX
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
 	VPXORD Z3, Z3, Z3
 
-k4x1:
-	VMOVUPS          (SI), Z4
-	VFMADD231PS.BCST (AX), Z4, Z0
-	VFMADD231PS.BCST 4(AX), Z4, Z1
-	VFMADD231PS.BCST 8(AX), Z4, Z2
-	VFMADD231PS.BCST 12(AX), Z4, Z3
-	ADDQ             $0x10, AX
-	ADDQ             R8, SI
-	DECQ             DX
-	JNE              k4x1
-	VMOVUPS          Z0, (DI)
-	ADDQ             R8, DI
-	VMOVUPS          Z1, (DI)
-	ADDQ             R8, DI
-	VMOVUPS          Z2, (DI)
-	ADDQ             R8, DI
-	VMOVUPS          Z3, (DI)
-	ADDQ             R8, DI
-	DECQ             R11
-	JNE              panel4x1
-	ADDQ             $0x40, BX
-	ADDQ             $0x40, CX
-	DECQ             R12
-	JNE              plane4x1
-	VZEROUPPER
-	RET
+k2:
+	VMOVSLDUP    (SI), Z4
+	VMOVSHDUP    (SI), Z5
+	VBROADCASTSD (AX), Z6
+	VFMADD231PS  Z4, Z6, Z0
+	VFMADD231PS  Z5, Z6, Z1
+	VBROADCASTSD 8(AX), Z7
+	VFMADD231PS  Z4, Z7, Z2
+	VFMADD231PS  Z5, Z7, Z3
+	ADDQ         R10, AX
+	ADDQ         R9, SI
+	DECQ         DX
+	JNE          k2
+	MOVQ         (R11), R13
+	VMOVUPS      Z0, (CX)(R13*4)
+	VMOVUPS      Z1, (R8)(R13*4)
+	MOVQ         8(R11), R13
+	VMOVUPS      Z2, (CX)(R13*4)
+	VMOVUPS      Z3, (R8)(R13*4)
+	ADDQ         $0x40, BX
+	ADDQ         $0x40, CX
+	ADDQ         $0x40, R8
+	DECQ         R12
+	JNE          real2
+	MOVQ         bins+144(FP), R12
+	TESTQ        R12, R12
+	JE           end2
 
-plane4x1_not:
-	CMPQ R13, $0x03
-	JNE  plane3x1_not
-
-plane3x1:
-	MOVQ panels+88(FP), R11
-	MOVQ CX, DI
-
-panel3x1:
+complex2:
 	MOVQ   BX, SI
-	MOVQ   k+72(FP), DX
+	MOVQ   k+120(FP), DX
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
 
-k3x1:
-	VMOVUPS          (SI), Z3
-	VFMADD231PS.BCST (AX), Z3, Z0
-	VFMADD231PS.BCST 4(AX), Z3, Z1
-	VFMADD231PS.BCST 8(AX), Z3, Z2
-	ADDQ             $0x0c, AX
-	ADDQ             R8, SI
-	DECQ             DX
-	JNE              k3x1
-	VMOVUPS          Z0, (DI)
-	ADDQ             R8, DI
-	VMOVUPS          Z1, (DI)
-	ADDQ             R8, DI
-	VMOVUPS          Z2, (DI)
-	ADDQ             R8, DI
-	DECQ             R11
-	JNE              panel3x1
-	ADDQ             $0x40, BX
-	ADDQ             $0x40, CX
-	DECQ             R12
-	JNE              plane3x1
+k1_2:
+	VMOVSLDUP    (SI), Z4
+	VMOVSHDUP    (SI), Z5
+	VBROADCASTSD (AX), Z6
+	VFMADD231PS  Z4, Z6, Z0
+	VFMADD231PS  Z5, Z6, Z1
+	VBROADCASTSD 8(AX), Z7
+	VFMADD231PS  Z4, Z7, Z2
+	VFMADD231PS  Z5, Z7, Z3
+	ADDQ         R10, AX
+	ADDQ         R9, SI
+	DECQ         DX
+	JNE          k1_2
+	MOVQ         (R11), R13
+	VMOVUPS      Z0, (CX)(R13*4)
+	VMOVUPS      Z1, (R8)(R13*4)
+	MOVQ         8(R11), R13
+	VMOVUPS      Z2, (CX)(R13*4)
+	VMOVUPS      Z3, (R8)(R13*4)
+	ADDQ         $0x40, BX
+	ADDQ         $0x40, CX
+	ADDQ         $0x40, R8
+	MOVQ         BX, SI
+	MOVQ         k+120(FP), DX
+	VPXORD       Z0, Z0, Z0
+	VPXORD       Z1, Z1, Z1
+	VPXORD       Z2, Z2, Z2
+	VPXORD       Z3, Z3, Z3
+
+k2_2:
+	VMOVSLDUP    (SI), Z4
+	VMOVSHDUP    (SI), Z5
+	VBROADCASTSD (DI), Z6
+	VFMADD231PS  Z4, Z6, Z0
+	VFMADD231PS  Z5, Z6, Z1
+	VBROADCASTSD 8(DI), Z7
+	VFMADD231PS  Z4, Z7, Z2
+	VFMADD231PS  Z5, Z7, Z3
+	ADDQ         R10, DI
+	ADDQ         R9, SI
+	DECQ         DX
+	JNE          k2_2
+	MOVQ         (R11), R13
+	VMOVUPS      Z0, (CX)(R13*4)
+	VMOVUPS      Z1, (R8)(R13*4)
+	MOVQ         8(R11), R13
+	VMOVUPS      Z2, (CX)(R13*4)
+	VMOVUPS      Z3, (R8)(R13*4)
+	ADDQ         $0x40, BX
+	ADDQ         $0x40, CX
+	ADDQ         $0x40, R8
+	MOVQ         BX, SI
+	MOVQ         k+120(FP), DX
+	VPXORD       Z0, Z0, Z0
+	VPXORD       Z1, Z1, Z1
+	VPXORD       Z2, Z2, Z2
+	VPXORD       Z3, Z3, Z3
+
+k3_2:
+	VMOVSLDUP    (SI), Z4
+	VMOVSHDUP    (SI), Z5
+	VBROADCASTSD (AX), Z6
+	VFMADD231PS  Z4, Z6, Z0
+	VFMADD231PS  Z5, Z6, Z1
+	VBROADCASTSD 8(AX), Z7
+	VFMADD231PS  Z4, Z7, Z2
+	VFMADD231PS  Z5, Z7, Z3
+	ADDQ         R10, AX
+	ADDQ         R9, SI
+	DECQ         DX
+	JNE          k3_2
+	MOVQ         (R11), R13
+	VMOVUPS      Z0, (CX)(R13*4)
+	VMOVUPS      Z1, (R8)(R13*4)
+	MOVQ         8(R11), R13
+	VMOVUPS      Z2, (CX)(R13*4)
+	VMOVUPS      Z3, (R8)(R13*4)
+	ADDQ         $0x40, BX
+	ADDQ         $0x40, CX
+	ADDQ         $0x40, R8
+	DECQ         R12
+	JNE          complex2
+
+end2:
 	VZEROUPPER
 	RET
 
-plane3x1_not:
-	CMPQ R13, $0x02
-	JNE  plane2x1_not
+not2:
+	MOVQ bins+144(FP), R12
+	NEGQ R12
+	LEAQ (R12)(R12*2), R12
+	ADDQ planes+136(FP), R12
 
-plane2x1:
-	MOVQ panels+88(FP), R11
-	MOVQ CX, DI
-
-panel2x1:
+real1:
 	MOVQ   BX, SI
-	MOVQ   k+72(FP), DX
+	MOVQ   k+120(FP), DX
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 
-k2x1:
-	VMOVUPS          (SI), Z2
-	VFMADD231PS.BCST (AX), Z2, Z0
-	VFMADD231PS.BCST 4(AX), Z2, Z1
-	ADDQ             $0x08, AX
-	ADDQ             R8, SI
-	DECQ             DX
-	JNE              k2x1
-	VMOVUPS          Z0, (DI)
-	ADDQ             R8, DI
-	VMOVUPS          Z1, (DI)
-	ADDQ             R8, DI
-	DECQ             R11
-	JNE              panel2x1
-	ADDQ             $0x40, BX
-	ADDQ             $0x40, CX
-	DECQ             R12
-	JNE              plane2x1
-	VZEROUPPER
-	RET
+k1:
+	VMOVSLDUP    (SI), Z2
+	VMOVSHDUP    (SI), Z3
+	VBROADCASTSD (AX), Z4
+	VFMADD231PS  Z2, Z4, Z0
+	VFMADD231PS  Z3, Z4, Z1
+	ADDQ         R10, AX
+	ADDQ         R9, SI
+	DECQ         DX
+	JNE          k1
+	MOVQ         (R11), R13
+	VMOVUPS      Z0, (CX)(R13*4)
+	VMOVUPS      Z1, (R8)(R13*4)
+	ADDQ         $0x40, BX
+	ADDQ         $0x40, CX
+	ADDQ         $0x40, R8
+	DECQ         R12
+	JNE          real1
+	MOVQ         bins+144(FP), R12
+	TESTQ        R12, R12
+	JE           end1
 
-plane2x1_not:
-plane1x1:
-	MOVQ panels+88(FP), R11
-	MOVQ CX, DI
-
-panel1x1:
+complex1:
 	MOVQ   BX, SI
-	MOVQ   k+72(FP), DX
+	MOVQ   k+120(FP), DX
 	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
 
-k1x1:
-	VMOVUPS          (SI), Z1
-	VFMADD231PS.BCST (AX), Z1, Z0
-	ADDQ             $0x04, AX
-	ADDQ             R8, SI
-	DECQ             DX
-	JNE              k1x1
-	VMOVUPS          Z0, (DI)
-	ADDQ             R8, DI
-	DECQ             R11
-	JNE              panel1x1
-	ADDQ             $0x40, BX
-	ADDQ             $0x40, CX
-	DECQ             R12
-	JNE              plane1x1
+k1_1:
+	VMOVSLDUP    (SI), Z2
+	VMOVSHDUP    (SI), Z3
+	VBROADCASTSD (AX), Z4
+	VFMADD231PS  Z2, Z4, Z0
+	VFMADD231PS  Z3, Z4, Z1
+	ADDQ         R10, AX
+	ADDQ         R9, SI
+	DECQ         DX
+	JNE          k1_1
+	MOVQ         (R11), R13
+	VMOVUPS      Z0, (CX)(R13*4)
+	VMOVUPS      Z1, (R8)(R13*4)
+	ADDQ         $0x40, BX
+	ADDQ         $0x40, CX
+	ADDQ         $0x40, R8
+	MOVQ         BX, SI
+	MOVQ         k+120(FP), DX
+	VPXORD       Z0, Z0, Z0
+	VPXORD       Z1, Z1, Z1
+
+k2_1:
+	VMOVSLDUP    (SI), Z2
+	VMOVSHDUP    (SI), Z3
+	VBROADCASTSD (DI), Z4
+	VFMADD231PS  Z2, Z4, Z0
+	VFMADD231PS  Z3, Z4, Z1
+	ADDQ         R10, DI
+	ADDQ         R9, SI
+	DECQ         DX
+	JNE          k2_1
+	MOVQ         (R11), R13
+	VMOVUPS      Z0, (CX)(R13*4)
+	VMOVUPS      Z1, (R8)(R13*4)
+	ADDQ         $0x40, BX
+	ADDQ         $0x40, CX
+	ADDQ         $0x40, R8
+	MOVQ         BX, SI
+	MOVQ         k+120(FP), DX
+	VPXORD       Z0, Z0, Z0
+	VPXORD       Z1, Z1, Z1
+
+k3_1:
+	VMOVSLDUP    (SI), Z2
+	VMOVSHDUP    (SI), Z3
+	VBROADCASTSD (AX), Z4
+	VFMADD231PS  Z2, Z4, Z0
+	VFMADD231PS  Z3, Z4, Z1
+	ADDQ         R10, AX
+	ADDQ         R9, SI
+	DECQ         DX
+	JNE          k3_1
+	MOVQ         (R11), R13
+	VMOVUPS      Z0, (CX)(R13*4)
+	VMOVUPS      Z1, (R8)(R13*4)
+	ADDQ         $0x40, BX
+	ADDQ         $0x40, CX
+	ADDQ         $0x40, R8
+	DECQ         R12
+	JNE          complex1
+
+end1:
 	VZEROUPPER
 	RET
 
-// func circulantRowAVX512(y []float32, w []float32, x []float32, k int, unit int, planes int, vecs int, bins int)
+// func circulantPairsAVX512(y []float32, w []float32, x []float32, at []int, k int, stride int, planes int, bins int)
 // Requires: AVX, AVX512F
-TEXT ·circulantRowAVX512(SB), NOSPLIT, $0-112
+TEXT ·circulantPairsAVX512(SB), NOSPLIT, $0-128
 	MOVQ   w_base+24(FP), AX
 	MOVQ   x_base+48(FP), BX
 	MOVQ   y_base+0(FP), CX
-	MOVQ   planes+88(FP), R12
-	MOVQ   unit+80(FP), R9
-	IMUL3Q $0x00000040, R12, R8
-	MOVQ   R8, R14
-	IMULQ  R9, R14
-	MOVQ   vecs+96(FP), DX
-	CMPQ   DX, $0x04
-	JNE    not4
-	MOVQ   bins+104(FP), DX
-	LEAQ   (DX)(DX*2), DX
-	MOVQ   planes+88(FP), R12
-	SUBQ   DX, R12
+	MOVQ   at_base+72(FP), R10
+	MOVQ   stride+104(FP), R9
+	SHLQ   $0x02, R9
+	MOVQ   planes+112(FP), R8
+	IMUL3Q $0x00000040, R8, R8
+	MOVQ   at_len+80(FP), R12
+	CMPQ   R12, $0x08
+	JNE    not8
+	MOVQ   bins+120(FP), R11
+	NEGQ   R11
+	LEAQ   (R11)(R11*2), R11
+	ADDQ   planes+112(FP), R11
+
+real8:
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
+	VPXORD Z7, Z7, Z7
+	MOVQ   k+96(FP), DX
+	MOVQ   BX, SI
+
+realBlock8:
+	VMOVUPS      (SI), Z8
+	VBROADCASTSD (AX), Z9
+	VFMADD231PS  Z9, Z8, Z0
+	VBROADCASTSD 8(AX), Z9
+	VFMADD231PS  Z9, Z8, Z1
+	VBROADCASTSD 16(AX), Z9
+	VFMADD231PS  Z9, Z8, Z2
+	VBROADCASTSD 24(AX), Z9
+	VFMADD231PS  Z9, Z8, Z3
+	VBROADCASTSD 32(AX), Z9
+	VFMADD231PS  Z9, Z8, Z4
+	VBROADCASTSD 40(AX), Z9
+	VFMADD231PS  Z9, Z8, Z5
+	VBROADCASTSD 48(AX), Z9
+	VFMADD231PS  Z9, Z8, Z6
+	VBROADCASTSD 56(AX), Z9
+	VFMADD231PS  Z9, Z8, Z7
+	ADDQ         R9, AX
+	ADDQ         R8, SI
+	DECQ         DX
+	JNE          realBlock8
+	MOVQ         (R10), R12
+	VMOVUPS      Z0, (CX)(R12*4)
+	MOVQ         8(R10), R12
+	VMOVUPS      Z1, (CX)(R12*4)
+	MOVQ         16(R10), R12
+	VMOVUPS      Z2, (CX)(R12*4)
+	MOVQ         24(R10), R12
+	VMOVUPS      Z3, (CX)(R12*4)
+	MOVQ         32(R10), R12
+	VMOVUPS      Z4, (CX)(R12*4)
+	MOVQ         40(R10), R12
+	VMOVUPS      Z5, (CX)(R12*4)
+	MOVQ         48(R10), R12
+	VMOVUPS      Z6, (CX)(R12*4)
+	MOVQ         56(R10), R12
+	VMOVUPS      Z7, (CX)(R12*4)
+	ADDQ         $0x40, BX
+	ADDQ         $0x40, CX
+	DECQ         R11
+	JNE          real8
+	MOVQ         bins+120(FP), R11
+	TESTQ        R11, R11
+	JE           end8
+
+complex8:
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
+	VPXORD Z7, Z7, Z7
+	VPXORD Z8, Z8, Z8
+	VPXORD Z9, Z9, Z9
+	VPXORD Z10, Z10, Z10
+	VPXORD Z11, Z11, Z11
+	VPXORD Z12, Z12, Z12
+	VPXORD Z13, Z13, Z13
+	VPXORD Z14, Z14, Z14
+	VPXORD Z15, Z15, Z15
+	VPXORD Z16, Z16, Z16
+	VPXORD Z17, Z17, Z17
+	VPXORD Z18, Z18, Z18
+	VPXORD Z19, Z19, Z19
+	VPXORD Z20, Z20, Z20
+	VPXORD Z21, Z21, Z21
+	VPXORD Z22, Z22, Z22
+	VPXORD Z23, Z23, Z23
+	MOVQ   R9, DI
+	IMULQ  k+96(FP), DI
+	ADDQ   AX, DI
+	MOVQ   k+96(FP), DX
+	MOVQ   BX, SI
+
+complexBlock8:
+	VMOVUPS      (SI), Z24
+	VMOVUPS      64(SI), Z25
+	VMOVUPS      128(SI), Z26
+	VBROADCASTSD (AX), Z27
+	VBROADCASTSD (DI), Z29
+	VSUBPS       Z27, Z29, Z28
+	VSUBPS       Z27, Z28, Z28
+	VFMADD231PS  Z27, Z24, Z0
+	VFMADD231PS  Z28, Z25, Z1
+	VFMADD231PS  Z29, Z26, Z2
+	VBROADCASTSD 8(AX), Z27
+	VBROADCASTSD 8(DI), Z29
+	VSUBPS       Z27, Z29, Z28
+	VSUBPS       Z27, Z28, Z28
+	VFMADD231PS  Z27, Z24, Z3
+	VFMADD231PS  Z28, Z25, Z4
+	VFMADD231PS  Z29, Z26, Z5
+	VBROADCASTSD 16(AX), Z27
+	VBROADCASTSD 16(DI), Z29
+	VSUBPS       Z27, Z29, Z28
+	VSUBPS       Z27, Z28, Z28
+	VFMADD231PS  Z27, Z24, Z6
+	VFMADD231PS  Z28, Z25, Z7
+	VFMADD231PS  Z29, Z26, Z8
+	VBROADCASTSD 24(AX), Z27
+	VBROADCASTSD 24(DI), Z29
+	VSUBPS       Z27, Z29, Z28
+	VSUBPS       Z27, Z28, Z28
+	VFMADD231PS  Z27, Z24, Z9
+	VFMADD231PS  Z28, Z25, Z10
+	VFMADD231PS  Z29, Z26, Z11
+	VBROADCASTSD 32(AX), Z27
+	VBROADCASTSD 32(DI), Z29
+	VSUBPS       Z27, Z29, Z28
+	VSUBPS       Z27, Z28, Z28
+	VFMADD231PS  Z27, Z24, Z12
+	VFMADD231PS  Z28, Z25, Z13
+	VFMADD231PS  Z29, Z26, Z14
+	VBROADCASTSD 40(AX), Z27
+	VBROADCASTSD 40(DI), Z29
+	VSUBPS       Z27, Z29, Z28
+	VSUBPS       Z27, Z28, Z28
+	VFMADD231PS  Z27, Z24, Z15
+	VFMADD231PS  Z28, Z25, Z16
+	VFMADD231PS  Z29, Z26, Z17
+	VBROADCASTSD 48(AX), Z27
+	VBROADCASTSD 48(DI), Z29
+	VSUBPS       Z27, Z29, Z28
+	VSUBPS       Z27, Z28, Z28
+	VFMADD231PS  Z27, Z24, Z18
+	VFMADD231PS  Z28, Z25, Z19
+	VFMADD231PS  Z29, Z26, Z20
+	VBROADCASTSD 56(AX), Z27
+	VBROADCASTSD 56(DI), Z29
+	VSUBPS       Z27, Z29, Z28
+	VSUBPS       Z27, Z28, Z28
+	VFMADD231PS  Z27, Z24, Z21
+	VFMADD231PS  Z28, Z25, Z22
+	VFMADD231PS  Z29, Z26, Z23
+	ADDQ         R9, AX
+	ADDQ         R9, DI
+	ADDQ         R8, SI
+	DECQ         DX
+	JNE          complexBlock8
+	MOVQ         DI, AX
+	MOVQ         (R10), R12
+	VMOVUPS      Z0, (CX)(R12*4)
+	VMOVUPS      Z1, 64(CX)(R12*4)
+	VMOVUPS      Z2, 128(CX)(R12*4)
+	MOVQ         8(R10), R12
+	VMOVUPS      Z3, (CX)(R12*4)
+	VMOVUPS      Z4, 64(CX)(R12*4)
+	VMOVUPS      Z5, 128(CX)(R12*4)
+	MOVQ         16(R10), R12
+	VMOVUPS      Z6, (CX)(R12*4)
+	VMOVUPS      Z7, 64(CX)(R12*4)
+	VMOVUPS      Z8, 128(CX)(R12*4)
+	MOVQ         24(R10), R12
+	VMOVUPS      Z9, (CX)(R12*4)
+	VMOVUPS      Z10, 64(CX)(R12*4)
+	VMOVUPS      Z11, 128(CX)(R12*4)
+	MOVQ         32(R10), R12
+	VMOVUPS      Z12, (CX)(R12*4)
+	VMOVUPS      Z13, 64(CX)(R12*4)
+	VMOVUPS      Z14, 128(CX)(R12*4)
+	MOVQ         40(R10), R12
+	VMOVUPS      Z15, (CX)(R12*4)
+	VMOVUPS      Z16, 64(CX)(R12*4)
+	VMOVUPS      Z17, 128(CX)(R12*4)
+	MOVQ         48(R10), R12
+	VMOVUPS      Z18, (CX)(R12*4)
+	VMOVUPS      Z19, 64(CX)(R12*4)
+	VMOVUPS      Z20, 128(CX)(R12*4)
+	MOVQ         56(R10), R12
+	VMOVUPS      Z21, (CX)(R12*4)
+	VMOVUPS      Z22, 64(CX)(R12*4)
+	VMOVUPS      Z23, 128(CX)(R12*4)
+	ADDQ         $0x000000c0, BX
+	ADDQ         $0x000000c0, CX
+	DECQ         R11
+	JNE          complex8
+
+end8:
+	VZEROUPPER
+	RET
+
+not8:
+	MOVQ at_len+80(FP), R12
+	CMPQ R12, $0x07
+	JNE  not7
+	MOVQ bins+120(FP), R11
+	NEGQ R11
+	LEAQ (R11)(R11*2), R11
+	ADDQ planes+112(FP), R11
+
+real7:
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
+	MOVQ   k+96(FP), DX
+	MOVQ   BX, SI
+
+realBlock7:
+	VMOVUPS      (SI), Z7
+	VBROADCASTSD (AX), Z8
+	VFMADD231PS  Z8, Z7, Z0
+	VBROADCASTSD 8(AX), Z8
+	VFMADD231PS  Z8, Z7, Z1
+	VBROADCASTSD 16(AX), Z8
+	VFMADD231PS  Z8, Z7, Z2
+	VBROADCASTSD 24(AX), Z8
+	VFMADD231PS  Z8, Z7, Z3
+	VBROADCASTSD 32(AX), Z8
+	VFMADD231PS  Z8, Z7, Z4
+	VBROADCASTSD 40(AX), Z8
+	VFMADD231PS  Z8, Z7, Z5
+	VBROADCASTSD 48(AX), Z8
+	VFMADD231PS  Z8, Z7, Z6
+	ADDQ         R9, AX
+	ADDQ         R8, SI
+	DECQ         DX
+	JNE          realBlock7
+	MOVQ         (R10), R12
+	VMOVUPS      Z0, (CX)(R12*4)
+	MOVQ         8(R10), R12
+	VMOVUPS      Z1, (CX)(R12*4)
+	MOVQ         16(R10), R12
+	VMOVUPS      Z2, (CX)(R12*4)
+	MOVQ         24(R10), R12
+	VMOVUPS      Z3, (CX)(R12*4)
+	MOVQ         32(R10), R12
+	VMOVUPS      Z4, (CX)(R12*4)
+	MOVQ         40(R10), R12
+	VMOVUPS      Z5, (CX)(R12*4)
+	MOVQ         48(R10), R12
+	VMOVUPS      Z6, (CX)(R12*4)
+	ADDQ         $0x40, BX
+	ADDQ         $0x40, CX
+	DECQ         R11
+	JNE          real7
+	MOVQ         bins+120(FP), R11
+	TESTQ        R11, R11
+	JE           end7
+
+complex7:
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
+	VPXORD Z7, Z7, Z7
+	VPXORD Z8, Z8, Z8
+	VPXORD Z9, Z9, Z9
+	VPXORD Z10, Z10, Z10
+	VPXORD Z11, Z11, Z11
+	VPXORD Z12, Z12, Z12
+	VPXORD Z13, Z13, Z13
+	VPXORD Z14, Z14, Z14
+	VPXORD Z15, Z15, Z15
+	VPXORD Z16, Z16, Z16
+	VPXORD Z17, Z17, Z17
+	VPXORD Z18, Z18, Z18
+	VPXORD Z19, Z19, Z19
+	VPXORD Z20, Z20, Z20
+	MOVQ   R9, DI
+	IMULQ  k+96(FP), DI
+	ADDQ   AX, DI
+	MOVQ   k+96(FP), DX
+	MOVQ   BX, SI
+
+complexBlock7:
+	VMOVUPS      (SI), Z21
+	VMOVUPS      64(SI), Z22
+	VMOVUPS      128(SI), Z23
+	VBROADCASTSD (AX), Z24
+	VBROADCASTSD (DI), Z26
+	VSUBPS       Z24, Z26, Z25
+	VSUBPS       Z24, Z25, Z25
+	VFMADD231PS  Z24, Z21, Z0
+	VFMADD231PS  Z25, Z22, Z1
+	VFMADD231PS  Z26, Z23, Z2
+	VBROADCASTSD 8(AX), Z24
+	VBROADCASTSD 8(DI), Z26
+	VSUBPS       Z24, Z26, Z25
+	VSUBPS       Z24, Z25, Z25
+	VFMADD231PS  Z24, Z21, Z3
+	VFMADD231PS  Z25, Z22, Z4
+	VFMADD231PS  Z26, Z23, Z5
+	VBROADCASTSD 16(AX), Z24
+	VBROADCASTSD 16(DI), Z26
+	VSUBPS       Z24, Z26, Z25
+	VSUBPS       Z24, Z25, Z25
+	VFMADD231PS  Z24, Z21, Z6
+	VFMADD231PS  Z25, Z22, Z7
+	VFMADD231PS  Z26, Z23, Z8
+	VBROADCASTSD 24(AX), Z24
+	VBROADCASTSD 24(DI), Z26
+	VSUBPS       Z24, Z26, Z25
+	VSUBPS       Z24, Z25, Z25
+	VFMADD231PS  Z24, Z21, Z9
+	VFMADD231PS  Z25, Z22, Z10
+	VFMADD231PS  Z26, Z23, Z11
+	VBROADCASTSD 32(AX), Z24
+	VBROADCASTSD 32(DI), Z26
+	VSUBPS       Z24, Z26, Z25
+	VSUBPS       Z24, Z25, Z25
+	VFMADD231PS  Z24, Z21, Z12
+	VFMADD231PS  Z25, Z22, Z13
+	VFMADD231PS  Z26, Z23, Z14
+	VBROADCASTSD 40(AX), Z24
+	VBROADCASTSD 40(DI), Z26
+	VSUBPS       Z24, Z26, Z25
+	VSUBPS       Z24, Z25, Z25
+	VFMADD231PS  Z24, Z21, Z15
+	VFMADD231PS  Z25, Z22, Z16
+	VFMADD231PS  Z26, Z23, Z17
+	VBROADCASTSD 48(AX), Z24
+	VBROADCASTSD 48(DI), Z26
+	VSUBPS       Z24, Z26, Z25
+	VSUBPS       Z24, Z25, Z25
+	VFMADD231PS  Z24, Z21, Z18
+	VFMADD231PS  Z25, Z22, Z19
+	VFMADD231PS  Z26, Z23, Z20
+	ADDQ         R9, AX
+	ADDQ         R9, DI
+	ADDQ         R8, SI
+	DECQ         DX
+	JNE          complexBlock7
+	MOVQ         DI, AX
+	MOVQ         (R10), R12
+	VMOVUPS      Z0, (CX)(R12*4)
+	VMOVUPS      Z1, 64(CX)(R12*4)
+	VMOVUPS      Z2, 128(CX)(R12*4)
+	MOVQ         8(R10), R12
+	VMOVUPS      Z3, (CX)(R12*4)
+	VMOVUPS      Z4, 64(CX)(R12*4)
+	VMOVUPS      Z5, 128(CX)(R12*4)
+	MOVQ         16(R10), R12
+	VMOVUPS      Z6, (CX)(R12*4)
+	VMOVUPS      Z7, 64(CX)(R12*4)
+	VMOVUPS      Z8, 128(CX)(R12*4)
+	MOVQ         24(R10), R12
+	VMOVUPS      Z9, (CX)(R12*4)
+	VMOVUPS      Z10, 64(CX)(R12*4)
+	VMOVUPS      Z11, 128(CX)(R12*4)
+	MOVQ         32(R10), R12
+	VMOVUPS      Z12, (CX)(R12*4)
+	VMOVUPS      Z13, 64(CX)(R12*4)
+	VMOVUPS      Z14, 128(CX)(R12*4)
+	MOVQ         40(R10), R12
+	VMOVUPS      Z15, (CX)(R12*4)
+	VMOVUPS      Z16, 64(CX)(R12*4)
+	VMOVUPS      Z17, 128(CX)(R12*4)
+	MOVQ         48(R10), R12
+	VMOVUPS      Z18, (CX)(R12*4)
+	VMOVUPS      Z19, 64(CX)(R12*4)
+	VMOVUPS      Z20, 128(CX)(R12*4)
+	ADDQ         $0x000000c0, BX
+	ADDQ         $0x000000c0, CX
+	DECQ         R11
+	JNE          complex7
+
+end7:
+	VZEROUPPER
+	RET
+
+not7:
+	MOVQ at_len+80(FP), R12
+	CMPQ R12, $0x06
+	JNE  not6
+	MOVQ bins+120(FP), R11
+	NEGQ R11
+	LEAQ (R11)(R11*2), R11
+	ADDQ planes+112(FP), R11
+
+real6:
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	MOVQ   k+96(FP), DX
+	MOVQ   BX, SI
+
+realBlock6:
+	VMOVUPS      (SI), Z6
+	VBROADCASTSD (AX), Z7
+	VFMADD231PS  Z7, Z6, Z0
+	VBROADCASTSD 8(AX), Z7
+	VFMADD231PS  Z7, Z6, Z1
+	VBROADCASTSD 16(AX), Z7
+	VFMADD231PS  Z7, Z6, Z2
+	VBROADCASTSD 24(AX), Z7
+	VFMADD231PS  Z7, Z6, Z3
+	VBROADCASTSD 32(AX), Z7
+	VFMADD231PS  Z7, Z6, Z4
+	VBROADCASTSD 40(AX), Z7
+	VFMADD231PS  Z7, Z6, Z5
+	ADDQ         R9, AX
+	ADDQ         R8, SI
+	DECQ         DX
+	JNE          realBlock6
+	MOVQ         (R10), R12
+	VMOVUPS      Z0, (CX)(R12*4)
+	MOVQ         8(R10), R12
+	VMOVUPS      Z1, (CX)(R12*4)
+	MOVQ         16(R10), R12
+	VMOVUPS      Z2, (CX)(R12*4)
+	MOVQ         24(R10), R12
+	VMOVUPS      Z3, (CX)(R12*4)
+	MOVQ         32(R10), R12
+	VMOVUPS      Z4, (CX)(R12*4)
+	MOVQ         40(R10), R12
+	VMOVUPS      Z5, (CX)(R12*4)
+	ADDQ         $0x40, BX
+	ADDQ         $0x40, CX
+	DECQ         R11
+	JNE          real6
+	MOVQ         bins+120(FP), R11
+	TESTQ        R11, R11
+	JE           end6
+
+complex6:
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
+	VPXORD Z7, Z7, Z7
+	VPXORD Z8, Z8, Z8
+	VPXORD Z9, Z9, Z9
+	VPXORD Z10, Z10, Z10
+	VPXORD Z11, Z11, Z11
+	VPXORD Z12, Z12, Z12
+	VPXORD Z13, Z13, Z13
+	VPXORD Z14, Z14, Z14
+	VPXORD Z15, Z15, Z15
+	VPXORD Z16, Z16, Z16
+	VPXORD Z17, Z17, Z17
+	MOVQ   R9, DI
+	IMULQ  k+96(FP), DI
+	ADDQ   AX, DI
+	MOVQ   k+96(FP), DX
+	MOVQ   BX, SI
+
+complexBlock6:
+	VMOVUPS      (SI), Z18
+	VMOVUPS      64(SI), Z19
+	VMOVUPS      128(SI), Z20
+	VBROADCASTSD (AX), Z21
+	VBROADCASTSD (DI), Z23
+	VSUBPS       Z21, Z23, Z22
+	VSUBPS       Z21, Z22, Z22
+	VFMADD231PS  Z21, Z18, Z0
+	VFMADD231PS  Z22, Z19, Z1
+	VFMADD231PS  Z23, Z20, Z2
+	VBROADCASTSD 8(AX), Z21
+	VBROADCASTSD 8(DI), Z23
+	VSUBPS       Z21, Z23, Z22
+	VSUBPS       Z21, Z22, Z22
+	VFMADD231PS  Z21, Z18, Z3
+	VFMADD231PS  Z22, Z19, Z4
+	VFMADD231PS  Z23, Z20, Z5
+	VBROADCASTSD 16(AX), Z21
+	VBROADCASTSD 16(DI), Z23
+	VSUBPS       Z21, Z23, Z22
+	VSUBPS       Z21, Z22, Z22
+	VFMADD231PS  Z21, Z18, Z6
+	VFMADD231PS  Z22, Z19, Z7
+	VFMADD231PS  Z23, Z20, Z8
+	VBROADCASTSD 24(AX), Z21
+	VBROADCASTSD 24(DI), Z23
+	VSUBPS       Z21, Z23, Z22
+	VSUBPS       Z21, Z22, Z22
+	VFMADD231PS  Z21, Z18, Z9
+	VFMADD231PS  Z22, Z19, Z10
+	VFMADD231PS  Z23, Z20, Z11
+	VBROADCASTSD 32(AX), Z21
+	VBROADCASTSD 32(DI), Z23
+	VSUBPS       Z21, Z23, Z22
+	VSUBPS       Z21, Z22, Z22
+	VFMADD231PS  Z21, Z18, Z12
+	VFMADD231PS  Z22, Z19, Z13
+	VFMADD231PS  Z23, Z20, Z14
+	VBROADCASTSD 40(AX), Z21
+	VBROADCASTSD 40(DI), Z23
+	VSUBPS       Z21, Z23, Z22
+	VSUBPS       Z21, Z22, Z22
+	VFMADD231PS  Z21, Z18, Z15
+	VFMADD231PS  Z22, Z19, Z16
+	VFMADD231PS  Z23, Z20, Z17
+	ADDQ         R9, AX
+	ADDQ         R9, DI
+	ADDQ         R8, SI
+	DECQ         DX
+	JNE          complexBlock6
+	MOVQ         DI, AX
+	MOVQ         (R10), R12
+	VMOVUPS      Z0, (CX)(R12*4)
+	VMOVUPS      Z1, 64(CX)(R12*4)
+	VMOVUPS      Z2, 128(CX)(R12*4)
+	MOVQ         8(R10), R12
+	VMOVUPS      Z3, (CX)(R12*4)
+	VMOVUPS      Z4, 64(CX)(R12*4)
+	VMOVUPS      Z5, 128(CX)(R12*4)
+	MOVQ         16(R10), R12
+	VMOVUPS      Z6, (CX)(R12*4)
+	VMOVUPS      Z7, 64(CX)(R12*4)
+	VMOVUPS      Z8, 128(CX)(R12*4)
+	MOVQ         24(R10), R12
+	VMOVUPS      Z9, (CX)(R12*4)
+	VMOVUPS      Z10, 64(CX)(R12*4)
+	VMOVUPS      Z11, 128(CX)(R12*4)
+	MOVQ         32(R10), R12
+	VMOVUPS      Z12, (CX)(R12*4)
+	VMOVUPS      Z13, 64(CX)(R12*4)
+	VMOVUPS      Z14, 128(CX)(R12*4)
+	MOVQ         40(R10), R12
+	VMOVUPS      Z15, (CX)(R12*4)
+	VMOVUPS      Z16, 64(CX)(R12*4)
+	VMOVUPS      Z17, 128(CX)(R12*4)
+	ADDQ         $0x000000c0, BX
+	ADDQ         $0x000000c0, CX
+	DECQ         R11
+	JNE          complex6
+
+end6:
+	VZEROUPPER
+	RET
+
+not6:
+	MOVQ at_len+80(FP), R12
+	CMPQ R12, $0x05
+	JNE  not5
+	MOVQ bins+120(FP), R11
+	NEGQ R11
+	LEAQ (R11)(R11*2), R11
+	ADDQ planes+112(FP), R11
+
+real5:
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	MOVQ   k+96(FP), DX
+	MOVQ   BX, SI
+
+realBlock5:
+	VMOVUPS      (SI), Z5
+	VBROADCASTSD (AX), Z6
+	VFMADD231PS  Z6, Z5, Z0
+	VBROADCASTSD 8(AX), Z6
+	VFMADD231PS  Z6, Z5, Z1
+	VBROADCASTSD 16(AX), Z6
+	VFMADD231PS  Z6, Z5, Z2
+	VBROADCASTSD 24(AX), Z6
+	VFMADD231PS  Z6, Z5, Z3
+	VBROADCASTSD 32(AX), Z6
+	VFMADD231PS  Z6, Z5, Z4
+	ADDQ         R9, AX
+	ADDQ         R8, SI
+	DECQ         DX
+	JNE          realBlock5
+	MOVQ         (R10), R12
+	VMOVUPS      Z0, (CX)(R12*4)
+	MOVQ         8(R10), R12
+	VMOVUPS      Z1, (CX)(R12*4)
+	MOVQ         16(R10), R12
+	VMOVUPS      Z2, (CX)(R12*4)
+	MOVQ         24(R10), R12
+	VMOVUPS      Z3, (CX)(R12*4)
+	MOVQ         32(R10), R12
+	VMOVUPS      Z4, (CX)(R12*4)
+	ADDQ         $0x40, BX
+	ADDQ         $0x40, CX
+	DECQ         R11
+	JNE          real5
+	MOVQ         bins+120(FP), R11
+	TESTQ        R11, R11
+	JE           end5
+
+complex5:
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
+	VPXORD Z7, Z7, Z7
+	VPXORD Z8, Z8, Z8
+	VPXORD Z9, Z9, Z9
+	VPXORD Z10, Z10, Z10
+	VPXORD Z11, Z11, Z11
+	VPXORD Z12, Z12, Z12
+	VPXORD Z13, Z13, Z13
+	VPXORD Z14, Z14, Z14
+	MOVQ   R9, DI
+	IMULQ  k+96(FP), DI
+	ADDQ   AX, DI
+	MOVQ   k+96(FP), DX
+	MOVQ   BX, SI
+
+complexBlock5:
+	VMOVUPS      (SI), Z15
+	VMOVUPS      64(SI), Z16
+	VMOVUPS      128(SI), Z17
+	VBROADCASTSD (AX), Z18
+	VBROADCASTSD (DI), Z20
+	VSUBPS       Z18, Z20, Z19
+	VSUBPS       Z18, Z19, Z19
+	VFMADD231PS  Z18, Z15, Z0
+	VFMADD231PS  Z19, Z16, Z1
+	VFMADD231PS  Z20, Z17, Z2
+	VBROADCASTSD 8(AX), Z18
+	VBROADCASTSD 8(DI), Z20
+	VSUBPS       Z18, Z20, Z19
+	VSUBPS       Z18, Z19, Z19
+	VFMADD231PS  Z18, Z15, Z3
+	VFMADD231PS  Z19, Z16, Z4
+	VFMADD231PS  Z20, Z17, Z5
+	VBROADCASTSD 16(AX), Z18
+	VBROADCASTSD 16(DI), Z20
+	VSUBPS       Z18, Z20, Z19
+	VSUBPS       Z18, Z19, Z19
+	VFMADD231PS  Z18, Z15, Z6
+	VFMADD231PS  Z19, Z16, Z7
+	VFMADD231PS  Z20, Z17, Z8
+	VBROADCASTSD 24(AX), Z18
+	VBROADCASTSD 24(DI), Z20
+	VSUBPS       Z18, Z20, Z19
+	VSUBPS       Z18, Z19, Z19
+	VFMADD231PS  Z18, Z15, Z9
+	VFMADD231PS  Z19, Z16, Z10
+	VFMADD231PS  Z20, Z17, Z11
+	VBROADCASTSD 32(AX), Z18
+	VBROADCASTSD 32(DI), Z20
+	VSUBPS       Z18, Z20, Z19
+	VSUBPS       Z18, Z19, Z19
+	VFMADD231PS  Z18, Z15, Z12
+	VFMADD231PS  Z19, Z16, Z13
+	VFMADD231PS  Z20, Z17, Z14
+	ADDQ         R9, AX
+	ADDQ         R9, DI
+	ADDQ         R8, SI
+	DECQ         DX
+	JNE          complexBlock5
+	MOVQ         DI, AX
+	MOVQ         (R10), R12
+	VMOVUPS      Z0, (CX)(R12*4)
+	VMOVUPS      Z1, 64(CX)(R12*4)
+	VMOVUPS      Z2, 128(CX)(R12*4)
+	MOVQ         8(R10), R12
+	VMOVUPS      Z3, (CX)(R12*4)
+	VMOVUPS      Z4, 64(CX)(R12*4)
+	VMOVUPS      Z5, 128(CX)(R12*4)
+	MOVQ         16(R10), R12
+	VMOVUPS      Z6, (CX)(R12*4)
+	VMOVUPS      Z7, 64(CX)(R12*4)
+	VMOVUPS      Z8, 128(CX)(R12*4)
+	MOVQ         24(R10), R12
+	VMOVUPS      Z9, (CX)(R12*4)
+	VMOVUPS      Z10, 64(CX)(R12*4)
+	VMOVUPS      Z11, 128(CX)(R12*4)
+	MOVQ         32(R10), R12
+	VMOVUPS      Z12, (CX)(R12*4)
+	VMOVUPS      Z13, 64(CX)(R12*4)
+	VMOVUPS      Z14, 128(CX)(R12*4)
+	ADDQ         $0x000000c0, BX
+	ADDQ         $0x000000c0, CX
+	DECQ         R11
+	JNE          complex5
+
+end5:
+	VZEROUPPER
+	RET
+
+not5:
+	MOVQ at_len+80(FP), R12
+	CMPQ R12, $0x04
+	JNE  not4
+	MOVQ bins+120(FP), R11
+	NEGQ R11
+	LEAQ (R11)(R11*2), R11
+	ADDQ planes+112(FP), R11
 
 real4:
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
 	VPXORD Z3, Z3, Z3
-	MOVQ   k+72(FP), DX
-	MOVQ   BX, R13
+	MOVQ   k+96(FP), DX
+	MOVQ   BX, SI
 
-real4tile:
-	MOVQ R13, SI
-	MOVQ $0x00000010, R11
-
-real4row:
-	MOVQ SI, DI
-	MOVQ R9, R10
-
-real4block:
-	VBROADCASTSS (DI), Z4
-	VFMADD231PS  (AX), Z4, Z0
-	VFMADD231PS  64(AX), Z4, Z1
-	VFMADD231PS  128(AX), Z4, Z2
-	VFMADD231PS  192(AX), Z4, Z3
-	ADDQ         $0x00000100, AX
+realBlock4:
+	VMOVUPS      (SI), Z4
+	VBROADCASTSD (AX), Z5
+	VFMADD231PS  Z5, Z4, Z0
+	VBROADCASTSD 8(AX), Z5
+	VFMADD231PS  Z5, Z4, Z1
+	VBROADCASTSD 16(AX), Z5
+	VFMADD231PS  Z5, Z4, Z2
+	VBROADCASTSD 24(AX), Z5
+	VFMADD231PS  Z5, Z4, Z3
+	ADDQ         R9, AX
+	ADDQ         R8, SI
 	DECQ         DX
-	JE           real4done
-	ADDQ         R8, DI
-	DECQ         R10
-	JNE          real4block
-	ADDQ         $0x04, SI
+	JNE          realBlock4
+	MOVQ         (R10), R12
+	VMOVUPS      Z0, (CX)(R12*4)
+	MOVQ         8(R10), R12
+	VMOVUPS      Z1, (CX)(R12*4)
+	MOVQ         16(R10), R12
+	VMOVUPS      Z2, (CX)(R12*4)
+	MOVQ         24(R10), R12
+	VMOVUPS      Z3, (CX)(R12*4)
+	ADDQ         $0x40, BX
+	ADDQ         $0x40, CX
 	DECQ         R11
-	JNE          real4row
-	ADDQ         R14, R13
-	JMP          real4tile
-
-real4done:
-	MOVQ    CX, SI
-	VMOVUPS Z0, (SI)
-	ADDQ    R8, SI
-	VMOVUPS Z1, (SI)
-	ADDQ    R8, SI
-	VMOVUPS Z2, (SI)
-	ADDQ    R8, SI
-	VMOVUPS Z3, (SI)
-	ADDQ    $0x40, BX
-	ADDQ    $0x40, CX
-	DECQ    R12
-	JNE     real4
-	MOVQ    bins+104(FP), R12
-	TESTQ   R12, R12
-	JE      end4
+	JNE          real4
+	MOVQ         bins+120(FP), R11
+	TESTQ        R11, R11
+	JE           end4
 
 complex4:
 	VPXORD Z0, Z0, Z0
@@ -11989,129 +14401,400 @@ complex4:
 	VPXORD Z9, Z9, Z9
 	VPXORD Z10, Z10, Z10
 	VPXORD Z11, Z11, Z11
-	MOVQ   k+72(FP), DX
-	MOVQ   BX, R13
+	MOVQ   R9, DI
+	IMULQ  k+96(FP), DI
+	ADDQ   AX, DI
+	MOVQ   k+96(FP), DX
+	MOVQ   BX, SI
 
-complex4tile:
-	MOVQ R13, SI
-	MOVQ $0x00000010, R11
-
-complex4row:
-	MOVQ SI, DI
-	MOVQ R9, R10
-
-complex4block:
-	VBROADCASTSS (DI), Z12
-	VBROADCASTSS 64(DI), Z13
-	VBROADCASTSS 128(DI), Z14
-	VMOVUPS      (AX), Z15
-	VMOVUPS      256(AX), Z16
-	VSUBPS       Z15, Z16, Z17
-	VADDPS       Z16, Z15, Z18
+complexBlock4:
+	VMOVUPS      (SI), Z12
+	VMOVUPS      64(SI), Z13
+	VMOVUPS      128(SI), Z14
+	VBROADCASTSD (AX), Z15
+	VBROADCASTSD (DI), Z17
+	VSUBPS       Z15, Z17, Z16
+	VSUBPS       Z15, Z16, Z16
 	VFMADD231PS  Z15, Z12, Z0
-	VFMADD231PS  Z17, Z13, Z1
-	VFMADD231PS  Z18, Z14, Z2
-	VMOVUPS      64(AX), Z19
-	VMOVUPS      320(AX), Z20
-	VSUBPS       Z19, Z20, Z21
-	VADDPS       Z20, Z19, Z22
-	VFMADD231PS  Z19, Z12, Z3
-	VFMADD231PS  Z21, Z13, Z4
-	VFMADD231PS  Z22, Z14, Z5
-	VMOVUPS      128(AX), Z15
-	VMOVUPS      384(AX), Z16
-	VSUBPS       Z15, Z16, Z17
-	VADDPS       Z16, Z15, Z18
+	VFMADD231PS  Z16, Z13, Z1
+	VFMADD231PS  Z17, Z14, Z2
+	VBROADCASTSD 8(AX), Z15
+	VBROADCASTSD 8(DI), Z17
+	VSUBPS       Z15, Z17, Z16
+	VSUBPS       Z15, Z16, Z16
+	VFMADD231PS  Z15, Z12, Z3
+	VFMADD231PS  Z16, Z13, Z4
+	VFMADD231PS  Z17, Z14, Z5
+	VBROADCASTSD 16(AX), Z15
+	VBROADCASTSD 16(DI), Z17
+	VSUBPS       Z15, Z17, Z16
+	VSUBPS       Z15, Z16, Z16
 	VFMADD231PS  Z15, Z12, Z6
-	VFMADD231PS  Z17, Z13, Z7
-	VFMADD231PS  Z18, Z14, Z8
-	VMOVUPS      192(AX), Z19
-	VMOVUPS      448(AX), Z20
-	VSUBPS       Z19, Z20, Z21
-	VADDPS       Z20, Z19, Z22
-	VFMADD231PS  Z19, Z12, Z9
-	VFMADD231PS  Z21, Z13, Z10
-	VFMADD231PS  Z22, Z14, Z11
-	ADDQ         $0x00000200, AX
+	VFMADD231PS  Z16, Z13, Z7
+	VFMADD231PS  Z17, Z14, Z8
+	VBROADCASTSD 24(AX), Z15
+	VBROADCASTSD 24(DI), Z17
+	VSUBPS       Z15, Z17, Z16
+	VSUBPS       Z15, Z16, Z16
+	VFMADD231PS  Z15, Z12, Z9
+	VFMADD231PS  Z16, Z13, Z10
+	VFMADD231PS  Z17, Z14, Z11
+	ADDQ         R9, AX
+	ADDQ         R9, DI
+	ADDQ         R8, SI
 	DECQ         DX
-	JE           complex4done
-	ADDQ         R8, DI
-	DECQ         R10
-	JNE          complex4block
-	ADDQ         $0x04, SI
+	JNE          complexBlock4
+	MOVQ         DI, AX
+	MOVQ         (R10), R12
+	VMOVUPS      Z0, (CX)(R12*4)
+	VMOVUPS      Z1, 64(CX)(R12*4)
+	VMOVUPS      Z2, 128(CX)(R12*4)
+	MOVQ         8(R10), R12
+	VMOVUPS      Z3, (CX)(R12*4)
+	VMOVUPS      Z4, 64(CX)(R12*4)
+	VMOVUPS      Z5, 128(CX)(R12*4)
+	MOVQ         16(R10), R12
+	VMOVUPS      Z6, (CX)(R12*4)
+	VMOVUPS      Z7, 64(CX)(R12*4)
+	VMOVUPS      Z8, 128(CX)(R12*4)
+	MOVQ         24(R10), R12
+	VMOVUPS      Z9, (CX)(R12*4)
+	VMOVUPS      Z10, 64(CX)(R12*4)
+	VMOVUPS      Z11, 128(CX)(R12*4)
+	ADDQ         $0x000000c0, BX
+	ADDQ         $0x000000c0, CX
 	DECQ         R11
-	JNE          complex4row
-	ADDQ         R14, R13
-	JMP          complex4tile
-
-complex4done:
-	MOVQ    CX, SI
-	VMOVUPS Z0, (SI)
-	VMOVUPS Z1, 64(SI)
-	VMOVUPS Z2, 128(SI)
-	ADDQ    R8, SI
-	VMOVUPS Z3, (SI)
-	VMOVUPS Z4, 64(SI)
-	VMOVUPS Z5, 128(SI)
-	ADDQ    R8, SI
-	VMOVUPS Z6, (SI)
-	VMOVUPS Z7, 64(SI)
-	VMOVUPS Z8, 128(SI)
-	ADDQ    R8, SI
-	VMOVUPS Z9, (SI)
-	VMOVUPS Z10, 64(SI)
-	VMOVUPS Z11, 128(SI)
-	ADDQ    $0x000000c0, BX
-	ADDQ    $0x000000c0, CX
-	DECQ    R12
-	JNE     complex4
+	JNE          complex4
 
 end4:
 	VZEROUPPER
 	RET
 
 not4:
-	MOVQ vecs+96(FP), DX
-	CMPQ DX, $0x03
+	MOVQ at_len+80(FP), R12
+	CMPQ R12, $0x03
 	JNE  not3
-	MOVQ bins+104(FP), DX
-	LEAQ (DX)(DX*2), DX
-	MOVQ planes+88(FP), R12
-	SUBQ DX, R12
+	MOVQ bins+120(FP), R11
+	NEGQ R11
+	LEAQ (R11)(R11*2), R11
+	ADDQ planes+112(FP), R11
+
+real3:
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	MOVQ   k+96(FP), DX
+	MOVQ   BX, SI
+
+realBlock3:
+	VMOVUPS      (SI), Z3
+	VBROADCASTSD (AX), Z4
+	VFMADD231PS  Z4, Z3, Z0
+	VBROADCASTSD 8(AX), Z4
+	VFMADD231PS  Z4, Z3, Z1
+	VBROADCASTSD 16(AX), Z4
+	VFMADD231PS  Z4, Z3, Z2
+	ADDQ         R9, AX
+	ADDQ         R8, SI
+	DECQ         DX
+	JNE          realBlock3
+	MOVQ         (R10), R12
+	VMOVUPS      Z0, (CX)(R12*4)
+	MOVQ         8(R10), R12
+	VMOVUPS      Z1, (CX)(R12*4)
+	MOVQ         16(R10), R12
+	VMOVUPS      Z2, (CX)(R12*4)
+	ADDQ         $0x40, BX
+	ADDQ         $0x40, CX
+	DECQ         R11
+	JNE          real3
+	MOVQ         bins+120(FP), R11
+	TESTQ        R11, R11
+	JE           end3
+
+complex3:
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
+	VPXORD Z7, Z7, Z7
+	VPXORD Z8, Z8, Z8
+	MOVQ   R9, DI
+	IMULQ  k+96(FP), DI
+	ADDQ   AX, DI
+	MOVQ   k+96(FP), DX
+	MOVQ   BX, SI
+
+complexBlock3:
+	VMOVUPS      (SI), Z9
+	VMOVUPS      64(SI), Z10
+	VMOVUPS      128(SI), Z11
+	VBROADCASTSD (AX), Z12
+	VBROADCASTSD (DI), Z14
+	VSUBPS       Z12, Z14, Z13
+	VSUBPS       Z12, Z13, Z13
+	VFMADD231PS  Z12, Z9, Z0
+	VFMADD231PS  Z13, Z10, Z1
+	VFMADD231PS  Z14, Z11, Z2
+	VBROADCASTSD 8(AX), Z12
+	VBROADCASTSD 8(DI), Z14
+	VSUBPS       Z12, Z14, Z13
+	VSUBPS       Z12, Z13, Z13
+	VFMADD231PS  Z12, Z9, Z3
+	VFMADD231PS  Z13, Z10, Z4
+	VFMADD231PS  Z14, Z11, Z5
+	VBROADCASTSD 16(AX), Z12
+	VBROADCASTSD 16(DI), Z14
+	VSUBPS       Z12, Z14, Z13
+	VSUBPS       Z12, Z13, Z13
+	VFMADD231PS  Z12, Z9, Z6
+	VFMADD231PS  Z13, Z10, Z7
+	VFMADD231PS  Z14, Z11, Z8
+	ADDQ         R9, AX
+	ADDQ         R9, DI
+	ADDQ         R8, SI
+	DECQ         DX
+	JNE          complexBlock3
+	MOVQ         DI, AX
+	MOVQ         (R10), R12
+	VMOVUPS      Z0, (CX)(R12*4)
+	VMOVUPS      Z1, 64(CX)(R12*4)
+	VMOVUPS      Z2, 128(CX)(R12*4)
+	MOVQ         8(R10), R12
+	VMOVUPS      Z3, (CX)(R12*4)
+	VMOVUPS      Z4, 64(CX)(R12*4)
+	VMOVUPS      Z5, 128(CX)(R12*4)
+	MOVQ         16(R10), R12
+	VMOVUPS      Z6, (CX)(R12*4)
+	VMOVUPS      Z7, 64(CX)(R12*4)
+	VMOVUPS      Z8, 128(CX)(R12*4)
+	ADDQ         $0x000000c0, BX
+	ADDQ         $0x000000c0, CX
+	DECQ         R11
+	JNE          complex3
+
+end3:
+	VZEROUPPER
+	RET
+
+not3:
+	MOVQ at_len+80(FP), R12
+	CMPQ R12, $0x02
+	JNE  not2
+	MOVQ bins+120(FP), R11
+	NEGQ R11
+	LEAQ (R11)(R11*2), R11
+	ADDQ planes+112(FP), R11
+
+real2:
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	MOVQ   k+96(FP), DX
+	MOVQ   BX, SI
+
+realBlock2:
+	VMOVUPS      (SI), Z2
+	VBROADCASTSD (AX), Z3
+	VFMADD231PS  Z3, Z2, Z0
+	VBROADCASTSD 8(AX), Z3
+	VFMADD231PS  Z3, Z2, Z1
+	ADDQ         R9, AX
+	ADDQ         R8, SI
+	DECQ         DX
+	JNE          realBlock2
+	MOVQ         (R10), R12
+	VMOVUPS      Z0, (CX)(R12*4)
+	MOVQ         8(R10), R12
+	VMOVUPS      Z1, (CX)(R12*4)
+	ADDQ         $0x40, BX
+	ADDQ         $0x40, CX
+	DECQ         R11
+	JNE          real2
+	MOVQ         bins+120(FP), R11
+	TESTQ        R11, R11
+	JE           end2
+
+complex2:
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	MOVQ   R9, DI
+	IMULQ  k+96(FP), DI
+	ADDQ   AX, DI
+	MOVQ   k+96(FP), DX
+	MOVQ   BX, SI
+
+complexBlock2:
+	VMOVUPS      (SI), Z6
+	VMOVUPS      64(SI), Z7
+	VMOVUPS      128(SI), Z8
+	VBROADCASTSD (AX), Z9
+	VBROADCASTSD (DI), Z11
+	VSUBPS       Z9, Z11, Z10
+	VSUBPS       Z9, Z10, Z10
+	VFMADD231PS  Z9, Z6, Z0
+	VFMADD231PS  Z10, Z7, Z1
+	VFMADD231PS  Z11, Z8, Z2
+	VBROADCASTSD 8(AX), Z9
+	VBROADCASTSD 8(DI), Z11
+	VSUBPS       Z9, Z11, Z10
+	VSUBPS       Z9, Z10, Z10
+	VFMADD231PS  Z9, Z6, Z3
+	VFMADD231PS  Z10, Z7, Z4
+	VFMADD231PS  Z11, Z8, Z5
+	ADDQ         R9, AX
+	ADDQ         R9, DI
+	ADDQ         R8, SI
+	DECQ         DX
+	JNE          complexBlock2
+	MOVQ         DI, AX
+	MOVQ         (R10), R12
+	VMOVUPS      Z0, (CX)(R12*4)
+	VMOVUPS      Z1, 64(CX)(R12*4)
+	VMOVUPS      Z2, 128(CX)(R12*4)
+	MOVQ         8(R10), R12
+	VMOVUPS      Z3, (CX)(R12*4)
+	VMOVUPS      Z4, 64(CX)(R12*4)
+	VMOVUPS      Z5, 128(CX)(R12*4)
+	ADDQ         $0x000000c0, BX
+	ADDQ         $0x000000c0, CX
+	DECQ         R11
+	JNE          complex2
+
+end2:
+	VZEROUPPER
+	RET
+
+not2:
+	MOVQ bins+120(FP), R11
+	NEGQ R11
+	LEAQ (R11)(R11*2), R11
+	ADDQ planes+112(FP), R11
+
+real1:
+	VPXORD Z0, Z0, Z0
+	MOVQ   k+96(FP), DX
+	MOVQ   BX, SI
+
+realBlock1:
+	VMOVUPS      (SI), Z1
+	VBROADCASTSD (AX), Z2
+	VFMADD231PS  Z2, Z1, Z0
+	ADDQ         R9, AX
+	ADDQ         R8, SI
+	DECQ         DX
+	JNE          realBlock1
+	MOVQ         (R10), R12
+	VMOVUPS      Z0, (CX)(R12*4)
+	ADDQ         $0x40, BX
+	ADDQ         $0x40, CX
+	DECQ         R11
+	JNE          real1
+	MOVQ         bins+120(FP), R11
+	TESTQ        R11, R11
+	JE           end1
+
+complex1:
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	MOVQ   R9, DI
+	IMULQ  k+96(FP), DI
+	ADDQ   AX, DI
+	MOVQ   k+96(FP), DX
+	MOVQ   BX, SI
+
+complexBlock1:
+	VMOVUPS      (SI), Z3
+	VMOVUPS      64(SI), Z4
+	VMOVUPS      128(SI), Z5
+	VBROADCASTSD (AX), Z6
+	VBROADCASTSD (DI), Z8
+	VSUBPS       Z6, Z8, Z7
+	VSUBPS       Z6, Z7, Z7
+	VFMADD231PS  Z6, Z3, Z0
+	VFMADD231PS  Z7, Z4, Z1
+	VFMADD231PS  Z8, Z5, Z2
+	ADDQ         R9, AX
+	ADDQ         R9, DI
+	ADDQ         R8, SI
+	DECQ         DX
+	JNE          complexBlock1
+	MOVQ         DI, AX
+	MOVQ         (R10), R12
+	VMOVUPS      Z0, (CX)(R12*4)
+	VMOVUPS      Z1, 64(CX)(R12*4)
+	VMOVUPS      Z2, 128(CX)(R12*4)
+	ADDQ         $0x000000c0, BX
+	ADDQ         $0x000000c0, CX
+	DECQ         R11
+	JNE          complex1
+
+end1:
+	VZEROUPPER
+	RET
+
+// func circulantRowAVX512(y []float32, w []float32, x []float32, k int, unit int, stride int, spacing int, vecs int, planes int, bins int)
+// Requires: AVX, AVX512F
+TEXT ·circulantRowAVX512(SB), NOSPLIT, $0-128
+	MOVQ   w_base+24(FP), AX
+	MOVQ   x_base+48(FP), BX
+	MOVQ   y_base+0(FP), CX
+	MOVQ   stride+88(FP), R9
+	SHLQ   $0x02, R9
+	MOVQ   spacing+96(FP), R14
+	SHLQ   $0x02, R14
+	MOVQ   planes+112(FP), R8
+	IMUL3Q $0x00000040, R8, R8
+	MOVQ   vecs+104(FP), DX
+	CMPQ   DX, $0x03
+	JNE    not3
+	MOVQ   bins+120(FP), R12
+	NEGQ   R12
+	LEAQ   (R12)(R12*2), R12
+	ADDQ   planes+112(FP), R12
 
 real3:
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
 	MOVQ   k+72(FP), DX
-	MOVQ   BX, R13
+	MOVQ   BX, SI
 
-real3tile:
-	MOVQ R13, SI
+realBlock3tile:
 	MOVQ $0x00000010, R11
 
-real3row:
+realBlock3row:
 	MOVQ SI, DI
-	MOVQ R9, R10
+	MOVQ unit+80(FP), R10
 
-real3block:
+realBlock3block:
 	VBROADCASTSS (DI), Z3
-	VFMADD231PS  (AX), Z3, Z0
-	VFMADD231PS  64(AX), Z3, Z1
-	VFMADD231PS  128(AX), Z3, Z2
-	ADDQ         $0x000000c0, AX
+	VMOVUPS      (AX), Z4
+	VFMADD231PS  Z4, Z3, Z0
+	VMOVUPS      (AX)(R14*1), Z4
+	VFMADD231PS  Z4, Z3, Z1
+	VMOVUPS      (AX)(R14*2), Z4
+	VFMADD231PS  Z4, Z3, Z2
+	ADDQ         R9, AX
 	DECQ         DX
-	JE           real3done
+	JE           realBlock3done
 	ADDQ         R8, DI
 	DECQ         R10
-	JNE          real3block
+	JNE          realBlock3block
 	ADDQ         $0x04, SI
 	DECQ         R11
-	JNE          real3row
-	ADDQ         R14, R13
-	JMP          real3tile
+	JNE          realBlock3row
+	LEAQ         -60(DI), SI
+	JMP          realBlock3tile
 
-real3done:
+realBlock3done:
 	MOVQ    CX, SI
 	VMOVUPS Z0, (SI)
 	ADDQ    R8, SI
@@ -12122,7 +14805,7 @@ real3done:
 	ADDQ    $0x40, CX
 	DECQ    R12
 	JNE     real3
-	MOVQ    bins+104(FP), R12
+	MOVQ    bins+120(FP), R12
 	TESTQ   R12, R12
 	JE      end3
 
@@ -12136,55 +14819,59 @@ complex3:
 	VPXORD Z6, Z6, Z6
 	VPXORD Z7, Z7, Z7
 	VPXORD Z8, Z8, Z8
+	MOVQ   R9, R13
+	IMULQ  k+72(FP), R13
+	ADDQ   AX, R13
 	MOVQ   k+72(FP), DX
-	MOVQ   BX, R13
+	MOVQ   BX, SI
 
-complex3tile:
-	MOVQ R13, SI
+complexBlock3tile:
 	MOVQ $0x00000010, R11
 
-complex3row:
+complexBlock3row:
 	MOVQ SI, DI
-	MOVQ R9, R10
+	MOVQ unit+80(FP), R10
 
-complex3block:
+complexBlock3block:
 	VBROADCASTSS (DI), Z9
 	VBROADCASTSS 64(DI), Z10
 	VBROADCASTSS 128(DI), Z11
 	VMOVUPS      (AX), Z12
-	VMOVUPS      192(AX), Z13
-	VSUBPS       Z12, Z13, Z14
-	VADDPS       Z13, Z12, Z15
+	VMOVUPS      (R13), Z14
+	VSUBPS       Z12, Z14, Z13
+	VSUBPS       Z12, Z13, Z13
 	VFMADD231PS  Z12, Z9, Z0
-	VFMADD231PS  Z14, Z10, Z1
-	VFMADD231PS  Z15, Z11, Z2
-	VMOVUPS      64(AX), Z16
-	VMOVUPS      256(AX), Z17
-	VSUBPS       Z16, Z17, Z18
-	VADDPS       Z17, Z16, Z19
-	VFMADD231PS  Z16, Z9, Z3
-	VFMADD231PS  Z18, Z10, Z4
-	VFMADD231PS  Z19, Z11, Z5
-	VMOVUPS      128(AX), Z12
-	VMOVUPS      320(AX), Z13
-	VSUBPS       Z12, Z13, Z14
-	VADDPS       Z13, Z12, Z15
+	VFMADD231PS  Z13, Z10, Z1
+	VFMADD231PS  Z14, Z11, Z2
+	VMOVUPS      (AX)(R14*1), Z12
+	VMOVUPS      (R13)(R14*1), Z14
+	VSUBPS       Z12, Z14, Z13
+	VSUBPS       Z12, Z13, Z13
+	VFMADD231PS  Z12, Z9, Z3
+	VFMADD231PS  Z13, Z10, Z4
+	VFMADD231PS  Z14, Z11, Z5
+	VMOVUPS      (AX)(R14*2), Z12
+	VMOVUPS      (R13)(R14*2), Z14
+	VSUBPS       Z12, Z14, Z13
+	VSUBPS       Z12, Z13, Z13
 	VFMADD231PS  Z12, Z9, Z6
-	VFMADD231PS  Z14, Z10, Z7
-	VFMADD231PS  Z15, Z11, Z8
-	ADDQ         $0x00000180, AX
+	VFMADD231PS  Z13, Z10, Z7
+	VFMADD231PS  Z14, Z11, Z8
+	ADDQ         R9, AX
+	ADDQ         R9, R13
 	DECQ         DX
-	JE           complex3done
+	JE           complexBlock3done
 	ADDQ         R8, DI
 	DECQ         R10
-	JNE          complex3block
+	JNE          complexBlock3block
 	ADDQ         $0x04, SI
 	DECQ         R11
-	JNE          complex3row
-	ADDQ         R14, R13
-	JMP          complex3tile
+	JNE          complexBlock3row
+	LEAQ         -60(DI), SI
+	JMP          complexBlock3tile
 
-complex3done:
+complexBlock3done:
+	MOVQ    R13, AX
 	MOVQ    CX, SI
 	VMOVUPS Z0, (SI)
 	VMOVUPS Z1, 64(SI)
@@ -12207,45 +14894,46 @@ end3:
 	RET
 
 not3:
-	MOVQ vecs+96(FP), DX
+	MOVQ vecs+104(FP), DX
 	CMPQ DX, $0x02
 	JNE  not2
-	MOVQ bins+104(FP), DX
-	LEAQ (DX)(DX*2), DX
-	MOVQ planes+88(FP), R12
-	SUBQ DX, R12
+	MOVQ bins+120(FP), R12
+	NEGQ R12
+	LEAQ (R12)(R12*2), R12
+	ADDQ planes+112(FP), R12
 
 real2:
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	MOVQ   k+72(FP), DX
-	MOVQ   BX, R13
+	MOVQ   BX, SI
 
-real2tile:
-	MOVQ R13, SI
+realBlock2tile:
 	MOVQ $0x00000010, R11
 
-real2row:
+realBlock2row:
 	MOVQ SI, DI
-	MOVQ R9, R10
+	MOVQ unit+80(FP), R10
 
-real2block:
+realBlock2block:
 	VBROADCASTSS (DI), Z2
-	VFMADD231PS  (AX), Z2, Z0
-	VFMADD231PS  64(AX), Z2, Z1
-	ADDQ         $0x00000080, AX
+	VMOVUPS      (AX), Z3
+	VFMADD231PS  Z3, Z2, Z0
+	VMOVUPS      (AX)(R14*1), Z3
+	VFMADD231PS  Z3, Z2, Z1
+	ADDQ         R9, AX
 	DECQ         DX
-	JE           real2done
+	JE           realBlock2done
 	ADDQ         R8, DI
 	DECQ         R10
-	JNE          real2block
+	JNE          realBlock2block
 	ADDQ         $0x04, SI
 	DECQ         R11
-	JNE          real2row
-	ADDQ         R14, R13
-	JMP          real2tile
+	JNE          realBlock2row
+	LEAQ         -60(DI), SI
+	JMP          realBlock2tile
 
-real2done:
+realBlock2done:
 	MOVQ    CX, SI
 	VMOVUPS Z0, (SI)
 	ADDQ    R8, SI
@@ -12254,7 +14942,7 @@ real2done:
 	ADDQ    $0x40, CX
 	DECQ    R12
 	JNE     real2
-	MOVQ    bins+104(FP), R12
+	MOVQ    bins+120(FP), R12
 	TESTQ   R12, R12
 	JE      end2
 
@@ -12265,48 +14953,52 @@ complex2:
 	VPXORD Z3, Z3, Z3
 	VPXORD Z4, Z4, Z4
 	VPXORD Z5, Z5, Z5
+	MOVQ   R9, R13
+	IMULQ  k+72(FP), R13
+	ADDQ   AX, R13
 	MOVQ   k+72(FP), DX
-	MOVQ   BX, R13
+	MOVQ   BX, SI
 
-complex2tile:
-	MOVQ R13, SI
+complexBlock2tile:
 	MOVQ $0x00000010, R11
 
-complex2row:
+complexBlock2row:
 	MOVQ SI, DI
-	MOVQ R9, R10
+	MOVQ unit+80(FP), R10
 
-complex2block:
+complexBlock2block:
 	VBROADCASTSS (DI), Z6
 	VBROADCASTSS 64(DI), Z7
 	VBROADCASTSS 128(DI), Z8
 	VMOVUPS      (AX), Z9
-	VMOVUPS      128(AX), Z10
-	VSUBPS       Z9, Z10, Z11
-	VADDPS       Z10, Z9, Z12
+	VMOVUPS      (R13), Z11
+	VSUBPS       Z9, Z11, Z10
+	VSUBPS       Z9, Z10, Z10
 	VFMADD231PS  Z9, Z6, Z0
-	VFMADD231PS  Z11, Z7, Z1
-	VFMADD231PS  Z12, Z8, Z2
-	VMOVUPS      64(AX), Z13
-	VMOVUPS      192(AX), Z14
-	VSUBPS       Z13, Z14, Z15
-	VADDPS       Z14, Z13, Z16
-	VFMADD231PS  Z13, Z6, Z3
-	VFMADD231PS  Z15, Z7, Z4
-	VFMADD231PS  Z16, Z8, Z5
-	ADDQ         $0x00000100, AX
+	VFMADD231PS  Z10, Z7, Z1
+	VFMADD231PS  Z11, Z8, Z2
+	VMOVUPS      (AX)(R14*1), Z9
+	VMOVUPS      (R13)(R14*1), Z11
+	VSUBPS       Z9, Z11, Z10
+	VSUBPS       Z9, Z10, Z10
+	VFMADD231PS  Z9, Z6, Z3
+	VFMADD231PS  Z10, Z7, Z4
+	VFMADD231PS  Z11, Z8, Z5
+	ADDQ         R9, AX
+	ADDQ         R9, R13
 	DECQ         DX
-	JE           complex2done
+	JE           complexBlock2done
 	ADDQ         R8, DI
 	DECQ         R10
-	JNE          complex2block
+	JNE          complexBlock2block
 	ADDQ         $0x04, SI
 	DECQ         R11
-	JNE          complex2row
-	ADDQ         R14, R13
-	JMP          complex2tile
+	JNE          complexBlock2row
+	LEAQ         -60(DI), SI
+	JMP          complexBlock2tile
 
-complex2done:
+complexBlock2done:
+	MOVQ    R13, AX
 	MOVQ    CX, SI
 	VMOVUPS Z0, (SI)
 	VMOVUPS Z1, 64(SI)
@@ -12325,47 +15017,47 @@ end2:
 	RET
 
 not2:
-	MOVQ bins+104(FP), DX
-	LEAQ (DX)(DX*2), DX
-	MOVQ planes+88(FP), R12
-	SUBQ DX, R12
+	MOVQ bins+120(FP), R12
+	NEGQ R12
+	LEAQ (R12)(R12*2), R12
+	ADDQ planes+112(FP), R12
 
 real1:
 	VPXORD Z0, Z0, Z0
 	MOVQ   k+72(FP), DX
-	MOVQ   BX, R13
+	MOVQ   BX, SI
 
-real1tile:
-	MOVQ R13, SI
+realBlock1tile:
 	MOVQ $0x00000010, R11
 
-real1row:
+realBlock1row:
 	MOVQ SI, DI
-	MOVQ R9, R10
+	MOVQ unit+80(FP), R10
 
-real1block:
+realBlock1block:
 	VBROADCASTSS (DI), Z1
-	VFMADD231PS  (AX), Z1, Z0
-	ADDQ         $0x00000040, AX
+	VMOVUPS      (AX), Z2
+	VFMADD231PS  Z2, Z1, Z0
+	ADDQ         R9, AX
 	DECQ         DX
-	JE           real1done
+	JE           realBlock1done
 	ADDQ         R8, DI
 	DECQ         R10
-	JNE          real1block
+	JNE          realBlock1block
 	ADDQ         $0x04, SI
 	DECQ         R11
-	JNE          real1row
-	ADDQ         R14, R13
-	JMP          real1tile
+	JNE          realBlock1row
+	LEAQ         -60(DI), SI
+	JMP          realBlock1tile
 
-real1done:
+realBlock1done:
 	MOVQ    CX, SI
 	VMOVUPS Z0, (SI)
 	ADDQ    $0x40, BX
 	ADDQ    $0x40, CX
 	DECQ    R12
 	JNE     real1
-	MOVQ    bins+104(FP), R12
+	MOVQ    bins+120(FP), R12
 	TESTQ   R12, R12
 	JE      end1
 
@@ -12373,41 +15065,45 @@ complex1:
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
+	MOVQ   R9, R13
+	IMULQ  k+72(FP), R13
+	ADDQ   AX, R13
 	MOVQ   k+72(FP), DX
-	MOVQ   BX, R13
+	MOVQ   BX, SI
 
-complex1tile:
-	MOVQ R13, SI
+complexBlock1tile:
 	MOVQ $0x00000010, R11
 
-complex1row:
+complexBlock1row:
 	MOVQ SI, DI
-	MOVQ R9, R10
+	MOVQ unit+80(FP), R10
 
-complex1block:
+complexBlock1block:
 	VBROADCASTSS (DI), Z3
 	VBROADCASTSS 64(DI), Z4
 	VBROADCASTSS 128(DI), Z5
 	VMOVUPS      (AX), Z6
-	VMOVUPS      64(AX), Z7
-	VSUBPS       Z6, Z7, Z8
-	VADDPS       Z7, Z6, Z9
+	VMOVUPS      (R13), Z8
+	VSUBPS       Z6, Z8, Z7
+	VSUBPS       Z6, Z7, Z7
 	VFMADD231PS  Z6, Z3, Z0
-	VFMADD231PS  Z8, Z4, Z1
-	VFMADD231PS  Z9, Z5, Z2
-	ADDQ         $0x00000080, AX
+	VFMADD231PS  Z7, Z4, Z1
+	VFMADD231PS  Z8, Z5, Z2
+	ADDQ         R9, AX
+	ADDQ         R9, R13
 	DECQ         DX
-	JE           complex1done
+	JE           complexBlock1done
 	ADDQ         R8, DI
 	DECQ         R10
-	JNE          complex1block
+	JNE          complexBlock1block
 	ADDQ         $0x04, SI
 	DECQ         R11
-	JNE          complex1row
-	ADDQ         R14, R13
-	JMP          complex1tile
+	JNE          complexBlock1row
+	LEAQ         -60(DI), SI
+	JMP          complexBlock1tile
 
-complex1done:
+complexBlock1done:
+	MOVQ    R13, AX
 	MOVQ    CX, SI
 	VMOVUPS Z0, (SI)
 	VMOVUPS Z1, 64(SI)
@@ -12421,139 +15117,147 @@ end1:
 	VZEROUPPER
 	RET
 
-// func circulantForward2AVX2(dst []float32, x []float32, ld int, groups int, scratch []float32)
+// func circulantForward2AVX2(dst []float32, x []float32, odd int, pair int, group int, groups int, scratch []float32)
 // Requires: AVX
-TEXT ·circulantForward2AVX2(SB), NOSPLIT, $0-88
+TEXT ·circulantForward2AVX2(SB), NOSPLIT, $0-104
 	MOVQ x_base+24(FP), AX
-	MOVQ ld+48(FP), R8
+	MOVQ odd+48(FP), BX
+	LEAQ (AX)(BX*4), BX
+	MOVQ pair+56(FP), R8
 	SHLQ $0x02, R8
-	LEAQ (AX)(R8*4), BX
 	LEAQ (R8)(R8*2), R9
 	MOVQ dst_base+0(FP), DI
-	MOVQ groups+56(FP), R10
-	MOVQ scratch_base+64(FP), SI
+	MOVQ groups+72(FP), R10
+	MOVQ scratch_base+80(FP), SI
 
 group:
-	VMOVUPS     (AX), X0
-	VINSERTF128 $0x01, (BX), Y0, Y0
-	VMOVUPS     (AX)(R8*1), X1
-	VINSERTF128 $0x01, (BX)(R8*1), Y1, Y1
-	VMOVUPS     (AX)(R8*2), X2
-	VINSERTF128 $0x01, (BX)(R8*2), Y2, Y2
-	VMOVUPS     (AX)(R9*1), X3
-	VINSERTF128 $0x01, (BX)(R9*1), Y3, Y3
-	VUNPCKLPS   Y1, Y0, Y4
-	VUNPCKHPS   Y1, Y0, Y0
-	VUNPCKLPS   Y3, Y2, Y1
-	VUNPCKHPS   Y3, Y2, Y2
-	VSHUFPS     $0x44, Y1, Y4, Y3
-	VSHUFPS     $0xee, Y1, Y4, Y1
-	VSHUFPS     $0x44, Y2, Y0, Y4
-	VSHUFPS     $0xee, Y2, Y0, Y0
-	VMOVUPS     16(AX), X2
-	VINSERTF128 $0x01, 16(BX), Y2, Y2
-	VMOVUPS     16(AX)(R8*1), X5
-	VINSERTF128 $0x01, 16(BX)(R8*1), Y5, Y5
-	VMOVUPS     16(AX)(R8*2), X6
-	VINSERTF128 $0x01, 16(BX)(R8*2), Y6, Y6
-	VMOVUPS     16(AX)(R9*1), X7
-	VINSERTF128 $0x01, 16(BX)(R9*1), Y7, Y7
-	VUNPCKLPS   Y5, Y2, Y8
-	VUNPCKHPS   Y5, Y2, Y2
-	VUNPCKLPS   Y7, Y6, Y5
-	VUNPCKHPS   Y7, Y6, Y6
-	VSHUFPS     $0x44, Y5, Y8, Y7
-	VSHUFPS     $0xee, Y5, Y8, Y5
-	VSHUFPS     $0x44, Y6, Y2, Y8
-	VSHUFPS     $0xee, Y6, Y2, Y2
-	VMOVUPS     32(AX), X6
-	VINSERTF128 $0x01, 32(BX), Y6, Y6
-	VMOVUPS     32(AX)(R8*1), X9
-	VINSERTF128 $0x01, 32(BX)(R8*1), Y9, Y9
-	VMOVUPS     32(AX)(R8*2), X10
-	VINSERTF128 $0x01, 32(BX)(R8*2), Y10, Y10
-	VMOVUPS     32(AX)(R9*1), X11
-	VINSERTF128 $0x01, 32(BX)(R9*1), Y11, Y11
-	VUNPCKLPS   Y9, Y6, Y12
-	VUNPCKHPS   Y9, Y6, Y6
-	VUNPCKLPS   Y11, Y10, Y9
-	VUNPCKHPS   Y11, Y10, Y10
-	VSHUFPS     $0x44, Y9, Y12, Y11
-	VSHUFPS     $0xee, Y9, Y12, Y9
-	VSHUFPS     $0x44, Y10, Y6, Y12
-	VSHUFPS     $0xee, Y10, Y6, Y6
-	VMOVUPS     48(AX), X10
-	VINSERTF128 $0x01, 48(BX), Y10, Y10
-	VMOVUPS     48(AX)(R8*1), X13
-	VINSERTF128 $0x01, 48(BX)(R8*1), Y13, Y13
-	VMOVUPS     48(AX)(R8*2), X14
-	VINSERTF128 $0x01, 48(BX)(R8*2), Y14, Y14
-	VMOVUPS     48(AX)(R9*1), X15
-	VINSERTF128 $0x01, 48(BX)(R9*1), Y15, Y15
-	VMOVUPS     Y6, (SI)
-	VUNPCKLPS   Y13, Y10, Y6
-	VUNPCKHPS   Y13, Y10, Y10
-	VUNPCKLPS   Y15, Y14, Y13
-	VUNPCKHPS   Y15, Y14, Y14
-	VSHUFPS     $0x44, Y13, Y6, Y15
-	VSHUFPS     $0xee, Y13, Y6, Y6
-	VSHUFPS     $0x44, Y14, Y10, Y13
-	VSHUFPS     $0xee, Y14, Y10, Y10
-	VADDPS      Y1, Y3, Y14
-	VMOVUPS     Y14, (DI)
-	VSUBPS      Y1, Y3, Y1
-	VMOVUPS     Y1, 32(DI)
-	VADDPS      Y0, Y4, Y1
-	VMOVUPS     Y1, 64(DI)
-	VSUBPS      Y0, Y4, Y0
-	VMOVUPS     Y0, 96(DI)
-	VADDPS      Y5, Y7, Y0
-	VMOVUPS     Y0, 128(DI)
-	VSUBPS      Y5, Y7, Y0
-	VMOVUPS     Y0, 160(DI)
-	VADDPS      Y2, Y8, Y0
-	VMOVUPS     Y0, 192(DI)
-	VSUBPS      Y2, Y8, Y0
-	VMOVUPS     Y0, 224(DI)
-	VADDPS      Y9, Y11, Y0
-	VMOVUPS     Y0, 256(DI)
-	VSUBPS      Y9, Y11, Y0
-	VMOVUPS     Y0, 288(DI)
-	VMOVUPS     (SI), Y0
-	VADDPS      Y0, Y12, Y1
-	VMOVUPS     Y1, 320(DI)
-	VSUBPS      Y0, Y12, Y0
-	VMOVUPS     Y0, 352(DI)
-	VADDPS      Y6, Y15, Y0
-	VMOVUPS     Y0, 384(DI)
-	VSUBPS      Y6, Y15, Y0
-	VMOVUPS     Y0, 416(DI)
-	VADDPS      Y10, Y13, Y0
-	VMOVUPS     Y0, 448(DI)
-	VSUBPS      Y10, Y13, Y0
-	VMOVUPS     Y0, 480(DI)
-	ADDQ        $0x00000040, AX
-	ADDQ        $0x00000040, BX
-	ADDQ        $0x00000200, DI
-	DECQ        R10
-	JNE         group
+	VMOVUPS    (AX), Y0
+	VMOVUPS    (AX)(R8*2), Y1
+	VPERM2F128 $0x20, Y1, Y0, Y2
+	VPERM2F128 $0x31, Y1, Y0, Y0
+	VMOVUPS    32(AX), Y1
+	VMOVUPS    32(AX)(R8*2), Y3
+	VPERM2F128 $0x20, Y3, Y1, Y4
+	VPERM2F128 $0x31, Y3, Y1, Y1
+	VMOVUPS    (BX), Y3
+	VMOVUPS    (BX)(R8*2), Y5
+	VPERM2F128 $0x20, Y5, Y3, Y6
+	VPERM2F128 $0x31, Y5, Y3, Y3
+	VMOVUPS    32(BX), Y5
+	VMOVUPS    32(BX)(R8*2), Y7
+	VPERM2F128 $0x20, Y7, Y5, Y8
+	VPERM2F128 $0x31, Y7, Y5, Y5
+	VMOVUPS    (AX)(R8*1), Y7
+	VMOVUPS    (AX)(R9*1), Y9
+	VPERM2F128 $0x20, Y9, Y7, Y10
+	VPERM2F128 $0x31, Y9, Y7, Y7
+	VMOVUPS    32(AX)(R8*1), Y9
+	VMOVUPS    32(AX)(R9*1), Y11
+	VPERM2F128 $0x20, Y11, Y9, Y12
+	VPERM2F128 $0x31, Y11, Y9, Y9
+	VMOVUPS    (BX)(R8*1), Y11
+	VMOVUPS    (BX)(R9*1), Y13
+	VPERM2F128 $0x20, Y13, Y11, Y14
+	VPERM2F128 $0x31, Y13, Y11, Y11
+	VMOVUPS    32(BX)(R8*1), Y13
+	VMOVUPS    32(BX)(R9*1), Y15
+	VMOVUPS    Y9, (SI)
+	VPERM2F128 $0x20, Y15, Y13, Y9
+	VPERM2F128 $0x31, Y15, Y13, Y13
+	VUNPCKLPS  Y6, Y2, Y15
+	VUNPCKHPS  Y6, Y2, Y2
+	VUNPCKLPS  Y14, Y10, Y6
+	VUNPCKHPS  Y14, Y10, Y10
+	VSHUFPS    $0x44, Y6, Y15, Y14
+	VSHUFPS    $0xee, Y6, Y15, Y6
+	VSHUFPS    $0x44, Y10, Y2, Y15
+	VSHUFPS    $0xee, Y10, Y2, Y2
+	VUNPCKLPS  Y3, Y0, Y10
+	VUNPCKHPS  Y3, Y0, Y0
+	VUNPCKLPS  Y11, Y7, Y3
+	VUNPCKHPS  Y11, Y7, Y7
+	VSHUFPS    $0x44, Y3, Y10, Y11
+	VSHUFPS    $0xee, Y3, Y10, Y3
+	VSHUFPS    $0x44, Y7, Y0, Y10
+	VSHUFPS    $0xee, Y7, Y0, Y0
+	VUNPCKLPS  Y8, Y4, Y7
+	VUNPCKHPS  Y8, Y4, Y4
+	VUNPCKLPS  Y9, Y12, Y8
+	VUNPCKHPS  Y9, Y12, Y9
+	VSHUFPS    $0x44, Y8, Y7, Y12
+	VSHUFPS    $0xee, Y8, Y7, Y7
+	VSHUFPS    $0x44, Y9, Y4, Y8
+	VSHUFPS    $0xee, Y9, Y4, Y4
+	VUNPCKLPS  Y5, Y1, Y9
+	VUNPCKHPS  Y5, Y1, Y1
+	VMOVUPS    (SI), Y5
+	VMOVUPS    Y4, 32(SI)
+	VUNPCKLPS  Y13, Y5, Y4
+	VUNPCKHPS  Y13, Y5, Y5
+	VSHUFPS    $0x44, Y4, Y9, Y13
+	VSHUFPS    $0xee, Y4, Y9, Y4
+	VSHUFPS    $0x44, Y5, Y1, Y9
+	VSHUFPS    $0xee, Y5, Y1, Y1
+	VADDPS     Y6, Y14, Y5
+	VMOVUPS    Y5, (DI)
+	VSUBPS     Y6, Y14, Y5
+	VMOVUPS    Y5, 32(DI)
+	VADDPS     Y2, Y15, Y5
+	VMOVUPS    Y5, 64(DI)
+	VSUBPS     Y2, Y15, Y2
+	VMOVUPS    Y2, 96(DI)
+	VADDPS     Y3, Y11, Y2
+	VMOVUPS    Y2, 128(DI)
+	VSUBPS     Y3, Y11, Y2
+	VMOVUPS    Y2, 160(DI)
+	VADDPS     Y0, Y10, Y2
+	VMOVUPS    Y2, 192(DI)
+	VSUBPS     Y0, Y10, Y0
+	VMOVUPS    Y0, 224(DI)
+	VADDPS     Y7, Y12, Y0
+	VMOVUPS    Y0, 256(DI)
+	VSUBPS     Y7, Y12, Y0
+	VMOVUPS    Y0, 288(DI)
+	VMOVUPS    32(SI), Y0
+	VADDPS     Y0, Y8, Y2
+	VMOVUPS    Y2, 320(DI)
+	VSUBPS     Y0, Y8, Y0
+	VMOVUPS    Y0, 352(DI)
+	VADDPS     Y4, Y13, Y0
+	VMOVUPS    Y0, 384(DI)
+	VSUBPS     Y4, Y13, Y0
+	VMOVUPS    Y0, 416(DI)
+	VADDPS     Y1, Y9, Y0
+	VMOVUPS    Y0, 448(DI)
+	VSUBPS     Y1, Y9, Y0
+	VMOVUPS    Y0, 480(DI)
+	MOVQ       group+64(FP), R13
+	SHLQ       $0x02, R13
+	ADDQ       R13, AX
+	ADDQ       R13, BX
+	ADDQ       $0x00000200, DI
+	DECQ       R10
+	JNE        group
 	VZEROUPPER
 	RET
 
-// func circulantInverse2AVX2(y []float32, ld int, src []float32, bias []float32, groups int, scratch []float32)
+// func circulantInverse2AVX2(y []float32, odd int, pair int, group int, src []float32, bias []float32, biasOdd int, groups int, scratch []float32)
 // Requires: AVX
-TEXT ·circulantInverse2AVX2(SB), NOSPLIT, $0-112
+TEXT ·circulantInverse2AVX2(SB), NOSPLIT, $0-136
 	MOVQ y_base+0(FP), AX
-	MOVQ ld+24(FP), R8
+	MOVQ odd+24(FP), BX
+	LEAQ (AX)(BX*4), BX
+	MOVQ pair+32(FP), R8
 	SHLQ $0x02, R8
-	LEAQ (AX)(R8*4), BX
 	LEAQ (R8)(R8*2), R9
-	MOVQ src_base+32(FP), DI
-	MOVQ bias_base+56(FP), R11
-	MOVQ groups+80(FP), R10
-	MOVQ scratch_base+88(FP), SI
+	MOVQ src_base+48(FP), DI
+	MOVQ bias_base+72(FP), R11
+	MOVQ groups+104(FP), R10
+	MOVQ scratch_base+112(FP), SI
 
 group:
+	MOVQ       biasOdd+96(FP), R13
+	SHLQ       $0x02, R13
 	VMOVUPS    (DI), Y0
 	VMOVUPS    32(DI), Y1
 	VADDPS     Y1, Y0, Y2
@@ -12626,212 +15330,222 @@ group:
 	VADDPS     (R11), Y11, Y11
 	VMOVUPS    Y11, (AX)
 	VADDPS     (R11), Y4, Y4
-	VMOVUPS    Y4, (BX)
+	VMOVUPS    Y4, (AX)(R8*2)
 	VPERM2F128 $0x20, Y13, Y12, Y4
 	VPERM2F128 $0x31, Y13, Y12, Y8
 	VADDPS     32(R11), Y4, Y4
 	VMOVUPS    Y4, 32(AX)
 	VADDPS     32(R11), Y8, Y8
-	VMOVUPS    Y8, 32(BX)
+	VMOVUPS    Y8, 32(AX)(R8*2)
 	VPERM2F128 $0x20, Y1, Y2, Y4
 	VPERM2F128 $0x31, Y1, Y2, Y1
-	VADDPS     (R11), Y4, Y4
-	VMOVUPS    Y4, (AX)(R8*1)
-	VADDPS     (R11), Y1, Y1
-	VMOVUPS    Y1, (BX)(R8*1)
+	VADDPS     (R11)(R13*1), Y4, Y4
+	VMOVUPS    Y4, (BX)
+	VADDPS     (R11)(R13*1), Y1, Y1
+	VMOVUPS    Y1, (BX)(R8*2)
 	VPERM2F128 $0x20, Y7, Y5, Y1
 	VPERM2F128 $0x31, Y7, Y5, Y2
-	VADDPS     32(R11), Y1, Y1
-	VMOVUPS    Y1, 32(AX)(R8*1)
-	VADDPS     32(R11), Y2, Y2
-	VMOVUPS    Y2, 32(BX)(R8*1)
+	VADDPS     32(R11)(R13*1), Y1, Y1
+	VMOVUPS    Y1, 32(BX)
+	VADDPS     32(R11)(R13*1), Y2, Y2
+	VMOVUPS    Y2, 32(BX)(R8*2)
 	VPERM2F128 $0x20, Y6, Y15, Y1
 	VPERM2F128 $0x31, Y6, Y15, Y2
 	VADDPS     (R11), Y1, Y1
-	VMOVUPS    Y1, (AX)(R8*2)
+	VMOVUPS    Y1, (AX)(R8*1)
 	VADDPS     (R11), Y2, Y2
-	VMOVUPS    Y2, (BX)(R8*2)
+	VMOVUPS    Y2, (AX)(R9*1)
 	VPERM2F128 $0x20, Y14, Y10, Y1
 	VPERM2F128 $0x31, Y14, Y10, Y2
 	VADDPS     32(R11), Y1, Y1
-	VMOVUPS    Y1, 32(AX)(R8*2)
+	VMOVUPS    Y1, 32(AX)(R8*1)
 	VADDPS     32(R11), Y2, Y2
-	VMOVUPS    Y2, 32(BX)(R8*2)
+	VMOVUPS    Y2, 32(AX)(R9*1)
 	VPERM2F128 $0x20, Y3, Y0, Y1
 	VPERM2F128 $0x31, Y3, Y0, Y0
-	VADDPS     (R11), Y1, Y1
-	VMOVUPS    Y1, (AX)(R9*1)
-	VADDPS     (R11), Y0, Y0
+	VADDPS     (R11)(R13*1), Y1, Y1
+	VMOVUPS    Y1, (BX)(R8*1)
+	VADDPS     (R11)(R13*1), Y0, Y0
 	VMOVUPS    Y0, (BX)(R9*1)
 	VMOVUPS    32(SI), Y0
 	VPERM2F128 $0x20, Y9, Y0, Y1
 	VPERM2F128 $0x31, Y9, Y0, Y0
-	VADDPS     32(R11), Y1, Y1
-	VMOVUPS    Y1, 32(AX)(R9*1)
-	VADDPS     32(R11), Y0, Y0
+	VADDPS     32(R11)(R13*1), Y1, Y1
+	VMOVUPS    Y1, 32(BX)(R8*1)
+	VADDPS     32(R11)(R13*1), Y0, Y0
 	VMOVUPS    Y0, 32(BX)(R9*1)
-	ADDQ       $0x00000040, AX
-	ADDQ       $0x00000040, BX
-	ADDQ       $0x00000040, R11
+	MOVQ       group+40(FP), R13
+	SHLQ       $0x02, R13
+	ADDQ       R13, AX
+	ADDQ       R13, BX
+	ADDQ       R13, R11
 	ADDQ       $0x00000200, DI
 	DECQ       R10
 	JNE        group
 	VZEROUPPER
 	RET
 
-// func circulantForward4AVX2(dst []float32, x []float32, ld int, groups int, scratch []float32)
+// func circulantForward4AVX2(dst []float32, x []float32, odd int, pair int, group int, groups int, scratch []float32)
 // Requires: AVX
-TEXT ·circulantForward4AVX2(SB), NOSPLIT, $0-88
+TEXT ·circulantForward4AVX2(SB), NOSPLIT, $0-104
 	MOVQ x_base+24(FP), AX
-	MOVQ ld+48(FP), R8
+	MOVQ odd+48(FP), BX
+	LEAQ (AX)(BX*4), BX
+	MOVQ pair+56(FP), R8
 	SHLQ $0x02, R8
-	LEAQ (AX)(R8*4), BX
 	LEAQ (R8)(R8*2), R9
 	MOVQ dst_base+0(FP), DI
-	MOVQ groups+56(FP), R10
-	MOVQ scratch_base+64(FP), SI
+	MOVQ groups+72(FP), R10
+	MOVQ scratch_base+80(FP), SI
 
 group:
-	VMOVUPS     (AX), X0
-	VINSERTF128 $0x01, (BX), Y0, Y0
-	VMOVUPS     (AX)(R8*1), X1
-	VINSERTF128 $0x01, (BX)(R8*1), Y1, Y1
-	VMOVUPS     (AX)(R8*2), X2
-	VINSERTF128 $0x01, (BX)(R8*2), Y2, Y2
-	VMOVUPS     (AX)(R9*1), X3
-	VINSERTF128 $0x01, (BX)(R9*1), Y3, Y3
-	VUNPCKLPS   Y1, Y0, Y4
-	VUNPCKHPS   Y1, Y0, Y0
-	VUNPCKLPS   Y3, Y2, Y1
-	VUNPCKHPS   Y3, Y2, Y2
-	VSHUFPS     $0x44, Y1, Y4, Y3
-	VSHUFPS     $0xee, Y1, Y4, Y1
-	VSHUFPS     $0x44, Y2, Y0, Y4
-	VSHUFPS     $0xee, Y2, Y0, Y0
-	VMOVUPS     16(AX), X2
-	VINSERTF128 $0x01, 16(BX), Y2, Y2
-	VMOVUPS     16(AX)(R8*1), X5
-	VINSERTF128 $0x01, 16(BX)(R8*1), Y5, Y5
-	VMOVUPS     16(AX)(R8*2), X6
-	VINSERTF128 $0x01, 16(BX)(R8*2), Y6, Y6
-	VMOVUPS     16(AX)(R9*1), X7
-	VINSERTF128 $0x01, 16(BX)(R9*1), Y7, Y7
-	VUNPCKLPS   Y5, Y2, Y8
-	VUNPCKHPS   Y5, Y2, Y2
-	VUNPCKLPS   Y7, Y6, Y5
-	VUNPCKHPS   Y7, Y6, Y6
-	VSHUFPS     $0x44, Y5, Y8, Y7
-	VSHUFPS     $0xee, Y5, Y8, Y5
-	VSHUFPS     $0x44, Y6, Y2, Y8
-	VSHUFPS     $0xee, Y6, Y2, Y2
-	VMOVUPS     32(AX), X6
-	VINSERTF128 $0x01, 32(BX), Y6, Y6
-	VMOVUPS     32(AX)(R8*1), X9
-	VINSERTF128 $0x01, 32(BX)(R8*1), Y9, Y9
-	VMOVUPS     32(AX)(R8*2), X10
-	VINSERTF128 $0x01, 32(BX)(R8*2), Y10, Y10
-	VMOVUPS     32(AX)(R9*1), X11
-	VINSERTF128 $0x01, 32(BX)(R9*1), Y11, Y11
-	VUNPCKLPS   Y9, Y6, Y12
-	VUNPCKHPS   Y9, Y6, Y6
-	VUNPCKLPS   Y11, Y10, Y9
-	VUNPCKHPS   Y11, Y10, Y10
-	VSHUFPS     $0x44, Y9, Y12, Y11
-	VSHUFPS     $0xee, Y9, Y12, Y9
-	VSHUFPS     $0x44, Y10, Y6, Y12
-	VSHUFPS     $0xee, Y10, Y6, Y6
-	VMOVUPS     48(AX), X10
-	VINSERTF128 $0x01, 48(BX), Y10, Y10
-	VMOVUPS     48(AX)(R8*1), X13
-	VINSERTF128 $0x01, 48(BX)(R8*1), Y13, Y13
-	VMOVUPS     48(AX)(R8*2), X14
-	VINSERTF128 $0x01, 48(BX)(R8*2), Y14, Y14
-	VMOVUPS     48(AX)(R9*1), X15
-	VINSERTF128 $0x01, 48(BX)(R9*1), Y15, Y15
-	VMOVUPS     Y6, (SI)
-	VUNPCKLPS   Y13, Y10, Y6
-	VUNPCKHPS   Y13, Y10, Y10
-	VUNPCKLPS   Y15, Y14, Y13
-	VUNPCKHPS   Y15, Y14, Y14
-	VSHUFPS     $0x44, Y13, Y6, Y15
-	VSHUFPS     $0xee, Y13, Y6, Y6
-	VSHUFPS     $0x44, Y14, Y10, Y13
-	VSHUFPS     $0xee, Y14, Y10, Y10
-	VADDPS      Y4, Y3, Y14
-	VSUBPS      Y4, Y3, Y3
-	VADDPS      Y0, Y1, Y4
-	VSUBPS      Y0, Y1, Y0
-	VADDPS      Y4, Y14, Y1
-	VMOVUPS     Y1, (DI)
-	VSUBPS      Y4, Y14, Y1
-	VMOVUPS     Y1, 32(DI)
-	VSUBPS      Y0, Y3, Y1
-	VMOVUPS     Y1, 64(DI)
-	VMOVUPS     Y3, 96(DI)
-	VMULPS      word_bf800000<>+0(SB), Y0, Y0
-	VMOVUPS     Y0, 128(DI)
-	VADDPS      Y8, Y7, Y0
-	VSUBPS      Y8, Y7, Y1
-	VADDPS      Y2, Y5, Y3
-	VSUBPS      Y2, Y5, Y2
-	VADDPS      Y3, Y0, Y4
-	VMOVUPS     Y4, 160(DI)
-	VSUBPS      Y3, Y0, Y0
-	VMOVUPS     Y0, 192(DI)
-	VSUBPS      Y2, Y1, Y0
-	VMOVUPS     Y0, 224(DI)
-	VMOVUPS     Y1, 256(DI)
-	VMULPS      word_bf800000<>+0(SB), Y2, Y0
-	VMOVUPS     Y0, 288(DI)
-	VADDPS      Y12, Y11, Y0
-	VSUBPS      Y12, Y11, Y1
-	VMOVUPS     (SI), Y2
-	VADDPS      Y2, Y9, Y3
-	VSUBPS      Y2, Y9, Y2
-	VADDPS      Y3, Y0, Y4
-	VMOVUPS     Y4, 320(DI)
-	VSUBPS      Y3, Y0, Y0
-	VMOVUPS     Y0, 352(DI)
-	VSUBPS      Y2, Y1, Y0
-	VMOVUPS     Y0, 384(DI)
-	VMOVUPS     Y1, 416(DI)
-	VMULPS      word_bf800000<>+0(SB), Y2, Y0
-	VMOVUPS     Y0, 448(DI)
-	VADDPS      Y13, Y15, Y0
-	VSUBPS      Y13, Y15, Y1
-	VADDPS      Y10, Y6, Y2
-	VSUBPS      Y10, Y6, Y3
-	VADDPS      Y2, Y0, Y4
-	VMOVUPS     Y4, 480(DI)
-	VSUBPS      Y2, Y0, Y0
-	VMOVUPS     Y0, 512(DI)
-	VSUBPS      Y3, Y1, Y0
-	VMOVUPS     Y0, 544(DI)
-	VMOVUPS     Y1, 576(DI)
-	VMULPS      word_bf800000<>+0(SB), Y3, Y0
-	VMOVUPS     Y0, 608(DI)
-	ADDQ        $0x00000040, AX
-	ADDQ        $0x00000040, BX
-	ADDQ        $0x00000280, DI
-	DECQ        R10
-	JNE         group
+	VMOVUPS    (AX), Y0
+	VMOVUPS    (AX)(R8*2), Y1
+	VPERM2F128 $0x20, Y1, Y0, Y2
+	VPERM2F128 $0x31, Y1, Y0, Y0
+	VMOVUPS    32(AX), Y1
+	VMOVUPS    32(AX)(R8*2), Y3
+	VPERM2F128 $0x20, Y3, Y1, Y4
+	VPERM2F128 $0x31, Y3, Y1, Y1
+	VMOVUPS    (BX), Y3
+	VMOVUPS    (BX)(R8*2), Y5
+	VPERM2F128 $0x20, Y5, Y3, Y6
+	VPERM2F128 $0x31, Y5, Y3, Y3
+	VMOVUPS    32(BX), Y5
+	VMOVUPS    32(BX)(R8*2), Y7
+	VPERM2F128 $0x20, Y7, Y5, Y8
+	VPERM2F128 $0x31, Y7, Y5, Y5
+	VMOVUPS    (AX)(R8*1), Y7
+	VMOVUPS    (AX)(R9*1), Y9
+	VPERM2F128 $0x20, Y9, Y7, Y10
+	VPERM2F128 $0x31, Y9, Y7, Y7
+	VMOVUPS    32(AX)(R8*1), Y9
+	VMOVUPS    32(AX)(R9*1), Y11
+	VPERM2F128 $0x20, Y11, Y9, Y12
+	VPERM2F128 $0x31, Y11, Y9, Y9
+	VMOVUPS    (BX)(R8*1), Y11
+	VMOVUPS    (BX)(R9*1), Y13
+	VPERM2F128 $0x20, Y13, Y11, Y14
+	VPERM2F128 $0x31, Y13, Y11, Y11
+	VMOVUPS    32(BX)(R8*1), Y13
+	VMOVUPS    32(BX)(R9*1), Y15
+	VMOVUPS    Y9, (SI)
+	VPERM2F128 $0x20, Y15, Y13, Y9
+	VPERM2F128 $0x31, Y15, Y13, Y13
+	VUNPCKLPS  Y6, Y2, Y15
+	VUNPCKHPS  Y6, Y2, Y2
+	VUNPCKLPS  Y14, Y10, Y6
+	VUNPCKHPS  Y14, Y10, Y10
+	VSHUFPS    $0x44, Y6, Y15, Y14
+	VSHUFPS    $0xee, Y6, Y15, Y6
+	VSHUFPS    $0x44, Y10, Y2, Y15
+	VSHUFPS    $0xee, Y10, Y2, Y2
+	VUNPCKLPS  Y3, Y0, Y10
+	VUNPCKHPS  Y3, Y0, Y0
+	VUNPCKLPS  Y11, Y7, Y3
+	VUNPCKHPS  Y11, Y7, Y7
+	VSHUFPS    $0x44, Y3, Y10, Y11
+	VSHUFPS    $0xee, Y3, Y10, Y3
+	VSHUFPS    $0x44, Y7, Y0, Y10
+	VSHUFPS    $0xee, Y7, Y0, Y0
+	VUNPCKLPS  Y8, Y4, Y7
+	VUNPCKHPS  Y8, Y4, Y4
+	VUNPCKLPS  Y9, Y12, Y8
+	VUNPCKHPS  Y9, Y12, Y9
+	VSHUFPS    $0x44, Y8, Y7, Y12
+	VSHUFPS    $0xee, Y8, Y7, Y7
+	VSHUFPS    $0x44, Y9, Y4, Y8
+	VSHUFPS    $0xee, Y9, Y4, Y4
+	VUNPCKLPS  Y5, Y1, Y9
+	VUNPCKHPS  Y5, Y1, Y1
+	VMOVUPS    (SI), Y5
+	VMOVUPS    Y4, 32(SI)
+	VUNPCKLPS  Y13, Y5, Y4
+	VUNPCKHPS  Y13, Y5, Y5
+	VSHUFPS    $0x44, Y4, Y9, Y13
+	VSHUFPS    $0xee, Y4, Y9, Y4
+	VSHUFPS    $0x44, Y5, Y1, Y9
+	VSHUFPS    $0xee, Y5, Y1, Y1
+	VADDPS     Y15, Y14, Y5
+	VSUBPS     Y15, Y14, Y14
+	VADDPS     Y2, Y6, Y15
+	VSUBPS     Y2, Y6, Y2
+	VADDPS     Y15, Y5, Y6
+	VMOVUPS    Y6, (DI)
+	VSUBPS     Y15, Y5, Y5
+	VMOVUPS    Y5, 32(DI)
+	VSUBPS     Y2, Y14, Y5
+	VMOVUPS    Y5, 64(DI)
+	VMOVUPS    Y14, 96(DI)
+	VMULPS     word_bf800000<>+0(SB), Y2, Y2
+	VMOVUPS    Y2, 128(DI)
+	VADDPS     Y10, Y11, Y2
+	VSUBPS     Y10, Y11, Y5
+	VADDPS     Y0, Y3, Y6
+	VSUBPS     Y0, Y3, Y0
+	VADDPS     Y6, Y2, Y3
+	VMOVUPS    Y3, 160(DI)
+	VSUBPS     Y6, Y2, Y2
+	VMOVUPS    Y2, 192(DI)
+	VSUBPS     Y0, Y5, Y2
+	VMOVUPS    Y2, 224(DI)
+	VMOVUPS    Y5, 256(DI)
+	VMULPS     word_bf800000<>+0(SB), Y0, Y0
+	VMOVUPS    Y0, 288(DI)
+	VADDPS     Y8, Y12, Y0
+	VSUBPS     Y8, Y12, Y2
+	VMOVUPS    32(SI), Y3
+	VADDPS     Y3, Y7, Y5
+	VSUBPS     Y3, Y7, Y3
+	VADDPS     Y5, Y0, Y6
+	VMOVUPS    Y6, 320(DI)
+	VSUBPS     Y5, Y0, Y0
+	VMOVUPS    Y0, 352(DI)
+	VSUBPS     Y3, Y2, Y0
+	VMOVUPS    Y0, 384(DI)
+	VMOVUPS    Y2, 416(DI)
+	VMULPS     word_bf800000<>+0(SB), Y3, Y0
+	VMOVUPS    Y0, 448(DI)
+	VADDPS     Y9, Y13, Y0
+	VSUBPS     Y9, Y13, Y2
+	VADDPS     Y1, Y4, Y3
+	VSUBPS     Y1, Y4, Y1
+	VADDPS     Y3, Y0, Y4
+	VMOVUPS    Y4, 480(DI)
+	VSUBPS     Y3, Y0, Y0
+	VMOVUPS    Y0, 512(DI)
+	VSUBPS     Y1, Y2, Y0
+	VMOVUPS    Y0, 544(DI)
+	VMOVUPS    Y2, 576(DI)
+	VMULPS     word_bf800000<>+0(SB), Y1, Y0
+	VMOVUPS    Y0, 608(DI)
+	MOVQ       group+64(FP), R13
+	SHLQ       $0x02, R13
+	ADDQ       R13, AX
+	ADDQ       R13, BX
+	ADDQ       $0x00000280, DI
+	DECQ       R10
+	JNE        group
 	VZEROUPPER
 	RET
 
-// func circulantInverse4AVX2(y []float32, ld int, src []float32, bias []float32, groups int, scratch []float32)
+// func circulantInverse4AVX2(y []float32, odd int, pair int, group int, src []float32, bias []float32, biasOdd int, groups int, scratch []float32)
 // Requires: AVX
-TEXT ·circulantInverse4AVX2(SB), NOSPLIT, $0-112
+TEXT ·circulantInverse4AVX2(SB), NOSPLIT, $0-136
 	MOVQ y_base+0(FP), AX
-	MOVQ ld+24(FP), R8
+	MOVQ odd+24(FP), BX
+	LEAQ (AX)(BX*4), BX
+	MOVQ pair+32(FP), R8
 	SHLQ $0x02, R8
-	LEAQ (AX)(R8*4), BX
 	LEAQ (R8)(R8*2), R9
-	MOVQ src_base+32(FP), DI
-	MOVQ bias_base+56(FP), R11
-	MOVQ groups+80(FP), R10
-	MOVQ scratch_base+88(FP), SI
+	MOVQ src_base+48(FP), DI
+	MOVQ bias_base+72(FP), R11
+	MOVQ groups+104(FP), R10
+	MOVQ scratch_base+112(FP), SI
 
 group:
+	MOVQ       biasOdd+96(FP), R13
+	SHLQ       $0x02, R13
 	VMOVUPS    (DI), Y0
 	VMOVUPS    32(DI), Y1
 	VADDPS     Y1, Y0, Y2
@@ -12924,238 +15638,248 @@ group:
 	VADDPS     (R11), Y9, Y9
 	VMOVUPS    Y9, (AX)
 	VADDPS     (R11), Y2, Y2
-	VMOVUPS    Y2, (BX)
+	VMOVUPS    Y2, (AX)(R8*2)
 	VPERM2F128 $0x20, Y14, Y12, Y2
 	VPERM2F128 $0x31, Y14, Y12, Y6
 	VADDPS     32(R11), Y2, Y2
 	VMOVUPS    Y2, 32(AX)
 	VADDPS     32(R11), Y6, Y6
-	VMOVUPS    Y6, 32(BX)
+	VMOVUPS    Y6, 32(AX)(R8*2)
 	VPERM2F128 $0x20, Y3, Y4, Y2
 	VPERM2F128 $0x31, Y3, Y4, Y3
-	VADDPS     (R11), Y2, Y2
-	VMOVUPS    Y2, (AX)(R8*1)
-	VADDPS     (R11), Y3, Y3
-	VMOVUPS    Y3, (BX)(R8*1)
+	VADDPS     (R11)(R13*1), Y2, Y2
+	VMOVUPS    Y2, (BX)
+	VADDPS     (R11)(R13*1), Y3, Y3
+	VMOVUPS    Y3, (BX)(R8*2)
 	VPERM2F128 $0x20, Y11, Y0, Y2
 	VPERM2F128 $0x31, Y11, Y0, Y0
-	VADDPS     32(R11), Y2, Y2
-	VMOVUPS    Y2, 32(AX)(R8*1)
-	VADDPS     32(R11), Y0, Y0
-	VMOVUPS    Y0, 32(BX)(R8*1)
+	VADDPS     32(R11)(R13*1), Y2, Y2
+	VMOVUPS    Y2, 32(BX)
+	VADDPS     32(R11)(R13*1), Y0, Y0
+	VMOVUPS    Y0, 32(BX)(R8*2)
 	VPERM2F128 $0x20, Y8, Y13, Y0
 	VPERM2F128 $0x31, Y8, Y13, Y2
 	VADDPS     (R11), Y0, Y0
-	VMOVUPS    Y0, (AX)(R8*2)
+	VMOVUPS    Y0, (AX)(R8*1)
 	VADDPS     (R11), Y2, Y2
-	VMOVUPS    Y2, (BX)(R8*2)
+	VMOVUPS    Y2, (AX)(R9*1)
 	VPERM2F128 $0x20, Y15, Y7, Y0
 	VPERM2F128 $0x31, Y15, Y7, Y2
 	VADDPS     32(R11), Y0, Y0
-	VMOVUPS    Y0, 32(AX)(R8*2)
+	VMOVUPS    Y0, 32(AX)(R8*1)
 	VADDPS     32(R11), Y2, Y2
-	VMOVUPS    Y2, 32(BX)(R8*2)
+	VMOVUPS    Y2, 32(AX)(R9*1)
 	VMOVUPS    32(SI), Y0
 	VPERM2F128 $0x20, Y1, Y0, Y2
 	VPERM2F128 $0x31, Y1, Y0, Y0
-	VADDPS     (R11), Y2, Y2
-	VMOVUPS    Y2, (AX)(R9*1)
-	VADDPS     (R11), Y0, Y0
+	VADDPS     (R11)(R13*1), Y2, Y2
+	VMOVUPS    Y2, (BX)(R8*1)
+	VADDPS     (R11)(R13*1), Y0, Y0
 	VMOVUPS    Y0, (BX)(R9*1)
 	VPERM2F128 $0x20, Y5, Y10, Y0
 	VPERM2F128 $0x31, Y5, Y10, Y1
-	VADDPS     32(R11), Y0, Y0
-	VMOVUPS    Y0, 32(AX)(R9*1)
-	VADDPS     32(R11), Y1, Y1
+	VADDPS     32(R11)(R13*1), Y0, Y0
+	VMOVUPS    Y0, 32(BX)(R8*1)
+	VADDPS     32(R11)(R13*1), Y1, Y1
 	VMOVUPS    Y1, 32(BX)(R9*1)
-	ADDQ       $0x00000040, AX
-	ADDQ       $0x00000040, BX
-	ADDQ       $0x00000040, R11
+	MOVQ       group+40(FP), R13
+	SHLQ       $0x02, R13
+	ADDQ       R13, AX
+	ADDQ       R13, BX
+	ADDQ       R13, R11
 	ADDQ       $0x00000280, DI
 	DECQ       R10
 	JNE        group
 	VZEROUPPER
 	RET
 
-// func circulantForward8AVX2(dst []float32, x []float32, ld int, groups int, scratch []float32)
+// func circulantForward8AVX2(dst []float32, x []float32, odd int, pair int, group int, groups int, scratch []float32)
 // Requires: AVX, FMA3
-TEXT ·circulantForward8AVX2(SB), NOSPLIT, $0-88
+TEXT ·circulantForward8AVX2(SB), NOSPLIT, $0-104
 	MOVQ x_base+24(FP), AX
-	MOVQ ld+48(FP), R8
+	MOVQ odd+48(FP), BX
+	LEAQ (AX)(BX*4), BX
+	MOVQ pair+56(FP), R8
 	SHLQ $0x02, R8
-	LEAQ (AX)(R8*4), BX
 	LEAQ (R8)(R8*2), R9
 	MOVQ dst_base+0(FP), DI
-	MOVQ groups+56(FP), R10
-	MOVQ scratch_base+64(FP), SI
+	MOVQ groups+72(FP), R10
+	MOVQ scratch_base+80(FP), SI
 
 group:
-	VMOVUPS     (AX), X0
-	VINSERTF128 $0x01, (BX), Y0, Y0
-	VMOVUPS     (AX)(R8*1), X1
-	VINSERTF128 $0x01, (BX)(R8*1), Y1, Y1
-	VMOVUPS     (AX)(R8*2), X2
-	VINSERTF128 $0x01, (BX)(R8*2), Y2, Y2
-	VMOVUPS     (AX)(R9*1), X3
-	VINSERTF128 $0x01, (BX)(R9*1), Y3, Y3
-	VUNPCKLPS   Y1, Y0, Y4
-	VUNPCKHPS   Y1, Y0, Y0
-	VUNPCKLPS   Y3, Y2, Y1
-	VUNPCKHPS   Y3, Y2, Y2
-	VSHUFPS     $0x44, Y1, Y4, Y3
-	VSHUFPS     $0xee, Y1, Y4, Y1
-	VSHUFPS     $0x44, Y2, Y0, Y4
-	VSHUFPS     $0xee, Y2, Y0, Y0
-	VMOVUPS     16(AX), X2
-	VINSERTF128 $0x01, 16(BX), Y2, Y2
-	VMOVUPS     16(AX)(R8*1), X5
-	VINSERTF128 $0x01, 16(BX)(R8*1), Y5, Y5
-	VMOVUPS     16(AX)(R8*2), X6
-	VINSERTF128 $0x01, 16(BX)(R8*2), Y6, Y6
-	VMOVUPS     16(AX)(R9*1), X7
-	VINSERTF128 $0x01, 16(BX)(R9*1), Y7, Y7
-	VUNPCKLPS   Y5, Y2, Y8
-	VUNPCKHPS   Y5, Y2, Y2
-	VUNPCKLPS   Y7, Y6, Y5
-	VUNPCKHPS   Y7, Y6, Y6
-	VSHUFPS     $0x44, Y5, Y8, Y7
-	VSHUFPS     $0xee, Y5, Y8, Y5
-	VSHUFPS     $0x44, Y6, Y2, Y8
-	VSHUFPS     $0xee, Y6, Y2, Y2
-	VMOVUPS     32(AX), X6
-	VINSERTF128 $0x01, 32(BX), Y6, Y6
-	VMOVUPS     32(AX)(R8*1), X9
-	VINSERTF128 $0x01, 32(BX)(R8*1), Y9, Y9
-	VMOVUPS     32(AX)(R8*2), X10
-	VINSERTF128 $0x01, 32(BX)(R8*2), Y10, Y10
-	VMOVUPS     32(AX)(R9*1), X11
-	VINSERTF128 $0x01, 32(BX)(R9*1), Y11, Y11
-	VUNPCKLPS   Y9, Y6, Y12
-	VUNPCKHPS   Y9, Y6, Y6
-	VUNPCKLPS   Y11, Y10, Y9
-	VUNPCKHPS   Y11, Y10, Y10
-	VSHUFPS     $0x44, Y9, Y12, Y11
-	VSHUFPS     $0xee, Y9, Y12, Y9
-	VSHUFPS     $0x44, Y10, Y6, Y12
-	VSHUFPS     $0xee, Y10, Y6, Y6
-	VMOVUPS     48(AX), X10
-	VINSERTF128 $0x01, 48(BX), Y10, Y10
-	VMOVUPS     48(AX)(R8*1), X13
-	VINSERTF128 $0x01, 48(BX)(R8*1), Y13, Y13
-	VMOVUPS     48(AX)(R8*2), X14
-	VINSERTF128 $0x01, 48(BX)(R8*2), Y14, Y14
-	VMOVUPS     48(AX)(R9*1), X15
-	VINSERTF128 $0x01, 48(BX)(R9*1), Y15, Y15
-	VMOVUPS     Y6, (SI)
-	VUNPCKLPS   Y13, Y10, Y6
-	VUNPCKHPS   Y13, Y10, Y10
-	VUNPCKLPS   Y15, Y14, Y13
-	VUNPCKHPS   Y15, Y14, Y14
-	VSHUFPS     $0x44, Y13, Y6, Y15
-	VSHUFPS     $0xee, Y13, Y6, Y6
-	VSHUFPS     $0x44, Y14, Y10, Y13
-	VSHUFPS     $0xee, Y14, Y10, Y10
-	VADDPS      Y7, Y3, Y14
-	VSUBPS      Y7, Y3, Y3
-	VADDPS      Y8, Y4, Y7
-	VSUBPS      Y8, Y4, Y4
-	VADDPS      Y7, Y14, Y8
-	VSUBPS      Y7, Y14, Y7
-	VADDPS      Y5, Y1, Y14
-	VSUBPS      Y5, Y1, Y1
-	VADDPS      Y2, Y0, Y5
-	VSUBPS      Y2, Y0, Y0
-	VADDPS      Y5, Y14, Y2
-	VSUBPS      Y5, Y14, Y5
-	VADDPS      Y2, Y8, Y14
+	VMOVUPS     (AX), Y0
+	VMOVUPS     (AX)(R8*2), Y1
+	VPERM2F128  $0x20, Y1, Y0, Y2
+	VPERM2F128  $0x31, Y1, Y0, Y0
+	VMOVUPS     32(AX), Y1
+	VMOVUPS     32(AX)(R8*2), Y3
+	VPERM2F128  $0x20, Y3, Y1, Y4
+	VPERM2F128  $0x31, Y3, Y1, Y1
+	VMOVUPS     (BX), Y3
+	VMOVUPS     (BX)(R8*2), Y5
+	VPERM2F128  $0x20, Y5, Y3, Y6
+	VPERM2F128  $0x31, Y5, Y3, Y3
+	VMOVUPS     32(BX), Y5
+	VMOVUPS     32(BX)(R8*2), Y7
+	VPERM2F128  $0x20, Y7, Y5, Y8
+	VPERM2F128  $0x31, Y7, Y5, Y5
+	VMOVUPS     (AX)(R8*1), Y7
+	VMOVUPS     (AX)(R9*1), Y9
+	VPERM2F128  $0x20, Y9, Y7, Y10
+	VPERM2F128  $0x31, Y9, Y7, Y7
+	VMOVUPS     32(AX)(R8*1), Y9
+	VMOVUPS     32(AX)(R9*1), Y11
+	VPERM2F128  $0x20, Y11, Y9, Y12
+	VPERM2F128  $0x31, Y11, Y9, Y9
+	VMOVUPS     (BX)(R8*1), Y11
+	VMOVUPS     (BX)(R9*1), Y13
+	VPERM2F128  $0x20, Y13, Y11, Y14
+	VPERM2F128  $0x31, Y13, Y11, Y11
+	VMOVUPS     32(BX)(R8*1), Y13
+	VMOVUPS     32(BX)(R9*1), Y15
+	VMOVUPS     Y9, (SI)
+	VPERM2F128  $0x20, Y15, Y13, Y9
+	VPERM2F128  $0x31, Y15, Y13, Y13
+	VUNPCKLPS   Y6, Y2, Y15
+	VUNPCKHPS   Y6, Y2, Y2
+	VUNPCKLPS   Y14, Y10, Y6
+	VUNPCKHPS   Y14, Y10, Y10
+	VSHUFPS     $0x44, Y6, Y15, Y14
+	VSHUFPS     $0xee, Y6, Y15, Y6
+	VSHUFPS     $0x44, Y10, Y2, Y15
+	VSHUFPS     $0xee, Y10, Y2, Y2
+	VUNPCKLPS   Y3, Y0, Y10
+	VUNPCKHPS   Y3, Y0, Y0
+	VUNPCKLPS   Y11, Y7, Y3
+	VUNPCKHPS   Y11, Y7, Y7
+	VSHUFPS     $0x44, Y3, Y10, Y11
+	VSHUFPS     $0xee, Y3, Y10, Y3
+	VSHUFPS     $0x44, Y7, Y0, Y10
+	VSHUFPS     $0xee, Y7, Y0, Y0
+	VUNPCKLPS   Y8, Y4, Y7
+	VUNPCKHPS   Y8, Y4, Y4
+	VUNPCKLPS   Y9, Y12, Y8
+	VUNPCKHPS   Y9, Y12, Y9
+	VSHUFPS     $0x44, Y8, Y7, Y12
+	VSHUFPS     $0xee, Y8, Y7, Y7
+	VSHUFPS     $0x44, Y9, Y4, Y8
+	VSHUFPS     $0xee, Y9, Y4, Y4
+	VUNPCKLPS   Y5, Y1, Y9
+	VUNPCKHPS   Y5, Y1, Y1
+	VMOVUPS     (SI), Y5
+	VMOVUPS     Y4, 32(SI)
+	VUNPCKLPS   Y13, Y5, Y4
+	VUNPCKHPS   Y13, Y5, Y5
+	VSHUFPS     $0x44, Y4, Y9, Y13
+	VSHUFPS     $0xee, Y4, Y9, Y4
+	VSHUFPS     $0x44, Y5, Y1, Y9
+	VSHUFPS     $0xee, Y5, Y1, Y1
+	VADDPS      Y11, Y14, Y5
+	VSUBPS      Y11, Y14, Y11
+	VADDPS      Y10, Y15, Y14
+	VSUBPS      Y10, Y15, Y10
+	VADDPS      Y14, Y5, Y15
+	VSUBPS      Y14, Y5, Y5
+	VADDPS      Y3, Y6, Y14
+	VSUBPS      Y3, Y6, Y3
+	VADDPS      Y0, Y2, Y6
+	VSUBPS      Y0, Y2, Y0
+	VADDPS      Y6, Y14, Y2
+	VSUBPS      Y6, Y14, Y6
+	VADDPS      Y2, Y15, Y14
 	VMOVUPS     Y14, (DI)
-	VSUBPS      Y2, Y8, Y2
+	VSUBPS      Y2, Y15, Y2
 	VMOVUPS     Y2, 32(DI)
-	VMOVAPS     Y1, Y2
+	VMOVAPS     Y3, Y2
 	VFMADD231PS word_bf800000<>+0(SB), Y0, Y2
-	VFMADD231PS word_3f800000<>+0(SB), Y1, Y0
-	VMOVAPS     Y3, Y1
-	VFMADD231PS word_3f3504f3<>+0(SB), Y2, Y1
-	VMOVAPS     Y4, Y8
-	VFMADD231PS word_3f3504f3<>+0(SB), Y0, Y8
-	VSUBPS      Y8, Y1, Y14
-	VMOVUPS     Y14, 64(DI)
-	VMOVUPS     Y1, 96(DI)
-	VMULPS      word_bf800000<>+0(SB), Y8, Y1
-	VMOVUPS     Y1, 128(DI)
-	VFMADD231PS word_bf3504f3<>+0(SB), Y2, Y3
-	VFMADD231PS word_bf3504f3<>+0(SB), Y0, Y4
-	VADDPS      Y4, Y3, Y0
+	VFMADD231PS word_3f800000<>+0(SB), Y3, Y0
+	VMOVAPS     Y11, Y3
+	VFMADD231PS word_3f3504f3<>+0(SB), Y2, Y3
+	VMOVAPS     Y10, Y14
+	VFMADD231PS word_3f3504f3<>+0(SB), Y0, Y14
+	VSUBPS      Y14, Y3, Y15
+	VMOVUPS     Y15, 64(DI)
+	VMOVUPS     Y3, 96(DI)
+	VMULPS      word_bf800000<>+0(SB), Y14, Y3
+	VMOVUPS     Y3, 128(DI)
+	VFMADD231PS word_bf3504f3<>+0(SB), Y2, Y11
+	VFMADD231PS word_bf3504f3<>+0(SB), Y0, Y10
+	VADDPS      Y10, Y11, Y0
 	VMOVUPS     Y0, 256(DI)
-	VMOVUPS     Y3, 288(DI)
-	VMOVUPS     Y4, 320(DI)
-	VSUBPS      Y5, Y7, Y0
+	VMOVUPS     Y11, 288(DI)
+	VMOVUPS     Y10, 320(DI)
+	VSUBPS      Y6, Y5, Y0
 	VMOVUPS     Y0, 160(DI)
-	VMOVUPS     Y7, 192(DI)
-	VMULPS      word_bf800000<>+0(SB), Y5, Y0
+	VMOVUPS     Y5, 192(DI)
+	VMULPS      word_bf800000<>+0(SB), Y6, Y0
 	VMOVUPS     Y0, 224(DI)
-	VADDPS      Y15, Y11, Y0
-	VSUBPS      Y15, Y11, Y1
-	VADDPS      Y13, Y12, Y2
-	VSUBPS      Y13, Y12, Y3
-	VADDPS      Y2, Y0, Y4
-	VSUBPS      Y2, Y0, Y0
-	VADDPS      Y6, Y9, Y2
-	VSUBPS      Y6, Y9, Y5
-	VMOVUPS     (SI), Y6
-	VADDPS      Y6, Y10, Y7
-	VSUBPS      Y10, Y6, Y6
-	VADDPS      Y7, Y2, Y8
-	VSUBPS      Y7, Y2, Y2
-	VADDPS      Y8, Y4, Y7
-	VMOVUPS     Y7, 352(DI)
-	VSUBPS      Y8, Y4, Y4
-	VMOVUPS     Y4, 384(DI)
-	VMOVAPS     Y5, Y4
-	VFMADD231PS word_bf800000<>+0(SB), Y6, Y4
-	VFMADD231PS word_3f800000<>+0(SB), Y5, Y6
-	VMOVAPS     Y1, Y5
-	VFMADD231PS word_3f3504f3<>+0(SB), Y4, Y5
-	VMOVAPS     Y3, Y7
-	VFMADD231PS word_3f3504f3<>+0(SB), Y6, Y7
-	VSUBPS      Y7, Y5, Y8
+	VADDPS      Y13, Y12, Y0
+	VSUBPS      Y13, Y12, Y2
+	VADDPS      Y9, Y8, Y3
+	VSUBPS      Y9, Y8, Y5
+	VADDPS      Y3, Y0, Y6
+	VSUBPS      Y3, Y0, Y0
+	VADDPS      Y4, Y7, Y3
+	VSUBPS      Y4, Y7, Y4
+	VMOVUPS     32(SI), Y7
+	VADDPS      Y7, Y1, Y8
+	VSUBPS      Y1, Y7, Y1
+	VADDPS      Y8, Y3, Y7
+	VSUBPS      Y8, Y3, Y3
+	VADDPS      Y7, Y6, Y8
+	VMOVUPS     Y8, 352(DI)
+	VSUBPS      Y7, Y6, Y6
+	VMOVUPS     Y6, 384(DI)
+	VMOVAPS     Y4, Y6
+	VFMADD231PS word_bf800000<>+0(SB), Y1, Y6
+	VFMADD231PS word_3f800000<>+0(SB), Y4, Y1
+	VMOVAPS     Y2, Y4
+	VFMADD231PS word_3f3504f3<>+0(SB), Y6, Y4
+	VMOVAPS     Y5, Y7
+	VFMADD231PS word_3f3504f3<>+0(SB), Y1, Y7
+	VSUBPS      Y7, Y4, Y8
 	VMOVUPS     Y8, 416(DI)
-	VMOVUPS     Y5, 448(DI)
-	VMULPS      word_bf800000<>+0(SB), Y7, Y5
-	VMOVUPS     Y5, 480(DI)
-	VFMADD231PS word_bf3504f3<>+0(SB), Y4, Y1
-	VFMADD231PS word_bf3504f3<>+0(SB), Y6, Y3
-	VADDPS      Y3, Y1, Y4
-	VMOVUPS     Y4, 608(DI)
-	VMOVUPS     Y1, 640(DI)
-	VMOVUPS     Y3, 672(DI)
-	VSUBPS      Y2, Y0, Y1
+	VMOVUPS     Y4, 448(DI)
+	VMULPS      word_bf800000<>+0(SB), Y7, Y4
+	VMOVUPS     Y4, 480(DI)
+	VFMADD231PS word_bf3504f3<>+0(SB), Y6, Y2
+	VFMADD231PS word_bf3504f3<>+0(SB), Y1, Y5
+	VADDPS      Y5, Y2, Y1
+	VMOVUPS     Y1, 608(DI)
+	VMOVUPS     Y2, 640(DI)
+	VMOVUPS     Y5, 672(DI)
+	VSUBPS      Y3, Y0, Y1
 	VMOVUPS     Y1, 512(DI)
 	VMOVUPS     Y0, 544(DI)
-	VMULPS      word_bf800000<>+0(SB), Y2, Y0
+	VMULPS      word_bf800000<>+0(SB), Y3, Y0
 	VMOVUPS     Y0, 576(DI)
-	ADDQ        $0x00000040, AX
-	ADDQ        $0x00000040, BX
+	MOVQ        group+64(FP), R13
+	SHLQ        $0x02, R13
+	ADDQ        R13, AX
+	ADDQ        R13, BX
 	ADDQ        $0x000002c0, DI
 	DECQ        R10
 	JNE         group
 	VZEROUPPER
 	RET
 
-// func circulantInverse8AVX2(y []float32, ld int, src []float32, bias []float32, groups int, scratch []float32)
+// func circulantInverse8AVX2(y []float32, odd int, pair int, group int, src []float32, bias []float32, biasOdd int, groups int, scratch []float32)
 // Requires: AVX, FMA3
-TEXT ·circulantInverse8AVX2(SB), NOSPLIT, $0-112
+TEXT ·circulantInverse8AVX2(SB), NOSPLIT, $0-136
 	MOVQ y_base+0(FP), AX
-	MOVQ ld+24(FP), R8
+	MOVQ odd+24(FP), BX
+	LEAQ (AX)(BX*4), BX
+	MOVQ pair+32(FP), R8
 	SHLQ $0x02, R8
-	LEAQ (AX)(R8*4), BX
 	LEAQ (R8)(R8*2), R9
-	MOVQ src_base+32(FP), DI
-	MOVQ bias_base+56(FP), R11
-	MOVQ groups+80(FP), R10
-	MOVQ scratch_base+88(FP), SI
+	MOVQ src_base+48(FP), DI
+	MOVQ bias_base+72(FP), R11
+	MOVQ groups+104(FP), R10
+	MOVQ scratch_base+112(FP), SI
 
 group:
+	MOVQ        biasOdd+96(FP), R13
+	SHLQ        $0x02, R13
 	VMOVUPS     (DI), Y0
 	VMOVUPS     32(DI), Y1
 	VADDPS      Y1, Y0, Y2
@@ -13276,273 +16000,283 @@ group:
 	VADDPS      (R11), Y1, Y1
 	VMOVUPS     Y1, (AX)
 	VADDPS      (R11), Y5, Y5
-	VMOVUPS     Y5, (BX)
+	VMOVUPS     Y5, (AX)(R8*2)
 	VPERM2F128  $0x20, Y10, Y14, Y1
 	VPERM2F128  $0x31, Y10, Y14, Y5
 	VADDPS      32(R11), Y1, Y1
 	VMOVUPS     Y1, 32(AX)
 	VADDPS      32(R11), Y5, Y5
-	VMOVUPS     Y5, 32(BX)
+	VMOVUPS     Y5, 32(AX)(R8*2)
 	VPERM2F128  $0x20, Y4, Y7, Y1
 	VPERM2F128  $0x31, Y4, Y7, Y4
-	VADDPS      (R11), Y1, Y1
-	VMOVUPS     Y1, (AX)(R8*1)
-	VADDPS      (R11), Y4, Y4
-	VMOVUPS     Y4, (BX)(R8*1)
+	VADDPS      (R11)(R13*1), Y1, Y1
+	VMOVUPS     Y1, (BX)
+	VADDPS      (R11)(R13*1), Y4, Y4
+	VMOVUPS     Y4, (BX)(R8*2)
 	VPERM2F128  $0x20, Y11, Y3, Y1
 	VPERM2F128  $0x31, Y11, Y3, Y3
-	VADDPS      32(R11), Y1, Y1
-	VMOVUPS     Y1, 32(AX)(R8*1)
-	VADDPS      32(R11), Y3, Y3
-	VMOVUPS     Y3, 32(BX)(R8*1)
+	VADDPS      32(R11)(R13*1), Y1, Y1
+	VMOVUPS     Y1, 32(BX)
+	VADDPS      32(R11)(R13*1), Y3, Y3
+	VMOVUPS     Y3, 32(BX)(R8*2)
 	VPERM2F128  $0x20, Y6, Y9, Y1
 	VPERM2F128  $0x31, Y6, Y9, Y3
 	VADDPS      (R11), Y1, Y1
-	VMOVUPS     Y1, (AX)(R8*2)
+	VMOVUPS     Y1, (AX)(R8*1)
 	VADDPS      (R11), Y3, Y3
-	VMOVUPS     Y3, (BX)(R8*2)
+	VMOVUPS     Y3, (AX)(R9*1)
 	VPERM2F128  $0x20, Y13, Y15, Y1
 	VPERM2F128  $0x31, Y13, Y15, Y3
 	VADDPS      32(R11), Y1, Y1
-	VMOVUPS     Y1, 32(AX)(R8*2)
+	VMOVUPS     Y1, 32(AX)(R8*1)
 	VADDPS      32(R11), Y3, Y3
-	VMOVUPS     Y3, 32(BX)(R8*2)
+	VMOVUPS     Y3, 32(AX)(R9*1)
 	VMOVUPS     32(SI), Y1
 	VPERM2F128  $0x20, Y2, Y1, Y3
 	VPERM2F128  $0x31, Y2, Y1, Y1
-	VADDPS      (R11), Y3, Y3
-	VMOVUPS     Y3, (AX)(R9*1)
-	VADDPS      (R11), Y1, Y1
+	VADDPS      (R11)(R13*1), Y3, Y3
+	VMOVUPS     Y3, (BX)(R8*1)
+	VADDPS      (R11)(R13*1), Y1, Y1
 	VMOVUPS     Y1, (BX)(R9*1)
 	VPERM2F128  $0x20, Y0, Y12, Y1
 	VPERM2F128  $0x31, Y0, Y12, Y0
-	VADDPS      32(R11), Y1, Y1
-	VMOVUPS     Y1, 32(AX)(R9*1)
-	VADDPS      32(R11), Y0, Y0
+	VADDPS      32(R11)(R13*1), Y1, Y1
+	VMOVUPS     Y1, 32(BX)(R8*1)
+	VADDPS      32(R11)(R13*1), Y0, Y0
 	VMOVUPS     Y0, 32(BX)(R9*1)
-	ADDQ        $0x00000040, AX
-	ADDQ        $0x00000040, BX
-	ADDQ        $0x00000040, R11
+	MOVQ        group+40(FP), R13
+	SHLQ        $0x02, R13
+	ADDQ        R13, AX
+	ADDQ        R13, BX
+	ADDQ        R13, R11
 	ADDQ        $0x000002c0, DI
 	DECQ        R10
 	JNE         group
 	VZEROUPPER
 	RET
 
-// func circulantForward16AVX2(dst []float32, x []float32, ld int, groups int, scratch []float32)
+// func circulantForward16AVX2(dst []float32, x []float32, odd int, pair int, group int, groups int, scratch []float32)
 // Requires: AVX, FMA3
-TEXT ·circulantForward16AVX2(SB), NOSPLIT, $0-88
+TEXT ·circulantForward16AVX2(SB), NOSPLIT, $0-104
 	MOVQ x_base+24(FP), AX
-	MOVQ ld+48(FP), R8
+	MOVQ odd+48(FP), BX
+	LEAQ (AX)(BX*4), BX
+	MOVQ pair+56(FP), R8
 	SHLQ $0x02, R8
-	LEAQ (AX)(R8*4), BX
 	LEAQ (R8)(R8*2), R9
 	MOVQ dst_base+0(FP), DI
-	MOVQ groups+56(FP), R10
-	MOVQ scratch_base+64(FP), SI
+	MOVQ groups+72(FP), R10
+	MOVQ scratch_base+80(FP), SI
 
 group:
-	VMOVUPS     (AX), X0
-	VINSERTF128 $0x01, (BX), Y0, Y0
-	VMOVUPS     (AX)(R8*1), X1
-	VINSERTF128 $0x01, (BX)(R8*1), Y1, Y1
-	VMOVUPS     (AX)(R8*2), X2
-	VINSERTF128 $0x01, (BX)(R8*2), Y2, Y2
-	VMOVUPS     (AX)(R9*1), X3
-	VINSERTF128 $0x01, (BX)(R9*1), Y3, Y3
-	VUNPCKLPS   Y1, Y0, Y4
-	VUNPCKHPS   Y1, Y0, Y0
-	VUNPCKLPS   Y3, Y2, Y1
-	VUNPCKHPS   Y3, Y2, Y2
-	VSHUFPS     $0x44, Y1, Y4, Y3
-	VSHUFPS     $0xee, Y1, Y4, Y1
-	VSHUFPS     $0x44, Y2, Y0, Y4
-	VSHUFPS     $0xee, Y2, Y0, Y0
-	VMOVUPS     16(AX), X2
-	VINSERTF128 $0x01, 16(BX), Y2, Y2
-	VMOVUPS     16(AX)(R8*1), X5
-	VINSERTF128 $0x01, 16(BX)(R8*1), Y5, Y5
-	VMOVUPS     16(AX)(R8*2), X6
-	VINSERTF128 $0x01, 16(BX)(R8*2), Y6, Y6
-	VMOVUPS     16(AX)(R9*1), X7
-	VINSERTF128 $0x01, 16(BX)(R9*1), Y7, Y7
-	VUNPCKLPS   Y5, Y2, Y8
-	VUNPCKHPS   Y5, Y2, Y2
-	VUNPCKLPS   Y7, Y6, Y5
-	VUNPCKHPS   Y7, Y6, Y6
-	VSHUFPS     $0x44, Y5, Y8, Y7
-	VSHUFPS     $0xee, Y5, Y8, Y5
-	VSHUFPS     $0x44, Y6, Y2, Y8
-	VSHUFPS     $0xee, Y6, Y2, Y2
-	VMOVUPS     32(AX), X6
-	VINSERTF128 $0x01, 32(BX), Y6, Y6
-	VMOVUPS     32(AX)(R8*1), X9
-	VINSERTF128 $0x01, 32(BX)(R8*1), Y9, Y9
-	VMOVUPS     32(AX)(R8*2), X10
-	VINSERTF128 $0x01, 32(BX)(R8*2), Y10, Y10
-	VMOVUPS     32(AX)(R9*1), X11
-	VINSERTF128 $0x01, 32(BX)(R9*1), Y11, Y11
-	VUNPCKLPS   Y9, Y6, Y12
-	VUNPCKHPS   Y9, Y6, Y6
-	VUNPCKLPS   Y11, Y10, Y9
-	VUNPCKHPS   Y11, Y10, Y10
-	VSHUFPS     $0x44, Y9, Y12, Y11
-	VSHUFPS     $0xee, Y9, Y12, Y9
-	VSHUFPS     $0x44, Y10, Y6, Y12
-	VSHUFPS     $0xee, Y10, Y6, Y6
-	VMOVUPS     48(AX), X10
-	VINSERTF128 $0x01, 48(BX), Y10, Y10
-	VMOVUPS     48(AX)(R8*1), X13
-	VINSERTF128 $0x01, 48(BX)(R8*1), Y13, Y13
-	VMOVUPS     48(AX)(R8*2), X14
-	VINSERTF128 $0x01, 48(BX)(R8*2), Y14, Y14
-	VMOVUPS     48(AX)(R9*1), X15
-	VINSERTF128 $0x01, 48(BX)(R9*1), Y15, Y15
-	VMOVUPS     Y2, (SI)
-	VUNPCKLPS   Y13, Y10, Y2
-	VUNPCKHPS   Y13, Y10, Y10
-	VUNPCKLPS   Y15, Y14, Y13
-	VUNPCKHPS   Y15, Y14, Y14
-	VSHUFPS     $0x44, Y13, Y2, Y15
-	VSHUFPS     $0xee, Y13, Y2, Y2
-	VSHUFPS     $0x44, Y14, Y10, Y13
-	VSHUFPS     $0xee, Y14, Y10, Y10
-	VADDPS      Y11, Y3, Y14
-	VSUBPS      Y11, Y3, Y3
-	VADDPS      Y15, Y7, Y11
-	VSUBPS      Y15, Y7, Y7
-	VADDPS      Y11, Y14, Y15
-	VSUBPS      Y11, Y14, Y11
-	VADDPS      Y12, Y4, Y14
-	VSUBPS      Y12, Y4, Y4
-	VADDPS      Y13, Y8, Y12
-	VSUBPS      Y13, Y8, Y8
-	VADDPS      Y12, Y14, Y13
+	VMOVUPS     (AX), Y0
+	VMOVUPS     (AX)(R8*2), Y1
+	VPERM2F128  $0x20, Y1, Y0, Y2
+	VPERM2F128  $0x31, Y1, Y0, Y0
+	VMOVUPS     32(AX), Y1
+	VMOVUPS     32(AX)(R8*2), Y3
+	VPERM2F128  $0x20, Y3, Y1, Y4
+	VPERM2F128  $0x31, Y3, Y1, Y1
+	VMOVUPS     (BX), Y3
+	VMOVUPS     (BX)(R8*2), Y5
+	VPERM2F128  $0x20, Y5, Y3, Y6
+	VPERM2F128  $0x31, Y5, Y3, Y3
+	VMOVUPS     32(BX), Y5
+	VMOVUPS     32(BX)(R8*2), Y7
+	VPERM2F128  $0x20, Y7, Y5, Y8
+	VPERM2F128  $0x31, Y7, Y5, Y5
+	VMOVUPS     (AX)(R8*1), Y7
+	VMOVUPS     (AX)(R9*1), Y9
+	VPERM2F128  $0x20, Y9, Y7, Y10
+	VPERM2F128  $0x31, Y9, Y7, Y7
+	VMOVUPS     32(AX)(R8*1), Y9
+	VMOVUPS     32(AX)(R9*1), Y11
+	VPERM2F128  $0x20, Y11, Y9, Y12
+	VPERM2F128  $0x31, Y11, Y9, Y9
+	VMOVUPS     (BX)(R8*1), Y11
+	VMOVUPS     (BX)(R9*1), Y13
+	VPERM2F128  $0x20, Y13, Y11, Y14
+	VPERM2F128  $0x31, Y13, Y11, Y11
+	VMOVUPS     32(BX)(R8*1), Y13
+	VMOVUPS     32(BX)(R9*1), Y15
+	VMOVUPS     Y9, (SI)
+	VPERM2F128  $0x20, Y15, Y13, Y9
+	VPERM2F128  $0x31, Y15, Y13, Y13
+	VUNPCKLPS   Y6, Y2, Y15
+	VUNPCKHPS   Y6, Y2, Y2
+	VUNPCKLPS   Y14, Y10, Y6
+	VUNPCKHPS   Y14, Y10, Y10
+	VSHUFPS     $0x44, Y6, Y15, Y14
+	VSHUFPS     $0xee, Y6, Y15, Y6
+	VSHUFPS     $0x44, Y10, Y2, Y15
+	VSHUFPS     $0xee, Y10, Y2, Y2
+	VUNPCKLPS   Y3, Y0, Y10
+	VUNPCKHPS   Y3, Y0, Y0
+	VUNPCKLPS   Y11, Y7, Y3
+	VUNPCKHPS   Y11, Y7, Y7
+	VSHUFPS     $0x44, Y3, Y10, Y11
+	VSHUFPS     $0xee, Y3, Y10, Y3
+	VSHUFPS     $0x44, Y7, Y0, Y10
+	VSHUFPS     $0xee, Y7, Y0, Y0
+	VUNPCKLPS   Y8, Y4, Y7
+	VUNPCKHPS   Y8, Y4, Y4
+	VUNPCKLPS   Y9, Y12, Y8
+	VUNPCKHPS   Y9, Y12, Y9
+	VSHUFPS     $0x44, Y8, Y7, Y12
+	VSHUFPS     $0xee, Y8, Y7, Y7
+	VSHUFPS     $0x44, Y9, Y4, Y8
+	VSHUFPS     $0xee, Y9, Y4, Y4
+	VUNPCKLPS   Y5, Y1, Y9
+	VUNPCKHPS   Y5, Y1, Y1
+	VMOVUPS     (SI), Y5
+	VMOVUPS     Y0, 32(SI)
+	VUNPCKLPS   Y13, Y5, Y0
+	VUNPCKHPS   Y13, Y5, Y5
+	VSHUFPS     $0x44, Y0, Y9, Y13
+	VSHUFPS     $0xee, Y0, Y9, Y0
+	VSHUFPS     $0x44, Y5, Y1, Y9
+	VSHUFPS     $0xee, Y5, Y1, Y1
+	VADDPS      Y12, Y14, Y5
 	VSUBPS      Y12, Y14, Y12
-	VADDPS      Y13, Y15, Y14
-	VSUBPS      Y13, Y15, Y13
-	VMOVAPS     Y4, Y15
-	VFMADD231PS word_bf800000<>+0(SB), Y8, Y15
-	VFMADD231PS word_3f800000<>+0(SB), Y4, Y8
-	VMOVAPS     Y3, Y4
-	VFMADD231PS word_3f3504f3<>+0(SB), Y15, Y4
-	VMOVUPS     Y13, 32(SI)
-	VMOVAPS     Y7, Y13
-	VFMADD231PS word_3f3504f3<>+0(SB), Y8, Y13
-	VFMADD231PS word_bf3504f3<>+0(SB), Y15, Y3
-	VFMADD231PS word_bf3504f3<>+0(SB), Y8, Y7
-	VADDPS      Y9, Y1, Y8
-	VSUBPS      Y9, Y1, Y1
-	VADDPS      Y2, Y5, Y9
-	VSUBPS      Y2, Y5, Y2
-	VADDPS      Y9, Y8, Y5
-	VSUBPS      Y9, Y8, Y8
-	VADDPS      Y6, Y0, Y9
-	VSUBPS      Y6, Y0, Y0
-	VMOVUPS     (SI), Y6
-	VADDPS      Y6, Y10, Y15
-	VSUBPS      Y10, Y6, Y6
-	VADDPS      Y15, Y9, Y10
-	VSUBPS      Y15, Y9, Y9
-	VADDPS      Y10, Y5, Y15
-	VSUBPS      Y10, Y5, Y5
-	VMOVAPS     Y0, Y10
-	VFMADD231PS word_bf800000<>+0(SB), Y6, Y10
-	VFMADD231PS word_3f800000<>+0(SB), Y0, Y6
-	VMOVAPS     Y1, Y0
-	VFMADD231PS word_3f3504f3<>+0(SB), Y10, Y0
-	VMOVUPS     Y5, (SI)
-	VMOVAPS     Y2, Y5
-	VFMADD231PS word_3f3504f3<>+0(SB), Y6, Y5
-	VFMADD231PS word_bf3504f3<>+0(SB), Y10, Y1
-	VFMADD231PS word_bf3504f3<>+0(SB), Y6, Y2
-	VADDPS      Y15, Y14, Y6
-	VMOVUPS     Y6, (DI)
-	VSUBPS      Y15, Y14, Y6
-	VMOVUPS     Y6, 32(DI)
-	VMOVAPS     Y0, Y6
-	VFMADD231PS word_bed413cd<>+0(SB), Y5, Y6
-	VFMADD231PS word_3ed413cd<>+0(SB), Y0, Y5
-	VMOVAPS     Y4, Y0
-	VFMADD231PS word_3f6c835e<>+0(SB), Y6, Y0
-	VMOVAPS     Y13, Y10
-	VFMADD231PS word_3f6c835e<>+0(SB), Y5, Y10
-	VSUBPS      Y10, Y0, Y14
-	VMOVUPS     Y14, 64(DI)
-	VMOVUPS     Y0, 96(DI)
-	VMULPS      word_bf800000<>+0(SB), Y10, Y0
-	VMOVUPS     Y0, 128(DI)
-	VFMADD231PS word_bf6c835e<>+0(SB), Y6, Y4
-	VFMADD231PS word_bf6c835e<>+0(SB), Y5, Y13
-	VADDPS      Y13, Y4, Y0
-	VMOVUPS     Y0, 640(DI)
-	VMOVUPS     Y4, 672(DI)
-	VMOVUPS     Y13, 704(DI)
-	VMOVAPS     Y8, Y0
-	VFMADD231PS word_bf800000<>+0(SB), Y9, Y0
+	VADDPS      Y13, Y11, Y14
+	VSUBPS      Y13, Y11, Y11
+	VADDPS      Y14, Y5, Y13
+	VSUBPS      Y14, Y5, Y5
+	VADDPS      Y8, Y15, Y14
+	VSUBPS      Y8, Y15, Y8
+	VADDPS      Y9, Y10, Y15
+	VSUBPS      Y9, Y10, Y9
+	VADDPS      Y15, Y14, Y10
+	VSUBPS      Y15, Y14, Y14
+	VADDPS      Y10, Y13, Y15
+	VSUBPS      Y10, Y13, Y10
+	VMOVAPS     Y8, Y13
+	VFMADD231PS word_bf800000<>+0(SB), Y9, Y13
 	VFMADD231PS word_3f800000<>+0(SB), Y8, Y9
-	VMOVAPS     Y11, Y4
-	VFMADD231PS word_3f3504f3<>+0(SB), Y0, Y4
-	VMOVAPS     Y12, Y5
-	VFMADD231PS word_3f3504f3<>+0(SB), Y9, Y5
-	VSUBPS      Y5, Y4, Y6
-	VMOVUPS     Y6, 160(DI)
-	VMOVUPS     Y4, 192(DI)
-	VMULPS      word_bf800000<>+0(SB), Y5, Y4
-	VMOVUPS     Y4, 224(DI)
-	VFMADD231PS word_bf3504f3<>+0(SB), Y0, Y11
-	VFMADD231PS word_bf3504f3<>+0(SB), Y9, Y12
-	VADDPS      Y12, Y11, Y0
-	VMOVUPS     Y0, 544(DI)
-	VMOVUPS     Y11, 576(DI)
-	VMOVUPS     Y12, 608(DI)
-	VMOVAPS     Y1, Y0
-	VFMADD231PS word_401a827a<>+0(SB), Y2, Y0
-	VFMADD231PS word_c01a827a<>+0(SB), Y1, Y2
-	VMOVAPS     Y3, Y1
-	VFMADD231PS word_3ec3ef15<>+0(SB), Y0, Y1
-	VMOVAPS     Y7, Y4
-	VFMADD231PS word_3ec3ef15<>+0(SB), Y2, Y4
-	VADDPS      Y4, Y1, Y5
-	VMOVUPS     Y5, 256(DI)
-	VMOVUPS     Y1, 288(DI)
-	VMOVUPS     Y4, 320(DI)
-	VFMADD231PS word_bec3ef15<>+0(SB), Y0, Y3
-	VFMADD231PS word_bec3ef15<>+0(SB), Y2, Y7
-	VSUBPS      Y7, Y3, Y0
+	VMOVAPS     Y12, Y8
+	VFMADD231PS word_3f3504f3<>+0(SB), Y13, Y8
+	VMOVUPS     Y10, (SI)
+	VMOVAPS     Y11, Y10
+	VFMADD231PS word_3f3504f3<>+0(SB), Y9, Y10
+	VFMADD231PS word_bf3504f3<>+0(SB), Y13, Y12
+	VFMADD231PS word_bf3504f3<>+0(SB), Y9, Y11
+	VADDPS      Y7, Y6, Y9
+	VSUBPS      Y7, Y6, Y6
+	VADDPS      Y0, Y3, Y7
+	VSUBPS      Y0, Y3, Y0
+	VADDPS      Y7, Y9, Y3
+	VSUBPS      Y7, Y9, Y7
+	VADDPS      Y4, Y2, Y9
+	VSUBPS      Y4, Y2, Y2
+	VMOVUPS     32(SI), Y4
+	VADDPS      Y4, Y1, Y13
+	VSUBPS      Y1, Y4, Y1
+	VADDPS      Y13, Y9, Y4
+	VSUBPS      Y13, Y9, Y9
+	VADDPS      Y4, Y3, Y13
+	VSUBPS      Y4, Y3, Y3
+	VMOVAPS     Y2, Y4
+	VFMADD231PS word_bf800000<>+0(SB), Y1, Y4
+	VFMADD231PS word_3f800000<>+0(SB), Y2, Y1
+	VMOVAPS     Y6, Y2
+	VFMADD231PS word_3f3504f3<>+0(SB), Y4, Y2
+	VMOVUPS     Y3, 32(SI)
+	VMOVAPS     Y0, Y3
+	VFMADD231PS word_3f3504f3<>+0(SB), Y1, Y3
+	VFMADD231PS word_bf3504f3<>+0(SB), Y4, Y6
+	VFMADD231PS word_bf3504f3<>+0(SB), Y1, Y0
+	VADDPS      Y13, Y15, Y1
+	VMOVUPS     Y1, (DI)
+	VSUBPS      Y13, Y15, Y1
+	VMOVUPS     Y1, 32(DI)
+	VMOVAPS     Y2, Y1
+	VFMADD231PS word_bed413cd<>+0(SB), Y3, Y1
+	VFMADD231PS word_3ed413cd<>+0(SB), Y2, Y3
+	VMOVAPS     Y8, Y2
+	VFMADD231PS word_3f6c835e<>+0(SB), Y1, Y2
+	VMOVAPS     Y10, Y4
+	VFMADD231PS word_3f6c835e<>+0(SB), Y3, Y4
+	VSUBPS      Y4, Y2, Y13
+	VMOVUPS     Y13, 64(DI)
+	VMOVUPS     Y2, 96(DI)
+	VMULPS      word_bf800000<>+0(SB), Y4, Y2
+	VMOVUPS     Y2, 128(DI)
+	VFMADD231PS word_bf6c835e<>+0(SB), Y1, Y8
+	VFMADD231PS word_bf6c835e<>+0(SB), Y3, Y10
+	VADDPS      Y10, Y8, Y1
+	VMOVUPS     Y1, 640(DI)
+	VMOVUPS     Y8, 672(DI)
+	VMOVUPS     Y10, 704(DI)
+	VMOVAPS     Y7, Y1
+	VFMADD231PS word_bf800000<>+0(SB), Y9, Y1
+	VFMADD231PS word_3f800000<>+0(SB), Y7, Y9
+	VMOVAPS     Y5, Y2
+	VFMADD231PS word_3f3504f3<>+0(SB), Y1, Y2
+	VMOVAPS     Y14, Y3
+	VFMADD231PS word_3f3504f3<>+0(SB), Y9, Y3
+	VSUBPS      Y3, Y2, Y4
+	VMOVUPS     Y4, 160(DI)
+	VMOVUPS     Y2, 192(DI)
+	VMULPS      word_bf800000<>+0(SB), Y3, Y2
+	VMOVUPS     Y2, 224(DI)
+	VFMADD231PS word_bf3504f3<>+0(SB), Y1, Y5
+	VFMADD231PS word_bf3504f3<>+0(SB), Y9, Y14
+	VADDPS      Y14, Y5, Y1
+	VMOVUPS     Y1, 544(DI)
+	VMOVUPS     Y5, 576(DI)
+	VMOVUPS     Y14, 608(DI)
+	VMOVAPS     Y6, Y1
+	VFMADD231PS word_401a827a<>+0(SB), Y0, Y1
+	VFMADD231PS word_c01a827a<>+0(SB), Y6, Y0
+	VMOVAPS     Y12, Y2
+	VFMADD231PS word_3ec3ef15<>+0(SB), Y1, Y2
+	VMOVAPS     Y11, Y3
+	VFMADD231PS word_3ec3ef15<>+0(SB), Y0, Y3
+	VADDPS      Y3, Y2, Y4
+	VMOVUPS     Y4, 256(DI)
+	VMOVUPS     Y2, 288(DI)
+	VMOVUPS     Y3, 320(DI)
+	VFMADD231PS word_bec3ef15<>+0(SB), Y1, Y12
+	VFMADD231PS word_bec3ef15<>+0(SB), Y0, Y11
+	VSUBPS      Y11, Y12, Y0
 	VMOVUPS     Y0, 448(DI)
-	VMOVUPS     Y3, 480(DI)
-	VMULPS      word_bf800000<>+0(SB), Y7, Y0
+	VMOVUPS     Y12, 480(DI)
+	VMULPS      word_bf800000<>+0(SB), Y11, Y0
 	VMOVUPS     Y0, 512(DI)
-	VMOVUPS     32(SI), Y0
-	VMOVUPS     (SI), Y1
+	VMOVUPS     (SI), Y0
+	VMOVUPS     32(SI), Y1
 	VSUBPS      Y1, Y0, Y2
 	VMOVUPS     Y2, 352(DI)
 	VMOVUPS     Y0, 384(DI)
 	VMULPS      word_bf800000<>+0(SB), Y1, Y0
 	VMOVUPS     Y0, 416(DI)
-	ADDQ        $0x00000040, AX
-	ADDQ        $0x00000040, BX
+	MOVQ        group+64(FP), R13
+	SHLQ        $0x02, R13
+	ADDQ        R13, AX
+	ADDQ        R13, BX
 	ADDQ        $0x000002e0, DI
 	DECQ        R10
 	JNE         group
 	VZEROUPPER
 	RET
 
-// func circulantInverse16AVX2(y []float32, ld int, src []float32, bias []float32, groups int, scratch []float32)
+// func circulantInverse16AVX2(y []float32, odd int, pair int, group int, src []float32, bias []float32, biasOdd int, groups int, scratch []float32)
 // Requires: AVX, FMA3
-TEXT ·circulantInverse16AVX2(SB), NOSPLIT, $0-112
+TEXT ·circulantInverse16AVX2(SB), NOSPLIT, $0-136
 	MOVQ y_base+0(FP), AX
-	MOVQ ld+24(FP), R8
+	MOVQ odd+24(FP), BX
+	LEAQ (AX)(BX*4), BX
+	MOVQ pair+32(FP), R8
 	SHLQ $0x02, R8
-	LEAQ (AX)(R8*4), BX
 	LEAQ (R8)(R8*2), R9
-	MOVQ src_base+32(FP), DI
-	MOVQ bias_base+56(FP), R11
-	MOVQ groups+80(FP), R10
-	MOVQ scratch_base+88(FP), SI
+	MOVQ src_base+48(FP), DI
+	MOVQ bias_base+72(FP), R11
+	MOVQ groups+104(FP), R10
+	MOVQ scratch_base+112(FP), SI
 
 group:
+	MOVQ        biasOdd+96(FP), R13
+	SHLQ        $0x02, R13
 	VMOVUPS     (DI), Y0
 	VMOVUPS     32(DI), Y1
 	VADDPS      Y1, Y0, Y2
@@ -13699,585 +16433,607 @@ group:
 	VADDPS      (R11), Y3, Y3
 	VMOVUPS     Y3, (AX)
 	VADDPS      (R11), Y10, Y10
-	VMOVUPS     Y10, (BX)
+	VMOVUPS     Y10, (AX)(R8*2)
 	VPERM2F128  $0x20, Y4, Y8, Y3
 	VPERM2F128  $0x31, Y4, Y8, Y4
 	VADDPS      32(R11), Y3, Y3
 	VMOVUPS     Y3, 32(AX)
 	VADDPS      32(R11), Y4, Y4
-	VMOVUPS     Y4, 32(BX)
+	VMOVUPS     Y4, 32(AX)(R8*2)
 	VPERM2F128  $0x20, Y11, Y1, Y3
 	VPERM2F128  $0x31, Y11, Y1, Y1
-	VADDPS      (R11), Y3, Y3
-	VMOVUPS     Y3, (AX)(R8*1)
-	VADDPS      (R11), Y1, Y1
-	VMOVUPS     Y1, (BX)(R8*1)
+	VADDPS      (R11)(R13*1), Y3, Y3
+	VMOVUPS     Y3, (BX)
+	VADDPS      (R11)(R13*1), Y1, Y1
+	VMOVUPS     Y1, (BX)(R8*2)
 	VPERM2F128  $0x20, Y2, Y7, Y1
 	VPERM2F128  $0x31, Y2, Y7, Y2
-	VADDPS      32(R11), Y1, Y1
-	VMOVUPS     Y1, 32(AX)(R8*1)
-	VADDPS      32(R11), Y2, Y2
-	VMOVUPS     Y2, 32(BX)(R8*1)
+	VADDPS      32(R11)(R13*1), Y1, Y1
+	VMOVUPS     Y1, 32(BX)
+	VADDPS      32(R11)(R13*1), Y2, Y2
+	VMOVUPS     Y2, 32(BX)(R8*2)
 	VPERM2F128  $0x20, Y13, Y15, Y1
 	VPERM2F128  $0x31, Y13, Y15, Y2
 	VADDPS      (R11), Y1, Y1
-	VMOVUPS     Y1, (AX)(R8*2)
+	VMOVUPS     Y1, (AX)(R8*1)
 	VADDPS      (R11), Y2, Y2
-	VMOVUPS     Y2, (BX)(R8*2)
+	VMOVUPS     Y2, (AX)(R9*1)
 	VPERM2F128  $0x20, Y5, Y9, Y1
 	VPERM2F128  $0x31, Y5, Y9, Y2
 	VADDPS      32(R11), Y1, Y1
-	VMOVUPS     Y1, 32(AX)(R8*2)
+	VMOVUPS     Y1, 32(AX)(R8*1)
 	VADDPS      32(R11), Y2, Y2
-	VMOVUPS     Y2, 32(BX)(R8*2)
+	VMOVUPS     Y2, 32(AX)(R9*1)
 	VPERM2F128  $0x20, Y6, Y12, Y1
 	VPERM2F128  $0x31, Y6, Y12, Y2
-	VADDPS      (R11), Y1, Y1
-	VMOVUPS     Y1, (AX)(R9*1)
-	VADDPS      (R11), Y2, Y2
+	VADDPS      (R11)(R13*1), Y1, Y1
+	VMOVUPS     Y1, (BX)(R8*1)
+	VADDPS      (R11)(R13*1), Y2, Y2
 	VMOVUPS     Y2, (BX)(R9*1)
 	VMOVUPS     32(SI), Y1
 	VPERM2F128  $0x20, Y0, Y1, Y2
 	VPERM2F128  $0x31, Y0, Y1, Y0
-	VADDPS      32(R11), Y2, Y2
-	VMOVUPS     Y2, 32(AX)(R9*1)
-	VADDPS      32(R11), Y0, Y0
+	VADDPS      32(R11)(R13*1), Y2, Y2
+	VMOVUPS     Y2, 32(BX)(R8*1)
+	VADDPS      32(R11)(R13*1), Y0, Y0
 	VMOVUPS     Y0, 32(BX)(R9*1)
-	ADDQ        $0x00000040, AX
-	ADDQ        $0x00000040, BX
-	ADDQ        $0x00000040, R11
+	MOVQ        group+40(FP), R13
+	SHLQ        $0x02, R13
+	ADDQ        R13, AX
+	ADDQ        R13, BX
+	ADDQ        R13, R11
 	ADDQ        $0x000002e0, DI
 	DECQ        R10
 	JNE         group
 	VZEROUPPER
 	RET
 
-// func circulantForward32AVX2(dst []float32, x []float32, ld int, groups int, scratch []float32)
+// func circulantForward32AVX2(dst []float32, x []float32, odd int, pair int, group int, groups int, scratch []float32)
 // Requires: AVX, FMA3
-TEXT ·circulantForward32AVX2(SB), NOSPLIT, $0-88
+TEXT ·circulantForward32AVX2(SB), NOSPLIT, $0-104
 	MOVQ x_base+24(FP), AX
-	MOVQ ld+48(FP), R8
+	MOVQ odd+48(FP), BX
+	LEAQ (AX)(BX*4), BX
+	MOVQ pair+56(FP), R8
 	SHLQ $0x02, R8
-	LEAQ (AX)(R8*4), BX
 	LEAQ (R8)(R8*2), R9
 	MOVQ dst_base+0(FP), DI
-	MOVQ groups+56(FP), R10
-	MOVQ scratch_base+64(FP), SI
+	MOVQ groups+72(FP), R10
+	MOVQ scratch_base+80(FP), SI
 
 group:
-	VMOVUPS     (AX), X0
-	VINSERTF128 $0x01, (BX), Y0, Y0
-	VMOVUPS     (AX)(R8*1), X1
-	VINSERTF128 $0x01, (BX)(R8*1), Y1, Y1
-	VMOVUPS     (AX)(R8*2), X2
-	VINSERTF128 $0x01, (BX)(R8*2), Y2, Y2
-	VMOVUPS     (AX)(R9*1), X3
-	VINSERTF128 $0x01, (BX)(R9*1), Y3, Y3
-	VUNPCKLPS   Y1, Y0, Y4
-	VUNPCKHPS   Y1, Y0, Y0
-	VUNPCKLPS   Y3, Y2, Y1
-	VUNPCKHPS   Y3, Y2, Y2
-	VSHUFPS     $0x44, Y1, Y4, Y3
-	VSHUFPS     $0xee, Y1, Y4, Y1
-	VSHUFPS     $0x44, Y2, Y0, Y4
-	VSHUFPS     $0xee, Y2, Y0, Y0
-	VMOVUPS     16(AX), X2
-	VINSERTF128 $0x01, 16(BX), Y2, Y2
-	VMOVUPS     16(AX)(R8*1), X5
-	VINSERTF128 $0x01, 16(BX)(R8*1), Y5, Y5
-	VMOVUPS     16(AX)(R8*2), X6
-	VINSERTF128 $0x01, 16(BX)(R8*2), Y6, Y6
-	VMOVUPS     16(AX)(R9*1), X7
-	VINSERTF128 $0x01, 16(BX)(R9*1), Y7, Y7
-	VUNPCKLPS   Y5, Y2, Y8
-	VUNPCKHPS   Y5, Y2, Y2
-	VUNPCKLPS   Y7, Y6, Y5
-	VUNPCKHPS   Y7, Y6, Y6
-	VSHUFPS     $0x44, Y5, Y8, Y7
-	VSHUFPS     $0xee, Y5, Y8, Y5
-	VSHUFPS     $0x44, Y6, Y2, Y8
-	VSHUFPS     $0xee, Y6, Y2, Y2
-	VMOVUPS     32(AX), X6
-	VINSERTF128 $0x01, 32(BX), Y6, Y6
-	VMOVUPS     32(AX)(R8*1), X9
-	VINSERTF128 $0x01, 32(BX)(R8*1), Y9, Y9
-	VMOVUPS     32(AX)(R8*2), X10
-	VINSERTF128 $0x01, 32(BX)(R8*2), Y10, Y10
-	VMOVUPS     32(AX)(R9*1), X11
-	VINSERTF128 $0x01, 32(BX)(R9*1), Y11, Y11
-	VUNPCKLPS   Y9, Y6, Y12
-	VUNPCKHPS   Y9, Y6, Y6
-	VUNPCKLPS   Y11, Y10, Y9
-	VUNPCKHPS   Y11, Y10, Y10
-	VSHUFPS     $0x44, Y9, Y12, Y11
-	VSHUFPS     $0xee, Y9, Y12, Y9
-	VSHUFPS     $0x44, Y10, Y6, Y12
-	VSHUFPS     $0xee, Y10, Y6, Y6
-	VMOVUPS     48(AX), X10
-	VINSERTF128 $0x01, 48(BX), Y10, Y10
-	VMOVUPS     48(AX)(R8*1), X13
-	VINSERTF128 $0x01, 48(BX)(R8*1), Y13, Y13
-	VMOVUPS     48(AX)(R8*2), X14
-	VINSERTF128 $0x01, 48(BX)(R8*2), Y14, Y14
-	VMOVUPS     48(AX)(R9*1), X15
-	VINSERTF128 $0x01, 48(BX)(R9*1), Y15, Y15
-	VMOVUPS     Y2, (SI)
-	VUNPCKLPS   Y13, Y10, Y2
-	VUNPCKHPS   Y13, Y10, Y10
-	VUNPCKLPS   Y15, Y14, Y13
-	VUNPCKHPS   Y15, Y14, Y14
-	VSHUFPS     $0x44, Y13, Y2, Y15
-	VSHUFPS     $0xee, Y13, Y2, Y2
-	VSHUFPS     $0x44, Y14, Y10, Y13
-	VSHUFPS     $0xee, Y14, Y10, Y10
-	VMOVUPS     64(AX), X14
-	VINSERTF128 $0x01, 64(BX), Y14, Y14
-	VMOVUPS     Y10, 32(SI)
-	VMOVUPS     64(AX)(R8*1), X10
-	VINSERTF128 $0x01, 64(BX)(R8*1), Y10, Y10
-	VMOVUPS     Y6, 64(SI)
-	VMOVUPS     64(AX)(R8*2), X6
-	VINSERTF128 $0x01, 64(BX)(R8*2), Y6, Y6
-	VMOVUPS     Y0, 96(SI)
-	VMOVUPS     64(AX)(R9*1), X0
-	VINSERTF128 $0x01, 64(BX)(R9*1), Y0, Y0
-	VMOVUPS     Y2, 128(SI)
-	VUNPCKLPS   Y10, Y14, Y2
-	VUNPCKHPS   Y10, Y14, Y10
-	VUNPCKLPS   Y0, Y6, Y14
-	VUNPCKHPS   Y0, Y6, Y0
-	VSHUFPS     $0x44, Y14, Y2, Y6
-	VSHUFPS     $0xee, Y14, Y2, Y2
-	VSHUFPS     $0x44, Y0, Y10, Y14
-	VSHUFPS     $0xee, Y0, Y10, Y0
-	VMOVUPS     80(AX), X10
-	VINSERTF128 $0x01, 80(BX), Y10, Y10
-	VMOVUPS     Y0, 160(SI)
-	VMOVUPS     80(AX)(R8*1), X0
-	VINSERTF128 $0x01, 80(BX)(R8*1), Y0, Y0
-	VMOVUPS     Y5, 192(SI)
-	VMOVUPS     80(AX)(R8*2), X5
-	VINSERTF128 $0x01, 80(BX)(R8*2), Y5, Y5
-	VMOVUPS     Y9, 224(SI)
-	VMOVUPS     80(AX)(R9*1), X9
-	VINSERTF128 $0x01, 80(BX)(R9*1), Y9, Y9
-	VMOVUPS     Y1, 256(SI)
-	VUNPCKLPS   Y0, Y10, Y1
-	VUNPCKHPS   Y0, Y10, Y0
-	VUNPCKLPS   Y9, Y5, Y10
-	VUNPCKHPS   Y9, Y5, Y5
-	VSHUFPS     $0x44, Y10, Y1, Y9
-	VSHUFPS     $0xee, Y10, Y1, Y1
-	VSHUFPS     $0x44, Y5, Y0, Y10
-	VSHUFPS     $0xee, Y5, Y0, Y0
-	VMOVUPS     96(AX), X5
-	VINSERTF128 $0x01, 96(BX), Y5, Y5
-	VMOVUPS     Y0, 288(SI)
-	VMOVUPS     96(AX)(R8*1), X0
-	VINSERTF128 $0x01, 96(BX)(R8*1), Y0, Y0
-	VMOVUPS     Y1, 320(SI)
-	VMOVUPS     96(AX)(R8*2), X1
-	VINSERTF128 $0x01, 96(BX)(R8*2), Y1, Y1
-	VMOVUPS     Y2, 352(SI)
-	VMOVUPS     96(AX)(R9*1), X2
-	VINSERTF128 $0x01, 96(BX)(R9*1), Y2, Y2
+	VMOVUPS     (AX), Y0
+	VMOVUPS     (AX)(R8*2), Y1
+	VPERM2F128  $0x20, Y1, Y0, Y2
+	VPERM2F128  $0x31, Y1, Y0, Y0
+	VMOVUPS     32(AX), Y1
+	VMOVUPS     32(AX)(R8*2), Y3
+	VPERM2F128  $0x20, Y3, Y1, Y4
+	VPERM2F128  $0x31, Y3, Y1, Y1
+	VMOVUPS     (BX), Y3
+	VMOVUPS     (BX)(R8*2), Y5
+	VPERM2F128  $0x20, Y5, Y3, Y6
+	VPERM2F128  $0x31, Y5, Y3, Y3
+	VMOVUPS     32(BX), Y5
+	VMOVUPS     32(BX)(R8*2), Y7
+	VPERM2F128  $0x20, Y7, Y5, Y8
+	VPERM2F128  $0x31, Y7, Y5, Y5
+	VMOVUPS     (AX)(R8*1), Y7
+	VMOVUPS     (AX)(R9*1), Y9
+	VPERM2F128  $0x20, Y9, Y7, Y10
+	VPERM2F128  $0x31, Y9, Y7, Y7
+	VMOVUPS     32(AX)(R8*1), Y9
+	VMOVUPS     32(AX)(R9*1), Y11
+	VPERM2F128  $0x20, Y11, Y9, Y12
+	VPERM2F128  $0x31, Y11, Y9, Y9
+	VMOVUPS     (BX)(R8*1), Y11
+	VMOVUPS     (BX)(R9*1), Y13
+	VPERM2F128  $0x20, Y13, Y11, Y14
+	VPERM2F128  $0x31, Y13, Y11, Y11
+	VMOVUPS     32(BX)(R8*1), Y13
+	VMOVUPS     32(BX)(R9*1), Y15
+	VMOVUPS     Y9, (SI)
+	VPERM2F128  $0x20, Y15, Y13, Y9
+	VPERM2F128  $0x31, Y15, Y13, Y13
+	VUNPCKLPS   Y6, Y2, Y15
+	VUNPCKHPS   Y6, Y2, Y2
+	VUNPCKLPS   Y14, Y10, Y6
+	VUNPCKHPS   Y14, Y10, Y10
+	VSHUFPS     $0x44, Y6, Y15, Y14
+	VSHUFPS     $0xee, Y6, Y15, Y6
+	VSHUFPS     $0x44, Y10, Y2, Y15
+	VSHUFPS     $0xee, Y10, Y2, Y2
+	VUNPCKLPS   Y3, Y0, Y10
+	VUNPCKHPS   Y3, Y0, Y0
+	VUNPCKLPS   Y11, Y7, Y3
+	VUNPCKHPS   Y11, Y7, Y7
+	VSHUFPS     $0x44, Y3, Y10, Y11
+	VSHUFPS     $0xee, Y3, Y10, Y3
+	VSHUFPS     $0x44, Y7, Y0, Y10
+	VSHUFPS     $0xee, Y7, Y0, Y0
+	VUNPCKLPS   Y8, Y4, Y7
+	VUNPCKHPS   Y8, Y4, Y4
+	VUNPCKLPS   Y9, Y12, Y8
+	VUNPCKHPS   Y9, Y12, Y9
+	VSHUFPS     $0x44, Y8, Y7, Y12
+	VSHUFPS     $0xee, Y8, Y7, Y7
+	VSHUFPS     $0x44, Y9, Y4, Y8
+	VSHUFPS     $0xee, Y9, Y4, Y4
+	VUNPCKLPS   Y5, Y1, Y9
+	VUNPCKHPS   Y5, Y1, Y1
+	VMOVUPS     (SI), Y5
+	VMOVUPS     Y0, 32(SI)
+	VUNPCKLPS   Y13, Y5, Y0
+	VUNPCKHPS   Y13, Y5, Y5
+	VSHUFPS     $0x44, Y0, Y9, Y13
+	VSHUFPS     $0xee, Y0, Y9, Y0
+	VSHUFPS     $0x44, Y5, Y1, Y9
+	VSHUFPS     $0xee, Y5, Y1, Y1
+	VMOVUPS     64(AX), Y5
+	VMOVUPS     Y1, (SI)
+	VMOVUPS     64(AX)(R8*2), Y1
+	VMOVUPS     Y4, 64(SI)
+	VPERM2F128  $0x20, Y1, Y5, Y4
+	VPERM2F128  $0x31, Y1, Y5, Y1
+	VMOVUPS     96(AX), Y5
+	VMOVUPS     Y2, 96(SI)
+	VMOVUPS     96(AX)(R8*2), Y2
+	VMOVUPS     Y0, 128(SI)
+	VPERM2F128  $0x20, Y2, Y5, Y0
+	VPERM2F128  $0x31, Y2, Y5, Y2
+	VMOVUPS     64(BX), Y5
+	VMOVUPS     Y3, 160(SI)
+	VMOVUPS     64(BX)(R8*2), Y3
+	VMOVUPS     Y7, 192(SI)
+	VPERM2F128  $0x20, Y3, Y5, Y7
+	VPERM2F128  $0x31, Y3, Y5, Y3
+	VMOVUPS     96(BX), Y5
+	VMOVUPS     Y6, 224(SI)
+	VMOVUPS     96(BX)(R8*2), Y6
+	VMOVUPS     Y9, 256(SI)
+	VPERM2F128  $0x20, Y6, Y5, Y9
+	VPERM2F128  $0x31, Y6, Y5, Y5
+	VMOVUPS     64(AX)(R8*1), Y6
+	VMOVUPS     Y10, 288(SI)
+	VMOVUPS     64(AX)(R9*1), Y10
+	VMOVUPS     Y8, 320(SI)
+	VPERM2F128  $0x20, Y10, Y6, Y8
+	VPERM2F128  $0x31, Y10, Y6, Y6
+	VMOVUPS     96(AX)(R8*1), Y10
+	VMOVUPS     Y15, 352(SI)
+	VMOVUPS     96(AX)(R9*1), Y15
 	VMOVUPS     Y13, 384(SI)
-	VUNPCKLPS   Y0, Y5, Y13
-	VUNPCKHPS   Y0, Y5, Y0
-	VUNPCKLPS   Y2, Y1, Y5
-	VUNPCKHPS   Y2, Y1, Y1
-	VSHUFPS     $0x44, Y5, Y13, Y2
-	VSHUFPS     $0xee, Y5, Y13, Y5
-	VSHUFPS     $0x44, Y1, Y0, Y13
-	VSHUFPS     $0xee, Y1, Y0, Y0
-	VMOVUPS     112(AX), X1
-	VINSERTF128 $0x01, 112(BX), Y1, Y1
-	VMOVUPS     Y0, 416(SI)
-	VMOVUPS     112(AX)(R8*1), X0
-	VINSERTF128 $0x01, 112(BX)(R8*1), Y0, Y0
-	VMOVUPS     Y5, 448(SI)
-	VMOVUPS     112(AX)(R8*2), X5
-	VINSERTF128 $0x01, 112(BX)(R8*2), Y5, Y5
-	VMOVUPS     Y8, 480(SI)
-	VMOVUPS     112(AX)(R9*1), X8
-	VINSERTF128 $0x01, 112(BX)(R9*1), Y8, Y8
+	VPERM2F128  $0x20, Y15, Y10, Y13
+	VPERM2F128  $0x31, Y15, Y10, Y10
+	VMOVUPS     64(BX)(R8*1), Y15
+	VMOVUPS     Y11, 416(SI)
+	VMOVUPS     64(BX)(R9*1), Y11
+	VMOVUPS     Y12, 448(SI)
+	VPERM2F128  $0x20, Y11, Y15, Y12
+	VPERM2F128  $0x31, Y11, Y15, Y11
+	VMOVUPS     96(BX)(R8*1), Y15
+	VMOVUPS     Y14, 480(SI)
+	VMOVUPS     96(BX)(R9*1), Y14
 	VMOVUPS     Y10, 512(SI)
-	VUNPCKLPS   Y0, Y1, Y10
-	VUNPCKHPS   Y0, Y1, Y0
-	VUNPCKLPS   Y8, Y5, Y1
-	VUNPCKHPS   Y8, Y5, Y5
-	VSHUFPS     $0x44, Y1, Y10, Y8
+	VPERM2F128  $0x20, Y14, Y15, Y10
+	VPERM2F128  $0x31, Y14, Y15, Y14
+	VUNPCKLPS   Y7, Y4, Y15
+	VUNPCKHPS   Y7, Y4, Y4
+	VUNPCKLPS   Y12, Y8, Y7
+	VUNPCKHPS   Y12, Y8, Y8
+	VSHUFPS     $0x44, Y7, Y15, Y12
+	VSHUFPS     $0xee, Y7, Y15, Y7
+	VSHUFPS     $0x44, Y8, Y4, Y15
+	VSHUFPS     $0xee, Y8, Y4, Y4
+	VUNPCKLPS   Y3, Y1, Y8
+	VUNPCKHPS   Y3, Y1, Y1
+	VUNPCKLPS   Y11, Y6, Y3
+	VUNPCKHPS   Y11, Y6, Y6
+	VSHUFPS     $0x44, Y3, Y8, Y11
+	VSHUFPS     $0xee, Y3, Y8, Y3
+	VSHUFPS     $0x44, Y6, Y1, Y8
+	VSHUFPS     $0xee, Y6, Y1, Y1
+	VUNPCKLPS   Y9, Y0, Y6
+	VUNPCKHPS   Y9, Y0, Y0
+	VUNPCKLPS   Y10, Y13, Y9
+	VUNPCKHPS   Y10, Y13, Y10
+	VSHUFPS     $0x44, Y9, Y6, Y13
+	VSHUFPS     $0xee, Y9, Y6, Y6
+	VSHUFPS     $0x44, Y10, Y0, Y9
+	VSHUFPS     $0xee, Y10, Y0, Y0
+	VUNPCKLPS   Y5, Y2, Y10
+	VUNPCKHPS   Y5, Y2, Y2
+	VMOVUPS     512(SI), Y5
+	VMOVUPS     Y1, 544(SI)
+	VUNPCKLPS   Y14, Y5, Y1
+	VUNPCKHPS   Y14, Y5, Y5
+	VSHUFPS     $0x44, Y1, Y10, Y14
 	VSHUFPS     $0xee, Y1, Y10, Y1
-	VSHUFPS     $0x44, Y5, Y0, Y10
-	VSHUFPS     $0xee, Y5, Y0, Y0
-	VADDPS      Y6, Y3, Y5
-	VSUBPS      Y6, Y3, Y3
-	VADDPS      Y2, Y11, Y6
-	VSUBPS      Y2, Y11, Y2
-	VADDPS      Y6, Y5, Y11
-	VSUBPS      Y6, Y5, Y5
-	VADDPS      Y9, Y7, Y6
-	VSUBPS      Y9, Y7, Y7
-	VADDPS      Y8, Y15, Y9
-	VSUBPS      Y8, Y15, Y8
-	VADDPS      Y9, Y6, Y15
-	VSUBPS      Y9, Y6, Y6
-	VADDPS      Y15, Y11, Y9
-	VSUBPS      Y15, Y11, Y11
-	VMOVAPS     Y7, Y15
-	VFMADD231PS word_bf800000<>+0(SB), Y8, Y15
-	VFMADD231PS word_3f800000<>+0(SB), Y7, Y8
-	VMOVAPS     Y3, Y7
-	VFMADD231PS word_3f3504f3<>+0(SB), Y15, Y7
-	VMOVUPS     Y11, 544(SI)
-	VMOVAPS     Y2, Y11
-	VFMADD231PS word_3f3504f3<>+0(SB), Y8, Y11
-	VFMADD231PS word_bf3504f3<>+0(SB), Y15, Y3
-	VFMADD231PS word_bf3504f3<>+0(SB), Y8, Y2
-	VADDPS      Y14, Y4, Y8
-	VSUBPS      Y14, Y4, Y4
-	VADDPS      Y13, Y12, Y14
+	VSHUFPS     $0x44, Y5, Y2, Y10
+	VSHUFPS     $0xee, Y5, Y2, Y2
+	VMOVUPS     480(SI), Y5
+	VMOVUPS     Y2, 512(SI)
+	VADDPS      Y5, Y12, Y2
+	VSUBPS      Y12, Y5, Y5
+	VMOVUPS     448(SI), Y12
+	VMOVUPS     Y0, 480(SI)
+	VADDPS      Y12, Y13, Y0
 	VSUBPS      Y13, Y12, Y12
-	VADDPS      Y14, Y8, Y13
-	VSUBPS      Y14, Y8, Y8
-	VMOVUPS     480(SI), Y14
-	VMOVUPS     512(SI), Y15
-	VMOVUPS     Y0, 576(SI)
-	VADDPS      Y15, Y14, Y0
-	VSUBPS      Y15, Y14, Y14
-	VMOVUPS     384(SI), Y15
-	VMOVUPS     Y1, 512(SI)
-	VADDPS      Y15, Y10, Y1
-	VSUBPS      Y10, Y15, Y10
-	VADDPS      Y1, Y0, Y15
-	VSUBPS      Y1, Y0, Y0
-	VADDPS      Y15, Y13, Y1
-	VSUBPS      Y15, Y13, Y13
-	VMOVAPS     Y14, Y15
-	VFMADD231PS word_bf800000<>+0(SB), Y10, Y15
-	VFMADD231PS word_3f800000<>+0(SB), Y14, Y10
-	VMOVAPS     Y4, Y14
-	VFMADD231PS word_3f3504f3<>+0(SB), Y15, Y14
+	VADDPS      Y0, Y2, Y13
+	VSUBPS      Y0, Y2, Y0
+	VMOVUPS     416(SI), Y2
+	VMOVUPS     Y4, 448(SI)
+	VADDPS      Y2, Y11, Y4
+	VSUBPS      Y11, Y2, Y2
+	VMOVUPS     384(SI), Y11
+	VMOVUPS     Y1, 416(SI)
+	VADDPS      Y11, Y14, Y1
+	VSUBPS      Y14, Y11, Y11
+	VADDPS      Y1, Y4, Y14
+	VSUBPS      Y1, Y4, Y1
+	VADDPS      Y14, Y13, Y4
+	VSUBPS      Y14, Y13, Y13
+	VMOVAPS     Y2, Y14
+	VFMADD231PS word_bf800000<>+0(SB), Y11, Y14
+	VFMADD231PS word_3f800000<>+0(SB), Y2, Y11
+	VMOVAPS     Y5, Y2
+	VFMADD231PS word_3f3504f3<>+0(SB), Y14, Y2
 	VMOVUPS     Y13, 384(SI)
 	VMOVAPS     Y12, Y13
-	VFMADD231PS word_3f3504f3<>+0(SB), Y10, Y13
-	VFMADD231PS word_bf3504f3<>+0(SB), Y15, Y4
-	VFMADD231PS word_bf3504f3<>+0(SB), Y10, Y12
-	VADDPS      Y1, Y9, Y10
-	VSUBPS      Y1, Y9, Y1
-	VMOVAPS     Y14, Y9
-	VFMADD231PS word_bed413cd<>+0(SB), Y13, Y9
-	VFMADD231PS word_3ed413cd<>+0(SB), Y14, Y13
-	VMOVAPS     Y7, Y14
-	VFMADD231PS word_3f6c835e<>+0(SB), Y9, Y14
-	VMOVAPS     Y11, Y15
-	VFMADD231PS word_3f6c835e<>+0(SB), Y13, Y15
-	VFMADD231PS word_bf6c835e<>+0(SB), Y9, Y7
-	VFMADD231PS word_bf6c835e<>+0(SB), Y13, Y11
-	VMOVAPS     Y8, Y9
-	VFMADD231PS word_bf800000<>+0(SB), Y0, Y9
-	VFMADD231PS word_3f800000<>+0(SB), Y8, Y0
-	VMOVAPS     Y5, Y8
-	VFMADD231PS word_3f3504f3<>+0(SB), Y9, Y8
-	VMOVAPS     Y6, Y13
-	VFMADD231PS word_3f3504f3<>+0(SB), Y0, Y13
-	VFMADD231PS word_bf3504f3<>+0(SB), Y9, Y5
-	VFMADD231PS word_bf3504f3<>+0(SB), Y0, Y6
-	VMOVAPS     Y4, Y0
-	VFMADD231PS word_401a827a<>+0(SB), Y12, Y0
-	VFMADD231PS word_c01a827a<>+0(SB), Y4, Y12
-	VMOVAPS     Y3, Y4
-	VFMADD231PS word_3ec3ef15<>+0(SB), Y0, Y4
-	VMOVAPS     Y2, Y9
-	VFMADD231PS word_3ec3ef15<>+0(SB), Y12, Y9
-	VFMADD231PS word_bec3ef15<>+0(SB), Y0, Y3
-	VFMADD231PS word_bec3ef15<>+0(SB), Y12, Y2
-	VMOVUPS     256(SI), Y0
-	VMOVUPS     352(SI), Y12
-	VMOVUPS     Y1, 480(SI)
-	VADDPS      Y12, Y0, Y1
-	VSUBPS      Y12, Y0, Y0
-	VMOVUPS     224(SI), Y12
-	VMOVUPS     Y11, 352(SI)
-	VMOVUPS     448(SI), Y11
-	VMOVUPS     Y7, 256(SI)
-	VADDPS      Y11, Y12, Y7
-	VSUBPS      Y11, Y12, Y11
-	VADDPS      Y7, Y1, Y12
-	VSUBPS      Y7, Y1, Y1
-	VMOVUPS     192(SI), Y7
-	VMOVUPS     Y6, 448(SI)
-	VMOVUPS     320(SI), Y6
-	VMOVUPS     Y5, 224(SI)
-	VADDPS      Y6, Y7, Y5
-	VSUBPS      Y6, Y7, Y6
-	VMOVUPS     128(SI), Y7
-	VMOVUPS     Y2, 320(SI)
-	VMOVUPS     512(SI), Y2
-	VMOVUPS     Y3, 192(SI)
-	VADDPS      Y2, Y7, Y3
-	VSUBPS      Y2, Y7, Y2
-	VADDPS      Y3, Y5, Y7
-	VSUBPS      Y3, Y5, Y3
-	VADDPS      Y7, Y12, Y5
-	VSUBPS      Y7, Y12, Y7
-	VMOVAPS     Y6, Y12
-	VFMADD231PS word_bf800000<>+0(SB), Y2, Y12
-	VFMADD231PS word_3f800000<>+0(SB), Y6, Y2
-	VMOVAPS     Y0, Y6
-	VFMADD231PS word_3f3504f3<>+0(SB), Y12, Y6
-	VMOVUPS     Y7, 512(SI)
-	VMOVAPS     Y11, Y7
-	VFMADD231PS word_3f3504f3<>+0(SB), Y2, Y7
-	VFMADD231PS word_bf3504f3<>+0(SB), Y12, Y0
-	VFMADD231PS word_bf3504f3<>+0(SB), Y2, Y11
-	VMOVUPS     96(SI), Y2
-	VMOVUPS     160(SI), Y12
-	VMOVUPS     Y9, 128(SI)
-	VADDPS      Y12, Y2, Y9
-	VSUBPS      Y12, Y2, Y2
-	VMOVUPS     64(SI), Y12
-	VMOVUPS     Y4, 160(SI)
-	VMOVUPS     416(SI), Y4
-	VMOVUPS     Y13, 96(SI)
-	VADDPS      Y4, Y12, Y13
-	VSUBPS      Y4, Y12, Y4
-	VADDPS      Y13, Y9, Y12
+	VFMADD231PS word_3f3504f3<>+0(SB), Y11, Y13
+	VFMADD231PS word_bf3504f3<>+0(SB), Y14, Y5
+	VFMADD231PS word_bf3504f3<>+0(SB), Y11, Y12
+	VMOVUPS     352(SI), Y11
+	VADDPS      Y11, Y15, Y14
+	VSUBPS      Y15, Y11, Y11
+	VMOVUPS     320(SI), Y15
+	VMOVUPS     Y3, 352(SI)
+	VADDPS      Y15, Y9, Y3
+	VSUBPS      Y9, Y15, Y9
+	VADDPS      Y3, Y14, Y15
+	VSUBPS      Y3, Y14, Y3
+	VMOVUPS     288(SI), Y14
+	VMOVUPS     Y6, 320(SI)
+	VADDPS      Y14, Y8, Y6
+	VSUBPS      Y8, Y14, Y8
+	VMOVUPS     256(SI), Y14
+	VMOVUPS     Y7, 288(SI)
+	VADDPS      Y14, Y10, Y7
+	VSUBPS      Y10, Y14, Y10
+	VADDPS      Y7, Y6, Y14
+	VSUBPS      Y7, Y6, Y6
+	VADDPS      Y14, Y15, Y7
+	VSUBPS      Y14, Y15, Y14
+	VMOVAPS     Y8, Y15
+	VFMADD231PS word_bf800000<>+0(SB), Y10, Y15
+	VFMADD231PS word_3f800000<>+0(SB), Y8, Y10
+	VMOVAPS     Y11, Y8
+	VFMADD231PS word_3f3504f3<>+0(SB), Y15, Y8
+	VMOVUPS     Y14, 256(SI)
+	VMOVAPS     Y9, Y14
+	VFMADD231PS word_3f3504f3<>+0(SB), Y10, Y14
+	VFMADD231PS word_bf3504f3<>+0(SB), Y15, Y11
+	VFMADD231PS word_bf3504f3<>+0(SB), Y10, Y9
+	VADDPS      Y7, Y4, Y10
+	VSUBPS      Y7, Y4, Y4
+	VMOVAPS     Y8, Y7
+	VFMADD231PS word_bed413cd<>+0(SB), Y14, Y7
+	VFMADD231PS word_3ed413cd<>+0(SB), Y8, Y14
+	VMOVAPS     Y2, Y8
+	VFMADD231PS word_3f6c835e<>+0(SB), Y7, Y8
+	VMOVAPS     Y13, Y15
+	VFMADD231PS word_3f6c835e<>+0(SB), Y14, Y15
+	VFMADD231PS word_bf6c835e<>+0(SB), Y7, Y2
+	VFMADD231PS word_bf6c835e<>+0(SB), Y14, Y13
+	VMOVAPS     Y3, Y7
+	VFMADD231PS word_bf800000<>+0(SB), Y6, Y7
+	VFMADD231PS word_3f800000<>+0(SB), Y3, Y6
+	VMOVAPS     Y0, Y3
+	VFMADD231PS word_3f3504f3<>+0(SB), Y7, Y3
+	VMOVAPS     Y1, Y14
+	VFMADD231PS word_3f3504f3<>+0(SB), Y6, Y14
+	VFMADD231PS word_bf3504f3<>+0(SB), Y7, Y0
+	VFMADD231PS word_bf3504f3<>+0(SB), Y6, Y1
+	VMOVAPS     Y11, Y6
+	VFMADD231PS word_401a827a<>+0(SB), Y9, Y6
+	VFMADD231PS word_c01a827a<>+0(SB), Y11, Y9
+	VMOVAPS     Y5, Y7
+	VFMADD231PS word_3ec3ef15<>+0(SB), Y6, Y7
+	VMOVAPS     Y12, Y11
+	VFMADD231PS word_3ec3ef15<>+0(SB), Y9, Y11
+	VFMADD231PS word_bec3ef15<>+0(SB), Y6, Y5
+	VFMADD231PS word_bec3ef15<>+0(SB), Y9, Y12
+	VMOVUPS     224(SI), Y6
+	VMOVUPS     288(SI), Y9
+	VMOVUPS     Y4, 576(SI)
+	VADDPS      Y9, Y6, Y4
+	VSUBPS      Y9, Y6, Y6
+	VMOVUPS     192(SI), Y9
+	VMOVUPS     Y13, 288(SI)
+	VMOVUPS     320(SI), Y13
+	VMOVUPS     Y2, 224(SI)
+	VADDPS      Y13, Y9, Y2
 	VSUBPS      Y13, Y9, Y9
-	VMOVUPS     (SI), Y13
-	VMOVUPS     Y8, 416(SI)
-	VMOVUPS     288(SI), Y8
+	VADDPS      Y2, Y4, Y13
+	VSUBPS      Y2, Y4, Y2
+	VMOVUPS     160(SI), Y4
+	VMOVUPS     Y1, 320(SI)
+	VMOVUPS     352(SI), Y1
+	VMOVUPS     Y0, 192(SI)
+	VADDPS      Y1, Y4, Y0
+	VSUBPS      Y1, Y4, Y1
+	VMOVUPS     128(SI), Y4
+	VMOVUPS     Y12, 352(SI)
+	VMOVUPS     416(SI), Y12
+	VMOVUPS     Y5, 160(SI)
+	VADDPS      Y12, Y4, Y5
+	VSUBPS      Y12, Y4, Y4
+	VADDPS      Y5, Y0, Y12
+	VSUBPS      Y5, Y0, Y0
+	VADDPS      Y12, Y13, Y5
+	VSUBPS      Y12, Y13, Y12
+	VMOVAPS     Y1, Y13
+	VFMADD231PS word_bf800000<>+0(SB), Y4, Y13
+	VFMADD231PS word_3f800000<>+0(SB), Y1, Y4
+	VMOVAPS     Y6, Y1
+	VFMADD231PS word_3f3504f3<>+0(SB), Y13, Y1
+	VMOVUPS     Y12, 416(SI)
+	VMOVAPS     Y9, Y12
+	VFMADD231PS word_3f3504f3<>+0(SB), Y4, Y12
+	VFMADD231PS word_bf3504f3<>+0(SB), Y13, Y6
+	VFMADD231PS word_bf3504f3<>+0(SB), Y4, Y9
+	VMOVUPS     96(SI), Y4
+	VMOVUPS     448(SI), Y13
+	VMOVUPS     Y11, 128(SI)
+	VADDPS      Y13, Y4, Y11
+	VSUBPS      Y13, Y4, Y4
+	VMOVUPS     64(SI), Y13
+	VMOVUPS     Y7, 448(SI)
+	VMOVUPS     480(SI), Y7
+	VMOVUPS     Y14, 96(SI)
+	VADDPS      Y7, Y13, Y14
+	VSUBPS      Y7, Y13, Y7
+	VADDPS      Y14, Y11, Y13
+	VSUBPS      Y14, Y11, Y11
+	VMOVUPS     32(SI), Y14
+	VMOVUPS     Y3, 480(SI)
+	VMOVUPS     544(SI), Y3
 	VMOVUPS     Y15, 64(SI)
-	VADDPS      Y8, Y13, Y15
-	VSUBPS      Y8, Y13, Y8
-	VMOVUPS     32(SI), Y13
-	VMOVUPS     Y14, 288(SI)
-	VMOVUPS     576(SI), Y14
-	VMOVUPS     Y10, (SI)
-	VADDPS      Y14, Y13, Y10
-	VSUBPS      Y14, Y13, Y13
+	VADDPS      Y3, Y14, Y15
+	VSUBPS      Y3, Y14, Y3
+	VMOVUPS     (SI), Y14
+	VMOVUPS     Y8, 544(SI)
+	VMOVUPS     512(SI), Y8
+	VMOVUPS     Y10, 32(SI)
+	VADDPS      Y8, Y14, Y10
+	VSUBPS      Y8, Y14, Y8
 	VADDPS      Y10, Y15, Y14
 	VSUBPS      Y10, Y15, Y10
-	VADDPS      Y14, Y12, Y15
-	VSUBPS      Y14, Y12, Y12
-	VMOVAPS     Y8, Y14
-	VFMADD231PS word_bf800000<>+0(SB), Y13, Y14
-	VFMADD231PS word_3f800000<>+0(SB), Y8, Y13
-	VMOVAPS     Y2, Y8
-	VFMADD231PS word_3f3504f3<>+0(SB), Y14, Y8
-	VMOVUPS     Y12, 576(SI)
-	VMOVAPS     Y4, Y12
-	VFMADD231PS word_3f3504f3<>+0(SB), Y13, Y12
-	VFMADD231PS word_bf3504f3<>+0(SB), Y14, Y2
-	VFMADD231PS word_bf3504f3<>+0(SB), Y13, Y4
-	VADDPS      Y15, Y5, Y13
-	VSUBPS      Y15, Y5, Y5
-	VMOVAPS     Y8, Y14
-	VFMADD231PS word_bed413cd<>+0(SB), Y12, Y14
-	VFMADD231PS word_3ed413cd<>+0(SB), Y8, Y12
-	VMOVAPS     Y6, Y8
-	VFMADD231PS word_3f6c835e<>+0(SB), Y14, Y8
-	VMOVAPS     Y7, Y15
-	VFMADD231PS word_3f6c835e<>+0(SB), Y12, Y15
-	VFMADD231PS word_bf6c835e<>+0(SB), Y14, Y6
-	VFMADD231PS word_bf6c835e<>+0(SB), Y12, Y7
-	VMOVAPS     Y9, Y12
-	VFMADD231PS word_bf800000<>+0(SB), Y10, Y12
-	VFMADD231PS word_3f800000<>+0(SB), Y9, Y10
-	VMOVAPS     Y1, Y9
-	VFMADD231PS word_3f3504f3<>+0(SB), Y12, Y9
+	VADDPS      Y14, Y13, Y15
+	VSUBPS      Y14, Y13, Y13
 	VMOVAPS     Y3, Y14
+	VFMADD231PS word_bf800000<>+0(SB), Y8, Y14
+	VFMADD231PS word_3f800000<>+0(SB), Y3, Y8
+	VMOVAPS     Y4, Y3
+	VFMADD231PS word_3f3504f3<>+0(SB), Y14, Y3
+	VMOVUPS     Y13, 512(SI)
+	VMOVAPS     Y7, Y13
+	VFMADD231PS word_3f3504f3<>+0(SB), Y8, Y13
+	VFMADD231PS word_bf3504f3<>+0(SB), Y14, Y4
+	VFMADD231PS word_bf3504f3<>+0(SB), Y8, Y7
+	VADDPS      Y15, Y5, Y8
+	VSUBPS      Y15, Y5, Y5
+	VMOVAPS     Y3, Y14
+	VFMADD231PS word_bed413cd<>+0(SB), Y13, Y14
+	VFMADD231PS word_3ed413cd<>+0(SB), Y3, Y13
+	VMOVAPS     Y1, Y3
+	VFMADD231PS word_3f6c835e<>+0(SB), Y14, Y3
+	VMOVAPS     Y12, Y15
+	VFMADD231PS word_3f6c835e<>+0(SB), Y13, Y15
+	VFMADD231PS word_bf6c835e<>+0(SB), Y14, Y1
+	VFMADD231PS word_bf6c835e<>+0(SB), Y13, Y12
+	VMOVAPS     Y11, Y13
+	VFMADD231PS word_bf800000<>+0(SB), Y10, Y13
+	VFMADD231PS word_3f800000<>+0(SB), Y11, Y10
+	VMOVAPS     Y2, Y11
+	VFMADD231PS word_3f3504f3<>+0(SB), Y13, Y11
+	VMOVAPS     Y0, Y14
 	VFMADD231PS word_3f3504f3<>+0(SB), Y10, Y14
-	VFMADD231PS word_bf3504f3<>+0(SB), Y12, Y1
-	VFMADD231PS word_bf3504f3<>+0(SB), Y10, Y3
-	VMOVAPS     Y2, Y10
-	VFMADD231PS word_401a827a<>+0(SB), Y4, Y10
-	VFMADD231PS word_c01a827a<>+0(SB), Y2, Y4
-	VMOVAPS     Y0, Y2
-	VFMADD231PS word_3ec3ef15<>+0(SB), Y10, Y2
-	VMOVAPS     Y11, Y12
-	VFMADD231PS word_3ec3ef15<>+0(SB), Y4, Y12
-	VFMADD231PS word_bec3ef15<>+0(SB), Y10, Y0
-	VFMADD231PS word_bec3ef15<>+0(SB), Y4, Y11
-	VMOVUPS     (SI), Y4
-	VADDPS      Y4, Y13, Y10
+	VFMADD231PS word_bf3504f3<>+0(SB), Y13, Y2
+	VFMADD231PS word_bf3504f3<>+0(SB), Y10, Y0
+	VMOVAPS     Y4, Y10
+	VFMADD231PS word_401a827a<>+0(SB), Y7, Y10
+	VFMADD231PS word_c01a827a<>+0(SB), Y4, Y7
+	VMOVAPS     Y6, Y4
+	VFMADD231PS word_3ec3ef15<>+0(SB), Y10, Y4
+	VMOVAPS     Y9, Y13
+	VFMADD231PS word_3ec3ef15<>+0(SB), Y7, Y13
+	VFMADD231PS word_bec3ef15<>+0(SB), Y10, Y6
+	VFMADD231PS word_bec3ef15<>+0(SB), Y7, Y9
+	VMOVUPS     32(SI), Y7
+	VADDPS      Y7, Y8, Y10
 	VMOVUPS     Y10, (DI)
-	VSUBPS      Y13, Y4, Y4
-	VMOVUPS     Y4, 32(DI)
-	VMOVAPS     Y8, Y4
-	VFMADD231PS word_be4bafaf<>+0(SB), Y15, Y4
-	VFMADD231PS word_3e4bafaf<>+0(SB), Y8, Y15
-	VMOVUPS     288(SI), Y8
-	VMOVAPS     Y8, Y10
-	VFMADD231PS word_3f7b14be<>+0(SB), Y4, Y10
-	VMOVUPS     64(SI), Y13
-	VMOVUPS     Y5, (SI)
-	VMOVAPS     Y13, Y5
+	VSUBPS      Y8, Y7, Y7
+	VMOVUPS     Y7, 32(DI)
+	VMOVAPS     Y3, Y7
+	VFMADD231PS word_be4bafaf<>+0(SB), Y15, Y7
+	VFMADD231PS word_3e4bafaf<>+0(SB), Y3, Y15
+	VMOVUPS     544(SI), Y3
+	VMOVAPS     Y3, Y8
+	VFMADD231PS word_3f7b14be<>+0(SB), Y7, Y8
+	VMOVUPS     64(SI), Y10
+	VMOVUPS     Y5, 32(SI)
+	VMOVAPS     Y10, Y5
 	VFMADD231PS word_3f7b14be<>+0(SB), Y15, Y5
-	VMOVUPS     Y6, 32(SI)
-	VSUBPS      Y5, Y10, Y6
-	VMOVUPS     Y6, 64(DI)
-	VMOVUPS     Y10, 96(DI)
-	VMULPS      word_bf800000<>+0(SB), Y5, Y5
-	VMOVUPS     Y5, 128(DI)
-	VFMADD231PS word_bf7b14be<>+0(SB), Y4, Y8
-	VFMADD231PS word_bf7b14be<>+0(SB), Y15, Y13
-	VADDPS      Y13, Y8, Y4
-	VMOVUPS     Y4, 1408(DI)
-	VMOVUPS     Y8, 1440(DI)
-	VMOVUPS     Y13, 1472(DI)
-	VMOVAPS     Y9, Y4
-	VFMADD231PS word_bed413cd<>+0(SB), Y14, Y4
-	VFMADD231PS word_3ed413cd<>+0(SB), Y9, Y14
-	VMOVUPS     416(SI), Y5
-	VMOVAPS     Y5, Y6
-	VFMADD231PS word_3f6c835e<>+0(SB), Y4, Y6
-	VMOVUPS     96(SI), Y8
-	VMOVAPS     Y8, Y9
-	VFMADD231PS word_3f6c835e<>+0(SB), Y14, Y9
-	VSUBPS      Y9, Y6, Y10
+	VMOVUPS     Y1, (SI)
+	VSUBPS      Y5, Y8, Y1
+	VMOVUPS     Y1, 64(DI)
+	VMOVUPS     Y8, 96(DI)
+	VMULPS      word_bf800000<>+0(SB), Y5, Y1
+	VMOVUPS     Y1, 128(DI)
+	VFMADD231PS word_bf7b14be<>+0(SB), Y7, Y3
+	VFMADD231PS word_bf7b14be<>+0(SB), Y15, Y10
+	VADDPS      Y10, Y3, Y1
+	VMOVUPS     Y1, 1408(DI)
+	VMOVUPS     Y3, 1440(DI)
+	VMOVUPS     Y10, 1472(DI)
+	VMOVAPS     Y11, Y1
+	VFMADD231PS word_bed413cd<>+0(SB), Y14, Y1
+	VFMADD231PS word_3ed413cd<>+0(SB), Y11, Y14
+	VMOVUPS     480(SI), Y3
+	VMOVAPS     Y3, Y5
+	VFMADD231PS word_3f6c835e<>+0(SB), Y1, Y5
+	VMOVUPS     96(SI), Y7
+	VMOVAPS     Y7, Y8
+	VFMADD231PS word_3f6c835e<>+0(SB), Y14, Y8
+	VSUBPS      Y8, Y5, Y10
 	VMOVUPS     Y10, 160(DI)
-	VMOVUPS     Y6, 192(DI)
-	VMULPS      word_bf800000<>+0(SB), Y9, Y6
-	VMOVUPS     Y6, 224(DI)
-	VFMADD231PS word_bf6c835e<>+0(SB), Y4, Y5
-	VFMADD231PS word_bf6c835e<>+0(SB), Y14, Y8
-	VADDPS      Y8, Y5, Y4
-	VMOVUPS     Y4, 1312(DI)
-	VMOVUPS     Y5, 1344(DI)
-	VMOVUPS     Y8, 1376(DI)
-	VMOVAPS     Y2, Y4
-	VFMADD231PS word_3f2b0dc1<>+0(SB), Y12, Y4
-	VFMADD231PS word_bf2b0dc1<>+0(SB), Y2, Y12
-	VMOVUPS     160(SI), Y2
-	VMOVAPS     Y2, Y5
-	VFMADD231PS word_3f54db31<>+0(SB), Y4, Y5
-	VMOVUPS     128(SI), Y6
-	VMOVAPS     Y6, Y8
-	VFMADD231PS word_3f54db31<>+0(SB), Y12, Y8
-	VADDPS      Y8, Y5, Y9
-	VMOVUPS     Y9, 256(DI)
-	VMOVUPS     Y5, 288(DI)
-	VMOVUPS     Y8, 320(DI)
-	VFMADD231PS word_bf54db31<>+0(SB), Y4, Y2
-	VFMADD231PS word_bf54db31<>+0(SB), Y12, Y6
-	VSUBPS      Y6, Y2, Y4
-	VMOVUPS     Y4, 1216(DI)
-	VMOVUPS     Y2, 1248(DI)
-	VMULPS      word_bf800000<>+0(SB), Y6, Y2
-	VMOVUPS     Y2, 1280(DI)
-	VMOVUPS     512(SI), Y2
-	VMOVUPS     576(SI), Y4
-	VMOVAPS     Y2, Y5
-	VFMADD231PS word_bf800000<>+0(SB), Y4, Y5
-	VFMADD231PS word_3f800000<>+0(SB), Y2, Y4
-	VMOVUPS     544(SI), Y2
-	VMOVAPS     Y2, Y6
-	VFMADD231PS word_3f3504f3<>+0(SB), Y5, Y6
-	VMOVUPS     384(SI), Y8
-	VMOVAPS     Y8, Y9
-	VFMADD231PS word_3f3504f3<>+0(SB), Y4, Y9
-	VSUBPS      Y9, Y6, Y10
+	VMOVUPS     Y5, 192(DI)
+	VMULPS      word_bf800000<>+0(SB), Y8, Y5
+	VMOVUPS     Y5, 224(DI)
+	VFMADD231PS word_bf6c835e<>+0(SB), Y1, Y3
+	VFMADD231PS word_bf6c835e<>+0(SB), Y14, Y7
+	VADDPS      Y7, Y3, Y1
+	VMOVUPS     Y1, 1312(DI)
+	VMOVUPS     Y3, 1344(DI)
+	VMOVUPS     Y7, 1376(DI)
+	VMOVAPS     Y4, Y1
+	VFMADD231PS word_3f2b0dc1<>+0(SB), Y13, Y1
+	VFMADD231PS word_bf2b0dc1<>+0(SB), Y4, Y13
+	VMOVUPS     448(SI), Y3
+	VMOVAPS     Y3, Y4
+	VFMADD231PS word_3f54db31<>+0(SB), Y1, Y4
+	VMOVUPS     128(SI), Y5
+	VMOVAPS     Y5, Y7
+	VFMADD231PS word_3f54db31<>+0(SB), Y13, Y7
+	VADDPS      Y7, Y4, Y8
+	VMOVUPS     Y8, 256(DI)
+	VMOVUPS     Y4, 288(DI)
+	VMOVUPS     Y7, 320(DI)
+	VFMADD231PS word_bf54db31<>+0(SB), Y1, Y3
+	VFMADD231PS word_bf54db31<>+0(SB), Y13, Y5
+	VSUBPS      Y5, Y3, Y1
+	VMOVUPS     Y1, 1216(DI)
+	VMOVUPS     Y3, 1248(DI)
+	VMULPS      word_bf800000<>+0(SB), Y5, Y1
+	VMOVUPS     Y1, 1280(DI)
+	VMOVUPS     416(SI), Y1
+	VMOVUPS     512(SI), Y3
+	VMOVAPS     Y1, Y4
+	VFMADD231PS word_bf800000<>+0(SB), Y3, Y4
+	VFMADD231PS word_3f800000<>+0(SB), Y1, Y3
+	VMOVUPS     384(SI), Y1
+	VMOVAPS     Y1, Y5
+	VFMADD231PS word_3f3504f3<>+0(SB), Y4, Y5
+	VMOVUPS     256(SI), Y7
+	VMOVAPS     Y7, Y8
+	VFMADD231PS word_3f3504f3<>+0(SB), Y3, Y8
+	VSUBPS      Y8, Y5, Y10
 	VMOVUPS     Y10, 352(DI)
-	VMOVUPS     Y6, 384(DI)
-	VMULPS      word_bf800000<>+0(SB), Y9, Y6
-	VMOVUPS     Y6, 416(DI)
-	VFMADD231PS word_bf3504f3<>+0(SB), Y5, Y2
-	VFMADD231PS word_bf3504f3<>+0(SB), Y4, Y8
-	VADDPS      Y8, Y2, Y4
-	VMOVUPS     Y4, 1120(DI)
-	VMOVUPS     Y2, 1152(DI)
-	VMOVUPS     Y8, 1184(DI)
-	VMOVAPS     Y0, Y2
-	VFMADD231PS word_bfbf90c7<>+0(SB), Y11, Y2
-	VFMADD231PS word_3fbf90c7<>+0(SB), Y0, Y11
-	VMOVUPS     192(SI), Y0
-	VMOVAPS     Y0, Y4
-	VFMADD231PS word_3f0e39da<>+0(SB), Y2, Y4
-	VMOVUPS     320(SI), Y5
+	VMOVUPS     Y5, 384(DI)
+	VMULPS      word_bf800000<>+0(SB), Y8, Y5
+	VMOVUPS     Y5, 416(DI)
+	VFMADD231PS word_bf3504f3<>+0(SB), Y4, Y1
+	VFMADD231PS word_bf3504f3<>+0(SB), Y3, Y7
+	VADDPS      Y7, Y1, Y3
+	VMOVUPS     Y3, 1120(DI)
+	VMOVUPS     Y1, 1152(DI)
+	VMOVUPS     Y7, 1184(DI)
+	VMOVAPS     Y6, Y1
+	VFMADD231PS word_bfbf90c7<>+0(SB), Y9, Y1
+	VFMADD231PS word_3fbf90c7<>+0(SB), Y6, Y9
+	VMOVUPS     160(SI), Y3
+	VMOVAPS     Y3, Y4
+	VFMADD231PS word_3f0e39da<>+0(SB), Y1, Y4
+	VMOVUPS     352(SI), Y5
 	VMOVAPS     Y5, Y6
-	VFMADD231PS word_3f0e39da<>+0(SB), Y11, Y6
-	VSUBPS      Y6, Y4, Y8
-	VMOVUPS     Y8, 448(DI)
+	VFMADD231PS word_3f0e39da<>+0(SB), Y9, Y6
+	VSUBPS      Y6, Y4, Y7
+	VMOVUPS     Y7, 448(DI)
 	VMOVUPS     Y4, 480(DI)
 	VMULPS      word_bf800000<>+0(SB), Y6, Y4
 	VMOVUPS     Y4, 512(DI)
-	VFMADD231PS word_bf0e39da<>+0(SB), Y2, Y0
-	VFMADD231PS word_bf0e39da<>+0(SB), Y11, Y5
-	VADDPS      Y5, Y0, Y2
-	VMOVUPS     Y2, 1024(DI)
-	VMOVUPS     Y0, 1056(DI)
+	VFMADD231PS word_bf0e39da<>+0(SB), Y1, Y3
+	VFMADD231PS word_bf0e39da<>+0(SB), Y9, Y5
+	VADDPS      Y5, Y3, Y1
+	VMOVUPS     Y1, 1024(DI)
+	VMOVUPS     Y3, 1056(DI)
 	VMOVUPS     Y5, 1088(DI)
-	VMOVAPS     Y1, Y0
-	VFMADD231PS word_401a827a<>+0(SB), Y3, Y0
-	VFMADD231PS word_c01a827a<>+0(SB), Y1, Y3
-	VMOVUPS     224(SI), Y1
-	VMOVAPS     Y1, Y2
-	VFMADD231PS word_3ec3ef15<>+0(SB), Y0, Y2
-	VMOVUPS     448(SI), Y4
+	VMOVAPS     Y2, Y1
+	VFMADD231PS word_401a827a<>+0(SB), Y0, Y1
+	VFMADD231PS word_c01a827a<>+0(SB), Y2, Y0
+	VMOVUPS     192(SI), Y2
+	VMOVAPS     Y2, Y3
+	VFMADD231PS word_3ec3ef15<>+0(SB), Y1, Y3
+	VMOVUPS     320(SI), Y4
 	VMOVAPS     Y4, Y5
-	VFMADD231PS word_3ec3ef15<>+0(SB), Y3, Y5
-	VADDPS      Y5, Y2, Y6
+	VFMADD231PS word_3ec3ef15<>+0(SB), Y0, Y5
+	VADDPS      Y5, Y3, Y6
 	VMOVUPS     Y6, 544(DI)
-	VMOVUPS     Y2, 576(DI)
+	VMOVUPS     Y3, 576(DI)
 	VMOVUPS     Y5, 608(DI)
-	VFMADD231PS word_bec3ef15<>+0(SB), Y0, Y1
-	VFMADD231PS word_bec3ef15<>+0(SB), Y3, Y4
-	VSUBPS      Y4, Y1, Y0
+	VFMADD231PS word_bec3ef15<>+0(SB), Y1, Y2
+	VFMADD231PS word_bec3ef15<>+0(SB), Y0, Y4
+	VSUBPS      Y4, Y2, Y0
 	VMOVUPS     Y0, 928(DI)
-	VMOVUPS     Y1, 960(DI)
+	VMOVUPS     Y2, 960(DI)
 	VMULPS      word_bf800000<>+0(SB), Y4, Y0
 	VMOVUPS     Y0, 992(DI)
-	VMOVUPS     32(SI), Y0
+	VMOVUPS     (SI), Y0
 	VMOVAPS     Y0, Y1
-	VFMADD231PS word_40a0dff7<>+0(SB), Y7, Y1
-	VFMADD231PS word_c0a0dff7<>+0(SB), Y0, Y7
-	VMOVUPS     256(SI), Y0
+	VFMADD231PS word_40a0dff7<>+0(SB), Y12, Y1
+	VFMADD231PS word_c0a0dff7<>+0(SB), Y0, Y12
+	VMOVUPS     224(SI), Y0
 	VMOVAPS     Y0, Y2
 	VFMADD231PS word_3e47c5c2<>+0(SB), Y1, Y2
-	VMOVUPS     352(SI), Y3
+	VMOVUPS     288(SI), Y3
 	VMOVAPS     Y3, Y4
-	VFMADD231PS word_3e47c5c2<>+0(SB), Y7, Y4
+	VFMADD231PS word_3e47c5c2<>+0(SB), Y12, Y4
 	VADDPS      Y4, Y2, Y5
 	VMOVUPS     Y5, 640(DI)
 	VMOVUPS     Y2, 672(DI)
 	VMOVUPS     Y4, 704(DI)
 	VFMADD231PS word_be47c5c2<>+0(SB), Y1, Y0
-	VFMADD231PS word_be47c5c2<>+0(SB), Y7, Y3
+	VFMADD231PS word_be47c5c2<>+0(SB), Y12, Y3
 	VSUBPS      Y3, Y0, Y1
 	VMOVUPS     Y1, 832(DI)
 	VMOVUPS     Y0, 864(DI)
 	VMULPS      word_bf800000<>+0(SB), Y3, Y0
 	VMOVUPS     Y0, 896(DI)
-	VMOVUPS     480(SI), Y0
-	VMOVUPS     (SI), Y1
+	VMOVUPS     576(SI), Y0
+	VMOVUPS     32(SI), Y1
 	VSUBPS      Y1, Y0, Y2
 	VMOVUPS     Y2, 736(DI)
 	VMOVUPS     Y0, 768(DI)
 	VMULPS      word_bf800000<>+0(SB), Y1, Y0
 	VMOVUPS     Y0, 800(DI)
-	ADDQ        $0x00000080, AX
-	ADDQ        $0x00000080, BX
+	MOVQ        group+64(FP), R13
+	SHLQ        $0x02, R13
+	ADDQ        R13, AX
+	ADDQ        R13, BX
 	ADDQ        $0x000005e0, DI
 	DECQ        R10
 	JNE         group
 	VZEROUPPER
 	RET
 
-// func circulantInverse32AVX2(y []float32, ld int, src []float32, bias []float32, groups int, scratch []float32)
+// func circulantInverse32AVX2(y []float32, odd int, pair int, group int, src []float32, bias []float32, biasOdd int, groups int, scratch []float32)
 // Requires: AVX, FMA3
-TEXT ·circulantInverse32AVX2(SB), NOSPLIT, $0-112
+TEXT ·circulantInverse32AVX2(SB), NOSPLIT, $0-136
 	MOVQ y_base+0(FP), AX
-	MOVQ ld+24(FP), R8
+	MOVQ odd+24(FP), BX
+	LEAQ (AX)(BX*4), BX
+	MOVQ pair+32(FP), R8
 	SHLQ $0x02, R8
-	LEAQ (AX)(R8*4), BX
 	LEAQ (R8)(R8*2), R9
-	MOVQ src_base+32(FP), DI
-	MOVQ bias_base+56(FP), R11
-	MOVQ groups+80(FP), R10
-	MOVQ scratch_base+88(FP), SI
+	MOVQ src_base+48(FP), DI
+	MOVQ bias_base+72(FP), R11
+	MOVQ groups+104(FP), R10
+	MOVQ scratch_base+112(FP), SI
 
 group:
+	MOVQ        biasOdd+96(FP), R13
+	SHLQ        $0x02, R13
 	VMOVUPS     (DI), Y0
 	VMOVUPS     32(DI), Y1
 	VADDPS      Y1, Y0, Y2
@@ -14686,49 +17442,49 @@ group:
 	VADDPS      (R11), Y11, Y11
 	VMOVUPS     Y11, (AX)
 	VADDPS      (R11), Y12, Y12
-	VMOVUPS     Y12, (BX)
+	VMOVUPS     Y12, (AX)(R8*2)
 	VPERM2F128  $0x20, Y14, Y13, Y11
 	VPERM2F128  $0x31, Y14, Y13, Y12
 	VADDPS      32(R11), Y11, Y11
 	VMOVUPS     Y11, 32(AX)
 	VADDPS      32(R11), Y12, Y12
-	VMOVUPS     Y12, 32(BX)
+	VMOVUPS     Y12, 32(AX)(R8*2)
 	VPERM2F128  $0x20, Y2, Y0, Y11
 	VPERM2F128  $0x31, Y2, Y0, Y0
-	VADDPS      (R11), Y11, Y11
-	VMOVUPS     Y11, (AX)(R8*1)
-	VADDPS      (R11), Y0, Y0
-	VMOVUPS     Y0, (BX)(R8*1)
+	VADDPS      (R11)(R13*1), Y11, Y11
+	VMOVUPS     Y11, (BX)
+	VADDPS      (R11)(R13*1), Y0, Y0
+	VMOVUPS     Y0, (BX)(R8*2)
 	VPERM2F128  $0x20, Y4, Y3, Y0
 	VPERM2F128  $0x31, Y4, Y3, Y2
-	VADDPS      32(R11), Y0, Y0
-	VMOVUPS     Y0, 32(AX)(R8*1)
-	VADDPS      32(R11), Y2, Y2
-	VMOVUPS     Y2, 32(BX)(R8*1)
+	VADDPS      32(R11)(R13*1), Y0, Y0
+	VMOVUPS     Y0, 32(BX)
+	VADDPS      32(R11)(R13*1), Y2, Y2
+	VMOVUPS     Y2, 32(BX)(R8*2)
 	VPERM2F128  $0x20, Y7, Y5, Y0
 	VPERM2F128  $0x31, Y7, Y5, Y2
 	VADDPS      (R11), Y0, Y0
-	VMOVUPS     Y0, (AX)(R8*2)
+	VMOVUPS     Y0, (AX)(R8*1)
 	VADDPS      (R11), Y2, Y2
-	VMOVUPS     Y2, (BX)(R8*2)
+	VMOVUPS     Y2, (AX)(R9*1)
 	VPERM2F128  $0x20, Y6, Y8, Y0
 	VPERM2F128  $0x31, Y6, Y8, Y2
 	VADDPS      32(R11), Y0, Y0
-	VMOVUPS     Y0, 32(AX)(R8*2)
+	VMOVUPS     Y0, 32(AX)(R8*1)
 	VADDPS      32(R11), Y2, Y2
-	VMOVUPS     Y2, 32(BX)(R8*2)
+	VMOVUPS     Y2, 32(AX)(R9*1)
 	VPERM2F128  $0x20, Y10, Y1, Y0
 	VPERM2F128  $0x31, Y10, Y1, Y1
-	VADDPS      (R11), Y0, Y0
-	VMOVUPS     Y0, (AX)(R9*1)
-	VADDPS      (R11), Y1, Y1
+	VADDPS      (R11)(R13*1), Y0, Y0
+	VMOVUPS     Y0, (BX)(R8*1)
+	VADDPS      (R11)(R13*1), Y1, Y1
 	VMOVUPS     Y1, (BX)(R9*1)
 	VMOVUPS     192(SI), Y0
 	VPERM2F128  $0x20, Y9, Y0, Y1
 	VPERM2F128  $0x31, Y9, Y0, Y0
-	VADDPS      32(R11), Y1, Y1
-	VMOVUPS     Y1, 32(AX)(R9*1)
-	VADDPS      32(R11), Y0, Y0
+	VADDPS      32(R11)(R13*1), Y1, Y1
+	VMOVUPS     Y1, 32(BX)(R8*1)
+	VADDPS      32(R11)(R13*1), Y0, Y0
 	VMOVUPS     Y0, 32(BX)(R9*1)
 	VMOVUPS     672(SI), Y0
 	VMOVUPS     544(SI), Y1
@@ -14784,1043 +17540,1070 @@ group:
 	VADDPS      64(R11), Y13, Y13
 	VMOVUPS     Y13, 64(AX)
 	VADDPS      64(R11), Y3, Y3
-	VMOVUPS     Y3, 64(BX)
+	VMOVUPS     Y3, 64(AX)(R8*2)
 	VPERM2F128  $0x20, Y15, Y11, Y3
 	VPERM2F128  $0x31, Y15, Y11, Y7
 	VADDPS      96(R11), Y3, Y3
 	VMOVUPS     Y3, 96(AX)
 	VADDPS      96(R11), Y7, Y7
-	VMOVUPS     Y7, 96(BX)
+	VMOVUPS     Y7, 96(AX)(R8*2)
 	VPERM2F128  $0x20, Y6, Y2, Y3
 	VPERM2F128  $0x31, Y6, Y2, Y2
-	VADDPS      64(R11), Y3, Y3
-	VMOVUPS     Y3, 64(AX)(R8*1)
-	VADDPS      64(R11), Y2, Y2
-	VMOVUPS     Y2, 64(BX)(R8*1)
+	VADDPS      64(R11)(R13*1), Y3, Y3
+	VMOVUPS     Y3, 64(BX)
+	VADDPS      64(R11)(R13*1), Y2, Y2
+	VMOVUPS     Y2, 64(BX)(R8*2)
 	VPERM2F128  $0x20, Y5, Y10, Y2
 	VPERM2F128  $0x31, Y5, Y10, Y3
-	VADDPS      96(R11), Y2, Y2
-	VMOVUPS     Y2, 96(AX)(R8*1)
-	VADDPS      96(R11), Y3, Y3
-	VMOVUPS     Y3, 96(BX)(R8*1)
+	VADDPS      96(R11)(R13*1), Y2, Y2
+	VMOVUPS     Y2, 96(BX)
+	VADDPS      96(R11)(R13*1), Y3, Y3
+	VMOVUPS     Y3, 96(BX)(R8*2)
 	VPERM2F128  $0x20, Y8, Y4, Y2
 	VPERM2F128  $0x31, Y8, Y4, Y3
 	VADDPS      64(R11), Y2, Y2
-	VMOVUPS     Y2, 64(AX)(R8*2)
+	VMOVUPS     Y2, 64(AX)(R8*1)
 	VADDPS      64(R11), Y3, Y3
-	VMOVUPS     Y3, 64(BX)(R8*2)
+	VMOVUPS     Y3, 64(AX)(R9*1)
 	VPERM2F128  $0x20, Y14, Y12, Y2
 	VPERM2F128  $0x31, Y14, Y12, Y3
 	VADDPS      96(R11), Y2, Y2
-	VMOVUPS     Y2, 96(AX)(R8*2)
+	VMOVUPS     Y2, 96(AX)(R8*1)
 	VADDPS      96(R11), Y3, Y3
-	VMOVUPS     Y3, 96(BX)(R8*2)
+	VMOVUPS     Y3, 96(AX)(R9*1)
 	VPERM2F128  $0x20, Y1, Y0, Y2
 	VPERM2F128  $0x31, Y1, Y0, Y0
-	VADDPS      64(R11), Y2, Y2
-	VMOVUPS     Y2, 64(AX)(R9*1)
-	VADDPS      64(R11), Y0, Y0
+	VADDPS      64(R11)(R13*1), Y2, Y2
+	VMOVUPS     Y2, 64(BX)(R8*1)
+	VADDPS      64(R11)(R13*1), Y0, Y0
 	VMOVUPS     Y0, 64(BX)(R9*1)
 	VMOVUPS     128(SI), Y0
 	VPERM2F128  $0x20, Y9, Y0, Y1
 	VPERM2F128  $0x31, Y9, Y0, Y0
-	VADDPS      96(R11), Y1, Y1
-	VMOVUPS     Y1, 96(AX)(R9*1)
-	VADDPS      96(R11), Y0, Y0
+	VADDPS      96(R11)(R13*1), Y1, Y1
+	VMOVUPS     Y1, 96(BX)(R8*1)
+	VADDPS      96(R11)(R13*1), Y0, Y0
 	VMOVUPS     Y0, 96(BX)(R9*1)
-	ADDQ        $0x00000080, AX
-	ADDQ        $0x00000080, BX
-	ADDQ        $0x00000080, R11
+	MOVQ        group+40(FP), R13
+	SHLQ        $0x02, R13
+	ADDQ        R13, AX
+	ADDQ        R13, BX
+	ADDQ        R13, R11
 	ADDQ        $0x000005e0, DI
 	DECQ        R10
 	JNE         group
 	VZEROUPPER
 	RET
 
-// func circulantForward64AVX2(dst []float32, x []float32, ld int, groups int, scratch []float32)
+// func circulantForward64AVX2(dst []float32, x []float32, odd int, pair int, group int, groups int, scratch []float32)
 // Requires: AVX, FMA3
-TEXT ·circulantForward64AVX2(SB), NOSPLIT, $0-88
+TEXT ·circulantForward64AVX2(SB), NOSPLIT, $0-104
 	MOVQ x_base+24(FP), AX
-	MOVQ ld+48(FP), R8
+	MOVQ odd+48(FP), BX
+	LEAQ (AX)(BX*4), BX
+	MOVQ pair+56(FP), R8
 	SHLQ $0x02, R8
-	LEAQ (AX)(R8*4), BX
 	LEAQ (R8)(R8*2), R9
 	MOVQ dst_base+0(FP), DI
-	MOVQ groups+56(FP), R10
-	MOVQ scratch_base+64(FP), SI
+	MOVQ groups+72(FP), R10
+	MOVQ scratch_base+80(FP), SI
 
 group:
-	VMOVUPS     (AX), X0
-	VINSERTF128 $0x01, (BX), Y0, Y0
-	VMOVUPS     (AX)(R8*1), X1
-	VINSERTF128 $0x01, (BX)(R8*1), Y1, Y1
-	VMOVUPS     (AX)(R8*2), X2
-	VINSERTF128 $0x01, (BX)(R8*2), Y2, Y2
-	VMOVUPS     (AX)(R9*1), X3
-	VINSERTF128 $0x01, (BX)(R9*1), Y3, Y3
-	VUNPCKLPS   Y1, Y0, Y4
-	VUNPCKHPS   Y1, Y0, Y0
-	VUNPCKLPS   Y3, Y2, Y1
-	VUNPCKHPS   Y3, Y2, Y2
-	VSHUFPS     $0x44, Y1, Y4, Y3
-	VSHUFPS     $0xee, Y1, Y4, Y1
-	VSHUFPS     $0x44, Y2, Y0, Y4
-	VSHUFPS     $0xee, Y2, Y0, Y0
-	VMOVUPS     16(AX), X2
-	VINSERTF128 $0x01, 16(BX), Y2, Y2
-	VMOVUPS     16(AX)(R8*1), X5
-	VINSERTF128 $0x01, 16(BX)(R8*1), Y5, Y5
-	VMOVUPS     16(AX)(R8*2), X6
-	VINSERTF128 $0x01, 16(BX)(R8*2), Y6, Y6
-	VMOVUPS     16(AX)(R9*1), X7
-	VINSERTF128 $0x01, 16(BX)(R9*1), Y7, Y7
-	VUNPCKLPS   Y5, Y2, Y8
-	VUNPCKHPS   Y5, Y2, Y2
-	VUNPCKLPS   Y7, Y6, Y5
-	VUNPCKHPS   Y7, Y6, Y6
-	VSHUFPS     $0x44, Y5, Y8, Y7
-	VSHUFPS     $0xee, Y5, Y8, Y5
-	VSHUFPS     $0x44, Y6, Y2, Y8
-	VSHUFPS     $0xee, Y6, Y2, Y2
-	VMOVUPS     32(AX), X6
-	VINSERTF128 $0x01, 32(BX), Y6, Y6
-	VMOVUPS     32(AX)(R8*1), X9
-	VINSERTF128 $0x01, 32(BX)(R8*1), Y9, Y9
-	VMOVUPS     32(AX)(R8*2), X10
-	VINSERTF128 $0x01, 32(BX)(R8*2), Y10, Y10
-	VMOVUPS     32(AX)(R9*1), X11
-	VINSERTF128 $0x01, 32(BX)(R9*1), Y11, Y11
-	VUNPCKLPS   Y9, Y6, Y12
-	VUNPCKHPS   Y9, Y6, Y6
-	VUNPCKLPS   Y11, Y10, Y9
-	VUNPCKHPS   Y11, Y10, Y10
-	VSHUFPS     $0x44, Y9, Y12, Y11
-	VSHUFPS     $0xee, Y9, Y12, Y9
-	VSHUFPS     $0x44, Y10, Y6, Y12
-	VSHUFPS     $0xee, Y10, Y6, Y6
-	VMOVUPS     48(AX), X10
-	VINSERTF128 $0x01, 48(BX), Y10, Y10
-	VMOVUPS     48(AX)(R8*1), X13
-	VINSERTF128 $0x01, 48(BX)(R8*1), Y13, Y13
-	VMOVUPS     48(AX)(R8*2), X14
-	VINSERTF128 $0x01, 48(BX)(R8*2), Y14, Y14
-	VMOVUPS     48(AX)(R9*1), X15
-	VINSERTF128 $0x01, 48(BX)(R9*1), Y15, Y15
-	VMOVUPS     Y2, (SI)
-	VUNPCKLPS   Y13, Y10, Y2
-	VUNPCKHPS   Y13, Y10, Y10
-	VUNPCKLPS   Y15, Y14, Y13
-	VUNPCKHPS   Y15, Y14, Y14
-	VSHUFPS     $0x44, Y13, Y2, Y15
-	VSHUFPS     $0xee, Y13, Y2, Y2
-	VSHUFPS     $0x44, Y14, Y10, Y13
-	VSHUFPS     $0xee, Y14, Y10, Y10
-	VMOVUPS     64(AX), X14
-	VINSERTF128 $0x01, 64(BX), Y14, Y14
-	VMOVUPS     Y10, 32(SI)
-	VMOVUPS     64(AX)(R8*1), X10
-	VINSERTF128 $0x01, 64(BX)(R8*1), Y10, Y10
-	VMOVUPS     Y6, 64(SI)
-	VMOVUPS     64(AX)(R8*2), X6
-	VINSERTF128 $0x01, 64(BX)(R8*2), Y6, Y6
-	VMOVUPS     Y0, 96(SI)
-	VMOVUPS     64(AX)(R9*1), X0
-	VINSERTF128 $0x01, 64(BX)(R9*1), Y0, Y0
-	VMOVUPS     Y2, 128(SI)
-	VUNPCKLPS   Y10, Y14, Y2
-	VUNPCKHPS   Y10, Y14, Y10
-	VUNPCKLPS   Y0, Y6, Y14
-	VUNPCKHPS   Y0, Y6, Y0
-	VSHUFPS     $0x44, Y14, Y2, Y6
-	VSHUFPS     $0xee, Y14, Y2, Y2
-	VSHUFPS     $0x44, Y0, Y10, Y14
-	VSHUFPS     $0xee, Y0, Y10, Y0
-	VMOVUPS     80(AX), X10
-	VINSERTF128 $0x01, 80(BX), Y10, Y10
-	VMOVUPS     Y0, 160(SI)
-	VMOVUPS     80(AX)(R8*1), X0
-	VINSERTF128 $0x01, 80(BX)(R8*1), Y0, Y0
-	VMOVUPS     Y5, 192(SI)
-	VMOVUPS     80(AX)(R8*2), X5
-	VINSERTF128 $0x01, 80(BX)(R8*2), Y5, Y5
-	VMOVUPS     Y9, 224(SI)
-	VMOVUPS     80(AX)(R9*1), X9
-	VINSERTF128 $0x01, 80(BX)(R9*1), Y9, Y9
-	VMOVUPS     Y2, 256(SI)
-	VUNPCKLPS   Y0, Y10, Y2
-	VUNPCKHPS   Y0, Y10, Y0
-	VUNPCKLPS   Y9, Y5, Y10
-	VUNPCKHPS   Y9, Y5, Y5
-	VSHUFPS     $0x44, Y10, Y2, Y9
+	VMOVUPS     (AX), Y0
+	VMOVUPS     (AX)(R8*2), Y1
+	VPERM2F128  $0x20, Y1, Y0, Y2
+	VPERM2F128  $0x31, Y1, Y0, Y0
+	VMOVUPS     32(AX), Y1
+	VMOVUPS     32(AX)(R8*2), Y3
+	VPERM2F128  $0x20, Y3, Y1, Y4
+	VPERM2F128  $0x31, Y3, Y1, Y1
+	VMOVUPS     (BX), Y3
+	VMOVUPS     (BX)(R8*2), Y5
+	VPERM2F128  $0x20, Y5, Y3, Y6
+	VPERM2F128  $0x31, Y5, Y3, Y3
+	VMOVUPS     32(BX), Y5
+	VMOVUPS     32(BX)(R8*2), Y7
+	VPERM2F128  $0x20, Y7, Y5, Y8
+	VPERM2F128  $0x31, Y7, Y5, Y5
+	VMOVUPS     (AX)(R8*1), Y7
+	VMOVUPS     (AX)(R9*1), Y9
+	VPERM2F128  $0x20, Y9, Y7, Y10
+	VPERM2F128  $0x31, Y9, Y7, Y7
+	VMOVUPS     32(AX)(R8*1), Y9
+	VMOVUPS     32(AX)(R9*1), Y11
+	VPERM2F128  $0x20, Y11, Y9, Y12
+	VPERM2F128  $0x31, Y11, Y9, Y9
+	VMOVUPS     (BX)(R8*1), Y11
+	VMOVUPS     (BX)(R9*1), Y13
+	VPERM2F128  $0x20, Y13, Y11, Y14
+	VPERM2F128  $0x31, Y13, Y11, Y11
+	VMOVUPS     32(BX)(R8*1), Y13
+	VMOVUPS     32(BX)(R9*1), Y15
+	VMOVUPS     Y9, (SI)
+	VPERM2F128  $0x20, Y15, Y13, Y9
+	VPERM2F128  $0x31, Y15, Y13, Y13
+	VUNPCKLPS   Y6, Y2, Y15
+	VUNPCKHPS   Y6, Y2, Y2
+	VUNPCKLPS   Y14, Y10, Y6
+	VUNPCKHPS   Y14, Y10, Y10
+	VSHUFPS     $0x44, Y6, Y15, Y14
+	VSHUFPS     $0xee, Y6, Y15, Y6
+	VSHUFPS     $0x44, Y10, Y2, Y15
 	VSHUFPS     $0xee, Y10, Y2, Y2
-	VSHUFPS     $0x44, Y5, Y0, Y10
-	VSHUFPS     $0xee, Y5, Y0, Y0
-	VMOVUPS     96(AX), X5
-	VINSERTF128 $0x01, 96(BX), Y5, Y5
-	VMOVUPS     Y0, 288(SI)
-	VMOVUPS     96(AX)(R8*1), X0
-	VINSERTF128 $0x01, 96(BX)(R8*1), Y0, Y0
-	VMOVUPS     Y2, 320(SI)
-	VMOVUPS     96(AX)(R8*2), X2
-	VINSERTF128 $0x01, 96(BX)(R8*2), Y2, Y2
-	VMOVUPS     Y1, 352(SI)
-	VMOVUPS     96(AX)(R9*1), X1
-	VINSERTF128 $0x01, 96(BX)(R9*1), Y1, Y1
-	VMOVUPS     Y13, 384(SI)
-	VUNPCKLPS   Y0, Y5, Y13
-	VUNPCKHPS   Y0, Y5, Y0
-	VUNPCKLPS   Y1, Y2, Y5
-	VUNPCKHPS   Y1, Y2, Y1
-	VSHUFPS     $0x44, Y5, Y13, Y2
-	VSHUFPS     $0xee, Y5, Y13, Y5
-	VSHUFPS     $0x44, Y1, Y0, Y13
-	VSHUFPS     $0xee, Y1, Y0, Y0
-	VMOVUPS     112(AX), X1
-	VINSERTF128 $0x01, 112(BX), Y1, Y1
-	VMOVUPS     Y0, 416(SI)
-	VMOVUPS     112(AX)(R8*1), X0
-	VINSERTF128 $0x01, 112(BX)(R8*1), Y0, Y0
-	VMOVUPS     Y5, 448(SI)
-	VMOVUPS     112(AX)(R8*2), X5
-	VINSERTF128 $0x01, 112(BX)(R8*2), Y5, Y5
-	VMOVUPS     Y10, 480(SI)
-	VMOVUPS     112(AX)(R9*1), X10
-	VINSERTF128 $0x01, 112(BX)(R9*1), Y10, Y10
-	VMOVUPS     Y8, 512(SI)
-	VUNPCKLPS   Y0, Y1, Y8
-	VUNPCKHPS   Y0, Y1, Y0
-	VUNPCKLPS   Y10, Y5, Y1
-	VUNPCKHPS   Y10, Y5, Y5
-	VSHUFPS     $0x44, Y1, Y8, Y10
-	VSHUFPS     $0xee, Y1, Y8, Y1
-	VSHUFPS     $0x44, Y5, Y0, Y8
-	VSHUFPS     $0xee, Y5, Y0, Y0
-	VMOVUPS     128(AX), X5
-	VINSERTF128 $0x01, 128(BX), Y5, Y5
-	VMOVUPS     Y0, 544(SI)
-	VMOVUPS     128(AX)(R8*1), X0
-	VINSERTF128 $0x01, 128(BX)(R8*1), Y0, Y0
-	VMOVUPS     Y1, 576(SI)
-	VMOVUPS     128(AX)(R8*2), X1
-	VINSERTF128 $0x01, 128(BX)(R8*2), Y1, Y1
-	VMOVUPS     Y8, 608(SI)
-	VMOVUPS     128(AX)(R9*1), X8
-	VINSERTF128 $0x01, 128(BX)(R9*1), Y8, Y8
-	VMOVUPS     Y13, 640(SI)
-	VUNPCKLPS   Y0, Y5, Y13
-	VUNPCKHPS   Y0, Y5, Y0
-	VUNPCKLPS   Y8, Y1, Y5
-	VUNPCKHPS   Y8, Y1, Y1
-	VSHUFPS     $0x44, Y5, Y13, Y8
-	VSHUFPS     $0xee, Y5, Y13, Y5
-	VSHUFPS     $0x44, Y1, Y0, Y13
-	VSHUFPS     $0xee, Y1, Y0, Y0
-	VMOVUPS     144(AX), X1
-	VINSERTF128 $0x01, 144(BX), Y1, Y1
-	VMOVUPS     Y0, 672(SI)
-	VMOVUPS     144(AX)(R8*1), X0
-	VINSERTF128 $0x01, 144(BX)(R8*1), Y0, Y0
-	VMOVUPS     Y5, 704(SI)
-	VMOVUPS     144(AX)(R8*2), X5
-	VINSERTF128 $0x01, 144(BX)(R8*2), Y5, Y5
-	VMOVUPS     Y12, 736(SI)
-	VMOVUPS     144(AX)(R9*1), X12
-	VINSERTF128 $0x01, 144(BX)(R9*1), Y12, Y12
-	VMOVUPS     Y14, 768(SI)
-	VUNPCKLPS   Y0, Y1, Y14
-	VUNPCKHPS   Y0, Y1, Y0
-	VUNPCKLPS   Y12, Y5, Y1
-	VUNPCKHPS   Y12, Y5, Y5
-	VSHUFPS     $0x44, Y1, Y14, Y12
-	VSHUFPS     $0xee, Y1, Y14, Y1
-	VSHUFPS     $0x44, Y5, Y0, Y14
-	VSHUFPS     $0xee, Y5, Y0, Y0
-	VMOVUPS     160(AX), X5
-	VINSERTF128 $0x01, 160(BX), Y5, Y5
-	VMOVUPS     Y0, 800(SI)
-	VMOVUPS     160(AX)(R8*1), X0
-	VINSERTF128 $0x01, 160(BX)(R8*1), Y0, Y0
-	VMOVUPS     Y1, 832(SI)
-	VMOVUPS     160(AX)(R8*2), X1
-	VINSERTF128 $0x01, 160(BX)(R8*2), Y1, Y1
-	VMOVUPS     Y14, 864(SI)
-	VMOVUPS     160(AX)(R9*1), X14
-	VINSERTF128 $0x01, 160(BX)(R9*1), Y14, Y14
-	VMOVUPS     Y4, 896(SI)
-	VUNPCKLPS   Y0, Y5, Y4
-	VUNPCKHPS   Y0, Y5, Y0
-	VUNPCKLPS   Y14, Y1, Y5
-	VUNPCKHPS   Y14, Y1, Y1
-	VSHUFPS     $0x44, Y5, Y4, Y14
-	VSHUFPS     $0xee, Y5, Y4, Y4
-	VSHUFPS     $0x44, Y1, Y0, Y5
-	VSHUFPS     $0xee, Y1, Y0, Y0
-	VMOVUPS     176(AX), X1
-	VINSERTF128 $0x01, 176(BX), Y1, Y1
-	VMOVUPS     Y0, 928(SI)
-	VMOVUPS     176(AX)(R8*1), X0
-	VINSERTF128 $0x01, 176(BX)(R8*1), Y0, Y0
-	VMOVUPS     Y4, 960(SI)
-	VMOVUPS     176(AX)(R8*2), X4
-	VINSERTF128 $0x01, 176(BX)(R8*2), Y4, Y4
-	VMOVUPS     Y5, 992(SI)
-	VMOVUPS     176(AX)(R9*1), X5
-	VINSERTF128 $0x01, 176(BX)(R9*1), Y5, Y5
-	VMOVUPS     Y13, 1024(SI)
-	VUNPCKLPS   Y0, Y1, Y13
-	VUNPCKHPS   Y0, Y1, Y0
-	VUNPCKLPS   Y5, Y4, Y1
-	VUNPCKHPS   Y5, Y4, Y4
-	VSHUFPS     $0x44, Y1, Y13, Y5
-	VSHUFPS     $0xee, Y1, Y13, Y1
-	VSHUFPS     $0x44, Y4, Y0, Y13
-	VSHUFPS     $0xee, Y4, Y0, Y0
-	VMOVUPS     192(AX), X4
-	VINSERTF128 $0x01, 192(BX), Y4, Y4
-	VMOVUPS     Y0, 1056(SI)
-	VMOVUPS     192(AX)(R8*1), X0
-	VINSERTF128 $0x01, 192(BX)(R8*1), Y0, Y0
-	VMOVUPS     Y1, 1088(SI)
-	VMOVUPS     192(AX)(R8*2), X1
-	VINSERTF128 $0x01, 192(BX)(R8*2), Y1, Y1
-	VMOVUPS     Y13, 1120(SI)
-	VMOVUPS     192(AX)(R9*1), X13
-	VINSERTF128 $0x01, 192(BX)(R9*1), Y13, Y13
-	VMOVUPS     Y10, 1152(SI)
-	VUNPCKLPS   Y0, Y4, Y10
-	VUNPCKHPS   Y0, Y4, Y0
-	VUNPCKLPS   Y13, Y1, Y4
-	VUNPCKHPS   Y13, Y1, Y1
-	VSHUFPS     $0x44, Y4, Y10, Y13
-	VSHUFPS     $0xee, Y4, Y10, Y4
-	VSHUFPS     $0x44, Y1, Y0, Y10
-	VSHUFPS     $0xee, Y1, Y0, Y0
-	VMOVUPS     208(AX), X1
-	VINSERTF128 $0x01, 208(BX), Y1, Y1
-	VMOVUPS     Y0, 1184(SI)
-	VMOVUPS     208(AX)(R8*1), X0
-	VINSERTF128 $0x01, 208(BX)(R8*1), Y0, Y0
-	VMOVUPS     Y4, 1216(SI)
-	VMOVUPS     208(AX)(R8*2), X4
-	VINSERTF128 $0x01, 208(BX)(R8*2), Y4, Y4
-	VMOVUPS     Y10, 1248(SI)
-	VMOVUPS     208(AX)(R9*1), X10
-	VINSERTF128 $0x01, 208(BX)(R9*1), Y10, Y10
-	VMOVUPS     Y5, 1280(SI)
-	VUNPCKLPS   Y0, Y1, Y5
-	VUNPCKHPS   Y0, Y1, Y0
-	VUNPCKLPS   Y10, Y4, Y1
-	VUNPCKHPS   Y10, Y4, Y4
-	VSHUFPS     $0x44, Y1, Y5, Y10
-	VSHUFPS     $0xee, Y1, Y5, Y1
-	VSHUFPS     $0x44, Y4, Y0, Y5
-	VSHUFPS     $0xee, Y4, Y0, Y0
-	VMOVUPS     224(AX), X4
-	VINSERTF128 $0x01, 224(BX), Y4, Y4
-	VMOVUPS     Y0, 1312(SI)
-	VMOVUPS     224(AX)(R8*1), X0
-	VINSERTF128 $0x01, 224(BX)(R8*1), Y0, Y0
-	VMOVUPS     Y1, 1344(SI)
-	VMOVUPS     224(AX)(R8*2), X1
-	VINSERTF128 $0x01, 224(BX)(R8*2), Y1, Y1
-	VMOVUPS     Y5, 1376(SI)
-	VMOVUPS     224(AX)(R9*1), X5
-	VINSERTF128 $0x01, 224(BX)(R9*1), Y5, Y5
-	VMOVUPS     Y15, 1408(SI)
-	VUNPCKLPS   Y0, Y4, Y15
-	VUNPCKHPS   Y0, Y4, Y0
-	VUNPCKLPS   Y5, Y1, Y4
+	VUNPCKLPS   Y3, Y0, Y10
+	VUNPCKHPS   Y3, Y0, Y0
+	VUNPCKLPS   Y11, Y7, Y3
+	VUNPCKHPS   Y11, Y7, Y7
+	VSHUFPS     $0x44, Y3, Y10, Y11
+	VSHUFPS     $0xee, Y3, Y10, Y3
+	VSHUFPS     $0x44, Y7, Y0, Y10
+	VSHUFPS     $0xee, Y7, Y0, Y0
+	VUNPCKLPS   Y8, Y4, Y7
+	VUNPCKHPS   Y8, Y4, Y4
+	VUNPCKLPS   Y9, Y12, Y8
+	VUNPCKHPS   Y9, Y12, Y9
+	VSHUFPS     $0x44, Y8, Y7, Y12
+	VSHUFPS     $0xee, Y8, Y7, Y7
+	VSHUFPS     $0x44, Y9, Y4, Y8
+	VSHUFPS     $0xee, Y9, Y4, Y4
+	VUNPCKLPS   Y5, Y1, Y9
 	VUNPCKHPS   Y5, Y1, Y1
-	VSHUFPS     $0x44, Y4, Y15, Y5
-	VSHUFPS     $0xee, Y4, Y15, Y4
-	VSHUFPS     $0x44, Y1, Y0, Y15
-	VSHUFPS     $0xee, Y1, Y0, Y0
-	VMOVUPS     240(AX), X1
-	VINSERTF128 $0x01, 240(BX), Y1, Y1
-	VMOVUPS     Y0, 1440(SI)
-	VMOVUPS     240(AX)(R8*1), X0
-	VINSERTF128 $0x01, 240(BX)(R8*1), Y0, Y0
-	VMOVUPS     Y4, 1472(SI)
-	VMOVUPS     240(AX)(R8*2), X4
-	VINSERTF128 $0x01, 240(BX)(R8*2), Y4, Y4
-	VMOVUPS     Y15, 1504(SI)
-	VMOVUPS     240(AX)(R9*1), X15
-	VINSERTF128 $0x01, 240(BX)(R9*1), Y15, Y15
-	VMOVUPS     Y9, 1536(SI)
-	VUNPCKLPS   Y0, Y1, Y9
-	VUNPCKHPS   Y0, Y1, Y0
-	VUNPCKLPS   Y15, Y4, Y1
-	VUNPCKHPS   Y15, Y4, Y4
-	VSHUFPS     $0x44, Y1, Y9, Y15
-	VSHUFPS     $0xee, Y1, Y9, Y1
-	VSHUFPS     $0x44, Y4, Y0, Y9
-	VSHUFPS     $0xee, Y4, Y0, Y0
-	VADDPS      Y8, Y3, Y4
-	VSUBPS      Y8, Y3, Y3
-	VADDPS      Y13, Y6, Y8
-	VSUBPS      Y13, Y6, Y6
-	VADDPS      Y8, Y4, Y13
-	VSUBPS      Y8, Y4, Y4
-	VADDPS      Y14, Y11, Y8
-	VSUBPS      Y14, Y11, Y11
-	VADDPS      Y5, Y2, Y14
-	VSUBPS      Y5, Y2, Y2
-	VADDPS      Y14, Y8, Y5
-	VSUBPS      Y14, Y8, Y8
-	VADDPS      Y5, Y13, Y14
-	VSUBPS      Y5, Y13, Y5
-	VMOVAPS     Y11, Y13
-	VFMADD231PS word_bf800000<>+0(SB), Y2, Y13
-	VFMADD231PS word_3f800000<>+0(SB), Y11, Y2
-	VMOVAPS     Y3, Y11
-	VFMADD231PS word_3f3504f3<>+0(SB), Y13, Y11
-	VMOVUPS     Y0, 1568(SI)
-	VMOVAPS     Y6, Y0
-	VFMADD231PS word_3f3504f3<>+0(SB), Y2, Y0
-	VFMADD231PS word_bf3504f3<>+0(SB), Y13, Y3
-	VFMADD231PS word_bf3504f3<>+0(SB), Y2, Y6
-	VADDPS      Y12, Y7, Y2
-	VSUBPS      Y12, Y7, Y7
-	VMOVUPS     1536(SI), Y12
-	VADDPS      Y12, Y10, Y13
-	VSUBPS      Y10, Y12, Y10
-	VADDPS      Y13, Y2, Y12
-	VSUBPS      Y13, Y2, Y2
-	VMOVUPS     1408(SI), Y13
-	VMOVUPS     Y1, 1536(SI)
-	VMOVUPS     1280(SI), Y1
-	VMOVUPS     Y5, 1600(SI)
-	VADDPS      Y1, Y13, Y5
-	VSUBPS      Y1, Y13, Y1
-	VMOVUPS     1152(SI), Y13
-	VMOVUPS     Y9, 1280(SI)
-	VADDPS      Y13, Y15, Y9
-	VSUBPS      Y15, Y13, Y13
-	VADDPS      Y9, Y5, Y15
-	VSUBPS      Y9, Y5, Y5
-	VADDPS      Y15, Y12, Y9
-	VSUBPS      Y15, Y12, Y12
-	VMOVAPS     Y1, Y15
-	VFMADD231PS word_bf800000<>+0(SB), Y13, Y15
-	VFMADD231PS word_3f800000<>+0(SB), Y1, Y13
-	VMOVAPS     Y7, Y1
-	VFMADD231PS word_3f3504f3<>+0(SB), Y15, Y1
-	VMOVUPS     Y12, 1152(SI)
-	VMOVAPS     Y10, Y12
-	VFMADD231PS word_3f3504f3<>+0(SB), Y13, Y12
-	VFMADD231PS word_bf3504f3<>+0(SB), Y15, Y7
-	VFMADD231PS word_bf3504f3<>+0(SB), Y13, Y10
-	VADDPS      Y9, Y14, Y13
-	VSUBPS      Y9, Y14, Y9
-	VMOVAPS     Y1, Y14
-	VFMADD231PS word_bed413cd<>+0(SB), Y12, Y14
-	VFMADD231PS word_3ed413cd<>+0(SB), Y1, Y12
-	VMOVAPS     Y11, Y1
-	VFMADD231PS word_3f6c835e<>+0(SB), Y14, Y1
-	VMOVAPS     Y0, Y15
-	VFMADD231PS word_3f6c835e<>+0(SB), Y12, Y15
-	VFMADD231PS word_bf6c835e<>+0(SB), Y14, Y11
-	VFMADD231PS word_bf6c835e<>+0(SB), Y12, Y0
-	VMOVAPS     Y2, Y12
-	VFMADD231PS word_bf800000<>+0(SB), Y5, Y12
-	VFMADD231PS word_3f800000<>+0(SB), Y2, Y5
-	VMOVAPS     Y4, Y2
-	VFMADD231PS word_3f3504f3<>+0(SB), Y12, Y2
-	VMOVAPS     Y8, Y14
-	VFMADD231PS word_3f3504f3<>+0(SB), Y5, Y14
-	VFMADD231PS word_bf3504f3<>+0(SB), Y12, Y4
-	VFMADD231PS word_bf3504f3<>+0(SB), Y5, Y8
-	VMOVAPS     Y7, Y5
-	VFMADD231PS word_401a827a<>+0(SB), Y10, Y5
-	VFMADD231PS word_c01a827a<>+0(SB), Y7, Y10
-	VMOVAPS     Y3, Y7
-	VFMADD231PS word_3ec3ef15<>+0(SB), Y5, Y7
-	VMOVAPS     Y6, Y12
-	VFMADD231PS word_3ec3ef15<>+0(SB), Y10, Y12
-	VFMADD231PS word_bec3ef15<>+0(SB), Y5, Y3
-	VFMADD231PS word_bec3ef15<>+0(SB), Y10, Y6
-	VMOVUPS     896(SI), Y5
-	VMOVUPS     1024(SI), Y10
-	VMOVUPS     Y9, 1408(SI)
-	VADDPS      Y10, Y5, Y9
-	VSUBPS      Y10, Y5, Y5
-	VMOVUPS     768(SI), Y10
-	VMOVUPS     Y0, 1024(SI)
-	VMOVUPS     1248(SI), Y0
-	VMOVUPS     Y11, 896(SI)
-	VADDPS      Y0, Y10, Y11
-	VSUBPS      Y0, Y10, Y0
-	VADDPS      Y11, Y9, Y10
-	VSUBPS      Y11, Y9, Y9
-	VMOVUPS     736(SI), Y11
-	VMOVUPS     Y8, 1248(SI)
-	VMOVUPS     992(SI), Y8
-	VMOVUPS     Y4, 768(SI)
-	VADDPS      Y8, Y11, Y4
-	VSUBPS      Y8, Y11, Y8
-	VMOVUPS     640(SI), Y11
-	VMOVUPS     Y6, 992(SI)
-	VMOVUPS     1504(SI), Y6
-	VMOVUPS     Y3, 736(SI)
-	VADDPS      Y6, Y11, Y3
-	VSUBPS      Y6, Y11, Y6
-	VADDPS      Y3, Y4, Y11
-	VSUBPS      Y3, Y4, Y3
-	VADDPS      Y11, Y10, Y4
-	VSUBPS      Y11, Y10, Y10
-	VMOVAPS     Y8, Y11
-	VFMADD231PS word_bf800000<>+0(SB), Y6, Y11
-	VFMADD231PS word_3f800000<>+0(SB), Y8, Y6
-	VMOVAPS     Y5, Y8
-	VFMADD231PS word_3f3504f3<>+0(SB), Y11, Y8
-	VMOVUPS     Y10, 1504(SI)
-	VMOVAPS     Y0, Y10
-	VFMADD231PS word_3f3504f3<>+0(SB), Y6, Y10
-	VFMADD231PS word_bf3504f3<>+0(SB), Y11, Y5
-	VFMADD231PS word_bf3504f3<>+0(SB), Y6, Y0
-	VMOVUPS     512(SI), Y6
-	VMOVUPS     864(SI), Y11
-	VMOVUPS     Y12, 640(SI)
-	VADDPS      Y11, Y6, Y12
-	VSUBPS      Y11, Y6, Y6
-	VMOVUPS     480(SI), Y11
-	VMOVUPS     Y7, 864(SI)
-	VMOVUPS     1376(SI), Y7
-	VMOVUPS     Y14, 512(SI)
-	VADDPS      Y7, Y11, Y14
-	VSUBPS      Y7, Y11, Y7
-	VADDPS      Y14, Y12, Y11
-	VSUBPS      Y14, Y12, Y12
-	VMOVUPS     384(SI), Y14
-	VMOVUPS     Y2, 1376(SI)
-	VMOVUPS     1120(SI), Y2
-	VMOVUPS     Y15, 480(SI)
-	VADDPS      Y2, Y14, Y15
-	VSUBPS      Y2, Y14, Y2
-	VMOVUPS     608(SI), Y14
-	VMOVUPS     Y1, 1120(SI)
-	VMOVUPS     1280(SI), Y1
+	VMOVUPS     (SI), Y5
+	VMOVUPS     Y0, 32(SI)
+	VUNPCKLPS   Y13, Y5, Y0
+	VUNPCKHPS   Y13, Y5, Y5
+	VSHUFPS     $0x44, Y0, Y9, Y13
+	VSHUFPS     $0xee, Y0, Y9, Y0
+	VSHUFPS     $0x44, Y5, Y1, Y9
+	VSHUFPS     $0xee, Y5, Y1, Y1
+	VMOVUPS     64(AX), Y5
+	VMOVUPS     Y1, (SI)
+	VMOVUPS     64(AX)(R8*2), Y1
+	VMOVUPS     Y4, 64(SI)
+	VPERM2F128  $0x20, Y1, Y5, Y4
+	VPERM2F128  $0x31, Y1, Y5, Y1
+	VMOVUPS     96(AX), Y5
+	VMOVUPS     Y2, 96(SI)
+	VMOVUPS     96(AX)(R8*2), Y2
+	VMOVUPS     Y0, 128(SI)
+	VPERM2F128  $0x20, Y2, Y5, Y0
+	VPERM2F128  $0x31, Y2, Y5, Y2
+	VMOVUPS     64(BX), Y5
+	VMOVUPS     Y3, 160(SI)
+	VMOVUPS     64(BX)(R8*2), Y3
+	VMOVUPS     Y7, 192(SI)
+	VPERM2F128  $0x20, Y3, Y5, Y7
+	VPERM2F128  $0x31, Y3, Y5, Y3
+	VMOVUPS     96(BX), Y5
+	VMOVUPS     Y6, 224(SI)
+	VMOVUPS     96(BX)(R8*2), Y6
+	VMOVUPS     Y9, 256(SI)
+	VPERM2F128  $0x20, Y6, Y5, Y9
+	VPERM2F128  $0x31, Y6, Y5, Y5
+	VMOVUPS     64(AX)(R8*1), Y6
+	VMOVUPS     Y10, 288(SI)
+	VMOVUPS     64(AX)(R9*1), Y10
+	VMOVUPS     Y8, 320(SI)
+	VPERM2F128  $0x20, Y10, Y6, Y8
+	VPERM2F128  $0x31, Y10, Y6, Y6
+	VMOVUPS     96(AX)(R8*1), Y10
+	VMOVUPS     Y15, 352(SI)
+	VMOVUPS     96(AX)(R9*1), Y15
 	VMOVUPS     Y13, 384(SI)
-	VADDPS      Y1, Y14, Y13
-	VSUBPS      Y1, Y14, Y1
-	VADDPS      Y13, Y15, Y14
-	VSUBPS      Y13, Y15, Y13
-	VADDPS      Y14, Y11, Y15
-	VSUBPS      Y14, Y11, Y11
-	VMOVAPS     Y2, Y14
-	VFMADD231PS word_bf800000<>+0(SB), Y1, Y14
-	VFMADD231PS word_3f800000<>+0(SB), Y2, Y1
-	VMOVAPS     Y6, Y2
-	VFMADD231PS word_3f3504f3<>+0(SB), Y14, Y2
-	VMOVUPS     Y11, 1280(SI)
-	VMOVAPS     Y7, Y11
-	VFMADD231PS word_3f3504f3<>+0(SB), Y1, Y11
-	VFMADD231PS word_bf3504f3<>+0(SB), Y14, Y6
-	VFMADD231PS word_bf3504f3<>+0(SB), Y1, Y7
-	VADDPS      Y15, Y4, Y1
-	VSUBPS      Y15, Y4, Y4
-	VMOVAPS     Y2, Y14
-	VFMADD231PS word_bed413cd<>+0(SB), Y11, Y14
-	VFMADD231PS word_3ed413cd<>+0(SB), Y2, Y11
-	VMOVAPS     Y8, Y2
-	VFMADD231PS word_3f6c835e<>+0(SB), Y14, Y2
-	VMOVAPS     Y10, Y15
-	VFMADD231PS word_3f6c835e<>+0(SB), Y11, Y15
-	VFMADD231PS word_bf6c835e<>+0(SB), Y14, Y8
-	VFMADD231PS word_bf6c835e<>+0(SB), Y11, Y10
-	VMOVAPS     Y12, Y11
-	VFMADD231PS word_bf800000<>+0(SB), Y13, Y11
-	VFMADD231PS word_3f800000<>+0(SB), Y12, Y13
-	VMOVAPS     Y9, Y12
-	VFMADD231PS word_3f3504f3<>+0(SB), Y11, Y12
-	VMOVAPS     Y3, Y14
-	VFMADD231PS word_3f3504f3<>+0(SB), Y13, Y14
-	VFMADD231PS word_bf3504f3<>+0(SB), Y11, Y9
-	VFMADD231PS word_bf3504f3<>+0(SB), Y13, Y3
-	VMOVAPS     Y6, Y11
-	VFMADD231PS word_401a827a<>+0(SB), Y7, Y11
-	VFMADD231PS word_c01a827a<>+0(SB), Y6, Y7
-	VMOVAPS     Y5, Y6
-	VFMADD231PS word_3ec3ef15<>+0(SB), Y11, Y6
-	VMOVAPS     Y0, Y13
-	VFMADD231PS word_3ec3ef15<>+0(SB), Y7, Y13
-	VFMADD231PS word_bec3ef15<>+0(SB), Y11, Y5
-	VFMADD231PS word_bec3ef15<>+0(SB), Y7, Y0
-	VMOVUPS     384(SI), Y7
-	VADDPS      Y7, Y1, Y11
-	VSUBPS      Y1, Y7, Y1
-	VMOVAPS     Y2, Y7
-	VFMADD231PS word_be4bafaf<>+0(SB), Y15, Y7
-	VFMADD231PS word_3e4bafaf<>+0(SB), Y2, Y15
-	VMOVUPS     1120(SI), Y2
-	VMOVUPS     Y1, 384(SI)
-	VMOVAPS     Y2, Y1
-	VFMADD231PS word_3f7b14be<>+0(SB), Y7, Y1
-	VMOVUPS     Y4, 608(SI)
-	VMOVUPS     480(SI), Y4
-	VMOVUPS     Y1, 1632(SI)
-	VMOVAPS     Y4, Y1
-	VFMADD231PS word_3f7b14be<>+0(SB), Y15, Y1
-	VFMADD231PS word_bf7b14be<>+0(SB), Y7, Y2
-	VFMADD231PS word_bf7b14be<>+0(SB), Y15, Y4
-	VMOVAPS     Y12, Y7
-	VFMADD231PS word_bed413cd<>+0(SB), Y14, Y7
-	VFMADD231PS word_3ed413cd<>+0(SB), Y12, Y14
-	VMOVUPS     1376(SI), Y12
-	VMOVAPS     Y12, Y15
-	VFMADD231PS word_3f6c835e<>+0(SB), Y7, Y15
-	VMOVUPS     Y4, 480(SI)
-	VMOVUPS     512(SI), Y4
-	VMOVUPS     Y2, 1120(SI)
-	VMOVAPS     Y4, Y2
-	VFMADD231PS word_3f6c835e<>+0(SB), Y14, Y2
-	VFMADD231PS word_bf6c835e<>+0(SB), Y7, Y12
-	VFMADD231PS word_bf6c835e<>+0(SB), Y14, Y4
-	VMOVAPS     Y6, Y7
-	VFMADD231PS word_3f2b0dc1<>+0(SB), Y13, Y7
-	VFMADD231PS word_bf2b0dc1<>+0(SB), Y6, Y13
-	VMOVUPS     864(SI), Y6
-	VMOVAPS     Y6, Y14
-	VFMADD231PS word_3f54db31<>+0(SB), Y7, Y14
-	VMOVUPS     Y4, 512(SI)
-	VMOVUPS     640(SI), Y4
-	VMOVUPS     Y12, 1376(SI)
-	VMOVAPS     Y4, Y12
-	VFMADD231PS word_3f54db31<>+0(SB), Y13, Y12
-	VFMADD231PS word_bf54db31<>+0(SB), Y7, Y6
-	VFMADD231PS word_bf54db31<>+0(SB), Y13, Y4
-	VMOVUPS     1504(SI), Y7
-	VMOVUPS     1280(SI), Y13
-	VMOVUPS     Y4, 640(SI)
-	VMOVAPS     Y7, Y4
-	VFMADD231PS word_bf800000<>+0(SB), Y13, Y4
-	VFMADD231PS word_3f800000<>+0(SB), Y7, Y13
-	VMOVUPS     1600(SI), Y7
-	VMOVUPS     Y6, 1504(SI)
-	VMOVAPS     Y7, Y6
-	VFMADD231PS word_3f3504f3<>+0(SB), Y4, Y6
-	VMOVUPS     Y6, 1280(SI)
-	VMOVUPS     1152(SI), Y6
-	VMOVUPS     Y12, 864(SI)
-	VMOVAPS     Y6, Y12
-	VFMADD231PS word_3f3504f3<>+0(SB), Y13, Y12
-	VFMADD231PS word_bf3504f3<>+0(SB), Y4, Y7
-	VFMADD231PS word_bf3504f3<>+0(SB), Y13, Y6
-	VMOVAPS     Y5, Y4
-	VFMADD231PS word_bfbf90c7<>+0(SB), Y0, Y4
-	VFMADD231PS word_3fbf90c7<>+0(SB), Y5, Y0
-	VMOVUPS     736(SI), Y5
-	VMOVAPS     Y5, Y13
-	VFMADD231PS word_3f0e39da<>+0(SB), Y4, Y13
-	VMOVUPS     Y6, 1152(SI)
-	VMOVUPS     992(SI), Y6
-	VMOVUPS     Y7, 1600(SI)
-	VMOVAPS     Y6, Y7
-	VFMADD231PS word_3f0e39da<>+0(SB), Y0, Y7
-	VFMADD231PS word_bf0e39da<>+0(SB), Y4, Y5
-	VFMADD231PS word_bf0e39da<>+0(SB), Y0, Y6
-	VMOVAPS     Y9, Y0
-	VFMADD231PS word_401a827a<>+0(SB), Y3, Y0
-	VFMADD231PS word_c01a827a<>+0(SB), Y9, Y3
-	VMOVUPS     768(SI), Y4
-	VMOVAPS     Y4, Y9
-	VFMADD231PS word_3ec3ef15<>+0(SB), Y0, Y9
-	VMOVUPS     Y6, 992(SI)
-	VMOVUPS     1248(SI), Y6
-	VMOVUPS     Y5, 736(SI)
-	VMOVAPS     Y6, Y5
-	VFMADD231PS word_3ec3ef15<>+0(SB), Y3, Y5
-	VFMADD231PS word_bec3ef15<>+0(SB), Y0, Y4
-	VFMADD231PS word_bec3ef15<>+0(SB), Y3, Y6
-	VMOVAPS     Y8, Y0
-	VFMADD231PS word_40a0dff7<>+0(SB), Y10, Y0
-	VFMADD231PS word_c0a0dff7<>+0(SB), Y8, Y10
-	VMOVUPS     896(SI), Y3
-	VMOVAPS     Y3, Y8
-	VFMADD231PS word_3e47c5c2<>+0(SB), Y0, Y8
-	VMOVUPS     Y6, 1248(SI)
-	VMOVUPS     1024(SI), Y6
-	VMOVUPS     Y4, 768(SI)
-	VMOVAPS     Y6, Y4
-	VFMADD231PS word_3e47c5c2<>+0(SB), Y10, Y4
-	VFMADD231PS word_be47c5c2<>+0(SB), Y0, Y3
-	VFMADD231PS word_be47c5c2<>+0(SB), Y10, Y6
-	VMOVUPS     352(SI), Y0
-	VMOVUPS     704(SI), Y10
-	VMOVUPS     Y6, 1024(SI)
-	VADDPS      Y10, Y0, Y6
-	VSUBPS      Y10, Y0, Y0
-	VMOVUPS     256(SI), Y10
-	VMOVUPS     Y3, 704(SI)
-	VMOVUPS     1216(SI), Y3
-	VMOVUPS     Y4, 352(SI)
-	VADDPS      Y3, Y10, Y4
-	VSUBPS      Y3, Y10, Y3
-	VADDPS      Y4, Y6, Y10
-	VSUBPS      Y4, Y6, Y4
-	VMOVUPS     224(SI), Y6
-	VMOVUPS     Y8, 1216(SI)
-	VMOVUPS     960(SI), Y8
-	VMOVUPS     Y5, 256(SI)
-	VADDPS      Y8, Y6, Y5
-	VSUBPS      Y8, Y6, Y6
-	VMOVUPS     448(SI), Y8
-	VMOVUPS     Y9, 960(SI)
-	VMOVUPS     1472(SI), Y9
-	VMOVUPS     Y7, 224(SI)
-	VADDPS      Y9, Y8, Y7
-	VSUBPS      Y9, Y8, Y8
-	VADDPS      Y7, Y5, Y9
-	VSUBPS      Y7, Y5, Y5
-	VADDPS      Y9, Y10, Y7
-	VSUBPS      Y9, Y10, Y9
-	VMOVAPS     Y6, Y10
-	VFMADD231PS word_bf800000<>+0(SB), Y8, Y10
-	VFMADD231PS word_3f800000<>+0(SB), Y6, Y8
-	VMOVAPS     Y0, Y6
-	VFMADD231PS word_3f3504f3<>+0(SB), Y10, Y6
-	VMOVUPS     Y13, 1472(SI)
-	VMOVAPS     Y3, Y13
-	VFMADD231PS word_3f3504f3<>+0(SB), Y8, Y13
-	VFMADD231PS word_bf3504f3<>+0(SB), Y10, Y0
-	VFMADD231PS word_bf3504f3<>+0(SB), Y8, Y3
-	VMOVUPS     192(SI), Y8
-	VMOVUPS     832(SI), Y10
+	VPERM2F128  $0x20, Y15, Y10, Y13
+	VPERM2F128  $0x31, Y15, Y10, Y10
+	VMOVUPS     64(BX)(R8*1), Y15
+	VMOVUPS     Y11, 416(SI)
+	VMOVUPS     64(BX)(R9*1), Y11
 	VMOVUPS     Y12, 448(SI)
-	VADDPS      Y10, Y8, Y12
-	VSUBPS      Y10, Y8, Y8
-	VMOVUPS     320(SI), Y10
-	VMOVUPS     Y14, 832(SI)
-	VMOVUPS     1344(SI), Y14
-	VMOVUPS     Y2, 192(SI)
-	VADDPS      Y14, Y10, Y2
-	VSUBPS      Y14, Y10, Y10
-	VADDPS      Y2, Y12, Y14
-	VSUBPS      Y2, Y12, Y2
-	VMOVUPS     128(SI), Y12
-	VMOVUPS     Y15, 1344(SI)
-	VMOVUPS     1088(SI), Y15
-	VMOVUPS     Y1, 320(SI)
-	VADDPS      Y15, Y12, Y1
-	VSUBPS      Y15, Y12, Y12
-	VMOVUPS     576(SI), Y15
-	VMOVUPS     Y11, 1088(SI)
-	VMOVUPS     1536(SI), Y11
-	VMOVUPS     Y9, 128(SI)
-	VADDPS      Y11, Y15, Y9
-	VSUBPS      Y11, Y15, Y11
-	VADDPS      Y9, Y1, Y15
-	VSUBPS      Y9, Y1, Y1
-	VADDPS      Y15, Y14, Y9
-	VSUBPS      Y15, Y14, Y14
-	VMOVAPS     Y12, Y15
-	VFMADD231PS word_bf800000<>+0(SB), Y11, Y15
-	VFMADD231PS word_3f800000<>+0(SB), Y12, Y11
-	VMOVAPS     Y8, Y12
-	VFMADD231PS word_3f3504f3<>+0(SB), Y15, Y12
-	VMOVUPS     Y14, 1536(SI)
-	VMOVAPS     Y10, Y14
-	VFMADD231PS word_3f3504f3<>+0(SB), Y11, Y14
-	VFMADD231PS word_bf3504f3<>+0(SB), Y15, Y8
-	VFMADD231PS word_bf3504f3<>+0(SB), Y11, Y10
-	VADDPS      Y9, Y7, Y11
-	VSUBPS      Y9, Y7, Y7
-	VMOVAPS     Y12, Y9
-	VFMADD231PS word_bed413cd<>+0(SB), Y14, Y9
-	VFMADD231PS word_3ed413cd<>+0(SB), Y12, Y14
-	VMOVAPS     Y6, Y12
-	VFMADD231PS word_3f6c835e<>+0(SB), Y9, Y12
-	VMOVAPS     Y13, Y15
-	VFMADD231PS word_3f6c835e<>+0(SB), Y14, Y15
-	VFMADD231PS word_bf6c835e<>+0(SB), Y9, Y6
-	VFMADD231PS word_bf6c835e<>+0(SB), Y14, Y13
-	VMOVAPS     Y2, Y9
-	VFMADD231PS word_bf800000<>+0(SB), Y1, Y9
-	VFMADD231PS word_3f800000<>+0(SB), Y2, Y1
-	VMOVAPS     Y4, Y2
-	VFMADD231PS word_3f3504f3<>+0(SB), Y9, Y2
-	VMOVAPS     Y5, Y14
-	VFMADD231PS word_3f3504f3<>+0(SB), Y1, Y14
-	VFMADD231PS word_bf3504f3<>+0(SB), Y9, Y4
-	VFMADD231PS word_bf3504f3<>+0(SB), Y1, Y5
-	VMOVAPS     Y8, Y1
-	VFMADD231PS word_401a827a<>+0(SB), Y10, Y1
-	VFMADD231PS word_c01a827a<>+0(SB), Y8, Y10
-	VMOVAPS     Y0, Y8
-	VFMADD231PS word_3ec3ef15<>+0(SB), Y1, Y8
-	VMOVAPS     Y3, Y9
-	VFMADD231PS word_3ec3ef15<>+0(SB), Y10, Y9
-	VFMADD231PS word_bec3ef15<>+0(SB), Y1, Y0
-	VFMADD231PS word_bec3ef15<>+0(SB), Y10, Y3
-	VMOVUPS     96(SI), Y1
-	VMOVUPS     672(SI), Y10
-	VMOVUPS     Y7, 576(SI)
-	VADDPS      Y10, Y1, Y7
-	VSUBPS      Y10, Y1, Y1
-	VMOVUPS     160(SI), Y10
-	VMOVUPS     Y13, 672(SI)
-	VMOVUPS     1184(SI), Y13
-	VMOVUPS     Y6, 96(SI)
-	VADDPS      Y13, Y10, Y6
-	VSUBPS      Y13, Y10, Y10
-	VADDPS      Y6, Y7, Y13
-	VSUBPS      Y6, Y7, Y6
-	VMOVUPS     64(SI), Y7
-	VMOVUPS     Y5, 1184(SI)
-	VMOVUPS     928(SI), Y5
-	VMOVUPS     Y4, 160(SI)
-	VADDPS      Y5, Y7, Y4
-	VSUBPS      Y5, Y7, Y5
-	VMOVUPS     416(SI), Y7
-	VMOVUPS     Y3, 928(SI)
-	VMOVUPS     1440(SI), Y3
-	VMOVUPS     Y0, 64(SI)
-	VADDPS      Y3, Y7, Y0
-	VSUBPS      Y3, Y7, Y3
-	VADDPS      Y0, Y4, Y7
-	VSUBPS      Y0, Y4, Y0
-	VADDPS      Y7, Y13, Y4
-	VSUBPS      Y7, Y13, Y7
-	VMOVAPS     Y5, Y13
-	VFMADD231PS word_bf800000<>+0(SB), Y3, Y13
-	VFMADD231PS word_3f800000<>+0(SB), Y5, Y3
-	VMOVAPS     Y1, Y5
-	VFMADD231PS word_3f3504f3<>+0(SB), Y13, Y5
-	VMOVUPS     Y7, 1440(SI)
-	VMOVAPS     Y10, Y7
-	VFMADD231PS word_3f3504f3<>+0(SB), Y3, Y7
-	VFMADD231PS word_bf3504f3<>+0(SB), Y13, Y1
-	VFMADD231PS word_bf3504f3<>+0(SB), Y3, Y10
-	VMOVUPS     (SI), Y3
-	VMOVUPS     800(SI), Y13
-	VMOVUPS     Y9, 416(SI)
-	VADDPS      Y13, Y3, Y9
-	VSUBPS      Y13, Y3, Y3
-	VMOVUPS     288(SI), Y13
+	VPERM2F128  $0x20, Y11, Y15, Y12
+	VPERM2F128  $0x31, Y11, Y15, Y11
+	VMOVUPS     96(BX)(R8*1), Y15
+	VMOVUPS     Y14, 480(SI)
+	VMOVUPS     96(BX)(R9*1), Y14
+	VMOVUPS     Y10, 512(SI)
+	VPERM2F128  $0x20, Y14, Y15, Y10
+	VPERM2F128  $0x31, Y14, Y15, Y14
+	VUNPCKLPS   Y7, Y4, Y15
+	VUNPCKHPS   Y7, Y4, Y4
+	VUNPCKLPS   Y12, Y8, Y7
+	VUNPCKHPS   Y12, Y8, Y8
+	VSHUFPS     $0x44, Y7, Y15, Y12
+	VSHUFPS     $0xee, Y7, Y15, Y7
+	VSHUFPS     $0x44, Y8, Y4, Y15
+	VSHUFPS     $0xee, Y8, Y4, Y4
+	VUNPCKLPS   Y3, Y1, Y8
+	VUNPCKHPS   Y3, Y1, Y1
+	VUNPCKLPS   Y11, Y6, Y3
+	VUNPCKHPS   Y11, Y6, Y6
+	VSHUFPS     $0x44, Y3, Y8, Y11
+	VSHUFPS     $0xee, Y3, Y8, Y3
+	VSHUFPS     $0x44, Y6, Y1, Y8
+	VSHUFPS     $0xee, Y6, Y1, Y1
+	VUNPCKLPS   Y9, Y0, Y6
+	VUNPCKHPS   Y9, Y0, Y0
+	VUNPCKLPS   Y10, Y13, Y9
+	VUNPCKHPS   Y10, Y13, Y10
+	VSHUFPS     $0x44, Y9, Y6, Y13
+	VSHUFPS     $0xee, Y9, Y6, Y6
+	VSHUFPS     $0x44, Y10, Y0, Y9
+	VSHUFPS     $0xee, Y10, Y0, Y0
+	VUNPCKLPS   Y5, Y2, Y10
+	VUNPCKHPS   Y5, Y2, Y2
+	VMOVUPS     512(SI), Y5
+	VMOVUPS     Y1, 544(SI)
+	VUNPCKLPS   Y14, Y5, Y1
+	VUNPCKHPS   Y14, Y5, Y5
+	VSHUFPS     $0x44, Y1, Y10, Y14
+	VSHUFPS     $0xee, Y1, Y10, Y1
+	VSHUFPS     $0x44, Y5, Y2, Y10
+	VSHUFPS     $0xee, Y5, Y2, Y2
+	VMOVUPS     128(AX), Y5
+	VMOVUPS     Y2, 512(SI)
+	VMOVUPS     128(AX)(R8*2), Y2
+	VMOVUPS     Y0, 576(SI)
+	VPERM2F128  $0x20, Y2, Y5, Y0
+	VPERM2F128  $0x31, Y2, Y5, Y2
+	VMOVUPS     160(AX), Y5
+	VMOVUPS     Y4, 608(SI)
+	VMOVUPS     160(AX)(R8*2), Y4
+	VMOVUPS     Y1, 640(SI)
+	VPERM2F128  $0x20, Y4, Y5, Y1
+	VPERM2F128  $0x31, Y4, Y5, Y4
+	VMOVUPS     128(BX), Y5
+	VMOVUPS     Y3, 672(SI)
+	VMOVUPS     128(BX)(R8*2), Y3
+	VMOVUPS     Y6, 704(SI)
+	VPERM2F128  $0x20, Y3, Y5, Y6
+	VPERM2F128  $0x31, Y3, Y5, Y3
+	VMOVUPS     160(BX), Y5
+	VMOVUPS     Y7, 736(SI)
+	VMOVUPS     160(BX)(R8*2), Y7
+	VMOVUPS     Y10, 768(SI)
+	VPERM2F128  $0x20, Y7, Y5, Y10
+	VPERM2F128  $0x31, Y7, Y5, Y5
+	VMOVUPS     128(AX)(R8*1), Y7
 	VMOVUPS     Y8, 800(SI)
-	VMOVUPS     1312(SI), Y8
-	VMOVUPS     Y14, (SI)
-	VADDPS      Y8, Y13, Y14
-	VSUBPS      Y8, Y13, Y8
-	VADDPS      Y14, Y9, Y13
-	VSUBPS      Y14, Y9, Y9
-	VMOVUPS     32(SI), Y14
-	VMOVUPS     Y2, 1312(SI)
-	VMOVUPS     1056(SI), Y2
-	VMOVUPS     Y15, 288(SI)
-	VADDPS      Y2, Y14, Y15
-	VSUBPS      Y2, Y14, Y2
-	VMOVUPS     544(SI), Y14
-	VMOVUPS     Y12, 1056(SI)
-	VMOVUPS     1568(SI), Y12
-	VMOVUPS     Y11, 32(SI)
-	VADDPS      Y12, Y14, Y11
+	VMOVUPS     128(AX)(R9*1), Y8
+	VMOVUPS     Y9, 832(SI)
+	VPERM2F128  $0x20, Y8, Y7, Y9
+	VPERM2F128  $0x31, Y8, Y7, Y7
+	VMOVUPS     160(AX)(R8*1), Y8
+	VMOVUPS     Y15, 864(SI)
+	VMOVUPS     160(AX)(R9*1), Y15
+	VMOVUPS     Y14, 896(SI)
+	VPERM2F128  $0x20, Y15, Y8, Y14
+	VPERM2F128  $0x31, Y15, Y8, Y8
+	VMOVUPS     128(BX)(R8*1), Y15
+	VMOVUPS     Y11, 928(SI)
+	VMOVUPS     128(BX)(R9*1), Y11
+	VMOVUPS     Y13, 960(SI)
+	VPERM2F128  $0x20, Y11, Y15, Y13
+	VPERM2F128  $0x31, Y11, Y15, Y11
+	VMOVUPS     160(BX)(R8*1), Y15
+	VMOVUPS     Y12, 992(SI)
+	VMOVUPS     160(BX)(R9*1), Y12
+	VMOVUPS     Y8, 1024(SI)
+	VPERM2F128  $0x20, Y12, Y15, Y8
+	VPERM2F128  $0x31, Y12, Y15, Y12
+	VUNPCKLPS   Y6, Y0, Y15
+	VUNPCKHPS   Y6, Y0, Y0
+	VUNPCKLPS   Y13, Y9, Y6
+	VUNPCKHPS   Y13, Y9, Y9
+	VSHUFPS     $0x44, Y6, Y15, Y13
+	VSHUFPS     $0xee, Y6, Y15, Y6
+	VSHUFPS     $0x44, Y9, Y0, Y15
+	VSHUFPS     $0xee, Y9, Y0, Y0
+	VUNPCKLPS   Y3, Y2, Y9
+	VUNPCKHPS   Y3, Y2, Y2
+	VUNPCKLPS   Y11, Y7, Y3
+	VUNPCKHPS   Y11, Y7, Y7
+	VSHUFPS     $0x44, Y3, Y9, Y11
+	VSHUFPS     $0xee, Y3, Y9, Y3
+	VSHUFPS     $0x44, Y7, Y2, Y9
+	VSHUFPS     $0xee, Y7, Y2, Y2
+	VUNPCKLPS   Y10, Y1, Y7
+	VUNPCKHPS   Y10, Y1, Y1
+	VUNPCKLPS   Y8, Y14, Y10
+	VUNPCKHPS   Y8, Y14, Y8
+	VSHUFPS     $0x44, Y10, Y7, Y14
+	VSHUFPS     $0xee, Y10, Y7, Y7
+	VSHUFPS     $0x44, Y8, Y1, Y10
+	VSHUFPS     $0xee, Y8, Y1, Y1
+	VUNPCKLPS   Y5, Y4, Y8
+	VUNPCKHPS   Y5, Y4, Y4
+	VMOVUPS     1024(SI), Y5
+	VMOVUPS     Y2, 1056(SI)
+	VUNPCKLPS   Y12, Y5, Y2
+	VUNPCKHPS   Y12, Y5, Y5
+	VSHUFPS     $0x44, Y2, Y8, Y12
+	VSHUFPS     $0xee, Y2, Y8, Y2
+	VSHUFPS     $0x44, Y5, Y4, Y8
+	VSHUFPS     $0xee, Y5, Y4, Y4
+	VMOVUPS     192(AX), Y5
+	VMOVUPS     Y4, 1024(SI)
+	VMOVUPS     192(AX)(R8*2), Y4
+	VMOVUPS     Y1, 1088(SI)
+	VPERM2F128  $0x20, Y4, Y5, Y1
+	VPERM2F128  $0x31, Y4, Y5, Y4
+	VMOVUPS     224(AX), Y5
+	VMOVUPS     Y0, 1120(SI)
+	VMOVUPS     224(AX)(R8*2), Y0
+	VMOVUPS     Y2, 1152(SI)
+	VPERM2F128  $0x20, Y0, Y5, Y2
+	VPERM2F128  $0x31, Y0, Y5, Y0
+	VMOVUPS     192(BX), Y5
+	VMOVUPS     Y3, 1184(SI)
+	VMOVUPS     192(BX)(R8*2), Y3
+	VMOVUPS     Y7, 1216(SI)
+	VPERM2F128  $0x20, Y3, Y5, Y7
+	VPERM2F128  $0x31, Y3, Y5, Y3
+	VMOVUPS     224(BX), Y5
+	VMOVUPS     Y6, 1248(SI)
+	VMOVUPS     224(BX)(R8*2), Y6
+	VMOVUPS     Y8, 1280(SI)
+	VPERM2F128  $0x20, Y6, Y5, Y8
+	VPERM2F128  $0x31, Y6, Y5, Y5
+	VMOVUPS     192(AX)(R8*1), Y6
+	VMOVUPS     Y9, 1312(SI)
+	VMOVUPS     192(AX)(R9*1), Y9
+	VMOVUPS     Y10, 1344(SI)
+	VPERM2F128  $0x20, Y9, Y6, Y10
+	VPERM2F128  $0x31, Y9, Y6, Y6
+	VMOVUPS     224(AX)(R8*1), Y9
+	VMOVUPS     Y15, 1376(SI)
+	VMOVUPS     224(AX)(R9*1), Y15
+	VMOVUPS     Y12, 1408(SI)
+	VPERM2F128  $0x20, Y15, Y9, Y12
+	VPERM2F128  $0x31, Y15, Y9, Y9
+	VMOVUPS     192(BX)(R8*1), Y15
+	VMOVUPS     Y11, 1440(SI)
+	VMOVUPS     192(BX)(R9*1), Y11
+	VMOVUPS     Y14, 1472(SI)
+	VPERM2F128  $0x20, Y11, Y15, Y14
+	VPERM2F128  $0x31, Y11, Y15, Y11
+	VMOVUPS     224(BX)(R8*1), Y15
+	VMOVUPS     Y13, 1504(SI)
+	VMOVUPS     224(BX)(R9*1), Y13
+	VMOVUPS     Y9, 1536(SI)
+	VPERM2F128  $0x20, Y13, Y15, Y9
+	VPERM2F128  $0x31, Y13, Y15, Y13
+	VUNPCKLPS   Y7, Y1, Y15
+	VUNPCKHPS   Y7, Y1, Y1
+	VUNPCKLPS   Y14, Y10, Y7
+	VUNPCKHPS   Y14, Y10, Y10
+	VSHUFPS     $0x44, Y7, Y15, Y14
+	VSHUFPS     $0xee, Y7, Y15, Y7
+	VSHUFPS     $0x44, Y10, Y1, Y15
+	VSHUFPS     $0xee, Y10, Y1, Y1
+	VUNPCKLPS   Y3, Y4, Y10
+	VUNPCKHPS   Y3, Y4, Y3
+	VUNPCKLPS   Y11, Y6, Y4
+	VUNPCKHPS   Y11, Y6, Y6
+	VSHUFPS     $0x44, Y4, Y10, Y11
+	VSHUFPS     $0xee, Y4, Y10, Y4
+	VSHUFPS     $0x44, Y6, Y3, Y10
+	VSHUFPS     $0xee, Y6, Y3, Y3
+	VUNPCKLPS   Y8, Y2, Y6
+	VUNPCKHPS   Y8, Y2, Y2
+	VUNPCKLPS   Y9, Y12, Y8
+	VUNPCKHPS   Y9, Y12, Y9
+	VSHUFPS     $0x44, Y8, Y6, Y12
+	VSHUFPS     $0xee, Y8, Y6, Y6
+	VSHUFPS     $0x44, Y9, Y2, Y8
+	VSHUFPS     $0xee, Y9, Y2, Y2
+	VUNPCKLPS   Y5, Y0, Y9
+	VUNPCKHPS   Y5, Y0, Y0
+	VMOVUPS     1536(SI), Y5
+	VMOVUPS     Y3, 1568(SI)
+	VUNPCKLPS   Y13, Y5, Y3
+	VUNPCKHPS   Y13, Y5, Y5
+	VSHUFPS     $0x44, Y3, Y9, Y13
+	VSHUFPS     $0xee, Y3, Y9, Y3
+	VSHUFPS     $0x44, Y5, Y0, Y9
+	VSHUFPS     $0xee, Y5, Y0, Y0
+	VMOVUPS     480(SI), Y5
+	VMOVUPS     Y0, 1536(SI)
+	VMOVUPS     1504(SI), Y0
+	VMOVUPS     Y2, 1600(SI)
+	VADDPS      Y0, Y5, Y2
+	VSUBPS      Y0, Y5, Y0
+	VMOVUPS     992(SI), Y5
+	VMOVUPS     Y1, 1504(SI)
+	VADDPS      Y5, Y14, Y1
+	VSUBPS      Y14, Y5, Y5
+	VADDPS      Y1, Y2, Y14
+	VSUBPS      Y1, Y2, Y1
+	VMOVUPS     448(SI), Y2
+	VMOVUPS     Y3, 992(SI)
+	VMOVUPS     1472(SI), Y3
+	VMOVUPS     Y4, 480(SI)
+	VADDPS      Y3, Y2, Y4
+	VSUBPS      Y3, Y2, Y2
+	VMOVUPS     960(SI), Y3
+	VMOVUPS     Y6, 1472(SI)
+	VADDPS      Y3, Y12, Y6
+	VSUBPS      Y12, Y3, Y3
+	VADDPS      Y6, Y4, Y12
+	VSUBPS      Y6, Y4, Y4
+	VADDPS      Y12, Y14, Y6
 	VSUBPS      Y12, Y14, Y12
-	VADDPS      Y11, Y15, Y14
-	VSUBPS      Y11, Y15, Y11
-	VADDPS      Y14, Y13, Y15
-	VSUBPS      Y14, Y13, Y13
 	VMOVAPS     Y2, Y14
-	VFMADD231PS word_bf800000<>+0(SB), Y12, Y14
-	VFMADD231PS word_3f800000<>+0(SB), Y2, Y12
-	VMOVAPS     Y3, Y2
+	VFMADD231PS word_bf800000<>+0(SB), Y3, Y14
+	VFMADD231PS word_3f800000<>+0(SB), Y2, Y3
+	VMOVAPS     Y0, Y2
 	VFMADD231PS word_3f3504f3<>+0(SB), Y14, Y2
-	VMOVUPS     Y13, 1568(SI)
-	VMOVAPS     Y8, Y13
+	VMOVUPS     Y7, 960(SI)
+	VMOVAPS     Y5, Y7
+	VFMADD231PS word_3f3504f3<>+0(SB), Y3, Y7
+	VFMADD231PS word_bf3504f3<>+0(SB), Y14, Y0
+	VFMADD231PS word_bf3504f3<>+0(SB), Y3, Y5
+	VMOVUPS     416(SI), Y3
+	VMOVUPS     1440(SI), Y14
+	VMOVUPS     Y12, 448(SI)
+	VADDPS      Y14, Y3, Y12
+	VSUBPS      Y14, Y3, Y3
+	VMOVUPS     928(SI), Y14
+	VMOVUPS     Y9, 1440(SI)
+	VADDPS      Y14, Y11, Y9
+	VSUBPS      Y11, Y14, Y11
+	VADDPS      Y9, Y12, Y14
+	VSUBPS      Y9, Y12, Y9
+	VMOVUPS     384(SI), Y12
+	VMOVUPS     Y10, 928(SI)
+	VMOVUPS     1408(SI), Y10
+	VMOVUPS     Y8, 416(SI)
+	VADDPS      Y10, Y12, Y8
+	VSUBPS      Y10, Y12, Y10
+	VMOVUPS     896(SI), Y12
+	VMOVUPS     Y15, 1408(SI)
+	VADDPS      Y12, Y13, Y15
+	VSUBPS      Y13, Y12, Y12
+	VADDPS      Y15, Y8, Y13
+	VSUBPS      Y15, Y8, Y8
+	VADDPS      Y13, Y14, Y15
+	VSUBPS      Y13, Y14, Y13
+	VMOVAPS     Y10, Y14
+	VFMADD231PS word_bf800000<>+0(SB), Y12, Y14
+	VFMADD231PS word_3f800000<>+0(SB), Y10, Y12
+	VMOVAPS     Y3, Y10
+	VFMADD231PS word_3f3504f3<>+0(SB), Y14, Y10
+	VMOVUPS     Y13, 896(SI)
+	VMOVAPS     Y11, Y13
 	VFMADD231PS word_3f3504f3<>+0(SB), Y12, Y13
 	VFMADD231PS word_bf3504f3<>+0(SB), Y14, Y3
-	VFMADD231PS word_bf3504f3<>+0(SB), Y12, Y8
-	VADDPS      Y15, Y4, Y12
-	VSUBPS      Y15, Y4, Y4
-	VMOVAPS     Y2, Y14
+	VFMADD231PS word_bf3504f3<>+0(SB), Y12, Y11
+	VADDPS      Y15, Y6, Y12
+	VSUBPS      Y15, Y6, Y6
+	VMOVAPS     Y10, Y14
 	VFMADD231PS word_bed413cd<>+0(SB), Y13, Y14
-	VFMADD231PS word_3ed413cd<>+0(SB), Y2, Y13
-	VMOVAPS     Y5, Y2
-	VFMADD231PS word_3f6c835e<>+0(SB), Y14, Y2
+	VFMADD231PS word_3ed413cd<>+0(SB), Y10, Y13
+	VMOVAPS     Y2, Y10
+	VFMADD231PS word_3f6c835e<>+0(SB), Y14, Y10
 	VMOVAPS     Y7, Y15
 	VFMADD231PS word_3f6c835e<>+0(SB), Y13, Y15
-	VFMADD231PS word_bf6c835e<>+0(SB), Y14, Y5
+	VFMADD231PS word_bf6c835e<>+0(SB), Y14, Y2
 	VFMADD231PS word_bf6c835e<>+0(SB), Y13, Y7
 	VMOVAPS     Y9, Y13
-	VFMADD231PS word_bf800000<>+0(SB), Y11, Y13
-	VFMADD231PS word_3f800000<>+0(SB), Y9, Y11
-	VMOVAPS     Y6, Y9
+	VFMADD231PS word_bf800000<>+0(SB), Y8, Y13
+	VFMADD231PS word_3f800000<>+0(SB), Y9, Y8
+	VMOVAPS     Y1, Y9
 	VFMADD231PS word_3f3504f3<>+0(SB), Y13, Y9
+	VMOVAPS     Y4, Y14
+	VFMADD231PS word_3f3504f3<>+0(SB), Y8, Y14
+	VFMADD231PS word_bf3504f3<>+0(SB), Y13, Y1
+	VFMADD231PS word_bf3504f3<>+0(SB), Y8, Y4
+	VMOVAPS     Y3, Y8
+	VFMADD231PS word_401a827a<>+0(SB), Y11, Y8
+	VFMADD231PS word_c01a827a<>+0(SB), Y3, Y11
+	VMOVAPS     Y0, Y3
+	VFMADD231PS word_3ec3ef15<>+0(SB), Y8, Y3
+	VMOVAPS     Y5, Y13
+	VFMADD231PS word_3ec3ef15<>+0(SB), Y11, Y13
+	VFMADD231PS word_bec3ef15<>+0(SB), Y8, Y0
+	VFMADD231PS word_bec3ef15<>+0(SB), Y11, Y5
+	VMOVUPS     352(SI), Y8
+	VMOVUPS     1376(SI), Y11
+	VMOVUPS     Y6, 384(SI)
+	VADDPS      Y11, Y8, Y6
+	VSUBPS      Y11, Y8, Y8
+	VMOVUPS     864(SI), Y11
+	VMOVUPS     Y7, 1376(SI)
+	VMOVUPS     1408(SI), Y7
+	VMOVUPS     Y2, 352(SI)
+	VADDPS      Y7, Y11, Y2
+	VSUBPS      Y7, Y11, Y7
+	VADDPS      Y2, Y6, Y11
+	VSUBPS      Y2, Y6, Y2
+	VMOVUPS     320(SI), Y6
+	VMOVUPS     Y4, 1408(SI)
+	VMOVUPS     1344(SI), Y4
+	VMOVUPS     Y1, 864(SI)
+	VADDPS      Y4, Y6, Y1
+	VSUBPS      Y4, Y6, Y4
+	VMOVUPS     832(SI), Y6
+	VMOVUPS     Y5, 1344(SI)
+	VMOVUPS     416(SI), Y5
+	VMOVUPS     Y0, 320(SI)
+	VADDPS      Y5, Y6, Y0
+	VSUBPS      Y5, Y6, Y5
+	VADDPS      Y0, Y1, Y6
+	VSUBPS      Y0, Y1, Y0
+	VADDPS      Y6, Y11, Y1
+	VSUBPS      Y6, Y11, Y6
+	VMOVAPS     Y4, Y11
+	VFMADD231PS word_bf800000<>+0(SB), Y5, Y11
+	VFMADD231PS word_3f800000<>+0(SB), Y4, Y5
+	VMOVAPS     Y8, Y4
+	VFMADD231PS word_3f3504f3<>+0(SB), Y11, Y4
+	VMOVUPS     Y6, 416(SI)
+	VMOVAPS     Y7, Y6
+	VFMADD231PS word_3f3504f3<>+0(SB), Y5, Y6
+	VFMADD231PS word_bf3504f3<>+0(SB), Y11, Y8
+	VFMADD231PS word_bf3504f3<>+0(SB), Y5, Y7
+	VMOVUPS     288(SI), Y5
+	VMOVUPS     1312(SI), Y11
+	VMOVUPS     Y13, 832(SI)
+	VADDPS      Y11, Y5, Y13
+	VSUBPS      Y11, Y5, Y5
+	VMOVUPS     800(SI), Y11
+	VMOVUPS     Y3, 1312(SI)
+	VMOVUPS     928(SI), Y3
+	VMOVUPS     Y14, 288(SI)
+	VADDPS      Y3, Y11, Y14
+	VSUBPS      Y3, Y11, Y3
+	VADDPS      Y14, Y13, Y11
+	VSUBPS      Y14, Y13, Y13
+	VMOVUPS     256(SI), Y14
+	VMOVUPS     Y9, 928(SI)
+	VMOVUPS     1280(SI), Y9
+	VMOVUPS     Y15, 800(SI)
+	VADDPS      Y9, Y14, Y15
+	VSUBPS      Y9, Y14, Y9
+	VMOVUPS     768(SI), Y14
+	VMOVUPS     Y10, 1280(SI)
+	VMOVUPS     1440(SI), Y10
+	VMOVUPS     Y12, 256(SI)
+	VADDPS      Y10, Y14, Y12
+	VSUBPS      Y10, Y14, Y10
+	VADDPS      Y12, Y15, Y14
+	VSUBPS      Y12, Y15, Y12
+	VADDPS      Y14, Y11, Y15
+	VSUBPS      Y14, Y11, Y11
+	VMOVAPS     Y9, Y14
+	VFMADD231PS word_bf800000<>+0(SB), Y10, Y14
+	VFMADD231PS word_3f800000<>+0(SB), Y9, Y10
+	VMOVAPS     Y5, Y9
+	VFMADD231PS word_3f3504f3<>+0(SB), Y14, Y9
+	VMOVUPS     Y11, 1440(SI)
+	VMOVAPS     Y3, Y11
+	VFMADD231PS word_3f3504f3<>+0(SB), Y10, Y11
+	VFMADD231PS word_bf3504f3<>+0(SB), Y14, Y5
+	VFMADD231PS word_bf3504f3<>+0(SB), Y10, Y3
+	VADDPS      Y15, Y1, Y10
+	VSUBPS      Y15, Y1, Y1
+	VMOVAPS     Y9, Y14
+	VFMADD231PS word_bed413cd<>+0(SB), Y11, Y14
+	VFMADD231PS word_3ed413cd<>+0(SB), Y9, Y11
+	VMOVAPS     Y4, Y9
+	VFMADD231PS word_3f6c835e<>+0(SB), Y14, Y9
+	VMOVAPS     Y6, Y15
+	VFMADD231PS word_3f6c835e<>+0(SB), Y11, Y15
+	VFMADD231PS word_bf6c835e<>+0(SB), Y14, Y4
+	VFMADD231PS word_bf6c835e<>+0(SB), Y11, Y6
+	VMOVAPS     Y13, Y11
+	VFMADD231PS word_bf800000<>+0(SB), Y12, Y11
+	VFMADD231PS word_3f800000<>+0(SB), Y13, Y12
+	VMOVAPS     Y2, Y13
+	VFMADD231PS word_3f3504f3<>+0(SB), Y11, Y13
+	VMOVAPS     Y0, Y14
+	VFMADD231PS word_3f3504f3<>+0(SB), Y12, Y14
+	VFMADD231PS word_bf3504f3<>+0(SB), Y11, Y2
+	VFMADD231PS word_bf3504f3<>+0(SB), Y12, Y0
+	VMOVAPS     Y5, Y11
+	VFMADD231PS word_401a827a<>+0(SB), Y3, Y11
+	VFMADD231PS word_c01a827a<>+0(SB), Y5, Y3
+	VMOVAPS     Y8, Y5
+	VFMADD231PS word_3ec3ef15<>+0(SB), Y11, Y5
+	VMOVAPS     Y7, Y12
+	VFMADD231PS word_3ec3ef15<>+0(SB), Y3, Y12
+	VFMADD231PS word_bec3ef15<>+0(SB), Y11, Y8
+	VFMADD231PS word_bec3ef15<>+0(SB), Y3, Y7
+	VMOVUPS     256(SI), Y3
+	VADDPS      Y3, Y10, Y11
+	VSUBPS      Y10, Y3, Y3
+	VMOVAPS     Y9, Y10
+	VFMADD231PS word_be4bafaf<>+0(SB), Y15, Y10
+	VFMADD231PS word_3e4bafaf<>+0(SB), Y9, Y15
+	VMOVUPS     1280(SI), Y9
+	VMOVUPS     Y3, 256(SI)
+	VMOVAPS     Y9, Y3
+	VFMADD231PS word_3f7b14be<>+0(SB), Y10, Y3
+	VMOVUPS     Y1, 768(SI)
+	VMOVUPS     800(SI), Y1
+	VMOVUPS     Y3, 1632(SI)
+	VMOVAPS     Y1, Y3
+	VFMADD231PS word_3f7b14be<>+0(SB), Y15, Y3
+	VFMADD231PS word_bf7b14be<>+0(SB), Y10, Y9
+	VFMADD231PS word_bf7b14be<>+0(SB), Y15, Y1
+	VMOVAPS     Y13, Y10
+	VFMADD231PS word_bed413cd<>+0(SB), Y14, Y10
+	VFMADD231PS word_3ed413cd<>+0(SB), Y13, Y14
+	VMOVUPS     928(SI), Y13
+	VMOVAPS     Y13, Y15
+	VFMADD231PS word_3f6c835e<>+0(SB), Y10, Y15
+	VMOVUPS     Y1, 800(SI)
+	VMOVUPS     288(SI), Y1
+	VMOVUPS     Y9, 1280(SI)
+	VMOVAPS     Y1, Y9
+	VFMADD231PS word_3f6c835e<>+0(SB), Y14, Y9
+	VFMADD231PS word_bf6c835e<>+0(SB), Y10, Y13
+	VFMADD231PS word_bf6c835e<>+0(SB), Y14, Y1
+	VMOVAPS     Y5, Y10
+	VFMADD231PS word_3f2b0dc1<>+0(SB), Y12, Y10
+	VFMADD231PS word_bf2b0dc1<>+0(SB), Y5, Y12
+	VMOVUPS     1312(SI), Y5
+	VMOVAPS     Y5, Y14
+	VFMADD231PS word_3f54db31<>+0(SB), Y10, Y14
+	VMOVUPS     Y1, 288(SI)
+	VMOVUPS     832(SI), Y1
+	VMOVUPS     Y13, 928(SI)
+	VMOVAPS     Y1, Y13
+	VFMADD231PS word_3f54db31<>+0(SB), Y12, Y13
+	VFMADD231PS word_bf54db31<>+0(SB), Y10, Y5
+	VFMADD231PS word_bf54db31<>+0(SB), Y12, Y1
+	VMOVUPS     416(SI), Y10
+	VMOVUPS     1440(SI), Y12
+	VMOVUPS     Y1, 832(SI)
+	VMOVAPS     Y10, Y1
+	VFMADD231PS word_bf800000<>+0(SB), Y12, Y1
+	VFMADD231PS word_3f800000<>+0(SB), Y10, Y12
+	VMOVUPS     448(SI), Y10
+	VMOVUPS     Y5, 416(SI)
+	VMOVAPS     Y10, Y5
+	VFMADD231PS word_3f3504f3<>+0(SB), Y1, Y5
+	VMOVUPS     Y5, 1440(SI)
+	VMOVUPS     896(SI), Y5
+	VMOVUPS     Y13, 1312(SI)
+	VMOVAPS     Y5, Y13
+	VFMADD231PS word_3f3504f3<>+0(SB), Y12, Y13
+	VFMADD231PS word_bf3504f3<>+0(SB), Y1, Y10
+	VFMADD231PS word_bf3504f3<>+0(SB), Y12, Y5
+	VMOVAPS     Y8, Y1
+	VFMADD231PS word_bfbf90c7<>+0(SB), Y7, Y1
+	VFMADD231PS word_3fbf90c7<>+0(SB), Y8, Y7
+	VMOVUPS     320(SI), Y8
+	VMOVAPS     Y8, Y12
+	VFMADD231PS word_3f0e39da<>+0(SB), Y1, Y12
+	VMOVUPS     Y5, 896(SI)
+	VMOVUPS     1344(SI), Y5
+	VMOVUPS     Y10, 448(SI)
+	VMOVAPS     Y5, Y10
+	VFMADD231PS word_3f0e39da<>+0(SB), Y7, Y10
+	VFMADD231PS word_bf0e39da<>+0(SB), Y1, Y8
+	VFMADD231PS word_bf0e39da<>+0(SB), Y7, Y5
+	VMOVAPS     Y2, Y1
+	VFMADD231PS word_401a827a<>+0(SB), Y0, Y1
+	VFMADD231PS word_c01a827a<>+0(SB), Y2, Y0
+	VMOVUPS     864(SI), Y2
+	VMOVAPS     Y2, Y7
+	VFMADD231PS word_3ec3ef15<>+0(SB), Y1, Y7
+	VMOVUPS     Y5, 1344(SI)
+	VMOVUPS     1408(SI), Y5
+	VMOVUPS     Y8, 320(SI)
+	VMOVAPS     Y5, Y8
+	VFMADD231PS word_3ec3ef15<>+0(SB), Y0, Y8
+	VFMADD231PS word_bec3ef15<>+0(SB), Y1, Y2
+	VFMADD231PS word_bec3ef15<>+0(SB), Y0, Y5
+	VMOVAPS     Y4, Y0
+	VFMADD231PS word_40a0dff7<>+0(SB), Y6, Y0
+	VFMADD231PS word_c0a0dff7<>+0(SB), Y4, Y6
+	VMOVUPS     352(SI), Y1
+	VMOVAPS     Y1, Y4
+	VFMADD231PS word_3e47c5c2<>+0(SB), Y0, Y4
+	VMOVUPS     Y5, 1408(SI)
+	VMOVUPS     1376(SI), Y5
+	VMOVUPS     Y2, 864(SI)
+	VMOVAPS     Y5, Y2
+	VFMADD231PS word_3e47c5c2<>+0(SB), Y6, Y2
+	VFMADD231PS word_be47c5c2<>+0(SB), Y0, Y1
+	VFMADD231PS word_be47c5c2<>+0(SB), Y6, Y5
+	VMOVUPS     224(SI), Y0
+	VMOVUPS     1248(SI), Y6
+	VMOVUPS     Y5, 1376(SI)
+	VADDPS      Y6, Y0, Y5
+	VSUBPS      Y6, Y0, Y0
+	VMOVUPS     736(SI), Y6
+	VMOVUPS     Y1, 1248(SI)
+	VMOVUPS     960(SI), Y1
+	VMOVUPS     Y2, 224(SI)
+	VADDPS      Y1, Y6, Y2
+	VSUBPS      Y1, Y6, Y1
+	VADDPS      Y2, Y5, Y6
+	VSUBPS      Y2, Y5, Y2
+	VMOVUPS     192(SI), Y5
+	VMOVUPS     Y4, 960(SI)
+	VMOVUPS     1216(SI), Y4
+	VMOVUPS     Y8, 736(SI)
+	VADDPS      Y4, Y5, Y8
+	VSUBPS      Y4, Y5, Y4
+	VMOVUPS     704(SI), Y5
+	VMOVUPS     Y7, 1216(SI)
+	VMOVUPS     1472(SI), Y7
+	VMOVUPS     Y10, 192(SI)
+	VADDPS      Y7, Y5, Y10
+	VSUBPS      Y7, Y5, Y5
+	VADDPS      Y10, Y8, Y7
+	VSUBPS      Y10, Y8, Y8
+	VADDPS      Y7, Y6, Y10
+	VSUBPS      Y7, Y6, Y6
+	VMOVAPS     Y4, Y7
+	VFMADD231PS word_bf800000<>+0(SB), Y5, Y7
+	VFMADD231PS word_3f800000<>+0(SB), Y4, Y5
+	VMOVAPS     Y0, Y4
+	VFMADD231PS word_3f3504f3<>+0(SB), Y7, Y4
+	VMOVUPS     Y12, 1472(SI)
+	VMOVAPS     Y1, Y12
+	VFMADD231PS word_3f3504f3<>+0(SB), Y5, Y12
+	VFMADD231PS word_bf3504f3<>+0(SB), Y7, Y0
+	VFMADD231PS word_bf3504f3<>+0(SB), Y5, Y1
+	VMOVUPS     160(SI), Y5
+	VMOVUPS     1184(SI), Y7
+	VMOVUPS     Y13, 704(SI)
+	VADDPS      Y7, Y5, Y13
+	VSUBPS      Y7, Y5, Y5
+	VMOVUPS     672(SI), Y7
+	VMOVUPS     Y14, 1184(SI)
+	VMOVUPS     480(SI), Y14
+	VMOVUPS     Y9, 160(SI)
+	VADDPS      Y14, Y7, Y9
+	VSUBPS      Y14, Y7, Y7
+	VADDPS      Y9, Y13, Y14
+	VSUBPS      Y9, Y13, Y9
+	VMOVUPS     128(SI), Y13
+	VMOVUPS     Y15, 480(SI)
+	VMOVUPS     1152(SI), Y15
+	VMOVUPS     Y3, 672(SI)
+	VADDPS      Y15, Y13, Y3
+	VSUBPS      Y15, Y13, Y13
+	VMOVUPS     640(SI), Y15
+	VMOVUPS     Y11, 1152(SI)
+	VMOVUPS     992(SI), Y11
+	VMOVUPS     Y6, 128(SI)
+	VADDPS      Y11, Y15, Y6
+	VSUBPS      Y11, Y15, Y11
+	VADDPS      Y6, Y3, Y15
+	VSUBPS      Y6, Y3, Y3
+	VADDPS      Y15, Y14, Y6
+	VSUBPS      Y15, Y14, Y14
+	VMOVAPS     Y13, Y15
+	VFMADD231PS word_bf800000<>+0(SB), Y11, Y15
+	VFMADD231PS word_3f800000<>+0(SB), Y13, Y11
+	VMOVAPS     Y5, Y13
+	VFMADD231PS word_3f3504f3<>+0(SB), Y15, Y13
+	VMOVUPS     Y14, 992(SI)
+	VMOVAPS     Y7, Y14
+	VFMADD231PS word_3f3504f3<>+0(SB), Y11, Y14
+	VFMADD231PS word_bf3504f3<>+0(SB), Y15, Y5
+	VFMADD231PS word_bf3504f3<>+0(SB), Y11, Y7
+	VADDPS      Y6, Y10, Y11
+	VSUBPS      Y6, Y10, Y6
+	VMOVAPS     Y13, Y10
+	VFMADD231PS word_bed413cd<>+0(SB), Y14, Y10
+	VFMADD231PS word_3ed413cd<>+0(SB), Y13, Y14
+	VMOVAPS     Y4, Y13
+	VFMADD231PS word_3f6c835e<>+0(SB), Y10, Y13
+	VMOVAPS     Y12, Y15
+	VFMADD231PS word_3f6c835e<>+0(SB), Y14, Y15
+	VFMADD231PS word_bf6c835e<>+0(SB), Y10, Y4
+	VFMADD231PS word_bf6c835e<>+0(SB), Y14, Y12
+	VMOVAPS     Y9, Y10
+	VFMADD231PS word_bf800000<>+0(SB), Y3, Y10
+	VFMADD231PS word_3f800000<>+0(SB), Y9, Y3
+	VMOVAPS     Y2, Y9
+	VFMADD231PS word_3f3504f3<>+0(SB), Y10, Y9
+	VMOVAPS     Y8, Y14
+	VFMADD231PS word_3f3504f3<>+0(SB), Y3, Y14
+	VFMADD231PS word_bf3504f3<>+0(SB), Y10, Y2
+	VFMADD231PS word_bf3504f3<>+0(SB), Y3, Y8
+	VMOVAPS     Y5, Y3
+	VFMADD231PS word_401a827a<>+0(SB), Y7, Y3
+	VFMADD231PS word_c01a827a<>+0(SB), Y5, Y7
+	VMOVAPS     Y0, Y5
+	VFMADD231PS word_3ec3ef15<>+0(SB), Y3, Y5
+	VMOVAPS     Y1, Y10
+	VFMADD231PS word_3ec3ef15<>+0(SB), Y7, Y10
+	VFMADD231PS word_bec3ef15<>+0(SB), Y3, Y0
+	VFMADD231PS word_bec3ef15<>+0(SB), Y7, Y1
+	VMOVUPS     96(SI), Y3
+	VMOVUPS     1120(SI), Y7
+	VMOVUPS     Y6, 640(SI)
+	VADDPS      Y7, Y3, Y6
+	VSUBPS      Y7, Y3, Y3
+	VMOVUPS     608(SI), Y7
+	VMOVUPS     Y12, 1120(SI)
+	VMOVUPS     1504(SI), Y12
+	VMOVUPS     Y4, 96(SI)
+	VADDPS      Y12, Y7, Y4
+	VSUBPS      Y12, Y7, Y7
+	VADDPS      Y4, Y6, Y12
+	VSUBPS      Y4, Y6, Y4
+	VMOVUPS     64(SI), Y6
+	VMOVUPS     Y8, 1504(SI)
+	VMOVUPS     1088(SI), Y8
+	VMOVUPS     Y2, 608(SI)
+	VADDPS      Y8, Y6, Y2
+	VSUBPS      Y8, Y6, Y6
+	VMOVUPS     576(SI), Y8
+	VMOVUPS     Y1, 1088(SI)
+	VMOVUPS     1600(SI), Y1
+	VMOVUPS     Y0, 64(SI)
+	VADDPS      Y1, Y8, Y0
+	VSUBPS      Y1, Y8, Y1
+	VADDPS      Y0, Y2, Y8
+	VSUBPS      Y0, Y2, Y0
+	VADDPS      Y8, Y12, Y2
+	VSUBPS      Y8, Y12, Y8
+	VMOVAPS     Y6, Y12
+	VFMADD231PS word_bf800000<>+0(SB), Y1, Y12
+	VFMADD231PS word_3f800000<>+0(SB), Y6, Y1
+	VMOVAPS     Y3, Y6
+	VFMADD231PS word_3f3504f3<>+0(SB), Y12, Y6
+	VMOVUPS     Y8, 1600(SI)
+	VMOVAPS     Y7, Y8
+	VFMADD231PS word_3f3504f3<>+0(SB), Y1, Y8
+	VFMADD231PS word_bf3504f3<>+0(SB), Y12, Y3
+	VFMADD231PS word_bf3504f3<>+0(SB), Y1, Y7
+	VMOVUPS     32(SI), Y1
+	VMOVUPS     1056(SI), Y12
+	VMOVUPS     Y10, 576(SI)
+	VADDPS      Y12, Y1, Y10
+	VSUBPS      Y12, Y1, Y1
+	VMOVUPS     544(SI), Y12
+	VMOVUPS     Y5, 1056(SI)
+	VMOVUPS     1568(SI), Y5
+	VMOVUPS     Y14, 32(SI)
+	VADDPS      Y5, Y12, Y14
+	VSUBPS      Y5, Y12, Y5
+	VADDPS      Y14, Y10, Y12
+	VSUBPS      Y14, Y10, Y10
+	VMOVUPS     (SI), Y14
+	VMOVUPS     Y9, 1568(SI)
+	VMOVUPS     1024(SI), Y9
+	VMOVUPS     Y15, 544(SI)
+	VADDPS      Y9, Y14, Y15
+	VSUBPS      Y9, Y14, Y9
+	VMOVUPS     512(SI), Y14
+	VMOVUPS     Y13, 1024(SI)
+	VMOVUPS     1536(SI), Y13
+	VMOVUPS     Y11, (SI)
+	VADDPS      Y13, Y14, Y11
+	VSUBPS      Y13, Y14, Y13
+	VADDPS      Y11, Y15, Y14
+	VSUBPS      Y11, Y15, Y11
+	VADDPS      Y14, Y12, Y15
+	VSUBPS      Y14, Y12, Y12
+	VMOVAPS     Y9, Y14
+	VFMADD231PS word_bf800000<>+0(SB), Y13, Y14
+	VFMADD231PS word_3f800000<>+0(SB), Y9, Y13
+	VMOVAPS     Y1, Y9
+	VFMADD231PS word_3f3504f3<>+0(SB), Y14, Y9
+	VMOVUPS     Y12, 1536(SI)
+	VMOVAPS     Y5, Y12
+	VFMADD231PS word_3f3504f3<>+0(SB), Y13, Y12
+	VFMADD231PS word_bf3504f3<>+0(SB), Y14, Y1
+	VFMADD231PS word_bf3504f3<>+0(SB), Y13, Y5
+	VADDPS      Y15, Y2, Y13
+	VSUBPS      Y15, Y2, Y2
+	VMOVAPS     Y9, Y14
+	VFMADD231PS word_bed413cd<>+0(SB), Y12, Y14
+	VFMADD231PS word_3ed413cd<>+0(SB), Y9, Y12
+	VMOVAPS     Y6, Y9
+	VFMADD231PS word_3f6c835e<>+0(SB), Y14, Y9
+	VMOVAPS     Y8, Y15
+	VFMADD231PS word_3f6c835e<>+0(SB), Y12, Y15
+	VFMADD231PS word_bf6c835e<>+0(SB), Y14, Y6
+	VFMADD231PS word_bf6c835e<>+0(SB), Y12, Y8
+	VMOVAPS     Y10, Y12
+	VFMADD231PS word_bf800000<>+0(SB), Y11, Y12
+	VFMADD231PS word_3f800000<>+0(SB), Y10, Y11
+	VMOVAPS     Y4, Y10
+	VFMADD231PS word_3f3504f3<>+0(SB), Y12, Y10
 	VMOVAPS     Y0, Y14
 	VFMADD231PS word_3f3504f3<>+0(SB), Y11, Y14
-	VFMADD231PS word_bf3504f3<>+0(SB), Y13, Y6
+	VFMADD231PS word_bf3504f3<>+0(SB), Y12, Y4
 	VFMADD231PS word_bf3504f3<>+0(SB), Y11, Y0
-	VMOVAPS     Y3, Y11
-	VFMADD231PS word_401a827a<>+0(SB), Y8, Y11
-	VFMADD231PS word_c01a827a<>+0(SB), Y3, Y8
-	VMOVAPS     Y1, Y3
-	VFMADD231PS word_3ec3ef15<>+0(SB), Y11, Y3
+	VMOVAPS     Y1, Y11
+	VFMADD231PS word_401a827a<>+0(SB), Y5, Y11
+	VFMADD231PS word_c01a827a<>+0(SB), Y1, Y5
+	VMOVAPS     Y3, Y1
+	VFMADD231PS word_3ec3ef15<>+0(SB), Y11, Y1
+	VMOVAPS     Y7, Y12
+	VFMADD231PS word_3ec3ef15<>+0(SB), Y5, Y12
+	VFMADD231PS word_bec3ef15<>+0(SB), Y11, Y3
+	VFMADD231PS word_bec3ef15<>+0(SB), Y5, Y7
+	VMOVUPS     (SI), Y5
+	VADDPS      Y5, Y13, Y11
+	VSUBPS      Y13, Y5, Y5
+	VMOVAPS     Y9, Y13
+	VFMADD231PS word_be4bafaf<>+0(SB), Y15, Y13
+	VFMADD231PS word_3e4bafaf<>+0(SB), Y9, Y15
+	VMOVUPS     1024(SI), Y9
+	VMOVUPS     Y5, (SI)
+	VMOVAPS     Y9, Y5
+	VFMADD231PS word_3f7b14be<>+0(SB), Y13, Y5
+	VMOVUPS     Y2, 512(SI)
+	VMOVUPS     544(SI), Y2
+	VMOVUPS     Y5, 352(SI)
+	VMOVAPS     Y2, Y5
+	VFMADD231PS word_3f7b14be<>+0(SB), Y15, Y5
+	VFMADD231PS word_bf7b14be<>+0(SB), Y13, Y9
+	VFMADD231PS word_bf7b14be<>+0(SB), Y15, Y2
 	VMOVAPS     Y10, Y13
-	VFMADD231PS word_3ec3ef15<>+0(SB), Y8, Y13
-	VFMADD231PS word_bec3ef15<>+0(SB), Y11, Y1
-	VFMADD231PS word_bec3ef15<>+0(SB), Y8, Y10
-	VMOVUPS     32(SI), Y8
-	VADDPS      Y8, Y12, Y11
-	VSUBPS      Y12, Y8, Y8
-	VMOVAPS     Y2, Y12
-	VFMADD231PS word_be4bafaf<>+0(SB), Y15, Y12
-	VFMADD231PS word_3e4bafaf<>+0(SB), Y2, Y15
-	VMOVUPS     1056(SI), Y2
-	VMOVUPS     Y8, 32(SI)
-	VMOVAPS     Y2, Y8
-	VFMADD231PS word_3f7b14be<>+0(SB), Y12, Y8
-	VMOVUPS     Y4, 544(SI)
-	VMOVUPS     288(SI), Y4
-	VMOVUPS     Y8, 896(SI)
-	VMOVAPS     Y4, Y8
-	VFMADD231PS word_3f7b14be<>+0(SB), Y15, Y8
-	VFMADD231PS word_bf7b14be<>+0(SB), Y12, Y2
-	VFMADD231PS word_bf7b14be<>+0(SB), Y15, Y4
-	VMOVAPS     Y9, Y12
-	VFMADD231PS word_bed413cd<>+0(SB), Y14, Y12
-	VFMADD231PS word_3ed413cd<>+0(SB), Y9, Y14
-	VMOVUPS     1312(SI), Y9
-	VMOVAPS     Y9, Y15
-	VFMADD231PS word_3f6c835e<>+0(SB), Y12, Y15
-	VMOVUPS     Y2, 288(SI)
-	VMOVUPS     (SI), Y2
-	VMOVUPS     Y4, 1056(SI)
-	VMOVAPS     Y2, Y4
-	VFMADD231PS word_3f6c835e<>+0(SB), Y14, Y4
-	VFMADD231PS word_bf6c835e<>+0(SB), Y12, Y9
-	VFMADD231PS word_bf6c835e<>+0(SB), Y14, Y2
-	VMOVAPS     Y3, Y12
-	VFMADD231PS word_3f2b0dc1<>+0(SB), Y13, Y12
-	VFMADD231PS word_bf2b0dc1<>+0(SB), Y3, Y13
-	VMOVUPS     800(SI), Y3
-	VMOVAPS     Y3, Y14
-	VFMADD231PS word_3f54db31<>+0(SB), Y12, Y14
-	VMOVUPS     Y2, (SI)
-	VMOVUPS     416(SI), Y2
-	VMOVUPS     Y9, 1312(SI)
+	VFMADD231PS word_bed413cd<>+0(SB), Y14, Y13
+	VFMADD231PS word_3ed413cd<>+0(SB), Y10, Y14
+	VMOVUPS     1568(SI), Y10
+	VMOVAPS     Y10, Y15
+	VFMADD231PS word_3f6c835e<>+0(SB), Y13, Y15
+	VMOVUPS     Y2, 544(SI)
+	VMOVUPS     32(SI), Y2
+	VMOVUPS     Y9, 1024(SI)
 	VMOVAPS     Y2, Y9
-	VFMADD231PS word_3f54db31<>+0(SB), Y13, Y9
-	VFMADD231PS word_bf54db31<>+0(SB), Y12, Y3
-	VFMADD231PS word_bf54db31<>+0(SB), Y13, Y2
-	VMOVUPS     1440(SI), Y12
-	VMOVUPS     1568(SI), Y13
-	VMOVUPS     Y2, 416(SI)
-	VMOVAPS     Y12, Y2
-	VFMADD231PS word_bf800000<>+0(SB), Y13, Y2
+	VFMADD231PS word_3f6c835e<>+0(SB), Y14, Y9
+	VFMADD231PS word_bf6c835e<>+0(SB), Y13, Y10
+	VFMADD231PS word_bf6c835e<>+0(SB), Y14, Y2
+	VMOVAPS     Y1, Y13
+	VFMADD231PS word_3f2b0dc1<>+0(SB), Y12, Y13
+	VFMADD231PS word_bf2b0dc1<>+0(SB), Y1, Y12
+	VMOVUPS     1056(SI), Y1
+	VMOVAPS     Y1, Y14
+	VFMADD231PS word_3f54db31<>+0(SB), Y13, Y14
+	VMOVUPS     Y2, 32(SI)
+	VMOVUPS     576(SI), Y2
+	VMOVUPS     Y10, 1568(SI)
+	VMOVAPS     Y2, Y10
+	VFMADD231PS word_3f54db31<>+0(SB), Y12, Y10
+	VFMADD231PS word_bf54db31<>+0(SB), Y13, Y1
+	VFMADD231PS word_bf54db31<>+0(SB), Y12, Y2
+	VMOVUPS     1600(SI), Y12
+	VMOVUPS     1536(SI), Y13
+	VMOVUPS     Y1, 576(SI)
+	VMOVAPS     Y12, Y1
+	VFMADD231PS word_bf800000<>+0(SB), Y13, Y1
 	VFMADD231PS word_3f800000<>+0(SB), Y12, Y13
 	VMOVUPS     128(SI), Y12
-	VMOVUPS     Y3, 1440(SI)
-	VMOVAPS     Y12, Y3
-	VFMADD231PS word_3f3504f3<>+0(SB), Y2, Y3
-	VMOVUPS     Y3, 1568(SI)
-	VMOVUPS     1536(SI), Y3
-	VMOVUPS     Y9, 800(SI)
-	VMOVAPS     Y3, Y9
-	VFMADD231PS word_3f3504f3<>+0(SB), Y13, Y9
-	VFMADD231PS word_bf3504f3<>+0(SB), Y2, Y12
-	VFMADD231PS word_bf3504f3<>+0(SB), Y13, Y3
-	VMOVAPS     Y1, Y2
-	VFMADD231PS word_bfbf90c7<>+0(SB), Y10, Y2
-	VFMADD231PS word_3fbf90c7<>+0(SB), Y1, Y10
-	VMOVUPS     64(SI), Y1
-	VMOVAPS     Y1, Y13
-	VFMADD231PS word_3f0e39da<>+0(SB), Y2, Y13
-	VMOVUPS     Y3, 1536(SI)
-	VMOVUPS     928(SI), Y3
+	VMOVUPS     Y2, 1600(SI)
+	VMOVAPS     Y12, Y2
+	VFMADD231PS word_3f3504f3<>+0(SB), Y1, Y2
+	VMOVUPS     Y2, 1536(SI)
+	VMOVUPS     992(SI), Y2
+	VMOVUPS     Y10, 1056(SI)
+	VMOVAPS     Y2, Y10
+	VFMADD231PS word_3f3504f3<>+0(SB), Y13, Y10
+	VFMADD231PS word_bf3504f3<>+0(SB), Y1, Y12
+	VFMADD231PS word_bf3504f3<>+0(SB), Y13, Y2
+	VMOVAPS     Y3, Y1
+	VFMADD231PS word_bfbf90c7<>+0(SB), Y7, Y1
+	VFMADD231PS word_3fbf90c7<>+0(SB), Y3, Y7
+	VMOVUPS     64(SI), Y3
+	VMOVAPS     Y3, Y13
+	VFMADD231PS word_3f0e39da<>+0(SB), Y1, Y13
+	VMOVUPS     Y2, 992(SI)
+	VMOVUPS     1088(SI), Y2
 	VMOVUPS     Y12, 128(SI)
-	VMOVAPS     Y3, Y12
-	VFMADD231PS word_3f0e39da<>+0(SB), Y10, Y12
-	VFMADD231PS word_bf0e39da<>+0(SB), Y2, Y1
-	VFMADD231PS word_bf0e39da<>+0(SB), Y10, Y3
-	VMOVAPS     Y6, Y2
-	VFMADD231PS word_401a827a<>+0(SB), Y0, Y2
-	VFMADD231PS word_c01a827a<>+0(SB), Y6, Y0
-	VMOVUPS     160(SI), Y6
-	VMOVAPS     Y6, Y10
-	VFMADD231PS word_3ec3ef15<>+0(SB), Y2, Y10
-	VMOVUPS     Y1, 928(SI)
-	VMOVUPS     1184(SI), Y1
+	VMOVAPS     Y2, Y12
+	VFMADD231PS word_3f0e39da<>+0(SB), Y7, Y12
+	VFMADD231PS word_bf0e39da<>+0(SB), Y1, Y3
+	VFMADD231PS word_bf0e39da<>+0(SB), Y7, Y2
+	VMOVAPS     Y4, Y1
+	VFMADD231PS word_401a827a<>+0(SB), Y0, Y1
+	VFMADD231PS word_c01a827a<>+0(SB), Y4, Y0
+	VMOVUPS     608(SI), Y4
+	VMOVAPS     Y4, Y7
+	VFMADD231PS word_3ec3ef15<>+0(SB), Y1, Y7
+	VMOVUPS     Y2, 1088(SI)
+	VMOVUPS     1504(SI), Y2
 	VMOVUPS     Y3, 64(SI)
-	VMOVAPS     Y1, Y3
+	VMOVAPS     Y2, Y3
 	VFMADD231PS word_3ec3ef15<>+0(SB), Y0, Y3
-	VFMADD231PS word_bec3ef15<>+0(SB), Y2, Y6
-	VFMADD231PS word_bec3ef15<>+0(SB), Y0, Y1
-	VMOVAPS     Y5, Y0
-	VFMADD231PS word_40a0dff7<>+0(SB), Y7, Y0
-	VFMADD231PS word_c0a0dff7<>+0(SB), Y5, Y7
-	VMOVUPS     96(SI), Y2
-	VMOVAPS     Y2, Y5
-	VFMADD231PS word_3e47c5c2<>+0(SB), Y0, Y5
-	VMOVUPS     Y1, 1184(SI)
-	VMOVUPS     672(SI), Y1
-	VMOVUPS     Y6, 160(SI)
+	VFMADD231PS word_bec3ef15<>+0(SB), Y1, Y4
+	VFMADD231PS word_bec3ef15<>+0(SB), Y0, Y2
+	VMOVAPS     Y6, Y0
+	VFMADD231PS word_40a0dff7<>+0(SB), Y8, Y0
+	VFMADD231PS word_c0a0dff7<>+0(SB), Y6, Y8
+	VMOVUPS     96(SI), Y1
 	VMOVAPS     Y1, Y6
-	VFMADD231PS word_3e47c5c2<>+0(SB), Y7, Y6
-	VFMADD231PS word_be47c5c2<>+0(SB), Y0, Y2
-	VFMADD231PS word_be47c5c2<>+0(SB), Y7, Y1
-	VMOVUPS     1088(SI), Y0
-	VADDPS      Y0, Y11, Y7
-	VMOVUPS     Y7, (DI)
+	VFMADD231PS word_3e47c5c2<>+0(SB), Y0, Y6
+	VMOVUPS     Y2, 1504(SI)
+	VMOVUPS     1120(SI), Y2
+	VMOVUPS     Y4, 608(SI)
+	VMOVAPS     Y2, Y4
+	VFMADD231PS word_3e47c5c2<>+0(SB), Y8, Y4
+	VFMADD231PS word_be47c5c2<>+0(SB), Y0, Y1
+	VFMADD231PS word_be47c5c2<>+0(SB), Y8, Y2
+	VMOVUPS     1152(SI), Y0
+	VADDPS      Y0, Y11, Y8
+	VMOVUPS     Y8, (DI)
 	VSUBPS      Y11, Y0, Y0
 	VMOVUPS     Y0, 32(DI)
-	VMOVUPS     896(SI), Y0
-	VMOVAPS     Y0, Y7
-	VFMADD231PS word_bdc9b5dc<>+0(SB), Y8, Y7
-	VFMADD231PS word_3dc9b5dc<>+0(SB), Y0, Y8
+	VMOVUPS     352(SI), Y0
+	VMOVAPS     Y0, Y8
+	VFMADD231PS word_bdc9b5dc<>+0(SB), Y5, Y8
+	VFMADD231PS word_3dc9b5dc<>+0(SB), Y0, Y5
 	VMOVUPS     1632(SI), Y0
 	VMOVAPS     Y0, Y11
-	VFMADD231PS word_3f7ec46d<>+0(SB), Y7, Y11
-	VMOVUPS     Y1, 896(SI)
-	VMOVUPS     320(SI), Y1
-	VMOVUPS     Y2, 1088(SI)
+	VFMADD231PS word_3f7ec46d<>+0(SB), Y8, Y11
+	VMOVUPS     Y1, 352(SI)
+	VMOVUPS     672(SI), Y1
+	VMOVUPS     Y2, 1152(SI)
 	VMOVAPS     Y1, Y2
-	VFMADD231PS word_3f7ec46d<>+0(SB), Y8, Y2
-	VMOVUPS     Y5, 672(SI)
-	VSUBPS      Y2, Y11, Y5
-	VMOVUPS     Y5, 64(DI)
+	VFMADD231PS word_3f7ec46d<>+0(SB), Y5, Y2
+	VMOVUPS     Y4, 1120(SI)
+	VSUBPS      Y2, Y11, Y4
+	VMOVUPS     Y4, 64(DI)
 	VMOVUPS     Y11, 96(DI)
 	VMULPS      word_bf800000<>+0(SB), Y2, Y2
 	VMOVUPS     Y2, 128(DI)
-	VFMADD231PS word_bf7ec46d<>+0(SB), Y7, Y0
-	VFMADD231PS word_bf7ec46d<>+0(SB), Y8, Y1
+	VFMADD231PS word_bf7ec46d<>+0(SB), Y8, Y0
+	VFMADD231PS word_bf7ec46d<>+0(SB), Y5, Y1
 	VADDPS      Y1, Y0, Y2
 	VMOVUPS     Y2, 2944(DI)
 	VMOVUPS     Y0, 2976(DI)
 	VMOVUPS     Y1, 3008(DI)
 	VMOVAPS     Y15, Y0
-	VFMADD231PS word_be4bafaf<>+0(SB), Y4, Y0
-	VFMADD231PS word_3e4bafaf<>+0(SB), Y15, Y4
-	VMOVUPS     1344(SI), Y1
+	VFMADD231PS word_be4bafaf<>+0(SB), Y9, Y0
+	VFMADD231PS word_3e4bafaf<>+0(SB), Y15, Y9
+	VMOVUPS     480(SI), Y1
 	VMOVAPS     Y1, Y2
 	VFMADD231PS word_3f7b14be<>+0(SB), Y0, Y2
-	VMOVUPS     192(SI), Y5
-	VMOVAPS     Y5, Y7
-	VFMADD231PS word_3f7b14be<>+0(SB), Y4, Y7
-	VSUBPS      Y7, Y2, Y8
+	VMOVUPS     160(SI), Y4
+	VMOVAPS     Y4, Y5
+	VFMADD231PS word_3f7b14be<>+0(SB), Y9, Y5
+	VSUBPS      Y5, Y2, Y8
 	VMOVUPS     Y8, 160(DI)
 	VMOVUPS     Y2, 192(DI)
-	VMULPS      word_bf800000<>+0(SB), Y7, Y2
+	VMULPS      word_bf800000<>+0(SB), Y5, Y2
 	VMOVUPS     Y2, 224(DI)
 	VFMADD231PS word_bf7b14be<>+0(SB), Y0, Y1
-	VFMADD231PS word_bf7b14be<>+0(SB), Y4, Y5
-	VADDPS      Y5, Y1, Y0
+	VFMADD231PS word_bf7b14be<>+0(SB), Y9, Y4
+	VADDPS      Y4, Y1, Y0
 	VMOVUPS     Y0, 2848(DI)
 	VMOVUPS     Y1, 2880(DI)
-	VMOVUPS     Y5, 2912(DI)
-	VMOVUPS     800(SI), Y0
+	VMOVUPS     Y4, 2912(DI)
+	VMOVUPS     1056(SI), Y0
 	VMOVAPS     Y14, Y1
 	VFMADD231PS word_3e9b5042<>+0(SB), Y0, Y1
 	VFMADD231PS word_be9b5042<>+0(SB), Y14, Y0
-	VMOVUPS     832(SI), Y2
+	VMOVUPS     1184(SI), Y2
 	VMOVAPS     Y2, Y4
 	VFMADD231PS word_3f74fa0b<>+0(SB), Y1, Y4
-	VMOVUPS     864(SI), Y5
-	VMOVAPS     Y5, Y7
-	VFMADD231PS word_3f74fa0b<>+0(SB), Y0, Y7
-	VADDPS      Y7, Y4, Y8
-	VMOVUPS     Y8, 256(DI)
+	VMOVUPS     1312(SI), Y5
+	VMOVAPS     Y5, Y8
+	VFMADD231PS word_3f74fa0b<>+0(SB), Y0, Y8
+	VADDPS      Y8, Y4, Y9
+	VMOVUPS     Y9, 256(DI)
 	VMOVUPS     Y4, 288(DI)
-	VMOVUPS     Y7, 320(DI)
+	VMOVUPS     Y8, 320(DI)
 	VFMADD231PS word_bf74fa0b<>+0(SB), Y1, Y2
 	VFMADD231PS word_bf74fa0b<>+0(SB), Y0, Y5
 	VSUBPS      Y5, Y2, Y0
@@ -15828,23 +18611,23 @@ group:
 	VMOVUPS     Y2, 2784(DI)
 	VMULPS      word_bf800000<>+0(SB), Y5, Y0
 	VMOVUPS     Y0, 2816(DI)
-	VMOVUPS     1568(SI), Y0
+	VMOVUPS     1536(SI), Y0
 	VMOVAPS     Y0, Y1
-	VFMADD231PS word_bed413cd<>+0(SB), Y9, Y1
-	VFMADD231PS word_3ed413cd<>+0(SB), Y0, Y9
-	VMOVUPS     1280(SI), Y0
+	VFMADD231PS word_bed413cd<>+0(SB), Y10, Y1
+	VFMADD231PS word_3ed413cd<>+0(SB), Y0, Y10
+	VMOVUPS     1440(SI), Y0
 	VMOVAPS     Y0, Y2
 	VFMADD231PS word_3f6c835e<>+0(SB), Y1, Y2
-	VMOVUPS     448(SI), Y4
+	VMOVUPS     704(SI), Y4
 	VMOVAPS     Y4, Y5
-	VFMADD231PS word_3f6c835e<>+0(SB), Y9, Y5
-	VSUBPS      Y5, Y2, Y7
-	VMOVUPS     Y7, 352(DI)
+	VFMADD231PS word_3f6c835e<>+0(SB), Y10, Y5
+	VSUBPS      Y5, Y2, Y8
+	VMOVUPS     Y8, 352(DI)
 	VMOVUPS     Y2, 384(DI)
 	VMULPS      word_bf800000<>+0(SB), Y5, Y2
 	VMOVUPS     Y2, 416(DI)
 	VFMADD231PS word_bf6c835e<>+0(SB), Y1, Y0
-	VFMADD231PS word_bf6c835e<>+0(SB), Y9, Y4
+	VFMADD231PS word_bf6c835e<>+0(SB), Y10, Y4
 	VADDPS      Y4, Y0, Y1
 	VMOVUPS     Y1, 2656(DI)
 	VMOVUPS     Y0, 2688(DI)
@@ -15855,11 +18638,11 @@ group:
 	VMOVUPS     1472(SI), Y1
 	VMOVAPS     Y1, Y2
 	VFMADD231PS word_3f61c598<>+0(SB), Y0, Y2
-	VMOVUPS     224(SI), Y4
+	VMOVUPS     192(SI), Y4
 	VMOVAPS     Y4, Y5
 	VFMADD231PS word_3f61c598<>+0(SB), Y12, Y5
-	VSUBPS      Y5, Y2, Y7
-	VMOVUPS     Y7, 448(DI)
+	VSUBPS      Y5, Y2, Y8
+	VMOVUPS     Y8, 448(DI)
 	VMOVUPS     Y2, 480(DI)
 	VMULPS      word_bf800000<>+0(SB), Y5, Y2
 	VMOVUPS     Y2, 512(DI)
@@ -15869,13 +18652,13 @@ group:
 	VMOVUPS     Y0, 2560(DI)
 	VMOVUPS     Y1, 2592(DI)
 	VMOVUPS     Y4, 2624(DI)
-	VMOVAPS     Y10, Y0
+	VMOVAPS     Y7, Y0
 	VFMADD231PS word_3f2b0dc1<>+0(SB), Y3, Y0
-	VFMADD231PS word_bf2b0dc1<>+0(SB), Y10, Y3
-	VMOVUPS     960(SI), Y1
+	VFMADD231PS word_bf2b0dc1<>+0(SB), Y7, Y3
+	VMOVUPS     1216(SI), Y1
 	VMOVAPS     Y1, Y2
 	VFMADD231PS word_3f54db31<>+0(SB), Y0, Y2
-	VMOVUPS     256(SI), Y4
+	VMOVUPS     736(SI), Y4
 	VMOVAPS     Y4, Y5
 	VFMADD231PS word_3f54db31<>+0(SB), Y3, Y5
 	VADDPS      Y5, Y2, Y7
@@ -15889,36 +18672,36 @@ group:
 	VMOVUPS     Y1, 2496(DI)
 	VMULPS      word_bf800000<>+0(SB), Y4, Y0
 	VMOVUPS     Y0, 2528(DI)
-	VMOVUPS     672(SI), Y0
-	VMOVAPS     Y0, Y1
-	VFMADD231PS word_3f521801<>+0(SB), Y6, Y1
-	VFMADD231PS word_bf521801<>+0(SB), Y0, Y6
-	VMOVUPS     1216(SI), Y0
-	VMOVAPS     Y0, Y2
-	VFMADD231PS word_3f45e403<>+0(SB), Y1, Y2
-	VMOVUPS     352(SI), Y3
-	VMOVAPS     Y3, Y4
-	VFMADD231PS word_3f45e403<>+0(SB), Y6, Y4
-	VADDPS      Y4, Y2, Y5
-	VMOVUPS     Y5, 640(DI)
-	VMOVUPS     Y2, 672(DI)
-	VMOVUPS     Y4, 704(DI)
-	VFMADD231PS word_bf45e403<>+0(SB), Y1, Y0
-	VFMADD231PS word_bf45e403<>+0(SB), Y6, Y3
-	VSUBPS      Y3, Y0, Y1
-	VMOVUPS     Y1, 2368(DI)
-	VMOVUPS     Y0, 2400(DI)
-	VMULPS      word_bf800000<>+0(SB), Y3, Y0
+	VMOVUPS     1120(SI), Y0
+	VMOVAPS     Y6, Y1
+	VFMADD231PS word_3f521801<>+0(SB), Y0, Y1
+	VFMADD231PS word_bf521801<>+0(SB), Y6, Y0
+	VMOVUPS     960(SI), Y2
+	VMOVAPS     Y2, Y3
+	VFMADD231PS word_3f45e403<>+0(SB), Y1, Y3
+	VMOVUPS     224(SI), Y4
+	VMOVAPS     Y4, Y5
+	VFMADD231PS word_3f45e403<>+0(SB), Y0, Y5
+	VADDPS      Y5, Y3, Y6
+	VMOVUPS     Y6, 640(DI)
+	VMOVUPS     Y3, 672(DI)
+	VMOVUPS     Y5, 704(DI)
+	VFMADD231PS word_bf45e403<>+0(SB), Y1, Y2
+	VFMADD231PS word_bf45e403<>+0(SB), Y0, Y4
+	VSUBPS      Y4, Y2, Y0
+	VMOVUPS     Y0, 2368(DI)
+	VMOVUPS     Y2, 2400(DI)
+	VMULPS      word_bf800000<>+0(SB), Y4, Y0
 	VMOVUPS     Y0, 2432(DI)
-	VMOVUPS     576(SI), Y0
-	VMOVUPS     544(SI), Y1
+	VMOVUPS     640(SI), Y0
+	VMOVUPS     512(SI), Y1
 	VMOVAPS     Y0, Y2
 	VFMADD231PS word_bf800000<>+0(SB), Y1, Y2
 	VFMADD231PS word_3f800000<>+0(SB), Y0, Y1
-	VMOVUPS     1408(SI), Y0
+	VMOVUPS     384(SI), Y0
 	VMOVAPS     Y0, Y3
 	VFMADD231PS word_3f3504f3<>+0(SB), Y2, Y3
-	VMOVUPS     608(SI), Y4
+	VMOVUPS     768(SI), Y4
 	VMOVAPS     Y4, Y5
 	VFMADD231PS word_3f3504f3<>+0(SB), Y1, Y5
 	VSUBPS      Y5, Y3, Y6
@@ -15932,15 +18715,15 @@ group:
 	VMOVUPS     Y1, 2272(DI)
 	VMOVUPS     Y0, 2304(DI)
 	VMOVUPS     Y4, 2336(DI)
-	VMOVUPS     1088(SI), Y0
-	VMOVUPS     896(SI), Y1
+	VMOVUPS     352(SI), Y0
+	VMOVUPS     1152(SI), Y1
 	VMOVAPS     Y0, Y2
 	VFMADD231PS word_bf9bf7ec<>+0(SB), Y1, Y2
 	VFMADD231PS word_3f9bf7ec<>+0(SB), Y0, Y1
-	VMOVUPS     704(SI), Y0
+	VMOVUPS     1248(SI), Y0
 	VMOVAPS     Y0, Y3
 	VFMADD231PS word_3f226799<>+0(SB), Y2, Y3
-	VMOVUPS     1024(SI), Y4
+	VMOVUPS     1376(SI), Y4
 	VMOVAPS     Y4, Y5
 	VFMADD231PS word_3f226799<>+0(SB), Y1, Y5
 	VSUBPS      Y5, Y3, Y6
@@ -15954,15 +18737,15 @@ group:
 	VMOVUPS     Y1, 2176(DI)
 	VMOVUPS     Y0, 2208(DI)
 	VMOVUPS     Y4, 2240(DI)
-	VMOVUPS     160(SI), Y0
-	VMOVUPS     1184(SI), Y1
+	VMOVUPS     608(SI), Y0
+	VMOVUPS     1504(SI), Y1
 	VMOVAPS     Y0, Y2
 	VFMADD231PS word_bfbf90c7<>+0(SB), Y1, Y2
 	VFMADD231PS word_3fbf90c7<>+0(SB), Y0, Y1
-	VMOVUPS     768(SI), Y0
+	VMOVUPS     864(SI), Y0
 	VMOVAPS     Y0, Y3
 	VFMADD231PS word_3f0e39da<>+0(SB), Y2, Y3
-	VMOVUPS     1248(SI), Y4
+	VMOVUPS     1408(SI), Y4
 	VMOVAPS     Y4, Y5
 	VFMADD231PS word_3f0e39da<>+0(SB), Y1, Y5
 	VSUBPS      Y5, Y3, Y6
@@ -15976,15 +18759,15 @@ group:
 	VMOVUPS     Y1, 2080(DI)
 	VMOVUPS     Y0, 2112(DI)
 	VMOVUPS     Y4, 2144(DI)
-	VMOVUPS     928(SI), Y0
-	VMOVUPS     64(SI), Y1
+	VMOVUPS     64(SI), Y0
+	VMOVUPS     1088(SI), Y1
 	VMOVAPS     Y0, Y2
 	VFMADD231PS word_3fef789e<>+0(SB), Y1, Y2
 	VFMADD231PS word_bfef789e<>+0(SB), Y0, Y1
-	VMOVUPS     736(SI), Y0
+	VMOVUPS     320(SI), Y0
 	VMOVAPS     Y0, Y3
 	VFMADD231PS word_3ef15aea<>+0(SB), Y2, Y3
-	VMOVUPS     992(SI), Y4
+	VMOVUPS     1344(SI), Y4
 	VMOVAPS     Y4, Y5
 	VFMADD231PS word_3ef15aea<>+0(SB), Y1, Y5
 	VADDPS      Y5, Y3, Y6
@@ -15999,14 +18782,14 @@ group:
 	VMULPS      word_bf800000<>+0(SB), Y4, Y0
 	VMOVUPS     Y0, 2048(DI)
 	VMOVUPS     128(SI), Y0
-	VMOVUPS     1536(SI), Y1
+	VMOVUPS     992(SI), Y1
 	VMOVAPS     Y0, Y2
 	VFMADD231PS word_401a827a<>+0(SB), Y1, Y2
 	VFMADD231PS word_c01a827a<>+0(SB), Y0, Y1
-	VMOVUPS     1600(SI), Y0
+	VMOVUPS     448(SI), Y0
 	VMOVAPS     Y0, Y3
 	VFMADD231PS word_3ec3ef15<>+0(SB), Y2, Y3
-	VMOVUPS     1152(SI), Y4
+	VMOVUPS     896(SI), Y4
 	VMOVAPS     Y4, Y5
 	VFMADD231PS word_3ec3ef15<>+0(SB), Y1, Y5
 	VADDPS      Y5, Y3, Y6
@@ -16020,15 +18803,15 @@ group:
 	VMOVUPS     Y0, 1920(DI)
 	VMULPS      word_bf800000<>+0(SB), Y4, Y0
 	VMOVUPS     Y0, 1952(DI)
-	VMOVUPS     1440(SI), Y0
-	VMOVUPS     416(SI), Y1
+	VMOVUPS     576(SI), Y0
+	VMOVUPS     1600(SI), Y1
 	VMOVAPS     Y0, Y2
 	VFMADD231PS word_c052facf<>+0(SB), Y1, Y2
 	VFMADD231PS word_4052facf<>+0(SB), Y0, Y1
-	VMOVUPS     1504(SI), Y0
+	VMOVUPS     416(SI), Y0
 	VMOVAPS     Y0, Y3
 	VFMADD231PS word_3e94a031<>+0(SB), Y2, Y3
-	VMOVUPS     640(SI), Y4
+	VMOVUPS     832(SI), Y4
 	VMOVAPS     Y4, Y5
 	VFMADD231PS word_3e94a031<>+0(SB), Y1, Y5
 	VSUBPS      Y5, Y3, Y6
@@ -16042,15 +18825,15 @@ group:
 	VMOVUPS     Y1, 1792(DI)
 	VMOVUPS     Y0, 1824(DI)
 	VMOVUPS     Y4, 1856(DI)
-	VMOVUPS     1312(SI), Y0
-	VMOVUPS     (SI), Y1
+	VMOVUPS     1568(SI), Y0
+	VMOVUPS     32(SI), Y1
 	VMOVAPS     Y0, Y2
 	VFMADD231PS word_40a0dff7<>+0(SB), Y1, Y2
 	VFMADD231PS word_c0a0dff7<>+0(SB), Y0, Y1
-	VMOVUPS     1376(SI), Y0
+	VMOVUPS     928(SI), Y0
 	VMOVAPS     Y0, Y3
 	VFMADD231PS word_3e47c5c2<>+0(SB), Y2, Y3
-	VMOVUPS     512(SI), Y4
+	VMOVUPS     288(SI), Y4
 	VMOVAPS     Y4, Y5
 	VFMADD231PS word_3e47c5c2<>+0(SB), Y1, Y5
 	VADDPS      Y5, Y3, Y6
@@ -16064,15 +18847,15 @@ group:
 	VMOVUPS     Y0, 1728(DI)
 	VMULPS      word_bf800000<>+0(SB), Y4, Y0
 	VMOVUPS     Y0, 1760(DI)
-	VMOVUPS     288(SI), Y0
-	VMOVUPS     1056(SI), Y1
+	VMOVUPS     1024(SI), Y0
+	VMOVUPS     544(SI), Y1
 	VMOVAPS     Y0, Y2
 	VFMADD231PS word_41227363<>+0(SB), Y1, Y2
 	VFMADD231PS word_c1227363<>+0(SB), Y0, Y1
-	VMOVUPS     1120(SI), Y0
+	VMOVUPS     1280(SI), Y0
 	VMOVAPS     Y0, Y3
 	VFMADD231PS word_3dc8bd36<>+0(SB), Y2, Y3
-	VMOVUPS     480(SI), Y4
+	VMOVUPS     800(SI), Y4
 	VMOVAPS     Y4, Y5
 	VFMADD231PS word_3dc8bd36<>+0(SB), Y1, Y5
 	VADDPS      Y5, Y3, Y6
@@ -16086,35 +18869,40 @@ group:
 	VMOVUPS     Y0, 1632(DI)
 	VMULPS      word_bf800000<>+0(SB), Y4, Y0
 	VMOVUPS     Y0, 1664(DI)
-	VMOVUPS     384(SI), Y0
-	VMOVUPS     32(SI), Y1
+	VMOVUPS     256(SI), Y0
+	VMOVUPS     (SI), Y1
 	VSUBPS      Y1, Y0, Y2
 	VMOVUPS     Y2, 1504(DI)
 	VMOVUPS     Y0, 1536(DI)
 	VMULPS      word_bf800000<>+0(SB), Y1, Y0
 	VMOVUPS     Y0, 1568(DI)
-	ADDQ        $0x00000100, AX
-	ADDQ        $0x00000100, BX
+	MOVQ        group+64(FP), R13
+	SHLQ        $0x02, R13
+	ADDQ        R13, AX
+	ADDQ        R13, BX
 	ADDQ        $0x00000be0, DI
 	DECQ        R10
 	JNE         group
 	VZEROUPPER
 	RET
 
-// func circulantInverse64AVX2(y []float32, ld int, src []float32, bias []float32, groups int, scratch []float32)
+// func circulantInverse64AVX2(y []float32, odd int, pair int, group int, src []float32, bias []float32, biasOdd int, groups int, scratch []float32)
 // Requires: AVX, FMA3
-TEXT ·circulantInverse64AVX2(SB), NOSPLIT, $0-112
+TEXT ·circulantInverse64AVX2(SB), NOSPLIT, $0-136
 	MOVQ y_base+0(FP), AX
-	MOVQ ld+24(FP), R8
+	MOVQ odd+24(FP), BX
+	LEAQ (AX)(BX*4), BX
+	MOVQ pair+32(FP), R8
 	SHLQ $0x02, R8
-	LEAQ (AX)(R8*4), BX
 	LEAQ (R8)(R8*2), R9
-	MOVQ src_base+32(FP), DI
-	MOVQ bias_base+56(FP), R11
-	MOVQ groups+80(FP), R10
-	MOVQ scratch_base+88(FP), SI
+	MOVQ src_base+48(FP), DI
+	MOVQ bias_base+72(FP), R11
+	MOVQ groups+104(FP), R10
+	MOVQ scratch_base+112(FP), SI
 
 group:
+	MOVQ        biasOdd+96(FP), R13
+	SHLQ        $0x02, R13
 	VMOVUPS     (DI), Y0
 	VMOVUPS     32(DI), Y1
 	VADDPS      Y1, Y0, Y2
@@ -17143,49 +19931,49 @@ group:
 	VADDPS      (R11), Y7, Y7
 	VMOVUPS     Y7, (AX)
 	VADDPS      (R11), Y10, Y10
-	VMOVUPS     Y10, (BX)
+	VMOVUPS     Y10, (AX)(R8*2)
 	VPERM2F128  $0x20, Y11, Y12, Y7
 	VPERM2F128  $0x31, Y11, Y12, Y10
 	VADDPS      32(R11), Y7, Y7
 	VMOVUPS     Y7, 32(AX)
 	VADDPS      32(R11), Y10, Y10
-	VMOVUPS     Y10, 32(BX)
+	VMOVUPS     Y10, 32(AX)(R8*2)
 	VPERM2F128  $0x20, Y2, Y3, Y7
 	VPERM2F128  $0x31, Y2, Y3, Y2
-	VADDPS      (R11), Y7, Y7
-	VMOVUPS     Y7, (AX)(R8*1)
-	VADDPS      (R11), Y2, Y2
-	VMOVUPS     Y2, (BX)(R8*1)
+	VADDPS      (R11)(R13*1), Y7, Y7
+	VMOVUPS     Y7, (BX)
+	VADDPS      (R11)(R13*1), Y2, Y2
+	VMOVUPS     Y2, (BX)(R8*2)
 	VPERM2F128  $0x20, Y4, Y9, Y2
 	VPERM2F128  $0x31, Y4, Y9, Y3
-	VADDPS      32(R11), Y2, Y2
-	VMOVUPS     Y2, 32(AX)(R8*1)
-	VADDPS      32(R11), Y3, Y3
-	VMOVUPS     Y3, 32(BX)(R8*1)
+	VADDPS      32(R11)(R13*1), Y2, Y2
+	VMOVUPS     Y2, 32(BX)
+	VADDPS      32(R11)(R13*1), Y3, Y3
+	VMOVUPS     Y3, 32(BX)(R8*2)
 	VPERM2F128  $0x20, Y8, Y5, Y2
 	VPERM2F128  $0x31, Y8, Y5, Y3
 	VADDPS      (R11), Y2, Y2
-	VMOVUPS     Y2, (AX)(R8*2)
+	VMOVUPS     Y2, (AX)(R8*1)
 	VADDPS      (R11), Y3, Y3
-	VMOVUPS     Y3, (BX)(R8*2)
+	VMOVUPS     Y3, (AX)(R9*1)
 	VPERM2F128  $0x20, Y13, Y14, Y2
 	VPERM2F128  $0x31, Y13, Y14, Y3
 	VADDPS      32(R11), Y2, Y2
-	VMOVUPS     Y2, 32(AX)(R8*2)
+	VMOVUPS     Y2, 32(AX)(R8*1)
 	VADDPS      32(R11), Y3, Y3
-	VMOVUPS     Y3, 32(BX)(R8*2)
+	VMOVUPS     Y3, 32(AX)(R9*1)
 	VPERM2F128  $0x20, Y1, Y0, Y2
 	VPERM2F128  $0x31, Y1, Y0, Y0
-	VADDPS      (R11), Y2, Y2
-	VMOVUPS     Y2, (AX)(R9*1)
-	VADDPS      (R11), Y0, Y0
+	VADDPS      (R11)(R13*1), Y2, Y2
+	VMOVUPS     Y2, (BX)(R8*1)
+	VADDPS      (R11)(R13*1), Y0, Y0
 	VMOVUPS     Y0, (BX)(R9*1)
 	VMOVUPS     896(SI), Y0
 	VPERM2F128  $0x20, Y6, Y0, Y1
 	VPERM2F128  $0x31, Y6, Y0, Y0
-	VADDPS      32(R11), Y1, Y1
-	VMOVUPS     Y1, 32(AX)(R9*1)
-	VADDPS      32(R11), Y0, Y0
+	VADDPS      32(R11)(R13*1), Y1, Y1
+	VMOVUPS     Y1, 32(BX)(R8*1)
+	VADDPS      32(R11)(R13*1), Y0, Y0
 	VMOVUPS     Y0, 32(BX)(R9*1)
 	VMOVUPS     1376(SI), Y0
 	VMOVUPS     160(SI), Y1
@@ -17241,49 +20029,49 @@ group:
 	VADDPS      64(R11), Y13, Y13
 	VMOVUPS     Y13, 64(AX)
 	VADDPS      64(R11), Y3, Y3
-	VMOVUPS     Y3, 64(BX)
+	VMOVUPS     Y3, 64(AX)(R8*2)
 	VPERM2F128  $0x20, Y15, Y11, Y3
 	VPERM2F128  $0x31, Y15, Y11, Y7
 	VADDPS      96(R11), Y3, Y3
 	VMOVUPS     Y3, 96(AX)
 	VADDPS      96(R11), Y7, Y7
-	VMOVUPS     Y7, 96(BX)
+	VMOVUPS     Y7, 96(AX)(R8*2)
 	VPERM2F128  $0x20, Y6, Y2, Y3
 	VPERM2F128  $0x31, Y6, Y2, Y2
-	VADDPS      64(R11), Y3, Y3
-	VMOVUPS     Y3, 64(AX)(R8*1)
-	VADDPS      64(R11), Y2, Y2
-	VMOVUPS     Y2, 64(BX)(R8*1)
+	VADDPS      64(R11)(R13*1), Y3, Y3
+	VMOVUPS     Y3, 64(BX)
+	VADDPS      64(R11)(R13*1), Y2, Y2
+	VMOVUPS     Y2, 64(BX)(R8*2)
 	VPERM2F128  $0x20, Y5, Y10, Y2
 	VPERM2F128  $0x31, Y5, Y10, Y3
-	VADDPS      96(R11), Y2, Y2
-	VMOVUPS     Y2, 96(AX)(R8*1)
-	VADDPS      96(R11), Y3, Y3
-	VMOVUPS     Y3, 96(BX)(R8*1)
+	VADDPS      96(R11)(R13*1), Y2, Y2
+	VMOVUPS     Y2, 96(BX)
+	VADDPS      96(R11)(R13*1), Y3, Y3
+	VMOVUPS     Y3, 96(BX)(R8*2)
 	VPERM2F128  $0x20, Y8, Y4, Y2
 	VPERM2F128  $0x31, Y8, Y4, Y3
 	VADDPS      64(R11), Y2, Y2
-	VMOVUPS     Y2, 64(AX)(R8*2)
+	VMOVUPS     Y2, 64(AX)(R8*1)
 	VADDPS      64(R11), Y3, Y3
-	VMOVUPS     Y3, 64(BX)(R8*2)
+	VMOVUPS     Y3, 64(AX)(R9*1)
 	VPERM2F128  $0x20, Y14, Y12, Y2
 	VPERM2F128  $0x31, Y14, Y12, Y3
 	VADDPS      96(R11), Y2, Y2
-	VMOVUPS     Y2, 96(AX)(R8*2)
+	VMOVUPS     Y2, 96(AX)(R8*1)
 	VADDPS      96(R11), Y3, Y3
-	VMOVUPS     Y3, 96(BX)(R8*2)
+	VMOVUPS     Y3, 96(AX)(R9*1)
 	VPERM2F128  $0x20, Y1, Y0, Y2
 	VPERM2F128  $0x31, Y1, Y0, Y0
-	VADDPS      64(R11), Y2, Y2
-	VMOVUPS     Y2, 64(AX)(R9*1)
-	VADDPS      64(R11), Y0, Y0
+	VADDPS      64(R11)(R13*1), Y2, Y2
+	VMOVUPS     Y2, 64(BX)(R8*1)
+	VADDPS      64(R11)(R13*1), Y0, Y0
 	VMOVUPS     Y0, 64(BX)(R9*1)
 	VMOVUPS     640(SI), Y0
 	VPERM2F128  $0x20, Y9, Y0, Y1
 	VPERM2F128  $0x31, Y9, Y0, Y0
-	VADDPS      96(R11), Y1, Y1
-	VMOVUPS     Y1, 96(AX)(R9*1)
-	VADDPS      96(R11), Y0, Y0
+	VADDPS      96(R11)(R13*1), Y1, Y1
+	VMOVUPS     Y1, 96(BX)(R8*1)
+	VADDPS      96(R11)(R13*1), Y0, Y0
 	VMOVUPS     Y0, 96(BX)(R9*1)
 	VMOVUPS     480(SI), Y0
 	VMOVUPS     544(SI), Y1
@@ -17339,49 +20127,49 @@ group:
 	VADDPS      128(R11), Y13, Y13
 	VMOVUPS     Y13, 128(AX)
 	VADDPS      128(R11), Y3, Y3
-	VMOVUPS     Y3, 128(BX)
+	VMOVUPS     Y3, 128(AX)(R8*2)
 	VPERM2F128  $0x20, Y15, Y11, Y3
 	VPERM2F128  $0x31, Y15, Y11, Y7
 	VADDPS      160(R11), Y3, Y3
 	VMOVUPS     Y3, 160(AX)
 	VADDPS      160(R11), Y7, Y7
-	VMOVUPS     Y7, 160(BX)
+	VMOVUPS     Y7, 160(AX)(R8*2)
 	VPERM2F128  $0x20, Y6, Y2, Y3
 	VPERM2F128  $0x31, Y6, Y2, Y2
-	VADDPS      128(R11), Y3, Y3
-	VMOVUPS     Y3, 128(AX)(R8*1)
-	VADDPS      128(R11), Y2, Y2
-	VMOVUPS     Y2, 128(BX)(R8*1)
+	VADDPS      128(R11)(R13*1), Y3, Y3
+	VMOVUPS     Y3, 128(BX)
+	VADDPS      128(R11)(R13*1), Y2, Y2
+	VMOVUPS     Y2, 128(BX)(R8*2)
 	VPERM2F128  $0x20, Y5, Y10, Y2
 	VPERM2F128  $0x31, Y5, Y10, Y3
-	VADDPS      160(R11), Y2, Y2
-	VMOVUPS     Y2, 160(AX)(R8*1)
-	VADDPS      160(R11), Y3, Y3
-	VMOVUPS     Y3, 160(BX)(R8*1)
+	VADDPS      160(R11)(R13*1), Y2, Y2
+	VMOVUPS     Y2, 160(BX)
+	VADDPS      160(R11)(R13*1), Y3, Y3
+	VMOVUPS     Y3, 160(BX)(R8*2)
 	VPERM2F128  $0x20, Y8, Y4, Y2
 	VPERM2F128  $0x31, Y8, Y4, Y3
 	VADDPS      128(R11), Y2, Y2
-	VMOVUPS     Y2, 128(AX)(R8*2)
+	VMOVUPS     Y2, 128(AX)(R8*1)
 	VADDPS      128(R11), Y3, Y3
-	VMOVUPS     Y3, 128(BX)(R8*2)
+	VMOVUPS     Y3, 128(AX)(R9*1)
 	VPERM2F128  $0x20, Y14, Y12, Y2
 	VPERM2F128  $0x31, Y14, Y12, Y3
 	VADDPS      160(R11), Y2, Y2
-	VMOVUPS     Y2, 160(AX)(R8*2)
+	VMOVUPS     Y2, 160(AX)(R8*1)
 	VADDPS      160(R11), Y3, Y3
-	VMOVUPS     Y3, 160(BX)(R8*2)
+	VMOVUPS     Y3, 160(AX)(R9*1)
 	VPERM2F128  $0x20, Y1, Y0, Y2
 	VPERM2F128  $0x31, Y1, Y0, Y0
-	VADDPS      128(R11), Y2, Y2
-	VMOVUPS     Y2, 128(AX)(R9*1)
-	VADDPS      128(R11), Y0, Y0
+	VADDPS      128(R11)(R13*1), Y2, Y2
+	VMOVUPS     Y2, 128(BX)(R8*1)
+	VADDPS      128(R11)(R13*1), Y0, Y0
 	VMOVUPS     Y0, 128(BX)(R9*1)
 	VMOVUPS     1056(SI), Y0
 	VPERM2F128  $0x20, Y9, Y0, Y1
 	VPERM2F128  $0x31, Y9, Y0, Y0
-	VADDPS      160(R11), Y1, Y1
-	VMOVUPS     Y1, 160(AX)(R9*1)
-	VADDPS      160(R11), Y0, Y0
+	VADDPS      160(R11)(R13*1), Y1, Y1
+	VMOVUPS     Y1, 160(BX)(R8*1)
+	VADDPS      160(R11)(R13*1), Y0, Y0
 	VMOVUPS     Y0, 160(BX)(R9*1)
 	VMOVUPS     832(SI), Y0
 	VMOVUPS     768(SI), Y1
@@ -17437,70 +20225,73 @@ group:
 	VADDPS      192(R11), Y13, Y13
 	VMOVUPS     Y13, 192(AX)
 	VADDPS      192(R11), Y3, Y3
-	VMOVUPS     Y3, 192(BX)
+	VMOVUPS     Y3, 192(AX)(R8*2)
 	VPERM2F128  $0x20, Y15, Y11, Y3
 	VPERM2F128  $0x31, Y15, Y11, Y7
 	VADDPS      224(R11), Y3, Y3
 	VMOVUPS     Y3, 224(AX)
 	VADDPS      224(R11), Y7, Y7
-	VMOVUPS     Y7, 224(BX)
+	VMOVUPS     Y7, 224(AX)(R8*2)
 	VPERM2F128  $0x20, Y6, Y2, Y3
 	VPERM2F128  $0x31, Y6, Y2, Y2
-	VADDPS      192(R11), Y3, Y3
-	VMOVUPS     Y3, 192(AX)(R8*1)
-	VADDPS      192(R11), Y2, Y2
-	VMOVUPS     Y2, 192(BX)(R8*1)
+	VADDPS      192(R11)(R13*1), Y3, Y3
+	VMOVUPS     Y3, 192(BX)
+	VADDPS      192(R11)(R13*1), Y2, Y2
+	VMOVUPS     Y2, 192(BX)(R8*2)
 	VPERM2F128  $0x20, Y5, Y10, Y2
 	VPERM2F128  $0x31, Y5, Y10, Y3
-	VADDPS      224(R11), Y2, Y2
-	VMOVUPS     Y2, 224(AX)(R8*1)
-	VADDPS      224(R11), Y3, Y3
-	VMOVUPS     Y3, 224(BX)(R8*1)
+	VADDPS      224(R11)(R13*1), Y2, Y2
+	VMOVUPS     Y2, 224(BX)
+	VADDPS      224(R11)(R13*1), Y3, Y3
+	VMOVUPS     Y3, 224(BX)(R8*2)
 	VPERM2F128  $0x20, Y8, Y4, Y2
 	VPERM2F128  $0x31, Y8, Y4, Y3
 	VADDPS      192(R11), Y2, Y2
-	VMOVUPS     Y2, 192(AX)(R8*2)
+	VMOVUPS     Y2, 192(AX)(R8*1)
 	VADDPS      192(R11), Y3, Y3
-	VMOVUPS     Y3, 192(BX)(R8*2)
+	VMOVUPS     Y3, 192(AX)(R9*1)
 	VPERM2F128  $0x20, Y14, Y12, Y2
 	VPERM2F128  $0x31, Y14, Y12, Y3
 	VADDPS      224(R11), Y2, Y2
-	VMOVUPS     Y2, 224(AX)(R8*2)
+	VMOVUPS     Y2, 224(AX)(R8*1)
 	VADDPS      224(R11), Y3, Y3
-	VMOVUPS     Y3, 224(BX)(R8*2)
+	VMOVUPS     Y3, 224(AX)(R9*1)
 	VPERM2F128  $0x20, Y1, Y0, Y2
 	VPERM2F128  $0x31, Y1, Y0, Y0
-	VADDPS      192(R11), Y2, Y2
-	VMOVUPS     Y2, 192(AX)(R9*1)
-	VADDPS      192(R11), Y0, Y0
+	VADDPS      192(R11)(R13*1), Y2, Y2
+	VMOVUPS     Y2, 192(BX)(R8*1)
+	VADDPS      192(R11)(R13*1), Y0, Y0
 	VMOVUPS     Y0, 192(BX)(R9*1)
 	VMOVUPS     928(SI), Y0
 	VPERM2F128  $0x20, Y9, Y0, Y1
 	VPERM2F128  $0x31, Y9, Y0, Y0
-	VADDPS      224(R11), Y1, Y1
-	VMOVUPS     Y1, 224(AX)(R9*1)
-	VADDPS      224(R11), Y0, Y0
+	VADDPS      224(R11)(R13*1), Y1, Y1
+	VMOVUPS     Y1, 224(BX)(R8*1)
+	VADDPS      224(R11)(R13*1), Y0, Y0
 	VMOVUPS     Y0, 224(BX)(R9*1)
-	ADDQ        $0x00000100, AX
-	ADDQ        $0x00000100, BX
-	ADDQ        $0x00000100, R11
+	MOVQ        group+40(FP), R13
+	SHLQ        $0x02, R13
+	ADDQ        R13, AX
+	ADDQ        R13, BX
+	ADDQ        R13, R11
 	ADDQ        $0x00000be0, DI
 	DECQ        R10
 	JNE         group
 	VZEROUPPER
 	RET
 
-// func circulantForward128AVX2(dst []float32, x []float32, ld int, groups int, scratch []float32)
+// func circulantForward128AVX2(dst []float32, x []float32, odd int, pair int, group int, groups int, scratch []float32)
 // Requires: AVX, FMA3
-TEXT ·circulantForward128AVX2(SB), NOSPLIT, $0-88
+TEXT ·circulantForward128AVX2(SB), NOSPLIT, $0-104
 	MOVQ x_base+24(FP), AX
-	MOVQ ld+48(FP), R8
+	MOVQ odd+48(FP), BX
+	LEAQ (AX)(BX*4), BX
+	MOVQ pair+56(FP), R8
 	SHLQ $0x02, R8
-	LEAQ (AX)(R8*4), BX
 	LEAQ (R8)(R8*2), R9
 	MOVQ dst_base+0(FP), DI
-	MOVQ groups+56(FP), R10
-	MOVQ scratch_base+64(FP), SI
+	MOVQ groups+72(FP), R10
+	MOVQ scratch_base+80(FP), SI
 
 group:
 	LEAQ (R8)(R8*2), R9
@@ -17508,96 +20299,98 @@ group:
 	MOVQ $0x00000008, R11
 
 read:
-	VMOVUPS     (AX), X0
-	VINSERTF128 $0x01, (BX), Y0, Y0
-	VMOVUPS     (AX)(R8*1), X1
-	VINSERTF128 $0x01, (BX)(R8*1), Y1, Y1
-	VMOVUPS     (AX)(R8*2), X2
-	VINSERTF128 $0x01, (BX)(R8*2), Y2, Y2
-	VMOVUPS     (AX)(R9*1), X3
-	VINSERTF128 $0x01, (BX)(R9*1), Y3, Y3
-	VUNPCKLPS   Y1, Y0, Y4
-	VUNPCKHPS   Y1, Y0, Y0
-	VUNPCKLPS   Y3, Y2, Y1
-	VUNPCKHPS   Y3, Y2, Y2
-	VSHUFPS     $0x44, Y1, Y4, Y3
-	VSHUFPS     $0xee, Y1, Y4, Y1
-	VSHUFPS     $0x44, Y2, Y0, Y4
-	VSHUFPS     $0xee, Y2, Y0, Y0
-	VMOVUPS     16(AX), X2
-	VINSERTF128 $0x01, 16(BX), Y2, Y2
-	VMOVUPS     16(AX)(R8*1), X5
-	VINSERTF128 $0x01, 16(BX)(R8*1), Y5, Y5
-	VMOVUPS     16(AX)(R8*2), X6
-	VINSERTF128 $0x01, 16(BX)(R8*2), Y6, Y6
-	VMOVUPS     16(AX)(R9*1), X7
-	VINSERTF128 $0x01, 16(BX)(R9*1), Y7, Y7
-	VUNPCKLPS   Y5, Y2, Y8
-	VUNPCKHPS   Y5, Y2, Y2
-	VUNPCKLPS   Y7, Y6, Y5
-	VUNPCKHPS   Y7, Y6, Y6
-	VSHUFPS     $0x44, Y5, Y8, Y7
-	VSHUFPS     $0xee, Y5, Y8, Y5
-	VSHUFPS     $0x44, Y6, Y2, Y8
-	VSHUFPS     $0xee, Y6, Y2, Y2
-	VMOVUPS     32(AX), X6
-	VINSERTF128 $0x01, 32(BX), Y6, Y6
-	VMOVUPS     32(AX)(R8*1), X9
-	VINSERTF128 $0x01, 32(BX)(R8*1), Y9, Y9
-	VMOVUPS     32(AX)(R8*2), X10
-	VINSERTF128 $0x01, 32(BX)(R8*2), Y10, Y10
-	VMOVUPS     32(AX)(R9*1), X11
-	VINSERTF128 $0x01, 32(BX)(R9*1), Y11, Y11
-	VUNPCKLPS   Y9, Y6, Y12
-	VUNPCKHPS   Y9, Y6, Y6
-	VUNPCKLPS   Y11, Y10, Y9
-	VUNPCKHPS   Y11, Y10, Y10
-	VSHUFPS     $0x44, Y9, Y12, Y11
-	VSHUFPS     $0xee, Y9, Y12, Y9
-	VSHUFPS     $0x44, Y10, Y6, Y12
-	VSHUFPS     $0xee, Y10, Y6, Y6
-	VMOVUPS     48(AX), X10
-	VINSERTF128 $0x01, 48(BX), Y10, Y10
-	VMOVUPS     48(AX)(R8*1), X13
-	VINSERTF128 $0x01, 48(BX)(R8*1), Y13, Y13
-	VMOVUPS     48(AX)(R8*2), X14
-	VINSERTF128 $0x01, 48(BX)(R8*2), Y14, Y14
-	VMOVUPS     48(AX)(R9*1), X15
-	VINSERTF128 $0x01, 48(BX)(R9*1), Y15, Y15
-	VMOVUPS     Y6, 8704(SI)
-	VUNPCKLPS   Y13, Y10, Y6
-	VUNPCKHPS   Y13, Y10, Y10
-	VUNPCKLPS   Y15, Y14, Y13
-	VUNPCKHPS   Y15, Y14, Y14
-	VSHUFPS     $0x44, Y13, Y6, Y15
-	VSHUFPS     $0xee, Y13, Y6, Y6
-	VSHUFPS     $0x44, Y14, Y10, Y13
-	VSHUFPS     $0xee, Y14, Y10, Y10
-	VMOVUPS     Y3, (R13)
-	VMOVUPS     Y1, 32(R13)
-	VMOVUPS     Y4, 64(R13)
-	VMOVUPS     Y0, 96(R13)
-	VMOVUPS     Y7, 128(R13)
-	VMOVUPS     Y5, 160(R13)
-	VMOVUPS     Y8, 192(R13)
-	VMOVUPS     Y2, 224(R13)
-	VMOVUPS     Y11, 256(R13)
-	VMOVUPS     Y9, 288(R13)
-	VMOVUPS     Y12, 320(R13)
-	VMOVUPS     8704(SI), Y0
-	VMOVUPS     Y0, 352(R13)
-	VMOVUPS     Y15, 384(R13)
-	VMOVUPS     Y6, 416(R13)
-	VMOVUPS     Y13, 448(R13)
-	VMOVUPS     Y10, 480(R13)
-	ADDQ        $0x00000040, AX
-	ADDQ        $0x00000040, BX
-	ADDQ        $0x00000200, R13
-	DECQ        R11
-	JNE         read
-	MOVQ        SI, R12
-	LEAQ        4608(SI), R13
-	MOVQ        $0x00000002, R11
+	VMOVUPS    (AX), Y0
+	VMOVUPS    (AX)(R8*2), Y1
+	VPERM2F128 $0x20, Y1, Y0, Y2
+	VPERM2F128 $0x31, Y1, Y0, Y0
+	VMOVUPS    32(AX), Y1
+	VMOVUPS    32(AX)(R8*2), Y3
+	VPERM2F128 $0x20, Y3, Y1, Y4
+	VPERM2F128 $0x31, Y3, Y1, Y1
+	VMOVUPS    (BX), Y3
+	VMOVUPS    (BX)(R8*2), Y5
+	VPERM2F128 $0x20, Y5, Y3, Y6
+	VPERM2F128 $0x31, Y5, Y3, Y3
+	VMOVUPS    32(BX), Y5
+	VMOVUPS    32(BX)(R8*2), Y7
+	VPERM2F128 $0x20, Y7, Y5, Y8
+	VPERM2F128 $0x31, Y7, Y5, Y5
+	VMOVUPS    (AX)(R8*1), Y7
+	VMOVUPS    (AX)(R9*1), Y9
+	VPERM2F128 $0x20, Y9, Y7, Y10
+	VPERM2F128 $0x31, Y9, Y7, Y7
+	VMOVUPS    32(AX)(R8*1), Y9
+	VMOVUPS    32(AX)(R9*1), Y11
+	VPERM2F128 $0x20, Y11, Y9, Y12
+	VPERM2F128 $0x31, Y11, Y9, Y9
+	VMOVUPS    (BX)(R8*1), Y11
+	VMOVUPS    (BX)(R9*1), Y13
+	VPERM2F128 $0x20, Y13, Y11, Y14
+	VPERM2F128 $0x31, Y13, Y11, Y11
+	VMOVUPS    32(BX)(R8*1), Y13
+	VMOVUPS    32(BX)(R9*1), Y15
+	VMOVUPS    Y9, 8704(SI)
+	VPERM2F128 $0x20, Y15, Y13, Y9
+	VPERM2F128 $0x31, Y15, Y13, Y13
+	VUNPCKLPS  Y6, Y2, Y15
+	VUNPCKHPS  Y6, Y2, Y2
+	VUNPCKLPS  Y14, Y10, Y6
+	VUNPCKHPS  Y14, Y10, Y10
+	VSHUFPS    $0x44, Y6, Y15, Y14
+	VSHUFPS    $0xee, Y6, Y15, Y6
+	VSHUFPS    $0x44, Y10, Y2, Y15
+	VSHUFPS    $0xee, Y10, Y2, Y2
+	VUNPCKLPS  Y3, Y0, Y10
+	VUNPCKHPS  Y3, Y0, Y0
+	VUNPCKLPS  Y11, Y7, Y3
+	VUNPCKHPS  Y11, Y7, Y7
+	VSHUFPS    $0x44, Y3, Y10, Y11
+	VSHUFPS    $0xee, Y3, Y10, Y3
+	VSHUFPS    $0x44, Y7, Y0, Y10
+	VSHUFPS    $0xee, Y7, Y0, Y0
+	VUNPCKLPS  Y8, Y4, Y7
+	VUNPCKHPS  Y8, Y4, Y4
+	VUNPCKLPS  Y9, Y12, Y8
+	VUNPCKHPS  Y9, Y12, Y9
+	VSHUFPS    $0x44, Y8, Y7, Y12
+	VSHUFPS    $0xee, Y8, Y7, Y7
+	VSHUFPS    $0x44, Y9, Y4, Y8
+	VSHUFPS    $0xee, Y9, Y4, Y4
+	VUNPCKLPS  Y5, Y1, Y9
+	VUNPCKHPS  Y5, Y1, Y1
+	VMOVUPS    8704(SI), Y5
+	VMOVUPS    Y4, 8736(SI)
+	VUNPCKLPS  Y13, Y5, Y4
+	VUNPCKHPS  Y13, Y5, Y5
+	VSHUFPS    $0x44, Y4, Y9, Y13
+	VSHUFPS    $0xee, Y4, Y9, Y4
+	VSHUFPS    $0x44, Y5, Y1, Y9
+	VSHUFPS    $0xee, Y5, Y1, Y1
+	VMOVUPS    Y14, (R13)
+	VMOVUPS    Y6, 32(R13)
+	VMOVUPS    Y15, 64(R13)
+	VMOVUPS    Y2, 96(R13)
+	VMOVUPS    Y11, 128(R13)
+	VMOVUPS    Y3, 160(R13)
+	VMOVUPS    Y10, 192(R13)
+	VMOVUPS    Y0, 224(R13)
+	VMOVUPS    Y12, 256(R13)
+	VMOVUPS    Y7, 288(R13)
+	VMOVUPS    Y8, 320(R13)
+	VMOVUPS    8736(SI), Y0
+	VMOVUPS    Y0, 352(R13)
+	VMOVUPS    Y13, 384(R13)
+	VMOVUPS    Y4, 416(R13)
+	VMOVUPS    Y9, 448(R13)
+	VMOVUPS    Y1, 480(R13)
+	ADDQ       $0x00000040, AX
+	ADDQ       $0x00000040, BX
+	ADDQ       $0x00000200, R13
+	DECQ       R11
+	JNE        read
+	MOVQ       SI, R12
+	LEAQ       4608(SI), R13
+	MOVQ       $0x00000002, R11
 
 part:
 	VMOVUPS     (R12), Y0
@@ -18537,24 +21330,30 @@ combine128_0:
 	ADDQ         $0x08, R9
 	DECQ         R11
 	JNE          combine128_0
+	MOVQ         group+64(FP), R13
+	SHLQ         $0x02, R13
+	SUBQ         $0x00000200, R13
+	ADDQ         R13, AX
+	ADDQ         R13, BX
 	ADDQ         $0x000017e0, DI
 	DECQ         R10
 	JNE          group
 	VZEROUPPER
 	RET
 
-// func circulantInverse128AVX2(y []float32, ld int, src []float32, bias []float32, groups int, scratch []float32)
+// func circulantInverse128AVX2(y []float32, odd int, pair int, group int, src []float32, bias []float32, biasOdd int, groups int, scratch []float32)
 // Requires: AVX, FMA3
-TEXT ·circulantInverse128AVX2(SB), NOSPLIT, $8-112
+TEXT ·circulantInverse128AVX2(SB), NOSPLIT, $8-136
 	MOVQ y_base+0(FP), AX
-	MOVQ ld+24(FP), R8
+	MOVQ odd+24(FP), BX
+	LEAQ (AX)(BX*4), BX
+	MOVQ pair+32(FP), R8
 	SHLQ $0x02, R8
-	LEAQ (AX)(R8*4), BX
 	LEAQ (R8)(R8*2), R9
-	MOVQ src_base+32(FP), DI
-	MOVQ bias_base+56(FP), R11
-	MOVQ groups+80(FP), R10
-	MOVQ scratch_base+88(FP), SI
+	MOVQ src_base+48(FP), DI
+	MOVQ bias_base+72(FP), R11
+	MOVQ groups+104(FP), R10
+	MOVQ scratch_base+112(FP), SI
 
 group:
 	MOVQ    R11, (SP)
@@ -19665,6 +22464,8 @@ part:
 	DECQ        R11
 	JNE         part
 	MOVQ        (SP), R11
+	MOVQ        biasOdd+96(FP), R13
+	SHLQ        $0x02, R13
 	LEAQ        (R8)(R8*2), R9
 	MOVQ        SI, R12
 	MOVQ        $0x00000008, R14
@@ -19724,49 +22525,49 @@ write:
 	VADDPS     (R11), Y13, Y13
 	VMOVUPS    Y13, (AX)
 	VADDPS     (R11), Y3, Y3
-	VMOVUPS    Y3, (BX)
+	VMOVUPS    Y3, (AX)(R8*2)
 	VPERM2F128 $0x20, Y15, Y11, Y3
 	VPERM2F128 $0x31, Y15, Y11, Y7
 	VADDPS     32(R11), Y3, Y3
 	VMOVUPS    Y3, 32(AX)
 	VADDPS     32(R11), Y7, Y7
-	VMOVUPS    Y7, 32(BX)
+	VMOVUPS    Y7, 32(AX)(R8*2)
 	VPERM2F128 $0x20, Y6, Y2, Y3
 	VPERM2F128 $0x31, Y6, Y2, Y2
-	VADDPS     (R11), Y3, Y3
-	VMOVUPS    Y3, (AX)(R8*1)
-	VADDPS     (R11), Y2, Y2
-	VMOVUPS    Y2, (BX)(R8*1)
+	VADDPS     (R11)(R13*1), Y3, Y3
+	VMOVUPS    Y3, (BX)
+	VADDPS     (R11)(R13*1), Y2, Y2
+	VMOVUPS    Y2, (BX)(R8*2)
 	VPERM2F128 $0x20, Y5, Y10, Y2
 	VPERM2F128 $0x31, Y5, Y10, Y3
-	VADDPS     32(R11), Y2, Y2
-	VMOVUPS    Y2, 32(AX)(R8*1)
-	VADDPS     32(R11), Y3, Y3
-	VMOVUPS    Y3, 32(BX)(R8*1)
+	VADDPS     32(R11)(R13*1), Y2, Y2
+	VMOVUPS    Y2, 32(BX)
+	VADDPS     32(R11)(R13*1), Y3, Y3
+	VMOVUPS    Y3, 32(BX)(R8*2)
 	VPERM2F128 $0x20, Y8, Y4, Y2
 	VPERM2F128 $0x31, Y8, Y4, Y3
 	VADDPS     (R11), Y2, Y2
-	VMOVUPS    Y2, (AX)(R8*2)
+	VMOVUPS    Y2, (AX)(R8*1)
 	VADDPS     (R11), Y3, Y3
-	VMOVUPS    Y3, (BX)(R8*2)
+	VMOVUPS    Y3, (AX)(R9*1)
 	VPERM2F128 $0x20, Y14, Y12, Y2
 	VPERM2F128 $0x31, Y14, Y12, Y3
 	VADDPS     32(R11), Y2, Y2
-	VMOVUPS    Y2, 32(AX)(R8*2)
+	VMOVUPS    Y2, 32(AX)(R8*1)
 	VADDPS     32(R11), Y3, Y3
-	VMOVUPS    Y3, 32(BX)(R8*2)
+	VMOVUPS    Y3, 32(AX)(R9*1)
 	VPERM2F128 $0x20, Y1, Y0, Y2
 	VPERM2F128 $0x31, Y1, Y0, Y0
-	VADDPS     (R11), Y2, Y2
-	VMOVUPS    Y2, (AX)(R9*1)
-	VADDPS     (R11), Y0, Y0
+	VADDPS     (R11)(R13*1), Y2, Y2
+	VMOVUPS    Y2, (BX)(R8*1)
+	VADDPS     (R11)(R13*1), Y0, Y0
 	VMOVUPS    Y0, (BX)(R9*1)
 	VMOVUPS    8704(SI), Y0
 	VPERM2F128 $0x20, Y9, Y0, Y1
 	VPERM2F128 $0x31, Y9, Y0, Y0
-	VADDPS     32(R11), Y1, Y1
-	VMOVUPS    Y1, 32(AX)(R9*1)
-	VADDPS     32(R11), Y0, Y0
+	VADDPS     32(R11)(R13*1), Y1, Y1
+	VMOVUPS    Y1, 32(BX)(R8*1)
+	VADDPS     32(R11)(R13*1), Y0, Y0
 	VMOVUPS    Y0, 32(BX)(R9*1)
 	ADDQ       $0x00000040, AX
 	ADDQ       $0x00000040, BX
@@ -19774,23 +22575,30 @@ write:
 	ADDQ       $0x00000200, R12
 	DECQ       R14
 	JNE        write
+	MOVQ       group+40(FP), R13
+	SHLQ       $0x02, R13
+	SUBQ       $0x00000200, R13
+	ADDQ       R13, AX
+	ADDQ       R13, BX
+	ADDQ       R13, R11
 	ADDQ       $0x000017e0, DI
 	DECQ       R10
 	JNE        group
 	VZEROUPPER
 	RET
 
-// func circulantForward256AVX2(dst []float32, x []float32, ld int, groups int, scratch []float32)
+// func circulantForward256AVX2(dst []float32, x []float32, odd int, pair int, group int, groups int, scratch []float32)
 // Requires: AVX, FMA3
-TEXT ·circulantForward256AVX2(SB), NOSPLIT, $0-88
+TEXT ·circulantForward256AVX2(SB), NOSPLIT, $0-104
 	MOVQ x_base+24(FP), AX
-	MOVQ ld+48(FP), R8
+	MOVQ odd+48(FP), BX
+	LEAQ (AX)(BX*4), BX
+	MOVQ pair+56(FP), R8
 	SHLQ $0x02, R8
-	LEAQ (AX)(R8*4), BX
 	LEAQ (R8)(R8*2), R9
 	MOVQ dst_base+0(FP), DI
-	MOVQ groups+56(FP), R10
-	MOVQ scratch_base+64(FP), SI
+	MOVQ groups+72(FP), R10
+	MOVQ scratch_base+80(FP), SI
 
 group:
 	LEAQ (R8)(R8*2), R9
@@ -19798,96 +22606,98 @@ group:
 	MOVQ $0x00000010, R11
 
 read:
-	VMOVUPS     (AX), X0
-	VINSERTF128 $0x01, (BX), Y0, Y0
-	VMOVUPS     (AX)(R8*1), X1
-	VINSERTF128 $0x01, (BX)(R8*1), Y1, Y1
-	VMOVUPS     (AX)(R8*2), X2
-	VINSERTF128 $0x01, (BX)(R8*2), Y2, Y2
-	VMOVUPS     (AX)(R9*1), X3
-	VINSERTF128 $0x01, (BX)(R9*1), Y3, Y3
-	VUNPCKLPS   Y1, Y0, Y4
-	VUNPCKHPS   Y1, Y0, Y0
-	VUNPCKLPS   Y3, Y2, Y1
-	VUNPCKHPS   Y3, Y2, Y2
-	VSHUFPS     $0x44, Y1, Y4, Y3
-	VSHUFPS     $0xee, Y1, Y4, Y1
-	VSHUFPS     $0x44, Y2, Y0, Y4
-	VSHUFPS     $0xee, Y2, Y0, Y0
-	VMOVUPS     16(AX), X2
-	VINSERTF128 $0x01, 16(BX), Y2, Y2
-	VMOVUPS     16(AX)(R8*1), X5
-	VINSERTF128 $0x01, 16(BX)(R8*1), Y5, Y5
-	VMOVUPS     16(AX)(R8*2), X6
-	VINSERTF128 $0x01, 16(BX)(R8*2), Y6, Y6
-	VMOVUPS     16(AX)(R9*1), X7
-	VINSERTF128 $0x01, 16(BX)(R9*1), Y7, Y7
-	VUNPCKLPS   Y5, Y2, Y8
-	VUNPCKHPS   Y5, Y2, Y2
-	VUNPCKLPS   Y7, Y6, Y5
-	VUNPCKHPS   Y7, Y6, Y6
-	VSHUFPS     $0x44, Y5, Y8, Y7
-	VSHUFPS     $0xee, Y5, Y8, Y5
-	VSHUFPS     $0x44, Y6, Y2, Y8
-	VSHUFPS     $0xee, Y6, Y2, Y2
-	VMOVUPS     32(AX), X6
-	VINSERTF128 $0x01, 32(BX), Y6, Y6
-	VMOVUPS     32(AX)(R8*1), X9
-	VINSERTF128 $0x01, 32(BX)(R8*1), Y9, Y9
-	VMOVUPS     32(AX)(R8*2), X10
-	VINSERTF128 $0x01, 32(BX)(R8*2), Y10, Y10
-	VMOVUPS     32(AX)(R9*1), X11
-	VINSERTF128 $0x01, 32(BX)(R9*1), Y11, Y11
-	VUNPCKLPS   Y9, Y6, Y12
-	VUNPCKHPS   Y9, Y6, Y6
-	VUNPCKLPS   Y11, Y10, Y9
-	VUNPCKHPS   Y11, Y10, Y10
-	VSHUFPS     $0x44, Y9, Y12, Y11
-	VSHUFPS     $0xee, Y9, Y12, Y9
-	VSHUFPS     $0x44, Y10, Y6, Y12
-	VSHUFPS     $0xee, Y10, Y6, Y6
-	VMOVUPS     48(AX), X10
-	VINSERTF128 $0x01, 48(BX), Y10, Y10
-	VMOVUPS     48(AX)(R8*1), X13
-	VINSERTF128 $0x01, 48(BX)(R8*1), Y13, Y13
-	VMOVUPS     48(AX)(R8*2), X14
-	VINSERTF128 $0x01, 48(BX)(R8*2), Y14, Y14
-	VMOVUPS     48(AX)(R9*1), X15
-	VINSERTF128 $0x01, 48(BX)(R9*1), Y15, Y15
-	VMOVUPS     Y6, 16896(SI)
-	VUNPCKLPS   Y13, Y10, Y6
-	VUNPCKHPS   Y13, Y10, Y10
-	VUNPCKLPS   Y15, Y14, Y13
-	VUNPCKHPS   Y15, Y14, Y14
-	VSHUFPS     $0x44, Y13, Y6, Y15
-	VSHUFPS     $0xee, Y13, Y6, Y6
-	VSHUFPS     $0x44, Y14, Y10, Y13
-	VSHUFPS     $0xee, Y14, Y10, Y10
-	VMOVUPS     Y3, (R13)
-	VMOVUPS     Y1, 32(R13)
-	VMOVUPS     Y4, 64(R13)
-	VMOVUPS     Y0, 96(R13)
-	VMOVUPS     Y7, 128(R13)
-	VMOVUPS     Y5, 160(R13)
-	VMOVUPS     Y8, 192(R13)
-	VMOVUPS     Y2, 224(R13)
-	VMOVUPS     Y11, 256(R13)
-	VMOVUPS     Y9, 288(R13)
-	VMOVUPS     Y12, 320(R13)
-	VMOVUPS     16896(SI), Y0
-	VMOVUPS     Y0, 352(R13)
-	VMOVUPS     Y15, 384(R13)
-	VMOVUPS     Y6, 416(R13)
-	VMOVUPS     Y13, 448(R13)
-	VMOVUPS     Y10, 480(R13)
-	ADDQ        $0x00000040, AX
-	ADDQ        $0x00000040, BX
-	ADDQ        $0x00000200, R13
-	DECQ        R11
-	JNE         read
-	MOVQ        SI, R12
-	LEAQ        8704(SI), R13
-	MOVQ        $0x00000004, R11
+	VMOVUPS    (AX), Y0
+	VMOVUPS    (AX)(R8*2), Y1
+	VPERM2F128 $0x20, Y1, Y0, Y2
+	VPERM2F128 $0x31, Y1, Y0, Y0
+	VMOVUPS    32(AX), Y1
+	VMOVUPS    32(AX)(R8*2), Y3
+	VPERM2F128 $0x20, Y3, Y1, Y4
+	VPERM2F128 $0x31, Y3, Y1, Y1
+	VMOVUPS    (BX), Y3
+	VMOVUPS    (BX)(R8*2), Y5
+	VPERM2F128 $0x20, Y5, Y3, Y6
+	VPERM2F128 $0x31, Y5, Y3, Y3
+	VMOVUPS    32(BX), Y5
+	VMOVUPS    32(BX)(R8*2), Y7
+	VPERM2F128 $0x20, Y7, Y5, Y8
+	VPERM2F128 $0x31, Y7, Y5, Y5
+	VMOVUPS    (AX)(R8*1), Y7
+	VMOVUPS    (AX)(R9*1), Y9
+	VPERM2F128 $0x20, Y9, Y7, Y10
+	VPERM2F128 $0x31, Y9, Y7, Y7
+	VMOVUPS    32(AX)(R8*1), Y9
+	VMOVUPS    32(AX)(R9*1), Y11
+	VPERM2F128 $0x20, Y11, Y9, Y12
+	VPERM2F128 $0x31, Y11, Y9, Y9
+	VMOVUPS    (BX)(R8*1), Y11
+	VMOVUPS    (BX)(R9*1), Y13
+	VPERM2F128 $0x20, Y13, Y11, Y14
+	VPERM2F128 $0x31, Y13, Y11, Y11
+	VMOVUPS    32(BX)(R8*1), Y13
+	VMOVUPS    32(BX)(R9*1), Y15
+	VMOVUPS    Y9, 16896(SI)
+	VPERM2F128 $0x20, Y15, Y13, Y9
+	VPERM2F128 $0x31, Y15, Y13, Y13
+	VUNPCKLPS  Y6, Y2, Y15
+	VUNPCKHPS  Y6, Y2, Y2
+	VUNPCKLPS  Y14, Y10, Y6
+	VUNPCKHPS  Y14, Y10, Y10
+	VSHUFPS    $0x44, Y6, Y15, Y14
+	VSHUFPS    $0xee, Y6, Y15, Y6
+	VSHUFPS    $0x44, Y10, Y2, Y15
+	VSHUFPS    $0xee, Y10, Y2, Y2
+	VUNPCKLPS  Y3, Y0, Y10
+	VUNPCKHPS  Y3, Y0, Y0
+	VUNPCKLPS  Y11, Y7, Y3
+	VUNPCKHPS  Y11, Y7, Y7
+	VSHUFPS    $0x44, Y3, Y10, Y11
+	VSHUFPS    $0xee, Y3, Y10, Y3
+	VSHUFPS    $0x44, Y7, Y0, Y10
+	VSHUFPS    $0xee, Y7, Y0, Y0
+	VUNPCKLPS  Y8, Y4, Y7
+	VUNPCKHPS  Y8, Y4, Y4
+	VUNPCKLPS  Y9, Y12, Y8
+	VUNPCKHPS  Y9, Y12, Y9
+	VSHUFPS    $0x44, Y8, Y7, Y12
+	VSHUFPS    $0xee, Y8, Y7, Y7
+	VSHUFPS    $0x44, Y9, Y4, Y8
+	VSHUFPS    $0xee, Y9, Y4, Y4
+	VUNPCKLPS  Y5, Y1, Y9
+	VUNPCKHPS  Y5, Y1, Y1
+	VMOVUPS    16896(SI), Y5
+	VMOVUPS    Y4, 16928(SI)
+	VUNPCKLPS  Y13, Y5, Y4
+	VUNPCKHPS  Y13, Y5, Y5
+	VSHUFPS    $0x44, Y4, Y9, Y13
+	VSHUFPS    $0xee, Y4, Y9, Y4
+	VSHUFPS    $0x44, Y5, Y1, Y9
+	VSHUFPS    $0xee, Y5, Y1, Y1
+	VMOVUPS    Y14, (R13)
+	VMOVUPS    Y6, 32(R13)
+	VMOVUPS    Y15, 64(R13)
+	VMOVUPS    Y2, 96(R13)
+	VMOVUPS    Y11, 128(R13)
+	VMOVUPS    Y3, 160(R13)
+	VMOVUPS    Y10, 192(R13)
+	VMOVUPS    Y0, 224(R13)
+	VMOVUPS    Y12, 256(R13)
+	VMOVUPS    Y7, 288(R13)
+	VMOVUPS    Y8, 320(R13)
+	VMOVUPS    16928(SI), Y0
+	VMOVUPS    Y0, 352(R13)
+	VMOVUPS    Y13, 384(R13)
+	VMOVUPS    Y4, 416(R13)
+	VMOVUPS    Y9, 448(R13)
+	VMOVUPS    Y1, 480(R13)
+	ADDQ       $0x00000040, AX
+	ADDQ       $0x00000040, BX
+	ADDQ       $0x00000200, R13
+	DECQ       R11
+	JNE        read
+	MOVQ       SI, R12
+	LEAQ       8704(SI), R13
+	MOVQ       $0x00000004, R11
 
 part:
 	VMOVUPS     (R12), Y0
@@ -20917,24 +23727,30 @@ combine256_0:
 	ADDQ         $0x08, R9
 	DECQ         R11
 	JNE          combine256_0
+	MOVQ         group+64(FP), R13
+	SHLQ         $0x02, R13
+	SUBQ         $0x00000400, R13
+	ADDQ         R13, AX
+	ADDQ         R13, BX
 	ADDQ         $0x00002fe0, DI
 	DECQ         R10
 	JNE          group
 	VZEROUPPER
 	RET
 
-// func circulantInverse256AVX2(y []float32, ld int, src []float32, bias []float32, groups int, scratch []float32)
+// func circulantInverse256AVX2(y []float32, odd int, pair int, group int, src []float32, bias []float32, biasOdd int, groups int, scratch []float32)
 // Requires: AVX, FMA3
-TEXT ·circulantInverse256AVX2(SB), NOSPLIT, $8-112
+TEXT ·circulantInverse256AVX2(SB), NOSPLIT, $8-136
 	MOVQ y_base+0(FP), AX
-	MOVQ ld+24(FP), R8
+	MOVQ odd+24(FP), BX
+	LEAQ (AX)(BX*4), BX
+	MOVQ pair+32(FP), R8
 	SHLQ $0x02, R8
-	LEAQ (AX)(R8*4), BX
 	LEAQ (R8)(R8*2), R9
-	MOVQ src_base+32(FP), DI
-	MOVQ bias_base+56(FP), R11
-	MOVQ groups+80(FP), R10
-	MOVQ scratch_base+88(FP), SI
+	MOVQ src_base+48(FP), DI
+	MOVQ bias_base+72(FP), R11
+	MOVQ groups+104(FP), R10
+	MOVQ scratch_base+112(FP), SI
 
 group:
 	MOVQ    R11, (SP)
@@ -22135,6 +24951,8 @@ part:
 	DECQ        R11
 	JNE         part
 	MOVQ        (SP), R11
+	MOVQ        biasOdd+96(FP), R13
+	SHLQ        $0x02, R13
 	LEAQ        (R8)(R8*2), R9
 	MOVQ        SI, R12
 	MOVQ        $0x00000010, R14
@@ -22194,49 +25012,49 @@ write:
 	VADDPS     (R11), Y13, Y13
 	VMOVUPS    Y13, (AX)
 	VADDPS     (R11), Y3, Y3
-	VMOVUPS    Y3, (BX)
+	VMOVUPS    Y3, (AX)(R8*2)
 	VPERM2F128 $0x20, Y15, Y11, Y3
 	VPERM2F128 $0x31, Y15, Y11, Y7
 	VADDPS     32(R11), Y3, Y3
 	VMOVUPS    Y3, 32(AX)
 	VADDPS     32(R11), Y7, Y7
-	VMOVUPS    Y7, 32(BX)
+	VMOVUPS    Y7, 32(AX)(R8*2)
 	VPERM2F128 $0x20, Y6, Y2, Y3
 	VPERM2F128 $0x31, Y6, Y2, Y2
-	VADDPS     (R11), Y3, Y3
-	VMOVUPS    Y3, (AX)(R8*1)
-	VADDPS     (R11), Y2, Y2
-	VMOVUPS    Y2, (BX)(R8*1)
+	VADDPS     (R11)(R13*1), Y3, Y3
+	VMOVUPS    Y3, (BX)
+	VADDPS     (R11)(R13*1), Y2, Y2
+	VMOVUPS    Y2, (BX)(R8*2)
 	VPERM2F128 $0x20, Y5, Y10, Y2
 	VPERM2F128 $0x31, Y5, Y10, Y3
-	VADDPS     32(R11), Y2, Y2
-	VMOVUPS    Y2, 32(AX)(R8*1)
-	VADDPS     32(R11), Y3, Y3
-	VMOVUPS    Y3, 32(BX)(R8*1)
+	VADDPS     32(R11)(R13*1), Y2, Y2
+	VMOVUPS    Y2, 32(BX)
+	VADDPS     32(R11)(R13*1), Y3, Y3
+	VMOVUPS    Y3, 32(BX)(R8*2)
 	VPERM2F128 $0x20, Y8, Y4, Y2
 	VPERM2F128 $0x31, Y8, Y4, Y3
 	VADDPS     (R11), Y2, Y2
-	VMOVUPS    Y2, (AX)(R8*2)
+	VMOVUPS    Y2, (AX)(R8*1)
 	VADDPS     (R11), Y3, Y3
-	VMOVUPS    Y3, (BX)(R8*2)
+	VMOVUPS    Y3, (AX)(R9*1)
 	VPERM2F128 $0x20, Y14, Y12, Y2
 	VPERM2F128 $0x31, Y14, Y12, Y3
 	VADDPS     32(R11), Y2, Y2
-	VMOVUPS    Y2, 32(AX)(R8*2)
+	VMOVUPS    Y2, 32(AX)(R8*1)
 	VADDPS     32(R11), Y3, Y3
-	VMOVUPS    Y3, 32(BX)(R8*2)
+	VMOVUPS    Y3, 32(AX)(R9*1)
 	VPERM2F128 $0x20, Y1, Y0, Y2
 	VPERM2F128 $0x31, Y1, Y0, Y0
-	VADDPS     (R11), Y2, Y2
-	VMOVUPS    Y2, (AX)(R9*1)
-	VADDPS     (R11), Y0, Y0
+	VADDPS     (R11)(R13*1), Y2, Y2
+	VMOVUPS    Y2, (BX)(R8*1)
+	VADDPS     (R11)(R13*1), Y0, Y0
 	VMOVUPS    Y0, (BX)(R9*1)
 	VMOVUPS    16896(SI), Y0
 	VPERM2F128 $0x20, Y9, Y0, Y1
 	VPERM2F128 $0x31, Y9, Y0, Y0
-	VADDPS     32(R11), Y1, Y1
-	VMOVUPS    Y1, 32(AX)(R9*1)
-	VADDPS     32(R11), Y0, Y0
+	VADDPS     32(R11)(R13*1), Y1, Y1
+	VMOVUPS    Y1, 32(BX)(R8*1)
+	VADDPS     32(R11)(R13*1), Y0, Y0
 	VMOVUPS    Y0, 32(BX)(R9*1)
 	ADDQ       $0x00000040, AX
 	ADDQ       $0x00000040, BX
@@ -22244,38 +25062,43 @@ write:
 	ADDQ       $0x00000200, R12
 	DECQ       R14
 	JNE        write
+	MOVQ       group+40(FP), R13
+	SHLQ       $0x02, R13
+	SUBQ       $0x00000400, R13
+	ADDQ       R13, AX
+	ADDQ       R13, BX
+	ADDQ       R13, R11
 	ADDQ       $0x00002fe0, DI
 	DECQ       R10
 	JNE        group
 	VZEROUPPER
 	RET
 
-// func circulantTileAVX2(y []float32, w []float32, x []float32, k int, rows int, panels int, planes int, yHalf int, xHalf int, halves int)
+// func circulantTileAVX2(y []float32, w []float32, diff []float32, x []float32, at []int, k int, stride int, planes int, bins int, yHalf int)
 // Requires: AVX, FMA3
-TEXT ·circulantTileAVX2(SB), NOSPLIT, $0-128
+TEXT ·circulantTileAVX2(SB), NOSPLIT, $0-160
 	MOVQ   w_base+24(FP), AX
-	MOVQ   x_base+48(FP), BX
+	MOVQ   diff_base+48(FP), DI
+	MOVQ   x_base+72(FP), BX
 	MOVQ   y_base+0(FP), CX
-	MOVQ   planes+96(FP), R12
-	MOVQ   xHalf+112(FP), R9
-	MOVQ   yHalf+104(FP), R10
-	SHLQ   $0x02, R9
+	MOVQ   at_base+96(FP), R11
+	MOVQ   stride+128(FP), R10
 	SHLQ   $0x02, R10
-	IMUL3Q $0x00000020, R12, R8
-	MOVQ   rows+80(FP), R13
-	MOVQ   halves+120(FP), R14
-	CMPQ   R14, $0x01
-	JE     single
+	MOVQ   yHalf+152(FP), R8
+	LEAQ   (CX)(R8*4), R8
+	MOVQ   planes+136(FP), R9
+	IMUL3Q $0x00000020, R9, R9
+	MOVQ   at_len+104(FP), R13
 	CMPQ   R13, $0x06
-	JNE    plane6x2_not
+	JNE    not6
+	MOVQ   bins+144(FP), R12
+	NEGQ   R12
+	LEAQ   (R12)(R12*2), R12
+	ADDQ   planes+136(FP), R12
 
-plane6x2:
-	MOVQ panels+88(FP), R11
-	MOVQ CX, DI
-
-panel6x2:
+real6:
 	MOVQ   BX, SI
-	MOVQ   k+72(FP), DX
+	MOVQ   k+120(FP), DX
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
@@ -22289,69 +25112,261 @@ panel6x2:
 	VXORPS Y10, Y10, Y10
 	VXORPS Y11, Y11, Y11
 
-k6x2:
-	VMOVUPS      (SI), Y12
-	VMOVUPS      (SI)(R9*1), Y13
-	VBROADCASTSS (AX), Y14
+k6:
+	VMOVSLDUP    (SI), Y12
+	VMOVSHDUP    (SI), Y13
+	VBROADCASTSD (AX), Y14
 	VFMADD231PS  Y12, Y14, Y0
 	VFMADD231PS  Y13, Y14, Y1
-	VBROADCASTSS 4(AX), Y15
+	VBROADCASTSD 8(AX), Y15
 	VFMADD231PS  Y12, Y15, Y2
 	VFMADD231PS  Y13, Y15, Y3
-	VBROADCASTSS 8(AX), Y14
+	VBROADCASTSD 16(AX), Y14
 	VFMADD231PS  Y12, Y14, Y4
 	VFMADD231PS  Y13, Y14, Y5
-	VBROADCASTSS 12(AX), Y15
+	VBROADCASTSD 24(AX), Y15
 	VFMADD231PS  Y12, Y15, Y6
 	VFMADD231PS  Y13, Y15, Y7
-	VBROADCASTSS 16(AX), Y14
+	VBROADCASTSD 32(AX), Y14
 	VFMADD231PS  Y12, Y14, Y8
 	VFMADD231PS  Y13, Y14, Y9
-	VBROADCASTSS 20(AX), Y15
+	VBROADCASTSD 40(AX), Y15
 	VFMADD231PS  Y12, Y15, Y10
 	VFMADD231PS  Y13, Y15, Y11
-	ADDQ         $0x18, AX
-	ADDQ         R8, SI
+	ADDQ         R10, AX
+	ADDQ         R9, SI
 	DECQ         DX
-	JNE          k6x2
-	VMOVUPS      Y0, (DI)
-	VMOVUPS      Y1, (DI)(R10*1)
-	ADDQ         R8, DI
-	VMOVUPS      Y2, (DI)
-	VMOVUPS      Y3, (DI)(R10*1)
-	ADDQ         R8, DI
-	VMOVUPS      Y4, (DI)
-	VMOVUPS      Y5, (DI)(R10*1)
-	ADDQ         R8, DI
-	VMOVUPS      Y6, (DI)
-	VMOVUPS      Y7, (DI)(R10*1)
-	ADDQ         R8, DI
-	VMOVUPS      Y8, (DI)
-	VMOVUPS      Y9, (DI)(R10*1)
-	ADDQ         R8, DI
-	VMOVUPS      Y10, (DI)
-	VMOVUPS      Y11, (DI)(R10*1)
-	ADDQ         R8, DI
-	DECQ         R11
-	JNE          panel6x2
+	JNE          k6
+	MOVQ         (R11), R13
+	VMOVUPS      Y0, (CX)(R13*4)
+	VMOVUPS      Y1, (R8)(R13*4)
+	MOVQ         8(R11), R13
+	VMOVUPS      Y2, (CX)(R13*4)
+	VMOVUPS      Y3, (R8)(R13*4)
+	MOVQ         16(R11), R13
+	VMOVUPS      Y4, (CX)(R13*4)
+	VMOVUPS      Y5, (R8)(R13*4)
+	MOVQ         24(R11), R13
+	VMOVUPS      Y6, (CX)(R13*4)
+	VMOVUPS      Y7, (R8)(R13*4)
+	MOVQ         32(R11), R13
+	VMOVUPS      Y8, (CX)(R13*4)
+	VMOVUPS      Y9, (R8)(R13*4)
+	MOVQ         40(R11), R13
+	VMOVUPS      Y10, (CX)(R13*4)
+	VMOVUPS      Y11, (R8)(R13*4)
 	ADDQ         $0x20, BX
 	ADDQ         $0x20, CX
+	ADDQ         $0x20, R8
 	DECQ         R12
-	JNE          plane6x2
+	JNE          real6
+	MOVQ         bins+144(FP), R12
+	TESTQ        R12, R12
+	JE           end6
+
+complex6:
+	MOVQ   BX, SI
+	MOVQ   k+120(FP), DX
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+	VXORPS Y4, Y4, Y4
+	VXORPS Y5, Y5, Y5
+	VXORPS Y6, Y6, Y6
+	VXORPS Y7, Y7, Y7
+	VXORPS Y8, Y8, Y8
+	VXORPS Y9, Y9, Y9
+	VXORPS Y10, Y10, Y10
+	VXORPS Y11, Y11, Y11
+
+k1_6:
+	VMOVSLDUP    (SI), Y12
+	VMOVSHDUP    (SI), Y13
+	VBROADCASTSD (AX), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSD 8(AX), Y15
+	VFMADD231PS  Y12, Y15, Y2
+	VFMADD231PS  Y13, Y15, Y3
+	VBROADCASTSD 16(AX), Y14
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSD 24(AX), Y15
+	VFMADD231PS  Y12, Y15, Y6
+	VFMADD231PS  Y13, Y15, Y7
+	VBROADCASTSD 32(AX), Y14
+	VFMADD231PS  Y12, Y14, Y8
+	VFMADD231PS  Y13, Y14, Y9
+	VBROADCASTSD 40(AX), Y15
+	VFMADD231PS  Y12, Y15, Y10
+	VFMADD231PS  Y13, Y15, Y11
+	ADDQ         R10, AX
+	ADDQ         R9, SI
+	DECQ         DX
+	JNE          k1_6
+	MOVQ         (R11), R13
+	VMOVUPS      Y0, (CX)(R13*4)
+	VMOVUPS      Y1, (R8)(R13*4)
+	MOVQ         8(R11), R13
+	VMOVUPS      Y2, (CX)(R13*4)
+	VMOVUPS      Y3, (R8)(R13*4)
+	MOVQ         16(R11), R13
+	VMOVUPS      Y4, (CX)(R13*4)
+	VMOVUPS      Y5, (R8)(R13*4)
+	MOVQ         24(R11), R13
+	VMOVUPS      Y6, (CX)(R13*4)
+	VMOVUPS      Y7, (R8)(R13*4)
+	MOVQ         32(R11), R13
+	VMOVUPS      Y8, (CX)(R13*4)
+	VMOVUPS      Y9, (R8)(R13*4)
+	MOVQ         40(R11), R13
+	VMOVUPS      Y10, (CX)(R13*4)
+	VMOVUPS      Y11, (R8)(R13*4)
+	ADDQ         $0x20, BX
+	ADDQ         $0x20, CX
+	ADDQ         $0x20, R8
+	MOVQ         BX, SI
+	MOVQ         k+120(FP), DX
+	VXORPS       Y0, Y0, Y0
+	VXORPS       Y1, Y1, Y1
+	VXORPS       Y2, Y2, Y2
+	VXORPS       Y3, Y3, Y3
+	VXORPS       Y4, Y4, Y4
+	VXORPS       Y5, Y5, Y5
+	VXORPS       Y6, Y6, Y6
+	VXORPS       Y7, Y7, Y7
+	VXORPS       Y8, Y8, Y8
+	VXORPS       Y9, Y9, Y9
+	VXORPS       Y10, Y10, Y10
+	VXORPS       Y11, Y11, Y11
+
+k2_6:
+	VMOVSLDUP    (SI), Y12
+	VMOVSHDUP    (SI), Y13
+	VBROADCASTSD (DI), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSD 8(DI), Y15
+	VFMADD231PS  Y12, Y15, Y2
+	VFMADD231PS  Y13, Y15, Y3
+	VBROADCASTSD 16(DI), Y14
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSD 24(DI), Y15
+	VFMADD231PS  Y12, Y15, Y6
+	VFMADD231PS  Y13, Y15, Y7
+	VBROADCASTSD 32(DI), Y14
+	VFMADD231PS  Y12, Y14, Y8
+	VFMADD231PS  Y13, Y14, Y9
+	VBROADCASTSD 40(DI), Y15
+	VFMADD231PS  Y12, Y15, Y10
+	VFMADD231PS  Y13, Y15, Y11
+	ADDQ         R10, DI
+	ADDQ         R9, SI
+	DECQ         DX
+	JNE          k2_6
+	MOVQ         (R11), R13
+	VMOVUPS      Y0, (CX)(R13*4)
+	VMOVUPS      Y1, (R8)(R13*4)
+	MOVQ         8(R11), R13
+	VMOVUPS      Y2, (CX)(R13*4)
+	VMOVUPS      Y3, (R8)(R13*4)
+	MOVQ         16(R11), R13
+	VMOVUPS      Y4, (CX)(R13*4)
+	VMOVUPS      Y5, (R8)(R13*4)
+	MOVQ         24(R11), R13
+	VMOVUPS      Y6, (CX)(R13*4)
+	VMOVUPS      Y7, (R8)(R13*4)
+	MOVQ         32(R11), R13
+	VMOVUPS      Y8, (CX)(R13*4)
+	VMOVUPS      Y9, (R8)(R13*4)
+	MOVQ         40(R11), R13
+	VMOVUPS      Y10, (CX)(R13*4)
+	VMOVUPS      Y11, (R8)(R13*4)
+	ADDQ         $0x20, BX
+	ADDQ         $0x20, CX
+	ADDQ         $0x20, R8
+	MOVQ         BX, SI
+	MOVQ         k+120(FP), DX
+	VXORPS       Y0, Y0, Y0
+	VXORPS       Y1, Y1, Y1
+	VXORPS       Y2, Y2, Y2
+	VXORPS       Y3, Y3, Y3
+	VXORPS       Y4, Y4, Y4
+	VXORPS       Y5, Y5, Y5
+	VXORPS       Y6, Y6, Y6
+	VXORPS       Y7, Y7, Y7
+	VXORPS       Y8, Y8, Y8
+	VXORPS       Y9, Y9, Y9
+	VXORPS       Y10, Y10, Y10
+	VXORPS       Y11, Y11, Y11
+
+k3_6:
+	VMOVSLDUP    (SI), Y12
+	VMOVSHDUP    (SI), Y13
+	VBROADCASTSD (AX), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSD 8(AX), Y15
+	VFMADD231PS  Y12, Y15, Y2
+	VFMADD231PS  Y13, Y15, Y3
+	VBROADCASTSD 16(AX), Y14
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSD 24(AX), Y15
+	VFMADD231PS  Y12, Y15, Y6
+	VFMADD231PS  Y13, Y15, Y7
+	VBROADCASTSD 32(AX), Y14
+	VFMADD231PS  Y12, Y14, Y8
+	VFMADD231PS  Y13, Y14, Y9
+	VBROADCASTSD 40(AX), Y15
+	VFMADD231PS  Y12, Y15, Y10
+	VFMADD231PS  Y13, Y15, Y11
+	ADDQ         R10, AX
+	ADDQ         R9, SI
+	DECQ         DX
+	JNE          k3_6
+	MOVQ         (R11), R13
+	VMOVUPS      Y0, (CX)(R13*4)
+	VMOVUPS      Y1, (R8)(R13*4)
+	MOVQ         8(R11), R13
+	VMOVUPS      Y2, (CX)(R13*4)
+	VMOVUPS      Y3, (R8)(R13*4)
+	MOVQ         16(R11), R13
+	VMOVUPS      Y4, (CX)(R13*4)
+	VMOVUPS      Y5, (R8)(R13*4)
+	MOVQ         24(R11), R13
+	VMOVUPS      Y6, (CX)(R13*4)
+	VMOVUPS      Y7, (R8)(R13*4)
+	MOVQ         32(R11), R13
+	VMOVUPS      Y8, (CX)(R13*4)
+	VMOVUPS      Y9, (R8)(R13*4)
+	MOVQ         40(R11), R13
+	VMOVUPS      Y10, (CX)(R13*4)
+	VMOVUPS      Y11, (R8)(R13*4)
+	ADDQ         $0x20, BX
+	ADDQ         $0x20, CX
+	ADDQ         $0x20, R8
+	DECQ         R12
+	JNE          complex6
+
+end6:
 	VZEROUPPER
 	RET
 
-plane6x2_not:
+not6:
+	MOVQ at_len+104(FP), R13
 	CMPQ R13, $0x05
-	JNE  plane5x2_not
+	JNE  not5
+	MOVQ bins+144(FP), R12
+	NEGQ R12
+	LEAQ (R12)(R12*2), R12
+	ADDQ planes+136(FP), R12
 
-plane5x2:
-	MOVQ panels+88(FP), R11
-	MOVQ CX, DI
-
-panel5x2:
+real5:
 	MOVQ   BX, SI
-	MOVQ   k+72(FP), DX
+	MOVQ   k+120(FP), DX
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
@@ -22363,63 +25378,231 @@ panel5x2:
 	VXORPS Y8, Y8, Y8
 	VXORPS Y9, Y9, Y9
 
-k5x2:
-	VMOVUPS      (SI), Y10
-	VMOVUPS      (SI)(R9*1), Y11
-	VBROADCASTSS (AX), Y12
+k5:
+	VMOVSLDUP    (SI), Y10
+	VMOVSHDUP    (SI), Y11
+	VBROADCASTSD (AX), Y12
 	VFMADD231PS  Y10, Y12, Y0
 	VFMADD231PS  Y11, Y12, Y1
-	VBROADCASTSS 4(AX), Y13
+	VBROADCASTSD 8(AX), Y13
 	VFMADD231PS  Y10, Y13, Y2
 	VFMADD231PS  Y11, Y13, Y3
-	VBROADCASTSS 8(AX), Y14
-	VFMADD231PS  Y10, Y14, Y4
-	VFMADD231PS  Y11, Y14, Y5
-	VBROADCASTSS 12(AX), Y15
-	VFMADD231PS  Y10, Y15, Y6
-	VFMADD231PS  Y11, Y15, Y7
-	VBROADCASTSS 16(AX), Y12
+	VBROADCASTSD 16(AX), Y12
+	VFMADD231PS  Y10, Y12, Y4
+	VFMADD231PS  Y11, Y12, Y5
+	VBROADCASTSD 24(AX), Y13
+	VFMADD231PS  Y10, Y13, Y6
+	VFMADD231PS  Y11, Y13, Y7
+	VBROADCASTSD 32(AX), Y12
 	VFMADD231PS  Y10, Y12, Y8
 	VFMADD231PS  Y11, Y12, Y9
-	ADDQ         $0x14, AX
-	ADDQ         R8, SI
+	ADDQ         R10, AX
+	ADDQ         R9, SI
 	DECQ         DX
-	JNE          k5x2
-	VMOVUPS      Y0, (DI)
-	VMOVUPS      Y1, (DI)(R10*1)
-	ADDQ         R8, DI
-	VMOVUPS      Y2, (DI)
-	VMOVUPS      Y3, (DI)(R10*1)
-	ADDQ         R8, DI
-	VMOVUPS      Y4, (DI)
-	VMOVUPS      Y5, (DI)(R10*1)
-	ADDQ         R8, DI
-	VMOVUPS      Y6, (DI)
-	VMOVUPS      Y7, (DI)(R10*1)
-	ADDQ         R8, DI
-	VMOVUPS      Y8, (DI)
-	VMOVUPS      Y9, (DI)(R10*1)
-	ADDQ         R8, DI
-	DECQ         R11
-	JNE          panel5x2
+	JNE          k5
+	MOVQ         (R11), R13
+	VMOVUPS      Y0, (CX)(R13*4)
+	VMOVUPS      Y1, (R8)(R13*4)
+	MOVQ         8(R11), R13
+	VMOVUPS      Y2, (CX)(R13*4)
+	VMOVUPS      Y3, (R8)(R13*4)
+	MOVQ         16(R11), R13
+	VMOVUPS      Y4, (CX)(R13*4)
+	VMOVUPS      Y5, (R8)(R13*4)
+	MOVQ         24(R11), R13
+	VMOVUPS      Y6, (CX)(R13*4)
+	VMOVUPS      Y7, (R8)(R13*4)
+	MOVQ         32(R11), R13
+	VMOVUPS      Y8, (CX)(R13*4)
+	VMOVUPS      Y9, (R8)(R13*4)
 	ADDQ         $0x20, BX
 	ADDQ         $0x20, CX
+	ADDQ         $0x20, R8
 	DECQ         R12
-	JNE          plane5x2
+	JNE          real5
+	MOVQ         bins+144(FP), R12
+	TESTQ        R12, R12
+	JE           end5
+
+complex5:
+	MOVQ   BX, SI
+	MOVQ   k+120(FP), DX
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+	VXORPS Y4, Y4, Y4
+	VXORPS Y5, Y5, Y5
+	VXORPS Y6, Y6, Y6
+	VXORPS Y7, Y7, Y7
+	VXORPS Y8, Y8, Y8
+	VXORPS Y9, Y9, Y9
+
+k1_5:
+	VMOVSLDUP    (SI), Y10
+	VMOVSHDUP    (SI), Y11
+	VBROADCASTSD (AX), Y12
+	VFMADD231PS  Y10, Y12, Y0
+	VFMADD231PS  Y11, Y12, Y1
+	VBROADCASTSD 8(AX), Y13
+	VFMADD231PS  Y10, Y13, Y2
+	VFMADD231PS  Y11, Y13, Y3
+	VBROADCASTSD 16(AX), Y12
+	VFMADD231PS  Y10, Y12, Y4
+	VFMADD231PS  Y11, Y12, Y5
+	VBROADCASTSD 24(AX), Y13
+	VFMADD231PS  Y10, Y13, Y6
+	VFMADD231PS  Y11, Y13, Y7
+	VBROADCASTSD 32(AX), Y12
+	VFMADD231PS  Y10, Y12, Y8
+	VFMADD231PS  Y11, Y12, Y9
+	ADDQ         R10, AX
+	ADDQ         R9, SI
+	DECQ         DX
+	JNE          k1_5
+	MOVQ         (R11), R13
+	VMOVUPS      Y0, (CX)(R13*4)
+	VMOVUPS      Y1, (R8)(R13*4)
+	MOVQ         8(R11), R13
+	VMOVUPS      Y2, (CX)(R13*4)
+	VMOVUPS      Y3, (R8)(R13*4)
+	MOVQ         16(R11), R13
+	VMOVUPS      Y4, (CX)(R13*4)
+	VMOVUPS      Y5, (R8)(R13*4)
+	MOVQ         24(R11), R13
+	VMOVUPS      Y6, (CX)(R13*4)
+	VMOVUPS      Y7, (R8)(R13*4)
+	MOVQ         32(R11), R13
+	VMOVUPS      Y8, (CX)(R13*4)
+	VMOVUPS      Y9, (R8)(R13*4)
+	ADDQ         $0x20, BX
+	ADDQ         $0x20, CX
+	ADDQ         $0x20, R8
+	MOVQ         BX, SI
+	MOVQ         k+120(FP), DX
+	VXORPS       Y0, Y0, Y0
+	VXORPS       Y1, Y1, Y1
+	VXORPS       Y2, Y2, Y2
+	VXORPS       Y3, Y3, Y3
+	VXORPS       Y4, Y4, Y4
+	VXORPS       Y5, Y5, Y5
+	VXORPS       Y6, Y6, Y6
+	VXORPS       Y7, Y7, Y7
+	VXORPS       Y8, Y8, Y8
+	VXORPS       Y9, Y9, Y9
+
+k2_5:
+	VMOVSLDUP    (SI), Y10
+	VMOVSHDUP    (SI), Y11
+	VBROADCASTSD (DI), Y12
+	VFMADD231PS  Y10, Y12, Y0
+	VFMADD231PS  Y11, Y12, Y1
+	VBROADCASTSD 8(DI), Y13
+	VFMADD231PS  Y10, Y13, Y2
+	VFMADD231PS  Y11, Y13, Y3
+	VBROADCASTSD 16(DI), Y12
+	VFMADD231PS  Y10, Y12, Y4
+	VFMADD231PS  Y11, Y12, Y5
+	VBROADCASTSD 24(DI), Y13
+	VFMADD231PS  Y10, Y13, Y6
+	VFMADD231PS  Y11, Y13, Y7
+	VBROADCASTSD 32(DI), Y12
+	VFMADD231PS  Y10, Y12, Y8
+	VFMADD231PS  Y11, Y12, Y9
+	ADDQ         R10, DI
+	ADDQ         R9, SI
+	DECQ         DX
+	JNE          k2_5
+	MOVQ         (R11), R13
+	VMOVUPS      Y0, (CX)(R13*4)
+	VMOVUPS      Y1, (R8)(R13*4)
+	MOVQ         8(R11), R13
+	VMOVUPS      Y2, (CX)(R13*4)
+	VMOVUPS      Y3, (R8)(R13*4)
+	MOVQ         16(R11), R13
+	VMOVUPS      Y4, (CX)(R13*4)
+	VMOVUPS      Y5, (R8)(R13*4)
+	MOVQ         24(R11), R13
+	VMOVUPS      Y6, (CX)(R13*4)
+	VMOVUPS      Y7, (R8)(R13*4)
+	MOVQ         32(R11), R13
+	VMOVUPS      Y8, (CX)(R13*4)
+	VMOVUPS      Y9, (R8)(R13*4)
+	ADDQ         $0x20, BX
+	ADDQ         $0x20, CX
+	ADDQ         $0x20, R8
+	MOVQ         BX, SI
+	MOVQ         k+120(FP), DX
+	VXORPS       Y0, Y0, Y0
+	VXORPS       Y1, Y1, Y1
+	VXORPS       Y2, Y2, Y2
+	VXORPS       Y3, Y3, Y3
+	VXORPS       Y4, Y4, Y4
+	VXORPS       Y5, Y5, Y5
+	VXORPS       Y6, Y6, Y6
+	VXORPS       Y7, Y7, Y7
+	VXORPS       Y8, Y8, Y8
+	VXORPS       Y9, Y9, Y9
+
+k3_5:
+	VMOVSLDUP    (SI), Y10
+	VMOVSHDUP    (SI), Y11
+	VBROADCASTSD (AX), Y12
+	VFMADD231PS  Y10, Y12, Y0
+	VFMADD231PS  Y11, Y12, Y1
+	VBROADCASTSD 8(AX), Y13
+	VFMADD231PS  Y10, Y13, Y2
+	VFMADD231PS  Y11, Y13, Y3
+	VBROADCASTSD 16(AX), Y12
+	VFMADD231PS  Y10, Y12, Y4
+	VFMADD231PS  Y11, Y12, Y5
+	VBROADCASTSD 24(AX), Y13
+	VFMADD231PS  Y10, Y13, Y6
+	VFMADD231PS  Y11, Y13, Y7
+	VBROADCASTSD 32(AX), Y12
+	VFMADD231PS  Y10, Y12, Y8
+	VFMADD231PS  Y11, Y12, Y9
+	ADDQ         R10, AX
+	ADDQ         R9, SI
+	DECQ         DX
+	JNE          k3_5
+	MOVQ         (R11), R13
+	VMOVUPS      Y0, (CX)(R13*4)
+	VMOVUPS      Y1, (R8)(R13*4)
+	MOVQ         8(R11), R13
+	VMOVUPS      Y2, (CX)(R13*4)
+	VMOVUPS      Y3, (R8)(R13*4)
+	MOVQ         16(R11), R13
+	VMOVUPS      Y4, (CX)(R13*4)
+	VMOVUPS      Y5, (R8)(R13*4)
+	MOVQ         24(R11), R13
+	VMOVUPS      Y6, (CX)(R13*4)
+	VMOVUPS      Y7, (R8)(R13*4)
+	MOVQ         32(R11), R13
+	VMOVUPS      Y8, (CX)(R13*4)
+	VMOVUPS      Y9, (R8)(R13*4)
+	ADDQ         $0x20, BX
+	ADDQ         $0x20, CX
+	ADDQ         $0x20, R8
+	DECQ         R12
+	JNE          complex5
+
+end5:
 	VZEROUPPER
 	RET
 
-plane5x2_not:
+not5:
+	MOVQ at_len+104(FP), R13
 	CMPQ R13, $0x04
-	JNE  plane4x2_not
+	JNE  not4
+	MOVQ bins+144(FP), R12
+	NEGQ R12
+	LEAQ (R12)(R12*2), R12
+	ADDQ planes+136(FP), R12
 
-plane4x2:
-	MOVQ panels+88(FP), R11
-	MOVQ CX, DI
-
-panel4x2:
+real4:
 	MOVQ   BX, SI
-	MOVQ   k+72(FP), DX
+	MOVQ   k+120(FP), DX
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
@@ -22429,57 +25612,201 @@ panel4x2:
 	VXORPS Y6, Y6, Y6
 	VXORPS Y7, Y7, Y7
 
-k4x2:
-	VMOVUPS      (SI), Y8
-	VMOVUPS      (SI)(R9*1), Y9
-	VBROADCASTSS (AX), Y10
+k4:
+	VMOVSLDUP    (SI), Y8
+	VMOVSHDUP    (SI), Y9
+	VBROADCASTSD (AX), Y10
 	VFMADD231PS  Y8, Y10, Y0
 	VFMADD231PS  Y9, Y10, Y1
-	VBROADCASTSS 4(AX), Y11
+	VBROADCASTSD 8(AX), Y11
 	VFMADD231PS  Y8, Y11, Y2
 	VFMADD231PS  Y9, Y11, Y3
-	VBROADCASTSS 8(AX), Y12
-	VFMADD231PS  Y8, Y12, Y4
-	VFMADD231PS  Y9, Y12, Y5
-	VBROADCASTSS 12(AX), Y13
-	VFMADD231PS  Y8, Y13, Y6
-	VFMADD231PS  Y9, Y13, Y7
-	ADDQ         $0x10, AX
-	ADDQ         R8, SI
+	VBROADCASTSD 16(AX), Y10
+	VFMADD231PS  Y8, Y10, Y4
+	VFMADD231PS  Y9, Y10, Y5
+	VBROADCASTSD 24(AX), Y11
+	VFMADD231PS  Y8, Y11, Y6
+	VFMADD231PS  Y9, Y11, Y7
+	ADDQ         R10, AX
+	ADDQ         R9, SI
 	DECQ         DX
-	JNE          k4x2
-	VMOVUPS      Y0, (DI)
-	VMOVUPS      Y1, (DI)(R10*1)
-	ADDQ         R8, DI
-	VMOVUPS      Y2, (DI)
-	VMOVUPS      Y3, (DI)(R10*1)
-	ADDQ         R8, DI
-	VMOVUPS      Y4, (DI)
-	VMOVUPS      Y5, (DI)(R10*1)
-	ADDQ         R8, DI
-	VMOVUPS      Y6, (DI)
-	VMOVUPS      Y7, (DI)(R10*1)
-	ADDQ         R8, DI
-	DECQ         R11
-	JNE          panel4x2
+	JNE          k4
+	MOVQ         (R11), R13
+	VMOVUPS      Y0, (CX)(R13*4)
+	VMOVUPS      Y1, (R8)(R13*4)
+	MOVQ         8(R11), R13
+	VMOVUPS      Y2, (CX)(R13*4)
+	VMOVUPS      Y3, (R8)(R13*4)
+	MOVQ         16(R11), R13
+	VMOVUPS      Y4, (CX)(R13*4)
+	VMOVUPS      Y5, (R8)(R13*4)
+	MOVQ         24(R11), R13
+	VMOVUPS      Y6, (CX)(R13*4)
+	VMOVUPS      Y7, (R8)(R13*4)
 	ADDQ         $0x20, BX
 	ADDQ         $0x20, CX
+	ADDQ         $0x20, R8
 	DECQ         R12
-	JNE          plane4x2
+	JNE          real4
+	MOVQ         bins+144(FP), R12
+	TESTQ        R12, R12
+	JE           end4
+
+complex4:
+	MOVQ   BX, SI
+	MOVQ   k+120(FP), DX
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+	VXORPS Y4, Y4, Y4
+	VXORPS Y5, Y5, Y5
+	VXORPS Y6, Y6, Y6
+	VXORPS Y7, Y7, Y7
+
+k1_4:
+	VMOVSLDUP    (SI), Y8
+	VMOVSHDUP    (SI), Y9
+	VBROADCASTSD (AX), Y10
+	VFMADD231PS  Y8, Y10, Y0
+	VFMADD231PS  Y9, Y10, Y1
+	VBROADCASTSD 8(AX), Y11
+	VFMADD231PS  Y8, Y11, Y2
+	VFMADD231PS  Y9, Y11, Y3
+	VBROADCASTSD 16(AX), Y10
+	VFMADD231PS  Y8, Y10, Y4
+	VFMADD231PS  Y9, Y10, Y5
+	VBROADCASTSD 24(AX), Y11
+	VFMADD231PS  Y8, Y11, Y6
+	VFMADD231PS  Y9, Y11, Y7
+	ADDQ         R10, AX
+	ADDQ         R9, SI
+	DECQ         DX
+	JNE          k1_4
+	MOVQ         (R11), R13
+	VMOVUPS      Y0, (CX)(R13*4)
+	VMOVUPS      Y1, (R8)(R13*4)
+	MOVQ         8(R11), R13
+	VMOVUPS      Y2, (CX)(R13*4)
+	VMOVUPS      Y3, (R8)(R13*4)
+	MOVQ         16(R11), R13
+	VMOVUPS      Y4, (CX)(R13*4)
+	VMOVUPS      Y5, (R8)(R13*4)
+	MOVQ         24(R11), R13
+	VMOVUPS      Y6, (CX)(R13*4)
+	VMOVUPS      Y7, (R8)(R13*4)
+	ADDQ         $0x20, BX
+	ADDQ         $0x20, CX
+	ADDQ         $0x20, R8
+	MOVQ         BX, SI
+	MOVQ         k+120(FP), DX
+	VXORPS       Y0, Y0, Y0
+	VXORPS       Y1, Y1, Y1
+	VXORPS       Y2, Y2, Y2
+	VXORPS       Y3, Y3, Y3
+	VXORPS       Y4, Y4, Y4
+	VXORPS       Y5, Y5, Y5
+	VXORPS       Y6, Y6, Y6
+	VXORPS       Y7, Y7, Y7
+
+k2_4:
+	VMOVSLDUP    (SI), Y8
+	VMOVSHDUP    (SI), Y9
+	VBROADCASTSD (DI), Y10
+	VFMADD231PS  Y8, Y10, Y0
+	VFMADD231PS  Y9, Y10, Y1
+	VBROADCASTSD 8(DI), Y11
+	VFMADD231PS  Y8, Y11, Y2
+	VFMADD231PS  Y9, Y11, Y3
+	VBROADCASTSD 16(DI), Y10
+	VFMADD231PS  Y8, Y10, Y4
+	VFMADD231PS  Y9, Y10, Y5
+	VBROADCASTSD 24(DI), Y11
+	VFMADD231PS  Y8, Y11, Y6
+	VFMADD231PS  Y9, Y11, Y7
+	ADDQ         R10, DI
+	ADDQ         R9, SI
+	DECQ         DX
+	JNE          k2_4
+	MOVQ         (R11), R13
+	VMOVUPS      Y0, (CX)(R13*4)
+	VMOVUPS      Y1, (R8)(R13*4)
+	MOVQ         8(R11), R13
+	VMOVUPS      Y2, (CX)(R13*4)
+	VMOVUPS      Y3, (R8)(R13*4)
+	MOVQ         16(R11), R13
+	VMOVUPS      Y4, (CX)(R13*4)
+	VMOVUPS      Y5, (R8)(R13*4)
+	MOVQ         24(R11), R13
+	VMOVUPS      Y6, (CX)(R13*4)
+	VMOVUPS      Y7, (R8)(R13*4)
+	ADDQ         $0x20, BX
+	ADDQ         $0x20, CX
+	ADDQ         $0x20, R8
+	MOVQ         BX, SI
+	MOVQ         k+120(FP), DX
+	VXORPS       Y0, Y0, Y0
+	VXORPS       Y1, Y1, Y1
+	VXORPS       Y2, Y2, Y2
+	VXORPS       Y3, Y3, Y3
+	VXORPS       Y4, Y4, Y4
+	VXORPS       Y5, Y5, Y5
+	VXORPS       Y6, Y6, Y6
+	VXORPS       Y7, Y7, Y7
+
+k3_4:
+	VMOVSLDUP    (SI), Y8
+	VMOVSHDUP    (SI), Y9
+	VBROADCASTSD (AX), Y10
+	VFMADD231PS  Y8, Y10, Y0
+	VFMADD231PS  Y9, Y10, Y1
+	VBROADCASTSD 8(AX), Y11
+	VFMADD231PS  Y8, Y11, Y2
+	VFMADD231PS  Y9, Y11, Y3
+	VBROADCASTSD 16(AX), Y10
+	VFMADD231PS  Y8, Y10, Y4
+	VFMADD231PS  Y9, Y10, Y5
+	VBROADCASTSD 24(AX), Y11
+	VFMADD231PS  Y8, Y11, Y6
+	VFMADD231PS  Y9, Y11, Y7
+	ADDQ         R10, AX
+	ADDQ         R9, SI
+	DECQ         DX
+	JNE          k3_4
+	MOVQ         (R11), R13
+	VMOVUPS      Y0, (CX)(R13*4)
+	VMOVUPS      Y1, (R8)(R13*4)
+	MOVQ         8(R11), R13
+	VMOVUPS      Y2, (CX)(R13*4)
+	VMOVUPS      Y3, (R8)(R13*4)
+	MOVQ         16(R11), R13
+	VMOVUPS      Y4, (CX)(R13*4)
+	VMOVUPS      Y5, (R8)(R13*4)
+	MOVQ         24(R11), R13
+	VMOVUPS      Y6, (CX)(R13*4)
+	VMOVUPS      Y7, (R8)(R13*4)
+	ADDQ         $0x20, BX
+	ADDQ         $0x20, CX
+	ADDQ         $0x20, R8
+	DECQ         R12
+	JNE          complex4
+
+end4:
 	VZEROUPPER
 	RET
 
-plane4x2_not:
+not4:
+	MOVQ at_len+104(FP), R13
 	CMPQ R13, $0x03
-	JNE  plane3x2_not
+	JNE  not3
+	MOVQ bins+144(FP), R12
+	NEGQ R12
+	LEAQ (R12)(R12*2), R12
+	ADDQ planes+136(FP), R12
 
-plane3x2:
-	MOVQ panels+88(FP), R11
-	MOVQ CX, DI
-
-panel3x2:
+real3:
 	MOVQ   BX, SI
-	MOVQ   k+72(FP), DX
+	MOVQ   k+120(FP), DX
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
@@ -22487,128 +25814,43 @@ panel3x2:
 	VXORPS Y4, Y4, Y4
 	VXORPS Y5, Y5, Y5
 
-k3x2:
-	VMOVUPS      (SI), Y6
-	VMOVUPS      (SI)(R9*1), Y7
-	VBROADCASTSS (AX), Y8
+k3:
+	VMOVSLDUP    (SI), Y6
+	VMOVSHDUP    (SI), Y7
+	VBROADCASTSD (AX), Y8
 	VFMADD231PS  Y6, Y8, Y0
 	VFMADD231PS  Y7, Y8, Y1
-	VBROADCASTSS 4(AX), Y9
+	VBROADCASTSD 8(AX), Y9
 	VFMADD231PS  Y6, Y9, Y2
 	VFMADD231PS  Y7, Y9, Y3
-	VBROADCASTSS 8(AX), Y10
-	VFMADD231PS  Y6, Y10, Y4
-	VFMADD231PS  Y7, Y10, Y5
-	ADDQ         $0x0c, AX
-	ADDQ         R8, SI
+	VBROADCASTSD 16(AX), Y8
+	VFMADD231PS  Y6, Y8, Y4
+	VFMADD231PS  Y7, Y8, Y5
+	ADDQ         R10, AX
+	ADDQ         R9, SI
 	DECQ         DX
-	JNE          k3x2
-	VMOVUPS      Y0, (DI)
-	VMOVUPS      Y1, (DI)(R10*1)
-	ADDQ         R8, DI
-	VMOVUPS      Y2, (DI)
-	VMOVUPS      Y3, (DI)(R10*1)
-	ADDQ         R8, DI
-	VMOVUPS      Y4, (DI)
-	VMOVUPS      Y5, (DI)(R10*1)
-	ADDQ         R8, DI
-	DECQ         R11
-	JNE          panel3x2
+	JNE          k3
+	MOVQ         (R11), R13
+	VMOVUPS      Y0, (CX)(R13*4)
+	VMOVUPS      Y1, (R8)(R13*4)
+	MOVQ         8(R11), R13
+	VMOVUPS      Y2, (CX)(R13*4)
+	VMOVUPS      Y3, (R8)(R13*4)
+	MOVQ         16(R11), R13
+	VMOVUPS      Y4, (CX)(R13*4)
+	VMOVUPS      Y5, (R8)(R13*4)
 	ADDQ         $0x20, BX
 	ADDQ         $0x20, CX
+	ADDQ         $0x20, R8
 	DECQ         R12
-	JNE          plane3x2
-	VZEROUPPER
-	RET
+	JNE          real3
+	MOVQ         bins+144(FP), R12
+	TESTQ        R12, R12
+	JE           end3
 
-plane3x2_not:
-	CMPQ R13, $0x02
-	JNE  plane2x2_not
-
-plane2x2:
-	MOVQ panels+88(FP), R11
-	MOVQ CX, DI
-
-panel2x2:
+complex3:
 	MOVQ   BX, SI
-	MOVQ   k+72(FP), DX
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-
-k2x2:
-	VMOVUPS      (SI), Y4
-	VMOVUPS      (SI)(R9*1), Y5
-	VBROADCASTSS (AX), Y6
-	VFMADD231PS  Y4, Y6, Y0
-	VFMADD231PS  Y5, Y6, Y1
-	VBROADCASTSS 4(AX), Y7
-	VFMADD231PS  Y4, Y7, Y2
-	VFMADD231PS  Y5, Y7, Y3
-	ADDQ         $0x08, AX
-	ADDQ         R8, SI
-	DECQ         DX
-	JNE          k2x2
-	VMOVUPS      Y0, (DI)
-	VMOVUPS      Y1, (DI)(R10*1)
-	ADDQ         R8, DI
-	VMOVUPS      Y2, (DI)
-	VMOVUPS      Y3, (DI)(R10*1)
-	ADDQ         R8, DI
-	DECQ         R11
-	JNE          panel2x2
-	ADDQ         $0x20, BX
-	ADDQ         $0x20, CX
-	DECQ         R12
-	JNE          plane2x2
-	VZEROUPPER
-	RET
-
-plane2x2_not:
-plane1x2:
-	MOVQ panels+88(FP), R11
-	MOVQ CX, DI
-
-panel1x2:
-	MOVQ   BX, SI
-	MOVQ   k+72(FP), DX
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-
-k1x2:
-	VMOVUPS      (SI), Y2
-	VMOVUPS      (SI)(R9*1), Y3
-	VBROADCASTSS (AX), Y4
-	VFMADD231PS  Y2, Y4, Y0
-	VFMADD231PS  Y3, Y4, Y1
-	ADDQ         $0x04, AX
-	ADDQ         R8, SI
-	DECQ         DX
-	JNE          k1x2
-	VMOVUPS      Y0, (DI)
-	VMOVUPS      Y1, (DI)(R10*1)
-	ADDQ         R8, DI
-	DECQ         R11
-	JNE          panel1x2
-	ADDQ         $0x20, BX
-	ADDQ         $0x20, CX
-	DECQ         R12
-	JNE          plane1x2
-	VZEROUPPER
-	RET
-
-single:
-	CMPQ R13, $0x06
-	JNE  plane6x1_not
-
-plane6x1:
-	MOVQ panels+88(FP), R11
-	MOVQ CX, DI
-
-panel6x1:
-	MOVQ   BX, SI
-	MOVQ   k+72(FP), DX
+	MOVQ   k+120(FP), DX
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
@@ -22616,304 +25858,695 @@ panel6x1:
 	VXORPS Y4, Y4, Y4
 	VXORPS Y5, Y5, Y5
 
-k6x1:
-	VMOVUPS      (SI), Y6
-	VBROADCASTSS (AX), Y7
-	VFMADD231PS  Y6, Y7, Y0
-	VBROADCASTSS 4(AX), Y8
-	VFMADD231PS  Y6, Y8, Y1
-	VBROADCASTSS 8(AX), Y9
+k1_3:
+	VMOVSLDUP    (SI), Y6
+	VMOVSHDUP    (SI), Y7
+	VBROADCASTSD (AX), Y8
+	VFMADD231PS  Y6, Y8, Y0
+	VFMADD231PS  Y7, Y8, Y1
+	VBROADCASTSD 8(AX), Y9
 	VFMADD231PS  Y6, Y9, Y2
-	VBROADCASTSS 12(AX), Y10
-	VFMADD231PS  Y6, Y10, Y3
-	VBROADCASTSS 16(AX), Y11
-	VFMADD231PS  Y6, Y11, Y4
-	VBROADCASTSS 20(AX), Y12
-	VFMADD231PS  Y6, Y12, Y5
-	ADDQ         $0x18, AX
-	ADDQ         R8, SI
+	VFMADD231PS  Y7, Y9, Y3
+	VBROADCASTSD 16(AX), Y8
+	VFMADD231PS  Y6, Y8, Y4
+	VFMADD231PS  Y7, Y8, Y5
+	ADDQ         R10, AX
+	ADDQ         R9, SI
 	DECQ         DX
-	JNE          k6x1
-	VMOVUPS      Y0, (DI)
-	ADDQ         R8, DI
-	VMOVUPS      Y1, (DI)
-	ADDQ         R8, DI
-	VMOVUPS      Y2, (DI)
-	ADDQ         R8, DI
-	VMOVUPS      Y3, (DI)
-	ADDQ         R8, DI
-	VMOVUPS      Y4, (DI)
-	ADDQ         R8, DI
-	VMOVUPS      Y5, (DI)
-	ADDQ         R8, DI
-	DECQ         R11
-	JNE          panel6x1
+	JNE          k1_3
+	MOVQ         (R11), R13
+	VMOVUPS      Y0, (CX)(R13*4)
+	VMOVUPS      Y1, (R8)(R13*4)
+	MOVQ         8(R11), R13
+	VMOVUPS      Y2, (CX)(R13*4)
+	VMOVUPS      Y3, (R8)(R13*4)
+	MOVQ         16(R11), R13
+	VMOVUPS      Y4, (CX)(R13*4)
+	VMOVUPS      Y5, (R8)(R13*4)
 	ADDQ         $0x20, BX
 	ADDQ         $0x20, CX
+	ADDQ         $0x20, R8
+	MOVQ         BX, SI
+	MOVQ         k+120(FP), DX
+	VXORPS       Y0, Y0, Y0
+	VXORPS       Y1, Y1, Y1
+	VXORPS       Y2, Y2, Y2
+	VXORPS       Y3, Y3, Y3
+	VXORPS       Y4, Y4, Y4
+	VXORPS       Y5, Y5, Y5
+
+k2_3:
+	VMOVSLDUP    (SI), Y6
+	VMOVSHDUP    (SI), Y7
+	VBROADCASTSD (DI), Y8
+	VFMADD231PS  Y6, Y8, Y0
+	VFMADD231PS  Y7, Y8, Y1
+	VBROADCASTSD 8(DI), Y9
+	VFMADD231PS  Y6, Y9, Y2
+	VFMADD231PS  Y7, Y9, Y3
+	VBROADCASTSD 16(DI), Y8
+	VFMADD231PS  Y6, Y8, Y4
+	VFMADD231PS  Y7, Y8, Y5
+	ADDQ         R10, DI
+	ADDQ         R9, SI
+	DECQ         DX
+	JNE          k2_3
+	MOVQ         (R11), R13
+	VMOVUPS      Y0, (CX)(R13*4)
+	VMOVUPS      Y1, (R8)(R13*4)
+	MOVQ         8(R11), R13
+	VMOVUPS      Y2, (CX)(R13*4)
+	VMOVUPS      Y3, (R8)(R13*4)
+	MOVQ         16(R11), R13
+	VMOVUPS      Y4, (CX)(R13*4)
+	VMOVUPS      Y5, (R8)(R13*4)
+	ADDQ         $0x20, BX
+	ADDQ         $0x20, CX
+	ADDQ         $0x20, R8
+	MOVQ         BX, SI
+	MOVQ         k+120(FP), DX
+	VXORPS       Y0, Y0, Y0
+	VXORPS       Y1, Y1, Y1
+	VXORPS       Y2, Y2, Y2
+	VXORPS       Y3, Y3, Y3
+	VXORPS       Y4, Y4, Y4
+	VXORPS       Y5, Y5, Y5
+
+k3_3:
+	VMOVSLDUP    (SI), Y6
+	VMOVSHDUP    (SI), Y7
+	VBROADCASTSD (AX), Y8
+	VFMADD231PS  Y6, Y8, Y0
+	VFMADD231PS  Y7, Y8, Y1
+	VBROADCASTSD 8(AX), Y9
+	VFMADD231PS  Y6, Y9, Y2
+	VFMADD231PS  Y7, Y9, Y3
+	VBROADCASTSD 16(AX), Y8
+	VFMADD231PS  Y6, Y8, Y4
+	VFMADD231PS  Y7, Y8, Y5
+	ADDQ         R10, AX
+	ADDQ         R9, SI
+	DECQ         DX
+	JNE          k3_3
+	MOVQ         (R11), R13
+	VMOVUPS      Y0, (CX)(R13*4)
+	VMOVUPS      Y1, (R8)(R13*4)
+	MOVQ         8(R11), R13
+	VMOVUPS      Y2, (CX)(R13*4)
+	VMOVUPS      Y3, (R8)(R13*4)
+	MOVQ         16(R11), R13
+	VMOVUPS      Y4, (CX)(R13*4)
+	VMOVUPS      Y5, (R8)(R13*4)
+	ADDQ         $0x20, BX
+	ADDQ         $0x20, CX
+	ADDQ         $0x20, R8
 	DECQ         R12
-	JNE          plane6x1
+	JNE          complex3
+
+end3:
 	VZEROUPPER
 	RET
 
-plane6x1_not:
-	CMPQ R13, $0x05
-	JNE  plane5x1_not
-
-plane5x1:
-	MOVQ panels+88(FP), R11
-	MOVQ CX, DI
-
-panel5x1:
-	MOVQ   BX, SI
-	MOVQ   k+72(FP), DX
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-
-k5x1:
-	VMOVUPS      (SI), Y5
-	VBROADCASTSS (AX), Y6
-	VFMADD231PS  Y5, Y6, Y0
-	VBROADCASTSS 4(AX), Y7
-	VFMADD231PS  Y5, Y7, Y1
-	VBROADCASTSS 8(AX), Y8
-	VFMADD231PS  Y5, Y8, Y2
-	VBROADCASTSS 12(AX), Y9
-	VFMADD231PS  Y5, Y9, Y3
-	VBROADCASTSS 16(AX), Y10
-	VFMADD231PS  Y5, Y10, Y4
-	ADDQ         $0x14, AX
-	ADDQ         R8, SI
-	DECQ         DX
-	JNE          k5x1
-	VMOVUPS      Y0, (DI)
-	ADDQ         R8, DI
-	VMOVUPS      Y1, (DI)
-	ADDQ         R8, DI
-	VMOVUPS      Y2, (DI)
-	ADDQ         R8, DI
-	VMOVUPS      Y3, (DI)
-	ADDQ         R8, DI
-	VMOVUPS      Y4, (DI)
-	ADDQ         R8, DI
-	DECQ         R11
-	JNE          panel5x1
-	ADDQ         $0x20, BX
-	ADDQ         $0x20, CX
-	DECQ         R12
-	JNE          plane5x1
-	VZEROUPPER
-	RET
-
-plane5x1_not:
-	CMPQ R13, $0x04
-	JNE  plane4x1_not
-
-plane4x1:
-	MOVQ panels+88(FP), R11
-	MOVQ CX, DI
-
-panel4x1:
-	MOVQ   BX, SI
-	MOVQ   k+72(FP), DX
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-
-k4x1:
-	VMOVUPS      (SI), Y4
-	VBROADCASTSS (AX), Y5
-	VFMADD231PS  Y4, Y5, Y0
-	VBROADCASTSS 4(AX), Y6
-	VFMADD231PS  Y4, Y6, Y1
-	VBROADCASTSS 8(AX), Y7
-	VFMADD231PS  Y4, Y7, Y2
-	VBROADCASTSS 12(AX), Y8
-	VFMADD231PS  Y4, Y8, Y3
-	ADDQ         $0x10, AX
-	ADDQ         R8, SI
-	DECQ         DX
-	JNE          k4x1
-	VMOVUPS      Y0, (DI)
-	ADDQ         R8, DI
-	VMOVUPS      Y1, (DI)
-	ADDQ         R8, DI
-	VMOVUPS      Y2, (DI)
-	ADDQ         R8, DI
-	VMOVUPS      Y3, (DI)
-	ADDQ         R8, DI
-	DECQ         R11
-	JNE          panel4x1
-	ADDQ         $0x20, BX
-	ADDQ         $0x20, CX
-	DECQ         R12
-	JNE          plane4x1
-	VZEROUPPER
-	RET
-
-plane4x1_not:
-	CMPQ R13, $0x03
-	JNE  plane3x1_not
-
-plane3x1:
-	MOVQ panels+88(FP), R11
-	MOVQ CX, DI
-
-panel3x1:
-	MOVQ   BX, SI
-	MOVQ   k+72(FP), DX
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-
-k3x1:
-	VMOVUPS      (SI), Y3
-	VBROADCASTSS (AX), Y4
-	VFMADD231PS  Y3, Y4, Y0
-	VBROADCASTSS 4(AX), Y5
-	VFMADD231PS  Y3, Y5, Y1
-	VBROADCASTSS 8(AX), Y6
-	VFMADD231PS  Y3, Y6, Y2
-	ADDQ         $0x0c, AX
-	ADDQ         R8, SI
-	DECQ         DX
-	JNE          k3x1
-	VMOVUPS      Y0, (DI)
-	ADDQ         R8, DI
-	VMOVUPS      Y1, (DI)
-	ADDQ         R8, DI
-	VMOVUPS      Y2, (DI)
-	ADDQ         R8, DI
-	DECQ         R11
-	JNE          panel3x1
-	ADDQ         $0x20, BX
-	ADDQ         $0x20, CX
-	DECQ         R12
-	JNE          plane3x1
-	VZEROUPPER
-	RET
-
-plane3x1_not:
+not3:
+	MOVQ at_len+104(FP), R13
 	CMPQ R13, $0x02
-	JNE  plane2x1_not
+	JNE  not2
+	MOVQ bins+144(FP), R12
+	NEGQ R12
+	LEAQ (R12)(R12*2), R12
+	ADDQ planes+136(FP), R12
 
-plane2x1:
-	MOVQ panels+88(FP), R11
-	MOVQ CX, DI
-
-panel2x1:
+real2:
 	MOVQ   BX, SI
-	MOVQ   k+72(FP), DX
+	MOVQ   k+120(FP), DX
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+
+k2:
+	VMOVSLDUP    (SI), Y4
+	VMOVSHDUP    (SI), Y5
+	VBROADCASTSD (AX), Y6
+	VFMADD231PS  Y4, Y6, Y0
+	VFMADD231PS  Y5, Y6, Y1
+	VBROADCASTSD 8(AX), Y7
+	VFMADD231PS  Y4, Y7, Y2
+	VFMADD231PS  Y5, Y7, Y3
+	ADDQ         R10, AX
+	ADDQ         R9, SI
+	DECQ         DX
+	JNE          k2
+	MOVQ         (R11), R13
+	VMOVUPS      Y0, (CX)(R13*4)
+	VMOVUPS      Y1, (R8)(R13*4)
+	MOVQ         8(R11), R13
+	VMOVUPS      Y2, (CX)(R13*4)
+	VMOVUPS      Y3, (R8)(R13*4)
+	ADDQ         $0x20, BX
+	ADDQ         $0x20, CX
+	ADDQ         $0x20, R8
+	DECQ         R12
+	JNE          real2
+	MOVQ         bins+144(FP), R12
+	TESTQ        R12, R12
+	JE           end2
+
+complex2:
+	MOVQ   BX, SI
+	MOVQ   k+120(FP), DX
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+
+k1_2:
+	VMOVSLDUP    (SI), Y4
+	VMOVSHDUP    (SI), Y5
+	VBROADCASTSD (AX), Y6
+	VFMADD231PS  Y4, Y6, Y0
+	VFMADD231PS  Y5, Y6, Y1
+	VBROADCASTSD 8(AX), Y7
+	VFMADD231PS  Y4, Y7, Y2
+	VFMADD231PS  Y5, Y7, Y3
+	ADDQ         R10, AX
+	ADDQ         R9, SI
+	DECQ         DX
+	JNE          k1_2
+	MOVQ         (R11), R13
+	VMOVUPS      Y0, (CX)(R13*4)
+	VMOVUPS      Y1, (R8)(R13*4)
+	MOVQ         8(R11), R13
+	VMOVUPS      Y2, (CX)(R13*4)
+	VMOVUPS      Y3, (R8)(R13*4)
+	ADDQ         $0x20, BX
+	ADDQ         $0x20, CX
+	ADDQ         $0x20, R8
+	MOVQ         BX, SI
+	MOVQ         k+120(FP), DX
+	VXORPS       Y0, Y0, Y0
+	VXORPS       Y1, Y1, Y1
+	VXORPS       Y2, Y2, Y2
+	VXORPS       Y3, Y3, Y3
+
+k2_2:
+	VMOVSLDUP    (SI), Y4
+	VMOVSHDUP    (SI), Y5
+	VBROADCASTSD (DI), Y6
+	VFMADD231PS  Y4, Y6, Y0
+	VFMADD231PS  Y5, Y6, Y1
+	VBROADCASTSD 8(DI), Y7
+	VFMADD231PS  Y4, Y7, Y2
+	VFMADD231PS  Y5, Y7, Y3
+	ADDQ         R10, DI
+	ADDQ         R9, SI
+	DECQ         DX
+	JNE          k2_2
+	MOVQ         (R11), R13
+	VMOVUPS      Y0, (CX)(R13*4)
+	VMOVUPS      Y1, (R8)(R13*4)
+	MOVQ         8(R11), R13
+	VMOVUPS      Y2, (CX)(R13*4)
+	VMOVUPS      Y3, (R8)(R13*4)
+	ADDQ         $0x20, BX
+	ADDQ         $0x20, CX
+	ADDQ         $0x20, R8
+	MOVQ         BX, SI
+	MOVQ         k+120(FP), DX
+	VXORPS       Y0, Y0, Y0
+	VXORPS       Y1, Y1, Y1
+	VXORPS       Y2, Y2, Y2
+	VXORPS       Y3, Y3, Y3
+
+k3_2:
+	VMOVSLDUP    (SI), Y4
+	VMOVSHDUP    (SI), Y5
+	VBROADCASTSD (AX), Y6
+	VFMADD231PS  Y4, Y6, Y0
+	VFMADD231PS  Y5, Y6, Y1
+	VBROADCASTSD 8(AX), Y7
+	VFMADD231PS  Y4, Y7, Y2
+	VFMADD231PS  Y5, Y7, Y3
+	ADDQ         R10, AX
+	ADDQ         R9, SI
+	DECQ         DX
+	JNE          k3_2
+	MOVQ         (R11), R13
+	VMOVUPS      Y0, (CX)(R13*4)
+	VMOVUPS      Y1, (R8)(R13*4)
+	MOVQ         8(R11), R13
+	VMOVUPS      Y2, (CX)(R13*4)
+	VMOVUPS      Y3, (R8)(R13*4)
+	ADDQ         $0x20, BX
+	ADDQ         $0x20, CX
+	ADDQ         $0x20, R8
+	DECQ         R12
+	JNE          complex2
+
+end2:
+	VZEROUPPER
+	RET
+
+not2:
+	MOVQ bins+144(FP), R12
+	NEGQ R12
+	LEAQ (R12)(R12*2), R12
+	ADDQ planes+136(FP), R12
+
+real1:
+	MOVQ   BX, SI
+	MOVQ   k+120(FP), DX
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 
-k2x1:
-	VMOVUPS      (SI), Y2
-	VBROADCASTSS (AX), Y3
-	VFMADD231PS  Y2, Y3, Y0
-	VBROADCASTSS 4(AX), Y4
-	VFMADD231PS  Y2, Y4, Y1
-	ADDQ         $0x08, AX
-	ADDQ         R8, SI
+k1:
+	VMOVSLDUP    (SI), Y2
+	VMOVSHDUP    (SI), Y3
+	VBROADCASTSD (AX), Y4
+	VFMADD231PS  Y2, Y4, Y0
+	VFMADD231PS  Y3, Y4, Y1
+	ADDQ         R10, AX
+	ADDQ         R9, SI
 	DECQ         DX
-	JNE          k2x1
-	VMOVUPS      Y0, (DI)
-	ADDQ         R8, DI
-	VMOVUPS      Y1, (DI)
-	ADDQ         R8, DI
-	DECQ         R11
-	JNE          panel2x1
+	JNE          k1
+	MOVQ         (R11), R13
+	VMOVUPS      Y0, (CX)(R13*4)
+	VMOVUPS      Y1, (R8)(R13*4)
 	ADDQ         $0x20, BX
 	ADDQ         $0x20, CX
+	ADDQ         $0x20, R8
 	DECQ         R12
-	JNE          plane2x1
-	VZEROUPPER
-	RET
+	JNE          real1
+	MOVQ         bins+144(FP), R12
+	TESTQ        R12, R12
+	JE           end1
 
-plane2x1_not:
-plane1x1:
-	MOVQ panels+88(FP), R11
-	MOVQ CX, DI
-
-panel1x1:
+complex1:
 	MOVQ   BX, SI
-	MOVQ   k+72(FP), DX
+	MOVQ   k+120(FP), DX
 	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
 
-k1x1:
-	VMOVUPS      (SI), Y1
-	VBROADCASTSS (AX), Y2
-	VFMADD231PS  Y1, Y2, Y0
-	ADDQ         $0x04, AX
-	ADDQ         R8, SI
+k1_1:
+	VMOVSLDUP    (SI), Y2
+	VMOVSHDUP    (SI), Y3
+	VBROADCASTSD (AX), Y4
+	VFMADD231PS  Y2, Y4, Y0
+	VFMADD231PS  Y3, Y4, Y1
+	ADDQ         R10, AX
+	ADDQ         R9, SI
 	DECQ         DX
-	JNE          k1x1
-	VMOVUPS      Y0, (DI)
-	ADDQ         R8, DI
-	DECQ         R11
-	JNE          panel1x1
+	JNE          k1_1
+	MOVQ         (R11), R13
+	VMOVUPS      Y0, (CX)(R13*4)
+	VMOVUPS      Y1, (R8)(R13*4)
 	ADDQ         $0x20, BX
 	ADDQ         $0x20, CX
+	ADDQ         $0x20, R8
+	MOVQ         BX, SI
+	MOVQ         k+120(FP), DX
+	VXORPS       Y0, Y0, Y0
+	VXORPS       Y1, Y1, Y1
+
+k2_1:
+	VMOVSLDUP    (SI), Y2
+	VMOVSHDUP    (SI), Y3
+	VBROADCASTSD (DI), Y4
+	VFMADD231PS  Y2, Y4, Y0
+	VFMADD231PS  Y3, Y4, Y1
+	ADDQ         R10, DI
+	ADDQ         R9, SI
+	DECQ         DX
+	JNE          k2_1
+	MOVQ         (R11), R13
+	VMOVUPS      Y0, (CX)(R13*4)
+	VMOVUPS      Y1, (R8)(R13*4)
+	ADDQ         $0x20, BX
+	ADDQ         $0x20, CX
+	ADDQ         $0x20, R8
+	MOVQ         BX, SI
+	MOVQ         k+120(FP), DX
+	VXORPS       Y0, Y0, Y0
+	VXORPS       Y1, Y1, Y1
+
+k3_1:
+	VMOVSLDUP    (SI), Y2
+	VMOVSHDUP    (SI), Y3
+	VBROADCASTSD (AX), Y4
+	VFMADD231PS  Y2, Y4, Y0
+	VFMADD231PS  Y3, Y4, Y1
+	ADDQ         R10, AX
+	ADDQ         R9, SI
+	DECQ         DX
+	JNE          k3_1
+	MOVQ         (R11), R13
+	VMOVUPS      Y0, (CX)(R13*4)
+	VMOVUPS      Y1, (R8)(R13*4)
+	ADDQ         $0x20, BX
+	ADDQ         $0x20, CX
+	ADDQ         $0x20, R8
 	DECQ         R12
-	JNE          plane1x1
+	JNE          complex1
+
+end1:
 	VZEROUPPER
 	RET
 
-// func circulantRowAVX2(y []float32, w []float32, x []float32, k int, unit int, planes int, vecs int, bins int)
+// func circulantPairsAVX2(y []float32, w []float32, x []float32, at []int, k int, stride int, planes int, bins int)
 // Requires: AVX, FMA3
-TEXT ·circulantRowAVX2(SB), NOSPLIT, $0-112
+TEXT ·circulantPairsAVX2(SB), NOSPLIT, $0-128
 	MOVQ   w_base+24(FP), AX
 	MOVQ   x_base+48(FP), BX
 	MOVQ   y_base+0(FP), CX
-	MOVQ   planes+88(FP), R12
-	MOVQ   unit+80(FP), R9
-	IMUL3Q $0x00000020, R12, R8
-	MOVQ   R8, R14
-	IMULQ  R9, R14
-	MOVQ   vecs+96(FP), DX
+	MOVQ   at_base+72(FP), R10
+	MOVQ   stride+104(FP), R9
+	SHLQ   $0x02, R9
+	MOVQ   planes+112(FP), R8
+	IMUL3Q $0x00000020, R8, R8
+	MOVQ   at_len+80(FP), R12
+	CMPQ   R12, $0x03
+	JNE    not3
+	MOVQ   bins+120(FP), R11
+	NEGQ   R11
+	LEAQ   (R11)(R11*2), R11
+	ADDQ   planes+112(FP), R11
+
+real3:
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	MOVQ   k+96(FP), DX
+	MOVQ   BX, SI
+
+realBlock3:
+	VMOVUPS      (SI), Y3
+	VBROADCASTSD (AX), Y4
+	VFMADD231PS  Y4, Y3, Y0
+	VBROADCASTSD 8(AX), Y4
+	VFMADD231PS  Y4, Y3, Y1
+	VBROADCASTSD 16(AX), Y4
+	VFMADD231PS  Y4, Y3, Y2
+	ADDQ         R9, AX
+	ADDQ         R8, SI
+	DECQ         DX
+	JNE          realBlock3
+	MOVQ         (R10), R12
+	VMOVUPS      Y0, (CX)(R12*4)
+	MOVQ         8(R10), R12
+	VMOVUPS      Y1, (CX)(R12*4)
+	MOVQ         16(R10), R12
+	VMOVUPS      Y2, (CX)(R12*4)
+	ADDQ         $0x20, BX
+	ADDQ         $0x20, CX
+	DECQ         R11
+	JNE          real3
+	MOVQ         bins+120(FP), R11
+	TESTQ        R11, R11
+	JE           end3
+
+complex3:
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+	VXORPS Y4, Y4, Y4
+	VXORPS Y5, Y5, Y5
+	VXORPS Y6, Y6, Y6
+	VXORPS Y7, Y7, Y7
+	VXORPS Y8, Y8, Y8
+	MOVQ   R9, DI
+	IMULQ  k+96(FP), DI
+	ADDQ   AX, DI
+	MOVQ   k+96(FP), DX
+	MOVQ   BX, SI
+
+complexBlock3:
+	VMOVUPS      (SI), Y9
+	VMOVUPS      32(SI), Y10
+	VMOVUPS      64(SI), Y11
+	VBROADCASTSD (AX), Y12
+	VBROADCASTSD (DI), Y14
+	VSUBPS       Y12, Y14, Y13
+	VSUBPS       Y12, Y13, Y13
+	VFMADD231PS  Y12, Y9, Y0
+	VFMADD231PS  Y13, Y10, Y1
+	VFMADD231PS  Y14, Y11, Y2
+	VBROADCASTSD 8(AX), Y12
+	VBROADCASTSD 8(DI), Y14
+	VSUBPS       Y12, Y14, Y13
+	VSUBPS       Y12, Y13, Y13
+	VFMADD231PS  Y12, Y9, Y3
+	VFMADD231PS  Y13, Y10, Y4
+	VFMADD231PS  Y14, Y11, Y5
+	VBROADCASTSD 16(AX), Y12
+	VBROADCASTSD 16(DI), Y14
+	VSUBPS       Y12, Y14, Y13
+	VSUBPS       Y12, Y13, Y13
+	VFMADD231PS  Y12, Y9, Y6
+	VFMADD231PS  Y13, Y10, Y7
+	VFMADD231PS  Y14, Y11, Y8
+	ADDQ         R9, AX
+	ADDQ         R9, DI
+	ADDQ         R8, SI
+	DECQ         DX
+	JNE          complexBlock3
+	MOVQ         DI, AX
+	MOVQ         (R10), R12
+	VMOVUPS      Y0, (CX)(R12*4)
+	VMOVUPS      Y1, 32(CX)(R12*4)
+	VMOVUPS      Y2, 64(CX)(R12*4)
+	MOVQ         8(R10), R12
+	VMOVUPS      Y3, (CX)(R12*4)
+	VMOVUPS      Y4, 32(CX)(R12*4)
+	VMOVUPS      Y5, 64(CX)(R12*4)
+	MOVQ         16(R10), R12
+	VMOVUPS      Y6, (CX)(R12*4)
+	VMOVUPS      Y7, 32(CX)(R12*4)
+	VMOVUPS      Y8, 64(CX)(R12*4)
+	ADDQ         $0x00000060, BX
+	ADDQ         $0x00000060, CX
+	DECQ         R11
+	JNE          complex3
+
+end3:
+	VZEROUPPER
+	RET
+
+not3:
+	MOVQ at_len+80(FP), R12
+	CMPQ R12, $0x02
+	JNE  not2
+	MOVQ bins+120(FP), R11
+	NEGQ R11
+	LEAQ (R11)(R11*2), R11
+	ADDQ planes+112(FP), R11
+
+real2:
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	MOVQ   k+96(FP), DX
+	MOVQ   BX, SI
+
+realBlock2:
+	VMOVUPS      (SI), Y2
+	VBROADCASTSD (AX), Y3
+	VFMADD231PS  Y3, Y2, Y0
+	VBROADCASTSD 8(AX), Y3
+	VFMADD231PS  Y3, Y2, Y1
+	ADDQ         R9, AX
+	ADDQ         R8, SI
+	DECQ         DX
+	JNE          realBlock2
+	MOVQ         (R10), R12
+	VMOVUPS      Y0, (CX)(R12*4)
+	MOVQ         8(R10), R12
+	VMOVUPS      Y1, (CX)(R12*4)
+	ADDQ         $0x20, BX
+	ADDQ         $0x20, CX
+	DECQ         R11
+	JNE          real2
+	MOVQ         bins+120(FP), R11
+	TESTQ        R11, R11
+	JE           end2
+
+complex2:
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+	VXORPS Y4, Y4, Y4
+	VXORPS Y5, Y5, Y5
+	MOVQ   R9, DI
+	IMULQ  k+96(FP), DI
+	ADDQ   AX, DI
+	MOVQ   k+96(FP), DX
+	MOVQ   BX, SI
+
+complexBlock2:
+	VMOVUPS      (SI), Y6
+	VMOVUPS      32(SI), Y7
+	VMOVUPS      64(SI), Y8
+	VBROADCASTSD (AX), Y9
+	VBROADCASTSD (DI), Y11
+	VSUBPS       Y9, Y11, Y10
+	VSUBPS       Y9, Y10, Y10
+	VFMADD231PS  Y9, Y6, Y0
+	VFMADD231PS  Y10, Y7, Y1
+	VFMADD231PS  Y11, Y8, Y2
+	VBROADCASTSD 8(AX), Y9
+	VBROADCASTSD 8(DI), Y11
+	VSUBPS       Y9, Y11, Y10
+	VSUBPS       Y9, Y10, Y10
+	VFMADD231PS  Y9, Y6, Y3
+	VFMADD231PS  Y10, Y7, Y4
+	VFMADD231PS  Y11, Y8, Y5
+	ADDQ         R9, AX
+	ADDQ         R9, DI
+	ADDQ         R8, SI
+	DECQ         DX
+	JNE          complexBlock2
+	MOVQ         DI, AX
+	MOVQ         (R10), R12
+	VMOVUPS      Y0, (CX)(R12*4)
+	VMOVUPS      Y1, 32(CX)(R12*4)
+	VMOVUPS      Y2, 64(CX)(R12*4)
+	MOVQ         8(R10), R12
+	VMOVUPS      Y3, (CX)(R12*4)
+	VMOVUPS      Y4, 32(CX)(R12*4)
+	VMOVUPS      Y5, 64(CX)(R12*4)
+	ADDQ         $0x00000060, BX
+	ADDQ         $0x00000060, CX
+	DECQ         R11
+	JNE          complex2
+
+end2:
+	VZEROUPPER
+	RET
+
+not2:
+	MOVQ bins+120(FP), R11
+	NEGQ R11
+	LEAQ (R11)(R11*2), R11
+	ADDQ planes+112(FP), R11
+
+real1:
+	VXORPS Y0, Y0, Y0
+	MOVQ   k+96(FP), DX
+	MOVQ   BX, SI
+
+realBlock1:
+	VMOVUPS      (SI), Y1
+	VBROADCASTSD (AX), Y2
+	VFMADD231PS  Y2, Y1, Y0
+	ADDQ         R9, AX
+	ADDQ         R8, SI
+	DECQ         DX
+	JNE          realBlock1
+	MOVQ         (R10), R12
+	VMOVUPS      Y0, (CX)(R12*4)
+	ADDQ         $0x20, BX
+	ADDQ         $0x20, CX
+	DECQ         R11
+	JNE          real1
+	MOVQ         bins+120(FP), R11
+	TESTQ        R11, R11
+	JE           end1
+
+complex1:
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	MOVQ   R9, DI
+	IMULQ  k+96(FP), DI
+	ADDQ   AX, DI
+	MOVQ   k+96(FP), DX
+	MOVQ   BX, SI
+
+complexBlock1:
+	VMOVUPS      (SI), Y3
+	VMOVUPS      32(SI), Y4
+	VMOVUPS      64(SI), Y5
+	VBROADCASTSD (AX), Y6
+	VBROADCASTSD (DI), Y8
+	VSUBPS       Y6, Y8, Y7
+	VSUBPS       Y6, Y7, Y7
+	VFMADD231PS  Y6, Y3, Y0
+	VFMADD231PS  Y7, Y4, Y1
+	VFMADD231PS  Y8, Y5, Y2
+	ADDQ         R9, AX
+	ADDQ         R9, DI
+	ADDQ         R8, SI
+	DECQ         DX
+	JNE          complexBlock1
+	MOVQ         DI, AX
+	MOVQ         (R10), R12
+	VMOVUPS      Y0, (CX)(R12*4)
+	VMOVUPS      Y1, 32(CX)(R12*4)
+	VMOVUPS      Y2, 64(CX)(R12*4)
+	ADDQ         $0x00000060, BX
+	ADDQ         $0x00000060, CX
+	DECQ         R11
+	JNE          complex1
+
+end1:
+	VZEROUPPER
+	RET
+
+// func circulantRowAVX2(y []float32, w []float32, x []float32, k int, unit int, stride int, spacing int, vecs int, planes int, bins int)
+// Requires: AVX, FMA3
+TEXT ·circulantRowAVX2(SB), NOSPLIT, $0-128
+	MOVQ   w_base+24(FP), AX
+	MOVQ   x_base+48(FP), BX
+	MOVQ   y_base+0(FP), CX
+	MOVQ   stride+88(FP), R9
+	SHLQ   $0x02, R9
+	MOVQ   spacing+96(FP), R14
+	SHLQ   $0x02, R14
+	MOVQ   planes+112(FP), R8
+	IMUL3Q $0x00000020, R8, R8
+	MOVQ   vecs+104(FP), DX
 	CMPQ   DX, $0x03
 	JNE    not3
-	MOVQ   bins+104(FP), DX
-	LEAQ   (DX)(DX*2), DX
-	MOVQ   planes+88(FP), R12
-	SUBQ   DX, R12
+	MOVQ   bins+120(FP), R12
+	NEGQ   R12
+	LEAQ   (R12)(R12*2), R12
+	ADDQ   planes+112(FP), R12
 
 real3:
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
 	MOVQ   k+72(FP), DX
-	MOVQ   BX, R13
+	MOVQ   BX, SI
 
-real3tile:
-	MOVQ R13, SI
+realBlock3tile:
 	MOVQ $0x00000008, R11
 
-real3row:
+realBlock3row:
 	MOVQ SI, DI
-	MOVQ R9, R10
+	MOVQ unit+80(FP), R10
 
-real3block:
+realBlock3block:
 	VBROADCASTSS (DI), Y3
-	VFMADD231PS  (AX), Y3, Y0
-	VFMADD231PS  32(AX), Y3, Y1
-	VFMADD231PS  64(AX), Y3, Y2
-	ADDQ         $0x00000060, AX
+	VMOVUPS      (AX), Y4
+	VFMADD231PS  Y4, Y3, Y0
+	VMOVUPS      (AX)(R14*1), Y4
+	VFMADD231PS  Y4, Y3, Y1
+	VMOVUPS      (AX)(R14*2), Y4
+	VFMADD231PS  Y4, Y3, Y2
+	ADDQ         R9, AX
 	DECQ         DX
-	JE           real3done
+	JE           realBlock3done
 	ADDQ         R8, DI
 	DECQ         R10
-	JNE          real3block
+	JNE          realBlock3block
 	ADDQ         $0x04, SI
 	DECQ         R11
-	JNE          real3row
-	ADDQ         R14, R13
-	JMP          real3tile
+	JNE          realBlock3row
+	LEAQ         -28(DI), SI
+	JMP          realBlock3tile
 
-real3done:
+realBlock3done:
 	MOVQ    CX, SI
 	VMOVUPS Y0, (SI)
 	ADDQ    R8, SI
@@ -22924,7 +26557,7 @@ real3done:
 	ADDQ    $0x20, CX
 	DECQ    R12
 	JNE     real3
-	MOVQ    bins+104(FP), R12
+	MOVQ    bins+120(FP), R12
 	TESTQ   R12, R12
 	JE      end3
 
@@ -22938,55 +26571,59 @@ complex3:
 	VXORPS Y6, Y6, Y6
 	VXORPS Y7, Y7, Y7
 	VXORPS Y8, Y8, Y8
+	MOVQ   R9, R13
+	IMULQ  k+72(FP), R13
+	ADDQ   AX, R13
 	MOVQ   k+72(FP), DX
-	MOVQ   BX, R13
+	MOVQ   BX, SI
 
-complex3tile:
-	MOVQ R13, SI
+complexBlock3tile:
 	MOVQ $0x00000008, R11
 
-complex3row:
+complexBlock3row:
 	MOVQ SI, DI
-	MOVQ R9, R10
+	MOVQ unit+80(FP), R10
 
-complex3block:
+complexBlock3block:
 	VBROADCASTSS (DI), Y9
 	VBROADCASTSS 32(DI), Y10
 	VBROADCASTSS 64(DI), Y11
 	VMOVUPS      (AX), Y12
-	VMOVUPS      96(AX), Y13
-	VSUBPS       Y12, Y13, Y14
-	VADDPS       Y13, Y12, Y15
+	VMOVUPS      (R13), Y14
+	VSUBPS       Y12, Y14, Y13
+	VSUBPS       Y12, Y13, Y13
 	VFMADD231PS  Y12, Y9, Y0
-	VFMADD231PS  Y14, Y10, Y1
-	VFMADD231PS  Y15, Y11, Y2
-	VMOVUPS      32(AX), Y12
-	VMOVUPS      128(AX), Y13
-	VSUBPS       Y12, Y13, Y14
-	VADDPS       Y13, Y12, Y15
+	VFMADD231PS  Y13, Y10, Y1
+	VFMADD231PS  Y14, Y11, Y2
+	VMOVUPS      (AX)(R14*1), Y12
+	VMOVUPS      (R13)(R14*1), Y14
+	VSUBPS       Y12, Y14, Y13
+	VSUBPS       Y12, Y13, Y13
 	VFMADD231PS  Y12, Y9, Y3
-	VFMADD231PS  Y14, Y10, Y4
-	VFMADD231PS  Y15, Y11, Y5
-	VMOVUPS      64(AX), Y12
-	VMOVUPS      160(AX), Y13
-	VSUBPS       Y12, Y13, Y14
-	VADDPS       Y13, Y12, Y15
+	VFMADD231PS  Y13, Y10, Y4
+	VFMADD231PS  Y14, Y11, Y5
+	VMOVUPS      (AX)(R14*2), Y12
+	VMOVUPS      (R13)(R14*2), Y14
+	VSUBPS       Y12, Y14, Y13
+	VSUBPS       Y12, Y13, Y13
 	VFMADD231PS  Y12, Y9, Y6
-	VFMADD231PS  Y14, Y10, Y7
-	VFMADD231PS  Y15, Y11, Y8
-	ADDQ         $0x000000c0, AX
+	VFMADD231PS  Y13, Y10, Y7
+	VFMADD231PS  Y14, Y11, Y8
+	ADDQ         R9, AX
+	ADDQ         R9, R13
 	DECQ         DX
-	JE           complex3done
+	JE           complexBlock3done
 	ADDQ         R8, DI
 	DECQ         R10
-	JNE          complex3block
+	JNE          complexBlock3block
 	ADDQ         $0x04, SI
 	DECQ         R11
-	JNE          complex3row
-	ADDQ         R14, R13
-	JMP          complex3tile
+	JNE          complexBlock3row
+	LEAQ         -28(DI), SI
+	JMP          complexBlock3tile
 
-complex3done:
+complexBlock3done:
+	MOVQ    R13, AX
 	MOVQ    CX, SI
 	VMOVUPS Y0, (SI)
 	VMOVUPS Y1, 32(SI)
@@ -23009,45 +26646,46 @@ end3:
 	RET
 
 not3:
-	MOVQ vecs+96(FP), DX
+	MOVQ vecs+104(FP), DX
 	CMPQ DX, $0x02
 	JNE  not2
-	MOVQ bins+104(FP), DX
-	LEAQ (DX)(DX*2), DX
-	MOVQ planes+88(FP), R12
-	SUBQ DX, R12
+	MOVQ bins+120(FP), R12
+	NEGQ R12
+	LEAQ (R12)(R12*2), R12
+	ADDQ planes+112(FP), R12
 
 real2:
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	MOVQ   k+72(FP), DX
-	MOVQ   BX, R13
+	MOVQ   BX, SI
 
-real2tile:
-	MOVQ R13, SI
+realBlock2tile:
 	MOVQ $0x00000008, R11
 
-real2row:
+realBlock2row:
 	MOVQ SI, DI
-	MOVQ R9, R10
+	MOVQ unit+80(FP), R10
 
-real2block:
+realBlock2block:
 	VBROADCASTSS (DI), Y2
-	VFMADD231PS  (AX), Y2, Y0
-	VFMADD231PS  32(AX), Y2, Y1
-	ADDQ         $0x00000040, AX
+	VMOVUPS      (AX), Y3
+	VFMADD231PS  Y3, Y2, Y0
+	VMOVUPS      (AX)(R14*1), Y3
+	VFMADD231PS  Y3, Y2, Y1
+	ADDQ         R9, AX
 	DECQ         DX
-	JE           real2done
+	JE           realBlock2done
 	ADDQ         R8, DI
 	DECQ         R10
-	JNE          real2block
+	JNE          realBlock2block
 	ADDQ         $0x04, SI
 	DECQ         R11
-	JNE          real2row
-	ADDQ         R14, R13
-	JMP          real2tile
+	JNE          realBlock2row
+	LEAQ         -28(DI), SI
+	JMP          realBlock2tile
 
-real2done:
+realBlock2done:
 	MOVQ    CX, SI
 	VMOVUPS Y0, (SI)
 	ADDQ    R8, SI
@@ -23056,7 +26694,7 @@ real2done:
 	ADDQ    $0x20, CX
 	DECQ    R12
 	JNE     real2
-	MOVQ    bins+104(FP), R12
+	MOVQ    bins+120(FP), R12
 	TESTQ   R12, R12
 	JE      end2
 
@@ -23067,48 +26705,52 @@ complex2:
 	VXORPS Y3, Y3, Y3
 	VXORPS Y4, Y4, Y4
 	VXORPS Y5, Y5, Y5
+	MOVQ   R9, R13
+	IMULQ  k+72(FP), R13
+	ADDQ   AX, R13
 	MOVQ   k+72(FP), DX
-	MOVQ   BX, R13
+	MOVQ   BX, SI
 
-complex2tile:
-	MOVQ R13, SI
+complexBlock2tile:
 	MOVQ $0x00000008, R11
 
-complex2row:
+complexBlock2row:
 	MOVQ SI, DI
-	MOVQ R9, R10
+	MOVQ unit+80(FP), R10
 
-complex2block:
+complexBlock2block:
 	VBROADCASTSS (DI), Y6
 	VBROADCASTSS 32(DI), Y7
 	VBROADCASTSS 64(DI), Y8
 	VMOVUPS      (AX), Y9
-	VMOVUPS      64(AX), Y10
-	VSUBPS       Y9, Y10, Y11
-	VADDPS       Y10, Y9, Y12
+	VMOVUPS      (R13), Y11
+	VSUBPS       Y9, Y11, Y10
+	VSUBPS       Y9, Y10, Y10
 	VFMADD231PS  Y9, Y6, Y0
-	VFMADD231PS  Y11, Y7, Y1
-	VFMADD231PS  Y12, Y8, Y2
-	VMOVUPS      32(AX), Y9
-	VMOVUPS      96(AX), Y10
-	VSUBPS       Y9, Y10, Y11
-	VADDPS       Y10, Y9, Y12
+	VFMADD231PS  Y10, Y7, Y1
+	VFMADD231PS  Y11, Y8, Y2
+	VMOVUPS      (AX)(R14*1), Y9
+	VMOVUPS      (R13)(R14*1), Y11
+	VSUBPS       Y9, Y11, Y10
+	VSUBPS       Y9, Y10, Y10
 	VFMADD231PS  Y9, Y6, Y3
-	VFMADD231PS  Y11, Y7, Y4
-	VFMADD231PS  Y12, Y8, Y5
-	ADDQ         $0x00000080, AX
+	VFMADD231PS  Y10, Y7, Y4
+	VFMADD231PS  Y11, Y8, Y5
+	ADDQ         R9, AX
+	ADDQ         R9, R13
 	DECQ         DX
-	JE           complex2done
+	JE           complexBlock2done
 	ADDQ         R8, DI
 	DECQ         R10
-	JNE          complex2block
+	JNE          complexBlock2block
 	ADDQ         $0x04, SI
 	DECQ         R11
-	JNE          complex2row
-	ADDQ         R14, R13
-	JMP          complex2tile
+	JNE          complexBlock2row
+	LEAQ         -28(DI), SI
+	JMP          complexBlock2tile
 
-complex2done:
+complexBlock2done:
+	MOVQ    R13, AX
 	MOVQ    CX, SI
 	VMOVUPS Y0, (SI)
 	VMOVUPS Y1, 32(SI)
@@ -23127,47 +26769,47 @@ end2:
 	RET
 
 not2:
-	MOVQ bins+104(FP), DX
-	LEAQ (DX)(DX*2), DX
-	MOVQ planes+88(FP), R12
-	SUBQ DX, R12
+	MOVQ bins+120(FP), R12
+	NEGQ R12
+	LEAQ (R12)(R12*2), R12
+	ADDQ planes+112(FP), R12
 
 real1:
 	VXORPS Y0, Y0, Y0
 	MOVQ   k+72(FP), DX
-	MOVQ   BX, R13
+	MOVQ   BX, SI
 
-real1tile:
-	MOVQ R13, SI
+realBlock1tile:
 	MOVQ $0x00000008, R11
 
-real1row:
+realBlock1row:
 	MOVQ SI, DI
-	MOVQ R9, R10
+	MOVQ unit+80(FP), R10
 
-real1block:
+realBlock1block:
 	VBROADCASTSS (DI), Y1
-	VFMADD231PS  (AX), Y1, Y0
-	ADDQ         $0x00000020, AX
+	VMOVUPS      (AX), Y2
+	VFMADD231PS  Y2, Y1, Y0
+	ADDQ         R9, AX
 	DECQ         DX
-	JE           real1done
+	JE           realBlock1done
 	ADDQ         R8, DI
 	DECQ         R10
-	JNE          real1block
+	JNE          realBlock1block
 	ADDQ         $0x04, SI
 	DECQ         R11
-	JNE          real1row
-	ADDQ         R14, R13
-	JMP          real1tile
+	JNE          realBlock1row
+	LEAQ         -28(DI), SI
+	JMP          realBlock1tile
 
-real1done:
+realBlock1done:
 	MOVQ    CX, SI
 	VMOVUPS Y0, (SI)
 	ADDQ    $0x20, BX
 	ADDQ    $0x20, CX
 	DECQ    R12
 	JNE     real1
-	MOVQ    bins+104(FP), R12
+	MOVQ    bins+120(FP), R12
 	TESTQ   R12, R12
 	JE      end1
 
@@ -23175,41 +26817,45 @@ complex1:
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
+	MOVQ   R9, R13
+	IMULQ  k+72(FP), R13
+	ADDQ   AX, R13
 	MOVQ   k+72(FP), DX
-	MOVQ   BX, R13
+	MOVQ   BX, SI
 
-complex1tile:
-	MOVQ R13, SI
+complexBlock1tile:
 	MOVQ $0x00000008, R11
 
-complex1row:
+complexBlock1row:
 	MOVQ SI, DI
-	MOVQ R9, R10
+	MOVQ unit+80(FP), R10
 
-complex1block:
+complexBlock1block:
 	VBROADCASTSS (DI), Y3
 	VBROADCASTSS 32(DI), Y4
 	VBROADCASTSS 64(DI), Y5
 	VMOVUPS      (AX), Y6
-	VMOVUPS      32(AX), Y7
-	VSUBPS       Y6, Y7, Y8
-	VADDPS       Y7, Y6, Y9
+	VMOVUPS      (R13), Y8
+	VSUBPS       Y6, Y8, Y7
+	VSUBPS       Y6, Y7, Y7
 	VFMADD231PS  Y6, Y3, Y0
-	VFMADD231PS  Y8, Y4, Y1
-	VFMADD231PS  Y9, Y5, Y2
-	ADDQ         $0x00000040, AX
+	VFMADD231PS  Y7, Y4, Y1
+	VFMADD231PS  Y8, Y5, Y2
+	ADDQ         R9, AX
+	ADDQ         R9, R13
 	DECQ         DX
-	JE           complex1done
+	JE           complexBlock1done
 	ADDQ         R8, DI
 	DECQ         R10
-	JNE          complex1block
+	JNE          complexBlock1block
 	ADDQ         $0x04, SI
 	DECQ         R11
-	JNE          complex1row
-	ADDQ         R14, R13
-	JMP          complex1tile
+	JNE          complexBlock1row
+	LEAQ         -28(DI), SI
+	JMP          complexBlock1tile
 
-complex1done:
+complexBlock1done:
+	MOVQ    R13, AX
 	MOVQ    CX, SI
 	VMOVUPS Y0, (SI)
 	VMOVUPS Y1, 32(SI)

@@ -45,18 +45,31 @@ func transformError(b int) float64 {
 	return 3 * 0x1p-24 * math.Sqrt(2*(steps+1)*float64(b))
 }
 
+// rowsOf are the ways in which the rows of a tile lie: tokens one after the other,
+// pairs of groups, equal pairs, and parts of one token.
+func rowsOf(c *Circulant, groups int) []Rows {
+	cols := c.Columns()
+	ld := groups * cols
+	return []Rows{
+		{Odd: ld, Pair: 2 * ld, Group: cols},
+		{Odd: ld + 3, Pair: 2*ld + 6, Group: cols},
+		{Odd: cols, Pair: 2*ld + 1, Group: 2 * cols},
+		{Odd: 0, Pair: ld, Group: cols},
+		{Odd: cols, Pair: 2 * cols, Group: c.lanes * cols},
+	}
+}
+
 func TestCirculantForward(t *testing.T) {
 	eachCirculant(t, func(t *testing.T, c *Circulant, rng *rand.Rand) {
 		b, lanes, planes := c.b, c.lanes, c.Planes()
 		for groups := range 4 {
-			for _, spare := range []int{0, 3} {
-				ld := groups*c.Columns() + spare
-				x := newGuarded(max(0, (lanes-1)*ld+groups*c.Columns()), spare)
+			for spare, rows := range rowsOf(c, groups) {
+				x := newGuarded(max(0, rows.at(lanes-1)+(groups-1)*rows.Group+c.Columns()), spare)
 				copy(x.s, randoms(rng, len(x.s)))
 				blocks := groups * c.GroupBlocks()
 				dst := newGuarded(blocks*planes*lanes, spare)
 				scratch := newGuarded(c.Scratch(), spare)
-				c.Forward(dst.s, x.s, ld, groups, scratch.s)
+				c.Forward(dst.s, x.s, rows, groups, scratch.s)
 				x.check(t)
 				dst.check(t)
 				scratch.check(t)
@@ -64,7 +77,7 @@ func TestCirculantForward(t *testing.T) {
 					for f := range b/2 + 1 {
 						for r := range lanes {
 							var re, im float64
-							for k, v := range x.s[r*ld+j*b:][:b] {
+							for k, v := range x.s[rows.at(r)+j/c.GroupBlocks()*rows.Group+j%c.GroupBlocks()*b:][:b] {
 								sin, cos := sincosTurn(f*k%b, b)
 								re += cos * float64(v)
 								im -= sin * float64(v)
@@ -76,7 +89,7 @@ func TestCirculantForward(t *testing.T) {
 									bound *= math.Sqrt2
 								}
 								if !(math.Abs(got-want) <= bound) {
-									t.Fatalf("%d groups: block %d, row %d, bin %d: %s = %g, want %g ± %g", groups, j, r, f, name, got, want, bound)
+									t.Fatalf("%d groups, %+v: block %d, row %d, bin %d: %s = %g, want %g ± %g", groups, rows, j, r, f, name, got, want, bound)
 								}
 							}
 							switch {
@@ -102,40 +115,49 @@ func TestCirculantInverse(t *testing.T) {
 	eachCirculant(t, func(t *testing.T, c *Circulant, rng *rand.Rand) {
 		b, lanes, planes := c.b, c.lanes, c.Planes()
 		for groups := range 4 {
-			for _, spare := range []int{0, 3} {
-				cols := groups * c.Columns()
-				ld := cols + spare
-				blocks := groups * c.GroupBlocks()
+			for spare, rows := range rowsOf(c, groups) {
+				if rows.Odd == 0 && groups > 0 {
+					continue // nothing to write
+				}
+				cols, blocks := c.Columns(), groups*c.GroupBlocks()
+				biasOdd := spare
 				src := randoms(rng, blocks*planes*lanes)
 				kept := append([]float32(nil), src...)
-				bias := randoms(rng, cols)
-				y := newGuarded(max(0, (lanes-1)*ld+cols), spare)
+				bias := randoms(rng, max(0, (groups-1)*rows.Group+biasOdd+cols))
+				y := newGuarded(max(0, rows.at(lanes-1)+(groups-1)*rows.Group+cols), spare)
 				scratch := newGuarded(c.Scratch(), spare)
-				c.Inverse(y.s, ld, src, bias, groups, scratch.s)
+				c.Inverse(y.s, rows, src, bias, biasOdd, groups, scratch.s)
 				y.check(t)
 				scratch.check(t)
+				written := make([]bool, len(y.s))
+				for r := range lanes {
+					for j := range blocks {
+						group := j / c.GroupBlocks() * rows.Group
+						first := j % c.GroupBlocks() * b
+						for k := range b {
+							at := func(plane int) float64 { return float64(kept[(j*planes+plane)*lanes+r]) }
+							want := at(0) + float64(bias[group+first+k+r%2*biasOdd])
+							if b%2 == 0 {
+								want += at(1) * float64(1-2*(k%2))
+							}
+							for f := 1; 2*f < b; f++ {
+								p := c.realBins() + 3*(f-1)
+								re, im := at(p)-at(p+2), at(p)+at(p+1)
+								sin, cos := sincosTurn(f*k%b, b)
+								want += 2 * (cos*re - sin*im)
+							}
+							i := rows.at(r) + group + first + k
+							written[i] = true
+							// Bins have size √2, and count twice.
+							if d := math.Abs(float64(y.s[i]) - want); !(d <= 3*transformError(b)) {
+								t.Fatalf("%d groups, %+v: row %d, block %d, element %d is %g, want %g ± %g", groups, rows, r, j, k, y.s[i], want, 3*transformError(b))
+							}
+						}
+					}
+				}
 				for i, v := range y.s {
-					if r, col := i/ld, i%ld; col >= cols {
-						if math.Float32bits(v) != guardBits {
-							t.Fatalf("wrote element %d, between rows", i)
-						}
-					} else {
-						j, k := col/b, col%b
-						at := func(plane int) float64 { return float64(kept[(j*planes+plane)*lanes+r]) }
-						want := at(0) + float64(bias[col])
-						if b%2 == 0 {
-							want += at(1) * float64(1-2*(k%2))
-						}
-						for f := 1; 2*f < b; f++ {
-							p := c.realBins() + 3*(f-1)
-							re, im := at(p)-at(p+2), at(p)+at(p+1)
-							sin, cos := sincosTurn(f*k%b, b)
-							want += 2 * (cos*re - sin*im)
-						}
-						// Bins have size √2, and count twice.
-						if d := math.Abs(float64(v) - want); !(d <= 3*transformError(b)) {
-							t.Fatalf("%d groups: row %d, column %d is %g, want %g ± %g", groups, r, col, v, want, 3*transformError(b))
-						}
+					if !written[i] && math.Float32bits(v) != guardBits {
+						t.Fatalf("%d groups, %+v: wrote element %d, between rows", groups, rows, i)
 					}
 				}
 			}
@@ -143,88 +165,131 @@ func TestCirculantInverse(t *testing.T) {
 	})
 }
 
-// The tile and the row product agree with the sums, and with each other to the
-// bit, for every size of panel.
+// The products of tiles, of pairs and of one row agree with the sums, and with
+// each other to the bit, for every size of panel.
 func TestCirculantProducts(t *testing.T) {
 	eachPath(t, func(t *testing.T, k *Kernels) {
 		for _, s := range []struct{ b, p, q int }{
-			{2, 1, 1}, {2, 40, 37}, {3, 5, 4}, {4, 13, 70}, {5, 50, 9}, {8, 25, 33}, {8, 64, 2},
-			{16, 1, 20}, {16, 2, 1}, {16, 3, 17}, {16, 4, 3}, {16, 7, 18}, {16, 11, 35}, {16, 12, 5}, {16, 27, 4}, {16, 90, 3},
+			{2, 1, 1}, {2, 40, 37}, {2, 300, 3}, {3, 5, 4}, {4, 13, 70}, {4, 130, 2}, {5, 50, 9}, {8, 25, 33}, {8, 64, 2}, {8, 67, 3},
+			{16, 1, 20}, {16, 2, 1}, {16, 3, 17}, {16, 4, 3}, {16, 7, 18}, {16, 11, 35}, {16, 12, 5}, {16, 19, 2}, {16, 22, 3}, {16, 27, 4}, {16, 90, 3},
 		} {
-			c := k.Circulant(s.b)
-			rng := rand.New(rand.NewPCG(uint64(s.b), uint64(s.p*s.q)))
-			planes, lanes, step := c.Planes(), c.lanes, c.Planes()*c.lanes
-			spectra := randoms(rng, s.b*s.p*s.q)
-			w := c.Pack(spectra, s.p, s.q)
-			// Tiles of one and two halves.
-			x := randoms(rng, 2*s.q*step+5)
-			one, two := newGuarded(s.p*step, 1), newGuarded(2*s.p*step+8, 0)
-			c.Products(one.s, 0, w, x, 0, 1)
-			c.Products(two.s, s.p*step+8, w, x, s.q*step+5, 2)
-			one.check(t)
-			two.check(t)
-			weight := func(plane, i, j int) float64 {
-				at := func(k int) float64 { return float64(spectra[(k*s.p+i)*s.q+j]) }
-				f, part := (plane-c.realBins())/3, (plane-c.realBins())%3
-				re := c.realBins() + 2*f
-				switch {
-				case plane < c.realBins():
-					return at(plane)
-				case part == 0:
-					return at(re)
-				case part == 1:
-					return at(re+1) - at(re)
-				}
-				return at(re) + at(re+1)
-			}
-			for i := range s.p {
+			testCirculantProducts(t, k.Circulant(s.b), s.p, s.q)
+		}
+	})
+}
+
+func testCirculantProducts(t *testing.T, c *Circulant, p, q int) {
+	rng := rand.New(rand.NewPCG(uint64(c.b), uint64(p*q)))
+	planes, lanes, step, u := c.Planes(), c.lanes, c.Planes()*c.lanes, c.GroupBlocks()
+	what := fmt.Sprintf("b = %d, %d×%d", c.b, p, q)
+	spectra := randoms(rng, c.b*p*q)
+	w := c.Pack(spectra, p, q)
+	x := randoms(rng, q*step)
+
+	// What the sums are: one for each block, plane and token.
+	weight := func(plane, i, j int) float64 {
+		at := func(k int) float64 { return float64(spectra[(k*p+i)*q+j]) }
+		f, part := (plane-c.realBins())/3, (plane-c.realBins())%3
+		re := c.realBins() + 2*f
+		switch {
+		case plane < c.realBins():
+			return at(plane)
+		case part == 0:
+			return at(re)
+		case part == 1:
+			return at(re+1) - at(re)
+		}
+		return at(re) + at(re+1)
+	}
+	check := func(i, plane, l int, got float32) {
+		var want, bound float64
+		for j := range q {
+			v := float64(x[(j*planes+plane)*lanes+l])
+			want += weight(plane, i, j) * v
+			// q additions, the rounding of the product, and those of the weight: d has
+			// one in s, of at most 2, and two more.
+			bound += (math.Abs(weight(plane, i, j))*float64(q+3) + 2) * math.Abs(v)
+		}
+		if d := math.Abs(float64(got) - want); !(d <= 0x1p-24*bound) {
+			t.Fatalf("%s: block %d, plane %d, lane %d is %g, want %g", what, i, plane, l, got, want)
+		}
+	}
+	// pairs calls f for every number of a tile of pairs that is of a block: the
+	// pair's half s of lane l is block i.
+	pairs := func(part CirculantPart, y []float32, f func(i, plane, pair int, v float32)) {
+		for g := range part.Groups {
+			for s := range u {
+				i := (part.First+g)*u + s
 				for plane := range planes {
-					for half := range 2 {
-						for l := range lanes {
-							got := two.s[half*(s.p*step+8)+(i*planes+plane)*lanes+l]
-							if o := one.s[(i*planes+plane)*lanes+l]; half == 0 && o != got {
-								t.Fatalf("%+v: block %d, plane %d, lane %d: %g in one tile, %g in two", s, i, plane, l, o, got)
-							}
-							var want, size float64
-							for j := range s.q {
-								v := weight(plane, i, j) * float64(x[half*(s.q*step+5)+(j*planes+plane)*lanes+l])
-								want += v
-								size += math.Abs(v)
-							}
-							// q additions, and roundings of the weight and the product.
-							if d := math.Abs(float64(got) - want); !(d <= 0x1p-24*float64(s.q+2)*size) {
-								t.Fatalf("%+v: block %d, plane %d, lane %d of tile %d is %g, want %g", s, i, plane, l, half, got, want)
-							}
+					for pair := range lanes / 2 {
+						if i < p {
+							f(i, plane, pair, y[((g/2*u+s)*planes+plane)*lanes+2*pair+g%2])
 						}
 					}
 				}
 			}
-			// The same numbers as one row: lane l of the first tile.
-			const l = 3
-			row := make([]float32, c.RowBlocks(s.q)*step)
-			for i := range row {
-				row[i] = math.Float32frombits(guardBits)
+		}
+	}
+	sums := make([]float32, p*step)
+	groups := 0
+	for _, part := range w.Tiles {
+		half := (part.Groups + 1) / 2 * u * step
+		y := newGuarded(2*half+8, 1)
+		c.Products(y.s, half+8, w, part, x)
+		y.check(t)
+		for h := range 2 {
+			pairs(part, y.s[h*(half+8):], func(i, plane, pair int, v float32) {
+				check(i, plane, 2*pair+h, v)
+				sums[(i*planes+plane)*lanes+2*pair+h] = v
+			})
+		}
+		groups += part.Groups
+	}
+	if want := (p + u - 1) / u; groups != want {
+		t.Fatalf("%s: parts have %d groups, want %d", what, groups, want)
+	}
+
+	// The same numbers in pairs: tokens Lanes/2 … of the tile.
+	double := make([]float32, len(x))
+	for i := range double {
+		double[i] = x[i/lanes*lanes+lanes/2+i%lanes/2]
+	}
+	for _, part := range w.Pairs {
+		y := newGuarded((part.Groups+1)/2*u*step, 2)
+		c.PairProducts(y.s, w, part, double)
+		y.check(t)
+		pairs(part, y.s, func(i, plane, pair int, v float32) {
+			if s := sums[(i*planes+plane)*lanes+lanes/2+pair]; math.Float32bits(s) != math.Float32bits(v) {
+				t.Fatalf("%s: block %d, plane %d: pairs %g, tile %g", what, i, plane, v, s)
 			}
-			for j := range s.q {
-				v, lane := c.rowBlock(j)
-				for plane := range planes {
-					row[(v*planes+plane)*lanes+lane] = x[(j*planes+plane)*lanes+l]
-				}
-			}
-			y := newGuarded(c.RowBlocks(s.p)*step, 1)
-			c.RowProduct(y.s, w, row)
-			y.check(t)
-			for i := range s.p {
-				v, lane := c.rowBlock(i)
-				for plane := range planes {
-					got, want := y.s[(v*planes+plane)*lanes+lane], one.s[(i*planes+plane)*lanes+l]
-					if math.Float32bits(got) != math.Float32bits(want) {
-						t.Fatalf("%+v: block %d, plane %d: row product %g, tile %g", s, i, plane, got, want)
-					}
-				}
+		})
+	}
+
+	// And one by one: token 3 of the tile.
+	const l = 3
+	row := make([]float32, c.RowBlocks(q)*step)
+	for i := range row {
+		row[i] = math.Float32frombits(guardBits)
+	}
+	at := func(block, plane int) int {
+		group := block / u
+		return ((group/lanes*u+block%u)*planes+plane)*lanes + group%lanes
+	}
+	for j := range q {
+		for plane := range planes {
+			row[at(j, plane)] = x[(j*planes+plane)*lanes+l]
+		}
+	}
+	y := newGuarded(c.RowBlocks(p)*step, 1)
+	c.RowProduct(y.s, w, row)
+	y.check(t)
+	for i := range p {
+		for plane := range planes {
+			if got, want := y.s[at(i, plane)], sums[(i*planes+plane)*lanes+l]; math.Float32bits(got) != math.Float32bits(want) {
+				t.Fatalf("%s: block %d, plane %d: row product %g, tile %g", what, i, plane, got, want)
 			}
 		}
-	})
+	}
 }
 
 func TestAlignLine(t *testing.T) {

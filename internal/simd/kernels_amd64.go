@@ -74,7 +74,7 @@ var avx512 = Kernels{
 // Transforms are indexed by log₂ b.
 
 var circulantAVX2 = circulantKernels{
-	lanes: 8, maxRows: 6, maxVecs: 3,
+	lanes: 8, maxTile: 6, maxPairs: 3, maxVecs: 3,
 	forward: [...]circulantTransform{
 		1: circulantForward2AVX2, circulantForward4AVX2, circulantForward8AVX2, circulantForward16AVX2,
 		circulantForward32AVX2, circulantForward64AVX2, circulantForward128AVX2, circulantForward256AVX2,
@@ -83,11 +83,11 @@ var circulantAVX2 = circulantKernels{
 		1: circulantInverse2AVX2, circulantInverse4AVX2, circulantInverse8AVX2, circulantInverse16AVX2,
 		circulantInverse32AVX2, circulantInverse64AVX2, circulantInverse128AVX2, circulantInverse256AVX2,
 	},
-	tile: circulantTileAVX2, row: circulantRowAVX2,
+	tile: circulantTileAVX2, pairs: circulantPairsAVX2, row: circulantRowAVX2,
 }
 
 var circulantAVX512 = circulantKernels{
-	lanes: 16, maxRows: 12, maxVecs: 4,
+	lanes: 16, maxTile: 12, maxPairs: 8, maxVecs: 3,
 	forward: [...]circulantTransform{
 		1: circulantForward2AVX512, circulantForward4AVX512, circulantForward8AVX512, circulantForward16AVX512,
 		circulantForward32AVX512, circulantForward64AVX512, circulantForward128AVX512, circulantForward256AVX512,
@@ -96,5 +96,5 @@ var circulantAVX512 = circulantKernels{
 		1: circulantInverse2AVX512, circulantInverse4AVX512, circulantInverse8AVX512, circulantInverse16AVX512,
 		circulantInverse32AVX512, circulantInverse64AVX512, circulantInverse128AVX512, circulantInverse256AVX512,
 	},
-	tile: circulantTileAVX512, row: circulantRowAVX512,
+	tile: circulantTileAVX512, pairs: circulantPairsAVX512, row: circulantRowAVX512,
 }

@@ -96,8 +96,8 @@ func (g *Gradient) AddWeights(dw, dy []float32, ldy int, x []float32, ldx, token
 	lanes := g.c.Lanes()
 	for t := 0; t < tokens; t += lanes {
 		rows := min(lanes, tokens-t)
-		forward(g.c, s.x, x[t*ldx:], ldx, g.n, rows, s.scratch, s.stage)
-		forward(g.c, s.g, dy[t*ldy:], ldy, g.m, rows, s.scratch, s.stage)
+		forward(g.c, s.x, x[t*ldx:], ldx, g.n, rows, 1, s.scratch, s.stage)
+		forward(g.c, s.g, dy[t*ldy:], ldy, g.m, rows, 1, s.scratch, s.stage)
 		g.addTile(s, t > 0)
 	}
 	g.addBlocks(dw, s)
@@ -160,7 +160,7 @@ func (g *Gradient) addBlocks(dw []float32, s gradientParts) {
 				at[(plane+2)*lanes] = -s.sum[k*blocks+first+i] * scale
 			}
 		}
-		g.c.Inverse(s.stage, cols, src, g.zeros, 1, s.scratch)
+		g.c.Inverse(s.stage, simd.Rows{Odd: cols, Pair: 2 * cols}, src, g.zeros, 0, 1, s.scratch)
 		to := dw[first*g.b:][:count*g.b]
 		g.k.Add(to, to, s.stage[:len(to)])
 	}

@@ -60,7 +60,7 @@ func TestGradient(t *testing.T) {
 						t.Fatal(err)
 					}
 					dx := make([]float32, tokens*s.n)
-					o.Apply(dx, s.n, dy, ldy, tokens, make([]float32, o.Workspace(tokens)))
+					o.Apply(dx, s.n, dy, ldy, tokens, make([]float32, o.Workspace()))
 					d := c.Dense()
 					_, bounds := reference(c.Transpose(), nil, dy, ldy, tokens)
 					for tok := range tokens {

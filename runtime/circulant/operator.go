@@ -10,8 +10,9 @@ import (
 )
 
 // Operator computes Y = X·Wᵀ + bias for one block-circulant W by FFT. It holds
-// the spectra of the weights, not the matrix, is immutable, and is safe for
-// concurrent use: everything that a call writes is in the caller's workspace.
+// the spectra of the weights, 3b/2 − 1 numbers a block, not the matrix; is immutable; and
+// is safe for concurrent use: everything that a call writes is in the caller's
+// workspace.
 //
 // The bits of a token's result depend on the token and on the kernel path
 // alone: not on how many tokens a call has, nor on the token's place among
@@ -20,11 +21,11 @@ type Operator struct {
 	m, n   int
 	p, q   int // blocks that have rows (columns) that exist
 	gp, gq int // groups of columns of the kernels that they fill, the last in part
+	part   int // the most pairs of groups of outputs that are computed at once
 	c      *simd.Circulant
 	w      simd.CirculantWeights
 	k      *simd.Kernels
-	few    int       // tokens that are multiplied one by one
-	bias   []float32 // [gp groups], zero beyond m
+	bias   []float32 // [gp groups and one more], zero beyond m
 	zeros  []float32 // [1 group]
 }
 
@@ -33,19 +34,9 @@ type Operator struct {
 // with its square.
 const MaxBlock = 1 << 14
 
-// few is how many tokens are multiplied one by one, where a tile of Lanes tokens
-// would be mostly padding. A single token takes about a tenth of a tile's time
-// while its weights stay in a level-two cache, and three tenths when they do not.
-func few(c *simd.Circulant, w simd.CirculantWeights) int {
-	const cache = 1_500_000 / 4
-	switch {
-	case w.RowLen() == 0:
-		return 0
-	case w.RowLen() > cache:
-		return 2
-	}
-	return c.Lanes()/2 - 1
-}
+// few is how many tokens are multiplied one by one: it takes a single token about
+// a third of the time of a tile of pairs.
+const few = 2
 
 // NewOperator prepares the product with m on the kernels k. The bias has m.M
 // elements, or is nil for none. Neither is kept.
@@ -66,13 +57,15 @@ func NewOperator(m *Matrix, bias []float32, k *simd.Kernels) (*Operator, error) 
 	}
 	cols := o.c.Columns()
 	o.gp, o.gq = ceilDiv(m.M, cols), ceilDiv(m.N, cols)
-	o.bias = make([]float32, o.gp*cols)
+	o.bias = make([]float32, (o.gp+1)*cols)
 	for i, v := range bias {
 		o.bias[i] = v + 0 // no −0: the sum with a result is the same in one step and in two
 	}
 	o.zeros = make([]float32, cols)
 	o.w = o.c.Pack(spectra(m, o.p, o.q), o.p, o.q)
-	o.few = few(o.c, o.w)
+	for _, part := range o.w.Tiles {
+		o.part = max(o.part, (part.Groups+1)/2)
+	}
 	return o, nil
 }
 
@@ -109,6 +102,10 @@ func spectra(m *Matrix, p, q int) []float32 {
 // Dims returns the numbers of rows (outputs) and columns (inputs) of W.
 func (o *Operator) Dims() (m, n int) { return o.m, o.n }
 
+// Tile is a number of tokens: work that is split at multiples of it takes the
+// least time.
+func (o *Operator) Tile() int { return o.c.Lanes() }
+
 // FLOPs is the number of floating-point operations that the product of so many
 // tokens takes: for a block and token 1 multiply-add for each real frequency
 // and 3 for each complex one, and for each block of an input or output the
@@ -120,65 +117,56 @@ func (o *Operator) FLOPs(tokens int) int64 {
 	return int64(tokens) * (int64(products) + int64(transforms))
 }
 
-// Workspace is the number of elements of the workspace that Apply wants for
-// that many tokens. It does not grow further beyond two tiles of tokens.
-func (o *Operator) Workspace(tokens int) int {
-	if tokens <= 0 {
-		return 0
-	}
-	_, _, _, _, size := o.layout(nil, o.halves(tokens))
+// Workspace is the number of elements of the workspace that Apply wants.
+func (o *Operator) Workspace() int {
+	_, size := o.layout(nil)
 	return size
 }
 
-// halves is the number of tiles that the largest step of a call has; 0 when all
-// tokens are multiplied one by one.
-func (o *Operator) halves(tokens int) int {
-	switch {
-	case tokens <= o.few:
-		return 0
-	case tokens <= o.c.Lanes():
-		return 1
-	}
-	return 2
+// workspace is a workspace, cut up.
+type workspace struct {
+	transforms []float32 // scratch memory
+	stage      []float32 // a group of a tile that is not in place
+	x, y       []float32 // transformed inputs and outputs
 }
 
-// layout cuts the workspace: scratch for the transforms, a staging area for
-// groups or rows that are not whole, and the transformed inputs and outputs.
-// size is the number of elements that it takes, with those that aligning the
-// parts to cache lines may drop.
-func (o *Operator) layout(ws []float32, halves int) (scratch, stage, x, y []float32, size int) {
-	lanes, step := o.c.Lanes(), o.c.Planes()*o.c.Lanes()
-	// Single tokens have their own layout, and any call may end with some.
-	nx := max(halves*o.half(o.gq), o.c.RowBlocks(o.q)*step)
-	ny := max(halves*o.half(o.gp), o.c.RowBlocks(o.p)*step)
-	take := func(n int) (part []float32) {
-		n = (n + line - 1) / line * line
-		if ws != nil {
-			part, ws = ws[:n:n], ws[n:]
-		}
-		size += n
-		return part
-	}
+// layout cuts a workspace. size is the number of elements that it takes, with
+// those that aligning the parts to cache lines may drop.
+func (o *Operator) layout(ws []float32) (parts workspace, size int) {
+	step := o.c.Planes() * o.c.Lanes()
 	if ws != nil {
 		ws = simd.AlignLine(ws)
 	}
 	size = line
-	scratch, stage = take(o.c.Scratch()), take(lanes*o.c.Columns())
-	x, y = take(nx), take(ny)
-	return scratch, stage, x, y, size
+	for _, part := range []struct {
+		to *[]float32
+		n  int
+	}{
+		{&parts.transforms, o.c.Scratch()}, {&parts.stage, o.c.Lanes() * o.c.Columns()},
+		// Single tokens have their own layout.
+		{&parts.x, max(o.tile(o.gq), o.c.RowBlocks(o.q)*step)},
+		{&parts.y, max(2*o.tile(o.part), o.c.RowBlocks(o.p)*step)},
+	} {
+		n := (part.n + line - 1) / line * line
+		if ws != nil {
+			*part.to, ws = ws[:n:n], ws[n:]
+		}
+		size += n
+	}
+	return parts, size
 }
 
 // line is the number of elements of a cache line.
 const line = 16
 
-// half is the number of elements of the tile of that many groups.
-func (o *Operator) half(groups int) int {
+// tile is the number of elements of the tile of that many groups.
+func (o *Operator) tile(groups int) int {
 	return groups * o.c.GroupBlocks() * o.c.Planes() * o.c.Lanes()
 }
 
 // Apply computes Y[t, :] = W·X[t, :] + bias for t < tokens. Row t of X [tokens,
 // n] starts at x[t·ldx], row t of Y [tokens, m] at y[t·ldy]; y must not overlap
-// x. The workspace has Workspace(tokens) elements of any content. Apply
+// x. The workspace has Workspace() elements of any content. Apply
 // allocates nothing.
 func (o *Operator) Apply(y []float32, ldy int, x []float32, ldx int, tokens int, ws []float32) {
 	if tokens == 0 {
@@ -188,98 +176,128 @@ func (o *Operator) Apply(y []float32, ldy int, x []float32, ldx int, tokens int,
 		panic(fmt.Sprintf("circulant: %d tokens with strides %d, %d for %d → %d do not fit slices of %d, %d",
 			tokens, ldx, ldy, o.n, o.m, len(x), len(y)))
 	}
-	if want := o.Workspace(tokens); len(ws) < want {
+	if want := o.Workspace(); len(ws) < want {
 		panic(fmt.Sprintf("circulant: workspace of %d elements, want %d", len(ws), want))
 	}
-	scratch, stage, xh, yh, _ := o.layout(ws, o.halves(tokens))
-	lanes := o.c.Lanes()
+	s, _ := o.layout(ws)
 	for t := 0; t < tokens; {
+		// The widest step that is not mostly empty. A step that reaches beyond the
+		// last token begins earlier instead, as long as there are tokens.
 		rest := tokens - t
-		if rest <= o.few {
-			o.applyRow(y[t*ldy:], x[t*ldx:], scratch, stage, xh, yh)
-			t++
-			continue
+		size := o.c.Lanes()
+		switch {
+		case rest <= few:
+			size = 1
+		case rest <= size/2:
+			size /= 2
 		}
-		halves := 2
-		if rest-lanes <= o.few {
-			halves = 1 // the rest, if any, one by one
+		from := max(0, min(t, tokens-size))
+		have := min(size, tokens-from)
+		y, x := y[from*ldy:], x[from*ldx:]
+		switch size {
+		case o.c.Lanes():
+			o.applyTile(y, ldy, x, ldx, have, s)
+		case 1:
+			o.applyRow(y, x, s)
+		default:
+			o.applyPairs(y, ldy, x, ldx, have, s)
 		}
-		for h := range halves {
-			from := t + h*lanes
-			forward(o.c, xh[h*o.half(o.gq):], x[from*ldx:], ldx, o.n, min(lanes, tokens-from), scratch, stage)
-		}
-		o.c.Products(yh, o.half(o.gp), o.w, xh, o.half(o.gq), halves)
-		for h := range halves {
-			from := t + h*lanes
-			o.inverse(y[from*ldy:], ldy, yh[h*o.half(o.gp):], min(lanes, tokens-from), scratch, stage)
-		}
-		t += min(rest, halves*lanes)
+		t = from + have
 	}
 }
 
-// forward transforms a tile of rows tokens of n elements. Whole groups of a whole
-// tile are read in place, others through the staging area, padded with zeros.
-func forward(c *simd.Circulant, xh, x []float32, ldx, n, rows int, scratch, stage []float32) {
-	cols, lanes := c.Columns(), c.Lanes()
-	step := c.GroupBlocks() * c.Planes() * lanes
+// applyTile multiplies up to Lanes tokens, at least two.
+func (o *Operator) applyTile(y []float32, ldy int, x []float32, ldx, tokens int, s workspace) {
+	forward(o.c, s.x, x, ldx, o.n, tokens, 1, s.transforms, s.stage)
+	for _, part := range o.w.Tiles {
+		half := o.tile((part.Groups + 1) / 2)
+		o.c.Products(s.y, half, o.w, part, s.x)
+		o.inverse(y, 2*ldy, s.y, part, (tokens+1)/2, s)
+		o.inverse(y[ldy:], 2*ldy, s.y[half:], part, tokens/2, s)
+	}
+}
+
+// applyPairs multiplies up to Lanes/2 tokens.
+func (o *Operator) applyPairs(y []float32, ldy int, x []float32, ldx, tokens int, s workspace) {
+	forward(o.c, s.x, x, ldx, o.n, tokens, 2, s.transforms, s.stage)
+	for _, part := range o.w.Pairs {
+		o.c.PairProducts(s.y, o.w, part, s.x)
+		o.inverse(y, ldy, s.y, part, tokens, s)
+	}
+}
+
+// forward transforms a tile of tokens of n elements, which has each rows for a
+// token: 1 or 2. Whole groups of a whole tile are read in place, others through
+// the staging area, padded with zeros.
+func forward(c *simd.Circulant, xh, x []float32, ldx, n, tokens, each int, scratch, stage []float32) {
+	cols, places := c.Columns(), c.Lanes()/each
+	rows := func(ld int) simd.Rows {
+		if each == 2 {
+			return simd.Rows{Odd: 0, Pair: ld, Group: cols}
+		}
+		return simd.Rows{Odd: ld, Pair: 2 * ld, Group: cols}
+	}
+	step := c.GroupBlocks() * c.Planes() * c.Lanes()
 	group := 0
-	if rows == lanes {
+	if tokens == places {
 		group = n / cols
-		c.Forward(xh, x, ldx, group, scratch)
+		c.Forward(xh, x, rows(ldx), group, scratch)
 	}
 	for ; group*cols < n; group++ {
 		first := group * cols
 		width := min(cols, n-first)
-		for r := range lanes {
-			dst := stage[r*cols : (r+1)*cols]
-			if r < rows {
-				clear(dst[copy(dst, x[r*ldx+first:][:width]):])
+		for t := range places {
+			dst := stage[t*cols : (t+1)*cols]
+			if t < tokens {
+				clear(dst[copy(dst, x[t*ldx+first:][:width]):])
 			} else {
 				clear(dst)
 			}
 		}
-		c.Forward(xh[group*step:], stage, cols, 1, scratch)
+		c.Forward(xh[group*step:], stage, rows(cols), 1, scratch)
 	}
 }
 
-// inverse transforms a tile back into rows tokens.
-func (o *Operator) inverse(y []float32, ldy int, yh []float32, rows int, scratch, stage []float32) {
+// inverse transforms the part of a tile of pairs back into tokens.
+func (o *Operator) inverse(y []float32, ldy int, yh []float32, part simd.CirculantPart, tokens int, s workspace) {
 	cols := o.c.Columns()
-	group := 0
-	if rows == o.c.Lanes() {
-		group = o.m / cols
-		o.c.Inverse(y, ldy, yh, o.bias, group, scratch)
+	wide := 2 * cols // columns of a pair of groups
+	first, end := part.First*cols, min(o.m, (part.First+part.Groups)*cols)
+	pair := 0
+	if tokens == o.c.Lanes()/2 {
+		pair = (end - first) / wide
+		o.c.Inverse(y[first:], simd.Rows{Odd: cols, Pair: ldy, Group: wide}, yh, o.bias[first:], cols, pair, s.transforms)
 	}
-	for ; group < o.gp; group++ {
-		first := group * cols
-		width := min(cols, o.m-first)
-		o.c.Inverse(stage, cols, yh[o.half(group):], o.bias[first:], 1, scratch)
-		for r := range rows {
-			copy(y[r*ldy+first:][:width], stage[r*cols:])
+	for ; first+pair*wide < end; pair++ {
+		from := first + pair*wide
+		o.c.Inverse(s.stage, simd.Rows{Odd: cols, Pair: wide}, yh[o.tile(pair):], o.bias[from:], cols, 1, s.transforms)
+		for t := range tokens {
+			copy(y[t*ldy+from:][:min(wide, end-from)], s.stage[t*wide:])
 		}
 	}
 }
 
 // applyRow multiplies one token. Its groups are the rows of the transforms.
-func (o *Operator) applyRow(y, x []float32, scratch, stage, xh, yh []float32) {
+func (o *Operator) applyRow(y, x []float32, s workspace) {
 	cols := o.c.Columns()
-	tile, step := o.c.Lanes()*cols, o.half(1)
+	rows := simd.Rows{Odd: cols, Pair: 2 * cols}
+	tile, step := o.c.Lanes()*cols, o.tile(1)
 	for i, first := 0, 0; first < o.n; i, first = i+1, first+tile {
 		from := x[first:o.n]
 		if len(from) < tile {
-			clear(stage[copy(stage, from):tile])
-			from = stage
+			clear(s.stage[copy(s.stage, from):tile])
+			from = s.stage
 		}
-		o.c.Forward(xh[i*step:], from, cols, 1, scratch)
+		o.c.Forward(s.x[i*step:], from, rows, 1, s.transforms)
 	}
-	o.c.RowProduct(yh, o.w, xh)
+	o.c.RowProduct(s.y, o.w, s.x)
 	for i, first := 0, 0; first < o.m; i, first = i+1, first+tile {
 		to := y[first:o.m]
 		if len(to) >= tile {
-			o.c.Inverse(to, cols, yh[i*step:], o.zeros, 1, scratch)
+			o.c.Inverse(to, rows, s.y[i*step:], o.zeros, 0, 1, s.transforms)
 		} else {
-			o.c.Inverse(stage, cols, yh[i*step:], o.zeros, 1, scratch)
-			copy(to, stage)
+			o.c.Inverse(s.stage, rows, s.y[i*step:], o.zeros, 0, 1, s.transforms)
+			copy(to, s.stage)
 		}
 	}
 	o.k.Add(y[:o.m], y[:o.m], o.bias[:o.m])

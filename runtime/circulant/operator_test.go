@@ -126,7 +126,7 @@ func testApply(t *testing.T, k *simd.Kernels, m, n, b int) {
 		if tokens%3 == 1 { // another place in the batch
 			from = most - tokens
 		}
-		ws := poisoned(o.Workspace(tokens))
+		ws := poisoned(o.Workspace())
 		lo := 1 + tokens%7 // another alignment
 		y := poisoned(lo + tokens*ldy + 9)
 		o.Apply(y[lo:lo+max(0, tokens*ldy-5)], ldy, x[from*ldx:max(from, (from+tokens)*ldx-3)], ldx, tokens, ws)
@@ -171,7 +171,7 @@ func TestApplyPathsAgree(t *testing.T) {
 				t.Fatal(err)
 			}
 			y[i] = make([]float32, 20*s.m)
-			o.Apply(y[i], s.m, x, s.n, 20, make([]float32, o.Workspace(20)))
+			o.Apply(y[i], s.m, x, s.n, 20, make([]float32, o.Workspace()))
 		}
 		for i, v := range y[0] {
 			if math.Float32bits(v) != math.Float32bits(y[1][i]) {
@@ -194,7 +194,7 @@ func TestApplySpareBlocks(t *testing.T) {
 			t.Fatal(err)
 		}
 		y := make([]float32, 3)
-		o.Apply(y, 3, []float32{1, 10}, 2, 1, make([]float32, o.Workspace(1)))
+		o.Apply(y, 3, []float32{1, 10}, 2, 1, make([]float32, o.Workspace()))
 		for r := range y {
 			if float64(y[r]) != want[r] {
 				t.Fatalf("y = %v, want %v", y, want)
@@ -213,7 +213,7 @@ func TestApplyConcurrently(t *testing.T) {
 			t.Fatal(err)
 		}
 		whole := make([]float32, 50*96)
-		o.Apply(whole, 96, x, 80, 50, make([]float32, o.Workspace(50)))
+		o.Apply(whole, 96, x, 80, 50, make([]float32, o.Workspace()))
 		parts := make([]float32, 50*96)
 		var wg sync.WaitGroup
 		for _, r := range [][2]int{{0, 1}, {1, 20}, {20, 50}} {
@@ -221,7 +221,7 @@ func TestApplyConcurrently(t *testing.T) {
 			go func() {
 				defer wg.Done()
 				n := r[1] - r[0]
-				o.Apply(parts[r[0]*96:], 96, x[r[0]*80:], 80, n, make([]float32, o.Workspace(n)))
+				o.Apply(parts[r[0]*96:], 96, x[r[0]*80:], 80, n, make([]float32, o.Workspace()))
 			}()
 		}
 		wg.Wait()
@@ -242,7 +242,7 @@ func TestApplyAllocatesNothing(t *testing.T) {
 				t.Fatal(err)
 			}
 			for _, tokens := range []int{1, 5, 40} {
-				x, y, ws := random(rng, tokens*70), make([]float32, tokens*130), make([]float32, o.Workspace(tokens))
+				x, y, ws := random(rng, tokens*70), make([]float32, tokens*130), make([]float32, o.Workspace())
 				if a := testing.AllocsPerRun(5, func() { o.Apply(y, 130, x, 70, tokens, ws) }); a != 0 {
 					t.Errorf("b = %d, %d tokens: %g allocations", b, tokens, a)
 				}

@@ -17,6 +17,7 @@ func circulant(c *family) {
 			newCirculant(c, p, b).inverse()
 		}
 		circulantTile(c, p)
+		circulantPairs(c, p)
 		circulantRow(c, p)
 	}
 }
@@ -58,19 +59,20 @@ const straightMost = 64
 
 // Registers of the transforms. Strides are in bytes.
 var (
-	rowBase          = []reg.GPPhysical{reg.RAX, reg.RBX, reg.RCX, reg.RDX} // rows 0, 4, 8, 12
-	rowLD, rowLD3    = reg.R8, reg.R9
-	planesAt         = reg.RDI
-	scratchAt        = reg.RSI
-	groupsLeft       = reg.R10
-	biasAt           = reg.R11
-	loopIn           = reg.R12
-	loopOut          = reg.R13
-	loopDown         = reg.R14
-	loopTwiddle      = reg.R9  // where there are no rows
-	loopLeft         = reg.R11 // and no bias
-	circulantScratch = 3       // times the input: what package simd provides
-	scratchPad       = 16      // vectors between the two buffers, so that loads run ahead of stores to the same page offset
+	rowBase           = []reg.GPPhysical{reg.RAX, reg.RBX, reg.RCX, reg.RDX} // rows 0, 1, 8, 9
+	rowPair, rowPair3 = reg.R8, reg.R9
+	planesAt          = reg.RDI
+	scratchAt         = reg.RSI
+	groupsLeft        = reg.R10
+	biasAt            = reg.R11
+	biasOdd           = reg.R13 // where there is no loop
+	loopIn            = reg.R12
+	loopOut           = reg.R13
+	loopDown          = reg.R14
+	loopTwiddle       = reg.R9  // where there are no rows
+	loopLeft          = reg.R11 // and no bias
+	circulantScratch  = 3       // times the input: what package simd provides
+	scratchPad        = 16      // vectors between the two buffers, so that loads run ahead of stores to the same page offset
 )
 
 func (f *circulantFFT) planes() int { return 3*f.b/2 - 1 }
@@ -114,14 +116,14 @@ func (f *circulantFFT) finish(s *straight) {
 
 // row is the element at byte off of row r of the rows that the bases point at.
 func (f *circulantFFT) row(r, off int) operand.Mem {
-	m := operand.Mem{Base: rowBase[r/4], Disp: off}
-	switch r % 4 {
+	m := operand.Mem{Base: rowBase[r/8*2+r%2], Disp: off}
+	switch r / 2 % 4 {
 	case 1:
-		m.Index, m.Scale = rowLD, 1
+		m.Index, m.Scale = rowPair, 1
 	case 2:
-		m.Index, m.Scale = rowLD, 2
+		m.Index, m.Scale = rowPair, 2
 	case 3:
-		m.Index, m.Scale = rowLD3, 1
+		m.Index, m.Scale = rowPair3, 1
 	}
 	return m
 }
@@ -129,16 +131,18 @@ func (f *circulantFFT) row(r, off int) operand.Mem {
 // setRows points the bases at the rows of the slice argument.
 func (f *circulantFFT) setRows(arg string) {
 	f.Load(f.Param(arg).Base(), rowBase[0])
-	f.Load(f.Param("ld"), rowLD)
-	f.SHLQ(operand.U8(2), rowLD)
-	for i := 1; i < f.lanes/4; i++ {
-		f.LEAQ(operand.Mem{Base: rowBase[i-1], Index: rowLD, Scale: 4}, rowBase[i])
+	f.Load(f.Param("odd"), rowBase[1])
+	f.LEAQ(operand.Mem{Base: rowBase[0], Index: rowBase[1], Scale: 4}, rowBase[1])
+	f.Load(f.Param("pair"), rowPair)
+	f.SHLQ(operand.U8(2), rowPair)
+	for i := 2; i < f.lanes/4; i++ {
+		f.LEAQ(operand.Mem{Base: rowBase[i-2], Index: rowPair, Scale: 4}, rowBase[i])
 	}
-	f.setLD3()
+	f.setPair3()
 }
 
-func (f *circulantFFT) setLD3() {
-	f.LEAQ(operand.Mem{Base: rowLD, Index: rowLD, Scale: 2}, rowLD3)
+func (f *circulantFFT) setPair3() {
+	f.LEAQ(operand.Mem{Base: rowPair, Index: rowPair, Scale: 2}, rowPair3)
 }
 
 // nextColumns moves the bases n columns on.
@@ -148,19 +152,38 @@ func (f *circulantFFT) nextColumns(n int) {
 	}
 }
 
+// nextGroup moves the bases, which are gone columns into a group, to the next
+// group, and those in also with them. It uses loopOut.
+func (f *circulantFFT) nextGroup(gone int, also ...reg.GPPhysical) {
+	step := loopOut
+	f.Load(f.Param("group"), step)
+	f.SHLQ(operand.U8(2), step)
+	if gone > 0 {
+		f.SUBQ(operand.U32(uint32(4*gone)), step)
+	}
+	for _, r := range append(rowBase[:f.lanes/4:f.lanes/4], also...) {
+		f.ADDQ(step, r)
+	}
+}
+
 // readColumns returns 16 columns of the rows, a vector each.
 func (f *circulantFFT) readColumns(s *straight, first int) []val {
-	var x []val
-	for quad := range 4 {
-		var v [4]val
-		for r := range v {
-			o := op{kind: opRows, a: -1, b: -1}
-			for l := range f.lanes / 4 {
-				o.mem = append(o.mem, f.row(r+4*l, 4*(first+4*quad)))
+	wide := f.lanes / 4 // lanes of a vector, rows of the same r mod 4
+	var v [4][4]val     // [quad of columns][row mod 4], a lane of 128 bits a row
+	for r := range 4 {
+		for part := 0; part < 4; part += wide {
+			var lines []val
+			for l := range wide {
+				lines = append(lines, s.load(f.row(r+4*l, 4*(first+4*part))))
 			}
-			v[r] = s.push(o)
+			for q, w := range s.transposeLanes(lines) {
+				v[part+q][r] = w
+			}
 		}
-		t := s.transpose4(v)
+	}
+	var x []val
+	for quad := range v {
+		t := s.transpose4(v[quad])
 		x = append(x, t[:]...)
 	}
 	return x
@@ -181,7 +204,11 @@ func (f *circulantFFT) writeColumns(s *straight, x []val, first int) {
 			}
 			off := 4 * (first + 4*part)
 			for l, line := range s.transposeLanes(quads) {
-				s.store(line, f.row(r+4*l, off), &operand.Mem{Base: biasAt, Disp: off})
+				bias := operand.Mem{Base: biasAt, Disp: off}
+				if r%2 == 1 {
+					bias.Index, bias.Scale = biasOdd, 1
+				}
+				s.store(line, f.row(r+4*l, off), &bias)
 			}
 		}
 	}
@@ -196,7 +223,7 @@ func cosTan(f, n int) (c, tan float64) {
 // forward emits the forward transform.
 func (f *circulantFFT) forward() {
 	f.name = fmt.Sprintf("circulantForward%d", f.b)
-	f.function = f.c.begin(f.p, f.name, "func(dst, x []float32, ld, groups int, scratch []float32)",
+	f.function = f.c.begin(f.p, f.name, "func(dst, x []float32, odd, pair, group, groups int, scratch []float32)",
 		fmt.Sprintf("Circulant.Forward for blocks of %d and %d rows, groups ≥ 1.", f.b, f.p.lanes))
 	f.setRows("x")
 	f.Load(f.Param("dst").Base(), planesAt)
@@ -213,9 +240,10 @@ func (f *circulantFFT) forward() {
 			s.rfft(x[u*f.b:(u+1)*f.b], f.storePlanes(s, u))
 		}
 		f.finish(s)
-		f.nextColumns(f.columns())
+		f.nextGroup(0)
 	} else {
 		f.forwardInParts()
+		f.nextGroup(f.b)
 	}
 	f.ADDQ(operand.U32(uint32(f.blocks()*f.planes()*f.vecBytes())), planesAt)
 	f.DECQ(groupsLeft)
@@ -307,10 +335,16 @@ func (s *straight) irfft(n int, in func(k int) (re, im val)) []val {
 	return x
 }
 
+// setBiasOdd sets biasOdd.
+func (f *circulantFFT) setBiasOdd() {
+	f.Load(f.Param("biasOdd"), biasOdd)
+	f.SHLQ(operand.U8(2), biasOdd)
+}
+
 // inverse emits the inverse transform.
 func (f *circulantFFT) inverse() {
 	f.name = fmt.Sprintf("circulantInverse%d", f.b)
-	f.function = f.c.begin(f.p, f.name, "func(y []float32, ld int, src, bias []float32, groups int, scratch []float32)",
+	f.function = f.c.begin(f.p, f.name, "func(y []float32, odd, pair, group int, src, bias []float32, biasOdd, groups int, scratch []float32)",
 		fmt.Sprintf("Circulant.Inverse for blocks of %d and %d rows, groups ≥ 1.", f.b, f.p.lanes))
 	f.setRows("y")
 	f.Load(f.Param("src").Base(), planesAt)
@@ -320,6 +354,7 @@ func (f *circulantFFT) inverse() {
 	f.Label("group")
 	if f.b <= straightMost {
 		s := f.straight()
+		f.setBiasOdd()
 		var x []val
 		for u := range f.blocks() {
 			x = append(x, s.irfft(f.b, func(k int) (re, im val) {
@@ -337,10 +372,10 @@ func (f *circulantFFT) inverse() {
 			f.writeColumns(s, x[first:first+16], first)
 		}
 		f.finish(s)
-		f.nextColumns(f.columns())
-		f.ADDQ(operand.U32(uint32(4*f.columns())), biasAt)
+		f.nextGroup(0, biasAt)
 	} else {
 		f.inverseInParts()
+		f.nextGroup(f.b, biasAt)
 	}
 	f.ADDQ(operand.U32(uint32(f.blocks()*f.planes()*f.vecBytes())), planesAt)
 	f.DECQ(groupsLeft)
@@ -359,7 +394,7 @@ func (f *circulantFFT) forwardInParts() {
 	parts := f.b / straightMost
 	vec := f.vecBytes()
 
-	f.setLD3()
+	f.setPair3()
 	f.MOVQ(scratchAt, loopOut)
 	f.MOVQ(operand.U32(uint32(f.b/16)), loopLeft)
 	f.Label("read")
@@ -552,7 +587,8 @@ func (f *circulantFFT) inverseInParts() {
 	f.JNE(operand.LabelRef("part"))
 
 	f.MOVQ(bias, biasAt)
-	f.setLD3()
+	f.setBiasOdd()
+	f.setPair3()
 	f.MOVQ(scratchAt, loopIn)
 	f.MOVQ(operand.U32(uint32(f.b/16)), loopDown)
 	f.Label("write")
@@ -643,101 +679,88 @@ func (f *circulantFFT) separate(n, i, count, from, to int) {
 	f.JNE(operand.LabelRef(loop))
 }
 
-// circulantTile emits the product of one or two tiles: for every number of rows
-// of a panel a loop that keeps its sums in registers.
+// circulantTile emits the product of a tile: for every number of pairs of rows
+// loops over blocks that keep the sums of one plane in registers.
 func circulantTile(c *family, p path) {
-	maxRows := 12
+	most := 12
 	if p == avx2 {
-		maxRows = 6
+		most = 6
 	}
-	f := c.begin(p, "circulantTile", "func(y, w, x []float32, k, rows, panels, planes, yHalf, xHalf, halves int)",
-		fmt.Sprintf("the same as circulantTile, with %d lanes and fused multiply-adds, for k, panels, planes ≥ 1,", p.lanes),
-		fmt.Sprintf("1 ≤ rows ≤ %d and 1 ≤ halves ≤ 2.", maxRows))
-	w, x, y, k := reg.RAX, reg.RBX, reg.RCX, reg.RDX
-	xAt, yAt, block, xHalf, yHalf, panels, planes := reg.RSI, reg.RDI, reg.R8, reg.R9, reg.R10, reg.R11, reg.R12
+	f := c.begin(p, "circulantTile", "func(y, w, diff, x []float32, at []int, k, stride, planes, bins, yHalf int)",
+		fmt.Sprintf("the same as circulantTile, with %d lanes and fused multiply-adds, for k ≥ 1, planes − 3·bins = 1 or 2", p.lanes),
+		fmt.Sprintf("and 1 ≤ len(at) ≤ %d.", most))
+	w, diff, x, y, k := reg.RAX, reg.RDI, reg.RBX, reg.RCX, reg.RDX
+	xAt, half, block, stride := reg.RSI, reg.R8, reg.R9, reg.R10
+	at, left, tmp := reg.R11, reg.R12, reg.R13
 	f.Load(f.Param("w").Base(), w)
+	f.Load(f.Param("diff").Base(), diff)
 	f.Load(f.Param("x").Base(), x)
 	f.Load(f.Param("y").Base(), y)
-	f.Load(f.Param("planes"), planes)
-	f.Load(f.Param("xHalf"), xHalf)
-	f.Load(f.Param("yHalf"), yHalf)
-	f.SHLQ(operand.U8(2), xHalf)
-	f.SHLQ(operand.U8(2), yHalf)
-	f.IMUL3Q(operand.U32(uint32(f.vecBytes())), planes, block) // from block to block
-	f.Load(f.Param("rows"), reg.R13)
-	f.Load(f.Param("halves"), reg.R14)
-	for halves := 2; halves >= 1; halves-- {
-		if halves == 2 {
-			f.CMPQ(reg.R14, operand.U8(1))
-			f.JE(operand.LabelRef("single"))
-		} else {
-			f.Label("single")
+	f.Load(f.Param("at").Base(), at)
+	f.Load(f.Param("stride"), stride)
+	f.SHLQ(operand.U8(2), stride)
+	f.Load(f.Param("yHalf"), half) // then where the second half is
+	f.LEAQ(operand.Mem{Base: y, Index: half, Scale: 4}, half)
+	f.Load(f.Param("planes"), block)
+	f.IMUL3Q(operand.U32(uint32(f.vecBytes())), block, block) // from block to block
+	for pairs := most; pairs >= 1; pairs-- {
+		name := func(s string) string { return fmt.Sprintf("%s%d", s, pairs) }
+		if pairs > 1 {
+			f.Load(f.Param("at").Len(), tmp)
+			f.CMPQ(tmp, operand.U8(pairs))
+			f.JNE(operand.LabelRef(name("not")))
 		}
-		for rows := maxRows; rows >= 1; rows-- {
-			name := func(s string) string { return fmt.Sprintf("%s%dx%d", s, rows, halves) }
-			if rows > 1 {
-				f.CMPQ(reg.R13, operand.U8(rows))
-				f.JNE(operand.LabelRef(fmt.Sprintf("plane%dx%d_not", rows, halves)))
-			}
-			f.Label(name("plane"))
-			f.Load(f.Param("panels"), panels)
-			f.MOVQ(y, yAt)
-			f.Label(name("panel"))
+		even, odd := f.physical(2*pairs), f.physical(2*pairs+1) // rows of x
+		// plane emits the sums of a plane with the weights at from, and moves from, x
+		// and y to the next plane.
+		plane := func(label string, from reg.GPPhysical) {
 			f.MOVQ(x, xAt)
 			f.Load(f.Param("k"), k)
-			f.clearFirst(rows * halves)
-			step := func() {
-				in := rows * halves // the first register that holds no sum
-				for h := range halves {
-					m := operand.Mem{Base: xAt}
-					if h == 1 {
-						m.Index, m.Scale = xHalf, 1
-					}
-					f.VMOVUPS(m, f.physical(in+h))
-				}
-				for r := range rows {
-					weight := operand.Mem{Base: w, Disp: 4 * r}
-					if halves == 1 && f.path == avx512 {
-						f.VFMADD231PS_BCST(weight, f.physical(in), f.physical(r))
-						continue
-					}
-					spare := 16 - in - halves
-					if f.path == avx512 {
-						spare += 16
-					}
-					a := f.physical(in + halves + r%spare)
-					f.VBROADCASTSS(weight, a)
-					for h := range halves {
-						f.VFMADD231PS(f.physical(in+h), a, f.physical(r*halves+h))
-					}
-				}
-				f.ADDQ(operand.U8(4*rows), w)
-				f.ADDQ(block, xAt)
+			f.clearFirst(2 * pairs)
+			f.Label(label)
+			f.VMOVSLDUP(operand.Mem{Base: xAt}, even)
+			f.VMOVSHDUP(operand.Mem{Base: xAt}, odd)
+			for i := range pairs {
+				a := f.physical(2*pairs + 2 + i%2)
+				f.VBROADCASTSD(operand.Mem{Base: from, Disp: 8 * i}, a)
+				f.VFMADD231PS(even, a, f.physical(2*i))
+				f.VFMADD231PS(odd, a, f.physical(2*i+1))
 			}
-			f.Label(name("k"))
-			step()
+			f.ADDQ(stride, from)
+			f.ADDQ(block, xAt)
 			f.DECQ(k)
-			f.JNE(operand.LabelRef(name("k")))
-			for r := range rows {
-				for h := range halves {
-					m := operand.Mem{Base: yAt}
-					if h == 1 {
-						m.Index, m.Scale = yHalf, 1
-					}
-					f.VMOVUPS(f.physical(r*halves+h), m)
-				}
-				f.ADDQ(block, yAt)
+			f.JNE(operand.LabelRef(label))
+			for i := range pairs {
+				f.MOVQ(operand.Mem{Base: at, Disp: 8 * i}, tmp)
+				f.VMOVUPS(f.physical(2*i), operand.Mem{Base: y, Index: tmp, Scale: 4})
+				f.VMOVUPS(f.physical(2*i+1), operand.Mem{Base: half, Index: tmp, Scale: 4})
 			}
-			f.DECQ(panels)
-			f.JNE(operand.LabelRef(name("panel")))
-			f.ADDQ(operand.U8(f.vecBytes()), x)
-			f.ADDQ(operand.U8(f.vecBytes()), y)
-			f.DECQ(planes)
-			f.JNE(operand.LabelRef(name("plane")))
-			f.end()
-			if rows > 1 {
-				f.Label(fmt.Sprintf("plane%dx%d_not", rows, halves))
+			for _, r := range []reg.GPPhysical{x, y, half} {
+				f.ADDQ(operand.U8(f.vecBytes()), r)
 			}
+		}
+		f.Load(f.Param("bins"), left)
+		f.NEGQ(left)
+		f.LEAQ(operand.Mem{Base: left, Index: left, Scale: 2}, left)
+		f.ADDQ(f.argument("planes"), left)
+		f.Label(name("real"))
+		plane(name("k"), w)
+		f.DECQ(left)
+		f.JNE(operand.LabelRef(name("real")))
+
+		f.Load(f.Param("bins"), left)
+		f.TESTQ(left, left)
+		f.JE(operand.LabelRef(name("end")))
+		f.Label(name("complex"))
+		plane(name("k1_"), w)
+		plane(name("k2_"), diff)
+		plane(name("k3_"), w)
+		f.DECQ(left)
+		f.JNE(operand.LabelRef(name("complex")))
+		f.Label(name("end"))
+		f.end()
+		if pairs > 1 {
+			f.Label(name("not"))
 		}
 	}
 }
@@ -754,132 +777,231 @@ func (f *function) clearFirst(n int) {
 	}
 }
 
+// circulantFew is what the products of pairs and of one row have in common: loops
+// over blocks that keep sums of n vectors in registers, of one plane for a real
+// bin and of all three for a complex bin. It is the code for one n.
+type circulantFew struct {
+	*function
+	n       int
+	name    func(label string) string
+	w, x, y reg.GPPhysical // weights, and planes, of the current bin
+	sum     reg.GPPhysical // the weights wr + wi of a complex bin
+	stride  reg.GPPhysical // bytes from one block to the next
+	left    reg.GPPhysical // bins that are left
+
+	each   func(label string, body func())                    // runs body for every block
+	input  func(plane int, to reg.VecPhysical)                // the input for a plane from x on
+	weight func(i int, from reg.Register, to reg.VecPhysical) // weights i of the block at from
+	output func(i, plane int, from reg.VecPhysical)           // sums i of a plane
+	first  func(i int)                                        // comes before the outputs i
+}
+
+func (f *circulantFew) emit() {
+	vec := f.vecBytes()
+	f.Load(f.Param("bins"), f.left)
+	f.NEGQ(f.left)
+	f.LEAQ(operand.Mem{Base: f.left, Index: f.left, Scale: 2}, f.left)
+	f.ADDQ(f.argument("planes"), f.left)
+	f.Label(f.name("real"))
+	f.clearFirst(f.n)
+	f.each(f.name("realBlock"), func() {
+		x, w := f.physical(f.n), f.physical(f.n+1)
+		f.input(0, x)
+		for i := range f.n {
+			f.weight(i, f.w, w)
+			f.VFMADD231PS(w, x, f.physical(i))
+		}
+		f.ADDQ(f.stride, f.w)
+	})
+	for i := range f.n {
+		f.first(i)
+		f.output(i, 0, f.physical(i))
+	}
+	f.ADDQ(operand.U8(vec), f.x)
+	f.ADDQ(operand.U8(vec), f.y)
+	f.DECQ(f.left)
+	f.JNE(operand.LabelRef(f.name("real")))
+
+	f.Load(f.Param("bins"), f.left)
+	f.TESTQ(f.left, f.left)
+	f.JE(operand.LabelRef(f.name("end")))
+	f.Label(f.name("complex"))
+	f.clearFirst(3 * f.n)
+	f.MOVQ(f.stride, f.sum)
+	f.IMULQ(f.argument("k"), f.sum)
+	f.ADDQ(f.w, f.sum)
+	f.each(f.name("complexBlock"), func() {
+		var x [3]reg.VecPhysical
+		for i := range x {
+			x[i] = f.physical(3*f.n + i)
+			f.input(i, x[i])
+		}
+		re, diff, sum := f.physical(3*f.n+3), f.physical(3*f.n+4), f.physical(3*f.n+5)
+		for i := range f.n {
+			f.weight(i, f.w, re)
+			f.weight(i, f.sum, sum)
+			f.VSUBPS(re, sum, diff)
+			f.VSUBPS(re, diff, diff)
+			f.VFMADD231PS(re, x[0], f.physical(3*i))
+			f.VFMADD231PS(diff, x[1], f.physical(3*i+1))
+			f.VFMADD231PS(sum, x[2], f.physical(3*i+2))
+		}
+		f.ADDQ(f.stride, f.w)
+		f.ADDQ(f.stride, f.sum)
+	})
+	f.MOVQ(f.sum, f.w)
+	for i := range f.n {
+		f.first(i)
+		for plane := range 3 {
+			f.output(i, plane, f.physical(3*i+plane))
+		}
+	}
+	f.ADDQ(operand.U32(uint32(3*vec)), f.x)
+	f.ADDQ(operand.U32(uint32(3*vec)), f.y)
+	f.DECQ(f.left)
+	f.JNE(operand.LabelRef(f.name("complex")))
+	f.Label(f.name("end"))
+	f.end()
+}
+
+// argument is an integer argument in memory.
+func (f *function) argument(name string) operand.Op {
+	a, err := f.Param(name).Resolve()
+	if err != nil {
+		panic(err)
+	}
+	return a.Addr
+}
+
+// circulantPairs emits the product of a tile of pairs.
+func circulantPairs(c *family, p path) {
+	maxPairs := 8
+	if p == avx2 {
+		maxPairs = 3
+	}
+	f := c.begin(p, "circulantPairs", "func(y, w, x []float32, at []int, k, stride, planes, bins int)",
+		fmt.Sprintf("the same as circulantPairs, with %d lanes and fused multiply-adds, for k ≥ 1, planes − 3·bins = 1 or 2", p.lanes),
+		fmt.Sprintf("and 1 ≤ len(at) ≤ %d.", maxPairs))
+	w, x, y, k := reg.RAX, reg.RBX, reg.RCX, reg.RDX
+	xAt, sum, block, stride, at, left, tmp := reg.RSI, reg.RDI, reg.R8, reg.R9, reg.R10, reg.R11, reg.R12
+	f.Load(f.Param("w").Base(), w)
+	f.Load(f.Param("x").Base(), x)
+	f.Load(f.Param("y").Base(), y)
+	f.Load(f.Param("at").Base(), at)
+	f.Load(f.Param("stride"), stride)
+	f.SHLQ(operand.U8(2), stride)
+	f.Load(f.Param("planes"), block)
+	f.IMUL3Q(operand.U32(uint32(f.vecBytes())), block, block)
+	for n := maxPairs; n >= 1; n-- {
+		name := func(s string) string { return fmt.Sprintf("%s%d", s, n) }
+		if n > 1 {
+			f.Load(f.Param("at").Len(), tmp)
+			f.CMPQ(tmp, operand.U8(n))
+			f.JNE(operand.LabelRef(name("not")))
+		}
+		(&circulantFew{
+			function: f, n: n, name: name, w: w, x: x, y: y, sum: sum, stride: stride, left: left,
+			each: func(label string, body func()) {
+				f.Load(f.Param("k"), k)
+				f.MOVQ(x, xAt)
+				f.Label(label)
+				body()
+				f.ADDQ(block, xAt)
+				f.DECQ(k)
+				f.JNE(operand.LabelRef(label))
+			},
+			input: func(plane int, to reg.VecPhysical) {
+				f.VMOVUPS(operand.Mem{Base: xAt, Disp: plane * f.vecBytes()}, to)
+			},
+			weight: func(i int, from reg.Register, to reg.VecPhysical) {
+				f.VBROADCASTSD(operand.Mem{Base: from, Disp: 8 * i}, to)
+			},
+			first: func(i int) { f.MOVQ(operand.Mem{Base: at, Disp: 8 * i}, tmp) },
+			output: func(i, plane int, from reg.VecPhysical) {
+				f.VMOVUPS(from, operand.Mem{Base: y, Index: tmp, Scale: 4, Disp: plane * f.vecBytes()})
+			},
+		}).emit()
+		if n > 1 {
+			f.Label(name("not"))
+		}
+	}
+}
+
 // circulantRow emits the product of one row, whose lanes are blocks of the
 // output.
 func circulantRow(c *family, p path) {
-	maxVecs := 4
-	if p == avx2 {
-		maxVecs = 3
-	}
-	f := c.begin(p, "circulantRow", "func(y, w, x []float32, k, unit, planes, vecs, bins int)",
+	const maxVecs = 3
+	f := c.begin(p, "circulantRow", "func(y, w, x []float32, k, unit, stride, spacing, vecs, planes, bins int)",
 		fmt.Sprintf("the same as circulantRow, with %d lanes and fused multiply-adds, for k, unit ≥ 1, planes − 3·bins = 1 or 2", p.lanes),
 		fmt.Sprintf("and 1 ≤ vecs ≤ %d.", maxVecs))
 	vec := f.vecBytes()
 	w, x, y, k := reg.RAX, reg.RBX, reg.RCX, reg.RDX
-	tile, row, blockAt := reg.R13, reg.RSI, reg.RDI
-	block, units, unitsLeft, rowsLeft, left, group := reg.R8, reg.R9, reg.R10, reg.R11, reg.R12, reg.R14
+	row, blockAt, unitsLeft, rowsLeft := reg.RSI, reg.RDI, reg.R10, reg.R11
+	block, stride, left, sum, spacing := reg.R8, reg.R9, reg.R12, reg.R13, reg.R14
 	f.Load(f.Param("w").Base(), w)
 	f.Load(f.Param("x").Base(), x)
 	f.Load(f.Param("y").Base(), y)
-	f.Load(f.Param("planes"), left)
-	f.Load(f.Param("unit"), units)
-	f.IMUL3Q(operand.U32(uint32(vec)), left, block)
-	f.MOVQ(block, group)
-	f.IMULQ(units, group)
-	// each runs body for every block of the input, with blockAt on its first
-	// plane in the lane of its row.
-	each := func(name string, body func()) {
-		f.Load(f.Param("k"), k)
-		f.MOVQ(x, tile)
-		f.Label(name + "tile")
-		f.MOVQ(tile, row)
-		f.MOVQ(operand.U32(uint32(f.lanes)), rowsLeft)
-		f.Label(name + "row")
-		f.MOVQ(row, blockAt)
-		f.MOVQ(units, unitsLeft)
-		f.Label(name + "block")
-		body()
-		f.DECQ(k)
-		f.JE(operand.LabelRef(name + "done"))
-		f.ADDQ(block, blockAt)
-		f.DECQ(unitsLeft)
-		f.JNE(operand.LabelRef(name + "block"))
-		f.ADDQ(operand.U8(4), row)
-		f.DECQ(rowsLeft)
-		f.JNE(operand.LabelRef(name + "row"))
-		f.ADDQ(group, tile)
-		f.JMP(operand.LabelRef(name + "tile"))
-		f.Label(name + "done")
-	}
-	for vecs := maxVecs; vecs >= 1; vecs-- {
-		name := func(s string) string { return fmt.Sprintf("%s%d", s, vecs) }
-		if vecs > 1 {
+	f.Load(f.Param("stride"), stride)
+	f.SHLQ(operand.U8(2), stride)
+	f.Load(f.Param("spacing"), spacing)
+	f.SHLQ(operand.U8(2), spacing)
+	f.Load(f.Param("planes"), block)
+	f.IMUL3Q(operand.U32(uint32(vec)), block, block)
+	for n := maxVecs; n >= 1; n-- {
+		name := func(s string) string { return fmt.Sprintf("%s%d", s, n) }
+		if n > 1 {
 			f.Load(f.Param("vecs"), k)
-			f.CMPQ(k, operand.U8(vecs))
+			f.CMPQ(k, operand.U8(n))
 			f.JNE(operand.LabelRef(name("not")))
 		}
-		weights := func(v int) operand.Mem { return operand.Mem{Base: w, Disp: v * vec} }
-
-		// Real bins: planes − 3·bins of them.
-		f.Load(f.Param("bins"), k)
-		f.LEAQ(operand.Mem{Base: k, Index: k, Scale: 2}, k)
-		f.Load(f.Param("planes"), left)
-		f.SUBQ(k, left)
-		f.Label(name("real"))
-		f.clearFirst(vecs)
-		each(name("real"), func() {
-			a := f.physical(vecs)
-			f.VBROADCASTSS(operand.Mem{Base: blockAt}, a)
-			for v := range vecs {
-				f.VFMADD231PS(weights(v), a, f.physical(v))
-			}
-			f.ADDQ(operand.U32(uint32(vecs*vec)), w)
-		})
-		f.MOVQ(y, row)
-		for v := range vecs {
-			f.VMOVUPS(f.physical(v), operand.Mem{Base: row})
-			if v < vecs-1 {
-				f.ADDQ(block, row)
-			}
-		}
-		f.ADDQ(operand.U8(vec), x)
-		f.ADDQ(operand.U8(vec), y)
-		f.DECQ(left)
-		f.JNE(operand.LabelRef(name("real")))
-
-		f.Load(f.Param("bins"), left)
-		f.TESTQ(left, left)
-		f.JE(operand.LabelRef(name("end")))
-		f.Label(name("complex"))
-		f.clearFirst(3 * vecs)
-		each(name("complex"), func() {
-			var a [3]reg.VecPhysical
-			for i := range a {
-				a[i] = f.physical(3*vecs + i)
-				f.VBROADCASTSS(operand.Mem{Base: blockAt, Disp: i * vec}, a[i])
-			}
-			for v := range vecs {
-				t := 3*vecs + 3
-				if f.path == avx512 {
-					t += 4 * (v % 2)
+		(&circulantFew{
+			function: f, n: n, name: name, w: w, x: x, y: y, sum: sum, stride: stride, left: left,
+			// For every block of the input, with blockAt on its first plane in the
+			// lane of its row.
+			each: func(label string, body func()) {
+				f.Load(f.Param("k"), k)
+				f.MOVQ(x, row)
+				f.Label(label + "tile")
+				f.MOVQ(operand.U32(uint32(f.lanes)), rowsLeft)
+				f.Label(label + "row")
+				f.MOVQ(row, blockAt)
+				f.Load(f.Param("unit"), unitsLeft)
+				f.Label(label + "block")
+				body()
+				f.DECQ(k)
+				f.JE(operand.LabelRef(label + "done"))
+				f.ADDQ(block, blockAt)
+				f.DECQ(unitsLeft)
+				f.JNE(operand.LabelRef(label + "block"))
+				f.ADDQ(operand.U8(4), row)
+				f.DECQ(rowsLeft)
+				f.JNE(operand.LabelRef(label + "row"))
+				f.LEAQ(operand.Mem{Base: blockAt, Disp: -4 * (f.lanes - 1)}, row)
+				f.JMP(operand.LabelRef(label + "tile"))
+				f.Label(label + "done")
+			},
+			input: func(plane int, to reg.VecPhysical) {
+				f.VBROADCASTSS(operand.Mem{Base: blockAt, Disp: plane * vec}, to)
+			},
+			weight: func(i int, from reg.Register, to reg.VecPhysical) {
+				m := operand.Mem{Base: from}
+				if i > 0 {
+					m.Index, m.Scale = spacing, uint8(i)
 				}
-				wr, wi, diff, sum := f.physical(t), f.physical(t+1), f.physical(t+2), f.physical(t+3)
-				f.VMOVUPS(weights(v), wr)
-				f.VMOVUPS(weights(vecs+v), wi)
-				f.VSUBPS(wr, wi, diff)
-				f.VADDPS(wi, wr, sum)
-				f.VFMADD231PS(wr, a[0], f.physical(3*v))
-				f.VFMADD231PS(diff, a[1], f.physical(3*v+1))
-				f.VFMADD231PS(sum, a[2], f.physical(3*v+2))
-			}
-			f.ADDQ(operand.U32(uint32(2*vecs*vec)), w)
-		})
-		f.MOVQ(y, row)
-		for v := range vecs {
-			for i := range 3 {
-				f.VMOVUPS(f.physical(3*v+i), operand.Mem{Base: row, Disp: i * vec})
-			}
-			if v < vecs-1 {
-				f.ADDQ(block, row)
-			}
-		}
-		f.ADDQ(operand.U32(uint32(3*vec)), x)
-		f.ADDQ(operand.U32(uint32(3*vec)), y)
-		f.DECQ(left)
-		f.JNE(operand.LabelRef(name("complex")))
-		f.Label(name("end"))
-		f.end()
-		if vecs > 1 {
+				f.VMOVUPS(m, to)
+			},
+			first: func(i int) {
+				if i == 0 {
+					f.MOVQ(y, row)
+				} else {
+					f.ADDQ(block, row)
+				}
+			},
+			output: func(i, plane int, from reg.VecPhysical) {
+				f.VMOVUPS(from, operand.Mem{Base: row, Disp: plane * vec})
+			},
+		}).emit()
+		if n > 1 {
 			f.Label(name("not"))
 		}
 	}
