@@ -308,6 +308,22 @@ func (x *lnode) ready() (_ kernel, err error) {
 			err = fmt.Errorf("internal error: %v\n%s", r, debug.Stack())
 		}
 	}()
+	x.known()
+	k, err := x.row.prepare(&x.node)
+	if err == nil {
+		err = x.err
+	}
+	if err != nil {
+		return nil, err
+	}
+	if x.row.flags&halves != 0 {
+		k = throughFloat32(k)
+	}
+	return k, nil
+}
+
+// known sets what a prepare function sees of the inputs and outputs.
+func (x *lnode) known() {
 	x.consts = make([]*Tensor, len(x.in))
 	x.given = make([]bool, len(x.in))
 	x.dropped = make([]bool, len(x.in))
@@ -323,15 +339,4 @@ func (x *lnode) ready() (_ kernel, err error) {
 	for i, v := range x.out {
 		x.wanted[i] = v != nil
 	}
-	k, err := x.row.prepare(&x.node)
-	if err == nil {
-		err = x.err
-	}
-	if err != nil {
-		return nil, err
-	}
-	if x.row.flags&halves != 0 {
-		k = throughFloat32(k)
-	}
-	return k, nil
 }

@@ -226,7 +226,12 @@ func (v *convolution) run(c *call) error {
 			return c.chain(v.links)
 		}
 	}
-	z, err := c.alloc(0, graph.Float32, s.shape...)
+	var z *Tensor
+	if add != nil && s.how == convLanes {
+		z, err = c.over(0, 1, graph.Float32, s.shape...)
+	} else {
+		z, err = c.alloc(0, graph.Float32, s.shape...)
+	}
 	if err != nil || z.Len() == 0 {
 		return err
 	}

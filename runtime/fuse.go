@@ -19,7 +19,10 @@ var fusions = []struct {
 	{"rms-norm", (*fuser).rmsNorm}, // after layer-norm, which ends in one
 	{"gelu", (*fuser).gelu},
 	{"silu", (*fuser).silu},
-	{"bias", (*fuser).bias}, // after layer-norm, whose last Add could be one
+	{"scaled-conv", (*fuser).scaledConv},
+	{"conv-end", (*fuser).convEnd}, // after scaled-conv, which leaves a Conv
+	{"conv-sum", (*fuser).convSum}, // after conv-end, which takes sums that are limited
+	{"bias", (*fuser).bias},        // after layer-norm, whose last Add could be one
 	{"scores", (*fuser).scores},
 	{"attention", (*fuser).attention}, // which is made of scores
 	{"context", (*fuser).context},
@@ -105,7 +108,11 @@ func (f *fuser) is(v *lvalue, ops ...string) *lnode {
 var arity = map[string]int{
 	"Add": 2, "Sub": 2, "Mul": 2, "Div": 2, "Pow": 2, "MatMul": 2,
 	"Sqrt": 1, "Reciprocal": 1, "Erf": 1, "Tanh": 1, "Sigmoid": 1, "ReduceMean": 1, "Softmax": 1, "Transpose": 1,
+	"Conv": 2, "BatchNormalization": 5, "Relu": 1, "Clip": 1,
 }
+
+// optional has those of them that take more inputs.
+var optional = map[string]bool{"ReduceMean": true, "Conv": true, "Clip": true}
 
 // regular reports whether x is one of those, with the inputs and the output
 // that it has to have; what is not is for its kernel to refuse.
@@ -114,7 +121,7 @@ func (x *lnode) regular() bool {
 	if n == 0 || x.domain != "" || x.kernel != nil || len(x.in) < n || len(x.out) != 1 || x.out[0] == nil {
 		return false
 	}
-	if len(x.in) > n && x.op != "ReduceMean" {
+	if len(x.in) > n && !optional[x.op] {
 		return false
 	}
 	return !slices.Contains(x.in[:n], nil)
