@@ -3,11 +3,13 @@ package runtime
 import (
 	"fmt"
 	"math"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/onnx-lathe/lathe/graph"
+	"github.com/onnx-lathe/lathe/internal/simd"
 )
 
 // noise is a tensor of normal deviates, the same for a seed.
@@ -222,6 +224,90 @@ func TestConv(t *testing.T) {
 			}
 		}
 	}
+}
+
+// TestConvRandom: random geometries of one to three dims, groups and channels,
+// on every path of this machine, with weights constant and fed, against the
+// definition; every method of computing has its share. The same bits on one
+// thread and on three.
+func TestConvRandom(t *testing.T) {
+	for _, path := range simd.Supported() {
+		kernels, err := simd.For(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		methods := map[convMethod]int{}
+		for seed := range uint64(120) {
+			r := rand.New(rand.NewPCG(seed, 1))
+			dims := 1 + r.IntN(3)
+			var g geometry
+			for range dims {
+				g.kernel = append(g.kernel, 1+r.IntN(4))
+				g.strides = append(g.strides, 1+r.IntN(3))
+				g.dilations = append(g.dilations, 1+r.IntN(2))
+			}
+			for range 2 * dims {
+				g.pads = append(g.pads, r.IntN(4))
+			}
+			if seed%7 == 0 { // what overflows the bound on images
+				g.pads[0] += 300
+			}
+			for i := range dims {
+				span := (g.kernel[i]-1)*g.dilations[i] + 1
+				in := max(1, span-g.pads[i]-g.pads[i+dims]) + r.IntN(14/dims)
+				g.in = append(g.in, in)
+				g.out = append(g.out, (in+g.pads[i]+g.pads[i+dims]-span)/g.strides[i]+1)
+			}
+			group := []int{1, 1, 2, 5}[r.IntN(4)]
+			n, channels, m := 1+r.IntN(2), group*(1+r.IntN(4)), group*(1+r.IntN(40/group))
+			x, w, b := noise(seed, append([]int{n, channels}, g.in...)...), noise(seed+1, append([]int{m, channels / group}, g.kernel...)...), noise(seed+2, m)
+			want, bound := convolved(g, floatsOf(t, x), floatsOf(t, w), floatsOf(t, b), n, channels, m, group)
+			conv := graphNode(t, fmt.Sprintf("y = Conv <group = %d, %s> (x, w, b)", group, g.text()))
+			var first []float32
+			for variant := range 4 {
+				node := node{op: "Conv", opset: 11, attrs: conv.Attrs, simd: kernels, given: []bool{true, true, true}, consts: make([]*Tensor, 3), dropped: make([]bool, 3)}
+				in := []*Tensor{x, w, b}
+				if variant%2 == 1 {
+					node.consts[1], node.consts[2] = w, b
+				}
+				k, err := prepareConv(&node)
+				if err != nil {
+					t.Fatal(err)
+				}
+				s := &Session{ctx: t.Context(), team: newTeam(1 + variant/2*2)}
+				s.pool.limit, s.pool.dirty = 1<<30, true
+				c := &call{in: in, out: []*Tensor{{}}, s: s}
+				if err := k(c); err != nil {
+					t.Fatalf("%v: %+v: %v", path, g, err)
+				}
+				methods[c.state.(*convState).how]++
+				z := c.out[0].F32()
+				if first == nil {
+					first = slices.Clone(z)
+				}
+				for i, v := range z {
+					if !(math.Abs(float64(v)-want[i]) <= bound[i]) || v != first[i] {
+						t.Fatalf("%v: %+v, %d → %d channels in %d groups, variant %d: element %d is %v, want %v ± %v and the bits of %v",
+							path, g, channels, m, group, variant, i, v, want[i], bound[i], first[i])
+					}
+				}
+				c.tidy()
+				s.team.close()
+			}
+		}
+		if len(methods) != 3 {
+			t.Errorf("%v: computed by methods %v, want all three", path, methods)
+		}
+	}
+}
+
+// graphNode parses one node.
+func graphNode(t testing.TB, text string) *graph.Node {
+	m, err := graph.Parse("<ir_version: 10, opset_import: [\"\" : 17]>\ng (float[] x, float[] w, float[] b) => (float[] y) { " + text + " }")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m.Graph.Nodes()[0]
 }
 
 // TestConvTranspose: the adjoint of every geometry against its definition.

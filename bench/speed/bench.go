@@ -201,6 +201,9 @@ func (b *bench) contest(ctx context.Context, g group, o original, tokens int, co
 		if len(o.linear) == 1 && contenders[i].block == 0 {
 			r.GFLOPS = 2 * float64(tokens*o.linear[0].in*o.linear[0].out) / float64(s.own)
 		}
+		if o.sums > 0 && contenders[i].block == 0 {
+			r.GFLOPS = 2 * float64(o.sums) / float64(s.own)
+		}
 	}
 	slog.Debug("contest", "group", g.name, "original", o.name, "tokens", tokens, "prepared", prepared, "measured", time.Since(began)-prepared)
 	return nil

@@ -82,6 +82,28 @@ var groups = []group{
 		},
 	},
 	{
+		name: "conv", title: "Convolutions", unit: "one layer with bias and Relu, batch 1; in ONNX Runtime, tensors change their layout before and after it, which within a network they share",
+		base: ortSide(), side: latheSide(1),
+		contests: []contest{
+			{of: convolution(3, 64, 7, 2, 224, 1), contenders: []contender{{}}},
+			{of: convolution(64, 64, 3, 1, 56, 1), contenders: []contender{{}}},
+			{of: convolution(64, 128, 3, 2, 56, 1), contenders: []contender{{}}},
+			{of: convolution(64, 128, 1, 2, 56, 1), contenders: []contender{{}}},
+			{of: convolution(128, 128, 3, 1, 28, 1), contenders: []contender{{}}},
+			{of: convolution(256, 256, 3, 1, 14, 1), contenders: []contender{{}}},
+			{of: convolution(512, 512, 3, 1, 7, 1), contenders: []contender{{}}},
+			{of: convolution(64, 256, 1, 1, 56, 1), contenders: []contender{{}}},
+			{of: convolution(256, 64, 1, 1, 56, 1), contenders: []contender{{}}},
+			{of: convolution(512, 2048, 1, 1, 7, 1), contenders: []contender{{}}},
+			{of: convolution(32, 32, 3, 1, 112, 32), contenders: []contender{{}}},
+			{of: convolution(96, 96, 3, 2, 112, 96), contenders: []contender{{}}},
+			{of: convolution(384, 384, 3, 1, 14, 384), contenders: []contender{{}}},
+			{of: convolution(128, 128, 3, 1, 56, 32), contenders: []contender{{}}},
+			{of: convolution(1, 6, 5, 1, 28, 1), contenders: []contender{{}}},
+			{of: convolution(6, 16, 5, 1, 14, 1), contenders: []contender{{}}},
+		},
+	},
+	{
 		name: "stock", title: "The rewritten file in stock ONNX Runtime", unit: "block-circulant layers as the standard operators that define them",
 		base: ortSide(), side: ortSide(),
 		contests: []contest{

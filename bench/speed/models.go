@@ -23,6 +23,7 @@ type original struct {
 	set    string                               // in the folder sets of LATHE_DATA, whose first sample is the input
 	inputs func(tokens int) map[string]nd.Array // where there is no set
 	linear []size                               // its layers, where it is nothing but these
+	sums   int                                  // multiply-adds of a run, where it is nothing but a convolution
 }
 
 // A size is that of a layer from in to out features.
@@ -162,6 +163,28 @@ func image(channels, side int) func(int) map[string]nd.Array {
 		r := rand.New(rand.NewPCG(9, 10))
 		return map[string]nd.Array{"image": nd.Of(noise(r, channels*side*side, 0, 1), 1, int64(channels), int64(side), int64(side))}
 	}
+}
+
+// convolution is a layer with a bias and a Relu, with a padding that keeps the
+// side of the image at stride 1.
+func convolution(in, out, kernel, stride, side, group int) original {
+	name := fmt.Sprintf("%d → %d, %d×%d, stride %d, %d×%d", in, out, kernel, kernel, stride, side, side)
+	if group > 1 {
+		name += fmt.Sprintf(", %d groups", group)
+	}
+	pad := int64(kernel / 2)
+	result := (side+2*int(pad)-kernel)/stride + 1
+	return original{name: name, sums: out * in / group * kernel * kernel * result * result, inputs: image(in, side),
+		build: func() (*graph.Model, error) {
+			n := &network{graph.NewModel("convolution", 8, 17), rand.New(rand.NewPCG(1, 2))}
+			x := n.m.Graph.AddInput("image", graph.TensorType(graph.Float32, graph.Known(1), graph.Known(int64(in)), graph.Known(int64(side)), graph.Known(int64(side))))
+			w := n.weight(1/math.Sqrt(float64(in/group*kernel*kernel)), int64(out), int64(in/group), int64(kernel), int64(kernel))
+			k, s := int64(kernel), int64(stride)
+			y := n.nodes("Conv", []*graph.Value{x, w, n.weight(0.1, int64(out))}, graph.IntsAttr("kernel_shape", k, k), graph.IntsAttr("pads", pad, pad, pad, pad),
+				graph.IntsAttr("strides", s, s), graph.IntAttr("group", int64(group)))
+			n.m.Graph.AddOutput(n.node("Relu", y), graph.TensorType(graph.Float32, graph.Known(1), graph.Known(int64(out)), graph.Known(int64(result)), graph.Known(int64(result))))
+			return n.m, nil
+		}}
 }
 
 // resNet18 has the shapes of He et al., Deep Residual Learning for Image
