@@ -226,8 +226,9 @@ func (v *convolution) run(c *call) error {
 			return c.chain(v.links)
 		}
 	}
+	known := slices.Equal(s.xShape, c.in[0].Shape) && slices.Equal(s.wShape, w.Shape)
 	var z *Tensor
-	if add != nil && s.how == convLanes {
+	if known && add != nil && s.how == convLanes {
 		z, err = c.over(0, 1, graph.Float32, s.shape...)
 	} else {
 		z, err = c.alloc(0, graph.Float32, s.shape...)
@@ -236,7 +237,7 @@ func (v *convolution) run(c *call) error {
 		return err
 	}
 	c.flops += 2 * int64(z.Len()) * int64(s.depth)
-	if !slices.Equal(s.xShape, c.in[0].Shape) || !slices.Equal(s.wShape, w.Shape) {
+	if !known {
 		s.plan()
 		s.xShape, s.wShape = append(s.xShape[:0], c.in[0].Shape...), append(s.wShape[:0], w.Shape...)
 	}
@@ -411,7 +412,6 @@ func convByLanes(c *call, lo, hi int) {
 // convBySlides computes channels [lo, hi) of the samples at hand.
 func convBySlides(c *call, lo, hi int) {
 	s := c.state.(*convState)
-	limited := s.lo > simd.Unlimited.Lo || s.hi < simd.Unlimited.Hi
 	for i := lo; i < hi; i++ {
 		sample, m := i/s.m, i%s.m
 		x := s.read(sample, m/s.groupOut)
@@ -429,16 +429,20 @@ func convBySlides(c *call, lo, hi int) {
 			s.k.SlideConv(z[o[1]:], s.width, x[o[0]:], s.rowStep, s.offsets, s.planeRows, s.width, s.step, s.w[m*s.depth:(m+1)*s.depth], bias, low, high)
 		}
 		if s.add != nil {
-			s.sum(z, s.add[at:], limited)
+			s.end(z, s.add[at:])
 		}
 	}
 }
 
-// sum adds and limits z, as the kernels with lanes of channels do.
-func (s *convState) sum(z, add []float32, limited bool) {
-	s.k.Add(z, z, add[:len(z)])
-	if limited {
+// end adds and limits z, as the kernels with lanes of channels do.
+func (s *convState) end(z, add []float32) {
+	if add != nil {
+		s.k.Add(z, z, add[:len(z)])
+	}
+	if s.lo > simd.Unlimited.Lo {
 		s.k.MaxScalar(z, z, s.lo)
+	}
+	if s.hi < simd.Unlimited.Hi {
 		s.k.MinScalar(z, z, s.hi)
 	}
 }
@@ -453,7 +457,13 @@ func convByRows(c *call, lo, hi int) {
 		if s.b != nil {
 			bias = s.b[m]
 		}
-		slide(&s.window, s.z[i*s.outSize:(i+1)*s.outSize], x, s.w[m*s.depth:(m+1)*s.depth], s.groupIn, bias, s.k.Axpy)
+		z := s.z[i*s.outSize : (i+1)*s.outSize]
+		slide(&s.window, z, x, s.w[m*s.depth:(m+1)*s.depth], s.groupIn, bias, s.k.Axpy)
+		if s.add != nil {
+			s.end(z, s.add[i*s.outSize:])
+		} else {
+			s.end(z, nil)
+		}
 	}
 }
 

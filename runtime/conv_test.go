@@ -250,7 +250,8 @@ func TestConvRandom(t *testing.T) {
 				g.pads = append(g.pads, r.IntN(4))
 			}
 			if seed%7 == 0 { // what overflows the bound on images
-				g.pads[0] += 300
+				g.pads[0] += 70_000
+				g.strides[0] = 30_000
 			}
 			for i := range dims {
 				span := (g.kernel[i]-1)*g.dilations[i] + 1
@@ -263,7 +264,13 @@ func TestConvRandom(t *testing.T) {
 			x, w, b := noise(seed, append([]int{n, channels}, g.in...)...), noise(seed+1, append([]int{m, channels / group}, g.kernel...)...), noise(seed+2, m)
 			want, bound := convolved(g, floatsOf(t, x), floatsOf(t, w), floatsOf(t, b), n, channels, m, group)
 			conv := graphNode(t, fmt.Sprintf("y = Conv <group = %d, %s> (x, w, b)", group, g.text()))
-			var first []float32
+			// What fusion appends.
+			add, lo, hi := noise(seed+3, append([]int{n, m}, g.out...)...), float32(-0.5), float32(2)
+			end := make([]float64, len(want))
+			for i, v := range want {
+				end[i] = min(max(v+float64(add.F32()[i]), -0.5), 2)
+			}
+			var first, firstEnd []float32
 			for variant := range 4 {
 				node := node{op: "Conv", opset: 11, attrs: conv.Attrs, simd: kernels, given: []bool{true, true, true}, consts: make([]*Tensor, 3), dropped: make([]bool, 3)}
 				in := []*Tensor{x, w, b}
@@ -292,6 +299,30 @@ func TestConvRandom(t *testing.T) {
 					}
 				}
 				c.tidy()
+				if variant%2 == 1 {
+					v, err := newConvolution(&node)
+					if err != nil {
+						t.Fatal(err)
+					}
+					v.add, v.lo, v.hi = true, lo, hi
+					c := &call{in: []*Tensor{x, add}, out: []*Tensor{{}}, s: s}
+					for range 2 {
+						if err := v.run(c); err != nil {
+							t.Fatalf("%v: %+v: %v", path, g, err)
+						}
+						z := c.out[0].F32()
+						if firstEnd == nil {
+							firstEnd = slices.Clone(z)
+						}
+						for i, v := range z {
+							if b := bound[i] + 0x1p-23*(math.Abs(want[i])+math.Abs(float64(add.F32()[i]))); !(math.Abs(float64(v)-end[i]) <= b) || v != firstEnd[i] {
+								t.Fatalf("%v: %+v, %d → %d channels in %d groups, variant %d: element %d of the sum is %v, want %v and the bits of %v",
+									path, g, channels, m, group, variant, i, v, end[i], firstEnd[i])
+							}
+						}
+						c.tidy()
+					}
+				}
 				s.team.close()
 			}
 		}

@@ -20,17 +20,17 @@ type image struct {
 	copied int     // what it takes of the channel's row, and the rest is padding
 }
 
-// imageBound is how many times larger than the input and the output together
-// the padded input may be. Kernels with images refuse what is larger, which
-// models in use never are, and something slower computes it.
-const imageBound = 16
+// imageBound and imageTimes are what a padded channel may be: a number of
+// elements, or that many times the input and the output together. Larger ones,
+// which no model in use has, are for something slower to compute.
+const imageBound, imageTimes = 1 << 16, 4
 
 // set works out the image for w. It reports false where there is no image for
 // channels of them.
 func (m *image) set(w *window, channels int) bool {
 	m.w, m.dims, m.steps, m.padded = w, m.dims[:0], m.steps[:0], false
 	m.size = 1
-	limit := imageBound * (w.inSize + w.outSize + 1)
+	limit := max(imageBound, imageTimes*(w.inSize+w.outSize))
 	for i, d := range w.in {
 		span := (w.out[i]-1)*w.stride[i] + (w.kernel[i]-1)*w.dilation[i] + 1
 		m.padded = m.padded || w.before[i] > 0 || span > d
