@@ -218,7 +218,7 @@ func (x *lnode) fuseConv(conv, add *lnode, other *lvalue, lo, hi float32) bool {
 		}
 		kind, inputs = "Conv+Add", append(inputs, other)
 		v.add = true
-		v.links = []link{{k: byType{graph.Float32: plain.run}.kernel(0), in: []int{-1}}, {k: k, in: []int{-1, 1}}}
+		v.links = []link{{k: byType{graph.Float32: plain.run}.kernel(0), in: []int{0}}, {k: k, in: []int{result(0), 1}}}
 	}
 	if x != add {
 		kind += "+" + x.op
@@ -227,7 +227,7 @@ func (x *lnode) fuseConv(conv, add *lnode, other *lvalue, lo, hi float32) bool {
 				v.k.MaxScalar(z, x, lo)
 				v.k.MinScalar(z, z, hi)
 			}
-			v.links = append(v.links, link{k: byType{graph.Float32: unary(limits, elementGrain)}.kernel(0), in: []int{-1}})
+			v.links = append(v.links, link{k: byType{graph.Float32: unary(limits, elementGrain)}.kernel(0), in: []int{result(1)}})
 		}
 	}
 	x.replace(kind, byType{graph.Float32: v.run}.kernel(0), inputs...)
