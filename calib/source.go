@@ -526,6 +526,17 @@ func (f *Feed) Spread(n int) *Feed {
 	return &g
 }
 
+// Pick returns a feed of these samples of the feed, in this order; a sample may
+// come more than once.
+func (f *Feed) Pick(samples []int) *Feed {
+	g := *f
+	g.samples = make([]int, len(samples))
+	for i, s := range samples {
+		g.samples[i] = f.samples[s]
+	}
+	return &g
+}
+
 // Shard returns part i of n equal parts, 0 ≤ i < n.
 func (f *Feed) Shard(i, n int) (*Feed, error) {
 	unit := max(f.fixed, 1)

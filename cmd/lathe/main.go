@@ -44,6 +44,10 @@ const (
 // printed as it is.
 type failed struct{ error }
 
+// interrupted is the error of a command that an interrupt ended, and that kept
+// what it had.
+type interrupted struct{ error }
+
 // execute runs one command line and returns its exit status.
 func execute(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	out := &stream{w: stdout}
@@ -64,6 +68,10 @@ func execute(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	case err == nil:
 		a.remarks()
 		return 0
+	case errors.As(err, new(interrupted)):
+		a.remarks()
+		fmt.Fprintf(stderr, "lathe: %s\n", oneLine(err))
+		return exitInterrupted
 	case ctx.Err() != nil:
 		fmt.Fprintln(stderr, "lathe: interrupted; nothing half-written is left")
 		return exitInterrupted
@@ -147,7 +155,7 @@ comparison that failed, 2 bad usage or bad input, 130 interrupted.`,
 	root.SetFlagErrorFunc(flagError)
 	root.SetOut(a.stdout)
 	root.SetErr(a.stderr)
-	root.AddCommand(a.inspect(), a.score(), a.drop(), a.circulant(), a.optimize(), a.run(), a.eval(), a.bench(),
+	root.AddCommand(a.inspect(), a.score(), a.drop(), a.circulant(), a.heal(), a.train(), a.optimize(), a.run(), a.eval(), a.bench(),
 		a.verify(), a.text(), a.ledger(), a.demo(), a.version())
 	root.SetHelpCommand(helpCommand())
 	root.InitDefaultCompletionCmd("completion") // adds nothing where the root has no other command

@@ -1,0 +1,50 @@
+package train
+
+import (
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"slices"
+
+	"gorgonia.org/tensor"
+
+	"github.com/onnx-lathe/lathe/graph"
+	"github.com/onnx-lathe/lathe/runtime"
+)
+
+// mix puts between two neighbours of a chunk what each of about share of its
+// samples was: (1 − λ)·x + λ·x′, λ uniform in [0, ½). A teacher that sees the
+// same mixtures is followed further from the data that way (Beyer et al.:
+// Knowledge distillation: A good teacher is patient and consistent, 2022). It
+// returns which samples were mixed; these have no label any more.
+func mix(rng *rand.Rand, inputs map[string]tensor.Tensor, samples int, share float64) ([]bool, error) {
+	mixed := make([]bool, samples)
+	by := make([]float32, samples)
+	for i := range mixed {
+		mixed[i] = samples > 1 && rng.Float64() < share
+		by[i] = float32(rng.Float64() / 2)
+	}
+	for _, name := range slices.Sorted(maps.Keys(inputs)) {
+		x, err := runtime.FromDense(inputs[name])
+		if err != nil {
+			return nil, err
+		}
+		if x.DType != graph.Float32 || len(x.Shape) == 0 || x.Shape[0] != samples {
+			return nil, fmt.Errorf("input %q is %v%v: only samples of float32 can be mixed", name, x.DType, x.Shape)
+		}
+		v := x.F32()
+		was := slices.Clone(v)
+		n := len(v) / samples
+		for i := range samples {
+			if !mixed[i] {
+				continue
+			}
+			other := was[(i+1)%samples*n:][:n]
+			for j, o := range other {
+				to := &v[i*n+j]
+				*to += float32(by[i] * (o - *to))
+			}
+		}
+	}
+	return mixed, nil
+}

@@ -1,0 +1,384 @@
+// Package train moves the weights of a model along gradients: it heals what
+// drops and rewrites cost, by distillation from the original model on
+// unlabelled inputs, and trains models from labels. Block-circulant operators
+// are trained in their own parameters, as CirCNN does.
+//
+// Everything is a function of the options, the models and the data: not of
+// the number of threads, nor of how often a run was interrupted and resumed.
+package train
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"time"
+
+	"gorgonia.org/tensor"
+
+	"github.com/onnx-lathe/lathe/calib"
+	"github.com/onnx-lathe/lathe/graph"
+	"github.com/onnx-lathe/lathe/runtime"
+)
+
+// Options says how a model is trained. The zero value of a number stands for
+// its default where one is named.
+type Options struct {
+	// Teacher is the model to learn from; nil for labels alone.
+	Teacher *graph.Model `json:"-"`
+
+	// Labels names an integer array of the data that holds a class for each
+	// sample; "" for none. LabelWeight is the weight of their cross-entropy
+	// beside a teacher's share, from 0 to 1; 0 means ½.
+	Labels      string
+	LabelWeight float64
+
+	// Output names the output that holds the logits [samples, …, classes];
+	// "" for the first one.
+	Output string
+
+	// Temperature of the distillation, 0 for 2. HiddenWeight adds the squared
+	// distance of the residual stream behind every module that student and
+	// teacher share, relative to the teacher's power, with that weight.
+	Temperature  float64
+	HiddenWeight float64
+
+	Steps int // 0 means 300
+	Batch int // samples in a step; 0 means 64
+	Chunk int // samples in a run; 0 means 8. It shows in roundings.
+
+	// AdamW (Loshchilov, Hutter: Decoupled Weight Decay Regularization, 2019)
+	// with β = 0.9, 0.999. The rate rises over Warmup steps (0: a twentieth)
+	// and falls to a hundredth along a cosine. Decay acts on matrices alone.
+	LearningRate  float64 // 0 means 3e-4 with a teacher, 1e-3 without
+	Warmup        int
+	Decay         float64
+	Clip          float64 // of the gradient's global norm; 0 means 1
+	CirculantRate float64 // rate of block-circulant weights, relative to the rest; 0 means 1
+
+	// Average is the decay of the running average of the weights, which is
+	// what is evaluated and kept: 0 means 0.98, negative none.
+	Average float64
+
+	// HeldOut is the part of the samples that is kept aside to choose the
+	// best weights on, 0 for a tenth, negative for none: then the last are
+	// kept. It is measured every Every steps (0: twenty times), and Patience
+	// measurements without a better one end the training (0: none do).
+	HeldOut  float64
+	Every    int
+	Patience int
+
+	// Random starts from random weights instead of the model's.
+	Random bool
+
+	// Train says which of runtime.Trainable's parameters are trained; nil for
+	// all.
+	Train func(name string) bool `json:"-"`
+
+	Seed    uint64
+	Threads int // 0: one per processor
+
+	// Checkpoint is a file that the state is written to at every measurement
+	// and where the training ends; "" for none. Resume goes on from it where
+	// it is there.
+	Checkpoint string
+	Resume     bool
+
+	// Progress is told of every step; nil for nothing.
+	Progress func(Status) `json:"-"`
+
+	// Mix is the part of the samples that are mixed with another before each
+	// use: inputs that are all float32 are averaged, and the teacher says what
+	// the mixture is. 0 for none.
+	Mix float64
+
+	// Augment changes the inputs of a chunk in place before each use for
+	// training; nil for none. It is called from several goroutines. rng is a
+	// function of the seed, the step and the chunk.
+	Augment func(rng *rand.Rand, inputs map[string]tensor.Tensor) error `json:"-"`
+}
+
+// withDefaults checks the options and fills what is zero.
+func (o Options) withDefaults() (Options, error) {
+	def := func(v *float64, d float64) {
+		if *v == 0 {
+			*v = d
+		}
+	}
+	count := func(v *int, d int) {
+		if *v == 0 {
+			*v = d
+		}
+	}
+	def(&o.LabelWeight, 0.5)
+	def(&o.Temperature, 2)
+	if o.Teacher != nil {
+		def(&o.LearningRate, 3e-4)
+	}
+	def(&o.LearningRate, 1e-3)
+	def(&o.Clip, 1)
+	def(&o.CirculantRate, 1)
+	def(&o.Average, 0.98)
+	def(&o.HeldOut, 0.1)
+	count(&o.Steps, 300)
+	count(&o.Batch, 64)
+	count(&o.Chunk, 8)
+	count(&o.Warmup, (o.Steps+19)/20)
+	count(&o.Every, max(o.Steps/20, 1))
+	switch {
+	case o.Teacher == nil && o.Labels == "":
+		return o, errors.New("there is neither a teacher nor labels to learn from")
+	case o.Steps < 0 || o.Batch < 0 || o.Chunk < 0 || o.Warmup < 0 || o.Every < 0 || o.Patience < 0:
+		return o, errors.New("a number of steps or samples is negative")
+	case !(o.LearningRate > 0) || !(o.Temperature > 0) || !(o.Clip > 0) || !(o.CirculantRate > 0) || o.Decay < 0 || o.HiddenWeight < 0:
+		return o, errors.New("a rate, a temperature or a weight is not positive")
+	case o.LabelWeight < 0 || o.LabelWeight > 1 || o.HeldOut >= 1 || o.Average >= 1:
+		return o, errors.New("the weight of labels, the held-out part and the decay of the average lie below 1")
+	case o.Mix < 0 || o.Mix > 1 || o.Mix > 0 && o.Teacher == nil:
+		return o, errors.New("the part of mixed samples lies between 0 and 1, and mixtures need a teacher to say what they are")
+	case o.HiddenWeight > 0 && o.Teacher == nil:
+		return o, errors.New("hidden states need a teacher to be matched with")
+	}
+	return o, nil
+}
+
+// Point is one measurement.
+type Point struct {
+	Step    int     `json:"step"`     // steps done
+	Loss    float64 `json:"loss"`     // mean of the steps since the point before; at step 0 that of the held-out samples
+	HeldOut float64 `json:"held_out"` // of the averaged weights
+	Rate    float64 `json:"learning_rate"`
+}
+
+// Status is how far a training is.
+type Status struct {
+	Point
+	Steps     int
+	Best      Point
+	PerSecond float64 // samples
+	Left      time.Duration
+}
+
+// Result is what a training did.
+type Result struct {
+	Curve       []Point
+	Best        Point
+	Steps       int // done, over all runs
+	Resumed     int // of them before this run
+	Samples     int // to train on
+	HeldOut     int // samples
+	Parameters  int // numbers that are trained
+	Bytes       int64
+	Interrupted bool // the context ended it: the model holds the best so far
+	Early       bool // no better measurement came for Options.Patience
+	Seconds     float64
+}
+
+// Run trains m on the data and puts the best weights into it. A context that
+// ends after the first step is no error: the model then holds the best weights
+// so far.
+func Run(ctx context.Context, m *graph.Model, src *calib.Source, o Options) (*Result, error) {
+	r, err := run(ctx, m, src, o)
+	if err != nil {
+		return nil, fmt.Errorf("train: %w", err)
+	}
+	return r, nil
+}
+
+func run(ctx context.Context, m *graph.Model, src *calib.Source, o Options) (*Result, error) {
+	o, err := o.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	t, err := newTrainer(ctx, m, src, o)
+	if err != nil {
+		return nil, err
+	}
+	if o.Resume && o.Checkpoint != "" {
+		if err := t.load(); err != nil {
+			return nil, err
+		}
+	}
+	t.result.Resumed = t.Done
+	start := time.Now()
+	err = t.loop(ctx, start)
+	t.result.Seconds = time.Since(start).Seconds()
+	if err != nil && (ctx.Err() == nil || t.Done == 0) {
+		return nil, err
+	}
+	t.result.Interrupted = err != nil
+	if o.Checkpoint != "" {
+		if err := t.save(); err != nil {
+			return nil, err
+		}
+	}
+	t.result.Curve, t.result.Best, t.result.Steps = t.Curve, t.Best, t.Done
+	t.result.Bytes = t.model.Bytes()
+	keep := t.best
+	if t.held.n() == 0 && t.Done > 0 {
+		keep = t.evaluated()
+	}
+	return &t.result, t.model.Store(m, t.split(keep))
+}
+
+// trainer is a training under way.
+type trainer struct {
+	o      Options
+	model  *runtime.Training
+	params []runtime.Parameter
+
+	train, held *samples
+	teacher     *teacher
+	print       string // fingerprint of the model that training began with
+
+	state
+	result Result
+}
+
+// loop takes the steps that are left.
+func (t *trainer) loop(ctx context.Context, start time.Time) error {
+	// A measurement is due where there is none yet, or one was interrupted.
+	if n := len(t.Curve); n == 0 || t.due() && t.Curve[n-1].Step != t.Done {
+		if err := t.measure(ctx); err != nil {
+			return err
+		}
+	}
+	first := t.Done
+	for t.Done < t.o.Steps && !t.result.Early {
+		loss, err := t.step(ctx)
+		if err != nil {
+			return err
+		}
+		if math.IsNaN(loss) || math.IsInf(loss, 0) {
+			return fmt.Errorf("step %d: the loss is %v; lower the learning rate", t.Done+1, loss)
+		}
+		t.Done++
+		t.Sum += loss
+		t.Count++
+		if t.due() {
+			if err := t.measure(ctx); err != nil {
+				return err
+			}
+			if t.o.Checkpoint != "" && t.Done < t.o.Steps {
+				if err := t.save(); err != nil {
+					return err
+				}
+			}
+		}
+		if t.o.Progress != nil {
+			taken := time.Since(start)
+			each := taken / time.Duration(t.Done-first)
+			last := t.Curve[len(t.Curve)-1]
+			t.o.Progress(Status{
+				Point: Point{Step: t.Done, Loss: loss, HeldOut: last.HeldOut, Rate: t.rate(t.Done - 1)}, Steps: t.o.Steps, Best: t.Best,
+				PerSecond: float64(t.o.Batch) / each.Seconds(), Left: each * time.Duration(t.o.Steps-t.Done),
+			})
+		}
+	}
+	return nil
+}
+
+// due reports whether the weights are measured after the steps done.
+func (t *trainer) due() bool { return t.Done%t.o.Every == 0 || t.Done == t.o.Steps }
+
+// step takes one step and returns the loss of its batch.
+func (t *trainer) step(ctx context.Context) (float64, error) {
+	chunks := t.train.chunks(t.train.batch(t.o.Seed, t.Done, t.o.Batch), t.o.Chunk)
+	losses := make([]float64, len(chunks))
+	n := 0
+	for _, c := range chunks {
+		n += len(c.numbers)
+	}
+	err := t.model.Gradients(ctx, len(chunks), func(i int) (map[string]tensor.Tensor, error) {
+		c := chunks[i]
+		return c.inputs, t.augment(c, i)
+	}, func(i int, values, grads []*runtime.Tensor) (err error) {
+		losses[i], err = t.loss(ctx, chunks[i], values, grads, 1/float64(n))
+		chunks[i].inputs = nil
+		return err
+	})
+	if err != nil {
+		return 0, err
+	}
+	sum := 0.0
+	for _, l := range losses {
+		sum += l
+	}
+	if math.IsNaN(sum) || math.IsInf(sum, 0) {
+		return sum, nil
+	}
+	return sum, t.update()
+}
+
+// augment reads the inputs of chunk i of the present step and changes them as
+// the options want.
+func (t *trainer) augment(c *chunk, i int) error {
+	if err := c.read(); err != nil {
+		return err
+	}
+	rng := rand.New(rand.NewPCG(t.o.Seed, 1<<62|uint64(t.Done)<<20|uint64(i)))
+	if t.o.Augment != nil {
+		c.changed = true
+		if err := t.o.Augment(rng, c.inputs); err != nil {
+			return err
+		}
+	}
+	if t.o.Mix > 0 {
+		c.changed = true
+		var err error
+		if c.mixed, err = mix(rng, c.inputs, len(c.numbers), t.o.Mix); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// measure adds a point to the curve: the loss of the held-out samples with
+// the averaged weights, which are kept if they are the best.
+func (t *trainer) measure(ctx context.Context) error {
+	p := Point{Step: t.Done, Rate: t.rate(max(t.Done-1, 0))}
+	if t.Count > 0 {
+		p.Loss = t.Sum / float64(t.Count)
+	}
+	if t.held.n() > 0 {
+		t.swap()
+		var err error
+		p.HeldOut, err = t.heldOut(ctx)
+		t.swap()
+		if err != nil {
+			return err
+		}
+		if t.Done == 0 {
+			p.Loss = p.HeldOut
+		}
+	}
+	t.Sum, t.Count = 0, 0
+	t.Curve = append(t.Curve, p)
+	if t.Done == 0 || p.HeldOut < t.Best.HeldOut || t.held.n() == 0 {
+		t.Best, t.Worse = p, 0
+		copy(t.best, t.evaluated())
+	} else if t.Worse++; t.o.Patience > 0 && t.Worse >= t.o.Patience {
+		t.result.Early = true
+	}
+	return nil
+}
+
+// heldOut is the loss of the held-out samples with the weights as they are.
+func (t *trainer) heldOut(ctx context.Context) (float64, error) {
+	chunks := t.held.chunks(t.held.numbers, t.o.Chunk)
+	losses := make([]float64, len(chunks))
+	err := t.model.Values(ctx, len(chunks), func(i int) (map[string]tensor.Tensor, error) {
+		c := chunks[i]
+		return c.inputs, c.read()
+	}, func(i int, values []*runtime.Tensor) (err error) {
+		losses[i], err = t.loss(ctx, chunks[i], values, nil, 1/float64(t.held.n()))
+		chunks[i].inputs = nil
+		return err
+	})
+	sum := 0.0
+	for _, l := range losses {
+		sum += l
+	}
+	return sum, err
+}

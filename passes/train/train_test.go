@@ -1,0 +1,437 @@
+package train
+
+import (
+	"context"
+	"errors"
+	"math"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"gorgonia.org/tensor"
+
+	"github.com/onnx-lathe/lathe/calib"
+	"github.com/onnx-lathe/lathe/graph"
+	"github.com/onnx-lathe/lathe/passes"
+	"github.com/onnx-lathe/lathe/runtime"
+	"github.com/onnx-lathe/lathe/testmodels"
+)
+
+// demo is the trained model and a part of its data.
+func demo(t *testing.T, samples int) (*graph.Model, *calib.Source) {
+	t.Helper()
+	file, _, _ := testmodels.Demo()
+	m, err := graph.Decode(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	data, err := testmodels.WordArchive(testmodels.CalibSeed, samples)
+	if err != nil {
+		t.Fatal(err)
+	}
+	src, err := calib.SourceFromBytes("words", data, calib.SourceOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m, src
+}
+
+// dropped is the model without some modules.
+func dropped(t *testing.T, m *graph.Model, ids ...string) *graph.Model {
+	t.Helper()
+	c := m.Clone()
+	err := passes.Run(t.Context(), c, &passes.Journal{}, passes.DropModules(ids, passes.DropOptions{}), passes.EliminateDeadCode())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// weights are all trainable constants of a model.
+func weights(t *testing.T, m *graph.Model) map[string][]float32 {
+	t.Helper()
+	out := map[string][]float32{}
+	for _, name := range runtime.Trainable(m) {
+		f, err := m.Graph.Value(name).ConstTensor().Float32s()
+		if err != nil {
+			t.Fatal(err)
+		}
+		out[name] = f
+	}
+	return out
+}
+
+func sameWeights(t *testing.T, what string, a, b *graph.Model) {
+	t.Helper()
+	x, y := weights(t, a), weights(t, b)
+	for name, w := range x {
+		if !slices.Equal(w, y[name]) {
+			t.Errorf("%s: weight %q differs", what, name)
+			return
+		}
+	}
+}
+
+// TestHeal: a few steps take back most of what drops cost, on samples that
+// were not trained on; with hidden states, labels and mixtures too.
+func TestHeal(t *testing.T) {
+	teacher, src := demo(t, 256)
+	student := dropped(t, teacher, "A1", "M2", "A3", "M4", "M5")
+	for _, c := range []struct {
+		name string
+		o    Options
+	}{
+		{"logits", Options{}},
+		{"hidden states", Options{HiddenWeight: 1}},
+		{"labels", Options{Labels: "labels"}},
+		{"mixtures and labels", Options{Mix: 0.5, Labels: "labels"}},
+		{"no average", Options{Average: -1}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			m := student.Clone()
+			o := c.o
+			o.Teacher, o.Steps, o.Batch, o.LearningRate, o.HeldOut = teacher, 12, 32, 3e-4, 0.25
+			r, err := Run(t.Context(), m, src, o)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := graph.Check(m); err != nil {
+				t.Error(err)
+			}
+			if r.Best.HeldOut > 0.7*r.Curve[0].HeldOut || r.Steps != 12 || r.Samples != 192 || r.HeldOut != 64 {
+				t.Errorf("held-out loss %v → %v after %d steps with %d and %d samples", r.Curve[0].HeldOut, r.Best.HeldOut, r.Steps, r.Samples, r.HeldOut)
+			}
+		})
+	}
+}
+
+// TestHealCirculant trains block-circulant layers in their own parameters.
+func TestHealCirculant(t *testing.T) {
+	teacher, src := demo(t, 128)
+	m := teacher.Clone()
+	err := passes.Run(t.Context(), m, &passes.Journal{}, passes.RewriteCirculant(passes.CirculantOptions{Block: 4, Fit: passes.FitFrobenius}), passes.EliminateDeadCode())
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := m.Parameters()
+	r, err := Run(t.Context(), m, src, Options{Teacher: teacher, Steps: 15, Batch: 32, LearningRate: 2e-3})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r.Best.HeldOut > 0.8*r.Curve[0].HeldOut || m.Parameters() != before {
+		t.Errorf("held-out loss %v → %v, parameters %d → %d", r.Curve[0].HeldOut, r.Best.HeldOut, before, m.Parameters())
+	}
+}
+
+// TestTrain learns from labels alone, from random weights.
+func TestTrain(t *testing.T) {
+	m, src := demo(t, 128)
+	r, err := Run(t.Context(), m, src, Options{Labels: "labels", Random: true, Steps: 20, Batch: 32, LearningRate: 2e-3})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if last := r.Curve[len(r.Curve)-1]; last.Loss > 0.9*r.Curve[0].Loss {
+		t.Errorf("loss %v → %v", r.Curve[0].Loss, last.Loss)
+	}
+}
+
+// TestThreadsDoNotShow: same seed, same bytes, whatever the threads; another
+// seed, other bytes.
+func TestThreadsDoNotShow(t *testing.T) {
+	teacher, src := demo(t, 96)
+	student := dropped(t, teacher, "M1")
+	heal := func(threads int, seed uint64) *graph.Model {
+		m := student.Clone()
+		_, err := Run(t.Context(), m, src, Options{Teacher: teacher, Steps: 4, Batch: 40, Every: 2, HeldOut: -1, Threads: threads, Seed: seed, Mix: 0.3})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return m
+	}
+	one := heal(1, 7)
+	sameWeights(t, "3 threads", one, heal(3, 7))
+	x, y := weights(t, one), weights(t, heal(1, 8))
+	for name := range x {
+		if slices.Equal(x[name], y[name]) && len(x[name]) > 1000 {
+			t.Errorf("weight %q does not depend on the seed", name)
+		}
+	}
+}
+
+// TestResume: a training that is interrupted after every few steps, and once
+// killed between two checkpoints, ends with the bytes and the curve of one
+// that is not.
+func TestResume(t *testing.T) {
+	teacher, src := demo(t, 96)
+	student := dropped(t, teacher, "M1")
+	options := Options{Teacher: teacher, Steps: 9, Batch: 24, Every: 3, HeldOut: 0.2, Chunk: 12, LearningRate: 3e-4}
+	whole := student.Clone()
+	want, err := Run(t.Context(), whole, src, options)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want.Best.Step == 0 {
+		t.Fatalf("nothing was learnt: %v", want.Curve)
+	}
+	file := filepath.Join(t.TempDir(), "state.npz")
+	options.Checkpoint, options.Resume = file, true
+	var got *Result
+	m := student.Clone()
+	runs := 0
+	for got == nil || got.Interrupted {
+		if runs++; runs > 12 {
+			t.Fatal("it never ends")
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		first := -1
+		options.Progress = func(s Status) {
+			if first < 0 {
+				first = s.Step
+			}
+			if s.Step == first+1 && runs != 3 || runs == 3 && s.Step == first {
+				cancel()
+			}
+		}
+		m = student.Clone()
+		kept, readErr := os.ReadFile(file)
+		if got, err = Run(ctx, m, src, options); err != nil {
+			t.Fatal(err)
+		}
+		cancel()
+		if runs == 2 && readErr == nil { // as if it had been killed before it wrote
+			if err := os.WriteFile(file, kept, 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if runs < 4 {
+		t.Errorf("%d runs", runs)
+	}
+	sameWeights(t, "resumed", whole, m)
+	if !slices.Equal(got.Curve, want.Curve) || got.Best != want.Best {
+		t.Errorf("curve is %v, want %v", got.Curve, want.Curve)
+	}
+
+	options.Progress, options.LearningRate = nil, 0.5
+	if _, err := Run(t.Context(), student.Clone(), src, options); err == nil || !strings.Contains(err.Error(), "another training") {
+		t.Errorf("other options: error is %v", err)
+	}
+	if err := os.WriteFile(file, []byte("no npz"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Run(t.Context(), student.Clone(), src, options); err == nil || !strings.Contains(err.Error(), "checkpoint") {
+		t.Errorf("broken checkpoint: error is %v", err)
+	}
+}
+
+// TestInterruptKeepsTheBest: an interrupt before the first step leaves the
+// model as it was; a patience that runs out ends the training.
+func TestInterruptKeepsTheBest(t *testing.T) {
+	teacher, src := demo(t, 64)
+	student := dropped(t, teacher, "M1")
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	m := student.Clone()
+	if _, err := Run(ctx, m, src, Options{Teacher: teacher}); !errors.Is(err, context.Canceled) {
+		t.Errorf("before the first step: error is %v", err)
+	}
+	sameWeights(t, "interrupted at once", student, m)
+	ctx, cancel = context.WithCancel(t.Context())
+	defer cancel()
+	r, err := Run(ctx, m, src, Options{Teacher: teacher, Batch: 8, Every: 1, Progress: func(s Status) {
+		if s.Step == 2 {
+			cancel()
+		}
+	}})
+	if err != nil || !r.Interrupted || r.Steps != 2 {
+		t.Errorf("%+v, %v", r, err)
+	}
+	// A rate at which nothing gets better.
+	m = student.Clone()
+	r, err = Run(t.Context(), m, src, Options{Teacher: teacher, Steps: 40, Batch: 8, Every: 1, Patience: 2, LearningRate: 1, Warmup: 1, Average: -1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !r.Early || r.Steps >= 40 || r.Best.HeldOut > r.Curve[0].HeldOut {
+		t.Errorf("ended early: %v, after %d steps, best %v of %v", r.Early, r.Steps, r.Best, r.Curve)
+	}
+}
+
+// TestRefusals: what cannot be trained says why.
+func TestRefusals(t *testing.T) {
+	teacher, src := demo(t, 16)
+	for _, c := range []struct {
+		o    Options
+		want string
+	}{
+		{Options{}, "neither a teacher nor labels"},
+		{Options{Labels: "nothing"}, "nothing"},
+		{Options{Labels: "labels", Output: "no"}, `no output "no"`},
+		{Options{Labels: "labels", Train: func(string) bool { return false }}, "nothing to train"},
+		{Options{Labels: "labels", HiddenWeight: 1}, "need a teacher"},
+		{Options{Labels: "labels", Mix: 1}, "need a teacher"},
+		{Options{Labels: "labels", LearningRate: math.NaN()}, "not positive"},
+		{Options{Labels: "labels", Steps: -1}, "negative"},
+		{Options{Teacher: teacher, LearningRate: 1e30, Warmup: 1, Steps: 5, Decay: 1}, "lower the learning rate"},
+	} {
+		if _, err := Run(t.Context(), teacher.Clone(), src, c.o); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%+v: error is %v, want one with %q", c.o, err, c.want)
+		}
+	}
+}
+
+// TestAdamW compares with five steps of torch.optim.AdamW (1.13, float64)
+// behind torch.nn.utils.clip_grad_norm_, the rate set before every step as
+// rate does, decay 0.05 for the matrix and 0 for the vector.
+func TestAdamW(t *testing.T) {
+	m, err := graph.Parse(`<ir_version: 8, opset_import: ["" : 17]>
+g (float[n, 2] x) => (float[n, 2] y)
+<float[2, 2] w = {0.5, -1, 2, 0.25}, float[2] b = {0.1, -0.3}>
+{
+  p = MatMul (x, w)
+  y = Add (p, b)
+}`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	model, err := runtime.CompileTraining(m, runtime.TrainingOptions{Parameters: []string{"w", "b"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	tr := &trainer{o: Options{Steps: 5, Warmup: 2, LearningRate: 0.1, Clip: 1, Decay: 0.05, CirculantRate: 1, Threads: 2}, model: model, params: model.Parameters()}
+	tr.value, tr.first, tr.second = make([]float32, 6), make([]float32, 6), make([]float32, 6)
+	want := [][]float64{
+		{0.44875000189480446, -0.9475000028422067, 1.9450000113688246, 0.19937500056844137, 0.14999999857889668, -0.3},
+		{0.351419524012306, -0.8426337869773091, 1.8351463114094957, 0.13137230122953109, 0.25012871708761736, -0.37441367183564706},
+		{0.25239634003682887, -0.7402051510127573, 1.7277551297942053, 0.12989172782830788, 0.3483441869458535, -0.4598407719598896},
+		{0.17782104069073873, -0.66737754190507, 1.651211877359443, 0.15511536730568257, 0.4183867764175374, -0.5281555957203915},
+		{0.15250001292192114, -0.6440102218868922, 1.6265778753907638, 0.1686939952264379, 0.44089484864324535, -0.5522434485896789},
+	}
+	for k, w := range want {
+		f := float32(k)
+		copy(tr.params[0].Gradient, []float32{0.3 * (f + 1), -0.2, 0.05, 1 - f})
+		copy(tr.params[1].Gradient, []float32{-0.4, 0.1 * f})
+		if err := tr.update(); err != nil {
+			t.Fatal(err)
+		}
+		tr.Done++
+		got := append(slices.Clone(tr.params[0].Value), tr.params[1].Value...)
+		for i := range w {
+			if math.Abs(float64(got[i])-w[i]) > 2e-6 { // float32 values and moments
+				t.Errorf("step %d: weight %d is %v, PyTorch's %v", k, i, got[i], w[i])
+			}
+		}
+	}
+}
+
+// TestLossGradients compares the losses' gradients with differences.
+func TestLossGradients(t *testing.T) {
+	rng := rand.New(rand.NewPCG(3, 4))
+	draw := func(n int) []float32 {
+		x := make([]float32, n)
+		for i := range x {
+			x[i] = float32(rng.NormFloat64() * 2)
+		}
+		return x
+	}
+	const n = 7
+	y, z, g := draw(n), draw(n), make([]float32, n)
+	p, q := make([]float64, n), make([]float64, n)
+	for _, c := range []struct {
+		name string
+		loss func(z, g []float32) float64
+	}{
+		{"divergence", func(z, g []float32) float64 { return 0.3 * divergence(y, z, 3, p, q, g, 0.3) }},
+		{"distance", func(z, g []float32) float64 {
+			d, err := distance(runtime.FromSlice([]int{n}, z), y, g, 0.7)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return d
+		}},
+	} {
+		clear(g)
+		c.loss(z, g)
+		for i := range z {
+			const h = 1.0 / 256
+			v := slices.Clone(z)
+			v[i] += h
+			above := c.loss(v, nil)
+			v[i] -= 2 * h
+			below := c.loss(v, nil)
+			if want := (above - below) / (2 * h); math.Abs(float64(g[i])-want) > 1e-4 {
+				t.Errorf("%s: gradient %d is %v, differences give %v", c.name, i, g[i], want)
+			}
+		}
+		if c.name == "divergence" && c.loss(y, nil) > 1e-9 {
+			t.Errorf("divergence of equal logits is %v", c.loss(y, nil))
+		}
+	}
+}
+
+// TestSamples: a split covers everything once, and so does every pass over
+// the part to train on.
+func TestSamples(t *testing.T) {
+	m, src := demo(t, 50)
+	ports, err := runtime.Ports(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	feed, err := src.Bind(ports)
+	if err != nil {
+		t.Fatal(err)
+	}
+	train, held, err := splitSamples(feed, 0.2, 1)
+	if err != nil || len(held) != 10 || len(train) != 40 {
+		t.Fatalf("%d and %d samples, %v", len(train), len(held), err)
+	}
+	all := append(slices.Clone(train), held...)
+	slices.Sort(all)
+	for i, v := range all {
+		if v != i {
+			t.Fatalf("samples are %v", all)
+		}
+	}
+	s := &samples{feed: feed, numbers: train}
+	var seen []int
+	for step := range 5 {
+		seen = append(seen, s.batch(1, step, 16)...)
+	}
+	for pass := range 2 {
+		one := slices.Clone(seen[pass*40 : (pass+1)*40])
+		slices.Sort(one)
+		if !slices.Equal(one, train) {
+			t.Errorf("pass %d is %v", pass, one)
+		}
+	}
+	if slices.Equal(seen[:40], seen[40:]) {
+		t.Error("both passes have one order")
+	}
+}
+
+// TestMix: shares of a neighbour, and only where it says so.
+func TestMix(t *testing.T) {
+	x := tensor.New(tensor.WithShape(4, 2), tensor.WithBacking([]float32{0, 1, 10, 11, 20, 21, 30, 31}))
+	mixed, err := mix(rand.New(rand.NewPCG(1, 1)), map[string]tensor.Tensor{"x": x}, 4, 0.5)
+	if err != nil {
+		t.Fatal(err)
+	}
+	data := x.Data().([]float32)
+	for i, yes := range mixed {
+		was, other := float32(10*i), float32((i+1)%4*10)
+		share := (data[2*i] - was) / (other - was)
+		if yes && (share <= 0 || share > 0.5) || !yes && share != 0 {
+			t.Errorf("sample %d, mixed %v: share %v", i, yes, share)
+		}
+	}
+	if !slices.Contains(mixed, true) || !slices.Contains(mixed, false) {
+		t.Errorf("mixed %v", mixed)
+	}
+	ids := tensor.New(tensor.WithShape(2, 2), tensor.WithBacking([]int64{1, 2, 3, 4}))
+	if _, err := mix(rand.New(rand.NewPCG(1, 1)), map[string]tensor.Tensor{"ids": ids}, 2, 0.5); err == nil {
+		t.Error("mixes tokens")
+	}
+}
