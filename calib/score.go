@@ -27,7 +27,9 @@ type ScoreOptions struct {
 // every module, S = 1 − cos(X, Y) ("What Matters in Transformers?", eq. 2),
 // and what else opts asks for. Memory does not depend on the number of
 // samples; sums are float64 and taken in the order of the data, so the result
-// depends neither on threads nor on the batch.
+// depends neither on threads nor on the batch. Modules inside local functions,
+// in the branches of an If and around fused operators are watched in an
+// unfolded copy of the model (modules.Unfold).
 func Score(ctx context.Context, m *graph.Model, feed *Feed, opts ScoreOptions) (*Ledger, error) {
 	l, err := score(ctx, m, feed, opts)
 	if err != nil {
@@ -37,7 +39,11 @@ func Score(ctx context.Context, m *graph.Model, feed *Feed, opts ScoreOptions) (
 }
 
 func score(ctx context.Context, m *graph.Model, feed *Feed, opts ScoreOptions) (*Ledger, error) {
-	all, err := modules.Find(m)
+	open, err := modules.Unfold(m)
+	if err != nil {
+		return nil, err
+	}
+	all, err := modules.Find(open)
 	if err != nil {
 		return nil, err
 	}
@@ -70,7 +76,7 @@ func score(ctx context.Context, m *graph.Model, feed *Feed, opts ScoreOptions) (
 	moments := func() map[string]*circulant.Moments { return nil }
 	if opts.Moments {
 		var names []string
-		_, inputs := weightNodes(m)
+		_, inputs := weightNodes(open)
 		for _, v := range inputs {
 			if !slices.Contains(names, v.Name) {
 				names = append(names, v.Name)
@@ -81,9 +87,9 @@ func score(ctx context.Context, m *graph.Model, feed *Feed, opts ScoreOptions) (
 		probes = append(probes, more...)
 	}
 	if opts.Ranges {
-		probes = append(probes, l.rangeProbes(m)...)
+		probes = append(probes, l.rangeProbes(open)...)
 	}
-	if err := observe(ctx, m, feed, probes, opts); err != nil {
+	if err := observe(ctx, open, feed, probes, opts); err != nil {
 		return nil, err
 	}
 	if opts.Means {

@@ -43,6 +43,11 @@ type cloner struct {
 	model  *Model
 	fn     *Function
 	values map[*Value]*Value
+
+	// Where the copy goes into a graph that is there already:
+	rename func(string) string // gives values names that are free
+	outer  bool                // what is not copied is read where it is
+	attr   func(*Attr) *Attr   // what a reference to an attribute stands for, nil for nothing
 }
 
 // graph copies g in two steps, all values before the nodes that read them, so
@@ -65,7 +70,11 @@ func (c *cloner) graph(g *Graph, holder *Node) *Graph {
 		c.connect(n, d.nodes[first+i])
 	}
 	for _, v := range g.outputs {
-		d.outputs = append(d.outputs, c.values[v])
+		w, ok := c.values[v]
+		if !ok && c.outer {
+			w = v
+		}
+		d.outputs = append(d.outputs, w)
 	}
 	return d
 }
@@ -90,8 +99,8 @@ func (c *cloner) shell(n *Node, d *Graph) *Node {
 // connect gives m the copies of n's inputs and attributes.
 func (c *cloner) connect(n, m *Node) {
 	for k, v := range n.inputs {
-		if v != nil {
-			v = c.values[v]
+		if w, ok := c.values[v]; ok || !c.outer {
+			v = w
 		}
 		m.SetInput(k, v)
 	}
@@ -108,6 +117,9 @@ func (c *cloner) value(v *Value, in *Graph) *Value {
 	w := &Value{}
 	*w = *v
 	w.graph, w.def, w.uses = in, nil, nil
+	if c.rename != nil {
+		w.Name = c.rename(w.Name)
+	}
 	c.values[v] = w
 	in.values[w.Name] = w
 	return w
@@ -117,8 +129,13 @@ func (c *cloner) attrs(list []*Attr, holder *Node) []*Attr {
 	if list == nil {
 		return nil
 	}
-	out := make([]*Attr, len(list))
-	for i, a := range list {
+	out := make([]*Attr, 0, len(list))
+	for _, a := range list {
+		if a.Ref != "" && c.attr != nil {
+			if a = c.attr(a); a == nil {
+				continue
+			}
+		}
 		b := *a
 		if a.G != nil {
 			b.G = c.graph(a.G, holder)
@@ -129,7 +146,7 @@ func (c *cloner) attrs(list []*Attr, holder *Node) []*Attr {
 				b.Graphs[k] = c.graph(s, holder)
 			}
 		}
-		out[i] = &b
+		out = append(out, &b)
 	}
 	return out
 }

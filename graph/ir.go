@@ -659,6 +659,21 @@ func (n *Node) DropOutput(i int) {
 	}
 }
 
+// RemoveOutput takes output i out; its value must have no reader. The outputs
+// behind it move up.
+func (n *Node) RemoveOutput(i int) {
+	if v := n.outputs[i]; v != nil {
+		v.def = nil
+		n.graph.forget(v)
+	}
+	n.outputs = slices.Delete(n.outputs, i, i+1)
+	for k, v := range n.outputs[i:] {
+		if v != nil {
+			v.defIndex = i + k
+		}
+	}
+}
+
 // Attr returns the attribute of that name, nil if it is not there.
 func (n *Node) Attr(name string) *Attr {
 	for _, a := range n.Attrs {

@@ -2,6 +2,7 @@ package passes
 
 import (
 	"context"
+	"fmt"
 	"slices"
 
 	"github.com/onnx-lathe/lathe/graph"
@@ -109,9 +110,36 @@ func deadIn(g *graph.Graph, outputs map[*graph.Value]bool, j *Journal) {
 			j.Add("eliminate-dead-code", n.String(), "removed", "no output needs it")
 			continue
 		}
+		if n.Is("If") {
+			trimIf(n, outputs, isGone, j)
+		}
 		for _, s := range n.Subgraphs() {
 			deadIn(s, outputs, j)
 		}
 	}
 	g.Remove(dead...)
+}
+
+// trimIf takes the results that nothing reads out of both branches of an If.
+func trimIf(n *graph.Node, outputs map[*graph.Value]bool, isGone func(*graph.Node) bool, j *Journal) {
+	bodies := n.Subgraphs()
+	for i := len(n.Outputs()) - 1; i >= 0; i-- {
+		v := n.Output(i)
+		if v != nil && (outputs[v] || slices.ContainsFunc(v.Uses(), func(u graph.Use) bool { return !isGone(u.Node) })) ||
+			slices.ContainsFunc(bodies, func(g *graph.Graph) bool { return len(g.Outputs()) <= i }) {
+			continue
+		}
+		if v != nil && len(v.Uses()) > 0 {
+			continue // the nodes that read it go first; the next sweep takes it
+		}
+		n.RemoveOutput(i)
+		for _, g := range bodies {
+			w := g.Outputs()[i]
+			g.RemoveOutput(i)
+			if w.Graph() == g && !slices.Contains(g.Outputs(), w) {
+				delete(outputs, w)
+			}
+		}
+		j.Add("eliminate-dead-code", n.String(), fmt.Sprintf("removed result %d of both branches", i), "nothing reads it")
+	}
 }

@@ -103,15 +103,26 @@ func dropModules(m *graph.Model, j *Journal, ids []string, opts DropOptions) err
 	}
 	history.Modules = nil
 	var gone, left []modules.Module
-	for _, mod := range all {
-		if !slices.Contains(ids, mod.ID) {
-			left = append(left, mod)
-			continue
+	for again := true; again; {
+		gone, left, again = nil, nil, false
+		for _, mod := range all {
+			if !slices.Contains(ids, mod.ID) {
+				left = append(left, mod)
+				continue
+			}
+			if !mod.Droppable {
+				return fmt.Errorf("module %s cannot be dropped: %s", mod.ID, mod.Reason)
+			}
+			gone = append(gone, mod)
 		}
-		if !mod.Droppable {
-			return fmt.Errorf("module %s cannot be dropped: %s", mod.ID, mod.Reason)
+		if again, err = inlineCalls(m, j, gone); err != nil {
+			return err
 		}
-		gone = append(gone, mod)
+		if again { // the modules are where the calls were
+			if all, err = modules.Find(m); err != nil {
+				return err
+			}
+		}
 	}
 	for i, id := range ids {
 		if !slices.ContainsFunc(gone, func(mod modules.Module) bool { return mod.ID == id }) {
@@ -127,8 +138,10 @@ func dropModules(m *graph.Model, j *Journal, ids []string, opts DropOptions) err
 	}
 	d := dropper{m: m, j: j, opts: opts, stands: map[*graph.Value]*graph.Value{}, moved: map[*graph.Node]graph.Use{}}
 	for _, mod := range gone {
-		if err := d.unlink(mod); err != nil {
-			return fmt.Errorf("module %s: %w", mod.ID, err)
+		for x := &mod; x != nil; x = x.Twin {
+			if err := d.unlink(*x); err != nil {
+				return fmt.Errorf("module %s: %w", mod.ID, err)
+			}
 		}
 		drop := modules.Drop{ID: mod.ID, Kind: mod.Kind}
 		if mod.Norm != nil {
@@ -161,6 +174,29 @@ func dropModules(m *graph.Model, j *Journal, ids []string, opts DropOptions) err
 		j.Add(dropPass, "", fmt.Sprintf("removed %d nodes, initializers and inputs", n), "nothing needs them after the drop")
 	}
 	return modules.WriteHistory(m, history)
+}
+
+// inlineCalls puts the bodies of local functions in the place of the calls
+// that keep one of these modules; other calls of the same functions stay. It
+// reports whether there were any.
+func inlineCalls(m *graph.Model, j *Journal, list []modules.Module) (done bool, err error) {
+	for _, mod := range list {
+		for x := &mod; x != nil; x = x.Twin {
+			if x.Call == nil {
+				continue
+			}
+			done = true
+			if x.Call.Graph() == nil {
+				continue // another module's call, gone already
+			}
+			call := x.Call.String()
+			if err := modules.Inline(m, x.Call); err != nil {
+				return false, fmt.Errorf("module %s: %w", mod.ID, err)
+			}
+			j.Add(dropPass, call, "inlined", mod.ID+" lies inside")
+		}
+	}
+	return done, nil
 }
 
 type dropper struct {
@@ -220,7 +256,7 @@ func (d *dropper) unlink(mod modules.Module) error {
 			// The Add stands where the norm's last node stood, so that the
 			// order stays topological.
 			stream = g.InsertBefore(mod.Norm.Out.Def(), "", "Add", g.FreshNodeName(mod.ID+"_mean"),
-				[]*graph.Value{stream, d.constant(g, mod, mean)}, []string{g.FreshName(mod.ID + "_mean_update")}).Output(0)
+				[]*graph.Value{stream, d.constant(mod, mean)}, []string{g.FreshName(mod.ID + "_mean_update")}).Output(0)
 		}
 		d.replace(mod.Norm.Out, stream)
 		d.j.Add(dropPass, mod.ID, "dropped with its norm", why)
@@ -235,7 +271,7 @@ func (d *dropper) unlink(mod modules.Module) error {
 		}
 		d.j.Add(dropPass, mod.ID, what, why)
 	case mean != nil:
-		add.SetInput(join.Index, d.constant(g, mod, mean))
+		add.SetInput(join.Index, d.constant(mod, mean))
 		d.j.Add(dropPass, mod.ID, "replaced by its mean update", why)
 	default:
 		sum := add.Output(0)
@@ -281,8 +317,9 @@ func (d *dropper) mean(mod modules.Module, overNorm bool) ([]float64, error) {
 }
 
 // constant adds an initializer of a mean update.
-func (d *dropper) constant(g *graph.Graph, mod modules.Module, v []float64) *graph.Value {
+func (d *dropper) constant(mod modules.Module, v []float64) *graph.Value {
 	allowInitializers(d.m, d.j, dropPass)
+	g := d.m.Graph // branches of an If read it there
 	f := make([]float32, len(v))
 	for i, x := range v {
 		f[i] = float32(x)

@@ -36,7 +36,7 @@ func (d *dropper) unfuse(mod modules.Module, join graph.Use, mean []float64) {
 	x := n.Input(1 - join.Index)
 	if mean != nil {
 		x = g.InsertBefore(n, "", "Add", g.FreshNodeName(mod.ID+"_mean"),
-			[]*graph.Value{x, d.constant(g, mod, mean)}, []string{g.FreshName(mod.ID + "_mean_update")}).Output(0)
+			[]*graph.Value{x, d.constant(mod, mean)}, []string{g.FreshName(mod.ID + "_mean_update")}).Output(0)
 	}
 	// ONNX Runtime has both norms in the default domain for every opset.
 	op, inputs := "SimplifiedLayerNormalization", []*graph.Value{x, n.Input(2)}

@@ -85,14 +85,14 @@ func TestDropIsReexport(t *testing.T) {
 				t.Log("compared without running:", err)
 			}
 			list := modulesOf(t, c.Model())
-			if len(list) < 6 && !strings.Contains(c.Name, "functions") && !strings.Contains(c.Name, "merged") {
+			if len(list) < 6 {
 				t.Errorf("%d modules can be dropped", len(list))
 			}
 			for _, gone := range sets(list) {
 				m, want := c.Model(), c.Model(gone...)
 				drop(t, m, passes.DropOptions{}, gone...)
 				passed(t, m, passes.EliminateDeadCode())
-				if a, b := madeOf(m), madeOf(want); !maps.Equal(a, b) && !strings.Contains(c.Name, "functions") {
+				if a, b := madeOf(m), madeOf(want); !maps.Equal(a, b) {
 					t.Errorf("without %v: %s", gone, differ(a, b))
 				}
 				if !runs {

@@ -38,7 +38,7 @@ func BERT(s Size, o BERTOptions) *graph.Model {
 		}, "embeddings")
 		for i := range s.Layers {
 			b.in(func() {
-				if !o.Functions {
+				if !o.Functions || b.lacks("A", i) || b.lacks("M", i) { // a layer that differs gets no call
 					x = b.bertLayer(x, mask, i, s)
 					return
 				}

@@ -75,7 +75,7 @@ func (v *view) caches(c candidate, cores []core) []Cache {
 		out = append(out, Cache{Role: role(past[x]), Past: v.vals[x].origin})
 	}
 	for _, x := range presents {
-		n := Cache{Role: role(present[x]), Present: v.vals[x].origin}
+		n := Cache{Role: role(present[x]), Present: v.gives[x]}
 		i := slices.IndexFunc(out, func(o Cache) bool { return o.Role == n.Role && o.Present == nil })
 		if i < 0 {
 			out = append(out, n)

@@ -27,7 +27,8 @@ type Cost struct {
 	Operators []OperatorCost // the dearest first
 	Notes     []string       // what could not be counted
 
-	nodes map[*graph.Node]int64
+	nodes   map[*graph.Node]int64
+	modules map[string]int64 // by id
 }
 
 // OperatorCost is the share of one operator, of the nodes of the main graph
@@ -44,13 +45,7 @@ func (c *Cost) Node(n *graph.Node) int64 { return c.nodes[n] }
 
 // Module is the work of the nodes of a module's body, the products of
 // activations in an attention included.
-func (c *Cost) Module(x Module) int64 {
-	var sum int64
-	for _, n := range x.Body {
-		sum = plus(sum, c.nodes[n])
-	}
-	return sum
-}
+func (c *Cost) Module(x Module) int64 { return c.modules[x.ID] }
 
 // CostOf counts the work of one run of m at these sizes. It infers the shapes
 // of a copy whose inputs have numbers for dims; m stays as it is. It fails
@@ -60,6 +55,28 @@ func CostOf(m *graph.Model, s Sizes) (*Cost, error) {
 	if err != nil {
 		return nil, err
 	}
+	c, err := costOf(m, list, s)
+	if err != nil || !slices.ContainsFunc(list, func(x Module) bool { return x.Call != nil || x.Merge.Graph() != m.Graph }) {
+		return c, err
+	}
+	// What lies in functions and branches is counted where it is unfolded.
+	u, err := Unfold(m)
+	if err != nil {
+		return nil, err
+	}
+	if list, err = Find(u); err != nil {
+		return nil, err
+	}
+	open, err := costOf(u, list, s)
+	if err != nil {
+		return nil, err
+	}
+	c.modules = open.modules
+	return c, nil
+}
+
+// costOf is CostOf for the modules that lie in the main graph.
+func costOf(m *graph.Model, list []Module, s Sizes) (*Cost, error) {
 	pasts := map[string]bool{}
 	for _, x := range list {
 		for _, c := range x.Caches {
@@ -67,9 +84,6 @@ func CostOf(m *graph.Model, s Sizes) (*Cost, error) {
 				pasts[c.Past.Name] = true
 			}
 		}
-	}
-	for _, v := range branchCaches(m.Graph) {
-		pasts[v.Name] = true
 	}
 	d := m.Clone()
 	if err := s.bind(d, pasts); err != nil {
@@ -79,7 +93,7 @@ func CostOf(m *graph.Model, s Sizes) (*Cost, error) {
 	if err := graph.Infer(d); err != nil && (!errors.As(err, &wrong) || wrong.Total > wrong.Declared) {
 		return nil, fmt.Errorf("cost: %w; give other sizes", err)
 	}
-	c := &Cost{nodes: map[*graph.Node]int64{}}
+	c := &Cost{nodes: map[*graph.Node]int64{}, modules: map[string]int64{}}
 	k := coster{Cost: c, ops: map[string]*OperatorCost{}, functions: map[*graph.Function]*cost{}, bodies: map[*graph.Graph]cost{}, origin: map[*graph.Node]*graph.Node{}}
 	k.pair(m.Graph, d.Graph)
 	c.FLOPs = k.graph(d.Graph, true).flops
@@ -93,6 +107,13 @@ func CostOf(m *graph.Model, s Sizes) (*Cost, error) {
 		return cmp.Or(cmp.Compare(b.FLOPs, a.FLOPs), cmp.Compare(b.Nodes, a.Nodes), cmp.Compare(a.Op, b.Op))
 	})
 	slices.Sort(c.Notes)
+	for _, x := range list {
+		var sum int64
+		for _, n := range x.Body {
+			sum = plus(sum, c.nodes[n])
+		}
+		c.modules[x.ID] = sum
+	}
 	return c, nil
 }
 
@@ -158,24 +179,6 @@ func (s Sizes) bind(d *graph.Model, pasts map[string]bool) error {
 		}
 	}
 	return nil
-}
-
-// branchCaches guesses the caches of a merged decoder, whose attentions lie in
-// the branches of an If where Find does not look: inputs of floats with four
-// axes or more that nested graphs alone read, and of which there are several
-// of one type.
-func branchCaches(g *graph.Graph) []*graph.Value {
-	var found []*graph.Value
-	count := map[string]int{}
-	key := func(v *graph.Value) string { return fmt.Sprint(v.Declared.Elem, v.Declared.Shape.Dims) }
-	for _, v := range g.Inputs() {
-		if t := v.Declared; t.Rank() >= 4 && t.Elem.IsFloat() && !v.IsInitializer() && len(v.Uses()) > 0 &&
-			!slices.ContainsFunc(v.Uses(), func(u graph.Use) bool { return u.Node.Graph() == g }) {
-			found = append(found, v)
-			count[key(v)]++
-		}
-	}
-	return slices.DeleteFunc(found, func(v *graph.Value) bool { return count[key(v)] < 2 })
 }
 
 type coster struct {

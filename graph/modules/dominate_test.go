@@ -29,7 +29,7 @@ func TestPostdominators(t *testing.T) {
 			vals = append(vals, g.NewNode("", []string{"Add", "Relu", "Split", "Shape"}[r.IntN(4)], "", in, outs).Outputs()...)
 		}
 		g.AddOutput(vals[len(vals)-1], nil)
-		v, err := newView(m)
+		v, err := newView(m, closed)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -105,7 +105,7 @@ func chain(n int, nested bool) *graph.Model {
 func TestLargeGraphs(t *testing.T) {
 	const n = 30_000
 	steps := func(m *graph.Model) (found []found, steps int, err error) {
-		v, err := newView(m)
+		v, err := newView(m, closed)
 		if err != nil {
 			return nil, 0, err
 		}

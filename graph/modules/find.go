@@ -105,6 +105,9 @@ func (f *finder) branches(r *region, c candidate) ([]found, error) {
 		m.Join = graph.Use{Node: f.nodes[b.add].n, Index: int(b.at)}
 		m.Branch = m.Join.Node.Input(m.Join.Index)
 		m.Body = f.tops(b.body)
+		if m.Call = f.caller(m.stream); m.Call == nil && f.nodes[b.add].frame != nil {
+			m.Call = f.nodes[b.add].top()
+		}
 		f.measure(&m)
 		if kind == Attention || kind == CrossAttention {
 			m.Caches = f.caches(c, cores)
@@ -122,6 +125,15 @@ func (f *finder) branches(r *region, c candidate) ([]found, error) {
 		out = append(out, m)
 	}
 	return out, nil
+}
+
+// caller is the call that keeps value x inside a function, nil where x is a
+// value of a graph.
+func (f *finder) caller(x int32) *graph.Node {
+	if l := &f.vals[x]; l.def >= 0 && l.origin != nil && l.origin.Graph().Function() != nil {
+		return f.nodes[l.def].top()
+	}
+	return nil
 }
 
 // pair reports whether the Add at node i adds up x and y and nothing else but
@@ -239,8 +251,10 @@ func (f *finder) decline(m *found, c candidate, b branch, why string, owners, ad
 		}
 		return "neither attention nor MLP: " + why
 	}
-	if fr := f.nodes[b.add].frame; fr != nil {
-		return fmt.Sprintf("it lies in the local function %q, called by %v; inline the functions first, as onnx.inliner does", fr.fn.Name, f.nodes[b.add].top())
+	for fr := f.nodes[b.add].frame; fr != nil; fr = fr.caller {
+		if err := fr.fn.Inlinable(); err != nil {
+			return fmt.Sprintf("%v cannot be taken apart: %v", fr.call, err)
+		}
 	}
 	if s := f.broadcast(c.stream, b.val); s != "" {
 		return s
@@ -267,8 +281,8 @@ func (f *finder) decline(m *found, c candidate, b branch, why string, owners, ad
 			if o < 0 {
 				continue
 			}
-			if l := &f.vals[o]; l.output && !presents[l.origin] {
-				return fmt.Sprintf("branch feeds output %q", l.origin.Name)
+			if g := f.gives[o]; g != nil && !presents[g] {
+				return fmt.Sprintf("branch feeds output %q", g.Name)
 			}
 			for _, u := range f.vals[o].uses {
 				if u == b.add && o == b.val || !f.alive(u) {
@@ -307,8 +321,8 @@ func (f *finder) leak(i int32, presents map[*graph.Value]bool) string {
 			if o < 0 {
 				continue
 			}
-			if l := &f.vals[o]; l.output && !presents[l.origin] {
-				return fmt.Sprintf("branch feeds output %q", l.origin.Name)
+			if g := f.gives[o]; g != nil && !presents[g] {
+				return fmt.Sprintf("branch feeds output %q", g.Name)
 			}
 			for _, u := range f.vals[o].uses {
 				if !seen[u] && f.alive(u) {
@@ -324,8 +338,8 @@ func (f *finder) leak(i int32, presents map[*graph.Value]bool) string {
 // output is the name of the graph output that node x computes, "" if none.
 func (f *finder) output(x *node) string {
 	for _, o := range x.out {
-		if o >= 0 && f.vals[o].output {
-			return f.vals[o].origin.Name
+		if g := f.gives[o]; g != nil {
+			return g.Name
 		}
 	}
 	return ""
@@ -483,6 +497,9 @@ func (f *finder) postNorms() {
 		}
 		if out := f.onward(n.out, streams); streams[out] || posts[m.stream] || len(f.found) == 1 {
 			m.Norm = f.norm(n)
+			if m.Call == nil {
+				m.Call = f.caller(n.out)
+			}
 			posts[out] = true
 		}
 	}

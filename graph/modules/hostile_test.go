@@ -95,6 +95,11 @@ func FuzzFind(f *testing.F) {
 		if m.Text() != before {
 			t.Error("the model was changed")
 		}
+		if u, err := modules.Unfold(m); err == nil && graph.Check(m) == nil {
+			if err := graph.Check(u); err != nil {
+				t.Errorf("unfolded: %v", err)
+			}
+		}
 		seen := map[string]bool{}
 		for _, x := range list {
 			if seen[x.ID] {

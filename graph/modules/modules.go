@@ -7,7 +7,9 @@
 //  1. The main graph is looked at through a view (view.go): local functions
 //     in place of their calls, Identity, Dropout and casts between
 //     floating-point types left out, ONNX Runtime's fused Add and norm in two
-//     nodes. The model stays as it is.
+//     nodes, one branch in place of an If whose branches both hold layers. The
+//     model stays as it is. Such Ifs are looked at twice, and the modules of
+//     their branches paired (merged.go).
 //  2. Adds are gathered into sums of addends that are not constant; an Add
 //     that only feeds another Add belongs to its sum (parallel branches), one
 //     of an activation and a constant is a bias and ends a branch.
@@ -107,6 +109,16 @@ type Module struct {
 	// stream goes on; nil for pre-LN.
 	Norm *Norm
 
+	// Call is a call of a local function that keeps Stream, Join or Norm
+	// inside, nil where they all lie in a graph. To change the module, its
+	// calls are inlined first.
+	Call *graph.Node
+	// Twin is the same module in the other branch of an If, nil if there is
+	// none: the merged decoders of exporters have a branch that starts a cache,
+	// which the module itself is of, and one that reads it. What is done to
+	// one has to be done to both. Caches is that of both.
+	Twin *Module
+
 	// Body holds the nodes on the ways from Stream to Branch, in order.
 	// Identity, Cast and Dropout are looked through and not listed. Weights
 	// holds the nodes that multiply by constant weights (MatMul, Gemm and
@@ -132,14 +144,15 @@ type Module struct {
 
 // Observable reports whether Stream, Branch, Sum and the output of Norm are
 // values of the main graph, so that a run can be watched there: those of a
-// local function are not, nor is a sum that a fused operator keeps to itself.
+// local function or of a branch of an If are not, nor is a sum that a fused
+// operator keeps to itself. In what Unfold returns they are.
 func (m *Module) Observable() bool {
 	list := []*graph.Value{m.Stream, m.Branch, m.Sum}
 	if m.Norm != nil {
 		list = append(list, m.Norm.Out)
 	}
 	for _, v := range list {
-		if v == nil || v.Graph().Function() != nil {
+		if v == nil || v.Graph().Function() != nil || v.Graph().Holder() != nil {
 			return false
 		}
 	}
@@ -167,24 +180,47 @@ func Find(m *graph.Model) ([]Module, error) {
 
 // Analyze is Find with notes on what was left out.
 func Analyze(m *graph.Model) (*Analysis, error) {
-	h, err := ReadHistory(m)
+	a, _, err := analyze(m)
 	if err != nil {
 		return nil, fmt.Errorf("modules: %w", err)
-	}
-	v, err := newView(m)
-	if err != nil {
-		return nil, fmt.Errorf("modules: %w", err)
-	}
-	f := &finder{view: v}
-	if err := f.find(); err != nil {
-		return nil, fmt.Errorf("modules: %w", err)
-	}
-	f.number(h)
-	a := &Analysis{Notes: v.notes}
-	for _, b := range f.found {
-		a.Modules = append(a.Modules, b.Module)
 	}
 	return a, nil
+}
+
+// analyze also returns the finder that the modules come from.
+func analyze(m *graph.Model) (*Analysis, *finder, error) {
+	h, err := ReadHistory(m)
+	if err != nil {
+		return nil, nil, err
+	}
+	f, err := findIn(m, thenTaken)
+	if err != nil {
+		return nil, nil, err
+	}
+	if len(f.ifs) > 0 {
+		if f, err = f.merge(m); err != nil {
+			return nil, nil, err
+		}
+	}
+	f.number(h)
+	a := &Analysis{Notes: f.notes}
+	for _, b := range f.found {
+		if t := b.Twin; t != nil {
+			t.ID, t.Layer = b.ID, b.Layer
+		}
+		a.Modules = append(a.Modules, b.Module)
+	}
+	return a, f, nil
+}
+
+// findIn finds the modules of m with one branch in the place of its Ifs.
+func findIn(m *graph.Model, t taken) (*finder, error) {
+	v, err := newView(m, t)
+	if err != nil {
+		return nil, err
+	}
+	f := &finder{view: v}
+	return f, f.find()
 }
 
 // number gives layers and ids. A layer is a run of modules in the order

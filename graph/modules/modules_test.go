@@ -406,8 +406,25 @@ Layer (a, u, d) => (r)
   r = Add (a, j)
 }
 `, []string{
-		`M0 x + j = r: it lies in the local function "Layer", called by node "→h" (local.Layer); inline the functions first, as onnx.inliner does`,
-		`M1 h + j = r: it lies in the local function "Layer", called by node "→y" (local.Layer); inline the functions first, as onnx.inliner does`}, ""},
+		"M0 x + j = r", "M1 h + j = r"}, ""},
+	{"a local function of another opset", one, "  h = local.Layer (x, U, D)\n  y = local.Layer (h, U, D)\n", `
+<domain: "local", opset_import: ["": 17]>
+Layer (a, u, d) => (r)
+{
+  h = MatMul (a, u)
+  i = Relu (h)
+  j = MatMul (i, d)
+  r = Add (a, j)
+}
+`, []string{
+		`M0 x + j = r: node "→h" (local.Layer) cannot be taken apart: function "Layer" is of opset 17 of domain "", the model of 18`,
+		`M1 h + j = r: node "→y" (local.Layer) cannot be taken apart: function "Layer" is of opset 17 of domain "", the model of 18`}, ""},
+	{"layers in both branches of an If", "(float[B,T,4] x, bool c) => (float[B,T,4] y)", "  y = If (c) <then_branch = a () => (float[B,T,4] t) {" +
+		mlp("f", "x") + add("t", "f_y", "x") + "}, else_branch = b () => (float[B,T,4] e) {" + mlp("g", "x") + add("e", "g_y", "x") + "}>\n", "",
+		[]string{"M0 x + g_y = e"}, ""},
+	{"other layers in the branches of an If", "(float[B,T,4] x, bool c) => (float[B,T,4] y)", "  y = If (c) <then_branch = a () => (float[B,T,4] t) {" +
+		attention("f", "x", "x", "") + add("t", "f_y", "x") + "}, else_branch = b () => (float[B,T,4] e) {" + mlp("g", "x") + add("e", "g_y", "x") + "}>\n", "",
+		nil, "no module is looked for in its branches: module 0 is of kind attention in the then branch, of kind mlp in the else branch"},
 }
 
 func TestCases(t *testing.T) {

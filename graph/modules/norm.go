@@ -57,7 +57,7 @@ type viewNorm struct {
 // Norms returns every norm of m's main graph, in graph order, those that
 // local functions hold included. It fails where Find does.
 func Norms(m *graph.Model) ([]*Norm, error) {
-	v, err := newView(m)
+	v, err := newView(m, closed)
 	if err != nil {
 		return nil, err
 	}

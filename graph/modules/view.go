@@ -20,9 +20,23 @@ type view struct {
 	vals  []val
 	nodes []node
 	index map[*graph.Value]int32 // values of the main graph, by what they resolve to
+	gives map[int32]*graph.Value // outputs of the main graph
+	taken taken                  // what stands for an If
+	ifs   []*graph.Node          // the If nodes that one branch stands for
 	notes []string
 	work  int // steps that are left before the analysis gives up
 }
+
+// taken says which branch stands for an If node whose branches both compute:
+// the merged decoders of exporters have one that reads a cache and one that
+// starts it.
+type taken string
+
+const (
+	closed    taken = "" // neither: an If node is one operator
+	thenTaken taken = "then_branch"
+	elseTaken taken = "else_branch"
+)
 
 // val is a value of the view.
 type val struct {
@@ -58,15 +72,16 @@ type frame struct {
 const (
 	maxInlined   = 1 << 20 // nodes that calls of functions may add
 	maxCallDepth = 32
-	workPerNode  = 256 // steps of the analysis per node; the public models need 3 to 12
+	maxCalls     = 1 << 12 // that hold modules
+	workPerNode  = 256     // steps of the analysis per node; the public models need 3 to 12
 )
 
 // errWork says that a graph is too tangled to be analysed in linear time.
 var errWork = fmt.Errorf("branches nest or share nodes too deeply to be analysed")
 
 // newView builds the view of m's main graph. It fails on a cycle.
-func newView(m *graph.Model) (*view, error) {
-	b := viewBuilder{view: &view{model: m}, main: map[*graph.Value]int32{}, inlined: maxInlined, functions: map[[3]string]*graph.Function{}}
+func newView(m *graph.Model, t taken) (*view, error) {
+	b := viewBuilder{view: &view{model: m, gives: map[int32]*graph.Value{}, taken: t}, main: map[*graph.Value]int32{}, inlined: maxInlined, functions: map[[3]string]*graph.Function{}}
 	if m.Graph == nil {
 		return nil, fmt.Errorf("the model has no graph")
 	}
@@ -87,7 +102,11 @@ func newView(m *graph.Model) (*view, error) {
 	}
 	v := b.view
 	for _, o := range m.Graph.Outputs() {
-		v.vals[b.find(b.main[o])].output = true
+		x := b.find(b.main[o])
+		v.vals[x].output = true
+		if v.gives[x] == nil {
+			v.gives[x] = o
+		}
 	}
 	v.index = b.main
 	for x, i := range v.index {
@@ -168,6 +187,12 @@ func (b *viewBuilder) graph(g *graph.Graph, f *frame) {
 		}
 		if len(n.Subgraphs()) > 0 {
 			x.operator = operator{}
+			if body := b.open(n, f); body != nil {
+				b.ifs = append(b.ifs, n)
+				b.graph(body, nil)
+				b.results(n, nil, body, nil)
+				continue
+			}
 			b.noteBranches(n)
 		}
 		for _, v := range n.Outputs() {
@@ -230,12 +255,50 @@ func (b *viewBuilder) call(n *graph.Node, fn *graph.Function, caller *frame) {
 		}
 	}
 	b.graph(fn.Graph, f)
-	for i, v := range fn.Graph.Outputs() {
+	b.results(n, caller, fn.Graph, f)
+}
+
+// results makes the outputs of n those of its body.
+func (b *viewBuilder) results(n *graph.Node, outside *frame, body *graph.Graph, inside *frame) {
+	for i, v := range body.Outputs() {
 		if o := n.Output(i); o != nil {
-			b.nodes = append(b.nodes, node{n: n, frame: caller, name: "Identity", operator: operator{class: through},
-				in: []int32{b.id(f, v)}, out: []int32{b.id(caller, o)}})
+			b.nodes = append(b.nodes, node{n: n, frame: outside, name: "Identity", operator: operator{class: through},
+				in: []int32{b.id(inside, v)}, out: []int32{b.id(outside, o)}})
 		}
 	}
+}
+
+// open returns the branch that stands for the node n, nil where n stays
+// closed: it is no If, or lies in a function, or not both of its branches
+// hold layers.
+func (b *viewBuilder) open(n *graph.Node, f *frame) *graph.Graph {
+	if b.taken == closed || f != nil || !n.Is("If") {
+		return nil
+	}
+	var out *graph.Graph
+	for _, name := range []taken{thenTaken, elseTaken} {
+		a := n.Attr(string(name))
+		if a == nil || a.G == nil || len(a.G.Inputs()) > 0 || len(a.G.Outputs()) < len(n.Outputs()) || !b.computes(a.G) {
+			return nil
+		}
+		if name == b.taken {
+			out = a.G
+		}
+	}
+	return out
+}
+
+// computes reports whether g has a product or calls a function.
+func (b *viewBuilder) computes(g *graph.Graph) bool {
+	return slices.ContainsFunc(g.Nodes(), func(n *graph.Node) bool {
+		name := n.Op
+		if d := graph.NormalDomain(n.Domain); d != "" {
+			name = d + "." + n.Op
+		}
+		class := operators[name].class
+		return class == product || class == fused || b.functions[[3]string{graph.NormalDomain(n.Domain), n.Op, n.Overload}] != nil ||
+			slices.ContainsFunc(n.Subgraphs(), b.computes)
+	})
 }
 
 // captures appends what the body s of a control-flow node reads of the graphs
@@ -327,9 +390,9 @@ func (b *viewBuilder) split(x node) bool {
 	return true
 }
 
-func (b *viewBuilder) note(format string, args ...any) {
-	if s := fmt.Sprintf(format, args...); !slices.Contains(b.notes, s) && len(b.notes) < 100 {
-		b.notes = append(b.notes, s)
+func (v *view) note(format string, args ...any) {
+	if s := fmt.Sprintf(format, args...); !slices.Contains(v.notes, s) && len(v.notes) < 100 {
+		v.notes = append(v.notes, s)
 	}
 }
 
@@ -356,11 +419,11 @@ func (b *viewBuilder) resolve() error {
 			}
 		}
 	}
-	// A value that a function computes goes by its name in the main graph.
+	// A value that a function computes goes by its name outside.
 	for i := range b.vals {
 		o := b.vals[i].origin
-		if r := b.find(int32(i)); int(r) != i && o != nil && o.Graph() == b.model.Graph {
-			if w := b.vals[r].origin; w == nil || w.Graph() != b.model.Graph {
+		if r := b.find(int32(i)); int(r) != i && o != nil && o.Graph().Function() == nil {
+			if w := b.vals[r].origin; w == nil || w.Graph().Function() != nil {
 				b.vals[r].origin = o
 			}
 		}
