@@ -35,6 +35,7 @@ type DropOptions struct {
 	// something is left for the norm to act on, and NormGone otherwise.
 	Norm    Norm
 	Recover Recover // "" means RecoverNone
+	Caches  Caches  // "" means CachesRemove
 	// Means gives the mean update E[f(X)] of a module and, for a post-LN
 	// module, E[LN(X + f(X)) − X]; needed for RecoverMean. A Ledger's
 	// MeanUpdate is one.
@@ -61,8 +62,9 @@ func (o DropOptions) norm() Norm {
 //
 // with E[f(X)] (E[LN(X + f(X)) − X] where the norm is gone) added under
 // RecoverMean. The cache inputs and outputs of a dropped attention leave the
-// model's interface, and what read the shape of such an input reads a
-// surviving cache of the same layout instead. Everything that no output needs
+// model's interface, unless opts.Caches says otherwise, and what read the
+// shape of such an input reads a surviving cache of the same layout instead.
+// Everything that no output needs
 // after that is removed. The ids of the modules that are left stay what they
 // were: metadata "lathe.history" keeps them.
 func DropModules(ids []string, opts DropOptions) Pass {
@@ -82,10 +84,13 @@ func dropModules(m *graph.Model, j *Journal, ids []string, opts DropOptions) err
 	if len(ids) == 0 {
 		return nil
 	}
-	opts.Norm, opts.Recover = opts.norm(), cmp.Or(opts.Recover, RecoverNone)
+	opts.Norm, opts.Recover, opts.Caches = opts.norm(), cmp.Or(opts.Recover, RecoverNone), cmp.Or(opts.Caches, CachesRemove)
 	if opts.Norm != NormGone && opts.Norm != NormKept || opts.Recover != RecoverNone && opts.Recover != RecoverMean {
 		return fmt.Errorf("no norm %q or recovery %q; there are %s and %s, %s and %s", opts.Norm, opts.Recover,
 			NormGone, NormKept, RecoverNone, RecoverMean)
+	}
+	if !slices.Contains([]Caches{CachesRemove, CachesRenumber, CachesPassthrough}, opts.Caches) {
+		return fmt.Errorf("nothing called %q is done with caches; there are %s, %s and %s", opts.Caches, CachesRemove, CachesRenumber, CachesPassthrough)
 	}
 	if opts.Recover == RecoverMean {
 		_ = graph.Infer(m) // tells how wide the stream is; what contradicts itself stays unknown
@@ -136,6 +141,8 @@ func dropModules(m *graph.Model, j *Journal, ids []string, opts DropOptions) err
 			return fmt.Errorf("module %q is named twice", id)
 		}
 	}
+	names := map[slot][]string{}
+	eachCache(all, func(s slot, v *graph.Value) { names[s] = append(names[s], v.Name) })
 	d := dropper{m: m, j: j, opts: opts, stands: map[*graph.Value]*graph.Value{}, moved: map[*graph.Node]graph.Use{}}
 	for _, mod := range gone {
 		for x := &mod; x != nil; x = x.Twin {
@@ -152,7 +159,9 @@ func dropModules(m *graph.Model, j *Journal, ids []string, opts DropOptions) err
 		}
 		history.Dropped = append(history.Dropped, drop)
 	}
-	d.unlinkOutputs(gone)
+	if err := d.unlinkOutputs(gone); err != nil {
+		return err
+	}
 	dead := &Journal{}
 	eliminateDead(m, dead)
 	if d.fuse() {
@@ -162,6 +171,9 @@ func dropModules(m *graph.Model, j *Journal, ids []string, opts DropOptions) err
 		return err
 	}
 	eliminateDead(m, dead)
+	if opts.Caches == CachesRenumber {
+		d.renumber(names, left)
+	}
 	for _, mod := range left {
 		if mod.Branch.Def() == nil {
 			// Without cross-attention nothing reads the encoder.
@@ -325,53 +337,4 @@ func (d *dropper) constant(mod modules.Module, v []float64) *graph.Value {
 		f[i] = float32(x)
 	}
 	return g.AddInitializer(g.FreshName(mod.ID+"_mean"), graph.Float32Tensor([]int64{int64(len(f))}, f))
-}
-
-// unlinkOutputs takes the caches that dropped attentions wrote out of the
-// outputs.
-func (d *dropper) unlinkOutputs(gone []modules.Module) {
-	g := d.m.Graph
-	for _, mod := range gone {
-		for _, c := range mod.Caches {
-			for i := len(g.Outputs()) - 1; i >= 0; i-- {
-				if c.Present != nil && g.Outputs()[i] == c.Present {
-					g.RemoveOutput(i)
-					d.j.Add(dropPass, c.Present.Name, "removed output", "it was the cache of "+mod.ID)
-				}
-			}
-		}
-	}
-}
-
-// unlinkInputs takes the caches that dropped attentions read out of the
-// inputs. What is left to read such an input reads its shape; it gets a
-// surviving cache of the same layout.
-func (d *dropper) unlinkInputs(gone, left []modules.Module) error {
-	var surviving []modules.Cache
-	for _, mod := range left {
-		surviving = append(surviving, mod.Caches...)
-	}
-	for _, mod := range gone {
-		for _, c := range mod.Caches {
-			if c.Past == nil || !c.Past.IsInput() {
-				continue
-			}
-			if uses := c.Past.Uses(); len(uses) > 0 {
-				_, only := modules.CacheShapeReaders(c.Past)
-				if !only {
-					return fmt.Errorf("module %s: %v still reads its cache %q", mod.ID, uses[0].Node, c.Past.Name)
-				}
-				s := modules.SubstituteCache(c, surviving)
-				if s == nil {
-					return fmt.Errorf("module %s: %v reads the shape of its cache %q and no cache of that layout is left; keep one more attention",
-						mod.ID, uses[0].Node, c.Past.Name)
-				}
-				c.Past.ReplaceUses(s)
-				d.j.Add(dropPass, c.Past.Name, "its shape is read from "+s.Name, "the cache of "+mod.ID+" leaves the model")
-			}
-			d.m.Graph.RemoveInput(c.Past)
-			d.j.Add(dropPass, c.Past.Name, "removed input", "it was the cache of "+mod.ID)
-		}
-	}
-	return nil
 }

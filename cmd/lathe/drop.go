@@ -22,13 +22,14 @@ type dropFlags struct {
 	selector    passes.Selector
 	norm        passes.Norm
 	recover     passes.Recover
+	caches      passes.Caches
 	first, last int
 	iterative   bool
 	samples     int
 }
 
 func newDropFlags() dropFlags {
-	return dropFlags{count: -1, mode: passes.Joint, selector: passes.ByCosine, recover: passes.RecoverNone}
+	return dropFlags{count: -1, mode: passes.Joint, selector: passes.ByCosine, recover: passes.RecoverNone, caches: passes.CachesRemove}
 }
 
 // add adds the flags; count is the name of the one that says how many.
@@ -40,6 +41,8 @@ func (d *dropFlags) add(c *cobra.Command, count string) {
 	addWord(c, &d.selector, "select", "how to choose (loss tries drops on the data; random and deepest are controls)", passes.Selectors...)
 	addWord(c, &d.norm, "norm", "whether the norm behind a module goes with it, in post-LN models (default gone, with --recover mean kept)", passes.NormGone, passes.NormKept)
 	addWord(c, &d.recover, "recover", "what takes the place of a module, nothing or its mean update", passes.RecoverNone, passes.RecoverMean)
+	addWord(c, &d.caches, "caches", "what becomes of the cache inputs and outputs of dropped attentions",
+		passes.CachesRemove, passes.CachesRenumber, passes.CachesPassthrough)
 	addCount(f, &d.first, 0, "protect-first", "layers at the beginning to leave alone")
 	addCount(f, &d.last, 0, "protect-last", "layers at the end to leave alone")
 	f.BoolVar(&d.iterative, "iterative", false, "score anew after each drop (needs --data)")
@@ -75,7 +78,7 @@ func (d *dropFlags) number(m *graph.Model) (int, error) {
 func (a *app) selection(d *dropFlags, count int) passes.SelectOptions {
 	return passes.SelectOptions{Count: count, Mode: d.mode, By: d.selector, Iterative: d.iterative,
 		ProtectFirst: d.first, ProtectLast: d.last, Seed: a.seed, Threads: a.threads, Samples: d.samples,
-		Drop: passes.DropOptions{Norm: d.norm, Recover: d.recover}}
+		Drop: passes.DropOptions{Norm: d.norm, Recover: d.recover, Caches: d.caches}}
 }
 
 func (a *app) drop() *cobra.Command {
@@ -90,9 +93,11 @@ func (a *app) drop() *cobra.Command {
 		Long: `drop removes the attention and MLP modules that matter least, all at once, and
 everything that no output needs after that. Scores come from a ledger that
 lathe score wrote, or are measured on --data first. A dropped attention takes
-its cache inputs and outputs with it. --count 0 needs neither and only reads
-and writes the model. --select loss writes the order that it found into the
-ledger, if there is one, so that another count need not measure again.`,
+its cache inputs and outputs with it; --caches renumber closes the gaps in
+their names, --caches passthrough leaves the interface as it was. --count 0
+needs neither and only reads and writes the model. --select loss writes the
+order that it found into the ledger, if there is one, so that another count
+need not measure again.`,
 		Example: `  lathe drop model.onnx --ledger scores.json --count 4 -o small.onnx
   lathe drop model.onnx --data calib.npz --fraction 0.25 --select loss --recover mean -o small.onnx
   lathe drop model.onnx --ledger scores.json --count 2 --mode block --dry-run
