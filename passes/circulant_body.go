@@ -8,29 +8,33 @@ import (
 )
 
 // minBodyOpset is the first version of the default domain in which the body
-// can be written: ConstantOfShape, which stands for Range, came with 9.
+// can be written: ConstantOfShape, which helps to count, came with 9.
 const minBodyOpset = 9
 
 // matMulBody is lathe.BlockCirculantMatMul in standard operators, for any
 // block size, so that a runtime which knows nothing of lathe runs the file.
 // With F = ⌊b/2⌋ + 1 frequencies, T tokens, C = cos(2πft/b) and S = sin(2πft/b)
-// of shape [F, b]:
+// of shape [F, b], and the blocks of x as rows of a matrix [T·q, b],
 //
-//	x̂ = x·[Cᵀ | −Sᵀ]                   [T·q, 2F]  real and imaginary parts
-//	ŵ = w·Cᵀ, −w·Sᵀ                    [p, q, F]  each
-//	ŷ(f) = [x̂r x̂i]·[ŵr ŵi; −ŵi ŵr]    [F, T, 2p] one complex product a frequency
-//	y = ŷ·[g·C; −g·S]                  [T·p, b]   g = 1/b for the real frequencies 0 and b/2, else 2/b
+//	x̂ = C·xᵀ, −S·xᵀ                  [F, T·q]   real and imaginary parts
+//	ŵ = C·wᵀ, −S·wᵀ                  [F, p·q]
+//	ŷr(f) = [x̂r x̂i]·[ŵr; −ŵi]ᵀ       [F, T, p]  one complex product a frequency
+//	ŷi(f) = [x̂r x̂i]·[ŵi; ŵr]ᵀ
+//	y = [ŷr; ŷi]ᵀ·[g·C; −g·S]        [T·p, b]   g = 1/b for the real frequencies 0 and b/2, else 2/b
+//
+// Frequencies come first from the beginning to the end, so that nothing of the
+// size of the inputs or outputs is transposed: ONNX Runtime fuses the transposes
+// of x and ŷ with the products, and apart they took more than half of its time.
 //
 // Angles are reduced modulo b as integers first, so the tables are exact to
 // rounding. Everything that depends on W alone is folded by a runtime that
-// folds constants. Range, Mod, Pad, Squeeze and Unsqueeze are avoided because
-// they are missing from old opsets or changed their form; zeros are
-// concatenated where X has to be padded. %[1]s to %[3]s are the forms that
-// differ between opsets.
+// folds constants. Mod, Pad, Squeeze and Unsqueeze are avoided because they are
+// missing from old opsets or changed their form; zeros are concatenated where X
+// has to be padded. %[1]s to %[4]s are the forms that differ between opsets.
 const matMulBody = `
 <
   domain: "lathe",
-  opset_import: ["": %[4]d]
+  opset_import: ["": %[5]d]
 >
 BlockCirculantMatMul <out_features> (X, W, B) => (Y)
 {
@@ -48,14 +52,10 @@ BlockCirculantMatMul <out_features> (X, W, B) => (Y)
   m = Shape (B)
   half = Div (b, i2)
   F = Add (half, i1)
-  F2 = Add (F, F)
 
-  ones_b = ConstantOfShape <value = int64[1] {1}> (b)
-  nz_b = NonZero (ones_b)
-  t = Reshape (nz_b, row)
-  ones_f = ConstantOfShape <value = int64[1] {1}> (F)
-  nz_f = NonZero (ones_f)
-  f = Reshape (nz_f, column)
+%[1]s
+  t = Reshape (to_b, row)
+  f = Reshape (to_f, column)
   ft = Mul (f, t)
   ft_turns = Div (ft, b)
   ft_whole = Mul (ft_turns, b)
@@ -80,24 +80,25 @@ BlockCirculantMatMul <out_features> (X, W, B) => (Y)
   inverse_re = Mul (C, g)
   inverse_im = Mul (minus_S, g)
   inverse = Concat <axis = 0> (inverse_re, inverse_im)
-  forward_rows = Concat <axis = 0> (C, minus_S)
-  forward = Transpose <perm = [1, 0]> (forward_rows)
 
-  Ct = Transpose <perm = [1, 0]> (C)
-  minus_St = Transpose <perm = [1, 0]> (minus_S)
-  w_re = MatMul (W, Ct)
-  w_im = MatMul (W, minus_St)
-  re = Transpose <perm = [2, 1, 0]> (w_re)
-  im = Transpose <perm = [2, 1, 0]> (w_im)
+  w_blocks_shape = Concat <axis = 0> (im1, b)
+  w_blocks = Reshape (W, w_blocks_shape)
+  w_columns = Transpose <perm = [1, 0]> (w_blocks)
+  w_re = MatMul (C, w_columns)
+  w_im = MatMul (minus_S, w_columns)
+  w_shape = Concat <axis = 0> (F, p, q)
+  w_re3 = Reshape (w_re, w_shape)
+  w_im3 = Reshape (w_im, w_shape)
+  re = Transpose <perm = [0, 2, 1]> (w_re3)
+  im = Transpose <perm = [0, 2, 1]> (w_im3)
   minus_im = Neg (im)
-  upper = Concat <axis = 2> (re, im)
-  lower = Concat <axis = 2> (minus_im, re)
-  spectra = Concat <axis = 1> (upper, lower)
+  to_re = Concat <axis = 1> (re, minus_im)
+  to_im = Concat <axis = 1> (im, re)
 
   shape_x = Shape (X)
   rank = Shape (shape_x)
   last = Sub (rank, i1)
-%[1]s
+%[2]s
   flat_shape = Concat <axis = 0> (im1, n)
   flat = Reshape (X, flat_shape)
   shape_flat = Shape (flat)
@@ -110,54 +111,60 @@ BlockCirculantMatMul <out_features> (X, W, B) => (Y)
 
   blocks_shape = Concat <axis = 0> (im1, b)
   blocks = Reshape (padded, blocks_shape)
-  x_hat = MatMul (blocks, forward)
-  x_hat_shape = Concat <axis = 0> (im1, q, i2, F)
-  x_hat4 = Reshape (x_hat, x_hat_shape)
-  x_planes = Transpose <perm = [3, 0, 2, 1]> (x_hat4)
-  q2 = Add (q, q)
-  x_rows_shape = Concat <axis = 0> (F, im1, q2)
-  x_rows = Reshape (x_planes, x_rows_shape)
-  y_rows = MatMul (x_rows, spectra)
-  y_rows_shape = Concat <axis = 0> (F, im1, i2, p)
-  y_rows4 = Reshape (y_rows, y_rows_shape)
-  y_planes = Transpose <perm = [1, 3, 2, 0]> (y_rows4)
-  y_hat_shape = Concat <axis = 0> (im1, F2)
-  y_hat = Reshape (y_planes, y_hat_shape)
-  y_blocks = MatMul (y_hat, inverse)
-  pb = Mul (p, b)
-  y_flat_shape = Concat <axis = 0> (im1, pb)
-  y_flat = Reshape (y_blocks, y_flat_shape)
-%[2]s
-  y_bias = Add (y_cut, B)
+  columns = Transpose <perm = [1, 0]> (blocks)
+  x_re = MatMul (C, columns)
+  x_im = MatMul (minus_S, columns)
+  x_hat_shape = Concat <axis = 0> (F, im1, q)
+  x_re3 = Reshape (x_re, x_hat_shape)
+  x_im3 = Reshape (x_im, x_hat_shape)
+  x_hat = Concat <axis = 2> (x_re3, x_im3)
+  y_re = MatMul (x_hat, to_re)
+  y_im = MatMul (x_hat, to_im)
+  y_hat_shape = Concat <axis = 0> (F, im1)
+  y_re2 = Reshape (y_re, y_hat_shape)
+  y_im2 = Reshape (y_im, y_hat_shape)
+  y_hat = Concat <axis = 0> (y_re2, y_im2)
+  y_rows = Transpose <perm = [1, 0]> (y_hat)
+  y_blocks = MatMul (y_rows, inverse)
 %[3]s
-  y_shape = Concat <axis = 0> (lead, m)
-  Y = Reshape (y_bias, y_shape)
+  pb = Mul (p, b)
+  y_shape = Concat <axis = 0> (lead, pb)
+  y_padded = Reshape (y_blocks, y_shape)
+%[4]s
+  Y = Add (y_cut, B)
 }
 `
 
-// matMulFunction returns the function for models of that opset. From opset 10
-// on Slice takes its bounds as inputs; before that they are attributes, which a
-// body for every size cannot use, and Gather with positions counted by NonZero
-// takes its place.
+// matMulFunction returns the function for models of that opset. From opset 11 on
+// Range counts; before that NonZero of ones does, which ONNX Runtime does not
+// fold. From opset 10 on Slice takes its bounds as inputs; before that they are
+// attributes, which a body for every size cannot use, and Gather takes its place.
 func matMulFunction(opset int64) (*graph.Function, error) {
 	if opset < minBodyOpset {
 		return nil, fmt.Errorf("the body of BlockCirculantMatMul needs opset %d, the model has %d; upgrade the model first", minBodyOpset, opset)
 	}
+	to := `  zero = Constant <value = int64 {0}> ()
+  one = Constant <value = int64 {1}> ()
+  scalar = Constant <value = int64[0] {}> ()
+  b0 = Reshape (b, scalar)
+  F0 = Reshape (F, scalar)
+  to_b = Range (zero, b0, one)
+  to_f = Range (zero, F0, one)`
 	n := "  n = Slice (shape_x, last, rank, i0)"
-	cut := "  y_cut = Slice (y_flat, i0, m, i1)"
 	lead := "  lead = Slice (shape_x, i0, last, i0)"
+	cut := "  y_cut = Slice (y_padded, i0, m, last)"
+	count := "  ones_%[1]s = ConstantOfShape <value = int64[1] {1}> (%[2]s)\n" +
+		"  nz_%[1]s = NonZero (ones_%[1]s)\n" +
+		"  %[3]s = Reshape (nz_%[1]s, im1)"
+	if opset < 11 {
+		to = fmt.Sprintf(count, "b", "b", "to_b") + "\n" + fmt.Sprintf(count, "f", "F", "to_f")
+	}
 	if opset < 10 {
 		n = "  n = Gather <axis = 0> (shape_x, last)"
-		cut = `  ones_m = ConstantOfShape <value = int64[1] {1}> (m)
-  nz_m = NonZero (ones_m)
-  at_m = Reshape (nz_m, im1)
-  y_cut = Gather <axis = 1> (y_flat, at_m)`
-		lead = `  ones_lead = ConstantOfShape <value = int64[1] {1}> (last)
-  nz_lead = NonZero (ones_lead)
-  at_lead = Reshape (nz_lead, im1)
-  lead = Gather <axis = 0> (shape_x, at_lead)`
+		lead = fmt.Sprintf(count, "lead", "last", "at_lead") + "\n  lead = Gather <axis = 0> (shape_x, at_lead)"
+		cut = fmt.Sprintf(count, "m", "m", "at_m") + "\n  y_cut = Gather <axis = -1> (y_padded, at_m)"
 	}
-	text := "<ir_version: 8, opset_import: [\"\": 17]>\nnone () => () {}\n" + fmt.Sprintf(matMulBody, n, cut, lead, opset)
+	text := "<ir_version: 8, opset_import: [\"\": 17]>\nnone () => () {}\n" + fmt.Sprintf(matMulBody, to, n, lead, cut, opset)
 	m, err := graph.Parse(strings.TrimSpace(text))
 	if err != nil {
 		return nil, fmt.Errorf("body of BlockCirculantMatMul: %w", err)
