@@ -373,7 +373,7 @@ func convImages(c *call, lo, hi int) {
 	s := c.state.(*convState)
 	x := s.x[s.first*s.channels*s.inSize:]
 	for i := lo; i < hi; i++ {
-		s.image.fill(s.images[i*s.image.size:(i+1)*s.image.size], x[i*s.inSize:(i+1)*s.inSize], 0)
+		s.image.fill(s.k, s.images[i*s.image.size:(i+1)*s.image.size], x[i*s.inSize:(i+1)*s.inSize], 0)
 	}
 }
 

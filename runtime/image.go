@@ -15,9 +15,12 @@ type image struct {
 	steps  []int // from place to place along every axis
 	size   int
 	padded bool
-	rows   []int32 // where they come from in the channel; −1 for padding
-	lead   int     // padding in front of a row,
-	copied int     // what it takes of the channel's row, and the rest is padding
+	planes []int32 // of the last two dims: where they come from in the channel; −1 for padding
+
+	// Rows of a plane, and elements of a row: padding in front, and what the
+	// channel gives; the rest is padding.
+	height, top, rows   int
+	width, lead, copied int
 }
 
 // imageBound and imageTimes are what a padded channel may be: a number of
@@ -44,8 +47,7 @@ func (m *image) set(w *window, channels int) bool {
 	}
 	last := len(m.dims) - 1
 	m.steps = append(m.steps, m.dims...)
-	step := 1
-	for i := last; i >= 0; i-- {
+	for i, step := last, 1; i >= 0; i-- {
 		m.steps[i] = step
 		step *= m.dims[i]
 	}
@@ -55,14 +57,23 @@ func (m *image) set(w *window, channels int) bool {
 	if !m.padded {
 		return true
 	}
-	m.lead = min(w.before[last], m.dims[last])
-	m.copied = min(w.in[last], m.dims[last]-m.lead)
-	m.rows = m.rows[:0]
-	for r := range m.size / max(m.dims[last], 1) {
-		from, step := 0, w.in[last]
-		for i := last - 1; i >= 0; i-- {
-			at := r%m.dims[i] - w.before[i]
-			r /= m.dims[i]
+	inner := func(i int) (size, lead, copied int) {
+		lead = min(w.before[i], m.dims[i])
+		return m.dims[i], lead, min(w.in[i], m.dims[i]-lead)
+	}
+	m.width, m.lead, m.copied = inner(last)
+	m.height, m.top, m.rows = 1, 0, 1
+	step := w.in[last]
+	if last > 0 {
+		m.height, m.top, m.rows = inner(last - 1)
+		step *= w.in[last-1]
+	}
+	m.planes = m.planes[:0]
+	for p := range m.size / max(m.width*m.height, 1) {
+		from, step := 0, step
+		for i := last - 2; i >= 0; i-- {
+			at := p%m.dims[i] - w.before[i]
+			p /= m.dims[i]
 			if at < 0 || at >= w.in[i] {
 				from = -1
 				break
@@ -70,31 +81,26 @@ func (m *image) set(w *window, channels int) bool {
 			from += at * step
 			step *= w.in[i]
 		}
-		m.rows = append(m.rows, int32(from))
+		m.planes = append(m.planes, int32(from))
 	}
 	return true
 }
 
 // fill makes the image of one channel x, with a value for padding.
-func (m *image) fill(dst, x []float32, padding float32) {
-	width := m.dims[len(m.dims)-1]
-	for _, from := range m.rows {
-		row := dst[:width]
-		dst = dst[width:]
+func (m *image) fill(k *simd.Kernels, dst, x []float32, padding float32) {
+	pad := func(n int) {
+		k.PadRows(dst, 0, nil, 0, 1, n, 0, 0, padding)
+		dst = dst[n:]
+	}
+	for _, from := range m.planes {
 		if from < 0 {
-			for j := range row {
-				row[j] = padding
-			}
+			pad(m.height * m.width)
 			continue
 		}
-		for j := range row[:m.lead] {
-			row[j] = padding
-		}
-		copy(row[m.lead:], x[from:int(from)+m.copied])
-		end := row[m.lead+m.copied:]
-		for j := range end {
-			end[j] = padding
-		}
+		pad(m.top * m.width)
+		k.PadRows(dst, m.width, x[from:], m.w.in[len(m.w.in)-1], m.rows, m.width, m.lead, m.copied, padding)
+		dst = dst[m.rows*m.width:]
+		pad((m.height - m.top - m.rows) * m.width)
 	}
 }
 

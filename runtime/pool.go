@@ -94,7 +94,7 @@ func slidePool(a *windowAttrs, k *simd.Kernels, op slideOp, padding float32, beg
 			from, to := x[i*s.inSize:(i+1)*s.inSize], z[i*s.outSize:(i+1)*s.outSize]
 			if s.image.padded {
 				m := s.images[worker*s.image.size:][:s.image.size]
-				s.image.fill(m, from, padding)
+				s.image.fill(k, m, from, padding)
 				from = m
 			}
 			for _, o := range s.origins {

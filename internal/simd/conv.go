@@ -93,6 +93,7 @@ type convKernels struct {
 	tiles              func(z []float32, zStep int, x []float32, step int, offsets []int32, w, bias, add []float32, places []int32, pixels, channels int, lo, hi float32)
 	slideConv          func(z []float32, zStep int, x []float32, xStep int, offsets []int32, rows, width, stride int, w []float32, bias, lo, hi float32)
 	slideMax, slideSum func(z []float32, zStep int, x []float32, xStep int, offsets []int32, rows, width, stride int)
+	padRows            func(dst []float32, dstStep int, src []float32, srcStep int, rows, width, lead, copied int, value float32)
 }
 
 // lane is where channel c of a vector lies: kernels that transpose a tile find
@@ -244,6 +245,37 @@ func (k *Kernels) SlideMax(z []float32, zStep int, x []float32, xStep int, taps 
 func (k *Kernels) SlideSum(z []float32, zStep int, x []float32, xStep int, taps Taps, rows, width, stride int) {
 	if slides("SlideSum", z, zStep, x, xStep, taps, rows, width, stride) {
 		k.conv.slideSum(z, zStep, x, xStep, taps.at, rows, width, stride)
+	}
+}
+
+// PadRows copies rows between padding: rows of dst, dstStep apart, get lead
+// elements of value, then the copied elements of the row of src, srcStep apart,
+// and value again up to width.
+func (k *Kernels) PadRows(dst []float32, dstStep int, src []float32, srcStep, rows, width, lead, copied int, value float32) {
+	if rows <= 0 || width <= 0 {
+		return
+	}
+	if lead < 0 || copied < 0 || lead+copied > width || dstStep < width && rows > 1 || (rows-1)*dstStep+width > len(dst) ||
+		srcStep < 0 || copied > 0 && (rows-1)*srcStep+copied > len(src) || width > math.MaxInt32 {
+		panic(fmt.Sprintf("simd: PadRows: %d rows of %d elements, %d apart in %d, with %d at %d, %d apart in %d",
+			rows, width, dstStep, len(dst), copied, lead, srcStep, len(src)))
+	}
+	if copied == 0 {
+		src, srcStep = dst, 0 // nothing is read
+	}
+	k.conv.padRows(dst, dstStep, src, srcStep, rows, width, lead, copied, value)
+}
+
+func padRows(dst []float32, dstStep int, src []float32, srcStep int, rows, width, lead, copied int, value float32) {
+	for r := range rows {
+		row := dst[r*dstStep:][:width]
+		for j := range row[:lead] {
+			row[j] = value
+		}
+		copy(row[lead:], src[r*srcStep:][:copied])
+		for j := lead + copied; j < width; j++ {
+			row[j] = value
+		}
 	}
 }
 

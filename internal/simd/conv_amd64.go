@@ -82,6 +82,20 @@ func slideMaxAVX512(z []float32, zStep int, x []float32, xStep int, offsets []in
 //go:noescape
 func slideSumAVX512(z []float32, zStep int, x []float32, xStep int, offsets []int32, rows int, width int, stride int)
 
+// padRowsAVX512 computes
+//
+//	for r := range rows {
+//		for j := range width {
+//			dst[r*dstStep+j] = value
+//			if j >= lead && j < lead+copied {
+//				dst[r*dstStep+j] = src[r*srcStep+j-lead]
+//			}
+//		}
+//	}
+//
+//go:noescape
+func padRowsAVX512(dst []float32, dstStep int, src []float32, srcStep int, rows int, width int, lead int, copied int, value float32)
+
 // convTilesAVX2 computes
 //
 //	for g := 0; g < len(places); g += 2 {
@@ -159,3 +173,17 @@ func slideMaxAVX2(z []float32, zStep int, x []float32, xStep int, offsets []int3
 //
 //go:noescape
 func slideSumAVX2(z []float32, zStep int, x []float32, xStep int, offsets []int32, rows int, width int, stride int)
+
+// padRowsAVX2 computes
+//
+//	for r := range rows {
+//		for j := range width {
+//			dst[r*dstStep+j] = value
+//			if j >= lead && j < lead+copied {
+//				dst[r*dstStep+j] = src[r*srcStep+j-lead]
+//			}
+//		}
+//	}
+//
+//go:noescape
+func padRowsAVX2(dst []float32, dstStep int, src []float32, srcStep int, rows int, width int, lead int, copied int, value float32)

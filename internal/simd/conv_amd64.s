@@ -1902,59 +1902,197 @@ TEXT ·slideConvAVX512(SB), NOSPLIT, $0-148
 	MOVQ zStep+24(FP), R13
 	SHLQ $0x02, R12
 	SHLQ $0x02, R13
+	LEAQ (R12)(R12*2), R14
 	MOVQ rows+88(FP), R11
-	LEAQ tailMask<>+0(SB), R14
 	MOVQ stride+104(FP), BX
 	CMPQ BX, $0x01
 	JNE  stride2
 
-row1:
-	DECQ R11
-	JL   done1
+row4x1:
+	CMPQ R11, $0x04
+	JL   done4x1
 	MOVQ width+96(FP), R10
 	MOVQ DI, R8
 	MOVQ SI, R9
 
-pair1:
+pair4x1:
 	CMPQ         R10, $0x20
-	JL           single1
+	JL           single4x1
 	VBROADCASTSS bias+136(FP), Z0
-	VBROADCASTSS bias+136(FP), Z1
+	VMOVAPS      Z0, Z1
+	VMOVAPS      Z0, Z2
+	VMOVAPS      Z0, Z3
+	VMOVAPS      Z0, Z4
+	VMOVAPS      Z0, Z5
+	VMOVAPS      Z0, Z6
+	VMOVAPS      Z0, Z7
 	MOVQ         offsets_base+64(FP), AX
 	MOVQ         offsets_len+72(FP), DX
 	MOVQ         w_base+112(FP), CX
 	TESTQ        DX, DX
-	JE           p1sums
+	JE           p4x1sums
 
-p1loop:
+p4x1loop:
 	MOVLQSX      (AX), BX
-	VBROADCASTSS (CX), Z2
-	VMOVUPS      (R9)(BX*4), Z3
-	VFMADD231PS  Z2, Z3, Z0
-	VMOVUPS      64(R9)(BX*4), Z4
-	VFMADD231PS  Z2, Z4, Z1
+	LEAQ         (R9)(BX*4), BX
+	VBROADCASTSS (CX), Z8
+	VFMADD231PS  (BX), Z8, Z0
+	VFMADD231PS  64(BX), Z8, Z1
+	VFMADD231PS  (BX)(R12*1), Z8, Z2
+	VFMADD231PS  64(BX)(R12*1), Z8, Z3
+	VFMADD231PS  (BX)(R12*2), Z8, Z4
+	VFMADD231PS  64(BX)(R12*2), Z8, Z5
+	VFMADD231PS  (BX)(R14*1), Z8, Z6
+	VFMADD231PS  64(BX)(R14*1), Z8, Z7
 	ADDQ         $0x04, AX
 	ADDQ         $0x04, CX
 	DECQ         DX
-	JNE          p1loop
+	JNE          p4x1loop
 
-p1sums:
-	VBROADCASTSS lo+140(FP), Z3
-	VBROADCASTSS hi+144(FP), Z4
-	VMAXPS       Z0, Z3, Z0
-	VMINPS       Z0, Z4, Z0
+p4x1sums:
+	VBROADCASTSS lo+140(FP), Z9
+	VBROADCASTSS hi+144(FP), Z10
+	LEAQ         (R13)(R13*2), DX
+	VMAXPS       Z0, Z9, Z0
+	VMINPS       Z0, Z10, Z0
 	VMOVUPS      Z0, (R8)
-	VMAXPS       Z1, Z3, Z1
-	VMINPS       Z1, Z4, Z1
+	VMAXPS       Z1, Z9, Z1
+	VMINPS       Z1, Z10, Z1
+	VMOVUPS      Z1, 64(R8)
+	VMAXPS       Z2, Z9, Z2
+	VMINPS       Z2, Z10, Z2
+	VMOVUPS      Z2, (R8)(R13*1)
+	VMAXPS       Z3, Z9, Z3
+	VMINPS       Z3, Z10, Z3
+	VMOVUPS      Z3, 64(R8)(R13*1)
+	VMAXPS       Z4, Z9, Z4
+	VMINPS       Z4, Z10, Z4
+	VMOVUPS      Z4, (R8)(R13*2)
+	VMAXPS       Z5, Z9, Z5
+	VMINPS       Z5, Z10, Z5
+	VMOVUPS      Z5, 64(R8)(R13*2)
+	VMAXPS       Z6, Z9, Z6
+	VMINPS       Z6, Z10, Z6
+	VMOVUPS      Z6, (R8)(DX*1)
+	VMAXPS       Z7, Z9, Z7
+	VMINPS       Z7, Z10, Z7
+	VMOVUPS      Z7, 64(R8)(DX*1)
+	ADDQ         $0x00000080, R8
+	ADDQ         $0x00000080, R9
+	SUBQ         $0x20, R10
+	JMP          pair4x1
+
+single4x1:
+	TESTQ        R10, R10
+	JLE          end4x1
+	MOVQ         R10, DX
+	MOVQ         $0x00000010, BX
+	CMPQ         DX, BX
+	CMOVQGT      BX, DX
+	MOVQ         $-1, CX
+	BZHIQ        DX, CX, CX
+	KMOVW        CX, K1
+	VBROADCASTSS bias+136(FP), Z0
+	VMOVAPS      Z0, Z1
+	VMOVAPS      Z0, Z2
+	VMOVAPS      Z0, Z3
+	MOVQ         offsets_base+64(FP), AX
+	MOVQ         offsets_len+72(FP), DX
+	MOVQ         w_base+112(FP), CX
+	TESTQ        DX, DX
+	JE           s4x1sums
+
+s4x1loop:
+	MOVLQSX      (AX), BX
+	LEAQ         (R9)(BX*4), BX
+	VBROADCASTSS (CX), Z8
+	VMOVUPS.Z    (BX), K1, Z9
+	VFMADD231PS  Z9, Z8, Z0
+	VMOVUPS.Z    (BX)(R12*1), K1, Z9
+	VFMADD231PS  Z9, Z8, Z1
+	VMOVUPS.Z    (BX)(R12*2), K1, Z9
+	VFMADD231PS  Z9, Z8, Z2
+	VMOVUPS.Z    (BX)(R14*1), K1, Z9
+	VFMADD231PS  Z9, Z8, Z3
+	ADDQ         $0x04, AX
+	ADDQ         $0x04, CX
+	DECQ         DX
+	JNE          s4x1loop
+
+s4x1sums:
+	VBROADCASTSS lo+140(FP), Z9
+	VBROADCASTSS hi+144(FP), Z10
+	LEAQ         (R13)(R13*2), DX
+	VMAXPS       Z0, Z9, Z0
+	VMINPS       Z0, Z10, Z0
+	VMOVUPS      Z0, K1, (R8)
+	VMAXPS       Z1, Z9, Z1
+	VMINPS       Z1, Z10, Z1
+	VMOVUPS      Z1, K1, (R8)(R13*1)
+	VMAXPS       Z2, Z9, Z2
+	VMINPS       Z2, Z10, Z2
+	VMOVUPS      Z2, K1, (R8)(R13*2)
+	VMAXPS       Z3, Z9, Z3
+	VMINPS       Z3, Z10, Z3
+	VMOVUPS      Z3, K1, (R8)(DX*1)
+	ADDQ         $0x00000040, R8
+	ADDQ         $0x00000040, R9
+	SUBQ         $0x10, R10
+	JMP          single4x1
+
+end4x1:
+	LEAQ (SI)(R12*4), SI
+	LEAQ (DI)(R13*4), DI
+	SUBQ $0x04, R11
+	JMP  row4x1
+
+done4x1:
+row1x1:
+	CMPQ R11, $0x01
+	JL   done1x1
+	MOVQ width+96(FP), R10
+	MOVQ DI, R8
+	MOVQ SI, R9
+
+pair1x1:
+	CMPQ         R10, $0x20
+	JL           single1x1
+	VBROADCASTSS bias+136(FP), Z0
+	VMOVAPS      Z0, Z1
+	MOVQ         offsets_base+64(FP), AX
+	MOVQ         offsets_len+72(FP), DX
+	MOVQ         w_base+112(FP), CX
+	TESTQ        DX, DX
+	JE           p1x1sums
+
+p1x1loop:
+	MOVLQSX      (AX), BX
+	LEAQ         (R9)(BX*4), BX
+	VBROADCASTSS (CX), Z8
+	VFMADD231PS  (BX), Z8, Z0
+	VFMADD231PS  64(BX), Z8, Z1
+	ADDQ         $0x04, AX
+	ADDQ         $0x04, CX
+	DECQ         DX
+	JNE          p1x1loop
+
+p1x1sums:
+	VBROADCASTSS lo+140(FP), Z9
+	VBROADCASTSS hi+144(FP), Z10
+	VMAXPS       Z0, Z9, Z0
+	VMINPS       Z0, Z10, Z0
+	VMOVUPS      Z0, (R8)
+	VMAXPS       Z1, Z9, Z1
+	VMINPS       Z1, Z10, Z1
 	VMOVUPS      Z1, 64(R8)
 	ADDQ         $0x00000080, R8
 	ADDQ         $0x00000080, R9
 	SUBQ         $0x20, R10
-	JMP          pair1
+	JMP          pair1x1
 
-single1:
+single1x1:
 	TESTQ        R10, R10
-	JLE          end1
+	JLE          end1x1
 	MOVQ         R10, DX
 	MOVQ         $0x00000010, BX
 	CMPQ         DX, BX
@@ -1967,51 +2105,53 @@ single1:
 	MOVQ         offsets_len+72(FP), DX
 	MOVQ         w_base+112(FP), CX
 	TESTQ        DX, DX
-	JE           s1sums
+	JE           s1x1sums
 
-s1loop:
+s1x1loop:
 	MOVLQSX      (AX), BX
-	VBROADCASTSS (CX), Z2
-	VMOVUPS.Z    (R9)(BX*4), K1, Z3
-	VFMADD231PS  Z2, Z3, Z0
+	LEAQ         (R9)(BX*4), BX
+	VBROADCASTSS (CX), Z8
+	VMOVUPS.Z    (BX), K1, Z9
+	VFMADD231PS  Z9, Z8, Z0
 	ADDQ         $0x04, AX
 	ADDQ         $0x04, CX
 	DECQ         DX
-	JNE          s1loop
+	JNE          s1x1loop
 
-s1sums:
-	VBROADCASTSS lo+140(FP), Z3
-	VBROADCASTSS hi+144(FP), Z4
-	VMAXPS       Z0, Z3, Z0
-	VMINPS       Z0, Z4, Z0
+s1x1sums:
+	VBROADCASTSS lo+140(FP), Z9
+	VBROADCASTSS hi+144(FP), Z10
+	VMAXPS       Z0, Z9, Z0
+	VMINPS       Z0, Z10, Z0
 	VMOVUPS      Z0, K1, (R8)
 	ADDQ         $0x00000040, R8
 	ADDQ         $0x00000040, R9
 	SUBQ         $0x10, R10
-	JMP          single1
+	JMP          single1x1
 
-end1:
+end1x1:
 	ADDQ R12, SI
 	ADDQ R13, DI
-	JMP  row1
+	SUBQ $0x01, R11
+	JMP  row1x1
 
-done1:
+done1x1:
 	VZEROUPPER
 	RET
 
 stride2:
 	VMOVUPS evens<>+0(SB), Z31
 
-row2:
-	DECQ R11
-	JL   done2
+row4x2:
+	CMPQ R11, $0x04
+	JL   done4x2
 	MOVQ width+96(FP), R10
 	MOVQ DI, R8
 	MOVQ SI, R9
 
-pair2:
+pair4x2:
 	CMPQ         R10, $0x20
-	JL           single2
+	JL           single4x2
 	MOVQ         $0x00000010, DX
 	LEAQ         -1(DX)(DX*1), R15
 	MOVQ         $-1, CX
@@ -2029,46 +2169,246 @@ pair2:
 	BZHIQ        R15, CX, CX
 	KMOVW        CX, K3
 	VBROADCASTSS bias+136(FP), Z0
-	VBROADCASTSS bias+136(FP), Z1
+	VMOVAPS      Z0, Z1
+	VMOVAPS      Z0, Z2
+	VMOVAPS      Z0, Z3
+	VMOVAPS      Z0, Z4
+	VMOVAPS      Z0, Z5
+	VMOVAPS      Z0, Z6
+	VMOVAPS      Z0, Z7
 	MOVQ         offsets_base+64(FP), AX
 	MOVQ         offsets_len+72(FP), DX
 	MOVQ         w_base+112(FP), CX
 	TESTQ        DX, DX
-	JE           p2sums
+	JE           p4x2sums
 
-p2loop:
+p4x2loop:
 	MOVLQSX      (AX), BX
-	VBROADCASTSS (CX), Z2
-	VMOVUPS      (R9)(BX*4), Z3
-	VMOVUPS.Z    64(R9)(BX*4), K3, Z5
-	VPERMT2PS    Z5, Z31, Z3
-	VFMADD231PS  Z2, Z3, Z0
-	VMOVUPS      128(R9)(BX*4), Z4
-	VMOVUPS.Z    192(R9)(BX*4), K3, Z6
-	VPERMT2PS    Z6, Z31, Z4
-	VFMADD231PS  Z2, Z4, Z1
+	LEAQ         (R9)(BX*4), BX
+	VBROADCASTSS (CX), Z8
+	VMOVUPS      (BX), Z9
+	VMOVUPS.Z    64(BX), K3, Z11
+	VPERMT2PS    Z11, Z31, Z9
+	VFMADD231PS  Z9, Z8, Z0
+	VMOVUPS      128(BX), Z10
+	VMOVUPS.Z    192(BX), K3, Z12
+	VPERMT2PS    Z12, Z31, Z10
+	VFMADD231PS  Z10, Z8, Z1
+	VMOVUPS      (BX)(R12*1), Z9
+	VMOVUPS.Z    64(BX)(R12*1), K3, Z11
+	VPERMT2PS    Z11, Z31, Z9
+	VFMADD231PS  Z9, Z8, Z2
+	VMOVUPS      128(BX)(R12*1), Z10
+	VMOVUPS.Z    192(BX)(R12*1), K3, Z12
+	VPERMT2PS    Z12, Z31, Z10
+	VFMADD231PS  Z10, Z8, Z3
+	VMOVUPS      (BX)(R12*2), Z9
+	VMOVUPS.Z    64(BX)(R12*2), K3, Z11
+	VPERMT2PS    Z11, Z31, Z9
+	VFMADD231PS  Z9, Z8, Z4
+	VMOVUPS      128(BX)(R12*2), Z10
+	VMOVUPS.Z    192(BX)(R12*2), K3, Z12
+	VPERMT2PS    Z12, Z31, Z10
+	VFMADD231PS  Z10, Z8, Z5
+	VMOVUPS      (BX)(R14*1), Z9
+	VMOVUPS.Z    64(BX)(R14*1), K3, Z11
+	VPERMT2PS    Z11, Z31, Z9
+	VFMADD231PS  Z9, Z8, Z6
+	VMOVUPS      128(BX)(R14*1), Z10
+	VMOVUPS.Z    192(BX)(R14*1), K3, Z12
+	VPERMT2PS    Z12, Z31, Z10
+	VFMADD231PS  Z10, Z8, Z7
 	ADDQ         $0x04, AX
 	ADDQ         $0x04, CX
 	DECQ         DX
-	JNE          p2loop
+	JNE          p4x2loop
 
-p2sums:
-	VBROADCASTSS lo+140(FP), Z3
-	VBROADCASTSS hi+144(FP), Z4
-	VMAXPS       Z0, Z3, Z0
-	VMINPS       Z0, Z4, Z0
+p4x2sums:
+	VBROADCASTSS lo+140(FP), Z9
+	VBROADCASTSS hi+144(FP), Z10
+	LEAQ         (R13)(R13*2), DX
+	VMAXPS       Z0, Z9, Z0
+	VMINPS       Z0, Z10, Z0
 	VMOVUPS      Z0, (R8)
-	VMAXPS       Z1, Z3, Z1
-	VMINPS       Z1, Z4, Z1
+	VMAXPS       Z1, Z9, Z1
+	VMINPS       Z1, Z10, Z1
+	VMOVUPS      Z1, 64(R8)
+	VMAXPS       Z2, Z9, Z2
+	VMINPS       Z2, Z10, Z2
+	VMOVUPS      Z2, (R8)(R13*1)
+	VMAXPS       Z3, Z9, Z3
+	VMINPS       Z3, Z10, Z3
+	VMOVUPS      Z3, 64(R8)(R13*1)
+	VMAXPS       Z4, Z9, Z4
+	VMINPS       Z4, Z10, Z4
+	VMOVUPS      Z4, (R8)(R13*2)
+	VMAXPS       Z5, Z9, Z5
+	VMINPS       Z5, Z10, Z5
+	VMOVUPS      Z5, 64(R8)(R13*2)
+	VMAXPS       Z6, Z9, Z6
+	VMINPS       Z6, Z10, Z6
+	VMOVUPS      Z6, (R8)(DX*1)
+	VMAXPS       Z7, Z9, Z7
+	VMINPS       Z7, Z10, Z7
+	VMOVUPS      Z7, 64(R8)(DX*1)
+	ADDQ         $0x00000080, R8
+	ADDQ         $0x00000100, R9
+	SUBQ         $0x20, R10
+	JMP          pair4x2
+
+single4x2:
+	TESTQ        R10, R10
+	JLE          end4x2
+	MOVQ         R10, DX
+	MOVQ         $0x00000010, BX
+	CMPQ         DX, BX
+	CMOVQGT      BX, DX
+	LEAQ         -1(DX)(DX*1), R15
+	MOVQ         $-1, CX
+	BZHIQ        DX, CX, CX
+	KMOVW        CX, K1
+	MOVQ         R15, DX
+	MOVQ         $0x00000010, BX
+	CMPQ         DX, BX
+	CMOVQGT      BX, DX
+	SUBQ         DX, R15
+	MOVQ         $-1, CX
+	BZHIQ        DX, CX, CX
+	KMOVW        CX, K2
+	MOVQ         $-1, CX
+	BZHIQ        R15, CX, CX
+	KMOVW        CX, K3
+	VBROADCASTSS bias+136(FP), Z0
+	VMOVAPS      Z0, Z1
+	VMOVAPS      Z0, Z2
+	VMOVAPS      Z0, Z3
+	MOVQ         offsets_base+64(FP), AX
+	MOVQ         offsets_len+72(FP), DX
+	MOVQ         w_base+112(FP), CX
+	TESTQ        DX, DX
+	JE           s4x2sums
+
+s4x2loop:
+	MOVLQSX      (AX), BX
+	LEAQ         (R9)(BX*4), BX
+	VBROADCASTSS (CX), Z8
+	VMOVUPS.Z    (BX), K2, Z9
+	VMOVUPS.Z    64(BX), K3, Z11
+	VPERMT2PS    Z11, Z31, Z9
+	VFMADD231PS  Z9, Z8, Z0
+	VMOVUPS.Z    (BX)(R12*1), K2, Z9
+	VMOVUPS.Z    64(BX)(R12*1), K3, Z11
+	VPERMT2PS    Z11, Z31, Z9
+	VFMADD231PS  Z9, Z8, Z1
+	VMOVUPS.Z    (BX)(R12*2), K2, Z9
+	VMOVUPS.Z    64(BX)(R12*2), K3, Z11
+	VPERMT2PS    Z11, Z31, Z9
+	VFMADD231PS  Z9, Z8, Z2
+	VMOVUPS.Z    (BX)(R14*1), K2, Z9
+	VMOVUPS.Z    64(BX)(R14*1), K3, Z11
+	VPERMT2PS    Z11, Z31, Z9
+	VFMADD231PS  Z9, Z8, Z3
+	ADDQ         $0x04, AX
+	ADDQ         $0x04, CX
+	DECQ         DX
+	JNE          s4x2loop
+
+s4x2sums:
+	VBROADCASTSS lo+140(FP), Z9
+	VBROADCASTSS hi+144(FP), Z10
+	LEAQ         (R13)(R13*2), DX
+	VMAXPS       Z0, Z9, Z0
+	VMINPS       Z0, Z10, Z0
+	VMOVUPS      Z0, K1, (R8)
+	VMAXPS       Z1, Z9, Z1
+	VMINPS       Z1, Z10, Z1
+	VMOVUPS      Z1, K1, (R8)(R13*1)
+	VMAXPS       Z2, Z9, Z2
+	VMINPS       Z2, Z10, Z2
+	VMOVUPS      Z2, K1, (R8)(R13*2)
+	VMAXPS       Z3, Z9, Z3
+	VMINPS       Z3, Z10, Z3
+	VMOVUPS      Z3, K1, (R8)(DX*1)
+	ADDQ         $0x00000040, R8
+	ADDQ         $0x00000080, R9
+	SUBQ         $0x10, R10
+	JMP          single4x2
+
+end4x2:
+	LEAQ (SI)(R12*4), SI
+	LEAQ (DI)(R13*4), DI
+	SUBQ $0x04, R11
+	JMP  row4x2
+
+done4x2:
+row1x2:
+	CMPQ R11, $0x01
+	JL   done1x2
+	MOVQ width+96(FP), R10
+	MOVQ DI, R8
+	MOVQ SI, R9
+
+pair1x2:
+	CMPQ         R10, $0x20
+	JL           single1x2
+	MOVQ         $0x00000010, DX
+	LEAQ         -1(DX)(DX*1), R15
+	MOVQ         $-1, CX
+	BZHIQ        DX, CX, CX
+	KMOVW        CX, K1
+	MOVQ         R15, DX
+	MOVQ         $0x00000010, BX
+	CMPQ         DX, BX
+	CMOVQGT      BX, DX
+	SUBQ         DX, R15
+	MOVQ         $-1, CX
+	BZHIQ        DX, CX, CX
+	KMOVW        CX, K2
+	MOVQ         $-1, CX
+	BZHIQ        R15, CX, CX
+	KMOVW        CX, K3
+	VBROADCASTSS bias+136(FP), Z0
+	VMOVAPS      Z0, Z1
+	MOVQ         offsets_base+64(FP), AX
+	MOVQ         offsets_len+72(FP), DX
+	MOVQ         w_base+112(FP), CX
+	TESTQ        DX, DX
+	JE           p1x2sums
+
+p1x2loop:
+	MOVLQSX      (AX), BX
+	LEAQ         (R9)(BX*4), BX
+	VBROADCASTSS (CX), Z8
+	VMOVUPS      (BX), Z9
+	VMOVUPS.Z    64(BX), K3, Z11
+	VPERMT2PS    Z11, Z31, Z9
+	VFMADD231PS  Z9, Z8, Z0
+	VMOVUPS      128(BX), Z10
+	VMOVUPS.Z    192(BX), K3, Z12
+	VPERMT2PS    Z12, Z31, Z10
+	VFMADD231PS  Z10, Z8, Z1
+	ADDQ         $0x04, AX
+	ADDQ         $0x04, CX
+	DECQ         DX
+	JNE          p1x2loop
+
+p1x2sums:
+	VBROADCASTSS lo+140(FP), Z9
+	VBROADCASTSS hi+144(FP), Z10
+	VMAXPS       Z0, Z9, Z0
+	VMINPS       Z0, Z10, Z0
+	VMOVUPS      Z0, (R8)
+	VMAXPS       Z1, Z9, Z1
+	VMINPS       Z1, Z10, Z1
 	VMOVUPS      Z1, 64(R8)
 	ADDQ         $0x00000080, R8
 	ADDQ         $0x00000100, R9
 	SUBQ         $0x20, R10
-	JMP          pair2
+	JMP          pair1x2
 
-single2:
+single1x2:
 	TESTQ        R10, R10
-	JLE          end2
+	JLE          end1x2
 	MOVQ         R10, DX
 	MOVQ         $0x00000010, BX
 	CMPQ         DX, BX
@@ -2093,57 +2433,41 @@ single2:
 	MOVQ         offsets_len+72(FP), DX
 	MOVQ         w_base+112(FP), CX
 	TESTQ        DX, DX
-	JE           s2sums
+	JE           s1x2sums
 
-s2loop:
+s1x2loop:
 	MOVLQSX      (AX), BX
-	VBROADCASTSS (CX), Z2
-	VMOVUPS.Z    (R9)(BX*4), K2, Z3
-	VMOVUPS.Z    64(R9)(BX*4), K3, Z5
-	VPERMT2PS    Z5, Z31, Z3
-	VFMADD231PS  Z2, Z3, Z0
+	LEAQ         (R9)(BX*4), BX
+	VBROADCASTSS (CX), Z8
+	VMOVUPS.Z    (BX), K2, Z9
+	VMOVUPS.Z    64(BX), K3, Z11
+	VPERMT2PS    Z11, Z31, Z9
+	VFMADD231PS  Z9, Z8, Z0
 	ADDQ         $0x04, AX
 	ADDQ         $0x04, CX
 	DECQ         DX
-	JNE          s2loop
+	JNE          s1x2loop
 
-s2sums:
-	VBROADCASTSS lo+140(FP), Z3
-	VBROADCASTSS hi+144(FP), Z4
-	VMAXPS       Z0, Z3, Z0
-	VMINPS       Z0, Z4, Z0
+s1x2sums:
+	VBROADCASTSS lo+140(FP), Z9
+	VBROADCASTSS hi+144(FP), Z10
+	VMAXPS       Z0, Z9, Z0
+	VMINPS       Z0, Z10, Z0
 	VMOVUPS      Z0, K1, (R8)
 	ADDQ         $0x00000040, R8
 	ADDQ         $0x00000080, R9
 	SUBQ         $0x10, R10
-	JMP          single2
+	JMP          single1x2
 
-end2:
+end1x2:
 	ADDQ R12, SI
 	ADDQ R13, DI
-	JMP  row2
+	SUBQ $0x01, R11
+	JMP  row1x2
 
-done2:
+done1x2:
 	VZEROUPPER
 	RET
-
-DATA tailMask<>+0(SB)/4, $0xffffffff
-DATA tailMask<>+4(SB)/4, $0xffffffff
-DATA tailMask<>+8(SB)/4, $0xffffffff
-DATA tailMask<>+12(SB)/4, $0xffffffff
-DATA tailMask<>+16(SB)/4, $0xffffffff
-DATA tailMask<>+20(SB)/4, $0xffffffff
-DATA tailMask<>+24(SB)/4, $0xffffffff
-DATA tailMask<>+28(SB)/4, $0xffffffff
-DATA tailMask<>+32(SB)/4, $0x00000000
-DATA tailMask<>+36(SB)/4, $0x00000000
-DATA tailMask<>+40(SB)/4, $0x00000000
-DATA tailMask<>+44(SB)/4, $0x00000000
-DATA tailMask<>+48(SB)/4, $0x00000000
-DATA tailMask<>+52(SB)/4, $0x00000000
-DATA tailMask<>+56(SB)/4, $0x00000000
-DATA tailMask<>+60(SB)/4, $0x00000000
-GLOBL tailMask<>(SB), RODATA|NOPTR, $64
 
 DATA evens<>+0(SB)/4, $0x00000000
 DATA evens<>+4(SB)/4, $0x00000002
@@ -2172,54 +2496,192 @@ TEXT ·slideMaxAVX512(SB), NOSPLIT, $0-112
 	MOVQ zStep+24(FP), R13
 	SHLQ $0x02, R12
 	SHLQ $0x02, R13
+	LEAQ (R12)(R12*2), R14
 	MOVQ rows+88(FP), R11
-	LEAQ tailMask<>+0(SB), R14
 	MOVQ stride+104(FP), BX
 	CMPQ BX, $0x01
 	JNE  stride2
 
-row1:
-	DECQ R11
-	JL   done1
+row4x1:
+	CMPQ R11, $0x04
+	JL   done4x1
 	MOVQ width+96(FP), R10
 	MOVQ DI, R8
 	MOVQ SI, R9
 
-pair1:
+pair4x1:
 	CMPQ         R10, $0x20
-	JL           single1
+	JL           single4x1
 	VBROADCASTSS word_ff800000<>+0(SB), Z0
-	VBROADCASTSS word_ff800000<>+0(SB), Z1
+	VMOVAPS      Z0, Z1
+	VMOVAPS      Z0, Z2
+	VMOVAPS      Z0, Z3
+	VMOVAPS      Z0, Z4
+	VMOVAPS      Z0, Z5
+	VMOVAPS      Z0, Z6
+	VMOVAPS      Z0, Z7
 	MOVQ         offsets_base+64(FP), AX
 	MOVQ         offsets_len+72(FP), DX
 	TESTQ        DX, DX
-	JE           p1sums
+	JE           p4x1sums
 
-p1loop:
+p4x1loop:
 	MOVLQSX (AX), BX
-	VMOVUPS (R9)(BX*4), Z3
-	VCMPPS  $0x03, Z3, Z3, K4
-	VMAXPS  Z0, Z3, Z0
-	VMOVAPS Z3, K4, Z0
-	VMOVUPS 64(R9)(BX*4), Z4
-	VCMPPS  $0x03, Z4, Z4, K4
-	VMAXPS  Z1, Z4, Z1
-	VMOVAPS Z4, K4, Z1
+	LEAQ    (R9)(BX*4), BX
+	VMOVUPS (BX), Z9
+	VCMPPS  $0x03, Z9, Z9, K4
+	VMAXPS  Z0, Z9, Z0
+	VMOVAPS Z9, K4, Z0
+	VMOVUPS 64(BX), Z10
+	VCMPPS  $0x03, Z10, Z10, K4
+	VMAXPS  Z1, Z10, Z1
+	VMOVAPS Z10, K4, Z1
+	VMOVUPS (BX)(R12*1), Z9
+	VCMPPS  $0x03, Z9, Z9, K4
+	VMAXPS  Z2, Z9, Z2
+	VMOVAPS Z9, K4, Z2
+	VMOVUPS 64(BX)(R12*1), Z10
+	VCMPPS  $0x03, Z10, Z10, K4
+	VMAXPS  Z3, Z10, Z3
+	VMOVAPS Z10, K4, Z3
+	VMOVUPS (BX)(R12*2), Z9
+	VCMPPS  $0x03, Z9, Z9, K4
+	VMAXPS  Z4, Z9, Z4
+	VMOVAPS Z9, K4, Z4
+	VMOVUPS 64(BX)(R12*2), Z10
+	VCMPPS  $0x03, Z10, Z10, K4
+	VMAXPS  Z5, Z10, Z5
+	VMOVAPS Z10, K4, Z5
+	VMOVUPS (BX)(R14*1), Z9
+	VCMPPS  $0x03, Z9, Z9, K4
+	VMAXPS  Z6, Z9, Z6
+	VMOVAPS Z9, K4, Z6
+	VMOVUPS 64(BX)(R14*1), Z10
+	VCMPPS  $0x03, Z10, Z10, K4
+	VMAXPS  Z7, Z10, Z7
+	VMOVAPS Z10, K4, Z7
 	ADDQ    $0x04, AX
 	DECQ    DX
-	JNE     p1loop
+	JNE     p4x1loop
 
-p1sums:
+p4x1sums:
+	LEAQ    (R13)(R13*2), DX
+	VMOVUPS Z0, (R8)
+	VMOVUPS Z1, 64(R8)
+	VMOVUPS Z2, (R8)(R13*1)
+	VMOVUPS Z3, 64(R8)(R13*1)
+	VMOVUPS Z4, (R8)(R13*2)
+	VMOVUPS Z5, 64(R8)(R13*2)
+	VMOVUPS Z6, (R8)(DX*1)
+	VMOVUPS Z7, 64(R8)(DX*1)
+	ADDQ    $0x00000080, R8
+	ADDQ    $0x00000080, R9
+	SUBQ    $0x20, R10
+	JMP     pair4x1
+
+single4x1:
+	TESTQ        R10, R10
+	JLE          end4x1
+	MOVQ         R10, DX
+	MOVQ         $0x00000010, BX
+	CMPQ         DX, BX
+	CMOVQGT      BX, DX
+	MOVQ         $-1, CX
+	BZHIQ        DX, CX, CX
+	KMOVW        CX, K1
+	VBROADCASTSS word_ff800000<>+0(SB), Z0
+	VMOVAPS      Z0, Z1
+	VMOVAPS      Z0, Z2
+	VMOVAPS      Z0, Z3
+	MOVQ         offsets_base+64(FP), AX
+	MOVQ         offsets_len+72(FP), DX
+	TESTQ        DX, DX
+	JE           s4x1sums
+
+s4x1loop:
+	MOVLQSX   (AX), BX
+	LEAQ      (R9)(BX*4), BX
+	VMOVUPS.Z (BX), K1, Z9
+	VCMPPS    $0x03, Z9, Z9, K4
+	VMAXPS    Z0, Z9, Z0
+	VMOVAPS   Z9, K4, Z0
+	VMOVUPS.Z (BX)(R12*1), K1, Z9
+	VCMPPS    $0x03, Z9, Z9, K4
+	VMAXPS    Z1, Z9, Z1
+	VMOVAPS   Z9, K4, Z1
+	VMOVUPS.Z (BX)(R12*2), K1, Z9
+	VCMPPS    $0x03, Z9, Z9, K4
+	VMAXPS    Z2, Z9, Z2
+	VMOVAPS   Z9, K4, Z2
+	VMOVUPS.Z (BX)(R14*1), K1, Z9
+	VCMPPS    $0x03, Z9, Z9, K4
+	VMAXPS    Z3, Z9, Z3
+	VMOVAPS   Z9, K4, Z3
+	ADDQ      $0x04, AX
+	DECQ      DX
+	JNE       s4x1loop
+
+s4x1sums:
+	LEAQ    (R13)(R13*2), DX
+	VMOVUPS Z0, K1, (R8)
+	VMOVUPS Z1, K1, (R8)(R13*1)
+	VMOVUPS Z2, K1, (R8)(R13*2)
+	VMOVUPS Z3, K1, (R8)(DX*1)
+	ADDQ    $0x00000040, R8
+	ADDQ    $0x00000040, R9
+	SUBQ    $0x10, R10
+	JMP     single4x1
+
+end4x1:
+	LEAQ (SI)(R12*4), SI
+	LEAQ (DI)(R13*4), DI
+	SUBQ $0x04, R11
+	JMP  row4x1
+
+done4x1:
+row1x1:
+	CMPQ R11, $0x01
+	JL   done1x1
+	MOVQ width+96(FP), R10
+	MOVQ DI, R8
+	MOVQ SI, R9
+
+pair1x1:
+	CMPQ         R10, $0x20
+	JL           single1x1
+	VBROADCASTSS word_ff800000<>+0(SB), Z0
+	VMOVAPS      Z0, Z1
+	MOVQ         offsets_base+64(FP), AX
+	MOVQ         offsets_len+72(FP), DX
+	TESTQ        DX, DX
+	JE           p1x1sums
+
+p1x1loop:
+	MOVLQSX (AX), BX
+	LEAQ    (R9)(BX*4), BX
+	VMOVUPS (BX), Z9
+	VCMPPS  $0x03, Z9, Z9, K4
+	VMAXPS  Z0, Z9, Z0
+	VMOVAPS Z9, K4, Z0
+	VMOVUPS 64(BX), Z10
+	VCMPPS  $0x03, Z10, Z10, K4
+	VMAXPS  Z1, Z10, Z1
+	VMOVAPS Z10, K4, Z1
+	ADDQ    $0x04, AX
+	DECQ    DX
+	JNE     p1x1loop
+
+p1x1sums:
 	VMOVUPS Z0, (R8)
 	VMOVUPS Z1, 64(R8)
 	ADDQ    $0x00000080, R8
 	ADDQ    $0x00000080, R9
 	SUBQ    $0x20, R10
-	JMP     pair1
+	JMP     pair1x1
 
-single1:
+single1x1:
 	TESTQ        R10, R10
-	JLE          end1
+	JLE          end1x1
 	MOVQ         R10, DX
 	MOVQ         $0x00000010, BX
 	CMPQ         DX, BX
@@ -2231,47 +2693,49 @@ single1:
 	MOVQ         offsets_base+64(FP), AX
 	MOVQ         offsets_len+72(FP), DX
 	TESTQ        DX, DX
-	JE           s1sums
+	JE           s1x1sums
 
-s1loop:
+s1x1loop:
 	MOVLQSX   (AX), BX
-	VMOVUPS.Z (R9)(BX*4), K1, Z3
-	VCMPPS    $0x03, Z3, Z3, K4
-	VMAXPS    Z0, Z3, Z0
-	VMOVAPS   Z3, K4, Z0
+	LEAQ      (R9)(BX*4), BX
+	VMOVUPS.Z (BX), K1, Z9
+	VCMPPS    $0x03, Z9, Z9, K4
+	VMAXPS    Z0, Z9, Z0
+	VMOVAPS   Z9, K4, Z0
 	ADDQ      $0x04, AX
 	DECQ      DX
-	JNE       s1loop
+	JNE       s1x1loop
 
-s1sums:
+s1x1sums:
 	VMOVUPS Z0, K1, (R8)
 	ADDQ    $0x00000040, R8
 	ADDQ    $0x00000040, R9
 	SUBQ    $0x10, R10
-	JMP     single1
+	JMP     single1x1
 
-end1:
+end1x1:
 	ADDQ R12, SI
 	ADDQ R13, DI
-	JMP  row1
+	SUBQ $0x01, R11
+	JMP  row1x1
 
-done1:
+done1x1:
 	VZEROUPPER
 	RET
 
 stride2:
 	VMOVUPS evens<>+0(SB), Z31
 
-row2:
-	DECQ R11
-	JL   done2
+row4x2:
+	CMPQ R11, $0x04
+	JL   done4x2
 	MOVQ width+96(FP), R10
 	MOVQ DI, R8
 	MOVQ SI, R9
 
-pair2:
+pair4x2:
 	CMPQ         R10, $0x20
-	JL           single2
+	JL           single4x2
 	MOVQ         $0x00000010, DX
 	LEAQ         -1(DX)(DX*1), R15
 	MOVQ         $-1, CX
@@ -2289,41 +2753,231 @@ pair2:
 	BZHIQ        R15, CX, CX
 	KMOVW        CX, K3
 	VBROADCASTSS word_ff800000<>+0(SB), Z0
-	VBROADCASTSS word_ff800000<>+0(SB), Z1
+	VMOVAPS      Z0, Z1
+	VMOVAPS      Z0, Z2
+	VMOVAPS      Z0, Z3
+	VMOVAPS      Z0, Z4
+	VMOVAPS      Z0, Z5
+	VMOVAPS      Z0, Z6
+	VMOVAPS      Z0, Z7
 	MOVQ         offsets_base+64(FP), AX
 	MOVQ         offsets_len+72(FP), DX
 	TESTQ        DX, DX
-	JE           p2sums
+	JE           p4x2sums
 
-p2loop:
+p4x2loop:
 	MOVLQSX   (AX), BX
-	VMOVUPS   (R9)(BX*4), Z3
-	VMOVUPS.Z 64(R9)(BX*4), K3, Z5
-	VPERMT2PS Z5, Z31, Z3
-	VCMPPS    $0x03, Z3, Z3, K4
-	VMAXPS    Z0, Z3, Z0
-	VMOVAPS   Z3, K4, Z0
-	VMOVUPS   128(R9)(BX*4), Z4
-	VMOVUPS.Z 192(R9)(BX*4), K3, Z6
-	VPERMT2PS Z6, Z31, Z4
-	VCMPPS    $0x03, Z4, Z4, K4
-	VMAXPS    Z1, Z4, Z1
-	VMOVAPS   Z4, K4, Z1
+	LEAQ      (R9)(BX*4), BX
+	VMOVUPS   (BX), Z9
+	VMOVUPS.Z 64(BX), K3, Z11
+	VPERMT2PS Z11, Z31, Z9
+	VCMPPS    $0x03, Z9, Z9, K4
+	VMAXPS    Z0, Z9, Z0
+	VMOVAPS   Z9, K4, Z0
+	VMOVUPS   128(BX), Z10
+	VMOVUPS.Z 192(BX), K3, Z12
+	VPERMT2PS Z12, Z31, Z10
+	VCMPPS    $0x03, Z10, Z10, K4
+	VMAXPS    Z1, Z10, Z1
+	VMOVAPS   Z10, K4, Z1
+	VMOVUPS   (BX)(R12*1), Z9
+	VMOVUPS.Z 64(BX)(R12*1), K3, Z11
+	VPERMT2PS Z11, Z31, Z9
+	VCMPPS    $0x03, Z9, Z9, K4
+	VMAXPS    Z2, Z9, Z2
+	VMOVAPS   Z9, K4, Z2
+	VMOVUPS   128(BX)(R12*1), Z10
+	VMOVUPS.Z 192(BX)(R12*1), K3, Z12
+	VPERMT2PS Z12, Z31, Z10
+	VCMPPS    $0x03, Z10, Z10, K4
+	VMAXPS    Z3, Z10, Z3
+	VMOVAPS   Z10, K4, Z3
+	VMOVUPS   (BX)(R12*2), Z9
+	VMOVUPS.Z 64(BX)(R12*2), K3, Z11
+	VPERMT2PS Z11, Z31, Z9
+	VCMPPS    $0x03, Z9, Z9, K4
+	VMAXPS    Z4, Z9, Z4
+	VMOVAPS   Z9, K4, Z4
+	VMOVUPS   128(BX)(R12*2), Z10
+	VMOVUPS.Z 192(BX)(R12*2), K3, Z12
+	VPERMT2PS Z12, Z31, Z10
+	VCMPPS    $0x03, Z10, Z10, K4
+	VMAXPS    Z5, Z10, Z5
+	VMOVAPS   Z10, K4, Z5
+	VMOVUPS   (BX)(R14*1), Z9
+	VMOVUPS.Z 64(BX)(R14*1), K3, Z11
+	VPERMT2PS Z11, Z31, Z9
+	VCMPPS    $0x03, Z9, Z9, K4
+	VMAXPS    Z6, Z9, Z6
+	VMOVAPS   Z9, K4, Z6
+	VMOVUPS   128(BX)(R14*1), Z10
+	VMOVUPS.Z 192(BX)(R14*1), K3, Z12
+	VPERMT2PS Z12, Z31, Z10
+	VCMPPS    $0x03, Z10, Z10, K4
+	VMAXPS    Z7, Z10, Z7
+	VMOVAPS   Z10, K4, Z7
 	ADDQ      $0x04, AX
 	DECQ      DX
-	JNE       p2loop
+	JNE       p4x2loop
 
-p2sums:
+p4x2sums:
+	LEAQ    (R13)(R13*2), DX
+	VMOVUPS Z0, (R8)
+	VMOVUPS Z1, 64(R8)
+	VMOVUPS Z2, (R8)(R13*1)
+	VMOVUPS Z3, 64(R8)(R13*1)
+	VMOVUPS Z4, (R8)(R13*2)
+	VMOVUPS Z5, 64(R8)(R13*2)
+	VMOVUPS Z6, (R8)(DX*1)
+	VMOVUPS Z7, 64(R8)(DX*1)
+	ADDQ    $0x00000080, R8
+	ADDQ    $0x00000100, R9
+	SUBQ    $0x20, R10
+	JMP     pair4x2
+
+single4x2:
+	TESTQ        R10, R10
+	JLE          end4x2
+	MOVQ         R10, DX
+	MOVQ         $0x00000010, BX
+	CMPQ         DX, BX
+	CMOVQGT      BX, DX
+	LEAQ         -1(DX)(DX*1), R15
+	MOVQ         $-1, CX
+	BZHIQ        DX, CX, CX
+	KMOVW        CX, K1
+	MOVQ         R15, DX
+	MOVQ         $0x00000010, BX
+	CMPQ         DX, BX
+	CMOVQGT      BX, DX
+	SUBQ         DX, R15
+	MOVQ         $-1, CX
+	BZHIQ        DX, CX, CX
+	KMOVW        CX, K2
+	MOVQ         $-1, CX
+	BZHIQ        R15, CX, CX
+	KMOVW        CX, K3
+	VBROADCASTSS word_ff800000<>+0(SB), Z0
+	VMOVAPS      Z0, Z1
+	VMOVAPS      Z0, Z2
+	VMOVAPS      Z0, Z3
+	MOVQ         offsets_base+64(FP), AX
+	MOVQ         offsets_len+72(FP), DX
+	TESTQ        DX, DX
+	JE           s4x2sums
+
+s4x2loop:
+	MOVLQSX   (AX), BX
+	LEAQ      (R9)(BX*4), BX
+	VMOVUPS.Z (BX), K2, Z9
+	VMOVUPS.Z 64(BX), K3, Z11
+	VPERMT2PS Z11, Z31, Z9
+	VCMPPS    $0x03, Z9, Z9, K4
+	VMAXPS    Z0, Z9, Z0
+	VMOVAPS   Z9, K4, Z0
+	VMOVUPS.Z (BX)(R12*1), K2, Z9
+	VMOVUPS.Z 64(BX)(R12*1), K3, Z11
+	VPERMT2PS Z11, Z31, Z9
+	VCMPPS    $0x03, Z9, Z9, K4
+	VMAXPS    Z1, Z9, Z1
+	VMOVAPS   Z9, K4, Z1
+	VMOVUPS.Z (BX)(R12*2), K2, Z9
+	VMOVUPS.Z 64(BX)(R12*2), K3, Z11
+	VPERMT2PS Z11, Z31, Z9
+	VCMPPS    $0x03, Z9, Z9, K4
+	VMAXPS    Z2, Z9, Z2
+	VMOVAPS   Z9, K4, Z2
+	VMOVUPS.Z (BX)(R14*1), K2, Z9
+	VMOVUPS.Z 64(BX)(R14*1), K3, Z11
+	VPERMT2PS Z11, Z31, Z9
+	VCMPPS    $0x03, Z9, Z9, K4
+	VMAXPS    Z3, Z9, Z3
+	VMOVAPS   Z9, K4, Z3
+	ADDQ      $0x04, AX
+	DECQ      DX
+	JNE       s4x2loop
+
+s4x2sums:
+	LEAQ    (R13)(R13*2), DX
+	VMOVUPS Z0, K1, (R8)
+	VMOVUPS Z1, K1, (R8)(R13*1)
+	VMOVUPS Z2, K1, (R8)(R13*2)
+	VMOVUPS Z3, K1, (R8)(DX*1)
+	ADDQ    $0x00000040, R8
+	ADDQ    $0x00000080, R9
+	SUBQ    $0x10, R10
+	JMP     single4x2
+
+end4x2:
+	LEAQ (SI)(R12*4), SI
+	LEAQ (DI)(R13*4), DI
+	SUBQ $0x04, R11
+	JMP  row4x2
+
+done4x2:
+row1x2:
+	CMPQ R11, $0x01
+	JL   done1x2
+	MOVQ width+96(FP), R10
+	MOVQ DI, R8
+	MOVQ SI, R9
+
+pair1x2:
+	CMPQ         R10, $0x20
+	JL           single1x2
+	MOVQ         $0x00000010, DX
+	LEAQ         -1(DX)(DX*1), R15
+	MOVQ         $-1, CX
+	BZHIQ        DX, CX, CX
+	KMOVW        CX, K1
+	MOVQ         R15, DX
+	MOVQ         $0x00000010, BX
+	CMPQ         DX, BX
+	CMOVQGT      BX, DX
+	SUBQ         DX, R15
+	MOVQ         $-1, CX
+	BZHIQ        DX, CX, CX
+	KMOVW        CX, K2
+	MOVQ         $-1, CX
+	BZHIQ        R15, CX, CX
+	KMOVW        CX, K3
+	VBROADCASTSS word_ff800000<>+0(SB), Z0
+	VMOVAPS      Z0, Z1
+	MOVQ         offsets_base+64(FP), AX
+	MOVQ         offsets_len+72(FP), DX
+	TESTQ        DX, DX
+	JE           p1x2sums
+
+p1x2loop:
+	MOVLQSX   (AX), BX
+	LEAQ      (R9)(BX*4), BX
+	VMOVUPS   (BX), Z9
+	VMOVUPS.Z 64(BX), K3, Z11
+	VPERMT2PS Z11, Z31, Z9
+	VCMPPS    $0x03, Z9, Z9, K4
+	VMAXPS    Z0, Z9, Z0
+	VMOVAPS   Z9, K4, Z0
+	VMOVUPS   128(BX), Z10
+	VMOVUPS.Z 192(BX), K3, Z12
+	VPERMT2PS Z12, Z31, Z10
+	VCMPPS    $0x03, Z10, Z10, K4
+	VMAXPS    Z1, Z10, Z1
+	VMOVAPS   Z10, K4, Z1
+	ADDQ      $0x04, AX
+	DECQ      DX
+	JNE       p1x2loop
+
+p1x2sums:
 	VMOVUPS Z0, (R8)
 	VMOVUPS Z1, 64(R8)
 	ADDQ    $0x00000080, R8
 	ADDQ    $0x00000100, R9
 	SUBQ    $0x20, R10
-	JMP     pair2
+	JMP     pair1x2
 
-single2:
+single1x2:
 	TESTQ        R10, R10
-	JLE          end2
+	JLE          end1x2
 	MOVQ         R10, DX
 	MOVQ         $0x00000010, BX
 	CMPQ         DX, BX
@@ -2347,33 +3001,35 @@ single2:
 	MOVQ         offsets_base+64(FP), AX
 	MOVQ         offsets_len+72(FP), DX
 	TESTQ        DX, DX
-	JE           s2sums
+	JE           s1x2sums
 
-s2loop:
+s1x2loop:
 	MOVLQSX   (AX), BX
-	VMOVUPS.Z (R9)(BX*4), K2, Z3
-	VMOVUPS.Z 64(R9)(BX*4), K3, Z5
-	VPERMT2PS Z5, Z31, Z3
-	VCMPPS    $0x03, Z3, Z3, K4
-	VMAXPS    Z0, Z3, Z0
-	VMOVAPS   Z3, K4, Z0
+	LEAQ      (R9)(BX*4), BX
+	VMOVUPS.Z (BX), K2, Z9
+	VMOVUPS.Z 64(BX), K3, Z11
+	VPERMT2PS Z11, Z31, Z9
+	VCMPPS    $0x03, Z9, Z9, K4
+	VMAXPS    Z0, Z9, Z0
+	VMOVAPS   Z9, K4, Z0
 	ADDQ      $0x04, AX
 	DECQ      DX
-	JNE       s2loop
+	JNE       s1x2loop
 
-s2sums:
+s1x2sums:
 	VMOVUPS Z0, K1, (R8)
 	ADDQ    $0x00000040, R8
 	ADDQ    $0x00000080, R9
 	SUBQ    $0x10, R10
-	JMP     single2
+	JMP     single1x2
 
-end2:
+end1x2:
 	ADDQ R12, SI
 	ADDQ R13, DI
-	JMP  row2
+	SUBQ $0x01, R11
+	JMP  row1x2
 
-done2:
+done1x2:
 	VZEROUPPER
 	RET
 
@@ -2396,50 +3052,154 @@ TEXT ·slideSumAVX512(SB), NOSPLIT, $0-112
 	MOVQ zStep+24(FP), R13
 	SHLQ $0x02, R12
 	SHLQ $0x02, R13
+	LEAQ (R12)(R12*2), R14
 	MOVQ rows+88(FP), R11
-	LEAQ tailMask<>+0(SB), R14
 	MOVQ stride+104(FP), BX
 	CMPQ BX, $0x01
 	JNE  stride2
 
-row1:
-	DECQ R11
-	JL   done1
+row4x1:
+	CMPQ R11, $0x04
+	JL   done4x1
 	MOVQ width+96(FP), R10
 	MOVQ DI, R8
 	MOVQ SI, R9
 
-pair1:
+pair4x1:
 	CMPQ   R10, $0x20
-	JL     single1
+	JL     single4x1
+	VXORPS Z0, Z0, Z0
+	VXORPS Z1, Z1, Z1
+	VXORPS Z2, Z2, Z2
+	VXORPS Z3, Z3, Z3
+	VXORPS Z4, Z4, Z4
+	VXORPS Z5, Z5, Z5
+	VXORPS Z6, Z6, Z6
+	VXORPS Z7, Z7, Z7
+	MOVQ   offsets_base+64(FP), AX
+	MOVQ   offsets_len+72(FP), DX
+	TESTQ  DX, DX
+	JE     p4x1sums
+
+p4x1loop:
+	MOVLQSX (AX), BX
+	LEAQ    (R9)(BX*4), BX
+	VADDPS  (BX), Z0, Z0
+	VADDPS  64(BX), Z1, Z1
+	VADDPS  (BX)(R12*1), Z2, Z2
+	VADDPS  64(BX)(R12*1), Z3, Z3
+	VADDPS  (BX)(R12*2), Z4, Z4
+	VADDPS  64(BX)(R12*2), Z5, Z5
+	VADDPS  (BX)(R14*1), Z6, Z6
+	VADDPS  64(BX)(R14*1), Z7, Z7
+	ADDQ    $0x04, AX
+	DECQ    DX
+	JNE     p4x1loop
+
+p4x1sums:
+	LEAQ    (R13)(R13*2), DX
+	VMOVUPS Z0, (R8)
+	VMOVUPS Z1, 64(R8)
+	VMOVUPS Z2, (R8)(R13*1)
+	VMOVUPS Z3, 64(R8)(R13*1)
+	VMOVUPS Z4, (R8)(R13*2)
+	VMOVUPS Z5, 64(R8)(R13*2)
+	VMOVUPS Z6, (R8)(DX*1)
+	VMOVUPS Z7, 64(R8)(DX*1)
+	ADDQ    $0x00000080, R8
+	ADDQ    $0x00000080, R9
+	SUBQ    $0x20, R10
+	JMP     pair4x1
+
+single4x1:
+	TESTQ   R10, R10
+	JLE     end4x1
+	MOVQ    R10, DX
+	MOVQ    $0x00000010, BX
+	CMPQ    DX, BX
+	CMOVQGT BX, DX
+	MOVQ    $-1, CX
+	BZHIQ   DX, CX, CX
+	KMOVW   CX, K1
+	VXORPS  Z0, Z0, Z0
+	VXORPS  Z1, Z1, Z1
+	VXORPS  Z2, Z2, Z2
+	VXORPS  Z3, Z3, Z3
+	MOVQ    offsets_base+64(FP), AX
+	MOVQ    offsets_len+72(FP), DX
+	TESTQ   DX, DX
+	JE      s4x1sums
+
+s4x1loop:
+	MOVLQSX   (AX), BX
+	LEAQ      (R9)(BX*4), BX
+	VMOVUPS.Z (BX), K1, Z9
+	VADDPS    Z9, Z0, Z0
+	VMOVUPS.Z (BX)(R12*1), K1, Z9
+	VADDPS    Z9, Z1, Z1
+	VMOVUPS.Z (BX)(R12*2), K1, Z9
+	VADDPS    Z9, Z2, Z2
+	VMOVUPS.Z (BX)(R14*1), K1, Z9
+	VADDPS    Z9, Z3, Z3
+	ADDQ      $0x04, AX
+	DECQ      DX
+	JNE       s4x1loop
+
+s4x1sums:
+	LEAQ    (R13)(R13*2), DX
+	VMOVUPS Z0, K1, (R8)
+	VMOVUPS Z1, K1, (R8)(R13*1)
+	VMOVUPS Z2, K1, (R8)(R13*2)
+	VMOVUPS Z3, K1, (R8)(DX*1)
+	ADDQ    $0x00000040, R8
+	ADDQ    $0x00000040, R9
+	SUBQ    $0x10, R10
+	JMP     single4x1
+
+end4x1:
+	LEAQ (SI)(R12*4), SI
+	LEAQ (DI)(R13*4), DI
+	SUBQ $0x04, R11
+	JMP  row4x1
+
+done4x1:
+row1x1:
+	CMPQ R11, $0x01
+	JL   done1x1
+	MOVQ width+96(FP), R10
+	MOVQ DI, R8
+	MOVQ SI, R9
+
+pair1x1:
+	CMPQ   R10, $0x20
+	JL     single1x1
 	VXORPS Z0, Z0, Z0
 	VXORPS Z1, Z1, Z1
 	MOVQ   offsets_base+64(FP), AX
 	MOVQ   offsets_len+72(FP), DX
 	TESTQ  DX, DX
-	JE     p1sums
+	JE     p1x1sums
 
-p1loop:
+p1x1loop:
 	MOVLQSX (AX), BX
-	VMOVUPS (R9)(BX*4), Z3
-	VADDPS  Z3, Z0, Z0
-	VMOVUPS 64(R9)(BX*4), Z4
-	VADDPS  Z4, Z1, Z1
+	LEAQ    (R9)(BX*4), BX
+	VADDPS  (BX), Z0, Z0
+	VADDPS  64(BX), Z1, Z1
 	ADDQ    $0x04, AX
 	DECQ    DX
-	JNE     p1loop
+	JNE     p1x1loop
 
-p1sums:
+p1x1sums:
 	VMOVUPS Z0, (R8)
 	VMOVUPS Z1, 64(R8)
 	ADDQ    $0x00000080, R8
 	ADDQ    $0x00000080, R9
 	SUBQ    $0x20, R10
-	JMP     pair1
+	JMP     pair1x1
 
-single1:
+single1x1:
 	TESTQ   R10, R10
-	JLE     end1
+	JLE     end1x1
 	MOVQ    R10, DX
 	MOVQ    $0x00000010, BX
 	CMPQ    DX, BX
@@ -2451,45 +3211,212 @@ single1:
 	MOVQ    offsets_base+64(FP), AX
 	MOVQ    offsets_len+72(FP), DX
 	TESTQ   DX, DX
-	JE      s1sums
+	JE      s1x1sums
 
-s1loop:
+s1x1loop:
 	MOVLQSX   (AX), BX
-	VMOVUPS.Z (R9)(BX*4), K1, Z3
-	VADDPS    Z3, Z0, Z0
+	LEAQ      (R9)(BX*4), BX
+	VMOVUPS.Z (BX), K1, Z9
+	VADDPS    Z9, Z0, Z0
 	ADDQ      $0x04, AX
 	DECQ      DX
-	JNE       s1loop
+	JNE       s1x1loop
 
-s1sums:
+s1x1sums:
 	VMOVUPS Z0, K1, (R8)
 	ADDQ    $0x00000040, R8
 	ADDQ    $0x00000040, R9
 	SUBQ    $0x10, R10
-	JMP     single1
+	JMP     single1x1
 
-end1:
+end1x1:
 	ADDQ R12, SI
 	ADDQ R13, DI
-	JMP  row1
+	SUBQ $0x01, R11
+	JMP  row1x1
 
-done1:
+done1x1:
 	VZEROUPPER
 	RET
 
 stride2:
 	VMOVUPS evens<>+0(SB), Z31
 
-row2:
-	DECQ R11
-	JL   done2
+row4x2:
+	CMPQ R11, $0x04
+	JL   done4x2
 	MOVQ width+96(FP), R10
 	MOVQ DI, R8
 	MOVQ SI, R9
 
-pair2:
+pair4x2:
 	CMPQ    R10, $0x20
-	JL      single2
+	JL      single4x2
+	MOVQ    $0x00000010, DX
+	LEAQ    -1(DX)(DX*1), R15
+	MOVQ    $-1, CX
+	BZHIQ   DX, CX, CX
+	KMOVW   CX, K1
+	MOVQ    R15, DX
+	MOVQ    $0x00000010, BX
+	CMPQ    DX, BX
+	CMOVQGT BX, DX
+	SUBQ    DX, R15
+	MOVQ    $-1, CX
+	BZHIQ   DX, CX, CX
+	KMOVW   CX, K2
+	MOVQ    $-1, CX
+	BZHIQ   R15, CX, CX
+	KMOVW   CX, K3
+	VXORPS  Z0, Z0, Z0
+	VXORPS  Z1, Z1, Z1
+	VXORPS  Z2, Z2, Z2
+	VXORPS  Z3, Z3, Z3
+	VXORPS  Z4, Z4, Z4
+	VXORPS  Z5, Z5, Z5
+	VXORPS  Z6, Z6, Z6
+	VXORPS  Z7, Z7, Z7
+	MOVQ    offsets_base+64(FP), AX
+	MOVQ    offsets_len+72(FP), DX
+	TESTQ   DX, DX
+	JE      p4x2sums
+
+p4x2loop:
+	MOVLQSX   (AX), BX
+	LEAQ      (R9)(BX*4), BX
+	VMOVUPS   (BX), Z9
+	VMOVUPS.Z 64(BX), K3, Z11
+	VPERMT2PS Z11, Z31, Z9
+	VADDPS    Z9, Z0, Z0
+	VMOVUPS   128(BX), Z10
+	VMOVUPS.Z 192(BX), K3, Z12
+	VPERMT2PS Z12, Z31, Z10
+	VADDPS    Z10, Z1, Z1
+	VMOVUPS   (BX)(R12*1), Z9
+	VMOVUPS.Z 64(BX)(R12*1), K3, Z11
+	VPERMT2PS Z11, Z31, Z9
+	VADDPS    Z9, Z2, Z2
+	VMOVUPS   128(BX)(R12*1), Z10
+	VMOVUPS.Z 192(BX)(R12*1), K3, Z12
+	VPERMT2PS Z12, Z31, Z10
+	VADDPS    Z10, Z3, Z3
+	VMOVUPS   (BX)(R12*2), Z9
+	VMOVUPS.Z 64(BX)(R12*2), K3, Z11
+	VPERMT2PS Z11, Z31, Z9
+	VADDPS    Z9, Z4, Z4
+	VMOVUPS   128(BX)(R12*2), Z10
+	VMOVUPS.Z 192(BX)(R12*2), K3, Z12
+	VPERMT2PS Z12, Z31, Z10
+	VADDPS    Z10, Z5, Z5
+	VMOVUPS   (BX)(R14*1), Z9
+	VMOVUPS.Z 64(BX)(R14*1), K3, Z11
+	VPERMT2PS Z11, Z31, Z9
+	VADDPS    Z9, Z6, Z6
+	VMOVUPS   128(BX)(R14*1), Z10
+	VMOVUPS.Z 192(BX)(R14*1), K3, Z12
+	VPERMT2PS Z12, Z31, Z10
+	VADDPS    Z10, Z7, Z7
+	ADDQ      $0x04, AX
+	DECQ      DX
+	JNE       p4x2loop
+
+p4x2sums:
+	LEAQ    (R13)(R13*2), DX
+	VMOVUPS Z0, (R8)
+	VMOVUPS Z1, 64(R8)
+	VMOVUPS Z2, (R8)(R13*1)
+	VMOVUPS Z3, 64(R8)(R13*1)
+	VMOVUPS Z4, (R8)(R13*2)
+	VMOVUPS Z5, 64(R8)(R13*2)
+	VMOVUPS Z6, (R8)(DX*1)
+	VMOVUPS Z7, 64(R8)(DX*1)
+	ADDQ    $0x00000080, R8
+	ADDQ    $0x00000100, R9
+	SUBQ    $0x20, R10
+	JMP     pair4x2
+
+single4x2:
+	TESTQ   R10, R10
+	JLE     end4x2
+	MOVQ    R10, DX
+	MOVQ    $0x00000010, BX
+	CMPQ    DX, BX
+	CMOVQGT BX, DX
+	LEAQ    -1(DX)(DX*1), R15
+	MOVQ    $-1, CX
+	BZHIQ   DX, CX, CX
+	KMOVW   CX, K1
+	MOVQ    R15, DX
+	MOVQ    $0x00000010, BX
+	CMPQ    DX, BX
+	CMOVQGT BX, DX
+	SUBQ    DX, R15
+	MOVQ    $-1, CX
+	BZHIQ   DX, CX, CX
+	KMOVW   CX, K2
+	MOVQ    $-1, CX
+	BZHIQ   R15, CX, CX
+	KMOVW   CX, K3
+	VXORPS  Z0, Z0, Z0
+	VXORPS  Z1, Z1, Z1
+	VXORPS  Z2, Z2, Z2
+	VXORPS  Z3, Z3, Z3
+	MOVQ    offsets_base+64(FP), AX
+	MOVQ    offsets_len+72(FP), DX
+	TESTQ   DX, DX
+	JE      s4x2sums
+
+s4x2loop:
+	MOVLQSX   (AX), BX
+	LEAQ      (R9)(BX*4), BX
+	VMOVUPS.Z (BX), K2, Z9
+	VMOVUPS.Z 64(BX), K3, Z11
+	VPERMT2PS Z11, Z31, Z9
+	VADDPS    Z9, Z0, Z0
+	VMOVUPS.Z (BX)(R12*1), K2, Z9
+	VMOVUPS.Z 64(BX)(R12*1), K3, Z11
+	VPERMT2PS Z11, Z31, Z9
+	VADDPS    Z9, Z1, Z1
+	VMOVUPS.Z (BX)(R12*2), K2, Z9
+	VMOVUPS.Z 64(BX)(R12*2), K3, Z11
+	VPERMT2PS Z11, Z31, Z9
+	VADDPS    Z9, Z2, Z2
+	VMOVUPS.Z (BX)(R14*1), K2, Z9
+	VMOVUPS.Z 64(BX)(R14*1), K3, Z11
+	VPERMT2PS Z11, Z31, Z9
+	VADDPS    Z9, Z3, Z3
+	ADDQ      $0x04, AX
+	DECQ      DX
+	JNE       s4x2loop
+
+s4x2sums:
+	LEAQ    (R13)(R13*2), DX
+	VMOVUPS Z0, K1, (R8)
+	VMOVUPS Z1, K1, (R8)(R13*1)
+	VMOVUPS Z2, K1, (R8)(R13*2)
+	VMOVUPS Z3, K1, (R8)(DX*1)
+	ADDQ    $0x00000040, R8
+	ADDQ    $0x00000080, R9
+	SUBQ    $0x10, R10
+	JMP     single4x2
+
+end4x2:
+	LEAQ (SI)(R12*4), SI
+	LEAQ (DI)(R13*4), DI
+	SUBQ $0x04, R11
+	JMP  row4x2
+
+done4x2:
+row1x2:
+	CMPQ R11, $0x01
+	JL   done1x2
+	MOVQ width+96(FP), R10
+	MOVQ DI, R8
+	MOVQ SI, R9
+
+pair1x2:
+	CMPQ    R10, $0x20
+	JL      single1x2
 	MOVQ    $0x00000010, DX
 	LEAQ    -1(DX)(DX*1), R15
 	MOVQ    $-1, CX
@@ -2511,33 +3438,34 @@ pair2:
 	MOVQ    offsets_base+64(FP), AX
 	MOVQ    offsets_len+72(FP), DX
 	TESTQ   DX, DX
-	JE      p2sums
+	JE      p1x2sums
 
-p2loop:
+p1x2loop:
 	MOVLQSX   (AX), BX
-	VMOVUPS   (R9)(BX*4), Z3
-	VMOVUPS.Z 64(R9)(BX*4), K3, Z5
-	VPERMT2PS Z5, Z31, Z3
-	VADDPS    Z3, Z0, Z0
-	VMOVUPS   128(R9)(BX*4), Z4
-	VMOVUPS.Z 192(R9)(BX*4), K3, Z6
-	VPERMT2PS Z6, Z31, Z4
-	VADDPS    Z4, Z1, Z1
+	LEAQ      (R9)(BX*4), BX
+	VMOVUPS   (BX), Z9
+	VMOVUPS.Z 64(BX), K3, Z11
+	VPERMT2PS Z11, Z31, Z9
+	VADDPS    Z9, Z0, Z0
+	VMOVUPS   128(BX), Z10
+	VMOVUPS.Z 192(BX), K3, Z12
+	VPERMT2PS Z12, Z31, Z10
+	VADDPS    Z10, Z1, Z1
 	ADDQ      $0x04, AX
 	DECQ      DX
-	JNE       p2loop
+	JNE       p1x2loop
 
-p2sums:
+p1x2sums:
 	VMOVUPS Z0, (R8)
 	VMOVUPS Z1, 64(R8)
 	ADDQ    $0x00000080, R8
 	ADDQ    $0x00000100, R9
 	SUBQ    $0x20, R10
-	JMP     pair2
+	JMP     pair1x2
 
-single2:
+single1x2:
 	TESTQ   R10, R10
-	JLE     end2
+	JLE     end1x2
 	MOVQ    R10, DX
 	MOVQ    $0x00000010, BX
 	CMPQ    DX, BX
@@ -2561,33 +3489,108 @@ single2:
 	MOVQ    offsets_base+64(FP), AX
 	MOVQ    offsets_len+72(FP), DX
 	TESTQ   DX, DX
-	JE      s2sums
+	JE      s1x2sums
 
-s2loop:
+s1x2loop:
 	MOVLQSX   (AX), BX
-	VMOVUPS.Z (R9)(BX*4), K2, Z3
-	VMOVUPS.Z 64(R9)(BX*4), K3, Z5
-	VPERMT2PS Z5, Z31, Z3
-	VADDPS    Z3, Z0, Z0
+	LEAQ      (R9)(BX*4), BX
+	VMOVUPS.Z (BX), K2, Z9
+	VMOVUPS.Z 64(BX), K3, Z11
+	VPERMT2PS Z11, Z31, Z9
+	VADDPS    Z9, Z0, Z0
 	ADDQ      $0x04, AX
 	DECQ      DX
-	JNE       s2loop
+	JNE       s1x2loop
 
-s2sums:
+s1x2sums:
 	VMOVUPS Z0, K1, (R8)
 	ADDQ    $0x00000040, R8
 	ADDQ    $0x00000080, R9
 	SUBQ    $0x10, R10
-	JMP     single2
+	JMP     single1x2
 
-end2:
+end1x2:
 	ADDQ R12, SI
 	ADDQ R13, DI
-	JMP  row2
+	SUBQ $0x01, R11
+	JMP  row1x2
 
-done2:
+done1x2:
 	VZEROUPPER
 	RET
+
+// func padRowsAVX512(dst []float32, dstStep int, src []float32, srcStep int, rows int, width int, lead int, copied int, value float32)
+// Requires: AVX, AVX512F
+TEXT ·padRowsAVX512(SB), NOSPLIT, $0-100
+	MOVQ         dst_base+0(FP), AX
+	MOVQ         src_base+32(FP), CX
+	MOVQ         dstStep+24(FP), DX
+	MOVQ         srcStep+56(FP), BX
+	SHLQ         $0x02, DX
+	SHLQ         $0x02, BX
+	MOVQ         lead+80(FP), SI
+	MOVQ         copied+88(FP), R8
+	MOVQ         width+72(FP), DI
+	VBROADCASTSS value+96(FP), Z0
+	VMOVD        SI, X1
+	VPBROADCASTD X1, Z1
+	VMOVD        DI, X2
+	VPBROADCASTD X2, Z3
+	ADDQ         SI, R8
+	NEGQ         SI
+	LEAQ         (CX)(SI*4), CX
+	VMOVD        R8, X2
+	VPBROADCASTD X2, Z2
+	VMOVUPS      places<>+0(SB), Z4
+	MOVQ         $0x00000010, SI
+	VMOVD        SI, X5
+	VPBROADCASTD X5, Z5
+
+vector:
+	MOVQ     AX, R8
+	MOVQ     CX, R9
+	MOVQ     rows+64(FP), SI
+	VPCMPGTD Z4, Z1, K1
+	VPCMPGTD Z4, Z2, K2
+	KANDNW   K2, K1, K2
+	VPCMPGTD Z4, Z3, K1
+
+row:
+	DECQ    SI
+	JL      rows
+	VMOVAPS Z0, Z6
+	VMOVUPS (R9), K2, Z6
+	VMOVUPS Z6, K1, (R8)
+	ADDQ    DX, R8
+	ADDQ    BX, R9
+	JMP     row
+
+rows:
+	VPADDD Z5, Z4, Z4
+	ADDQ   $0x40, AX
+	ADDQ   $0x40, CX
+	SUBQ   $0x10, DI
+	JG     vector
+	VZEROUPPER
+	RET
+
+DATA places<>+0(SB)/4, $0x00000000
+DATA places<>+4(SB)/4, $0x00000001
+DATA places<>+8(SB)/4, $0x00000002
+DATA places<>+12(SB)/4, $0x00000003
+DATA places<>+16(SB)/4, $0x00000004
+DATA places<>+20(SB)/4, $0x00000005
+DATA places<>+24(SB)/4, $0x00000006
+DATA places<>+28(SB)/4, $0x00000007
+DATA places<>+32(SB)/4, $0x00000008
+DATA places<>+36(SB)/4, $0x00000009
+DATA places<>+40(SB)/4, $0x0000000a
+DATA places<>+44(SB)/4, $0x0000000b
+DATA places<>+48(SB)/4, $0x0000000c
+DATA places<>+52(SB)/4, $0x0000000d
+DATA places<>+56(SB)/4, $0x0000000e
+DATA places<>+60(SB)/4, $0x0000000f
+GLOBL places<>(SB), RODATA|NOPTR, $64
 
 // func convTilesAVX2(z []float32, zStep int, x []float32, step int, offsets []int32, w []float32, bias []float32, add []float32, places []int32, pixels int, channels int, lo float32, hi float32)
 // Requires: AVX, FMA3, MMX+
@@ -3516,224 +4519,603 @@ TEXT ·slideConvAVX2(SB), NOSPLIT, $0-148
 	MOVQ zStep+24(FP), R13
 	SHLQ $0x02, R12
 	SHLQ $0x02, R13
+	LEAQ (R12)(R12*2), R14
 	MOVQ rows+88(FP), R11
-	LEAQ tailMask<>+0(SB), R14
 	MOVQ stride+104(FP), BX
 	CMPQ BX, $0x01
 	JNE  stride2
 
-row1:
-	DECQ R11
-	JL   done1
+row4x1:
+	CMPQ R11, $0x04
+	JL   done4x1
 	MOVQ width+96(FP), R10
 	MOVQ DI, R8
 	MOVQ SI, R9
 
-pair1:
+pair4x1:
 	CMPQ         R10, $0x10
-	JL           single1
+	JL           single4x1
 	VBROADCASTSS bias+136(FP), Y0
-	VBROADCASTSS bias+136(FP), Y1
+	VMOVAPS      Y0, Y1
+	VMOVAPS      Y0, Y2
+	VMOVAPS      Y0, Y3
+	VMOVAPS      Y0, Y4
+	VMOVAPS      Y0, Y5
+	VMOVAPS      Y0, Y6
+	VMOVAPS      Y0, Y7
 	MOVQ         offsets_base+64(FP), AX
 	MOVQ         offsets_len+72(FP), DX
 	MOVQ         w_base+112(FP), CX
 	TESTQ        DX, DX
-	JE           p1sums
+	JE           p4x1sums
 
-p1loop:
+p4x1loop:
 	MOVLQSX      (AX), BX
-	VBROADCASTSS (CX), Y2
-	VMOVUPS      (R9)(BX*4), Y3
-	VFMADD231PS  Y2, Y3, Y0
-	VMOVUPS      32(R9)(BX*4), Y4
-	VFMADD231PS  Y2, Y4, Y1
+	LEAQ         (R9)(BX*4), BX
+	VBROADCASTSS (CX), Y8
+	VFMADD231PS  (BX), Y8, Y0
+	VFMADD231PS  32(BX), Y8, Y1
+	VFMADD231PS  (BX)(R12*1), Y8, Y2
+	VFMADD231PS  32(BX)(R12*1), Y8, Y3
+	VFMADD231PS  (BX)(R12*2), Y8, Y4
+	VFMADD231PS  32(BX)(R12*2), Y8, Y5
+	VFMADD231PS  (BX)(R14*1), Y8, Y6
+	VFMADD231PS  32(BX)(R14*1), Y8, Y7
 	ADDQ         $0x04, AX
 	ADDQ         $0x04, CX
 	DECQ         DX
-	JNE          p1loop
+	JNE          p4x1loop
 
-p1sums:
-	VBROADCASTSS lo+140(FP), Y3
-	VBROADCASTSS hi+144(FP), Y4
-	VMAXPS       Y0, Y3, Y0
-	VMINPS       Y0, Y4, Y0
+p4x1sums:
+	VBROADCASTSS lo+140(FP), Y9
+	VBROADCASTSS hi+144(FP), Y10
+	LEAQ         (R13)(R13*2), DX
+	VMAXPS       Y0, Y9, Y0
+	VMINPS       Y0, Y10, Y0
 	VMOVUPS      Y0, (R8)
-	VMAXPS       Y1, Y3, Y1
-	VMINPS       Y1, Y4, Y1
+	VMAXPS       Y1, Y9, Y1
+	VMINPS       Y1, Y10, Y1
 	VMOVUPS      Y1, 32(R8)
+	VMAXPS       Y2, Y9, Y2
+	VMINPS       Y2, Y10, Y2
+	VMOVUPS      Y2, (R8)(R13*1)
+	VMAXPS       Y3, Y9, Y3
+	VMINPS       Y3, Y10, Y3
+	VMOVUPS      Y3, 32(R8)(R13*1)
+	VMAXPS       Y4, Y9, Y4
+	VMINPS       Y4, Y10, Y4
+	VMOVUPS      Y4, (R8)(R13*2)
+	VMAXPS       Y5, Y9, Y5
+	VMINPS       Y5, Y10, Y5
+	VMOVUPS      Y5, 32(R8)(R13*2)
+	VMAXPS       Y6, Y9, Y6
+	VMINPS       Y6, Y10, Y6
+	VMOVUPS      Y6, (R8)(DX*1)
+	VMAXPS       Y7, Y9, Y7
+	VMINPS       Y7, Y10, Y7
+	VMOVUPS      Y7, 32(R8)(DX*1)
 	ADDQ         $0x00000040, R8
 	ADDQ         $0x00000040, R9
 	SUBQ         $0x10, R10
-	JMP          pair1
+	JMP          pair4x1
 
-single1:
+single4x1:
 	TESTQ        R10, R10
-	JLE          end1
+	JLE          end4x1
 	MOVQ         R10, DX
 	MOVQ         $0x00000008, BX
 	CMPQ         DX, BX
 	CMOVQGT      BX, DX
 	NEGQ         DX
-	VMOVUPS      32(R14)(DX*4), Y13
+	LEAQ         tailMask<>+0(SB), AX
+	VMOVUPS      32(AX)(DX*4), Y13
+	VBROADCASTSS bias+136(FP), Y0
+	VMOVAPS      Y0, Y1
+	VMOVAPS      Y0, Y2
+	VMOVAPS      Y0, Y3
+	MOVQ         offsets_base+64(FP), AX
+	MOVQ         offsets_len+72(FP), DX
+	MOVQ         w_base+112(FP), CX
+	TESTQ        DX, DX
+	JE           s4x1sums
+
+s4x1loop:
+	MOVLQSX      (AX), BX
+	LEAQ         (R9)(BX*4), BX
+	VBROADCASTSS (CX), Y8
+	VMASKMOVPS   (BX), Y13, Y9
+	VFMADD231PS  Y9, Y8, Y0
+	VMASKMOVPS   (BX)(R12*1), Y13, Y9
+	VFMADD231PS  Y9, Y8, Y1
+	VMASKMOVPS   (BX)(R12*2), Y13, Y9
+	VFMADD231PS  Y9, Y8, Y2
+	VMASKMOVPS   (BX)(R14*1), Y13, Y9
+	VFMADD231PS  Y9, Y8, Y3
+	ADDQ         $0x04, AX
+	ADDQ         $0x04, CX
+	DECQ         DX
+	JNE          s4x1loop
+
+s4x1sums:
+	VBROADCASTSS lo+140(FP), Y9
+	VBROADCASTSS hi+144(FP), Y10
+	LEAQ         (R13)(R13*2), DX
+	VMAXPS       Y0, Y9, Y0
+	VMINPS       Y0, Y10, Y0
+	VMASKMOVPS   Y0, Y13, (R8)
+	VMAXPS       Y1, Y9, Y1
+	VMINPS       Y1, Y10, Y1
+	VMASKMOVPS   Y1, Y13, (R8)(R13*1)
+	VMAXPS       Y2, Y9, Y2
+	VMINPS       Y2, Y10, Y2
+	VMASKMOVPS   Y2, Y13, (R8)(R13*2)
+	VMAXPS       Y3, Y9, Y3
+	VMINPS       Y3, Y10, Y3
+	VMASKMOVPS   Y3, Y13, (R8)(DX*1)
+	ADDQ         $0x00000020, R8
+	ADDQ         $0x00000020, R9
+	SUBQ         $0x08, R10
+	JMP          single4x1
+
+end4x1:
+	LEAQ (SI)(R12*4), SI
+	LEAQ (DI)(R13*4), DI
+	SUBQ $0x04, R11
+	JMP  row4x1
+
+done4x1:
+row1x1:
+	CMPQ R11, $0x01
+	JL   done1x1
+	MOVQ width+96(FP), R10
+	MOVQ DI, R8
+	MOVQ SI, R9
+
+pair1x1:
+	CMPQ         R10, $0x10
+	JL           single1x1
+	VBROADCASTSS bias+136(FP), Y0
+	VMOVAPS      Y0, Y1
+	MOVQ         offsets_base+64(FP), AX
+	MOVQ         offsets_len+72(FP), DX
+	MOVQ         w_base+112(FP), CX
+	TESTQ        DX, DX
+	JE           p1x1sums
+
+p1x1loop:
+	MOVLQSX      (AX), BX
+	LEAQ         (R9)(BX*4), BX
+	VBROADCASTSS (CX), Y8
+	VFMADD231PS  (BX), Y8, Y0
+	VFMADD231PS  32(BX), Y8, Y1
+	ADDQ         $0x04, AX
+	ADDQ         $0x04, CX
+	DECQ         DX
+	JNE          p1x1loop
+
+p1x1sums:
+	VBROADCASTSS lo+140(FP), Y9
+	VBROADCASTSS hi+144(FP), Y10
+	VMAXPS       Y0, Y9, Y0
+	VMINPS       Y0, Y10, Y0
+	VMOVUPS      Y0, (R8)
+	VMAXPS       Y1, Y9, Y1
+	VMINPS       Y1, Y10, Y1
+	VMOVUPS      Y1, 32(R8)
+	ADDQ         $0x00000040, R8
+	ADDQ         $0x00000040, R9
+	SUBQ         $0x10, R10
+	JMP          pair1x1
+
+single1x1:
+	TESTQ        R10, R10
+	JLE          end1x1
+	MOVQ         R10, DX
+	MOVQ         $0x00000008, BX
+	CMPQ         DX, BX
+	CMOVQGT      BX, DX
+	NEGQ         DX
+	LEAQ         tailMask<>+0(SB), AX
+	VMOVUPS      32(AX)(DX*4), Y13
 	VBROADCASTSS bias+136(FP), Y0
 	MOVQ         offsets_base+64(FP), AX
 	MOVQ         offsets_len+72(FP), DX
 	MOVQ         w_base+112(FP), CX
 	TESTQ        DX, DX
-	JE           s1sums
+	JE           s1x1sums
 
-s1loop:
+s1x1loop:
 	MOVLQSX      (AX), BX
-	VBROADCASTSS (CX), Y2
-	VMASKMOVPS   (R9)(BX*4), Y13, Y3
-	VFMADD231PS  Y2, Y3, Y0
+	LEAQ         (R9)(BX*4), BX
+	VBROADCASTSS (CX), Y8
+	VMASKMOVPS   (BX), Y13, Y9
+	VFMADD231PS  Y9, Y8, Y0
 	ADDQ         $0x04, AX
 	ADDQ         $0x04, CX
 	DECQ         DX
-	JNE          s1loop
+	JNE          s1x1loop
 
-s1sums:
-	VBROADCASTSS lo+140(FP), Y3
-	VBROADCASTSS hi+144(FP), Y4
-	VMAXPS       Y0, Y3, Y0
-	VMINPS       Y0, Y4, Y0
+s1x1sums:
+	VBROADCASTSS lo+140(FP), Y9
+	VBROADCASTSS hi+144(FP), Y10
+	VMAXPS       Y0, Y9, Y0
+	VMINPS       Y0, Y10, Y0
 	VMASKMOVPS   Y0, Y13, (R8)
 	ADDQ         $0x00000020, R8
 	ADDQ         $0x00000020, R9
 	SUBQ         $0x08, R10
-	JMP          single1
+	JMP          single1x1
 
-end1:
+end1x1:
 	ADDQ R12, SI
 	ADDQ R13, DI
-	JMP  row1
+	SUBQ $0x01, R11
+	JMP  row1x1
 
-done1:
+done1x1:
 	VZEROUPPER
 	RET
 
 stride2:
-row2:
-	DECQ R11
-	JL   done2
+row4x2:
+	CMPQ R11, $0x04
+	JL   done4x2
 	MOVQ width+96(FP), R10
 	MOVQ DI, R8
 	MOVQ SI, R9
 
-pair2:
+pair4x2:
 	CMPQ         R10, $0x10
-	JL           single2
+	JL           single4x2
 	MOVQ         $0x00000008, DX
 	LEAQ         -1(DX)(DX*1), R15
 	NEGQ         DX
-	VMOVUPS      32(R14)(DX*4), Y13
+	LEAQ         tailMask<>+0(SB), AX
+	VMOVUPS      32(AX)(DX*4), Y13
 	MOVQ         R15, DX
 	MOVQ         $0x00000008, BX
 	CMPQ         DX, BX
 	CMOVQGT      BX, DX
 	SUBQ         DX, R15
 	NEGQ         DX
-	VMOVUPS      32(R14)(DX*4), Y14
+	LEAQ         tailMask<>+0(SB), AX
+	VMOVUPS      32(AX)(DX*4), Y14
 	NEGQ         R15
-	VMOVUPS      32(R14)(R15*4), Y15
+	LEAQ         tailMask<>+0(SB), AX
+	VMOVUPS      32(AX)(R15*4), Y15
 	VBROADCASTSS bias+136(FP), Y0
-	VBROADCASTSS bias+136(FP), Y1
+	VMOVAPS      Y0, Y1
+	VMOVAPS      Y0, Y2
+	VMOVAPS      Y0, Y3
+	VMOVAPS      Y0, Y4
+	VMOVAPS      Y0, Y5
+	VMOVAPS      Y0, Y6
+	VMOVAPS      Y0, Y7
 	MOVQ         offsets_base+64(FP), AX
 	MOVQ         offsets_len+72(FP), DX
 	MOVQ         w_base+112(FP), CX
 	TESTQ        DX, DX
-	JE           p2sums
+	JE           p4x2sums
 
-p2loop:
+p4x2loop:
 	MOVLQSX      (AX), BX
-	VBROADCASTSS (CX), Y2
-	VMOVUPS      (R9)(BX*4), Y3
-	VMASKMOVPS   32(R9)(BX*4), Y15, Y5
-	VSHUFPS      $0x88, Y5, Y3, Y3
-	VPERMPD      $0xd8, Y3, Y3
-	VFMADD231PS  Y2, Y3, Y0
-	VMOVUPS      64(R9)(BX*4), Y4
-	VMASKMOVPS   96(R9)(BX*4), Y15, Y6
-	VSHUFPS      $0x88, Y6, Y4, Y4
-	VPERMPD      $0xd8, Y4, Y4
-	VFMADD231PS  Y2, Y4, Y1
+	LEAQ         (R9)(BX*4), BX
+	VBROADCASTSS (CX), Y8
+	VMOVUPS      (BX), Y9
+	VMASKMOVPS   32(BX), Y15, Y11
+	VSHUFPS      $0x88, Y11, Y9, Y9
+	VPERMPD      $0xd8, Y9, Y9
+	VFMADD231PS  Y9, Y8, Y0
+	VMOVUPS      64(BX), Y10
+	VMASKMOVPS   96(BX), Y15, Y12
+	VSHUFPS      $0x88, Y12, Y10, Y10
+	VPERMPD      $0xd8, Y10, Y10
+	VFMADD231PS  Y10, Y8, Y1
+	VMOVUPS      (BX)(R12*1), Y9
+	VMASKMOVPS   32(BX)(R12*1), Y15, Y11
+	VSHUFPS      $0x88, Y11, Y9, Y9
+	VPERMPD      $0xd8, Y9, Y9
+	VFMADD231PS  Y9, Y8, Y2
+	VMOVUPS      64(BX)(R12*1), Y10
+	VMASKMOVPS   96(BX)(R12*1), Y15, Y12
+	VSHUFPS      $0x88, Y12, Y10, Y10
+	VPERMPD      $0xd8, Y10, Y10
+	VFMADD231PS  Y10, Y8, Y3
+	VMOVUPS      (BX)(R12*2), Y9
+	VMASKMOVPS   32(BX)(R12*2), Y15, Y11
+	VSHUFPS      $0x88, Y11, Y9, Y9
+	VPERMPD      $0xd8, Y9, Y9
+	VFMADD231PS  Y9, Y8, Y4
+	VMOVUPS      64(BX)(R12*2), Y10
+	VMASKMOVPS   96(BX)(R12*2), Y15, Y12
+	VSHUFPS      $0x88, Y12, Y10, Y10
+	VPERMPD      $0xd8, Y10, Y10
+	VFMADD231PS  Y10, Y8, Y5
+	VMOVUPS      (BX)(R14*1), Y9
+	VMASKMOVPS   32(BX)(R14*1), Y15, Y11
+	VSHUFPS      $0x88, Y11, Y9, Y9
+	VPERMPD      $0xd8, Y9, Y9
+	VFMADD231PS  Y9, Y8, Y6
+	VMOVUPS      64(BX)(R14*1), Y10
+	VMASKMOVPS   96(BX)(R14*1), Y15, Y12
+	VSHUFPS      $0x88, Y12, Y10, Y10
+	VPERMPD      $0xd8, Y10, Y10
+	VFMADD231PS  Y10, Y8, Y7
 	ADDQ         $0x04, AX
 	ADDQ         $0x04, CX
 	DECQ         DX
-	JNE          p2loop
+	JNE          p4x2loop
 
-p2sums:
-	VBROADCASTSS lo+140(FP), Y3
-	VBROADCASTSS hi+144(FP), Y4
-	VMAXPS       Y0, Y3, Y0
-	VMINPS       Y0, Y4, Y0
+p4x2sums:
+	VBROADCASTSS lo+140(FP), Y9
+	VBROADCASTSS hi+144(FP), Y10
+	LEAQ         (R13)(R13*2), DX
+	VMAXPS       Y0, Y9, Y0
+	VMINPS       Y0, Y10, Y0
 	VMOVUPS      Y0, (R8)
-	VMAXPS       Y1, Y3, Y1
-	VMINPS       Y1, Y4, Y1
+	VMAXPS       Y1, Y9, Y1
+	VMINPS       Y1, Y10, Y1
 	VMOVUPS      Y1, 32(R8)
+	VMAXPS       Y2, Y9, Y2
+	VMINPS       Y2, Y10, Y2
+	VMOVUPS      Y2, (R8)(R13*1)
+	VMAXPS       Y3, Y9, Y3
+	VMINPS       Y3, Y10, Y3
+	VMOVUPS      Y3, 32(R8)(R13*1)
+	VMAXPS       Y4, Y9, Y4
+	VMINPS       Y4, Y10, Y4
+	VMOVUPS      Y4, (R8)(R13*2)
+	VMAXPS       Y5, Y9, Y5
+	VMINPS       Y5, Y10, Y5
+	VMOVUPS      Y5, 32(R8)(R13*2)
+	VMAXPS       Y6, Y9, Y6
+	VMINPS       Y6, Y10, Y6
+	VMOVUPS      Y6, (R8)(DX*1)
+	VMAXPS       Y7, Y9, Y7
+	VMINPS       Y7, Y10, Y7
+	VMOVUPS      Y7, 32(R8)(DX*1)
 	ADDQ         $0x00000040, R8
 	ADDQ         $0x00000080, R9
 	SUBQ         $0x10, R10
-	JMP          pair2
+	JMP          pair4x2
 
-single2:
+single4x2:
 	TESTQ        R10, R10
-	JLE          end2
+	JLE          end4x2
 	MOVQ         R10, DX
 	MOVQ         $0x00000008, BX
 	CMPQ         DX, BX
 	CMOVQGT      BX, DX
 	LEAQ         -1(DX)(DX*1), R15
 	NEGQ         DX
-	VMOVUPS      32(R14)(DX*4), Y13
+	LEAQ         tailMask<>+0(SB), AX
+	VMOVUPS      32(AX)(DX*4), Y13
 	MOVQ         R15, DX
 	MOVQ         $0x00000008, BX
 	CMPQ         DX, BX
 	CMOVQGT      BX, DX
 	SUBQ         DX, R15
 	NEGQ         DX
-	VMOVUPS      32(R14)(DX*4), Y14
+	LEAQ         tailMask<>+0(SB), AX
+	VMOVUPS      32(AX)(DX*4), Y14
 	NEGQ         R15
-	VMOVUPS      32(R14)(R15*4), Y15
+	LEAQ         tailMask<>+0(SB), AX
+	VMOVUPS      32(AX)(R15*4), Y15
+	VBROADCASTSS bias+136(FP), Y0
+	VMOVAPS      Y0, Y1
+	VMOVAPS      Y0, Y2
+	VMOVAPS      Y0, Y3
+	MOVQ         offsets_base+64(FP), AX
+	MOVQ         offsets_len+72(FP), DX
+	MOVQ         w_base+112(FP), CX
+	TESTQ        DX, DX
+	JE           s4x2sums
+
+s4x2loop:
+	MOVLQSX      (AX), BX
+	LEAQ         (R9)(BX*4), BX
+	VBROADCASTSS (CX), Y8
+	VMASKMOVPS   (BX), Y14, Y9
+	VMASKMOVPS   32(BX), Y15, Y11
+	VSHUFPS      $0x88, Y11, Y9, Y9
+	VPERMPD      $0xd8, Y9, Y9
+	VFMADD231PS  Y9, Y8, Y0
+	VMASKMOVPS   (BX)(R12*1), Y14, Y9
+	VMASKMOVPS   32(BX)(R12*1), Y15, Y11
+	VSHUFPS      $0x88, Y11, Y9, Y9
+	VPERMPD      $0xd8, Y9, Y9
+	VFMADD231PS  Y9, Y8, Y1
+	VMASKMOVPS   (BX)(R12*2), Y14, Y9
+	VMASKMOVPS   32(BX)(R12*2), Y15, Y11
+	VSHUFPS      $0x88, Y11, Y9, Y9
+	VPERMPD      $0xd8, Y9, Y9
+	VFMADD231PS  Y9, Y8, Y2
+	VMASKMOVPS   (BX)(R14*1), Y14, Y9
+	VMASKMOVPS   32(BX)(R14*1), Y15, Y11
+	VSHUFPS      $0x88, Y11, Y9, Y9
+	VPERMPD      $0xd8, Y9, Y9
+	VFMADD231PS  Y9, Y8, Y3
+	ADDQ         $0x04, AX
+	ADDQ         $0x04, CX
+	DECQ         DX
+	JNE          s4x2loop
+
+s4x2sums:
+	VBROADCASTSS lo+140(FP), Y9
+	VBROADCASTSS hi+144(FP), Y10
+	LEAQ         (R13)(R13*2), DX
+	VMAXPS       Y0, Y9, Y0
+	VMINPS       Y0, Y10, Y0
+	VMASKMOVPS   Y0, Y13, (R8)
+	VMAXPS       Y1, Y9, Y1
+	VMINPS       Y1, Y10, Y1
+	VMASKMOVPS   Y1, Y13, (R8)(R13*1)
+	VMAXPS       Y2, Y9, Y2
+	VMINPS       Y2, Y10, Y2
+	VMASKMOVPS   Y2, Y13, (R8)(R13*2)
+	VMAXPS       Y3, Y9, Y3
+	VMINPS       Y3, Y10, Y3
+	VMASKMOVPS   Y3, Y13, (R8)(DX*1)
+	ADDQ         $0x00000020, R8
+	ADDQ         $0x00000040, R9
+	SUBQ         $0x08, R10
+	JMP          single4x2
+
+end4x2:
+	LEAQ (SI)(R12*4), SI
+	LEAQ (DI)(R13*4), DI
+	SUBQ $0x04, R11
+	JMP  row4x2
+
+done4x2:
+row1x2:
+	CMPQ R11, $0x01
+	JL   done1x2
+	MOVQ width+96(FP), R10
+	MOVQ DI, R8
+	MOVQ SI, R9
+
+pair1x2:
+	CMPQ         R10, $0x10
+	JL           single1x2
+	MOVQ         $0x00000008, DX
+	LEAQ         -1(DX)(DX*1), R15
+	NEGQ         DX
+	LEAQ         tailMask<>+0(SB), AX
+	VMOVUPS      32(AX)(DX*4), Y13
+	MOVQ         R15, DX
+	MOVQ         $0x00000008, BX
+	CMPQ         DX, BX
+	CMOVQGT      BX, DX
+	SUBQ         DX, R15
+	NEGQ         DX
+	LEAQ         tailMask<>+0(SB), AX
+	VMOVUPS      32(AX)(DX*4), Y14
+	NEGQ         R15
+	LEAQ         tailMask<>+0(SB), AX
+	VMOVUPS      32(AX)(R15*4), Y15
+	VBROADCASTSS bias+136(FP), Y0
+	VMOVAPS      Y0, Y1
+	MOVQ         offsets_base+64(FP), AX
+	MOVQ         offsets_len+72(FP), DX
+	MOVQ         w_base+112(FP), CX
+	TESTQ        DX, DX
+	JE           p1x2sums
+
+p1x2loop:
+	MOVLQSX      (AX), BX
+	LEAQ         (R9)(BX*4), BX
+	VBROADCASTSS (CX), Y8
+	VMOVUPS      (BX), Y9
+	VMASKMOVPS   32(BX), Y15, Y11
+	VSHUFPS      $0x88, Y11, Y9, Y9
+	VPERMPD      $0xd8, Y9, Y9
+	VFMADD231PS  Y9, Y8, Y0
+	VMOVUPS      64(BX), Y10
+	VMASKMOVPS   96(BX), Y15, Y12
+	VSHUFPS      $0x88, Y12, Y10, Y10
+	VPERMPD      $0xd8, Y10, Y10
+	VFMADD231PS  Y10, Y8, Y1
+	ADDQ         $0x04, AX
+	ADDQ         $0x04, CX
+	DECQ         DX
+	JNE          p1x2loop
+
+p1x2sums:
+	VBROADCASTSS lo+140(FP), Y9
+	VBROADCASTSS hi+144(FP), Y10
+	VMAXPS       Y0, Y9, Y0
+	VMINPS       Y0, Y10, Y0
+	VMOVUPS      Y0, (R8)
+	VMAXPS       Y1, Y9, Y1
+	VMINPS       Y1, Y10, Y1
+	VMOVUPS      Y1, 32(R8)
+	ADDQ         $0x00000040, R8
+	ADDQ         $0x00000080, R9
+	SUBQ         $0x10, R10
+	JMP          pair1x2
+
+single1x2:
+	TESTQ        R10, R10
+	JLE          end1x2
+	MOVQ         R10, DX
+	MOVQ         $0x00000008, BX
+	CMPQ         DX, BX
+	CMOVQGT      BX, DX
+	LEAQ         -1(DX)(DX*1), R15
+	NEGQ         DX
+	LEAQ         tailMask<>+0(SB), AX
+	VMOVUPS      32(AX)(DX*4), Y13
+	MOVQ         R15, DX
+	MOVQ         $0x00000008, BX
+	CMPQ         DX, BX
+	CMOVQGT      BX, DX
+	SUBQ         DX, R15
+	NEGQ         DX
+	LEAQ         tailMask<>+0(SB), AX
+	VMOVUPS      32(AX)(DX*4), Y14
+	NEGQ         R15
+	LEAQ         tailMask<>+0(SB), AX
+	VMOVUPS      32(AX)(R15*4), Y15
 	VBROADCASTSS bias+136(FP), Y0
 	MOVQ         offsets_base+64(FP), AX
 	MOVQ         offsets_len+72(FP), DX
 	MOVQ         w_base+112(FP), CX
 	TESTQ        DX, DX
-	JE           s2sums
+	JE           s1x2sums
 
-s2loop:
+s1x2loop:
 	MOVLQSX      (AX), BX
-	VBROADCASTSS (CX), Y2
-	VMASKMOVPS   (R9)(BX*4), Y14, Y3
-	VMASKMOVPS   32(R9)(BX*4), Y15, Y5
-	VSHUFPS      $0x88, Y5, Y3, Y3
-	VPERMPD      $0xd8, Y3, Y3
-	VFMADD231PS  Y2, Y3, Y0
+	LEAQ         (R9)(BX*4), BX
+	VBROADCASTSS (CX), Y8
+	VMASKMOVPS   (BX), Y14, Y9
+	VMASKMOVPS   32(BX), Y15, Y11
+	VSHUFPS      $0x88, Y11, Y9, Y9
+	VPERMPD      $0xd8, Y9, Y9
+	VFMADD231PS  Y9, Y8, Y0
 	ADDQ         $0x04, AX
 	ADDQ         $0x04, CX
 	DECQ         DX
-	JNE          s2loop
+	JNE          s1x2loop
 
-s2sums:
-	VBROADCASTSS lo+140(FP), Y3
-	VBROADCASTSS hi+144(FP), Y4
-	VMAXPS       Y0, Y3, Y0
-	VMINPS       Y0, Y4, Y0
+s1x2sums:
+	VBROADCASTSS lo+140(FP), Y9
+	VBROADCASTSS hi+144(FP), Y10
+	VMAXPS       Y0, Y9, Y0
+	VMINPS       Y0, Y10, Y0
 	VMASKMOVPS   Y0, Y13, (R8)
 	ADDQ         $0x00000020, R8
 	ADDQ         $0x00000040, R9
 	SUBQ         $0x08, R10
-	JMP          single2
+	JMP          single1x2
 
-end2:
+end1x2:
 	ADDQ R12, SI
 	ADDQ R13, DI
-	JMP  row2
+	SUBQ $0x01, R11
+	JMP  row1x2
 
-done2:
+done1x2:
 	VZEROUPPER
 	RET
+
+DATA tailMask<>+0(SB)/4, $0xffffffff
+DATA tailMask<>+4(SB)/4, $0xffffffff
+DATA tailMask<>+8(SB)/4, $0xffffffff
+DATA tailMask<>+12(SB)/4, $0xffffffff
+DATA tailMask<>+16(SB)/4, $0xffffffff
+DATA tailMask<>+20(SB)/4, $0xffffffff
+DATA tailMask<>+24(SB)/4, $0xffffffff
+DATA tailMask<>+28(SB)/4, $0xffffffff
+DATA tailMask<>+32(SB)/4, $0x00000000
+DATA tailMask<>+36(SB)/4, $0x00000000
+DATA tailMask<>+40(SB)/4, $0x00000000
+DATA tailMask<>+44(SB)/4, $0x00000000
+DATA tailMask<>+48(SB)/4, $0x00000000
+DATA tailMask<>+52(SB)/4, $0x00000000
+DATA tailMask<>+56(SB)/4, $0x00000000
+DATA tailMask<>+60(SB)/4, $0x00000000
+GLOBL tailMask<>(SB), RODATA|NOPTR, $64
 
 // func slideMaxAVX2(z []float32, zStep int, x []float32, xStep int, offsets []int32, rows int, width int, stride int)
 // Requires: AVX, AVX2, CMOV
@@ -3744,202 +5126,553 @@ TEXT ·slideMaxAVX2(SB), NOSPLIT, $0-112
 	MOVQ zStep+24(FP), R13
 	SHLQ $0x02, R12
 	SHLQ $0x02, R13
+	LEAQ (R12)(R12*2), R14
 	MOVQ rows+88(FP), R11
-	LEAQ tailMask<>+0(SB), R14
 	MOVQ stride+104(FP), BX
 	CMPQ BX, $0x01
 	JNE  stride2
 
-row1:
-	DECQ R11
-	JL   done1
+row4x1:
+	CMPQ R11, $0x04
+	JL   done4x1
 	MOVQ width+96(FP), R10
 	MOVQ DI, R8
 	MOVQ SI, R9
 
-pair1:
+pair4x1:
 	CMPQ         R10, $0x10
-	JL           single1
+	JL           single4x1
 	VBROADCASTSS word_ff800000<>+0(SB), Y0
-	VBROADCASTSS word_ff800000<>+0(SB), Y1
+	VMOVAPS      Y0, Y1
+	VMOVAPS      Y0, Y2
+	VMOVAPS      Y0, Y3
+	VMOVAPS      Y0, Y4
+	VMOVAPS      Y0, Y5
+	VMOVAPS      Y0, Y6
+	VMOVAPS      Y0, Y7
 	MOVQ         offsets_base+64(FP), AX
 	MOVQ         offsets_len+72(FP), DX
 	TESTQ        DX, DX
-	JE           p1sums
+	JE           p4x1sums
 
-p1loop:
+p4x1loop:
 	MOVLQSX (AX), BX
-	VMOVUPS (R9)(BX*4), Y3
-	VCMPPS  $0x03, Y3, Y3, Y5
-	VMAXPS  Y0, Y3, Y0
-	VORPS   Y5, Y0, Y0
-	VMOVUPS 32(R9)(BX*4), Y4
-	VCMPPS  $0x03, Y4, Y4, Y6
-	VMAXPS  Y1, Y4, Y1
-	VORPS   Y6, Y1, Y1
+	LEAQ    (R9)(BX*4), BX
+	VMOVUPS (BX), Y9
+	VCMPPS  $0x03, Y9, Y9, Y11
+	VMAXPS  Y0, Y9, Y0
+	VORPS   Y11, Y0, Y0
+	VMOVUPS 32(BX), Y10
+	VCMPPS  $0x03, Y10, Y10, Y12
+	VMAXPS  Y1, Y10, Y1
+	VORPS   Y12, Y1, Y1
+	VMOVUPS (BX)(R12*1), Y9
+	VCMPPS  $0x03, Y9, Y9, Y11
+	VMAXPS  Y2, Y9, Y2
+	VORPS   Y11, Y2, Y2
+	VMOVUPS 32(BX)(R12*1), Y10
+	VCMPPS  $0x03, Y10, Y10, Y12
+	VMAXPS  Y3, Y10, Y3
+	VORPS   Y12, Y3, Y3
+	VMOVUPS (BX)(R12*2), Y9
+	VCMPPS  $0x03, Y9, Y9, Y11
+	VMAXPS  Y4, Y9, Y4
+	VORPS   Y11, Y4, Y4
+	VMOVUPS 32(BX)(R12*2), Y10
+	VCMPPS  $0x03, Y10, Y10, Y12
+	VMAXPS  Y5, Y10, Y5
+	VORPS   Y12, Y5, Y5
+	VMOVUPS (BX)(R14*1), Y9
+	VCMPPS  $0x03, Y9, Y9, Y11
+	VMAXPS  Y6, Y9, Y6
+	VORPS   Y11, Y6, Y6
+	VMOVUPS 32(BX)(R14*1), Y10
+	VCMPPS  $0x03, Y10, Y10, Y12
+	VMAXPS  Y7, Y10, Y7
+	VORPS   Y12, Y7, Y7
 	ADDQ    $0x04, AX
 	DECQ    DX
-	JNE     p1loop
+	JNE     p4x1loop
 
-p1sums:
+p4x1sums:
+	LEAQ    (R13)(R13*2), DX
+	VMOVUPS Y0, (R8)
+	VMOVUPS Y1, 32(R8)
+	VMOVUPS Y2, (R8)(R13*1)
+	VMOVUPS Y3, 32(R8)(R13*1)
+	VMOVUPS Y4, (R8)(R13*2)
+	VMOVUPS Y5, 32(R8)(R13*2)
+	VMOVUPS Y6, (R8)(DX*1)
+	VMOVUPS Y7, 32(R8)(DX*1)
+	ADDQ    $0x00000040, R8
+	ADDQ    $0x00000040, R9
+	SUBQ    $0x10, R10
+	JMP     pair4x1
+
+single4x1:
+	TESTQ        R10, R10
+	JLE          end4x1
+	MOVQ         R10, DX
+	MOVQ         $0x00000008, BX
+	CMPQ         DX, BX
+	CMOVQGT      BX, DX
+	NEGQ         DX
+	LEAQ         tailMask<>+0(SB), AX
+	VMOVUPS      32(AX)(DX*4), Y13
+	VBROADCASTSS word_ff800000<>+0(SB), Y0
+	VMOVAPS      Y0, Y1
+	VMOVAPS      Y0, Y2
+	VMOVAPS      Y0, Y3
+	MOVQ         offsets_base+64(FP), AX
+	MOVQ         offsets_len+72(FP), DX
+	TESTQ        DX, DX
+	JE           s4x1sums
+
+s4x1loop:
+	MOVLQSX    (AX), BX
+	LEAQ       (R9)(BX*4), BX
+	VMASKMOVPS (BX), Y13, Y9
+	VCMPPS     $0x03, Y9, Y9, Y11
+	VMAXPS     Y0, Y9, Y0
+	VORPS      Y11, Y0, Y0
+	VMASKMOVPS (BX)(R12*1), Y13, Y9
+	VCMPPS     $0x03, Y9, Y9, Y11
+	VMAXPS     Y1, Y9, Y1
+	VORPS      Y11, Y1, Y1
+	VMASKMOVPS (BX)(R12*2), Y13, Y9
+	VCMPPS     $0x03, Y9, Y9, Y11
+	VMAXPS     Y2, Y9, Y2
+	VORPS      Y11, Y2, Y2
+	VMASKMOVPS (BX)(R14*1), Y13, Y9
+	VCMPPS     $0x03, Y9, Y9, Y11
+	VMAXPS     Y3, Y9, Y3
+	VORPS      Y11, Y3, Y3
+	ADDQ       $0x04, AX
+	DECQ       DX
+	JNE        s4x1loop
+
+s4x1sums:
+	LEAQ       (R13)(R13*2), DX
+	VMASKMOVPS Y0, Y13, (R8)
+	VMASKMOVPS Y1, Y13, (R8)(R13*1)
+	VMASKMOVPS Y2, Y13, (R8)(R13*2)
+	VMASKMOVPS Y3, Y13, (R8)(DX*1)
+	ADDQ       $0x00000020, R8
+	ADDQ       $0x00000020, R9
+	SUBQ       $0x08, R10
+	JMP        single4x1
+
+end4x1:
+	LEAQ (SI)(R12*4), SI
+	LEAQ (DI)(R13*4), DI
+	SUBQ $0x04, R11
+	JMP  row4x1
+
+done4x1:
+row1x1:
+	CMPQ R11, $0x01
+	JL   done1x1
+	MOVQ width+96(FP), R10
+	MOVQ DI, R8
+	MOVQ SI, R9
+
+pair1x1:
+	CMPQ         R10, $0x10
+	JL           single1x1
+	VBROADCASTSS word_ff800000<>+0(SB), Y0
+	VMOVAPS      Y0, Y1
+	MOVQ         offsets_base+64(FP), AX
+	MOVQ         offsets_len+72(FP), DX
+	TESTQ        DX, DX
+	JE           p1x1sums
+
+p1x1loop:
+	MOVLQSX (AX), BX
+	LEAQ    (R9)(BX*4), BX
+	VMOVUPS (BX), Y9
+	VCMPPS  $0x03, Y9, Y9, Y11
+	VMAXPS  Y0, Y9, Y0
+	VORPS   Y11, Y0, Y0
+	VMOVUPS 32(BX), Y10
+	VCMPPS  $0x03, Y10, Y10, Y12
+	VMAXPS  Y1, Y10, Y1
+	VORPS   Y12, Y1, Y1
+	ADDQ    $0x04, AX
+	DECQ    DX
+	JNE     p1x1loop
+
+p1x1sums:
 	VMOVUPS Y0, (R8)
 	VMOVUPS Y1, 32(R8)
 	ADDQ    $0x00000040, R8
 	ADDQ    $0x00000040, R9
 	SUBQ    $0x10, R10
-	JMP     pair1
+	JMP     pair1x1
 
-single1:
+single1x1:
 	TESTQ        R10, R10
-	JLE          end1
+	JLE          end1x1
 	MOVQ         R10, DX
 	MOVQ         $0x00000008, BX
 	CMPQ         DX, BX
 	CMOVQGT      BX, DX
 	NEGQ         DX
-	VMOVUPS      32(R14)(DX*4), Y13
+	LEAQ         tailMask<>+0(SB), AX
+	VMOVUPS      32(AX)(DX*4), Y13
 	VBROADCASTSS word_ff800000<>+0(SB), Y0
 	MOVQ         offsets_base+64(FP), AX
 	MOVQ         offsets_len+72(FP), DX
 	TESTQ        DX, DX
-	JE           s1sums
+	JE           s1x1sums
 
-s1loop:
+s1x1loop:
 	MOVLQSX    (AX), BX
-	VMASKMOVPS (R9)(BX*4), Y13, Y3
-	VCMPPS     $0x03, Y3, Y3, Y5
-	VMAXPS     Y0, Y3, Y0
-	VORPS      Y5, Y0, Y0
+	LEAQ       (R9)(BX*4), BX
+	VMASKMOVPS (BX), Y13, Y9
+	VCMPPS     $0x03, Y9, Y9, Y11
+	VMAXPS     Y0, Y9, Y0
+	VORPS      Y11, Y0, Y0
 	ADDQ       $0x04, AX
 	DECQ       DX
-	JNE        s1loop
+	JNE        s1x1loop
 
-s1sums:
+s1x1sums:
 	VMASKMOVPS Y0, Y13, (R8)
 	ADDQ       $0x00000020, R8
 	ADDQ       $0x00000020, R9
 	SUBQ       $0x08, R10
-	JMP        single1
+	JMP        single1x1
 
-end1:
+end1x1:
 	ADDQ R12, SI
 	ADDQ R13, DI
-	JMP  row1
+	SUBQ $0x01, R11
+	JMP  row1x1
 
-done1:
+done1x1:
 	VZEROUPPER
 	RET
 
 stride2:
-row2:
-	DECQ R11
-	JL   done2
+row4x2:
+	CMPQ R11, $0x04
+	JL   done4x2
 	MOVQ width+96(FP), R10
 	MOVQ DI, R8
 	MOVQ SI, R9
 
-pair2:
+pair4x2:
 	CMPQ         R10, $0x10
-	JL           single2
+	JL           single4x2
 	MOVQ         $0x00000008, DX
 	LEAQ         -1(DX)(DX*1), R15
 	NEGQ         DX
-	VMOVUPS      32(R14)(DX*4), Y13
+	LEAQ         tailMask<>+0(SB), AX
+	VMOVUPS      32(AX)(DX*4), Y13
 	MOVQ         R15, DX
 	MOVQ         $0x00000008, BX
 	CMPQ         DX, BX
 	CMOVQGT      BX, DX
 	SUBQ         DX, R15
 	NEGQ         DX
-	VMOVUPS      32(R14)(DX*4), Y14
+	LEAQ         tailMask<>+0(SB), AX
+	VMOVUPS      32(AX)(DX*4), Y14
 	NEGQ         R15
-	VMOVUPS      32(R14)(R15*4), Y15
+	LEAQ         tailMask<>+0(SB), AX
+	VMOVUPS      32(AX)(R15*4), Y15
 	VBROADCASTSS word_ff800000<>+0(SB), Y0
-	VBROADCASTSS word_ff800000<>+0(SB), Y1
+	VMOVAPS      Y0, Y1
+	VMOVAPS      Y0, Y2
+	VMOVAPS      Y0, Y3
+	VMOVAPS      Y0, Y4
+	VMOVAPS      Y0, Y5
+	VMOVAPS      Y0, Y6
+	VMOVAPS      Y0, Y7
 	MOVQ         offsets_base+64(FP), AX
 	MOVQ         offsets_len+72(FP), DX
 	TESTQ        DX, DX
-	JE           p2sums
+	JE           p4x2sums
 
-p2loop:
+p4x2loop:
 	MOVLQSX    (AX), BX
-	VMOVUPS    (R9)(BX*4), Y3
-	VMASKMOVPS 32(R9)(BX*4), Y15, Y5
-	VSHUFPS    $0x88, Y5, Y3, Y3
-	VPERMPD    $0xd8, Y3, Y3
-	VCMPPS     $0x03, Y3, Y3, Y5
-	VMAXPS     Y0, Y3, Y0
-	VORPS      Y5, Y0, Y0
-	VMOVUPS    64(R9)(BX*4), Y4
-	VMASKMOVPS 96(R9)(BX*4), Y15, Y6
-	VSHUFPS    $0x88, Y6, Y4, Y4
-	VPERMPD    $0xd8, Y4, Y4
-	VCMPPS     $0x03, Y4, Y4, Y6
-	VMAXPS     Y1, Y4, Y1
-	VORPS      Y6, Y1, Y1
+	LEAQ       (R9)(BX*4), BX
+	VMOVUPS    (BX), Y9
+	VMASKMOVPS 32(BX), Y15, Y11
+	VSHUFPS    $0x88, Y11, Y9, Y9
+	VPERMPD    $0xd8, Y9, Y9
+	VCMPPS     $0x03, Y9, Y9, Y11
+	VMAXPS     Y0, Y9, Y0
+	VORPS      Y11, Y0, Y0
+	VMOVUPS    64(BX), Y10
+	VMASKMOVPS 96(BX), Y15, Y12
+	VSHUFPS    $0x88, Y12, Y10, Y10
+	VPERMPD    $0xd8, Y10, Y10
+	VCMPPS     $0x03, Y10, Y10, Y12
+	VMAXPS     Y1, Y10, Y1
+	VORPS      Y12, Y1, Y1
+	VMOVUPS    (BX)(R12*1), Y9
+	VMASKMOVPS 32(BX)(R12*1), Y15, Y11
+	VSHUFPS    $0x88, Y11, Y9, Y9
+	VPERMPD    $0xd8, Y9, Y9
+	VCMPPS     $0x03, Y9, Y9, Y11
+	VMAXPS     Y2, Y9, Y2
+	VORPS      Y11, Y2, Y2
+	VMOVUPS    64(BX)(R12*1), Y10
+	VMASKMOVPS 96(BX)(R12*1), Y15, Y12
+	VSHUFPS    $0x88, Y12, Y10, Y10
+	VPERMPD    $0xd8, Y10, Y10
+	VCMPPS     $0x03, Y10, Y10, Y12
+	VMAXPS     Y3, Y10, Y3
+	VORPS      Y12, Y3, Y3
+	VMOVUPS    (BX)(R12*2), Y9
+	VMASKMOVPS 32(BX)(R12*2), Y15, Y11
+	VSHUFPS    $0x88, Y11, Y9, Y9
+	VPERMPD    $0xd8, Y9, Y9
+	VCMPPS     $0x03, Y9, Y9, Y11
+	VMAXPS     Y4, Y9, Y4
+	VORPS      Y11, Y4, Y4
+	VMOVUPS    64(BX)(R12*2), Y10
+	VMASKMOVPS 96(BX)(R12*2), Y15, Y12
+	VSHUFPS    $0x88, Y12, Y10, Y10
+	VPERMPD    $0xd8, Y10, Y10
+	VCMPPS     $0x03, Y10, Y10, Y12
+	VMAXPS     Y5, Y10, Y5
+	VORPS      Y12, Y5, Y5
+	VMOVUPS    (BX)(R14*1), Y9
+	VMASKMOVPS 32(BX)(R14*1), Y15, Y11
+	VSHUFPS    $0x88, Y11, Y9, Y9
+	VPERMPD    $0xd8, Y9, Y9
+	VCMPPS     $0x03, Y9, Y9, Y11
+	VMAXPS     Y6, Y9, Y6
+	VORPS      Y11, Y6, Y6
+	VMOVUPS    64(BX)(R14*1), Y10
+	VMASKMOVPS 96(BX)(R14*1), Y15, Y12
+	VSHUFPS    $0x88, Y12, Y10, Y10
+	VPERMPD    $0xd8, Y10, Y10
+	VCMPPS     $0x03, Y10, Y10, Y12
+	VMAXPS     Y7, Y10, Y7
+	VORPS      Y12, Y7, Y7
 	ADDQ       $0x04, AX
 	DECQ       DX
-	JNE        p2loop
+	JNE        p4x2loop
 
-p2sums:
+p4x2sums:
+	LEAQ    (R13)(R13*2), DX
+	VMOVUPS Y0, (R8)
+	VMOVUPS Y1, 32(R8)
+	VMOVUPS Y2, (R8)(R13*1)
+	VMOVUPS Y3, 32(R8)(R13*1)
+	VMOVUPS Y4, (R8)(R13*2)
+	VMOVUPS Y5, 32(R8)(R13*2)
+	VMOVUPS Y6, (R8)(DX*1)
+	VMOVUPS Y7, 32(R8)(DX*1)
+	ADDQ    $0x00000040, R8
+	ADDQ    $0x00000080, R9
+	SUBQ    $0x10, R10
+	JMP     pair4x2
+
+single4x2:
+	TESTQ        R10, R10
+	JLE          end4x2
+	MOVQ         R10, DX
+	MOVQ         $0x00000008, BX
+	CMPQ         DX, BX
+	CMOVQGT      BX, DX
+	LEAQ         -1(DX)(DX*1), R15
+	NEGQ         DX
+	LEAQ         tailMask<>+0(SB), AX
+	VMOVUPS      32(AX)(DX*4), Y13
+	MOVQ         R15, DX
+	MOVQ         $0x00000008, BX
+	CMPQ         DX, BX
+	CMOVQGT      BX, DX
+	SUBQ         DX, R15
+	NEGQ         DX
+	LEAQ         tailMask<>+0(SB), AX
+	VMOVUPS      32(AX)(DX*4), Y14
+	NEGQ         R15
+	LEAQ         tailMask<>+0(SB), AX
+	VMOVUPS      32(AX)(R15*4), Y15
+	VBROADCASTSS word_ff800000<>+0(SB), Y0
+	VMOVAPS      Y0, Y1
+	VMOVAPS      Y0, Y2
+	VMOVAPS      Y0, Y3
+	MOVQ         offsets_base+64(FP), AX
+	MOVQ         offsets_len+72(FP), DX
+	TESTQ        DX, DX
+	JE           s4x2sums
+
+s4x2loop:
+	MOVLQSX    (AX), BX
+	LEAQ       (R9)(BX*4), BX
+	VMASKMOVPS (BX), Y14, Y9
+	VMASKMOVPS 32(BX), Y15, Y11
+	VSHUFPS    $0x88, Y11, Y9, Y9
+	VPERMPD    $0xd8, Y9, Y9
+	VCMPPS     $0x03, Y9, Y9, Y11
+	VMAXPS     Y0, Y9, Y0
+	VORPS      Y11, Y0, Y0
+	VMASKMOVPS (BX)(R12*1), Y14, Y9
+	VMASKMOVPS 32(BX)(R12*1), Y15, Y11
+	VSHUFPS    $0x88, Y11, Y9, Y9
+	VPERMPD    $0xd8, Y9, Y9
+	VCMPPS     $0x03, Y9, Y9, Y11
+	VMAXPS     Y1, Y9, Y1
+	VORPS      Y11, Y1, Y1
+	VMASKMOVPS (BX)(R12*2), Y14, Y9
+	VMASKMOVPS 32(BX)(R12*2), Y15, Y11
+	VSHUFPS    $0x88, Y11, Y9, Y9
+	VPERMPD    $0xd8, Y9, Y9
+	VCMPPS     $0x03, Y9, Y9, Y11
+	VMAXPS     Y2, Y9, Y2
+	VORPS      Y11, Y2, Y2
+	VMASKMOVPS (BX)(R14*1), Y14, Y9
+	VMASKMOVPS 32(BX)(R14*1), Y15, Y11
+	VSHUFPS    $0x88, Y11, Y9, Y9
+	VPERMPD    $0xd8, Y9, Y9
+	VCMPPS     $0x03, Y9, Y9, Y11
+	VMAXPS     Y3, Y9, Y3
+	VORPS      Y11, Y3, Y3
+	ADDQ       $0x04, AX
+	DECQ       DX
+	JNE        s4x2loop
+
+s4x2sums:
+	LEAQ       (R13)(R13*2), DX
+	VMASKMOVPS Y0, Y13, (R8)
+	VMASKMOVPS Y1, Y13, (R8)(R13*1)
+	VMASKMOVPS Y2, Y13, (R8)(R13*2)
+	VMASKMOVPS Y3, Y13, (R8)(DX*1)
+	ADDQ       $0x00000020, R8
+	ADDQ       $0x00000040, R9
+	SUBQ       $0x08, R10
+	JMP        single4x2
+
+end4x2:
+	LEAQ (SI)(R12*4), SI
+	LEAQ (DI)(R13*4), DI
+	SUBQ $0x04, R11
+	JMP  row4x2
+
+done4x2:
+row1x2:
+	CMPQ R11, $0x01
+	JL   done1x2
+	MOVQ width+96(FP), R10
+	MOVQ DI, R8
+	MOVQ SI, R9
+
+pair1x2:
+	CMPQ         R10, $0x10
+	JL           single1x2
+	MOVQ         $0x00000008, DX
+	LEAQ         -1(DX)(DX*1), R15
+	NEGQ         DX
+	LEAQ         tailMask<>+0(SB), AX
+	VMOVUPS      32(AX)(DX*4), Y13
+	MOVQ         R15, DX
+	MOVQ         $0x00000008, BX
+	CMPQ         DX, BX
+	CMOVQGT      BX, DX
+	SUBQ         DX, R15
+	NEGQ         DX
+	LEAQ         tailMask<>+0(SB), AX
+	VMOVUPS      32(AX)(DX*4), Y14
+	NEGQ         R15
+	LEAQ         tailMask<>+0(SB), AX
+	VMOVUPS      32(AX)(R15*4), Y15
+	VBROADCASTSS word_ff800000<>+0(SB), Y0
+	VMOVAPS      Y0, Y1
+	MOVQ         offsets_base+64(FP), AX
+	MOVQ         offsets_len+72(FP), DX
+	TESTQ        DX, DX
+	JE           p1x2sums
+
+p1x2loop:
+	MOVLQSX    (AX), BX
+	LEAQ       (R9)(BX*4), BX
+	VMOVUPS    (BX), Y9
+	VMASKMOVPS 32(BX), Y15, Y11
+	VSHUFPS    $0x88, Y11, Y9, Y9
+	VPERMPD    $0xd8, Y9, Y9
+	VCMPPS     $0x03, Y9, Y9, Y11
+	VMAXPS     Y0, Y9, Y0
+	VORPS      Y11, Y0, Y0
+	VMOVUPS    64(BX), Y10
+	VMASKMOVPS 96(BX), Y15, Y12
+	VSHUFPS    $0x88, Y12, Y10, Y10
+	VPERMPD    $0xd8, Y10, Y10
+	VCMPPS     $0x03, Y10, Y10, Y12
+	VMAXPS     Y1, Y10, Y1
+	VORPS      Y12, Y1, Y1
+	ADDQ       $0x04, AX
+	DECQ       DX
+	JNE        p1x2loop
+
+p1x2sums:
 	VMOVUPS Y0, (R8)
 	VMOVUPS Y1, 32(R8)
 	ADDQ    $0x00000040, R8
 	ADDQ    $0x00000080, R9
 	SUBQ    $0x10, R10
-	JMP     pair2
+	JMP     pair1x2
 
-single2:
+single1x2:
 	TESTQ        R10, R10
-	JLE          end2
+	JLE          end1x2
 	MOVQ         R10, DX
 	MOVQ         $0x00000008, BX
 	CMPQ         DX, BX
 	CMOVQGT      BX, DX
 	LEAQ         -1(DX)(DX*1), R15
 	NEGQ         DX
-	VMOVUPS      32(R14)(DX*4), Y13
+	LEAQ         tailMask<>+0(SB), AX
+	VMOVUPS      32(AX)(DX*4), Y13
 	MOVQ         R15, DX
 	MOVQ         $0x00000008, BX
 	CMPQ         DX, BX
 	CMOVQGT      BX, DX
 	SUBQ         DX, R15
 	NEGQ         DX
-	VMOVUPS      32(R14)(DX*4), Y14
+	LEAQ         tailMask<>+0(SB), AX
+	VMOVUPS      32(AX)(DX*4), Y14
 	NEGQ         R15
-	VMOVUPS      32(R14)(R15*4), Y15
+	LEAQ         tailMask<>+0(SB), AX
+	VMOVUPS      32(AX)(R15*4), Y15
 	VBROADCASTSS word_ff800000<>+0(SB), Y0
 	MOVQ         offsets_base+64(FP), AX
 	MOVQ         offsets_len+72(FP), DX
 	TESTQ        DX, DX
-	JE           s2sums
+	JE           s1x2sums
 
-s2loop:
+s1x2loop:
 	MOVLQSX    (AX), BX
-	VMASKMOVPS (R9)(BX*4), Y14, Y3
-	VMASKMOVPS 32(R9)(BX*4), Y15, Y5
-	VSHUFPS    $0x88, Y5, Y3, Y3
-	VPERMPD    $0xd8, Y3, Y3
-	VCMPPS     $0x03, Y3, Y3, Y5
-	VMAXPS     Y0, Y3, Y0
-	VORPS      Y5, Y0, Y0
+	LEAQ       (R9)(BX*4), BX
+	VMASKMOVPS (BX), Y14, Y9
+	VMASKMOVPS 32(BX), Y15, Y11
+	VSHUFPS    $0x88, Y11, Y9, Y9
+	VPERMPD    $0xd8, Y9, Y9
+	VCMPPS     $0x03, Y9, Y9, Y11
+	VMAXPS     Y0, Y9, Y0
+	VORPS      Y11, Y0, Y0
 	ADDQ       $0x04, AX
 	DECQ       DX
-	JNE        s2loop
+	JNE        s1x2loop
 
-s2sums:
+s1x2sums:
 	VMASKMOVPS Y0, Y13, (R8)
 	ADDQ       $0x00000020, R8
 	ADDQ       $0x00000040, R9
 	SUBQ       $0x08, R10
-	JMP        single2
+	JMP        single1x2
 
-end2:
+end1x2:
 	ADDQ R12, SI
 	ADDQ R13, DI
-	JMP  row2
+	SUBQ $0x01, R11
+	JMP  row1x2
 
-done2:
+done1x2:
 	VZEROUPPER
 	RET
 
@@ -3952,189 +5685,545 @@ TEXT ·slideSumAVX2(SB), NOSPLIT, $0-112
 	MOVQ zStep+24(FP), R13
 	SHLQ $0x02, R12
 	SHLQ $0x02, R13
+	LEAQ (R12)(R12*2), R14
 	MOVQ rows+88(FP), R11
-	LEAQ tailMask<>+0(SB), R14
 	MOVQ stride+104(FP), BX
 	CMPQ BX, $0x01
 	JNE  stride2
 
-row1:
-	DECQ R11
-	JL   done1
+row4x1:
+	CMPQ R11, $0x04
+	JL   done4x1
 	MOVQ width+96(FP), R10
 	MOVQ DI, R8
 	MOVQ SI, R9
 
-pair1:
+pair4x1:
 	CMPQ   R10, $0x10
-	JL     single1
+	JL     single4x1
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+	VXORPS Y4, Y4, Y4
+	VXORPS Y5, Y5, Y5
+	VXORPS Y6, Y6, Y6
+	VXORPS Y7, Y7, Y7
+	MOVQ   offsets_base+64(FP), AX
+	MOVQ   offsets_len+72(FP), DX
+	TESTQ  DX, DX
+	JE     p4x1sums
+
+p4x1loop:
+	MOVLQSX (AX), BX
+	LEAQ    (R9)(BX*4), BX
+	VADDPS  (BX), Y0, Y0
+	VADDPS  32(BX), Y1, Y1
+	VADDPS  (BX)(R12*1), Y2, Y2
+	VADDPS  32(BX)(R12*1), Y3, Y3
+	VADDPS  (BX)(R12*2), Y4, Y4
+	VADDPS  32(BX)(R12*2), Y5, Y5
+	VADDPS  (BX)(R14*1), Y6, Y6
+	VADDPS  32(BX)(R14*1), Y7, Y7
+	ADDQ    $0x04, AX
+	DECQ    DX
+	JNE     p4x1loop
+
+p4x1sums:
+	LEAQ    (R13)(R13*2), DX
+	VMOVUPS Y0, (R8)
+	VMOVUPS Y1, 32(R8)
+	VMOVUPS Y2, (R8)(R13*1)
+	VMOVUPS Y3, 32(R8)(R13*1)
+	VMOVUPS Y4, (R8)(R13*2)
+	VMOVUPS Y5, 32(R8)(R13*2)
+	VMOVUPS Y6, (R8)(DX*1)
+	VMOVUPS Y7, 32(R8)(DX*1)
+	ADDQ    $0x00000040, R8
+	ADDQ    $0x00000040, R9
+	SUBQ    $0x10, R10
+	JMP     pair4x1
+
+single4x1:
+	TESTQ   R10, R10
+	JLE     end4x1
+	MOVQ    R10, DX
+	MOVQ    $0x00000008, BX
+	CMPQ    DX, BX
+	CMOVQGT BX, DX
+	NEGQ    DX
+	LEAQ    tailMask<>+0(SB), AX
+	VMOVUPS 32(AX)(DX*4), Y13
+	VXORPS  Y0, Y0, Y0
+	VXORPS  Y1, Y1, Y1
+	VXORPS  Y2, Y2, Y2
+	VXORPS  Y3, Y3, Y3
+	MOVQ    offsets_base+64(FP), AX
+	MOVQ    offsets_len+72(FP), DX
+	TESTQ   DX, DX
+	JE      s4x1sums
+
+s4x1loop:
+	MOVLQSX    (AX), BX
+	LEAQ       (R9)(BX*4), BX
+	VMASKMOVPS (BX), Y13, Y9
+	VADDPS     Y9, Y0, Y0
+	VMASKMOVPS (BX)(R12*1), Y13, Y9
+	VADDPS     Y9, Y1, Y1
+	VMASKMOVPS (BX)(R12*2), Y13, Y9
+	VADDPS     Y9, Y2, Y2
+	VMASKMOVPS (BX)(R14*1), Y13, Y9
+	VADDPS     Y9, Y3, Y3
+	ADDQ       $0x04, AX
+	DECQ       DX
+	JNE        s4x1loop
+
+s4x1sums:
+	LEAQ       (R13)(R13*2), DX
+	VMASKMOVPS Y0, Y13, (R8)
+	VMASKMOVPS Y1, Y13, (R8)(R13*1)
+	VMASKMOVPS Y2, Y13, (R8)(R13*2)
+	VMASKMOVPS Y3, Y13, (R8)(DX*1)
+	ADDQ       $0x00000020, R8
+	ADDQ       $0x00000020, R9
+	SUBQ       $0x08, R10
+	JMP        single4x1
+
+end4x1:
+	LEAQ (SI)(R12*4), SI
+	LEAQ (DI)(R13*4), DI
+	SUBQ $0x04, R11
+	JMP  row4x1
+
+done4x1:
+row1x1:
+	CMPQ R11, $0x01
+	JL   done1x1
+	MOVQ width+96(FP), R10
+	MOVQ DI, R8
+	MOVQ SI, R9
+
+pair1x1:
+	CMPQ   R10, $0x10
+	JL     single1x1
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	MOVQ   offsets_base+64(FP), AX
 	MOVQ   offsets_len+72(FP), DX
 	TESTQ  DX, DX
-	JE     p1sums
+	JE     p1x1sums
 
-p1loop:
+p1x1loop:
 	MOVLQSX (AX), BX
-	VMOVUPS (R9)(BX*4), Y3
-	VADDPS  Y3, Y0, Y0
-	VMOVUPS 32(R9)(BX*4), Y4
-	VADDPS  Y4, Y1, Y1
+	LEAQ    (R9)(BX*4), BX
+	VADDPS  (BX), Y0, Y0
+	VADDPS  32(BX), Y1, Y1
 	ADDQ    $0x04, AX
 	DECQ    DX
-	JNE     p1loop
+	JNE     p1x1loop
 
-p1sums:
+p1x1sums:
 	VMOVUPS Y0, (R8)
 	VMOVUPS Y1, 32(R8)
 	ADDQ    $0x00000040, R8
 	ADDQ    $0x00000040, R9
 	SUBQ    $0x10, R10
-	JMP     pair1
+	JMP     pair1x1
 
-single1:
+single1x1:
 	TESTQ   R10, R10
-	JLE     end1
+	JLE     end1x1
 	MOVQ    R10, DX
 	MOVQ    $0x00000008, BX
 	CMPQ    DX, BX
 	CMOVQGT BX, DX
 	NEGQ    DX
-	VMOVUPS 32(R14)(DX*4), Y13
+	LEAQ    tailMask<>+0(SB), AX
+	VMOVUPS 32(AX)(DX*4), Y13
 	VXORPS  Y0, Y0, Y0
 	MOVQ    offsets_base+64(FP), AX
 	MOVQ    offsets_len+72(FP), DX
 	TESTQ   DX, DX
-	JE      s1sums
+	JE      s1x1sums
 
-s1loop:
+s1x1loop:
 	MOVLQSX    (AX), BX
-	VMASKMOVPS (R9)(BX*4), Y13, Y3
-	VADDPS     Y3, Y0, Y0
+	LEAQ       (R9)(BX*4), BX
+	VMASKMOVPS (BX), Y13, Y9
+	VADDPS     Y9, Y0, Y0
 	ADDQ       $0x04, AX
 	DECQ       DX
-	JNE        s1loop
+	JNE        s1x1loop
 
-s1sums:
+s1x1sums:
 	VMASKMOVPS Y0, Y13, (R8)
 	ADDQ       $0x00000020, R8
 	ADDQ       $0x00000020, R9
 	SUBQ       $0x08, R10
-	JMP        single1
+	JMP        single1x1
 
-end1:
+end1x1:
 	ADDQ R12, SI
 	ADDQ R13, DI
-	JMP  row1
+	SUBQ $0x01, R11
+	JMP  row1x1
 
-done1:
+done1x1:
 	VZEROUPPER
 	RET
 
 stride2:
-row2:
-	DECQ R11
-	JL   done2
+row4x2:
+	CMPQ R11, $0x04
+	JL   done4x2
 	MOVQ width+96(FP), R10
 	MOVQ DI, R8
 	MOVQ SI, R9
 
-pair2:
+pair4x2:
 	CMPQ    R10, $0x10
-	JL      single2
+	JL      single4x2
 	MOVQ    $0x00000008, DX
 	LEAQ    -1(DX)(DX*1), R15
 	NEGQ    DX
-	VMOVUPS 32(R14)(DX*4), Y13
+	LEAQ    tailMask<>+0(SB), AX
+	VMOVUPS 32(AX)(DX*4), Y13
 	MOVQ    R15, DX
 	MOVQ    $0x00000008, BX
 	CMPQ    DX, BX
 	CMOVQGT BX, DX
 	SUBQ    DX, R15
 	NEGQ    DX
-	VMOVUPS 32(R14)(DX*4), Y14
+	LEAQ    tailMask<>+0(SB), AX
+	VMOVUPS 32(AX)(DX*4), Y14
 	NEGQ    R15
-	VMOVUPS 32(R14)(R15*4), Y15
+	LEAQ    tailMask<>+0(SB), AX
+	VMOVUPS 32(AX)(R15*4), Y15
+	VXORPS  Y0, Y0, Y0
+	VXORPS  Y1, Y1, Y1
+	VXORPS  Y2, Y2, Y2
+	VXORPS  Y3, Y3, Y3
+	VXORPS  Y4, Y4, Y4
+	VXORPS  Y5, Y5, Y5
+	VXORPS  Y6, Y6, Y6
+	VXORPS  Y7, Y7, Y7
+	MOVQ    offsets_base+64(FP), AX
+	MOVQ    offsets_len+72(FP), DX
+	TESTQ   DX, DX
+	JE      p4x2sums
+
+p4x2loop:
+	MOVLQSX    (AX), BX
+	LEAQ       (R9)(BX*4), BX
+	VMOVUPS    (BX), Y9
+	VMASKMOVPS 32(BX), Y15, Y11
+	VSHUFPS    $0x88, Y11, Y9, Y9
+	VPERMPD    $0xd8, Y9, Y9
+	VADDPS     Y9, Y0, Y0
+	VMOVUPS    64(BX), Y10
+	VMASKMOVPS 96(BX), Y15, Y12
+	VSHUFPS    $0x88, Y12, Y10, Y10
+	VPERMPD    $0xd8, Y10, Y10
+	VADDPS     Y10, Y1, Y1
+	VMOVUPS    (BX)(R12*1), Y9
+	VMASKMOVPS 32(BX)(R12*1), Y15, Y11
+	VSHUFPS    $0x88, Y11, Y9, Y9
+	VPERMPD    $0xd8, Y9, Y9
+	VADDPS     Y9, Y2, Y2
+	VMOVUPS    64(BX)(R12*1), Y10
+	VMASKMOVPS 96(BX)(R12*1), Y15, Y12
+	VSHUFPS    $0x88, Y12, Y10, Y10
+	VPERMPD    $0xd8, Y10, Y10
+	VADDPS     Y10, Y3, Y3
+	VMOVUPS    (BX)(R12*2), Y9
+	VMASKMOVPS 32(BX)(R12*2), Y15, Y11
+	VSHUFPS    $0x88, Y11, Y9, Y9
+	VPERMPD    $0xd8, Y9, Y9
+	VADDPS     Y9, Y4, Y4
+	VMOVUPS    64(BX)(R12*2), Y10
+	VMASKMOVPS 96(BX)(R12*2), Y15, Y12
+	VSHUFPS    $0x88, Y12, Y10, Y10
+	VPERMPD    $0xd8, Y10, Y10
+	VADDPS     Y10, Y5, Y5
+	VMOVUPS    (BX)(R14*1), Y9
+	VMASKMOVPS 32(BX)(R14*1), Y15, Y11
+	VSHUFPS    $0x88, Y11, Y9, Y9
+	VPERMPD    $0xd8, Y9, Y9
+	VADDPS     Y9, Y6, Y6
+	VMOVUPS    64(BX)(R14*1), Y10
+	VMASKMOVPS 96(BX)(R14*1), Y15, Y12
+	VSHUFPS    $0x88, Y12, Y10, Y10
+	VPERMPD    $0xd8, Y10, Y10
+	VADDPS     Y10, Y7, Y7
+	ADDQ       $0x04, AX
+	DECQ       DX
+	JNE        p4x2loop
+
+p4x2sums:
+	LEAQ    (R13)(R13*2), DX
+	VMOVUPS Y0, (R8)
+	VMOVUPS Y1, 32(R8)
+	VMOVUPS Y2, (R8)(R13*1)
+	VMOVUPS Y3, 32(R8)(R13*1)
+	VMOVUPS Y4, (R8)(R13*2)
+	VMOVUPS Y5, 32(R8)(R13*2)
+	VMOVUPS Y6, (R8)(DX*1)
+	VMOVUPS Y7, 32(R8)(DX*1)
+	ADDQ    $0x00000040, R8
+	ADDQ    $0x00000080, R9
+	SUBQ    $0x10, R10
+	JMP     pair4x2
+
+single4x2:
+	TESTQ   R10, R10
+	JLE     end4x2
+	MOVQ    R10, DX
+	MOVQ    $0x00000008, BX
+	CMPQ    DX, BX
+	CMOVQGT BX, DX
+	LEAQ    -1(DX)(DX*1), R15
+	NEGQ    DX
+	LEAQ    tailMask<>+0(SB), AX
+	VMOVUPS 32(AX)(DX*4), Y13
+	MOVQ    R15, DX
+	MOVQ    $0x00000008, BX
+	CMPQ    DX, BX
+	CMOVQGT BX, DX
+	SUBQ    DX, R15
+	NEGQ    DX
+	LEAQ    tailMask<>+0(SB), AX
+	VMOVUPS 32(AX)(DX*4), Y14
+	NEGQ    R15
+	LEAQ    tailMask<>+0(SB), AX
+	VMOVUPS 32(AX)(R15*4), Y15
+	VXORPS  Y0, Y0, Y0
+	VXORPS  Y1, Y1, Y1
+	VXORPS  Y2, Y2, Y2
+	VXORPS  Y3, Y3, Y3
+	MOVQ    offsets_base+64(FP), AX
+	MOVQ    offsets_len+72(FP), DX
+	TESTQ   DX, DX
+	JE      s4x2sums
+
+s4x2loop:
+	MOVLQSX    (AX), BX
+	LEAQ       (R9)(BX*4), BX
+	VMASKMOVPS (BX), Y14, Y9
+	VMASKMOVPS 32(BX), Y15, Y11
+	VSHUFPS    $0x88, Y11, Y9, Y9
+	VPERMPD    $0xd8, Y9, Y9
+	VADDPS     Y9, Y0, Y0
+	VMASKMOVPS (BX)(R12*1), Y14, Y9
+	VMASKMOVPS 32(BX)(R12*1), Y15, Y11
+	VSHUFPS    $0x88, Y11, Y9, Y9
+	VPERMPD    $0xd8, Y9, Y9
+	VADDPS     Y9, Y1, Y1
+	VMASKMOVPS (BX)(R12*2), Y14, Y9
+	VMASKMOVPS 32(BX)(R12*2), Y15, Y11
+	VSHUFPS    $0x88, Y11, Y9, Y9
+	VPERMPD    $0xd8, Y9, Y9
+	VADDPS     Y9, Y2, Y2
+	VMASKMOVPS (BX)(R14*1), Y14, Y9
+	VMASKMOVPS 32(BX)(R14*1), Y15, Y11
+	VSHUFPS    $0x88, Y11, Y9, Y9
+	VPERMPD    $0xd8, Y9, Y9
+	VADDPS     Y9, Y3, Y3
+	ADDQ       $0x04, AX
+	DECQ       DX
+	JNE        s4x2loop
+
+s4x2sums:
+	LEAQ       (R13)(R13*2), DX
+	VMASKMOVPS Y0, Y13, (R8)
+	VMASKMOVPS Y1, Y13, (R8)(R13*1)
+	VMASKMOVPS Y2, Y13, (R8)(R13*2)
+	VMASKMOVPS Y3, Y13, (R8)(DX*1)
+	ADDQ       $0x00000020, R8
+	ADDQ       $0x00000040, R9
+	SUBQ       $0x08, R10
+	JMP        single4x2
+
+end4x2:
+	LEAQ (SI)(R12*4), SI
+	LEAQ (DI)(R13*4), DI
+	SUBQ $0x04, R11
+	JMP  row4x2
+
+done4x2:
+row1x2:
+	CMPQ R11, $0x01
+	JL   done1x2
+	MOVQ width+96(FP), R10
+	MOVQ DI, R8
+	MOVQ SI, R9
+
+pair1x2:
+	CMPQ    R10, $0x10
+	JL      single1x2
+	MOVQ    $0x00000008, DX
+	LEAQ    -1(DX)(DX*1), R15
+	NEGQ    DX
+	LEAQ    tailMask<>+0(SB), AX
+	VMOVUPS 32(AX)(DX*4), Y13
+	MOVQ    R15, DX
+	MOVQ    $0x00000008, BX
+	CMPQ    DX, BX
+	CMOVQGT BX, DX
+	SUBQ    DX, R15
+	NEGQ    DX
+	LEAQ    tailMask<>+0(SB), AX
+	VMOVUPS 32(AX)(DX*4), Y14
+	NEGQ    R15
+	LEAQ    tailMask<>+0(SB), AX
+	VMOVUPS 32(AX)(R15*4), Y15
 	VXORPS  Y0, Y0, Y0
 	VXORPS  Y1, Y1, Y1
 	MOVQ    offsets_base+64(FP), AX
 	MOVQ    offsets_len+72(FP), DX
 	TESTQ   DX, DX
-	JE      p2sums
+	JE      p1x2sums
 
-p2loop:
+p1x2loop:
 	MOVLQSX    (AX), BX
-	VMOVUPS    (R9)(BX*4), Y3
-	VMASKMOVPS 32(R9)(BX*4), Y15, Y5
-	VSHUFPS    $0x88, Y5, Y3, Y3
-	VPERMPD    $0xd8, Y3, Y3
-	VADDPS     Y3, Y0, Y0
-	VMOVUPS    64(R9)(BX*4), Y4
-	VMASKMOVPS 96(R9)(BX*4), Y15, Y6
-	VSHUFPS    $0x88, Y6, Y4, Y4
-	VPERMPD    $0xd8, Y4, Y4
-	VADDPS     Y4, Y1, Y1
+	LEAQ       (R9)(BX*4), BX
+	VMOVUPS    (BX), Y9
+	VMASKMOVPS 32(BX), Y15, Y11
+	VSHUFPS    $0x88, Y11, Y9, Y9
+	VPERMPD    $0xd8, Y9, Y9
+	VADDPS     Y9, Y0, Y0
+	VMOVUPS    64(BX), Y10
+	VMASKMOVPS 96(BX), Y15, Y12
+	VSHUFPS    $0x88, Y12, Y10, Y10
+	VPERMPD    $0xd8, Y10, Y10
+	VADDPS     Y10, Y1, Y1
 	ADDQ       $0x04, AX
 	DECQ       DX
-	JNE        p2loop
+	JNE        p1x2loop
 
-p2sums:
+p1x2sums:
 	VMOVUPS Y0, (R8)
 	VMOVUPS Y1, 32(R8)
 	ADDQ    $0x00000040, R8
 	ADDQ    $0x00000080, R9
 	SUBQ    $0x10, R10
-	JMP     pair2
+	JMP     pair1x2
 
-single2:
+single1x2:
 	TESTQ   R10, R10
-	JLE     end2
+	JLE     end1x2
 	MOVQ    R10, DX
 	MOVQ    $0x00000008, BX
 	CMPQ    DX, BX
 	CMOVQGT BX, DX
 	LEAQ    -1(DX)(DX*1), R15
 	NEGQ    DX
-	VMOVUPS 32(R14)(DX*4), Y13
+	LEAQ    tailMask<>+0(SB), AX
+	VMOVUPS 32(AX)(DX*4), Y13
 	MOVQ    R15, DX
 	MOVQ    $0x00000008, BX
 	CMPQ    DX, BX
 	CMOVQGT BX, DX
 	SUBQ    DX, R15
 	NEGQ    DX
-	VMOVUPS 32(R14)(DX*4), Y14
+	LEAQ    tailMask<>+0(SB), AX
+	VMOVUPS 32(AX)(DX*4), Y14
 	NEGQ    R15
-	VMOVUPS 32(R14)(R15*4), Y15
+	LEAQ    tailMask<>+0(SB), AX
+	VMOVUPS 32(AX)(R15*4), Y15
 	VXORPS  Y0, Y0, Y0
 	MOVQ    offsets_base+64(FP), AX
 	MOVQ    offsets_len+72(FP), DX
 	TESTQ   DX, DX
-	JE      s2sums
+	JE      s1x2sums
 
-s2loop:
+s1x2loop:
 	MOVLQSX    (AX), BX
-	VMASKMOVPS (R9)(BX*4), Y14, Y3
-	VMASKMOVPS 32(R9)(BX*4), Y15, Y5
-	VSHUFPS    $0x88, Y5, Y3, Y3
-	VPERMPD    $0xd8, Y3, Y3
-	VADDPS     Y3, Y0, Y0
+	LEAQ       (R9)(BX*4), BX
+	VMASKMOVPS (BX), Y14, Y9
+	VMASKMOVPS 32(BX), Y15, Y11
+	VSHUFPS    $0x88, Y11, Y9, Y9
+	VPERMPD    $0xd8, Y9, Y9
+	VADDPS     Y9, Y0, Y0
 	ADDQ       $0x04, AX
 	DECQ       DX
-	JNE        s2loop
+	JNE        s1x2loop
 
-s2sums:
+s1x2sums:
 	VMASKMOVPS Y0, Y13, (R8)
 	ADDQ       $0x00000020, R8
 	ADDQ       $0x00000040, R9
 	SUBQ       $0x08, R10
-	JMP        single2
+	JMP        single1x2
 
-end2:
+end1x2:
 	ADDQ R12, SI
 	ADDQ R13, DI
-	JMP  row2
+	SUBQ $0x01, R11
+	JMP  row1x2
 
-done2:
+done1x2:
+	VZEROUPPER
+	RET
+
+// func padRowsAVX2(dst []float32, dstStep int, src []float32, srcStep int, rows int, width int, lead int, copied int, value float32)
+// Requires: AVX, AVX2
+TEXT ·padRowsAVX2(SB), NOSPLIT, $0-100
+	MOVQ         dst_base+0(FP), AX
+	MOVQ         src_base+32(FP), CX
+	MOVQ         dstStep+24(FP), DX
+	MOVQ         srcStep+56(FP), BX
+	SHLQ         $0x02, DX
+	SHLQ         $0x02, BX
+	MOVQ         lead+80(FP), SI
+	MOVQ         copied+88(FP), R8
+	MOVQ         width+72(FP), DI
+	VBROADCASTSS value+96(FP), Y0
+	VMOVD        SI, X1
+	VPBROADCASTD X1, Y1
+	VMOVD        DI, X2
+	VPBROADCASTD X2, Y3
+	ADDQ         SI, R8
+	NEGQ         SI
+	LEAQ         (CX)(SI*4), CX
+	VMOVD        R8, X2
+	VPBROADCASTD X2, Y2
+	VMOVUPS      places<>+0(SB), Y4
+	MOVQ         $0x00000008, SI
+	VMOVD        SI, X5
+	VPBROADCASTD X5, Y5
+
+vector:
+	MOVQ     AX, R8
+	MOVQ     CX, R9
+	MOVQ     rows+64(FP), SI
+	VPCMPGTD Y4, Y1, Y6
+	VPCMPGTD Y4, Y2, Y7
+	VPANDN   Y7, Y6, Y7
+	VPCMPGTD Y4, Y3, Y6
+
+row:
+	DECQ       SI
+	JL         rows
+	VMASKMOVPS (R9), Y7, Y8
+	VBLENDVPS  Y7, Y8, Y0, Y8
+	CMPQ       DI, $0x08
+	JL         part
+	VMOVUPS    Y8, (R8)
+	JMP        stored
+
+part:
+	VMASKMOVPS Y8, Y6, (R8)
+
+stored:
+	ADDQ DX, R8
+	ADDQ BX, R9
+	JMP  row
+
+rows:
+	VPADDD Y5, Y4, Y4
+	ADDQ   $0x20, AX
+	ADDQ   $0x20, CX
+	SUBQ   $0x08, DI
+	JG     vector
 	VZEROUPPER
 	RET

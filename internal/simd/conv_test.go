@@ -174,7 +174,7 @@ func TestSlide(t *testing.T) {
 		rng := rand.New(rand.NewPCG(5, 6))
 		for width := range 70 {
 			for stride := 1; stride <= SlideStrides; stride++ {
-				rows, n := rng.IntN(4), rng.IntN(12)
+				rows, n := rng.IntN(10), rng.IntN(12)
 				taps := NewTaps(offsets(rng, n, 20))
 				xStep, zStep := width*stride+rng.IntN(3), width+rng.IntN(3)
 				if rows > 0 && width > 0 && n > 0 { // no element behind the last that is read
@@ -238,6 +238,39 @@ func TestSlide(t *testing.T) {
 	})
 }
 
+// TestPadRows: rows of all widths, with the copied part anywhere in them.
+func TestPadRows(t *testing.T) {
+	eachPath(t, func(t *testing.T, k *Kernels) {
+		rng := rand.New(rand.NewPCG(7, 8))
+		for width := range 70 {
+			rows := rng.IntN(5)
+			lead := rng.IntN(width + 1)
+			copied := rng.IntN(width - lead + 1)
+			dstStep, srcStep := width+rng.IntN(3), copied+rng.IntN(3)
+			src := newGuarded(max(0, (rows-1)*srcStep+copied), rng.IntN(4))
+			copy(src.s, randoms(rng, len(src.s)))
+			dst := newGuarded(rows*dstStep, rng.IntN(4))
+			k.PadRows(dst.s, dstStep, src.s, srcStep, rows, width, lead, copied, -3)
+			dst.check(t)
+			for i, v := range dst.s {
+				r, j := i/dstStep, i%dstStep
+				switch {
+				case j >= width:
+					if math.Float32bits(v) != guardBits {
+						t.Fatalf("wrote between rows")
+					}
+				case j >= lead && j < lead+copied:
+					if want := src.s[r*srcStep+j-lead]; v != want {
+						t.Fatalf("%d of %d at %d: element %d of row %d is %v, want %v", copied, width, lead, j, r, v, want)
+					}
+				case v != -3:
+					t.Fatalf("%d of %d at %d: element %d of row %d is %v, want -3", copied, width, lead, j, r, v)
+				}
+			}
+		}
+	})
+}
+
 func TestConvMisuse(t *testing.T) {
 	k := Best()
 	x, z := make([]float32, 10), make([]float32, 10)
@@ -255,6 +288,8 @@ func TestConvMisuse(t *testing.T) {
 		"pixels behind z":   func() { k.SlideSum(z[:3], 4, x, 4, taps, 1, 4, 1) },
 		"too few weights":   func() { k.SlideConv(z, 4, x, 4, taps, 1, 4, 1, []float32{1}, 0, 0, 1) },
 		"negative places":   func() { NewPlaces([]int32{0, -1}, 1) },
+		"padding too long":  func() { k.PadRows(z, 3, x, 3, 2, 3, 2, 2, 0) },
+		"rows behind src":   func() { k.PadRows(z, 3, x[:2], 3, 2, 3, 0, 3, 0) },
 		"weights too short": func() { k.PackConv(x, nil, 3, 4) },
 	} {
 		func() {

@@ -16,6 +16,7 @@ func conv(c *family) {
 		for _, op := range slideOps {
 			slide{c.begin(p, op.name, slideSignature(op.weights), op.doc()...), op}.emit()
 		}
+		c.padRows(p)
 	}
 }
 
@@ -434,52 +435,60 @@ func (o slideOp) doc() []string {
 for a stride of 1 or 2.`, "\n")
 }
 
-// slide is the kernel of one op: two vectors of pixels at a time, then one, of
-// which the last of a row may be a part.
+// slide is the kernel of one op: four rows of pixels at a time, then one, two
+// vectors at a time, then one, of which the last of a row may be a part.
 type slide struct {
 	*function
 	slideOp
 }
 
 var (
-	slideZ, slideX            = reg.RDI, reg.RSI // rows
-	slideZAt, slideXAt        = reg.R8, reg.R9   // places in them
-	slideOffsets, slideK      = reg.RAX, reg.RDX
-	slideW                    = reg.RCX
-	slideT, slideLeft         = reg.RBX, reg.R10
-	slideRows                 = reg.R11
-	slideXStep, slideZStep    = reg.R12, reg.R13
-	slideMaskAt, slideMasking = reg.R14, reg.R15 // AVX2: tailMask, scratch
+	slideZ, slideX         = reg.RDI, reg.RSI // rows
+	slideZAt, slideXAt     = reg.R8, reg.R9   // places in them
+	slideOffsets, slideK   = reg.RAX, reg.RDX
+	slideW                 = reg.RCX
+	slideT, slideLeft      = reg.RBX, reg.R10
+	slideRows              = reg.R11
+	slideXStep, slideZStep = reg.R12, reg.R13
+	slideXStep3            = reg.R14
+	slideMasking           = reg.R15 // scratch
 )
 
 func (s slide) emit() {
-	mask := s.tailMask()
 	s.Load(s.Param("z").Base(), slideZ)
 	s.Load(s.Param("x").Base(), slideX)
 	s.Load(s.Param("xStep"), slideXStep)
 	s.Load(s.Param("zStep"), slideZStep)
 	s.SHLQ(operand.U8(2), slideXStep)
 	s.SHLQ(operand.U8(2), slideZStep)
+	s.LEAQ(operand.Mem{Base: slideXStep, Index: slideXStep, Scale: 2}, slideXStep3)
 	s.Load(s.Param("rows"), slideRows)
-	s.LEAQ(mask, slideMaskAt)
 	s.Load(s.Param("stride"), slideT)
 	s.CMPQ(slideT, operand.U8(1))
 	s.JNE(operand.LabelRef("stride2"))
-	s.rows(1)
+	s.strides(1)
 	s.Label("stride2")
 	if s.path == avx512 {
 		even := s.data("evens", 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30)
 		s.VMOVUPS(even, reg.Z31)
 	}
-	s.rows(2)
+	s.strides(2)
 }
 
-// Registers 0 and 1 hold sums, 2 to 7 what is computed on the way; 8 to 11 are
-// the bounds, the bias and 13 to 15 masks of AVX2.
-func (s slide) rows(stride int) {
-	name := func(n string) string { return fmt.Sprintf("%s%d", n, stride) }
+// strides emits all rows for a stride, and the return.
+func (s slide) strides(stride int) {
+	s.rows(4, stride)
+	s.rows(1, stride)
+	s.end()
+}
+
+// rows emits the loop over as many rows at a time, until fewer are left.
+// Registers 0 to 7 hold sums, 8 to 12 what is computed on the way; 13 to 15 are
+// masks of AVX2.
+func (s slide) rows(rows, stride int) {
+	name := func(n string) string { return fmt.Sprintf("%s%dx%d", n, rows, stride) }
 	s.Label(name("row"))
-	s.DECQ(slideRows)
+	s.CMPQ(slideRows, operand.U8(rows))
 	s.JL(operand.LabelRef(name("done")))
 	s.Load(s.Param("width"), slideLeft)
 	s.MOVQ(slideZ, slideZAt)
@@ -488,7 +497,7 @@ func (s slide) rows(stride int) {
 	s.CMPQ(slideLeft, operand.U8(2*s.lanes))
 	s.JL(operand.LabelRef(name("single")))
 	s.masks(stride, false)
-	s.block(name("p"), 2, stride, false)
+	s.block(name("p"), rows, 2, stride, false)
 	s.ADDQ(operand.U32(uint32(2*s.vecBytes())), slideZAt)
 	s.ADDQ(operand.U32(uint32(2*stride*s.vecBytes())), slideXAt)
 	s.SUBQ(operand.U8(2*s.lanes), slideLeft)
@@ -497,17 +506,22 @@ func (s slide) rows(stride int) {
 	s.TESTQ(slideLeft, slideLeft)
 	s.JLE(operand.LabelRef(name("end")))
 	s.masks(stride, true)
-	s.block(name("s"), 1, stride, true)
+	s.block(name("s"), rows, 1, stride, true)
 	s.ADDQ(operand.U32(uint32(s.vecBytes())), slideZAt)
 	s.ADDQ(operand.U32(uint32(stride*s.vecBytes())), slideXAt)
 	s.SUBQ(operand.U8(s.lanes), slideLeft)
 	s.JMP(operand.LabelRef(name("single")))
 	s.Label(name("end"))
-	s.ADDQ(slideXStep, slideX)
-	s.ADDQ(slideZStep, slideZ)
+	if rows == 4 {
+		s.LEAQ(operand.Mem{Base: slideX, Index: slideXStep, Scale: 4}, slideX)
+		s.LEAQ(operand.Mem{Base: slideZ, Index: slideZStep, Scale: 4}, slideZ)
+	} else {
+		s.ADDQ(slideXStep, slideX)
+		s.ADDQ(slideZStep, slideZ)
+	}
+	s.SUBQ(operand.U8(rows), slideRows)
 	s.JMP(operand.LabelRef(name("row")))
 	s.Label(name("done"))
-	s.end()
 }
 
 // masks sets the masks for min(left, lanes) pixels: K1 or register 13 those of
@@ -523,7 +537,8 @@ func (s slide) masks(stride int, part bool) {
 			return
 		}
 		s.NEGQ(count)
-		s.VMOVUPS(operand.Mem{Base: slideMaskAt, Index: count, Scale: 4, Disp: 32}, s.physical(13+i))
+		s.LEAQ(s.tailMask(), slideOffsets)
+		s.VMOVUPS(operand.Mem{Base: slideOffsets, Index: count, Scale: 4, Disp: 32}, s.physical(13+i))
 	}
 	limit := func(to reg.GPPhysical) { // at most lanes
 		s.MOVQ(operand.U32(uint32(s.lanes)), slideT)
@@ -552,9 +567,8 @@ func (s slide) masks(stride int, part bool) {
 	set(2, slideMasking)
 }
 
-// load reads the pixels of vector v at the current offset into register to.
-func (s slide) load(v, stride int, masked bool, to, other reg.VecPhysical) {
-	at := operand.Mem{Base: slideXAt, Index: slideT, Scale: 4, Disp: v * stride * s.vecBytes()}
+// load reads pixels into register to.
+func (s slide) load(at operand.Mem, stride int, masked bool, to, other reg.VecPhysical) {
 	read := func(at operand.Mem, mask int, to reg.VecPhysical) {
 		switch {
 		case mask < 0:
@@ -588,8 +602,8 @@ func (s slide) load(v, stride int, masked bool, to, other reg.VecPhysical) {
 	s.VPERMPD(operand.U8(order), to, to)
 }
 
-// block emits vecs vectors of pixels.
-func (s slide) block(label string, vecs, stride int, masked bool) {
+// block emits vecs vectors of pixels of that many rows.
+func (s slide) block(label string, rows, vecs, stride int, masked bool) {
 	arg := func(name string, to reg.VecPhysical) {
 		a, err := s.Param(name).Resolve()
 		if err != nil {
@@ -597,15 +611,17 @@ func (s slide) block(label string, vecs, stride int, masked bool) {
 		}
 		s.VBROADCASTSS(a.Addr, to)
 	}
-	sum := s.physical
-	for v := range vecs {
-		switch s.name {
-		case "slideConv":
-			arg("bias", sum(v))
-		case "slideMax":
-			s.VBROADCASTSS(s.bits(0xff800000).Mem, sum(v))
+	sum := func(r, v int) reg.VecPhysical { return s.physical(r*vecs + v) }
+	for i := range rows * vecs {
+		switch to := s.physical(i); {
+		case s.name == "slideSum":
+			s.VXORPS(to, to, to)
+		case i > 0:
+			s.VMOVAPS(s.physical(0), to)
+		case s.name == "slideConv":
+			arg("bias", to)
 		default:
-			s.VXORPS(sum(v), sum(v), sum(v))
+			s.VBROADCASTSS(s.bits(0xff800000).Mem, to)
 		}
 	}
 	s.Load(s.Param("offsets").Base(), slideOffsets)
@@ -617,27 +633,40 @@ func (s slide) block(label string, vecs, stride int, masked bool) {
 	s.JE(operand.LabelRef(label + "sums"))
 	s.Label(label + "loop")
 	s.MOVLQSX(operand.Mem{Base: slideOffsets}, slideT)
+	s.LEAQ(operand.Mem{Base: slideXAt, Index: slideT, Scale: 4}, slideT)
+	w := s.physical(8)
 	if s.weights {
-		s.VBROADCASTSS(operand.Mem{Base: slideW}, s.physical(2))
+		s.VBROADCASTSS(operand.Mem{Base: slideW}, w)
 	}
-	for v := range vecs {
-		x, other := s.physical(3+v), s.physical(5+v)
-		s.load(v, stride, masked, x, other)
-		const unordered = 3
-		switch s.name {
-		case "slideConv":
-			s.VFMADD231PS(s.physical(2), x, sum(v))
-		case "slideSum":
-			s.VADDPS(x, sum(v), sum(v))
-		case "slideMax":
-			if s.path == avx512 {
-				s.VCMPPS(operand.U8(unordered), x, x, reg.K4)
-				s.VMAXPS(sum(v), x, sum(v)) // of a NaN and x, what has been so far
-				s.VMOVAPS(x, reg.K4, sum(v))
+	row := []operand.Mem{{Base: slideT}, {Base: slideT, Index: slideXStep, Scale: 1}, {Base: slideT, Index: slideXStep, Scale: 2}, {Base: slideT, Index: slideXStep3, Scale: 1}}
+	for r := range rows {
+		for v := range vecs {
+			at, to := row[r].Offset(v*stride*s.vecBytes()), sum(r, v)
+			x, other := s.physical(9+v), s.physical(11+v)
+			// Where x is read as it lies it need not go through a register; masked
+			// lanes are not stored.
+			var from operand.Op = x
+			if s.name != "slideMax" && stride == 1 && !masked {
+				from = at
 			} else {
-				s.VCMPPS(operand.U8(unordered), x, x, other)
-				s.VMAXPS(sum(v), x, sum(v))
-				s.VORPS(other, sum(v), sum(v))
+				s.load(at, stride, masked, x, other)
+			}
+			const unordered = 3
+			switch s.name {
+			case "slideConv":
+				s.VFMADD231PS(from, w, to)
+			case "slideSum":
+				s.VADDPS(from, to, to)
+			case "slideMax":
+				if s.path == avx512 {
+					s.VCMPPS(operand.U8(unordered), x, x, reg.K4)
+					s.VMAXPS(to, x, to) // of a NaN and x, what has been so far
+					s.VMOVAPS(x, reg.K4, to)
+				} else {
+					s.VCMPPS(operand.U8(unordered), x, x, other)
+					s.VMAXPS(to, x, to)
+					s.VORPS(other, to, to)
+				}
 			}
 		}
 	}
@@ -649,22 +678,120 @@ func (s slide) block(label string, vecs, stride int, masked bool) {
 	s.JNE(operand.LabelRef(label + "loop"))
 	s.Label(label + "sums")
 	if s.weights {
-		arg("lo", s.physical(3))
-		arg("hi", s.physical(4))
+		arg("lo", s.physical(9))
+		arg("hi", s.physical(10))
 	}
-	for v := range vecs {
-		if s.weights {
-			s.VMAXPS(sum(v), s.physical(3), sum(v))
-			s.VMINPS(sum(v), s.physical(4), sum(v))
-		}
-		to := operand.Mem{Base: slideZAt, Disp: v * s.vecBytes()}
-		switch {
-		case !masked:
-			s.VMOVUPS(sum(v), to)
-		case s.path == avx512:
-			s.VMOVUPS(sum(v), reg.K1, to)
-		default:
-			s.VMASKMOVPS(sum(v), s.physical(13), to)
+	z := []operand.Mem{{Base: slideZAt}, {Base: slideZAt, Index: slideZStep, Scale: 1}, {Base: slideZAt, Index: slideZStep, Scale: 2}, {Base: slideZAt, Index: slideK, Scale: 1}}
+	if rows == 4 {
+		s.LEAQ(operand.Mem{Base: slideZStep, Index: slideZStep, Scale: 2}, slideK)
+	}
+	for r := range rows {
+		for v := range vecs {
+			if s.weights {
+				s.VMAXPS(sum(r, v), s.physical(9), sum(r, v))
+				s.VMINPS(sum(r, v), s.physical(10), sum(r, v))
+			}
+			to := z[r].Offset(v * s.vecBytes())
+			switch {
+			case !masked:
+				s.VMOVUPS(sum(r, v), to)
+			case s.path == avx512:
+				s.VMOVUPS(sum(r, v), reg.K1, to)
+			default:
+				s.VMASKMOVPS(sum(r, v), s.physical(13), to)
+			}
 		}
 	}
+}
+
+// padRows emits the copy of rows between padding.
+func (c *family) padRows(p path) {
+	f := c.begin(p, "padRows", "func(dst []float32, dstStep int, src []float32, srcStep int, rows, width, lead, copied int, value float32)",
+		"	for r := range rows {",
+		"		for j := range width {",
+		"			dst[r*dstStep+j] = value",
+		"			if j >= lead && j < lead+copied {",
+		"				dst[r*dstStep+j] = src[r*srcStep+j-lead]",
+		"			}",
+		"		}",
+		"	}")
+	dst, src, dstStep, srcStep, rows, left := f.GP64(), f.GP64(), f.GP64(), f.GP64(), f.GP64(), f.GP64()
+	f.Load(f.Param("dst").Base(), dst)
+	f.Load(f.Param("src").Base(), src)
+	f.Load(f.Param("dstStep"), dstStep)
+	f.Load(f.Param("srcStep"), srcStep)
+	f.SHLQ(operand.U8(2), dstStep)
+	f.SHLQ(operand.U8(2), srcStep)
+	lead, end := f.GP64(), f.GP64()
+	f.Load(f.Param("lead"), lead)
+	f.Load(f.Param("copied"), end)
+	f.Load(f.Param("width"), left)
+	value := f.broadcast("value")
+	ints := func(from reg.GPVirtual) reg.VecVirtual {
+		x, v := f.XMM(), f.v()
+		f.VMOVD(from.As32(), x)
+		f.VPBROADCASTD(x, v)
+		return v
+	}
+	first, last, width := ints(lead), f.v(), ints(left)
+	f.ADDQ(lead, end)
+	f.NEGQ(lead)
+	f.LEAQ(operand.Mem{Base: src, Index: lead, Scale: 4}, src)
+	f.VPBROADCASTD(func() reg.VecVirtual { x := f.XMM(); f.VMOVD(end.As32(), x); return x }(), last)
+	at := f.v() // the place of every lane in a row
+	f.VMOVUPS(c.data("places", 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15), at)
+	step := f.v()
+	lanes := f.GP64()
+	f.MOVQ(operand.U32(uint32(p.lanes)), lanes)
+	f.VPBROADCASTD(func() reg.VecVirtual { x := f.XMM(); f.VMOVD(lanes.As32(), x); return x }(), step)
+	to, from := f.GP64(), f.GP64()
+	f.Label("vector")
+	f.MOVQ(dst, to)
+	f.MOVQ(src, from)
+	f.Load(f.Param("rows"), rows)
+	var copying, storing vec
+	if p == avx512 {
+		before, ending, inside := f.K(), f.K(), f.K()
+		f.VPCMPGTD(at, first, before) // lead > place
+		f.VPCMPGTD(at, last, ending)  // lead + copied > place
+		f.KANDNW(ending, before, ending)
+		f.VPCMPGTD(at, width, inside)
+		copying, storing = ending, inside
+	} else {
+		before, ending, inside := f.v(), f.v(), f.v()
+		f.VPCMPGTD(at, first, before)
+		f.VPCMPGTD(at, last, ending)
+		f.VPANDN(ending, before, ending)
+		f.VPCMPGTD(at, width, inside)
+		copying, storing = ending, inside
+	}
+	f.Label("row")
+	f.DECQ(rows)
+	f.JL(operand.LabelRef("rows"))
+	x := f.v()
+	if p == avx512 {
+		f.VMOVAPS(value, x)
+		f.VMOVUPS(operand.Mem{Base: from}, copying, x)
+		f.VMOVUPS(x, storing, operand.Mem{Base: to})
+	} else {
+		f.VMASKMOVPS(operand.Mem{Base: from}, copying, x)
+		f.VBLENDVPS(copying, x, value, x)
+		f.CMPQ(left, operand.U8(p.lanes))
+		f.JL(operand.LabelRef("part"))
+		f.VMOVUPS(x, operand.Mem{Base: to})
+		f.JMP(operand.LabelRef("stored"))
+		f.Label("part")
+		f.VMASKMOVPS(x, storing, operand.Mem{Base: to})
+		f.Label("stored")
+	}
+	f.ADDQ(dstStep, to)
+	f.ADDQ(srcStep, from)
+	f.JMP(operand.LabelRef("row"))
+	f.Label("rows")
+	f.VPADDD(step, at, at)
+	f.ADDQ(operand.U8(p.vecBytes()), dst)
+	f.ADDQ(operand.U8(p.vecBytes()), src)
+	f.SUBQ(operand.U8(p.lanes), left)
+	f.JG(operand.LabelRef("vector"))
+	f.end()
 }
