@@ -269,6 +269,16 @@ func (v *convolution) run(c *call) error {
 			return err
 		}
 	}
+	if s.how == convSlides {
+		// The images of a group are read as soon as they are made.
+		if s.image.padded {
+			if s.images, err = scratch[float32](c, s.groupIn*s.image.size*c.workers()); err != nil {
+				return err
+			}
+		}
+		c.parallelWorkers(s.n*v.group, 1+multiplyGrain/(1+s.groupOut*s.outSize*s.depth), convBySlides)
+		return nil
+	}
 	// As many samples at once as keep their images in the cache.
 	size := s.channels * s.image.size
 	s.samples = min(max(convCache/max(size, 1), 1), s.n)
@@ -281,10 +291,6 @@ func (v *convolution) run(c *call) error {
 		n := min(s.samples, s.n-s.first)
 		if s.image.padded {
 			c.parallel(n*s.channels, 1+elementGrain/s.image.size, convImages)
-		}
-		if s.how == convSlides {
-			c.parallel(n*s.m, 1+multiplyGrain/(1+s.outSize*s.depth), convBySlides)
-			continue
 		}
 		units := n * v.group * s.weights[0].Blocks()
 		places := s.places[0].Len() + s.places[1].Len()
@@ -409,27 +415,37 @@ func convByLanes(c *call, lo, hi int) {
 	}
 }
 
-// convBySlides computes channels [lo, hi) of the samples at hand.
-func convBySlides(c *call, lo, hi int) {
+// convBySlides computes groups [lo, hi) of all samples.
+func convBySlides(c *call, worker, lo, hi int) {
 	s := c.state.(*convState)
+	low, high := s.lo, s.hi
+	if s.add != nil {
+		low, high = simd.Unlimited.Lo, simd.Unlimited.Hi
+	}
 	for i := lo; i < hi; i++ {
-		sample, m := i/s.m, i%s.m
-		x := s.read(sample, m/s.groupOut)
-		var bias float32
-		if s.b != nil {
-			bias = s.b[m]
+		x := s.x[i*s.groupIn*s.inSize : (i+1)*s.groupIn*s.inSize]
+		if s.image.padded {
+			size := s.image.size
+			images := s.images[worker*s.groupIn*size:][:s.groupIn*size]
+			for ch := range s.groupIn {
+				s.image.fill(s.k, images[ch*size:(ch+1)*size], x[ch*s.inSize:(ch+1)*s.inSize], 0)
+			}
+			x = images
 		}
-		at := (s.first*s.m + i) * s.outSize
-		z := s.z[at : at+s.outSize]
-		low, high := s.lo, s.hi
-		if s.add != nil {
-			low, high = simd.Unlimited.Lo, simd.Unlimited.Hi
-		}
-		for _, o := range s.outer {
-			s.k.SlideConv(z[o[1]:], s.width, x[o[0]:], s.rowStep, s.offsets, s.planeRows, s.width, s.step, s.w[m*s.depth:(m+1)*s.depth], bias, low, high)
-		}
-		if s.add != nil {
-			s.end(z, s.add[at:])
+		for m := range s.groupOut {
+			at := (i*s.groupOut + m) * s.outSize
+			m += i % s.group * s.groupOut
+			var bias float32
+			if s.b != nil {
+				bias = s.b[m]
+			}
+			z := s.z[at : at+s.outSize]
+			for _, o := range s.outer {
+				s.k.SlideConv(z[o[1]:], s.width, x[o[0]:], s.rowStep, s.offsets, s.planeRows, s.width, s.step, s.w[m*s.depth:(m+1)*s.depth], bias, low, high)
+			}
+			if s.add != nil {
+				s.end(z, s.add[at:])
+			}
 		}
 	}
 }

@@ -1909,8 +1909,22 @@ TEXT ·slideConvAVX512(SB), NOSPLIT, $0-148
 	JNE  stride2
 
 row4x1:
-	CMPQ R11, $0x04
-	JL   done4x1
+	CMPQ  R11, $0x04
+	JGE   begin4x1
+	TESTQ R11, R11
+	JE    done4x1
+	MOVQ  rows+88(FP), BX
+	CMPQ  BX, $0x04
+	JL    done4x1
+	SUBQ  $0x04, R11
+	MOVQ  R11, BX
+	IMULQ R12, BX
+	ADDQ  BX, SI
+	IMULQ R13, R11
+	ADDQ  R11, DI
+	MOVQ  $0x00000004, R11
+
+begin4x1:
 	MOVQ width+96(FP), R10
 	MOVQ DI, R8
 	MOVQ SI, R9
@@ -2006,14 +2020,10 @@ s4x1loop:
 	MOVLQSX      (AX), BX
 	LEAQ         (R9)(BX*4), BX
 	VBROADCASTSS (CX), Z8
-	VMOVUPS.Z    (BX), K1, Z9
-	VFMADD231PS  Z9, Z8, Z0
-	VMOVUPS.Z    (BX)(R12*1), K1, Z9
-	VFMADD231PS  Z9, Z8, Z1
-	VMOVUPS.Z    (BX)(R12*2), K1, Z9
-	VFMADD231PS  Z9, Z8, Z2
-	VMOVUPS.Z    (BX)(R14*1), K1, Z9
-	VFMADD231PS  Z9, Z8, Z3
+	VFMADD231PS  (BX), Z8, K1, Z0
+	VFMADD231PS  (BX)(R12*1), Z8, K1, Z1
+	VFMADD231PS  (BX)(R12*2), Z8, K1, Z2
+	VFMADD231PS  (BX)(R14*1), Z8, K1, Z3
 	ADDQ         $0x04, AX
 	ADDQ         $0x04, CX
 	DECQ         DX
@@ -2111,8 +2121,7 @@ s1x1loop:
 	MOVLQSX      (AX), BX
 	LEAQ         (R9)(BX*4), BX
 	VBROADCASTSS (CX), Z8
-	VMOVUPS.Z    (BX), K1, Z9
-	VFMADD231PS  Z9, Z8, Z0
+	VFMADD231PS  (BX), Z8, K1, Z0
 	ADDQ         $0x04, AX
 	ADDQ         $0x04, CX
 	DECQ         DX
@@ -2143,8 +2152,22 @@ stride2:
 	VMOVUPS evens<>+0(SB), Z31
 
 row4x2:
-	CMPQ R11, $0x04
-	JL   done4x2
+	CMPQ  R11, $0x04
+	JGE   begin4x2
+	TESTQ R11, R11
+	JE    done4x2
+	MOVQ  rows+88(FP), BX
+	CMPQ  BX, $0x04
+	JL    done4x2
+	SUBQ  $0x04, R11
+	MOVQ  R11, BX
+	IMULQ R12, BX
+	ADDQ  BX, SI
+	IMULQ R13, R11
+	ADDQ  R11, DI
+	MOVQ  $0x00000004, R11
+
+begin4x2:
 	MOVQ width+96(FP), R10
 	MOVQ DI, R8
 	MOVQ SI, R9
@@ -2503,8 +2526,22 @@ TEXT ·slideMaxAVX512(SB), NOSPLIT, $0-112
 	JNE  stride2
 
 row4x1:
-	CMPQ R11, $0x04
-	JL   done4x1
+	CMPQ  R11, $0x04
+	JGE   begin4x1
+	TESTQ R11, R11
+	JE    done4x1
+	MOVQ  rows+88(FP), BX
+	CMPQ  BX, $0x04
+	JL    done4x1
+	SUBQ  $0x04, R11
+	MOVQ  R11, BX
+	IMULQ R12, BX
+	ADDQ  BX, SI
+	IMULQ R13, R11
+	ADDQ  R11, DI
+	MOVQ  $0x00000004, R11
+
+begin4x1:
 	MOVQ width+96(FP), R10
 	MOVQ DI, R8
 	MOVQ SI, R9
@@ -2727,8 +2764,22 @@ stride2:
 	VMOVUPS evens<>+0(SB), Z31
 
 row4x2:
-	CMPQ R11, $0x04
-	JL   done4x2
+	CMPQ  R11, $0x04
+	JGE   begin4x2
+	TESTQ R11, R11
+	JE    done4x2
+	MOVQ  rows+88(FP), BX
+	CMPQ  BX, $0x04
+	JL    done4x2
+	SUBQ  $0x04, R11
+	MOVQ  R11, BX
+	IMULQ R12, BX
+	ADDQ  BX, SI
+	IMULQ R13, R11
+	ADDQ  R11, DI
+	MOVQ  $0x00000004, R11
+
+begin4x2:
 	MOVQ width+96(FP), R10
 	MOVQ DI, R8
 	MOVQ SI, R9
@@ -3059,8 +3110,22 @@ TEXT ·slideSumAVX512(SB), NOSPLIT, $0-112
 	JNE  stride2
 
 row4x1:
-	CMPQ R11, $0x04
-	JL   done4x1
+	CMPQ  R11, $0x04
+	JGE   begin4x1
+	TESTQ R11, R11
+	JE    done4x1
+	MOVQ  rows+88(FP), BX
+	CMPQ  BX, $0x04
+	JL    done4x1
+	SUBQ  $0x04, R11
+	MOVQ  R11, BX
+	IMULQ R12, BX
+	ADDQ  BX, SI
+	IMULQ R13, R11
+	ADDQ  R11, DI
+	MOVQ  $0x00000004, R11
+
+begin4x1:
 	MOVQ width+96(FP), R10
 	MOVQ DI, R8
 	MOVQ SI, R9
@@ -3131,19 +3196,15 @@ single4x1:
 	JE      s4x1sums
 
 s4x1loop:
-	MOVLQSX   (AX), BX
-	LEAQ      (R9)(BX*4), BX
-	VMOVUPS.Z (BX), K1, Z9
-	VADDPS    Z9, Z0, Z0
-	VMOVUPS.Z (BX)(R12*1), K1, Z9
-	VADDPS    Z9, Z1, Z1
-	VMOVUPS.Z (BX)(R12*2), K1, Z9
-	VADDPS    Z9, Z2, Z2
-	VMOVUPS.Z (BX)(R14*1), K1, Z9
-	VADDPS    Z9, Z3, Z3
-	ADDQ      $0x04, AX
-	DECQ      DX
-	JNE       s4x1loop
+	MOVLQSX (AX), BX
+	LEAQ    (R9)(BX*4), BX
+	VADDPS  (BX), Z0, K1, Z0
+	VADDPS  (BX)(R12*1), Z1, K1, Z1
+	VADDPS  (BX)(R12*2), Z2, K1, Z2
+	VADDPS  (BX)(R14*1), Z3, K1, Z3
+	ADDQ    $0x04, AX
+	DECQ    DX
+	JNE     s4x1loop
 
 s4x1sums:
 	LEAQ    (R13)(R13*2), DX
@@ -3214,13 +3275,12 @@ single1x1:
 	JE      s1x1sums
 
 s1x1loop:
-	MOVLQSX   (AX), BX
-	LEAQ      (R9)(BX*4), BX
-	VMOVUPS.Z (BX), K1, Z9
-	VADDPS    Z9, Z0, Z0
-	ADDQ      $0x04, AX
-	DECQ      DX
-	JNE       s1x1loop
+	MOVLQSX (AX), BX
+	LEAQ    (R9)(BX*4), BX
+	VADDPS  (BX), Z0, K1, Z0
+	ADDQ    $0x04, AX
+	DECQ    DX
+	JNE     s1x1loop
 
 s1x1sums:
 	VMOVUPS Z0, K1, (R8)
@@ -3243,8 +3303,22 @@ stride2:
 	VMOVUPS evens<>+0(SB), Z31
 
 row4x2:
-	CMPQ R11, $0x04
-	JL   done4x2
+	CMPQ  R11, $0x04
+	JGE   begin4x2
+	TESTQ R11, R11
+	JE    done4x2
+	MOVQ  rows+88(FP), BX
+	CMPQ  BX, $0x04
+	JL    done4x2
+	SUBQ  $0x04, R11
+	MOVQ  R11, BX
+	IMULQ R12, BX
+	ADDQ  BX, SI
+	IMULQ R13, R11
+	ADDQ  R11, DI
+	MOVQ  $0x00000004, R11
+
+begin4x2:
 	MOVQ width+96(FP), R10
 	MOVQ DI, R8
 	MOVQ SI, R9
@@ -4526,8 +4600,22 @@ TEXT ·slideConvAVX2(SB), NOSPLIT, $0-148
 	JNE  stride2
 
 row4x1:
-	CMPQ R11, $0x04
-	JL   done4x1
+	CMPQ  R11, $0x04
+	JGE   begin4x1
+	TESTQ R11, R11
+	JE    done4x1
+	MOVQ  rows+88(FP), BX
+	CMPQ  BX, $0x04
+	JL    done4x1
+	SUBQ  $0x04, R11
+	MOVQ  R11, BX
+	IMULQ R12, BX
+	ADDQ  BX, SI
+	IMULQ R13, R11
+	ADDQ  R11, DI
+	MOVQ  $0x00000004, R11
+
+begin4x1:
 	MOVQ width+96(FP), R10
 	MOVQ DI, R8
 	MOVQ SI, R9
@@ -4758,8 +4846,22 @@ done1x1:
 
 stride2:
 row4x2:
-	CMPQ R11, $0x04
-	JL   done4x2
+	CMPQ  R11, $0x04
+	JGE   begin4x2
+	TESTQ R11, R11
+	JE    done4x2
+	MOVQ  rows+88(FP), BX
+	CMPQ  BX, $0x04
+	JL    done4x2
+	SUBQ  $0x04, R11
+	MOVQ  R11, BX
+	IMULQ R12, BX
+	ADDQ  BX, SI
+	IMULQ R13, R11
+	ADDQ  R11, DI
+	MOVQ  $0x00000004, R11
+
+begin4x2:
 	MOVQ width+96(FP), R10
 	MOVQ DI, R8
 	MOVQ SI, R9
@@ -5133,8 +5235,22 @@ TEXT ·slideMaxAVX2(SB), NOSPLIT, $0-112
 	JNE  stride2
 
 row4x1:
-	CMPQ R11, $0x04
-	JL   done4x1
+	CMPQ  R11, $0x04
+	JGE   begin4x1
+	TESTQ R11, R11
+	JE    done4x1
+	MOVQ  rows+88(FP), BX
+	CMPQ  BX, $0x04
+	JL    done4x1
+	SUBQ  $0x04, R11
+	MOVQ  R11, BX
+	IMULQ R12, BX
+	ADDQ  BX, SI
+	IMULQ R13, R11
+	ADDQ  R11, DI
+	MOVQ  $0x00000004, R11
+
+begin4x1:
 	MOVQ width+96(FP), R10
 	MOVQ DI, R8
 	MOVQ SI, R9
@@ -5355,8 +5471,22 @@ done1x1:
 
 stride2:
 row4x2:
-	CMPQ R11, $0x04
-	JL   done4x2
+	CMPQ  R11, $0x04
+	JGE   begin4x2
+	TESTQ R11, R11
+	JE    done4x2
+	MOVQ  rows+88(FP), BX
+	CMPQ  BX, $0x04
+	JL    done4x2
+	SUBQ  $0x04, R11
+	MOVQ  R11, BX
+	IMULQ R12, BX
+	ADDQ  BX, SI
+	IMULQ R13, R11
+	ADDQ  R11, DI
+	MOVQ  $0x00000004, R11
+
+begin4x2:
 	MOVQ width+96(FP), R10
 	MOVQ DI, R8
 	MOVQ SI, R9
@@ -5692,8 +5822,22 @@ TEXT ·slideSumAVX2(SB), NOSPLIT, $0-112
 	JNE  stride2
 
 row4x1:
-	CMPQ R11, $0x04
-	JL   done4x1
+	CMPQ  R11, $0x04
+	JGE   begin4x1
+	TESTQ R11, R11
+	JE    done4x1
+	MOVQ  rows+88(FP), BX
+	CMPQ  BX, $0x04
+	JL    done4x1
+	SUBQ  $0x04, R11
+	MOVQ  R11, BX
+	IMULQ R12, BX
+	ADDQ  BX, SI
+	IMULQ R13, R11
+	ADDQ  R11, DI
+	MOVQ  $0x00000004, R11
+
+begin4x1:
 	MOVQ width+96(FP), R10
 	MOVQ DI, R8
 	MOVQ SI, R9
@@ -5874,8 +6018,22 @@ done1x1:
 
 stride2:
 row4x2:
-	CMPQ R11, $0x04
-	JL   done4x2
+	CMPQ  R11, $0x04
+	JGE   begin4x2
+	TESTQ R11, R11
+	JE    done4x2
+	MOVQ  rows+88(FP), BX
+	CMPQ  BX, $0x04
+	JL    done4x2
+	SUBQ  $0x04, R11
+	MOVQ  R11, BX
+	IMULQ R12, BX
+	ADDQ  BX, SI
+	IMULQ R13, R11
+	ADDQ  R11, DI
+	MOVQ  $0x00000004, R11
+
+begin4x2:
 	MOVQ width+96(FP), R10
 	MOVQ DI, R8
 	MOVQ SI, R9

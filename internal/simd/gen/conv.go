@@ -489,7 +489,25 @@ func (s slide) rows(rows, stride int) {
 	name := func(n string) string { return fmt.Sprintf("%s%dx%d", n, rows, stride) }
 	s.Label(name("row"))
 	s.CMPQ(slideRows, operand.U8(rows))
-	s.JL(operand.LabelRef(name("done")))
+	if rows == 1 {
+		s.JL(operand.LabelRef(name("done")))
+	} else {
+		// The last rows again together with some before them, if there are so many.
+		s.JGE(operand.LabelRef(name("begin")))
+		s.TESTQ(slideRows, slideRows)
+		s.JE(operand.LabelRef(name("done")))
+		s.Load(s.Param("rows"), slideT)
+		s.CMPQ(slideT, operand.U8(rows))
+		s.JL(operand.LabelRef(name("done")))
+		s.SUBQ(operand.U8(rows), slideRows)
+		s.MOVQ(slideRows, slideT)
+		s.IMULQ(slideXStep, slideT)
+		s.ADDQ(slideT, slideX)
+		s.IMULQ(slideZStep, slideRows)
+		s.ADDQ(slideRows, slideZ)
+		s.MOVQ(operand.U32(uint32(rows)), slideRows)
+		s.Label(name("begin"))
+	}
 	s.Load(s.Param("width"), slideLeft)
 	s.MOVQ(slideZ, slideZAt)
 	s.MOVQ(slideX, slideXAt)
@@ -646,17 +664,27 @@ func (s slide) block(label string, rows, vecs, stride int, masked bool) {
 			// Where x is read as it lies it need not go through a register; masked
 			// lanes are not stored.
 			var from operand.Op = x
-			if s.name != "slideMax" && stride == 1 && !masked {
+			part := masked
+			if s.name != "slideMax" && stride == 1 && (!masked || s.path == avx512) {
 				from = at
 			} else {
 				s.load(at, stride, masked, x, other)
+				part = false
 			}
 			const unordered = 3
 			switch s.name {
 			case "slideConv":
-				s.VFMADD231PS(from, w, to)
+				if part {
+					s.VFMADD231PS(from, w, reg.K1, to)
+				} else {
+					s.VFMADD231PS(from, w, to)
+				}
 			case "slideSum":
-				s.VADDPS(from, to, to)
+				if part {
+					s.VADDPS(from, to, reg.K1, to)
+				} else {
+					s.VADDPS(from, to, to)
+				}
 			case "slideMax":
 				if s.path == avx512 {
 					s.VCMPPS(operand.U8(unordered), x, x, reg.K4)
