@@ -27,7 +27,7 @@ const floors = `
 	< testmodels
 	< testmodels/gen
 	< runtime
-	< runtime/generate, runtime/onnxgo, calib/metric
+	< runtime/generate, runtime/onnxgo, runtime/conformance, calib/metric
 	< calib
 	< passes
 	< passes/train

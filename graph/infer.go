@@ -181,6 +181,8 @@ func (e *inferer) node(n *Node) {
 		e.inferLoop(c)
 	case domain == "" && n.Op == "Scan":
 		e.inferScan(c)
+	case domain == "" && n.Op == "SequenceMap":
+		e.inferSequenceMap(c)
 	default:
 		for _, s := range n.Subgraphs() {
 			if s != nil {
@@ -451,7 +453,11 @@ func stacked(t *Type, axis int, d Dim) *Type {
 func (e *inferer) inferScan(c *call) {
 	a := c.attr("body")
 	scans := c.int("num_scan_inputs", 0)
-	if a == nil || a.G == nil || c.opset < 9 || scans < 1 || scans > int64(len(c.n.inputs)) {
+	if c.opset < 9 {
+		e.inferScan8(c)
+		return
+	}
+	if a == nil || a.G == nil || scans < 1 || scans > int64(len(c.n.inputs)) {
 		return
 	}
 	g := a.G
@@ -498,6 +504,72 @@ func (e *inferer) inferScan(c *call) {
 			axis, _ = normalAxis(outAxes[k], len(t.Shape.Dims)+1)
 		}
 		c.out[i] = stacked(t, axis, length)
+	}
+}
+
+// inferScan8 is Scan over a batch: states are [batch, …], what is scanned is
+// [batch, steps, …], and the body sees neither.
+func (e *inferer) inferScan8(c *call) {
+	a := c.attr("body")
+	scans := c.int("num_scan_inputs", 0)
+	states := len(c.n.inputs) - 1 - int(max(min(scans, 1<<20), 0))
+	if a == nil || a.G == nil || scans < 1 || states < 0 {
+		return
+	}
+	g := a.G
+	if len(g.inputs) != len(c.n.inputs)-1 || len(g.outputs) < states || len(c.out) > len(g.outputs) {
+		return
+	}
+	batch, steps := UnknownDim, UnknownDim
+	inner := make([]*Type, len(g.inputs)) // what one step sees
+	for i := range inner {
+		t, drop := e.typeOf(c.n.inputs[i+1]), 1
+		if i >= states {
+			drop = 2
+		}
+		if t == nil || t.Kind != KindTensor {
+			continue
+		}
+		inner[i] = &Type{Kind: KindTensor, Elem: t.Elem}
+		if t.Shape == nil || len(t.Shape.Dims) < drop {
+			continue
+		}
+		if batch = better(batch, t.Shape.Dims[0]); drop == 2 {
+			steps = better(steps, t.Shape.Dims[1])
+		}
+		inner[i].Shape = &Shape{Dims: slices.Clone(t.Shape.Dims[drop:])}
+	}
+	e.stable(g, func() {
+		for i, t := range inner {
+			e.bind(g.inputs[i], t)
+		}
+	}, inner[:states], g.outputs)
+	for i := range c.out {
+		if i < states {
+			c.out[i] = stacked(inner[i], 0, batch)
+		} else {
+			c.out[i] = stacked(stacked(e.typeOf(g.outputs[i]), 0, steps), 0, batch)
+		}
+	}
+}
+
+// inferSequenceMap: the body sees an item of each sequence, and tensors as
+// they are.
+func (e *inferer) inferSequenceMap(c *call) {
+	a := c.attr("body")
+	if a == nil || a.G == nil || len(a.G.inputs) != len(c.n.inputs) || len(a.G.outputs) < len(c.out) {
+		return
+	}
+	for i, v := range c.n.inputs {
+		t := e.typeOf(v)
+		if t != nil && t.Kind == KindSequence {
+			t = t.Sub
+		}
+		e.bind(a.G.inputs[i], t)
+	}
+	e.graph(a.G)
+	for i := range c.out {
+		c.out[i] = sequenceOf(e.typeOf(a.G.outputs[i]))
 	}
 }
 

@@ -351,3 +351,17 @@ func parseDefault(name string, t AttrType, value string) (*Attr, error) {
 	}
 	return a, err
 }
+
+// Operators returns the names of the operators of a domain whose signatures
+// are known, sorted, and the newest opset that they are from.
+func Operators(domain string) (names []string, newest int64) {
+	t := schemas()
+	domain = NormalDomain(domain)
+	for key := range t.ops {
+		if key.domain == domain {
+			names = append(names, key.op)
+		}
+	}
+	slices.Sort(names)
+	return names, t.newest[domain]
+}

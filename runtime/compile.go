@@ -52,6 +52,7 @@ type Port struct {
 	DType graph.DType
 	Shape graph.Shape // see Rank: a model may leave the rank open
 	Rank  int         // -1 where the model does not fix it
+	Other *graph.Type // of a sequence or an optional; nil for a tensor
 }
 
 // Program is a compiled model. It is immutable and can be run by any number
@@ -199,7 +200,8 @@ func portOf(v *graph.Value) (Port, error) {
 		return p, nil
 	}
 	if t.Kind != graph.KindTensor && t.Kind != graph.KindUnknown {
-		return p, fmt.Errorf("is no tensor; sequences, optionals and maps cannot pass the border of a model here")
+		p.Other = t
+		return p, nil
 	}
 	p.DType = t.Elem
 	if t.Shape != nil {

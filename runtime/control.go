@@ -12,7 +12,8 @@ import (
 // the order of node.body.
 var controlOps = []operator{
 	{"", "If", 1, prepareIf, nil, body},
-	{"", "Loop", 1, prepareLoop, nil, body},
+	{"", "Loop", 1, prepareLoop, nil, body | sequences},
+	{"", "Scan", 8, prepareScan8, nil, body},
 	{"", "Scan", 9, prepareScan, nil, body},
 }
 
@@ -116,7 +117,7 @@ func (f *frame) give(input int, t *Tensor) {
 	*in = *t
 	in.keep, in.own = keep, false
 	in.Shape = append(shape[:0], t.Shape...)
-	t.buf, t.mem, t.strs = nil, nil, nil
+	t.buf, t.mem, t.strs, t.seq = nil, nil, nil, nil
 }
 
 // take makes dst a tensor that shares output i of a body.
@@ -218,6 +219,9 @@ func (it *iteration) collect(c *call, f *frame, first, states int) error {
 		}
 		t := &it.scanned[k][len(it.scanned[k])-1]
 		f.take(t, first+states+k)
+		if t.seq != nil {
+			return fmt.Errorf("scan output %d is %s", k, t.kindOf())
+		}
 		if s := it.scanned[k]; len(s) > 1 && (t.DType != s[0].DType || !slices.Equal(t.Shape, s[0].Shape)) {
 			return fmt.Errorf("scan output %d is %v%v after %v%v: it must not change", k, t.DType, t.Shape, s[0].DType, s[0].Shape)
 		}
@@ -356,7 +360,7 @@ func prepareScan(n *node) (kernel, error) {
 					j = steps - 1 - i
 				}
 				x, s := c.in[states+k], &it.slices[k]
-				if err := c.cut(s, x, cuts[k], j); err != nil {
+				if err := c.cut(s, x, cuts[k], j, 1); err != nil {
 					return err
 				}
 				shape := s.Shape
@@ -385,19 +389,20 @@ func prepareScan(n *node) (kernel, error) {
 	}, n.inputs(1, -1)
 }
 
-// cut makes s slice j of x, in x's own memory where it lies in one piece. The
-// shape of s is set already.
-func (c *call) cut(s, x *Tensor, l lines, j int) error {
+// cut makes s slices [j, j+n) of x, in x's own memory where they lie in one
+// piece. The shape of s is set already.
+func (c *call) cut(s, x *Tensor, l lines, j, n int) error {
 	s.DType = x.DType
-	w := elemSize(x.DType) * l.inner
+	each := elemSize(x.DType) * l.inner // bytes of a slice in one piece
+	w := n * each
 	switch {
 	case x.DType == graph.String:
 		s.strs = nil
 		for o := range l.outer {
-			s.strs = append(s.strs, x.strs[(o*l.n+j)*l.inner:][:l.inner]...)
+			s.strs = append(s.strs, x.strs[(o*l.n+j)*l.inner:][:n*l.inner]...)
 		}
 	case l.outer == 1:
-		s.mem, s.buf = x.mem[j*w:][:w], x.buf
+		s.mem, s.buf = x.mem[j*each:][:w], x.buf
 		if s.buf != nil {
 			s.buf.refs++
 		}
@@ -410,7 +415,7 @@ func (c *call) cut(s, x *Tensor, l lines, j int) error {
 		}
 		s.buf, s.mem = b, b.mem[:l.outer*w]
 		for o := range l.outer {
-			copy(s.mem[o*w:(o+1)*w], x.mem[(o*l.n+j)*w:])
+			copy(s.mem[o*w:(o+1)*w], x.mem[(o*l.n+j)*each:])
 		}
 	}
 	return nil

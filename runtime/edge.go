@@ -29,6 +29,9 @@ func (s *Session) feed(feeds map[string]tensor.Tensor) error {
 		if !ok || d == nil {
 			return fmt.Errorf("input %q (%v) is not fed", p.Name, p)
 		}
+		if p.Other != nil {
+			return fmt.Errorf("input %q is a %v; Session.RunTensors takes those", p.Name, p.Other)
+		}
 		t := s.main.values[s.prog.main.inputs[i]]
 		if err := fromDense(t, d, p.DType); err != nil {
 			return fmt.Errorf("input %q: %w", p.Name, err)
@@ -40,17 +43,49 @@ func (s *Session) feed(feeds map[string]tensor.Tensor) error {
 	if err := s.feedCaches(); err != nil {
 		return err
 	}
-	if len(feeds) > len(s.prog.inputs) {
-		var extra []string
-		for name := range feeds {
-			if !slices.ContainsFunc(s.prog.inputs, func(p Port) bool { return p.Name == name }) {
-				extra = append(extra, name)
+	return fedOnly(s.prog.inputs, feeds)
+}
+
+// fedOnly refuses what is fed beyond the inputs.
+func fedOnly[T any](inputs []Port, feeds map[string]T) error {
+	if len(feeds) <= len(inputs) {
+		return nil
+	}
+	var extra []string
+	for name := range feeds {
+		if !slices.ContainsFunc(inputs, func(p Port) bool { return p.Name == name }) {
+			extra = append(extra, name)
+		}
+	}
+	sort.Strings(extra)
+	return fmt.Errorf("%q is no input of the model; its inputs are %v", extra, inputs)
+}
+
+// feedTensors is feed for tensors of the runtime's own, which share their
+// memory with the frame.
+func (s *Session) feedTensors(feeds map[string]*Tensor) error {
+	clear(s.symbols)
+	for i := range s.prog.inputs {
+		p := &s.prog.inputs[i]
+		x := feeds[p.Name]
+		switch {
+		case x == nil:
+			return fmt.Errorf("input %q (%v) is not fed", p.Name, p)
+		case x.seq != nil && p.Other == nil:
+			return fmt.Errorf("input %q is %s, the model takes %v", p.Name, x.kindOf(), p)
+		case x.seq == nil && p.Other == nil && x.DType != p.DType && p.DType != graph.Undefined:
+			return fmt.Errorf("input %q: element type is %v, the model takes %v", p.Name, x.DType, p.DType)
+		case x.seq == nil && p.Other == nil:
+			if err := s.fits(p, x.Shape); err != nil {
+				return fmt.Errorf("input %q: %w", p.Name, err)
 			}
 		}
-		sort.Strings(extra)
-		return fmt.Errorf("%q is no input of the model; its inputs are %v", extra, s.prog.inputs)
+		s.pool.share(s.main.values[s.prog.main.inputs[i]], &Tensor{DType: x.DType, Shape: x.Shape, mem: x.mem, strs: x.strs, seq: x.seq})
 	}
-	return nil
+	if err := s.feedCaches(); err != nil {
+		return err
+	}
+	return fedOnly(s.prog.inputs, feeds)
 }
 
 // fits checks a shape against a port; equal symbols stand for equal sizes
@@ -80,6 +115,9 @@ func (s *Session) fits(p *Port, shape []int) error {
 
 // String gives a port as name: type[dims].
 func (p Port) String() string {
+	if p.Other != nil {
+		return fmt.Sprintf("%s: %v", p.Name, p.Other)
+	}
 	if p.Rank < 0 {
 		return fmt.Sprintf("%s: %v[any rank]", p.Name, p.DType)
 	}
@@ -319,6 +357,9 @@ func overlap(a, b []byte) bool {
 
 // toDense returns t as gorgonia's tensor, over t's memory if it is own.
 func toDense(t *Tensor, own bool) (tensor.Tensor, error) {
+	if t.seq != nil {
+		return nil, fmt.Errorf("is %s; Session.RunTensors gives those", t.kindOf())
+	}
 	if !own {
 		t = t.clone()
 	}

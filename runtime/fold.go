@@ -3,6 +3,7 @@ package runtime
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/onnx-lathe/lathe/graph"
 	"github.com/onnx-lathe/lathe/internal/simd"
@@ -53,7 +54,7 @@ func (f *folder) try(x *lnode) bool {
 	out, err := f.session.once(k, in, len(x.out))
 	f.session.pool.trim()
 	f.session.pool.given = 0
-	if err != nil {
+	if err != nil || slices.ContainsFunc(out, func(t *Tensor) bool { return t.seq != nil }) {
 		return false
 	}
 	for i, v := range x.out {

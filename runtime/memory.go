@@ -135,7 +135,14 @@ func (p *pool) release(t *Tensor) {
 	if t.buf != nil {
 		p.put(t.buf)
 	}
-	t.buf, t.mem, t.strs, t.own, t.cached = nil, nil, nil, false, nil
+	if t.seq != nil {
+		if t.seq.refs--; t.seq.refs == 0 {
+			for i := range t.seq.items {
+				p.release(&t.seq.items[i])
+			}
+		}
+	}
+	t.buf, t.mem, t.strs, t.seq, t.own, t.cached = nil, nil, nil, nil, false, nil
 }
 
 // share makes dst the same as x, without a copy.
@@ -143,7 +150,10 @@ func (p *pool) share(dst, x *Tensor) {
 	if x.buf != nil {
 		x.buf.refs++
 	}
+	if x.seq != nil {
+		x.seq.refs++
+	}
 	p.release(dst)
-	dst.DType, dst.mem, dst.strs, dst.buf = x.DType, x.mem, x.strs, x.buf
+	dst.DType, dst.mem, dst.strs, dst.seq, dst.buf = x.DType, x.mem, x.strs, x.seq, x.buf
 	dst.Shape = append(dst.Shape[:0], x.Shape...)
 }

@@ -160,10 +160,14 @@ func transpose[T any](elems func(*Tensor) []T) func(c *call, lo, hi int) {
 
 // prepareConcat: axis may count from the end since opset 11.
 func prepareConcat(n *node) (kernel, error) {
-	at := n.int("axis", 1)
 	if !n.isSet("axis") {
 		return nil, errors.New("attribute axis is missing")
 	}
+	return concat(n.int("axis", 1)), n.inputs(1, -1)
+}
+
+// concat joins its inputs along an axis.
+func concat(at int) kernel {
 	type state struct{ shape []int }
 	return func(c *call) error {
 		x := c.in[0]
@@ -210,7 +214,7 @@ func prepareConcat(n *node) (kernel, error) {
 			to += n
 		}
 		return nil
-	}, n.inputs(1, -1)
+	}
 }
 
 // indicesOf reads a tensor of int32 or int64 indices into an axis of n, in

@@ -507,10 +507,10 @@ func groupNormOf[T float32 | float64](g *groupNorm, k *simd.Kernels) kernel {
 }
 
 // prepareBatchNorm: y = (x − mean)/√(var + eps)·scale + bias per channel, as
-// trained; a node in training mode is declined.
+// trained; for a node in training mode see trainingBatchNorm.
 func prepareBatchNorm(n *node) (kernel, error) {
 	if n.bool("training_mode", false) {
-		return nil, errors.New("training_mode = 1: only inference can be run")
+		return trainingBatchNorm(n)
 	}
 	if n.opset < 9 && !n.bool("spatial", true) {
 		return nil, errors.New("spatial = 0 is not supported")

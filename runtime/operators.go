@@ -41,6 +41,9 @@ const (
 	random
 	// body: the operator runs subgraphs.
 	body
+	// sequences: inputs may be sequences and optionals; for all other
+	// operators the engine refuses them.
+	sequences
 )
 
 // kernel computes one node. It is shared by all sessions, so what it keeps
@@ -75,6 +78,8 @@ func tables() [][]operator {
 		constantOps,
 		controlOps,
 		structuredOps,
+		sequenceOps,
+		opset6Ops,
 	}
 }
 

@@ -42,6 +42,7 @@ type step struct {
 	free    []int  // slots that nothing reads after this step
 	dies    []bool // per input: it is read here for the last time, and once
 	bodies  []*plan
+	lists   bool   // inputs may be sequences
 	title   string // for errors
 	kind    string // for profiles
 }
@@ -136,6 +137,7 @@ func (b *builder) plan(sc *scope) (*plan, []*lvalue, error) {
 // step adds the step of a node.
 func (b *builder) step(p *planner, x *lnode) error {
 	st := step{title: x.title(), kind: x.kind()}
+	st.lists = x.kernel == nil && x.row != nil && x.row.flags&sequences != 0
 	i := len(p.steps)
 	x.bodies = map[string]*plan{}
 	for _, name := range slices.Sorted(maps.Keys(x.scopes)) {

@@ -19,6 +19,10 @@ type SessionOptions struct {
 	// Results do not depend on it.
 	Threads int
 
+	// Poison fills memory with NaNs before kernels get it, so that one which
+	// reads what nothing wrote shows. It is for tests.
+	Poison bool
+
 	// Profile collects the time of every kind of node; see Session.Profile.
 	Profile bool
 }
@@ -49,7 +53,7 @@ type Session struct {
 // NewSession returns a session of p.
 func (p *Program) NewSession(o SessionOptions) *Session {
 	s := &Session{prog: p, team: newTeam(o.Threads), symbols: map[string]symbol{}}
-	s.pool.limit = p.limit
+	s.pool.limit, s.pool.dirty = p.limit, o.Poison
 	if o.Profile {
 		s.profile = map[string]*KindTime{}
 	}
@@ -163,19 +167,57 @@ func (s *Session) RunProbed(ctx context.Context, feeds map[string]tensor.Tensor,
 	return out, nil
 }
 
-func (s *Session) run(ctx context.Context, feeds, out map[string]tensor.Tensor, probe func(group int, values []*Tensor) error) error {
+// RunTensors is Run with values as the runtime holds them: any element type,
+// and also sequences and optionals, which Run refuses. The outputs have memory
+// of their own.
+func (s *Session) RunTensors(ctx context.Context, feeds map[string]*Tensor) (map[string]*Tensor, error) {
+	out := make(map[string]*Tensor, len(s.prog.outputs))
+	if err := s.runTensors(ctx, feeds, out); err != nil {
+		return nil, fmt.Errorf("run: %w", err)
+	}
+	return out, nil
+}
+
+func (s *Session) runTensors(ctx context.Context, feeds, out map[string]*Tensor) error {
+	if err := s.begin(ctx); err != nil {
+		return err
+	}
+	defer s.end()
+	if err := s.feedTensors(feeds); err != nil {
+		return err
+	}
+	if err := s.main.exec(); err != nil {
+		return err
+	}
+	for i, slot := range s.prog.given() {
+		out[s.prog.outputs[i].Name] = s.main.values[slot].clone()
+	}
+	return s.keepCaches()
+}
+
+// begin starts a run, which end ends.
+func (s *Session) begin(ctx context.Context) error {
 	if s.busy {
 		return fmt.Errorf("the session is running already")
 	}
-	s.busy = true
-	s.ctx, s.probe = ctx, probe
+	s.busy, s.ctx = true, ctx
+	return nil
+}
+
+func (s *Session) end() {
+	s.displace()
+	s.main.reset()
+	s.pool.age()
+	s.busy, s.ctx, s.probe = false, nil, nil
+}
+
+func (s *Session) run(ctx context.Context, feeds, out map[string]tensor.Tensor, probe func(group int, values []*Tensor) error) error {
+	if err := s.begin(ctx); err != nil {
+		return err
+	}
+	defer s.end()
+	s.probe = probe
 	f := s.main
-	defer func() {
-		s.displace()
-		f.reset()
-		s.pool.age()
-		s.busy, s.ctx, s.probe = false, nil, nil
-	}()
 	if err := s.feed(feeds); err != nil {
 		return err
 	}
@@ -286,6 +328,11 @@ func (f *frame) exec() (err error) {
 				c.in[k] = f.values[s]
 			}
 		}
+		if !st.lists {
+			if err := c.tensorsOnly(0); err != nil {
+				return fmt.Errorf("%s: %w", st.title, err)
+			}
+		}
 		for k, s := range st.out {
 			if s >= 0 {
 				c.out[k] = f.values[s]
@@ -330,6 +377,9 @@ func (f *frame) deliver(step int) error {
 	for _, p := range f.plan.probes[step] {
 		f.s.probed = f.s.probed[:0]
 		for _, s := range p.slots {
+			if t := f.values[s]; t.seq != nil {
+				return fmt.Errorf("probe %d: the value is %s", p.group, t.kindOf())
+			}
 			f.s.probed = append(f.s.probed, f.values[s])
 		}
 		if err := f.s.probe(p.group, f.s.probed); err != nil {

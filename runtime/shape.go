@@ -10,7 +10,7 @@ import (
 // shapeOps give their input another shape, or none other, without touching an
 // element.
 var shapeOps = []operator{
-	{"", "Identity", 1, prepareIdentity, gradIdentity, 0},
+	{"", "Identity", 1, prepareIdentity, gradIdentity, sequences},
 	{"", "Dropout", 7, prepareDropout, gradIdentity, 0},
 	{"", "Reshape", 5, prepareReshape, gradReshape, 0},
 	{"", "Flatten", 1, prepareFlatten, gradReshape, 0},

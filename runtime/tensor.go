@@ -10,7 +10,9 @@ import (
 )
 
 // Tensor is a value inside a run: an element type, a shape, and the elements
-// in row-major order in native byte order. A scalar has an empty shape.
+// in row-major order in native byte order. A scalar has an empty shape. It may
+// also be a sequence of tensors or an optional that holds nothing; see Items
+// and IsNone.
 //
 // Every element has an address of its own: a bool takes a byte, and so does
 // an element narrower than that (int4 and the like, sign-extended). float16
@@ -21,12 +23,13 @@ type Tensor struct {
 	DType graph.DType
 	Shape []int
 
-	mem  []byte   // the elements; empty for strings
-	strs []string // the elements of a string tensor
-	buf  *buffer  // what mem is a part of; nil if no pool owns it
-	keep bool     // an output of the run: its memory is to outlive the session
-	own  bool     // mem was made for this output alone
-	dest []byte   // memory of the caller's for this output, nil for none
+	mem  []byte    // the elements; empty for strings
+	strs []string  // the elements of a string tensor
+	seq  *sequence // set where this is no tensor; everything else is then empty
+	buf  *buffer   // what mem is a part of; nil if no pool owns it
+	keep bool      // an output of the run: its memory is to outlive the session
+	own  bool      // mem was made for this output alone
+	dest []byte    // memory of the caller's for this output, nil for none
 
 	cached *cacheStack // a cache that grows in place: has the elements, mem is empty
 }
@@ -270,6 +273,13 @@ func typed[T element](t *Tensor, d graph.DType) []T {
 // clone copies t into memory of its own.
 func (t *Tensor) clone() *Tensor {
 	c := &Tensor{DType: t.DType, Shape: slices.Clone(t.Shape)}
+	if t.seq != nil {
+		c.seq = &sequence{none: t.seq.none, elem: t.seq.elem, refs: 1}
+		for i := range t.seq.items {
+			c.seq.items = append(c.seq.items, *t.seq.items[i].clone())
+		}
+		return c
+	}
 	if t.DType == graph.String {
 		c.strs = slices.Clone(t.strs)
 		return c
