@@ -131,7 +131,7 @@ func (b *bench) contest(ctx context.Context, g group, o original, tokens int, co
 	}
 	prepare := func(c contender) (job, error) {
 		m, err := b.model(ctx, o, c)
-		return job{m, o.linear, c.block, inputs, b.dir}, err
+		return job{m, o.linear, c.block, inputs, o.decode, b.dir}, err
 	}
 	var sides []runnable
 	defer func() {
