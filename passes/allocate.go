@@ -42,7 +42,9 @@ type AllocateOptions struct {
 
 	Feed    *calib.Feed // fits and measures
 	Samples int         // of Feed, spread over it, that the KL is measured on; 0: a sixth, at least 64
-	Threads int
+	// FitSamples is how many of Feed the moments are of; 0: all.
+	FitSamples int
+	Threads    int
 	// Progress tells of two stages: the trials of every change alone, and the
 	// way to the budget in thousandths. It may be nil.
 	Progress func(stage string) func(done, total int)
@@ -204,7 +206,7 @@ func newSearch(ctx context.Context, m *graph.Model, o AllocateOptions) (*search,
 	if o.Samples == 0 {
 		o.Samples = max(o.Feed.Len()/6, 64)
 	}
-	all := o.Feed
+	all := o.Feed.Spread(o.FitSamples)
 	o.Feed = o.Feed.Spread(o.Samples)
 	o.Circulant.Fit = FitLSQ
 	s := &search{m: m, o: o, inside: map[string][]string{}, single: map[change]effect{},

@@ -412,7 +412,7 @@ func TestVerify(t *testing.T) {
 func TestOptimize(t *testing.T) {
 	f := newFolder(t)
 	m, d, e := f.in("model.onnx"), f.in("calib.npz"), f.in("eval.npz")
-	args := []string{"optimize", m, "--data", d, "--eval-data", e, "--labels", "labels", "--drop", "2", "--block", "4", "--fit-samples", "8"}
+	args := []string{"optimize", m, "--data", d, "--eval-data", e, "--labels", "labels", "--drop", "2", "--block", "4", "--fit-samples", "8", "--heal", "0"}
 	v := object(t, append(args, "-o", f.in("small.onnx"), "--report", f.in("r.html"))...)
 	list := keys(t, v, "models", map[string]string{"name": "text", "control": "bool", "dropped": "list", "metric": "text", "value": "number",
 		"ci95": "list", "kl": "number", "ms_per_sample": "number", "parameters": "number", "flops": "number", "bytes": "number", "sdr": "number|null"})
@@ -435,13 +435,34 @@ func TestOptimize(t *testing.T) {
 		t.Errorf("the file has %d bytes, reported are %v", len(f.read(t, "small.onnx")), list[2]["bytes"])
 	}
 
-	recipe := f.write(t, "r.yaml", []byte("drop: 1\nblock: 4\nfit-samples: 4\nmode: mlp\ncontrols: false\ndata: "+d+"\nmap:\n  - features=features\n"))
+	recipe := f.write(t, "r.yaml", []byte("drop: 1\nblock: 4\nfit-samples: 4\nmode: mlp\nheal: 0\ncontrols: false\ndata: "+d+"\nmap:\n  - features=features\n"))
 	v = object(t, "optimize", m, "--recipe", recipe, "--drop", "3", "--dry-run")
 	if dropped := fmt.Sprint(v["dropped"]); strings.Count(dropped, "M") != 3 || strings.Contains(dropped, "A") {
 		t.Errorf("--drop 3 over a recipe with mode mlp dropped %s", dropped)
 	}
 	if v["same_data"] != true || len(keys(t, v, "models", nil)) != 3 {
 		t.Errorf("same_data %v, models %v", v["same_data"], v["models"])
+	}
+
+	// Steps, each with settings of its own.
+	recipe = f.write(t, "r.yaml", []byte(`controls: false
+labels: labels
+steps:
+  - drop: {count: 2, mode: attention}
+  - heal: {steps: 2, batch: 4}
+  - budget: {budget: params=0.9, search-blocks: [2], search-modules: false, only: "layers.[01]", loss-samples: 4}
+  - circulant: {block: 4, fit-samples: 4, skip: "layers.[01]"}
+`))
+	v = object(t, "optimize", m, "--data", d, "--recipe", recipe, "--dry-run")
+	names = nil
+	for _, x := range keys(t, v, "models", nil) {
+		names = append(names, x["name"].(string))
+	}
+	if want := []string{"original", "modules dropped", "modules dropped, healed", "block-circulant, b = 2", "block-circulant, b = 2 … 4"}; !slices.Equal(names, want) {
+		t.Errorf("compared %v, want %v", names, want)
+	}
+	if len(v["healings"].([]any)) != 1 || len(v["curve"].([]any)) < 2 || strings.Contains(fmt.Sprint(v["dropped"]), "M") {
+		t.Errorf("healings %v, curve %v, dropped %v", v["healings"], v["curve"], v["dropped"])
 	}
 }
 
@@ -460,6 +481,15 @@ func TestRecipe(t *testing.T) {
 		{"drop:", ":1|one value"},
 		{"mode: heads", "joint, attention, mlp or block"},
 		{"recipe: r.yaml", `"recipe"`},
+		{"steps: 4", ":1|steps of the form"},
+		{"steps:\n- drop", ":2|steps of the form"},
+		{"steps:\n- drop: {count: 1}\n  heal: {}", ":2|steps of the form"},
+		{"steps:\n- polish: {}", `:2|"polish"|drop, heal`},
+		{"steps:\n- drop: {}", ":2|needs a count"},
+		{"steps:\n- drop: {cuont: 1}", `:2|"cuont"`},
+		{"steps:\n- circulant: {fit: lsq}", ":2|block size"},
+		{"steps:\n- budget: {}", ":2|what is to be left"},
+		{"steps:\n- drop: {count: 1}\nblock: 4", "lists steps"},
 		{"help: true", `"help"`},
 		{"a: &a [1,1]\nb: &b [*a,*a]\ndrop: *b", "no setting"},
 		{strings.Repeat("#", 2<<20), "megabyte"},
@@ -527,7 +557,7 @@ func TestInterrupt(t *testing.T) {
 		{"score", m, "--data", d, "-o", f.in("l.json"), "--moments"},
 		{"drop", m, "--data", d, "--count", "2", "--select", "loss", "-o", f.in("o.onnx")},
 		{"circulant", m, "--data", d, "--block", "4", "-o", f.in("o.onnx")},
-		{"optimize", m, "--data", d, "--drop", "2", "--block", "4", "-o", f.in("o.onnx"), "--report", f.in("r.html")},
+		{"optimize", m, "--data", d, "--drop", "2", "--block", "4", "--heal", "3", "-o", f.in("o.onnx"), "--report", f.in("r.html")},
 		{"run", m, "--data", d, "-o", f.in("o.npz")},
 		{"eval", m, "--data", d, "--labels", "labels"},
 		{"bench", m, "--runs", "100000"},

@@ -16,7 +16,9 @@ import (
 	"github.com/onnx-lathe/lathe/graph"
 	"github.com/onnx-lathe/lathe/internal/atomicfile"
 	"github.com/onnx-lathe/lathe/internal/report"
+	"github.com/onnx-lathe/lathe/passes"
 	"github.com/onnx-lathe/lathe/passes/optimize"
+	"github.com/onnx-lathe/lathe/passes/train"
 )
 
 // optimizeFlags say what optimize does to a model, how it judges it and what
@@ -25,6 +27,8 @@ type optimizeFlags struct {
 	drop      dropFlags
 	circulant circulantFlags
 	budget    budgetFlags
+	heal      learnFlags
+	steps     []optimize.Step // of the recipe; nil where it lists none
 	eval      evalFlags
 	controls  bool
 	out       outFlags
@@ -42,7 +46,9 @@ func (a *app) optimize() *cobra.Command {
 rewrites the layers that are left as block-circulant operators, compares size,
 speed and quality with the original and with controls (as many modules dropped
 at random, and from the end), and writes the model and a report. Without --drop
-it drops nothing, without --block it rewrites nothing.
+it drops nothing, without --block it rewrites nothing. After each change it
+heals: it trains what is left to come back to the original's outputs, on the
+same data; --heal says for how many steps, 0 for none.
 
 With --budget params=0.5 (or flops, or ms) it chooses itself which modules go
 and which layers get which block size: from the original it takes the step that
@@ -51,14 +57,25 @@ budget is met or the loss of --max-loss reached. The report draws the curve.
 
 Judge on data that nothing was fitted on: give it with --eval-data. A recipe is
 a YAML file with the same names as the flags (drop: 4, block: 2, …); flags on
-the command line win.`,
+the command line win. In place of drop, block, budget and heal it may list the
+steps that are taken one after the other, each with flags of the command of its
+name:
+
+  labels: labels
+  steps:
+    - drop: {count: 6, select: loss}
+    - heal: {steps: 150}
+    - circulant: {block: 4}
+    - heal: {steps: 900, lr: 0.001}`,
 		Example: `  lathe optimize model.onnx --data calib.npz --eval-data eval.npz --labels labels \
       --drop 4 --block 2 -o small.onnx --report report.html
   lathe optimize model.onnx --data calib.npz --budget params=0.5 -o small.onnx --report report.html
   lathe optimize model.onnx --data calib.npz --recipe recipe.yaml -o small.onnx`,
 		Args: argCount(1, 1, "one model"),
 		PreRunE: func(c *cobra.Command, _ []string) error {
-			return readRecipe(c, recipe)
+			var err error
+			x.steps, err = a.readRecipe(c, recipe)
+			return err
 		},
 		RunE: func(c *cobra.Command, args []string) error {
 			if x.out.path == "" && x.report == "" && !x.out.dryRun {
@@ -70,6 +87,9 @@ the command line win.`,
 			}
 			if err := x.out.writable(x.report, append(inputs, x.out.path)...); err != nil {
 				return err
+			}
+			if x.steps != nil && (x.budget.given() || x.drop.count > 0 || x.circulant.block > 0) {
+				return fmt.Errorf("--recipe %s lists steps; leave --drop, --block, --budget and --max-loss out, or the steps", recipe)
 			}
 			if x.budget.given() && (x.drop.count > 0 || x.circulant.block > 0) {
 				return errors.New("--budget and --max-loss choose modules and block sizes themselves; leave --drop and --block out")
@@ -89,9 +109,18 @@ the command line win.`,
 			}
 			if feed, err := a.bind(m, opts.Calibration); err == nil { // else optimize says why
 				kept := 0
-				if opts.Rewrite || opts.Budget != nil {
-					feed = feed.Spread(opts.FitSamples)
-					kept = 2 * feed.Len() / feed.BatchSize(0)
+				for _, s := range opts.Steps {
+					samples := 0
+					switch {
+					case s.Circulant != nil:
+						samples = s.Circulant.Samples
+					case s.Budget != nil:
+						samples = s.Budget.FitSamples
+					default:
+						continue
+					}
+					f := feed.Spread(samples)
+					kept = max(kept, 2*f.Len()/f.BatchSize(0))
 				}
 				a.foresee(m, feed, 0, kept)
 			}
@@ -102,6 +131,7 @@ the command line win.`,
 	x.circulant.add(c)
 	x.budget.add(c)
 	c.Flags().BoolVar(&x.budget.drop, "search-modules", true, "a search may drop modules too")
+	x.addHealing(c)
 	x.eval.add(c, calib.MetricAgreement)
 	c.Flags().StringVar(&evalData, "eval-data", "", "`path` of the samples to judge on (default those of --data, and the report says so)")
 	c.Flags().BoolVar(&x.controls, "controls", true, "also compare with dropping at random and from the end")
@@ -115,16 +145,53 @@ the command line win.`,
 	return completeModels(c)
 }
 
+// addHealing adds the flags of the healing after each change.
+func (x *optimizeFlags) addHealing(c *cobra.Command) {
+	h := &x.heal
+	h.o = train.Options{Steps: 300, Batch: 64, LearningRate: 3e-4, Temperature: 2, LabelWeight: 0.5}
+	h.heldOut = 0.1
+	addCount(c.Flags(), &h.o.Steps, 0, "heal", "steps of training after each change, to come back to the original; 0 for none")
+	addNumber(c.Flags(), &h.o.LearningRate, 1e-9, 10, "heal-lr", "learning rate of the healing")
+	addNumber(c.Flags(), &h.o.Target, 0, 1e9, "heal-target", "end a healing once its held-out loss is at most this; 0 for never")
+	c.Flags().StringVar(&h.o.Labels, "heal-labels", "", "`array` of the data with classes for the healing to learn too")
+}
+
 // options turns the flags into the options of optimize.Run, but for the data.
 func (x *optimizeFlags) options(a *app) optimize.Options {
-	o := optimize.Options{Select: a.selection(&x.drop, max(x.drop.count, 0)), Circulant: x.circulant.options(), Rewrite: x.circulant.block > 0,
-		Controls: x.controls, FitSamples: x.circulant.samples,
-		Eval: x.eval.options(a, calib.MetricAgreement), Threads: a.threads, Progress: a.progress}
+	o := optimize.Options{Steps: x.steps, Controls: x.controls, Eval: x.eval.options(a, calib.MetricAgreement),
+		Threads: a.threads, Progress: a.progress, Healing: a.trainProgress()}
+	if o.Steps != nil {
+		return o
+	}
+	heal := func() {
+		if x.heal.o.Steps > 0 {
+			t := x.heal.options(a)
+			o.Steps = append(o.Steps, optimize.Step{Heal: &t})
+		}
+	}
 	if x.budget.given() {
-		b := x.budget.options()
-		o.Budget = &b
+		b := x.search(a)
+		o.Steps = append(o.Steps, optimize.Step{Budget: &b})
+		heal()
+		return o
+	}
+	if x.drop.count > 0 {
+		s := a.selection(&x.drop, x.drop.count)
+		o.Steps = append(o.Steps, optimize.Step{Drop: &s})
+		heal()
+	}
+	if x.circulant.block > 0 {
+		o.Steps = append(o.Steps, optimize.Step{Circulant: &optimize.Circulant{CirculantOptions: x.circulant.options(), Samples: x.circulant.samples}})
+		heal()
 	}
 	return o
+}
+
+// search is what the flags ask passes.Allocate for.
+func (x *optimizeFlags) search(a *app) passes.AllocateOptions {
+	b := x.budget.options()
+	b.Circulant, b.FitSamples, b.Drop, b.Samples = x.circulant.options(), x.circulant.samples, a.selection(&x.drop, 0).Drop, x.drop.samples
+	return b
 }
 
 // optimizeModel runs the whole way on the model of a path and a size, and
@@ -211,16 +278,23 @@ func (a *app) printResult(res *optimize.Result, x *optimizeFlags) error {
 		}
 	}
 	if a.json {
-		return a.printJSON(map[string]any{"curve": curve, "models": list, "dropped": append([]string{}, res.Dropped...), "rewritten": layers, "modules": res.Ledger.Modules,
+		healings := []map[string]any{}
+		for _, h := range res.Healings {
+			healings = append(healings, map[string]any{"model": h.Variant, "curve": h.Curve, "best": h.Best, "steps": h.Steps, "seconds": h.Seconds})
+		}
+		return a.printJSON(map[string]any{"curve": curve, "healings": healings, "models": list, "dropped": append([]string{}, res.Dropped...), "rewritten": layers, "modules": res.Ledger.Modules,
 			"same_data": res.SameData, "output": x.out.path, "report": x.report})
 	}
 	if len(res.Dropped) > 0 {
 		fmt.Fprintf(a.stdout, "dropped   %s\n", strings.Join(res.Dropped, " "))
 	}
+	for _, h := range res.Healings {
+		fmt.Fprintf(a.stdout, "healed    held-out loss %.4f → %.4f in %d steps\n", h.Curve[0].HeldOut, h.Best.HeldOut, h.Steps)
+	}
 	if len(layers) > 0 {
 		fmt.Fprintf(a.stdout, "rewritten %d layers in blocks of %s\n", len(layers), blockSizes(layers))
 	}
-	if len(res.Dropped)+len(layers) > 0 {
+	if len(res.Dropped)+len(layers)+len(res.Healings) > 0 {
 		fmt.Fprintln(a.stdout)
 	}
 	rows := [][]string{{"model", string(first.Quality.Metric), "95 % interval", "KL", "parameters", "MFLOPs/token", "bytes", "ms/sample", "speed"}}

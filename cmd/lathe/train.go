@@ -12,16 +12,30 @@ import (
 	"github.com/onnx-lathe/lathe/passes/train"
 )
 
-// trainFlags are what heal and train share.
-type trainFlags struct {
+// learnFlags say how weights are moved.
+type learnFlags struct {
 	o          train.Options
 	only, skip pattern
 	heldOut    float64
-	data       dataFlags
-	out        outFlags
+}
+
+// trainFlags are what heal and train share.
+type trainFlags struct {
+	learnFlags
+	data dataFlags
+	out  outFlags
 }
 
 func (f *trainFlags) add(a *app, c *cobra.Command, rate float64) {
+	f.learnFlags.add(c, rate)
+	fs := c.Flags()
+	fs.StringVar(&f.o.Checkpoint, "checkpoint", "", "`file` that the state is kept in at every measurement")
+	fs.BoolVar(&f.o.Resume, "resume", false, "go on from the checkpoint, if there is one")
+	f.out.add(c, "model", "onnx")
+	f.data.add(a, c, true)
+}
+
+func (f *learnFlags) add(c *cobra.Command, rate float64) {
 	f.o.Steps, f.o.Batch, f.o.LearningRate, f.o.Clip, f.o.CirculantRate, f.o.Average, f.heldOut = 300, 64, rate, 1, 1, 0.98, 0.1
 	fs := c.Flags()
 	addCount(fs, &f.o.Steps, 1, "steps", "steps to take")
@@ -36,21 +50,25 @@ func (f *trainFlags) add(a *app, c *cobra.Command, rate float64) {
 	addNumber(fs, &f.heldOut, 0, 0.9, "held-out", "part of the samples kept aside to choose the best weights on")
 	addCount(fs, &f.o.Every, 0, "every", "steps between two measurements on these; 0 for a twentieth of all")
 	addCount(fs, &f.o.Patience, 0, "patience", "end after so many measurements without a better one; 0 for never")
+	addNumber(fs, &f.o.Target, 0, 1e9, "target", "end once the loss on these is at most this; 0 for never")
 	fs.StringVar(&f.o.Output, "output-name", "", "`name` of the output that holds the logits; the first if not given")
 	fs.Var(&f.only, "only", "train only weights whose name matches this regular expression")
 	fs.Var(&f.skip, "skip", "leave weights whose name matches this regular expression as they are")
-	fs.StringVar(&f.o.Checkpoint, "checkpoint", "", "`file` that the state is kept in at every measurement")
-	fs.BoolVar(&f.o.Resume, "resume", false, "go on from the checkpoint, if there is one")
-	f.out.add(c, "model", "onnx")
-	f.data.add(a, c, true)
 }
 
-// run trains m, read from path, and writes it.
-func (f *trainFlags) run(ctx context.Context, a *app, m *graph.Model, path, pass string) error {
+// addTeacher adds the flags of learning from another model.
+func (f *learnFlags) addTeacher(c *cobra.Command) {
+	f.o.Temperature, f.o.LabelWeight = 2, 0.5
+	addNumber(c.Flags(), &f.o.Temperature, 0.01, 1000, "temperature", "temperature of the probabilities that are compared")
+	addNumber(c.Flags(), &f.o.HiddenWeight, 0, 1e9, "hidden", "weight of the distance of hidden states")
+	addNumber(c.Flags(), &f.o.Mix, 0, 1, "mix", "part of the samples that are mixed with another; for inputs of numbers, as sound and pictures are")
+	c.Flags().StringVar(&f.o.Labels, "labels", "", "`array` of the data that holds the classes")
+	addNumber(c.Flags(), &f.o.LabelWeight, 0.001, 1, "label-weight", "weight of the labels' cross-entropy beside the teacher")
+}
+
+// options turns the flags into the options of a training.
+func (f *learnFlags) options(a *app) train.Options {
 	o := f.o
-	if o.Resume && o.Checkpoint == "" {
-		return fmt.Errorf("--resume needs --checkpoint FILE to resume from")
-	}
 	o.Seed, o.Threads, o.HeldOut = a.seed, a.threads, f.heldOut
 	if o.HeldOut == 0 {
 		o.HeldOut = -1 // the library's "none"
@@ -60,6 +78,15 @@ func (f *trainFlags) run(ctx context.Context, a *app, m *graph.Model, path, pass
 	}
 	o.Train = func(name string) bool {
 		return (f.only.Regexp == nil || f.only.MatchString(name)) && (f.skip.Regexp == nil || !f.skip.MatchString(name))
+	}
+	return o
+}
+
+// run trains m, read from path, and writes it.
+func (f *trainFlags) run(ctx context.Context, a *app, m *graph.Model, path, pass string) error {
+	o := f.options(a)
+	if o.Resume && o.Checkpoint == "" {
+		return fmt.Errorf("--resume needs --checkpoint FILE to resume from")
 	}
 	feed, err := a.feed(m, &f.data)
 	if err != nil {
@@ -185,12 +212,7 @@ where a run goes on from a --checkpoint.`,
 	}
 	c.Flags().StringVar(&teacher, "teacher", "", "`model` to learn from")
 	must(c.MarkFlagFilename("teacher", "onnx"))
-	f.o.Temperature, f.o.LabelWeight = 2, 0.5
-	addNumber(c.Flags(), &f.o.Temperature, 0.01, 1000, "temperature", "temperature of the probabilities that are compared")
-	addNumber(c.Flags(), &f.o.HiddenWeight, 0, 1e9, "hidden", "weight of the distance of hidden states")
-	addNumber(c.Flags(), &f.o.Mix, 0, 1, "mix", "part of the samples that are mixed with another; for inputs of numbers, as sound and pictures are")
-	c.Flags().StringVar(&f.o.Labels, "labels", "", "`array` of the data that holds the classes")
-	addNumber(c.Flags(), &f.o.LabelWeight, 0.001, 1, "label-weight", "weight of the labels' cross-entropy beside the teacher")
+	f.addTeacher(c)
 	f.add(a, c, 3e-4)
 	return completeModels(c)
 }

@@ -50,7 +50,8 @@ type view struct {
 	Axis     []tick
 	Variants []variantRow
 	Rewrites []rewriteRow
-	Curve    *curveView // of a search; nil without one
+	Search   *searchView // nil without one
+	Healings []healingView
 	Times    []timeRow
 	Longest  float64 // ms, of Times
 	Peak     float64 // GFLOP/s
@@ -120,7 +121,8 @@ func Write(w io.Writer, in Input) error {
 	v.variants(r)
 	v.rewrites(r)
 	v.times(r)
-	v.curve(r)
+	v.search(r)
+	v.healings(r)
 	const most = 200 // of the journal: what a reader scrolls through
 	for _, e := range r.Journal.Entries {
 		switch {
@@ -140,31 +142,54 @@ func Write(w io.Writer, in Input) error {
 	return nil
 }
 
-// curveView is the way of a search: the KL to the original over the share of
-// the parameters that is left, in the units of the picture.
-type curveView struct {
-	Points  []curvePoint
-	Line    string // the points attribute of a polyline
-	Across  []tick // below, shares
-	Up      []tick // at the left, KLs
-	Met     bool
-	Dropped int // modules of the choice
+// plotView is a picture of lines over one axis, in the units of the picture.
+type plotView struct {
+	Lines  []string // points attributes of polylines
+	Dots   []plotDot
+	Across []tick // below
+	Up     []tick // at the left
 }
 
-type curvePoint struct {
-	X, Y   float64
+type plotDot struct {
+	X, Y   float64 // percent
 	Title  string
 	Chosen bool
-	Step   string
-	Params int64
-	FLOPs  int64
-	Ms, KL float64
 }
 
-// The picture of a curve is so wide and high; ticks are in percent of both.
-const curveWidth, curveHeight = 720, 260
+// The picture of a plot is so wide and high; dots and ticks are in percent of both.
+const plotWidth, plotHeight = 720, 260
 
-func (v *view) curve(r *optimize.Result) {
+// line adds a line through n points, in percent from the left and from the top.
+func (p *plotView) line(n int, at func(i int) (x, y float64)) {
+	var points []string
+	for i := range n {
+		x, y := at(i)
+		points = append(points, fmt.Sprintf("%.1f,%.1f", x*plotWidth/100, y*plotHeight/100))
+	}
+	p.Lines = append(p.Lines, strings.Join(points, " "))
+}
+
+// up puts ticks on a vertical axis from 0 to top.
+func (p *plotView) up(top float64) {
+	for _, t := range axis(top) {
+		p.Up = append(p.Up, tick{At: 100 - t.At, Label: t.Label})
+	}
+}
+
+// searchView is the way of a search: the KL to the original over the share of
+// the parameters that is left.
+type searchView struct {
+	Plot  plotView
+	Steps []searchStep
+	Met   bool
+}
+
+type searchStep struct {
+	passes.Trade
+	Chosen bool
+}
+
+func (v *view) search(r *optimize.Result) {
 	if r.Search == nil || len(r.Search.Curve) < 2 {
 		return
 	}
@@ -179,26 +204,58 @@ func (v *view) curve(r *optimize.Result) {
 	}
 	// A little room beyond both ends.
 	left, top := least-0.05*(1-least), 1.05*most
-	c := &curveView{Met: r.Search.Met, Dropped: len(r.Search.Best().Dropped)}
 	at := func(share float64) float64 { return 100 * (1 - share) / (1 - left) }
-	var line []string
+	s := &searchView{Met: r.Search.Met}
 	for i, t := range list {
 		share := float64(t.Params) / all
-		p := curvePoint{X: at(share) * curveWidth / 100, Y: curveHeight * (1 - t.KL/top), Chosen: i == r.Search.Chosen,
-			Step: t.Step, Params: t.Params, FLOPs: t.FLOPs, Ms: t.Ms, KL: t.KL}
-		p.Title = fmt.Sprintf("%s: %.1f %% of the parameters, KL %.4f", t.Step, 100*share, t.KL)
-		c.Points = append(c.Points, p)
-		line = append(line, fmt.Sprintf("%.1f,%.1f", p.X, p.Y))
+		s.Steps = append(s.Steps, searchStep{t, i == r.Search.Chosen})
+		s.Plot.Dots = append(s.Plot.Dots, plotDot{at(share), 100 * (1 - t.KL/top),
+			fmt.Sprintf("%s: %.1f %% of the parameters, KL %.4f", t.Step, 100*share, t.KL), i == r.Search.Chosen})
 	}
-	c.Line = strings.Join(line, " ")
+	s.Plot.line(len(list), func(i int) (x, y float64) { return s.Plot.Dots[i].X, s.Plot.Dots[i].Y })
 	for _, t := range axis(1 - left) {
 		share := 1 - t.At/100*(1-left)
-		c.Across = append(c.Across, tick{At: at(share), Label: fmt.Sprintf("%.3g %%", 100*share)})
+		s.Plot.Across = append(s.Plot.Across, tick{At: at(share), Label: fmt.Sprintf("%.3g %%", 100*share)})
 	}
-	for _, t := range axis(top) {
-		c.Up = append(c.Up, tick{At: 100 - t.At, Label: t.Label})
+	s.Plot.up(top)
+	v.Search = s
+}
+
+// healingView is the losses of a healing over its steps.
+type healingView struct {
+	Name          string
+	Plot          plotView
+	Before, After float64 // held-out loss
+	Steps, Best   int
+	Samples, Held int
+	Seconds       float64
+}
+
+func (v *view) healings(r *optimize.Result) {
+	for _, h := range r.Healings {
+		last := float64(h.Curve[len(h.Curve)-1].Step)
+		top := 0.0
+		for _, p := range h.Curve {
+			top = max(top, 1.05*p.Loss, 1.05*p.HeldOut)
+		}
+		if top <= 0 || last == 0 {
+			continue
+		}
+		x := healingView{Name: h.Variant, Before: h.Curve[0].HeldOut, After: h.Best.HeldOut, Steps: h.Steps, Best: h.Best.Step,
+			Samples: h.Samples, Held: h.HeldOut, Seconds: h.Seconds}
+		at := func(step int, loss float64) (float64, float64) {
+			return 100 * float64(step) / last, 100 * (1 - loss/top)
+		}
+		x.Plot.line(len(h.Curve), func(i int) (float64, float64) { return at(h.Curve[i].Step, h.Curve[i].HeldOut) })
+		x.Plot.line(len(h.Curve), func(i int) (float64, float64) { return at(h.Curve[i].Step, h.Curve[i].Loss) })
+		for _, p := range h.Curve {
+			dx, dy := at(p.Step, p.HeldOut)
+			x.Plot.Dots = append(x.Plot.Dots, plotDot{dx, dy, fmt.Sprintf("step %d: held-out loss %.4f, loss %.4f", p.Step, p.HeldOut, p.Loss), p.Step == h.Best.Step})
+		}
+		x.Plot.Across = axis(last)
+		x.Plot.up(top)
+		v.Healings = append(v.Healings, x)
 	}
-	v.Curve = c
 }
 
 // timeRow is a kind of operator in the original and in the final model.

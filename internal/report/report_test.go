@@ -9,6 +9,7 @@ import (
 	"github.com/onnx-lathe/lathe/graph"
 	"github.com/onnx-lathe/lathe/passes"
 	"github.com/onnx-lathe/lathe/passes/optimize"
+	"github.com/onnx-lathe/lathe/passes/train"
 )
 
 // result is an optimization with one variant; its names try to be markup.
@@ -33,6 +34,8 @@ func result() *optimize.Result {
 		},
 		Search: &passes.Allocation{Chosen: 1, Curve: []passes.Trade{{Step: "original", Params: 1000},
 			{Step: "drop A1", Params: 500, KL: 0.1}}},
+		Healings: []optimize.Healing{{Variant: "modules dropped, healed", Result: &train.Result{Steps: 20, Samples: 90, HeldOut: 10,
+			Curve: []train.Point{{HeldOut: 0.5, Loss: 0.5}, {Step: 20, HeldOut: 0.25, Loss: 0.125}}, Best: train.Point{Step: 20, HeldOut: 0.25}}}},
 		Final: final,
 		Peak:  200,
 	}
@@ -57,6 +60,7 @@ func TestWrite(t *testing.T) {
 		"<td>Softmax</td><td>0.250</td><td></td><td></td><td>0.125</td>",
 		"<td>lathe.BlockCirculantMatMul</td><td>–</td><td></td><td></td><td>0.500</td><td>25.0</td><td>12 %</td>",
 		"the rest",
+		"modules dropped, healed</b>: 0.5000 → 0.2500 at step 20 of 20", "step 20: held-out loss 0.2500, loss 0.1250",
 		"drop A1: 50.0 % of the parameters, KL 0.1000", "The budget was not met",
 		"against the 200 GFLOP/s",
 	} {

@@ -7,35 +7,44 @@ import (
 	"errors"
 	"fmt"
 	gort "runtime"
+	"slices"
 
 	"github.com/onnx-lathe/lathe/calib"
 	"github.com/onnx-lathe/lathe/graph"
 	"github.com/onnx-lathe/lathe/graph/modules"
 	"github.com/onnx-lathe/lathe/passes"
+	"github.com/onnx-lathe/lathe/passes/train"
 	"github.com/onnx-lathe/lathe/runtime"
 )
 
 // Options says what is done to the model and how it is judged.
 type Options struct {
-	Select    passes.SelectOptions // Count 0 drops nothing; Ledger, Feed and Drop.Means are filled in
-	Circulant passes.CirculantOptions
-	// Rewrite tells whether weights become block-circulant at all.
-	Rewrite bool
-	// Budget, where it is set, chooses what to drop and the block size of
-	// every layer, in place of Select and Circulant.Block. Its data and its
-	// ledger, and how layers are fitted and modules dropped, are filled in.
-	Budget *passes.AllocateOptions
+	Steps []Step // in order
 	// Controls adds models with as many modules dropped at random and from
 	// the end, to be compared with.
 	Controls bool
-	// FitSamples bounds the samples that a fit uses; 0 means all.
-	FitSamples int
 
-	Calibration *calib.Source // what scores, selects and fits
+	Calibration *calib.Source // what scores, selects, fits and heals
 	Evaluation  *calib.Source // what judges; nil means Calibration
 	Eval        calib.EvalOptions
 	Threads     int
 	Progress    func(stage string) func(done, total int) // may be nil
+	Healing     func(train.Status)                       // told of every step of a healing; may be nil
+}
+
+// Step is one thing that is done to the model: exactly one field is set. Data,
+// ledgers, threads and progress are filled in.
+type Step struct {
+	Drop      *passes.SelectOptions
+	Circulant *Circulant
+	Budget    *passes.AllocateOptions // chooses modules and block sizes, and does both
+	Heal      *train.Options          // learns from the original
+}
+
+// Circulant rewrites layers; Samples bounds those that a fit uses, 0 for all.
+type Circulant struct {
+	passes.CirculantOptions
+	Samples int
 }
 
 // Variant is one model that was compared.
@@ -68,6 +77,7 @@ type Result struct {
 	Dropped  []string
 	Layers   []passes.CirculantLayer
 	Search   *passes.Allocation // how a budget was met; nil without one
+	Healings []Healing
 	Journal  *passes.Journal
 	Variants []Variant // the original first, then each step, then the controls
 	Final    *graph.Model
@@ -77,76 +87,181 @@ type Result struct {
 	SameData bool
 }
 
-// Run scores m, drops modules, rewrites layers and compares. m is not changed.
+// Healing is what a healing came to.
+type Healing struct {
+	Variant string // that came of it
+	*train.Result
+}
+
+// Run scores m, takes the steps, and compares what came of each with m and
+// with controls. m is not changed.
 func Run(ctx context.Context, m *graph.Model, o Options) (*Result, error) {
 	if o.Calibration == nil {
 		return nil, errors.New("optimize needs calibration data")
 	}
-	progress := o.Progress
-	if progress == nil {
-		progress = func(string) func(int, int) { return nil }
+	if o.Progress == nil {
+		o.Progress = func(string) func(int, int) { return nil }
 	}
-	r := &Result{Journal: &passes.Journal{}}
 	feed, err := Bind(m, o.Calibration)
 	if err != nil {
 		return nil, err
 	}
-	r.Ledger, err = calib.Score(ctx, m, feed, calib.ScoreOptions{Threads: o.Threads, Means: true, Progress: progress("score")})
-	if err != nil {
+	r := &run{Result: &Result{Journal: &passes.Journal{}}, o: o, original: m, work: m.Clone(), name: "original"}
+	if r.Ledger, err = r.score(ctx, m, feed); err != nil {
 		return nil, err
 	}
-	work := m.Clone()
-	r.Variants = []Variant{{Name: "original", Model: m}}
-	drop := o.Select.Drop
-	drop.Means = r.Ledger.MeanUpdate
-	switch {
-	case o.Budget != nil:
-		b := *o.Budget
-		b.Feed, b.Drop, b.Circulant, b.Threads, b.Progress = feed, drop, o.Circulant, o.Threads, progress
-		if r.Search, err = passes.Allocate(ctx, m, b); err != nil {
-			return nil, err
+	r.current = r.Ledger
+	r.keep()
+	for i, s := range o.Steps {
+		var err error
+		switch {
+		case s.Drop != nil:
+			err = r.drop(ctx, *s.Drop)
+		case s.Circulant != nil:
+			err = r.circulant(ctx, *s.Circulant)
+		case s.Budget != nil:
+			err = r.budget(ctx, *s.Budget)
+		case s.Heal != nil:
+			err = r.heal(ctx, *s.Heal)
+		default:
+			err = errors.New("is empty")
 		}
-		best := r.Search.Best()
-		r.Dropped = best.Dropped
-		o.Circulant.Block, o.Circulant.Blocks, o.Rewrite = 0, best.Blocks, len(best.Blocks) > 0
-		o.Select.Count = len(r.Dropped) // as many for the controls
-	case o.Select.Count > 0:
-		s := o.Select
-		s.Ledger, s.Feed, s.Drop, s.Threads = r.Ledger, feed, drop, o.Threads
-		s.Progress = progress("select")
-		if r.Dropped, err = passes.Select(ctx, m, s); err != nil {
+		if err != nil {
+			return nil, fmt.Errorf("step %d: %w", i+1, err)
+		}
+	}
+	r.Final = r.Variants[len(r.Variants)-1].Model
+	if o.Controls && len(r.Dropped) > 0 {
+		if err := r.controls(ctx, m, feed); err != nil {
 			return nil, err
 		}
 	}
-	if len(r.Dropped) > 0 {
-		if err := passes.Run(ctx, work, r.Journal, passes.DropModules(r.Dropped, drop)); err != nil {
-			return nil, err
+	return r.Result, r.compare(ctx, o, o.Progress)
+}
+
+// run is the state of an optimization.
+type run struct {
+	*Result
+	o        Options
+	original *graph.Model
+	work     *graph.Model
+	current  *calib.Ledger // of work as far as modules go; nil: score it anew
+	selected passes.SelectOptions
+	name     string // of work
+}
+
+// keep lists work as it is now.
+func (r *run) keep() {
+	r.Variants = append(r.Variants, Variant{Name: r.name, Model: r.work.Clone(), Dropped: slices.Clone(r.Dropped)})
+}
+
+func (r *run) score(ctx context.Context, m *graph.Model, feed *calib.Feed) (*calib.Ledger, error) {
+	return calib.Score(ctx, m, feed, calib.ScoreOptions{Threads: r.o.Threads, Means: true, Progress: r.o.Progress("score")})
+}
+
+// dropping completes how modules are dropped from work.
+func (r *run) dropping(ctx context.Context, feed *calib.Feed, d passes.DropOptions) (passes.DropOptions, error) {
+	var err error
+	if r.current == nil {
+		if r.current, err = r.score(ctx, r.work, feed); err != nil {
+			return d, err
 		}
-		r.Variants = append(r.Variants, Variant{Name: "modules dropped", Model: work.Clone(), Dropped: r.Dropped})
 	}
-	if o.Rewrite {
-		c := o.Circulant
-		c.Threads, c.Progress = o.Threads, progress("fit")
-		if c.Fit != passes.FitFrobenius {
-			f, err := Bind(work, o.Calibration)
-			if err != nil {
-				return nil, err
-			}
-			c.Feed = f.Spread(o.FitSamples)
-		}
-		c.Layer = func(l passes.CirculantLayer) { r.Layers = append(r.Layers, l) }
-		if err := passes.Run(ctx, work, r.Journal, passes.RewriteCirculant(c), passes.EliminateDeadCode()); err != nil {
-			return nil, err
-		}
-		r.Variants = append(r.Variants, Variant{Name: "block-circulant, b = " + r.blocks(), Model: work, Dropped: r.Dropped})
+	d.Means = r.current.MeanUpdate
+	return d, nil
+}
+
+func (r *run) drop(ctx context.Context, s passes.SelectOptions) error {
+	if s.Count == 0 {
+		return nil
 	}
-	r.Final = work
-	if o.Controls && o.Select.Count > 0 {
-		if err := r.controls(ctx, m, feed, o, drop); err != nil {
-			return nil, err
-		}
+	feed, err := Bind(r.work, r.o.Calibration)
+	if err != nil {
+		return err
 	}
-	return r, r.compare(ctx, o, progress)
+	if s.Drop, err = r.dropping(ctx, feed, s.Drop); err != nil {
+		return err
+	}
+	s.Ledger, s.Feed, s.Threads, s.Progress = r.current, feed, r.o.Threads, r.o.Progress("select")
+	ids, err := passes.Select(ctx, r.work, s)
+	if err != nil {
+		return err
+	}
+	r.selected = s
+	return r.dropThese(ctx, ids, s.Drop)
+}
+
+func (r *run) dropThese(ctx context.Context, ids []string, d passes.DropOptions) error {
+	if len(ids) == 0 {
+		return nil
+	}
+	if err := passes.Run(ctx, r.work, r.Journal, passes.DropModules(ids, d)); err != nil {
+		return err
+	}
+	r.Dropped = append(r.Dropped, ids...)
+	r.name = "modules dropped"
+	r.keep()
+	return nil
+}
+
+func (r *run) circulant(ctx context.Context, c Circulant) error {
+	c.Threads, c.Progress = r.o.Threads, r.o.Progress("fit")
+	if c.Fit != passes.FitFrobenius {
+		f, err := Bind(r.work, r.o.Calibration)
+		if err != nil {
+			return err
+		}
+		c.Feed = f.Spread(c.Samples)
+	}
+	c.Layer = func(l passes.CirculantLayer) { r.Layers = append(r.Layers, l) }
+	if err := passes.Run(ctx, r.work, r.Journal, passes.RewriteCirculant(c.CirculantOptions), passes.EliminateDeadCode()); err != nil {
+		return err
+	}
+	r.current = nil
+	r.name = "block-circulant, b = " + r.blocks()
+	r.keep()
+	return nil
+}
+
+func (r *run) budget(ctx context.Context, b passes.AllocateOptions) error {
+	feed, err := Bind(r.work, r.o.Calibration)
+	if err != nil {
+		return err
+	}
+	if b.Drop, err = r.dropping(ctx, feed, b.Drop); err != nil {
+		return err
+	}
+	b.Feed, b.Threads, b.Progress = feed, r.o.Threads, r.o.Progress
+	if r.Search, err = passes.Allocate(ctx, r.work, b); err != nil {
+		return err
+	}
+	best := r.Search.Best()
+	if err := r.dropThese(ctx, best.Dropped, b.Drop); err != nil {
+		return err
+	}
+	if len(best.Blocks) == 0 {
+		return nil
+	}
+	c := b.Circulant
+	c.Block, c.Blocks = 0, best.Blocks
+	return r.circulant(ctx, Circulant{c, b.FitSamples})
+}
+
+func (r *run) heal(ctx context.Context, t train.Options) error {
+	t.Teacher, t.Threads, t.Progress = r.original, r.o.Threads, r.o.Healing
+	result, err := train.Run(ctx, r.work, r.o.Calibration, t)
+	if err == nil && result.Interrupted {
+		err = ctx.Err()
+	}
+	if err != nil {
+		return err
+	}
+	r.current = nil
+	r.name += ", healed"
+	r.Healings = append(r.Healings, Healing{r.name, result})
+	r.Journal.Add("heal", "", fmt.Sprintf("%d weights, %d steps", result.Parameters, result.Steps), "to come back to the original's outputs")
+	r.keep()
+	return nil
 }
 
 // blocks gives the block sizes of the rewritten layers.
@@ -175,22 +290,27 @@ func Bind(m *graph.Model, src *calib.Source) (*calib.Feed, error) {
 
 // controls drops as many units at random, and the deepest. The choice that
 // was made has to beat them.
-func (r *Result) controls(ctx context.Context, m *graph.Model, feed *calib.Feed, o Options, drop passes.DropOptions) error {
+func (r *run) controls(ctx context.Context, m *graph.Model, feed *calib.Feed) error {
+	s := r.selected
+	if s.Count == 0 { // a search chose
+		s.By, s.Count = passes.ByLoss, len(r.Dropped)
+	}
+	s.Drop.Means = r.Ledger.MeanUpdate
 	for _, by := range []passes.Selector{passes.ByCosine, passes.ByRandom, passes.ByDeepest} {
-		if by == o.Select.By || by == passes.ByCosine && o.Select.By == "" {
+		if by == s.By || by == passes.ByCosine && s.By == "" {
 			continue
 		}
-		s := o.Select
-		s.By, s.Iterative, s.Ledger, s.Feed, s.Drop = by, false, r.Ledger, feed, drop
-		ids, err := passes.Select(ctx, m, s)
+		c := s
+		c.By, c.Iterative, c.Ledger, c.Feed, c.Progress = by, false, r.Ledger, feed, nil
+		ids, err := passes.Select(ctx, m, c)
 		if err != nil {
 			return fmt.Errorf("control %s: %w", by, err)
 		}
-		c := m.Clone()
-		if err := passes.Run(ctx, c, &passes.Journal{}, passes.DropModules(ids, drop)); err != nil {
+		copied := m.Clone()
+		if err := passes.Run(ctx, copied, &passes.Journal{}, passes.DropModules(ids, s.Drop)); err != nil {
 			return fmt.Errorf("control %s: %w", by, err)
 		}
-		r.Variants = append(r.Variants, Variant{Name: "control: dropped by " + string(by), Model: c, Control: true, Dropped: ids})
+		r.Variants = append(r.Variants, Variant{Name: "control: dropped by " + string(by), Model: copied, Control: true, Dropped: ids})
 	}
 	return nil
 }

@@ -69,6 +69,10 @@ type Options struct {
 	Every    int
 	Patience int
 
+	// Target ends the training once the held-out loss is at most this; 0 does
+	// not.
+	Target float64
+
 	// Random starts from random weights instead of the model's.
 	Random bool
 
@@ -129,6 +133,8 @@ func (o Options) withDefaults() (Options, error) {
 	switch {
 	case o.Teacher == nil && o.Labels == "":
 		return o, errors.New("there is neither a teacher nor labels to learn from")
+	case !(o.Target >= 0):
+		return o, fmt.Errorf("target %v; give a loss above 0", o.Target)
 	case o.Steps < 0 || o.Batch < 0 || o.Chunk < 0 || o.Warmup < 0 || o.Every < 0 || o.Patience < 0:
 		return o, errors.New("a number of steps or samples is negative")
 	case !(o.LearningRate > 0) || !(o.Temperature > 0) || !(o.Clip > 0) || !(o.CirculantRate > 0) || o.Decay < 0 || o.HiddenWeight < 0:
@@ -171,7 +177,7 @@ type Result struct {
 	Parameters  int // numbers that are trained
 	Bytes       int64
 	Interrupted bool // the context ended it: the model holds the best so far
-	Early       bool // no better measurement came for Options.Patience
+	Early       bool // Options.Target is reached, or no better measurement came for Options.Patience
 	Seconds     float64
 }
 
@@ -359,6 +365,9 @@ func (t *trainer) measure(ctx context.Context) error {
 		t.Best, t.Worse = p, 0
 		copy(t.best, t.evaluated())
 	} else if t.Worse++; t.o.Patience > 0 && t.Worse >= t.o.Patience {
+		t.result.Early = true
+	}
+	if t.held.n() > 0 && p.HeldOut <= t.o.Target {
 		t.result.Early = true
 	}
 	return nil
