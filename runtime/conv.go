@@ -270,14 +270,7 @@ func (v *convolution) run(c *call) error {
 		}
 	}
 	if s.how == convSlides {
-		// The images of a group are read as soon as they are made.
-		if s.image.padded {
-			if s.images, err = scratch[float32](c, s.groupIn*s.image.size*c.workers()); err != nil {
-				return err
-			}
-		}
-		c.parallelWorkers(s.n*v.group, 1+multiplyGrain/(1+s.groupOut*s.outSize*s.depth), convBySlides)
-		return nil
+		return s.slides(c)
 	}
 	// As many samples at once as keep their images in the cache.
 	size := s.channels * s.image.size
@@ -415,13 +408,41 @@ func convByLanes(c *call, lo, hi int) {
 	}
 }
 
-// convBySlides computes groups [lo, hi) of all samples.
-func convBySlides(c *call, worker, lo, hi int) {
-	s := c.state.(*convState)
-	low, high := s.lo, s.hi
-	if s.add != nil {
-		low, high = simd.Unlimited.Lo, simd.Unlimited.Hi
+// slides computes the convolution with pixels in the lanes. The images of a
+// group are read as soon as they are made; where there are fewer groups than
+// threads, the threads share channels and rows of each.
+func (s *convState) slides(c *call) error {
+	groups := s.n * s.group
+	s.samples, s.chunks = 0, 1
+	if c.workers() > 1 && groups < 2*c.workers() {
+		s.samples = s.n
+		s.chunks = min((4*c.workers()+s.n*s.m-1)/(s.n*s.m), (s.planeRows+3)/4)
 	}
+	if s.image.padded {
+		n := c.workers()
+		if s.samples > 0 {
+			n = groups
+		}
+		var err error
+		if s.images, err = scratch[float32](c, n*s.groupIn*s.image.size); err != nil {
+			return err
+		}
+	}
+	if s.samples == 0 {
+		c.parallelWorkers(groups, 1+multiplyGrain/(1+s.groupOut*s.outSize*s.depth), convGroups)
+		return nil
+	}
+	s.first = 0
+	if s.image.padded {
+		c.parallel(s.n*s.channels, 1+elementGrain/s.image.size, convImages)
+	}
+	c.parallel(s.n*s.m*s.chunks, 1+s.chunks*multiplyGrain/(1+s.outSize*s.depth), convBands)
+	return nil
+}
+
+// convGroups computes groups [lo, hi) of all samples.
+func convGroups(c *call, worker, lo, hi int) {
+	s := c.state.(*convState)
 	for i := lo; i < hi; i++ {
 		x := s.x[i*s.groupIn*s.inSize : (i+1)*s.groupIn*s.inSize]
 		if s.image.padded {
@@ -433,19 +454,41 @@ func convBySlides(c *call, worker, lo, hi int) {
 			x = images
 		}
 		for m := range s.groupOut {
-			at := (i*s.groupOut + m) * s.outSize
-			m += i % s.group * s.groupOut
-			var bias float32
-			if s.b != nil {
-				bias = s.b[m]
-			}
-			z := s.z[at : at+s.outSize]
-			for _, o := range s.outer {
-				s.k.SlideConv(z[o[1]:], s.width, x[o[0]:], s.rowStep, s.offsets, s.planeRows, s.width, s.step, s.w[m*s.depth:(m+1)*s.depth], bias, low, high)
-			}
-			if s.add != nil {
-				s.end(z, s.add[at:])
-			}
+			s.slide(x, i*s.groupOut+m, 0, s.planeRows)
+		}
+	}
+}
+
+// convBands computes units [lo, hi): a band of the rows of every plane of a
+// channel of a sample.
+func convBands(c *call, lo, hi int) {
+	s := c.state.(*convState)
+	for i := lo; i < hi; i++ {
+		channel, band := i/s.chunks, i%s.chunks
+		x := s.read(channel/s.m, channel%s.m/s.groupOut)
+		s.slide(x, channel, s.planeRows*band/s.chunks, s.planeRows*(band+1)/s.chunks)
+	}
+}
+
+// slide computes rows [lo, hi) of every plane of a channel, counted over all
+// samples, from the images x of its group.
+func (s *convState) slide(x []float32, channel, lo, hi int) {
+	m := channel % s.m
+	var bias float32
+	if s.b != nil {
+		bias = s.b[m]
+	}
+	low, high := s.lo, s.hi
+	if s.add != nil {
+		low, high = simd.Unlimited.Lo, simd.Unlimited.Hi
+	}
+	w := s.w[m*s.depth : (m+1)*s.depth]
+	for _, o := range s.outer {
+		from, to := o[0]+lo*s.rowStep, channel*s.outSize+o[1]+lo*s.width
+		z := s.z[to:][:(hi-lo)*s.width]
+		s.k.SlideConv(z, s.width, x[from:], s.rowStep, s.offsets, hi-lo, s.width, s.step, w, bias, low, high)
+		if s.add != nil {
+			s.end(z, s.add[to:])
 		}
 	}
 }
