@@ -118,7 +118,7 @@ func compile(m *graph.Model, o Options) (*Program, error) {
 		if v.IsInitializer() {
 			continue
 		}
-		lv := &lvalue{name: v.Name, scope: main, rank: v.Type().Rank()}
+		lv := &lvalue{name: v.Name, scope: main, rank: v.Type().Rank(), formed: true}
 		l.track(v, lv)
 		e.values[v] = lv
 		main.inputs = append(main.inputs, lv)

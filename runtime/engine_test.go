@@ -84,9 +84,17 @@ func TestLoop(t *testing.T) {
 	}
 }
 
-// live counts the buffers that no tensor gave back, by what the pool knows.
+// live counts the buffers that no tensor gave back, by what the pool knows,
+// without those of values that are kept.
 func (s *Session) live() int {
 	free := 0
+	kept := map[*buffer]bool{}
+	for _, slot := range s.main.plan.kept {
+		if b := s.main.values[slot].buf; b != nil && !kept[b] {
+			kept[b] = true
+			free += len(b.mem)
+		}
+	}
 	for _, l := range s.pool.free {
 		for _, b := range l {
 			free += len(b.mem)

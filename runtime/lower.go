@@ -29,7 +29,10 @@ type lvalue struct {
 	pinned bool    // a probe reads it: fusion must leave it
 	def    *lnode
 	rank   int // -1 where the model does not say
-	param  int // a constant that is trained: its number + 1
+
+	still  bool // the shapes of the program's inputs decide it, see still.go
+	formed bool // they decide its shape
+	param  int  // a constant that is trained: its number + 1
 }
 
 // lnode is one operator call.
@@ -132,6 +135,7 @@ func (l *lowering) track(v *graph.Value, lv *lvalue) {
 	}
 	if t := l.opts.training; t != nil && v.Graph() == l.model.Graph {
 		if lv.param = t.names[v.Name]; lv.param > 0 {
+			lv.formed = true
 			t.konst[lv.param-1] = lv
 		}
 	}
@@ -219,6 +223,9 @@ func (l *lowering) node(sc *scope, n *graph.Node, e *env) error {
 	}
 	if !ok {
 		l.missing.add(x, version, imported)
+	}
+	if sc.parent == nil {
+		x.settle()
 	}
 	sc.nodes = append(sc.nodes, x)
 	return nil

@@ -18,6 +18,8 @@ type plan struct {
 	types    []*graph.Type // declared, of the outputs of a body
 	captures []capture
 	probes   map[int][]probe // by the step that they follow; -1: before the first
+	stills   bool            // some steps are still
+	kept     []int           // slots of the still values that other steps read
 }
 
 type constSlot struct {
@@ -43,6 +45,7 @@ type step struct {
 	dies    []bool // per input: it is read here for the last time, and once
 	bodies  []*plan
 	lists   bool   // inputs may be sequences
+	still   bool   // not to be run again for inputs of the same shapes
 	title   string // for errors
 	kind    string // for profiles
 }
@@ -213,6 +216,7 @@ func (p *planner) release() {
 		}
 		p.steps[i].free = append(p.steps[i].free, s)
 	}
+	p.keep()
 	for i := range p.steps {
 		st := &p.steps[i]
 		st.dies = make([]bool, len(st.in))

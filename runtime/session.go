@@ -247,6 +247,9 @@ type frame struct {
 	values []*Tensor
 	fixed  []bool // constants and captures: not the frame's to release
 	calls  []call
+
+	form form // of the inputs that the still values are of
+	kept bool // there are such values
 }
 
 func newFrame(p *plan, s *Session) *frame {
@@ -287,7 +290,7 @@ func (f *frame) capture(outer *frame) {
 // reset gives the frame's memory back.
 func (f *frame) reset() {
 	for i, t := range f.values {
-		if !f.fixed[i] {
+		if !f.fixed[i] && !(f.kept && slices.Contains(f.plan.kept, i)) {
 			f.s.pool.release(t)
 		}
 	}
@@ -316,9 +319,14 @@ func (f *frame) exec() (err error) {
 	if err := f.deliver(-1); err != nil {
 		return err
 	}
+	again := f.kept && f.form.equal(f)
+	f.kept = again
 	for i := range f.plan.steps {
 		at = i
 		st := &f.plan.steps[i]
+		if again && st.still {
+			continue
+		}
 		if err := f.s.ctx.Err(); err != nil {
 			return fmt.Errorf("before %s: %w", st.title, err)
 		}
@@ -365,6 +373,10 @@ func (f *frame) exec() (err error) {
 		for _, s := range st.free {
 			f.s.pool.release(f.values[s])
 		}
+	}
+	if f.plan.stills {
+		f.form.set(f)
+		f.kept = true
 	}
 	return nil
 }
