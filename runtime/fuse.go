@@ -26,6 +26,8 @@ var fusions = []struct {
 	{"scores", (*fuser).scores},
 	{"attention", (*fuser).attention}, // which is made of scores
 	{"context", (*fuser).context},
+	{"rotary pairs", (*fuser).rotaryPairs},
+	{"rotary halves", (*fuser).rotaryHalves},
 }
 
 // fuser matches idioms in one scope, from their last node backwards.
@@ -109,10 +111,11 @@ var arity = map[string]int{
 	"Add": 2, "Sub": 2, "Mul": 2, "Div": 2, "Pow": 2, "MatMul": 2,
 	"Sqrt": 1, "Reciprocal": 1, "Erf": 1, "Tanh": 1, "Sigmoid": 1, "ReduceMean": 1, "Softmax": 1, "Transpose": 1,
 	"Conv": 2, "BatchNormalization": 5, "Relu": 1, "Clip": 1,
+	"Concat": 2, "Gather": 2, "Neg": 1, "Slice": 1, "Unsqueeze": 1,
 }
 
 // optional has those of them that take more inputs.
-var optional = map[string]bool{"ReduceMean": true, "Conv": true, "Clip": true}
+var optional = map[string]bool{"ReduceMean": true, "Conv": true, "Clip": true, "Slice": true, "Unsqueeze": true}
 
 // regular reports whether x is one of those, with the inputs and the output
 // that it has to have; what is not is for its kernel to refuse.

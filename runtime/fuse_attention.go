@@ -1,6 +1,7 @@
 package runtime
 
 import (
+	"math"
 	"slices"
 
 	"github.com/onnx-lathe/lathe/graph"
@@ -184,6 +185,7 @@ type attentionState struct {
 	step             int // of the workspace, from worker to worker
 	packK            int // elements
 	packV            int
+	ends             []int // by matrix of the mask and tile: scores from there on do not count
 }
 
 // stack is how a tensor of up to four dimensions lies in memory; dimensions
@@ -294,7 +296,7 @@ func (a *attention) set(c *call, st *attentionState) bool {
 	if st.z.strides[3] != 1 {
 		return false
 	}
-	st.ld = (st.s + 15) / 16 * 16
+	st.ld = vectors(st.s)
 	st.tile = min(max(tileSize/st.ld/8*8, 8), st.m)
 	st.tiles = (st.m + st.tile - 1) / st.tile
 	return true
@@ -312,16 +314,93 @@ func (a *attention) run(c *call) error {
 	if _, err := c.alloc(0, graph.Float32, st.shape...); err != nil {
 		return err
 	}
-	whole := func(n int) int { return (n + 15) / 16 * 16 }
-	st.packK, st.packV = whole(a.k.PackedLen(st.d, st.s)), whole(a.k.PackedLen(st.s, st.e))
+	st.packK, st.packV = vectors(a.k.PackedLen(st.d, st.s)), vectors(a.k.PackedLen(st.s, st.e))
 	st.step = st.packK + st.packV + st.tile*st.ld
 	var err error
 	if st.ws, err = scratch[float32](c, st.step*c.workers()); err != nil {
 		return err
 	}
+	a.bound(c, st)
 	units := st.q.dims[0] * st.heads * st.tiles
 	c.parallelWorkers(units, 1+multiplyGrain/(st.tile*st.s*(st.d+st.e)), a.rows)
 	return nil
+}
+
+// vectors rounds n up to whole vectors of any path.
+func vectors(n int) int { return (n + 15) / 16 * 16 }
+
+// bound finds where the scores of tiles end that the mask leaves: beyond, as in
+// the upper half of causal attention, exp gives 0 for every row. It is so where
+// the mask falls by more than the scores can make up for. The values there are
+// to be finite, since 0 times another one counts.
+func (a *attention) bound(c *call, st *attentionState) {
+	st.ends = st.ends[:0]
+	if !a.masked {
+		return
+	}
+	m := &st.mask
+	mask := c.in[3].F32()
+	row := func(matrix, i int) []float32 { return mask[m.at(matrix, m.dims[1])+i*m.strides[2]:][:st.s] }
+	matrices := m.dims[0] * m.dims[1]
+	// As far as masks go, the first row tells whether a look at all is worth it.
+	const deep = 1000
+	falls := false
+	for i := range matrices {
+		first := row(i, 0)
+		falls = falls || a.k.MaxOf(first)-first[st.s-1] > deep
+	}
+	if !falls {
+		return
+	}
+	widest := func(t *Tensor) float64 {
+		return math.Max(math.Abs(float64(a.k.MaxOf(t.F32()))), math.Abs(float64(a.k.MinOf(t.F32()))))
+	}
+	most := float64(st.d) * widest(c.in[0]) * widest(c.in[1]) * math.Abs(float64(a.scale)) // of a score
+	const nothing = 110                                                                    // exp(−104) is 0; the rest is for rounding
+	if widest(c.in[2]) > math.MaxFloat32 || !(most < 1e30) {
+		return
+	}
+	fall := float32(math.Max(deep, 2.001*most+nothing))
+	for i := range matrices {
+		first := row(i, 0)
+		look := a.k.MaxOf(first)-first[st.s-1] > deep
+		for tile := range st.tiles {
+			end := 0
+			for j := tile * st.tile; j < min((tile+1)*st.tile, st.m) && end < st.s; j++ {
+				x := first
+				if m.dims[2] > 1 {
+					x = row(i, j)
+				}
+				top := a.k.MaxOf(x)
+				if !look || !(math.Abs(float64(top)) < 1e6) { // a sum with a large number rounds too much
+					end = st.s
+				}
+				for end < st.s && !(a.k.MaxOf(x[end:]) < top-fall) {
+					end = min(end+16, st.s)
+				}
+				if m.dims[2] == 1 {
+					break
+				}
+			}
+			st.ends = append(st.ends, end)
+		}
+	}
+}
+
+// end is how many scores of a row count, in whole vectors.
+func (st *attentionState) end(head, tile int) int {
+	if len(st.ends) == 0 {
+		return st.s
+	}
+	m := &st.mask
+	matrix := 0
+	if m.dims[0] > 1 {
+		matrix = head / st.heads * m.dims[1]
+	}
+	if m.dims[1] > 1 {
+		matrix += head % st.heads
+	}
+	return min(vectors(st.ends[matrix*st.tiles+tile]), st.s)
 }
 
 // rows computes tiles of rows [lo, hi).
@@ -341,15 +420,16 @@ func (a *attention) rows(c *call, worker, lo, hi int) {
 		if at := st.v.at(head, st.heads); at != atV {
 			atV, values = at, a.k.PackInto(packV, st.v.mat(v, at, 0), st.s, st.e)
 		}
-		a.k.Gemm(p, st.ld, st.q.mat(q, st.q.at(head, st.heads), row), rows, keys, nil, false)
+		end := st.end(head, i%st.tiles)
+		a.k.Gemm(p, st.ld, st.q.mat(q, st.q.at(head, st.heads), row), rows, keys.Leading(st.d, end), nil, false)
 		var mask []float32
 		for j := range rows {
 			if a.masked {
-				mask = c.in[3].F32()[st.mask.at(head, st.heads)+(row+j)*st.mask.strides[2]:][:st.s]
+				mask = c.in[3].F32()[st.mask.at(head, st.heads)+(row+j)*st.mask.strides[2]:][:end]
 			}
-			s := p[j*st.ld:][:st.s]
+			s := p[j*st.ld:][:end]
 			a.k.MaskedSoftmax(s, s, mask, a.scale)
 		}
-		a.k.Gemm(z[st.z.at(head, st.heads)+row*st.z.strides[2]:], st.z.strides[2], simd.RowMajor(p, st.ld), rows, values, nil, false)
+		a.k.Gemm(z[st.z.at(head, st.heads)+row*st.z.strides[2]:], st.z.strides[2], simd.RowMajor(p, st.ld), rows, values.Leading(end, st.e), nil, false)
 	}
 }

@@ -230,3 +230,102 @@ attention (double[a, b, c] q, double[a, c, d] k, double[a, d, e] v) => (double[a
 		}
 	}
 }
+
+// TestAttentionMasked: what a mask leaves no weight to is not computed, and
+// shows nowhere.
+func TestAttentionMasked(t *testing.T) {
+	text := `<ir_version: 8, opset_import: ["" : 17]>
+attention (float[b, h, t, d] q, float[b, h, d, s] k, float[b, h, s, e] v, float[x, y, z, s] m) => (float[b, h, t, e] y)
+<float c = {0.5}>
+{
+  p = MatMul (q, k)
+  r = Mul (p, c)
+  a = Add (r, m)
+  w = Softmax <axis = -1> (a)
+  y = MatMul (w, v)
+}`
+	const batch, heads, rows, cols, d, e = 2, 3, 150, 200, 8, 20
+	inf := float32(math.Inf(1))
+	// causal leaves row i of matrix b, h the columns up to i + 50.
+	causal := func(low float32) func(b, h, i, j int) float32 {
+		return func(_, _, i, j int) float32 {
+			if j > i+cols-rows {
+				return low
+			}
+			return 0
+		}
+	}
+	for _, c := range []struct {
+		name  string
+		shape [3]int
+		mask  func(b, h, i, j int) float32
+		tweak func(q, k, v []float32)
+		cut   bool // fewer scores are computed
+	}{
+		{"causal", [3]int{1, 1, rows}, causal(-1e9), nil, true},
+		{"causal, −Inf", [3]int{1, 1, rows}, causal(-inf), nil, true},
+		{"causal, lowest, by sample", [3]int{batch, 1, rows}, causal(-math.MaxFloat32), nil, true},
+		{"causal in one head", [3]int{batch, heads, rows}, func(b, h, i, j int) float32 {
+			if h == 1 {
+				return causal(-inf)(b, h, i, j)
+			}
+			return float32(i - j)
+		}, nil, true},
+		{"padding", [3]int{batch, 1, 1}, func(b, _, _, j int) float32 {
+			if j >= 70+40*b {
+				return -inf
+			}
+			return 0
+		}, nil, true},
+		{"rows that see nothing", [3]int{1, 1, rows}, func(_, _, i, j int) float32 {
+			if i > 100 || j > 20 {
+				return -1e9
+			}
+			return 0
+		}, nil, true},
+		{"a mask that is not deep", [3]int{1, 1, rows}, causal(-50), nil, false},
+		{"scores that make up for it", [3]int{1, 1, rows}, causal(-1e4), func(q, k, v []float32) {
+			for i := range q {
+				q[i] *= 100
+			}
+			for i := range k {
+				k[i] *= 100
+			}
+		}, false},
+		{"values that are not finite", [3]int{1, 1, rows}, causal(-inf), func(q, k, v []float32) { v[len(v)-1] = inf }, false},
+		{"a key that is NaN", [3]int{1, 1, rows}, causal(-inf), func(q, k, v []float32) { k[len(k)-1] = float32(math.NaN()) }, false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			m := make([]float32, c.shape[0]*c.shape[1]*c.shape[2]*cols)
+			for i := range m {
+				r := i / cols
+				m[i] = c.mask(r/c.shape[2]/c.shape[1], r/c.shape[2]%c.shape[1], r%c.shape[2], i%cols)
+			}
+			q, k, v := floats(1, batch*heads*rows*d), floats(2, batch*heads*d*cols), floats(3, batch*heads*cols*e)
+			if c.tweak != nil {
+				c.tweak(q, k, v)
+			}
+			in := []*Tensor{FromSlice([]int{batch, heads, rows, d}, q), FromSlice([]int{batch, heads, d, cols}, k),
+				FromSlice([]int{batch, heads, cols, e}, v), FromSlice([]int{c.shape[0], c.shape[1], c.shape[2], cols}, m)}
+			for _, path := range simd.Supported() {
+				fused, plain := program(t, text, Options{Path: path.String()}), program(t, text, Options{Path: path.String(), NoFusion: true})
+				s := session(fused, 2)
+				a, err := FromDense(run(t, s, denseFeeds(t, fused, in...))["y"])
+				if err != nil {
+					t.Fatal(err)
+				}
+				b, err := FromDense(run(t, session(plain, 1), denseFeeds(t, plain, in...))["y"])
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := same(a, b, 20*8*0x1p-24); err != nil {
+					t.Error(err)
+				}
+				st := s.main.calls[0].state.(*attentionState)
+				if cut := len(st.ends) > 0 && slices.Min(st.ends) < cols; cut != c.cut {
+					t.Errorf("scores end at %v of %d", st.ends, cols)
+				}
+			}
+		})
+	}
+}

@@ -18,7 +18,7 @@ package simd
 //		dst[i] /= s
 //	}
 //
-// with partial sums in 4 × 16 lanes.
+// with partial sums in 4 × 16 lanes: zeros at the end do not show in the others.
 //
 //go:noescape
 func softmaxAVX512(dst []float32, x []float32, mask []float32, scale float32)
@@ -55,7 +55,7 @@ func normAffineAVX512(dst []float32, x []float32, gamma []float32, beta []float3
 //		dst[i] /= s
 //	}
 //
-// with partial sums in 4 × 8 lanes.
+// with partial sums in 4 × 8 lanes: zeros at the end do not show in the others.
 //
 //go:noescape
 func softmaxAVX2(dst []float32, x []float32, mask []float32, scale float32)

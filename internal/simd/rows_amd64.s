@@ -162,9 +162,9 @@ exponentials:
 	MOVQ         dst_len+8(FP), AX
 	MOVQ         dst_base+0(FP), CX
 	SUBQ         $0x00000040, AX
-	JL           expturnEnd
+	JL           expTurnEnd
 
-expturn:
+expTurn:
 	VMOVUPS           (CX), Z7
 	VSUBPS            Z0, Z7, Z7
 	VCMPPS            $0x15, Z5, Z7, K1
@@ -243,14 +243,12 @@ expturn:
 	VADDPS            Z7, Z1, Z1
 	ADDQ              $0x00000100, CX
 	SUBQ              $0x00000040, AX
-	JGE               expturn
+	JGE               expTurn
 
-expturnEnd:
-	ADDQ $0x00000040, AX
-	SUBQ $0x00000010, AX
-	JL   expsingleEnd
-
-expsingle:
+expTurnEnd:
+	ADDQ              $0x00000040, AX
+	CMPQ              AX, $0x00000010
+	JL                expTail0
 	VMOVUPS           (CX), Z7
 	VSUBPS            Z0, Z7, Z7
 	VCMPPS            $0x15, Z5, Z7, K1
@@ -270,13 +268,57 @@ expsingle:
 	VSCALEFPS.Z       Z8, Z7, K1, Z7
 	VMOVUPS           Z7, (CX)
 	VADDPS            Z7, Z2, Z2
-	ADDQ              $0x00000040, CX
 	SUBQ              $0x00000010, AX
-	JGE               expsingle
+	CMPQ              AX, $0x00000010
+	JL                expTail1
+	VMOVUPS           64(CX), Z7
+	VSUBPS            Z0, Z7, Z7
+	VCMPPS            $0x15, Z5, Z7, K1
+	VMULPS.BCST       word_3fb8aa3b<>+0(SB), Z7, Z8
+	VRNDSCALEPS       $0x08, Z8, Z8
+	VMOVAPS           Z7, Z7
+	VFNMADD231PS.BCST word_3f317218<>+0(SB), Z8, Z7
+	VFNMADD231PS.BCST word_b102e308<>+0(SB), Z8, Z7
+	VBROADCASTSS      word_3ab6ba9d<>+0(SB), Z9
+	VFMADD213PS.BCST  word_3c0905b3<>+0(SB), Z7, Z9
+	VFMADD213PS.BCST  word_3d2aaa5c<>+0(SB), Z7, Z9
+	VFMADD213PS.BCST  word_3e2aaa6e<>+0(SB), Z7, Z9
+	VFMADD213PS.BCST  word_3f000000<>+0(SB), Z7, Z9
+	VMULPS            Z7, Z7, Z10
+	VFMADD213PS       Z7, Z10, Z9
+	VADDPS.BCST       word_3f800000<>+0(SB), Z9, Z7
+	VSCALEFPS.Z       Z8, Z7, K1, Z7
+	VMOVUPS           Z7, 64(CX)
+	VADDPS            Z7, Z3, Z3
+	SUBQ              $0x00000010, AX
+	CMPQ              AX, $0x00000010
+	JL                expTail2
+	VMOVUPS           128(CX), Z7
+	VSUBPS            Z0, Z7, Z7
+	VCMPPS            $0x15, Z5, Z7, K1
+	VMULPS.BCST       word_3fb8aa3b<>+0(SB), Z7, Z8
+	VRNDSCALEPS       $0x08, Z8, Z8
+	VMOVAPS           Z7, Z7
+	VFNMADD231PS.BCST word_3f317218<>+0(SB), Z8, Z7
+	VFNMADD231PS.BCST word_b102e308<>+0(SB), Z8, Z7
+	VBROADCASTSS      word_3ab6ba9d<>+0(SB), Z9
+	VFMADD213PS.BCST  word_3c0905b3<>+0(SB), Z7, Z9
+	VFMADD213PS.BCST  word_3d2aaa5c<>+0(SB), Z7, Z9
+	VFMADD213PS.BCST  word_3e2aaa6e<>+0(SB), Z7, Z9
+	VFMADD213PS.BCST  word_3f000000<>+0(SB), Z7, Z9
+	VMULPS            Z7, Z7, Z10
+	VFMADD213PS       Z7, Z10, Z9
+	VADDPS.BCST       word_3f800000<>+0(SB), Z9, Z7
+	VSCALEFPS.Z       Z8, Z7, K1, Z7
+	VMOVUPS           Z7, 128(CX)
+	VADDPS            Z7, Z4, Z4
+	SUBQ              $0x00000010, AX
+	CMPQ              AX, $0x00000010
+	JL                expTail3
 
-expsingleEnd:
-	ADDQ              $0x00000010, AX
-	JE                expdone
+expTail0:
+	TESTQ             AX, AX
+	JE                expDone
 	MOVQ              $-1, DX
 	BZHIQ             AX, DX, DX
 	KMOVW             DX, K1
@@ -301,8 +343,95 @@ expsingleEnd:
 	VBROADCASTSS      word_00000000<>+0(SB), Z5
 	VBLENDMPS         Z0, Z5, K1, Z6
 	VADDPS            Z6, Z2, Z2
+	JMP               expDone
 
-expdone:
+expTail1:
+	TESTQ             AX, AX
+	JE                expDone
+	MOVQ              $-1, DX
+	BZHIQ             AX, DX, DX
+	KMOVW             DX, K1
+	VMOVUPS.Z         64(CX), K1, Z7
+	VSUBPS            Z0, Z7, Z0
+	VCMPPS            $0x15, Z5, Z0, K2
+	VMULPS.BCST       word_3fb8aa3b<>+0(SB), Z0, Z5
+	VRNDSCALEPS       $0x08, Z5, Z5
+	VMOVAPS           Z0, Z0
+	VFNMADD231PS.BCST word_3f317218<>+0(SB), Z5, Z0
+	VFNMADD231PS.BCST word_b102e308<>+0(SB), Z5, Z0
+	VBROADCASTSS      word_3ab6ba9d<>+0(SB), Z7
+	VFMADD213PS.BCST  word_3c0905b3<>+0(SB), Z0, Z7
+	VFMADD213PS.BCST  word_3d2aaa5c<>+0(SB), Z0, Z7
+	VFMADD213PS.BCST  word_3e2aaa6e<>+0(SB), Z0, Z7
+	VFMADD213PS.BCST  word_3f000000<>+0(SB), Z0, Z7
+	VMULPS            Z0, Z0, Z8
+	VFMADD213PS       Z0, Z8, Z7
+	VADDPS.BCST       word_3f800000<>+0(SB), Z7, Z0
+	VSCALEFPS.Z       Z5, Z0, K2, Z0
+	VMOVUPS           Z0, K1, 64(CX)
+	VBROADCASTSS      word_00000000<>+0(SB), Z5
+	VBLENDMPS         Z0, Z5, K1, Z6
+	VADDPS            Z6, Z3, Z3
+	JMP               expDone
+
+expTail2:
+	TESTQ             AX, AX
+	JE                expDone
+	MOVQ              $-1, DX
+	BZHIQ             AX, DX, DX
+	KMOVW             DX, K1
+	VMOVUPS.Z         128(CX), K1, Z7
+	VSUBPS            Z0, Z7, Z0
+	VCMPPS            $0x15, Z5, Z0, K2
+	VMULPS.BCST       word_3fb8aa3b<>+0(SB), Z0, Z5
+	VRNDSCALEPS       $0x08, Z5, Z5
+	VMOVAPS           Z0, Z0
+	VFNMADD231PS.BCST word_3f317218<>+0(SB), Z5, Z0
+	VFNMADD231PS.BCST word_b102e308<>+0(SB), Z5, Z0
+	VBROADCASTSS      word_3ab6ba9d<>+0(SB), Z7
+	VFMADD213PS.BCST  word_3c0905b3<>+0(SB), Z0, Z7
+	VFMADD213PS.BCST  word_3d2aaa5c<>+0(SB), Z0, Z7
+	VFMADD213PS.BCST  word_3e2aaa6e<>+0(SB), Z0, Z7
+	VFMADD213PS.BCST  word_3f000000<>+0(SB), Z0, Z7
+	VMULPS            Z0, Z0, Z8
+	VFMADD213PS       Z0, Z8, Z7
+	VADDPS.BCST       word_3f800000<>+0(SB), Z7, Z0
+	VSCALEFPS.Z       Z5, Z0, K2, Z0
+	VMOVUPS           Z0, K1, 128(CX)
+	VBROADCASTSS      word_00000000<>+0(SB), Z5
+	VBLENDMPS         Z0, Z5, K1, Z6
+	VADDPS            Z6, Z4, Z4
+	JMP               expDone
+
+expTail3:
+	TESTQ             AX, AX
+	JE                expDone
+	MOVQ              $-1, DX
+	BZHIQ             AX, DX, DX
+	KMOVW             DX, K1
+	VMOVUPS.Z         192(CX), K1, Z7
+	VSUBPS            Z0, Z7, Z0
+	VCMPPS            $0x15, Z5, Z0, K2
+	VMULPS.BCST       word_3fb8aa3b<>+0(SB), Z0, Z5
+	VRNDSCALEPS       $0x08, Z5, Z5
+	VMOVAPS           Z0, Z0
+	VFNMADD231PS.BCST word_3f317218<>+0(SB), Z5, Z0
+	VFNMADD231PS.BCST word_b102e308<>+0(SB), Z5, Z0
+	VBROADCASTSS      word_3ab6ba9d<>+0(SB), Z7
+	VFMADD213PS.BCST  word_3c0905b3<>+0(SB), Z0, Z7
+	VFMADD213PS.BCST  word_3d2aaa5c<>+0(SB), Z0, Z7
+	VFMADD213PS.BCST  word_3e2aaa6e<>+0(SB), Z0, Z7
+	VFMADD213PS.BCST  word_3f000000<>+0(SB), Z0, Z7
+	VMULPS            Z0, Z0, Z8
+	VFMADD213PS       Z0, Z8, Z7
+	VADDPS.BCST       word_3f800000<>+0(SB), Z7, Z0
+	VSCALEFPS.Z       Z5, Z0, K2, Z0
+	VMOVUPS           Z0, K1, 192(CX)
+	VBROADCASTSS      word_00000000<>+0(SB), Z5
+	VBLENDMPS         Z0, Z5, K1, Z6
+	VADDPS            Z6, Z1, Z1
+
+expDone:
 	VADDPS     Z4, Z2, Z0
 	VADDPS     Z1, Z3, Z1
 	VADDPS     Z1, Z0, Z0
@@ -804,9 +933,9 @@ exponentials:
 	MOVQ         dst_len+8(FP), AX
 	MOVQ         dst_base+0(FP), CX
 	SUBQ         $0x00000020, AX
-	JL           expturnEnd
+	JL           expTurnEnd
 
-expturn:
+expTurn:
 	VMOVUPS      (CX), Y6
 	VSUBPS       Y0, Y6, Y6
 	VXORPS       Y7, Y7, Y7
@@ -933,14 +1062,12 @@ expturn:
 	VADDPS       Y6, Y1, Y1
 	ADDQ         $0x00000080, CX
 	SUBQ         $0x00000020, AX
-	JGE          expturn
+	JGE          expTurn
 
-expturnEnd:
-	ADDQ $0x00000020, AX
-	SUBQ $0x00000008, AX
-	JL   expsingleEnd
-
-expsingle:
+expTurnEnd:
+	ADDQ         $0x00000020, AX
+	CMPQ         AX, $0x00000008
+	JL           expTail0
 	VMOVUPS      (CX), Y6
 	VSUBPS       Y0, Y6, Y6
 	VXORPS       Y7, Y7, Y7
@@ -972,13 +1099,81 @@ expsingle:
 	VBLENDVPS    Y6, Y7, Y8, Y6
 	VMOVUPS      Y6, (CX)
 	VADDPS       Y6, Y2, Y2
-	ADDQ         $0x00000020, CX
 	SUBQ         $0x00000008, AX
-	JGE          expsingle
+	CMPQ         AX, $0x00000008
+	JL           expTail1
+	VMOVUPS      32(CX), Y6
+	VSUBPS       Y0, Y6, Y6
+	VXORPS       Y7, Y7, Y7
+	VCMPPS       $0x11, Y5, Y6, Y8
+	VBLENDVPS    Y8, Y7, Y6, Y8
+	VMULPS       word_3fb8aa3b<>+0(SB), Y8, Y9
+	VROUNDPS     $0x08, Y9, Y9
+	VMOVAPS      Y8, Y8
+	VFNMADD231PS word_3f317218<>+0(SB), Y9, Y8
+	VFNMADD231PS word_b102e308<>+0(SB), Y9, Y8
+	VBROADCASTSS word_3ab6ba9d<>+0(SB), Y10
+	VFMADD213PS  word_3c0905b3<>+0(SB), Y8, Y10
+	VFMADD213PS  word_3d2aaa5c<>+0(SB), Y8, Y10
+	VFMADD213PS  word_3e2aaa6e<>+0(SB), Y8, Y10
+	VFMADD213PS  word_3f000000<>+0(SB), Y8, Y10
+	VMULPS       Y8, Y8, Y11
+	VFMADD213PS  Y8, Y11, Y10
+	VADDPS       word_3f800000<>+0(SB), Y10, Y8
+	VCVTPS2DQ    Y9, Y9
+	VPSRAD       $0x01, Y9, Y10
+	VPSUBD       Y10, Y9, Y9
+	VPADDD       word_0000007f<>+0(SB), Y10, Y10
+	VPSLLD       $0x17, Y10, Y10
+	VPADDD       word_0000007f<>+0(SB), Y9, Y9
+	VPSLLD       $0x17, Y9, Y9
+	VMULPS       Y10, Y8, Y8
+	VMULPS       Y9, Y8, Y8
+	VCMPPS       $0x11, Y5, Y6, Y6
+	VBLENDVPS    Y6, Y7, Y8, Y6
+	VMOVUPS      Y6, 32(CX)
+	VADDPS       Y6, Y3, Y3
+	SUBQ         $0x00000008, AX
+	CMPQ         AX, $0x00000008
+	JL           expTail2
+	VMOVUPS      64(CX), Y6
+	VSUBPS       Y0, Y6, Y6
+	VXORPS       Y7, Y7, Y7
+	VCMPPS       $0x11, Y5, Y6, Y8
+	VBLENDVPS    Y8, Y7, Y6, Y8
+	VMULPS       word_3fb8aa3b<>+0(SB), Y8, Y9
+	VROUNDPS     $0x08, Y9, Y9
+	VMOVAPS      Y8, Y8
+	VFNMADD231PS word_3f317218<>+0(SB), Y9, Y8
+	VFNMADD231PS word_b102e308<>+0(SB), Y9, Y8
+	VBROADCASTSS word_3ab6ba9d<>+0(SB), Y10
+	VFMADD213PS  word_3c0905b3<>+0(SB), Y8, Y10
+	VFMADD213PS  word_3d2aaa5c<>+0(SB), Y8, Y10
+	VFMADD213PS  word_3e2aaa6e<>+0(SB), Y8, Y10
+	VFMADD213PS  word_3f000000<>+0(SB), Y8, Y10
+	VMULPS       Y8, Y8, Y11
+	VFMADD213PS  Y8, Y11, Y10
+	VADDPS       word_3f800000<>+0(SB), Y10, Y8
+	VCVTPS2DQ    Y9, Y9
+	VPSRAD       $0x01, Y9, Y10
+	VPSUBD       Y10, Y9, Y9
+	VPADDD       word_0000007f<>+0(SB), Y10, Y10
+	VPSLLD       $0x17, Y10, Y10
+	VPADDD       word_0000007f<>+0(SB), Y9, Y9
+	VPSLLD       $0x17, Y9, Y9
+	VMULPS       Y10, Y8, Y8
+	VMULPS       Y9, Y8, Y8
+	VCMPPS       $0x11, Y5, Y6, Y6
+	VBLENDVPS    Y6, Y7, Y8, Y6
+	VMOVUPS      Y6, 64(CX)
+	VADDPS       Y6, Y4, Y4
+	SUBQ         $0x00000008, AX
+	CMPQ         AX, $0x00000008
+	JL           expTail3
 
-expsingleEnd:
-	ADDQ         $0x00000008, AX
-	JE           expdone
+expTail0:
+	TESTQ        AX, AX
+	JE           expDone
 	LEAQ         tailMask<>+0(SB), DX
 	NEGQ         AX
 	VMOVUPS      32(DX)(AX*4), Y6
@@ -1015,8 +1210,131 @@ expsingleEnd:
 	VBROADCASTSS word_00000000<>+0(SB), Y5
 	VBLENDVPS    Y6, Y0, Y5, Y0
 	VADDPS       Y0, Y2, Y2
+	JMP          expDone
 
-expdone:
+expTail1:
+	TESTQ        AX, AX
+	JE           expDone
+	LEAQ         tailMask<>+0(SB), DX
+	NEGQ         AX
+	VMOVUPS      32(DX)(AX*4), Y6
+	VMASKMOVPS   32(CX), Y6, Y7
+	VSUBPS       Y0, Y7, Y0
+	VXORPS       Y7, Y7, Y7
+	VCMPPS       $0x11, Y5, Y0, Y8
+	VBLENDVPS    Y8, Y7, Y0, Y8
+	VMULPS       word_3fb8aa3b<>+0(SB), Y8, Y9
+	VROUNDPS     $0x08, Y9, Y9
+	VMOVAPS      Y8, Y8
+	VFNMADD231PS word_3f317218<>+0(SB), Y9, Y8
+	VFNMADD231PS word_b102e308<>+0(SB), Y9, Y8
+	VBROADCASTSS word_3ab6ba9d<>+0(SB), Y10
+	VFMADD213PS  word_3c0905b3<>+0(SB), Y8, Y10
+	VFMADD213PS  word_3d2aaa5c<>+0(SB), Y8, Y10
+	VFMADD213PS  word_3e2aaa6e<>+0(SB), Y8, Y10
+	VFMADD213PS  word_3f000000<>+0(SB), Y8, Y10
+	VMULPS       Y8, Y8, Y11
+	VFMADD213PS  Y8, Y11, Y10
+	VADDPS       word_3f800000<>+0(SB), Y10, Y8
+	VCVTPS2DQ    Y9, Y9
+	VPSRAD       $0x01, Y9, Y10
+	VPSUBD       Y10, Y9, Y9
+	VPADDD       word_0000007f<>+0(SB), Y10, Y10
+	VPSLLD       $0x17, Y10, Y10
+	VPADDD       word_0000007f<>+0(SB), Y9, Y9
+	VPSLLD       $0x17, Y9, Y9
+	VMULPS       Y10, Y8, Y8
+	VMULPS       Y9, Y8, Y8
+	VCMPPS       $0x11, Y5, Y0, Y0
+	VBLENDVPS    Y0, Y7, Y8, Y0
+	VMASKMOVPS   Y0, Y6, 32(CX)
+	VBROADCASTSS word_00000000<>+0(SB), Y5
+	VBLENDVPS    Y6, Y0, Y5, Y0
+	VADDPS       Y0, Y3, Y3
+	JMP          expDone
+
+expTail2:
+	TESTQ        AX, AX
+	JE           expDone
+	LEAQ         tailMask<>+0(SB), DX
+	NEGQ         AX
+	VMOVUPS      32(DX)(AX*4), Y6
+	VMASKMOVPS   64(CX), Y6, Y7
+	VSUBPS       Y0, Y7, Y0
+	VXORPS       Y7, Y7, Y7
+	VCMPPS       $0x11, Y5, Y0, Y8
+	VBLENDVPS    Y8, Y7, Y0, Y8
+	VMULPS       word_3fb8aa3b<>+0(SB), Y8, Y9
+	VROUNDPS     $0x08, Y9, Y9
+	VMOVAPS      Y8, Y8
+	VFNMADD231PS word_3f317218<>+0(SB), Y9, Y8
+	VFNMADD231PS word_b102e308<>+0(SB), Y9, Y8
+	VBROADCASTSS word_3ab6ba9d<>+0(SB), Y10
+	VFMADD213PS  word_3c0905b3<>+0(SB), Y8, Y10
+	VFMADD213PS  word_3d2aaa5c<>+0(SB), Y8, Y10
+	VFMADD213PS  word_3e2aaa6e<>+0(SB), Y8, Y10
+	VFMADD213PS  word_3f000000<>+0(SB), Y8, Y10
+	VMULPS       Y8, Y8, Y11
+	VFMADD213PS  Y8, Y11, Y10
+	VADDPS       word_3f800000<>+0(SB), Y10, Y8
+	VCVTPS2DQ    Y9, Y9
+	VPSRAD       $0x01, Y9, Y10
+	VPSUBD       Y10, Y9, Y9
+	VPADDD       word_0000007f<>+0(SB), Y10, Y10
+	VPSLLD       $0x17, Y10, Y10
+	VPADDD       word_0000007f<>+0(SB), Y9, Y9
+	VPSLLD       $0x17, Y9, Y9
+	VMULPS       Y10, Y8, Y8
+	VMULPS       Y9, Y8, Y8
+	VCMPPS       $0x11, Y5, Y0, Y0
+	VBLENDVPS    Y0, Y7, Y8, Y0
+	VMASKMOVPS   Y0, Y6, 64(CX)
+	VBROADCASTSS word_00000000<>+0(SB), Y5
+	VBLENDVPS    Y6, Y0, Y5, Y0
+	VADDPS       Y0, Y4, Y4
+	JMP          expDone
+
+expTail3:
+	TESTQ        AX, AX
+	JE           expDone
+	LEAQ         tailMask<>+0(SB), DX
+	NEGQ         AX
+	VMOVUPS      32(DX)(AX*4), Y6
+	VMASKMOVPS   96(CX), Y6, Y7
+	VSUBPS       Y0, Y7, Y0
+	VXORPS       Y7, Y7, Y7
+	VCMPPS       $0x11, Y5, Y0, Y8
+	VBLENDVPS    Y8, Y7, Y0, Y8
+	VMULPS       word_3fb8aa3b<>+0(SB), Y8, Y9
+	VROUNDPS     $0x08, Y9, Y9
+	VMOVAPS      Y8, Y8
+	VFNMADD231PS word_3f317218<>+0(SB), Y9, Y8
+	VFNMADD231PS word_b102e308<>+0(SB), Y9, Y8
+	VBROADCASTSS word_3ab6ba9d<>+0(SB), Y10
+	VFMADD213PS  word_3c0905b3<>+0(SB), Y8, Y10
+	VFMADD213PS  word_3d2aaa5c<>+0(SB), Y8, Y10
+	VFMADD213PS  word_3e2aaa6e<>+0(SB), Y8, Y10
+	VFMADD213PS  word_3f000000<>+0(SB), Y8, Y10
+	VMULPS       Y8, Y8, Y11
+	VFMADD213PS  Y8, Y11, Y10
+	VADDPS       word_3f800000<>+0(SB), Y10, Y8
+	VCVTPS2DQ    Y9, Y9
+	VPSRAD       $0x01, Y9, Y10
+	VPSUBD       Y10, Y9, Y9
+	VPADDD       word_0000007f<>+0(SB), Y10, Y10
+	VPSLLD       $0x17, Y10, Y10
+	VPADDD       word_0000007f<>+0(SB), Y9, Y9
+	VPSLLD       $0x17, Y9, Y9
+	VMULPS       Y10, Y8, Y8
+	VMULPS       Y9, Y8, Y8
+	VCMPPS       $0x11, Y5, Y0, Y0
+	VBLENDVPS    Y0, Y7, Y8, Y0
+	VMASKMOVPS   Y0, Y6, 96(CX)
+	VBROADCASTSS word_00000000<>+0(SB), Y5
+	VBLENDVPS    Y6, Y0, Y5, Y0
+	VADDPS       Y0, Y1, Y1
+
+expDone:
 	VADDPS     Y4, Y2, Y0
 	VADDPS     Y1, Y3, Y1
 	VADDPS     Y1, Y0, Y0

@@ -70,6 +70,16 @@ func TestSoftmax(t *testing.T) {
 		check(nil, 0.3)
 		k.Softmax(dst.s, x)
 		check(nil, 1)
+		masked := append([]float32(nil), x...)
+		for range 1 + rng.IntN(100) {
+			masked = append(masked, -inf)
+		}
+		k.Softmax(masked, masked)
+		for i, v := range dst.s {
+			if math.Float32bits(masked[i]) != math.Float32bits(v) && n > 0 {
+				t.Fatalf("with elements masked behind the row, element %d of %d = %v, not %v", i, n, masked[i], v)
+			}
+		}
 		in := append([]float32(nil), x...)
 		k.Softmax(in, in)
 		for i := range in {

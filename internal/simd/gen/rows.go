@@ -53,7 +53,7 @@ func (c *family) softmax(p path) {
 		"		dst[i] /= s",
 		"	}",
 		"",
-		fmt.Sprintf("with partial sums in 4 × %d lanes.", p.lanes))
+		fmt.Sprintf("with partial sums in 4 × %d lanes: zeros at the end do not show in the others.", p.lanes))
 	const parts = 4
 	scale, low := f.broadcast("scale"), f.splat(f.f32(math.Inf(-1)))
 	var s [parts]reg.VecVirtual
@@ -91,7 +91,7 @@ func (c *family) softmax(p path) {
 		f.VXORPS(s[i], s[i], s[i])
 	}
 	least := f.splat(f.f32(-104))
-	f.vectors("exp", count(), f.bases([]string{"dst"}), parts, func(i int, at []operand.Mem, t *tail) {
+	f.partial("exp", count(), f.bases([]string{"dst"}), parts, func(i int, at []operand.Mem, t *tail) {
 		e := f.expOfNegative(f.sub(f.load(at[0], t), top), least)
 		f.store(e, at[0], t)
 		f.VADDPS(f.beyond(e, t, 0), s[i], s[i])

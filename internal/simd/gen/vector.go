@@ -315,6 +315,49 @@ func (f *function) vectors(name string, n reg.GPVirtual, ptr []reg.GPVirtual, un
 	f.Label(name + "done")
 }
 
+// partial is vectors for sums of which vector v is to go into part v mod parts,
+// also behind the last whole turn: i is that part. So zeros behind the elements
+// change no sum.
+func (f *function) partial(name string, n reg.GPVirtual, ptr []reg.GPVirtual, parts int, body func(i int, at []operand.Mem, t *tail)) {
+	addresses := func(vec int) (at []operand.Mem) {
+		for _, p := range ptr {
+			at = append(at, operand.Mem{Base: p, Disp: vec * f.vecBytes()})
+		}
+		return at
+	}
+	f.SUBQ(operand.U32(uint32(parts*f.lanes)), n)
+	f.JL(operand.LabelRef(name + "TurnEnd"))
+	f.Label(name + "Turn")
+	for i := range parts {
+		body(i, addresses(i), nil)
+	}
+	for _, p := range ptr {
+		f.ADDQ(operand.U32(uint32(parts*f.vecBytes())), p)
+	}
+	f.SUBQ(operand.U32(uint32(parts*f.lanes)), n)
+	f.JGE(operand.LabelRef(name + "Turn"))
+	f.Label(name + "TurnEnd")
+	f.ADDQ(operand.U32(uint32(parts*f.lanes)), n)
+	for i := range parts {
+		f.CMPQ(n, operand.U32(uint32(f.lanes)))
+		f.JL(operand.LabelRef(fmt.Sprintf("%sTail%d", name, i)))
+		if i < parts-1 { // there are fewer than parts vectors
+			body(i, addresses(i), nil)
+			f.SUBQ(operand.U32(uint32(f.lanes)), n)
+		}
+	}
+	for i := range parts {
+		f.Label(fmt.Sprintf("%sTail%d", name, i))
+		f.TESTQ(n, n)
+		f.JE(operand.LabelRef(name + "Done"))
+		body(i, addresses(i), f.newTail(n))
+		if i < parts-1 {
+			f.JMP(operand.LabelRef(name + "Done"))
+		}
+	}
+	f.Label(name + "Done")
+}
+
 // fold combines all lanes of x with op, in halves, quarters, and so on; every
 // lane of the result holds the same.
 func (f *function) fold(x vec, op func(a, b vec) reg.VecVirtual) reg.VecVirtual {
