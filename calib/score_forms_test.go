@@ -30,6 +30,7 @@ func TestScoresOfForms(t *testing.T) {
 		{"bert-17-functions", "bert-17"},
 		{"bert-17-fused", "bert-17"},
 		{"bert-17-multihead", "bert-17"},
+		{"llama-18-functions", "llama-17-cache"},
 		{"gpt2-17-merged-start", "gpt2-17-cache"},
 		{"llama-17-fused-start", "llama-17-wide"},
 		{"llama-13", "llama-23"},

@@ -176,18 +176,22 @@ func TestDropMeansSilence(t *testing.T) {
 		means := func(id string) ([]float64, []float64, bool) {
 			return mean(id, width, "branch"), mean(id, width, "norm"), true
 		}
-		for _, o := range []passes.DropOptions{{}, {Norm: passes.NormKept}, {Norm: passes.NormGone, Recover: passes.RecoverMean, Means: means},
+		for k, o := range []passes.DropOptions{{}, {Norm: passes.NormKept}, {Norm: passes.NormGone, Recover: passes.RecoverMean, Means: means},
 			{Norm: passes.NormKept, Recover: passes.RecoverMean, Means: means}} {
 			original := c.Model()
 			if o.Norm == "" {
 				o.Norm = passes.NormGone
 			}
-			for _, x := range modulesOf(t, original) {
+			for i, x := range modulesOf(t, original) {
+				if (i+k)%2 == 1 { // every module in two of the four ways
+					continue
+				}
 				m := original.Clone()
 				drop(t, m, o, x.ID)
 				want := run(t, silence(t, original, x.ID, o), feeds, runtime.Options{})
 				got := run(t, m, feeds, runtime.Options{})
-				if n := len(x.Caches); len(got) != len(want)-n {
+				n := len(slices.DeleteFunc(slices.Clone(x.Caches), func(c modules.Cache) bool { return c.Present == nil }))
+				if len(got) != len(want)-n {
 					t.Errorf("%s without %s: %d outputs of %d with %d caches", c.Name, x.ID, len(got), len(want), n)
 				}
 				for name, v := range got {
@@ -301,7 +305,11 @@ func TestDropKeepsInterface(t *testing.T) {
 			drop(t, m, passes.DropOptions{}, x.ID)
 			var gone []string
 			for _, k := range x.Caches {
-				gone = append(gone, k.Past.Name, k.Present.Name)
+				for _, v := range []*graph.Value{k.Past, k.Present} {
+					if v != nil {
+						gone = append(gone, v.Name)
+					}
+				}
 			}
 			names := func(m *graph.Model) (out []string) {
 				for _, v := range append(slices.Clone(m.Graph.Inputs()), m.Graph.Outputs()...) {

@@ -42,9 +42,9 @@ func BERT(s Size, o BERTOptions) *graph.Model {
 					x = b.bertLayer(x, mask, i, s)
 					return
 				}
-				x = b.function("transformers.models.bert", "BertLayer", ins{x, mask}, func(args ins) *graph.Value {
-					return b.bertLayer(args[0], args[1], i, s)
-				})
+				x = b.function("transformers.models.bert", "BertLayer", ins{x, mask}, func(args ins) ins {
+					return ins{b.bertLayer(args[0], args[1], i, s)}
+				})[0]
 			}, "encoder/layer.%d", i)
 		}
 		b.in(func() {

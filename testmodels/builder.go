@@ -112,11 +112,9 @@ func (b *builder) lacks(kind string, layer int) bool {
 }
 
 // model returns the model. As exporters do, it leaves out what no output
-// needs, which is there only where modules were left out.
+// needs: what is left of modules that were left out, and the caches that
+// nothing reads.
 func (b *builder) model() *graph.Model {
-	if len(b.without) == 0 {
-		return b.m
-	}
 	unread := func(v *graph.Value) bool { return v == nil || len(v.Uses()) == 0 && !v.IsOutput() }
 	for again := true; again; {
 		again = false
@@ -206,7 +204,7 @@ func declare(d graph.DType, dims []any) *graph.Type {
 
 // function calls a local function with the arguments args. The first call
 // writes its body; body is run for every call, since it draws the weights.
-func (b *builder) function(domain, name string, args ins, body func(args ins) *graph.Value) *graph.Value {
+func (b *builder) function(domain, name string, args ins, body func(args ins) ins) ins {
 	written := b.m.Function(domain, name, "") != nil
 	f := b.m.AddFunction(domain, name, graph.Opset{Version: b.opset})
 	outer := b.g
@@ -215,15 +213,17 @@ func (b *builder) function(domain, name string, args ins, body func(args ins) *g
 	for i := range args {
 		inner = append(inner, b.g.AddInput(fmt.Sprintf("arg%d", i), nil))
 	}
-	y := body(inner)
-	b.g.AddOutput(y, nil)
+	results := body(inner)
+	for _, y := range results {
+		b.g.AddOutput(y, nil)
+	}
 	inputs := append(slices.Clone(args), b.call.weights...)
 	b.g, b.call = outer, nil
 	if written {
 		b.m.RemoveFunction(f)
 	}
 	b.m.SetOpset(domain, 1)
-	return b.domainOp(domain, name, inputs, 1)[0]
+	return b.domainOp(domain, name, inputs, len(results))
 }
 
 // Constants.

@@ -1,6 +1,7 @@
 package testmodels
 
 import (
+	"fmt"
 	"hash/fnv"
 	"math/rand/v2"
 	"slices"
@@ -35,6 +36,7 @@ func Cases() []Case {
 	merged := func(w ...string) *graph.Model { return GPT2(size(17, w), GPT2Options{Merged: true}) }
 	yes := &npz.Array{Name: "use_cache_branch", DType: graph.Bool, Shape: []int{1}, Raw: []byte{1}}
 	no := &npz.Array{Name: "use_cache_branch", DType: graph.Bool, Shape: []int{1}, Raw: []byte{0}}
+	whisper := func(w ...string) *graph.Model { return Whisper(size(17, w), WhisperOptions{Merged: true}) }
 	words, _ := WordSamples(EvalSeed, 8)
 	return []Case{
 		{"demo", func(...string) *graph.Model { return demoGraph() }, []*npz.Array{npz.Float32Array("features", []int{8, WordFrames, WordFeatures}, words)}},
@@ -60,9 +62,19 @@ func Cases() []Case {
 		{"llama-23", func(w ...string) *graph.Model { return LLaMA(size(23, w), LLaMAOptions{}) }, decoder},
 		{"llama-23-cache", func(w ...string) *graph.Model { return LLaMA(size(23, w), LLaMAOptions{Cache: true}) }, llamaCache},
 		{"llama-17-sandwich", func(w ...string) *graph.Model { return LLaMA(size(17, w), LLaMAOptions{Sandwich: true}) }, decoder},
+		{"llama-17-headnorm", func(w ...string) *graph.Model { return LLaMA(size(17, w), LLaMAOptions{HeadNorm: true}) }, decoder},
+		{"llama-18-functions", func(w ...string) *graph.Model {
+			return LLaMA(size(18, w), LLaMAOptions{Cache: true, Functions: true})
+		}, llamaCache},
 		{"neox-17", func(w ...string) *graph.Model { return NeoX(size(17, w), NeoXOptions{}) }, decoder},
 		{"neox-13-sharednorm", func(w ...string) *graph.Model { return NeoX(size(13, w), NeoXOptions{SharedNorm: true}) }, decoder},
 		{"t5-17", func(w ...string) *graph.Model { return T5(size(17, w)) }, []*npz.Array{tokens("input_ids", 40, 2, 9), mask("attention_mask", 9, 0, -3), tokens("decoder_input_ids", 40, 2, 6)}},
+		{"whisper-17", func(w ...string) *graph.Model { return Whisper(size(17, w), WhisperOptions{}) },
+			[]*npz.Array{numbers("input_features", 2, 16, 11), tokens("decoder_input_ids", 40, 2, 5)}},
+		{"whisper-17-step", func(w ...string) *graph.Model { return Whisper(size(17, w), WhisperOptions{Decoder: true}) },
+			append(sidePasts(2, 2, 3, 6), tokens("input_ids", 40, 2, 1))},
+		{"whisper-17-merged-past", whisper, append(sidePasts(2, 1, 3, 6), tokens("input_ids", 40, 1, 1), numbers("encoder_hidden_states", 1, 6, 32), yes)},
+		{"whisper-17-merged-start", whisper, append(sidePasts(2, 1, 0, 0), tokens("input_ids", 40, 1, 4), numbers("encoder_hidden_states", 1, 6, 32), no)},
 		{"vit-13", func(w ...string) *graph.Model { return ViT(size(13, w), ViTOptions{}) }, picture},
 		{"vit-17-layerscale", func(w ...string) *graph.Model { return ViT(size(17, w), ViTOptions{LayerScale: true}) }, picture},
 		{"lenet-13", func(...string) *graph.Model { return LeNet(CNN{Opset: 13, Seed: 1}) }, []*npz.Array{numbers("image", 2, 1, 12, 12)}},
@@ -123,6 +135,21 @@ func pasts(layers, batch, heads, length, size int) []*npz.Array {
 	for i := range layers {
 		p := pastNames(i)
 		out = append(out, numbers(p[0], batch, heads, length, size), numbers(p[1], batch, heads, length, size))
+	}
+	return out
+}
+
+// sidePasts is a cache [batch, 2, length, 16] for both attentions of every layer
+// of Whisper's decoder: of own tokens and of the encoder's.
+func sidePasts(layers, batch, own, far int) []*npz.Array {
+	var out []*npz.Array
+	for i := range layers {
+		for _, side := range sides {
+			length := map[string]int{"decoder": own, "encoder": far}[side]
+			for _, role := range []string{"key", "value"} {
+				out = append(out, numbers(fmt.Sprintf(pastPrefix+"%d.%s.%s", i, side, role), batch, 2, length, 16))
+			}
+		}
 	}
 	return out
 }

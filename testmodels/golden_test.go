@@ -2,6 +2,7 @@ package testmodels_test
 
 import (
 	"context"
+	"maps"
 	"math"
 	"path/filepath"
 	"slices"
@@ -51,6 +52,9 @@ func TestGoldens(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			maps.DeleteFunc(got, func(name string, x tensor.Tensor) bool { // goldens hold no empty arrays
+				return want[name] == nil && x.Shape().TotalSize() == 0
+			})
 			if len(got) != len(want) {
 				t.Errorf("%d outputs, ONNX Runtime has %d", len(got), len(want))
 			}
@@ -133,6 +137,7 @@ func TestFormsAgree(t *testing.T) {
 		{"bert-17-fused", "bert-17"},
 		{"bert-17-multihead", "bert-17"},
 		{"llama-17-wide", "llama-17-fused-start"},
+		{"llama-18-functions", "llama-17-cache"},
 		{"llama-13", "llama-23"},
 		{"llama-17-cache", "llama-23-cache"},
 	} {

@@ -176,6 +176,7 @@ func (b *builder) causalMask(n int) *graph.Value {
 type cache struct {
 	past, present []pair
 	fresh         bool // starts a cache: presents without pasts
+	open          *cache
 }
 
 type pair struct{ key, value *graph.Value }

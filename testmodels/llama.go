@@ -8,9 +8,11 @@ import (
 
 // LLaMAOptions chooses between the forms that LLaMA exports come in.
 type LLaMAOptions struct {
-	Cache    bool // past_key_values inputs and present outputs
-	Bias     bool // biases on queries, keys and values, as in Qwen 2
-	Sandwich bool // a second norm at the end of every branch, as in Gemma 2
+	Cache     bool // past_key_values inputs and present outputs
+	Bias      bool // biases on queries, keys and values, as in Qwen 2
+	Sandwich  bool // a second norm at the end of every branch, scores and logits held back by tanh, as in Gemma 2
+	HeadNorm  bool // a norm on every head of queries and keys, as in Qwen 3
+	Functions bool // one local function, called for every layer
 }
 
 // LLaMA builds a decoder with RMSNorm, SwiGLU, rotary positions and grouped
@@ -61,36 +63,78 @@ func LLaMA(s Size, o LLaMAOptions) *graph.Model {
 			mask = b.op("Where", ins{absent, b.float(lowest), mask})
 		}
 		cos, sin := b.rotaryAngles(positions, size)
+		if o.Sandwich {
+			x = b.mul(x, b.float(math.Sqrt(float64(s.Width))))
+		}
 		for i := range s.Layers {
 			b.in(func() {
-				h := b.rmsNorm("input_layernorm", x, s.Width)
-				b.in(func() { h = b.llamaAttention(h, mask, cos, sin, &c, i, s, o) }, "self_attn")
-				if o.Sandwich {
-					h = b.rmsNorm("post_attention_layernorm", h, s.Width)
+				if !o.Functions || b.lacks("A", i) || b.lacks("M", i) { // a layer that differs gets no call
+					x = b.llamaLayer(x, mask, cos, sin, &c, i, s, o)
+					return
 				}
-				x = b.module("A", i, x, b.add(x, h))
-				entry := "post_attention_layernorm"
-				if o.Sandwich {
-					entry = "pre_feedforward_layernorm"
+				args := ins{x, mask, cos, sin}
+				if o.Cache {
+					args = append(args, c.past[i].key, c.past[i].value)
 				}
-				h = b.rmsNorm(entry, x, s.Width)
-				b.in(func() {
-					gate := b.linear("gate_proj", h, s.Width, s.Hidden, 1.5, 0)
-					gate = b.mul(gate, b.op("Sigmoid", ins{gate}))
-					h = b.mul(gate, b.linear("up_proj", h, s.Width, s.Hidden, 1, 0))
-					h = b.linear("down_proj", h, s.Hidden, s.Width, 2*b.gain(), 0)
-				}, "mlp")
-				if o.Sandwich {
-					h = b.rmsNorm("post_feedforward_layernorm", h, s.Width)
+				out := b.function("transformers.models.llama", "LlamaDecoderLayer", args, func(args ins) ins {
+					own := cache{past: make([]pair, i+1)}
+					if o.Cache {
+						own.past[i] = pair{args[4], args[5]}
+					} else {
+						own.past = nil
+					}
+					out := ins{b.llamaLayer(args[0], args[1], args[2], args[3], &own, i, s, o)}
+					for _, p := range own.present {
+						out = append(out, p.key, p.value)
+					}
+					return out
+				})
+				x = out[0]
+				if o.Cache {
+					c.present = append(c.present, pair{out[1], out[2]})
 				}
-				x = b.module("M", i, x, b.add(x, h))
 			}, "layers.%d", i)
 		}
 		x = b.rmsNorm("norm", x, s.Width)
 	}, "model")
-	b.output("logits", b.linear("lm_head", x, s.Width, s.Vocab, 2, 0), graph.Float32, "batch", "sequence", s.Vocab)
+	x = b.linear("lm_head", x, s.Width, s.Vocab, 2, 0)
+	if o.Sandwich {
+		x = b.cap(x, 30)
+	}
+	b.output("logits", x, graph.Float32, "batch", "sequence", s.Vocab)
 	b.presents(c, s.KVHeads, size)
 	return b.model()
+}
+
+func (b *builder) llamaLayer(x, mask, cos, sin *graph.Value, c *cache, i int, s Size, o LLaMAOptions) *graph.Value {
+	h := b.rmsNorm("input_layernorm", x, s.Width)
+	b.in(func() { h = b.llamaAttention(h, mask, cos, sin, c, i, s, o) }, "self_attn")
+	entry := "post_attention_layernorm"
+	if o.Sandwich {
+		h = b.rmsNorm("post_attention_layernorm", h, s.Width)
+		entry = "pre_feedforward_layernorm"
+	}
+	x = b.module("A", i, x, b.add(x, h))
+	h = b.rmsNorm(entry, x, s.Width)
+	b.in(func() {
+		gate := b.linear("gate_proj", h, s.Width, s.Hidden, 1.5, 0)
+		if o.Sandwich {
+			gate = b.gelu(gate, true)
+		} else {
+			gate = b.mul(gate, b.op("Sigmoid", ins{gate}))
+		}
+		h = b.mul(gate, b.linear("up_proj", h, s.Width, s.Hidden, 1, 0))
+		h = b.linear("down_proj", h, s.Hidden, s.Width, 2*b.gain(), 0)
+	}, "mlp")
+	if o.Sandwich {
+		h = b.rmsNorm("post_feedforward_layernorm", h, s.Width)
+	}
+	return b.module("M", i, x, b.add(x, h))
+}
+
+// cap is limit·tanh(x/limit).
+func (b *builder) cap(x *graph.Value, limit float64) *graph.Value {
+	return b.mul(b.op("Tanh", ins{b.op("Div", ins{x, b.float(limit)})}), b.float(limit))
 }
 
 func (b *builder) llamaAttention(x, mask, cos, sin *graph.Value, c *cache, layer int, s Size, o LLaMAOptions) *graph.Value {
@@ -102,8 +146,11 @@ func (b *builder) llamaAttention(x, mask, cos, sin *graph.Value, c *cache, layer
 	q := b.linear("q_proj", x, s.Width, s.Heads*size, 1.5, bias)
 	k := b.linear("k_proj", x, s.Width, s.KVHeads*size, 1.5, bias)
 	v := b.linear("v_proj", x, s.Width, s.KVHeads*size, 1, bias)
-	q = b.rotate(b.heads(q, s.Heads, size), cos, sin, size)
-	k = b.rotate(b.heads(k, s.KVHeads, size), cos, sin, size)
+	q, k = b.heads(q, s.Heads, size), b.heads(k, s.KVHeads, size)
+	if o.HeadNorm {
+		q, k = b.rmsNorm("q_norm", q, size), b.rmsNorm("k_norm", k, size)
+	}
+	q, k = b.rotate(q, cos, sin, size), b.rotate(k, cos, sin, size)
 	v = b.heads(v, s.KVHeads, size)
 	if b.opset >= 23 {
 		return b.linear("o_proj", b.merge(b.attention23(q, k, v, mask, c, layer), s.Width), s.Width, s.Width, 2*b.gain(), 0)
@@ -111,6 +158,11 @@ func (b *builder) llamaAttention(x, mask, cos, sin *graph.Value, c *cache, layer
 	k, v = b.extend(c, layer, k, v)
 	if s.KVHeads < s.Heads {
 		k, v = b.repeatHeads(k, s, size), b.repeatHeads(v, s, size)
+	}
+	if o.Sandwich {
+		scores := b.mul(b.matmul(q, b.transpose(k, 0, 1, 3, 2)), b.float(fan(size)))
+		y := b.op("Softmax", ins{b.add(b.cap(scores, 50), mask)}, graph.IntAttr("axis", -1))
+		return b.linear("o_proj", b.merge(b.matmul(y, v), s.Width), s.Width, s.Width, 2*b.gain(), 0)
 	}
 	y := b.merge(b.attend(q, k, v, mask, size), s.Width)
 	return b.linear("o_proj", y, s.Width, s.Width, 2*b.gain(), 0)

@@ -1,8 +1,10 @@
 package ortcheck
 
 import (
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/onnx-lathe/lathe/bench/nd"
@@ -27,6 +29,7 @@ func TestGoldensAreCurrent(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			maps.DeleteFunc(got, func(_ string, a nd.Array) bool { return slices.Contains(a.Shape, 0) }) // goldens hold no empty arrays
 			if len(got) != len(want) {
 				t.Errorf("%d outputs, the golden has %d: run make golden", len(got), len(want))
 			}

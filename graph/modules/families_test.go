@@ -17,35 +17,41 @@ var families = map[string]struct {
 	norm    string // of every module
 	decline string // part of every module's reason
 }{
-	"bert-13":              {ids: "A0 M0 A1 M1 A2 M2", norm: "layer"},
-	"bert-17":              {ids: "A0 M0 A1 M1 A2 M2", norm: "layer"},
-	"bert-20":              {ids: "A0 M0 A1 M1 A2 M2", norm: "layer"},
-	"bert-17-functions":    {ids: "A0 M0 A1 M1 A2 M2", norm: "layer"},
-	"demo":                 {ids: "A0 M0 A1 M1 A2 M2 A3 M3 A4 M4 A5 M5 A6 M6 A7 M7"},
-	"bert-17-multihead":    {ids: "A0 M0 A1 M1 A2 M2", norm: "layer"},
-	"bert-17-fused":        {ids: "A0 M0 A1 M1 A2 M2", norm: "layer"},
-	"gpt2-13":              {ids: "A0 M0 A1 M1 A2 M2"},
-	"gpt2-17-untied-erf":   {ids: "A0 M0 A1 M1 A2 M2"},
-	"gpt2-17-cache":        {ids: "A0 M0 A1 M1 A2 M2"},
-	"gpt2-17-merged-past":  {ids: "A0 M0 A1 M1 A2 M2"},
-	"gpt2-17-merged-start": {ids: "A0 M0 A1 M1 A2 M2"},
-	"llama-13":             {ids: "A0 M0 A1 M1 A2 M2"},
-	"llama-18-bias":        {ids: "A0 M0 A1 M1 A2 M2"},
-	"llama-17-wide":        {ids: "A0 M0 A1 M1 A2 M2"},
-	"llama-17-cache":       {ids: "A0 M0 A1 M1 A2 M2"},
-	"llama-17-fused-start": {ids: "A0 M0 A1 M1 A2 M2"},
-	"llama-17-fused-step":  {ids: "A0 M0 A1 M1 A2 M2"},
-	"llama-23":             {ids: "A0 M0 A1 M1 A2 M2"},
-	"llama-23-cache":       {ids: "A0 M0 A1 M1 A2 M2"},
-	"llama-17-sandwich":    {ids: "A0 M0 A1 M1 A2 M2"},
-	"neox-17":              {ids: "A0 M0 A1 M1 A2 M2"},
-	"neox-13-sharednorm":   {ids: "A0 M0 A1 M1 A2 M2"},
-	"t5-17":                {ids: "A0 M0 A1 M1 A2 X2 M2 A3 X3 M3"},
-	"vit-13":               {ids: "A0 M0 A1 M1 A2 M2"},
-	"vit-17-layerscale":    {ids: "A0 M0 A1 M1 A2 M2"},
-	"lenet-13":             {},
-	"resnet-13":            {ids: "O0 O1", decline: "neither attention nor MLP"},
-	"resnet-17-norms":      {ids: "O0 O1", decline: "neither attention nor MLP"},
+	"bert-13":                 {ids: "A0 M0 A1 M1 A2 M2", norm: "layer"},
+	"bert-17":                 {ids: "A0 M0 A1 M1 A2 M2", norm: "layer"},
+	"bert-20":                 {ids: "A0 M0 A1 M1 A2 M2", norm: "layer"},
+	"bert-17-functions":       {ids: "A0 M0 A1 M1 A2 M2", norm: "layer"},
+	"demo":                    {ids: "A0 M0 A1 M1 A2 M2 A3 M3 A4 M4 A5 M5 A6 M6 A7 M7"},
+	"bert-17-multihead":       {ids: "A0 M0 A1 M1 A2 M2", norm: "layer"},
+	"bert-17-fused":           {ids: "A0 M0 A1 M1 A2 M2", norm: "layer"},
+	"gpt2-13":                 {ids: "A0 M0 A1 M1 A2 M2"},
+	"gpt2-17-untied-erf":      {ids: "A0 M0 A1 M1 A2 M2"},
+	"gpt2-17-cache":           {ids: "A0 M0 A1 M1 A2 M2"},
+	"gpt2-17-merged-past":     {ids: "A0 M0 A1 M1 A2 M2"},
+	"gpt2-17-merged-start":    {ids: "A0 M0 A1 M1 A2 M2"},
+	"llama-13":                {ids: "A0 M0 A1 M1 A2 M2"},
+	"llama-18-bias":           {ids: "A0 M0 A1 M1 A2 M2"},
+	"llama-17-wide":           {ids: "A0 M0 A1 M1 A2 M2"},
+	"llama-17-cache":          {ids: "A0 M0 A1 M1 A2 M2"},
+	"llama-17-fused-start":    {ids: "A0 M0 A1 M1 A2 M2"},
+	"llama-17-fused-step":     {ids: "A0 M0 A1 M1 A2 M2"},
+	"llama-23":                {ids: "A0 M0 A1 M1 A2 M2"},
+	"llama-23-cache":          {ids: "A0 M0 A1 M1 A2 M2"},
+	"llama-17-sandwich":       {ids: "A0 M0 A1 M1 A2 M2"},
+	"neox-17":                 {ids: "A0 M0 A1 M1 A2 M2"},
+	"neox-13-sharednorm":      {ids: "A0 M0 A1 M1 A2 M2"},
+	"t5-17":                   {ids: "A0 M0 A1 M1 A2 X2 M2 A3 X3 M3"},
+	"llama-17-headnorm":       {ids: "A0 M0 A1 M1 A2 M2"},
+	"llama-18-functions":      {ids: "A0 M0 A1 M1 A2 M2"},
+	"whisper-17":              {ids: "A0 M0 A1 M1 A2 X2 M2 A3 X3 M3"},
+	"whisper-17-step":         {ids: "A0 X0 M0 A1 X1 M1"},
+	"whisper-17-merged-past":  {ids: "A0 X0 M0 A1 X1 M1"},
+	"whisper-17-merged-start": {ids: "A0 X0 M0 A1 X1 M1"},
+	"vit-13":                  {ids: "A0 M0 A1 M1 A2 M2"},
+	"vit-17-layerscale":       {ids: "A0 M0 A1 M1 A2 M2"},
+	"lenet-13":                {},
+	"resnet-13":               {ids: "O0 O1", decline: "neither attention nor MLP"},
+	"resnet-17-norms":         {ids: "O0 O1", decline: "neither attention nor MLP"},
 }
 
 func TestFamilies(t *testing.T) {
@@ -82,7 +88,22 @@ func TestFamilies(t *testing.T) {
 				if norm != want.norm || x.Droppable != (want.decline == "") || !strings.Contains(x.Reason, want.decline) {
 					t.Errorf("%s: %s, norm %q, reason %q", c.Name, describe(x), norm, x.Reason)
 				}
-				if cache := len(c.Inputs) > 6; x.Kind == modules.Attention && cache {
+				if strings.HasPrefix(c.Name, "whisper-17-") {
+					// as in key past_key_values.0.decoder.key present.0.decoder.key; …
+					side := map[modules.Kind]string{modules.Attention: "decoder", modules.CrossAttention: "encoder"}[x.Kind]
+					at := "." + x.ID[1:] + "." + side + "."
+					want := ""
+					switch {
+					case side == "":
+					case side == "encoder" && c.Name == "whisper-17-step": // it is read as it is
+						want = "key past_key_values" + at + "key -; value past_key_values" + at + "value -"
+					default:
+						want = "key past_key_values" + at + "key present" + at + "key; value past_key_values" + at + "value present" + at + "value"
+					}
+					if cacheText(x.Caches) != want {
+						t.Errorf("%s: cache of %s is %s, want %s", c.Name, x.ID, cacheText(x.Caches), want)
+					}
+				} else if cache := len(c.Inputs) > 6; x.Kind == modules.Attention && cache {
 					l := string(x.ID[1])
 					if want := "key past_key_values." + l + ".key present." + l + ".key; value past_key_values." + l + ".value present." + l + ".value"; cacheText(x.Caches) != want {
 						t.Errorf("%s: cache of %s is %s, want %s", c.Name, x.ID, cacheText(x.Caches), want)
@@ -112,7 +133,9 @@ func TestFamiliesInDisguise(t *testing.T) {
 		m, r := c.Model(), rand.New(rand.NewPCG(2, uint64(i)))
 		scrambleNames(m, r)
 		swapOperands(m, r)
-		shuffleNodes(m, r)
+		if c.Name != "whisper-17" && c.Name != "t5-17" { // ids follow the order of the nodes, and two towers leave it open
+			shuffleNodes(m, r)
+		}
 		got, err := modules.Find(m)
 		if err != nil {
 			t.Fatal(err)
@@ -211,9 +234,18 @@ func TestDropAndFindAgain(t *testing.T) {
 			if err := graph.Check(m); err != nil {
 				t.Fatalf("%s without %s: %v", c.Name, x.ID, err)
 			}
-			if n := len(gone.Caches); len(m.Graph.Inputs()) != inputs-n || len(m.Graph.Outputs()) != outputs-n {
-				t.Errorf("%s without %s: %d inputs and %d outputs, had %d and %d, its cache is %d of both", c.Name, x.ID,
-					len(m.Graph.Inputs()), len(m.Graph.Outputs()), inputs, outputs, n)
+			pasts, presents := 0, 0
+			for _, c := range gone.Caches {
+				if c.Past != nil {
+					pasts++
+				}
+				if c.Present != nil {
+					presents++
+				}
+			}
+			if len(m.Graph.Inputs()) != inputs-pasts || len(m.Graph.Outputs()) != outputs-presents {
+				t.Errorf("%s without %s: %d inputs and %d outputs, had %d and %d, its cache is %d and %d", c.Name, x.ID,
+					len(m.Graph.Inputs()), len(m.Graph.Outputs()), inputs, outputs, pasts, presents)
 			}
 			for _, w := range weights {
 				if w.Graph() != nil {
