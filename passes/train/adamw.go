@@ -9,12 +9,13 @@ import (
 
 // state is what a checkpoint holds.
 type state struct {
-	Done    int     // steps
-	Updates int     // of the average
-	Sum     float64 // of the losses since the last point
-	Count   int     // of those losses
-	Worse   int     // measurements since the best
-	Best    Point
+	Done    int       // steps
+	Updates int       // of the average
+	Sum     float64   // of the losses since the last point
+	Count   int       // of those losses
+	Worse   int       // measurements since the lowest
+	Lowest  []float64 // held-out loss, by chunk
+	Best    Point     // of the weights kept
 	Curve   []Point
 
 	// Of all parameters, one behind the other.

@@ -63,7 +63,8 @@ type Options struct {
 
 	// HeldOut is the part of the samples that is kept aside to choose the
 	// best weights on, 0 for a tenth, negative for none: then the last are
-	// kept. It is measured every Every steps (0: twenty times), and Patience
+	// kept. Of the weights whose loss there cannot be told from the lowest, by
+	// a standard error, the last are the best. It is measured every Every steps (0: twenty times), and Patience
 	// measurements without a better one end the training (0: none do).
 	HeldOut  float64
 	Every    int
@@ -169,12 +170,12 @@ type Status struct {
 // Result is what a training did.
 type Result struct {
 	Curve       []Point
-	Best        Point
-	Steps       int // done, over all runs
-	Resumed     int // of them before this run
-	Samples     int // to train on
-	HeldOut     int // samples
-	Parameters  int // numbers that are trained
+	Best        Point // of the weights that were kept
+	Steps       int   // done, over all runs
+	Resumed     int   // of them before this run
+	Samples     int   // to train on
+	HeldOut     int   // samples
+	Parameters  int   // numbers that are trained
 	Bytes       int64
 	Interrupted bool // the context ended it: the model holds the best so far
 	Early       bool // Options.Target is reached, or no better measurement came for Options.Patience
@@ -307,10 +308,7 @@ func (t *trainer) step(ctx context.Context) (float64, error) {
 	if err != nil {
 		return 0, err
 	}
-	sum := 0.0
-	for _, l := range losses {
-		sum += l
-	}
+	sum := sumOf(losses)
 	if math.IsNaN(sum) || math.IsInf(sum, 0) {
 		return sum, nil
 	}
@@ -347,13 +345,17 @@ func (t *trainer) measure(ctx context.Context) error {
 	if t.Count > 0 {
 		p.Loss = t.Sum / float64(t.Count)
 	}
+	var parts []float64
 	if t.held.n() > 0 {
 		t.swap()
 		var err error
-		p.HeldOut, err = t.heldOut(ctx)
+		parts, err = t.heldOut(ctx)
 		t.swap()
 		if err != nil {
 			return err
+		}
+		if p.HeldOut = sumOf(parts); math.IsNaN(p.HeldOut) || math.IsInf(p.HeldOut, 0) {
+			return fmt.Errorf("step %d: the held-out loss is %v; lower the learning rate", t.Done, p.HeldOut)
 		}
 		if t.Done == 0 {
 			p.Loss = p.HeldOut
@@ -361,11 +363,14 @@ func (t *trainer) measure(ctx context.Context) error {
 	}
 	t.Sum, t.Count = 0, 0
 	t.Curve = append(t.Curve, p)
-	if t.Done == 0 || p.HeldOut < t.Best.HeldOut || t.held.n() == 0 {
-		t.Best, t.Worse = p, 0
-		copy(t.best, t.evaluated())
+	if len(t.Lowest) == 0 || p.HeldOut < sumOf(t.Lowest) {
+		t.Lowest, t.Worse = parts, 0
 	} else if t.Worse++; t.o.Patience > 0 && t.Worse >= t.o.Patience {
 		t.result.Early = true
+	}
+	if noWorse(parts, t.Lowest) {
+		t.Best = p
+		copy(t.best, t.evaluated())
 	}
 	if t.held.n() > 0 && p.HeldOut <= t.o.Target {
 		t.result.Early = true
@@ -373,8 +378,32 @@ func (t *trainer) measure(ctx context.Context) error {
 	return nil
 }
 
-// heldOut is the loss of the held-out samples with the weights as they are.
-func (t *trainer) heldOut(ctx context.Context) (float64, error) {
+// noWorse reports whether a loss, the sum of its parts, is at most one standard
+// error of the difference above another. The lowest of many measurements on few
+// samples is a matter of luck; of those that cannot be told from it the last is
+// taken, whose learning rate is the lowest.
+func noWorse(parts, than []float64) bool {
+	n := float64(len(parts))
+	d := sumOf(parts) - sumOf(than)
+	v := 0.0
+	for i := range parts {
+		e := parts[i] - than[i] - d/n
+		v += float64(e * e)
+	}
+	return d <= 0 || n > 1 && d <= math.Sqrt(v*n/(n-1))
+}
+
+func sumOf(parts []float64) float64 {
+	sum := 0.0
+	for _, v := range parts {
+		sum += v
+	}
+	return sum
+}
+
+// heldOut is the loss of the held-out samples with the weights as they are,
+// chunk by chunk.
+func (t *trainer) heldOut(ctx context.Context) ([]float64, error) {
 	chunks := t.held.chunks(t.held.numbers, t.o.Chunk)
 	losses := make([]float64, len(chunks))
 	err := t.model.Values(ctx, len(chunks), func(i int) (map[string]tensor.Tensor, error) {
@@ -385,9 +414,5 @@ func (t *trainer) heldOut(ctx context.Context) (float64, error) {
 		chunks[i].inputs = nil
 		return err
 	})
-	sum := 0.0
-	for _, l := range losses {
-		sum += l
-	}
-	return sum, err
+	return losses, err
 }

@@ -372,6 +372,28 @@ func TestLossGradients(t *testing.T) {
 	}
 }
 
+// TestNoWorse: a difference counts where it is larger than its own spread.
+func TestNoWorse(t *testing.T) {
+	low := []float64{1, 2, 3, 4}
+	for _, c := range []struct {
+		parts []float64
+		want  bool
+	}{
+		{[]float64{1, 2, 3, 4}, true},
+		{[]float64{0, 2, 3, 4}, true},
+		{[]float64{1.1, 2.1, 3.1, 4.1}, false}, // a little, everywhere
+		{[]float64{2, 1.1, 3, 4}, true},        // here and there
+		{[]float64{1.5, 2.6, 3.4, 4.5}, false},
+	} {
+		if got := noWorse(c.parts, low); got != c.want {
+			t.Errorf("%v beside %v: %v", c.parts, low, got)
+		}
+	}
+	if noWorse([]float64{2}, []float64{1}) {
+		t.Error("one part has no spread")
+	}
+}
+
 // TestSamples: a split covers everything once, and so does every pass over
 // the part to train on.
 func TestSamples(t *testing.T) {
