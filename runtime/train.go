@@ -363,18 +363,15 @@ func (t *Training) run(ctx context.Context, n int, f func(s *Session, i int) err
 	return nil
 }
 
-// Bytes is the memory that the training holds at present: parameters, what is
-// made of them, sums of gradients, and the activations of all threads. It is
-// at its height once a call of Gradients has ended.
-func (t *Training) Bytes() int64 {
-	n := int64(2 * 4 * t.elements())
-	for _, l := range t.lanes {
-		n += int64(4 * len(l))
-	}
+// Bytes is the memory that a call of Gradients with n batches holds:
+// parameters, sums of gradients, and the activations of all threads, each
+// taken to be those of the largest batch so far.
+func (t *Training) Bytes(n int) int64 {
+	most := 0
 	for _, s := range t.sessions {
-		n += int64(s.pool.bytes)
+		most = max(most, s.pool.bytes)
 	}
-	return n
+	return int64(min(n, len(t.sessions)))*int64(most) + int64(2+min(n, lanes))*4*int64(t.elements())
 }
 
 // Store writes the parameters' values, or those given for them in the same

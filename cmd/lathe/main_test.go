@@ -296,6 +296,7 @@ func TestUsage(t *testing.T) {
 		{"heal M --teacher M --data D -o O --labels none", "none|features, labels"},
 		{"heal M --teacher M --data D -o O --only nothing", "nothing to train"},
 		{"heal M --teacher M --data D -o O --memory 1", "memory limit|--memory"},
+		{"heal M --teacher M --data D -o O --memory 4 --chunk 1 --threads 2", "memory limit|--memory"},
 		{"heal M --teacher NONE --data D -o O", "NONE|no such file"},
 		{"train M --data D -o O", "--labels NAME"},
 		{"train M --data D -o O --labels labels --begin best", "random or given"},

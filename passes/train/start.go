@@ -44,6 +44,7 @@ func newTrainer(ctx context.Context, m *graph.Model, src *calib.Source, o Option
 		return nil, fmt.Errorf("there is nothing to train: no float32 weights in the main graph, or all are left out")
 	}
 	limits := src.Runtime()
+	t.limit = limits.MemoryLimit
 	var err error
 	t.model, err = runtime.CompileTraining(m, runtime.TrainingOptions{Parameters: names, Values: values, Threads: o.Threads, Path: limits.Path, MemoryLimit: limits.MemoryLimit})
 	if err != nil {

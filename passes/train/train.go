@@ -176,9 +176,9 @@ type Result struct {
 	Samples     int   // to train on
 	HeldOut     int   // samples
 	Parameters  int   // numbers that are trained
-	Bytes       int64
-	Interrupted bool // the context ended it: the model holds the best so far
-	Early       bool // Options.Target is reached, or no better measurement came for Options.Patience
+	Bytes       int64 // of memory that steps take, teacher and data aside
+	Interrupted bool  // the context ended it: the model holds the best so far
+	Early       bool  // Options.Target is reached, or no better measurement came for Options.Patience
 	Seconds     float64
 }
 
@@ -221,7 +221,6 @@ func run(ctx context.Context, m *graph.Model, src *calib.Source, o Options) (*Re
 		}
 	}
 	t.result.Curve, t.result.Best, t.result.Steps = t.Curve, t.Best, t.Done
-	t.result.Bytes = t.model.Bytes()
 	keep := t.best
 	if t.held.n() == 0 && t.Done > 0 {
 		keep = t.evaluated()
@@ -239,12 +238,17 @@ type trainer struct {
 	teacher     *teacher
 	print       string // fingerprint of the model that training began with
 
+	limit int64 // of memory; 0 for none
+
 	state
 	result Result
 }
 
 // loop takes the steps that are left.
 func (t *trainer) loop(ctx context.Context, start time.Time) error {
+	if err := t.fits(ctx); err != nil {
+		return err
+	}
 	// A measurement is due where there is none yet, or one was interrupted.
 	if n := len(t.Curve); n == 0 || t.due() && t.Curve[n-1].Step != t.Done {
 		if err := t.measure(ctx); err != nil {
@@ -282,6 +286,29 @@ func (t *trainer) loop(ctx context.Context, start time.Time) error {
 				PerSecond: float64(t.o.Batch) / each.Seconds(), Left: each * time.Duration(t.o.Steps-t.Done),
 			})
 		}
+	}
+	return nil
+}
+
+// fits computes the gradients of one chunk, to see that all chunks of a step
+// together stay below the memory limit, and sets Result.Bytes.
+func (t *trainer) fits(ctx context.Context) error {
+	chunks := t.train.chunks(t.train.batch(t.o.Seed, t.Done, t.o.Batch), t.o.Chunk)
+	c := chunks[0]
+	err := t.model.Gradients(ctx, 1, func(int) (map[string]tensor.Tensor, error) {
+		return c.inputs, t.augment(c, 0)
+	}, func(_ int, values, grads []*runtime.Tensor) error {
+		_, err := t.loss(ctx, c, values, grads, 1)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	const vectors = 5 // of the state
+	t.result.Bytes = t.model.Bytes(len(chunks)) + vectors*4*int64(t.result.Parameters)
+	if t.limit > 0 && t.result.Bytes > t.limit {
+		return fmt.Errorf("steps of %d samples, %d on each of %d threads at a time, take %d bytes: over the %w of %d; take smaller chunks, or fewer threads",
+			t.o.Batch, len(c.numbers), min(t.o.Threads, len(chunks)), t.result.Bytes, runtime.ErrMemory, t.limit)
 	}
 	return nil
 }
