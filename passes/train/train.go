@@ -399,7 +399,7 @@ func (t *trainer) measure(ctx context.Context) error {
 		t.Best = p
 		copy(t.best, t.evaluated())
 	}
-	if t.held.n() > 0 && p.HeldOut <= t.o.Target {
+	if t.o.Target > 0 && t.held.n() > 0 && p.HeldOut <= t.o.Target {
 		t.result.Early = true
 	}
 	return nil
