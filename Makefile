@@ -21,7 +21,7 @@ microbench: ## time kernels by themselves
 golden: ## make golden outputs anew with ONNX Runtime (needs npm and a C compiler)
 	testmodels/golden.sh
 
-acceptance: ## measure every goal that a machine can measure, on the models in LATHE_DATA; SPEED=1 for speed too
+acceptance: ## measure every goal that a machine can measure, on the models in LATHE_DATA; SPEED=1 for speed, HEAL=1 for healing too
 	@bench/install-onnxruntime.sh >/dev/null
 	@cd bench && go run ./acceptance
 

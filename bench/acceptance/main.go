@@ -6,6 +6,7 @@
 //	go run ./acceptance              # all but those for speed
 //	go run ./acceptance 2.3 2.6      # some, by issue and number
 //	SPEED=1 go run ./acceptance      # those for speed too, which want an idle machine
+//	HEAL=1 go run ./acceptance       # those of healing too, which take two hours
 package main
 
 import (

@@ -85,7 +85,7 @@ func reportShowsControls(b *workbench) (result, error) {
 	}
 	report := b.file("report.html")
 	if err := b.lathe(nil, "optimize", m, "--data", train, "--eval-data", eval, "--labels", "labels",
-		"--drop", "4", "-o", b.file("optimized.onnx"), "--report", report); err != nil {
+		"--drop", "4", "--heal", "0", "-o", b.file("optimized.onnx"), "--report", report); err != nil {
 		return result{}, err
 	}
 	text, err := os.ReadFile(report)

@@ -29,13 +29,26 @@ var speedChecks = []check{
 }
 
 // wanted is the checks that the arguments ask for, and what is left out, "" for
-// nothing. With no arguments these are all, those for speed only with SPEED=1.
+// nothing. With no arguments these are all, those for speed only with SPEED=1
+// and those of healing only with HEAL=1.
 func wanted(only []string) (chosen []check, left string) {
-	if len(only) == 0 && os.Getenv("SPEED") != "1" {
-		return checks, "the goals for speed (3) want an idle machine: ask for them with 3 or SPEED=1"
+	if len(only) == 0 {
+		chosen = checks
+		var lack []string
+		if os.Getenv("SPEED") == "1" {
+			chosen = slices.Concat(chosen, speedChecks)
+		} else {
+			lack = append(lack, "the goals for speed (3) want an idle machine: ask for them with 3 or SPEED=1")
+		}
+		if os.Getenv("HEAL") == "1" {
+			chosen = slices.Concat(chosen, healChecks)
+		} else {
+			lack = append(lack, "the goals of healing (4) take two hours: ask for them with 4 or HEAL=1")
+		}
+		return chosen, strings.Join(lack, "; ")
 	}
-	for _, c := range slices.Concat(checks, speedChecks) {
-		if len(only) == 0 || slices.Contains(only, fmt.Sprint(c.issue)) || slices.Contains(only, fmt.Sprintf("%d.%d", c.issue, c.number)) {
+	for _, c := range slices.Concat(checks, speedChecks, healChecks) {
+		if slices.Contains(only, fmt.Sprint(c.issue)) || slices.Contains(only, fmt.Sprintf("%d.%d", c.issue, c.number)) {
 			chosen = append(chosen, c)
 		}
 	}

@@ -1,0 +1,55 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"os/exec"
+	"path/filepath"
+	"strings"
+)
+
+// The goals of healing, measured with the command fidelity and one seed. They
+// take two hours, so they are measured only where the numbers on the command
+// line or the variable HEAL=1 ask for them.
+var healChecks = []check{
+	{4, 1, "KWT-1, 6 of 24 modules dropped, healed", "accuracy ≥ 0.971, 10 min", heals("kwt-drop6")},
+	{4, 2, "KWT-1, 10 of 24 modules dropped, healed", "accuracy ≥ 0.966, 20 min", heals("kwt-drop10")},
+	{4, 3, "KWT-1, encoder at b = 4, healed", "accuracy ≥ 0.955, 30 min", heals("kwt-b4")},
+	{4, 4, "KWT-1, 6 modules dropped, the rest at b = 4, healed", "accuracy ≥ 0.950, 30 min", heals("kwt-drop6-b4")},
+	{4, 5, "KWT-1, best mix of half of the parameters, healed", "accuracy ≥ 0.971, 30 min", heals("kwt-half")},
+	{4, 6, "stories260K, MLP layers at b = 4, healed", "nll ≤ original + 0.10, 30 min", heals("stories-b4")},
+	{4, 7, "LeNet from scratch, Gemm layers at b = 4", "accuracy ≥ dense − 0.01, 5 min", heals("lenet-b4")},
+	{4, 7, "LeNet from scratch, Gemm layers at b = 8", "accuracy ≥ dense − 0.01, 5 min", heals("lenet-b8")},
+}
+
+// heals demands that a case of the command fidelity meets its goal.
+func heals(name string) func(*workbench) (result, error) {
+	return func(b *workbench) (result, error) {
+		if b.data == "" {
+			return result{}, leftOut("LATHE_DATA is not set")
+		}
+		cmd := exec.CommandContext(b.ctx, "go", "run", "./fidelity", "-json", name)
+		var stderr bytes.Buffer
+		cmd.Dir, cmd.Stderr = filepath.Join(b.root, "bench"), &stderr
+		out, err := cmd.Output()
+		if err != nil {
+			lines := strings.Split(strings.TrimSpace(stderr.String()), "\n")
+			return result{}, fmt.Errorf("fidelity %s: %s", name, lines[len(lines)-1])
+		}
+		var answer struct {
+			Results []struct {
+				Median, Base, Share, Minutes float64
+				Pass                         bool
+			}
+		}
+		if err := json.Unmarshal(out, &answer); err != nil {
+			return result{}, err
+		}
+		if len(answer.Results) != 1 {
+			return result{}, fmt.Errorf("fidelity %s: %d results", name, len(answer.Results))
+		}
+		r := answer.Results[0]
+		return result{fmt.Sprintf("%.4f of %.4f with %.0f %% of the parameters in %.1f min", r.Median, r.Base, 100*r.Share, r.Minutes), r.Pass}, nil
+	}
+}

@@ -1,0 +1,258 @@
+// Command fidelity measures how much of a model's quality is left after drops,
+// rewrites and healing, with the command line tool as a user has it: fitted and
+// trained on a set, judged on another by ONNX Runtime.
+//
+//	go run ./fidelity                     # all cases, one seed
+//	go run ./fidelity -seeds 3 kwt-drop6  # three seeds of one case
+//	go run ./fidelity -docs ../docs -seeds 3
+//
+// Models and sets come from the folder that LATHE_DATA names.
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/onnx-lathe/lathe/bench/nd"
+	"github.com/onnx-lathe/lathe/bench/ort"
+	"github.com/onnx-lathe/lathe/bench/quality"
+	"github.com/onnx-lathe/lathe/graph"
+	"github.com/onnx-lathe/lathe/testmodels"
+)
+
+// A Row is what a case came to.
+type Row struct {
+	Case    string    `json:"case"`
+	What    string    `json:"what"`
+	Metric  string    `json:"metric"`
+	Goal    string    `json:"goal"`
+	Values  []float64 `json:"values"` // one a seed
+	Median  float64   `json:"median"`
+	Base    float64   `json:"base"`    // what it is compared with
+	Share   float64   `json:"share"`   // of the parameters, of the first seed
+	Minutes float64   `json:"minutes"` // the longest
+	Limit   float64   `json:"limit_minutes"`
+	Pass    bool      `json:"pass"`
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	seeds := flag.Int("seeds", 1, "how many `seeds` to take the median of")
+	docs := flag.String("docs", "", "write the table into fidelity.md of this `folder`; only with all cases")
+	asJSON := flag.Bool("json", false, "print one JSON object in place of the table")
+	list := flag.Bool("list", false, "list the cases, and measure nothing")
+	flag.Parse()
+	if err := run(ctx, *seeds, *docs, *asJSON, *list, flag.Args()); err != nil {
+		fmt.Fprintln(os.Stderr, "fidelity:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, seeds int, docs string, asJSON, list bool, only []string) error {
+	chosen := cases
+	if len(only) > 0 {
+		chosen = nil
+		for _, name := range only {
+			i := slices.IndexFunc(cases, func(c testCase) bool { return c.name == name })
+			if i < 0 {
+				return fmt.Errorf("no case %q; -list names them", name)
+			}
+			chosen = append(chosen, cases[i])
+		}
+	}
+	if list {
+		for _, c := range chosen {
+			fmt.Printf("%-14s  %s: %s %s, %g min\n", c.name, c.what, c.metric, c.goal(), c.minutes)
+		}
+		return nil
+	}
+	if docs != "" && len(only) > 0 {
+		return errors.New("-docs wants all cases")
+	}
+	b, err := newBench(ctx)
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(b.dir)
+	var rows []Row
+	for _, c := range chosen {
+		r, err := b.measure(c, seeds)
+		if err != nil {
+			return fmt.Errorf("%s: %w", c.name, err)
+		}
+		rows = append(rows, r)
+		fmt.Fprintf(os.Stderr, "%s: %s %.4f of %.4f (%.4f), goal %s, %.1f min\n", r.Case, r.Metric, r.Median, r.Base, r.Values, r.Goal, r.Minutes)
+	}
+	if asJSON {
+		return json.NewEncoder(os.Stdout).Encode(map[string]any{"results": rows})
+	}
+	text := markdown(rows, seeds)
+	fmt.Print(text)
+	if docs == "" {
+		return nil
+	}
+	return splice(filepath.Join(docs, "fidelity.md"), text)
+}
+
+// bench is what the cases share.
+type bench struct {
+	ctx       context.Context
+	dir, data string
+	lathe     string
+}
+
+func newBench(ctx context.Context) (*bench, error) {
+	data := os.Getenv("LATHE_DATA")
+	if data == "" {
+		return nil, errors.New("LATHE_DATA names no folder with the public models and sets")
+	}
+	dir, err := os.MkdirTemp("", "lathe-fidelity")
+	if err != nil {
+		return nil, err
+	}
+	b := &bench{ctx: ctx, dir: dir, data: data, lathe: filepath.Join(dir, "lathe")}
+	top, err := exec.Command("git", "rev-parse", "--show-toplevel").Output()
+	if err == nil {
+		build := exec.CommandContext(ctx, "go", "build", "-o", b.lathe, "./cmd/lathe")
+		build.Dir = strings.TrimSpace(string(top))
+		build.Stderr = os.Stderr
+		err = build.Run()
+	}
+	if err != nil {
+		os.RemoveAll(dir)
+		return nil, fmt.Errorf("build of cmd/lathe: %w", err)
+	}
+	return b, nil
+}
+
+func (b *bench) file(name string) string         { return filepath.Join(b.dir, name) }
+func (b *bench) public(kind, name string) string { return filepath.Join(b.data, kind, name) }
+
+// call runs the tool and returns its JSON object.
+func (b *bench) call(answer any, args ...string) error {
+	cmd := exec.CommandContext(b.ctx, b.lathe, append(args, "--json", "--quiet")...)
+	var out, errs bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	if err := cmd.Run(); err != nil {
+		return fmt.Errorf("lathe %s: %w: %s", args[0], err, strings.TrimSpace(errs.String()))
+	}
+	if answer == nil {
+		return nil
+	}
+	return json.Unmarshal(out.Bytes(), answer)
+}
+
+// measure runs a case with several seeds.
+func (b *bench) measure(c testCase, seeds int) (Row, error) {
+	r := Row{Case: c.name, What: c.what, Metric: c.metric, Goal: c.goal(), Limit: c.minutes}
+	for seed := range seeds {
+		start := time.Now()
+		model, base, share, err := c.make(b, c, seed+1)
+		if err != nil {
+			return r, err
+		}
+		r.Minutes = max(r.Minutes, time.Since(start).Minutes())
+		value, err := b.judge(model, c)
+		if err != nil {
+			return r, err
+		}
+		r.Values = append(r.Values, value)
+		if seed == 0 {
+			r.Share = share
+			if r.Base, err = b.judge(base, c); err != nil {
+				return r, err
+			}
+		}
+	}
+	sorted := slices.Sorted(slices.Values(r.Values))
+	r.Median = sorted[len(sorted)/2]
+	r.Pass = r.Minutes <= c.minutes && c.reached(r.Median, r.Base)
+	return r, nil
+}
+
+// judge runs a model in ONNX Runtime over the set that nothing was fitted on.
+func (b *bench) judge(model string, c testCase) (float64, error) {
+	arrays, err := nd.ReadNPZ(b.public("sets", c.eval))
+	if err != nil {
+		return 0, err
+	}
+	s, err := ort.Open(model, ort.Options{Threads: runtime.GOMAXPROCS(0)})
+	if err != nil {
+		return 0, err
+	}
+	defer s.Close()
+	out, err := s.All(ort.Samples{Arrays: arrays, Batch: 16})
+	if err != nil {
+		return 0, err
+	}
+	logits := out[s.Outputs[0].Name]
+	if c.metric == "nll" {
+		return quality.NextTokenNLL(logits, arrays["input_ids"])
+	}
+	return quality.Accuracy(logits, arrays["labels"])
+}
+
+// optimized takes the steps of the case's recipe.
+func optimized(b *bench, c testCase, seed int) (model, base string, share float64, err error) {
+	recipe := b.file("recipe.yaml")
+	if err := os.WriteFile(recipe, []byte(c.recipe), 0o644); err != nil {
+		return "", "", 0, err
+	}
+	model, base = b.file("out.onnx"), b.public("models", c.model)
+	var answer struct {
+		Models []struct{ Parameters int64 }
+	}
+	args := []string{"optimize", base, "--data", b.public("sets", c.train), "--recipe", recipe, "--controls=false",
+		"--seed", fmt.Sprint(seed), "--force", "-o", model}
+	if c.metric == "accuracy" {
+		args = append(args, "--labels", "labels", "--metric", "accuracy")
+	}
+	if err := b.call(&answer, args...); err != nil {
+		return "", "", 0, err
+	}
+	if n := len(answer.Models); n > 0 {
+		share = float64(answer.Models[n-1].Parameters) / float64(answer.Models[0].Parameters)
+	}
+	return model, base, share, nil
+}
+
+// scratch trains a network for digits from random weights, dense for
+// comparison and with block-circulant linear layers.
+func scratch(block int) func(*bench, testCase, int) (string, string, float64, error) {
+	return func(b *bench, c testCase, seed int) (model, base string, share float64, err error) {
+		m := testmodels.LeNet(testmodels.CNN{Image: 28, Width: 16, Seed: uint64(seed)})
+		dense, small := b.file("lenet.onnx"), b.file("lenet-circulant.onnx")
+		if err := m.SaveContext(b.ctx, dense, graph.SaveOptions{}); err != nil {
+			return "", "", 0, err
+		}
+		var answer struct {
+			Before int64 `json:"parameters_before"`
+			After  int64 `json:"parameters_after"`
+		}
+		if err := b.call(&answer, "circulant", dense, "--block", fmt.Sprint(block), "--fit", "frobenius", "--force", "-o", small); err != nil {
+			return "", "", 0, err
+		}
+		train := func(in, out string) error {
+			return b.call(nil, "train", in, "--data", b.public("sets", c.train), "--labels", "labels", "--map", "images=image",
+				"--seed", fmt.Sprint(seed), "--steps", "600", "--lr", "0.002", "--force", "-o", out)
+		}
+		base, model = b.file("dense.onnx"), b.file("circulant.onnx")
+		if err := train(dense, base); err != nil {
+			return "", "", 0, err
+		}
+		return model, base, float64(answer.After) / float64(answer.Before), train(small, model)
+	}
+}
