@@ -32,6 +32,7 @@ func TestScoresOfForms(t *testing.T) {
 		{"bert-17-multihead", "bert-17"},
 		{"llama-18-functions", "llama-17-cache"},
 		{"gpt2-17-merged-start", "gpt2-17-cache"},
+		{"gpt2-17-fused", "gpt2-17-cache"},
 		{"llama-17-fused-start", "llama-17-wide"},
 		{"llama-13", "llama-23"},
 		{"llama-17-cache", "llama-23-cache"},

@@ -1,6 +1,8 @@
 package passes
 
 import (
+	"slices"
+
 	"github.com/onnx-lathe/lathe/graph"
 	"github.com/onnx-lathe/lathe/graph/modules"
 )
@@ -23,6 +25,19 @@ import (
 // the optimizers would have made without the module.
 
 const microsoft = "com.microsoft"
+
+// fusedNorm is an operator that gives a sum and its norm.
+type fusedNorm struct {
+	op    string
+	sum   int // output
+	scale int // input; the shift is behind it
+}
+
+var fusedNorms = []fusedNorm{
+	{"SkipLayerNormalization", 3, 2},
+	{"SkipSimplifiedLayerNormalization", 3, 2},
+	{"EmbedLayerNormalization", 2, 5}, // of the embeddings
+}
 
 func isSkipNorm(n *graph.Node) bool {
 	return n.Domain == microsoft && (n.Op == "SkipLayerNormalization" || n.Op == "SkipSimplifiedLayerNormalization")
@@ -67,25 +82,29 @@ func (d *dropper) fuse() bool {
 		}
 		sum := n.Input(0)
 		s := sum.Def()
-		if s == nil || !isSkipNorm(s) || s.Output(3) != sum || s.Graph() != n.Graph() ||
-			(s.Op == "SkipLayerNormalization") != n.Is("LayerNormalization") {
+		if s == nil || s.Graph() != n.Graph() || (s.Op != "SkipSimplifiedLayerNormalization") != n.Is("LayerNormalization") {
 			continue
 		}
+		at := slices.IndexFunc(fusedNorms, func(f fusedNorm) bool { return s.Domain == microsoft && s.Op == f.op && s.Output(f.sum) == sum })
+		if at < 0 {
+			continue
+		}
+		f := fusedNorms[at]
 		own := s.Output(0)
 		if own == nil || len(own.Uses()) > 0 || own.IsOutput() || !isInitializer(n.Input(1)) || !isInitializer(n.Input(2)) {
 			continue
 		}
 		g := n.Graph()
-		s.SetInput(2, n.Input(1))
+		s.SetInput(f.scale, n.Input(1))
 		if n.Is("LayerNormalization") {
-			s.SetInput(3, n.Input(2))
+			s.SetInput(f.scale+1, n.Input(2))
 		}
 		s.SetAttr(n.Attr("epsilon"))
 		n.Output(0).ReplaceUses(own)
 		g.ReplaceOutput(n.Output(0), own)
 		g.Remove(n)
 		if len(sum.Uses()) == 0 && !sum.IsOutput() {
-			s.DropOutput(3)
+			s.DropOutput(f.sum)
 		}
 		done = true
 	}

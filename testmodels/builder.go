@@ -136,7 +136,7 @@ func (b *builder) model() *graph.Model {
 		}
 	}
 	for _, v := range slices.Clone(b.m.Graph.Inputs()) {
-		if unread(v) && strings.HasPrefix(v.Name, pastPrefix) {
+		if unread(v) && strings.HasPrefix(v.Name, "past_") {
 			b.m.Graph.RemoveInput(v)
 		}
 	}

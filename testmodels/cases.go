@@ -51,6 +51,8 @@ func Cases() []Case {
 		{"gpt2-17-cache", func(w ...string) *graph.Model { return GPT2(size(17, w), GPT2Options{Cache: true}) }, gpt2Cache},
 		{"gpt2-17-merged-past", merged, append(pasts(3, 1, 2, 3, 16), tokens("input_ids", 40, 1, 4), mask("attention_mask", 7, 2), yes)},
 		{"gpt2-17-merged-start", merged, append(pasts(3, 1, 2, 0, 16), tokens("input_ids", 40, 1, 4), mask("attention_mask", 4, 0), no)},
+		{"gpt2-17-fused", func(w ...string) *graph.Model { return FusedGPT2(size(17, w)) },
+			append(stackedPasts(3, 2, 2, 3, 16), tokens("input_ids", 40, 2, 4), mask("attention_mask", 7, 0, 2))},
 		{"llama-13", func(w ...string) *graph.Model { return LLaMA(size(13, w), LLaMAOptions{}) }, decoder},
 		{"llama-18-bias", func(w ...string) *graph.Model { return LLaMA(size(18, w), LLaMAOptions{Bias: true}) }, decoder},
 		{"llama-17-cache", func(w ...string) *graph.Model { return LLaMA(size(17, w), LLaMAOptions{Cache: true}) }, llamaCache},
@@ -150,6 +152,19 @@ func sidePasts(layers, batch, own, far int) []*npz.Array {
 				out = append(out, numbers(fmt.Sprintf(pastPrefix+"%d.%s.%s", i, side, role), batch, 2, length, 16))
 			}
 		}
+	}
+	return out
+}
+
+// stackedPasts are the caches of pasts, keys and values of a layer in one
+// array [2, batch, heads, length, size].
+func stackedPasts(layers, batch, heads, length, size int) []*npz.Array {
+	var out []*npz.Array
+	list := pasts(layers, batch, heads, length, size)
+	for i := range layers {
+		key, value := list[2*i], list[2*i+1]
+		out = append(out, &npz.Array{Name: fmt.Sprintf("past_%d", i), DType: key.DType, Shape: append([]int{2}, key.Shape...),
+			Raw: append(slices.Clone(key.Raw), value.Raw...)})
 	}
 	return out
 }

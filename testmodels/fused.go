@@ -1,6 +1,7 @@
 package testmodels
 
 import (
+	"fmt"
 	"math"
 
 	"github.com/onnx-lathe/lathe/graph"
@@ -102,6 +103,113 @@ func FusedBERT(s Size, o FusedOptions) *graph.Model {
 		}, "pooler")
 	}, "bert")
 	b.output("logits", b.gemm("classifier", x, s.Width, s.Classes, 1), graph.Float32, "batch", s.Classes)
+	return b.model()
+}
+
+// FusedGPT2 builds GPT2 with a cache out of EmbedLayerNormalization, Attention,
+// SkipLayerNormalization and FastGelu, as ONNX Runtime's tool for transformers
+// makes it:
+//
+//	input_ids [batch, sequence], attention_mask [batch, past + sequence] int64 → logits [batch, sequence, Vocab]
+//
+// and for every layer i the input past_i and the output present_i, keys and
+// values stacked: [2, batch, heads, past, size]. Defaults and weights are those
+// of GPT2.
+func FusedGPT2(s Size) *graph.Model {
+	s = s.or(Size{Layers: 3, Width: 32, Heads: 2, Hidden: 64, Vocab: 40, Length: 32})
+	b := newBuilder("gpt2", s)
+	size := s.Width / s.Heads
+	ids := b.input("input_ids", graph.Int64, "batch", "sequence")
+	attention := b.input("attention_mask", graph.Int64, "batch", totalDim)
+	var past, present ins
+	for i := range s.Layers {
+		past = append(past, b.input(fmt.Sprintf("past_%d", i), graph.Float32, 2, "batch", s.Heads, pastDim, size))
+	}
+	norm := graph.FloatAttr("epsilon", 1e-5)
+	var table, places, positions, keep *graph.Value
+	// x is the residual stream, nil before the embeddings are summed up; y and
+	// bias are what the last module has still to add to it. enter is the norm
+	// of their sum, which is the stream from there on.
+	var x, y, bias *graph.Value
+	enter := func(name string, last bool) (h *graph.Value) {
+		b.in(func() {
+			w, shift := b.weight("weight", 1, 0.1, s.Width), b.weight("bias", 0, 0.1, s.Width)
+			op, inputs, outputs := "SkipLayerNormalization", ins{x, y, w, shift, bias}, []string{"/" + b.path("output_0"), "", "", "/" + b.path("output_3")}
+			switch {
+			case x == nil:
+				op, inputs = "EmbedLayerNormalization", ins{b.cast(ids, graph.Int32), nil, table, places, nil, w, shift, nil, positions}
+				outputs = []string{"/" + b.path("output_0"), "", "/" + b.path("output_2")}
+			case y == nil:
+				h = b.op("LayerNormalization", ins{x, w, shift}, graph.IntAttr("axis", -1), norm)
+				return
+			}
+			if last {
+				outputs = outputs[:1]
+			}
+			out := b.g.NewNode(microsoft, op, "/"+b.path(op), inputs, outputs, norm).Outputs()
+			if h = out[0]; !last {
+				x, y = out[len(out)-1], nil
+			}
+		}, "%s", name)
+		return h
+	}
+	// module writes a module behind its norm; where it is left out, the sum
+	// waits for the next one's.
+	module := func(kind string, layer int, name string, f func(h *graph.Value) (out, bias *graph.Value)) {
+		stream, waiting, lacking := x, y, bias
+		out, last := f(enter(name, false))
+		if b.lacks(kind, layer) {
+			x, y, bias = stream, waiting, lacking
+		} else {
+			y, bias = out, last
+		}
+	}
+	linear := func(name string, x *graph.Value, in, out int, gain float64) (y, bias *graph.Value) {
+		y = b.linear(name, x, in, out, gain, 0)
+		b.in(func() { bias = b.weight("bias", 0, 0.1, out) }, "%s", name)
+		return y, bias
+	}
+	b.m.SetOpset(microsoft, 1)
+	b.in(func() {
+		first := 0
+		for first < s.Layers-1 && b.lacks("A", first) {
+			first++
+		}
+		from := b.dimOf(axis(past[first], 3))
+		positions = b.cast(b.unsqueeze(b.op("Range", ins{from, b.add(b.dimOf(axis(ids, 1)), from), b.int(1)}), 0), graph.Int32)
+		positions = b.op("Expand", ins{positions, b.op("Shape", ins{ids})})
+		keep = b.cast(attention, graph.Int32)
+		table, places = b.weight("wte.weight", 0, 0.5, s.Vocab, s.Width), b.weight("wpe.weight", 0, 0.3, s.Length, s.Width)
+		for i := range s.Layers {
+			b.in(func() {
+				module("A", i, "ln_1", func(h *graph.Value) (out, bias *graph.Value) {
+					b.in(func() {
+						w := b.weight("c_attn.weight", 0, 1.3*fan(s.Width), s.Width, 3*s.Width)
+						y := b.fused("Attention", ins{h, w, b.weight("c_attn.bias", 0, 0.1, 3*s.Width), keep, past[i]}, 2,
+							graph.IntAttr("num_heads", int64(s.Heads)), graph.IntAttr("unidirectional", 1), graph.FloatAttr("mask_filter_value", lowest))
+						present = append(present, y[1])
+						out, bias = linear("c_proj", y[0], s.Width, s.Width, 2*b.gain())
+					}, "attn")
+					return out, bias
+				})
+				module("M", i, "ln_2", func(h *graph.Value) (out, bias *graph.Value) {
+					b.in(func() {
+						h, first := linear("c_fc", h, s.Width, s.Hidden, 1)
+						h = b.fused("FastGelu", ins{h, first}, 1)[0]
+						out, bias = linear("c_proj", h, s.Hidden, s.Width, 2*b.gain())
+					}, "mlp")
+					return out, bias
+				})
+			}, "h.%d", i)
+		}
+		x = enter("ln_f", true)
+	}, "transformer")
+	b.output("logits", b.matmul(x, b.transpose(table, 1, 0)), graph.Float32, "batch", "sequence", s.Vocab)
+	for i, p := range present {
+		if !b.lacks("A", i) {
+			b.output(fmt.Sprintf("present_%d", i), p, graph.Float32, 2, "batch", s.Heads, totalDim, size)
+		}
+	}
 	return b.model()
 }
 

@@ -29,6 +29,7 @@ var families = map[string]struct {
 	"gpt2-17-cache":           {ids: "A0 M0 A1 M1 A2 M2"},
 	"gpt2-17-merged-past":     {ids: "A0 M0 A1 M1 A2 M2"},
 	"gpt2-17-merged-start":    {ids: "A0 M0 A1 M1 A2 M2"},
+	"gpt2-17-fused":           {ids: "A0 M0 A1 M1 A2 M2"},
 	"llama-13":                {ids: "A0 M0 A1 M1 A2 M2"},
 	"llama-18-bias":           {ids: "A0 M0 A1 M1 A2 M2"},
 	"llama-17-wide":           {ids: "A0 M0 A1 M1 A2 M2"},
@@ -101,6 +102,10 @@ func TestFamilies(t *testing.T) {
 						want = "key past_key_values" + at + "key present" + at + "key; value past_key_values" + at + "value present" + at + "value"
 					}
 					if cacheText(x.Caches) != want {
+						t.Errorf("%s: cache of %s is %s, want %s", c.Name, x.ID, cacheText(x.Caches), want)
+					}
+				} else if c.Name == "gpt2-17-fused" && x.Kind == modules.Attention {
+					if want := "key+value past_" + x.ID[1:] + " present_" + x.ID[1:]; cacheText(x.Caches) != want {
 						t.Errorf("%s: cache of %s is %s, want %s", c.Name, x.ID, cacheText(x.Caches), want)
 					}
 				} else if cache := len(c.Inputs) > 6; x.Kind == modules.Attention && cache {

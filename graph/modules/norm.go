@@ -128,7 +128,7 @@ func (v *view) normAt(i int32) (viewNorm, bool) {
 	none := viewNorm{}
 	if x.class == norm {
 		n := viewNorm{rms: x.rms || x.attrInt("simplified", 0) == 1, in: v.data(i, 0), out: -1, scale: v.data(i, 1), bias: v.data(i, 2), nodes: []int32{i}, eps: 1e-5}
-		if operators[x.name].class == skipNorm {
+		if c := operators[x.name].class; c == skipNorm || c == embedding {
 			n.eps = SkipEpsilon
 		}
 		if a := x.attr("epsilon"); a != nil && a.Type == graph.AttrFloat {

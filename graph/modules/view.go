@@ -204,6 +204,10 @@ func (b *viewBuilder) graph(g *graph.Graph, f *frame) {
 		if x.name == "Cast" && floatType(x.attrInt("to", 0)) {
 			x.class = through
 		}
+		if x.class == embedding {
+			b.splitEmbedding(x)
+			continue
+		}
 		if x.class == skipNorm {
 			if !b.split(x) {
 				x.operator = operator{}
@@ -388,6 +392,36 @@ func (b *viewBuilder) split(x node) bool {
 	ln.in, ln.out = append([]int32{sum}, params...), []int32{at(x.out, 0)}
 	b.nodes = append(b.nodes, add, ln)
 	return true
+}
+
+// splitEmbedding adds the sum of embeddings and the norm that an
+// EmbedLayerNormalization stands for. Its outputs are the norm, the lengths of
+// the samples and the sum; inputs 5 and 6 are scale and shift.
+func (b *viewBuilder) splitEmbedding(x node) {
+	var in, params, out []int32
+	for i, v := range x.in {
+		if i == 5 || i == 6 {
+			params = append(params, v)
+		} else {
+			in = append(in, v)
+		}
+	}
+	sum := int32(-1)
+	if len(x.out) > 2 {
+		sum = x.out[2]
+	}
+	if sum < 0 {
+		sum = b.fresh(nil)
+	}
+	out = append(out, sum)
+	if len(x.out) > 1 {
+		out = append(out, x.out[1])
+	}
+	embed, ln := x, x
+	embed.in, embed.out = in, out
+	ln.operator = operator{class: norm}
+	ln.in, ln.out = append([]int32{sum}, params...), x.out[:1]
+	b.nodes = append(b.nodes, embed, ln)
 }
 
 func (v *view) note(format string, args ...any) {
