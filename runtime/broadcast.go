@@ -17,6 +17,7 @@ type broadcast struct {
 	size    int      // its elements
 	dims    []int    // joined; at least one
 	strides [3][]int
+	tile    []byte // see loops.tiled
 }
 
 // set works out the broadcast of shapes, or keeps what it is if they have not

@@ -136,8 +136,76 @@ func binary[T, Z element](l *loops[T, Z]) kernel {
 		if _, err := c.over(0, j, d, b.shape...); err != nil {
 			return err
 		}
+		if b.tileRows() > 0 {
+			if b.tile, err = scratch[byte](c, c.workers()*tileBytes); err != nil {
+				return err
+			}
+			c.parallelWorkers(b.size, elementGrain, l.tiled)
+			b.tile = nil
+			return nil
+		}
 		c.parallel(b.size, elementGrain, body)
 		return nil
+	}
+}
+
+// tileBytes holds the rows of a repeated operand that tiled joins.
+const tileBytes = 2048
+
+// tileRows tells how many short rows can be computed as one: those over which
+// one operand repeats its own, while the other goes on. 0 where that is not so
+// or rows are long enough by themselves.
+func (b *broadcast) tileRows() int {
+	last := len(b.dims) - 1
+	const short, widest = 64, 16 // elements, bytes of one
+	if last < 1 || b.size == 0 || b.dims[last] > short || b.inner(0) == 0 || b.inner(1) == 0 {
+		return 0
+	}
+	n := b.dims[last]
+	dx, dy := b.strides[0][last-1], b.strides[1][last-1]
+	if dx == n && dy == 0 || dx == 0 && dy == n {
+		if rows := min(tileBytes/widest/n, b.dims[last-1]); rows > 1 {
+			return rows
+		}
+	}
+	return 0
+}
+
+// tiled is the body of binary for short rows, as cos and sin have that are
+// shared by heads: the repeated row is written behind itself, and many rows of
+// the result are one loop.
+func (l *loops[T, Z]) tiled(c *call, worker, lo, hi int) {
+	b := c.state.(*broadcast)
+	z, x, y := view[Z](c.out[0]), view[T](c.in[0]), view[T](c.in[1])
+	last := len(b.dims) - 1
+	n, m, most := b.dims[last], b.dims[last-1], b.tileRows()
+	tile := cast[T](b.tile[worker*tileBytes : (worker+1)*tileBytes])
+	o, from := 1, y // the operand that repeats
+	if b.strides[0][last-1] == 0 {
+		o, from = 0, x
+	}
+	held := -1 // where in it the tile is from
+	for r := b.from(lo, hi); r.ok(); r.next() {
+		rows := min(most, m-r.at/n%m, (hi-r.at)/n)
+		if r.n < n || rows < 2 {
+			l.row(z[r.at:r.at+r.n], x[r.off[0]:], y[r.off[1]:], 1, 1)
+			continue
+		}
+		if held != r.off[o] {
+			held = r.off[o]
+			for k := copy(tile, from[held:held+n]); k < most*n; {
+				k += copy(tile[k:most*n], tile[:k])
+			}
+		}
+		size := rows * n
+		if o == 1 {
+			l.vv(z[r.at:r.at+size], x[r.off[0]:r.off[0]+size], tile[:size])
+		} else {
+			l.vv(z[r.at:r.at+size], tile[:size], y[r.off[1]:r.off[1]+size])
+		}
+		// On to the last of these rows.
+		r.at += size - n
+		r.off[1-o] += size - n
 	}
 }
 

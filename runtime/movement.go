@@ -204,6 +204,14 @@ func concat(at int) kernel {
 		to := 0
 		for _, t := range c.in {
 			n := t.Shape[a] * l.inner
+			if n*w == 4 { // halves of a rotation that are put together again
+				dst, src := cast[uint32](z.mem), cast[uint32](t.mem)
+				for o, v := range src {
+					dst[o*(l.n*l.inner)+to] = v
+				}
+				to += n
+				continue
+			}
 			for o := range l.outer {
 				if x.DType == graph.String {
 					copy(z.strs[o*l.n*l.inner+to:][:n], t.strs[o*n:])
@@ -261,6 +269,13 @@ func prepareGather(n *node) (kernel, error) {
 		s := c.state.(*state)
 		x, z := c.in[0], c.out[0]
 		w := elemSize(x.DType) * s.inner
+		if w == 4 && len(s.idx) == 1 { // one column, as of pairs that are rotated
+			dst, src := cast[uint32](z.mem), cast[uint32](x.mem)[s.idx[0]:]
+			for i := lo; i < hi; i++ {
+				dst[i] = src[i*s.n]
+			}
+			return
+		}
 		for i := lo; i < hi; i++ {
 			from := i/len(s.idx)*s.n + s.idx[i%len(s.idx)]
 			if w == 0 {
