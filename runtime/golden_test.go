@@ -17,6 +17,7 @@ import (
 var unsupported = map[string]string{
 	"bert-17-fused":        "com.microsoft.SkipLayerNormalization",
 	"bert-17-multihead":    "com.microsoft.MultiHeadAttention",
+	"gpt2-17-fused":        "com.microsoft.EmbedLayerNormalization",
 	"llama-17-fused-start": "com.microsoft.GroupQueryAttention",
 	"llama-17-fused-step":  "com.microsoft.GroupQueryAttention",
 	"llama-23":             "Attention",
