@@ -927,6 +927,13 @@ func circulantPairs(c *family, p path) {
 	}
 }
 
+// rowAhead is how many bytes before their use weights of a row product are asked
+// for. They come from memory or the last cache, which takes a few hundred cycles,
+// and in runs that are too short for the processor to follow by itself: wr and
+// wr + wi of a bin. Of 1 to 8 KB, 4 was the best by a little, and took 13 to 20 %
+// off the time of layers that do not fit the second cache.
+const rowAhead = 4096
+
 // circulantRow emits the product of one row, whose lanes are blocks of the
 // output.
 func circulantRow(c *family, p path) {
@@ -989,6 +996,8 @@ func circulantRow(c *family, p path) {
 					m.Index, m.Scale = spacing, uint8(i)
 				}
 				f.VMOVUPS(m, to)
+				m.Disp = rowAhead
+				f.PREFETCHT0(m)
 			},
 			first: func(i int) {
 				if i == 0 {
