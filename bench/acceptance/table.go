@@ -76,4 +76,11 @@ var checks = []check{
 
 	{6, 2, "modules of BERT, fused by ONNX Runtime", "10: A0 M0 … A4 M4", finds("graphs/bert5_ort_fused.onnx", 5, false)},
 	{6, 2, "BERT, fused by ONNX Runtime, names scrambled", "10: A0 M0 … A4 M4", finds("graphs/bert5_ort_fused.onnx", 5, true)},
+	{6, 3, "every form of BERT: found, scored, dropped", "as a new export, ≤ 1e-5", family("bert")},
+	{6, 3, "every form of GPT-2: found, scored, dropped", "as a new export, ≤ 1e-5", family("gpt2")},
+	{6, 3, "every form of LLaMA, Qwen, Gemma 2: found, scored, dropped", "as a new export, ≤ 1e-5", family("llama")},
+	{6, 3, "every form of GPT-NeoX, GPT-J, Phi: found, scored, dropped", "as a new export, ≤ 1e-5", family("neox")},
+	{6, 3, "every form of T5: found, scored, dropped", "as a new export, ≤ 1e-5", family("t5")},
+	{6, 3, "every form of Whisper: found, scored, dropped", "as a new export, ≤ 1e-5", family("whisper")},
+	{6, 3, "every form of ViT, DINOv2: found, scored, dropped", "as a new export, ≤ 1e-5", family("vit")},
 }
