@@ -29,7 +29,8 @@ type convolution struct {
 	group int
 	w, b  *Tensor // where they are constant; w without memory where it is packed
 
-	packed []simd.ConvWeights // by group, where W and B are constant
+	packed   []simd.ConvWeights // by group, where W and B are constant
+	winograd *winograd          // in place of packed, where that is faster
 
 	// What fusion appends: input 1, of Y's shape, is added, and the sum limited.
 	// The nodes one by one are for other shapes.
@@ -56,7 +57,8 @@ type convState struct {
 	offsets        simd.Taps
 	step           int            // from pixel to pixel of the image
 	places         [2]simd.Places // groups of pixels, of two sizes
-	outer          [][2]int       // for windows that slide: where planes of rows begin in image and output
+	wino           winogradState
+	outer          [][2]int // for windows that slide: where planes of rows begin in image and output
 	rowStep        int
 	planeRows      int
 
@@ -71,9 +73,10 @@ type convState struct {
 type convMethod uint8
 
 const (
-	convLanes  convMethod = iota // output channels in the lanes of vectors
-	convSlides                   // output pixels in the lanes, for groups of few channels
-	convRows                     // row by row, without an image
+	convLanes    convMethod = iota // output channels in the lanes of vectors
+	convSlides                     // output pixels in the lanes, for groups of few channels
+	convRows                       // row by row, without an image
+	convWinograd                   // tile by tile, see winograd
 )
 
 func prepareConv(n *node) (kernel, error) {
@@ -109,11 +112,13 @@ func (v *convolution) pack() {
 	}
 	depth := v.w.Len() / m
 	var bias []float32
-	for g := range v.group {
-		if v.b != nil {
-			bias = v.b.F32()[g*per:]
+	if v.winograd = v.newWinograd(); v.winograd == nil {
+		for g := range v.group {
+			if v.b != nil {
+				bias = v.b.F32()[g*per:]
+			}
+			v.packed = append(v.packed, v.k.PackConv(v.w.F32()[g*per*depth:], bias, per, depth))
 		}
-		v.packed = append(v.packed, v.k.PackConv(v.w.F32()[g*per*depth:], bias, per, depth))
 	}
 	v.w = &Tensor{DType: graph.Float32, Shape: v.w.Shape}
 }
@@ -238,7 +243,9 @@ func (v *convolution) run(c *call) error {
 	}
 	c.flops += 2 * int64(z.Len()) * int64(s.depth)
 	if !known {
-		s.plan()
+		if !s.plan(c.workers()) {
+			return errors.New("the input with its padding is too large")
+		}
 		s.xShape, s.wShape = append(s.xShape[:0], c.in[0].Shape...), append(s.wShape[:0], w.Shape...)
 	}
 	s.x, s.z, s.b, s.add = c.in[0].F32(), z.F32(), nil, nil
@@ -248,10 +255,10 @@ func (v *convolution) run(c *call) error {
 	if add != nil {
 		s.add = add.F32()
 	}
-	if v.packed == nil {
+	if v.packed == nil && v.winograd == nil {
 		s.w = w.F32()
 	}
-	defer func() { s.x, s.w, s.b, s.z, s.add, s.images = nil, nil, nil, nil, nil, nil }()
+	defer func() { s.x, s.w, s.b, s.z, s.add, s.images, s.wino.scratch = nil, nil, nil, nil, nil, nil, nil }()
 	if s.how == convRows {
 		if v.packed != nil {
 			if s.w, err = scratch[float32](c, s.m*s.depth); err != nil {
@@ -280,10 +287,19 @@ func (v *convolution) run(c *call) error {
 			return err
 		}
 	}
+	if s.how == convWinograd {
+		if s.wino.scratch, err = scratch[float32](c, s.wino.size*c.workers()); err != nil {
+			return err
+		}
+	}
 	for s.first = 0; s.first < s.n; s.first += s.samples {
 		n := min(s.samples, s.n-s.first)
 		if s.image.padded {
 			c.parallel(n*s.channels, 1+elementGrain/s.image.size, convImages)
+		}
+		if s.how == convWinograd {
+			c.parallelWorkers(n*s.wino.bands, 1+multiplyGrain/(1+s.m*s.outSize*s.depth/s.wino.bands), byWinograd)
+			continue
 		}
 		units := n * v.group * s.weights[0].Blocks()
 		places := s.places[0].Len() + s.places[1].Len()
@@ -308,11 +324,15 @@ const (
 )
 
 // plan works out what depends on the shapes.
-func (s *convState) plan() {
+func (s *convState) plan(workers int) bool {
+	if s.winograd != nil {
+		s.how = convWinograd
+		return s.planWinograd(workers)
+	}
 	s.how = s.method(s.groupOut)
 	if !s.image.set(&s.window, s.groupIn) {
 		s.how = convRows
-		return
+		return true
 	}
 	s.offsets = s.image.taps(s.groupIn)
 	s.step = s.stride[len(s.stride)-1]
@@ -322,29 +342,36 @@ func (s *convState) plan() {
 		for r := 0; r < s.rows; r += s.planeRows {
 			s.outer = append(s.outer, [2]int{s.image.row(r), r * s.width})
 		}
-		return
+		return true
 	}
-	// A row is cut into the fewest groups of pixels, whose sizes differ by one
-	// at most. Where all pixels lie as in the image, they are one row.
+	// Where all pixels lie as in the image, they are one row.
 	rows, width := s.rows, s.width
-	if s.image.size == s.outSize && s.taps == 1 {
+	if s.image.size == s.outSize && s.window.taps == 1 {
 		rows, width = 1, s.outSize
 	}
-	n := (width + s.k.ConvPixels() - 1) / s.k.ConvPixels()
+	s.places = places(s.k, rows, width, s.step, s.image.row)
+	return true
+}
+
+// places cuts rows of pixels into the fewest groups, whose sizes differ by one
+// at most, and returns those of either size. Windows are step apart in the
+// image, and those of row r begin at row(r).
+func places(k *simd.Kernels, rows, width, step int, row func(r int) int) [2]simd.Places {
+	n := (width + k.ConvPixels() - 1) / k.ConvPixels()
 	size, larger := width/n, width%n
 	var at [2][]int32
 	for r := range rows {
-		from, to := s.image.row(r), r*width
+		from, to := row(r), r*width
 		for i := range n {
 			k, pixels := 0, size
 			if i < larger {
 				k, pixels = 1, size+1
 			}
 			at[k] = append(at[k], int32(from), int32(to))
-			from, to = from+pixels*s.step, to+pixels
+			from, to = from+pixels*step, to+pixels
 		}
 	}
-	s.places = [2]simd.Places{simd.NewPlaces(at[0], size), simd.NewPlaces(at[1], min(size+1, s.k.ConvPixels()))}
+	return [2]simd.Places{simd.NewPlaces(at[0], size), simd.NewPlaces(at[1], min(size+1, k.ConvPixels()))}
 }
 
 // ready makes sure that the weights are packed.

@@ -93,6 +93,8 @@ type convKernels struct {
 	tiles              func(z []float32, zStep int, x []float32, step int, offsets []int32, w, bias, add []float32, places []int32, pixels, channels int, lo, hi float32)
 	slideConv          func(z []float32, zStep int, x []float32, xStep int, offsets []int32, rows, width, stride int, w []float32, bias, lo, hi float32)
 	slideMax, slideSum func(z []float32, zStep int, x []float32, xStep int, offsets []int32, rows, width, stride int)
+	winogradInput      func(dst []float32, plane int, x []float32, xStep, rows, tiles int)
+	winogradOutput     func(z []float32, zStep int, y []float32, plane, rows, tiles, height, width int, bias, lo, hi float32)
 	padRows            func(dst []float32, dstStep int, src []float32, srcStep int, rows, width, lead, copied int, value float32)
 }
 

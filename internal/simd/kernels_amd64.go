@@ -26,7 +26,7 @@ func kernels(p Path) *Kernels {
 var avx2 = Kernels{
 	path:      AVX2,
 	gemm:      gemmKernels{lanes: 8, maxVecs: 2, maxRows: 6, tile: gemmTileAVX2, transpose: transposeAVX2, group: 8},
-	conv:      convKernels{lanes: 8, pixels: 3, tiles: convTilesAVX2, slideConv: slideConvAVX2, slideMax: slideMaxAVX2, slideSum: slideSumAVX2, padRows: padRowsAVX2},
+	conv:      convKernels{lanes: 8, pixels: 3, tiles: convTilesAVX2, slideConv: slideConvAVX2, slideMax: slideMaxAVX2, slideSum: slideSumAVX2, padRows: padRowsAVX2, winogradInput: winogradInputAVX2, winogradOutput: winogradOutputAVX2},
 	circulant: circulantAVX2,
 
 	add: addAVX2, sub: subAVX2, mul: mulAVX2, div: divAVX2, max: maxAVX2, min: minAVX2,
@@ -50,7 +50,7 @@ var avx2 = Kernels{
 var avx512 = Kernels{
 	path:      AVX512,
 	gemm:      gemmKernels{lanes: 16, maxVecs: 3, maxRows: 8, tile: gemmTileAVX512, transpose: transposeAVX512, group: 8},
-	conv:      convKernels{lanes: 16, pixels: 7, tiles: convTilesAVX512, slideConv: slideConvAVX512, slideMax: slideMaxAVX512, slideSum: slideSumAVX512, padRows: padRowsAVX512},
+	conv:      convKernels{lanes: 16, pixels: 7, tiles: convTilesAVX512, slideConv: slideConvAVX512, slideMax: slideMaxAVX512, slideSum: slideSumAVX512, padRows: padRowsAVX512, winogradInput: winogradInputAVX512, winogradOutput: winogradOutputAVX512},
 	circulant: circulantAVX512,
 
 	add: addAVX512, sub: subAVX512, mul: mulAVX512, div: divAVX512, max: maxAVX512, min: minAVX512,

@@ -151,7 +151,7 @@ func (k *Kernels) Path() Path { return k.path }
 var portable = Kernels{
 	path:      Portable,
 	gemm:      gemmKernels{lanes: 4, maxVecs: 1, maxRows: 2, tile: gemmTile, transpose: transpose4, group: 4},
-	conv:      convKernels{lanes: 4, pixels: 2, tiles: convTiles, slideConv: slideConv, slideMax: slideMax, slideSum: slideSum, padRows: padRows},
+	conv:      convKernels{lanes: 4, pixels: 2, tiles: convTiles, slideConv: slideConv, slideMax: slideMax, slideSum: slideSum, padRows: padRows, winogradInput: winogradInput, winogradOutput: winogradOutput},
 	circulant: portableCirculant,
 
 	add: add, sub: sub, mul: mul, div: div, max: maximum, min: minimum,

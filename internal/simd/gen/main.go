@@ -33,6 +33,7 @@ var families = []struct {
 	{"circulant", circulant},
 	{"gemm", gemm},
 	{"conv", conv},
+	{"winograd", winograd},
 	{"elementwise", elementwise},
 	{"activation", activation},
 	{"reduce", reduce},
