@@ -24,6 +24,7 @@ type Size struct {
 	Classes int    // outputs of a classifier
 	Opset   int64  // 13 to 23; norms are LayerNormalization from 17 and decomposed below, GELU is Gelu from 20
 	Seed    uint64 // of the weights
+	Tiled   bool   // large weights repeat a block of drawn numbers, for models of gigabytes
 
 	// Without lists modules, by their ids, that the model is exported
 	// without. All other weights stay what they are.
@@ -69,6 +70,7 @@ type builder struct {
 	call  *call          // the function that is being written, or nil
 	// without lists the modules that are left out.
 	without []string
+	tiled   bool
 }
 
 // call is a call of a function that is being written: its weights are
@@ -92,7 +94,7 @@ func newBuilder(name string, s Size) *builder {
 	}
 	m := graph.NewModel(name, ir, s.Opset)
 	m.ProducerName = "lathe/testmodels"
-	return &builder{m: m, g: m.Graph, opset: s.Opset, without: s.Without, names: map[string]int{},
+	return &builder{m: m, g: m.Graph, opset: s.Opset, without: s.Without, tiled: s.Tiled, names: map[string]int{},
 		r: rand.New(rand.NewPCG(s.Seed, 0x776569676874))} // "weight"
 }
 
@@ -282,14 +284,21 @@ func (b *builder) draw(mean, deviation float64, dims ...int) *graph.Tensor {
 		n *= d
 	}
 	data := make([]float32, n)
-	for i := range data {
+	drawn := data
+	if b.tiled {
+		drawn = data[:min(n, 1<<16)]
+	}
+	for i := range drawn {
 		const one = 1 << 20
 		sum := -6 * one // twelve uniforms in [0, 1) have variance 1
 		for range 12 {
 			sum += b.r.IntN(one)
 		}
 		scaled := float64(float64(sum)/one) * deviation
-		data[i] = float32(mean + float64(scaled))
+		drawn[i] = float32(mean + float64(scaled))
+	}
+	for at := len(drawn); at < n; at += len(drawn) {
+		copy(data[at:], drawn)
 	}
 	return graph.Float32Tensor(shape, data)
 }

@@ -83,4 +83,5 @@ var checks = []check{
 	{6, 3, "every form of T5: found, scored, dropped", "as a new export, ≤ 1e-5", family("t5")},
 	{6, 3, "every form of Whisper: found, scored, dropped", "as a new export, ≤ 1e-5", family("whisper")},
 	{6, 3, "every form of ViT, DINOv2: found, scored, dropped", "as a new export, ≤ 1e-5", family("vit")},
+	{6, 4, "a model of 3 GB with external data loses two modules", "≤ 2 × copying it, ≤ 300 MB", dropsLarge},
 }
