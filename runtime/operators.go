@@ -80,6 +80,7 @@ func tables() [][]operator {
 		structuredOps,
 		sequenceOps,
 		opset6Ops,
+		int16Ops,
 	}
 }
 

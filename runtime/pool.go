@@ -414,7 +414,7 @@ func normOf[T float32 | float64](p float64) func(x []T) T {
 	}
 }
 
-func globalPool[T float32 | float64](f func(x []T) T) kernel {
+func globalPool[T number](f func(x []T) T) kernel {
 	d := dtypeOf[T]()
 	body := func(c *call, lo, hi int) {
 		x, z := view[T](c.in[0]), view[T](c.out[0])

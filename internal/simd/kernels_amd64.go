@@ -28,6 +28,7 @@ var avx2 = Kernels{
 	gemm:      gemmKernels{lanes: 8, maxVecs: 2, maxRows: 6, tile: gemmTileAVX2, transpose: transposeAVX2, group: 8},
 	conv:      convKernels{lanes: 8, pixels: 3, tiles: convTilesAVX2, slideConv: slideConvAVX2, slideMax: slideMaxAVX2, slideSum: slideSumAVX2, padRows: padRowsAVX2, winogradInput: winogradInputAVX2, winogradOutput: winogradOutputAVX2},
 	circulant: circulantAVX2,
+	fixed:     fixedAVX2,
 
 	add: addAVX2, sub: subAVX2, mul: mulAVX2, div: divAVX2, max: maxAVX2, min: minAVX2,
 	addScalar: addScalarAVX2, mulScalar: mulScalarAVX2, divScalar: divScalarAVX2,
@@ -52,6 +53,7 @@ var avx512 = Kernels{
 	gemm:      gemmKernels{lanes: 16, maxVecs: 3, maxRows: 8, tile: gemmTileAVX512, transpose: transposeAVX512, group: 8},
 	conv:      convKernels{lanes: 16, pixels: 7, tiles: convTilesAVX512, slideConv: slideConvAVX512, slideMax: slideMaxAVX512, slideSum: slideSumAVX512, padRows: padRowsAVX512, winogradInput: winogradInputAVX512, winogradOutput: winogradOutputAVX512},
 	circulant: circulantAVX512,
+	fixed:     bestFixedAVX512(),
 
 	add: addAVX512, sub: subAVX512, mul: mulAVX512, div: divAVX512, max: maxAVX512, min: minAVX512,
 	addScalar: addScalarAVX512, mulScalar: mulScalarAVX512, divScalar: divScalarAVX512,
@@ -97,4 +99,19 @@ var circulantAVX512 = circulantKernels{
 		circulantInverse32AVX512, circulantInverse64AVX512, circulantInverse128AVX512, circulantInverse256AVX512,
 	},
 	tile: circulantTileAVX512, pairs: circulantPairsAVX512, row: circulantRowAVX512,
+}
+
+var (
+	fixedAVX2       = fixedKernels{lanes: 8, maxRows: 4, tile32: fixedTile32AVX2, tile16: fixedTile16AVX2}
+	fixedAVX512     = fixedKernels{lanes: 16, maxRows: 8, tile32: fixedTile32AVX512, tile16: fixedTile16AVX512}
+	fixedAVX512VNNI = fixedKernels{lanes: 16, maxRows: 8, tile32: fixedTile32AVX512VNNI, tile16: fixedTile16AVX512VNNI}
+)
+
+// bestFixedAVX512 returns the fixed-point kernels of AVX-512, with VNNI where
+// the machine has it. Both give the same bits.
+func bestFixedAVX512() fixedKernels {
+	if cpu.X86.HasAVX512VNNI {
+		return fixedAVX512VNNI
+	}
+	return fixedAVX512
 }

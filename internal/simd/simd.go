@@ -122,6 +122,7 @@ type Kernels struct {
 	gemm      gemmKernels
 	conv      convKernels
 	circulant circulantKernels
+	fixed     fixedKernels
 
 	add, sub, mul, div, max, min                          func(dst, x, y []float32)
 	addScalar, mulScalar, divScalar, maxScalar, minScalar func(dst, x []float32, a float32)
@@ -153,6 +154,7 @@ var portable = Kernels{
 	gemm:      gemmKernels{lanes: 4, maxVecs: 1, maxRows: 2, tile: gemmTile, transpose: transpose4, group: 4},
 	conv:      convKernels{lanes: 4, pixels: 2, tiles: convTiles, slideConv: slideConv, slideMax: slideMax, slideSum: slideSum, padRows: padRows, winogradInput: winogradInput, winogradOutput: winogradOutput},
 	circulant: portableCirculant,
+	fixed:     portableFixed,
 
 	add: add, sub: sub, mul: mul, div: div, max: maximum, min: minimum,
 	addScalar: addScalar, mulScalar: mulScalar, divScalar: divScalar,

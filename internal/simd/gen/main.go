@@ -39,6 +39,7 @@ var families = []struct {
 	{"reduce", reduce},
 	{"rows", rows},
 	{"peak", peak},
+	{"fixed", fixed},
 }
 
 func main() {
@@ -111,8 +112,9 @@ func eachFile(f func(name string, text []byte) error) error {
 // extensions says what the functions of a path may use, by the suffix of their
 // names. It is what the run-time detection in package simd asks for.
 var extensions = map[string]map[string]bool{
-	"AVX2":   {"AVX": true, "AVX2": true, "FMA3": true, "BMI2": true},
-	"AVX512": {"AVX": true, "AVX2": true, "FMA3": true, "BMI2": true, "AVX512F": true, "AVX512BW": true, "AVX512DQ": true, "AVX512VL": true},
+	"AVX2":       {"AVX": true, "AVX2": true, "FMA3": true, "BMI2": true},
+	"AVX512":     {"AVX": true, "AVX2": true, "FMA3": true, "BMI2": true, "AVX512F": true, "AVX512BW": true, "AVX512DQ": true, "AVX512VL": true},
+	"AVX512VNNI": {"AVX": true, "AVX2": true, "FMA3": true, "BMI2": true, "AVX512F": true, "AVX512BW": true, "AVX512DQ": true, "AVX512VL": true, "AVX512VNNI": true},
 }
 
 // baseline is what every amd64 machine has.
@@ -126,6 +128,8 @@ func verifyISA(f *ir.File) error {
 		path := "AVX2"
 		if strings.HasSuffix(fn.Name, "AVX512") {
 			path = "AVX512"
+		} else if strings.HasSuffix(fn.Name, vnni.name) {
+			path = vnni.name
 		} else if !strings.HasSuffix(fn.Name, "AVX2") {
 			return fmt.Errorf("function %s is named after no path", fn.Name)
 		}

@@ -1,0 +1,49 @@
+package graph
+
+import (
+	"fmt"
+	"slices"
+)
+
+// Rules of lathe's operators in 16-bit fixed point; the others are those of the
+// operators that they stand for.
+
+// inferTo gives output 0 the shape of input 0 and an element type.
+func inferTo(elem DType) func(c *call) error {
+	return func(c *call) error {
+		if x, ok := c.dims(0); ok {
+			c.set(0, elem, x)
+		} else {
+			c.setElem(0, elem)
+		}
+		return nil
+	}
+}
+
+func inferAddInt16(c *call) error { return c.broadcast(Int16, 0, 2) }
+
+// inferMatMulInt16: X [..., n], W [m, n] → [..., m].
+func inferMatMulInt16(c *call) error {
+	x, okX := c.dims(0)
+	w, okW := c.dims(1)
+	if okW && len(w) != 2 {
+		return fmt.Errorf("input W is %v, want [m, n]", w)
+	}
+	if !okX {
+		c.setElem(0, Int16)
+		return nil
+	}
+	if len(x) == 0 {
+		return fmt.Errorf("input X is a scalar")
+	}
+	out := slices.Clone(x)
+	out[len(out)-1] = UnknownDim
+	if okW {
+		if n := x[len(x)-1]; n.IsKnown() && w[1].IsKnown() && n.N != w[1].N {
+			return fmt.Errorf("input X is %v with W %v", x, w)
+		}
+		out[len(out)-1] = w[0]
+	}
+	c.set(0, Int16, out)
+	return nil
+}

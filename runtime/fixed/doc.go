@@ -1,0 +1,134 @@
+// Package fixed is arithmetic in 16-bit fixed point: the operators of domain
+// lathe whose names end in Int16. This comment is their specification. It is
+// complete: every output of every operator is determined to the bit by it, so
+// that a second implementation gives the same bits (testmodels/fixed has one,
+// in plain Python integers, which makes the goldens that this one is held to).
+//
+// # Numbers
+//
+// All integers are two's complement. An activation is an int16 q that stands
+// for q·2ᵉ; its exponent e is a property of the value in the graph, is fixed
+// by calibration, and is not stored beside the elements. Where two operators
+// meet, the one has to give what the other expects. ⌊x⌋ is the largest integer
+// not above x, and
+//
+//	round(v, s)  = ⌊v/2ˢ + ½⌋              s > 0, half up;  v·2⁻ˢ for s ≤ 0
+//	sat(v)       = min(max(v, −2¹⁵), 2¹⁵ − 1)
+//	near(v, s)   = v/2ˢ to the nearest integer, ties to even
+//	mac(a, x, w) = near(a·2¹⁵ + x·w, 15)
+//
+// Sums are exact: the order of terms has no effect. Nothing wraps around.
+//
+// # Between float32 and int16
+//
+//	QuantizeInt16(X, E):    y = sat(⌊x·2⁻ᴱ ⊕ ½⌋)    ⊕ the float32 addition; NaN gives 0
+//	DequantizeInt16(X, E):  y = x·2ᴱ                rounded to float32 where that is subnormal
+//	RequantizeInt16(X, S):  y = sat(round(x, S))
+//
+// E and S are int32 with one element, from −126 to 126 and from −16 to 31.
+// x·2⁻ᴱ is a float32 product, which is exact but for overflow and underflow.
+//
+// # Dense layers
+//
+//	MatMulInt16(X [..., n], W [m, n], S [m], B [m]) → Y [..., m]
+//	ConvInt16(X [N, C, d…], W [M, C/group, k…], S [M], B [M]) → Y [N, M, o…]
+//
+//	y[r] = sat(round(Σ_k w[r, k]·x[k] + B[r], S[r]))
+//
+// X and W are int16, S is int32 and B int64. The sum of ConvInt16 runs over
+// the window that the attributes of Conv define, with zeros outside of X.
+// Weights are from −32767 to 32767, S from 0 to 62, |B| ≤ 2⁶⁰ and there are at
+// most 2²⁸ products in a sum; other values are errors. Then |Σ + B + 2ˢ⁻¹| ≤
+// 2²⁸·2³⁰ + 2⁶⁰ + 2⁶¹ < 2⁶³, so 64 bits hold the accumulator for every X. The
+// exponents obey e_y = e_x + f_r + S[r], f_r the exponent of row r of W. B has
+// the exponent e_x + f_r of the accumulator.
+//
+// # Other layers
+//
+//	AddInt16(A, B, E [3]):           y = sat(round(a·2^E₀ + b·2^E₁, E₂))   E₀, E₁ from 0 to 16, E₂ from 0 to 40
+//	ClipInt16(X, L [1], H [1]):      y = min(max(x, L), H)                 L, H int16; a ReLU has L = 0, H = 32767
+//	MaxPoolInt16(X):                 y = the largest of the window         attributes of MaxPool
+//	AveragePoolInt16(X, L [1]):      y = sat(⌊Σ·2ᴸ/count + ½⌋)             attributes of AveragePool; L from 0 to 15
+//	GlobalAveragePoolInt16(X, L):    the same over all spatial positions
+//
+// E and L are int32. A and B of AddInt16 broadcast. A window of AveragePool
+// counts what AveragePool counts. Reshape, Transpose, Flatten, Squeeze,
+// Unsqueeze and Concat are those of ONNX, on int16.
+//
+// # Block-circulant layers
+//
+//	BlockCirculantMatMulInt16(X [..., n], W [p, q, b], S [p], B [p, b], R [2]) <out_features = m, rounding> → Y [..., m]
+//
+// b is a power of two from 2 to 256. X and W are int16, S and R int32, B is
+// int64. X is padded with zeros to q·b elements, x_j being block j, and of the
+// p·b results the first m are kept. A spectrum lists b numbers: bin 0, bin b/2,
+// then real and imaginary part of bins 1, 2, …, b/2 − 1. W[i, j] is the
+// spectrum of block (i, j), Σ_c w[c]·exp(−2πi·f·c/b), without a factor 1/b, at
+// the exponent f_i. B[i] is the spectrum of the bias of block row i in the
+// format of the accumulator. Limits of W, S and B are those above; R[0] is
+// from 0 to 31 and R[1] from 0 to 40. With * the product of bins (of reals for
+// bins 0 and b/2, of complex numbers for the others),
+//
+//	x̂_j = sat(round(F_b(x_j), R[0]))                 each of the b numbers
+//	ŷ_i = clamp(round(Σ_j W[i, j]*x̂_j + B[i], S[i]))   to ±2^K, K = 23 − log₂ b
+//	y_i = sat(round(G_b(ŷ_i), R[1]))
+//
+// F is the Fourier transform and G its inverse without the factor 1/b, which
+// is in R[1]. In integers, with h = N/2 and for 0 < f < h/2
+//
+//	c = near(2³⁰·cos(2πf/N), 15),  s = near(2³⁰·sin(2πf/N), 15)
+//
+// (no cosine or sine of these is near a tie), F_N(x) of N numbers is
+//
+//	F_2:  X(0) = x₀ + x₁,  X(1) = x₀ − x₁
+//	F_N:  E = F_h(x₀, x₂, …),  O = F_h(x₁, x₃, …)
+//	      X(0) = E(0) + O(0),  X(h) = E(0) − O(0),  X(h/2) = E(h/2) − i·O(h/2)
+//	      P = mac(mac(0, Im O(f), s), Re O(f), c) + i·mac(mac(0, Re O(f), −s), Im O(f), c)
+//	      X(f) = E(f) + P,  X(h − f) = conj(E(f) − P)
+//
+// and G_N(X) is
+//
+//	G_2:  x₀ = X(0) + X(1),  x₁ = X(0) − X(1)
+//	G_N:  E(0) = X(0) + X(h),  O(0) = X(0) − X(h),  E(h/2) = 2·Re X(h/2),  O(h/2) = −2·Im X(h/2)
+//	      E(f) = X(f) + conj X(h − f),  D = X(f) − conj X(h − f)
+//	      O(f) = mac(mac(0, Im D, −s), Re D, c) + i·mac(mac(0, Re D, s), Im D, c)
+//	      (x₀, x₂, …) = G_h(E),  (x₁, x₃, …) = G_h(O)
+//
+// For every input, all numbers of a transform stay below 2²⁴ and all results
+// of mac at or below 2²²:
+//
+//   - Forward, |x| ≤ 2¹⁵. The sums of F_N are at most N·2¹⁵ ≤ 2²³. A rotated bin
+//     O(f), 0 < f < h/2, of h ≤ 128 reals is at most 2¹⁵·max_φ Σ_c |cos(2πfc/h + φ)|
+//     ≤ 2¹⁵·h/√2 in magnitude (the angles run through at least four directions
+//     alike), so below 0.71·2²².
+//   - Inverse, |ŷ| ≤ 2^K in each component. A complex bin is at most √2·2^K, every
+//     level doubles that, and the last level with a rotation is N = 8, which is
+//     level log₂ b − 2: mac gives at most √2·2^K·b/4 = √2·2²¹, all sums are at
+//     most √2·2^K·b = √2·2²³ < 2²⁴.
+//   - Rounding adds at most 1 a level, which these bounds have room for.
+//
+// So a float32 holds every number exactly, and mac is one fused multiply-add
+// with a number of magnitude 2²³ added to its sum: the vector kernels compute
+// these integers in floating-point registers. The bound of ±2^K and ties to
+// even, not half up, are there for that; with one rounding in 2²² the choice
+// has no effect on accuracy.
+//
+// The exponents: x̂ has e_x + R[0], the accumulator e_x + R[0] + f_i, ŷ has
+// e_ŷ = e_x + R[0] + f_i + S[i], the same for all i, and y has e_ŷ + R[1] −
+// log₂ b.
+//
+// # Rounding as in CirCNN
+//
+// With the attribute rounding = "circnn" (the default is "once") transforms
+// are those of hardware with 16-bit registers: every butterfly halves its
+// outputs, a rotation is one rounded product. In F and G every sum or
+// difference of the formulas above, v, is replaced by sat(round(v, 1)), so are
+// both parts of X(h/2) in F (v their value there), the factors 2 of G are left
+// out, and rotations are
+//
+//	P    = sat(round(Re O·c + Im O·s, 15)) + i·sat(round(Im O·c − Re O·s, 15))
+//	O(f) = sat(round(Re D·c − Im D·s, 15)) + i·sat(round(Im D·c + Re D·s, 15))
+//
+// Both transforms divide by b so. R[0] and R[1] have to be log₂ b: x̂ = F(x),
+// ŷ = sat(round(…, S)), y = G(ŷ) with no further shift.
+package fixed

@@ -1,0 +1,55 @@
+package fixed
+
+import "math"
+
+// The limits of an int16.
+const (
+	Low  = -1 << 15
+	High = 1<<15 - 1
+)
+
+// Round is round(v, s) of the specification. s is at most 62; for s < 0, |v|
+// must leave room for the shift.
+func Round(v int64, s int) int64 {
+	if s <= 0 {
+		return v << -s
+	}
+	return (v + 1<<(s-1)) >> s
+}
+
+// Saturate is sat(v).
+func Saturate(v int64) int16 { return int16(min(max(v, Low), High)) }
+
+// Quantize is QuantizeInt16 of one number.
+func Quantize(x float32, e int) int16 {
+	t := math.Floor(float64(float32(x*scale(-e)) + 0.5))
+	switch {
+	case t != t:
+		return 0
+	case t >= High:
+		return High
+	case t <= Low:
+		return Low
+	}
+	return int16(t)
+}
+
+// Dequantize is DequantizeInt16 of one number.
+func Dequantize(q int16, e int) float32 { return float32(q) * scale(e) }
+
+// scale is 2ᵉ.
+func scale(e int) float32 { return float32(math.Ldexp(1, e)) }
+
+// Mean is the mean of count numbers of that sum, times 2ˡ, as AveragePoolInt16
+// rounds it; 0 of none.
+func Mean(sum int64, count, l int) int16 {
+	if count == 0 {
+		return 0
+	}
+	n, d := sum<<l*2+int64(count), 2*int64(count)
+	q := n / d
+	if n%d < 0 {
+		q--
+	}
+	return Saturate(q)
+}

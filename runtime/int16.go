@@ -1,0 +1,511 @@
+package runtime
+
+import (
+	"errors"
+	"fmt"
+	"math"
+
+	"github.com/onnx-lathe/lathe/graph"
+	"github.com/onnx-lathe/lathe/internal/simd"
+	"github.com/onnx-lathe/lathe/runtime/fixed"
+)
+
+// int16Ops are the operators of domain lathe in 16-bit fixed point. Package
+// fixed specifies them to the bit. Weights, biases and shifts are constant.
+var int16Ops = []operator{
+	{graph.LatheDomain, "QuantizeInt16", 1, prepareQuantizeInt16, 0},
+	{graph.LatheDomain, "DequantizeInt16", 1, prepareDequantizeInt16, 0},
+	{graph.LatheDomain, "RequantizeInt16", 1, prepareRequantizeInt16, 0},
+	{graph.LatheDomain, "MatMulInt16", 1, prepareMatMulInt16, 0},
+	{graph.LatheDomain, "ConvInt16", 1, prepareConvInt16, 0},
+	{graph.LatheDomain, "BlockCirculantMatMulInt16", 1, prepareCirculantInt16, 0},
+	{graph.LatheDomain, "AddInt16", 1, prepareAddInt16, 0},
+	{graph.LatheDomain, "ClipInt16", 1, prepareClipInt16, 0},
+	{graph.LatheDomain, "MaxPoolInt16", 1, prepareMaxPoolInt16, 0},
+	{graph.LatheDomain, "AveragePoolInt16", 1, prepareMeanPoolInt16, 0},
+	{graph.LatheDomain, "GlobalAveragePoolInt16", 1, prepareMeanPoolInt16, 0},
+}
+
+// fixedInput returns constant input i, whose element type is d.
+func (n *node) fixedInput(i int, name string, d graph.DType) (*Tensor, error) {
+	switch t := n.constant(i); {
+	case !n.has(i):
+		return nil, fmt.Errorf("input %s is missing", name)
+	case t == nil:
+		return nil, fmt.Errorf("input %s has to be constant", name)
+	case t.DType != d:
+		return nil, fmt.Errorf("input %s is %v, want %v", name, t.DType, d)
+	default:
+		n.drop(i)
+		return t, nil
+	}
+}
+
+// shifts returns the int32 elements of constant input i, each from low to high;
+// there are count of them, any number where that is negative.
+func (n *node) shifts(i int, name string, count int, low, high int32) ([]int32, error) {
+	t, err := n.fixedInput(i, name, graph.Int32)
+	if err != nil {
+		return nil, err
+	}
+	if count >= 0 && t.Len() != count {
+		return nil, fmt.Errorf("input %s has %d elements, want %d", name, t.Len(), count)
+	}
+	for _, v := range t.I32() {
+		if v < low || v > high {
+			return nil, fmt.Errorf("input %s holds %d, want %d to %d", name, v, low, high)
+		}
+	}
+	return t.I32(), nil
+}
+
+// mapInt16 is a kernel that computes out[i] from in[i], for runs of elements.
+func mapInt16[X, Y element](f func(y []Y, x []X)) kernel {
+	body := func(c *call, lo, hi int) { f(view[Y](c.out[0])[lo:hi], view[X](c.in[0])[lo:hi]) }
+	return byType{dtypeOf[X](): func(c *call) error {
+		x := c.in[0]
+		if _, err := c.over(0, 0, dtypeOf[Y](), x.Shape...); err != nil {
+			return err
+		}
+		c.parallel(x.Len(), elementGrain, body)
+		return nil
+	}}.kernel(0)
+}
+
+const maxExponent = 126 // 2 to the power of ± that is a float32 that is not subnormal
+
+func prepareQuantizeInt16(n *node) (kernel, error) {
+	e, err := n.shifts(1, "E", 1, -maxExponent, maxExponent)
+	if err != nil {
+		return nil, err
+	}
+	exponent, scale := int(e[0]), float32(math.Ldexp(1, -int(e[0])))
+	return mapInt16(func(y []int16, x []float32) {
+		for i, v := range x {
+			t := float32(v*scale) + 0.5
+			if t > -1<<15 && t < 1<<15 {
+				w := int32(t)
+				if float32(w) > t {
+					w--
+				}
+				y[i] = int16(w)
+				continue
+			}
+			y[i] = fixed.Quantize(v, exponent)
+		}
+	}), n.inputs(2, 2)
+}
+
+func prepareDequantizeInt16(n *node) (kernel, error) {
+	e, err := n.shifts(1, "E", 1, -maxExponent, maxExponent)
+	if err != nil {
+		return nil, err
+	}
+	scale := float32(math.Ldexp(1, int(e[0])))
+	return mapInt16(func(y []float32, x []int16) {
+		for i, v := range x {
+			y[i] = float32(v) * scale
+		}
+	}), n.inputs(2, 2)
+}
+
+func prepareRequantizeInt16(n *node) (kernel, error) {
+	s, err := n.shifts(1, "S", 1, -16, 31)
+	if err != nil {
+		return nil, err
+	}
+	shift := int(s[0])
+	return mapInt16(func(y, x []int16) {
+		for i, v := range x {
+			y[i] = fixed.Saturate(fixed.Round(int64(v), shift))
+		}
+	}), n.inputs(2, 2)
+}
+
+func prepareClipInt16(n *node) (kernel, error) {
+	low, errLow := n.fixedInput(1, "L", graph.Int16)
+	high, errHigh := n.fixedInput(2, "H", graph.Int16)
+	if err := errors.Join(errLow, errHigh, n.inputs(3, 3)); err != nil {
+		return nil, err
+	}
+	if low.Len() != 1 || high.Len() != 1 {
+		return nil, fmt.Errorf("bounds L and H have %d and %d elements, want one each", low.Len(), high.Len())
+	}
+	l, h := low.I16()[0], high.I16()[0]
+	return mapInt16(func(y, x []int16) {
+		for i, v := range x {
+			y[i] = min(max(v, l), h)
+		}
+	}), nil
+}
+
+func prepareAddInt16(n *node) (kernel, error) {
+	e, err := n.shifts(2, "E", 3, 0, 40)
+	if err != nil {
+		return nil, err
+	}
+	if e[0] > 16 || e[1] > 16 {
+		return nil, fmt.Errorf("input E holds %v, want at most 16 in the first two", e)
+	}
+	return byType{graph.Int16: binary(each(func(x, y int16) int16 {
+		return fixed.Saturate(fixed.Round(int64(x)<<e[0]+int64(y)<<e[1], int(e[2])))
+	}))}.kernel(0), n.inputs(3, 3)
+}
+
+func prepareMaxPoolInt16(n *node) (kernel, error) {
+	a := n.window()
+	if n.wants(1) {
+		return nil, errors.New("MaxPoolInt16 gives no indices")
+	}
+	return byType{graph.Int16: maxPool(&a, false, false, int16(math.MinInt16), nil)}.kernel(0), n.inputs(1, 1)
+}
+
+// prepareMeanPoolInt16: AveragePoolInt16 and GlobalAveragePoolInt16.
+func prepareMeanPoolInt16(n *node) (kernel, error) {
+	a, pad := n.window(), n.bool("count_include_pad", false)
+	left, err := n.shifts(1, "L", 1, 0, 15)
+	if err != nil {
+		return nil, err
+	}
+	l := int(left[0])
+	if n.op == "GlobalAveragePoolInt16" {
+		return byType{graph.Int16: globalPool(func(x []int16) int16 {
+			var sum int64
+			for _, v := range x {
+				sum += int64(v)
+			}
+			return fixed.Mean(sum, len(x), l)
+		})}.kernel(0), n.inputs(2, 2)
+	}
+	body := func(c *call, lo, hi int) {
+		s := c.state.(*poolState)
+		x, z := c.in[0].I16(), c.out[0].I16()
+		last := len(s.in) - 1
+		for i := lo; i < hi; i++ {
+			plane := x[i/s.rows*s.inSize:][:s.inSize]
+			rows := 1 // taps that count, but for those along the last axis
+			for k, r := last-1, i%s.rows; k >= 0; k-- {
+				rows *= s.counted(k, r%s.out[k], pad)
+				r /= s.out[k]
+			}
+			for j := range s.width {
+				first, end := s.inside(last, j, s.before[last], s.in[last])
+				from := j*s.stride[last] - s.before[last] + first*s.dilation[last]
+				var sum int64
+				for t := s.row(i % s.rows); t.ok; t.next() {
+					for k := range end - first {
+						sum += int64(plane[t.in+from+k*s.dilation[last]])
+					}
+				}
+				z[i*s.width+j] = fixed.Mean(sum, rows*s.counts[j], l)
+			}
+		}
+	}
+	return byType{graph.Int16: func(c *call) error {
+		s, err := c.pooling(&a)
+		if err != nil {
+			return err
+		}
+		z, err := c.alloc(0, graph.Int16, s.shape...)
+		if err != nil || z.Len() == 0 {
+			return err
+		}
+		s.counts = s.counts[:0]
+		for o := range s.width {
+			s.counts = append(s.counts, s.counted(len(s.in)-1, o, pad))
+		}
+		c.parallel(s.planes*s.rows, 1+elementGrain/(s.width*s.taps), body)
+		return nil
+	}}.kernel(0), n.inputs(2, 2)
+}
+
+// fixedLayer reads the constant inputs W, S and B of a layer; there is a shift
+// for every row of W.
+func (n *node) fixedLayer() (w *Tensor, shift []int32, bias []int64, err error) {
+	w, errW := n.fixedInput(1, "W", graph.Int16)
+	shift, errS := n.shifts(2, "S", -1, 0, 62)
+	b, errB := n.fixedInput(3, "B", graph.Int64)
+	if err := errors.Join(errW, errS, errB); err != nil {
+		return nil, nil, nil, err
+	}
+	if len(w.Shape) == 0 || len(shift) != w.Shape[0] {
+		return nil, nil, nil, fmt.Errorf("%d shifts S for weights W %v", len(shift), w.Shape)
+	}
+	return w, shift, b.I64(), nil
+}
+
+// prepareMatMulInt16: X [..., n], W [m, n].
+func prepareMatMulInt16(n *node) (kernel, error) {
+	if err := n.inputs(4, 4); err != nil {
+		return nil, err
+	}
+	w, shift, bias, err := n.fixedLayer()
+	if err != nil {
+		return nil, err
+	}
+	if len(w.Shape) != 2 {
+		return nil, fmt.Errorf("weights W %v, want [m, n]", w.Shape)
+	}
+	m, features := w.Shape[0], w.Shape[1]
+	packed, err := fixed.Pack(n.simd, w.I16(), m, features, bias, shift)
+	if err != nil {
+		return nil, err
+	}
+	k, stride := n.simd, features+features%2
+	type state struct {
+		x     []int16
+		shape []int
+	}
+	body := func(c *call, lo, hi int) {
+		s := c.state.(*state)
+		k.Fixed16(c.out[0].I16()[lo*m:], m, &packed, s.x[lo*stride:], stride, hi-lo)
+	}
+	return byType{graph.Int16: func(c *call) error {
+		s, ok := c.state.(*state)
+		if !ok {
+			s = &state{}
+			c.state = s
+		}
+		x := c.in[0]
+		if len(x.Shape) == 0 || x.Shape[len(x.Shape)-1] != features {
+			return fmt.Errorf("input X is %v, weights W [%d, %d]", x.Shape, m, features)
+		}
+		rows, err := count(x.Shape[:len(x.Shape)-1])
+		if err != nil {
+			return err
+		}
+		s.shape = append(append(s.shape[:0], x.Shape[:len(x.Shape)-1]...), m)
+		if _, err := c.alloc(0, graph.Int16, s.shape...); err != nil {
+			return err
+		}
+		if s.x = x.I16(); stride != features { // the kernels read pairs
+			if s.x, err = scratch[int16](c, rows*stride); err != nil {
+				return err
+			}
+			for r := range rows {
+				copy(s.x[r*stride:], x.I16()[r*features:(r+1)*features])
+				s.x[(r+1)*stride-1] = 0
+			}
+		}
+		c.flops += 2 * int64(rows) * int64(m) * int64(features)
+		c.parallel(rows, 1+multiplyGrain/(1+m*features), body)
+		s.x = nil
+		return nil
+	}}.kernel(0), nil
+}
+
+// convInt16 is ConvInt16. The inputs of a run of outputs are gathered, one row
+// of depth elements for each, and multiplied by the weights of a group.
+type convInt16 struct {
+	windowAttrs
+	k               *simd.Kernels
+	group, m        int
+	groupIn, groupM int
+	kernel          []int
+	packed          []simd.FixedWeights // by group
+}
+
+type convInt16State struct {
+	window
+	channels, depth, step int // step: depth made even
+	high, blocks          int // output rows of a block, blocks of a plane
+	shape                 []int
+	cols, sums            []int16 // by worker
+}
+
+func prepareConvInt16(n *node) (kernel, error) {
+	if err := n.inputs(4, 4); err != nil {
+		return nil, err
+	}
+	w, shift, bias, err := n.fixedLayer()
+	if err != nil {
+		return nil, err
+	}
+	v := &convInt16{windowAttrs: n.window(), k: n.simd, group: n.int("group", 1), m: w.Shape[0]}
+	if len(w.Shape) < 3 || v.group < 1 || v.m%v.group != 0 {
+		return nil, fmt.Errorf("weights W %v in %d groups", w.Shape, v.group)
+	}
+	v.groupIn, v.groupM, v.kernel = w.Shape[1], v.m/v.group, w.Shape[2:]
+	depth, err := count(w.Shape[1:])
+	if err != nil {
+		return nil, err
+	}
+	if len(bias) != v.m {
+		return nil, fmt.Errorf("bias B of %d elements for weights W %v", len(bias), w.Shape)
+	}
+	for g := range v.group {
+		first, end := g*v.groupM, (g+1)*v.groupM
+		p, err := fixed.Pack(n.simd, w.I16()[first*depth:end*depth], v.groupM, depth, bias[first:end], shift[first:end])
+		if err != nil {
+			return nil, err
+		}
+		v.packed = append(v.packed, p)
+	}
+	return byType{graph.Int16: v.run}.kernel(0), nil
+}
+
+// convInt16Pixels is how many outputs are gathered for one product: enough for the
+// kernels to reuse weights.
+const convInt16Pixels = 128
+
+func (v *convInt16) run(c *call) error {
+	s, ok := c.state.(*convInt16State)
+	if !ok {
+		s = &convInt16State{}
+		c.state = s
+	}
+	x := c.in[0]
+	if len(x.Shape) != len(v.kernel)+2 || x.Shape[1] != v.groupIn*v.group {
+		return fmt.Errorf("X %v with W [%d, %d, %v] in %d groups", x.Shape, v.m, v.groupIn, v.kernel, v.group)
+	}
+	if err := s.set(&v.windowAttrs, x.Shape[2:], v.kernel); err != nil {
+		return err
+	}
+	s.channels, s.depth = x.Shape[1], v.groupIn*s.taps
+	s.step = s.depth + s.depth%2
+	s.shape = append(append(s.shape[:0], x.Shape[0], v.m), s.window.out...)
+	z, err := c.alloc(0, graph.Int16, s.shape...)
+	if err != nil || z.Len() == 0 {
+		return err
+	}
+	s.high = max(1, min(s.rows, convInt16Pixels/s.width))
+	s.blocks = (s.rows + s.high - 1) / s.high
+	pixels := s.high * s.width
+	if s.cols, err = scratch[int16](c, c.workers()*pixels*s.step); err != nil {
+		return err
+	}
+	if s.sums, err = scratch[int16](c, c.workers()*pixels*v.groupM); err != nil {
+		return err
+	}
+	c.flops += 2 * int64(z.Len()) * int64(s.depth)
+	c.parallelWorkers(x.Shape[0]*v.group*s.blocks, 1+multiplyGrain/(1+pixels*v.groupM*s.depth), v.body)
+	s.cols, s.sums = nil, nil
+	return nil
+}
+
+// body computes units [lo, hi): a sample, a group, a block of output rows.
+func (v *convInt16) body(c *call, worker, lo, hi int) {
+	s := c.state.(*convInt16State)
+	x, z := c.in[0].I16(), c.out[0].I16()
+	pixels := s.high * s.width
+	cols, out := s.cols[worker*pixels*s.step:][:pixels*s.step], s.sums[worker*pixels*v.groupM:][:pixels*v.groupM]
+	for u := lo; u < hi; u++ {
+		block, g := u%s.blocks, u/s.blocks%v.group
+		sample := u / s.blocks / v.group
+		first := block * s.high
+		rows := min(s.high, s.rows-first)
+		in := x[(sample*s.channels+g*v.groupIn)*s.inSize:][:v.groupIn*s.inSize]
+		clear(cols)
+		for r := range rows {
+			s.gather(cols[r*s.width*s.step:], in, first+r, v.groupIn)
+		}
+		n := rows * s.width
+		v.k.Fixed16(out, v.groupM, &v.packed[g], cols, s.step, n)
+		for m := range v.groupM {
+			to := z[(sample*v.m+g*v.groupM+m)*s.outSize+first*s.width:][:n]
+			for j := range to {
+				to[j] = out[j*v.groupM+m]
+			}
+		}
+	}
+}
+
+// gather fills the columns of output row r with what is inside of x.
+func (s *convInt16State) gather(cols, x []int16, r, channels int) {
+	last := len(s.in) - 1
+	for t := s.row(r); t.ok; t.next() {
+		for k := range s.kernel[last] {
+			lo, hi, from := s.span(k)
+			for ch := range channels {
+				in := x[ch*s.inSize+t.in:]
+				at := ch*s.taps + t.tap + k
+				for j, p := lo, from; j < hi; j, p = j+1, p+s.stride[last] {
+					cols[j*s.step+at] = in[p]
+				}
+			}
+		}
+	}
+}
+
+// prepareCirculantInt16: X [..., n], W [p, q, b].
+func prepareCirculantInt16(n *node) (kernel, error) {
+	if err := n.inputs(5, 5); err != nil {
+		return nil, err
+	}
+	w, shift, bias, err := n.fixedLayer()
+	if err != nil {
+		return nil, err
+	}
+	r, err := n.shifts(4, "R", 2, 0, 40)
+	if err != nil {
+		return nil, err
+	}
+	if len(w.Shape) != 3 {
+		return nil, fmt.Errorf("weights W %v, want [p, q, b]", w.Shape)
+	}
+	m := n.int("out_features", 0)
+	o, err := fixed.NewCirculant(fixed.Spec{P: w.Shape[0], Q: w.Shape[1], B: w.Shape[2], M: m, W: w.I16(), Bias: bias, Shift: shift,
+		R: [2]int32{r[0], r[1]}, Rounding: fixed.Rounding(n.str("rounding", string(fixed.Once)))}, n.simd)
+	if err != nil {
+		return nil, err
+	}
+	type state struct {
+		x     []int16
+		ws    []fixed.Workspace
+		shape []int
+	}
+	inputs := o.Inputs()
+	body := func(c *call, worker, lo, hi int) {
+		s := c.state.(*state)
+		o.Apply(c.out[0].I16()[lo*m:hi*m], s.x[lo*inputs:hi*inputs], hi-lo, &s.ws[worker])
+	}
+	return byType{graph.Int16: func(c *call) error {
+		s, ok := c.state.(*state)
+		if !ok {
+			s = &state{ws: make([]fixed.Workspace, c.workers())}
+			c.state = s
+		}
+		x := c.in[0]
+		if len(x.Shape) == 0 {
+			return errors.New("input X is a scalar")
+		}
+		features := x.Shape[len(x.Shape)-1]
+		if features > inputs {
+			return fmt.Errorf("input X %v has %d features, W takes %d", x.Shape, features, inputs)
+		}
+		tokens, err := count(x.Shape[:len(x.Shape)-1])
+		if err != nil {
+			return err
+		}
+		s.shape = append(append(s.shape[:0], x.Shape[:len(x.Shape)-1]...), m)
+		if _, err := c.alloc(0, graph.Int16, s.shape...); err != nil {
+			return err
+		}
+		if s.x = x.I16(); features < inputs {
+			if s.x, err = scratch[int16](c, tokens*inputs); err != nil {
+				return err
+			}
+			for t := range tokens {
+				copy(s.x[t*inputs:], x.I16()[t*features:(t+1)*features])
+				clear(s.x[t*inputs+features : (t+1)*inputs])
+			}
+		}
+		nx, ny, stage, fft := o.Sizes(tokens)
+		for i := range s.ws {
+			ws := &s.ws[i]
+			var errs [4]error
+			ws.X, errs[0] = scratch[int16](c, nx)
+			ws.Y, errs[1] = scratch[int32](c, ny)
+			ws.Stage, errs[2] = scratch[int16](c, stage)
+			ws.Scratch, errs[3] = scratch[float32](c, fft)
+			if err := errors.Join(errs[:]...); err != nil {
+				return err
+			}
+		}
+		c.flops += o.Operations(tokens)
+		c.parallelWorkers(tokens, 16, body)
+		s.x = nil
+		clear(s.ws)
+		return nil
+	}}.kernel(0), nil
+}
