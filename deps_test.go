@@ -24,7 +24,7 @@ const floors = `
 	internal/simd, internal/atomicfile, graph/onnxpb, graph/internal/schemagen
 	< graph
 	< graph/modules, runtime/circulant, runtime/fixed, internal/npz
-	< testmodels
+	< testmodels, testmodels/fixed
 	< testmodels/gen
 	< runtime
 	< runtime/generate, runtime/onnxgo, runtime/conformance, calib/metric

@@ -47,3 +47,31 @@ func inferMatMulInt16(c *call) error {
 	c.set(0, Int16, out)
 	return nil
 }
+
+// inferCirculantInt16: X [..., n], W [p, q, b], M [1] with m in it → [..., m].
+func inferCirculantInt16(c *call) error {
+	x, okX := c.dims(0)
+	if !okX {
+		c.setElem(0, Int16)
+		return nil
+	}
+	if len(x) == 0 {
+		return fmt.Errorf("input X is a scalar")
+	}
+	out := slices.Clone(x)
+	out[len(out)-1] = UnknownDim
+	if sizes, known := c.content(5).list(); known && len(sizes) == 1 {
+		out[len(out)-1] = c.dim(sizes[0])
+	}
+	if w, ok := c.dims(1); ok {
+		if len(w) != 3 {
+			return fmt.Errorf("input W is %v, want [p, q, b]", w)
+		}
+		columns, known := c.expr(w[1]).mul(c.expr(w[2])).value()
+		if n := x[len(x)-1]; known && n.IsKnown() && n.N > columns {
+			return fmt.Errorf("input X is %v with W %v, want at most %d as its last dim", x, w, columns)
+		}
+	}
+	c.set(0, Int16, out)
+	return nil
+}

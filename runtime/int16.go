@@ -429,7 +429,7 @@ func (s *convInt16State) gather(cols, x []int16, r, channels int) {
 
 // prepareCirculantInt16: X [..., n], W [p, q, b].
 func prepareCirculantInt16(n *node) (kernel, error) {
-	if err := n.inputs(5, 5); err != nil {
+	if err := n.inputs(6, 6); err != nil {
 		return nil, err
 	}
 	w, shift, bias, err := n.fixedLayer()
@@ -440,10 +440,14 @@ func prepareCirculantInt16(n *node) (kernel, error) {
 	if err != nil {
 		return nil, err
 	}
-	if len(w.Shape) != 3 {
-		return nil, fmt.Errorf("weights W %v, want [p, q, b]", w.Shape)
+	size, err := n.fixedInput(5, "M", graph.Int64)
+	if err != nil {
+		return nil, err
 	}
-	m := n.int("out_features", 0)
+	if len(w.Shape) != 3 || size.Len() != 1 || size.I64()[0] < 0 || size.I64()[0] > math.MaxInt32 {
+		return nil, fmt.Errorf("weights W %v for M = %v outputs, want [p, q, b] and one number", w.Shape, size.I64())
+	}
+	m := int(size.I64()[0])
 	o, err := fixed.NewCirculant(fixed.Spec{P: w.Shape[0], Q: w.Shape[1], B: w.Shape[2], M: m, W: w.I16(), Bias: bias, Shift: shift,
 		R: [2]int32{r[0], r[1]}, Rounding: fixed.Rounding(n.str("rounding", string(fixed.Once)))}, n.simd)
 	if err != nil {

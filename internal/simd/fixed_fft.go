@@ -3,6 +3,7 @@ package simd
 import (
 	"fmt"
 	"math"
+	"math/bits"
 )
 
 // FixedFFT has the integer Fourier transforms of one block size, as package
@@ -47,6 +48,9 @@ func (f *FixedFFT) Twiddle(i, n int) (c, s int32) { return f.cos[n/4+i], f.sin[n
 // Capacity is the capacity of planes for that many blocks.
 func (f *FixedFFT) Capacity(blocks int) int { return roundUp(blocks, fixedLanes) }
 
+// Guard is how many bits behind the point F computes with, 8 − log₂ b.
+func (f *FixedFFT) Guard() int { return 8 - bits.TrailingZeros(uint(f.b)) }
+
 // Limit is the magnitude that G takes, 2^K.
 func (f *FixedFFT) Limit() int32 { return 1 << 23 / int32(f.b) }
 
@@ -54,14 +58,16 @@ func (f *FixedFFT) Limit() int32 { return 1 << 23 / int32(f.b) }
 func (f *FixedFFT) Scratch() int { return 3*fixedLanes*f.b + fixedLanes }
 
 // Forward transforms blocks of b elements of x, one after the other: every
-// number v of the spectra becomes sat(round(v, shift)) in dst, of b·capacity
-// elements. Elements of planes beyond the blocks are left undefined.
+// number v of the spectra of 2ᵍ·x, g = Guard, becomes sat(round(v, g + shift)) in
+// dst, of b·capacity elements. Elements of planes beyond the blocks are left undefined.
 func (f *FixedFFT) Forward(dst []int16, capacity int, x []int16, blocks, shift int, scratch []float32) {
 	f.fits(len(dst), capacity, len(x), blocks, shift, len(scratch))
 	var v, t [256]int32
+	g := f.Guard()
+	shift += g
 	for u := range blocks {
 		for i, a := range x[u*f.b : (u+1)*f.b] {
-			v[i] = int32(a)
+			v[i] = int32(a) << g
 		}
 		f.fwd(v[:f.b], t[:f.b])
 		for k, a := range v[:f.b] {

@@ -37,7 +37,7 @@ func (s *Spec) validate() error {
 	case s.P < 0 || s.Q < 0 || s.P > math.MaxInt32 || s.Q > 1<<27 || len(s.W) != s.P*s.Q*s.B:
 		return fmt.Errorf("weights W of %d elements for [%d, %d, %d]", len(s.W), s.P, s.Q, s.B)
 	case s.M < 0 || s.M > s.P*s.B:
-		return fmt.Errorf("out_features is %d, want 0 to %d", s.M, s.P*s.B)
+		return fmt.Errorf("M is %d, want 0 to %d", s.M, s.P*s.B)
 	case s.Rounding != Once && s.Rounding != CirCNN:
 		return fmt.Errorf("rounding is %q, want %q or %q", s.Rounding, Once, CirCNN)
 	case s.R[0] < 0 || s.R[0] > 31 || s.R[1] < 0 || s.R[1] > 40:

@@ -57,10 +57,11 @@
 //
 // # Block-circulant layers
 //
-//	BlockCirculantMatMulInt16(X [..., n], W [p, q, b], S [p], B [p, b], R [2]) <out_features = m, rounding> → Y [..., m]
+//	BlockCirculantMatMulInt16(X [..., n], W [p, q, b], S [p], B [p, b], R [2], M [1]) <rounding> → Y [..., m]
 //
-// b is a power of two from 2 to 256. X and W are int16, S and R int32, B is
-// int64. X is padded with zeros to q·b elements, x_j being block j, and of the
+// b is a power of two from 2 to 256. X and W are int16, S and R int32, B and M
+// are int64, M holds m (an attribute would be out of reach for the function
+// that defines the operator in standard ones). X is padded with zeros to q·b elements, x_j being block j, and of the
 // p·b results the first m are kept. A spectrum lists b numbers: bin 0, bin b/2,
 // then real and imaginary part of bins 1, 2, …, b/2 − 1. W[i, j] is the
 // spectrum of block (i, j), Σ_c w[c]·exp(−2πi·f·c/b), without a factor 1/b, at
@@ -69,7 +70,7 @@
 // from 0 to 31 and R[1] from 0 to 40. With * the product of bins (of reals for
 // bins 0 and b/2, of complex numbers for the others),
 //
-//	x̂_j = sat(round(F_b(x_j), R[0]))                 each of the b numbers
+//	x̂_j = sat(round(F_b(2ᵍ·x_j), g + R[0]))          each of the b numbers, g = 8 − log₂ b
 //	ŷ_i = clamp(round(Σ_j W[i, j]*x̂_j + B[i], S[i]))   to ±2^K, K = 23 − log₂ b
 //	y_i = sat(round(G_b(ŷ_i), R[1]))
 //
@@ -97,9 +98,9 @@
 // For every input, all numbers of a transform stay below 2²⁴ and all results
 // of mac at or below 2²²:
 //
-//   - Forward, |x| ≤ 2¹⁵. The sums of F_N are at most N·2¹⁵ ≤ 2²³. A rotated bin
-//     O(f), 0 < f < h/2, of h ≤ 128 reals is at most 2¹⁵·max_φ Σ_c |cos(2πfc/h + φ)|
-//     ≤ 2¹⁵·h/√2 in magnitude (the angles run through at least four directions
+//   - Forward, |2ᵍ·x| ≤ 2²³/b. The sums of F_N are at most N·2²³/b ≤ 2²³. A rotated
+//     bin O(f), 0 < f < h/2, of h ≤ b/2 reals is at most 2²³/b·max_φ Σ_c |cos(2πfc/h + φ)|
+//     ≤ 2²³/b·h/√2 in magnitude (the angles run through at least four directions
 //     alike), so below 0.71·2²².
 //   - Inverse, |ŷ| ≤ 2^K in each component. A complex bin is at most √2·2^K, every
 //     level doubles that, and the last level with a rotation is N = 8, which is

@@ -269,8 +269,12 @@ def circulant(x, w, s, b, r, m, mode):
         v = xs[t * row : (t + 1) * row] + [0] * (q * n - row)
         hats = []
         for j in range(q):
-            X = forward(v[j * n : (j + 1) * n], mode)
-            hats.append(X if mode is CirCNN else [sat(rnd(a, r[0])) for a in X])
+            block = v[j * n : (j + 1) * n]
+            if mode is CirCNN:
+                hats.append(forward(block, mode))
+            else:
+                g = 8 - (n.bit_length() - 1)
+                hats.append([sat(rnd(a, g + r[0])) for a in forward([a << g for a in block], mode)])
         y = []
         for i in range(p):
             acc = list(b[i * n : (i + 1) * n])
@@ -404,11 +408,9 @@ def main():
 
     def blocks(name, dims, p, q, n, m, mode, xs, ws, s, b, r):
         d, out = circulant((dims, xs), ([p, q, n], ws), s, b, r, m, mode)
-        attrs = {"out_features": m}
-        if mode is CirCNN:
-            attrs["rounding"] = "circnn"
+        attrs = {"rounding": "circnn"} if mode is CirCNN else {}
         case(name, "BlockCirculantMatMulInt16", attrs,
-             [t16(dims, xs), t16([p, q, n], ws), t32(s), t64([p, n], b), t32(r)], t16(d, out))
+             [t16(dims, xs), t16([p, q, n], ws), t32(s), t64([p, n], b), t32(r), t64([1], [m])], t16(d, out))
 
     for log in range(1, 9):
         n = 1 << log

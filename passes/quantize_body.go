@@ -1,0 +1,337 @@
+package passes
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/onnx-lathe/lathe/graph"
+)
+
+// int16Bodies are the operators in 16-bit fixed point in standard operators,
+// computed in float32: dequantise, compute, round half up, saturate. They use no
+// operator whose form changed from opset 9 on. Products with powers of two are
+// exact, so what a body gives differs from the specification (package fixed)
+// only where a float32 sum rounds across a half.
+//
+// attributes are those of the call that the body passes on, with the opset from
+// which the standard operator has them.
+var int16Bodies = []struct {
+	name, inputs string
+	attributes   []bodyAttribute
+	body         string
+}{
+	{"QuantizeInt16", "X, E", nil, power("scale", "E", true) + `
+  v = Mul (X, scale)` + rounded},
+	{"DequantizeInt16", "X, E", nil, power("scale", "E", false) + `
+  x = Cast <to = 1> (X)
+  Y = Mul (x, scale)`},
+	{"RequantizeInt16", "X, S", nil, power("scale", "S", true) + `
+  x = Cast <to = 1> (X)
+  v = Mul (x, scale)` + rounded},
+	{"ClipInt16", "X, L, H", nil, `
+  x = Cast <to = 1> (X)
+  l = Cast <to = 1> (L)
+  h = Cast <to = 1> (H)
+  above = Max (x, l)
+  y = Min (above, h)
+  Y = Cast <to = 5> (y)`},
+	{"AddInt16", "A, B, E", nil, `
+  i0 = Constant <value = int64[1] {0}> ()
+  i1 = Constant <value = int64[1] {1}> ()
+  i2 = Constant <value = int64[1] {2}> ()
+  e0 = Gather <axis = 0> (E, i0)
+  e1 = Gather <axis = 0> (E, i1)
+  e2 = Gather <axis = 0> (E, i2)` + power("left_a", "e0", false) + power("left_b", "e1", false) + power("scale", "e2", true) + `
+  a = Cast <to = 1> (A)
+  b = Cast <to = 1> (B)
+  a_wide = Mul (a, left_a)
+  b_wide = Mul (b, left_b)
+  sum = Add (a_wide, b_wide)
+  v = Mul (sum, scale)` + rounded},
+	{"MaxPoolInt16", "X", []bodyAttribute{{"auto_pad", "string", 1}, {"ceil_mode", "int", 10}, {"dilations", "ints", 10},
+		{"kernel_shape", "ints", 1}, {"pads", "ints", 1}, {"storage_order", "int", 8}, {"strides", "ints", 1}}, `
+  x = Cast <to = 1> (X)
+  y = MaxPool <%[1]s> (x)
+  Y = Cast <to = 5> (y)`},
+	{"AveragePoolInt16", "X, L", []bodyAttribute{{"auto_pad", "string", 1}, {"ceil_mode", "int", 10}, {"count_include_pad", "int", 7}, {"dilations", "ints", 19},
+		{"kernel_shape", "ints", 1}, {"pads", "ints", 1}, {"strides", "ints", 1}}, power("scale", "L", false) + `
+  x = Cast <to = 1> (X)
+  mean = AveragePool <%[1]s> (x)
+  v = Mul (mean, scale)` + rounded},
+	{"GlobalAveragePoolInt16", "X, L", nil, power("scale", "L", false) + `
+  x = Cast <to = 1> (X)
+  mean = GlobalAveragePool (x)
+  v = Mul (mean, scale)` + rounded},
+	{"MatMulInt16", "X, W, S, B", nil, power("scale", "S", true) + `
+  w = Cast <to = 1> (W)
+  w_t = Transpose <perm = [1, 0]> (w)
+  w_scaled = Mul (w_t, scale)
+  b = Cast <to = 1> (B)
+  b_scaled = Mul (b, scale)
+  x = Cast <to = 1> (X)
+  p = MatMul (x, w_scaled)
+  v = Add (p, b_scaled)` + rounded},
+	{"ConvInt16", "X, W, S, B", []bodyAttribute{{"auto_pad", "string", 1}, {"dilations", "ints", 1}, {"group", "int", 1},
+		{"kernel_shape", "ints", 1}, {"pads", "ints", 1}, {"strides", "ints", 1}}, power("scale", "S", true) + `
+  w = Cast <to = 1> (W)
+  w_shape = Shape (W)
+  rows = Constant <value = int64[2] {0, -1}> ()
+  column = Constant <value = int64[2] {-1, 1}> ()
+  w_rows = Reshape (w, rows)
+  scales = Reshape (scale, column)
+  w_rows_scaled = Mul (w_rows, scales)
+  w_scaled = Reshape (w_rows_scaled, w_shape)
+  b = Cast <to = 1> (B)
+  b_scaled = Mul (b, scale)
+  x = Cast <to = 1> (X)
+  v = Conv <%[1]s> (x, w_scaled, b_scaled)` + rounded},
+	{"BlockCirculantMatMulInt16", "X, W, S, B, R, M", nil, circulantInt16Body},
+}
+
+// bodyAttribute is an attribute that a body passes on.
+type bodyAttribute struct {
+	name, kind string
+	since      int64
+}
+
+// power sets name to 2 to the power of the integers of from, or to their
+// negatives.
+func power(name, from string, negative bool) string {
+	s := fmt.Sprintf("\n  %[1]s_two = Constant <value = float[1] {2}> ()\n  %[1]s_e = Cast <to = 1> (%[2]s)", name, from)
+	if !negative {
+		return s + fmt.Sprintf("\n  %[1]s = Pow (%[1]s_two, %[1]s_e)", name)
+	}
+	return s + fmt.Sprintf("\n  %[1]s_minus = Neg (%[1]s_e)\n  %[1]s = Pow (%[1]s_two, %[1]s_minus)", name)
+}
+
+// rounded gives Y = sat(⌊v + ½⌋).
+const rounded = `
+  half = Constant <value = float[1] {0.5}> ()
+  low = Constant <value = float[1] {-32768}> ()
+  high = Constant <value = float[1] {32767}> ()
+  v_half = Add (v, half)
+  v_floor = Floor (v_half)
+  v_low = Max (v_floor, low)
+  y = Min (v_low, high)
+  Y = Cast <to = 5> (y)`
+
+// circulantInt16Body is matMulBody with the spectra given instead of the
+// weights, their two requantisations, twiddles of 15 bits (so that what should be
+// 0 is), and no factor 1/b. A packed spectrum has
+// the real part of frequency f at 2f and the imaginary part at 2f+1, but bin b/2
+// at 1; the imaginary parts of the real bins are masked.
+const circulantInt16Body = `
+  i0 = Constant <value = int64[1] {0}> ()
+  i1 = Constant <value = int64[1] {1}> ()
+  i2 = Constant <value = int64[1] {2}> ()
+  im1 = Constant <value = int64[1] {-1}> ()
+  row = Constant <value = int64[2] {1, -1}> ()
+  column = Constant <value = int64[2] {-1, 1}> ()
+  half_up = Constant <value = float[1] {0.5}> ()
+  low16 = Constant <value = float[1] {-32768}> ()
+  high16 = Constant <value = float[1] {32767}> ()
+
+  shape_w = Shape (W)
+  p = Gather <axis = 0> (shape_w, i0)
+  q = Gather <axis = 0> (shape_w, i1)
+  b = Gather <axis = 0> (shape_w, i2)
+  half = Div (b, i2)
+  F = Add (half, i1)
+  F2 = Add (F, F)
+
+  ones_b = ConstantOfShape <value = int64[1] {1}> (b)
+  nz_b = NonZero (ones_b)
+  t = Reshape (nz_b, row)
+  ones_f = ConstantOfShape <value = int64[1] {1}> (F)
+  nz_f = NonZero (ones_f)
+  nz_f_row = Reshape (nz_f, im1)
+  f = Reshape (nz_f, column)
+  ft = Mul (f, t)
+  ft_turns = Div (ft, b)
+  ft_whole = Mul (ft_turns, b)
+  ft_mod = Sub (ft, ft_whole)
+  ft_float = Cast <to = 1> (ft_mod)
+  b_float = Cast <to = 1> (b)
+  tau = Constant <value = float[1] {6.2831853}> ()
+  step = Div (tau, b_float)
+  angle = Mul (ft_float, step)
+  cos = Cos (angle)
+  sin = Sin (angle)
+  cos_and_sin = Concat <axis = 0> (cos, sin)
+  two15 = Constant <value = float[1] {32768}> ()
+  twiddles = Mul (cos_and_sin, two15)
+  twiddles_half = Add (twiddles, half_up)
+  twiddles_floor = Floor (twiddles_half)
+  tables = Div (twiddles_floor, two15)
+  at_sin = Add (nz_f_row, F)
+  C = Gather <axis = 0> (tables, nz_f_row)
+  S_f = Gather <axis = 0> (tables, at_sin)
+  minus_S = Neg (S_f)
+
+  f_twice = Mul (f, i2)
+  f_twice_turns = Div (f_twice, b)
+  f_twice_whole = Mul (f_twice_turns, b)
+  is_real = Equal (f_twice, f_twice_whole)
+  is_real_float = Cast <to = 1> (is_real)
+  two = Constant <value = float[1] {2}> ()
+  weight = Sub (two, is_real_float)
+  inverse_re = Mul (C, weight)
+  inverse_im = Mul (minus_S, weight)
+  inverse = Concat <axis = 0> (inverse_re, inverse_im)
+  forward_rows = Concat <axis = 0> (C, minus_S)
+  forward = Transpose <perm = [1, 0]> (forward_rows)
+
+  at_even = Reshape (f_twice, im1)
+  is_last = Equal (at_even, b)
+  is_last_int = Cast <to = 7> (is_last)
+  b_less = Sub (b, i1)
+  back = Mul (is_last_int, b_less)
+  at_re = Sub (at_even, back)
+  at_odd = Add (at_even, i1)
+  back_odd = Mul (is_last_int, b)
+  at_im = Sub (at_odd, back_odd)
+  real_row = Reshape (is_real_float, im1)
+  one = Constant <value = float[1] {1}> ()
+  complex = Sub (one, real_row)
+
+  w = Cast <to = 1> (W)
+  w_re = Gather <axis = 2> (w, at_re)
+  w_odd = Gather <axis = 2> (w, at_im)
+  w_im = Mul (w_odd, complex)
+  re = Transpose <perm = [2, 1, 0]> (w_re)
+  im = Transpose <perm = [2, 1, 0]> (w_im)
+  minus_im = Neg (im)
+  upper = Concat <axis = 2> (re, im)
+  lower = Concat <axis = 2> (minus_im, re)
+  spectra = Concat <axis = 1> (upper, lower)
+  bias = Cast <to = 1> (B)
+  bias_re = Gather <axis = 1> (bias, at_re)
+  bias_odd = Gather <axis = 1> (bias, at_im)
+  bias_im = Mul (bias_odd, complex)
+  bias_shape = Concat <axis = 0> (p, i1, F)
+  bias_re3 = Reshape (bias_re, bias_shape)
+  bias_im3 = Reshape (bias_im, bias_shape)
+  bias3 = Concat <axis = 1> (bias_re3, bias_im3)
+  shift = Cast <to = 1> (S)
+  minus_shift = Neg (shift)
+  scale = Pow (two, minus_shift)
+  scale_shape = Constant <value = int64[3] {-1, 1, 1}> ()
+  scale3 = Reshape (scale, scale_shape)
+  ends = Cast <to = 1> (R)
+  minus_ends = Neg (ends)
+  end_scales = Pow (two, minus_ends)
+  scale_x = Gather <axis = 0> (end_scales, i0)
+  scale_y = Gather <axis = 0> (end_scales, i1)
+  most = Constant <value = float[1] {8388608}> ()
+  limit = Div (most, b_float)
+  minus_limit = Neg (limit)
+
+  shape_x = Shape (X)
+  rank = Shape (shape_x)
+  last = Sub (rank, i1)
+%[2]s
+  flat_shape = Concat <axis = 0> (im1, n)
+  x = Cast <to = 1> (X)
+  flat = Reshape (x, flat_shape)
+  shape_flat = Shape (flat)
+  T = Gather <axis = 0> (shape_flat, i0)
+  qb = Mul (q, b)
+  missing = Sub (qb, n)
+  pad_shape = Concat <axis = 0> (T, missing)
+  zeros = ConstantOfShape <value = float[1] {0}> (pad_shape)
+  padded = Concat <axis = 1> (flat, zeros)
+
+  blocks_shape = Concat <axis = 0> (im1, b)
+  blocks = Reshape (padded, blocks_shape)
+  x_wide = MatMul (blocks, forward)
+  x_scaled = Mul (x_wide, scale_x)
+  x_half = Add (x_scaled, half_up)
+  x_floor = Floor (x_half)
+  x_low = Max (x_floor, low16)
+  x_hat = Min (x_low, high16)
+  x_hat_shape = Concat <axis = 0> (im1, q, i2, F)
+  x_hat4 = Reshape (x_hat, x_hat_shape)
+  x_planes = Transpose <perm = [3, 0, 2, 1]> (x_hat4)
+  q2 = Add (q, q)
+  x_rows_shape = Concat <axis = 0> (F, im1, q2)
+  x_rows = Reshape (x_planes, x_rows_shape)
+  y_rows = MatMul (x_rows, spectra)
+  y_rows_shape = Concat <axis = 0> (F, im1, i2, p)
+  y_rows4 = Reshape (y_rows, y_rows_shape)
+  y_planes = Transpose <perm = [1, 3, 2, 0]> (y_rows4)
+  y_sum = Add (y_planes, bias3)
+  y_scaled = Mul (y_sum, scale3)
+  y_half = Add (y_scaled, half_up)
+  y_floor = Floor (y_half)
+  y_low = Max (y_floor, minus_limit)
+  y_int = Min (y_low, limit)
+  y_hat_shape = Concat <axis = 0> (im1, F2)
+  y_hat = Reshape (y_int, y_hat_shape)
+  y_blocks = MatMul (y_hat, inverse)
+  pb = Mul (p, b)
+  y_flat_shape = Concat <axis = 0> (im1, pb)
+  y_flat = Reshape (y_blocks, y_flat_shape)
+  m = Reshape (M, im1)
+%[3]s
+  v = Mul (y_cut, scale_y)
+  v_half = Add (v, half_up)
+  v_floor = Floor (v_half)
+  v_low = Max (v_floor, low16)
+  v_int = Min (v_low, high16)
+%[4]s
+  y_shape = Concat <axis = 0> (lead, m)
+  y_all = Reshape (v_int, y_shape)
+  Y = Cast <to = 5> (y_all)`
+
+// int16Function returns the function of that name for models of that opset.
+func int16Function(name string, opset int64) (*graph.Function, error) {
+	if opset < minBodyOpset {
+		return nil, fmt.Errorf("the body of %s needs opset %d, the model has %d; upgrade the model first", name, minBodyOpset, opset)
+	}
+	for _, f := range int16Bodies {
+		if f.name != name {
+			continue
+		}
+		var names, passed []string
+		for _, a := range f.attributes {
+			if a.since <= opset {
+				names = append(names, a.name)
+				passed = append(passed, fmt.Sprintf("%s: %s = @%s", a.name, a.kind, a.name))
+			}
+		}
+		if name == "BlockCirculantMatMulInt16" {
+			names = []string{"rounding"}
+		}
+		heads := ""
+		if len(names) > 0 {
+			heads = " <" + strings.Join(names, ", ") + ">"
+		}
+		n, cut, lead := sliceForms(opset)
+		body := strings.NewReplacer("%[1]s", strings.Join(passed, ", "), "%[2]s", n, "%[3]s", cut, "%[4]s", lead).Replace(f.body)
+		text := fmt.Sprintf("<ir_version: 8, opset_import: [\"\": 17]>\nnone () => () {}\n<\n  domain: \"lathe\",\n  opset_import: [\"\": %d]\n>\n%s%s (%s) => (Y)\n{%s\n}\n",
+			opset, name, heads, f.inputs, body)
+		m, err := graph.Parse(text)
+		if err != nil {
+			return nil, fmt.Errorf("body of %s: %w", name, err)
+		}
+		return m.Functions[0], nil
+	}
+	return nil, fmt.Errorf("no operator %s", name)
+}
+
+// sliceForms are the cuts of the block-circulant body, of the sizes n and lead
+// of the input and of the columns of the result, in the form of the opset:
+// before opset 10 Slice takes its bounds as attributes, and Gather with
+// positions counted by NonZero stands for it.
+func sliceForms(opset int64) (n, cut, lead string) {
+	if opset >= 10 {
+		return "  n = Slice (shape_x, last, rank, i0)", "  y_cut = Slice (y_flat, i0, m, i1)", "  lead = Slice (shape_x, i0, last, i0)"
+	}
+	return "  n = Gather <axis = 0> (shape_x, last)", `  ones_m = ConstantOfShape <value = int64[1] {1}> (m)
+  nz_m = NonZero (ones_m)
+  at_m = Reshape (nz_m, im1)
+  y_cut = Gather <axis = 1> (y_flat, at_m)`, `  ones_lead = ConstantOfShape <value = int64[1] {1}> (last)
+  nz_lead = NonZero (ones_lead)
+  at_lead = Reshape (nz_lead, im1)
+  lead = Gather <axis = 0> (shape_x, at_lead)`
+}
