@@ -72,6 +72,10 @@ func (j *Journal) By(pass string) []Entry {
 var order = []struct{ first, second, why string }{
 	{"drop-modules", "rewrite-circulant", "a weight that is about to go needs no fit, and moments in a ledger are those of the original"},
 	{"drop-modules", "eliminate-dead-code", "a drop only unlinks a branch; liveness takes it away"},
+	{"drop-modules", "quantize-int16", "a weight that is about to go needs no ranges"},
+	{"rewrite-circulant", "quantize-int16", "blocks are fitted in floating point, and their spectra quantised"},
+	{"fold-constants", "quantize-int16", "weights that are computed become constants that can be quantised"},
+	{"quantize-int16", "eliminate-dead-code", "float weights go when their last reader is quantised"},
 	{"rewrite-circulant", "eliminate-dead-code", "the dense weight goes when its last reader is rewritten"},
 	{"fold-constants", "eliminate-dead-code", "folding leaves the folded nodes without readers"},
 }

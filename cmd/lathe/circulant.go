@@ -259,21 +259,7 @@ weight where there is no data.`,
 	return completeModels(c)
 }
 
-// leftDense tells of the first layer that was left dense, and of how many
-// there are.
+// leftDense tells of the layers that were left dense.
 func (a *app) leftDense(j *passes.Journal) string {
-	s, more := "", 0
-	for _, e := range j.By("rewrite-circulant") {
-		switch {
-		case e.What != "left dense":
-		case s == "":
-			s = fmt.Sprintf(": %s: %s", e.Node, e.Why)
-		default:
-			more++
-		}
-	}
-	if more > 0 {
-		s += fmt.Sprintf("; and %d more, which --json lists", more)
-	}
-	return s
+	return leftOf(j, "rewrite-circulant", "left dense")
 }

@@ -155,7 +155,7 @@ comparison that failed, 2 bad usage or bad input, 130 interrupted.`,
 	root.SetFlagErrorFunc(flagError)
 	root.SetOut(a.stdout)
 	root.SetErr(a.stderr)
-	root.AddCommand(a.inspect(), a.score(), a.drop(), a.circulant(), a.heal(), a.train(), a.optimize(), a.run(), a.generate(), a.eval(), a.bench(),
+	root.AddCommand(a.inspect(), a.score(), a.drop(), a.circulant(), a.quantize(), a.heal(), a.train(), a.optimize(), a.run(), a.generate(), a.eval(), a.bench(),
 		a.verify(), a.conformance(), a.text(), a.ledger(), a.demo(), a.version())
 	root.SetHelpCommand(helpCommand())
 	root.InitDefaultCompletionCmd("completion") // adds nothing where the root has no other command

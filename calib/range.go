@@ -1,0 +1,127 @@
+package calib
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+
+	"gonum.org/v1/gonum/dsp/fourier"
+
+	"github.com/onnx-lathe/lathe/graph"
+	"github.com/onnx-lathe/lathe/runtime"
+)
+
+// Magnitude asks for the magnitudes of a value: those of its elements or, with
+// a Block, of the numbers in the spectra of its blocks.
+type Magnitude struct {
+	Value string
+	Block int // size of the blocks along the last axis; 0 for the elements
+}
+
+// Magnitudes is a histogram of |x| over all elements that were seen. A bin is
+// 2⁻⁵ of an octave.
+type Magnitudes struct {
+	Count   int64
+	Largest float32
+	bins    []int64 // by the upper bits of the float32
+}
+
+// binShift leaves five bits of a float32's fraction.
+const binShift = 23 - 5
+
+func (m *Magnitudes) add(v float32) error {
+	u := math.Float32bits(v) &^ (1 << 31)
+	if u >= 0x7f800000 {
+		return errors.New("holds NaN or infinity; check the weights and the data")
+	}
+	m.Count++
+	m.bins[u>>binShift]++
+	m.Largest = max(m.Largest, math.Float32frombits(u))
+	return nil
+}
+
+// Quantile returns a bound that at least the share q of all magnitudes keep, the
+// smallest that the bins can tell; 0 where nothing was seen.
+func (m *Magnitudes) Quantile(q float64) float32 {
+	if m == nil || m.Count == 0 {
+		return 0
+	}
+	left := int64(math.Floor((1 - q) * float64(m.Count))) // how many may be larger
+	for i := len(m.bins) - 1; i >= 0; i-- {
+		if left -= m.bins[i]; left < 0 {
+			return min(m.Largest, math.Float32frombits(uint32(i+1)<<binShift-1))
+		}
+	}
+	return m.Largest
+}
+
+// MeasureMagnitudes runs the data through the model once and returns what was
+// asked for.
+func MeasureMagnitudes(ctx context.Context, m *graph.Model, feed *Feed, wanted []Magnitude, opts ScoreOptions) (map[Magnitude]*Magnitudes, error) {
+	out := map[Magnitude]*Magnitudes{}
+	var probes []*probe
+	for _, w := range wanted {
+		if out[w] != nil {
+			continue
+		}
+		h := &Magnitudes{bins: make([]int64, 0x7f800000>>binShift)}
+		out[w] = h
+		see := h.see
+		if w.Block > 0 {
+			see = h.spectra(w.Block)
+		}
+		probes = append(probes, &probe{values: []string{w.Value}, see: func(v []*runtime.Tensor, _ Mask) error {
+			if v[0].DType != graph.Float32 {
+				return fmt.Errorf("is %v, want float", v[0].DType)
+			}
+			return see(v[0])
+		}})
+	}
+	if err := observe(ctx, m, feed, probes, opts); err != nil {
+		return nil, fmt.Errorf("ranges: %w", err)
+	}
+	return out, nil
+}
+
+func (m *Magnitudes) see(x *runtime.Tensor) error {
+	for _, v := range x.F32() {
+		if err := m.add(v); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// spectra sees the numbers of the unnormalised Fourier transforms of blocks of b
+// along the last axis; what the last block lacks is zero.
+func (m *Magnitudes) spectra(b int) func(x *runtime.Tensor) error {
+	fft := fourier.NewFFT(b)
+	in, bins := make([]float64, b), make([]complex128, b/2+1)
+	return func(x *runtime.Tensor) error {
+		if len(x.Shape) == 0 || x.Shape[len(x.Shape)-1] == 0 {
+			return nil
+		}
+		d := x.Shape[len(x.Shape)-1]
+		for row := range x.Len() / d {
+			for from := 0; from < d; from += b {
+				clear(in)
+				for i := range min(b, d-from) {
+					in[i] = float64(x.F32()[row*d+from+i])
+				}
+				fft.Coefficients(bins, in)
+				for f, v := range bins {
+					if err := m.add(float32(real(v))); err != nil {
+						return err
+					}
+					if f > 0 && f < b/2 {
+						if err := m.add(float32(imag(v))); err != nil {
+							return err
+						}
+					}
+				}
+			}
+		}
+		return nil
+	}
+}
