@@ -17,6 +17,7 @@ import (
 	"gorgonia.org/tensor"
 
 	"github.com/onnx-lathe/lathe/graph"
+	"github.com/onnx-lathe/lathe/internal/npz"
 	"github.com/onnx-lathe/lathe/passes"
 	"github.com/onnx-lathe/lathe/runtime"
 )
@@ -37,7 +38,9 @@ var ctx = context.Background()
 //	block: 2             (rewrite-circulant, by projection)
 //	only, skip: regexp   (rewrite-circulant)
 //	include: tied head   (rewrite-circulant)
+//	only, skip: regexp   (quantize-int16, with ranges from the inputs that are drawn)
 //	budget: 0.2          of a lossy pass, see compare
+//	body: 1e-4           how far bodies may be from kernels, rounding if it is not given
 //
 // A case of a pass that must not fire has an "after" that is the "before" and
 // no journal but what was left alone.
@@ -94,7 +97,7 @@ func (g *golden) write(t *testing.T) {
 }
 
 // list are the passes of a golden.
-func (g *golden) list(t *testing.T) []passes.Pass {
+func (g *golden) list(t *testing.T, before *graph.Model) []passes.Pass {
 	t.Helper()
 	number := func(text string) float64 {
 		v, err := strconv.ParseFloat(text, 64)
@@ -131,6 +134,12 @@ func (g *golden) list(t *testing.T) []passes.Pass {
 			out = append(out, passes.RewriteCirculant(passes.CirculantOptions{Block: int(number(g.head["block"])), Fit: passes.FitFrobenius,
 				Only: pattern("only"), Skip: pattern("skip"),
 				IncludeTied: strings.Contains(g.head["include"], "tied"), IncludeHead: strings.Contains(g.head["include"], "head")}))
+		case "quantize-int16":
+			var arrays []*npz.Array
+			for name, x := range inputs(t, before) {
+				arrays = append(arrays, npz.Float32Array(name, x.Shape(), x.Data().([]float32)))
+			}
+			out = append(out, passes.QuantizeInt16(passes.QuantizeOptions{Feed: bind(t, before, source(t, arrays...)), Only: pattern("only"), Skip: pattern("skip")}))
 		default:
 			t.Fatalf("%s: no pass is called %q", g.path, name)
 		}
@@ -143,10 +152,10 @@ func (g *golden) list(t *testing.T) []passes.Pass {
 func text(m *graph.Model) string {
 	c := m.Clone()
 	note := ""
-	for _, f := range c.Functions {
+	for _, f := range slices.Clone(c.Functions) {
 		if f.Domain == graph.LatheDomain {
 			c.RemoveFunction(f)
-			note = fmt.Sprintf("# and the function lathe.%s of opset %d\n", f.Name, f.Opsets[0].Version)
+			note += fmt.Sprintf("# and the function lathe.%s of opset %d\n", f.Name, f.Opsets[0].Version)
 		}
 	}
 	return c.Text() + note
@@ -174,7 +183,7 @@ func TestGoldens(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			list := g.list(t)
+			list := g.list(t, before)
 			m, j := before.Clone(), &passes.Journal{}
 			got := map[string]string{"": g.parts[""], "before": g.parts["before"]}
 			if err := passes.Run(ctx, m, j, list...); err != nil {
@@ -206,7 +215,7 @@ func TestGoldens(t *testing.T) {
 			}
 		})
 	}
-	for _, name := range []string{"eliminate-dead-code", "fold-constants", "drop-modules", "rewrite-circulant"} {
+	for _, name := range []string{"eliminate-dead-code", "fold-constants", "drop-modules", "rewrite-circulant", "quantize-int16"} {
 		if !fires[name] || !keeps[name] {
 			t.Errorf("%s: a golden where it fires: %v; where it must not: %v; want both", name, fires[name], keeps[name])
 		}
@@ -255,8 +264,16 @@ func compare(t *testing.T, g *golden, list []passes.Pass, before, after *graph.M
 		t.Errorf("outputs differ by %g of the largest element; a budget of %g says nothing", worst, tolerance)
 	}
 	// What the body of a custom operator says has to be what the kernel does.
+	body := rounding
+	if text := g.head["body"]; text != "" {
+		v, err := strconv.ParseFloat(text, 64)
+		if err != nil {
+			t.Fatalf("%s: body: %v", g.path, err)
+		}
+		body = v
+	}
 	for name, b := range run(t, after, feeds, runtime.Options{Bodies: true}) {
-		if d := difference(t, name, b, got[name]); !(d <= rounding) {
+		if d := difference(t, name, b, got[name]); !(d <= body) {
 			t.Errorf("output %q: kernel and body differ by %g of the largest element", name, d)
 		}
 	}

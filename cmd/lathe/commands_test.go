@@ -224,6 +224,35 @@ func TestCirculant(t *testing.T) {
 	}
 }
 
+func TestQuantize(t *testing.T) {
+	f := newFolder(t)
+	m, d, out := f.in("model.onnx"), f.in("calib.npz"), f.in("out.onnx")
+	for _, more := range [][]string{nil, {"--range", "percentile", "--percentile", "99.9", "--range-samples", "8"}, {"--only", "layers.3"}} {
+		v := object(t, append([]string{"quantize", m, "--data", d, "-o", out, "--force"}, more...)...)
+		list := keys(t, v, "rewritten", map[string]string{"node": "text", "op": "text", "exponent_in": "number", "exponent_out": "number", "parameters": "number"})
+		if before, after := v["bytes_before"].(float64), v["bytes"].(float64); !(after < before) && len(list) > 4 {
+			t.Errorf("%v: bytes %v → %v", more, before, after)
+		}
+		gate := "60"
+		if more != nil && more[0] == "--range" {
+			gate = "20" // a percentile saturates the largest outputs
+		}
+		e := object(t, "eval", m, out, "--data", d, "--metric", "sqnr", "--per-layer", "--gate", gate)
+		if got := keys(t, e, "layers", map[string]string{"node": "text", "sqnr": "number", "input_sqnr": "number|null", "output_sqnr": "number"}); len(got) != len(list) {
+			t.Errorf("%v: %d layers measured, %d quantised", more, len(got), len(list))
+		}
+		if r := lathe("eval", m, out, "--data", d, "--metric", "agreement", "--gate", "0.99"); r.code != 0 {
+			t.Errorf("%v: %s", more, r.err)
+		}
+	}
+	if r := lathe("eval", m, out, "--data", d, "--metric", "sqnr", "--per-layer", "--gate", "200"); r.code != 1 {
+		t.Errorf("a gate of 200 dB: exit status %d, %s", r.code, r.err)
+	}
+	if r := lathe("quantize", m, "--data", d, "-o", f.in("none.onnx"), "--only", "nothing"); r.code != 2 || !strings.Contains(r.err, "no layer is called nothing") {
+		t.Errorf("no layer: exit status %d, %s", r.code, r.err)
+	}
+}
+
 func TestRun(t *testing.T) {
 	f := newFolder(t)
 	m, d := f.in("model.onnx"), f.in("eval.npz")

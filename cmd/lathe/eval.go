@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"math"
@@ -11,6 +12,7 @@ import (
 	"github.com/onnx-lathe/lathe/calib"
 	"github.com/onnx-lathe/lathe/calib/metric"
 	"github.com/onnx-lathe/lathe/graph"
+	"github.com/onnx-lathe/lathe/passes"
 )
 
 // evalFlags are the flags that say what quality is.
@@ -75,6 +77,7 @@ func (a *app) eval() *cobra.Command {
 	var d dataFlags
 	var e evalFlags
 	gate := math.NaN()
+	perLayer := false
 	c := &cobra.Command{
 		Use:   "eval MODEL… --data D",
 		Short: "Compare the quality, speed and size of models",
@@ -87,11 +90,17 @@ outputs from the baseline's, in nats, sqnr is in decibels.
 
 --gate makes a quality gate of it: the exit status is 1 where a model (but the
 baseline, if there are others) is worse than that. Worse is below the gate for
-accuracy, agreement, cosine and sqnr, and above it for nll and kl.`,
+accuracy, agreement, cosine and sqnr, and above it for nll and kl.
+
+--metric sqnr --per-layer lists the layers that lathe quantize put into fixed
+point, each with the decibels of its output against the float operator on the
+same dequantised input, of that input against the first model's value, and of
+the output against the first model's. The gate is for the first of these.`,
 		Example: `  lathe eval model.onnx small.onnx --data eval.npz --labels labels --metric accuracy
   lathe eval decoder.onnx --data text.npz --metric nll
   lathe eval model.onnx small.onnx --data eval.npz --metric agreement --gate 0.95
-  lathe eval model.onnx small.onnx --data eval.npz --metric kl --gate 0.1`,
+  lathe eval model.onnx small.onnx --data eval.npz --metric kl --gate 0.1
+  lathe eval model.onnx int16.onnx --data eval.npz --metric sqnr --per-layer --gate 70`,
 		Args: argCount(1, -1, "models"),
 		RunE: func(c *cobra.Command, args []string) error {
 			opts := e.options(a, calib.MetricKL)
@@ -100,6 +109,10 @@ accuracy, agreement, cosine and sqnr, and above it for nll and kl.`,
 				return errors.New("eval: accuracy needs --labels, the array of the data that holds them")
 			case len(args) == 1 && opts.Metric.Relative():
 				return fmt.Errorf("eval: %s compares with a first model; give two models, or --labels, or --metric nll", opts.Metric)
+			case perLayer && opts.Metric != calib.MetricSQNR:
+				return errors.New("eval: --per-layer goes with --metric sqnr")
+			case perLayer && len(args) != 2:
+				return errors.New("eval: --per-layer compares two models, the original and what lathe quantize made of it")
 			}
 			var models []*graph.Model
 			for _, path := range args {
@@ -119,6 +132,12 @@ accuracy, agreement, cosine and sqnr, and above it for nll and kl.`,
 				}
 			}
 			opts.Batch, opts.Limit, opts.Progress = d.batch, d.samples, a.progress("eval")
+			if perLayer {
+				if !c.Flags().Changed("gate") {
+					gate = math.Inf(-1)
+				}
+				return a.evalLayers(c.Context(), models, src, opts, gate)
+			}
 			res, err := calib.Evaluate(c.Context(), models, src, opts)
 			if err != nil {
 				return err
@@ -169,10 +188,65 @@ accuracy, agreement, cosine and sqnr, and above it for nll and kl.`,
 		},
 	}
 	e.add(c, calib.MetricKL)
+	c.Flags().BoolVar(&perLayer, "per-layer", false, "with --metric sqnr, that of every layer in fixed point")
 	addNumber(c.Flags(), &gate, math.Inf(-1), math.Inf(1), "gate", "exit with status 1 where a model is worse than this")
 	c.Flags().Lookup("gate").DefValue = ""
 	d.addSamples(c, 0)
 	d.addBatch(c)
 	d.add(a, c, true)
 	return completeModels(c)
+}
+
+// layerNoise is the noise of a layer, as it is printed.
+type layerNoise struct {
+	Node     string    `json:"node"`
+	Op       string    `json:"op"`
+	Block    int       `json:"block,omitempty"`
+	Operator jsonFloat `json:"sqnr"`
+	Input    jsonFloat `json:"input_sqnr"`
+	Output   jsonFloat `json:"output_sqnr"`
+}
+
+// evalLayers prints the noise of every layer in fixed point.
+func (a *app) evalLayers(ctx context.Context, models []*graph.Model, src *calib.Source, o calib.EvalOptions, gate float64) error {
+	fixed, err := passes.Int16Layers(models[1])
+	if err != nil {
+		return fmt.Errorf("%s: %w", models[1].Path(), err)
+	}
+	var layers []calib.FixedLayer
+	for _, l := range fixed {
+		layers = append(layers, calib.FixedLayer{Node: l.Node, In: l.In, Out: l.Out, Int16In: l.Int16In, Int16Out: l.Int16Out, ExponentX: l.ExponentX, ExponentY: l.ExponentY})
+	}
+	noise, err := calib.MeasureLayers(ctx, models[0], models[1], layers, src, o)
+	if err != nil {
+		return err
+	}
+	var list []layerNoise
+	worst := 0
+	for i, n := range noise {
+		list = append(list, layerNoise{fixed[i].Node, fixed[i].Op, fixed[i].Block, jsonFloat(n.Operator), jsonFloat(n.Input), jsonFloat(n.Output)})
+		if n.Operator < noise[worst].Operator {
+			worst = i
+		}
+	}
+	if a.json {
+		if err := a.printJSON(map[string]any{"layers": list}); err != nil {
+			return err
+		}
+	} else {
+		rows := [][]string{{"layer", "operator", "block", "sqnr", "of its input", "of its output"}}
+		for _, l := range list {
+			block := "–"
+			if l.Block > 0 {
+				block = fmt.Sprint(l.Block)
+			}
+			rows = append(rows, []string{l.Node, l.Op, block, fmt.Sprintf("%.1f dB", float64(l.Operator)), fmt.Sprintf("%.1f dB", float64(l.Input)), fmt.Sprintf("%.1f dB", float64(l.Output))})
+		}
+		a.table(rows)
+		fmt.Fprintf(a.stdout, "%d layers, the least is %.1f dB at %s\n", len(list), float64(list[worst].Operator), list[worst].Node)
+	}
+	if v := float64(list[worst].Operator); !(v >= gate) {
+		return failed{fmt.Errorf("worse than the gate of %v: %s has %.1f dB", gate, list[worst].Node, v)}
+	}
+	return nil
 }
