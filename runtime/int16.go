@@ -13,17 +13,17 @@ import (
 // int16Ops are the operators of domain lathe in 16-bit fixed point. Package
 // fixed specifies them to the bit. Weights, biases and shifts are constant.
 var int16Ops = []operator{
-	{graph.LatheDomain, "QuantizeInt16", 1, prepareQuantizeInt16, 0},
-	{graph.LatheDomain, "DequantizeInt16", 1, prepareDequantizeInt16, 0},
-	{graph.LatheDomain, "RequantizeInt16", 1, prepareRequantizeInt16, 0},
-	{graph.LatheDomain, "MatMulInt16", 1, prepareMatMulInt16, 0},
-	{graph.LatheDomain, "ConvInt16", 1, prepareConvInt16, 0},
-	{graph.LatheDomain, "BlockCirculantMatMulInt16", 1, prepareCirculantInt16, 0},
-	{graph.LatheDomain, "AddInt16", 1, prepareAddInt16, 0},
-	{graph.LatheDomain, "ClipInt16", 1, prepareClipInt16, 0},
-	{graph.LatheDomain, "MaxPoolInt16", 1, prepareMaxPoolInt16, 0},
-	{graph.LatheDomain, "AveragePoolInt16", 1, prepareMeanPoolInt16, 0},
-	{graph.LatheDomain, "GlobalAveragePoolInt16", 1, prepareMeanPoolInt16, 0},
+	{graph.LatheDomain, "QuantizeInt16", 1, prepareQuantizeInt16, nil, 0},
+	{graph.LatheDomain, "DequantizeInt16", 1, prepareDequantizeInt16, nil, 0},
+	{graph.LatheDomain, "RequantizeInt16", 1, prepareRequantizeInt16, nil, 0},
+	{graph.LatheDomain, "MatMulInt16", 1, prepareMatMulInt16, nil, 0},
+	{graph.LatheDomain, "ConvInt16", 1, prepareConvInt16, nil, 0},
+	{graph.LatheDomain, "BlockCirculantMatMulInt16", 1, prepareCirculantInt16, nil, 0},
+	{graph.LatheDomain, "AddInt16", 1, prepareAddInt16, nil, 0},
+	{graph.LatheDomain, "ClipInt16", 1, prepareClipInt16, nil, 0},
+	{graph.LatheDomain, "MaxPoolInt16", 1, prepareMaxPoolInt16, nil, 0},
+	{graph.LatheDomain, "AveragePoolInt16", 1, prepareMeanPoolInt16, nil, 0},
+	{graph.LatheDomain, "GlobalAveragePoolInt16", 1, prepareMeanPoolInt16, nil, 0},
 }
 
 // fixedInput returns constant input i, whose element type is d.
@@ -157,7 +157,7 @@ func prepareMaxPoolInt16(n *node) (kernel, error) {
 	if n.wants(1) {
 		return nil, errors.New("MaxPoolInt16 gives no indices")
 	}
-	return byType{graph.Int16: maxPool(&a, false, false, int16(math.MinInt16), nil)}.kernel(0), n.inputs(1, 1)
+	return byType{graph.Int16: maxPool(&a, false, false, int16(math.MinInt16))}.kernel(0), n.inputs(1, 1)
 }
 
 // prepareMeanPoolInt16: AveragePoolInt16 and GlobalAveragePoolInt16.
