@@ -194,10 +194,11 @@ func need(what string, x []float32, n int) {
 // the order in which the kernels of one path read them.
 //
 // The rows of blocks are cut into panels. The panel of n rows from row r on is
-// the b·q·n elements from b·q·r on: the real bins [q, n], then the complex bins
-// [q, re and im, n]. In a panel the rows are in the order of the lanes of
-// [Circulant.RowProduct]: where a group has one block, as they come; else a panel
-// has at most Lanes groups, and their first blocks come before their second ones.
+// the b·q·n elements from b·q·r on of w: the real bins [q, n], then wr and s of
+// the complex bins [2, q, n]; and their d [q, n] from bins·q·r on of diff. In a
+// panel the rows are in the order of the lanes of [Circulant.RowProduct]: where a
+// group has one block, as they come; else a panel has at most Lanes groups, and
+// their first blocks come before their second ones.
 type CirculantWeights struct {
 	p, q   int
 	w      []float32
