@@ -3,6 +3,7 @@ package runtime
 import (
 	"errors"
 	"fmt"
+	"math"
 
 	"github.com/onnx-lathe/lathe/graph"
 	"github.com/onnx-lathe/lathe/internal/simd"
@@ -90,6 +91,10 @@ func gradConv(b *backward, x *lnode, dy []*lvalue) error {
 					plane, rows := xs[ch*s.inSize:], cols[ch*s.taps*s.outSize:]
 					s.eachTap(func(tap, out, in, n, stride int) {
 						to := rows[tap*s.outSize+out:][:n]
+						if stride == 1 {
+							copy(to, plane[in:])
+							return
+						}
 						for j := range to {
 							to[j] = plane[in+j*stride]
 						}
@@ -105,7 +110,12 @@ func gradConv(b *backward, x *lnode, dy []*lvalue) error {
 				for ch := range s.groupIn {
 					plane, rows := to[ch*s.inSize:], cols[ch*s.taps*s.outSize:]
 					s.eachTap(func(tap, out, in, n, stride int) {
-						for j, d := range rows[tap*s.outSize+out:][:n] {
+						from := rows[tap*s.outSize+out:][:n]
+						if stride == 1 {
+							k.Add(plane[in:in+n], plane[in:in+n], from)
+							return
+						}
+						for j, d := range from {
 							plane[in+j*stride] += d
 						}
 					})
@@ -143,10 +153,10 @@ func channelSums(k *simd.Kernels) kernel {
 	}
 }
 
-// poolGradient is a kernel: G, X → dX, plane by plane.
-func poolGradient(a *windowAttrs, plane func(s *poolState, dx, g, x []float32)) kernel {
+// poolGradient is a kernel: G, X, Y → dX, plane by plane.
+func poolGradient(a *windowAttrs, plane func(s *poolState, dx, g, x, y []float32)) kernel {
 	return func(c *call) error {
-		g, x := c.in[0], c.in[1]
+		g, x, y := c.in[0], c.in[1], c.in[2]
 		// The geometry is read from input 0.
 		c.in[0] = x
 		s, err := c.pooling(a)
@@ -163,8 +173,8 @@ func poolGradient(a *windowAttrs, plane func(s *poolState, dx, g, x []float32)) 
 			if s.outSize == 0 {
 				break
 			}
-			from, to := i*s.inSize, (i+1)*s.inSize
-			plane(s, z.F32()[from:to], g.F32()[i*s.outSize:(i+1)*s.outSize], x.F32()[from:to])
+			in, out := i*s.inSize, i*s.outSize
+			plane(s, z.F32()[in:in+s.inSize], g.F32()[out:out+s.outSize], x.F32()[in:in+s.inSize], y.F32()[out:out+s.outSize])
 		}
 		return nil
 	}
@@ -173,21 +183,21 @@ func poolGradient(a *windowAttrs, plane func(s *poolState, dx, g, x []float32)) 
 // gradMaxPool gives dy to the first of the largest elements.
 func gradMaxPool(b *backward, x *lnode, dy []*lvalue) error {
 	a := x.window()
-	b.add(x.in[0], b.kernel(x.op, poolGradient(&a, func(s *poolState, dx, g, x []float32) {
-		best := make([]int32, s.outSize)
+	b.add(x.in[0], b.kernel(x.op, poolGradient(&a, func(s *poolState, dx, g, x, y []float32) {
+		given := make([]uint32, s.outSize) // all bits set once dy is
 		s.eachTap(func(_, out, in, n, stride int) {
-			for j := range n {
-				if p := best[out+j]; p == 0 || x[in+j*stride] > x[p-1] {
-					best[out+j] = int32(in+j*stride) + 1
+			for o := out; o < out+n; o++ { // without a branch, which could not be foreseen
+				hit := uint32(0)
+				if x[in] == y[o] {
+					hit = math.MaxUint32
 				}
+				hit &^= given[o]
+				given[o] |= hit
+				dx[in] += math.Float32frombits(math.Float32bits(g[o]) & hit)
+				in += stride
 			}
 		})
-		for o, p := range best {
-			if p > 0 {
-				dx[p-1] += g[o]
-			}
-		}
-	}), dy[0], x.in[0]))
+	}), dy[0], x.in[0], x.out[0]))
 	return nil
 }
 
@@ -196,7 +206,7 @@ func gradAveragePool(b *backward, x *lnode, dy []*lvalue) error {
 		return errors.New("only AveragePool has one")
 	}
 	a, pad := x.window(), x.bool("count_include_pad", false)
-	b.add(x.in[0], b.kernel(x.op, poolGradient(&a, func(s *poolState, dx, g, _ []float32) {
+	b.add(x.in[0], b.kernel(x.op, poolGradient(&a, func(s *poolState, dx, g, _, _ []float32) {
 		last := len(s.in) - 1
 		part := make([]float32, s.outSize)
 		for r := range s.rows {
@@ -214,7 +224,7 @@ func gradAveragePool(b *backward, x *lnode, dy []*lvalue) error {
 				dx[in+j*stride] += part[out+j]
 			}
 		})
-	}), dy[0], x.in[0]))
+	}), dy[0], x.in[0], x.out[0]))
 	return nil
 }
 

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"gorgonia.org/tensor"
 
@@ -147,7 +148,7 @@ g (float[n, 14] x, float[4, 2, 8] w1, float[30] b1, float[2, 8, 4] w2, float[7] 
 }
 
 // tensorOf is an array as a tensor.
-func tensorOf(t *testing.T, a *npz.Array) *graph.Tensor {
+func tensorOf(t testing.TB, a *npz.Array) *graph.Tensor {
 	t.Helper()
 	dims := make([]int64, len(a.Shape))
 	for i, d := range a.Shape {
@@ -291,5 +292,59 @@ g (float[2] x) => (float[2] y)
 	}
 	if err := graph.Check(m); err != nil {
 		t.Error(err)
+	}
+}
+
+// BenchmarkTrainingStep tells what the gradients of a batch and the packing of
+// the changed weights cost, in plain runs of the batch: healing is to take at
+// most six.
+func BenchmarkTrainingStep(b *testing.B) {
+	for _, c := range testmodels.Cases() {
+		if !slices.Contains([]string{"demo", "lenet-13", "bert-17", "llama-13"}, c.Name) {
+			continue
+		}
+		b.Run(c.Name, func(b *testing.B) {
+			m := c.Model()
+			prog, err := Compile(m, Options{})
+			if err != nil {
+				b.Fatal(err)
+			}
+			t, err := CompileTraining(m, TrainingOptions{Parameters: Trainable(m), Threads: 1})
+			if err != nil {
+				b.Fatal(err)
+			}
+			s := prog.NewSession(SessionOptions{Threads: 1})
+			feeds := map[string]tensor.Tensor{}
+			for _, a := range c.Inputs {
+				x, err := FromGraphTensor(tensorOf(b, a))
+				if err != nil {
+					b.Fatal(err)
+				}
+				if feeds[a.Name], err = x.Dense(); err != nil {
+					b.Fatal(err)
+				}
+			}
+			forward, step := time.Duration(0), time.Duration(0)
+			for b.Loop() {
+				start := time.Now()
+				for range 3 {
+					if _, err := s.Run(b.Context(), feeds); err != nil {
+						b.Fatal(err)
+					}
+				}
+				middle := time.Now()
+				err := t.Gradients(b.Context(), 1, func(int) (map[string]tensor.Tensor, error) { return feeds, nil },
+					func(_ int, y, g []*Tensor) error {
+						copy(g[0].F32(), y[0].F32())
+						return nil
+					})
+				if err != nil {
+					b.Fatal(err)
+				}
+				t.Update()
+				forward, step = forward+middle.Sub(start)/3, step+time.Since(middle)
+			}
+			b.ReportMetric(float64(step)/float64(forward), "runs/step")
+		})
 	}
 }
