@@ -320,6 +320,7 @@ func (a *attention) run(c *call) error {
 	if st.ws, err = scratch[float32](c, st.step*c.workers()); err != nil {
 		return err
 	}
+	c.flops += 2 * int64(st.q.dims[0]*st.heads*st.m) * int64(st.s*(st.d+st.e))
 	a.bound(c, st)
 	units := st.q.dims[0] * st.heads * st.tiles
 	c.parallelWorkers(units, 1+multiplyGrain/(st.tile*st.s*(st.d+st.e)), a.rows)

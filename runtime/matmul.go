@@ -34,6 +34,7 @@ type product struct {
 type productState struct {
 	batch   broadcast // over the leading dims, in matrices
 	count   int       // matrices in the result
+	flat    bool      // one B for a stack of A: one tall matrix
 	m, k, n int
 	a       simd.Mat // of the first matrix; the others follow m·k apart
 	packed  []simd.Packed
@@ -106,14 +107,27 @@ func (p *product) run(c *call, s *productState, b *Tensor) error {
 	s.bias = p.bias
 	s.parts = 0
 	rows := s.count * s.m
-	if rows < 16 && s.n >= 256 {
+	switch {
+	case s.n >= 256 && rows < 16:
 		s.parts = min(s.n/64, 64)
+	case s.n >= 256 && s.flat && c.workers() > 1 && rows < lowRows*c.workers():
+		s.parts = min(s.n/96, 4*c.workers())
+	}
+	if s.parts > 0 {
 		c.parallel(s.parts, 1+multiplyGrain/(1+rows*s.k*s.n/s.parts), multiplyColumns)
 		return nil
 	}
-	c.parallel(rows, 1+multiplyGrain/(1+s.k*s.n), multiplyRows)
+	c.parallel((rows+rowUnit-1)/rowUnit, 1+multiplyGrain/(1+rowUnit*s.k*s.n), multiplyRows)
 	return nil
 }
+
+const (
+	// rowUnit is what rows are split by among threads: the height of a full tile.
+	rowUnit = 8
+	// lowRows is how many rows a thread must have to be worth reading all of B:
+	// a piece of them is then 32 rows high. With fewer, threads share the columns.
+	lowRows = 128
+)
 
 // fewRows is how many rows of A a matrix B must meet to be worth packing: with
 // fewer, reading it row by row costs less than writing it once more.
@@ -142,16 +156,17 @@ func packMatrices(c *call, lo, hi int) {
 	}
 }
 
-// multiplyRows computes rows [lo, hi) of the stack of results.
+// multiplyRows computes units [lo, hi) of the rows of the stack of results.
 func multiplyRows(c *call, lo, hi int) {
 	s := c.state.(*matmul)
 	z := c.out[0].F32()
+	lo, hi = lo*rowUnit, min(hi*rowUnit, s.count*s.m)
 	for lo < hi {
 		i, row := lo/s.m, lo%s.m
 		rows := min(s.m-row, hi-lo)
 		at := s.batch.from(i, i+1)
 		b := s.packed[at.off[1]]
-		if s.flat { // one B for a stack of A: one tall matrix
+		if s.flat {
 			i, row, rows, b = 0, lo, hi-lo, s.packed[0]
 			at.off[0] = 0
 		}
@@ -166,7 +181,11 @@ func multiplyRows(c *call, lo, hi int) {
 func multiplyColumns(c *call, lo, hi int) {
 	s := c.state.(*matmul)
 	z := c.out[0].F32()
-	for i := range s.count {
+	count, rows := s.count, s.m
+	if s.flat {
+		count, rows = 1, s.count*s.m
+	}
+	for i := range count {
 		at := s.batch.from(i, i+1)
 		a := s.a
 		a.Data = a.Data[at.off[0]*s.m*s.k:]
@@ -179,7 +198,7 @@ func multiplyColumns(c *call, lo, hi int) {
 			if bias != nil {
 				bias = bias[col:]
 			}
-			s.kernels.Gemm(z[i*s.m*s.n+col:], s.n, a, s.m, b, bias, false)
+			s.kernels.Gemm(z[i*s.m*s.n+col:], s.n, a, rows, b, bias, false)
 		}
 	}
 }
@@ -188,7 +207,6 @@ func multiplyColumns(c *call, lo, hi int) {
 type matmul struct {
 	productState
 	kernels *simd.Kernels
-	flat    bool
 	c       broadcast // of Gemm's C
 }
 
