@@ -152,9 +152,9 @@ func findTokens(m *graph.Model, all []runtime.Port) (name string, rows int) {
 		score := n
 		switch lower := strings.ToLower(p.Name); {
 		case lower == "input_ids" || lower == "decoder_input_ids":
-			score += 1 << 40
+			score += 1 << 30
 		case strings.Contains(lower, "position") || strings.Contains(lower, "type") || strings.Contains(lower, "mask"):
-			score -= 1 << 40
+			score -= 1 << 30
 			if best == -1 {
 				best = score - 1
 			}
