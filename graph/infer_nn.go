@@ -15,6 +15,9 @@ func inferMatMul(c *call) error { return c.product2(c.elem(0), 0, 1, false, fals
 
 func inferMatMulInteger(c *call) error { return c.product2(Int32, 0, 1, false, false) }
 
+// inferMatMulIntegerToFloat: the type is that of the scales.
+func inferMatMulIntegerToFloat(c *call) error { return c.product2(c.elem(2), 0, 1, false, false) }
+
 func inferQLinearMatMul(c *call) error { return c.product2(c.elem(7), 0, 3, false, false) }
 
 func inferFusedMatMul(c *call) error {
@@ -865,7 +868,12 @@ func inferAttention(c *call) error {
 
 // inferFusedAttention: input [B, S, I], weights [I, 3H] → [B, S, H'], present
 // [2, B, heads, past + S, H/heads]; H' is the last of qkv_hidden_sizes.
-func inferFusedAttention(c *call) error {
+func inferFusedAttention(c *call) error { return c.selfAttention(c.elem(0), 4) }
+
+// inferQAttention is that with quantized input and weights.
+func inferQAttention(c *call) error { return c.selfAttention(c.elem(2), 8) }
+
+func (c *call) selfAttention(elem DType, past int) error {
 	x, ok := c.dims(0)
 	w, okW := c.dims(1)
 	hidden, key := UnknownDim, UnknownDim
@@ -884,16 +892,16 @@ func inferFusedAttention(c *call) error {
 		}
 		out[0], out[1] = x[0], x[1]
 		present[1] = x[0]
-		if total := c.expr(x[1]); c.has(4) {
-			if past, known := c.dims(4); known && len(past) == 5 {
-				present[3] = c.dim(total.add(c.expr(past[3])))
+		if total := c.expr(x[1]); c.has(past) {
+			if p, known := c.dims(past); known && len(p) == 5 {
+				present[3] = c.dim(total.add(c.expr(p[3])))
 			}
 		} else {
 			present[3] = x[1]
 		}
 	}
-	c.set(0, c.elem(0), out)
-	c.set(1, c.elem(0), present)
+	c.set(0, elem, out)
+	c.set(1, elem, present)
 	return nil
 }
 
@@ -919,10 +927,28 @@ func inferMultiHeadAttention(c *call) error {
 	}
 	c.set(0, c.elem(0), out)
 	heads := max(c.int("num_heads", 1), 1)
-	size := c.dim(c.expr(out[2]).div(constant(heads)))
-	for i := 1; i < len(c.out); i++ {
-		c.set(i, c.elem(0), []Dim{q[0], Known(heads), UnknownDim, size})
+	sizes := []*expr{nil, c.expr(q[len(q)-1]), c.expr(out[2]).div(constant(heads))} // of a head
+	if len(q) == 3 {
+		sizes[1] = sizes[1].div(constant(heads))
 	}
+	total := UnknownDim
+	switch k, known := c.dims(1); {
+	case !c.has(1):
+		total = q[1]
+	case known && (len(k) == 3 || len(k) == 5):
+		total = k[1]
+	case known && len(k) == 4:
+		total = k[2]
+	}
+	if past, known := c.dims(6); c.has(6) && known && len(past) == 4 {
+		total = c.dim(c.expr(total).add(c.expr(past[2])))
+	} else if c.has(6) {
+		total = UnknownDim
+	}
+	for i := 1; i < len(c.out) && i < len(sizes); i++ {
+		c.set(i, c.elem(0), []Dim{q[0], Known(heads), total, c.dim(sizes[i])})
+	}
+	c.set(3, c.elem(0), []Dim{q[0], Known(heads), q[1], total})
 	return nil
 }
 

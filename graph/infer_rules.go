@@ -101,6 +101,9 @@ var inferRules = map[opKey]rule{
 	{"com.microsoft", "BiasSoftmax"}: inferSame, {"com.microsoft", "BiasAdd"}: inferSame, {"com.microsoft", "RotaryEmbedding"}: inferSame,
 	{"com.microsoft", "FusedGemm"}: inferGemm, {"com.microsoft", "FusedMatMul"}: inferFusedMatMul, {"com.microsoft", "TransposeMatMul"}: inferFusedMatMul,
 	{"com.microsoft", "FusedConv"}: inferConv, {"com.microsoft", "MatMulNBits"}: inferMatMulNBits,
+	{"com.microsoft", "DynamicQuantizeMatMul"}: inferMatMul, {"com.microsoft", "MatMulIntegerToFloat"}: inferMatMulIntegerToFloat,
+	{"com.microsoft", "QAttention"}:     inferQAttention,
+	{"com.microsoft", "QuantizeLinear"}: inferQuantizeLinear, {"com.microsoft", "DequantizeLinear"}: inferDequantizeLinear,
 
 	// lathe's own.
 	{LatheDomain, "BlockCirculantMatMul"}: inferCirculantMatMul, {LatheDomain, "BlockCirculantConv"}: inferCirculantConv,

@@ -81,6 +81,9 @@ func tables() [][]operator {
 		sequenceOps,
 		opset6Ops,
 		int16Ops,
+		microsoftOps,
+		microsoftAttentionOps,
+		rotaryOps,
 	}
 }
 
@@ -266,6 +269,16 @@ func (n *node) inputs(least, most int) error {
 		return fmt.Errorf("%d inputs, at most %d can be used", len(n.given), most)
 	}
 	return nil
+}
+
+// required is inputs for operators whose optional inputs come among the others.
+func (n *node) required(most int, inputs ...int) error {
+	for _, i := range inputs {
+		if !n.has(i) {
+			return fmt.Errorf("input %d is missing", i)
+		}
+	}
+	return n.inputs(0, most)
 }
 
 // call is one node in one session: where a kernel finds its inputs and puts

@@ -3,7 +3,6 @@ package ortcheck
 import (
 	"context"
 	"slices"
-	"strings"
 	"testing"
 
 	"gorgonia.org/tensor"
@@ -14,12 +13,6 @@ import (
 	"github.com/onnx-lathe/lathe/graph"
 	"github.com/onnx-lathe/lathe/runtime"
 )
-
-// notYet has the models that the runtime refuses, and what its message must
-// name. A model that it has learnt must leave the list.
-var notYet = map[string][]string{
-	"graphs/bert5_ort_fused.onnx": {"com.microsoft", "Attention", "SkipLayerNormalization", "BiasGelu"},
-}
 
 // The runtime agrees with ONNX Runtime on every public model, which is run as
 // it stands there, without rewrites.
@@ -33,17 +26,6 @@ func TestRuntimeAgrees(t *testing.T) {
 				t.Fatal(err)
 			}
 			program, err := runtime.Compile(m, runtime.Options{})
-			if names := notYet[c.model]; names != nil {
-				if err == nil {
-					t.Fatal("the runtime takes the model now: remove it from notYet")
-				}
-				for _, name := range names {
-					if !strings.Contains(err.Error(), name) {
-						t.Errorf("the refusal does not name %s: %v", name, err)
-					}
-				}
-				t.Skip(err)
-			}
 			if err != nil {
 				t.Fatal(err)
 			}
