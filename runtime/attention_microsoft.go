@@ -461,7 +461,7 @@ func prepareGroupQueryAttention(n *node) (kernel, error) {
 	}
 	window, softcap := n.int("local_window_size", -1), n.float("softcap", 0)
 	rotates, smooth := n.bool("do_rotary", false), n.int("smooth_softmax", 0) > 0
-	r := rotary{interleaved: n.bool("rotary_interleaved", false)}
+	r := rotation{interleaved: n.bool("rotary_interleaved", false)}
 	qk := n.int("qk_output", 0)
 	return func(c *call) error {
 		if err := c.floatsOnly(0, 1, 2, 3, 4, 7, 8, 10, 11); err != nil {

@@ -13,18 +13,18 @@ var rotaryOps = []operator{
 	{microsoft, "RotaryEmbedding", 1, prepareMicrosoftRotary, nil, halves},
 }
 
-// rotary turns the first size features of every head (all where it is 0): the
+// rotation turns the first size features of every head (all where it is 0): the
 // pairs are (i, size/2 + i), or interleaved (2i, 2i + 1), and
 //
 //	z₁ = x₁·cos − x₂·sin, z₂ = x₁·sin + x₂·cos.
-type rotary struct {
+type rotation struct {
 	interleaved bool
 	size        int
 }
 
 // apply reads x and writes z, both [batch, t, h, d] by heads. where has the row
 // of the caches for every token, nil for one row a token.
-func (r *rotary) apply(z, x headed, cos, sin *Tensor, where []int64, batch, t, h, d int) error {
+func (r *rotation) apply(z, x headed, cos, sin *Tensor, where []int64, batch, t, h, d int) error {
 	size := r.size
 	if size == 0 {
 		size = d
@@ -99,7 +99,7 @@ func byHeads(x *Tensor, data []float32, heads int) (v headed, batch, t, h, d int
 // prepareRotary: X [B, H, T, d] or [B, T, H·d]; tables [positions, d/2] with
 // position_ids [B, T], or [B, T, d/2] without.
 func prepareRotary(n *node) (kernel, error) {
-	r := &rotary{interleaved: n.bool("interleaved", false), size: n.int("rotary_embedding_dim", 0)}
+	r := &rotation{interleaved: n.bool("interleaved", false), size: n.int("rotary_embedding_dim", 0)}
 	heads := n.int("num_heads", 0)
 	return func(c *call) error {
 		if err := c.floatsOnly(0, 1, 2); err != nil {
@@ -110,7 +110,7 @@ func prepareRotary(n *node) (kernel, error) {
 }
 
 // rotate is the kernel once its inputs are told apart.
-func (r *rotary) rotate(c *call, heads int, cos, sin, ids *Tensor) error {
+func (r *rotation) rotate(c *call, heads int, cos, sin, ids *Tensor) error {
 	x := c.in[0]
 	v, batch, t, h, d, err := byHeads(x, x.F32(), heads)
 	if err != nil {
@@ -149,7 +149,7 @@ func (r *rotary) rotate(c *call, heads int, cos, sin, ids *Tensor) error {
 // prepareMicrosoftRotary: input, position_ids ([1]: of the first token), and
 // tables [positions, d/2].
 func prepareMicrosoftRotary(n *node) (kernel, error) {
-	r := &rotary{interleaved: n.bool("interleaved", false), size: n.int("rotary_embedding_dim", 0)}
+	r := &rotation{interleaved: n.bool("interleaved", false), size: n.int("rotary_embedding_dim", 0)}
 	heads := n.int("num_heads", 0)
 	if r.size > 0 && heads < 1 {
 		return nil, errors.New("rotary_embedding_dim needs num_heads")
