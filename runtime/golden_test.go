@@ -15,13 +15,8 @@ import (
 
 // unsupported has the test models that cannot be run yet, and what they lack.
 var unsupported = map[string]string{
-	"bert-17-fused":        "com.microsoft.SkipLayerNormalization",
-	"bert-17-multihead":    "com.microsoft.MultiHeadAttention",
-	"gpt2-17-fused":        "com.microsoft.EmbedLayerNormalization",
-	"llama-17-fused-start": "com.microsoft.GroupQueryAttention",
-	"llama-17-fused-step":  "com.microsoft.GroupQueryAttention",
-	"llama-23":             "Attention",
-	"llama-23-cache":       "Attention",
+	"llama-23":       "Attention",
+	"llama-23-cache": "Attention",
 }
 
 // TestGoldens: the test models give what ONNX Runtime gives, fused and not,
