@@ -236,8 +236,8 @@ func (c *Circulant) Pack(s []float32, p, q int) CirculantWeights {
 	groups := (p + u - 1) / u
 	w := CirculantWeights{
 		p: p, q: q,
-		w:    make([]float32, c.b*q*groups*u+slack),
-		diff: make([]float32, max(1, c.complexBins()*q)*groups*u+slack),
+		w:    LongLived(c.b*q*groups*u + slack),
+		diff: LongLived(max(1, c.complexBins()*q)*groups*u + slack),
 	}
 	vecs := u // of a panel
 	if u == 1 {

@@ -198,8 +198,13 @@ func (g gemmTile) step(rows, vecs int) {
 	}
 	// The first tile that meets a panel of B reads it from memory or a far cache;
 	// asking 1 KiB ahead hides some of that (8 and 16 rows of B [768, 3072]: 15 and
-	// 20 % faster), and costs nothing where B is near.
-	const ahead, line = 1024, 64
+	// 20 % faster), and costs nothing where B is near. A single row has less to do
+	// meanwhile and asks further ahead.
+	const line = 64
+	ahead := 1024
+	if rows == 1 {
+		ahead = 3072
+	}
 	for at := 0; at < vecs*g.vecBytes(); at += line {
 		g.PREFETCHT0(operand.Mem{Base: gemmB, Disp: ahead + at})
 	}
