@@ -44,9 +44,10 @@ type QuantizeOptions struct {
 	Layer    func(l QuantizedLayer) // called for every layer; may be nil
 }
 
-// QuantizedLayer is a layer with weights that was put into fixed point. Values
-// are those of the original model and of the quantised one; exponents those of
-// the latter.
+// QuantizedLayer is a layer with weights that was put into fixed point, with the
+// ReLU (and pooling) behind it where nothing else reads its output. Values are
+// those of the original model and of the quantised one; exponents those of the
+// latter.
 type QuantizedLayer struct {
 	Node       string `json:"node"`
 	Op         string `json:"op"` // the int16 operator
@@ -133,7 +134,8 @@ type fixedUnit struct {
 	layer bool // has weights
 	shape bool // moves elements only
 	build func(u *fixedUnit, in []form) (form, error)
-	block int // of a circulant layer
+	block int    // of a circulant layer
+	whole string // the value with the rows of a last block that are discarded, while ranges are measured
 }
 
 func (q *quantizer) run(ctx context.Context) error {
@@ -170,6 +172,16 @@ func (q *quantizer) run(ctx context.Context) error {
 	for _, u := range q.list {
 		if err := q.apply(u); err != nil {
 			return fmt.Errorf("%v: %w", u.node, err)
+		}
+	}
+	for i := range q.layers {
+		l := &q.layers[i]
+		// Where what is below zero may saturate, the layer ends with its ReLU.
+		if out := rangeOf(q.m.Graph.Value(l.Out)); q.forms[out].v != nil {
+			l.Out, l.Int16Out = out.Name, q.forms[out].v.Name
+		}
+		if q.o.Layer != nil {
+			q.o.Layer(*l)
 		}
 	}
 	q.connect()
@@ -474,6 +486,28 @@ func rangeOf(v *graph.Value) *graph.Value {
 
 // measure runs the data through the model for all ranges.
 func (q *quantizer) measure(ctx context.Context) error {
+	// Rows of a last block that are discarded are part of its spectrum, so it is
+	// measured on layers that keep them.
+	m := q.m.Clone()
+	whole := func(u *fixedUnit) error {
+		n := m.Graph.Value(u.out.Name).Def()
+		w, c := n.Input(1).ConstTensor(), n.Input(2).ConstTensor()
+		rows := w.Dims[0] * w.Dims[2]
+		if rows == c.Len() {
+			return nil
+		}
+		bias, err := c.Float32s()
+		if err != nil {
+			return err
+		}
+		padded := make([]float32, rows)
+		copy(padded, bias)
+		g := m.Graph
+		u.whole = g.FreshName(u.out.Name + "_whole")
+		g.InsertBefore(n, graph.LatheDomain, n.Op, g.FreshNodeName(u.whole), []*graph.Value{n.Input(0), n.Input(1),
+			g.AddInitializer(g.FreshName(u.whole+"_bias"), graph.Float32Tensor([]int64{rows}, padded))}, []string{u.whole}, graph.IntAttr("out_features", rows))
+		return nil
+	}
 	var wanted []calib.Magnitude
 	want := func(v *graph.Value, block int) { wanted = append(wanted, calib.Magnitude{Value: v.Name, Block: block}) }
 	for _, u := range q.list {
@@ -487,7 +521,10 @@ func (q *quantizer) measure(ctx context.Context) error {
 				}
 			}
 			if u.block > 0 {
-				want(u.out, u.block)
+				if err := whole(u); err != nil {
+					return err
+				}
+				wanted = append(wanted, calib.Magnitude{Value: cmp.Or(u.whole, u.out.Name), Block: u.block})
 			}
 		}
 		if !u.shape {
@@ -495,15 +532,14 @@ func (q *quantizer) measure(ctx context.Context) error {
 		}
 	}
 	var err error
-	q.ranges, err = calib.MeasureMagnitudes(ctx, q.m, q.o.Feed, wanted, calib.ScoreOptions{Threads: q.o.Threads, Progress: q.o.Progress})
+	q.ranges, err = calib.MeasureMagnitudes(ctx, m, q.o.Feed, wanted, calib.ScoreOptions{Threads: q.o.Threads, Progress: q.o.Progress})
 	return err
 }
 
-// headroom is how much larger the range of an activation is than the largest
-// magnitude seen. Without, a single activation of a KWT-1 in blocks of four that
-// saturates takes its layer from 72 to 57 dB; each bit of it costs 6 dB. Spectra
-// of inputs have none: a number of theirs that saturates is one of many. Those
-// of outputs have 17 bits and more up to blocks of 64, so a bit costs nothing.
+// headroom is how much larger a range is than the largest magnitude seen. Each
+// bit of it costs 6 dB; without, a single number of a KWT-1 in blocks of four
+// that saturates on other data takes its layer from 72 to 57 dB. Spectra of
+// outputs have 17 bits and more up to blocks of 64, where a bit costs nothing.
 const headroom = 1.1
 
 // largest is the range of v, or of its spectra.
@@ -511,12 +547,13 @@ func (q *quantizer) largest(v *graph.Value, block int) float64 {
 	if block == 0 {
 		v = rangeOf(v)
 	}
-	m := q.ranges[calib.Magnitude{Value: v.Name, Block: block}]
+	return q.rangeNamed(v.Name, block)
+}
+
+func (q *quantizer) rangeNamed(name string, block int) float64 {
+	m := q.ranges[calib.Magnitude{Value: name, Block: block}]
 	if q.o.Range == RangePercentile {
 		return float64(m.Quantile(q.o.Percentile / 100))
-	}
-	if block > 0 {
-		return float64(m.Quantile(1))
 	}
 	return headroom * float64(m.Quantile(1))
 }
@@ -572,9 +609,6 @@ func (q *quantizer) apply(u *fixedUnit) error {
 	q.layers = append(q.layers, l)
 	q.done = append(q.done, modules.Rewrite{Pass: quantizePass, Node: l.Node, Block: u.block, Note: l.Op})
 	q.j.Add(quantizePass, u.gone[0].String(), l.Op, fmt.Sprintf("exponents %d → %d, ranges by %s", l.ExponentX, l.ExponentY, q.o.Range))
-	if q.o.Layer != nil {
-		q.o.Layer(l)
-	}
 	return nil
 }
 
@@ -733,14 +767,14 @@ func (q *quantizer) circulant(u *fixedUnit, x form, weight, bias *graph.Tensor) 
 	limit := math.Ldexp(1, 23-log)
 	r := []int{min(max(q.exponent(u.in[0], b)-x.e, 0), log), 0}
 	e := q.exponent(u.out, 0)
-	top := q.largest(u.out, b)
+	top := q.rangeNamed(cmp.Or(u.whole, u.out.Name), b)
 	if b <= 64 {
 		top *= 2
 	}
 	hat := exponentFor(top, limit)
 	if q.o.Rounding == fixed.CirCNN {
 		r = []int{log, log}
-		hat = exponentFor(q.largest(u.out, b), fixed.High)
+		hat = exponentFor(q.rangeNamed(cmp.Or(u.whole, u.out.Name), b), fixed.High)
 	}
 	xHat := x.e + r[0]
 	for i := range p {

@@ -118,7 +118,7 @@ func TestQuantizedCirculant(t *testing.T) {
 		once := 0.
 		for _, rounding := range []string{"", "circnn"} {
 			m := graph.NewModel("layer", 8, 17)
-			in, outs := 3*b-b/2+1, 2*b-b/4
+			in, outs := 3*b-b/2+1, 2*b-b/2
 			x := m.Graph.AddInput("x", graph.TensorType(graph.Float32, graph.Symbol("T"), graph.Known(int64(in))))
 			r := rand.New(rand.NewPCG(uint64(b), 2))
 			w, bias := make([]float32, 2*3*b), make([]float32, outs)

@@ -74,6 +74,14 @@ var checks = []check{
 	{2, 9, "a fresh clone: go run ./cmd/lathe demo", "≤ 2 min", cloneDemo},
 	{2, 9, "a fresh clone: go test ./...", "≤ 5 min", cloneTests},
 
+	{5, 1, "MNIST network in int16, accuracy on mnist_eval", "float ± 0.002", int16Accuracy("cnn_mnist_pytorch.onnx", "mnist", 0.002)},
+	{5, 2, "KWT-1 in int16, accuracy on kwt_eval", "float ± 0.001", int16Accuracy("kwt1_mfcc_opset17.onnx", "kwt", 0.001)},
+	{5, 2, "KWT-1 in int16, agreement with float", "≥ 0.999", int16Metric("kwt1_mfcc_opset17.onnx", "kwt", "agreement", 0.999)},
+	{5, 3, "MNIST network in int16, every layer", "≥ 70 dB", int16Layers("cnn_mnist_pytorch.onnx", "mnist", 70)},
+	{5, 3, "KWT-1 in int16, every layer", "≥ 70 dB", int16Layers("kwt1_mfcc_opset17.onnx", "kwt", 70)},
+	{5, 4, "MNIST network in int16 in ONNX Runtime", "≥ 60 dB", int16Elsewhere("cnn_mnist_pytorch.onnx", "mnist", "21", 60)},
+	{5, 4, "KWT-1 in int16 in ONNX Runtime", "≥ 60 dB", int16Elsewhere("kwt1_mfcc_opset17.onnx", "kwt", "logits", 60)},
+
 	{6, 2, "modules of BERT, fused by ONNX Runtime", "10: A0 M0 … A4 M4", finds("graphs/bert5_ort_fused.onnx", 5, false)},
 	{6, 2, "BERT, fused by ONNX Runtime, names scrambled", "10: A0 M0 … A4 M4", finds("graphs/bert5_ort_fused.onnx", 5, true)},
 	{6, 3, "every form of BERT: found, scored, dropped", "as a new export, ≤ 1e-5", family("bert")},
