@@ -248,8 +248,9 @@ type frame struct {
 	fixed  []bool // constants and captures: not the frame's to release
 	calls  []call
 
-	form form // of the inputs that the still values are of
-	kept bool // there are such values
+	form    form   // of the inputs that the still values are of
+	kept    bool   // there are such values
+	lasting []bool // by slot: a still value that is kept
 }
 
 func newFrame(p *plan, s *Session) *frame {
@@ -259,6 +260,10 @@ func newFrame(p *plan, s *Session) *frame {
 	}
 	for _, c := range p.captures {
 		f.fixed[c.inner] = true
+	}
+	f.lasting = make([]bool, p.slots)
+	for _, s := range p.kept {
+		f.lasting[s] = true
 	}
 	for i := range f.values {
 		if f.values[i] == nil && !f.fixed[i] {
@@ -290,7 +295,7 @@ func (f *frame) capture(outer *frame) {
 // reset gives the frame's memory back.
 func (f *frame) reset() {
 	for i, t := range f.values {
-		if !f.fixed[i] && !(f.kept && slices.Contains(f.plan.kept, i)) {
+		if !f.fixed[i] && !(f.kept && f.lasting[i]) {
 			f.s.pool.release(t)
 		}
 	}
