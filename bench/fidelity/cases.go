@@ -45,33 +45,33 @@ var cases = []testCase{
 		least: 0.971, minutes: 10, make: optimized, recipe: `
 steps:
   - drop: {count: 6, select: loss}
-  - heal: {steps: 300, mix: 0.5}
+  - heal: {steps: 300, lr: 0.0005, hidden: 1}
 `},
 	{name: "kwt-drop10", what: "KWT-1, 10 of 24 modules dropped, healed", model: kwt, train: "kwt_train.npz", eval: "kwt_eval.npz", metric: "accuracy",
 		least: 0.966, minutes: 20, make: optimized, recipe: `
 steps:
   - drop: {count: 10, select: loss}
-  - heal: {steps: 900, lr: 0.001, mix: 0.5}
+  - heal: {steps: 900, lr: 0.001, mix: 1, hidden: 0.5}
 `},
 	{name: "kwt-b4", what: "KWT-1, every linear layer of the encoder at b = 4, healed", model: kwt, train: "kwt_train.npz", eval: "kwt_eval.npz", metric: "accuracy",
 		least: 0.955, minutes: 30, make: optimized, recipe: `
 steps:
   - circulant: {block: 4, only: blocks}
-  - heal: {steps: 1800, lr: 0.002, mix: 0.5}
+  - heal: {steps: 1500, lr: 0.001, mix: 1, hidden: 0.5}
 `},
 	{name: "kwt-drop6-b4", what: "KWT-1, 6 modules dropped, the rest at b = 4, healed", model: kwt, train: "kwt_train.npz", eval: "kwt_eval.npz", metric: "accuracy",
 		least: 0.950, minutes: 30, make: optimized, recipe: `
 steps:
   - drop: {count: 6, select: loss}
-  - heal: {steps: 150, mix: 0.5}
+  - heal: {steps: 150, hidden: 1}
   - circulant: {block: 4, only: blocks}
-  - heal: {steps: 1800, lr: 0.002, mix: 0.5}
+  - heal: {steps: 1500, lr: 0.001, mix: 1, hidden: 0.5}
 `},
 	{name: "kwt-half", what: "KWT-1, the best mix with half of the parameters, healed", model: kwt, train: "kwt_train.npz", eval: "kwt_eval.npz", metric: "accuracy",
 		least: 0.971, minutes: 30, make: optimized, recipe: `
 steps:
   - budget: {budget: params=0.5}
-  - heal: {steps: 900, lr: 0.001, mix: 0.5}
+  - heal: {steps: 900, lr: 0.001, mix: 1, hidden: 0.5}
 `},
 	{name: "stories-b4", what: "stories260K, MLP layers at b = 4, healed", model: "stories260K_opset17.onnx", train: "stories_train.npz", eval: "stories_eval.npz", metric: "nll",
 		margin: 0.10, minutes: 30, make: optimized, recipe: `
