@@ -25,7 +25,7 @@ import (
 const tolerance = 5e-6
 
 // unable lists the cases that need operators which the runtime does not have.
-var unable = []string{"gpt2-17-fused", "bert-17-fused", "bert-17-multihead", "llama-17-fused-start", "llama-17-fused-step", "llama-23", "llama-23-cache"}
+var unable = []string{"llama-23", "llama-23-cache"}
 
 // The runtime and ONNX Runtime must agree on every form of every family.
 func TestGoldens(t *testing.T) {
