@@ -51,7 +51,7 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
 	seeds := flag.Int("seeds", 1, "how many `seeds` to take the median of")
-	docs := flag.String("docs", "", "write the table into fidelity.md of this `folder`; only with all cases")
+	docs := flag.String("docs", "", "write the table into fidelity.md of this `folder`")
 	asJSON := flag.Bool("json", false, "print one JSON object in place of the table")
 	list := flag.Bool("list", false, "list the cases, and measure nothing")
 	flag.Parse()
@@ -79,32 +79,30 @@ func run(ctx context.Context, seeds int, docs string, asJSON, list bool, only []
 		}
 		return nil
 	}
-	if docs != "" && len(only) > 0 {
-		return errors.New("-docs wants all cases")
-	}
 	b, err := newBench(ctx)
 	if err != nil {
 		return err
 	}
 	defer os.RemoveAll(b.dir)
 	var rows []Row
-	for _, c := range chosen {
+	for i, c := range chosen {
 		r, err := b.measure(c, seeds)
 		if err != nil {
 			return fmt.Errorf("%s: %w", c.name, err)
 		}
 		rows = append(rows, r)
 		fmt.Fprintf(os.Stderr, "%s: %s %.4f of %.4f (%.4f), goal %s, %.1f min\n", r.Case, r.Metric, r.Median, r.Base, r.Values, r.Goal, r.Minutes)
+		if docs != "" { // after each case, as they take long
+			if err := splice(filepath.Join(docs, "fidelity.md"), markdown(rows, seeds, len(cases)-i-1)); err != nil {
+				return err
+			}
+		}
 	}
 	if asJSON {
 		return json.NewEncoder(os.Stdout).Encode(map[string]any{"results": rows})
 	}
-	text := markdown(rows, seeds)
-	fmt.Print(text)
-	if docs == "" {
-		return nil
-	}
-	return splice(filepath.Join(docs, "fidelity.md"), text)
+	fmt.Print(markdown(rows, seeds, len(cases)-len(rows)))
+	return nil
 }
 
 // bench is what the cases share.

@@ -10,7 +10,7 @@ import (
 )
 
 // markdown is the table of the results.
-func markdown(rows []Row, seeds int) string {
+func markdown(rows []Row, seeds, left int) string {
 	var s strings.Builder
 	passed := 0
 	for _, r := range rows {
@@ -18,7 +18,11 @@ func markdown(rows []Row, seeds int) string {
 			passed++
 		}
 	}
-	fmt.Fprintf(&s, "Medians of %d seeds, %d cores. %d of %d goals are met.\n\n", seeds, runtime.GOMAXPROCS(0), passed, len(rows))
+	fmt.Fprintf(&s, "Medians of %d seeds, %d cores. %d of %d goals are met", seeds, runtime.GOMAXPROCS(0), passed, len(rows))
+	if left > 0 {
+		fmt.Fprintf(&s, "; %d cases were not measured", left)
+	}
+	s.WriteString(".\n\n")
 	s.WriteString("| case | metric | original | goal | median | spread | parameters | minutes | pass |\n| --- | --- | --- | --- | --- | --- | --- | --- | --- |\n")
 	for _, r := range rows {
 		pass := "no"
