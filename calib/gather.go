@@ -150,9 +150,17 @@ func (g *gatherer) each(n int, f func(i int)) {
 	all.Wait()
 }
 
-// addRows adds the rows of x [n, len(dst)] to dst, four at a time where it can.
+// addRows adds the rows of x [n, len(dst)] to dst, eight or four at a time where it can.
 func addRows(dst []float64, x []float32) {
 	d := len(dst)
+	for ; len(x) >= 8*d; x = x[8*d:] {
+		x0, x1, x2, x3 := x[:d], x[d:][:d], x[2*d:][:d], x[3*d:][:d]
+		x4, x5, x6, x7 := x[4*d:][:d], x[5*d:][:d], x[6*d:][:d], x[7*d:][:d]
+		for i := range dst {
+			dst[i] += ((float64(x0[i]) + float64(x1[i])) + (float64(x2[i]) + float64(x3[i]))) +
+				((float64(x4[i]) + float64(x5[i])) + (float64(x6[i]) + float64(x7[i])))
+		}
+	}
 	for ; len(x) >= 4*d; x = x[4*d:] {
 		x0, x1, x2, x3 := x[:d], x[d:][:d], x[2*d:][:d], x[3*d:][:d]
 		for i := range dst {
