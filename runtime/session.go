@@ -88,6 +88,11 @@ type KindTime struct {
 	FLOPs int64
 }
 
+// GFLOPS is the rate of the operations that FLOPs counts, in 10⁹ a second.
+func (k KindTime) GFLOPS() float64 {
+	return float64(k.FLOPs) / max(float64(k.Total.Nanoseconds()), 1)
+}
+
 // Peak measures the floating-point operations a second that one core does at
 // most with the vector instructions of a path ("" for the best that this
 // machine has; see Options.Path), and returns the path's name. It takes some

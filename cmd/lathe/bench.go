@@ -91,7 +91,7 @@ by lathe eval.`,
 				slices.Sort(t.ms)
 				r := benchJSON{Path: args[i], Median: t.quantile(0.5), P10: t.quantile(0.1), P90: t.quantile(0.9)}
 				for _, k := range t.session.Profile() {
-					r.Kinds = append(r.Kinds, operatorTime{k.Kind, k.Calls / runs, k.Total.Seconds() * 1e3 / float64(runs), float64(k.FLOPs) / max(float64(k.Total.Nanoseconds()), 1)})
+					r.Kinds = append(r.Kinds, operatorTime{k.Kind, k.Calls / runs, k.Total.Seconds() * 1e3 / float64(runs), k.GFLOPS()})
 				}
 				out = append(out, r)
 			}

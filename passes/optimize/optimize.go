@@ -376,7 +376,7 @@ func times(ctx context.Context, m *graph.Model, src *calib.Source, o calib.EvalO
 	}
 	var out []OperatorTime
 	for _, k := range kinds {
-		out = append(out, OperatorTime{k.Kind, k.Total.Seconds() * 1e3 / float64(samples), float64(k.FLOPs) / max(float64(k.Total.Nanoseconds()), 1)})
+		out = append(out, OperatorTime{k.Kind, k.Total.Seconds() * 1e3 / float64(samples), k.GFLOPS()})
 	}
 	return out, nil
 }
