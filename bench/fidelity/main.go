@@ -3,8 +3,11 @@
 // trained on a set, judged on another by ONNX Runtime.
 //
 //	go run ./fidelity                     # all cases, one seed
-//	go run ./fidelity -seeds 3 kwt-drop6  # three seeds of one case
 //	go run ./fidelity -docs ../docs -seeds 3
+//	go run ./fidelity -docs ../docs -seeds 3 kwt-drop6
+//
+// With -docs, results are kept in fidelity.json beside the table: what is there
+// for a case as it is now is not measured again, and the table is of all cases.
 //
 // Models and sets come from the folder that LATHE_DATA names.
 package main
@@ -32,36 +35,22 @@ import (
 	"github.com/onnx-lathe/lathe/testmodels"
 )
 
-// A Row is what a case came to.
-type Row struct {
-	Case    string    `json:"case"`
-	What    string    `json:"what"`
-	Metric  string    `json:"metric"`
-	Goal    string    `json:"goal"`
-	Values  []float64 `json:"values"` // one a seed
-	Median  float64   `json:"median"`
-	Base    float64   `json:"base"`    // what it is compared with
-	Share   float64   `json:"share"`   // of the parameters, of the first seed
-	Minutes float64   `json:"minutes"` // the longest
-	Limit   float64   `json:"limit_minutes"`
-	Pass    bool      `json:"pass"`
-}
-
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
 	seeds := flag.Int("seeds", 1, "how many `seeds` to take the median of")
 	docs := flag.String("docs", "", "write the table into fidelity.md of this `folder`")
+	again := flag.Bool("again", false, "measure again what fidelity.json has")
 	asJSON := flag.Bool("json", false, "print one JSON object in place of the table")
 	list := flag.Bool("list", false, "list the cases, and measure nothing")
 	flag.Parse()
-	if err := run(ctx, *seeds, *docs, *asJSON, *list, flag.Args()); err != nil {
+	if err := run(ctx, *seeds, *docs, *again, *asJSON, *list, flag.Args()); err != nil {
 		fmt.Fprintln(os.Stderr, "fidelity:", err)
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context, seeds int, docs string, asJSON, list bool, only []string) error {
+func run(ctx context.Context, seeds int, docs string, again, asJSON, list bool, only []string) error {
 	chosen := cases
 	if len(only) > 0 {
 		chosen = nil
@@ -84,24 +73,43 @@ func run(ctx context.Context, seeds int, docs string, asJSON, list bool, only []
 		return err
 	}
 	defer os.RemoveAll(b.dir)
-	var rows []Row
-	for i, c := range chosen {
-		r, err := b.measure(c, seeds)
-		if err != nil {
-			return fmt.Errorf("%s: %w", c.name, err)
+	kept := &results{}
+	if docs != "" {
+		if kept, err = loadResults(filepath.Join(docs, "fidelity.json")); err != nil {
+			return err
 		}
-		rows = append(rows, r)
-		fmt.Fprintf(os.Stderr, "%s: %s %.4f of %.4f (%.4f), goal %s, %.1f min\n", r.Case, r.Metric, r.Median, r.Base, r.Values, r.Goal, r.Minutes)
-		if docs != "" { // after each case, as they take long
-			if err := splice(filepath.Join(docs, "fidelity.md"), markdown(rows, seeds, len(cases)-i-1)); err != nil {
+	}
+	for _, c := range chosen {
+		for seed := 1; seed <= seeds; seed++ {
+			if !again && slices.ContainsFunc(kept.of(&c), func(x result) bool { return x.Seed == seed }) {
+				continue
+			}
+			o, err := b.measure(c, seed)
+			if err != nil {
+				return fmt.Errorf("%s, seed %d: %w", c.name, seed, err)
+			}
+			fmt.Fprintf(os.Stderr, "%s, seed %d: %s %.4f of %.4f, goal %s, %.1f min, %.1f processor minutes\n", c.name, seed, c.metric, o.Value, o.Base, c.goal(), o.Minutes, o.Processor)
+			if err := kept.add(result{c.name, seed, c.hash(), o}); err != nil {
 				return err
+			}
+			if docs != "" { // after each, as they take long
+				if err := splice(filepath.Join(docs, "fidelity.md"), markdown(kept)); err != nil {
+					return err
+				}
 			}
 		}
 	}
 	if asJSON {
+		var rows []Row
+		for _, c := range chosen {
+			rows = append(rows, c.row(kept.of(&c)))
+		}
 		return json.NewEncoder(os.Stdout).Encode(map[string]any{"results": rows})
 	}
-	fmt.Print(markdown(rows, seeds, len(cases)-len(rows)))
+	fmt.Print(markdown(kept))
+	if docs != "" {
+		return splice(filepath.Join(docs, "fidelity.md"), markdown(kept))
+	}
 	return nil
 }
 
@@ -110,6 +118,7 @@ type bench struct {
 	ctx       context.Context
 	dir, data string
 	lathe     string
+	processor time.Duration // that calls of the tool took
 }
 
 func newBench(ctx context.Context) (*bench, error) {
@@ -144,7 +153,11 @@ func (b *bench) call(answer any, args ...string) error {
 	cmd := exec.CommandContext(b.ctx, b.lathe, append(args, "--json", "--quiet")...)
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
-	if err := cmd.Run(); err != nil {
+	err := cmd.Run()
+	if cmd.ProcessState != nil {
+		b.processor += cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()
+	}
+	if err != nil {
 		return fmt.Errorf("lathe %s: %w: %s", args[0], err, strings.TrimSpace(errs.String()))
 	}
 	if answer == nil {
@@ -153,32 +166,20 @@ func (b *bench) call(answer any, args ...string) error {
 	return json.Unmarshal(out.Bytes(), answer)
 }
 
-// measure runs a case with several seeds.
-func (b *bench) measure(c testCase, seeds int) (Row, error) {
-	r := Row{Case: c.name, What: c.what, Metric: c.metric, Goal: c.goal(), Limit: c.minutes}
-	for seed := range seeds {
-		start := time.Now()
-		model, base, share, err := c.make(b, c, seed+1)
-		if err != nil {
-			return r, err
-		}
-		r.Minutes = max(r.Minutes, time.Since(start).Minutes())
-		value, err := b.judge(model, c)
-		if err != nil {
-			return r, err
-		}
-		r.Values = append(r.Values, value)
-		if seed == 0 {
-			r.Share = share
-			if r.Base, err = b.judge(base, c); err != nil {
-				return r, err
-			}
-		}
+// measure runs a case with a seed.
+func (b *bench) measure(c testCase, seed int) (o outcome, err error) {
+	start := time.Now()
+	b.processor = 0
+	model, base, share, err := c.make(b, c, seed)
+	if err != nil {
+		return o, err
 	}
-	sorted := slices.Sorted(slices.Values(r.Values))
-	r.Median = sorted[len(sorted)/2]
-	r.Pass = r.Minutes <= c.minutes && c.reached(r.Median, r.Base)
-	return r, nil
+	o.Share, o.Minutes, o.Processor = share, time.Since(start).Minutes(), b.processor.Minutes()
+	if o.Value, err = b.judge(model, c); err != nil {
+		return o, err
+	}
+	o.Base, err = b.judge(base, c)
+	return o, err
 }
 
 // judge runs a model in ONNX Runtime over the set that nothing was fitted on.

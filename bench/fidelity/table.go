@@ -4,33 +4,37 @@ import (
 	"bytes"
 	"fmt"
 	"os"
-	"runtime"
 	"slices"
 	"strings"
 )
 
-// markdown is the table of the results.
-func markdown(rows []Row, seeds, left int) string {
-	var s strings.Builder
+// markdown is the table of the results, with the cases as they are now.
+func markdown(kept *results) string {
+	var rows []Row
 	passed := 0
-	for _, r := range rows {
-		if r.Pass {
-			passed++
+	for _, c := range cases {
+		if of := kept.of(&c); len(of) > 0 {
+			rows = append(rows, c.row(of))
+			if rows[len(rows)-1].Pass {
+				passed++
+			}
 		}
 	}
-	fmt.Fprintf(&s, "Medians of %d seeds, %d cores. %d of %d goals are met", seeds, runtime.GOMAXPROCS(0), passed, len(rows))
-	if left > 0 {
+	var s strings.Builder
+	fmt.Fprintf(&s, "%d of %d goals are met", passed, len(rows))
+	if left := len(cases) - len(rows); left > 0 {
 		fmt.Fprintf(&s, "; %d cases were not measured", left)
 	}
 	s.WriteString(".\n\n")
-	s.WriteString("| case | metric | original | goal | median | spread | parameters | minutes | pass |\n| --- | --- | --- | --- | --- | --- | --- | --- | --- |\n")
+	s.WriteString("| case | metric | original | goal | median | seeds | spread | parameters | minutes elapsed | processor minutes / 2 | limit | pass |\n" +
+		"| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n")
 	for _, r := range rows {
 		pass := "no"
 		if r.Pass {
 			pass = "yes"
 		}
-		fmt.Fprintf(&s, "| %s | %s | %.4f | %s | %.4f | %.4f … %.4f | %.0f %% | %.1f of %g | %s |\n", r.What, r.Metric, r.Base, r.Goal, r.Median,
-			slices.Min(r.Values), slices.Max(r.Values), 100*r.Share, r.Minutes, r.Limit, pass)
+		fmt.Fprintf(&s, "| %s | %s | %.4f | %s | %.4f | %d | %.4f … %.4f | %.0f %% | %.1f | %.1f | %g | %s |\n", r.What, r.Metric, r.Base, r.Goal, r.Median,
+			len(r.Values), slices.Min(r.Values), slices.Max(r.Values), 100*r.Share, r.Minutes, r.Processor/processors, r.Limit, pass)
 	}
 	s.WriteString("\nThe recipes:\n")
 	for _, r := range rows {
