@@ -115,68 +115,151 @@ func (s *operand[T]) stride(label int) int {
 
 // einsumOf contracts the operands from the left, two at a time: a label that
 // neither the result nor a later operand has is summed over.
-func einsumOf[T number](e *einsum, multiply func(c *call, z, x, y []T, batch, m, k, n int) error) kernel {
-	d := dtypeOf[T]()
+func einsumOf[T number](e *einsum, multiply multiplier[T]) kernel {
 	return func(c *call) error {
-		size := map[int]int{}
-		terms, rank := make([]operand[T], len(c.in)), 0
-		for i, t := range c.in {
-			if t == nil || t.DType != d {
-				return fmt.Errorf("input %d is missing or not %v like input 0", i, d)
-			}
-			labels, err := e.spell(e.in[i], len(t.Shape))
-			if err != nil {
-				return fmt.Errorf("input %d %v: %w", i, t.Shape, err)
-			}
-			if slices.Contains(e.in[i], dots) {
-				rank = max(rank, len(t.Shape)-len(e.in[i])+1)
-			}
-			terms[i].data = view[T](t)
-			step := t.Len()
-			for k, l := range labels {
-				n := t.Shape[k]
-				if n == 0 {
-					step = 0
-				} else {
-					step /= n
-				}
-				if have, ok := size[l]; !ok || have == 1 {
-					size[l] = n
-				} else if n != 1 && n != have {
-					return fmt.Errorf("input %d %v: a label has size %d here and %d elsewhere", i, t.Shape, n, have)
-				}
-				by := step
-				if n == 1 {
-					by = 0
-				}
-				if at := slices.Index(terms[i].labels, l); at >= 0 { // a diagonal
-					terms[i].strides[at] += by
-					continue
-				}
-				terms[i].labels, terms[i].strides = append(terms[i].labels, l), append(terms[i].strides, by)
-			}
+		terms, size, rank, err := operandsOf[T](e, c.in)
+		if err != nil {
+			return err
 		}
 		out := e.result(rank)
 		shape := make([]int, len(out))
 		for i, l := range out {
 			shape[i] = size[l]
 		}
-		z, err := c.alloc(0, d, shape...)
+		z, err := c.alloc(0, dtypeOf[T](), shape...)
 		if err != nil {
 			return err
 		}
-		left := terms[0]
-		for i := range terms[1:] {
-			keep := slices.Clone(out)
-			for _, t := range terms[i+2:] {
-				keep = append(keep, t.labels...)
-			}
-			if left, err = contract(c, left, terms[i+1], keep, size, multiply); err != nil {
-				return err
+		return contractAll(c, view[T](z), terms, out, size, multiply)
+	}
+}
+
+// operandsOf reads the inputs of a node: as operands, with the size of every
+// label and the number of dims under the ellipsis.
+func operandsOf[T number](e *einsum, in []*Tensor) (terms []operand[T], size map[int]int, rank int, err error) {
+	d := dtypeOf[T]()
+	size = map[int]int{}
+	for i, t := range in {
+		if t == nil || t.DType != d {
+			return nil, nil, 0, fmt.Errorf("input %d is missing or not %v like input 0", i, d)
+		}
+		labels, err := e.spell(e.in[i], len(t.Shape))
+		if err != nil {
+			return nil, nil, 0, fmt.Errorf("input %d %v: %w", i, t.Shape, err)
+		}
+		if slices.Contains(e.in[i], dots) {
+			rank = max(rank, len(t.Shape)-len(e.in[i])+1)
+		}
+		for k, l := range labels {
+			n := t.Shape[k]
+			if have, ok := size[l]; !ok || have == 1 {
+				size[l] = n
+			} else if n != 1 && n != have {
+				return nil, nil, 0, fmt.Errorf("input %d %v: a label has size %d here and %d elsewhere", i, t.Shape, n, have)
 			}
 		}
-		gather(view[T](z), left, out, size)
-		return nil
+		terms = append(terms, operandOf[T](t, labels))
+	}
+	return terms, size, rank, nil
+}
+
+// operandOf is t with these labels for its dims. A dim of 1 is repeated.
+func operandOf[T number](t *Tensor, labels []int) operand[T] {
+	s := operand[T]{data: view[T](t)}
+	step := t.Len()
+	for k, l := range labels {
+		n := t.Shape[k]
+		step /= max(n, 1) // of an empty tensor nothing is read
+		by := step
+		if n == 1 {
+			by = 0
+		}
+		if at := slices.Index(s.labels, l); at >= 0 { // a diagonal
+			s.strides[at] += by
+			continue
+		}
+		s.labels, s.strides = append(s.labels, l), append(s.strides, by)
+	}
+	return s
+}
+
+// contractAll sets z, whose dims are those of the labels out, to the product of
+// the terms, summed over all other labels and repeated along those of out that
+// no term has.
+func contractAll[T number](c *call, z []T, terms []operand[T], out []int, size map[int]int, multiply multiplier[T]) error {
+	left := terms[0]
+	for i := range terms[1:] {
+		keep := slices.Clone(out)
+		for _, t := range terms[i+2:] {
+			keep = append(keep, t.labels...)
+		}
+		var err error
+		if left, err = contract(c, left, terms[i+1], keep, size, multiply); err != nil {
+			return err
+		}
+	}
+	gather(z, left, out, size)
+	return nil
+}
+
+// gradEinsum: the gradient with respect to an operand is that of the result
+// times the other operands, summed over what the operand has no label for and
+// over the dims along which it is repeated.
+func gradEinsum(b *backward, x *lnode, dy []*lvalue) error {
+	e, err := parseEinsum(x.str("equation", ""))
+	if err != nil {
+		return err
+	}
+	for i, term := range e.in {
+		if !b.needs(x.in[i]) {
+			continue
+		}
+		for k, l := range term {
+			if slices.Contains(term[:k], l) {
+				return fmt.Errorf("equation %q: there is none for the diagonal of operand %d", x.str("equation", ""), i)
+			}
+		}
+		b.add(x.in[i], b.kernel("Einsum", einsumGradient(b.simd, e, i), append(slices.Clone(x.in), dy[0])...))
+	}
+	return nil
+}
+
+// einsumGradient has the operands and the gradient of the result as inputs, all
+// float32.
+func einsumGradient(k *simd.Kernels, e *einsum, wanted int) kernel {
+	multiply := multiplyFloat32(k)
+	return func(c *call) error {
+		last := len(c.in) - 1
+		terms, size, rank, err := operandsOf[float32](e, c.in[:last])
+		if err != nil {
+			return err
+		}
+		x, g := c.in[wanted], c.in[last]
+		out := e.result(rank)
+		if g.DType != graph.Float32 || len(g.Shape) != len(out) {
+			return fmt.Errorf("gradient %v %v of a result of %d axes", g.DType, g.Shape, len(out))
+		}
+		for i, l := range out {
+			if g.Shape[i] != size[l] {
+				return fmt.Errorf("gradient %v: axis %d has size %d in the result", g.Shape, i, size[l])
+			}
+		}
+		var labels []int
+		spelt, err := e.spell(e.in[wanted], len(x.Shape))
+		if err != nil {
+			return err
+		}
+		for i, l := range spelt {
+			if x.Shape[i] != 1 { // repeated dims are summed over
+				labels = append(labels, l)
+			}
+		}
+		z, err := c.alloc(0, graph.Float32, x.Shape...)
+		if err != nil {
+			return err
+		}
+		factors := append([]operand[float32]{operandOf[float32](g, out)}, slices.Delete(terms, wanted, wanted+1)...)
+		return contractAll(c, z.F32(), factors, labels, size, multiply)
 	}
 }
 
@@ -255,7 +338,7 @@ func gather[T number](z []T, x operand[T], labels []int, size map[int]int) {
 
 // contract multiplies two operands and sums over the labels that are not
 // kept, as a batch of matrix products.
-func contract[T number](c *call, x, y operand[T], keep []int, size map[int]int, multiply func(c *call, z, x, y []T, batch, m, k, n int) error) (operand[T], error) {
+func contract[T number](c *call, x, y operand[T], keep []int, size map[int]int, multiply multiplier[T]) (operand[T], error) {
 	var batch, left, both, right []int
 	for _, l := range x.labels {
 		switch in, kept := slices.Contains(y.labels, l), slices.Contains(keep, l); {
@@ -326,7 +409,10 @@ func contract[T number](c *call, x, y operand[T], keep []int, size map[int]int, 
 	return z, nil
 }
 
-// multiply is z[i] = x[i]·y[i] for a batch of matrices [m, k] and [k, n].
+// A multiplier sets z[i] = x[i]·y[i] for a batch of matrices [m, k] and [k, n].
+type multiplier[T number] func(c *call, z, x, y []T, batch, m, k, n int) error
+
+// multiply is the multiplier of every type.
 func multiply[T number](_ *call, z, x, y []T, batch, m, k, n int) error {
 	clear(z)
 	for i := range batch * m {
@@ -341,7 +427,7 @@ func multiply[T number](_ *call, z, x, y []T, batch, m, k, n int) error {
 }
 
 // multiplyFloat32 is multiply with the vector kernels, matrix by matrix.
-func multiplyFloat32(kernels *simd.Kernels) func(c *call, z, x, y []float32, batch, m, k, n int) error {
+func multiplyFloat32(kernels *simd.Kernels) multiplier[float32] {
 	type job struct {
 		z, x, y, buf []float32
 		m, k, n      int

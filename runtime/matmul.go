@@ -14,7 +14,7 @@ var matmulOps = []operator{
 	{"", "MatMul", 1, prepareMatMul, gradMatMul, halves},
 	{"", "Gemm", 7, prepareGemm, gradGemm, halves},
 	{"", "Det", 11, prepareDet, nil, halves},
-	{"", "Einsum", 12, prepareEinsum, nil, halves},
+	{"", "Einsum", 12, prepareEinsum, gradEinsum, halves},
 }
 
 // product is A·B for float32 stacks of matrices, A [..., m, k], B [..., k, n]
