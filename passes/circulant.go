@@ -402,7 +402,7 @@ func madeOfConstants(v *graph.Value) bool {
 // value of that rank (−1 where it is not known) with m features, as m
 // elements; nil where v is none or would add an axis.
 func rowConstant(v *graph.Value, m, rank int) []float32 {
-	c := v.ConstTensor()
+	c := constant(v)
 	if c == nil || c.DType != graph.Float32 || len(c.Dims) > max(rank, 1) {
 		return nil
 	}
@@ -417,6 +417,16 @@ func rowConstant(v *graph.Value, m, rank int) []float32 {
 		data = slices.Repeat(data, m)
 	}
 	return data
+}
+
+// constant returns the constant that v holds, also behind Identity nodes: by
+// them PyTorch makes equal parameters one initializer.
+func constant(v *graph.Value) *graph.Tensor {
+	root, transposed := calib.Weight(v)
+	if transposed {
+		return nil
+	}
+	return root.ConstTensor()
 }
 
 // tied reports whether an embedding reads the weight too, itself or its

@@ -298,7 +298,7 @@ func (q *quantizer) layerOf(n *graph.Node) (*fixedUnit, string) {
 		if w == nil || n.Input(0) == nil {
 			return nil, ""
 		}
-		t := w.ConstTensor()
+		t := constant(w)
 		switch {
 		case t == nil:
 			return nil, "its weight is no constant"
@@ -307,7 +307,7 @@ func (q *quantizer) layerOf(n *graph.Node) (*fixedUnit, string) {
 		}
 		bias := make([]float32, t.Dims[0])
 		if b := n.Input(2); b != nil {
-			c := b.ConstTensor()
+			c := constant(b)
 			if c == nil || c.DType != graph.Float32 || c.Len() != t.Dims[0] {
 				return nil, "its bias is no constant of float"
 			}
