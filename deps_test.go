@@ -23,7 +23,7 @@ const module = "github.com/onnx-lathe/lathe"
 const floors = `
 	internal/simd, internal/atomicfile, graph/onnxpb, graph/internal/schemagen
 	< graph
-	< graph/modules, runtime/circulant, runtime/fixed, internal/npz
+	< graph/modules, runtime/circulant, runtime/fixed, internal/npz, internal/tokenizer
 	< testmodels, testmodels/fixed
 	< testmodels/gen
 	< runtime
