@@ -62,6 +62,7 @@ func (f *learnFlags) addTeacher(c *cobra.Command) {
 	addNumber(c.Flags(), &f.o.Temperature, 0.01, 1000, "temperature", "temperature of the probabilities that are compared")
 	addNumber(c.Flags(), &f.o.HiddenWeight, 0, 1e9, "hidden", "weight of the distance of hidden states")
 	addNumber(c.Flags(), &f.o.Mix, 0, 1, "mix", "part of the samples that are mixed with another; for inputs of numbers, as sound and pictures are")
+	addCount(c.Flags(), &f.o.Synthesize, 0, "synthesize", "texts that the original, a language model, draws to train on beside the data")
 	c.Flags().StringVar(&f.o.Labels, "labels", "", "`array` of the data that holds the classes")
 	addNumber(c.Flags(), &f.o.LabelWeight, 0.001, 1, "label-weight", "weight of the labels' cross-entropy beside the teacher")
 }
@@ -75,6 +76,9 @@ func (f *learnFlags) options(a *app) train.Options {
 	}
 	if o.Average == 0 {
 		o.Average = -1
+	}
+	if o.Synthesize > 0 {
+		o.Drawing = a.progress("draw texts")
 	}
 	o.Train = func(name string) bool {
 		return (f.only.Regexp == nil || f.only.MatchString(name)) && (f.skip.Regexp == nil || !f.skip.MatchString(name))

@@ -68,7 +68,11 @@ func (t *trainer) loss(ctx context.Context, c *chunk, values, grads []*runtime.T
 	if err != nil {
 		return 0, err
 	}
-	p, q := make([]float64, classes), make([]float64, classes)
+	p, q := make([]float32, classes), make([]float32, classes)
+	var wide []float64 // log-probabilities, for labels
+	if lambda > 0 {
+		wide = make([]float64, classes)
+	}
 	for row, ok := range kept {
 		if !ok {
 			continue
@@ -89,17 +93,17 @@ func (t *trainer) loss(ctx context.Context, c *chunk, values, grads []*runtime.T
 				return 0, fmt.Errorf("the teacher gives %d logits for a sample, the student %d", len(y), per)
 			}
 			at := row % tokens * classes
-			sum += (1 - lambda) * w * divergence(y[at:at+classes], zr, t.o.Temperature, p, q, gr, float32((1-lambda)*w))
+			sum += (1 - lambda) * w * t.divergence(y[at:at+classes], zr, p, q, gr, float32((1-lambda)*w))
 		}
 		if lambda > 0 {
 			label := labels[c.numbers[i]]
 			if label < 0 || label >= int64(classes) {
 				return 0, fmt.Errorf("label %d of sample %d is none of %d classes", label, c.numbers[i], classes)
 			}
-			logSoftmax(p, zr, 1)
-			sum -= lambda * w * p[label]
+			logSoftmax(wide, zr)
+			sum -= lambda * w * wide[label]
 			for j := range gr {
-				gr[j] += float32(lambda * w * math.Exp(p[j]))
+				gr[j] += float32(lambda * w * math.Exp(wide[j]))
 			}
 			if gr != nil {
 				gr[label] -= float32(lambda * w)
@@ -120,12 +124,12 @@ func (t *trainer) loss(ctx context.Context, c *chunk, values, grads []*runtime.T
 	return sum, nil
 }
 
-// logSoftmax sets p to log softmax(x/temperature).
-func logSoftmax(p []float64, x []float32, temperature float64) {
-	most := float64(slices.Max(x)) / temperature
+// logSoftmax sets p to log softmax(x).
+func logSoftmax(p []float64, x []float32) {
+	most := float64(slices.Max(x))
 	sum := 0.0
 	for i, v := range x {
-		p[i] = float64(v)/temperature - most
+		p[i] = float64(v) - most
 		sum += math.Exp(p[i])
 	}
 	sum = math.Log(sum)
@@ -135,21 +139,34 @@ func logSoftmax(p []float64, x []float32, temperature float64) {
 }
 
 // divergence is T²·KL(softmax(y/T) ‖ softmax(z/T)); its gradient with respect
-// to z, T·(softmax(z/T) − softmax(y/T)), is added to g weight times.
-func divergence(y, z []float32, temperature float64, p, q []float64, g []float32, weight float32) float64 {
-	logSoftmax(p, y, temperature)
-	logSoftmax(q, z, temperature)
+// to z, T·(softmax(z/T) − softmax(y/T)), is added to g weight times. p and q
+// are scratch, of as many elements. With logarithms of probabilities written as
+// x/T − log Σ exp(x/T), KL takes one pass over the probabilities.
+func (t *trainer) divergence(y, z, p, q, g []float32, weight float32) float64 {
+	scale := 1 / t.o.Temperature
+	t.simd.MaskedSoftmax(p, y, nil, float32(scale))
+	t.simd.MaskedSoftmax(q, z, nil, float32(scale))
 	kl := 0.0
-	for i := range p {
-		e := math.Exp(p[i])
+	top, other := 0, 0 // the most probable ones
+	step := weight * float32(t.o.Temperature)
+	for i, e := range p {
 		if e > 0 {
-			kl += e * (p[i] - q[i])
+			kl += float64(float64(e) * (float64(y[i]) - float64(z[i])))
+		}
+		if e > p[top] {
+			top = i
+		}
+		if q[i] > q[other] {
+			other = i
 		}
 		if g != nil {
-			g[i] += weight * float32(temperature*(math.Exp(q[i])-e))
+			g[i] += float32(step * (q[i] - e))
 		}
 	}
-	return temperature * temperature * math.Max(kl, 0)
+	kl *= scale
+	kl += float64(z[other])*scale - math.Log(float64(q[other]))
+	kl -= float64(y[top])*scale - math.Log(float64(p[top]))
+	return t.o.Temperature * t.o.Temperature * math.Max(kl, 0)
 }
 
 // distance is weight·Σ(h − y)²/Σy², with its gradient in g.

@@ -21,15 +21,16 @@ type samples struct {
 
 func (s *samples) n() int { return len(s.numbers) }
 
-// splitSamples sets a part of the samples aside, drawn at random.
-func splitSamples(feed *calib.Feed, heldOut float64, seed uint64) (train, held []int, err error) {
-	n, unit := feed.Len(), max(feed.MaxBatch(), 1)
+// splitSamples sets a part of the samples aside, drawn at random, but none of
+// the last ones, which were made up.
+func splitSamples(feed *calib.Feed, madeUp int, heldOut float64, seed uint64) (train, held []int, err error) {
+	n, unit := feed.Len()-madeUp, max(feed.MaxBatch(), 1)
 	units := n / unit
 	k := 0
 	if heldOut > 0 {
 		k = max(int(float64(units)*heldOut), 1)
 	}
-	if units-k < 1 {
+	if units-k+madeUp/unit < 1 {
 		return nil, nil, fmt.Errorf("%d samples leave none to train on; hold out less", n)
 	}
 	order := rand.New(rand.NewPCG(seed, 0)).Perm(units)
@@ -43,7 +44,11 @@ func splitSamples(feed *calib.Feed, heldOut float64, seed uint64) (train, held [
 		}
 		return out
 	}
-	return pick(order[k:]), pick(order[:k]), nil
+	train, held = pick(order[k:]), pick(order[:k])
+	for i := range madeUp / unit * unit {
+		train = append(train, units*unit+i)
+	}
+	return train, held, nil
 }
 
 // batch is the samples of a step: they go through a new permutation in every

@@ -10,6 +10,7 @@ import (
 
 	"github.com/onnx-lathe/lathe/calib"
 	"github.com/onnx-lathe/lathe/graph"
+	"github.com/onnx-lathe/lathe/internal/simd"
 	"github.com/onnx-lathe/lathe/runtime"
 )
 
@@ -46,6 +47,9 @@ func newTrainer(ctx context.Context, m *graph.Model, src *calib.Source, o Option
 	limits := src.Runtime()
 	t.limit = limits.MemoryLimit
 	var err error
+	if t.simd, err = simd.For(simd.Auto); err != nil {
+		return nil, err
+	}
 	t.model, err = runtime.CompileTraining(m, runtime.TrainingOptions{Parameters: names, Values: values, Threads: o.Threads, Path: limits.Path, MemoryLimit: limits.MemoryLimit})
 	if err != nil {
 		return nil, err
@@ -115,7 +119,7 @@ func (t *trainer) bind(src *calib.Source) error {
 		}
 		t.train.labels, t.held.labels = labels, labels
 	}
-	t.train.numbers, t.held.numbers, err = splitSamples(feed, t.o.HeldOut, t.o.Seed)
+	t.train.numbers, t.held.numbers, err = splitSamples(feed, t.o.Synthesize, t.o.HeldOut, t.o.Seed)
 	t.result.Samples, t.result.HeldOut = t.train.n(), t.held.n()
 	return err
 }

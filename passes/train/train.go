@@ -19,6 +19,7 @@ import (
 
 	"github.com/onnx-lathe/lathe/calib"
 	"github.com/onnx-lathe/lathe/graph"
+	"github.com/onnx-lathe/lathe/internal/simd"
 	"github.com/onnx-lathe/lathe/runtime"
 )
 
@@ -98,6 +99,13 @@ type Options struct {
 	// the mixture is. 0 for none.
 	Mix float64
 
+	// Synthesize is how many texts a teacher that is a language model draws, to
+	// be trained on beside those of the data; none is held out. One with a cache
+	// draws a token in the time that it reads one. Drawing is told of the texts
+	// done; nil for nothing.
+	Synthesize int
+	Drawing    func(done, total int) `json:"-"`
+
 	// Augment changes the inputs of a chunk in place before each use for
 	// training; nil for none. It is called from several goroutines. rng is a
 	// function of the seed, the step and the chunk.
@@ -136,7 +144,7 @@ func (o Options) withDefaults() (Options, error) {
 		return o, errors.New("there is neither a teacher nor labels to learn from")
 	case !(o.Target >= 0):
 		return o, fmt.Errorf("target %v; give a loss above 0", o.Target)
-	case o.Steps < 0 || o.Batch < 0 || o.Chunk < 0 || o.Warmup < 0 || o.Every < 0 || o.Patience < 0:
+	case o.Steps < 0 || o.Batch < 0 || o.Chunk < 0 || o.Warmup < 0 || o.Every < 0 || o.Patience < 0 || o.Synthesize < 0:
 		return o, errors.New("a number of steps or samples is negative")
 	case !(o.LearningRate > 0) || !(o.Temperature > 0) || !(o.Clip > 0) || !(o.CirculantRate > 0) || o.Decay < 0 || o.HiddenWeight < 0:
 		return o, errors.New("a rate, a temperature or a weight is not positive")
@@ -144,6 +152,8 @@ func (o Options) withDefaults() (Options, error) {
 		return o, errors.New("the weight of labels, the held-out part and the decay of the average lie below 1")
 	case o.Mix < 0 || o.Mix > 1 || o.Mix > 0 && o.Teacher == nil:
 		return o, errors.New("the part of mixed samples lies between 0 and 1, and mixtures need a teacher to say what they are")
+	case o.Synthesize > 0 && (o.Teacher == nil || o.Labels != ""):
+		return o, errors.New("texts are drawn by a teacher, and have no labels")
 	case o.HiddenWeight > 0 && o.Teacher == nil:
 		return o, errors.New("hidden states need a teacher to be matched with")
 	}
@@ -198,6 +208,11 @@ func run(ctx context.Context, m *graph.Model, src *calib.Source, o Options) (*Re
 	if err != nil {
 		return nil, err
 	}
+	if o.Synthesize > 0 {
+		if src, err = synthesize(ctx, o.Teacher, src, o.Synthesize, o); err != nil {
+			return nil, fmt.Errorf("texts to train on: %w", err)
+		}
+	}
 	t, err := newTrainer(ctx, m, src, o)
 	if err != nil {
 		return nil, err
@@ -236,6 +251,7 @@ type trainer struct {
 
 	train, held *samples
 	teacher     *teacher
+	simd        *simd.Kernels
 	print       string // fingerprint of the model that training began with
 
 	limit int64 // of memory; 0 for none

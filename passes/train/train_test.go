@@ -15,6 +15,7 @@ import (
 
 	"github.com/onnx-lathe/lathe/calib"
 	"github.com/onnx-lathe/lathe/graph"
+	"github.com/onnx-lathe/lathe/internal/simd"
 	"github.com/onnx-lathe/lathe/passes"
 	"github.com/onnx-lathe/lathe/runtime"
 	"github.com/onnx-lathe/lathe/testmodels"
@@ -339,12 +340,17 @@ func TestLossGradients(t *testing.T) {
 	}
 	const n = 7
 	y, z, g := draw(n), draw(n), make([]float32, n)
-	p, q := make([]float64, n), make([]float64, n)
+	k, err := simd.For(simd.Auto)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tr := &trainer{o: Options{Temperature: 3}, simd: k}
+	p, q := make([]float32, n), make([]float32, n)
 	for _, c := range []struct {
 		name string
 		loss func(z, g []float32) float64
 	}{
-		{"divergence", func(z, g []float32) float64 { return 0.3 * divergence(y, z, 3, p, q, g, 0.3) }},
+		{"divergence", func(z, g []float32) float64 { return 0.3 * tr.divergence(y, z, p, q, g, 0.3) }},
 		{"distance", func(z, g []float32) float64 {
 			d, err := distance(runtime.FromSlice([]int{n}, z), y, g, 0.7)
 			if err != nil {
@@ -366,9 +372,26 @@ func TestLossGradients(t *testing.T) {
 				t.Errorf("%s: gradient %d is %v, differences give %v", c.name, i, g[i], want)
 			}
 		}
-		if c.name == "divergence" && c.loss(y, nil) > 1e-9 {
+		if c.name == "divergence" && c.loss(y, nil) > 1e-6 {
 			t.Errorf("divergence of equal logits is %v", c.loss(y, nil))
 		}
+	}
+	// Against the definition, with a class that neither gives and one that the
+	// teacher does not.
+	inf := float32(math.Inf(-1))
+	y[2], z[2], y[5] = inf, inf, inf
+	want, sums := 0.0, [2]float64{}
+	for i := range y {
+		sums[0] += math.Exp(float64(y[i]) / 3)
+		sums[1] += math.Exp(float64(z[i]) / 3)
+	}
+	for i := range y {
+		if e := math.Exp(float64(y[i])/3) / sums[0]; e > 0 {
+			want += 9 * e * math.Log(e/(math.Exp(float64(z[i])/3)/sums[1]))
+		}
+	}
+	if got := tr.divergence(y, z, p, q, nil, 1); math.Abs(got-want) > 1e-5 {
+		t.Errorf("divergence %v, want %v", got, want)
 	}
 }
 
@@ -406,7 +429,7 @@ func TestSamples(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	train, held, err := splitSamples(feed, 0.2, 1)
+	train, held, err := splitSamples(feed, 0, 0.2, 1)
 	if err != nil || len(held) != 10 || len(train) != 40 {
 		t.Fatalf("%d and %d samples, %v", len(train), len(held), err)
 	}
