@@ -31,6 +31,7 @@ type convolution struct {
 
 	packed   []simd.ConvWeights // by group, where W and B are constant
 	winograd *winograd          // in place of packed, where that is faster
+	memory   []float32          // of packed
 
 	// What fusion appends: input 1, of Y's shape, is added, and the sum limited.
 	// The nodes one by one are for other shapes.
@@ -107,31 +108,45 @@ func (v *convolution) pack() {
 		return
 	}
 	m, per := v.w.Shape[0], v.w.Shape[0]/v.group
-	if m == 0 || m%v.group != 0 || v.method(per) != convLanes || v.b != nil && v.b.Len() != m {
+	if m == 0 || m%v.group != 0 || v.method(per, v.w.Len()/m) != convLanes || v.b != nil && v.b.Len() != m {
 		return
 	}
 	depth := v.w.Len() / m
 	var bias []float32
 	if v.winograd = v.newWinograd(); v.winograd == nil {
+		size := v.k.ConvWeightsLen(per, depth)
+		if len(v.memory) < size*v.group {
+			v.memory = make([]float32, size*v.group)
+		}
 		for g := range v.group {
 			if v.b != nil {
 				bias = v.b.F32()[g*per:]
 			}
-			v.packed = append(v.packed, v.k.PackConv(v.w.F32()[g*per*depth:], bias, per, depth))
+			v.packed = append(v.packed, v.k.PackConvInto(v.memory[g*size:(g+1)*size], v.w.F32()[g*per*depth:], bias, per, depth))
 		}
 	}
 	v.w = &Tensor{DType: graph.Float32, Shape: v.w.Shape}
 }
 
-// method chooses by the number of output channels of a group. Windows slide
-// at a stride of 1 or 2 only, and read as much for one channel as for a vector
-// of them.
-func (v *convolution) method(groupOut int) convMethod {
+// repack makes v the convolution with weights w and bias b, nil for none, that
+// are other than they were.
+func (v *convolution) repack(w, b *Tensor) {
+	v.w, v.b, v.packed, v.winograd = w, b, v.packed[:0], nil
+	v.pack()
+}
+
+// method chooses by the number of output channels of a group, and of products
+// that go into an element. Windows slide at a stride of 1 or 2 only, and read
+// as much for one channel as for a vector of them; where half of the lanes would
+// be full, that pays for short sums alone.
+func (v *convolution) method(groupOut, depth int) convMethod {
 	stride := 1
 	if n := len(v.strides); n > 0 {
 		stride = v.strides[n-1]
 	}
-	if 2*groupOut <= v.k.ConvLanes() && stride <= simd.SlideStrides {
+	const short = 16
+	few := 2*groupOut < v.k.ConvLanes() || 2*groupOut == v.k.ConvLanes() && depth <= short
+	if few && stride <= simd.SlideStrides {
 		return convSlides
 	}
 	return convLanes
@@ -329,7 +344,7 @@ func (s *convState) plan(workers int) bool {
 		s.how = convWinograd
 		return s.planWinograd(workers)
 	}
-	s.how = s.method(s.groupOut)
+	s.how = s.method(s.groupOut, s.depth)
 	if !s.image.set(&s.window, s.groupIn) {
 		s.how = convRows
 		return true

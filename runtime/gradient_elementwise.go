@@ -210,13 +210,7 @@ func derivatives(k *simd.Kernels) map[string]fastDerivative {
 		"Log":        {false, func(dx, dy, x, _, _ []float32) { k.Div(dx, dy, x) }},
 		"Neg":        {false, func(dx, dy, _, _, _ []float32) { k.MulScalar(dx, dy, -1) }},
 		"Reciprocal": {true, each(func(dy, y float32) float32 { return -dy * y * y })},
-		"Relu": {true, func(dx, dy, y, _, _ []float32) {
-			dx, dy = dx[:len(y)], dy[:len(y)]
-			for i, v := range y { // without a branch, which signs would make hard to foresee
-				on := math.Float32bits(v) << 1 // of ±0 alone it is 0
-				dx[i] = math.Float32frombits(math.Float32bits(dy[i]) & uint32(int32(on|-on)>>31))
-			}
-		}},
+		"Relu":       {true, func(dx, dy, y, _, _ []float32) { k.ReluGradient(dx, dy, y) }},
 		"Abs": {false, each(func(dy, x float32) float32 {
 			switch {
 			case x > 0:

@@ -221,8 +221,8 @@ func gradGemm(b *backward, x *lnode, dy []*lvalue) error {
 	return nil
 }
 
-// replaceKernels gives the products with parameters forward kernels that read
-// the packed weights.
+// replaceKernels gives products and convolutions with parameters forward
+// kernels that read the packed weights.
 func (b *backward) replaceKernels(forward []*lnode) {
 	for _, x := range forward {
 		if x.kernel != nil {
@@ -233,6 +233,10 @@ func (b *backward) replaceKernels(forward []*lnode) {
 			x.kernel = timesWeights(b.simd, b.pack(x.in[1], false))
 		case x.domain == "" && x.op == "Gemm" && isMatrix(x.in[1]) && x.in[1].param > 0 && !x.bool("transA", false):
 			x.kernel = gemmWeights(b.simd, b.pack(x.in[1], x.bool("transB", false)), x.float("alpha", 1), x.float("beta", 1))
+		case x.domain == "" && x.op == "Conv":
+			if v := b.trainedConv(x); v != nil {
+				x.kernel = v.run
+			}
 		case x.domain == graph.LatheDomain && x.op == "BlockCirculantMatMul":
 			if w := b.circ[x.in[1]]; w != nil {
 				x.kernel = w.forward

@@ -172,6 +172,17 @@ var gradientCases = []struct {
 
 	{name: "Conv", inputs: "T[2,3,5,6] a, T[4,3,3,2] b, T[4] c", body: `y = Conv <pads = [1, 0, 1, 1], strides = [2, 1]> (a, b, c)`},
 	{name: "Conv in groups, dilated", inputs: "T[2,4,9] a, T[6,2,3] b", body: `y = Conv <group = 2, dilations = [2], auto_pad = "SAME_UPPER"> (a, b)`},
+	{name: "Conv, stride 2 with odd sizes", inputs: "T[2,2,7,6] a, T[3,2,3,3] b", body: `y = Conv <pads = [1, 2, 0, 1], strides = [2, 2]> (a, b)`},
+	{name: "Conv, stride 3 beyond the window", inputs: "T[1,2,8,7] a, T[4,2,1,2] b", body: `y = Conv <strides = [3, 3]> (a, b)`},
+	{name: "Conv, stride and dilation", inputs: "T[1,2,9,11] a, T[4,2,2,3] b", body: `y = Conv <strides = [2, 3], dilations = [3, 2], pads = [1, 1, 2, 2]> (a, b)`},
+	{name: "Conv of many channels", inputs: "T[2,9,4,3] a, T[5,9,2,3] b, T[5] c", body: `y = Conv <auto_pad = "SAME_LOWER"> (a, b, c)`},
+	{name: "Conv, 1×1", inputs: "T[2,9,3,4] a, T[5,9,1,1] b", body: `y = Conv (a, b)`},
+	{name: "Conv of each channel", inputs: "T[2,3,5,6] a, T[6,1,3,3] b", body: `y = Conv <group = 3, pads = [1, 1, 1, 1], strides = [1, 2]> (a, b)`},
+	{name: "Conv in three dims", inputs: "T[1,2,3,4,3] a, T[4,2,2,3,2] b", body: `y = Conv <pads = [0, 1, 1, 1, 1, 0], strides = [1, 2, 1]> (a, b)`},
+	{name: "Conv with more padding than window", inputs: "T[1,2,4,5] a, T[4,2,2,2] b", body: `y = Conv <pads = [2, 0, 3, 1]> (a, b)`},
+	{name: "Conv with computed weights", inputs: "T[2,3,4,5] a, T[4,3,3,2] b", body: `w = Mul (b, b)
+		y = Conv <pads = [1, 0, 1, 1]> (a, w)`},
+	{name: "MaxPool of four", inputs: "T[2,3,5,6] a", body: `y = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (a)`},
 	{name: "MaxPool", inputs: "T[2,3,5,6] a", body: `y = MaxPool <kernel_shape = [3, 2], strides = [2, 2], pads = [1, 0, 1, 0]> (a)`},
 	{name: "AveragePool", inputs: "T[2,3,5,6] a", body: `b = AveragePool <kernel_shape = [3, 2], strides = [2, 2], pads = [1, 0, 1, 0]> (a)
 		c = AveragePool <kernel_shape = [3, 2], strides = [2, 2], pads = [1, 0, 1, 0], count_include_pad = 1> (a)

@@ -38,6 +38,8 @@ type poolState struct {
 	rowStep   int // from row to row of the image
 	divisors  []float32
 	images    []float32 // one for each worker
+
+	given []uint32 // of gradients: what maxima have handed on
 }
 
 func (c *call) pooling(a *windowAttrs) (*poolState, error) {

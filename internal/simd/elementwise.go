@@ -97,6 +97,14 @@ func (k *Kernels) Relu(dst, x []float32) {
 	k.relu(dst, x)
 }
 
+// ReluGradient sets dst[i] = 0 where y[i], the result of [Kernels.Relu], is at
+// most 0, and x[i] elsewhere.
+func (k *Kernels) ReluGradient(dst, x, y []float32) {
+	sameLen("ReluGradient", dst, x)
+	sameLen("ReluGradient", dst, y)
+	k.reluGradient(dst, x, y)
+}
+
 // Axpy sets dst[i] += a · x[i]. The assembly paths round once (fused multiply
 // and add), portable code twice.
 func (k *Kernels) Axpy(dst []float32, a float32, x []float32) {
@@ -199,6 +207,16 @@ func relu(dst, x []float32) {
 	x = x[:len(dst)]
 	for i, v := range x {
 		if v < 0 {
+			v = 0
+		}
+		dst[i] = v
+	}
+}
+
+func reluGradient(dst, x, y []float32) {
+	x, y = x[:len(dst)], y[:len(dst)]
+	for i, v := range x {
+		if y[i] <= 0 {
 			v = 0
 		}
 		dst[i] = v

@@ -130,6 +130,15 @@ func minScalarAVX512(dst []float32, x []float32, a float32)
 //go:noescape
 func reluAVX512(dst []float32, x []float32)
 
+// reluGradientAVX512 computes
+//
+//	for i := range dst {
+//		dst[i] = y[i] <= 0 ? 0 : x[i]
+//	}
+//
+//go:noescape
+func reluGradientAVX512(dst []float32, x []float32, y []float32)
+
 // axpyAVX512 computes
 //
 //	for i := range dst {
@@ -264,6 +273,15 @@ func minScalarAVX2(dst []float32, x []float32, a float32)
 //
 //go:noescape
 func reluAVX2(dst []float32, x []float32)
+
+// reluGradientAVX2 computes
+//
+//	for i := range dst {
+//		dst[i] = y[i] <= 0 ? 0 : x[i]
+//	}
+//
+//go:noescape
+func reluGradientAVX2(dst []float32, x []float32, y []float32)
 
 // axpyAVX2 computes
 //

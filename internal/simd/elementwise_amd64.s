@@ -961,6 +961,82 @@ done:
 	VZEROUPPER
 	RET
 
+// func reluGradientAVX512(dst []float32, x []float32, y []float32)
+// Requires: AVX, AVX512DQ, AVX512F, BMI2
+TEXT ·reluGradientAVX512(SB), NOSPLIT, $0-72
+	MOVQ dst_len+8(FP), AX
+	MOVQ dst_base+0(FP), CX
+	MOVQ x_base+24(FP), DX
+	MOVQ y_base+48(FP), BX
+	SUBQ $0x00000040, AX
+	JL   turnEnd
+
+turn:
+	VMOVUPS   (DX), Z0
+	VMOVUPS   (BX), Z1
+	VXORPS    Z2, Z2, Z2
+	VCMPPS    $0x12, Z2, Z1, K1
+	VBLENDMPS Z2, Z0, K1, Z3
+	VMOVUPS   Z3, (CX)
+	VMOVUPS   64(DX), Z0
+	VMOVUPS   64(BX), Z1
+	VXORPS    Z2, Z2, Z2
+	VCMPPS    $0x12, Z2, Z1, K1
+	VBLENDMPS Z2, Z0, K1, Z4
+	VMOVUPS   Z4, 64(CX)
+	VMOVUPS   128(DX), Z0
+	VMOVUPS   128(BX), Z1
+	VXORPS    Z2, Z2, Z2
+	VCMPPS    $0x12, Z2, Z1, K1
+	VBLENDMPS Z2, Z0, K1, Z5
+	VMOVUPS   Z5, 128(CX)
+	VMOVUPS   192(DX), Z0
+	VMOVUPS   192(BX), Z1
+	VXORPS    Z2, Z2, Z2
+	VCMPPS    $0x12, Z2, Z1, K1
+	VBLENDMPS Z2, Z0, K1, Z6
+	VMOVUPS   Z6, 192(CX)
+	ADDQ      $0x00000100, CX
+	ADDQ      $0x00000100, DX
+	ADDQ      $0x00000100, BX
+	SUBQ      $0x00000040, AX
+	JGE       turn
+
+turnEnd:
+	ADDQ $0x00000040, AX
+	SUBQ $0x00000010, AX
+	JL   singleEnd
+
+single:
+	VMOVUPS   (DX), Z0
+	VMOVUPS   (BX), Z1
+	VXORPS    Z2, Z2, Z2
+	VCMPPS    $0x12, Z2, Z1, K1
+	VBLENDMPS Z2, Z0, K1, Z7
+	VMOVUPS   Z7, (CX)
+	ADDQ      $0x00000040, CX
+	ADDQ      $0x00000040, DX
+	ADDQ      $0x00000040, BX
+	SUBQ      $0x00000010, AX
+	JGE       single
+
+singleEnd:
+	ADDQ      $0x00000010, AX
+	JE        done
+	MOVQ      $-1, SI
+	BZHIQ     AX, SI, SI
+	KMOVW     SI, K1
+	VMOVUPS.Z (DX), K1, Z0
+	VMOVUPS.Z (BX), K1, Z1
+	VXORPS    Z2, Z2, Z2
+	VCMPPS    $0x12, Z2, Z1, K2
+	VBLENDMPS Z2, Z0, K2, Z8
+	VMOVUPS   Z8, K1, (CX)
+
+done:
+	VZEROUPPER
+	RET
+
 // func axpyAVX512(dst []float32, x []float32, a float32)
 // Requires: AVX, AVX512F, BMI2
 TEXT ·axpyAVX512(SB), NOSPLIT, $0-52
@@ -1992,6 +2068,82 @@ singleEnd:
 	VMASKMOVPS (DX), Y0, Y1
 	VXORPS     Y2, Y2, Y2
 	VMAXPS     Y1, Y2, Y1
+	VMASKMOVPS Y1, Y0, (CX)
+
+done:
+	VZEROUPPER
+	RET
+
+// func reluGradientAVX2(dst []float32, x []float32, y []float32)
+// Requires: AVX
+TEXT ·reluGradientAVX2(SB), NOSPLIT, $0-72
+	MOVQ dst_len+8(FP), AX
+	MOVQ dst_base+0(FP), CX
+	MOVQ x_base+24(FP), DX
+	MOVQ y_base+48(FP), BX
+	SUBQ $0x00000020, AX
+	JL   turnEnd
+
+turn:
+	VMOVUPS   (DX), Y0
+	VMOVUPS   (BX), Y1
+	VXORPS    Y2, Y2, Y2
+	VCMPPS    $0x12, Y2, Y1, Y1
+	VBLENDVPS Y1, Y2, Y0, Y0
+	VMOVUPS   Y0, (CX)
+	VMOVUPS   32(DX), Y0
+	VMOVUPS   32(BX), Y1
+	VXORPS    Y2, Y2, Y2
+	VCMPPS    $0x12, Y2, Y1, Y1
+	VBLENDVPS Y1, Y2, Y0, Y0
+	VMOVUPS   Y0, 32(CX)
+	VMOVUPS   64(DX), Y0
+	VMOVUPS   64(BX), Y1
+	VXORPS    Y2, Y2, Y2
+	VCMPPS    $0x12, Y2, Y1, Y1
+	VBLENDVPS Y1, Y2, Y0, Y0
+	VMOVUPS   Y0, 64(CX)
+	VMOVUPS   96(DX), Y0
+	VMOVUPS   96(BX), Y1
+	VXORPS    Y2, Y2, Y2
+	VCMPPS    $0x12, Y2, Y1, Y1
+	VBLENDVPS Y1, Y2, Y0, Y0
+	VMOVUPS   Y0, 96(CX)
+	ADDQ      $0x00000080, CX
+	ADDQ      $0x00000080, DX
+	ADDQ      $0x00000080, BX
+	SUBQ      $0x00000020, AX
+	JGE       turn
+
+turnEnd:
+	ADDQ $0x00000020, AX
+	SUBQ $0x00000008, AX
+	JL   singleEnd
+
+single:
+	VMOVUPS   (DX), Y0
+	VMOVUPS   (BX), Y1
+	VXORPS    Y2, Y2, Y2
+	VCMPPS    $0x12, Y2, Y1, Y1
+	VBLENDVPS Y1, Y2, Y0, Y0
+	VMOVUPS   Y0, (CX)
+	ADDQ      $0x00000020, CX
+	ADDQ      $0x00000020, DX
+	ADDQ      $0x00000020, BX
+	SUBQ      $0x00000008, AX
+	JGE       single
+
+singleEnd:
+	ADDQ       $0x00000008, AX
+	JE         done
+	LEAQ       tailMask<>+0(SB), SI
+	NEGQ       AX
+	VMOVUPS    32(SI)(AX*4), Y0
+	VMASKMOVPS (DX), Y0, Y1
+	VMASKMOVPS (BX), Y0, Y2
+	VXORPS     Y3, Y3, Y3
+	VCMPPS     $0x12, Y3, Y2, Y2
+	VBLENDVPS  Y2, Y3, Y1, Y1
 	VMASKMOVPS Y1, Y0, (CX)
 
 done:

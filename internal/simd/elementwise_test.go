@@ -106,6 +106,31 @@ func TestRelu(t *testing.T) {
 	})
 }
 
+func TestReluGradient(t *testing.T) {
+	eachLength(t, "", func(t *testing.T, k *Kernels, rng *rand.Rand, n int, dst guarded) {
+		x, y := guardedSample(rng, n), guardedSample(rng, n)
+		want := make([]float32, n)
+		for i, v := range y {
+			if !(v <= 0) {
+				want[i] = x[i]
+			}
+		}
+		k.ReluGradient(dst.s, x, y)
+		for i, v := range dst.s {
+			if !same(v, want[i]) {
+				t.Fatalf("%v with y = %v gives %v", x[i], y[i], v)
+			}
+		}
+		copy(dst.s, x)
+		k.ReluGradient(dst.s, dst.s, y)
+		for i, v := range dst.s {
+			if !same(v, want[i]) {
+				t.Fatalf("in place: %v with y = %v gives %v", x[i], y[i], v)
+			}
+		}
+	})
+}
+
 func TestAxpy(t *testing.T) {
 	eachLength(t, "", func(t *testing.T, k *Kernels, rng *rand.Rand, n int, dst guarded) {
 		x, y, a := randoms(rng, n), randoms(rng, n), float32(rng.NormFloat64())

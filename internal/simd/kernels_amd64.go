@@ -34,7 +34,8 @@ var avx2 = Kernels{
 	addScalar: addScalarAVX2, mulScalar: mulScalarAVX2, divScalar: divScalarAVX2,
 	maxScalar: maxScalarAVX2, minScalar: minScalarAVX2,
 	scalarSub: scalarSubAVX2, scalarDiv: scalarDivAVX2,
-	relu: reluAVX2, axpy: axpyAVX2,
+	relu: reluAVX2, reluGradient: reluGradientAVX2, axpy: axpyAVX2,
+	maxOfFourGradient: maxOfFourGradientAVX2,
 
 	exp: expAVX2, tanh: tanhAVX2, sigmoid: sigmoidAVX2, silu: siluAVX2,
 	erf: erfAVX2, gelu: geluAVX2, geluTanh: geluTanhAVX2,
@@ -59,7 +60,8 @@ var avx512 = Kernels{
 	addScalar: addScalarAVX512, mulScalar: mulScalarAVX512, divScalar: divScalarAVX512,
 	maxScalar: maxScalarAVX512, minScalar: minScalarAVX512,
 	scalarSub: scalarSubAVX512, scalarDiv: scalarDivAVX512,
-	relu: reluAVX512, axpy: axpyAVX512,
+	relu: reluAVX512, reluGradient: reluGradientAVX512, axpy: axpyAVX512,
+	maxOfFourGradient: maxOfFourGradientAVX512,
 
 	exp: expAVX512, tanh: tanhAVX512, sigmoid: sigmoidAVX512, silu: siluAVX512,
 	erf: erfAVX512, gelu: geluAVX512, geluTanh: geluTanhAVX512,

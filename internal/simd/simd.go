@@ -124,10 +124,11 @@ type Kernels struct {
 	circulant circulantKernels
 	fixed     fixedKernels
 
-	add, sub, mul, div, max, min                          func(dst, x, y []float32)
+	add, sub, mul, div, max, min, reluGradient            func(dst, x, y []float32)
 	addScalar, mulScalar, divScalar, maxScalar, minScalar func(dst, x []float32, a float32)
 	scalarSub, scalarDiv                                  func(dst, x []float32, a float32)
 	relu                                                  func(dst, x []float32)
+	maxOfFourGradient                                     func(dx []float32, xStep int, dy, x, y []float32, rows, width int)
 	axpy                                                  func(dst, x []float32, a float32)
 
 	exp, tanh, sigmoid, silu, erf, gelu, geluTanh func(dst, x []float32)
@@ -160,7 +161,8 @@ var portable = Kernels{
 	addScalar: addScalar, mulScalar: mulScalar, divScalar: divScalar,
 	maxScalar: maxScalar, minScalar: minScalar,
 	scalarSub: scalarSub, scalarDiv: scalarDiv,
-	relu: relu, axpy: axpy,
+	relu: relu, reluGradient: reluGradient, axpy: axpy,
+	maxOfFourGradient: maxOfFourGradient,
 
 	exp: exp, tanh: tanh, sigmoid: sigmoid, silu: silu,
 	erf: erf, gelu: gelu, geluTanh: geluTanh,

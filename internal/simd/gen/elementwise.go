@@ -36,6 +36,10 @@ func elementwise(c *family) {
 		c.mapping(p, "relu", "x", "", "x[i] < 0 ? 0 : x[i]", func(f *function, in []vec) vec {
 			return f.larger(f.zero(), in[0]) // NaN and −0 come from the second operand
 		})
+		c.mapping(p, "reluGradient", "x, y", "", "y[i] <= 0 ? 0 : x[i]", func(f *function, in []vec) vec {
+			zero := f.zero()
+			return f.where(atMost, in[1], zero, zero, in[0])
+		})
 		f := c.begin(p, "axpy", "func(dst, x []float32, a float32)",
 			"	for i := range dst {",
 			"		dst[i] = fma(a, x[i], dst[i])",

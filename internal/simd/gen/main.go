@@ -34,6 +34,7 @@ var families = []struct {
 	{"gemm", gemm},
 	{"conv", conv},
 	{"winograd", winograd},
+	{"pool", pool},
 	{"elementwise", elementwise},
 	{"activation", activation},
 	{"reduce", reduce},

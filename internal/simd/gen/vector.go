@@ -179,7 +179,9 @@ func (f *function) scale(x, n vec) reg.VecVirtual {
 
 // Predicates of VCMPPS that never trap.
 const (
+	equal     = 0x00 // false for NaN
 	lessThan  = 0x11 // false for NaN
+	atMost    = 0x12 // false for NaN
 	unordered = 0x03 // either is NaN
 )
 
