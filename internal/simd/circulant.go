@@ -58,11 +58,16 @@ type Circulant struct {
 	dft      dft
 	forward  circulantTransform // nil: portable
 	inverse  circulantInverse
+
+	forwardImage circulantImage
+	inverseImage circulantImageInverse
 }
 
 type (
-	circulantTransform func(dst, x []float32, odd, pair, group, groups int, scratch []float32)
-	circulantInverse   func(y []float32, odd, pair, group int, src, bias []float32, biasOdd, groups int, scratch []float32)
+	circulantTransform    func(dst, x []float32, odd, pair, group, groups int, scratch []float32)
+	circulantInverse      func(y []float32, odd, pair, group int, src, bias []float32, biasOdd, groups int, scratch []float32)
+	circulantImage        func(dst []float32, dstStep int, x []float32, xStep, vecs int, scratch []float32)
+	circulantImageInverse func(y []float32, yStep int, src []float32, srcStep int, bias []float32, lo, hi float32, vecs int, scratch []float32)
 )
 
 // Rows says where the rows of a tile lie in a slice: group g of row 2i + s, s = 0
@@ -82,6 +87,8 @@ type circulantKernels struct {
 	maxVecs  int // vectors of them that row multiplies at most
 	forward  [9]circulantTransform
 	inverse  [9]circulantInverse
+	image    [9]circulantImage
+	unimage  [9]circulantImageInverse
 	tile     func(y, w, diff, x []float32, at []int, k, stride, planes, bins, yHalf int)
 	pairs    func(y, w, x []float32, at []int, k, stride, planes, bins int)
 	row      func(y, w, x []float32, k, unit, stride, spacing, vecs, planes, bins int)
@@ -95,6 +102,7 @@ func (kn *Kernels) Circulant(b int) *Circulant {
 	c := &Circulant{b: b, lanes: kn.circulant.lanes, k: &kn.circulant, dft: newDFT(b)}
 	if l := bits.TrailingZeros(uint(b)); b == 1<<l && l < len(c.k.forward) {
 		c.forward, c.inverse = c.k.forward[l], c.k.inverse[l]
+		c.forwardImage, c.inverseImage = c.k.image[l], c.k.unimage[l]
 	}
 	return c
 }
@@ -179,6 +187,114 @@ func (c *Circulant) Inverse(y []float32, rows Rows, src, bias []float32, biasOdd
 			line := y[rows.at(r)+first:][:c.b]
 			for k, v := range bias[first+r%2*biasOdd:][:c.b] {
 				line[k] = x[k*c.lanes+r] + v
+			}
+		}
+	}
+}
+
+// ImageScratch is the number of elements of the scratch memory that the
+// transforms of images want.
+func (c *Circulant) ImageScratch() int {
+	return c.imageStage() + c.Planes()*c.lanes
+}
+
+// imageStage is where the scratch memory of images has a vector of every plane
+// for pixels that do not fill one. Before it, assembly has the scratch of the
+// other transforms and the planes at hand.
+func (c *Circulant) imageStage() int {
+	return (circulantScratch*c.b + imagePad + c.Planes()) * c.lanes
+}
+
+// imagePad is how many vectors the generator leaves between the two.
+const imagePad = 16
+
+// ForwardImage transforms the blocks of n pixels. Element k of the block of a
+// pixel is in a plane of its own, at x[k·xStep + pixel], and so is what it
+// becomes: plane k of [Circulant.Forward] at dst[k·dstStep + pixel]. A pixel's
+// bits do not depend on the others.
+func (c *Circulant) ForwardImage(dst []float32, dstStep int, x []float32, xStep, n int, scratch []float32) {
+	if n <= 0 {
+		return
+	}
+	need("ForwardImage: dst", dst, (c.Planes()-1)*dstStep+n)
+	need("ForwardImage: x", x, (c.b-1)*xStep+n)
+	need("ForwardImage: scratch", scratch, c.ImageScratch())
+	if c.forwardImage != nil {
+		vecs, rest := n/c.lanes, n%c.lanes
+		if vecs > 0 {
+			c.forwardImage(dst, dstStep, x, xStep, vecs, scratch)
+		}
+		switch {
+		case rest == 0:
+		case vecs > 0: // the last vector overlaps the one before
+			c.forwardImage(dst[n-c.lanes:], dstStep, x[n-c.lanes:], xStep, 1, scratch)
+		default:
+			// The transform gathers a vector before it writes any, so one stage does.
+			stage := scratch[c.imageStage():]
+			gatherPixels(stage, c.lanes, x, xStep, c.b, n)
+			c.forwardImage(stage, c.lanes, stage, c.lanes, 1, scratch)
+			gatherPixels(dst, dstStep, stage, c.lanes, c.Planes(), n)
+		}
+		return
+	}
+	stage, planes := scratch[:c.b*c.lanes], scratch[c.b*c.lanes:][:c.Planes()*c.lanes]
+	for at := 0; at < n; at += c.lanes {
+		m := min(c.lanes, n-at)
+		clear(stage)
+		gatherPixels(stage, c.lanes, x[at:], xStep, c.b, m)
+		c.dft.forward(planes, stage, c.lanes)
+		gatherPixels(dst[at:], dstStep, planes, c.lanes, c.Planes(), m)
+	}
+}
+
+// gatherPixels copies n pixels of planes, a step apart.
+func gatherPixels(dst []float32, dstStep int, src []float32, srcStep, planes, n int) {
+	for k := range planes {
+		copy(dst[k*dstStep:][:n], src[k*srcStep:][:n])
+	}
+}
+
+// InverseImage undoes [Circulant.ForwardImage] for the planes of products, as
+// [Circulant.Inverse] does for tiles: element k of the block of a pixel is
+//
+//	y[k·yStep + pixel] = limit(bias[k] + …)
+//
+// limited to [lo, hi] (NaN stays).
+func (c *Circulant) InverseImage(y []float32, yStep int, src []float32, srcStep, n int, bias []float32, lo, hi float32, scratch []float32) {
+	if n <= 0 {
+		return
+	}
+	need("InverseImage: y", y, (c.b-1)*yStep+n)
+	need("InverseImage: src", src, (c.Planes()-1)*srcStep+n)
+	need("InverseImage: bias", bias, c.b)
+	need("InverseImage: scratch", scratch, c.ImageScratch())
+	if c.inverseImage != nil {
+		vecs, rest := n/c.lanes, n%c.lanes
+		if vecs > 0 {
+			c.inverseImage(y, yStep, src, srcStep, bias, lo, hi, vecs, scratch)
+		}
+		switch {
+		case rest == 0:
+		case vecs > 0:
+			c.inverseImage(y[n-c.lanes:], yStep, src[n-c.lanes:], srcStep, bias, lo, hi, 1, scratch)
+		default:
+			stage := scratch[c.imageStage():]
+			gatherPixels(stage, c.lanes, src, srcStep, c.Planes(), n)
+			c.inverseImage(stage, c.lanes, stage, c.lanes, bias, lo, hi, 1, scratch)
+			gatherPixels(y, yStep, stage, c.lanes, c.b, n)
+		}
+		return
+	}
+	stage, planes := scratch[:c.b*c.lanes], scratch[c.b*c.lanes:][:c.Planes()*c.lanes]
+	for at := 0; at < n; at += c.lanes {
+		m := min(c.lanes, n-at)
+		clear(planes)
+		gatherPixels(planes, c.lanes, src[at:], srcStep, c.Planes(), m)
+		c.dft.inverse(stage, planes, c.lanes)
+		for k := range c.b {
+			from, to := stage[k*c.lanes:][:m], y[k*yStep+at:][:m]
+			for i, v := range from {
+				to[i] = limit(v+bias[k], lo, hi)
 			}
 		}
 	}

@@ -18,6 +18,20 @@ func circulantForward2AVX512(dst []float32, x []float32, odd int, pair int, grou
 //go:noescape
 func circulantInverse2AVX512(y []float32, odd int, pair int, group int, src []float32, bias []float32, biasOdd int, groups int, scratch []float32)
 
+// circulantForwardImage2AVX512 computes
+//
+// Circulant.ForwardImage for blocks of 2 and vecs·16 pixels, vecs ≥ 1.
+//
+//go:noescape
+func circulantForwardImage2AVX512(dst []float32, dstStep int, x []float32, xStep int, vecs int, scratch []float32)
+
+// circulantInverseImage2AVX512 computes
+//
+// Circulant.InverseImage for blocks of 2 and vecs·16 pixels, vecs ≥ 1.
+//
+//go:noescape
+func circulantInverseImage2AVX512(y []float32, yStep int, src []float32, srcStep int, bias []float32, lo float32, hi float32, vecs int, scratch []float32)
+
 // circulantForward4AVX512 computes
 //
 // Circulant.Forward for blocks of 4 and 16 rows, groups ≥ 1.
@@ -31,6 +45,20 @@ func circulantForward4AVX512(dst []float32, x []float32, odd int, pair int, grou
 //
 //go:noescape
 func circulantInverse4AVX512(y []float32, odd int, pair int, group int, src []float32, bias []float32, biasOdd int, groups int, scratch []float32)
+
+// circulantForwardImage4AVX512 computes
+//
+// Circulant.ForwardImage for blocks of 4 and vecs·16 pixels, vecs ≥ 1.
+//
+//go:noescape
+func circulantForwardImage4AVX512(dst []float32, dstStep int, x []float32, xStep int, vecs int, scratch []float32)
+
+// circulantInverseImage4AVX512 computes
+//
+// Circulant.InverseImage for blocks of 4 and vecs·16 pixels, vecs ≥ 1.
+//
+//go:noescape
+func circulantInverseImage4AVX512(y []float32, yStep int, src []float32, srcStep int, bias []float32, lo float32, hi float32, vecs int, scratch []float32)
 
 // circulantForward8AVX512 computes
 //
@@ -46,6 +74,20 @@ func circulantForward8AVX512(dst []float32, x []float32, odd int, pair int, grou
 //go:noescape
 func circulantInverse8AVX512(y []float32, odd int, pair int, group int, src []float32, bias []float32, biasOdd int, groups int, scratch []float32)
 
+// circulantForwardImage8AVX512 computes
+//
+// Circulant.ForwardImage for blocks of 8 and vecs·16 pixels, vecs ≥ 1.
+//
+//go:noescape
+func circulantForwardImage8AVX512(dst []float32, dstStep int, x []float32, xStep int, vecs int, scratch []float32)
+
+// circulantInverseImage8AVX512 computes
+//
+// Circulant.InverseImage for blocks of 8 and vecs·16 pixels, vecs ≥ 1.
+//
+//go:noescape
+func circulantInverseImage8AVX512(y []float32, yStep int, src []float32, srcStep int, bias []float32, lo float32, hi float32, vecs int, scratch []float32)
+
 // circulantForward16AVX512 computes
 //
 // Circulant.Forward for blocks of 16 and 16 rows, groups ≥ 1.
@@ -59,6 +101,20 @@ func circulantForward16AVX512(dst []float32, x []float32, odd int, pair int, gro
 //
 //go:noescape
 func circulantInverse16AVX512(y []float32, odd int, pair int, group int, src []float32, bias []float32, biasOdd int, groups int, scratch []float32)
+
+// circulantForwardImage16AVX512 computes
+//
+// Circulant.ForwardImage for blocks of 16 and vecs·16 pixels, vecs ≥ 1.
+//
+//go:noescape
+func circulantForwardImage16AVX512(dst []float32, dstStep int, x []float32, xStep int, vecs int, scratch []float32)
+
+// circulantInverseImage16AVX512 computes
+//
+// Circulant.InverseImage for blocks of 16 and vecs·16 pixels, vecs ≥ 1.
+//
+//go:noescape
+func circulantInverseImage16AVX512(y []float32, yStep int, src []float32, srcStep int, bias []float32, lo float32, hi float32, vecs int, scratch []float32)
 
 // circulantForward32AVX512 computes
 //
@@ -74,6 +130,20 @@ func circulantForward32AVX512(dst []float32, x []float32, odd int, pair int, gro
 //go:noescape
 func circulantInverse32AVX512(y []float32, odd int, pair int, group int, src []float32, bias []float32, biasOdd int, groups int, scratch []float32)
 
+// circulantForwardImage32AVX512 computes
+//
+// Circulant.ForwardImage for blocks of 32 and vecs·16 pixels, vecs ≥ 1.
+//
+//go:noescape
+func circulantForwardImage32AVX512(dst []float32, dstStep int, x []float32, xStep int, vecs int, scratch []float32)
+
+// circulantInverseImage32AVX512 computes
+//
+// Circulant.InverseImage for blocks of 32 and vecs·16 pixels, vecs ≥ 1.
+//
+//go:noescape
+func circulantInverseImage32AVX512(y []float32, yStep int, src []float32, srcStep int, bias []float32, lo float32, hi float32, vecs int, scratch []float32)
+
 // circulantForward64AVX512 computes
 //
 // Circulant.Forward for blocks of 64 and 16 rows, groups ≥ 1.
@@ -87,6 +157,20 @@ func circulantForward64AVX512(dst []float32, x []float32, odd int, pair int, gro
 //
 //go:noescape
 func circulantInverse64AVX512(y []float32, odd int, pair int, group int, src []float32, bias []float32, biasOdd int, groups int, scratch []float32)
+
+// circulantForwardImage64AVX512 computes
+//
+// Circulant.ForwardImage for blocks of 64 and vecs·16 pixels, vecs ≥ 1.
+//
+//go:noescape
+func circulantForwardImage64AVX512(dst []float32, dstStep int, x []float32, xStep int, vecs int, scratch []float32)
+
+// circulantInverseImage64AVX512 computes
+//
+// Circulant.InverseImage for blocks of 64 and vecs·16 pixels, vecs ≥ 1.
+//
+//go:noescape
+func circulantInverseImage64AVX512(y []float32, yStep int, src []float32, srcStep int, bias []float32, lo float32, hi float32, vecs int, scratch []float32)
 
 // circulantForward128AVX512 computes
 //
@@ -102,6 +186,20 @@ func circulantForward128AVX512(dst []float32, x []float32, odd int, pair int, gr
 //go:noescape
 func circulantInverse128AVX512(y []float32, odd int, pair int, group int, src []float32, bias []float32, biasOdd int, groups int, scratch []float32)
 
+// circulantForwardImage128AVX512 computes
+//
+// Circulant.ForwardImage for blocks of 128 and vecs·16 pixels, vecs ≥ 1.
+//
+//go:noescape
+func circulantForwardImage128AVX512(dst []float32, dstStep int, x []float32, xStep int, vecs int, scratch []float32)
+
+// circulantInverseImage128AVX512 computes
+//
+// Circulant.InverseImage for blocks of 128 and vecs·16 pixels, vecs ≥ 1.
+//
+//go:noescape
+func circulantInverseImage128AVX512(y []float32, yStep int, src []float32, srcStep int, bias []float32, lo float32, hi float32, vecs int, scratch []float32)
+
 // circulantForward256AVX512 computes
 //
 // Circulant.Forward for blocks of 256 and 16 rows, groups ≥ 1.
@@ -115,6 +213,20 @@ func circulantForward256AVX512(dst []float32, x []float32, odd int, pair int, gr
 //
 //go:noescape
 func circulantInverse256AVX512(y []float32, odd int, pair int, group int, src []float32, bias []float32, biasOdd int, groups int, scratch []float32)
+
+// circulantForwardImage256AVX512 computes
+//
+// Circulant.ForwardImage for blocks of 256 and vecs·16 pixels, vecs ≥ 1.
+//
+//go:noescape
+func circulantForwardImage256AVX512(dst []float32, dstStep int, x []float32, xStep int, vecs int, scratch []float32)
+
+// circulantInverseImage256AVX512 computes
+//
+// Circulant.InverseImage for blocks of 256 and vecs·16 pixels, vecs ≥ 1.
+//
+//go:noescape
+func circulantInverseImage256AVX512(y []float32, yStep int, src []float32, srcStep int, bias []float32, lo float32, hi float32, vecs int, scratch []float32)
 
 // circulantTileAVX512 computes
 //
@@ -154,6 +266,20 @@ func circulantForward2AVX2(dst []float32, x []float32, odd int, pair int, group 
 //go:noescape
 func circulantInverse2AVX2(y []float32, odd int, pair int, group int, src []float32, bias []float32, biasOdd int, groups int, scratch []float32)
 
+// circulantForwardImage2AVX2 computes
+//
+// Circulant.ForwardImage for blocks of 2 and vecs·8 pixels, vecs ≥ 1.
+//
+//go:noescape
+func circulantForwardImage2AVX2(dst []float32, dstStep int, x []float32, xStep int, vecs int, scratch []float32)
+
+// circulantInverseImage2AVX2 computes
+//
+// Circulant.InverseImage for blocks of 2 and vecs·8 pixels, vecs ≥ 1.
+//
+//go:noescape
+func circulantInverseImage2AVX2(y []float32, yStep int, src []float32, srcStep int, bias []float32, lo float32, hi float32, vecs int, scratch []float32)
+
 // circulantForward4AVX2 computes
 //
 // Circulant.Forward for blocks of 4 and 8 rows, groups ≥ 1.
@@ -167,6 +293,20 @@ func circulantForward4AVX2(dst []float32, x []float32, odd int, pair int, group 
 //
 //go:noescape
 func circulantInverse4AVX2(y []float32, odd int, pair int, group int, src []float32, bias []float32, biasOdd int, groups int, scratch []float32)
+
+// circulantForwardImage4AVX2 computes
+//
+// Circulant.ForwardImage for blocks of 4 and vecs·8 pixels, vecs ≥ 1.
+//
+//go:noescape
+func circulantForwardImage4AVX2(dst []float32, dstStep int, x []float32, xStep int, vecs int, scratch []float32)
+
+// circulantInverseImage4AVX2 computes
+//
+// Circulant.InverseImage for blocks of 4 and vecs·8 pixels, vecs ≥ 1.
+//
+//go:noescape
+func circulantInverseImage4AVX2(y []float32, yStep int, src []float32, srcStep int, bias []float32, lo float32, hi float32, vecs int, scratch []float32)
 
 // circulantForward8AVX2 computes
 //
@@ -182,6 +322,20 @@ func circulantForward8AVX2(dst []float32, x []float32, odd int, pair int, group 
 //go:noescape
 func circulantInverse8AVX2(y []float32, odd int, pair int, group int, src []float32, bias []float32, biasOdd int, groups int, scratch []float32)
 
+// circulantForwardImage8AVX2 computes
+//
+// Circulant.ForwardImage for blocks of 8 and vecs·8 pixels, vecs ≥ 1.
+//
+//go:noescape
+func circulantForwardImage8AVX2(dst []float32, dstStep int, x []float32, xStep int, vecs int, scratch []float32)
+
+// circulantInverseImage8AVX2 computes
+//
+// Circulant.InverseImage for blocks of 8 and vecs·8 pixels, vecs ≥ 1.
+//
+//go:noescape
+func circulantInverseImage8AVX2(y []float32, yStep int, src []float32, srcStep int, bias []float32, lo float32, hi float32, vecs int, scratch []float32)
+
 // circulantForward16AVX2 computes
 //
 // Circulant.Forward for blocks of 16 and 8 rows, groups ≥ 1.
@@ -195,6 +349,20 @@ func circulantForward16AVX2(dst []float32, x []float32, odd int, pair int, group
 //
 //go:noescape
 func circulantInverse16AVX2(y []float32, odd int, pair int, group int, src []float32, bias []float32, biasOdd int, groups int, scratch []float32)
+
+// circulantForwardImage16AVX2 computes
+//
+// Circulant.ForwardImage for blocks of 16 and vecs·8 pixels, vecs ≥ 1.
+//
+//go:noescape
+func circulantForwardImage16AVX2(dst []float32, dstStep int, x []float32, xStep int, vecs int, scratch []float32)
+
+// circulantInverseImage16AVX2 computes
+//
+// Circulant.InverseImage for blocks of 16 and vecs·8 pixels, vecs ≥ 1.
+//
+//go:noescape
+func circulantInverseImage16AVX2(y []float32, yStep int, src []float32, srcStep int, bias []float32, lo float32, hi float32, vecs int, scratch []float32)
 
 // circulantForward32AVX2 computes
 //
@@ -210,6 +378,20 @@ func circulantForward32AVX2(dst []float32, x []float32, odd int, pair int, group
 //go:noescape
 func circulantInverse32AVX2(y []float32, odd int, pair int, group int, src []float32, bias []float32, biasOdd int, groups int, scratch []float32)
 
+// circulantForwardImage32AVX2 computes
+//
+// Circulant.ForwardImage for blocks of 32 and vecs·8 pixels, vecs ≥ 1.
+//
+//go:noescape
+func circulantForwardImage32AVX2(dst []float32, dstStep int, x []float32, xStep int, vecs int, scratch []float32)
+
+// circulantInverseImage32AVX2 computes
+//
+// Circulant.InverseImage for blocks of 32 and vecs·8 pixels, vecs ≥ 1.
+//
+//go:noescape
+func circulantInverseImage32AVX2(y []float32, yStep int, src []float32, srcStep int, bias []float32, lo float32, hi float32, vecs int, scratch []float32)
+
 // circulantForward64AVX2 computes
 //
 // Circulant.Forward for blocks of 64 and 8 rows, groups ≥ 1.
@@ -223,6 +405,20 @@ func circulantForward64AVX2(dst []float32, x []float32, odd int, pair int, group
 //
 //go:noescape
 func circulantInverse64AVX2(y []float32, odd int, pair int, group int, src []float32, bias []float32, biasOdd int, groups int, scratch []float32)
+
+// circulantForwardImage64AVX2 computes
+//
+// Circulant.ForwardImage for blocks of 64 and vecs·8 pixels, vecs ≥ 1.
+//
+//go:noescape
+func circulantForwardImage64AVX2(dst []float32, dstStep int, x []float32, xStep int, vecs int, scratch []float32)
+
+// circulantInverseImage64AVX2 computes
+//
+// Circulant.InverseImage for blocks of 64 and vecs·8 pixels, vecs ≥ 1.
+//
+//go:noescape
+func circulantInverseImage64AVX2(y []float32, yStep int, src []float32, srcStep int, bias []float32, lo float32, hi float32, vecs int, scratch []float32)
 
 // circulantForward128AVX2 computes
 //
@@ -238,6 +434,20 @@ func circulantForward128AVX2(dst []float32, x []float32, odd int, pair int, grou
 //go:noescape
 func circulantInverse128AVX2(y []float32, odd int, pair int, group int, src []float32, bias []float32, biasOdd int, groups int, scratch []float32)
 
+// circulantForwardImage128AVX2 computes
+//
+// Circulant.ForwardImage for blocks of 128 and vecs·8 pixels, vecs ≥ 1.
+//
+//go:noescape
+func circulantForwardImage128AVX2(dst []float32, dstStep int, x []float32, xStep int, vecs int, scratch []float32)
+
+// circulantInverseImage128AVX2 computes
+//
+// Circulant.InverseImage for blocks of 128 and vecs·8 pixels, vecs ≥ 1.
+//
+//go:noescape
+func circulantInverseImage128AVX2(y []float32, yStep int, src []float32, srcStep int, bias []float32, lo float32, hi float32, vecs int, scratch []float32)
+
 // circulantForward256AVX2 computes
 //
 // Circulant.Forward for blocks of 256 and 8 rows, groups ≥ 1.
@@ -251,6 +461,20 @@ func circulantForward256AVX2(dst []float32, x []float32, odd int, pair int, grou
 //
 //go:noescape
 func circulantInverse256AVX2(y []float32, odd int, pair int, group int, src []float32, bias []float32, biasOdd int, groups int, scratch []float32)
+
+// circulantForwardImage256AVX2 computes
+//
+// Circulant.ForwardImage for blocks of 256 and vecs·8 pixels, vecs ≥ 1.
+//
+//go:noescape
+func circulantForwardImage256AVX2(dst []float32, dstStep int, x []float32, xStep int, vecs int, scratch []float32)
+
+// circulantInverseImage256AVX2 computes
+//
+// Circulant.InverseImage for blocks of 256 and vecs·8 pixels, vecs ≥ 1.
+//
+//go:noescape
+func circulantInverseImage256AVX2(y []float32, yStep int, src []float32, srcStep int, bias []float32, lo float32, hi float32, vecs int, scratch []float32)
 
 // circulantTileAVX2 computes
 //

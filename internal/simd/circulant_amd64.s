@@ -304,6 +304,111 @@ group:
 	VZEROUPPER
 	RET
 
+// func circulantForwardImage2AVX512(dst []float32, dstStep int, x []float32, xStep int, vecs int, scratch []float32)
+// Requires: AVX, AVX512F
+TEXT ·circulantForwardImage2AVX512(SB), NOSPLIT, $0-96
+	MOVQ x_base+32(FP), AX
+	MOVQ xStep+56(FP), BX
+	SHLQ $0x02, BX
+	MOVQ dst_base+0(FP), CX
+	MOVQ dstStep+24(FP), DX
+	SHLQ $0x02, DX
+	MOVQ vecs+64(FP), R10
+	MOVQ scratch_base+72(FP), SI
+	LEAQ 1408(SI), DI
+
+vector:
+	MOVQ AX, R8
+	MOVQ SI, R13
+	MOVQ $0x00000002, R11
+
+gather:
+	VMOVUPS (R8), Z0
+	VMOVUPS Z0, (R13)
+	ADDQ    BX, R8
+	ADDQ    $0x00000040, R13
+	DECQ    R11
+	JNE     gather
+	VMOVUPS (SI), Z0
+	VMOVUPS 64(SI), Z1
+	VADDPS  Z1, Z0, Z2
+	VMOVUPS Z2, (DI)
+	VSUBPS  Z1, Z0, Z0
+	VMOVUPS Z0, 64(DI)
+	MOVQ    CX, R8
+	MOVQ    DI, R13
+	MOVQ    $0x00000002, R11
+
+spread:
+	VMOVUPS (R13), Z0
+	VMOVUPS Z0, (R8)
+	ADDQ    DX, R8
+	ADDQ    $0x00000040, R13
+	DECQ    R11
+	JNE     spread
+	ADDQ    $0x00000040, AX
+	ADDQ    $0x00000040, CX
+	DECQ    R10
+	JNE     vector
+	VZEROUPPER
+	RET
+
+// func circulantInverseImage2AVX512(y []float32, yStep int, src []float32, srcStep int, bias []float32, lo float32, hi float32, vecs int, scratch []float32)
+// Requires: AVX, AVX512F
+TEXT ·circulantInverseImage2AVX512(SB), NOSPLIT, $0-128
+	MOVQ src_base+32(FP), AX
+	MOVQ srcStep+56(FP), BX
+	SHLQ $0x02, BX
+	MOVQ y_base+0(FP), CX
+	MOVQ yStep+24(FP), DX
+	SHLQ $0x02, DX
+	MOVQ vecs+96(FP), R10
+	MOVQ scratch_base+104(FP), SI
+	LEAQ 1408(SI), DI
+
+vector:
+	MOVQ AX, R8
+	MOVQ DI, R13
+	MOVQ $0x00000002, R11
+
+gather:
+	VMOVUPS      (R8), Z0
+	VMOVUPS      Z0, (R13)
+	ADDQ         BX, R8
+	ADDQ         $0x00000040, R13
+	DECQ         R11
+	JNE          gather
+	VMOVUPS      (DI), Z0
+	VMOVUPS      64(DI), Z1
+	VADDPS       Z1, Z0, Z2
+	VSUBPS       Z1, Z0, Z0
+	VMOVUPS      Z2, (SI)
+	VMOVUPS      Z0, 64(SI)
+	MOVQ         bias_base+64(FP), R12
+	VBROADCASTSS lo+88(FP), Z2
+	VBROADCASTSS hi+92(FP), Z3
+	MOVQ         CX, R8
+	MOVQ         SI, R13
+	MOVQ         $0x00000002, R11
+
+spread:
+	VBROADCASTSS (R12), Z1
+	VADDPS       (R13), Z1, Z0
+	VMAXPS       Z0, Z2, Z0
+	VMINPS       Z0, Z3, Z0
+	VMOVUPS      Z0, (R8)
+	ADDQ         $0x04, R12
+	ADDQ         DX, R8
+	ADDQ         $0x00000040, R13
+	DECQ         R11
+	JNE          spread
+	ADDQ         $0x00000040, AX
+	ADDQ         $0x00000040, CX
+	DECQ         R10
+	JNE          vector
+	VZEROUPPER
+	RET
+
 // func circulantForward4AVX512(dst []float32, x []float32, odd int, pair int, group int, groups int, scratch []float32)
 // Requires: AVX, AVX512F
 TEXT ·circulantForward4AVX512(SB), NOSPLIT, $0-104
@@ -673,6 +778,133 @@ DATA word_c0000000<>+20(SB)/4, $0xc0000000
 DATA word_c0000000<>+24(SB)/4, $0xc0000000
 DATA word_c0000000<>+28(SB)/4, $0xc0000000
 GLOBL word_c0000000<>(SB), RODATA|NOPTR, $32
+
+// func circulantForwardImage4AVX512(dst []float32, dstStep int, x []float32, xStep int, vecs int, scratch []float32)
+// Requires: AVX, AVX512F
+TEXT ·circulantForwardImage4AVX512(SB), NOSPLIT, $0-96
+	MOVQ x_base+32(FP), AX
+	MOVQ xStep+56(FP), BX
+	SHLQ $0x02, BX
+	MOVQ dst_base+0(FP), CX
+	MOVQ dstStep+24(FP), DX
+	SHLQ $0x02, DX
+	MOVQ vecs+64(FP), R10
+	MOVQ scratch_base+72(FP), SI
+	LEAQ 1792(SI), DI
+
+vector:
+	MOVQ AX, R8
+	MOVQ SI, R13
+	MOVQ $0x00000004, R11
+
+gather:
+	VMOVUPS     (R8), Z0
+	VMOVUPS     Z0, (R13)
+	ADDQ        BX, R8
+	ADDQ        $0x00000040, R13
+	DECQ        R11
+	JNE         gather
+	VMOVUPS     (SI), Z0
+	VMOVUPS     128(SI), Z1
+	VADDPS      Z1, Z0, Z2
+	VSUBPS      Z1, Z0, Z0
+	VMOVUPS     64(SI), Z1
+	VMOVUPS     192(SI), Z3
+	VADDPS      Z3, Z1, Z4
+	VSUBPS      Z3, Z1, Z1
+	VADDPS      Z4, Z2, Z3
+	VMOVUPS     Z3, (DI)
+	VSUBPS      Z4, Z2, Z2
+	VMOVUPS     Z2, 64(DI)
+	VSUBPS      Z1, Z0, Z2
+	VMOVUPS     Z2, 128(DI)
+	VMOVUPS     Z0, 192(DI)
+	VMULPS.BCST word_bf800000<>+0(SB), Z1, Z0
+	VMOVUPS     Z0, 256(DI)
+	MOVQ        CX, R8
+	MOVQ        DI, R13
+	MOVQ        $0x00000005, R11
+
+spread:
+	VMOVUPS (R13), Z0
+	VMOVUPS Z0, (R8)
+	ADDQ    DX, R8
+	ADDQ    $0x00000040, R13
+	DECQ    R11
+	JNE     spread
+	ADDQ    $0x00000040, AX
+	ADDQ    $0x00000040, CX
+	DECQ    R10
+	JNE     vector
+	VZEROUPPER
+	RET
+
+// func circulantInverseImage4AVX512(y []float32, yStep int, src []float32, srcStep int, bias []float32, lo float32, hi float32, vecs int, scratch []float32)
+// Requires: AVX, AVX512F
+TEXT ·circulantInverseImage4AVX512(SB), NOSPLIT, $0-128
+	MOVQ src_base+32(FP), AX
+	MOVQ srcStep+56(FP), BX
+	SHLQ $0x02, BX
+	MOVQ y_base+0(FP), CX
+	MOVQ yStep+24(FP), DX
+	SHLQ $0x02, DX
+	MOVQ vecs+96(FP), R10
+	MOVQ scratch_base+104(FP), SI
+	LEAQ 1792(SI), DI
+
+vector:
+	MOVQ AX, R8
+	MOVQ DI, R13
+	MOVQ $0x00000005, R11
+
+gather:
+	VMOVUPS      (R8), Z0
+	VMOVUPS      Z0, (R13)
+	ADDQ         BX, R8
+	ADDQ         $0x00000040, R13
+	DECQ         R11
+	JNE          gather
+	VMOVUPS      (DI), Z0
+	VMOVUPS      64(DI), Z1
+	VADDPS       Z1, Z0, Z2
+	VSUBPS       Z1, Z0, Z0
+	VMOVUPS      128(DI), Z1
+	VSUBPS       256(DI), Z1, Z3
+	VADDPS       192(DI), Z1, Z1
+	VMULPS.BCST  word_40000000<>+0(SB), Z3, Z3
+	VMULPS.BCST  word_c0000000<>+0(SB), Z1, Z1
+	VADDPS       Z3, Z2, Z4
+	VSUBPS       Z3, Z2, Z2
+	VADDPS       Z1, Z0, Z3
+	VSUBPS       Z1, Z0, Z0
+	VMOVUPS      Z4, (SI)
+	VMOVUPS      Z3, 64(SI)
+	VMOVUPS      Z2, 128(SI)
+	VMOVUPS      Z0, 192(SI)
+	MOVQ         bias_base+64(FP), R12
+	VBROADCASTSS lo+88(FP), Z2
+	VBROADCASTSS hi+92(FP), Z3
+	MOVQ         CX, R8
+	MOVQ         SI, R13
+	MOVQ         $0x00000004, R11
+
+spread:
+	VBROADCASTSS (R12), Z1
+	VADDPS       (R13), Z1, Z0
+	VMAXPS       Z0, Z2, Z0
+	VMINPS       Z0, Z3, Z0
+	VMOVUPS      Z0, (R8)
+	ADDQ         $0x04, R12
+	ADDQ         DX, R8
+	ADDQ         $0x00000040, R13
+	DECQ         R11
+	JNE          spread
+	ADDQ         $0x00000040, AX
+	ADDQ         $0x00000040, CX
+	DECQ         R10
+	JNE          vector
+	VZEROUPPER
+	RET
 
 // func circulantForward8AVX512(dst []float32, x []float32, odd int, pair int, group int, groups int, scratch []float32)
 // Requires: AVX, AVX512F
@@ -1095,6 +1327,194 @@ group:
 	ADDQ             $0x00000580, DI
 	DECQ             R10
 	JNE              group
+	VZEROUPPER
+	RET
+
+// func circulantForwardImage8AVX512(dst []float32, dstStep int, x []float32, xStep int, vecs int, scratch []float32)
+// Requires: AVX, AVX512F
+TEXT ·circulantForwardImage8AVX512(SB), NOSPLIT, $0-96
+	MOVQ x_base+32(FP), AX
+	MOVQ xStep+56(FP), BX
+	SHLQ $0x02, BX
+	MOVQ dst_base+0(FP), CX
+	MOVQ dstStep+24(FP), DX
+	SHLQ $0x02, DX
+	MOVQ vecs+64(FP), R10
+	MOVQ scratch_base+72(FP), SI
+	LEAQ 2560(SI), DI
+
+vector:
+	MOVQ AX, R8
+	MOVQ SI, R13
+	MOVQ $0x00000008, R11
+
+gather:
+	VMOVUPS          (R8), Z0
+	VMOVUPS          Z0, (R13)
+	ADDQ             BX, R8
+	ADDQ             $0x00000040, R13
+	DECQ             R11
+	JNE              gather
+	VMOVUPS          (SI), Z0
+	VMOVUPS          256(SI), Z1
+	VADDPS           Z1, Z0, Z2
+	VSUBPS           Z1, Z0, Z0
+	VMOVUPS          128(SI), Z1
+	VMOVUPS          384(SI), Z3
+	VADDPS           Z3, Z1, Z4
+	VSUBPS           Z3, Z1, Z1
+	VADDPS           Z4, Z2, Z3
+	VSUBPS           Z4, Z2, Z2
+	VMOVUPS          64(SI), Z4
+	VMOVUPS          320(SI), Z5
+	VADDPS           Z5, Z4, Z6
+	VSUBPS           Z5, Z4, Z4
+	VMOVUPS          192(SI), Z5
+	VMOVUPS          448(SI), Z7
+	VADDPS           Z7, Z5, Z8
+	VSUBPS           Z7, Z5, Z5
+	VADDPS           Z8, Z6, Z7
+	VSUBPS           Z8, Z6, Z6
+	VADDPS           Z7, Z3, Z8
+	VMOVUPS          Z8, (DI)
+	VSUBPS           Z7, Z3, Z3
+	VMOVUPS          Z3, 64(DI)
+	VMOVAPS          Z4, Z3
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z5, Z3
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z4, Z5
+	VMOVAPS          Z0, Z4
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z3, Z4
+	VMOVAPS          Z1, Z7
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z5, Z7
+	VSUBPS           Z7, Z4, Z8
+	VMOVUPS          Z8, 128(DI)
+	VMOVUPS          Z4, 192(DI)
+	VMULPS.BCST      word_bf800000<>+0(SB), Z7, Z4
+	VMOVUPS          Z4, 256(DI)
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z3, Z0
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z5, Z1
+	VADDPS           Z1, Z0, Z3
+	VMOVUPS          Z3, 512(DI)
+	VMOVUPS          Z0, 576(DI)
+	VMOVUPS          Z1, 640(DI)
+	VSUBPS           Z6, Z2, Z0
+	VMOVUPS          Z0, 320(DI)
+	VMOVUPS          Z2, 384(DI)
+	VMULPS.BCST      word_bf800000<>+0(SB), Z6, Z0
+	VMOVUPS          Z0, 448(DI)
+	MOVQ             CX, R8
+	MOVQ             DI, R13
+	MOVQ             $0x0000000b, R11
+
+spread:
+	VMOVUPS (R13), Z0
+	VMOVUPS Z0, (R8)
+	ADDQ    DX, R8
+	ADDQ    $0x00000040, R13
+	DECQ    R11
+	JNE     spread
+	ADDQ    $0x00000040, AX
+	ADDQ    $0x00000040, CX
+	DECQ    R10
+	JNE     vector
+	VZEROUPPER
+	RET
+
+// func circulantInverseImage8AVX512(y []float32, yStep int, src []float32, srcStep int, bias []float32, lo float32, hi float32, vecs int, scratch []float32)
+// Requires: AVX, AVX512F
+TEXT ·circulantInverseImage8AVX512(SB), NOSPLIT, $0-128
+	MOVQ src_base+32(FP), AX
+	MOVQ srcStep+56(FP), BX
+	SHLQ $0x02, BX
+	MOVQ y_base+0(FP), CX
+	MOVQ yStep+24(FP), DX
+	SHLQ $0x02, DX
+	MOVQ vecs+96(FP), R10
+	MOVQ scratch_base+104(FP), SI
+	LEAQ 2560(SI), DI
+
+vector:
+	MOVQ AX, R8
+	MOVQ DI, R13
+	MOVQ $0x0000000b, R11
+
+gather:
+	VMOVUPS          (R8), Z0
+	VMOVUPS          Z0, (R13)
+	ADDQ             BX, R8
+	ADDQ             $0x00000040, R13
+	DECQ             R11
+	JNE              gather
+	VMOVUPS          (DI), Z0
+	VMOVUPS          64(DI), Z1
+	VADDPS           Z1, Z0, Z2
+	VSUBPS           Z1, Z0, Z0
+	VMOVUPS          128(DI), Z1
+	VSUBPS           256(DI), Z1, Z3
+	VADDPS           192(DI), Z1, Z1
+	VMOVUPS          512(DI), Z4
+	VSUBPS           640(DI), Z4, Z5
+	VADDPS           576(DI), Z4, Z4
+	VADDPS           Z5, Z3, Z6
+	VSUBPS           Z4, Z1, Z7
+	VSUBPS           Z5, Z3, Z3
+	VADDPS           Z4, Z1, Z1
+	VMOVAPS          Z3, Z4
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z1, Z4
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z4, Z4
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z3, Z1
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z1, Z1
+	VMOVUPS          320(DI), Z3
+	VSUBPS           448(DI), Z3, Z5
+	VADDPS           384(DI), Z3, Z3
+	VMULPS.BCST      word_40000000<>+0(SB), Z5, Z5
+	VMULPS.BCST      word_c0000000<>+0(SB), Z3, Z3
+	VADDPS           Z5, Z2, Z8
+	VSUBPS           Z5, Z2, Z2
+	VMULPS.BCST      word_40000000<>+0(SB), Z6, Z5
+	VMULPS.BCST      word_c0000000<>+0(SB), Z7, Z6
+	VADDPS           Z5, Z8, Z7
+	VSUBPS           Z5, Z8, Z5
+	VADDPS           Z6, Z2, Z8
+	VSUBPS           Z6, Z2, Z2
+	VADDPS           Z3, Z0, Z6
+	VSUBPS           Z3, Z0, Z0
+	VMULPS.BCST      word_40000000<>+0(SB), Z4, Z3
+	VMULPS.BCST      word_c0000000<>+0(SB), Z1, Z1
+	VADDPS           Z3, Z6, Z4
+	VSUBPS           Z3, Z6, Z3
+	VADDPS           Z1, Z0, Z6
+	VSUBPS           Z1, Z0, Z0
+	VMOVUPS          Z7, (SI)
+	VMOVUPS          Z4, 64(SI)
+	VMOVUPS          Z8, 128(SI)
+	VMOVUPS          Z6, 192(SI)
+	VMOVUPS          Z5, 256(SI)
+	VMOVUPS          Z3, 320(SI)
+	VMOVUPS          Z2, 384(SI)
+	VMOVUPS          Z0, 448(SI)
+	MOVQ             bias_base+64(FP), R12
+	VBROADCASTSS     lo+88(FP), Z2
+	VBROADCASTSS     hi+92(FP), Z3
+	MOVQ             CX, R8
+	MOVQ             SI, R13
+	MOVQ             $0x00000008, R11
+
+spread:
+	VBROADCASTSS (R12), Z1
+	VADDPS       (R13), Z1, Z0
+	VMAXPS       Z0, Z2, Z0
+	VMINPS       Z0, Z3, Z0
+	VMOVUPS      Z0, (R8)
+	ADDQ         $0x04, R12
+	ADDQ         DX, R8
+	ADDQ         $0x00000040, R13
+	DECQ         R11
+	JNE          spread
+	ADDQ         $0x00000040, AX
+	ADDQ         $0x00000040, CX
+	DECQ         R10
+	JNE          vector
 	VZEROUPPER
 	RET
 
@@ -1632,6 +2052,352 @@ group:
 	ADDQ             $0x000005c0, DI
 	DECQ             R10
 	JNE              group
+	VZEROUPPER
+	RET
+
+// func circulantForwardImage16AVX512(dst []float32, dstStep int, x []float32, xStep int, vecs int, scratch []float32)
+// Requires: AVX, AVX512F
+TEXT ·circulantForwardImage16AVX512(SB), NOSPLIT, $0-96
+	MOVQ x_base+32(FP), AX
+	MOVQ xStep+56(FP), BX
+	SHLQ $0x02, BX
+	MOVQ dst_base+0(FP), CX
+	MOVQ dstStep+24(FP), DX
+	SHLQ $0x02, DX
+	MOVQ vecs+64(FP), R10
+	MOVQ scratch_base+72(FP), SI
+	LEAQ 4096(SI), DI
+
+vector:
+	MOVQ AX, R8
+	MOVQ SI, R13
+	MOVQ $0x00000010, R11
+
+gather:
+	VMOVUPS          (R8), Z0
+	VMOVUPS          Z0, (R13)
+	ADDQ             BX, R8
+	ADDQ             $0x00000040, R13
+	DECQ             R11
+	JNE              gather
+	VMOVUPS          (SI), Z0
+	VMOVUPS          512(SI), Z1
+	VADDPS           Z1, Z0, Z2
+	VSUBPS           Z1, Z0, Z0
+	VMOVUPS          256(SI), Z1
+	VMOVUPS          768(SI), Z3
+	VADDPS           Z3, Z1, Z4
+	VSUBPS           Z3, Z1, Z1
+	VADDPS           Z4, Z2, Z3
+	VSUBPS           Z4, Z2, Z2
+	VMOVUPS          128(SI), Z4
+	VMOVUPS          640(SI), Z5
+	VADDPS           Z5, Z4, Z6
+	VSUBPS           Z5, Z4, Z4
+	VMOVUPS          384(SI), Z5
+	VMOVUPS          896(SI), Z7
+	VADDPS           Z7, Z5, Z8
+	VSUBPS           Z7, Z5, Z5
+	VADDPS           Z8, Z6, Z7
+	VSUBPS           Z8, Z6, Z6
+	VADDPS           Z7, Z3, Z8
+	VSUBPS           Z7, Z3, Z3
+	VMOVAPS          Z4, Z7
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z5, Z7
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z4, Z5
+	VMOVAPS          Z0, Z4
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z7, Z4
+	VMOVAPS          Z1, Z9
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z5, Z9
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z7, Z0
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z5, Z1
+	VMOVUPS          64(SI), Z5
+	VMOVUPS          576(SI), Z7
+	VADDPS           Z7, Z5, Z10
+	VSUBPS           Z7, Z5, Z5
+	VMOVUPS          320(SI), Z7
+	VMOVUPS          832(SI), Z11
+	VADDPS           Z11, Z7, Z12
+	VSUBPS           Z11, Z7, Z7
+	VADDPS           Z12, Z10, Z11
+	VSUBPS           Z12, Z10, Z10
+	VMOVUPS          192(SI), Z12
+	VMOVUPS          704(SI), Z13
+	VADDPS           Z13, Z12, Z14
+	VSUBPS           Z13, Z12, Z12
+	VMOVUPS          448(SI), Z13
+	VMOVUPS          960(SI), Z15
+	VADDPS           Z15, Z13, Z16
+	VSUBPS           Z15, Z13, Z13
+	VADDPS           Z16, Z14, Z15
+	VSUBPS           Z16, Z14, Z14
+	VADDPS           Z15, Z11, Z16
+	VSUBPS           Z15, Z11, Z11
+	VMOVAPS          Z12, Z15
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z13, Z15
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z12, Z13
+	VMOVAPS          Z5, Z12
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z15, Z12
+	VMOVAPS          Z7, Z17
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z13, Z17
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z15, Z5
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z13, Z7
+	VADDPS           Z16, Z8, Z13
+	VMOVUPS          Z13, (DI)
+	VSUBPS           Z16, Z8, Z8
+	VMOVUPS          Z8, 64(DI)
+	VMOVAPS          Z12, Z8
+	VFMADD231PS.BCST word_bed413cd<>+0(SB), Z17, Z8
+	VFMADD231PS.BCST word_3ed413cd<>+0(SB), Z12, Z17
+	VMOVAPS          Z4, Z12
+	VFMADD231PS.BCST word_3f6c835e<>+0(SB), Z8, Z12
+	VMOVAPS          Z9, Z13
+	VFMADD231PS.BCST word_3f6c835e<>+0(SB), Z17, Z13
+	VSUBPS           Z13, Z12, Z15
+	VMOVUPS          Z15, 128(DI)
+	VMOVUPS          Z12, 192(DI)
+	VMULPS.BCST      word_bf800000<>+0(SB), Z13, Z12
+	VMOVUPS          Z12, 256(DI)
+	VFMADD231PS.BCST word_bf6c835e<>+0(SB), Z8, Z4
+	VFMADD231PS.BCST word_bf6c835e<>+0(SB), Z17, Z9
+	VADDPS           Z9, Z4, Z8
+	VMOVUPS          Z8, 1280(DI)
+	VMOVUPS          Z4, 1344(DI)
+	VMOVUPS          Z9, 1408(DI)
+	VMOVAPS          Z10, Z4
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z14, Z4
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z10, Z14
+	VMOVAPS          Z2, Z8
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z4, Z8
+	VMOVAPS          Z6, Z9
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z14, Z9
+	VSUBPS           Z9, Z8, Z10
+	VMOVUPS          Z10, 320(DI)
+	VMOVUPS          Z8, 384(DI)
+	VMULPS.BCST      word_bf800000<>+0(SB), Z9, Z8
+	VMOVUPS          Z8, 448(DI)
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z4, Z2
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z14, Z6
+	VADDPS           Z6, Z2, Z4
+	VMOVUPS          Z4, 1088(DI)
+	VMOVUPS          Z2, 1152(DI)
+	VMOVUPS          Z6, 1216(DI)
+	VMOVAPS          Z5, Z2
+	VFMADD231PS.BCST word_401a827a<>+0(SB), Z7, Z2
+	VFMADD231PS.BCST word_c01a827a<>+0(SB), Z5, Z7
+	VMOVAPS          Z0, Z4
+	VFMADD231PS.BCST word_3ec3ef15<>+0(SB), Z2, Z4
+	VMOVAPS          Z1, Z5
+	VFMADD231PS.BCST word_3ec3ef15<>+0(SB), Z7, Z5
+	VADDPS           Z5, Z4, Z6
+	VMOVUPS          Z6, 512(DI)
+	VMOVUPS          Z4, 576(DI)
+	VMOVUPS          Z5, 640(DI)
+	VFMADD231PS.BCST word_bec3ef15<>+0(SB), Z2, Z0
+	VFMADD231PS.BCST word_bec3ef15<>+0(SB), Z7, Z1
+	VSUBPS           Z1, Z0, Z2
+	VMOVUPS          Z2, 896(DI)
+	VMOVUPS          Z0, 960(DI)
+	VMULPS.BCST      word_bf800000<>+0(SB), Z1, Z0
+	VMOVUPS          Z0, 1024(DI)
+	VSUBPS           Z11, Z3, Z0
+	VMOVUPS          Z0, 704(DI)
+	VMOVUPS          Z3, 768(DI)
+	VMULPS.BCST      word_bf800000<>+0(SB), Z11, Z0
+	VMOVUPS          Z0, 832(DI)
+	MOVQ             CX, R8
+	MOVQ             DI, R13
+	MOVQ             $0x00000017, R11
+
+spread:
+	VMOVUPS (R13), Z0
+	VMOVUPS Z0, (R8)
+	ADDQ    DX, R8
+	ADDQ    $0x00000040, R13
+	DECQ    R11
+	JNE     spread
+	ADDQ    $0x00000040, AX
+	ADDQ    $0x00000040, CX
+	DECQ    R10
+	JNE     vector
+	VZEROUPPER
+	RET
+
+// func circulantInverseImage16AVX512(y []float32, yStep int, src []float32, srcStep int, bias []float32, lo float32, hi float32, vecs int, scratch []float32)
+// Requires: AVX, AVX512F
+TEXT ·circulantInverseImage16AVX512(SB), NOSPLIT, $0-128
+	MOVQ src_base+32(FP), AX
+	MOVQ srcStep+56(FP), BX
+	SHLQ $0x02, BX
+	MOVQ y_base+0(FP), CX
+	MOVQ yStep+24(FP), DX
+	SHLQ $0x02, DX
+	MOVQ vecs+96(FP), R10
+	MOVQ scratch_base+104(FP), SI
+	LEAQ 4096(SI), DI
+
+vector:
+	MOVQ AX, R8
+	MOVQ DI, R13
+	MOVQ $0x00000017, R11
+
+gather:
+	VMOVUPS          (R8), Z0
+	VMOVUPS          Z0, (R13)
+	ADDQ             BX, R8
+	ADDQ             $0x00000040, R13
+	DECQ             R11
+	JNE              gather
+	VMOVUPS          (DI), Z0
+	VMOVUPS          64(DI), Z1
+	VADDPS           Z1, Z0, Z2
+	VSUBPS           Z1, Z0, Z0
+	VMOVUPS          128(DI), Z1
+	VSUBPS           256(DI), Z1, Z3
+	VADDPS           192(DI), Z1, Z1
+	VMOVUPS          1280(DI), Z4
+	VSUBPS           1408(DI), Z4, Z5
+	VADDPS           1344(DI), Z4, Z4
+	VADDPS           Z5, Z3, Z6
+	VSUBPS           Z4, Z1, Z7
+	VSUBPS           Z5, Z3, Z3
+	VADDPS           Z4, Z1, Z1
+	VMOVAPS          Z3, Z4
+	VFMADD231PS.BCST word_bed413cd<>+0(SB), Z1, Z4
+	VMULPS.BCST      word_3f6c835e<>+0(SB), Z4, Z4
+	VFMADD231PS.BCST word_3ed413cd<>+0(SB), Z3, Z1
+	VMULPS.BCST      word_3f6c835e<>+0(SB), Z1, Z1
+	VMOVUPS          320(DI), Z3
+	VSUBPS           448(DI), Z3, Z5
+	VADDPS           384(DI), Z3, Z3
+	VMOVUPS          1088(DI), Z8
+	VSUBPS           1216(DI), Z8, Z9
+	VADDPS           1152(DI), Z8, Z8
+	VADDPS           Z9, Z5, Z10
+	VSUBPS           Z8, Z3, Z11
+	VSUBPS           Z9, Z5, Z5
+	VADDPS           Z8, Z3, Z3
+	VMOVAPS          Z5, Z8
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z3, Z8
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z8, Z8
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z5, Z3
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z3, Z3
+	VMOVUPS          512(DI), Z5
+	VSUBPS           640(DI), Z5, Z9
+	VADDPS           576(DI), Z5, Z5
+	VMOVUPS          896(DI), Z12
+	VSUBPS           1024(DI), Z12, Z13
+	VADDPS           960(DI), Z12, Z12
+	VADDPS           Z13, Z9, Z14
+	VSUBPS           Z12, Z5, Z15
+	VSUBPS           Z13, Z9, Z9
+	VADDPS           Z12, Z5, Z5
+	VMOVAPS          Z9, Z12
+	VFMADD231PS.BCST word_c01a827a<>+0(SB), Z5, Z12
+	VMULPS.BCST      word_3ec3ef15<>+0(SB), Z12, Z12
+	VFMADD231PS.BCST word_401a827a<>+0(SB), Z9, Z5
+	VMULPS.BCST      word_3ec3ef15<>+0(SB), Z5, Z5
+	VMOVUPS          704(DI), Z9
+	VSUBPS           832(DI), Z9, Z13
+	VADDPS           768(DI), Z9, Z9
+	VMULPS.BCST      word_40000000<>+0(SB), Z13, Z13
+	VMULPS.BCST      word_c0000000<>+0(SB), Z9, Z9
+	VADDPS           Z13, Z2, Z16
+	VSUBPS           Z13, Z2, Z2
+	VADDPS           Z14, Z6, Z13
+	VSUBPS           Z15, Z7, Z17
+	VSUBPS           Z14, Z6, Z6
+	VADDPS           Z15, Z7, Z7
+	VMOVAPS          Z6, Z14
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z7, Z14
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z14, Z14
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z6, Z7
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z7, Z6
+	VMULPS.BCST      word_40000000<>+0(SB), Z10, Z7
+	VMULPS.BCST      word_c0000000<>+0(SB), Z11, Z10
+	VADDPS           Z7, Z16, Z11
+	VSUBPS           Z7, Z16, Z7
+	VMULPS.BCST      word_40000000<>+0(SB), Z13, Z13
+	VMULPS.BCST      word_c0000000<>+0(SB), Z17, Z15
+	VADDPS           Z13, Z11, Z16
+	VSUBPS           Z13, Z11, Z11
+	VADDPS           Z15, Z7, Z13
+	VSUBPS           Z15, Z7, Z7
+	VADDPS           Z10, Z2, Z15
+	VSUBPS           Z10, Z2, Z2
+	VMULPS.BCST      word_40000000<>+0(SB), Z14, Z10
+	VMULPS.BCST      word_c0000000<>+0(SB), Z6, Z6
+	VADDPS           Z10, Z15, Z14
+	VSUBPS           Z10, Z15, Z10
+	VADDPS           Z6, Z2, Z15
+	VSUBPS           Z6, Z2, Z2
+	VADDPS           Z9, Z0, Z6
+	VSUBPS           Z9, Z0, Z0
+	VADDPS           Z12, Z4, Z9
+	VSUBPS           Z5, Z1, Z17
+	VSUBPS           Z12, Z4, Z4
+	VADDPS           Z5, Z1, Z1
+	VMOVAPS          Z4, Z5
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z1, Z5
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z5, Z5
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z4, Z1
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z1, Z1
+	VMULPS.BCST      word_40000000<>+0(SB), Z8, Z4
+	VMULPS.BCST      word_c0000000<>+0(SB), Z3, Z3
+	VADDPS           Z4, Z6, Z8
+	VSUBPS           Z4, Z6, Z4
+	VMULPS.BCST      word_40000000<>+0(SB), Z9, Z6
+	VMULPS.BCST      word_c0000000<>+0(SB), Z17, Z9
+	VADDPS           Z6, Z8, Z12
+	VSUBPS           Z6, Z8, Z6
+	VADDPS           Z9, Z4, Z8
+	VSUBPS           Z9, Z4, Z4
+	VADDPS           Z3, Z0, Z9
+	VSUBPS           Z3, Z0, Z0
+	VMULPS.BCST      word_40000000<>+0(SB), Z5, Z3
+	VMULPS.BCST      word_c0000000<>+0(SB), Z1, Z1
+	VADDPS           Z3, Z9, Z5
+	VSUBPS           Z3, Z9, Z3
+	VADDPS           Z1, Z0, Z9
+	VSUBPS           Z1, Z0, Z0
+	VMOVUPS          Z16, (SI)
+	VMOVUPS          Z12, 64(SI)
+	VMOVUPS          Z14, 128(SI)
+	VMOVUPS          Z5, 192(SI)
+	VMOVUPS          Z13, 256(SI)
+	VMOVUPS          Z8, 320(SI)
+	VMOVUPS          Z15, 384(SI)
+	VMOVUPS          Z9, 448(SI)
+	VMOVUPS          Z11, 512(SI)
+	VMOVUPS          Z6, 576(SI)
+	VMOVUPS          Z10, 640(SI)
+	VMOVUPS          Z3, 704(SI)
+	VMOVUPS          Z7, 768(SI)
+	VMOVUPS          Z4, 832(SI)
+	VMOVUPS          Z2, 896(SI)
+	VMOVUPS          Z0, 960(SI)
+	MOVQ             bias_base+64(FP), R12
+	VBROADCASTSS     lo+88(FP), Z2
+	VBROADCASTSS     hi+92(FP), Z3
+	MOVQ             CX, R8
+	MOVQ             SI, R13
+	MOVQ             $0x00000010, R11
+
+spread:
+	VBROADCASTSS (R12), Z1
+	VADDPS       (R13), Z1, Z0
+	VMAXPS       Z0, Z2, Z0
+	VMINPS       Z0, Z3, Z0
+	VMOVUPS      Z0, (R8)
+	ADDQ         $0x04, R12
+	ADDQ         DX, R8
+	ADDQ         $0x00000040, R13
+	DECQ         R11
+	JNE          spread
+	ADDQ         $0x00000040, AX
+	ADDQ         $0x00000040, CX
+	DECQ         R10
+	JNE          vector
 	VZEROUPPER
 	RET
 
@@ -2795,6 +3561,752 @@ group:
 	ADDQ             $0x00000bc0, DI
 	DECQ             R10
 	JNE              group
+	VZEROUPPER
+	RET
+
+// func circulantForwardImage32AVX512(dst []float32, dstStep int, x []float32, xStep int, vecs int, scratch []float32)
+// Requires: AVX, AVX512F
+TEXT ·circulantForwardImage32AVX512(SB), NOSPLIT, $0-96
+	MOVQ x_base+32(FP), AX
+	MOVQ xStep+56(FP), BX
+	SHLQ $0x02, BX
+	MOVQ dst_base+0(FP), CX
+	MOVQ dstStep+24(FP), DX
+	SHLQ $0x02, DX
+	MOVQ vecs+64(FP), R10
+	MOVQ scratch_base+72(FP), SI
+	LEAQ 7168(SI), DI
+
+vector:
+	MOVQ AX, R8
+	MOVQ SI, R13
+	MOVQ $0x00000020, R11
+
+gather:
+	VMOVUPS          (R8), Z0
+	VMOVUPS          Z0, (R13)
+	ADDQ             BX, R8
+	ADDQ             $0x00000040, R13
+	DECQ             R11
+	JNE              gather
+	VMOVUPS          (SI), Z0
+	VMOVUPS          1024(SI), Z1
+	VADDPS           Z1, Z0, Z2
+	VSUBPS           Z1, Z0, Z0
+	VMOVUPS          512(SI), Z1
+	VMOVUPS          1536(SI), Z3
+	VADDPS           Z3, Z1, Z4
+	VSUBPS           Z3, Z1, Z1
+	VADDPS           Z4, Z2, Z3
+	VSUBPS           Z4, Z2, Z2
+	VMOVUPS          256(SI), Z4
+	VMOVUPS          1280(SI), Z5
+	VADDPS           Z5, Z4, Z6
+	VSUBPS           Z5, Z4, Z4
+	VMOVUPS          768(SI), Z5
+	VMOVUPS          1792(SI), Z7
+	VADDPS           Z7, Z5, Z8
+	VSUBPS           Z7, Z5, Z5
+	VADDPS           Z8, Z6, Z7
+	VSUBPS           Z8, Z6, Z6
+	VADDPS           Z7, Z3, Z8
+	VSUBPS           Z7, Z3, Z3
+	VMOVAPS          Z4, Z7
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z5, Z7
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z4, Z5
+	VMOVAPS          Z0, Z4
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z7, Z4
+	VMOVAPS          Z1, Z9
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z5, Z9
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z7, Z0
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z5, Z1
+	VMOVUPS          128(SI), Z5
+	VMOVUPS          1152(SI), Z7
+	VADDPS           Z7, Z5, Z10
+	VSUBPS           Z7, Z5, Z5
+	VMOVUPS          640(SI), Z7
+	VMOVUPS          1664(SI), Z11
+	VADDPS           Z11, Z7, Z12
+	VSUBPS           Z11, Z7, Z7
+	VADDPS           Z12, Z10, Z11
+	VSUBPS           Z12, Z10, Z10
+	VMOVUPS          384(SI), Z12
+	VMOVUPS          1408(SI), Z13
+	VADDPS           Z13, Z12, Z14
+	VSUBPS           Z13, Z12, Z12
+	VMOVUPS          896(SI), Z13
+	VMOVUPS          1920(SI), Z15
+	VADDPS           Z15, Z13, Z16
+	VSUBPS           Z15, Z13, Z13
+	VADDPS           Z16, Z14, Z15
+	VSUBPS           Z16, Z14, Z14
+	VADDPS           Z15, Z11, Z16
+	VSUBPS           Z15, Z11, Z11
+	VMOVAPS          Z12, Z15
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z13, Z15
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z12, Z13
+	VMOVAPS          Z5, Z12
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z15, Z12
+	VMOVAPS          Z7, Z17
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z13, Z17
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z15, Z5
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z13, Z7
+	VADDPS           Z16, Z8, Z13
+	VSUBPS           Z16, Z8, Z8
+	VMOVAPS          Z12, Z15
+	VFMADD231PS.BCST word_bed413cd<>+0(SB), Z17, Z15
+	VFMADD231PS.BCST word_3ed413cd<>+0(SB), Z12, Z17
+	VMOVAPS          Z4, Z12
+	VFMADD231PS.BCST word_3f6c835e<>+0(SB), Z15, Z12
+	VMOVAPS          Z9, Z16
+	VFMADD231PS.BCST word_3f6c835e<>+0(SB), Z17, Z16
+	VFMADD231PS.BCST word_bf6c835e<>+0(SB), Z15, Z4
+	VFMADD231PS.BCST word_bf6c835e<>+0(SB), Z17, Z9
+	VMOVAPS          Z10, Z15
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z14, Z15
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z10, Z14
+	VMOVAPS          Z2, Z10
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z15, Z10
+	VMOVAPS          Z6, Z17
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z14, Z17
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z15, Z2
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z14, Z6
+	VMOVAPS          Z5, Z14
+	VFMADD231PS.BCST word_401a827a<>+0(SB), Z7, Z14
+	VFMADD231PS.BCST word_c01a827a<>+0(SB), Z5, Z7
+	VMOVAPS          Z0, Z5
+	VFMADD231PS.BCST word_3ec3ef15<>+0(SB), Z14, Z5
+	VMOVAPS          Z1, Z15
+	VFMADD231PS.BCST word_3ec3ef15<>+0(SB), Z7, Z15
+	VFMADD231PS.BCST word_bec3ef15<>+0(SB), Z14, Z0
+	VFMADD231PS.BCST word_bec3ef15<>+0(SB), Z7, Z1
+	VMOVUPS          64(SI), Z7
+	VMOVUPS          1088(SI), Z14
+	VADDPS           Z14, Z7, Z18
+	VSUBPS           Z14, Z7, Z7
+	VMOVUPS          576(SI), Z14
+	VMOVUPS          1600(SI), Z19
+	VADDPS           Z19, Z14, Z20
+	VSUBPS           Z19, Z14, Z14
+	VADDPS           Z20, Z18, Z19
+	VSUBPS           Z20, Z18, Z18
+	VMOVUPS          320(SI), Z20
+	VMOVUPS          1344(SI), Z21
+	VADDPS           Z21, Z20, Z22
+	VSUBPS           Z21, Z20, Z20
+	VMOVUPS          832(SI), Z21
+	VMOVUPS          1856(SI), Z23
+	VADDPS           Z23, Z21, Z24
+	VSUBPS           Z23, Z21, Z21
+	VADDPS           Z24, Z22, Z23
+	VSUBPS           Z24, Z22, Z22
+	VADDPS           Z23, Z19, Z24
+	VSUBPS           Z23, Z19, Z19
+	VMOVAPS          Z20, Z23
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z21, Z23
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z20, Z21
+	VMOVAPS          Z7, Z20
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z23, Z20
+	VMOVAPS          Z14, Z25
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z21, Z25
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z23, Z7
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z21, Z14
+	VMOVUPS          192(SI), Z21
+	VMOVUPS          1216(SI), Z23
+	VADDPS           Z23, Z21, Z26
+	VSUBPS           Z23, Z21, Z21
+	VMOVUPS          704(SI), Z23
+	VMOVUPS          1728(SI), Z27
+	VADDPS           Z27, Z23, Z28
+	VSUBPS           Z27, Z23, Z23
+	VADDPS           Z28, Z26, Z27
+	VSUBPS           Z28, Z26, Z26
+	VMOVUPS          448(SI), Z28
+	VMOVUPS          1472(SI), Z29
+	VADDPS           Z29, Z28, Z30
+	VSUBPS           Z29, Z28, Z28
+	VMOVUPS          960(SI), Z29
+	VMOVUPS          1984(SI), Z31
+	VMOVUPS          Z8, 2048(SI)
+	VADDPS           Z31, Z29, Z8
+	VSUBPS           Z31, Z29, Z29
+	VADDPS           Z8, Z30, Z31
+	VSUBPS           Z8, Z30, Z8
+	VADDPS           Z31, Z27, Z30
+	VSUBPS           Z31, Z27, Z27
+	VMOVAPS          Z28, Z31
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z29, Z31
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z28, Z29
+	VMOVAPS          Z21, Z28
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z31, Z28
+	VMOVUPS          Z9, 2112(SI)
+	VMOVAPS          Z23, Z9
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z29, Z9
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z31, Z21
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z29, Z23
+	VADDPS           Z30, Z24, Z29
+	VSUBPS           Z30, Z24, Z24
+	VMOVAPS          Z28, Z30
+	VFMADD231PS.BCST word_bed413cd<>+0(SB), Z9, Z30
+	VFMADD231PS.BCST word_3ed413cd<>+0(SB), Z28, Z9
+	VMOVAPS          Z20, Z28
+	VFMADD231PS.BCST word_3f6c835e<>+0(SB), Z30, Z28
+	VMOVAPS          Z25, Z31
+	VFMADD231PS.BCST word_3f6c835e<>+0(SB), Z9, Z31
+	VFMADD231PS.BCST word_bf6c835e<>+0(SB), Z30, Z20
+	VFMADD231PS.BCST word_bf6c835e<>+0(SB), Z9, Z25
+	VMOVAPS          Z26, Z9
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z8, Z9
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z26, Z8
+	VMOVAPS          Z18, Z26
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z9, Z26
+	VMOVAPS          Z22, Z30
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z8, Z30
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z9, Z18
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z8, Z22
+	VMOVAPS          Z21, Z8
+	VFMADD231PS.BCST word_401a827a<>+0(SB), Z23, Z8
+	VFMADD231PS.BCST word_c01a827a<>+0(SB), Z21, Z23
+	VMOVAPS          Z7, Z9
+	VFMADD231PS.BCST word_3ec3ef15<>+0(SB), Z8, Z9
+	VMOVAPS          Z14, Z21
+	VFMADD231PS.BCST word_3ec3ef15<>+0(SB), Z23, Z21
+	VFMADD231PS.BCST word_bec3ef15<>+0(SB), Z8, Z7
+	VFMADD231PS.BCST word_bec3ef15<>+0(SB), Z23, Z14
+	VADDPS           Z29, Z13, Z8
+	VMOVUPS          Z8, (DI)
+	VSUBPS           Z29, Z13, Z8
+	VMOVUPS          Z8, 64(DI)
+	VMOVAPS          Z28, Z8
+	VFMADD231PS.BCST word_be4bafaf<>+0(SB), Z31, Z8
+	VFMADD231PS.BCST word_3e4bafaf<>+0(SB), Z28, Z31
+	VMOVAPS          Z12, Z13
+	VFMADD231PS.BCST word_3f7b14be<>+0(SB), Z8, Z13
+	VMOVAPS          Z16, Z23
+	VFMADD231PS.BCST word_3f7b14be<>+0(SB), Z31, Z23
+	VSUBPS           Z23, Z13, Z28
+	VMOVUPS          Z28, 128(DI)
+	VMOVUPS          Z13, 192(DI)
+	VMULPS.BCST      word_bf800000<>+0(SB), Z23, Z13
+	VMOVUPS          Z13, 256(DI)
+	VFMADD231PS.BCST word_bf7b14be<>+0(SB), Z8, Z12
+	VFMADD231PS.BCST word_bf7b14be<>+0(SB), Z31, Z16
+	VADDPS           Z16, Z12, Z8
+	VMOVUPS          Z8, 2816(DI)
+	VMOVUPS          Z12, 2880(DI)
+	VMOVUPS          Z16, 2944(DI)
+	VMOVAPS          Z26, Z8
+	VFMADD231PS.BCST word_bed413cd<>+0(SB), Z30, Z8
+	VFMADD231PS.BCST word_3ed413cd<>+0(SB), Z26, Z30
+	VMOVAPS          Z10, Z12
+	VFMADD231PS.BCST word_3f6c835e<>+0(SB), Z8, Z12
+	VMOVAPS          Z17, Z13
+	VFMADD231PS.BCST word_3f6c835e<>+0(SB), Z30, Z13
+	VSUBPS           Z13, Z12, Z16
+	VMOVUPS          Z16, 320(DI)
+	VMOVUPS          Z12, 384(DI)
+	VMULPS.BCST      word_bf800000<>+0(SB), Z13, Z12
+	VMOVUPS          Z12, 448(DI)
+	VFMADD231PS.BCST word_bf6c835e<>+0(SB), Z8, Z10
+	VFMADD231PS.BCST word_bf6c835e<>+0(SB), Z30, Z17
+	VADDPS           Z17, Z10, Z8
+	VMOVUPS          Z8, 2624(DI)
+	VMOVUPS          Z10, 2688(DI)
+	VMOVUPS          Z17, 2752(DI)
+	VMOVAPS          Z9, Z8
+	VFMADD231PS.BCST word_3f2b0dc1<>+0(SB), Z21, Z8
+	VFMADD231PS.BCST word_bf2b0dc1<>+0(SB), Z9, Z21
+	VMOVAPS          Z5, Z9
+	VFMADD231PS.BCST word_3f54db31<>+0(SB), Z8, Z9
+	VMOVAPS          Z15, Z10
+	VFMADD231PS.BCST word_3f54db31<>+0(SB), Z21, Z10
+	VADDPS           Z10, Z9, Z12
+	VMOVUPS          Z12, 512(DI)
+	VMOVUPS          Z9, 576(DI)
+	VMOVUPS          Z10, 640(DI)
+	VFMADD231PS.BCST word_bf54db31<>+0(SB), Z8, Z5
+	VFMADD231PS.BCST word_bf54db31<>+0(SB), Z21, Z15
+	VSUBPS           Z15, Z5, Z8
+	VMOVUPS          Z8, 2432(DI)
+	VMOVUPS          Z5, 2496(DI)
+	VMULPS.BCST      word_bf800000<>+0(SB), Z15, Z5
+	VMOVUPS          Z5, 2560(DI)
+	VMOVAPS          Z19, Z5
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z27, Z5
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z19, Z27
+	VMOVAPS          Z3, Z8
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z5, Z8
+	VMOVAPS          Z11, Z9
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z27, Z9
+	VSUBPS           Z9, Z8, Z10
+	VMOVUPS          Z10, 704(DI)
+	VMOVUPS          Z8, 768(DI)
+	VMULPS.BCST      word_bf800000<>+0(SB), Z9, Z8
+	VMOVUPS          Z8, 832(DI)
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z5, Z3
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z27, Z11
+	VADDPS           Z11, Z3, Z5
+	VMOVUPS          Z5, 2240(DI)
+	VMOVUPS          Z3, 2304(DI)
+	VMOVUPS          Z11, 2368(DI)
+	VMOVAPS          Z7, Z3
+	VFMADD231PS.BCST word_bfbf90c7<>+0(SB), Z14, Z3
+	VFMADD231PS.BCST word_3fbf90c7<>+0(SB), Z7, Z14
+	VMOVAPS          Z0, Z5
+	VFMADD231PS.BCST word_3f0e39da<>+0(SB), Z3, Z5
+	VMOVAPS          Z1, Z7
+	VFMADD231PS.BCST word_3f0e39da<>+0(SB), Z14, Z7
+	VSUBPS           Z7, Z5, Z8
+	VMOVUPS          Z8, 896(DI)
+	VMOVUPS          Z5, 960(DI)
+	VMULPS.BCST      word_bf800000<>+0(SB), Z7, Z5
+	VMOVUPS          Z5, 1024(DI)
+	VFMADD231PS.BCST word_bf0e39da<>+0(SB), Z3, Z0
+	VFMADD231PS.BCST word_bf0e39da<>+0(SB), Z14, Z1
+	VADDPS           Z1, Z0, Z3
+	VMOVUPS          Z3, 2048(DI)
+	VMOVUPS          Z0, 2112(DI)
+	VMOVUPS          Z1, 2176(DI)
+	VMOVAPS          Z18, Z0
+	VFMADD231PS.BCST word_401a827a<>+0(SB), Z22, Z0
+	VFMADD231PS.BCST word_c01a827a<>+0(SB), Z18, Z22
+	VMOVAPS          Z2, Z1
+	VFMADD231PS.BCST word_3ec3ef15<>+0(SB), Z0, Z1
+	VMOVAPS          Z6, Z3
+	VFMADD231PS.BCST word_3ec3ef15<>+0(SB), Z22, Z3
+	VADDPS           Z3, Z1, Z5
+	VMOVUPS          Z5, 1088(DI)
+	VMOVUPS          Z1, 1152(DI)
+	VMOVUPS          Z3, 1216(DI)
+	VFMADD231PS.BCST word_bec3ef15<>+0(SB), Z0, Z2
+	VFMADD231PS.BCST word_bec3ef15<>+0(SB), Z22, Z6
+	VSUBPS           Z6, Z2, Z0
+	VMOVUPS          Z0, 1856(DI)
+	VMOVUPS          Z2, 1920(DI)
+	VMULPS.BCST      word_bf800000<>+0(SB), Z6, Z0
+	VMOVUPS          Z0, 1984(DI)
+	VMOVAPS          Z20, Z0
+	VFMADD231PS.BCST word_40a0dff7<>+0(SB), Z25, Z0
+	VFMADD231PS.BCST word_c0a0dff7<>+0(SB), Z20, Z25
+	VMOVAPS          Z4, Z1
+	VFMADD231PS.BCST word_3e47c5c2<>+0(SB), Z0, Z1
+	VMOVUPS          2112(SI), Z2
+	VMOVAPS          Z2, Z3
+	VFMADD231PS.BCST word_3e47c5c2<>+0(SB), Z25, Z3
+	VADDPS           Z3, Z1, Z5
+	VMOVUPS          Z5, 1280(DI)
+	VMOVUPS          Z1, 1344(DI)
+	VMOVUPS          Z3, 1408(DI)
+	VFMADD231PS.BCST word_be47c5c2<>+0(SB), Z0, Z4
+	VFMADD231PS.BCST word_be47c5c2<>+0(SB), Z25, Z2
+	VSUBPS           Z2, Z4, Z0
+	VMOVUPS          Z0, 1664(DI)
+	VMOVUPS          Z4, 1728(DI)
+	VMULPS.BCST      word_bf800000<>+0(SB), Z2, Z0
+	VMOVUPS          Z0, 1792(DI)
+	VMOVUPS          2048(SI), Z0
+	VSUBPS           Z24, Z0, Z1
+	VMOVUPS          Z1, 1472(DI)
+	VMOVUPS          Z0, 1536(DI)
+	VMULPS.BCST      word_bf800000<>+0(SB), Z24, Z0
+	VMOVUPS          Z0, 1600(DI)
+	MOVQ             CX, R8
+	MOVQ             DI, R13
+	MOVQ             $0x0000002f, R11
+
+spread:
+	VMOVUPS (R13), Z0
+	VMOVUPS Z0, (R8)
+	ADDQ    DX, R8
+	ADDQ    $0x00000040, R13
+	DECQ    R11
+	JNE     spread
+	ADDQ    $0x00000040, AX
+	ADDQ    $0x00000040, CX
+	DECQ    R10
+	JNE     vector
+	VZEROUPPER
+	RET
+
+// func circulantInverseImage32AVX512(y []float32, yStep int, src []float32, srcStep int, bias []float32, lo float32, hi float32, vecs int, scratch []float32)
+// Requires: AVX, AVX512F
+TEXT ·circulantInverseImage32AVX512(SB), NOSPLIT, $0-128
+	MOVQ src_base+32(FP), AX
+	MOVQ srcStep+56(FP), BX
+	SHLQ $0x02, BX
+	MOVQ y_base+0(FP), CX
+	MOVQ yStep+24(FP), DX
+	SHLQ $0x02, DX
+	MOVQ vecs+96(FP), R10
+	MOVQ scratch_base+104(FP), SI
+	LEAQ 7168(SI), DI
+
+vector:
+	MOVQ AX, R8
+	MOVQ DI, R13
+	MOVQ $0x0000002f, R11
+
+gather:
+	VMOVUPS          (R8), Z0
+	VMOVUPS          Z0, (R13)
+	ADDQ             BX, R8
+	ADDQ             $0x00000040, R13
+	DECQ             R11
+	JNE              gather
+	VMOVUPS          (DI), Z0
+	VMOVUPS          64(DI), Z1
+	VADDPS           Z1, Z0, Z2
+	VSUBPS           Z1, Z0, Z0
+	VMOVUPS          128(DI), Z1
+	VSUBPS           256(DI), Z1, Z3
+	VADDPS           192(DI), Z1, Z1
+	VMOVUPS          2816(DI), Z4
+	VSUBPS           2944(DI), Z4, Z5
+	VADDPS           2880(DI), Z4, Z4
+	VADDPS           Z5, Z3, Z6
+	VSUBPS           Z4, Z1, Z7
+	VSUBPS           Z5, Z3, Z3
+	VADDPS           Z4, Z1, Z1
+	VMOVAPS          Z3, Z4
+	VFMADD231PS.BCST word_be4bafaf<>+0(SB), Z1, Z4
+	VMULPS.BCST      word_3f7b14be<>+0(SB), Z4, Z4
+	VFMADD231PS.BCST word_3e4bafaf<>+0(SB), Z3, Z1
+	VMULPS.BCST      word_3f7b14be<>+0(SB), Z1, Z1
+	VMOVUPS          320(DI), Z3
+	VSUBPS           448(DI), Z3, Z5
+	VADDPS           384(DI), Z3, Z3
+	VMOVUPS          2624(DI), Z8
+	VSUBPS           2752(DI), Z8, Z9
+	VADDPS           2688(DI), Z8, Z8
+	VADDPS           Z9, Z5, Z10
+	VSUBPS           Z8, Z3, Z11
+	VSUBPS           Z9, Z5, Z5
+	VADDPS           Z8, Z3, Z3
+	VMOVAPS          Z5, Z8
+	VFMADD231PS.BCST word_bed413cd<>+0(SB), Z3, Z8
+	VMULPS.BCST      word_3f6c835e<>+0(SB), Z8, Z8
+	VFMADD231PS.BCST word_3ed413cd<>+0(SB), Z5, Z3
+	VMULPS.BCST      word_3f6c835e<>+0(SB), Z3, Z3
+	VMOVUPS          512(DI), Z5
+	VSUBPS           640(DI), Z5, Z9
+	VADDPS           576(DI), Z5, Z5
+	VMOVUPS          2432(DI), Z12
+	VSUBPS           2560(DI), Z12, Z13
+	VADDPS           2496(DI), Z12, Z12
+	VADDPS           Z13, Z9, Z14
+	VSUBPS           Z12, Z5, Z15
+	VSUBPS           Z13, Z9, Z9
+	VADDPS           Z12, Z5, Z5
+	VMOVAPS          Z9, Z12
+	VFMADD231PS.BCST word_bf2b0dc1<>+0(SB), Z5, Z12
+	VMULPS.BCST      word_3f54db31<>+0(SB), Z12, Z12
+	VFMADD231PS.BCST word_3f2b0dc1<>+0(SB), Z9, Z5
+	VMULPS.BCST      word_3f54db31<>+0(SB), Z5, Z5
+	VMOVUPS          704(DI), Z9
+	VSUBPS           832(DI), Z9, Z13
+	VADDPS           768(DI), Z9, Z9
+	VMOVUPS          2240(DI), Z16
+	VSUBPS           2368(DI), Z16, Z17
+	VADDPS           2304(DI), Z16, Z16
+	VADDPS           Z17, Z13, Z18
+	VSUBPS           Z16, Z9, Z19
+	VSUBPS           Z17, Z13, Z13
+	VADDPS           Z16, Z9, Z9
+	VMOVAPS          Z13, Z16
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z9, Z16
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z16, Z16
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z13, Z9
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z9, Z9
+	VMOVUPS          896(DI), Z13
+	VSUBPS           1024(DI), Z13, Z17
+	VADDPS           960(DI), Z13, Z13
+	VMOVUPS          2048(DI), Z20
+	VSUBPS           2176(DI), Z20, Z21
+	VADDPS           2112(DI), Z20, Z20
+	VADDPS           Z21, Z17, Z22
+	VSUBPS           Z20, Z13, Z23
+	VSUBPS           Z21, Z17, Z17
+	VADDPS           Z20, Z13, Z13
+	VMOVAPS          Z17, Z20
+	VFMADD231PS.BCST word_bfbf90c7<>+0(SB), Z13, Z20
+	VMULPS.BCST      word_3f0e39da<>+0(SB), Z20, Z20
+	VFMADD231PS.BCST word_3fbf90c7<>+0(SB), Z17, Z13
+	VMULPS.BCST      word_3f0e39da<>+0(SB), Z13, Z13
+	VMOVUPS          1088(DI), Z17
+	VSUBPS           1216(DI), Z17, Z21
+	VADDPS           1152(DI), Z17, Z17
+	VMOVUPS          1856(DI), Z24
+	VSUBPS           1984(DI), Z24, Z25
+	VADDPS           1920(DI), Z24, Z24
+	VADDPS           Z25, Z21, Z26
+	VSUBPS           Z24, Z17, Z27
+	VSUBPS           Z25, Z21, Z21
+	VADDPS           Z24, Z17, Z17
+	VMOVAPS          Z21, Z24
+	VFMADD231PS.BCST word_c01a827a<>+0(SB), Z17, Z24
+	VMULPS.BCST      word_3ec3ef15<>+0(SB), Z24, Z24
+	VFMADD231PS.BCST word_401a827a<>+0(SB), Z21, Z17
+	VMULPS.BCST      word_3ec3ef15<>+0(SB), Z17, Z17
+	VMOVUPS          1280(DI), Z21
+	VSUBPS           1408(DI), Z21, Z25
+	VADDPS           1344(DI), Z21, Z21
+	VMOVUPS          1664(DI), Z28
+	VSUBPS           1792(DI), Z28, Z29
+	VADDPS           1728(DI), Z28, Z28
+	VADDPS           Z29, Z25, Z30
+	VSUBPS           Z28, Z21, Z31
+	VSUBPS           Z29, Z25, Z25
+	VADDPS           Z28, Z21, Z21
+	VMOVAPS          Z25, Z28
+	VFMADD231PS.BCST word_c0a0dff7<>+0(SB), Z21, Z28
+	VMULPS.BCST      word_3e47c5c2<>+0(SB), Z28, Z28
+	VFMADD231PS.BCST word_40a0dff7<>+0(SB), Z25, Z21
+	VMULPS.BCST      word_3e47c5c2<>+0(SB), Z21, Z21
+	VMOVUPS          1472(DI), Z25
+	VSUBPS           1600(DI), Z25, Z29
+	VADDPS           1536(DI), Z25, Z25
+	VMULPS.BCST      word_40000000<>+0(SB), Z29, Z29
+	VMULPS.BCST      word_c0000000<>+0(SB), Z25, Z25
+	VMOVUPS          Z9, 2048(SI)
+	VADDPS           Z29, Z2, Z9
+	VSUBPS           Z29, Z2, Z2
+	VADDPS           Z30, Z6, Z29
+	VMOVUPS          Z16, 2112(SI)
+	VSUBPS           Z31, Z7, Z16
+	VSUBPS           Z30, Z6, Z6
+	VADDPS           Z31, Z7, Z7
+	VMOVAPS          Z6, Z30
+	VFMADD231PS.BCST word_bed413cd<>+0(SB), Z7, Z30
+	VMULPS.BCST      word_3f6c835e<>+0(SB), Z30, Z30
+	VFMADD231PS.BCST word_3ed413cd<>+0(SB), Z6, Z7
+	VMULPS.BCST      word_3f6c835e<>+0(SB), Z7, Z6
+	VADDPS           Z26, Z10, Z7
+	VSUBPS           Z27, Z11, Z31
+	VSUBPS           Z26, Z10, Z10
+	VADDPS           Z27, Z11, Z11
+	VMOVAPS          Z10, Z26
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z11, Z26
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z26, Z26
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z10, Z11
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z11, Z10
+	VADDPS           Z22, Z14, Z11
+	VSUBPS           Z23, Z15, Z27
+	VSUBPS           Z22, Z14, Z14
+	VADDPS           Z23, Z15, Z15
+	VMOVAPS          Z14, Z22
+	VFMADD231PS.BCST word_c01a827a<>+0(SB), Z15, Z22
+	VMULPS.BCST      word_3ec3ef15<>+0(SB), Z22, Z22
+	VFMADD231PS.BCST word_401a827a<>+0(SB), Z14, Z15
+	VMULPS.BCST      word_3ec3ef15<>+0(SB), Z15, Z14
+	VMULPS.BCST      word_40000000<>+0(SB), Z18, Z15
+	VMULPS.BCST      word_c0000000<>+0(SB), Z19, Z18
+	VADDPS           Z15, Z9, Z19
+	VSUBPS           Z15, Z9, Z9
+	VADDPS           Z11, Z29, Z15
+	VSUBPS           Z27, Z16, Z23
+	VSUBPS           Z11, Z29, Z11
+	VADDPS           Z27, Z16, Z16
+	VMOVAPS          Z11, Z27
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z16, Z27
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z27, Z27
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z11, Z16
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z16, Z11
+	VMULPS.BCST      word_40000000<>+0(SB), Z7, Z7
+	VMULPS.BCST      word_c0000000<>+0(SB), Z31, Z16
+	VADDPS           Z7, Z19, Z29
+	VSUBPS           Z7, Z19, Z7
+	VMULPS.BCST      word_40000000<>+0(SB), Z15, Z15
+	VMULPS.BCST      word_c0000000<>+0(SB), Z23, Z19
+	VADDPS           Z15, Z29, Z23
+	VSUBPS           Z15, Z29, Z15
+	VADDPS           Z19, Z7, Z29
+	VSUBPS           Z19, Z7, Z7
+	VADDPS           Z16, Z9, Z19
+	VSUBPS           Z16, Z9, Z9
+	VMULPS.BCST      word_40000000<>+0(SB), Z27, Z16
+	VMULPS.BCST      word_c0000000<>+0(SB), Z11, Z11
+	VADDPS           Z16, Z19, Z27
+	VSUBPS           Z16, Z19, Z16
+	VADDPS           Z11, Z9, Z19
+	VSUBPS           Z11, Z9, Z9
+	VADDPS           Z18, Z2, Z11
+	VSUBPS           Z18, Z2, Z2
+	VADDPS           Z22, Z30, Z18
+	VSUBPS           Z14, Z6, Z31
+	VSUBPS           Z22, Z30, Z22
+	VADDPS           Z14, Z6, Z6
+	VMOVAPS          Z22, Z14
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z6, Z14
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z14, Z14
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z22, Z6
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z6, Z6
+	VMULPS.BCST      word_40000000<>+0(SB), Z26, Z22
+	VMULPS.BCST      word_c0000000<>+0(SB), Z10, Z10
+	VADDPS           Z22, Z11, Z26
+	VSUBPS           Z22, Z11, Z11
+	VMULPS.BCST      word_40000000<>+0(SB), Z18, Z18
+	VMULPS.BCST      word_c0000000<>+0(SB), Z31, Z22
+	VADDPS           Z18, Z26, Z30
+	VSUBPS           Z18, Z26, Z18
+	VADDPS           Z22, Z11, Z26
+	VSUBPS           Z22, Z11, Z11
+	VADDPS           Z10, Z2, Z22
+	VSUBPS           Z10, Z2, Z2
+	VMULPS.BCST      word_40000000<>+0(SB), Z14, Z10
+	VMULPS.BCST      word_c0000000<>+0(SB), Z6, Z6
+	VADDPS           Z10, Z22, Z14
+	VSUBPS           Z10, Z22, Z10
+	VADDPS           Z6, Z2, Z22
+	VSUBPS           Z6, Z2, Z2
+	VADDPS           Z25, Z0, Z6
+	VSUBPS           Z25, Z0, Z0
+	VADDPS           Z28, Z4, Z25
+	VSUBPS           Z21, Z1, Z31
+	VSUBPS           Z28, Z4, Z4
+	VADDPS           Z21, Z1, Z1
+	VMOVAPS          Z4, Z21
+	VFMADD231PS.BCST word_bed413cd<>+0(SB), Z1, Z21
+	VMULPS.BCST      word_3f6c835e<>+0(SB), Z21, Z21
+	VFMADD231PS.BCST word_3ed413cd<>+0(SB), Z4, Z1
+	VMULPS.BCST      word_3f6c835e<>+0(SB), Z1, Z1
+	VADDPS           Z24, Z8, Z4
+	VSUBPS           Z17, Z3, Z28
+	VSUBPS           Z24, Z8, Z8
+	VADDPS           Z17, Z3, Z3
+	VMOVAPS          Z8, Z17
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z3, Z17
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z17, Z17
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z8, Z3
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z3, Z3
+	VADDPS           Z20, Z12, Z8
+	VSUBPS           Z13, Z5, Z24
+	VSUBPS           Z20, Z12, Z12
+	VADDPS           Z13, Z5, Z5
+	VMOVAPS          Z12, Z13
+	VFMADD231PS.BCST word_c01a827a<>+0(SB), Z5, Z13
+	VMULPS.BCST      word_3ec3ef15<>+0(SB), Z13, Z13
+	VFMADD231PS.BCST word_401a827a<>+0(SB), Z12, Z5
+	VMULPS.BCST      word_3ec3ef15<>+0(SB), Z5, Z5
+	VMOVUPS          2112(SI), Z12
+	VMULPS.BCST      word_40000000<>+0(SB), Z12, Z12
+	VMOVUPS          2048(SI), Z20
+	VMULPS.BCST      word_c0000000<>+0(SB), Z20, Z20
+	VMOVUPS          Z2, 2048(SI)
+	VADDPS           Z12, Z6, Z2
+	VSUBPS           Z12, Z6, Z6
+	VADDPS           Z8, Z25, Z12
+	VMOVUPS          Z9, 2112(SI)
+	VSUBPS           Z24, Z31, Z9
+	VSUBPS           Z8, Z25, Z8
+	VADDPS           Z24, Z31, Z24
+	VMOVAPS          Z8, Z25
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z24, Z25
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z25, Z25
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z8, Z24
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z24, Z8
+	VMULPS.BCST      word_40000000<>+0(SB), Z4, Z4
+	VMULPS.BCST      word_c0000000<>+0(SB), Z28, Z24
+	VADDPS           Z4, Z2, Z28
+	VSUBPS           Z4, Z2, Z2
+	VMULPS.BCST      word_40000000<>+0(SB), Z12, Z4
+	VMULPS.BCST      word_c0000000<>+0(SB), Z9, Z9
+	VADDPS           Z4, Z28, Z12
+	VSUBPS           Z4, Z28, Z4
+	VADDPS           Z9, Z2, Z28
+	VSUBPS           Z9, Z2, Z2
+	VADDPS           Z24, Z6, Z9
+	VSUBPS           Z24, Z6, Z6
+	VMULPS.BCST      word_40000000<>+0(SB), Z25, Z24
+	VMULPS.BCST      word_c0000000<>+0(SB), Z8, Z8
+	VADDPS           Z24, Z9, Z25
+	VSUBPS           Z24, Z9, Z9
+	VADDPS           Z8, Z6, Z24
+	VSUBPS           Z8, Z6, Z6
+	VADDPS           Z20, Z0, Z8
+	VSUBPS           Z20, Z0, Z0
+	VADDPS           Z13, Z21, Z20
+	VSUBPS           Z5, Z1, Z31
+	VSUBPS           Z13, Z21, Z13
+	VADDPS           Z5, Z1, Z1
+	VMOVAPS          Z13, Z5
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z1, Z5
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z5, Z5
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z13, Z1
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z1, Z1
+	VMULPS.BCST      word_40000000<>+0(SB), Z17, Z13
+	VMULPS.BCST      word_c0000000<>+0(SB), Z3, Z3
+	VADDPS           Z13, Z8, Z17
+	VSUBPS           Z13, Z8, Z8
+	VMULPS.BCST      word_40000000<>+0(SB), Z20, Z13
+	VMULPS.BCST      word_c0000000<>+0(SB), Z31, Z20
+	VADDPS           Z13, Z17, Z21
+	VSUBPS           Z13, Z17, Z13
+	VADDPS           Z20, Z8, Z17
+	VSUBPS           Z20, Z8, Z8
+	VADDPS           Z3, Z0, Z20
+	VSUBPS           Z3, Z0, Z0
+	VMULPS.BCST      word_40000000<>+0(SB), Z5, Z3
+	VMULPS.BCST      word_c0000000<>+0(SB), Z1, Z1
+	VADDPS           Z3, Z20, Z5
+	VSUBPS           Z3, Z20, Z3
+	VADDPS           Z1, Z0, Z20
+	VSUBPS           Z1, Z0, Z0
+	VMOVUPS          Z23, (SI)
+	VMOVUPS          Z12, 64(SI)
+	VMOVUPS          Z30, 128(SI)
+	VMOVUPS          Z21, 192(SI)
+	VMOVUPS          Z27, 256(SI)
+	VMOVUPS          Z25, 320(SI)
+	VMOVUPS          Z14, 384(SI)
+	VMOVUPS          Z5, 448(SI)
+	VMOVUPS          Z29, 512(SI)
+	VMOVUPS          Z28, 576(SI)
+	VMOVUPS          Z26, 640(SI)
+	VMOVUPS          Z17, 704(SI)
+	VMOVUPS          Z19, 768(SI)
+	VMOVUPS          Z24, 832(SI)
+	VMOVUPS          Z22, 896(SI)
+	VMOVUPS          Z20, 960(SI)
+	VMOVUPS          Z15, 1024(SI)
+	VMOVUPS          Z4, 1088(SI)
+	VMOVUPS          Z18, 1152(SI)
+	VMOVUPS          Z13, 1216(SI)
+	VMOVUPS          Z16, 1280(SI)
+	VMOVUPS          Z9, 1344(SI)
+	VMOVUPS          Z10, 1408(SI)
+	VMOVUPS          Z3, 1472(SI)
+	VMOVUPS          Z7, 1536(SI)
+	VMOVUPS          Z2, 1600(SI)
+	VMOVUPS          Z11, 1664(SI)
+	VMOVUPS          Z8, 1728(SI)
+	VMOVUPS          2112(SI), Z1
+	VMOVUPS          Z1, 1792(SI)
+	VMOVUPS          Z6, 1856(SI)
+	VMOVUPS          2048(SI), Z1
+	VMOVUPS          Z1, 1920(SI)
+	VMOVUPS          Z0, 1984(SI)
+	MOVQ             bias_base+64(FP), R12
+	VBROADCASTSS     lo+88(FP), Z2
+	VBROADCASTSS     hi+92(FP), Z3
+	MOVQ             CX, R8
+	MOVQ             SI, R13
+	MOVQ             $0x00000020, R11
+
+spread:
+	VBROADCASTSS (R12), Z1
+	VADDPS       (R13), Z1, Z0
+	VMAXPS       Z0, Z2, Z0
+	VMINPS       Z0, Z3, Z0
+	VMOVUPS      Z0, (R8)
+	ADDQ         $0x04, R12
+	ADDQ         DX, R8
+	ADDQ         $0x00000040, R13
+	DECQ         R11
+	JNE          spread
+	ADDQ         $0x00000040, AX
+	ADDQ         $0x00000040, CX
+	DECQ         R10
+	JNE          vector
 	VZEROUPPER
 	RET
 
@@ -5633,6 +7145,1882 @@ group:
 	VZEROUPPER
 	RET
 
+// func circulantForwardImage64AVX512(dst []float32, dstStep int, x []float32, xStep int, vecs int, scratch []float32)
+// Requires: AVX, AVX512F
+TEXT ·circulantForwardImage64AVX512(SB), NOSPLIT, $0-96
+	MOVQ x_base+32(FP), AX
+	MOVQ xStep+56(FP), BX
+	SHLQ $0x02, BX
+	MOVQ dst_base+0(FP), CX
+	MOVQ dstStep+24(FP), DX
+	SHLQ $0x02, DX
+	MOVQ vecs+64(FP), R10
+	MOVQ scratch_base+72(FP), SI
+	LEAQ 13312(SI), DI
+
+vector:
+	MOVQ AX, R8
+	MOVQ SI, R13
+	MOVQ $0x00000040, R11
+
+gather:
+	VMOVUPS          (R8), Z0
+	VMOVUPS          Z0, (R13)
+	ADDQ             BX, R8
+	ADDQ             $0x00000040, R13
+	DECQ             R11
+	JNE              gather
+	VMOVUPS          (SI), Z0
+	VMOVUPS          2048(SI), Z1
+	VADDPS           Z1, Z0, Z2
+	VSUBPS           Z1, Z0, Z0
+	VMOVUPS          1024(SI), Z1
+	VMOVUPS          3072(SI), Z3
+	VADDPS           Z3, Z1, Z4
+	VSUBPS           Z3, Z1, Z1
+	VADDPS           Z4, Z2, Z3
+	VSUBPS           Z4, Z2, Z2
+	VMOVUPS          512(SI), Z4
+	VMOVUPS          2560(SI), Z5
+	VADDPS           Z5, Z4, Z6
+	VSUBPS           Z5, Z4, Z4
+	VMOVUPS          1536(SI), Z5
+	VMOVUPS          3584(SI), Z7
+	VADDPS           Z7, Z5, Z8
+	VSUBPS           Z7, Z5, Z5
+	VADDPS           Z8, Z6, Z7
+	VSUBPS           Z8, Z6, Z6
+	VADDPS           Z7, Z3, Z8
+	VSUBPS           Z7, Z3, Z3
+	VMOVAPS          Z4, Z7
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z5, Z7
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z4, Z5
+	VMOVAPS          Z0, Z4
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z7, Z4
+	VMOVAPS          Z1, Z9
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z5, Z9
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z7, Z0
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z5, Z1
+	VMOVUPS          256(SI), Z5
+	VMOVUPS          2304(SI), Z7
+	VADDPS           Z7, Z5, Z10
+	VSUBPS           Z7, Z5, Z5
+	VMOVUPS          1280(SI), Z7
+	VMOVUPS          3328(SI), Z11
+	VADDPS           Z11, Z7, Z12
+	VSUBPS           Z11, Z7, Z7
+	VADDPS           Z12, Z10, Z11
+	VSUBPS           Z12, Z10, Z10
+	VMOVUPS          768(SI), Z12
+	VMOVUPS          2816(SI), Z13
+	VADDPS           Z13, Z12, Z14
+	VSUBPS           Z13, Z12, Z12
+	VMOVUPS          1792(SI), Z13
+	VMOVUPS          3840(SI), Z15
+	VADDPS           Z15, Z13, Z16
+	VSUBPS           Z15, Z13, Z13
+	VADDPS           Z16, Z14, Z15
+	VSUBPS           Z16, Z14, Z14
+	VADDPS           Z15, Z11, Z16
+	VSUBPS           Z15, Z11, Z11
+	VMOVAPS          Z12, Z15
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z13, Z15
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z12, Z13
+	VMOVAPS          Z5, Z12
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z15, Z12
+	VMOVAPS          Z7, Z17
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z13, Z17
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z15, Z5
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z13, Z7
+	VADDPS           Z16, Z8, Z13
+	VSUBPS           Z16, Z8, Z8
+	VMOVAPS          Z12, Z15
+	VFMADD231PS.BCST word_bed413cd<>+0(SB), Z17, Z15
+	VFMADD231PS.BCST word_3ed413cd<>+0(SB), Z12, Z17
+	VMOVAPS          Z4, Z12
+	VFMADD231PS.BCST word_3f6c835e<>+0(SB), Z15, Z12
+	VMOVAPS          Z9, Z16
+	VFMADD231PS.BCST word_3f6c835e<>+0(SB), Z17, Z16
+	VFMADD231PS.BCST word_bf6c835e<>+0(SB), Z15, Z4
+	VFMADD231PS.BCST word_bf6c835e<>+0(SB), Z17, Z9
+	VMOVAPS          Z10, Z15
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z14, Z15
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z10, Z14
+	VMOVAPS          Z2, Z10
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z15, Z10
+	VMOVAPS          Z6, Z17
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z14, Z17
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z15, Z2
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z14, Z6
+	VMOVAPS          Z5, Z14
+	VFMADD231PS.BCST word_401a827a<>+0(SB), Z7, Z14
+	VFMADD231PS.BCST word_c01a827a<>+0(SB), Z5, Z7
+	VMOVAPS          Z0, Z5
+	VFMADD231PS.BCST word_3ec3ef15<>+0(SB), Z14, Z5
+	VMOVAPS          Z1, Z15
+	VFMADD231PS.BCST word_3ec3ef15<>+0(SB), Z7, Z15
+	VFMADD231PS.BCST word_bec3ef15<>+0(SB), Z14, Z0
+	VFMADD231PS.BCST word_bec3ef15<>+0(SB), Z7, Z1
+	VMOVUPS          128(SI), Z7
+	VMOVUPS          2176(SI), Z14
+	VADDPS           Z14, Z7, Z18
+	VSUBPS           Z14, Z7, Z7
+	VMOVUPS          1152(SI), Z14
+	VMOVUPS          3200(SI), Z19
+	VADDPS           Z19, Z14, Z20
+	VSUBPS           Z19, Z14, Z14
+	VADDPS           Z20, Z18, Z19
+	VSUBPS           Z20, Z18, Z18
+	VMOVUPS          640(SI), Z20
+	VMOVUPS          2688(SI), Z21
+	VADDPS           Z21, Z20, Z22
+	VSUBPS           Z21, Z20, Z20
+	VMOVUPS          1664(SI), Z21
+	VMOVUPS          3712(SI), Z23
+	VADDPS           Z23, Z21, Z24
+	VSUBPS           Z23, Z21, Z21
+	VADDPS           Z24, Z22, Z23
+	VSUBPS           Z24, Z22, Z22
+	VADDPS           Z23, Z19, Z24
+	VSUBPS           Z23, Z19, Z19
+	VMOVAPS          Z20, Z23
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z21, Z23
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z20, Z21
+	VMOVAPS          Z7, Z20
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z23, Z20
+	VMOVAPS          Z14, Z25
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z21, Z25
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z23, Z7
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z21, Z14
+	VMOVUPS          384(SI), Z21
+	VMOVUPS          2432(SI), Z23
+	VADDPS           Z23, Z21, Z26
+	VSUBPS           Z23, Z21, Z21
+	VMOVUPS          1408(SI), Z23
+	VMOVUPS          3456(SI), Z27
+	VADDPS           Z27, Z23, Z28
+	VSUBPS           Z27, Z23, Z23
+	VADDPS           Z28, Z26, Z27
+	VSUBPS           Z28, Z26, Z26
+	VMOVUPS          896(SI), Z28
+	VMOVUPS          2944(SI), Z29
+	VADDPS           Z29, Z28, Z30
+	VSUBPS           Z29, Z28, Z28
+	VMOVUPS          1920(SI), Z29
+	VMOVUPS          3968(SI), Z31
+	VMOVUPS          Z8, 4096(SI)
+	VADDPS           Z31, Z29, Z8
+	VSUBPS           Z31, Z29, Z29
+	VADDPS           Z8, Z30, Z31
+	VSUBPS           Z8, Z30, Z8
+	VADDPS           Z31, Z27, Z30
+	VSUBPS           Z31, Z27, Z27
+	VMOVAPS          Z28, Z31
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z29, Z31
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z28, Z29
+	VMOVAPS          Z21, Z28
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z31, Z28
+	VMOVUPS          Z9, 4160(SI)
+	VMOVAPS          Z23, Z9
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z29, Z9
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z31, Z21
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z29, Z23
+	VADDPS           Z30, Z24, Z29
+	VSUBPS           Z30, Z24, Z24
+	VMOVAPS          Z28, Z30
+	VFMADD231PS.BCST word_bed413cd<>+0(SB), Z9, Z30
+	VFMADD231PS.BCST word_3ed413cd<>+0(SB), Z28, Z9
+	VMOVAPS          Z20, Z28
+	VFMADD231PS.BCST word_3f6c835e<>+0(SB), Z30, Z28
+	VMOVAPS          Z25, Z31
+	VFMADD231PS.BCST word_3f6c835e<>+0(SB), Z9, Z31
+	VFMADD231PS.BCST word_bf6c835e<>+0(SB), Z30, Z20
+	VFMADD231PS.BCST word_bf6c835e<>+0(SB), Z9, Z25
+	VMOVAPS          Z26, Z9
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z8, Z9
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z26, Z8
+	VMOVAPS          Z18, Z26
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z9, Z26
+	VMOVAPS          Z22, Z30
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z8, Z30
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z9, Z18
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z8, Z22
+	VMOVAPS          Z21, Z8
+	VFMADD231PS.BCST word_401a827a<>+0(SB), Z23, Z8
+	VFMADD231PS.BCST word_c01a827a<>+0(SB), Z21, Z23
+	VMOVAPS          Z7, Z9
+	VFMADD231PS.BCST word_3ec3ef15<>+0(SB), Z8, Z9
+	VMOVAPS          Z14, Z21
+	VFMADD231PS.BCST word_3ec3ef15<>+0(SB), Z23, Z21
+	VFMADD231PS.BCST word_bec3ef15<>+0(SB), Z8, Z7
+	VFMADD231PS.BCST word_bec3ef15<>+0(SB), Z23, Z14
+	VADDPS           Z29, Z13, Z8
+	VSUBPS           Z29, Z13, Z13
+	VMOVAPS          Z28, Z23
+	VFMADD231PS.BCST word_be4bafaf<>+0(SB), Z31, Z23
+	VFMADD231PS.BCST word_3e4bafaf<>+0(SB), Z28, Z31
+	VMOVAPS          Z12, Z28
+	VFMADD231PS.BCST word_3f7b14be<>+0(SB), Z23, Z28
+	VMOVAPS          Z16, Z29
+	VFMADD231PS.BCST word_3f7b14be<>+0(SB), Z31, Z29
+	VFMADD231PS.BCST word_bf7b14be<>+0(SB), Z23, Z12
+	VFMADD231PS.BCST word_bf7b14be<>+0(SB), Z31, Z16
+	VMOVAPS          Z26, Z23
+	VFMADD231PS.BCST word_bed413cd<>+0(SB), Z30, Z23
+	VFMADD231PS.BCST word_3ed413cd<>+0(SB), Z26, Z30
+	VMOVAPS          Z10, Z26
+	VFMADD231PS.BCST word_3f6c835e<>+0(SB), Z23, Z26
+	VMOVAPS          Z17, Z31
+	VFMADD231PS.BCST word_3f6c835e<>+0(SB), Z30, Z31
+	VFMADD231PS.BCST word_bf6c835e<>+0(SB), Z23, Z10
+	VFMADD231PS.BCST word_bf6c835e<>+0(SB), Z30, Z17
+	VMOVAPS          Z9, Z23
+	VFMADD231PS.BCST word_3f2b0dc1<>+0(SB), Z21, Z23
+	VFMADD231PS.BCST word_bf2b0dc1<>+0(SB), Z9, Z21
+	VMOVAPS          Z5, Z9
+	VFMADD231PS.BCST word_3f54db31<>+0(SB), Z23, Z9
+	VMOVAPS          Z15, Z30
+	VFMADD231PS.BCST word_3f54db31<>+0(SB), Z21, Z30
+	VFMADD231PS.BCST word_bf54db31<>+0(SB), Z23, Z5
+	VFMADD231PS.BCST word_bf54db31<>+0(SB), Z21, Z15
+	VMOVAPS          Z19, Z21
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z27, Z21
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z19, Z27
+	VMOVAPS          Z3, Z19
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z21, Z19
+	VMOVAPS          Z11, Z23
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z27, Z23
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z21, Z3
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z27, Z11
+	VMOVAPS          Z7, Z21
+	VFMADD231PS.BCST word_bfbf90c7<>+0(SB), Z14, Z21
+	VFMADD231PS.BCST word_3fbf90c7<>+0(SB), Z7, Z14
+	VMOVAPS          Z0, Z7
+	VFMADD231PS.BCST word_3f0e39da<>+0(SB), Z21, Z7
+	VMOVAPS          Z1, Z27
+	VFMADD231PS.BCST word_3f0e39da<>+0(SB), Z14, Z27
+	VFMADD231PS.BCST word_bf0e39da<>+0(SB), Z21, Z0
+	VFMADD231PS.BCST word_bf0e39da<>+0(SB), Z14, Z1
+	VMOVAPS          Z18, Z14
+	VFMADD231PS.BCST word_401a827a<>+0(SB), Z22, Z14
+	VFMADD231PS.BCST word_c01a827a<>+0(SB), Z18, Z22
+	VMOVAPS          Z2, Z18
+	VFMADD231PS.BCST word_3ec3ef15<>+0(SB), Z14, Z18
+	VMOVAPS          Z6, Z21
+	VFMADD231PS.BCST word_3ec3ef15<>+0(SB), Z22, Z21
+	VFMADD231PS.BCST word_bec3ef15<>+0(SB), Z14, Z2
+	VFMADD231PS.BCST word_bec3ef15<>+0(SB), Z22, Z6
+	VMOVAPS          Z20, Z14
+	VFMADD231PS.BCST word_40a0dff7<>+0(SB), Z25, Z14
+	VFMADD231PS.BCST word_c0a0dff7<>+0(SB), Z20, Z25
+	VMOVAPS          Z4, Z20
+	VFMADD231PS.BCST word_3e47c5c2<>+0(SB), Z14, Z20
+	VMOVUPS          4160(SI), Z22
+	VMOVUPS          Z13, 4224(SI)
+	VMOVAPS          Z22, Z13
+	VFMADD231PS.BCST word_3e47c5c2<>+0(SB), Z25, Z13
+	VFMADD231PS.BCST word_be47c5c2<>+0(SB), Z14, Z4
+	VFMADD231PS.BCST word_be47c5c2<>+0(SB), Z25, Z22
+	VMOVUPS          64(SI), Z14
+	VMOVUPS          2112(SI), Z25
+	VMOVUPS          Z16, 4160(SI)
+	VADDPS           Z25, Z14, Z16
+	VSUBPS           Z25, Z14, Z14
+	VMOVUPS          1088(SI), Z25
+	VMOVUPS          Z12, 4288(SI)
+	VMOVUPS          3136(SI), Z12
+	VMOVUPS          Z17, 4352(SI)
+	VADDPS           Z12, Z25, Z17
+	VSUBPS           Z12, Z25, Z12
+	VADDPS           Z17, Z16, Z25
+	VSUBPS           Z17, Z16, Z16
+	VMOVUPS          576(SI), Z17
+	VMOVUPS          Z10, 4416(SI)
+	VMOVUPS          2624(SI), Z10
+	VMOVUPS          Z15, 4480(SI)
+	VADDPS           Z10, Z17, Z15
+	VSUBPS           Z10, Z17, Z10
+	VMOVUPS          1600(SI), Z17
+	VMOVUPS          Z5, 4544(SI)
+	VMOVUPS          3648(SI), Z5
+	VMOVUPS          Z11, 4608(SI)
+	VADDPS           Z5, Z17, Z11
+	VSUBPS           Z5, Z17, Z5
+	VADDPS           Z11, Z15, Z17
+	VSUBPS           Z11, Z15, Z11
+	VADDPS           Z17, Z25, Z15
+	VSUBPS           Z17, Z25, Z17
+	VMOVAPS          Z10, Z25
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z5, Z25
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z10, Z5
+	VMOVAPS          Z14, Z10
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z25, Z10
+	VMOVUPS          Z3, 4672(SI)
+	VMOVAPS          Z12, Z3
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z5, Z3
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z25, Z14
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z5, Z12
+	VMOVUPS          320(SI), Z5
+	VMOVUPS          2368(SI), Z25
+	VMOVUPS          Z1, 4736(SI)
+	VADDPS           Z25, Z5, Z1
+	VSUBPS           Z25, Z5, Z5
+	VMOVUPS          1344(SI), Z25
+	VMOVUPS          Z0, 4800(SI)
+	VMOVUPS          3392(SI), Z0
+	VMOVUPS          Z6, 4864(SI)
+	VADDPS           Z0, Z25, Z6
+	VSUBPS           Z0, Z25, Z0
+	VADDPS           Z6, Z1, Z25
+	VSUBPS           Z6, Z1, Z1
+	VMOVUPS          832(SI), Z6
+	VMOVUPS          Z2, 4928(SI)
+	VMOVUPS          2880(SI), Z2
+	VMOVUPS          Z22, 4992(SI)
+	VADDPS           Z2, Z6, Z22
+	VSUBPS           Z2, Z6, Z2
+	VMOVUPS          1856(SI), Z6
+	VMOVUPS          Z4, 5056(SI)
+	VMOVUPS          3904(SI), Z4
+	VMOVUPS          Z24, 5120(SI)
+	VADDPS           Z4, Z6, Z24
+	VSUBPS           Z4, Z6, Z4
+	VADDPS           Z24, Z22, Z6
+	VSUBPS           Z24, Z22, Z22
+	VADDPS           Z6, Z25, Z24
+	VSUBPS           Z6, Z25, Z6
+	VMOVAPS          Z2, Z25
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z4, Z25
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z2, Z4
+	VMOVAPS          Z5, Z2
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z25, Z2
+	VMOVUPS          Z13, 5184(SI)
+	VMOVAPS          Z0, Z13
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z4, Z13
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z25, Z5
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z4, Z0
+	VADDPS           Z24, Z15, Z4
+	VSUBPS           Z24, Z15, Z15
+	VMOVAPS          Z2, Z24
+	VFMADD231PS.BCST word_bed413cd<>+0(SB), Z13, Z24
+	VFMADD231PS.BCST word_3ed413cd<>+0(SB), Z2, Z13
+	VMOVAPS          Z10, Z2
+	VFMADD231PS.BCST word_3f6c835e<>+0(SB), Z24, Z2
+	VMOVAPS          Z3, Z25
+	VFMADD231PS.BCST word_3f6c835e<>+0(SB), Z13, Z25
+	VFMADD231PS.BCST word_bf6c835e<>+0(SB), Z24, Z10
+	VFMADD231PS.BCST word_bf6c835e<>+0(SB), Z13, Z3
+	VMOVAPS          Z1, Z13
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z22, Z13
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z1, Z22
+	VMOVAPS          Z16, Z1
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z13, Z1
+	VMOVAPS          Z11, Z24
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z22, Z24
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z13, Z16
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z22, Z11
+	VMOVAPS          Z5, Z13
+	VFMADD231PS.BCST word_401a827a<>+0(SB), Z0, Z13
+	VFMADD231PS.BCST word_c01a827a<>+0(SB), Z5, Z0
+	VMOVAPS          Z14, Z5
+	VFMADD231PS.BCST word_3ec3ef15<>+0(SB), Z13, Z5
+	VMOVAPS          Z12, Z22
+	VFMADD231PS.BCST word_3ec3ef15<>+0(SB), Z0, Z22
+	VFMADD231PS.BCST word_bec3ef15<>+0(SB), Z13, Z14
+	VFMADD231PS.BCST word_bec3ef15<>+0(SB), Z0, Z12
+	VMOVUPS          192(SI), Z0
+	VMOVUPS          2240(SI), Z13
+	VMOVUPS          Z15, 5248(SI)
+	VADDPS           Z13, Z0, Z15
+	VSUBPS           Z13, Z0, Z0
+	VMOVUPS          1216(SI), Z13
+	VMOVUPS          Z20, 5312(SI)
+	VMOVUPS          3264(SI), Z20
+	VMOVUPS          Z21, 5376(SI)
+	VADDPS           Z20, Z13, Z21
+	VSUBPS           Z20, Z13, Z13
+	VADDPS           Z21, Z15, Z20
+	VSUBPS           Z21, Z15, Z15
+	VMOVUPS          704(SI), Z21
+	VMOVUPS          Z18, 5440(SI)
+	VMOVUPS          2752(SI), Z18
+	VMOVUPS          Z27, 5504(SI)
+	VADDPS           Z18, Z21, Z27
+	VSUBPS           Z18, Z21, Z18
+	VMOVUPS          1728(SI), Z21
+	VMOVUPS          Z7, 5568(SI)
+	VMOVUPS          3776(SI), Z7
+	VMOVUPS          Z23, 5632(SI)
+	VADDPS           Z7, Z21, Z23
+	VSUBPS           Z7, Z21, Z7
+	VADDPS           Z23, Z27, Z21
+	VSUBPS           Z23, Z27, Z23
+	VADDPS           Z21, Z20, Z27
+	VSUBPS           Z21, Z20, Z20
+	VMOVAPS          Z18, Z21
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z7, Z21
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z18, Z7
+	VMOVAPS          Z0, Z18
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z21, Z18
+	VMOVUPS          Z19, 5696(SI)
+	VMOVAPS          Z13, Z19
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z7, Z19
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z21, Z0
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z7, Z13
+	VMOVUPS          448(SI), Z7
+	VMOVUPS          2496(SI), Z21
+	VMOVUPS          Z30, 5760(SI)
+	VADDPS           Z21, Z7, Z30
+	VSUBPS           Z21, Z7, Z7
+	VMOVUPS          1472(SI), Z21
+	VMOVUPS          Z9, 5824(SI)
+	VMOVUPS          3520(SI), Z9
+	VMOVUPS          Z31, 5888(SI)
+	VADDPS           Z9, Z21, Z31
+	VSUBPS           Z9, Z21, Z9
+	VADDPS           Z31, Z30, Z21
+	VSUBPS           Z31, Z30, Z30
+	VMOVUPS          960(SI), Z31
+	VMOVUPS          Z26, 5952(SI)
+	VMOVUPS          3008(SI), Z26
+	VMOVUPS          Z29, 6016(SI)
+	VADDPS           Z26, Z31, Z29
+	VSUBPS           Z26, Z31, Z26
+	VMOVUPS          1984(SI), Z31
+	VMOVUPS          Z28, 6080(SI)
+	VMOVUPS          4032(SI), Z28
+	VMOVUPS          Z8, 6144(SI)
+	VADDPS           Z28, Z31, Z8
+	VSUBPS           Z28, Z31, Z28
+	VADDPS           Z8, Z29, Z31
+	VSUBPS           Z8, Z29, Z8
+	VADDPS           Z31, Z21, Z29
+	VSUBPS           Z31, Z21, Z21
+	VMOVAPS          Z26, Z31
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z28, Z31
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z26, Z28
+	VMOVAPS          Z7, Z26
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z31, Z26
+	VMOVUPS          Z3, 6208(SI)
+	VMOVAPS          Z9, Z3
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z28, Z3
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z31, Z7
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z28, Z9
+	VADDPS           Z29, Z27, Z28
+	VSUBPS           Z29, Z27, Z27
+	VMOVAPS          Z26, Z29
+	VFMADD231PS.BCST word_bed413cd<>+0(SB), Z3, Z29
+	VFMADD231PS.BCST word_3ed413cd<>+0(SB), Z26, Z3
+	VMOVAPS          Z18, Z26
+	VFMADD231PS.BCST word_3f6c835e<>+0(SB), Z29, Z26
+	VMOVAPS          Z19, Z31
+	VFMADD231PS.BCST word_3f6c835e<>+0(SB), Z3, Z31
+	VFMADD231PS.BCST word_bf6c835e<>+0(SB), Z29, Z18
+	VFMADD231PS.BCST word_bf6c835e<>+0(SB), Z3, Z19
+	VMOVAPS          Z30, Z3
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z8, Z3
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z30, Z8
+	VMOVAPS          Z15, Z29
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z3, Z29
+	VMOVAPS          Z23, Z30
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z8, Z30
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z3, Z15
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z8, Z23
+	VMOVAPS          Z7, Z3
+	VFMADD231PS.BCST word_401a827a<>+0(SB), Z9, Z3
+	VFMADD231PS.BCST word_c01a827a<>+0(SB), Z7, Z9
+	VMOVAPS          Z0, Z7
+	VFMADD231PS.BCST word_3ec3ef15<>+0(SB), Z3, Z7
+	VMOVAPS          Z13, Z8
+	VFMADD231PS.BCST word_3ec3ef15<>+0(SB), Z9, Z8
+	VFMADD231PS.BCST word_bec3ef15<>+0(SB), Z3, Z0
+	VFMADD231PS.BCST word_bec3ef15<>+0(SB), Z9, Z13
+	VADDPS           Z28, Z4, Z3
+	VSUBPS           Z28, Z4, Z4
+	VMOVAPS          Z26, Z9
+	VFMADD231PS.BCST word_be4bafaf<>+0(SB), Z31, Z9
+	VFMADD231PS.BCST word_3e4bafaf<>+0(SB), Z26, Z31
+	VMOVAPS          Z2, Z26
+	VFMADD231PS.BCST word_3f7b14be<>+0(SB), Z9, Z26
+	VMOVAPS          Z25, Z28
+	VFMADD231PS.BCST word_3f7b14be<>+0(SB), Z31, Z28
+	VFMADD231PS.BCST word_bf7b14be<>+0(SB), Z9, Z2
+	VFMADD231PS.BCST word_bf7b14be<>+0(SB), Z31, Z25
+	VMOVAPS          Z29, Z9
+	VFMADD231PS.BCST word_bed413cd<>+0(SB), Z30, Z9
+	VFMADD231PS.BCST word_3ed413cd<>+0(SB), Z29, Z30
+	VMOVAPS          Z1, Z29
+	VFMADD231PS.BCST word_3f6c835e<>+0(SB), Z9, Z29
+	VMOVAPS          Z24, Z31
+	VFMADD231PS.BCST word_3f6c835e<>+0(SB), Z30, Z31
+	VFMADD231PS.BCST word_bf6c835e<>+0(SB), Z9, Z1
+	VFMADD231PS.BCST word_bf6c835e<>+0(SB), Z30, Z24
+	VMOVAPS          Z7, Z9
+	VFMADD231PS.BCST word_3f2b0dc1<>+0(SB), Z8, Z9
+	VFMADD231PS.BCST word_bf2b0dc1<>+0(SB), Z7, Z8
+	VMOVAPS          Z5, Z7
+	VFMADD231PS.BCST word_3f54db31<>+0(SB), Z9, Z7
+	VMOVAPS          Z22, Z30
+	VFMADD231PS.BCST word_3f54db31<>+0(SB), Z8, Z30
+	VFMADD231PS.BCST word_bf54db31<>+0(SB), Z9, Z5
+	VFMADD231PS.BCST word_bf54db31<>+0(SB), Z8, Z22
+	VMOVAPS          Z20, Z8
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z21, Z8
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z20, Z21
+	VMOVAPS          Z17, Z9
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z8, Z9
+	VMOVAPS          Z6, Z20
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z21, Z20
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z8, Z17
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z21, Z6
+	VMOVAPS          Z0, Z8
+	VFMADD231PS.BCST word_bfbf90c7<>+0(SB), Z13, Z8
+	VFMADD231PS.BCST word_3fbf90c7<>+0(SB), Z0, Z13
+	VMOVAPS          Z14, Z0
+	VFMADD231PS.BCST word_3f0e39da<>+0(SB), Z8, Z0
+	VMOVAPS          Z12, Z21
+	VFMADD231PS.BCST word_3f0e39da<>+0(SB), Z13, Z21
+	VFMADD231PS.BCST word_bf0e39da<>+0(SB), Z8, Z14
+	VFMADD231PS.BCST word_bf0e39da<>+0(SB), Z13, Z12
+	VMOVAPS          Z15, Z8
+	VFMADD231PS.BCST word_401a827a<>+0(SB), Z23, Z8
+	VFMADD231PS.BCST word_c01a827a<>+0(SB), Z15, Z23
+	VMOVAPS          Z16, Z13
+	VFMADD231PS.BCST word_3ec3ef15<>+0(SB), Z8, Z13
+	VMOVAPS          Z11, Z15
+	VFMADD231PS.BCST word_3ec3ef15<>+0(SB), Z23, Z15
+	VFMADD231PS.BCST word_bec3ef15<>+0(SB), Z8, Z16
+	VFMADD231PS.BCST word_bec3ef15<>+0(SB), Z23, Z11
+	VMOVAPS          Z18, Z8
+	VFMADD231PS.BCST word_40a0dff7<>+0(SB), Z19, Z8
+	VFMADD231PS.BCST word_c0a0dff7<>+0(SB), Z18, Z19
+	VMOVAPS          Z10, Z18
+	VFMADD231PS.BCST word_3e47c5c2<>+0(SB), Z8, Z18
+	VMOVUPS          6208(SI), Z23
+	VMOVUPS          Z4, 6272(SI)
+	VMOVAPS          Z23, Z4
+	VFMADD231PS.BCST word_3e47c5c2<>+0(SB), Z19, Z4
+	VFMADD231PS.BCST word_be47c5c2<>+0(SB), Z8, Z10
+	VFMADD231PS.BCST word_be47c5c2<>+0(SB), Z19, Z23
+	VMOVUPS          6144(SI), Z8
+	VADDPS           Z8, Z3, Z19
+	VMOVUPS          Z19, (DI)
+	VSUBPS           Z3, Z8, Z3
+	VMOVUPS          Z3, 64(DI)
+	VMOVAPS          Z26, Z3
+	VFMADD231PS.BCST word_bdc9b5dc<>+0(SB), Z28, Z3
+	VFMADD231PS.BCST word_3dc9b5dc<>+0(SB), Z26, Z28
+	VMOVUPS          6080(SI), Z8
+	VMOVAPS          Z8, Z19
+	VFMADD231PS.BCST word_3f7ec46d<>+0(SB), Z3, Z19
+	VMOVUPS          6016(SI), Z26
+	VMOVUPS          Z2, 6144(SI)
+	VMOVAPS          Z26, Z2
+	VFMADD231PS.BCST word_3f7ec46d<>+0(SB), Z28, Z2
+	VMOVUPS          Z25, 6208(SI)
+	VSUBPS           Z2, Z19, Z25
+	VMOVUPS          Z25, 128(DI)
+	VMOVUPS          Z19, 192(DI)
+	VMULPS.BCST      word_bf800000<>+0(SB), Z2, Z2
+	VMOVUPS          Z2, 256(DI)
+	VFMADD231PS.BCST word_bf7ec46d<>+0(SB), Z3, Z8
+	VFMADD231PS.BCST word_bf7ec46d<>+0(SB), Z28, Z26
+	VADDPS           Z26, Z8, Z2
+	VMOVUPS          Z2, 5888(DI)
+	VMOVUPS          Z8, 5952(DI)
+	VMOVUPS          Z26, 6016(DI)
+	VMOVAPS          Z29, Z2
+	VFMADD231PS.BCST word_be4bafaf<>+0(SB), Z31, Z2
+	VFMADD231PS.BCST word_3e4bafaf<>+0(SB), Z29, Z31
+	VMOVUPS          5952(SI), Z3
+	VMOVAPS          Z3, Z8
+	VFMADD231PS.BCST word_3f7b14be<>+0(SB), Z2, Z8
+	VMOVUPS          5888(SI), Z19
+	VMOVAPS          Z19, Z25
+	VFMADD231PS.BCST word_3f7b14be<>+0(SB), Z31, Z25
+	VSUBPS           Z25, Z8, Z26
+	VMOVUPS          Z26, 320(DI)
+	VMOVUPS          Z8, 384(DI)
+	VMULPS.BCST      word_bf800000<>+0(SB), Z25, Z8
+	VMOVUPS          Z8, 448(DI)
+	VFMADD231PS.BCST word_bf7b14be<>+0(SB), Z2, Z3
+	VFMADD231PS.BCST word_bf7b14be<>+0(SB), Z31, Z19
+	VADDPS           Z19, Z3, Z2
+	VMOVUPS          Z2, 5696(DI)
+	VMOVUPS          Z3, 5760(DI)
+	VMOVUPS          Z19, 5824(DI)
+	VMOVAPS          Z7, Z2
+	VFMADD231PS.BCST word_3e9b5042<>+0(SB), Z30, Z2
+	VFMADD231PS.BCST word_be9b5042<>+0(SB), Z7, Z30
+	VMOVUPS          5824(SI), Z3
+	VMOVAPS          Z3, Z7
+	VFMADD231PS.BCST word_3f74fa0b<>+0(SB), Z2, Z7
+	VMOVUPS          5760(SI), Z8
+	VMOVAPS          Z8, Z19
+	VFMADD231PS.BCST word_3f74fa0b<>+0(SB), Z30, Z19
+	VADDPS           Z19, Z7, Z25
+	VMOVUPS          Z25, 512(DI)
+	VMOVUPS          Z7, 576(DI)
+	VMOVUPS          Z19, 640(DI)
+	VFMADD231PS.BCST word_bf74fa0b<>+0(SB), Z2, Z3
+	VFMADD231PS.BCST word_bf74fa0b<>+0(SB), Z30, Z8
+	VSUBPS           Z8, Z3, Z2
+	VMOVUPS          Z2, 5504(DI)
+	VMOVUPS          Z3, 5568(DI)
+	VMULPS.BCST      word_bf800000<>+0(SB), Z8, Z2
+	VMOVUPS          Z2, 5632(DI)
+	VMOVAPS          Z9, Z2
+	VFMADD231PS.BCST word_bed413cd<>+0(SB), Z20, Z2
+	VFMADD231PS.BCST word_3ed413cd<>+0(SB), Z9, Z20
+	VMOVUPS          5696(SI), Z3
+	VMOVAPS          Z3, Z7
+	VFMADD231PS.BCST word_3f6c835e<>+0(SB), Z2, Z7
+	VMOVUPS          5632(SI), Z8
+	VMOVAPS          Z8, Z9
+	VFMADD231PS.BCST word_3f6c835e<>+0(SB), Z20, Z9
+	VSUBPS           Z9, Z7, Z19
+	VMOVUPS          Z19, 704(DI)
+	VMOVUPS          Z7, 768(DI)
+	VMULPS.BCST      word_bf800000<>+0(SB), Z9, Z7
+	VMOVUPS          Z7, 832(DI)
+	VFMADD231PS.BCST word_bf6c835e<>+0(SB), Z2, Z3
+	VFMADD231PS.BCST word_bf6c835e<>+0(SB), Z20, Z8
+	VADDPS           Z8, Z3, Z2
+	VMOVUPS          Z2, 5312(DI)
+	VMOVUPS          Z3, 5376(DI)
+	VMOVUPS          Z8, 5440(DI)
+	VMOVAPS          Z0, Z2
+	VFMADD231PS.BCST word_bf08d5b9<>+0(SB), Z21, Z2
+	VFMADD231PS.BCST word_3f08d5b9<>+0(SB), Z0, Z21
+	VMOVUPS          5568(SI), Z0
+	VMOVAPS          Z0, Z3
+	VFMADD231PS.BCST word_3f61c598<>+0(SB), Z2, Z3
+	VMOVUPS          5504(SI), Z7
+	VMOVAPS          Z7, Z8
+	VFMADD231PS.BCST word_3f61c598<>+0(SB), Z21, Z8
+	VSUBPS           Z8, Z3, Z9
+	VMOVUPS          Z9, 896(DI)
+	VMOVUPS          Z3, 960(DI)
+	VMULPS.BCST      word_bf800000<>+0(SB), Z8, Z3
+	VMOVUPS          Z3, 1024(DI)
+	VFMADD231PS.BCST word_bf61c598<>+0(SB), Z2, Z0
+	VFMADD231PS.BCST word_bf61c598<>+0(SB), Z21, Z7
+	VADDPS           Z7, Z0, Z2
+	VMOVUPS          Z2, 5120(DI)
+	VMOVUPS          Z0, 5184(DI)
+	VMOVUPS          Z7, 5248(DI)
+	VMOVAPS          Z13, Z0
+	VFMADD231PS.BCST word_3f2b0dc1<>+0(SB), Z15, Z0
+	VFMADD231PS.BCST word_bf2b0dc1<>+0(SB), Z13, Z15
+	VMOVUPS          5440(SI), Z2
+	VMOVAPS          Z2, Z3
+	VFMADD231PS.BCST word_3f54db31<>+0(SB), Z0, Z3
+	VMOVUPS          5376(SI), Z7
+	VMOVAPS          Z7, Z8
+	VFMADD231PS.BCST word_3f54db31<>+0(SB), Z15, Z8
+	VADDPS           Z8, Z3, Z9
+	VMOVUPS          Z9, 1088(DI)
+	VMOVUPS          Z3, 1152(DI)
+	VMOVUPS          Z8, 1216(DI)
+	VFMADD231PS.BCST word_bf54db31<>+0(SB), Z0, Z2
+	VFMADD231PS.BCST word_bf54db31<>+0(SB), Z15, Z7
+	VSUBPS           Z7, Z2, Z0
+	VMOVUPS          Z0, 4928(DI)
+	VMOVUPS          Z2, 4992(DI)
+	VMULPS.BCST      word_bf800000<>+0(SB), Z7, Z0
+	VMOVUPS          Z0, 5056(DI)
+	VMOVAPS          Z18, Z0
+	VFMADD231PS.BCST word_3f521801<>+0(SB), Z4, Z0
+	VFMADD231PS.BCST word_bf521801<>+0(SB), Z18, Z4
+	VMOVUPS          5312(SI), Z2
+	VMOVAPS          Z2, Z3
+	VFMADD231PS.BCST word_3f45e403<>+0(SB), Z0, Z3
+	VMOVUPS          5184(SI), Z7
+	VMOVAPS          Z7, Z8
+	VFMADD231PS.BCST word_3f45e403<>+0(SB), Z4, Z8
+	VADDPS           Z8, Z3, Z9
+	VMOVUPS          Z9, 1280(DI)
+	VMOVUPS          Z3, 1344(DI)
+	VMOVUPS          Z8, 1408(DI)
+	VFMADD231PS.BCST word_bf45e403<>+0(SB), Z0, Z2
+	VFMADD231PS.BCST word_bf45e403<>+0(SB), Z4, Z7
+	VSUBPS           Z7, Z2, Z0
+	VMOVUPS          Z0, 4736(DI)
+	VMOVUPS          Z2, 4800(DI)
+	VMULPS.BCST      word_bf800000<>+0(SB), Z7, Z0
+	VMOVUPS          Z0, 4864(DI)
+	VMOVUPS          5248(SI), Z0
+	VMOVAPS          Z0, Z2
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z27, Z2
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z0, Z27
+	VMOVUPS          4096(SI), Z0
+	VMOVAPS          Z0, Z3
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z2, Z3
+	VMOVUPS          5120(SI), Z4
+	VMOVAPS          Z4, Z7
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z27, Z7
+	VSUBPS           Z7, Z3, Z8
+	VMOVUPS          Z8, 1472(DI)
+	VMOVUPS          Z3, 1536(DI)
+	VMULPS.BCST      word_bf800000<>+0(SB), Z7, Z3
+	VMOVUPS          Z3, 1600(DI)
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z2, Z0
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z27, Z4
+	VADDPS           Z4, Z0, Z2
+	VMOVUPS          Z2, 4544(DI)
+	VMOVUPS          Z0, 4608(DI)
+	VMOVUPS          Z4, 4672(DI)
+	VMOVAPS          Z10, Z0
+	VFMADD231PS.BCST word_bf9bf7ec<>+0(SB), Z23, Z0
+	VFMADD231PS.BCST word_3f9bf7ec<>+0(SB), Z10, Z23
+	VMOVUPS          5056(SI), Z2
+	VMOVAPS          Z2, Z3
+	VFMADD231PS.BCST word_3f226799<>+0(SB), Z0, Z3
+	VMOVUPS          4992(SI), Z4
+	VMOVAPS          Z4, Z7
+	VFMADD231PS.BCST word_3f226799<>+0(SB), Z23, Z7
+	VSUBPS           Z7, Z3, Z8
+	VMOVUPS          Z8, 1664(DI)
+	VMOVUPS          Z3, 1728(DI)
+	VMULPS.BCST      word_bf800000<>+0(SB), Z7, Z3
+	VMOVUPS          Z3, 1792(DI)
+	VFMADD231PS.BCST word_bf226799<>+0(SB), Z0, Z2
+	VFMADD231PS.BCST word_bf226799<>+0(SB), Z23, Z4
+	VADDPS           Z4, Z2, Z0
+	VMOVUPS          Z0, 4352(DI)
+	VMOVUPS          Z2, 4416(DI)
+	VMOVUPS          Z4, 4480(DI)
+	VMOVAPS          Z16, Z0
+	VFMADD231PS.BCST word_bfbf90c7<>+0(SB), Z11, Z0
+	VFMADD231PS.BCST word_3fbf90c7<>+0(SB), Z16, Z11
+	VMOVUPS          4928(SI), Z2
+	VMOVAPS          Z2, Z3
+	VFMADD231PS.BCST word_3f0e39da<>+0(SB), Z0, Z3
+	VMOVUPS          4864(SI), Z4
+	VMOVAPS          Z4, Z7
+	VFMADD231PS.BCST word_3f0e39da<>+0(SB), Z11, Z7
+	VSUBPS           Z7, Z3, Z8
+	VMOVUPS          Z8, 1856(DI)
+	VMOVUPS          Z3, 1920(DI)
+	VMULPS.BCST      word_bf800000<>+0(SB), Z7, Z3
+	VMOVUPS          Z3, 1984(DI)
+	VFMADD231PS.BCST word_bf0e39da<>+0(SB), Z0, Z2
+	VFMADD231PS.BCST word_bf0e39da<>+0(SB), Z11, Z4
+	VADDPS           Z4, Z2, Z0
+	VMOVUPS          Z0, 4160(DI)
+	VMOVUPS          Z2, 4224(DI)
+	VMOVUPS          Z4, 4288(DI)
+	VMOVAPS          Z14, Z0
+	VFMADD231PS.BCST word_3fef789e<>+0(SB), Z12, Z0
+	VFMADD231PS.BCST word_bfef789e<>+0(SB), Z14, Z12
+	VMOVUPS          4800(SI), Z2
+	VMOVAPS          Z2, Z3
+	VFMADD231PS.BCST word_3ef15aea<>+0(SB), Z0, Z3
+	VMOVUPS          4736(SI), Z4
+	VMOVAPS          Z4, Z7
+	VFMADD231PS.BCST word_3ef15aea<>+0(SB), Z12, Z7
+	VADDPS           Z7, Z3, Z8
+	VMOVUPS          Z8, 2048(DI)
+	VMOVUPS          Z3, 2112(DI)
+	VMOVUPS          Z7, 2176(DI)
+	VFMADD231PS.BCST word_bef15aea<>+0(SB), Z0, Z2
+	VFMADD231PS.BCST word_bef15aea<>+0(SB), Z12, Z4
+	VSUBPS           Z4, Z2, Z0
+	VMOVUPS          Z0, 3968(DI)
+	VMOVUPS          Z2, 4032(DI)
+	VMULPS.BCST      word_bf800000<>+0(SB), Z4, Z0
+	VMOVUPS          Z0, 4096(DI)
+	VMOVAPS          Z17, Z0
+	VFMADD231PS.BCST word_401a827a<>+0(SB), Z6, Z0
+	VFMADD231PS.BCST word_c01a827a<>+0(SB), Z17, Z6
+	VMOVUPS          4672(SI), Z2
+	VMOVAPS          Z2, Z3
+	VFMADD231PS.BCST word_3ec3ef15<>+0(SB), Z0, Z3
+	VMOVUPS          4608(SI), Z4
+	VMOVAPS          Z4, Z7
+	VFMADD231PS.BCST word_3ec3ef15<>+0(SB), Z6, Z7
+	VADDPS           Z7, Z3, Z8
+	VMOVUPS          Z8, 2240(DI)
+	VMOVUPS          Z3, 2304(DI)
+	VMOVUPS          Z7, 2368(DI)
+	VFMADD231PS.BCST word_bec3ef15<>+0(SB), Z0, Z2
+	VFMADD231PS.BCST word_bec3ef15<>+0(SB), Z6, Z4
+	VSUBPS           Z4, Z2, Z0
+	VMOVUPS          Z0, 3776(DI)
+	VMOVUPS          Z2, 3840(DI)
+	VMULPS.BCST      word_bf800000<>+0(SB), Z4, Z0
+	VMOVUPS          Z0, 3904(DI)
+	VMOVAPS          Z5, Z0
+	VFMADD231PS.BCST word_c052facf<>+0(SB), Z22, Z0
+	VFMADD231PS.BCST word_4052facf<>+0(SB), Z5, Z22
+	VMOVUPS          4544(SI), Z2
+	VMOVAPS          Z2, Z3
+	VFMADD231PS.BCST word_3e94a031<>+0(SB), Z0, Z3
+	VMOVUPS          4480(SI), Z4
+	VMOVAPS          Z4, Z5
+	VFMADD231PS.BCST word_3e94a031<>+0(SB), Z22, Z5
+	VSUBPS           Z5, Z3, Z6
+	VMOVUPS          Z6, 2432(DI)
+	VMOVUPS          Z3, 2496(DI)
+	VMULPS.BCST      word_bf800000<>+0(SB), Z5, Z3
+	VMOVUPS          Z3, 2560(DI)
+	VFMADD231PS.BCST word_be94a031<>+0(SB), Z0, Z2
+	VFMADD231PS.BCST word_be94a031<>+0(SB), Z22, Z4
+	VADDPS           Z4, Z2, Z0
+	VMOVUPS          Z0, 3584(DI)
+	VMOVUPS          Z2, 3648(DI)
+	VMOVUPS          Z4, 3712(DI)
+	VMOVAPS          Z1, Z0
+	VFMADD231PS.BCST word_40a0dff7<>+0(SB), Z24, Z0
+	VFMADD231PS.BCST word_c0a0dff7<>+0(SB), Z1, Z24
+	VMOVUPS          4416(SI), Z1
+	VMOVAPS          Z1, Z2
+	VFMADD231PS.BCST word_3e47c5c2<>+0(SB), Z0, Z2
+	VMOVUPS          4352(SI), Z3
+	VMOVAPS          Z3, Z4
+	VFMADD231PS.BCST word_3e47c5c2<>+0(SB), Z24, Z4
+	VADDPS           Z4, Z2, Z5
+	VMOVUPS          Z5, 2624(DI)
+	VMOVUPS          Z2, 2688(DI)
+	VMOVUPS          Z4, 2752(DI)
+	VFMADD231PS.BCST word_be47c5c2<>+0(SB), Z0, Z1
+	VFMADD231PS.BCST word_be47c5c2<>+0(SB), Z24, Z3
+	VSUBPS           Z3, Z1, Z0
+	VMOVUPS          Z0, 3392(DI)
+	VMOVUPS          Z1, 3456(DI)
+	VMULPS.BCST      word_bf800000<>+0(SB), Z3, Z0
+	VMOVUPS          Z0, 3520(DI)
+	VMOVUPS          6144(SI), Z0
+	VMOVUPS          6208(SI), Z1
+	VMOVAPS          Z0, Z2
+	VFMADD231PS.BCST word_41227363<>+0(SB), Z1, Z2
+	VFMADD231PS.BCST word_c1227363<>+0(SB), Z0, Z1
+	VMOVUPS          4288(SI), Z0
+	VMOVAPS          Z0, Z3
+	VFMADD231PS.BCST word_3dc8bd36<>+0(SB), Z2, Z3
+	VMOVUPS          4160(SI), Z4
+	VMOVAPS          Z4, Z5
+	VFMADD231PS.BCST word_3dc8bd36<>+0(SB), Z1, Z5
+	VADDPS           Z5, Z3, Z6
+	VMOVUPS          Z6, 2816(DI)
+	VMOVUPS          Z3, 2880(DI)
+	VMOVUPS          Z5, 2944(DI)
+	VFMADD231PS.BCST word_bdc8bd36<>+0(SB), Z2, Z0
+	VFMADD231PS.BCST word_bdc8bd36<>+0(SB), Z1, Z4
+	VSUBPS           Z4, Z0, Z1
+	VMOVUPS          Z1, 3200(DI)
+	VMOVUPS          Z0, 3264(DI)
+	VMULPS.BCST      word_bf800000<>+0(SB), Z4, Z0
+	VMOVUPS          Z0, 3328(DI)
+	VMOVUPS          4224(SI), Z0
+	VMOVUPS          6272(SI), Z1
+	VSUBPS           Z1, Z0, Z2
+	VMOVUPS          Z2, 3008(DI)
+	VMOVUPS          Z0, 3072(DI)
+	VMULPS.BCST      word_bf800000<>+0(SB), Z1, Z0
+	VMOVUPS          Z0, 3136(DI)
+	MOVQ             CX, R8
+	MOVQ             DI, R13
+	MOVQ             $0x0000005f, R11
+
+spread:
+	VMOVUPS (R13), Z0
+	VMOVUPS Z0, (R8)
+	ADDQ    DX, R8
+	ADDQ    $0x00000040, R13
+	DECQ    R11
+	JNE     spread
+	ADDQ    $0x00000040, AX
+	ADDQ    $0x00000040, CX
+	DECQ    R10
+	JNE     vector
+	VZEROUPPER
+	RET
+
+// func circulantInverseImage64AVX512(y []float32, yStep int, src []float32, srcStep int, bias []float32, lo float32, hi float32, vecs int, scratch []float32)
+// Requires: AVX, AVX512F
+TEXT ·circulantInverseImage64AVX512(SB), NOSPLIT, $0-128
+	MOVQ src_base+32(FP), AX
+	MOVQ srcStep+56(FP), BX
+	SHLQ $0x02, BX
+	MOVQ y_base+0(FP), CX
+	MOVQ yStep+24(FP), DX
+	SHLQ $0x02, DX
+	MOVQ vecs+96(FP), R10
+	MOVQ scratch_base+104(FP), SI
+	LEAQ 13312(SI), DI
+
+vector:
+	MOVQ AX, R8
+	MOVQ DI, R13
+	MOVQ $0x0000005f, R11
+
+gather:
+	VMOVUPS          (R8), Z0
+	VMOVUPS          Z0, (R13)
+	ADDQ             BX, R8
+	ADDQ             $0x00000040, R13
+	DECQ             R11
+	JNE              gather
+	VMOVUPS          (DI), Z0
+	VMOVUPS          64(DI), Z1
+	VADDPS           Z1, Z0, Z2
+	VSUBPS           Z1, Z0, Z0
+	VMOVUPS          128(DI), Z1
+	VSUBPS           256(DI), Z1, Z3
+	VADDPS           192(DI), Z1, Z1
+	VMOVUPS          5888(DI), Z4
+	VSUBPS           6016(DI), Z4, Z5
+	VADDPS           5952(DI), Z4, Z4
+	VADDPS           Z5, Z3, Z6
+	VSUBPS           Z4, Z1, Z7
+	VSUBPS           Z5, Z3, Z3
+	VADDPS           Z4, Z1, Z1
+	VMOVAPS          Z3, Z4
+	VFMADD231PS.BCST word_bdc9b5dc<>+0(SB), Z1, Z4
+	VMULPS.BCST      word_3f7ec46d<>+0(SB), Z4, Z4
+	VFMADD231PS.BCST word_3dc9b5dc<>+0(SB), Z3, Z1
+	VMULPS.BCST      word_3f7ec46d<>+0(SB), Z1, Z1
+	VMOVUPS          320(DI), Z3
+	VSUBPS           448(DI), Z3, Z5
+	VADDPS           384(DI), Z3, Z3
+	VMOVUPS          5696(DI), Z8
+	VSUBPS           5824(DI), Z8, Z9
+	VADDPS           5760(DI), Z8, Z8
+	VADDPS           Z9, Z5, Z10
+	VSUBPS           Z8, Z3, Z11
+	VSUBPS           Z9, Z5, Z5
+	VADDPS           Z8, Z3, Z3
+	VMOVAPS          Z5, Z8
+	VFMADD231PS.BCST word_be4bafaf<>+0(SB), Z3, Z8
+	VMULPS.BCST      word_3f7b14be<>+0(SB), Z8, Z8
+	VFMADD231PS.BCST word_3e4bafaf<>+0(SB), Z5, Z3
+	VMULPS.BCST      word_3f7b14be<>+0(SB), Z3, Z3
+	VMOVUPS          512(DI), Z5
+	VSUBPS           640(DI), Z5, Z9
+	VADDPS           576(DI), Z5, Z5
+	VMOVUPS          5504(DI), Z12
+	VSUBPS           5632(DI), Z12, Z13
+	VADDPS           5568(DI), Z12, Z12
+	VADDPS           Z13, Z9, Z14
+	VSUBPS           Z12, Z5, Z15
+	VSUBPS           Z13, Z9, Z9
+	VADDPS           Z12, Z5, Z5
+	VMOVAPS          Z9, Z12
+	VFMADD231PS.BCST word_be9b5042<>+0(SB), Z5, Z12
+	VMULPS.BCST      word_3f74fa0b<>+0(SB), Z12, Z12
+	VFMADD231PS.BCST word_3e9b5042<>+0(SB), Z9, Z5
+	VMULPS.BCST      word_3f74fa0b<>+0(SB), Z5, Z5
+	VMOVUPS          704(DI), Z9
+	VSUBPS           832(DI), Z9, Z13
+	VADDPS           768(DI), Z9, Z9
+	VMOVUPS          5312(DI), Z16
+	VSUBPS           5440(DI), Z16, Z17
+	VADDPS           5376(DI), Z16, Z16
+	VADDPS           Z17, Z13, Z18
+	VSUBPS           Z16, Z9, Z19
+	VSUBPS           Z17, Z13, Z13
+	VADDPS           Z16, Z9, Z9
+	VMOVAPS          Z13, Z16
+	VFMADD231PS.BCST word_bed413cd<>+0(SB), Z9, Z16
+	VMULPS.BCST      word_3f6c835e<>+0(SB), Z16, Z16
+	VFMADD231PS.BCST word_3ed413cd<>+0(SB), Z13, Z9
+	VMULPS.BCST      word_3f6c835e<>+0(SB), Z9, Z9
+	VMOVUPS          896(DI), Z13
+	VSUBPS           1024(DI), Z13, Z17
+	VADDPS           960(DI), Z13, Z13
+	VMOVUPS          5120(DI), Z20
+	VSUBPS           5248(DI), Z20, Z21
+	VADDPS           5184(DI), Z20, Z20
+	VADDPS           Z21, Z17, Z22
+	VSUBPS           Z20, Z13, Z23
+	VSUBPS           Z21, Z17, Z17
+	VADDPS           Z20, Z13, Z13
+	VMOVAPS          Z17, Z20
+	VFMADD231PS.BCST word_bf08d5b9<>+0(SB), Z13, Z20
+	VMULPS.BCST      word_3f61c598<>+0(SB), Z20, Z20
+	VFMADD231PS.BCST word_3f08d5b9<>+0(SB), Z17, Z13
+	VMULPS.BCST      word_3f61c598<>+0(SB), Z13, Z13
+	VMOVUPS          1088(DI), Z17
+	VSUBPS           1216(DI), Z17, Z21
+	VADDPS           1152(DI), Z17, Z17
+	VMOVUPS          4928(DI), Z24
+	VSUBPS           5056(DI), Z24, Z25
+	VADDPS           4992(DI), Z24, Z24
+	VADDPS           Z25, Z21, Z26
+	VSUBPS           Z24, Z17, Z27
+	VSUBPS           Z25, Z21, Z21
+	VADDPS           Z24, Z17, Z17
+	VMOVAPS          Z21, Z24
+	VFMADD231PS.BCST word_bf2b0dc1<>+0(SB), Z17, Z24
+	VMULPS.BCST      word_3f54db31<>+0(SB), Z24, Z24
+	VFMADD231PS.BCST word_3f2b0dc1<>+0(SB), Z21, Z17
+	VMULPS.BCST      word_3f54db31<>+0(SB), Z17, Z17
+	VMOVUPS          1280(DI), Z21
+	VSUBPS           1408(DI), Z21, Z25
+	VADDPS           1344(DI), Z21, Z21
+	VMOVUPS          4736(DI), Z28
+	VSUBPS           4864(DI), Z28, Z29
+	VADDPS           4800(DI), Z28, Z28
+	VADDPS           Z29, Z25, Z30
+	VSUBPS           Z28, Z21, Z31
+	VSUBPS           Z29, Z25, Z25
+	VADDPS           Z28, Z21, Z21
+	VMOVAPS          Z25, Z28
+	VFMADD231PS.BCST word_bf521801<>+0(SB), Z21, Z28
+	VMULPS.BCST      word_3f45e403<>+0(SB), Z28, Z28
+	VFMADD231PS.BCST word_3f521801<>+0(SB), Z25, Z21
+	VMULPS.BCST      word_3f45e403<>+0(SB), Z21, Z21
+	VMOVUPS          1472(DI), Z25
+	VSUBPS           1600(DI), Z25, Z29
+	VADDPS           1536(DI), Z25, Z25
+	VMOVUPS          Z21, 4096(SI)
+	VMOVUPS          4544(DI), Z21
+	VMOVUPS          Z28, 4160(SI)
+	VSUBPS           4672(DI), Z21, Z28
+	VADDPS           4608(DI), Z21, Z21
+	VMOVUPS          Z17, 4224(SI)
+	VADDPS           Z28, Z29, Z17
+	VMOVUPS          Z24, 4288(SI)
+	VSUBPS           Z21, Z25, Z24
+	VSUBPS           Z28, Z29, Z28
+	VADDPS           Z21, Z25, Z21
+	VMOVAPS          Z28, Z25
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z21, Z25
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z25, Z25
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z28, Z21
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z21, Z21
+	VMOVUPS          1664(DI), Z28
+	VSUBPS           1792(DI), Z28, Z29
+	VADDPS           1728(DI), Z28, Z28
+	VMOVUPS          Z21, 4352(SI)
+	VMOVUPS          4352(DI), Z21
+	VMOVUPS          Z25, 4416(SI)
+	VSUBPS           4480(DI), Z21, Z25
+	VADDPS           4416(DI), Z21, Z21
+	VMOVUPS          Z13, 4480(SI)
+	VADDPS           Z25, Z29, Z13
+	VMOVUPS          Z20, 4544(SI)
+	VSUBPS           Z21, Z28, Z20
+	VSUBPS           Z25, Z29, Z25
+	VADDPS           Z21, Z28, Z21
+	VMOVAPS          Z25, Z28
+	VFMADD231PS.BCST word_bf9bf7ec<>+0(SB), Z21, Z28
+	VMULPS.BCST      word_3f226799<>+0(SB), Z28, Z28
+	VFMADD231PS.BCST word_3f9bf7ec<>+0(SB), Z25, Z21
+	VMULPS.BCST      word_3f226799<>+0(SB), Z21, Z21
+	VMOVUPS          1856(DI), Z25
+	VSUBPS           1984(DI), Z25, Z29
+	VADDPS           1920(DI), Z25, Z25
+	VMOVUPS          Z21, 4608(SI)
+	VMOVUPS          4160(DI), Z21
+	VMOVUPS          Z28, 4672(SI)
+	VSUBPS           4288(DI), Z21, Z28
+	VADDPS           4224(DI), Z21, Z21
+	VMOVUPS          Z9, 4736(SI)
+	VADDPS           Z28, Z29, Z9
+	VMOVUPS          Z16, 4800(SI)
+	VSUBPS           Z21, Z25, Z16
+	VSUBPS           Z28, Z29, Z28
+	VADDPS           Z21, Z25, Z21
+	VMOVAPS          Z28, Z25
+	VFMADD231PS.BCST word_bfbf90c7<>+0(SB), Z21, Z25
+	VMULPS.BCST      word_3f0e39da<>+0(SB), Z25, Z25
+	VFMADD231PS.BCST word_3fbf90c7<>+0(SB), Z28, Z21
+	VMULPS.BCST      word_3f0e39da<>+0(SB), Z21, Z21
+	VMOVUPS          2048(DI), Z28
+	VSUBPS           2176(DI), Z28, Z29
+	VADDPS           2112(DI), Z28, Z28
+	VMOVUPS          Z21, 4864(SI)
+	VMOVUPS          3968(DI), Z21
+	VMOVUPS          Z25, 4928(SI)
+	VSUBPS           4096(DI), Z21, Z25
+	VADDPS           4032(DI), Z21, Z21
+	VMOVUPS          Z5, 4992(SI)
+	VADDPS           Z25, Z29, Z5
+	VMOVUPS          Z12, 5056(SI)
+	VSUBPS           Z21, Z28, Z12
+	VSUBPS           Z25, Z29, Z25
+	VADDPS           Z21, Z28, Z21
+	VMOVAPS          Z25, Z28
+	VFMADD231PS.BCST word_bfef789e<>+0(SB), Z21, Z28
+	VMULPS.BCST      word_3ef15aea<>+0(SB), Z28, Z28
+	VFMADD231PS.BCST word_3fef789e<>+0(SB), Z25, Z21
+	VMULPS.BCST      word_3ef15aea<>+0(SB), Z21, Z21
+	VMOVUPS          2240(DI), Z25
+	VSUBPS           2368(DI), Z25, Z29
+	VADDPS           2304(DI), Z25, Z25
+	VMOVUPS          Z21, 5120(SI)
+	VMOVUPS          3776(DI), Z21
+	VMOVUPS          Z28, 5184(SI)
+	VSUBPS           3904(DI), Z21, Z28
+	VADDPS           3840(DI), Z21, Z21
+	VMOVUPS          Z3, 5248(SI)
+	VADDPS           Z28, Z29, Z3
+	VMOVUPS          Z8, 5312(SI)
+	VSUBPS           Z21, Z25, Z8
+	VSUBPS           Z28, Z29, Z28
+	VADDPS           Z21, Z25, Z21
+	VMOVAPS          Z28, Z25
+	VFMADD231PS.BCST word_c01a827a<>+0(SB), Z21, Z25
+	VMULPS.BCST      word_3ec3ef15<>+0(SB), Z25, Z25
+	VFMADD231PS.BCST word_401a827a<>+0(SB), Z28, Z21
+	VMULPS.BCST      word_3ec3ef15<>+0(SB), Z21, Z21
+	VMOVUPS          2432(DI), Z28
+	VSUBPS           2560(DI), Z28, Z29
+	VADDPS           2496(DI), Z28, Z28
+	VMOVUPS          Z21, 5376(SI)
+	VMOVUPS          3584(DI), Z21
+	VMOVUPS          Z25, 5440(SI)
+	VSUBPS           3712(DI), Z21, Z25
+	VADDPS           3648(DI), Z21, Z21
+	VMOVUPS          Z1, 5504(SI)
+	VADDPS           Z25, Z29, Z1
+	VMOVUPS          Z4, 5568(SI)
+	VSUBPS           Z21, Z28, Z4
+	VSUBPS           Z25, Z29, Z25
+	VADDPS           Z21, Z28, Z21
+	VMOVAPS          Z25, Z28
+	VFMADD231PS.BCST word_c052facf<>+0(SB), Z21, Z28
+	VMULPS.BCST      word_3e94a031<>+0(SB), Z28, Z28
+	VFMADD231PS.BCST word_4052facf<>+0(SB), Z25, Z21
+	VMULPS.BCST      word_3e94a031<>+0(SB), Z21, Z21
+	VMOVUPS          2624(DI), Z25
+	VSUBPS           2752(DI), Z25, Z29
+	VADDPS           2688(DI), Z25, Z25
+	VMOVUPS          Z21, 5632(SI)
+	VMOVUPS          3392(DI), Z21
+	VMOVUPS          Z28, 5696(SI)
+	VSUBPS           3520(DI), Z21, Z28
+	VADDPS           3456(DI), Z21, Z21
+	VMOVUPS          Z0, 5760(SI)
+	VADDPS           Z28, Z29, Z0
+	VMOVUPS          Z24, 5824(SI)
+	VSUBPS           Z21, Z25, Z24
+	VSUBPS           Z28, Z29, Z28
+	VADDPS           Z21, Z25, Z21
+	VMOVAPS          Z28, Z25
+	VFMADD231PS.BCST word_c0a0dff7<>+0(SB), Z21, Z25
+	VMULPS.BCST      word_3e47c5c2<>+0(SB), Z25, Z25
+	VFMADD231PS.BCST word_40a0dff7<>+0(SB), Z28, Z21
+	VMULPS.BCST      word_3e47c5c2<>+0(SB), Z21, Z21
+	VMOVUPS          2816(DI), Z28
+	VSUBPS           2944(DI), Z28, Z29
+	VADDPS           2880(DI), Z28, Z28
+	VMOVUPS          Z21, 5888(SI)
+	VMOVUPS          3200(DI), Z21
+	VMOVUPS          Z25, 5952(SI)
+	VSUBPS           3328(DI), Z21, Z25
+	VADDPS           3264(DI), Z21, Z21
+	VMOVUPS          Z17, 6016(SI)
+	VADDPS           Z25, Z29, Z17
+	VMOVUPS          Z20, 6080(SI)
+	VSUBPS           Z21, Z28, Z20
+	VSUBPS           Z25, Z29, Z25
+	VADDPS           Z21, Z28, Z21
+	VMOVAPS          Z25, Z28
+	VFMADD231PS.BCST word_c1227363<>+0(SB), Z21, Z28
+	VMULPS.BCST      word_3dc8bd36<>+0(SB), Z28, Z28
+	VFMADD231PS.BCST word_41227363<>+0(SB), Z25, Z21
+	VMULPS.BCST      word_3dc8bd36<>+0(SB), Z21, Z21
+	VMOVUPS          3008(DI), Z25
+	VSUBPS           3136(DI), Z25, Z29
+	VADDPS           3072(DI), Z25, Z25
+	VMULPS.BCST      word_40000000<>+0(SB), Z29, Z29
+	VMULPS.BCST      word_c0000000<>+0(SB), Z25, Z25
+	VMOVUPS          Z21, 6144(SI)
+	VADDPS           Z29, Z2, Z21
+	VSUBPS           Z29, Z2, Z2
+	VADDPS           Z17, Z6, Z29
+	VMOVUPS          Z28, 6208(SI)
+	VSUBPS           Z20, Z7, Z28
+	VSUBPS           Z17, Z6, Z6
+	VADDPS           Z20, Z7, Z7
+	VMOVAPS          Z6, Z17
+	VFMADD231PS.BCST word_be4bafaf<>+0(SB), Z7, Z17
+	VMULPS.BCST      word_3f7b14be<>+0(SB), Z17, Z17
+	VFMADD231PS.BCST word_3e4bafaf<>+0(SB), Z6, Z7
+	VMULPS.BCST      word_3f7b14be<>+0(SB), Z7, Z6
+	VADDPS           Z0, Z10, Z7
+	VSUBPS           Z24, Z11, Z20
+	VSUBPS           Z0, Z10, Z0
+	VADDPS           Z24, Z11, Z10
+	VMOVAPS          Z0, Z11
+	VFMADD231PS.BCST word_bed413cd<>+0(SB), Z10, Z11
+	VMULPS.BCST      word_3f6c835e<>+0(SB), Z11, Z11
+	VFMADD231PS.BCST word_3ed413cd<>+0(SB), Z0, Z10
+	VMULPS.BCST      word_3f6c835e<>+0(SB), Z10, Z0
+	VADDPS           Z1, Z14, Z10
+	VSUBPS           Z4, Z15, Z24
+	VSUBPS           Z1, Z14, Z1
+	VADDPS           Z4, Z15, Z4
+	VMOVAPS          Z1, Z14
+	VFMADD231PS.BCST word_bf2b0dc1<>+0(SB), Z4, Z14
+	VMULPS.BCST      word_3f54db31<>+0(SB), Z14, Z14
+	VFMADD231PS.BCST word_3f2b0dc1<>+0(SB), Z1, Z4
+	VMULPS.BCST      word_3f54db31<>+0(SB), Z4, Z1
+	VADDPS           Z3, Z18, Z4
+	VSUBPS           Z8, Z19, Z15
+	VSUBPS           Z3, Z18, Z3
+	VADDPS           Z8, Z19, Z8
+	VMOVAPS          Z3, Z18
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z8, Z18
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z18, Z18
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z3, Z8
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z8, Z3
+	VADDPS           Z5, Z22, Z8
+	VSUBPS           Z12, Z23, Z19
+	VSUBPS           Z5, Z22, Z5
+	VADDPS           Z12, Z23, Z12
+	VMOVAPS          Z5, Z22
+	VFMADD231PS.BCST word_bfbf90c7<>+0(SB), Z12, Z22
+	VMULPS.BCST      word_3f0e39da<>+0(SB), Z22, Z22
+	VFMADD231PS.BCST word_3fbf90c7<>+0(SB), Z5, Z12
+	VMULPS.BCST      word_3f0e39da<>+0(SB), Z12, Z5
+	VADDPS           Z9, Z26, Z12
+	VSUBPS           Z16, Z27, Z23
+	VSUBPS           Z9, Z26, Z9
+	VADDPS           Z16, Z27, Z16
+	VMOVAPS          Z9, Z26
+	VFMADD231PS.BCST word_c01a827a<>+0(SB), Z16, Z26
+	VMULPS.BCST      word_3ec3ef15<>+0(SB), Z26, Z26
+	VFMADD231PS.BCST word_401a827a<>+0(SB), Z9, Z16
+	VMULPS.BCST      word_3ec3ef15<>+0(SB), Z16, Z9
+	VADDPS           Z13, Z30, Z16
+	VMOVUPS          6080(SI), Z27
+	VMOVUPS          Z25, 6272(SI)
+	VSUBPS           Z27, Z31, Z25
+	VSUBPS           Z13, Z30, Z13
+	VADDPS           Z27, Z31, Z27
+	VMOVAPS          Z13, Z30
+	VFMADD231PS.BCST word_c0a0dff7<>+0(SB), Z27, Z30
+	VMULPS.BCST      word_3e47c5c2<>+0(SB), Z30, Z30
+	VFMADD231PS.BCST word_40a0dff7<>+0(SB), Z13, Z27
+	VMULPS.BCST      word_3e47c5c2<>+0(SB), Z27, Z13
+	VMOVUPS          6016(SI), Z27
+	VMULPS.BCST      word_40000000<>+0(SB), Z27, Z27
+	VMOVUPS          5824(SI), Z31
+	VMULPS.BCST      word_c0000000<>+0(SB), Z31, Z31
+	VMOVUPS          Z3, 5824(SI)
+	VADDPS           Z27, Z21, Z3
+	VSUBPS           Z27, Z21, Z21
+	VADDPS           Z16, Z29, Z27
+	VMOVUPS          Z18, 6016(SI)
+	VSUBPS           Z25, Z28, Z18
+	VSUBPS           Z16, Z29, Z16
+	VADDPS           Z25, Z28, Z25
+	VMOVAPS          Z16, Z28
+	VFMADD231PS.BCST word_bed413cd<>+0(SB), Z25, Z28
+	VMULPS.BCST      word_3f6c835e<>+0(SB), Z28, Z28
+	VFMADD231PS.BCST word_3ed413cd<>+0(SB), Z16, Z25
+	VMULPS.BCST      word_3f6c835e<>+0(SB), Z25, Z16
+	VADDPS           Z12, Z7, Z25
+	VSUBPS           Z23, Z20, Z29
+	VSUBPS           Z12, Z7, Z7
+	VADDPS           Z23, Z20, Z12
+	VMOVAPS          Z7, Z20
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z12, Z20
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z20, Z20
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z7, Z12
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z12, Z7
+	VADDPS           Z8, Z10, Z12
+	VSUBPS           Z19, Z24, Z23
+	VSUBPS           Z8, Z10, Z8
+	VADDPS           Z19, Z24, Z10
+	VMOVAPS          Z8, Z19
+	VFMADD231PS.BCST word_c01a827a<>+0(SB), Z10, Z19
+	VMULPS.BCST      word_3ec3ef15<>+0(SB), Z19, Z19
+	VFMADD231PS.BCST word_401a827a<>+0(SB), Z8, Z10
+	VMULPS.BCST      word_3ec3ef15<>+0(SB), Z10, Z8
+	VMULPS.BCST      word_40000000<>+0(SB), Z4, Z4
+	VMULPS.BCST      word_c0000000<>+0(SB), Z15, Z10
+	VADDPS           Z4, Z3, Z15
+	VSUBPS           Z4, Z3, Z3
+	VADDPS           Z12, Z27, Z4
+	VSUBPS           Z23, Z18, Z24
+	VSUBPS           Z12, Z27, Z12
+	VADDPS           Z23, Z18, Z18
+	VMOVAPS          Z12, Z23
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z18, Z23
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z23, Z23
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z12, Z18
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z18, Z12
+	VMULPS.BCST      word_40000000<>+0(SB), Z25, Z18
+	VMULPS.BCST      word_c0000000<>+0(SB), Z29, Z25
+	VADDPS           Z18, Z15, Z27
+	VSUBPS           Z18, Z15, Z15
+	VMULPS.BCST      word_40000000<>+0(SB), Z4, Z4
+	VMULPS.BCST      word_c0000000<>+0(SB), Z24, Z18
+	VADDPS           Z4, Z27, Z24
+	VSUBPS           Z4, Z27, Z4
+	VADDPS           Z18, Z15, Z27
+	VSUBPS           Z18, Z15, Z15
+	VADDPS           Z25, Z3, Z18
+	VSUBPS           Z25, Z3, Z3
+	VMULPS.BCST      word_40000000<>+0(SB), Z23, Z23
+	VMULPS.BCST      word_c0000000<>+0(SB), Z12, Z12
+	VADDPS           Z23, Z18, Z25
+	VSUBPS           Z23, Z18, Z18
+	VADDPS           Z12, Z3, Z23
+	VSUBPS           Z12, Z3, Z3
+	VADDPS           Z10, Z21, Z12
+	VSUBPS           Z10, Z21, Z10
+	VADDPS           Z19, Z28, Z21
+	VSUBPS           Z8, Z16, Z29
+	VSUBPS           Z19, Z28, Z19
+	VADDPS           Z8, Z16, Z8
+	VMOVAPS          Z19, Z16
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z8, Z16
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z16, Z16
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z19, Z8
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z8, Z8
+	VMULPS.BCST      word_40000000<>+0(SB), Z20, Z19
+	VMULPS.BCST      word_c0000000<>+0(SB), Z7, Z7
+	VADDPS           Z19, Z12, Z20
+	VSUBPS           Z19, Z12, Z12
+	VMULPS.BCST      word_40000000<>+0(SB), Z21, Z19
+	VMULPS.BCST      word_c0000000<>+0(SB), Z29, Z21
+	VADDPS           Z19, Z20, Z28
+	VSUBPS           Z19, Z20, Z19
+	VADDPS           Z21, Z12, Z20
+	VSUBPS           Z21, Z12, Z12
+	VADDPS           Z7, Z10, Z21
+	VSUBPS           Z7, Z10, Z7
+	VMULPS.BCST      word_40000000<>+0(SB), Z16, Z10
+	VMULPS.BCST      word_c0000000<>+0(SB), Z8, Z8
+	VADDPS           Z10, Z21, Z16
+	VSUBPS           Z10, Z21, Z10
+	VADDPS           Z8, Z7, Z21
+	VSUBPS           Z8, Z7, Z7
+	VADDPS           Z31, Z2, Z8
+	VSUBPS           Z31, Z2, Z2
+	VADDPS           Z30, Z17, Z29
+	VSUBPS           Z13, Z6, Z31
+	VSUBPS           Z30, Z17, Z17
+	VADDPS           Z13, Z6, Z6
+	VMOVAPS          Z17, Z13
+	VFMADD231PS.BCST word_bed413cd<>+0(SB), Z6, Z13
+	VMULPS.BCST      word_3f6c835e<>+0(SB), Z13, Z13
+	VFMADD231PS.BCST word_3ed413cd<>+0(SB), Z17, Z6
+	VMULPS.BCST      word_3f6c835e<>+0(SB), Z6, Z6
+	VADDPS           Z26, Z11, Z17
+	VSUBPS           Z9, Z0, Z30
+	VSUBPS           Z26, Z11, Z11
+	VADDPS           Z9, Z0, Z0
+	VMOVAPS          Z11, Z9
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z0, Z9
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z9, Z9
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z11, Z0
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z0, Z0
+	VADDPS           Z22, Z14, Z11
+	VSUBPS           Z5, Z1, Z26
+	VSUBPS           Z22, Z14, Z14
+	VADDPS           Z5, Z1, Z1
+	VMOVAPS          Z14, Z5
+	VFMADD231PS.BCST word_c01a827a<>+0(SB), Z1, Z5
+	VMULPS.BCST      word_3ec3ef15<>+0(SB), Z5, Z5
+	VFMADD231PS.BCST word_401a827a<>+0(SB), Z14, Z1
+	VMULPS.BCST      word_3ec3ef15<>+0(SB), Z1, Z1
+	VMOVUPS          6016(SI), Z14
+	VMULPS.BCST      word_40000000<>+0(SB), Z14, Z14
+	VMOVUPS          5824(SI), Z22
+	VMULPS.BCST      word_c0000000<>+0(SB), Z22, Z22
+	VMOVUPS          Z7, 5824(SI)
+	VADDPS           Z14, Z8, Z7
+	VSUBPS           Z14, Z8, Z8
+	VADDPS           Z11, Z29, Z14
+	VMOVUPS          Z3, 6016(SI)
+	VSUBPS           Z26, Z31, Z3
+	VSUBPS           Z11, Z29, Z11
+	VADDPS           Z26, Z31, Z26
+	VMOVAPS          Z11, Z29
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z26, Z29
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z29, Z29
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z11, Z26
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z26, Z11
+	VMULPS.BCST      word_40000000<>+0(SB), Z17, Z17
+	VMULPS.BCST      word_c0000000<>+0(SB), Z30, Z26
+	VADDPS           Z17, Z7, Z30
+	VSUBPS           Z17, Z7, Z7
+	VMULPS.BCST      word_40000000<>+0(SB), Z14, Z14
+	VMULPS.BCST      word_c0000000<>+0(SB), Z3, Z3
+	VADDPS           Z14, Z30, Z17
+	VSUBPS           Z14, Z30, Z14
+	VADDPS           Z3, Z7, Z30
+	VSUBPS           Z3, Z7, Z3
+	VADDPS           Z26, Z8, Z7
+	VSUBPS           Z26, Z8, Z8
+	VMULPS.BCST      word_40000000<>+0(SB), Z29, Z26
+	VMULPS.BCST      word_c0000000<>+0(SB), Z11, Z11
+	VADDPS           Z26, Z7, Z29
+	VSUBPS           Z26, Z7, Z7
+	VADDPS           Z11, Z8, Z26
+	VSUBPS           Z11, Z8, Z8
+	VADDPS           Z22, Z2, Z11
+	VSUBPS           Z22, Z2, Z2
+	VADDPS           Z5, Z13, Z22
+	VSUBPS           Z1, Z6, Z31
+	VSUBPS           Z5, Z13, Z5
+	VADDPS           Z1, Z6, Z1
+	VMOVAPS          Z5, Z6
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z1, Z6
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z6, Z6
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z5, Z1
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z1, Z1
+	VMULPS.BCST      word_40000000<>+0(SB), Z9, Z5
+	VMULPS.BCST      word_c0000000<>+0(SB), Z0, Z0
+	VADDPS           Z5, Z11, Z9
+	VSUBPS           Z5, Z11, Z5
+	VMULPS.BCST      word_40000000<>+0(SB), Z22, Z11
+	VMULPS.BCST      word_c0000000<>+0(SB), Z31, Z13
+	VADDPS           Z11, Z9, Z22
+	VSUBPS           Z11, Z9, Z9
+	VADDPS           Z13, Z5, Z11
+	VSUBPS           Z13, Z5, Z5
+	VADDPS           Z0, Z2, Z13
+	VSUBPS           Z0, Z2, Z0
+	VMULPS.BCST      word_40000000<>+0(SB), Z6, Z2
+	VMULPS.BCST      word_c0000000<>+0(SB), Z1, Z1
+	VADDPS           Z2, Z13, Z6
+	VSUBPS           Z2, Z13, Z2
+	VADDPS           Z1, Z0, Z13
+	VSUBPS           Z1, Z0, Z0
+	VMOVUPS          5760(SI), Z1
+	VMOVUPS          6272(SI), Z31
+	VMOVUPS          Z0, 6080(SI)
+	VADDPS           Z31, Z1, Z0
+	VSUBPS           Z31, Z1, Z1
+	VMOVUPS          5568(SI), Z31
+	VMOVUPS          Z8, 6272(SI)
+	VMOVUPS          6208(SI), Z8
+	VMOVUPS          Z5, 5760(SI)
+	VADDPS           Z8, Z31, Z5
+	VMOVUPS          Z12, 6336(SI)
+	VMOVUPS          5504(SI), Z12
+	VMOVUPS          Z3, 6400(SI)
+	VMOVUPS          6144(SI), Z3
+	VMOVUPS          Z15, 6464(SI)
+	VSUBPS           Z3, Z12, Z15
+	VSUBPS           Z8, Z31, Z8
+	VADDPS           Z3, Z12, Z3
+	VMOVAPS          Z8, Z12
+	VFMADD231PS.BCST word_be4bafaf<>+0(SB), Z3, Z12
+	VMULPS.BCST      word_3f7b14be<>+0(SB), Z12, Z12
+	VFMADD231PS.BCST word_3e4bafaf<>+0(SB), Z8, Z3
+	VMULPS.BCST      word_3f7b14be<>+0(SB), Z3, Z3
+	VMOVUPS          5312(SI), Z8
+	VMOVUPS          5952(SI), Z31
+	VMOVUPS          Z2, 6144(SI)
+	VADDPS           Z31, Z8, Z2
+	VMOVUPS          Z10, 5504(SI)
+	VMOVUPS          5248(SI), Z10
+	VMOVUPS          Z7, 6208(SI)
+	VMOVUPS          5888(SI), Z7
+	VMOVUPS          Z18, 5568(SI)
+	VSUBPS           Z7, Z10, Z18
+	VSUBPS           Z31, Z8, Z8
+	VADDPS           Z7, Z10, Z7
+	VMOVAPS          Z8, Z10
+	VFMADD231PS.BCST word_bed413cd<>+0(SB), Z7, Z10
+	VMULPS.BCST      word_3f6c835e<>+0(SB), Z10, Z10
+	VFMADD231PS.BCST word_3ed413cd<>+0(SB), Z8, Z7
+	VMULPS.BCST      word_3f6c835e<>+0(SB), Z7, Z7
+	VMOVUPS          5056(SI), Z8
+	VMOVUPS          5696(SI), Z31
+	VMOVUPS          Z9, 5888(SI)
+	VADDPS           Z31, Z8, Z9
+	VMOVUPS          Z19, 5248(SI)
+	VMOVUPS          4992(SI), Z19
+	VMOVUPS          Z14, 5952(SI)
+	VMOVUPS          5632(SI), Z14
+	VMOVUPS          Z4, 5312(SI)
+	VSUBPS           Z14, Z19, Z4
+	VSUBPS           Z31, Z8, Z8
+	VADDPS           Z14, Z19, Z14
+	VMOVAPS          Z8, Z19
+	VFMADD231PS.BCST word_bf2b0dc1<>+0(SB), Z14, Z19
+	VMULPS.BCST      word_3f54db31<>+0(SB), Z19, Z19
+	VFMADD231PS.BCST word_3f2b0dc1<>+0(SB), Z8, Z14
+	VMULPS.BCST      word_3f54db31<>+0(SB), Z14, Z8
+	VMOVUPS          4800(SI), Z14
+	VMOVUPS          5440(SI), Z31
+	VMOVUPS          Z13, 5632(SI)
+	VADDPS           Z31, Z14, Z13
+	VMOVUPS          Z21, 4992(SI)
+	VMOVUPS          4736(SI), Z21
+	VMOVUPS          Z26, 5696(SI)
+	VMOVUPS          5376(SI), Z26
+	VMOVUPS          Z23, 5056(SI)
+	VSUBPS           Z26, Z21, Z23
+	VSUBPS           Z31, Z14, Z14
+	VADDPS           Z26, Z21, Z21
+	VMOVAPS          Z14, Z26
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z21, Z26
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z26, Z26
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z14, Z21
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z21, Z14
+	VMOVUPS          4544(SI), Z21
+	VMOVUPS          5184(SI), Z31
+	VMOVUPS          Z11, 5376(SI)
+	VADDPS           Z31, Z21, Z11
+	VMOVUPS          Z20, 4736(SI)
+	VMOVUPS          4480(SI), Z20
+	VMOVUPS          Z30, 5440(SI)
+	VMOVUPS          5120(SI), Z30
+	VMOVUPS          Z27, 4800(SI)
+	VSUBPS           Z30, Z20, Z27
+	VSUBPS           Z31, Z21, Z21
+	VADDPS           Z30, Z20, Z20
+	VMOVAPS          Z21, Z30
+	VFMADD231PS.BCST word_bfbf90c7<>+0(SB), Z20, Z30
+	VMULPS.BCST      word_3f0e39da<>+0(SB), Z30, Z30
+	VFMADD231PS.BCST word_3fbf90c7<>+0(SB), Z21, Z20
+	VMULPS.BCST      word_3f0e39da<>+0(SB), Z20, Z20
+	VMOVUPS          4288(SI), Z21
+	VMOVUPS          4928(SI), Z31
+	VMOVUPS          Z6, 5120(SI)
+	VADDPS           Z31, Z21, Z6
+	VMOVUPS          Z16, 4480(SI)
+	VMOVUPS          4224(SI), Z16
+	VMOVUPS          Z29, 5184(SI)
+	VMOVUPS          4864(SI), Z29
+	VMOVUPS          Z25, 4544(SI)
+	VSUBPS           Z29, Z16, Z25
+	VSUBPS           Z31, Z21, Z21
+	VADDPS           Z29, Z16, Z16
+	VMOVAPS          Z21, Z29
+	VFMADD231PS.BCST word_c01a827a<>+0(SB), Z16, Z29
+	VMULPS.BCST      word_3ec3ef15<>+0(SB), Z29, Z29
+	VFMADD231PS.BCST word_401a827a<>+0(SB), Z21, Z16
+	VMULPS.BCST      word_3ec3ef15<>+0(SB), Z16, Z16
+	VMOVUPS          4160(SI), Z21
+	VMOVUPS          4672(SI), Z31
+	VMOVUPS          Z22, 4864(SI)
+	VADDPS           Z31, Z21, Z22
+	VMOVUPS          Z28, 4224(SI)
+	VMOVUPS          4096(SI), Z28
+	VMOVUPS          Z17, 4928(SI)
+	VMOVUPS          4608(SI), Z17
+	VMOVUPS          Z24, 4288(SI)
+	VSUBPS           Z17, Z28, Z24
+	VSUBPS           Z31, Z21, Z21
+	VADDPS           Z17, Z28, Z17
+	VMOVAPS          Z21, Z28
+	VFMADD231PS.BCST word_c0a0dff7<>+0(SB), Z17, Z28
+	VMULPS.BCST      word_3e47c5c2<>+0(SB), Z28, Z28
+	VFMADD231PS.BCST word_40a0dff7<>+0(SB), Z21, Z17
+	VMULPS.BCST      word_3e47c5c2<>+0(SB), Z17, Z17
+	VMOVUPS          4416(SI), Z21
+	VMULPS.BCST      word_40000000<>+0(SB), Z21, Z21
+	VMOVUPS          4352(SI), Z31
+	VMULPS.BCST      word_c0000000<>+0(SB), Z31, Z31
+	VMOVUPS          Z14, 4352(SI)
+	VADDPS           Z21, Z0, Z14
+	VSUBPS           Z21, Z0, Z0
+	VADDPS           Z22, Z5, Z21
+	VMOVUPS          Z26, 4416(SI)
+	VSUBPS           Z24, Z15, Z26
+	VSUBPS           Z22, Z5, Z5
+	VADDPS           Z24, Z15, Z15
+	VMOVAPS          Z5, Z22
+	VFMADD231PS.BCST word_bed413cd<>+0(SB), Z15, Z22
+	VMULPS.BCST      word_3f6c835e<>+0(SB), Z22, Z22
+	VFMADD231PS.BCST word_3ed413cd<>+0(SB), Z5, Z15
+	VMULPS.BCST      word_3f6c835e<>+0(SB), Z15, Z5
+	VADDPS           Z6, Z2, Z15
+	VSUBPS           Z25, Z18, Z24
+	VSUBPS           Z6, Z2, Z2
+	VADDPS           Z25, Z18, Z6
+	VMOVAPS          Z2, Z18
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z6, Z18
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z18, Z18
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z2, Z6
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z6, Z2
+	VADDPS           Z11, Z9, Z6
+	VSUBPS           Z27, Z4, Z25
+	VSUBPS           Z11, Z9, Z9
+	VADDPS           Z27, Z4, Z4
+	VMOVAPS          Z9, Z11
+	VFMADD231PS.BCST word_c01a827a<>+0(SB), Z4, Z11
+	VMULPS.BCST      word_3ec3ef15<>+0(SB), Z11, Z11
+	VFMADD231PS.BCST word_401a827a<>+0(SB), Z9, Z4
+	VMULPS.BCST      word_3ec3ef15<>+0(SB), Z4, Z4
+	VMULPS.BCST      word_40000000<>+0(SB), Z13, Z9
+	VMULPS.BCST      word_c0000000<>+0(SB), Z23, Z13
+	VADDPS           Z9, Z14, Z23
+	VSUBPS           Z9, Z14, Z9
+	VADDPS           Z6, Z21, Z14
+	VSUBPS           Z25, Z26, Z27
+	VSUBPS           Z6, Z21, Z6
+	VADDPS           Z25, Z26, Z21
+	VMOVAPS          Z6, Z25
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z21, Z25
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z25, Z25
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z6, Z21
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z21, Z6
+	VMULPS.BCST      word_40000000<>+0(SB), Z15, Z15
+	VMULPS.BCST      word_c0000000<>+0(SB), Z24, Z21
+	VADDPS           Z15, Z23, Z24
+	VSUBPS           Z15, Z23, Z15
+	VMULPS.BCST      word_40000000<>+0(SB), Z14, Z14
+	VMULPS.BCST      word_c0000000<>+0(SB), Z27, Z23
+	VADDPS           Z14, Z24, Z26
+	VSUBPS           Z14, Z24, Z14
+	VADDPS           Z23, Z15, Z24
+	VSUBPS           Z23, Z15, Z15
+	VADDPS           Z21, Z9, Z23
+	VSUBPS           Z21, Z9, Z9
+	VMULPS.BCST      word_40000000<>+0(SB), Z25, Z21
+	VMULPS.BCST      word_c0000000<>+0(SB), Z6, Z6
+	VADDPS           Z21, Z23, Z25
+	VSUBPS           Z21, Z23, Z21
+	VADDPS           Z6, Z9, Z23
+	VSUBPS           Z6, Z9, Z6
+	VADDPS           Z13, Z0, Z9
+	VSUBPS           Z13, Z0, Z0
+	VADDPS           Z11, Z22, Z13
+	VSUBPS           Z4, Z5, Z27
+	VSUBPS           Z11, Z22, Z11
+	VADDPS           Z4, Z5, Z4
+	VMOVAPS          Z11, Z5
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z4, Z5
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z5, Z5
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z11, Z4
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z4, Z4
+	VMULPS.BCST      word_40000000<>+0(SB), Z18, Z11
+	VMULPS.BCST      word_c0000000<>+0(SB), Z2, Z2
+	VADDPS           Z11, Z9, Z18
+	VSUBPS           Z11, Z9, Z9
+	VMULPS.BCST      word_40000000<>+0(SB), Z13, Z11
+	VMULPS.BCST      word_c0000000<>+0(SB), Z27, Z13
+	VADDPS           Z11, Z18, Z22
+	VSUBPS           Z11, Z18, Z11
+	VADDPS           Z13, Z9, Z18
+	VSUBPS           Z13, Z9, Z9
+	VADDPS           Z2, Z0, Z13
+	VSUBPS           Z2, Z0, Z0
+	VMULPS.BCST      word_40000000<>+0(SB), Z5, Z2
+	VMULPS.BCST      word_c0000000<>+0(SB), Z4, Z4
+	VADDPS           Z2, Z13, Z5
+	VSUBPS           Z2, Z13, Z2
+	VADDPS           Z4, Z0, Z13
+	VSUBPS           Z4, Z0, Z0
+	VADDPS           Z31, Z1, Z4
+	VSUBPS           Z31, Z1, Z1
+	VADDPS           Z28, Z12, Z27
+	VSUBPS           Z17, Z3, Z31
+	VSUBPS           Z28, Z12, Z12
+	VADDPS           Z17, Z3, Z3
+	VMOVAPS          Z12, Z17
+	VFMADD231PS.BCST word_bed413cd<>+0(SB), Z3, Z17
+	VMULPS.BCST      word_3f6c835e<>+0(SB), Z17, Z17
+	VFMADD231PS.BCST word_3ed413cd<>+0(SB), Z12, Z3
+	VMULPS.BCST      word_3f6c835e<>+0(SB), Z3, Z3
+	VADDPS           Z29, Z10, Z12
+	VSUBPS           Z16, Z7, Z28
+	VSUBPS           Z29, Z10, Z10
+	VADDPS           Z16, Z7, Z7
+	VMOVAPS          Z10, Z16
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z7, Z16
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z16, Z16
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z10, Z7
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z7, Z7
+	VADDPS           Z30, Z19, Z10
+	VSUBPS           Z20, Z8, Z29
+	VSUBPS           Z30, Z19, Z19
+	VADDPS           Z20, Z8, Z8
+	VMOVAPS          Z19, Z20
+	VFMADD231PS.BCST word_c01a827a<>+0(SB), Z8, Z20
+	VMULPS.BCST      word_3ec3ef15<>+0(SB), Z20, Z20
+	VFMADD231PS.BCST word_401a827a<>+0(SB), Z19, Z8
+	VMULPS.BCST      word_3ec3ef15<>+0(SB), Z8, Z8
+	VMOVUPS          4416(SI), Z19
+	VMULPS.BCST      word_40000000<>+0(SB), Z19, Z19
+	VMOVUPS          4352(SI), Z30
+	VMULPS.BCST      word_c0000000<>+0(SB), Z30, Z30
+	VMOVUPS          Z0, 4352(SI)
+	VADDPS           Z19, Z4, Z0
+	VSUBPS           Z19, Z4, Z4
+	VADDPS           Z10, Z27, Z19
+	VMOVUPS          Z6, 4416(SI)
+	VSUBPS           Z29, Z31, Z6
+	VSUBPS           Z10, Z27, Z10
+	VADDPS           Z29, Z31, Z27
+	VMOVAPS          Z10, Z29
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z27, Z29
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z29, Z29
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z10, Z27
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z27, Z10
+	VMULPS.BCST      word_40000000<>+0(SB), Z12, Z12
+	VMULPS.BCST      word_c0000000<>+0(SB), Z28, Z27
+	VADDPS           Z12, Z0, Z28
+	VSUBPS           Z12, Z0, Z0
+	VMULPS.BCST      word_40000000<>+0(SB), Z19, Z12
+	VMULPS.BCST      word_c0000000<>+0(SB), Z6, Z6
+	VADDPS           Z12, Z28, Z19
+	VSUBPS           Z12, Z28, Z12
+	VADDPS           Z6, Z0, Z28
+	VSUBPS           Z6, Z0, Z0
+	VADDPS           Z27, Z4, Z6
+	VSUBPS           Z27, Z4, Z4
+	VMULPS.BCST      word_40000000<>+0(SB), Z29, Z27
+	VMULPS.BCST      word_c0000000<>+0(SB), Z10, Z10
+	VADDPS           Z27, Z6, Z29
+	VSUBPS           Z27, Z6, Z6
+	VADDPS           Z10, Z4, Z27
+	VSUBPS           Z10, Z4, Z4
+	VADDPS           Z30, Z1, Z10
+	VSUBPS           Z30, Z1, Z1
+	VADDPS           Z20, Z17, Z30
+	VSUBPS           Z8, Z3, Z31
+	VSUBPS           Z20, Z17, Z17
+	VADDPS           Z8, Z3, Z3
+	VMOVAPS          Z17, Z8
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z3, Z8
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z8, Z8
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z17, Z3
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z3, Z3
+	VMULPS.BCST      word_40000000<>+0(SB), Z16, Z16
+	VMULPS.BCST      word_c0000000<>+0(SB), Z7, Z7
+	VADDPS           Z16, Z10, Z17
+	VSUBPS           Z16, Z10, Z10
+	VMULPS.BCST      word_40000000<>+0(SB), Z30, Z16
+	VMULPS.BCST      word_c0000000<>+0(SB), Z31, Z20
+	VADDPS           Z16, Z17, Z30
+	VSUBPS           Z16, Z17, Z16
+	VADDPS           Z20, Z10, Z17
+	VSUBPS           Z20, Z10, Z10
+	VADDPS           Z7, Z1, Z20
+	VSUBPS           Z7, Z1, Z1
+	VMULPS.BCST      word_40000000<>+0(SB), Z8, Z7
+	VMULPS.BCST      word_c0000000<>+0(SB), Z3, Z3
+	VADDPS           Z7, Z20, Z8
+	VSUBPS           Z7, Z20, Z7
+	VADDPS           Z3, Z1, Z20
+	VSUBPS           Z3, Z1, Z1
+	VMOVUPS          4288(SI), Z3
+	VMOVUPS          Z3, (SI)
+	VMOVUPS          Z26, 64(SI)
+	VMOVUPS          4928(SI), Z3
+	VMOVUPS          Z3, 128(SI)
+	VMOVUPS          Z19, 192(SI)
+	VMOVUPS          4224(SI), Z3
+	VMOVUPS          Z3, 256(SI)
+	VMOVUPS          Z22, 320(SI)
+	VMOVUPS          4864(SI), Z3
+	VMOVUPS          Z3, 384(SI)
+	VMOVUPS          Z30, 448(SI)
+	VMOVUPS          4544(SI), Z3
+	VMOVUPS          Z3, 512(SI)
+	VMOVUPS          Z25, 576(SI)
+	VMOVUPS          5184(SI), Z3
+	VMOVUPS          Z3, 640(SI)
+	VMOVUPS          Z29, 704(SI)
+	VMOVUPS          4480(SI), Z3
+	VMOVUPS          Z3, 768(SI)
+	VMOVUPS          Z5, 832(SI)
+	VMOVUPS          5120(SI), Z3
+	VMOVUPS          Z3, 896(SI)
+	VMOVUPS          Z8, 960(SI)
+	VMOVUPS          4800(SI), Z3
+	VMOVUPS          Z3, 1024(SI)
+	VMOVUPS          Z24, 1088(SI)
+	VMOVUPS          5440(SI), Z3
+	VMOVUPS          Z3, 1152(SI)
+	VMOVUPS          Z28, 1216(SI)
+	VMOVUPS          4736(SI), Z3
+	VMOVUPS          Z3, 1280(SI)
+	VMOVUPS          Z18, 1344(SI)
+	VMOVUPS          5376(SI), Z3
+	VMOVUPS          Z3, 1408(SI)
+	VMOVUPS          Z17, 1472(SI)
+	VMOVUPS          5056(SI), Z3
+	VMOVUPS          Z3, 1536(SI)
+	VMOVUPS          Z23, 1600(SI)
+	VMOVUPS          5696(SI), Z3
+	VMOVUPS          Z3, 1664(SI)
+	VMOVUPS          Z27, 1728(SI)
+	VMOVUPS          4992(SI), Z3
+	VMOVUPS          Z3, 1792(SI)
+	VMOVUPS          Z13, 1856(SI)
+	VMOVUPS          5632(SI), Z3
+	VMOVUPS          Z3, 1920(SI)
+	VMOVUPS          Z20, 1984(SI)
+	VMOVUPS          5312(SI), Z3
+	VMOVUPS          Z3, 2048(SI)
+	VMOVUPS          Z14, 2112(SI)
+	VMOVUPS          5952(SI), Z3
+	VMOVUPS          Z3, 2176(SI)
+	VMOVUPS          Z12, 2240(SI)
+	VMOVUPS          5248(SI), Z3
+	VMOVUPS          Z3, 2304(SI)
+	VMOVUPS          Z11, 2368(SI)
+	VMOVUPS          5888(SI), Z3
+	VMOVUPS          Z3, 2432(SI)
+	VMOVUPS          Z16, 2496(SI)
+	VMOVUPS          5568(SI), Z3
+	VMOVUPS          Z3, 2560(SI)
+	VMOVUPS          Z21, 2624(SI)
+	VMOVUPS          6208(SI), Z3
+	VMOVUPS          Z3, 2688(SI)
+	VMOVUPS          Z6, 2752(SI)
+	VMOVUPS          5504(SI), Z3
+	VMOVUPS          Z3, 2816(SI)
+	VMOVUPS          Z2, 2880(SI)
+	VMOVUPS          6144(SI), Z2
+	VMOVUPS          Z2, 2944(SI)
+	VMOVUPS          Z7, 3008(SI)
+	VMOVUPS          6464(SI), Z2
+	VMOVUPS          Z2, 3072(SI)
+	VMOVUPS          Z15, 3136(SI)
+	VMOVUPS          6400(SI), Z2
+	VMOVUPS          Z2, 3200(SI)
+	VMOVUPS          Z0, 3264(SI)
+	VMOVUPS          6336(SI), Z0
+	VMOVUPS          Z0, 3328(SI)
+	VMOVUPS          Z9, 3392(SI)
+	VMOVUPS          5760(SI), Z0
+	VMOVUPS          Z0, 3456(SI)
+	VMOVUPS          Z10, 3520(SI)
+	VMOVUPS          6016(SI), Z0
+	VMOVUPS          Z0, 3584(SI)
+	VMOVUPS          4416(SI), Z0
+	VMOVUPS          Z0, 3648(SI)
+	VMOVUPS          6272(SI), Z0
+	VMOVUPS          Z0, 3712(SI)
+	VMOVUPS          Z4, 3776(SI)
+	VMOVUPS          5824(SI), Z0
+	VMOVUPS          Z0, 3840(SI)
+	VMOVUPS          4352(SI), Z0
+	VMOVUPS          Z0, 3904(SI)
+	VMOVUPS          6080(SI), Z0
+	VMOVUPS          Z0, 3968(SI)
+	VMOVUPS          Z1, 4032(SI)
+	MOVQ             bias_base+64(FP), R12
+	VBROADCASTSS     lo+88(FP), Z2
+	VBROADCASTSS     hi+92(FP), Z3
+	MOVQ             CX, R8
+	MOVQ             SI, R13
+	MOVQ             $0x00000040, R11
+
+spread:
+	VBROADCASTSS (R12), Z1
+	VADDPS       (R13), Z1, Z0
+	VMAXPS       Z0, Z2, Z0
+	VMINPS       Z0, Z3, Z0
+	VMOVUPS      Z0, (R8)
+	ADDQ         $0x04, R12
+	ADDQ         DX, R8
+	ADDQ         $0x00000040, R13
+	DECQ         R11
+	JNE          spread
+	ADDQ         $0x00000040, AX
+	ADDQ         $0x00000040, CX
+	DECQ         R10
+	JNE          vector
+	VZEROUPPER
+	RET
+
 // func circulantForward128AVX512(dst []float32, x []float32, odd int, pair int, group int, groups int, scratch []float32)
 // Requires: AVX, AVX512F
 TEXT ·circulantForward128AVX512(SB), NOSPLIT, $0-104
@@ -7795,6 +11183,1903 @@ write:
 	ADDQ       $0x00002fc0, DI
 	DECQ       R10
 	JNE        group
+	VZEROUPPER
+	RET
+
+// func circulantForwardImage128AVX512(dst []float32, dstStep int, x []float32, xStep int, vecs int, scratch []float32)
+// Requires: AVX, AVX512F
+TEXT ·circulantForwardImage128AVX512(SB), NOSPLIT, $0-96
+	MOVQ x_base+32(FP), AX
+	MOVQ xStep+56(FP), BX
+	SHLQ $0x02, BX
+	MOVQ dst_base+0(FP), CX
+	MOVQ dstStep+24(FP), DX
+	SHLQ $0x02, DX
+	MOVQ vecs+64(FP), R10
+	MOVQ scratch_base+72(FP), SI
+	LEAQ 25600(SI), DI
+
+vector:
+	MOVQ AX, R8
+	MOVQ SI, R13
+	MOVQ $0x00000080, R11
+
+gather:
+	VMOVUPS (R8), Z0
+	VMOVUPS Z0, (R13)
+	ADDQ    BX, R8
+	ADDQ    $0x00000040, R13
+	DECQ    R11
+	JNE     gather
+	MOVQ    SI, R12
+	LEAQ    9216(SI), R13
+	MOVQ    $0x00000002, R11
+
+part:
+	VMOVUPS          (R12), Z0
+	VMOVUPS          4096(R12), Z1
+	VADDPS           Z1, Z0, Z2
+	VSUBPS           Z1, Z0, Z0
+	VMOVUPS          2048(R12), Z1
+	VMOVUPS          6144(R12), Z3
+	VADDPS           Z3, Z1, Z4
+	VSUBPS           Z3, Z1, Z1
+	VADDPS           Z4, Z2, Z3
+	VSUBPS           Z4, Z2, Z2
+	VMOVUPS          1024(R12), Z4
+	VMOVUPS          5120(R12), Z5
+	VADDPS           Z5, Z4, Z6
+	VSUBPS           Z5, Z4, Z4
+	VMOVUPS          3072(R12), Z5
+	VMOVUPS          7168(R12), Z7
+	VADDPS           Z7, Z5, Z8
+	VSUBPS           Z7, Z5, Z5
+	VADDPS           Z8, Z6, Z7
+	VSUBPS           Z8, Z6, Z6
+	VADDPS           Z7, Z3, Z8
+	VSUBPS           Z7, Z3, Z3
+	VMOVAPS          Z4, Z7
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z5, Z7
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z4, Z5
+	VMOVAPS          Z0, Z4
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z7, Z4
+	VMOVAPS          Z1, Z9
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z5, Z9
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z7, Z0
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z5, Z1
+	VMOVUPS          512(R12), Z5
+	VMOVUPS          4608(R12), Z7
+	VADDPS           Z7, Z5, Z10
+	VSUBPS           Z7, Z5, Z5
+	VMOVUPS          2560(R12), Z7
+	VMOVUPS          6656(R12), Z11
+	VADDPS           Z11, Z7, Z12
+	VSUBPS           Z11, Z7, Z7
+	VADDPS           Z12, Z10, Z11
+	VSUBPS           Z12, Z10, Z10
+	VMOVUPS          1536(R12), Z12
+	VMOVUPS          5632(R12), Z13
+	VADDPS           Z13, Z12, Z14
+	VSUBPS           Z13, Z12, Z12
+	VMOVUPS          3584(R12), Z13
+	VMOVUPS          7680(R12), Z15
+	VADDPS           Z15, Z13, Z16
+	VSUBPS           Z15, Z13, Z13
+	VADDPS           Z16, Z14, Z15
+	VSUBPS           Z16, Z14, Z14
+	VADDPS           Z15, Z11, Z16
+	VSUBPS           Z15, Z11, Z11
+	VMOVAPS          Z12, Z15
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z13, Z15
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z12, Z13
+	VMOVAPS          Z5, Z12
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z15, Z12
+	VMOVAPS          Z7, Z17
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z13, Z17
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z15, Z5
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z13, Z7
+	VADDPS           Z16, Z8, Z13
+	VSUBPS           Z16, Z8, Z8
+	VMOVAPS          Z12, Z15
+	VFMADD231PS.BCST word_bed413cd<>+0(SB), Z17, Z15
+	VFMADD231PS.BCST word_3ed413cd<>+0(SB), Z12, Z17
+	VMOVAPS          Z4, Z12
+	VFMADD231PS.BCST word_3f6c835e<>+0(SB), Z15, Z12
+	VMOVAPS          Z9, Z16
+	VFMADD231PS.BCST word_3f6c835e<>+0(SB), Z17, Z16
+	VFMADD231PS.BCST word_bf6c835e<>+0(SB), Z15, Z4
+	VFMADD231PS.BCST word_bf6c835e<>+0(SB), Z17, Z9
+	VMOVAPS          Z10, Z15
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z14, Z15
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z10, Z14
+	VMOVAPS          Z2, Z10
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z15, Z10
+	VMOVAPS          Z6, Z17
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z14, Z17
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z15, Z2
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z14, Z6
+	VMOVAPS          Z5, Z14
+	VFMADD231PS.BCST word_401a827a<>+0(SB), Z7, Z14
+	VFMADD231PS.BCST word_c01a827a<>+0(SB), Z5, Z7
+	VMOVAPS          Z0, Z5
+	VFMADD231PS.BCST word_3ec3ef15<>+0(SB), Z14, Z5
+	VMOVAPS          Z1, Z15
+	VFMADD231PS.BCST word_3ec3ef15<>+0(SB), Z7, Z15
+	VFMADD231PS.BCST word_bec3ef15<>+0(SB), Z14, Z0
+	VFMADD231PS.BCST word_bec3ef15<>+0(SB), Z7, Z1
+	VMOVUPS          256(R12), Z7
+	VMOVUPS          4352(R12), Z14
+	VADDPS           Z14, Z7, Z18
+	VSUBPS           Z14, Z7, Z7
+	VMOVUPS          2304(R12), Z14
+	VMOVUPS          6400(R12), Z19
+	VADDPS           Z19, Z14, Z20
+	VSUBPS           Z19, Z14, Z14
+	VADDPS           Z20, Z18, Z19
+	VSUBPS           Z20, Z18, Z18
+	VMOVUPS          1280(R12), Z20
+	VMOVUPS          5376(R12), Z21
+	VADDPS           Z21, Z20, Z22
+	VSUBPS           Z21, Z20, Z20
+	VMOVUPS          3328(R12), Z21
+	VMOVUPS          7424(R12), Z23
+	VADDPS           Z23, Z21, Z24
+	VSUBPS           Z23, Z21, Z21
+	VADDPS           Z24, Z22, Z23
+	VSUBPS           Z24, Z22, Z22
+	VADDPS           Z23, Z19, Z24
+	VSUBPS           Z23, Z19, Z19
+	VMOVAPS          Z20, Z23
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z21, Z23
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z20, Z21
+	VMOVAPS          Z7, Z20
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z23, Z20
+	VMOVAPS          Z14, Z25
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z21, Z25
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z23, Z7
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z21, Z14
+	VMOVUPS          768(R12), Z21
+	VMOVUPS          4864(R12), Z23
+	VADDPS           Z23, Z21, Z26
+	VSUBPS           Z23, Z21, Z21
+	VMOVUPS          2816(R12), Z23
+	VMOVUPS          6912(R12), Z27
+	VADDPS           Z27, Z23, Z28
+	VSUBPS           Z27, Z23, Z23
+	VADDPS           Z28, Z26, Z27
+	VSUBPS           Z28, Z26, Z26
+	VMOVUPS          1792(R12), Z28
+	VMOVUPS          5888(R12), Z29
+	VADDPS           Z29, Z28, Z30
+	VSUBPS           Z29, Z28, Z28
+	VMOVUPS          3840(R12), Z29
+	VMOVUPS          7936(R12), Z31
+	VMOVUPS          Z8, 17408(SI)
+	VADDPS           Z31, Z29, Z8
+	VSUBPS           Z31, Z29, Z29
+	VADDPS           Z8, Z30, Z31
+	VSUBPS           Z8, Z30, Z8
+	VADDPS           Z31, Z27, Z30
+	VSUBPS           Z31, Z27, Z27
+	VMOVAPS          Z28, Z31
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z29, Z31
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z28, Z29
+	VMOVAPS          Z21, Z28
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z31, Z28
+	VMOVUPS          Z9, 17472(SI)
+	VMOVAPS          Z23, Z9
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z29, Z9
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z31, Z21
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z29, Z23
+	VADDPS           Z30, Z24, Z29
+	VSUBPS           Z30, Z24, Z24
+	VMOVAPS          Z28, Z30
+	VFMADD231PS.BCST word_bed413cd<>+0(SB), Z9, Z30
+	VFMADD231PS.BCST word_3ed413cd<>+0(SB), Z28, Z9
+	VMOVAPS          Z20, Z28
+	VFMADD231PS.BCST word_3f6c835e<>+0(SB), Z30, Z28
+	VMOVAPS          Z25, Z31
+	VFMADD231PS.BCST word_3f6c835e<>+0(SB), Z9, Z31
+	VFMADD231PS.BCST word_bf6c835e<>+0(SB), Z30, Z20
+	VFMADD231PS.BCST word_bf6c835e<>+0(SB), Z9, Z25
+	VMOVAPS          Z26, Z9
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z8, Z9
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z26, Z8
+	VMOVAPS          Z18, Z26
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z9, Z26
+	VMOVAPS          Z22, Z30
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z8, Z30
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z9, Z18
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z8, Z22
+	VMOVAPS          Z21, Z8
+	VFMADD231PS.BCST word_401a827a<>+0(SB), Z23, Z8
+	VFMADD231PS.BCST word_c01a827a<>+0(SB), Z21, Z23
+	VMOVAPS          Z7, Z9
+	VFMADD231PS.BCST word_3ec3ef15<>+0(SB), Z8, Z9
+	VMOVAPS          Z14, Z21
+	VFMADD231PS.BCST word_3ec3ef15<>+0(SB), Z23, Z21
+	VFMADD231PS.BCST word_bec3ef15<>+0(SB), Z8, Z7
+	VFMADD231PS.BCST word_bec3ef15<>+0(SB), Z23, Z14
+	VADDPS           Z29, Z13, Z8
+	VSUBPS           Z29, Z13, Z13
+	VMOVAPS          Z28, Z23
+	VFMADD231PS.BCST word_be4bafaf<>+0(SB), Z31, Z23
+	VFMADD231PS.BCST word_3e4bafaf<>+0(SB), Z28, Z31
+	VMOVAPS          Z12, Z28
+	VFMADD231PS.BCST word_3f7b14be<>+0(SB), Z23, Z28
+	VMOVAPS          Z16, Z29
+	VFMADD231PS.BCST word_3f7b14be<>+0(SB), Z31, Z29
+	VFMADD231PS.BCST word_bf7b14be<>+0(SB), Z23, Z12
+	VFMADD231PS.BCST word_bf7b14be<>+0(SB), Z31, Z16
+	VMOVAPS          Z26, Z23
+	VFMADD231PS.BCST word_bed413cd<>+0(SB), Z30, Z23
+	VFMADD231PS.BCST word_3ed413cd<>+0(SB), Z26, Z30
+	VMOVAPS          Z10, Z26
+	VFMADD231PS.BCST word_3f6c835e<>+0(SB), Z23, Z26
+	VMOVAPS          Z17, Z31
+	VFMADD231PS.BCST word_3f6c835e<>+0(SB), Z30, Z31
+	VFMADD231PS.BCST word_bf6c835e<>+0(SB), Z23, Z10
+	VFMADD231PS.BCST word_bf6c835e<>+0(SB), Z30, Z17
+	VMOVAPS          Z9, Z23
+	VFMADD231PS.BCST word_3f2b0dc1<>+0(SB), Z21, Z23
+	VFMADD231PS.BCST word_bf2b0dc1<>+0(SB), Z9, Z21
+	VMOVAPS          Z5, Z9
+	VFMADD231PS.BCST word_3f54db31<>+0(SB), Z23, Z9
+	VMOVAPS          Z15, Z30
+	VFMADD231PS.BCST word_3f54db31<>+0(SB), Z21, Z30
+	VFMADD231PS.BCST word_bf54db31<>+0(SB), Z23, Z5
+	VFMADD231PS.BCST word_bf54db31<>+0(SB), Z21, Z15
+	VMOVAPS          Z19, Z21
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z27, Z21
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z19, Z27
+	VMOVAPS          Z3, Z19
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z21, Z19
+	VMOVAPS          Z11, Z23
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z27, Z23
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z21, Z3
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z27, Z11
+	VMOVAPS          Z7, Z21
+	VFMADD231PS.BCST word_bfbf90c7<>+0(SB), Z14, Z21
+	VFMADD231PS.BCST word_3fbf90c7<>+0(SB), Z7, Z14
+	VMOVAPS          Z0, Z7
+	VFMADD231PS.BCST word_3f0e39da<>+0(SB), Z21, Z7
+	VMOVAPS          Z1, Z27
+	VFMADD231PS.BCST word_3f0e39da<>+0(SB), Z14, Z27
+	VFMADD231PS.BCST word_bf0e39da<>+0(SB), Z21, Z0
+	VFMADD231PS.BCST word_bf0e39da<>+0(SB), Z14, Z1
+	VMOVAPS          Z18, Z14
+	VFMADD231PS.BCST word_401a827a<>+0(SB), Z22, Z14
+	VFMADD231PS.BCST word_c01a827a<>+0(SB), Z18, Z22
+	VMOVAPS          Z2, Z18
+	VFMADD231PS.BCST word_3ec3ef15<>+0(SB), Z14, Z18
+	VMOVAPS          Z6, Z21
+	VFMADD231PS.BCST word_3ec3ef15<>+0(SB), Z22, Z21
+	VFMADD231PS.BCST word_bec3ef15<>+0(SB), Z14, Z2
+	VFMADD231PS.BCST word_bec3ef15<>+0(SB), Z22, Z6
+	VMOVAPS          Z20, Z14
+	VFMADD231PS.BCST word_40a0dff7<>+0(SB), Z25, Z14
+	VFMADD231PS.BCST word_c0a0dff7<>+0(SB), Z20, Z25
+	VMOVAPS          Z4, Z20
+	VFMADD231PS.BCST word_3e47c5c2<>+0(SB), Z14, Z20
+	VMOVUPS          17472(SI), Z22
+	VMOVUPS          Z13, 17536(SI)
+	VMOVAPS          Z22, Z13
+	VFMADD231PS.BCST word_3e47c5c2<>+0(SB), Z25, Z13
+	VFMADD231PS.BCST word_be47c5c2<>+0(SB), Z14, Z4
+	VFMADD231PS.BCST word_be47c5c2<>+0(SB), Z25, Z22
+	VMOVUPS          128(R12), Z14
+	VMOVUPS          4224(R12), Z25
+	VMOVUPS          Z16, 17472(SI)
+	VADDPS           Z25, Z14, Z16
+	VSUBPS           Z25, Z14, Z14
+	VMOVUPS          2176(R12), Z25
+	VMOVUPS          Z12, 17600(SI)
+	VMOVUPS          6272(R12), Z12
+	VMOVUPS          Z17, 17664(SI)
+	VADDPS           Z12, Z25, Z17
+	VSUBPS           Z12, Z25, Z12
+	VADDPS           Z17, Z16, Z25
+	VSUBPS           Z17, Z16, Z16
+	VMOVUPS          1152(R12), Z17
+	VMOVUPS          Z10, 17728(SI)
+	VMOVUPS          5248(R12), Z10
+	VMOVUPS          Z15, 17792(SI)
+	VADDPS           Z10, Z17, Z15
+	VSUBPS           Z10, Z17, Z10
+	VMOVUPS          3200(R12), Z17
+	VMOVUPS          Z5, 17856(SI)
+	VMOVUPS          7296(R12), Z5
+	VMOVUPS          Z11, 17920(SI)
+	VADDPS           Z5, Z17, Z11
+	VSUBPS           Z5, Z17, Z5
+	VADDPS           Z11, Z15, Z17
+	VSUBPS           Z11, Z15, Z11
+	VADDPS           Z17, Z25, Z15
+	VSUBPS           Z17, Z25, Z17
+	VMOVAPS          Z10, Z25
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z5, Z25
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z10, Z5
+	VMOVAPS          Z14, Z10
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z25, Z10
+	VMOVUPS          Z3, 17984(SI)
+	VMOVAPS          Z12, Z3
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z5, Z3
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z25, Z14
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z5, Z12
+	VMOVUPS          640(R12), Z5
+	VMOVUPS          4736(R12), Z25
+	VMOVUPS          Z1, 18048(SI)
+	VADDPS           Z25, Z5, Z1
+	VSUBPS           Z25, Z5, Z5
+	VMOVUPS          2688(R12), Z25
+	VMOVUPS          Z0, 18112(SI)
+	VMOVUPS          6784(R12), Z0
+	VMOVUPS          Z6, 18176(SI)
+	VADDPS           Z0, Z25, Z6
+	VSUBPS           Z0, Z25, Z0
+	VADDPS           Z6, Z1, Z25
+	VSUBPS           Z6, Z1, Z1
+	VMOVUPS          1664(R12), Z6
+	VMOVUPS          Z2, 18240(SI)
+	VMOVUPS          5760(R12), Z2
+	VMOVUPS          Z22, 18304(SI)
+	VADDPS           Z2, Z6, Z22
+	VSUBPS           Z2, Z6, Z2
+	VMOVUPS          3712(R12), Z6
+	VMOVUPS          Z4, 18368(SI)
+	VMOVUPS          7808(R12), Z4
+	VMOVUPS          Z24, 18432(SI)
+	VADDPS           Z4, Z6, Z24
+	VSUBPS           Z4, Z6, Z4
+	VADDPS           Z24, Z22, Z6
+	VSUBPS           Z24, Z22, Z22
+	VADDPS           Z6, Z25, Z24
+	VSUBPS           Z6, Z25, Z6
+	VMOVAPS          Z2, Z25
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z4, Z25
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z2, Z4
+	VMOVAPS          Z5, Z2
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z25, Z2
+	VMOVUPS          Z13, 18496(SI)
+	VMOVAPS          Z0, Z13
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z4, Z13
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z25, Z5
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z4, Z0
+	VADDPS           Z24, Z15, Z4
+	VSUBPS           Z24, Z15, Z15
+	VMOVAPS          Z2, Z24
+	VFMADD231PS.BCST word_bed413cd<>+0(SB), Z13, Z24
+	VFMADD231PS.BCST word_3ed413cd<>+0(SB), Z2, Z13
+	VMOVAPS          Z10, Z2
+	VFMADD231PS.BCST word_3f6c835e<>+0(SB), Z24, Z2
+	VMOVAPS          Z3, Z25
+	VFMADD231PS.BCST word_3f6c835e<>+0(SB), Z13, Z25
+	VFMADD231PS.BCST word_bf6c835e<>+0(SB), Z24, Z10
+	VFMADD231PS.BCST word_bf6c835e<>+0(SB), Z13, Z3
+	VMOVAPS          Z1, Z13
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z22, Z13
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z1, Z22
+	VMOVAPS          Z16, Z1
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z13, Z1
+	VMOVAPS          Z11, Z24
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z22, Z24
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z13, Z16
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z22, Z11
+	VMOVAPS          Z5, Z13
+	VFMADD231PS.BCST word_401a827a<>+0(SB), Z0, Z13
+	VFMADD231PS.BCST word_c01a827a<>+0(SB), Z5, Z0
+	VMOVAPS          Z14, Z5
+	VFMADD231PS.BCST word_3ec3ef15<>+0(SB), Z13, Z5
+	VMOVAPS          Z12, Z22
+	VFMADD231PS.BCST word_3ec3ef15<>+0(SB), Z0, Z22
+	VFMADD231PS.BCST word_bec3ef15<>+0(SB), Z13, Z14
+	VFMADD231PS.BCST word_bec3ef15<>+0(SB), Z0, Z12
+	VMOVUPS          384(R12), Z0
+	VMOVUPS          4480(R12), Z13
+	VMOVUPS          Z15, 18560(SI)
+	VADDPS           Z13, Z0, Z15
+	VSUBPS           Z13, Z0, Z0
+	VMOVUPS          2432(R12), Z13
+	VMOVUPS          Z20, 18624(SI)
+	VMOVUPS          6528(R12), Z20
+	VMOVUPS          Z21, 18688(SI)
+	VADDPS           Z20, Z13, Z21
+	VSUBPS           Z20, Z13, Z13
+	VADDPS           Z21, Z15, Z20
+	VSUBPS           Z21, Z15, Z15
+	VMOVUPS          1408(R12), Z21
+	VMOVUPS          Z18, 18752(SI)
+	VMOVUPS          5504(R12), Z18
+	VMOVUPS          Z27, 18816(SI)
+	VADDPS           Z18, Z21, Z27
+	VSUBPS           Z18, Z21, Z18
+	VMOVUPS          3456(R12), Z21
+	VMOVUPS          Z7, 18880(SI)
+	VMOVUPS          7552(R12), Z7
+	VMOVUPS          Z23, 18944(SI)
+	VADDPS           Z7, Z21, Z23
+	VSUBPS           Z7, Z21, Z7
+	VADDPS           Z23, Z27, Z21
+	VSUBPS           Z23, Z27, Z23
+	VADDPS           Z21, Z20, Z27
+	VSUBPS           Z21, Z20, Z20
+	VMOVAPS          Z18, Z21
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z7, Z21
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z18, Z7
+	VMOVAPS          Z0, Z18
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z21, Z18
+	VMOVUPS          Z19, 19008(SI)
+	VMOVAPS          Z13, Z19
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z7, Z19
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z21, Z0
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z7, Z13
+	VMOVUPS          896(R12), Z7
+	VMOVUPS          4992(R12), Z21
+	VMOVUPS          Z30, 19072(SI)
+	VADDPS           Z21, Z7, Z30
+	VSUBPS           Z21, Z7, Z7
+	VMOVUPS          2944(R12), Z21
+	VMOVUPS          Z9, 19136(SI)
+	VMOVUPS          7040(R12), Z9
+	VMOVUPS          Z31, 19200(SI)
+	VADDPS           Z9, Z21, Z31
+	VSUBPS           Z9, Z21, Z9
+	VADDPS           Z31, Z30, Z21
+	VSUBPS           Z31, Z30, Z30
+	VMOVUPS          1920(R12), Z31
+	VMOVUPS          Z26, 19264(SI)
+	VMOVUPS          6016(R12), Z26
+	VMOVUPS          Z29, 19328(SI)
+	VADDPS           Z26, Z31, Z29
+	VSUBPS           Z26, Z31, Z26
+	VMOVUPS          3968(R12), Z31
+	VMOVUPS          Z28, 19392(SI)
+	VMOVUPS          8064(R12), Z28
+	VMOVUPS          Z8, 19456(SI)
+	VADDPS           Z28, Z31, Z8
+	VSUBPS           Z28, Z31, Z28
+	VADDPS           Z8, Z29, Z31
+	VSUBPS           Z8, Z29, Z8
+	VADDPS           Z31, Z21, Z29
+	VSUBPS           Z31, Z21, Z21
+	VMOVAPS          Z26, Z31
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z28, Z31
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z26, Z28
+	VMOVAPS          Z7, Z26
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z31, Z26
+	VMOVUPS          Z3, 19520(SI)
+	VMOVAPS          Z9, Z3
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z28, Z3
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z31, Z7
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z28, Z9
+	VADDPS           Z29, Z27, Z28
+	VSUBPS           Z29, Z27, Z27
+	VMOVAPS          Z26, Z29
+	VFMADD231PS.BCST word_bed413cd<>+0(SB), Z3, Z29
+	VFMADD231PS.BCST word_3ed413cd<>+0(SB), Z26, Z3
+	VMOVAPS          Z18, Z26
+	VFMADD231PS.BCST word_3f6c835e<>+0(SB), Z29, Z26
+	VMOVAPS          Z19, Z31
+	VFMADD231PS.BCST word_3f6c835e<>+0(SB), Z3, Z31
+	VFMADD231PS.BCST word_bf6c835e<>+0(SB), Z29, Z18
+	VFMADD231PS.BCST word_bf6c835e<>+0(SB), Z3, Z19
+	VMOVAPS          Z30, Z3
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z8, Z3
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z30, Z8
+	VMOVAPS          Z15, Z29
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z3, Z29
+	VMOVAPS          Z23, Z30
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z8, Z30
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z3, Z15
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z8, Z23
+	VMOVAPS          Z7, Z3
+	VFMADD231PS.BCST word_401a827a<>+0(SB), Z9, Z3
+	VFMADD231PS.BCST word_c01a827a<>+0(SB), Z7, Z9
+	VMOVAPS          Z0, Z7
+	VFMADD231PS.BCST word_3ec3ef15<>+0(SB), Z3, Z7
+	VMOVAPS          Z13, Z8
+	VFMADD231PS.BCST word_3ec3ef15<>+0(SB), Z9, Z8
+	VFMADD231PS.BCST word_bec3ef15<>+0(SB), Z3, Z0
+	VFMADD231PS.BCST word_bec3ef15<>+0(SB), Z9, Z13
+	VADDPS           Z28, Z4, Z3
+	VSUBPS           Z28, Z4, Z4
+	VMOVAPS          Z26, Z9
+	VFMADD231PS.BCST word_be4bafaf<>+0(SB), Z31, Z9
+	VFMADD231PS.BCST word_3e4bafaf<>+0(SB), Z26, Z31
+	VMOVAPS          Z2, Z26
+	VFMADD231PS.BCST word_3f7b14be<>+0(SB), Z9, Z26
+	VMOVAPS          Z25, Z28
+	VFMADD231PS.BCST word_3f7b14be<>+0(SB), Z31, Z28
+	VFMADD231PS.BCST word_bf7b14be<>+0(SB), Z9, Z2
+	VFMADD231PS.BCST word_bf7b14be<>+0(SB), Z31, Z25
+	VMOVAPS          Z29, Z9
+	VFMADD231PS.BCST word_bed413cd<>+0(SB), Z30, Z9
+	VFMADD231PS.BCST word_3ed413cd<>+0(SB), Z29, Z30
+	VMOVAPS          Z1, Z29
+	VFMADD231PS.BCST word_3f6c835e<>+0(SB), Z9, Z29
+	VMOVAPS          Z24, Z31
+	VFMADD231PS.BCST word_3f6c835e<>+0(SB), Z30, Z31
+	VFMADD231PS.BCST word_bf6c835e<>+0(SB), Z9, Z1
+	VFMADD231PS.BCST word_bf6c835e<>+0(SB), Z30, Z24
+	VMOVAPS          Z7, Z9
+	VFMADD231PS.BCST word_3f2b0dc1<>+0(SB), Z8, Z9
+	VFMADD231PS.BCST word_bf2b0dc1<>+0(SB), Z7, Z8
+	VMOVAPS          Z5, Z7
+	VFMADD231PS.BCST word_3f54db31<>+0(SB), Z9, Z7
+	VMOVAPS          Z22, Z30
+	VFMADD231PS.BCST word_3f54db31<>+0(SB), Z8, Z30
+	VFMADD231PS.BCST word_bf54db31<>+0(SB), Z9, Z5
+	VFMADD231PS.BCST word_bf54db31<>+0(SB), Z8, Z22
+	VMOVAPS          Z20, Z8
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z21, Z8
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z20, Z21
+	VMOVAPS          Z17, Z9
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z8, Z9
+	VMOVAPS          Z6, Z20
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z21, Z20
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z8, Z17
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z21, Z6
+	VMOVAPS          Z0, Z8
+	VFMADD231PS.BCST word_bfbf90c7<>+0(SB), Z13, Z8
+	VFMADD231PS.BCST word_3fbf90c7<>+0(SB), Z0, Z13
+	VMOVAPS          Z14, Z0
+	VFMADD231PS.BCST word_3f0e39da<>+0(SB), Z8, Z0
+	VMOVAPS          Z12, Z21
+	VFMADD231PS.BCST word_3f0e39da<>+0(SB), Z13, Z21
+	VFMADD231PS.BCST word_bf0e39da<>+0(SB), Z8, Z14
+	VFMADD231PS.BCST word_bf0e39da<>+0(SB), Z13, Z12
+	VMOVAPS          Z15, Z8
+	VFMADD231PS.BCST word_401a827a<>+0(SB), Z23, Z8
+	VFMADD231PS.BCST word_c01a827a<>+0(SB), Z15, Z23
+	VMOVAPS          Z16, Z13
+	VFMADD231PS.BCST word_3ec3ef15<>+0(SB), Z8, Z13
+	VMOVAPS          Z11, Z15
+	VFMADD231PS.BCST word_3ec3ef15<>+0(SB), Z23, Z15
+	VFMADD231PS.BCST word_bec3ef15<>+0(SB), Z8, Z16
+	VFMADD231PS.BCST word_bec3ef15<>+0(SB), Z23, Z11
+	VMOVAPS          Z18, Z8
+	VFMADD231PS.BCST word_40a0dff7<>+0(SB), Z19, Z8
+	VFMADD231PS.BCST word_c0a0dff7<>+0(SB), Z18, Z19
+	VMOVAPS          Z10, Z18
+	VFMADD231PS.BCST word_3e47c5c2<>+0(SB), Z8, Z18
+	VMOVUPS          19520(SI), Z23
+	VMOVUPS          Z4, 19584(SI)
+	VMOVAPS          Z23, Z4
+	VFMADD231PS.BCST word_3e47c5c2<>+0(SB), Z19, Z4
+	VFMADD231PS.BCST word_be47c5c2<>+0(SB), Z8, Z10
+	VFMADD231PS.BCST word_be47c5c2<>+0(SB), Z19, Z23
+	VMOVUPS          19456(SI), Z8
+	VADDPS           Z8, Z3, Z19
+	VMOVUPS          Z19, (R13)
+	VSUBPS           Z3, Z8, Z3
+	VMOVUPS          Z3, 64(R13)
+	VMOVAPS          Z26, Z3
+	VFMADD231PS.BCST word_bdc9b5dc<>+0(SB), Z28, Z3
+	VFMADD231PS.BCST word_3dc9b5dc<>+0(SB), Z26, Z28
+	VMOVUPS          19392(SI), Z8
+	VMOVAPS          Z8, Z19
+	VFMADD231PS.BCST word_3f7ec46d<>+0(SB), Z3, Z19
+	VMOVUPS          19328(SI), Z26
+	VMOVUPS          Z2, 19456(SI)
+	VMOVAPS          Z26, Z2
+	VFMADD231PS.BCST word_3f7ec46d<>+0(SB), Z28, Z2
+	VMOVUPS          Z19, 128(R13)
+	VMULPS.BCST      word_bf800000<>+0(SB), Z2, Z2
+	VMOVUPS          Z2, 192(R13)
+	VFMADD231PS.BCST word_bf7ec46d<>+0(SB), Z3, Z8
+	VFMADD231PS.BCST word_bf7ec46d<>+0(SB), Z28, Z26
+	VMOVUPS          Z8, 3968(R13)
+	VMOVUPS          Z26, 4032(R13)
+	VMOVAPS          Z29, Z2
+	VFMADD231PS.BCST word_be4bafaf<>+0(SB), Z31, Z2
+	VFMADD231PS.BCST word_3e4bafaf<>+0(SB), Z29, Z31
+	VMOVUPS          19264(SI), Z3
+	VMOVAPS          Z3, Z8
+	VFMADD231PS.BCST word_3f7b14be<>+0(SB), Z2, Z8
+	VMOVUPS          19200(SI), Z19
+	VMOVAPS          Z19, Z26
+	VFMADD231PS.BCST word_3f7b14be<>+0(SB), Z31, Z26
+	VMOVUPS          Z8, 256(R13)
+	VMULPS.BCST      word_bf800000<>+0(SB), Z26, Z8
+	VMOVUPS          Z8, 320(R13)
+	VFMADD231PS.BCST word_bf7b14be<>+0(SB), Z2, Z3
+	VFMADD231PS.BCST word_bf7b14be<>+0(SB), Z31, Z19
+	VMOVUPS          Z3, 3840(R13)
+	VMOVUPS          Z19, 3904(R13)
+	VMOVAPS          Z7, Z2
+	VFMADD231PS.BCST word_3e9b5042<>+0(SB), Z30, Z2
+	VFMADD231PS.BCST word_be9b5042<>+0(SB), Z7, Z30
+	VMOVUPS          19136(SI), Z3
+	VMOVAPS          Z3, Z7
+	VFMADD231PS.BCST word_3f74fa0b<>+0(SB), Z2, Z7
+	VMOVUPS          19072(SI), Z8
+	VMOVAPS          Z8, Z19
+	VFMADD231PS.BCST word_3f74fa0b<>+0(SB), Z30, Z19
+	VMOVUPS          Z7, 384(R13)
+	VMOVUPS          Z19, 448(R13)
+	VFMADD231PS.BCST word_bf74fa0b<>+0(SB), Z2, Z3
+	VFMADD231PS.BCST word_bf74fa0b<>+0(SB), Z30, Z8
+	VMOVUPS          Z3, 3712(R13)
+	VMULPS.BCST      word_bf800000<>+0(SB), Z8, Z2
+	VMOVUPS          Z2, 3776(R13)
+	VMOVAPS          Z9, Z2
+	VFMADD231PS.BCST word_bed413cd<>+0(SB), Z20, Z2
+	VFMADD231PS.BCST word_3ed413cd<>+0(SB), Z9, Z20
+	VMOVUPS          19008(SI), Z3
+	VMOVAPS          Z3, Z7
+	VFMADD231PS.BCST word_3f6c835e<>+0(SB), Z2, Z7
+	VMOVUPS          18944(SI), Z8
+	VMOVAPS          Z8, Z9
+	VFMADD231PS.BCST word_3f6c835e<>+0(SB), Z20, Z9
+	VMOVUPS          Z7, 512(R13)
+	VMULPS.BCST      word_bf800000<>+0(SB), Z9, Z7
+	VMOVUPS          Z7, 576(R13)
+	VFMADD231PS.BCST word_bf6c835e<>+0(SB), Z2, Z3
+	VFMADD231PS.BCST word_bf6c835e<>+0(SB), Z20, Z8
+	VMOVUPS          Z3, 3584(R13)
+	VMOVUPS          Z8, 3648(R13)
+	VMOVAPS          Z0, Z2
+	VFMADD231PS.BCST word_bf08d5b9<>+0(SB), Z21, Z2
+	VFMADD231PS.BCST word_3f08d5b9<>+0(SB), Z0, Z21
+	VMOVUPS          18880(SI), Z0
+	VMOVAPS          Z0, Z3
+	VFMADD231PS.BCST word_3f61c598<>+0(SB), Z2, Z3
+	VMOVUPS          18816(SI), Z7
+	VMOVAPS          Z7, Z8
+	VFMADD231PS.BCST word_3f61c598<>+0(SB), Z21, Z8
+	VMOVUPS          Z3, 640(R13)
+	VMULPS.BCST      word_bf800000<>+0(SB), Z8, Z3
+	VMOVUPS          Z3, 704(R13)
+	VFMADD231PS.BCST word_bf61c598<>+0(SB), Z2, Z0
+	VFMADD231PS.BCST word_bf61c598<>+0(SB), Z21, Z7
+	VMOVUPS          Z0, 3456(R13)
+	VMOVUPS          Z7, 3520(R13)
+	VMOVAPS          Z13, Z0
+	VFMADD231PS.BCST word_3f2b0dc1<>+0(SB), Z15, Z0
+	VFMADD231PS.BCST word_bf2b0dc1<>+0(SB), Z13, Z15
+	VMOVUPS          18752(SI), Z2
+	VMOVAPS          Z2, Z3
+	VFMADD231PS.BCST word_3f54db31<>+0(SB), Z0, Z3
+	VMOVUPS          18688(SI), Z7
+	VMOVAPS          Z7, Z8
+	VFMADD231PS.BCST word_3f54db31<>+0(SB), Z15, Z8
+	VMOVUPS          Z3, 768(R13)
+	VMOVUPS          Z8, 832(R13)
+	VFMADD231PS.BCST word_bf54db31<>+0(SB), Z0, Z2
+	VFMADD231PS.BCST word_bf54db31<>+0(SB), Z15, Z7
+	VMOVUPS          Z2, 3328(R13)
+	VMULPS.BCST      word_bf800000<>+0(SB), Z7, Z0
+	VMOVUPS          Z0, 3392(R13)
+	VMOVAPS          Z18, Z0
+	VFMADD231PS.BCST word_3f521801<>+0(SB), Z4, Z0
+	VFMADD231PS.BCST word_bf521801<>+0(SB), Z18, Z4
+	VMOVUPS          18624(SI), Z2
+	VMOVAPS          Z2, Z3
+	VFMADD231PS.BCST word_3f45e403<>+0(SB), Z0, Z3
+	VMOVUPS          18496(SI), Z7
+	VMOVAPS          Z7, Z8
+	VFMADD231PS.BCST word_3f45e403<>+0(SB), Z4, Z8
+	VMOVUPS          Z3, 896(R13)
+	VMOVUPS          Z8, 960(R13)
+	VFMADD231PS.BCST word_bf45e403<>+0(SB), Z0, Z2
+	VFMADD231PS.BCST word_bf45e403<>+0(SB), Z4, Z7
+	VMOVUPS          Z2, 3200(R13)
+	VMULPS.BCST      word_bf800000<>+0(SB), Z7, Z0
+	VMOVUPS          Z0, 3264(R13)
+	VMOVUPS          18560(SI), Z0
+	VMOVAPS          Z0, Z2
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z27, Z2
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z0, Z27
+	VMOVUPS          17408(SI), Z0
+	VMOVAPS          Z0, Z3
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z2, Z3
+	VMOVUPS          18432(SI), Z4
+	VMOVAPS          Z4, Z7
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z27, Z7
+	VMOVUPS          Z3, 1024(R13)
+	VMULPS.BCST      word_bf800000<>+0(SB), Z7, Z3
+	VMOVUPS          Z3, 1088(R13)
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z2, Z0
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z27, Z4
+	VMOVUPS          Z0, 3072(R13)
+	VMOVUPS          Z4, 3136(R13)
+	VMOVAPS          Z10, Z0
+	VFMADD231PS.BCST word_bf9bf7ec<>+0(SB), Z23, Z0
+	VFMADD231PS.BCST word_3f9bf7ec<>+0(SB), Z10, Z23
+	VMOVUPS          18368(SI), Z2
+	VMOVAPS          Z2, Z3
+	VFMADD231PS.BCST word_3f226799<>+0(SB), Z0, Z3
+	VMOVUPS          18304(SI), Z4
+	VMOVAPS          Z4, Z7
+	VFMADD231PS.BCST word_3f226799<>+0(SB), Z23, Z7
+	VMOVUPS          Z3, 1152(R13)
+	VMULPS.BCST      word_bf800000<>+0(SB), Z7, Z3
+	VMOVUPS          Z3, 1216(R13)
+	VFMADD231PS.BCST word_bf226799<>+0(SB), Z0, Z2
+	VFMADD231PS.BCST word_bf226799<>+0(SB), Z23, Z4
+	VMOVUPS          Z2, 2944(R13)
+	VMOVUPS          Z4, 3008(R13)
+	VMOVAPS          Z16, Z0
+	VFMADD231PS.BCST word_bfbf90c7<>+0(SB), Z11, Z0
+	VFMADD231PS.BCST word_3fbf90c7<>+0(SB), Z16, Z11
+	VMOVUPS          18240(SI), Z2
+	VMOVAPS          Z2, Z3
+	VFMADD231PS.BCST word_3f0e39da<>+0(SB), Z0, Z3
+	VMOVUPS          18176(SI), Z4
+	VMOVAPS          Z4, Z7
+	VFMADD231PS.BCST word_3f0e39da<>+0(SB), Z11, Z7
+	VMOVUPS          Z3, 1280(R13)
+	VMULPS.BCST      word_bf800000<>+0(SB), Z7, Z3
+	VMOVUPS          Z3, 1344(R13)
+	VFMADD231PS.BCST word_bf0e39da<>+0(SB), Z0, Z2
+	VFMADD231PS.BCST word_bf0e39da<>+0(SB), Z11, Z4
+	VMOVUPS          Z2, 2816(R13)
+	VMOVUPS          Z4, 2880(R13)
+	VMOVAPS          Z14, Z0
+	VFMADD231PS.BCST word_3fef789e<>+0(SB), Z12, Z0
+	VFMADD231PS.BCST word_bfef789e<>+0(SB), Z14, Z12
+	VMOVUPS          18112(SI), Z2
+	VMOVAPS          Z2, Z3
+	VFMADD231PS.BCST word_3ef15aea<>+0(SB), Z0, Z3
+	VMOVUPS          18048(SI), Z4
+	VMOVAPS          Z4, Z7
+	VFMADD231PS.BCST word_3ef15aea<>+0(SB), Z12, Z7
+	VMOVUPS          Z3, 1408(R13)
+	VMOVUPS          Z7, 1472(R13)
+	VFMADD231PS.BCST word_bef15aea<>+0(SB), Z0, Z2
+	VFMADD231PS.BCST word_bef15aea<>+0(SB), Z12, Z4
+	VMOVUPS          Z2, 2688(R13)
+	VMULPS.BCST      word_bf800000<>+0(SB), Z4, Z0
+	VMOVUPS          Z0, 2752(R13)
+	VMOVAPS          Z17, Z0
+	VFMADD231PS.BCST word_401a827a<>+0(SB), Z6, Z0
+	VFMADD231PS.BCST word_c01a827a<>+0(SB), Z17, Z6
+	VMOVUPS          17984(SI), Z2
+	VMOVAPS          Z2, Z3
+	VFMADD231PS.BCST word_3ec3ef15<>+0(SB), Z0, Z3
+	VMOVUPS          17920(SI), Z4
+	VMOVAPS          Z4, Z7
+	VFMADD231PS.BCST word_3ec3ef15<>+0(SB), Z6, Z7
+	VMOVUPS          Z3, 1536(R13)
+	VMOVUPS          Z7, 1600(R13)
+	VFMADD231PS.BCST word_bec3ef15<>+0(SB), Z0, Z2
+	VFMADD231PS.BCST word_bec3ef15<>+0(SB), Z6, Z4
+	VMOVUPS          Z2, 2560(R13)
+	VMULPS.BCST      word_bf800000<>+0(SB), Z4, Z0
+	VMOVUPS          Z0, 2624(R13)
+	VMOVAPS          Z5, Z0
+	VFMADD231PS.BCST word_c052facf<>+0(SB), Z22, Z0
+	VFMADD231PS.BCST word_4052facf<>+0(SB), Z5, Z22
+	VMOVUPS          17856(SI), Z2
+	VMOVAPS          Z2, Z3
+	VFMADD231PS.BCST word_3e94a031<>+0(SB), Z0, Z3
+	VMOVUPS          17792(SI), Z4
+	VMOVAPS          Z4, Z5
+	VFMADD231PS.BCST word_3e94a031<>+0(SB), Z22, Z5
+	VMOVUPS          Z3, 1664(R13)
+	VMULPS.BCST      word_bf800000<>+0(SB), Z5, Z3
+	VMOVUPS          Z3, 1728(R13)
+	VFMADD231PS.BCST word_be94a031<>+0(SB), Z0, Z2
+	VFMADD231PS.BCST word_be94a031<>+0(SB), Z22, Z4
+	VMOVUPS          Z2, 2432(R13)
+	VMOVUPS          Z4, 2496(R13)
+	VMOVAPS          Z1, Z0
+	VFMADD231PS.BCST word_40a0dff7<>+0(SB), Z24, Z0
+	VFMADD231PS.BCST word_c0a0dff7<>+0(SB), Z1, Z24
+	VMOVUPS          17728(SI), Z1
+	VMOVAPS          Z1, Z2
+	VFMADD231PS.BCST word_3e47c5c2<>+0(SB), Z0, Z2
+	VMOVUPS          17664(SI), Z3
+	VMOVAPS          Z3, Z4
+	VFMADD231PS.BCST word_3e47c5c2<>+0(SB), Z24, Z4
+	VMOVUPS          Z2, 1792(R13)
+	VMOVUPS          Z4, 1856(R13)
+	VFMADD231PS.BCST word_be47c5c2<>+0(SB), Z0, Z1
+	VFMADD231PS.BCST word_be47c5c2<>+0(SB), Z24, Z3
+	VMOVUPS          Z1, 2304(R13)
+	VMULPS.BCST      word_bf800000<>+0(SB), Z3, Z0
+	VMOVUPS          Z0, 2368(R13)
+	VMOVUPS          19456(SI), Z0
+	VMOVAPS          Z0, Z1
+	VFMADD231PS.BCST word_41227363<>+0(SB), Z25, Z1
+	VFMADD231PS.BCST word_c1227363<>+0(SB), Z0, Z25
+	VMOVUPS          17600(SI), Z0
+	VMOVAPS          Z0, Z2
+	VFMADD231PS.BCST word_3dc8bd36<>+0(SB), Z1, Z2
+	VMOVUPS          17472(SI), Z3
+	VMOVAPS          Z3, Z4
+	VFMADD231PS.BCST word_3dc8bd36<>+0(SB), Z25, Z4
+	VMOVUPS          Z2, 1920(R13)
+	VMOVUPS          Z4, 1984(R13)
+	VFMADD231PS.BCST word_bdc8bd36<>+0(SB), Z1, Z0
+	VFMADD231PS.BCST word_bdc8bd36<>+0(SB), Z25, Z3
+	VMOVUPS          Z0, 2176(R13)
+	VMULPS.BCST      word_bf800000<>+0(SB), Z3, Z0
+	VMOVUPS          Z0, 2240(R13)
+	VMOVUPS          17536(SI), Z0
+	VMOVUPS          Z0, 2048(R13)
+	VMOVUPS          19584(SI), Z0
+	VMULPS.BCST      word_bf800000<>+0(SB), Z0, Z0
+	VMOVUPS          Z0, 2112(R13)
+	ADDQ             $0x00000040, R12
+	ADDQ             $0x00001000, R13
+	DECQ             R11
+	JNE              part
+	VMOVUPS          9216(SI), Z0
+	VMOVUPS          13312(SI), Z1
+	VADDPS           Z1, Z0, Z2
+	VMOVUPS          Z2, (DI)
+	VSUBPS           Z1, Z0, Z0
+	VMOVUPS          Z0, 64(DI)
+	VMOVUPS          9280(SI), Z0
+	VMOVUPS          13376(SI), Z1
+	VSUBPS           Z1, Z0, Z2
+	VMOVUPS          Z2, 6080(DI)
+	VMOVUPS          Z0, 6144(DI)
+	VMULPS.BCST      word_bf800000<>+0(SB), Z1, Z0
+	VMOVUPS          Z0, 6208(DI)
+	LEAQ             9344(SI), R12
+	LEAQ             128(DI), R13
+	LEAQ             12032(DI), R14
+	LEAQ             circulantTwiddles128<>+0(SB), R9
+	MOVQ             $0x0000001f, R11
+
+combine128_0:
+	VBROADCASTSS (R9), Z6
+	VBROADCASTSS 4(R9), Z7
+	VMOVUPS      (R12), Z0
+	VMOVUPS      64(R12), Z1
+	VMOVUPS      4096(R12), Z2
+	VMOVUPS      4160(R12), Z3
+	VMOVAPS      Z2, Z4
+	VMOVAPS      Z3, Z5
+	VFMADD231PS  Z3, Z7, Z4
+	VFNMADD231PS Z2, Z7, Z5
+	VMOVAPS      Z0, Z2
+	VMOVAPS      Z1, Z3
+	VFMADD231PS  Z4, Z6, Z2
+	VFMADD231PS  Z5, Z6, Z3
+	VFNMADD231PS Z4, Z6, Z0
+	VFMSUB231PS  Z5, Z6, Z1
+	VADDPS       Z3, Z2, Z4
+	VMOVUPS      Z4, (R13)
+	VMOVUPS      Z2, 64(R13)
+	VMOVUPS      Z3, 128(R13)
+	VADDPS       Z1, Z0, Z4
+	VMOVUPS      Z4, (R14)
+	VMOVUPS      Z0, 64(R14)
+	VMOVUPS      Z1, 128(R14)
+	ADDQ         $0x00000080, R12
+	ADDQ         $0x000000c0, R13
+	SUBQ         $0x000000c0, R14
+	ADDQ         $0x08, R9
+	DECQ         R11
+	JNE          combine128_0
+	MOVQ         CX, R8
+	MOVQ         DI, R13
+	MOVQ         $0x000000bf, R11
+
+spread:
+	VMOVUPS (R13), Z0
+	VMOVUPS Z0, (R8)
+	ADDQ    DX, R8
+	ADDQ    $0x00000040, R13
+	DECQ    R11
+	JNE     spread
+	ADDQ    $0x00000040, AX
+	ADDQ    $0x00000040, CX
+	DECQ    R10
+	JNE     vector
+	VZEROUPPER
+	RET
+
+// func circulantInverseImage128AVX512(y []float32, yStep int, src []float32, srcStep int, bias []float32, lo float32, hi float32, vecs int, scratch []float32)
+// Requires: AVX, AVX512F
+TEXT ·circulantInverseImage128AVX512(SB), NOSPLIT, $0-128
+	MOVQ src_base+32(FP), AX
+	MOVQ srcStep+56(FP), BX
+	SHLQ $0x02, BX
+	MOVQ y_base+0(FP), CX
+	MOVQ yStep+24(FP), DX
+	SHLQ $0x02, DX
+	MOVQ vecs+96(FP), R10
+	MOVQ scratch_base+104(FP), SI
+	LEAQ 25600(SI), DI
+
+vector:
+	MOVQ AX, R8
+	MOVQ DI, R13
+	MOVQ $0x000000bf, R11
+
+gather:
+	VMOVUPS     (R8), Z0
+	VMOVUPS     Z0, (R13)
+	ADDQ        BX, R8
+	ADDQ        $0x00000040, R13
+	DECQ        R11
+	JNE         gather
+	VMOVUPS     6080(DI), Z0
+	VSUBPS      6208(DI), Z0, Z1
+	VADDPS      6144(DI), Z0, Z0
+	VMOVUPS     (DI), Z2
+	VMOVUPS     64(DI), Z3
+	VADDPS      Z3, Z2, Z4
+	VMOVUPS     Z4, 9216(SI)
+	VSUBPS      Z3, Z2, Z2
+	VMOVUPS     Z2, 13312(SI)
+	VMULPS.BCST word_40000000<>+0(SB), Z1, Z1
+	VMOVUPS     Z1, 9280(SI)
+	VMULPS.BCST word_c0000000<>+0(SB), Z0, Z0
+	VMOVUPS     Z0, 13376(SI)
+	LEAQ        128(DI), R12
+	LEAQ        12032(DI), R14
+	LEAQ        9344(SI), R13
+	LEAQ        circulantTwiddles128<>+0(SB), R9
+	MOVQ        $0x0000001f, R11
+
+separate128_0:
+	VBROADCASTSS (R9), Z12
+	VBROADCASTSS 4(R9), Z13
+	VMOVUPS      (R12), Z0
+	VADDPS       64(R12), Z0, Z1
+	VSUBPS       128(R12), Z0, Z0
+	VMOVUPS      (R14), Z2
+	VADDPS       64(R14), Z2, Z3
+	VSUBPS       128(R14), Z2, Z2
+	VADDPS       Z2, Z0, Z4
+	VSUBPS       Z3, Z1, Z5
+	VSUBPS       Z2, Z0, Z6
+	VADDPS       Z3, Z1, Z7
+	VMOVAPS      Z6, Z8
+	VMOVAPS      Z7, Z9
+	VFNMADD231PS Z7, Z13, Z8
+	VFMADD231PS  Z6, Z13, Z9
+	VMULPS       Z12, Z8, Z8
+	VMULPS       Z12, Z9, Z9
+	VMOVUPS      Z4, (R13)
+	VMOVUPS      Z5, 64(R13)
+	VMOVUPS      Z8, 4096(R13)
+	VMOVUPS      Z9, 4160(R13)
+	ADDQ         $0x000000c0, R12
+	SUBQ         $0x000000c0, R14
+	ADDQ         $0x00000080, R13
+	ADDQ         $0x08, R9
+	DECQ         R11
+	JNE          separate128_0
+	LEAQ         9216(SI), R12
+	MOVQ         SI, R13
+	MOVQ         $0x00000002, R11
+
+part:
+	VMOVUPS          (R12), Z0
+	VMOVUPS          64(R12), Z1
+	VADDPS           Z1, Z0, Z2
+	VSUBPS           Z1, Z0, Z0
+	VMOVUPS          128(R12), Z1
+	VMOVUPS          3968(R12), Z3
+	VADDPS           Z3, Z1, Z4
+	VMOVUPS          192(R12), Z5
+	VMOVUPS          4032(R12), Z6
+	VSUBPS           Z6, Z5, Z7
+	VSUBPS           Z3, Z1, Z1
+	VADDPS           Z6, Z5, Z3
+	VMOVAPS          Z1, Z5
+	VFMADD231PS.BCST word_bdc9b5dc<>+0(SB), Z3, Z5
+	VMULPS.BCST      word_3f7ec46d<>+0(SB), Z5, Z5
+	VFMADD231PS.BCST word_3dc9b5dc<>+0(SB), Z1, Z3
+	VMULPS.BCST      word_3f7ec46d<>+0(SB), Z3, Z1
+	VMOVUPS          256(R12), Z3
+	VMOVUPS          3840(R12), Z6
+	VADDPS           Z6, Z3, Z8
+	VMOVUPS          320(R12), Z9
+	VMOVUPS          3904(R12), Z10
+	VSUBPS           Z10, Z9, Z11
+	VSUBPS           Z6, Z3, Z3
+	VADDPS           Z10, Z9, Z6
+	VMOVAPS          Z3, Z9
+	VFMADD231PS.BCST word_be4bafaf<>+0(SB), Z6, Z9
+	VMULPS.BCST      word_3f7b14be<>+0(SB), Z9, Z9
+	VFMADD231PS.BCST word_3e4bafaf<>+0(SB), Z3, Z6
+	VMULPS.BCST      word_3f7b14be<>+0(SB), Z6, Z3
+	VMOVUPS          384(R12), Z6
+	VMOVUPS          3712(R12), Z10
+	VADDPS           Z10, Z6, Z12
+	VMOVUPS          448(R12), Z13
+	VMOVUPS          3776(R12), Z14
+	VSUBPS           Z14, Z13, Z15
+	VSUBPS           Z10, Z6, Z6
+	VADDPS           Z14, Z13, Z10
+	VMOVAPS          Z6, Z13
+	VFMADD231PS.BCST word_be9b5042<>+0(SB), Z10, Z13
+	VMULPS.BCST      word_3f74fa0b<>+0(SB), Z13, Z13
+	VFMADD231PS.BCST word_3e9b5042<>+0(SB), Z6, Z10
+	VMULPS.BCST      word_3f74fa0b<>+0(SB), Z10, Z6
+	VMOVUPS          512(R12), Z10
+	VMOVUPS          3584(R12), Z14
+	VADDPS           Z14, Z10, Z16
+	VMOVUPS          576(R12), Z17
+	VMOVUPS          3648(R12), Z18
+	VSUBPS           Z18, Z17, Z19
+	VSUBPS           Z14, Z10, Z10
+	VADDPS           Z18, Z17, Z14
+	VMOVAPS          Z10, Z17
+	VFMADD231PS.BCST word_bed413cd<>+0(SB), Z14, Z17
+	VMULPS.BCST      word_3f6c835e<>+0(SB), Z17, Z17
+	VFMADD231PS.BCST word_3ed413cd<>+0(SB), Z10, Z14
+	VMULPS.BCST      word_3f6c835e<>+0(SB), Z14, Z10
+	VMOVUPS          640(R12), Z14
+	VMOVUPS          3456(R12), Z18
+	VADDPS           Z18, Z14, Z20
+	VMOVUPS          704(R12), Z21
+	VMOVUPS          3520(R12), Z22
+	VSUBPS           Z22, Z21, Z23
+	VSUBPS           Z18, Z14, Z14
+	VADDPS           Z22, Z21, Z18
+	VMOVAPS          Z14, Z21
+	VFMADD231PS.BCST word_bf08d5b9<>+0(SB), Z18, Z21
+	VMULPS.BCST      word_3f61c598<>+0(SB), Z21, Z21
+	VFMADD231PS.BCST word_3f08d5b9<>+0(SB), Z14, Z18
+	VMULPS.BCST      word_3f61c598<>+0(SB), Z18, Z14
+	VMOVUPS          768(R12), Z18
+	VMOVUPS          3328(R12), Z22
+	VADDPS           Z22, Z18, Z24
+	VMOVUPS          832(R12), Z25
+	VMOVUPS          3392(R12), Z26
+	VSUBPS           Z26, Z25, Z27
+	VSUBPS           Z22, Z18, Z18
+	VADDPS           Z26, Z25, Z22
+	VMOVAPS          Z18, Z25
+	VFMADD231PS.BCST word_bf2b0dc1<>+0(SB), Z22, Z25
+	VMULPS.BCST      word_3f54db31<>+0(SB), Z25, Z25
+	VFMADD231PS.BCST word_3f2b0dc1<>+0(SB), Z18, Z22
+	VMULPS.BCST      word_3f54db31<>+0(SB), Z22, Z18
+	VMOVUPS          896(R12), Z22
+	VMOVUPS          3200(R12), Z26
+	VADDPS           Z26, Z22, Z28
+	VMOVUPS          960(R12), Z29
+	VMOVUPS          3264(R12), Z30
+	VSUBPS           Z30, Z29, Z31
+	VSUBPS           Z26, Z22, Z22
+	VADDPS           Z30, Z29, Z26
+	VMOVAPS          Z22, Z29
+	VFMADD231PS.BCST word_bf521801<>+0(SB), Z26, Z29
+	VMULPS.BCST      word_3f45e403<>+0(SB), Z29, Z29
+	VFMADD231PS.BCST word_3f521801<>+0(SB), Z22, Z26
+	VMULPS.BCST      word_3f45e403<>+0(SB), Z26, Z22
+	VMOVUPS          1024(R12), Z26
+	VMOVUPS          3072(R12), Z30
+	VMOVUPS          Z22, 17408(SI)
+	VADDPS           Z30, Z26, Z22
+	VMOVUPS          Z29, 17472(SI)
+	VMOVUPS          1088(R12), Z29
+	VMOVUPS          Z18, 17536(SI)
+	VMOVUPS          3136(R12), Z18
+	VMOVUPS          Z25, 17600(SI)
+	VSUBPS           Z18, Z29, Z25
+	VSUBPS           Z30, Z26, Z26
+	VADDPS           Z18, Z29, Z18
+	VMOVAPS          Z26, Z29
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z18, Z29
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z29, Z29
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z26, Z18
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z18, Z18
+	VMOVUPS          1152(R12), Z26
+	VMOVUPS          2944(R12), Z30
+	VMOVUPS          Z18, 17664(SI)
+	VADDPS           Z30, Z26, Z18
+	VMOVUPS          Z29, 17728(SI)
+	VMOVUPS          1216(R12), Z29
+	VMOVUPS          Z14, 17792(SI)
+	VMOVUPS          3008(R12), Z14
+	VMOVUPS          Z21, 17856(SI)
+	VSUBPS           Z14, Z29, Z21
+	VSUBPS           Z30, Z26, Z26
+	VADDPS           Z14, Z29, Z14
+	VMOVAPS          Z26, Z29
+	VFMADD231PS.BCST word_bf9bf7ec<>+0(SB), Z14, Z29
+	VMULPS.BCST      word_3f226799<>+0(SB), Z29, Z29
+	VFMADD231PS.BCST word_3f9bf7ec<>+0(SB), Z26, Z14
+	VMULPS.BCST      word_3f226799<>+0(SB), Z14, Z14
+	VMOVUPS          1280(R12), Z26
+	VMOVUPS          2816(R12), Z30
+	VMOVUPS          Z14, 17920(SI)
+	VADDPS           Z30, Z26, Z14
+	VMOVUPS          Z29, 17984(SI)
+	VMOVUPS          1344(R12), Z29
+	VMOVUPS          Z10, 18048(SI)
+	VMOVUPS          2880(R12), Z10
+	VMOVUPS          Z17, 18112(SI)
+	VSUBPS           Z10, Z29, Z17
+	VSUBPS           Z30, Z26, Z26
+	VADDPS           Z10, Z29, Z10
+	VMOVAPS          Z26, Z29
+	VFMADD231PS.BCST word_bfbf90c7<>+0(SB), Z10, Z29
+	VMULPS.BCST      word_3f0e39da<>+0(SB), Z29, Z29
+	VFMADD231PS.BCST word_3fbf90c7<>+0(SB), Z26, Z10
+	VMULPS.BCST      word_3f0e39da<>+0(SB), Z10, Z10
+	VMOVUPS          1408(R12), Z26
+	VMOVUPS          2688(R12), Z30
+	VMOVUPS          Z10, 18176(SI)
+	VADDPS           Z30, Z26, Z10
+	VMOVUPS          Z29, 18240(SI)
+	VMOVUPS          1472(R12), Z29
+	VMOVUPS          Z6, 18304(SI)
+	VMOVUPS          2752(R12), Z6
+	VMOVUPS          Z13, 18368(SI)
+	VSUBPS           Z6, Z29, Z13
+	VSUBPS           Z30, Z26, Z26
+	VADDPS           Z6, Z29, Z6
+	VMOVAPS          Z26, Z29
+	VFMADD231PS.BCST word_bfef789e<>+0(SB), Z6, Z29
+	VMULPS.BCST      word_3ef15aea<>+0(SB), Z29, Z29
+	VFMADD231PS.BCST word_3fef789e<>+0(SB), Z26, Z6
+	VMULPS.BCST      word_3ef15aea<>+0(SB), Z6, Z6
+	VMOVUPS          1536(R12), Z26
+	VMOVUPS          2560(R12), Z30
+	VMOVUPS          Z6, 18432(SI)
+	VADDPS           Z30, Z26, Z6
+	VMOVUPS          Z29, 18496(SI)
+	VMOVUPS          1600(R12), Z29
+	VMOVUPS          Z3, 18560(SI)
+	VMOVUPS          2624(R12), Z3
+	VMOVUPS          Z9, 18624(SI)
+	VSUBPS           Z3, Z29, Z9
+	VSUBPS           Z30, Z26, Z26
+	VADDPS           Z3, Z29, Z3
+	VMOVAPS          Z26, Z29
+	VFMADD231PS.BCST word_c01a827a<>+0(SB), Z3, Z29
+	VMULPS.BCST      word_3ec3ef15<>+0(SB), Z29, Z29
+	VFMADD231PS.BCST word_401a827a<>+0(SB), Z26, Z3
+	VMULPS.BCST      word_3ec3ef15<>+0(SB), Z3, Z3
+	VMOVUPS          1664(R12), Z26
+	VMOVUPS          2432(R12), Z30
+	VMOVUPS          Z3, 18688(SI)
+	VADDPS           Z30, Z26, Z3
+	VMOVUPS          Z29, 18752(SI)
+	VMOVUPS          1728(R12), Z29
+	VMOVUPS          Z1, 18816(SI)
+	VMOVUPS          2496(R12), Z1
+	VMOVUPS          Z5, 18880(SI)
+	VSUBPS           Z1, Z29, Z5
+	VSUBPS           Z30, Z26, Z26
+	VADDPS           Z1, Z29, Z1
+	VMOVAPS          Z26, Z29
+	VFMADD231PS.BCST word_c052facf<>+0(SB), Z1, Z29
+	VMULPS.BCST      word_3e94a031<>+0(SB), Z29, Z29
+	VFMADD231PS.BCST word_4052facf<>+0(SB), Z26, Z1
+	VMULPS.BCST      word_3e94a031<>+0(SB), Z1, Z1
+	VMOVUPS          1792(R12), Z26
+	VMOVUPS          2304(R12), Z30
+	VMOVUPS          Z1, 18944(SI)
+	VADDPS           Z30, Z26, Z1
+	VMOVUPS          Z29, 19008(SI)
+	VMOVUPS          1856(R12), Z29
+	VMOVUPS          Z0, 19072(SI)
+	VMOVUPS          2368(R12), Z0
+	VMOVUPS          Z25, 19136(SI)
+	VSUBPS           Z0, Z29, Z25
+	VSUBPS           Z30, Z26, Z26
+	VADDPS           Z0, Z29, Z0
+	VMOVAPS          Z26, Z29
+	VFMADD231PS.BCST word_c0a0dff7<>+0(SB), Z0, Z29
+	VMULPS.BCST      word_3e47c5c2<>+0(SB), Z29, Z29
+	VFMADD231PS.BCST word_40a0dff7<>+0(SB), Z26, Z0
+	VMULPS.BCST      word_3e47c5c2<>+0(SB), Z0, Z0
+	VMOVUPS          1920(R12), Z26
+	VMOVUPS          2176(R12), Z30
+	VMOVUPS          Z0, 19200(SI)
+	VADDPS           Z30, Z26, Z0
+	VMOVUPS          Z29, 19264(SI)
+	VMOVUPS          1984(R12), Z29
+	VMOVUPS          Z22, 19328(SI)
+	VMOVUPS          2240(R12), Z22
+	VMOVUPS          Z21, 19392(SI)
+	VSUBPS           Z22, Z29, Z21
+	VSUBPS           Z30, Z26, Z26
+	VADDPS           Z22, Z29, Z22
+	VMOVAPS          Z26, Z29
+	VFMADD231PS.BCST word_c1227363<>+0(SB), Z22, Z29
+	VMULPS.BCST      word_3dc8bd36<>+0(SB), Z29, Z29
+	VFMADD231PS.BCST word_41227363<>+0(SB), Z26, Z22
+	VMULPS.BCST      word_3dc8bd36<>+0(SB), Z22, Z22
+	VMOVUPS          2048(R12), Z26
+	VMULPS.BCST      word_40000000<>+0(SB), Z26, Z26
+	VMOVUPS          2112(R12), Z30
+	VMULPS.BCST      word_c0000000<>+0(SB), Z30, Z30
+	VMOVUPS          Z22, 19456(SI)
+	VADDPS           Z26, Z2, Z22
+	VSUBPS           Z26, Z2, Z2
+	VADDPS           Z0, Z4, Z26
+	VMOVUPS          Z29, 19520(SI)
+	VSUBPS           Z21, Z7, Z29
+	VSUBPS           Z0, Z4, Z0
+	VADDPS           Z21, Z7, Z4
+	VMOVAPS          Z0, Z7
+	VFMADD231PS.BCST word_be4bafaf<>+0(SB), Z4, Z7
+	VMULPS.BCST      word_3f7b14be<>+0(SB), Z7, Z7
+	VFMADD231PS.BCST word_3e4bafaf<>+0(SB), Z0, Z4
+	VMULPS.BCST      word_3f7b14be<>+0(SB), Z4, Z0
+	VADDPS           Z1, Z8, Z4
+	VSUBPS           Z25, Z11, Z21
+	VSUBPS           Z1, Z8, Z1
+	VADDPS           Z25, Z11, Z8
+	VMOVAPS          Z1, Z11
+	VFMADD231PS.BCST word_bed413cd<>+0(SB), Z8, Z11
+	VMULPS.BCST      word_3f6c835e<>+0(SB), Z11, Z11
+	VFMADD231PS.BCST word_3ed413cd<>+0(SB), Z1, Z8
+	VMULPS.BCST      word_3f6c835e<>+0(SB), Z8, Z1
+	VADDPS           Z3, Z12, Z8
+	VSUBPS           Z5, Z15, Z25
+	VSUBPS           Z3, Z12, Z3
+	VADDPS           Z5, Z15, Z5
+	VMOVAPS          Z3, Z12
+	VFMADD231PS.BCST word_bf2b0dc1<>+0(SB), Z5, Z12
+	VMULPS.BCST      word_3f54db31<>+0(SB), Z12, Z12
+	VFMADD231PS.BCST word_3f2b0dc1<>+0(SB), Z3, Z5
+	VMULPS.BCST      word_3f54db31<>+0(SB), Z5, Z3
+	VADDPS           Z6, Z16, Z5
+	VSUBPS           Z9, Z19, Z15
+	VSUBPS           Z6, Z16, Z6
+	VADDPS           Z9, Z19, Z9
+	VMOVAPS          Z6, Z16
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z9, Z16
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z16, Z16
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z6, Z9
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z9, Z6
+	VADDPS           Z10, Z20, Z9
+	VSUBPS           Z13, Z23, Z19
+	VSUBPS           Z10, Z20, Z10
+	VADDPS           Z13, Z23, Z13
+	VMOVAPS          Z10, Z20
+	VFMADD231PS.BCST word_bfbf90c7<>+0(SB), Z13, Z20
+	VMULPS.BCST      word_3f0e39da<>+0(SB), Z20, Z20
+	VFMADD231PS.BCST word_3fbf90c7<>+0(SB), Z10, Z13
+	VMULPS.BCST      word_3f0e39da<>+0(SB), Z13, Z10
+	VADDPS           Z14, Z24, Z13
+	VSUBPS           Z17, Z27, Z23
+	VSUBPS           Z14, Z24, Z14
+	VADDPS           Z17, Z27, Z17
+	VMOVAPS          Z14, Z24
+	VFMADD231PS.BCST word_c01a827a<>+0(SB), Z17, Z24
+	VMULPS.BCST      word_3ec3ef15<>+0(SB), Z24, Z24
+	VFMADD231PS.BCST word_401a827a<>+0(SB), Z14, Z17
+	VMULPS.BCST      word_3ec3ef15<>+0(SB), Z17, Z14
+	VADDPS           Z18, Z28, Z17
+	VMOVUPS          19392(SI), Z27
+	VMOVUPS          Z30, 19584(SI)
+	VSUBPS           Z27, Z31, Z30
+	VSUBPS           Z18, Z28, Z18
+	VADDPS           Z27, Z31, Z27
+	VMOVAPS          Z18, Z28
+	VFMADD231PS.BCST word_c0a0dff7<>+0(SB), Z27, Z28
+	VMULPS.BCST      word_3e47c5c2<>+0(SB), Z28, Z28
+	VFMADD231PS.BCST word_40a0dff7<>+0(SB), Z18, Z27
+	VMULPS.BCST      word_3e47c5c2<>+0(SB), Z27, Z18
+	VMOVUPS          19328(SI), Z27
+	VMULPS.BCST      word_40000000<>+0(SB), Z27, Z27
+	VMOVUPS          19136(SI), Z31
+	VMULPS.BCST      word_c0000000<>+0(SB), Z31, Z31
+	VMOVUPS          Z6, 19136(SI)
+	VADDPS           Z27, Z22, Z6
+	VSUBPS           Z27, Z22, Z22
+	VADDPS           Z17, Z26, Z27
+	VMOVUPS          Z16, 19328(SI)
+	VSUBPS           Z30, Z29, Z16
+	VSUBPS           Z17, Z26, Z17
+	VADDPS           Z30, Z29, Z26
+	VMOVAPS          Z17, Z29
+	VFMADD231PS.BCST word_bed413cd<>+0(SB), Z26, Z29
+	VMULPS.BCST      word_3f6c835e<>+0(SB), Z29, Z29
+	VFMADD231PS.BCST word_3ed413cd<>+0(SB), Z17, Z26
+	VMULPS.BCST      word_3f6c835e<>+0(SB), Z26, Z17
+	VADDPS           Z13, Z4, Z26
+	VSUBPS           Z23, Z21, Z30
+	VSUBPS           Z13, Z4, Z4
+	VADDPS           Z23, Z21, Z13
+	VMOVAPS          Z4, Z21
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z13, Z21
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z21, Z21
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z4, Z13
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z13, Z4
+	VADDPS           Z9, Z8, Z13
+	VSUBPS           Z19, Z25, Z23
+	VSUBPS           Z9, Z8, Z8
+	VADDPS           Z19, Z25, Z9
+	VMOVAPS          Z8, Z19
+	VFMADD231PS.BCST word_c01a827a<>+0(SB), Z9, Z19
+	VMULPS.BCST      word_3ec3ef15<>+0(SB), Z19, Z19
+	VFMADD231PS.BCST word_401a827a<>+0(SB), Z8, Z9
+	VMULPS.BCST      word_3ec3ef15<>+0(SB), Z9, Z8
+	VMULPS.BCST      word_40000000<>+0(SB), Z5, Z5
+	VMULPS.BCST      word_c0000000<>+0(SB), Z15, Z9
+	VADDPS           Z5, Z6, Z15
+	VSUBPS           Z5, Z6, Z5
+	VADDPS           Z13, Z27, Z6
+	VSUBPS           Z23, Z16, Z25
+	VSUBPS           Z13, Z27, Z13
+	VADDPS           Z23, Z16, Z16
+	VMOVAPS          Z13, Z23
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z16, Z23
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z23, Z23
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z13, Z16
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z16, Z13
+	VMULPS.BCST      word_40000000<>+0(SB), Z26, Z16
+	VMULPS.BCST      word_c0000000<>+0(SB), Z30, Z26
+	VADDPS           Z16, Z15, Z27
+	VSUBPS           Z16, Z15, Z15
+	VMULPS.BCST      word_40000000<>+0(SB), Z6, Z6
+	VMULPS.BCST      word_c0000000<>+0(SB), Z25, Z16
+	VADDPS           Z6, Z27, Z25
+	VSUBPS           Z6, Z27, Z6
+	VADDPS           Z16, Z15, Z27
+	VSUBPS           Z16, Z15, Z15
+	VADDPS           Z26, Z5, Z16
+	VSUBPS           Z26, Z5, Z5
+	VMULPS.BCST      word_40000000<>+0(SB), Z23, Z23
+	VMULPS.BCST      word_c0000000<>+0(SB), Z13, Z13
+	VADDPS           Z23, Z16, Z26
+	VSUBPS           Z23, Z16, Z16
+	VADDPS           Z13, Z5, Z23
+	VSUBPS           Z13, Z5, Z5
+	VADDPS           Z9, Z22, Z13
+	VSUBPS           Z9, Z22, Z9
+	VADDPS           Z19, Z29, Z22
+	VSUBPS           Z8, Z17, Z30
+	VSUBPS           Z19, Z29, Z19
+	VADDPS           Z8, Z17, Z8
+	VMOVAPS          Z19, Z17
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z8, Z17
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z17, Z17
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z19, Z8
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z8, Z8
+	VMULPS.BCST      word_40000000<>+0(SB), Z21, Z19
+	VMULPS.BCST      word_c0000000<>+0(SB), Z4, Z4
+	VADDPS           Z19, Z13, Z21
+	VSUBPS           Z19, Z13, Z13
+	VMULPS.BCST      word_40000000<>+0(SB), Z22, Z19
+	VMULPS.BCST      word_c0000000<>+0(SB), Z30, Z22
+	VADDPS           Z19, Z21, Z29
+	VSUBPS           Z19, Z21, Z19
+	VADDPS           Z22, Z13, Z21
+	VSUBPS           Z22, Z13, Z13
+	VADDPS           Z4, Z9, Z22
+	VSUBPS           Z4, Z9, Z4
+	VMULPS.BCST      word_40000000<>+0(SB), Z17, Z9
+	VMULPS.BCST      word_c0000000<>+0(SB), Z8, Z8
+	VADDPS           Z9, Z22, Z17
+	VSUBPS           Z9, Z22, Z9
+	VADDPS           Z8, Z4, Z22
+	VSUBPS           Z8, Z4, Z4
+	VADDPS           Z31, Z2, Z8
+	VSUBPS           Z31, Z2, Z2
+	VADDPS           Z28, Z7, Z30
+	VSUBPS           Z18, Z0, Z31
+	VSUBPS           Z28, Z7, Z7
+	VADDPS           Z18, Z0, Z0
+	VMOVAPS          Z7, Z18
+	VFMADD231PS.BCST word_bed413cd<>+0(SB), Z0, Z18
+	VMULPS.BCST      word_3f6c835e<>+0(SB), Z18, Z18
+	VFMADD231PS.BCST word_3ed413cd<>+0(SB), Z7, Z0
+	VMULPS.BCST      word_3f6c835e<>+0(SB), Z0, Z0
+	VADDPS           Z24, Z11, Z7
+	VSUBPS           Z14, Z1, Z28
+	VSUBPS           Z24, Z11, Z11
+	VADDPS           Z14, Z1, Z1
+	VMOVAPS          Z11, Z14
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z1, Z14
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z14, Z14
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z11, Z1
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z1, Z1
+	VADDPS           Z20, Z12, Z11
+	VSUBPS           Z10, Z3, Z24
+	VSUBPS           Z20, Z12, Z12
+	VADDPS           Z10, Z3, Z3
+	VMOVAPS          Z12, Z10
+	VFMADD231PS.BCST word_c01a827a<>+0(SB), Z3, Z10
+	VMULPS.BCST      word_3ec3ef15<>+0(SB), Z10, Z10
+	VFMADD231PS.BCST word_401a827a<>+0(SB), Z12, Z3
+	VMULPS.BCST      word_3ec3ef15<>+0(SB), Z3, Z3
+	VMOVUPS          19328(SI), Z12
+	VMULPS.BCST      word_40000000<>+0(SB), Z12, Z12
+	VMOVUPS          19136(SI), Z20
+	VMULPS.BCST      word_c0000000<>+0(SB), Z20, Z20
+	VMOVUPS          Z4, 19136(SI)
+	VADDPS           Z12, Z8, Z4
+	VSUBPS           Z12, Z8, Z8
+	VADDPS           Z11, Z30, Z12
+	VMOVUPS          Z5, 19328(SI)
+	VSUBPS           Z24, Z31, Z5
+	VSUBPS           Z11, Z30, Z11
+	VADDPS           Z24, Z31, Z24
+	VMOVAPS          Z11, Z30
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z24, Z30
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z30, Z30
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z11, Z24
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z24, Z11
+	VMULPS.BCST      word_40000000<>+0(SB), Z7, Z7
+	VMULPS.BCST      word_c0000000<>+0(SB), Z28, Z24
+	VADDPS           Z7, Z4, Z28
+	VSUBPS           Z7, Z4, Z4
+	VMULPS.BCST      word_40000000<>+0(SB), Z12, Z7
+	VMULPS.BCST      word_c0000000<>+0(SB), Z5, Z5
+	VADDPS           Z7, Z28, Z12
+	VSUBPS           Z7, Z28, Z7
+	VADDPS           Z5, Z4, Z28
+	VSUBPS           Z5, Z4, Z4
+	VADDPS           Z24, Z8, Z5
+	VSUBPS           Z24, Z8, Z8
+	VMULPS.BCST      word_40000000<>+0(SB), Z30, Z24
+	VMULPS.BCST      word_c0000000<>+0(SB), Z11, Z11
+	VADDPS           Z24, Z5, Z30
+	VSUBPS           Z24, Z5, Z5
+	VADDPS           Z11, Z8, Z24
+	VSUBPS           Z11, Z8, Z8
+	VADDPS           Z20, Z2, Z11
+	VSUBPS           Z20, Z2, Z2
+	VADDPS           Z10, Z18, Z20
+	VSUBPS           Z3, Z0, Z31
+	VSUBPS           Z10, Z18, Z10
+	VADDPS           Z3, Z0, Z0
+	VMOVAPS          Z10, Z3
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z0, Z3
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z3, Z3
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z10, Z0
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z0, Z0
+	VMULPS.BCST      word_40000000<>+0(SB), Z14, Z10
+	VMULPS.BCST      word_c0000000<>+0(SB), Z1, Z1
+	VADDPS           Z10, Z11, Z14
+	VSUBPS           Z10, Z11, Z10
+	VMULPS.BCST      word_40000000<>+0(SB), Z20, Z11
+	VMULPS.BCST      word_c0000000<>+0(SB), Z31, Z18
+	VADDPS           Z11, Z14, Z20
+	VSUBPS           Z11, Z14, Z11
+	VADDPS           Z18, Z10, Z14
+	VSUBPS           Z18, Z10, Z10
+	VADDPS           Z1, Z2, Z18
+	VSUBPS           Z1, Z2, Z1
+	VMULPS.BCST      word_40000000<>+0(SB), Z3, Z2
+	VMULPS.BCST      word_c0000000<>+0(SB), Z0, Z0
+	VADDPS           Z2, Z18, Z3
+	VSUBPS           Z2, Z18, Z2
+	VADDPS           Z0, Z1, Z18
+	VSUBPS           Z0, Z1, Z0
+	VMOVUPS          19072(SI), Z1
+	VMOVUPS          19584(SI), Z31
+	VMOVUPS          Z0, 19392(SI)
+	VADDPS           Z31, Z1, Z0
+	VSUBPS           Z31, Z1, Z1
+	VMOVUPS          18880(SI), Z31
+	VMOVUPS          Z8, 19584(SI)
+	VMOVUPS          19520(SI), Z8
+	VMOVUPS          Z10, 19072(SI)
+	VADDPS           Z8, Z31, Z10
+	VMOVUPS          Z13, 19648(SI)
+	VMOVUPS          18816(SI), Z13
+	VMOVUPS          Z4, 19712(SI)
+	VMOVUPS          19456(SI), Z4
+	VMOVUPS          Z15, 19776(SI)
+	VSUBPS           Z4, Z13, Z15
+	VSUBPS           Z8, Z31, Z8
+	VADDPS           Z4, Z13, Z4
+	VMOVAPS          Z8, Z13
+	VFMADD231PS.BCST word_be4bafaf<>+0(SB), Z4, Z13
+	VMULPS.BCST      word_3f7b14be<>+0(SB), Z13, Z13
+	VFMADD231PS.BCST word_3e4bafaf<>+0(SB), Z8, Z4
+	VMULPS.BCST      word_3f7b14be<>+0(SB), Z4, Z4
+	VMOVUPS          18624(SI), Z8
+	VMOVUPS          19264(SI), Z31
+	VMOVUPS          Z2, 19456(SI)
+	VADDPS           Z31, Z8, Z2
+	VMOVUPS          Z9, 18816(SI)
+	VMOVUPS          18560(SI), Z9
+	VMOVUPS          Z5, 19520(SI)
+	VMOVUPS          19200(SI), Z5
+	VMOVUPS          Z16, 18880(SI)
+	VSUBPS           Z5, Z9, Z16
+	VSUBPS           Z31, Z8, Z8
+	VADDPS           Z5, Z9, Z5
+	VMOVAPS          Z8, Z9
+	VFMADD231PS.BCST word_bed413cd<>+0(SB), Z5, Z9
+	VMULPS.BCST      word_3f6c835e<>+0(SB), Z9, Z9
+	VFMADD231PS.BCST word_3ed413cd<>+0(SB), Z8, Z5
+	VMULPS.BCST      word_3f6c835e<>+0(SB), Z5, Z5
+	VMOVUPS          18368(SI), Z8
+	VMOVUPS          19008(SI), Z31
+	VMOVUPS          Z11, 19200(SI)
+	VADDPS           Z31, Z8, Z11
+	VMOVUPS          Z19, 18560(SI)
+	VMOVUPS          18304(SI), Z19
+	VMOVUPS          Z7, 19264(SI)
+	VMOVUPS          18944(SI), Z7
+	VMOVUPS          Z6, 18624(SI)
+	VSUBPS           Z7, Z19, Z6
+	VSUBPS           Z31, Z8, Z8
+	VADDPS           Z7, Z19, Z7
+	VMOVAPS          Z8, Z19
+	VFMADD231PS.BCST word_bf2b0dc1<>+0(SB), Z7, Z19
+	VMULPS.BCST      word_3f54db31<>+0(SB), Z19, Z19
+	VFMADD231PS.BCST word_3f2b0dc1<>+0(SB), Z8, Z7
+	VMULPS.BCST      word_3f54db31<>+0(SB), Z7, Z7
+	VMOVUPS          18112(SI), Z8
+	VMOVUPS          18752(SI), Z31
+	VMOVUPS          Z18, 18944(SI)
+	VADDPS           Z31, Z8, Z18
+	VMOVUPS          Z22, 18304(SI)
+	VMOVUPS          18048(SI), Z22
+	VMOVUPS          Z24, 19008(SI)
+	VMOVUPS          18688(SI), Z24
+	VMOVUPS          Z23, 18368(SI)
+	VSUBPS           Z24, Z22, Z23
+	VSUBPS           Z31, Z8, Z8
+	VADDPS           Z24, Z22, Z22
+	VMOVAPS          Z8, Z24
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z22, Z24
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z24, Z24
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z8, Z22
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z22, Z8
+	VMOVUPS          17856(SI), Z22
+	VMOVUPS          18496(SI), Z31
+	VMOVUPS          Z14, 18688(SI)
+	VADDPS           Z31, Z22, Z14
+	VMOVUPS          Z21, 18048(SI)
+	VMOVUPS          17792(SI), Z21
+	VMOVUPS          Z28, 18752(SI)
+	VMOVUPS          18432(SI), Z28
+	VMOVUPS          Z27, 18112(SI)
+	VSUBPS           Z28, Z21, Z27
+	VSUBPS           Z31, Z22, Z22
+	VADDPS           Z28, Z21, Z21
+	VMOVAPS          Z22, Z28
+	VFMADD231PS.BCST word_bfbf90c7<>+0(SB), Z21, Z28
+	VMULPS.BCST      word_3f0e39da<>+0(SB), Z28, Z28
+	VFMADD231PS.BCST word_3fbf90c7<>+0(SB), Z22, Z21
+	VMULPS.BCST      word_3f0e39da<>+0(SB), Z21, Z21
+	VMOVUPS          17600(SI), Z22
+	VMOVUPS          18240(SI), Z31
+	VMOVUPS          Z3, 18432(SI)
+	VADDPS           Z31, Z22, Z3
+	VMOVUPS          Z17, 17792(SI)
+	VMOVUPS          17536(SI), Z17
+	VMOVUPS          Z30, 18496(SI)
+	VMOVUPS          18176(SI), Z30
+	VMOVUPS          Z26, 17856(SI)
+	VSUBPS           Z30, Z17, Z26
+	VSUBPS           Z31, Z22, Z22
+	VADDPS           Z30, Z17, Z17
+	VMOVAPS          Z22, Z30
+	VFMADD231PS.BCST word_c01a827a<>+0(SB), Z17, Z30
+	VMULPS.BCST      word_3ec3ef15<>+0(SB), Z30, Z30
+	VFMADD231PS.BCST word_401a827a<>+0(SB), Z22, Z17
+	VMULPS.BCST      word_3ec3ef15<>+0(SB), Z17, Z17
+	VMOVUPS          17472(SI), Z22
+	VMOVUPS          17984(SI), Z31
+	VMOVUPS          Z20, 18176(SI)
+	VADDPS           Z31, Z22, Z20
+	VMOVUPS          Z29, 17536(SI)
+	VMOVUPS          17408(SI), Z29
+	VMOVUPS          Z12, 18240(SI)
+	VMOVUPS          17920(SI), Z12
+	VMOVUPS          Z25, 17600(SI)
+	VSUBPS           Z12, Z29, Z25
+	VSUBPS           Z31, Z22, Z22
+	VADDPS           Z12, Z29, Z12
+	VMOVAPS          Z22, Z29
+	VFMADD231PS.BCST word_c0a0dff7<>+0(SB), Z12, Z29
+	VMULPS.BCST      word_3e47c5c2<>+0(SB), Z29, Z29
+	VFMADD231PS.BCST word_40a0dff7<>+0(SB), Z22, Z12
+	VMULPS.BCST      word_3e47c5c2<>+0(SB), Z12, Z12
+	VMOVUPS          17728(SI), Z22
+	VMULPS.BCST      word_40000000<>+0(SB), Z22, Z22
+	VMOVUPS          17664(SI), Z31
+	VMULPS.BCST      word_c0000000<>+0(SB), Z31, Z31
+	VMOVUPS          Z8, 17664(SI)
+	VADDPS           Z22, Z0, Z8
+	VSUBPS           Z22, Z0, Z0
+	VADDPS           Z20, Z10, Z22
+	VMOVUPS          Z24, 17728(SI)
+	VSUBPS           Z25, Z15, Z24
+	VSUBPS           Z20, Z10, Z10
+	VADDPS           Z25, Z15, Z15
+	VMOVAPS          Z10, Z20
+	VFMADD231PS.BCST word_bed413cd<>+0(SB), Z15, Z20
+	VMULPS.BCST      word_3f6c835e<>+0(SB), Z20, Z20
+	VFMADD231PS.BCST word_3ed413cd<>+0(SB), Z10, Z15
+	VMULPS.BCST      word_3f6c835e<>+0(SB), Z15, Z10
+	VADDPS           Z3, Z2, Z15
+	VSUBPS           Z26, Z16, Z25
+	VSUBPS           Z3, Z2, Z2
+	VADDPS           Z26, Z16, Z3
+	VMOVAPS          Z2, Z16
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z3, Z16
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z16, Z16
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z2, Z3
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z3, Z2
+	VADDPS           Z14, Z11, Z3
+	VSUBPS           Z27, Z6, Z26
+	VSUBPS           Z14, Z11, Z11
+	VADDPS           Z27, Z6, Z6
+	VMOVAPS          Z11, Z14
+	VFMADD231PS.BCST word_c01a827a<>+0(SB), Z6, Z14
+	VMULPS.BCST      word_3ec3ef15<>+0(SB), Z14, Z14
+	VFMADD231PS.BCST word_401a827a<>+0(SB), Z11, Z6
+	VMULPS.BCST      word_3ec3ef15<>+0(SB), Z6, Z6
+	VMULPS.BCST      word_40000000<>+0(SB), Z18, Z11
+	VMULPS.BCST      word_c0000000<>+0(SB), Z23, Z18
+	VADDPS           Z11, Z8, Z23
+	VSUBPS           Z11, Z8, Z8
+	VADDPS           Z3, Z22, Z11
+	VSUBPS           Z26, Z24, Z27
+	VSUBPS           Z3, Z22, Z3
+	VADDPS           Z26, Z24, Z22
+	VMOVAPS          Z3, Z24
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z22, Z24
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z24, Z24
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z3, Z22
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z22, Z3
+	VMULPS.BCST      word_40000000<>+0(SB), Z15, Z15
+	VMULPS.BCST      word_c0000000<>+0(SB), Z25, Z22
+	VADDPS           Z15, Z23, Z25
+	VSUBPS           Z15, Z23, Z15
+	VMULPS.BCST      word_40000000<>+0(SB), Z11, Z11
+	VMULPS.BCST      word_c0000000<>+0(SB), Z27, Z23
+	VADDPS           Z11, Z25, Z26
+	VSUBPS           Z11, Z25, Z11
+	VADDPS           Z23, Z15, Z25
+	VSUBPS           Z23, Z15, Z15
+	VADDPS           Z22, Z8, Z23
+	VSUBPS           Z22, Z8, Z8
+	VMULPS.BCST      word_40000000<>+0(SB), Z24, Z22
+	VMULPS.BCST      word_c0000000<>+0(SB), Z3, Z3
+	VADDPS           Z22, Z23, Z24
+	VSUBPS           Z22, Z23, Z22
+	VADDPS           Z3, Z8, Z23
+	VSUBPS           Z3, Z8, Z3
+	VADDPS           Z18, Z0, Z8
+	VSUBPS           Z18, Z0, Z0
+	VADDPS           Z14, Z20, Z18
+	VSUBPS           Z6, Z10, Z27
+	VSUBPS           Z14, Z20, Z14
+	VADDPS           Z6, Z10, Z6
+	VMOVAPS          Z14, Z10
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z6, Z10
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z10, Z10
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z14, Z6
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z6, Z6
+	VMULPS.BCST      word_40000000<>+0(SB), Z16, Z14
+	VMULPS.BCST      word_c0000000<>+0(SB), Z2, Z2
+	VADDPS           Z14, Z8, Z16
+	VSUBPS           Z14, Z8, Z8
+	VMULPS.BCST      word_40000000<>+0(SB), Z18, Z14
+	VMULPS.BCST      word_c0000000<>+0(SB), Z27, Z18
+	VADDPS           Z14, Z16, Z20
+	VSUBPS           Z14, Z16, Z14
+	VADDPS           Z18, Z8, Z16
+	VSUBPS           Z18, Z8, Z8
+	VADDPS           Z2, Z0, Z18
+	VSUBPS           Z2, Z0, Z0
+	VMULPS.BCST      word_40000000<>+0(SB), Z10, Z2
+	VMULPS.BCST      word_c0000000<>+0(SB), Z6, Z6
+	VADDPS           Z2, Z18, Z10
+	VSUBPS           Z2, Z18, Z2
+	VADDPS           Z6, Z0, Z18
+	VSUBPS           Z6, Z0, Z0
+	VADDPS           Z31, Z1, Z6
+	VSUBPS           Z31, Z1, Z1
+	VADDPS           Z29, Z13, Z27
+	VSUBPS           Z12, Z4, Z31
+	VSUBPS           Z29, Z13, Z13
+	VADDPS           Z12, Z4, Z4
+	VMOVAPS          Z13, Z12
+	VFMADD231PS.BCST word_bed413cd<>+0(SB), Z4, Z12
+	VMULPS.BCST      word_3f6c835e<>+0(SB), Z12, Z12
+	VFMADD231PS.BCST word_3ed413cd<>+0(SB), Z13, Z4
+	VMULPS.BCST      word_3f6c835e<>+0(SB), Z4, Z4
+	VADDPS           Z30, Z9, Z13
+	VSUBPS           Z17, Z5, Z29
+	VSUBPS           Z30, Z9, Z9
+	VADDPS           Z17, Z5, Z5
+	VMOVAPS          Z9, Z17
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z5, Z17
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z17, Z17
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z9, Z5
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z5, Z5
+	VADDPS           Z28, Z19, Z9
+	VSUBPS           Z21, Z7, Z30
+	VSUBPS           Z28, Z19, Z19
+	VADDPS           Z21, Z7, Z7
+	VMOVAPS          Z19, Z21
+	VFMADD231PS.BCST word_c01a827a<>+0(SB), Z7, Z21
+	VMULPS.BCST      word_3ec3ef15<>+0(SB), Z21, Z21
+	VFMADD231PS.BCST word_401a827a<>+0(SB), Z19, Z7
+	VMULPS.BCST      word_3ec3ef15<>+0(SB), Z7, Z7
+	VMOVUPS          17728(SI), Z19
+	VMULPS.BCST      word_40000000<>+0(SB), Z19, Z19
+	VMOVUPS          17664(SI), Z28
+	VMULPS.BCST      word_c0000000<>+0(SB), Z28, Z28
+	VMOVUPS          Z0, 17664(SI)
+	VADDPS           Z19, Z6, Z0
+	VSUBPS           Z19, Z6, Z6
+	VADDPS           Z9, Z27, Z19
+	VMOVUPS          Z3, 17728(SI)
+	VSUBPS           Z30, Z31, Z3
+	VSUBPS           Z9, Z27, Z9
+	VADDPS           Z30, Z31, Z27
+	VMOVAPS          Z9, Z30
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z27, Z30
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z30, Z30
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z9, Z27
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z27, Z9
+	VMULPS.BCST      word_40000000<>+0(SB), Z13, Z13
+	VMULPS.BCST      word_c0000000<>+0(SB), Z29, Z27
+	VADDPS           Z13, Z0, Z29
+	VSUBPS           Z13, Z0, Z0
+	VMULPS.BCST      word_40000000<>+0(SB), Z19, Z13
+	VMULPS.BCST      word_c0000000<>+0(SB), Z3, Z3
+	VADDPS           Z13, Z29, Z19
+	VSUBPS           Z13, Z29, Z13
+	VADDPS           Z3, Z0, Z29
+	VSUBPS           Z3, Z0, Z0
+	VADDPS           Z27, Z6, Z3
+	VSUBPS           Z27, Z6, Z6
+	VMULPS.BCST      word_40000000<>+0(SB), Z30, Z27
+	VMULPS.BCST      word_c0000000<>+0(SB), Z9, Z9
+	VADDPS           Z27, Z3, Z30
+	VSUBPS           Z27, Z3, Z3
+	VADDPS           Z9, Z6, Z27
+	VSUBPS           Z9, Z6, Z6
+	VADDPS           Z28, Z1, Z9
+	VSUBPS           Z28, Z1, Z1
+	VADDPS           Z21, Z12, Z28
+	VSUBPS           Z7, Z4, Z31
+	VSUBPS           Z21, Z12, Z12
+	VADDPS           Z7, Z4, Z4
+	VMOVAPS          Z12, Z7
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z4, Z7
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z7, Z7
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z12, Z4
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z4, Z4
+	VMULPS.BCST      word_40000000<>+0(SB), Z17, Z12
+	VMULPS.BCST      word_c0000000<>+0(SB), Z5, Z5
+	VADDPS           Z12, Z9, Z17
+	VSUBPS           Z12, Z9, Z9
+	VMULPS.BCST      word_40000000<>+0(SB), Z28, Z12
+	VMULPS.BCST      word_c0000000<>+0(SB), Z31, Z21
+	VADDPS           Z12, Z17, Z28
+	VSUBPS           Z12, Z17, Z12
+	VADDPS           Z21, Z9, Z17
+	VSUBPS           Z21, Z9, Z9
+	VADDPS           Z5, Z1, Z21
+	VSUBPS           Z5, Z1, Z1
+	VMULPS.BCST      word_40000000<>+0(SB), Z7, Z5
+	VMULPS.BCST      word_c0000000<>+0(SB), Z4, Z4
+	VADDPS           Z5, Z21, Z7
+	VSUBPS           Z5, Z21, Z5
+	VADDPS           Z4, Z1, Z21
+	VSUBPS           Z4, Z1, Z1
+	VMOVUPS          17600(SI), Z4
+	VMOVUPS          Z4, (R13)
+	VMOVUPS          Z26, 128(R13)
+	VMOVUPS          18240(SI), Z4
+	VMOVUPS          Z4, 256(R13)
+	VMOVUPS          Z19, 384(R13)
+	VMOVUPS          17536(SI), Z4
+	VMOVUPS          Z4, 512(R13)
+	VMOVUPS          Z20, 640(R13)
+	VMOVUPS          18176(SI), Z4
+	VMOVUPS          Z4, 768(R13)
+	VMOVUPS          Z28, 896(R13)
+	VMOVUPS          17856(SI), Z4
+	VMOVUPS          Z4, 1024(R13)
+	VMOVUPS          Z24, 1152(R13)
+	VMOVUPS          18496(SI), Z4
+	VMOVUPS          Z4, 1280(R13)
+	VMOVUPS          Z30, 1408(R13)
+	VMOVUPS          17792(SI), Z4
+	VMOVUPS          Z4, 1536(R13)
+	VMOVUPS          Z10, 1664(R13)
+	VMOVUPS          18432(SI), Z4
+	VMOVUPS          Z4, 1792(R13)
+	VMOVUPS          Z7, 1920(R13)
+	VMOVUPS          18112(SI), Z4
+	VMOVUPS          Z4, 2048(R13)
+	VMOVUPS          Z25, 2176(R13)
+	VMOVUPS          18752(SI), Z4
+	VMOVUPS          Z4, 2304(R13)
+	VMOVUPS          Z29, 2432(R13)
+	VMOVUPS          18048(SI), Z4
+	VMOVUPS          Z4, 2560(R13)
+	VMOVUPS          Z16, 2688(R13)
+	VMOVUPS          18688(SI), Z4
+	VMOVUPS          Z4, 2816(R13)
+	VMOVUPS          Z17, 2944(R13)
+	VMOVUPS          18368(SI), Z4
+	VMOVUPS          Z4, 3072(R13)
+	VMOVUPS          Z23, 3200(R13)
+	VMOVUPS          19008(SI), Z4
+	VMOVUPS          Z4, 3328(R13)
+	VMOVUPS          Z27, 3456(R13)
+	VMOVUPS          18304(SI), Z4
+	VMOVUPS          Z4, 3584(R13)
+	VMOVUPS          Z18, 3712(R13)
+	VMOVUPS          18944(SI), Z4
+	VMOVUPS          Z4, 3840(R13)
+	VMOVUPS          Z21, 3968(R13)
+	VMOVUPS          18624(SI), Z4
+	VMOVUPS          Z4, 4096(R13)
+	VMOVUPS          Z11, 4224(R13)
+	VMOVUPS          19264(SI), Z4
+	VMOVUPS          Z4, 4352(R13)
+	VMOVUPS          Z13, 4480(R13)
+	VMOVUPS          18560(SI), Z4
+	VMOVUPS          Z4, 4608(R13)
+	VMOVUPS          Z14, 4736(R13)
+	VMOVUPS          19200(SI), Z4
+	VMOVUPS          Z4, 4864(R13)
+	VMOVUPS          Z12, 4992(R13)
+	VMOVUPS          18880(SI), Z4
+	VMOVUPS          Z4, 5120(R13)
+	VMOVUPS          Z22, 5248(R13)
+	VMOVUPS          19520(SI), Z4
+	VMOVUPS          Z4, 5376(R13)
+	VMOVUPS          Z3, 5504(R13)
+	VMOVUPS          18816(SI), Z3
+	VMOVUPS          Z3, 5632(R13)
+	VMOVUPS          Z2, 5760(R13)
+	VMOVUPS          19456(SI), Z2
+	VMOVUPS          Z2, 5888(R13)
+	VMOVUPS          Z5, 6016(R13)
+	VMOVUPS          19776(SI), Z2
+	VMOVUPS          Z2, 6144(R13)
+	VMOVUPS          Z15, 6272(R13)
+	VMOVUPS          19712(SI), Z2
+	VMOVUPS          Z2, 6400(R13)
+	VMOVUPS          Z0, 6528(R13)
+	VMOVUPS          19648(SI), Z0
+	VMOVUPS          Z0, 6656(R13)
+	VMOVUPS          Z8, 6784(R13)
+	VMOVUPS          19072(SI), Z0
+	VMOVUPS          Z0, 6912(R13)
+	VMOVUPS          Z9, 7040(R13)
+	VMOVUPS          19328(SI), Z0
+	VMOVUPS          Z0, 7168(R13)
+	VMOVUPS          17728(SI), Z0
+	VMOVUPS          Z0, 7296(R13)
+	VMOVUPS          19584(SI), Z0
+	VMOVUPS          Z0, 7424(R13)
+	VMOVUPS          Z6, 7552(R13)
+	VMOVUPS          19136(SI), Z0
+	VMOVUPS          Z0, 7680(R13)
+	VMOVUPS          17664(SI), Z0
+	VMOVUPS          Z0, 7808(R13)
+	VMOVUPS          19392(SI), Z0
+	VMOVUPS          Z0, 7936(R13)
+	VMOVUPS          Z1, 8064(R13)
+	ADDQ             $0x00001000, R12
+	ADDQ             $0x00000040, R13
+	DECQ             R11
+	JNE              part
+	MOVQ             bias_base+64(FP), R12
+	VBROADCASTSS     lo+88(FP), Z2
+	VBROADCASTSS     hi+92(FP), Z3
+	MOVQ             CX, R8
+	MOVQ             SI, R13
+	MOVQ             $0x00000080, R11
+
+spread:
+	VBROADCASTSS (R12), Z1
+	VADDPS       (R13), Z1, Z0
+	VMAXPS       Z0, Z2, Z0
+	VMINPS       Z0, Z3, Z0
+	VMOVUPS      Z0, (R8)
+	ADDQ         $0x04, R12
+	ADDQ         DX, R8
+	ADDQ         $0x00000040, R13
+	DECQ         R11
+	JNE          spread
+	ADDQ         $0x00000040, AX
+	ADDQ         $0x00000040, CX
+	DECQ         R10
+	JNE          vector
 	VZEROUPPER
 	RET
 
@@ -10204,6 +15489,2083 @@ write:
 	ADDQ       $0x00005fc0, DI
 	DECQ       R10
 	JNE        group
+	VZEROUPPER
+	RET
+
+// func circulantForwardImage256AVX512(dst []float32, dstStep int, x []float32, xStep int, vecs int, scratch []float32)
+// Requires: AVX, AVX512F
+TEXT ·circulantForwardImage256AVX512(SB), NOSPLIT, $0-96
+	MOVQ x_base+32(FP), AX
+	MOVQ xStep+56(FP), BX
+	SHLQ $0x02, BX
+	MOVQ dst_base+0(FP), CX
+	MOVQ dstStep+24(FP), DX
+	SHLQ $0x02, DX
+	MOVQ vecs+64(FP), R10
+	MOVQ scratch_base+72(FP), SI
+	LEAQ 50176(SI), DI
+
+vector:
+	MOVQ AX, R8
+	MOVQ SI, R13
+	MOVQ $0x00000100, R11
+
+gather:
+	VMOVUPS (R8), Z0
+	VMOVUPS Z0, (R13)
+	ADDQ    BX, R8
+	ADDQ    $0x00000040, R13
+	DECQ    R11
+	JNE     gather
+	MOVQ    SI, R12
+	LEAQ    17408(SI), R13
+	MOVQ    $0x00000004, R11
+
+part:
+	VMOVUPS          (R12), Z0
+	VMOVUPS          8192(R12), Z1
+	VADDPS           Z1, Z0, Z2
+	VSUBPS           Z1, Z0, Z0
+	VMOVUPS          4096(R12), Z1
+	VMOVUPS          12288(R12), Z3
+	VADDPS           Z3, Z1, Z4
+	VSUBPS           Z3, Z1, Z1
+	VADDPS           Z4, Z2, Z3
+	VSUBPS           Z4, Z2, Z2
+	VMOVUPS          2048(R12), Z4
+	VMOVUPS          10240(R12), Z5
+	VADDPS           Z5, Z4, Z6
+	VSUBPS           Z5, Z4, Z4
+	VMOVUPS          6144(R12), Z5
+	VMOVUPS          14336(R12), Z7
+	VADDPS           Z7, Z5, Z8
+	VSUBPS           Z7, Z5, Z5
+	VADDPS           Z8, Z6, Z7
+	VSUBPS           Z8, Z6, Z6
+	VADDPS           Z7, Z3, Z8
+	VSUBPS           Z7, Z3, Z3
+	VMOVAPS          Z4, Z7
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z5, Z7
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z4, Z5
+	VMOVAPS          Z0, Z4
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z7, Z4
+	VMOVAPS          Z1, Z9
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z5, Z9
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z7, Z0
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z5, Z1
+	VMOVUPS          1024(R12), Z5
+	VMOVUPS          9216(R12), Z7
+	VADDPS           Z7, Z5, Z10
+	VSUBPS           Z7, Z5, Z5
+	VMOVUPS          5120(R12), Z7
+	VMOVUPS          13312(R12), Z11
+	VADDPS           Z11, Z7, Z12
+	VSUBPS           Z11, Z7, Z7
+	VADDPS           Z12, Z10, Z11
+	VSUBPS           Z12, Z10, Z10
+	VMOVUPS          3072(R12), Z12
+	VMOVUPS          11264(R12), Z13
+	VADDPS           Z13, Z12, Z14
+	VSUBPS           Z13, Z12, Z12
+	VMOVUPS          7168(R12), Z13
+	VMOVUPS          15360(R12), Z15
+	VADDPS           Z15, Z13, Z16
+	VSUBPS           Z15, Z13, Z13
+	VADDPS           Z16, Z14, Z15
+	VSUBPS           Z16, Z14, Z14
+	VADDPS           Z15, Z11, Z16
+	VSUBPS           Z15, Z11, Z11
+	VMOVAPS          Z12, Z15
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z13, Z15
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z12, Z13
+	VMOVAPS          Z5, Z12
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z15, Z12
+	VMOVAPS          Z7, Z17
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z13, Z17
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z15, Z5
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z13, Z7
+	VADDPS           Z16, Z8, Z13
+	VSUBPS           Z16, Z8, Z8
+	VMOVAPS          Z12, Z15
+	VFMADD231PS.BCST word_bed413cd<>+0(SB), Z17, Z15
+	VFMADD231PS.BCST word_3ed413cd<>+0(SB), Z12, Z17
+	VMOVAPS          Z4, Z12
+	VFMADD231PS.BCST word_3f6c835e<>+0(SB), Z15, Z12
+	VMOVAPS          Z9, Z16
+	VFMADD231PS.BCST word_3f6c835e<>+0(SB), Z17, Z16
+	VFMADD231PS.BCST word_bf6c835e<>+0(SB), Z15, Z4
+	VFMADD231PS.BCST word_bf6c835e<>+0(SB), Z17, Z9
+	VMOVAPS          Z10, Z15
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z14, Z15
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z10, Z14
+	VMOVAPS          Z2, Z10
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z15, Z10
+	VMOVAPS          Z6, Z17
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z14, Z17
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z15, Z2
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z14, Z6
+	VMOVAPS          Z5, Z14
+	VFMADD231PS.BCST word_401a827a<>+0(SB), Z7, Z14
+	VFMADD231PS.BCST word_c01a827a<>+0(SB), Z5, Z7
+	VMOVAPS          Z0, Z5
+	VFMADD231PS.BCST word_3ec3ef15<>+0(SB), Z14, Z5
+	VMOVAPS          Z1, Z15
+	VFMADD231PS.BCST word_3ec3ef15<>+0(SB), Z7, Z15
+	VFMADD231PS.BCST word_bec3ef15<>+0(SB), Z14, Z0
+	VFMADD231PS.BCST word_bec3ef15<>+0(SB), Z7, Z1
+	VMOVUPS          512(R12), Z7
+	VMOVUPS          8704(R12), Z14
+	VADDPS           Z14, Z7, Z18
+	VSUBPS           Z14, Z7, Z7
+	VMOVUPS          4608(R12), Z14
+	VMOVUPS          12800(R12), Z19
+	VADDPS           Z19, Z14, Z20
+	VSUBPS           Z19, Z14, Z14
+	VADDPS           Z20, Z18, Z19
+	VSUBPS           Z20, Z18, Z18
+	VMOVUPS          2560(R12), Z20
+	VMOVUPS          10752(R12), Z21
+	VADDPS           Z21, Z20, Z22
+	VSUBPS           Z21, Z20, Z20
+	VMOVUPS          6656(R12), Z21
+	VMOVUPS          14848(R12), Z23
+	VADDPS           Z23, Z21, Z24
+	VSUBPS           Z23, Z21, Z21
+	VADDPS           Z24, Z22, Z23
+	VSUBPS           Z24, Z22, Z22
+	VADDPS           Z23, Z19, Z24
+	VSUBPS           Z23, Z19, Z19
+	VMOVAPS          Z20, Z23
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z21, Z23
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z20, Z21
+	VMOVAPS          Z7, Z20
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z23, Z20
+	VMOVAPS          Z14, Z25
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z21, Z25
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z23, Z7
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z21, Z14
+	VMOVUPS          1536(R12), Z21
+	VMOVUPS          9728(R12), Z23
+	VADDPS           Z23, Z21, Z26
+	VSUBPS           Z23, Z21, Z21
+	VMOVUPS          5632(R12), Z23
+	VMOVUPS          13824(R12), Z27
+	VADDPS           Z27, Z23, Z28
+	VSUBPS           Z27, Z23, Z23
+	VADDPS           Z28, Z26, Z27
+	VSUBPS           Z28, Z26, Z26
+	VMOVUPS          3584(R12), Z28
+	VMOVUPS          11776(R12), Z29
+	VADDPS           Z29, Z28, Z30
+	VSUBPS           Z29, Z28, Z28
+	VMOVUPS          7680(R12), Z29
+	VMOVUPS          15872(R12), Z31
+	VMOVUPS          Z8, 33792(SI)
+	VADDPS           Z31, Z29, Z8
+	VSUBPS           Z31, Z29, Z29
+	VADDPS           Z8, Z30, Z31
+	VSUBPS           Z8, Z30, Z8
+	VADDPS           Z31, Z27, Z30
+	VSUBPS           Z31, Z27, Z27
+	VMOVAPS          Z28, Z31
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z29, Z31
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z28, Z29
+	VMOVAPS          Z21, Z28
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z31, Z28
+	VMOVUPS          Z9, 33856(SI)
+	VMOVAPS          Z23, Z9
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z29, Z9
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z31, Z21
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z29, Z23
+	VADDPS           Z30, Z24, Z29
+	VSUBPS           Z30, Z24, Z24
+	VMOVAPS          Z28, Z30
+	VFMADD231PS.BCST word_bed413cd<>+0(SB), Z9, Z30
+	VFMADD231PS.BCST word_3ed413cd<>+0(SB), Z28, Z9
+	VMOVAPS          Z20, Z28
+	VFMADD231PS.BCST word_3f6c835e<>+0(SB), Z30, Z28
+	VMOVAPS          Z25, Z31
+	VFMADD231PS.BCST word_3f6c835e<>+0(SB), Z9, Z31
+	VFMADD231PS.BCST word_bf6c835e<>+0(SB), Z30, Z20
+	VFMADD231PS.BCST word_bf6c835e<>+0(SB), Z9, Z25
+	VMOVAPS          Z26, Z9
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z8, Z9
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z26, Z8
+	VMOVAPS          Z18, Z26
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z9, Z26
+	VMOVAPS          Z22, Z30
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z8, Z30
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z9, Z18
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z8, Z22
+	VMOVAPS          Z21, Z8
+	VFMADD231PS.BCST word_401a827a<>+0(SB), Z23, Z8
+	VFMADD231PS.BCST word_c01a827a<>+0(SB), Z21, Z23
+	VMOVAPS          Z7, Z9
+	VFMADD231PS.BCST word_3ec3ef15<>+0(SB), Z8, Z9
+	VMOVAPS          Z14, Z21
+	VFMADD231PS.BCST word_3ec3ef15<>+0(SB), Z23, Z21
+	VFMADD231PS.BCST word_bec3ef15<>+0(SB), Z8, Z7
+	VFMADD231PS.BCST word_bec3ef15<>+0(SB), Z23, Z14
+	VADDPS           Z29, Z13, Z8
+	VSUBPS           Z29, Z13, Z13
+	VMOVAPS          Z28, Z23
+	VFMADD231PS.BCST word_be4bafaf<>+0(SB), Z31, Z23
+	VFMADD231PS.BCST word_3e4bafaf<>+0(SB), Z28, Z31
+	VMOVAPS          Z12, Z28
+	VFMADD231PS.BCST word_3f7b14be<>+0(SB), Z23, Z28
+	VMOVAPS          Z16, Z29
+	VFMADD231PS.BCST word_3f7b14be<>+0(SB), Z31, Z29
+	VFMADD231PS.BCST word_bf7b14be<>+0(SB), Z23, Z12
+	VFMADD231PS.BCST word_bf7b14be<>+0(SB), Z31, Z16
+	VMOVAPS          Z26, Z23
+	VFMADD231PS.BCST word_bed413cd<>+0(SB), Z30, Z23
+	VFMADD231PS.BCST word_3ed413cd<>+0(SB), Z26, Z30
+	VMOVAPS          Z10, Z26
+	VFMADD231PS.BCST word_3f6c835e<>+0(SB), Z23, Z26
+	VMOVAPS          Z17, Z31
+	VFMADD231PS.BCST word_3f6c835e<>+0(SB), Z30, Z31
+	VFMADD231PS.BCST word_bf6c835e<>+0(SB), Z23, Z10
+	VFMADD231PS.BCST word_bf6c835e<>+0(SB), Z30, Z17
+	VMOVAPS          Z9, Z23
+	VFMADD231PS.BCST word_3f2b0dc1<>+0(SB), Z21, Z23
+	VFMADD231PS.BCST word_bf2b0dc1<>+0(SB), Z9, Z21
+	VMOVAPS          Z5, Z9
+	VFMADD231PS.BCST word_3f54db31<>+0(SB), Z23, Z9
+	VMOVAPS          Z15, Z30
+	VFMADD231PS.BCST word_3f54db31<>+0(SB), Z21, Z30
+	VFMADD231PS.BCST word_bf54db31<>+0(SB), Z23, Z5
+	VFMADD231PS.BCST word_bf54db31<>+0(SB), Z21, Z15
+	VMOVAPS          Z19, Z21
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z27, Z21
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z19, Z27
+	VMOVAPS          Z3, Z19
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z21, Z19
+	VMOVAPS          Z11, Z23
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z27, Z23
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z21, Z3
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z27, Z11
+	VMOVAPS          Z7, Z21
+	VFMADD231PS.BCST word_bfbf90c7<>+0(SB), Z14, Z21
+	VFMADD231PS.BCST word_3fbf90c7<>+0(SB), Z7, Z14
+	VMOVAPS          Z0, Z7
+	VFMADD231PS.BCST word_3f0e39da<>+0(SB), Z21, Z7
+	VMOVAPS          Z1, Z27
+	VFMADD231PS.BCST word_3f0e39da<>+0(SB), Z14, Z27
+	VFMADD231PS.BCST word_bf0e39da<>+0(SB), Z21, Z0
+	VFMADD231PS.BCST word_bf0e39da<>+0(SB), Z14, Z1
+	VMOVAPS          Z18, Z14
+	VFMADD231PS.BCST word_401a827a<>+0(SB), Z22, Z14
+	VFMADD231PS.BCST word_c01a827a<>+0(SB), Z18, Z22
+	VMOVAPS          Z2, Z18
+	VFMADD231PS.BCST word_3ec3ef15<>+0(SB), Z14, Z18
+	VMOVAPS          Z6, Z21
+	VFMADD231PS.BCST word_3ec3ef15<>+0(SB), Z22, Z21
+	VFMADD231PS.BCST word_bec3ef15<>+0(SB), Z14, Z2
+	VFMADD231PS.BCST word_bec3ef15<>+0(SB), Z22, Z6
+	VMOVAPS          Z20, Z14
+	VFMADD231PS.BCST word_40a0dff7<>+0(SB), Z25, Z14
+	VFMADD231PS.BCST word_c0a0dff7<>+0(SB), Z20, Z25
+	VMOVAPS          Z4, Z20
+	VFMADD231PS.BCST word_3e47c5c2<>+0(SB), Z14, Z20
+	VMOVUPS          33856(SI), Z22
+	VMOVUPS          Z13, 33920(SI)
+	VMOVAPS          Z22, Z13
+	VFMADD231PS.BCST word_3e47c5c2<>+0(SB), Z25, Z13
+	VFMADD231PS.BCST word_be47c5c2<>+0(SB), Z14, Z4
+	VFMADD231PS.BCST word_be47c5c2<>+0(SB), Z25, Z22
+	VMOVUPS          256(R12), Z14
+	VMOVUPS          8448(R12), Z25
+	VMOVUPS          Z16, 33856(SI)
+	VADDPS           Z25, Z14, Z16
+	VSUBPS           Z25, Z14, Z14
+	VMOVUPS          4352(R12), Z25
+	VMOVUPS          Z12, 33984(SI)
+	VMOVUPS          12544(R12), Z12
+	VMOVUPS          Z17, 34048(SI)
+	VADDPS           Z12, Z25, Z17
+	VSUBPS           Z12, Z25, Z12
+	VADDPS           Z17, Z16, Z25
+	VSUBPS           Z17, Z16, Z16
+	VMOVUPS          2304(R12), Z17
+	VMOVUPS          Z10, 34112(SI)
+	VMOVUPS          10496(R12), Z10
+	VMOVUPS          Z15, 34176(SI)
+	VADDPS           Z10, Z17, Z15
+	VSUBPS           Z10, Z17, Z10
+	VMOVUPS          6400(R12), Z17
+	VMOVUPS          Z5, 34240(SI)
+	VMOVUPS          14592(R12), Z5
+	VMOVUPS          Z11, 34304(SI)
+	VADDPS           Z5, Z17, Z11
+	VSUBPS           Z5, Z17, Z5
+	VADDPS           Z11, Z15, Z17
+	VSUBPS           Z11, Z15, Z11
+	VADDPS           Z17, Z25, Z15
+	VSUBPS           Z17, Z25, Z17
+	VMOVAPS          Z10, Z25
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z5, Z25
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z10, Z5
+	VMOVAPS          Z14, Z10
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z25, Z10
+	VMOVUPS          Z3, 34368(SI)
+	VMOVAPS          Z12, Z3
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z5, Z3
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z25, Z14
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z5, Z12
+	VMOVUPS          1280(R12), Z5
+	VMOVUPS          9472(R12), Z25
+	VMOVUPS          Z1, 34432(SI)
+	VADDPS           Z25, Z5, Z1
+	VSUBPS           Z25, Z5, Z5
+	VMOVUPS          5376(R12), Z25
+	VMOVUPS          Z0, 34496(SI)
+	VMOVUPS          13568(R12), Z0
+	VMOVUPS          Z6, 34560(SI)
+	VADDPS           Z0, Z25, Z6
+	VSUBPS           Z0, Z25, Z0
+	VADDPS           Z6, Z1, Z25
+	VSUBPS           Z6, Z1, Z1
+	VMOVUPS          3328(R12), Z6
+	VMOVUPS          Z2, 34624(SI)
+	VMOVUPS          11520(R12), Z2
+	VMOVUPS          Z22, 34688(SI)
+	VADDPS           Z2, Z6, Z22
+	VSUBPS           Z2, Z6, Z2
+	VMOVUPS          7424(R12), Z6
+	VMOVUPS          Z4, 34752(SI)
+	VMOVUPS          15616(R12), Z4
+	VMOVUPS          Z24, 34816(SI)
+	VADDPS           Z4, Z6, Z24
+	VSUBPS           Z4, Z6, Z4
+	VADDPS           Z24, Z22, Z6
+	VSUBPS           Z24, Z22, Z22
+	VADDPS           Z6, Z25, Z24
+	VSUBPS           Z6, Z25, Z6
+	VMOVAPS          Z2, Z25
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z4, Z25
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z2, Z4
+	VMOVAPS          Z5, Z2
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z25, Z2
+	VMOVUPS          Z13, 34880(SI)
+	VMOVAPS          Z0, Z13
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z4, Z13
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z25, Z5
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z4, Z0
+	VADDPS           Z24, Z15, Z4
+	VSUBPS           Z24, Z15, Z15
+	VMOVAPS          Z2, Z24
+	VFMADD231PS.BCST word_bed413cd<>+0(SB), Z13, Z24
+	VFMADD231PS.BCST word_3ed413cd<>+0(SB), Z2, Z13
+	VMOVAPS          Z10, Z2
+	VFMADD231PS.BCST word_3f6c835e<>+0(SB), Z24, Z2
+	VMOVAPS          Z3, Z25
+	VFMADD231PS.BCST word_3f6c835e<>+0(SB), Z13, Z25
+	VFMADD231PS.BCST word_bf6c835e<>+0(SB), Z24, Z10
+	VFMADD231PS.BCST word_bf6c835e<>+0(SB), Z13, Z3
+	VMOVAPS          Z1, Z13
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z22, Z13
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z1, Z22
+	VMOVAPS          Z16, Z1
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z13, Z1
+	VMOVAPS          Z11, Z24
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z22, Z24
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z13, Z16
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z22, Z11
+	VMOVAPS          Z5, Z13
+	VFMADD231PS.BCST word_401a827a<>+0(SB), Z0, Z13
+	VFMADD231PS.BCST word_c01a827a<>+0(SB), Z5, Z0
+	VMOVAPS          Z14, Z5
+	VFMADD231PS.BCST word_3ec3ef15<>+0(SB), Z13, Z5
+	VMOVAPS          Z12, Z22
+	VFMADD231PS.BCST word_3ec3ef15<>+0(SB), Z0, Z22
+	VFMADD231PS.BCST word_bec3ef15<>+0(SB), Z13, Z14
+	VFMADD231PS.BCST word_bec3ef15<>+0(SB), Z0, Z12
+	VMOVUPS          768(R12), Z0
+	VMOVUPS          8960(R12), Z13
+	VMOVUPS          Z15, 34944(SI)
+	VADDPS           Z13, Z0, Z15
+	VSUBPS           Z13, Z0, Z0
+	VMOVUPS          4864(R12), Z13
+	VMOVUPS          Z20, 35008(SI)
+	VMOVUPS          13056(R12), Z20
+	VMOVUPS          Z21, 35072(SI)
+	VADDPS           Z20, Z13, Z21
+	VSUBPS           Z20, Z13, Z13
+	VADDPS           Z21, Z15, Z20
+	VSUBPS           Z21, Z15, Z15
+	VMOVUPS          2816(R12), Z21
+	VMOVUPS          Z18, 35136(SI)
+	VMOVUPS          11008(R12), Z18
+	VMOVUPS          Z27, 35200(SI)
+	VADDPS           Z18, Z21, Z27
+	VSUBPS           Z18, Z21, Z18
+	VMOVUPS          6912(R12), Z21
+	VMOVUPS          Z7, 35264(SI)
+	VMOVUPS          15104(R12), Z7
+	VMOVUPS          Z23, 35328(SI)
+	VADDPS           Z7, Z21, Z23
+	VSUBPS           Z7, Z21, Z7
+	VADDPS           Z23, Z27, Z21
+	VSUBPS           Z23, Z27, Z23
+	VADDPS           Z21, Z20, Z27
+	VSUBPS           Z21, Z20, Z20
+	VMOVAPS          Z18, Z21
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z7, Z21
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z18, Z7
+	VMOVAPS          Z0, Z18
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z21, Z18
+	VMOVUPS          Z19, 35392(SI)
+	VMOVAPS          Z13, Z19
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z7, Z19
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z21, Z0
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z7, Z13
+	VMOVUPS          1792(R12), Z7
+	VMOVUPS          9984(R12), Z21
+	VMOVUPS          Z30, 35456(SI)
+	VADDPS           Z21, Z7, Z30
+	VSUBPS           Z21, Z7, Z7
+	VMOVUPS          5888(R12), Z21
+	VMOVUPS          Z9, 35520(SI)
+	VMOVUPS          14080(R12), Z9
+	VMOVUPS          Z31, 35584(SI)
+	VADDPS           Z9, Z21, Z31
+	VSUBPS           Z9, Z21, Z9
+	VADDPS           Z31, Z30, Z21
+	VSUBPS           Z31, Z30, Z30
+	VMOVUPS          3840(R12), Z31
+	VMOVUPS          Z26, 35648(SI)
+	VMOVUPS          12032(R12), Z26
+	VMOVUPS          Z29, 35712(SI)
+	VADDPS           Z26, Z31, Z29
+	VSUBPS           Z26, Z31, Z26
+	VMOVUPS          7936(R12), Z31
+	VMOVUPS          Z28, 35776(SI)
+	VMOVUPS          16128(R12), Z28
+	VMOVUPS          Z8, 35840(SI)
+	VADDPS           Z28, Z31, Z8
+	VSUBPS           Z28, Z31, Z28
+	VADDPS           Z8, Z29, Z31
+	VSUBPS           Z8, Z29, Z8
+	VADDPS           Z31, Z21, Z29
+	VSUBPS           Z31, Z21, Z21
+	VMOVAPS          Z26, Z31
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z28, Z31
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z26, Z28
+	VMOVAPS          Z7, Z26
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z31, Z26
+	VMOVUPS          Z3, 35904(SI)
+	VMOVAPS          Z9, Z3
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z28, Z3
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z31, Z7
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z28, Z9
+	VADDPS           Z29, Z27, Z28
+	VSUBPS           Z29, Z27, Z27
+	VMOVAPS          Z26, Z29
+	VFMADD231PS.BCST word_bed413cd<>+0(SB), Z3, Z29
+	VFMADD231PS.BCST word_3ed413cd<>+0(SB), Z26, Z3
+	VMOVAPS          Z18, Z26
+	VFMADD231PS.BCST word_3f6c835e<>+0(SB), Z29, Z26
+	VMOVAPS          Z19, Z31
+	VFMADD231PS.BCST word_3f6c835e<>+0(SB), Z3, Z31
+	VFMADD231PS.BCST word_bf6c835e<>+0(SB), Z29, Z18
+	VFMADD231PS.BCST word_bf6c835e<>+0(SB), Z3, Z19
+	VMOVAPS          Z30, Z3
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z8, Z3
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z30, Z8
+	VMOVAPS          Z15, Z29
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z3, Z29
+	VMOVAPS          Z23, Z30
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z8, Z30
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z3, Z15
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z8, Z23
+	VMOVAPS          Z7, Z3
+	VFMADD231PS.BCST word_401a827a<>+0(SB), Z9, Z3
+	VFMADD231PS.BCST word_c01a827a<>+0(SB), Z7, Z9
+	VMOVAPS          Z0, Z7
+	VFMADD231PS.BCST word_3ec3ef15<>+0(SB), Z3, Z7
+	VMOVAPS          Z13, Z8
+	VFMADD231PS.BCST word_3ec3ef15<>+0(SB), Z9, Z8
+	VFMADD231PS.BCST word_bec3ef15<>+0(SB), Z3, Z0
+	VFMADD231PS.BCST word_bec3ef15<>+0(SB), Z9, Z13
+	VADDPS           Z28, Z4, Z3
+	VSUBPS           Z28, Z4, Z4
+	VMOVAPS          Z26, Z9
+	VFMADD231PS.BCST word_be4bafaf<>+0(SB), Z31, Z9
+	VFMADD231PS.BCST word_3e4bafaf<>+0(SB), Z26, Z31
+	VMOVAPS          Z2, Z26
+	VFMADD231PS.BCST word_3f7b14be<>+0(SB), Z9, Z26
+	VMOVAPS          Z25, Z28
+	VFMADD231PS.BCST word_3f7b14be<>+0(SB), Z31, Z28
+	VFMADD231PS.BCST word_bf7b14be<>+0(SB), Z9, Z2
+	VFMADD231PS.BCST word_bf7b14be<>+0(SB), Z31, Z25
+	VMOVAPS          Z29, Z9
+	VFMADD231PS.BCST word_bed413cd<>+0(SB), Z30, Z9
+	VFMADD231PS.BCST word_3ed413cd<>+0(SB), Z29, Z30
+	VMOVAPS          Z1, Z29
+	VFMADD231PS.BCST word_3f6c835e<>+0(SB), Z9, Z29
+	VMOVAPS          Z24, Z31
+	VFMADD231PS.BCST word_3f6c835e<>+0(SB), Z30, Z31
+	VFMADD231PS.BCST word_bf6c835e<>+0(SB), Z9, Z1
+	VFMADD231PS.BCST word_bf6c835e<>+0(SB), Z30, Z24
+	VMOVAPS          Z7, Z9
+	VFMADD231PS.BCST word_3f2b0dc1<>+0(SB), Z8, Z9
+	VFMADD231PS.BCST word_bf2b0dc1<>+0(SB), Z7, Z8
+	VMOVAPS          Z5, Z7
+	VFMADD231PS.BCST word_3f54db31<>+0(SB), Z9, Z7
+	VMOVAPS          Z22, Z30
+	VFMADD231PS.BCST word_3f54db31<>+0(SB), Z8, Z30
+	VFMADD231PS.BCST word_bf54db31<>+0(SB), Z9, Z5
+	VFMADD231PS.BCST word_bf54db31<>+0(SB), Z8, Z22
+	VMOVAPS          Z20, Z8
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z21, Z8
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z20, Z21
+	VMOVAPS          Z17, Z9
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z8, Z9
+	VMOVAPS          Z6, Z20
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z21, Z20
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z8, Z17
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z21, Z6
+	VMOVAPS          Z0, Z8
+	VFMADD231PS.BCST word_bfbf90c7<>+0(SB), Z13, Z8
+	VFMADD231PS.BCST word_3fbf90c7<>+0(SB), Z0, Z13
+	VMOVAPS          Z14, Z0
+	VFMADD231PS.BCST word_3f0e39da<>+0(SB), Z8, Z0
+	VMOVAPS          Z12, Z21
+	VFMADD231PS.BCST word_3f0e39da<>+0(SB), Z13, Z21
+	VFMADD231PS.BCST word_bf0e39da<>+0(SB), Z8, Z14
+	VFMADD231PS.BCST word_bf0e39da<>+0(SB), Z13, Z12
+	VMOVAPS          Z15, Z8
+	VFMADD231PS.BCST word_401a827a<>+0(SB), Z23, Z8
+	VFMADD231PS.BCST word_c01a827a<>+0(SB), Z15, Z23
+	VMOVAPS          Z16, Z13
+	VFMADD231PS.BCST word_3ec3ef15<>+0(SB), Z8, Z13
+	VMOVAPS          Z11, Z15
+	VFMADD231PS.BCST word_3ec3ef15<>+0(SB), Z23, Z15
+	VFMADD231PS.BCST word_bec3ef15<>+0(SB), Z8, Z16
+	VFMADD231PS.BCST word_bec3ef15<>+0(SB), Z23, Z11
+	VMOVAPS          Z18, Z8
+	VFMADD231PS.BCST word_40a0dff7<>+0(SB), Z19, Z8
+	VFMADD231PS.BCST word_c0a0dff7<>+0(SB), Z18, Z19
+	VMOVAPS          Z10, Z18
+	VFMADD231PS.BCST word_3e47c5c2<>+0(SB), Z8, Z18
+	VMOVUPS          35904(SI), Z23
+	VMOVUPS          Z4, 35968(SI)
+	VMOVAPS          Z23, Z4
+	VFMADD231PS.BCST word_3e47c5c2<>+0(SB), Z19, Z4
+	VFMADD231PS.BCST word_be47c5c2<>+0(SB), Z8, Z10
+	VFMADD231PS.BCST word_be47c5c2<>+0(SB), Z19, Z23
+	VMOVUPS          35840(SI), Z8
+	VADDPS           Z8, Z3, Z19
+	VMOVUPS          Z19, (R13)
+	VSUBPS           Z3, Z8, Z3
+	VMOVUPS          Z3, 64(R13)
+	VMOVAPS          Z26, Z3
+	VFMADD231PS.BCST word_bdc9b5dc<>+0(SB), Z28, Z3
+	VFMADD231PS.BCST word_3dc9b5dc<>+0(SB), Z26, Z28
+	VMOVUPS          35776(SI), Z8
+	VMOVAPS          Z8, Z19
+	VFMADD231PS.BCST word_3f7ec46d<>+0(SB), Z3, Z19
+	VMOVUPS          35712(SI), Z26
+	VMOVUPS          Z2, 35840(SI)
+	VMOVAPS          Z26, Z2
+	VFMADD231PS.BCST word_3f7ec46d<>+0(SB), Z28, Z2
+	VMOVUPS          Z19, 128(R13)
+	VMULPS.BCST      word_bf800000<>+0(SB), Z2, Z2
+	VMOVUPS          Z2, 192(R13)
+	VFMADD231PS.BCST word_bf7ec46d<>+0(SB), Z3, Z8
+	VFMADD231PS.BCST word_bf7ec46d<>+0(SB), Z28, Z26
+	VMOVUPS          Z8, 3968(R13)
+	VMOVUPS          Z26, 4032(R13)
+	VMOVAPS          Z29, Z2
+	VFMADD231PS.BCST word_be4bafaf<>+0(SB), Z31, Z2
+	VFMADD231PS.BCST word_3e4bafaf<>+0(SB), Z29, Z31
+	VMOVUPS          35648(SI), Z3
+	VMOVAPS          Z3, Z8
+	VFMADD231PS.BCST word_3f7b14be<>+0(SB), Z2, Z8
+	VMOVUPS          35584(SI), Z19
+	VMOVAPS          Z19, Z26
+	VFMADD231PS.BCST word_3f7b14be<>+0(SB), Z31, Z26
+	VMOVUPS          Z8, 256(R13)
+	VMULPS.BCST      word_bf800000<>+0(SB), Z26, Z8
+	VMOVUPS          Z8, 320(R13)
+	VFMADD231PS.BCST word_bf7b14be<>+0(SB), Z2, Z3
+	VFMADD231PS.BCST word_bf7b14be<>+0(SB), Z31, Z19
+	VMOVUPS          Z3, 3840(R13)
+	VMOVUPS          Z19, 3904(R13)
+	VMOVAPS          Z7, Z2
+	VFMADD231PS.BCST word_3e9b5042<>+0(SB), Z30, Z2
+	VFMADD231PS.BCST word_be9b5042<>+0(SB), Z7, Z30
+	VMOVUPS          35520(SI), Z3
+	VMOVAPS          Z3, Z7
+	VFMADD231PS.BCST word_3f74fa0b<>+0(SB), Z2, Z7
+	VMOVUPS          35456(SI), Z8
+	VMOVAPS          Z8, Z19
+	VFMADD231PS.BCST word_3f74fa0b<>+0(SB), Z30, Z19
+	VMOVUPS          Z7, 384(R13)
+	VMOVUPS          Z19, 448(R13)
+	VFMADD231PS.BCST word_bf74fa0b<>+0(SB), Z2, Z3
+	VFMADD231PS.BCST word_bf74fa0b<>+0(SB), Z30, Z8
+	VMOVUPS          Z3, 3712(R13)
+	VMULPS.BCST      word_bf800000<>+0(SB), Z8, Z2
+	VMOVUPS          Z2, 3776(R13)
+	VMOVAPS          Z9, Z2
+	VFMADD231PS.BCST word_bed413cd<>+0(SB), Z20, Z2
+	VFMADD231PS.BCST word_3ed413cd<>+0(SB), Z9, Z20
+	VMOVUPS          35392(SI), Z3
+	VMOVAPS          Z3, Z7
+	VFMADD231PS.BCST word_3f6c835e<>+0(SB), Z2, Z7
+	VMOVUPS          35328(SI), Z8
+	VMOVAPS          Z8, Z9
+	VFMADD231PS.BCST word_3f6c835e<>+0(SB), Z20, Z9
+	VMOVUPS          Z7, 512(R13)
+	VMULPS.BCST      word_bf800000<>+0(SB), Z9, Z7
+	VMOVUPS          Z7, 576(R13)
+	VFMADD231PS.BCST word_bf6c835e<>+0(SB), Z2, Z3
+	VFMADD231PS.BCST word_bf6c835e<>+0(SB), Z20, Z8
+	VMOVUPS          Z3, 3584(R13)
+	VMOVUPS          Z8, 3648(R13)
+	VMOVAPS          Z0, Z2
+	VFMADD231PS.BCST word_bf08d5b9<>+0(SB), Z21, Z2
+	VFMADD231PS.BCST word_3f08d5b9<>+0(SB), Z0, Z21
+	VMOVUPS          35264(SI), Z0
+	VMOVAPS          Z0, Z3
+	VFMADD231PS.BCST word_3f61c598<>+0(SB), Z2, Z3
+	VMOVUPS          35200(SI), Z7
+	VMOVAPS          Z7, Z8
+	VFMADD231PS.BCST word_3f61c598<>+0(SB), Z21, Z8
+	VMOVUPS          Z3, 640(R13)
+	VMULPS.BCST      word_bf800000<>+0(SB), Z8, Z3
+	VMOVUPS          Z3, 704(R13)
+	VFMADD231PS.BCST word_bf61c598<>+0(SB), Z2, Z0
+	VFMADD231PS.BCST word_bf61c598<>+0(SB), Z21, Z7
+	VMOVUPS          Z0, 3456(R13)
+	VMOVUPS          Z7, 3520(R13)
+	VMOVAPS          Z13, Z0
+	VFMADD231PS.BCST word_3f2b0dc1<>+0(SB), Z15, Z0
+	VFMADD231PS.BCST word_bf2b0dc1<>+0(SB), Z13, Z15
+	VMOVUPS          35136(SI), Z2
+	VMOVAPS          Z2, Z3
+	VFMADD231PS.BCST word_3f54db31<>+0(SB), Z0, Z3
+	VMOVUPS          35072(SI), Z7
+	VMOVAPS          Z7, Z8
+	VFMADD231PS.BCST word_3f54db31<>+0(SB), Z15, Z8
+	VMOVUPS          Z3, 768(R13)
+	VMOVUPS          Z8, 832(R13)
+	VFMADD231PS.BCST word_bf54db31<>+0(SB), Z0, Z2
+	VFMADD231PS.BCST word_bf54db31<>+0(SB), Z15, Z7
+	VMOVUPS          Z2, 3328(R13)
+	VMULPS.BCST      word_bf800000<>+0(SB), Z7, Z0
+	VMOVUPS          Z0, 3392(R13)
+	VMOVAPS          Z18, Z0
+	VFMADD231PS.BCST word_3f521801<>+0(SB), Z4, Z0
+	VFMADD231PS.BCST word_bf521801<>+0(SB), Z18, Z4
+	VMOVUPS          35008(SI), Z2
+	VMOVAPS          Z2, Z3
+	VFMADD231PS.BCST word_3f45e403<>+0(SB), Z0, Z3
+	VMOVUPS          34880(SI), Z7
+	VMOVAPS          Z7, Z8
+	VFMADD231PS.BCST word_3f45e403<>+0(SB), Z4, Z8
+	VMOVUPS          Z3, 896(R13)
+	VMOVUPS          Z8, 960(R13)
+	VFMADD231PS.BCST word_bf45e403<>+0(SB), Z0, Z2
+	VFMADD231PS.BCST word_bf45e403<>+0(SB), Z4, Z7
+	VMOVUPS          Z2, 3200(R13)
+	VMULPS.BCST      word_bf800000<>+0(SB), Z7, Z0
+	VMOVUPS          Z0, 3264(R13)
+	VMOVUPS          34944(SI), Z0
+	VMOVAPS          Z0, Z2
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z27, Z2
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z0, Z27
+	VMOVUPS          33792(SI), Z0
+	VMOVAPS          Z0, Z3
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z2, Z3
+	VMOVUPS          34816(SI), Z4
+	VMOVAPS          Z4, Z7
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z27, Z7
+	VMOVUPS          Z3, 1024(R13)
+	VMULPS.BCST      word_bf800000<>+0(SB), Z7, Z3
+	VMOVUPS          Z3, 1088(R13)
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z2, Z0
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z27, Z4
+	VMOVUPS          Z0, 3072(R13)
+	VMOVUPS          Z4, 3136(R13)
+	VMOVAPS          Z10, Z0
+	VFMADD231PS.BCST word_bf9bf7ec<>+0(SB), Z23, Z0
+	VFMADD231PS.BCST word_3f9bf7ec<>+0(SB), Z10, Z23
+	VMOVUPS          34752(SI), Z2
+	VMOVAPS          Z2, Z3
+	VFMADD231PS.BCST word_3f226799<>+0(SB), Z0, Z3
+	VMOVUPS          34688(SI), Z4
+	VMOVAPS          Z4, Z7
+	VFMADD231PS.BCST word_3f226799<>+0(SB), Z23, Z7
+	VMOVUPS          Z3, 1152(R13)
+	VMULPS.BCST      word_bf800000<>+0(SB), Z7, Z3
+	VMOVUPS          Z3, 1216(R13)
+	VFMADD231PS.BCST word_bf226799<>+0(SB), Z0, Z2
+	VFMADD231PS.BCST word_bf226799<>+0(SB), Z23, Z4
+	VMOVUPS          Z2, 2944(R13)
+	VMOVUPS          Z4, 3008(R13)
+	VMOVAPS          Z16, Z0
+	VFMADD231PS.BCST word_bfbf90c7<>+0(SB), Z11, Z0
+	VFMADD231PS.BCST word_3fbf90c7<>+0(SB), Z16, Z11
+	VMOVUPS          34624(SI), Z2
+	VMOVAPS          Z2, Z3
+	VFMADD231PS.BCST word_3f0e39da<>+0(SB), Z0, Z3
+	VMOVUPS          34560(SI), Z4
+	VMOVAPS          Z4, Z7
+	VFMADD231PS.BCST word_3f0e39da<>+0(SB), Z11, Z7
+	VMOVUPS          Z3, 1280(R13)
+	VMULPS.BCST      word_bf800000<>+0(SB), Z7, Z3
+	VMOVUPS          Z3, 1344(R13)
+	VFMADD231PS.BCST word_bf0e39da<>+0(SB), Z0, Z2
+	VFMADD231PS.BCST word_bf0e39da<>+0(SB), Z11, Z4
+	VMOVUPS          Z2, 2816(R13)
+	VMOVUPS          Z4, 2880(R13)
+	VMOVAPS          Z14, Z0
+	VFMADD231PS.BCST word_3fef789e<>+0(SB), Z12, Z0
+	VFMADD231PS.BCST word_bfef789e<>+0(SB), Z14, Z12
+	VMOVUPS          34496(SI), Z2
+	VMOVAPS          Z2, Z3
+	VFMADD231PS.BCST word_3ef15aea<>+0(SB), Z0, Z3
+	VMOVUPS          34432(SI), Z4
+	VMOVAPS          Z4, Z7
+	VFMADD231PS.BCST word_3ef15aea<>+0(SB), Z12, Z7
+	VMOVUPS          Z3, 1408(R13)
+	VMOVUPS          Z7, 1472(R13)
+	VFMADD231PS.BCST word_bef15aea<>+0(SB), Z0, Z2
+	VFMADD231PS.BCST word_bef15aea<>+0(SB), Z12, Z4
+	VMOVUPS          Z2, 2688(R13)
+	VMULPS.BCST      word_bf800000<>+0(SB), Z4, Z0
+	VMOVUPS          Z0, 2752(R13)
+	VMOVAPS          Z17, Z0
+	VFMADD231PS.BCST word_401a827a<>+0(SB), Z6, Z0
+	VFMADD231PS.BCST word_c01a827a<>+0(SB), Z17, Z6
+	VMOVUPS          34368(SI), Z2
+	VMOVAPS          Z2, Z3
+	VFMADD231PS.BCST word_3ec3ef15<>+0(SB), Z0, Z3
+	VMOVUPS          34304(SI), Z4
+	VMOVAPS          Z4, Z7
+	VFMADD231PS.BCST word_3ec3ef15<>+0(SB), Z6, Z7
+	VMOVUPS          Z3, 1536(R13)
+	VMOVUPS          Z7, 1600(R13)
+	VFMADD231PS.BCST word_bec3ef15<>+0(SB), Z0, Z2
+	VFMADD231PS.BCST word_bec3ef15<>+0(SB), Z6, Z4
+	VMOVUPS          Z2, 2560(R13)
+	VMULPS.BCST      word_bf800000<>+0(SB), Z4, Z0
+	VMOVUPS          Z0, 2624(R13)
+	VMOVAPS          Z5, Z0
+	VFMADD231PS.BCST word_c052facf<>+0(SB), Z22, Z0
+	VFMADD231PS.BCST word_4052facf<>+0(SB), Z5, Z22
+	VMOVUPS          34240(SI), Z2
+	VMOVAPS          Z2, Z3
+	VFMADD231PS.BCST word_3e94a031<>+0(SB), Z0, Z3
+	VMOVUPS          34176(SI), Z4
+	VMOVAPS          Z4, Z5
+	VFMADD231PS.BCST word_3e94a031<>+0(SB), Z22, Z5
+	VMOVUPS          Z3, 1664(R13)
+	VMULPS.BCST      word_bf800000<>+0(SB), Z5, Z3
+	VMOVUPS          Z3, 1728(R13)
+	VFMADD231PS.BCST word_be94a031<>+0(SB), Z0, Z2
+	VFMADD231PS.BCST word_be94a031<>+0(SB), Z22, Z4
+	VMOVUPS          Z2, 2432(R13)
+	VMOVUPS          Z4, 2496(R13)
+	VMOVAPS          Z1, Z0
+	VFMADD231PS.BCST word_40a0dff7<>+0(SB), Z24, Z0
+	VFMADD231PS.BCST word_c0a0dff7<>+0(SB), Z1, Z24
+	VMOVUPS          34112(SI), Z1
+	VMOVAPS          Z1, Z2
+	VFMADD231PS.BCST word_3e47c5c2<>+0(SB), Z0, Z2
+	VMOVUPS          34048(SI), Z3
+	VMOVAPS          Z3, Z4
+	VFMADD231PS.BCST word_3e47c5c2<>+0(SB), Z24, Z4
+	VMOVUPS          Z2, 1792(R13)
+	VMOVUPS          Z4, 1856(R13)
+	VFMADD231PS.BCST word_be47c5c2<>+0(SB), Z0, Z1
+	VFMADD231PS.BCST word_be47c5c2<>+0(SB), Z24, Z3
+	VMOVUPS          Z1, 2304(R13)
+	VMULPS.BCST      word_bf800000<>+0(SB), Z3, Z0
+	VMOVUPS          Z0, 2368(R13)
+	VMOVUPS          35840(SI), Z0
+	VMOVAPS          Z0, Z1
+	VFMADD231PS.BCST word_41227363<>+0(SB), Z25, Z1
+	VFMADD231PS.BCST word_c1227363<>+0(SB), Z0, Z25
+	VMOVUPS          33984(SI), Z0
+	VMOVAPS          Z0, Z2
+	VFMADD231PS.BCST word_3dc8bd36<>+0(SB), Z1, Z2
+	VMOVUPS          33856(SI), Z3
+	VMOVAPS          Z3, Z4
+	VFMADD231PS.BCST word_3dc8bd36<>+0(SB), Z25, Z4
+	VMOVUPS          Z2, 1920(R13)
+	VMOVUPS          Z4, 1984(R13)
+	VFMADD231PS.BCST word_bdc8bd36<>+0(SB), Z1, Z0
+	VFMADD231PS.BCST word_bdc8bd36<>+0(SB), Z25, Z3
+	VMOVUPS          Z0, 2176(R13)
+	VMULPS.BCST      word_bf800000<>+0(SB), Z3, Z0
+	VMOVUPS          Z0, 2240(R13)
+	VMOVUPS          33920(SI), Z0
+	VMOVUPS          Z0, 2048(R13)
+	VMOVUPS          35968(SI), Z0
+	VMULPS.BCST      word_bf800000<>+0(SB), Z0, Z0
+	VMOVUPS          Z0, 2112(R13)
+	ADDQ             $0x00000040, R12
+	ADDQ             $0x00001000, R13
+	DECQ             R11
+	JNE              part
+	LEAQ             (SI), R13
+	VMOVUPS          17408(SI), Z0
+	VMOVUPS          25600(SI), Z1
+	VADDPS           Z1, Z0, Z2
+	VMOVUPS          Z2, (R13)
+	VSUBPS           Z1, Z0, Z0
+	VMOVUPS          Z0, 64(R13)
+	VMOVUPS          17472(SI), Z0
+	VMOVUPS          Z0, 4096(R13)
+	VMOVUPS          25664(SI), Z0
+	VMULPS.BCST      word_bf800000<>+0(SB), Z0, Z0
+	VMOVUPS          Z0, 4160(R13)
+	LEAQ             17536(SI), R12
+	LEAQ             128(SI), R13
+	LEAQ             8064(SI), R14
+	LEAQ             circulantTwiddles128<>+0(SB), R9
+	MOVQ             $0x0000001f, R11
+
+combine128_0:
+	VBROADCASTSS (R9), Z6
+	VBROADCASTSS 4(R9), Z7
+	VMOVUPS      (R12), Z0
+	VMOVUPS      64(R12), Z1
+	VMOVUPS      8192(R12), Z2
+	VMOVUPS      8256(R12), Z3
+	VMOVAPS      Z2, Z4
+	VMOVAPS      Z3, Z5
+	VFMADD231PS  Z3, Z7, Z4
+	VFNMADD231PS Z2, Z7, Z5
+	VMOVAPS      Z0, Z2
+	VMOVAPS      Z1, Z3
+	VFMADD231PS  Z4, Z6, Z2
+	VFMADD231PS  Z5, Z6, Z3
+	VFNMADD231PS Z4, Z6, Z0
+	VFMSUB231PS  Z5, Z6, Z1
+	VMOVUPS      Z2, (R13)
+	VMOVUPS      Z3, 64(R13)
+	VMOVUPS      Z0, (R14)
+	VMOVUPS      Z1, 64(R14)
+	ADDQ         $0x00000080, R12
+	ADDQ         $0x00000080, R13
+	SUBQ         $0x00000080, R14
+	ADDQ         $0x08, R9
+	DECQ         R11
+	JNE          combine128_0
+	LEAQ         8192(SI), R13
+	VMOVUPS      21504(SI), Z0
+	VMOVUPS      29696(SI), Z1
+	VADDPS       Z1, Z0, Z2
+	VMOVUPS      Z2, (R13)
+	VSUBPS       Z1, Z0, Z0
+	VMOVUPS      Z0, 64(R13)
+	VMOVUPS      21568(SI), Z0
+	VMOVUPS      Z0, 4096(R13)
+	VMOVUPS      29760(SI), Z0
+	VMULPS.BCST  word_bf800000<>+0(SB), Z0, Z0
+	VMOVUPS      Z0, 4160(R13)
+	LEAQ         21632(SI), R12
+	LEAQ         8320(SI), R13
+	LEAQ         16256(SI), R14
+	LEAQ         circulantTwiddles128<>+0(SB), R9
+	MOVQ         $0x0000001f, R11
+
+combine128_1:
+	VBROADCASTSS (R9), Z6
+	VBROADCASTSS 4(R9), Z7
+	VMOVUPS      (R12), Z0
+	VMOVUPS      64(R12), Z1
+	VMOVUPS      8192(R12), Z2
+	VMOVUPS      8256(R12), Z3
+	VMOVAPS      Z2, Z4
+	VMOVAPS      Z3, Z5
+	VFMADD231PS  Z3, Z7, Z4
+	VFNMADD231PS Z2, Z7, Z5
+	VMOVAPS      Z0, Z2
+	VMOVAPS      Z1, Z3
+	VFMADD231PS  Z4, Z6, Z2
+	VFMADD231PS  Z5, Z6, Z3
+	VFNMADD231PS Z4, Z6, Z0
+	VFMSUB231PS  Z5, Z6, Z1
+	VMOVUPS      Z2, (R13)
+	VMOVUPS      Z3, 64(R13)
+	VMOVUPS      Z0, (R14)
+	VMOVUPS      Z1, 64(R14)
+	ADDQ         $0x00000080, R12
+	ADDQ         $0x00000080, R13
+	SUBQ         $0x00000080, R14
+	ADDQ         $0x08, R9
+	DECQ         R11
+	JNE          combine128_1
+	VMOVUPS      (SI), Z0
+	VMOVUPS      8192(SI), Z1
+	VADDPS       Z1, Z0, Z2
+	VMOVUPS      Z2, (DI)
+	VSUBPS       Z1, Z0, Z0
+	VMOVUPS      Z0, 64(DI)
+	VMOVUPS      64(SI), Z0
+	VMOVUPS      8256(SI), Z1
+	VSUBPS       Z1, Z0, Z2
+	VMOVUPS      Z2, 12224(DI)
+	VMOVUPS      Z0, 12288(DI)
+	VMULPS.BCST  word_bf800000<>+0(SB), Z1, Z0
+	VMOVUPS      Z0, 12352(DI)
+	LEAQ         128(SI), R12
+	LEAQ         128(DI), R13
+	LEAQ         24320(DI), R14
+	LEAQ         circulantTwiddles256<>+0(SB), R9
+	MOVQ         $0x0000003f, R11
+
+combine256_0:
+	VBROADCASTSS (R9), Z6
+	VBROADCASTSS 4(R9), Z7
+	VMOVUPS      (R12), Z0
+	VMOVUPS      64(R12), Z1
+	VMOVUPS      8192(R12), Z2
+	VMOVUPS      8256(R12), Z3
+	VMOVAPS      Z2, Z4
+	VMOVAPS      Z3, Z5
+	VFMADD231PS  Z3, Z7, Z4
+	VFNMADD231PS Z2, Z7, Z5
+	VMOVAPS      Z0, Z2
+	VMOVAPS      Z1, Z3
+	VFMADD231PS  Z4, Z6, Z2
+	VFMADD231PS  Z5, Z6, Z3
+	VFNMADD231PS Z4, Z6, Z0
+	VFMSUB231PS  Z5, Z6, Z1
+	VADDPS       Z3, Z2, Z4
+	VMOVUPS      Z4, (R13)
+	VMOVUPS      Z2, 64(R13)
+	VMOVUPS      Z3, 128(R13)
+	VADDPS       Z1, Z0, Z4
+	VMOVUPS      Z4, (R14)
+	VMOVUPS      Z0, 64(R14)
+	VMOVUPS      Z1, 128(R14)
+	ADDQ         $0x00000080, R12
+	ADDQ         $0x000000c0, R13
+	SUBQ         $0x000000c0, R14
+	ADDQ         $0x08, R9
+	DECQ         R11
+	JNE          combine256_0
+	MOVQ         CX, R8
+	MOVQ         DI, R13
+	MOVQ         $0x0000017f, R11
+
+spread:
+	VMOVUPS (R13), Z0
+	VMOVUPS Z0, (R8)
+	ADDQ    DX, R8
+	ADDQ    $0x00000040, R13
+	DECQ    R11
+	JNE     spread
+	ADDQ    $0x00000040, AX
+	ADDQ    $0x00000040, CX
+	DECQ    R10
+	JNE     vector
+	VZEROUPPER
+	RET
+
+// func circulantInverseImage256AVX512(y []float32, yStep int, src []float32, srcStep int, bias []float32, lo float32, hi float32, vecs int, scratch []float32)
+// Requires: AVX, AVX512F
+TEXT ·circulantInverseImage256AVX512(SB), NOSPLIT, $0-128
+	MOVQ src_base+32(FP), AX
+	MOVQ srcStep+56(FP), BX
+	SHLQ $0x02, BX
+	MOVQ y_base+0(FP), CX
+	MOVQ yStep+24(FP), DX
+	SHLQ $0x02, DX
+	MOVQ vecs+96(FP), R10
+	MOVQ scratch_base+104(FP), SI
+	LEAQ 50176(SI), DI
+
+vector:
+	MOVQ AX, R8
+	MOVQ DI, R13
+	MOVQ $0x0000017f, R11
+
+gather:
+	VMOVUPS     (R8), Z0
+	VMOVUPS     Z0, (R13)
+	ADDQ        BX, R8
+	ADDQ        $0x00000040, R13
+	DECQ        R11
+	JNE         gather
+	VMOVUPS     12224(DI), Z0
+	VSUBPS      12352(DI), Z0, Z1
+	VADDPS      12288(DI), Z0, Z0
+	VMOVUPS     (DI), Z2
+	VMOVUPS     64(DI), Z3
+	VADDPS      Z3, Z2, Z4
+	VMOVUPS     Z4, (SI)
+	VSUBPS      Z3, Z2, Z2
+	VMOVUPS     Z2, 8192(SI)
+	VMULPS.BCST word_40000000<>+0(SB), Z1, Z1
+	VMOVUPS     Z1, 64(SI)
+	VMULPS.BCST word_c0000000<>+0(SB), Z0, Z0
+	VMOVUPS     Z0, 8256(SI)
+	LEAQ        128(DI), R12
+	LEAQ        24320(DI), R14
+	LEAQ        128(SI), R13
+	LEAQ        circulantTwiddles256<>+0(SB), R9
+	MOVQ        $0x0000003f, R11
+
+separate256_0:
+	VBROADCASTSS (R9), Z12
+	VBROADCASTSS 4(R9), Z13
+	VMOVUPS      (R12), Z0
+	VADDPS       64(R12), Z0, Z1
+	VSUBPS       128(R12), Z0, Z0
+	VMOVUPS      (R14), Z2
+	VADDPS       64(R14), Z2, Z3
+	VSUBPS       128(R14), Z2, Z2
+	VADDPS       Z2, Z0, Z4
+	VSUBPS       Z3, Z1, Z5
+	VSUBPS       Z2, Z0, Z6
+	VADDPS       Z3, Z1, Z7
+	VMOVAPS      Z6, Z8
+	VMOVAPS      Z7, Z9
+	VFNMADD231PS Z7, Z13, Z8
+	VFMADD231PS  Z6, Z13, Z9
+	VMULPS       Z12, Z8, Z8
+	VMULPS       Z12, Z9, Z9
+	VMOVUPS      Z4, (R13)
+	VMOVUPS      Z5, 64(R13)
+	VMOVUPS      Z8, 8192(R13)
+	VMOVUPS      Z9, 8256(R13)
+	ADDQ         $0x000000c0, R12
+	SUBQ         $0x000000c0, R14
+	ADDQ         $0x00000080, R13
+	ADDQ         $0x08, R9
+	DECQ         R11
+	JNE          separate256_0
+	VMOVUPS      (SI), Z0
+	VMOVUPS      64(SI), Z1
+	VADDPS       Z1, Z0, Z2
+	VMOVUPS      Z2, 17408(SI)
+	VSUBPS       Z1, Z0, Z0
+	VMOVUPS      Z0, 25600(SI)
+	VMOVUPS      4096(SI), Z0
+	VMULPS.BCST  word_40000000<>+0(SB), Z0, Z0
+	VMOVUPS      Z0, 17472(SI)
+	VMOVUPS      4160(SI), Z0
+	VMULPS.BCST  word_c0000000<>+0(SB), Z0, Z0
+	VMOVUPS      Z0, 25664(SI)
+	LEAQ         128(SI), R12
+	LEAQ         8064(SI), R14
+	LEAQ         17536(SI), R13
+	LEAQ         circulantTwiddles128<>+0(SB), R9
+	MOVQ         $0x0000001f, R11
+
+separate128_0:
+	VBROADCASTSS (R9), Z12
+	VBROADCASTSS 4(R9), Z13
+	VMOVUPS      (R12), Z0
+	VMOVUPS      64(R12), Z1
+	VMOVUPS      (R14), Z2
+	VMOVUPS      64(R14), Z3
+	VADDPS       Z2, Z0, Z4
+	VSUBPS       Z3, Z1, Z5
+	VSUBPS       Z2, Z0, Z6
+	VADDPS       Z3, Z1, Z7
+	VMOVAPS      Z6, Z8
+	VMOVAPS      Z7, Z9
+	VFNMADD231PS Z7, Z13, Z8
+	VFMADD231PS  Z6, Z13, Z9
+	VMULPS       Z12, Z8, Z8
+	VMULPS       Z12, Z9, Z9
+	VMOVUPS      Z4, (R13)
+	VMOVUPS      Z5, 64(R13)
+	VMOVUPS      Z8, 8192(R13)
+	VMOVUPS      Z9, 8256(R13)
+	ADDQ         $0x00000080, R12
+	SUBQ         $0x00000080, R14
+	ADDQ         $0x00000080, R13
+	ADDQ         $0x08, R9
+	DECQ         R11
+	JNE          separate128_0
+	VMOVUPS      8192(SI), Z0
+	VMOVUPS      8256(SI), Z1
+	VADDPS       Z1, Z0, Z2
+	VMOVUPS      Z2, 21504(SI)
+	VSUBPS       Z1, Z0, Z0
+	VMOVUPS      Z0, 29696(SI)
+	VMOVUPS      12288(SI), Z0
+	VMULPS.BCST  word_40000000<>+0(SB), Z0, Z0
+	VMOVUPS      Z0, 21568(SI)
+	VMOVUPS      12352(SI), Z0
+	VMULPS.BCST  word_c0000000<>+0(SB), Z0, Z0
+	VMOVUPS      Z0, 29760(SI)
+	LEAQ         8320(SI), R12
+	LEAQ         16256(SI), R14
+	LEAQ         21632(SI), R13
+	LEAQ         circulantTwiddles128<>+0(SB), R9
+	MOVQ         $0x0000001f, R11
+
+separate128_1:
+	VBROADCASTSS (R9), Z12
+	VBROADCASTSS 4(R9), Z13
+	VMOVUPS      (R12), Z0
+	VMOVUPS      64(R12), Z1
+	VMOVUPS      (R14), Z2
+	VMOVUPS      64(R14), Z3
+	VADDPS       Z2, Z0, Z4
+	VSUBPS       Z3, Z1, Z5
+	VSUBPS       Z2, Z0, Z6
+	VADDPS       Z3, Z1, Z7
+	VMOVAPS      Z6, Z8
+	VMOVAPS      Z7, Z9
+	VFNMADD231PS Z7, Z13, Z8
+	VFMADD231PS  Z6, Z13, Z9
+	VMULPS       Z12, Z8, Z8
+	VMULPS       Z12, Z9, Z9
+	VMOVUPS      Z4, (R13)
+	VMOVUPS      Z5, 64(R13)
+	VMOVUPS      Z8, 8192(R13)
+	VMOVUPS      Z9, 8256(R13)
+	ADDQ         $0x00000080, R12
+	SUBQ         $0x00000080, R14
+	ADDQ         $0x00000080, R13
+	ADDQ         $0x08, R9
+	DECQ         R11
+	JNE          separate128_1
+	LEAQ         17408(SI), R12
+	MOVQ         SI, R13
+	MOVQ         $0x00000004, R11
+
+part:
+	VMOVUPS          (R12), Z0
+	VMOVUPS          64(R12), Z1
+	VADDPS           Z1, Z0, Z2
+	VSUBPS           Z1, Z0, Z0
+	VMOVUPS          128(R12), Z1
+	VMOVUPS          3968(R12), Z3
+	VADDPS           Z3, Z1, Z4
+	VMOVUPS          192(R12), Z5
+	VMOVUPS          4032(R12), Z6
+	VSUBPS           Z6, Z5, Z7
+	VSUBPS           Z3, Z1, Z1
+	VADDPS           Z6, Z5, Z3
+	VMOVAPS          Z1, Z5
+	VFMADD231PS.BCST word_bdc9b5dc<>+0(SB), Z3, Z5
+	VMULPS.BCST      word_3f7ec46d<>+0(SB), Z5, Z5
+	VFMADD231PS.BCST word_3dc9b5dc<>+0(SB), Z1, Z3
+	VMULPS.BCST      word_3f7ec46d<>+0(SB), Z3, Z1
+	VMOVUPS          256(R12), Z3
+	VMOVUPS          3840(R12), Z6
+	VADDPS           Z6, Z3, Z8
+	VMOVUPS          320(R12), Z9
+	VMOVUPS          3904(R12), Z10
+	VSUBPS           Z10, Z9, Z11
+	VSUBPS           Z6, Z3, Z3
+	VADDPS           Z10, Z9, Z6
+	VMOVAPS          Z3, Z9
+	VFMADD231PS.BCST word_be4bafaf<>+0(SB), Z6, Z9
+	VMULPS.BCST      word_3f7b14be<>+0(SB), Z9, Z9
+	VFMADD231PS.BCST word_3e4bafaf<>+0(SB), Z3, Z6
+	VMULPS.BCST      word_3f7b14be<>+0(SB), Z6, Z3
+	VMOVUPS          384(R12), Z6
+	VMOVUPS          3712(R12), Z10
+	VADDPS           Z10, Z6, Z12
+	VMOVUPS          448(R12), Z13
+	VMOVUPS          3776(R12), Z14
+	VSUBPS           Z14, Z13, Z15
+	VSUBPS           Z10, Z6, Z6
+	VADDPS           Z14, Z13, Z10
+	VMOVAPS          Z6, Z13
+	VFMADD231PS.BCST word_be9b5042<>+0(SB), Z10, Z13
+	VMULPS.BCST      word_3f74fa0b<>+0(SB), Z13, Z13
+	VFMADD231PS.BCST word_3e9b5042<>+0(SB), Z6, Z10
+	VMULPS.BCST      word_3f74fa0b<>+0(SB), Z10, Z6
+	VMOVUPS          512(R12), Z10
+	VMOVUPS          3584(R12), Z14
+	VADDPS           Z14, Z10, Z16
+	VMOVUPS          576(R12), Z17
+	VMOVUPS          3648(R12), Z18
+	VSUBPS           Z18, Z17, Z19
+	VSUBPS           Z14, Z10, Z10
+	VADDPS           Z18, Z17, Z14
+	VMOVAPS          Z10, Z17
+	VFMADD231PS.BCST word_bed413cd<>+0(SB), Z14, Z17
+	VMULPS.BCST      word_3f6c835e<>+0(SB), Z17, Z17
+	VFMADD231PS.BCST word_3ed413cd<>+0(SB), Z10, Z14
+	VMULPS.BCST      word_3f6c835e<>+0(SB), Z14, Z10
+	VMOVUPS          640(R12), Z14
+	VMOVUPS          3456(R12), Z18
+	VADDPS           Z18, Z14, Z20
+	VMOVUPS          704(R12), Z21
+	VMOVUPS          3520(R12), Z22
+	VSUBPS           Z22, Z21, Z23
+	VSUBPS           Z18, Z14, Z14
+	VADDPS           Z22, Z21, Z18
+	VMOVAPS          Z14, Z21
+	VFMADD231PS.BCST word_bf08d5b9<>+0(SB), Z18, Z21
+	VMULPS.BCST      word_3f61c598<>+0(SB), Z21, Z21
+	VFMADD231PS.BCST word_3f08d5b9<>+0(SB), Z14, Z18
+	VMULPS.BCST      word_3f61c598<>+0(SB), Z18, Z14
+	VMOVUPS          768(R12), Z18
+	VMOVUPS          3328(R12), Z22
+	VADDPS           Z22, Z18, Z24
+	VMOVUPS          832(R12), Z25
+	VMOVUPS          3392(R12), Z26
+	VSUBPS           Z26, Z25, Z27
+	VSUBPS           Z22, Z18, Z18
+	VADDPS           Z26, Z25, Z22
+	VMOVAPS          Z18, Z25
+	VFMADD231PS.BCST word_bf2b0dc1<>+0(SB), Z22, Z25
+	VMULPS.BCST      word_3f54db31<>+0(SB), Z25, Z25
+	VFMADD231PS.BCST word_3f2b0dc1<>+0(SB), Z18, Z22
+	VMULPS.BCST      word_3f54db31<>+0(SB), Z22, Z18
+	VMOVUPS          896(R12), Z22
+	VMOVUPS          3200(R12), Z26
+	VADDPS           Z26, Z22, Z28
+	VMOVUPS          960(R12), Z29
+	VMOVUPS          3264(R12), Z30
+	VSUBPS           Z30, Z29, Z31
+	VSUBPS           Z26, Z22, Z22
+	VADDPS           Z30, Z29, Z26
+	VMOVAPS          Z22, Z29
+	VFMADD231PS.BCST word_bf521801<>+0(SB), Z26, Z29
+	VMULPS.BCST      word_3f45e403<>+0(SB), Z29, Z29
+	VFMADD231PS.BCST word_3f521801<>+0(SB), Z22, Z26
+	VMULPS.BCST      word_3f45e403<>+0(SB), Z26, Z22
+	VMOVUPS          1024(R12), Z26
+	VMOVUPS          3072(R12), Z30
+	VMOVUPS          Z22, 33792(SI)
+	VADDPS           Z30, Z26, Z22
+	VMOVUPS          Z29, 33856(SI)
+	VMOVUPS          1088(R12), Z29
+	VMOVUPS          Z18, 33920(SI)
+	VMOVUPS          3136(R12), Z18
+	VMOVUPS          Z25, 33984(SI)
+	VSUBPS           Z18, Z29, Z25
+	VSUBPS           Z30, Z26, Z26
+	VADDPS           Z18, Z29, Z18
+	VMOVAPS          Z26, Z29
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z18, Z29
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z29, Z29
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z26, Z18
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z18, Z18
+	VMOVUPS          1152(R12), Z26
+	VMOVUPS          2944(R12), Z30
+	VMOVUPS          Z18, 34048(SI)
+	VADDPS           Z30, Z26, Z18
+	VMOVUPS          Z29, 34112(SI)
+	VMOVUPS          1216(R12), Z29
+	VMOVUPS          Z14, 34176(SI)
+	VMOVUPS          3008(R12), Z14
+	VMOVUPS          Z21, 34240(SI)
+	VSUBPS           Z14, Z29, Z21
+	VSUBPS           Z30, Z26, Z26
+	VADDPS           Z14, Z29, Z14
+	VMOVAPS          Z26, Z29
+	VFMADD231PS.BCST word_bf9bf7ec<>+0(SB), Z14, Z29
+	VMULPS.BCST      word_3f226799<>+0(SB), Z29, Z29
+	VFMADD231PS.BCST word_3f9bf7ec<>+0(SB), Z26, Z14
+	VMULPS.BCST      word_3f226799<>+0(SB), Z14, Z14
+	VMOVUPS          1280(R12), Z26
+	VMOVUPS          2816(R12), Z30
+	VMOVUPS          Z14, 34304(SI)
+	VADDPS           Z30, Z26, Z14
+	VMOVUPS          Z29, 34368(SI)
+	VMOVUPS          1344(R12), Z29
+	VMOVUPS          Z10, 34432(SI)
+	VMOVUPS          2880(R12), Z10
+	VMOVUPS          Z17, 34496(SI)
+	VSUBPS           Z10, Z29, Z17
+	VSUBPS           Z30, Z26, Z26
+	VADDPS           Z10, Z29, Z10
+	VMOVAPS          Z26, Z29
+	VFMADD231PS.BCST word_bfbf90c7<>+0(SB), Z10, Z29
+	VMULPS.BCST      word_3f0e39da<>+0(SB), Z29, Z29
+	VFMADD231PS.BCST word_3fbf90c7<>+0(SB), Z26, Z10
+	VMULPS.BCST      word_3f0e39da<>+0(SB), Z10, Z10
+	VMOVUPS          1408(R12), Z26
+	VMOVUPS          2688(R12), Z30
+	VMOVUPS          Z10, 34560(SI)
+	VADDPS           Z30, Z26, Z10
+	VMOVUPS          Z29, 34624(SI)
+	VMOVUPS          1472(R12), Z29
+	VMOVUPS          Z6, 34688(SI)
+	VMOVUPS          2752(R12), Z6
+	VMOVUPS          Z13, 34752(SI)
+	VSUBPS           Z6, Z29, Z13
+	VSUBPS           Z30, Z26, Z26
+	VADDPS           Z6, Z29, Z6
+	VMOVAPS          Z26, Z29
+	VFMADD231PS.BCST word_bfef789e<>+0(SB), Z6, Z29
+	VMULPS.BCST      word_3ef15aea<>+0(SB), Z29, Z29
+	VFMADD231PS.BCST word_3fef789e<>+0(SB), Z26, Z6
+	VMULPS.BCST      word_3ef15aea<>+0(SB), Z6, Z6
+	VMOVUPS          1536(R12), Z26
+	VMOVUPS          2560(R12), Z30
+	VMOVUPS          Z6, 34816(SI)
+	VADDPS           Z30, Z26, Z6
+	VMOVUPS          Z29, 34880(SI)
+	VMOVUPS          1600(R12), Z29
+	VMOVUPS          Z3, 34944(SI)
+	VMOVUPS          2624(R12), Z3
+	VMOVUPS          Z9, 35008(SI)
+	VSUBPS           Z3, Z29, Z9
+	VSUBPS           Z30, Z26, Z26
+	VADDPS           Z3, Z29, Z3
+	VMOVAPS          Z26, Z29
+	VFMADD231PS.BCST word_c01a827a<>+0(SB), Z3, Z29
+	VMULPS.BCST      word_3ec3ef15<>+0(SB), Z29, Z29
+	VFMADD231PS.BCST word_401a827a<>+0(SB), Z26, Z3
+	VMULPS.BCST      word_3ec3ef15<>+0(SB), Z3, Z3
+	VMOVUPS          1664(R12), Z26
+	VMOVUPS          2432(R12), Z30
+	VMOVUPS          Z3, 35072(SI)
+	VADDPS           Z30, Z26, Z3
+	VMOVUPS          Z29, 35136(SI)
+	VMOVUPS          1728(R12), Z29
+	VMOVUPS          Z1, 35200(SI)
+	VMOVUPS          2496(R12), Z1
+	VMOVUPS          Z5, 35264(SI)
+	VSUBPS           Z1, Z29, Z5
+	VSUBPS           Z30, Z26, Z26
+	VADDPS           Z1, Z29, Z1
+	VMOVAPS          Z26, Z29
+	VFMADD231PS.BCST word_c052facf<>+0(SB), Z1, Z29
+	VMULPS.BCST      word_3e94a031<>+0(SB), Z29, Z29
+	VFMADD231PS.BCST word_4052facf<>+0(SB), Z26, Z1
+	VMULPS.BCST      word_3e94a031<>+0(SB), Z1, Z1
+	VMOVUPS          1792(R12), Z26
+	VMOVUPS          2304(R12), Z30
+	VMOVUPS          Z1, 35328(SI)
+	VADDPS           Z30, Z26, Z1
+	VMOVUPS          Z29, 35392(SI)
+	VMOVUPS          1856(R12), Z29
+	VMOVUPS          Z0, 35456(SI)
+	VMOVUPS          2368(R12), Z0
+	VMOVUPS          Z25, 35520(SI)
+	VSUBPS           Z0, Z29, Z25
+	VSUBPS           Z30, Z26, Z26
+	VADDPS           Z0, Z29, Z0
+	VMOVAPS          Z26, Z29
+	VFMADD231PS.BCST word_c0a0dff7<>+0(SB), Z0, Z29
+	VMULPS.BCST      word_3e47c5c2<>+0(SB), Z29, Z29
+	VFMADD231PS.BCST word_40a0dff7<>+0(SB), Z26, Z0
+	VMULPS.BCST      word_3e47c5c2<>+0(SB), Z0, Z0
+	VMOVUPS          1920(R12), Z26
+	VMOVUPS          2176(R12), Z30
+	VMOVUPS          Z0, 35584(SI)
+	VADDPS           Z30, Z26, Z0
+	VMOVUPS          Z29, 35648(SI)
+	VMOVUPS          1984(R12), Z29
+	VMOVUPS          Z22, 35712(SI)
+	VMOVUPS          2240(R12), Z22
+	VMOVUPS          Z21, 35776(SI)
+	VSUBPS           Z22, Z29, Z21
+	VSUBPS           Z30, Z26, Z26
+	VADDPS           Z22, Z29, Z22
+	VMOVAPS          Z26, Z29
+	VFMADD231PS.BCST word_c1227363<>+0(SB), Z22, Z29
+	VMULPS.BCST      word_3dc8bd36<>+0(SB), Z29, Z29
+	VFMADD231PS.BCST word_41227363<>+0(SB), Z26, Z22
+	VMULPS.BCST      word_3dc8bd36<>+0(SB), Z22, Z22
+	VMOVUPS          2048(R12), Z26
+	VMULPS.BCST      word_40000000<>+0(SB), Z26, Z26
+	VMOVUPS          2112(R12), Z30
+	VMULPS.BCST      word_c0000000<>+0(SB), Z30, Z30
+	VMOVUPS          Z22, 35840(SI)
+	VADDPS           Z26, Z2, Z22
+	VSUBPS           Z26, Z2, Z2
+	VADDPS           Z0, Z4, Z26
+	VMOVUPS          Z29, 35904(SI)
+	VSUBPS           Z21, Z7, Z29
+	VSUBPS           Z0, Z4, Z0
+	VADDPS           Z21, Z7, Z4
+	VMOVAPS          Z0, Z7
+	VFMADD231PS.BCST word_be4bafaf<>+0(SB), Z4, Z7
+	VMULPS.BCST      word_3f7b14be<>+0(SB), Z7, Z7
+	VFMADD231PS.BCST word_3e4bafaf<>+0(SB), Z0, Z4
+	VMULPS.BCST      word_3f7b14be<>+0(SB), Z4, Z0
+	VADDPS           Z1, Z8, Z4
+	VSUBPS           Z25, Z11, Z21
+	VSUBPS           Z1, Z8, Z1
+	VADDPS           Z25, Z11, Z8
+	VMOVAPS          Z1, Z11
+	VFMADD231PS.BCST word_bed413cd<>+0(SB), Z8, Z11
+	VMULPS.BCST      word_3f6c835e<>+0(SB), Z11, Z11
+	VFMADD231PS.BCST word_3ed413cd<>+0(SB), Z1, Z8
+	VMULPS.BCST      word_3f6c835e<>+0(SB), Z8, Z1
+	VADDPS           Z3, Z12, Z8
+	VSUBPS           Z5, Z15, Z25
+	VSUBPS           Z3, Z12, Z3
+	VADDPS           Z5, Z15, Z5
+	VMOVAPS          Z3, Z12
+	VFMADD231PS.BCST word_bf2b0dc1<>+0(SB), Z5, Z12
+	VMULPS.BCST      word_3f54db31<>+0(SB), Z12, Z12
+	VFMADD231PS.BCST word_3f2b0dc1<>+0(SB), Z3, Z5
+	VMULPS.BCST      word_3f54db31<>+0(SB), Z5, Z3
+	VADDPS           Z6, Z16, Z5
+	VSUBPS           Z9, Z19, Z15
+	VSUBPS           Z6, Z16, Z6
+	VADDPS           Z9, Z19, Z9
+	VMOVAPS          Z6, Z16
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z9, Z16
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z16, Z16
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z6, Z9
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z9, Z6
+	VADDPS           Z10, Z20, Z9
+	VSUBPS           Z13, Z23, Z19
+	VSUBPS           Z10, Z20, Z10
+	VADDPS           Z13, Z23, Z13
+	VMOVAPS          Z10, Z20
+	VFMADD231PS.BCST word_bfbf90c7<>+0(SB), Z13, Z20
+	VMULPS.BCST      word_3f0e39da<>+0(SB), Z20, Z20
+	VFMADD231PS.BCST word_3fbf90c7<>+0(SB), Z10, Z13
+	VMULPS.BCST      word_3f0e39da<>+0(SB), Z13, Z10
+	VADDPS           Z14, Z24, Z13
+	VSUBPS           Z17, Z27, Z23
+	VSUBPS           Z14, Z24, Z14
+	VADDPS           Z17, Z27, Z17
+	VMOVAPS          Z14, Z24
+	VFMADD231PS.BCST word_c01a827a<>+0(SB), Z17, Z24
+	VMULPS.BCST      word_3ec3ef15<>+0(SB), Z24, Z24
+	VFMADD231PS.BCST word_401a827a<>+0(SB), Z14, Z17
+	VMULPS.BCST      word_3ec3ef15<>+0(SB), Z17, Z14
+	VADDPS           Z18, Z28, Z17
+	VMOVUPS          35776(SI), Z27
+	VMOVUPS          Z30, 35968(SI)
+	VSUBPS           Z27, Z31, Z30
+	VSUBPS           Z18, Z28, Z18
+	VADDPS           Z27, Z31, Z27
+	VMOVAPS          Z18, Z28
+	VFMADD231PS.BCST word_c0a0dff7<>+0(SB), Z27, Z28
+	VMULPS.BCST      word_3e47c5c2<>+0(SB), Z28, Z28
+	VFMADD231PS.BCST word_40a0dff7<>+0(SB), Z18, Z27
+	VMULPS.BCST      word_3e47c5c2<>+0(SB), Z27, Z18
+	VMOVUPS          35712(SI), Z27
+	VMULPS.BCST      word_40000000<>+0(SB), Z27, Z27
+	VMOVUPS          35520(SI), Z31
+	VMULPS.BCST      word_c0000000<>+0(SB), Z31, Z31
+	VMOVUPS          Z6, 35520(SI)
+	VADDPS           Z27, Z22, Z6
+	VSUBPS           Z27, Z22, Z22
+	VADDPS           Z17, Z26, Z27
+	VMOVUPS          Z16, 35712(SI)
+	VSUBPS           Z30, Z29, Z16
+	VSUBPS           Z17, Z26, Z17
+	VADDPS           Z30, Z29, Z26
+	VMOVAPS          Z17, Z29
+	VFMADD231PS.BCST word_bed413cd<>+0(SB), Z26, Z29
+	VMULPS.BCST      word_3f6c835e<>+0(SB), Z29, Z29
+	VFMADD231PS.BCST word_3ed413cd<>+0(SB), Z17, Z26
+	VMULPS.BCST      word_3f6c835e<>+0(SB), Z26, Z17
+	VADDPS           Z13, Z4, Z26
+	VSUBPS           Z23, Z21, Z30
+	VSUBPS           Z13, Z4, Z4
+	VADDPS           Z23, Z21, Z13
+	VMOVAPS          Z4, Z21
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z13, Z21
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z21, Z21
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z4, Z13
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z13, Z4
+	VADDPS           Z9, Z8, Z13
+	VSUBPS           Z19, Z25, Z23
+	VSUBPS           Z9, Z8, Z8
+	VADDPS           Z19, Z25, Z9
+	VMOVAPS          Z8, Z19
+	VFMADD231PS.BCST word_c01a827a<>+0(SB), Z9, Z19
+	VMULPS.BCST      word_3ec3ef15<>+0(SB), Z19, Z19
+	VFMADD231PS.BCST word_401a827a<>+0(SB), Z8, Z9
+	VMULPS.BCST      word_3ec3ef15<>+0(SB), Z9, Z8
+	VMULPS.BCST      word_40000000<>+0(SB), Z5, Z5
+	VMULPS.BCST      word_c0000000<>+0(SB), Z15, Z9
+	VADDPS           Z5, Z6, Z15
+	VSUBPS           Z5, Z6, Z5
+	VADDPS           Z13, Z27, Z6
+	VSUBPS           Z23, Z16, Z25
+	VSUBPS           Z13, Z27, Z13
+	VADDPS           Z23, Z16, Z16
+	VMOVAPS          Z13, Z23
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z16, Z23
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z23, Z23
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z13, Z16
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z16, Z13
+	VMULPS.BCST      word_40000000<>+0(SB), Z26, Z16
+	VMULPS.BCST      word_c0000000<>+0(SB), Z30, Z26
+	VADDPS           Z16, Z15, Z27
+	VSUBPS           Z16, Z15, Z15
+	VMULPS.BCST      word_40000000<>+0(SB), Z6, Z6
+	VMULPS.BCST      word_c0000000<>+0(SB), Z25, Z16
+	VADDPS           Z6, Z27, Z25
+	VSUBPS           Z6, Z27, Z6
+	VADDPS           Z16, Z15, Z27
+	VSUBPS           Z16, Z15, Z15
+	VADDPS           Z26, Z5, Z16
+	VSUBPS           Z26, Z5, Z5
+	VMULPS.BCST      word_40000000<>+0(SB), Z23, Z23
+	VMULPS.BCST      word_c0000000<>+0(SB), Z13, Z13
+	VADDPS           Z23, Z16, Z26
+	VSUBPS           Z23, Z16, Z16
+	VADDPS           Z13, Z5, Z23
+	VSUBPS           Z13, Z5, Z5
+	VADDPS           Z9, Z22, Z13
+	VSUBPS           Z9, Z22, Z9
+	VADDPS           Z19, Z29, Z22
+	VSUBPS           Z8, Z17, Z30
+	VSUBPS           Z19, Z29, Z19
+	VADDPS           Z8, Z17, Z8
+	VMOVAPS          Z19, Z17
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z8, Z17
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z17, Z17
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z19, Z8
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z8, Z8
+	VMULPS.BCST      word_40000000<>+0(SB), Z21, Z19
+	VMULPS.BCST      word_c0000000<>+0(SB), Z4, Z4
+	VADDPS           Z19, Z13, Z21
+	VSUBPS           Z19, Z13, Z13
+	VMULPS.BCST      word_40000000<>+0(SB), Z22, Z19
+	VMULPS.BCST      word_c0000000<>+0(SB), Z30, Z22
+	VADDPS           Z19, Z21, Z29
+	VSUBPS           Z19, Z21, Z19
+	VADDPS           Z22, Z13, Z21
+	VSUBPS           Z22, Z13, Z13
+	VADDPS           Z4, Z9, Z22
+	VSUBPS           Z4, Z9, Z4
+	VMULPS.BCST      word_40000000<>+0(SB), Z17, Z9
+	VMULPS.BCST      word_c0000000<>+0(SB), Z8, Z8
+	VADDPS           Z9, Z22, Z17
+	VSUBPS           Z9, Z22, Z9
+	VADDPS           Z8, Z4, Z22
+	VSUBPS           Z8, Z4, Z4
+	VADDPS           Z31, Z2, Z8
+	VSUBPS           Z31, Z2, Z2
+	VADDPS           Z28, Z7, Z30
+	VSUBPS           Z18, Z0, Z31
+	VSUBPS           Z28, Z7, Z7
+	VADDPS           Z18, Z0, Z0
+	VMOVAPS          Z7, Z18
+	VFMADD231PS.BCST word_bed413cd<>+0(SB), Z0, Z18
+	VMULPS.BCST      word_3f6c835e<>+0(SB), Z18, Z18
+	VFMADD231PS.BCST word_3ed413cd<>+0(SB), Z7, Z0
+	VMULPS.BCST      word_3f6c835e<>+0(SB), Z0, Z0
+	VADDPS           Z24, Z11, Z7
+	VSUBPS           Z14, Z1, Z28
+	VSUBPS           Z24, Z11, Z11
+	VADDPS           Z14, Z1, Z1
+	VMOVAPS          Z11, Z14
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z1, Z14
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z14, Z14
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z11, Z1
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z1, Z1
+	VADDPS           Z20, Z12, Z11
+	VSUBPS           Z10, Z3, Z24
+	VSUBPS           Z20, Z12, Z12
+	VADDPS           Z10, Z3, Z3
+	VMOVAPS          Z12, Z10
+	VFMADD231PS.BCST word_c01a827a<>+0(SB), Z3, Z10
+	VMULPS.BCST      word_3ec3ef15<>+0(SB), Z10, Z10
+	VFMADD231PS.BCST word_401a827a<>+0(SB), Z12, Z3
+	VMULPS.BCST      word_3ec3ef15<>+0(SB), Z3, Z3
+	VMOVUPS          35712(SI), Z12
+	VMULPS.BCST      word_40000000<>+0(SB), Z12, Z12
+	VMOVUPS          35520(SI), Z20
+	VMULPS.BCST      word_c0000000<>+0(SB), Z20, Z20
+	VMOVUPS          Z4, 35520(SI)
+	VADDPS           Z12, Z8, Z4
+	VSUBPS           Z12, Z8, Z8
+	VADDPS           Z11, Z30, Z12
+	VMOVUPS          Z5, 35712(SI)
+	VSUBPS           Z24, Z31, Z5
+	VSUBPS           Z11, Z30, Z11
+	VADDPS           Z24, Z31, Z24
+	VMOVAPS          Z11, Z30
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z24, Z30
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z30, Z30
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z11, Z24
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z24, Z11
+	VMULPS.BCST      word_40000000<>+0(SB), Z7, Z7
+	VMULPS.BCST      word_c0000000<>+0(SB), Z28, Z24
+	VADDPS           Z7, Z4, Z28
+	VSUBPS           Z7, Z4, Z4
+	VMULPS.BCST      word_40000000<>+0(SB), Z12, Z7
+	VMULPS.BCST      word_c0000000<>+0(SB), Z5, Z5
+	VADDPS           Z7, Z28, Z12
+	VSUBPS           Z7, Z28, Z7
+	VADDPS           Z5, Z4, Z28
+	VSUBPS           Z5, Z4, Z4
+	VADDPS           Z24, Z8, Z5
+	VSUBPS           Z24, Z8, Z8
+	VMULPS.BCST      word_40000000<>+0(SB), Z30, Z24
+	VMULPS.BCST      word_c0000000<>+0(SB), Z11, Z11
+	VADDPS           Z24, Z5, Z30
+	VSUBPS           Z24, Z5, Z5
+	VADDPS           Z11, Z8, Z24
+	VSUBPS           Z11, Z8, Z8
+	VADDPS           Z20, Z2, Z11
+	VSUBPS           Z20, Z2, Z2
+	VADDPS           Z10, Z18, Z20
+	VSUBPS           Z3, Z0, Z31
+	VSUBPS           Z10, Z18, Z10
+	VADDPS           Z3, Z0, Z0
+	VMOVAPS          Z10, Z3
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z0, Z3
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z3, Z3
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z10, Z0
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z0, Z0
+	VMULPS.BCST      word_40000000<>+0(SB), Z14, Z10
+	VMULPS.BCST      word_c0000000<>+0(SB), Z1, Z1
+	VADDPS           Z10, Z11, Z14
+	VSUBPS           Z10, Z11, Z10
+	VMULPS.BCST      word_40000000<>+0(SB), Z20, Z11
+	VMULPS.BCST      word_c0000000<>+0(SB), Z31, Z18
+	VADDPS           Z11, Z14, Z20
+	VSUBPS           Z11, Z14, Z11
+	VADDPS           Z18, Z10, Z14
+	VSUBPS           Z18, Z10, Z10
+	VADDPS           Z1, Z2, Z18
+	VSUBPS           Z1, Z2, Z1
+	VMULPS.BCST      word_40000000<>+0(SB), Z3, Z2
+	VMULPS.BCST      word_c0000000<>+0(SB), Z0, Z0
+	VADDPS           Z2, Z18, Z3
+	VSUBPS           Z2, Z18, Z2
+	VADDPS           Z0, Z1, Z18
+	VSUBPS           Z0, Z1, Z0
+	VMOVUPS          35456(SI), Z1
+	VMOVUPS          35968(SI), Z31
+	VMOVUPS          Z0, 35776(SI)
+	VADDPS           Z31, Z1, Z0
+	VSUBPS           Z31, Z1, Z1
+	VMOVUPS          35264(SI), Z31
+	VMOVUPS          Z8, 35968(SI)
+	VMOVUPS          35904(SI), Z8
+	VMOVUPS          Z10, 35456(SI)
+	VADDPS           Z8, Z31, Z10
+	VMOVUPS          Z13, 36032(SI)
+	VMOVUPS          35200(SI), Z13
+	VMOVUPS          Z4, 36096(SI)
+	VMOVUPS          35840(SI), Z4
+	VMOVUPS          Z15, 36160(SI)
+	VSUBPS           Z4, Z13, Z15
+	VSUBPS           Z8, Z31, Z8
+	VADDPS           Z4, Z13, Z4
+	VMOVAPS          Z8, Z13
+	VFMADD231PS.BCST word_be4bafaf<>+0(SB), Z4, Z13
+	VMULPS.BCST      word_3f7b14be<>+0(SB), Z13, Z13
+	VFMADD231PS.BCST word_3e4bafaf<>+0(SB), Z8, Z4
+	VMULPS.BCST      word_3f7b14be<>+0(SB), Z4, Z4
+	VMOVUPS          35008(SI), Z8
+	VMOVUPS          35648(SI), Z31
+	VMOVUPS          Z2, 35840(SI)
+	VADDPS           Z31, Z8, Z2
+	VMOVUPS          Z9, 35200(SI)
+	VMOVUPS          34944(SI), Z9
+	VMOVUPS          Z5, 35904(SI)
+	VMOVUPS          35584(SI), Z5
+	VMOVUPS          Z16, 35264(SI)
+	VSUBPS           Z5, Z9, Z16
+	VSUBPS           Z31, Z8, Z8
+	VADDPS           Z5, Z9, Z5
+	VMOVAPS          Z8, Z9
+	VFMADD231PS.BCST word_bed413cd<>+0(SB), Z5, Z9
+	VMULPS.BCST      word_3f6c835e<>+0(SB), Z9, Z9
+	VFMADD231PS.BCST word_3ed413cd<>+0(SB), Z8, Z5
+	VMULPS.BCST      word_3f6c835e<>+0(SB), Z5, Z5
+	VMOVUPS          34752(SI), Z8
+	VMOVUPS          35392(SI), Z31
+	VMOVUPS          Z11, 35584(SI)
+	VADDPS           Z31, Z8, Z11
+	VMOVUPS          Z19, 34944(SI)
+	VMOVUPS          34688(SI), Z19
+	VMOVUPS          Z7, 35648(SI)
+	VMOVUPS          35328(SI), Z7
+	VMOVUPS          Z6, 35008(SI)
+	VSUBPS           Z7, Z19, Z6
+	VSUBPS           Z31, Z8, Z8
+	VADDPS           Z7, Z19, Z7
+	VMOVAPS          Z8, Z19
+	VFMADD231PS.BCST word_bf2b0dc1<>+0(SB), Z7, Z19
+	VMULPS.BCST      word_3f54db31<>+0(SB), Z19, Z19
+	VFMADD231PS.BCST word_3f2b0dc1<>+0(SB), Z8, Z7
+	VMULPS.BCST      word_3f54db31<>+0(SB), Z7, Z7
+	VMOVUPS          34496(SI), Z8
+	VMOVUPS          35136(SI), Z31
+	VMOVUPS          Z18, 35328(SI)
+	VADDPS           Z31, Z8, Z18
+	VMOVUPS          Z22, 34688(SI)
+	VMOVUPS          34432(SI), Z22
+	VMOVUPS          Z24, 35392(SI)
+	VMOVUPS          35072(SI), Z24
+	VMOVUPS          Z23, 34752(SI)
+	VSUBPS           Z24, Z22, Z23
+	VSUBPS           Z31, Z8, Z8
+	VADDPS           Z24, Z22, Z22
+	VMOVAPS          Z8, Z24
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z22, Z24
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z24, Z24
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z8, Z22
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z22, Z8
+	VMOVUPS          34240(SI), Z22
+	VMOVUPS          34880(SI), Z31
+	VMOVUPS          Z14, 35072(SI)
+	VADDPS           Z31, Z22, Z14
+	VMOVUPS          Z21, 34432(SI)
+	VMOVUPS          34176(SI), Z21
+	VMOVUPS          Z28, 35136(SI)
+	VMOVUPS          34816(SI), Z28
+	VMOVUPS          Z27, 34496(SI)
+	VSUBPS           Z28, Z21, Z27
+	VSUBPS           Z31, Z22, Z22
+	VADDPS           Z28, Z21, Z21
+	VMOVAPS          Z22, Z28
+	VFMADD231PS.BCST word_bfbf90c7<>+0(SB), Z21, Z28
+	VMULPS.BCST      word_3f0e39da<>+0(SB), Z28, Z28
+	VFMADD231PS.BCST word_3fbf90c7<>+0(SB), Z22, Z21
+	VMULPS.BCST      word_3f0e39da<>+0(SB), Z21, Z21
+	VMOVUPS          33984(SI), Z22
+	VMOVUPS          34624(SI), Z31
+	VMOVUPS          Z3, 34816(SI)
+	VADDPS           Z31, Z22, Z3
+	VMOVUPS          Z17, 34176(SI)
+	VMOVUPS          33920(SI), Z17
+	VMOVUPS          Z30, 34880(SI)
+	VMOVUPS          34560(SI), Z30
+	VMOVUPS          Z26, 34240(SI)
+	VSUBPS           Z30, Z17, Z26
+	VSUBPS           Z31, Z22, Z22
+	VADDPS           Z30, Z17, Z17
+	VMOVAPS          Z22, Z30
+	VFMADD231PS.BCST word_c01a827a<>+0(SB), Z17, Z30
+	VMULPS.BCST      word_3ec3ef15<>+0(SB), Z30, Z30
+	VFMADD231PS.BCST word_401a827a<>+0(SB), Z22, Z17
+	VMULPS.BCST      word_3ec3ef15<>+0(SB), Z17, Z17
+	VMOVUPS          33856(SI), Z22
+	VMOVUPS          34368(SI), Z31
+	VMOVUPS          Z20, 34560(SI)
+	VADDPS           Z31, Z22, Z20
+	VMOVUPS          Z29, 33920(SI)
+	VMOVUPS          33792(SI), Z29
+	VMOVUPS          Z12, 34624(SI)
+	VMOVUPS          34304(SI), Z12
+	VMOVUPS          Z25, 33984(SI)
+	VSUBPS           Z12, Z29, Z25
+	VSUBPS           Z31, Z22, Z22
+	VADDPS           Z12, Z29, Z12
+	VMOVAPS          Z22, Z29
+	VFMADD231PS.BCST word_c0a0dff7<>+0(SB), Z12, Z29
+	VMULPS.BCST      word_3e47c5c2<>+0(SB), Z29, Z29
+	VFMADD231PS.BCST word_40a0dff7<>+0(SB), Z22, Z12
+	VMULPS.BCST      word_3e47c5c2<>+0(SB), Z12, Z12
+	VMOVUPS          34112(SI), Z22
+	VMULPS.BCST      word_40000000<>+0(SB), Z22, Z22
+	VMOVUPS          34048(SI), Z31
+	VMULPS.BCST      word_c0000000<>+0(SB), Z31, Z31
+	VMOVUPS          Z8, 34048(SI)
+	VADDPS           Z22, Z0, Z8
+	VSUBPS           Z22, Z0, Z0
+	VADDPS           Z20, Z10, Z22
+	VMOVUPS          Z24, 34112(SI)
+	VSUBPS           Z25, Z15, Z24
+	VSUBPS           Z20, Z10, Z10
+	VADDPS           Z25, Z15, Z15
+	VMOVAPS          Z10, Z20
+	VFMADD231PS.BCST word_bed413cd<>+0(SB), Z15, Z20
+	VMULPS.BCST      word_3f6c835e<>+0(SB), Z20, Z20
+	VFMADD231PS.BCST word_3ed413cd<>+0(SB), Z10, Z15
+	VMULPS.BCST      word_3f6c835e<>+0(SB), Z15, Z10
+	VADDPS           Z3, Z2, Z15
+	VSUBPS           Z26, Z16, Z25
+	VSUBPS           Z3, Z2, Z2
+	VADDPS           Z26, Z16, Z3
+	VMOVAPS          Z2, Z16
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z3, Z16
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z16, Z16
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z2, Z3
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z3, Z2
+	VADDPS           Z14, Z11, Z3
+	VSUBPS           Z27, Z6, Z26
+	VSUBPS           Z14, Z11, Z11
+	VADDPS           Z27, Z6, Z6
+	VMOVAPS          Z11, Z14
+	VFMADD231PS.BCST word_c01a827a<>+0(SB), Z6, Z14
+	VMULPS.BCST      word_3ec3ef15<>+0(SB), Z14, Z14
+	VFMADD231PS.BCST word_401a827a<>+0(SB), Z11, Z6
+	VMULPS.BCST      word_3ec3ef15<>+0(SB), Z6, Z6
+	VMULPS.BCST      word_40000000<>+0(SB), Z18, Z11
+	VMULPS.BCST      word_c0000000<>+0(SB), Z23, Z18
+	VADDPS           Z11, Z8, Z23
+	VSUBPS           Z11, Z8, Z8
+	VADDPS           Z3, Z22, Z11
+	VSUBPS           Z26, Z24, Z27
+	VSUBPS           Z3, Z22, Z3
+	VADDPS           Z26, Z24, Z22
+	VMOVAPS          Z3, Z24
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z22, Z24
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z24, Z24
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z3, Z22
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z22, Z3
+	VMULPS.BCST      word_40000000<>+0(SB), Z15, Z15
+	VMULPS.BCST      word_c0000000<>+0(SB), Z25, Z22
+	VADDPS           Z15, Z23, Z25
+	VSUBPS           Z15, Z23, Z15
+	VMULPS.BCST      word_40000000<>+0(SB), Z11, Z11
+	VMULPS.BCST      word_c0000000<>+0(SB), Z27, Z23
+	VADDPS           Z11, Z25, Z26
+	VSUBPS           Z11, Z25, Z11
+	VADDPS           Z23, Z15, Z25
+	VSUBPS           Z23, Z15, Z15
+	VADDPS           Z22, Z8, Z23
+	VSUBPS           Z22, Z8, Z8
+	VMULPS.BCST      word_40000000<>+0(SB), Z24, Z22
+	VMULPS.BCST      word_c0000000<>+0(SB), Z3, Z3
+	VADDPS           Z22, Z23, Z24
+	VSUBPS           Z22, Z23, Z22
+	VADDPS           Z3, Z8, Z23
+	VSUBPS           Z3, Z8, Z3
+	VADDPS           Z18, Z0, Z8
+	VSUBPS           Z18, Z0, Z0
+	VADDPS           Z14, Z20, Z18
+	VSUBPS           Z6, Z10, Z27
+	VSUBPS           Z14, Z20, Z14
+	VADDPS           Z6, Z10, Z6
+	VMOVAPS          Z14, Z10
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z6, Z10
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z10, Z10
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z14, Z6
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z6, Z6
+	VMULPS.BCST      word_40000000<>+0(SB), Z16, Z14
+	VMULPS.BCST      word_c0000000<>+0(SB), Z2, Z2
+	VADDPS           Z14, Z8, Z16
+	VSUBPS           Z14, Z8, Z8
+	VMULPS.BCST      word_40000000<>+0(SB), Z18, Z14
+	VMULPS.BCST      word_c0000000<>+0(SB), Z27, Z18
+	VADDPS           Z14, Z16, Z20
+	VSUBPS           Z14, Z16, Z14
+	VADDPS           Z18, Z8, Z16
+	VSUBPS           Z18, Z8, Z8
+	VADDPS           Z2, Z0, Z18
+	VSUBPS           Z2, Z0, Z0
+	VMULPS.BCST      word_40000000<>+0(SB), Z10, Z2
+	VMULPS.BCST      word_c0000000<>+0(SB), Z6, Z6
+	VADDPS           Z2, Z18, Z10
+	VSUBPS           Z2, Z18, Z2
+	VADDPS           Z6, Z0, Z18
+	VSUBPS           Z6, Z0, Z0
+	VADDPS           Z31, Z1, Z6
+	VSUBPS           Z31, Z1, Z1
+	VADDPS           Z29, Z13, Z27
+	VSUBPS           Z12, Z4, Z31
+	VSUBPS           Z29, Z13, Z13
+	VADDPS           Z12, Z4, Z4
+	VMOVAPS          Z13, Z12
+	VFMADD231PS.BCST word_bed413cd<>+0(SB), Z4, Z12
+	VMULPS.BCST      word_3f6c835e<>+0(SB), Z12, Z12
+	VFMADD231PS.BCST word_3ed413cd<>+0(SB), Z13, Z4
+	VMULPS.BCST      word_3f6c835e<>+0(SB), Z4, Z4
+	VADDPS           Z30, Z9, Z13
+	VSUBPS           Z17, Z5, Z29
+	VSUBPS           Z30, Z9, Z9
+	VADDPS           Z17, Z5, Z5
+	VMOVAPS          Z9, Z17
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z5, Z17
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z17, Z17
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z9, Z5
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z5, Z5
+	VADDPS           Z28, Z19, Z9
+	VSUBPS           Z21, Z7, Z30
+	VSUBPS           Z28, Z19, Z19
+	VADDPS           Z21, Z7, Z7
+	VMOVAPS          Z19, Z21
+	VFMADD231PS.BCST word_c01a827a<>+0(SB), Z7, Z21
+	VMULPS.BCST      word_3ec3ef15<>+0(SB), Z21, Z21
+	VFMADD231PS.BCST word_401a827a<>+0(SB), Z19, Z7
+	VMULPS.BCST      word_3ec3ef15<>+0(SB), Z7, Z7
+	VMOVUPS          34112(SI), Z19
+	VMULPS.BCST      word_40000000<>+0(SB), Z19, Z19
+	VMOVUPS          34048(SI), Z28
+	VMULPS.BCST      word_c0000000<>+0(SB), Z28, Z28
+	VMOVUPS          Z0, 34048(SI)
+	VADDPS           Z19, Z6, Z0
+	VSUBPS           Z19, Z6, Z6
+	VADDPS           Z9, Z27, Z19
+	VMOVUPS          Z3, 34112(SI)
+	VSUBPS           Z30, Z31, Z3
+	VSUBPS           Z9, Z27, Z9
+	VADDPS           Z30, Z31, Z27
+	VMOVAPS          Z9, Z30
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z27, Z30
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z30, Z30
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z9, Z27
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z27, Z9
+	VMULPS.BCST      word_40000000<>+0(SB), Z13, Z13
+	VMULPS.BCST      word_c0000000<>+0(SB), Z29, Z27
+	VADDPS           Z13, Z0, Z29
+	VSUBPS           Z13, Z0, Z0
+	VMULPS.BCST      word_40000000<>+0(SB), Z19, Z13
+	VMULPS.BCST      word_c0000000<>+0(SB), Z3, Z3
+	VADDPS           Z13, Z29, Z19
+	VSUBPS           Z13, Z29, Z13
+	VADDPS           Z3, Z0, Z29
+	VSUBPS           Z3, Z0, Z0
+	VADDPS           Z27, Z6, Z3
+	VSUBPS           Z27, Z6, Z6
+	VMULPS.BCST      word_40000000<>+0(SB), Z30, Z27
+	VMULPS.BCST      word_c0000000<>+0(SB), Z9, Z9
+	VADDPS           Z27, Z3, Z30
+	VSUBPS           Z27, Z3, Z3
+	VADDPS           Z9, Z6, Z27
+	VSUBPS           Z9, Z6, Z6
+	VADDPS           Z28, Z1, Z9
+	VSUBPS           Z28, Z1, Z1
+	VADDPS           Z21, Z12, Z28
+	VSUBPS           Z7, Z4, Z31
+	VSUBPS           Z21, Z12, Z12
+	VADDPS           Z7, Z4, Z4
+	VMOVAPS          Z12, Z7
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z4, Z7
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z7, Z7
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z12, Z4
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z4, Z4
+	VMULPS.BCST      word_40000000<>+0(SB), Z17, Z12
+	VMULPS.BCST      word_c0000000<>+0(SB), Z5, Z5
+	VADDPS           Z12, Z9, Z17
+	VSUBPS           Z12, Z9, Z9
+	VMULPS.BCST      word_40000000<>+0(SB), Z28, Z12
+	VMULPS.BCST      word_c0000000<>+0(SB), Z31, Z21
+	VADDPS           Z12, Z17, Z28
+	VSUBPS           Z12, Z17, Z12
+	VADDPS           Z21, Z9, Z17
+	VSUBPS           Z21, Z9, Z9
+	VADDPS           Z5, Z1, Z21
+	VSUBPS           Z5, Z1, Z1
+	VMULPS.BCST      word_40000000<>+0(SB), Z7, Z5
+	VMULPS.BCST      word_c0000000<>+0(SB), Z4, Z4
+	VADDPS           Z5, Z21, Z7
+	VSUBPS           Z5, Z21, Z5
+	VADDPS           Z4, Z1, Z21
+	VSUBPS           Z4, Z1, Z1
+	VMOVUPS          33984(SI), Z4
+	VMOVUPS          Z4, (R13)
+	VMOVUPS          Z26, 256(R13)
+	VMOVUPS          34624(SI), Z4
+	VMOVUPS          Z4, 512(R13)
+	VMOVUPS          Z19, 768(R13)
+	VMOVUPS          33920(SI), Z4
+	VMOVUPS          Z4, 1024(R13)
+	VMOVUPS          Z20, 1280(R13)
+	VMOVUPS          34560(SI), Z4
+	VMOVUPS          Z4, 1536(R13)
+	VMOVUPS          Z28, 1792(R13)
+	VMOVUPS          34240(SI), Z4
+	VMOVUPS          Z4, 2048(R13)
+	VMOVUPS          Z24, 2304(R13)
+	VMOVUPS          34880(SI), Z4
+	VMOVUPS          Z4, 2560(R13)
+	VMOVUPS          Z30, 2816(R13)
+	VMOVUPS          34176(SI), Z4
+	VMOVUPS          Z4, 3072(R13)
+	VMOVUPS          Z10, 3328(R13)
+	VMOVUPS          34816(SI), Z4
+	VMOVUPS          Z4, 3584(R13)
+	VMOVUPS          Z7, 3840(R13)
+	VMOVUPS          34496(SI), Z4
+	VMOVUPS          Z4, 4096(R13)
+	VMOVUPS          Z25, 4352(R13)
+	VMOVUPS          35136(SI), Z4
+	VMOVUPS          Z4, 4608(R13)
+	VMOVUPS          Z29, 4864(R13)
+	VMOVUPS          34432(SI), Z4
+	VMOVUPS          Z4, 5120(R13)
+	VMOVUPS          Z16, 5376(R13)
+	VMOVUPS          35072(SI), Z4
+	VMOVUPS          Z4, 5632(R13)
+	VMOVUPS          Z17, 5888(R13)
+	VMOVUPS          34752(SI), Z4
+	VMOVUPS          Z4, 6144(R13)
+	VMOVUPS          Z23, 6400(R13)
+	VMOVUPS          35392(SI), Z4
+	VMOVUPS          Z4, 6656(R13)
+	VMOVUPS          Z27, 6912(R13)
+	VMOVUPS          34688(SI), Z4
+	VMOVUPS          Z4, 7168(R13)
+	VMOVUPS          Z18, 7424(R13)
+	VMOVUPS          35328(SI), Z4
+	VMOVUPS          Z4, 7680(R13)
+	VMOVUPS          Z21, 7936(R13)
+	VMOVUPS          35008(SI), Z4
+	VMOVUPS          Z4, 8192(R13)
+	VMOVUPS          Z11, 8448(R13)
+	VMOVUPS          35648(SI), Z4
+	VMOVUPS          Z4, 8704(R13)
+	VMOVUPS          Z13, 8960(R13)
+	VMOVUPS          34944(SI), Z4
+	VMOVUPS          Z4, 9216(R13)
+	VMOVUPS          Z14, 9472(R13)
+	VMOVUPS          35584(SI), Z4
+	VMOVUPS          Z4, 9728(R13)
+	VMOVUPS          Z12, 9984(R13)
+	VMOVUPS          35264(SI), Z4
+	VMOVUPS          Z4, 10240(R13)
+	VMOVUPS          Z22, 10496(R13)
+	VMOVUPS          35904(SI), Z4
+	VMOVUPS          Z4, 10752(R13)
+	VMOVUPS          Z3, 11008(R13)
+	VMOVUPS          35200(SI), Z3
+	VMOVUPS          Z3, 11264(R13)
+	VMOVUPS          Z2, 11520(R13)
+	VMOVUPS          35840(SI), Z2
+	VMOVUPS          Z2, 11776(R13)
+	VMOVUPS          Z5, 12032(R13)
+	VMOVUPS          36160(SI), Z2
+	VMOVUPS          Z2, 12288(R13)
+	VMOVUPS          Z15, 12544(R13)
+	VMOVUPS          36096(SI), Z2
+	VMOVUPS          Z2, 12800(R13)
+	VMOVUPS          Z0, 13056(R13)
+	VMOVUPS          36032(SI), Z0
+	VMOVUPS          Z0, 13312(R13)
+	VMOVUPS          Z8, 13568(R13)
+	VMOVUPS          35456(SI), Z0
+	VMOVUPS          Z0, 13824(R13)
+	VMOVUPS          Z9, 14080(R13)
+	VMOVUPS          35712(SI), Z0
+	VMOVUPS          Z0, 14336(R13)
+	VMOVUPS          34112(SI), Z0
+	VMOVUPS          Z0, 14592(R13)
+	VMOVUPS          35968(SI), Z0
+	VMOVUPS          Z0, 14848(R13)
+	VMOVUPS          Z6, 15104(R13)
+	VMOVUPS          35520(SI), Z0
+	VMOVUPS          Z0, 15360(R13)
+	VMOVUPS          34048(SI), Z0
+	VMOVUPS          Z0, 15616(R13)
+	VMOVUPS          35776(SI), Z0
+	VMOVUPS          Z0, 15872(R13)
+	VMOVUPS          Z1, 16128(R13)
+	ADDQ             $0x00001000, R12
+	ADDQ             $0x00000040, R13
+	DECQ             R11
+	JNE              part
+	MOVQ             bias_base+64(FP), R12
+	VBROADCASTSS     lo+88(FP), Z2
+	VBROADCASTSS     hi+92(FP), Z3
+	MOVQ             CX, R8
+	MOVQ             SI, R13
+	MOVQ             $0x00000100, R11
+
+spread:
+	VBROADCASTSS (R12), Z1
+	VADDPS       (R13), Z1, Z0
+	VMAXPS       Z0, Z2, Z0
+	VMINPS       Z0, Z3, Z0
+	VMOVUPS      Z0, (R8)
+	ADDQ         $0x04, R12
+	ADDQ         DX, R8
+	ADDQ         $0x00000040, R13
+	DECQ         R11
+	JNE          spread
+	ADDQ         $0x00000040, AX
+	ADDQ         $0x00000040, CX
+	DECQ         R10
+	JNE          vector
 	VZEROUPPER
 	RET
 
@@ -15403,6 +22765,111 @@ group:
 	VZEROUPPER
 	RET
 
+// func circulantForwardImage2AVX2(dst []float32, dstStep int, x []float32, xStep int, vecs int, scratch []float32)
+// Requires: AVX
+TEXT ·circulantForwardImage2AVX2(SB), NOSPLIT, $0-96
+	MOVQ x_base+32(FP), AX
+	MOVQ xStep+56(FP), BX
+	SHLQ $0x02, BX
+	MOVQ dst_base+0(FP), CX
+	MOVQ dstStep+24(FP), DX
+	SHLQ $0x02, DX
+	MOVQ vecs+64(FP), R10
+	MOVQ scratch_base+72(FP), SI
+	LEAQ 704(SI), DI
+
+vector:
+	MOVQ AX, R8
+	MOVQ SI, R13
+	MOVQ $0x00000002, R11
+
+gather:
+	VMOVUPS (R8), Y0
+	VMOVUPS Y0, (R13)
+	ADDQ    BX, R8
+	ADDQ    $0x00000020, R13
+	DECQ    R11
+	JNE     gather
+	VMOVUPS (SI), Y0
+	VMOVUPS 32(SI), Y1
+	VADDPS  Y1, Y0, Y2
+	VMOVUPS Y2, (DI)
+	VSUBPS  Y1, Y0, Y0
+	VMOVUPS Y0, 32(DI)
+	MOVQ    CX, R8
+	MOVQ    DI, R13
+	MOVQ    $0x00000002, R11
+
+spread:
+	VMOVUPS (R13), Y0
+	VMOVUPS Y0, (R8)
+	ADDQ    DX, R8
+	ADDQ    $0x00000020, R13
+	DECQ    R11
+	JNE     spread
+	ADDQ    $0x00000020, AX
+	ADDQ    $0x00000020, CX
+	DECQ    R10
+	JNE     vector
+	VZEROUPPER
+	RET
+
+// func circulantInverseImage2AVX2(y []float32, yStep int, src []float32, srcStep int, bias []float32, lo float32, hi float32, vecs int, scratch []float32)
+// Requires: AVX
+TEXT ·circulantInverseImage2AVX2(SB), NOSPLIT, $0-128
+	MOVQ src_base+32(FP), AX
+	MOVQ srcStep+56(FP), BX
+	SHLQ $0x02, BX
+	MOVQ y_base+0(FP), CX
+	MOVQ yStep+24(FP), DX
+	SHLQ $0x02, DX
+	MOVQ vecs+96(FP), R10
+	MOVQ scratch_base+104(FP), SI
+	LEAQ 704(SI), DI
+
+vector:
+	MOVQ AX, R8
+	MOVQ DI, R13
+	MOVQ $0x00000002, R11
+
+gather:
+	VMOVUPS      (R8), Y0
+	VMOVUPS      Y0, (R13)
+	ADDQ         BX, R8
+	ADDQ         $0x00000020, R13
+	DECQ         R11
+	JNE          gather
+	VMOVUPS      (DI), Y0
+	VMOVUPS      32(DI), Y1
+	VADDPS       Y1, Y0, Y2
+	VSUBPS       Y1, Y0, Y0
+	VMOVUPS      Y2, (SI)
+	VMOVUPS      Y0, 32(SI)
+	MOVQ         bias_base+64(FP), R12
+	VBROADCASTSS lo+88(FP), Y2
+	VBROADCASTSS hi+92(FP), Y3
+	MOVQ         CX, R8
+	MOVQ         SI, R13
+	MOVQ         $0x00000002, R11
+
+spread:
+	VBROADCASTSS (R12), Y1
+	VADDPS       (R13), Y1, Y0
+	VMAXPS       Y0, Y2, Y0
+	VMINPS       Y0, Y3, Y0
+	VMOVUPS      Y0, (R8)
+	ADDQ         $0x04, R12
+	ADDQ         DX, R8
+	ADDQ         $0x00000020, R13
+	DECQ         R11
+	JNE          spread
+	ADDQ         $0x00000020, AX
+	ADDQ         $0x00000020, CX
+	DECQ         R10
+	JNE          vector
+	VZEROUPPER
+	RET
+
 // func circulantForward4AVX2(dst []float32, x []float32, odd int, pair int, group int, groups int, scratch []float32)
 // Requires: AVX
 TEXT ·circulantForward4AVX2(SB), NOSPLIT, $0-104
@@ -15708,6 +23175,133 @@ group:
 	ADDQ       $0x00000280, DI
 	DECQ       R10
 	JNE        group
+	VZEROUPPER
+	RET
+
+// func circulantForwardImage4AVX2(dst []float32, dstStep int, x []float32, xStep int, vecs int, scratch []float32)
+// Requires: AVX
+TEXT ·circulantForwardImage4AVX2(SB), NOSPLIT, $0-96
+	MOVQ x_base+32(FP), AX
+	MOVQ xStep+56(FP), BX
+	SHLQ $0x02, BX
+	MOVQ dst_base+0(FP), CX
+	MOVQ dstStep+24(FP), DX
+	SHLQ $0x02, DX
+	MOVQ vecs+64(FP), R10
+	MOVQ scratch_base+72(FP), SI
+	LEAQ 896(SI), DI
+
+vector:
+	MOVQ AX, R8
+	MOVQ SI, R13
+	MOVQ $0x00000004, R11
+
+gather:
+	VMOVUPS (R8), Y0
+	VMOVUPS Y0, (R13)
+	ADDQ    BX, R8
+	ADDQ    $0x00000020, R13
+	DECQ    R11
+	JNE     gather
+	VMOVUPS (SI), Y0
+	VMOVUPS 64(SI), Y1
+	VADDPS  Y1, Y0, Y2
+	VSUBPS  Y1, Y0, Y0
+	VMOVUPS 32(SI), Y1
+	VMOVUPS 96(SI), Y3
+	VADDPS  Y3, Y1, Y4
+	VSUBPS  Y3, Y1, Y1
+	VADDPS  Y4, Y2, Y3
+	VMOVUPS Y3, (DI)
+	VSUBPS  Y4, Y2, Y2
+	VMOVUPS Y2, 32(DI)
+	VSUBPS  Y1, Y0, Y2
+	VMOVUPS Y2, 64(DI)
+	VMOVUPS Y0, 96(DI)
+	VMULPS  word_bf800000<>+0(SB), Y1, Y0
+	VMOVUPS Y0, 128(DI)
+	MOVQ    CX, R8
+	MOVQ    DI, R13
+	MOVQ    $0x00000005, R11
+
+spread:
+	VMOVUPS (R13), Y0
+	VMOVUPS Y0, (R8)
+	ADDQ    DX, R8
+	ADDQ    $0x00000020, R13
+	DECQ    R11
+	JNE     spread
+	ADDQ    $0x00000020, AX
+	ADDQ    $0x00000020, CX
+	DECQ    R10
+	JNE     vector
+	VZEROUPPER
+	RET
+
+// func circulantInverseImage4AVX2(y []float32, yStep int, src []float32, srcStep int, bias []float32, lo float32, hi float32, vecs int, scratch []float32)
+// Requires: AVX
+TEXT ·circulantInverseImage4AVX2(SB), NOSPLIT, $0-128
+	MOVQ src_base+32(FP), AX
+	MOVQ srcStep+56(FP), BX
+	SHLQ $0x02, BX
+	MOVQ y_base+0(FP), CX
+	MOVQ yStep+24(FP), DX
+	SHLQ $0x02, DX
+	MOVQ vecs+96(FP), R10
+	MOVQ scratch_base+104(FP), SI
+	LEAQ 896(SI), DI
+
+vector:
+	MOVQ AX, R8
+	MOVQ DI, R13
+	MOVQ $0x00000005, R11
+
+gather:
+	VMOVUPS      (R8), Y0
+	VMOVUPS      Y0, (R13)
+	ADDQ         BX, R8
+	ADDQ         $0x00000020, R13
+	DECQ         R11
+	JNE          gather
+	VMOVUPS      (DI), Y0
+	VMOVUPS      32(DI), Y1
+	VADDPS       Y1, Y0, Y2
+	VSUBPS       Y1, Y0, Y0
+	VMOVUPS      64(DI), Y1
+	VSUBPS       128(DI), Y1, Y3
+	VADDPS       96(DI), Y1, Y1
+	VMULPS       word_40000000<>+0(SB), Y3, Y3
+	VMULPS       word_c0000000<>+0(SB), Y1, Y1
+	VADDPS       Y3, Y2, Y4
+	VSUBPS       Y3, Y2, Y2
+	VADDPS       Y1, Y0, Y3
+	VSUBPS       Y1, Y0, Y0
+	VMOVUPS      Y4, (SI)
+	VMOVUPS      Y3, 32(SI)
+	VMOVUPS      Y2, 64(SI)
+	VMOVUPS      Y0, 96(SI)
+	MOVQ         bias_base+64(FP), R12
+	VBROADCASTSS lo+88(FP), Y2
+	VBROADCASTSS hi+92(FP), Y3
+	MOVQ         CX, R8
+	MOVQ         SI, R13
+	MOVQ         $0x00000004, R11
+
+spread:
+	VBROADCASTSS (R12), Y1
+	VADDPS       (R13), Y1, Y0
+	VMAXPS       Y0, Y2, Y0
+	VMINPS       Y0, Y3, Y0
+	VMOVUPS      Y0, (R8)
+	ADDQ         $0x04, R12
+	ADDQ         DX, R8
+	ADDQ         $0x00000020, R13
+	DECQ         R11
+	JNE          spread
+	ADDQ         $0x00000020, AX
+	ADDQ         $0x00000020, CX
+	DECQ         R10
+	JNE          vector
 	VZEROUPPER
 	RET
 
@@ -16070,6 +23664,194 @@ group:
 	ADDQ        $0x000002c0, DI
 	DECQ        R10
 	JNE         group
+	VZEROUPPER
+	RET
+
+// func circulantForwardImage8AVX2(dst []float32, dstStep int, x []float32, xStep int, vecs int, scratch []float32)
+// Requires: AVX, FMA3
+TEXT ·circulantForwardImage8AVX2(SB), NOSPLIT, $0-96
+	MOVQ x_base+32(FP), AX
+	MOVQ xStep+56(FP), BX
+	SHLQ $0x02, BX
+	MOVQ dst_base+0(FP), CX
+	MOVQ dstStep+24(FP), DX
+	SHLQ $0x02, DX
+	MOVQ vecs+64(FP), R10
+	MOVQ scratch_base+72(FP), SI
+	LEAQ 1280(SI), DI
+
+vector:
+	MOVQ AX, R8
+	MOVQ SI, R13
+	MOVQ $0x00000008, R11
+
+gather:
+	VMOVUPS     (R8), Y0
+	VMOVUPS     Y0, (R13)
+	ADDQ        BX, R8
+	ADDQ        $0x00000020, R13
+	DECQ        R11
+	JNE         gather
+	VMOVUPS     (SI), Y0
+	VMOVUPS     128(SI), Y1
+	VADDPS      Y1, Y0, Y2
+	VSUBPS      Y1, Y0, Y0
+	VMOVUPS     64(SI), Y1
+	VMOVUPS     192(SI), Y3
+	VADDPS      Y3, Y1, Y4
+	VSUBPS      Y3, Y1, Y1
+	VADDPS      Y4, Y2, Y3
+	VSUBPS      Y4, Y2, Y2
+	VMOVUPS     32(SI), Y4
+	VMOVUPS     160(SI), Y5
+	VADDPS      Y5, Y4, Y6
+	VSUBPS      Y5, Y4, Y4
+	VMOVUPS     96(SI), Y5
+	VMOVUPS     224(SI), Y7
+	VADDPS      Y7, Y5, Y8
+	VSUBPS      Y7, Y5, Y5
+	VADDPS      Y8, Y6, Y7
+	VSUBPS      Y8, Y6, Y6
+	VADDPS      Y7, Y3, Y8
+	VMOVUPS     Y8, (DI)
+	VSUBPS      Y7, Y3, Y3
+	VMOVUPS     Y3, 32(DI)
+	VMOVAPS     Y4, Y3
+	VFMADD231PS word_bf800000<>+0(SB), Y5, Y3
+	VFMADD231PS word_3f800000<>+0(SB), Y4, Y5
+	VMOVAPS     Y0, Y4
+	VFMADD231PS word_3f3504f3<>+0(SB), Y3, Y4
+	VMOVAPS     Y1, Y7
+	VFMADD231PS word_3f3504f3<>+0(SB), Y5, Y7
+	VSUBPS      Y7, Y4, Y8
+	VMOVUPS     Y8, 64(DI)
+	VMOVUPS     Y4, 96(DI)
+	VMULPS      word_bf800000<>+0(SB), Y7, Y4
+	VMOVUPS     Y4, 128(DI)
+	VFMADD231PS word_bf3504f3<>+0(SB), Y3, Y0
+	VFMADD231PS word_bf3504f3<>+0(SB), Y5, Y1
+	VADDPS      Y1, Y0, Y3
+	VMOVUPS     Y3, 256(DI)
+	VMOVUPS     Y0, 288(DI)
+	VMOVUPS     Y1, 320(DI)
+	VSUBPS      Y6, Y2, Y0
+	VMOVUPS     Y0, 160(DI)
+	VMOVUPS     Y2, 192(DI)
+	VMULPS      word_bf800000<>+0(SB), Y6, Y0
+	VMOVUPS     Y0, 224(DI)
+	MOVQ        CX, R8
+	MOVQ        DI, R13
+	MOVQ        $0x0000000b, R11
+
+spread:
+	VMOVUPS (R13), Y0
+	VMOVUPS Y0, (R8)
+	ADDQ    DX, R8
+	ADDQ    $0x00000020, R13
+	DECQ    R11
+	JNE     spread
+	ADDQ    $0x00000020, AX
+	ADDQ    $0x00000020, CX
+	DECQ    R10
+	JNE     vector
+	VZEROUPPER
+	RET
+
+// func circulantInverseImage8AVX2(y []float32, yStep int, src []float32, srcStep int, bias []float32, lo float32, hi float32, vecs int, scratch []float32)
+// Requires: AVX, FMA3
+TEXT ·circulantInverseImage8AVX2(SB), NOSPLIT, $0-128
+	MOVQ src_base+32(FP), AX
+	MOVQ srcStep+56(FP), BX
+	SHLQ $0x02, BX
+	MOVQ y_base+0(FP), CX
+	MOVQ yStep+24(FP), DX
+	SHLQ $0x02, DX
+	MOVQ vecs+96(FP), R10
+	MOVQ scratch_base+104(FP), SI
+	LEAQ 1280(SI), DI
+
+vector:
+	MOVQ AX, R8
+	MOVQ DI, R13
+	MOVQ $0x0000000b, R11
+
+gather:
+	VMOVUPS      (R8), Y0
+	VMOVUPS      Y0, (R13)
+	ADDQ         BX, R8
+	ADDQ         $0x00000020, R13
+	DECQ         R11
+	JNE          gather
+	VMOVUPS      (DI), Y0
+	VMOVUPS      32(DI), Y1
+	VADDPS       Y1, Y0, Y2
+	VSUBPS       Y1, Y0, Y0
+	VMOVUPS      64(DI), Y1
+	VSUBPS       128(DI), Y1, Y3
+	VADDPS       96(DI), Y1, Y1
+	VMOVUPS      256(DI), Y4
+	VSUBPS       320(DI), Y4, Y5
+	VADDPS       288(DI), Y4, Y4
+	VADDPS       Y5, Y3, Y6
+	VSUBPS       Y4, Y1, Y7
+	VSUBPS       Y5, Y3, Y3
+	VADDPS       Y4, Y1, Y1
+	VMOVAPS      Y3, Y4
+	VFMADD231PS  word_bf800000<>+0(SB), Y1, Y4
+	VMULPS       word_3f3504f3<>+0(SB), Y4, Y4
+	VFMADD231PS  word_3f800000<>+0(SB), Y3, Y1
+	VMULPS       word_3f3504f3<>+0(SB), Y1, Y1
+	VMOVUPS      160(DI), Y3
+	VSUBPS       224(DI), Y3, Y5
+	VADDPS       192(DI), Y3, Y3
+	VMULPS       word_40000000<>+0(SB), Y5, Y5
+	VMULPS       word_c0000000<>+0(SB), Y3, Y3
+	VADDPS       Y5, Y2, Y8
+	VSUBPS       Y5, Y2, Y2
+	VMULPS       word_40000000<>+0(SB), Y6, Y5
+	VMULPS       word_c0000000<>+0(SB), Y7, Y6
+	VADDPS       Y5, Y8, Y7
+	VSUBPS       Y5, Y8, Y5
+	VADDPS       Y6, Y2, Y8
+	VSUBPS       Y6, Y2, Y2
+	VADDPS       Y3, Y0, Y6
+	VSUBPS       Y3, Y0, Y0
+	VMULPS       word_40000000<>+0(SB), Y4, Y3
+	VMULPS       word_c0000000<>+0(SB), Y1, Y1
+	VADDPS       Y3, Y6, Y4
+	VSUBPS       Y3, Y6, Y3
+	VADDPS       Y1, Y0, Y6
+	VSUBPS       Y1, Y0, Y0
+	VMOVUPS      Y7, (SI)
+	VMOVUPS      Y4, 32(SI)
+	VMOVUPS      Y8, 64(SI)
+	VMOVUPS      Y6, 96(SI)
+	VMOVUPS      Y5, 128(SI)
+	VMOVUPS      Y3, 160(SI)
+	VMOVUPS      Y2, 192(SI)
+	VMOVUPS      Y0, 224(SI)
+	MOVQ         bias_base+64(FP), R12
+	VBROADCASTSS lo+88(FP), Y2
+	VBROADCASTSS hi+92(FP), Y3
+	MOVQ         CX, R8
+	MOVQ         SI, R13
+	MOVQ         $0x00000008, R11
+
+spread:
+	VBROADCASTSS (R12), Y1
+	VADDPS       (R13), Y1, Y0
+	VMAXPS       Y0, Y2, Y0
+	VMINPS       Y0, Y3, Y0
+	VMOVUPS      Y0, (R8)
+	ADDQ         $0x04, R12
+	ADDQ         DX, R8
+	ADDQ         $0x00000020, R13
+	DECQ         R11
+	JNE          spread
+	ADDQ         $0x00000020, AX
+	ADDQ         $0x00000020, CX
+	DECQ         R10
+	JNE          vector
 	VZEROUPPER
 	RET
 
@@ -16503,6 +24285,362 @@ group:
 	ADDQ        $0x000002e0, DI
 	DECQ        R10
 	JNE         group
+	VZEROUPPER
+	RET
+
+// func circulantForwardImage16AVX2(dst []float32, dstStep int, x []float32, xStep int, vecs int, scratch []float32)
+// Requires: AVX, FMA3
+TEXT ·circulantForwardImage16AVX2(SB), NOSPLIT, $0-96
+	MOVQ x_base+32(FP), AX
+	MOVQ xStep+56(FP), BX
+	SHLQ $0x02, BX
+	MOVQ dst_base+0(FP), CX
+	MOVQ dstStep+24(FP), DX
+	SHLQ $0x02, DX
+	MOVQ vecs+64(FP), R10
+	MOVQ scratch_base+72(FP), SI
+	LEAQ 2048(SI), DI
+
+vector:
+	MOVQ AX, R8
+	MOVQ SI, R13
+	MOVQ $0x00000010, R11
+
+gather:
+	VMOVUPS     (R8), Y0
+	VMOVUPS     Y0, (R13)
+	ADDQ        BX, R8
+	ADDQ        $0x00000020, R13
+	DECQ        R11
+	JNE         gather
+	VMOVUPS     (SI), Y0
+	VMOVUPS     256(SI), Y1
+	VADDPS      Y1, Y0, Y2
+	VSUBPS      Y1, Y0, Y0
+	VMOVUPS     128(SI), Y1
+	VMOVUPS     384(SI), Y3
+	VADDPS      Y3, Y1, Y4
+	VSUBPS      Y3, Y1, Y1
+	VADDPS      Y4, Y2, Y3
+	VSUBPS      Y4, Y2, Y2
+	VMOVUPS     64(SI), Y4
+	VMOVUPS     320(SI), Y5
+	VADDPS      Y5, Y4, Y6
+	VSUBPS      Y5, Y4, Y4
+	VMOVUPS     192(SI), Y5
+	VMOVUPS     448(SI), Y7
+	VADDPS      Y7, Y5, Y8
+	VSUBPS      Y7, Y5, Y5
+	VADDPS      Y8, Y6, Y7
+	VSUBPS      Y8, Y6, Y6
+	VADDPS      Y7, Y3, Y8
+	VSUBPS      Y7, Y3, Y3
+	VMOVAPS     Y4, Y7
+	VFMADD231PS word_bf800000<>+0(SB), Y5, Y7
+	VFMADD231PS word_3f800000<>+0(SB), Y4, Y5
+	VMOVAPS     Y0, Y4
+	VFMADD231PS word_3f3504f3<>+0(SB), Y7, Y4
+	VMOVAPS     Y1, Y9
+	VFMADD231PS word_3f3504f3<>+0(SB), Y5, Y9
+	VFMADD231PS word_bf3504f3<>+0(SB), Y7, Y0
+	VFMADD231PS word_bf3504f3<>+0(SB), Y5, Y1
+	VMOVUPS     32(SI), Y5
+	VMOVUPS     288(SI), Y7
+	VADDPS      Y7, Y5, Y10
+	VSUBPS      Y7, Y5, Y5
+	VMOVUPS     160(SI), Y7
+	VMOVUPS     416(SI), Y11
+	VADDPS      Y11, Y7, Y12
+	VSUBPS      Y11, Y7, Y7
+	VADDPS      Y12, Y10, Y11
+	VSUBPS      Y12, Y10, Y10
+	VMOVUPS     96(SI), Y12
+	VMOVUPS     352(SI), Y13
+	VADDPS      Y13, Y12, Y14
+	VSUBPS      Y13, Y12, Y12
+	VMOVUPS     224(SI), Y13
+	VMOVUPS     480(SI), Y15
+	VMOVUPS     Y3, 512(SI)
+	VADDPS      Y15, Y13, Y3
+	VSUBPS      Y15, Y13, Y13
+	VADDPS      Y3, Y14, Y15
+	VSUBPS      Y3, Y14, Y3
+	VADDPS      Y15, Y11, Y14
+	VSUBPS      Y15, Y11, Y11
+	VMOVAPS     Y12, Y15
+	VFMADD231PS word_bf800000<>+0(SB), Y13, Y15
+	VFMADD231PS word_3f800000<>+0(SB), Y12, Y13
+	VMOVAPS     Y5, Y12
+	VFMADD231PS word_3f3504f3<>+0(SB), Y15, Y12
+	VMOVUPS     Y11, 544(SI)
+	VMOVAPS     Y7, Y11
+	VFMADD231PS word_3f3504f3<>+0(SB), Y13, Y11
+	VFMADD231PS word_bf3504f3<>+0(SB), Y15, Y5
+	VFMADD231PS word_bf3504f3<>+0(SB), Y13, Y7
+	VADDPS      Y14, Y8, Y13
+	VMOVUPS     Y13, (DI)
+	VSUBPS      Y14, Y8, Y8
+	VMOVUPS     Y8, 32(DI)
+	VMOVAPS     Y12, Y8
+	VFMADD231PS word_bed413cd<>+0(SB), Y11, Y8
+	VFMADD231PS word_3ed413cd<>+0(SB), Y12, Y11
+	VMOVAPS     Y4, Y12
+	VFMADD231PS word_3f6c835e<>+0(SB), Y8, Y12
+	VMOVAPS     Y9, Y13
+	VFMADD231PS word_3f6c835e<>+0(SB), Y11, Y13
+	VSUBPS      Y13, Y12, Y14
+	VMOVUPS     Y14, 64(DI)
+	VMOVUPS     Y12, 96(DI)
+	VMULPS      word_bf800000<>+0(SB), Y13, Y12
+	VMOVUPS     Y12, 128(DI)
+	VFMADD231PS word_bf6c835e<>+0(SB), Y8, Y4
+	VFMADD231PS word_bf6c835e<>+0(SB), Y11, Y9
+	VADDPS      Y9, Y4, Y8
+	VMOVUPS     Y8, 640(DI)
+	VMOVUPS     Y4, 672(DI)
+	VMOVUPS     Y9, 704(DI)
+	VMOVAPS     Y10, Y4
+	VFMADD231PS word_bf800000<>+0(SB), Y3, Y4
+	VFMADD231PS word_3f800000<>+0(SB), Y10, Y3
+	VMOVAPS     Y2, Y8
+	VFMADD231PS word_3f3504f3<>+0(SB), Y4, Y8
+	VMOVAPS     Y6, Y9
+	VFMADD231PS word_3f3504f3<>+0(SB), Y3, Y9
+	VSUBPS      Y9, Y8, Y10
+	VMOVUPS     Y10, 160(DI)
+	VMOVUPS     Y8, 192(DI)
+	VMULPS      word_bf800000<>+0(SB), Y9, Y8
+	VMOVUPS     Y8, 224(DI)
+	VFMADD231PS word_bf3504f3<>+0(SB), Y4, Y2
+	VFMADD231PS word_bf3504f3<>+0(SB), Y3, Y6
+	VADDPS      Y6, Y2, Y3
+	VMOVUPS     Y3, 544(DI)
+	VMOVUPS     Y2, 576(DI)
+	VMOVUPS     Y6, 608(DI)
+	VMOVAPS     Y5, Y2
+	VFMADD231PS word_401a827a<>+0(SB), Y7, Y2
+	VFMADD231PS word_c01a827a<>+0(SB), Y5, Y7
+	VMOVAPS     Y0, Y3
+	VFMADD231PS word_3ec3ef15<>+0(SB), Y2, Y3
+	VMOVAPS     Y1, Y4
+	VFMADD231PS word_3ec3ef15<>+0(SB), Y7, Y4
+	VADDPS      Y4, Y3, Y5
+	VMOVUPS     Y5, 256(DI)
+	VMOVUPS     Y3, 288(DI)
+	VMOVUPS     Y4, 320(DI)
+	VFMADD231PS word_bec3ef15<>+0(SB), Y2, Y0
+	VFMADD231PS word_bec3ef15<>+0(SB), Y7, Y1
+	VSUBPS      Y1, Y0, Y2
+	VMOVUPS     Y2, 448(DI)
+	VMOVUPS     Y0, 480(DI)
+	VMULPS      word_bf800000<>+0(SB), Y1, Y0
+	VMOVUPS     Y0, 512(DI)
+	VMOVUPS     512(SI), Y0
+	VMOVUPS     544(SI), Y1
+	VSUBPS      Y1, Y0, Y2
+	VMOVUPS     Y2, 352(DI)
+	VMOVUPS     Y0, 384(DI)
+	VMULPS      word_bf800000<>+0(SB), Y1, Y0
+	VMOVUPS     Y0, 416(DI)
+	MOVQ        CX, R8
+	MOVQ        DI, R13
+	MOVQ        $0x00000017, R11
+
+spread:
+	VMOVUPS (R13), Y0
+	VMOVUPS Y0, (R8)
+	ADDQ    DX, R8
+	ADDQ    $0x00000020, R13
+	DECQ    R11
+	JNE     spread
+	ADDQ    $0x00000020, AX
+	ADDQ    $0x00000020, CX
+	DECQ    R10
+	JNE     vector
+	VZEROUPPER
+	RET
+
+// func circulantInverseImage16AVX2(y []float32, yStep int, src []float32, srcStep int, bias []float32, lo float32, hi float32, vecs int, scratch []float32)
+// Requires: AVX, FMA3
+TEXT ·circulantInverseImage16AVX2(SB), NOSPLIT, $0-128
+	MOVQ src_base+32(FP), AX
+	MOVQ srcStep+56(FP), BX
+	SHLQ $0x02, BX
+	MOVQ y_base+0(FP), CX
+	MOVQ yStep+24(FP), DX
+	SHLQ $0x02, DX
+	MOVQ vecs+96(FP), R10
+	MOVQ scratch_base+104(FP), SI
+	LEAQ 2048(SI), DI
+
+vector:
+	MOVQ AX, R8
+	MOVQ DI, R13
+	MOVQ $0x00000017, R11
+
+gather:
+	VMOVUPS      (R8), Y0
+	VMOVUPS      Y0, (R13)
+	ADDQ         BX, R8
+	ADDQ         $0x00000020, R13
+	DECQ         R11
+	JNE          gather
+	VMOVUPS      (DI), Y0
+	VMOVUPS      32(DI), Y1
+	VADDPS       Y1, Y0, Y2
+	VSUBPS       Y1, Y0, Y0
+	VMOVUPS      64(DI), Y1
+	VSUBPS       128(DI), Y1, Y3
+	VADDPS       96(DI), Y1, Y1
+	VMOVUPS      640(DI), Y4
+	VSUBPS       704(DI), Y4, Y5
+	VADDPS       672(DI), Y4, Y4
+	VADDPS       Y5, Y3, Y6
+	VSUBPS       Y4, Y1, Y7
+	VSUBPS       Y5, Y3, Y3
+	VADDPS       Y4, Y1, Y1
+	VMOVAPS      Y3, Y4
+	VFMADD231PS  word_bed413cd<>+0(SB), Y1, Y4
+	VMULPS       word_3f6c835e<>+0(SB), Y4, Y4
+	VFMADD231PS  word_3ed413cd<>+0(SB), Y3, Y1
+	VMULPS       word_3f6c835e<>+0(SB), Y1, Y1
+	VMOVUPS      160(DI), Y3
+	VSUBPS       224(DI), Y3, Y5
+	VADDPS       192(DI), Y3, Y3
+	VMOVUPS      544(DI), Y8
+	VSUBPS       608(DI), Y8, Y9
+	VADDPS       576(DI), Y8, Y8
+	VADDPS       Y9, Y5, Y10
+	VSUBPS       Y8, Y3, Y11
+	VSUBPS       Y9, Y5, Y5
+	VADDPS       Y8, Y3, Y3
+	VMOVAPS      Y5, Y8
+	VFMADD231PS  word_bf800000<>+0(SB), Y3, Y8
+	VMULPS       word_3f3504f3<>+0(SB), Y8, Y8
+	VFMADD231PS  word_3f800000<>+0(SB), Y5, Y3
+	VMULPS       word_3f3504f3<>+0(SB), Y3, Y3
+	VMOVUPS      256(DI), Y5
+	VSUBPS       320(DI), Y5, Y9
+	VADDPS       288(DI), Y5, Y5
+	VMOVUPS      448(DI), Y12
+	VSUBPS       512(DI), Y12, Y13
+	VADDPS       480(DI), Y12, Y12
+	VADDPS       Y13, Y9, Y14
+	VSUBPS       Y12, Y5, Y15
+	VSUBPS       Y13, Y9, Y9
+	VADDPS       Y12, Y5, Y5
+	VMOVAPS      Y9, Y12
+	VFMADD231PS  word_c01a827a<>+0(SB), Y5, Y12
+	VMULPS       word_3ec3ef15<>+0(SB), Y12, Y12
+	VFMADD231PS  word_401a827a<>+0(SB), Y9, Y5
+	VMULPS       word_3ec3ef15<>+0(SB), Y5, Y5
+	VMOVUPS      352(DI), Y9
+	VSUBPS       416(DI), Y9, Y13
+	VADDPS       384(DI), Y9, Y9
+	VMULPS       word_40000000<>+0(SB), Y13, Y13
+	VMULPS       word_c0000000<>+0(SB), Y9, Y9
+	VMOVUPS      Y3, 512(SI)
+	VADDPS       Y13, Y2, Y3
+	VSUBPS       Y13, Y2, Y2
+	VADDPS       Y14, Y6, Y13
+	VMOVUPS      Y8, 544(SI)
+	VSUBPS       Y15, Y7, Y8
+	VSUBPS       Y14, Y6, Y6
+	VADDPS       Y15, Y7, Y7
+	VMOVAPS      Y6, Y14
+	VFMADD231PS  word_bf800000<>+0(SB), Y7, Y14
+	VMULPS       word_3f3504f3<>+0(SB), Y14, Y14
+	VFMADD231PS  word_3f800000<>+0(SB), Y6, Y7
+	VMULPS       word_3f3504f3<>+0(SB), Y7, Y6
+	VMULPS       word_40000000<>+0(SB), Y10, Y7
+	VMULPS       word_c0000000<>+0(SB), Y11, Y10
+	VADDPS       Y7, Y3, Y11
+	VSUBPS       Y7, Y3, Y3
+	VMULPS       word_40000000<>+0(SB), Y13, Y7
+	VMULPS       word_c0000000<>+0(SB), Y8, Y8
+	VADDPS       Y7, Y11, Y13
+	VSUBPS       Y7, Y11, Y7
+	VADDPS       Y8, Y3, Y11
+	VSUBPS       Y8, Y3, Y3
+	VADDPS       Y10, Y2, Y8
+	VSUBPS       Y10, Y2, Y2
+	VMULPS       word_40000000<>+0(SB), Y14, Y10
+	VMULPS       word_c0000000<>+0(SB), Y6, Y6
+	VADDPS       Y10, Y8, Y14
+	VSUBPS       Y10, Y8, Y8
+	VADDPS       Y6, Y2, Y10
+	VSUBPS       Y6, Y2, Y2
+	VADDPS       Y9, Y0, Y6
+	VSUBPS       Y9, Y0, Y0
+	VADDPS       Y12, Y4, Y9
+	VSUBPS       Y5, Y1, Y15
+	VSUBPS       Y12, Y4, Y4
+	VADDPS       Y5, Y1, Y1
+	VMOVAPS      Y4, Y5
+	VFMADD231PS  word_bf800000<>+0(SB), Y1, Y5
+	VMULPS       word_3f3504f3<>+0(SB), Y5, Y5
+	VFMADD231PS  word_3f800000<>+0(SB), Y4, Y1
+	VMULPS       word_3f3504f3<>+0(SB), Y1, Y1
+	VMOVUPS      544(SI), Y4
+	VMULPS       word_40000000<>+0(SB), Y4, Y4
+	VMOVUPS      512(SI), Y12
+	VMULPS       word_c0000000<>+0(SB), Y12, Y12
+	VMOVUPS      Y2, 512(SI)
+	VADDPS       Y4, Y6, Y2
+	VSUBPS       Y4, Y6, Y4
+	VMULPS       word_40000000<>+0(SB), Y9, Y6
+	VMULPS       word_c0000000<>+0(SB), Y15, Y9
+	VADDPS       Y6, Y2, Y15
+	VSUBPS       Y6, Y2, Y2
+	VADDPS       Y9, Y4, Y6
+	VSUBPS       Y9, Y4, Y4
+	VADDPS       Y12, Y0, Y9
+	VSUBPS       Y12, Y0, Y0
+	VMULPS       word_40000000<>+0(SB), Y5, Y5
+	VMULPS       word_c0000000<>+0(SB), Y1, Y1
+	VADDPS       Y5, Y9, Y12
+	VSUBPS       Y5, Y9, Y5
+	VADDPS       Y1, Y0, Y9
+	VSUBPS       Y1, Y0, Y0
+	VMOVUPS      Y13, (SI)
+	VMOVUPS      Y15, 32(SI)
+	VMOVUPS      Y14, 64(SI)
+	VMOVUPS      Y12, 96(SI)
+	VMOVUPS      Y11, 128(SI)
+	VMOVUPS      Y6, 160(SI)
+	VMOVUPS      Y10, 192(SI)
+	VMOVUPS      Y9, 224(SI)
+	VMOVUPS      Y7, 256(SI)
+	VMOVUPS      Y2, 288(SI)
+	VMOVUPS      Y8, 320(SI)
+	VMOVUPS      Y5, 352(SI)
+	VMOVUPS      Y3, 384(SI)
+	VMOVUPS      Y4, 416(SI)
+	VMOVUPS      512(SI), Y1
+	VMOVUPS      Y1, 448(SI)
+	VMOVUPS      Y0, 480(SI)
+	MOVQ         bias_base+64(FP), R12
+	VBROADCASTSS lo+88(FP), Y2
+	VBROADCASTSS hi+92(FP), Y3
+	MOVQ         CX, R8
+	MOVQ         SI, R13
+	MOVQ         $0x00000010, R11
+
+spread:
+	VBROADCASTSS (R12), Y1
+	VADDPS       (R13), Y1, Y0
+	VMAXPS       Y0, Y2, Y0
+	VMINPS       Y0, Y3, Y0
+	VMOVUPS      Y0, (R8)
+	ADDQ         $0x04, R12
+	ADDQ         DX, R8
+	ADDQ         $0x00000020, R13
+	DECQ         R11
+	JNE          spread
+	ADDQ         $0x00000020, AX
+	ADDQ         $0x00000020, CX
+	DECQ         R10
+	JNE          vector
 	VZEROUPPER
 	RET
 
@@ -17610,6 +25748,860 @@ group:
 	ADDQ        $0x000005e0, DI
 	DECQ        R10
 	JNE         group
+	VZEROUPPER
+	RET
+
+// func circulantForwardImage32AVX2(dst []float32, dstStep int, x []float32, xStep int, vecs int, scratch []float32)
+// Requires: AVX, FMA3
+TEXT ·circulantForwardImage32AVX2(SB), NOSPLIT, $0-96
+	MOVQ x_base+32(FP), AX
+	MOVQ xStep+56(FP), BX
+	SHLQ $0x02, BX
+	MOVQ dst_base+0(FP), CX
+	MOVQ dstStep+24(FP), DX
+	SHLQ $0x02, DX
+	MOVQ vecs+64(FP), R10
+	MOVQ scratch_base+72(FP), SI
+	LEAQ 3584(SI), DI
+
+vector:
+	MOVQ AX, R8
+	MOVQ SI, R13
+	MOVQ $0x00000020, R11
+
+gather:
+	VMOVUPS     (R8), Y0
+	VMOVUPS     Y0, (R13)
+	ADDQ        BX, R8
+	ADDQ        $0x00000020, R13
+	DECQ        R11
+	JNE         gather
+	VMOVUPS     (SI), Y0
+	VMOVUPS     512(SI), Y1
+	VADDPS      Y1, Y0, Y2
+	VSUBPS      Y1, Y0, Y0
+	VMOVUPS     256(SI), Y1
+	VMOVUPS     768(SI), Y3
+	VADDPS      Y3, Y1, Y4
+	VSUBPS      Y3, Y1, Y1
+	VADDPS      Y4, Y2, Y3
+	VSUBPS      Y4, Y2, Y2
+	VMOVUPS     128(SI), Y4
+	VMOVUPS     640(SI), Y5
+	VADDPS      Y5, Y4, Y6
+	VSUBPS      Y5, Y4, Y4
+	VMOVUPS     384(SI), Y5
+	VMOVUPS     896(SI), Y7
+	VADDPS      Y7, Y5, Y8
+	VSUBPS      Y7, Y5, Y5
+	VADDPS      Y8, Y6, Y7
+	VSUBPS      Y8, Y6, Y6
+	VADDPS      Y7, Y3, Y8
+	VSUBPS      Y7, Y3, Y3
+	VMOVAPS     Y4, Y7
+	VFMADD231PS word_bf800000<>+0(SB), Y5, Y7
+	VFMADD231PS word_3f800000<>+0(SB), Y4, Y5
+	VMOVAPS     Y0, Y4
+	VFMADD231PS word_3f3504f3<>+0(SB), Y7, Y4
+	VMOVAPS     Y1, Y9
+	VFMADD231PS word_3f3504f3<>+0(SB), Y5, Y9
+	VFMADD231PS word_bf3504f3<>+0(SB), Y7, Y0
+	VFMADD231PS word_bf3504f3<>+0(SB), Y5, Y1
+	VMOVUPS     64(SI), Y5
+	VMOVUPS     576(SI), Y7
+	VADDPS      Y7, Y5, Y10
+	VSUBPS      Y7, Y5, Y5
+	VMOVUPS     320(SI), Y7
+	VMOVUPS     832(SI), Y11
+	VADDPS      Y11, Y7, Y12
+	VSUBPS      Y11, Y7, Y7
+	VADDPS      Y12, Y10, Y11
+	VSUBPS      Y12, Y10, Y10
+	VMOVUPS     192(SI), Y12
+	VMOVUPS     704(SI), Y13
+	VADDPS      Y13, Y12, Y14
+	VSUBPS      Y13, Y12, Y12
+	VMOVUPS     448(SI), Y13
+	VMOVUPS     960(SI), Y15
+	VMOVUPS     Y3, 1024(SI)
+	VADDPS      Y15, Y13, Y3
+	VSUBPS      Y15, Y13, Y13
+	VADDPS      Y3, Y14, Y15
+	VSUBPS      Y3, Y14, Y3
+	VADDPS      Y15, Y11, Y14
+	VSUBPS      Y15, Y11, Y11
+	VMOVAPS     Y12, Y15
+	VFMADD231PS word_bf800000<>+0(SB), Y13, Y15
+	VFMADD231PS word_3f800000<>+0(SB), Y12, Y13
+	VMOVAPS     Y5, Y12
+	VFMADD231PS word_3f3504f3<>+0(SB), Y15, Y12
+	VMOVUPS     Y11, 1056(SI)
+	VMOVAPS     Y7, Y11
+	VFMADD231PS word_3f3504f3<>+0(SB), Y13, Y11
+	VFMADD231PS word_bf3504f3<>+0(SB), Y15, Y5
+	VFMADD231PS word_bf3504f3<>+0(SB), Y13, Y7
+	VADDPS      Y14, Y8, Y13
+	VSUBPS      Y14, Y8, Y8
+	VMOVAPS     Y12, Y14
+	VFMADD231PS word_bed413cd<>+0(SB), Y11, Y14
+	VFMADD231PS word_3ed413cd<>+0(SB), Y12, Y11
+	VMOVAPS     Y4, Y12
+	VFMADD231PS word_3f6c835e<>+0(SB), Y14, Y12
+	VMOVAPS     Y9, Y15
+	VFMADD231PS word_3f6c835e<>+0(SB), Y11, Y15
+	VFMADD231PS word_bf6c835e<>+0(SB), Y14, Y4
+	VFMADD231PS word_bf6c835e<>+0(SB), Y11, Y9
+	VMOVAPS     Y10, Y11
+	VFMADD231PS word_bf800000<>+0(SB), Y3, Y11
+	VFMADD231PS word_3f800000<>+0(SB), Y10, Y3
+	VMOVAPS     Y2, Y10
+	VFMADD231PS word_3f3504f3<>+0(SB), Y11, Y10
+	VMOVAPS     Y6, Y14
+	VFMADD231PS word_3f3504f3<>+0(SB), Y3, Y14
+	VFMADD231PS word_bf3504f3<>+0(SB), Y11, Y2
+	VFMADD231PS word_bf3504f3<>+0(SB), Y3, Y6
+	VMOVAPS     Y5, Y3
+	VFMADD231PS word_401a827a<>+0(SB), Y7, Y3
+	VFMADD231PS word_c01a827a<>+0(SB), Y5, Y7
+	VMOVAPS     Y0, Y5
+	VFMADD231PS word_3ec3ef15<>+0(SB), Y3, Y5
+	VMOVAPS     Y1, Y11
+	VFMADD231PS word_3ec3ef15<>+0(SB), Y7, Y11
+	VFMADD231PS word_bec3ef15<>+0(SB), Y3, Y0
+	VFMADD231PS word_bec3ef15<>+0(SB), Y7, Y1
+	VMOVUPS     32(SI), Y3
+	VMOVUPS     544(SI), Y7
+	VMOVUPS     Y8, 1088(SI)
+	VADDPS      Y7, Y3, Y8
+	VSUBPS      Y7, Y3, Y3
+	VMOVUPS     288(SI), Y7
+	VMOVUPS     Y9, 1120(SI)
+	VMOVUPS     800(SI), Y9
+	VMOVUPS     Y4, 1152(SI)
+	VADDPS      Y9, Y7, Y4
+	VSUBPS      Y9, Y7, Y7
+	VADDPS      Y4, Y8, Y9
+	VSUBPS      Y4, Y8, Y4
+	VMOVUPS     160(SI), Y8
+	VMOVUPS     Y6, 1184(SI)
+	VMOVUPS     672(SI), Y6
+	VMOVUPS     Y2, 1216(SI)
+	VADDPS      Y6, Y8, Y2
+	VSUBPS      Y6, Y8, Y6
+	VMOVUPS     416(SI), Y8
+	VMOVUPS     Y1, 1248(SI)
+	VMOVUPS     928(SI), Y1
+	VMOVUPS     Y0, 1280(SI)
+	VADDPS      Y1, Y8, Y0
+	VSUBPS      Y1, Y8, Y1
+	VADDPS      Y0, Y2, Y8
+	VSUBPS      Y0, Y2, Y0
+	VADDPS      Y8, Y9, Y2
+	VSUBPS      Y8, Y9, Y8
+	VMOVAPS     Y6, Y9
+	VFMADD231PS word_bf800000<>+0(SB), Y1, Y9
+	VFMADD231PS word_3f800000<>+0(SB), Y6, Y1
+	VMOVAPS     Y3, Y6
+	VFMADD231PS word_3f3504f3<>+0(SB), Y9, Y6
+	VMOVUPS     Y8, 1312(SI)
+	VMOVAPS     Y7, Y8
+	VFMADD231PS word_3f3504f3<>+0(SB), Y1, Y8
+	VFMADD231PS word_bf3504f3<>+0(SB), Y9, Y3
+	VFMADD231PS word_bf3504f3<>+0(SB), Y1, Y7
+	VMOVUPS     96(SI), Y1
+	VMOVUPS     608(SI), Y9
+	VMOVUPS     Y11, 1344(SI)
+	VADDPS      Y9, Y1, Y11
+	VSUBPS      Y9, Y1, Y1
+	VMOVUPS     352(SI), Y9
+	VMOVUPS     Y5, 1376(SI)
+	VMOVUPS     864(SI), Y5
+	VMOVUPS     Y14, 1408(SI)
+	VADDPS      Y5, Y9, Y14
+	VSUBPS      Y5, Y9, Y5
+	VADDPS      Y14, Y11, Y9
+	VSUBPS      Y14, Y11, Y11
+	VMOVUPS     224(SI), Y14
+	VMOVUPS     Y10, 1440(SI)
+	VMOVUPS     736(SI), Y10
+	VMOVUPS     Y15, 1472(SI)
+	VADDPS      Y10, Y14, Y15
+	VSUBPS      Y10, Y14, Y10
+	VMOVUPS     480(SI), Y14
+	VMOVUPS     Y12, 1504(SI)
+	VMOVUPS     992(SI), Y12
+	VMOVUPS     Y13, 1536(SI)
+	VADDPS      Y12, Y14, Y13
+	VSUBPS      Y12, Y14, Y12
+	VADDPS      Y13, Y15, Y14
+	VSUBPS      Y13, Y15, Y13
+	VADDPS      Y14, Y9, Y15
+	VSUBPS      Y14, Y9, Y9
+	VMOVAPS     Y10, Y14
+	VFMADD231PS word_bf800000<>+0(SB), Y12, Y14
+	VFMADD231PS word_3f800000<>+0(SB), Y10, Y12
+	VMOVAPS     Y1, Y10
+	VFMADD231PS word_3f3504f3<>+0(SB), Y14, Y10
+	VMOVUPS     Y9, 1568(SI)
+	VMOVAPS     Y5, Y9
+	VFMADD231PS word_3f3504f3<>+0(SB), Y12, Y9
+	VFMADD231PS word_bf3504f3<>+0(SB), Y14, Y1
+	VFMADD231PS word_bf3504f3<>+0(SB), Y12, Y5
+	VADDPS      Y15, Y2, Y12
+	VSUBPS      Y15, Y2, Y2
+	VMOVAPS     Y10, Y14
+	VFMADD231PS word_bed413cd<>+0(SB), Y9, Y14
+	VFMADD231PS word_3ed413cd<>+0(SB), Y10, Y9
+	VMOVAPS     Y6, Y10
+	VFMADD231PS word_3f6c835e<>+0(SB), Y14, Y10
+	VMOVAPS     Y8, Y15
+	VFMADD231PS word_3f6c835e<>+0(SB), Y9, Y15
+	VFMADD231PS word_bf6c835e<>+0(SB), Y14, Y6
+	VFMADD231PS word_bf6c835e<>+0(SB), Y9, Y8
+	VMOVAPS     Y11, Y9
+	VFMADD231PS word_bf800000<>+0(SB), Y13, Y9
+	VFMADD231PS word_3f800000<>+0(SB), Y11, Y13
+	VMOVAPS     Y4, Y11
+	VFMADD231PS word_3f3504f3<>+0(SB), Y9, Y11
+	VMOVAPS     Y0, Y14
+	VFMADD231PS word_3f3504f3<>+0(SB), Y13, Y14
+	VFMADD231PS word_bf3504f3<>+0(SB), Y9, Y4
+	VFMADD231PS word_bf3504f3<>+0(SB), Y13, Y0
+	VMOVAPS     Y1, Y9
+	VFMADD231PS word_401a827a<>+0(SB), Y5, Y9
+	VFMADD231PS word_c01a827a<>+0(SB), Y1, Y5
+	VMOVAPS     Y3, Y1
+	VFMADD231PS word_3ec3ef15<>+0(SB), Y9, Y1
+	VMOVAPS     Y7, Y13
+	VFMADD231PS word_3ec3ef15<>+0(SB), Y5, Y13
+	VFMADD231PS word_bec3ef15<>+0(SB), Y9, Y3
+	VFMADD231PS word_bec3ef15<>+0(SB), Y5, Y7
+	VMOVUPS     1536(SI), Y5
+	VADDPS      Y5, Y12, Y9
+	VMOVUPS     Y9, (DI)
+	VSUBPS      Y12, Y5, Y5
+	VMOVUPS     Y5, 32(DI)
+	VMOVAPS     Y10, Y5
+	VFMADD231PS word_be4bafaf<>+0(SB), Y15, Y5
+	VFMADD231PS word_3e4bafaf<>+0(SB), Y10, Y15
+	VMOVUPS     1504(SI), Y9
+	VMOVAPS     Y9, Y10
+	VFMADD231PS word_3f7b14be<>+0(SB), Y5, Y10
+	VMOVUPS     1472(SI), Y12
+	VMOVUPS     Y2, 1536(SI)
+	VMOVAPS     Y12, Y2
+	VFMADD231PS word_3f7b14be<>+0(SB), Y15, Y2
+	VMOVUPS     Y6, 1600(SI)
+	VSUBPS      Y2, Y10, Y6
+	VMOVUPS     Y6, 64(DI)
+	VMOVUPS     Y10, 96(DI)
+	VMULPS      word_bf800000<>+0(SB), Y2, Y2
+	VMOVUPS     Y2, 128(DI)
+	VFMADD231PS word_bf7b14be<>+0(SB), Y5, Y9
+	VFMADD231PS word_bf7b14be<>+0(SB), Y15, Y12
+	VADDPS      Y12, Y9, Y2
+	VMOVUPS     Y2, 1408(DI)
+	VMOVUPS     Y9, 1440(DI)
+	VMOVUPS     Y12, 1472(DI)
+	VMOVAPS     Y11, Y2
+	VFMADD231PS word_bed413cd<>+0(SB), Y14, Y2
+	VFMADD231PS word_3ed413cd<>+0(SB), Y11, Y14
+	VMOVUPS     1440(SI), Y5
+	VMOVAPS     Y5, Y6
+	VFMADD231PS word_3f6c835e<>+0(SB), Y2, Y6
+	VMOVUPS     1408(SI), Y9
+	VMOVAPS     Y9, Y10
+	VFMADD231PS word_3f6c835e<>+0(SB), Y14, Y10
+	VSUBPS      Y10, Y6, Y11
+	VMOVUPS     Y11, 160(DI)
+	VMOVUPS     Y6, 192(DI)
+	VMULPS      word_bf800000<>+0(SB), Y10, Y6
+	VMOVUPS     Y6, 224(DI)
+	VFMADD231PS word_bf6c835e<>+0(SB), Y2, Y5
+	VFMADD231PS word_bf6c835e<>+0(SB), Y14, Y9
+	VADDPS      Y9, Y5, Y2
+	VMOVUPS     Y2, 1312(DI)
+	VMOVUPS     Y5, 1344(DI)
+	VMOVUPS     Y9, 1376(DI)
+	VMOVAPS     Y1, Y2
+	VFMADD231PS word_3f2b0dc1<>+0(SB), Y13, Y2
+	VFMADD231PS word_bf2b0dc1<>+0(SB), Y1, Y13
+	VMOVUPS     1376(SI), Y1
+	VMOVAPS     Y1, Y5
+	VFMADD231PS word_3f54db31<>+0(SB), Y2, Y5
+	VMOVUPS     1344(SI), Y6
+	VMOVAPS     Y6, Y9
+	VFMADD231PS word_3f54db31<>+0(SB), Y13, Y9
+	VADDPS      Y9, Y5, Y10
+	VMOVUPS     Y10, 256(DI)
+	VMOVUPS     Y5, 288(DI)
+	VMOVUPS     Y9, 320(DI)
+	VFMADD231PS word_bf54db31<>+0(SB), Y2, Y1
+	VFMADD231PS word_bf54db31<>+0(SB), Y13, Y6
+	VSUBPS      Y6, Y1, Y2
+	VMOVUPS     Y2, 1216(DI)
+	VMOVUPS     Y1, 1248(DI)
+	VMULPS      word_bf800000<>+0(SB), Y6, Y1
+	VMOVUPS     Y1, 1280(DI)
+	VMOVUPS     1312(SI), Y1
+	VMOVUPS     1568(SI), Y2
+	VMOVAPS     Y1, Y5
+	VFMADD231PS word_bf800000<>+0(SB), Y2, Y5
+	VFMADD231PS word_3f800000<>+0(SB), Y1, Y2
+	VMOVUPS     1024(SI), Y1
+	VMOVAPS     Y1, Y6
+	VFMADD231PS word_3f3504f3<>+0(SB), Y5, Y6
+	VMOVUPS     1056(SI), Y9
+	VMOVAPS     Y9, Y10
+	VFMADD231PS word_3f3504f3<>+0(SB), Y2, Y10
+	VSUBPS      Y10, Y6, Y11
+	VMOVUPS     Y11, 352(DI)
+	VMOVUPS     Y6, 384(DI)
+	VMULPS      word_bf800000<>+0(SB), Y10, Y6
+	VMOVUPS     Y6, 416(DI)
+	VFMADD231PS word_bf3504f3<>+0(SB), Y5, Y1
+	VFMADD231PS word_bf3504f3<>+0(SB), Y2, Y9
+	VADDPS      Y9, Y1, Y2
+	VMOVUPS     Y2, 1120(DI)
+	VMOVUPS     Y1, 1152(DI)
+	VMOVUPS     Y9, 1184(DI)
+	VMOVAPS     Y3, Y1
+	VFMADD231PS word_bfbf90c7<>+0(SB), Y7, Y1
+	VFMADD231PS word_3fbf90c7<>+0(SB), Y3, Y7
+	VMOVUPS     1280(SI), Y2
+	VMOVAPS     Y2, Y3
+	VFMADD231PS word_3f0e39da<>+0(SB), Y1, Y3
+	VMOVUPS     1248(SI), Y5
+	VMOVAPS     Y5, Y6
+	VFMADD231PS word_3f0e39da<>+0(SB), Y7, Y6
+	VSUBPS      Y6, Y3, Y9
+	VMOVUPS     Y9, 448(DI)
+	VMOVUPS     Y3, 480(DI)
+	VMULPS      word_bf800000<>+0(SB), Y6, Y3
+	VMOVUPS     Y3, 512(DI)
+	VFMADD231PS word_bf0e39da<>+0(SB), Y1, Y2
+	VFMADD231PS word_bf0e39da<>+0(SB), Y7, Y5
+	VADDPS      Y5, Y2, Y1
+	VMOVUPS     Y1, 1024(DI)
+	VMOVUPS     Y2, 1056(DI)
+	VMOVUPS     Y5, 1088(DI)
+	VMOVAPS     Y4, Y1
+	VFMADD231PS word_401a827a<>+0(SB), Y0, Y1
+	VFMADD231PS word_c01a827a<>+0(SB), Y4, Y0
+	VMOVUPS     1216(SI), Y2
+	VMOVAPS     Y2, Y3
+	VFMADD231PS word_3ec3ef15<>+0(SB), Y1, Y3
+	VMOVUPS     1184(SI), Y4
+	VMOVAPS     Y4, Y5
+	VFMADD231PS word_3ec3ef15<>+0(SB), Y0, Y5
+	VADDPS      Y5, Y3, Y6
+	VMOVUPS     Y6, 544(DI)
+	VMOVUPS     Y3, 576(DI)
+	VMOVUPS     Y5, 608(DI)
+	VFMADD231PS word_bec3ef15<>+0(SB), Y1, Y2
+	VFMADD231PS word_bec3ef15<>+0(SB), Y0, Y4
+	VSUBPS      Y4, Y2, Y0
+	VMOVUPS     Y0, 928(DI)
+	VMOVUPS     Y2, 960(DI)
+	VMULPS      word_bf800000<>+0(SB), Y4, Y0
+	VMOVUPS     Y0, 992(DI)
+	VMOVUPS     1600(SI), Y0
+	VMOVAPS     Y0, Y1
+	VFMADD231PS word_40a0dff7<>+0(SB), Y8, Y1
+	VFMADD231PS word_c0a0dff7<>+0(SB), Y0, Y8
+	VMOVUPS     1152(SI), Y0
+	VMOVAPS     Y0, Y2
+	VFMADD231PS word_3e47c5c2<>+0(SB), Y1, Y2
+	VMOVUPS     1120(SI), Y3
+	VMOVAPS     Y3, Y4
+	VFMADD231PS word_3e47c5c2<>+0(SB), Y8, Y4
+	VADDPS      Y4, Y2, Y5
+	VMOVUPS     Y5, 640(DI)
+	VMOVUPS     Y2, 672(DI)
+	VMOVUPS     Y4, 704(DI)
+	VFMADD231PS word_be47c5c2<>+0(SB), Y1, Y0
+	VFMADD231PS word_be47c5c2<>+0(SB), Y8, Y3
+	VSUBPS      Y3, Y0, Y1
+	VMOVUPS     Y1, 832(DI)
+	VMOVUPS     Y0, 864(DI)
+	VMULPS      word_bf800000<>+0(SB), Y3, Y0
+	VMOVUPS     Y0, 896(DI)
+	VMOVUPS     1088(SI), Y0
+	VMOVUPS     1536(SI), Y1
+	VSUBPS      Y1, Y0, Y2
+	VMOVUPS     Y2, 736(DI)
+	VMOVUPS     Y0, 768(DI)
+	VMULPS      word_bf800000<>+0(SB), Y1, Y0
+	VMOVUPS     Y0, 800(DI)
+	MOVQ        CX, R8
+	MOVQ        DI, R13
+	MOVQ        $0x0000002f, R11
+
+spread:
+	VMOVUPS (R13), Y0
+	VMOVUPS Y0, (R8)
+	ADDQ    DX, R8
+	ADDQ    $0x00000020, R13
+	DECQ    R11
+	JNE     spread
+	ADDQ    $0x00000020, AX
+	ADDQ    $0x00000020, CX
+	DECQ    R10
+	JNE     vector
+	VZEROUPPER
+	RET
+
+// func circulantInverseImage32AVX2(y []float32, yStep int, src []float32, srcStep int, bias []float32, lo float32, hi float32, vecs int, scratch []float32)
+// Requires: AVX, FMA3
+TEXT ·circulantInverseImage32AVX2(SB), NOSPLIT, $0-128
+	MOVQ src_base+32(FP), AX
+	MOVQ srcStep+56(FP), BX
+	SHLQ $0x02, BX
+	MOVQ y_base+0(FP), CX
+	MOVQ yStep+24(FP), DX
+	SHLQ $0x02, DX
+	MOVQ vecs+96(FP), R10
+	MOVQ scratch_base+104(FP), SI
+	LEAQ 3584(SI), DI
+
+vector:
+	MOVQ AX, R8
+	MOVQ DI, R13
+	MOVQ $0x0000002f, R11
+
+gather:
+	VMOVUPS      (R8), Y0
+	VMOVUPS      Y0, (R13)
+	ADDQ         BX, R8
+	ADDQ         $0x00000020, R13
+	DECQ         R11
+	JNE          gather
+	VMOVUPS      (DI), Y0
+	VMOVUPS      32(DI), Y1
+	VADDPS       Y1, Y0, Y2
+	VSUBPS       Y1, Y0, Y0
+	VMOVUPS      64(DI), Y1
+	VSUBPS       128(DI), Y1, Y3
+	VADDPS       96(DI), Y1, Y1
+	VMOVUPS      1408(DI), Y4
+	VSUBPS       1472(DI), Y4, Y5
+	VADDPS       1440(DI), Y4, Y4
+	VADDPS       Y5, Y3, Y6
+	VSUBPS       Y4, Y1, Y7
+	VSUBPS       Y5, Y3, Y3
+	VADDPS       Y4, Y1, Y1
+	VMOVAPS      Y3, Y4
+	VFMADD231PS  word_be4bafaf<>+0(SB), Y1, Y4
+	VMULPS       word_3f7b14be<>+0(SB), Y4, Y4
+	VFMADD231PS  word_3e4bafaf<>+0(SB), Y3, Y1
+	VMULPS       word_3f7b14be<>+0(SB), Y1, Y1
+	VMOVUPS      160(DI), Y3
+	VSUBPS       224(DI), Y3, Y5
+	VADDPS       192(DI), Y3, Y3
+	VMOVUPS      1312(DI), Y8
+	VSUBPS       1376(DI), Y8, Y9
+	VADDPS       1344(DI), Y8, Y8
+	VADDPS       Y9, Y5, Y10
+	VSUBPS       Y8, Y3, Y11
+	VSUBPS       Y9, Y5, Y5
+	VADDPS       Y8, Y3, Y3
+	VMOVAPS      Y5, Y8
+	VFMADD231PS  word_bed413cd<>+0(SB), Y3, Y8
+	VMULPS       word_3f6c835e<>+0(SB), Y8, Y8
+	VFMADD231PS  word_3ed413cd<>+0(SB), Y5, Y3
+	VMULPS       word_3f6c835e<>+0(SB), Y3, Y3
+	VMOVUPS      256(DI), Y5
+	VSUBPS       320(DI), Y5, Y9
+	VADDPS       288(DI), Y5, Y5
+	VMOVUPS      1216(DI), Y12
+	VSUBPS       1280(DI), Y12, Y13
+	VADDPS       1248(DI), Y12, Y12
+	VADDPS       Y13, Y9, Y14
+	VSUBPS       Y12, Y5, Y15
+	VSUBPS       Y13, Y9, Y9
+	VADDPS       Y12, Y5, Y5
+	VMOVAPS      Y9, Y12
+	VFMADD231PS  word_bf2b0dc1<>+0(SB), Y5, Y12
+	VMULPS       word_3f54db31<>+0(SB), Y12, Y12
+	VFMADD231PS  word_3f2b0dc1<>+0(SB), Y9, Y5
+	VMULPS       word_3f54db31<>+0(SB), Y5, Y5
+	VMOVUPS      352(DI), Y9
+	VSUBPS       416(DI), Y9, Y13
+	VADDPS       384(DI), Y9, Y9
+	VMOVUPS      Y5, 1024(SI)
+	VMOVUPS      1120(DI), Y5
+	VMOVUPS      Y12, 1056(SI)
+	VSUBPS       1184(DI), Y5, Y12
+	VADDPS       1152(DI), Y5, Y5
+	VMOVUPS      Y3, 1088(SI)
+	VADDPS       Y12, Y13, Y3
+	VMOVUPS      Y8, 1120(SI)
+	VSUBPS       Y5, Y9, Y8
+	VSUBPS       Y12, Y13, Y12
+	VADDPS       Y5, Y9, Y5
+	VMOVAPS      Y12, Y9
+	VFMADD231PS  word_bf800000<>+0(SB), Y5, Y9
+	VMULPS       word_3f3504f3<>+0(SB), Y9, Y9
+	VFMADD231PS  word_3f800000<>+0(SB), Y12, Y5
+	VMULPS       word_3f3504f3<>+0(SB), Y5, Y5
+	VMOVUPS      448(DI), Y12
+	VSUBPS       512(DI), Y12, Y13
+	VADDPS       480(DI), Y12, Y12
+	VMOVUPS      Y5, 1152(SI)
+	VMOVUPS      1024(DI), Y5
+	VMOVUPS      Y9, 1184(SI)
+	VSUBPS       1088(DI), Y5, Y9
+	VADDPS       1056(DI), Y5, Y5
+	VMOVUPS      Y1, 1216(SI)
+	VADDPS       Y9, Y13, Y1
+	VMOVUPS      Y4, 1248(SI)
+	VSUBPS       Y5, Y12, Y4
+	VSUBPS       Y9, Y13, Y9
+	VADDPS       Y5, Y12, Y5
+	VMOVAPS      Y9, Y12
+	VFMADD231PS  word_bfbf90c7<>+0(SB), Y5, Y12
+	VMULPS       word_3f0e39da<>+0(SB), Y12, Y12
+	VFMADD231PS  word_3fbf90c7<>+0(SB), Y9, Y5
+	VMULPS       word_3f0e39da<>+0(SB), Y5, Y5
+	VMOVUPS      544(DI), Y9
+	VSUBPS       608(DI), Y9, Y13
+	VADDPS       576(DI), Y9, Y9
+	VMOVUPS      Y5, 1280(SI)
+	VMOVUPS      928(DI), Y5
+	VMOVUPS      Y12, 1312(SI)
+	VSUBPS       992(DI), Y5, Y12
+	VADDPS       960(DI), Y5, Y5
+	VMOVUPS      Y0, 1344(SI)
+	VADDPS       Y12, Y13, Y0
+	VMOVUPS      Y8, 1376(SI)
+	VSUBPS       Y5, Y9, Y8
+	VSUBPS       Y12, Y13, Y12
+	VADDPS       Y5, Y9, Y5
+	VMOVAPS      Y12, Y9
+	VFMADD231PS  word_c01a827a<>+0(SB), Y5, Y9
+	VMULPS       word_3ec3ef15<>+0(SB), Y9, Y9
+	VFMADD231PS  word_401a827a<>+0(SB), Y12, Y5
+	VMULPS       word_3ec3ef15<>+0(SB), Y5, Y5
+	VMOVUPS      640(DI), Y12
+	VSUBPS       704(DI), Y12, Y13
+	VADDPS       672(DI), Y12, Y12
+	VMOVUPS      Y5, 1408(SI)
+	VMOVUPS      832(DI), Y5
+	VMOVUPS      Y9, 1440(SI)
+	VSUBPS       896(DI), Y5, Y9
+	VADDPS       864(DI), Y5, Y5
+	VMOVUPS      Y3, 1472(SI)
+	VADDPS       Y9, Y13, Y3
+	VMOVUPS      Y4, 1504(SI)
+	VSUBPS       Y5, Y12, Y4
+	VSUBPS       Y9, Y13, Y9
+	VADDPS       Y5, Y12, Y5
+	VMOVAPS      Y9, Y12
+	VFMADD231PS  word_c0a0dff7<>+0(SB), Y5, Y12
+	VMULPS       word_3e47c5c2<>+0(SB), Y12, Y12
+	VFMADD231PS  word_40a0dff7<>+0(SB), Y9, Y5
+	VMULPS       word_3e47c5c2<>+0(SB), Y5, Y5
+	VMOVUPS      736(DI), Y9
+	VSUBPS       800(DI), Y9, Y13
+	VADDPS       768(DI), Y9, Y9
+	VMULPS       word_40000000<>+0(SB), Y13, Y13
+	VMULPS       word_c0000000<>+0(SB), Y9, Y9
+	VMOVUPS      Y5, 1536(SI)
+	VADDPS       Y13, Y2, Y5
+	VSUBPS       Y13, Y2, Y2
+	VADDPS       Y3, Y6, Y13
+	VMOVUPS      Y12, 1568(SI)
+	VSUBPS       Y4, Y7, Y12
+	VSUBPS       Y3, Y6, Y3
+	VADDPS       Y4, Y7, Y4
+	VMOVAPS      Y3, Y6
+	VFMADD231PS  word_bed413cd<>+0(SB), Y4, Y6
+	VMULPS       word_3f6c835e<>+0(SB), Y6, Y6
+	VFMADD231PS  word_3ed413cd<>+0(SB), Y3, Y4
+	VMULPS       word_3f6c835e<>+0(SB), Y4, Y3
+	VADDPS       Y0, Y10, Y4
+	VSUBPS       Y8, Y11, Y7
+	VSUBPS       Y0, Y10, Y0
+	VADDPS       Y8, Y11, Y8
+	VMOVAPS      Y0, Y10
+	VFMADD231PS  word_bf800000<>+0(SB), Y8, Y10
+	VMULPS       word_3f3504f3<>+0(SB), Y10, Y10
+	VFMADD231PS  word_3f800000<>+0(SB), Y0, Y8
+	VMULPS       word_3f3504f3<>+0(SB), Y8, Y0
+	VADDPS       Y1, Y14, Y8
+	VMOVUPS      1504(SI), Y11
+	VMOVUPS      Y9, 1600(SI)
+	VSUBPS       Y11, Y15, Y9
+	VSUBPS       Y1, Y14, Y1
+	VADDPS       Y11, Y15, Y11
+	VMOVAPS      Y1, Y14
+	VFMADD231PS  word_c01a827a<>+0(SB), Y11, Y14
+	VMULPS       word_3ec3ef15<>+0(SB), Y14, Y14
+	VFMADD231PS  word_401a827a<>+0(SB), Y1, Y11
+	VMULPS       word_3ec3ef15<>+0(SB), Y11, Y1
+	VMOVUPS      1472(SI), Y11
+	VMULPS       word_40000000<>+0(SB), Y11, Y11
+	VMOVUPS      1376(SI), Y15
+	VMULPS       word_c0000000<>+0(SB), Y15, Y15
+	VMOVUPS      Y0, 1376(SI)
+	VADDPS       Y11, Y5, Y0
+	VSUBPS       Y11, Y5, Y5
+	VADDPS       Y8, Y13, Y11
+	VMOVUPS      Y10, 1472(SI)
+	VSUBPS       Y9, Y12, Y10
+	VSUBPS       Y8, Y13, Y8
+	VADDPS       Y9, Y12, Y9
+	VMOVAPS      Y8, Y12
+	VFMADD231PS  word_bf800000<>+0(SB), Y9, Y12
+	VMULPS       word_3f3504f3<>+0(SB), Y12, Y12
+	VFMADD231PS  word_3f800000<>+0(SB), Y8, Y9
+	VMULPS       word_3f3504f3<>+0(SB), Y9, Y8
+	VMULPS       word_40000000<>+0(SB), Y4, Y4
+	VMULPS       word_c0000000<>+0(SB), Y7, Y7
+	VADDPS       Y4, Y0, Y9
+	VSUBPS       Y4, Y0, Y0
+	VMULPS       word_40000000<>+0(SB), Y11, Y4
+	VMULPS       word_c0000000<>+0(SB), Y10, Y10
+	VADDPS       Y4, Y9, Y11
+	VSUBPS       Y4, Y9, Y4
+	VADDPS       Y10, Y0, Y9
+	VSUBPS       Y10, Y0, Y0
+	VADDPS       Y7, Y5, Y10
+	VSUBPS       Y7, Y5, Y5
+	VMULPS       word_40000000<>+0(SB), Y12, Y7
+	VMULPS       word_c0000000<>+0(SB), Y8, Y8
+	VADDPS       Y7, Y10, Y12
+	VSUBPS       Y7, Y10, Y7
+	VADDPS       Y8, Y5, Y10
+	VSUBPS       Y8, Y5, Y5
+	VADDPS       Y15, Y2, Y8
+	VSUBPS       Y15, Y2, Y2
+	VADDPS       Y14, Y6, Y13
+	VSUBPS       Y1, Y3, Y15
+	VSUBPS       Y14, Y6, Y6
+	VADDPS       Y1, Y3, Y1
+	VMOVAPS      Y6, Y3
+	VFMADD231PS  word_bf800000<>+0(SB), Y1, Y3
+	VMULPS       word_3f3504f3<>+0(SB), Y3, Y3
+	VFMADD231PS  word_3f800000<>+0(SB), Y6, Y1
+	VMULPS       word_3f3504f3<>+0(SB), Y1, Y1
+	VMOVUPS      1472(SI), Y6
+	VMULPS       word_40000000<>+0(SB), Y6, Y6
+	VMOVUPS      1376(SI), Y14
+	VMULPS       word_c0000000<>+0(SB), Y14, Y14
+	VMOVUPS      Y5, 1376(SI)
+	VADDPS       Y6, Y8, Y5
+	VSUBPS       Y6, Y8, Y6
+	VMULPS       word_40000000<>+0(SB), Y13, Y8
+	VMULPS       word_c0000000<>+0(SB), Y15, Y13
+	VADDPS       Y8, Y5, Y15
+	VSUBPS       Y8, Y5, Y5
+	VADDPS       Y13, Y6, Y8
+	VSUBPS       Y13, Y6, Y6
+	VADDPS       Y14, Y2, Y13
+	VSUBPS       Y14, Y2, Y2
+	VMULPS       word_40000000<>+0(SB), Y3, Y3
+	VMULPS       word_c0000000<>+0(SB), Y1, Y1
+	VADDPS       Y3, Y13, Y14
+	VSUBPS       Y3, Y13, Y3
+	VADDPS       Y1, Y2, Y13
+	VSUBPS       Y1, Y2, Y1
+	VMOVUPS      1344(SI), Y2
+	VMOVUPS      Y1, 1472(SI)
+	VMOVUPS      1600(SI), Y1
+	VMOVUPS      Y6, 1504(SI)
+	VADDPS       Y1, Y2, Y6
+	VSUBPS       Y1, Y2, Y1
+	VMOVUPS      1248(SI), Y2
+	VMOVUPS      Y0, 1600(SI)
+	VMOVUPS      1568(SI), Y0
+	VMOVUPS      Y3, 1344(SI)
+	VADDPS       Y0, Y2, Y3
+	VMOVUPS      Y7, 1632(SI)
+	VMOVUPS      1216(SI), Y7
+	VMOVUPS      Y5, 1664(SI)
+	VMOVUPS      1536(SI), Y5
+	VMOVUPS      Y4, 1696(SI)
+	VSUBPS       Y5, Y7, Y4
+	VSUBPS       Y0, Y2, Y0
+	VADDPS       Y5, Y7, Y2
+	VMOVAPS      Y0, Y5
+	VFMADD231PS  word_bed413cd<>+0(SB), Y2, Y5
+	VMULPS       word_3f6c835e<>+0(SB), Y5, Y5
+	VFMADD231PS  word_3ed413cd<>+0(SB), Y0, Y2
+	VMULPS       word_3f6c835e<>+0(SB), Y2, Y0
+	VMOVUPS      1120(SI), Y2
+	VMOVUPS      1440(SI), Y7
+	VMOVUPS      Y13, 1536(SI)
+	VADDPS       Y7, Y2, Y13
+	VMOVUPS      Y10, 1216(SI)
+	VMOVUPS      1088(SI), Y10
+	VMOVUPS      Y8, 1568(SI)
+	VMOVUPS      1408(SI), Y8
+	VMOVUPS      Y9, 1248(SI)
+	VSUBPS       Y8, Y10, Y9
+	VSUBPS       Y7, Y2, Y2
+	VADDPS       Y8, Y10, Y7
+	VMOVAPS      Y2, Y8
+	VFMADD231PS  word_bf800000<>+0(SB), Y7, Y8
+	VMULPS       word_3f3504f3<>+0(SB), Y8, Y8
+	VFMADD231PS  word_3f800000<>+0(SB), Y2, Y7
+	VMULPS       word_3f3504f3<>+0(SB), Y7, Y2
+	VMOVUPS      1056(SI), Y7
+	VMOVUPS      1312(SI), Y10
+	VMOVUPS      Y14, 1408(SI)
+	VADDPS       Y10, Y7, Y14
+	VMOVUPS      Y12, 1088(SI)
+	VMOVUPS      1024(SI), Y12
+	VMOVUPS      Y15, 1440(SI)
+	VMOVUPS      1280(SI), Y15
+	VMOVUPS      Y11, 1120(SI)
+	VSUBPS       Y15, Y12, Y11
+	VSUBPS       Y10, Y7, Y7
+	VADDPS       Y15, Y12, Y10
+	VMOVAPS      Y7, Y12
+	VFMADD231PS  word_c01a827a<>+0(SB), Y10, Y12
+	VMULPS       word_3ec3ef15<>+0(SB), Y12, Y12
+	VFMADD231PS  word_401a827a<>+0(SB), Y7, Y10
+	VMULPS       word_3ec3ef15<>+0(SB), Y10, Y7
+	VMOVUPS      1184(SI), Y10
+	VMULPS       word_40000000<>+0(SB), Y10, Y10
+	VMOVUPS      1152(SI), Y15
+	VMULPS       word_c0000000<>+0(SB), Y15, Y15
+	VMOVUPS      Y2, 1152(SI)
+	VADDPS       Y10, Y6, Y2
+	VSUBPS       Y10, Y6, Y6
+	VADDPS       Y14, Y3, Y10
+	VMOVUPS      Y8, 1184(SI)
+	VSUBPS       Y11, Y4, Y8
+	VSUBPS       Y14, Y3, Y3
+	VADDPS       Y11, Y4, Y4
+	VMOVAPS      Y3, Y11
+	VFMADD231PS  word_bf800000<>+0(SB), Y4, Y11
+	VMULPS       word_3f3504f3<>+0(SB), Y11, Y11
+	VFMADD231PS  word_3f800000<>+0(SB), Y3, Y4
+	VMULPS       word_3f3504f3<>+0(SB), Y4, Y3
+	VMULPS       word_40000000<>+0(SB), Y13, Y4
+	VMULPS       word_c0000000<>+0(SB), Y9, Y9
+	VADDPS       Y4, Y2, Y13
+	VSUBPS       Y4, Y2, Y2
+	VMULPS       word_40000000<>+0(SB), Y10, Y4
+	VMULPS       word_c0000000<>+0(SB), Y8, Y8
+	VADDPS       Y4, Y13, Y10
+	VSUBPS       Y4, Y13, Y4
+	VADDPS       Y8, Y2, Y13
+	VSUBPS       Y8, Y2, Y2
+	VADDPS       Y9, Y6, Y8
+	VSUBPS       Y9, Y6, Y6
+	VMULPS       word_40000000<>+0(SB), Y11, Y9
+	VMULPS       word_c0000000<>+0(SB), Y3, Y3
+	VADDPS       Y9, Y8, Y11
+	VSUBPS       Y9, Y8, Y8
+	VADDPS       Y3, Y6, Y9
+	VSUBPS       Y3, Y6, Y3
+	VADDPS       Y15, Y1, Y6
+	VSUBPS       Y15, Y1, Y1
+	VADDPS       Y12, Y5, Y14
+	VSUBPS       Y7, Y0, Y15
+	VSUBPS       Y12, Y5, Y5
+	VADDPS       Y7, Y0, Y0
+	VMOVAPS      Y5, Y7
+	VFMADD231PS  word_bf800000<>+0(SB), Y0, Y7
+	VMULPS       word_3f3504f3<>+0(SB), Y7, Y7
+	VFMADD231PS  word_3f800000<>+0(SB), Y5, Y0
+	VMULPS       word_3f3504f3<>+0(SB), Y0, Y0
+	VMOVUPS      1184(SI), Y5
+	VMULPS       word_40000000<>+0(SB), Y5, Y5
+	VMOVUPS      1152(SI), Y12
+	VMULPS       word_c0000000<>+0(SB), Y12, Y12
+	VMOVUPS      Y3, 1152(SI)
+	VADDPS       Y5, Y6, Y3
+	VSUBPS       Y5, Y6, Y5
+	VMULPS       word_40000000<>+0(SB), Y14, Y6
+	VMULPS       word_c0000000<>+0(SB), Y15, Y14
+	VADDPS       Y6, Y3, Y15
+	VSUBPS       Y6, Y3, Y3
+	VADDPS       Y14, Y5, Y6
+	VSUBPS       Y14, Y5, Y5
+	VADDPS       Y12, Y1, Y14
+	VSUBPS       Y12, Y1, Y1
+	VMULPS       word_40000000<>+0(SB), Y7, Y7
+	VMULPS       word_c0000000<>+0(SB), Y0, Y0
+	VADDPS       Y7, Y14, Y12
+	VSUBPS       Y7, Y14, Y7
+	VADDPS       Y0, Y1, Y14
+	VSUBPS       Y0, Y1, Y0
+	VMOVUPS      1120(SI), Y1
+	VMOVUPS      Y1, (SI)
+	VMOVUPS      Y10, 32(SI)
+	VMOVUPS      1440(SI), Y1
+	VMOVUPS      Y1, 64(SI)
+	VMOVUPS      Y15, 96(SI)
+	VMOVUPS      1088(SI), Y1
+	VMOVUPS      Y1, 128(SI)
+	VMOVUPS      Y11, 160(SI)
+	VMOVUPS      1408(SI), Y1
+	VMOVUPS      Y1, 192(SI)
+	VMOVUPS      Y12, 224(SI)
+	VMOVUPS      1248(SI), Y1
+	VMOVUPS      Y1, 256(SI)
+	VMOVUPS      Y13, 288(SI)
+	VMOVUPS      1568(SI), Y1
+	VMOVUPS      Y1, 320(SI)
+	VMOVUPS      Y6, 352(SI)
+	VMOVUPS      1216(SI), Y1
+	VMOVUPS      Y1, 384(SI)
+	VMOVUPS      Y9, 416(SI)
+	VMOVUPS      1536(SI), Y1
+	VMOVUPS      Y1, 448(SI)
+	VMOVUPS      Y14, 480(SI)
+	VMOVUPS      1696(SI), Y1
+	VMOVUPS      Y1, 512(SI)
+	VMOVUPS      Y4, 544(SI)
+	VMOVUPS      1664(SI), Y1
+	VMOVUPS      Y1, 576(SI)
+	VMOVUPS      Y3, 608(SI)
+	VMOVUPS      1632(SI), Y1
+	VMOVUPS      Y1, 640(SI)
+	VMOVUPS      Y8, 672(SI)
+	VMOVUPS      1344(SI), Y1
+	VMOVUPS      Y1, 704(SI)
+	VMOVUPS      Y7, 736(SI)
+	VMOVUPS      1600(SI), Y1
+	VMOVUPS      Y1, 768(SI)
+	VMOVUPS      Y2, 800(SI)
+	VMOVUPS      1504(SI), Y1
+	VMOVUPS      Y1, 832(SI)
+	VMOVUPS      Y5, 864(SI)
+	VMOVUPS      1376(SI), Y1
+	VMOVUPS      Y1, 896(SI)
+	VMOVUPS      1152(SI), Y1
+	VMOVUPS      Y1, 928(SI)
+	VMOVUPS      1472(SI), Y1
+	VMOVUPS      Y1, 960(SI)
+	VMOVUPS      Y0, 992(SI)
+	MOVQ         bias_base+64(FP), R12
+	VBROADCASTSS lo+88(FP), Y2
+	VBROADCASTSS hi+92(FP), Y3
+	MOVQ         CX, R8
+	MOVQ         SI, R13
+	MOVQ         $0x00000020, R11
+
+spread:
+	VBROADCASTSS (R12), Y1
+	VADDPS       (R13), Y1, Y0
+	VMAXPS       Y0, Y2, Y0
+	VMINPS       Y0, Y3, Y0
+	VMOVUPS      Y0, (R8)
+	ADDQ         $0x04, R12
+	ADDQ         DX, R8
+	ADDQ         $0x00000020, R13
+	DECQ         R11
+	JNE          spread
+	ADDQ         $0x00000020, AX
+	ADDQ         $0x00000020, CX
+	DECQ         R10
+	JNE          vector
 	VZEROUPPER
 	RET
 
@@ -20298,6 +29290,2126 @@ group:
 	VZEROUPPER
 	RET
 
+// func circulantForwardImage64AVX2(dst []float32, dstStep int, x []float32, xStep int, vecs int, scratch []float32)
+// Requires: AVX, FMA3
+TEXT ·circulantForwardImage64AVX2(SB), NOSPLIT, $0-96
+	MOVQ x_base+32(FP), AX
+	MOVQ xStep+56(FP), BX
+	SHLQ $0x02, BX
+	MOVQ dst_base+0(FP), CX
+	MOVQ dstStep+24(FP), DX
+	SHLQ $0x02, DX
+	MOVQ vecs+64(FP), R10
+	MOVQ scratch_base+72(FP), SI
+	LEAQ 6656(SI), DI
+
+vector:
+	MOVQ AX, R8
+	MOVQ SI, R13
+	MOVQ $0x00000040, R11
+
+gather:
+	VMOVUPS     (R8), Y0
+	VMOVUPS     Y0, (R13)
+	ADDQ        BX, R8
+	ADDQ        $0x00000020, R13
+	DECQ        R11
+	JNE         gather
+	VMOVUPS     (SI), Y0
+	VMOVUPS     1024(SI), Y1
+	VADDPS      Y1, Y0, Y2
+	VSUBPS      Y1, Y0, Y0
+	VMOVUPS     512(SI), Y1
+	VMOVUPS     1536(SI), Y3
+	VADDPS      Y3, Y1, Y4
+	VSUBPS      Y3, Y1, Y1
+	VADDPS      Y4, Y2, Y3
+	VSUBPS      Y4, Y2, Y2
+	VMOVUPS     256(SI), Y4
+	VMOVUPS     1280(SI), Y5
+	VADDPS      Y5, Y4, Y6
+	VSUBPS      Y5, Y4, Y4
+	VMOVUPS     768(SI), Y5
+	VMOVUPS     1792(SI), Y7
+	VADDPS      Y7, Y5, Y8
+	VSUBPS      Y7, Y5, Y5
+	VADDPS      Y8, Y6, Y7
+	VSUBPS      Y8, Y6, Y6
+	VADDPS      Y7, Y3, Y8
+	VSUBPS      Y7, Y3, Y3
+	VMOVAPS     Y4, Y7
+	VFMADD231PS word_bf800000<>+0(SB), Y5, Y7
+	VFMADD231PS word_3f800000<>+0(SB), Y4, Y5
+	VMOVAPS     Y0, Y4
+	VFMADD231PS word_3f3504f3<>+0(SB), Y7, Y4
+	VMOVAPS     Y1, Y9
+	VFMADD231PS word_3f3504f3<>+0(SB), Y5, Y9
+	VFMADD231PS word_bf3504f3<>+0(SB), Y7, Y0
+	VFMADD231PS word_bf3504f3<>+0(SB), Y5, Y1
+	VMOVUPS     128(SI), Y5
+	VMOVUPS     1152(SI), Y7
+	VADDPS      Y7, Y5, Y10
+	VSUBPS      Y7, Y5, Y5
+	VMOVUPS     640(SI), Y7
+	VMOVUPS     1664(SI), Y11
+	VADDPS      Y11, Y7, Y12
+	VSUBPS      Y11, Y7, Y7
+	VADDPS      Y12, Y10, Y11
+	VSUBPS      Y12, Y10, Y10
+	VMOVUPS     384(SI), Y12
+	VMOVUPS     1408(SI), Y13
+	VADDPS      Y13, Y12, Y14
+	VSUBPS      Y13, Y12, Y12
+	VMOVUPS     896(SI), Y13
+	VMOVUPS     1920(SI), Y15
+	VMOVUPS     Y3, 2048(SI)
+	VADDPS      Y15, Y13, Y3
+	VSUBPS      Y15, Y13, Y13
+	VADDPS      Y3, Y14, Y15
+	VSUBPS      Y3, Y14, Y3
+	VADDPS      Y15, Y11, Y14
+	VSUBPS      Y15, Y11, Y11
+	VMOVAPS     Y12, Y15
+	VFMADD231PS word_bf800000<>+0(SB), Y13, Y15
+	VFMADD231PS word_3f800000<>+0(SB), Y12, Y13
+	VMOVAPS     Y5, Y12
+	VFMADD231PS word_3f3504f3<>+0(SB), Y15, Y12
+	VMOVUPS     Y11, 2080(SI)
+	VMOVAPS     Y7, Y11
+	VFMADD231PS word_3f3504f3<>+0(SB), Y13, Y11
+	VFMADD231PS word_bf3504f3<>+0(SB), Y15, Y5
+	VFMADD231PS word_bf3504f3<>+0(SB), Y13, Y7
+	VADDPS      Y14, Y8, Y13
+	VSUBPS      Y14, Y8, Y8
+	VMOVAPS     Y12, Y14
+	VFMADD231PS word_bed413cd<>+0(SB), Y11, Y14
+	VFMADD231PS word_3ed413cd<>+0(SB), Y12, Y11
+	VMOVAPS     Y4, Y12
+	VFMADD231PS word_3f6c835e<>+0(SB), Y14, Y12
+	VMOVAPS     Y9, Y15
+	VFMADD231PS word_3f6c835e<>+0(SB), Y11, Y15
+	VFMADD231PS word_bf6c835e<>+0(SB), Y14, Y4
+	VFMADD231PS word_bf6c835e<>+0(SB), Y11, Y9
+	VMOVAPS     Y10, Y11
+	VFMADD231PS word_bf800000<>+0(SB), Y3, Y11
+	VFMADD231PS word_3f800000<>+0(SB), Y10, Y3
+	VMOVAPS     Y2, Y10
+	VFMADD231PS word_3f3504f3<>+0(SB), Y11, Y10
+	VMOVAPS     Y6, Y14
+	VFMADD231PS word_3f3504f3<>+0(SB), Y3, Y14
+	VFMADD231PS word_bf3504f3<>+0(SB), Y11, Y2
+	VFMADD231PS word_bf3504f3<>+0(SB), Y3, Y6
+	VMOVAPS     Y5, Y3
+	VFMADD231PS word_401a827a<>+0(SB), Y7, Y3
+	VFMADD231PS word_c01a827a<>+0(SB), Y5, Y7
+	VMOVAPS     Y0, Y5
+	VFMADD231PS word_3ec3ef15<>+0(SB), Y3, Y5
+	VMOVAPS     Y1, Y11
+	VFMADD231PS word_3ec3ef15<>+0(SB), Y7, Y11
+	VFMADD231PS word_bec3ef15<>+0(SB), Y3, Y0
+	VFMADD231PS word_bec3ef15<>+0(SB), Y7, Y1
+	VMOVUPS     64(SI), Y3
+	VMOVUPS     1088(SI), Y7
+	VMOVUPS     Y8, 2112(SI)
+	VADDPS      Y7, Y3, Y8
+	VSUBPS      Y7, Y3, Y3
+	VMOVUPS     576(SI), Y7
+	VMOVUPS     Y9, 2144(SI)
+	VMOVUPS     1600(SI), Y9
+	VMOVUPS     Y4, 2176(SI)
+	VADDPS      Y9, Y7, Y4
+	VSUBPS      Y9, Y7, Y7
+	VADDPS      Y4, Y8, Y9
+	VSUBPS      Y4, Y8, Y4
+	VMOVUPS     320(SI), Y8
+	VMOVUPS     Y6, 2208(SI)
+	VMOVUPS     1344(SI), Y6
+	VMOVUPS     Y2, 2240(SI)
+	VADDPS      Y6, Y8, Y2
+	VSUBPS      Y6, Y8, Y6
+	VMOVUPS     832(SI), Y8
+	VMOVUPS     Y1, 2272(SI)
+	VMOVUPS     1856(SI), Y1
+	VMOVUPS     Y0, 2304(SI)
+	VADDPS      Y1, Y8, Y0
+	VSUBPS      Y1, Y8, Y1
+	VADDPS      Y0, Y2, Y8
+	VSUBPS      Y0, Y2, Y0
+	VADDPS      Y8, Y9, Y2
+	VSUBPS      Y8, Y9, Y8
+	VMOVAPS     Y6, Y9
+	VFMADD231PS word_bf800000<>+0(SB), Y1, Y9
+	VFMADD231PS word_3f800000<>+0(SB), Y6, Y1
+	VMOVAPS     Y3, Y6
+	VFMADD231PS word_3f3504f3<>+0(SB), Y9, Y6
+	VMOVUPS     Y8, 2336(SI)
+	VMOVAPS     Y7, Y8
+	VFMADD231PS word_3f3504f3<>+0(SB), Y1, Y8
+	VFMADD231PS word_bf3504f3<>+0(SB), Y9, Y3
+	VFMADD231PS word_bf3504f3<>+0(SB), Y1, Y7
+	VMOVUPS     192(SI), Y1
+	VMOVUPS     1216(SI), Y9
+	VMOVUPS     Y11, 2368(SI)
+	VADDPS      Y9, Y1, Y11
+	VSUBPS      Y9, Y1, Y1
+	VMOVUPS     704(SI), Y9
+	VMOVUPS     Y5, 2400(SI)
+	VMOVUPS     1728(SI), Y5
+	VMOVUPS     Y14, 2432(SI)
+	VADDPS      Y5, Y9, Y14
+	VSUBPS      Y5, Y9, Y5
+	VADDPS      Y14, Y11, Y9
+	VSUBPS      Y14, Y11, Y11
+	VMOVUPS     448(SI), Y14
+	VMOVUPS     Y10, 2464(SI)
+	VMOVUPS     1472(SI), Y10
+	VMOVUPS     Y15, 2496(SI)
+	VADDPS      Y10, Y14, Y15
+	VSUBPS      Y10, Y14, Y10
+	VMOVUPS     960(SI), Y14
+	VMOVUPS     Y12, 2528(SI)
+	VMOVUPS     1984(SI), Y12
+	VMOVUPS     Y13, 2560(SI)
+	VADDPS      Y12, Y14, Y13
+	VSUBPS      Y12, Y14, Y12
+	VADDPS      Y13, Y15, Y14
+	VSUBPS      Y13, Y15, Y13
+	VADDPS      Y14, Y9, Y15
+	VSUBPS      Y14, Y9, Y9
+	VMOVAPS     Y10, Y14
+	VFMADD231PS word_bf800000<>+0(SB), Y12, Y14
+	VFMADD231PS word_3f800000<>+0(SB), Y10, Y12
+	VMOVAPS     Y1, Y10
+	VFMADD231PS word_3f3504f3<>+0(SB), Y14, Y10
+	VMOVUPS     Y9, 2592(SI)
+	VMOVAPS     Y5, Y9
+	VFMADD231PS word_3f3504f3<>+0(SB), Y12, Y9
+	VFMADD231PS word_bf3504f3<>+0(SB), Y14, Y1
+	VFMADD231PS word_bf3504f3<>+0(SB), Y12, Y5
+	VADDPS      Y15, Y2, Y12
+	VSUBPS      Y15, Y2, Y2
+	VMOVAPS     Y10, Y14
+	VFMADD231PS word_bed413cd<>+0(SB), Y9, Y14
+	VFMADD231PS word_3ed413cd<>+0(SB), Y10, Y9
+	VMOVAPS     Y6, Y10
+	VFMADD231PS word_3f6c835e<>+0(SB), Y14, Y10
+	VMOVAPS     Y8, Y15
+	VFMADD231PS word_3f6c835e<>+0(SB), Y9, Y15
+	VFMADD231PS word_bf6c835e<>+0(SB), Y14, Y6
+	VFMADD231PS word_bf6c835e<>+0(SB), Y9, Y8
+	VMOVAPS     Y11, Y9
+	VFMADD231PS word_bf800000<>+0(SB), Y13, Y9
+	VFMADD231PS word_3f800000<>+0(SB), Y11, Y13
+	VMOVAPS     Y4, Y11
+	VFMADD231PS word_3f3504f3<>+0(SB), Y9, Y11
+	VMOVAPS     Y0, Y14
+	VFMADD231PS word_3f3504f3<>+0(SB), Y13, Y14
+	VFMADD231PS word_bf3504f3<>+0(SB), Y9, Y4
+	VFMADD231PS word_bf3504f3<>+0(SB), Y13, Y0
+	VMOVAPS     Y1, Y9
+	VFMADD231PS word_401a827a<>+0(SB), Y5, Y9
+	VFMADD231PS word_c01a827a<>+0(SB), Y1, Y5
+	VMOVAPS     Y3, Y1
+	VFMADD231PS word_3ec3ef15<>+0(SB), Y9, Y1
+	VMOVAPS     Y7, Y13
+	VFMADD231PS word_3ec3ef15<>+0(SB), Y5, Y13
+	VFMADD231PS word_bec3ef15<>+0(SB), Y9, Y3
+	VFMADD231PS word_bec3ef15<>+0(SB), Y5, Y7
+	VMOVUPS     2560(SI), Y5
+	VADDPS      Y5, Y12, Y9
+	VSUBPS      Y12, Y5, Y5
+	VMOVAPS     Y10, Y12
+	VFMADD231PS word_be4bafaf<>+0(SB), Y15, Y12
+	VFMADD231PS word_3e4bafaf<>+0(SB), Y10, Y15
+	VMOVUPS     2528(SI), Y10
+	VMOVUPS     Y5, 2560(SI)
+	VMOVAPS     Y10, Y5
+	VFMADD231PS word_3f7b14be<>+0(SB), Y12, Y5
+	VMOVUPS     Y2, 2624(SI)
+	VMOVUPS     2496(SI), Y2
+	VMOVUPS     Y5, 2656(SI)
+	VMOVAPS     Y2, Y5
+	VFMADD231PS word_3f7b14be<>+0(SB), Y15, Y5
+	VFMADD231PS word_bf7b14be<>+0(SB), Y12, Y10
+	VFMADD231PS word_bf7b14be<>+0(SB), Y15, Y2
+	VMOVAPS     Y11, Y12
+	VFMADD231PS word_bed413cd<>+0(SB), Y14, Y12
+	VFMADD231PS word_3ed413cd<>+0(SB), Y11, Y14
+	VMOVUPS     2464(SI), Y11
+	VMOVAPS     Y11, Y15
+	VFMADD231PS word_3f6c835e<>+0(SB), Y12, Y15
+	VMOVUPS     Y2, 2496(SI)
+	VMOVUPS     2432(SI), Y2
+	VMOVUPS     Y10, 2528(SI)
+	VMOVAPS     Y2, Y10
+	VFMADD231PS word_3f6c835e<>+0(SB), Y14, Y10
+	VFMADD231PS word_bf6c835e<>+0(SB), Y12, Y11
+	VFMADD231PS word_bf6c835e<>+0(SB), Y14, Y2
+	VMOVAPS     Y1, Y12
+	VFMADD231PS word_3f2b0dc1<>+0(SB), Y13, Y12
+	VFMADD231PS word_bf2b0dc1<>+0(SB), Y1, Y13
+	VMOVUPS     2400(SI), Y1
+	VMOVAPS     Y1, Y14
+	VFMADD231PS word_3f54db31<>+0(SB), Y12, Y14
+	VMOVUPS     Y2, 2432(SI)
+	VMOVUPS     2368(SI), Y2
+	VMOVUPS     Y11, 2464(SI)
+	VMOVAPS     Y2, Y11
+	VFMADD231PS word_3f54db31<>+0(SB), Y13, Y11
+	VFMADD231PS word_bf54db31<>+0(SB), Y12, Y1
+	VFMADD231PS word_bf54db31<>+0(SB), Y13, Y2
+	VMOVUPS     2336(SI), Y12
+	VMOVUPS     2592(SI), Y13
+	VMOVUPS     Y2, 2368(SI)
+	VMOVAPS     Y12, Y2
+	VFMADD231PS word_bf800000<>+0(SB), Y13, Y2
+	VFMADD231PS word_3f800000<>+0(SB), Y12, Y13
+	VMOVUPS     2048(SI), Y12
+	VMOVUPS     Y1, 2336(SI)
+	VMOVAPS     Y12, Y1
+	VFMADD231PS word_3f3504f3<>+0(SB), Y2, Y1
+	VMOVUPS     Y1, 2592(SI)
+	VMOVUPS     2080(SI), Y1
+	VMOVUPS     Y11, 2400(SI)
+	VMOVAPS     Y1, Y11
+	VFMADD231PS word_3f3504f3<>+0(SB), Y13, Y11
+	VFMADD231PS word_bf3504f3<>+0(SB), Y2, Y12
+	VFMADD231PS word_bf3504f3<>+0(SB), Y13, Y1
+	VMOVAPS     Y3, Y2
+	VFMADD231PS word_bfbf90c7<>+0(SB), Y7, Y2
+	VFMADD231PS word_3fbf90c7<>+0(SB), Y3, Y7
+	VMOVUPS     2304(SI), Y3
+	VMOVAPS     Y3, Y13
+	VFMADD231PS word_3f0e39da<>+0(SB), Y2, Y13
+	VMOVUPS     Y1, 2080(SI)
+	VMOVUPS     2272(SI), Y1
+	VMOVUPS     Y12, 2048(SI)
+	VMOVAPS     Y1, Y12
+	VFMADD231PS word_3f0e39da<>+0(SB), Y7, Y12
+	VFMADD231PS word_bf0e39da<>+0(SB), Y2, Y3
+	VFMADD231PS word_bf0e39da<>+0(SB), Y7, Y1
+	VMOVAPS     Y4, Y2
+	VFMADD231PS word_401a827a<>+0(SB), Y0, Y2
+	VFMADD231PS word_c01a827a<>+0(SB), Y4, Y0
+	VMOVUPS     2240(SI), Y4
+	VMOVAPS     Y4, Y7
+	VFMADD231PS word_3ec3ef15<>+0(SB), Y2, Y7
+	VMOVUPS     Y1, 2272(SI)
+	VMOVUPS     2208(SI), Y1
+	VMOVUPS     Y3, 2304(SI)
+	VMOVAPS     Y1, Y3
+	VFMADD231PS word_3ec3ef15<>+0(SB), Y0, Y3
+	VFMADD231PS word_bec3ef15<>+0(SB), Y2, Y4
+	VFMADD231PS word_bec3ef15<>+0(SB), Y0, Y1
+	VMOVAPS     Y6, Y0
+	VFMADD231PS word_40a0dff7<>+0(SB), Y8, Y0
+	VFMADD231PS word_c0a0dff7<>+0(SB), Y6, Y8
+	VMOVUPS     2176(SI), Y2
+	VMOVAPS     Y2, Y6
+	VFMADD231PS word_3e47c5c2<>+0(SB), Y0, Y6
+	VMOVUPS     Y1, 2208(SI)
+	VMOVUPS     2144(SI), Y1
+	VMOVUPS     Y4, 2240(SI)
+	VMOVAPS     Y1, Y4
+	VFMADD231PS word_3e47c5c2<>+0(SB), Y8, Y4
+	VFMADD231PS word_be47c5c2<>+0(SB), Y0, Y2
+	VFMADD231PS word_be47c5c2<>+0(SB), Y8, Y1
+	VMOVUPS     32(SI), Y0
+	VMOVUPS     1056(SI), Y8
+	VMOVUPS     Y1, 2144(SI)
+	VADDPS      Y8, Y0, Y1
+	VSUBPS      Y8, Y0, Y0
+	VMOVUPS     544(SI), Y8
+	VMOVUPS     Y2, 2176(SI)
+	VMOVUPS     1568(SI), Y2
+	VMOVUPS     Y4, 2688(SI)
+	VADDPS      Y2, Y8, Y4
+	VSUBPS      Y2, Y8, Y2
+	VADDPS      Y4, Y1, Y8
+	VSUBPS      Y4, Y1, Y1
+	VMOVUPS     288(SI), Y4
+	VMOVUPS     Y6, 2720(SI)
+	VMOVUPS     1312(SI), Y6
+	VMOVUPS     Y3, 2752(SI)
+	VADDPS      Y6, Y4, Y3
+	VSUBPS      Y6, Y4, Y4
+	VMOVUPS     800(SI), Y6
+	VMOVUPS     Y7, 2784(SI)
+	VMOVUPS     1824(SI), Y7
+	VMOVUPS     Y12, 2816(SI)
+	VADDPS      Y7, Y6, Y12
+	VSUBPS      Y7, Y6, Y6
+	VADDPS      Y12, Y3, Y7
+	VSUBPS      Y12, Y3, Y3
+	VADDPS      Y7, Y8, Y12
+	VSUBPS      Y7, Y8, Y7
+	VMOVAPS     Y4, Y8
+	VFMADD231PS word_bf800000<>+0(SB), Y6, Y8
+	VFMADD231PS word_3f800000<>+0(SB), Y4, Y6
+	VMOVAPS     Y0, Y4
+	VFMADD231PS word_3f3504f3<>+0(SB), Y8, Y4
+	VMOVUPS     Y13, 2848(SI)
+	VMOVAPS     Y2, Y13
+	VFMADD231PS word_3f3504f3<>+0(SB), Y6, Y13
+	VFMADD231PS word_bf3504f3<>+0(SB), Y8, Y0
+	VFMADD231PS word_bf3504f3<>+0(SB), Y6, Y2
+	VMOVUPS     160(SI), Y6
+	VMOVUPS     1184(SI), Y8
+	VMOVUPS     Y11, 2880(SI)
+	VADDPS      Y8, Y6, Y11
+	VSUBPS      Y8, Y6, Y6
+	VMOVUPS     672(SI), Y8
+	VMOVUPS     Y14, 2912(SI)
+	VMOVUPS     1696(SI), Y14
+	VMOVUPS     Y10, 2944(SI)
+	VADDPS      Y14, Y8, Y10
+	VSUBPS      Y14, Y8, Y8
+	VADDPS      Y10, Y11, Y14
+	VSUBPS      Y10, Y11, Y10
+	VMOVUPS     416(SI), Y11
+	VMOVUPS     Y15, 2976(SI)
+	VMOVUPS     1440(SI), Y15
+	VMOVUPS     Y5, 3008(SI)
+	VADDPS      Y15, Y11, Y5
+	VSUBPS      Y15, Y11, Y11
+	VMOVUPS     928(SI), Y15
+	VMOVUPS     Y9, 3040(SI)
+	VMOVUPS     1952(SI), Y9
+	VMOVUPS     Y7, 3072(SI)
+	VADDPS      Y9, Y15, Y7
+	VSUBPS      Y9, Y15, Y9
+	VADDPS      Y7, Y5, Y15
+	VSUBPS      Y7, Y5, Y5
+	VADDPS      Y15, Y14, Y7
+	VSUBPS      Y15, Y14, Y14
+	VMOVAPS     Y11, Y15
+	VFMADD231PS word_bf800000<>+0(SB), Y9, Y15
+	VFMADD231PS word_3f800000<>+0(SB), Y11, Y9
+	VMOVAPS     Y6, Y11
+	VFMADD231PS word_3f3504f3<>+0(SB), Y15, Y11
+	VMOVUPS     Y14, 3104(SI)
+	VMOVAPS     Y8, Y14
+	VFMADD231PS word_3f3504f3<>+0(SB), Y9, Y14
+	VFMADD231PS word_bf3504f3<>+0(SB), Y15, Y6
+	VFMADD231PS word_bf3504f3<>+0(SB), Y9, Y8
+	VADDPS      Y7, Y12, Y9
+	VSUBPS      Y7, Y12, Y7
+	VMOVAPS     Y11, Y12
+	VFMADD231PS word_bed413cd<>+0(SB), Y14, Y12
+	VFMADD231PS word_3ed413cd<>+0(SB), Y11, Y14
+	VMOVAPS     Y4, Y11
+	VFMADD231PS word_3f6c835e<>+0(SB), Y12, Y11
+	VMOVAPS     Y13, Y15
+	VFMADD231PS word_3f6c835e<>+0(SB), Y14, Y15
+	VFMADD231PS word_bf6c835e<>+0(SB), Y12, Y4
+	VFMADD231PS word_bf6c835e<>+0(SB), Y14, Y13
+	VMOVAPS     Y10, Y12
+	VFMADD231PS word_bf800000<>+0(SB), Y5, Y12
+	VFMADD231PS word_3f800000<>+0(SB), Y10, Y5
+	VMOVAPS     Y1, Y10
+	VFMADD231PS word_3f3504f3<>+0(SB), Y12, Y10
+	VMOVAPS     Y3, Y14
+	VFMADD231PS word_3f3504f3<>+0(SB), Y5, Y14
+	VFMADD231PS word_bf3504f3<>+0(SB), Y12, Y1
+	VFMADD231PS word_bf3504f3<>+0(SB), Y5, Y3
+	VMOVAPS     Y6, Y5
+	VFMADD231PS word_401a827a<>+0(SB), Y8, Y5
+	VFMADD231PS word_c01a827a<>+0(SB), Y6, Y8
+	VMOVAPS     Y0, Y6
+	VFMADD231PS word_3ec3ef15<>+0(SB), Y5, Y6
+	VMOVAPS     Y2, Y12
+	VFMADD231PS word_3ec3ef15<>+0(SB), Y8, Y12
+	VFMADD231PS word_bec3ef15<>+0(SB), Y5, Y0
+	VFMADD231PS word_bec3ef15<>+0(SB), Y8, Y2
+	VMOVUPS     96(SI), Y5
+	VMOVUPS     1120(SI), Y8
+	VMOVUPS     Y7, 3136(SI)
+	VADDPS      Y8, Y5, Y7
+	VSUBPS      Y8, Y5, Y5
+	VMOVUPS     608(SI), Y8
+	VMOVUPS     Y13, 3168(SI)
+	VMOVUPS     1632(SI), Y13
+	VMOVUPS     Y4, 3200(SI)
+	VADDPS      Y13, Y8, Y4
+	VSUBPS      Y13, Y8, Y8
+	VADDPS      Y4, Y7, Y13
+	VSUBPS      Y4, Y7, Y4
+	VMOVUPS     352(SI), Y7
+	VMOVUPS     Y3, 3232(SI)
+	VMOVUPS     1376(SI), Y3
+	VMOVUPS     Y1, 3264(SI)
+	VADDPS      Y3, Y7, Y1
+	VSUBPS      Y3, Y7, Y3
+	VMOVUPS     864(SI), Y7
+	VMOVUPS     Y2, 3296(SI)
+	VMOVUPS     1888(SI), Y2
+	VMOVUPS     Y0, 3328(SI)
+	VADDPS      Y2, Y7, Y0
+	VSUBPS      Y2, Y7, Y2
+	VADDPS      Y0, Y1, Y7
+	VSUBPS      Y0, Y1, Y0
+	VADDPS      Y7, Y13, Y1
+	VSUBPS      Y7, Y13, Y7
+	VMOVAPS     Y3, Y13
+	VFMADD231PS word_bf800000<>+0(SB), Y2, Y13
+	VFMADD231PS word_3f800000<>+0(SB), Y3, Y2
+	VMOVAPS     Y5, Y3
+	VFMADD231PS word_3f3504f3<>+0(SB), Y13, Y3
+	VMOVUPS     Y7, 3360(SI)
+	VMOVAPS     Y8, Y7
+	VFMADD231PS word_3f3504f3<>+0(SB), Y2, Y7
+	VFMADD231PS word_bf3504f3<>+0(SB), Y13, Y5
+	VFMADD231PS word_bf3504f3<>+0(SB), Y2, Y8
+	VMOVUPS     224(SI), Y2
+	VMOVUPS     1248(SI), Y13
+	VMOVUPS     Y12, 3392(SI)
+	VADDPS      Y13, Y2, Y12
+	VSUBPS      Y13, Y2, Y2
+	VMOVUPS     736(SI), Y13
+	VMOVUPS     Y6, 3424(SI)
+	VMOVUPS     1760(SI), Y6
+	VMOVUPS     Y14, 3456(SI)
+	VADDPS      Y6, Y13, Y14
+	VSUBPS      Y6, Y13, Y6
+	VADDPS      Y14, Y12, Y13
+	VSUBPS      Y14, Y12, Y12
+	VMOVUPS     480(SI), Y14
+	VMOVUPS     Y10, 3488(SI)
+	VMOVUPS     1504(SI), Y10
+	VMOVUPS     Y15, 3520(SI)
+	VADDPS      Y10, Y14, Y15
+	VSUBPS      Y10, Y14, Y10
+	VMOVUPS     992(SI), Y14
+	VMOVUPS     Y11, 3552(SI)
+	VMOVUPS     2016(SI), Y11
+	VMOVUPS     Y9, 3584(SI)
+	VADDPS      Y11, Y14, Y9
+	VSUBPS      Y11, Y14, Y11
+	VADDPS      Y9, Y15, Y14
+	VSUBPS      Y9, Y15, Y9
+	VADDPS      Y14, Y13, Y15
+	VSUBPS      Y14, Y13, Y13
+	VMOVAPS     Y10, Y14
+	VFMADD231PS word_bf800000<>+0(SB), Y11, Y14
+	VFMADD231PS word_3f800000<>+0(SB), Y10, Y11
+	VMOVAPS     Y2, Y10
+	VFMADD231PS word_3f3504f3<>+0(SB), Y14, Y10
+	VMOVUPS     Y13, 3616(SI)
+	VMOVAPS     Y6, Y13
+	VFMADD231PS word_3f3504f3<>+0(SB), Y11, Y13
+	VFMADD231PS word_bf3504f3<>+0(SB), Y14, Y2
+	VFMADD231PS word_bf3504f3<>+0(SB), Y11, Y6
+	VADDPS      Y15, Y1, Y11
+	VSUBPS      Y15, Y1, Y1
+	VMOVAPS     Y10, Y14
+	VFMADD231PS word_bed413cd<>+0(SB), Y13, Y14
+	VFMADD231PS word_3ed413cd<>+0(SB), Y10, Y13
+	VMOVAPS     Y3, Y10
+	VFMADD231PS word_3f6c835e<>+0(SB), Y14, Y10
+	VMOVAPS     Y7, Y15
+	VFMADD231PS word_3f6c835e<>+0(SB), Y13, Y15
+	VFMADD231PS word_bf6c835e<>+0(SB), Y14, Y3
+	VFMADD231PS word_bf6c835e<>+0(SB), Y13, Y7
+	VMOVAPS     Y12, Y13
+	VFMADD231PS word_bf800000<>+0(SB), Y9, Y13
+	VFMADD231PS word_3f800000<>+0(SB), Y12, Y9
+	VMOVAPS     Y4, Y12
+	VFMADD231PS word_3f3504f3<>+0(SB), Y13, Y12
+	VMOVAPS     Y0, Y14
+	VFMADD231PS word_3f3504f3<>+0(SB), Y9, Y14
+	VFMADD231PS word_bf3504f3<>+0(SB), Y13, Y4
+	VFMADD231PS word_bf3504f3<>+0(SB), Y9, Y0
+	VMOVAPS     Y2, Y9
+	VFMADD231PS word_401a827a<>+0(SB), Y6, Y9
+	VFMADD231PS word_c01a827a<>+0(SB), Y2, Y6
+	VMOVAPS     Y5, Y2
+	VFMADD231PS word_3ec3ef15<>+0(SB), Y9, Y2
+	VMOVAPS     Y8, Y13
+	VFMADD231PS word_3ec3ef15<>+0(SB), Y6, Y13
+	VFMADD231PS word_bec3ef15<>+0(SB), Y9, Y5
+	VFMADD231PS word_bec3ef15<>+0(SB), Y6, Y8
+	VMOVUPS     3584(SI), Y6
+	VADDPS      Y6, Y11, Y9
+	VSUBPS      Y11, Y6, Y6
+	VMOVAPS     Y10, Y11
+	VFMADD231PS word_be4bafaf<>+0(SB), Y15, Y11
+	VFMADD231PS word_3e4bafaf<>+0(SB), Y10, Y15
+	VMOVUPS     3552(SI), Y10
+	VMOVUPS     Y6, 3584(SI)
+	VMOVAPS     Y10, Y6
+	VFMADD231PS word_3f7b14be<>+0(SB), Y11, Y6
+	VMOVUPS     Y1, 3648(SI)
+	VMOVUPS     3520(SI), Y1
+	VMOVUPS     Y6, 3680(SI)
+	VMOVAPS     Y1, Y6
+	VFMADD231PS word_3f7b14be<>+0(SB), Y15, Y6
+	VFMADD231PS word_bf7b14be<>+0(SB), Y11, Y10
+	VFMADD231PS word_bf7b14be<>+0(SB), Y15, Y1
+	VMOVAPS     Y12, Y11
+	VFMADD231PS word_bed413cd<>+0(SB), Y14, Y11
+	VFMADD231PS word_3ed413cd<>+0(SB), Y12, Y14
+	VMOVUPS     3488(SI), Y12
+	VMOVAPS     Y12, Y15
+	VFMADD231PS word_3f6c835e<>+0(SB), Y11, Y15
+	VMOVUPS     Y1, 3520(SI)
+	VMOVUPS     3456(SI), Y1
+	VMOVUPS     Y10, 3552(SI)
+	VMOVAPS     Y1, Y10
+	VFMADD231PS word_3f6c835e<>+0(SB), Y14, Y10
+	VFMADD231PS word_bf6c835e<>+0(SB), Y11, Y12
+	VFMADD231PS word_bf6c835e<>+0(SB), Y14, Y1
+	VMOVAPS     Y2, Y11
+	VFMADD231PS word_3f2b0dc1<>+0(SB), Y13, Y11
+	VFMADD231PS word_bf2b0dc1<>+0(SB), Y2, Y13
+	VMOVUPS     3424(SI), Y2
+	VMOVAPS     Y2, Y14
+	VFMADD231PS word_3f54db31<>+0(SB), Y11, Y14
+	VMOVUPS     Y1, 3456(SI)
+	VMOVUPS     3392(SI), Y1
+	VMOVUPS     Y12, 3488(SI)
+	VMOVAPS     Y1, Y12
+	VFMADD231PS word_3f54db31<>+0(SB), Y13, Y12
+	VFMADD231PS word_bf54db31<>+0(SB), Y11, Y2
+	VFMADD231PS word_bf54db31<>+0(SB), Y13, Y1
+	VMOVUPS     3360(SI), Y11
+	VMOVUPS     3616(SI), Y13
+	VMOVUPS     Y1, 3392(SI)
+	VMOVAPS     Y11, Y1
+	VFMADD231PS word_bf800000<>+0(SB), Y13, Y1
+	VFMADD231PS word_3f800000<>+0(SB), Y11, Y13
+	VMOVUPS     3072(SI), Y11
+	VMOVUPS     Y2, 3360(SI)
+	VMOVAPS     Y11, Y2
+	VFMADD231PS word_3f3504f3<>+0(SB), Y1, Y2
+	VMOVUPS     Y2, 3616(SI)
+	VMOVUPS     3104(SI), Y2
+	VMOVUPS     Y12, 3424(SI)
+	VMOVAPS     Y2, Y12
+	VFMADD231PS word_3f3504f3<>+0(SB), Y13, Y12
+	VFMADD231PS word_bf3504f3<>+0(SB), Y1, Y11
+	VFMADD231PS word_bf3504f3<>+0(SB), Y13, Y2
+	VMOVAPS     Y5, Y1
+	VFMADD231PS word_bfbf90c7<>+0(SB), Y8, Y1
+	VFMADD231PS word_3fbf90c7<>+0(SB), Y5, Y8
+	VMOVUPS     3328(SI), Y5
+	VMOVAPS     Y5, Y13
+	VFMADD231PS word_3f0e39da<>+0(SB), Y1, Y13
+	VMOVUPS     Y2, 3104(SI)
+	VMOVUPS     3296(SI), Y2
+	VMOVUPS     Y11, 3072(SI)
+	VMOVAPS     Y2, Y11
+	VFMADD231PS word_3f0e39da<>+0(SB), Y8, Y11
+	VFMADD231PS word_bf0e39da<>+0(SB), Y1, Y5
+	VFMADD231PS word_bf0e39da<>+0(SB), Y8, Y2
+	VMOVAPS     Y4, Y1
+	VFMADD231PS word_401a827a<>+0(SB), Y0, Y1
+	VFMADD231PS word_c01a827a<>+0(SB), Y4, Y0
+	VMOVUPS     3264(SI), Y4
+	VMOVAPS     Y4, Y8
+	VFMADD231PS word_3ec3ef15<>+0(SB), Y1, Y8
+	VMOVUPS     Y2, 3296(SI)
+	VMOVUPS     3232(SI), Y2
+	VMOVUPS     Y5, 3328(SI)
+	VMOVAPS     Y2, Y5
+	VFMADD231PS word_3ec3ef15<>+0(SB), Y0, Y5
+	VFMADD231PS word_bec3ef15<>+0(SB), Y1, Y4
+	VFMADD231PS word_bec3ef15<>+0(SB), Y0, Y2
+	VMOVAPS     Y3, Y0
+	VFMADD231PS word_40a0dff7<>+0(SB), Y7, Y0
+	VFMADD231PS word_c0a0dff7<>+0(SB), Y3, Y7
+	VMOVUPS     3200(SI), Y1
+	VMOVAPS     Y1, Y3
+	VFMADD231PS word_3e47c5c2<>+0(SB), Y0, Y3
+	VMOVUPS     Y2, 3232(SI)
+	VMOVUPS     3168(SI), Y2
+	VMOVUPS     Y4, 3264(SI)
+	VMOVAPS     Y2, Y4
+	VFMADD231PS word_3e47c5c2<>+0(SB), Y7, Y4
+	VFMADD231PS word_be47c5c2<>+0(SB), Y0, Y1
+	VFMADD231PS word_be47c5c2<>+0(SB), Y7, Y2
+	VMOVUPS     3040(SI), Y0
+	VADDPS      Y0, Y9, Y7
+	VMOVUPS     Y7, (DI)
+	VSUBPS      Y9, Y0, Y0
+	VMOVUPS     Y0, 32(DI)
+	VMOVUPS     3680(SI), Y0
+	VMOVAPS     Y0, Y7
+	VFMADD231PS word_bdc9b5dc<>+0(SB), Y6, Y7
+	VFMADD231PS word_3dc9b5dc<>+0(SB), Y0, Y6
+	VMOVUPS     2656(SI), Y0
+	VMOVAPS     Y0, Y9
+	VFMADD231PS word_3f7ec46d<>+0(SB), Y7, Y9
+	VMOVUPS     Y1, 3680(SI)
+	VMOVUPS     3008(SI), Y1
+	VMOVUPS     Y2, 3040(SI)
+	VMOVAPS     Y1, Y2
+	VFMADD231PS word_3f7ec46d<>+0(SB), Y6, Y2
+	VMOVUPS     Y3, 3168(SI)
+	VSUBPS      Y2, Y9, Y3
+	VMOVUPS     Y3, 64(DI)
+	VMOVUPS     Y9, 96(DI)
+	VMULPS      word_bf800000<>+0(SB), Y2, Y2
+	VMOVUPS     Y2, 128(DI)
+	VFMADD231PS word_bf7ec46d<>+0(SB), Y7, Y0
+	VFMADD231PS word_bf7ec46d<>+0(SB), Y6, Y1
+	VADDPS      Y1, Y0, Y2
+	VMOVUPS     Y2, 2944(DI)
+	VMOVUPS     Y0, 2976(DI)
+	VMOVUPS     Y1, 3008(DI)
+	VMOVAPS     Y15, Y0
+	VFMADD231PS word_be4bafaf<>+0(SB), Y10, Y0
+	VFMADD231PS word_3e4bafaf<>+0(SB), Y15, Y10
+	VMOVUPS     2976(SI), Y1
+	VMOVAPS     Y1, Y2
+	VFMADD231PS word_3f7b14be<>+0(SB), Y0, Y2
+	VMOVUPS     2944(SI), Y3
+	VMOVAPS     Y3, Y6
+	VFMADD231PS word_3f7b14be<>+0(SB), Y10, Y6
+	VSUBPS      Y6, Y2, Y7
+	VMOVUPS     Y7, 160(DI)
+	VMOVUPS     Y2, 192(DI)
+	VMULPS      word_bf800000<>+0(SB), Y6, Y2
+	VMOVUPS     Y2, 224(DI)
+	VFMADD231PS word_bf7b14be<>+0(SB), Y0, Y1
+	VFMADD231PS word_bf7b14be<>+0(SB), Y10, Y3
+	VADDPS      Y3, Y1, Y0
+	VMOVUPS     Y0, 2848(DI)
+	VMOVUPS     Y1, 2880(DI)
+	VMOVUPS     Y3, 2912(DI)
+	VMOVUPS     3424(SI), Y0
+	VMOVAPS     Y14, Y1
+	VFMADD231PS word_3e9b5042<>+0(SB), Y0, Y1
+	VFMADD231PS word_be9b5042<>+0(SB), Y14, Y0
+	VMOVUPS     2912(SI), Y2
+	VMOVAPS     Y2, Y3
+	VFMADD231PS word_3f74fa0b<>+0(SB), Y1, Y3
+	VMOVUPS     2400(SI), Y6
+	VMOVAPS     Y6, Y7
+	VFMADD231PS word_3f74fa0b<>+0(SB), Y0, Y7
+	VADDPS      Y7, Y3, Y9
+	VMOVUPS     Y9, 256(DI)
+	VMOVUPS     Y3, 288(DI)
+	VMOVUPS     Y7, 320(DI)
+	VFMADD231PS word_bf74fa0b<>+0(SB), Y1, Y2
+	VFMADD231PS word_bf74fa0b<>+0(SB), Y0, Y6
+	VSUBPS      Y6, Y2, Y0
+	VMOVUPS     Y0, 2752(DI)
+	VMOVUPS     Y2, 2784(DI)
+	VMULPS      word_bf800000<>+0(SB), Y6, Y0
+	VMOVUPS     Y0, 2816(DI)
+	VMOVUPS     3616(SI), Y0
+	VMOVAPS     Y0, Y1
+	VFMADD231PS word_bed413cd<>+0(SB), Y12, Y1
+	VFMADD231PS word_3ed413cd<>+0(SB), Y0, Y12
+	VMOVUPS     2592(SI), Y0
+	VMOVAPS     Y0, Y2
+	VFMADD231PS word_3f6c835e<>+0(SB), Y1, Y2
+	VMOVUPS     2880(SI), Y3
+	VMOVAPS     Y3, Y6
+	VFMADD231PS word_3f6c835e<>+0(SB), Y12, Y6
+	VSUBPS      Y6, Y2, Y7
+	VMOVUPS     Y7, 352(DI)
+	VMOVUPS     Y2, 384(DI)
+	VMULPS      word_bf800000<>+0(SB), Y6, Y2
+	VMOVUPS     Y2, 416(DI)
+	VFMADD231PS word_bf6c835e<>+0(SB), Y1, Y0
+	VFMADD231PS word_bf6c835e<>+0(SB), Y12, Y3
+	VADDPS      Y3, Y0, Y1
+	VMOVUPS     Y1, 2656(DI)
+	VMOVUPS     Y0, 2688(DI)
+	VMOVUPS     Y3, 2720(DI)
+	VMOVAPS     Y13, Y0
+	VFMADD231PS word_bf08d5b9<>+0(SB), Y11, Y0
+	VFMADD231PS word_3f08d5b9<>+0(SB), Y13, Y11
+	VMOVUPS     2848(SI), Y1
+	VMOVAPS     Y1, Y2
+	VFMADD231PS word_3f61c598<>+0(SB), Y0, Y2
+	VMOVUPS     2816(SI), Y3
+	VMOVAPS     Y3, Y6
+	VFMADD231PS word_3f61c598<>+0(SB), Y11, Y6
+	VSUBPS      Y6, Y2, Y7
+	VMOVUPS     Y7, 448(DI)
+	VMOVUPS     Y2, 480(DI)
+	VMULPS      word_bf800000<>+0(SB), Y6, Y2
+	VMOVUPS     Y2, 512(DI)
+	VFMADD231PS word_bf61c598<>+0(SB), Y0, Y1
+	VFMADD231PS word_bf61c598<>+0(SB), Y11, Y3
+	VADDPS      Y3, Y1, Y0
+	VMOVUPS     Y0, 2560(DI)
+	VMOVUPS     Y1, 2592(DI)
+	VMOVUPS     Y3, 2624(DI)
+	VMOVAPS     Y8, Y0
+	VFMADD231PS word_3f2b0dc1<>+0(SB), Y5, Y0
+	VFMADD231PS word_bf2b0dc1<>+0(SB), Y8, Y5
+	VMOVUPS     2784(SI), Y1
+	VMOVAPS     Y1, Y2
+	VFMADD231PS word_3f54db31<>+0(SB), Y0, Y2
+	VMOVUPS     2752(SI), Y3
+	VMOVAPS     Y3, Y6
+	VFMADD231PS word_3f54db31<>+0(SB), Y5, Y6
+	VADDPS      Y6, Y2, Y7
+	VMOVUPS     Y7, 544(DI)
+	VMOVUPS     Y2, 576(DI)
+	VMOVUPS     Y6, 608(DI)
+	VFMADD231PS word_bf54db31<>+0(SB), Y0, Y1
+	VFMADD231PS word_bf54db31<>+0(SB), Y5, Y3
+	VSUBPS      Y3, Y1, Y0
+	VMOVUPS     Y0, 2464(DI)
+	VMOVUPS     Y1, 2496(DI)
+	VMULPS      word_bf800000<>+0(SB), Y3, Y0
+	VMOVUPS     Y0, 2528(DI)
+	VMOVUPS     3168(SI), Y0
+	VMOVAPS     Y0, Y1
+	VFMADD231PS word_3f521801<>+0(SB), Y4, Y1
+	VFMADD231PS word_bf521801<>+0(SB), Y0, Y4
+	VMOVUPS     2720(SI), Y0
+	VMOVAPS     Y0, Y2
+	VFMADD231PS word_3f45e403<>+0(SB), Y1, Y2
+	VMOVUPS     2688(SI), Y3
+	VMOVAPS     Y3, Y5
+	VFMADD231PS word_3f45e403<>+0(SB), Y4, Y5
+	VADDPS      Y5, Y2, Y6
+	VMOVUPS     Y6, 640(DI)
+	VMOVUPS     Y2, 672(DI)
+	VMOVUPS     Y5, 704(DI)
+	VFMADD231PS word_bf45e403<>+0(SB), Y1, Y0
+	VFMADD231PS word_bf45e403<>+0(SB), Y4, Y3
+	VSUBPS      Y3, Y0, Y1
+	VMOVUPS     Y1, 2368(DI)
+	VMOVUPS     Y0, 2400(DI)
+	VMULPS      word_bf800000<>+0(SB), Y3, Y0
+	VMOVUPS     Y0, 2432(DI)
+	VMOVUPS     3136(SI), Y0
+	VMOVUPS     3648(SI), Y1
+	VMOVAPS     Y0, Y2
+	VFMADD231PS word_bf800000<>+0(SB), Y1, Y2
+	VFMADD231PS word_3f800000<>+0(SB), Y0, Y1
+	VMOVUPS     2112(SI), Y0
+	VMOVAPS     Y0, Y3
+	VFMADD231PS word_3f3504f3<>+0(SB), Y2, Y3
+	VMOVUPS     2624(SI), Y4
+	VMOVAPS     Y4, Y5
+	VFMADD231PS word_3f3504f3<>+0(SB), Y1, Y5
+	VSUBPS      Y5, Y3, Y6
+	VMOVUPS     Y6, 736(DI)
+	VMOVUPS     Y3, 768(DI)
+	VMULPS      word_bf800000<>+0(SB), Y5, Y3
+	VMOVUPS     Y3, 800(DI)
+	VFMADD231PS word_bf3504f3<>+0(SB), Y2, Y0
+	VFMADD231PS word_bf3504f3<>+0(SB), Y1, Y4
+	VADDPS      Y4, Y0, Y1
+	VMOVUPS     Y1, 2272(DI)
+	VMOVUPS     Y0, 2304(DI)
+	VMOVUPS     Y4, 2336(DI)
+	VMOVUPS     3680(SI), Y0
+	VMOVUPS     3040(SI), Y1
+	VMOVAPS     Y0, Y2
+	VFMADD231PS word_bf9bf7ec<>+0(SB), Y1, Y2
+	VFMADD231PS word_3f9bf7ec<>+0(SB), Y0, Y1
+	VMOVUPS     2176(SI), Y0
+	VMOVAPS     Y0, Y3
+	VFMADD231PS word_3f226799<>+0(SB), Y2, Y3
+	VMOVUPS     2144(SI), Y4
+	VMOVAPS     Y4, Y5
+	VFMADD231PS word_3f226799<>+0(SB), Y1, Y5
+	VSUBPS      Y5, Y3, Y6
+	VMOVUPS     Y6, 832(DI)
+	VMOVUPS     Y3, 864(DI)
+	VMULPS      word_bf800000<>+0(SB), Y5, Y3
+	VMOVUPS     Y3, 896(DI)
+	VFMADD231PS word_bf226799<>+0(SB), Y2, Y0
+	VFMADD231PS word_bf226799<>+0(SB), Y1, Y4
+	VADDPS      Y4, Y0, Y1
+	VMOVUPS     Y1, 2176(DI)
+	VMOVUPS     Y0, 2208(DI)
+	VMOVUPS     Y4, 2240(DI)
+	VMOVUPS     3264(SI), Y0
+	VMOVUPS     3232(SI), Y1
+	VMOVAPS     Y0, Y2
+	VFMADD231PS word_bfbf90c7<>+0(SB), Y1, Y2
+	VFMADD231PS word_3fbf90c7<>+0(SB), Y0, Y1
+	VMOVUPS     2240(SI), Y0
+	VMOVAPS     Y0, Y3
+	VFMADD231PS word_3f0e39da<>+0(SB), Y2, Y3
+	VMOVUPS     2208(SI), Y4
+	VMOVAPS     Y4, Y5
+	VFMADD231PS word_3f0e39da<>+0(SB), Y1, Y5
+	VSUBPS      Y5, Y3, Y6
+	VMOVUPS     Y6, 928(DI)
+	VMOVUPS     Y3, 960(DI)
+	VMULPS      word_bf800000<>+0(SB), Y5, Y3
+	VMOVUPS     Y3, 992(DI)
+	VFMADD231PS word_bf0e39da<>+0(SB), Y2, Y0
+	VFMADD231PS word_bf0e39da<>+0(SB), Y1, Y4
+	VADDPS      Y4, Y0, Y1
+	VMOVUPS     Y1, 2080(DI)
+	VMOVUPS     Y0, 2112(DI)
+	VMOVUPS     Y4, 2144(DI)
+	VMOVUPS     3328(SI), Y0
+	VMOVUPS     3296(SI), Y1
+	VMOVAPS     Y0, Y2
+	VFMADD231PS word_3fef789e<>+0(SB), Y1, Y2
+	VFMADD231PS word_bfef789e<>+0(SB), Y0, Y1
+	VMOVUPS     2304(SI), Y0
+	VMOVAPS     Y0, Y3
+	VFMADD231PS word_3ef15aea<>+0(SB), Y2, Y3
+	VMOVUPS     2272(SI), Y4
+	VMOVAPS     Y4, Y5
+	VFMADD231PS word_3ef15aea<>+0(SB), Y1, Y5
+	VADDPS      Y5, Y3, Y6
+	VMOVUPS     Y6, 1024(DI)
+	VMOVUPS     Y3, 1056(DI)
+	VMOVUPS     Y5, 1088(DI)
+	VFMADD231PS word_bef15aea<>+0(SB), Y2, Y0
+	VFMADD231PS word_bef15aea<>+0(SB), Y1, Y4
+	VSUBPS      Y4, Y0, Y1
+	VMOVUPS     Y1, 1984(DI)
+	VMOVUPS     Y0, 2016(DI)
+	VMULPS      word_bf800000<>+0(SB), Y4, Y0
+	VMOVUPS     Y0, 2048(DI)
+	VMOVUPS     3072(SI), Y0
+	VMOVUPS     3104(SI), Y1
+	VMOVAPS     Y0, Y2
+	VFMADD231PS word_401a827a<>+0(SB), Y1, Y2
+	VFMADD231PS word_c01a827a<>+0(SB), Y0, Y1
+	VMOVUPS     2048(SI), Y0
+	VMOVAPS     Y0, Y3
+	VFMADD231PS word_3ec3ef15<>+0(SB), Y2, Y3
+	VMOVUPS     2080(SI), Y4
+	VMOVAPS     Y4, Y5
+	VFMADD231PS word_3ec3ef15<>+0(SB), Y1, Y5
+	VADDPS      Y5, Y3, Y6
+	VMOVUPS     Y6, 1120(DI)
+	VMOVUPS     Y3, 1152(DI)
+	VMOVUPS     Y5, 1184(DI)
+	VFMADD231PS word_bec3ef15<>+0(SB), Y2, Y0
+	VFMADD231PS word_bec3ef15<>+0(SB), Y1, Y4
+	VSUBPS      Y4, Y0, Y1
+	VMOVUPS     Y1, 1888(DI)
+	VMOVUPS     Y0, 1920(DI)
+	VMULPS      word_bf800000<>+0(SB), Y4, Y0
+	VMOVUPS     Y0, 1952(DI)
+	VMOVUPS     3360(SI), Y0
+	VMOVUPS     3392(SI), Y1
+	VMOVAPS     Y0, Y2
+	VFMADD231PS word_c052facf<>+0(SB), Y1, Y2
+	VFMADD231PS word_4052facf<>+0(SB), Y0, Y1
+	VMOVUPS     2336(SI), Y0
+	VMOVAPS     Y0, Y3
+	VFMADD231PS word_3e94a031<>+0(SB), Y2, Y3
+	VMOVUPS     2368(SI), Y4
+	VMOVAPS     Y4, Y5
+	VFMADD231PS word_3e94a031<>+0(SB), Y1, Y5
+	VSUBPS      Y5, Y3, Y6
+	VMOVUPS     Y6, 1216(DI)
+	VMOVUPS     Y3, 1248(DI)
+	VMULPS      word_bf800000<>+0(SB), Y5, Y3
+	VMOVUPS     Y3, 1280(DI)
+	VFMADD231PS word_be94a031<>+0(SB), Y2, Y0
+	VFMADD231PS word_be94a031<>+0(SB), Y1, Y4
+	VADDPS      Y4, Y0, Y1
+	VMOVUPS     Y1, 1792(DI)
+	VMOVUPS     Y0, 1824(DI)
+	VMOVUPS     Y4, 1856(DI)
+	VMOVUPS     3488(SI), Y0
+	VMOVUPS     3456(SI), Y1
+	VMOVAPS     Y0, Y2
+	VFMADD231PS word_40a0dff7<>+0(SB), Y1, Y2
+	VFMADD231PS word_c0a0dff7<>+0(SB), Y0, Y1
+	VMOVUPS     2464(SI), Y0
+	VMOVAPS     Y0, Y3
+	VFMADD231PS word_3e47c5c2<>+0(SB), Y2, Y3
+	VMOVUPS     2432(SI), Y4
+	VMOVAPS     Y4, Y5
+	VFMADD231PS word_3e47c5c2<>+0(SB), Y1, Y5
+	VADDPS      Y5, Y3, Y6
+	VMOVUPS     Y6, 1312(DI)
+	VMOVUPS     Y3, 1344(DI)
+	VMOVUPS     Y5, 1376(DI)
+	VFMADD231PS word_be47c5c2<>+0(SB), Y2, Y0
+	VFMADD231PS word_be47c5c2<>+0(SB), Y1, Y4
+	VSUBPS      Y4, Y0, Y1
+	VMOVUPS     Y1, 1696(DI)
+	VMOVUPS     Y0, 1728(DI)
+	VMULPS      word_bf800000<>+0(SB), Y4, Y0
+	VMOVUPS     Y0, 1760(DI)
+	VMOVUPS     3552(SI), Y0
+	VMOVUPS     3520(SI), Y1
+	VMOVAPS     Y0, Y2
+	VFMADD231PS word_41227363<>+0(SB), Y1, Y2
+	VFMADD231PS word_c1227363<>+0(SB), Y0, Y1
+	VMOVUPS     2528(SI), Y0
+	VMOVAPS     Y0, Y3
+	VFMADD231PS word_3dc8bd36<>+0(SB), Y2, Y3
+	VMOVUPS     2496(SI), Y4
+	VMOVAPS     Y4, Y5
+	VFMADD231PS word_3dc8bd36<>+0(SB), Y1, Y5
+	VADDPS      Y5, Y3, Y6
+	VMOVUPS     Y6, 1408(DI)
+	VMOVUPS     Y3, 1440(DI)
+	VMOVUPS     Y5, 1472(DI)
+	VFMADD231PS word_bdc8bd36<>+0(SB), Y2, Y0
+	VFMADD231PS word_bdc8bd36<>+0(SB), Y1, Y4
+	VSUBPS      Y4, Y0, Y1
+	VMOVUPS     Y1, 1600(DI)
+	VMOVUPS     Y0, 1632(DI)
+	VMULPS      word_bf800000<>+0(SB), Y4, Y0
+	VMOVUPS     Y0, 1664(DI)
+	VMOVUPS     2560(SI), Y0
+	VMOVUPS     3584(SI), Y1
+	VSUBPS      Y1, Y0, Y2
+	VMOVUPS     Y2, 1504(DI)
+	VMOVUPS     Y0, 1536(DI)
+	VMULPS      word_bf800000<>+0(SB), Y1, Y0
+	VMOVUPS     Y0, 1568(DI)
+	MOVQ        CX, R8
+	MOVQ        DI, R13
+	MOVQ        $0x0000005f, R11
+
+spread:
+	VMOVUPS (R13), Y0
+	VMOVUPS Y0, (R8)
+	ADDQ    DX, R8
+	ADDQ    $0x00000020, R13
+	DECQ    R11
+	JNE     spread
+	ADDQ    $0x00000020, AX
+	ADDQ    $0x00000020, CX
+	DECQ    R10
+	JNE     vector
+	VZEROUPPER
+	RET
+
+// func circulantInverseImage64AVX2(y []float32, yStep int, src []float32, srcStep int, bias []float32, lo float32, hi float32, vecs int, scratch []float32)
+// Requires: AVX, FMA3
+TEXT ·circulantInverseImage64AVX2(SB), NOSPLIT, $0-128
+	MOVQ src_base+32(FP), AX
+	MOVQ srcStep+56(FP), BX
+	SHLQ $0x02, BX
+	MOVQ y_base+0(FP), CX
+	MOVQ yStep+24(FP), DX
+	SHLQ $0x02, DX
+	MOVQ vecs+96(FP), R10
+	MOVQ scratch_base+104(FP), SI
+	LEAQ 6656(SI), DI
+
+vector:
+	MOVQ AX, R8
+	MOVQ DI, R13
+	MOVQ $0x0000005f, R11
+
+gather:
+	VMOVUPS      (R8), Y0
+	VMOVUPS      Y0, (R13)
+	ADDQ         BX, R8
+	ADDQ         $0x00000020, R13
+	DECQ         R11
+	JNE          gather
+	VMOVUPS      (DI), Y0
+	VMOVUPS      32(DI), Y1
+	VADDPS       Y1, Y0, Y2
+	VSUBPS       Y1, Y0, Y0
+	VMOVUPS      64(DI), Y1
+	VSUBPS       128(DI), Y1, Y3
+	VADDPS       96(DI), Y1, Y1
+	VMOVUPS      2944(DI), Y4
+	VSUBPS       3008(DI), Y4, Y5
+	VADDPS       2976(DI), Y4, Y4
+	VADDPS       Y5, Y3, Y6
+	VSUBPS       Y4, Y1, Y7
+	VSUBPS       Y5, Y3, Y3
+	VADDPS       Y4, Y1, Y1
+	VMOVAPS      Y3, Y4
+	VFMADD231PS  word_bdc9b5dc<>+0(SB), Y1, Y4
+	VMULPS       word_3f7ec46d<>+0(SB), Y4, Y4
+	VFMADD231PS  word_3dc9b5dc<>+0(SB), Y3, Y1
+	VMULPS       word_3f7ec46d<>+0(SB), Y1, Y1
+	VMOVUPS      160(DI), Y3
+	VSUBPS       224(DI), Y3, Y5
+	VADDPS       192(DI), Y3, Y3
+	VMOVUPS      2848(DI), Y8
+	VSUBPS       2912(DI), Y8, Y9
+	VADDPS       2880(DI), Y8, Y8
+	VADDPS       Y9, Y5, Y10
+	VSUBPS       Y8, Y3, Y11
+	VSUBPS       Y9, Y5, Y5
+	VADDPS       Y8, Y3, Y3
+	VMOVAPS      Y5, Y8
+	VFMADD231PS  word_be4bafaf<>+0(SB), Y3, Y8
+	VMULPS       word_3f7b14be<>+0(SB), Y8, Y8
+	VFMADD231PS  word_3e4bafaf<>+0(SB), Y5, Y3
+	VMULPS       word_3f7b14be<>+0(SB), Y3, Y3
+	VMOVUPS      256(DI), Y5
+	VSUBPS       320(DI), Y5, Y9
+	VADDPS       288(DI), Y5, Y5
+	VMOVUPS      2752(DI), Y12
+	VSUBPS       2816(DI), Y12, Y13
+	VADDPS       2784(DI), Y12, Y12
+	VADDPS       Y13, Y9, Y14
+	VSUBPS       Y12, Y5, Y15
+	VSUBPS       Y13, Y9, Y9
+	VADDPS       Y12, Y5, Y5
+	VMOVAPS      Y9, Y12
+	VFMADD231PS  word_be9b5042<>+0(SB), Y5, Y12
+	VMULPS       word_3f74fa0b<>+0(SB), Y12, Y12
+	VFMADD231PS  word_3e9b5042<>+0(SB), Y9, Y5
+	VMULPS       word_3f74fa0b<>+0(SB), Y5, Y5
+	VMOVUPS      352(DI), Y9
+	VSUBPS       416(DI), Y9, Y13
+	VADDPS       384(DI), Y9, Y9
+	VMOVUPS      Y5, 2048(SI)
+	VMOVUPS      2656(DI), Y5
+	VMOVUPS      Y12, 2080(SI)
+	VSUBPS       2720(DI), Y5, Y12
+	VADDPS       2688(DI), Y5, Y5
+	VMOVUPS      Y3, 2112(SI)
+	VADDPS       Y12, Y13, Y3
+	VMOVUPS      Y8, 2144(SI)
+	VSUBPS       Y5, Y9, Y8
+	VSUBPS       Y12, Y13, Y12
+	VADDPS       Y5, Y9, Y5
+	VMOVAPS      Y12, Y9
+	VFMADD231PS  word_bed413cd<>+0(SB), Y5, Y9
+	VMULPS       word_3f6c835e<>+0(SB), Y9, Y9
+	VFMADD231PS  word_3ed413cd<>+0(SB), Y12, Y5
+	VMULPS       word_3f6c835e<>+0(SB), Y5, Y5
+	VMOVUPS      448(DI), Y12
+	VSUBPS       512(DI), Y12, Y13
+	VADDPS       480(DI), Y12, Y12
+	VMOVUPS      Y5, 2176(SI)
+	VMOVUPS      2560(DI), Y5
+	VMOVUPS      Y9, 2208(SI)
+	VSUBPS       2624(DI), Y5, Y9
+	VADDPS       2592(DI), Y5, Y5
+	VMOVUPS      Y1, 2240(SI)
+	VADDPS       Y9, Y13, Y1
+	VMOVUPS      Y4, 2272(SI)
+	VSUBPS       Y5, Y12, Y4
+	VSUBPS       Y9, Y13, Y9
+	VADDPS       Y5, Y12, Y5
+	VMOVAPS      Y9, Y12
+	VFMADD231PS  word_bf08d5b9<>+0(SB), Y5, Y12
+	VMULPS       word_3f61c598<>+0(SB), Y12, Y12
+	VFMADD231PS  word_3f08d5b9<>+0(SB), Y9, Y5
+	VMULPS       word_3f61c598<>+0(SB), Y5, Y5
+	VMOVUPS      544(DI), Y9
+	VSUBPS       608(DI), Y9, Y13
+	VADDPS       576(DI), Y9, Y9
+	VMOVUPS      Y5, 2304(SI)
+	VMOVUPS      2464(DI), Y5
+	VMOVUPS      Y12, 2336(SI)
+	VSUBPS       2528(DI), Y5, Y12
+	VADDPS       2496(DI), Y5, Y5
+	VMOVUPS      Y0, 2368(SI)
+	VADDPS       Y12, Y13, Y0
+	VMOVUPS      Y0, 2400(SI)
+	VSUBPS       Y5, Y9, Y0
+	VSUBPS       Y12, Y13, Y12
+	VADDPS       Y5, Y9, Y5
+	VMOVAPS      Y12, Y9
+	VFMADD231PS  word_bf2b0dc1<>+0(SB), Y5, Y9
+	VMULPS       word_3f54db31<>+0(SB), Y9, Y9
+	VFMADD231PS  word_3f2b0dc1<>+0(SB), Y12, Y5
+	VMULPS       word_3f54db31<>+0(SB), Y5, Y5
+	VMOVUPS      640(DI), Y12
+	VSUBPS       704(DI), Y12, Y13
+	VADDPS       672(DI), Y12, Y12
+	VMOVUPS      Y5, 2432(SI)
+	VMOVUPS      2368(DI), Y5
+	VMOVUPS      Y9, 2464(SI)
+	VSUBPS       2432(DI), Y5, Y9
+	VADDPS       2400(DI), Y5, Y5
+	VMOVUPS      Y0, 2496(SI)
+	VADDPS       Y9, Y13, Y0
+	VMOVUPS      Y0, 2528(SI)
+	VSUBPS       Y5, Y12, Y0
+	VSUBPS       Y9, Y13, Y9
+	VADDPS       Y5, Y12, Y5
+	VMOVAPS      Y9, Y12
+	VFMADD231PS  word_bf521801<>+0(SB), Y5, Y12
+	VMULPS       word_3f45e403<>+0(SB), Y12, Y12
+	VFMADD231PS  word_3f521801<>+0(SB), Y9, Y5
+	VMULPS       word_3f45e403<>+0(SB), Y5, Y5
+	VMOVUPS      736(DI), Y9
+	VSUBPS       800(DI), Y9, Y13
+	VADDPS       768(DI), Y9, Y9
+	VMOVUPS      Y5, 2560(SI)
+	VMOVUPS      2272(DI), Y5
+	VMOVUPS      Y12, 2592(SI)
+	VSUBPS       2336(DI), Y5, Y12
+	VADDPS       2304(DI), Y5, Y5
+	VMOVUPS      Y0, 2624(SI)
+	VADDPS       Y12, Y13, Y0
+	VMOVUPS      Y0, 2656(SI)
+	VSUBPS       Y5, Y9, Y0
+	VSUBPS       Y12, Y13, Y12
+	VADDPS       Y5, Y9, Y5
+	VMOVAPS      Y12, Y9
+	VFMADD231PS  word_bf800000<>+0(SB), Y5, Y9
+	VMULPS       word_3f3504f3<>+0(SB), Y9, Y9
+	VFMADD231PS  word_3f800000<>+0(SB), Y12, Y5
+	VMULPS       word_3f3504f3<>+0(SB), Y5, Y5
+	VMOVUPS      832(DI), Y12
+	VSUBPS       896(DI), Y12, Y13
+	VADDPS       864(DI), Y12, Y12
+	VMOVUPS      Y5, 2688(SI)
+	VMOVUPS      2176(DI), Y5
+	VMOVUPS      Y9, 2720(SI)
+	VSUBPS       2240(DI), Y5, Y9
+	VADDPS       2208(DI), Y5, Y5
+	VMOVUPS      Y0, 2752(SI)
+	VADDPS       Y9, Y13, Y0
+	VMOVUPS      Y0, 2784(SI)
+	VSUBPS       Y5, Y12, Y0
+	VSUBPS       Y9, Y13, Y9
+	VADDPS       Y5, Y12, Y5
+	VMOVAPS      Y9, Y12
+	VFMADD231PS  word_bf9bf7ec<>+0(SB), Y5, Y12
+	VMULPS       word_3f226799<>+0(SB), Y12, Y12
+	VFMADD231PS  word_3f9bf7ec<>+0(SB), Y9, Y5
+	VMULPS       word_3f226799<>+0(SB), Y5, Y5
+	VMOVUPS      928(DI), Y9
+	VSUBPS       992(DI), Y9, Y13
+	VADDPS       960(DI), Y9, Y9
+	VMOVUPS      Y5, 2816(SI)
+	VMOVUPS      2080(DI), Y5
+	VMOVUPS      Y12, 2848(SI)
+	VSUBPS       2144(DI), Y5, Y12
+	VADDPS       2112(DI), Y5, Y5
+	VMOVUPS      Y0, 2880(SI)
+	VADDPS       Y12, Y13, Y0
+	VMOVUPS      Y0, 2912(SI)
+	VSUBPS       Y5, Y9, Y0
+	VSUBPS       Y12, Y13, Y12
+	VADDPS       Y5, Y9, Y5
+	VMOVAPS      Y12, Y9
+	VFMADD231PS  word_bfbf90c7<>+0(SB), Y5, Y9
+	VMULPS       word_3f0e39da<>+0(SB), Y9, Y9
+	VFMADD231PS  word_3fbf90c7<>+0(SB), Y12, Y5
+	VMULPS       word_3f0e39da<>+0(SB), Y5, Y5
+	VMOVUPS      1024(DI), Y12
+	VSUBPS       1088(DI), Y12, Y13
+	VADDPS       1056(DI), Y12, Y12
+	VMOVUPS      Y5, 2944(SI)
+	VMOVUPS      1984(DI), Y5
+	VMOVUPS      Y9, 2976(SI)
+	VSUBPS       2048(DI), Y5, Y9
+	VADDPS       2016(DI), Y5, Y5
+	VMOVUPS      Y0, 3008(SI)
+	VADDPS       Y9, Y13, Y0
+	VMOVUPS      Y4, 3040(SI)
+	VSUBPS       Y5, Y12, Y4
+	VSUBPS       Y9, Y13, Y9
+	VADDPS       Y5, Y12, Y5
+	VMOVAPS      Y9, Y12
+	VFMADD231PS  word_bfef789e<>+0(SB), Y5, Y12
+	VMULPS       word_3ef15aea<>+0(SB), Y12, Y12
+	VFMADD231PS  word_3fef789e<>+0(SB), Y9, Y5
+	VMULPS       word_3ef15aea<>+0(SB), Y5, Y5
+	VMOVUPS      1120(DI), Y9
+	VSUBPS       1184(DI), Y9, Y13
+	VADDPS       1152(DI), Y9, Y9
+	VMOVUPS      Y5, 3072(SI)
+	VMOVUPS      1888(DI), Y5
+	VMOVUPS      Y12, 3104(SI)
+	VSUBPS       1952(DI), Y5, Y12
+	VADDPS       1920(DI), Y5, Y5
+	VMOVUPS      Y4, 3136(SI)
+	VADDPS       Y12, Y13, Y4
+	VMOVUPS      Y0, 3168(SI)
+	VSUBPS       Y5, Y9, Y0
+	VSUBPS       Y12, Y13, Y12
+	VADDPS       Y5, Y9, Y5
+	VMOVAPS      Y12, Y9
+	VFMADD231PS  word_c01a827a<>+0(SB), Y5, Y9
+	VMULPS       word_3ec3ef15<>+0(SB), Y9, Y9
+	VFMADD231PS  word_401a827a<>+0(SB), Y12, Y5
+	VMULPS       word_3ec3ef15<>+0(SB), Y5, Y5
+	VMOVUPS      1216(DI), Y12
+	VSUBPS       1280(DI), Y12, Y13
+	VADDPS       1248(DI), Y12, Y12
+	VMOVUPS      Y5, 3200(SI)
+	VMOVUPS      1792(DI), Y5
+	VMOVUPS      Y9, 3232(SI)
+	VSUBPS       1856(DI), Y5, Y9
+	VADDPS       1824(DI), Y5, Y5
+	VMOVUPS      Y1, 3264(SI)
+	VADDPS       Y9, Y13, Y1
+	VMOVUPS      Y0, 3296(SI)
+	VSUBPS       Y5, Y12, Y0
+	VSUBPS       Y9, Y13, Y9
+	VADDPS       Y5, Y12, Y5
+	VMOVAPS      Y9, Y12
+	VFMADD231PS  word_c052facf<>+0(SB), Y5, Y12
+	VMULPS       word_3e94a031<>+0(SB), Y12, Y12
+	VFMADD231PS  word_4052facf<>+0(SB), Y9, Y5
+	VMULPS       word_3e94a031<>+0(SB), Y5, Y5
+	VMOVUPS      1312(DI), Y9
+	VSUBPS       1376(DI), Y9, Y13
+	VADDPS       1344(DI), Y9, Y9
+	VMOVUPS      Y5, 3328(SI)
+	VMOVUPS      1696(DI), Y5
+	VMOVUPS      Y12, 3360(SI)
+	VSUBPS       1760(DI), Y5, Y12
+	VADDPS       1728(DI), Y5, Y5
+	VMOVUPS      Y8, 3392(SI)
+	VADDPS       Y12, Y13, Y8
+	VMOVUPS      Y3, 3424(SI)
+	VSUBPS       Y5, Y9, Y3
+	VSUBPS       Y12, Y13, Y12
+	VADDPS       Y5, Y9, Y5
+	VMOVAPS      Y12, Y9
+	VFMADD231PS  word_c0a0dff7<>+0(SB), Y5, Y9
+	VMULPS       word_3e47c5c2<>+0(SB), Y9, Y9
+	VFMADD231PS  word_40a0dff7<>+0(SB), Y12, Y5
+	VMULPS       word_3e47c5c2<>+0(SB), Y5, Y5
+	VMOVUPS      1408(DI), Y12
+	VSUBPS       1472(DI), Y12, Y13
+	VADDPS       1440(DI), Y12, Y12
+	VMOVUPS      Y5, 3456(SI)
+	VMOVUPS      1600(DI), Y5
+	VMOVUPS      Y9, 3488(SI)
+	VSUBPS       1664(DI), Y5, Y9
+	VADDPS       1632(DI), Y5, Y5
+	VMOVUPS      Y4, 3520(SI)
+	VADDPS       Y9, Y13, Y4
+	VMOVUPS      Y0, 3552(SI)
+	VSUBPS       Y5, Y12, Y0
+	VSUBPS       Y9, Y13, Y9
+	VADDPS       Y5, Y12, Y5
+	VMOVAPS      Y9, Y12
+	VFMADD231PS  word_c1227363<>+0(SB), Y5, Y12
+	VMULPS       word_3dc8bd36<>+0(SB), Y12, Y12
+	VFMADD231PS  word_41227363<>+0(SB), Y9, Y5
+	VMULPS       word_3dc8bd36<>+0(SB), Y5, Y5
+	VMOVUPS      1504(DI), Y9
+	VSUBPS       1568(DI), Y9, Y13
+	VADDPS       1536(DI), Y9, Y9
+	VMULPS       word_40000000<>+0(SB), Y13, Y13
+	VMULPS       word_c0000000<>+0(SB), Y9, Y9
+	VMOVUPS      Y5, 3584(SI)
+	VADDPS       Y13, Y2, Y5
+	VSUBPS       Y13, Y2, Y2
+	VADDPS       Y4, Y6, Y13
+	VMOVUPS      Y12, 3616(SI)
+	VSUBPS       Y0, Y7, Y12
+	VSUBPS       Y4, Y6, Y4
+	VADDPS       Y0, Y7, Y0
+	VMOVAPS      Y4, Y6
+	VFMADD231PS  word_be4bafaf<>+0(SB), Y0, Y6
+	VMULPS       word_3f7b14be<>+0(SB), Y6, Y6
+	VFMADD231PS  word_3e4bafaf<>+0(SB), Y4, Y0
+	VMULPS       word_3f7b14be<>+0(SB), Y0, Y0
+	VADDPS       Y8, Y10, Y4
+	VSUBPS       Y3, Y11, Y7
+	VSUBPS       Y8, Y10, Y8
+	VADDPS       Y3, Y11, Y3
+	VMOVAPS      Y8, Y10
+	VFMADD231PS  word_bed413cd<>+0(SB), Y3, Y10
+	VMULPS       word_3f6c835e<>+0(SB), Y10, Y10
+	VFMADD231PS  word_3ed413cd<>+0(SB), Y8, Y3
+	VMULPS       word_3f6c835e<>+0(SB), Y3, Y3
+	VADDPS       Y1, Y14, Y8
+	VMOVUPS      3552(SI), Y11
+	VMOVUPS      Y9, 3648(SI)
+	VSUBPS       Y11, Y15, Y9
+	VSUBPS       Y1, Y14, Y1
+	VADDPS       Y11, Y15, Y11
+	VMOVAPS      Y1, Y14
+	VFMADD231PS  word_bf2b0dc1<>+0(SB), Y11, Y14
+	VMULPS       word_3f54db31<>+0(SB), Y14, Y14
+	VFMADD231PS  word_3f2b0dc1<>+0(SB), Y1, Y11
+	VMULPS       word_3f54db31<>+0(SB), Y11, Y1
+	VMOVUPS      3424(SI), Y11
+	VMOVUPS      3520(SI), Y15
+	VMOVUPS      Y1, 3552(SI)
+	VADDPS       Y15, Y11, Y1
+	VMOVUPS      Y14, 3680(SI)
+	VMOVUPS      3392(SI), Y14
+	VMOVUPS      Y3, 3712(SI)
+	VMOVUPS      3296(SI), Y3
+	VMOVUPS      Y10, 3744(SI)
+	VSUBPS       Y3, Y14, Y10
+	VSUBPS       Y15, Y11, Y11
+	VADDPS       Y3, Y14, Y3
+	VMOVAPS      Y11, Y14
+	VFMADD231PS  word_bf800000<>+0(SB), Y3, Y14
+	VMULPS       word_3f3504f3<>+0(SB), Y14, Y14
+	VFMADD231PS  word_3f800000<>+0(SB), Y11, Y3
+	VMULPS       word_3f3504f3<>+0(SB), Y3, Y3
+	VMOVUPS      3264(SI), Y11
+	VMOVUPS      3168(SI), Y15
+	VMOVUPS      Y3, 3296(SI)
+	VADDPS       Y15, Y11, Y3
+	VMOVUPS      Y14, 3392(SI)
+	VMOVUPS      3040(SI), Y14
+	VMOVUPS      Y0, 3520(SI)
+	VMOVUPS      3136(SI), Y0
+	VMOVUPS      Y6, 3424(SI)
+	VSUBPS       Y0, Y14, Y6
+	VSUBPS       Y15, Y11, Y11
+	VADDPS       Y0, Y14, Y0
+	VMOVAPS      Y11, Y14
+	VFMADD231PS  word_bfbf90c7<>+0(SB), Y0, Y14
+	VMULPS       word_3f0e39da<>+0(SB), Y14, Y14
+	VFMADD231PS  word_3fbf90c7<>+0(SB), Y11, Y0
+	VMULPS       word_3f0e39da<>+0(SB), Y0, Y0
+	VMOVUPS      2400(SI), Y11
+	VMOVUPS      2912(SI), Y15
+	VMOVUPS      Y0, 3136(SI)
+	VADDPS       Y15, Y11, Y0
+	VMOVUPS      Y14, 3040(SI)
+	VMOVUPS      2496(SI), Y14
+	VMOVUPS      Y2, 3168(SI)
+	VMOVUPS      3008(SI), Y2
+	VMOVUPS      Y10, 3264(SI)
+	VSUBPS       Y2, Y14, Y10
+	VSUBPS       Y15, Y11, Y11
+	VADDPS       Y2, Y14, Y2
+	VMOVAPS      Y11, Y14
+	VFMADD231PS  word_c01a827a<>+0(SB), Y2, Y14
+	VMULPS       word_3ec3ef15<>+0(SB), Y14, Y14
+	VFMADD231PS  word_401a827a<>+0(SB), Y11, Y2
+	VMULPS       word_3ec3ef15<>+0(SB), Y2, Y2
+	VMOVUPS      2528(SI), Y11
+	VMOVUPS      2784(SI), Y15
+	VMOVUPS      Y2, 3008(SI)
+	VADDPS       Y15, Y11, Y2
+	VMOVUPS      Y14, 2496(SI)
+	VMOVUPS      2624(SI), Y14
+	VMOVUPS      Y1, 2912(SI)
+	VMOVUPS      2880(SI), Y1
+	VMOVUPS      Y6, 2400(SI)
+	VSUBPS       Y1, Y14, Y6
+	VSUBPS       Y15, Y11, Y11
+	VADDPS       Y1, Y14, Y1
+	VMOVAPS      Y11, Y14
+	VFMADD231PS  word_c0a0dff7<>+0(SB), Y1, Y14
+	VMULPS       word_3e47c5c2<>+0(SB), Y14, Y14
+	VFMADD231PS  word_40a0dff7<>+0(SB), Y11, Y1
+	VMULPS       word_3e47c5c2<>+0(SB), Y1, Y1
+	VMOVUPS      2656(SI), Y11
+	VMULPS       word_40000000<>+0(SB), Y11, Y11
+	VMOVUPS      2752(SI), Y15
+	VMULPS       word_c0000000<>+0(SB), Y15, Y15
+	VMOVUPS      Y1, 2752(SI)
+	VADDPS       Y11, Y5, Y1
+	VSUBPS       Y11, Y5, Y5
+	VADDPS       Y2, Y13, Y11
+	VMOVUPS      Y14, 2656(SI)
+	VSUBPS       Y6, Y12, Y14
+	VSUBPS       Y2, Y13, Y2
+	VADDPS       Y6, Y12, Y6
+	VMOVAPS      Y2, Y12
+	VFMADD231PS  word_bed413cd<>+0(SB), Y6, Y12
+	VMULPS       word_3f6c835e<>+0(SB), Y12, Y12
+	VFMADD231PS  word_3ed413cd<>+0(SB), Y2, Y6
+	VMULPS       word_3f6c835e<>+0(SB), Y6, Y2
+	VADDPS       Y0, Y4, Y6
+	VSUBPS       Y10, Y7, Y13
+	VSUBPS       Y0, Y4, Y0
+	VADDPS       Y10, Y7, Y4
+	VMOVAPS      Y0, Y7
+	VFMADD231PS  word_bf800000<>+0(SB), Y4, Y7
+	VMULPS       word_3f3504f3<>+0(SB), Y7, Y7
+	VFMADD231PS  word_3f800000<>+0(SB), Y0, Y4
+	VMULPS       word_3f3504f3<>+0(SB), Y4, Y0
+	VADDPS       Y3, Y8, Y4
+	VMOVUPS      2400(SI), Y10
+	VMOVUPS      Y15, 2880(SI)
+	VSUBPS       Y10, Y9, Y15
+	VSUBPS       Y3, Y8, Y3
+	VADDPS       Y10, Y9, Y8
+	VMOVAPS      Y3, Y9
+	VFMADD231PS  word_c01a827a<>+0(SB), Y8, Y9
+	VMULPS       word_3ec3ef15<>+0(SB), Y9, Y9
+	VFMADD231PS  word_401a827a<>+0(SB), Y3, Y8
+	VMULPS       word_3ec3ef15<>+0(SB), Y8, Y3
+	VMOVUPS      2912(SI), Y8
+	VMULPS       word_40000000<>+0(SB), Y8, Y8
+	VMOVUPS      3264(SI), Y10
+	VMULPS       word_c0000000<>+0(SB), Y10, Y10
+	VMOVUPS      Y0, 3264(SI)
+	VADDPS       Y8, Y1, Y0
+	VSUBPS       Y8, Y1, Y1
+	VADDPS       Y4, Y11, Y8
+	VMOVUPS      Y7, 2912(SI)
+	VSUBPS       Y15, Y14, Y7
+	VSUBPS       Y4, Y11, Y4
+	VADDPS       Y15, Y14, Y11
+	VMOVAPS      Y4, Y14
+	VFMADD231PS  word_bf800000<>+0(SB), Y11, Y14
+	VMULPS       word_3f3504f3<>+0(SB), Y14, Y14
+	VFMADD231PS  word_3f800000<>+0(SB), Y4, Y11
+	VMULPS       word_3f3504f3<>+0(SB), Y11, Y4
+	VMULPS       word_40000000<>+0(SB), Y6, Y6
+	VMULPS       word_c0000000<>+0(SB), Y13, Y11
+	VADDPS       Y6, Y0, Y13
+	VSUBPS       Y6, Y0, Y0
+	VMULPS       word_40000000<>+0(SB), Y8, Y6
+	VMULPS       word_c0000000<>+0(SB), Y7, Y7
+	VADDPS       Y6, Y13, Y8
+	VSUBPS       Y6, Y13, Y6
+	VADDPS       Y7, Y0, Y13
+	VSUBPS       Y7, Y0, Y0
+	VADDPS       Y11, Y1, Y7
+	VSUBPS       Y11, Y1, Y1
+	VMULPS       word_40000000<>+0(SB), Y14, Y11
+	VMULPS       word_c0000000<>+0(SB), Y4, Y4
+	VADDPS       Y11, Y7, Y14
+	VSUBPS       Y11, Y7, Y7
+	VADDPS       Y4, Y1, Y11
+	VSUBPS       Y4, Y1, Y1
+	VADDPS       Y10, Y5, Y4
+	VSUBPS       Y10, Y5, Y5
+	VADDPS       Y9, Y12, Y10
+	VSUBPS       Y3, Y2, Y15
+	VSUBPS       Y9, Y12, Y9
+	VADDPS       Y3, Y2, Y2
+	VMOVAPS      Y9, Y3
+	VFMADD231PS  word_bf800000<>+0(SB), Y2, Y3
+	VMULPS       word_3f3504f3<>+0(SB), Y3, Y3
+	VFMADD231PS  word_3f800000<>+0(SB), Y9, Y2
+	VMULPS       word_3f3504f3<>+0(SB), Y2, Y2
+	VMOVUPS      2912(SI), Y9
+	VMULPS       word_40000000<>+0(SB), Y9, Y9
+	VMOVUPS      3264(SI), Y12
+	VMULPS       word_c0000000<>+0(SB), Y12, Y12
+	VMOVUPS      Y1, 3264(SI)
+	VADDPS       Y9, Y4, Y1
+	VSUBPS       Y9, Y4, Y4
+	VMULPS       word_40000000<>+0(SB), Y10, Y9
+	VMULPS       word_c0000000<>+0(SB), Y15, Y10
+	VADDPS       Y9, Y1, Y15
+	VSUBPS       Y9, Y1, Y1
+	VADDPS       Y10, Y4, Y9
+	VSUBPS       Y10, Y4, Y4
+	VADDPS       Y12, Y5, Y10
+	VSUBPS       Y12, Y5, Y5
+	VMULPS       word_40000000<>+0(SB), Y3, Y3
+	VMULPS       word_c0000000<>+0(SB), Y2, Y2
+	VADDPS       Y3, Y10, Y12
+	VSUBPS       Y3, Y10, Y3
+	VADDPS       Y2, Y5, Y10
+	VSUBPS       Y2, Y5, Y2
+	VMOVUPS      3168(SI), Y5
+	VMOVUPS      Y2, 2912(SI)
+	VMOVUPS      2880(SI), Y2
+	VMOVUPS      Y4, 2400(SI)
+	VADDPS       Y2, Y5, Y4
+	VSUBPS       Y2, Y5, Y2
+	VMOVUPS      3424(SI), Y5
+	VMOVUPS      Y0, 2880(SI)
+	VMOVUPS      2656(SI), Y0
+	VMOVUPS      Y3, 3168(SI)
+	VADDPS       Y0, Y5, Y3
+	VMOVUPS      Y7, 2624(SI)
+	VMOVUPS      3520(SI), Y7
+	VMOVUPS      Y1, 2784(SI)
+	VMOVUPS      2752(SI), Y1
+	VMOVUPS      Y6, 2528(SI)
+	VSUBPS       Y1, Y7, Y6
+	VSUBPS       Y0, Y5, Y0
+	VADDPS       Y1, Y7, Y1
+	VMOVAPS      Y0, Y5
+	VFMADD231PS  word_bed413cd<>+0(SB), Y1, Y5
+	VMULPS       word_3f6c835e<>+0(SB), Y5, Y5
+	VFMADD231PS  word_3ed413cd<>+0(SB), Y0, Y1
+	VMULPS       word_3f6c835e<>+0(SB), Y1, Y0
+	VMOVUPS      3744(SI), Y1
+	VMOVUPS      2496(SI), Y7
+	VMOVUPS      Y10, 2752(SI)
+	VADDPS       Y7, Y1, Y10
+	VMOVUPS      Y11, 3520(SI)
+	VMOVUPS      3712(SI), Y11
+	VMOVUPS      Y9, 2656(SI)
+	VMOVUPS      3008(SI), Y9
+	VMOVUPS      Y13, 3424(SI)
+	VSUBPS       Y9, Y11, Y13
+	VSUBPS       Y7, Y1, Y1
+	VADDPS       Y9, Y11, Y7
+	VMOVAPS      Y1, Y9
+	VFMADD231PS  word_bf800000<>+0(SB), Y7, Y9
+	VMULPS       word_3f3504f3<>+0(SB), Y9, Y9
+	VFMADD231PS  word_3f800000<>+0(SB), Y1, Y7
+	VMULPS       word_3f3504f3<>+0(SB), Y7, Y1
+	VMOVUPS      3680(SI), Y7
+	VMOVUPS      3040(SI), Y11
+	VMOVUPS      Y12, 3008(SI)
+	VADDPS       Y11, Y7, Y12
+	VMOVUPS      Y14, 3712(SI)
+	VMOVUPS      3552(SI), Y14
+	VMOVUPS      Y15, 2496(SI)
+	VMOVUPS      3136(SI), Y15
+	VMOVUPS      Y8, 3744(SI)
+	VSUBPS       Y15, Y14, Y8
+	VSUBPS       Y11, Y7, Y7
+	VADDPS       Y15, Y14, Y11
+	VMOVAPS      Y7, Y14
+	VFMADD231PS  word_c01a827a<>+0(SB), Y11, Y14
+	VMULPS       word_3ec3ef15<>+0(SB), Y14, Y14
+	VFMADD231PS  word_401a827a<>+0(SB), Y7, Y11
+	VMULPS       word_3ec3ef15<>+0(SB), Y11, Y7
+	VMOVUPS      3392(SI), Y11
+	VMULPS       word_40000000<>+0(SB), Y11, Y11
+	VMOVUPS      3296(SI), Y15
+	VMULPS       word_c0000000<>+0(SB), Y15, Y15
+	VMOVUPS      Y1, 3296(SI)
+	VADDPS       Y11, Y4, Y1
+	VSUBPS       Y11, Y4, Y4
+	VADDPS       Y12, Y3, Y11
+	VMOVUPS      Y9, 3392(SI)
+	VSUBPS       Y8, Y6, Y9
+	VSUBPS       Y12, Y3, Y3
+	VADDPS       Y8, Y6, Y6
+	VMOVAPS      Y3, Y8
+	VFMADD231PS  word_bf800000<>+0(SB), Y6, Y8
+	VMULPS       word_3f3504f3<>+0(SB), Y8, Y8
+	VFMADD231PS  word_3f800000<>+0(SB), Y3, Y6
+	VMULPS       word_3f3504f3<>+0(SB), Y6, Y3
+	VMULPS       word_40000000<>+0(SB), Y10, Y6
+	VMULPS       word_c0000000<>+0(SB), Y13, Y10
+	VADDPS       Y6, Y1, Y12
+	VSUBPS       Y6, Y1, Y1
+	VMULPS       word_40000000<>+0(SB), Y11, Y6
+	VMULPS       word_c0000000<>+0(SB), Y9, Y9
+	VADDPS       Y6, Y12, Y11
+	VSUBPS       Y6, Y12, Y6
+	VADDPS       Y9, Y1, Y12
+	VSUBPS       Y9, Y1, Y1
+	VADDPS       Y10, Y4, Y9
+	VSUBPS       Y10, Y4, Y4
+	VMULPS       word_40000000<>+0(SB), Y8, Y8
+	VMULPS       word_c0000000<>+0(SB), Y3, Y3
+	VADDPS       Y8, Y9, Y10
+	VSUBPS       Y8, Y9, Y8
+	VADDPS       Y3, Y4, Y9
+	VSUBPS       Y3, Y4, Y3
+	VADDPS       Y15, Y2, Y4
+	VSUBPS       Y15, Y2, Y2
+	VADDPS       Y14, Y5, Y13
+	VSUBPS       Y7, Y0, Y15
+	VSUBPS       Y14, Y5, Y5
+	VADDPS       Y7, Y0, Y0
+	VMOVAPS      Y5, Y7
+	VFMADD231PS  word_bf800000<>+0(SB), Y0, Y7
+	VMULPS       word_3f3504f3<>+0(SB), Y7, Y7
+	VFMADD231PS  word_3f800000<>+0(SB), Y5, Y0
+	VMULPS       word_3f3504f3<>+0(SB), Y0, Y0
+	VMOVUPS      3392(SI), Y5
+	VMULPS       word_40000000<>+0(SB), Y5, Y5
+	VMOVUPS      3296(SI), Y14
+	VMULPS       word_c0000000<>+0(SB), Y14, Y14
+	VMOVUPS      Y3, 3296(SI)
+	VADDPS       Y5, Y4, Y3
+	VSUBPS       Y5, Y4, Y4
+	VMULPS       word_40000000<>+0(SB), Y13, Y5
+	VMULPS       word_c0000000<>+0(SB), Y15, Y13
+	VADDPS       Y5, Y3, Y15
+	VSUBPS       Y5, Y3, Y3
+	VADDPS       Y13, Y4, Y5
+	VSUBPS       Y13, Y4, Y4
+	VADDPS       Y14, Y2, Y13
+	VSUBPS       Y14, Y2, Y2
+	VMULPS       word_40000000<>+0(SB), Y7, Y7
+	VMULPS       word_c0000000<>+0(SB), Y0, Y0
+	VADDPS       Y7, Y13, Y14
+	VSUBPS       Y7, Y13, Y7
+	VADDPS       Y0, Y2, Y13
+	VSUBPS       Y0, Y2, Y0
+	VMOVUPS      2368(SI), Y2
+	VMOVUPS      Y0, 3392(SI)
+	VMOVUPS      3648(SI), Y0
+	VMOVUPS      Y4, 3136(SI)
+	VADDPS       Y0, Y2, Y4
+	VSUBPS       Y0, Y2, Y0
+	VMOVUPS      2272(SI), Y2
+	VMOVUPS      Y1, 3648(SI)
+	VMOVUPS      3616(SI), Y1
+	VMOVUPS      Y7, 2368(SI)
+	VADDPS       Y1, Y2, Y7
+	VMOVUPS      Y8, 3552(SI)
+	VMOVUPS      2240(SI), Y8
+	VMOVUPS      Y3, 3040(SI)
+	VMOVUPS      3584(SI), Y3
+	VMOVUPS      Y6, 3680(SI)
+	VSUBPS       Y3, Y8, Y6
+	VSUBPS       Y1, Y2, Y1
+	VADDPS       Y3, Y8, Y2
+	VMOVAPS      Y1, Y3
+	VFMADD231PS  word_be4bafaf<>+0(SB), Y2, Y3
+	VMULPS       word_3f7b14be<>+0(SB), Y3, Y3
+	VFMADD231PS  word_3e4bafaf<>+0(SB), Y1, Y2
+	VMULPS       word_3f7b14be<>+0(SB), Y2, Y1
+	VMOVUPS      2144(SI), Y2
+	VMOVUPS      3488(SI), Y8
+	VMOVUPS      Y13, 3584(SI)
+	VADDPS       Y8, Y2, Y13
+	VMOVUPS      Y9, 2240(SI)
+	VMOVUPS      2112(SI), Y9
+	VMOVUPS      Y5, 3616(SI)
+	VMOVUPS      3456(SI), Y5
+	VMOVUPS      Y12, 2272(SI)
+	VSUBPS       Y5, Y9, Y12
+	VSUBPS       Y8, Y2, Y2
+	VADDPS       Y5, Y9, Y5
+	VMOVAPS      Y2, Y8
+	VFMADD231PS  word_bed413cd<>+0(SB), Y5, Y8
+	VMULPS       word_3f6c835e<>+0(SB), Y8, Y8
+	VFMADD231PS  word_3ed413cd<>+0(SB), Y2, Y5
+	VMULPS       word_3f6c835e<>+0(SB), Y5, Y2
+	VMOVUPS      2080(SI), Y5
+	VMOVUPS      3360(SI), Y9
+	VMOVUPS      Y14, 3456(SI)
+	VADDPS       Y9, Y5, Y14
+	VMOVUPS      Y10, 2112(SI)
+	VMOVUPS      2048(SI), Y10
+	VMOVUPS      Y15, 3488(SI)
+	VMOVUPS      3328(SI), Y15
+	VMOVUPS      Y11, 2144(SI)
+	VSUBPS       Y15, Y10, Y11
+	VSUBPS       Y9, Y5, Y5
+	VADDPS       Y15, Y10, Y9
+	VMOVAPS      Y5, Y10
+	VFMADD231PS  word_bf2b0dc1<>+0(SB), Y9, Y10
+	VMULPS       word_3f54db31<>+0(SB), Y10, Y10
+	VFMADD231PS  word_3f2b0dc1<>+0(SB), Y5, Y9
+	VMULPS       word_3f54db31<>+0(SB), Y9, Y5
+	VMOVUPS      2208(SI), Y9
+	VMOVUPS      3232(SI), Y15
+	VMOVUPS      Y5, 3328(SI)
+	VADDPS       Y15, Y9, Y5
+	VMOVUPS      Y10, 2048(SI)
+	VMOVUPS      2176(SI), Y10
+	VMOVUPS      Y2, 3360(SI)
+	VMOVUPS      3200(SI), Y2
+	VMOVUPS      Y8, 2080(SI)
+	VSUBPS       Y2, Y10, Y8
+	VSUBPS       Y15, Y9, Y9
+	VADDPS       Y2, Y10, Y2
+	VMOVAPS      Y9, Y10
+	VFMADD231PS  word_bf800000<>+0(SB), Y2, Y10
+	VMULPS       word_3f3504f3<>+0(SB), Y10, Y10
+	VFMADD231PS  word_3f800000<>+0(SB), Y9, Y2
+	VMULPS       word_3f3504f3<>+0(SB), Y2, Y2
+	VMOVUPS      2336(SI), Y9
+	VMOVUPS      3104(SI), Y15
+	VMOVUPS      Y2, 3200(SI)
+	VADDPS       Y15, Y9, Y2
+	VMOVUPS      Y10, 2176(SI)
+	VMOVUPS      2304(SI), Y10
+	VMOVUPS      Y1, 3232(SI)
+	VMOVUPS      3072(SI), Y1
+	VMOVUPS      Y3, 2208(SI)
+	VSUBPS       Y1, Y10, Y3
+	VSUBPS       Y15, Y9, Y9
+	VADDPS       Y1, Y10, Y1
+	VMOVAPS      Y9, Y10
+	VFMADD231PS  word_bfbf90c7<>+0(SB), Y1, Y10
+	VMULPS       word_3f0e39da<>+0(SB), Y10, Y10
+	VFMADD231PS  word_3fbf90c7<>+0(SB), Y9, Y1
+	VMULPS       word_3f0e39da<>+0(SB), Y1, Y1
+	VMOVUPS      2464(SI), Y9
+	VMOVUPS      2976(SI), Y15
+	VMOVUPS      Y1, 3072(SI)
+	VADDPS       Y15, Y9, Y1
+	VMOVUPS      Y10, 2304(SI)
+	VMOVUPS      2432(SI), Y10
+	VMOVUPS      Y0, 3104(SI)
+	VMOVUPS      2944(SI), Y0
+	VMOVUPS      Y8, 2336(SI)
+	VSUBPS       Y0, Y10, Y8
+	VSUBPS       Y15, Y9, Y9
+	VADDPS       Y0, Y10, Y0
+	VMOVAPS      Y9, Y10
+	VFMADD231PS  word_c01a827a<>+0(SB), Y0, Y10
+	VMULPS       word_3ec3ef15<>+0(SB), Y10, Y10
+	VFMADD231PS  word_401a827a<>+0(SB), Y9, Y0
+	VMULPS       word_3ec3ef15<>+0(SB), Y0, Y0
+	VMOVUPS      2592(SI), Y9
+	VMOVUPS      2848(SI), Y15
+	VMOVUPS      Y0, 2944(SI)
+	VADDPS       Y15, Y9, Y0
+	VMOVUPS      Y10, 2432(SI)
+	VMOVUPS      2560(SI), Y10
+	VMOVUPS      Y5, 2976(SI)
+	VMOVUPS      2816(SI), Y5
+	VMOVUPS      Y3, 2464(SI)
+	VSUBPS       Y5, Y10, Y3
+	VSUBPS       Y15, Y9, Y9
+	VADDPS       Y5, Y10, Y5
+	VMOVAPS      Y9, Y10
+	VFMADD231PS  word_c0a0dff7<>+0(SB), Y5, Y10
+	VMULPS       word_3e47c5c2<>+0(SB), Y10, Y10
+	VFMADD231PS  word_40a0dff7<>+0(SB), Y9, Y5
+	VMULPS       word_3e47c5c2<>+0(SB), Y5, Y5
+	VMOVUPS      2720(SI), Y9
+	VMULPS       word_40000000<>+0(SB), Y9, Y9
+	VMOVUPS      2688(SI), Y15
+	VMULPS       word_c0000000<>+0(SB), Y15, Y15
+	VMOVUPS      Y5, 2688(SI)
+	VADDPS       Y9, Y4, Y5
+	VSUBPS       Y9, Y4, Y4
+	VADDPS       Y0, Y7, Y9
+	VMOVUPS      Y10, 2720(SI)
+	VSUBPS       Y3, Y6, Y10
+	VSUBPS       Y0, Y7, Y0
+	VADDPS       Y3, Y6, Y3
+	VMOVAPS      Y0, Y6
+	VFMADD231PS  word_bed413cd<>+0(SB), Y3, Y6
+	VMULPS       word_3f6c835e<>+0(SB), Y6, Y6
+	VFMADD231PS  word_3ed413cd<>+0(SB), Y0, Y3
+	VMULPS       word_3f6c835e<>+0(SB), Y3, Y0
+	VADDPS       Y1, Y13, Y3
+	VSUBPS       Y8, Y12, Y7
+	VSUBPS       Y1, Y13, Y1
+	VADDPS       Y8, Y12, Y8
+	VMOVAPS      Y1, Y12
+	VFMADD231PS  word_bf800000<>+0(SB), Y8, Y12
+	VMULPS       word_3f3504f3<>+0(SB), Y12, Y12
+	VFMADD231PS  word_3f800000<>+0(SB), Y1, Y8
+	VMULPS       word_3f3504f3<>+0(SB), Y8, Y1
+	VADDPS       Y2, Y14, Y8
+	VMOVUPS      2464(SI), Y13
+	VMOVUPS      Y15, 2816(SI)
+	VSUBPS       Y13, Y11, Y15
+	VSUBPS       Y2, Y14, Y2
+	VADDPS       Y13, Y11, Y11
+	VMOVAPS      Y2, Y13
+	VFMADD231PS  word_c01a827a<>+0(SB), Y11, Y13
+	VMULPS       word_3ec3ef15<>+0(SB), Y13, Y13
+	VFMADD231PS  word_401a827a<>+0(SB), Y2, Y11
+	VMULPS       word_3ec3ef15<>+0(SB), Y11, Y2
+	VMOVUPS      2976(SI), Y11
+	VMULPS       word_40000000<>+0(SB), Y11, Y11
+	VMOVUPS      2336(SI), Y14
+	VMULPS       word_c0000000<>+0(SB), Y14, Y14
+	VMOVUPS      Y1, 2336(SI)
+	VADDPS       Y11, Y5, Y1
+	VSUBPS       Y11, Y5, Y5
+	VADDPS       Y8, Y9, Y11
+	VMOVUPS      Y12, 2976(SI)
+	VSUBPS       Y15, Y10, Y12
+	VSUBPS       Y8, Y9, Y8
+	VADDPS       Y15, Y10, Y9
+	VMOVAPS      Y8, Y10
+	VFMADD231PS  word_bf800000<>+0(SB), Y9, Y10
+	VMULPS       word_3f3504f3<>+0(SB), Y10, Y10
+	VFMADD231PS  word_3f800000<>+0(SB), Y8, Y9
+	VMULPS       word_3f3504f3<>+0(SB), Y9, Y8
+	VMULPS       word_40000000<>+0(SB), Y3, Y3
+	VMULPS       word_c0000000<>+0(SB), Y7, Y7
+	VADDPS       Y3, Y1, Y9
+	VSUBPS       Y3, Y1, Y1
+	VMULPS       word_40000000<>+0(SB), Y11, Y3
+	VMULPS       word_c0000000<>+0(SB), Y12, Y11
+	VADDPS       Y3, Y9, Y12
+	VSUBPS       Y3, Y9, Y3
+	VADDPS       Y11, Y1, Y9
+	VSUBPS       Y11, Y1, Y1
+	VADDPS       Y7, Y5, Y11
+	VSUBPS       Y7, Y5, Y5
+	VMULPS       word_40000000<>+0(SB), Y10, Y7
+	VMULPS       word_c0000000<>+0(SB), Y8, Y8
+	VADDPS       Y7, Y11, Y10
+	VSUBPS       Y7, Y11, Y7
+	VADDPS       Y8, Y5, Y11
+	VSUBPS       Y8, Y5, Y5
+	VADDPS       Y14, Y4, Y8
+	VSUBPS       Y14, Y4, Y4
+	VADDPS       Y13, Y6, Y14
+	VSUBPS       Y2, Y0, Y15
+	VSUBPS       Y13, Y6, Y6
+	VADDPS       Y2, Y0, Y0
+	VMOVAPS      Y6, Y2
+	VFMADD231PS  word_bf800000<>+0(SB), Y0, Y2
+	VMULPS       word_3f3504f3<>+0(SB), Y2, Y2
+	VFMADD231PS  word_3f800000<>+0(SB), Y6, Y0
+	VMULPS       word_3f3504f3<>+0(SB), Y0, Y0
+	VMOVUPS      2976(SI), Y6
+	VMULPS       word_40000000<>+0(SB), Y6, Y6
+	VMOVUPS      2336(SI), Y13
+	VMULPS       word_c0000000<>+0(SB), Y13, Y13
+	VMOVUPS      Y5, 2336(SI)
+	VADDPS       Y6, Y8, Y5
+	VSUBPS       Y6, Y8, Y6
+	VMULPS       word_40000000<>+0(SB), Y14, Y8
+	VMULPS       word_c0000000<>+0(SB), Y15, Y14
+	VADDPS       Y8, Y5, Y15
+	VSUBPS       Y8, Y5, Y5
+	VADDPS       Y14, Y6, Y8
+	VSUBPS       Y14, Y6, Y6
+	VADDPS       Y13, Y4, Y14
+	VSUBPS       Y13, Y4, Y4
+	VMULPS       word_40000000<>+0(SB), Y2, Y2
+	VMULPS       word_c0000000<>+0(SB), Y0, Y0
+	VADDPS       Y2, Y14, Y13
+	VSUBPS       Y2, Y14, Y2
+	VADDPS       Y0, Y4, Y14
+	VSUBPS       Y0, Y4, Y0
+	VMOVUPS      3104(SI), Y4
+	VMOVUPS      Y0, 2976(SI)
+	VMOVUPS      2816(SI), Y0
+	VMOVUPS      Y6, 2464(SI)
+	VADDPS       Y0, Y4, Y6
+	VSUBPS       Y0, Y4, Y0
+	VMOVUPS      2208(SI), Y4
+	VMOVUPS      Y1, 2816(SI)
+	VMOVUPS      2720(SI), Y1
+	VMOVUPS      Y2, 3104(SI)
+	VADDPS       Y1, Y4, Y2
+	VMOVUPS      Y7, 2560(SI)
+	VMOVUPS      3232(SI), Y7
+	VMOVUPS      Y5, 2848(SI)
+	VMOVUPS      2688(SI), Y5
+	VMOVUPS      Y3, 2592(SI)
+	VSUBPS       Y5, Y7, Y3
+	VSUBPS       Y1, Y4, Y1
+	VADDPS       Y5, Y7, Y4
+	VMOVAPS      Y1, Y5
+	VFMADD231PS  word_bed413cd<>+0(SB), Y4, Y5
+	VMULPS       word_3f6c835e<>+0(SB), Y5, Y5
+	VFMADD231PS  word_3ed413cd<>+0(SB), Y1, Y4
+	VMULPS       word_3f6c835e<>+0(SB), Y4, Y1
+	VMOVUPS      2080(SI), Y4
+	VMOVUPS      2432(SI), Y7
+	VMOVUPS      Y14, 2688(SI)
+	VADDPS       Y7, Y4, Y14
+	VMOVUPS      Y11, 3232(SI)
+	VMOVUPS      3360(SI), Y11
+	VMOVUPS      Y8, 2720(SI)
+	VMOVUPS      2944(SI), Y8
+	VMOVUPS      Y9, 2208(SI)
+	VSUBPS       Y8, Y11, Y9
+	VSUBPS       Y7, Y4, Y4
+	VADDPS       Y8, Y11, Y7
+	VMOVAPS      Y4, Y8
+	VFMADD231PS  word_bf800000<>+0(SB), Y7, Y8
+	VMULPS       word_3f3504f3<>+0(SB), Y8, Y8
+	VFMADD231PS  word_3f800000<>+0(SB), Y4, Y7
+	VMULPS       word_3f3504f3<>+0(SB), Y7, Y4
+	VMOVUPS      2048(SI), Y7
+	VMOVUPS      2304(SI), Y11
+	VMOVUPS      Y13, 2944(SI)
+	VADDPS       Y11, Y7, Y13
+	VMOVUPS      Y10, 3360(SI)
+	VMOVUPS      3328(SI), Y10
+	VMOVUPS      Y15, 2432(SI)
+	VMOVUPS      3072(SI), Y15
+	VMOVUPS      Y12, 2080(SI)
+	VSUBPS       Y15, Y10, Y12
+	VSUBPS       Y11, Y7, Y7
+	VADDPS       Y15, Y10, Y10
+	VMOVAPS      Y7, Y11
+	VFMADD231PS  word_c01a827a<>+0(SB), Y10, Y11
+	VMULPS       word_3ec3ef15<>+0(SB), Y11, Y11
+	VFMADD231PS  word_401a827a<>+0(SB), Y7, Y10
+	VMULPS       word_3ec3ef15<>+0(SB), Y10, Y7
+	VMOVUPS      2176(SI), Y10
+	VMULPS       word_40000000<>+0(SB), Y10, Y10
+	VMOVUPS      3200(SI), Y15
+	VMULPS       word_c0000000<>+0(SB), Y15, Y15
+	VMOVUPS      Y4, 3200(SI)
+	VADDPS       Y10, Y6, Y4
+	VSUBPS       Y10, Y6, Y6
+	VADDPS       Y13, Y2, Y10
+	VMOVUPS      Y8, 2176(SI)
+	VSUBPS       Y12, Y3, Y8
+	VSUBPS       Y13, Y2, Y2
+	VADDPS       Y12, Y3, Y3
+	VMOVAPS      Y2, Y12
+	VFMADD231PS  word_bf800000<>+0(SB), Y3, Y12
+	VMULPS       word_3f3504f3<>+0(SB), Y12, Y12
+	VFMADD231PS  word_3f800000<>+0(SB), Y2, Y3
+	VMULPS       word_3f3504f3<>+0(SB), Y3, Y2
+	VMULPS       word_40000000<>+0(SB), Y14, Y3
+	VMULPS       word_c0000000<>+0(SB), Y9, Y9
+	VADDPS       Y3, Y4, Y13
+	VSUBPS       Y3, Y4, Y3
+	VMULPS       word_40000000<>+0(SB), Y10, Y4
+	VMULPS       word_c0000000<>+0(SB), Y8, Y8
+	VADDPS       Y4, Y13, Y10
+	VSUBPS       Y4, Y13, Y4
+	VADDPS       Y8, Y3, Y13
+	VSUBPS       Y8, Y3, Y3
+	VADDPS       Y9, Y6, Y8
+	VSUBPS       Y9, Y6, Y6
+	VMULPS       word_40000000<>+0(SB), Y12, Y9
+	VMULPS       word_c0000000<>+0(SB), Y2, Y2
+	VADDPS       Y9, Y8, Y12
+	VSUBPS       Y9, Y8, Y8
+	VADDPS       Y2, Y6, Y9
+	VSUBPS       Y2, Y6, Y2
+	VADDPS       Y15, Y0, Y6
+	VSUBPS       Y15, Y0, Y0
+	VADDPS       Y11, Y5, Y14
+	VSUBPS       Y7, Y1, Y15
+	VSUBPS       Y11, Y5, Y5
+	VADDPS       Y7, Y1, Y1
+	VMOVAPS      Y5, Y7
+	VFMADD231PS  word_bf800000<>+0(SB), Y1, Y7
+	VMULPS       word_3f3504f3<>+0(SB), Y7, Y7
+	VFMADD231PS  word_3f800000<>+0(SB), Y5, Y1
+	VMULPS       word_3f3504f3<>+0(SB), Y1, Y1
+	VMOVUPS      2176(SI), Y5
+	VMULPS       word_40000000<>+0(SB), Y5, Y5
+	VMOVUPS      3200(SI), Y11
+	VMULPS       word_c0000000<>+0(SB), Y11, Y11
+	VMOVUPS      Y2, 3200(SI)
+	VADDPS       Y5, Y6, Y2
+	VSUBPS       Y5, Y6, Y5
+	VMULPS       word_40000000<>+0(SB), Y14, Y6
+	VMULPS       word_c0000000<>+0(SB), Y15, Y14
+	VADDPS       Y6, Y2, Y15
+	VSUBPS       Y6, Y2, Y2
+	VADDPS       Y14, Y5, Y6
+	VSUBPS       Y14, Y5, Y5
+	VADDPS       Y11, Y0, Y14
+	VSUBPS       Y11, Y0, Y0
+	VMULPS       word_40000000<>+0(SB), Y7, Y7
+	VMULPS       word_c0000000<>+0(SB), Y1, Y1
+	VADDPS       Y7, Y14, Y11
+	VSUBPS       Y7, Y14, Y7
+	VADDPS       Y1, Y0, Y14
+	VSUBPS       Y1, Y0, Y0
+	VMOVUPS      3744(SI), Y1
+	VMOVUPS      Y1, (SI)
+	VMOVUPS      2080(SI), Y1
+	VMOVUPS      Y1, 32(SI)
+	VMOVUPS      2144(SI), Y1
+	VMOVUPS      Y1, 64(SI)
+	VMOVUPS      Y10, 96(SI)
+	VMOVUPS      2496(SI), Y1
+	VMOVUPS      Y1, 128(SI)
+	VMOVUPS      2432(SI), Y1
+	VMOVUPS      Y1, 160(SI)
+	VMOVUPS      3488(SI), Y1
+	VMOVUPS      Y1, 192(SI)
+	VMOVUPS      Y15, 224(SI)
+	VMOVUPS      3712(SI), Y1
+	VMOVUPS      Y1, 256(SI)
+	VMOVUPS      3360(SI), Y1
+	VMOVUPS      Y1, 288(SI)
+	VMOVUPS      2112(SI), Y1
+	VMOVUPS      Y1, 320(SI)
+	VMOVUPS      Y12, 352(SI)
+	VMOVUPS      3008(SI), Y1
+	VMOVUPS      Y1, 384(SI)
+	VMOVUPS      2944(SI), Y1
+	VMOVUPS      Y1, 416(SI)
+	VMOVUPS      3456(SI), Y1
+	VMOVUPS      Y1, 448(SI)
+	VMOVUPS      Y11, 480(SI)
+	VMOVUPS      3424(SI), Y1
+	VMOVUPS      Y1, 512(SI)
+	VMOVUPS      2208(SI), Y1
+	VMOVUPS      Y1, 544(SI)
+	VMOVUPS      2272(SI), Y1
+	VMOVUPS      Y1, 576(SI)
+	VMOVUPS      Y13, 608(SI)
+	VMOVUPS      2656(SI), Y1
+	VMOVUPS      Y1, 640(SI)
+	VMOVUPS      2720(SI), Y1
+	VMOVUPS      Y1, 672(SI)
+	VMOVUPS      3616(SI), Y1
+	VMOVUPS      Y1, 704(SI)
+	VMOVUPS      Y6, 736(SI)
+	VMOVUPS      3520(SI), Y1
+	VMOVUPS      Y1, 768(SI)
+	VMOVUPS      3232(SI), Y1
+	VMOVUPS      Y1, 800(SI)
+	VMOVUPS      2240(SI), Y1
+	VMOVUPS      Y1, 832(SI)
+	VMOVUPS      Y9, 864(SI)
+	VMOVUPS      2752(SI), Y1
+	VMOVUPS      Y1, 896(SI)
+	VMOVUPS      2688(SI), Y1
+	VMOVUPS      Y1, 928(SI)
+	VMOVUPS      3584(SI), Y1
+	VMOVUPS      Y1, 960(SI)
+	VMOVUPS      Y14, 992(SI)
+	VMOVUPS      2528(SI), Y1
+	VMOVUPS      Y1, 1024(SI)
+	VMOVUPS      2592(SI), Y1
+	VMOVUPS      Y1, 1056(SI)
+	VMOVUPS      3680(SI), Y1
+	VMOVUPS      Y1, 1088(SI)
+	VMOVUPS      Y4, 1120(SI)
+	VMOVUPS      2784(SI), Y1
+	VMOVUPS      Y1, 1152(SI)
+	VMOVUPS      2848(SI), Y1
+	VMOVUPS      Y1, 1184(SI)
+	VMOVUPS      3040(SI), Y1
+	VMOVUPS      Y1, 1216(SI)
+	VMOVUPS      Y2, 1248(SI)
+	VMOVUPS      2624(SI), Y1
+	VMOVUPS      Y1, 1280(SI)
+	VMOVUPS      2560(SI), Y1
+	VMOVUPS      Y1, 1312(SI)
+	VMOVUPS      3552(SI), Y1
+	VMOVUPS      Y1, 1344(SI)
+	VMOVUPS      Y8, 1376(SI)
+	VMOVUPS      3168(SI), Y1
+	VMOVUPS      Y1, 1408(SI)
+	VMOVUPS      3104(SI), Y1
+	VMOVUPS      Y1, 1440(SI)
+	VMOVUPS      2368(SI), Y1
+	VMOVUPS      Y1, 1472(SI)
+	VMOVUPS      Y7, 1504(SI)
+	VMOVUPS      2880(SI), Y1
+	VMOVUPS      Y1, 1536(SI)
+	VMOVUPS      2816(SI), Y1
+	VMOVUPS      Y1, 1568(SI)
+	VMOVUPS      3648(SI), Y1
+	VMOVUPS      Y1, 1600(SI)
+	VMOVUPS      Y3, 1632(SI)
+	VMOVUPS      2400(SI), Y1
+	VMOVUPS      Y1, 1664(SI)
+	VMOVUPS      2464(SI), Y1
+	VMOVUPS      Y1, 1696(SI)
+	VMOVUPS      3136(SI), Y1
+	VMOVUPS      Y1, 1728(SI)
+	VMOVUPS      Y5, 1760(SI)
+	VMOVUPS      3264(SI), Y1
+	VMOVUPS      Y1, 1792(SI)
+	VMOVUPS      2336(SI), Y1
+	VMOVUPS      Y1, 1824(SI)
+	VMOVUPS      3296(SI), Y1
+	VMOVUPS      Y1, 1856(SI)
+	VMOVUPS      3200(SI), Y1
+	VMOVUPS      Y1, 1888(SI)
+	VMOVUPS      2912(SI), Y1
+	VMOVUPS      Y1, 1920(SI)
+	VMOVUPS      2976(SI), Y1
+	VMOVUPS      Y1, 1952(SI)
+	VMOVUPS      3392(SI), Y1
+	VMOVUPS      Y1, 1984(SI)
+	VMOVUPS      Y0, 2016(SI)
+	MOVQ         bias_base+64(FP), R12
+	VBROADCASTSS lo+88(FP), Y2
+	VBROADCASTSS hi+92(FP), Y3
+	MOVQ         CX, R8
+	MOVQ         SI, R13
+	MOVQ         $0x00000040, R11
+
+spread:
+	VBROADCASTSS (R12), Y1
+	VADDPS       (R13), Y1, Y0
+	VMAXPS       Y0, Y2, Y0
+	VMINPS       Y0, Y3, Y0
+	VMOVUPS      Y0, (R8)
+	ADDQ         $0x04, R12
+	ADDQ         DX, R8
+	ADDQ         $0x00000020, R13
+	DECQ         R11
+	JNE          spread
+	ADDQ         $0x00000020, AX
+	ADDQ         $0x00000020, CX
+	DECQ         R10
+	JNE          vector
+	VZEROUPPER
+	RET
+
 // func circulantForward128AVX2(dst []float32, x []float32, odd int, pair int, group int, groups int, scratch []float32)
 // Requires: AVX, FMA3
 TEXT ·circulantForward128AVX2(SB), NOSPLIT, $0-104
@@ -22602,6 +33714,2147 @@ write:
 	ADDQ       $0x000017e0, DI
 	DECQ       R10
 	JNE        group
+	VZEROUPPER
+	RET
+
+// func circulantForwardImage128AVX2(dst []float32, dstStep int, x []float32, xStep int, vecs int, scratch []float32)
+// Requires: AVX, FMA3
+TEXT ·circulantForwardImage128AVX2(SB), NOSPLIT, $0-96
+	MOVQ x_base+32(FP), AX
+	MOVQ xStep+56(FP), BX
+	SHLQ $0x02, BX
+	MOVQ dst_base+0(FP), CX
+	MOVQ dstStep+24(FP), DX
+	SHLQ $0x02, DX
+	MOVQ vecs+64(FP), R10
+	MOVQ scratch_base+72(FP), SI
+	LEAQ 12800(SI), DI
+
+vector:
+	MOVQ AX, R8
+	MOVQ SI, R13
+	MOVQ $0x00000080, R11
+
+gather:
+	VMOVUPS (R8), Y0
+	VMOVUPS Y0, (R13)
+	ADDQ    BX, R8
+	ADDQ    $0x00000020, R13
+	DECQ    R11
+	JNE     gather
+	MOVQ    SI, R12
+	LEAQ    4608(SI), R13
+	MOVQ    $0x00000002, R11
+
+part:
+	VMOVUPS     (R12), Y0
+	VMOVUPS     2048(R12), Y1
+	VADDPS      Y1, Y0, Y2
+	VSUBPS      Y1, Y0, Y0
+	VMOVUPS     1024(R12), Y1
+	VMOVUPS     3072(R12), Y3
+	VADDPS      Y3, Y1, Y4
+	VSUBPS      Y3, Y1, Y1
+	VADDPS      Y4, Y2, Y3
+	VSUBPS      Y4, Y2, Y2
+	VMOVUPS     512(R12), Y4
+	VMOVUPS     2560(R12), Y5
+	VADDPS      Y5, Y4, Y6
+	VSUBPS      Y5, Y4, Y4
+	VMOVUPS     1536(R12), Y5
+	VMOVUPS     3584(R12), Y7
+	VADDPS      Y7, Y5, Y8
+	VSUBPS      Y7, Y5, Y5
+	VADDPS      Y8, Y6, Y7
+	VSUBPS      Y8, Y6, Y6
+	VADDPS      Y7, Y3, Y8
+	VSUBPS      Y7, Y3, Y3
+	VMOVAPS     Y4, Y7
+	VFMADD231PS word_bf800000<>+0(SB), Y5, Y7
+	VFMADD231PS word_3f800000<>+0(SB), Y4, Y5
+	VMOVAPS     Y0, Y4
+	VFMADD231PS word_3f3504f3<>+0(SB), Y7, Y4
+	VMOVAPS     Y1, Y9
+	VFMADD231PS word_3f3504f3<>+0(SB), Y5, Y9
+	VFMADD231PS word_bf3504f3<>+0(SB), Y7, Y0
+	VFMADD231PS word_bf3504f3<>+0(SB), Y5, Y1
+	VMOVUPS     256(R12), Y5
+	VMOVUPS     2304(R12), Y7
+	VADDPS      Y7, Y5, Y10
+	VSUBPS      Y7, Y5, Y5
+	VMOVUPS     1280(R12), Y7
+	VMOVUPS     3328(R12), Y11
+	VADDPS      Y11, Y7, Y12
+	VSUBPS      Y11, Y7, Y7
+	VADDPS      Y12, Y10, Y11
+	VSUBPS      Y12, Y10, Y10
+	VMOVUPS     768(R12), Y12
+	VMOVUPS     2816(R12), Y13
+	VADDPS      Y13, Y12, Y14
+	VSUBPS      Y13, Y12, Y12
+	VMOVUPS     1792(R12), Y13
+	VMOVUPS     3840(R12), Y15
+	VMOVUPS     Y3, 8704(SI)
+	VADDPS      Y15, Y13, Y3
+	VSUBPS      Y15, Y13, Y13
+	VADDPS      Y3, Y14, Y15
+	VSUBPS      Y3, Y14, Y3
+	VADDPS      Y15, Y11, Y14
+	VSUBPS      Y15, Y11, Y11
+	VMOVAPS     Y12, Y15
+	VFMADD231PS word_bf800000<>+0(SB), Y13, Y15
+	VFMADD231PS word_3f800000<>+0(SB), Y12, Y13
+	VMOVAPS     Y5, Y12
+	VFMADD231PS word_3f3504f3<>+0(SB), Y15, Y12
+	VMOVUPS     Y11, 8736(SI)
+	VMOVAPS     Y7, Y11
+	VFMADD231PS word_3f3504f3<>+0(SB), Y13, Y11
+	VFMADD231PS word_bf3504f3<>+0(SB), Y15, Y5
+	VFMADD231PS word_bf3504f3<>+0(SB), Y13, Y7
+	VADDPS      Y14, Y8, Y13
+	VSUBPS      Y14, Y8, Y8
+	VMOVAPS     Y12, Y14
+	VFMADD231PS word_bed413cd<>+0(SB), Y11, Y14
+	VFMADD231PS word_3ed413cd<>+0(SB), Y12, Y11
+	VMOVAPS     Y4, Y12
+	VFMADD231PS word_3f6c835e<>+0(SB), Y14, Y12
+	VMOVAPS     Y9, Y15
+	VFMADD231PS word_3f6c835e<>+0(SB), Y11, Y15
+	VFMADD231PS word_bf6c835e<>+0(SB), Y14, Y4
+	VFMADD231PS word_bf6c835e<>+0(SB), Y11, Y9
+	VMOVAPS     Y10, Y11
+	VFMADD231PS word_bf800000<>+0(SB), Y3, Y11
+	VFMADD231PS word_3f800000<>+0(SB), Y10, Y3
+	VMOVAPS     Y2, Y10
+	VFMADD231PS word_3f3504f3<>+0(SB), Y11, Y10
+	VMOVAPS     Y6, Y14
+	VFMADD231PS word_3f3504f3<>+0(SB), Y3, Y14
+	VFMADD231PS word_bf3504f3<>+0(SB), Y11, Y2
+	VFMADD231PS word_bf3504f3<>+0(SB), Y3, Y6
+	VMOVAPS     Y5, Y3
+	VFMADD231PS word_401a827a<>+0(SB), Y7, Y3
+	VFMADD231PS word_c01a827a<>+0(SB), Y5, Y7
+	VMOVAPS     Y0, Y5
+	VFMADD231PS word_3ec3ef15<>+0(SB), Y3, Y5
+	VMOVAPS     Y1, Y11
+	VFMADD231PS word_3ec3ef15<>+0(SB), Y7, Y11
+	VFMADD231PS word_bec3ef15<>+0(SB), Y3, Y0
+	VFMADD231PS word_bec3ef15<>+0(SB), Y7, Y1
+	VMOVUPS     128(R12), Y3
+	VMOVUPS     2176(R12), Y7
+	VMOVUPS     Y8, 8768(SI)
+	VADDPS      Y7, Y3, Y8
+	VSUBPS      Y7, Y3, Y3
+	VMOVUPS     1152(R12), Y7
+	VMOVUPS     Y9, 8800(SI)
+	VMOVUPS     3200(R12), Y9
+	VMOVUPS     Y4, 8832(SI)
+	VADDPS      Y9, Y7, Y4
+	VSUBPS      Y9, Y7, Y7
+	VADDPS      Y4, Y8, Y9
+	VSUBPS      Y4, Y8, Y4
+	VMOVUPS     640(R12), Y8
+	VMOVUPS     Y6, 8864(SI)
+	VMOVUPS     2688(R12), Y6
+	VMOVUPS     Y2, 8896(SI)
+	VADDPS      Y6, Y8, Y2
+	VSUBPS      Y6, Y8, Y6
+	VMOVUPS     1664(R12), Y8
+	VMOVUPS     Y1, 8928(SI)
+	VMOVUPS     3712(R12), Y1
+	VMOVUPS     Y0, 8960(SI)
+	VADDPS      Y1, Y8, Y0
+	VSUBPS      Y1, Y8, Y1
+	VADDPS      Y0, Y2, Y8
+	VSUBPS      Y0, Y2, Y0
+	VADDPS      Y8, Y9, Y2
+	VSUBPS      Y8, Y9, Y8
+	VMOVAPS     Y6, Y9
+	VFMADD231PS word_bf800000<>+0(SB), Y1, Y9
+	VFMADD231PS word_3f800000<>+0(SB), Y6, Y1
+	VMOVAPS     Y3, Y6
+	VFMADD231PS word_3f3504f3<>+0(SB), Y9, Y6
+	VMOVUPS     Y8, 8992(SI)
+	VMOVAPS     Y7, Y8
+	VFMADD231PS word_3f3504f3<>+0(SB), Y1, Y8
+	VFMADD231PS word_bf3504f3<>+0(SB), Y9, Y3
+	VFMADD231PS word_bf3504f3<>+0(SB), Y1, Y7
+	VMOVUPS     384(R12), Y1
+	VMOVUPS     2432(R12), Y9
+	VMOVUPS     Y11, 9024(SI)
+	VADDPS      Y9, Y1, Y11
+	VSUBPS      Y9, Y1, Y1
+	VMOVUPS     1408(R12), Y9
+	VMOVUPS     Y5, 9056(SI)
+	VMOVUPS     3456(R12), Y5
+	VMOVUPS     Y14, 9088(SI)
+	VADDPS      Y5, Y9, Y14
+	VSUBPS      Y5, Y9, Y5
+	VADDPS      Y14, Y11, Y9
+	VSUBPS      Y14, Y11, Y11
+	VMOVUPS     896(R12), Y14
+	VMOVUPS     Y10, 9120(SI)
+	VMOVUPS     2944(R12), Y10
+	VMOVUPS     Y15, 9152(SI)
+	VADDPS      Y10, Y14, Y15
+	VSUBPS      Y10, Y14, Y10
+	VMOVUPS     1920(R12), Y14
+	VMOVUPS     Y12, 9184(SI)
+	VMOVUPS     3968(R12), Y12
+	VMOVUPS     Y13, 9216(SI)
+	VADDPS      Y12, Y14, Y13
+	VSUBPS      Y12, Y14, Y12
+	VADDPS      Y13, Y15, Y14
+	VSUBPS      Y13, Y15, Y13
+	VADDPS      Y14, Y9, Y15
+	VSUBPS      Y14, Y9, Y9
+	VMOVAPS     Y10, Y14
+	VFMADD231PS word_bf800000<>+0(SB), Y12, Y14
+	VFMADD231PS word_3f800000<>+0(SB), Y10, Y12
+	VMOVAPS     Y1, Y10
+	VFMADD231PS word_3f3504f3<>+0(SB), Y14, Y10
+	VMOVUPS     Y9, 9248(SI)
+	VMOVAPS     Y5, Y9
+	VFMADD231PS word_3f3504f3<>+0(SB), Y12, Y9
+	VFMADD231PS word_bf3504f3<>+0(SB), Y14, Y1
+	VFMADD231PS word_bf3504f3<>+0(SB), Y12, Y5
+	VADDPS      Y15, Y2, Y12
+	VSUBPS      Y15, Y2, Y2
+	VMOVAPS     Y10, Y14
+	VFMADD231PS word_bed413cd<>+0(SB), Y9, Y14
+	VFMADD231PS word_3ed413cd<>+0(SB), Y10, Y9
+	VMOVAPS     Y6, Y10
+	VFMADD231PS word_3f6c835e<>+0(SB), Y14, Y10
+	VMOVAPS     Y8, Y15
+	VFMADD231PS word_3f6c835e<>+0(SB), Y9, Y15
+	VFMADD231PS word_bf6c835e<>+0(SB), Y14, Y6
+	VFMADD231PS word_bf6c835e<>+0(SB), Y9, Y8
+	VMOVAPS     Y11, Y9
+	VFMADD231PS word_bf800000<>+0(SB), Y13, Y9
+	VFMADD231PS word_3f800000<>+0(SB), Y11, Y13
+	VMOVAPS     Y4, Y11
+	VFMADD231PS word_3f3504f3<>+0(SB), Y9, Y11
+	VMOVAPS     Y0, Y14
+	VFMADD231PS word_3f3504f3<>+0(SB), Y13, Y14
+	VFMADD231PS word_bf3504f3<>+0(SB), Y9, Y4
+	VFMADD231PS word_bf3504f3<>+0(SB), Y13, Y0
+	VMOVAPS     Y1, Y9
+	VFMADD231PS word_401a827a<>+0(SB), Y5, Y9
+	VFMADD231PS word_c01a827a<>+0(SB), Y1, Y5
+	VMOVAPS     Y3, Y1
+	VFMADD231PS word_3ec3ef15<>+0(SB), Y9, Y1
+	VMOVAPS     Y7, Y13
+	VFMADD231PS word_3ec3ef15<>+0(SB), Y5, Y13
+	VFMADD231PS word_bec3ef15<>+0(SB), Y9, Y3
+	VFMADD231PS word_bec3ef15<>+0(SB), Y5, Y7
+	VMOVUPS     9216(SI), Y5
+	VADDPS      Y5, Y12, Y9
+	VSUBPS      Y12, Y5, Y5
+	VMOVAPS     Y10, Y12
+	VFMADD231PS word_be4bafaf<>+0(SB), Y15, Y12
+	VFMADD231PS word_3e4bafaf<>+0(SB), Y10, Y15
+	VMOVUPS     9184(SI), Y10
+	VMOVUPS     Y5, 9216(SI)
+	VMOVAPS     Y10, Y5
+	VFMADD231PS word_3f7b14be<>+0(SB), Y12, Y5
+	VMOVUPS     Y2, 9280(SI)
+	VMOVUPS     9152(SI), Y2
+	VMOVUPS     Y5, 9312(SI)
+	VMOVAPS     Y2, Y5
+	VFMADD231PS word_3f7b14be<>+0(SB), Y15, Y5
+	VFMADD231PS word_bf7b14be<>+0(SB), Y12, Y10
+	VFMADD231PS word_bf7b14be<>+0(SB), Y15, Y2
+	VMOVAPS     Y11, Y12
+	VFMADD231PS word_bed413cd<>+0(SB), Y14, Y12
+	VFMADD231PS word_3ed413cd<>+0(SB), Y11, Y14
+	VMOVUPS     9120(SI), Y11
+	VMOVAPS     Y11, Y15
+	VFMADD231PS word_3f6c835e<>+0(SB), Y12, Y15
+	VMOVUPS     Y2, 9152(SI)
+	VMOVUPS     9088(SI), Y2
+	VMOVUPS     Y10, 9184(SI)
+	VMOVAPS     Y2, Y10
+	VFMADD231PS word_3f6c835e<>+0(SB), Y14, Y10
+	VFMADD231PS word_bf6c835e<>+0(SB), Y12, Y11
+	VFMADD231PS word_bf6c835e<>+0(SB), Y14, Y2
+	VMOVAPS     Y1, Y12
+	VFMADD231PS word_3f2b0dc1<>+0(SB), Y13, Y12
+	VFMADD231PS word_bf2b0dc1<>+0(SB), Y1, Y13
+	VMOVUPS     9056(SI), Y1
+	VMOVAPS     Y1, Y14
+	VFMADD231PS word_3f54db31<>+0(SB), Y12, Y14
+	VMOVUPS     Y2, 9088(SI)
+	VMOVUPS     9024(SI), Y2
+	VMOVUPS     Y11, 9120(SI)
+	VMOVAPS     Y2, Y11
+	VFMADD231PS word_3f54db31<>+0(SB), Y13, Y11
+	VFMADD231PS word_bf54db31<>+0(SB), Y12, Y1
+	VFMADD231PS word_bf54db31<>+0(SB), Y13, Y2
+	VMOVUPS     8992(SI), Y12
+	VMOVUPS     9248(SI), Y13
+	VMOVUPS     Y2, 9024(SI)
+	VMOVAPS     Y12, Y2
+	VFMADD231PS word_bf800000<>+0(SB), Y13, Y2
+	VFMADD231PS word_3f800000<>+0(SB), Y12, Y13
+	VMOVUPS     8704(SI), Y12
+	VMOVUPS     Y1, 8992(SI)
+	VMOVAPS     Y12, Y1
+	VFMADD231PS word_3f3504f3<>+0(SB), Y2, Y1
+	VMOVUPS     Y1, 9248(SI)
+	VMOVUPS     8736(SI), Y1
+	VMOVUPS     Y11, 9056(SI)
+	VMOVAPS     Y1, Y11
+	VFMADD231PS word_3f3504f3<>+0(SB), Y13, Y11
+	VFMADD231PS word_bf3504f3<>+0(SB), Y2, Y12
+	VFMADD231PS word_bf3504f3<>+0(SB), Y13, Y1
+	VMOVAPS     Y3, Y2
+	VFMADD231PS word_bfbf90c7<>+0(SB), Y7, Y2
+	VFMADD231PS word_3fbf90c7<>+0(SB), Y3, Y7
+	VMOVUPS     8960(SI), Y3
+	VMOVAPS     Y3, Y13
+	VFMADD231PS word_3f0e39da<>+0(SB), Y2, Y13
+	VMOVUPS     Y1, 8736(SI)
+	VMOVUPS     8928(SI), Y1
+	VMOVUPS     Y12, 8704(SI)
+	VMOVAPS     Y1, Y12
+	VFMADD231PS word_3f0e39da<>+0(SB), Y7, Y12
+	VFMADD231PS word_bf0e39da<>+0(SB), Y2, Y3
+	VFMADD231PS word_bf0e39da<>+0(SB), Y7, Y1
+	VMOVAPS     Y4, Y2
+	VFMADD231PS word_401a827a<>+0(SB), Y0, Y2
+	VFMADD231PS word_c01a827a<>+0(SB), Y4, Y0
+	VMOVUPS     8896(SI), Y4
+	VMOVAPS     Y4, Y7
+	VFMADD231PS word_3ec3ef15<>+0(SB), Y2, Y7
+	VMOVUPS     Y1, 8928(SI)
+	VMOVUPS     8864(SI), Y1
+	VMOVUPS     Y3, 8960(SI)
+	VMOVAPS     Y1, Y3
+	VFMADD231PS word_3ec3ef15<>+0(SB), Y0, Y3
+	VFMADD231PS word_bec3ef15<>+0(SB), Y2, Y4
+	VFMADD231PS word_bec3ef15<>+0(SB), Y0, Y1
+	VMOVAPS     Y6, Y0
+	VFMADD231PS word_40a0dff7<>+0(SB), Y8, Y0
+	VFMADD231PS word_c0a0dff7<>+0(SB), Y6, Y8
+	VMOVUPS     8832(SI), Y2
+	VMOVAPS     Y2, Y6
+	VFMADD231PS word_3e47c5c2<>+0(SB), Y0, Y6
+	VMOVUPS     Y1, 8864(SI)
+	VMOVUPS     8800(SI), Y1
+	VMOVUPS     Y4, 8896(SI)
+	VMOVAPS     Y1, Y4
+	VFMADD231PS word_3e47c5c2<>+0(SB), Y8, Y4
+	VFMADD231PS word_be47c5c2<>+0(SB), Y0, Y2
+	VFMADD231PS word_be47c5c2<>+0(SB), Y8, Y1
+	VMOVUPS     64(R12), Y0
+	VMOVUPS     2112(R12), Y8
+	VMOVUPS     Y1, 8800(SI)
+	VADDPS      Y8, Y0, Y1
+	VSUBPS      Y8, Y0, Y0
+	VMOVUPS     1088(R12), Y8
+	VMOVUPS     Y2, 8832(SI)
+	VMOVUPS     3136(R12), Y2
+	VMOVUPS     Y4, 9344(SI)
+	VADDPS      Y2, Y8, Y4
+	VSUBPS      Y2, Y8, Y2
+	VADDPS      Y4, Y1, Y8
+	VSUBPS      Y4, Y1, Y1
+	VMOVUPS     576(R12), Y4
+	VMOVUPS     Y6, 9376(SI)
+	VMOVUPS     2624(R12), Y6
+	VMOVUPS     Y3, 9408(SI)
+	VADDPS      Y6, Y4, Y3
+	VSUBPS      Y6, Y4, Y4
+	VMOVUPS     1600(R12), Y6
+	VMOVUPS     Y7, 9440(SI)
+	VMOVUPS     3648(R12), Y7
+	VMOVUPS     Y12, 9472(SI)
+	VADDPS      Y7, Y6, Y12
+	VSUBPS      Y7, Y6, Y6
+	VADDPS      Y12, Y3, Y7
+	VSUBPS      Y12, Y3, Y3
+	VADDPS      Y7, Y8, Y12
+	VSUBPS      Y7, Y8, Y7
+	VMOVAPS     Y4, Y8
+	VFMADD231PS word_bf800000<>+0(SB), Y6, Y8
+	VFMADD231PS word_3f800000<>+0(SB), Y4, Y6
+	VMOVAPS     Y0, Y4
+	VFMADD231PS word_3f3504f3<>+0(SB), Y8, Y4
+	VMOVUPS     Y13, 9504(SI)
+	VMOVAPS     Y2, Y13
+	VFMADD231PS word_3f3504f3<>+0(SB), Y6, Y13
+	VFMADD231PS word_bf3504f3<>+0(SB), Y8, Y0
+	VFMADD231PS word_bf3504f3<>+0(SB), Y6, Y2
+	VMOVUPS     320(R12), Y6
+	VMOVUPS     2368(R12), Y8
+	VMOVUPS     Y11, 9536(SI)
+	VADDPS      Y8, Y6, Y11
+	VSUBPS      Y8, Y6, Y6
+	VMOVUPS     1344(R12), Y8
+	VMOVUPS     Y14, 9568(SI)
+	VMOVUPS     3392(R12), Y14
+	VMOVUPS     Y10, 9600(SI)
+	VADDPS      Y14, Y8, Y10
+	VSUBPS      Y14, Y8, Y8
+	VADDPS      Y10, Y11, Y14
+	VSUBPS      Y10, Y11, Y10
+	VMOVUPS     832(R12), Y11
+	VMOVUPS     Y15, 9632(SI)
+	VMOVUPS     2880(R12), Y15
+	VMOVUPS     Y5, 9664(SI)
+	VADDPS      Y15, Y11, Y5
+	VSUBPS      Y15, Y11, Y11
+	VMOVUPS     1856(R12), Y15
+	VMOVUPS     Y9, 9696(SI)
+	VMOVUPS     3904(R12), Y9
+	VMOVUPS     Y7, 9728(SI)
+	VADDPS      Y9, Y15, Y7
+	VSUBPS      Y9, Y15, Y9
+	VADDPS      Y7, Y5, Y15
+	VSUBPS      Y7, Y5, Y5
+	VADDPS      Y15, Y14, Y7
+	VSUBPS      Y15, Y14, Y14
+	VMOVAPS     Y11, Y15
+	VFMADD231PS word_bf800000<>+0(SB), Y9, Y15
+	VFMADD231PS word_3f800000<>+0(SB), Y11, Y9
+	VMOVAPS     Y6, Y11
+	VFMADD231PS word_3f3504f3<>+0(SB), Y15, Y11
+	VMOVUPS     Y14, 9760(SI)
+	VMOVAPS     Y8, Y14
+	VFMADD231PS word_3f3504f3<>+0(SB), Y9, Y14
+	VFMADD231PS word_bf3504f3<>+0(SB), Y15, Y6
+	VFMADD231PS word_bf3504f3<>+0(SB), Y9, Y8
+	VADDPS      Y7, Y12, Y9
+	VSUBPS      Y7, Y12, Y7
+	VMOVAPS     Y11, Y12
+	VFMADD231PS word_bed413cd<>+0(SB), Y14, Y12
+	VFMADD231PS word_3ed413cd<>+0(SB), Y11, Y14
+	VMOVAPS     Y4, Y11
+	VFMADD231PS word_3f6c835e<>+0(SB), Y12, Y11
+	VMOVAPS     Y13, Y15
+	VFMADD231PS word_3f6c835e<>+0(SB), Y14, Y15
+	VFMADD231PS word_bf6c835e<>+0(SB), Y12, Y4
+	VFMADD231PS word_bf6c835e<>+0(SB), Y14, Y13
+	VMOVAPS     Y10, Y12
+	VFMADD231PS word_bf800000<>+0(SB), Y5, Y12
+	VFMADD231PS word_3f800000<>+0(SB), Y10, Y5
+	VMOVAPS     Y1, Y10
+	VFMADD231PS word_3f3504f3<>+0(SB), Y12, Y10
+	VMOVAPS     Y3, Y14
+	VFMADD231PS word_3f3504f3<>+0(SB), Y5, Y14
+	VFMADD231PS word_bf3504f3<>+0(SB), Y12, Y1
+	VFMADD231PS word_bf3504f3<>+0(SB), Y5, Y3
+	VMOVAPS     Y6, Y5
+	VFMADD231PS word_401a827a<>+0(SB), Y8, Y5
+	VFMADD231PS word_c01a827a<>+0(SB), Y6, Y8
+	VMOVAPS     Y0, Y6
+	VFMADD231PS word_3ec3ef15<>+0(SB), Y5, Y6
+	VMOVAPS     Y2, Y12
+	VFMADD231PS word_3ec3ef15<>+0(SB), Y8, Y12
+	VFMADD231PS word_bec3ef15<>+0(SB), Y5, Y0
+	VFMADD231PS word_bec3ef15<>+0(SB), Y8, Y2
+	VMOVUPS     192(R12), Y5
+	VMOVUPS     2240(R12), Y8
+	VMOVUPS     Y7, 9792(SI)
+	VADDPS      Y8, Y5, Y7
+	VSUBPS      Y8, Y5, Y5
+	VMOVUPS     1216(R12), Y8
+	VMOVUPS     Y13, 9824(SI)
+	VMOVUPS     3264(R12), Y13
+	VMOVUPS     Y4, 9856(SI)
+	VADDPS      Y13, Y8, Y4
+	VSUBPS      Y13, Y8, Y8
+	VADDPS      Y4, Y7, Y13
+	VSUBPS      Y4, Y7, Y4
+	VMOVUPS     704(R12), Y7
+	VMOVUPS     Y3, 9888(SI)
+	VMOVUPS     2752(R12), Y3
+	VMOVUPS     Y1, 9920(SI)
+	VADDPS      Y3, Y7, Y1
+	VSUBPS      Y3, Y7, Y3
+	VMOVUPS     1728(R12), Y7
+	VMOVUPS     Y2, 9952(SI)
+	VMOVUPS     3776(R12), Y2
+	VMOVUPS     Y0, 9984(SI)
+	VADDPS      Y2, Y7, Y0
+	VSUBPS      Y2, Y7, Y2
+	VADDPS      Y0, Y1, Y7
+	VSUBPS      Y0, Y1, Y0
+	VADDPS      Y7, Y13, Y1
+	VSUBPS      Y7, Y13, Y7
+	VMOVAPS     Y3, Y13
+	VFMADD231PS word_bf800000<>+0(SB), Y2, Y13
+	VFMADD231PS word_3f800000<>+0(SB), Y3, Y2
+	VMOVAPS     Y5, Y3
+	VFMADD231PS word_3f3504f3<>+0(SB), Y13, Y3
+	VMOVUPS     Y7, 10016(SI)
+	VMOVAPS     Y8, Y7
+	VFMADD231PS word_3f3504f3<>+0(SB), Y2, Y7
+	VFMADD231PS word_bf3504f3<>+0(SB), Y13, Y5
+	VFMADD231PS word_bf3504f3<>+0(SB), Y2, Y8
+	VMOVUPS     448(R12), Y2
+	VMOVUPS     2496(R12), Y13
+	VMOVUPS     Y12, 10048(SI)
+	VADDPS      Y13, Y2, Y12
+	VSUBPS      Y13, Y2, Y2
+	VMOVUPS     1472(R12), Y13
+	VMOVUPS     Y6, 10080(SI)
+	VMOVUPS     3520(R12), Y6
+	VMOVUPS     Y14, 10112(SI)
+	VADDPS      Y6, Y13, Y14
+	VSUBPS      Y6, Y13, Y6
+	VADDPS      Y14, Y12, Y13
+	VSUBPS      Y14, Y12, Y12
+	VMOVUPS     960(R12), Y14
+	VMOVUPS     Y10, 10144(SI)
+	VMOVUPS     3008(R12), Y10
+	VMOVUPS     Y15, 10176(SI)
+	VADDPS      Y10, Y14, Y15
+	VSUBPS      Y10, Y14, Y10
+	VMOVUPS     1984(R12), Y14
+	VMOVUPS     Y11, 10208(SI)
+	VMOVUPS     4032(R12), Y11
+	VMOVUPS     Y9, 10240(SI)
+	VADDPS      Y11, Y14, Y9
+	VSUBPS      Y11, Y14, Y11
+	VADDPS      Y9, Y15, Y14
+	VSUBPS      Y9, Y15, Y9
+	VADDPS      Y14, Y13, Y15
+	VSUBPS      Y14, Y13, Y13
+	VMOVAPS     Y10, Y14
+	VFMADD231PS word_bf800000<>+0(SB), Y11, Y14
+	VFMADD231PS word_3f800000<>+0(SB), Y10, Y11
+	VMOVAPS     Y2, Y10
+	VFMADD231PS word_3f3504f3<>+0(SB), Y14, Y10
+	VMOVUPS     Y13, 10272(SI)
+	VMOVAPS     Y6, Y13
+	VFMADD231PS word_3f3504f3<>+0(SB), Y11, Y13
+	VFMADD231PS word_bf3504f3<>+0(SB), Y14, Y2
+	VFMADD231PS word_bf3504f3<>+0(SB), Y11, Y6
+	VADDPS      Y15, Y1, Y11
+	VSUBPS      Y15, Y1, Y1
+	VMOVAPS     Y10, Y14
+	VFMADD231PS word_bed413cd<>+0(SB), Y13, Y14
+	VFMADD231PS word_3ed413cd<>+0(SB), Y10, Y13
+	VMOVAPS     Y3, Y10
+	VFMADD231PS word_3f6c835e<>+0(SB), Y14, Y10
+	VMOVAPS     Y7, Y15
+	VFMADD231PS word_3f6c835e<>+0(SB), Y13, Y15
+	VFMADD231PS word_bf6c835e<>+0(SB), Y14, Y3
+	VFMADD231PS word_bf6c835e<>+0(SB), Y13, Y7
+	VMOVAPS     Y12, Y13
+	VFMADD231PS word_bf800000<>+0(SB), Y9, Y13
+	VFMADD231PS word_3f800000<>+0(SB), Y12, Y9
+	VMOVAPS     Y4, Y12
+	VFMADD231PS word_3f3504f3<>+0(SB), Y13, Y12
+	VMOVAPS     Y0, Y14
+	VFMADD231PS word_3f3504f3<>+0(SB), Y9, Y14
+	VFMADD231PS word_bf3504f3<>+0(SB), Y13, Y4
+	VFMADD231PS word_bf3504f3<>+0(SB), Y9, Y0
+	VMOVAPS     Y2, Y9
+	VFMADD231PS word_401a827a<>+0(SB), Y6, Y9
+	VFMADD231PS word_c01a827a<>+0(SB), Y2, Y6
+	VMOVAPS     Y5, Y2
+	VFMADD231PS word_3ec3ef15<>+0(SB), Y9, Y2
+	VMOVAPS     Y8, Y13
+	VFMADD231PS word_3ec3ef15<>+0(SB), Y6, Y13
+	VFMADD231PS word_bec3ef15<>+0(SB), Y9, Y5
+	VFMADD231PS word_bec3ef15<>+0(SB), Y6, Y8
+	VMOVUPS     10240(SI), Y6
+	VADDPS      Y6, Y11, Y9
+	VSUBPS      Y11, Y6, Y6
+	VMOVAPS     Y10, Y11
+	VFMADD231PS word_be4bafaf<>+0(SB), Y15, Y11
+	VFMADD231PS word_3e4bafaf<>+0(SB), Y10, Y15
+	VMOVUPS     10208(SI), Y10
+	VMOVUPS     Y6, 10240(SI)
+	VMOVAPS     Y10, Y6
+	VFMADD231PS word_3f7b14be<>+0(SB), Y11, Y6
+	VMOVUPS     Y1, 10304(SI)
+	VMOVUPS     10176(SI), Y1
+	VMOVUPS     Y6, 10336(SI)
+	VMOVAPS     Y1, Y6
+	VFMADD231PS word_3f7b14be<>+0(SB), Y15, Y6
+	VFMADD231PS word_bf7b14be<>+0(SB), Y11, Y10
+	VFMADD231PS word_bf7b14be<>+0(SB), Y15, Y1
+	VMOVAPS     Y12, Y11
+	VFMADD231PS word_bed413cd<>+0(SB), Y14, Y11
+	VFMADD231PS word_3ed413cd<>+0(SB), Y12, Y14
+	VMOVUPS     10144(SI), Y12
+	VMOVAPS     Y12, Y15
+	VFMADD231PS word_3f6c835e<>+0(SB), Y11, Y15
+	VMOVUPS     Y1, 10176(SI)
+	VMOVUPS     10112(SI), Y1
+	VMOVUPS     Y10, 10208(SI)
+	VMOVAPS     Y1, Y10
+	VFMADD231PS word_3f6c835e<>+0(SB), Y14, Y10
+	VFMADD231PS word_bf6c835e<>+0(SB), Y11, Y12
+	VFMADD231PS word_bf6c835e<>+0(SB), Y14, Y1
+	VMOVAPS     Y2, Y11
+	VFMADD231PS word_3f2b0dc1<>+0(SB), Y13, Y11
+	VFMADD231PS word_bf2b0dc1<>+0(SB), Y2, Y13
+	VMOVUPS     10080(SI), Y2
+	VMOVAPS     Y2, Y14
+	VFMADD231PS word_3f54db31<>+0(SB), Y11, Y14
+	VMOVUPS     Y1, 10112(SI)
+	VMOVUPS     10048(SI), Y1
+	VMOVUPS     Y12, 10144(SI)
+	VMOVAPS     Y1, Y12
+	VFMADD231PS word_3f54db31<>+0(SB), Y13, Y12
+	VFMADD231PS word_bf54db31<>+0(SB), Y11, Y2
+	VFMADD231PS word_bf54db31<>+0(SB), Y13, Y1
+	VMOVUPS     10016(SI), Y11
+	VMOVUPS     10272(SI), Y13
+	VMOVUPS     Y1, 10048(SI)
+	VMOVAPS     Y11, Y1
+	VFMADD231PS word_bf800000<>+0(SB), Y13, Y1
+	VFMADD231PS word_3f800000<>+0(SB), Y11, Y13
+	VMOVUPS     9728(SI), Y11
+	VMOVUPS     Y2, 10016(SI)
+	VMOVAPS     Y11, Y2
+	VFMADD231PS word_3f3504f3<>+0(SB), Y1, Y2
+	VMOVUPS     Y2, 10272(SI)
+	VMOVUPS     9760(SI), Y2
+	VMOVUPS     Y12, 10080(SI)
+	VMOVAPS     Y2, Y12
+	VFMADD231PS word_3f3504f3<>+0(SB), Y13, Y12
+	VFMADD231PS word_bf3504f3<>+0(SB), Y1, Y11
+	VFMADD231PS word_bf3504f3<>+0(SB), Y13, Y2
+	VMOVAPS     Y5, Y1
+	VFMADD231PS word_bfbf90c7<>+0(SB), Y8, Y1
+	VFMADD231PS word_3fbf90c7<>+0(SB), Y5, Y8
+	VMOVUPS     9984(SI), Y5
+	VMOVAPS     Y5, Y13
+	VFMADD231PS word_3f0e39da<>+0(SB), Y1, Y13
+	VMOVUPS     Y2, 9760(SI)
+	VMOVUPS     9952(SI), Y2
+	VMOVUPS     Y11, 9728(SI)
+	VMOVAPS     Y2, Y11
+	VFMADD231PS word_3f0e39da<>+0(SB), Y8, Y11
+	VFMADD231PS word_bf0e39da<>+0(SB), Y1, Y5
+	VFMADD231PS word_bf0e39da<>+0(SB), Y8, Y2
+	VMOVAPS     Y4, Y1
+	VFMADD231PS word_401a827a<>+0(SB), Y0, Y1
+	VFMADD231PS word_c01a827a<>+0(SB), Y4, Y0
+	VMOVUPS     9920(SI), Y4
+	VMOVAPS     Y4, Y8
+	VFMADD231PS word_3ec3ef15<>+0(SB), Y1, Y8
+	VMOVUPS     Y2, 9952(SI)
+	VMOVUPS     9888(SI), Y2
+	VMOVUPS     Y5, 9984(SI)
+	VMOVAPS     Y2, Y5
+	VFMADD231PS word_3ec3ef15<>+0(SB), Y0, Y5
+	VFMADD231PS word_bec3ef15<>+0(SB), Y1, Y4
+	VFMADD231PS word_bec3ef15<>+0(SB), Y0, Y2
+	VMOVAPS     Y3, Y0
+	VFMADD231PS word_40a0dff7<>+0(SB), Y7, Y0
+	VFMADD231PS word_c0a0dff7<>+0(SB), Y3, Y7
+	VMOVUPS     9856(SI), Y1
+	VMOVAPS     Y1, Y3
+	VFMADD231PS word_3e47c5c2<>+0(SB), Y0, Y3
+	VMOVUPS     Y2, 9888(SI)
+	VMOVUPS     9824(SI), Y2
+	VMOVUPS     Y4, 9920(SI)
+	VMOVAPS     Y2, Y4
+	VFMADD231PS word_3e47c5c2<>+0(SB), Y7, Y4
+	VFMADD231PS word_be47c5c2<>+0(SB), Y0, Y1
+	VFMADD231PS word_be47c5c2<>+0(SB), Y7, Y2
+	VMOVUPS     9696(SI), Y0
+	VADDPS      Y0, Y9, Y7
+	VMOVUPS     Y7, (R13)
+	VSUBPS      Y9, Y0, Y0
+	VMOVUPS     Y0, 32(R13)
+	VMOVUPS     10336(SI), Y0
+	VMOVAPS     Y0, Y7
+	VFMADD231PS word_bdc9b5dc<>+0(SB), Y6, Y7
+	VFMADD231PS word_3dc9b5dc<>+0(SB), Y0, Y6
+	VMOVUPS     9312(SI), Y0
+	VMOVAPS     Y0, Y9
+	VFMADD231PS word_3f7ec46d<>+0(SB), Y7, Y9
+	VMOVUPS     Y1, 10336(SI)
+	VMOVUPS     9664(SI), Y1
+	VMOVUPS     Y2, 9696(SI)
+	VMOVAPS     Y1, Y2
+	VFMADD231PS word_3f7ec46d<>+0(SB), Y6, Y2
+	VMOVUPS     Y9, 64(R13)
+	VMULPS      word_bf800000<>+0(SB), Y2, Y2
+	VMOVUPS     Y2, 96(R13)
+	VFMADD231PS word_bf7ec46d<>+0(SB), Y7, Y0
+	VFMADD231PS word_bf7ec46d<>+0(SB), Y6, Y1
+	VMOVUPS     Y0, 1984(R13)
+	VMOVUPS     Y1, 2016(R13)
+	VMOVAPS     Y15, Y0
+	VFMADD231PS word_be4bafaf<>+0(SB), Y10, Y0
+	VFMADD231PS word_3e4bafaf<>+0(SB), Y15, Y10
+	VMOVUPS     9632(SI), Y1
+	VMOVAPS     Y1, Y2
+	VFMADD231PS word_3f7b14be<>+0(SB), Y0, Y2
+	VMOVUPS     9600(SI), Y6
+	VMOVAPS     Y6, Y7
+	VFMADD231PS word_3f7b14be<>+0(SB), Y10, Y7
+	VMOVUPS     Y2, 128(R13)
+	VMULPS      word_bf800000<>+0(SB), Y7, Y2
+	VMOVUPS     Y2, 160(R13)
+	VFMADD231PS word_bf7b14be<>+0(SB), Y0, Y1
+	VFMADD231PS word_bf7b14be<>+0(SB), Y10, Y6
+	VMOVUPS     Y1, 1920(R13)
+	VMOVUPS     Y6, 1952(R13)
+	VMOVUPS     10080(SI), Y0
+	VMOVAPS     Y14, Y1
+	VFMADD231PS word_3e9b5042<>+0(SB), Y0, Y1
+	VFMADD231PS word_be9b5042<>+0(SB), Y14, Y0
+	VMOVUPS     9568(SI), Y2
+	VMOVAPS     Y2, Y6
+	VFMADD231PS word_3f74fa0b<>+0(SB), Y1, Y6
+	VMOVUPS     9056(SI), Y7
+	VMOVAPS     Y7, Y9
+	VFMADD231PS word_3f74fa0b<>+0(SB), Y0, Y9
+	VMOVUPS     Y6, 192(R13)
+	VMOVUPS     Y9, 224(R13)
+	VFMADD231PS word_bf74fa0b<>+0(SB), Y1, Y2
+	VFMADD231PS word_bf74fa0b<>+0(SB), Y0, Y7
+	VMOVUPS     Y2, 1856(R13)
+	VMULPS      word_bf800000<>+0(SB), Y7, Y0
+	VMOVUPS     Y0, 1888(R13)
+	VMOVUPS     10272(SI), Y0
+	VMOVAPS     Y0, Y1
+	VFMADD231PS word_bed413cd<>+0(SB), Y12, Y1
+	VFMADD231PS word_3ed413cd<>+0(SB), Y0, Y12
+	VMOVUPS     9248(SI), Y0
+	VMOVAPS     Y0, Y2
+	VFMADD231PS word_3f6c835e<>+0(SB), Y1, Y2
+	VMOVUPS     9536(SI), Y6
+	VMOVAPS     Y6, Y7
+	VFMADD231PS word_3f6c835e<>+0(SB), Y12, Y7
+	VMOVUPS     Y2, 256(R13)
+	VMULPS      word_bf800000<>+0(SB), Y7, Y2
+	VMOVUPS     Y2, 288(R13)
+	VFMADD231PS word_bf6c835e<>+0(SB), Y1, Y0
+	VFMADD231PS word_bf6c835e<>+0(SB), Y12, Y6
+	VMOVUPS     Y0, 1792(R13)
+	VMOVUPS     Y6, 1824(R13)
+	VMOVAPS     Y13, Y0
+	VFMADD231PS word_bf08d5b9<>+0(SB), Y11, Y0
+	VFMADD231PS word_3f08d5b9<>+0(SB), Y13, Y11
+	VMOVUPS     9504(SI), Y1
+	VMOVAPS     Y1, Y2
+	VFMADD231PS word_3f61c598<>+0(SB), Y0, Y2
+	VMOVUPS     9472(SI), Y6
+	VMOVAPS     Y6, Y7
+	VFMADD231PS word_3f61c598<>+0(SB), Y11, Y7
+	VMOVUPS     Y2, 320(R13)
+	VMULPS      word_bf800000<>+0(SB), Y7, Y2
+	VMOVUPS     Y2, 352(R13)
+	VFMADD231PS word_bf61c598<>+0(SB), Y0, Y1
+	VFMADD231PS word_bf61c598<>+0(SB), Y11, Y6
+	VMOVUPS     Y1, 1728(R13)
+	VMOVUPS     Y6, 1760(R13)
+	VMOVAPS     Y8, Y0
+	VFMADD231PS word_3f2b0dc1<>+0(SB), Y5, Y0
+	VFMADD231PS word_bf2b0dc1<>+0(SB), Y8, Y5
+	VMOVUPS     9440(SI), Y1
+	VMOVAPS     Y1, Y2
+	VFMADD231PS word_3f54db31<>+0(SB), Y0, Y2
+	VMOVUPS     9408(SI), Y6
+	VMOVAPS     Y6, Y7
+	VFMADD231PS word_3f54db31<>+0(SB), Y5, Y7
+	VMOVUPS     Y2, 384(R13)
+	VMOVUPS     Y7, 416(R13)
+	VFMADD231PS word_bf54db31<>+0(SB), Y0, Y1
+	VFMADD231PS word_bf54db31<>+0(SB), Y5, Y6
+	VMOVUPS     Y1, 1664(R13)
+	VMULPS      word_bf800000<>+0(SB), Y6, Y0
+	VMOVUPS     Y0, 1696(R13)
+	VMOVAPS     Y3, Y0
+	VFMADD231PS word_3f521801<>+0(SB), Y4, Y0
+	VFMADD231PS word_bf521801<>+0(SB), Y3, Y4
+	VMOVUPS     9376(SI), Y1
+	VMOVAPS     Y1, Y2
+	VFMADD231PS word_3f45e403<>+0(SB), Y0, Y2
+	VMOVUPS     9344(SI), Y3
+	VMOVAPS     Y3, Y5
+	VFMADD231PS word_3f45e403<>+0(SB), Y4, Y5
+	VMOVUPS     Y2, 448(R13)
+	VMOVUPS     Y5, 480(R13)
+	VFMADD231PS word_bf45e403<>+0(SB), Y0, Y1
+	VFMADD231PS word_bf45e403<>+0(SB), Y4, Y3
+	VMOVUPS     Y1, 1600(R13)
+	VMULPS      word_bf800000<>+0(SB), Y3, Y0
+	VMOVUPS     Y0, 1632(R13)
+	VMOVUPS     9792(SI), Y0
+	VMOVUPS     10304(SI), Y1
+	VMOVAPS     Y0, Y2
+	VFMADD231PS word_bf800000<>+0(SB), Y1, Y2
+	VFMADD231PS word_3f800000<>+0(SB), Y0, Y1
+	VMOVUPS     8768(SI), Y0
+	VMOVAPS     Y0, Y3
+	VFMADD231PS word_3f3504f3<>+0(SB), Y2, Y3
+	VMOVUPS     9280(SI), Y4
+	VMOVAPS     Y4, Y5
+	VFMADD231PS word_3f3504f3<>+0(SB), Y1, Y5
+	VMOVUPS     Y3, 512(R13)
+	VMULPS      word_bf800000<>+0(SB), Y5, Y3
+	VMOVUPS     Y3, 544(R13)
+	VFMADD231PS word_bf3504f3<>+0(SB), Y2, Y0
+	VFMADD231PS word_bf3504f3<>+0(SB), Y1, Y4
+	VMOVUPS     Y0, 1536(R13)
+	VMOVUPS     Y4, 1568(R13)
+	VMOVUPS     10336(SI), Y0
+	VMOVUPS     9696(SI), Y1
+	VMOVAPS     Y0, Y2
+	VFMADD231PS word_bf9bf7ec<>+0(SB), Y1, Y2
+	VFMADD231PS word_3f9bf7ec<>+0(SB), Y0, Y1
+	VMOVUPS     8832(SI), Y0
+	VMOVAPS     Y0, Y3
+	VFMADD231PS word_3f226799<>+0(SB), Y2, Y3
+	VMOVUPS     8800(SI), Y4
+	VMOVAPS     Y4, Y5
+	VFMADD231PS word_3f226799<>+0(SB), Y1, Y5
+	VMOVUPS     Y3, 576(R13)
+	VMULPS      word_bf800000<>+0(SB), Y5, Y3
+	VMOVUPS     Y3, 608(R13)
+	VFMADD231PS word_bf226799<>+0(SB), Y2, Y0
+	VFMADD231PS word_bf226799<>+0(SB), Y1, Y4
+	VMOVUPS     Y0, 1472(R13)
+	VMOVUPS     Y4, 1504(R13)
+	VMOVUPS     9920(SI), Y0
+	VMOVUPS     9888(SI), Y1
+	VMOVAPS     Y0, Y2
+	VFMADD231PS word_bfbf90c7<>+0(SB), Y1, Y2
+	VFMADD231PS word_3fbf90c7<>+0(SB), Y0, Y1
+	VMOVUPS     8896(SI), Y0
+	VMOVAPS     Y0, Y3
+	VFMADD231PS word_3f0e39da<>+0(SB), Y2, Y3
+	VMOVUPS     8864(SI), Y4
+	VMOVAPS     Y4, Y5
+	VFMADD231PS word_3f0e39da<>+0(SB), Y1, Y5
+	VMOVUPS     Y3, 640(R13)
+	VMULPS      word_bf800000<>+0(SB), Y5, Y3
+	VMOVUPS     Y3, 672(R13)
+	VFMADD231PS word_bf0e39da<>+0(SB), Y2, Y0
+	VFMADD231PS word_bf0e39da<>+0(SB), Y1, Y4
+	VMOVUPS     Y0, 1408(R13)
+	VMOVUPS     Y4, 1440(R13)
+	VMOVUPS     9984(SI), Y0
+	VMOVUPS     9952(SI), Y1
+	VMOVAPS     Y0, Y2
+	VFMADD231PS word_3fef789e<>+0(SB), Y1, Y2
+	VFMADD231PS word_bfef789e<>+0(SB), Y0, Y1
+	VMOVUPS     8960(SI), Y0
+	VMOVAPS     Y0, Y3
+	VFMADD231PS word_3ef15aea<>+0(SB), Y2, Y3
+	VMOVUPS     8928(SI), Y4
+	VMOVAPS     Y4, Y5
+	VFMADD231PS word_3ef15aea<>+0(SB), Y1, Y5
+	VMOVUPS     Y3, 704(R13)
+	VMOVUPS     Y5, 736(R13)
+	VFMADD231PS word_bef15aea<>+0(SB), Y2, Y0
+	VFMADD231PS word_bef15aea<>+0(SB), Y1, Y4
+	VMOVUPS     Y0, 1344(R13)
+	VMULPS      word_bf800000<>+0(SB), Y4, Y0
+	VMOVUPS     Y0, 1376(R13)
+	VMOVUPS     9728(SI), Y0
+	VMOVUPS     9760(SI), Y1
+	VMOVAPS     Y0, Y2
+	VFMADD231PS word_401a827a<>+0(SB), Y1, Y2
+	VFMADD231PS word_c01a827a<>+0(SB), Y0, Y1
+	VMOVUPS     8704(SI), Y0
+	VMOVAPS     Y0, Y3
+	VFMADD231PS word_3ec3ef15<>+0(SB), Y2, Y3
+	VMOVUPS     8736(SI), Y4
+	VMOVAPS     Y4, Y5
+	VFMADD231PS word_3ec3ef15<>+0(SB), Y1, Y5
+	VMOVUPS     Y3, 768(R13)
+	VMOVUPS     Y5, 800(R13)
+	VFMADD231PS word_bec3ef15<>+0(SB), Y2, Y0
+	VFMADD231PS word_bec3ef15<>+0(SB), Y1, Y4
+	VMOVUPS     Y0, 1280(R13)
+	VMULPS      word_bf800000<>+0(SB), Y4, Y0
+	VMOVUPS     Y0, 1312(R13)
+	VMOVUPS     10016(SI), Y0
+	VMOVUPS     10048(SI), Y1
+	VMOVAPS     Y0, Y2
+	VFMADD231PS word_c052facf<>+0(SB), Y1, Y2
+	VFMADD231PS word_4052facf<>+0(SB), Y0, Y1
+	VMOVUPS     8992(SI), Y0
+	VMOVAPS     Y0, Y3
+	VFMADD231PS word_3e94a031<>+0(SB), Y2, Y3
+	VMOVUPS     9024(SI), Y4
+	VMOVAPS     Y4, Y5
+	VFMADD231PS word_3e94a031<>+0(SB), Y1, Y5
+	VMOVUPS     Y3, 832(R13)
+	VMULPS      word_bf800000<>+0(SB), Y5, Y3
+	VMOVUPS     Y3, 864(R13)
+	VFMADD231PS word_be94a031<>+0(SB), Y2, Y0
+	VFMADD231PS word_be94a031<>+0(SB), Y1, Y4
+	VMOVUPS     Y0, 1216(R13)
+	VMOVUPS     Y4, 1248(R13)
+	VMOVUPS     10144(SI), Y0
+	VMOVUPS     10112(SI), Y1
+	VMOVAPS     Y0, Y2
+	VFMADD231PS word_40a0dff7<>+0(SB), Y1, Y2
+	VFMADD231PS word_c0a0dff7<>+0(SB), Y0, Y1
+	VMOVUPS     9120(SI), Y0
+	VMOVAPS     Y0, Y3
+	VFMADD231PS word_3e47c5c2<>+0(SB), Y2, Y3
+	VMOVUPS     9088(SI), Y4
+	VMOVAPS     Y4, Y5
+	VFMADD231PS word_3e47c5c2<>+0(SB), Y1, Y5
+	VMOVUPS     Y3, 896(R13)
+	VMOVUPS     Y5, 928(R13)
+	VFMADD231PS word_be47c5c2<>+0(SB), Y2, Y0
+	VFMADD231PS word_be47c5c2<>+0(SB), Y1, Y4
+	VMOVUPS     Y0, 1152(R13)
+	VMULPS      word_bf800000<>+0(SB), Y4, Y0
+	VMOVUPS     Y0, 1184(R13)
+	VMOVUPS     10208(SI), Y0
+	VMOVUPS     10176(SI), Y1
+	VMOVAPS     Y0, Y2
+	VFMADD231PS word_41227363<>+0(SB), Y1, Y2
+	VFMADD231PS word_c1227363<>+0(SB), Y0, Y1
+	VMOVUPS     9184(SI), Y0
+	VMOVAPS     Y0, Y3
+	VFMADD231PS word_3dc8bd36<>+0(SB), Y2, Y3
+	VMOVUPS     9152(SI), Y4
+	VMOVAPS     Y4, Y5
+	VFMADD231PS word_3dc8bd36<>+0(SB), Y1, Y5
+	VMOVUPS     Y3, 960(R13)
+	VMOVUPS     Y5, 992(R13)
+	VFMADD231PS word_bdc8bd36<>+0(SB), Y2, Y0
+	VFMADD231PS word_bdc8bd36<>+0(SB), Y1, Y4
+	VMOVUPS     Y0, 1088(R13)
+	VMULPS      word_bf800000<>+0(SB), Y4, Y0
+	VMOVUPS     Y0, 1120(R13)
+	VMOVUPS     9216(SI), Y0
+	VMOVUPS     Y0, 1024(R13)
+	VMOVUPS     10240(SI), Y0
+	VMULPS      word_bf800000<>+0(SB), Y0, Y0
+	VMOVUPS     Y0, 1056(R13)
+	ADDQ        $0x00000020, R12
+	ADDQ        $0x00000800, R13
+	DECQ        R11
+	JNE         part
+	VMOVUPS     4608(SI), Y0
+	VMOVUPS     6656(SI), Y1
+	VADDPS      Y1, Y0, Y2
+	VMOVUPS     Y2, (DI)
+	VSUBPS      Y1, Y0, Y0
+	VMOVUPS     Y0, 32(DI)
+	VMOVUPS     4640(SI), Y0
+	VMOVUPS     6688(SI), Y1
+	VSUBPS      Y1, Y0, Y2
+	VMOVUPS     Y2, 3040(DI)
+	VMOVUPS     Y0, 3072(DI)
+	VMULPS      word_bf800000<>+0(SB), Y1, Y0
+	VMOVUPS     Y0, 3104(DI)
+	LEAQ        4672(SI), R12
+	LEAQ        64(DI), R13
+	LEAQ        6016(DI), R14
+	LEAQ        circulantTwiddles128<>+0(SB), R9
+	MOVQ        $0x0000001f, R11
+
+combine128_0:
+	VBROADCASTSS (R9), Y6
+	VBROADCASTSS 4(R9), Y7
+	VMOVUPS      (R12), Y0
+	VMOVUPS      32(R12), Y1
+	VMOVUPS      2048(R12), Y2
+	VMOVUPS      2080(R12), Y3
+	VMOVAPS      Y2, Y4
+	VMOVAPS      Y3, Y5
+	VFMADD231PS  Y3, Y7, Y4
+	VFNMADD231PS Y2, Y7, Y5
+	VMOVAPS      Y0, Y2
+	VMOVAPS      Y1, Y3
+	VFMADD231PS  Y4, Y6, Y2
+	VFMADD231PS  Y5, Y6, Y3
+	VFNMADD231PS Y4, Y6, Y0
+	VFMSUB231PS  Y5, Y6, Y1
+	VADDPS       Y3, Y2, Y4
+	VMOVUPS      Y4, (R13)
+	VMOVUPS      Y2, 32(R13)
+	VMOVUPS      Y3, 64(R13)
+	VADDPS       Y1, Y0, Y4
+	VMOVUPS      Y4, (R14)
+	VMOVUPS      Y0, 32(R14)
+	VMOVUPS      Y1, 64(R14)
+	ADDQ         $0x00000040, R12
+	ADDQ         $0x00000060, R13
+	SUBQ         $0x00000060, R14
+	ADDQ         $0x08, R9
+	DECQ         R11
+	JNE          combine128_0
+	MOVQ         CX, R8
+	MOVQ         DI, R13
+	MOVQ         $0x000000bf, R11
+
+spread:
+	VMOVUPS (R13), Y0
+	VMOVUPS Y0, (R8)
+	ADDQ    DX, R8
+	ADDQ    $0x00000020, R13
+	DECQ    R11
+	JNE     spread
+	ADDQ    $0x00000020, AX
+	ADDQ    $0x00000020, CX
+	DECQ    R10
+	JNE     vector
+	VZEROUPPER
+	RET
+
+// func circulantInverseImage128AVX2(y []float32, yStep int, src []float32, srcStep int, bias []float32, lo float32, hi float32, vecs int, scratch []float32)
+// Requires: AVX, FMA3
+TEXT ·circulantInverseImage128AVX2(SB), NOSPLIT, $0-128
+	MOVQ src_base+32(FP), AX
+	MOVQ srcStep+56(FP), BX
+	SHLQ $0x02, BX
+	MOVQ y_base+0(FP), CX
+	MOVQ yStep+24(FP), DX
+	SHLQ $0x02, DX
+	MOVQ vecs+96(FP), R10
+	MOVQ scratch_base+104(FP), SI
+	LEAQ 12800(SI), DI
+
+vector:
+	MOVQ AX, R8
+	MOVQ DI, R13
+	MOVQ $0x000000bf, R11
+
+gather:
+	VMOVUPS (R8), Y0
+	VMOVUPS Y0, (R13)
+	ADDQ    BX, R8
+	ADDQ    $0x00000020, R13
+	DECQ    R11
+	JNE     gather
+	VMOVUPS 3040(DI), Y0
+	VSUBPS  3104(DI), Y0, Y1
+	VADDPS  3072(DI), Y0, Y0
+	VMOVUPS (DI), Y2
+	VMOVUPS 32(DI), Y3
+	VADDPS  Y3, Y2, Y4
+	VMOVUPS Y4, 4608(SI)
+	VSUBPS  Y3, Y2, Y2
+	VMOVUPS Y2, 6656(SI)
+	VMULPS  word_40000000<>+0(SB), Y1, Y1
+	VMOVUPS Y1, 4640(SI)
+	VMULPS  word_c0000000<>+0(SB), Y0, Y0
+	VMOVUPS Y0, 6688(SI)
+	LEAQ    64(DI), R12
+	LEAQ    6016(DI), R14
+	LEAQ    4672(SI), R13
+	LEAQ    circulantTwiddles128<>+0(SB), R9
+	MOVQ    $0x0000001f, R11
+
+separate128_0:
+	VBROADCASTSS (R9), Y12
+	VBROADCASTSS 4(R9), Y13
+	VMOVUPS      (R12), Y0
+	VADDPS       32(R12), Y0, Y1
+	VSUBPS       64(R12), Y0, Y0
+	VMOVUPS      (R14), Y2
+	VADDPS       32(R14), Y2, Y3
+	VSUBPS       64(R14), Y2, Y2
+	VADDPS       Y2, Y0, Y4
+	VSUBPS       Y3, Y1, Y5
+	VSUBPS       Y2, Y0, Y6
+	VADDPS       Y3, Y1, Y7
+	VMOVAPS      Y6, Y8
+	VMOVAPS      Y7, Y9
+	VFNMADD231PS Y7, Y13, Y8
+	VFMADD231PS  Y6, Y13, Y9
+	VMULPS       Y12, Y8, Y8
+	VMULPS       Y12, Y9, Y9
+	VMOVUPS      Y4, (R13)
+	VMOVUPS      Y5, 32(R13)
+	VMOVUPS      Y8, 2048(R13)
+	VMOVUPS      Y9, 2080(R13)
+	ADDQ         $0x00000060, R12
+	SUBQ         $0x00000060, R14
+	ADDQ         $0x00000040, R13
+	ADDQ         $0x08, R9
+	DECQ         R11
+	JNE          separate128_0
+	LEAQ         4608(SI), R12
+	MOVQ         SI, R13
+	MOVQ         $0x00000002, R11
+
+part:
+	VMOVUPS      (R12), Y0
+	VMOVUPS      32(R12), Y1
+	VADDPS       Y1, Y0, Y2
+	VSUBPS       Y1, Y0, Y0
+	VMOVUPS      64(R12), Y1
+	VMOVUPS      1984(R12), Y3
+	VADDPS       Y3, Y1, Y4
+	VMOVUPS      96(R12), Y5
+	VMOVUPS      2016(R12), Y6
+	VSUBPS       Y6, Y5, Y7
+	VSUBPS       Y3, Y1, Y1
+	VADDPS       Y6, Y5, Y3
+	VMOVAPS      Y1, Y5
+	VFMADD231PS  word_bdc9b5dc<>+0(SB), Y3, Y5
+	VMULPS       word_3f7ec46d<>+0(SB), Y5, Y5
+	VFMADD231PS  word_3dc9b5dc<>+0(SB), Y1, Y3
+	VMULPS       word_3f7ec46d<>+0(SB), Y3, Y1
+	VMOVUPS      128(R12), Y3
+	VMOVUPS      1920(R12), Y6
+	VADDPS       Y6, Y3, Y8
+	VMOVUPS      160(R12), Y9
+	VMOVUPS      1952(R12), Y10
+	VSUBPS       Y10, Y9, Y11
+	VSUBPS       Y6, Y3, Y3
+	VADDPS       Y10, Y9, Y6
+	VMOVAPS      Y3, Y9
+	VFMADD231PS  word_be4bafaf<>+0(SB), Y6, Y9
+	VMULPS       word_3f7b14be<>+0(SB), Y9, Y9
+	VFMADD231PS  word_3e4bafaf<>+0(SB), Y3, Y6
+	VMULPS       word_3f7b14be<>+0(SB), Y6, Y3
+	VMOVUPS      192(R12), Y6
+	VMOVUPS      1856(R12), Y10
+	VADDPS       Y10, Y6, Y12
+	VMOVUPS      224(R12), Y13
+	VMOVUPS      1888(R12), Y14
+	VSUBPS       Y14, Y13, Y15
+	VSUBPS       Y10, Y6, Y6
+	VADDPS       Y14, Y13, Y10
+	VMOVAPS      Y6, Y13
+	VFMADD231PS  word_be9b5042<>+0(SB), Y10, Y13
+	VMULPS       word_3f74fa0b<>+0(SB), Y13, Y13
+	VFMADD231PS  word_3e9b5042<>+0(SB), Y6, Y10
+	VMULPS       word_3f74fa0b<>+0(SB), Y10, Y6
+	VMOVUPS      256(R12), Y10
+	VMOVUPS      1792(R12), Y14
+	VMOVUPS      Y6, 8704(SI)
+	VADDPS       Y14, Y10, Y6
+	VMOVUPS      Y13, 8736(SI)
+	VMOVUPS      288(R12), Y13
+	VMOVUPS      Y3, 8768(SI)
+	VMOVUPS      1824(R12), Y3
+	VMOVUPS      Y9, 8800(SI)
+	VSUBPS       Y3, Y13, Y9
+	VSUBPS       Y14, Y10, Y10
+	VADDPS       Y3, Y13, Y3
+	VMOVAPS      Y10, Y13
+	VFMADD231PS  word_bed413cd<>+0(SB), Y3, Y13
+	VMULPS       word_3f6c835e<>+0(SB), Y13, Y13
+	VFMADD231PS  word_3ed413cd<>+0(SB), Y10, Y3
+	VMULPS       word_3f6c835e<>+0(SB), Y3, Y3
+	VMOVUPS      320(R12), Y10
+	VMOVUPS      1728(R12), Y14
+	VMOVUPS      Y3, 8832(SI)
+	VADDPS       Y14, Y10, Y3
+	VMOVUPS      Y13, 8864(SI)
+	VMOVUPS      352(R12), Y13
+	VMOVUPS      Y1, 8896(SI)
+	VMOVUPS      1760(R12), Y1
+	VMOVUPS      Y5, 8928(SI)
+	VSUBPS       Y1, Y13, Y5
+	VSUBPS       Y14, Y10, Y10
+	VADDPS       Y1, Y13, Y1
+	VMOVAPS      Y10, Y13
+	VFMADD231PS  word_bf08d5b9<>+0(SB), Y1, Y13
+	VMULPS       word_3f61c598<>+0(SB), Y13, Y13
+	VFMADD231PS  word_3f08d5b9<>+0(SB), Y10, Y1
+	VMULPS       word_3f61c598<>+0(SB), Y1, Y1
+	VMOVUPS      384(R12), Y10
+	VMOVUPS      1664(R12), Y14
+	VMOVUPS      Y1, 8960(SI)
+	VADDPS       Y14, Y10, Y1
+	VMOVUPS      Y13, 8992(SI)
+	VMOVUPS      416(R12), Y13
+	VMOVUPS      Y0, 9024(SI)
+	VMOVUPS      1696(R12), Y0
+	VMOVUPS      Y1, 9056(SI)
+	VSUBPS       Y0, Y13, Y1
+	VSUBPS       Y14, Y10, Y10
+	VADDPS       Y0, Y13, Y0
+	VMOVAPS      Y10, Y13
+	VFMADD231PS  word_bf2b0dc1<>+0(SB), Y0, Y13
+	VMULPS       word_3f54db31<>+0(SB), Y13, Y13
+	VFMADD231PS  word_3f2b0dc1<>+0(SB), Y10, Y0
+	VMULPS       word_3f54db31<>+0(SB), Y0, Y0
+	VMOVUPS      448(R12), Y10
+	VMOVUPS      1600(R12), Y14
+	VMOVUPS      Y0, 9088(SI)
+	VADDPS       Y14, Y10, Y0
+	VMOVUPS      Y13, 9120(SI)
+	VMOVUPS      480(R12), Y13
+	VMOVUPS      Y0, 9152(SI)
+	VMOVUPS      1632(R12), Y0
+	VMOVUPS      Y1, 9184(SI)
+	VSUBPS       Y0, Y13, Y1
+	VSUBPS       Y14, Y10, Y10
+	VADDPS       Y0, Y13, Y0
+	VMOVAPS      Y10, Y13
+	VFMADD231PS  word_bf521801<>+0(SB), Y0, Y13
+	VMULPS       word_3f45e403<>+0(SB), Y13, Y13
+	VFMADD231PS  word_3f521801<>+0(SB), Y10, Y0
+	VMULPS       word_3f45e403<>+0(SB), Y0, Y0
+	VMOVUPS      512(R12), Y10
+	VMOVUPS      1536(R12), Y14
+	VMOVUPS      Y0, 9216(SI)
+	VADDPS       Y14, Y10, Y0
+	VMOVUPS      Y13, 9248(SI)
+	VMOVUPS      544(R12), Y13
+	VMOVUPS      Y0, 9280(SI)
+	VMOVUPS      1568(R12), Y0
+	VMOVUPS      Y1, 9312(SI)
+	VSUBPS       Y0, Y13, Y1
+	VSUBPS       Y14, Y10, Y10
+	VADDPS       Y0, Y13, Y0
+	VMOVAPS      Y10, Y13
+	VFMADD231PS  word_bf800000<>+0(SB), Y0, Y13
+	VMULPS       word_3f3504f3<>+0(SB), Y13, Y13
+	VFMADD231PS  word_3f800000<>+0(SB), Y10, Y0
+	VMULPS       word_3f3504f3<>+0(SB), Y0, Y0
+	VMOVUPS      576(R12), Y10
+	VMOVUPS      1472(R12), Y14
+	VMOVUPS      Y0, 9344(SI)
+	VADDPS       Y14, Y10, Y0
+	VMOVUPS      Y13, 9376(SI)
+	VMOVUPS      608(R12), Y13
+	VMOVUPS      Y1, 9408(SI)
+	VMOVUPS      1504(R12), Y1
+	VMOVUPS      Y0, 9440(SI)
+	VSUBPS       Y1, Y13, Y0
+	VSUBPS       Y14, Y10, Y10
+	VADDPS       Y1, Y13, Y1
+	VMOVAPS      Y10, Y13
+	VFMADD231PS  word_bf9bf7ec<>+0(SB), Y1, Y13
+	VMULPS       word_3f226799<>+0(SB), Y13, Y13
+	VFMADD231PS  word_3f9bf7ec<>+0(SB), Y10, Y1
+	VMULPS       word_3f226799<>+0(SB), Y1, Y1
+	VMOVUPS      640(R12), Y10
+	VMOVUPS      1408(R12), Y14
+	VMOVUPS      Y1, 9472(SI)
+	VADDPS       Y14, Y10, Y1
+	VMOVUPS      Y13, 9504(SI)
+	VMOVUPS      672(R12), Y13
+	VMOVUPS      Y0, 9536(SI)
+	VMOVUPS      1440(R12), Y0
+	VMOVUPS      Y1, 9568(SI)
+	VSUBPS       Y0, Y13, Y1
+	VSUBPS       Y14, Y10, Y10
+	VADDPS       Y0, Y13, Y0
+	VMOVAPS      Y10, Y13
+	VFMADD231PS  word_bfbf90c7<>+0(SB), Y0, Y13
+	VMULPS       word_3f0e39da<>+0(SB), Y13, Y13
+	VFMADD231PS  word_3fbf90c7<>+0(SB), Y10, Y0
+	VMULPS       word_3f0e39da<>+0(SB), Y0, Y0
+	VMOVUPS      704(R12), Y10
+	VMOVUPS      1344(R12), Y14
+	VMOVUPS      Y0, 9600(SI)
+	VADDPS       Y14, Y10, Y0
+	VMOVUPS      Y13, 9632(SI)
+	VMOVUPS      736(R12), Y13
+	VMOVUPS      Y1, 9664(SI)
+	VMOVUPS      1376(R12), Y1
+	VMOVUPS      Y5, 9696(SI)
+	VSUBPS       Y1, Y13, Y5
+	VSUBPS       Y14, Y10, Y10
+	VADDPS       Y1, Y13, Y1
+	VMOVAPS      Y10, Y13
+	VFMADD231PS  word_bfef789e<>+0(SB), Y1, Y13
+	VMULPS       word_3ef15aea<>+0(SB), Y13, Y13
+	VFMADD231PS  word_3fef789e<>+0(SB), Y10, Y1
+	VMULPS       word_3ef15aea<>+0(SB), Y1, Y1
+	VMOVUPS      768(R12), Y10
+	VMOVUPS      1280(R12), Y14
+	VMOVUPS      Y1, 9728(SI)
+	VADDPS       Y14, Y10, Y1
+	VMOVUPS      Y13, 9760(SI)
+	VMOVUPS      800(R12), Y13
+	VMOVUPS      Y5, 9792(SI)
+	VMOVUPS      1312(R12), Y5
+	VMOVUPS      Y0, 9824(SI)
+	VSUBPS       Y5, Y13, Y0
+	VSUBPS       Y14, Y10, Y10
+	VADDPS       Y5, Y13, Y5
+	VMOVAPS      Y10, Y13
+	VFMADD231PS  word_c01a827a<>+0(SB), Y5, Y13
+	VMULPS       word_3ec3ef15<>+0(SB), Y13, Y13
+	VFMADD231PS  word_401a827a<>+0(SB), Y10, Y5
+	VMULPS       word_3ec3ef15<>+0(SB), Y5, Y5
+	VMOVUPS      832(R12), Y10
+	VMOVUPS      1216(R12), Y14
+	VMOVUPS      Y5, 9856(SI)
+	VADDPS       Y14, Y10, Y5
+	VMOVUPS      Y13, 9888(SI)
+	VMOVUPS      864(R12), Y13
+	VMOVUPS      Y3, 9920(SI)
+	VMOVUPS      1248(R12), Y3
+	VMOVUPS      Y0, 9952(SI)
+	VSUBPS       Y3, Y13, Y0
+	VSUBPS       Y14, Y10, Y10
+	VADDPS       Y3, Y13, Y3
+	VMOVAPS      Y10, Y13
+	VFMADD231PS  word_c052facf<>+0(SB), Y3, Y13
+	VMULPS       word_3e94a031<>+0(SB), Y13, Y13
+	VFMADD231PS  word_4052facf<>+0(SB), Y10, Y3
+	VMULPS       word_3e94a031<>+0(SB), Y3, Y3
+	VMOVUPS      896(R12), Y10
+	VMOVUPS      1152(R12), Y14
+	VMOVUPS      Y3, 9984(SI)
+	VADDPS       Y14, Y10, Y3
+	VMOVUPS      Y13, 10016(SI)
+	VMOVUPS      928(R12), Y13
+	VMOVUPS      Y9, 10048(SI)
+	VMOVUPS      1184(R12), Y9
+	VMOVUPS      Y1, 10080(SI)
+	VSUBPS       Y9, Y13, Y1
+	VSUBPS       Y14, Y10, Y10
+	VADDPS       Y9, Y13, Y9
+	VMOVAPS      Y10, Y13
+	VFMADD231PS  word_c0a0dff7<>+0(SB), Y9, Y13
+	VMULPS       word_3e47c5c2<>+0(SB), Y13, Y13
+	VFMADD231PS  word_40a0dff7<>+0(SB), Y10, Y9
+	VMULPS       word_3e47c5c2<>+0(SB), Y9, Y9
+	VMOVUPS      960(R12), Y10
+	VMOVUPS      1088(R12), Y14
+	VMOVUPS      Y9, 10112(SI)
+	VADDPS       Y14, Y10, Y9
+	VMOVUPS      Y13, 10144(SI)
+	VMOVUPS      992(R12), Y13
+	VMOVUPS      Y6, 10176(SI)
+	VMOVUPS      1120(R12), Y6
+	VMOVUPS      Y0, 10208(SI)
+	VSUBPS       Y6, Y13, Y0
+	VSUBPS       Y14, Y10, Y10
+	VADDPS       Y6, Y13, Y6
+	VMOVAPS      Y10, Y13
+	VFMADD231PS  word_c1227363<>+0(SB), Y6, Y13
+	VMULPS       word_3dc8bd36<>+0(SB), Y13, Y13
+	VFMADD231PS  word_41227363<>+0(SB), Y10, Y6
+	VMULPS       word_3dc8bd36<>+0(SB), Y6, Y6
+	VMOVUPS      1024(R12), Y10
+	VMULPS       word_40000000<>+0(SB), Y10, Y10
+	VMOVUPS      1056(R12), Y14
+	VMULPS       word_c0000000<>+0(SB), Y14, Y14
+	VMOVUPS      Y6, 10240(SI)
+	VADDPS       Y10, Y2, Y6
+	VSUBPS       Y10, Y2, Y2
+	VADDPS       Y9, Y4, Y10
+	VMOVUPS      Y13, 10272(SI)
+	VSUBPS       Y0, Y7, Y13
+	VSUBPS       Y9, Y4, Y4
+	VADDPS       Y0, Y7, Y0
+	VMOVAPS      Y4, Y7
+	VFMADD231PS  word_be4bafaf<>+0(SB), Y0, Y7
+	VMULPS       word_3f7b14be<>+0(SB), Y7, Y7
+	VFMADD231PS  word_3e4bafaf<>+0(SB), Y4, Y0
+	VMULPS       word_3f7b14be<>+0(SB), Y0, Y0
+	VADDPS       Y3, Y8, Y4
+	VSUBPS       Y1, Y11, Y9
+	VSUBPS       Y3, Y8, Y3
+	VADDPS       Y1, Y11, Y1
+	VMOVAPS      Y3, Y8
+	VFMADD231PS  word_bed413cd<>+0(SB), Y1, Y8
+	VMULPS       word_3f6c835e<>+0(SB), Y8, Y8
+	VFMADD231PS  word_3ed413cd<>+0(SB), Y3, Y1
+	VMULPS       word_3f6c835e<>+0(SB), Y1, Y1
+	VADDPS       Y5, Y12, Y3
+	VMOVUPS      10208(SI), Y11
+	VMOVUPS      Y14, 10304(SI)
+	VSUBPS       Y11, Y15, Y14
+	VSUBPS       Y5, Y12, Y5
+	VADDPS       Y11, Y15, Y11
+	VMOVAPS      Y5, Y12
+	VFMADD231PS  word_bf2b0dc1<>+0(SB), Y11, Y12
+	VMULPS       word_3f54db31<>+0(SB), Y12, Y12
+	VFMADD231PS  word_3f2b0dc1<>+0(SB), Y5, Y11
+	VMULPS       word_3f54db31<>+0(SB), Y11, Y5
+	VMOVUPS      10176(SI), Y11
+	VMOVUPS      10080(SI), Y15
+	VMOVUPS      Y5, 10208(SI)
+	VADDPS       Y15, Y11, Y5
+	VMOVUPS      Y12, 10336(SI)
+	VMOVUPS      10048(SI), Y12
+	VMOVUPS      Y1, 10368(SI)
+	VMOVUPS      9952(SI), Y1
+	VMOVUPS      Y8, 10400(SI)
+	VSUBPS       Y1, Y12, Y8
+	VSUBPS       Y15, Y11, Y11
+	VADDPS       Y1, Y12, Y1
+	VMOVAPS      Y11, Y12
+	VFMADD231PS  word_bf800000<>+0(SB), Y1, Y12
+	VMULPS       word_3f3504f3<>+0(SB), Y12, Y12
+	VFMADD231PS  word_3f800000<>+0(SB), Y11, Y1
+	VMULPS       word_3f3504f3<>+0(SB), Y1, Y1
+	VMOVUPS      9920(SI), Y11
+	VMOVUPS      9824(SI), Y15
+	VMOVUPS      Y1, 9952(SI)
+	VADDPS       Y15, Y11, Y1
+	VMOVUPS      Y12, 10048(SI)
+	VMOVUPS      9696(SI), Y12
+	VMOVUPS      Y0, 10080(SI)
+	VMOVUPS      9792(SI), Y0
+	VMOVUPS      Y7, 10176(SI)
+	VSUBPS       Y0, Y12, Y7
+	VSUBPS       Y15, Y11, Y11
+	VADDPS       Y0, Y12, Y0
+	VMOVAPS      Y11, Y12
+	VFMADD231PS  word_bfbf90c7<>+0(SB), Y0, Y12
+	VMULPS       word_3f0e39da<>+0(SB), Y12, Y12
+	VFMADD231PS  word_3fbf90c7<>+0(SB), Y11, Y0
+	VMULPS       word_3f0e39da<>+0(SB), Y0, Y0
+	VMOVUPS      9056(SI), Y11
+	VMOVUPS      9568(SI), Y15
+	VMOVUPS      Y0, 9792(SI)
+	VADDPS       Y15, Y11, Y0
+	VMOVUPS      Y12, 9696(SI)
+	VMOVUPS      9184(SI), Y12
+	VMOVUPS      Y2, 9824(SI)
+	VMOVUPS      9664(SI), Y2
+	VMOVUPS      Y8, 9920(SI)
+	VSUBPS       Y2, Y12, Y8
+	VSUBPS       Y15, Y11, Y11
+	VADDPS       Y2, Y12, Y2
+	VMOVAPS      Y11, Y12
+	VFMADD231PS  word_c01a827a<>+0(SB), Y2, Y12
+	VMULPS       word_3ec3ef15<>+0(SB), Y12, Y12
+	VFMADD231PS  word_401a827a<>+0(SB), Y11, Y2
+	VMULPS       word_3ec3ef15<>+0(SB), Y2, Y2
+	VMOVUPS      9152(SI), Y11
+	VMOVUPS      9440(SI), Y15
+	VMOVUPS      Y2, 9664(SI)
+	VADDPS       Y15, Y11, Y2
+	VMOVUPS      Y12, 9184(SI)
+	VMOVUPS      9312(SI), Y12
+	VMOVUPS      Y5, 9568(SI)
+	VMOVUPS      9536(SI), Y5
+	VMOVUPS      Y7, 9056(SI)
+	VSUBPS       Y5, Y12, Y7
+	VSUBPS       Y15, Y11, Y11
+	VADDPS       Y5, Y12, Y5
+	VMOVAPS      Y11, Y12
+	VFMADD231PS  word_c0a0dff7<>+0(SB), Y5, Y12
+	VMULPS       word_3e47c5c2<>+0(SB), Y12, Y12
+	VFMADD231PS  word_40a0dff7<>+0(SB), Y11, Y5
+	VMULPS       word_3e47c5c2<>+0(SB), Y5, Y5
+	VMOVUPS      9280(SI), Y11
+	VMULPS       word_40000000<>+0(SB), Y11, Y11
+	VMOVUPS      9408(SI), Y15
+	VMULPS       word_c0000000<>+0(SB), Y15, Y15
+	VMOVUPS      Y5, 9408(SI)
+	VADDPS       Y11, Y6, Y5
+	VSUBPS       Y11, Y6, Y6
+	VADDPS       Y2, Y10, Y11
+	VMOVUPS      Y12, 9280(SI)
+	VSUBPS       Y7, Y13, Y12
+	VSUBPS       Y2, Y10, Y2
+	VADDPS       Y7, Y13, Y7
+	VMOVAPS      Y2, Y10
+	VFMADD231PS  word_bed413cd<>+0(SB), Y7, Y10
+	VMULPS       word_3f6c835e<>+0(SB), Y10, Y10
+	VFMADD231PS  word_3ed413cd<>+0(SB), Y2, Y7
+	VMULPS       word_3f6c835e<>+0(SB), Y7, Y2
+	VADDPS       Y0, Y4, Y7
+	VSUBPS       Y8, Y9, Y13
+	VSUBPS       Y0, Y4, Y0
+	VADDPS       Y8, Y9, Y4
+	VMOVAPS      Y0, Y8
+	VFMADD231PS  word_bf800000<>+0(SB), Y4, Y8
+	VMULPS       word_3f3504f3<>+0(SB), Y8, Y8
+	VFMADD231PS  word_3f800000<>+0(SB), Y0, Y4
+	VMULPS       word_3f3504f3<>+0(SB), Y4, Y0
+	VADDPS       Y1, Y3, Y4
+	VMOVUPS      9056(SI), Y9
+	VMOVUPS      Y15, 9536(SI)
+	VSUBPS       Y9, Y14, Y15
+	VSUBPS       Y1, Y3, Y1
+	VADDPS       Y9, Y14, Y3
+	VMOVAPS      Y1, Y9
+	VFMADD231PS  word_c01a827a<>+0(SB), Y3, Y9
+	VMULPS       word_3ec3ef15<>+0(SB), Y9, Y9
+	VFMADD231PS  word_401a827a<>+0(SB), Y1, Y3
+	VMULPS       word_3ec3ef15<>+0(SB), Y3, Y1
+	VMOVUPS      9568(SI), Y3
+	VMULPS       word_40000000<>+0(SB), Y3, Y3
+	VMOVUPS      9920(SI), Y14
+	VMULPS       word_c0000000<>+0(SB), Y14, Y14
+	VMOVUPS      Y0, 9920(SI)
+	VADDPS       Y3, Y5, Y0
+	VSUBPS       Y3, Y5, Y3
+	VADDPS       Y4, Y11, Y5
+	VMOVUPS      Y8, 9568(SI)
+	VSUBPS       Y15, Y12, Y8
+	VSUBPS       Y4, Y11, Y4
+	VADDPS       Y15, Y12, Y11
+	VMOVAPS      Y4, Y12
+	VFMADD231PS  word_bf800000<>+0(SB), Y11, Y12
+	VMULPS       word_3f3504f3<>+0(SB), Y12, Y12
+	VFMADD231PS  word_3f800000<>+0(SB), Y4, Y11
+	VMULPS       word_3f3504f3<>+0(SB), Y11, Y4
+	VMULPS       word_40000000<>+0(SB), Y7, Y7
+	VMULPS       word_c0000000<>+0(SB), Y13, Y11
+	VADDPS       Y7, Y0, Y13
+	VSUBPS       Y7, Y0, Y0
+	VMULPS       word_40000000<>+0(SB), Y5, Y5
+	VMULPS       word_c0000000<>+0(SB), Y8, Y7
+	VADDPS       Y5, Y13, Y8
+	VSUBPS       Y5, Y13, Y5
+	VADDPS       Y7, Y0, Y13
+	VSUBPS       Y7, Y0, Y0
+	VADDPS       Y11, Y3, Y7
+	VSUBPS       Y11, Y3, Y3
+	VMULPS       word_40000000<>+0(SB), Y12, Y11
+	VMULPS       word_c0000000<>+0(SB), Y4, Y4
+	VADDPS       Y11, Y7, Y12
+	VSUBPS       Y11, Y7, Y7
+	VADDPS       Y4, Y3, Y11
+	VSUBPS       Y4, Y3, Y3
+	VADDPS       Y14, Y6, Y4
+	VSUBPS       Y14, Y6, Y6
+	VADDPS       Y9, Y10, Y14
+	VSUBPS       Y1, Y2, Y15
+	VSUBPS       Y9, Y10, Y9
+	VADDPS       Y1, Y2, Y1
+	VMOVAPS      Y9, Y2
+	VFMADD231PS  word_bf800000<>+0(SB), Y1, Y2
+	VMULPS       word_3f3504f3<>+0(SB), Y2, Y2
+	VFMADD231PS  word_3f800000<>+0(SB), Y9, Y1
+	VMULPS       word_3f3504f3<>+0(SB), Y1, Y1
+	VMOVUPS      9568(SI), Y9
+	VMULPS       word_40000000<>+0(SB), Y9, Y9
+	VMOVUPS      9920(SI), Y10
+	VMULPS       word_c0000000<>+0(SB), Y10, Y10
+	VMOVUPS      Y3, 9920(SI)
+	VADDPS       Y9, Y4, Y3
+	VSUBPS       Y9, Y4, Y4
+	VMULPS       word_40000000<>+0(SB), Y14, Y9
+	VMULPS       word_c0000000<>+0(SB), Y15, Y14
+	VADDPS       Y9, Y3, Y15
+	VSUBPS       Y9, Y3, Y3
+	VADDPS       Y14, Y4, Y9
+	VSUBPS       Y14, Y4, Y4
+	VADDPS       Y10, Y6, Y14
+	VSUBPS       Y10, Y6, Y6
+	VMULPS       word_40000000<>+0(SB), Y2, Y2
+	VMULPS       word_c0000000<>+0(SB), Y1, Y1
+	VADDPS       Y2, Y14, Y10
+	VSUBPS       Y2, Y14, Y2
+	VADDPS       Y1, Y6, Y14
+	VSUBPS       Y1, Y6, Y1
+	VMOVUPS      9824(SI), Y6
+	VMOVUPS      Y1, 9568(SI)
+	VMOVUPS      9536(SI), Y1
+	VMOVUPS      Y4, 9056(SI)
+	VADDPS       Y1, Y6, Y4
+	VSUBPS       Y1, Y6, Y1
+	VMOVUPS      10176(SI), Y6
+	VMOVUPS      Y0, 9536(SI)
+	VMOVUPS      9280(SI), Y0
+	VMOVUPS      Y2, 9824(SI)
+	VADDPS       Y0, Y6, Y2
+	VMOVUPS      Y7, 9312(SI)
+	VMOVUPS      10080(SI), Y7
+	VMOVUPS      Y3, 9440(SI)
+	VMOVUPS      9408(SI), Y3
+	VMOVUPS      Y5, 9152(SI)
+	VSUBPS       Y3, Y7, Y5
+	VSUBPS       Y0, Y6, Y0
+	VADDPS       Y3, Y7, Y3
+	VMOVAPS      Y0, Y6
+	VFMADD231PS  word_bed413cd<>+0(SB), Y3, Y6
+	VMULPS       word_3f6c835e<>+0(SB), Y6, Y6
+	VFMADD231PS  word_3ed413cd<>+0(SB), Y0, Y3
+	VMULPS       word_3f6c835e<>+0(SB), Y3, Y0
+	VMOVUPS      10400(SI), Y3
+	VMOVUPS      9184(SI), Y7
+	VMOVUPS      Y14, 9408(SI)
+	VADDPS       Y7, Y3, Y14
+	VMOVUPS      Y11, 10080(SI)
+	VMOVUPS      10368(SI), Y11
+	VMOVUPS      Y9, 9280(SI)
+	VMOVUPS      9664(SI), Y9
+	VMOVUPS      Y13, 10176(SI)
+	VSUBPS       Y9, Y11, Y13
+	VSUBPS       Y7, Y3, Y3
+	VADDPS       Y9, Y11, Y7
+	VMOVAPS      Y3, Y9
+	VFMADD231PS  word_bf800000<>+0(SB), Y7, Y9
+	VMULPS       word_3f3504f3<>+0(SB), Y9, Y9
+	VFMADD231PS  word_3f800000<>+0(SB), Y3, Y7
+	VMULPS       word_3f3504f3<>+0(SB), Y7, Y3
+	VMOVUPS      10336(SI), Y7
+	VMOVUPS      9696(SI), Y11
+	VMOVUPS      Y10, 9664(SI)
+	VADDPS       Y11, Y7, Y10
+	VMOVUPS      Y12, 10368(SI)
+	VMOVUPS      10208(SI), Y12
+	VMOVUPS      Y15, 9184(SI)
+	VMOVUPS      9792(SI), Y15
+	VMOVUPS      Y8, 10400(SI)
+	VSUBPS       Y15, Y12, Y8
+	VSUBPS       Y11, Y7, Y7
+	VADDPS       Y15, Y12, Y11
+	VMOVAPS      Y7, Y12
+	VFMADD231PS  word_c01a827a<>+0(SB), Y11, Y12
+	VMULPS       word_3ec3ef15<>+0(SB), Y12, Y12
+	VFMADD231PS  word_401a827a<>+0(SB), Y7, Y11
+	VMULPS       word_3ec3ef15<>+0(SB), Y11, Y7
+	VMOVUPS      10048(SI), Y11
+	VMULPS       word_40000000<>+0(SB), Y11, Y11
+	VMOVUPS      9952(SI), Y15
+	VMULPS       word_c0000000<>+0(SB), Y15, Y15
+	VMOVUPS      Y3, 9952(SI)
+	VADDPS       Y11, Y4, Y3
+	VSUBPS       Y11, Y4, Y4
+	VADDPS       Y10, Y2, Y11
+	VMOVUPS      Y9, 10048(SI)
+	VSUBPS       Y8, Y5, Y9
+	VSUBPS       Y10, Y2, Y2
+	VADDPS       Y8, Y5, Y5
+	VMOVAPS      Y2, Y8
+	VFMADD231PS  word_bf800000<>+0(SB), Y5, Y8
+	VMULPS       word_3f3504f3<>+0(SB), Y8, Y8
+	VFMADD231PS  word_3f800000<>+0(SB), Y2, Y5
+	VMULPS       word_3f3504f3<>+0(SB), Y5, Y2
+	VMULPS       word_40000000<>+0(SB), Y14, Y5
+	VMULPS       word_c0000000<>+0(SB), Y13, Y10
+	VADDPS       Y5, Y3, Y13
+	VSUBPS       Y5, Y3, Y3
+	VMULPS       word_40000000<>+0(SB), Y11, Y5
+	VMULPS       word_c0000000<>+0(SB), Y9, Y9
+	VADDPS       Y5, Y13, Y11
+	VSUBPS       Y5, Y13, Y5
+	VADDPS       Y9, Y3, Y13
+	VSUBPS       Y9, Y3, Y3
+	VADDPS       Y10, Y4, Y9
+	VSUBPS       Y10, Y4, Y4
+	VMULPS       word_40000000<>+0(SB), Y8, Y8
+	VMULPS       word_c0000000<>+0(SB), Y2, Y2
+	VADDPS       Y8, Y9, Y10
+	VSUBPS       Y8, Y9, Y8
+	VADDPS       Y2, Y4, Y9
+	VSUBPS       Y2, Y4, Y2
+	VADDPS       Y15, Y1, Y4
+	VSUBPS       Y15, Y1, Y1
+	VADDPS       Y12, Y6, Y14
+	VSUBPS       Y7, Y0, Y15
+	VSUBPS       Y12, Y6, Y6
+	VADDPS       Y7, Y0, Y0
+	VMOVAPS      Y6, Y7
+	VFMADD231PS  word_bf800000<>+0(SB), Y0, Y7
+	VMULPS       word_3f3504f3<>+0(SB), Y7, Y7
+	VFMADD231PS  word_3f800000<>+0(SB), Y6, Y0
+	VMULPS       word_3f3504f3<>+0(SB), Y0, Y0
+	VMOVUPS      10048(SI), Y6
+	VMULPS       word_40000000<>+0(SB), Y6, Y6
+	VMOVUPS      9952(SI), Y12
+	VMULPS       word_c0000000<>+0(SB), Y12, Y12
+	VMOVUPS      Y2, 9952(SI)
+	VADDPS       Y6, Y4, Y2
+	VSUBPS       Y6, Y4, Y4
+	VMULPS       word_40000000<>+0(SB), Y14, Y6
+	VMULPS       word_c0000000<>+0(SB), Y15, Y14
+	VADDPS       Y6, Y2, Y15
+	VSUBPS       Y6, Y2, Y2
+	VADDPS       Y14, Y4, Y6
+	VSUBPS       Y14, Y4, Y4
+	VADDPS       Y12, Y1, Y14
+	VSUBPS       Y12, Y1, Y1
+	VMULPS       word_40000000<>+0(SB), Y7, Y7
+	VMULPS       word_c0000000<>+0(SB), Y0, Y0
+	VADDPS       Y7, Y14, Y12
+	VSUBPS       Y7, Y14, Y7
+	VADDPS       Y0, Y1, Y14
+	VSUBPS       Y0, Y1, Y0
+	VMOVUPS      9024(SI), Y1
+	VMOVUPS      Y0, 10048(SI)
+	VMOVUPS      10304(SI), Y0
+	VMOVUPS      Y4, 9792(SI)
+	VADDPS       Y0, Y1, Y4
+	VSUBPS       Y0, Y1, Y0
+	VMOVUPS      8928(SI), Y1
+	VMOVUPS      Y3, 10304(SI)
+	VMOVUPS      10272(SI), Y3
+	VMOVUPS      Y7, 9024(SI)
+	VADDPS       Y3, Y1, Y7
+	VMOVUPS      Y8, 10208(SI)
+	VMOVUPS      8896(SI), Y8
+	VMOVUPS      Y2, 9696(SI)
+	VMOVUPS      10240(SI), Y2
+	VMOVUPS      Y5, 10336(SI)
+	VSUBPS       Y2, Y8, Y5
+	VSUBPS       Y3, Y1, Y1
+	VADDPS       Y2, Y8, Y2
+	VMOVAPS      Y1, Y3
+	VFMADD231PS  word_be4bafaf<>+0(SB), Y2, Y3
+	VMULPS       word_3f7b14be<>+0(SB), Y3, Y3
+	VFMADD231PS  word_3e4bafaf<>+0(SB), Y1, Y2
+	VMULPS       word_3f7b14be<>+0(SB), Y2, Y1
+	VMOVUPS      8800(SI), Y2
+	VMOVUPS      10144(SI), Y8
+	VMOVUPS      Y14, 10240(SI)
+	VADDPS       Y8, Y2, Y14
+	VMOVUPS      Y9, 8896(SI)
+	VMOVUPS      8768(SI), Y9
+	VMOVUPS      Y6, 10272(SI)
+	VMOVUPS      10112(SI), Y6
+	VMOVUPS      Y13, 8928(SI)
+	VSUBPS       Y6, Y9, Y13
+	VSUBPS       Y8, Y2, Y2
+	VADDPS       Y6, Y9, Y6
+	VMOVAPS      Y2, Y8
+	VFMADD231PS  word_bed413cd<>+0(SB), Y6, Y8
+	VMULPS       word_3f6c835e<>+0(SB), Y8, Y8
+	VFMADD231PS  word_3ed413cd<>+0(SB), Y2, Y6
+	VMULPS       word_3f6c835e<>+0(SB), Y6, Y2
+	VMOVUPS      8736(SI), Y6
+	VMOVUPS      10016(SI), Y9
+	VMOVUPS      Y12, 10112(SI)
+	VADDPS       Y9, Y6, Y12
+	VMOVUPS      Y10, 8768(SI)
+	VMOVUPS      8704(SI), Y10
+	VMOVUPS      Y15, 10144(SI)
+	VMOVUPS      9984(SI), Y15
+	VMOVUPS      Y11, 8800(SI)
+	VSUBPS       Y15, Y10, Y11
+	VSUBPS       Y9, Y6, Y6
+	VADDPS       Y15, Y10, Y9
+	VMOVAPS      Y6, Y10
+	VFMADD231PS  word_bf2b0dc1<>+0(SB), Y9, Y10
+	VMULPS       word_3f54db31<>+0(SB), Y10, Y10
+	VFMADD231PS  word_3f2b0dc1<>+0(SB), Y6, Y9
+	VMULPS       word_3f54db31<>+0(SB), Y9, Y6
+	VMOVUPS      8864(SI), Y9
+	VMOVUPS      9888(SI), Y15
+	VMOVUPS      Y6, 9984(SI)
+	VADDPS       Y15, Y9, Y6
+	VMOVUPS      Y10, 8704(SI)
+	VMOVUPS      8832(SI), Y10
+	VMOVUPS      Y2, 10016(SI)
+	VMOVUPS      9856(SI), Y2
+	VMOVUPS      Y8, 8736(SI)
+	VSUBPS       Y2, Y10, Y8
+	VSUBPS       Y15, Y9, Y9
+	VADDPS       Y2, Y10, Y2
+	VMOVAPS      Y9, Y10
+	VFMADD231PS  word_bf800000<>+0(SB), Y2, Y10
+	VMULPS       word_3f3504f3<>+0(SB), Y10, Y10
+	VFMADD231PS  word_3f800000<>+0(SB), Y9, Y2
+	VMULPS       word_3f3504f3<>+0(SB), Y2, Y2
+	VMOVUPS      8992(SI), Y9
+	VMOVUPS      9760(SI), Y15
+	VMOVUPS      Y2, 9856(SI)
+	VADDPS       Y15, Y9, Y2
+	VMOVUPS      Y10, 8832(SI)
+	VMOVUPS      8960(SI), Y10
+	VMOVUPS      Y1, 9888(SI)
+	VMOVUPS      9728(SI), Y1
+	VMOVUPS      Y3, 8864(SI)
+	VSUBPS       Y1, Y10, Y3
+	VSUBPS       Y15, Y9, Y9
+	VADDPS       Y1, Y10, Y1
+	VMOVAPS      Y9, Y10
+	VFMADD231PS  word_bfbf90c7<>+0(SB), Y1, Y10
+	VMULPS       word_3f0e39da<>+0(SB), Y10, Y10
+	VFMADD231PS  word_3fbf90c7<>+0(SB), Y9, Y1
+	VMULPS       word_3f0e39da<>+0(SB), Y1, Y1
+	VMOVUPS      9120(SI), Y9
+	VMOVUPS      9632(SI), Y15
+	VMOVUPS      Y1, 9728(SI)
+	VADDPS       Y15, Y9, Y1
+	VMOVUPS      Y10, 8960(SI)
+	VMOVUPS      9088(SI), Y10
+	VMOVUPS      Y0, 9760(SI)
+	VMOVUPS      9600(SI), Y0
+	VMOVUPS      Y8, 8992(SI)
+	VSUBPS       Y0, Y10, Y8
+	VSUBPS       Y15, Y9, Y9
+	VADDPS       Y0, Y10, Y0
+	VMOVAPS      Y9, Y10
+	VFMADD231PS  word_c01a827a<>+0(SB), Y0, Y10
+	VMULPS       word_3ec3ef15<>+0(SB), Y10, Y10
+	VFMADD231PS  word_401a827a<>+0(SB), Y9, Y0
+	VMULPS       word_3ec3ef15<>+0(SB), Y0, Y0
+	VMOVUPS      9248(SI), Y9
+	VMOVUPS      9504(SI), Y15
+	VMOVUPS      Y0, 9600(SI)
+	VADDPS       Y15, Y9, Y0
+	VMOVUPS      Y10, 9088(SI)
+	VMOVUPS      9216(SI), Y10
+	VMOVUPS      Y6, 9632(SI)
+	VMOVUPS      9472(SI), Y6
+	VMOVUPS      Y3, 9120(SI)
+	VSUBPS       Y6, Y10, Y3
+	VSUBPS       Y15, Y9, Y9
+	VADDPS       Y6, Y10, Y6
+	VMOVAPS      Y9, Y10
+	VFMADD231PS  word_c0a0dff7<>+0(SB), Y6, Y10
+	VMULPS       word_3e47c5c2<>+0(SB), Y10, Y10
+	VFMADD231PS  word_40a0dff7<>+0(SB), Y9, Y6
+	VMULPS       word_3e47c5c2<>+0(SB), Y6, Y6
+	VMOVUPS      9376(SI), Y9
+	VMULPS       word_40000000<>+0(SB), Y9, Y9
+	VMOVUPS      9344(SI), Y15
+	VMULPS       word_c0000000<>+0(SB), Y15, Y15
+	VMOVUPS      Y6, 9344(SI)
+	VADDPS       Y9, Y4, Y6
+	VSUBPS       Y9, Y4, Y4
+	VADDPS       Y0, Y7, Y9
+	VMOVUPS      Y10, 9376(SI)
+	VSUBPS       Y3, Y5, Y10
+	VSUBPS       Y0, Y7, Y0
+	VADDPS       Y3, Y5, Y3
+	VMOVAPS      Y0, Y5
+	VFMADD231PS  word_bed413cd<>+0(SB), Y3, Y5
+	VMULPS       word_3f6c835e<>+0(SB), Y5, Y5
+	VFMADD231PS  word_3ed413cd<>+0(SB), Y0, Y3
+	VMULPS       word_3f6c835e<>+0(SB), Y3, Y0
+	VADDPS       Y1, Y14, Y3
+	VSUBPS       Y8, Y13, Y7
+	VSUBPS       Y1, Y14, Y1
+	VADDPS       Y8, Y13, Y8
+	VMOVAPS      Y1, Y13
+	VFMADD231PS  word_bf800000<>+0(SB), Y8, Y13
+	VMULPS       word_3f3504f3<>+0(SB), Y13, Y13
+	VFMADD231PS  word_3f800000<>+0(SB), Y1, Y8
+	VMULPS       word_3f3504f3<>+0(SB), Y8, Y1
+	VADDPS       Y2, Y12, Y8
+	VMOVUPS      9120(SI), Y14
+	VMOVUPS      Y15, 9472(SI)
+	VSUBPS       Y14, Y11, Y15
+	VSUBPS       Y2, Y12, Y2
+	VADDPS       Y14, Y11, Y11
+	VMOVAPS      Y2, Y12
+	VFMADD231PS  word_c01a827a<>+0(SB), Y11, Y12
+	VMULPS       word_3ec3ef15<>+0(SB), Y12, Y12
+	VFMADD231PS  word_401a827a<>+0(SB), Y2, Y11
+	VMULPS       word_3ec3ef15<>+0(SB), Y11, Y2
+	VMOVUPS      9632(SI), Y11
+	VMULPS       word_40000000<>+0(SB), Y11, Y11
+	VMOVUPS      8992(SI), Y14
+	VMULPS       word_c0000000<>+0(SB), Y14, Y14
+	VMOVUPS      Y1, 8992(SI)
+	VADDPS       Y11, Y6, Y1
+	VSUBPS       Y11, Y6, Y6
+	VADDPS       Y8, Y9, Y11
+	VMOVUPS      Y13, 9632(SI)
+	VSUBPS       Y15, Y10, Y13
+	VSUBPS       Y8, Y9, Y8
+	VADDPS       Y15, Y10, Y9
+	VMOVAPS      Y8, Y10
+	VFMADD231PS  word_bf800000<>+0(SB), Y9, Y10
+	VMULPS       word_3f3504f3<>+0(SB), Y10, Y10
+	VFMADD231PS  word_3f800000<>+0(SB), Y8, Y9
+	VMULPS       word_3f3504f3<>+0(SB), Y9, Y8
+	VMULPS       word_40000000<>+0(SB), Y3, Y3
+	VMULPS       word_c0000000<>+0(SB), Y7, Y7
+	VADDPS       Y3, Y1, Y9
+	VSUBPS       Y3, Y1, Y1
+	VMULPS       word_40000000<>+0(SB), Y11, Y3
+	VMULPS       word_c0000000<>+0(SB), Y13, Y11
+	VADDPS       Y3, Y9, Y13
+	VSUBPS       Y3, Y9, Y3
+	VADDPS       Y11, Y1, Y9
+	VSUBPS       Y11, Y1, Y1
+	VADDPS       Y7, Y6, Y11
+	VSUBPS       Y7, Y6, Y6
+	VMULPS       word_40000000<>+0(SB), Y10, Y7
+	VMULPS       word_c0000000<>+0(SB), Y8, Y8
+	VADDPS       Y7, Y11, Y10
+	VSUBPS       Y7, Y11, Y7
+	VADDPS       Y8, Y6, Y11
+	VSUBPS       Y8, Y6, Y6
+	VADDPS       Y14, Y4, Y8
+	VSUBPS       Y14, Y4, Y4
+	VADDPS       Y12, Y5, Y14
+	VSUBPS       Y2, Y0, Y15
+	VSUBPS       Y12, Y5, Y5
+	VADDPS       Y2, Y0, Y0
+	VMOVAPS      Y5, Y2
+	VFMADD231PS  word_bf800000<>+0(SB), Y0, Y2
+	VMULPS       word_3f3504f3<>+0(SB), Y2, Y2
+	VFMADD231PS  word_3f800000<>+0(SB), Y5, Y0
+	VMULPS       word_3f3504f3<>+0(SB), Y0, Y0
+	VMOVUPS      9632(SI), Y5
+	VMULPS       word_40000000<>+0(SB), Y5, Y5
+	VMOVUPS      8992(SI), Y12
+	VMULPS       word_c0000000<>+0(SB), Y12, Y12
+	VMOVUPS      Y6, 8992(SI)
+	VADDPS       Y5, Y8, Y6
+	VSUBPS       Y5, Y8, Y5
+	VMULPS       word_40000000<>+0(SB), Y14, Y8
+	VMULPS       word_c0000000<>+0(SB), Y15, Y14
+	VADDPS       Y8, Y6, Y15
+	VSUBPS       Y8, Y6, Y6
+	VADDPS       Y14, Y5, Y8
+	VSUBPS       Y14, Y5, Y5
+	VADDPS       Y12, Y4, Y14
+	VSUBPS       Y12, Y4, Y4
+	VMULPS       word_40000000<>+0(SB), Y2, Y2
+	VMULPS       word_c0000000<>+0(SB), Y0, Y0
+	VADDPS       Y2, Y14, Y12
+	VSUBPS       Y2, Y14, Y2
+	VADDPS       Y0, Y4, Y14
+	VSUBPS       Y0, Y4, Y0
+	VMOVUPS      9760(SI), Y4
+	VMOVUPS      Y0, 9632(SI)
+	VMOVUPS      9472(SI), Y0
+	VMOVUPS      Y5, 9120(SI)
+	VADDPS       Y0, Y4, Y5
+	VSUBPS       Y0, Y4, Y0
+	VMOVUPS      8864(SI), Y4
+	VMOVUPS      Y1, 9472(SI)
+	VMOVUPS      9376(SI), Y1
+	VMOVUPS      Y2, 9760(SI)
+	VADDPS       Y1, Y4, Y2
+	VMOVUPS      Y7, 9216(SI)
+	VMOVUPS      9888(SI), Y7
+	VMOVUPS      Y6, 9504(SI)
+	VMOVUPS      9344(SI), Y6
+	VMOVUPS      Y3, 9248(SI)
+	VSUBPS       Y6, Y7, Y3
+	VSUBPS       Y1, Y4, Y1
+	VADDPS       Y6, Y7, Y4
+	VMOVAPS      Y1, Y6
+	VFMADD231PS  word_bed413cd<>+0(SB), Y4, Y6
+	VMULPS       word_3f6c835e<>+0(SB), Y6, Y6
+	VFMADD231PS  word_3ed413cd<>+0(SB), Y1, Y4
+	VMULPS       word_3f6c835e<>+0(SB), Y4, Y1
+	VMOVUPS      8736(SI), Y4
+	VMOVUPS      9088(SI), Y7
+	VMOVUPS      Y14, 9344(SI)
+	VADDPS       Y7, Y4, Y14
+	VMOVUPS      Y11, 9888(SI)
+	VMOVUPS      10016(SI), Y11
+	VMOVUPS      Y8, 9376(SI)
+	VMOVUPS      9600(SI), Y8
+	VMOVUPS      Y9, 8864(SI)
+	VSUBPS       Y8, Y11, Y9
+	VSUBPS       Y7, Y4, Y4
+	VADDPS       Y8, Y11, Y7
+	VMOVAPS      Y4, Y8
+	VFMADD231PS  word_bf800000<>+0(SB), Y7, Y8
+	VMULPS       word_3f3504f3<>+0(SB), Y8, Y8
+	VFMADD231PS  word_3f800000<>+0(SB), Y4, Y7
+	VMULPS       word_3f3504f3<>+0(SB), Y7, Y4
+	VMOVUPS      8704(SI), Y7
+	VMOVUPS      8960(SI), Y11
+	VMOVUPS      Y12, 9600(SI)
+	VADDPS       Y11, Y7, Y12
+	VMOVUPS      Y10, 10016(SI)
+	VMOVUPS      9984(SI), Y10
+	VMOVUPS      Y15, 9088(SI)
+	VMOVUPS      9728(SI), Y15
+	VMOVUPS      Y13, 8736(SI)
+	VSUBPS       Y15, Y10, Y13
+	VSUBPS       Y11, Y7, Y7
+	VADDPS       Y15, Y10, Y10
+	VMOVAPS      Y7, Y11
+	VFMADD231PS  word_c01a827a<>+0(SB), Y10, Y11
+	VMULPS       word_3ec3ef15<>+0(SB), Y11, Y11
+	VFMADD231PS  word_401a827a<>+0(SB), Y7, Y10
+	VMULPS       word_3ec3ef15<>+0(SB), Y10, Y7
+	VMOVUPS      8832(SI), Y10
+	VMULPS       word_40000000<>+0(SB), Y10, Y10
+	VMOVUPS      9856(SI), Y15
+	VMULPS       word_c0000000<>+0(SB), Y15, Y15
+	VMOVUPS      Y4, 9856(SI)
+	VADDPS       Y10, Y5, Y4
+	VSUBPS       Y10, Y5, Y5
+	VADDPS       Y12, Y2, Y10
+	VMOVUPS      Y8, 8832(SI)
+	VSUBPS       Y13, Y3, Y8
+	VSUBPS       Y12, Y2, Y2
+	VADDPS       Y13, Y3, Y3
+	VMOVAPS      Y2, Y12
+	VFMADD231PS  word_bf800000<>+0(SB), Y3, Y12
+	VMULPS       word_3f3504f3<>+0(SB), Y12, Y12
+	VFMADD231PS  word_3f800000<>+0(SB), Y2, Y3
+	VMULPS       word_3f3504f3<>+0(SB), Y3, Y2
+	VMULPS       word_40000000<>+0(SB), Y14, Y3
+	VMULPS       word_c0000000<>+0(SB), Y9, Y9
+	VADDPS       Y3, Y4, Y13
+	VSUBPS       Y3, Y4, Y3
+	VMULPS       word_40000000<>+0(SB), Y10, Y4
+	VMULPS       word_c0000000<>+0(SB), Y8, Y8
+	VADDPS       Y4, Y13, Y10
+	VSUBPS       Y4, Y13, Y4
+	VADDPS       Y8, Y3, Y13
+	VSUBPS       Y8, Y3, Y3
+	VADDPS       Y9, Y5, Y8
+	VSUBPS       Y9, Y5, Y5
+	VMULPS       word_40000000<>+0(SB), Y12, Y9
+	VMULPS       word_c0000000<>+0(SB), Y2, Y2
+	VADDPS       Y9, Y8, Y12
+	VSUBPS       Y9, Y8, Y8
+	VADDPS       Y2, Y5, Y9
+	VSUBPS       Y2, Y5, Y2
+	VADDPS       Y15, Y0, Y5
+	VSUBPS       Y15, Y0, Y0
+	VADDPS       Y11, Y6, Y14
+	VSUBPS       Y7, Y1, Y15
+	VSUBPS       Y11, Y6, Y6
+	VADDPS       Y7, Y1, Y1
+	VMOVAPS      Y6, Y7
+	VFMADD231PS  word_bf800000<>+0(SB), Y1, Y7
+	VMULPS       word_3f3504f3<>+0(SB), Y7, Y7
+	VFMADD231PS  word_3f800000<>+0(SB), Y6, Y1
+	VMULPS       word_3f3504f3<>+0(SB), Y1, Y1
+	VMOVUPS      8832(SI), Y6
+	VMULPS       word_40000000<>+0(SB), Y6, Y6
+	VMOVUPS      9856(SI), Y11
+	VMULPS       word_c0000000<>+0(SB), Y11, Y11
+	VMOVUPS      Y2, 9856(SI)
+	VADDPS       Y6, Y5, Y2
+	VSUBPS       Y6, Y5, Y5
+	VMULPS       word_40000000<>+0(SB), Y14, Y6
+	VMULPS       word_c0000000<>+0(SB), Y15, Y14
+	VADDPS       Y6, Y2, Y15
+	VSUBPS       Y6, Y2, Y2
+	VADDPS       Y14, Y5, Y6
+	VSUBPS       Y14, Y5, Y5
+	VADDPS       Y11, Y0, Y14
+	VSUBPS       Y11, Y0, Y0
+	VMULPS       word_40000000<>+0(SB), Y7, Y7
+	VMULPS       word_c0000000<>+0(SB), Y1, Y1
+	VADDPS       Y7, Y14, Y11
+	VSUBPS       Y7, Y14, Y7
+	VADDPS       Y1, Y0, Y14
+	VSUBPS       Y1, Y0, Y0
+	VMOVUPS      10400(SI), Y1
+	VMOVUPS      Y1, (R13)
+	VMOVUPS      8736(SI), Y1
+	VMOVUPS      Y1, 64(R13)
+	VMOVUPS      8800(SI), Y1
+	VMOVUPS      Y1, 128(R13)
+	VMOVUPS      Y10, 192(R13)
+	VMOVUPS      9184(SI), Y1
+	VMOVUPS      Y1, 256(R13)
+	VMOVUPS      9088(SI), Y1
+	VMOVUPS      Y1, 320(R13)
+	VMOVUPS      10144(SI), Y1
+	VMOVUPS      Y1, 384(R13)
+	VMOVUPS      Y15, 448(R13)
+	VMOVUPS      10368(SI), Y1
+	VMOVUPS      Y1, 512(R13)
+	VMOVUPS      10016(SI), Y1
+	VMOVUPS      Y1, 576(R13)
+	VMOVUPS      8768(SI), Y1
+	VMOVUPS      Y1, 640(R13)
+	VMOVUPS      Y12, 704(R13)
+	VMOVUPS      9664(SI), Y1
+	VMOVUPS      Y1, 768(R13)
+	VMOVUPS      9600(SI), Y1
+	VMOVUPS      Y1, 832(R13)
+	VMOVUPS      10112(SI), Y1
+	VMOVUPS      Y1, 896(R13)
+	VMOVUPS      Y11, 960(R13)
+	VMOVUPS      10176(SI), Y1
+	VMOVUPS      Y1, 1024(R13)
+	VMOVUPS      8864(SI), Y1
+	VMOVUPS      Y1, 1088(R13)
+	VMOVUPS      8928(SI), Y1
+	VMOVUPS      Y1, 1152(R13)
+	VMOVUPS      Y13, 1216(R13)
+	VMOVUPS      9280(SI), Y1
+	VMOVUPS      Y1, 1280(R13)
+	VMOVUPS      9376(SI), Y1
+	VMOVUPS      Y1, 1344(R13)
+	VMOVUPS      10272(SI), Y1
+	VMOVUPS      Y1, 1408(R13)
+	VMOVUPS      Y6, 1472(R13)
+	VMOVUPS      10080(SI), Y1
+	VMOVUPS      Y1, 1536(R13)
+	VMOVUPS      9888(SI), Y1
+	VMOVUPS      Y1, 1600(R13)
+	VMOVUPS      8896(SI), Y1
+	VMOVUPS      Y1, 1664(R13)
+	VMOVUPS      Y9, 1728(R13)
+	VMOVUPS      9408(SI), Y1
+	VMOVUPS      Y1, 1792(R13)
+	VMOVUPS      9344(SI), Y1
+	VMOVUPS      Y1, 1856(R13)
+	VMOVUPS      10240(SI), Y1
+	VMOVUPS      Y1, 1920(R13)
+	VMOVUPS      Y14, 1984(R13)
+	VMOVUPS      9152(SI), Y1
+	VMOVUPS      Y1, 2048(R13)
+	VMOVUPS      9248(SI), Y1
+	VMOVUPS      Y1, 2112(R13)
+	VMOVUPS      10336(SI), Y1
+	VMOVUPS      Y1, 2176(R13)
+	VMOVUPS      Y4, 2240(R13)
+	VMOVUPS      9440(SI), Y1
+	VMOVUPS      Y1, 2304(R13)
+	VMOVUPS      9504(SI), Y1
+	VMOVUPS      Y1, 2368(R13)
+	VMOVUPS      9696(SI), Y1
+	VMOVUPS      Y1, 2432(R13)
+	VMOVUPS      Y2, 2496(R13)
+	VMOVUPS      9312(SI), Y1
+	VMOVUPS      Y1, 2560(R13)
+	VMOVUPS      9216(SI), Y1
+	VMOVUPS      Y1, 2624(R13)
+	VMOVUPS      10208(SI), Y1
+	VMOVUPS      Y1, 2688(R13)
+	VMOVUPS      Y8, 2752(R13)
+	VMOVUPS      9824(SI), Y1
+	VMOVUPS      Y1, 2816(R13)
+	VMOVUPS      9760(SI), Y1
+	VMOVUPS      Y1, 2880(R13)
+	VMOVUPS      9024(SI), Y1
+	VMOVUPS      Y1, 2944(R13)
+	VMOVUPS      Y7, 3008(R13)
+	VMOVUPS      9536(SI), Y1
+	VMOVUPS      Y1, 3072(R13)
+	VMOVUPS      9472(SI), Y1
+	VMOVUPS      Y1, 3136(R13)
+	VMOVUPS      10304(SI), Y1
+	VMOVUPS      Y1, 3200(R13)
+	VMOVUPS      Y3, 3264(R13)
+	VMOVUPS      9056(SI), Y1
+	VMOVUPS      Y1, 3328(R13)
+	VMOVUPS      9120(SI), Y1
+	VMOVUPS      Y1, 3392(R13)
+	VMOVUPS      9792(SI), Y1
+	VMOVUPS      Y1, 3456(R13)
+	VMOVUPS      Y5, 3520(R13)
+	VMOVUPS      9920(SI), Y1
+	VMOVUPS      Y1, 3584(R13)
+	VMOVUPS      8992(SI), Y1
+	VMOVUPS      Y1, 3648(R13)
+	VMOVUPS      9952(SI), Y1
+	VMOVUPS      Y1, 3712(R13)
+	VMOVUPS      9856(SI), Y1
+	VMOVUPS      Y1, 3776(R13)
+	VMOVUPS      9568(SI), Y1
+	VMOVUPS      Y1, 3840(R13)
+	VMOVUPS      9632(SI), Y1
+	VMOVUPS      Y1, 3904(R13)
+	VMOVUPS      10048(SI), Y1
+	VMOVUPS      Y1, 3968(R13)
+	VMOVUPS      Y0, 4032(R13)
+	ADDQ         $0x00000800, R12
+	ADDQ         $0x00000020, R13
+	DECQ         R11
+	JNE          part
+	MOVQ         bias_base+64(FP), R12
+	VBROADCASTSS lo+88(FP), Y2
+	VBROADCASTSS hi+92(FP), Y3
+	MOVQ         CX, R8
+	MOVQ         SI, R13
+	MOVQ         $0x00000080, R11
+
+spread:
+	VBROADCASTSS (R12), Y1
+	VADDPS       (R13), Y1, Y0
+	VMAXPS       Y0, Y2, Y0
+	VMINPS       Y0, Y3, Y0
+	VMOVUPS      Y0, (R8)
+	ADDQ         $0x04, R12
+	ADDQ         DX, R8
+	ADDQ         $0x00000020, R13
+	DECQ         R11
+	JNE          spread
+	ADDQ         $0x00000020, AX
+	ADDQ         $0x00000020, CX
+	DECQ         R10
+	JNE          vector
 	VZEROUPPER
 	RET
 
@@ -25089,6 +38342,2327 @@ write:
 	ADDQ       $0x00002fe0, DI
 	DECQ       R10
 	JNE        group
+	VZEROUPPER
+	RET
+
+// func circulantForwardImage256AVX2(dst []float32, dstStep int, x []float32, xStep int, vecs int, scratch []float32)
+// Requires: AVX, FMA3
+TEXT ·circulantForwardImage256AVX2(SB), NOSPLIT, $0-96
+	MOVQ x_base+32(FP), AX
+	MOVQ xStep+56(FP), BX
+	SHLQ $0x02, BX
+	MOVQ dst_base+0(FP), CX
+	MOVQ dstStep+24(FP), DX
+	SHLQ $0x02, DX
+	MOVQ vecs+64(FP), R10
+	MOVQ scratch_base+72(FP), SI
+	LEAQ 25088(SI), DI
+
+vector:
+	MOVQ AX, R8
+	MOVQ SI, R13
+	MOVQ $0x00000100, R11
+
+gather:
+	VMOVUPS (R8), Y0
+	VMOVUPS Y0, (R13)
+	ADDQ    BX, R8
+	ADDQ    $0x00000020, R13
+	DECQ    R11
+	JNE     gather
+	MOVQ    SI, R12
+	LEAQ    8704(SI), R13
+	MOVQ    $0x00000004, R11
+
+part:
+	VMOVUPS     (R12), Y0
+	VMOVUPS     4096(R12), Y1
+	VADDPS      Y1, Y0, Y2
+	VSUBPS      Y1, Y0, Y0
+	VMOVUPS     2048(R12), Y1
+	VMOVUPS     6144(R12), Y3
+	VADDPS      Y3, Y1, Y4
+	VSUBPS      Y3, Y1, Y1
+	VADDPS      Y4, Y2, Y3
+	VSUBPS      Y4, Y2, Y2
+	VMOVUPS     1024(R12), Y4
+	VMOVUPS     5120(R12), Y5
+	VADDPS      Y5, Y4, Y6
+	VSUBPS      Y5, Y4, Y4
+	VMOVUPS     3072(R12), Y5
+	VMOVUPS     7168(R12), Y7
+	VADDPS      Y7, Y5, Y8
+	VSUBPS      Y7, Y5, Y5
+	VADDPS      Y8, Y6, Y7
+	VSUBPS      Y8, Y6, Y6
+	VADDPS      Y7, Y3, Y8
+	VSUBPS      Y7, Y3, Y3
+	VMOVAPS     Y4, Y7
+	VFMADD231PS word_bf800000<>+0(SB), Y5, Y7
+	VFMADD231PS word_3f800000<>+0(SB), Y4, Y5
+	VMOVAPS     Y0, Y4
+	VFMADD231PS word_3f3504f3<>+0(SB), Y7, Y4
+	VMOVAPS     Y1, Y9
+	VFMADD231PS word_3f3504f3<>+0(SB), Y5, Y9
+	VFMADD231PS word_bf3504f3<>+0(SB), Y7, Y0
+	VFMADD231PS word_bf3504f3<>+0(SB), Y5, Y1
+	VMOVUPS     512(R12), Y5
+	VMOVUPS     4608(R12), Y7
+	VADDPS      Y7, Y5, Y10
+	VSUBPS      Y7, Y5, Y5
+	VMOVUPS     2560(R12), Y7
+	VMOVUPS     6656(R12), Y11
+	VADDPS      Y11, Y7, Y12
+	VSUBPS      Y11, Y7, Y7
+	VADDPS      Y12, Y10, Y11
+	VSUBPS      Y12, Y10, Y10
+	VMOVUPS     1536(R12), Y12
+	VMOVUPS     5632(R12), Y13
+	VADDPS      Y13, Y12, Y14
+	VSUBPS      Y13, Y12, Y12
+	VMOVUPS     3584(R12), Y13
+	VMOVUPS     7680(R12), Y15
+	VMOVUPS     Y3, 16896(SI)
+	VADDPS      Y15, Y13, Y3
+	VSUBPS      Y15, Y13, Y13
+	VADDPS      Y3, Y14, Y15
+	VSUBPS      Y3, Y14, Y3
+	VADDPS      Y15, Y11, Y14
+	VSUBPS      Y15, Y11, Y11
+	VMOVAPS     Y12, Y15
+	VFMADD231PS word_bf800000<>+0(SB), Y13, Y15
+	VFMADD231PS word_3f800000<>+0(SB), Y12, Y13
+	VMOVAPS     Y5, Y12
+	VFMADD231PS word_3f3504f3<>+0(SB), Y15, Y12
+	VMOVUPS     Y11, 16928(SI)
+	VMOVAPS     Y7, Y11
+	VFMADD231PS word_3f3504f3<>+0(SB), Y13, Y11
+	VFMADD231PS word_bf3504f3<>+0(SB), Y15, Y5
+	VFMADD231PS word_bf3504f3<>+0(SB), Y13, Y7
+	VADDPS      Y14, Y8, Y13
+	VSUBPS      Y14, Y8, Y8
+	VMOVAPS     Y12, Y14
+	VFMADD231PS word_bed413cd<>+0(SB), Y11, Y14
+	VFMADD231PS word_3ed413cd<>+0(SB), Y12, Y11
+	VMOVAPS     Y4, Y12
+	VFMADD231PS word_3f6c835e<>+0(SB), Y14, Y12
+	VMOVAPS     Y9, Y15
+	VFMADD231PS word_3f6c835e<>+0(SB), Y11, Y15
+	VFMADD231PS word_bf6c835e<>+0(SB), Y14, Y4
+	VFMADD231PS word_bf6c835e<>+0(SB), Y11, Y9
+	VMOVAPS     Y10, Y11
+	VFMADD231PS word_bf800000<>+0(SB), Y3, Y11
+	VFMADD231PS word_3f800000<>+0(SB), Y10, Y3
+	VMOVAPS     Y2, Y10
+	VFMADD231PS word_3f3504f3<>+0(SB), Y11, Y10
+	VMOVAPS     Y6, Y14
+	VFMADD231PS word_3f3504f3<>+0(SB), Y3, Y14
+	VFMADD231PS word_bf3504f3<>+0(SB), Y11, Y2
+	VFMADD231PS word_bf3504f3<>+0(SB), Y3, Y6
+	VMOVAPS     Y5, Y3
+	VFMADD231PS word_401a827a<>+0(SB), Y7, Y3
+	VFMADD231PS word_c01a827a<>+0(SB), Y5, Y7
+	VMOVAPS     Y0, Y5
+	VFMADD231PS word_3ec3ef15<>+0(SB), Y3, Y5
+	VMOVAPS     Y1, Y11
+	VFMADD231PS word_3ec3ef15<>+0(SB), Y7, Y11
+	VFMADD231PS word_bec3ef15<>+0(SB), Y3, Y0
+	VFMADD231PS word_bec3ef15<>+0(SB), Y7, Y1
+	VMOVUPS     256(R12), Y3
+	VMOVUPS     4352(R12), Y7
+	VMOVUPS     Y8, 16960(SI)
+	VADDPS      Y7, Y3, Y8
+	VSUBPS      Y7, Y3, Y3
+	VMOVUPS     2304(R12), Y7
+	VMOVUPS     Y9, 16992(SI)
+	VMOVUPS     6400(R12), Y9
+	VMOVUPS     Y4, 17024(SI)
+	VADDPS      Y9, Y7, Y4
+	VSUBPS      Y9, Y7, Y7
+	VADDPS      Y4, Y8, Y9
+	VSUBPS      Y4, Y8, Y4
+	VMOVUPS     1280(R12), Y8
+	VMOVUPS     Y6, 17056(SI)
+	VMOVUPS     5376(R12), Y6
+	VMOVUPS     Y2, 17088(SI)
+	VADDPS      Y6, Y8, Y2
+	VSUBPS      Y6, Y8, Y6
+	VMOVUPS     3328(R12), Y8
+	VMOVUPS     Y1, 17120(SI)
+	VMOVUPS     7424(R12), Y1
+	VMOVUPS     Y0, 17152(SI)
+	VADDPS      Y1, Y8, Y0
+	VSUBPS      Y1, Y8, Y1
+	VADDPS      Y0, Y2, Y8
+	VSUBPS      Y0, Y2, Y0
+	VADDPS      Y8, Y9, Y2
+	VSUBPS      Y8, Y9, Y8
+	VMOVAPS     Y6, Y9
+	VFMADD231PS word_bf800000<>+0(SB), Y1, Y9
+	VFMADD231PS word_3f800000<>+0(SB), Y6, Y1
+	VMOVAPS     Y3, Y6
+	VFMADD231PS word_3f3504f3<>+0(SB), Y9, Y6
+	VMOVUPS     Y8, 17184(SI)
+	VMOVAPS     Y7, Y8
+	VFMADD231PS word_3f3504f3<>+0(SB), Y1, Y8
+	VFMADD231PS word_bf3504f3<>+0(SB), Y9, Y3
+	VFMADD231PS word_bf3504f3<>+0(SB), Y1, Y7
+	VMOVUPS     768(R12), Y1
+	VMOVUPS     4864(R12), Y9
+	VMOVUPS     Y11, 17216(SI)
+	VADDPS      Y9, Y1, Y11
+	VSUBPS      Y9, Y1, Y1
+	VMOVUPS     2816(R12), Y9
+	VMOVUPS     Y5, 17248(SI)
+	VMOVUPS     6912(R12), Y5
+	VMOVUPS     Y14, 17280(SI)
+	VADDPS      Y5, Y9, Y14
+	VSUBPS      Y5, Y9, Y5
+	VADDPS      Y14, Y11, Y9
+	VSUBPS      Y14, Y11, Y11
+	VMOVUPS     1792(R12), Y14
+	VMOVUPS     Y10, 17312(SI)
+	VMOVUPS     5888(R12), Y10
+	VMOVUPS     Y15, 17344(SI)
+	VADDPS      Y10, Y14, Y15
+	VSUBPS      Y10, Y14, Y10
+	VMOVUPS     3840(R12), Y14
+	VMOVUPS     Y12, 17376(SI)
+	VMOVUPS     7936(R12), Y12
+	VMOVUPS     Y13, 17408(SI)
+	VADDPS      Y12, Y14, Y13
+	VSUBPS      Y12, Y14, Y12
+	VADDPS      Y13, Y15, Y14
+	VSUBPS      Y13, Y15, Y13
+	VADDPS      Y14, Y9, Y15
+	VSUBPS      Y14, Y9, Y9
+	VMOVAPS     Y10, Y14
+	VFMADD231PS word_bf800000<>+0(SB), Y12, Y14
+	VFMADD231PS word_3f800000<>+0(SB), Y10, Y12
+	VMOVAPS     Y1, Y10
+	VFMADD231PS word_3f3504f3<>+0(SB), Y14, Y10
+	VMOVUPS     Y9, 17440(SI)
+	VMOVAPS     Y5, Y9
+	VFMADD231PS word_3f3504f3<>+0(SB), Y12, Y9
+	VFMADD231PS word_bf3504f3<>+0(SB), Y14, Y1
+	VFMADD231PS word_bf3504f3<>+0(SB), Y12, Y5
+	VADDPS      Y15, Y2, Y12
+	VSUBPS      Y15, Y2, Y2
+	VMOVAPS     Y10, Y14
+	VFMADD231PS word_bed413cd<>+0(SB), Y9, Y14
+	VFMADD231PS word_3ed413cd<>+0(SB), Y10, Y9
+	VMOVAPS     Y6, Y10
+	VFMADD231PS word_3f6c835e<>+0(SB), Y14, Y10
+	VMOVAPS     Y8, Y15
+	VFMADD231PS word_3f6c835e<>+0(SB), Y9, Y15
+	VFMADD231PS word_bf6c835e<>+0(SB), Y14, Y6
+	VFMADD231PS word_bf6c835e<>+0(SB), Y9, Y8
+	VMOVAPS     Y11, Y9
+	VFMADD231PS word_bf800000<>+0(SB), Y13, Y9
+	VFMADD231PS word_3f800000<>+0(SB), Y11, Y13
+	VMOVAPS     Y4, Y11
+	VFMADD231PS word_3f3504f3<>+0(SB), Y9, Y11
+	VMOVAPS     Y0, Y14
+	VFMADD231PS word_3f3504f3<>+0(SB), Y13, Y14
+	VFMADD231PS word_bf3504f3<>+0(SB), Y9, Y4
+	VFMADD231PS word_bf3504f3<>+0(SB), Y13, Y0
+	VMOVAPS     Y1, Y9
+	VFMADD231PS word_401a827a<>+0(SB), Y5, Y9
+	VFMADD231PS word_c01a827a<>+0(SB), Y1, Y5
+	VMOVAPS     Y3, Y1
+	VFMADD231PS word_3ec3ef15<>+0(SB), Y9, Y1
+	VMOVAPS     Y7, Y13
+	VFMADD231PS word_3ec3ef15<>+0(SB), Y5, Y13
+	VFMADD231PS word_bec3ef15<>+0(SB), Y9, Y3
+	VFMADD231PS word_bec3ef15<>+0(SB), Y5, Y7
+	VMOVUPS     17408(SI), Y5
+	VADDPS      Y5, Y12, Y9
+	VSUBPS      Y12, Y5, Y5
+	VMOVAPS     Y10, Y12
+	VFMADD231PS word_be4bafaf<>+0(SB), Y15, Y12
+	VFMADD231PS word_3e4bafaf<>+0(SB), Y10, Y15
+	VMOVUPS     17376(SI), Y10
+	VMOVUPS     Y5, 17408(SI)
+	VMOVAPS     Y10, Y5
+	VFMADD231PS word_3f7b14be<>+0(SB), Y12, Y5
+	VMOVUPS     Y2, 17472(SI)
+	VMOVUPS     17344(SI), Y2
+	VMOVUPS     Y5, 17504(SI)
+	VMOVAPS     Y2, Y5
+	VFMADD231PS word_3f7b14be<>+0(SB), Y15, Y5
+	VFMADD231PS word_bf7b14be<>+0(SB), Y12, Y10
+	VFMADD231PS word_bf7b14be<>+0(SB), Y15, Y2
+	VMOVAPS     Y11, Y12
+	VFMADD231PS word_bed413cd<>+0(SB), Y14, Y12
+	VFMADD231PS word_3ed413cd<>+0(SB), Y11, Y14
+	VMOVUPS     17312(SI), Y11
+	VMOVAPS     Y11, Y15
+	VFMADD231PS word_3f6c835e<>+0(SB), Y12, Y15
+	VMOVUPS     Y2, 17344(SI)
+	VMOVUPS     17280(SI), Y2
+	VMOVUPS     Y10, 17376(SI)
+	VMOVAPS     Y2, Y10
+	VFMADD231PS word_3f6c835e<>+0(SB), Y14, Y10
+	VFMADD231PS word_bf6c835e<>+0(SB), Y12, Y11
+	VFMADD231PS word_bf6c835e<>+0(SB), Y14, Y2
+	VMOVAPS     Y1, Y12
+	VFMADD231PS word_3f2b0dc1<>+0(SB), Y13, Y12
+	VFMADD231PS word_bf2b0dc1<>+0(SB), Y1, Y13
+	VMOVUPS     17248(SI), Y1
+	VMOVAPS     Y1, Y14
+	VFMADD231PS word_3f54db31<>+0(SB), Y12, Y14
+	VMOVUPS     Y2, 17280(SI)
+	VMOVUPS     17216(SI), Y2
+	VMOVUPS     Y11, 17312(SI)
+	VMOVAPS     Y2, Y11
+	VFMADD231PS word_3f54db31<>+0(SB), Y13, Y11
+	VFMADD231PS word_bf54db31<>+0(SB), Y12, Y1
+	VFMADD231PS word_bf54db31<>+0(SB), Y13, Y2
+	VMOVUPS     17184(SI), Y12
+	VMOVUPS     17440(SI), Y13
+	VMOVUPS     Y2, 17216(SI)
+	VMOVAPS     Y12, Y2
+	VFMADD231PS word_bf800000<>+0(SB), Y13, Y2
+	VFMADD231PS word_3f800000<>+0(SB), Y12, Y13
+	VMOVUPS     16896(SI), Y12
+	VMOVUPS     Y1, 17184(SI)
+	VMOVAPS     Y12, Y1
+	VFMADD231PS word_3f3504f3<>+0(SB), Y2, Y1
+	VMOVUPS     Y1, 17440(SI)
+	VMOVUPS     16928(SI), Y1
+	VMOVUPS     Y11, 17248(SI)
+	VMOVAPS     Y1, Y11
+	VFMADD231PS word_3f3504f3<>+0(SB), Y13, Y11
+	VFMADD231PS word_bf3504f3<>+0(SB), Y2, Y12
+	VFMADD231PS word_bf3504f3<>+0(SB), Y13, Y1
+	VMOVAPS     Y3, Y2
+	VFMADD231PS word_bfbf90c7<>+0(SB), Y7, Y2
+	VFMADD231PS word_3fbf90c7<>+0(SB), Y3, Y7
+	VMOVUPS     17152(SI), Y3
+	VMOVAPS     Y3, Y13
+	VFMADD231PS word_3f0e39da<>+0(SB), Y2, Y13
+	VMOVUPS     Y1, 16928(SI)
+	VMOVUPS     17120(SI), Y1
+	VMOVUPS     Y12, 16896(SI)
+	VMOVAPS     Y1, Y12
+	VFMADD231PS word_3f0e39da<>+0(SB), Y7, Y12
+	VFMADD231PS word_bf0e39da<>+0(SB), Y2, Y3
+	VFMADD231PS word_bf0e39da<>+0(SB), Y7, Y1
+	VMOVAPS     Y4, Y2
+	VFMADD231PS word_401a827a<>+0(SB), Y0, Y2
+	VFMADD231PS word_c01a827a<>+0(SB), Y4, Y0
+	VMOVUPS     17088(SI), Y4
+	VMOVAPS     Y4, Y7
+	VFMADD231PS word_3ec3ef15<>+0(SB), Y2, Y7
+	VMOVUPS     Y1, 17120(SI)
+	VMOVUPS     17056(SI), Y1
+	VMOVUPS     Y3, 17152(SI)
+	VMOVAPS     Y1, Y3
+	VFMADD231PS word_3ec3ef15<>+0(SB), Y0, Y3
+	VFMADD231PS word_bec3ef15<>+0(SB), Y2, Y4
+	VFMADD231PS word_bec3ef15<>+0(SB), Y0, Y1
+	VMOVAPS     Y6, Y0
+	VFMADD231PS word_40a0dff7<>+0(SB), Y8, Y0
+	VFMADD231PS word_c0a0dff7<>+0(SB), Y6, Y8
+	VMOVUPS     17024(SI), Y2
+	VMOVAPS     Y2, Y6
+	VFMADD231PS word_3e47c5c2<>+0(SB), Y0, Y6
+	VMOVUPS     Y1, 17056(SI)
+	VMOVUPS     16992(SI), Y1
+	VMOVUPS     Y4, 17088(SI)
+	VMOVAPS     Y1, Y4
+	VFMADD231PS word_3e47c5c2<>+0(SB), Y8, Y4
+	VFMADD231PS word_be47c5c2<>+0(SB), Y0, Y2
+	VFMADD231PS word_be47c5c2<>+0(SB), Y8, Y1
+	VMOVUPS     128(R12), Y0
+	VMOVUPS     4224(R12), Y8
+	VMOVUPS     Y1, 16992(SI)
+	VADDPS      Y8, Y0, Y1
+	VSUBPS      Y8, Y0, Y0
+	VMOVUPS     2176(R12), Y8
+	VMOVUPS     Y2, 17024(SI)
+	VMOVUPS     6272(R12), Y2
+	VMOVUPS     Y4, 17536(SI)
+	VADDPS      Y2, Y8, Y4
+	VSUBPS      Y2, Y8, Y2
+	VADDPS      Y4, Y1, Y8
+	VSUBPS      Y4, Y1, Y1
+	VMOVUPS     1152(R12), Y4
+	VMOVUPS     Y6, 17568(SI)
+	VMOVUPS     5248(R12), Y6
+	VMOVUPS     Y3, 17600(SI)
+	VADDPS      Y6, Y4, Y3
+	VSUBPS      Y6, Y4, Y4
+	VMOVUPS     3200(R12), Y6
+	VMOVUPS     Y7, 17632(SI)
+	VMOVUPS     7296(R12), Y7
+	VMOVUPS     Y12, 17664(SI)
+	VADDPS      Y7, Y6, Y12
+	VSUBPS      Y7, Y6, Y6
+	VADDPS      Y12, Y3, Y7
+	VSUBPS      Y12, Y3, Y3
+	VADDPS      Y7, Y8, Y12
+	VSUBPS      Y7, Y8, Y7
+	VMOVAPS     Y4, Y8
+	VFMADD231PS word_bf800000<>+0(SB), Y6, Y8
+	VFMADD231PS word_3f800000<>+0(SB), Y4, Y6
+	VMOVAPS     Y0, Y4
+	VFMADD231PS word_3f3504f3<>+0(SB), Y8, Y4
+	VMOVUPS     Y13, 17696(SI)
+	VMOVAPS     Y2, Y13
+	VFMADD231PS word_3f3504f3<>+0(SB), Y6, Y13
+	VFMADD231PS word_bf3504f3<>+0(SB), Y8, Y0
+	VFMADD231PS word_bf3504f3<>+0(SB), Y6, Y2
+	VMOVUPS     640(R12), Y6
+	VMOVUPS     4736(R12), Y8
+	VMOVUPS     Y11, 17728(SI)
+	VADDPS      Y8, Y6, Y11
+	VSUBPS      Y8, Y6, Y6
+	VMOVUPS     2688(R12), Y8
+	VMOVUPS     Y14, 17760(SI)
+	VMOVUPS     6784(R12), Y14
+	VMOVUPS     Y10, 17792(SI)
+	VADDPS      Y14, Y8, Y10
+	VSUBPS      Y14, Y8, Y8
+	VADDPS      Y10, Y11, Y14
+	VSUBPS      Y10, Y11, Y10
+	VMOVUPS     1664(R12), Y11
+	VMOVUPS     Y15, 17824(SI)
+	VMOVUPS     5760(R12), Y15
+	VMOVUPS     Y5, 17856(SI)
+	VADDPS      Y15, Y11, Y5
+	VSUBPS      Y15, Y11, Y11
+	VMOVUPS     3712(R12), Y15
+	VMOVUPS     Y9, 17888(SI)
+	VMOVUPS     7808(R12), Y9
+	VMOVUPS     Y7, 17920(SI)
+	VADDPS      Y9, Y15, Y7
+	VSUBPS      Y9, Y15, Y9
+	VADDPS      Y7, Y5, Y15
+	VSUBPS      Y7, Y5, Y5
+	VADDPS      Y15, Y14, Y7
+	VSUBPS      Y15, Y14, Y14
+	VMOVAPS     Y11, Y15
+	VFMADD231PS word_bf800000<>+0(SB), Y9, Y15
+	VFMADD231PS word_3f800000<>+0(SB), Y11, Y9
+	VMOVAPS     Y6, Y11
+	VFMADD231PS word_3f3504f3<>+0(SB), Y15, Y11
+	VMOVUPS     Y14, 17952(SI)
+	VMOVAPS     Y8, Y14
+	VFMADD231PS word_3f3504f3<>+0(SB), Y9, Y14
+	VFMADD231PS word_bf3504f3<>+0(SB), Y15, Y6
+	VFMADD231PS word_bf3504f3<>+0(SB), Y9, Y8
+	VADDPS      Y7, Y12, Y9
+	VSUBPS      Y7, Y12, Y7
+	VMOVAPS     Y11, Y12
+	VFMADD231PS word_bed413cd<>+0(SB), Y14, Y12
+	VFMADD231PS word_3ed413cd<>+0(SB), Y11, Y14
+	VMOVAPS     Y4, Y11
+	VFMADD231PS word_3f6c835e<>+0(SB), Y12, Y11
+	VMOVAPS     Y13, Y15
+	VFMADD231PS word_3f6c835e<>+0(SB), Y14, Y15
+	VFMADD231PS word_bf6c835e<>+0(SB), Y12, Y4
+	VFMADD231PS word_bf6c835e<>+0(SB), Y14, Y13
+	VMOVAPS     Y10, Y12
+	VFMADD231PS word_bf800000<>+0(SB), Y5, Y12
+	VFMADD231PS word_3f800000<>+0(SB), Y10, Y5
+	VMOVAPS     Y1, Y10
+	VFMADD231PS word_3f3504f3<>+0(SB), Y12, Y10
+	VMOVAPS     Y3, Y14
+	VFMADD231PS word_3f3504f3<>+0(SB), Y5, Y14
+	VFMADD231PS word_bf3504f3<>+0(SB), Y12, Y1
+	VFMADD231PS word_bf3504f3<>+0(SB), Y5, Y3
+	VMOVAPS     Y6, Y5
+	VFMADD231PS word_401a827a<>+0(SB), Y8, Y5
+	VFMADD231PS word_c01a827a<>+0(SB), Y6, Y8
+	VMOVAPS     Y0, Y6
+	VFMADD231PS word_3ec3ef15<>+0(SB), Y5, Y6
+	VMOVAPS     Y2, Y12
+	VFMADD231PS word_3ec3ef15<>+0(SB), Y8, Y12
+	VFMADD231PS word_bec3ef15<>+0(SB), Y5, Y0
+	VFMADD231PS word_bec3ef15<>+0(SB), Y8, Y2
+	VMOVUPS     384(R12), Y5
+	VMOVUPS     4480(R12), Y8
+	VMOVUPS     Y7, 17984(SI)
+	VADDPS      Y8, Y5, Y7
+	VSUBPS      Y8, Y5, Y5
+	VMOVUPS     2432(R12), Y8
+	VMOVUPS     Y13, 18016(SI)
+	VMOVUPS     6528(R12), Y13
+	VMOVUPS     Y4, 18048(SI)
+	VADDPS      Y13, Y8, Y4
+	VSUBPS      Y13, Y8, Y8
+	VADDPS      Y4, Y7, Y13
+	VSUBPS      Y4, Y7, Y4
+	VMOVUPS     1408(R12), Y7
+	VMOVUPS     Y3, 18080(SI)
+	VMOVUPS     5504(R12), Y3
+	VMOVUPS     Y1, 18112(SI)
+	VADDPS      Y3, Y7, Y1
+	VSUBPS      Y3, Y7, Y3
+	VMOVUPS     3456(R12), Y7
+	VMOVUPS     Y2, 18144(SI)
+	VMOVUPS     7552(R12), Y2
+	VMOVUPS     Y0, 18176(SI)
+	VADDPS      Y2, Y7, Y0
+	VSUBPS      Y2, Y7, Y2
+	VADDPS      Y0, Y1, Y7
+	VSUBPS      Y0, Y1, Y0
+	VADDPS      Y7, Y13, Y1
+	VSUBPS      Y7, Y13, Y7
+	VMOVAPS     Y3, Y13
+	VFMADD231PS word_bf800000<>+0(SB), Y2, Y13
+	VFMADD231PS word_3f800000<>+0(SB), Y3, Y2
+	VMOVAPS     Y5, Y3
+	VFMADD231PS word_3f3504f3<>+0(SB), Y13, Y3
+	VMOVUPS     Y7, 18208(SI)
+	VMOVAPS     Y8, Y7
+	VFMADD231PS word_3f3504f3<>+0(SB), Y2, Y7
+	VFMADD231PS word_bf3504f3<>+0(SB), Y13, Y5
+	VFMADD231PS word_bf3504f3<>+0(SB), Y2, Y8
+	VMOVUPS     896(R12), Y2
+	VMOVUPS     4992(R12), Y13
+	VMOVUPS     Y12, 18240(SI)
+	VADDPS      Y13, Y2, Y12
+	VSUBPS      Y13, Y2, Y2
+	VMOVUPS     2944(R12), Y13
+	VMOVUPS     Y6, 18272(SI)
+	VMOVUPS     7040(R12), Y6
+	VMOVUPS     Y14, 18304(SI)
+	VADDPS      Y6, Y13, Y14
+	VSUBPS      Y6, Y13, Y6
+	VADDPS      Y14, Y12, Y13
+	VSUBPS      Y14, Y12, Y12
+	VMOVUPS     1920(R12), Y14
+	VMOVUPS     Y10, 18336(SI)
+	VMOVUPS     6016(R12), Y10
+	VMOVUPS     Y15, 18368(SI)
+	VADDPS      Y10, Y14, Y15
+	VSUBPS      Y10, Y14, Y10
+	VMOVUPS     3968(R12), Y14
+	VMOVUPS     Y11, 18400(SI)
+	VMOVUPS     8064(R12), Y11
+	VMOVUPS     Y9, 18432(SI)
+	VADDPS      Y11, Y14, Y9
+	VSUBPS      Y11, Y14, Y11
+	VADDPS      Y9, Y15, Y14
+	VSUBPS      Y9, Y15, Y9
+	VADDPS      Y14, Y13, Y15
+	VSUBPS      Y14, Y13, Y13
+	VMOVAPS     Y10, Y14
+	VFMADD231PS word_bf800000<>+0(SB), Y11, Y14
+	VFMADD231PS word_3f800000<>+0(SB), Y10, Y11
+	VMOVAPS     Y2, Y10
+	VFMADD231PS word_3f3504f3<>+0(SB), Y14, Y10
+	VMOVUPS     Y13, 18464(SI)
+	VMOVAPS     Y6, Y13
+	VFMADD231PS word_3f3504f3<>+0(SB), Y11, Y13
+	VFMADD231PS word_bf3504f3<>+0(SB), Y14, Y2
+	VFMADD231PS word_bf3504f3<>+0(SB), Y11, Y6
+	VADDPS      Y15, Y1, Y11
+	VSUBPS      Y15, Y1, Y1
+	VMOVAPS     Y10, Y14
+	VFMADD231PS word_bed413cd<>+0(SB), Y13, Y14
+	VFMADD231PS word_3ed413cd<>+0(SB), Y10, Y13
+	VMOVAPS     Y3, Y10
+	VFMADD231PS word_3f6c835e<>+0(SB), Y14, Y10
+	VMOVAPS     Y7, Y15
+	VFMADD231PS word_3f6c835e<>+0(SB), Y13, Y15
+	VFMADD231PS word_bf6c835e<>+0(SB), Y14, Y3
+	VFMADD231PS word_bf6c835e<>+0(SB), Y13, Y7
+	VMOVAPS     Y12, Y13
+	VFMADD231PS word_bf800000<>+0(SB), Y9, Y13
+	VFMADD231PS word_3f800000<>+0(SB), Y12, Y9
+	VMOVAPS     Y4, Y12
+	VFMADD231PS word_3f3504f3<>+0(SB), Y13, Y12
+	VMOVAPS     Y0, Y14
+	VFMADD231PS word_3f3504f3<>+0(SB), Y9, Y14
+	VFMADD231PS word_bf3504f3<>+0(SB), Y13, Y4
+	VFMADD231PS word_bf3504f3<>+0(SB), Y9, Y0
+	VMOVAPS     Y2, Y9
+	VFMADD231PS word_401a827a<>+0(SB), Y6, Y9
+	VFMADD231PS word_c01a827a<>+0(SB), Y2, Y6
+	VMOVAPS     Y5, Y2
+	VFMADD231PS word_3ec3ef15<>+0(SB), Y9, Y2
+	VMOVAPS     Y8, Y13
+	VFMADD231PS word_3ec3ef15<>+0(SB), Y6, Y13
+	VFMADD231PS word_bec3ef15<>+0(SB), Y9, Y5
+	VFMADD231PS word_bec3ef15<>+0(SB), Y6, Y8
+	VMOVUPS     18432(SI), Y6
+	VADDPS      Y6, Y11, Y9
+	VSUBPS      Y11, Y6, Y6
+	VMOVAPS     Y10, Y11
+	VFMADD231PS word_be4bafaf<>+0(SB), Y15, Y11
+	VFMADD231PS word_3e4bafaf<>+0(SB), Y10, Y15
+	VMOVUPS     18400(SI), Y10
+	VMOVUPS     Y6, 18432(SI)
+	VMOVAPS     Y10, Y6
+	VFMADD231PS word_3f7b14be<>+0(SB), Y11, Y6
+	VMOVUPS     Y1, 18496(SI)
+	VMOVUPS     18368(SI), Y1
+	VMOVUPS     Y6, 18528(SI)
+	VMOVAPS     Y1, Y6
+	VFMADD231PS word_3f7b14be<>+0(SB), Y15, Y6
+	VFMADD231PS word_bf7b14be<>+0(SB), Y11, Y10
+	VFMADD231PS word_bf7b14be<>+0(SB), Y15, Y1
+	VMOVAPS     Y12, Y11
+	VFMADD231PS word_bed413cd<>+0(SB), Y14, Y11
+	VFMADD231PS word_3ed413cd<>+0(SB), Y12, Y14
+	VMOVUPS     18336(SI), Y12
+	VMOVAPS     Y12, Y15
+	VFMADD231PS word_3f6c835e<>+0(SB), Y11, Y15
+	VMOVUPS     Y1, 18368(SI)
+	VMOVUPS     18304(SI), Y1
+	VMOVUPS     Y10, 18400(SI)
+	VMOVAPS     Y1, Y10
+	VFMADD231PS word_3f6c835e<>+0(SB), Y14, Y10
+	VFMADD231PS word_bf6c835e<>+0(SB), Y11, Y12
+	VFMADD231PS word_bf6c835e<>+0(SB), Y14, Y1
+	VMOVAPS     Y2, Y11
+	VFMADD231PS word_3f2b0dc1<>+0(SB), Y13, Y11
+	VFMADD231PS word_bf2b0dc1<>+0(SB), Y2, Y13
+	VMOVUPS     18272(SI), Y2
+	VMOVAPS     Y2, Y14
+	VFMADD231PS word_3f54db31<>+0(SB), Y11, Y14
+	VMOVUPS     Y1, 18304(SI)
+	VMOVUPS     18240(SI), Y1
+	VMOVUPS     Y12, 18336(SI)
+	VMOVAPS     Y1, Y12
+	VFMADD231PS word_3f54db31<>+0(SB), Y13, Y12
+	VFMADD231PS word_bf54db31<>+0(SB), Y11, Y2
+	VFMADD231PS word_bf54db31<>+0(SB), Y13, Y1
+	VMOVUPS     18208(SI), Y11
+	VMOVUPS     18464(SI), Y13
+	VMOVUPS     Y1, 18240(SI)
+	VMOVAPS     Y11, Y1
+	VFMADD231PS word_bf800000<>+0(SB), Y13, Y1
+	VFMADD231PS word_3f800000<>+0(SB), Y11, Y13
+	VMOVUPS     17920(SI), Y11
+	VMOVUPS     Y2, 18208(SI)
+	VMOVAPS     Y11, Y2
+	VFMADD231PS word_3f3504f3<>+0(SB), Y1, Y2
+	VMOVUPS     Y2, 18464(SI)
+	VMOVUPS     17952(SI), Y2
+	VMOVUPS     Y12, 18272(SI)
+	VMOVAPS     Y2, Y12
+	VFMADD231PS word_3f3504f3<>+0(SB), Y13, Y12
+	VFMADD231PS word_bf3504f3<>+0(SB), Y1, Y11
+	VFMADD231PS word_bf3504f3<>+0(SB), Y13, Y2
+	VMOVAPS     Y5, Y1
+	VFMADD231PS word_bfbf90c7<>+0(SB), Y8, Y1
+	VFMADD231PS word_3fbf90c7<>+0(SB), Y5, Y8
+	VMOVUPS     18176(SI), Y5
+	VMOVAPS     Y5, Y13
+	VFMADD231PS word_3f0e39da<>+0(SB), Y1, Y13
+	VMOVUPS     Y2, 17952(SI)
+	VMOVUPS     18144(SI), Y2
+	VMOVUPS     Y11, 17920(SI)
+	VMOVAPS     Y2, Y11
+	VFMADD231PS word_3f0e39da<>+0(SB), Y8, Y11
+	VFMADD231PS word_bf0e39da<>+0(SB), Y1, Y5
+	VFMADD231PS word_bf0e39da<>+0(SB), Y8, Y2
+	VMOVAPS     Y4, Y1
+	VFMADD231PS word_401a827a<>+0(SB), Y0, Y1
+	VFMADD231PS word_c01a827a<>+0(SB), Y4, Y0
+	VMOVUPS     18112(SI), Y4
+	VMOVAPS     Y4, Y8
+	VFMADD231PS word_3ec3ef15<>+0(SB), Y1, Y8
+	VMOVUPS     Y2, 18144(SI)
+	VMOVUPS     18080(SI), Y2
+	VMOVUPS     Y5, 18176(SI)
+	VMOVAPS     Y2, Y5
+	VFMADD231PS word_3ec3ef15<>+0(SB), Y0, Y5
+	VFMADD231PS word_bec3ef15<>+0(SB), Y1, Y4
+	VFMADD231PS word_bec3ef15<>+0(SB), Y0, Y2
+	VMOVAPS     Y3, Y0
+	VFMADD231PS word_40a0dff7<>+0(SB), Y7, Y0
+	VFMADD231PS word_c0a0dff7<>+0(SB), Y3, Y7
+	VMOVUPS     18048(SI), Y1
+	VMOVAPS     Y1, Y3
+	VFMADD231PS word_3e47c5c2<>+0(SB), Y0, Y3
+	VMOVUPS     Y2, 18080(SI)
+	VMOVUPS     18016(SI), Y2
+	VMOVUPS     Y4, 18112(SI)
+	VMOVAPS     Y2, Y4
+	VFMADD231PS word_3e47c5c2<>+0(SB), Y7, Y4
+	VFMADD231PS word_be47c5c2<>+0(SB), Y0, Y1
+	VFMADD231PS word_be47c5c2<>+0(SB), Y7, Y2
+	VMOVUPS     17888(SI), Y0
+	VADDPS      Y0, Y9, Y7
+	VMOVUPS     Y7, (R13)
+	VSUBPS      Y9, Y0, Y0
+	VMOVUPS     Y0, 32(R13)
+	VMOVUPS     18528(SI), Y0
+	VMOVAPS     Y0, Y7
+	VFMADD231PS word_bdc9b5dc<>+0(SB), Y6, Y7
+	VFMADD231PS word_3dc9b5dc<>+0(SB), Y0, Y6
+	VMOVUPS     17504(SI), Y0
+	VMOVAPS     Y0, Y9
+	VFMADD231PS word_3f7ec46d<>+0(SB), Y7, Y9
+	VMOVUPS     Y1, 18528(SI)
+	VMOVUPS     17856(SI), Y1
+	VMOVUPS     Y2, 17888(SI)
+	VMOVAPS     Y1, Y2
+	VFMADD231PS word_3f7ec46d<>+0(SB), Y6, Y2
+	VMOVUPS     Y9, 64(R13)
+	VMULPS      word_bf800000<>+0(SB), Y2, Y2
+	VMOVUPS     Y2, 96(R13)
+	VFMADD231PS word_bf7ec46d<>+0(SB), Y7, Y0
+	VFMADD231PS word_bf7ec46d<>+0(SB), Y6, Y1
+	VMOVUPS     Y0, 1984(R13)
+	VMOVUPS     Y1, 2016(R13)
+	VMOVAPS     Y15, Y0
+	VFMADD231PS word_be4bafaf<>+0(SB), Y10, Y0
+	VFMADD231PS word_3e4bafaf<>+0(SB), Y15, Y10
+	VMOVUPS     17824(SI), Y1
+	VMOVAPS     Y1, Y2
+	VFMADD231PS word_3f7b14be<>+0(SB), Y0, Y2
+	VMOVUPS     17792(SI), Y6
+	VMOVAPS     Y6, Y7
+	VFMADD231PS word_3f7b14be<>+0(SB), Y10, Y7
+	VMOVUPS     Y2, 128(R13)
+	VMULPS      word_bf800000<>+0(SB), Y7, Y2
+	VMOVUPS     Y2, 160(R13)
+	VFMADD231PS word_bf7b14be<>+0(SB), Y0, Y1
+	VFMADD231PS word_bf7b14be<>+0(SB), Y10, Y6
+	VMOVUPS     Y1, 1920(R13)
+	VMOVUPS     Y6, 1952(R13)
+	VMOVUPS     18272(SI), Y0
+	VMOVAPS     Y14, Y1
+	VFMADD231PS word_3e9b5042<>+0(SB), Y0, Y1
+	VFMADD231PS word_be9b5042<>+0(SB), Y14, Y0
+	VMOVUPS     17760(SI), Y2
+	VMOVAPS     Y2, Y6
+	VFMADD231PS word_3f74fa0b<>+0(SB), Y1, Y6
+	VMOVUPS     17248(SI), Y7
+	VMOVAPS     Y7, Y9
+	VFMADD231PS word_3f74fa0b<>+0(SB), Y0, Y9
+	VMOVUPS     Y6, 192(R13)
+	VMOVUPS     Y9, 224(R13)
+	VFMADD231PS word_bf74fa0b<>+0(SB), Y1, Y2
+	VFMADD231PS word_bf74fa0b<>+0(SB), Y0, Y7
+	VMOVUPS     Y2, 1856(R13)
+	VMULPS      word_bf800000<>+0(SB), Y7, Y0
+	VMOVUPS     Y0, 1888(R13)
+	VMOVUPS     18464(SI), Y0
+	VMOVAPS     Y0, Y1
+	VFMADD231PS word_bed413cd<>+0(SB), Y12, Y1
+	VFMADD231PS word_3ed413cd<>+0(SB), Y0, Y12
+	VMOVUPS     17440(SI), Y0
+	VMOVAPS     Y0, Y2
+	VFMADD231PS word_3f6c835e<>+0(SB), Y1, Y2
+	VMOVUPS     17728(SI), Y6
+	VMOVAPS     Y6, Y7
+	VFMADD231PS word_3f6c835e<>+0(SB), Y12, Y7
+	VMOVUPS     Y2, 256(R13)
+	VMULPS      word_bf800000<>+0(SB), Y7, Y2
+	VMOVUPS     Y2, 288(R13)
+	VFMADD231PS word_bf6c835e<>+0(SB), Y1, Y0
+	VFMADD231PS word_bf6c835e<>+0(SB), Y12, Y6
+	VMOVUPS     Y0, 1792(R13)
+	VMOVUPS     Y6, 1824(R13)
+	VMOVAPS     Y13, Y0
+	VFMADD231PS word_bf08d5b9<>+0(SB), Y11, Y0
+	VFMADD231PS word_3f08d5b9<>+0(SB), Y13, Y11
+	VMOVUPS     17696(SI), Y1
+	VMOVAPS     Y1, Y2
+	VFMADD231PS word_3f61c598<>+0(SB), Y0, Y2
+	VMOVUPS     17664(SI), Y6
+	VMOVAPS     Y6, Y7
+	VFMADD231PS word_3f61c598<>+0(SB), Y11, Y7
+	VMOVUPS     Y2, 320(R13)
+	VMULPS      word_bf800000<>+0(SB), Y7, Y2
+	VMOVUPS     Y2, 352(R13)
+	VFMADD231PS word_bf61c598<>+0(SB), Y0, Y1
+	VFMADD231PS word_bf61c598<>+0(SB), Y11, Y6
+	VMOVUPS     Y1, 1728(R13)
+	VMOVUPS     Y6, 1760(R13)
+	VMOVAPS     Y8, Y0
+	VFMADD231PS word_3f2b0dc1<>+0(SB), Y5, Y0
+	VFMADD231PS word_bf2b0dc1<>+0(SB), Y8, Y5
+	VMOVUPS     17632(SI), Y1
+	VMOVAPS     Y1, Y2
+	VFMADD231PS word_3f54db31<>+0(SB), Y0, Y2
+	VMOVUPS     17600(SI), Y6
+	VMOVAPS     Y6, Y7
+	VFMADD231PS word_3f54db31<>+0(SB), Y5, Y7
+	VMOVUPS     Y2, 384(R13)
+	VMOVUPS     Y7, 416(R13)
+	VFMADD231PS word_bf54db31<>+0(SB), Y0, Y1
+	VFMADD231PS word_bf54db31<>+0(SB), Y5, Y6
+	VMOVUPS     Y1, 1664(R13)
+	VMULPS      word_bf800000<>+0(SB), Y6, Y0
+	VMOVUPS     Y0, 1696(R13)
+	VMOVAPS     Y3, Y0
+	VFMADD231PS word_3f521801<>+0(SB), Y4, Y0
+	VFMADD231PS word_bf521801<>+0(SB), Y3, Y4
+	VMOVUPS     17568(SI), Y1
+	VMOVAPS     Y1, Y2
+	VFMADD231PS word_3f45e403<>+0(SB), Y0, Y2
+	VMOVUPS     17536(SI), Y3
+	VMOVAPS     Y3, Y5
+	VFMADD231PS word_3f45e403<>+0(SB), Y4, Y5
+	VMOVUPS     Y2, 448(R13)
+	VMOVUPS     Y5, 480(R13)
+	VFMADD231PS word_bf45e403<>+0(SB), Y0, Y1
+	VFMADD231PS word_bf45e403<>+0(SB), Y4, Y3
+	VMOVUPS     Y1, 1600(R13)
+	VMULPS      word_bf800000<>+0(SB), Y3, Y0
+	VMOVUPS     Y0, 1632(R13)
+	VMOVUPS     17984(SI), Y0
+	VMOVUPS     18496(SI), Y1
+	VMOVAPS     Y0, Y2
+	VFMADD231PS word_bf800000<>+0(SB), Y1, Y2
+	VFMADD231PS word_3f800000<>+0(SB), Y0, Y1
+	VMOVUPS     16960(SI), Y0
+	VMOVAPS     Y0, Y3
+	VFMADD231PS word_3f3504f3<>+0(SB), Y2, Y3
+	VMOVUPS     17472(SI), Y4
+	VMOVAPS     Y4, Y5
+	VFMADD231PS word_3f3504f3<>+0(SB), Y1, Y5
+	VMOVUPS     Y3, 512(R13)
+	VMULPS      word_bf800000<>+0(SB), Y5, Y3
+	VMOVUPS     Y3, 544(R13)
+	VFMADD231PS word_bf3504f3<>+0(SB), Y2, Y0
+	VFMADD231PS word_bf3504f3<>+0(SB), Y1, Y4
+	VMOVUPS     Y0, 1536(R13)
+	VMOVUPS     Y4, 1568(R13)
+	VMOVUPS     18528(SI), Y0
+	VMOVUPS     17888(SI), Y1
+	VMOVAPS     Y0, Y2
+	VFMADD231PS word_bf9bf7ec<>+0(SB), Y1, Y2
+	VFMADD231PS word_3f9bf7ec<>+0(SB), Y0, Y1
+	VMOVUPS     17024(SI), Y0
+	VMOVAPS     Y0, Y3
+	VFMADD231PS word_3f226799<>+0(SB), Y2, Y3
+	VMOVUPS     16992(SI), Y4
+	VMOVAPS     Y4, Y5
+	VFMADD231PS word_3f226799<>+0(SB), Y1, Y5
+	VMOVUPS     Y3, 576(R13)
+	VMULPS      word_bf800000<>+0(SB), Y5, Y3
+	VMOVUPS     Y3, 608(R13)
+	VFMADD231PS word_bf226799<>+0(SB), Y2, Y0
+	VFMADD231PS word_bf226799<>+0(SB), Y1, Y4
+	VMOVUPS     Y0, 1472(R13)
+	VMOVUPS     Y4, 1504(R13)
+	VMOVUPS     18112(SI), Y0
+	VMOVUPS     18080(SI), Y1
+	VMOVAPS     Y0, Y2
+	VFMADD231PS word_bfbf90c7<>+0(SB), Y1, Y2
+	VFMADD231PS word_3fbf90c7<>+0(SB), Y0, Y1
+	VMOVUPS     17088(SI), Y0
+	VMOVAPS     Y0, Y3
+	VFMADD231PS word_3f0e39da<>+0(SB), Y2, Y3
+	VMOVUPS     17056(SI), Y4
+	VMOVAPS     Y4, Y5
+	VFMADD231PS word_3f0e39da<>+0(SB), Y1, Y5
+	VMOVUPS     Y3, 640(R13)
+	VMULPS      word_bf800000<>+0(SB), Y5, Y3
+	VMOVUPS     Y3, 672(R13)
+	VFMADD231PS word_bf0e39da<>+0(SB), Y2, Y0
+	VFMADD231PS word_bf0e39da<>+0(SB), Y1, Y4
+	VMOVUPS     Y0, 1408(R13)
+	VMOVUPS     Y4, 1440(R13)
+	VMOVUPS     18176(SI), Y0
+	VMOVUPS     18144(SI), Y1
+	VMOVAPS     Y0, Y2
+	VFMADD231PS word_3fef789e<>+0(SB), Y1, Y2
+	VFMADD231PS word_bfef789e<>+0(SB), Y0, Y1
+	VMOVUPS     17152(SI), Y0
+	VMOVAPS     Y0, Y3
+	VFMADD231PS word_3ef15aea<>+0(SB), Y2, Y3
+	VMOVUPS     17120(SI), Y4
+	VMOVAPS     Y4, Y5
+	VFMADD231PS word_3ef15aea<>+0(SB), Y1, Y5
+	VMOVUPS     Y3, 704(R13)
+	VMOVUPS     Y5, 736(R13)
+	VFMADD231PS word_bef15aea<>+0(SB), Y2, Y0
+	VFMADD231PS word_bef15aea<>+0(SB), Y1, Y4
+	VMOVUPS     Y0, 1344(R13)
+	VMULPS      word_bf800000<>+0(SB), Y4, Y0
+	VMOVUPS     Y0, 1376(R13)
+	VMOVUPS     17920(SI), Y0
+	VMOVUPS     17952(SI), Y1
+	VMOVAPS     Y0, Y2
+	VFMADD231PS word_401a827a<>+0(SB), Y1, Y2
+	VFMADD231PS word_c01a827a<>+0(SB), Y0, Y1
+	VMOVUPS     16896(SI), Y0
+	VMOVAPS     Y0, Y3
+	VFMADD231PS word_3ec3ef15<>+0(SB), Y2, Y3
+	VMOVUPS     16928(SI), Y4
+	VMOVAPS     Y4, Y5
+	VFMADD231PS word_3ec3ef15<>+0(SB), Y1, Y5
+	VMOVUPS     Y3, 768(R13)
+	VMOVUPS     Y5, 800(R13)
+	VFMADD231PS word_bec3ef15<>+0(SB), Y2, Y0
+	VFMADD231PS word_bec3ef15<>+0(SB), Y1, Y4
+	VMOVUPS     Y0, 1280(R13)
+	VMULPS      word_bf800000<>+0(SB), Y4, Y0
+	VMOVUPS     Y0, 1312(R13)
+	VMOVUPS     18208(SI), Y0
+	VMOVUPS     18240(SI), Y1
+	VMOVAPS     Y0, Y2
+	VFMADD231PS word_c052facf<>+0(SB), Y1, Y2
+	VFMADD231PS word_4052facf<>+0(SB), Y0, Y1
+	VMOVUPS     17184(SI), Y0
+	VMOVAPS     Y0, Y3
+	VFMADD231PS word_3e94a031<>+0(SB), Y2, Y3
+	VMOVUPS     17216(SI), Y4
+	VMOVAPS     Y4, Y5
+	VFMADD231PS word_3e94a031<>+0(SB), Y1, Y5
+	VMOVUPS     Y3, 832(R13)
+	VMULPS      word_bf800000<>+0(SB), Y5, Y3
+	VMOVUPS     Y3, 864(R13)
+	VFMADD231PS word_be94a031<>+0(SB), Y2, Y0
+	VFMADD231PS word_be94a031<>+0(SB), Y1, Y4
+	VMOVUPS     Y0, 1216(R13)
+	VMOVUPS     Y4, 1248(R13)
+	VMOVUPS     18336(SI), Y0
+	VMOVUPS     18304(SI), Y1
+	VMOVAPS     Y0, Y2
+	VFMADD231PS word_40a0dff7<>+0(SB), Y1, Y2
+	VFMADD231PS word_c0a0dff7<>+0(SB), Y0, Y1
+	VMOVUPS     17312(SI), Y0
+	VMOVAPS     Y0, Y3
+	VFMADD231PS word_3e47c5c2<>+0(SB), Y2, Y3
+	VMOVUPS     17280(SI), Y4
+	VMOVAPS     Y4, Y5
+	VFMADD231PS word_3e47c5c2<>+0(SB), Y1, Y5
+	VMOVUPS     Y3, 896(R13)
+	VMOVUPS     Y5, 928(R13)
+	VFMADD231PS word_be47c5c2<>+0(SB), Y2, Y0
+	VFMADD231PS word_be47c5c2<>+0(SB), Y1, Y4
+	VMOVUPS     Y0, 1152(R13)
+	VMULPS      word_bf800000<>+0(SB), Y4, Y0
+	VMOVUPS     Y0, 1184(R13)
+	VMOVUPS     18400(SI), Y0
+	VMOVUPS     18368(SI), Y1
+	VMOVAPS     Y0, Y2
+	VFMADD231PS word_41227363<>+0(SB), Y1, Y2
+	VFMADD231PS word_c1227363<>+0(SB), Y0, Y1
+	VMOVUPS     17376(SI), Y0
+	VMOVAPS     Y0, Y3
+	VFMADD231PS word_3dc8bd36<>+0(SB), Y2, Y3
+	VMOVUPS     17344(SI), Y4
+	VMOVAPS     Y4, Y5
+	VFMADD231PS word_3dc8bd36<>+0(SB), Y1, Y5
+	VMOVUPS     Y3, 960(R13)
+	VMOVUPS     Y5, 992(R13)
+	VFMADD231PS word_bdc8bd36<>+0(SB), Y2, Y0
+	VFMADD231PS word_bdc8bd36<>+0(SB), Y1, Y4
+	VMOVUPS     Y0, 1088(R13)
+	VMULPS      word_bf800000<>+0(SB), Y4, Y0
+	VMOVUPS     Y0, 1120(R13)
+	VMOVUPS     17408(SI), Y0
+	VMOVUPS     Y0, 1024(R13)
+	VMOVUPS     18432(SI), Y0
+	VMULPS      word_bf800000<>+0(SB), Y0, Y0
+	VMOVUPS     Y0, 1056(R13)
+	ADDQ        $0x00000020, R12
+	ADDQ        $0x00000800, R13
+	DECQ        R11
+	JNE         part
+	LEAQ        (SI), R13
+	VMOVUPS     8704(SI), Y0
+	VMOVUPS     12800(SI), Y1
+	VADDPS      Y1, Y0, Y2
+	VMOVUPS     Y2, (R13)
+	VSUBPS      Y1, Y0, Y0
+	VMOVUPS     Y0, 32(R13)
+	VMOVUPS     8736(SI), Y0
+	VMOVUPS     Y0, 2048(R13)
+	VMOVUPS     12832(SI), Y0
+	VMULPS      word_bf800000<>+0(SB), Y0, Y0
+	VMOVUPS     Y0, 2080(R13)
+	LEAQ        8768(SI), R12
+	LEAQ        64(SI), R13
+	LEAQ        4032(SI), R14
+	LEAQ        circulantTwiddles128<>+0(SB), R9
+	MOVQ        $0x0000001f, R11
+
+combine128_0:
+	VBROADCASTSS (R9), Y6
+	VBROADCASTSS 4(R9), Y7
+	VMOVUPS      (R12), Y0
+	VMOVUPS      32(R12), Y1
+	VMOVUPS      4096(R12), Y2
+	VMOVUPS      4128(R12), Y3
+	VMOVAPS      Y2, Y4
+	VMOVAPS      Y3, Y5
+	VFMADD231PS  Y3, Y7, Y4
+	VFNMADD231PS Y2, Y7, Y5
+	VMOVAPS      Y0, Y2
+	VMOVAPS      Y1, Y3
+	VFMADD231PS  Y4, Y6, Y2
+	VFMADD231PS  Y5, Y6, Y3
+	VFNMADD231PS Y4, Y6, Y0
+	VFMSUB231PS  Y5, Y6, Y1
+	VMOVUPS      Y2, (R13)
+	VMOVUPS      Y3, 32(R13)
+	VMOVUPS      Y0, (R14)
+	VMOVUPS      Y1, 32(R14)
+	ADDQ         $0x00000040, R12
+	ADDQ         $0x00000040, R13
+	SUBQ         $0x00000040, R14
+	ADDQ         $0x08, R9
+	DECQ         R11
+	JNE          combine128_0
+	LEAQ         4096(SI), R13
+	VMOVUPS      10752(SI), Y0
+	VMOVUPS      14848(SI), Y1
+	VADDPS       Y1, Y0, Y2
+	VMOVUPS      Y2, (R13)
+	VSUBPS       Y1, Y0, Y0
+	VMOVUPS      Y0, 32(R13)
+	VMOVUPS      10784(SI), Y0
+	VMOVUPS      Y0, 2048(R13)
+	VMOVUPS      14880(SI), Y0
+	VMULPS       word_bf800000<>+0(SB), Y0, Y0
+	VMOVUPS      Y0, 2080(R13)
+	LEAQ         10816(SI), R12
+	LEAQ         4160(SI), R13
+	LEAQ         8128(SI), R14
+	LEAQ         circulantTwiddles128<>+0(SB), R9
+	MOVQ         $0x0000001f, R11
+
+combine128_1:
+	VBROADCASTSS (R9), Y6
+	VBROADCASTSS 4(R9), Y7
+	VMOVUPS      (R12), Y0
+	VMOVUPS      32(R12), Y1
+	VMOVUPS      4096(R12), Y2
+	VMOVUPS      4128(R12), Y3
+	VMOVAPS      Y2, Y4
+	VMOVAPS      Y3, Y5
+	VFMADD231PS  Y3, Y7, Y4
+	VFNMADD231PS Y2, Y7, Y5
+	VMOVAPS      Y0, Y2
+	VMOVAPS      Y1, Y3
+	VFMADD231PS  Y4, Y6, Y2
+	VFMADD231PS  Y5, Y6, Y3
+	VFNMADD231PS Y4, Y6, Y0
+	VFMSUB231PS  Y5, Y6, Y1
+	VMOVUPS      Y2, (R13)
+	VMOVUPS      Y3, 32(R13)
+	VMOVUPS      Y0, (R14)
+	VMOVUPS      Y1, 32(R14)
+	ADDQ         $0x00000040, R12
+	ADDQ         $0x00000040, R13
+	SUBQ         $0x00000040, R14
+	ADDQ         $0x08, R9
+	DECQ         R11
+	JNE          combine128_1
+	VMOVUPS      (SI), Y0
+	VMOVUPS      4096(SI), Y1
+	VADDPS       Y1, Y0, Y2
+	VMOVUPS      Y2, (DI)
+	VSUBPS       Y1, Y0, Y0
+	VMOVUPS      Y0, 32(DI)
+	VMOVUPS      32(SI), Y0
+	VMOVUPS      4128(SI), Y1
+	VSUBPS       Y1, Y0, Y2
+	VMOVUPS      Y2, 6112(DI)
+	VMOVUPS      Y0, 6144(DI)
+	VMULPS       word_bf800000<>+0(SB), Y1, Y0
+	VMOVUPS      Y0, 6176(DI)
+	LEAQ         64(SI), R12
+	LEAQ         64(DI), R13
+	LEAQ         12160(DI), R14
+	LEAQ         circulantTwiddles256<>+0(SB), R9
+	MOVQ         $0x0000003f, R11
+
+combine256_0:
+	VBROADCASTSS (R9), Y6
+	VBROADCASTSS 4(R9), Y7
+	VMOVUPS      (R12), Y0
+	VMOVUPS      32(R12), Y1
+	VMOVUPS      4096(R12), Y2
+	VMOVUPS      4128(R12), Y3
+	VMOVAPS      Y2, Y4
+	VMOVAPS      Y3, Y5
+	VFMADD231PS  Y3, Y7, Y4
+	VFNMADD231PS Y2, Y7, Y5
+	VMOVAPS      Y0, Y2
+	VMOVAPS      Y1, Y3
+	VFMADD231PS  Y4, Y6, Y2
+	VFMADD231PS  Y5, Y6, Y3
+	VFNMADD231PS Y4, Y6, Y0
+	VFMSUB231PS  Y5, Y6, Y1
+	VADDPS       Y3, Y2, Y4
+	VMOVUPS      Y4, (R13)
+	VMOVUPS      Y2, 32(R13)
+	VMOVUPS      Y3, 64(R13)
+	VADDPS       Y1, Y0, Y4
+	VMOVUPS      Y4, (R14)
+	VMOVUPS      Y0, 32(R14)
+	VMOVUPS      Y1, 64(R14)
+	ADDQ         $0x00000040, R12
+	ADDQ         $0x00000060, R13
+	SUBQ         $0x00000060, R14
+	ADDQ         $0x08, R9
+	DECQ         R11
+	JNE          combine256_0
+	MOVQ         CX, R8
+	MOVQ         DI, R13
+	MOVQ         $0x0000017f, R11
+
+spread:
+	VMOVUPS (R13), Y0
+	VMOVUPS Y0, (R8)
+	ADDQ    DX, R8
+	ADDQ    $0x00000020, R13
+	DECQ    R11
+	JNE     spread
+	ADDQ    $0x00000020, AX
+	ADDQ    $0x00000020, CX
+	DECQ    R10
+	JNE     vector
+	VZEROUPPER
+	RET
+
+// func circulantInverseImage256AVX2(y []float32, yStep int, src []float32, srcStep int, bias []float32, lo float32, hi float32, vecs int, scratch []float32)
+// Requires: AVX, FMA3
+TEXT ·circulantInverseImage256AVX2(SB), NOSPLIT, $0-128
+	MOVQ src_base+32(FP), AX
+	MOVQ srcStep+56(FP), BX
+	SHLQ $0x02, BX
+	MOVQ y_base+0(FP), CX
+	MOVQ yStep+24(FP), DX
+	SHLQ $0x02, DX
+	MOVQ vecs+96(FP), R10
+	MOVQ scratch_base+104(FP), SI
+	LEAQ 25088(SI), DI
+
+vector:
+	MOVQ AX, R8
+	MOVQ DI, R13
+	MOVQ $0x0000017f, R11
+
+gather:
+	VMOVUPS (R8), Y0
+	VMOVUPS Y0, (R13)
+	ADDQ    BX, R8
+	ADDQ    $0x00000020, R13
+	DECQ    R11
+	JNE     gather
+	VMOVUPS 6112(DI), Y0
+	VSUBPS  6176(DI), Y0, Y1
+	VADDPS  6144(DI), Y0, Y0
+	VMOVUPS (DI), Y2
+	VMOVUPS 32(DI), Y3
+	VADDPS  Y3, Y2, Y4
+	VMOVUPS Y4, (SI)
+	VSUBPS  Y3, Y2, Y2
+	VMOVUPS Y2, 4096(SI)
+	VMULPS  word_40000000<>+0(SB), Y1, Y1
+	VMOVUPS Y1, 32(SI)
+	VMULPS  word_c0000000<>+0(SB), Y0, Y0
+	VMOVUPS Y0, 4128(SI)
+	LEAQ    64(DI), R12
+	LEAQ    12160(DI), R14
+	LEAQ    64(SI), R13
+	LEAQ    circulantTwiddles256<>+0(SB), R9
+	MOVQ    $0x0000003f, R11
+
+separate256_0:
+	VBROADCASTSS (R9), Y12
+	VBROADCASTSS 4(R9), Y13
+	VMOVUPS      (R12), Y0
+	VADDPS       32(R12), Y0, Y1
+	VSUBPS       64(R12), Y0, Y0
+	VMOVUPS      (R14), Y2
+	VADDPS       32(R14), Y2, Y3
+	VSUBPS       64(R14), Y2, Y2
+	VADDPS       Y2, Y0, Y4
+	VSUBPS       Y3, Y1, Y5
+	VSUBPS       Y2, Y0, Y6
+	VADDPS       Y3, Y1, Y7
+	VMOVAPS      Y6, Y8
+	VMOVAPS      Y7, Y9
+	VFNMADD231PS Y7, Y13, Y8
+	VFMADD231PS  Y6, Y13, Y9
+	VMULPS       Y12, Y8, Y8
+	VMULPS       Y12, Y9, Y9
+	VMOVUPS      Y4, (R13)
+	VMOVUPS      Y5, 32(R13)
+	VMOVUPS      Y8, 4096(R13)
+	VMOVUPS      Y9, 4128(R13)
+	ADDQ         $0x00000060, R12
+	SUBQ         $0x00000060, R14
+	ADDQ         $0x00000040, R13
+	ADDQ         $0x08, R9
+	DECQ         R11
+	JNE          separate256_0
+	VMOVUPS      (SI), Y0
+	VMOVUPS      32(SI), Y1
+	VADDPS       Y1, Y0, Y2
+	VMOVUPS      Y2, 8704(SI)
+	VSUBPS       Y1, Y0, Y0
+	VMOVUPS      Y0, 12800(SI)
+	VMOVUPS      2048(SI), Y0
+	VMULPS       word_40000000<>+0(SB), Y0, Y0
+	VMOVUPS      Y0, 8736(SI)
+	VMOVUPS      2080(SI), Y0
+	VMULPS       word_c0000000<>+0(SB), Y0, Y0
+	VMOVUPS      Y0, 12832(SI)
+	LEAQ         64(SI), R12
+	LEAQ         4032(SI), R14
+	LEAQ         8768(SI), R13
+	LEAQ         circulantTwiddles128<>+0(SB), R9
+	MOVQ         $0x0000001f, R11
+
+separate128_0:
+	VBROADCASTSS (R9), Y12
+	VBROADCASTSS 4(R9), Y13
+	VMOVUPS      (R12), Y0
+	VMOVUPS      32(R12), Y1
+	VMOVUPS      (R14), Y2
+	VMOVUPS      32(R14), Y3
+	VADDPS       Y2, Y0, Y4
+	VSUBPS       Y3, Y1, Y5
+	VSUBPS       Y2, Y0, Y6
+	VADDPS       Y3, Y1, Y7
+	VMOVAPS      Y6, Y8
+	VMOVAPS      Y7, Y9
+	VFNMADD231PS Y7, Y13, Y8
+	VFMADD231PS  Y6, Y13, Y9
+	VMULPS       Y12, Y8, Y8
+	VMULPS       Y12, Y9, Y9
+	VMOVUPS      Y4, (R13)
+	VMOVUPS      Y5, 32(R13)
+	VMOVUPS      Y8, 4096(R13)
+	VMOVUPS      Y9, 4128(R13)
+	ADDQ         $0x00000040, R12
+	SUBQ         $0x00000040, R14
+	ADDQ         $0x00000040, R13
+	ADDQ         $0x08, R9
+	DECQ         R11
+	JNE          separate128_0
+	VMOVUPS      4096(SI), Y0
+	VMOVUPS      4128(SI), Y1
+	VADDPS       Y1, Y0, Y2
+	VMOVUPS      Y2, 10752(SI)
+	VSUBPS       Y1, Y0, Y0
+	VMOVUPS      Y0, 14848(SI)
+	VMOVUPS      6144(SI), Y0
+	VMULPS       word_40000000<>+0(SB), Y0, Y0
+	VMOVUPS      Y0, 10784(SI)
+	VMOVUPS      6176(SI), Y0
+	VMULPS       word_c0000000<>+0(SB), Y0, Y0
+	VMOVUPS      Y0, 14880(SI)
+	LEAQ         4160(SI), R12
+	LEAQ         8128(SI), R14
+	LEAQ         10816(SI), R13
+	LEAQ         circulantTwiddles128<>+0(SB), R9
+	MOVQ         $0x0000001f, R11
+
+separate128_1:
+	VBROADCASTSS (R9), Y12
+	VBROADCASTSS 4(R9), Y13
+	VMOVUPS      (R12), Y0
+	VMOVUPS      32(R12), Y1
+	VMOVUPS      (R14), Y2
+	VMOVUPS      32(R14), Y3
+	VADDPS       Y2, Y0, Y4
+	VSUBPS       Y3, Y1, Y5
+	VSUBPS       Y2, Y0, Y6
+	VADDPS       Y3, Y1, Y7
+	VMOVAPS      Y6, Y8
+	VMOVAPS      Y7, Y9
+	VFNMADD231PS Y7, Y13, Y8
+	VFMADD231PS  Y6, Y13, Y9
+	VMULPS       Y12, Y8, Y8
+	VMULPS       Y12, Y9, Y9
+	VMOVUPS      Y4, (R13)
+	VMOVUPS      Y5, 32(R13)
+	VMOVUPS      Y8, 4096(R13)
+	VMOVUPS      Y9, 4128(R13)
+	ADDQ         $0x00000040, R12
+	SUBQ         $0x00000040, R14
+	ADDQ         $0x00000040, R13
+	ADDQ         $0x08, R9
+	DECQ         R11
+	JNE          separate128_1
+	LEAQ         8704(SI), R12
+	MOVQ         SI, R13
+	MOVQ         $0x00000004, R11
+
+part:
+	VMOVUPS      (R12), Y0
+	VMOVUPS      32(R12), Y1
+	VADDPS       Y1, Y0, Y2
+	VSUBPS       Y1, Y0, Y0
+	VMOVUPS      64(R12), Y1
+	VMOVUPS      1984(R12), Y3
+	VADDPS       Y3, Y1, Y4
+	VMOVUPS      96(R12), Y5
+	VMOVUPS      2016(R12), Y6
+	VSUBPS       Y6, Y5, Y7
+	VSUBPS       Y3, Y1, Y1
+	VADDPS       Y6, Y5, Y3
+	VMOVAPS      Y1, Y5
+	VFMADD231PS  word_bdc9b5dc<>+0(SB), Y3, Y5
+	VMULPS       word_3f7ec46d<>+0(SB), Y5, Y5
+	VFMADD231PS  word_3dc9b5dc<>+0(SB), Y1, Y3
+	VMULPS       word_3f7ec46d<>+0(SB), Y3, Y1
+	VMOVUPS      128(R12), Y3
+	VMOVUPS      1920(R12), Y6
+	VADDPS       Y6, Y3, Y8
+	VMOVUPS      160(R12), Y9
+	VMOVUPS      1952(R12), Y10
+	VSUBPS       Y10, Y9, Y11
+	VSUBPS       Y6, Y3, Y3
+	VADDPS       Y10, Y9, Y6
+	VMOVAPS      Y3, Y9
+	VFMADD231PS  word_be4bafaf<>+0(SB), Y6, Y9
+	VMULPS       word_3f7b14be<>+0(SB), Y9, Y9
+	VFMADD231PS  word_3e4bafaf<>+0(SB), Y3, Y6
+	VMULPS       word_3f7b14be<>+0(SB), Y6, Y3
+	VMOVUPS      192(R12), Y6
+	VMOVUPS      1856(R12), Y10
+	VADDPS       Y10, Y6, Y12
+	VMOVUPS      224(R12), Y13
+	VMOVUPS      1888(R12), Y14
+	VSUBPS       Y14, Y13, Y15
+	VSUBPS       Y10, Y6, Y6
+	VADDPS       Y14, Y13, Y10
+	VMOVAPS      Y6, Y13
+	VFMADD231PS  word_be9b5042<>+0(SB), Y10, Y13
+	VMULPS       word_3f74fa0b<>+0(SB), Y13, Y13
+	VFMADD231PS  word_3e9b5042<>+0(SB), Y6, Y10
+	VMULPS       word_3f74fa0b<>+0(SB), Y10, Y6
+	VMOVUPS      256(R12), Y10
+	VMOVUPS      1792(R12), Y14
+	VMOVUPS      Y6, 16896(SI)
+	VADDPS       Y14, Y10, Y6
+	VMOVUPS      Y13, 16928(SI)
+	VMOVUPS      288(R12), Y13
+	VMOVUPS      Y3, 16960(SI)
+	VMOVUPS      1824(R12), Y3
+	VMOVUPS      Y9, 16992(SI)
+	VSUBPS       Y3, Y13, Y9
+	VSUBPS       Y14, Y10, Y10
+	VADDPS       Y3, Y13, Y3
+	VMOVAPS      Y10, Y13
+	VFMADD231PS  word_bed413cd<>+0(SB), Y3, Y13
+	VMULPS       word_3f6c835e<>+0(SB), Y13, Y13
+	VFMADD231PS  word_3ed413cd<>+0(SB), Y10, Y3
+	VMULPS       word_3f6c835e<>+0(SB), Y3, Y3
+	VMOVUPS      320(R12), Y10
+	VMOVUPS      1728(R12), Y14
+	VMOVUPS      Y3, 17024(SI)
+	VADDPS       Y14, Y10, Y3
+	VMOVUPS      Y13, 17056(SI)
+	VMOVUPS      352(R12), Y13
+	VMOVUPS      Y1, 17088(SI)
+	VMOVUPS      1760(R12), Y1
+	VMOVUPS      Y5, 17120(SI)
+	VSUBPS       Y1, Y13, Y5
+	VSUBPS       Y14, Y10, Y10
+	VADDPS       Y1, Y13, Y1
+	VMOVAPS      Y10, Y13
+	VFMADD231PS  word_bf08d5b9<>+0(SB), Y1, Y13
+	VMULPS       word_3f61c598<>+0(SB), Y13, Y13
+	VFMADD231PS  word_3f08d5b9<>+0(SB), Y10, Y1
+	VMULPS       word_3f61c598<>+0(SB), Y1, Y1
+	VMOVUPS      384(R12), Y10
+	VMOVUPS      1664(R12), Y14
+	VMOVUPS      Y1, 17152(SI)
+	VADDPS       Y14, Y10, Y1
+	VMOVUPS      Y13, 17184(SI)
+	VMOVUPS      416(R12), Y13
+	VMOVUPS      Y0, 17216(SI)
+	VMOVUPS      1696(R12), Y0
+	VMOVUPS      Y1, 17248(SI)
+	VSUBPS       Y0, Y13, Y1
+	VSUBPS       Y14, Y10, Y10
+	VADDPS       Y0, Y13, Y0
+	VMOVAPS      Y10, Y13
+	VFMADD231PS  word_bf2b0dc1<>+0(SB), Y0, Y13
+	VMULPS       word_3f54db31<>+0(SB), Y13, Y13
+	VFMADD231PS  word_3f2b0dc1<>+0(SB), Y10, Y0
+	VMULPS       word_3f54db31<>+0(SB), Y0, Y0
+	VMOVUPS      448(R12), Y10
+	VMOVUPS      1600(R12), Y14
+	VMOVUPS      Y0, 17280(SI)
+	VADDPS       Y14, Y10, Y0
+	VMOVUPS      Y13, 17312(SI)
+	VMOVUPS      480(R12), Y13
+	VMOVUPS      Y0, 17344(SI)
+	VMOVUPS      1632(R12), Y0
+	VMOVUPS      Y1, 17376(SI)
+	VSUBPS       Y0, Y13, Y1
+	VSUBPS       Y14, Y10, Y10
+	VADDPS       Y0, Y13, Y0
+	VMOVAPS      Y10, Y13
+	VFMADD231PS  word_bf521801<>+0(SB), Y0, Y13
+	VMULPS       word_3f45e403<>+0(SB), Y13, Y13
+	VFMADD231PS  word_3f521801<>+0(SB), Y10, Y0
+	VMULPS       word_3f45e403<>+0(SB), Y0, Y0
+	VMOVUPS      512(R12), Y10
+	VMOVUPS      1536(R12), Y14
+	VMOVUPS      Y0, 17408(SI)
+	VADDPS       Y14, Y10, Y0
+	VMOVUPS      Y13, 17440(SI)
+	VMOVUPS      544(R12), Y13
+	VMOVUPS      Y0, 17472(SI)
+	VMOVUPS      1568(R12), Y0
+	VMOVUPS      Y1, 17504(SI)
+	VSUBPS       Y0, Y13, Y1
+	VSUBPS       Y14, Y10, Y10
+	VADDPS       Y0, Y13, Y0
+	VMOVAPS      Y10, Y13
+	VFMADD231PS  word_bf800000<>+0(SB), Y0, Y13
+	VMULPS       word_3f3504f3<>+0(SB), Y13, Y13
+	VFMADD231PS  word_3f800000<>+0(SB), Y10, Y0
+	VMULPS       word_3f3504f3<>+0(SB), Y0, Y0
+	VMOVUPS      576(R12), Y10
+	VMOVUPS      1472(R12), Y14
+	VMOVUPS      Y0, 17536(SI)
+	VADDPS       Y14, Y10, Y0
+	VMOVUPS      Y13, 17568(SI)
+	VMOVUPS      608(R12), Y13
+	VMOVUPS      Y1, 17600(SI)
+	VMOVUPS      1504(R12), Y1
+	VMOVUPS      Y0, 17632(SI)
+	VSUBPS       Y1, Y13, Y0
+	VSUBPS       Y14, Y10, Y10
+	VADDPS       Y1, Y13, Y1
+	VMOVAPS      Y10, Y13
+	VFMADD231PS  word_bf9bf7ec<>+0(SB), Y1, Y13
+	VMULPS       word_3f226799<>+0(SB), Y13, Y13
+	VFMADD231PS  word_3f9bf7ec<>+0(SB), Y10, Y1
+	VMULPS       word_3f226799<>+0(SB), Y1, Y1
+	VMOVUPS      640(R12), Y10
+	VMOVUPS      1408(R12), Y14
+	VMOVUPS      Y1, 17664(SI)
+	VADDPS       Y14, Y10, Y1
+	VMOVUPS      Y13, 17696(SI)
+	VMOVUPS      672(R12), Y13
+	VMOVUPS      Y0, 17728(SI)
+	VMOVUPS      1440(R12), Y0
+	VMOVUPS      Y1, 17760(SI)
+	VSUBPS       Y0, Y13, Y1
+	VSUBPS       Y14, Y10, Y10
+	VADDPS       Y0, Y13, Y0
+	VMOVAPS      Y10, Y13
+	VFMADD231PS  word_bfbf90c7<>+0(SB), Y0, Y13
+	VMULPS       word_3f0e39da<>+0(SB), Y13, Y13
+	VFMADD231PS  word_3fbf90c7<>+0(SB), Y10, Y0
+	VMULPS       word_3f0e39da<>+0(SB), Y0, Y0
+	VMOVUPS      704(R12), Y10
+	VMOVUPS      1344(R12), Y14
+	VMOVUPS      Y0, 17792(SI)
+	VADDPS       Y14, Y10, Y0
+	VMOVUPS      Y13, 17824(SI)
+	VMOVUPS      736(R12), Y13
+	VMOVUPS      Y1, 17856(SI)
+	VMOVUPS      1376(R12), Y1
+	VMOVUPS      Y5, 17888(SI)
+	VSUBPS       Y1, Y13, Y5
+	VSUBPS       Y14, Y10, Y10
+	VADDPS       Y1, Y13, Y1
+	VMOVAPS      Y10, Y13
+	VFMADD231PS  word_bfef789e<>+0(SB), Y1, Y13
+	VMULPS       word_3ef15aea<>+0(SB), Y13, Y13
+	VFMADD231PS  word_3fef789e<>+0(SB), Y10, Y1
+	VMULPS       word_3ef15aea<>+0(SB), Y1, Y1
+	VMOVUPS      768(R12), Y10
+	VMOVUPS      1280(R12), Y14
+	VMOVUPS      Y1, 17920(SI)
+	VADDPS       Y14, Y10, Y1
+	VMOVUPS      Y13, 17952(SI)
+	VMOVUPS      800(R12), Y13
+	VMOVUPS      Y5, 17984(SI)
+	VMOVUPS      1312(R12), Y5
+	VMOVUPS      Y0, 18016(SI)
+	VSUBPS       Y5, Y13, Y0
+	VSUBPS       Y14, Y10, Y10
+	VADDPS       Y5, Y13, Y5
+	VMOVAPS      Y10, Y13
+	VFMADD231PS  word_c01a827a<>+0(SB), Y5, Y13
+	VMULPS       word_3ec3ef15<>+0(SB), Y13, Y13
+	VFMADD231PS  word_401a827a<>+0(SB), Y10, Y5
+	VMULPS       word_3ec3ef15<>+0(SB), Y5, Y5
+	VMOVUPS      832(R12), Y10
+	VMOVUPS      1216(R12), Y14
+	VMOVUPS      Y5, 18048(SI)
+	VADDPS       Y14, Y10, Y5
+	VMOVUPS      Y13, 18080(SI)
+	VMOVUPS      864(R12), Y13
+	VMOVUPS      Y3, 18112(SI)
+	VMOVUPS      1248(R12), Y3
+	VMOVUPS      Y0, 18144(SI)
+	VSUBPS       Y3, Y13, Y0
+	VSUBPS       Y14, Y10, Y10
+	VADDPS       Y3, Y13, Y3
+	VMOVAPS      Y10, Y13
+	VFMADD231PS  word_c052facf<>+0(SB), Y3, Y13
+	VMULPS       word_3e94a031<>+0(SB), Y13, Y13
+	VFMADD231PS  word_4052facf<>+0(SB), Y10, Y3
+	VMULPS       word_3e94a031<>+0(SB), Y3, Y3
+	VMOVUPS      896(R12), Y10
+	VMOVUPS      1152(R12), Y14
+	VMOVUPS      Y3, 18176(SI)
+	VADDPS       Y14, Y10, Y3
+	VMOVUPS      Y13, 18208(SI)
+	VMOVUPS      928(R12), Y13
+	VMOVUPS      Y9, 18240(SI)
+	VMOVUPS      1184(R12), Y9
+	VMOVUPS      Y1, 18272(SI)
+	VSUBPS       Y9, Y13, Y1
+	VSUBPS       Y14, Y10, Y10
+	VADDPS       Y9, Y13, Y9
+	VMOVAPS      Y10, Y13
+	VFMADD231PS  word_c0a0dff7<>+0(SB), Y9, Y13
+	VMULPS       word_3e47c5c2<>+0(SB), Y13, Y13
+	VFMADD231PS  word_40a0dff7<>+0(SB), Y10, Y9
+	VMULPS       word_3e47c5c2<>+0(SB), Y9, Y9
+	VMOVUPS      960(R12), Y10
+	VMOVUPS      1088(R12), Y14
+	VMOVUPS      Y9, 18304(SI)
+	VADDPS       Y14, Y10, Y9
+	VMOVUPS      Y13, 18336(SI)
+	VMOVUPS      992(R12), Y13
+	VMOVUPS      Y6, 18368(SI)
+	VMOVUPS      1120(R12), Y6
+	VMOVUPS      Y0, 18400(SI)
+	VSUBPS       Y6, Y13, Y0
+	VSUBPS       Y14, Y10, Y10
+	VADDPS       Y6, Y13, Y6
+	VMOVAPS      Y10, Y13
+	VFMADD231PS  word_c1227363<>+0(SB), Y6, Y13
+	VMULPS       word_3dc8bd36<>+0(SB), Y13, Y13
+	VFMADD231PS  word_41227363<>+0(SB), Y10, Y6
+	VMULPS       word_3dc8bd36<>+0(SB), Y6, Y6
+	VMOVUPS      1024(R12), Y10
+	VMULPS       word_40000000<>+0(SB), Y10, Y10
+	VMOVUPS      1056(R12), Y14
+	VMULPS       word_c0000000<>+0(SB), Y14, Y14
+	VMOVUPS      Y6, 18432(SI)
+	VADDPS       Y10, Y2, Y6
+	VSUBPS       Y10, Y2, Y2
+	VADDPS       Y9, Y4, Y10
+	VMOVUPS      Y13, 18464(SI)
+	VSUBPS       Y0, Y7, Y13
+	VSUBPS       Y9, Y4, Y4
+	VADDPS       Y0, Y7, Y0
+	VMOVAPS      Y4, Y7
+	VFMADD231PS  word_be4bafaf<>+0(SB), Y0, Y7
+	VMULPS       word_3f7b14be<>+0(SB), Y7, Y7
+	VFMADD231PS  word_3e4bafaf<>+0(SB), Y4, Y0
+	VMULPS       word_3f7b14be<>+0(SB), Y0, Y0
+	VADDPS       Y3, Y8, Y4
+	VSUBPS       Y1, Y11, Y9
+	VSUBPS       Y3, Y8, Y3
+	VADDPS       Y1, Y11, Y1
+	VMOVAPS      Y3, Y8
+	VFMADD231PS  word_bed413cd<>+0(SB), Y1, Y8
+	VMULPS       word_3f6c835e<>+0(SB), Y8, Y8
+	VFMADD231PS  word_3ed413cd<>+0(SB), Y3, Y1
+	VMULPS       word_3f6c835e<>+0(SB), Y1, Y1
+	VADDPS       Y5, Y12, Y3
+	VMOVUPS      18400(SI), Y11
+	VMOVUPS      Y14, 18496(SI)
+	VSUBPS       Y11, Y15, Y14
+	VSUBPS       Y5, Y12, Y5
+	VADDPS       Y11, Y15, Y11
+	VMOVAPS      Y5, Y12
+	VFMADD231PS  word_bf2b0dc1<>+0(SB), Y11, Y12
+	VMULPS       word_3f54db31<>+0(SB), Y12, Y12
+	VFMADD231PS  word_3f2b0dc1<>+0(SB), Y5, Y11
+	VMULPS       word_3f54db31<>+0(SB), Y11, Y5
+	VMOVUPS      18368(SI), Y11
+	VMOVUPS      18272(SI), Y15
+	VMOVUPS      Y5, 18400(SI)
+	VADDPS       Y15, Y11, Y5
+	VMOVUPS      Y12, 18528(SI)
+	VMOVUPS      18240(SI), Y12
+	VMOVUPS      Y1, 18560(SI)
+	VMOVUPS      18144(SI), Y1
+	VMOVUPS      Y8, 18592(SI)
+	VSUBPS       Y1, Y12, Y8
+	VSUBPS       Y15, Y11, Y11
+	VADDPS       Y1, Y12, Y1
+	VMOVAPS      Y11, Y12
+	VFMADD231PS  word_bf800000<>+0(SB), Y1, Y12
+	VMULPS       word_3f3504f3<>+0(SB), Y12, Y12
+	VFMADD231PS  word_3f800000<>+0(SB), Y11, Y1
+	VMULPS       word_3f3504f3<>+0(SB), Y1, Y1
+	VMOVUPS      18112(SI), Y11
+	VMOVUPS      18016(SI), Y15
+	VMOVUPS      Y1, 18144(SI)
+	VADDPS       Y15, Y11, Y1
+	VMOVUPS      Y12, 18240(SI)
+	VMOVUPS      17888(SI), Y12
+	VMOVUPS      Y0, 18272(SI)
+	VMOVUPS      17984(SI), Y0
+	VMOVUPS      Y7, 18368(SI)
+	VSUBPS       Y0, Y12, Y7
+	VSUBPS       Y15, Y11, Y11
+	VADDPS       Y0, Y12, Y0
+	VMOVAPS      Y11, Y12
+	VFMADD231PS  word_bfbf90c7<>+0(SB), Y0, Y12
+	VMULPS       word_3f0e39da<>+0(SB), Y12, Y12
+	VFMADD231PS  word_3fbf90c7<>+0(SB), Y11, Y0
+	VMULPS       word_3f0e39da<>+0(SB), Y0, Y0
+	VMOVUPS      17248(SI), Y11
+	VMOVUPS      17760(SI), Y15
+	VMOVUPS      Y0, 17984(SI)
+	VADDPS       Y15, Y11, Y0
+	VMOVUPS      Y12, 17888(SI)
+	VMOVUPS      17376(SI), Y12
+	VMOVUPS      Y2, 18016(SI)
+	VMOVUPS      17856(SI), Y2
+	VMOVUPS      Y8, 18112(SI)
+	VSUBPS       Y2, Y12, Y8
+	VSUBPS       Y15, Y11, Y11
+	VADDPS       Y2, Y12, Y2
+	VMOVAPS      Y11, Y12
+	VFMADD231PS  word_c01a827a<>+0(SB), Y2, Y12
+	VMULPS       word_3ec3ef15<>+0(SB), Y12, Y12
+	VFMADD231PS  word_401a827a<>+0(SB), Y11, Y2
+	VMULPS       word_3ec3ef15<>+0(SB), Y2, Y2
+	VMOVUPS      17344(SI), Y11
+	VMOVUPS      17632(SI), Y15
+	VMOVUPS      Y2, 17856(SI)
+	VADDPS       Y15, Y11, Y2
+	VMOVUPS      Y12, 17376(SI)
+	VMOVUPS      17504(SI), Y12
+	VMOVUPS      Y5, 17760(SI)
+	VMOVUPS      17728(SI), Y5
+	VMOVUPS      Y7, 17248(SI)
+	VSUBPS       Y5, Y12, Y7
+	VSUBPS       Y15, Y11, Y11
+	VADDPS       Y5, Y12, Y5
+	VMOVAPS      Y11, Y12
+	VFMADD231PS  word_c0a0dff7<>+0(SB), Y5, Y12
+	VMULPS       word_3e47c5c2<>+0(SB), Y12, Y12
+	VFMADD231PS  word_40a0dff7<>+0(SB), Y11, Y5
+	VMULPS       word_3e47c5c2<>+0(SB), Y5, Y5
+	VMOVUPS      17472(SI), Y11
+	VMULPS       word_40000000<>+0(SB), Y11, Y11
+	VMOVUPS      17600(SI), Y15
+	VMULPS       word_c0000000<>+0(SB), Y15, Y15
+	VMOVUPS      Y5, 17600(SI)
+	VADDPS       Y11, Y6, Y5
+	VSUBPS       Y11, Y6, Y6
+	VADDPS       Y2, Y10, Y11
+	VMOVUPS      Y12, 17472(SI)
+	VSUBPS       Y7, Y13, Y12
+	VSUBPS       Y2, Y10, Y2
+	VADDPS       Y7, Y13, Y7
+	VMOVAPS      Y2, Y10
+	VFMADD231PS  word_bed413cd<>+0(SB), Y7, Y10
+	VMULPS       word_3f6c835e<>+0(SB), Y10, Y10
+	VFMADD231PS  word_3ed413cd<>+0(SB), Y2, Y7
+	VMULPS       word_3f6c835e<>+0(SB), Y7, Y2
+	VADDPS       Y0, Y4, Y7
+	VSUBPS       Y8, Y9, Y13
+	VSUBPS       Y0, Y4, Y0
+	VADDPS       Y8, Y9, Y4
+	VMOVAPS      Y0, Y8
+	VFMADD231PS  word_bf800000<>+0(SB), Y4, Y8
+	VMULPS       word_3f3504f3<>+0(SB), Y8, Y8
+	VFMADD231PS  word_3f800000<>+0(SB), Y0, Y4
+	VMULPS       word_3f3504f3<>+0(SB), Y4, Y0
+	VADDPS       Y1, Y3, Y4
+	VMOVUPS      17248(SI), Y9
+	VMOVUPS      Y15, 17728(SI)
+	VSUBPS       Y9, Y14, Y15
+	VSUBPS       Y1, Y3, Y1
+	VADDPS       Y9, Y14, Y3
+	VMOVAPS      Y1, Y9
+	VFMADD231PS  word_c01a827a<>+0(SB), Y3, Y9
+	VMULPS       word_3ec3ef15<>+0(SB), Y9, Y9
+	VFMADD231PS  word_401a827a<>+0(SB), Y1, Y3
+	VMULPS       word_3ec3ef15<>+0(SB), Y3, Y1
+	VMOVUPS      17760(SI), Y3
+	VMULPS       word_40000000<>+0(SB), Y3, Y3
+	VMOVUPS      18112(SI), Y14
+	VMULPS       word_c0000000<>+0(SB), Y14, Y14
+	VMOVUPS      Y0, 18112(SI)
+	VADDPS       Y3, Y5, Y0
+	VSUBPS       Y3, Y5, Y3
+	VADDPS       Y4, Y11, Y5
+	VMOVUPS      Y8, 17760(SI)
+	VSUBPS       Y15, Y12, Y8
+	VSUBPS       Y4, Y11, Y4
+	VADDPS       Y15, Y12, Y11
+	VMOVAPS      Y4, Y12
+	VFMADD231PS  word_bf800000<>+0(SB), Y11, Y12
+	VMULPS       word_3f3504f3<>+0(SB), Y12, Y12
+	VFMADD231PS  word_3f800000<>+0(SB), Y4, Y11
+	VMULPS       word_3f3504f3<>+0(SB), Y11, Y4
+	VMULPS       word_40000000<>+0(SB), Y7, Y7
+	VMULPS       word_c0000000<>+0(SB), Y13, Y11
+	VADDPS       Y7, Y0, Y13
+	VSUBPS       Y7, Y0, Y0
+	VMULPS       word_40000000<>+0(SB), Y5, Y5
+	VMULPS       word_c0000000<>+0(SB), Y8, Y7
+	VADDPS       Y5, Y13, Y8
+	VSUBPS       Y5, Y13, Y5
+	VADDPS       Y7, Y0, Y13
+	VSUBPS       Y7, Y0, Y0
+	VADDPS       Y11, Y3, Y7
+	VSUBPS       Y11, Y3, Y3
+	VMULPS       word_40000000<>+0(SB), Y12, Y11
+	VMULPS       word_c0000000<>+0(SB), Y4, Y4
+	VADDPS       Y11, Y7, Y12
+	VSUBPS       Y11, Y7, Y7
+	VADDPS       Y4, Y3, Y11
+	VSUBPS       Y4, Y3, Y3
+	VADDPS       Y14, Y6, Y4
+	VSUBPS       Y14, Y6, Y6
+	VADDPS       Y9, Y10, Y14
+	VSUBPS       Y1, Y2, Y15
+	VSUBPS       Y9, Y10, Y9
+	VADDPS       Y1, Y2, Y1
+	VMOVAPS      Y9, Y2
+	VFMADD231PS  word_bf800000<>+0(SB), Y1, Y2
+	VMULPS       word_3f3504f3<>+0(SB), Y2, Y2
+	VFMADD231PS  word_3f800000<>+0(SB), Y9, Y1
+	VMULPS       word_3f3504f3<>+0(SB), Y1, Y1
+	VMOVUPS      17760(SI), Y9
+	VMULPS       word_40000000<>+0(SB), Y9, Y9
+	VMOVUPS      18112(SI), Y10
+	VMULPS       word_c0000000<>+0(SB), Y10, Y10
+	VMOVUPS      Y3, 18112(SI)
+	VADDPS       Y9, Y4, Y3
+	VSUBPS       Y9, Y4, Y4
+	VMULPS       word_40000000<>+0(SB), Y14, Y9
+	VMULPS       word_c0000000<>+0(SB), Y15, Y14
+	VADDPS       Y9, Y3, Y15
+	VSUBPS       Y9, Y3, Y3
+	VADDPS       Y14, Y4, Y9
+	VSUBPS       Y14, Y4, Y4
+	VADDPS       Y10, Y6, Y14
+	VSUBPS       Y10, Y6, Y6
+	VMULPS       word_40000000<>+0(SB), Y2, Y2
+	VMULPS       word_c0000000<>+0(SB), Y1, Y1
+	VADDPS       Y2, Y14, Y10
+	VSUBPS       Y2, Y14, Y2
+	VADDPS       Y1, Y6, Y14
+	VSUBPS       Y1, Y6, Y1
+	VMOVUPS      18016(SI), Y6
+	VMOVUPS      Y1, 17760(SI)
+	VMOVUPS      17728(SI), Y1
+	VMOVUPS      Y4, 17248(SI)
+	VADDPS       Y1, Y6, Y4
+	VSUBPS       Y1, Y6, Y1
+	VMOVUPS      18368(SI), Y6
+	VMOVUPS      Y0, 17728(SI)
+	VMOVUPS      17472(SI), Y0
+	VMOVUPS      Y2, 18016(SI)
+	VADDPS       Y0, Y6, Y2
+	VMOVUPS      Y7, 17504(SI)
+	VMOVUPS      18272(SI), Y7
+	VMOVUPS      Y3, 17632(SI)
+	VMOVUPS      17600(SI), Y3
+	VMOVUPS      Y5, 17344(SI)
+	VSUBPS       Y3, Y7, Y5
+	VSUBPS       Y0, Y6, Y0
+	VADDPS       Y3, Y7, Y3
+	VMOVAPS      Y0, Y6
+	VFMADD231PS  word_bed413cd<>+0(SB), Y3, Y6
+	VMULPS       word_3f6c835e<>+0(SB), Y6, Y6
+	VFMADD231PS  word_3ed413cd<>+0(SB), Y0, Y3
+	VMULPS       word_3f6c835e<>+0(SB), Y3, Y0
+	VMOVUPS      18592(SI), Y3
+	VMOVUPS      17376(SI), Y7
+	VMOVUPS      Y14, 17600(SI)
+	VADDPS       Y7, Y3, Y14
+	VMOVUPS      Y11, 18272(SI)
+	VMOVUPS      18560(SI), Y11
+	VMOVUPS      Y9, 17472(SI)
+	VMOVUPS      17856(SI), Y9
+	VMOVUPS      Y13, 18368(SI)
+	VSUBPS       Y9, Y11, Y13
+	VSUBPS       Y7, Y3, Y3
+	VADDPS       Y9, Y11, Y7
+	VMOVAPS      Y3, Y9
+	VFMADD231PS  word_bf800000<>+0(SB), Y7, Y9
+	VMULPS       word_3f3504f3<>+0(SB), Y9, Y9
+	VFMADD231PS  word_3f800000<>+0(SB), Y3, Y7
+	VMULPS       word_3f3504f3<>+0(SB), Y7, Y3
+	VMOVUPS      18528(SI), Y7
+	VMOVUPS      17888(SI), Y11
+	VMOVUPS      Y10, 17856(SI)
+	VADDPS       Y11, Y7, Y10
+	VMOVUPS      Y12, 18560(SI)
+	VMOVUPS      18400(SI), Y12
+	VMOVUPS      Y15, 17376(SI)
+	VMOVUPS      17984(SI), Y15
+	VMOVUPS      Y8, 18592(SI)
+	VSUBPS       Y15, Y12, Y8
+	VSUBPS       Y11, Y7, Y7
+	VADDPS       Y15, Y12, Y11
+	VMOVAPS      Y7, Y12
+	VFMADD231PS  word_c01a827a<>+0(SB), Y11, Y12
+	VMULPS       word_3ec3ef15<>+0(SB), Y12, Y12
+	VFMADD231PS  word_401a827a<>+0(SB), Y7, Y11
+	VMULPS       word_3ec3ef15<>+0(SB), Y11, Y7
+	VMOVUPS      18240(SI), Y11
+	VMULPS       word_40000000<>+0(SB), Y11, Y11
+	VMOVUPS      18144(SI), Y15
+	VMULPS       word_c0000000<>+0(SB), Y15, Y15
+	VMOVUPS      Y3, 18144(SI)
+	VADDPS       Y11, Y4, Y3
+	VSUBPS       Y11, Y4, Y4
+	VADDPS       Y10, Y2, Y11
+	VMOVUPS      Y9, 18240(SI)
+	VSUBPS       Y8, Y5, Y9
+	VSUBPS       Y10, Y2, Y2
+	VADDPS       Y8, Y5, Y5
+	VMOVAPS      Y2, Y8
+	VFMADD231PS  word_bf800000<>+0(SB), Y5, Y8
+	VMULPS       word_3f3504f3<>+0(SB), Y8, Y8
+	VFMADD231PS  word_3f800000<>+0(SB), Y2, Y5
+	VMULPS       word_3f3504f3<>+0(SB), Y5, Y2
+	VMULPS       word_40000000<>+0(SB), Y14, Y5
+	VMULPS       word_c0000000<>+0(SB), Y13, Y10
+	VADDPS       Y5, Y3, Y13
+	VSUBPS       Y5, Y3, Y3
+	VMULPS       word_40000000<>+0(SB), Y11, Y5
+	VMULPS       word_c0000000<>+0(SB), Y9, Y9
+	VADDPS       Y5, Y13, Y11
+	VSUBPS       Y5, Y13, Y5
+	VADDPS       Y9, Y3, Y13
+	VSUBPS       Y9, Y3, Y3
+	VADDPS       Y10, Y4, Y9
+	VSUBPS       Y10, Y4, Y4
+	VMULPS       word_40000000<>+0(SB), Y8, Y8
+	VMULPS       word_c0000000<>+0(SB), Y2, Y2
+	VADDPS       Y8, Y9, Y10
+	VSUBPS       Y8, Y9, Y8
+	VADDPS       Y2, Y4, Y9
+	VSUBPS       Y2, Y4, Y2
+	VADDPS       Y15, Y1, Y4
+	VSUBPS       Y15, Y1, Y1
+	VADDPS       Y12, Y6, Y14
+	VSUBPS       Y7, Y0, Y15
+	VSUBPS       Y12, Y6, Y6
+	VADDPS       Y7, Y0, Y0
+	VMOVAPS      Y6, Y7
+	VFMADD231PS  word_bf800000<>+0(SB), Y0, Y7
+	VMULPS       word_3f3504f3<>+0(SB), Y7, Y7
+	VFMADD231PS  word_3f800000<>+0(SB), Y6, Y0
+	VMULPS       word_3f3504f3<>+0(SB), Y0, Y0
+	VMOVUPS      18240(SI), Y6
+	VMULPS       word_40000000<>+0(SB), Y6, Y6
+	VMOVUPS      18144(SI), Y12
+	VMULPS       word_c0000000<>+0(SB), Y12, Y12
+	VMOVUPS      Y2, 18144(SI)
+	VADDPS       Y6, Y4, Y2
+	VSUBPS       Y6, Y4, Y4
+	VMULPS       word_40000000<>+0(SB), Y14, Y6
+	VMULPS       word_c0000000<>+0(SB), Y15, Y14
+	VADDPS       Y6, Y2, Y15
+	VSUBPS       Y6, Y2, Y2
+	VADDPS       Y14, Y4, Y6
+	VSUBPS       Y14, Y4, Y4
+	VADDPS       Y12, Y1, Y14
+	VSUBPS       Y12, Y1, Y1
+	VMULPS       word_40000000<>+0(SB), Y7, Y7
+	VMULPS       word_c0000000<>+0(SB), Y0, Y0
+	VADDPS       Y7, Y14, Y12
+	VSUBPS       Y7, Y14, Y7
+	VADDPS       Y0, Y1, Y14
+	VSUBPS       Y0, Y1, Y0
+	VMOVUPS      17216(SI), Y1
+	VMOVUPS      Y0, 18240(SI)
+	VMOVUPS      18496(SI), Y0
+	VMOVUPS      Y4, 17984(SI)
+	VADDPS       Y0, Y1, Y4
+	VSUBPS       Y0, Y1, Y0
+	VMOVUPS      17120(SI), Y1
+	VMOVUPS      Y3, 18496(SI)
+	VMOVUPS      18464(SI), Y3
+	VMOVUPS      Y7, 17216(SI)
+	VADDPS       Y3, Y1, Y7
+	VMOVUPS      Y8, 18400(SI)
+	VMOVUPS      17088(SI), Y8
+	VMOVUPS      Y2, 17888(SI)
+	VMOVUPS      18432(SI), Y2
+	VMOVUPS      Y5, 18528(SI)
+	VSUBPS       Y2, Y8, Y5
+	VSUBPS       Y3, Y1, Y1
+	VADDPS       Y2, Y8, Y2
+	VMOVAPS      Y1, Y3
+	VFMADD231PS  word_be4bafaf<>+0(SB), Y2, Y3
+	VMULPS       word_3f7b14be<>+0(SB), Y3, Y3
+	VFMADD231PS  word_3e4bafaf<>+0(SB), Y1, Y2
+	VMULPS       word_3f7b14be<>+0(SB), Y2, Y1
+	VMOVUPS      16992(SI), Y2
+	VMOVUPS      18336(SI), Y8
+	VMOVUPS      Y14, 18432(SI)
+	VADDPS       Y8, Y2, Y14
+	VMOVUPS      Y9, 17088(SI)
+	VMOVUPS      16960(SI), Y9
+	VMOVUPS      Y6, 18464(SI)
+	VMOVUPS      18304(SI), Y6
+	VMOVUPS      Y13, 17120(SI)
+	VSUBPS       Y6, Y9, Y13
+	VSUBPS       Y8, Y2, Y2
+	VADDPS       Y6, Y9, Y6
+	VMOVAPS      Y2, Y8
+	VFMADD231PS  word_bed413cd<>+0(SB), Y6, Y8
+	VMULPS       word_3f6c835e<>+0(SB), Y8, Y8
+	VFMADD231PS  word_3ed413cd<>+0(SB), Y2, Y6
+	VMULPS       word_3f6c835e<>+0(SB), Y6, Y2
+	VMOVUPS      16928(SI), Y6
+	VMOVUPS      18208(SI), Y9
+	VMOVUPS      Y12, 18304(SI)
+	VADDPS       Y9, Y6, Y12
+	VMOVUPS      Y10, 16960(SI)
+	VMOVUPS      16896(SI), Y10
+	VMOVUPS      Y15, 18336(SI)
+	VMOVUPS      18176(SI), Y15
+	VMOVUPS      Y11, 16992(SI)
+	VSUBPS       Y15, Y10, Y11
+	VSUBPS       Y9, Y6, Y6
+	VADDPS       Y15, Y10, Y9
+	VMOVAPS      Y6, Y10
+	VFMADD231PS  word_bf2b0dc1<>+0(SB), Y9, Y10
+	VMULPS       word_3f54db31<>+0(SB), Y10, Y10
+	VFMADD231PS  word_3f2b0dc1<>+0(SB), Y6, Y9
+	VMULPS       word_3f54db31<>+0(SB), Y9, Y6
+	VMOVUPS      17056(SI), Y9
+	VMOVUPS      18080(SI), Y15
+	VMOVUPS      Y6, 18176(SI)
+	VADDPS       Y15, Y9, Y6
+	VMOVUPS      Y10, 16896(SI)
+	VMOVUPS      17024(SI), Y10
+	VMOVUPS      Y2, 18208(SI)
+	VMOVUPS      18048(SI), Y2
+	VMOVUPS      Y8, 16928(SI)
+	VSUBPS       Y2, Y10, Y8
+	VSUBPS       Y15, Y9, Y9
+	VADDPS       Y2, Y10, Y2
+	VMOVAPS      Y9, Y10
+	VFMADD231PS  word_bf800000<>+0(SB), Y2, Y10
+	VMULPS       word_3f3504f3<>+0(SB), Y10, Y10
+	VFMADD231PS  word_3f800000<>+0(SB), Y9, Y2
+	VMULPS       word_3f3504f3<>+0(SB), Y2, Y2
+	VMOVUPS      17184(SI), Y9
+	VMOVUPS      17952(SI), Y15
+	VMOVUPS      Y2, 18048(SI)
+	VADDPS       Y15, Y9, Y2
+	VMOVUPS      Y10, 17024(SI)
+	VMOVUPS      17152(SI), Y10
+	VMOVUPS      Y1, 18080(SI)
+	VMOVUPS      17920(SI), Y1
+	VMOVUPS      Y3, 17056(SI)
+	VSUBPS       Y1, Y10, Y3
+	VSUBPS       Y15, Y9, Y9
+	VADDPS       Y1, Y10, Y1
+	VMOVAPS      Y9, Y10
+	VFMADD231PS  word_bfbf90c7<>+0(SB), Y1, Y10
+	VMULPS       word_3f0e39da<>+0(SB), Y10, Y10
+	VFMADD231PS  word_3fbf90c7<>+0(SB), Y9, Y1
+	VMULPS       word_3f0e39da<>+0(SB), Y1, Y1
+	VMOVUPS      17312(SI), Y9
+	VMOVUPS      17824(SI), Y15
+	VMOVUPS      Y1, 17920(SI)
+	VADDPS       Y15, Y9, Y1
+	VMOVUPS      Y10, 17152(SI)
+	VMOVUPS      17280(SI), Y10
+	VMOVUPS      Y0, 17952(SI)
+	VMOVUPS      17792(SI), Y0
+	VMOVUPS      Y8, 17184(SI)
+	VSUBPS       Y0, Y10, Y8
+	VSUBPS       Y15, Y9, Y9
+	VADDPS       Y0, Y10, Y0
+	VMOVAPS      Y9, Y10
+	VFMADD231PS  word_c01a827a<>+0(SB), Y0, Y10
+	VMULPS       word_3ec3ef15<>+0(SB), Y10, Y10
+	VFMADD231PS  word_401a827a<>+0(SB), Y9, Y0
+	VMULPS       word_3ec3ef15<>+0(SB), Y0, Y0
+	VMOVUPS      17440(SI), Y9
+	VMOVUPS      17696(SI), Y15
+	VMOVUPS      Y0, 17792(SI)
+	VADDPS       Y15, Y9, Y0
+	VMOVUPS      Y10, 17280(SI)
+	VMOVUPS      17408(SI), Y10
+	VMOVUPS      Y6, 17824(SI)
+	VMOVUPS      17664(SI), Y6
+	VMOVUPS      Y3, 17312(SI)
+	VSUBPS       Y6, Y10, Y3
+	VSUBPS       Y15, Y9, Y9
+	VADDPS       Y6, Y10, Y6
+	VMOVAPS      Y9, Y10
+	VFMADD231PS  word_c0a0dff7<>+0(SB), Y6, Y10
+	VMULPS       word_3e47c5c2<>+0(SB), Y10, Y10
+	VFMADD231PS  word_40a0dff7<>+0(SB), Y9, Y6
+	VMULPS       word_3e47c5c2<>+0(SB), Y6, Y6
+	VMOVUPS      17568(SI), Y9
+	VMULPS       word_40000000<>+0(SB), Y9, Y9
+	VMOVUPS      17536(SI), Y15
+	VMULPS       word_c0000000<>+0(SB), Y15, Y15
+	VMOVUPS      Y6, 17536(SI)
+	VADDPS       Y9, Y4, Y6
+	VSUBPS       Y9, Y4, Y4
+	VADDPS       Y0, Y7, Y9
+	VMOVUPS      Y10, 17568(SI)
+	VSUBPS       Y3, Y5, Y10
+	VSUBPS       Y0, Y7, Y0
+	VADDPS       Y3, Y5, Y3
+	VMOVAPS      Y0, Y5
+	VFMADD231PS  word_bed413cd<>+0(SB), Y3, Y5
+	VMULPS       word_3f6c835e<>+0(SB), Y5, Y5
+	VFMADD231PS  word_3ed413cd<>+0(SB), Y0, Y3
+	VMULPS       word_3f6c835e<>+0(SB), Y3, Y0
+	VADDPS       Y1, Y14, Y3
+	VSUBPS       Y8, Y13, Y7
+	VSUBPS       Y1, Y14, Y1
+	VADDPS       Y8, Y13, Y8
+	VMOVAPS      Y1, Y13
+	VFMADD231PS  word_bf800000<>+0(SB), Y8, Y13
+	VMULPS       word_3f3504f3<>+0(SB), Y13, Y13
+	VFMADD231PS  word_3f800000<>+0(SB), Y1, Y8
+	VMULPS       word_3f3504f3<>+0(SB), Y8, Y1
+	VADDPS       Y2, Y12, Y8
+	VMOVUPS      17312(SI), Y14
+	VMOVUPS      Y15, 17664(SI)
+	VSUBPS       Y14, Y11, Y15
+	VSUBPS       Y2, Y12, Y2
+	VADDPS       Y14, Y11, Y11
+	VMOVAPS      Y2, Y12
+	VFMADD231PS  word_c01a827a<>+0(SB), Y11, Y12
+	VMULPS       word_3ec3ef15<>+0(SB), Y12, Y12
+	VFMADD231PS  word_401a827a<>+0(SB), Y2, Y11
+	VMULPS       word_3ec3ef15<>+0(SB), Y11, Y2
+	VMOVUPS      17824(SI), Y11
+	VMULPS       word_40000000<>+0(SB), Y11, Y11
+	VMOVUPS      17184(SI), Y14
+	VMULPS       word_c0000000<>+0(SB), Y14, Y14
+	VMOVUPS      Y1, 17184(SI)
+	VADDPS       Y11, Y6, Y1
+	VSUBPS       Y11, Y6, Y6
+	VADDPS       Y8, Y9, Y11
+	VMOVUPS      Y13, 17824(SI)
+	VSUBPS       Y15, Y10, Y13
+	VSUBPS       Y8, Y9, Y8
+	VADDPS       Y15, Y10, Y9
+	VMOVAPS      Y8, Y10
+	VFMADD231PS  word_bf800000<>+0(SB), Y9, Y10
+	VMULPS       word_3f3504f3<>+0(SB), Y10, Y10
+	VFMADD231PS  word_3f800000<>+0(SB), Y8, Y9
+	VMULPS       word_3f3504f3<>+0(SB), Y9, Y8
+	VMULPS       word_40000000<>+0(SB), Y3, Y3
+	VMULPS       word_c0000000<>+0(SB), Y7, Y7
+	VADDPS       Y3, Y1, Y9
+	VSUBPS       Y3, Y1, Y1
+	VMULPS       word_40000000<>+0(SB), Y11, Y3
+	VMULPS       word_c0000000<>+0(SB), Y13, Y11
+	VADDPS       Y3, Y9, Y13
+	VSUBPS       Y3, Y9, Y3
+	VADDPS       Y11, Y1, Y9
+	VSUBPS       Y11, Y1, Y1
+	VADDPS       Y7, Y6, Y11
+	VSUBPS       Y7, Y6, Y6
+	VMULPS       word_40000000<>+0(SB), Y10, Y7
+	VMULPS       word_c0000000<>+0(SB), Y8, Y8
+	VADDPS       Y7, Y11, Y10
+	VSUBPS       Y7, Y11, Y7
+	VADDPS       Y8, Y6, Y11
+	VSUBPS       Y8, Y6, Y6
+	VADDPS       Y14, Y4, Y8
+	VSUBPS       Y14, Y4, Y4
+	VADDPS       Y12, Y5, Y14
+	VSUBPS       Y2, Y0, Y15
+	VSUBPS       Y12, Y5, Y5
+	VADDPS       Y2, Y0, Y0
+	VMOVAPS      Y5, Y2
+	VFMADD231PS  word_bf800000<>+0(SB), Y0, Y2
+	VMULPS       word_3f3504f3<>+0(SB), Y2, Y2
+	VFMADD231PS  word_3f800000<>+0(SB), Y5, Y0
+	VMULPS       word_3f3504f3<>+0(SB), Y0, Y0
+	VMOVUPS      17824(SI), Y5
+	VMULPS       word_40000000<>+0(SB), Y5, Y5
+	VMOVUPS      17184(SI), Y12
+	VMULPS       word_c0000000<>+0(SB), Y12, Y12
+	VMOVUPS      Y6, 17184(SI)
+	VADDPS       Y5, Y8, Y6
+	VSUBPS       Y5, Y8, Y5
+	VMULPS       word_40000000<>+0(SB), Y14, Y8
+	VMULPS       word_c0000000<>+0(SB), Y15, Y14
+	VADDPS       Y8, Y6, Y15
+	VSUBPS       Y8, Y6, Y6
+	VADDPS       Y14, Y5, Y8
+	VSUBPS       Y14, Y5, Y5
+	VADDPS       Y12, Y4, Y14
+	VSUBPS       Y12, Y4, Y4
+	VMULPS       word_40000000<>+0(SB), Y2, Y2
+	VMULPS       word_c0000000<>+0(SB), Y0, Y0
+	VADDPS       Y2, Y14, Y12
+	VSUBPS       Y2, Y14, Y2
+	VADDPS       Y0, Y4, Y14
+	VSUBPS       Y0, Y4, Y0
+	VMOVUPS      17952(SI), Y4
+	VMOVUPS      Y0, 17824(SI)
+	VMOVUPS      17664(SI), Y0
+	VMOVUPS      Y5, 17312(SI)
+	VADDPS       Y0, Y4, Y5
+	VSUBPS       Y0, Y4, Y0
+	VMOVUPS      17056(SI), Y4
+	VMOVUPS      Y1, 17664(SI)
+	VMOVUPS      17568(SI), Y1
+	VMOVUPS      Y2, 17952(SI)
+	VADDPS       Y1, Y4, Y2
+	VMOVUPS      Y7, 17408(SI)
+	VMOVUPS      18080(SI), Y7
+	VMOVUPS      Y6, 17696(SI)
+	VMOVUPS      17536(SI), Y6
+	VMOVUPS      Y3, 17440(SI)
+	VSUBPS       Y6, Y7, Y3
+	VSUBPS       Y1, Y4, Y1
+	VADDPS       Y6, Y7, Y4
+	VMOVAPS      Y1, Y6
+	VFMADD231PS  word_bed413cd<>+0(SB), Y4, Y6
+	VMULPS       word_3f6c835e<>+0(SB), Y6, Y6
+	VFMADD231PS  word_3ed413cd<>+0(SB), Y1, Y4
+	VMULPS       word_3f6c835e<>+0(SB), Y4, Y1
+	VMOVUPS      16928(SI), Y4
+	VMOVUPS      17280(SI), Y7
+	VMOVUPS      Y14, 17536(SI)
+	VADDPS       Y7, Y4, Y14
+	VMOVUPS      Y11, 18080(SI)
+	VMOVUPS      18208(SI), Y11
+	VMOVUPS      Y8, 17568(SI)
+	VMOVUPS      17792(SI), Y8
+	VMOVUPS      Y9, 17056(SI)
+	VSUBPS       Y8, Y11, Y9
+	VSUBPS       Y7, Y4, Y4
+	VADDPS       Y8, Y11, Y7
+	VMOVAPS      Y4, Y8
+	VFMADD231PS  word_bf800000<>+0(SB), Y7, Y8
+	VMULPS       word_3f3504f3<>+0(SB), Y8, Y8
+	VFMADD231PS  word_3f800000<>+0(SB), Y4, Y7
+	VMULPS       word_3f3504f3<>+0(SB), Y7, Y4
+	VMOVUPS      16896(SI), Y7
+	VMOVUPS      17152(SI), Y11
+	VMOVUPS      Y12, 17792(SI)
+	VADDPS       Y11, Y7, Y12
+	VMOVUPS      Y10, 18208(SI)
+	VMOVUPS      18176(SI), Y10
+	VMOVUPS      Y15, 17280(SI)
+	VMOVUPS      17920(SI), Y15
+	VMOVUPS      Y13, 16928(SI)
+	VSUBPS       Y15, Y10, Y13
+	VSUBPS       Y11, Y7, Y7
+	VADDPS       Y15, Y10, Y10
+	VMOVAPS      Y7, Y11
+	VFMADD231PS  word_c01a827a<>+0(SB), Y10, Y11
+	VMULPS       word_3ec3ef15<>+0(SB), Y11, Y11
+	VFMADD231PS  word_401a827a<>+0(SB), Y7, Y10
+	VMULPS       word_3ec3ef15<>+0(SB), Y10, Y7
+	VMOVUPS      17024(SI), Y10
+	VMULPS       word_40000000<>+0(SB), Y10, Y10
+	VMOVUPS      18048(SI), Y15
+	VMULPS       word_c0000000<>+0(SB), Y15, Y15
+	VMOVUPS      Y4, 18048(SI)
+	VADDPS       Y10, Y5, Y4
+	VSUBPS       Y10, Y5, Y5
+	VADDPS       Y12, Y2, Y10
+	VMOVUPS      Y8, 17024(SI)
+	VSUBPS       Y13, Y3, Y8
+	VSUBPS       Y12, Y2, Y2
+	VADDPS       Y13, Y3, Y3
+	VMOVAPS      Y2, Y12
+	VFMADD231PS  word_bf800000<>+0(SB), Y3, Y12
+	VMULPS       word_3f3504f3<>+0(SB), Y12, Y12
+	VFMADD231PS  word_3f800000<>+0(SB), Y2, Y3
+	VMULPS       word_3f3504f3<>+0(SB), Y3, Y2
+	VMULPS       word_40000000<>+0(SB), Y14, Y3
+	VMULPS       word_c0000000<>+0(SB), Y9, Y9
+	VADDPS       Y3, Y4, Y13
+	VSUBPS       Y3, Y4, Y3
+	VMULPS       word_40000000<>+0(SB), Y10, Y4
+	VMULPS       word_c0000000<>+0(SB), Y8, Y8
+	VADDPS       Y4, Y13, Y10
+	VSUBPS       Y4, Y13, Y4
+	VADDPS       Y8, Y3, Y13
+	VSUBPS       Y8, Y3, Y3
+	VADDPS       Y9, Y5, Y8
+	VSUBPS       Y9, Y5, Y5
+	VMULPS       word_40000000<>+0(SB), Y12, Y9
+	VMULPS       word_c0000000<>+0(SB), Y2, Y2
+	VADDPS       Y9, Y8, Y12
+	VSUBPS       Y9, Y8, Y8
+	VADDPS       Y2, Y5, Y9
+	VSUBPS       Y2, Y5, Y2
+	VADDPS       Y15, Y0, Y5
+	VSUBPS       Y15, Y0, Y0
+	VADDPS       Y11, Y6, Y14
+	VSUBPS       Y7, Y1, Y15
+	VSUBPS       Y11, Y6, Y6
+	VADDPS       Y7, Y1, Y1
+	VMOVAPS      Y6, Y7
+	VFMADD231PS  word_bf800000<>+0(SB), Y1, Y7
+	VMULPS       word_3f3504f3<>+0(SB), Y7, Y7
+	VFMADD231PS  word_3f800000<>+0(SB), Y6, Y1
+	VMULPS       word_3f3504f3<>+0(SB), Y1, Y1
+	VMOVUPS      17024(SI), Y6
+	VMULPS       word_40000000<>+0(SB), Y6, Y6
+	VMOVUPS      18048(SI), Y11
+	VMULPS       word_c0000000<>+0(SB), Y11, Y11
+	VMOVUPS      Y2, 18048(SI)
+	VADDPS       Y6, Y5, Y2
+	VSUBPS       Y6, Y5, Y5
+	VMULPS       word_40000000<>+0(SB), Y14, Y6
+	VMULPS       word_c0000000<>+0(SB), Y15, Y14
+	VADDPS       Y6, Y2, Y15
+	VSUBPS       Y6, Y2, Y2
+	VADDPS       Y14, Y5, Y6
+	VSUBPS       Y14, Y5, Y5
+	VADDPS       Y11, Y0, Y14
+	VSUBPS       Y11, Y0, Y0
+	VMULPS       word_40000000<>+0(SB), Y7, Y7
+	VMULPS       word_c0000000<>+0(SB), Y1, Y1
+	VADDPS       Y7, Y14, Y11
+	VSUBPS       Y7, Y14, Y7
+	VADDPS       Y1, Y0, Y14
+	VSUBPS       Y1, Y0, Y0
+	VMOVUPS      18592(SI), Y1
+	VMOVUPS      Y1, (R13)
+	VMOVUPS      16928(SI), Y1
+	VMOVUPS      Y1, 128(R13)
+	VMOVUPS      16992(SI), Y1
+	VMOVUPS      Y1, 256(R13)
+	VMOVUPS      Y10, 384(R13)
+	VMOVUPS      17376(SI), Y1
+	VMOVUPS      Y1, 512(R13)
+	VMOVUPS      17280(SI), Y1
+	VMOVUPS      Y1, 640(R13)
+	VMOVUPS      18336(SI), Y1
+	VMOVUPS      Y1, 768(R13)
+	VMOVUPS      Y15, 896(R13)
+	VMOVUPS      18560(SI), Y1
+	VMOVUPS      Y1, 1024(R13)
+	VMOVUPS      18208(SI), Y1
+	VMOVUPS      Y1, 1152(R13)
+	VMOVUPS      16960(SI), Y1
+	VMOVUPS      Y1, 1280(R13)
+	VMOVUPS      Y12, 1408(R13)
+	VMOVUPS      17856(SI), Y1
+	VMOVUPS      Y1, 1536(R13)
+	VMOVUPS      17792(SI), Y1
+	VMOVUPS      Y1, 1664(R13)
+	VMOVUPS      18304(SI), Y1
+	VMOVUPS      Y1, 1792(R13)
+	VMOVUPS      Y11, 1920(R13)
+	VMOVUPS      18368(SI), Y1
+	VMOVUPS      Y1, 2048(R13)
+	VMOVUPS      17056(SI), Y1
+	VMOVUPS      Y1, 2176(R13)
+	VMOVUPS      17120(SI), Y1
+	VMOVUPS      Y1, 2304(R13)
+	VMOVUPS      Y13, 2432(R13)
+	VMOVUPS      17472(SI), Y1
+	VMOVUPS      Y1, 2560(R13)
+	VMOVUPS      17568(SI), Y1
+	VMOVUPS      Y1, 2688(R13)
+	VMOVUPS      18464(SI), Y1
+	VMOVUPS      Y1, 2816(R13)
+	VMOVUPS      Y6, 2944(R13)
+	VMOVUPS      18272(SI), Y1
+	VMOVUPS      Y1, 3072(R13)
+	VMOVUPS      18080(SI), Y1
+	VMOVUPS      Y1, 3200(R13)
+	VMOVUPS      17088(SI), Y1
+	VMOVUPS      Y1, 3328(R13)
+	VMOVUPS      Y9, 3456(R13)
+	VMOVUPS      17600(SI), Y1
+	VMOVUPS      Y1, 3584(R13)
+	VMOVUPS      17536(SI), Y1
+	VMOVUPS      Y1, 3712(R13)
+	VMOVUPS      18432(SI), Y1
+	VMOVUPS      Y1, 3840(R13)
+	VMOVUPS      Y14, 3968(R13)
+	VMOVUPS      17344(SI), Y1
+	VMOVUPS      Y1, 4096(R13)
+	VMOVUPS      17440(SI), Y1
+	VMOVUPS      Y1, 4224(R13)
+	VMOVUPS      18528(SI), Y1
+	VMOVUPS      Y1, 4352(R13)
+	VMOVUPS      Y4, 4480(R13)
+	VMOVUPS      17632(SI), Y1
+	VMOVUPS      Y1, 4608(R13)
+	VMOVUPS      17696(SI), Y1
+	VMOVUPS      Y1, 4736(R13)
+	VMOVUPS      17888(SI), Y1
+	VMOVUPS      Y1, 4864(R13)
+	VMOVUPS      Y2, 4992(R13)
+	VMOVUPS      17504(SI), Y1
+	VMOVUPS      Y1, 5120(R13)
+	VMOVUPS      17408(SI), Y1
+	VMOVUPS      Y1, 5248(R13)
+	VMOVUPS      18400(SI), Y1
+	VMOVUPS      Y1, 5376(R13)
+	VMOVUPS      Y8, 5504(R13)
+	VMOVUPS      18016(SI), Y1
+	VMOVUPS      Y1, 5632(R13)
+	VMOVUPS      17952(SI), Y1
+	VMOVUPS      Y1, 5760(R13)
+	VMOVUPS      17216(SI), Y1
+	VMOVUPS      Y1, 5888(R13)
+	VMOVUPS      Y7, 6016(R13)
+	VMOVUPS      17728(SI), Y1
+	VMOVUPS      Y1, 6144(R13)
+	VMOVUPS      17664(SI), Y1
+	VMOVUPS      Y1, 6272(R13)
+	VMOVUPS      18496(SI), Y1
+	VMOVUPS      Y1, 6400(R13)
+	VMOVUPS      Y3, 6528(R13)
+	VMOVUPS      17248(SI), Y1
+	VMOVUPS      Y1, 6656(R13)
+	VMOVUPS      17312(SI), Y1
+	VMOVUPS      Y1, 6784(R13)
+	VMOVUPS      17984(SI), Y1
+	VMOVUPS      Y1, 6912(R13)
+	VMOVUPS      Y5, 7040(R13)
+	VMOVUPS      18112(SI), Y1
+	VMOVUPS      Y1, 7168(R13)
+	VMOVUPS      17184(SI), Y1
+	VMOVUPS      Y1, 7296(R13)
+	VMOVUPS      18144(SI), Y1
+	VMOVUPS      Y1, 7424(R13)
+	VMOVUPS      18048(SI), Y1
+	VMOVUPS      Y1, 7552(R13)
+	VMOVUPS      17760(SI), Y1
+	VMOVUPS      Y1, 7680(R13)
+	VMOVUPS      17824(SI), Y1
+	VMOVUPS      Y1, 7808(R13)
+	VMOVUPS      18240(SI), Y1
+	VMOVUPS      Y1, 7936(R13)
+	VMOVUPS      Y0, 8064(R13)
+	ADDQ         $0x00000800, R12
+	ADDQ         $0x00000020, R13
+	DECQ         R11
+	JNE          part
+	MOVQ         bias_base+64(FP), R12
+	VBROADCASTSS lo+88(FP), Y2
+	VBROADCASTSS hi+92(FP), Y3
+	MOVQ         CX, R8
+	MOVQ         SI, R13
+	MOVQ         $0x00000100, R11
+
+spread:
+	VBROADCASTSS (R12), Y1
+	VADDPS       (R13), Y1, Y0
+	VMAXPS       Y0, Y2, Y0
+	VMINPS       Y0, Y3, Y0
+	VMOVUPS      Y0, (R8)
+	ADDQ         $0x04, R12
+	ADDQ         DX, R8
+	ADDQ         $0x00000020, R13
+	DECQ         R11
+	JNE          spread
+	ADDQ         $0x00000020, AX
+	ADDQ         $0x00000020, CX
+	DECQ         R10
+	JNE          vector
 	VZEROUPPER
 	RET
 

@@ -25,8 +25,12 @@ func TestCirculantSelected(t *testing.T) {
 	eachPath(t, func(t *testing.T, k *Kernels) {
 		for b := 2; b <= 512; b *= 2 {
 			c := k.Circulant(b)
-			if want := k.Path() != Portable && b <= 256; (c.forward != nil) != want || (c.inverse != nil) != want {
-				t.Errorf("b = %d: assembly for forward %v, inverse %v, want %v", b, c.forward != nil, c.inverse != nil, want)
+			want := k.Path() != Portable && b <= 256
+			for name, has := range map[string]bool{"forward": c.forward != nil, "inverse": c.inverse != nil,
+				"forwardImage": c.forwardImage != nil, "inverseImage": c.inverseImage != nil} {
+				if has != want {
+					t.Errorf("b = %d: assembly for %s: %v, want %v", b, name, has, want)
+				}
 			}
 		}
 	})
@@ -158,6 +162,123 @@ func TestCirculantInverse(t *testing.T) {
 				for i, v := range y.s {
 					if !written[i] && math.Float32bits(v) != guardBits {
 						t.Fatalf("%d groups, %+v: wrote element %d, between rows", groups, rows, i)
+					}
+				}
+			}
+		}
+	})
+}
+
+// pixelCounts are numbers of pixels: less than a vector, whole ones, and a rest.
+func pixelCounts(c *Circulant) []int {
+	return []int{0, 1, c.lanes - 1, c.lanes, c.lanes + 1, 3*c.lanes - 2}
+}
+
+// written fails where a kernel wrote between the first n elements of the planes
+// of x, step apart.
+func written(t *testing.T, x []float32, step, n int) {
+	t.Helper()
+	for i, v := range x {
+		if i%step >= n && math.Float32bits(v) != guardBits {
+			t.Fatalf("wrote element %d, behind the %d pixels of a plane", i, n)
+		}
+	}
+}
+
+func TestCirculantForwardImage(t *testing.T) {
+	eachCirculant(t, func(t *testing.T, c *Circulant, rng *rand.Rand) {
+		b, planes := c.b, c.Planes()
+		for spare, n := range pixelCounts(c) {
+			xStep, step := n+spare, n+2*spare+1
+			x := newGuarded(max(0, (b-1)*xStep+n), spare)
+			copy(x.s, randoms(rng, len(x.s)))
+			dst, scratch := newGuarded((planes-1)*step+n, spare+1), newGuarded(c.ImageScratch(), spare)
+			c.ForwardImage(dst.s, step, x.s, xStep, n, scratch.s)
+			x.check(t)
+			dst.check(t)
+			scratch.check(t)
+			written(t, dst.s, step, n)
+			for r := range n {
+				for f := range b/2 + 1 {
+					var re, im float64
+					for k := range b {
+						sin, cos := sincosTurn(f*k%b, b)
+						re += cos * float64(x.s[k*xStep+r])
+						im -= sin * float64(x.s[k*xStep+r])
+					}
+					check := func(plane int, want, times float64) {
+						if got := float64(dst.s[plane*step+r]); !(math.Abs(got-want) <= times*transformError(b)) {
+							t.Fatalf("%d pixels: pixel %d, plane %d is %g, want %g ± %g", n, r, plane, got, want, times*transformError(b))
+						}
+					}
+					switch {
+					case f == 0:
+						check(0, re, 1)
+					case 2*f == b:
+						check(1, re, 1)
+					default:
+						p := c.realBins() + 3*(f-1)
+						check(p, re+im, math.Sqrt2)
+						check(p+1, re, 1)
+						check(p+2, im, 1)
+					}
+				}
+			}
+			if n > 0 { // a pixel alone has the same bits
+				at := n / 2
+				alone := make([]float32, planes)
+				c.ForwardImage(alone, 1, x.s[at:], xStep, 1, scratch.s)
+				for k, v := range alone {
+					if math.Float32bits(v) != math.Float32bits(dst.s[k*step+at]) {
+						t.Fatalf("%d pixels: pixel %d, plane %d is %g, alone %g", n, at, k, dst.s[k*step+at], v)
+					}
+				}
+			}
+		}
+	})
+}
+
+func TestCirculantInverseImage(t *testing.T) {
+	inf := float32(math.Inf(1))
+	eachCirculant(t, func(t *testing.T, c *Circulant, rng *rand.Rand) {
+		b, planes := c.b, c.Planes()
+		for spare, n := range pixelCounts(c) {
+			step, yStep := n+spare, n+2*spare+1
+			src, bias := randoms(rng, (planes-1)*step+n), randoms(rng, b)
+			kept := append([]float32(nil), src...)
+			for _, limits := range [][2]float32{{-inf, inf}, {0, inf}, {-0.5, 0.75}} {
+				y, scratch := newGuarded((b-1)*yStep+n, spare), newGuarded(c.ImageScratch(), spare)
+				c.InverseImage(y.s, yStep, src, step, n, bias, limits[0], limits[1], scratch.s)
+				y.check(t)
+				scratch.check(t)
+				written(t, y.s, yStep, n)
+				for r := range n {
+					for k := range b {
+						at := func(plane int) float64 { return float64(kept[plane*step+r]) }
+						want := at(0) + float64(bias[k])
+						if b%2 == 0 {
+							want += at(1) * float64(1-2*(k%2))
+						}
+						for f := 1; 2*f < b; f++ {
+							p := c.realBins() + 3*(f-1)
+							sin, cos := sincosTurn(f*k%b, b)
+							want += 2 * (cos*(at(p)-at(p+2)) - sin*(at(p)+at(p+1)))
+						}
+						want = min(max(want, float64(limits[0])), float64(limits[1]))
+						if d := math.Abs(float64(y.s[k*yStep+r]) - want); !(d <= 3*transformError(b)) {
+							t.Fatalf("%d pixels in %v: pixel %d, element %d is %g, want %g ± %g", n, limits, r, k, y.s[k*yStep+r], want, 3*transformError(b))
+						}
+					}
+				}
+				if n == 0 {
+					continue
+				}
+				src := append([]float32(nil), kept...)
+				src[n/2] = float32(math.NaN()) // in the plane of bin 0: reaches all of the pixel, and no other
+				c.InverseImage(y.s, yStep, src, step, n, bias, limits[0], limits[1], scratch.s)
+				for i, v := range y.s {
+					if i%yStep < n && (v != v) != (i%yStep == n/2) {
+						t.Fatalf("%d pixels in %v: element %d is %g with NaN in pixel %d", n, limits, i, v, n/2)
 					}
 				}
 			}

@@ -87,6 +87,14 @@ var circulantAVX2 = circulantKernels{
 		1: circulantInverse2AVX2, circulantInverse4AVX2, circulantInverse8AVX2, circulantInverse16AVX2,
 		circulantInverse32AVX2, circulantInverse64AVX2, circulantInverse128AVX2, circulantInverse256AVX2,
 	},
+	image: [...]circulantImage{
+		1: circulantForwardImage2AVX2, circulantForwardImage4AVX2, circulantForwardImage8AVX2, circulantForwardImage16AVX2,
+		circulantForwardImage32AVX2, circulantForwardImage64AVX2, circulantForwardImage128AVX2, circulantForwardImage256AVX2,
+	},
+	unimage: [...]circulantImageInverse{
+		1: circulantInverseImage2AVX2, circulantInverseImage4AVX2, circulantInverseImage8AVX2, circulantInverseImage16AVX2,
+		circulantInverseImage32AVX2, circulantInverseImage64AVX2, circulantInverseImage128AVX2, circulantInverseImage256AVX2,
+	},
 	tile: circulantTileAVX2, pairs: circulantPairsAVX2, row: circulantRowAVX2,
 }
 
@@ -99,6 +107,14 @@ var circulantAVX512 = circulantKernels{
 	inverse: [...]circulantInverse{
 		1: circulantInverse2AVX512, circulantInverse4AVX512, circulantInverse8AVX512, circulantInverse16AVX512,
 		circulantInverse32AVX512, circulantInverse64AVX512, circulantInverse128AVX512, circulantInverse256AVX512,
+	},
+	image: [...]circulantImage{
+		1: circulantForwardImage2AVX512, circulantForwardImage4AVX512, circulantForwardImage8AVX512, circulantForwardImage16AVX512,
+		circulantForwardImage32AVX512, circulantForwardImage64AVX512, circulantForwardImage128AVX512, circulantForwardImage256AVX512,
+	},
+	unimage: [...]circulantImageInverse{
+		1: circulantInverseImage2AVX512, circulantInverseImage4AVX512, circulantInverseImage8AVX512, circulantInverseImage16AVX512,
+		circulantInverseImage32AVX512, circulantInverseImage64AVX512, circulantInverseImage128AVX512, circulantInverseImage256AVX512,
 	},
 	tile: circulantTileAVX512, pairs: circulantPairsAVX512, row: circulantRowAVX512,
 }

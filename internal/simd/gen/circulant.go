@@ -15,6 +15,8 @@ func circulant(c *family) {
 		for b := 2; b <= 256; b *= 2 {
 			newCirculant(c, p, b).forward()
 			newCirculant(c, p, b).inverse()
+			newCirculant(c, p, b).forwardImage()
+			newCirculant(c, p, b).inverseImage()
 		}
 		circulantTile(c, p)
 		circulantPairs(c, p)
@@ -50,6 +52,8 @@ type circulantFFT struct {
 	p    path
 	b    int
 	name string
+
+	image bool // a transform of images
 }
 
 func newCirculant(c *family, p path, b int) *circulantFFT { return &circulantFFT{c: c, p: p, b: b} }
@@ -95,11 +99,18 @@ func (f *circulantFFT) scratch(i int) operand.Mem {
 // registers.
 func (f *circulantFFT) second() int { return f.b + scratchPad }
 func (f *circulantFFT) spills() int {
-	if f.b <= straightMost {
-		return 0
+	switch {
+	case f.b > straightMost:
+		return f.second() + f.b
+	case f.image:
+		return f.b // behind the input
 	}
-	return f.second() + f.b
+	return 0
 }
+
+// imagePlanes is where the planes of an image are put together, in the part of
+// the scratch memory that the other transforms do not have.
+func (f *circulantFFT) imagePlanes() int { return circulantScratch*f.b + scratchPad }
 
 // straight starts a list of operations.
 func (f *circulantFFT) straight() *straight {
@@ -357,16 +368,7 @@ func (f *circulantFFT) inverse() {
 		f.setBiasOdd()
 		var x []val
 		for u := range f.blocks() {
-			x = append(x, s.irfft(f.b, func(k int) (re, im val) {
-				switch k {
-				case 0:
-					return s.load(f.plane(u, 0)), val{}
-				case f.b / 2:
-					return s.load(f.plane(u, 1)), val{}
-				}
-				k1, k2, k3 := s.load(f.plane(u, 3*k-1)), s.load(f.plane(u, 3*k)), s.load(f.plane(u, 3*k+1))
-				return s.sub(k1, k3), s.add(k1, k2)
-			})...)
+			x = append(x, s.irfft(f.b, f.loadPlanes(s, u))...)
 		}
 		for first := 0; first < f.columns(); first += 16 {
 			f.writeColumns(s, x[first:first+16], first)
@@ -383,6 +385,132 @@ func (f *circulantFFT) inverse() {
 	f.end()
 }
 
+// loadPlanes returns a function that combines planes to bins.
+func (f *circulantFFT) loadPlanes(s *straight, u int) func(k int) (re, im val) {
+	return func(k int) (re, im val) {
+		switch k {
+		case 0:
+			return s.load(f.plane(u, 0)), val{}
+		case f.b / 2:
+			return s.load(f.plane(u, 1)), val{}
+		}
+		k1, k2, k3 := s.load(f.plane(u, 3*k-1)), s.load(f.plane(u, 3*k)), s.load(f.plane(u, 3*k+1))
+		return s.sub(k1, k3), s.add(k1, k2)
+	}
+}
+
+// The elements of a block of an image are planes of pixels, a step apart. The
+// transforms of images gather the vectors of a block in the scratch memory, and
+// spread the results from there: a few loads and stores that cost little beside
+// the products of a convolution.
+
+// Registers of the transforms of images. Steps are in bytes.
+var (
+	imageIn, imageInStep   = reg.RAX, reg.RBX
+	imageOut, imageOutStep = reg.RCX, reg.RDX
+	imageAt                = reg.R8
+)
+
+// beginImage starts a transform of images from one argument to another.
+func (f *circulantFFT) beginImage(from, to string) {
+	for _, x := range []struct {
+		arg      string
+		at, step reg.GPPhysical
+	}{{from, imageIn, imageInStep}, {to, imageOut, imageOutStep}} {
+		f.Load(f.Param(x.arg).Base(), x.at)
+		f.Load(f.Param(x.arg+"Step"), x.step)
+		f.SHLQ(operand.U8(2), x.step)
+	}
+	f.Load(f.Param("vecs"), groupsLeft)
+	f.Load(f.Param("scratch").Base(), scratchAt)
+	f.LEAQ(f.scratch(f.imagePlanes()), planesAt)
+	f.Label("vector")
+}
+
+// eachVector runs body for n vectors, a step apart from at on; those in the
+// scratch memory are at loopOut.
+func (f *circulantFFT) eachVector(label string, n int, scratch reg.GPPhysical, at, step reg.GPPhysical, body func()) {
+	f.MOVQ(at, imageAt)
+	f.MOVQ(scratch, loopOut)
+	f.MOVQ(operand.U32(uint32(n)), loopLeft)
+	f.Label(label)
+	body()
+	f.ADDQ(step, imageAt)
+	f.ADDQ(operand.U32(uint32(f.vecBytes())), loopOut)
+	f.DECQ(loopLeft)
+	f.JNE(operand.LabelRef(label))
+}
+
+func (f *circulantFFT) endImage() {
+	f.ADDQ(operand.U32(uint32(f.vecBytes())), imageIn)
+	f.ADDQ(operand.U32(uint32(f.vecBytes())), imageOut)
+	f.DECQ(groupsLeft)
+	f.JNE(operand.LabelRef("vector"))
+	f.end()
+}
+
+// forwardImage emits the forward transform of an image.
+func (f *circulantFFT) forwardImage() {
+	f.name, f.image = fmt.Sprintf("circulantForwardImage%d", f.b), true
+	f.function = f.c.begin(f.p, f.name, "func(dst []float32, dstStep int, x []float32, xStep, vecs int, scratch []float32)",
+		fmt.Sprintf("Circulant.ForwardImage for blocks of %d and vecs·%d pixels, vecs ≥ 1.", f.b, f.p.lanes))
+	f.beginImage("x", "dst")
+	f.eachVector("gather", f.b, scratchAt, imageIn, imageInStep, func() {
+		f.VMOVUPS(operand.Mem{Base: imageAt}, f.physical(0))
+		f.VMOVUPS(f.physical(0), operand.Mem{Base: loopOut})
+	})
+	if f.b <= straightMost {
+		s := f.straight()
+		var x []val
+		for k := range f.b {
+			x = append(x, s.load(f.scratch(k)))
+		}
+		s.rfft(x, f.storePlanes(s, 0))
+		f.finish(s)
+	} else {
+		f.combineParts()
+	}
+	f.eachVector("spread", f.planes(), planesAt, imageOut, imageOutStep, func() {
+		f.VMOVUPS(operand.Mem{Base: loopOut}, f.physical(0))
+		f.VMOVUPS(f.physical(0), operand.Mem{Base: imageAt})
+	})
+	f.endImage()
+}
+
+// inverseImage emits the inverse transform of an image.
+func (f *circulantFFT) inverseImage() {
+	f.name, f.image = fmt.Sprintf("circulantInverseImage%d", f.b), true
+	f.function = f.c.begin(f.p, f.name, "func(y []float32, yStep int, src []float32, srcStep int, bias []float32, lo, hi float32, vecs int, scratch []float32)",
+		fmt.Sprintf("Circulant.InverseImage for blocks of %d and vecs·%d pixels, vecs ≥ 1.", f.b, f.p.lanes))
+	f.beginImage("src", "y")
+	f.eachVector("gather", f.planes(), planesAt, imageIn, imageInStep, func() {
+		f.VMOVUPS(operand.Mem{Base: imageAt}, f.physical(0))
+		f.VMOVUPS(f.physical(0), operand.Mem{Base: loopOut})
+	})
+	if f.b <= straightMost {
+		s := f.straight()
+		for k, v := range s.irfft(f.b, f.loadPlanes(s, 0)) {
+			s.store(v, f.scratch(k), nil)
+		}
+		f.finish(s)
+	} else {
+		f.separateParts()
+	}
+	f.Load(f.Param("bias").Base(), loopIn)
+	x, bias, lo, hi := f.physical(0), f.physical(1), f.physical(2), f.physical(3)
+	f.VBROADCASTSS(f.argument("lo"), lo)
+	f.VBROADCASTSS(f.argument("hi"), hi)
+	f.eachVector("spread", f.b, scratchAt, imageOut, imageOutStep, func() {
+		f.VBROADCASTSS(operand.Mem{Base: loopIn}, bias)
+		f.VADDPS(operand.Mem{Base: loopOut}, bias, x)
+		f.VMAXPS(x, lo, x) // NaN, the second source, stays
+		f.VMINPS(x, hi, x)
+		f.VMOVUPS(x, operand.Mem{Base: imageAt})
+		f.ADDQ(operand.U8(4), loopIn)
+	})
+	f.endImage()
+}
+
 // The spectra of parts lie in a buffer as vectors: bin 0, the last bin, then
 // real and imaginary part of the others.
 
@@ -391,7 +519,6 @@ func (f *circulantFFT) inverse() {
 // of it into a part of the second, and combines parts i and i + parts/2 of one
 // buffer to part i of the other until all are one.
 func (f *circulantFFT) forwardInParts() {
-	parts := f.b / straightMost
 	vec := f.vecBytes()
 
 	f.setPair3()
@@ -407,12 +534,19 @@ func (f *circulantFFT) forwardInParts() {
 	f.ADDQ(operand.U32(uint32(16*vec)), loopOut)
 	f.DECQ(loopLeft)
 	f.JNE(operand.LabelRef("read"))
+	f.combineParts()
+}
 
+// combineParts is forwardInParts with the vectors of the block in the first
+// buffer.
+func (f *circulantFFT) combineParts() {
+	parts := f.b / straightMost
+	vec := f.vecBytes()
 	f.MOVQ(scratchAt, loopIn)
 	f.LEAQ(f.scratch(f.second()), loopOut)
 	f.MOVQ(operand.U32(uint32(parts)), loopLeft)
 	f.Label("part")
-	s = f.straight()
+	s := f.straight()
 	var x []val
 	for k := range straightMost {
 		x = append(x, s.load(operand.Mem{Base: loopIn, Disp: k * parts * vec}))
@@ -541,11 +675,34 @@ func (f *circulantFFT) combine(n, i, count, from, to int) {
 
 // inverseInParts undoes forwardInParts.
 func (f *circulantFFT) inverseInParts() {
-	parts := f.b / straightMost
 	vec := f.vecBytes()
 	bias := f.AllocLocal(8)
 	f.MOVQ(biasAt, bias)
+	f.separateParts()
+	f.MOVQ(bias, biasAt)
+	f.setBiasOdd()
+	f.setPair3()
+	f.MOVQ(scratchAt, loopIn)
+	f.MOVQ(operand.U32(uint32(f.b/16)), loopDown)
+	f.Label("write")
+	s := f.straight()
+	var x []val
+	for k := range 16 {
+		x = append(x, s.load(operand.Mem{Base: loopIn, Disp: k * vec}))
+	}
+	f.writeColumns(s, x, 0)
+	f.finish(s)
+	f.nextColumns(16)
+	f.ADDQ(operand.U32(64), biasAt)
+	f.ADDQ(operand.U32(uint32(16*vec)), loopIn)
+	f.DECQ(loopDown)
+	f.JNE(operand.LabelRef("write"))
+}
 
+// separateParts undoes combineParts.
+func (f *circulantFFT) separateParts() {
+	parts := f.b / straightMost
+	vec := f.vecBytes()
 	to := 0
 	if parts == 2 {
 		to = f.second()
@@ -585,25 +742,6 @@ func (f *circulantFFT) inverseInParts() {
 	f.ADDQ(operand.U32(uint32(vec)), loopOut)
 	f.DECQ(loopLeft)
 	f.JNE(operand.LabelRef("part"))
-
-	f.MOVQ(bias, biasAt)
-	f.setBiasOdd()
-	f.setPair3()
-	f.MOVQ(scratchAt, loopIn)
-	f.MOVQ(operand.U32(uint32(f.b/16)), loopDown)
-	f.Label("write")
-	s = f.straight()
-	x = nil
-	for k := range 16 {
-		x = append(x, s.load(operand.Mem{Base: loopIn, Disp: k * vec}))
-	}
-	f.writeColumns(s, x, 0)
-	f.finish(s)
-	f.nextColumns(16)
-	f.ADDQ(operand.U32(64), biasAt)
-	f.ADDQ(operand.U32(uint32(16*vec)), loopIn)
-	f.DECQ(loopDown)
-	f.JNE(operand.LabelRef("write"))
 }
 
 // separate undoes combine. The first step reads planes.
