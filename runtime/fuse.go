@@ -21,6 +21,7 @@ var fusions = []struct {
 	{"silu", (*fuser).silu},
 	{"scaled-conv", (*fuser).scaledConv},
 	{"conv-end", (*fuser).convEnd}, // after scaled-conv, which leaves a Conv
+	{"circulant-conv-end", (*fuser).circulantConvEnd},
 	{"conv-sum", (*fuser).convSum}, // after conv-end, which takes sums that are limited
 	{"bias", (*fuser).bias},        // after layer-norm, whose last Add could be one
 	{"scores", (*fuser).scores},

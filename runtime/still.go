@@ -21,6 +21,7 @@ var formOps = map[string][]int{
 	"Sum": nil, "Tanh": nil, "Transpose": nil, "Where": nil, "Xor": nil,
 
 	"lathe.BlockCirculantMatMul": {1, 2},
+	"lathe.BlockCirculantConv":   {1, 2},
 }
 
 // settle finds out whether the outputs of x are still, and whether their
