@@ -135,6 +135,11 @@ BlockCirculantMatMul <out_features> (X, W, B) => (Y)
 }
 `
 
+// countFrom0 sets %[3]s to 0, 1, … below %[2]s where there is no Range.
+const countFrom0 = `  ones_%[1]s = ConstantOfShape <value = int64[1] {1}> (%[2]s)
+  nz_%[1]s = NonZero (ones_%[1]s)
+  %[3]s = Reshape (nz_%[1]s, im1)`
+
 // matMulFunction returns the function for models of that opset. From opset 11 on
 // Range counts; before that NonZero of ones does, which ONNX Runtime does not
 // fold. From opset 10 on Slice takes its bounds as inputs; before that they are
@@ -153,21 +158,124 @@ func matMulFunction(opset int64) (*graph.Function, error) {
 	n := "  n = Slice (shape_x, last, rank, i0)"
 	lead := "  lead = Slice (shape_x, i0, last, i0)"
 	cut := "  y_cut = Slice (y_padded, i0, m, last)"
-	count := "  ones_%[1]s = ConstantOfShape <value = int64[1] {1}> (%[2]s)\n" +
-		"  nz_%[1]s = NonZero (ones_%[1]s)\n" +
-		"  %[3]s = Reshape (nz_%[1]s, im1)"
 	if opset < 11 {
-		to = fmt.Sprintf(count, "b", "b", "to_b") + "\n" + fmt.Sprintf(count, "f", "F", "to_f")
+		to = fmt.Sprintf(countFrom0, "b", "b", "to_b") + "\n" + fmt.Sprintf(countFrom0, "f", "F", "to_f")
 	}
 	if opset < 10 {
 		n = "  n = Gather <axis = 0> (shape_x, last)"
-		lead = fmt.Sprintf(count, "lead", "last", "at_lead") + "\n  lead = Gather <axis = 0> (shape_x, at_lead)"
-		cut = fmt.Sprintf(count, "m", "m", "at_m") + "\n  y_cut = Gather <axis = -1> (y_padded, at_m)"
+		lead = fmt.Sprintf(countFrom0, "lead", "last", "at_lead") + "\n  lead = Gather <axis = 0> (shape_x, at_lead)"
+		cut = fmt.Sprintf(countFrom0, "m", "m", "at_m") + "\n  y_cut = Gather <axis = -1> (y_padded, at_m)"
 	}
 	text := "<ir_version: 8, opset_import: [\"\": 17]>\nnone () => () {}\n" + fmt.Sprintf(matMulBody, to, n, lead, cut, opset)
 	m, err := graph.Parse(strings.TrimSpace(text))
 	if err != nil {
 		return nil, fmt.Errorf("body of BlockCirculantMatMul: %w", err)
+	}
+	return m.Functions[0], nil
+}
+
+// convBody is lathe.BlockCirculantConv in standard operators: a convolution with
+// the matrix of channels written out at every tap,
+//
+//	dense[i·b + a, j·b + c, k…] = W[i, j, (a − c) mod b, k…],
+//
+// cut to the channels of B. A runtime that folds constants is left with a plain
+// Conv. Frequencies apart, as in matMulBody, would be a convolution with as many
+// groups as the block size calls for, and the number of groups is an attribute,
+// which a body for every block size cannot compute. X is padded with zeros to whole
+// blocks; where it has whole ones already, nothing is added.
+const convBody = `
+<
+  domain: "lathe",
+  opset_import: ["": %[4]d]
+>
+BlockCirculantConv <out_channels, auto_pad, dilations, group, kernel_shape, pads, strides> (X, W, B) => (Y)
+{
+  i0 = Constant <value = int64[1] {0}> ()
+  i1 = Constant <value = int64[1] {1}> ()
+  i2 = Constant <value = int64[1] {2}> ()
+  i3 = Constant <value = int64[1] {3}> ()
+  im1 = Constant <value = int64[1] {-1}> ()
+  row = Constant <value = int64[2] {1, -1}> ()
+  column = Constant <value = int64[2] {-1, 1}> ()
+
+  shape_w = Shape (W)
+  p = Gather <axis = 0> (shape_w, i0)
+  q = Gather <axis = 0> (shape_w, i1)
+  b = Gather <axis = 0> (shape_w, i2)
+  pb = Mul (p, b)
+  qb = Mul (q, b)
+  m = Shape (B)
+
+%[1]s
+  a = Reshape (to_b, column)
+  c = Reshape (to_b, row)
+  a_minus_c = Sub (a, c)
+  turned = Add (a_minus_c, b)
+  turns = Div (turned, b)
+  whole = Mul (turns, b)
+  index = Sub (turned, whole)
+  w_shape = Concat <axis = 0> (p, q, b, im1)
+  w = Reshape (W, w_shape)
+  w_dense = Gather <axis = 2> (w, index)
+  w_rows = Transpose <perm = [0, 2, 1, 3, 4]> (w_dense)
+%[2]s
+  dense_shape = Concat <axis = 0> (pb, qb, kernel)
+  dense_padded = Reshape (w_rows, dense_shape)
+%[3]s
+
+  shape_x = Shape (X)
+  channels = Gather <axis = 0> (shape_x, i1)
+  x_turns = Div (channels, qb)
+  x_whole = Mul (x_turns, qb)
+  over = Sub (channels, x_whole)
+  short = Sub (qb, over)
+  short_turns = Div (short, qb)
+  short_whole = Mul (short_turns, qb)
+  missing = Sub (short, short_whole)
+%[5]s
+  zeros_shape = Concat <axis = 0> (samples, missing, spatial)
+  zeros = ConstantOfShape <value = float[1] {0}> (zeros_shape)
+  x = Concat <axis = 1> (X, zeros)
+  Y = Conv <auto_pad: string = @auto_pad, dilations: ints = @dilations, group: int = @group, kernel_shape: ints = @kernel_shape, pads: ints = @pads, strides: ints = @strides> (x, dense, B)
+}
+`
+
+// convFunction returns the function for models of that opset; see matMulFunction
+// for what differs.
+func convFunction(opset int64) (*graph.Function, error) {
+	if opset < minBodyOpset {
+		return nil, fmt.Errorf("the body of BlockCirculantConv needs opset %d, the model has %d; upgrade the model first", minBodyOpset, opset)
+	}
+	to := `  zero = Constant <value = int64 {0}> ()
+  one = Constant <value = int64 {1}> ()
+  scalar = Constant <value = int64[0] {}> ()
+  b0 = Reshape (b, scalar)
+  to_b = Range (zero, b0, one)`
+	if opset < 11 {
+		to = fmt.Sprintf(countFrom0, "b", "b", "to_b")
+	}
+	kernel := `  rank_w = Shape (shape_w)
+  kernel = Slice (shape_w, i3, rank_w, i0)`
+	cut := "  dense = Slice (dense_padded, i0, m, i0)"
+	dims := `  samples = Gather <axis = 0> (shape_x, i0)
+  rank_x = Shape (shape_x)
+  spatial = Slice (shape_x, i2, rank_x, i0)`
+	if opset < 10 {
+		// The dims of the kernel and of the images are counted from the third and the
+		// second one on.
+		kernel = "  rank_w = Shape (shape_w)\n  kernel_dims = Sub (rank_w, i3)\n" + fmt.Sprintf(countFrom0, "kernel", "kernel_dims", "nth_kernel") + `
+  at_kernel = Add (nth_kernel, i3)
+  kernel = Gather <axis = 0> (shape_w, at_kernel)`
+		cut = fmt.Sprintf(countFrom0, "m", "m", "at_m") + "\n  dense = Gather <axis = 0> (dense_padded, at_m)"
+		dims = `  samples = Gather <axis = 0> (shape_x, i0)
+  at_spatial = Add (nth_kernel, i2)
+  spatial = Gather <axis = 0> (shape_x, at_spatial)`
+	}
+	text := "<ir_version: 8, opset_import: [\"\": 17]>\nnone () => () {}\n" + fmt.Sprintf(convBody, to, kernel, cut, opset, dims)
+	m, err := graph.Parse(strings.TrimSpace(text))
+	if err != nil {
+		return nil, fmt.Errorf("body of BlockCirculantConv: %w", err)
 	}
 	return m.Functions[0], nil
 }

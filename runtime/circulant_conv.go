@@ -15,8 +15,9 @@ import (
 // Y [N, m, o…]. At every tap of the window the matrix from the channels of X to
 // those of Y is block-circulant; package circulant has the formulas.
 //
-// With G groups, q blocks hold the C/G channels of a group and p/G the m/G of an
-// output's; channels beyond are zero, or discarded.
+// Channels of X beyond C are zero, rows of blocks beyond m discarded. With G > 1
+// groups there are none: q blocks are the C/G channels of a group, and p/G
+// the m/G of its outputs.
 //
 // A sample goes through three stages. The image of every block of channels, with
 // the window's padding in place, is transformed into planes [planes, G·q, image];
@@ -94,10 +95,10 @@ func (v *circulantConv) check(w *Tensor) (p, q, b, taps int, err error) {
 		return 0, 0, 0, 0, fmt.Errorf("weight W is %v: want at least one block of 2 and a tap", w.Shape)
 	case b > circulant.MaxBlock:
 		return 0, 0, 0, 0, fmt.Errorf("block size is %d, the convolution takes at most %d", b, circulant.MaxBlock)
-	case p%v.group != 0 || v.m%v.group != 0:
-		return 0, 0, 0, 0, fmt.Errorf("%d output channels in %d rows of blocks do not make %d groups", v.m, p, v.group)
-	case v.m < 1 || v.m/v.group > p/v.group*b:
-		return 0, 0, 0, 0, fmt.Errorf("out_channels is %d, but %d rows of blocks of %d in %d groups hold 1 to %d", v.m, p, b, v.group, p*b)
+	case v.m < 1 || v.m > p*b:
+		return 0, 0, 0, 0, fmt.Errorf("out_channels is %d, but %d rows of blocks of %d hold 1 to %d", v.m, p, b, p*b)
+	case v.group > 1 && (p%v.group != 0 || v.m != p*b):
+		return 0, 0, 0, 0, fmt.Errorf("out_channels is %d in %d groups with %d rows of blocks of %d: groups want full blocks", v.m, v.group, p, b)
 	}
 	return p, q, b, w.Len() / (p * q * b), nil
 }
@@ -113,10 +114,7 @@ func (v *circulantConv) planes(w, bias *Tensor) (*circulantPlanes, error) {
 		if bias.DType != graph.Float32 || !slices.Equal(bias.Shape, []int{v.m}) {
 			return nil, fmt.Errorf("bias B is %v%v, want %d of float", bias.DType, bias.Shape, v.m)
 		}
-		per, room := v.m/v.group, p/v.group*b // channels of a group, and their places
-		for g := range v.group {
-			copy(s.bias[g*room:], bias.F32()[g*per:(g+1)*per])
-		}
+		copy(s.bias, bias.F32())
 	}
 	planes := circulant.ConvPlanes(b)
 	weights := make([]float32, planes*p*q*taps)
@@ -214,8 +212,8 @@ func (s *circulantState) geometry(x *Tensor) error {
 		return fmt.Errorf("X %v with a kernel %v: want as many spatial dims", x.Shape, s.kernel)
 	}
 	s.n, s.chans = x.Shape[0], x.Shape[1]
-	if s.chans%s.group != 0 || s.chans/s.group > s.q*s.b {
-		return fmt.Errorf("X %v in %d groups of at most %d channels", x.Shape, s.group, s.q*s.b)
+	if s.chans > s.group*s.q*s.b || s.group > 1 && s.chans != s.group*s.q*s.b {
+		return fmt.Errorf("X %v has %d channels, W takes %d groups of %d", x.Shape, s.chans, s.group, s.q*s.b)
 	}
 	if err := s.win.set(&s.windowAttrs, x.Shape[2:], s.kernel); err != nil {
 		return err
@@ -238,14 +236,14 @@ func (s *circulantState) workspace(worker int) (scratch, stage []float32) {
 func circulantForward(c *call, worker, lo, hi int) {
 	s := c.state.(*circulantState)
 	scratch, stage := s.workspace(worker)
-	blocks, size, per := s.group*s.q, s.image.size, s.chans/s.group
+	blocks, size := s.group*s.q, s.image.size
 	planes := cast[float32](s.xh.mem)
 	for i := lo; i < hi; i++ {
 		sample, block := i/blocks, i%blocks
 		dst := planes[(sample*s.c.Planes()*blocks+block)*size:]
-		first := block % s.q * s.b // channel of the group
-		have := min(max(per-first, 0), s.b)
-		x := s.x[((s.first+sample)*s.chans+block/s.q*per+min(first, per))*s.win.inSize:]
+		first := min(block*s.b, s.chans)
+		have := min(s.chans-first, s.b)
+		x := s.x[((s.first+sample)*s.chans+first)*s.win.inSize:]
 		if have < s.b || s.image.padded {
 			for ch := range have {
 				plane := x[ch*s.win.inSize : (ch+1)*s.win.inSize]
@@ -267,17 +265,16 @@ func circulantForward(c *call, worker, lo, hi int) {
 func circulantInverse(c *call, worker, lo, hi int) {
 	s := c.state.(*circulantState)
 	scratch, stage := s.workspace(worker)
-	size, rows, per := s.win.outSize, s.p/s.group, s.m/s.group
+	size := s.win.outSize
 	planes := s.yh.F32()
 	for i := lo; i < hi; i++ {
 		sample, block := i/s.p, i%s.p
 		src := planes[(sample*s.c.Planes()*s.p+block)*size:]
-		first := block % rows * s.b // channel of the group
-		have := min(max(per-first, 0), s.b)
-		if have == 0 {
-			continue
+		have := min(s.m-block*s.b, s.b)
+		if have <= 0 {
+			continue // more rows of blocks than channels
 		}
-		z := s.z[((s.first+sample)*s.m+block/rows*per+first)*size:][:have*size]
+		z := s.z[((s.first+sample)*s.m+block*s.b)*size:][:have*size]
 		to := z
 		if have < s.b {
 			to = stage
@@ -297,7 +294,8 @@ func (f *fuser) circulantConvEnd(x *lnode) bool {
 		return false
 	}
 	conv := x.in[0].def
-	if conv == nil || conv.domain != graph.LatheDomain || conv.op != "BlockCirculantConv" || conv.kernel != nil || f.readers[x.in[0]] != 1 || x.in[0].pinned {
+	if conv == nil || conv.domain != graph.LatheDomain || conv.op != "BlockCirculantConv" || conv.kernel != nil ||
+		x.in[0].scope != f.scope || f.readers[x.in[0]] != 1 || x.in[0].pinned || len(conv.in) < 2 {
 		return false
 	}
 	conv.known()
