@@ -45,7 +45,7 @@ type Ledger struct {
 	Arrays string           `json:"arrays,omitempty"` // name of the npz
 
 	means   map[string]Mean               // module id → mean update
-	moments map[string]*circulant.Moments // value name → moments of a weight's input
+	moments map[string]*circulant.Moments // operand's key → moments of a weight's input
 }
 
 // Order is the order in which a greedy selection drops units (modules, or the
@@ -214,9 +214,9 @@ func (l *Ledger) MeanUpdate(id string) (branch, unit []float64, ok bool) {
 	return over(m.Branch), over(m.Unit), true
 }
 
-// Moments returns the moments of the value of that name, nil if the ledger
+// Moments returns the moments of the operand of that key, nil if the ledger
 // has none.
-func (l *Ledger) Moments(value string) *circulant.Moments { return l.moments[value] }
+func (l *Ledger) Moments(key string) *circulant.Moments { return l.moments[key] }
 
 // arrays lists what goes into the npz, in a fixed order.
 func (l *Ledger) arrays() []*npz.Array {

@@ -201,24 +201,59 @@ func weightNodes(m *graph.Model) (nodes []*graph.Node, inputs []*graph.Value) {
 	return nodes, inputs
 }
 
+// operands lists what the nodes of the main graph with constant weights
+// multiply by them, each once: those of weightNodes, and the columns of
+// convolutions in one group.
+func operands(m *graph.Model) []Operand {
+	var out []Operand
+	add := func(o Operand) {
+		if !slices.ContainsFunc(out, func(x Operand) bool { return x.Key == o.Key }) {
+			out = append(out, o)
+		}
+	}
+	nodes, _ := weightNodes(m)
+	for _, n := range nodes {
+		add(OperandOf(n))
+	}
+	for _, n := range m.Graph.Nodes() {
+		if n.Is("Conv") && n.Int("group", 1) == 1 && n.Input(0) != nil && n.Input(0).ConstTensor() == nil && ConvWeight(n) != nil {
+			add(OperandOf(n))
+		}
+	}
+	return out
+}
+
 // Moments runs the data through the model once and returns the mean and second
-// moments of the values of these names, over the tokens that count.
-func Moments(ctx context.Context, m *graph.Model, feed *Feed, values []string, opts ScoreOptions) (map[string]*circulant.Moments, error) {
-	probes, result := momentProbes(values)
-	if err := observe(ctx, m, feed, probes, opts); err != nil {
+// moments of operands by their keys: over the tokens that count, or the columns
+// that [Columns] reads.
+func Moments(ctx context.Context, m *graph.Model, feed *Feed, list []Operand, opts ScoreOptions) (map[string]*circulant.Moments, error) {
+	probes, result, err := momentProbes(list, feed.Len())
+	if err == nil {
+		err = observe(ctx, m, feed, probes, opts)
+	}
+	if err != nil {
 		return nil, fmt.Errorf("moments: %w", err)
 	}
 	return result(), nil
 }
 
-// momentProbes gathers the moments of values. Those of other types than float
-// get none: weights of other types are not rewritten.
-func momentProbes(values []string) ([]*probe, func() map[string]*circulant.Moments) {
+// momentProbes gathers the moments of operands over that many samples. Those of
+// other types than float get none: weights of other types are not rewritten.
+func momentProbes(list []Operand, samples int) ([]*probe, func() map[string]*circulant.Moments, error) {
 	sums := map[string]*circulant.Accumulator{}
 	widths := map[string]int{}
+	sum := func(key string, d int) (*circulant.Accumulator, error) {
+		if sums[key] == nil {
+			sums[key], widths[key] = circulant.NewAccumulator(d), d
+		}
+		if d != widths[key] {
+			return nil, fmt.Errorf("has %d features, had %d before", d, widths[key])
+		}
+		return sums[key], nil
+	}
 	var out []*probe
-	for _, name := range values {
-		out = append(out, &probe{values: []string{name}, see: func(v []*runtime.Tensor, tokens Mask) error {
+	for _, o := range list {
+		see := func(v []*runtime.Tensor, tokens Mask) error {
 			x := v[0]
 			if x.DType != graph.Float32 {
 				return nil
@@ -227,14 +262,34 @@ func momentProbes(values []string) ([]*probe, func() map[string]*circulant.Momen
 				return errors.New("is a scalar, want features")
 			}
 			d := x.Shape[len(x.Shape)-1]
-			if sums[name] == nil {
-				sums[name], widths[name] = circulant.NewAccumulator(d), d
+			a, err := sum(o.Key, d)
+			if err != nil {
+				return err
 			}
-			if d != widths[name] {
-				return fmt.Errorf("has %d features, had %d before", d, widths[name])
+			return tokens.Runs(x, func(from, to int) { a.Add(x.F32()[from*d:], d, to-from) })
+		}
+		if o.Conv != nil {
+			columns, err := NewColumns(o.Conv, samples)
+			if err != nil {
+				return nil, nil, err
 			}
-			return tokens.Runs(x, func(from, to int) { sums[name].Add(x.F32()[from*d:], d, to-from) })
-		}})
+			see = func(v []*runtime.Tensor, _ Mask) error {
+				if v[0].DType != graph.Float32 {
+					return nil
+				}
+				var wrong error
+				err := columns.Each(v[0], func(_, _ int, column []float32) {
+					a, err := sum(o.Key, len(column))
+					if err != nil {
+						wrong = err
+						return
+					}
+					a.Add(column, len(column), 1)
+				})
+				return errors.Join(err, wrong)
+			}
+		}
+		out = append(out, &probe{values: []string{o.Value}, see: see})
 	}
 	return out, func() map[string]*circulant.Moments {
 		m := make(map[string]*circulant.Moments, len(sums))
@@ -242,5 +297,5 @@ func momentProbes(values []string) ([]*probe, func() map[string]*circulant.Momen
 			m[name] = a.Moments()
 		}
 		return m
-	}
+	}, nil
 }

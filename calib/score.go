@@ -75,15 +75,10 @@ func score(ctx context.Context, m *graph.Model, feed *Feed, opts ScoreOptions) (
 	probes = append(probes, s.blocks(mods)...)
 	moments := func() map[string]*circulant.Moments { return nil }
 	if opts.Moments {
-		var names []string
-		_, inputs := weightNodes(open)
-		for _, v := range inputs {
-			if !slices.Contains(names, v.Name) {
-				names = append(names, v.Name)
-			}
-		}
 		var more []*probe
-		more, moments = momentProbes(names)
+		if more, moments, err = momentProbes(operands(open), feed.Len()); err != nil {
+			return nil, err
+		}
 		probes = append(probes, more...)
 	}
 	if opts.Ranges {

@@ -584,7 +584,7 @@ func TestWidthThatChanges(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = calib.Moments(ctx, m, feed(t, m, src), []string{"x"}, calib.ScoreOptions{})
+	_, err = calib.Moments(ctx, m, feed(t, m, src), []calib.Operand{{Key: "x", Value: "x"}}, calib.ScoreOptions{})
 	if err == nil || !strings.Contains(err.Error(), "values x: has 3 features, had 2 before") {
 		t.Errorf("%v, want an error that tells both widths", err)
 	}

@@ -231,7 +231,7 @@ func newSearch(ctx context.Context, m *graph.Model, o AllocateOptions) (*search,
 			}
 			s.modules = append(s.modules, mod)
 			for _, n := range mod.Weights {
-				if l, _ := denseLayer(n); l != nil {
+				if l, _ := layerOf(n); l != nil {
 					s.inside[mod.ID] = append(s.inside[mod.ID], l.name())
 				}
 			}
@@ -280,15 +280,13 @@ func (s *search) findLayers(ctx context.Context, feed *calib.Feed) error {
 // findMoments gets the moments of the layers' inputs from the ledger, else from
 // the data.
 func (s *search) findMoments(ctx context.Context, feed *calib.Feed) error {
-	var inputs []string
+	var inputs []calib.Operand
 	for _, g := range s.groups {
 		for _, l := range g.layers {
-			if x := l.x().Name; !slices.Contains(inputs, x) {
-				inputs = append(inputs, x)
-			}
+			inputs = addOperand(inputs, l)
 		}
 	}
-	if l := s.o.Circulant.Ledger; l != nil && !slices.ContainsFunc(inputs, func(x string) bool { return l.Moments(x) == nil }) {
+	if l := s.o.Circulant.Ledger; l != nil && !slices.ContainsFunc(inputs, func(x calib.Operand) bool { return l.Moments(x.Key) == nil }) {
 		s.moments = l.Moments
 		return ledgerFits(s.m, l)
 	}
@@ -469,7 +467,7 @@ func (s *search) rewrite(c *graph.Model, blocks map[string]int) error {
 	if err != nil {
 		return err
 	}
-	if err := r.importOperator(); err != nil {
+	if err := r.importOperators(layers); err != nil {
 		return err
 	}
 	for _, l := range layers {
@@ -520,7 +518,7 @@ func (s *search) fitGroup(g group, b int) error {
 		}
 		key := change{g.names[i], b}
 		s.fits[key] = r.fitted[l.weight].Matrix
-		s.bias[key] = refit(l, s.fits[key], s.moments(l.x().Name))
+		s.bias[key] = refit(l, s.fits[key], l.padded(s.moments(l.key())))
 		l.dense = nil
 	}
 	return nil

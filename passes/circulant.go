@@ -36,7 +36,10 @@ type CirculantOptions struct {
 	Only, Skip  *regexp.Regexp // node names; nil means all, none
 	IncludeTied bool           // also weights that an embedding shares
 	IncludeHead bool           // also the last projection to classes or vocabulary
-	Ridge       float64        // of the least squares; 0 means the default of package circulant
+	// IncludeFirst: also convolutions of one to three input channels, those of pictures
+	// and of sound, which have few weights that much depends on.
+	IncludeFirst bool
+	Ridge        float64 // of the least squares; 0 means the default of package circulant
 
 	Feed    *calib.Feed   // data for a sequential fit
 	Ledger  *calib.Ledger // moments for a one-shot fit
@@ -52,7 +55,7 @@ type CirculantOptions struct {
 // data.
 type CirculantLayer struct {
 	Node           string
-	M, N, Block    int     // outputs, inputs, block size
+	M, N, Block    int     // outputs, inputs (of a convolution: of its window), block size
 	Error          float64 // of the output
 	FrobeniusError float64 // what the projection's would be
 	WeightError    float64 // ‖W − C‖ / ‖W‖
@@ -78,11 +81,13 @@ type weight struct {
 }
 
 // layer is a weight operator that can be rewritten: y = W·x + bias on the last
-// axis.
+// axis or, for a convolution, on the columns of its windows.
 type layer struct {
-	node *graph.Node
-	add  *graph.Node // the Add of the bias, nil if there is none of its own
-	m, n int
+	node   *graph.Node
+	add    *graph.Node // the Add of the bias, nil if there is none of its own
+	m, n   int
+	run    int     // columns that blocks may span: n, or the channels of a tap
+	kernel []int64 // of a convolution, else nil
 	weight
 	bias   []float32 // [m]
 	biased bool      // it had one
@@ -91,7 +96,10 @@ type layer struct {
 }
 
 // paramsIn is the number of weights in blocks of b.
-func (l *layer) paramsIn(b int) int { return blocks(l.m, b) * blocks(l.n, b) * b }
+func (l *layer) paramsIn(b int) int { return blocks(l.m, b) * l.taps() * blocks(l.run, b) * b }
+
+// key is how a ledger calls the moments of what the layer multiplies.
+func (l *layer) key() string { return calib.OperandOf(l.node).Key }
 
 // x is the value that the layer reads: where that was the output of a layer
 // rewritten before, its new form.
@@ -120,8 +128,8 @@ func (l *layer) load() error {
 		row := l.dense[i*l.n : (i+1)*l.n]
 		for k := range row {
 			at := k*l.m + i
-			if l.transposed {
-				at = i*l.n + k
+			if l.transposed { // [m, run, taps]
+				at = i*l.n + k%l.run*l.taps() + k/l.run
 			}
 			row[k] = l.alpha * data[at]
 		}
@@ -134,7 +142,8 @@ func (l *layer) load() error {
 
 // RewriteCirculant puts lathe.BlockCirculantMatMul in the place of MatMul and
 // Gemm nodes with a constant weight, the bias that follows a MatMul included,
-// and adds the function that defines it in standard operators. The weight may
+// and lathe.BlockCirculantConv in that of Conv nodes in one group, and adds the
+// functions that define them in standard operators. The weight may
 // stand behind Identity and Transpose nodes (calib.Weight). A weight that
 // several layers read is fitted once, on the inputs of all of them; every
 // layer has a bias of its own.
@@ -191,7 +200,7 @@ func (r *rewriter) run(ctx context.Context) error {
 		return err
 	}
 	original := r.m.Clone()
-	if err := r.importOperator(); err != nil {
+	if err := r.importOperators(layers); err != nil {
 		return err
 	}
 	switch {
@@ -219,21 +228,43 @@ func (r *rewriter) run(ctx context.Context) error {
 	return modules.WriteHistory(r.m, h)
 }
 
-// importOperator makes the model one that may call the operator: with the
-// function that defines it, the import of its domain, and a format that knows
-// functions.
-func (r *rewriter) importOperator() error {
+// importOperators makes the model one that may call the operators of the layers:
+// with the functions that define them, the import of their domain, and a format
+// that knows functions.
+func (r *rewriter) importOperators(layers []*layer) error {
 	opset, ok := r.m.Opset("")
 	if !ok {
 		return errors.New("the model does not import the default operator set")
 	}
-	f, err := matMulFunction(opset)
-	if err != nil {
-		return err
-	}
 	if v, ok := r.m.Opset(graph.LatheDomain); ok && v != 1 {
 		return fmt.Errorf("the model imports version %d of domain %q; this program writes version 1", v, graph.LatheDomain)
 	}
+	for _, conv := range []bool{false, true} {
+		if !slices.ContainsFunc(layers, func(l *layer) bool { return (l.kernel != nil) == conv }) {
+			continue
+		}
+		function := matMulFunction
+		if conv {
+			function = convFunction
+		}
+		f, err := function(opset)
+		if err != nil {
+			return err
+		}
+		if err := r.addFunction(f); err != nil {
+			return err
+		}
+	}
+	r.m.SetOpset(graph.LatheDomain, 1)
+	if r.m.IRVersion < 8 {
+		r.j.Add(circulantPass, "", fmt.Sprintf("ir_version %d → 8", r.m.IRVersion), "model-local functions came with 8")
+		r.m.IRVersion = 8
+	}
+	return nil
+}
+
+// addFunction adds f unless the model has it.
+func (r *rewriter) addFunction(f *graph.Function) error {
 	text := func(f *graph.Function) string {
 		m := graph.NewModel("", 8, 17)
 		m.CopyFunction(f)
@@ -244,11 +275,6 @@ func (r *rewriter) importOperator() error {
 		r.m.CopyFunction(f)
 	case text(there) != text(f):
 		return fmt.Errorf("the model has a function %s.%s with another body; rewrite the original model", graph.LatheDomain, f.Name)
-	}
-	r.m.SetOpset(graph.LatheDomain, 1)
-	if r.m.IRVersion < 8 {
-		r.j.Add(circulantPass, "", fmt.Sprintf("ir_version %d → 8", r.m.IRVersion), "model-local functions came with 8")
-		r.m.IRVersion = 8
 	}
 	return nil
 }
@@ -264,10 +290,10 @@ func (r *rewriter) layers() ([]*layer, error) {
 				break
 			}
 		}
-		if !n.Is("MatMul", "Gemm") {
+		if !n.Is("MatMul", "Gemm", "Conv") {
 			continue
 		}
-		l, why := denseLayer(n)
+		l, why := layerOf(n)
 		if l != nil {
 			name := l.name()
 			l.block = r.o.block(name)
@@ -280,6 +306,8 @@ func (r *rewriter) layers() ([]*layer, error) {
 				why, matched = "its weight is tied to an embedding; include tied weights to rewrite it", true
 			case !r.o.IncludeHead && isHead(l.out()):
 				why, matched = "it is the last projection; include the head to rewrite it", true
+			case !r.o.IncludeFirst && l.kernel != nil && l.run <= firstChannels:
+				why, matched = fmt.Sprintf("it reads %d input channels; include first layers to rewrite it", l.run), true
 			case l.block > 1 && l.paramsIn(l.block) >= l.m*l.n:
 				why, matched = fmt.Sprintf("%d×%d has no fewer parameters in blocks of %d", l.m, l.n, l.block), true
 			case l.block == 1:
@@ -301,7 +329,7 @@ func (r *rewriter) layers() ([]*layer, error) {
 // hasWeights reports whether a graph multiplies by constant weights.
 func hasWeights(g *graph.Graph) bool {
 	return slices.ContainsFunc(g.Nodes(), func(n *graph.Node) bool {
-		if n.Is("MatMul", "Gemm") {
+		if n.Is("MatMul", "Gemm", "Conv") {
 			if w, _ := calib.Weight(n.Input(1)); w != nil {
 				return true
 			}
@@ -311,6 +339,18 @@ func hasWeights(g *graph.Graph) bool {
 }
 
 func blocks(n, b int) int { return (n + b - 1) / b }
+
+// firstChannels is how many input channels the first convolution of a network has
+// at most: colours.
+const firstChannels = 3
+
+// layerOf reads a MatMul, Gemm or Conv; see denseLayer and convLayer.
+func layerOf(n *graph.Node) (*layer, string) {
+	if n.Is("Conv") {
+		return convLayer(n)
+	}
+	return denseLayer(n)
+}
 
 // denseLayer reads n, a MatMul or Gemm, as y = W·x + bias. It returns nil and
 // the reason where n has a constant operand and is not of that form, and nil
@@ -352,6 +392,7 @@ func denseLayer(n *graph.Node) (*layer, string) {
 	if l.n, l.m = int(w.Dims[0]), int(w.Dims[1]); l.transposed {
 		l.n, l.m = l.m, l.n
 	}
+	l.run = l.n
 	if n.Op == "Gemm" && n.Input(2) != nil {
 		c := rowConstant(n.Input(2), l.m, 2)
 		if c == nil {
@@ -443,7 +484,7 @@ func tied(root *graph.Value) bool {
 // passing are the operators that may stand between the last projection and an
 // output: they move, scale or normalise scores and mix in no other branch.
 var passing = []string{"Identity", "Cast", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Softmax",
-	"LogSoftmax", "Sigmoid", "Slice", "Gather", "Split", "ArgMax", "Add", "Mul", "Div"}
+	"LogSoftmax", "Sigmoid", "Slice", "Gather", "Split", "ArgMax", "Add", "Mul", "Div", "GlobalAveragePool"}
 
 // isHead reports whether everything that reads a projection leads through
 // passing operators alone to outputs of the model.
@@ -487,7 +528,7 @@ func (r *rewriter) apply(l *layer, bias []float32, done CirculantLayer) error {
 	if l.biased {
 		done.ParamsBefore += int64(l.m)
 	}
-	if done.WeightError, err = circulant.WeightError(l.dense, c.Matrix); err != nil {
+	if done.WeightError, err = l.weightError(c.Matrix); err != nil {
 		return fmt.Errorf("%v: %w", l.node, err)
 	}
 	l.dense = nil
@@ -504,17 +545,24 @@ func (r *rewriter) apply(l *layer, bias []float32, done CirculantLayer) error {
 // substitute puts the operator with weight c in the place of l.
 func (r *rewriter) substitute(l *layer, c *fitted, bias []float32) {
 	g := l.node.Graph()
+	op, attrs := "BlockCirculantMatMul", []*graph.Attr{graph.IntAttr("out_features", int64(l.m))}
+	if l.kernel != nil {
+		op, attrs = "BlockCirculantConv", append(slices.Clone(l.node.Attrs), graph.IntAttr("out_channels", int64(l.m)))
+	}
 	if c.init == nil {
-		c.init = g.AddInitializer(g.FreshName(l.root.Name+"_circulant"),
-			graph.Float32Tensor([]int64{int64(c.P), int64(c.Q), int64(c.B)}, c.W))
+		w := graph.Float32Tensor([]int64{int64(c.P), int64(c.Q), int64(c.B)}, c.W)
+		if l.kernel != nil {
+			w = l.convWeight(c.Matrix)
+		}
+		c.init = g.AddInitializer(g.FreshName(l.root.Name+"_circulant"), w)
 	}
 	b := g.AddInitializer(g.FreshName(l.name()+"_circulant_bias"), graph.Float32Tensor([]int64{int64(l.m)}, bias))
 	old, gone := l.out(), []*graph.Node{l.node}
 	if l.add != nil {
 		gone = append(gone, l.add)
 	}
-	n := g.InsertBefore(gone[len(gone)-1], graph.LatheDomain, "BlockCirculantMatMul", l.node.Name,
-		[]*graph.Value{l.x(), c.init, b}, []string{g.FreshName(old.Name + "_circulant")}, graph.IntAttr("out_features", int64(l.m)))
+	n := g.InsertBefore(gone[len(gone)-1], graph.LatheDomain, op, l.node.Name,
+		[]*graph.Value{l.x(), c.init, b}, []string{g.FreshName(old.Name + "_circulant")}, attrs...)
 	v := n.Output(0)
 	old.ReplaceUses(v)
 	if old.IsOutput() {

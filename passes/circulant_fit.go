@@ -2,6 +2,7 @@ package passes
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"math"
@@ -21,8 +22,8 @@ var nan = math.NaN()
 func (r *rewriter) oneShot(ctx context.Context, layers []*layer, moments func(value string) *circulant.Moments) error {
 	if r.o.Fit == FitLSQ {
 		for _, l := range layers {
-			if x := moments(l.x().Name); x == nil || x.N != l.n {
-				return fmt.Errorf("%v: the ledger has no moments of its %d inputs, %q; score with moments", l.node, l.n, l.x().Name)
+			if x := moments(l.key()); x == nil || x.N != l.n {
+				return fmt.Errorf("%v: the ledger has no moments of its %d inputs, %q; score with moments", l.node, l.n, l.key())
 			}
 		}
 	}
@@ -40,14 +41,15 @@ func (r *rewriter) oneShot(ctx context.Context, layers []*layer, moments func(va
 		}
 		c, bias := r.fitted[l.weight].Matrix, l.bias
 		done := CirculantLayer{Error: nan, FrobeniusError: nan}
-		if x := moments(l.x().Name); x != nil {
-			f, err := circulant.Frobenius(l.dense, l.m, l.n, l.block)
+		if x := moments(l.key()); x != nil {
+			wide, x := l.wide(), l.padded(x)
+			f, err := l.frobenius()
 			if err == nil {
 				bias = refit(l, c, x)
-				done.Error, err = circulant.OutputError(l.dense, l.bias, c, bias, x)
+				done.Error, err = circulant.OutputError(wide, l.bias, c, bias, x)
 			}
 			if err == nil {
-				done.FrobeniusError, err = circulant.OutputError(l.dense, l.bias, f, refit(l, f, x), x)
+				done.FrobeniusError, err = circulant.OutputError(wide, l.bias, f, refit(l, f, x), x)
 			}
 			if err != nil {
 				return fmt.Errorf("%v: %w", l.node, err)
@@ -66,39 +68,36 @@ func (r *rewriter) oneShot(ctx context.Context, layers []*layer, moments func(va
 // fitShared fits the weight of l one-shot, on the inputs of all layers that
 // have it.
 func (r *rewriter) fitShared(l *layer, layers []*layer, moments func(value string) *circulant.Moments) error {
-	var c *circulant.Matrix
-	var err error
-	if r.o.Fit == FitFrobenius {
-		c, err = circulant.Frobenius(l.dense, l.m, l.n, l.block)
-	} else {
+	c, err := l.frobenius()
+	if err == nil && r.o.Fit == FitLSQ {
 		sum := circulant.NewMoments(l.n)
 		for _, k := range layers {
 			if k.weight != l.weight {
 				continue
 			}
-			x := moments(k.x().Name)
+			x := moments(k.key())
 			if x == nil {
-				return fmt.Errorf("no data reached its input %q", k.x().Name)
+				return fmt.Errorf("no data reached its input %q", k.key())
 			}
 			if err := sum.Merge(x); err != nil {
 				return err
 			}
 		}
-		c, _, err = circulant.LeastSquares(l.dense, l.m, l.n, l.block, l.bias, sum, &circulant.FitOptions{Ridge: r.o.Ridge})
+		c, _, err = circulant.LeastSquares(l.wide(), l.m, l.columns(), l.block, l.bias, l.padded(sum), &circulant.FitOptions{Ridge: r.o.Ridge, Prior: c})
 	}
 	r.fitted[l.weight] = &fitted{Matrix: c}
 	return err
 }
 
 // refit is the bias that keeps the mean of the layer's output: bias + (W −
-// C)·E[x].
+// C)·E[x], x the columns that are fitted.
 func refit(l *layer, c *circulant.Matrix, x *circulant.Moments) []float32 {
 	out := make([]float32, l.m)
-	mean, dense := x.Mean(), c.Dense()
+	mean, dense, wide := x.Mean(), c.Dense(), l.wide()
 	for i := range out {
 		sum := float64(l.bias[i])
-		for k := range l.n {
-			sum += (float64(l.dense[i*l.n+k]) - float64(dense[i*l.n+k])) * mean[k]
+		for k := range c.N {
+			sum += (float64(wide[i*c.N+k]) - float64(dense[i*c.N+k])) * mean[k]
 		}
 		out[i] = float32(sum)
 	}
@@ -147,15 +146,13 @@ func (r *rewriter) sequential(ctx context.Context, original *graph.Model, layers
 // inputs that all of these have in the original model.
 func (r *rewriter) fitAcross(ctx context.Context, original *graph.Model, layers []*layer) error {
 	var shared []*layer // the first of each weight
-	var names []string
+	var operands []calib.Operand
 	for i, l := range layers {
-		other := slices.ContainsFunc(layers, func(k *layer) bool { return k.weight == l.weight && k.x() != l.x() })
+		other := slices.ContainsFunc(layers, func(k *layer) bool { return k.weight == l.weight && k.key() != l.key() })
 		if !other {
 			continue
 		}
-		if !slices.Contains(names, l.x().Name) {
-			names = append(names, l.x().Name)
-		}
+		operands = addOperand(operands, l)
 		if !slices.ContainsFunc(layers[:i], func(k *layer) bool { return k.weight == l.weight }) {
 			shared = append(shared, l)
 		}
@@ -163,7 +160,7 @@ func (r *rewriter) fitAcross(ctx context.Context, original *graph.Model, layers 
 	if len(shared) == 0 {
 		return nil
 	}
-	x, err := calib.Moments(ctx, original, r.o.Feed, names, calib.ScoreOptions{Threads: r.o.Threads})
+	x, err := calib.Moments(ctx, original, r.o.Feed, operands, calib.ScoreOptions{Threads: r.o.Threads})
 	if err != nil {
 		return err
 	}
@@ -180,6 +177,15 @@ func (r *rewriter) fitAcross(ctx context.Context, original *graph.Model, layers 
 	return nil
 }
 
+// addOperand adds what l multiplies to a list, once.
+func addOperand(list []calib.Operand, l *layer) []calib.Operand {
+	o := calib.OperandOf(l.node)
+	if slices.ContainsFunc(list, func(x calib.Operand) bool { return x.Key == o.Key }) {
+		return list
+	}
+	return append(list, o)
+}
+
 func (r *rewriter) fitGroup(ctx context.Context, before, now *walker, group []*layer) error {
 	x := group[0].x().Name
 	var ys []string
@@ -194,6 +200,13 @@ func (r *rewriter) fitGroup(ctx context.Context, before, now *walker, group []*l
 	}
 	for i, l := range group {
 		acc := circulant.NewCrossAccumulator(l.m, l.n)
+		add := addTokens
+		if l.kernel != nil {
+			var err error
+			if add, err = addColumns(l, r.o.Feed.Len()); err != nil {
+				return err
+			}
+		}
 		for k := range now.chunks {
 			in, err := runtime.FromDense(now.chunks[k][x])
 			if err != nil {
@@ -203,14 +216,10 @@ func (r *rewriter) fitGroup(ctx context.Context, before, now *walker, group []*l
 			if err != nil {
 				return err
 			}
-			if in.DType != graph.Float32 || out.DType != graph.Float32 || in.Len()/l.n != out.Len()/l.m ||
-				in.Len()%l.n != 0 || out.Len()%l.m != 0 {
-				return fmt.Errorf("%v: input %v%v and output %v%v do not match %d×%d", l.node, in.DType, in.Shape, out.DType, out.Shape, l.m, l.n)
+			if in.DType != graph.Float32 || out.DType != graph.Float32 {
+				return fmt.Errorf("%v: input is %v and output %v, want float", l.node, in.DType, out.DType)
 			}
-			err = now.masks[k].Runs(in, func(from, to int) {
-				acc.Add(out.F32()[from*l.m:], l.m, in.F32()[from*l.n:], l.n, to-from)
-			})
-			if err != nil {
+			if err := add(acc, l, out, in, now.masks[k]); err != nil {
 				return fmt.Errorf("%v: %w", l.node, err)
 			}
 		}
@@ -222,20 +231,56 @@ func (r *rewriter) fitGroup(ctx context.Context, before, now *walker, group []*l
 	return nil
 }
 
+// addTokens adds the tokens of a layer's input and output that count.
+func addTokens(acc *circulant.CrossAccumulator, l *layer, out, in *runtime.Tensor, mask calib.Mask) error {
+	if in.Len()/l.n != out.Len()/l.m || in.Len()%l.n != 0 || out.Len()%l.m != 0 {
+		return fmt.Errorf("input %v and output %v do not match %d×%d", in.Shape, out.Shape, l.m, l.n)
+	}
+	return mask.Runs(in, func(from, to int) {
+		acc.Add(out.F32()[from*l.m:], l.m, in.F32()[from*l.n:], l.n, to-from)
+	})
+}
+
+// addColumns returns a function that adds columns of a convolution, out of that
+// many samples in all, and what it gives for them.
+func addColumns(l *layer, samples int) (func(*circulant.CrossAccumulator, *layer, *runtime.Tensor, *runtime.Tensor, calib.Mask) error, error) {
+	columns, err := calib.NewColumns(l.node, samples)
+	if err != nil {
+		return nil, err
+	}
+	y := make([]float32, l.m)
+	return func(acc *circulant.CrossAccumulator, l *layer, out, in *runtime.Tensor, _ calib.Mask) error {
+		places := out.Len() / max(in.Shape[0]*l.m, 1)
+		var wrong error
+		err := columns.Each(in, func(sample, place int, column []float32) {
+			if place >= places || len(column) != l.n {
+				wrong = fmt.Errorf("input %v and output %v do not match %d×%d", in.Shape, out.Shape, l.m, l.n)
+				return
+			}
+			for i := range y {
+				y[i] = out.F32()[(sample*l.m+i)*places+place]
+			}
+			acc.Add(y, l.m, column, len(column), 1)
+		})
+		return errors.Join(err, wrong)
+	}, nil
+}
+
 // fitCross fits one layer to the outputs that it has in the original model,
 // and rewrites it.
 func (r *rewriter) fitCross(l *layer, x *circulant.Moments, yx *circulant.CrossMoments) error {
 	if err := l.load(); err != nil {
 		return err
 	}
-	f, err := circulant.Frobenius(l.dense, l.m, l.n, l.block)
+	x, yx = l.padded(x), yx.Padded(l.run, l.width())
+	f, err := l.frobenius()
 	if err != nil {
 		return err
 	}
 	if r.fitted[l.weight] == nil {
 		c := f
 		if r.o.Fit == FitLSQ {
-			if c, _, err = circulant.LeastSquaresCross(l.dense, l.m, l.n, l.block, x, yx, &circulant.FitOptions{Ridge: r.o.Ridge}); err != nil {
+			if c, _, err = circulant.LeastSquaresCross(l.wide(), l.m, l.columns(), l.block, x, yx, &circulant.FitOptions{Ridge: r.o.Ridge, Prior: f}); err != nil {
 				return err
 			}
 		}

@@ -219,6 +219,26 @@ g (float[N,8] x, bool[1] c) => (float[N,8] y)
 		}
 		return m
 	}, []*npz.Array{npz.Float32Array("x", []int{60, 8}, normal(5, 480)), {Name: "c", DType: graph.Bool, Shape: []int{60}, Raw: make([]byte, 60)}}},
+	{"convolutions", func() *graph.Model {
+		m, err := graph.Parse(`<ir_version: 8, opset_import: ["": 17]>
+g (float[N,4,7,6] x) => (float[N,5] y)
+<` + strings.Join([]string{weight("w", 1, 8, 4, 3, 3), weight("w2", 2, 6, 8, 1, 1), weight("w3", 3, 12, 6, 2, 3), weight("w4", 4, 12, 5), weight("b", 5, 8)}, ",") + `>
+{
+  [first] h = Conv <pads = [1, 1, 1, 1]> (x, w, b)
+  k = Relu (h)
+  [pointwise] l = Conv (k, w2)
+  m = Relu (l)
+  [strided] n = Conv <strides = [2, 1], auto_pad = "SAME_UPPER"> (m, w3)
+  o = Relu (n)
+  p = GlobalAveragePool (o)
+  q = Flatten (p)
+  [head] y = MatMul (q, w4)
+}`)
+		if err != nil {
+			panic(err)
+		}
+		return m
+	}, []*npz.Array{npz.Float32Array("x", []int{40, 4, 7, 6}, normal(5, 40*4*7*6))}},
 }
 
 // shared reads one weight at two depths.
@@ -263,10 +283,20 @@ func outputs(t *testing.T, m *graph.Model, src *calib.Source, names []string) ma
 		if err != nil {
 			return err
 		}
-		_, err = s.RunProbed(ctx, in, func(i int, v []*runtime.Tensor) error {
+		_, err = s.RunProbed(ctx, in, func(at int, v []*runtime.Tensor) error {
+			if len(v[0].Shape) == 4 { // an image: its pixels are the tokens
+				n, c := v[0].Shape[0], v[0].Shape[1]
+				size := v[0].Len() / (n * c)
+				for i := range n * size {
+					for ch := range c {
+						out[names[at]] = append(out[names[at]], v[0].F32()[(i/size*c+ch)*size+i%size])
+					}
+				}
+				return nil
+			}
 			d := v[0].Shape[len(v[0].Shape)-1]
 			return mask.Runs(v[0], func(from, to int) {
-				out[names[i]] = append(out[names[i]], v[0].F32()[from*d:to*d]...)
+				out[names[at]] = append(out[names[at]], v[0].F32()[from*d:to*d]...)
 			})
 		})
 		return err
@@ -361,7 +391,7 @@ func TestSequentialFit(t *testing.T) {
 func TestSharedFit(t *testing.T) {
 	original := shared()
 	src := source(t, npz.Float32Array("x", []int{200, 8}, normal(5, 1600)))
-	sums, err := calib.Moments(ctx, original, bind(t, original, src), []string{"x", "r"}, calib.ScoreOptions{})
+	sums, err := calib.Moments(ctx, original, bind(t, original, src), []calib.Operand{{Key: "x", Value: "x"}, {Key: "r", Value: "r"}}, calib.ScoreOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -16,6 +16,10 @@ type FitOptions struct {
 	// Ridge ρ is the weight of the prior, relative to the mean power of the
 	// inputs at a frequency; 0 stands for 1e-2.
 	Ridge float64
+
+	// Prior is what the ridge pulls towards in place of the Frobenius projection:
+	// that of a matrix some of whose columns are padding. It is not changed.
+	Prior *Matrix
 }
 
 // defaultRidge keeps the fit of a trained layer's few hundred inputs from some
@@ -134,6 +138,16 @@ func newFit(w []float32, m, n, b int, x *Moments, opts *FitOptions) (*fit, error
 	prior, err := Frobenius(w, m, n, b)
 	if err != nil {
 		return nil, err
+	}
+	if opts != nil && opts.Prior != nil {
+		p := opts.Prior
+		if err := p.Validate(); err != nil {
+			return nil, err
+		}
+		if p.M != m || p.N != n || p.B != b || p.P != prior.P || p.Q != prior.Q {
+			return nil, fmt.Errorf("circulant: prior of %d×%d in blocks of %d for a matrix of %d×%d in blocks of %d", p.M, p.N, p.B, m, n, b)
+		}
+		copy(prior.W, p.W)
 	}
 	if err := x.Validate(); err != nil {
 		return nil, err

@@ -98,6 +98,46 @@ func (s *CrossMoments) Merge(o *CrossMoments) error {
 	return nil
 }
 
+// Padded returns the moments of inputs in which every run of that many is followed
+// by zeros up to width; s itself where they are equal.
+func (s *Moments) Padded(run, width int) *Moments {
+	if run == width {
+		return s
+	}
+	p := NewMoments(s.N / run * width)
+	p.Count = s.Count
+	for i, v := range s.Sum {
+		p.Sum[i/run*width+i%run] = v
+	}
+	for i := range s.N {
+		PadRuns(p.Second[(i/run*width+i%run)*p.N:][:p.N], s.Second[i*s.N:(i+1)*s.N], run, width)
+	}
+	return p
+}
+
+// Padded returns the cross moments with inputs in which every run of that many is
+// followed by zeros up to width; s itself where they are equal.
+func (s *CrossMoments) Padded(run, width int) *CrossMoments {
+	if run == width {
+		return s
+	}
+	p := NewCrossMoments(s.M, s.N/run*width)
+	p.Count = s.Count
+	copy(p.Sum, s.Sum)
+	copy(p.Square, s.Square)
+	PadRuns(p.Cross, s.Cross, run, width)
+	return p
+}
+
+// PadRuns copies x to dst, every run of that many elements to a run of width with
+// zeros behind.
+func PadRuns[T float32 | float64](dst, x []T, run, width int) {
+	for i := 0; i < len(x); i += run {
+		to := dst[i/run*width:][:width]
+		clear(to[copy(to, x[i:i+run]):])
+	}
+}
+
 func addTo(dst, x []float64) {
 	for i, v := range x {
 		dst[i] += v

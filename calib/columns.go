@@ -1,0 +1,100 @@
+package calib
+
+import (
+	"fmt"
+
+	"github.com/onnx-lathe/lathe/graph"
+	"github.com/onnx-lathe/lathe/runtime"
+)
+
+// Operand is what a layer multiplies by its constant weight: of a MatMul or Gemm
+// the tokens of a value, of a Conv the columns of its windows over one (see
+// [runtime.Patches]).
+type Operand struct {
+	Key   string      // in ledgers
+	Value string      // the name of the value
+	Conv  *graph.Node // nil where the tokens are meant
+}
+
+// OperandOf is the operand of a MatMul, Gemm or Conv. Tokens are known by the
+// name of their value, columns by that of the convolution's output.
+func OperandOf(n *graph.Node) Operand {
+	x := n.Input(0)
+	if n.Is("Conv") {
+		return Operand{Key: "columns of " + n.Output(0).Name, Value: x.Name, Conv: n}
+	}
+	return Operand{Key: x.Name, Value: x.Name}
+}
+
+// ConvWeight returns the constant [M, C/group, k…] of a Conv, nil where it is no
+// constant of float.
+func ConvWeight(n *graph.Node) *graph.Tensor {
+	root, _ := Weight(n.Input(1))
+	if root == nil {
+		return nil
+	}
+	if w := root.ConstTensor(); w.DType == graph.Float32 && len(w.Dims) >= 3 && w.Len() > 0 {
+		return w
+	}
+	return nil
+}
+
+// Columns reads columns of the windows of a convolution, batch by batch. An image
+// has thousands of places, next to each other much the same, and moments of n
+// numbers take n² multiply-adds for each: of every sample as many places are
+// read, spread evenly, as keep their number in all within [columnLimit].
+type Columns struct {
+	patches *runtime.Patches
+	samples int // in all
+	seen    int
+	column  []float32
+}
+
+// columnLimit is how many columns of n numbers are read: some seconds of
+// products, but four for every number.
+func columnLimit(n int) int { return max(4*n, 1<<34/(n*n)) }
+
+// NewColumns returns the columns of a Conv with constant weights over that many
+// samples.
+func NewColumns(n *graph.Node, samples int) (*Columns, error) {
+	w := ConvWeight(n)
+	if w == nil {
+		return nil, fmt.Errorf("%v: its weights are no constant", n)
+	}
+	kernel := make([]int, len(w.Dims)-2)
+	for i, d := range w.Dims[2:] {
+		kernel[i] = int(d)
+	}
+	p, err := runtime.NewPatches(n, kernel)
+	if err != nil {
+		return nil, err
+	}
+	return &Columns{patches: p, samples: max(samples, 1)}, nil
+}
+
+// Each calls f for the columns of the next samples x [N, C, d…] that are read, in
+// order. The column holds until f returns.
+func (c *Columns) Each(x *runtime.Tensor, f func(sample, place int, column []float32)) error {
+	if x.DType != graph.Float32 {
+		return fmt.Errorf("element type %v, want float", x.DType)
+	}
+	places, n, err := c.patches.Set(x.Shape)
+	if err != nil || x.Len() == 0 || places == 0 {
+		return err
+	}
+	if len(c.column) != n {
+		c.column = make([]float32, n)
+	}
+	take := min(max(columnLimit(n)/c.samples, 1), places)
+	size := x.Len() / x.Shape[0]
+	for i := range x.Shape[0] {
+		for k := range take {
+			// Samples begin at places of their own, so that all places have their turn.
+			place := (k*places/take + c.seen) % places
+			c.patches.Read(c.column, x.F32()[i*size:(i+1)*size], place)
+			f(i, place, c.column)
+		}
+		c.seen++
+	}
+	return nil
+}
