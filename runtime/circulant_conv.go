@@ -298,6 +298,11 @@ func (f *fuser) circulantConvEnd(x *lnode) bool {
 		x.in[0].scope != f.scope || f.readers[x.in[0]] != 1 || x.in[0].pinned || len(conv.in) < 2 {
 		return false
 	}
+	for i, v := range conv.in {
+		if i > 0 && v != nil && (v.konst == nil || v.konst.DType != graph.Float32) {
+			return false
+		}
+	}
 	conv.known()
 	v, err := newCirculantConv(&conv.node)
 	if err != nil || conv.err != nil || v.fixed == nil || conv.in[0] == nil {

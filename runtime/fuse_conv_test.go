@@ -75,13 +75,27 @@ var convFusions = []struct {
   v = Mul (w, scale)
   d = Conv <pads = [1, 1, 1, 1]> (x, v, b)
   y = Relu (d)`, nil, false},
+	{"block-circulant, with Relu", `
+  d = lathe.BlockCirculantConv <out_channels = 4, pads = [1, 1, 1, 1]> (x, blocks, b)
+  y = Relu (d)`, []string{"BlockCirculantConv+Relu"}, false},
+	{"block-circulant, clipped", `
+  d = lathe.BlockCirculantConv <out_channels = 3, strides = [2, 1]> (x, blocks)
+  y = Clip (d, low, high)`, []string{"BlockCirculantConv+Clip"}, false},
+	{"block-circulant, read twice", `
+  d = lathe.BlockCirculantConv <out_channels = 4, pads = [1, 1, 1, 1]> (x, blocks, b)
+  r = Relu (d)
+  y = Mul (r, d)`, nil, false},
+	{"block-circulant with weights that are computed", `
+  v = Mul (blocks, scale)
+  d = lathe.BlockCirculantConv <out_channels = 4, pads = [1, 1, 1, 1]> (x, v, b)
+  y = Relu (d)`, nil, false},
 	{"read twice", `
   d = Conv <pads = [1, 1, 1, 1]> (x, w, b)
   r = Relu (d)
   y = Mul (r, d)`, nil, false},
 }
 
-const convFusionText = `<ir_version: 8, opset_import: ["" : 17]>
+const convFusionText = `<ir_version: 8, opset_import: ["" : 17, "lathe" : 1]>
 fusion (float[n, 4, 3, 5] x, float scale) => (float[] y)
 <float[4] b = {0.1, -0.2, 0.3, 0.5}, float[4] gamma = {1, 0.5, -2, 3}, float[4] beta = {0.1, -0.2, 0.3, 0},
  float[4] mean = {0.2, 0.1, -1, 0.5}, float[4] var = {1, 0.01, 4, 2}, float[4, 1, 1] column = {2, -1, 0.5, 3},
@@ -101,7 +115,7 @@ func convFusionModel(body string) string {
 		}
 		return fmt.Sprintf("float[%s] %s = {%s}", strings.Join(dims, ", "), name, strings.Join(v, ", "))
 	}
-	w := strings.Join([]string{weights("w", 4, 4, 3, 3), weights("thin", 4, 2, 3, 3), weights("single", 4, 1, 3, 3)}, ", ")
+	w := strings.Join([]string{weights("w", 4, 4, 3, 3), weights("thin", 4, 2, 3, 3), weights("single", 4, 1, 3, 3), weights("blocks", 2, 2, 2, 3, 3)}, ", ")
 	return strings.NewReplacer("W>", w+">", "BODY", body).Replace(convFusionText)
 }
 

@@ -104,11 +104,24 @@ var groups = []group{
 		},
 	},
 	{
+		name: "circulant-conv", title: "Block-circulant convolutions", unit: "one layer with bias and Relu, batch 1, against the dense layer in ONNX Runtime",
+		base: ortSide(), side: latheSide(1),
+		contests: []contest{
+			{of: convolution(256, 256, 3, 1, 28, 1), contenders: []contender{{block: 4}, {block: 8, goal: 4}, {block: 16}, {block: 32}}},
+			{of: convolution(64, 64, 3, 1, 56, 1), contenders: []contender{{block: 4}, {block: 8}, {block: 16}}},
+			{of: convolution(128, 128, 3, 1, 28, 1), contenders: []contender{{block: 4}, {block: 8}, {block: 16}}},
+			{of: convolution(128, 256, 3, 2, 28, 1), contenders: []contender{{block: 4}, {block: 8}, {block: 16}}},
+			{of: convolution(512, 512, 3, 1, 7, 1), contenders: []contender{{block: 4}, {block: 8}, {block: 16}}},
+			{of: convolution(256, 256, 1, 1, 28, 1), contenders: []contender{{block: 4}, {block: 8}, {block: 16}}},
+		},
+	},
+	{
 		name: "stock", title: "The rewritten file in stock ONNX Runtime", unit: "block-circulant layers as the standard operators that define them",
 		base: ortSide(), side: ortSide(),
 		contests: []contest{
 			{of: linear(768, 3072), tokens: []int{128}, contenders: []contender{{block: 16}, {block: 32, goal: 2}, {block: 64}}},
 			{of: linear(3072, 768), tokens: []int{128}, contenders: []contender{{block: 16}, {block: 32, goal: 2}, {block: 64}}},
+			{of: convolution(256, 256, 3, 1, 28, 1), contenders: []contender{{block: 8}}},
 		},
 	},
 }

@@ -21,6 +21,7 @@ type circulantFlags struct {
 	fit        passes.Fit
 	only, skip pattern
 	tied, head bool
+	first      bool
 	samples    int
 	ridge      float64
 }
@@ -36,6 +37,7 @@ func (f *circulantFlags) add(c *cobra.Command) {
 	c.Flags().Var(&f.skip, "skip", "leave layers whose name matches this regular expression")
 	c.Flags().BoolVar(&f.tied, "include-tied", false, "also weights that an embedding shares")
 	c.Flags().BoolVar(&f.head, "include-head", false, "also the last projection to classes or vocabulary")
+	c.Flags().BoolVar(&f.first, "include-first", false, "also convolutions of one to three input channels")
 	addCount(c.Flags(), &f.samples, 0, "fit-samples", "samples that layers are fitted on; 0 for all")
 	addNumber(c.Flags(), &f.ridge, 0, 1e9, "ridge", "ridge of the least squares, relative to the power of the inputs; 0 for 0.01")
 }
@@ -109,7 +111,7 @@ func (p *pattern) Set(s string) (err error) {
 // options turns the flags into the options of the pass.
 func (f *circulantFlags) options() passes.CirculantOptions {
 	return passes.CirculantOptions{Block: f.block, Fit: f.fit, Only: f.only.Regexp, Skip: f.skip.Regexp,
-		IncludeTied: f.tied, IncludeHead: f.head, Ridge: f.ridge}
+		IncludeTied: f.tied, IncludeHead: f.head, IncludeFirst: f.first, Ridge: f.ridge}
 }
 
 type layerJSON struct {
@@ -141,9 +143,11 @@ func (a *app) circulant() *cobra.Command {
 		Use:   "circulant MODEL [--data D|--ledger L] --block B|--budget Q=SHARE -o OUT",
 		Short: "Rewrite dense layers as block-circulant operators",
 		Long: `circulant puts a block-circulant operator, computed by FFT, in the place of
-every MatMul and Gemm with a constant weight: b times fewer parameters. The
-file carries the operator's definition in standard operators, so any ONNX
-runtime that knows model-local functions runs it.
+every MatMul, Gemm and Conv with a constant weight: b times fewer parameters.
+The file carries the operator's definition in standard operators, so any ONNX
+runtime that knows model-local functions runs it. Of a convolution the matrix of
+channels at every tap becomes block-circulant; depth-wise and grouped ones stay,
+and those that read one to three channels unless --include-first is given.
 
 With --data layers are fitted by least squares one after the other, each on
 what the already rewritten layers before it give. With a ledger that has

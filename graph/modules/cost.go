@@ -343,7 +343,23 @@ func work(n *graph.Node, name string) (flops int64, ok bool) {
 		for _, d := range xs[:len(xs)-1] {
 			rows = times(rows, d)
 		}
-		return plus(times(rows, circulantWork(ws[0], ws[1], ws[2])), bias(n, 2, out)), known
+		return plus(plus(circulantWork(ws[0], ws[1], ws[2], rows), times(rows, 4, ws[0], ws[1], ws[2])), bias(n, 2, out)), known
+	case name == graph.LatheDomain+".BlockCirculantConv":
+		if len(ws) < 4 || len(xs) != len(ws)-1 || !known || !knownIn {
+			return 0, false
+		}
+		taps := int64(1)
+		for _, d := range ws[3:] {
+			taps = times(taps, d)
+		}
+		p, q, b, m := ws[0], times(ws[1], max(n.Int("group", 1), 1)), ws[2], n.Int("out_channels", 0)
+		if m < 1 || xs[1] < 1 {
+			return 0, false
+		}
+		// A transform for every block of a pixel, and complex products for each of the
+		// blocks and taps that an output reads.
+		transforms := plus(circulantWork(0, q, b, in/xs[1]), circulantWork(p, 0, b, out/m))
+		return plus(plus(transforms, times(out/m, 4, p, ws[1], b, taps)), bias(n, 2, out)), true
 	case name == "Einsum":
 		return einsumWork(n)
 	case op.class == product:
@@ -433,13 +449,13 @@ func normWork(rms bool) int64 {
 	return 7
 }
 
-// circulantWork is the work of a block-circulant product for one row: q
-// forward and p inverse transforms of b real numbers, 2.5·b·log₂ b each (half
-// of 5·b·log₂ b for complex ones, Johnson and Frigo 2007), and eight for each
-// of the b/2 complex products of p·q blocks.
-func circulantWork(p, q, b int64) int64 {
+// circulantWork is the work of the transforms of block-circulant products: for
+// each of rows, q forward and p inverse ones of b real numbers, 2.5·b·log₂ b each
+// (half of 5·b·log₂ b for complex ones, Johnson and Frigo 2007). The b/2 complex
+// products of each of p·q blocks take eight each, 4·p·q·b, on top.
+func circulantWork(p, q, b, rows int64) int64 {
 	log := int64(bits.Len64(uint64(max(b, 1)) - 1))
-	return plus(times(plus(p, q), 5, b, log)/2, times(4, p, q, b))
+	return times(rows, times(plus(p, q), 5, b, log)/2)
 }
 
 // bias is the work of adding the bias at input i, if there is one.

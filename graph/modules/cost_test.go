@@ -22,6 +22,9 @@ func TestCostOfNodes(t *testing.T) {
 		{"(float[T,4] x) => (float y)", "y = Gemm (x, U, b)\nb = Constant <value_floats = [1.0]> ()", "Gemm", 2*3*4*8 + 3*8},
 		{"(float[4,T] x) => (float y)", "y = Gemm <transA = 1> (x, U)", "Gemm", 2 * 5 * 4 * 8},
 		{"(float[B,4,T] x) => (float y)", "y = Conv <pads = [1, 1]> (x, K)", "Conv", 2 * 3 * 4 * 5 * 4 * 3},
+		// 3 samples of 5 pixels, a block of 4 in and one out, 3 taps: 2.5·4·2 for each transform, 4·4 for each product.
+		{"(float[B,4,T] x) => (float y)", "w = Constant <value = float[1,1,4,3] {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1}> ()\nb = Constant <value_floats = [1.0, 1.0, 1.0, 1.0]> ()\ny = lathe.BlockCirculantConv <out_channels = 4, pads = [1, 1]> (x, w, b)",
+			"lathe.BlockCirculantConv", 3*5*(2*20+3*16) + 3*5*4},
 		{"(float[B,4,T] x) => (float y)", "y = ConvTranspose (x, K)", "ConvTranspose", 2 * 3 * 4 * 5 * 4 * 3},
 		{"(float[B,T,4] x) => (float y)", "y = Einsum <equation = \"btd,de->bte\"> (x, U)", "Einsum", 2 * 3 * 5 * 4 * 8},
 		{"(float[B,T,4] x) => (float y)", "y = Add (x, G)", "Add", 3 * 5 * 4},
