@@ -866,6 +866,27 @@ func inferAttention(c *call) error {
 	return nil
 }
 
+// inferLinearAttention: query [B, T, H·d], value [B, T, KV·e] → [B, T, H·e], the
+// state [B, KV, d, e] of the type of the past one.
+func inferLinearAttention(c *call) error {
+	q, okQ := c.dims(0)
+	v, okV := c.dims(2)
+	h, kv := c.int("q_num_heads", 0), c.int("kv_num_heads", 0)
+	state := c.elem(0)
+	if c.has(3) {
+		state = c.elem(3)
+	}
+	if !okQ || !okV || len(q) != 3 || len(v) != 3 || h < 1 || kv < 1 {
+		c.setRank(0, c.elem(0), 3)
+		c.setRank(1, state, 4)
+		return nil
+	}
+	e := c.expr(v[2]).div(constant(kv))
+	c.set(0, c.elem(0), []Dim{q[0], q[1], c.dim(e.mul(constant(h)))})
+	c.set(1, state, []Dim{q[0], Known(kv), c.dim(c.expr(q[2]).div(constant(h))), c.dim(e)})
+	return nil
+}
+
 // inferFusedAttention: input [B, S, I], weights [I, 3H] → [B, S, H'], present
 // [2, B, heads, past + S, H/heads]; H' is the last of qkv_hidden_sizes.
 func inferFusedAttention(c *call) error { return c.selfAttention(c.elem(0), 4) }

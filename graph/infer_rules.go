@@ -80,6 +80,7 @@ var inferRules = map[opKey]rule{
 
 	// Recurrent networks and attention.
 	{"", "RNN"}: inferRecurrent, {"", "GRU"}: inferRecurrent, {"", "LSTM"}: inferRecurrent, {"", "Attention"}: inferAttention,
+	{"", "LinearAttention"}: inferLinearAttention,
 
 	// Quantization.
 	{"", "QuantizeLinear"}: inferQuantizeLinear, {"", "DequantizeLinear"}: inferDequantizeLinear, {"", "DynamicQuantizeLinear"}: inferDynamicQuantizeLinear,

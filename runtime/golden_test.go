@@ -4,7 +4,6 @@ import (
 	"context"
 	"math"
 	"path/filepath"
-	"strings"
 	"testing"
 
 	"gorgonia.org/tensor"
@@ -12,12 +11,6 @@ import (
 	"github.com/onnx-lathe/lathe/internal/npz"
 	"github.com/onnx-lathe/lathe/testmodels"
 )
-
-// unsupported has the test models that cannot be run yet, and what they lack.
-var unsupported = map[string]string{
-	"llama-23":       "Attention",
-	"llama-23-cache": "Attention",
-}
 
 // TestGoldens: the test models give what ONNX Runtime gives, fused and not,
 // and with the portable kernels, to a relative error of 1e-5 of the largest
@@ -27,12 +20,6 @@ func TestGoldens(t *testing.T) {
 		t.Run(c.Name, func(t *testing.T) {
 			for _, o := range []Options{{}, {NoFusion: true}, {Path: "portable"}} {
 				p, err := Compile(c.Model(), o)
-				if lack := unsupported[c.Name]; lack != "" {
-					if err == nil || !strings.Contains(err.Error(), lack) {
-						t.Errorf("is listed as lacking %s, but: %v", lack, err)
-					}
-					t.Skipf("no kernel for %s", lack)
-				}
 				if err != nil {
 					t.Fatal(err)
 				}

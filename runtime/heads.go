@@ -27,10 +27,10 @@ type heads struct {
 	past            []int     // by sample: query i stands at past + i; nil: 0
 	causal          bool      // keys behind the query do not count
 	window          int       // so many keys up to the query count; 0: all
+	ahead           int       // so many keys from the query on count; 0: all
 	sink            []float32 // by head: the logit of a key without a value; nil: none
 	seen            []float32 // [B, H, T, S]: gets the scores of a stage; nil: not wanted
 	stage           stage
-	capAfter        bool // cap what is added too
 	tile, tiles, ld int
 	ws              []float32
 	step, pk, pv    int
@@ -41,8 +41,8 @@ type stage int
 
 const (
 	stageProduct stage = iota // scale·q·kᵀ
-	stageAdded                // with what is added
 	stageCapped               // capped
+	stageAdded                // with what is added
 	stageSoftmax
 )
 
@@ -73,6 +73,9 @@ func (a *heads) allowed(sample, query int) (lo, hi int) {
 	}
 	if a.causal {
 		hi = min(hi, at+1)
+	}
+	if a.ahead > 0 {
+		hi = min(hi, at+a.ahead)
 	}
 	if a.window > 0 {
 		lo = max(0, at+1-a.window)
@@ -140,15 +143,14 @@ func (a *heads) score(s []float32, sample, head, query int) {
 		a.simd.MulScalar(s, s, a.scale)
 	}
 	a.show(stageProduct, s, sample, head, query)
-	if !a.capAfter {
-		a.limit(s)
-	}
+	a.limit(s)
+	a.show(stageCapped, s, sample, head, query)
 	for i := range a.added {
 		if x := &a.added[i]; x.data != nil {
 			a.simd.Add(s, s, x.data[x.at(sample, head)+query*x.step:][:len(s)])
 		}
 	}
-	if a.seen != nil && a.stage != stageProduct {
+	if a.seen != nil && a.stage == stageAdded {
 		minus := float32(math.Inf(-1))
 		for i := range s {
 			if i < lo || i >= hi {
@@ -157,14 +159,12 @@ func (a *heads) score(s []float32, sample, head, query int) {
 		}
 	}
 	a.show(stageAdded, s, sample, head, query)
-	if a.capAfter {
-		a.limit(s)
-	}
-	a.show(stageCapped, s, sample, head, query)
 	clear(s[:lo])
 	clear(s[hi:])
 	if lo < hi {
-		if part := s[lo:hi]; a.sink == nil {
+		if part := s[lo:hi]; a.added[0].data != nil && math.IsInf(float64(a.simd.MaxOf(part)), -1) {
+			clear(part) // a mask hides all keys
+		} else if a.sink == nil {
 			a.simd.Softmax(part, part)
 		} else {
 			sink := a.sink[head]

@@ -82,6 +82,7 @@ func tables() [][]operator {
 		opset6Ops,
 		int16Ops,
 		microsoftOps,
+		attentionOps,
 		microsoftAttentionOps,
 		rotaryOps,
 	}

@@ -1,5 +1,7 @@
 package ortcheck
 
+import "strings"
+
 // operatorCases are the nodes of TestOperatorsAgree.
 func operatorCases() []operatorCase {
 	const ms = "com.microsoft."
@@ -191,5 +193,66 @@ func operatorCases() []operatorCase {
 	add(operatorCase{op: ms + "GroupQueryAttention", attrs: "num_heads = 4, kv_num_heads = 2", outputs: "y pk pv",
 		inputs: in("q: float[2,5,64]", "k: float[2,5,32]", "v: float[2,5,32]", "", "", "lens: int32[2]", "total: int32[1]", "", "", "", "", "sink: float[4]"),
 		values: map[string]any{"lens": i32(4, 4), "total": i32(5)}})
+
+	// ONNX's own attention: queries of 4 heads on 2 of keys, by heads and by
+	// tokens, masks of both kinds, a past, every stage of the scores.
+	for _, opset := range []int{23, 24} {
+		attention := func(attrs, outputs string, values map[string]any, inputs ...string) {
+			add(operatorCase{op: "Attention", opset: opset, attrs: attrs, inputs: inputs, outputs: outputs, values: values})
+		}
+		q, k, v := "q: float[2,4,5,8]", "k: float[2,2,7,8]", "v: float[2,2,7,6]"
+		k0, v0 := "k0: float[2,2,3,8]", "v0: float[2,2,3,6]"
+		byTokens := ", q_num_heads = 4, kv_num_heads = 2"
+		for _, attrs := range []string{"scale = 0.3", "is_causal = 1", "softcap = 2.0", "is_causal = 1, softcap = 1.5", "softmax_precision = 1"} {
+			attention(attrs, "y", nil, q, k, v)
+			attention(attrs+byTokens, "y", nil, "q: float[2,5,32]", "k: float[2,7,16]", "v: float[2,7,12]")
+			for _, mask := range []string{"m: float[5,7]", "m: bool[5,7]", "m: float[2,4,5,7]", "m: float[2,1,5,7]", "m: float[1,4,5,7]", "m: float[1,1,5,7]"} {
+				values := map[string]any{}
+				if mask == "m: bool[5,7]" {
+					keep := make([]bool, 35)
+					for i := range keep {
+						keep[i] = i%3 != 1 || i%7 == 0
+					}
+					values["m"] = keep
+				}
+				attention(attrs, "y", values, q, k, v, mask)
+			}
+			none := make([]bool, 35)
+			for i := range none {
+				none[i] = i/7 != 2
+			}
+			attention(attrs, "y", map[string]any{"m": none}, q, k, v, "m: bool[5,7]") // one query sees no key
+			attention(attrs, "y pk pv", nil, q, k, v, "", k0, v0)
+			attention(attrs, "y pk pv", nil, q, k, v, "m: float[2,1,5,10]", k0, v0)
+			attention(attrs+byTokens, "y pk pv", nil, "q: float[2,5,32]", "k: float[2,7,16]", "v: float[2,7,12]", "m: float[5,10]", k0, v0)
+			for _, mode := range []string{"0", "1", "2", "3"} {
+				if mode == "2" && strings.Contains(attrs, "is_causal") {
+					continue // ONNX says −∞ where a key is hidden, ONNX Runtime the lowest float
+				}
+				attention(attrs+", qk_matmul_output_mode = "+mode, "y _ _ qk", nil, q, k, v, "m: float[5,7]")
+				attention(attrs+", qk_matmul_output_mode = "+mode, "y pk pv qk", nil, q, k, v, "m: float[2,1,5,10]", k0, v0)
+			}
+		}
+		if opset > 23 {
+			seen := map[string]any{"n": []int64{5, 7}}
+			attention("is_causal = 1", "y", map[string]any{"n": []int64{2, 7}}, q, k, v, "", "", "", "n: int64[2]") // the first queries stand before all keys
+			attention("scale = 0.3", "y", seen, q, k, v, "", "", "", "n: int64[2]")
+			attention("is_causal = 1", "y", seen, q, k, v, "", "", "", "n: int64[2]")
+			attention("is_causal = 1", "y", seen, q, k, v, "m: float[2,1,5,7]", "", "", "n: int64[2]")
+			attention("is_causal = 1", "y", seen, "q: float[2,4,1,8]", k, v, "", "", "", "n: int64[2]")
+		}
+	}
+	for _, mode := range []string{"linear", "circular"} {
+		begin := map[string]any{"at": []int64{4, 1}}
+		if mode == "circular" {
+			begin = map[string]any{"at": []int64{5, 1}}
+		}
+		attrs := "mode = \"" + mode + "\""
+		add(
+			operatorCase{op: "TensorScatter", opset: 24, attrs: attrs, inputs: in("past: float[2,3,6,4]", "new: float[2,3,2,4]"), outputs: "y"},
+			operatorCase{op: "TensorScatter", opset: 24, attrs: attrs, inputs: in("past: float[2,3,6,4]", "new: float[2,3,2,4]", "at: int64[2]"), outputs: "y", values: begin},
+			operatorCase{op: "TensorScatter", opset: 24, attrs: attrs + ", axis = 1", inputs: in("past: float[2,6,4]", "new: float[2,2,4]", "at: int64[2]"), outputs: "y", values: begin},
+		)
+	}
 	return out
 }

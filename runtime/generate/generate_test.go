@@ -38,7 +38,10 @@ func decode(t *testing.T, d *generate.Decoder, s generate.Sampling, n int, promp
 	return out
 }
 
-var size = testmodels.Size{Seed: 1}
+var (
+	size   = testmodels.Size{Seed: 1}
+	size23 = testmodels.Size{Seed: 1, Opset: 23}
+)
 
 // What ONNX Runtime 1.30 gives for the models without a cache, run on the whole
 // text for every token, the most probable one taken.
@@ -63,6 +66,8 @@ func TestGreedy(t *testing.T) {
 	}{
 		{"llama", testmodels.LLaMA(size, testmodels.LLaMAOptions{}), false, llamaGreedy},
 		{"llama, cache", testmodels.LLaMA(size, testmodels.LLaMAOptions{Cache: true}), true, llamaGreedy},
+		{"llama, opset 23", testmodels.LLaMA(size23, testmodels.LLaMAOptions{}), false, llamaGreedy},
+		{"llama, opset 23, cache", testmodels.LLaMA(size23, testmodels.LLaMAOptions{Cache: true}), true, llamaGreedy},
 		{"llama, cache, other names", renamed, true, llamaGreedy},
 		{"gpt2", testmodels.GPT2(size, testmodels.GPT2Options{}), false, gpt2Greedy},
 		{"gpt2, cache", testmodels.GPT2(size, testmodels.GPT2Options{Cache: true}), true, gpt2Greedy},
