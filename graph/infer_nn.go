@@ -665,7 +665,13 @@ func inferGridSample(c *call) error {
 func inferAffineGrid(c *call) error {
 	size, ok := c.content(1).list()
 	if !ok || len(size) < 4 {
+		// theta [N, r, r + 1] tells how many dims there are.
 		c.setElem(0, c.elem(0))
+		if t, ok := c.dims(0); ok && len(t) == 3 && t[1].IsKnown() && (t[1].N == 2 || t[1].N == 3) {
+			out := slices.Repeat([]Dim{UnknownDim}, int(t[1].N)+2)
+			out[0], out[len(out)-1] = t[0], t[1]
+			c.set(0, c.elem(0), out)
+		}
 		return nil
 	}
 	out := []Dim{c.dim(size[0])}
@@ -683,6 +689,9 @@ func inferCol2Im(c *call) error {
 	block, blockKnown := c.content(2).numbers()
 	if !ok || !known || !blockKnown || len(x) != 3 {
 		c.setElem(0, c.elem(0))
+		if n, ok := c.dims(1); ok && len(n) == 1 && n[0].IsKnown() && n[0].N > 0 && n[0].N < 64 {
+			c.setRank(0, c.elem(0), int(n[0].N)+2)
+		}
 		return nil
 	}
 	channels := c.expr(x[1])
@@ -884,6 +893,20 @@ func inferLinearAttention(c *call) error {
 	e := c.expr(v[2]).div(constant(kv))
 	c.set(0, c.elem(0), []Dim{q[0], q[1], c.dim(e.mul(constant(h)))})
 	c.set(1, state, []Dim{q[0], Known(kv), c.dim(c.expr(q[2]).div(constant(h))), c.dim(e)})
+	return nil
+}
+
+// inferCausalConv: input [B, C, L], weight [C, 1, K] → [B, C, L], [B, C, K−1].
+func inferCausalConv(c *call) error {
+	x, okX := c.dims(0)
+	w, okW := c.dims(1)
+	if !okX || !okW || len(x) != 3 || len(w) != 3 {
+		c.setRank(0, c.elem(0), 3)
+		c.setRank(1, c.elem(0), 3)
+		return nil
+	}
+	c.set(0, c.elem(0), x)
+	c.set(1, c.elem(0), []Dim{x[0], x[1], c.dim(c.expr(w[2]).add(constant(-1)))})
 	return nil
 }
 

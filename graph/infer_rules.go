@@ -23,7 +23,7 @@ var inferRules = map[opKey]rule{
 	{"", "Softplus"}: inferSame, {"", "Softsign"}: inferSame, {"", "Sqrt"}: inferSame, {"", "Swish"}: inferSame, {"", "Tan"}: inferSame,
 	{"", "Tanh"}: inferSame, {"", "ThresholdedRelu"}: inferSame, {"", "IsInf"}: inferIsBool, {"", "IsNaN"}: inferIsBool,
 	{"", "Affine"}: inferSame, {"", "ScaledTanh"}: inferSame, {"", "ParametricSoftplus"}: inferSame, {"", "ImageScaler"}: inferSame,
-	{"", "Cast"}: inferCast, {"", "CastLike"}: inferCastLike, {"", "Bernoulli"}: inferSameAs, {"", "Dropout"}: inferDropout,
+	{"", "Cast"}: inferCast, {"", "CastLike"}: inferCastLike, {"", "BitCast"}: inferBitCast, {"", "SwiGLU"}: inferSame, {"", "Bernoulli"}: inferSameAs, {"", "Dropout"}: inferDropout,
 
 	// Elementwise on several, broadcast.
 	{"", "Add"}: inferArithmetic((*expr).add), {"", "Sub"}: inferArithmetic((*expr).sub), {"", "Mul"}: inferArithmetic((*expr).mul),
@@ -80,7 +80,7 @@ var inferRules = map[opKey]rule{
 
 	// Recurrent networks and attention.
 	{"", "RNN"}: inferRecurrent, {"", "GRU"}: inferRecurrent, {"", "LSTM"}: inferRecurrent, {"", "Attention"}: inferAttention,
-	{"", "LinearAttention"}: inferLinearAttention,
+	{"", "LinearAttention"}: inferLinearAttention, {"", "CausalConvWithState"}: inferCausalConv,
 
 	// Quantization.
 	{"", "QuantizeLinear"}: inferQuantizeLinear, {"", "DequantizeLinear"}: inferDequantizeLinear, {"", "DynamicQuantizeLinear"}: inferDynamicQuantizeLinear,
@@ -159,6 +159,11 @@ func inferCast(c *call) error {
 	to := c.dtype("to", Undefined)
 	c.like(0, 0, to)
 	c.castContent(to)
+	return nil
+}
+
+func inferBitCast(c *call) error {
+	c.like(0, 0, c.dtype("to", Undefined))
 	return nil
 }
 

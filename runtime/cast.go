@@ -13,6 +13,7 @@ import (
 var castOps = []operator{
 	{"", "Cast", 6, prepareCast, gradCast, 0},
 	{"", "CastLike", 15, prepareCast, gradCast, 0},
+	{"", "BitCast", 26, prepareBitCast, nil, 0},
 }
 
 // prepareCast: Cast takes its type from an attribute, CastLike from an input.
@@ -41,6 +42,36 @@ func prepareCast(n *node) (kernel, error) {
 		}
 		return convert(z, c.in[0], rules)
 	}, n.inputs(inputs, inputs)
+}
+
+// prepareBitCast: the same bits as another type of as many.
+func prepareBitCast(n *node) (kernel, error) {
+	to := graph.DType(n.int("to", 0))
+	if !to.Known() || elemSize(to) == 0 {
+		return nil, fmt.Errorf("attribute to = %d is no element type of fixed size", to)
+	}
+	return func(c *call) error {
+		x := c.in[0]
+		if x.DType.Bits() != to.Bits() {
+			return fmt.Errorf("%v and %v differ in size", x.DType, to)
+		}
+		if to.Bits() < 8 && x.DType != to {
+			return wrongType(x.DType) // they lie in bytes here
+		}
+		z, err := c.alloc(0, to, x.Shape...)
+		if err != nil {
+			return err
+		}
+		copy(z.mem, x.mem)
+		if to == graph.Bool {
+			for i, b := range z.mem {
+				if b > 1 {
+					z.mem[i] = 1
+				}
+			}
+		}
+		return nil
+	}, n.inputs(1, 1)
 }
 
 // castRules are what only the types of 8 bits and less ask for.

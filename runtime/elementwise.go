@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 
 	"github.com/onnx-lathe/lathe/graph"
 )
@@ -34,6 +35,7 @@ var elementwiseOps = []operator{
 	{"", "BitwiseAnd", 18, prepareBits, nil, 0},
 	{"", "BitwiseOr", 18, prepareBits, nil, 0},
 	{"", "BitwiseXor", 18, prepareBits, nil, 0},
+	{"", "SwiGLU", 28, prepareSwiGLU, nil, halves},
 	{"", "Where", 9, prepareWhere, gradWhere, 0},
 }
 
@@ -708,6 +710,34 @@ func where[T any](elems func(*Tensor) []T) kernel {
 			return err
 		}
 		c.parallel(b.size, elementGrain, body)
+		return nil
+	}
+}
+
+// prepareSwiGLU: a·σ(alpha·a)·b of two tensors of a shape. Shazeer: GLU Variants
+// Improve Transformer, 2020.
+func prepareSwiGLU(n *node) (kernel, error) {
+	alpha := float64(n.float("alpha", 1))
+	return byType{graph.Float32: swiGLU[float32](alpha), graph.Float64: swiGLU[float64](alpha)}.kernel(0), n.inputs(2, 2)
+}
+
+func swiGLU[T float32 | float64](alpha float64) kernel {
+	body := func(c *call, lo, hi int) {
+		a, b, z := view[T](c.in[0]), view[T](c.in[1]), view[T](c.out[0])
+		for i := lo; i < hi; i++ {
+			x := float64(a[i])
+			z[i] = T(x / (1 + math.Exp(-alpha*x)) * float64(b[i]))
+		}
+	}
+	return func(c *call) error {
+		a, b := c.in[0], c.in[1]
+		if a.DType != b.DType || !slices.Equal(a.Shape, b.Shape) {
+			return fmt.Errorf("A is %v%v, B %v%v", a.DType, a.Shape, b.DType, b.Shape)
+		}
+		if _, err := c.alloc(0, a.DType, a.Shape...); err != nil {
+			return err
+		}
+		c.parallel(a.Len(), functionGrain, body)
 		return nil
 	}
 }

@@ -46,7 +46,7 @@ func (f *folder) try(x *lnode) bool {
 	}
 	in := make([]*Tensor, len(x.in))
 	for i, v := range x.in {
-		if v != nil {
+		if v != nil && !x.dropped[i] { // as a kernel finds it in a run
 			in[i] = v.konst
 		}
 	}

@@ -25,6 +25,7 @@ var fusedGradients = map[string]gradient{
 	"RMSNormalization":   gradLayerNorm,
 	"Gelu":               gradFunction,
 	"Silu":               gradFunction,
+	maskKind:             gradMask,
 }
 
 // discrete has the operators whose results no parameter moves: numbers that
@@ -258,6 +259,14 @@ func (b *backward) op(name string, attrs []*graph.Attr, in ...*lvalue) *lvalue {
 	x.out = []*lvalue{b.value(x)}
 	b.nodes = append(b.nodes, x)
 	return x.out[0]
+}
+
+// again adds a node like x that reads other values.
+func (b *backward) again(x *lnode, in []*lvalue) *lvalue {
+	y := &lnode{node: node{name: b.label(x.op), op: x.op, domain: x.domain, opset: x.opset, attrs: x.attrs, simd: b.simd}, version: x.version, row: x.row, in: in}
+	y.out = []*lvalue{b.value(y)}
+	b.nodes = append(b.nodes, y)
+	return y.out[0]
 }
 
 func (b *backward) constant(t *Tensor) *lvalue { return &lvalue{name: "constant", konst: t} }

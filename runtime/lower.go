@@ -195,6 +195,18 @@ func (l *lowering) node(sc *scope, n *graph.Node, e *env) error {
 		}
 	}
 
+	if l.opts.training != nil && ok {
+		for _, v := range n.Outputs() {
+			x.wanted = append(x.wanted, v != nil)
+		}
+		if outs, defined, err := l.define(sc, x); defined {
+			if err != nil {
+				return fmt.Errorf("%s: %w", x.title(), err)
+			}
+			return l.bind(n, outs, e)
+		}
+	}
+
 	for _, v := range n.Outputs() {
 		if v == nil {
 			x.out = append(x.out, nil)
@@ -310,7 +322,13 @@ func (l *lowering) bind(n *graph.Node, outs []*lvalue, e *env) error {
 	}
 	for i, v := range n.Outputs() {
 		if v != nil {
+			if outs[i] == nil {
+				return fmt.Errorf("%v: output %d is not computed", n, i)
+			}
 			e.values[v] = outs[i]
+			if outs[i].rank < 0 {
+				outs[i].rank = v.Type().Rank()
+			}
 			l.track(v, outs[i])
 		}
 	}

@@ -24,7 +24,7 @@ var microsoftOps = []operator{
 	{microsoft, "TransposeMatMul", 1, prepareFusedMatMul, nil, halves},
 	{microsoft, "FusedGemm", 1, prepareFusedGemm, nil, halves},
 	{microsoft, "FusedConv", 1, prepareFusedConv, nil, halves},
-	{microsoft, "MatMulNBits", 1, prepareMatMulNBits, nil, halves},
+	{microsoft, "MatMulNBits", 1, prepareMatMulNBits, gradMatMulNBits, halves},
 	{microsoft, "DynamicQuantizeMatMul", 1, prepareDynamicQuantizeMatMul, nil, 0},
 	{microsoft, "MatMulIntegerToFloat", 1, prepareMatMulIntegerToFloat, nil, halves},
 	{microsoft, "QuantizeLinear", 1, asOpset(21, prepareQuantize), nil, 0},
@@ -490,9 +490,8 @@ func prepareFusedGemm(n *node) (kernel, error) {
 	}}.kernel(0), n.inputs(2, 3)
 }
 
-// prepareFusedConv: Conv, plus Z, with an activation.
-func prepareFusedConv(n *node) (kernel, error) {
-	name, list := n.str("activation", ""), n.floats("activation_params")
+// convActivations names the parameters of an activation of FusedConv.
+func convActivations(name string, list []float32) map[string]float32 {
 	params := map[string]float32{}
 	for i, param := range map[string][]string{
 		"LeakyRelu": {"alpha"}, "Elu": {"alpha"}, "ThresholdedRelu": {"alpha"}, "Celu": {"alpha"},
@@ -502,6 +501,13 @@ func prepareFusedConv(n *node) (kernel, error) {
 			params[param] = list[i]
 		}
 	}
+	return params
+}
+
+// prepareFusedConv: Conv, plus Z, with an activation.
+func prepareFusedConv(n *node) (kernel, error) {
+	name := n.str("activation", "")
+	params := convActivations(name, n.floats("activation_params"))
 	f, err := activated(n, name, params)
 	if err != nil {
 		return nil, err
@@ -638,6 +644,43 @@ type nBits struct {
 	k                *simd.Kernels
 	K, N, bits, size int
 	blocks           int // of a column
+}
+
+// gradMatMulNBits: dx = dy·Wᵀ, W dequantized; the bias gets dy.
+func gradMatMulNBits(b *backward, x *lnode, dy []*lvalue) error {
+	if len(x.in) > 5 {
+		b.addBroadcast(x.in[5], dy[0])
+	}
+	if !b.needs(x.in[0]) {
+		return nil
+	}
+	var in [4]*Tensor // weights, scales, zero points, groups
+	for i := range in {
+		if 1+i >= len(x.in) || x.in[1+i] == nil {
+			continue
+		}
+		t := x.in[1+i].konst
+		if t == nil {
+			return fmt.Errorf("input %d is no constant", 1+i)
+		}
+		if in[i] = t; t.DType == graph.Float16 || t.DType == graph.BFloat16 {
+			var err error
+			if in[i], err = widened(t); err != nil {
+				return err
+			}
+		}
+	}
+	w := &nBits{k: b.simd, K: x.int("K", 0), N: x.int("N", 0), bits: x.int("bits", 4), size: x.int("block_size", 0)}
+	w.blocks = (w.K + w.size - 1) / w.size
+	dense, err := newTensor(graph.Float32, []int{w.N, w.K})
+	if err != nil {
+		return err
+	}
+	if err := w.expand(dense.F32(), in[0], in[1], in[2], in[3]); err != nil {
+		return err
+	}
+	b.add(x.in[0], b.op("MatMul", nil, dy[0], b.constant(dense)))
+	return nil
 }
 
 func prepareMatMulNBits(n *node) (kernel, error) {

@@ -83,6 +83,8 @@ func tables() [][]operator {
 		int16Ops,
 		microsoftOps,
 		attentionOps,
+		sampleOps,
+		randomOps,
 		microsoftAttentionOps,
 		rotaryOps,
 	}

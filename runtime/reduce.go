@@ -21,7 +21,8 @@ var reduceOps = []operator{
 	{"", "ReduceLogSum", 1, prepareReduce, gradReduce, halves},
 	{"", "ReduceLogSumExp", 1, prepareReduce, gradReduce, halves},
 	{"", "ReduceSumSquare", 1, prepareReduce, gradReduce, halves},
-	{"", "CumSum", 11, prepareCumSum, nil, halves},
+	{"", "CumSum", 11, prepareCumulate, nil, halves},
+	{"", "CumProd", 26, prepareCumulate, nil, halves},
 }
 
 // prepareReduce: the axes are an attribute, and an input since opset 18 (13
@@ -352,23 +353,23 @@ func intReducer[T integer](op string) func(x []T) T {
 	}
 }
 
-// prepareCumSum: running sums along an axis, from the end with reverse, each
-// without its own element with exclusive.
-func prepareCumSum(n *node) (kernel, error) {
-	exclusive, reverse := n.bool("exclusive", false), n.bool("reverse", false)
+// prepareCumulate: running sums or products along an axis, from the end with
+// reverse, each without its own element with exclusive.
+func prepareCumulate(n *node) (kernel, error) {
+	exclusive, reverse, product := n.bool("exclusive", false), n.bool("reverse", false), n.op == "CumProd"
 	run := byType{
-		graph.Float32: cumSum[float32, float64](exclusive, reverse),
-		graph.Float64: cumSum[float64, float64](exclusive, reverse),
-		graph.Int32:   cumSum[int32, int32](exclusive, reverse),
-		graph.Int64:   cumSum[int64, int64](exclusive, reverse),
-		graph.Uint32:  cumSum[uint32, uint32](exclusive, reverse),
-		graph.Uint64:  cumSum[uint64, uint64](exclusive, reverse),
+		graph.Float32: cumulate[float32, float64](exclusive, reverse, product),
+		graph.Float64: cumulate[float64, float64](exclusive, reverse, product),
+		graph.Int32:   cumulate[int32, int32](exclusive, reverse, product),
+		graph.Int64:   cumulate[int64, int64](exclusive, reverse, product),
+		graph.Uint32:  cumulate[uint32, uint32](exclusive, reverse, product),
+		graph.Uint64:  cumulate[uint64, uint64](exclusive, reverse, product),
 	}.kernel(0)
 	return run, n.inputs(2, 2)
 }
 
-// cumSum adds up in type S.
-func cumSum[T, S number](exclusive, reverse bool) kernel {
+// cumulate adds up or multiplies in type S.
+func cumulate[T, S number](exclusive, reverse, product bool) kernel {
 	body := func(c *call, lo, hi int) {
 		l := c.state.(*lines)
 		x, z := view[T](c.in[0]), view[T](c.out[0])
@@ -377,15 +378,22 @@ func cumSum[T, S number](exclusive, reverse bool) kernel {
 			if reverse {
 				at, step = at+(l.n-1)*step, -step
 			}
-			var sum S
+			var so S
+			if product {
+				so = 1
+			}
 			for range l.n {
 				v := S(x[at])
 				if exclusive {
-					z[at] = T(sum)
-					sum += v
+					z[at] = T(so)
+				}
+				if product {
+					so *= v
 				} else {
-					sum += v
-					z[at] = T(sum)
+					so += v
+				}
+				if !exclusive {
+					z[at] = T(so)
 				}
 				at += step
 			}

@@ -3,14 +3,15 @@ package runtime
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/onnx-lathe/lathe/graph"
 )
 
 // rotaryOps turn pairs of features by angles that depend on the position.
 var rotaryOps = []operator{
-	{"", "RotaryEmbedding", 23, prepareRotary, nil, halves},
-	{microsoft, "RotaryEmbedding", 1, prepareMicrosoftRotary, nil, halves},
+	{"", "RotaryEmbedding", 23, prepareRotary, gradRotary, halves},
+	{microsoft, "RotaryEmbedding", 1, prepareMicrosoftRotary, gradRotary, halves},
 }
 
 // rotation turns the first size features of every head (all where it is 0): the
@@ -77,6 +78,21 @@ func (r *rotation) apply(z, x headed, cos, sin *Tensor, where []int64, batch, t,
 			}
 		}
 	}
+	return nil
+}
+
+// gradRotary turns back: the same with sines of the other sign.
+func gradRotary(b *backward, x *lnode, dy []*lvalue) error {
+	sin := 2
+	if x.domain == microsoft {
+		sin = 3
+	}
+	if b.needs(x.in[sin-1]) || b.needs(x.in[sin]) {
+		return errors.New("tables of cosines and sines cannot be trained")
+	}
+	in := slices.Clone(x.in)
+	in[0], in[sin] = dy[0], b.op("Neg", nil, in[sin])
+	b.add(x.in[0], b.like(b.again(x, in), x.in[0]))
 	return nil
 }
 

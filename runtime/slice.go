@@ -18,6 +18,7 @@ var sliceOps = []operator{
 	{"", "Pad", 2, preparePad, gradMoved, 0},
 	{"", "DepthToSpace", 1, prepareDepthToSpace, gradMoved, 0},
 	{"", "SpaceToDepth", 1, prepareSpaceToDepth, gradMoved, 0},
+	{"", "CenterCropPad", 18, prepareCenterCropPad, nil, 0},
 }
 
 // strided is a way to read a tensor: from element offset on, dims with a
@@ -622,4 +623,73 @@ func prepareSpaceToDepth(n *node) (kernel, error) {
 		s.view = strided{0, append(s.view.dims[:0], n, b, b, d, h/b, w/b), append(s.view.strides[:0], d*h*w, w, 1, h*w, b*w, b)}
 		return c.copyStrided(&s.view)
 	}, errors.Join(n.inputs(1, 1), n.err)
+}
+
+// prepareCenterCropPad: the middle of the input in a shape of its own along the
+// axes, zeros around it where that is longer. Where they cannot be halved, one
+// more is cut off or added at the end.
+func prepareCenterCropPad(n *node) (kernel, error) {
+	axes, given := n.ints("axes"), n.isSet("axes")
+	return func(c *call) error {
+		x := c.in[0]
+		list, err := c.converted(c.in[1], graph.Int64)
+		if err != nil {
+			return err
+		}
+		want, err := dimsOf(nil, list)
+		if err != nil {
+			return err
+		}
+		w := elemSize(x.DType)
+		if w == 0 || x.DType == graph.String {
+			return wrongType(x.DType)
+		}
+		r := len(x.Shape)
+		along := axes
+		if !given {
+			along = nil
+			for i := range r {
+				along = append(along, i)
+			}
+		}
+		if len(want) != len(along) {
+			return fmt.Errorf("shape %v for %d axes", want, len(along))
+		}
+		shape := slices.Clone(x.Shape)
+		for i, a := range along {
+			if a, err = axis(a, r); err != nil {
+				return err
+			}
+			shape[a] = want[i]
+		}
+		z, err := c.alloc(0, x.DType, shape...)
+		if err != nil || z.Len() == 0 {
+			return err
+		}
+		clear(z.mem)
+		if r == 0 {
+			copy(z.mem, x.mem)
+			return nil
+		}
+		// Copy rows: from and to are where the common part begins.
+		from, to, common := make([]int, r), make([]int, r), make([]int, r)
+		rows := 1
+		for i := range r {
+			if common[i] = min(x.Shape[i], shape[i]); i < r-1 {
+				rows *= common[i]
+			}
+			from[i], to[i] = max(x.Shape[i]-shape[i], 0)/2, max(shape[i]-x.Shape[i], 0)/2
+		}
+		for k := range rows {
+			at, into, step, stride := from[r-1], to[r-1], x.Shape[r-1], shape[r-1]
+			for i := r - 2; i >= 0; i-- {
+				p := k % common[i]
+				k /= common[i]
+				at, into = at+(from[i]+p)*step, into+(to[i]+p)*stride
+				step, stride = step*x.Shape[i], stride*shape[i]
+			}
+			copy(z.mem[into*w:][:common[r-1]*w], x.mem[at*w:])
+		}
+		return nil
+	}, n.inputs(2, 2)
 }

@@ -137,6 +137,10 @@ func compileTraining(m *graph.Model, o TrainingOptions) (*Training, error) {
 		copy(p.Value, f)
 		at += (len(f) + unit - 1) / unit * unit
 	}
+	// Definitions of fused operators go by the ranks of their inputs. Where
+	// inference fails, they say what they lack.
+	m = m.Clone()
+	_ = graph.Infer(m)
 	tr.konst = make([]*lvalue, len(tr.params))
 	prog, err := compile(m, Options{Path: o.Path, MemoryLimit: o.MemoryLimit, Probes: [][]string{tr.values}, training: tr})
 	if err != nil {

@@ -17,6 +17,15 @@ var trainable = map[string][]int{
 	"Add": {0, 1}, "Sub": {0, 1}, "Mul": {0, 1}, "Div": {1},
 	"Gather": {0}, "Concat": nil, "Expand": {0},
 	"BlockCirculantMatMul": {1, 2},
+
+	// ONNX Runtime's: products, norms and embeddings in one node, and the
+	// biases that it has taken along.
+	microsoft + ".Attention": {1, 2}, microsoft + ".MultiHeadAttention": {3}, microsoft + ".GroupQueryAttention": {11},
+	microsoft + ".SkipLayerNormalization": {2, 3, 4}, microsoft + ".SkipSimplifiedLayerNormalization": {2, 3},
+	microsoft + ".EmbedLayerNormalization": {2, 3, 4, 5, 6},
+	microsoft + ".BiasGelu":                {1}, microsoft + ".FastGelu": {1},
+	microsoft + ".FusedMatMul": {0, 1}, microsoft + ".TransposeMatMul": {0, 1}, microsoft + ".FusedGemm": {0, 1, 2}, microsoft + ".FusedConv": {1, 2},
+	microsoft + ".MatMulNBits": {5},
 }
 
 // Trainable returns the names of the constants of a model's main graph that
@@ -58,14 +67,21 @@ func readsParameter(u graph.Use, c *graph.Tensor, depth int) bool {
 		out := n.Output(0)
 		return out != nil && slices.ContainsFunc(out.Uses(), func(u graph.Use) bool { return readsParameter(u, c, depth+1) })
 	}
-	if graph.NormalDomain(n.Domain) != "" {
-		return false
+	op := n.Op
+	if domain := graph.NormalDomain(n.Domain); domain != "" {
+		op = domain + "." + op
 	}
-	inputs, ok := trainable[n.Op]
+	inputs, ok := trainable[op]
 	if !ok || inputs != nil && !slices.Contains(inputs, u.Index) {
 		return false
 	}
-	switch n.Op {
+	switch op {
+	case "MatMul", "Expand":
+		if isAngle(n.Output(0), 0) {
+			return false // the frequencies of rotary embeddings
+		}
+	}
+	switch op {
 	case "Add", "Sub":
 		return sizedAsWeights(c)
 	case "Mul", "Div":
@@ -85,6 +101,26 @@ func vectorLike(dims []int64) bool {
 		}
 	}
 	return long == 1
+}
+
+// isAngle reports whether v, perhaps in another shape or multiplied by
+// positions, is read by nothing but sines and cosines.
+func isAngle(v *graph.Value, depth int) bool {
+	if v == nil || depth > 8 || len(v.Uses()) == 0 {
+		return false
+	}
+	for _, u := range v.Uses() {
+		switch n := u.Node; {
+		case n.Is("Cos", "Sin"):
+		case n.Is("Identity", "Cast", "Transpose", "Reshape", "Unsqueeze", "Squeeze", "Expand", "Concat", "MatMul", "Mul"):
+			if !isAngle(n.Output(0), depth+1) {
+				return false
+			}
+		default:
+			return false
+		}
+	}
+	return true
 }
 
 // isTable reports whether v, perhaps in another shape, is read by nothing but

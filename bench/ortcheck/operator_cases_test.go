@@ -254,5 +254,32 @@ func operatorCases() []operatorCase {
 			operatorCase{op: "TensorScatter", opset: 24, attrs: attrs + ", axis = 1", inputs: in("past: float[2,6,4]", "new: float[2,2,4]", "at: int64[2]"), outputs: "y", values: begin},
 		)
 	}
+
+	// Places that are computed.
+	for _, corners := range []string{"", "align_corners = 1"} {
+		add(
+			operatorCase{op: "AffineGrid", opset: 20, attrs: corners, inputs: in("t: float[2,2,3]", "n: int64[4]"), outputs: "y", values: map[string]any{"n": []int64{2, 3, 4, 5}}},
+			operatorCase{op: "AffineGrid", opset: 20, attrs: corners, inputs: in("t: float[2,3,4]", "n: int64[5]"), outputs: "y", values: map[string]any{"n": []int64{2, 3, 2, 4, 5}}},
+		)
+	}
+	add(
+		operatorCase{op: "Col2Im", opset: 18, inputs: in("x: float[2,12,12]", "s: int64[2]", "b: int64[2]"), outputs: "y", values: map[string]any{"s": []int64{5, 4}, "b": []int64{2, 2}}},
+		operatorCase{op: "Col2Im", opset: 18, attrs: "strides = [2, 1], pads = [1, 0, 1, 2], dilations = [1, 2]", inputs: in("x: float[1,12,8]", "s: int64[2]", "b: int64[2]"), outputs: "y",
+			values: map[string]any{"s": []int64{3, 4}, "b": []int64{3, 2}}},
+		operatorCase{op: "DeformConv", opset: 19, attrs: "kernel_shape = [3, 3], pads = [1, 1, 1, 1]", inputs: in("x: float[2,4,6,5]", "w: float[6,4,3,3]", "o: float[2,18,6,5]"), outputs: "y"},
+		operatorCase{op: "DeformConv", opset: 19, attrs: "kernel_shape = [3, 2], strides = [2, 1], dilations = [1, 2], group = 2, offset_group = 2",
+			inputs: in("x: float[2,4,7,6]", "w: float[6,2,3,2]", "o: float[2,24,3,4]", "b: float[6]", "m: float[2,12,3,4]"), outputs: "y"},
+	)
+	for _, shape := range [][]int64{{4, 9}, {7, 2}, {5, 5}} {
+		add(operatorCase{op: "CenterCropPad", opset: 18, attrs: "axes = [0, -1]", inputs: in("x: float[5,3,5]", "s: int64[2]"), outputs: "y", values: map[string]any{"s": shape}})
+	}
+	add(
+		operatorCase{op: "CenterCropPad", opset: 18, inputs: in("x: float[5,4]", "s: int64[2]"), outputs: "y", values: map[string]any{"s": []int64{2, 7}}},
+		operatorCase{op: "BitCast", opset: 26, attrs: "to = 6", inputs: in("x: float[3,4]"), outputs: "y:int32"},
+		operatorCase{op: "CumProd", opset: 26, inputs: in("x: float[3,4]", "a: int64"), outputs: "y", values: map[string]any{"a": []int64{1}}},
+		operatorCase{op: "CumProd", opset: 26, attrs: "exclusive = 1, reverse = 1", inputs: in("x: float[3,4]", "a: int64"), outputs: "y", values: map[string]any{"a": []int64{-2}}},
+		operatorCase{op: "Swish", opset: 24, attrs: "alpha = 0.7", inputs: in("x: float[3,4]"), outputs: "y"},
+		operatorCase{op: "RMSNormalization", opset: 23, attrs: "axis = 1, epsilon = 0.1", inputs: in("x: float[2,3,4]", "g: float[3,4]"), outputs: "y"},
+	)
 	return out
 }
