@@ -475,8 +475,25 @@ func defineMultiHeadAttention(d *definer) ([]*lvalue, error) {
 	return []*lvalue{d.merged(d.attend(a)), k, v, nil}, nil
 }
 
+// groupedLengths: seqlens_k [B], the total and the number of tokens → how many
+// keys each sample has, [B, 1, 1, 1]. Samples whose past is shorter than its room
+// are refused.
+func groupedLengths(c *call) error {
+	lens, total, tokens := c.in[0].I32(), c.in[1].I64()[0], c.in[2].I64()[0]
+	z, err := c.alloc(0, graph.Int64, len(lens), 1, 1, 1)
+	if err != nil {
+		return err
+	}
+	for i, v := range lens {
+		if z.I64()[i] = int64(v) + 1; total != tokens && int64(v)+1 != total {
+			return fmt.Errorf("seqlens_k[%d] = %d of a total of %d: a past that is shorter than its room cannot be trained on", i, v, total)
+		}
+	}
+	return nil
+}
+
 // defineGroupQueryAttention holds where the past is as long as it has room, as
-// in every sample that is trained on; it fails where total_sequence_length says
+// in what is trained on; the Reshape fails where total_sequence_length says
 // otherwise.
 func defineGroupQueryAttention(d *definer) ([]*lvalue, error) {
 	x := d.x
@@ -510,7 +527,7 @@ func defineGroupQueryAttention(d *definer) ([]*lvalue, error) {
 	total := d.op("Reshape", d.cast(x.in[6], graph.Int64), d.wholes(1))
 	k = d.op("Reshape", k, d.join(0, d.dims(k, 0, 1), total, d.dims(k, 3)))
 	queries, keys := d.places(q, k, offset)
-	length := d.op("Reshape", d.op("Add", d.cast(x.in[5], graph.Int64), d.whole(1)), d.wholes(-1, 1, 1, 1))
+	length := d.kernels("lengths", 1, groupedLengths, x.in[5], total, d.dims(q, 2))[0]
 	a := attended{q: q, k: k, v: v, scale: x.float("scale", 0), softcap: x.float("softcap", 0)}
 	a.allowed = []*lvalue{d.op("LessOrEqual", keys, queries), d.op("Less", keys, length)}
 	if n := x.int("local_window_size", -1); n > 0 {
