@@ -19,6 +19,8 @@ require (
 	gorgonia.org/tensor v0.9.24
 )
 
+require golang.org/x/image v0.48.0
+
 require (
 	github.com/apache/arrow/go/arrow v0.0.0-20201229220542-30ce2eb5d4dc // indirect
 	github.com/chewxy/hm v1.0.0 // indirect

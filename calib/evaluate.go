@@ -290,15 +290,49 @@ func (e *evaluator) measure(i, from, to int) error {
 		}
 	}
 	classes := r.out.Shape[len(r.out.Shape)-1]
-	part := func(v []float32, s int) []float32 { return v[s*len(v)/samples : (s+1)*len(v)/samples] }
+	if classes == 0 {
+		return fmt.Errorf("output %q has shape %v", r.output, r.out.Shape)
+	}
+	mask, err := MaskOf(r.in, samples)
+	if err != nil {
+		return err
+	}
+	keep := mask.of(r.out.Len() / classes)
 	for s := range samples {
-		x, err := e.metric.of(part(original.F32(), s), part(r.out.F32(), s), classes, targets[s*len(targets)/samples:(s+1)*len(targets)/samples])
-		if err != nil {
-			return err
+		of := part(targets, s, samples)
+		x, y := part(original.F32(), s, samples), part(r.out.F32(), s, samples)
+		if keep := part(keep, s, samples); keep != nil {
+			// What stands where a text is filled up is no matter.
+			if len(of) == len(keep) {
+				of = pick(of, keep, 1)
+			}
+			x, y = pick(x, keep, classes), pick(y, keep, classes)
 		}
-		r.values = append(r.values, x)
+		value, err := e.metric.of(x, y, classes, of)
+		if err != nil {
+			return fmt.Errorf("sample %d: %w", r.feed.Number(from+s), err)
+		}
+		r.values = append(r.values, value)
 	}
 	return nil
+}
+
+// part is part i of n of v.
+func part[T any](v []T, i, n int) []T { return v[i*len(v)/n : (i+1)*len(v)/n] }
+
+// pick returns the rows of v, of n elements each, that keep says, or v where
+// those are all or v is no list of such rows.
+func pick[T any](v []T, keep []bool, n int) []T {
+	if len(v) != len(keep)*n || !slices.Contains(keep, false) {
+		return v
+	}
+	var out []T
+	for i, ok := range keep {
+		if ok {
+			out = append(out, v[i*n:(i+1)*n]...)
+		}
+	}
+	return out
 }
 
 // tokensOf finds the token ids among the inputs: the integer input [samples,

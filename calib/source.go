@@ -5,11 +5,11 @@
 package calib
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
+	"hash"
 	"maps"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
@@ -28,49 +28,134 @@ const DefaultLimit = 4 << 30
 
 // SourceOptions says how data is read.
 type SourceOptions struct {
-	Map map[string]string // array name → model input that it feeds
+	// Map pairs an array of the data with the model input that it feeds. The
+	// arrays of a text are "tokens", "mask" and "types", and every field of
+	// JSON lines; those of pictures and sounds "pixels", "samples" and "mask".
+	Map map[string]string
+
 	// Limit bounds the bytes of all arrays and of the intermediate values of
 	// a model that runs over them, together; 0 means DefaultLimit.
 	Limit int64
+
+	Samples int    // to use of the data; 0 means all
+	Choice  Choice // which; "" means the first
+	Seed    uint64 // of a random choice
+
+	// Tokenizer is the path of the tokenizer.json that text is read with, Field
+	// the field of JSON lines that holds the text ("" means "text").
+	Tokenizer, Field string
+
+	// Sequence is the number of tokens that texts, or of values that sounds, are
+	// cut or filled up to where the model leaves it open. 0 means the longest
+	// text, but at most 512, or the longest sound. Join joins all texts and cuts
+	// them into pieces of that length, so that none is filled up.
+	Sequence int
+	Join     bool
+
+	Normalize Normalize // of pixels or of sounds; "" means what is usual
+	Size      int       // height and width of pictures where the model leaves them open
+	Crop      float64   // part of a picture's shorter side that is kept; 0 means 1
+	Rate      int       // samples a second of sounds; 0 means 16000
 }
 
-// Source is a set of samples. It is one of: an .npz archive, whose arrays
-// have the samples along the first axis, or a folder in the layout of the
-// ONNX operator tests, each test_data_set_K being one sample.
+// Choice says which samples are taken where not all are.
+type Choice string
+
+const (
+	ChooseFirst  Choice = "first"  // in their order
+	ChooseSpread Choice = "spread" // evenly spaced: data is often sorted by class
+	ChooseRandom Choice = "random" // by the seed, without repetition, in their order
+)
+
+// Choices lists the choices.
+var Choices = []Choice{ChooseFirst, ChooseSpread, ChooseRandom}
+
+// choose picks samples of total.
+func (o *SourceOptions) choose(total int) []int {
+	n := total
+	if o.Samples > 0 {
+		n = min(n, o.Samples)
+	}
+	out := make([]int, n)
+	switch o.Choice {
+	case ChooseSpread:
+		for i := range out {
+			out[i] = i * total / n
+		}
+	case ChooseRandom:
+		// The stream is particular to the choice of samples.
+		r := rand.New(rand.NewPCG(o.Seed, 0x73616d706c6573))
+		copy(out, r.Perm(total))
+		slices.Sort(out)
+	default:
+		for i := range out {
+			out[i] = i
+		}
+	}
+	return out
+}
+
+// choice is choose, and lets a fingerprint tell what was chosen.
+func (s *Source) choice(sum hash.Hash, total int) []int {
+	if s.opts.Samples > 0 && s.opts.Choice != ChooseFirst && s.opts.Choice != "" {
+		fmt.Fprintf(sum, "%s %d %d\n", s.opts.Choice, s.opts.Samples, s.opts.Seed)
+	}
+	return s.opts.choose(total)
+}
+
+// Source is a set of samples: arrays, test cases, texts, pictures or sounds.
 type Source struct {
-	path   string
-	opts   SourceOptions
-	arrays []*npz.Array // npz
-	cases  []testCase   // folder
-	print  string
+	path  string
+	opts  SourceOptions
+	kind  kind
+	print string
 }
 
-// testCase is one test_data_set: inputs and expected outputs by position.
-type testCase struct {
-	dir     string
-	inputs  []*graph.Tensor
-	outputs []*graph.Tensor
+// kind is one kind of data.
+type kind interface {
+	bytes() int64
+	// bind finds for the inputs of a feed what feeds them, and how many samples
+	// there are.
+	bind(f *Feed) error
+	// lacks says what the data holds in place of what p wants, and what to do.
+	lacks(p runtime.Port) string
+	array(name string) (*npz.Array, error)
 }
 
-// OpenSource reads the data at path.
+// OpenSource reads the data at path: an .npz archive, whose arrays have the
+// samples along the first axis; a folder in the layout of the ONNX operator
+// tests, each test_data_set_K being one sample; a text, a line (.txt) or a JSON
+// object (.jsonl) a sample; or a folder of pictures or sounds, in sub-folders
+// where they have classes.
 func OpenSource(path string, opts SourceOptions) (*Source, error) {
 	if opts.Limit == 0 {
 		opts.Limit = DefaultLimit
 	}
+	if opts.Choice == "" {
+		opts.Choice = ChooseFirst
+	}
+	s := &Source{path: path, opts: opts}
 	st, err := os.Stat(path)
 	if err != nil {
-		return nil, fmt.Errorf("data %s: %w; give an .npz file or a folder with test_data_set_0", path, errors.Unwrap(err))
+		return nil, fmt.Errorf("data %s: %w; give %s", path, errors.Unwrap(err), forms)
 	}
-	if st.IsDir() {
-		return openFolder(path, opts)
+	open := openArchive
+	switch extension := strings.ToLower(filepath.Ext(path)); {
+	case st.IsDir():
+		open = openFolder
+	case extension == ".txt" || extension == ".jsonl":
+		open = openText
+	case opts.Tokenizer != "":
+		return nil, fmt.Errorf("data %s: a tokenizer is for text, in a file .txt or .jsonl", path)
 	}
-	f, err := npz.Open(path, opts.Limit)
-	if err != nil {
+	if err := open(s); err != nil {
 		return nil, fmt.Errorf("data %w", err)
 	}
-	defer f.Close()
-	return fromNPZ(f, path, opts)
+	return s, nil
 }
+
+// forms is what data may be.
+const forms = "an .npz, a .txt or .jsonl with a tokenizer, a folder of pictures or sounds, or one with test_data_set_0"
 
 // SourceFromBytes reads an .npz archive held in memory; name stands for its
 // path.
@@ -82,91 +167,22 @@ func SourceFromBytes(name string, data []byte, opts SourceOptions) (*Source, err
 	if err != nil {
 		return nil, fmt.Errorf("data %w", err)
 	}
-	return fromNPZ(f, name, opts)
-}
-
-func fromNPZ(f *npz.File, path string, opts SourceOptions) (*Source, error) {
-	s := &Source{path: path, opts: opts}
-	sum := sha256.New()
-	names := f.Names()
-	if len(names) == 0 {
-		return nil, fmt.Errorf("data %s: the archive has no arrays", path)
+	s := &Source{path: name, opts: opts}
+	if err := s.fromNPZ(f); err != nil {
+		return nil, fmt.Errorf("data %w", err)
 	}
-	left := opts.Limit
-	for i, name := range names {
-		if slices.Contains(names[:i], name) {
-			return nil, fmt.Errorf("data %s: two arrays are called %q", path, name)
-		}
-		a, err := f.Read(name)
-		if err != nil {
-			return nil, fmt.Errorf("data %w", err)
-		}
-		if left -= int64(len(a.Raw)); left < 0 {
-			return nil, fmt.Errorf("data %s: array %q: more than the %w of %d MB of data", path, name, npz.ErrLimit, opts.Limit>>20)
-		}
-		fmt.Fprintf(sum, "%q %v %v\n", a.Name, a.DType, a.Shape)
-		sum.Write(a.Raw)
-		s.arrays = append(s.arrays, a)
-	}
-	s.print = "sha256:" + hex.EncodeToString(sum.Sum(nil))
 	return s, nil
 }
 
-func openFolder(path string, opts SourceOptions) (*Source, error) {
-	dirs, err := filepath.Glob(filepath.Join(globEscape(path), "test_data_set_*"))
+func openFolder(s *Source) error {
+	cases, err := filepath.Glob(filepath.Join(globEscape(s.path), "test_data_set_*"))
 	if err != nil {
-		return nil, fmt.Errorf("data %s: %w", path, err)
+		return fmt.Errorf("%s: %w", s.path, err)
 	}
-	if len(dirs) == 0 {
-		return nil, fmt.Errorf("data %s: the folder has no test_data_set_0; give a folder in the ONNX test layout or an .npz file", path)
+	if len(cases) > 0 {
+		return openCases(s, cases)
 	}
-	number := func(dir string) int {
-		n, err := strconv.Atoi(dir[strings.LastIndexByte(dir, '_')+1:])
-		if err != nil {
-			return 1 << 30
-		}
-		return n
-	}
-	slices.SortStableFunc(dirs, func(a, b string) int { return number(a) - number(b) })
-	s := &Source{path: path, opts: opts}
-	sum := sha256.New()
-	left := opts.Limit
-	for _, dir := range dirs {
-		c := testCase{dir: dir}
-		for _, kind := range []struct {
-			name string
-			list *[]*graph.Tensor
-		}{{"input", &c.inputs}, {"output", &c.outputs}} {
-			for i := 0; ; i++ {
-				file := filepath.Join(dir, fmt.Sprintf("%s_%d.pb", kind.name, i))
-				st, err := os.Stat(file)
-				if errors.Is(err, os.ErrNotExist) {
-					break
-				}
-				if err != nil {
-					return nil, fmt.Errorf("data %w", err)
-				}
-				if left -= st.Size(); left < 0 || !st.Mode().IsRegular() {
-					return nil, fmt.Errorf("data %s: no file, or more than the %w of %d MB of data", file, npz.ErrLimit, opts.Limit>>20)
-				}
-				b, err := os.ReadFile(file)
-				if err != nil {
-					return nil, fmt.Errorf("data %w", err)
-				}
-				t, err := graph.DecodeTensor(b)
-				if err != nil {
-					return nil, fmt.Errorf("data %s: %w", file, err)
-				}
-				fmt.Fprintf(sum, "%s %d %d\n", kind.name, i, len(b))
-				sum.Write(b)
-				*kind.list = append(*kind.list, t)
-			}
-		}
-		fmt.Fprintln(sum, "case")
-		s.cases = append(s.cases, c)
-	}
-	s.print = "sha256:" + hex.EncodeToString(sum.Sum(nil))
-	return s, nil
+	return openFiles(s)
 }
 
 // globEscape takes the special characters of filepath.Glob out of a path.
@@ -180,19 +196,8 @@ func (s *Source) Path() string { return s.path }
 // Fingerprint is a hash of names, types, shapes and elements, in their order.
 func (s *Source) Fingerprint() string { return s.print }
 
-// Bytes is the size of the arrays.
-func (s *Source) Bytes() int64 {
-	var n int64
-	for _, a := range s.arrays {
-		n += int64(len(a.Raw))
-	}
-	for _, c := range s.cases {
-		for _, t := range slices.Concat(c.inputs, c.outputs) {
-			n += t.Size()
-		}
-	}
-	return n
-}
+// Bytes is the size of the samples in memory.
+func (s *Source) Bytes() int64 { return s.kind.bytes() }
 
 // Runtime is how models are compiled that run over the data: their values may
 // take what the data leaves of the limit.
@@ -207,26 +212,24 @@ func (s *Source) compile(m *graph.Model, probes [][]string) (*runtime.Program, e
 	return runtime.Compile(m, o)
 }
 
-// Array returns the array of that name, for labels and expectations.
+// Array returns the array of that name, for labels and expectations. Pictures
+// and sounds in sub-folders have the array "labels", the numbers of the
+// sub-folders in the order of their names; a field of JSON lines that holds
+// whole numbers is an array, and so is one of strings, as their numbers in the
+// order of the alphabet.
 func (s *Source) Array(name string) (*npz.Array, error) {
-	var names []string
-	for _, a := range s.arrays {
-		if a.Name == name {
-			return a, nil
-		}
-		names = append(names, a.Name)
+	a, err := s.kind.array(name)
+	if err != nil {
+		return nil, fmt.Errorf("data %s: %w", s.path, err)
 	}
-	if s.arrays == nil {
-		return nil, fmt.Errorf("data %s: a test folder has no array %q; labels come from an .npz file", s.path, name)
-	}
-	return nil, fmt.Errorf("data %s: no array %q; it has %s", s.path, name, strings.Join(names, ", "))
+	return a, nil
 }
 
 // Outputs returns the expected outputs of sample i of a test folder, by
 // position.
 func (s *Source) Outputs(i int) []*graph.Tensor {
-	if i < len(s.cases) {
-		return s.cases[i].outputs
+	if c, ok := s.kind.(cases); ok && i < len(c) {
+		return c[i].outputs
 	}
 	return nil
 }
@@ -237,15 +240,17 @@ type Feed struct {
 	// filled in and what is left out.
 	Notes []string
 
-	source   *Source
-	ports    []runtime.Port
-	arrays   []*npz.Array // per port, nil where it is filled or from a folder
-	position []int        // per port: input number in a test folder, −1 elsewhere
-	fill     []filler     // per port, nil where data feeds it
-	total    int          // samples of the source
-	samples  []int        // those of the feed, by number, ascending
-	fixed    int          // samples of every batch, where the model or a folder fixes them; else 0
+	source  *Source
+	ports   []runtime.Port
+	feeds   []feeder // per port, nil where it is filled
+	fill    []filler // per port, nil where data feeds it
+	total   int      // samples of the source
+	samples []int    // those of the feed, by number, ascending
+	fixed   int      // samples of every batch, where the model or a folder fixes them; else 0
 }
+
+// feeder makes the input of some samples, by number.
+type feeder func(samples []int) (*runtime.Tensor, error)
 
 // Bind finds for every input what feeds it: the array mapped to it, else the
 // array of its name, else the only array that fits in rank, dims and type (a
@@ -259,14 +264,11 @@ type Feed struct {
 // time; samples beyond a multiple of it are left out, with a note.
 func (s *Source) Bind(ports []runtime.Port) (*Feed, error) {
 	f := &Feed{source: s, ports: ports}
-	f.arrays = make([]*npz.Array, len(ports))
-	f.position = slices.Repeat([]int{-1}, len(ports))
-	f.fill = make([]filler, len(ports))
-	bind := f.bindArrays
-	if s.cases != nil {
-		bind = f.bindCases
+	f.feeds, f.fill = make([]feeder, len(ports)), make([]filler, len(ports))
+	if len(ports) == 0 {
+		return nil, fmt.Errorf("data %s: the model has no inputs to feed", s.path)
 	}
-	if err := bind(); err != nil {
+	if err := s.kind.bind(f); err != nil {
 		return nil, fmt.Errorf("data %s: %w", s.path, err)
 	}
 	var kinds []string // of what is filled in
@@ -295,134 +297,40 @@ func (s *Source) Bind(ports []runtime.Port) (*Feed, error) {
 }
 
 // bound tells whether data feeds port i.
-func (f *Feed) bound(i int) bool { return f.arrays[i] != nil || f.position[i] >= 0 }
+func (f *Feed) bound(i int) bool { return f.feeds[i] != nil }
 
 func (f *Feed) missing(p runtime.Port) error {
-	var have []string
-	for _, a := range f.source.arrays {
-		have = append(have, fmt.Sprintf("%s %v%v", a.Name, a.DType, a.Shape))
-	}
-	what := strings.Join(have, ", ")
-	if f.source.cases != nil {
-		return fmt.Errorf("nothing feeds input %v; a case has %d inputs", p, len(f.source.cases[0].inputs))
-	}
-	return fmt.Errorf("nothing feeds input %v; the data has %s; name the array with --map array=%s", p, what, p.Name)
+	return fmt.Errorf("nothing feeds input %v; %s", p, f.source.kind.lacks(p))
 }
 
-func (f *Feed) bindArrays() error {
-	s := f.source
-	names := map[string]bool{}
-	for _, a := range s.arrays {
-		names[a.Name] = true
+// mapped finds the ports that Map names; its arrays must be among names.
+func (f *Feed) mapped(names []string) (ports map[string]int, err error) {
+	ports = map[string]int{}
+	at := map[int]string{}
+	for _, name := range slices.Sorted(maps.Keys(f.source.opts.Map)) {
+		to := slices.IndexFunc(f.ports, func(p runtime.Port) bool { return p.Name == f.source.opts.Map[name] })
+		if !slices.Contains(names, name) || to < 0 {
+			return nil, fmt.Errorf("--map %s=%s: there is no such array or no such input", name, f.source.opts.Map[name])
+		}
+		if other, ok := at[to]; ok {
+			return nil, fmt.Errorf("arrays %q and %q are both mapped to input %q", other, name, f.ports[to].Name)
+		}
+		ports[name], at[to] = to, name
 	}
-	used := map[string]bool{}
-	bind := func(i int, a *npz.Array) error {
-		p := f.ports[i]
-		if err := fits(a, p); err != nil {
-			return fmt.Errorf("array %q for input %q: %w", a.Name, p.Name, err)
-		}
-		if f.arrays[i] != nil {
-			return fmt.Errorf("arrays %q and %q are both mapped to input %q", f.arrays[i].Name, a.Name, p.Name)
-		}
-		f.arrays[i] = a
-		used[a.Name] = true
-		return nil
-	}
-	for _, name := range slices.Sorted(maps.Keys(s.opts.Map)) {
-		at := slices.IndexFunc(s.arrays, func(a *npz.Array) bool { return a.Name == name })
-		to := slices.IndexFunc(f.ports, func(p runtime.Port) bool { return p.Name == s.opts.Map[name] })
-		if at < 0 || to < 0 {
-			return fmt.Errorf("--map %s=%s: there is no such array or no such input", name, s.opts.Map[name])
-		}
-		if err := bind(to, s.arrays[at]); err != nil {
-			return err
-		}
-	}
-	for i, p := range f.ports {
-		at := slices.IndexFunc(s.arrays, func(a *npz.Array) bool { return a.Name == p.Name && s.opts.Map[a.Name] == "" })
-		if f.arrays[i] == nil && at >= 0 {
-			if err := bind(i, s.arrays[at]); err != nil {
-				return err
-			}
-		}
-	}
-	for i, p := range f.ports {
-		if _, fill := f.filler(p); f.bound(i) || fill != nil {
-			continue
-		}
-		var only *npz.Array
-		for _, a := range s.arrays {
-			if used[a.Name] || fits(a, p) != nil {
-				continue
-			}
-			if only != nil {
-				return fmt.Errorf("arrays %q and %q both fit input %q; choose with --map %s=%s", only.Name, a.Name, p.Name, a.Name, p.Name)
-			}
-			only = a
-		}
-		if only != nil {
-			if err := bind(i, only); err != nil {
-				return err
-			}
-			f.Notes = append(f.Notes, fmt.Sprintf("array %q feeds input %q: the only one that fits", only.Name, p.Name))
-		}
-	}
-	var first *npz.Array
-	for _, a := range f.arrays {
-		switch {
-		case a == nil:
-		case first == nil:
-			first = a
-		case a.Shape[0] != first.Shape[0]:
-			return fmt.Errorf("%q has %d samples and %q %d; they must agree", first.Name, first.Shape[0], a.Name, a.Shape[0])
-		}
-	}
-	switch {
-	case len(f.ports) == 0:
-		return errors.New("the model has no inputs to feed")
-	case first == nil:
-		return f.missing(f.ports[0])
-	case first.Shape[0] == 0:
-		return fmt.Errorf("array %q has no samples", first.Name)
-	}
-	f.total = first.Shape[0]
-	return nil
-}
-
-func (f *Feed) bindCases() error {
-	list := f.source.cases[0].inputs
-	for i, p := range f.ports {
-		for k, t := range list {
-			if t.Name == p.Name || (t.Name == "" && k == i) {
-				f.position[i] = k
-			}
-		}
-	}
-	// Names differ between model and data in some test sets: then position
-	// decides, as the layout says.
-	if !slices.ContainsFunc(f.position, func(k int) bool { return k >= 0 }) {
-		for i := range min(len(f.ports), len(list)) {
-			f.position[i] = i
-		}
-	}
-	f.total = len(f.source.cases)
-	return nil
+	return ports, nil
 }
 
 // batches finds how many samples a batch has to have, and cuts the samples to
 // a multiple of that.
 func (f *Feed) batches() error {
-	for i := range f.total {
-		f.samples = append(f.samples, i)
-	}
-	if f.source.cases != nil {
-		f.fixed = 1
+	f.samples = f.source.opts.choose(f.total)
+	if f.fixed > 0 {
 		return nil
 	}
-	by := ""
+	by, have := "", len(f.samples)
 	for i, p := range f.ports {
 		// Positions broadcast, and use_cache_branch is one flag.
-		follows := f.arrays[i] != nil || isPast(p) || isMask(p)
+		follows := f.bound(i) || isPast(p) || isMask(p)
 		if !follows || p.Rank < 1 || !p.Shape.Dims[0].IsKnown() || isPast(p) && p.Rank > 4 {
 			continue
 		}
@@ -432,13 +340,13 @@ func (f *Feed) batches() error {
 		}
 		f.fixed, by = n, p.Name
 	}
-	if f.fixed > f.total || by != "" && f.fixed < 1 {
-		return fmt.Errorf("data %s: input %q takes %d samples at a time, the data has %d", f.source.path, by, f.fixed, f.total)
+	if f.fixed > have || by != "" && f.fixed < 1 {
+		return fmt.Errorf("data %s: input %q takes %d samples at a time, the data has %d", f.source.path, by, f.fixed, have)
 	}
-	if f.fixed > 1 && f.total%f.fixed > 0 {
-		f.Notes = append(f.Notes, fmt.Sprintf("the last %d of %d samples are left out: the model takes %d at a time", f.total%f.fixed, f.total, f.fixed))
+	if f.fixed > 1 && have%f.fixed > 0 {
+		f.Notes = append(f.Notes, fmt.Sprintf("the last %d of %d samples are left out: the model takes %d at a time", have%f.fixed, have, f.fixed))
 	}
-	f.samples = f.samples[:f.whole(f.total)]
+	f.samples = f.samples[:f.whole(have)]
 	return nil
 }
 
@@ -462,23 +370,6 @@ func (f *Feed) BatchSize(size int) int {
 	return size
 }
 
-// fits says why array a, whose first axis counts samples, cannot feed p.
-func fits(a *npz.Array, p runtime.Port) error {
-	if a.DType != p.DType && (a.DType != graph.Float64 || p.DType != graph.Float32) {
-		return fmt.Errorf("is %v, the input wants %v", a.DType, p.DType)
-	}
-	wrong := fmt.Errorf("has shape %v, the input is %v", a.Shape, p)
-	if len(a.Shape) == 0 || p.Rank >= 0 && len(a.Shape) != p.Rank {
-		return wrong
-	}
-	for k, d := range p.Shape.Dims {
-		if k > 0 && d.IsKnown() && int64(a.Shape[k]) != d.N {
-			return wrong
-		}
-	}
-	return nil
-}
-
 // Len is the number of samples.
 func (f *Feed) Len() int { return len(f.samples) }
 
@@ -497,6 +388,9 @@ func (f *Feed) Range() (from, to int) {
 	}
 	return f.samples[0], f.samples[len(f.samples)-1] + 1
 }
+
+// Number is the number in the source of sample i of the feed.
+func (f *Feed) Number(i int) int { return f.samples[i] }
 
 // Source is what the feed was bound from.
 func (f *Feed) Source() *Source { return f.source }
@@ -594,16 +488,10 @@ func (f *Feed) Batch(from, to int) (map[string]tensor.Tensor, error) {
 	}
 	s := step{samples: len(samples), syms: map[string]int{}, in: map[string]*runtime.Tensor{}}
 	for i, p := range f.ports {
-		var t *runtime.Tensor
-		var err error
-		switch {
-		case f.arrays[i] != nil:
-			t, err = rows(f.arrays[i], p.DType, samples)
-		case f.position[i] >= 0:
-			t, err = f.source.cases[samples[0]].input(f.position[i])
-		default:
+		if !f.bound(i) {
 			continue
 		}
+		t, err := f.feeds[i](samples)
 		if err != nil {
 			return fail(p, err)
 		}
@@ -627,42 +515,4 @@ func (f *Feed) Batch(from, to int) (map[string]tensor.Tensor, error) {
 		out[p.Name] = d
 	}
 	return out, nil
-}
-
-// input returns input k of a case.
-func (c *testCase) input(k int) (*runtime.Tensor, error) {
-	if k >= len(c.inputs) {
-		return nil, fmt.Errorf("%s has no input_%d.pb", c.dir, k)
-	}
-	return runtime.FromGraphTensor(c.inputs[k])
-}
-
-// rows picks samples out of an array.
-func rows(a *npz.Array, want graph.DType, samples []int) (*runtime.Tensor, error) {
-	per := len(a.Raw) / a.Shape[0]
-	dims := []int64{int64(len(samples))}
-	for _, d := range a.Shape[1:] {
-		dims = append(dims, int64(d))
-	}
-	raw := make([]byte, 0, len(samples)*per)
-	for _, i := range samples {
-		raw = append(raw, a.Raw[i*per:(i+1)*per]...)
-	}
-	if a.DType == graph.Bool { // a file may hold any byte
-		for i := range raw {
-			raw[i] = min(raw[i], 1)
-		}
-	}
-	t, err := graph.NewTensor(a.DType, dims, raw)
-	if err != nil {
-		return nil, err
-	}
-	if a.DType == graph.Float64 && want == graph.Float32 {
-		v, err := t.Float32s()
-		if err != nil {
-			return nil, err
-		}
-		t = graph.Float32Tensor(dims, v)
-	}
-	return runtime.FromGraphTensor(t)
 }

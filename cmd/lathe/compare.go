@@ -32,8 +32,8 @@ func (a *app) expectation(path string, feed *calib.Feed, outputs []runtime.Port)
 		if filepath.Clean(path) != filepath.Clean(src.Path()) {
 			return nil, fmt.Errorf("--expect %s: a folder of expected outputs must be the one given as --data", path)
 		}
-		from, to := feed.Range()
-		for k := from; k < to; k++ {
+		for i := range feed.Len() {
+			k := feed.Number(i)
 			c := map[string]*npz.Array{}
 			for i, t := range src.Outputs(k) {
 				if i >= len(outputs) {

@@ -131,7 +131,7 @@ the output against the first model's. The gate is for the first of these.`,
 					a.foresee(m, feed, d.batch, 0)
 				}
 			}
-			opts.Batch, opts.Limit, opts.Progress = d.batch, d.samples, a.progress("eval")
+			opts.Batch, opts.Progress = d.batch, a.progress("eval")
 			if perLayer {
 				if !c.Flags().Changed("gate") {
 					gate = math.Inf(-1)
@@ -191,7 +191,7 @@ the output against the first model's. The gate is for the first of these.`,
 	c.Flags().BoolVar(&perLayer, "per-layer", false, "with --metric sqnr, that of every layer in fixed point")
 	addNumber(c.Flags(), &gate, math.Inf(-1), math.Inf(1), "gate", "exit with status 1 where a model is worse than this")
 	c.Flags().Lookup("gate").DefValue = ""
-	d.addSamples(c, 0)
+	d.o.Choice = calib.ChooseSpread
 	d.addBatch(c)
 	d.add(a, c, true)
 	return completeModels(c)

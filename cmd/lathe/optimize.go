@@ -103,7 +103,9 @@ name:
 				return err
 			}
 			if evalData != "" {
-				if opts.Evaluation, err = a.open(evalData, &d); err != nil {
+				judge := d
+				judge.o.Samples = 0
+				if opts.Evaluation, err = a.open(evalData, &judge); err != nil {
 					return err
 				}
 			}

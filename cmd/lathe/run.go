@@ -85,7 +85,6 @@ with status 1 where they differ by more than atol + rtol·max|expected|.`,
 	c.Flags().StringVar(&expect, "expect", "", "`path` of expected outputs: an .npz, or the test folder given as data")
 	addNumber(c.Flags(), &tol.rtol, 0, 1e9, "rtol", "tolerance of --expect, relative to the largest expected value of an output")
 	addNumber(c.Flags(), &tol.atol, 0, 1e9, "atol", "absolute tolerance of --expect")
-	d.addSamples(c, 0)
 	d.addBatch(c)
 	d.add(a, c, true)
 	return completeModels(c)

@@ -66,7 +66,6 @@ the ledger, which is named by its SHA-256.`,
 	}
 	o.add(c, "ledger", "json")
 	c.Flags().Var(&part, "shard", "score only part i of n of the data, i from 0 to n−1")
-	d.addSamples(c, 0)
 	d.addBatch(c)
 	c.Flags().BoolVar(&opts.Means, "means", true, "also the mean update of every module, for drop --recover mean")
 	c.Flags().BoolVar(&opts.Moments, "moments", false, "also second moments of every weight's input, for circulant --ledger")

@@ -75,7 +75,7 @@ than --rtol times max|b|; then the exit status is 1.`,
 		},
 	}
 	addNumber(c.Flags(), &rtol, 0, 1e9, "rtol", "relative tolerance")
-	d.addSamples(c, 16)
+	d.o.Samples = 16
 	d.add(a, c, true)
 	return completeModels(c)
 }
@@ -159,9 +159,9 @@ func (v *verifier) side(m *graph.Model, bodies bool, src *calib.Source) (*side, 
 	if err != nil {
 		return nil, err
 	}
-	v.a.foresee(m, first(feed, v.data.samples), 1, 1)
+	v.a.foresee(m, feed, 1, 1)
 	o := runtime.SessionOptions{Threads: v.a.threads}
-	return &side{m: m, shown: shown.NewSession(o), plain: plain.NewSession(o), feed: first(feed, v.data.samples), outputs: plain.Outputs()}, nil
+	return &side{m: m, shown: shown.NewSession(o), plain: plain.NewSession(o), feed: feed, outputs: plain.Outputs()}, nil
 }
 
 // values runs the samples of in and gives see the values that are shown, by

@@ -60,7 +60,7 @@ func TestGolden(t *testing.T) {
 					t.Errorf("%q: tokens %v %v, want %v %v; %v", text, got.IDs, got.Types, ids, types, err)
 				}
 				if name != "bert-padded" {
-					if got, err := tok.tokens(text); err != nil || !slices.Equal(got, want.Plain) {
+					if got, err := tok.Tokens(text); err != nil || !slices.Equal(got, want.Plain) {
 						t.Errorf("%q: tokens without the template %v, want %v; %v", text, got, want.Plain, err)
 					}
 				}

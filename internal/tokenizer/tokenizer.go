@@ -45,8 +45,8 @@ type Tokenizer struct {
 
 	// Padding and truncation of the file: the id and type of the token that
 	// fills up, and whether what is filled up or cut off is on the left.
-	pad, padType    int
-	padLeft, cutLef bool
+	pad, padType     int
+	padLeft, cutLeft bool
 }
 
 // Encoding is a text as tokens, with those of the template around it.
@@ -196,7 +196,7 @@ func Parse(b []byte) (*Tokenizer, error) {
 	} else if a, ok := t.named("[PAD]", "<pad>", "<|pad|>", "<|endoftext|>"); ok {
 		t.pad = a.ID
 	}
-	t.cutLef = f.Truncation != nil && f.Truncation.Direction == "Left"
+	t.cutLeft = f.Truncation != nil && f.Truncation.Direction == "Left"
 	return t, nil
 }
 
@@ -239,19 +239,24 @@ type piece struct {
 	first bool // the text begins with it
 }
 
-// Encode turns text into tokens: at most max of them where max > 0, those of
-// the template included. Longer texts are cut, at the end that the file names
-// or on the right.
+// Encode turns text into tokens: Frame of Tokens.
 func (t *Tokenizer) Encode(text string, max int) (Encoding, error) {
-	ids, err := t.tokens(text)
+	ids, err := t.Tokens(text)
 	if err != nil {
 		return Encoding{}, err
 	}
-	if room := max - t.frame.size(); max > 0 && len(ids) > room {
+	return t.Frame(ids, max)
+}
+
+// Frame puts the tokens of the template around those of a text: at most max of
+// them all where max > 0. Longer texts are cut, at the end that the file names
+// or on the right.
+func (t *Tokenizer) Frame(ids []int, max int) (Encoding, error) {
+	if room := max - t.Around(); max > 0 && len(ids) > room {
 		if room < 0 {
-			return Encoding{}, fmt.Errorf("%d tokens have no room for the %d that the tokenizer adds to every text", max, t.frame.size())
+			return Encoding{}, fmt.Errorf("%d tokens have no room for the %d that the tokenizer adds to every text", max, t.Around())
 		}
-		if t.cutLef {
+		if t.cutLeft {
 			ids = ids[len(ids)-room:]
 		} else {
 			ids = ids[:room]
@@ -260,8 +265,11 @@ func (t *Tokenizer) Encode(text string, max int) (Encoding, error) {
 	return t.frame.around(ids), nil
 }
 
+// Around is the number of tokens that Frame adds.
+func (t *Tokenizer) Around() int { return t.frame.size() }
+
 // Tokens turns text into tokens without those of the template.
-func (t *Tokenizer) tokens(text string) ([]int, error) {
+func (t *Tokenizer) Tokens(text string) ([]int, error) {
 	if len(text) > MaxText {
 		return nil, fmt.Errorf("a text of %d MB; the longest that is read has %d", len(text)>>20, MaxText>>20)
 	}
