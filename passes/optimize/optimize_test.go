@@ -1,0 +1,191 @@
+package optimize_test
+
+import (
+	"context"
+	"errors"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/onnx-lathe/lathe/calib"
+	"github.com/onnx-lathe/lathe/graph"
+	"github.com/onnx-lathe/lathe/passes"
+	"github.com/onnx-lathe/lathe/passes/optimize"
+	"github.com/onnx-lathe/lathe/passes/train"
+	"github.com/onnx-lathe/lathe/testmodels"
+)
+
+func source(t *testing.T, seed uint64, samples int) *calib.Source {
+	t.Helper()
+	data, err := testmodels.WordArchive(seed, samples)
+	if err != nil {
+		t.Fatal(err)
+	}
+	src, err := calib.SourceFromBytes("words", data, calib.SourceOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return src
+}
+
+func demo(t *testing.T) *graph.Model {
+	t.Helper()
+	file, _, _ := testmodels.Demo()
+	m, err := graph.Decode(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+// accuracy is how variants are judged here.
+var accuracy = calib.EvalOptions{Metric: calib.MetricAccuracy, Labels: "labels"}
+
+// names are those of the variants.
+func names(r *optimize.Result) (out []string) {
+	for _, v := range r.Variants {
+		out = append(out, v.Name)
+	}
+	return out
+}
+
+// TestSteps: every step makes a variant of the one before, in order, a healing
+// brings it nearer to the original, and the original stays as it is.
+func TestSteps(t *testing.T) {
+	m := demo(t)
+	before := m.Fingerprint()
+	heal := &train.Options{Steps: 12, Batch: 32, LearningRate: 3e-4}
+	stages := map[string]bool{}
+	healed := 0
+	r, err := optimize.Run(t.Context(), m, optimize.Options{
+		Steps: []optimize.Step{
+			{Drop: &passes.SelectOptions{Count: 6, By: passes.ByRandom, Seed: 1}},
+			{Heal: heal},
+			{Circulant: &optimize.Circulant{CirculantOptions: passes.CirculantOptions{Block: 4, Fit: passes.FitFrobenius}, Samples: 32}},
+			{Heal: heal},
+		},
+		Controls: true, Calibration: source(t, testmodels.CalibSeed, 128), Evaluation: source(t, testmodels.EvalSeed, 128), Eval: accuracy,
+		Progress: func(stage string) func(int, int) { stages[stage] = true; return nil },
+		Healing:  func(train.Status) { healed++ },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []string{"original", "modules dropped", "modules dropped, healed", "block-circulant, b = 4", "block-circulant, b = 4, healed",
+		"control: dropped by cosine", "control: dropped by deepest"}
+	if got := names(r); !slices.Equal(got, want) {
+		t.Fatalf("variants %q, want %q", got, want)
+	}
+	if m.Fingerprint() != before {
+		t.Error("the original was changed")
+	}
+	if r.Final != r.Variants[4].Model || r.SameData || len(r.Dropped) != 6 || len(r.Layers) == 0 || len(r.Healings) != 2 || r.Search != nil {
+		t.Errorf("final %v, same data %v, dropped %v, %d layers, %d healings", r.Final == r.Variants[4].Model, r.SameData, r.Dropped, len(r.Layers), len(r.Healings))
+	}
+	if !stages["score"] || !stages["fit"] || !stages["compare"] || healed != 24 {
+		t.Errorf("progress of %v and %d steps of healing", stages, healed)
+	}
+	v := r.Variants
+	for i, smaller := range []bool{false, true, false, true, false} {
+		if smaller != (i > 0 && v[i].Parameters < v[i-1].Parameters) {
+			t.Errorf("%s: %d parameters", v[i].Name, v[i].Parameters)
+		}
+	}
+	if v[0].ToOriginal.Value != 0 || v[2].ToOriginal.Value >= v[1].ToOriginal.Value || v[4].ToOriginal.Value >= v[3].ToOriginal.Value {
+		t.Errorf("KL to the original %v, %v, %v, %v, %v", v[0].ToOriginal.Value, v[1].ToOriginal.Value, v[2].ToOriginal.Value, v[3].ToOriginal.Value, v[4].ToOriginal.Value)
+	}
+	for i, c := range v {
+		if err := graph.Check(c.Model); err != nil {
+			t.Errorf("%s: %v", c.Name, err)
+		}
+		if timed := len(c.Times) > 0; timed != (i == 0 || i == 4) {
+			t.Errorf("%s: times %v", c.Name, timed)
+		}
+		if c.Control && (len(c.Dropped) != 6 || i < 5) {
+			t.Errorf("%s: dropped %v", c.Name, c.Dropped)
+		}
+	}
+	for _, pass := range []string{"drop-modules", "rewrite-circulant", "heal"} {
+		if len(r.Journal.By(pass)) == 0 {
+			t.Errorf("the journal says nothing of %s", pass)
+		}
+	}
+}
+
+// TestBudget: a search does what its best trade says, with one variant for the
+// modules and one for the blocks.
+func TestBudget(t *testing.T) {
+	o := optimize.Options{
+		Steps: []optimize.Step{{Budget: &passes.AllocateOptions{Share: 0.8, Blocks: []int{2}, Modules: true, Samples: 16, FitSamples: 32,
+			Circulant: passes.CirculantOptions{Only: regexp.MustCompile(`layers\.[5-7]`)}}}},
+		Controls: true, Calibration: source(t, testmodels.CalibSeed, 64), Eval: accuracy,
+	}
+	m := demo(t)
+	r, err := optimize.Run(t.Context(), m, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	best := r.Search.Best()
+	if !r.Search.Met || len(best.Dropped) == 0 || !slices.Equal(best.Dropped, r.Dropped) || len(r.Layers) != len(best.Blocks) {
+		t.Errorf("met %v, %v and %d blocks chosen, %v and %d made", r.Search.Met, best.Dropped, len(best.Blocks), r.Dropped, len(r.Layers))
+	}
+	if got := r.Final.Parameters(); got != best.Params || float64(got) > 0.8*float64(m.Parameters()) {
+		t.Errorf("%d parameters, the search says %d", got, best.Params)
+	}
+	if !r.SameData {
+		t.Error("judged on the data that it was fitted on, and does not say so")
+	}
+	for _, v := range r.Variants {
+		if v.Control && len(v.Dropped) != len(best.Dropped) {
+			t.Errorf("%s dropped %v", v.Name, v.Dropped)
+		}
+	}
+}
+
+// TestNoSteps: without steps the original is judged and nothing else is done.
+func TestNoSteps(t *testing.T) {
+	src := source(t, testmodels.CalibSeed, 16)
+	r, err := optimize.Run(t.Context(), demo(t), optimize.Options{Calibration: src, Eval: accuracy, Controls: true,
+		Steps: []optimize.Step{{Drop: &passes.SelectOptions{}}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := names(r); !slices.Equal(got, []string{"original"}) || r.Final == nil || len(r.Ledger.Modules) != 16 {
+		t.Errorf("variants %q, %d modules scored", got, len(r.Ledger.Modules))
+	}
+}
+
+// TestErrors: an error names the step.
+func TestErrors(t *testing.T) {
+	src := source(t, testmodels.CalibSeed, 16)
+	for _, c := range []struct {
+		what string
+		o    optimize.Options
+		want string
+	}{
+		{"no data", optimize.Options{}, "calibration data"},
+		{"an empty step", optimize.Options{Calibration: src, Steps: []optimize.Step{{Drop: &passes.SelectOptions{Count: 1}}, {}}}, "step 2: is empty"},
+		{"too many modules", optimize.Options{Calibration: src, Steps: []optimize.Step{{Drop: &passes.SelectOptions{Count: 99}}}}, "step 1: "},
+		{"a block of one", optimize.Options{Calibration: src, Steps: []optimize.Step{{Circulant: &optimize.Circulant{CirculantOptions: passes.CirculantOptions{Block: 1}}}}}, "step 1: "},
+		{"no budget", optimize.Options{Calibration: src, Steps: []optimize.Step{{Budget: &passes.AllocateOptions{Modules: true}}}}, "step 1: allocate: give a budget"},
+		{"a negative rate", optimize.Options{Calibration: src, Steps: []optimize.Step{{Heal: &train.Options{LearningRate: -1}}}}, "step 1: train: "},
+		{"no labels", optimize.Options{Calibration: src, Steps: []optimize.Step{{Heal: &train.Options{Labels: "names"}}}}, "\"names\""},
+	} {
+		if _, err := optimize.Run(t.Context(), demo(t), c.o); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: error %v, want %q", c.what, err, c.want)
+		}
+	}
+}
+
+// TestInterrupt: an interrupted healing ends the whole, since what would come
+// of it is not what was asked for.
+func TestInterrupt(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	_, err := optimize.Run(ctx, demo(t), optimize.Options{Calibration: source(t, testmodels.CalibSeed, 64), Eval: accuracy,
+		Steps:   []optimize.Step{{Drop: &passes.SelectOptions{Count: 2}}, {Heal: &train.Options{Steps: 50, Batch: 16}}},
+		Healing: func(s train.Status) { cancel() }})
+	if !errors.Is(err, context.Canceled) {
+		t.Errorf("error %v", err)
+	}
+}
