@@ -36,7 +36,7 @@ type AllocateOptions struct {
 	MaxKL    float64  // go on while the KL to the original is at most this; 0: no limit
 
 	Blocks    []int            // block sizes to choose from; none means layers stay dense
-	Circulant CirculantOptions // which layers, and the ridge; a Ledger with moments spares a run over the data
+	Circulant CirculantOptions // which layers, the ridge, and the rank of residuals; a Ledger with moments spares a run over the data
 	Modules   bool             // modules may be dropped too
 	Drop      DropOptions
 
@@ -159,6 +159,7 @@ type search struct {
 	moments func(value string) *circulant.Moments
 	fits    map[change]*circulant.Matrix
 	bias    map[change][]float32
+	low     map[change]*lowRank // residuals, where Circulant.Rank asks for them
 }
 
 // group is layers that share a weight.
@@ -210,7 +211,7 @@ func newSearch(ctx context.Context, m *graph.Model, o AllocateOptions) (*search,
 	o.Feed = o.Feed.Spread(o.Samples)
 	o.Circulant.Fit = FitLSQ
 	s := &search{m: m, o: o, inside: map[string][]string{}, single: map[change]effect{},
-		fits: map[change]*circulant.Matrix{}, bias: map[change][]float32{}}
+		fits: map[change]*circulant.Matrix{}, bias: map[change][]float32{}, low: map[change]*lowRank{}}
 	var err error
 	if s.trials, err = newTrials(ctx, m, o.Feed, o.Threads); err != nil {
 		return nil, fmt.Errorf("original model: %w", err)
@@ -307,7 +308,7 @@ func (s *search) alone(ctx context.Context) error {
 	var list []change
 	for _, g := range s.groups {
 		for _, b := range s.o.Blocks {
-			if l := g.layers[0]; l.paramsIn(b) < l.m*l.n {
+			if l := g.layers[0]; l.paramsIn(b, s.o.Circulant.Rank) < l.m*l.n {
 				list = append(list, change{g.names[0], b})
 			}
 		}
@@ -471,32 +472,33 @@ func (s *search) rewrite(c *graph.Model, blocks map[string]int) error {
 		return err
 	}
 	for _, l := range layers {
-		m, bias, err := s.fit(l.name(), l.block)
+		m, bias, low, err := s.fit(l.name(), l.block)
 		if err != nil {
 			return fmt.Errorf("%v: %w", l.node, err)
 		}
 		if r.fitted[l.weight] == nil {
 			r.fitted[l.weight] = &fitted{Matrix: m}
 		}
-		r.substitute(l, r.fitted[l.weight], bias)
+		r.substitute(l, r.fitted[l.weight], bias, low)
 	}
 	return nil
 }
 
-// fit returns the weight and the bias of a layer in blocks of b, fitted on the
-// moments of the original; layers that share a weight get the same matrix.
-func (s *search) fit(name string, b int) (*circulant.Matrix, []float32, error) {
+// fit returns the weight, the bias and the residual of a layer in blocks of b,
+// fitted on the moments of the original; layers that share a weight get the same
+// matrix.
+func (s *search) fit(name string, b int) (*circulant.Matrix, []float32, *lowRank, error) {
 	key := change{name, b}
 	if s.fits[key] == nil {
 		at := slices.IndexFunc(s.groups, func(g group) bool { return slices.Contains(g.names, name) })
 		if at < 0 {
-			return nil, nil, errors.New("the original has no such layer")
+			return nil, nil, nil, errors.New("the original has no such layer")
 		}
 		if err := s.fitGroup(s.groups[at], b); err != nil {
-			return nil, nil, err
+			return nil, nil, nil, err
 		}
 	}
-	return s.fits[key], s.bias[key], nil
+	return s.fits[key], s.bias[key], s.low[key], nil
 }
 
 func (s *search) fitGroup(g group, b int) error {
@@ -511,14 +513,23 @@ func (s *search) fitGroup(g group, b int) error {
 		if err := l.load(); err != nil {
 			return err
 		}
-		if r.fitted[l.weight] == nil {
+		key := change{g.names[i], b}
+		x := l.padded(s.moments(l.key()))
+		if r.fitted[l.weight] == nil && (l.rank(r.o.Rank) == 0 || len(layers) > 1) {
 			if err := r.fitShared(l, layers, s.moments); err != nil {
 				return err
 			}
 		}
-		key := change{g.names[i], b}
+		if l.rank(r.o.Rank) > 0 {
+			low, left, err := r.fitWithRank(l, x, crossOf(l, x))
+			if err != nil {
+				return err
+			}
+			s.low[key], s.bias[key] = low, crossBias(r.fitted[l.weight].Matrix, x, left)
+		} else {
+			s.bias[key] = refit(l, r.fitted[l.weight].Matrix, x)
+		}
 		s.fits[key] = r.fitted[l.weight].Matrix
-		s.bias[key] = refit(l, s.fits[key], l.padded(s.moments(l.key())))
 		l.dense = nil
 	}
 	return nil

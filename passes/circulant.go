@@ -40,6 +40,9 @@ type CirculantOptions struct {
 	// and of sound, which have few weights that much depends on.
 	IncludeFirst bool
 	Ridge        float64 // of the least squares; 0 means the default of package circulant
+	// Rank is that of a residual U·V·x beside the blocks of every linear layer,
+	// fitted with them; 0 for none. It needs Feed, or a search, and FitLSQ.
+	Rank int
 
 	Feed    *calib.Feed   // data for a sequential fit
 	Ledger  *calib.Ledger // moments for a one-shot fit
@@ -95,8 +98,19 @@ type layer struct {
 	dense []float32 // W [m, n], once it is loaded
 }
 
-// paramsIn is the number of weights in blocks of b.
-func (l *layer) paramsIn(b int) int { return blocks(l.m, b) * l.taps() * blocks(l.run, b) * b }
+// paramsIn is the number of weights in blocks of b, with a residual of a rank.
+func (l *layer) paramsIn(b, rank int) int {
+	return blocks(l.m, b)*l.taps()*blocks(l.run, b)*b + l.rank(rank)*(l.m+l.n)
+}
+
+// rank is that of the residual that the layer gets where rank is wanted: none
+// beside a convolution.
+func (l *layer) rank(rank int) int {
+	if l.kernel != nil {
+		return 0
+	}
+	return min(rank, l.m, l.n)
+}
 
 // key is how a ledger calls the moments of what the layer multiplies.
 func (l *layer) key() string { return calib.OperandOf(l.node).Key }
@@ -191,6 +205,9 @@ func (r *rewriter) run(ctx context.Context) error {
 	}
 	if r.o.Fit != FitLSQ && r.o.Fit != FitFrobenius {
 		return fmt.Errorf("no fit %q; there are %s and %s", r.o.Fit, FitLSQ, FitFrobenius)
+	}
+	if r.o.Rank < 0 || r.o.Rank > 0 && (r.o.Feed == nil || r.o.Fit != FitLSQ) {
+		return fmt.Errorf("a residual of rank %d: it is fitted by least squares on data, and has a rank above 0", r.o.Rank)
 	}
 	if r.o.Fit == FitLSQ && r.o.Feed == nil && r.o.Ledger == nil {
 		return errors.New("least squares needs data, or a ledger scored with moments; or choose the frobenius fit")
@@ -308,7 +325,7 @@ func (r *rewriter) layers() ([]*layer, error) {
 				why, matched = "it is the last projection; include the head to rewrite it", true
 			case !r.o.IncludeFirst && l.kernel != nil && l.run <= firstChannels:
 				why, matched = fmt.Sprintf("it reads %d input channels; include first layers to rewrite it", l.run), true
-			case l.block > 1 && l.paramsIn(l.block) >= l.m*l.n:
+			case l.block > 1 && l.paramsIn(l.block, r.o.Rank) >= l.m*l.n:
 				why, matched = fmt.Sprintf("%d×%d has no fewer parameters in blocks of %d", l.m, l.n, l.block), true
 			case l.block == 1:
 				why, matched = "asked to be left dense", true
@@ -519,12 +536,13 @@ func isHead(v *graph.Value) bool {
 	return true
 }
 
-// apply puts the operator in the place of l and reports it.
-func (r *rewriter) apply(l *layer, bias []float32, done CirculantLayer) error {
+// apply puts the operator, and a residual beside it where low is one, in the
+// place of l and reports it.
+func (r *rewriter) apply(l *layer, bias []float32, low *lowRank, done CirculantLayer) error {
 	c := r.fitted[l.weight]
 	var err error
 	done.Node, done.M, done.N, done.Block = l.name(), l.m, l.n, c.B
-	done.ParamsBefore, done.ParamsAfter = int64(l.m)*int64(l.n), int64(c.Params())+int64(l.m)
+	done.ParamsBefore, done.ParamsAfter = int64(l.m)*int64(l.n), int64(c.Params())+int64(l.m)+low.params()
 	if l.biased {
 		done.ParamsBefore += int64(l.m)
 	}
@@ -532,7 +550,7 @@ func (r *rewriter) apply(l *layer, bias []float32, done CirculantLayer) error {
 		return fmt.Errorf("%v: %w", l.node, err)
 	}
 	l.dense = nil
-	r.substitute(l, c, bias)
+	r.substitute(l, c, bias, low)
 	r.j.Add(circulantPass, done.Node, fmt.Sprintf("%d×%d in blocks of %d, %d → %d parameters", l.m, l.n, c.B, done.ParamsBefore, done.ParamsAfter),
 		fmt.Sprintf("fitted with %s", r.o.Fit))
 	r.done = append(r.done, modules.Rewrite{Pass: circulantPass, Node: done.Node, Block: done.Block, Note: string(r.o.Fit)})
@@ -542,8 +560,9 @@ func (r *rewriter) apply(l *layer, bias []float32, done CirculantLayer) error {
 	return nil
 }
 
-// substitute puts the operator with weight c in the place of l.
-func (r *rewriter) substitute(l *layer, c *fitted, bias []float32) {
+// substitute puts the operator with weight c in the place of l, and a residual
+// beside it unless that is nil.
+func (r *rewriter) substitute(l *layer, c *fitted, bias []float32, low *lowRank) {
 	g := l.node.Graph()
 	op, attrs := "BlockCirculantMatMul", []*graph.Attr{graph.IntAttr("out_features", int64(l.m))}
 	if l.kernel != nil {
@@ -564,6 +583,9 @@ func (r *rewriter) substitute(l *layer, c *fitted, bias []float32) {
 	n := g.InsertBefore(gone[len(gone)-1], graph.LatheDomain, op, l.node.Name,
 		[]*graph.Value{l.x(), c.init, b}, []string{g.FreshName(old.Name + "_circulant")}, attrs...)
 	v := n.Output(0)
+	if low != nil {
+		v = low.addTo(g, gone[len(gone)-1], l.x(), v, l.name())
+	}
 	old.ReplaceUses(v)
 	if old.IsOutput() {
 		g.ReplaceOutput(old, v)

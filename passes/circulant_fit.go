@@ -55,7 +55,7 @@ func (r *rewriter) oneShot(ctx context.Context, layers []*layer, moments func(va
 				return fmt.Errorf("%v: %w", l.node, err)
 			}
 		}
-		if err := r.apply(l, bias, done); err != nil {
+		if err := r.apply(l, bias, nil, done); err != nil {
 			return err
 		}
 		if r.o.Progress != nil {
@@ -277,6 +277,13 @@ func (r *rewriter) fitCross(l *layer, x *circulant.Moments, yx *circulant.CrossM
 	if err != nil {
 		return err
 	}
+	var low *lowRank
+	left := yx // of the targets, for the blocks
+	if l.rank(r.o.Rank) > 0 {
+		if low, left, err = r.fitWithRank(l, x, yx); err != nil {
+			return err
+		}
+	}
 	if r.fitted[l.weight] == nil {
 		c := f
 		if r.o.Fit == FitLSQ {
@@ -287,15 +294,18 @@ func (r *rewriter) fitCross(l *layer, x *circulant.Moments, yx *circulant.CrossM
 		r.fitted[l.weight] = &fitted{Matrix: c}
 	}
 	c := r.fitted[l.weight].Matrix
-	bias := crossBias(c, x, yx)
+	bias := crossBias(c, x, left)
 	var done CirculantLayer
-	if done.Error, err = circulant.CrossError(c, bias, x, yx); err != nil {
+	if done.Error, err = circulant.CrossError(c, bias, x, left); err != nil {
 		return err
+	}
+	if low != nil { // relative to what the layer computes, and not to what is left
+		done.Error *= math.Sqrt(max(variance(left), 0) / variance(yx))
 	}
 	if done.FrobeniusError, err = circulant.CrossError(f, crossBias(f, x, yx), x, yx); err != nil {
 		return err
 	}
-	return r.apply(l, bias, done)
+	return r.apply(l, bias, low, done)
 }
 
 // crossBias is E[y] − C·E[x], the bias with the smallest error.

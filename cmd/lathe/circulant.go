@@ -24,6 +24,7 @@ type circulantFlags struct {
 	first      bool
 	samples    int
 	ridge      float64
+	rank       int
 }
 
 func newCirculantFlags() circulantFlags {
@@ -39,6 +40,7 @@ func (f *circulantFlags) add(c *cobra.Command) {
 	c.Flags().BoolVar(&f.head, "include-head", false, "also the last projection to classes or vocabulary")
 	c.Flags().BoolVar(&f.first, "include-first", false, "also convolutions of one to three input channels")
 	addCount(c.Flags(), &f.samples, 0, "fit-samples", "samples that layers are fitted on; 0 for all")
+	addCount(c.Flags(), &f.rank, 0, "rank", "`rank` of a residual beside the blocks of every layer, fitted with them; 0 for none")
 	addNumber(c.Flags(), &f.ridge, 0, 1e9, "ridge", "ridge of the least squares, relative to the power of the inputs; 0 for 0.01")
 }
 
@@ -111,7 +113,7 @@ func (p *pattern) Set(s string) (err error) {
 // options turns the flags into the options of the pass.
 func (f *circulantFlags) options() passes.CirculantOptions {
 	return passes.CirculantOptions{Block: f.block, Fit: f.fit, Only: f.only.Regexp, Skip: f.skip.Regexp,
-		IncludeTied: f.tied, IncludeHead: f.head, IncludeFirst: f.first, Ridge: f.ridge}
+		IncludeTied: f.tied, IncludeHead: f.head, IncludeFirst: f.first, Ridge: f.ridge, Rank: f.rank}
 }
 
 type layerJSON struct {
