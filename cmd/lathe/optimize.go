@@ -150,11 +150,11 @@ name:
 // addHealing adds the flags of the healing after each change.
 func (x *optimizeFlags) addHealing(c *cobra.Command) {
 	h := &x.heal
-	h.o = train.Options{Steps: 300, Batch: 64, LearningRate: 3e-4, Temperature: 2, LabelWeight: 0.5}
+	h.o = train.Options{Steps: 300, Batch: 64, LearningRate: 3e-4, Temperature: 2, LabelWeight: 0.5, Target: 0.001}
 	h.heldOut = 0.1
 	addCount(c.Flags(), &h.o.Steps, 0, "heal", "steps of training after each change, to come back to the original; 0 for none")
 	addNumber(c.Flags(), &h.o.LearningRate, 1e-9, 10, "heal-lr", "learning rate of the healing")
-	addNumber(c.Flags(), &h.o.Target, 0, 1e9, "heal-target", "end a healing once its held-out loss is at most this; 0 for never")
+	addNumber(c.Flags(), &h.o.Target, 0, 1e9, "heal-target", "end a healing once its held-out loss, the divergence from the original, is at most this; 0 for never")
 	c.Flags().StringVar(&h.o.Labels, "heal-labels", "", "`array` of the data with classes for the healing to learn too")
 }
 
