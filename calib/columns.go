@@ -14,6 +14,8 @@ type Operand struct {
 	Key   string      // in ledgers
 	Value string      // the name of the value
 	Conv  *graph.Node // nil where the tokens are meant
+
+	features int64 // of the operand; 0 where that is not known yet
 }
 
 // OperandOf is the operand of a MatMul, Gemm or Conv. Tokens are known by the
@@ -21,9 +23,29 @@ type Operand struct {
 func OperandOf(n *graph.Node) Operand {
 	x := n.Input(0)
 	if n.Is("Conv") {
-		return Operand{Key: "columns of " + n.Output(0).Name, Value: x.Name, Conv: n}
+		return Operand{Key: "columns of " + n.Output(0).Name, Value: x.Name, Conv: n, features: features(n)}
 	}
-	return Operand{Key: x.Name, Value: x.Name}
+	return Operand{Key: x.Name, Value: x.Name, features: features(n)}
+}
+
+// features is how many inputs the constant weight of a node takes, 0 where that
+// cannot be told.
+func features(n *graph.Node) int64 {
+	w, transposed := Weight(n.Input(1))
+	c := w.ConstTensor()
+	if c == nil || len(c.Dims) < 2 || c.Len() == 0 {
+		return 0
+	}
+	if n.Is("Conv") {
+		return c.Len() / c.Dims[0]
+	}
+	if n.Is("Gemm") && n.Int("transB", 0) != 0 {
+		transposed = !transposed
+	}
+	if transposed {
+		return c.Dims[len(c.Dims)-1]
+	}
+	return c.Dims[len(c.Dims)-2]
 }
 
 // ConvWeight returns the constant [M, C/group, k…] of a Conv, nil where it is no

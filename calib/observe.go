@@ -24,9 +24,32 @@ type probe struct {
 	see    func(v []*runtime.Tensor, tokens Mask) error
 }
 
+// show hands the probe its values.
+func (p *probe) show(v []*runtime.Tensor, tokens Mask) error {
+	if err := p.see(v, tokens); err != nil {
+		return fmt.Errorf("values %s: %w", strings.Join(p.values, ", "), err)
+	}
+	return nil
+}
+
 // observe runs the data through the model once and shows every probe its
-// values, batch by batch in the order of the data.
+// values, batch by batch in the order of the data. A model that does not fit
+// the memory runs part by part.
 func observe(ctx context.Context, m *graph.Model, feed *Feed, probes []*probe, opts ScoreOptions) error {
+	limit := opts.limit(feed)
+	whole, budget, err := fitsMemory(m, feed, opts, limit)
+	if err != nil {
+		return err
+	}
+	if !whole {
+		list, err := segments(m, probes, budget)
+		if err != nil {
+			return err
+		}
+		if len(list) > 1 {
+			return observeParts(ctx, m, feed, probes, list, limit, opts)
+		}
+	}
 	groups := make([][]string, len(probes))
 	for i, p := range probes {
 		groups[i] = p.values
@@ -42,10 +65,7 @@ func observe(ctx context.Context, m *graph.Model, feed *Feed, probes []*probe, o
 			return err
 		}
 		_, err = session.RunProbed(ctx, in, func(i int, v []*runtime.Tensor) error {
-			if err := probes[i].see(v, tokens); err != nil {
-				return fmt.Errorf("values %s: %w", strings.Join(probes[i].values, ", "), err)
-			}
-			return nil
+			return probes[i].show(v, tokens)
 		})
 		if err != nil {
 			return fmt.Errorf("samples %d … %d: %w", from, to-1, err)
@@ -227,7 +247,7 @@ func operands(m *graph.Model) []Operand {
 // moments of operands by their keys: over the tokens that count, or the columns
 // that [Columns] reads.
 func Moments(ctx context.Context, m *graph.Model, feed *Feed, list []Operand, opts ScoreOptions) (map[string]*circulant.Moments, error) {
-	probes, result, err := momentProbes(list, feed.Len())
+	probes, result, err := momentProbes(list, feed.Len(), opts.limit(feed))
 	if err == nil {
 		err = observe(ctx, m, feed, probes, opts)
 	}
@@ -239,7 +259,26 @@ func Moments(ctx context.Context, m *graph.Model, feed *Feed, list []Operand, op
 
 // momentProbes gathers the moments of operands over that many samples. Those of
 // other types than float get none: weights of other types are not rewritten.
-func momentProbes(list []Operand, samples int) ([]*probe, func() map[string]*circulant.Moments, error) {
+// Moments grow with the square of the features, so those that would take more
+// than limit bytes are refused.
+func momentProbes(list []Operand, samples int, limit int64) ([]*probe, func() map[string]*circulant.Moments, error) {
+	fits := func(n int, features []int64) error {
+		taken := int64(0)
+		for _, d := range features {
+			if d > 1<<24 || taken > limit-8*d*d {
+				return fmt.Errorf("second moments of %d values take 8 bytes for the square of the features of each, which passes the %w of %d; lathe circulant --data takes them layer by layer", n, runtime.ErrMemory, limit)
+			}
+			taken += 8 * d * d
+		}
+		return nil
+	}
+	var features []int64
+	for _, o := range list {
+		features = append(features, o.features)
+	}
+	if err := fits(len(list), features); err != nil {
+		return nil, nil, err
+	}
 	sums := map[string]*circulant.Accumulator{}
 	widths := map[string]int{}
 	sum := func(key string, d int) (*circulant.Accumulator, error) {

@@ -21,6 +21,20 @@ type ScoreOptions struct {
 	Moments  bool                  // mean and second moments of every weight's input
 	Ranges   bool                  // smallest and largest input and output of every weight operator
 	Progress func(done, total int) // samples; may be nil
+
+	// Memory is how many bytes weights, data and values may take together; 0
+	// means the limit of the data's source. A model that is estimated to take
+	// more runs module by module, over all samples each, with the values between
+	// them in temporary files (see os.TempDir). Results are the same bits.
+	Memory int64
+}
+
+// limit is the memory of a run over the feed.
+func (o *ScoreOptions) limit(feed *Feed) int64 {
+	if o.Memory > 0 {
+		return o.Memory
+	}
+	return feed.source.opts.Limit
 }
 
 // Score runs the data through the model once and returns the importance of
@@ -76,7 +90,7 @@ func score(ctx context.Context, m *graph.Model, feed *Feed, opts ScoreOptions) (
 	moments := func() map[string]*circulant.Moments { return nil }
 	if opts.Moments {
 		var more []*probe
-		if more, moments, err = momentProbes(operands(open), feed.Len()); err != nil {
+		if more, moments, err = momentProbes(operands(open), feed.Len(), opts.limit(feed)); err != nil {
 			return nil, err
 		}
 		probes = append(probes, more...)

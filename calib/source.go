@@ -479,11 +479,26 @@ func (f *Feed) Labels(name string) ([]int64, error) {
 // Batch returns the inputs of samples from … to−1 of the feed, each with the
 // samples along its first axis.
 func (f *Feed) Batch(from, to int) (map[string]tensor.Tensor, error) {
+	in, err := f.batch(from, to)
+	if err != nil {
+		return nil, err
+	}
+	out := make(map[string]tensor.Tensor, len(in))
+	for name, t := range in {
+		if out[name], err = t.Dense(); err != nil {
+			return nil, fmt.Errorf("data %s: samples %d … %d: input %q: %w", f.source.path, f.samples[from], f.samples[to-1], name, err)
+		}
+	}
+	return out, nil
+}
+
+// batch is Batch with tensors as the runtime holds them.
+func (f *Feed) batch(from, to int) (map[string]*runtime.Tensor, error) {
 	if from < 0 || to > f.Len() || from >= to || f.fixed > 0 && to-from != f.fixed {
 		return nil, fmt.Errorf("data %s: no batch of samples %d … %d of %d", f.source.path, from, to-1, f.Len())
 	}
 	samples := f.samples[from:to]
-	fail := func(p runtime.Port, err error) (map[string]tensor.Tensor, error) {
+	fail := func(p runtime.Port, err error) (map[string]*runtime.Tensor, error) {
 		return nil, fmt.Errorf("data %s: samples %d … %d: input %q: %w", f.source.path, samples[0], samples[len(samples)-1], p.Name, err)
 	}
 	s := step{samples: len(samples), syms: map[string]int{}, in: map[string]*runtime.Tensor{}}
@@ -506,13 +521,5 @@ func (f *Feed) Batch(from, to int) (map[string]tensor.Tensor, error) {
 			s.in[p.Name] = t
 		}
 	}
-	out := make(map[string]tensor.Tensor, len(s.in))
-	for _, p := range f.ports {
-		d, err := s.in[p.Name].Dense()
-		if err != nil {
-			return fail(p, err)
-		}
-		out[p.Name] = d
-	}
-	return out, nil
+	return s.in, nil
 }

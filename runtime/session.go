@@ -183,6 +183,27 @@ func (s *Session) RunTensors(ctx context.Context, feeds map[string]*Tensor) (map
 	return out, nil
 }
 
+// ProbeTensors is RunProbed with inputs as the runtime holds them, as RunTensors
+// takes them, and without outputs.
+func (s *Session) ProbeTensors(ctx context.Context, feeds map[string]*Tensor, probe func(group int, values []*Tensor) error) error {
+	if err := s.begin(ctx); err != nil {
+		return fmt.Errorf("run: %w", err)
+	}
+	defer s.end()
+	s.probe = probe
+	err := s.feedTensors(feeds)
+	if err == nil {
+		err = s.main.exec()
+	}
+	if err == nil {
+		err = s.keepCaches()
+	}
+	if err != nil {
+		return fmt.Errorf("run: %w", err)
+	}
+	return nil
+}
+
 func (s *Session) runTensors(ctx context.Context, feeds, out map[string]*Tensor) error {
 	if err := s.begin(ctx); err != nil {
 		return err

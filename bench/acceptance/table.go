@@ -92,6 +92,7 @@ var checks = []check{
 	{6, 3, "every form of Whisper: found, scored, dropped", "as a new export, ≤ 1e-5", family("whisper")},
 	{6, 3, "every form of ViT, DINOv2: found, scored, dropped", "as a new export, ≤ 1e-5", family("vit")},
 	{6, 4, "a model of 3 GB with external data loses two modules", "≤ 2 × copying it, ≤ 300 MB", dropsLarge},
+	{6, 4, "the same model scored in less memory than its weights take", "same bits, ≤ 600 MB", scoresLarge},
 	{6, 5, "an encoder exported by PyTorch goes through optimize", "runs alike in ONNX Runtime", optimizesExport("encoder")},
 	{6, 5, "a decoder with a cache, exported by PyTorch", "runs alike in ONNX Runtime", optimizesExport("decoder")},
 	{6, 5, "a vision transformer, exported by PyTorch", "runs alike in ONNX Runtime", optimizesExport("vit")},

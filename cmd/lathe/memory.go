@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"os"
 
 	"github.com/spf13/cobra"
 
@@ -23,6 +24,12 @@ const large = 1 << 30
 // samples at a time, where that is much. The values of kept more batches are
 // held besides. It is an estimate; --memory limits what is really taken.
 func (a *app) foresee(m *graph.Model, feed *calib.Feed, batch, kept int) {
+	a.estimate(m, feed, batch, kept, false)
+}
+
+// estimate is foresee; a run that can go part by part does so where the limit
+// asks for it.
+func (a *app) estimate(m *graph.Model, feed *calib.Feed, batch, kept int, parts bool) {
 	if a.quiet {
 		return
 	}
@@ -44,7 +51,10 @@ func (a *app) foresee(m *graph.Model, feed *calib.Feed, batch, kept int) {
 	} else {
 		s += fmt.Sprintf("values %.1f and more, for not all shapes are known", values/gb)
 	}
-	if data+float64(run) > float64(a.memory<<20) {
+	switch limit := float64(a.memory << 20); {
+	case parts && data+values+weights > limit && data+values <= limit:
+		s += fmt.Sprintf("; that is over --memory %d: it runs module by module, with the values between them in files in %s", a.memory, os.TempDir())
+	case data+float64(run) > limit:
 		s += fmt.Sprintf("; that is over --memory %d: give more, or fewer samples in a run", a.memory)
 	}
 	fmt.Fprintln(a.stderr, s)

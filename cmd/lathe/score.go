@@ -26,9 +26,14 @@ over all tokens. A small S means the module changes little. The ledger keeps
 the scores with their standard errors and what else was asked for; drop and
 circulant read it. Shards of the data can be scored on several machines and
 joined with lathe ledger merge. Mean updates and moments go to an .npz beside
-the ledger, which is named by its SHA-256.`,
+the ledger, which is named by its SHA-256.
+
+A model whose weights do not fit --memory is scored module by module: one after
+the other runs over all samples, and what lies between them is kept in temporary
+files (TMPDIR names the folder). The ledger is the same to the bit.`,
 		Example: `  lathe score model.onnx --data calib.npz -o scores.json
-  lathe score model.onnx --data calib.npz --shard 0/4 -o part0.json`,
+  lathe score model.onnx --data calib.npz --shard 0/4 -o part0.json
+  lathe score large.onnx --data calib.npz --memory 600 -o scores.json`,
 		Args: argCount(1, 1, "one model"),
 		RunE: func(c *cobra.Command, args []string) error {
 			if err := o.need(c, "LEDGER.json"); err != nil {
@@ -50,7 +55,7 @@ the ledger, which is named by its SHA-256.`,
 					return fmt.Errorf("--%w", err)
 				}
 			}
-			a.foresee(m, feed, d.batch, 0)
+			a.estimate(m, feed, d.batch, 0, true)
 			opts.Batch = d.batch
 			l, err := a.scoreFeed(c.Context(), m, feed, opts)
 			if err != nil {
@@ -71,6 +76,7 @@ the ledger, which is named by its SHA-256.`,
 	c.Flags().BoolVar(&opts.Moments, "moments", false, "also second moments of every weight's input, for circulant --ledger")
 	c.Flags().BoolVar(&opts.Ranges, "ranges", false, "also the smallest and largest output of every weight operator")
 	d.add(a, c, true)
+	c.Flags().Lookup("memory").Usage += ", and its weights where it is not to go module by module"
 	return completeModels(c)
 }
 
