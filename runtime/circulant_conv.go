@@ -33,6 +33,7 @@ type circulantConv struct {
 	m      int     // channels of Y
 	lo, hi float32 // limits that fusion appends
 	fixed  *circulantPlanes
+	moving func() *circulantPlanes // in a training: those of the weights as they are now
 }
 
 // circulantPlanes is a W, ready to be used.
@@ -41,7 +42,7 @@ type circulantPlanes struct {
 	kernel  []int
 	c       *simd.Circulant
 	conv    *convolution
-	bias    []float32 // [p·b]: of every block, zeros for channels that do not exist
+	bias    []float32 // [p·b], of every block: zeros where there is none
 }
 
 func prepareBlockCirculantConv(n *node) (kernel, error) {
@@ -109,21 +110,33 @@ func (v *circulantConv) planes(w, bias *Tensor) (*circulantPlanes, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &circulantPlanes{p: p, q: q, b: b, kernel: slices.Clone(w.Shape[3:]), c: v.k.Circulant(b), bias: make([]float32, p*b)}
-	if bias != nil {
-		if bias.DType != graph.Float32 || !slices.Equal(bias.Shape, []int{v.m}) {
-			return nil, fmt.Errorf("bias B is %v%v, want %d of float", bias.DType, bias.Shape, v.m)
-		}
-		copy(s.bias, bias.F32())
-	}
-	planes := circulant.ConvPlanes(b)
-	weights := make([]float32, planes*p*q*taps)
+	weights := make([]float32, circulant.ConvPlanes(b)*p*q*taps)
 	circulant.ConvWeights(weights, w.F32(), p, q, b, taps)
+	s := v.planesOf(weights, p, q, b, w.Shape[3:])
+	return s, v.addBias(s.bias, bias)
+}
+
+// addBias copies B, which may be nil, to the bias of blocks.
+func (v *circulantConv) addBias(to []float32, bias *Tensor) error {
+	if bias == nil {
+		return nil
+	}
+	if bias.DType != graph.Float32 || !slices.Equal(bias.Shape, []int{v.m}) {
+		return fmt.Errorf("bias B is %v%v, want %d of float", bias.DType, bias.Shape, v.m)
+	}
+	copy(to, bias.F32())
+	return nil
+}
+
+// planesOf prepares the weights of planes [planes, p, q, taps].
+func (v *circulantConv) planesOf(weights []float32, p, q, b int, kernel []int) *circulantPlanes {
+	s := &circulantPlanes{p: p, q: q, b: b, kernel: slices.Clone(kernel), c: v.k.Circulant(b), bias: make([]float32, p*b)}
+	planes := circulant.ConvPlanes(b)
 	shape := append([]int{planes * p, q}, s.kernel...)
 	s.conv = &convolution{windowAttrs: windowAttrs{strides: v.strides, dilations: v.dilations, auto: "NOTSET"}, k: v.k, group: planes * v.group,
 		lo: simd.Unlimited.Lo, hi: simd.Unlimited.Hi, w: FromSlice(shape, weights)}
 	s.conv.pack()
-	return s, nil
+	return s
 }
 
 // circulantState is the convolution at hand.
@@ -135,7 +148,7 @@ type circulantState struct {
 	n, chans int // samples and channels of X
 	shape    []int
 
-	x, z           []float32
+	x, z, bias     []float32
 	first, samples int       // that are computed together
 	ws             []float32 // of the workers
 	wsLen          int
@@ -155,12 +168,23 @@ func (v *circulantConv) run(c *call) error {
 		s.inner = &call{s: c.s, in: []*Tensor{&s.xh}, out: []*Tensor{&s.yh}}
 		c.state = s
 	}
-	if v.fixed == nil {
-		var err error
-		if s.circulantPlanes, err = v.planes(c.in[1], c.input(2)); err != nil {
+	switch {
+	case v.moving != nil:
+		if now := v.moving(); now != s.circulantPlanes {
+			s.circulantPlanes, s.inner.state = now, nil
+		}
+		s.bias = append(s.bias[:0], s.circulantPlanes.bias...)
+		if err := v.addBias(s.bias, c.input(2)); err != nil {
 			return err
 		}
-		s.inner.state = nil
+	case v.fixed == nil:
+		planes, err := v.planes(c.in[1], c.input(2))
+		if err != nil {
+			return err
+		}
+		s.circulantPlanes, s.bias, s.inner.state = planes, planes.bias, nil
+	default:
+		s.bias = v.fixed.bias
 	}
 	if err := s.geometry(c.in[0]); err != nil {
 		return err

@@ -55,6 +55,7 @@ type backward struct {
 	nodes  []*lnode             // backward, in order
 	packs  map[packKey]*weights // see weights
 	circ   map[*lvalue]*circulantWeights
+	convs  map[*lnode]*circulantConv
 	now    *lnode // whose gradient is being added, for names
 
 	// lookup is the function of that name. Tables of operators name gradients,
@@ -68,6 +69,7 @@ func (b *backward) build() error {
 	sc := b.scope
 	b.active, b.grads, b.shapes = map[*lvalue]bool{}, map[*lvalue]*lvalue{}, map[*lvalue]*lvalue{}
 	b.after, b.packs, b.circ = map[*lnode][]*lnode{}, map[packKey]*weights{}, map[*lvalue]*circulantWeights{}
+	b.convs = map[*lnode]*circulantConv{}
 	mark(sc)
 	prune(sc)
 	reached := map[int]bool{}

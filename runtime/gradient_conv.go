@@ -76,23 +76,32 @@ func (b *backward) trainedConv(x *lnode) *convolution {
 // tap is where the tap of the flipped window at extent − p stands. It is nil
 // where there is none.
 func (b *backward) flippedConv(v *convolution, w *lvalue) *convolution {
-	t := w.konst
+	f, turn := flip(v, w.konst)
+	if f != nil {
+		b.train.prepared(w, turn)
+	}
+	return f
+}
+
+// flip is flippedConv for the weights t. Its weights are there after turn, which
+// has to be called again after t has changed.
+func flip(v *convolution, t *Tensor) (f *convolution, turn func()) {
 	if t == nil || t.DType != graph.Float32 || len(t.Shape) < 3 || t.Len() == 0 || v.group < 1 || t.Shape[0]%v.group != 0 {
-		return nil
+		return nil, nil
 	}
 	kernel := t.Shape[2:]
 	n := len(kernel)
-	f := &convolution{k: v.k, group: v.group, lo: simd.Unlimited.Lo, hi: simd.Unlimited.Hi}
+	f = &convolution{k: v.k, group: v.group, lo: simd.Unlimited.Lo, hi: simd.Unlimited.Hi}
 	f.pads, f.auto = make([]int, 2*n), "NOTSET"
 	if v.dilations != nil {
 		f.dilations = v.dilations
 	}
 	if v.strides != nil && len(v.strides) != n || v.dilations != nil && len(v.dilations) != n || v.pads != nil && len(v.pads) != 2*n {
-		return nil
+		return nil, nil
 	}
 	for i, taps := range kernel {
 		if v.strides != nil && v.strides[i] != 1 {
-			return nil
+			return nil, nil
 		}
 		extent := taps - 1
 		if v.dilations != nil {
@@ -108,14 +117,14 @@ func (b *backward) flippedConv(v *convolution, w *lvalue) *convolution {
 			before, after = v.pads[i], v.pads[n+i]
 		}
 		if f.pads[i], f.pads[n+i] = extent-before, extent-after; before > extent || after > extent {
-			return nil
+			return nil, nil
 		}
 	}
 	m, c := t.Shape[0]/v.group, t.Shape[1] // of a group
 	turned := &Tensor{DType: graph.Float32, Shape: append([]int{c * v.group, m}, kernel...)}
 	turned.mem = aligned(4 * t.Len())
 	taps := t.Len() / (t.Shape[0] * c)
-	b.train.prepared(w, func() {
+	return f, func() {
 		from, to := t.F32(), turned.F32()
 		for i := range t.Shape[0] * c {
 			g, o, ch := i/c/m, i/c%m, i%c
@@ -125,8 +134,7 @@ func (b *backward) flippedConv(v *convolution, w *lvalue) *convolution {
 			}
 		}
 		f.repack(turned, nil)
-	})
-	return f
+	}
 }
 
 // planes are a channel of a convolution's input as its gradients read it: the

@@ -241,6 +241,10 @@ func (b *backward) replaceKernels(forward []*lnode) {
 			if w := b.circ[x.in[1]]; w != nil {
 				x.kernel = w.forward
 			}
+		case x.domain == graph.LatheDomain && x.op == "BlockCirculantConv":
+			if v := b.convs[x]; v != nil {
+				x.kernel = v.run
+			}
 		}
 	}
 }

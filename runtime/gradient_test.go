@@ -197,6 +197,46 @@ var gradientCases = []struct {
 		reference: circulantReference(6, 7, 2, 4)},
 	{name: "BlockCirculantMatMul, odd block, many tokens", inputs: "T[37,10] a, T[3,2,5] w, T[13] b", body: `y = lathe.BlockCirculantMatMul <out_features = 13> (a, w, b)`,
 		reference: circulantReference(13, 10, 2, 5)},
+
+	{name: "BlockCirculantConv", inputs: "T[2,8,5,4] a, T[2,2,4,3,2] w, T[8] b", body: `y = lathe.BlockCirculantConv <out_channels = 8, pads = [1, 0, 1, 1]> (a, w, b)`,
+		reference: circulantConvReference(8, 8, 2, 4, 1, 3, 2, "pads = [1, 0, 1, 1]")},
+	{name: "BlockCirculantConv, padded, strided", inputs: "T[2,7,9] a, T[2,2,4,3] w, T[6] b", body: `y = lathe.BlockCirculantConv <out_channels = 6, strides = [2], dilations = [2], auto_pad = "SAME_UPPER"> (a, w, b)`,
+		reference: circulantConvReference(6, 7, 2, 4, 1, 3, 1, `strides = [2], dilations = [2], auto_pad = "SAME_UPPER"`)},
+	{name: "BlockCirculantConv, odd block", inputs: "T[1,10,17] a, T[3,2,5,2] w, T[13] b", body: `y = lathe.BlockCirculantConv <out_channels = 13> (a, w, b)`,
+		reference: circulantConvReference(13, 10, 2, 5, 1, 2, 1, "")},
+	{name: "BlockCirculantConv in groups, without a bias", inputs: "T[2,8,6] a, T[4,1,4,3] w", body: `y = lathe.BlockCirculantConv <out_channels = 16, group = 2> (a, w)`,
+		reference: strings.Replace(circulantConvReference(16, 4, 1, 4, 2, 3, 1, "group = 2"), ", b)", ")", 1)},
+	{name: "two BlockCirculantConv with one W", inputs: "T[2,8,6] a, T[2,2,4,3] w, T[8] b", body: `h = lathe.BlockCirculantConv <out_channels = 8, pads = [1, 1]> (a, w, b)
+		t = Tanh (h)
+		y = lathe.BlockCirculantConv <out_channels = 8> (t, w, b)`,
+		reference: strings.Replace(circulantConvReference(8, 8, 2, 4, 1, 3, 1, "pads = [1, 1]"), "y = Conv", "h = Conv", 1) + `
+		t = Tanh (h)
+		y = Conv (t, d, b)`},
+}
+
+// circulantConvReference writes a Conv with W [m, n, taps…] made from its blocks;
+// the kernel is rows×cols, or rows alone for cols = 1, q blocks and n channels a
+// group.
+func circulantConvReference(m, n, q, b, group, rows, cols int, attrs string) string {
+	var places []string
+	taps := rows * cols
+	for r := range m {
+		for k := range n {
+			i, j := r/b, k/b
+			for t := range taps {
+				places = append(places, fmt.Sprint(((i*q+j)*b+((r-k%b)%b+b)%b)*taps+t))
+			}
+		}
+	}
+	dims := fmt.Sprintf("%d, %d, %d", m, n, rows)
+	if cols > 1 {
+		dims += fmt.Sprintf(", %d", cols)
+	}
+	return fmt.Sprintf(`s = Constant <value = int64[1] {-1}> ()
+		f = Reshape (w, s)
+		i = Constant <value = int64[%s] {%s}> ()
+		d = Gather (f, i)
+		y = Conv <%s> (a, d, b)`, dims, strings.Join(places, ", "), attrs)
 }
 
 // circulantReference writes a·Wᵀ + b with W [m, n] made from its blocks.

@@ -13,7 +13,7 @@ import (
 // function; lowering chooses between that and the kernel here.
 var structuredOps = []operator{
 	{graph.LatheDomain, "BlockCirculantMatMul", 1, prepareBlockCirculantMatMul, gradBlockCirculantMatMul, halves},
-	{graph.LatheDomain, "BlockCirculantConv", 1, prepareBlockCirculantConv, nil, halves},
+	{graph.LatheDomain, "BlockCirculantConv", 1, prepareBlockCirculantConv, gradBlockCirculantConv, halves},
 }
 
 // prepareBlockCirculantMatMul: X [..., n], W [p, q, b], B [m]; see package

@@ -117,7 +117,7 @@ func compileTraining(m *graph.Model, o TrainingOptions) (*Training, error) {
 			p.Shape = append(p.Shape, int(d))
 		}
 		for _, u := range v.Uses() {
-			if u.Node.Domain == graph.LatheDomain && u.Index == 1 && len(p.Shape) == 3 {
+			if u.Node.Domain == graph.LatheDomain && u.Index == 1 && len(p.Shape) >= 3 {
 				p.Block = p.Shape[2]
 			}
 		}

@@ -16,7 +16,7 @@ var trainable = map[string][]int{
 	"BatchNormalization": {1, 2}, "PRelu": {1},
 	"Add": {0, 1}, "Sub": {0, 1}, "Mul": {0, 1}, "Div": {1},
 	"Gather": {0}, "Concat": nil, "Expand": {0},
-	"BlockCirculantMatMul": {1, 2},
+	"BlockCirculantMatMul": {1, 2}, "BlockCirculantConv": {1, 2},
 
 	// ONNX Runtime's: products, norms and embeddings in one node, and the
 	// biases that it has taken along.
@@ -60,7 +60,7 @@ func Trainable(m *graph.Model) []string {
 // through nodes that only give it another shape or place.
 func readsParameter(u graph.Use, c *graph.Tensor, depth int) bool {
 	n := u.Node
-	if n.Domain == graph.LatheDomain && n.Op == "BlockCirculantMatMul" {
+	if n.Domain == graph.LatheDomain && (n.Op == "BlockCirculantMatMul" || n.Op == "BlockCirculantConv") {
 		return u.Index == 1 || u.Index == 2
 	}
 	if n.Is("Identity", "Transpose", "Reshape", "Unsqueeze", "Squeeze") && u.Index == 0 && depth < 8 {

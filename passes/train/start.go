@@ -148,7 +148,7 @@ func (t *trainer) randomize(m *graph.Model) {
 		rank := len(p.Shape)
 		switch {
 		case p.Block > 0:
-			normal(p.Shape[1] * p.Shape[2])
+			normal(len(p.Value) / p.Shape[0]) // q blocks of b, at every tap of a convolution
 		case u.Node.Is("Conv") && u.Index == 1:
 			normal(len(p.Value) / p.Shape[0])
 		case u.Node.Is("Gemm") && u.Index == 1 && u.Node.Int("transB", 0) != 0:
