@@ -137,10 +137,10 @@ func compile(m *graph.Model, o Options) (*Program, error) {
 		return nil, err
 	}
 	if o.training != nil {
-		if err := o.training.build(l, main, groups[0]); err != nil {
+		if err := o.training.build(l, main, groups[0], groups[1]); err != nil {
 			return nil, err
 		}
-		p.outputs = nil // the loss sees its values
+		p.outputs, groups = nil, nil // the loss sees its values
 	} else if !o.NoFusion {
 		fuse(main, nil)
 	}
@@ -148,7 +148,7 @@ func compile(m *graph.Model, o Options) (*Program, error) {
 	if err := l.missing.err(); err != nil {
 		return nil, err
 	}
-	b := &builder{}
+	b := &builder{kernels: map[*lnode]kernel{}}
 	for i, g := range groups {
 		pg := probeGroup{index: i}
 		for _, v := range g {

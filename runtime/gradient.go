@@ -64,8 +64,9 @@ type backward struct {
 }
 
 // build makes sc, whose outputs are the values of the loss, a graph that ends
-// in the gradients of the parameters.
-func (b *backward) build() error {
+// in the gradients of the parameters. What lies between the values of keep is
+// computed again rather than kept.
+func (b *backward) build(keep []*lvalue) error {
 	sc := b.scope
 	b.active, b.grads, b.shapes = map[*lvalue]bool{}, map[*lvalue]*lvalue{}, map[*lvalue]*lvalue{}
 	b.after, b.packs, b.circ = map[*lnode][]*lnode{}, map[packKey]*weights{}, map[*lvalue]*circulantWeights{}
@@ -120,6 +121,9 @@ func (b *backward) build() error {
 		return err
 	}
 	b.replaceKernels(forward)
+	if len(keep) > 0 {
+		b.recompute(forward, keep)
+	}
 
 	all := slices.Clone(b.first)
 	for _, x := range forward {

@@ -45,6 +45,7 @@ type lnode struct {
 	scopes  map[string]*scope
 	kernel  kernel // set by fusion, which then needs no operator
 	fused   any    // what the kernel is the method of, for fusions that go on from there
+	like    *lnode // whose kernel it has too
 	live    bool
 }
 

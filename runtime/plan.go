@@ -52,7 +52,8 @@ type step struct {
 
 // builder turns scopes into plans and places the probes.
 type builder struct {
-	probes []probeGroup
+	probes  []probeGroup
+	kernels map[*lnode]kernel // of nodes that were made ready
 }
 
 type probeGroup struct {
@@ -155,11 +156,14 @@ func (b *builder) step(p *planner, x *lnode) error {
 		x.bodies[name] = sub
 		st.bodies = append(st.bodies, sub)
 	}
-	if st.kernel = x.kernel; st.kernel == nil {
+	if y := x.like; y != nil && x.kernel == nil {
+		x.dropped, st.kernel = y.dropped, b.kernels[y]
+	} else if st.kernel = x.kernel; st.kernel == nil {
 		var err error
 		if st.kernel, err = x.ready(); err != nil {
 			return fmt.Errorf("%s: %w", st.title, err)
 		}
+		b.kernels[x] = st.kernel
 	}
 	for j, v := range x.in {
 		if j < len(x.dropped) && x.dropped[j] {

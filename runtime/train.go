@@ -25,6 +25,12 @@ type TrainingOptions struct {
 	// main graph; nil for the outputs.
 	Values []string
 
+	// Recompute names values of the main graph: those of the residual stream in
+	// front of every module, say. What lies between them is computed again in
+	// the backward pass, in place of being kept. That saves memory, costs up to
+	// a forward pass, and changes no bit.
+	Recompute []string
+
 	// Threads is how many samples, or batches of samples, are worked on at a
 	// time; 0 means one per processor. Results do not depend on it.
 	Threads int
@@ -142,7 +148,7 @@ func compileTraining(m *graph.Model, o TrainingOptions) (*Training, error) {
 	m = m.Clone()
 	_ = graph.Infer(m)
 	tr.konst = make([]*lvalue, len(tr.params))
-	prog, err := compile(m, Options{Path: o.Path, MemoryLimit: o.MemoryLimit, Probes: [][]string{tr.values}, training: tr})
+	prog, err := compile(m, Options{Path: o.Path, MemoryLimit: o.MemoryLimit, Probes: [][]string{tr.values, o.Recompute}, training: tr})
 	if err != nil {
 		return nil, err
 	}
@@ -176,7 +182,7 @@ const lanes = 8
 var trainFusions = []string{"layer-norm", "rms-norm", "gelu", "silu"}
 
 // build turns the lowered forward graph into one with gradients.
-func (tr *training) build(l *lowering, main *scope, values []*graph.Value) error {
+func (tr *training) build(l *lowering, main *scope, values, keep []*graph.Value) error {
 	for i, v := range tr.konst {
 		if v == nil || v.konst == nil {
 			return fmt.Errorf("parameter %q is not read", tr.params[i].Name)
@@ -191,13 +197,22 @@ func (tr *training) build(l *lowering, main *scope, values []*graph.Value) error
 		}
 		main.outputs = append(main.outputs, lv)
 	}
+	var cuts []*lvalue
+	for _, v := range keep {
+		if lv := l.named[v]; lv != nil && lv.def != nil && lv.scope == main && !slices.Contains(cuts, lv) {
+			cuts = append(cuts, lv)
+		}
+	}
 	mark(main)
 	if err := l.missing.err(); err != nil {
 		return err
 	}
 	fuse(main, trainFusions)
+	for _, v := range cuts {
+		v.pinned = slices.Contains(main.outputs, v) // they are to be freed like others
+	}
 	b := &backward{train: tr, scope: main, simd: l.simd, lookup: lookup}
-	return b.build()
+	return b.build(cuts)
 }
 
 // prepared runs f, which makes something of the constant v, now and after
