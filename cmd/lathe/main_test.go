@@ -295,7 +295,7 @@ func TestUsage(t *testing.T) {
 		{"heal M --teacher M --data D -o O --steps 0", "--steps 0|1 or more"},
 		{"heal M --teacher M --data D -o O --labels none", "none|features, labels"},
 		{"heal M --teacher M --data D -o O --only nothing", "nothing to train"},
-		{"heal M --teacher M --data D -o O --memory 1", "memory limit|--memory"},
+		{"heal M --teacher M --data D -o O --memory 1", "memory limit|--memory|smaller chunks|recompute"},
 		{"heal M --teacher M --data D -o O --memory 4 --chunk 1 --threads 2", "memory limit|--memory"},
 		{"heal M --teacher NONE --data D -o O", "NONE|no such file"},
 		{"train M --data D -o O", "--labels NAME"},

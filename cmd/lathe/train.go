@@ -41,6 +41,7 @@ func (f *learnFlags) add(c *cobra.Command, rate float64) {
 	addCount(fs, &f.o.Steps, 1, "steps", "steps to take")
 	addCount(fs, &f.o.Batch, 1, "batch", "samples in a step")
 	addCount(fs, &f.o.Chunk, 0, "chunk", "samples in a run of the model, 0 for 8: more take more memory")
+	fs.BoolVar(&f.o.Recompute, "recompute", false, "compute activations inside of modules again rather than keep them: slower, in less memory, to the same bytes")
 	addNumber(fs, &f.o.LearningRate, 1e-9, 10, "lr", "learning rate of AdamW, after the warm-up; it falls along a cosine")
 	addCount(fs, &f.o.Warmup, 0, "warmup", "steps in which the rate rises; 0 for a twentieth")
 	addNumber(fs, &f.o.Decay, 0, 1, "decay", "weight decay of matrices")

@@ -32,7 +32,7 @@ type header struct {
 // model came with are in it, those of a teacher too.
 func (t *trainer) fingerprint() (string, error) {
 	o := t.o
-	o.Threads, o.Checkpoint, o.Resume = 0, "", false
+	o.Threads, o.Recompute, o.Checkpoint, o.Resume = 0, false, "", false
 	b, err := json.Marshal(struct {
 		Options Options
 		Data    string

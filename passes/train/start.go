@@ -50,7 +50,13 @@ func newTrainer(ctx context.Context, m *graph.Model, src *calib.Source, o Option
 	if t.simd, err = simd.For(simd.Auto); err != nil {
 		return nil, err
 	}
-	t.model, err = runtime.CompileTraining(m, runtime.TrainingOptions{Parameters: names, Values: values, Threads: o.Threads, Path: limits.Path, MemoryLimit: limits.MemoryLimit})
+	var again []string
+	if o.Recompute {
+		if again, err = entries(m); err != nil {
+			return nil, err
+		}
+	}
+	t.model, err = runtime.CompileTraining(m, runtime.TrainingOptions{Parameters: names, Values: values, Recompute: again, Threads: o.Threads, Path: limits.Path, MemoryLimit: limits.MemoryLimit})
 	if err != nil {
 		return nil, err
 	}
@@ -65,6 +71,11 @@ func newTrainer(ctx context.Context, m *graph.Model, src *calib.Source, o Option
 		if t.teacher, err = newTeacher(o.Teacher, logits, theirs, o.Threads, limits); err != nil {
 			return nil, err
 		}
+	}
+	if err := t.fits(ctx); err != nil {
+		return nil, err
+	}
+	if t.teacher != nil {
 		if err := t.teacher.keep(ctx, t.held, o.Chunk, o.Threads); err != nil {
 			return nil, err
 		}

@@ -160,6 +160,24 @@ func (t *teacher) keep(ctx context.Context, s *samples, size, threads int) error
 	return nil
 }
 
+// entries returns the values of the residual stream in front of the modules.
+func entries(m *graph.Model) ([]string, error) {
+	list, err := modules.Find(m)
+	if err != nil {
+		return nil, err
+	}
+	var out []string
+	for _, x := range list {
+		if x.Stream.Graph() == m.Graph && !slices.Contains(out, x.Stream.Name) {
+			out = append(out, x.Stream.Name)
+		}
+	}
+	if len(out) == 0 {
+		return nil, fmt.Errorf("the model has no modules whose activations could be computed again; train without recomputation")
+	}
+	return out, nil
+}
+
 // streams returns the values behind the modules that both models have: of the
 // residual stream, after the norm in a post-LN model.
 func streams(student, original *graph.Model) (ours, theirs []string, err error) {

@@ -49,6 +49,11 @@ type Options struct {
 	Batch int // samples in a step; 0 means 64
 	Chunk int // samples in a run; 0 means 8. It shows in roundings.
 
+	// Recompute computes the activations inside of modules again in the backward
+	// pass, from where the residual stream enters them, in place of keeping
+	// them: less memory for up to a forward pass more, and the same bits.
+	Recompute bool
+
 	// AdamW (Loshchilov, Hutter: Decoupled Weight Decay Regularization, 2019)
 	// with β = 0.9, 0.999. The rate rises over Warmup steps (0: a twentieth)
 	// and falls to a hundredth along a cosine. Decay acts on matrices alone.
@@ -262,9 +267,6 @@ type trainer struct {
 
 // loop takes the steps that are left.
 func (t *trainer) loop(ctx context.Context, start time.Time) error {
-	if err := t.fits(ctx); err != nil {
-		return err
-	}
 	// A measurement is due where there is none yet, or one was interrupted.
 	if n := len(t.Curve); n == 0 || t.due() && t.Curve[n-1].Step != t.Done {
 		if err := t.measure(ctx); err != nil {
@@ -306,8 +308,8 @@ func (t *trainer) loop(ctx context.Context, start time.Time) error {
 	return nil
 }
 
-// fits computes the gradients of one chunk, to see that all chunks of a step
-// together stay below the memory limit, and sets Result.Bytes.
+// fits computes the gradients of one chunk, to see before anything else that all
+// chunks of a step together stay below the memory limit, and sets Result.Bytes.
 func (t *trainer) fits(ctx context.Context) error {
 	chunks := t.train.chunks(t.train.batch(t.o.Seed, t.Done, t.o.Batch), t.o.Chunk)
 	c := chunks[0]
@@ -317,16 +319,23 @@ func (t *trainer) fits(ctx context.Context) error {
 		_, err := t.loss(ctx, c, values, grads, 1)
 		return err
 	})
-	if err != nil {
+	if err == nil {
+		const vectors = 5 // of the state
+		t.result.Bytes = t.model.Bytes(len(chunks)) + vectors*4*int64(t.result.Parameters)
+		if t.limit <= 0 || t.result.Bytes <= t.limit {
+			return nil
+		}
+		err = fmt.Errorf("%d bytes are over the %w of %d", t.result.Bytes, runtime.ErrMemory, t.limit)
+	}
+	if !errors.Is(err, runtime.ErrMemory) {
 		return err
 	}
-	const vectors = 5 // of the state
-	t.result.Bytes = t.model.Bytes(len(chunks)) + vectors*4*int64(t.result.Parameters)
-	if t.limit > 0 && t.result.Bytes > t.limit {
-		return fmt.Errorf("steps of %d samples, %d on each of %d threads at a time, take %d bytes: over the %w of %d; take smaller chunks, or fewer threads",
-			t.o.Batch, len(c.numbers), min(t.o.Threads, len(chunks)), t.result.Bytes, runtime.ErrMemory, t.limit)
+	less := ""
+	if !t.o.Recompute {
+		less = ", or recompute activations"
 	}
-	return nil
+	return fmt.Errorf("steps of %d samples, %d at a time on each of %d threads: %w; take smaller chunks, fewer threads%s",
+		t.o.Batch, len(c.numbers), min(t.o.Threads, len(chunks)), err, less)
 }
 
 // due reports whether the weights are measured after the steps done.

@@ -127,6 +127,46 @@ func TestHealCirculant(t *testing.T) {
 	}
 }
 
+// TestRecompute: a healing that computes activations again gives the same bytes,
+// block-circulant layers included, in less memory, and goes on from a checkpoint
+// of one that does not.
+func TestRecompute(t *testing.T) {
+	teacher, src := demo(t, 64)
+	student := teacher.Clone()
+	err := passes.Run(t.Context(), student, &passes.Journal{}, passes.RewriteCirculant(passes.CirculantOptions{Block: 4, Fit: passes.FitFrobenius}), passes.EliminateDeadCode())
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := Options{Teacher: teacher, Steps: 4, Batch: 16, Every: 2, HiddenWeight: 0.5, Threads: 1}
+	whole, again := student.Clone(), student.Clone()
+	want, err := Run(t.Context(), whole, src, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	o.Recompute = true
+	got, err := Run(t.Context(), again, src, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sameWeights(t, "recomputed", whole, again)
+	if !slices.Equal(got.Curve, want.Curve) || got.Bytes >= want.Bytes {
+		t.Errorf("curve %v in %d bytes, want %v in less than %d", got.Curve, got.Bytes, want.Curve, want.Bytes)
+	}
+	// Interrupted, and resumed the other way.
+	o.Checkpoint, o.Resume = filepath.Join(t.TempDir(), "state.npz"), true
+	ctx, cancel := context.WithCancel(t.Context())
+	o.Progress = func(Status) { cancel() }
+	if _, err := Run(ctx, student.Clone(), src, o); err != nil {
+		t.Fatal(err)
+	}
+	o.Recompute, o.Progress = false, nil
+	m := student.Clone()
+	if got, err = Run(t.Context(), m, src, o); err != nil || got.Resumed == 0 {
+		t.Fatalf("%+v, %v", got, err)
+	}
+	sameWeights(t, "resumed", whole, m)
+}
+
 // TestTrain learns from labels alone, from random weights.
 func TestTrain(t *testing.T) {
 	m, src := demo(t, 128)
