@@ -479,7 +479,7 @@ func (s *search) rewrite(c *graph.Model, blocks map[string]int) error {
 		if r.fitted[l.weight] == nil {
 			r.fitted[l.weight] = &fitted{Matrix: m}
 		}
-		r.substitute(l, r.fitted[l.weight], bias, low)
+		r.substitute(l, r.fitted[l.weight], &beside{bias: bias, low: low})
 	}
 	return nil
 }

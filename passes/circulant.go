@@ -184,6 +184,8 @@ type rewriter struct {
 	o      CirculantOptions
 	fitted map[weight]*fitted
 	done   []modules.Rewrite
+
+	applied []*applied
 }
 
 // fitted is a block-circulant weight, and its initializer once it has one.
@@ -212,6 +214,32 @@ func (r *rewriter) run(ctx context.Context) error {
 	if r.o.Fit == FitLSQ && r.o.Feed == nil && r.o.Ledger == nil {
 		return errors.New("least squares needs data, or a ledger scored with moments; or choose the frobenius fit")
 	}
+	print := r.m.Fingerprint()
+	if r.o.Feed != nil || r.o.Fit == FitFrobenius { // a ledger has no moments of what lies inside
+		if err := r.inline(); err != nil {
+			return err
+		}
+	}
+	rewrite := r.rewrite
+	if branched(r.m) && (r.o.Feed != nil || r.o.Fit == FitFrobenius) {
+		rewrite = r.throughBranches
+	}
+	if err := rewrite(ctx); err != nil || len(r.done) == 0 {
+		return err
+	}
+	h, err := modules.ReadHistory(r.m)
+	if err != nil {
+		return err
+	}
+	if h.Original == "" {
+		h.Original = print
+	}
+	h.Rewrites = append(h.Rewrites, r.done...)
+	return modules.WriteHistory(r.m, h)
+}
+
+// rewrite fits and replaces the layers of the main graph.
+func (r *rewriter) rewrite(ctx context.Context) error {
 	layers, err := r.layers()
 	if err != nil || len(layers) == 0 {
 		return err
@@ -231,18 +259,7 @@ func (r *rewriter) run(ctx context.Context) error {
 		}
 		err = r.oneShot(ctx, layers, r.o.Ledger.Moments)
 	}
-	if err != nil {
-		return err
-	}
-	h, err := modules.ReadHistory(r.m)
-	if err != nil {
-		return err
-	}
-	if h.Original == "" {
-		h.Original = original.Fingerprint()
-	}
-	h.Rewrites = append(h.Rewrites, r.done...)
-	return modules.WriteHistory(r.m, h)
+	return err
 }
 
 // importOperators makes the model one that may call the operators of the layers:
@@ -550,7 +567,9 @@ func (r *rewriter) apply(l *layer, bias []float32, low *lowRank, done CirculantL
 		return fmt.Errorf("%v: %w", l.node, err)
 	}
 	l.dense = nil
-	r.substitute(l, c, bias, low)
+	has := &beside{bias: bias, low: low}
+	r.applied = append(r.applied, &applied{weight: l.weight, name: done.Node, fitted: c, has: has})
+	r.substitute(l, c, has)
 	r.j.Add(circulantPass, done.Node, fmt.Sprintf("%d×%d in blocks of %d, %d → %d parameters", l.m, l.n, c.B, done.ParamsBefore, done.ParamsAfter),
 		fmt.Sprintf("fitted with %s", r.o.Fit))
 	r.done = append(r.done, modules.Rewrite{Pass: circulantPass, Node: done.Node, Block: done.Block, Note: string(r.o.Fit)})
@@ -560,10 +579,19 @@ func (r *rewriter) apply(l *layer, bias []float32, low *lowRank, done CirculantL
 	return nil
 }
 
-// substitute puts the operator with weight c in the place of l, and a residual
-// beside it unless that is nil.
-func (r *rewriter) substitute(l *layer, c *fitted, bias []float32, low *lowRank) {
-	g := l.node.Graph()
+// beside is what a layer has beside its weight, and its initializers once it has
+// them.
+type beside struct {
+	bias []float32
+	low  *lowRank // nil: none
+
+	b, u, v *graph.Value
+}
+
+// substitute puts the operator with weight c in the place of l, with what it has
+// beside it. Initializers lie in the main graph.
+func (r *rewriter) substitute(l *layer, c *fitted, has *beside) {
+	g, main := l.node.Graph(), r.m.Graph
 	op, attrs := "BlockCirculantMatMul", []*graph.Attr{graph.IntAttr("out_features", int64(l.m))}
 	if l.kernel != nil {
 		op, attrs = "BlockCirculantConv", append(slices.Clone(l.node.Attrs), graph.IntAttr("out_channels", int64(l.m)))
@@ -573,18 +601,23 @@ func (r *rewriter) substitute(l *layer, c *fitted, bias []float32, low *lowRank)
 		if l.kernel != nil {
 			w = l.convWeight(c.Matrix)
 		}
-		c.init = g.AddInitializer(g.FreshName(l.root.Name+"_circulant"), w)
+		c.init = main.AddInitializer(main.FreshName(l.root.Name+"_circulant"), w)
 	}
-	b := g.AddInitializer(g.FreshName(l.name()+"_circulant_bias"), graph.Float32Tensor([]int64{int64(l.m)}, bias))
+	if has.b == nil {
+		has.b = main.AddInitializer(main.FreshName(l.name()+"_circulant_bias"), graph.Float32Tensor([]int64{int64(l.m)}, has.bias))
+		if has.low != nil {
+			has.u, has.v = has.low.initializers(main, l.name())
+		}
+	}
 	old, gone := l.out(), []*graph.Node{l.node}
 	if l.add != nil {
 		gone = append(gone, l.add)
 	}
 	n := g.InsertBefore(gone[len(gone)-1], graph.LatheDomain, op, l.node.Name,
-		[]*graph.Value{l.x(), c.init, b}, []string{g.FreshName(old.Name + "_circulant")}, attrs...)
+		[]*graph.Value{l.x(), c.init, has.b}, []string{g.FreshName(old.Name + "_circulant")}, attrs...)
 	v := n.Output(0)
-	if low != nil {
-		v = low.addTo(g, gone[len(gone)-1], l.x(), v, l.name())
+	if has.low != nil {
+		v = has.residual(g, gone[len(gone)-1], l.x(), v, l.name())
 	}
 	old.ReplaceUses(v)
 	if old.IsOutput() {

@@ -180,24 +180,29 @@ func variance(yx *circulant.CrossMoments) float64 {
 	return sum
 }
 
-// addTo adds U·V·x to a value that a layer computes, with nodes before mark, and
-// returns the sum.
-func (f *lowRank) addTo(g *graph.Graph, mark *graph.Node, x, y *graph.Value, name string) *graph.Value {
-	u, v := make([]float32, len(f.u)), make([]float32, len(f.v)) // transposed
+// initializers adds Uᵀ and Vᵀ to a graph.
+func (f *lowRank) initializers(g *graph.Graph, name string) (u, v *graph.Value) {
+	us, vs := make([]float32, len(f.u)), make([]float32, len(f.v))
 	for k := range f.rank {
 		for i := range f.m {
-			u[k*f.m+i] = f.u[i*f.rank+k]
+			us[k*f.m+i] = f.u[i*f.rank+k]
 		}
 		for i := range f.n {
-			v[i*f.rank+k] = f.v[k*f.n+i]
+			vs[i*f.rank+k] = f.v[k*f.n+i]
 		}
 	}
+	v = g.AddInitializer(g.FreshName(name+"_rank_v"), graph.Float32Tensor([]int64{int64(f.n), int64(f.rank)}, vs))
+	u = g.AddInitializer(g.FreshName(name+"_rank_u"), graph.Float32Tensor([]int64{int64(f.rank), int64(f.m)}, us))
+	return u, v
+}
+
+// residual adds U·V·x to a value that a layer computes, with nodes before mark,
+// and returns the sum.
+func (b *beside) residual(g *graph.Graph, mark *graph.Node, x, y *graph.Value, name string) *graph.Value {
 	node := func(op, name string, in ...*graph.Value) *graph.Value {
 		return g.InsertBefore(mark, "", op, name, in, []string{g.FreshName(name)}).Output(0)
 	}
-	first := g.AddInitializer(g.FreshName(name+"_rank_v"), graph.Float32Tensor([]int64{int64(f.n), int64(f.rank)}, v))
-	second := g.AddInitializer(g.FreshName(name+"_rank_u"), graph.Float32Tensor([]int64{int64(f.rank), int64(f.m)}, u))
-	return node("Add", name+"_sum", y, node("MatMul", name+"_u", node("MatMul", name+"_v", x, first), second))
+	return node("Add", name+"_sum", y, node("MatMul", name+"_u", node("MatMul", name+"_v", x, b.v), b.u))
 }
 
 // params is the number of weights.

@@ -80,7 +80,8 @@ type trainRun struct {
 	loss      func(values, grads []*Tensor) error
 }
 
-// CompileTraining makes a model ready to be trained. It fails, naming every
+// CompileTraining makes a model ready to be trained. Where branches of an If read
+// its weights, it is the branch that starts a cache that is run. It fails, naming every
 // such operator at once, where one between a parameter and the loss has no
 // gradient. The model is not changed; Store writes parameters back.
 func CompileTraining(m *graph.Model, o TrainingOptions) (*Training, error) {
@@ -145,7 +146,11 @@ func compileTraining(m *graph.Model, o TrainingOptions) (*Training, error) {
 	}
 	// Definitions of fused operators go by the ranks of their inputs. Where
 	// inference fails, they say what they lack.
-	m = m.Clone()
+	open, err := opened(m)
+	if err != nil {
+		return nil, err
+	}
+	m = open.Clone()
 	_ = graph.Infer(m)
 	tr.konst = make([]*lvalue, len(tr.params))
 	prog, err := compile(m, Options{Path: o.Path, MemoryLimit: o.MemoryLimit, Probes: [][]string{tr.values, o.Recompute}, training: tr})

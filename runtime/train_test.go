@@ -169,8 +169,8 @@ func TestEveryFamilyTrains(t *testing.T) {
 			if _, err := Compile(m, Options{}); err != nil {
 				t.Skip(err) // an operator that the runtime does not have
 			}
-			if len(Trainable(m)) == 0 {
-				t.Skip("its weights are read inside of an If")
+			if c.Name == "gpt2-17-merged-past" {
+				t.Skip("its inputs are for the branch that goes on from a cache, which is not trained")
 			}
 			tr, err := CompileTraining(m, TrainingOptions{Parameters: Trainable(m), Threads: 1})
 			if err != nil {

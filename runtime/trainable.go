@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"github.com/onnx-lathe/lathe/graph"
+	"github.com/onnx-lathe/lathe/graph/modules"
 )
 
 // trainable says which inputs of an operator hold what training moves: the
@@ -34,12 +35,19 @@ var trainable = map[string][]int{
 // norms, embeddings and class tokens. What only looks like them is left out:
 // numbers, masks (large values), tables that activations are multiplied with
 // (rotary embeddings), means and variances.
+//
+// Weights that are read inside of functions count, and those that are read in
+// the branches of an If, in that which training runs: see CompileTraining.
 func Trainable(m *graph.Model) []string {
 	var names []string
+	open, err := opened(m)
+	if err != nil {
+		open = m
+	}
 	seen := map[*graph.Value]bool{}
-	for _, n := range m.Graph.Nodes() {
+	for _, n := range open.Graph.Nodes() {
 		for i, v := range n.Inputs() {
-			if v == nil || seen[v] || v.Graph() != m.Graph {
+			if v == nil || seen[v] || v.Graph() != open.Graph || m.Graph.Value(v.Name).ConstTensor() == nil {
 				continue
 			}
 			c := v.ConstTensor()
@@ -56,12 +64,40 @@ func Trainable(m *graph.Model) []string {
 	return names
 }
 
+// opened is m where no branch of an If reads constants of the main graph, else
+// a copy in which the branch that starts a cache stands in the place of the If.
+// Constants of the main graph keep their names.
+func opened(m *graph.Model) (*graph.Model, error) {
+	for _, n := range m.Graph.Nodes() {
+		if n.Is("If") && slices.ContainsFunc(n.Subgraphs(), readsConstants) {
+			return modules.Unfold(m)
+		}
+	}
+	return m, nil
+}
+
+// readsConstants reports whether a node of a branch reads a constant of the main
+// graph.
+func readsConstants(g *graph.Graph) bool {
+	return slices.ContainsFunc(g.Nodes(), func(n *graph.Node) bool {
+		return slices.ContainsFunc(n.Inputs(), func(v *graph.Value) bool {
+			return v != nil && v.Graph() == g.Model().Graph && v.ConstTensor() != nil
+		}) || slices.ContainsFunc(n.Subgraphs(), readsConstants)
+	})
+}
+
 // readsParameter reports whether a use of a constant is one of a parameter,
 // through nodes that only give it another shape or place.
 func readsParameter(u graph.Use, c *graph.Tensor, depth int) bool {
 	n := u.Node
 	if n.Domain == graph.LatheDomain && (n.Op == "BlockCirculantMatMul" || n.Op == "BlockCirculantConv") {
 		return u.Index == 1 || u.Index == 2
+	}
+	if f := n.Graph().Model().Function(n.Domain, n.Op, n.Overload); f != nil && n.Domain != graph.LatheDomain {
+		if depth > 8 || u.Index >= len(f.Graph.Inputs()) {
+			return false
+		}
+		return slices.ContainsFunc(f.Graph.Inputs()[u.Index].Uses(), func(u graph.Use) bool { return readsParameter(u, c, depth+1) })
 	}
 	if n.Is("Identity", "Transpose", "Reshape", "Unsqueeze", "Squeeze") && u.Index == 0 && depth < 8 {
 		out := n.Output(0)

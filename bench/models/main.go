@@ -394,7 +394,7 @@ func (t *trial) rewritten() (string, error) {
 		return "", err
 	}
 	if layers == 0 {
-		return "no: all layers lie in functions or branches", nil
+		return "", errors.New("no layer")
 	}
 	want, err := t.theirs(m)
 	if err != nil {
