@@ -221,7 +221,7 @@ func (r *rewriter) run(ctx context.Context) error {
 		}
 	}
 	rewrite := r.rewrite
-	if branched(r.m) && (r.o.Feed != nil || r.o.Fit == FitFrobenius) {
+	if branched(r.m) && modules.Merged(r.m) && (r.o.Feed != nil || r.o.Fit == FitFrobenius) {
 		rewrite = r.throughBranches
 	}
 	if err := rewrite(ctx); err != nil || len(r.done) == 0 {
@@ -568,7 +568,7 @@ func (r *rewriter) apply(l *layer, bias []float32, low *lowRank, done CirculantL
 	}
 	l.dense = nil
 	has := &beside{bias: bias, low: low}
-	r.applied = append(r.applied, &applied{weight: l.weight, name: done.Node, fitted: c, has: has})
+	r.applied = append(r.applied, &applied{weight: l.weight, name: done.Node, was: l.bias, fitted: c, has: has})
 	r.substitute(l, c, has)
 	r.j.Add(circulantPass, done.Node, fmt.Sprintf("%d×%d in blocks of %d, %d → %d parameters", l.m, l.n, c.B, done.ParamsBefore, done.ParamsAfter),
 		fmt.Sprintf("fitted with %s", r.o.Fit))

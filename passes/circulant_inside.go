@@ -76,7 +76,7 @@ func callsLayers(n *graph.Node, constant func(v *graph.Value) bool, depth int) b
 }
 
 // branched reports whether the main graph has an If whose branches multiply by
-// weights.
+// weights. Only those of a merged decoder compute the same.
 func branched(m *graph.Model) bool {
 	return slices.ContainsFunc(m.Graph.Nodes(), func(n *graph.Node) bool {
 		return n.Is("If") && slices.ContainsFunc(n.Subgraphs(), hasWeights)
@@ -87,6 +87,7 @@ func branched(m *graph.Model) bool {
 type applied struct {
 	weight
 	name   string
+	was    []float32 // its bias before
 	fitted *fitted
 	has    *beside
 }
@@ -142,10 +143,14 @@ func (r *rewriter) throughBranches(ctx context.Context) error {
 							twins = append(twins, a)
 						}
 					}
-					if k := count(all[:i], alike); len(twins) > 0 && count(all, alike) == len(twins) {
-						take(l, twins[k])
-					} else if len(twins) > 0 {
+					switch k := count(all[:i], alike); {
+					case len(twins) == 0:
+					case count(all, alike) != len(twins):
 						r.j.Add(circulantPass, l.node.String(), "left dense", "its weight is read another number of times in the other branch")
+					case !slices.Equal(l.bias, twins[k].was):
+						r.j.Add(circulantPass, l.node.String(), "left dense", "it has another bias in the other branch")
+					default:
+						take(l, twins[k])
 					}
 				}
 				inside(s)

@@ -80,8 +80,9 @@ type trainRun struct {
 	loss      func(values, grads []*Tensor) error
 }
 
-// CompileTraining makes a model ready to be trained. Where branches of an If read
-// its weights, it is the branch that starts a cache that is run. It fails, naming every
+// CompileTraining makes a model ready to be trained. Of a merged decoder, whose
+// If has the same modules in both branches, it is the branch that starts a cache
+// that is run. It fails, naming every
 // such operator at once, where one between a parameter and the loss has no
 // gradient. The model is not changed; Store writes parameters back.
 func CompileTraining(m *graph.Model, o TrainingOptions) (*Training, error) {

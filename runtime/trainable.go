@@ -36,8 +36,8 @@ var trainable = map[string][]int{
 // numbers, masks (large values), tables that activations are multiplied with
 // (rotary embeddings), means and variances.
 //
-// Weights that are read inside of functions count, and those that are read in
-// the branches of an If, in that which training runs: see CompileTraining.
+// Weights that are read inside of functions count, and of a merged decoder those
+// of the branch that training runs: see CompileTraining.
 func Trainable(m *graph.Model) []string {
 	var names []string
 	open, err := opened(m)
@@ -64,12 +64,12 @@ func Trainable(m *graph.Model) []string {
 	return names
 }
 
-// opened is m where no branch of an If reads constants of the main graph, else
-// a copy in which the branch that starts a cache stands in the place of the If.
-// Constants of the main graph keep their names.
+// opened is m, or of a merged decoder a copy in which the branch that starts a
+// cache stands in the place of the If. Constants of the main graph keep their
+// names.
 func opened(m *graph.Model) (*graph.Model, error) {
 	for _, n := range m.Graph.Nodes() {
-		if n.Is("If") && slices.ContainsFunc(n.Subgraphs(), readsConstants) {
+		if n.Is("If") && slices.ContainsFunc(n.Subgraphs(), readsConstants) && modules.Merged(m) {
 			return modules.Unfold(m)
 		}
 	}

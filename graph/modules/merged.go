@@ -118,6 +118,13 @@ func bothCaches(a, b []Cache) []Cache {
 	return out
 }
 
+// Merged reports whether m is a merged decoder: both branches of an If hold the
+// same modules.
+func Merged(m *graph.Model) bool {
+	a, err := Analyze(m)
+	return err == nil && slices.ContainsFunc(a.Modules, func(x Module) bool { return x.Twin != nil })
+}
+
 // Unfold returns a copy of m in which every module can be watched in a run:
 // the calls of local functions that keep one inside are inlined, Ifs whose
 // branches hold modules give way to the branch that starts a cache, and fused
