@@ -193,7 +193,7 @@ func (v *circulantConv) run(c *call) error {
 	if err != nil || z.Len() == 0 {
 		return err
 	}
-	planes := s.c.Planes()
+	planes := s.c.Multiplications()
 	in, out := planes*v.group*s.q*s.image.size, planes*s.p*s.win.outSize // planes of a sample
 	s.samples = min(max(circulantCache/max(in+out, 1), 1), s.n)
 	s.xh.DType = graph.Float32
@@ -264,7 +264,7 @@ func circulantForward(c *call, worker, lo, hi int) {
 	planes := cast[float32](s.xh.mem)
 	for i := lo; i < hi; i++ {
 		sample, block := i/blocks, i%blocks
-		dst := planes[(sample*s.c.Planes()*blocks+block)*size:]
+		dst := planes[(sample*s.c.Multiplications()*blocks+block)*size:]
 		first := min(block*s.b, s.chans)
 		have := min(s.chans-first, s.b)
 		x := s.x[((s.first+sample)*s.chans+first)*s.win.inSize:]
@@ -293,7 +293,7 @@ func circulantInverse(c *call, worker, lo, hi int) {
 	planes := s.yh.F32()
 	for i := lo; i < hi; i++ {
 		sample, block := i/s.p, i%s.p
-		src := planes[(sample*s.c.Planes()*s.p+block)*size:]
+		src := planes[(sample*s.c.Multiplications()*s.p+block)*size:]
 		have := min(s.m-block*s.b, s.b)
 		if have <= 0 {
 			continue // more rows of blocks than channels

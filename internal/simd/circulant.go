@@ -11,28 +11,29 @@ import (
 // discrete Fourier transform of the blocks of the input, a matrix product for
 // every frequency, and the inverse transform. A [Circulant] has their kernels.
 //
-// # Spectra and planes
+// # Spectra
 //
 // The transform of b real numbers, X(f) = Σ_c x[c]·exp(−2πi·f·c/b), has
 // ⌊b/2⌋+1 bins. Bin 0, and bin b/2 of an even b, are real; the others are
-// complex. A spectrum lists b real numbers: bin 0, bin b/2 (even b), then real
-// and imaginary part of bins 1, 2, ….
+// complex. A spectrum is b real numbers, its planes: bin 0, bin b/2 (even b), then
+// real and imaginary part of bins 1, 2, ….
 //
 // The product of two complex bins takes three multiplications,
 //
 //	k₁ = wr·(xr + xi),  k₂ = (wi − wr)·xr,  k₃ = (wr + wi)·xi,
 //	re = k₁ − k₃,       im = k₁ + k₂,
 //
-// and because the combination is linear it can wait until the sums over the
-// input blocks are taken. So everything between the transforms is a real matrix
-// product for every plane: a real bin is one plane, a complex bin is three.
+// and because the combination is linear it waits until the sums over the input
+// blocks are taken. So between the transforms there is a real matrix product for
+// every real bin and three for every complex one. What is added before and after
+// them stays in registers.
 //
 // # Layout
 //
 // A vector holds one number of Lanes rows. A row is what is transformed, and
 // [Rows] says where the rows lie. They are cut into groups of Columns columns, as
 // many blocks as fill a cache line of 16 elements and at least one. Transformed,
-// they are a tile [blocks, planes, lanes].
+// they are a tile [blocks, Pitch, lanes], of which b vectors of a block count.
 //
 // Products come in three widths. [Circulant.Products] takes a tile of Lanes
 // tokens, a row each, and [Circulant.PairProducts] one of Lanes/2 tokens, each of
@@ -45,7 +46,8 @@ import (
 // All three read wr and s = wr + wi of a complex bin, so b numbers a block. Where
 // there are many tokens, the time that making d = wi − wr takes counts, and it is
 // read too; the others make it from s. That all have the same bits, it is
-// (s − wr) − wr, each step rounded.
+// (s − wr) − wr, each step rounded. The weights lie in the order in which a single
+// token reads them, which takes the time that memory takes.
 //
 // # Bits
 //
@@ -89,9 +91,10 @@ type circulantKernels struct {
 	inverse  [9]circulantInverse
 	image    [9]circulantImage
 	unimage  [9]circulantImageInverse
-	tile     func(y, w, diff, x []float32, at []int, k, stride, planes, bins, yHalf int)
-	pairs    func(y, w, x []float32, at []int, k, stride, planes, bins int)
-	row      func(y, w, x []float32, k, unit, stride, spacing, vecs, planes, bins int)
+	tile     func(y, w, diff, x []float32, at []int, k, stride, pitch, reals, bins, yHalf int)
+	pairs    func(y, w, x []float32, at []int, k, stride, pitch, reals, bins int)
+	row      func(y, w, x []float32, k, unit, stride, spacing, vecs, pitch, reals, bins int)
+	ask      func(x []float32) // brings the first elements of x into a cache; nil: nothing does
 }
 
 // Circulant returns the kernels for block size b ≥ 2.
@@ -110,8 +113,20 @@ func (kn *Kernels) Circulant(b int) *Circulant {
 // Lanes is the number of rows of a tile.
 func (c *Circulant) Lanes() int { return c.lanes }
 
-// Planes is the number of planes: 3b/2 − 1 for an even b.
-func (c *Circulant) Planes() int { return c.realBins() + 3*c.complexBins() }
+// Block is the block size b, and the number of planes of a spectrum.
+func (c *Circulant) Block() int { return c.b }
+
+// Pitch is the number of vectors from one block of a tile to the next, the first b
+// of which are its planes. It is odd: products read one plane of all blocks, which
+// at a power of two would share few sets of the first cache.
+func (c *Circulant) Pitch() int { return c.b | 1 }
+
+// tile is the number of elements of the tile of that many groups.
+func (c *Circulant) tile(groups int) int { return groups * c.GroupBlocks() * c.Pitch() * c.lanes }
+
+// Multiplications is how many a block of weights takes for a token, and the number
+// of planes of transformed images, which have one for each: 3b/2 − 1 for an even b.
+func (c *Circulant) Multiplications() int { return c.realBins() + 3*c.complexBins() }
 
 // Columns is the number of columns of a group: b, or the 16 of a cache line
 // where b divides 16.
@@ -138,20 +153,19 @@ func (c *Circulant) Scratch() int { return circulantScratch * c.b * c.lanes }
 const circulantScratch = 3
 
 // Forward transforms groups groups of Columns columns of the Lanes rows of x: dst
-// becomes [groups·Columns/b, Planes, Lanes]. The planes of a complex bin are
-// xr + xi, xr and xi.
+// becomes [groups·Columns/b, Pitch, Lanes].
 func (c *Circulant) Forward(dst, x []float32, rows Rows, groups int, scratch []float32) {
 	if groups == 0 {
 		return
 	}
-	need("Forward: dst", dst, groups*c.GroupBlocks()*c.Planes()*c.lanes)
+	need("Forward: dst", dst, c.tile(groups))
 	need("Forward: x", x, rows.at(c.lanes-1)+(groups-1)*rows.Group+c.Columns())
 	need("Forward: scratch", scratch, c.Scratch())
 	if c.forward != nil {
 		c.forward(dst, x, rows.Odd, rows.Pair, rows.Group, groups, scratch)
 		return
 	}
-	step, u := c.Planes()*c.lanes, c.GroupBlocks()
+	step, u := c.Pitch()*c.lanes, c.GroupBlocks()
 	for j := range groups * u {
 		for r := range c.lanes {
 			for k, v := range x[rows.at(r)+j/u*rows.Group+j%u*c.b:][:c.b] {
@@ -162,15 +176,14 @@ func (c *Circulant) Forward(dst, x []float32, rows Rows, groups int, scratch []f
 	}
 }
 
-// Inverse undoes Forward, without the factor 1/b, for the planes k₁, k₂ and k₃
-// of a product src [groups·Columns/b, Planes, Lanes], and adds the bias, whose
-// group g starts at bias[g·rows.Group], for odd rows biasOdd elements further
-// on. It may destroy src.
+// Inverse undoes Forward, without the factor 1/b, of src [groups·Columns/b,
+// Pitch, Lanes], and adds the bias, whose group g starts at bias[g·rows.Group], for odd
+// rows biasOdd elements further on. It may destroy src.
 func (c *Circulant) Inverse(y []float32, rows Rows, src, bias []float32, biasOdd, groups int, scratch []float32) {
 	if groups == 0 {
 		return
 	}
-	need("Inverse: src", src, groups*c.GroupBlocks()*c.Planes()*c.lanes)
+	need("Inverse: src", src, c.tile(groups))
 	need("Inverse: y", y, rows.at(c.lanes-1)+(groups-1)*rows.Group+c.Columns())
 	need("Inverse: bias", bias, (groups-1)*rows.Group+biasOdd+c.Columns())
 	need("Inverse: scratch", scratch, c.Scratch())
@@ -178,7 +191,7 @@ func (c *Circulant) Inverse(y []float32, rows Rows, src, bias []float32, biasOdd
 		c.inverse(y, rows.Odd, rows.Pair, rows.Group, src, bias, biasOdd, groups, scratch)
 		return
 	}
-	step, u := c.Planes()*c.lanes, c.GroupBlocks()
+	step, u := c.Pitch()*c.lanes, c.GroupBlocks()
 	for i := range groups * u {
 		x := scratch[:c.b*c.lanes]
 		c.dft.inverse(x, src[i*step:(i+1)*step], c.lanes)
@@ -195,14 +208,14 @@ func (c *Circulant) Inverse(y []float32, rows Rows, src, bias []float32, biasOdd
 // ImageScratch is the number of elements of the scratch memory that the
 // transforms of images want.
 func (c *Circulant) ImageScratch() int {
-	return c.imageStage() + c.Planes()*c.lanes
+	return c.imageStage() + c.Multiplications()*c.lanes
 }
 
 // imageStage is where the scratch memory of images has a vector of every plane
 // for pixels that do not fill one. Before it, assembly has the scratch of the
-// other transforms and the planes at hand.
+// other transforms and the spectrum at hand.
 func (c *Circulant) imageStage() int {
-	return (circulantScratch*c.b + imagePad + c.Planes()) * c.lanes
+	return (circulantScratch*c.b + imagePad + c.b) * c.lanes
 }
 
 // imagePad is how many vectors the generator leaves between the two.
@@ -210,13 +223,13 @@ const imagePad = 16
 
 // ForwardImage transforms the blocks of n pixels. Element k of the block of a
 // pixel is in a plane of its own, at x[k·xStep + pixel], and so is what it
-// becomes: plane k of [Circulant.Forward] at dst[k·dstStep + pixel]. A pixel's
-// bits do not depend on the others.
+// becomes: a plane for every multiplication, at dst[k·dstStep + pixel]. A complex
+// bin has xr + xi, xr and xi. A pixel's bits do not depend on the others.
 func (c *Circulant) ForwardImage(dst []float32, dstStep int, x []float32, xStep, n int, scratch []float32) {
 	if n <= 0 {
 		return
 	}
-	need("ForwardImage: dst", dst, (c.Planes()-1)*dstStep+n)
+	need("ForwardImage: dst", dst, (c.Multiplications()-1)*dstStep+n)
 	need("ForwardImage: x", x, (c.b-1)*xStep+n)
 	need("ForwardImage: scratch", scratch, c.ImageScratch())
 	if c.forwardImage != nil {
@@ -233,17 +246,26 @@ func (c *Circulant) ForwardImage(dst []float32, dstStep int, x []float32, xStep,
 			stage := scratch[c.imageStage():]
 			gatherPixels(stage, c.lanes, x, xStep, c.b, n)
 			c.forwardImage(stage, c.lanes, stage, c.lanes, 1, scratch)
-			gatherPixels(dst, dstStep, stage, c.lanes, c.Planes(), n)
+			gatherPixels(dst, dstStep, stage, c.lanes, c.Multiplications(), n)
 		}
 		return
 	}
-	stage, planes := scratch[:c.b*c.lanes], scratch[c.b*c.lanes:][:c.Planes()*c.lanes]
+	stage, planes := scratch[:c.b*c.lanes], scratch[c.b*c.lanes:][:c.b*c.lanes]
 	for at := 0; at < n; at += c.lanes {
 		m := min(c.lanes, n-at)
 		clear(stage)
 		gatherPixels(stage, c.lanes, x[at:], xStep, c.b, m)
 		c.dft.forward(planes, stage, c.lanes)
-		gatherPixels(dst[at:], dstStep, planes, c.lanes, c.Planes(), m)
+		gatherPixels(dst[at:], dstStep, planes, c.lanes, c.realBins(), m)
+		for f := range c.complexBins() {
+			re, im := planes[(c.realBins()+2*f)*c.lanes:][:m], planes[(c.realBins()+2*f+1)*c.lanes:][:m]
+			to := dst[(c.realBins()+3*f)*dstStep+at:]
+			for i, v := range re {
+				to[i] = v + im[i]
+			}
+			copy(to[dstStep:], re)
+			copy(to[2*dstStep:], im)
+		}
 	}
 }
 
@@ -254,8 +276,8 @@ func gatherPixels(dst []float32, dstStep int, src []float32, srcStep, planes, n 
 	}
 }
 
-// InverseImage undoes [Circulant.ForwardImage] for the planes of products, as
-// [Circulant.Inverse] does for tiles: element k of the block of a pixel is
+// InverseImage undoes [Circulant.ForwardImage], without the factor 1/b, for the
+// results k₁, k₂ and k₃ of the multiplications: element k of the block of a pixel is
 //
 //	y[k·yStep + pixel] = limit(bias[k] + …)
 //
@@ -265,7 +287,7 @@ func (c *Circulant) InverseImage(y []float32, yStep int, src []float32, srcStep,
 		return
 	}
 	need("InverseImage: y", y, (c.b-1)*yStep+n)
-	need("InverseImage: src", src, (c.Planes()-1)*srcStep+n)
+	need("InverseImage: src", src, (c.Multiplications()-1)*srcStep+n)
 	need("InverseImage: bias", bias, c.b)
 	need("InverseImage: scratch", scratch, c.ImageScratch())
 	if c.inverseImage != nil {
@@ -279,17 +301,25 @@ func (c *Circulant) InverseImage(y []float32, yStep int, src []float32, srcStep,
 			c.inverseImage(y[n-c.lanes:], yStep, src[n-c.lanes:], srcStep, bias, lo, hi, 1, scratch)
 		default:
 			stage := scratch[c.imageStage():]
-			gatherPixels(stage, c.lanes, src, srcStep, c.Planes(), n)
+			gatherPixels(stage, c.lanes, src, srcStep, c.Multiplications(), n)
 			c.inverseImage(stage, c.lanes, stage, c.lanes, bias, lo, hi, 1, scratch)
 			gatherPixels(y, yStep, stage, c.lanes, c.b, n)
 		}
 		return
 	}
-	stage, planes := scratch[:c.b*c.lanes], scratch[c.b*c.lanes:][:c.Planes()*c.lanes]
+	stage, planes := scratch[:c.b*c.lanes], scratch[c.b*c.lanes:][:c.b*c.lanes]
 	for at := 0; at < n; at += c.lanes {
 		m := min(c.lanes, n-at)
 		clear(planes)
-		gatherPixels(planes, c.lanes, src[at:], srcStep, c.Planes(), m)
+		gatherPixels(planes, c.lanes, src[at:], srcStep, c.realBins(), m)
+		for f := range c.complexBins() {
+			re, im := planes[(c.realBins()+2*f)*c.lanes:][:m], planes[(c.realBins()+2*f+1)*c.lanes:][:m]
+			from := src[(c.realBins()+3*f)*srcStep+at:]
+			k2, k3 := from[srcStep:], from[2*srcStep:]
+			for i := range re {
+				re[i], im[i] = from[i]-k3[i], from[i]+k2[i]
+			}
+		}
 		c.dft.inverse(stage, planes, c.lanes)
 		for k := range c.b {
 			from, to := stage[k*c.lanes:][:m], y[k*yStep+at:][:m]
@@ -311,7 +341,7 @@ func need(what string, x []float32, n int) {
 //
 // The rows of blocks are cut into panels. The panel of n rows from row r on is
 // the b·q·n elements from b·q·r on of w: the real bins [q, n], then wr and s of
-// the complex bins [2, q, n]; and their d [q, n] from bins·q·r on of diff. In a
+// the complex bins [q, 2, n]; and their d [q, n] from bins·q·r on of diff. In a
 // panel the rows are in the order of the lanes of [Circulant.RowProduct]: where a
 // group has one block, as they come; else a panel has at most Lanes groups, and
 // their first blocks come before their second ones.
@@ -378,7 +408,7 @@ func (c *Circulant) Pack(s []float32, p, q int) CirculantWeights {
 				for f := range c.complexBins() {
 					k := c.realBins() + 2*f
 					wr, sum := bin(k), bin(k)+bin(k+1)
-					at[(k*q+j)*panel.rows+r], at[((k+1)*q+j)*panel.rows+r] = wr, sum
+					at[(k*q+2*j)*panel.rows+r], at[(k*q+2*j+1)*panel.rows+r] = wr, sum
 					diff[(f*q+j)*panel.rows+r] = sum - wr - wr
 				}
 			}
@@ -408,7 +438,7 @@ func (w *CirculantWeights) addPanel(c *Circulant, p circulantPanel) {
 
 // parts cuts a panel into parts and these into steps of at most limit pairs.
 func (w *CirculantWeights) parts(c *Circulant, p circulantPanel, limit int) []CirculantPart {
-	u, tile := c.GroupBlocks(), c.Planes()*c.lanes
+	u, tile := c.GroupBlocks(), c.Pitch()*c.lanes
 	var parts []CirculantPart
 	// Blocks of a group are spacing rows apart. Groups are whole after the last.
 	spacing := p.rows / u
@@ -442,28 +472,25 @@ func eachRun(n, limit int, f func(first, n int)) {
 	}
 }
 
-// Products multiplies a tile of inputs x [q, Planes, Lanes] by the weights of a
-// part of w.Tiles: y becomes two tiles of pairs [⌈part.Groups/2⌉·Columns/b, Planes,
-// Lanes] of the planes k₁, k₂, k₃, that of the even rows of x and, yHalf elements
-// after it, that of the odd rows.
+// Products multiplies a tile of inputs x [q, Pitch, Lanes] by the weights of a part of
+// w.Tiles: y becomes two tiles of pairs [⌈part.Groups/2⌉·Columns/b, Pitch, Lanes], that
+// of the even rows of x and, yHalf elements after it, that of the odd rows.
 func (c *Circulant) Products(y []float32, yHalf int, w CirculantWeights, part CirculantPart, x []float32) {
-	planes := c.Planes()
-	need("Products: y", y, yHalf+(part.Groups+1)/2*c.GroupBlocks()*planes*c.lanes)
-	need("Products: x", x, w.q*planes*c.lanes)
+	need("Products: y", y, yHalf+c.tile((part.Groups+1)/2))
+	need("Products: x", x, w.q*c.Pitch()*c.lanes)
 	for _, s := range part.steps {
-		c.k.tile(y, w.w[s.w:], w.diff[s.diff:], x, s.at, w.q, s.stride, planes, c.complexBins(), yHalf)
+		c.k.tile(y, w.w[s.w:], w.diff[s.diff:], x, s.at, w.q, s.stride, c.Pitch(), c.realBins(), c.complexBins(), yHalf)
 	}
 }
 
-// PairProducts multiplies a tile x [q, Planes, Lanes] in which rows 2i and 2i+1 are
+// PairProducts multiplies a tile x [q, Pitch, Lanes] in which rows 2i and 2i+1 are
 // equal by the weights of a part of w.Pairs: y becomes the tile of pairs
-// [⌈part.Groups/2⌉·Columns/b, Planes, Lanes].
+// [⌈part.Groups/2⌉·Columns/b, Pitch, Lanes].
 func (c *Circulant) PairProducts(y []float32, w CirculantWeights, part CirculantPart, x []float32) {
-	planes := c.Planes()
-	need("PairProducts: y", y, (part.Groups+1)/2*c.GroupBlocks()*planes*c.lanes)
-	need("PairProducts: x", x, w.q*planes*c.lanes)
+	need("PairProducts: y", y, c.tile((part.Groups+1)/2))
+	need("PairProducts: x", x, w.q*c.Pitch()*c.lanes)
 	for _, s := range part.steps {
-		c.k.pairs(y, w.w[s.w:], x, s.at, w.q, s.stride, planes, c.complexBins())
+		c.k.pairs(y, w.w[s.w:], x, s.at, w.q, s.stride, c.Pitch(), c.realBins(), c.complexBins())
 	}
 }
 
@@ -475,19 +502,31 @@ func (c *Circulant) RowBlocks(n int) int {
 }
 
 // RowProduct multiplies one row of q blocks by the weights. Its groups are the
-// rows of the transforms: x is [RowBlocks(q), Planes, Lanes], y becomes
-// [RowBlocks(p), Planes, Lanes].
+// rows of the transforms: x is [RowBlocks(q), Pitch, Lanes], y becomes
+// [RowBlocks(p), Pitch, Lanes].
 func (c *Circulant) RowProduct(y []float32, w CirculantWeights, x []float32) {
-	u, planes := c.GroupBlocks(), c.Planes()
-	need("RowProduct: y", y, c.RowBlocks(w.p)*planes*c.lanes)
-	need("RowProduct: x", x, c.RowBlocks(w.q)*planes*c.lanes)
+	u := c.GroupBlocks()
+	need("RowProduct: y", y, c.RowBlocks(w.p)*c.Pitch()*c.lanes)
+	need("RowProduct: x", x, c.RowBlocks(w.q)*c.Pitch()*c.lanes)
 	for _, p := range w.panels {
 		for v := 0; v < p.vecs; v += c.k.maxVecs {
 			n := min(c.k.maxVecs, p.vecs-v)
-			c.k.row(y[(p.first/c.lanes+v)*planes*c.lanes:], w.w[c.b*w.q*p.first+v*p.spacing:], x, w.q, u, p.rows, p.spacing, n, planes, c.complexBins())
+			c.k.row(y[(p.first/c.lanes+v)*c.Pitch()*c.lanes:], w.w[c.b*w.q*p.first+v*p.spacing:], x, w.q, u, p.rows, p.spacing, n, c.Pitch(), c.realBins(), c.complexBins())
 		}
 	}
 }
+
+// AskRow asks the memory for the weights with which a RowProduct begins. It returns
+// at once, so that they come while the row is transformed.
+func (c *Circulant) AskRow(w CirculantWeights) {
+	if c.k.ask != nil {
+		c.k.ask(w.w[:min(len(w.w), circulantAsk)])
+	}
+}
+
+// circulantAsk is how many elements AskRow asks for: as many as a RowProduct is
+// ahead.
+const circulantAsk = 2048
 
 // AlignLine returns x from its first element that lies at a multiple of a cache
 // line, for kernels that store whole vectors. It drops at most 15 elements.
@@ -502,141 +541,147 @@ func AlignLine(x []float32) []float32 {
 // the loops over lanes dominate, short enough for small batches.
 const portableLanes = 16
 
-// circulantTile computes sums of two halves h = 0, 1 for pairs m < len(at), with
-// lanes the length of a vector: in lane t
+// circulantTile computes products of two halves h = 0, 1 for pairs m < len(at),
+// with lanes the length of a vector. Spectrum Y(h, m) goes into the vectors from
+// element h·yHalf + at[m] of y on; in lane t it is
 //
-//	Y(h, plane, m) = Σ_j W(plane, j, 2m + t%2) · x[(j·planes+plane)·lanes + t − t%2 + h]
+//	Y(h, m) = Σ_j W(j, 2m + t%2) · X(j, t − t%2 + h)
 //
-// for plane < planes and sums over j < k in their order, into the vector at
-// element h·yHalf + at[m] + plane·lanes of y. With real = planes − 3·bins,
-// W(plane, j, r) is, at stride s,
+// with sums over j < k in their order, X(j, l) lane l of the vectors from element
+// j·pitch·lanes of x on, and products of complex bins as [Circulant] says. A
+// spectrum has reals real bins and bins complex ones. At stride s, row r of the
+// weights of block j is
 //
-//	w[(plane·k+j)·s+r]          for a plane < real,
-//	w[((real+2f)·k+j)·s + r]    for k₁ of bin f,
-//	diff[(f·k+j)·s + r]         for k₂,
-//	w[((real+2f+1)·k+j)·s + r]  for k₃.
+//	w[(f·k+j)·s + r]                      for the real bin f,
+//	w[(reals·k + 2·(f·k+j))·s + r]        wr of the complex bin f,
+//	w[(reals·k + 2·(f·k+j) + 1)·s + r]    wr + wi,
+//	diff[(f·k+j)·s + r]                   wi − wr.
 //
 // Where the pairs are more than the rows, weights of the last lanes may be any that
 // follow; assembly reads up to 15 elements after the last weight.
-func circulantTile(y, w, diff, x []float32, at []int, k, stride, planes, bins, yHalf int) {
+func circulantTile(y, w, diff, x []float32, at []int, k, stride, pitch, reals, bins, yHalf int) {
 	const lanes = portableLanes
-	realBins := planes - 3*bins
+	type vector = [lanes]float32
 	for m, first := range at {
-		for plane := range planes {
-			from := w
-			f := (plane - realBins) / 3
-			switch {
-			case plane < realBins:
-				from = w[plane*k*stride:]
-			case (plane-realBins)%3 == 0:
-				from = w[(realBins+2*f)*k*stride:]
-			case (plane-realBins)%3 == 1:
-				from = diff[f*k*stride:]
-			default:
-				from = w[(realBins+2*f+1)*k*stride:]
-			}
-			y0 := (*[lanes]float32)(y[first+plane*lanes:])
-			y1 := (*[lanes]float32)(y[yHalf+first+plane*lanes:])
-			clear(y0[:])
-			clear(y1[:])
-			for j := range k {
-				a, b := from[j*stride+2*m], from[j*stride+2*m+1]
-				v := (*[lanes]float32)(x[(j*planes+plane)*lanes:])
-				for t := 0; t < lanes; t += 2 {
-					y0[t] += float32(a * v[t])
-					y0[t+1] += float32(b * v[t])
-					y1[t] += float32(a * v[t+1])
-					y1[t+1] += float32(b * v[t+1])
+		for h := range 2 {
+			y := y[first+h*yHalf:]
+			for f := range reals {
+				s := (*vector)(y[f*lanes:])
+				clear(s[:])
+				for j := range k {
+					a := w[(f*k+j)*stride+2*m:]
+					v := (*vector)(x[(j*pitch+f)*lanes:])
+					for t := range s {
+						s[t] += float32(a[t%2] * v[t-t%2+h])
+					}
 				}
+			}
+			for f := range bins {
+				var k1, k2, k3 vector
+				plane := reals + 2*f
+				for j := range k {
+					wr := w[(reals*k+2*(f*k+j))*stride+2*m:]
+					ws := wr[stride:]
+					wd := diff[(f*k+j)*stride+2*m:]
+					v := x[(j*pitch+plane)*lanes:][: 2*lanes : 2*lanes]
+					for t := range k1 {
+						re, im := v[t-t%2+h], v[lanes+t-t%2+h]
+						k1[t] += float32(wr[t%2] * (re + im))
+						k2[t] += float32(wd[t%2] * re)
+						k3[t] += float32(ws[t%2] * im)
+					}
+				}
+				combine(y[plane*lanes:], k1[:], k2[:], k3[:])
 			}
 		}
 	}
 }
 
+// combine makes real and imaginary part of the sums of products of a complex bin.
+func combine(y, k1, k2, k3 []float32) {
+	re, im := y[:len(k1)], y[len(k1):][:len(k1)]
+	for t, v := range k1 {
+		re[t], im[t] = v-k3[t], v+k2[t]
+	}
+}
+
 // circulantPairs is circulantTile where lanes 2i and 2i+1 of x are equal, and so
 // are the two halves: it computes the first, and makes what would be in diff.
-func circulantPairs(y, w, x []float32, at []int, k, stride, planes, bins int) {
+func circulantPairs(y, w, x []float32, at []int, k, stride, pitch, reals, bins int) {
 	const lanes = portableLanes
-	realBins := planes - 3*bins
+	type vector = [lanes]float32
 	for m, first := range at {
-		for plane := range realBins {
-			s := (*[lanes]float32)(y[first+plane*lanes:])
+		for f := range reals {
+			s := (*vector)(y[first+f*lanes:])
 			clear(s[:])
 			for j := range k {
-				a := w[(plane*k+j)*stride+2*m:]
-				v := (*[lanes]float32)(x[(j*planes+plane)*lanes:])
+				a := w[(f*k+j)*stride+2*m:]
+				v := (*vector)(x[(j*pitch+f)*lanes:])
 				for t := range s {
 					s[t] += float32(a[t%2] * v[t])
 				}
 			}
 		}
 		for f := range bins {
-			plane := realBins + 3*f
-			s1 := (*[lanes]float32)(y[first+plane*lanes:])
-			s2 := (*[lanes]float32)(y[first+(plane+1)*lanes:])
-			s3 := (*[lanes]float32)(y[first+(plane+2)*lanes:])
-			clear(s1[:])
-			clear(s2[:])
-			clear(s3[:])
+			var k1, k2, k3 vector
+			plane := reals + 2*f
 			for j := range k {
-				wr := w[((realBins+2*f)*k+j)*stride+2*m:]
-				ws := w[((realBins+2*f+1)*k+j)*stride+2*m:]
-				v := x[(j*planes+plane)*lanes:][: 3*lanes : 3*lanes]
-				for t := range s1 {
+				wr := w[(reals*k+2*(f*k+j))*stride+2*m:]
+				ws := wr[stride:]
+				v := x[(j*pitch+plane)*lanes:][: 2*lanes : 2*lanes]
+				for t := range k1 {
 					re, sum := wr[t%2], ws[t%2]
-					s1[t] += float32(re * v[t])
-					s2[t] += float32((sum - re - re) * v[lanes+t])
-					s3[t] += float32(sum * v[2*lanes+t])
+					k1[t] += float32(re * (v[t] + v[lanes+t]))
+					k2[t] += float32((sum - re - re) * v[t])
+					k3[t] += float32(sum * v[lanes+t])
 				}
 			}
+			combine(y[first+plane*lanes:], k1[:], k2[:], k3[:])
 		}
 	}
 }
 
 // circulantRow is circulantTile for one row whose lanes are blocks: with
 // X(plane, j) the element
-// ((j/unit/lanes·unit+j%unit)·planes+plane)·lanes + j/unit%lanes of x,
+// ((j/unit/lanes·unit+j%unit)·pitch+plane)·lanes + j/unit%lanes of x, lane t of
 //
-//	Y(plane, v)[t] = Σ_j W(plane, j, v·spacing + t) · X(plane, j)
+//	Y(v) = Σ_j W(j, v·spacing + t) · X(j)
 //
-// for v < vecs goes into the vector at element (v·planes+plane)·lanes of y. Where
-// the rows are fewer than lanes, weights of the last lanes may be any that
+// for v < vecs goes into the vectors from element v·pitch·lanes of y on. Where the rows are fewer than lanes, weights of the last lanes may be any that
 // follow.
-func circulantRow(y, w, x []float32, k, unit, stride, spacing, vecs, planes, bins int) {
+func circulantRow(y, w, x []float32, k, unit, stride, spacing, vecs, pitch, reals, bins int) {
 	const lanes = portableLanes
+	type vector = [lanes]float32
 	at := func(plane, j int) float32 {
-		return x[((j/unit/lanes*unit+j%unit)*planes+plane)*lanes+j/unit%lanes]
+		return x[((j/unit/lanes*unit+j%unit)*pitch+plane)*lanes+j/unit%lanes]
 	}
-	realBins := planes - 3*bins
 	for v := range vecs {
-		w := w[v*spacing:]
-		out := func(plane int) *[lanes]float32 {
-			s := (*[lanes]float32)(y[(v*planes+plane)*lanes:])
+		w, y := w[v*spacing:], y[v*pitch*lanes:]
+		for f := range reals {
+			s := (*vector)(y[f*lanes:])
 			clear(s[:])
-			return s
-		}
-		for plane := range realBins {
-			s := out(plane)
 			for j := range k {
-				a, u := at(plane, j), (*[lanes]float32)(w[(plane*k+j)*stride:])
+				a, u := at(f, j), (*vector)(w[(f*k+j)*stride:])
 				for t := range s {
 					s[t] += float32(u[t] * a)
 				}
 			}
 		}
 		for f := range bins {
-			plane := realBins + 3*f
-			s1, s2, s3 := out(plane), out(plane+1), out(plane+2)
+			var k1, k2, k3 vector
+			plane := reals + 2*f
 			for j := range k {
-				xs, xr, xi := at(plane, j), at(plane+1, j), at(plane+2, j)
-				wr := (*[lanes]float32)(w[((realBins+2*f)*k+j)*stride:])
-				ws := (*[lanes]float32)(w[((realBins+2*f+1)*k+j)*stride:])
-				for t := range s1 {
-					s1[t] += float32(wr[t] * xs)
-					s2[t] += float32((ws[t] - wr[t] - wr[t]) * xr)
-					s3[t] += float32(ws[t] * xi)
+				xr, xi := at(plane, j), at(plane+1, j)
+				xs := xr + xi
+				wr := (*vector)(w[(reals*k+2*(f*k+j))*stride:])
+				ws := (*vector)(w[(reals*k+2*(f*k+j)+1)*stride:])
+				for t := range k1 {
+					k1[t] += float32(wr[t] * xs)
+					k2[t] += float32((ws[t] - wr[t] - wr[t]) * xr)
+					k3[t] += float32(ws[t] * xi)
 				}
 			}
+			combine(y[plane*lanes:], k1[:], k2[:], k3[:])
 		}
 	}
 }
@@ -676,12 +721,10 @@ func sincosTurn(k, b int) (sin, cos float64) {
 // fast reports whether the length is a power of two.
 func (d dft) fast() bool { return d.b&(d.b-1) == 0 }
 
-// realPlanes and planes are the numbers of planes of real bins and of all.
+// realPlanes is the number of planes of real bins.
 func (d dft) realPlanes() int { return 2 - d.b%2 }
-func (d dft) planes() int     { return d.realPlanes() + (d.b-1)/2*3 }
 
-// forward computes the planes of the transform of x [b, lanes] into dst
-// [planes, lanes]. It destroys x.
+// forward transforms x [b, lanes] into the planes dst [b, lanes]. It destroys x.
 func (d dft) forward(dst, x []float32, lanes int) {
 	if d.fast() {
 		d.forwardFast(dst, x, lanes)
@@ -699,31 +742,22 @@ func (d dft) forward(dst, x []float32, lanes int) {
 			axpy(out(1), row(c), float32(1-2*(c%2)))
 		}
 	}
-	for k := d.realPlanes(); k < d.planes(); k += 3 {
-		f := (k-d.realPlanes())/3 + 1
-		sum, re, im := out(k), out(k+1), out(k+2)
+	for k := d.realPlanes(); k < d.b; k += 2 {
+		f := (k-d.realPlanes())/2 + 1
+		re, im := out(k), out(k+1)
 		copy(re, row(0))
 		clear(im)
 		for c := 1; c < d.b; c++ {
 			axpy(re, row(c), d.cos[f*c%d.b])
 			axpy(im, row(c), -d.sin[f*c%d.b])
 		}
-		for t := range sum {
-			sum[t] = re[t] + im[t]
-		}
 	}
 }
 
-// inverse combines the planes k [planes, lanes] of a product and transforms
-// them into x [b, lanes], without the factor 1/b. It destroys k.
+// inverse transforms the planes k [b, lanes] into x [b, lanes], without the factor
+// 1/b.
 func (d dft) inverse(x, k []float32, lanes int) {
 	in := func(i int) []float32 { return k[i*lanes : (i+1)*lanes] }
-	for i := d.realPlanes(); i < d.planes(); i += 3 {
-		k1, k2, k3 := in(i), in(i+1), in(i+2)
-		for t := range k1 {
-			k2[t], k3[t] = k1[t]-k3[t], k1[t]+k2[t] // re, im
-		}
-	}
 	if d.fast() {
 		d.inverseFast(x, k, lanes)
 		return
@@ -734,10 +768,10 @@ func (d dft) inverse(x, k []float32, lanes int) {
 		if d.b%2 == 0 {
 			axpy(out, in(1), float32(1-2*(c%2)))
 		}
-		for i := d.realPlanes(); i < d.planes(); i += 3 {
-			f := (i-d.realPlanes())/3 + 1
-			axpy(out, in(i+1), 2*d.cos[f*c%d.b])
-			axpy(out, in(i+2), -2*d.sin[f*c%d.b])
+		for i := d.realPlanes(); i < d.b; i += 2 {
+			f := (i-d.realPlanes())/2 + 1
+			axpy(out, in(i), 2*d.cos[f*c%d.b])
+			axpy(out, in(i+1), -2*d.sin[f*c%d.b])
 		}
 	}
 }
@@ -759,14 +793,13 @@ func (d dft) forwardFast(dst, z []float32, lanes int) {
 	}
 	for f := 1; f < h; f++ {
 		c, s := d.cos[f]/2, d.sin[f]/2
-		sum, xr, xi := out(3*f-1), out(3*f), out(3*f+1)
+		xr, xi := out(2*f), out(2*f+1)
 		ar, ai, br, bi := re(f), im(f), re(h-f), im(h-f)
-		for t := range sum {
+		for t := range xr {
 			er, ei := (ar[t]+br[t])/2, (ai[t]-bi[t])/2
 			or, oi := ai[t]+bi[t], br[t]-ar[t] // −i·(Z − Z*)
 			xr[t] = er + float32(c*or) + float32(s*oi)
 			xi[t] = ei + float32(c*oi) - float32(s*or)
-			sum[t] = xr[t] + xi[t]
 		}
 	}
 }
@@ -784,7 +817,7 @@ func (d dft) inverseFast(z, k []float32, lanes int) {
 	for f := 1; f < h; f++ {
 		c, s := d.cos[f], d.sin[f]
 		zr, zi := out(2*f), out(2*f+1)
-		ar, ai, br, bi := in(3*f), in(3*f+1), in(3*(h-f)), in(3*(h-f)+1)
+		ar, ai, br, bi := in(2*f), in(2*f+1), in(2*(h-f)), in(2*(h-f)+1)
 		for t := range zr {
 			er, ei := ar[t]+br[t], ai[t]-bi[t]
 			or, oi := -(ai[t] + bi[t]), ar[t]-br[t] // i·(Y − Y*)

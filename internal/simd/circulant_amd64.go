@@ -230,27 +230,34 @@ func circulantInverseImage256AVX512(y []float32, yStep int, src []float32, srcSt
 
 // circulantTileAVX512 computes
 //
-// the same as circulantTile, with 16 lanes and fused multiply-adds, for k ≥ 1, planes − 3·bins = 1 or 2
+// the same as circulantTile, with 16 lanes and fused multiply-adds, for k, reals ≥ 1
 // and 1 ≤ len(at) ≤ 12.
 //
 //go:noescape
-func circulantTileAVX512(y []float32, w []float32, diff []float32, x []float32, at []int, k int, stride int, planes int, bins int, yHalf int)
+func circulantTileAVX512(y []float32, w []float32, diff []float32, x []float32, at []int, k int, stride int, pitch int, reals int, bins int, yHalf int)
 
 // circulantPairsAVX512 computes
 //
-// the same as circulantPairs, with 16 lanes and fused multiply-adds, for k ≥ 1, planes − 3·bins = 1 or 2
+// the same as circulantPairs, with 16 lanes and fused multiply-adds, for k, reals ≥ 1
 // and 1 ≤ len(at) ≤ 8.
 //
 //go:noescape
-func circulantPairsAVX512(y []float32, w []float32, x []float32, at []int, k int, stride int, planes int, bins int)
+func circulantPairsAVX512(y []float32, w []float32, x []float32, at []int, k int, stride int, pitch int, reals int, bins int)
 
 // circulantRowAVX512 computes
 //
-// the same as circulantRow, with 16 lanes and fused multiply-adds, for k, unit ≥ 1, planes − 3·bins = 1 or 2
+// the same as circulantRow, with 16 lanes and fused multiply-adds, for k, unit, reals ≥ 1
 // and 1 ≤ vecs ≤ 3.
 //
 //go:noescape
-func circulantRowAVX512(y []float32, w []float32, x []float32, k int, unit int, stride int, spacing int, vecs int, planes int, bins int)
+func circulantRowAVX512(y []float32, w []float32, x []float32, k int, unit int, stride int, spacing int, vecs int, pitch int, reals int, bins int)
+
+// circulantAskAVX512 computes
+//
+// prefetches of the lines of x, len(x) ≥ 1.
+//
+//go:noescape
+func circulantAskAVX512(x []float32)
 
 // circulantForward2AVX2 computes
 //
@@ -478,24 +485,31 @@ func circulantInverseImage256AVX2(y []float32, yStep int, src []float32, srcStep
 
 // circulantTileAVX2 computes
 //
-// the same as circulantTile, with 8 lanes and fused multiply-adds, for k ≥ 1, planes − 3·bins = 1 or 2
+// the same as circulantTile, with 8 lanes and fused multiply-adds, for k, reals ≥ 1
 // and 1 ≤ len(at) ≤ 6.
 //
 //go:noescape
-func circulantTileAVX2(y []float32, w []float32, diff []float32, x []float32, at []int, k int, stride int, planes int, bins int, yHalf int)
+func circulantTileAVX2(y []float32, w []float32, diff []float32, x []float32, at []int, k int, stride int, pitch int, reals int, bins int, yHalf int)
 
 // circulantPairsAVX2 computes
 //
-// the same as circulantPairs, with 8 lanes and fused multiply-adds, for k ≥ 1, planes − 3·bins = 1 or 2
+// the same as circulantPairs, with 8 lanes and fused multiply-adds, for k, reals ≥ 1
 // and 1 ≤ len(at) ≤ 3.
 //
 //go:noescape
-func circulantPairsAVX2(y []float32, w []float32, x []float32, at []int, k int, stride int, planes int, bins int)
+func circulantPairsAVX2(y []float32, w []float32, x []float32, at []int, k int, stride int, pitch int, reals int, bins int)
 
 // circulantRowAVX2 computes
 //
-// the same as circulantRow, with 8 lanes and fused multiply-adds, for k, unit ≥ 1, planes − 3·bins = 1 or 2
+// the same as circulantRow, with 8 lanes and fused multiply-adds, for k, unit, reals ≥ 1
 // and 1 ≤ vecs ≤ 3.
 //
 //go:noescape
-func circulantRowAVX2(y []float32, w []float32, x []float32, k int, unit int, stride int, spacing int, vecs int, planes int, bins int)
+func circulantRowAVX2(y []float32, w []float32, x []float32, k int, unit int, stride int, spacing int, vecs int, pitch int, reals int, bins int)
+
+// circulantAskAVX2 computes
+//
+// prefetches of the lines of x, len(x) ≥ 1.
+//
+//go:noescape
+func circulantAskAVX2(x []float32)

@@ -105,40 +105,40 @@ group:
 	VSUBPS     Z7, Z15, Z5
 	VMOVUPS    Z5, 64(DI)
 	VADDPS     Z3, Z13, Z5
-	VMOVUPS    Z5, 128(DI)
+	VMOVUPS    Z5, 192(DI)
 	VSUBPS     Z3, Z13, Z3
-	VMOVUPS    Z3, 192(DI)
-	VADDPS     Z6, Z14, Z3
 	VMOVUPS    Z3, 256(DI)
-	VSUBPS     Z6, Z14, Z3
-	VMOVUPS    Z3, 320(DI)
-	VADDPS     Z2, Z11, Z3
+	VADDPS     Z6, Z14, Z3
 	VMOVUPS    Z3, 384(DI)
+	VSUBPS     Z6, Z14, Z3
+	VMOVUPS    Z3, 448(DI)
+	VADDPS     Z2, Z11, Z3
+	VMOVUPS    Z3, 576(DI)
 	VSUBPS     Z2, Z11, Z2
-	VMOVUPS    Z2, 448(DI)
-	VADDPS     Z8, Z16, Z2
-	VMOVUPS    Z2, 512(DI)
-	VSUBPS     Z8, Z16, Z2
-	VMOVUPS    Z2, 576(DI)
-	VADDPS     Z4, Z10, Z2
 	VMOVUPS    Z2, 640(DI)
-	VSUBPS     Z4, Z10, Z2
-	VMOVUPS    Z2, 704(DI)
-	VADDPS     Z1, Z9, Z2
+	VADDPS     Z8, Z16, Z2
 	VMOVUPS    Z2, 768(DI)
+	VSUBPS     Z8, Z16, Z2
+	VMOVUPS    Z2, 832(DI)
+	VADDPS     Z4, Z10, Z2
+	VMOVUPS    Z2, 960(DI)
+	VSUBPS     Z4, Z10, Z2
+	VMOVUPS    Z2, 1024(DI)
+	VADDPS     Z1, Z9, Z2
+	VMOVUPS    Z2, 1152(DI)
 	VSUBPS     Z1, Z9, Z1
-	VMOVUPS    Z1, 832(DI)
+	VMOVUPS    Z1, 1216(DI)
 	VADDPS     Z0, Z12, Z1
-	VMOVUPS    Z1, 896(DI)
+	VMOVUPS    Z1, 1344(DI)
 	VSUBPS     Z0, Z12, Z0
-	VMOVUPS    Z0, 960(DI)
+	VMOVUPS    Z0, 1408(DI)
 	MOVQ       group+64(FP), R13
 	SHLQ       $0x02, R13
 	ADDQ       R13, AX
 	ADDQ       R13, BX
 	ADDQ       R13, CX
 	ADDQ       R13, DX
-	ADDQ       $0x00000400, DI
+	ADDQ       $0x00000600, DI
 	DECQ       R10
 	JNE        group
 	VZEROUPPER
@@ -167,32 +167,32 @@ group:
 	VMOVUPS    64(DI), Z1
 	VADDPS     Z1, Z0, Z2
 	VSUBPS     Z1, Z0, Z0
-	VMOVUPS    128(DI), Z1
-	VMOVUPS    192(DI), Z3
+	VMOVUPS    192(DI), Z1
+	VMOVUPS    256(DI), Z3
 	VADDPS     Z3, Z1, Z4
 	VSUBPS     Z3, Z1, Z1
-	VMOVUPS    256(DI), Z3
-	VMOVUPS    320(DI), Z5
+	VMOVUPS    384(DI), Z3
+	VMOVUPS    448(DI), Z5
 	VADDPS     Z5, Z3, Z6
 	VSUBPS     Z5, Z3, Z3
-	VMOVUPS    384(DI), Z5
-	VMOVUPS    448(DI), Z7
+	VMOVUPS    576(DI), Z5
+	VMOVUPS    640(DI), Z7
 	VADDPS     Z7, Z5, Z8
 	VSUBPS     Z7, Z5, Z5
-	VMOVUPS    512(DI), Z7
-	VMOVUPS    576(DI), Z9
+	VMOVUPS    768(DI), Z7
+	VMOVUPS    832(DI), Z9
 	VADDPS     Z9, Z7, Z10
 	VSUBPS     Z9, Z7, Z7
-	VMOVUPS    640(DI), Z9
-	VMOVUPS    704(DI), Z11
+	VMOVUPS    960(DI), Z9
+	VMOVUPS    1024(DI), Z11
 	VADDPS     Z11, Z9, Z12
 	VSUBPS     Z11, Z9, Z9
-	VMOVUPS    768(DI), Z11
-	VMOVUPS    832(DI), Z13
+	VMOVUPS    1152(DI), Z11
+	VMOVUPS    1216(DI), Z13
 	VADDPS     Z13, Z11, Z14
 	VSUBPS     Z13, Z11, Z11
-	VMOVUPS    896(DI), Z13
-	VMOVUPS    960(DI), Z15
+	VMOVUPS    1344(DI), Z13
+	VMOVUPS    1408(DI), Z15
 	VADDPS     Z15, Z13, Z16
 	VSUBPS     Z15, Z13, Z13
 	VUNPCKLPS  Z0, Z2, Z15
@@ -298,7 +298,7 @@ group:
 	ADDQ       R13, CX
 	ADDQ       R13, DX
 	ADDQ       R13, R11
-	ADDQ       $0x00000400, DI
+	ADDQ       $0x00000600, DI
 	DECQ       R10
 	JNE        group
 	VZEROUPPER
@@ -339,13 +339,13 @@ gather:
 	MOVQ    DI, R13
 	MOVQ    $0x00000002, R11
 
-spread:
+spreadReal:
 	VMOVUPS (R13), Z0
 	VMOVUPS Z0, (R8)
 	ADDQ    DX, R8
 	ADDQ    $0x00000040, R13
 	DECQ    R11
-	JNE     spread
+	JNE     spreadReal
 	ADDQ    $0x00000040, AX
 	ADDQ    $0x00000040, CX
 	DECQ    R10
@@ -371,13 +371,13 @@ vector:
 	MOVQ DI, R13
 	MOVQ $0x00000002, R11
 
-gather:
+gatherReal:
 	VMOVUPS      (R8), Z0
 	VMOVUPS      Z0, (R13)
 	ADDQ         BX, R8
 	ADDQ         $0x00000040, R13
 	DECQ         R11
-	JNE          gather
+	JNE          gatherReal
 	VMOVUPS      (DI), Z0
 	VMOVUPS      64(DI), Z1
 	VADDPS       Z1, Z0, Z2
@@ -513,11 +513,9 @@ group:
 	VMOVUPS     Z7, (DI)
 	VSUBPS      Z15, Z5, Z5
 	VMOVUPS     Z5, 64(DI)
-	VSUBPS      Z3, Z13, Z5
-	VMOVUPS     Z5, 128(DI)
-	VMOVUPS     Z13, 192(DI)
+	VMOVUPS     Z13, 128(DI)
 	VMULPS.BCST word_bf800000<>+0(SB), Z3, Z3
-	VMOVUPS     Z3, 256(DI)
+	VMOVUPS     Z3, 192(DI)
 	VADDPS      Z11, Z14, Z3
 	VSUBPS      Z11, Z14, Z5
 	VADDPS      Z2, Z6, Z7
@@ -526,11 +524,9 @@ group:
 	VMOVUPS     Z6, 320(DI)
 	VSUBPS      Z7, Z3, Z3
 	VMOVUPS     Z3, 384(DI)
-	VSUBPS      Z2, Z5, Z3
-	VMOVUPS     Z3, 448(DI)
-	VMOVUPS     Z5, 512(DI)
+	VMOVUPS     Z5, 448(DI)
 	VMULPS.BCST word_bf800000<>+0(SB), Z2, Z2
-	VMOVUPS     Z2, 576(DI)
+	VMOVUPS     Z2, 512(DI)
 	VADDPS      Z10, Z16, Z2
 	VSUBPS      Z10, Z16, Z3
 	VADDPS      Z4, Z8, Z5
@@ -539,11 +535,9 @@ group:
 	VMOVUPS     Z6, 640(DI)
 	VSUBPS      Z5, Z2, Z2
 	VMOVUPS     Z2, 704(DI)
-	VSUBPS      Z4, Z3, Z2
-	VMOVUPS     Z2, 768(DI)
-	VMOVUPS     Z3, 832(DI)
+	VMOVUPS     Z3, 768(DI)
 	VMULPS.BCST word_bf800000<>+0(SB), Z4, Z2
-	VMOVUPS     Z2, 896(DI)
+	VMOVUPS     Z2, 832(DI)
 	VADDPS      Z12, Z9, Z2
 	VSUBPS      Z12, Z9, Z3
 	VADDPS      Z0, Z1, Z4
@@ -552,11 +546,9 @@ group:
 	VMOVUPS     Z1, 960(DI)
 	VSUBPS      Z4, Z2, Z1
 	VMOVUPS     Z1, 1024(DI)
-	VSUBPS      Z0, Z3, Z1
-	VMOVUPS     Z1, 1088(DI)
-	VMOVUPS     Z3, 1152(DI)
+	VMOVUPS     Z3, 1088(DI)
 	VMULPS.BCST word_bf800000<>+0(SB), Z0, Z0
-	VMOVUPS     Z0, 1216(DI)
+	VMOVUPS     Z0, 1152(DI)
 	MOVQ        group+64(FP), R13
 	SHLQ        $0x02, R13
 	ADDQ        R13, AX
@@ -603,139 +595,135 @@ group:
 	VADDPS      Z1, Z0, Z2
 	VSUBPS      Z1, Z0, Z0
 	VMOVUPS     128(DI), Z1
-	VSUBPS      256(DI), Z1, Z3
-	VADDPS      192(DI), Z1, Z1
-	VMULPS.BCST word_40000000<>+0(SB), Z3, Z3
-	VMULPS.BCST word_c0000000<>+0(SB), Z1, Z1
-	VADDPS      Z3, Z2, Z4
-	VSUBPS      Z3, Z2, Z2
-	VADDPS      Z1, Z0, Z3
-	VSUBPS      Z1, Z0, Z0
-	VMOVUPS     320(DI), Z1
+	VMULPS.BCST word_40000000<>+0(SB), Z1, Z1
+	VMOVUPS     192(DI), Z3
+	VMULPS.BCST word_c0000000<>+0(SB), Z3, Z3
+	VADDPS      Z1, Z2, Z4
+	VSUBPS      Z1, Z2, Z1
+	VADDPS      Z3, Z0, Z2
+	VSUBPS      Z3, Z0, Z0
+	VMOVUPS     320(DI), Z3
 	VMOVUPS     384(DI), Z5
-	VADDPS      Z5, Z1, Z6
-	VSUBPS      Z5, Z1, Z1
+	VADDPS      Z5, Z3, Z6
+	VSUBPS      Z5, Z3, Z3
 	VMOVUPS     448(DI), Z5
-	VSUBPS      576(DI), Z5, Z7
-	VADDPS      512(DI), Z5, Z5
-	VMULPS.BCST word_40000000<>+0(SB), Z7, Z7
-	VMULPS.BCST word_c0000000<>+0(SB), Z5, Z5
-	VADDPS      Z7, Z6, Z8
-	VSUBPS      Z7, Z6, Z6
-	VADDPS      Z5, Z1, Z7
-	VSUBPS      Z5, Z1, Z1
-	VMOVUPS     640(DI), Z5
+	VMULPS.BCST word_40000000<>+0(SB), Z5, Z5
+	VMOVUPS     512(DI), Z7
+	VMULPS.BCST word_c0000000<>+0(SB), Z7, Z7
+	VADDPS      Z5, Z6, Z8
+	VSUBPS      Z5, Z6, Z5
+	VADDPS      Z7, Z3, Z6
+	VSUBPS      Z7, Z3, Z3
+	VMOVUPS     640(DI), Z7
 	VMOVUPS     704(DI), Z9
-	VADDPS      Z9, Z5, Z10
-	VSUBPS      Z9, Z5, Z5
+	VADDPS      Z9, Z7, Z10
+	VSUBPS      Z9, Z7, Z7
 	VMOVUPS     768(DI), Z9
-	VSUBPS      896(DI), Z9, Z11
-	VADDPS      832(DI), Z9, Z9
-	VMULPS.BCST word_40000000<>+0(SB), Z11, Z11
-	VMULPS.BCST word_c0000000<>+0(SB), Z9, Z9
-	VADDPS      Z11, Z10, Z12
-	VSUBPS      Z11, Z10, Z10
-	VADDPS      Z9, Z5, Z11
-	VSUBPS      Z9, Z5, Z5
-	VMOVUPS     960(DI), Z9
+	VMULPS.BCST word_40000000<>+0(SB), Z9, Z9
+	VMOVUPS     832(DI), Z11
+	VMULPS.BCST word_c0000000<>+0(SB), Z11, Z11
+	VADDPS      Z9, Z10, Z12
+	VSUBPS      Z9, Z10, Z9
+	VADDPS      Z11, Z7, Z10
+	VSUBPS      Z11, Z7, Z7
+	VMOVUPS     960(DI), Z11
 	VMOVUPS     1024(DI), Z13
-	VADDPS      Z13, Z9, Z14
-	VSUBPS      Z13, Z9, Z9
+	VADDPS      Z13, Z11, Z14
+	VSUBPS      Z13, Z11, Z11
 	VMOVUPS     1088(DI), Z13
-	VSUBPS      1216(DI), Z13, Z15
-	VADDPS      1152(DI), Z13, Z13
-	VMULPS.BCST word_40000000<>+0(SB), Z15, Z15
-	VMULPS.BCST word_c0000000<>+0(SB), Z13, Z13
-	VADDPS      Z15, Z14, Z16
-	VSUBPS      Z15, Z14, Z14
-	VADDPS      Z13, Z9, Z15
-	VSUBPS      Z13, Z9, Z9
-	VUNPCKLPS   Z3, Z4, Z13
-	VUNPCKHPS   Z3, Z4, Z3
-	VUNPCKLPS   Z0, Z2, Z4
-	VUNPCKHPS   Z0, Z2, Z0
-	VSHUFPS     $0x44, Z4, Z13, Z2
-	VSHUFPS     $0xee, Z4, Z13, Z4
-	VSHUFPS     $0x44, Z0, Z3, Z13
-	VSHUFPS     $0xee, Z0, Z3, Z0
-	VUNPCKLPS   Z7, Z8, Z3
-	VUNPCKHPS   Z7, Z8, Z7
-	VUNPCKLPS   Z1, Z6, Z8
-	VUNPCKHPS   Z1, Z6, Z1
-	VSHUFPS     $0x44, Z8, Z3, Z6
-	VSHUFPS     $0xee, Z8, Z3, Z3
-	VSHUFPS     $0x44, Z1, Z7, Z8
-	VSHUFPS     $0xee, Z1, Z7, Z1
-	VUNPCKLPS   Z11, Z12, Z7
-	VUNPCKHPS   Z11, Z12, Z11
-	VUNPCKLPS   Z5, Z10, Z12
-	VUNPCKHPS   Z5, Z10, Z5
-	VSHUFPS     $0x44, Z12, Z7, Z10
-	VSHUFPS     $0xee, Z12, Z7, Z7
-	VSHUFPS     $0x44, Z5, Z11, Z12
-	VSHUFPS     $0xee, Z5, Z11, Z5
-	VUNPCKLPS   Z15, Z16, Z11
-	VUNPCKHPS   Z15, Z16, Z15
-	VUNPCKLPS   Z9, Z14, Z16
-	VUNPCKHPS   Z9, Z14, Z9
-	VSHUFPS     $0x44, Z16, Z11, Z14
-	VSHUFPS     $0xee, Z16, Z11, Z11
-	VSHUFPS     $0x44, Z9, Z15, Z16
-	VSHUFPS     $0xee, Z9, Z15, Z9
-	VSHUFF32X4  $0x44, Z6, Z2, Z15
-	VSHUFF32X4  $0xee, Z6, Z2, Z2
-	VSHUFF32X4  $0x44, Z14, Z10, Z6
-	VSHUFF32X4  $0xee, Z14, Z10, Z10
-	VSHUFF32X4  $0x88, Z6, Z15, Z14
-	VSHUFF32X4  $0xdd, Z6, Z15, Z6
-	VSHUFF32X4  $0x88, Z10, Z2, Z15
-	VSHUFF32X4  $0xdd, Z10, Z2, Z2
+	VMULPS.BCST word_40000000<>+0(SB), Z13, Z13
+	VMOVUPS     1152(DI), Z15
+	VMULPS.BCST word_c0000000<>+0(SB), Z15, Z15
+	VADDPS      Z13, Z14, Z16
+	VSUBPS      Z13, Z14, Z13
+	VADDPS      Z15, Z11, Z14
+	VSUBPS      Z15, Z11, Z11
+	VUNPCKLPS   Z2, Z4, Z15
+	VUNPCKHPS   Z2, Z4, Z2
+	VUNPCKLPS   Z0, Z1, Z4
+	VUNPCKHPS   Z0, Z1, Z0
+	VSHUFPS     $0x44, Z4, Z15, Z1
+	VSHUFPS     $0xee, Z4, Z15, Z4
+	VSHUFPS     $0x44, Z0, Z2, Z15
+	VSHUFPS     $0xee, Z0, Z2, Z0
+	VUNPCKLPS   Z6, Z8, Z2
+	VUNPCKHPS   Z6, Z8, Z6
+	VUNPCKLPS   Z3, Z5, Z8
+	VUNPCKHPS   Z3, Z5, Z3
+	VSHUFPS     $0x44, Z8, Z2, Z5
+	VSHUFPS     $0xee, Z8, Z2, Z2
+	VSHUFPS     $0x44, Z3, Z6, Z8
+	VSHUFPS     $0xee, Z3, Z6, Z3
+	VUNPCKLPS   Z10, Z12, Z6
+	VUNPCKHPS   Z10, Z12, Z10
+	VUNPCKLPS   Z7, Z9, Z12
+	VUNPCKHPS   Z7, Z9, Z7
+	VSHUFPS     $0x44, Z12, Z6, Z9
+	VSHUFPS     $0xee, Z12, Z6, Z6
+	VSHUFPS     $0x44, Z7, Z10, Z12
+	VSHUFPS     $0xee, Z7, Z10, Z7
+	VUNPCKLPS   Z14, Z16, Z10
+	VUNPCKHPS   Z14, Z16, Z14
+	VUNPCKLPS   Z11, Z13, Z16
+	VUNPCKHPS   Z11, Z13, Z11
+	VSHUFPS     $0x44, Z16, Z10, Z13
+	VSHUFPS     $0xee, Z16, Z10, Z10
+	VSHUFPS     $0x44, Z11, Z14, Z16
+	VSHUFPS     $0xee, Z11, Z14, Z11
+	VSHUFF32X4  $0x44, Z5, Z1, Z14
+	VSHUFF32X4  $0xee, Z5, Z1, Z1
+	VSHUFF32X4  $0x44, Z13, Z9, Z5
+	VSHUFF32X4  $0xee, Z13, Z9, Z9
+	VSHUFF32X4  $0x88, Z5, Z14, Z13
+	VSHUFF32X4  $0xdd, Z5, Z14, Z5
+	VSHUFF32X4  $0x88, Z9, Z1, Z14
+	VSHUFF32X4  $0xdd, Z9, Z1, Z1
+	VADDPS      (R11), Z13, Z13
+	VMOVUPS     Z13, (AX)
+	VADDPS      (R11), Z5, Z5
+	VMOVUPS     Z5, (AX)(R8*2)
 	VADDPS      (R11), Z14, Z14
-	VMOVUPS     Z14, (AX)
-	VADDPS      (R11), Z6, Z6
-	VMOVUPS     Z6, (AX)(R8*2)
-	VADDPS      (R11), Z15, Z15
-	VMOVUPS     Z15, (CX)
-	VADDPS      (R11), Z2, Z2
-	VMOVUPS     Z2, (CX)(R8*2)
-	VSHUFF32X4  $0x44, Z3, Z4, Z2
-	VSHUFF32X4  $0xee, Z3, Z4, Z3
-	VSHUFF32X4  $0x44, Z11, Z7, Z4
-	VSHUFF32X4  $0xee, Z11, Z7, Z6
-	VSHUFF32X4  $0x88, Z4, Z2, Z7
-	VSHUFF32X4  $0xdd, Z4, Z2, Z2
-	VSHUFF32X4  $0x88, Z6, Z3, Z4
-	VSHUFF32X4  $0xdd, Z6, Z3, Z3
-	VADDPS      (R11)(R13*1), Z7, Z7
-	VMOVUPS     Z7, (BX)
-	VADDPS      (R11)(R13*1), Z2, Z2
-	VMOVUPS     Z2, (BX)(R8*2)
+	VMOVUPS     Z14, (CX)
+	VADDPS      (R11), Z1, Z1
+	VMOVUPS     Z1, (CX)(R8*2)
+	VSHUFF32X4  $0x44, Z2, Z4, Z1
+	VSHUFF32X4  $0xee, Z2, Z4, Z2
+	VSHUFF32X4  $0x44, Z10, Z6, Z4
+	VSHUFF32X4  $0xee, Z10, Z6, Z5
+	VSHUFF32X4  $0x88, Z4, Z1, Z6
+	VSHUFF32X4  $0xdd, Z4, Z1, Z1
+	VSHUFF32X4  $0x88, Z5, Z2, Z4
+	VSHUFF32X4  $0xdd, Z5, Z2, Z2
+	VADDPS      (R11)(R13*1), Z6, Z6
+	VMOVUPS     Z6, (BX)
+	VADDPS      (R11)(R13*1), Z1, Z1
+	VMOVUPS     Z1, (BX)(R8*2)
 	VADDPS      (R11)(R13*1), Z4, Z4
 	VMOVUPS     Z4, (DX)
-	VADDPS      (R11)(R13*1), Z3, Z3
-	VMOVUPS     Z3, (DX)(R8*2)
-	VSHUFF32X4  $0x44, Z8, Z13, Z2
-	VSHUFF32X4  $0xee, Z8, Z13, Z3
+	VADDPS      (R11)(R13*1), Z2, Z2
+	VMOVUPS     Z2, (DX)(R8*2)
+	VSHUFF32X4  $0x44, Z8, Z15, Z1
+	VSHUFF32X4  $0xee, Z8, Z15, Z2
 	VSHUFF32X4  $0x44, Z16, Z12, Z4
-	VSHUFF32X4  $0xee, Z16, Z12, Z6
-	VSHUFF32X4  $0x88, Z4, Z2, Z7
-	VSHUFF32X4  $0xdd, Z4, Z2, Z2
-	VSHUFF32X4  $0x88, Z6, Z3, Z4
-	VSHUFF32X4  $0xdd, Z6, Z3, Z3
-	VADDPS      (R11), Z7, Z7
-	VMOVUPS     Z7, (AX)(R8*1)
-	VADDPS      (R11), Z2, Z2
-	VMOVUPS     Z2, (AX)(R9*1)
+	VSHUFF32X4  $0xee, Z16, Z12, Z5
+	VSHUFF32X4  $0x88, Z4, Z1, Z6
+	VSHUFF32X4  $0xdd, Z4, Z1, Z1
+	VSHUFF32X4  $0x88, Z5, Z2, Z4
+	VSHUFF32X4  $0xdd, Z5, Z2, Z2
+	VADDPS      (R11), Z6, Z6
+	VMOVUPS     Z6, (AX)(R8*1)
+	VADDPS      (R11), Z1, Z1
+	VMOVUPS     Z1, (AX)(R9*1)
 	VADDPS      (R11), Z4, Z4
 	VMOVUPS     Z4, (CX)(R8*1)
-	VADDPS      (R11), Z3, Z3
-	VMOVUPS     Z3, (CX)(R9*1)
-	VSHUFF32X4  $0x44, Z1, Z0, Z2
-	VSHUFF32X4  $0xee, Z1, Z0, Z0
-	VSHUFF32X4  $0x44, Z9, Z5, Z1
-	VSHUFF32X4  $0xee, Z9, Z5, Z3
-	VSHUFF32X4  $0x88, Z1, Z2, Z4
-	VSHUFF32X4  $0xdd, Z1, Z2, Z1
+	VADDPS      (R11), Z2, Z2
+	VMOVUPS     Z2, (CX)(R9*1)
+	VSHUFF32X4  $0x44, Z3, Z0, Z1
+	VSHUFF32X4  $0xee, Z3, Z0, Z0
+	VSHUFF32X4  $0x44, Z11, Z7, Z2
+	VSHUFF32X4  $0xee, Z11, Z7, Z3
+	VSHUFF32X4  $0x88, Z2, Z1, Z4
+	VSHUFF32X4  $0xdd, Z2, Z1, Z1
 	VSHUFF32X4  $0x88, Z3, Z0, Z2
 	VSHUFF32X4  $0xdd, Z3, Z0, Z0
 	VADDPS      (R11)(R13*1), Z4, Z4
@@ -816,22 +804,34 @@ gather:
 	VMOVUPS     Z3, (DI)
 	VSUBPS      Z4, Z2, Z2
 	VMOVUPS     Z2, 64(DI)
-	VSUBPS      Z1, Z0, Z2
-	VMOVUPS     Z2, 128(DI)
-	VMOVUPS     Z0, 192(DI)
+	VMOVUPS     Z0, 128(DI)
 	VMULPS.BCST word_bf800000<>+0(SB), Z1, Z0
-	VMOVUPS     Z0, 256(DI)
+	VMOVUPS     Z0, 192(DI)
 	MOVQ        CX, R8
 	MOVQ        DI, R13
-	MOVQ        $0x00000005, R11
+	MOVQ        $0x00000002, R11
 
-spread:
+spreadReal:
 	VMOVUPS (R13), Z0
 	VMOVUPS Z0, (R8)
 	ADDQ    DX, R8
 	ADDQ    $0x00000040, R13
 	DECQ    R11
-	JNE     spread
+	JNE     spreadReal
+	MOVQ    $0x00000001, R11
+
+spreadComplex:
+	VMOVUPS (R13), Z0
+	VMOVUPS 64(R13), Z1
+	VADDPS  Z1, Z0, Z2
+	VMOVUPS Z2, (R8)
+	VMOVUPS Z0, (R8)(DX*1)
+	VMOVUPS Z1, (R8)(DX*2)
+	LEAQ    (R8)(DX*2), R8
+	ADDQ    DX, R8
+	ADDQ    $0x00000080, R13
+	DECQ    R11
+	JNE     spreadComplex
 	ADDQ    $0x00000040, AX
 	ADDQ    $0x00000040, CX
 	DECQ    R10
@@ -855,31 +855,44 @@ TEXT ·circulantInverseImage4AVX512(SB), NOSPLIT, $0-128
 vector:
 	MOVQ AX, R8
 	MOVQ DI, R13
-	MOVQ $0x00000005, R11
+	MOVQ $0x00000002, R11
 
-gather:
+gatherReal:
+	VMOVUPS (R8), Z0
+	VMOVUPS Z0, (R13)
+	ADDQ    BX, R8
+	ADDQ    $0x00000040, R13
+	DECQ    R11
+	JNE     gatherReal
+	MOVQ    $0x00000001, R11
+
+gatherComplex:
 	VMOVUPS      (R8), Z0
-	VMOVUPS      Z0, (R13)
+	VMOVUPS      (R8)(BX*2), Z1
+	VSUBPS       Z1, Z0, Z1
+	VADDPS       (R8)(BX*1), Z0, Z0
+	VMOVUPS      Z1, (R13)
+	VMOVUPS      Z0, 64(R13)
+	LEAQ         (R8)(BX*2), R8
 	ADDQ         BX, R8
-	ADDQ         $0x00000040, R13
+	ADDQ         $0x00000080, R13
 	DECQ         R11
-	JNE          gather
+	JNE          gatherComplex
 	VMOVUPS      (DI), Z0
 	VMOVUPS      64(DI), Z1
 	VADDPS       Z1, Z0, Z2
 	VSUBPS       Z1, Z0, Z0
 	VMOVUPS      128(DI), Z1
-	VSUBPS       256(DI), Z1, Z3
-	VADDPS       192(DI), Z1, Z1
-	VMULPS.BCST  word_40000000<>+0(SB), Z3, Z3
-	VMULPS.BCST  word_c0000000<>+0(SB), Z1, Z1
-	VADDPS       Z3, Z2, Z4
-	VSUBPS       Z3, Z2, Z2
-	VADDPS       Z1, Z0, Z3
-	VSUBPS       Z1, Z0, Z0
+	VMULPS.BCST  word_40000000<>+0(SB), Z1, Z1
+	VMOVUPS      192(DI), Z3
+	VMULPS.BCST  word_c0000000<>+0(SB), Z3, Z3
+	VADDPS       Z1, Z2, Z4
+	VSUBPS       Z1, Z2, Z1
+	VADDPS       Z3, Z0, Z2
+	VSUBPS       Z3, Z0, Z0
 	VMOVUPS      Z4, (SI)
-	VMOVUPS      Z3, 64(SI)
-	VMOVUPS      Z2, 128(SI)
+	VMOVUPS      Z2, 64(SI)
+	VMOVUPS      Z1, 128(SI)
 	VMOVUPS      Z0, 192(SI)
 	MOVQ         bias_base+64(FP), R12
 	VBROADCASTSS lo+88(FP), Z2
@@ -1025,22 +1038,16 @@ group:
 	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z3, Z6
 	VMOVAPS          Z11, Z13
 	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z2, Z13
-	VSUBPS           Z13, Z6, Z15
-	VMOVUPS          Z15, 128(DI)
-	VMOVUPS          Z6, 192(DI)
+	VMOVUPS          Z6, 128(DI)
 	VMULPS.BCST      word_bf800000<>+0(SB), Z13, Z6
-	VMOVUPS          Z6, 256(DI)
+	VMOVUPS          Z6, 192(DI)
 	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z3, Z14
 	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z2, Z11
-	VADDPS           Z11, Z14, Z2
-	VMOVUPS          Z2, 512(DI)
-	VMOVUPS          Z14, 576(DI)
-	VMOVUPS          Z11, 640(DI)
-	VSUBPS           Z7, Z5, Z2
-	VMOVUPS          Z2, 320(DI)
-	VMOVUPS          Z5, 384(DI)
+	VMOVUPS          Z14, 384(DI)
+	VMOVUPS          Z11, 448(DI)
+	VMOVUPS          Z5, 256(DI)
 	VMULPS.BCST      word_bf800000<>+0(SB), Z7, Z2
-	VMOVUPS          Z2, 448(DI)
+	VMOVUPS          Z2, 320(DI)
 	VADDPS           Z9, Z16, Z2
 	VSUBPS           Z9, Z16, Z3
 	VADDPS           Z12, Z10, Z5
@@ -1054,9 +1061,9 @@ group:
 	VADDPS           Z8, Z5, Z4
 	VSUBPS           Z8, Z5, Z5
 	VADDPS           Z4, Z7, Z8
-	VMOVUPS          Z8, 704(DI)
+	VMOVUPS          Z8, 576(DI)
 	VSUBPS           Z4, Z7, Z4
-	VMOVUPS          Z4, 768(DI)
+	VMOVUPS          Z4, 640(DI)
 	VMOVAPS          Z1, Z4
 	VFMADD231PS.BCST word_bf800000<>+0(SB), Z0, Z4
 	VFMADD231PS.BCST word_3f800000<>+0(SB), Z1, Z0
@@ -1064,29 +1071,23 @@ group:
 	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z4, Z1
 	VMOVAPS          Z6, Z7
 	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z0, Z7
-	VSUBPS           Z7, Z1, Z8
-	VMOVUPS          Z8, 832(DI)
-	VMOVUPS          Z1, 896(DI)
+	VMOVUPS          Z1, 704(DI)
 	VMULPS.BCST      word_bf800000<>+0(SB), Z7, Z1
-	VMOVUPS          Z1, 960(DI)
+	VMOVUPS          Z1, 768(DI)
 	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z4, Z3
 	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z0, Z6
-	VADDPS           Z6, Z3, Z0
-	VMOVUPS          Z0, 1216(DI)
-	VMOVUPS          Z3, 1280(DI)
-	VMOVUPS          Z6, 1344(DI)
-	VSUBPS           Z5, Z2, Z0
-	VMOVUPS          Z0, 1024(DI)
-	VMOVUPS          Z2, 1088(DI)
+	VMOVUPS          Z3, 960(DI)
+	VMOVUPS          Z6, 1024(DI)
+	VMOVUPS          Z2, 832(DI)
 	VMULPS.BCST      word_bf800000<>+0(SB), Z5, Z0
-	VMOVUPS          Z0, 1152(DI)
+	VMOVUPS          Z0, 896(DI)
 	MOVQ             group+64(FP), R13
 	SHLQ             $0x02, R13
 	ADDQ             R13, AX
 	ADDQ             R13, BX
 	ADDQ             R13, CX
 	ADDQ             R13, DX
-	ADDQ             $0x00000580, DI
+	ADDQ             $0x00000480, DI
 	DECQ             R10
 	JNE              group
 	VZEROUPPER
@@ -1146,111 +1147,105 @@ group:
 	VADDPS           Z1, Z0, Z2
 	VSUBPS           Z1, Z0, Z0
 	VMOVUPS          128(DI), Z1
-	VSUBPS           256(DI), Z1, Z3
-	VADDPS           192(DI), Z1, Z1
-	VMOVUPS          512(DI), Z4
-	VSUBPS           640(DI), Z4, Z5
-	VADDPS           576(DI), Z4, Z4
-	VADDPS           Z5, Z3, Z6
-	VSUBPS           Z4, Z1, Z7
-	VSUBPS           Z5, Z3, Z3
-	VADDPS           Z4, Z1, Z1
-	VMOVAPS          Z3, Z4
-	VFMADD231PS.BCST word_bf800000<>+0(SB), Z1, Z4
-	VMULPS.BCST      word_3f3504f3<>+0(SB), Z4, Z4
-	VFMADD231PS.BCST word_3f800000<>+0(SB), Z3, Z1
-	VMULPS.BCST      word_3f3504f3<>+0(SB), Z1, Z1
-	VMOVUPS          320(DI), Z3
-	VSUBPS           448(DI), Z3, Z5
-	VADDPS           384(DI), Z3, Z3
-	VMULPS.BCST      word_40000000<>+0(SB), Z5, Z5
-	VMULPS.BCST      word_c0000000<>+0(SB), Z3, Z3
-	VADDPS           Z5, Z2, Z8
-	VSUBPS           Z5, Z2, Z2
-	VMULPS.BCST      word_40000000<>+0(SB), Z6, Z5
-	VMULPS.BCST      word_c0000000<>+0(SB), Z7, Z6
-	VADDPS           Z5, Z8, Z7
-	VSUBPS           Z5, Z8, Z5
-	VADDPS           Z6, Z2, Z8
-	VSUBPS           Z6, Z2, Z2
-	VADDPS           Z3, Z0, Z6
-	VSUBPS           Z3, Z0, Z0
+	VMOVUPS          384(DI), Z3
+	VADDPS           Z3, Z1, Z4
+	VMOVUPS          192(DI), Z5
+	VMOVUPS          448(DI), Z6
+	VSUBPS           Z6, Z5, Z7
+	VSUBPS           Z3, Z1, Z1
+	VADDPS           Z6, Z5, Z3
+	VMOVAPS          Z1, Z5
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z3, Z5
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z5, Z5
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z1, Z3
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z3, Z1
+	VMOVUPS          256(DI), Z3
+	VMULPS.BCST      word_40000000<>+0(SB), Z3, Z3
+	VMOVUPS          320(DI), Z6
+	VMULPS.BCST      word_c0000000<>+0(SB), Z6, Z6
+	VADDPS           Z3, Z2, Z8
+	VSUBPS           Z3, Z2, Z2
 	VMULPS.BCST      word_40000000<>+0(SB), Z4, Z3
+	VMULPS.BCST      word_c0000000<>+0(SB), Z7, Z4
+	VADDPS           Z3, Z8, Z7
+	VSUBPS           Z3, Z8, Z3
+	VADDPS           Z4, Z2, Z8
+	VSUBPS           Z4, Z2, Z2
+	VADDPS           Z6, Z0, Z4
+	VSUBPS           Z6, Z0, Z0
+	VMULPS.BCST      word_40000000<>+0(SB), Z5, Z5
 	VMULPS.BCST      word_c0000000<>+0(SB), Z1, Z1
-	VADDPS           Z3, Z6, Z4
-	VSUBPS           Z3, Z6, Z3
-	VADDPS           Z1, Z0, Z6
+	VADDPS           Z5, Z4, Z6
+	VSUBPS           Z5, Z4, Z4
+	VADDPS           Z1, Z0, Z5
 	VSUBPS           Z1, Z0, Z0
-	VMOVUPS          704(DI), Z1
-	VMOVUPS          768(DI), Z9
+	VMOVUPS          576(DI), Z1
+	VMOVUPS          640(DI), Z9
 	VADDPS           Z9, Z1, Z10
 	VSUBPS           Z9, Z1, Z1
-	VMOVUPS          832(DI), Z9
-	VSUBPS           960(DI), Z9, Z11
-	VADDPS           896(DI), Z9, Z9
-	VMOVUPS          1216(DI), Z12
-	VSUBPS           1344(DI), Z12, Z13
-	VADDPS           1280(DI), Z12, Z12
-	VADDPS           Z13, Z11, Z14
-	VSUBPS           Z12, Z9, Z15
-	VSUBPS           Z13, Z11, Z11
-	VADDPS           Z12, Z9, Z9
-	VMOVAPS          Z11, Z12
-	VFMADD231PS.BCST word_bf800000<>+0(SB), Z9, Z12
-	VMULPS.BCST      word_3f3504f3<>+0(SB), Z12, Z12
-	VFMADD231PS.BCST word_3f800000<>+0(SB), Z11, Z9
-	VMULPS.BCST      word_3f3504f3<>+0(SB), Z9, Z9
-	VMOVUPS          1024(DI), Z11
-	VSUBPS           1152(DI), Z11, Z13
-	VADDPS           1088(DI), Z11, Z11
-	VMULPS.BCST      word_40000000<>+0(SB), Z13, Z13
-	VMULPS.BCST      word_c0000000<>+0(SB), Z11, Z11
-	VADDPS           Z13, Z10, Z16
-	VSUBPS           Z13, Z10, Z10
-	VMULPS.BCST      word_40000000<>+0(SB), Z14, Z13
-	VMULPS.BCST      word_c0000000<>+0(SB), Z15, Z14
-	VADDPS           Z13, Z16, Z15
-	VSUBPS           Z13, Z16, Z13
-	VADDPS           Z14, Z10, Z16
-	VSUBPS           Z14, Z10, Z10
-	VADDPS           Z11, Z1, Z14
-	VSUBPS           Z11, Z1, Z1
+	VMOVUPS          704(DI), Z9
+	VMOVUPS          960(DI), Z11
+	VADDPS           Z11, Z9, Z12
+	VMOVUPS          768(DI), Z13
+	VMOVUPS          1024(DI), Z14
+	VSUBPS           Z14, Z13, Z15
+	VSUBPS           Z11, Z9, Z9
+	VADDPS           Z14, Z13, Z11
+	VMOVAPS          Z9, Z13
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z11, Z13
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z13, Z13
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z9, Z11
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z11, Z9
+	VMOVUPS          832(DI), Z11
+	VMULPS.BCST      word_40000000<>+0(SB), Z11, Z11
+	VMOVUPS          896(DI), Z14
+	VMULPS.BCST      word_c0000000<>+0(SB), Z14, Z14
+	VADDPS           Z11, Z10, Z16
+	VSUBPS           Z11, Z10, Z10
 	VMULPS.BCST      word_40000000<>+0(SB), Z12, Z11
+	VMULPS.BCST      word_c0000000<>+0(SB), Z15, Z12
+	VADDPS           Z11, Z16, Z15
+	VSUBPS           Z11, Z16, Z11
+	VADDPS           Z12, Z10, Z16
+	VSUBPS           Z12, Z10, Z10
+	VADDPS           Z14, Z1, Z12
+	VSUBPS           Z14, Z1, Z1
+	VMULPS.BCST      word_40000000<>+0(SB), Z13, Z13
 	VMULPS.BCST      word_c0000000<>+0(SB), Z9, Z9
-	VADDPS           Z11, Z14, Z12
-	VSUBPS           Z11, Z14, Z11
-	VADDPS           Z9, Z1, Z14
+	VADDPS           Z13, Z12, Z14
+	VSUBPS           Z13, Z12, Z12
+	VADDPS           Z9, Z1, Z13
 	VSUBPS           Z9, Z1, Z1
-	VUNPCKLPS        Z4, Z7, Z9
-	VUNPCKHPS        Z4, Z7, Z4
-	VUNPCKLPS        Z6, Z8, Z7
-	VUNPCKHPS        Z6, Z8, Z6
+	VUNPCKLPS        Z6, Z7, Z9
+	VUNPCKHPS        Z6, Z7, Z6
+	VUNPCKLPS        Z5, Z8, Z7
+	VUNPCKHPS        Z5, Z8, Z5
 	VSHUFPS          $0x44, Z7, Z9, Z8
 	VSHUFPS          $0xee, Z7, Z9, Z7
-	VSHUFPS          $0x44, Z6, Z4, Z9
-	VSHUFPS          $0xee, Z6, Z4, Z4
-	VUNPCKLPS        Z3, Z5, Z6
-	VUNPCKHPS        Z3, Z5, Z3
-	VUNPCKLPS        Z0, Z2, Z5
-	VUNPCKHPS        Z0, Z2, Z0
-	VSHUFPS          $0x44, Z5, Z6, Z2
+	VSHUFPS          $0x44, Z5, Z6, Z9
 	VSHUFPS          $0xee, Z5, Z6, Z5
+	VUNPCKLPS        Z4, Z3, Z6
+	VUNPCKHPS        Z4, Z3, Z3
+	VUNPCKLPS        Z0, Z2, Z4
+	VUNPCKHPS        Z0, Z2, Z0
+	VSHUFPS          $0x44, Z4, Z6, Z2
+	VSHUFPS          $0xee, Z4, Z6, Z4
 	VSHUFPS          $0x44, Z0, Z3, Z6
 	VSHUFPS          $0xee, Z0, Z3, Z0
-	VUNPCKLPS        Z12, Z15, Z3
-	VUNPCKHPS        Z12, Z15, Z12
-	VUNPCKLPS        Z14, Z16, Z15
-	VUNPCKHPS        Z14, Z16, Z14
+	VUNPCKLPS        Z14, Z15, Z3
+	VUNPCKHPS        Z14, Z15, Z14
+	VUNPCKLPS        Z13, Z16, Z15
+	VUNPCKHPS        Z13, Z16, Z13
 	VSHUFPS          $0x44, Z15, Z3, Z16
 	VSHUFPS          $0xee, Z15, Z3, Z3
-	VSHUFPS          $0x44, Z14, Z12, Z15
-	VSHUFPS          $0xee, Z14, Z12, Z12
-	VUNPCKLPS        Z11, Z13, Z14
-	VUNPCKHPS        Z11, Z13, Z11
-	VUNPCKLPS        Z1, Z10, Z13
-	VUNPCKHPS        Z1, Z10, Z1
-	VSHUFPS          $0x44, Z13, Z14, Z10
+	VSHUFPS          $0x44, Z13, Z14, Z15
 	VSHUFPS          $0xee, Z13, Z14, Z13
+	VUNPCKLPS        Z12, Z11, Z14
+	VUNPCKHPS        Z12, Z11, Z11
+	VUNPCKLPS        Z1, Z10, Z12
+	VUNPCKHPS        Z1, Z10, Z1
+	VSHUFPS          $0x44, Z12, Z14, Z10
+	VSHUFPS          $0xee, Z12, Z14, Z12
 	VSHUFPS          $0x44, Z1, Z11, Z14
 	VSHUFPS          $0xee, Z1, Z11, Z1
 	VSHUFF32X4       $0x44, Z2, Z8, Z11
@@ -1269,14 +1264,14 @@ group:
 	VMOVUPS          Z11, (CX)
 	VADDPS           (R11), Z2, Z2
 	VMOVUPS          Z2, (CX)(R8*2)
-	VSHUFF32X4       $0x44, Z5, Z7, Z2
-	VSHUFF32X4       $0xee, Z5, Z7, Z5
-	VSHUFF32X4       $0x44, Z13, Z3, Z7
-	VSHUFF32X4       $0xee, Z13, Z3, Z3
+	VSHUFF32X4       $0x44, Z4, Z7, Z2
+	VSHUFF32X4       $0xee, Z4, Z7, Z4
+	VSHUFF32X4       $0x44, Z12, Z3, Z7
+	VSHUFF32X4       $0xee, Z12, Z3, Z3
 	VSHUFF32X4       $0x88, Z7, Z2, Z8
 	VSHUFF32X4       $0xdd, Z7, Z2, Z2
-	VSHUFF32X4       $0x88, Z3, Z5, Z7
-	VSHUFF32X4       $0xdd, Z3, Z5, Z3
+	VSHUFF32X4       $0x88, Z3, Z4, Z7
+	VSHUFF32X4       $0xdd, Z3, Z4, Z3
 	VADDPS           (R11)(R13*1), Z8, Z8
 	VMOVUPS          Z8, (BX)
 	VADDPS           (R11)(R13*1), Z2, Z2
@@ -1287,24 +1282,24 @@ group:
 	VMOVUPS          Z3, (DX)(R8*2)
 	VSHUFF32X4       $0x44, Z6, Z9, Z2
 	VSHUFF32X4       $0xee, Z6, Z9, Z3
-	VSHUFF32X4       $0x44, Z14, Z15, Z5
+	VSHUFF32X4       $0x44, Z14, Z15, Z4
 	VSHUFF32X4       $0xee, Z14, Z15, Z6
-	VSHUFF32X4       $0x88, Z5, Z2, Z7
-	VSHUFF32X4       $0xdd, Z5, Z2, Z2
-	VSHUFF32X4       $0x88, Z6, Z3, Z5
+	VSHUFF32X4       $0x88, Z4, Z2, Z7
+	VSHUFF32X4       $0xdd, Z4, Z2, Z2
+	VSHUFF32X4       $0x88, Z6, Z3, Z4
 	VSHUFF32X4       $0xdd, Z6, Z3, Z3
 	VADDPS           (R11), Z7, Z7
 	VMOVUPS          Z7, (AX)(R8*1)
 	VADDPS           (R11), Z2, Z2
 	VMOVUPS          Z2, (AX)(R9*1)
-	VADDPS           (R11), Z5, Z5
-	VMOVUPS          Z5, (CX)(R8*1)
+	VADDPS           (R11), Z4, Z4
+	VMOVUPS          Z4, (CX)(R8*1)
 	VADDPS           (R11), Z3, Z3
 	VMOVUPS          Z3, (CX)(R9*1)
-	VSHUFF32X4       $0x44, Z0, Z4, Z2
-	VSHUFF32X4       $0xee, Z0, Z4, Z0
-	VSHUFF32X4       $0x44, Z1, Z12, Z3
-	VSHUFF32X4       $0xee, Z1, Z12, Z1
+	VSHUFF32X4       $0x44, Z0, Z5, Z2
+	VSHUFF32X4       $0xee, Z0, Z5, Z0
+	VSHUFF32X4       $0x44, Z1, Z13, Z3
+	VSHUFF32X4       $0xee, Z1, Z13, Z1
 	VSHUFF32X4       $0x88, Z3, Z2, Z4
 	VSHUFF32X4       $0xdd, Z3, Z2, Z2
 	VSHUFF32X4       $0x88, Z1, Z0, Z3
@@ -1324,7 +1319,7 @@ group:
 	ADDQ             R13, CX
 	ADDQ             R13, DX
 	ADDQ             R13, R11
-	ADDQ             $0x00000580, DI
+	ADDQ             $0x00000480, DI
 	DECQ             R10
 	JNE              group
 	VZEROUPPER
@@ -1386,33 +1381,41 @@ gather:
 	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z3, Z4
 	VMOVAPS          Z1, Z7
 	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z5, Z7
-	VSUBPS           Z7, Z4, Z8
-	VMOVUPS          Z8, 128(DI)
-	VMOVUPS          Z4, 192(DI)
+	VMOVUPS          Z4, 128(DI)
 	VMULPS.BCST      word_bf800000<>+0(SB), Z7, Z4
-	VMOVUPS          Z4, 256(DI)
+	VMOVUPS          Z4, 192(DI)
 	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z3, Z0
 	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z5, Z1
-	VADDPS           Z1, Z0, Z3
-	VMOVUPS          Z3, 512(DI)
-	VMOVUPS          Z0, 576(DI)
-	VMOVUPS          Z1, 640(DI)
-	VSUBPS           Z6, Z2, Z0
-	VMOVUPS          Z0, 320(DI)
-	VMOVUPS          Z2, 384(DI)
+	VMOVUPS          Z0, 384(DI)
+	VMOVUPS          Z1, 448(DI)
+	VMOVUPS          Z2, 256(DI)
 	VMULPS.BCST      word_bf800000<>+0(SB), Z6, Z0
-	VMOVUPS          Z0, 448(DI)
+	VMOVUPS          Z0, 320(DI)
 	MOVQ             CX, R8
 	MOVQ             DI, R13
-	MOVQ             $0x0000000b, R11
+	MOVQ             $0x00000002, R11
 
-spread:
+spreadReal:
 	VMOVUPS (R13), Z0
 	VMOVUPS Z0, (R8)
 	ADDQ    DX, R8
 	ADDQ    $0x00000040, R13
 	DECQ    R11
-	JNE     spread
+	JNE     spreadReal
+	MOVQ    $0x00000003, R11
+
+spreadComplex:
+	VMOVUPS (R13), Z0
+	VMOVUPS 64(R13), Z1
+	VADDPS  Z1, Z0, Z2
+	VMOVUPS Z2, (R8)
+	VMOVUPS Z0, (R8)(DX*1)
+	VMOVUPS Z1, (R8)(DX*2)
+	LEAQ    (R8)(DX*2), R8
+	ADDQ    DX, R8
+	ADDQ    $0x00000080, R13
+	DECQ    R11
+	JNE     spreadComplex
 	ADDQ    $0x00000040, AX
 	ADDQ    $0x00000040, CX
 	DECQ    R10
@@ -1436,61 +1439,72 @@ TEXT ·circulantInverseImage8AVX512(SB), NOSPLIT, $0-128
 vector:
 	MOVQ AX, R8
 	MOVQ DI, R13
-	MOVQ $0x0000000b, R11
+	MOVQ $0x00000002, R11
 
-gather:
+gatherReal:
+	VMOVUPS (R8), Z0
+	VMOVUPS Z0, (R13)
+	ADDQ    BX, R8
+	ADDQ    $0x00000040, R13
+	DECQ    R11
+	JNE     gatherReal
+	MOVQ    $0x00000003, R11
+
+gatherComplex:
 	VMOVUPS          (R8), Z0
-	VMOVUPS          Z0, (R13)
+	VMOVUPS          (R8)(BX*2), Z1
+	VSUBPS           Z1, Z0, Z1
+	VADDPS           (R8)(BX*1), Z0, Z0
+	VMOVUPS          Z1, (R13)
+	VMOVUPS          Z0, 64(R13)
+	LEAQ             (R8)(BX*2), R8
 	ADDQ             BX, R8
-	ADDQ             $0x00000040, R13
+	ADDQ             $0x00000080, R13
 	DECQ             R11
-	JNE              gather
+	JNE              gatherComplex
 	VMOVUPS          (DI), Z0
 	VMOVUPS          64(DI), Z1
 	VADDPS           Z1, Z0, Z2
 	VSUBPS           Z1, Z0, Z0
 	VMOVUPS          128(DI), Z1
-	VSUBPS           256(DI), Z1, Z3
-	VADDPS           192(DI), Z1, Z1
-	VMOVUPS          512(DI), Z4
-	VSUBPS           640(DI), Z4, Z5
-	VADDPS           576(DI), Z4, Z4
-	VADDPS           Z5, Z3, Z6
-	VSUBPS           Z4, Z1, Z7
-	VSUBPS           Z5, Z3, Z3
-	VADDPS           Z4, Z1, Z1
-	VMOVAPS          Z3, Z4
-	VFMADD231PS.BCST word_bf800000<>+0(SB), Z1, Z4
-	VMULPS.BCST      word_3f3504f3<>+0(SB), Z4, Z4
-	VFMADD231PS.BCST word_3f800000<>+0(SB), Z3, Z1
-	VMULPS.BCST      word_3f3504f3<>+0(SB), Z1, Z1
-	VMOVUPS          320(DI), Z3
-	VSUBPS           448(DI), Z3, Z5
-	VADDPS           384(DI), Z3, Z3
-	VMULPS.BCST      word_40000000<>+0(SB), Z5, Z5
-	VMULPS.BCST      word_c0000000<>+0(SB), Z3, Z3
-	VADDPS           Z5, Z2, Z8
-	VSUBPS           Z5, Z2, Z2
-	VMULPS.BCST      word_40000000<>+0(SB), Z6, Z5
-	VMULPS.BCST      word_c0000000<>+0(SB), Z7, Z6
-	VADDPS           Z5, Z8, Z7
-	VSUBPS           Z5, Z8, Z5
-	VADDPS           Z6, Z2, Z8
-	VSUBPS           Z6, Z2, Z2
-	VADDPS           Z3, Z0, Z6
-	VSUBPS           Z3, Z0, Z0
+	VMOVUPS          384(DI), Z3
+	VADDPS           Z3, Z1, Z4
+	VMOVUPS          192(DI), Z5
+	VMOVUPS          448(DI), Z6
+	VSUBPS           Z6, Z5, Z7
+	VSUBPS           Z3, Z1, Z1
+	VADDPS           Z6, Z5, Z3
+	VMOVAPS          Z1, Z5
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z3, Z5
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z5, Z5
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z1, Z3
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z3, Z1
+	VMOVUPS          256(DI), Z3
+	VMULPS.BCST      word_40000000<>+0(SB), Z3, Z3
+	VMOVUPS          320(DI), Z6
+	VMULPS.BCST      word_c0000000<>+0(SB), Z6, Z6
+	VADDPS           Z3, Z2, Z8
+	VSUBPS           Z3, Z2, Z2
 	VMULPS.BCST      word_40000000<>+0(SB), Z4, Z3
+	VMULPS.BCST      word_c0000000<>+0(SB), Z7, Z4
+	VADDPS           Z3, Z8, Z7
+	VSUBPS           Z3, Z8, Z3
+	VADDPS           Z4, Z2, Z8
+	VSUBPS           Z4, Z2, Z2
+	VADDPS           Z6, Z0, Z4
+	VSUBPS           Z6, Z0, Z0
+	VMULPS.BCST      word_40000000<>+0(SB), Z5, Z5
 	VMULPS.BCST      word_c0000000<>+0(SB), Z1, Z1
-	VADDPS           Z3, Z6, Z4
-	VSUBPS           Z3, Z6, Z3
-	VADDPS           Z1, Z0, Z6
+	VADDPS           Z5, Z4, Z6
+	VSUBPS           Z5, Z4, Z4
+	VADDPS           Z1, Z0, Z5
 	VSUBPS           Z1, Z0, Z0
 	VMOVUPS          Z7, (SI)
-	VMOVUPS          Z4, 64(SI)
+	VMOVUPS          Z6, 64(SI)
 	VMOVUPS          Z8, 128(SI)
-	VMOVUPS          Z6, 192(SI)
-	VMOVUPS          Z5, 256(SI)
-	VMOVUPS          Z3, 320(SI)
+	VMOVUPS          Z5, 192(SI)
+	VMOVUPS          Z3, 256(SI)
+	VMOVUPS          Z4, 320(SI)
 	VMOVUPS          Z2, 384(SI)
 	VMOVUPS          Z0, 448(SI)
 	MOVQ             bias_base+64(FP), R12
@@ -1671,17 +1685,13 @@ group:
 	VFMADD231PS.BCST word_3f6c835e<>+0(SB), Z0, Z3
 	VMOVAPS          Z17, Z6
 	VFMADD231PS.BCST word_3f6c835e<>+0(SB), Z14, Z6
-	VSUBPS           Z6, Z3, Z11
-	VMOVUPS          Z11, 128(DI)
-	VMOVUPS          Z3, 192(DI)
+	VMOVUPS          Z3, 128(DI)
 	VMULPS.BCST      word_bf800000<>+0(SB), Z6, Z3
-	VMOVUPS          Z3, 256(DI)
+	VMOVUPS          Z3, 192(DI)
 	VFMADD231PS.BCST word_bf6c835e<>+0(SB), Z0, Z10
 	VFMADD231PS.BCST word_bf6c835e<>+0(SB), Z14, Z17
-	VADDPS           Z17, Z10, Z0
-	VMOVUPS          Z0, 1280(DI)
-	VMOVUPS          Z10, 1344(DI)
-	VMOVUPS          Z17, 1408(DI)
+	VMOVUPS          Z10, 896(DI)
+	VMOVUPS          Z17, 960(DI)
 	VMOVAPS          Z8, Z0
 	VFMADD231PS.BCST word_bf800000<>+0(SB), Z4, Z0
 	VFMADD231PS.BCST word_3f800000<>+0(SB), Z8, Z4
@@ -1689,17 +1699,13 @@ group:
 	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z0, Z3
 	VMOVAPS          Z13, Z6
 	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z4, Z6
-	VSUBPS           Z6, Z3, Z8
-	VMOVUPS          Z8, 320(DI)
-	VMOVUPS          Z3, 384(DI)
+	VMOVUPS          Z3, 256(DI)
 	VMULPS.BCST      word_bf800000<>+0(SB), Z6, Z3
-	VMOVUPS          Z3, 448(DI)
+	VMOVUPS          Z3, 320(DI)
 	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z0, Z5
 	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z4, Z13
-	VADDPS           Z13, Z5, Z0
-	VMOVUPS          Z0, 1088(DI)
-	VMOVUPS          Z5, 1152(DI)
-	VMOVUPS          Z13, 1216(DI)
+	VMOVUPS          Z5, 768(DI)
+	VMOVUPS          Z13, 832(DI)
 	VMOVAPS          Z7, Z0
 	VFMADD231PS.BCST word_401a827a<>+0(SB), Z1, Z0
 	VFMADD231PS.BCST word_c01a827a<>+0(SB), Z7, Z1
@@ -1707,29 +1713,23 @@ group:
 	VFMADD231PS.BCST word_3ec3ef15<>+0(SB), Z0, Z3
 	VMOVAPS          Z9, Z4
 	VFMADD231PS.BCST word_3ec3ef15<>+0(SB), Z1, Z4
-	VADDPS           Z4, Z3, Z5
-	VMOVUPS          Z5, 512(DI)
-	VMOVUPS          Z3, 576(DI)
-	VMOVUPS          Z4, 640(DI)
+	VMOVUPS          Z3, 384(DI)
+	VMOVUPS          Z4, 448(DI)
 	VFMADD231PS.BCST word_bec3ef15<>+0(SB), Z0, Z15
 	VFMADD231PS.BCST word_bec3ef15<>+0(SB), Z1, Z9
-	VSUBPS           Z9, Z15, Z0
-	VMOVUPS          Z0, 896(DI)
-	VMOVUPS          Z15, 960(DI)
+	VMOVUPS          Z15, 640(DI)
 	VMULPS.BCST      word_bf800000<>+0(SB), Z9, Z0
-	VMOVUPS          Z0, 1024(DI)
-	VSUBPS           Z2, Z12, Z0
 	VMOVUPS          Z0, 704(DI)
-	VMOVUPS          Z12, 768(DI)
+	VMOVUPS          Z12, 512(DI)
 	VMULPS.BCST      word_bf800000<>+0(SB), Z2, Z0
-	VMOVUPS          Z0, 832(DI)
+	VMOVUPS          Z0, 576(DI)
 	MOVQ             group+64(FP), R13
 	SHLQ             $0x02, R13
 	ADDQ             R13, AX
 	ADDQ             R13, BX
 	ADDQ             R13, CX
 	ADDQ             R13, DX
-	ADDQ             $0x000005c0, DI
+	ADDQ             $0x00000440, DI
 	DECQ             R10
 	JNE              group
 	VZEROUPPER
@@ -1839,185 +1839,178 @@ group:
 	VADDPS           Z1, Z0, Z2
 	VSUBPS           Z1, Z0, Z0
 	VMOVUPS          128(DI), Z1
-	VSUBPS           256(DI), Z1, Z3
-	VADDPS           192(DI), Z1, Z1
-	VMOVUPS          1280(DI), Z4
-	VSUBPS           1408(DI), Z4, Z5
-	VADDPS           1344(DI), Z4, Z4
-	VADDPS           Z5, Z3, Z6
-	VSUBPS           Z4, Z1, Z7
-	VSUBPS           Z5, Z3, Z3
-	VADDPS           Z4, Z1, Z1
-	VMOVAPS          Z3, Z4
-	VFMADD231PS.BCST word_bed413cd<>+0(SB), Z1, Z4
-	VMULPS.BCST      word_3f6c835e<>+0(SB), Z4, Z4
-	VFMADD231PS.BCST word_3ed413cd<>+0(SB), Z3, Z1
-	VMULPS.BCST      word_3f6c835e<>+0(SB), Z1, Z1
-	VMOVUPS          320(DI), Z3
-	VSUBPS           448(DI), Z3, Z5
-	VADDPS           384(DI), Z3, Z3
-	VMOVUPS          1088(DI), Z8
-	VSUBPS           1216(DI), Z8, Z9
-	VADDPS           1152(DI), Z8, Z8
-	VADDPS           Z9, Z5, Z10
-	VSUBPS           Z8, Z3, Z11
-	VSUBPS           Z9, Z5, Z5
-	VADDPS           Z8, Z3, Z3
-	VMOVAPS          Z5, Z8
-	VFMADD231PS.BCST word_bf800000<>+0(SB), Z3, Z8
-	VMULPS.BCST      word_3f3504f3<>+0(SB), Z8, Z8
-	VFMADD231PS.BCST word_3f800000<>+0(SB), Z5, Z3
-	VMULPS.BCST      word_3f3504f3<>+0(SB), Z3, Z3
-	VMOVUPS          512(DI), Z5
-	VSUBPS           640(DI), Z5, Z9
-	VADDPS           576(DI), Z5, Z5
-	VMOVUPS          896(DI), Z12
-	VSUBPS           1024(DI), Z12, Z13
-	VADDPS           960(DI), Z12, Z12
-	VADDPS           Z13, Z9, Z14
-	VSUBPS           Z12, Z5, Z15
-	VSUBPS           Z13, Z9, Z9
-	VADDPS           Z12, Z5, Z5
-	VMOVAPS          Z9, Z12
-	VFMADD231PS.BCST word_c01a827a<>+0(SB), Z5, Z12
-	VMULPS.BCST      word_3ec3ef15<>+0(SB), Z12, Z12
-	VFMADD231PS.BCST word_401a827a<>+0(SB), Z9, Z5
-	VMULPS.BCST      word_3ec3ef15<>+0(SB), Z5, Z5
-	VMOVUPS          704(DI), Z9
-	VSUBPS           832(DI), Z9, Z13
-	VADDPS           768(DI), Z9, Z9
-	VMULPS.BCST      word_40000000<>+0(SB), Z13, Z13
-	VMULPS.BCST      word_c0000000<>+0(SB), Z9, Z9
-	VADDPS           Z13, Z2, Z16
-	VSUBPS           Z13, Z2, Z2
-	VADDPS           Z14, Z6, Z13
+	VMOVUPS          896(DI), Z3
+	VADDPS           Z3, Z1, Z4
+	VMOVUPS          192(DI), Z5
+	VMOVUPS          960(DI), Z6
+	VSUBPS           Z6, Z5, Z7
+	VSUBPS           Z3, Z1, Z1
+	VADDPS           Z6, Z5, Z3
+	VMOVAPS          Z1, Z5
+	VFMADD231PS.BCST word_bed413cd<>+0(SB), Z3, Z5
+	VMULPS.BCST      word_3f6c835e<>+0(SB), Z5, Z5
+	VFMADD231PS.BCST word_3ed413cd<>+0(SB), Z1, Z3
+	VMULPS.BCST      word_3f6c835e<>+0(SB), Z3, Z1
+	VMOVUPS          256(DI), Z3
+	VMOVUPS          768(DI), Z6
+	VADDPS           Z6, Z3, Z8
+	VMOVUPS          320(DI), Z9
+	VMOVUPS          832(DI), Z10
+	VSUBPS           Z10, Z9, Z11
+	VSUBPS           Z6, Z3, Z3
+	VADDPS           Z10, Z9, Z6
+	VMOVAPS          Z3, Z9
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z6, Z9
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z9, Z9
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z3, Z6
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z6, Z3
+	VMOVUPS          384(DI), Z6
+	VMOVUPS          640(DI), Z10
+	VADDPS           Z10, Z6, Z12
+	VMOVUPS          448(DI), Z13
+	VMOVUPS          704(DI), Z14
+	VSUBPS           Z14, Z13, Z15
+	VSUBPS           Z10, Z6, Z6
+	VADDPS           Z14, Z13, Z10
+	VMOVAPS          Z6, Z13
+	VFMADD231PS.BCST word_c01a827a<>+0(SB), Z10, Z13
+	VMULPS.BCST      word_3ec3ef15<>+0(SB), Z13, Z13
+	VFMADD231PS.BCST word_401a827a<>+0(SB), Z6, Z10
+	VMULPS.BCST      word_3ec3ef15<>+0(SB), Z10, Z6
+	VMOVUPS          512(DI), Z10
+	VMULPS.BCST      word_40000000<>+0(SB), Z10, Z10
+	VMOVUPS          576(DI), Z14
+	VMULPS.BCST      word_c0000000<>+0(SB), Z14, Z14
+	VADDPS           Z10, Z2, Z16
+	VSUBPS           Z10, Z2, Z2
+	VADDPS           Z12, Z4, Z10
 	VSUBPS           Z15, Z7, Z17
-	VSUBPS           Z14, Z6, Z6
+	VSUBPS           Z12, Z4, Z4
 	VADDPS           Z15, Z7, Z7
-	VMOVAPS          Z6, Z14
-	VFMADD231PS.BCST word_bf800000<>+0(SB), Z7, Z14
-	VMULPS.BCST      word_3f3504f3<>+0(SB), Z14, Z14
-	VFMADD231PS.BCST word_3f800000<>+0(SB), Z6, Z7
-	VMULPS.BCST      word_3f3504f3<>+0(SB), Z7, Z6
-	VMULPS.BCST      word_40000000<>+0(SB), Z10, Z7
-	VMULPS.BCST      word_c0000000<>+0(SB), Z11, Z10
+	VMOVAPS          Z4, Z12
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z7, Z12
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z12, Z12
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z4, Z7
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z7, Z4
+	VMULPS.BCST      word_40000000<>+0(SB), Z8, Z7
+	VMULPS.BCST      word_c0000000<>+0(SB), Z11, Z8
 	VADDPS           Z7, Z16, Z11
 	VSUBPS           Z7, Z16, Z7
-	VMULPS.BCST      word_40000000<>+0(SB), Z13, Z13
+	VMULPS.BCST      word_40000000<>+0(SB), Z10, Z10
 	VMULPS.BCST      word_c0000000<>+0(SB), Z17, Z15
-	VADDPS           Z13, Z11, Z16
-	VSUBPS           Z13, Z11, Z11
-	VADDPS           Z15, Z7, Z13
+	VADDPS           Z10, Z11, Z16
+	VSUBPS           Z10, Z11, Z10
+	VADDPS           Z15, Z7, Z11
 	VSUBPS           Z15, Z7, Z7
-	VADDPS           Z10, Z2, Z15
-	VSUBPS           Z10, Z2, Z2
-	VMULPS.BCST      word_40000000<>+0(SB), Z14, Z10
-	VMULPS.BCST      word_c0000000<>+0(SB), Z6, Z6
-	VADDPS           Z10, Z15, Z14
-	VSUBPS           Z10, Z15, Z10
-	VADDPS           Z6, Z2, Z15
-	VSUBPS           Z6, Z2, Z2
-	VADDPS           Z9, Z0, Z6
-	VSUBPS           Z9, Z0, Z0
-	VADDPS           Z12, Z4, Z9
-	VSUBPS           Z5, Z1, Z17
-	VSUBPS           Z12, Z4, Z4
-	VADDPS           Z5, Z1, Z1
-	VMOVAPS          Z4, Z5
-	VFMADD231PS.BCST word_bf800000<>+0(SB), Z1, Z5
-	VMULPS.BCST      word_3f3504f3<>+0(SB), Z5, Z5
-	VFMADD231PS.BCST word_3f800000<>+0(SB), Z4, Z1
+	VADDPS           Z8, Z2, Z15
+	VSUBPS           Z8, Z2, Z2
+	VMULPS.BCST      word_40000000<>+0(SB), Z12, Z8
+	VMULPS.BCST      word_c0000000<>+0(SB), Z4, Z4
+	VADDPS           Z8, Z15, Z12
+	VSUBPS           Z8, Z15, Z8
+	VADDPS           Z4, Z2, Z15
+	VSUBPS           Z4, Z2, Z2
+	VADDPS           Z14, Z0, Z4
+	VSUBPS           Z14, Z0, Z0
+	VADDPS           Z13, Z5, Z14
+	VSUBPS           Z6, Z1, Z17
+	VSUBPS           Z13, Z5, Z5
+	VADDPS           Z6, Z1, Z1
+	VMOVAPS          Z5, Z6
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z1, Z6
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z6, Z6
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z5, Z1
 	VMULPS.BCST      word_3f3504f3<>+0(SB), Z1, Z1
-	VMULPS.BCST      word_40000000<>+0(SB), Z8, Z4
+	VMULPS.BCST      word_40000000<>+0(SB), Z9, Z5
 	VMULPS.BCST      word_c0000000<>+0(SB), Z3, Z3
-	VADDPS           Z4, Z6, Z8
-	VSUBPS           Z4, Z6, Z4
-	VMULPS.BCST      word_40000000<>+0(SB), Z9, Z6
-	VMULPS.BCST      word_c0000000<>+0(SB), Z17, Z9
-	VADDPS           Z6, Z8, Z12
-	VSUBPS           Z6, Z8, Z6
-	VADDPS           Z9, Z4, Z8
-	VSUBPS           Z9, Z4, Z4
-	VADDPS           Z3, Z0, Z9
+	VADDPS           Z5, Z4, Z9
+	VSUBPS           Z5, Z4, Z4
+	VMULPS.BCST      word_40000000<>+0(SB), Z14, Z5
+	VMULPS.BCST      word_c0000000<>+0(SB), Z17, Z13
+	VADDPS           Z5, Z9, Z14
+	VSUBPS           Z5, Z9, Z5
+	VADDPS           Z13, Z4, Z9
+	VSUBPS           Z13, Z4, Z4
+	VADDPS           Z3, Z0, Z13
 	VSUBPS           Z3, Z0, Z0
-	VMULPS.BCST      word_40000000<>+0(SB), Z5, Z3
+	VMULPS.BCST      word_40000000<>+0(SB), Z6, Z3
 	VMULPS.BCST      word_c0000000<>+0(SB), Z1, Z1
-	VADDPS           Z3, Z9, Z5
-	VSUBPS           Z3, Z9, Z3
-	VADDPS           Z1, Z0, Z9
+	VADDPS           Z3, Z13, Z6
+	VSUBPS           Z3, Z13, Z3
+	VADDPS           Z1, Z0, Z13
 	VSUBPS           Z1, Z0, Z0
-	VUNPCKLPS        Z12, Z16, Z1
-	VUNPCKHPS        Z12, Z16, Z12
-	VUNPCKLPS        Z5, Z14, Z16
-	VUNPCKHPS        Z5, Z14, Z5
-	VSHUFPS          $0x44, Z16, Z1, Z14
+	VUNPCKLPS        Z14, Z16, Z1
+	VUNPCKHPS        Z14, Z16, Z14
+	VUNPCKLPS        Z6, Z12, Z16
+	VUNPCKHPS        Z6, Z12, Z6
+	VSHUFPS          $0x44, Z16, Z1, Z12
 	VSHUFPS          $0xee, Z16, Z1, Z1
-	VSHUFPS          $0x44, Z5, Z12, Z16
-	VSHUFPS          $0xee, Z5, Z12, Z5
-	VUNPCKLPS        Z8, Z13, Z12
-	VUNPCKHPS        Z8, Z13, Z8
-	VUNPCKLPS        Z9, Z15, Z13
-	VUNPCKHPS        Z9, Z15, Z9
-	VSHUFPS          $0x44, Z13, Z12, Z15
-	VSHUFPS          $0xee, Z13, Z12, Z12
-	VSHUFPS          $0x44, Z9, Z8, Z13
-	VSHUFPS          $0xee, Z9, Z8, Z8
-	VUNPCKLPS        Z6, Z11, Z9
-	VUNPCKHPS        Z6, Z11, Z6
-	VUNPCKLPS        Z3, Z10, Z11
-	VUNPCKHPS        Z3, Z10, Z3
-	VSHUFPS          $0x44, Z11, Z9, Z10
-	VSHUFPS          $0xee, Z11, Z9, Z9
-	VSHUFPS          $0x44, Z3, Z6, Z11
-	VSHUFPS          $0xee, Z3, Z6, Z3
-	VUNPCKLPS        Z4, Z7, Z6
+	VSHUFPS          $0x44, Z6, Z14, Z16
+	VSHUFPS          $0xee, Z6, Z14, Z6
+	VUNPCKLPS        Z9, Z11, Z14
+	VUNPCKHPS        Z9, Z11, Z9
+	VUNPCKLPS        Z13, Z15, Z11
+	VUNPCKHPS        Z13, Z15, Z13
+	VSHUFPS          $0x44, Z11, Z14, Z15
+	VSHUFPS          $0xee, Z11, Z14, Z11
+	VSHUFPS          $0x44, Z13, Z9, Z14
+	VSHUFPS          $0xee, Z13, Z9, Z9
+	VUNPCKLPS        Z5, Z10, Z13
+	VUNPCKHPS        Z5, Z10, Z5
+	VUNPCKLPS        Z3, Z8, Z10
+	VUNPCKHPS        Z3, Z8, Z3
+	VSHUFPS          $0x44, Z10, Z13, Z8
+	VSHUFPS          $0xee, Z10, Z13, Z10
+	VSHUFPS          $0x44, Z3, Z5, Z13
+	VSHUFPS          $0xee, Z3, Z5, Z3
+	VUNPCKLPS        Z4, Z7, Z5
 	VUNPCKHPS        Z4, Z7, Z4
 	VUNPCKLPS        Z0, Z2, Z7
 	VUNPCKHPS        Z0, Z2, Z0
-	VSHUFPS          $0x44, Z7, Z6, Z2
-	VSHUFPS          $0xee, Z7, Z6, Z6
+	VSHUFPS          $0x44, Z7, Z5, Z2
+	VSHUFPS          $0xee, Z7, Z5, Z5
 	VSHUFPS          $0x44, Z0, Z4, Z7
 	VSHUFPS          $0xee, Z0, Z4, Z0
-	VSHUFF32X4       $0x44, Z15, Z14, Z4
-	VSHUFF32X4       $0xee, Z15, Z14, Z14
-	VSHUFF32X4       $0x44, Z2, Z10, Z15
-	VSHUFF32X4       $0xee, Z2, Z10, Z2
-	VSHUFF32X4       $0x88, Z15, Z4, Z10
+	VSHUFF32X4       $0x44, Z15, Z12, Z4
+	VSHUFF32X4       $0xee, Z15, Z12, Z12
+	VSHUFF32X4       $0x44, Z2, Z8, Z15
+	VSHUFF32X4       $0xee, Z2, Z8, Z2
+	VSHUFF32X4       $0x88, Z15, Z4, Z8
 	VSHUFF32X4       $0xdd, Z15, Z4, Z4
-	VSHUFF32X4       $0x88, Z2, Z14, Z15
-	VSHUFF32X4       $0xdd, Z2, Z14, Z2
-	VADDPS           (R11), Z10, Z10
-	VMOVUPS          Z10, (AX)
+	VSHUFF32X4       $0x88, Z2, Z12, Z15
+	VSHUFF32X4       $0xdd, Z2, Z12, Z2
+	VADDPS           (R11), Z8, Z8
+	VMOVUPS          Z8, (AX)
 	VADDPS           (R11), Z4, Z4
 	VMOVUPS          Z4, (AX)(R8*2)
 	VADDPS           (R11), Z15, Z15
 	VMOVUPS          Z15, (CX)
 	VADDPS           (R11), Z2, Z2
 	VMOVUPS          Z2, (CX)(R8*2)
-	VSHUFF32X4       $0x44, Z12, Z1, Z2
-	VSHUFF32X4       $0xee, Z12, Z1, Z1
-	VSHUFF32X4       $0x44, Z6, Z9, Z4
-	VSHUFF32X4       $0xee, Z6, Z9, Z6
-	VSHUFF32X4       $0x88, Z4, Z2, Z9
+	VSHUFF32X4       $0x44, Z11, Z1, Z2
+	VSHUFF32X4       $0xee, Z11, Z1, Z1
+	VSHUFF32X4       $0x44, Z5, Z10, Z4
+	VSHUFF32X4       $0xee, Z5, Z10, Z5
+	VSHUFF32X4       $0x88, Z4, Z2, Z8
 	VSHUFF32X4       $0xdd, Z4, Z2, Z2
-	VSHUFF32X4       $0x88, Z6, Z1, Z4
-	VSHUFF32X4       $0xdd, Z6, Z1, Z1
-	VADDPS           (R11)(R13*1), Z9, Z9
-	VMOVUPS          Z9, (BX)
+	VSHUFF32X4       $0x88, Z5, Z1, Z4
+	VSHUFF32X4       $0xdd, Z5, Z1, Z1
+	VADDPS           (R11)(R13*1), Z8, Z8
+	VMOVUPS          Z8, (BX)
 	VADDPS           (R11)(R13*1), Z2, Z2
 	VMOVUPS          Z2, (BX)(R8*2)
 	VADDPS           (R11)(R13*1), Z4, Z4
 	VMOVUPS          Z4, (DX)
 	VADDPS           (R11)(R13*1), Z1, Z1
 	VMOVUPS          Z1, (DX)(R8*2)
-	VSHUFF32X4       $0x44, Z13, Z16, Z1
-	VSHUFF32X4       $0xee, Z13, Z16, Z2
-	VSHUFF32X4       $0x44, Z7, Z11, Z4
-	VSHUFF32X4       $0xee, Z7, Z11, Z6
+	VSHUFF32X4       $0x44, Z14, Z16, Z1
+	VSHUFF32X4       $0xee, Z14, Z16, Z2
+	VSHUFF32X4       $0x44, Z7, Z13, Z4
+	VSHUFF32X4       $0xee, Z7, Z13, Z5
 	VSHUFF32X4       $0x88, Z4, Z1, Z7
 	VSHUFF32X4       $0xdd, Z4, Z1, Z1
-	VSHUFF32X4       $0x88, Z6, Z2, Z4
-	VSHUFF32X4       $0xdd, Z6, Z2, Z2
+	VSHUFF32X4       $0x88, Z5, Z2, Z4
+	VSHUFF32X4       $0xdd, Z5, Z2, Z2
 	VADDPS           (R11), Z7, Z7
 	VMOVUPS          Z7, (AX)(R8*1)
 	VADDPS           (R11), Z1, Z1
@@ -2026,8 +2019,8 @@ group:
 	VMOVUPS          Z4, (CX)(R8*1)
 	VADDPS           (R11), Z2, Z2
 	VMOVUPS          Z2, (CX)(R9*1)
-	VSHUFF32X4       $0x44, Z8, Z5, Z1
-	VSHUFF32X4       $0xee, Z8, Z5, Z2
+	VSHUFF32X4       $0x44, Z9, Z6, Z1
+	VSHUFF32X4       $0xee, Z9, Z6, Z2
 	VSHUFF32X4       $0x44, Z0, Z3, Z4
 	VSHUFF32X4       $0xee, Z0, Z3, Z0
 	VSHUFF32X4       $0x88, Z4, Z1, Z3
@@ -2049,7 +2042,7 @@ group:
 	ADDQ             R13, CX
 	ADDQ             R13, DX
 	ADDQ             R13, R11
-	ADDQ             $0x000005c0, DI
+	ADDQ             $0x00000440, DI
 	DECQ             R10
 	JNE              group
 	VZEROUPPER
@@ -2153,17 +2146,13 @@ gather:
 	VFMADD231PS.BCST word_3f6c835e<>+0(SB), Z8, Z12
 	VMOVAPS          Z9, Z13
 	VFMADD231PS.BCST word_3f6c835e<>+0(SB), Z17, Z13
-	VSUBPS           Z13, Z12, Z15
-	VMOVUPS          Z15, 128(DI)
-	VMOVUPS          Z12, 192(DI)
+	VMOVUPS          Z12, 128(DI)
 	VMULPS.BCST      word_bf800000<>+0(SB), Z13, Z12
-	VMOVUPS          Z12, 256(DI)
+	VMOVUPS          Z12, 192(DI)
 	VFMADD231PS.BCST word_bf6c835e<>+0(SB), Z8, Z4
 	VFMADD231PS.BCST word_bf6c835e<>+0(SB), Z17, Z9
-	VADDPS           Z9, Z4, Z8
-	VMOVUPS          Z8, 1280(DI)
-	VMOVUPS          Z4, 1344(DI)
-	VMOVUPS          Z9, 1408(DI)
+	VMOVUPS          Z4, 896(DI)
+	VMOVUPS          Z9, 960(DI)
 	VMOVAPS          Z10, Z4
 	VFMADD231PS.BCST word_bf800000<>+0(SB), Z14, Z4
 	VFMADD231PS.BCST word_3f800000<>+0(SB), Z10, Z14
@@ -2171,17 +2160,13 @@ gather:
 	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z4, Z8
 	VMOVAPS          Z6, Z9
 	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z14, Z9
-	VSUBPS           Z9, Z8, Z10
-	VMOVUPS          Z10, 320(DI)
-	VMOVUPS          Z8, 384(DI)
+	VMOVUPS          Z8, 256(DI)
 	VMULPS.BCST      word_bf800000<>+0(SB), Z9, Z8
-	VMOVUPS          Z8, 448(DI)
+	VMOVUPS          Z8, 320(DI)
 	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z4, Z2
 	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z14, Z6
-	VADDPS           Z6, Z2, Z4
-	VMOVUPS          Z4, 1088(DI)
-	VMOVUPS          Z2, 1152(DI)
-	VMOVUPS          Z6, 1216(DI)
+	VMOVUPS          Z2, 768(DI)
+	VMOVUPS          Z6, 832(DI)
 	VMOVAPS          Z5, Z2
 	VFMADD231PS.BCST word_401a827a<>+0(SB), Z7, Z2
 	VFMADD231PS.BCST word_c01a827a<>+0(SB), Z5, Z7
@@ -2189,33 +2174,41 @@ gather:
 	VFMADD231PS.BCST word_3ec3ef15<>+0(SB), Z2, Z4
 	VMOVAPS          Z1, Z5
 	VFMADD231PS.BCST word_3ec3ef15<>+0(SB), Z7, Z5
-	VADDPS           Z5, Z4, Z6
-	VMOVUPS          Z6, 512(DI)
-	VMOVUPS          Z4, 576(DI)
-	VMOVUPS          Z5, 640(DI)
+	VMOVUPS          Z4, 384(DI)
+	VMOVUPS          Z5, 448(DI)
 	VFMADD231PS.BCST word_bec3ef15<>+0(SB), Z2, Z0
 	VFMADD231PS.BCST word_bec3ef15<>+0(SB), Z7, Z1
-	VSUBPS           Z1, Z0, Z2
-	VMOVUPS          Z2, 896(DI)
-	VMOVUPS          Z0, 960(DI)
+	VMOVUPS          Z0, 640(DI)
 	VMULPS.BCST      word_bf800000<>+0(SB), Z1, Z0
-	VMOVUPS          Z0, 1024(DI)
-	VSUBPS           Z11, Z3, Z0
 	VMOVUPS          Z0, 704(DI)
-	VMOVUPS          Z3, 768(DI)
+	VMOVUPS          Z3, 512(DI)
 	VMULPS.BCST      word_bf800000<>+0(SB), Z11, Z0
-	VMOVUPS          Z0, 832(DI)
+	VMOVUPS          Z0, 576(DI)
 	MOVQ             CX, R8
 	MOVQ             DI, R13
-	MOVQ             $0x00000017, R11
+	MOVQ             $0x00000002, R11
 
-spread:
+spreadReal:
 	VMOVUPS (R13), Z0
 	VMOVUPS Z0, (R8)
 	ADDQ    DX, R8
 	ADDQ    $0x00000040, R13
 	DECQ    R11
-	JNE     spread
+	JNE     spreadReal
+	MOVQ    $0x00000007, R11
+
+spreadComplex:
+	VMOVUPS (R13), Z0
+	VMOVUPS 64(R13), Z1
+	VADDPS  Z1, Z0, Z2
+	VMOVUPS Z2, (R8)
+	VMOVUPS Z0, (R8)(DX*1)
+	VMOVUPS Z1, (R8)(DX*2)
+	LEAQ    (R8)(DX*2), R8
+	ADDQ    DX, R8
+	ADDQ    $0x00000080, R13
+	DECQ    R11
+	JNE     spreadComplex
 	ADDQ    $0x00000040, AX
 	ADDQ    $0x00000040, CX
 	DECQ    R10
@@ -2239,138 +2232,145 @@ TEXT ·circulantInverseImage16AVX512(SB), NOSPLIT, $0-128
 vector:
 	MOVQ AX, R8
 	MOVQ DI, R13
-	MOVQ $0x00000017, R11
+	MOVQ $0x00000002, R11
 
-gather:
+gatherReal:
+	VMOVUPS (R8), Z0
+	VMOVUPS Z0, (R13)
+	ADDQ    BX, R8
+	ADDQ    $0x00000040, R13
+	DECQ    R11
+	JNE     gatherReal
+	MOVQ    $0x00000007, R11
+
+gatherComplex:
 	VMOVUPS          (R8), Z0
-	VMOVUPS          Z0, (R13)
+	VMOVUPS          (R8)(BX*2), Z1
+	VSUBPS           Z1, Z0, Z1
+	VADDPS           (R8)(BX*1), Z0, Z0
+	VMOVUPS          Z1, (R13)
+	VMOVUPS          Z0, 64(R13)
+	LEAQ             (R8)(BX*2), R8
 	ADDQ             BX, R8
-	ADDQ             $0x00000040, R13
+	ADDQ             $0x00000080, R13
 	DECQ             R11
-	JNE              gather
+	JNE              gatherComplex
 	VMOVUPS          (DI), Z0
 	VMOVUPS          64(DI), Z1
 	VADDPS           Z1, Z0, Z2
 	VSUBPS           Z1, Z0, Z0
 	VMOVUPS          128(DI), Z1
-	VSUBPS           256(DI), Z1, Z3
-	VADDPS           192(DI), Z1, Z1
-	VMOVUPS          1280(DI), Z4
-	VSUBPS           1408(DI), Z4, Z5
-	VADDPS           1344(DI), Z4, Z4
-	VADDPS           Z5, Z3, Z6
-	VSUBPS           Z4, Z1, Z7
-	VSUBPS           Z5, Z3, Z3
-	VADDPS           Z4, Z1, Z1
-	VMOVAPS          Z3, Z4
-	VFMADD231PS.BCST word_bed413cd<>+0(SB), Z1, Z4
-	VMULPS.BCST      word_3f6c835e<>+0(SB), Z4, Z4
-	VFMADD231PS.BCST word_3ed413cd<>+0(SB), Z3, Z1
-	VMULPS.BCST      word_3f6c835e<>+0(SB), Z1, Z1
-	VMOVUPS          320(DI), Z3
-	VSUBPS           448(DI), Z3, Z5
-	VADDPS           384(DI), Z3, Z3
-	VMOVUPS          1088(DI), Z8
-	VSUBPS           1216(DI), Z8, Z9
-	VADDPS           1152(DI), Z8, Z8
-	VADDPS           Z9, Z5, Z10
-	VSUBPS           Z8, Z3, Z11
-	VSUBPS           Z9, Z5, Z5
-	VADDPS           Z8, Z3, Z3
-	VMOVAPS          Z5, Z8
-	VFMADD231PS.BCST word_bf800000<>+0(SB), Z3, Z8
-	VMULPS.BCST      word_3f3504f3<>+0(SB), Z8, Z8
-	VFMADD231PS.BCST word_3f800000<>+0(SB), Z5, Z3
-	VMULPS.BCST      word_3f3504f3<>+0(SB), Z3, Z3
-	VMOVUPS          512(DI), Z5
-	VSUBPS           640(DI), Z5, Z9
-	VADDPS           576(DI), Z5, Z5
-	VMOVUPS          896(DI), Z12
-	VSUBPS           1024(DI), Z12, Z13
-	VADDPS           960(DI), Z12, Z12
-	VADDPS           Z13, Z9, Z14
-	VSUBPS           Z12, Z5, Z15
-	VSUBPS           Z13, Z9, Z9
-	VADDPS           Z12, Z5, Z5
-	VMOVAPS          Z9, Z12
-	VFMADD231PS.BCST word_c01a827a<>+0(SB), Z5, Z12
-	VMULPS.BCST      word_3ec3ef15<>+0(SB), Z12, Z12
-	VFMADD231PS.BCST word_401a827a<>+0(SB), Z9, Z5
-	VMULPS.BCST      word_3ec3ef15<>+0(SB), Z5, Z5
-	VMOVUPS          704(DI), Z9
-	VSUBPS           832(DI), Z9, Z13
-	VADDPS           768(DI), Z9, Z9
-	VMULPS.BCST      word_40000000<>+0(SB), Z13, Z13
-	VMULPS.BCST      word_c0000000<>+0(SB), Z9, Z9
-	VADDPS           Z13, Z2, Z16
-	VSUBPS           Z13, Z2, Z2
-	VADDPS           Z14, Z6, Z13
+	VMOVUPS          896(DI), Z3
+	VADDPS           Z3, Z1, Z4
+	VMOVUPS          192(DI), Z5
+	VMOVUPS          960(DI), Z6
+	VSUBPS           Z6, Z5, Z7
+	VSUBPS           Z3, Z1, Z1
+	VADDPS           Z6, Z5, Z3
+	VMOVAPS          Z1, Z5
+	VFMADD231PS.BCST word_bed413cd<>+0(SB), Z3, Z5
+	VMULPS.BCST      word_3f6c835e<>+0(SB), Z5, Z5
+	VFMADD231PS.BCST word_3ed413cd<>+0(SB), Z1, Z3
+	VMULPS.BCST      word_3f6c835e<>+0(SB), Z3, Z1
+	VMOVUPS          256(DI), Z3
+	VMOVUPS          768(DI), Z6
+	VADDPS           Z6, Z3, Z8
+	VMOVUPS          320(DI), Z9
+	VMOVUPS          832(DI), Z10
+	VSUBPS           Z10, Z9, Z11
+	VSUBPS           Z6, Z3, Z3
+	VADDPS           Z10, Z9, Z6
+	VMOVAPS          Z3, Z9
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z6, Z9
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z9, Z9
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z3, Z6
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z6, Z3
+	VMOVUPS          384(DI), Z6
+	VMOVUPS          640(DI), Z10
+	VADDPS           Z10, Z6, Z12
+	VMOVUPS          448(DI), Z13
+	VMOVUPS          704(DI), Z14
+	VSUBPS           Z14, Z13, Z15
+	VSUBPS           Z10, Z6, Z6
+	VADDPS           Z14, Z13, Z10
+	VMOVAPS          Z6, Z13
+	VFMADD231PS.BCST word_c01a827a<>+0(SB), Z10, Z13
+	VMULPS.BCST      word_3ec3ef15<>+0(SB), Z13, Z13
+	VFMADD231PS.BCST word_401a827a<>+0(SB), Z6, Z10
+	VMULPS.BCST      word_3ec3ef15<>+0(SB), Z10, Z6
+	VMOVUPS          512(DI), Z10
+	VMULPS.BCST      word_40000000<>+0(SB), Z10, Z10
+	VMOVUPS          576(DI), Z14
+	VMULPS.BCST      word_c0000000<>+0(SB), Z14, Z14
+	VADDPS           Z10, Z2, Z16
+	VSUBPS           Z10, Z2, Z2
+	VADDPS           Z12, Z4, Z10
 	VSUBPS           Z15, Z7, Z17
-	VSUBPS           Z14, Z6, Z6
+	VSUBPS           Z12, Z4, Z4
 	VADDPS           Z15, Z7, Z7
-	VMOVAPS          Z6, Z14
-	VFMADD231PS.BCST word_bf800000<>+0(SB), Z7, Z14
-	VMULPS.BCST      word_3f3504f3<>+0(SB), Z14, Z14
-	VFMADD231PS.BCST word_3f800000<>+0(SB), Z6, Z7
-	VMULPS.BCST      word_3f3504f3<>+0(SB), Z7, Z6
-	VMULPS.BCST      word_40000000<>+0(SB), Z10, Z7
-	VMULPS.BCST      word_c0000000<>+0(SB), Z11, Z10
+	VMOVAPS          Z4, Z12
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z7, Z12
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z12, Z12
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z4, Z7
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z7, Z4
+	VMULPS.BCST      word_40000000<>+0(SB), Z8, Z7
+	VMULPS.BCST      word_c0000000<>+0(SB), Z11, Z8
 	VADDPS           Z7, Z16, Z11
 	VSUBPS           Z7, Z16, Z7
-	VMULPS.BCST      word_40000000<>+0(SB), Z13, Z13
+	VMULPS.BCST      word_40000000<>+0(SB), Z10, Z10
 	VMULPS.BCST      word_c0000000<>+0(SB), Z17, Z15
-	VADDPS           Z13, Z11, Z16
-	VSUBPS           Z13, Z11, Z11
-	VADDPS           Z15, Z7, Z13
+	VADDPS           Z10, Z11, Z16
+	VSUBPS           Z10, Z11, Z10
+	VADDPS           Z15, Z7, Z11
 	VSUBPS           Z15, Z7, Z7
-	VADDPS           Z10, Z2, Z15
-	VSUBPS           Z10, Z2, Z2
-	VMULPS.BCST      word_40000000<>+0(SB), Z14, Z10
-	VMULPS.BCST      word_c0000000<>+0(SB), Z6, Z6
-	VADDPS           Z10, Z15, Z14
-	VSUBPS           Z10, Z15, Z10
-	VADDPS           Z6, Z2, Z15
-	VSUBPS           Z6, Z2, Z2
-	VADDPS           Z9, Z0, Z6
-	VSUBPS           Z9, Z0, Z0
-	VADDPS           Z12, Z4, Z9
-	VSUBPS           Z5, Z1, Z17
-	VSUBPS           Z12, Z4, Z4
-	VADDPS           Z5, Z1, Z1
-	VMOVAPS          Z4, Z5
-	VFMADD231PS.BCST word_bf800000<>+0(SB), Z1, Z5
-	VMULPS.BCST      word_3f3504f3<>+0(SB), Z5, Z5
-	VFMADD231PS.BCST word_3f800000<>+0(SB), Z4, Z1
+	VADDPS           Z8, Z2, Z15
+	VSUBPS           Z8, Z2, Z2
+	VMULPS.BCST      word_40000000<>+0(SB), Z12, Z8
+	VMULPS.BCST      word_c0000000<>+0(SB), Z4, Z4
+	VADDPS           Z8, Z15, Z12
+	VSUBPS           Z8, Z15, Z8
+	VADDPS           Z4, Z2, Z15
+	VSUBPS           Z4, Z2, Z2
+	VADDPS           Z14, Z0, Z4
+	VSUBPS           Z14, Z0, Z0
+	VADDPS           Z13, Z5, Z14
+	VSUBPS           Z6, Z1, Z17
+	VSUBPS           Z13, Z5, Z5
+	VADDPS           Z6, Z1, Z1
+	VMOVAPS          Z5, Z6
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z1, Z6
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z6, Z6
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z5, Z1
 	VMULPS.BCST      word_3f3504f3<>+0(SB), Z1, Z1
-	VMULPS.BCST      word_40000000<>+0(SB), Z8, Z4
+	VMULPS.BCST      word_40000000<>+0(SB), Z9, Z5
 	VMULPS.BCST      word_c0000000<>+0(SB), Z3, Z3
-	VADDPS           Z4, Z6, Z8
-	VSUBPS           Z4, Z6, Z4
-	VMULPS.BCST      word_40000000<>+0(SB), Z9, Z6
-	VMULPS.BCST      word_c0000000<>+0(SB), Z17, Z9
-	VADDPS           Z6, Z8, Z12
-	VSUBPS           Z6, Z8, Z6
-	VADDPS           Z9, Z4, Z8
-	VSUBPS           Z9, Z4, Z4
-	VADDPS           Z3, Z0, Z9
+	VADDPS           Z5, Z4, Z9
+	VSUBPS           Z5, Z4, Z4
+	VMULPS.BCST      word_40000000<>+0(SB), Z14, Z5
+	VMULPS.BCST      word_c0000000<>+0(SB), Z17, Z13
+	VADDPS           Z5, Z9, Z14
+	VSUBPS           Z5, Z9, Z5
+	VADDPS           Z13, Z4, Z9
+	VSUBPS           Z13, Z4, Z4
+	VADDPS           Z3, Z0, Z13
 	VSUBPS           Z3, Z0, Z0
-	VMULPS.BCST      word_40000000<>+0(SB), Z5, Z3
+	VMULPS.BCST      word_40000000<>+0(SB), Z6, Z3
 	VMULPS.BCST      word_c0000000<>+0(SB), Z1, Z1
-	VADDPS           Z3, Z9, Z5
-	VSUBPS           Z3, Z9, Z3
-	VADDPS           Z1, Z0, Z9
+	VADDPS           Z3, Z13, Z6
+	VSUBPS           Z3, Z13, Z3
+	VADDPS           Z1, Z0, Z13
 	VSUBPS           Z1, Z0, Z0
 	VMOVUPS          Z16, (SI)
-	VMOVUPS          Z12, 64(SI)
-	VMOVUPS          Z14, 128(SI)
-	VMOVUPS          Z5, 192(SI)
-	VMOVUPS          Z13, 256(SI)
-	VMOVUPS          Z8, 320(SI)
+	VMOVUPS          Z14, 64(SI)
+	VMOVUPS          Z12, 128(SI)
+	VMOVUPS          Z6, 192(SI)
+	VMOVUPS          Z11, 256(SI)
+	VMOVUPS          Z9, 320(SI)
 	VMOVUPS          Z15, 384(SI)
-	VMOVUPS          Z9, 448(SI)
-	VMOVUPS          Z11, 512(SI)
-	VMOVUPS          Z6, 576(SI)
-	VMOVUPS          Z10, 640(SI)
+	VMOVUPS          Z13, 448(SI)
+	VMOVUPS          Z10, 512(SI)
+	VMOVUPS          Z5, 576(SI)
+	VMOVUPS          Z8, 640(SI)
 	VMOVUPS          Z3, 704(SI)
 	VMOVUPS          Z7, 768(SI)
 	VMOVUPS          Z4, 832(SI)
@@ -2742,17 +2742,13 @@ group:
 	VFMADD231PS.BCST word_3f7b14be<>+0(SB), Z2, Z0
 	VMOVAPS          Z31, Z4
 	VFMADD231PS.BCST word_3f7b14be<>+0(SB), Z23, Z4
-	VSUBPS           Z4, Z0, Z12
-	VMOVUPS          Z12, 128(DI)
-	VMOVUPS          Z0, 192(DI)
+	VMOVUPS          Z0, 128(DI)
 	VMULPS.BCST      word_bf800000<>+0(SB), Z4, Z0
-	VMOVUPS          Z0, 256(DI)
+	VMOVUPS          Z0, 192(DI)
 	VFMADD231PS.BCST word_bf7b14be<>+0(SB), Z2, Z11
 	VFMADD231PS.BCST word_bf7b14be<>+0(SB), Z23, Z31
-	VADDPS           Z31, Z11, Z0
-	VMOVUPS          Z0, 2816(DI)
-	VMOVUPS          Z11, 2880(DI)
-	VMOVUPS          Z31, 2944(DI)
+	VMOVUPS          Z11, 1920(DI)
+	VMOVUPS          Z31, 1984(DI)
 	VMOVAPS          Z1, Z0
 	VFMADD231PS.BCST word_bed413cd<>+0(SB), Z28, Z0
 	VFMADD231PS.BCST word_3ed413cd<>+0(SB), Z1, Z28
@@ -2760,17 +2756,13 @@ group:
 	VFMADD231PS.BCST word_3f6c835e<>+0(SB), Z0, Z1
 	VMOVAPS          Z30, Z2
 	VFMADD231PS.BCST word_3f6c835e<>+0(SB), Z28, Z2
-	VSUBPS           Z2, Z1, Z4
-	VMOVUPS          Z4, 320(DI)
-	VMOVUPS          Z1, 384(DI)
+	VMOVUPS          Z1, 256(DI)
 	VMULPS.BCST      word_bf800000<>+0(SB), Z2, Z1
-	VMOVUPS          Z1, 448(DI)
+	VMOVUPS          Z1, 320(DI)
 	VFMADD231PS.BCST word_bf6c835e<>+0(SB), Z0, Z9
 	VFMADD231PS.BCST word_bf6c835e<>+0(SB), Z28, Z30
-	VADDPS           Z30, Z9, Z0
-	VMOVUPS          Z0, 2624(DI)
-	VMOVUPS          Z9, 2688(DI)
-	VMOVUPS          Z30, 2752(DI)
+	VMOVUPS          Z9, 1792(DI)
+	VMOVUPS          Z30, 1856(DI)
 	VMOVAPS          Z3, Z0
 	VFMADD231PS.BCST word_3f2b0dc1<>+0(SB), Z20, Z0
 	VFMADD231PS.BCST word_bf2b0dc1<>+0(SB), Z3, Z20
@@ -2778,17 +2770,13 @@ group:
 	VFMADD231PS.BCST word_3f54db31<>+0(SB), Z0, Z1
 	VMOVAPS          Z29, Z2
 	VFMADD231PS.BCST word_3f54db31<>+0(SB), Z20, Z2
-	VADDPS           Z2, Z1, Z3
-	VMOVUPS          Z3, 512(DI)
-	VMOVUPS          Z1, 576(DI)
-	VMOVUPS          Z2, 640(DI)
+	VMOVUPS          Z1, 384(DI)
+	VMOVUPS          Z2, 448(DI)
 	VFMADD231PS.BCST word_bf54db31<>+0(SB), Z0, Z13
 	VFMADD231PS.BCST word_bf54db31<>+0(SB), Z20, Z29
-	VSUBPS           Z29, Z13, Z0
-	VMOVUPS          Z0, 2432(DI)
-	VMOVUPS          Z13, 2496(DI)
+	VMOVUPS          Z13, 1664(DI)
 	VMULPS.BCST      word_bf800000<>+0(SB), Z29, Z0
-	VMOVUPS          Z0, 2560(DI)
+	VMOVUPS          Z0, 1728(DI)
 	VMOVAPS          Z17, Z0
 	VFMADD231PS.BCST word_bf800000<>+0(SB), Z5, Z0
 	VFMADD231PS.BCST word_3f800000<>+0(SB), Z17, Z5
@@ -2797,17 +2785,13 @@ group:
 	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z0, Z2
 	VMOVAPS          Z24, Z3
 	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z5, Z3
-	VSUBPS           Z3, Z2, Z4
-	VMOVUPS          Z4, 704(DI)
-	VMOVUPS          Z2, 768(DI)
+	VMOVUPS          Z2, 512(DI)
 	VMULPS.BCST      word_bf800000<>+0(SB), Z3, Z2
-	VMOVUPS          Z2, 832(DI)
+	VMOVUPS          Z2, 576(DI)
 	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z0, Z1
 	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z5, Z24
-	VADDPS           Z24, Z1, Z0
-	VMOVUPS          Z0, 2240(DI)
-	VMOVUPS          Z1, 2304(DI)
-	VMOVUPS          Z24, 2368(DI)
+	VMOVUPS          Z1, 1536(DI)
+	VMOVUPS          Z24, 1600(DI)
 	VMOVAPS          Z7, Z0
 	VFMADD231PS.BCST word_bfbf90c7<>+0(SB), Z8, Z0
 	VFMADD231PS.BCST word_3fbf90c7<>+0(SB), Z7, Z8
@@ -2815,17 +2799,13 @@ group:
 	VFMADD231PS.BCST word_3f0e39da<>+0(SB), Z0, Z1
 	VMOVAPS          Z16, Z2
 	VFMADD231PS.BCST word_3f0e39da<>+0(SB), Z8, Z2
-	VSUBPS           Z2, Z1, Z3
-	VMOVUPS          Z3, 896(DI)
-	VMOVUPS          Z1, 960(DI)
+	VMOVUPS          Z1, 640(DI)
 	VMULPS.BCST      word_bf800000<>+0(SB), Z2, Z1
-	VMOVUPS          Z1, 1024(DI)
+	VMOVUPS          Z1, 704(DI)
 	VFMADD231PS.BCST word_bf0e39da<>+0(SB), Z0, Z15
 	VFMADD231PS.BCST word_bf0e39da<>+0(SB), Z8, Z16
-	VADDPS           Z16, Z15, Z0
-	VMOVUPS          Z0, 2048(DI)
-	VMOVUPS          Z15, 2112(DI)
-	VMOVUPS          Z16, 2176(DI)
+	VMOVUPS          Z15, 1408(DI)
+	VMOVUPS          Z16, 1472(DI)
 	VMOVAPS          Z10, Z0
 	VFMADD231PS.BCST word_401a827a<>+0(SB), Z22, Z0
 	VFMADD231PS.BCST word_c01a827a<>+0(SB), Z10, Z22
@@ -2833,17 +2813,13 @@ group:
 	VFMADD231PS.BCST word_3ec3ef15<>+0(SB), Z0, Z1
 	VMOVAPS          Z26, Z2
 	VFMADD231PS.BCST word_3ec3ef15<>+0(SB), Z22, Z2
-	VADDPS           Z2, Z1, Z3
-	VMOVUPS          Z3, 1088(DI)
-	VMOVUPS          Z1, 1152(DI)
-	VMOVUPS          Z2, 1216(DI)
+	VMOVUPS          Z1, 768(DI)
+	VMOVUPS          Z2, 832(DI)
 	VFMADD231PS.BCST word_bec3ef15<>+0(SB), Z0, Z21
 	VFMADD231PS.BCST word_bec3ef15<>+0(SB), Z22, Z26
-	VSUBPS           Z26, Z21, Z0
-	VMOVUPS          Z0, 1856(DI)
-	VMOVUPS          Z21, 1920(DI)
+	VMOVUPS          Z21, 1280(DI)
 	VMULPS.BCST      word_bf800000<>+0(SB), Z26, Z0
-	VMOVUPS          Z0, 1984(DI)
+	VMOVUPS          Z0, 1344(DI)
 	VMOVAPS          Z6, Z0
 	VFMADD231PS.BCST word_40a0dff7<>+0(SB), Z27, Z0
 	VFMADD231PS.BCST word_c0a0dff7<>+0(SB), Z6, Z27
@@ -2851,30 +2827,24 @@ group:
 	VFMADD231PS.BCST word_3e47c5c2<>+0(SB), Z0, Z1
 	VMOVAPS          Z25, Z2
 	VFMADD231PS.BCST word_3e47c5c2<>+0(SB), Z27, Z2
-	VADDPS           Z2, Z1, Z3
-	VMOVUPS          Z3, 1280(DI)
-	VMOVUPS          Z1, 1344(DI)
-	VMOVUPS          Z2, 1408(DI)
+	VMOVUPS          Z1, 896(DI)
+	VMOVUPS          Z2, 960(DI)
 	VFMADD231PS.BCST word_be47c5c2<>+0(SB), Z0, Z14
 	VFMADD231PS.BCST word_be47c5c2<>+0(SB), Z27, Z25
-	VSUBPS           Z25, Z14, Z0
-	VMOVUPS          Z0, 1664(DI)
-	VMOVUPS          Z14, 1728(DI)
+	VMOVUPS          Z14, 1152(DI)
 	VMULPS.BCST      word_bf800000<>+0(SB), Z25, Z0
-	VMOVUPS          Z0, 1792(DI)
+	VMOVUPS          Z0, 1216(DI)
 	VMOVUPS          (SI), Z0
-	VSUBPS           Z19, Z0, Z1
-	VMOVUPS          Z1, 1472(DI)
-	VMOVUPS          Z0, 1536(DI)
+	VMOVUPS          Z0, 1024(DI)
 	VMULPS.BCST      word_bf800000<>+0(SB), Z19, Z0
-	VMOVUPS          Z0, 1600(DI)
+	VMOVUPS          Z0, 1088(DI)
 	MOVQ             group+64(FP), R13
 	SHLQ             $0x02, R13
 	ADDQ             R13, AX
 	ADDQ             R13, BX
 	ADDQ             R13, CX
 	ADDQ             R13, DX
-	ADDQ             $0x00000bc0, DI
+	ADDQ             $0x00000840, DI
 	DECQ             R10
 	JNE              group
 	VZEROUPPER
@@ -3064,479 +3034,464 @@ group:
 	VADDPS           Z1, Z0, Z2
 	VSUBPS           Z1, Z0, Z0
 	VMOVUPS          128(DI), Z1
-	VSUBPS           256(DI), Z1, Z3
-	VADDPS           192(DI), Z1, Z1
-	VMOVUPS          2816(DI), Z4
-	VSUBPS           2944(DI), Z4, Z5
-	VADDPS           2880(DI), Z4, Z4
-	VADDPS           Z5, Z3, Z6
-	VSUBPS           Z4, Z1, Z7
-	VSUBPS           Z5, Z3, Z3
-	VADDPS           Z4, Z1, Z1
-	VMOVAPS          Z3, Z4
-	VFMADD231PS.BCST word_be4bafaf<>+0(SB), Z1, Z4
-	VMULPS.BCST      word_3f7b14be<>+0(SB), Z4, Z4
-	VFMADD231PS.BCST word_3e4bafaf<>+0(SB), Z3, Z1
-	VMULPS.BCST      word_3f7b14be<>+0(SB), Z1, Z1
-	VMOVUPS          320(DI), Z3
-	VSUBPS           448(DI), Z3, Z5
-	VADDPS           384(DI), Z3, Z3
-	VMOVUPS          2624(DI), Z8
-	VSUBPS           2752(DI), Z8, Z9
-	VADDPS           2688(DI), Z8, Z8
-	VADDPS           Z9, Z5, Z10
-	VSUBPS           Z8, Z3, Z11
-	VSUBPS           Z9, Z5, Z5
-	VADDPS           Z8, Z3, Z3
-	VMOVAPS          Z5, Z8
-	VFMADD231PS.BCST word_bed413cd<>+0(SB), Z3, Z8
-	VMULPS.BCST      word_3f6c835e<>+0(SB), Z8, Z8
-	VFMADD231PS.BCST word_3ed413cd<>+0(SB), Z5, Z3
-	VMULPS.BCST      word_3f6c835e<>+0(SB), Z3, Z3
-	VMOVUPS          512(DI), Z5
-	VSUBPS           640(DI), Z5, Z9
-	VADDPS           576(DI), Z5, Z5
-	VMOVUPS          2432(DI), Z12
-	VSUBPS           2560(DI), Z12, Z13
-	VADDPS           2496(DI), Z12, Z12
-	VADDPS           Z13, Z9, Z14
-	VSUBPS           Z12, Z5, Z15
-	VSUBPS           Z13, Z9, Z9
-	VADDPS           Z12, Z5, Z5
-	VMOVAPS          Z9, Z12
-	VFMADD231PS.BCST word_bf2b0dc1<>+0(SB), Z5, Z12
-	VMULPS.BCST      word_3f54db31<>+0(SB), Z12, Z12
-	VFMADD231PS.BCST word_3f2b0dc1<>+0(SB), Z9, Z5
-	VMULPS.BCST      word_3f54db31<>+0(SB), Z5, Z5
-	VMOVUPS          704(DI), Z9
-	VSUBPS           832(DI), Z9, Z13
-	VADDPS           768(DI), Z9, Z9
-	VMOVUPS          2240(DI), Z16
-	VSUBPS           2368(DI), Z16, Z17
-	VADDPS           2304(DI), Z16, Z16
-	VADDPS           Z17, Z13, Z18
-	VSUBPS           Z16, Z9, Z19
-	VSUBPS           Z17, Z13, Z13
-	VADDPS           Z16, Z9, Z9
-	VMOVAPS          Z13, Z16
-	VFMADD231PS.BCST word_bf800000<>+0(SB), Z9, Z16
-	VMULPS.BCST      word_3f3504f3<>+0(SB), Z16, Z16
-	VFMADD231PS.BCST word_3f800000<>+0(SB), Z13, Z9
-	VMULPS.BCST      word_3f3504f3<>+0(SB), Z9, Z9
-	VMOVUPS          896(DI), Z13
-	VSUBPS           1024(DI), Z13, Z17
-	VADDPS           960(DI), Z13, Z13
-	VMOVUPS          2048(DI), Z20
-	VSUBPS           2176(DI), Z20, Z21
-	VADDPS           2112(DI), Z20, Z20
-	VADDPS           Z21, Z17, Z22
-	VSUBPS           Z20, Z13, Z23
-	VSUBPS           Z21, Z17, Z17
-	VADDPS           Z20, Z13, Z13
-	VMOVAPS          Z17, Z20
-	VFMADD231PS.BCST word_bfbf90c7<>+0(SB), Z13, Z20
-	VMULPS.BCST      word_3f0e39da<>+0(SB), Z20, Z20
-	VFMADD231PS.BCST word_3fbf90c7<>+0(SB), Z17, Z13
-	VMULPS.BCST      word_3f0e39da<>+0(SB), Z13, Z13
-	VMOVUPS          1088(DI), Z17
-	VSUBPS           1216(DI), Z17, Z21
-	VADDPS           1152(DI), Z17, Z17
-	VMOVUPS          1856(DI), Z24
-	VSUBPS           1984(DI), Z24, Z25
-	VADDPS           1920(DI), Z24, Z24
-	VADDPS           Z25, Z21, Z26
-	VSUBPS           Z24, Z17, Z27
-	VSUBPS           Z25, Z21, Z21
-	VADDPS           Z24, Z17, Z17
-	VMOVAPS          Z21, Z24
-	VFMADD231PS.BCST word_c01a827a<>+0(SB), Z17, Z24
-	VMULPS.BCST      word_3ec3ef15<>+0(SB), Z24, Z24
-	VFMADD231PS.BCST word_401a827a<>+0(SB), Z21, Z17
-	VMULPS.BCST      word_3ec3ef15<>+0(SB), Z17, Z17
-	VMOVUPS          1280(DI), Z21
-	VSUBPS           1408(DI), Z21, Z25
-	VADDPS           1344(DI), Z21, Z21
-	VMOVUPS          1664(DI), Z28
-	VSUBPS           1792(DI), Z28, Z29
-	VADDPS           1728(DI), Z28, Z28
-	VADDPS           Z29, Z25, Z30
-	VSUBPS           Z28, Z21, Z31
-	VSUBPS           Z29, Z25, Z25
-	VADDPS           Z28, Z21, Z21
-	VMOVAPS          Z25, Z28
-	VFMADD231PS.BCST word_c0a0dff7<>+0(SB), Z21, Z28
-	VMULPS.BCST      word_3e47c5c2<>+0(SB), Z28, Z28
-	VFMADD231PS.BCST word_40a0dff7<>+0(SB), Z25, Z21
-	VMULPS.BCST      word_3e47c5c2<>+0(SB), Z21, Z21
-	VMOVUPS          1472(DI), Z25
-	VSUBPS           1600(DI), Z25, Z29
-	VADDPS           1536(DI), Z25, Z25
-	VMULPS.BCST      word_40000000<>+0(SB), Z29, Z29
-	VMULPS.BCST      word_c0000000<>+0(SB), Z25, Z25
-	VMOVUPS          Z9, (SI)
-	VADDPS           Z29, Z2, Z9
-	VSUBPS           Z29, Z2, Z2
-	VADDPS           Z30, Z6, Z29
-	VMOVUPS          Z16, 64(SI)
-	VSUBPS           Z31, Z7, Z16
-	VSUBPS           Z30, Z6, Z6
+	VMOVUPS          1920(DI), Z3
+	VADDPS           Z3, Z1, Z4
+	VMOVUPS          192(DI), Z5
+	VMOVUPS          1984(DI), Z6
+	VSUBPS           Z6, Z5, Z7
+	VSUBPS           Z3, Z1, Z1
+	VADDPS           Z6, Z5, Z3
+	VMOVAPS          Z1, Z5
+	VFMADD231PS.BCST word_be4bafaf<>+0(SB), Z3, Z5
+	VMULPS.BCST      word_3f7b14be<>+0(SB), Z5, Z5
+	VFMADD231PS.BCST word_3e4bafaf<>+0(SB), Z1, Z3
+	VMULPS.BCST      word_3f7b14be<>+0(SB), Z3, Z1
+	VMOVUPS          256(DI), Z3
+	VMOVUPS          1792(DI), Z6
+	VADDPS           Z6, Z3, Z8
+	VMOVUPS          320(DI), Z9
+	VMOVUPS          1856(DI), Z10
+	VSUBPS           Z10, Z9, Z11
+	VSUBPS           Z6, Z3, Z3
+	VADDPS           Z10, Z9, Z6
+	VMOVAPS          Z3, Z9
+	VFMADD231PS.BCST word_bed413cd<>+0(SB), Z6, Z9
+	VMULPS.BCST      word_3f6c835e<>+0(SB), Z9, Z9
+	VFMADD231PS.BCST word_3ed413cd<>+0(SB), Z3, Z6
+	VMULPS.BCST      word_3f6c835e<>+0(SB), Z6, Z3
+	VMOVUPS          384(DI), Z6
+	VMOVUPS          1664(DI), Z10
+	VADDPS           Z10, Z6, Z12
+	VMOVUPS          448(DI), Z13
+	VMOVUPS          1728(DI), Z14
+	VSUBPS           Z14, Z13, Z15
+	VSUBPS           Z10, Z6, Z6
+	VADDPS           Z14, Z13, Z10
+	VMOVAPS          Z6, Z13
+	VFMADD231PS.BCST word_bf2b0dc1<>+0(SB), Z10, Z13
+	VMULPS.BCST      word_3f54db31<>+0(SB), Z13, Z13
+	VFMADD231PS.BCST word_3f2b0dc1<>+0(SB), Z6, Z10
+	VMULPS.BCST      word_3f54db31<>+0(SB), Z10, Z6
+	VMOVUPS          512(DI), Z10
+	VMOVUPS          1536(DI), Z14
+	VADDPS           Z14, Z10, Z16
+	VMOVUPS          576(DI), Z17
+	VMOVUPS          1600(DI), Z18
+	VSUBPS           Z18, Z17, Z19
+	VSUBPS           Z14, Z10, Z10
+	VADDPS           Z18, Z17, Z14
+	VMOVAPS          Z10, Z17
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z14, Z17
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z17, Z17
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z10, Z14
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z14, Z10
+	VMOVUPS          640(DI), Z14
+	VMOVUPS          1408(DI), Z18
+	VADDPS           Z18, Z14, Z20
+	VMOVUPS          704(DI), Z21
+	VMOVUPS          1472(DI), Z22
+	VSUBPS           Z22, Z21, Z23
+	VSUBPS           Z18, Z14, Z14
+	VADDPS           Z22, Z21, Z18
+	VMOVAPS          Z14, Z21
+	VFMADD231PS.BCST word_bfbf90c7<>+0(SB), Z18, Z21
+	VMULPS.BCST      word_3f0e39da<>+0(SB), Z21, Z21
+	VFMADD231PS.BCST word_3fbf90c7<>+0(SB), Z14, Z18
+	VMULPS.BCST      word_3f0e39da<>+0(SB), Z18, Z14
+	VMOVUPS          768(DI), Z18
+	VMOVUPS          1280(DI), Z22
+	VADDPS           Z22, Z18, Z24
+	VMOVUPS          832(DI), Z25
+	VMOVUPS          1344(DI), Z26
+	VSUBPS           Z26, Z25, Z27
+	VSUBPS           Z22, Z18, Z18
+	VADDPS           Z26, Z25, Z22
+	VMOVAPS          Z18, Z25
+	VFMADD231PS.BCST word_c01a827a<>+0(SB), Z22, Z25
+	VMULPS.BCST      word_3ec3ef15<>+0(SB), Z25, Z25
+	VFMADD231PS.BCST word_401a827a<>+0(SB), Z18, Z22
+	VMULPS.BCST      word_3ec3ef15<>+0(SB), Z22, Z18
+	VMOVUPS          896(DI), Z22
+	VMOVUPS          1152(DI), Z26
+	VADDPS           Z26, Z22, Z28
+	VMOVUPS          960(DI), Z29
+	VMOVUPS          1216(DI), Z30
+	VSUBPS           Z30, Z29, Z31
+	VSUBPS           Z26, Z22, Z22
+	VADDPS           Z30, Z29, Z26
+	VMOVAPS          Z22, Z29
+	VFMADD231PS.BCST word_c0a0dff7<>+0(SB), Z26, Z29
+	VMULPS.BCST      word_3e47c5c2<>+0(SB), Z29, Z29
+	VFMADD231PS.BCST word_40a0dff7<>+0(SB), Z22, Z26
+	VMULPS.BCST      word_3e47c5c2<>+0(SB), Z26, Z22
+	VMOVUPS          1024(DI), Z26
+	VMULPS.BCST      word_40000000<>+0(SB), Z26, Z26
+	VMOVUPS          1088(DI), Z30
+	VMULPS.BCST      word_c0000000<>+0(SB), Z30, Z30
+	VMOVUPS          Z10, (SI)
+	VADDPS           Z26, Z2, Z10
+	VSUBPS           Z26, Z2, Z2
+	VADDPS           Z28, Z4, Z26
+	VMOVUPS          Z17, 64(SI)
+	VSUBPS           Z31, Z7, Z17
+	VSUBPS           Z28, Z4, Z4
 	VADDPS           Z31, Z7, Z7
-	VMOVAPS          Z6, Z30
-	VFMADD231PS.BCST word_bed413cd<>+0(SB), Z7, Z30
-	VMULPS.BCST      word_3f6c835e<>+0(SB), Z30, Z30
-	VFMADD231PS.BCST word_3ed413cd<>+0(SB), Z6, Z7
-	VMULPS.BCST      word_3f6c835e<>+0(SB), Z7, Z6
-	VADDPS           Z26, Z10, Z7
+	VMOVAPS          Z4, Z28
+	VFMADD231PS.BCST word_bed413cd<>+0(SB), Z7, Z28
+	VMULPS.BCST      word_3f6c835e<>+0(SB), Z28, Z28
+	VFMADD231PS.BCST word_3ed413cd<>+0(SB), Z4, Z7
+	VMULPS.BCST      word_3f6c835e<>+0(SB), Z7, Z4
+	VADDPS           Z24, Z8, Z7
 	VSUBPS           Z27, Z11, Z31
-	VSUBPS           Z26, Z10, Z10
+	VSUBPS           Z24, Z8, Z8
 	VADDPS           Z27, Z11, Z11
-	VMOVAPS          Z10, Z26
-	VFMADD231PS.BCST word_bf800000<>+0(SB), Z11, Z26
-	VMULPS.BCST      word_3f3504f3<>+0(SB), Z26, Z26
-	VFMADD231PS.BCST word_3f800000<>+0(SB), Z10, Z11
-	VMULPS.BCST      word_3f3504f3<>+0(SB), Z11, Z10
-	VADDPS           Z22, Z14, Z11
+	VMOVAPS          Z8, Z24
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z11, Z24
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z24, Z24
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z8, Z11
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z11, Z8
+	VADDPS           Z20, Z12, Z11
 	VSUBPS           Z23, Z15, Z27
-	VSUBPS           Z22, Z14, Z14
+	VSUBPS           Z20, Z12, Z12
 	VADDPS           Z23, Z15, Z15
-	VMOVAPS          Z14, Z22
-	VFMADD231PS.BCST word_c01a827a<>+0(SB), Z15, Z22
-	VMULPS.BCST      word_3ec3ef15<>+0(SB), Z22, Z22
-	VFMADD231PS.BCST word_401a827a<>+0(SB), Z14, Z15
-	VMULPS.BCST      word_3ec3ef15<>+0(SB), Z15, Z14
-	VMULPS.BCST      word_40000000<>+0(SB), Z18, Z15
-	VMULPS.BCST      word_c0000000<>+0(SB), Z19, Z18
-	VADDPS           Z15, Z9, Z19
-	VSUBPS           Z15, Z9, Z9
-	VADDPS           Z11, Z29, Z15
-	VSUBPS           Z27, Z16, Z23
-	VSUBPS           Z11, Z29, Z11
-	VADDPS           Z27, Z16, Z16
-	VMOVAPS          Z11, Z27
-	VFMADD231PS.BCST word_bf800000<>+0(SB), Z16, Z27
-	VMULPS.BCST      word_3f3504f3<>+0(SB), Z27, Z27
-	VFMADD231PS.BCST word_3f800000<>+0(SB), Z11, Z16
-	VMULPS.BCST      word_3f3504f3<>+0(SB), Z16, Z11
+	VMOVAPS          Z12, Z20
+	VFMADD231PS.BCST word_c01a827a<>+0(SB), Z15, Z20
+	VMULPS.BCST      word_3ec3ef15<>+0(SB), Z20, Z20
+	VFMADD231PS.BCST word_401a827a<>+0(SB), Z12, Z15
+	VMULPS.BCST      word_3ec3ef15<>+0(SB), Z15, Z12
+	VMULPS.BCST      word_40000000<>+0(SB), Z16, Z15
+	VMULPS.BCST      word_c0000000<>+0(SB), Z19, Z16
+	VADDPS           Z15, Z10, Z19
+	VSUBPS           Z15, Z10, Z10
+	VADDPS           Z11, Z26, Z15
+	VSUBPS           Z27, Z17, Z23
+	VSUBPS           Z11, Z26, Z11
+	VADDPS           Z27, Z17, Z17
+	VMOVAPS          Z11, Z26
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z17, Z26
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z26, Z26
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z11, Z17
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z17, Z11
 	VMULPS.BCST      word_40000000<>+0(SB), Z7, Z7
-	VMULPS.BCST      word_c0000000<>+0(SB), Z31, Z16
-	VADDPS           Z7, Z19, Z29
+	VMULPS.BCST      word_c0000000<>+0(SB), Z31, Z17
+	VADDPS           Z7, Z19, Z27
 	VSUBPS           Z7, Z19, Z7
 	VMULPS.BCST      word_40000000<>+0(SB), Z15, Z15
 	VMULPS.BCST      word_c0000000<>+0(SB), Z23, Z19
-	VADDPS           Z15, Z29, Z23
-	VSUBPS           Z15, Z29, Z15
-	VADDPS           Z19, Z7, Z29
+	VADDPS           Z15, Z27, Z23
+	VSUBPS           Z15, Z27, Z15
+	VADDPS           Z19, Z7, Z27
 	VSUBPS           Z19, Z7, Z7
-	VADDPS           Z16, Z9, Z19
-	VSUBPS           Z16, Z9, Z9
-	VMULPS.BCST      word_40000000<>+0(SB), Z27, Z16
+	VADDPS           Z17, Z10, Z19
+	VSUBPS           Z17, Z10, Z10
+	VMULPS.BCST      word_40000000<>+0(SB), Z26, Z17
 	VMULPS.BCST      word_c0000000<>+0(SB), Z11, Z11
-	VADDPS           Z16, Z19, Z27
-	VSUBPS           Z16, Z19, Z16
-	VADDPS           Z11, Z9, Z19
-	VSUBPS           Z11, Z9, Z9
-	VADDPS           Z18, Z2, Z11
-	VSUBPS           Z18, Z2, Z2
-	VADDPS           Z22, Z30, Z18
-	VSUBPS           Z14, Z6, Z31
-	VSUBPS           Z22, Z30, Z22
-	VADDPS           Z14, Z6, Z6
-	VMOVAPS          Z22, Z14
-	VFMADD231PS.BCST word_bf800000<>+0(SB), Z6, Z14
-	VMULPS.BCST      word_3f3504f3<>+0(SB), Z14, Z14
-	VFMADD231PS.BCST word_3f800000<>+0(SB), Z22, Z6
-	VMULPS.BCST      word_3f3504f3<>+0(SB), Z6, Z6
-	VMULPS.BCST      word_40000000<>+0(SB), Z26, Z22
-	VMULPS.BCST      word_c0000000<>+0(SB), Z10, Z10
-	VADDPS           Z22, Z11, Z26
-	VSUBPS           Z22, Z11, Z11
-	VMULPS.BCST      word_40000000<>+0(SB), Z18, Z18
-	VMULPS.BCST      word_c0000000<>+0(SB), Z31, Z22
-	VADDPS           Z18, Z26, Z30
-	VSUBPS           Z18, Z26, Z18
-	VADDPS           Z22, Z11, Z26
-	VSUBPS           Z22, Z11, Z11
-	VADDPS           Z10, Z2, Z22
-	VSUBPS           Z10, Z2, Z2
-	VMULPS.BCST      word_40000000<>+0(SB), Z14, Z10
-	VMULPS.BCST      word_c0000000<>+0(SB), Z6, Z6
-	VADDPS           Z10, Z22, Z14
-	VSUBPS           Z10, Z22, Z10
-	VADDPS           Z6, Z2, Z22
-	VSUBPS           Z6, Z2, Z2
-	VADDPS           Z25, Z0, Z6
-	VSUBPS           Z25, Z0, Z0
-	VADDPS           Z28, Z4, Z25
-	VSUBPS           Z21, Z1, Z31
-	VSUBPS           Z28, Z4, Z4
-	VADDPS           Z21, Z1, Z1
-	VMOVAPS          Z4, Z21
-	VFMADD231PS.BCST word_bed413cd<>+0(SB), Z1, Z21
-	VMULPS.BCST      word_3f6c835e<>+0(SB), Z21, Z21
-	VFMADD231PS.BCST word_3ed413cd<>+0(SB), Z4, Z1
-	VMULPS.BCST      word_3f6c835e<>+0(SB), Z1, Z1
-	VADDPS           Z24, Z8, Z4
-	VSUBPS           Z17, Z3, Z28
-	VSUBPS           Z24, Z8, Z8
-	VADDPS           Z17, Z3, Z3
-	VMOVAPS          Z8, Z17
-	VFMADD231PS.BCST word_bf800000<>+0(SB), Z3, Z17
-	VMULPS.BCST      word_3f3504f3<>+0(SB), Z17, Z17
-	VFMADD231PS.BCST word_3f800000<>+0(SB), Z8, Z3
-	VMULPS.BCST      word_3f3504f3<>+0(SB), Z3, Z3
-	VADDPS           Z20, Z12, Z8
-	VSUBPS           Z13, Z5, Z24
-	VSUBPS           Z20, Z12, Z12
-	VADDPS           Z13, Z5, Z5
-	VMOVAPS          Z12, Z13
-	VFMADD231PS.BCST word_c01a827a<>+0(SB), Z5, Z13
-	VMULPS.BCST      word_3ec3ef15<>+0(SB), Z13, Z13
-	VFMADD231PS.BCST word_401a827a<>+0(SB), Z12, Z5
-	VMULPS.BCST      word_3ec3ef15<>+0(SB), Z5, Z5
-	VMOVUPS          64(SI), Z12
-	VMULPS.BCST      word_40000000<>+0(SB), Z12, Z12
-	VMOVUPS          (SI), Z20
-	VMULPS.BCST      word_c0000000<>+0(SB), Z20, Z20
-	VMOVUPS          Z2, (SI)
-	VADDPS           Z12, Z6, Z2
-	VSUBPS           Z12, Z6, Z6
-	VADDPS           Z8, Z25, Z12
-	VMOVUPS          Z9, 64(SI)
-	VSUBPS           Z24, Z31, Z9
-	VSUBPS           Z8, Z25, Z8
-	VADDPS           Z24, Z31, Z24
-	VMOVAPS          Z8, Z25
-	VFMADD231PS.BCST word_bf800000<>+0(SB), Z24, Z25
-	VMULPS.BCST      word_3f3504f3<>+0(SB), Z25, Z25
-	VFMADD231PS.BCST word_3f800000<>+0(SB), Z8, Z24
-	VMULPS.BCST      word_3f3504f3<>+0(SB), Z24, Z8
-	VMULPS.BCST      word_40000000<>+0(SB), Z4, Z4
-	VMULPS.BCST      word_c0000000<>+0(SB), Z28, Z24
-	VADDPS           Z4, Z2, Z28
-	VSUBPS           Z4, Z2, Z2
-	VMULPS.BCST      word_40000000<>+0(SB), Z12, Z4
-	VMULPS.BCST      word_c0000000<>+0(SB), Z9, Z9
-	VADDPS           Z4, Z28, Z12
-	VSUBPS           Z4, Z28, Z4
-	VADDPS           Z9, Z2, Z28
-	VSUBPS           Z9, Z2, Z2
-	VADDPS           Z24, Z6, Z9
-	VSUBPS           Z24, Z6, Z6
-	VMULPS.BCST      word_40000000<>+0(SB), Z25, Z24
+	VADDPS           Z17, Z19, Z26
+	VSUBPS           Z17, Z19, Z17
+	VADDPS           Z11, Z10, Z19
+	VSUBPS           Z11, Z10, Z10
+	VADDPS           Z16, Z2, Z11
+	VSUBPS           Z16, Z2, Z2
+	VADDPS           Z20, Z28, Z16
+	VSUBPS           Z12, Z4, Z31
+	VSUBPS           Z20, Z28, Z20
+	VADDPS           Z12, Z4, Z4
+	VMOVAPS          Z20, Z12
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z4, Z12
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z12, Z12
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z20, Z4
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z4, Z4
+	VMULPS.BCST      word_40000000<>+0(SB), Z24, Z20
 	VMULPS.BCST      word_c0000000<>+0(SB), Z8, Z8
-	VADDPS           Z24, Z9, Z25
-	VSUBPS           Z24, Z9, Z9
-	VADDPS           Z8, Z6, Z24
-	VSUBPS           Z8, Z6, Z6
-	VADDPS           Z20, Z0, Z8
-	VSUBPS           Z20, Z0, Z0
-	VADDPS           Z13, Z21, Z20
-	VSUBPS           Z5, Z1, Z31
-	VSUBPS           Z13, Z21, Z13
-	VADDPS           Z5, Z1, Z1
-	VMOVAPS          Z13, Z5
-	VFMADD231PS.BCST word_bf800000<>+0(SB), Z1, Z5
-	VMULPS.BCST      word_3f3504f3<>+0(SB), Z5, Z5
-	VFMADD231PS.BCST word_3f800000<>+0(SB), Z13, Z1
-	VMULPS.BCST      word_3f3504f3<>+0(SB), Z1, Z1
-	VMULPS.BCST      word_40000000<>+0(SB), Z17, Z13
-	VMULPS.BCST      word_c0000000<>+0(SB), Z3, Z3
-	VADDPS           Z13, Z8, Z17
-	VSUBPS           Z13, Z8, Z8
-	VMULPS.BCST      word_40000000<>+0(SB), Z20, Z13
+	VADDPS           Z20, Z11, Z24
+	VSUBPS           Z20, Z11, Z11
+	VMULPS.BCST      word_40000000<>+0(SB), Z16, Z16
 	VMULPS.BCST      word_c0000000<>+0(SB), Z31, Z20
-	VADDPS           Z13, Z17, Z21
-	VSUBPS           Z13, Z17, Z13
-	VADDPS           Z20, Z8, Z17
-	VSUBPS           Z20, Z8, Z8
-	VADDPS           Z3, Z0, Z20
+	VADDPS           Z16, Z24, Z28
+	VSUBPS           Z16, Z24, Z16
+	VADDPS           Z20, Z11, Z24
+	VSUBPS           Z20, Z11, Z11
+	VADDPS           Z8, Z2, Z20
+	VSUBPS           Z8, Z2, Z2
+	VMULPS.BCST      word_40000000<>+0(SB), Z12, Z8
+	VMULPS.BCST      word_c0000000<>+0(SB), Z4, Z4
+	VADDPS           Z8, Z20, Z12
+	VSUBPS           Z8, Z20, Z8
+	VADDPS           Z4, Z2, Z20
+	VSUBPS           Z4, Z2, Z2
+	VADDPS           Z30, Z0, Z4
+	VSUBPS           Z30, Z0, Z0
+	VADDPS           Z29, Z5, Z30
+	VSUBPS           Z22, Z1, Z31
+	VSUBPS           Z29, Z5, Z5
+	VADDPS           Z22, Z1, Z1
+	VMOVAPS          Z5, Z22
+	VFMADD231PS.BCST word_bed413cd<>+0(SB), Z1, Z22
+	VMULPS.BCST      word_3f6c835e<>+0(SB), Z22, Z22
+	VFMADD231PS.BCST word_3ed413cd<>+0(SB), Z5, Z1
+	VMULPS.BCST      word_3f6c835e<>+0(SB), Z1, Z1
+	VADDPS           Z25, Z9, Z5
+	VSUBPS           Z18, Z3, Z29
+	VSUBPS           Z25, Z9, Z9
+	VADDPS           Z18, Z3, Z3
+	VMOVAPS          Z9, Z18
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z3, Z18
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z18, Z18
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z9, Z3
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z3, Z3
+	VADDPS           Z21, Z13, Z9
+	VSUBPS           Z14, Z6, Z25
+	VSUBPS           Z21, Z13, Z13
+	VADDPS           Z14, Z6, Z6
+	VMOVAPS          Z13, Z14
+	VFMADD231PS.BCST word_c01a827a<>+0(SB), Z6, Z14
+	VMULPS.BCST      word_3ec3ef15<>+0(SB), Z14, Z14
+	VFMADD231PS.BCST word_401a827a<>+0(SB), Z13, Z6
+	VMULPS.BCST      word_3ec3ef15<>+0(SB), Z6, Z6
+	VMOVUPS          64(SI), Z13
+	VMULPS.BCST      word_40000000<>+0(SB), Z13, Z13
+	VMOVUPS          (SI), Z21
+	VMULPS.BCST      word_c0000000<>+0(SB), Z21, Z21
+	VMOVUPS          Z2, (SI)
+	VADDPS           Z13, Z4, Z2
+	VSUBPS           Z13, Z4, Z4
+	VADDPS           Z9, Z30, Z13
+	VMOVUPS          Z10, 64(SI)
+	VSUBPS           Z25, Z31, Z10
+	VSUBPS           Z9, Z30, Z9
+	VADDPS           Z25, Z31, Z25
+	VMOVAPS          Z9, Z30
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z25, Z30
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z30, Z30
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z9, Z25
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z25, Z9
+	VMULPS.BCST      word_40000000<>+0(SB), Z5, Z5
+	VMULPS.BCST      word_c0000000<>+0(SB), Z29, Z25
+	VADDPS           Z5, Z2, Z29
+	VSUBPS           Z5, Z2, Z2
+	VMULPS.BCST      word_40000000<>+0(SB), Z13, Z5
+	VMULPS.BCST      word_c0000000<>+0(SB), Z10, Z10
+	VADDPS           Z5, Z29, Z13
+	VSUBPS           Z5, Z29, Z5
+	VADDPS           Z10, Z2, Z29
+	VSUBPS           Z10, Z2, Z2
+	VADDPS           Z25, Z4, Z10
+	VSUBPS           Z25, Z4, Z4
+	VMULPS.BCST      word_40000000<>+0(SB), Z30, Z25
+	VMULPS.BCST      word_c0000000<>+0(SB), Z9, Z9
+	VADDPS           Z25, Z10, Z30
+	VSUBPS           Z25, Z10, Z10
+	VADDPS           Z9, Z4, Z25
+	VSUBPS           Z9, Z4, Z4
+	VADDPS           Z21, Z0, Z9
+	VSUBPS           Z21, Z0, Z0
+	VADDPS           Z14, Z22, Z21
+	VSUBPS           Z6, Z1, Z31
+	VSUBPS           Z14, Z22, Z14
+	VADDPS           Z6, Z1, Z1
+	VMOVAPS          Z14, Z6
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z1, Z6
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z6, Z6
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z14, Z1
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z1, Z1
+	VMULPS.BCST      word_40000000<>+0(SB), Z18, Z14
+	VMULPS.BCST      word_c0000000<>+0(SB), Z3, Z3
+	VADDPS           Z14, Z9, Z18
+	VSUBPS           Z14, Z9, Z9
+	VMULPS.BCST      word_40000000<>+0(SB), Z21, Z14
+	VMULPS.BCST      word_c0000000<>+0(SB), Z31, Z21
+	VADDPS           Z14, Z18, Z22
+	VSUBPS           Z14, Z18, Z14
+	VADDPS           Z21, Z9, Z18
+	VSUBPS           Z21, Z9, Z9
+	VADDPS           Z3, Z0, Z21
 	VSUBPS           Z3, Z0, Z0
-	VMULPS.BCST      word_40000000<>+0(SB), Z5, Z3
+	VMULPS.BCST      word_40000000<>+0(SB), Z6, Z3
 	VMULPS.BCST      word_c0000000<>+0(SB), Z1, Z1
-	VADDPS           Z3, Z20, Z5
-	VSUBPS           Z3, Z20, Z3
-	VADDPS           Z1, Z0, Z20
+	VADDPS           Z3, Z21, Z6
+	VSUBPS           Z3, Z21, Z3
+	VADDPS           Z1, Z0, Z21
 	VSUBPS           Z1, Z0, Z0
-	VUNPCKLPS        Z12, Z23, Z1
-	VUNPCKHPS        Z12, Z23, Z12
-	VUNPCKLPS        Z21, Z30, Z23
-	VUNPCKHPS        Z21, Z30, Z21
-	VSHUFPS          $0x44, Z23, Z1, Z30
+	VUNPCKLPS        Z13, Z23, Z1
+	VUNPCKHPS        Z13, Z23, Z13
+	VUNPCKLPS        Z22, Z28, Z23
+	VUNPCKHPS        Z22, Z28, Z22
+	VSHUFPS          $0x44, Z23, Z1, Z28
 	VSHUFPS          $0xee, Z23, Z1, Z1
-	VSHUFPS          $0x44, Z21, Z12, Z23
-	VSHUFPS          $0xee, Z21, Z12, Z12
-	VUNPCKLPS        Z25, Z27, Z21
-	VUNPCKHPS        Z25, Z27, Z25
-	VUNPCKLPS        Z5, Z14, Z27
-	VUNPCKHPS        Z5, Z14, Z5
-	VSHUFPS          $0x44, Z27, Z21, Z14
-	VSHUFPS          $0xee, Z27, Z21, Z21
-	VSHUFPS          $0x44, Z5, Z25, Z27
-	VSHUFPS          $0xee, Z5, Z25, Z5
-	VUNPCKLPS        Z28, Z29, Z25
-	VUNPCKHPS        Z28, Z29, Z28
-	VUNPCKLPS        Z17, Z26, Z29
-	VUNPCKHPS        Z17, Z26, Z17
-	VSHUFPS          $0x44, Z29, Z25, Z26
-	VSHUFPS          $0xee, Z29, Z25, Z25
-	VSHUFPS          $0x44, Z17, Z28, Z29
-	VSHUFPS          $0xee, Z17, Z28, Z17
-	VUNPCKLPS        Z24, Z19, Z28
-	VUNPCKHPS        Z24, Z19, Z19
-	VUNPCKLPS        Z20, Z22, Z24
-	VUNPCKHPS        Z20, Z22, Z20
-	VSHUFPS          $0x44, Z24, Z28, Z22
-	VSHUFPS          $0xee, Z24, Z28, Z24
-	VSHUFPS          $0x44, Z20, Z19, Z28
+	VSHUFPS          $0x44, Z22, Z13, Z23
+	VSHUFPS          $0xee, Z22, Z13, Z13
+	VUNPCKLPS        Z30, Z26, Z22
+	VUNPCKHPS        Z30, Z26, Z26
+	VUNPCKLPS        Z6, Z12, Z30
+	VUNPCKHPS        Z6, Z12, Z6
+	VSHUFPS          $0x44, Z30, Z22, Z12
+	VSHUFPS          $0xee, Z30, Z22, Z22
+	VSHUFPS          $0x44, Z6, Z26, Z30
+	VSHUFPS          $0xee, Z6, Z26, Z6
+	VUNPCKLPS        Z29, Z27, Z26
+	VUNPCKHPS        Z29, Z27, Z27
+	VUNPCKLPS        Z18, Z24, Z29
+	VUNPCKHPS        Z18, Z24, Z18
+	VSHUFPS          $0x44, Z29, Z26, Z24
+	VSHUFPS          $0xee, Z29, Z26, Z26
+	VSHUFPS          $0x44, Z18, Z27, Z29
+	VSHUFPS          $0xee, Z18, Z27, Z18
+	VUNPCKLPS        Z25, Z19, Z27
+	VUNPCKHPS        Z25, Z19, Z19
+	VUNPCKLPS        Z21, Z20, Z25
+	VUNPCKHPS        Z21, Z20, Z20
+	VSHUFPS          $0x44, Z25, Z27, Z21
+	VSHUFPS          $0xee, Z25, Z27, Z25
+	VSHUFPS          $0x44, Z20, Z19, Z27
 	VSHUFPS          $0xee, Z20, Z19, Z19
-	VSHUFF32X4       $0x44, Z14, Z30, Z20
-	VSHUFF32X4       $0xee, Z14, Z30, Z14
-	VSHUFF32X4       $0x44, Z22, Z26, Z30
-	VSHUFF32X4       $0xee, Z22, Z26, Z22
-	VSHUFF32X4       $0x88, Z30, Z20, Z26
-	VSHUFF32X4       $0xdd, Z30, Z20, Z20
-	VSHUFF32X4       $0x88, Z22, Z14, Z30
-	VSHUFF32X4       $0xdd, Z22, Z14, Z14
-	VADDPS           (R11), Z26, Z26
-	VMOVUPS          Z26, (AX)
+	VSHUFF32X4       $0x44, Z12, Z28, Z20
+	VSHUFF32X4       $0xee, Z12, Z28, Z12
+	VSHUFF32X4       $0x44, Z21, Z24, Z28
+	VSHUFF32X4       $0xee, Z21, Z24, Z21
+	VSHUFF32X4       $0x88, Z28, Z20, Z24
+	VSHUFF32X4       $0xdd, Z28, Z20, Z20
+	VSHUFF32X4       $0x88, Z21, Z12, Z28
+	VSHUFF32X4       $0xdd, Z21, Z12, Z12
+	VADDPS           (R11), Z24, Z24
+	VMOVUPS          Z24, (AX)
 	VADDPS           (R11), Z20, Z20
 	VMOVUPS          Z20, (AX)(R8*2)
-	VADDPS           (R11), Z30, Z30
-	VMOVUPS          Z30, (CX)
-	VADDPS           (R11), Z14, Z14
-	VMOVUPS          Z14, (CX)(R8*2)
-	VSHUFF32X4       $0x44, Z21, Z1, Z14
-	VSHUFF32X4       $0xee, Z21, Z1, Z1
-	VSHUFF32X4       $0x44, Z24, Z25, Z20
-	VSHUFF32X4       $0xee, Z24, Z25, Z21
-	VSHUFF32X4       $0x88, Z20, Z14, Z22
-	VSHUFF32X4       $0xdd, Z20, Z14, Z14
+	VADDPS           (R11), Z28, Z28
+	VMOVUPS          Z28, (CX)
+	VADDPS           (R11), Z12, Z12
+	VMOVUPS          Z12, (CX)(R8*2)
+	VSHUFF32X4       $0x44, Z22, Z1, Z12
+	VSHUFF32X4       $0xee, Z22, Z1, Z1
+	VSHUFF32X4       $0x44, Z25, Z26, Z20
+	VSHUFF32X4       $0xee, Z25, Z26, Z21
+	VSHUFF32X4       $0x88, Z20, Z12, Z22
+	VSHUFF32X4       $0xdd, Z20, Z12, Z12
 	VSHUFF32X4       $0x88, Z21, Z1, Z20
 	VSHUFF32X4       $0xdd, Z21, Z1, Z1
 	VADDPS           (R11)(R13*1), Z22, Z22
 	VMOVUPS          Z22, (BX)
-	VADDPS           (R11)(R13*1), Z14, Z14
-	VMOVUPS          Z14, (BX)(R8*2)
+	VADDPS           (R11)(R13*1), Z12, Z12
+	VMOVUPS          Z12, (BX)(R8*2)
 	VADDPS           (R11)(R13*1), Z20, Z20
 	VMOVUPS          Z20, (DX)
 	VADDPS           (R11)(R13*1), Z1, Z1
 	VMOVUPS          Z1, (DX)(R8*2)
-	VSHUFF32X4       $0x44, Z27, Z23, Z1
-	VSHUFF32X4       $0xee, Z27, Z23, Z14
-	VSHUFF32X4       $0x44, Z28, Z29, Z20
-	VSHUFF32X4       $0xee, Z28, Z29, Z21
+	VSHUFF32X4       $0x44, Z30, Z23, Z1
+	VSHUFF32X4       $0xee, Z30, Z23, Z12
+	VSHUFF32X4       $0x44, Z27, Z29, Z20
+	VSHUFF32X4       $0xee, Z27, Z29, Z21
 	VSHUFF32X4       $0x88, Z20, Z1, Z22
 	VSHUFF32X4       $0xdd, Z20, Z1, Z1
-	VSHUFF32X4       $0x88, Z21, Z14, Z20
-	VSHUFF32X4       $0xdd, Z21, Z14, Z14
+	VSHUFF32X4       $0x88, Z21, Z12, Z20
+	VSHUFF32X4       $0xdd, Z21, Z12, Z12
 	VADDPS           (R11), Z22, Z22
 	VMOVUPS          Z22, (AX)(R8*1)
 	VADDPS           (R11), Z1, Z1
 	VMOVUPS          Z1, (AX)(R9*1)
 	VADDPS           (R11), Z20, Z20
 	VMOVUPS          Z20, (CX)(R8*1)
-	VADDPS           (R11), Z14, Z14
-	VMOVUPS          Z14, (CX)(R9*1)
-	VSHUFF32X4       $0x44, Z5, Z12, Z1
-	VSHUFF32X4       $0xee, Z5, Z12, Z5
-	VSHUFF32X4       $0x44, Z19, Z17, Z12
-	VSHUFF32X4       $0xee, Z19, Z17, Z14
-	VSHUFF32X4       $0x88, Z12, Z1, Z17
+	VADDPS           (R11), Z12, Z12
+	VMOVUPS          Z12, (CX)(R9*1)
+	VSHUFF32X4       $0x44, Z6, Z13, Z1
+	VSHUFF32X4       $0xee, Z6, Z13, Z6
+	VSHUFF32X4       $0x44, Z19, Z18, Z12
+	VSHUFF32X4       $0xee, Z19, Z18, Z13
+	VSHUFF32X4       $0x88, Z12, Z1, Z18
 	VSHUFF32X4       $0xdd, Z12, Z1, Z1
-	VSHUFF32X4       $0x88, Z14, Z5, Z12
-	VSHUFF32X4       $0xdd, Z14, Z5, Z5
-	VADDPS           (R11)(R13*1), Z17, Z17
-	VMOVUPS          Z17, (BX)(R8*1)
+	VSHUFF32X4       $0x88, Z13, Z6, Z12
+	VSHUFF32X4       $0xdd, Z13, Z6, Z6
+	VADDPS           (R11)(R13*1), Z18, Z18
+	VMOVUPS          Z18, (BX)(R8*1)
 	VADDPS           (R11)(R13*1), Z1, Z1
 	VMOVUPS          Z1, (BX)(R9*1)
 	VADDPS           (R11)(R13*1), Z12, Z12
 	VMOVUPS          Z12, (DX)(R8*1)
-	VADDPS           (R11)(R13*1), Z5, Z5
-	VMOVUPS          Z5, (DX)(R9*1)
-	VUNPCKLPS        Z4, Z15, Z1
-	VUNPCKHPS        Z4, Z15, Z4
-	VUNPCKLPS        Z13, Z18, Z5
-	VUNPCKHPS        Z13, Z18, Z12
-	VSHUFPS          $0x44, Z5, Z1, Z13
-	VSHUFPS          $0xee, Z5, Z1, Z1
-	VSHUFPS          $0x44, Z12, Z4, Z5
-	VSHUFPS          $0xee, Z12, Z4, Z4
-	VUNPCKLPS        Z9, Z16, Z12
-	VUNPCKHPS        Z9, Z16, Z9
-	VUNPCKLPS        Z3, Z10, Z14
-	VUNPCKHPS        Z3, Z10, Z3
-	VSHUFPS          $0x44, Z14, Z12, Z10
+	VADDPS           (R11)(R13*1), Z6, Z6
+	VMOVUPS          Z6, (DX)(R9*1)
+	VUNPCKLPS        Z5, Z15, Z1
+	VUNPCKHPS        Z5, Z15, Z5
+	VUNPCKLPS        Z14, Z16, Z6
+	VUNPCKHPS        Z14, Z16, Z12
+	VSHUFPS          $0x44, Z6, Z1, Z13
+	VSHUFPS          $0xee, Z6, Z1, Z1
+	VSHUFPS          $0x44, Z12, Z5, Z6
+	VSHUFPS          $0xee, Z12, Z5, Z5
+	VUNPCKLPS        Z10, Z17, Z12
+	VUNPCKHPS        Z10, Z17, Z10
+	VUNPCKLPS        Z3, Z8, Z14
+	VUNPCKHPS        Z3, Z8, Z3
+	VSHUFPS          $0x44, Z14, Z12, Z8
 	VSHUFPS          $0xee, Z14, Z12, Z12
-	VSHUFPS          $0x44, Z3, Z9, Z14
-	VSHUFPS          $0xee, Z3, Z9, Z3
-	VUNPCKLPS        Z2, Z7, Z9
+	VSHUFPS          $0x44, Z3, Z10, Z14
+	VSHUFPS          $0xee, Z3, Z10, Z3
+	VUNPCKLPS        Z2, Z7, Z10
 	VUNPCKHPS        Z2, Z7, Z2
-	VUNPCKLPS        Z8, Z11, Z7
-	VUNPCKHPS        Z8, Z11, Z8
-	VSHUFPS          $0x44, Z7, Z9, Z11
-	VSHUFPS          $0xee, Z7, Z9, Z7
-	VSHUFPS          $0x44, Z8, Z2, Z9
-	VSHUFPS          $0xee, Z8, Z2, Z2
-	VMOVUPS          64(SI), Z8
-	VUNPCKLPS        Z6, Z8, Z15
-	VUNPCKHPS        Z6, Z8, Z6
-	VMOVUPS          (SI), Z8
-	VUNPCKLPS        Z0, Z8, Z16
-	VUNPCKHPS        Z0, Z8, Z0
-	VSHUFPS          $0x44, Z16, Z15, Z8
+	VUNPCKLPS        Z9, Z11, Z7
+	VUNPCKHPS        Z9, Z11, Z9
+	VSHUFPS          $0x44, Z7, Z10, Z11
+	VSHUFPS          $0xee, Z7, Z10, Z7
+	VSHUFPS          $0x44, Z9, Z2, Z10
+	VSHUFPS          $0xee, Z9, Z2, Z2
+	VMOVUPS          64(SI), Z9
+	VUNPCKLPS        Z4, Z9, Z15
+	VUNPCKHPS        Z4, Z9, Z4
+	VMOVUPS          (SI), Z9
+	VUNPCKLPS        Z0, Z9, Z16
+	VUNPCKHPS        Z0, Z9, Z0
+	VSHUFPS          $0x44, Z16, Z15, Z9
 	VSHUFPS          $0xee, Z16, Z15, Z15
-	VSHUFPS          $0x44, Z0, Z6, Z16
-	VSHUFPS          $0xee, Z0, Z6, Z0
-	VSHUFF32X4       $0x44, Z10, Z13, Z6
-	VSHUFF32X4       $0xee, Z10, Z13, Z10
-	VSHUFF32X4       $0x44, Z8, Z11, Z13
-	VSHUFF32X4       $0xee, Z8, Z11, Z8
-	VSHUFF32X4       $0x88, Z13, Z6, Z11
-	VSHUFF32X4       $0xdd, Z13, Z6, Z6
-	VSHUFF32X4       $0x88, Z8, Z10, Z13
-	VSHUFF32X4       $0xdd, Z8, Z10, Z8
+	VSHUFPS          $0x44, Z0, Z4, Z16
+	VSHUFPS          $0xee, Z0, Z4, Z0
+	VSHUFF32X4       $0x44, Z8, Z13, Z4
+	VSHUFF32X4       $0xee, Z8, Z13, Z8
+	VSHUFF32X4       $0x44, Z9, Z11, Z13
+	VSHUFF32X4       $0xee, Z9, Z11, Z9
+	VSHUFF32X4       $0x88, Z13, Z4, Z11
+	VSHUFF32X4       $0xdd, Z13, Z4, Z4
+	VSHUFF32X4       $0x88, Z9, Z8, Z13
+	VSHUFF32X4       $0xdd, Z9, Z8, Z8
 	VADDPS           64(R11), Z11, Z11
 	VMOVUPS          Z11, 64(AX)
-	VADDPS           64(R11), Z6, Z6
-	VMOVUPS          Z6, 64(AX)(R8*2)
+	VADDPS           64(R11), Z4, Z4
+	VMOVUPS          Z4, 64(AX)(R8*2)
 	VADDPS           64(R11), Z13, Z13
 	VMOVUPS          Z13, 64(CX)
 	VADDPS           64(R11), Z8, Z8
 	VMOVUPS          Z8, 64(CX)(R8*2)
-	VSHUFF32X4       $0x44, Z12, Z1, Z6
+	VSHUFF32X4       $0x44, Z12, Z1, Z4
 	VSHUFF32X4       $0xee, Z12, Z1, Z1
 	VSHUFF32X4       $0x44, Z15, Z7, Z8
 	VSHUFF32X4       $0xee, Z15, Z7, Z7
-	VSHUFF32X4       $0x88, Z8, Z6, Z10
-	VSHUFF32X4       $0xdd, Z8, Z6, Z6
+	VSHUFF32X4       $0x88, Z8, Z4, Z9
+	VSHUFF32X4       $0xdd, Z8, Z4, Z4
 	VSHUFF32X4       $0x88, Z7, Z1, Z8
 	VSHUFF32X4       $0xdd, Z7, Z1, Z1
-	VADDPS           64(R11)(R13*1), Z10, Z10
-	VMOVUPS          Z10, 64(BX)
-	VADDPS           64(R11)(R13*1), Z6, Z6
-	VMOVUPS          Z6, 64(BX)(R8*2)
+	VADDPS           64(R11)(R13*1), Z9, Z9
+	VMOVUPS          Z9, 64(BX)
+	VADDPS           64(R11)(R13*1), Z4, Z4
+	VMOVUPS          Z4, 64(BX)(R8*2)
 	VADDPS           64(R11)(R13*1), Z8, Z8
 	VMOVUPS          Z8, 64(DX)
 	VADDPS           64(R11)(R13*1), Z1, Z1
 	VMOVUPS          Z1, 64(DX)(R8*2)
-	VSHUFF32X4       $0x44, Z14, Z5, Z1
-	VSHUFF32X4       $0xee, Z14, Z5, Z5
-	VSHUFF32X4       $0x44, Z16, Z9, Z6
-	VSHUFF32X4       $0xee, Z16, Z9, Z7
+	VSHUFF32X4       $0x44, Z14, Z6, Z1
+	VSHUFF32X4       $0xee, Z14, Z6, Z4
+	VSHUFF32X4       $0x44, Z16, Z10, Z6
+	VSHUFF32X4       $0xee, Z16, Z10, Z7
 	VSHUFF32X4       $0x88, Z6, Z1, Z8
 	VSHUFF32X4       $0xdd, Z6, Z1, Z1
-	VSHUFF32X4       $0x88, Z7, Z5, Z6
-	VSHUFF32X4       $0xdd, Z7, Z5, Z5
+	VSHUFF32X4       $0x88, Z7, Z4, Z6
+	VSHUFF32X4       $0xdd, Z7, Z4, Z4
 	VADDPS           64(R11), Z8, Z8
 	VMOVUPS          Z8, 64(AX)(R8*1)
 	VADDPS           64(R11), Z1, Z1
 	VMOVUPS          Z1, 64(AX)(R9*1)
 	VADDPS           64(R11), Z6, Z6
 	VMOVUPS          Z6, 64(CX)(R8*1)
-	VADDPS           64(R11), Z5, Z5
-	VMOVUPS          Z5, 64(CX)(R9*1)
-	VSHUFF32X4       $0x44, Z3, Z4, Z1
-	VSHUFF32X4       $0xee, Z3, Z4, Z3
+	VADDPS           64(R11), Z4, Z4
+	VMOVUPS          Z4, 64(CX)(R9*1)
+	VSHUFF32X4       $0x44, Z3, Z5, Z1
+	VSHUFF32X4       $0xee, Z3, Z5, Z3
 	VSHUFF32X4       $0x44, Z0, Z2, Z4
 	VSHUFF32X4       $0xee, Z0, Z2, Z0
 	VSHUFF32X4       $0x88, Z4, Z1, Z2
@@ -3558,7 +3513,7 @@ group:
 	ADDQ             R13, CX
 	ADDQ             R13, DX
 	ADDQ             R13, R11
-	ADDQ             $0x00000bc0, DI
+	ADDQ             $0x00000840, DI
 	DECQ             R10
 	JNE              group
 	VZEROUPPER
@@ -3784,17 +3739,13 @@ gather:
 	VFMADD231PS.BCST word_3f7b14be<>+0(SB), Z8, Z13
 	VMOVAPS          Z16, Z23
 	VFMADD231PS.BCST word_3f7b14be<>+0(SB), Z31, Z23
-	VSUBPS           Z23, Z13, Z28
-	VMOVUPS          Z28, 128(DI)
-	VMOVUPS          Z13, 192(DI)
+	VMOVUPS          Z13, 128(DI)
 	VMULPS.BCST      word_bf800000<>+0(SB), Z23, Z13
-	VMOVUPS          Z13, 256(DI)
+	VMOVUPS          Z13, 192(DI)
 	VFMADD231PS.BCST word_bf7b14be<>+0(SB), Z8, Z12
 	VFMADD231PS.BCST word_bf7b14be<>+0(SB), Z31, Z16
-	VADDPS           Z16, Z12, Z8
-	VMOVUPS          Z8, 2816(DI)
-	VMOVUPS          Z12, 2880(DI)
-	VMOVUPS          Z16, 2944(DI)
+	VMOVUPS          Z12, 1920(DI)
+	VMOVUPS          Z16, 1984(DI)
 	VMOVAPS          Z26, Z8
 	VFMADD231PS.BCST word_bed413cd<>+0(SB), Z30, Z8
 	VFMADD231PS.BCST word_3ed413cd<>+0(SB), Z26, Z30
@@ -3802,17 +3753,13 @@ gather:
 	VFMADD231PS.BCST word_3f6c835e<>+0(SB), Z8, Z12
 	VMOVAPS          Z17, Z13
 	VFMADD231PS.BCST word_3f6c835e<>+0(SB), Z30, Z13
-	VSUBPS           Z13, Z12, Z16
-	VMOVUPS          Z16, 320(DI)
-	VMOVUPS          Z12, 384(DI)
+	VMOVUPS          Z12, 256(DI)
 	VMULPS.BCST      word_bf800000<>+0(SB), Z13, Z12
-	VMOVUPS          Z12, 448(DI)
+	VMOVUPS          Z12, 320(DI)
 	VFMADD231PS.BCST word_bf6c835e<>+0(SB), Z8, Z10
 	VFMADD231PS.BCST word_bf6c835e<>+0(SB), Z30, Z17
-	VADDPS           Z17, Z10, Z8
-	VMOVUPS          Z8, 2624(DI)
-	VMOVUPS          Z10, 2688(DI)
-	VMOVUPS          Z17, 2752(DI)
+	VMOVUPS          Z10, 1792(DI)
+	VMOVUPS          Z17, 1856(DI)
 	VMOVAPS          Z9, Z8
 	VFMADD231PS.BCST word_3f2b0dc1<>+0(SB), Z21, Z8
 	VFMADD231PS.BCST word_bf2b0dc1<>+0(SB), Z9, Z21
@@ -3820,17 +3767,13 @@ gather:
 	VFMADD231PS.BCST word_3f54db31<>+0(SB), Z8, Z9
 	VMOVAPS          Z15, Z10
 	VFMADD231PS.BCST word_3f54db31<>+0(SB), Z21, Z10
-	VADDPS           Z10, Z9, Z12
-	VMOVUPS          Z12, 512(DI)
-	VMOVUPS          Z9, 576(DI)
-	VMOVUPS          Z10, 640(DI)
+	VMOVUPS          Z9, 384(DI)
+	VMOVUPS          Z10, 448(DI)
 	VFMADD231PS.BCST word_bf54db31<>+0(SB), Z8, Z5
 	VFMADD231PS.BCST word_bf54db31<>+0(SB), Z21, Z15
-	VSUBPS           Z15, Z5, Z8
-	VMOVUPS          Z8, 2432(DI)
-	VMOVUPS          Z5, 2496(DI)
+	VMOVUPS          Z5, 1664(DI)
 	VMULPS.BCST      word_bf800000<>+0(SB), Z15, Z5
-	VMOVUPS          Z5, 2560(DI)
+	VMOVUPS          Z5, 1728(DI)
 	VMOVAPS          Z19, Z5
 	VFMADD231PS.BCST word_bf800000<>+0(SB), Z27, Z5
 	VFMADD231PS.BCST word_3f800000<>+0(SB), Z19, Z27
@@ -3838,17 +3781,13 @@ gather:
 	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z5, Z8
 	VMOVAPS          Z11, Z9
 	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z27, Z9
-	VSUBPS           Z9, Z8, Z10
-	VMOVUPS          Z10, 704(DI)
-	VMOVUPS          Z8, 768(DI)
+	VMOVUPS          Z8, 512(DI)
 	VMULPS.BCST      word_bf800000<>+0(SB), Z9, Z8
-	VMOVUPS          Z8, 832(DI)
+	VMOVUPS          Z8, 576(DI)
 	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z5, Z3
 	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z27, Z11
-	VADDPS           Z11, Z3, Z5
-	VMOVUPS          Z5, 2240(DI)
-	VMOVUPS          Z3, 2304(DI)
-	VMOVUPS          Z11, 2368(DI)
+	VMOVUPS          Z3, 1536(DI)
+	VMOVUPS          Z11, 1600(DI)
 	VMOVAPS          Z7, Z3
 	VFMADD231PS.BCST word_bfbf90c7<>+0(SB), Z14, Z3
 	VFMADD231PS.BCST word_3fbf90c7<>+0(SB), Z7, Z14
@@ -3856,17 +3795,13 @@ gather:
 	VFMADD231PS.BCST word_3f0e39da<>+0(SB), Z3, Z5
 	VMOVAPS          Z1, Z7
 	VFMADD231PS.BCST word_3f0e39da<>+0(SB), Z14, Z7
-	VSUBPS           Z7, Z5, Z8
-	VMOVUPS          Z8, 896(DI)
-	VMOVUPS          Z5, 960(DI)
+	VMOVUPS          Z5, 640(DI)
 	VMULPS.BCST      word_bf800000<>+0(SB), Z7, Z5
-	VMOVUPS          Z5, 1024(DI)
+	VMOVUPS          Z5, 704(DI)
 	VFMADD231PS.BCST word_bf0e39da<>+0(SB), Z3, Z0
 	VFMADD231PS.BCST word_bf0e39da<>+0(SB), Z14, Z1
-	VADDPS           Z1, Z0, Z3
-	VMOVUPS          Z3, 2048(DI)
-	VMOVUPS          Z0, 2112(DI)
-	VMOVUPS          Z1, 2176(DI)
+	VMOVUPS          Z0, 1408(DI)
+	VMOVUPS          Z1, 1472(DI)
 	VMOVAPS          Z18, Z0
 	VFMADD231PS.BCST word_401a827a<>+0(SB), Z22, Z0
 	VFMADD231PS.BCST word_c01a827a<>+0(SB), Z18, Z22
@@ -3874,17 +3809,13 @@ gather:
 	VFMADD231PS.BCST word_3ec3ef15<>+0(SB), Z0, Z1
 	VMOVAPS          Z6, Z3
 	VFMADD231PS.BCST word_3ec3ef15<>+0(SB), Z22, Z3
-	VADDPS           Z3, Z1, Z5
-	VMOVUPS          Z5, 1088(DI)
-	VMOVUPS          Z1, 1152(DI)
-	VMOVUPS          Z3, 1216(DI)
+	VMOVUPS          Z1, 768(DI)
+	VMOVUPS          Z3, 832(DI)
 	VFMADD231PS.BCST word_bec3ef15<>+0(SB), Z0, Z2
 	VFMADD231PS.BCST word_bec3ef15<>+0(SB), Z22, Z6
-	VSUBPS           Z6, Z2, Z0
-	VMOVUPS          Z0, 1856(DI)
-	VMOVUPS          Z2, 1920(DI)
+	VMOVUPS          Z2, 1280(DI)
 	VMULPS.BCST      word_bf800000<>+0(SB), Z6, Z0
-	VMOVUPS          Z0, 1984(DI)
+	VMOVUPS          Z0, 1344(DI)
 	VMOVAPS          Z20, Z0
 	VFMADD231PS.BCST word_40a0dff7<>+0(SB), Z25, Z0
 	VFMADD231PS.BCST word_c0a0dff7<>+0(SB), Z20, Z25
@@ -3893,34 +3824,42 @@ gather:
 	VMOVUPS          2112(SI), Z2
 	VMOVAPS          Z2, Z3
 	VFMADD231PS.BCST word_3e47c5c2<>+0(SB), Z25, Z3
-	VADDPS           Z3, Z1, Z5
-	VMOVUPS          Z5, 1280(DI)
-	VMOVUPS          Z1, 1344(DI)
-	VMOVUPS          Z3, 1408(DI)
+	VMOVUPS          Z1, 896(DI)
+	VMOVUPS          Z3, 960(DI)
 	VFMADD231PS.BCST word_be47c5c2<>+0(SB), Z0, Z4
 	VFMADD231PS.BCST word_be47c5c2<>+0(SB), Z25, Z2
-	VSUBPS           Z2, Z4, Z0
-	VMOVUPS          Z0, 1664(DI)
-	VMOVUPS          Z4, 1728(DI)
+	VMOVUPS          Z4, 1152(DI)
 	VMULPS.BCST      word_bf800000<>+0(SB), Z2, Z0
-	VMOVUPS          Z0, 1792(DI)
+	VMOVUPS          Z0, 1216(DI)
 	VMOVUPS          2048(SI), Z0
-	VSUBPS           Z24, Z0, Z1
-	VMOVUPS          Z1, 1472(DI)
-	VMOVUPS          Z0, 1536(DI)
+	VMOVUPS          Z0, 1024(DI)
 	VMULPS.BCST      word_bf800000<>+0(SB), Z24, Z0
-	VMOVUPS          Z0, 1600(DI)
+	VMOVUPS          Z0, 1088(DI)
 	MOVQ             CX, R8
 	MOVQ             DI, R13
-	MOVQ             $0x0000002f, R11
+	MOVQ             $0x00000002, R11
 
-spread:
+spreadReal:
 	VMOVUPS (R13), Z0
 	VMOVUPS Z0, (R8)
 	ADDQ    DX, R8
 	ADDQ    $0x00000040, R13
 	DECQ    R11
-	JNE     spread
+	JNE     spreadReal
+	MOVQ    $0x0000000f, R11
+
+spreadComplex:
+	VMOVUPS (R13), Z0
+	VMOVUPS 64(R13), Z1
+	VADDPS  Z1, Z0, Z2
+	VMOVUPS Z2, (R8)
+	VMOVUPS Z0, (R8)(DX*1)
+	VMOVUPS Z1, (R8)(DX*2)
+	LEAQ    (R8)(DX*2), R8
+	ADDQ    DX, R8
+	ADDQ    $0x00000080, R13
+	DECQ    R11
+	JNE     spreadComplex
 	ADDQ    $0x00000040, AX
 	ADDQ    $0x00000040, CX
 	DECQ    R10
@@ -3944,344 +3883,343 @@ TEXT ·circulantInverseImage32AVX512(SB), NOSPLIT, $0-128
 vector:
 	MOVQ AX, R8
 	MOVQ DI, R13
-	MOVQ $0x0000002f, R11
+	MOVQ $0x00000002, R11
 
-gather:
+gatherReal:
+	VMOVUPS (R8), Z0
+	VMOVUPS Z0, (R13)
+	ADDQ    BX, R8
+	ADDQ    $0x00000040, R13
+	DECQ    R11
+	JNE     gatherReal
+	MOVQ    $0x0000000f, R11
+
+gatherComplex:
 	VMOVUPS          (R8), Z0
-	VMOVUPS          Z0, (R13)
+	VMOVUPS          (R8)(BX*2), Z1
+	VSUBPS           Z1, Z0, Z1
+	VADDPS           (R8)(BX*1), Z0, Z0
+	VMOVUPS          Z1, (R13)
+	VMOVUPS          Z0, 64(R13)
+	LEAQ             (R8)(BX*2), R8
 	ADDQ             BX, R8
-	ADDQ             $0x00000040, R13
+	ADDQ             $0x00000080, R13
 	DECQ             R11
-	JNE              gather
+	JNE              gatherComplex
 	VMOVUPS          (DI), Z0
 	VMOVUPS          64(DI), Z1
 	VADDPS           Z1, Z0, Z2
 	VSUBPS           Z1, Z0, Z0
 	VMOVUPS          128(DI), Z1
-	VSUBPS           256(DI), Z1, Z3
-	VADDPS           192(DI), Z1, Z1
-	VMOVUPS          2816(DI), Z4
-	VSUBPS           2944(DI), Z4, Z5
-	VADDPS           2880(DI), Z4, Z4
-	VADDPS           Z5, Z3, Z6
-	VSUBPS           Z4, Z1, Z7
-	VSUBPS           Z5, Z3, Z3
-	VADDPS           Z4, Z1, Z1
-	VMOVAPS          Z3, Z4
-	VFMADD231PS.BCST word_be4bafaf<>+0(SB), Z1, Z4
-	VMULPS.BCST      word_3f7b14be<>+0(SB), Z4, Z4
-	VFMADD231PS.BCST word_3e4bafaf<>+0(SB), Z3, Z1
-	VMULPS.BCST      word_3f7b14be<>+0(SB), Z1, Z1
-	VMOVUPS          320(DI), Z3
-	VSUBPS           448(DI), Z3, Z5
-	VADDPS           384(DI), Z3, Z3
-	VMOVUPS          2624(DI), Z8
-	VSUBPS           2752(DI), Z8, Z9
-	VADDPS           2688(DI), Z8, Z8
-	VADDPS           Z9, Z5, Z10
-	VSUBPS           Z8, Z3, Z11
-	VSUBPS           Z9, Z5, Z5
-	VADDPS           Z8, Z3, Z3
-	VMOVAPS          Z5, Z8
-	VFMADD231PS.BCST word_bed413cd<>+0(SB), Z3, Z8
-	VMULPS.BCST      word_3f6c835e<>+0(SB), Z8, Z8
-	VFMADD231PS.BCST word_3ed413cd<>+0(SB), Z5, Z3
-	VMULPS.BCST      word_3f6c835e<>+0(SB), Z3, Z3
-	VMOVUPS          512(DI), Z5
-	VSUBPS           640(DI), Z5, Z9
-	VADDPS           576(DI), Z5, Z5
-	VMOVUPS          2432(DI), Z12
-	VSUBPS           2560(DI), Z12, Z13
-	VADDPS           2496(DI), Z12, Z12
-	VADDPS           Z13, Z9, Z14
-	VSUBPS           Z12, Z5, Z15
-	VSUBPS           Z13, Z9, Z9
-	VADDPS           Z12, Z5, Z5
-	VMOVAPS          Z9, Z12
-	VFMADD231PS.BCST word_bf2b0dc1<>+0(SB), Z5, Z12
-	VMULPS.BCST      word_3f54db31<>+0(SB), Z12, Z12
-	VFMADD231PS.BCST word_3f2b0dc1<>+0(SB), Z9, Z5
-	VMULPS.BCST      word_3f54db31<>+0(SB), Z5, Z5
-	VMOVUPS          704(DI), Z9
-	VSUBPS           832(DI), Z9, Z13
-	VADDPS           768(DI), Z9, Z9
-	VMOVUPS          2240(DI), Z16
-	VSUBPS           2368(DI), Z16, Z17
-	VADDPS           2304(DI), Z16, Z16
-	VADDPS           Z17, Z13, Z18
-	VSUBPS           Z16, Z9, Z19
-	VSUBPS           Z17, Z13, Z13
-	VADDPS           Z16, Z9, Z9
-	VMOVAPS          Z13, Z16
-	VFMADD231PS.BCST word_bf800000<>+0(SB), Z9, Z16
-	VMULPS.BCST      word_3f3504f3<>+0(SB), Z16, Z16
-	VFMADD231PS.BCST word_3f800000<>+0(SB), Z13, Z9
-	VMULPS.BCST      word_3f3504f3<>+0(SB), Z9, Z9
-	VMOVUPS          896(DI), Z13
-	VSUBPS           1024(DI), Z13, Z17
-	VADDPS           960(DI), Z13, Z13
-	VMOVUPS          2048(DI), Z20
-	VSUBPS           2176(DI), Z20, Z21
-	VADDPS           2112(DI), Z20, Z20
-	VADDPS           Z21, Z17, Z22
-	VSUBPS           Z20, Z13, Z23
-	VSUBPS           Z21, Z17, Z17
-	VADDPS           Z20, Z13, Z13
-	VMOVAPS          Z17, Z20
-	VFMADD231PS.BCST word_bfbf90c7<>+0(SB), Z13, Z20
-	VMULPS.BCST      word_3f0e39da<>+0(SB), Z20, Z20
-	VFMADD231PS.BCST word_3fbf90c7<>+0(SB), Z17, Z13
-	VMULPS.BCST      word_3f0e39da<>+0(SB), Z13, Z13
-	VMOVUPS          1088(DI), Z17
-	VSUBPS           1216(DI), Z17, Z21
-	VADDPS           1152(DI), Z17, Z17
-	VMOVUPS          1856(DI), Z24
-	VSUBPS           1984(DI), Z24, Z25
-	VADDPS           1920(DI), Z24, Z24
-	VADDPS           Z25, Z21, Z26
-	VSUBPS           Z24, Z17, Z27
-	VSUBPS           Z25, Z21, Z21
-	VADDPS           Z24, Z17, Z17
-	VMOVAPS          Z21, Z24
-	VFMADD231PS.BCST word_c01a827a<>+0(SB), Z17, Z24
-	VMULPS.BCST      word_3ec3ef15<>+0(SB), Z24, Z24
-	VFMADD231PS.BCST word_401a827a<>+0(SB), Z21, Z17
-	VMULPS.BCST      word_3ec3ef15<>+0(SB), Z17, Z17
-	VMOVUPS          1280(DI), Z21
-	VSUBPS           1408(DI), Z21, Z25
-	VADDPS           1344(DI), Z21, Z21
-	VMOVUPS          1664(DI), Z28
-	VSUBPS           1792(DI), Z28, Z29
-	VADDPS           1728(DI), Z28, Z28
-	VADDPS           Z29, Z25, Z30
-	VSUBPS           Z28, Z21, Z31
-	VSUBPS           Z29, Z25, Z25
-	VADDPS           Z28, Z21, Z21
-	VMOVAPS          Z25, Z28
-	VFMADD231PS.BCST word_c0a0dff7<>+0(SB), Z21, Z28
-	VMULPS.BCST      word_3e47c5c2<>+0(SB), Z28, Z28
-	VFMADD231PS.BCST word_40a0dff7<>+0(SB), Z25, Z21
-	VMULPS.BCST      word_3e47c5c2<>+0(SB), Z21, Z21
-	VMOVUPS          1472(DI), Z25
-	VSUBPS           1600(DI), Z25, Z29
-	VADDPS           1536(DI), Z25, Z25
-	VMULPS.BCST      word_40000000<>+0(SB), Z29, Z29
-	VMULPS.BCST      word_c0000000<>+0(SB), Z25, Z25
-	VMOVUPS          Z9, 2048(SI)
-	VADDPS           Z29, Z2, Z9
-	VSUBPS           Z29, Z2, Z2
-	VADDPS           Z30, Z6, Z29
-	VMOVUPS          Z16, 2112(SI)
-	VSUBPS           Z31, Z7, Z16
-	VSUBPS           Z30, Z6, Z6
+	VMOVUPS          1920(DI), Z3
+	VADDPS           Z3, Z1, Z4
+	VMOVUPS          192(DI), Z5
+	VMOVUPS          1984(DI), Z6
+	VSUBPS           Z6, Z5, Z7
+	VSUBPS           Z3, Z1, Z1
+	VADDPS           Z6, Z5, Z3
+	VMOVAPS          Z1, Z5
+	VFMADD231PS.BCST word_be4bafaf<>+0(SB), Z3, Z5
+	VMULPS.BCST      word_3f7b14be<>+0(SB), Z5, Z5
+	VFMADD231PS.BCST word_3e4bafaf<>+0(SB), Z1, Z3
+	VMULPS.BCST      word_3f7b14be<>+0(SB), Z3, Z1
+	VMOVUPS          256(DI), Z3
+	VMOVUPS          1792(DI), Z6
+	VADDPS           Z6, Z3, Z8
+	VMOVUPS          320(DI), Z9
+	VMOVUPS          1856(DI), Z10
+	VSUBPS           Z10, Z9, Z11
+	VSUBPS           Z6, Z3, Z3
+	VADDPS           Z10, Z9, Z6
+	VMOVAPS          Z3, Z9
+	VFMADD231PS.BCST word_bed413cd<>+0(SB), Z6, Z9
+	VMULPS.BCST      word_3f6c835e<>+0(SB), Z9, Z9
+	VFMADD231PS.BCST word_3ed413cd<>+0(SB), Z3, Z6
+	VMULPS.BCST      word_3f6c835e<>+0(SB), Z6, Z3
+	VMOVUPS          384(DI), Z6
+	VMOVUPS          1664(DI), Z10
+	VADDPS           Z10, Z6, Z12
+	VMOVUPS          448(DI), Z13
+	VMOVUPS          1728(DI), Z14
+	VSUBPS           Z14, Z13, Z15
+	VSUBPS           Z10, Z6, Z6
+	VADDPS           Z14, Z13, Z10
+	VMOVAPS          Z6, Z13
+	VFMADD231PS.BCST word_bf2b0dc1<>+0(SB), Z10, Z13
+	VMULPS.BCST      word_3f54db31<>+0(SB), Z13, Z13
+	VFMADD231PS.BCST word_3f2b0dc1<>+0(SB), Z6, Z10
+	VMULPS.BCST      word_3f54db31<>+0(SB), Z10, Z6
+	VMOVUPS          512(DI), Z10
+	VMOVUPS          1536(DI), Z14
+	VADDPS           Z14, Z10, Z16
+	VMOVUPS          576(DI), Z17
+	VMOVUPS          1600(DI), Z18
+	VSUBPS           Z18, Z17, Z19
+	VSUBPS           Z14, Z10, Z10
+	VADDPS           Z18, Z17, Z14
+	VMOVAPS          Z10, Z17
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z14, Z17
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z17, Z17
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z10, Z14
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z14, Z10
+	VMOVUPS          640(DI), Z14
+	VMOVUPS          1408(DI), Z18
+	VADDPS           Z18, Z14, Z20
+	VMOVUPS          704(DI), Z21
+	VMOVUPS          1472(DI), Z22
+	VSUBPS           Z22, Z21, Z23
+	VSUBPS           Z18, Z14, Z14
+	VADDPS           Z22, Z21, Z18
+	VMOVAPS          Z14, Z21
+	VFMADD231PS.BCST word_bfbf90c7<>+0(SB), Z18, Z21
+	VMULPS.BCST      word_3f0e39da<>+0(SB), Z21, Z21
+	VFMADD231PS.BCST word_3fbf90c7<>+0(SB), Z14, Z18
+	VMULPS.BCST      word_3f0e39da<>+0(SB), Z18, Z14
+	VMOVUPS          768(DI), Z18
+	VMOVUPS          1280(DI), Z22
+	VADDPS           Z22, Z18, Z24
+	VMOVUPS          832(DI), Z25
+	VMOVUPS          1344(DI), Z26
+	VSUBPS           Z26, Z25, Z27
+	VSUBPS           Z22, Z18, Z18
+	VADDPS           Z26, Z25, Z22
+	VMOVAPS          Z18, Z25
+	VFMADD231PS.BCST word_c01a827a<>+0(SB), Z22, Z25
+	VMULPS.BCST      word_3ec3ef15<>+0(SB), Z25, Z25
+	VFMADD231PS.BCST word_401a827a<>+0(SB), Z18, Z22
+	VMULPS.BCST      word_3ec3ef15<>+0(SB), Z22, Z18
+	VMOVUPS          896(DI), Z22
+	VMOVUPS          1152(DI), Z26
+	VADDPS           Z26, Z22, Z28
+	VMOVUPS          960(DI), Z29
+	VMOVUPS          1216(DI), Z30
+	VSUBPS           Z30, Z29, Z31
+	VSUBPS           Z26, Z22, Z22
+	VADDPS           Z30, Z29, Z26
+	VMOVAPS          Z22, Z29
+	VFMADD231PS.BCST word_c0a0dff7<>+0(SB), Z26, Z29
+	VMULPS.BCST      word_3e47c5c2<>+0(SB), Z29, Z29
+	VFMADD231PS.BCST word_40a0dff7<>+0(SB), Z22, Z26
+	VMULPS.BCST      word_3e47c5c2<>+0(SB), Z26, Z22
+	VMOVUPS          1024(DI), Z26
+	VMULPS.BCST      word_40000000<>+0(SB), Z26, Z26
+	VMOVUPS          1088(DI), Z30
+	VMULPS.BCST      word_c0000000<>+0(SB), Z30, Z30
+	VMOVUPS          Z10, 2048(SI)
+	VADDPS           Z26, Z2, Z10
+	VSUBPS           Z26, Z2, Z2
+	VADDPS           Z28, Z4, Z26
+	VMOVUPS          Z17, 2112(SI)
+	VSUBPS           Z31, Z7, Z17
+	VSUBPS           Z28, Z4, Z4
 	VADDPS           Z31, Z7, Z7
-	VMOVAPS          Z6, Z30
-	VFMADD231PS.BCST word_bed413cd<>+0(SB), Z7, Z30
-	VMULPS.BCST      word_3f6c835e<>+0(SB), Z30, Z30
-	VFMADD231PS.BCST word_3ed413cd<>+0(SB), Z6, Z7
-	VMULPS.BCST      word_3f6c835e<>+0(SB), Z7, Z6
-	VADDPS           Z26, Z10, Z7
+	VMOVAPS          Z4, Z28
+	VFMADD231PS.BCST word_bed413cd<>+0(SB), Z7, Z28
+	VMULPS.BCST      word_3f6c835e<>+0(SB), Z28, Z28
+	VFMADD231PS.BCST word_3ed413cd<>+0(SB), Z4, Z7
+	VMULPS.BCST      word_3f6c835e<>+0(SB), Z7, Z4
+	VADDPS           Z24, Z8, Z7
 	VSUBPS           Z27, Z11, Z31
-	VSUBPS           Z26, Z10, Z10
+	VSUBPS           Z24, Z8, Z8
 	VADDPS           Z27, Z11, Z11
-	VMOVAPS          Z10, Z26
-	VFMADD231PS.BCST word_bf800000<>+0(SB), Z11, Z26
-	VMULPS.BCST      word_3f3504f3<>+0(SB), Z26, Z26
-	VFMADD231PS.BCST word_3f800000<>+0(SB), Z10, Z11
-	VMULPS.BCST      word_3f3504f3<>+0(SB), Z11, Z10
-	VADDPS           Z22, Z14, Z11
+	VMOVAPS          Z8, Z24
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z11, Z24
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z24, Z24
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z8, Z11
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z11, Z8
+	VADDPS           Z20, Z12, Z11
 	VSUBPS           Z23, Z15, Z27
-	VSUBPS           Z22, Z14, Z14
+	VSUBPS           Z20, Z12, Z12
 	VADDPS           Z23, Z15, Z15
-	VMOVAPS          Z14, Z22
-	VFMADD231PS.BCST word_c01a827a<>+0(SB), Z15, Z22
-	VMULPS.BCST      word_3ec3ef15<>+0(SB), Z22, Z22
-	VFMADD231PS.BCST word_401a827a<>+0(SB), Z14, Z15
-	VMULPS.BCST      word_3ec3ef15<>+0(SB), Z15, Z14
-	VMULPS.BCST      word_40000000<>+0(SB), Z18, Z15
-	VMULPS.BCST      word_c0000000<>+0(SB), Z19, Z18
-	VADDPS           Z15, Z9, Z19
-	VSUBPS           Z15, Z9, Z9
-	VADDPS           Z11, Z29, Z15
-	VSUBPS           Z27, Z16, Z23
-	VSUBPS           Z11, Z29, Z11
-	VADDPS           Z27, Z16, Z16
-	VMOVAPS          Z11, Z27
-	VFMADD231PS.BCST word_bf800000<>+0(SB), Z16, Z27
-	VMULPS.BCST      word_3f3504f3<>+0(SB), Z27, Z27
-	VFMADD231PS.BCST word_3f800000<>+0(SB), Z11, Z16
-	VMULPS.BCST      word_3f3504f3<>+0(SB), Z16, Z11
+	VMOVAPS          Z12, Z20
+	VFMADD231PS.BCST word_c01a827a<>+0(SB), Z15, Z20
+	VMULPS.BCST      word_3ec3ef15<>+0(SB), Z20, Z20
+	VFMADD231PS.BCST word_401a827a<>+0(SB), Z12, Z15
+	VMULPS.BCST      word_3ec3ef15<>+0(SB), Z15, Z12
+	VMULPS.BCST      word_40000000<>+0(SB), Z16, Z15
+	VMULPS.BCST      word_c0000000<>+0(SB), Z19, Z16
+	VADDPS           Z15, Z10, Z19
+	VSUBPS           Z15, Z10, Z10
+	VADDPS           Z11, Z26, Z15
+	VSUBPS           Z27, Z17, Z23
+	VSUBPS           Z11, Z26, Z11
+	VADDPS           Z27, Z17, Z17
+	VMOVAPS          Z11, Z26
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z17, Z26
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z26, Z26
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z11, Z17
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z17, Z11
 	VMULPS.BCST      word_40000000<>+0(SB), Z7, Z7
-	VMULPS.BCST      word_c0000000<>+0(SB), Z31, Z16
-	VADDPS           Z7, Z19, Z29
+	VMULPS.BCST      word_c0000000<>+0(SB), Z31, Z17
+	VADDPS           Z7, Z19, Z27
 	VSUBPS           Z7, Z19, Z7
 	VMULPS.BCST      word_40000000<>+0(SB), Z15, Z15
 	VMULPS.BCST      word_c0000000<>+0(SB), Z23, Z19
-	VADDPS           Z15, Z29, Z23
-	VSUBPS           Z15, Z29, Z15
-	VADDPS           Z19, Z7, Z29
+	VADDPS           Z15, Z27, Z23
+	VSUBPS           Z15, Z27, Z15
+	VADDPS           Z19, Z7, Z27
 	VSUBPS           Z19, Z7, Z7
-	VADDPS           Z16, Z9, Z19
-	VSUBPS           Z16, Z9, Z9
-	VMULPS.BCST      word_40000000<>+0(SB), Z27, Z16
+	VADDPS           Z17, Z10, Z19
+	VSUBPS           Z17, Z10, Z10
+	VMULPS.BCST      word_40000000<>+0(SB), Z26, Z17
 	VMULPS.BCST      word_c0000000<>+0(SB), Z11, Z11
-	VADDPS           Z16, Z19, Z27
-	VSUBPS           Z16, Z19, Z16
-	VADDPS           Z11, Z9, Z19
-	VSUBPS           Z11, Z9, Z9
-	VADDPS           Z18, Z2, Z11
-	VSUBPS           Z18, Z2, Z2
-	VADDPS           Z22, Z30, Z18
-	VSUBPS           Z14, Z6, Z31
-	VSUBPS           Z22, Z30, Z22
-	VADDPS           Z14, Z6, Z6
-	VMOVAPS          Z22, Z14
-	VFMADD231PS.BCST word_bf800000<>+0(SB), Z6, Z14
-	VMULPS.BCST      word_3f3504f3<>+0(SB), Z14, Z14
-	VFMADD231PS.BCST word_3f800000<>+0(SB), Z22, Z6
-	VMULPS.BCST      word_3f3504f3<>+0(SB), Z6, Z6
-	VMULPS.BCST      word_40000000<>+0(SB), Z26, Z22
-	VMULPS.BCST      word_c0000000<>+0(SB), Z10, Z10
-	VADDPS           Z22, Z11, Z26
-	VSUBPS           Z22, Z11, Z11
-	VMULPS.BCST      word_40000000<>+0(SB), Z18, Z18
-	VMULPS.BCST      word_c0000000<>+0(SB), Z31, Z22
-	VADDPS           Z18, Z26, Z30
-	VSUBPS           Z18, Z26, Z18
-	VADDPS           Z22, Z11, Z26
-	VSUBPS           Z22, Z11, Z11
-	VADDPS           Z10, Z2, Z22
-	VSUBPS           Z10, Z2, Z2
-	VMULPS.BCST      word_40000000<>+0(SB), Z14, Z10
-	VMULPS.BCST      word_c0000000<>+0(SB), Z6, Z6
-	VADDPS           Z10, Z22, Z14
-	VSUBPS           Z10, Z22, Z10
-	VADDPS           Z6, Z2, Z22
-	VSUBPS           Z6, Z2, Z2
-	VADDPS           Z25, Z0, Z6
-	VSUBPS           Z25, Z0, Z0
-	VADDPS           Z28, Z4, Z25
-	VSUBPS           Z21, Z1, Z31
-	VSUBPS           Z28, Z4, Z4
-	VADDPS           Z21, Z1, Z1
-	VMOVAPS          Z4, Z21
-	VFMADD231PS.BCST word_bed413cd<>+0(SB), Z1, Z21
-	VMULPS.BCST      word_3f6c835e<>+0(SB), Z21, Z21
-	VFMADD231PS.BCST word_3ed413cd<>+0(SB), Z4, Z1
-	VMULPS.BCST      word_3f6c835e<>+0(SB), Z1, Z1
-	VADDPS           Z24, Z8, Z4
-	VSUBPS           Z17, Z3, Z28
-	VSUBPS           Z24, Z8, Z8
-	VADDPS           Z17, Z3, Z3
-	VMOVAPS          Z8, Z17
-	VFMADD231PS.BCST word_bf800000<>+0(SB), Z3, Z17
-	VMULPS.BCST      word_3f3504f3<>+0(SB), Z17, Z17
-	VFMADD231PS.BCST word_3f800000<>+0(SB), Z8, Z3
-	VMULPS.BCST      word_3f3504f3<>+0(SB), Z3, Z3
-	VADDPS           Z20, Z12, Z8
-	VSUBPS           Z13, Z5, Z24
-	VSUBPS           Z20, Z12, Z12
-	VADDPS           Z13, Z5, Z5
-	VMOVAPS          Z12, Z13
-	VFMADD231PS.BCST word_c01a827a<>+0(SB), Z5, Z13
-	VMULPS.BCST      word_3ec3ef15<>+0(SB), Z13, Z13
-	VFMADD231PS.BCST word_401a827a<>+0(SB), Z12, Z5
-	VMULPS.BCST      word_3ec3ef15<>+0(SB), Z5, Z5
-	VMOVUPS          2112(SI), Z12
-	VMULPS.BCST      word_40000000<>+0(SB), Z12, Z12
-	VMOVUPS          2048(SI), Z20
-	VMULPS.BCST      word_c0000000<>+0(SB), Z20, Z20
-	VMOVUPS          Z2, 2048(SI)
-	VADDPS           Z12, Z6, Z2
-	VSUBPS           Z12, Z6, Z6
-	VADDPS           Z8, Z25, Z12
-	VMOVUPS          Z9, 2112(SI)
-	VSUBPS           Z24, Z31, Z9
-	VSUBPS           Z8, Z25, Z8
-	VADDPS           Z24, Z31, Z24
-	VMOVAPS          Z8, Z25
-	VFMADD231PS.BCST word_bf800000<>+0(SB), Z24, Z25
-	VMULPS.BCST      word_3f3504f3<>+0(SB), Z25, Z25
-	VFMADD231PS.BCST word_3f800000<>+0(SB), Z8, Z24
-	VMULPS.BCST      word_3f3504f3<>+0(SB), Z24, Z8
-	VMULPS.BCST      word_40000000<>+0(SB), Z4, Z4
-	VMULPS.BCST      word_c0000000<>+0(SB), Z28, Z24
-	VADDPS           Z4, Z2, Z28
-	VSUBPS           Z4, Z2, Z2
-	VMULPS.BCST      word_40000000<>+0(SB), Z12, Z4
-	VMULPS.BCST      word_c0000000<>+0(SB), Z9, Z9
-	VADDPS           Z4, Z28, Z12
-	VSUBPS           Z4, Z28, Z4
-	VADDPS           Z9, Z2, Z28
-	VSUBPS           Z9, Z2, Z2
-	VADDPS           Z24, Z6, Z9
-	VSUBPS           Z24, Z6, Z6
-	VMULPS.BCST      word_40000000<>+0(SB), Z25, Z24
+	VADDPS           Z17, Z19, Z26
+	VSUBPS           Z17, Z19, Z17
+	VADDPS           Z11, Z10, Z19
+	VSUBPS           Z11, Z10, Z10
+	VADDPS           Z16, Z2, Z11
+	VSUBPS           Z16, Z2, Z2
+	VADDPS           Z20, Z28, Z16
+	VSUBPS           Z12, Z4, Z31
+	VSUBPS           Z20, Z28, Z20
+	VADDPS           Z12, Z4, Z4
+	VMOVAPS          Z20, Z12
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z4, Z12
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z12, Z12
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z20, Z4
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z4, Z4
+	VMULPS.BCST      word_40000000<>+0(SB), Z24, Z20
 	VMULPS.BCST      word_c0000000<>+0(SB), Z8, Z8
-	VADDPS           Z24, Z9, Z25
-	VSUBPS           Z24, Z9, Z9
-	VADDPS           Z8, Z6, Z24
-	VSUBPS           Z8, Z6, Z6
-	VADDPS           Z20, Z0, Z8
-	VSUBPS           Z20, Z0, Z0
-	VADDPS           Z13, Z21, Z20
-	VSUBPS           Z5, Z1, Z31
-	VSUBPS           Z13, Z21, Z13
-	VADDPS           Z5, Z1, Z1
-	VMOVAPS          Z13, Z5
-	VFMADD231PS.BCST word_bf800000<>+0(SB), Z1, Z5
-	VMULPS.BCST      word_3f3504f3<>+0(SB), Z5, Z5
-	VFMADD231PS.BCST word_3f800000<>+0(SB), Z13, Z1
-	VMULPS.BCST      word_3f3504f3<>+0(SB), Z1, Z1
-	VMULPS.BCST      word_40000000<>+0(SB), Z17, Z13
-	VMULPS.BCST      word_c0000000<>+0(SB), Z3, Z3
-	VADDPS           Z13, Z8, Z17
-	VSUBPS           Z13, Z8, Z8
-	VMULPS.BCST      word_40000000<>+0(SB), Z20, Z13
+	VADDPS           Z20, Z11, Z24
+	VSUBPS           Z20, Z11, Z11
+	VMULPS.BCST      word_40000000<>+0(SB), Z16, Z16
 	VMULPS.BCST      word_c0000000<>+0(SB), Z31, Z20
-	VADDPS           Z13, Z17, Z21
-	VSUBPS           Z13, Z17, Z13
-	VADDPS           Z20, Z8, Z17
-	VSUBPS           Z20, Z8, Z8
-	VADDPS           Z3, Z0, Z20
+	VADDPS           Z16, Z24, Z28
+	VSUBPS           Z16, Z24, Z16
+	VADDPS           Z20, Z11, Z24
+	VSUBPS           Z20, Z11, Z11
+	VADDPS           Z8, Z2, Z20
+	VSUBPS           Z8, Z2, Z2
+	VMULPS.BCST      word_40000000<>+0(SB), Z12, Z8
+	VMULPS.BCST      word_c0000000<>+0(SB), Z4, Z4
+	VADDPS           Z8, Z20, Z12
+	VSUBPS           Z8, Z20, Z8
+	VADDPS           Z4, Z2, Z20
+	VSUBPS           Z4, Z2, Z2
+	VADDPS           Z30, Z0, Z4
+	VSUBPS           Z30, Z0, Z0
+	VADDPS           Z29, Z5, Z30
+	VSUBPS           Z22, Z1, Z31
+	VSUBPS           Z29, Z5, Z5
+	VADDPS           Z22, Z1, Z1
+	VMOVAPS          Z5, Z22
+	VFMADD231PS.BCST word_bed413cd<>+0(SB), Z1, Z22
+	VMULPS.BCST      word_3f6c835e<>+0(SB), Z22, Z22
+	VFMADD231PS.BCST word_3ed413cd<>+0(SB), Z5, Z1
+	VMULPS.BCST      word_3f6c835e<>+0(SB), Z1, Z1
+	VADDPS           Z25, Z9, Z5
+	VSUBPS           Z18, Z3, Z29
+	VSUBPS           Z25, Z9, Z9
+	VADDPS           Z18, Z3, Z3
+	VMOVAPS          Z9, Z18
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z3, Z18
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z18, Z18
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z9, Z3
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z3, Z3
+	VADDPS           Z21, Z13, Z9
+	VSUBPS           Z14, Z6, Z25
+	VSUBPS           Z21, Z13, Z13
+	VADDPS           Z14, Z6, Z6
+	VMOVAPS          Z13, Z14
+	VFMADD231PS.BCST word_c01a827a<>+0(SB), Z6, Z14
+	VMULPS.BCST      word_3ec3ef15<>+0(SB), Z14, Z14
+	VFMADD231PS.BCST word_401a827a<>+0(SB), Z13, Z6
+	VMULPS.BCST      word_3ec3ef15<>+0(SB), Z6, Z6
+	VMOVUPS          2112(SI), Z13
+	VMULPS.BCST      word_40000000<>+0(SB), Z13, Z13
+	VMOVUPS          2048(SI), Z21
+	VMULPS.BCST      word_c0000000<>+0(SB), Z21, Z21
+	VMOVUPS          Z2, 2048(SI)
+	VADDPS           Z13, Z4, Z2
+	VSUBPS           Z13, Z4, Z4
+	VADDPS           Z9, Z30, Z13
+	VMOVUPS          Z10, 2112(SI)
+	VSUBPS           Z25, Z31, Z10
+	VSUBPS           Z9, Z30, Z9
+	VADDPS           Z25, Z31, Z25
+	VMOVAPS          Z9, Z30
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z25, Z30
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z30, Z30
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z9, Z25
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z25, Z9
+	VMULPS.BCST      word_40000000<>+0(SB), Z5, Z5
+	VMULPS.BCST      word_c0000000<>+0(SB), Z29, Z25
+	VADDPS           Z5, Z2, Z29
+	VSUBPS           Z5, Z2, Z2
+	VMULPS.BCST      word_40000000<>+0(SB), Z13, Z5
+	VMULPS.BCST      word_c0000000<>+0(SB), Z10, Z10
+	VADDPS           Z5, Z29, Z13
+	VSUBPS           Z5, Z29, Z5
+	VADDPS           Z10, Z2, Z29
+	VSUBPS           Z10, Z2, Z2
+	VADDPS           Z25, Z4, Z10
+	VSUBPS           Z25, Z4, Z4
+	VMULPS.BCST      word_40000000<>+0(SB), Z30, Z25
+	VMULPS.BCST      word_c0000000<>+0(SB), Z9, Z9
+	VADDPS           Z25, Z10, Z30
+	VSUBPS           Z25, Z10, Z10
+	VADDPS           Z9, Z4, Z25
+	VSUBPS           Z9, Z4, Z4
+	VADDPS           Z21, Z0, Z9
+	VSUBPS           Z21, Z0, Z0
+	VADDPS           Z14, Z22, Z21
+	VSUBPS           Z6, Z1, Z31
+	VSUBPS           Z14, Z22, Z14
+	VADDPS           Z6, Z1, Z1
+	VMOVAPS          Z14, Z6
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z1, Z6
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z6, Z6
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z14, Z1
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z1, Z1
+	VMULPS.BCST      word_40000000<>+0(SB), Z18, Z14
+	VMULPS.BCST      word_c0000000<>+0(SB), Z3, Z3
+	VADDPS           Z14, Z9, Z18
+	VSUBPS           Z14, Z9, Z9
+	VMULPS.BCST      word_40000000<>+0(SB), Z21, Z14
+	VMULPS.BCST      word_c0000000<>+0(SB), Z31, Z21
+	VADDPS           Z14, Z18, Z22
+	VSUBPS           Z14, Z18, Z14
+	VADDPS           Z21, Z9, Z18
+	VSUBPS           Z21, Z9, Z9
+	VADDPS           Z3, Z0, Z21
 	VSUBPS           Z3, Z0, Z0
-	VMULPS.BCST      word_40000000<>+0(SB), Z5, Z3
+	VMULPS.BCST      word_40000000<>+0(SB), Z6, Z3
 	VMULPS.BCST      word_c0000000<>+0(SB), Z1, Z1
-	VADDPS           Z3, Z20, Z5
-	VSUBPS           Z3, Z20, Z3
-	VADDPS           Z1, Z0, Z20
+	VADDPS           Z3, Z21, Z6
+	VSUBPS           Z3, Z21, Z3
+	VADDPS           Z1, Z0, Z21
 	VSUBPS           Z1, Z0, Z0
 	VMOVUPS          Z23, (SI)
-	VMOVUPS          Z12, 64(SI)
-	VMOVUPS          Z30, 128(SI)
-	VMOVUPS          Z21, 192(SI)
-	VMOVUPS          Z27, 256(SI)
-	VMOVUPS          Z25, 320(SI)
-	VMOVUPS          Z14, 384(SI)
-	VMOVUPS          Z5, 448(SI)
-	VMOVUPS          Z29, 512(SI)
-	VMOVUPS          Z28, 576(SI)
-	VMOVUPS          Z26, 640(SI)
-	VMOVUPS          Z17, 704(SI)
+	VMOVUPS          Z13, 64(SI)
+	VMOVUPS          Z28, 128(SI)
+	VMOVUPS          Z22, 192(SI)
+	VMOVUPS          Z26, 256(SI)
+	VMOVUPS          Z30, 320(SI)
+	VMOVUPS          Z12, 384(SI)
+	VMOVUPS          Z6, 448(SI)
+	VMOVUPS          Z27, 512(SI)
+	VMOVUPS          Z29, 576(SI)
+	VMOVUPS          Z24, 640(SI)
+	VMOVUPS          Z18, 704(SI)
 	VMOVUPS          Z19, 768(SI)
-	VMOVUPS          Z24, 832(SI)
-	VMOVUPS          Z22, 896(SI)
-	VMOVUPS          Z20, 960(SI)
+	VMOVUPS          Z25, 832(SI)
+	VMOVUPS          Z20, 896(SI)
+	VMOVUPS          Z21, 960(SI)
 	VMOVUPS          Z15, 1024(SI)
-	VMOVUPS          Z4, 1088(SI)
-	VMOVUPS          Z18, 1152(SI)
-	VMOVUPS          Z13, 1216(SI)
-	VMOVUPS          Z16, 1280(SI)
-	VMOVUPS          Z9, 1344(SI)
-	VMOVUPS          Z10, 1408(SI)
+	VMOVUPS          Z5, 1088(SI)
+	VMOVUPS          Z16, 1152(SI)
+	VMOVUPS          Z14, 1216(SI)
+	VMOVUPS          Z17, 1280(SI)
+	VMOVUPS          Z10, 1344(SI)
+	VMOVUPS          Z8, 1408(SI)
 	VMOVUPS          Z3, 1472(SI)
 	VMOVUPS          Z7, 1536(SI)
 	VMOVUPS          Z2, 1600(SI)
 	VMOVUPS          Z11, 1664(SI)
-	VMOVUPS          Z8, 1728(SI)
+	VMOVUPS          Z9, 1728(SI)
 	VMOVUPS          2112(SI), Z1
 	VMOVUPS          Z1, 1792(SI)
-	VMOVUPS          Z6, 1856(SI)
+	VMOVUPS          Z4, 1856(SI)
 	VMOVUPS          2048(SI), Z1
 	VMOVUPS          Z1, 1920(SI)
 	VMOVUPS          Z0, 1984(SI)
@@ -5211,18 +5149,13 @@ group:
 	VMOVUPS          Z3, (SI)
 	VMOVAPS          Z17, Z3
 	VFMADD231PS.BCST word_3f7ec46d<>+0(SB), Z16, Z3
-	VMOVUPS          Z31, 2112(SI)
-	VSUBPS           Z3, Z7, Z31
-	VMOVUPS          Z31, 128(DI)
-	VMOVUPS          Z7, 192(DI)
+	VMOVUPS          Z7, 128(DI)
 	VMULPS.BCST      word_bf800000<>+0(SB), Z3, Z3
-	VMOVUPS          Z3, 256(DI)
+	VMOVUPS          Z3, 192(DI)
 	VFMADD231PS.BCST word_bf7ec46d<>+0(SB), Z1, Z2
 	VFMADD231PS.BCST word_bf7ec46d<>+0(SB), Z16, Z17
-	VADDPS           Z17, Z2, Z1
-	VMOVUPS          Z1, 5888(DI)
-	VMOVUPS          Z2, 5952(DI)
-	VMOVUPS          Z17, 6016(DI)
+	VMOVUPS          Z2, 3968(DI)
+	VMOVUPS          Z17, 4032(DI)
 	VMOVAPS          Z24, Z1
 	VFMADD231PS.BCST word_be4bafaf<>+0(SB), Z29, Z1
 	VFMADD231PS.BCST word_3e4bafaf<>+0(SB), Z24, Z29
@@ -5232,17 +5165,13 @@ group:
 	VMOVUPS          192(SI), Z7
 	VMOVAPS          Z7, Z16
 	VFMADD231PS.BCST word_3f7b14be<>+0(SB), Z29, Z16
-	VSUBPS           Z16, Z3, Z17
-	VMOVUPS          Z17, 320(DI)
-	VMOVUPS          Z3, 384(DI)
+	VMOVUPS          Z3, 256(DI)
 	VMULPS.BCST      word_bf800000<>+0(SB), Z16, Z3
-	VMOVUPS          Z3, 448(DI)
+	VMOVUPS          Z3, 320(DI)
 	VFMADD231PS.BCST word_bf7b14be<>+0(SB), Z1, Z2
 	VFMADD231PS.BCST word_bf7b14be<>+0(SB), Z29, Z7
-	VADDPS           Z7, Z2, Z1
-	VMOVUPS          Z1, 5696(DI)
-	VMOVUPS          Z2, 5760(DI)
-	VMOVUPS          Z7, 5824(DI)
+	VMOVUPS          Z2, 3840(DI)
+	VMOVUPS          Z7, 3904(DI)
 	VMOVAPS          Z13, Z1
 	VFMADD231PS.BCST word_3e9b5042<>+0(SB), Z30, Z1
 	VFMADD231PS.BCST word_be9b5042<>+0(SB), Z13, Z30
@@ -5252,17 +5181,13 @@ group:
 	VMOVUPS          256(SI), Z7
 	VMOVAPS          Z7, Z13
 	VFMADD231PS.BCST word_3f74fa0b<>+0(SB), Z30, Z13
-	VADDPS           Z13, Z3, Z16
-	VMOVUPS          Z16, 512(DI)
-	VMOVUPS          Z3, 576(DI)
-	VMOVUPS          Z13, 640(DI)
+	VMOVUPS          Z3, 384(DI)
+	VMOVUPS          Z13, 448(DI)
 	VFMADD231PS.BCST word_bf74fa0b<>+0(SB), Z1, Z2
 	VFMADD231PS.BCST word_bf74fa0b<>+0(SB), Z30, Z7
-	VSUBPS           Z7, Z2, Z1
-	VMOVUPS          Z1, 5504(DI)
-	VMOVUPS          Z2, 5568(DI)
+	VMOVUPS          Z2, 3712(DI)
 	VMULPS.BCST      word_bf800000<>+0(SB), Z7, Z1
-	VMOVUPS          Z1, 5632(DI)
+	VMOVUPS          Z1, 3776(DI)
 	VMOVAPS          Z11, Z1
 	VFMADD231PS.BCST word_bed413cd<>+0(SB), Z22, Z1
 	VFMADD231PS.BCST word_3ed413cd<>+0(SB), Z11, Z22
@@ -5272,17 +5197,13 @@ group:
 	VMOVUPS          320(SI), Z7
 	VMOVAPS          Z7, Z11
 	VFMADD231PS.BCST word_3f6c835e<>+0(SB), Z22, Z11
-	VSUBPS           Z11, Z3, Z13
-	VMOVUPS          Z13, 704(DI)
-	VMOVUPS          Z3, 768(DI)
+	VMOVUPS          Z3, 512(DI)
 	VMULPS.BCST      word_bf800000<>+0(SB), Z11, Z3
-	VMOVUPS          Z3, 832(DI)
+	VMOVUPS          Z3, 576(DI)
 	VFMADD231PS.BCST word_bf6c835e<>+0(SB), Z1, Z2
 	VFMADD231PS.BCST word_bf6c835e<>+0(SB), Z22, Z7
-	VADDPS           Z7, Z2, Z1
-	VMOVUPS          Z1, 5312(DI)
-	VMOVUPS          Z2, 5376(DI)
-	VMOVUPS          Z7, 5440(DI)
+	VMOVUPS          Z2, 3584(DI)
+	VMOVUPS          Z7, 3648(DI)
 	VMOVAPS          Z8, Z1
 	VFMADD231PS.BCST word_bf08d5b9<>+0(SB), Z20, Z1
 	VFMADD231PS.BCST word_3f08d5b9<>+0(SB), Z8, Z20
@@ -5292,17 +5213,13 @@ group:
 	VMOVUPS          384(SI), Z7
 	VMOVAPS          Z7, Z8
 	VFMADD231PS.BCST word_3f61c598<>+0(SB), Z20, Z8
-	VSUBPS           Z8, Z3, Z11
-	VMOVUPS          Z11, 896(DI)
-	VMOVUPS          Z3, 960(DI)
+	VMOVUPS          Z3, 640(DI)
 	VMULPS.BCST      word_bf800000<>+0(SB), Z8, Z3
-	VMOVUPS          Z3, 1024(DI)
+	VMOVUPS          Z3, 704(DI)
 	VFMADD231PS.BCST word_bf61c598<>+0(SB), Z1, Z2
 	VFMADD231PS.BCST word_bf61c598<>+0(SB), Z20, Z7
-	VADDPS           Z7, Z2, Z1
-	VMOVUPS          Z1, 5120(DI)
-	VMOVUPS          Z2, 5184(DI)
-	VMOVUPS          Z7, 5248(DI)
+	VMOVUPS          Z2, 3456(DI)
+	VMOVUPS          Z7, 3520(DI)
 	VMOVAPS          Z10, Z1
 	VFMADD231PS.BCST word_3f2b0dc1<>+0(SB), Z19, Z1
 	VFMADD231PS.BCST word_bf2b0dc1<>+0(SB), Z10, Z19
@@ -5312,17 +5229,13 @@ group:
 	VMOVUPS          448(SI), Z7
 	VMOVAPS          Z7, Z8
 	VFMADD231PS.BCST word_3f54db31<>+0(SB), Z19, Z8
-	VADDPS           Z8, Z3, Z10
-	VMOVUPS          Z10, 1088(DI)
-	VMOVUPS          Z3, 1152(DI)
-	VMOVUPS          Z8, 1216(DI)
+	VMOVUPS          Z3, 768(DI)
+	VMOVUPS          Z8, 832(DI)
 	VFMADD231PS.BCST word_bf54db31<>+0(SB), Z1, Z2
 	VFMADD231PS.BCST word_bf54db31<>+0(SB), Z19, Z7
-	VSUBPS           Z7, Z2, Z1
-	VMOVUPS          Z1, 4928(DI)
-	VMOVUPS          Z2, 4992(DI)
+	VMOVUPS          Z2, 3328(DI)
 	VMULPS.BCST      word_bf800000<>+0(SB), Z7, Z1
-	VMOVUPS          Z1, 5056(DI)
+	VMOVUPS          Z1, 3392(DI)
 	VMOVAPS          Z9, Z1
 	VFMADD231PS.BCST word_3f521801<>+0(SB), Z6, Z1
 	VFMADD231PS.BCST word_bf521801<>+0(SB), Z9, Z6
@@ -5332,17 +5245,13 @@ group:
 	VMOVUPS          1856(SI), Z7
 	VMOVAPS          Z7, Z8
 	VFMADD231PS.BCST word_3f45e403<>+0(SB), Z6, Z8
-	VADDPS           Z8, Z3, Z9
-	VMOVUPS          Z9, 1280(DI)
-	VMOVUPS          Z3, 1344(DI)
-	VMOVUPS          Z8, 1408(DI)
+	VMOVUPS          Z3, 896(DI)
+	VMOVUPS          Z8, 960(DI)
 	VFMADD231PS.BCST word_bf45e403<>+0(SB), Z1, Z2
 	VFMADD231PS.BCST word_bf45e403<>+0(SB), Z6, Z7
-	VSUBPS           Z7, Z2, Z1
-	VMOVUPS          Z1, 4736(DI)
-	VMOVUPS          Z2, 4800(DI)
+	VMOVUPS          Z2, 3200(DI)
 	VMULPS.BCST      word_bf800000<>+0(SB), Z7, Z1
-	VMOVUPS          Z1, 4864(DI)
+	VMOVUPS          Z1, 3264(DI)
 	VMOVUPS          512(SI), Z1
 	VMOVAPS          Z1, Z2
 	VFMADD231PS.BCST word_bf800000<>+0(SB), Z18, Z2
@@ -5353,17 +5262,13 @@ group:
 	VMOVUPS          576(SI), Z6
 	VMOVAPS          Z6, Z7
 	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z18, Z7
-	VSUBPS           Z7, Z3, Z8
-	VMOVUPS          Z8, 1472(DI)
-	VMOVUPS          Z3, 1536(DI)
+	VMOVUPS          Z3, 1024(DI)
 	VMULPS.BCST      word_bf800000<>+0(SB), Z7, Z3
-	VMOVUPS          Z3, 1600(DI)
+	VMOVUPS          Z3, 1088(DI)
 	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z2, Z1
 	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z18, Z6
-	VADDPS           Z6, Z1, Z2
-	VMOVUPS          Z2, 4544(DI)
-	VMOVUPS          Z1, 4608(DI)
-	VMOVUPS          Z6, 4672(DI)
+	VMOVUPS          Z1, 3072(DI)
+	VMOVUPS          Z6, 3136(DI)
 	VMOVAPS          Z23, Z1
 	VFMADD231PS.BCST word_bf9bf7ec<>+0(SB), Z21, Z1
 	VFMADD231PS.BCST word_3f9bf7ec<>+0(SB), Z23, Z21
@@ -5373,17 +5278,13 @@ group:
 	VMOVUPS          640(SI), Z6
 	VMOVAPS          Z6, Z7
 	VFMADD231PS.BCST word_3f226799<>+0(SB), Z21, Z7
-	VSUBPS           Z7, Z3, Z8
-	VMOVUPS          Z8, 1664(DI)
-	VMOVUPS          Z3, 1728(DI)
+	VMOVUPS          Z3, 1152(DI)
 	VMULPS.BCST      word_bf800000<>+0(SB), Z7, Z3
-	VMOVUPS          Z3, 1792(DI)
+	VMOVUPS          Z3, 1216(DI)
 	VFMADD231PS.BCST word_bf226799<>+0(SB), Z1, Z2
 	VFMADD231PS.BCST word_bf226799<>+0(SB), Z21, Z6
-	VADDPS           Z6, Z2, Z1
-	VMOVUPS          Z1, 4352(DI)
-	VMOVUPS          Z2, 4416(DI)
-	VMOVUPS          Z6, 4480(DI)
+	VMOVUPS          Z2, 2944(DI)
+	VMOVUPS          Z6, 3008(DI)
 	VMOVAPS          Z28, Z1
 	VFMADD231PS.BCST word_bfbf90c7<>+0(SB), Z25, Z1
 	VFMADD231PS.BCST word_3fbf90c7<>+0(SB), Z28, Z25
@@ -5393,17 +5294,13 @@ group:
 	VMOVUPS          704(SI), Z6
 	VMOVAPS          Z6, Z7
 	VFMADD231PS.BCST word_3f0e39da<>+0(SB), Z25, Z7
-	VSUBPS           Z7, Z3, Z8
-	VMOVUPS          Z8, 1856(DI)
-	VMOVUPS          Z3, 1920(DI)
+	VMOVUPS          Z3, 1280(DI)
 	VMULPS.BCST      word_bf800000<>+0(SB), Z7, Z3
-	VMOVUPS          Z3, 1984(DI)
+	VMOVUPS          Z3, 1344(DI)
 	VFMADD231PS.BCST word_bf0e39da<>+0(SB), Z1, Z2
 	VFMADD231PS.BCST word_bf0e39da<>+0(SB), Z25, Z6
-	VADDPS           Z6, Z2, Z1
-	VMOVUPS          Z1, 4160(DI)
-	VMOVUPS          Z2, 4224(DI)
-	VMOVUPS          Z6, 4288(DI)
+	VMOVUPS          Z2, 2816(DI)
+	VMOVUPS          Z6, 2880(DI)
 	VMOVAPS          Z0, Z1
 	VFMADD231PS.BCST word_3fef789e<>+0(SB), Z4, Z1
 	VFMADD231PS.BCST word_bfef789e<>+0(SB), Z0, Z4
@@ -5413,17 +5310,13 @@ group:
 	VMOVUPS          768(SI), Z3
 	VMOVAPS          Z3, Z6
 	VFMADD231PS.BCST word_3ef15aea<>+0(SB), Z4, Z6
-	VADDPS           Z6, Z2, Z7
-	VMOVUPS          Z7, 2048(DI)
-	VMOVUPS          Z2, 2112(DI)
-	VMOVUPS          Z6, 2176(DI)
+	VMOVUPS          Z2, 1408(DI)
+	VMOVUPS          Z6, 1472(DI)
 	VFMADD231PS.BCST word_bef15aea<>+0(SB), Z1, Z0
 	VFMADD231PS.BCST word_bef15aea<>+0(SB), Z4, Z3
-	VSUBPS           Z3, Z0, Z1
-	VMOVUPS          Z1, 3968(DI)
-	VMOVUPS          Z0, 4032(DI)
+	VMOVUPS          Z0, 2688(DI)
 	VMULPS.BCST      word_bf800000<>+0(SB), Z3, Z0
-	VMOVUPS          Z0, 4096(DI)
+	VMOVUPS          Z0, 2752(DI)
 	VMOVAPS          Z5, Z0
 	VFMADD231PS.BCST word_401a827a<>+0(SB), Z27, Z0
 	VFMADD231PS.BCST word_c01a827a<>+0(SB), Z5, Z27
@@ -5433,17 +5326,13 @@ group:
 	VMOVUPS          832(SI), Z3
 	VMOVAPS          Z3, Z4
 	VFMADD231PS.BCST word_3ec3ef15<>+0(SB), Z27, Z4
-	VADDPS           Z4, Z2, Z5
-	VMOVUPS          Z5, 2240(DI)
-	VMOVUPS          Z2, 2304(DI)
-	VMOVUPS          Z4, 2368(DI)
+	VMOVUPS          Z2, 1536(DI)
+	VMOVUPS          Z4, 1600(DI)
 	VFMADD231PS.BCST word_bec3ef15<>+0(SB), Z0, Z1
 	VFMADD231PS.BCST word_bec3ef15<>+0(SB), Z27, Z3
-	VSUBPS           Z3, Z1, Z0
-	VMOVUPS          Z0, 3776(DI)
-	VMOVUPS          Z1, 3840(DI)
+	VMOVUPS          Z1, 2560(DI)
 	VMULPS.BCST      word_bf800000<>+0(SB), Z3, Z0
-	VMOVUPS          Z0, 3904(DI)
+	VMOVUPS          Z0, 2624(DI)
 	VMOVAPS          Z12, Z0
 	VFMADD231PS.BCST word_c052facf<>+0(SB), Z14, Z0
 	VFMADD231PS.BCST word_4052facf<>+0(SB), Z12, Z14
@@ -5453,17 +5342,13 @@ group:
 	VMOVUPS          896(SI), Z3
 	VMOVAPS          Z3, Z4
 	VFMADD231PS.BCST word_3e94a031<>+0(SB), Z14, Z4
-	VSUBPS           Z4, Z2, Z5
-	VMOVUPS          Z5, 2432(DI)
-	VMOVUPS          Z2, 2496(DI)
+	VMOVUPS          Z2, 1664(DI)
 	VMULPS.BCST      word_bf800000<>+0(SB), Z4, Z2
-	VMOVUPS          Z2, 2560(DI)
+	VMOVUPS          Z2, 1728(DI)
 	VFMADD231PS.BCST word_be94a031<>+0(SB), Z0, Z1
 	VFMADD231PS.BCST word_be94a031<>+0(SB), Z14, Z3
-	VADDPS           Z3, Z1, Z0
-	VMOVUPS          Z0, 3584(DI)
-	VMOVUPS          Z1, 3648(DI)
-	VMOVUPS          Z3, 3712(DI)
+	VMOVUPS          Z1, 2432(DI)
+	VMOVUPS          Z3, 2496(DI)
 	VMOVAPS          Z15, Z0
 	VFMADD231PS.BCST word_40a0dff7<>+0(SB), Z26, Z0
 	VFMADD231PS.BCST word_c0a0dff7<>+0(SB), Z15, Z26
@@ -5473,53 +5358,42 @@ group:
 	VMOVUPS          960(SI), Z3
 	VMOVAPS          Z3, Z4
 	VFMADD231PS.BCST word_3e47c5c2<>+0(SB), Z26, Z4
-	VADDPS           Z4, Z2, Z5
-	VMOVUPS          Z5, 2624(DI)
-	VMOVUPS          Z2, 2688(DI)
-	VMOVUPS          Z4, 2752(DI)
+	VMOVUPS          Z2, 1792(DI)
+	VMOVUPS          Z4, 1856(DI)
 	VFMADD231PS.BCST word_be47c5c2<>+0(SB), Z0, Z1
 	VFMADD231PS.BCST word_be47c5c2<>+0(SB), Z26, Z3
-	VSUBPS           Z3, Z1, Z0
-	VMOVUPS          Z0, 3392(DI)
-	VMOVUPS          Z1, 3456(DI)
+	VMOVUPS          Z1, 2304(DI)
 	VMULPS.BCST      word_bf800000<>+0(SB), Z3, Z0
-	VMOVUPS          Z0, 3520(DI)
+	VMOVUPS          Z0, 2368(DI)
 	VMOVUPS          (SI), Z0
-	VMOVUPS          2112(SI), Z1
-	VMOVAPS          Z0, Z2
-	VFMADD231PS.BCST word_41227363<>+0(SB), Z1, Z2
-	VFMADD231PS.BCST word_c1227363<>+0(SB), Z0, Z1
+	VMOVAPS          Z0, Z1
+	VFMADD231PS.BCST word_41227363<>+0(SB), Z31, Z1
+	VFMADD231PS.BCST word_c1227363<>+0(SB), Z0, Z31
 	VMOVUPS          1536(SI), Z0
-	VMOVAPS          Z0, Z3
-	VFMADD231PS.BCST word_3dc8bd36<>+0(SB), Z2, Z3
-	VMOVUPS          1024(SI), Z4
-	VMOVAPS          Z4, Z5
-	VFMADD231PS.BCST word_3dc8bd36<>+0(SB), Z1, Z5
-	VADDPS           Z5, Z3, Z6
-	VMOVUPS          Z6, 2816(DI)
-	VMOVUPS          Z3, 2880(DI)
-	VMOVUPS          Z5, 2944(DI)
-	VFMADD231PS.BCST word_bdc8bd36<>+0(SB), Z2, Z0
-	VFMADD231PS.BCST word_bdc8bd36<>+0(SB), Z1, Z4
-	VSUBPS           Z4, Z0, Z1
-	VMOVUPS          Z1, 3200(DI)
-	VMOVUPS          Z0, 3264(DI)
-	VMULPS.BCST      word_bf800000<>+0(SB), Z4, Z0
-	VMOVUPS          Z0, 3328(DI)
+	VMOVAPS          Z0, Z2
+	VFMADD231PS.BCST word_3dc8bd36<>+0(SB), Z1, Z2
+	VMOVUPS          1024(SI), Z3
+	VMOVAPS          Z3, Z4
+	VFMADD231PS.BCST word_3dc8bd36<>+0(SB), Z31, Z4
+	VMOVUPS          Z2, 1920(DI)
+	VMOVUPS          Z4, 1984(DI)
+	VFMADD231PS.BCST word_bdc8bd36<>+0(SB), Z1, Z0
+	VFMADD231PS.BCST word_bdc8bd36<>+0(SB), Z31, Z3
+	VMOVUPS          Z0, 2176(DI)
+	VMULPS.BCST      word_bf800000<>+0(SB), Z3, Z0
+	VMOVUPS          Z0, 2240(DI)
 	VMOVUPS          1600(SI), Z0
-	VMOVUPS          64(SI), Z1
-	VSUBPS           Z1, Z0, Z2
-	VMOVUPS          Z2, 3008(DI)
-	VMOVUPS          Z0, 3072(DI)
-	VMULPS.BCST      word_bf800000<>+0(SB), Z1, Z0
-	VMOVUPS          Z0, 3136(DI)
+	VMOVUPS          Z0, 2048(DI)
+	VMOVUPS          64(SI), Z0
+	VMULPS.BCST      word_bf800000<>+0(SB), Z0, Z0
+	VMOVUPS          Z0, 2112(DI)
 	MOVQ             group+64(FP), R13
 	SHLQ             $0x02, R13
 	ADDQ             R13, AX
 	ADDQ             R13, BX
 	ADDQ             R13, CX
 	ADDQ             R13, DX
-	ADDQ             $0x000017c0, DI
+	ADDQ             $0x00001040, DI
 	DECQ             R10
 	JNE              group
 	VZEROUPPER
@@ -5869,524 +5743,493 @@ group:
 	VADDPS           Z1, Z0, Z2
 	VSUBPS           Z1, Z0, Z0
 	VMOVUPS          128(DI), Z1
-	VSUBPS           256(DI), Z1, Z3
-	VADDPS           192(DI), Z1, Z1
-	VMOVUPS          5888(DI), Z4
-	VSUBPS           6016(DI), Z4, Z5
-	VADDPS           5952(DI), Z4, Z4
-	VADDPS           Z5, Z3, Z6
-	VSUBPS           Z4, Z1, Z7
-	VSUBPS           Z5, Z3, Z3
-	VADDPS           Z4, Z1, Z1
-	VMOVAPS          Z3, Z4
-	VFMADD231PS.BCST word_bdc9b5dc<>+0(SB), Z1, Z4
-	VMULPS.BCST      word_3f7ec46d<>+0(SB), Z4, Z4
-	VFMADD231PS.BCST word_3dc9b5dc<>+0(SB), Z3, Z1
-	VMULPS.BCST      word_3f7ec46d<>+0(SB), Z1, Z1
-	VMOVUPS          320(DI), Z3
-	VSUBPS           448(DI), Z3, Z5
-	VADDPS           384(DI), Z3, Z3
-	VMOVUPS          5696(DI), Z8
-	VSUBPS           5824(DI), Z8, Z9
-	VADDPS           5760(DI), Z8, Z8
-	VADDPS           Z9, Z5, Z10
-	VSUBPS           Z8, Z3, Z11
-	VSUBPS           Z9, Z5, Z5
-	VADDPS           Z8, Z3, Z3
-	VMOVAPS          Z5, Z8
-	VFMADD231PS.BCST word_be4bafaf<>+0(SB), Z3, Z8
-	VMULPS.BCST      word_3f7b14be<>+0(SB), Z8, Z8
-	VFMADD231PS.BCST word_3e4bafaf<>+0(SB), Z5, Z3
-	VMULPS.BCST      word_3f7b14be<>+0(SB), Z3, Z3
-	VMOVUPS          512(DI), Z5
-	VSUBPS           640(DI), Z5, Z9
-	VADDPS           576(DI), Z5, Z5
-	VMOVUPS          5504(DI), Z12
-	VSUBPS           5632(DI), Z12, Z13
-	VADDPS           5568(DI), Z12, Z12
-	VADDPS           Z13, Z9, Z14
-	VSUBPS           Z12, Z5, Z15
-	VSUBPS           Z13, Z9, Z9
-	VADDPS           Z12, Z5, Z5
-	VMOVAPS          Z9, Z12
-	VFMADD231PS.BCST word_be9b5042<>+0(SB), Z5, Z12
-	VMULPS.BCST      word_3f74fa0b<>+0(SB), Z12, Z12
-	VFMADD231PS.BCST word_3e9b5042<>+0(SB), Z9, Z5
-	VMULPS.BCST      word_3f74fa0b<>+0(SB), Z5, Z5
-	VMOVUPS          704(DI), Z9
-	VSUBPS           832(DI), Z9, Z13
-	VADDPS           768(DI), Z9, Z9
-	VMOVUPS          5312(DI), Z16
-	VSUBPS           5440(DI), Z16, Z17
-	VADDPS           5376(DI), Z16, Z16
-	VADDPS           Z17, Z13, Z18
-	VSUBPS           Z16, Z9, Z19
-	VSUBPS           Z17, Z13, Z13
-	VADDPS           Z16, Z9, Z9
-	VMOVAPS          Z13, Z16
-	VFMADD231PS.BCST word_bed413cd<>+0(SB), Z9, Z16
-	VMULPS.BCST      word_3f6c835e<>+0(SB), Z16, Z16
-	VFMADD231PS.BCST word_3ed413cd<>+0(SB), Z13, Z9
-	VMULPS.BCST      word_3f6c835e<>+0(SB), Z9, Z9
-	VMOVUPS          896(DI), Z13
-	VSUBPS           1024(DI), Z13, Z17
-	VADDPS           960(DI), Z13, Z13
-	VMOVUPS          5120(DI), Z20
-	VSUBPS           5248(DI), Z20, Z21
-	VADDPS           5184(DI), Z20, Z20
-	VADDPS           Z21, Z17, Z22
-	VSUBPS           Z20, Z13, Z23
-	VSUBPS           Z21, Z17, Z17
-	VADDPS           Z20, Z13, Z13
-	VMOVAPS          Z17, Z20
-	VFMADD231PS.BCST word_bf08d5b9<>+0(SB), Z13, Z20
-	VMULPS.BCST      word_3f61c598<>+0(SB), Z20, Z20
-	VFMADD231PS.BCST word_3f08d5b9<>+0(SB), Z17, Z13
-	VMULPS.BCST      word_3f61c598<>+0(SB), Z13, Z13
-	VMOVUPS          1088(DI), Z17
-	VSUBPS           1216(DI), Z17, Z21
-	VADDPS           1152(DI), Z17, Z17
-	VMOVUPS          4928(DI), Z24
-	VSUBPS           5056(DI), Z24, Z25
-	VADDPS           4992(DI), Z24, Z24
-	VADDPS           Z25, Z21, Z26
-	VSUBPS           Z24, Z17, Z27
-	VSUBPS           Z25, Z21, Z21
-	VADDPS           Z24, Z17, Z17
-	VMOVAPS          Z21, Z24
-	VFMADD231PS.BCST word_bf2b0dc1<>+0(SB), Z17, Z24
-	VMULPS.BCST      word_3f54db31<>+0(SB), Z24, Z24
-	VFMADD231PS.BCST word_3f2b0dc1<>+0(SB), Z21, Z17
-	VMULPS.BCST      word_3f54db31<>+0(SB), Z17, Z17
-	VMOVUPS          1280(DI), Z21
-	VSUBPS           1408(DI), Z21, Z25
-	VADDPS           1344(DI), Z21, Z21
-	VMOVUPS          4736(DI), Z28
-	VSUBPS           4864(DI), Z28, Z29
-	VADDPS           4800(DI), Z28, Z28
-	VADDPS           Z29, Z25, Z30
-	VSUBPS           Z28, Z21, Z31
-	VSUBPS           Z29, Z25, Z25
-	VADDPS           Z28, Z21, Z21
-	VMOVAPS          Z25, Z28
-	VFMADD231PS.BCST word_bf521801<>+0(SB), Z21, Z28
-	VMULPS.BCST      word_3f45e403<>+0(SB), Z28, Z28
-	VFMADD231PS.BCST word_3f521801<>+0(SB), Z25, Z21
-	VMULPS.BCST      word_3f45e403<>+0(SB), Z21, Z21
-	VMOVUPS          1472(DI), Z25
-	VSUBPS           1600(DI), Z25, Z29
-	VADDPS           1536(DI), Z25, Z25
-	VMOVUPS          Z21, (SI)
-	VMOVUPS          4544(DI), Z21
-	VMOVUPS          Z28, 64(SI)
-	VSUBPS           4672(DI), Z21, Z28
-	VADDPS           4608(DI), Z21, Z21
-	VMOVUPS          Z17, 128(SI)
-	VADDPS           Z28, Z29, Z17
-	VMOVUPS          Z24, 192(SI)
-	VSUBPS           Z21, Z25, Z24
-	VSUBPS           Z28, Z29, Z28
-	VADDPS           Z21, Z25, Z21
-	VMOVAPS          Z28, Z25
-	VFMADD231PS.BCST word_bf800000<>+0(SB), Z21, Z25
-	VMULPS.BCST      word_3f3504f3<>+0(SB), Z25, Z25
-	VFMADD231PS.BCST word_3f800000<>+0(SB), Z28, Z21
-	VMULPS.BCST      word_3f3504f3<>+0(SB), Z21, Z21
-	VMOVUPS          1664(DI), Z28
-	VSUBPS           1792(DI), Z28, Z29
-	VADDPS           1728(DI), Z28, Z28
-	VMOVUPS          Z21, 256(SI)
-	VMOVUPS          4352(DI), Z21
-	VMOVUPS          Z25, 320(SI)
-	VSUBPS           4480(DI), Z21, Z25
-	VADDPS           4416(DI), Z21, Z21
-	VMOVUPS          Z13, 384(SI)
-	VADDPS           Z25, Z29, Z13
-	VMOVUPS          Z20, 448(SI)
-	VSUBPS           Z21, Z28, Z20
-	VSUBPS           Z25, Z29, Z25
-	VADDPS           Z21, Z28, Z21
-	VMOVAPS          Z25, Z28
-	VFMADD231PS.BCST word_bf9bf7ec<>+0(SB), Z21, Z28
-	VMULPS.BCST      word_3f226799<>+0(SB), Z28, Z28
-	VFMADD231PS.BCST word_3f9bf7ec<>+0(SB), Z25, Z21
-	VMULPS.BCST      word_3f226799<>+0(SB), Z21, Z21
-	VMOVUPS          1856(DI), Z25
-	VSUBPS           1984(DI), Z25, Z29
-	VADDPS           1920(DI), Z25, Z25
-	VMOVUPS          Z21, 512(SI)
-	VMOVUPS          4160(DI), Z21
-	VMOVUPS          Z28, 576(SI)
-	VSUBPS           4288(DI), Z21, Z28
-	VADDPS           4224(DI), Z21, Z21
-	VMOVUPS          Z9, 640(SI)
-	VADDPS           Z28, Z29, Z9
-	VMOVUPS          Z16, 704(SI)
-	VSUBPS           Z21, Z25, Z16
-	VSUBPS           Z28, Z29, Z28
-	VADDPS           Z21, Z25, Z21
-	VMOVAPS          Z28, Z25
-	VFMADD231PS.BCST word_bfbf90c7<>+0(SB), Z21, Z25
-	VMULPS.BCST      word_3f0e39da<>+0(SB), Z25, Z25
-	VFMADD231PS.BCST word_3fbf90c7<>+0(SB), Z28, Z21
-	VMULPS.BCST      word_3f0e39da<>+0(SB), Z21, Z21
-	VMOVUPS          2048(DI), Z28
-	VSUBPS           2176(DI), Z28, Z29
-	VADDPS           2112(DI), Z28, Z28
-	VMOVUPS          Z21, 768(SI)
-	VMOVUPS          3968(DI), Z21
-	VMOVUPS          Z25, 832(SI)
-	VSUBPS           4096(DI), Z21, Z25
-	VADDPS           4032(DI), Z21, Z21
-	VMOVUPS          Z5, 896(SI)
-	VADDPS           Z25, Z29, Z5
-	VMOVUPS          Z12, 960(SI)
-	VSUBPS           Z21, Z28, Z12
-	VSUBPS           Z25, Z29, Z25
-	VADDPS           Z21, Z28, Z21
-	VMOVAPS          Z25, Z28
-	VFMADD231PS.BCST word_bfef789e<>+0(SB), Z21, Z28
-	VMULPS.BCST      word_3ef15aea<>+0(SB), Z28, Z28
-	VFMADD231PS.BCST word_3fef789e<>+0(SB), Z25, Z21
-	VMULPS.BCST      word_3ef15aea<>+0(SB), Z21, Z21
-	VMOVUPS          2240(DI), Z25
-	VSUBPS           2368(DI), Z25, Z29
-	VADDPS           2304(DI), Z25, Z25
-	VMOVUPS          Z21, 1024(SI)
-	VMOVUPS          3776(DI), Z21
-	VMOVUPS          Z28, 1088(SI)
-	VSUBPS           3904(DI), Z21, Z28
-	VADDPS           3840(DI), Z21, Z21
-	VMOVUPS          Z3, 1152(SI)
-	VADDPS           Z28, Z29, Z3
-	VMOVUPS          Z8, 1216(SI)
-	VSUBPS           Z21, Z25, Z8
-	VSUBPS           Z28, Z29, Z28
-	VADDPS           Z21, Z25, Z21
-	VMOVAPS          Z28, Z25
-	VFMADD231PS.BCST word_c01a827a<>+0(SB), Z21, Z25
-	VMULPS.BCST      word_3ec3ef15<>+0(SB), Z25, Z25
-	VFMADD231PS.BCST word_401a827a<>+0(SB), Z28, Z21
-	VMULPS.BCST      word_3ec3ef15<>+0(SB), Z21, Z21
-	VMOVUPS          2432(DI), Z28
-	VSUBPS           2560(DI), Z28, Z29
-	VADDPS           2496(DI), Z28, Z28
-	VMOVUPS          Z21, 1280(SI)
-	VMOVUPS          3584(DI), Z21
-	VMOVUPS          Z25, 1344(SI)
-	VSUBPS           3712(DI), Z21, Z25
-	VADDPS           3648(DI), Z21, Z21
-	VMOVUPS          Z1, 1408(SI)
-	VADDPS           Z25, Z29, Z1
-	VMOVUPS          Z4, 1472(SI)
-	VSUBPS           Z21, Z28, Z4
-	VSUBPS           Z25, Z29, Z25
-	VADDPS           Z21, Z28, Z21
-	VMOVAPS          Z25, Z28
-	VFMADD231PS.BCST word_c052facf<>+0(SB), Z21, Z28
-	VMULPS.BCST      word_3e94a031<>+0(SB), Z28, Z28
-	VFMADD231PS.BCST word_4052facf<>+0(SB), Z25, Z21
-	VMULPS.BCST      word_3e94a031<>+0(SB), Z21, Z21
-	VMOVUPS          2624(DI), Z25
-	VSUBPS           2752(DI), Z25, Z29
-	VADDPS           2688(DI), Z25, Z25
-	VMOVUPS          Z21, 1536(SI)
-	VMOVUPS          3392(DI), Z21
-	VMOVUPS          Z28, 1600(SI)
-	VSUBPS           3520(DI), Z21, Z28
-	VADDPS           3456(DI), Z21, Z21
-	VMOVUPS          Z0, 1664(SI)
-	VADDPS           Z28, Z29, Z0
-	VMOVUPS          Z24, 1728(SI)
-	VSUBPS           Z21, Z25, Z24
-	VSUBPS           Z28, Z29, Z28
-	VADDPS           Z21, Z25, Z21
-	VMOVAPS          Z28, Z25
-	VFMADD231PS.BCST word_c0a0dff7<>+0(SB), Z21, Z25
-	VMULPS.BCST      word_3e47c5c2<>+0(SB), Z25, Z25
-	VFMADD231PS.BCST word_40a0dff7<>+0(SB), Z28, Z21
-	VMULPS.BCST      word_3e47c5c2<>+0(SB), Z21, Z21
-	VMOVUPS          2816(DI), Z28
-	VSUBPS           2944(DI), Z28, Z29
-	VADDPS           2880(DI), Z28, Z28
-	VMOVUPS          Z21, 1792(SI)
-	VMOVUPS          3200(DI), Z21
-	VMOVUPS          Z25, 1856(SI)
-	VSUBPS           3328(DI), Z21, Z25
-	VADDPS           3264(DI), Z21, Z21
-	VMOVUPS          Z17, 1920(SI)
-	VADDPS           Z25, Z29, Z17
-	VMOVUPS          Z20, 1984(SI)
-	VSUBPS           Z21, Z28, Z20
-	VSUBPS           Z25, Z29, Z25
-	VADDPS           Z21, Z28, Z21
-	VMOVAPS          Z25, Z28
-	VFMADD231PS.BCST word_c1227363<>+0(SB), Z21, Z28
-	VMULPS.BCST      word_3dc8bd36<>+0(SB), Z28, Z28
-	VFMADD231PS.BCST word_41227363<>+0(SB), Z25, Z21
-	VMULPS.BCST      word_3dc8bd36<>+0(SB), Z21, Z21
-	VMOVUPS          3008(DI), Z25
-	VSUBPS           3136(DI), Z25, Z29
-	VADDPS           3072(DI), Z25, Z25
-	VMULPS.BCST      word_40000000<>+0(SB), Z29, Z29
-	VMULPS.BCST      word_c0000000<>+0(SB), Z25, Z25
-	VMOVUPS          Z21, 2048(SI)
-	VADDPS           Z29, Z2, Z21
-	VSUBPS           Z29, Z2, Z2
-	VADDPS           Z17, Z6, Z29
-	VMOVUPS          Z28, 2112(SI)
-	VSUBPS           Z20, Z7, Z28
-	VSUBPS           Z17, Z6, Z6
-	VADDPS           Z20, Z7, Z7
-	VMOVAPS          Z6, Z17
-	VFMADD231PS.BCST word_be4bafaf<>+0(SB), Z7, Z17
-	VMULPS.BCST      word_3f7b14be<>+0(SB), Z17, Z17
-	VFMADD231PS.BCST word_3e4bafaf<>+0(SB), Z6, Z7
-	VMULPS.BCST      word_3f7b14be<>+0(SB), Z7, Z6
-	VADDPS           Z0, Z10, Z7
-	VSUBPS           Z24, Z11, Z20
-	VSUBPS           Z0, Z10, Z0
-	VADDPS           Z24, Z11, Z10
-	VMOVAPS          Z0, Z11
-	VFMADD231PS.BCST word_bed413cd<>+0(SB), Z10, Z11
-	VMULPS.BCST      word_3f6c835e<>+0(SB), Z11, Z11
-	VFMADD231PS.BCST word_3ed413cd<>+0(SB), Z0, Z10
-	VMULPS.BCST      word_3f6c835e<>+0(SB), Z10, Z0
-	VADDPS           Z1, Z14, Z10
-	VSUBPS           Z4, Z15, Z24
-	VSUBPS           Z1, Z14, Z1
-	VADDPS           Z4, Z15, Z4
-	VMOVAPS          Z1, Z14
-	VFMADD231PS.BCST word_bf2b0dc1<>+0(SB), Z4, Z14
-	VMULPS.BCST      word_3f54db31<>+0(SB), Z14, Z14
-	VFMADD231PS.BCST word_3f2b0dc1<>+0(SB), Z1, Z4
-	VMULPS.BCST      word_3f54db31<>+0(SB), Z4, Z1
-	VADDPS           Z3, Z18, Z4
-	VSUBPS           Z8, Z19, Z15
-	VSUBPS           Z3, Z18, Z3
-	VADDPS           Z8, Z19, Z8
-	VMOVAPS          Z3, Z18
-	VFMADD231PS.BCST word_bf800000<>+0(SB), Z8, Z18
+	VMOVUPS          3968(DI), Z3
+	VADDPS           Z3, Z1, Z4
+	VMOVUPS          192(DI), Z5
+	VMOVUPS          4032(DI), Z6
+	VSUBPS           Z6, Z5, Z7
+	VSUBPS           Z3, Z1, Z1
+	VADDPS           Z6, Z5, Z3
+	VMOVAPS          Z1, Z5
+	VFMADD231PS.BCST word_bdc9b5dc<>+0(SB), Z3, Z5
+	VMULPS.BCST      word_3f7ec46d<>+0(SB), Z5, Z5
+	VFMADD231PS.BCST word_3dc9b5dc<>+0(SB), Z1, Z3
+	VMULPS.BCST      word_3f7ec46d<>+0(SB), Z3, Z1
+	VMOVUPS          256(DI), Z3
+	VMOVUPS          3840(DI), Z6
+	VADDPS           Z6, Z3, Z8
+	VMOVUPS          320(DI), Z9
+	VMOVUPS          3904(DI), Z10
+	VSUBPS           Z10, Z9, Z11
+	VSUBPS           Z6, Z3, Z3
+	VADDPS           Z10, Z9, Z6
+	VMOVAPS          Z3, Z9
+	VFMADD231PS.BCST word_be4bafaf<>+0(SB), Z6, Z9
+	VMULPS.BCST      word_3f7b14be<>+0(SB), Z9, Z9
+	VFMADD231PS.BCST word_3e4bafaf<>+0(SB), Z3, Z6
+	VMULPS.BCST      word_3f7b14be<>+0(SB), Z6, Z3
+	VMOVUPS          384(DI), Z6
+	VMOVUPS          3712(DI), Z10
+	VADDPS           Z10, Z6, Z12
+	VMOVUPS          448(DI), Z13
+	VMOVUPS          3776(DI), Z14
+	VSUBPS           Z14, Z13, Z15
+	VSUBPS           Z10, Z6, Z6
+	VADDPS           Z14, Z13, Z10
+	VMOVAPS          Z6, Z13
+	VFMADD231PS.BCST word_be9b5042<>+0(SB), Z10, Z13
+	VMULPS.BCST      word_3f74fa0b<>+0(SB), Z13, Z13
+	VFMADD231PS.BCST word_3e9b5042<>+0(SB), Z6, Z10
+	VMULPS.BCST      word_3f74fa0b<>+0(SB), Z10, Z6
+	VMOVUPS          512(DI), Z10
+	VMOVUPS          3584(DI), Z14
+	VADDPS           Z14, Z10, Z16
+	VMOVUPS          576(DI), Z17
+	VMOVUPS          3648(DI), Z18
+	VSUBPS           Z18, Z17, Z19
+	VSUBPS           Z14, Z10, Z10
+	VADDPS           Z18, Z17, Z14
+	VMOVAPS          Z10, Z17
+	VFMADD231PS.BCST word_bed413cd<>+0(SB), Z14, Z17
+	VMULPS.BCST      word_3f6c835e<>+0(SB), Z17, Z17
+	VFMADD231PS.BCST word_3ed413cd<>+0(SB), Z10, Z14
+	VMULPS.BCST      word_3f6c835e<>+0(SB), Z14, Z10
+	VMOVUPS          640(DI), Z14
+	VMOVUPS          3456(DI), Z18
+	VADDPS           Z18, Z14, Z20
+	VMOVUPS          704(DI), Z21
+	VMOVUPS          3520(DI), Z22
+	VSUBPS           Z22, Z21, Z23
+	VSUBPS           Z18, Z14, Z14
+	VADDPS           Z22, Z21, Z18
+	VMOVAPS          Z14, Z21
+	VFMADD231PS.BCST word_bf08d5b9<>+0(SB), Z18, Z21
+	VMULPS.BCST      word_3f61c598<>+0(SB), Z21, Z21
+	VFMADD231PS.BCST word_3f08d5b9<>+0(SB), Z14, Z18
+	VMULPS.BCST      word_3f61c598<>+0(SB), Z18, Z14
+	VMOVUPS          768(DI), Z18
+	VMOVUPS          3328(DI), Z22
+	VADDPS           Z22, Z18, Z24
+	VMOVUPS          832(DI), Z25
+	VMOVUPS          3392(DI), Z26
+	VSUBPS           Z26, Z25, Z27
+	VSUBPS           Z22, Z18, Z18
+	VADDPS           Z26, Z25, Z22
+	VMOVAPS          Z18, Z25
+	VFMADD231PS.BCST word_bf2b0dc1<>+0(SB), Z22, Z25
+	VMULPS.BCST      word_3f54db31<>+0(SB), Z25, Z25
+	VFMADD231PS.BCST word_3f2b0dc1<>+0(SB), Z18, Z22
+	VMULPS.BCST      word_3f54db31<>+0(SB), Z22, Z18
+	VMOVUPS          896(DI), Z22
+	VMOVUPS          3200(DI), Z26
+	VADDPS           Z26, Z22, Z28
+	VMOVUPS          960(DI), Z29
+	VMOVUPS          3264(DI), Z30
+	VSUBPS           Z30, Z29, Z31
+	VSUBPS           Z26, Z22, Z22
+	VADDPS           Z30, Z29, Z26
+	VMOVAPS          Z22, Z29
+	VFMADD231PS.BCST word_bf521801<>+0(SB), Z26, Z29
+	VMULPS.BCST      word_3f45e403<>+0(SB), Z29, Z29
+	VFMADD231PS.BCST word_3f521801<>+0(SB), Z22, Z26
+	VMULPS.BCST      word_3f45e403<>+0(SB), Z26, Z22
+	VMOVUPS          1024(DI), Z26
+	VMOVUPS          3072(DI), Z30
+	VMOVUPS          Z22, (SI)
+	VADDPS           Z30, Z26, Z22
+	VMOVUPS          Z29, 64(SI)
+	VMOVUPS          1088(DI), Z29
+	VMOVUPS          Z18, 128(SI)
+	VMOVUPS          3136(DI), Z18
+	VMOVUPS          Z25, 192(SI)
+	VSUBPS           Z18, Z29, Z25
+	VSUBPS           Z30, Z26, Z26
+	VADDPS           Z18, Z29, Z18
+	VMOVAPS          Z26, Z29
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z18, Z29
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z29, Z29
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z26, Z18
 	VMULPS.BCST      word_3f3504f3<>+0(SB), Z18, Z18
-	VFMADD231PS.BCST word_3f800000<>+0(SB), Z3, Z8
-	VMULPS.BCST      word_3f3504f3<>+0(SB), Z8, Z3
-	VADDPS           Z5, Z22, Z8
-	VSUBPS           Z12, Z23, Z19
-	VSUBPS           Z5, Z22, Z5
-	VADDPS           Z12, Z23, Z12
-	VMOVAPS          Z5, Z22
-	VFMADD231PS.BCST word_bfbf90c7<>+0(SB), Z12, Z22
-	VMULPS.BCST      word_3f0e39da<>+0(SB), Z22, Z22
-	VFMADD231PS.BCST word_3fbf90c7<>+0(SB), Z5, Z12
-	VMULPS.BCST      word_3f0e39da<>+0(SB), Z12, Z5
-	VADDPS           Z9, Z26, Z12
-	VSUBPS           Z16, Z27, Z23
-	VSUBPS           Z9, Z26, Z9
-	VADDPS           Z16, Z27, Z16
-	VMOVAPS          Z9, Z26
-	VFMADD231PS.BCST word_c01a827a<>+0(SB), Z16, Z26
-	VMULPS.BCST      word_3ec3ef15<>+0(SB), Z26, Z26
-	VFMADD231PS.BCST word_401a827a<>+0(SB), Z9, Z16
-	VMULPS.BCST      word_3ec3ef15<>+0(SB), Z16, Z9
-	VADDPS           Z13, Z30, Z16
+	VMOVUPS          1152(DI), Z26
+	VMOVUPS          2944(DI), Z30
+	VMOVUPS          Z18, 256(SI)
+	VADDPS           Z30, Z26, Z18
+	VMOVUPS          Z29, 320(SI)
+	VMOVUPS          1216(DI), Z29
+	VMOVUPS          Z14, 384(SI)
+	VMOVUPS          3008(DI), Z14
+	VMOVUPS          Z21, 448(SI)
+	VSUBPS           Z14, Z29, Z21
+	VSUBPS           Z30, Z26, Z26
+	VADDPS           Z14, Z29, Z14
+	VMOVAPS          Z26, Z29
+	VFMADD231PS.BCST word_bf9bf7ec<>+0(SB), Z14, Z29
+	VMULPS.BCST      word_3f226799<>+0(SB), Z29, Z29
+	VFMADD231PS.BCST word_3f9bf7ec<>+0(SB), Z26, Z14
+	VMULPS.BCST      word_3f226799<>+0(SB), Z14, Z14
+	VMOVUPS          1280(DI), Z26
+	VMOVUPS          2816(DI), Z30
+	VMOVUPS          Z14, 512(SI)
+	VADDPS           Z30, Z26, Z14
+	VMOVUPS          Z29, 576(SI)
+	VMOVUPS          1344(DI), Z29
+	VMOVUPS          Z10, 640(SI)
+	VMOVUPS          2880(DI), Z10
+	VMOVUPS          Z17, 704(SI)
+	VSUBPS           Z10, Z29, Z17
+	VSUBPS           Z30, Z26, Z26
+	VADDPS           Z10, Z29, Z10
+	VMOVAPS          Z26, Z29
+	VFMADD231PS.BCST word_bfbf90c7<>+0(SB), Z10, Z29
+	VMULPS.BCST      word_3f0e39da<>+0(SB), Z29, Z29
+	VFMADD231PS.BCST word_3fbf90c7<>+0(SB), Z26, Z10
+	VMULPS.BCST      word_3f0e39da<>+0(SB), Z10, Z10
+	VMOVUPS          1408(DI), Z26
+	VMOVUPS          2688(DI), Z30
+	VMOVUPS          Z10, 768(SI)
+	VADDPS           Z30, Z26, Z10
+	VMOVUPS          Z29, 832(SI)
+	VMOVUPS          1472(DI), Z29
+	VMOVUPS          Z6, 896(SI)
+	VMOVUPS          2752(DI), Z6
+	VMOVUPS          Z13, 960(SI)
+	VSUBPS           Z6, Z29, Z13
+	VSUBPS           Z30, Z26, Z26
+	VADDPS           Z6, Z29, Z6
+	VMOVAPS          Z26, Z29
+	VFMADD231PS.BCST word_bfef789e<>+0(SB), Z6, Z29
+	VMULPS.BCST      word_3ef15aea<>+0(SB), Z29, Z29
+	VFMADD231PS.BCST word_3fef789e<>+0(SB), Z26, Z6
+	VMULPS.BCST      word_3ef15aea<>+0(SB), Z6, Z6
+	VMOVUPS          1536(DI), Z26
+	VMOVUPS          2560(DI), Z30
+	VMOVUPS          Z6, 1024(SI)
+	VADDPS           Z30, Z26, Z6
+	VMOVUPS          Z29, 1088(SI)
+	VMOVUPS          1600(DI), Z29
+	VMOVUPS          Z3, 1152(SI)
+	VMOVUPS          2624(DI), Z3
+	VMOVUPS          Z9, 1216(SI)
+	VSUBPS           Z3, Z29, Z9
+	VSUBPS           Z30, Z26, Z26
+	VADDPS           Z3, Z29, Z3
+	VMOVAPS          Z26, Z29
+	VFMADD231PS.BCST word_c01a827a<>+0(SB), Z3, Z29
+	VMULPS.BCST      word_3ec3ef15<>+0(SB), Z29, Z29
+	VFMADD231PS.BCST word_401a827a<>+0(SB), Z26, Z3
+	VMULPS.BCST      word_3ec3ef15<>+0(SB), Z3, Z3
+	VMOVUPS          1664(DI), Z26
+	VMOVUPS          2432(DI), Z30
+	VMOVUPS          Z3, 1280(SI)
+	VADDPS           Z30, Z26, Z3
+	VMOVUPS          Z29, 1344(SI)
+	VMOVUPS          1728(DI), Z29
+	VMOVUPS          Z1, 1408(SI)
+	VMOVUPS          2496(DI), Z1
+	VMOVUPS          Z5, 1472(SI)
+	VSUBPS           Z1, Z29, Z5
+	VSUBPS           Z30, Z26, Z26
+	VADDPS           Z1, Z29, Z1
+	VMOVAPS          Z26, Z29
+	VFMADD231PS.BCST word_c052facf<>+0(SB), Z1, Z29
+	VMULPS.BCST      word_3e94a031<>+0(SB), Z29, Z29
+	VFMADD231PS.BCST word_4052facf<>+0(SB), Z26, Z1
+	VMULPS.BCST      word_3e94a031<>+0(SB), Z1, Z1
+	VMOVUPS          1792(DI), Z26
+	VMOVUPS          2304(DI), Z30
+	VMOVUPS          Z1, 1536(SI)
+	VADDPS           Z30, Z26, Z1
+	VMOVUPS          Z29, 1600(SI)
+	VMOVUPS          1856(DI), Z29
+	VMOVUPS          Z0, 1664(SI)
+	VMOVUPS          2368(DI), Z0
+	VMOVUPS          Z25, 1728(SI)
+	VSUBPS           Z0, Z29, Z25
+	VSUBPS           Z30, Z26, Z26
+	VADDPS           Z0, Z29, Z0
+	VMOVAPS          Z26, Z29
+	VFMADD231PS.BCST word_c0a0dff7<>+0(SB), Z0, Z29
+	VMULPS.BCST      word_3e47c5c2<>+0(SB), Z29, Z29
+	VFMADD231PS.BCST word_40a0dff7<>+0(SB), Z26, Z0
+	VMULPS.BCST      word_3e47c5c2<>+0(SB), Z0, Z0
+	VMOVUPS          1920(DI), Z26
+	VMOVUPS          2176(DI), Z30
+	VMOVUPS          Z0, 1792(SI)
+	VADDPS           Z30, Z26, Z0
+	VMOVUPS          Z29, 1856(SI)
+	VMOVUPS          1984(DI), Z29
+	VMOVUPS          Z22, 1920(SI)
+	VMOVUPS          2240(DI), Z22
+	VMOVUPS          Z21, 1984(SI)
+	VSUBPS           Z22, Z29, Z21
+	VSUBPS           Z30, Z26, Z26
+	VADDPS           Z22, Z29, Z22
+	VMOVAPS          Z26, Z29
+	VFMADD231PS.BCST word_c1227363<>+0(SB), Z22, Z29
+	VMULPS.BCST      word_3dc8bd36<>+0(SB), Z29, Z29
+	VFMADD231PS.BCST word_41227363<>+0(SB), Z26, Z22
+	VMULPS.BCST      word_3dc8bd36<>+0(SB), Z22, Z22
+	VMOVUPS          2048(DI), Z26
+	VMULPS.BCST      word_40000000<>+0(SB), Z26, Z26
+	VMOVUPS          2112(DI), Z30
+	VMULPS.BCST      word_c0000000<>+0(SB), Z30, Z30
+	VMOVUPS          Z22, 2048(SI)
+	VADDPS           Z26, Z2, Z22
+	VSUBPS           Z26, Z2, Z2
+	VADDPS           Z0, Z4, Z26
+	VMOVUPS          Z29, 2112(SI)
+	VSUBPS           Z21, Z7, Z29
+	VSUBPS           Z0, Z4, Z0
+	VADDPS           Z21, Z7, Z4
+	VMOVAPS          Z0, Z7
+	VFMADD231PS.BCST word_be4bafaf<>+0(SB), Z4, Z7
+	VMULPS.BCST      word_3f7b14be<>+0(SB), Z7, Z7
+	VFMADD231PS.BCST word_3e4bafaf<>+0(SB), Z0, Z4
+	VMULPS.BCST      word_3f7b14be<>+0(SB), Z4, Z0
+	VADDPS           Z1, Z8, Z4
+	VSUBPS           Z25, Z11, Z21
+	VSUBPS           Z1, Z8, Z1
+	VADDPS           Z25, Z11, Z8
+	VMOVAPS          Z1, Z11
+	VFMADD231PS.BCST word_bed413cd<>+0(SB), Z8, Z11
+	VMULPS.BCST      word_3f6c835e<>+0(SB), Z11, Z11
+	VFMADD231PS.BCST word_3ed413cd<>+0(SB), Z1, Z8
+	VMULPS.BCST      word_3f6c835e<>+0(SB), Z8, Z1
+	VADDPS           Z3, Z12, Z8
+	VSUBPS           Z5, Z15, Z25
+	VSUBPS           Z3, Z12, Z3
+	VADDPS           Z5, Z15, Z5
+	VMOVAPS          Z3, Z12
+	VFMADD231PS.BCST word_bf2b0dc1<>+0(SB), Z5, Z12
+	VMULPS.BCST      word_3f54db31<>+0(SB), Z12, Z12
+	VFMADD231PS.BCST word_3f2b0dc1<>+0(SB), Z3, Z5
+	VMULPS.BCST      word_3f54db31<>+0(SB), Z5, Z3
+	VADDPS           Z6, Z16, Z5
+	VSUBPS           Z9, Z19, Z15
+	VSUBPS           Z6, Z16, Z6
+	VADDPS           Z9, Z19, Z9
+	VMOVAPS          Z6, Z16
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z9, Z16
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z16, Z16
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z6, Z9
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z9, Z6
+	VADDPS           Z10, Z20, Z9
+	VSUBPS           Z13, Z23, Z19
+	VSUBPS           Z10, Z20, Z10
+	VADDPS           Z13, Z23, Z13
+	VMOVAPS          Z10, Z20
+	VFMADD231PS.BCST word_bfbf90c7<>+0(SB), Z13, Z20
+	VMULPS.BCST      word_3f0e39da<>+0(SB), Z20, Z20
+	VFMADD231PS.BCST word_3fbf90c7<>+0(SB), Z10, Z13
+	VMULPS.BCST      word_3f0e39da<>+0(SB), Z13, Z10
+	VADDPS           Z14, Z24, Z13
+	VSUBPS           Z17, Z27, Z23
+	VSUBPS           Z14, Z24, Z14
+	VADDPS           Z17, Z27, Z17
+	VMOVAPS          Z14, Z24
+	VFMADD231PS.BCST word_c01a827a<>+0(SB), Z17, Z24
+	VMULPS.BCST      word_3ec3ef15<>+0(SB), Z24, Z24
+	VFMADD231PS.BCST word_401a827a<>+0(SB), Z14, Z17
+	VMULPS.BCST      word_3ec3ef15<>+0(SB), Z17, Z14
+	VADDPS           Z18, Z28, Z17
 	VMOVUPS          1984(SI), Z27
-	VMOVUPS          Z25, 2176(SI)
-	VSUBPS           Z27, Z31, Z25
-	VSUBPS           Z13, Z30, Z13
+	VMOVUPS          Z30, 2176(SI)
+	VSUBPS           Z27, Z31, Z30
+	VSUBPS           Z18, Z28, Z18
 	VADDPS           Z27, Z31, Z27
-	VMOVAPS          Z13, Z30
-	VFMADD231PS.BCST word_c0a0dff7<>+0(SB), Z27, Z30
-	VMULPS.BCST      word_3e47c5c2<>+0(SB), Z30, Z30
-	VFMADD231PS.BCST word_40a0dff7<>+0(SB), Z13, Z27
-	VMULPS.BCST      word_3e47c5c2<>+0(SB), Z27, Z13
+	VMOVAPS          Z18, Z28
+	VFMADD231PS.BCST word_c0a0dff7<>+0(SB), Z27, Z28
+	VMULPS.BCST      word_3e47c5c2<>+0(SB), Z28, Z28
+	VFMADD231PS.BCST word_40a0dff7<>+0(SB), Z18, Z27
+	VMULPS.BCST      word_3e47c5c2<>+0(SB), Z27, Z18
 	VMOVUPS          1920(SI), Z27
 	VMULPS.BCST      word_40000000<>+0(SB), Z27, Z27
 	VMOVUPS          1728(SI), Z31
 	VMULPS.BCST      word_c0000000<>+0(SB), Z31, Z31
-	VMOVUPS          Z3, 1728(SI)
-	VADDPS           Z27, Z21, Z3
-	VSUBPS           Z27, Z21, Z21
-	VADDPS           Z16, Z29, Z27
-	VMOVUPS          Z18, 1920(SI)
-	VSUBPS           Z25, Z28, Z18
-	VSUBPS           Z16, Z29, Z16
-	VADDPS           Z25, Z28, Z25
-	VMOVAPS          Z16, Z28
-	VFMADD231PS.BCST word_bed413cd<>+0(SB), Z25, Z28
-	VMULPS.BCST      word_3f6c835e<>+0(SB), Z28, Z28
-	VFMADD231PS.BCST word_3ed413cd<>+0(SB), Z16, Z25
-	VMULPS.BCST      word_3f6c835e<>+0(SB), Z25, Z16
-	VADDPS           Z12, Z7, Z25
-	VSUBPS           Z23, Z20, Z29
-	VSUBPS           Z12, Z7, Z7
-	VADDPS           Z23, Z20, Z12
-	VMOVAPS          Z7, Z20
-	VFMADD231PS.BCST word_bf800000<>+0(SB), Z12, Z20
-	VMULPS.BCST      word_3f3504f3<>+0(SB), Z20, Z20
-	VFMADD231PS.BCST word_3f800000<>+0(SB), Z7, Z12
-	VMULPS.BCST      word_3f3504f3<>+0(SB), Z12, Z7
-	VADDPS           Z8, Z10, Z12
-	VSUBPS           Z19, Z24, Z23
-	VSUBPS           Z8, Z10, Z8
-	VADDPS           Z19, Z24, Z10
+	VMOVUPS          Z6, 1728(SI)
+	VADDPS           Z27, Z22, Z6
+	VSUBPS           Z27, Z22, Z22
+	VADDPS           Z17, Z26, Z27
+	VMOVUPS          Z16, 1920(SI)
+	VSUBPS           Z30, Z29, Z16
+	VSUBPS           Z17, Z26, Z17
+	VADDPS           Z30, Z29, Z26
+	VMOVAPS          Z17, Z29
+	VFMADD231PS.BCST word_bed413cd<>+0(SB), Z26, Z29
+	VMULPS.BCST      word_3f6c835e<>+0(SB), Z29, Z29
+	VFMADD231PS.BCST word_3ed413cd<>+0(SB), Z17, Z26
+	VMULPS.BCST      word_3f6c835e<>+0(SB), Z26, Z17
+	VADDPS           Z13, Z4, Z26
+	VSUBPS           Z23, Z21, Z30
+	VSUBPS           Z13, Z4, Z4
+	VADDPS           Z23, Z21, Z13
+	VMOVAPS          Z4, Z21
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z13, Z21
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z21, Z21
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z4, Z13
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z13, Z4
+	VADDPS           Z9, Z8, Z13
+	VSUBPS           Z19, Z25, Z23
+	VSUBPS           Z9, Z8, Z8
+	VADDPS           Z19, Z25, Z9
 	VMOVAPS          Z8, Z19
-	VFMADD231PS.BCST word_c01a827a<>+0(SB), Z10, Z19
+	VFMADD231PS.BCST word_c01a827a<>+0(SB), Z9, Z19
 	VMULPS.BCST      word_3ec3ef15<>+0(SB), Z19, Z19
-	VFMADD231PS.BCST word_401a827a<>+0(SB), Z8, Z10
-	VMULPS.BCST      word_3ec3ef15<>+0(SB), Z10, Z8
-	VMULPS.BCST      word_40000000<>+0(SB), Z4, Z4
-	VMULPS.BCST      word_c0000000<>+0(SB), Z15, Z10
-	VADDPS           Z4, Z3, Z15
-	VSUBPS           Z4, Z3, Z3
-	VADDPS           Z12, Z27, Z4
-	VSUBPS           Z23, Z18, Z24
-	VSUBPS           Z12, Z27, Z12
-	VADDPS           Z23, Z18, Z18
-	VMOVAPS          Z12, Z23
-	VFMADD231PS.BCST word_bf800000<>+0(SB), Z18, Z23
+	VFMADD231PS.BCST word_401a827a<>+0(SB), Z8, Z9
+	VMULPS.BCST      word_3ec3ef15<>+0(SB), Z9, Z8
+	VMULPS.BCST      word_40000000<>+0(SB), Z5, Z5
+	VMULPS.BCST      word_c0000000<>+0(SB), Z15, Z9
+	VADDPS           Z5, Z6, Z15
+	VSUBPS           Z5, Z6, Z5
+	VADDPS           Z13, Z27, Z6
+	VSUBPS           Z23, Z16, Z25
+	VSUBPS           Z13, Z27, Z13
+	VADDPS           Z23, Z16, Z16
+	VMOVAPS          Z13, Z23
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z16, Z23
 	VMULPS.BCST      word_3f3504f3<>+0(SB), Z23, Z23
-	VFMADD231PS.BCST word_3f800000<>+0(SB), Z12, Z18
-	VMULPS.BCST      word_3f3504f3<>+0(SB), Z18, Z12
-	VMULPS.BCST      word_40000000<>+0(SB), Z25, Z18
-	VMULPS.BCST      word_c0000000<>+0(SB), Z29, Z25
-	VADDPS           Z18, Z15, Z27
-	VSUBPS           Z18, Z15, Z15
-	VMULPS.BCST      word_40000000<>+0(SB), Z4, Z4
-	VMULPS.BCST      word_c0000000<>+0(SB), Z24, Z18
-	VADDPS           Z4, Z27, Z24
-	VSUBPS           Z4, Z27, Z4
-	VADDPS           Z18, Z15, Z27
-	VSUBPS           Z18, Z15, Z15
-	VADDPS           Z25, Z3, Z18
-	VSUBPS           Z25, Z3, Z3
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z13, Z16
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z16, Z13
+	VMULPS.BCST      word_40000000<>+0(SB), Z26, Z16
+	VMULPS.BCST      word_c0000000<>+0(SB), Z30, Z26
+	VADDPS           Z16, Z15, Z27
+	VSUBPS           Z16, Z15, Z15
+	VMULPS.BCST      word_40000000<>+0(SB), Z6, Z6
+	VMULPS.BCST      word_c0000000<>+0(SB), Z25, Z16
+	VADDPS           Z6, Z27, Z25
+	VSUBPS           Z6, Z27, Z6
+	VADDPS           Z16, Z15, Z27
+	VSUBPS           Z16, Z15, Z15
+	VADDPS           Z26, Z5, Z16
+	VSUBPS           Z26, Z5, Z5
 	VMULPS.BCST      word_40000000<>+0(SB), Z23, Z23
-	VMULPS.BCST      word_c0000000<>+0(SB), Z12, Z12
-	VADDPS           Z23, Z18, Z25
-	VSUBPS           Z23, Z18, Z18
-	VADDPS           Z12, Z3, Z23
-	VSUBPS           Z12, Z3, Z3
-	VADDPS           Z10, Z21, Z12
-	VSUBPS           Z10, Z21, Z10
-	VADDPS           Z19, Z28, Z21
-	VSUBPS           Z8, Z16, Z29
-	VSUBPS           Z19, Z28, Z19
-	VADDPS           Z8, Z16, Z8
-	VMOVAPS          Z19, Z16
-	VFMADD231PS.BCST word_bf800000<>+0(SB), Z8, Z16
-	VMULPS.BCST      word_3f3504f3<>+0(SB), Z16, Z16
+	VMULPS.BCST      word_c0000000<>+0(SB), Z13, Z13
+	VADDPS           Z23, Z16, Z26
+	VSUBPS           Z23, Z16, Z16
+	VADDPS           Z13, Z5, Z23
+	VSUBPS           Z13, Z5, Z5
+	VADDPS           Z9, Z22, Z13
+	VSUBPS           Z9, Z22, Z9
+	VADDPS           Z19, Z29, Z22
+	VSUBPS           Z8, Z17, Z30
+	VSUBPS           Z19, Z29, Z19
+	VADDPS           Z8, Z17, Z8
+	VMOVAPS          Z19, Z17
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z8, Z17
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z17, Z17
 	VFMADD231PS.BCST word_3f800000<>+0(SB), Z19, Z8
 	VMULPS.BCST      word_3f3504f3<>+0(SB), Z8, Z8
-	VMULPS.BCST      word_40000000<>+0(SB), Z20, Z19
-	VMULPS.BCST      word_c0000000<>+0(SB), Z7, Z7
-	VADDPS           Z19, Z12, Z20
-	VSUBPS           Z19, Z12, Z12
 	VMULPS.BCST      word_40000000<>+0(SB), Z21, Z19
-	VMULPS.BCST      word_c0000000<>+0(SB), Z29, Z21
-	VADDPS           Z19, Z20, Z28
-	VSUBPS           Z19, Z20, Z19
-	VADDPS           Z21, Z12, Z20
-	VSUBPS           Z21, Z12, Z12
-	VADDPS           Z7, Z10, Z21
-	VSUBPS           Z7, Z10, Z7
-	VMULPS.BCST      word_40000000<>+0(SB), Z16, Z10
+	VMULPS.BCST      word_c0000000<>+0(SB), Z4, Z4
+	VADDPS           Z19, Z13, Z21
+	VSUBPS           Z19, Z13, Z13
+	VMULPS.BCST      word_40000000<>+0(SB), Z22, Z19
+	VMULPS.BCST      word_c0000000<>+0(SB), Z30, Z22
+	VADDPS           Z19, Z21, Z29
+	VSUBPS           Z19, Z21, Z19
+	VADDPS           Z22, Z13, Z21
+	VSUBPS           Z22, Z13, Z13
+	VADDPS           Z4, Z9, Z22
+	VSUBPS           Z4, Z9, Z4
+	VMULPS.BCST      word_40000000<>+0(SB), Z17, Z9
 	VMULPS.BCST      word_c0000000<>+0(SB), Z8, Z8
-	VADDPS           Z10, Z21, Z16
-	VSUBPS           Z10, Z21, Z10
-	VADDPS           Z8, Z7, Z21
-	VSUBPS           Z8, Z7, Z7
+	VADDPS           Z9, Z22, Z17
+	VSUBPS           Z9, Z22, Z9
+	VADDPS           Z8, Z4, Z22
+	VSUBPS           Z8, Z4, Z4
 	VADDPS           Z31, Z2, Z8
 	VSUBPS           Z31, Z2, Z2
-	VADDPS           Z30, Z17, Z29
-	VSUBPS           Z13, Z6, Z31
-	VSUBPS           Z30, Z17, Z17
-	VADDPS           Z13, Z6, Z6
-	VMOVAPS          Z17, Z13
-	VFMADD231PS.BCST word_bed413cd<>+0(SB), Z6, Z13
-	VMULPS.BCST      word_3f6c835e<>+0(SB), Z13, Z13
-	VFMADD231PS.BCST word_3ed413cd<>+0(SB), Z17, Z6
-	VMULPS.BCST      word_3f6c835e<>+0(SB), Z6, Z6
-	VADDPS           Z26, Z11, Z17
-	VSUBPS           Z9, Z0, Z30
-	VSUBPS           Z26, Z11, Z11
-	VADDPS           Z9, Z0, Z0
-	VMOVAPS          Z11, Z9
-	VFMADD231PS.BCST word_bf800000<>+0(SB), Z0, Z9
-	VMULPS.BCST      word_3f3504f3<>+0(SB), Z9, Z9
-	VFMADD231PS.BCST word_3f800000<>+0(SB), Z11, Z0
-	VMULPS.BCST      word_3f3504f3<>+0(SB), Z0, Z0
-	VADDPS           Z22, Z14, Z11
-	VSUBPS           Z5, Z1, Z26
-	VSUBPS           Z22, Z14, Z14
-	VADDPS           Z5, Z1, Z1
-	VMOVAPS          Z14, Z5
-	VFMADD231PS.BCST word_c01a827a<>+0(SB), Z1, Z5
-	VMULPS.BCST      word_3ec3ef15<>+0(SB), Z5, Z5
-	VFMADD231PS.BCST word_401a827a<>+0(SB), Z14, Z1
-	VMULPS.BCST      word_3ec3ef15<>+0(SB), Z1, Z1
-	VMOVUPS          1920(SI), Z14
-	VMULPS.BCST      word_40000000<>+0(SB), Z14, Z14
-	VMOVUPS          1728(SI), Z22
-	VMULPS.BCST      word_c0000000<>+0(SB), Z22, Z22
-	VMOVUPS          Z7, 1728(SI)
-	VADDPS           Z14, Z8, Z7
-	VSUBPS           Z14, Z8, Z8
-	VADDPS           Z11, Z29, Z14
-	VMOVUPS          Z3, 1920(SI)
-	VSUBPS           Z26, Z31, Z3
-	VSUBPS           Z11, Z29, Z11
-	VADDPS           Z26, Z31, Z26
-	VMOVAPS          Z11, Z29
-	VFMADD231PS.BCST word_bf800000<>+0(SB), Z26, Z29
-	VMULPS.BCST      word_3f3504f3<>+0(SB), Z29, Z29
-	VFMADD231PS.BCST word_3f800000<>+0(SB), Z11, Z26
-	VMULPS.BCST      word_3f3504f3<>+0(SB), Z26, Z11
-	VMULPS.BCST      word_40000000<>+0(SB), Z17, Z17
-	VMULPS.BCST      word_c0000000<>+0(SB), Z30, Z26
-	VADDPS           Z17, Z7, Z30
-	VSUBPS           Z17, Z7, Z7
-	VMULPS.BCST      word_40000000<>+0(SB), Z14, Z14
-	VMULPS.BCST      word_c0000000<>+0(SB), Z3, Z3
-	VADDPS           Z14, Z30, Z17
-	VSUBPS           Z14, Z30, Z14
-	VADDPS           Z3, Z7, Z30
-	VSUBPS           Z3, Z7, Z3
-	VADDPS           Z26, Z8, Z7
-	VSUBPS           Z26, Z8, Z8
-	VMULPS.BCST      word_40000000<>+0(SB), Z29, Z26
-	VMULPS.BCST      word_c0000000<>+0(SB), Z11, Z11
-	VADDPS           Z26, Z7, Z29
-	VSUBPS           Z26, Z7, Z7
-	VADDPS           Z11, Z8, Z26
-	VSUBPS           Z11, Z8, Z8
-	VADDPS           Z22, Z2, Z11
-	VSUBPS           Z22, Z2, Z2
-	VADDPS           Z5, Z13, Z22
-	VSUBPS           Z1, Z6, Z31
-	VSUBPS           Z5, Z13, Z5
-	VADDPS           Z1, Z6, Z1
-	VMOVAPS          Z5, Z6
-	VFMADD231PS.BCST word_bf800000<>+0(SB), Z1, Z6
-	VMULPS.BCST      word_3f3504f3<>+0(SB), Z6, Z6
-	VFMADD231PS.BCST word_3f800000<>+0(SB), Z5, Z1
+	VADDPS           Z28, Z7, Z30
+	VSUBPS           Z18, Z0, Z31
+	VSUBPS           Z28, Z7, Z7
+	VADDPS           Z18, Z0, Z0
+	VMOVAPS          Z7, Z18
+	VFMADD231PS.BCST word_bed413cd<>+0(SB), Z0, Z18
+	VMULPS.BCST      word_3f6c835e<>+0(SB), Z18, Z18
+	VFMADD231PS.BCST word_3ed413cd<>+0(SB), Z7, Z0
+	VMULPS.BCST      word_3f6c835e<>+0(SB), Z0, Z0
+	VADDPS           Z24, Z11, Z7
+	VSUBPS           Z14, Z1, Z28
+	VSUBPS           Z24, Z11, Z11
+	VADDPS           Z14, Z1, Z1
+	VMOVAPS          Z11, Z14
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z1, Z14
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z14, Z14
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z11, Z1
 	VMULPS.BCST      word_3f3504f3<>+0(SB), Z1, Z1
-	VMULPS.BCST      word_40000000<>+0(SB), Z9, Z5
-	VMULPS.BCST      word_c0000000<>+0(SB), Z0, Z0
-	VADDPS           Z5, Z11, Z9
-	VSUBPS           Z5, Z11, Z5
-	VMULPS.BCST      word_40000000<>+0(SB), Z22, Z11
-	VMULPS.BCST      word_c0000000<>+0(SB), Z31, Z13
-	VADDPS           Z11, Z9, Z22
-	VSUBPS           Z11, Z9, Z9
-	VADDPS           Z13, Z5, Z11
-	VSUBPS           Z13, Z5, Z5
-	VADDPS           Z0, Z2, Z13
-	VSUBPS           Z0, Z2, Z0
-	VMULPS.BCST      word_40000000<>+0(SB), Z6, Z2
+	VADDPS           Z20, Z12, Z11
+	VSUBPS           Z10, Z3, Z24
+	VSUBPS           Z20, Z12, Z12
+	VADDPS           Z10, Z3, Z3
+	VMOVAPS          Z12, Z10
+	VFMADD231PS.BCST word_c01a827a<>+0(SB), Z3, Z10
+	VMULPS.BCST      word_3ec3ef15<>+0(SB), Z10, Z10
+	VFMADD231PS.BCST word_401a827a<>+0(SB), Z12, Z3
+	VMULPS.BCST      word_3ec3ef15<>+0(SB), Z3, Z3
+	VMOVUPS          1920(SI), Z12
+	VMULPS.BCST      word_40000000<>+0(SB), Z12, Z12
+	VMOVUPS          1728(SI), Z20
+	VMULPS.BCST      word_c0000000<>+0(SB), Z20, Z20
+	VMOVUPS          Z4, 1728(SI)
+	VADDPS           Z12, Z8, Z4
+	VSUBPS           Z12, Z8, Z8
+	VADDPS           Z11, Z30, Z12
+	VMOVUPS          Z5, 1920(SI)
+	VSUBPS           Z24, Z31, Z5
+	VSUBPS           Z11, Z30, Z11
+	VADDPS           Z24, Z31, Z24
+	VMOVAPS          Z11, Z30
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z24, Z30
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z30, Z30
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z11, Z24
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z24, Z11
+	VMULPS.BCST      word_40000000<>+0(SB), Z7, Z7
+	VMULPS.BCST      word_c0000000<>+0(SB), Z28, Z24
+	VADDPS           Z7, Z4, Z28
+	VSUBPS           Z7, Z4, Z4
+	VMULPS.BCST      word_40000000<>+0(SB), Z12, Z7
+	VMULPS.BCST      word_c0000000<>+0(SB), Z5, Z5
+	VADDPS           Z7, Z28, Z12
+	VSUBPS           Z7, Z28, Z7
+	VADDPS           Z5, Z4, Z28
+	VSUBPS           Z5, Z4, Z4
+	VADDPS           Z24, Z8, Z5
+	VSUBPS           Z24, Z8, Z8
+	VMULPS.BCST      word_40000000<>+0(SB), Z30, Z24
+	VMULPS.BCST      word_c0000000<>+0(SB), Z11, Z11
+	VADDPS           Z24, Z5, Z30
+	VSUBPS           Z24, Z5, Z5
+	VADDPS           Z11, Z8, Z24
+	VSUBPS           Z11, Z8, Z8
+	VADDPS           Z20, Z2, Z11
+	VSUBPS           Z20, Z2, Z2
+	VADDPS           Z10, Z18, Z20
+	VSUBPS           Z3, Z0, Z31
+	VSUBPS           Z10, Z18, Z10
+	VADDPS           Z3, Z0, Z0
+	VMOVAPS          Z10, Z3
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z0, Z3
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z3, Z3
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z10, Z0
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z0, Z0
+	VMULPS.BCST      word_40000000<>+0(SB), Z14, Z10
 	VMULPS.BCST      word_c0000000<>+0(SB), Z1, Z1
-	VADDPS           Z2, Z13, Z6
-	VSUBPS           Z2, Z13, Z2
-	VADDPS           Z1, Z0, Z13
-	VSUBPS           Z1, Z0, Z0
+	VADDPS           Z10, Z11, Z14
+	VSUBPS           Z10, Z11, Z10
+	VMULPS.BCST      word_40000000<>+0(SB), Z20, Z11
+	VMULPS.BCST      word_c0000000<>+0(SB), Z31, Z18
+	VADDPS           Z11, Z14, Z20
+	VSUBPS           Z11, Z14, Z11
+	VADDPS           Z18, Z10, Z14
+	VSUBPS           Z18, Z10, Z10
+	VADDPS           Z1, Z2, Z18
+	VSUBPS           Z1, Z2, Z1
+	VMULPS.BCST      word_40000000<>+0(SB), Z3, Z2
+	VMULPS.BCST      word_c0000000<>+0(SB), Z0, Z0
+	VADDPS           Z2, Z18, Z3
+	VSUBPS           Z2, Z18, Z2
+	VADDPS           Z0, Z1, Z18
+	VSUBPS           Z0, Z1, Z0
 	VMOVUPS          1664(SI), Z1
 	VMOVUPS          2176(SI), Z31
 	VMOVUPS          Z0, 1984(SI)
@@ -6395,556 +6238,556 @@ group:
 	VMOVUPS          1472(SI), Z31
 	VMOVUPS          Z8, 2176(SI)
 	VMOVUPS          2112(SI), Z8
-	VMOVUPS          Z5, 1664(SI)
-	VADDPS           Z8, Z31, Z5
-	VMOVUPS          Z12, 2240(SI)
-	VMOVUPS          1408(SI), Z12
-	VMOVUPS          Z3, 2304(SI)
-	VMOVUPS          2048(SI), Z3
+	VMOVUPS          Z10, 1664(SI)
+	VADDPS           Z8, Z31, Z10
+	VMOVUPS          Z13, 2240(SI)
+	VMOVUPS          1408(SI), Z13
+	VMOVUPS          Z4, 2304(SI)
+	VMOVUPS          2048(SI), Z4
 	VMOVUPS          Z15, 2368(SI)
-	VSUBPS           Z3, Z12, Z15
+	VSUBPS           Z4, Z13, Z15
 	VSUBPS           Z8, Z31, Z8
-	VADDPS           Z3, Z12, Z3
-	VMOVAPS          Z8, Z12
-	VFMADD231PS.BCST word_be4bafaf<>+0(SB), Z3, Z12
-	VMULPS.BCST      word_3f7b14be<>+0(SB), Z12, Z12
-	VFMADD231PS.BCST word_3e4bafaf<>+0(SB), Z8, Z3
-	VMULPS.BCST      word_3f7b14be<>+0(SB), Z3, Z3
+	VADDPS           Z4, Z13, Z4
+	VMOVAPS          Z8, Z13
+	VFMADD231PS.BCST word_be4bafaf<>+0(SB), Z4, Z13
+	VMULPS.BCST      word_3f7b14be<>+0(SB), Z13, Z13
+	VFMADD231PS.BCST word_3e4bafaf<>+0(SB), Z8, Z4
+	VMULPS.BCST      word_3f7b14be<>+0(SB), Z4, Z4
 	VMOVUPS          1216(SI), Z8
 	VMOVUPS          1856(SI), Z31
 	VMOVUPS          Z2, 2048(SI)
 	VADDPS           Z31, Z8, Z2
-	VMOVUPS          Z10, 1408(SI)
-	VMOVUPS          1152(SI), Z10
-	VMOVUPS          Z7, 2112(SI)
-	VMOVUPS          1792(SI), Z7
-	VMOVUPS          Z18, 1472(SI)
-	VSUBPS           Z7, Z10, Z18
+	VMOVUPS          Z9, 1408(SI)
+	VMOVUPS          1152(SI), Z9
+	VMOVUPS          Z5, 2112(SI)
+	VMOVUPS          1792(SI), Z5
+	VMOVUPS          Z16, 1472(SI)
+	VSUBPS           Z5, Z9, Z16
 	VSUBPS           Z31, Z8, Z8
-	VADDPS           Z7, Z10, Z7
-	VMOVAPS          Z8, Z10
-	VFMADD231PS.BCST word_bed413cd<>+0(SB), Z7, Z10
-	VMULPS.BCST      word_3f6c835e<>+0(SB), Z10, Z10
-	VFMADD231PS.BCST word_3ed413cd<>+0(SB), Z8, Z7
-	VMULPS.BCST      word_3f6c835e<>+0(SB), Z7, Z7
+	VADDPS           Z5, Z9, Z5
+	VMOVAPS          Z8, Z9
+	VFMADD231PS.BCST word_bed413cd<>+0(SB), Z5, Z9
+	VMULPS.BCST      word_3f6c835e<>+0(SB), Z9, Z9
+	VFMADD231PS.BCST word_3ed413cd<>+0(SB), Z8, Z5
+	VMULPS.BCST      word_3f6c835e<>+0(SB), Z5, Z5
 	VMOVUPS          960(SI), Z8
 	VMOVUPS          1600(SI), Z31
-	VMOVUPS          Z9, 1792(SI)
-	VADDPS           Z31, Z8, Z9
+	VMOVUPS          Z11, 1792(SI)
+	VADDPS           Z31, Z8, Z11
 	VMOVUPS          Z19, 1152(SI)
 	VMOVUPS          896(SI), Z19
-	VMOVUPS          Z14, 1856(SI)
-	VMOVUPS          1536(SI), Z14
-	VMOVUPS          Z4, 1216(SI)
-	VSUBPS           Z14, Z19, Z4
+	VMOVUPS          Z7, 1856(SI)
+	VMOVUPS          1536(SI), Z7
+	VMOVUPS          Z6, 1216(SI)
+	VSUBPS           Z7, Z19, Z6
 	VSUBPS           Z31, Z8, Z8
-	VADDPS           Z14, Z19, Z14
+	VADDPS           Z7, Z19, Z7
 	VMOVAPS          Z8, Z19
-	VFMADD231PS.BCST word_bf2b0dc1<>+0(SB), Z14, Z19
+	VFMADD231PS.BCST word_bf2b0dc1<>+0(SB), Z7, Z19
 	VMULPS.BCST      word_3f54db31<>+0(SB), Z19, Z19
-	VFMADD231PS.BCST word_3f2b0dc1<>+0(SB), Z8, Z14
-	VMULPS.BCST      word_3f54db31<>+0(SB), Z14, Z8
-	VMOVUPS          704(SI), Z14
+	VFMADD231PS.BCST word_3f2b0dc1<>+0(SB), Z8, Z7
+	VMULPS.BCST      word_3f54db31<>+0(SB), Z7, Z7
+	VMOVUPS          704(SI), Z8
 	VMOVUPS          1344(SI), Z31
-	VMOVUPS          Z13, 1536(SI)
-	VADDPS           Z31, Z14, Z13
-	VMOVUPS          Z21, 896(SI)
-	VMOVUPS          640(SI), Z21
-	VMOVUPS          Z26, 1600(SI)
-	VMOVUPS          1280(SI), Z26
+	VMOVUPS          Z18, 1536(SI)
+	VADDPS           Z31, Z8, Z18
+	VMOVUPS          Z22, 896(SI)
+	VMOVUPS          640(SI), Z22
+	VMOVUPS          Z24, 1600(SI)
+	VMOVUPS          1280(SI), Z24
 	VMOVUPS          Z23, 960(SI)
-	VSUBPS           Z26, Z21, Z23
-	VSUBPS           Z31, Z14, Z14
-	VADDPS           Z26, Z21, Z21
-	VMOVAPS          Z14, Z26
-	VFMADD231PS.BCST word_bf800000<>+0(SB), Z21, Z26
-	VMULPS.BCST      word_3f3504f3<>+0(SB), Z26, Z26
-	VFMADD231PS.BCST word_3f800000<>+0(SB), Z14, Z21
-	VMULPS.BCST      word_3f3504f3<>+0(SB), Z21, Z14
-	VMOVUPS          448(SI), Z21
+	VSUBPS           Z24, Z22, Z23
+	VSUBPS           Z31, Z8, Z8
+	VADDPS           Z24, Z22, Z22
+	VMOVAPS          Z8, Z24
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z22, Z24
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z24, Z24
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z8, Z22
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z22, Z8
+	VMOVUPS          448(SI), Z22
 	VMOVUPS          1088(SI), Z31
-	VMOVUPS          Z11, 1280(SI)
-	VADDPS           Z31, Z21, Z11
-	VMOVUPS          Z20, 640(SI)
-	VMOVUPS          384(SI), Z20
-	VMOVUPS          Z30, 1344(SI)
-	VMOVUPS          1024(SI), Z30
+	VMOVUPS          Z14, 1280(SI)
+	VADDPS           Z31, Z22, Z14
+	VMOVUPS          Z21, 640(SI)
+	VMOVUPS          384(SI), Z21
+	VMOVUPS          Z28, 1344(SI)
+	VMOVUPS          1024(SI), Z28
 	VMOVUPS          Z27, 704(SI)
-	VSUBPS           Z30, Z20, Z27
-	VSUBPS           Z31, Z21, Z21
-	VADDPS           Z30, Z20, Z20
-	VMOVAPS          Z21, Z30
-	VFMADD231PS.BCST word_bfbf90c7<>+0(SB), Z20, Z30
-	VMULPS.BCST      word_3f0e39da<>+0(SB), Z30, Z30
-	VFMADD231PS.BCST word_3fbf90c7<>+0(SB), Z21, Z20
-	VMULPS.BCST      word_3f0e39da<>+0(SB), Z20, Z20
-	VMOVUPS          192(SI), Z21
+	VSUBPS           Z28, Z21, Z27
+	VSUBPS           Z31, Z22, Z22
+	VADDPS           Z28, Z21, Z21
+	VMOVAPS          Z22, Z28
+	VFMADD231PS.BCST word_bfbf90c7<>+0(SB), Z21, Z28
+	VMULPS.BCST      word_3f0e39da<>+0(SB), Z28, Z28
+	VFMADD231PS.BCST word_3fbf90c7<>+0(SB), Z22, Z21
+	VMULPS.BCST      word_3f0e39da<>+0(SB), Z21, Z21
+	VMOVUPS          192(SI), Z22
 	VMOVUPS          832(SI), Z31
-	VMOVUPS          Z6, 1024(SI)
-	VADDPS           Z31, Z21, Z6
-	VMOVUPS          Z16, 384(SI)
-	VMOVUPS          128(SI), Z16
-	VMOVUPS          Z29, 1088(SI)
-	VMOVUPS          768(SI), Z29
-	VMOVUPS          Z25, 448(SI)
-	VSUBPS           Z29, Z16, Z25
-	VSUBPS           Z31, Z21, Z21
-	VADDPS           Z29, Z16, Z16
-	VMOVAPS          Z21, Z29
-	VFMADD231PS.BCST word_c01a827a<>+0(SB), Z16, Z29
-	VMULPS.BCST      word_3ec3ef15<>+0(SB), Z29, Z29
-	VFMADD231PS.BCST word_401a827a<>+0(SB), Z21, Z16
-	VMULPS.BCST      word_3ec3ef15<>+0(SB), Z16, Z16
-	VMOVUPS          64(SI), Z21
+	VMOVUPS          Z3, 1024(SI)
+	VADDPS           Z31, Z22, Z3
+	VMOVUPS          Z17, 384(SI)
+	VMOVUPS          128(SI), Z17
+	VMOVUPS          Z30, 1088(SI)
+	VMOVUPS          768(SI), Z30
+	VMOVUPS          Z26, 448(SI)
+	VSUBPS           Z30, Z17, Z26
+	VSUBPS           Z31, Z22, Z22
+	VADDPS           Z30, Z17, Z17
+	VMOVAPS          Z22, Z30
+	VFMADD231PS.BCST word_c01a827a<>+0(SB), Z17, Z30
+	VMULPS.BCST      word_3ec3ef15<>+0(SB), Z30, Z30
+	VFMADD231PS.BCST word_401a827a<>+0(SB), Z22, Z17
+	VMULPS.BCST      word_3ec3ef15<>+0(SB), Z17, Z17
+	VMOVUPS          64(SI), Z22
 	VMOVUPS          576(SI), Z31
-	VMOVUPS          Z22, 768(SI)
-	VADDPS           Z31, Z21, Z22
-	VMOVUPS          Z28, 128(SI)
-	VMOVUPS          (SI), Z28
-	VMOVUPS          Z17, 832(SI)
-	VMOVUPS          512(SI), Z17
-	VMOVUPS          Z24, 192(SI)
-	VSUBPS           Z17, Z28, Z24
-	VSUBPS           Z31, Z21, Z21
-	VADDPS           Z17, Z28, Z17
-	VMOVAPS          Z21, Z28
-	VFMADD231PS.BCST word_c0a0dff7<>+0(SB), Z17, Z28
-	VMULPS.BCST      word_3e47c5c2<>+0(SB), Z28, Z28
-	VFMADD231PS.BCST word_40a0dff7<>+0(SB), Z21, Z17
-	VMULPS.BCST      word_3e47c5c2<>+0(SB), Z17, Z17
-	VMOVUPS          320(SI), Z21
-	VMULPS.BCST      word_40000000<>+0(SB), Z21, Z21
+	VMOVUPS          Z20, 768(SI)
+	VADDPS           Z31, Z22, Z20
+	VMOVUPS          Z29, 128(SI)
+	VMOVUPS          (SI), Z29
+	VMOVUPS          Z12, 832(SI)
+	VMOVUPS          512(SI), Z12
+	VMOVUPS          Z25, 192(SI)
+	VSUBPS           Z12, Z29, Z25
+	VSUBPS           Z31, Z22, Z22
+	VADDPS           Z12, Z29, Z12
+	VMOVAPS          Z22, Z29
+	VFMADD231PS.BCST word_c0a0dff7<>+0(SB), Z12, Z29
+	VMULPS.BCST      word_3e47c5c2<>+0(SB), Z29, Z29
+	VFMADD231PS.BCST word_40a0dff7<>+0(SB), Z22, Z12
+	VMULPS.BCST      word_3e47c5c2<>+0(SB), Z12, Z12
+	VMOVUPS          320(SI), Z22
+	VMULPS.BCST      word_40000000<>+0(SB), Z22, Z22
 	VMOVUPS          256(SI), Z31
 	VMULPS.BCST      word_c0000000<>+0(SB), Z31, Z31
-	VMOVUPS          Z14, 256(SI)
-	VADDPS           Z21, Z0, Z14
-	VSUBPS           Z21, Z0, Z0
-	VADDPS           Z22, Z5, Z21
-	VMOVUPS          Z26, 320(SI)
-	VSUBPS           Z24, Z15, Z26
-	VSUBPS           Z22, Z5, Z5
-	VADDPS           Z24, Z15, Z15
-	VMOVAPS          Z5, Z22
-	VFMADD231PS.BCST word_bed413cd<>+0(SB), Z15, Z22
-	VMULPS.BCST      word_3f6c835e<>+0(SB), Z22, Z22
-	VFMADD231PS.BCST word_3ed413cd<>+0(SB), Z5, Z15
-	VMULPS.BCST      word_3f6c835e<>+0(SB), Z15, Z5
-	VADDPS           Z6, Z2, Z15
-	VSUBPS           Z25, Z18, Z24
-	VSUBPS           Z6, Z2, Z2
-	VADDPS           Z25, Z18, Z6
-	VMOVAPS          Z2, Z18
-	VFMADD231PS.BCST word_bf800000<>+0(SB), Z6, Z18
-	VMULPS.BCST      word_3f3504f3<>+0(SB), Z18, Z18
-	VFMADD231PS.BCST word_3f800000<>+0(SB), Z2, Z6
-	VMULPS.BCST      word_3f3504f3<>+0(SB), Z6, Z2
-	VADDPS           Z11, Z9, Z6
-	VSUBPS           Z27, Z4, Z25
-	VSUBPS           Z11, Z9, Z9
-	VADDPS           Z27, Z4, Z4
-	VMOVAPS          Z9, Z11
-	VFMADD231PS.BCST word_c01a827a<>+0(SB), Z4, Z11
-	VMULPS.BCST      word_3ec3ef15<>+0(SB), Z11, Z11
-	VFMADD231PS.BCST word_401a827a<>+0(SB), Z9, Z4
-	VMULPS.BCST      word_3ec3ef15<>+0(SB), Z4, Z4
-	VMULPS.BCST      word_40000000<>+0(SB), Z13, Z9
-	VMULPS.BCST      word_c0000000<>+0(SB), Z23, Z13
-	VADDPS           Z9, Z14, Z23
-	VSUBPS           Z9, Z14, Z9
-	VADDPS           Z6, Z21, Z14
-	VSUBPS           Z25, Z26, Z27
-	VSUBPS           Z6, Z21, Z6
-	VADDPS           Z25, Z26, Z21
-	VMOVAPS          Z6, Z25
-	VFMADD231PS.BCST word_bf800000<>+0(SB), Z21, Z25
-	VMULPS.BCST      word_3f3504f3<>+0(SB), Z25, Z25
-	VFMADD231PS.BCST word_3f800000<>+0(SB), Z6, Z21
-	VMULPS.BCST      word_3f3504f3<>+0(SB), Z21, Z6
-	VMULPS.BCST      word_40000000<>+0(SB), Z15, Z15
-	VMULPS.BCST      word_c0000000<>+0(SB), Z24, Z21
-	VADDPS           Z15, Z23, Z24
-	VSUBPS           Z15, Z23, Z15
-	VMULPS.BCST      word_40000000<>+0(SB), Z14, Z14
-	VMULPS.BCST      word_c0000000<>+0(SB), Z27, Z23
-	VADDPS           Z14, Z24, Z26
-	VSUBPS           Z14, Z24, Z14
-	VADDPS           Z23, Z15, Z24
-	VSUBPS           Z23, Z15, Z15
-	VADDPS           Z21, Z9, Z23
-	VSUBPS           Z21, Z9, Z9
-	VMULPS.BCST      word_40000000<>+0(SB), Z25, Z21
-	VMULPS.BCST      word_c0000000<>+0(SB), Z6, Z6
-	VADDPS           Z21, Z23, Z25
-	VSUBPS           Z21, Z23, Z21
-	VADDPS           Z6, Z9, Z23
-	VSUBPS           Z6, Z9, Z6
-	VADDPS           Z13, Z0, Z9
-	VSUBPS           Z13, Z0, Z0
-	VADDPS           Z11, Z22, Z13
-	VSUBPS           Z4, Z5, Z27
-	VSUBPS           Z11, Z22, Z11
-	VADDPS           Z4, Z5, Z4
-	VMOVAPS          Z11, Z5
-	VFMADD231PS.BCST word_bf800000<>+0(SB), Z4, Z5
-	VMULPS.BCST      word_3f3504f3<>+0(SB), Z5, Z5
-	VFMADD231PS.BCST word_3f800000<>+0(SB), Z11, Z4
-	VMULPS.BCST      word_3f3504f3<>+0(SB), Z4, Z4
-	VMULPS.BCST      word_40000000<>+0(SB), Z18, Z11
-	VMULPS.BCST      word_c0000000<>+0(SB), Z2, Z2
-	VADDPS           Z11, Z9, Z18
-	VSUBPS           Z11, Z9, Z9
-	VMULPS.BCST      word_40000000<>+0(SB), Z13, Z11
-	VMULPS.BCST      word_c0000000<>+0(SB), Z27, Z13
-	VADDPS           Z11, Z18, Z22
-	VSUBPS           Z11, Z18, Z11
-	VADDPS           Z13, Z9, Z18
-	VSUBPS           Z13, Z9, Z9
-	VADDPS           Z2, Z0, Z13
-	VSUBPS           Z2, Z0, Z0
-	VMULPS.BCST      word_40000000<>+0(SB), Z5, Z2
-	VMULPS.BCST      word_c0000000<>+0(SB), Z4, Z4
-	VADDPS           Z2, Z13, Z5
-	VSUBPS           Z2, Z13, Z2
-	VADDPS           Z4, Z0, Z13
-	VSUBPS           Z4, Z0, Z0
-	VADDPS           Z31, Z1, Z4
-	VSUBPS           Z31, Z1, Z1
-	VADDPS           Z28, Z12, Z27
-	VSUBPS           Z17, Z3, Z31
-	VSUBPS           Z28, Z12, Z12
-	VADDPS           Z17, Z3, Z3
-	VMOVAPS          Z12, Z17
-	VFMADD231PS.BCST word_bed413cd<>+0(SB), Z3, Z17
-	VMULPS.BCST      word_3f6c835e<>+0(SB), Z17, Z17
-	VFMADD231PS.BCST word_3ed413cd<>+0(SB), Z12, Z3
-	VMULPS.BCST      word_3f6c835e<>+0(SB), Z3, Z3
-	VADDPS           Z29, Z10, Z12
-	VSUBPS           Z16, Z7, Z28
-	VSUBPS           Z29, Z10, Z10
-	VADDPS           Z16, Z7, Z7
-	VMOVAPS          Z10, Z16
-	VFMADD231PS.BCST word_bf800000<>+0(SB), Z7, Z16
+	VMOVUPS          Z8, 256(SI)
+	VADDPS           Z22, Z0, Z8
+	VSUBPS           Z22, Z0, Z0
+	VADDPS           Z20, Z10, Z22
+	VMOVUPS          Z24, 320(SI)
+	VSUBPS           Z25, Z15, Z24
+	VSUBPS           Z20, Z10, Z10
+	VADDPS           Z25, Z15, Z15
+	VMOVAPS          Z10, Z20
+	VFMADD231PS.BCST word_bed413cd<>+0(SB), Z15, Z20
+	VMULPS.BCST      word_3f6c835e<>+0(SB), Z20, Z20
+	VFMADD231PS.BCST word_3ed413cd<>+0(SB), Z10, Z15
+	VMULPS.BCST      word_3f6c835e<>+0(SB), Z15, Z10
+	VADDPS           Z3, Z2, Z15
+	VSUBPS           Z26, Z16, Z25
+	VSUBPS           Z3, Z2, Z2
+	VADDPS           Z26, Z16, Z3
+	VMOVAPS          Z2, Z16
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z3, Z16
 	VMULPS.BCST      word_3f3504f3<>+0(SB), Z16, Z16
-	VFMADD231PS.BCST word_3f800000<>+0(SB), Z10, Z7
-	VMULPS.BCST      word_3f3504f3<>+0(SB), Z7, Z7
-	VADDPS           Z30, Z19, Z10
-	VSUBPS           Z20, Z8, Z29
-	VSUBPS           Z30, Z19, Z19
-	VADDPS           Z20, Z8, Z8
-	VMOVAPS          Z19, Z20
-	VFMADD231PS.BCST word_c01a827a<>+0(SB), Z8, Z20
-	VMULPS.BCST      word_3ec3ef15<>+0(SB), Z20, Z20
-	VFMADD231PS.BCST word_401a827a<>+0(SB), Z19, Z8
-	VMULPS.BCST      word_3ec3ef15<>+0(SB), Z8, Z8
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z2, Z3
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z3, Z2
+	VADDPS           Z14, Z11, Z3
+	VSUBPS           Z27, Z6, Z26
+	VSUBPS           Z14, Z11, Z11
+	VADDPS           Z27, Z6, Z6
+	VMOVAPS          Z11, Z14
+	VFMADD231PS.BCST word_c01a827a<>+0(SB), Z6, Z14
+	VMULPS.BCST      word_3ec3ef15<>+0(SB), Z14, Z14
+	VFMADD231PS.BCST word_401a827a<>+0(SB), Z11, Z6
+	VMULPS.BCST      word_3ec3ef15<>+0(SB), Z6, Z6
+	VMULPS.BCST      word_40000000<>+0(SB), Z18, Z11
+	VMULPS.BCST      word_c0000000<>+0(SB), Z23, Z18
+	VADDPS           Z11, Z8, Z23
+	VSUBPS           Z11, Z8, Z8
+	VADDPS           Z3, Z22, Z11
+	VSUBPS           Z26, Z24, Z27
+	VSUBPS           Z3, Z22, Z3
+	VADDPS           Z26, Z24, Z22
+	VMOVAPS          Z3, Z24
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z22, Z24
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z24, Z24
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z3, Z22
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z22, Z3
+	VMULPS.BCST      word_40000000<>+0(SB), Z15, Z15
+	VMULPS.BCST      word_c0000000<>+0(SB), Z25, Z22
+	VADDPS           Z15, Z23, Z25
+	VSUBPS           Z15, Z23, Z15
+	VMULPS.BCST      word_40000000<>+0(SB), Z11, Z11
+	VMULPS.BCST      word_c0000000<>+0(SB), Z27, Z23
+	VADDPS           Z11, Z25, Z26
+	VSUBPS           Z11, Z25, Z11
+	VADDPS           Z23, Z15, Z25
+	VSUBPS           Z23, Z15, Z15
+	VADDPS           Z22, Z8, Z23
+	VSUBPS           Z22, Z8, Z8
+	VMULPS.BCST      word_40000000<>+0(SB), Z24, Z22
+	VMULPS.BCST      word_c0000000<>+0(SB), Z3, Z3
+	VADDPS           Z22, Z23, Z24
+	VSUBPS           Z22, Z23, Z22
+	VADDPS           Z3, Z8, Z23
+	VSUBPS           Z3, Z8, Z3
+	VADDPS           Z18, Z0, Z8
+	VSUBPS           Z18, Z0, Z0
+	VADDPS           Z14, Z20, Z18
+	VSUBPS           Z6, Z10, Z27
+	VSUBPS           Z14, Z20, Z14
+	VADDPS           Z6, Z10, Z6
+	VMOVAPS          Z14, Z10
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z6, Z10
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z10, Z10
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z14, Z6
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z6, Z6
+	VMULPS.BCST      word_40000000<>+0(SB), Z16, Z14
+	VMULPS.BCST      word_c0000000<>+0(SB), Z2, Z2
+	VADDPS           Z14, Z8, Z16
+	VSUBPS           Z14, Z8, Z8
+	VMULPS.BCST      word_40000000<>+0(SB), Z18, Z14
+	VMULPS.BCST      word_c0000000<>+0(SB), Z27, Z18
+	VADDPS           Z14, Z16, Z20
+	VSUBPS           Z14, Z16, Z14
+	VADDPS           Z18, Z8, Z16
+	VSUBPS           Z18, Z8, Z8
+	VADDPS           Z2, Z0, Z18
+	VSUBPS           Z2, Z0, Z0
+	VMULPS.BCST      word_40000000<>+0(SB), Z10, Z2
+	VMULPS.BCST      word_c0000000<>+0(SB), Z6, Z6
+	VADDPS           Z2, Z18, Z10
+	VSUBPS           Z2, Z18, Z2
+	VADDPS           Z6, Z0, Z18
+	VSUBPS           Z6, Z0, Z0
+	VADDPS           Z31, Z1, Z6
+	VSUBPS           Z31, Z1, Z1
+	VADDPS           Z29, Z13, Z27
+	VSUBPS           Z12, Z4, Z31
+	VSUBPS           Z29, Z13, Z13
+	VADDPS           Z12, Z4, Z4
+	VMOVAPS          Z13, Z12
+	VFMADD231PS.BCST word_bed413cd<>+0(SB), Z4, Z12
+	VMULPS.BCST      word_3f6c835e<>+0(SB), Z12, Z12
+	VFMADD231PS.BCST word_3ed413cd<>+0(SB), Z13, Z4
+	VMULPS.BCST      word_3f6c835e<>+0(SB), Z4, Z4
+	VADDPS           Z30, Z9, Z13
+	VSUBPS           Z17, Z5, Z29
+	VSUBPS           Z30, Z9, Z9
+	VADDPS           Z17, Z5, Z5
+	VMOVAPS          Z9, Z17
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z5, Z17
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z17, Z17
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z9, Z5
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z5, Z5
+	VADDPS           Z28, Z19, Z9
+	VSUBPS           Z21, Z7, Z30
+	VSUBPS           Z28, Z19, Z19
+	VADDPS           Z21, Z7, Z7
+	VMOVAPS          Z19, Z21
+	VFMADD231PS.BCST word_c01a827a<>+0(SB), Z7, Z21
+	VMULPS.BCST      word_3ec3ef15<>+0(SB), Z21, Z21
+	VFMADD231PS.BCST word_401a827a<>+0(SB), Z19, Z7
+	VMULPS.BCST      word_3ec3ef15<>+0(SB), Z7, Z7
 	VMOVUPS          320(SI), Z19
 	VMULPS.BCST      word_40000000<>+0(SB), Z19, Z19
-	VMOVUPS          256(SI), Z30
-	VMULPS.BCST      word_c0000000<>+0(SB), Z30, Z30
+	VMOVUPS          256(SI), Z28
+	VMULPS.BCST      word_c0000000<>+0(SB), Z28, Z28
 	VMOVUPS          Z0, 256(SI)
-	VADDPS           Z19, Z4, Z0
-	VSUBPS           Z19, Z4, Z4
-	VADDPS           Z10, Z27, Z19
-	VMOVUPS          Z6, 320(SI)
-	VSUBPS           Z29, Z31, Z6
-	VSUBPS           Z10, Z27, Z10
-	VADDPS           Z29, Z31, Z27
-	VMOVAPS          Z10, Z29
-	VFMADD231PS.BCST word_bf800000<>+0(SB), Z27, Z29
-	VMULPS.BCST      word_3f3504f3<>+0(SB), Z29, Z29
-	VFMADD231PS.BCST word_3f800000<>+0(SB), Z10, Z27
-	VMULPS.BCST      word_3f3504f3<>+0(SB), Z27, Z10
-	VMULPS.BCST      word_40000000<>+0(SB), Z12, Z12
-	VMULPS.BCST      word_c0000000<>+0(SB), Z28, Z27
-	VADDPS           Z12, Z0, Z28
-	VSUBPS           Z12, Z0, Z0
-	VMULPS.BCST      word_40000000<>+0(SB), Z19, Z12
-	VMULPS.BCST      word_c0000000<>+0(SB), Z6, Z6
-	VADDPS           Z12, Z28, Z19
-	VSUBPS           Z12, Z28, Z12
-	VADDPS           Z6, Z0, Z28
-	VSUBPS           Z6, Z0, Z0
-	VADDPS           Z27, Z4, Z6
-	VSUBPS           Z27, Z4, Z4
-	VMULPS.BCST      word_40000000<>+0(SB), Z29, Z27
-	VMULPS.BCST      word_c0000000<>+0(SB), Z10, Z10
-	VADDPS           Z27, Z6, Z29
-	VSUBPS           Z27, Z6, Z6
-	VADDPS           Z10, Z4, Z27
-	VSUBPS           Z10, Z4, Z4
-	VADDPS           Z30, Z1, Z10
-	VSUBPS           Z30, Z1, Z1
-	VADDPS           Z20, Z17, Z30
-	VSUBPS           Z8, Z3, Z31
-	VSUBPS           Z20, Z17, Z17
-	VADDPS           Z8, Z3, Z3
-	VMOVAPS          Z17, Z8
-	VFMADD231PS.BCST word_bf800000<>+0(SB), Z3, Z8
-	VMULPS.BCST      word_3f3504f3<>+0(SB), Z8, Z8
-	VFMADD231PS.BCST word_3f800000<>+0(SB), Z17, Z3
-	VMULPS.BCST      word_3f3504f3<>+0(SB), Z3, Z3
-	VMULPS.BCST      word_40000000<>+0(SB), Z16, Z16
-	VMULPS.BCST      word_c0000000<>+0(SB), Z7, Z7
-	VADDPS           Z16, Z10, Z17
-	VSUBPS           Z16, Z10, Z10
-	VMULPS.BCST      word_40000000<>+0(SB), Z30, Z16
-	VMULPS.BCST      word_c0000000<>+0(SB), Z31, Z20
-	VADDPS           Z16, Z17, Z30
-	VSUBPS           Z16, Z17, Z16
-	VADDPS           Z20, Z10, Z17
-	VSUBPS           Z20, Z10, Z10
-	VADDPS           Z7, Z1, Z20
-	VSUBPS           Z7, Z1, Z1
-	VMULPS.BCST      word_40000000<>+0(SB), Z8, Z7
+	VADDPS           Z19, Z6, Z0
+	VSUBPS           Z19, Z6, Z6
+	VADDPS           Z9, Z27, Z19
+	VMOVUPS          Z3, 320(SI)
+	VSUBPS           Z30, Z31, Z3
+	VSUBPS           Z9, Z27, Z9
+	VADDPS           Z30, Z31, Z27
+	VMOVAPS          Z9, Z30
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z27, Z30
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z30, Z30
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z9, Z27
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z27, Z9
+	VMULPS.BCST      word_40000000<>+0(SB), Z13, Z13
+	VMULPS.BCST      word_c0000000<>+0(SB), Z29, Z27
+	VADDPS           Z13, Z0, Z29
+	VSUBPS           Z13, Z0, Z0
+	VMULPS.BCST      word_40000000<>+0(SB), Z19, Z13
 	VMULPS.BCST      word_c0000000<>+0(SB), Z3, Z3
-	VADDPS           Z7, Z20, Z8
-	VSUBPS           Z7, Z20, Z7
-	VADDPS           Z3, Z1, Z20
-	VSUBPS           Z3, Z1, Z1
-	VMOVUPS          192(SI), Z3
-	VUNPCKLPS        Z26, Z3, Z31
-	VUNPCKHPS        Z26, Z3, Z3
+	VADDPS           Z13, Z29, Z19
+	VSUBPS           Z13, Z29, Z13
+	VADDPS           Z3, Z0, Z29
+	VSUBPS           Z3, Z0, Z0
+	VADDPS           Z27, Z6, Z3
+	VSUBPS           Z27, Z6, Z6
+	VMULPS.BCST      word_40000000<>+0(SB), Z30, Z27
+	VMULPS.BCST      word_c0000000<>+0(SB), Z9, Z9
+	VADDPS           Z27, Z3, Z30
+	VSUBPS           Z27, Z3, Z3
+	VADDPS           Z9, Z6, Z27
+	VSUBPS           Z9, Z6, Z6
+	VADDPS           Z28, Z1, Z9
+	VSUBPS           Z28, Z1, Z1
+	VADDPS           Z21, Z12, Z28
+	VSUBPS           Z7, Z4, Z31
+	VSUBPS           Z21, Z12, Z12
+	VADDPS           Z7, Z4, Z4
+	VMOVAPS          Z12, Z7
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z4, Z7
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z7, Z7
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z12, Z4
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z4, Z4
+	VMULPS.BCST      word_40000000<>+0(SB), Z17, Z12
+	VMULPS.BCST      word_c0000000<>+0(SB), Z5, Z5
+	VADDPS           Z12, Z9, Z17
+	VSUBPS           Z12, Z9, Z9
+	VMULPS.BCST      word_40000000<>+0(SB), Z28, Z12
+	VMULPS.BCST      word_c0000000<>+0(SB), Z31, Z21
+	VADDPS           Z12, Z17, Z28
+	VSUBPS           Z12, Z17, Z12
+	VADDPS           Z21, Z9, Z17
+	VSUBPS           Z21, Z9, Z9
+	VADDPS           Z5, Z1, Z21
+	VSUBPS           Z5, Z1, Z1
+	VMULPS.BCST      word_40000000<>+0(SB), Z7, Z5
+	VMULPS.BCST      word_c0000000<>+0(SB), Z4, Z4
+	VADDPS           Z5, Z21, Z7
+	VSUBPS           Z5, Z21, Z5
+	VADDPS           Z4, Z1, Z21
+	VSUBPS           Z4, Z1, Z1
+	VMOVUPS          192(SI), Z4
+	VUNPCKLPS        Z26, Z4, Z31
+	VUNPCKHPS        Z26, Z4, Z4
 	VMOVUPS          832(SI), Z26
 	VMOVUPS          Z1, 192(SI)
 	VUNPCKLPS        Z19, Z26, Z1
 	VUNPCKHPS        Z19, Z26, Z19
 	VSHUFPS          $0x44, Z1, Z31, Z26
 	VSHUFPS          $0xee, Z1, Z31, Z1
-	VSHUFPS          $0x44, Z19, Z3, Z31
-	VSHUFPS          $0xee, Z19, Z3, Z3
+	VSHUFPS          $0x44, Z19, Z4, Z31
+	VSHUFPS          $0xee, Z19, Z4, Z4
 	VMOVUPS          128(SI), Z19
-	VMOVUPS          Z4, 832(SI)
-	VUNPCKLPS        Z22, Z19, Z4
-	VUNPCKHPS        Z22, Z19, Z19
-	VMOVUPS          768(SI), Z22
-	VMOVUPS          Z10, 128(SI)
-	VUNPCKLPS        Z30, Z22, Z10
-	VUNPCKHPS        Z30, Z22, Z22
-	VSHUFPS          $0x44, Z10, Z4, Z30
-	VSHUFPS          $0xee, Z10, Z4, Z4
-	VSHUFPS          $0x44, Z22, Z19, Z10
-	VSHUFPS          $0xee, Z22, Z19, Z19
-	VMOVUPS          448(SI), Z22
-	VMOVUPS          Z9, 768(SI)
-	VUNPCKLPS        Z25, Z22, Z9
-	VUNPCKHPS        Z25, Z22, Z22
-	VMOVUPS          1088(SI), Z25
+	VMOVUPS          Z6, 832(SI)
+	VUNPCKLPS        Z20, Z19, Z6
+	VUNPCKHPS        Z20, Z19, Z19
+	VMOVUPS          768(SI), Z20
+	VMOVUPS          Z9, 128(SI)
+	VUNPCKLPS        Z28, Z20, Z9
+	VUNPCKHPS        Z28, Z20, Z20
+	VSHUFPS          $0x44, Z9, Z6, Z28
+	VSHUFPS          $0xee, Z9, Z6, Z6
+	VSHUFPS          $0x44, Z20, Z19, Z9
+	VSHUFPS          $0xee, Z20, Z19, Z19
+	VMOVUPS          448(SI), Z20
+	VMOVUPS          Z8, 768(SI)
+	VUNPCKLPS        Z24, Z20, Z8
+	VUNPCKHPS        Z24, Z20, Z20
+	VMOVUPS          1088(SI), Z24
 	VMOVUPS          Z0, 448(SI)
-	VUNPCKLPS        Z29, Z25, Z0
-	VUNPCKHPS        Z29, Z25, Z25
-	VSHUFPS          $0x44, Z0, Z9, Z29
-	VSHUFPS          $0xee, Z0, Z9, Z0
-	VSHUFPS          $0x44, Z25, Z22, Z9
-	VSHUFPS          $0xee, Z25, Z22, Z22
-	VMOVUPS          384(SI), Z25
+	VUNPCKLPS        Z30, Z24, Z0
+	VUNPCKHPS        Z30, Z24, Z24
+	VSHUFPS          $0x44, Z0, Z8, Z30
+	VSHUFPS          $0xee, Z0, Z8, Z0
+	VSHUFPS          $0x44, Z24, Z20, Z8
+	VSHUFPS          $0xee, Z24, Z20, Z20
+	VMOVUPS          384(SI), Z24
 	VMOVUPS          Z15, 1088(SI)
-	VUNPCKLPS        Z5, Z25, Z15
-	VUNPCKHPS        Z5, Z25, Z5
-	VMOVUPS          1024(SI), Z25
-	VMOVUPS          Z7, 384(SI)
-	VUNPCKLPS        Z8, Z25, Z7
-	VUNPCKHPS        Z8, Z25, Z8
-	VSHUFPS          $0x44, Z7, Z15, Z25
-	VSHUFPS          $0xee, Z7, Z15, Z7
-	VSHUFPS          $0x44, Z8, Z5, Z15
-	VSHUFPS          $0xee, Z8, Z5, Z5
-	VSHUFF32X4       $0x44, Z30, Z26, Z8
-	VSHUFF32X4       $0xee, Z30, Z26, Z26
-	VSHUFF32X4       $0x44, Z25, Z29, Z30
-	VSHUFF32X4       $0xee, Z25, Z29, Z25
-	VSHUFF32X4       $0x88, Z30, Z8, Z29
-	VSHUFF32X4       $0xdd, Z30, Z8, Z8
-	VSHUFF32X4       $0x88, Z25, Z26, Z30
-	VSHUFF32X4       $0xdd, Z25, Z26, Z25
-	VADDPS           (R11), Z29, Z29
-	VMOVUPS          Z29, (AX)
-	VADDPS           (R11), Z8, Z8
-	VMOVUPS          Z8, (AX)(R8*2)
+	VUNPCKLPS        Z10, Z24, Z15
+	VUNPCKHPS        Z10, Z24, Z10
+	VMOVUPS          1024(SI), Z24
+	VMOVUPS          Z5, 384(SI)
+	VUNPCKLPS        Z7, Z24, Z5
+	VUNPCKHPS        Z7, Z24, Z7
+	VSHUFPS          $0x44, Z5, Z15, Z24
+	VSHUFPS          $0xee, Z5, Z15, Z5
+	VSHUFPS          $0x44, Z7, Z10, Z15
+	VSHUFPS          $0xee, Z7, Z10, Z7
+	VSHUFF32X4       $0x44, Z28, Z26, Z10
+	VSHUFF32X4       $0xee, Z28, Z26, Z26
+	VSHUFF32X4       $0x44, Z24, Z30, Z28
+	VSHUFF32X4       $0xee, Z24, Z30, Z24
+	VSHUFF32X4       $0x88, Z28, Z10, Z30
+	VSHUFF32X4       $0xdd, Z28, Z10, Z10
+	VSHUFF32X4       $0x88, Z24, Z26, Z28
+	VSHUFF32X4       $0xdd, Z24, Z26, Z24
 	VADDPS           (R11), Z30, Z30
-	VMOVUPS          Z30, (CX)
-	VADDPS           (R11), Z25, Z25
-	VMOVUPS          Z25, (CX)(R8*2)
-	VSHUFF32X4       $0x44, Z4, Z1, Z8
-	VSHUFF32X4       $0xee, Z4, Z1, Z1
-	VSHUFF32X4       $0x44, Z7, Z0, Z4
-	VSHUFF32X4       $0xee, Z7, Z0, Z0
-	VSHUFF32X4       $0x88, Z4, Z8, Z7
-	VSHUFF32X4       $0xdd, Z4, Z8, Z4
-	VSHUFF32X4       $0x88, Z0, Z1, Z8
+	VMOVUPS          Z30, (AX)
+	VADDPS           (R11), Z10, Z10
+	VMOVUPS          Z10, (AX)(R8*2)
+	VADDPS           (R11), Z28, Z28
+	VMOVUPS          Z28, (CX)
+	VADDPS           (R11), Z24, Z24
+	VMOVUPS          Z24, (CX)(R8*2)
+	VSHUFF32X4       $0x44, Z6, Z1, Z10
+	VSHUFF32X4       $0xee, Z6, Z1, Z1
+	VSHUFF32X4       $0x44, Z5, Z0, Z6
+	VSHUFF32X4       $0xee, Z5, Z0, Z0
+	VSHUFF32X4       $0x88, Z6, Z10, Z5
+	VSHUFF32X4       $0xdd, Z6, Z10, Z6
+	VSHUFF32X4       $0x88, Z0, Z1, Z10
 	VSHUFF32X4       $0xdd, Z0, Z1, Z0
-	VADDPS           (R11)(R13*1), Z7, Z7
-	VMOVUPS          Z7, (BX)
-	VADDPS           (R11)(R13*1), Z4, Z4
-	VMOVUPS          Z4, (BX)(R8*2)
-	VADDPS           (R11)(R13*1), Z8, Z8
-	VMOVUPS          Z8, (DX)
+	VADDPS           (R11)(R13*1), Z5, Z5
+	VMOVUPS          Z5, (BX)
+	VADDPS           (R11)(R13*1), Z6, Z6
+	VMOVUPS          Z6, (BX)(R8*2)
+	VADDPS           (R11)(R13*1), Z10, Z10
+	VMOVUPS          Z10, (DX)
 	VADDPS           (R11)(R13*1), Z0, Z0
 	VMOVUPS          Z0, (DX)(R8*2)
-	VSHUFF32X4       $0x44, Z10, Z31, Z0
-	VSHUFF32X4       $0xee, Z10, Z31, Z1
-	VSHUFF32X4       $0x44, Z15, Z9, Z4
-	VSHUFF32X4       $0xee, Z15, Z9, Z7
-	VSHUFF32X4       $0x88, Z4, Z0, Z8
-	VSHUFF32X4       $0xdd, Z4, Z0, Z0
-	VSHUFF32X4       $0x88, Z7, Z1, Z4
-	VSHUFF32X4       $0xdd, Z7, Z1, Z1
+	VSHUFF32X4       $0x44, Z9, Z31, Z0
+	VSHUFF32X4       $0xee, Z9, Z31, Z1
+	VSHUFF32X4       $0x44, Z15, Z8, Z5
+	VSHUFF32X4       $0xee, Z15, Z8, Z6
+	VSHUFF32X4       $0x88, Z5, Z0, Z8
+	VSHUFF32X4       $0xdd, Z5, Z0, Z0
+	VSHUFF32X4       $0x88, Z6, Z1, Z5
+	VSHUFF32X4       $0xdd, Z6, Z1, Z1
 	VADDPS           (R11), Z8, Z8
 	VMOVUPS          Z8, (AX)(R8*1)
 	VADDPS           (R11), Z0, Z0
 	VMOVUPS          Z0, (AX)(R9*1)
-	VADDPS           (R11), Z4, Z4
-	VMOVUPS          Z4, (CX)(R8*1)
+	VADDPS           (R11), Z5, Z5
+	VMOVUPS          Z5, (CX)(R8*1)
 	VADDPS           (R11), Z1, Z1
 	VMOVUPS          Z1, (CX)(R9*1)
-	VSHUFF32X4       $0x44, Z19, Z3, Z0
-	VSHUFF32X4       $0xee, Z19, Z3, Z1
-	VSHUFF32X4       $0x44, Z5, Z22, Z3
-	VSHUFF32X4       $0xee, Z5, Z22, Z4
-	VSHUFF32X4       $0x88, Z3, Z0, Z5
-	VSHUFF32X4       $0xdd, Z3, Z0, Z0
-	VSHUFF32X4       $0x88, Z4, Z1, Z3
-	VSHUFF32X4       $0xdd, Z4, Z1, Z1
-	VADDPS           (R11)(R13*1), Z5, Z5
-	VMOVUPS          Z5, (BX)(R8*1)
+	VSHUFF32X4       $0x44, Z19, Z4, Z0
+	VSHUFF32X4       $0xee, Z19, Z4, Z1
+	VSHUFF32X4       $0x44, Z7, Z20, Z4
+	VSHUFF32X4       $0xee, Z7, Z20, Z5
+	VSHUFF32X4       $0x88, Z4, Z0, Z6
+	VSHUFF32X4       $0xdd, Z4, Z0, Z0
+	VSHUFF32X4       $0x88, Z5, Z1, Z4
+	VSHUFF32X4       $0xdd, Z5, Z1, Z1
+	VADDPS           (R11)(R13*1), Z6, Z6
+	VMOVUPS          Z6, (BX)(R8*1)
 	VADDPS           (R11)(R13*1), Z0, Z0
 	VMOVUPS          Z0, (BX)(R9*1)
-	VADDPS           (R11)(R13*1), Z3, Z3
-	VMOVUPS          Z3, (DX)(R8*1)
+	VADDPS           (R11)(R13*1), Z4, Z4
+	VMOVUPS          Z4, (DX)(R8*1)
 	VADDPS           (R11)(R13*1), Z1, Z1
 	VMOVUPS          Z1, (DX)(R9*1)
 	VMOVUPS          704(SI), Z0
-	VUNPCKLPS        Z24, Z0, Z1
-	VUNPCKHPS        Z24, Z0, Z0
-	VMOVUPS          1344(SI), Z3
-	VUNPCKLPS        Z28, Z3, Z4
-	VUNPCKHPS        Z28, Z3, Z3
-	VSHUFPS          $0x44, Z4, Z1, Z5
-	VSHUFPS          $0xee, Z4, Z1, Z1
-	VSHUFPS          $0x44, Z3, Z0, Z4
-	VSHUFPS          $0xee, Z3, Z0, Z0
-	VMOVUPS          640(SI), Z3
-	VUNPCKLPS        Z18, Z3, Z7
-	VUNPCKHPS        Z18, Z3, Z3
+	VUNPCKLPS        Z25, Z0, Z1
+	VUNPCKHPS        Z25, Z0, Z0
+	VMOVUPS          1344(SI), Z4
+	VUNPCKLPS        Z29, Z4, Z5
+	VUNPCKHPS        Z29, Z4, Z4
+	VSHUFPS          $0x44, Z5, Z1, Z6
+	VSHUFPS          $0xee, Z5, Z1, Z1
+	VSHUFPS          $0x44, Z4, Z0, Z5
+	VSHUFPS          $0xee, Z4, Z0, Z0
+	VMOVUPS          640(SI), Z4
+	VUNPCKLPS        Z16, Z4, Z7
+	VUNPCKHPS        Z16, Z4, Z4
 	VMOVUPS          1280(SI), Z8
 	VUNPCKLPS        Z17, Z8, Z9
 	VUNPCKHPS        Z17, Z8, Z8
 	VSHUFPS          $0x44, Z9, Z7, Z10
 	VSHUFPS          $0xee, Z9, Z7, Z7
-	VSHUFPS          $0x44, Z8, Z3, Z9
-	VSHUFPS          $0xee, Z8, Z3, Z3
+	VSHUFPS          $0x44, Z8, Z4, Z9
+	VSHUFPS          $0xee, Z8, Z4, Z4
 	VMOVUPS          960(SI), Z8
 	VUNPCKLPS        Z23, Z8, Z15
 	VUNPCKHPS        Z23, Z8, Z8
-	VMOVUPS          1600(SI), Z17
-	VUNPCKLPS        Z27, Z17, Z18
-	VUNPCKHPS        Z27, Z17, Z17
-	VSHUFPS          $0x44, Z18, Z15, Z19
-	VSHUFPS          $0xee, Z18, Z15, Z15
-	VSHUFPS          $0x44, Z17, Z8, Z18
-	VSHUFPS          $0xee, Z17, Z8, Z8
-	VMOVUPS          896(SI), Z17
-	VUNPCKLPS        Z13, Z17, Z22
-	VUNPCKHPS        Z13, Z17, Z13
-	VMOVUPS          1536(SI), Z17
-	VUNPCKLPS        Z20, Z17, Z23
-	VUNPCKHPS        Z20, Z17, Z17
-	VSHUFPS          $0x44, Z23, Z22, Z20
-	VSHUFPS          $0xee, Z23, Z22, Z22
-	VSHUFPS          $0x44, Z17, Z13, Z23
-	VSHUFPS          $0xee, Z17, Z13, Z13
-	VSHUFF32X4       $0x44, Z10, Z5, Z17
-	VSHUFF32X4       $0xee, Z10, Z5, Z5
-	VSHUFF32X4       $0x44, Z20, Z19, Z10
-	VSHUFF32X4       $0xee, Z20, Z19, Z19
-	VSHUFF32X4       $0x88, Z10, Z17, Z20
-	VSHUFF32X4       $0xdd, Z10, Z17, Z10
-	VSHUFF32X4       $0x88, Z19, Z5, Z17
-	VSHUFF32X4       $0xdd, Z19, Z5, Z5
-	VADDPS           64(R11), Z20, Z20
-	VMOVUPS          Z20, 64(AX)
+	VMOVUPS          1600(SI), Z16
+	VUNPCKLPS        Z27, Z16, Z17
+	VUNPCKHPS        Z27, Z16, Z16
+	VSHUFPS          $0x44, Z17, Z15, Z19
+	VSHUFPS          $0xee, Z17, Z15, Z15
+	VSHUFPS          $0x44, Z16, Z8, Z17
+	VSHUFPS          $0xee, Z16, Z8, Z8
+	VMOVUPS          896(SI), Z16
+	VUNPCKLPS        Z18, Z16, Z20
+	VUNPCKHPS        Z18, Z16, Z16
+	VMOVUPS          1536(SI), Z18
+	VUNPCKLPS        Z21, Z18, Z23
+	VUNPCKHPS        Z21, Z18, Z18
+	VSHUFPS          $0x44, Z23, Z20, Z21
+	VSHUFPS          $0xee, Z23, Z20, Z20
+	VSHUFPS          $0x44, Z18, Z16, Z23
+	VSHUFPS          $0xee, Z18, Z16, Z16
+	VSHUFF32X4       $0x44, Z10, Z6, Z18
+	VSHUFF32X4       $0xee, Z10, Z6, Z6
+	VSHUFF32X4       $0x44, Z21, Z19, Z10
+	VSHUFF32X4       $0xee, Z21, Z19, Z19
+	VSHUFF32X4       $0x88, Z10, Z18, Z21
+	VSHUFF32X4       $0xdd, Z10, Z18, Z10
+	VSHUFF32X4       $0x88, Z19, Z6, Z18
+	VSHUFF32X4       $0xdd, Z19, Z6, Z6
+	VADDPS           64(R11), Z21, Z21
+	VMOVUPS          Z21, 64(AX)
 	VADDPS           64(R11), Z10, Z10
 	VMOVUPS          Z10, 64(AX)(R8*2)
-	VADDPS           64(R11), Z17, Z17
-	VMOVUPS          Z17, 64(CX)
-	VADDPS           64(R11), Z5, Z5
-	VMOVUPS          Z5, 64(CX)(R8*2)
-	VSHUFF32X4       $0x44, Z7, Z1, Z5
+	VADDPS           64(R11), Z18, Z18
+	VMOVUPS          Z18, 64(CX)
+	VADDPS           64(R11), Z6, Z6
+	VMOVUPS          Z6, 64(CX)(R8*2)
+	VSHUFF32X4       $0x44, Z7, Z1, Z6
 	VSHUFF32X4       $0xee, Z7, Z1, Z1
-	VSHUFF32X4       $0x44, Z22, Z15, Z7
-	VSHUFF32X4       $0xee, Z22, Z15, Z10
-	VSHUFF32X4       $0x88, Z7, Z5, Z15
-	VSHUFF32X4       $0xdd, Z7, Z5, Z5
+	VSHUFF32X4       $0x44, Z20, Z15, Z7
+	VSHUFF32X4       $0xee, Z20, Z15, Z10
+	VSHUFF32X4       $0x88, Z7, Z6, Z15
+	VSHUFF32X4       $0xdd, Z7, Z6, Z6
 	VSHUFF32X4       $0x88, Z10, Z1, Z7
 	VSHUFF32X4       $0xdd, Z10, Z1, Z1
 	VADDPS           64(R11)(R13*1), Z15, Z15
 	VMOVUPS          Z15, 64(BX)
-	VADDPS           64(R11)(R13*1), Z5, Z5
-	VMOVUPS          Z5, 64(BX)(R8*2)
+	VADDPS           64(R11)(R13*1), Z6, Z6
+	VMOVUPS          Z6, 64(BX)(R8*2)
 	VADDPS           64(R11)(R13*1), Z7, Z7
 	VMOVUPS          Z7, 64(DX)
 	VADDPS           64(R11)(R13*1), Z1, Z1
 	VMOVUPS          Z1, 64(DX)(R8*2)
-	VSHUFF32X4       $0x44, Z9, Z4, Z1
-	VSHUFF32X4       $0xee, Z9, Z4, Z4
-	VSHUFF32X4       $0x44, Z23, Z18, Z5
-	VSHUFF32X4       $0xee, Z23, Z18, Z7
-	VSHUFF32X4       $0x88, Z5, Z1, Z9
-	VSHUFF32X4       $0xdd, Z5, Z1, Z1
-	VSHUFF32X4       $0x88, Z7, Z4, Z5
-	VSHUFF32X4       $0xdd, Z7, Z4, Z4
+	VSHUFF32X4       $0x44, Z9, Z5, Z1
+	VSHUFF32X4       $0xee, Z9, Z5, Z5
+	VSHUFF32X4       $0x44, Z23, Z17, Z6
+	VSHUFF32X4       $0xee, Z23, Z17, Z7
+	VSHUFF32X4       $0x88, Z6, Z1, Z9
+	VSHUFF32X4       $0xdd, Z6, Z1, Z1
+	VSHUFF32X4       $0x88, Z7, Z5, Z6
+	VSHUFF32X4       $0xdd, Z7, Z5, Z5
 	VADDPS           64(R11), Z9, Z9
 	VMOVUPS          Z9, 64(AX)(R8*1)
 	VADDPS           64(R11), Z1, Z1
 	VMOVUPS          Z1, 64(AX)(R9*1)
+	VADDPS           64(R11), Z6, Z6
+	VMOVUPS          Z6, 64(CX)(R8*1)
 	VADDPS           64(R11), Z5, Z5
-	VMOVUPS          Z5, 64(CX)(R8*1)
-	VADDPS           64(R11), Z4, Z4
-	VMOVUPS          Z4, 64(CX)(R9*1)
-	VSHUFF32X4       $0x44, Z3, Z0, Z1
-	VSHUFF32X4       $0xee, Z3, Z0, Z0
-	VSHUFF32X4       $0x44, Z13, Z8, Z3
-	VSHUFF32X4       $0xee, Z13, Z8, Z4
-	VSHUFF32X4       $0x88, Z3, Z1, Z5
-	VSHUFF32X4       $0xdd, Z3, Z1, Z1
-	VSHUFF32X4       $0x88, Z4, Z0, Z3
-	VSHUFF32X4       $0xdd, Z4, Z0, Z0
-	VADDPS           64(R11)(R13*1), Z5, Z5
-	VMOVUPS          Z5, 64(BX)(R8*1)
+	VMOVUPS          Z5, 64(CX)(R9*1)
+	VSHUFF32X4       $0x44, Z4, Z0, Z1
+	VSHUFF32X4       $0xee, Z4, Z0, Z0
+	VSHUFF32X4       $0x44, Z16, Z8, Z4
+	VSHUFF32X4       $0xee, Z16, Z8, Z5
+	VSHUFF32X4       $0x88, Z4, Z1, Z6
+	VSHUFF32X4       $0xdd, Z4, Z1, Z1
+	VSHUFF32X4       $0x88, Z5, Z0, Z4
+	VSHUFF32X4       $0xdd, Z5, Z0, Z0
+	VADDPS           64(R11)(R13*1), Z6, Z6
+	VMOVUPS          Z6, 64(BX)(R8*1)
 	VADDPS           64(R11)(R13*1), Z1, Z1
 	VMOVUPS          Z1, 64(BX)(R9*1)
-	VADDPS           64(R11)(R13*1), Z3, Z3
-	VMOVUPS          Z3, 64(DX)(R8*1)
+	VADDPS           64(R11)(R13*1), Z4, Z4
+	VMOVUPS          Z4, 64(DX)(R8*1)
 	VADDPS           64(R11)(R13*1), Z0, Z0
 	VMOVUPS          Z0, 64(DX)(R9*1)
 	VMOVUPS          1216(SI), Z0
-	VUNPCKLPS        Z14, Z0, Z1
-	VUNPCKHPS        Z14, Z0, Z0
-	VMOVUPS          1856(SI), Z3
-	VUNPCKLPS        Z12, Z3, Z4
-	VUNPCKHPS        Z12, Z3, Z3
-	VSHUFPS          $0x44, Z4, Z1, Z5
-	VSHUFPS          $0xee, Z4, Z1, Z1
-	VSHUFPS          $0x44, Z3, Z0, Z4
-	VSHUFPS          $0xee, Z3, Z0, Z0
-	VMOVUPS          1152(SI), Z3
-	VUNPCKLPS        Z11, Z3, Z7
-	VUNPCKHPS        Z11, Z3, Z3
+	VUNPCKLPS        Z11, Z0, Z1
+	VUNPCKHPS        Z11, Z0, Z0
+	VMOVUPS          1856(SI), Z4
+	VUNPCKLPS        Z13, Z4, Z5
+	VUNPCKHPS        Z13, Z4, Z4
+	VSHUFPS          $0x44, Z5, Z1, Z6
+	VSHUFPS          $0xee, Z5, Z1, Z1
+	VSHUFPS          $0x44, Z4, Z0, Z5
+	VSHUFPS          $0xee, Z4, Z0, Z0
+	VMOVUPS          1152(SI), Z4
+	VUNPCKLPS        Z14, Z4, Z7
+	VUNPCKHPS        Z14, Z4, Z4
 	VMOVUPS          1792(SI), Z8
-	VUNPCKLPS        Z16, Z8, Z9
-	VUNPCKHPS        Z16, Z8, Z8
+	VUNPCKLPS        Z12, Z8, Z9
+	VUNPCKHPS        Z12, Z8, Z8
 	VSHUFPS          $0x44, Z9, Z7, Z10
 	VSHUFPS          $0xee, Z9, Z7, Z7
-	VSHUFPS          $0x44, Z8, Z3, Z9
-	VSHUFPS          $0xee, Z8, Z3, Z3
+	VSHUFPS          $0x44, Z8, Z4, Z9
+	VSHUFPS          $0xee, Z8, Z4, Z4
 	VMOVUPS          1472(SI), Z8
-	VUNPCKLPS        Z21, Z8, Z11
-	VUNPCKHPS        Z21, Z8, Z8
+	VUNPCKLPS        Z22, Z8, Z11
+	VUNPCKHPS        Z22, Z8, Z8
 	VMOVUPS          2112(SI), Z12
-	VUNPCKLPS        Z6, Z12, Z13
-	VUNPCKHPS        Z6, Z12, Z6
+	VUNPCKLPS        Z3, Z12, Z13
+	VUNPCKHPS        Z3, Z12, Z3
 	VSHUFPS          $0x44, Z13, Z11, Z12
 	VSHUFPS          $0xee, Z13, Z11, Z11
-	VSHUFPS          $0x44, Z6, Z8, Z13
-	VSHUFPS          $0xee, Z6, Z8, Z6
+	VSHUFPS          $0x44, Z3, Z8, Z13
+	VSHUFPS          $0xee, Z3, Z8, Z3
 	VMOVUPS          1408(SI), Z8
 	VUNPCKLPS        Z2, Z8, Z14
 	VUNPCKHPS        Z2, Z8, Z2
@@ -6956,68 +6799,68 @@ group:
 	VSHUFPS          $0xee, Z16, Z14, Z14
 	VSHUFPS          $0x44, Z8, Z2, Z16
 	VSHUFPS          $0xee, Z8, Z2, Z2
-	VSHUFF32X4       $0x44, Z10, Z5, Z8
-	VSHUFF32X4       $0xee, Z10, Z5, Z5
+	VSHUFF32X4       $0x44, Z10, Z6, Z8
+	VSHUFF32X4       $0xee, Z10, Z6, Z6
 	VSHUFF32X4       $0x44, Z15, Z12, Z10
 	VSHUFF32X4       $0xee, Z15, Z12, Z12
 	VSHUFF32X4       $0x88, Z10, Z8, Z15
 	VSHUFF32X4       $0xdd, Z10, Z8, Z8
-	VSHUFF32X4       $0x88, Z12, Z5, Z10
-	VSHUFF32X4       $0xdd, Z12, Z5, Z5
+	VSHUFF32X4       $0x88, Z12, Z6, Z10
+	VSHUFF32X4       $0xdd, Z12, Z6, Z6
 	VADDPS           128(R11), Z15, Z15
 	VMOVUPS          Z15, 128(AX)
 	VADDPS           128(R11), Z8, Z8
 	VMOVUPS          Z8, 128(AX)(R8*2)
 	VADDPS           128(R11), Z10, Z10
 	VMOVUPS          Z10, 128(CX)
-	VADDPS           128(R11), Z5, Z5
-	VMOVUPS          Z5, 128(CX)(R8*2)
-	VSHUFF32X4       $0x44, Z7, Z1, Z5
+	VADDPS           128(R11), Z6, Z6
+	VMOVUPS          Z6, 128(CX)(R8*2)
+	VSHUFF32X4       $0x44, Z7, Z1, Z6
 	VSHUFF32X4       $0xee, Z7, Z1, Z1
 	VSHUFF32X4       $0x44, Z14, Z11, Z7
 	VSHUFF32X4       $0xee, Z14, Z11, Z8
-	VSHUFF32X4       $0x88, Z7, Z5, Z10
-	VSHUFF32X4       $0xdd, Z7, Z5, Z5
+	VSHUFF32X4       $0x88, Z7, Z6, Z10
+	VSHUFF32X4       $0xdd, Z7, Z6, Z6
 	VSHUFF32X4       $0x88, Z8, Z1, Z7
 	VSHUFF32X4       $0xdd, Z8, Z1, Z1
 	VADDPS           128(R11)(R13*1), Z10, Z10
 	VMOVUPS          Z10, 128(BX)
-	VADDPS           128(R11)(R13*1), Z5, Z5
-	VMOVUPS          Z5, 128(BX)(R8*2)
+	VADDPS           128(R11)(R13*1), Z6, Z6
+	VMOVUPS          Z6, 128(BX)(R8*2)
 	VADDPS           128(R11)(R13*1), Z7, Z7
 	VMOVUPS          Z7, 128(DX)
 	VADDPS           128(R11)(R13*1), Z1, Z1
 	VMOVUPS          Z1, 128(DX)(R8*2)
-	VSHUFF32X4       $0x44, Z9, Z4, Z1
-	VSHUFF32X4       $0xee, Z9, Z4, Z4
-	VSHUFF32X4       $0x44, Z16, Z13, Z5
+	VSHUFF32X4       $0x44, Z9, Z5, Z1
+	VSHUFF32X4       $0xee, Z9, Z5, Z5
+	VSHUFF32X4       $0x44, Z16, Z13, Z6
 	VSHUFF32X4       $0xee, Z16, Z13, Z7
-	VSHUFF32X4       $0x88, Z5, Z1, Z8
-	VSHUFF32X4       $0xdd, Z5, Z1, Z1
-	VSHUFF32X4       $0x88, Z7, Z4, Z5
-	VSHUFF32X4       $0xdd, Z7, Z4, Z4
+	VSHUFF32X4       $0x88, Z6, Z1, Z8
+	VSHUFF32X4       $0xdd, Z6, Z1, Z1
+	VSHUFF32X4       $0x88, Z7, Z5, Z6
+	VSHUFF32X4       $0xdd, Z7, Z5, Z5
 	VADDPS           128(R11), Z8, Z8
 	VMOVUPS          Z8, 128(AX)(R8*1)
 	VADDPS           128(R11), Z1, Z1
 	VMOVUPS          Z1, 128(AX)(R9*1)
+	VADDPS           128(R11), Z6, Z6
+	VMOVUPS          Z6, 128(CX)(R8*1)
 	VADDPS           128(R11), Z5, Z5
-	VMOVUPS          Z5, 128(CX)(R8*1)
-	VADDPS           128(R11), Z4, Z4
-	VMOVUPS          Z4, 128(CX)(R9*1)
-	VSHUFF32X4       $0x44, Z3, Z0, Z1
-	VSHUFF32X4       $0xee, Z3, Z0, Z0
-	VSHUFF32X4       $0x44, Z2, Z6, Z3
-	VSHUFF32X4       $0xee, Z2, Z6, Z2
-	VSHUFF32X4       $0x88, Z3, Z1, Z4
-	VSHUFF32X4       $0xdd, Z3, Z1, Z1
-	VSHUFF32X4       $0x88, Z2, Z0, Z3
+	VMOVUPS          Z5, 128(CX)(R9*1)
+	VSHUFF32X4       $0x44, Z4, Z0, Z1
+	VSHUFF32X4       $0xee, Z4, Z0, Z0
+	VSHUFF32X4       $0x44, Z2, Z3, Z4
+	VSHUFF32X4       $0xee, Z2, Z3, Z2
+	VSHUFF32X4       $0x88, Z4, Z1, Z3
+	VSHUFF32X4       $0xdd, Z4, Z1, Z1
+	VSHUFF32X4       $0x88, Z2, Z0, Z4
 	VSHUFF32X4       $0xdd, Z2, Z0, Z0
-	VADDPS           128(R11)(R13*1), Z4, Z4
-	VMOVUPS          Z4, 128(BX)(R8*1)
+	VADDPS           128(R11)(R13*1), Z3, Z3
+	VMOVUPS          Z3, 128(BX)(R8*1)
 	VADDPS           128(R11)(R13*1), Z1, Z1
 	VMOVUPS          Z1, 128(BX)(R9*1)
-	VADDPS           128(R11)(R13*1), Z3, Z3
-	VMOVUPS          Z3, 128(DX)(R8*1)
+	VADDPS           128(R11)(R13*1), Z4, Z4
+	VMOVUPS          Z4, 128(DX)(R8*1)
 	VADDPS           128(R11)(R13*1), Z0, Z0
 	VMOVUPS          Z0, 128(DX)(R9*1)
 	VMOVUPS          2368(SI), Z0
@@ -7139,7 +6982,7 @@ group:
 	ADDQ             R13, CX
 	ADDQ             R13, DX
 	ADDQ             R13, R11
-	ADDQ             $0x000017c0, DI
+	ADDQ             $0x00001040, DI
 	DECQ             R10
 	JNE              group
 	VZEROUPPER
@@ -7717,18 +7560,13 @@ gather:
 	VMOVUPS          Z2, 6144(SI)
 	VMOVAPS          Z26, Z2
 	VFMADD231PS.BCST word_3f7ec46d<>+0(SB), Z28, Z2
-	VMOVUPS          Z25, 6208(SI)
-	VSUBPS           Z2, Z19, Z25
-	VMOVUPS          Z25, 128(DI)
-	VMOVUPS          Z19, 192(DI)
+	VMOVUPS          Z19, 128(DI)
 	VMULPS.BCST      word_bf800000<>+0(SB), Z2, Z2
-	VMOVUPS          Z2, 256(DI)
+	VMOVUPS          Z2, 192(DI)
 	VFMADD231PS.BCST word_bf7ec46d<>+0(SB), Z3, Z8
 	VFMADD231PS.BCST word_bf7ec46d<>+0(SB), Z28, Z26
-	VADDPS           Z26, Z8, Z2
-	VMOVUPS          Z2, 5888(DI)
-	VMOVUPS          Z8, 5952(DI)
-	VMOVUPS          Z26, 6016(DI)
+	VMOVUPS          Z8, 3968(DI)
+	VMOVUPS          Z26, 4032(DI)
 	VMOVAPS          Z29, Z2
 	VFMADD231PS.BCST word_be4bafaf<>+0(SB), Z31, Z2
 	VFMADD231PS.BCST word_3e4bafaf<>+0(SB), Z29, Z31
@@ -7736,19 +7574,15 @@ gather:
 	VMOVAPS          Z3, Z8
 	VFMADD231PS.BCST word_3f7b14be<>+0(SB), Z2, Z8
 	VMOVUPS          5888(SI), Z19
-	VMOVAPS          Z19, Z25
-	VFMADD231PS.BCST word_3f7b14be<>+0(SB), Z31, Z25
-	VSUBPS           Z25, Z8, Z26
-	VMOVUPS          Z26, 320(DI)
-	VMOVUPS          Z8, 384(DI)
-	VMULPS.BCST      word_bf800000<>+0(SB), Z25, Z8
-	VMOVUPS          Z8, 448(DI)
+	VMOVAPS          Z19, Z26
+	VFMADD231PS.BCST word_3f7b14be<>+0(SB), Z31, Z26
+	VMOVUPS          Z8, 256(DI)
+	VMULPS.BCST      word_bf800000<>+0(SB), Z26, Z8
+	VMOVUPS          Z8, 320(DI)
 	VFMADD231PS.BCST word_bf7b14be<>+0(SB), Z2, Z3
 	VFMADD231PS.BCST word_bf7b14be<>+0(SB), Z31, Z19
-	VADDPS           Z19, Z3, Z2
-	VMOVUPS          Z2, 5696(DI)
-	VMOVUPS          Z3, 5760(DI)
-	VMOVUPS          Z19, 5824(DI)
+	VMOVUPS          Z3, 3840(DI)
+	VMOVUPS          Z19, 3904(DI)
 	VMOVAPS          Z7, Z2
 	VFMADD231PS.BCST word_3e9b5042<>+0(SB), Z30, Z2
 	VFMADD231PS.BCST word_be9b5042<>+0(SB), Z7, Z30
@@ -7758,17 +7592,13 @@ gather:
 	VMOVUPS          5760(SI), Z8
 	VMOVAPS          Z8, Z19
 	VFMADD231PS.BCST word_3f74fa0b<>+0(SB), Z30, Z19
-	VADDPS           Z19, Z7, Z25
-	VMOVUPS          Z25, 512(DI)
-	VMOVUPS          Z7, 576(DI)
-	VMOVUPS          Z19, 640(DI)
+	VMOVUPS          Z7, 384(DI)
+	VMOVUPS          Z19, 448(DI)
 	VFMADD231PS.BCST word_bf74fa0b<>+0(SB), Z2, Z3
 	VFMADD231PS.BCST word_bf74fa0b<>+0(SB), Z30, Z8
-	VSUBPS           Z8, Z3, Z2
-	VMOVUPS          Z2, 5504(DI)
-	VMOVUPS          Z3, 5568(DI)
+	VMOVUPS          Z3, 3712(DI)
 	VMULPS.BCST      word_bf800000<>+0(SB), Z8, Z2
-	VMOVUPS          Z2, 5632(DI)
+	VMOVUPS          Z2, 3776(DI)
 	VMOVAPS          Z9, Z2
 	VFMADD231PS.BCST word_bed413cd<>+0(SB), Z20, Z2
 	VFMADD231PS.BCST word_3ed413cd<>+0(SB), Z9, Z20
@@ -7778,17 +7608,13 @@ gather:
 	VMOVUPS          5632(SI), Z8
 	VMOVAPS          Z8, Z9
 	VFMADD231PS.BCST word_3f6c835e<>+0(SB), Z20, Z9
-	VSUBPS           Z9, Z7, Z19
-	VMOVUPS          Z19, 704(DI)
-	VMOVUPS          Z7, 768(DI)
+	VMOVUPS          Z7, 512(DI)
 	VMULPS.BCST      word_bf800000<>+0(SB), Z9, Z7
-	VMOVUPS          Z7, 832(DI)
+	VMOVUPS          Z7, 576(DI)
 	VFMADD231PS.BCST word_bf6c835e<>+0(SB), Z2, Z3
 	VFMADD231PS.BCST word_bf6c835e<>+0(SB), Z20, Z8
-	VADDPS           Z8, Z3, Z2
-	VMOVUPS          Z2, 5312(DI)
-	VMOVUPS          Z3, 5376(DI)
-	VMOVUPS          Z8, 5440(DI)
+	VMOVUPS          Z3, 3584(DI)
+	VMOVUPS          Z8, 3648(DI)
 	VMOVAPS          Z0, Z2
 	VFMADD231PS.BCST word_bf08d5b9<>+0(SB), Z21, Z2
 	VFMADD231PS.BCST word_3f08d5b9<>+0(SB), Z0, Z21
@@ -7798,17 +7624,13 @@ gather:
 	VMOVUPS          5504(SI), Z7
 	VMOVAPS          Z7, Z8
 	VFMADD231PS.BCST word_3f61c598<>+0(SB), Z21, Z8
-	VSUBPS           Z8, Z3, Z9
-	VMOVUPS          Z9, 896(DI)
-	VMOVUPS          Z3, 960(DI)
+	VMOVUPS          Z3, 640(DI)
 	VMULPS.BCST      word_bf800000<>+0(SB), Z8, Z3
-	VMOVUPS          Z3, 1024(DI)
+	VMOVUPS          Z3, 704(DI)
 	VFMADD231PS.BCST word_bf61c598<>+0(SB), Z2, Z0
 	VFMADD231PS.BCST word_bf61c598<>+0(SB), Z21, Z7
-	VADDPS           Z7, Z0, Z2
-	VMOVUPS          Z2, 5120(DI)
-	VMOVUPS          Z0, 5184(DI)
-	VMOVUPS          Z7, 5248(DI)
+	VMOVUPS          Z0, 3456(DI)
+	VMOVUPS          Z7, 3520(DI)
 	VMOVAPS          Z13, Z0
 	VFMADD231PS.BCST word_3f2b0dc1<>+0(SB), Z15, Z0
 	VFMADD231PS.BCST word_bf2b0dc1<>+0(SB), Z13, Z15
@@ -7818,17 +7640,13 @@ gather:
 	VMOVUPS          5376(SI), Z7
 	VMOVAPS          Z7, Z8
 	VFMADD231PS.BCST word_3f54db31<>+0(SB), Z15, Z8
-	VADDPS           Z8, Z3, Z9
-	VMOVUPS          Z9, 1088(DI)
-	VMOVUPS          Z3, 1152(DI)
-	VMOVUPS          Z8, 1216(DI)
+	VMOVUPS          Z3, 768(DI)
+	VMOVUPS          Z8, 832(DI)
 	VFMADD231PS.BCST word_bf54db31<>+0(SB), Z0, Z2
 	VFMADD231PS.BCST word_bf54db31<>+0(SB), Z15, Z7
-	VSUBPS           Z7, Z2, Z0
-	VMOVUPS          Z0, 4928(DI)
-	VMOVUPS          Z2, 4992(DI)
+	VMOVUPS          Z2, 3328(DI)
 	VMULPS.BCST      word_bf800000<>+0(SB), Z7, Z0
-	VMOVUPS          Z0, 5056(DI)
+	VMOVUPS          Z0, 3392(DI)
 	VMOVAPS          Z18, Z0
 	VFMADD231PS.BCST word_3f521801<>+0(SB), Z4, Z0
 	VFMADD231PS.BCST word_bf521801<>+0(SB), Z18, Z4
@@ -7838,17 +7656,13 @@ gather:
 	VMOVUPS          5184(SI), Z7
 	VMOVAPS          Z7, Z8
 	VFMADD231PS.BCST word_3f45e403<>+0(SB), Z4, Z8
-	VADDPS           Z8, Z3, Z9
-	VMOVUPS          Z9, 1280(DI)
-	VMOVUPS          Z3, 1344(DI)
-	VMOVUPS          Z8, 1408(DI)
+	VMOVUPS          Z3, 896(DI)
+	VMOVUPS          Z8, 960(DI)
 	VFMADD231PS.BCST word_bf45e403<>+0(SB), Z0, Z2
 	VFMADD231PS.BCST word_bf45e403<>+0(SB), Z4, Z7
-	VSUBPS           Z7, Z2, Z0
-	VMOVUPS          Z0, 4736(DI)
-	VMOVUPS          Z2, 4800(DI)
+	VMOVUPS          Z2, 3200(DI)
 	VMULPS.BCST      word_bf800000<>+0(SB), Z7, Z0
-	VMOVUPS          Z0, 4864(DI)
+	VMOVUPS          Z0, 3264(DI)
 	VMOVUPS          5248(SI), Z0
 	VMOVAPS          Z0, Z2
 	VFMADD231PS.BCST word_bf800000<>+0(SB), Z27, Z2
@@ -7859,17 +7673,13 @@ gather:
 	VMOVUPS          5120(SI), Z4
 	VMOVAPS          Z4, Z7
 	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z27, Z7
-	VSUBPS           Z7, Z3, Z8
-	VMOVUPS          Z8, 1472(DI)
-	VMOVUPS          Z3, 1536(DI)
+	VMOVUPS          Z3, 1024(DI)
 	VMULPS.BCST      word_bf800000<>+0(SB), Z7, Z3
-	VMOVUPS          Z3, 1600(DI)
+	VMOVUPS          Z3, 1088(DI)
 	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z2, Z0
 	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z27, Z4
-	VADDPS           Z4, Z0, Z2
-	VMOVUPS          Z2, 4544(DI)
-	VMOVUPS          Z0, 4608(DI)
-	VMOVUPS          Z4, 4672(DI)
+	VMOVUPS          Z0, 3072(DI)
+	VMOVUPS          Z4, 3136(DI)
 	VMOVAPS          Z10, Z0
 	VFMADD231PS.BCST word_bf9bf7ec<>+0(SB), Z23, Z0
 	VFMADD231PS.BCST word_3f9bf7ec<>+0(SB), Z10, Z23
@@ -7879,17 +7689,13 @@ gather:
 	VMOVUPS          4992(SI), Z4
 	VMOVAPS          Z4, Z7
 	VFMADD231PS.BCST word_3f226799<>+0(SB), Z23, Z7
-	VSUBPS           Z7, Z3, Z8
-	VMOVUPS          Z8, 1664(DI)
-	VMOVUPS          Z3, 1728(DI)
+	VMOVUPS          Z3, 1152(DI)
 	VMULPS.BCST      word_bf800000<>+0(SB), Z7, Z3
-	VMOVUPS          Z3, 1792(DI)
+	VMOVUPS          Z3, 1216(DI)
 	VFMADD231PS.BCST word_bf226799<>+0(SB), Z0, Z2
 	VFMADD231PS.BCST word_bf226799<>+0(SB), Z23, Z4
-	VADDPS           Z4, Z2, Z0
-	VMOVUPS          Z0, 4352(DI)
-	VMOVUPS          Z2, 4416(DI)
-	VMOVUPS          Z4, 4480(DI)
+	VMOVUPS          Z2, 2944(DI)
+	VMOVUPS          Z4, 3008(DI)
 	VMOVAPS          Z16, Z0
 	VFMADD231PS.BCST word_bfbf90c7<>+0(SB), Z11, Z0
 	VFMADD231PS.BCST word_3fbf90c7<>+0(SB), Z16, Z11
@@ -7899,17 +7705,13 @@ gather:
 	VMOVUPS          4864(SI), Z4
 	VMOVAPS          Z4, Z7
 	VFMADD231PS.BCST word_3f0e39da<>+0(SB), Z11, Z7
-	VSUBPS           Z7, Z3, Z8
-	VMOVUPS          Z8, 1856(DI)
-	VMOVUPS          Z3, 1920(DI)
+	VMOVUPS          Z3, 1280(DI)
 	VMULPS.BCST      word_bf800000<>+0(SB), Z7, Z3
-	VMOVUPS          Z3, 1984(DI)
+	VMOVUPS          Z3, 1344(DI)
 	VFMADD231PS.BCST word_bf0e39da<>+0(SB), Z0, Z2
 	VFMADD231PS.BCST word_bf0e39da<>+0(SB), Z11, Z4
-	VADDPS           Z4, Z2, Z0
-	VMOVUPS          Z0, 4160(DI)
-	VMOVUPS          Z2, 4224(DI)
-	VMOVUPS          Z4, 4288(DI)
+	VMOVUPS          Z2, 2816(DI)
+	VMOVUPS          Z4, 2880(DI)
 	VMOVAPS          Z14, Z0
 	VFMADD231PS.BCST word_3fef789e<>+0(SB), Z12, Z0
 	VFMADD231PS.BCST word_bfef789e<>+0(SB), Z14, Z12
@@ -7919,17 +7721,13 @@ gather:
 	VMOVUPS          4736(SI), Z4
 	VMOVAPS          Z4, Z7
 	VFMADD231PS.BCST word_3ef15aea<>+0(SB), Z12, Z7
-	VADDPS           Z7, Z3, Z8
-	VMOVUPS          Z8, 2048(DI)
-	VMOVUPS          Z3, 2112(DI)
-	VMOVUPS          Z7, 2176(DI)
+	VMOVUPS          Z3, 1408(DI)
+	VMOVUPS          Z7, 1472(DI)
 	VFMADD231PS.BCST word_bef15aea<>+0(SB), Z0, Z2
 	VFMADD231PS.BCST word_bef15aea<>+0(SB), Z12, Z4
-	VSUBPS           Z4, Z2, Z0
-	VMOVUPS          Z0, 3968(DI)
-	VMOVUPS          Z2, 4032(DI)
+	VMOVUPS          Z2, 2688(DI)
 	VMULPS.BCST      word_bf800000<>+0(SB), Z4, Z0
-	VMOVUPS          Z0, 4096(DI)
+	VMOVUPS          Z0, 2752(DI)
 	VMOVAPS          Z17, Z0
 	VFMADD231PS.BCST word_401a827a<>+0(SB), Z6, Z0
 	VFMADD231PS.BCST word_c01a827a<>+0(SB), Z17, Z6
@@ -7939,17 +7737,13 @@ gather:
 	VMOVUPS          4608(SI), Z4
 	VMOVAPS          Z4, Z7
 	VFMADD231PS.BCST word_3ec3ef15<>+0(SB), Z6, Z7
-	VADDPS           Z7, Z3, Z8
-	VMOVUPS          Z8, 2240(DI)
-	VMOVUPS          Z3, 2304(DI)
-	VMOVUPS          Z7, 2368(DI)
+	VMOVUPS          Z3, 1536(DI)
+	VMOVUPS          Z7, 1600(DI)
 	VFMADD231PS.BCST word_bec3ef15<>+0(SB), Z0, Z2
 	VFMADD231PS.BCST word_bec3ef15<>+0(SB), Z6, Z4
-	VSUBPS           Z4, Z2, Z0
-	VMOVUPS          Z0, 3776(DI)
-	VMOVUPS          Z2, 3840(DI)
+	VMOVUPS          Z2, 2560(DI)
 	VMULPS.BCST      word_bf800000<>+0(SB), Z4, Z0
-	VMOVUPS          Z0, 3904(DI)
+	VMOVUPS          Z0, 2624(DI)
 	VMOVAPS          Z5, Z0
 	VFMADD231PS.BCST word_c052facf<>+0(SB), Z22, Z0
 	VFMADD231PS.BCST word_4052facf<>+0(SB), Z5, Z22
@@ -7959,17 +7753,13 @@ gather:
 	VMOVUPS          4480(SI), Z4
 	VMOVAPS          Z4, Z5
 	VFMADD231PS.BCST word_3e94a031<>+0(SB), Z22, Z5
-	VSUBPS           Z5, Z3, Z6
-	VMOVUPS          Z6, 2432(DI)
-	VMOVUPS          Z3, 2496(DI)
+	VMOVUPS          Z3, 1664(DI)
 	VMULPS.BCST      word_bf800000<>+0(SB), Z5, Z3
-	VMOVUPS          Z3, 2560(DI)
+	VMOVUPS          Z3, 1728(DI)
 	VFMADD231PS.BCST word_be94a031<>+0(SB), Z0, Z2
 	VFMADD231PS.BCST word_be94a031<>+0(SB), Z22, Z4
-	VADDPS           Z4, Z2, Z0
-	VMOVUPS          Z0, 3584(DI)
-	VMOVUPS          Z2, 3648(DI)
-	VMOVUPS          Z4, 3712(DI)
+	VMOVUPS          Z2, 2432(DI)
+	VMOVUPS          Z4, 2496(DI)
 	VMOVAPS          Z1, Z0
 	VFMADD231PS.BCST word_40a0dff7<>+0(SB), Z24, Z0
 	VFMADD231PS.BCST word_c0a0dff7<>+0(SB), Z1, Z24
@@ -7979,57 +7769,60 @@ gather:
 	VMOVUPS          4352(SI), Z3
 	VMOVAPS          Z3, Z4
 	VFMADD231PS.BCST word_3e47c5c2<>+0(SB), Z24, Z4
-	VADDPS           Z4, Z2, Z5
-	VMOVUPS          Z5, 2624(DI)
-	VMOVUPS          Z2, 2688(DI)
-	VMOVUPS          Z4, 2752(DI)
+	VMOVUPS          Z2, 1792(DI)
+	VMOVUPS          Z4, 1856(DI)
 	VFMADD231PS.BCST word_be47c5c2<>+0(SB), Z0, Z1
 	VFMADD231PS.BCST word_be47c5c2<>+0(SB), Z24, Z3
-	VSUBPS           Z3, Z1, Z0
-	VMOVUPS          Z0, 3392(DI)
-	VMOVUPS          Z1, 3456(DI)
+	VMOVUPS          Z1, 2304(DI)
 	VMULPS.BCST      word_bf800000<>+0(SB), Z3, Z0
-	VMOVUPS          Z0, 3520(DI)
+	VMOVUPS          Z0, 2368(DI)
 	VMOVUPS          6144(SI), Z0
-	VMOVUPS          6208(SI), Z1
-	VMOVAPS          Z0, Z2
-	VFMADD231PS.BCST word_41227363<>+0(SB), Z1, Z2
-	VFMADD231PS.BCST word_c1227363<>+0(SB), Z0, Z1
+	VMOVAPS          Z0, Z1
+	VFMADD231PS.BCST word_41227363<>+0(SB), Z25, Z1
+	VFMADD231PS.BCST word_c1227363<>+0(SB), Z0, Z25
 	VMOVUPS          4288(SI), Z0
-	VMOVAPS          Z0, Z3
-	VFMADD231PS.BCST word_3dc8bd36<>+0(SB), Z2, Z3
-	VMOVUPS          4160(SI), Z4
-	VMOVAPS          Z4, Z5
-	VFMADD231PS.BCST word_3dc8bd36<>+0(SB), Z1, Z5
-	VADDPS           Z5, Z3, Z6
-	VMOVUPS          Z6, 2816(DI)
-	VMOVUPS          Z3, 2880(DI)
-	VMOVUPS          Z5, 2944(DI)
-	VFMADD231PS.BCST word_bdc8bd36<>+0(SB), Z2, Z0
-	VFMADD231PS.BCST word_bdc8bd36<>+0(SB), Z1, Z4
-	VSUBPS           Z4, Z0, Z1
-	VMOVUPS          Z1, 3200(DI)
-	VMOVUPS          Z0, 3264(DI)
-	VMULPS.BCST      word_bf800000<>+0(SB), Z4, Z0
-	VMOVUPS          Z0, 3328(DI)
+	VMOVAPS          Z0, Z2
+	VFMADD231PS.BCST word_3dc8bd36<>+0(SB), Z1, Z2
+	VMOVUPS          4160(SI), Z3
+	VMOVAPS          Z3, Z4
+	VFMADD231PS.BCST word_3dc8bd36<>+0(SB), Z25, Z4
+	VMOVUPS          Z2, 1920(DI)
+	VMOVUPS          Z4, 1984(DI)
+	VFMADD231PS.BCST word_bdc8bd36<>+0(SB), Z1, Z0
+	VFMADD231PS.BCST word_bdc8bd36<>+0(SB), Z25, Z3
+	VMOVUPS          Z0, 2176(DI)
+	VMULPS.BCST      word_bf800000<>+0(SB), Z3, Z0
+	VMOVUPS          Z0, 2240(DI)
 	VMOVUPS          4224(SI), Z0
-	VMOVUPS          6272(SI), Z1
-	VSUBPS           Z1, Z0, Z2
-	VMOVUPS          Z2, 3008(DI)
-	VMOVUPS          Z0, 3072(DI)
-	VMULPS.BCST      word_bf800000<>+0(SB), Z1, Z0
-	VMOVUPS          Z0, 3136(DI)
+	VMOVUPS          Z0, 2048(DI)
+	VMOVUPS          6272(SI), Z0
+	VMULPS.BCST      word_bf800000<>+0(SB), Z0, Z0
+	VMOVUPS          Z0, 2112(DI)
 	MOVQ             CX, R8
 	MOVQ             DI, R13
-	MOVQ             $0x0000005f, R11
+	MOVQ             $0x00000002, R11
 
-spread:
+spreadReal:
 	VMOVUPS (R13), Z0
 	VMOVUPS Z0, (R8)
 	ADDQ    DX, R8
 	ADDQ    $0x00000040, R13
 	DECQ    R11
-	JNE     spread
+	JNE     spreadReal
+	MOVQ    $0x0000001f, R11
+
+spreadComplex:
+	VMOVUPS (R13), Z0
+	VMOVUPS 64(R13), Z1
+	VADDPS  Z1, Z0, Z2
+	VMOVUPS Z2, (R8)
+	VMOVUPS Z0, (R8)(DX*1)
+	VMOVUPS Z1, (R8)(DX*2)
+	LEAQ    (R8)(DX*2), R8
+	ADDQ    DX, R8
+	ADDQ    $0x00000080, R13
+	DECQ    R11
+	JNE     spreadComplex
 	ADDQ    $0x00000040, AX
 	ADDQ    $0x00000040, CX
 	DECQ    R10
@@ -8053,538 +7846,521 @@ TEXT ·circulantInverseImage64AVX512(SB), NOSPLIT, $0-128
 vector:
 	MOVQ AX, R8
 	MOVQ DI, R13
-	MOVQ $0x0000005f, R11
+	MOVQ $0x00000002, R11
 
-gather:
+gatherReal:
+	VMOVUPS (R8), Z0
+	VMOVUPS Z0, (R13)
+	ADDQ    BX, R8
+	ADDQ    $0x00000040, R13
+	DECQ    R11
+	JNE     gatherReal
+	MOVQ    $0x0000001f, R11
+
+gatherComplex:
 	VMOVUPS          (R8), Z0
-	VMOVUPS          Z0, (R13)
+	VMOVUPS          (R8)(BX*2), Z1
+	VSUBPS           Z1, Z0, Z1
+	VADDPS           (R8)(BX*1), Z0, Z0
+	VMOVUPS          Z1, (R13)
+	VMOVUPS          Z0, 64(R13)
+	LEAQ             (R8)(BX*2), R8
 	ADDQ             BX, R8
-	ADDQ             $0x00000040, R13
+	ADDQ             $0x00000080, R13
 	DECQ             R11
-	JNE              gather
+	JNE              gatherComplex
 	VMOVUPS          (DI), Z0
 	VMOVUPS          64(DI), Z1
 	VADDPS           Z1, Z0, Z2
 	VSUBPS           Z1, Z0, Z0
 	VMOVUPS          128(DI), Z1
-	VSUBPS           256(DI), Z1, Z3
-	VADDPS           192(DI), Z1, Z1
-	VMOVUPS          5888(DI), Z4
-	VSUBPS           6016(DI), Z4, Z5
-	VADDPS           5952(DI), Z4, Z4
-	VADDPS           Z5, Z3, Z6
-	VSUBPS           Z4, Z1, Z7
-	VSUBPS           Z5, Z3, Z3
-	VADDPS           Z4, Z1, Z1
-	VMOVAPS          Z3, Z4
-	VFMADD231PS.BCST word_bdc9b5dc<>+0(SB), Z1, Z4
-	VMULPS.BCST      word_3f7ec46d<>+0(SB), Z4, Z4
-	VFMADD231PS.BCST word_3dc9b5dc<>+0(SB), Z3, Z1
-	VMULPS.BCST      word_3f7ec46d<>+0(SB), Z1, Z1
-	VMOVUPS          320(DI), Z3
-	VSUBPS           448(DI), Z3, Z5
-	VADDPS           384(DI), Z3, Z3
-	VMOVUPS          5696(DI), Z8
-	VSUBPS           5824(DI), Z8, Z9
-	VADDPS           5760(DI), Z8, Z8
-	VADDPS           Z9, Z5, Z10
-	VSUBPS           Z8, Z3, Z11
-	VSUBPS           Z9, Z5, Z5
-	VADDPS           Z8, Z3, Z3
-	VMOVAPS          Z5, Z8
-	VFMADD231PS.BCST word_be4bafaf<>+0(SB), Z3, Z8
-	VMULPS.BCST      word_3f7b14be<>+0(SB), Z8, Z8
-	VFMADD231PS.BCST word_3e4bafaf<>+0(SB), Z5, Z3
-	VMULPS.BCST      word_3f7b14be<>+0(SB), Z3, Z3
-	VMOVUPS          512(DI), Z5
-	VSUBPS           640(DI), Z5, Z9
-	VADDPS           576(DI), Z5, Z5
-	VMOVUPS          5504(DI), Z12
-	VSUBPS           5632(DI), Z12, Z13
-	VADDPS           5568(DI), Z12, Z12
-	VADDPS           Z13, Z9, Z14
-	VSUBPS           Z12, Z5, Z15
-	VSUBPS           Z13, Z9, Z9
-	VADDPS           Z12, Z5, Z5
-	VMOVAPS          Z9, Z12
-	VFMADD231PS.BCST word_be9b5042<>+0(SB), Z5, Z12
-	VMULPS.BCST      word_3f74fa0b<>+0(SB), Z12, Z12
-	VFMADD231PS.BCST word_3e9b5042<>+0(SB), Z9, Z5
-	VMULPS.BCST      word_3f74fa0b<>+0(SB), Z5, Z5
-	VMOVUPS          704(DI), Z9
-	VSUBPS           832(DI), Z9, Z13
-	VADDPS           768(DI), Z9, Z9
-	VMOVUPS          5312(DI), Z16
-	VSUBPS           5440(DI), Z16, Z17
-	VADDPS           5376(DI), Z16, Z16
-	VADDPS           Z17, Z13, Z18
-	VSUBPS           Z16, Z9, Z19
-	VSUBPS           Z17, Z13, Z13
-	VADDPS           Z16, Z9, Z9
-	VMOVAPS          Z13, Z16
-	VFMADD231PS.BCST word_bed413cd<>+0(SB), Z9, Z16
-	VMULPS.BCST      word_3f6c835e<>+0(SB), Z16, Z16
-	VFMADD231PS.BCST word_3ed413cd<>+0(SB), Z13, Z9
-	VMULPS.BCST      word_3f6c835e<>+0(SB), Z9, Z9
-	VMOVUPS          896(DI), Z13
-	VSUBPS           1024(DI), Z13, Z17
-	VADDPS           960(DI), Z13, Z13
-	VMOVUPS          5120(DI), Z20
-	VSUBPS           5248(DI), Z20, Z21
-	VADDPS           5184(DI), Z20, Z20
-	VADDPS           Z21, Z17, Z22
-	VSUBPS           Z20, Z13, Z23
-	VSUBPS           Z21, Z17, Z17
-	VADDPS           Z20, Z13, Z13
-	VMOVAPS          Z17, Z20
-	VFMADD231PS.BCST word_bf08d5b9<>+0(SB), Z13, Z20
-	VMULPS.BCST      word_3f61c598<>+0(SB), Z20, Z20
-	VFMADD231PS.BCST word_3f08d5b9<>+0(SB), Z17, Z13
-	VMULPS.BCST      word_3f61c598<>+0(SB), Z13, Z13
-	VMOVUPS          1088(DI), Z17
-	VSUBPS           1216(DI), Z17, Z21
-	VADDPS           1152(DI), Z17, Z17
-	VMOVUPS          4928(DI), Z24
-	VSUBPS           5056(DI), Z24, Z25
-	VADDPS           4992(DI), Z24, Z24
-	VADDPS           Z25, Z21, Z26
-	VSUBPS           Z24, Z17, Z27
-	VSUBPS           Z25, Z21, Z21
-	VADDPS           Z24, Z17, Z17
-	VMOVAPS          Z21, Z24
-	VFMADD231PS.BCST word_bf2b0dc1<>+0(SB), Z17, Z24
-	VMULPS.BCST      word_3f54db31<>+0(SB), Z24, Z24
-	VFMADD231PS.BCST word_3f2b0dc1<>+0(SB), Z21, Z17
-	VMULPS.BCST      word_3f54db31<>+0(SB), Z17, Z17
-	VMOVUPS          1280(DI), Z21
-	VSUBPS           1408(DI), Z21, Z25
-	VADDPS           1344(DI), Z21, Z21
-	VMOVUPS          4736(DI), Z28
-	VSUBPS           4864(DI), Z28, Z29
-	VADDPS           4800(DI), Z28, Z28
-	VADDPS           Z29, Z25, Z30
-	VSUBPS           Z28, Z21, Z31
-	VSUBPS           Z29, Z25, Z25
-	VADDPS           Z28, Z21, Z21
-	VMOVAPS          Z25, Z28
-	VFMADD231PS.BCST word_bf521801<>+0(SB), Z21, Z28
-	VMULPS.BCST      word_3f45e403<>+0(SB), Z28, Z28
-	VFMADD231PS.BCST word_3f521801<>+0(SB), Z25, Z21
-	VMULPS.BCST      word_3f45e403<>+0(SB), Z21, Z21
-	VMOVUPS          1472(DI), Z25
-	VSUBPS           1600(DI), Z25, Z29
-	VADDPS           1536(DI), Z25, Z25
-	VMOVUPS          Z21, 4096(SI)
-	VMOVUPS          4544(DI), Z21
-	VMOVUPS          Z28, 4160(SI)
-	VSUBPS           4672(DI), Z21, Z28
-	VADDPS           4608(DI), Z21, Z21
-	VMOVUPS          Z17, 4224(SI)
-	VADDPS           Z28, Z29, Z17
-	VMOVUPS          Z24, 4288(SI)
-	VSUBPS           Z21, Z25, Z24
-	VSUBPS           Z28, Z29, Z28
-	VADDPS           Z21, Z25, Z21
-	VMOVAPS          Z28, Z25
-	VFMADD231PS.BCST word_bf800000<>+0(SB), Z21, Z25
-	VMULPS.BCST      word_3f3504f3<>+0(SB), Z25, Z25
-	VFMADD231PS.BCST word_3f800000<>+0(SB), Z28, Z21
-	VMULPS.BCST      word_3f3504f3<>+0(SB), Z21, Z21
-	VMOVUPS          1664(DI), Z28
-	VSUBPS           1792(DI), Z28, Z29
-	VADDPS           1728(DI), Z28, Z28
-	VMOVUPS          Z21, 4352(SI)
-	VMOVUPS          4352(DI), Z21
-	VMOVUPS          Z25, 4416(SI)
-	VSUBPS           4480(DI), Z21, Z25
-	VADDPS           4416(DI), Z21, Z21
-	VMOVUPS          Z13, 4480(SI)
-	VADDPS           Z25, Z29, Z13
-	VMOVUPS          Z20, 4544(SI)
-	VSUBPS           Z21, Z28, Z20
-	VSUBPS           Z25, Z29, Z25
-	VADDPS           Z21, Z28, Z21
-	VMOVAPS          Z25, Z28
-	VFMADD231PS.BCST word_bf9bf7ec<>+0(SB), Z21, Z28
-	VMULPS.BCST      word_3f226799<>+0(SB), Z28, Z28
-	VFMADD231PS.BCST word_3f9bf7ec<>+0(SB), Z25, Z21
-	VMULPS.BCST      word_3f226799<>+0(SB), Z21, Z21
-	VMOVUPS          1856(DI), Z25
-	VSUBPS           1984(DI), Z25, Z29
-	VADDPS           1920(DI), Z25, Z25
-	VMOVUPS          Z21, 4608(SI)
-	VMOVUPS          4160(DI), Z21
-	VMOVUPS          Z28, 4672(SI)
-	VSUBPS           4288(DI), Z21, Z28
-	VADDPS           4224(DI), Z21, Z21
-	VMOVUPS          Z9, 4736(SI)
-	VADDPS           Z28, Z29, Z9
-	VMOVUPS          Z16, 4800(SI)
-	VSUBPS           Z21, Z25, Z16
-	VSUBPS           Z28, Z29, Z28
-	VADDPS           Z21, Z25, Z21
-	VMOVAPS          Z28, Z25
-	VFMADD231PS.BCST word_bfbf90c7<>+0(SB), Z21, Z25
-	VMULPS.BCST      word_3f0e39da<>+0(SB), Z25, Z25
-	VFMADD231PS.BCST word_3fbf90c7<>+0(SB), Z28, Z21
-	VMULPS.BCST      word_3f0e39da<>+0(SB), Z21, Z21
-	VMOVUPS          2048(DI), Z28
-	VSUBPS           2176(DI), Z28, Z29
-	VADDPS           2112(DI), Z28, Z28
-	VMOVUPS          Z21, 4864(SI)
-	VMOVUPS          3968(DI), Z21
-	VMOVUPS          Z25, 4928(SI)
-	VSUBPS           4096(DI), Z21, Z25
-	VADDPS           4032(DI), Z21, Z21
-	VMOVUPS          Z5, 4992(SI)
-	VADDPS           Z25, Z29, Z5
-	VMOVUPS          Z12, 5056(SI)
-	VSUBPS           Z21, Z28, Z12
-	VSUBPS           Z25, Z29, Z25
-	VADDPS           Z21, Z28, Z21
-	VMOVAPS          Z25, Z28
-	VFMADD231PS.BCST word_bfef789e<>+0(SB), Z21, Z28
-	VMULPS.BCST      word_3ef15aea<>+0(SB), Z28, Z28
-	VFMADD231PS.BCST word_3fef789e<>+0(SB), Z25, Z21
-	VMULPS.BCST      word_3ef15aea<>+0(SB), Z21, Z21
-	VMOVUPS          2240(DI), Z25
-	VSUBPS           2368(DI), Z25, Z29
-	VADDPS           2304(DI), Z25, Z25
-	VMOVUPS          Z21, 5120(SI)
-	VMOVUPS          3776(DI), Z21
-	VMOVUPS          Z28, 5184(SI)
-	VSUBPS           3904(DI), Z21, Z28
-	VADDPS           3840(DI), Z21, Z21
-	VMOVUPS          Z3, 5248(SI)
-	VADDPS           Z28, Z29, Z3
-	VMOVUPS          Z8, 5312(SI)
-	VSUBPS           Z21, Z25, Z8
-	VSUBPS           Z28, Z29, Z28
-	VADDPS           Z21, Z25, Z21
-	VMOVAPS          Z28, Z25
-	VFMADD231PS.BCST word_c01a827a<>+0(SB), Z21, Z25
-	VMULPS.BCST      word_3ec3ef15<>+0(SB), Z25, Z25
-	VFMADD231PS.BCST word_401a827a<>+0(SB), Z28, Z21
-	VMULPS.BCST      word_3ec3ef15<>+0(SB), Z21, Z21
-	VMOVUPS          2432(DI), Z28
-	VSUBPS           2560(DI), Z28, Z29
-	VADDPS           2496(DI), Z28, Z28
-	VMOVUPS          Z21, 5376(SI)
-	VMOVUPS          3584(DI), Z21
-	VMOVUPS          Z25, 5440(SI)
-	VSUBPS           3712(DI), Z21, Z25
-	VADDPS           3648(DI), Z21, Z21
-	VMOVUPS          Z1, 5504(SI)
-	VADDPS           Z25, Z29, Z1
-	VMOVUPS          Z4, 5568(SI)
-	VSUBPS           Z21, Z28, Z4
-	VSUBPS           Z25, Z29, Z25
-	VADDPS           Z21, Z28, Z21
-	VMOVAPS          Z25, Z28
-	VFMADD231PS.BCST word_c052facf<>+0(SB), Z21, Z28
-	VMULPS.BCST      word_3e94a031<>+0(SB), Z28, Z28
-	VFMADD231PS.BCST word_4052facf<>+0(SB), Z25, Z21
-	VMULPS.BCST      word_3e94a031<>+0(SB), Z21, Z21
-	VMOVUPS          2624(DI), Z25
-	VSUBPS           2752(DI), Z25, Z29
-	VADDPS           2688(DI), Z25, Z25
-	VMOVUPS          Z21, 5632(SI)
-	VMOVUPS          3392(DI), Z21
-	VMOVUPS          Z28, 5696(SI)
-	VSUBPS           3520(DI), Z21, Z28
-	VADDPS           3456(DI), Z21, Z21
-	VMOVUPS          Z0, 5760(SI)
-	VADDPS           Z28, Z29, Z0
-	VMOVUPS          Z24, 5824(SI)
-	VSUBPS           Z21, Z25, Z24
-	VSUBPS           Z28, Z29, Z28
-	VADDPS           Z21, Z25, Z21
-	VMOVAPS          Z28, Z25
-	VFMADD231PS.BCST word_c0a0dff7<>+0(SB), Z21, Z25
-	VMULPS.BCST      word_3e47c5c2<>+0(SB), Z25, Z25
-	VFMADD231PS.BCST word_40a0dff7<>+0(SB), Z28, Z21
-	VMULPS.BCST      word_3e47c5c2<>+0(SB), Z21, Z21
-	VMOVUPS          2816(DI), Z28
-	VSUBPS           2944(DI), Z28, Z29
-	VADDPS           2880(DI), Z28, Z28
-	VMOVUPS          Z21, 5888(SI)
-	VMOVUPS          3200(DI), Z21
-	VMOVUPS          Z25, 5952(SI)
-	VSUBPS           3328(DI), Z21, Z25
-	VADDPS           3264(DI), Z21, Z21
-	VMOVUPS          Z17, 6016(SI)
-	VADDPS           Z25, Z29, Z17
-	VMOVUPS          Z20, 6080(SI)
-	VSUBPS           Z21, Z28, Z20
-	VSUBPS           Z25, Z29, Z25
-	VADDPS           Z21, Z28, Z21
-	VMOVAPS          Z25, Z28
-	VFMADD231PS.BCST word_c1227363<>+0(SB), Z21, Z28
-	VMULPS.BCST      word_3dc8bd36<>+0(SB), Z28, Z28
-	VFMADD231PS.BCST word_41227363<>+0(SB), Z25, Z21
-	VMULPS.BCST      word_3dc8bd36<>+0(SB), Z21, Z21
-	VMOVUPS          3008(DI), Z25
-	VSUBPS           3136(DI), Z25, Z29
-	VADDPS           3072(DI), Z25, Z25
-	VMULPS.BCST      word_40000000<>+0(SB), Z29, Z29
-	VMULPS.BCST      word_c0000000<>+0(SB), Z25, Z25
-	VMOVUPS          Z21, 6144(SI)
-	VADDPS           Z29, Z2, Z21
-	VSUBPS           Z29, Z2, Z2
-	VADDPS           Z17, Z6, Z29
-	VMOVUPS          Z28, 6208(SI)
-	VSUBPS           Z20, Z7, Z28
-	VSUBPS           Z17, Z6, Z6
-	VADDPS           Z20, Z7, Z7
-	VMOVAPS          Z6, Z17
-	VFMADD231PS.BCST word_be4bafaf<>+0(SB), Z7, Z17
-	VMULPS.BCST      word_3f7b14be<>+0(SB), Z17, Z17
-	VFMADD231PS.BCST word_3e4bafaf<>+0(SB), Z6, Z7
-	VMULPS.BCST      word_3f7b14be<>+0(SB), Z7, Z6
-	VADDPS           Z0, Z10, Z7
-	VSUBPS           Z24, Z11, Z20
-	VSUBPS           Z0, Z10, Z0
-	VADDPS           Z24, Z11, Z10
-	VMOVAPS          Z0, Z11
-	VFMADD231PS.BCST word_bed413cd<>+0(SB), Z10, Z11
-	VMULPS.BCST      word_3f6c835e<>+0(SB), Z11, Z11
-	VFMADD231PS.BCST word_3ed413cd<>+0(SB), Z0, Z10
-	VMULPS.BCST      word_3f6c835e<>+0(SB), Z10, Z0
-	VADDPS           Z1, Z14, Z10
-	VSUBPS           Z4, Z15, Z24
-	VSUBPS           Z1, Z14, Z1
-	VADDPS           Z4, Z15, Z4
-	VMOVAPS          Z1, Z14
-	VFMADD231PS.BCST word_bf2b0dc1<>+0(SB), Z4, Z14
-	VMULPS.BCST      word_3f54db31<>+0(SB), Z14, Z14
-	VFMADD231PS.BCST word_3f2b0dc1<>+0(SB), Z1, Z4
-	VMULPS.BCST      word_3f54db31<>+0(SB), Z4, Z1
-	VADDPS           Z3, Z18, Z4
-	VSUBPS           Z8, Z19, Z15
-	VSUBPS           Z3, Z18, Z3
-	VADDPS           Z8, Z19, Z8
-	VMOVAPS          Z3, Z18
-	VFMADD231PS.BCST word_bf800000<>+0(SB), Z8, Z18
+	VMOVUPS          3968(DI), Z3
+	VADDPS           Z3, Z1, Z4
+	VMOVUPS          192(DI), Z5
+	VMOVUPS          4032(DI), Z6
+	VSUBPS           Z6, Z5, Z7
+	VSUBPS           Z3, Z1, Z1
+	VADDPS           Z6, Z5, Z3
+	VMOVAPS          Z1, Z5
+	VFMADD231PS.BCST word_bdc9b5dc<>+0(SB), Z3, Z5
+	VMULPS.BCST      word_3f7ec46d<>+0(SB), Z5, Z5
+	VFMADD231PS.BCST word_3dc9b5dc<>+0(SB), Z1, Z3
+	VMULPS.BCST      word_3f7ec46d<>+0(SB), Z3, Z1
+	VMOVUPS          256(DI), Z3
+	VMOVUPS          3840(DI), Z6
+	VADDPS           Z6, Z3, Z8
+	VMOVUPS          320(DI), Z9
+	VMOVUPS          3904(DI), Z10
+	VSUBPS           Z10, Z9, Z11
+	VSUBPS           Z6, Z3, Z3
+	VADDPS           Z10, Z9, Z6
+	VMOVAPS          Z3, Z9
+	VFMADD231PS.BCST word_be4bafaf<>+0(SB), Z6, Z9
+	VMULPS.BCST      word_3f7b14be<>+0(SB), Z9, Z9
+	VFMADD231PS.BCST word_3e4bafaf<>+0(SB), Z3, Z6
+	VMULPS.BCST      word_3f7b14be<>+0(SB), Z6, Z3
+	VMOVUPS          384(DI), Z6
+	VMOVUPS          3712(DI), Z10
+	VADDPS           Z10, Z6, Z12
+	VMOVUPS          448(DI), Z13
+	VMOVUPS          3776(DI), Z14
+	VSUBPS           Z14, Z13, Z15
+	VSUBPS           Z10, Z6, Z6
+	VADDPS           Z14, Z13, Z10
+	VMOVAPS          Z6, Z13
+	VFMADD231PS.BCST word_be9b5042<>+0(SB), Z10, Z13
+	VMULPS.BCST      word_3f74fa0b<>+0(SB), Z13, Z13
+	VFMADD231PS.BCST word_3e9b5042<>+0(SB), Z6, Z10
+	VMULPS.BCST      word_3f74fa0b<>+0(SB), Z10, Z6
+	VMOVUPS          512(DI), Z10
+	VMOVUPS          3584(DI), Z14
+	VADDPS           Z14, Z10, Z16
+	VMOVUPS          576(DI), Z17
+	VMOVUPS          3648(DI), Z18
+	VSUBPS           Z18, Z17, Z19
+	VSUBPS           Z14, Z10, Z10
+	VADDPS           Z18, Z17, Z14
+	VMOVAPS          Z10, Z17
+	VFMADD231PS.BCST word_bed413cd<>+0(SB), Z14, Z17
+	VMULPS.BCST      word_3f6c835e<>+0(SB), Z17, Z17
+	VFMADD231PS.BCST word_3ed413cd<>+0(SB), Z10, Z14
+	VMULPS.BCST      word_3f6c835e<>+0(SB), Z14, Z10
+	VMOVUPS          640(DI), Z14
+	VMOVUPS          3456(DI), Z18
+	VADDPS           Z18, Z14, Z20
+	VMOVUPS          704(DI), Z21
+	VMOVUPS          3520(DI), Z22
+	VSUBPS           Z22, Z21, Z23
+	VSUBPS           Z18, Z14, Z14
+	VADDPS           Z22, Z21, Z18
+	VMOVAPS          Z14, Z21
+	VFMADD231PS.BCST word_bf08d5b9<>+0(SB), Z18, Z21
+	VMULPS.BCST      word_3f61c598<>+0(SB), Z21, Z21
+	VFMADD231PS.BCST word_3f08d5b9<>+0(SB), Z14, Z18
+	VMULPS.BCST      word_3f61c598<>+0(SB), Z18, Z14
+	VMOVUPS          768(DI), Z18
+	VMOVUPS          3328(DI), Z22
+	VADDPS           Z22, Z18, Z24
+	VMOVUPS          832(DI), Z25
+	VMOVUPS          3392(DI), Z26
+	VSUBPS           Z26, Z25, Z27
+	VSUBPS           Z22, Z18, Z18
+	VADDPS           Z26, Z25, Z22
+	VMOVAPS          Z18, Z25
+	VFMADD231PS.BCST word_bf2b0dc1<>+0(SB), Z22, Z25
+	VMULPS.BCST      word_3f54db31<>+0(SB), Z25, Z25
+	VFMADD231PS.BCST word_3f2b0dc1<>+0(SB), Z18, Z22
+	VMULPS.BCST      word_3f54db31<>+0(SB), Z22, Z18
+	VMOVUPS          896(DI), Z22
+	VMOVUPS          3200(DI), Z26
+	VADDPS           Z26, Z22, Z28
+	VMOVUPS          960(DI), Z29
+	VMOVUPS          3264(DI), Z30
+	VSUBPS           Z30, Z29, Z31
+	VSUBPS           Z26, Z22, Z22
+	VADDPS           Z30, Z29, Z26
+	VMOVAPS          Z22, Z29
+	VFMADD231PS.BCST word_bf521801<>+0(SB), Z26, Z29
+	VMULPS.BCST      word_3f45e403<>+0(SB), Z29, Z29
+	VFMADD231PS.BCST word_3f521801<>+0(SB), Z22, Z26
+	VMULPS.BCST      word_3f45e403<>+0(SB), Z26, Z22
+	VMOVUPS          1024(DI), Z26
+	VMOVUPS          3072(DI), Z30
+	VMOVUPS          Z22, 4096(SI)
+	VADDPS           Z30, Z26, Z22
+	VMOVUPS          Z29, 4160(SI)
+	VMOVUPS          1088(DI), Z29
+	VMOVUPS          Z18, 4224(SI)
+	VMOVUPS          3136(DI), Z18
+	VMOVUPS          Z25, 4288(SI)
+	VSUBPS           Z18, Z29, Z25
+	VSUBPS           Z30, Z26, Z26
+	VADDPS           Z18, Z29, Z18
+	VMOVAPS          Z26, Z29
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z18, Z29
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z29, Z29
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z26, Z18
 	VMULPS.BCST      word_3f3504f3<>+0(SB), Z18, Z18
-	VFMADD231PS.BCST word_3f800000<>+0(SB), Z3, Z8
-	VMULPS.BCST      word_3f3504f3<>+0(SB), Z8, Z3
-	VADDPS           Z5, Z22, Z8
-	VSUBPS           Z12, Z23, Z19
-	VSUBPS           Z5, Z22, Z5
-	VADDPS           Z12, Z23, Z12
-	VMOVAPS          Z5, Z22
-	VFMADD231PS.BCST word_bfbf90c7<>+0(SB), Z12, Z22
-	VMULPS.BCST      word_3f0e39da<>+0(SB), Z22, Z22
-	VFMADD231PS.BCST word_3fbf90c7<>+0(SB), Z5, Z12
-	VMULPS.BCST      word_3f0e39da<>+0(SB), Z12, Z5
-	VADDPS           Z9, Z26, Z12
-	VSUBPS           Z16, Z27, Z23
-	VSUBPS           Z9, Z26, Z9
-	VADDPS           Z16, Z27, Z16
-	VMOVAPS          Z9, Z26
-	VFMADD231PS.BCST word_c01a827a<>+0(SB), Z16, Z26
-	VMULPS.BCST      word_3ec3ef15<>+0(SB), Z26, Z26
-	VFMADD231PS.BCST word_401a827a<>+0(SB), Z9, Z16
-	VMULPS.BCST      word_3ec3ef15<>+0(SB), Z16, Z9
-	VADDPS           Z13, Z30, Z16
+	VMOVUPS          1152(DI), Z26
+	VMOVUPS          2944(DI), Z30
+	VMOVUPS          Z18, 4352(SI)
+	VADDPS           Z30, Z26, Z18
+	VMOVUPS          Z29, 4416(SI)
+	VMOVUPS          1216(DI), Z29
+	VMOVUPS          Z14, 4480(SI)
+	VMOVUPS          3008(DI), Z14
+	VMOVUPS          Z21, 4544(SI)
+	VSUBPS           Z14, Z29, Z21
+	VSUBPS           Z30, Z26, Z26
+	VADDPS           Z14, Z29, Z14
+	VMOVAPS          Z26, Z29
+	VFMADD231PS.BCST word_bf9bf7ec<>+0(SB), Z14, Z29
+	VMULPS.BCST      word_3f226799<>+0(SB), Z29, Z29
+	VFMADD231PS.BCST word_3f9bf7ec<>+0(SB), Z26, Z14
+	VMULPS.BCST      word_3f226799<>+0(SB), Z14, Z14
+	VMOVUPS          1280(DI), Z26
+	VMOVUPS          2816(DI), Z30
+	VMOVUPS          Z14, 4608(SI)
+	VADDPS           Z30, Z26, Z14
+	VMOVUPS          Z29, 4672(SI)
+	VMOVUPS          1344(DI), Z29
+	VMOVUPS          Z10, 4736(SI)
+	VMOVUPS          2880(DI), Z10
+	VMOVUPS          Z17, 4800(SI)
+	VSUBPS           Z10, Z29, Z17
+	VSUBPS           Z30, Z26, Z26
+	VADDPS           Z10, Z29, Z10
+	VMOVAPS          Z26, Z29
+	VFMADD231PS.BCST word_bfbf90c7<>+0(SB), Z10, Z29
+	VMULPS.BCST      word_3f0e39da<>+0(SB), Z29, Z29
+	VFMADD231PS.BCST word_3fbf90c7<>+0(SB), Z26, Z10
+	VMULPS.BCST      word_3f0e39da<>+0(SB), Z10, Z10
+	VMOVUPS          1408(DI), Z26
+	VMOVUPS          2688(DI), Z30
+	VMOVUPS          Z10, 4864(SI)
+	VADDPS           Z30, Z26, Z10
+	VMOVUPS          Z29, 4928(SI)
+	VMOVUPS          1472(DI), Z29
+	VMOVUPS          Z6, 4992(SI)
+	VMOVUPS          2752(DI), Z6
+	VMOVUPS          Z13, 5056(SI)
+	VSUBPS           Z6, Z29, Z13
+	VSUBPS           Z30, Z26, Z26
+	VADDPS           Z6, Z29, Z6
+	VMOVAPS          Z26, Z29
+	VFMADD231PS.BCST word_bfef789e<>+0(SB), Z6, Z29
+	VMULPS.BCST      word_3ef15aea<>+0(SB), Z29, Z29
+	VFMADD231PS.BCST word_3fef789e<>+0(SB), Z26, Z6
+	VMULPS.BCST      word_3ef15aea<>+0(SB), Z6, Z6
+	VMOVUPS          1536(DI), Z26
+	VMOVUPS          2560(DI), Z30
+	VMOVUPS          Z6, 5120(SI)
+	VADDPS           Z30, Z26, Z6
+	VMOVUPS          Z29, 5184(SI)
+	VMOVUPS          1600(DI), Z29
+	VMOVUPS          Z3, 5248(SI)
+	VMOVUPS          2624(DI), Z3
+	VMOVUPS          Z9, 5312(SI)
+	VSUBPS           Z3, Z29, Z9
+	VSUBPS           Z30, Z26, Z26
+	VADDPS           Z3, Z29, Z3
+	VMOVAPS          Z26, Z29
+	VFMADD231PS.BCST word_c01a827a<>+0(SB), Z3, Z29
+	VMULPS.BCST      word_3ec3ef15<>+0(SB), Z29, Z29
+	VFMADD231PS.BCST word_401a827a<>+0(SB), Z26, Z3
+	VMULPS.BCST      word_3ec3ef15<>+0(SB), Z3, Z3
+	VMOVUPS          1664(DI), Z26
+	VMOVUPS          2432(DI), Z30
+	VMOVUPS          Z3, 5376(SI)
+	VADDPS           Z30, Z26, Z3
+	VMOVUPS          Z29, 5440(SI)
+	VMOVUPS          1728(DI), Z29
+	VMOVUPS          Z1, 5504(SI)
+	VMOVUPS          2496(DI), Z1
+	VMOVUPS          Z5, 5568(SI)
+	VSUBPS           Z1, Z29, Z5
+	VSUBPS           Z30, Z26, Z26
+	VADDPS           Z1, Z29, Z1
+	VMOVAPS          Z26, Z29
+	VFMADD231PS.BCST word_c052facf<>+0(SB), Z1, Z29
+	VMULPS.BCST      word_3e94a031<>+0(SB), Z29, Z29
+	VFMADD231PS.BCST word_4052facf<>+0(SB), Z26, Z1
+	VMULPS.BCST      word_3e94a031<>+0(SB), Z1, Z1
+	VMOVUPS          1792(DI), Z26
+	VMOVUPS          2304(DI), Z30
+	VMOVUPS          Z1, 5632(SI)
+	VADDPS           Z30, Z26, Z1
+	VMOVUPS          Z29, 5696(SI)
+	VMOVUPS          1856(DI), Z29
+	VMOVUPS          Z0, 5760(SI)
+	VMOVUPS          2368(DI), Z0
+	VMOVUPS          Z25, 5824(SI)
+	VSUBPS           Z0, Z29, Z25
+	VSUBPS           Z30, Z26, Z26
+	VADDPS           Z0, Z29, Z0
+	VMOVAPS          Z26, Z29
+	VFMADD231PS.BCST word_c0a0dff7<>+0(SB), Z0, Z29
+	VMULPS.BCST      word_3e47c5c2<>+0(SB), Z29, Z29
+	VFMADD231PS.BCST word_40a0dff7<>+0(SB), Z26, Z0
+	VMULPS.BCST      word_3e47c5c2<>+0(SB), Z0, Z0
+	VMOVUPS          1920(DI), Z26
+	VMOVUPS          2176(DI), Z30
+	VMOVUPS          Z0, 5888(SI)
+	VADDPS           Z30, Z26, Z0
+	VMOVUPS          Z29, 5952(SI)
+	VMOVUPS          1984(DI), Z29
+	VMOVUPS          Z22, 6016(SI)
+	VMOVUPS          2240(DI), Z22
+	VMOVUPS          Z21, 6080(SI)
+	VSUBPS           Z22, Z29, Z21
+	VSUBPS           Z30, Z26, Z26
+	VADDPS           Z22, Z29, Z22
+	VMOVAPS          Z26, Z29
+	VFMADD231PS.BCST word_c1227363<>+0(SB), Z22, Z29
+	VMULPS.BCST      word_3dc8bd36<>+0(SB), Z29, Z29
+	VFMADD231PS.BCST word_41227363<>+0(SB), Z26, Z22
+	VMULPS.BCST      word_3dc8bd36<>+0(SB), Z22, Z22
+	VMOVUPS          2048(DI), Z26
+	VMULPS.BCST      word_40000000<>+0(SB), Z26, Z26
+	VMOVUPS          2112(DI), Z30
+	VMULPS.BCST      word_c0000000<>+0(SB), Z30, Z30
+	VMOVUPS          Z22, 6144(SI)
+	VADDPS           Z26, Z2, Z22
+	VSUBPS           Z26, Z2, Z2
+	VADDPS           Z0, Z4, Z26
+	VMOVUPS          Z29, 6208(SI)
+	VSUBPS           Z21, Z7, Z29
+	VSUBPS           Z0, Z4, Z0
+	VADDPS           Z21, Z7, Z4
+	VMOVAPS          Z0, Z7
+	VFMADD231PS.BCST word_be4bafaf<>+0(SB), Z4, Z7
+	VMULPS.BCST      word_3f7b14be<>+0(SB), Z7, Z7
+	VFMADD231PS.BCST word_3e4bafaf<>+0(SB), Z0, Z4
+	VMULPS.BCST      word_3f7b14be<>+0(SB), Z4, Z0
+	VADDPS           Z1, Z8, Z4
+	VSUBPS           Z25, Z11, Z21
+	VSUBPS           Z1, Z8, Z1
+	VADDPS           Z25, Z11, Z8
+	VMOVAPS          Z1, Z11
+	VFMADD231PS.BCST word_bed413cd<>+0(SB), Z8, Z11
+	VMULPS.BCST      word_3f6c835e<>+0(SB), Z11, Z11
+	VFMADD231PS.BCST word_3ed413cd<>+0(SB), Z1, Z8
+	VMULPS.BCST      word_3f6c835e<>+0(SB), Z8, Z1
+	VADDPS           Z3, Z12, Z8
+	VSUBPS           Z5, Z15, Z25
+	VSUBPS           Z3, Z12, Z3
+	VADDPS           Z5, Z15, Z5
+	VMOVAPS          Z3, Z12
+	VFMADD231PS.BCST word_bf2b0dc1<>+0(SB), Z5, Z12
+	VMULPS.BCST      word_3f54db31<>+0(SB), Z12, Z12
+	VFMADD231PS.BCST word_3f2b0dc1<>+0(SB), Z3, Z5
+	VMULPS.BCST      word_3f54db31<>+0(SB), Z5, Z3
+	VADDPS           Z6, Z16, Z5
+	VSUBPS           Z9, Z19, Z15
+	VSUBPS           Z6, Z16, Z6
+	VADDPS           Z9, Z19, Z9
+	VMOVAPS          Z6, Z16
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z9, Z16
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z16, Z16
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z6, Z9
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z9, Z6
+	VADDPS           Z10, Z20, Z9
+	VSUBPS           Z13, Z23, Z19
+	VSUBPS           Z10, Z20, Z10
+	VADDPS           Z13, Z23, Z13
+	VMOVAPS          Z10, Z20
+	VFMADD231PS.BCST word_bfbf90c7<>+0(SB), Z13, Z20
+	VMULPS.BCST      word_3f0e39da<>+0(SB), Z20, Z20
+	VFMADD231PS.BCST word_3fbf90c7<>+0(SB), Z10, Z13
+	VMULPS.BCST      word_3f0e39da<>+0(SB), Z13, Z10
+	VADDPS           Z14, Z24, Z13
+	VSUBPS           Z17, Z27, Z23
+	VSUBPS           Z14, Z24, Z14
+	VADDPS           Z17, Z27, Z17
+	VMOVAPS          Z14, Z24
+	VFMADD231PS.BCST word_c01a827a<>+0(SB), Z17, Z24
+	VMULPS.BCST      word_3ec3ef15<>+0(SB), Z24, Z24
+	VFMADD231PS.BCST word_401a827a<>+0(SB), Z14, Z17
+	VMULPS.BCST      word_3ec3ef15<>+0(SB), Z17, Z14
+	VADDPS           Z18, Z28, Z17
 	VMOVUPS          6080(SI), Z27
-	VMOVUPS          Z25, 6272(SI)
-	VSUBPS           Z27, Z31, Z25
-	VSUBPS           Z13, Z30, Z13
+	VMOVUPS          Z30, 6272(SI)
+	VSUBPS           Z27, Z31, Z30
+	VSUBPS           Z18, Z28, Z18
 	VADDPS           Z27, Z31, Z27
-	VMOVAPS          Z13, Z30
-	VFMADD231PS.BCST word_c0a0dff7<>+0(SB), Z27, Z30
-	VMULPS.BCST      word_3e47c5c2<>+0(SB), Z30, Z30
-	VFMADD231PS.BCST word_40a0dff7<>+0(SB), Z13, Z27
-	VMULPS.BCST      word_3e47c5c2<>+0(SB), Z27, Z13
+	VMOVAPS          Z18, Z28
+	VFMADD231PS.BCST word_c0a0dff7<>+0(SB), Z27, Z28
+	VMULPS.BCST      word_3e47c5c2<>+0(SB), Z28, Z28
+	VFMADD231PS.BCST word_40a0dff7<>+0(SB), Z18, Z27
+	VMULPS.BCST      word_3e47c5c2<>+0(SB), Z27, Z18
 	VMOVUPS          6016(SI), Z27
 	VMULPS.BCST      word_40000000<>+0(SB), Z27, Z27
 	VMOVUPS          5824(SI), Z31
 	VMULPS.BCST      word_c0000000<>+0(SB), Z31, Z31
-	VMOVUPS          Z3, 5824(SI)
-	VADDPS           Z27, Z21, Z3
-	VSUBPS           Z27, Z21, Z21
-	VADDPS           Z16, Z29, Z27
-	VMOVUPS          Z18, 6016(SI)
-	VSUBPS           Z25, Z28, Z18
-	VSUBPS           Z16, Z29, Z16
-	VADDPS           Z25, Z28, Z25
-	VMOVAPS          Z16, Z28
-	VFMADD231PS.BCST word_bed413cd<>+0(SB), Z25, Z28
-	VMULPS.BCST      word_3f6c835e<>+0(SB), Z28, Z28
-	VFMADD231PS.BCST word_3ed413cd<>+0(SB), Z16, Z25
-	VMULPS.BCST      word_3f6c835e<>+0(SB), Z25, Z16
-	VADDPS           Z12, Z7, Z25
-	VSUBPS           Z23, Z20, Z29
-	VSUBPS           Z12, Z7, Z7
-	VADDPS           Z23, Z20, Z12
-	VMOVAPS          Z7, Z20
-	VFMADD231PS.BCST word_bf800000<>+0(SB), Z12, Z20
-	VMULPS.BCST      word_3f3504f3<>+0(SB), Z20, Z20
-	VFMADD231PS.BCST word_3f800000<>+0(SB), Z7, Z12
-	VMULPS.BCST      word_3f3504f3<>+0(SB), Z12, Z7
-	VADDPS           Z8, Z10, Z12
-	VSUBPS           Z19, Z24, Z23
-	VSUBPS           Z8, Z10, Z8
-	VADDPS           Z19, Z24, Z10
+	VMOVUPS          Z6, 5824(SI)
+	VADDPS           Z27, Z22, Z6
+	VSUBPS           Z27, Z22, Z22
+	VADDPS           Z17, Z26, Z27
+	VMOVUPS          Z16, 6016(SI)
+	VSUBPS           Z30, Z29, Z16
+	VSUBPS           Z17, Z26, Z17
+	VADDPS           Z30, Z29, Z26
+	VMOVAPS          Z17, Z29
+	VFMADD231PS.BCST word_bed413cd<>+0(SB), Z26, Z29
+	VMULPS.BCST      word_3f6c835e<>+0(SB), Z29, Z29
+	VFMADD231PS.BCST word_3ed413cd<>+0(SB), Z17, Z26
+	VMULPS.BCST      word_3f6c835e<>+0(SB), Z26, Z17
+	VADDPS           Z13, Z4, Z26
+	VSUBPS           Z23, Z21, Z30
+	VSUBPS           Z13, Z4, Z4
+	VADDPS           Z23, Z21, Z13
+	VMOVAPS          Z4, Z21
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z13, Z21
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z21, Z21
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z4, Z13
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z13, Z4
+	VADDPS           Z9, Z8, Z13
+	VSUBPS           Z19, Z25, Z23
+	VSUBPS           Z9, Z8, Z8
+	VADDPS           Z19, Z25, Z9
 	VMOVAPS          Z8, Z19
-	VFMADD231PS.BCST word_c01a827a<>+0(SB), Z10, Z19
+	VFMADD231PS.BCST word_c01a827a<>+0(SB), Z9, Z19
 	VMULPS.BCST      word_3ec3ef15<>+0(SB), Z19, Z19
-	VFMADD231PS.BCST word_401a827a<>+0(SB), Z8, Z10
-	VMULPS.BCST      word_3ec3ef15<>+0(SB), Z10, Z8
-	VMULPS.BCST      word_40000000<>+0(SB), Z4, Z4
-	VMULPS.BCST      word_c0000000<>+0(SB), Z15, Z10
-	VADDPS           Z4, Z3, Z15
-	VSUBPS           Z4, Z3, Z3
-	VADDPS           Z12, Z27, Z4
-	VSUBPS           Z23, Z18, Z24
-	VSUBPS           Z12, Z27, Z12
-	VADDPS           Z23, Z18, Z18
-	VMOVAPS          Z12, Z23
-	VFMADD231PS.BCST word_bf800000<>+0(SB), Z18, Z23
+	VFMADD231PS.BCST word_401a827a<>+0(SB), Z8, Z9
+	VMULPS.BCST      word_3ec3ef15<>+0(SB), Z9, Z8
+	VMULPS.BCST      word_40000000<>+0(SB), Z5, Z5
+	VMULPS.BCST      word_c0000000<>+0(SB), Z15, Z9
+	VADDPS           Z5, Z6, Z15
+	VSUBPS           Z5, Z6, Z5
+	VADDPS           Z13, Z27, Z6
+	VSUBPS           Z23, Z16, Z25
+	VSUBPS           Z13, Z27, Z13
+	VADDPS           Z23, Z16, Z16
+	VMOVAPS          Z13, Z23
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z16, Z23
 	VMULPS.BCST      word_3f3504f3<>+0(SB), Z23, Z23
-	VFMADD231PS.BCST word_3f800000<>+0(SB), Z12, Z18
-	VMULPS.BCST      word_3f3504f3<>+0(SB), Z18, Z12
-	VMULPS.BCST      word_40000000<>+0(SB), Z25, Z18
-	VMULPS.BCST      word_c0000000<>+0(SB), Z29, Z25
-	VADDPS           Z18, Z15, Z27
-	VSUBPS           Z18, Z15, Z15
-	VMULPS.BCST      word_40000000<>+0(SB), Z4, Z4
-	VMULPS.BCST      word_c0000000<>+0(SB), Z24, Z18
-	VADDPS           Z4, Z27, Z24
-	VSUBPS           Z4, Z27, Z4
-	VADDPS           Z18, Z15, Z27
-	VSUBPS           Z18, Z15, Z15
-	VADDPS           Z25, Z3, Z18
-	VSUBPS           Z25, Z3, Z3
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z13, Z16
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z16, Z13
+	VMULPS.BCST      word_40000000<>+0(SB), Z26, Z16
+	VMULPS.BCST      word_c0000000<>+0(SB), Z30, Z26
+	VADDPS           Z16, Z15, Z27
+	VSUBPS           Z16, Z15, Z15
+	VMULPS.BCST      word_40000000<>+0(SB), Z6, Z6
+	VMULPS.BCST      word_c0000000<>+0(SB), Z25, Z16
+	VADDPS           Z6, Z27, Z25
+	VSUBPS           Z6, Z27, Z6
+	VADDPS           Z16, Z15, Z27
+	VSUBPS           Z16, Z15, Z15
+	VADDPS           Z26, Z5, Z16
+	VSUBPS           Z26, Z5, Z5
 	VMULPS.BCST      word_40000000<>+0(SB), Z23, Z23
-	VMULPS.BCST      word_c0000000<>+0(SB), Z12, Z12
-	VADDPS           Z23, Z18, Z25
-	VSUBPS           Z23, Z18, Z18
-	VADDPS           Z12, Z3, Z23
-	VSUBPS           Z12, Z3, Z3
-	VADDPS           Z10, Z21, Z12
-	VSUBPS           Z10, Z21, Z10
-	VADDPS           Z19, Z28, Z21
-	VSUBPS           Z8, Z16, Z29
-	VSUBPS           Z19, Z28, Z19
-	VADDPS           Z8, Z16, Z8
-	VMOVAPS          Z19, Z16
-	VFMADD231PS.BCST word_bf800000<>+0(SB), Z8, Z16
-	VMULPS.BCST      word_3f3504f3<>+0(SB), Z16, Z16
+	VMULPS.BCST      word_c0000000<>+0(SB), Z13, Z13
+	VADDPS           Z23, Z16, Z26
+	VSUBPS           Z23, Z16, Z16
+	VADDPS           Z13, Z5, Z23
+	VSUBPS           Z13, Z5, Z5
+	VADDPS           Z9, Z22, Z13
+	VSUBPS           Z9, Z22, Z9
+	VADDPS           Z19, Z29, Z22
+	VSUBPS           Z8, Z17, Z30
+	VSUBPS           Z19, Z29, Z19
+	VADDPS           Z8, Z17, Z8
+	VMOVAPS          Z19, Z17
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z8, Z17
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z17, Z17
 	VFMADD231PS.BCST word_3f800000<>+0(SB), Z19, Z8
 	VMULPS.BCST      word_3f3504f3<>+0(SB), Z8, Z8
-	VMULPS.BCST      word_40000000<>+0(SB), Z20, Z19
-	VMULPS.BCST      word_c0000000<>+0(SB), Z7, Z7
-	VADDPS           Z19, Z12, Z20
-	VSUBPS           Z19, Z12, Z12
 	VMULPS.BCST      word_40000000<>+0(SB), Z21, Z19
-	VMULPS.BCST      word_c0000000<>+0(SB), Z29, Z21
-	VADDPS           Z19, Z20, Z28
-	VSUBPS           Z19, Z20, Z19
-	VADDPS           Z21, Z12, Z20
-	VSUBPS           Z21, Z12, Z12
-	VADDPS           Z7, Z10, Z21
-	VSUBPS           Z7, Z10, Z7
-	VMULPS.BCST      word_40000000<>+0(SB), Z16, Z10
+	VMULPS.BCST      word_c0000000<>+0(SB), Z4, Z4
+	VADDPS           Z19, Z13, Z21
+	VSUBPS           Z19, Z13, Z13
+	VMULPS.BCST      word_40000000<>+0(SB), Z22, Z19
+	VMULPS.BCST      word_c0000000<>+0(SB), Z30, Z22
+	VADDPS           Z19, Z21, Z29
+	VSUBPS           Z19, Z21, Z19
+	VADDPS           Z22, Z13, Z21
+	VSUBPS           Z22, Z13, Z13
+	VADDPS           Z4, Z9, Z22
+	VSUBPS           Z4, Z9, Z4
+	VMULPS.BCST      word_40000000<>+0(SB), Z17, Z9
 	VMULPS.BCST      word_c0000000<>+0(SB), Z8, Z8
-	VADDPS           Z10, Z21, Z16
-	VSUBPS           Z10, Z21, Z10
-	VADDPS           Z8, Z7, Z21
-	VSUBPS           Z8, Z7, Z7
+	VADDPS           Z9, Z22, Z17
+	VSUBPS           Z9, Z22, Z9
+	VADDPS           Z8, Z4, Z22
+	VSUBPS           Z8, Z4, Z4
 	VADDPS           Z31, Z2, Z8
 	VSUBPS           Z31, Z2, Z2
-	VADDPS           Z30, Z17, Z29
-	VSUBPS           Z13, Z6, Z31
-	VSUBPS           Z30, Z17, Z17
-	VADDPS           Z13, Z6, Z6
-	VMOVAPS          Z17, Z13
-	VFMADD231PS.BCST word_bed413cd<>+0(SB), Z6, Z13
-	VMULPS.BCST      word_3f6c835e<>+0(SB), Z13, Z13
-	VFMADD231PS.BCST word_3ed413cd<>+0(SB), Z17, Z6
-	VMULPS.BCST      word_3f6c835e<>+0(SB), Z6, Z6
-	VADDPS           Z26, Z11, Z17
-	VSUBPS           Z9, Z0, Z30
-	VSUBPS           Z26, Z11, Z11
-	VADDPS           Z9, Z0, Z0
-	VMOVAPS          Z11, Z9
-	VFMADD231PS.BCST word_bf800000<>+0(SB), Z0, Z9
-	VMULPS.BCST      word_3f3504f3<>+0(SB), Z9, Z9
-	VFMADD231PS.BCST word_3f800000<>+0(SB), Z11, Z0
-	VMULPS.BCST      word_3f3504f3<>+0(SB), Z0, Z0
-	VADDPS           Z22, Z14, Z11
-	VSUBPS           Z5, Z1, Z26
-	VSUBPS           Z22, Z14, Z14
-	VADDPS           Z5, Z1, Z1
-	VMOVAPS          Z14, Z5
-	VFMADD231PS.BCST word_c01a827a<>+0(SB), Z1, Z5
-	VMULPS.BCST      word_3ec3ef15<>+0(SB), Z5, Z5
-	VFMADD231PS.BCST word_401a827a<>+0(SB), Z14, Z1
-	VMULPS.BCST      word_3ec3ef15<>+0(SB), Z1, Z1
-	VMOVUPS          6016(SI), Z14
-	VMULPS.BCST      word_40000000<>+0(SB), Z14, Z14
-	VMOVUPS          5824(SI), Z22
-	VMULPS.BCST      word_c0000000<>+0(SB), Z22, Z22
-	VMOVUPS          Z7, 5824(SI)
-	VADDPS           Z14, Z8, Z7
-	VSUBPS           Z14, Z8, Z8
-	VADDPS           Z11, Z29, Z14
-	VMOVUPS          Z3, 6016(SI)
-	VSUBPS           Z26, Z31, Z3
-	VSUBPS           Z11, Z29, Z11
-	VADDPS           Z26, Z31, Z26
-	VMOVAPS          Z11, Z29
-	VFMADD231PS.BCST word_bf800000<>+0(SB), Z26, Z29
-	VMULPS.BCST      word_3f3504f3<>+0(SB), Z29, Z29
-	VFMADD231PS.BCST word_3f800000<>+0(SB), Z11, Z26
-	VMULPS.BCST      word_3f3504f3<>+0(SB), Z26, Z11
-	VMULPS.BCST      word_40000000<>+0(SB), Z17, Z17
-	VMULPS.BCST      word_c0000000<>+0(SB), Z30, Z26
-	VADDPS           Z17, Z7, Z30
-	VSUBPS           Z17, Z7, Z7
-	VMULPS.BCST      word_40000000<>+0(SB), Z14, Z14
-	VMULPS.BCST      word_c0000000<>+0(SB), Z3, Z3
-	VADDPS           Z14, Z30, Z17
-	VSUBPS           Z14, Z30, Z14
-	VADDPS           Z3, Z7, Z30
-	VSUBPS           Z3, Z7, Z3
-	VADDPS           Z26, Z8, Z7
-	VSUBPS           Z26, Z8, Z8
-	VMULPS.BCST      word_40000000<>+0(SB), Z29, Z26
-	VMULPS.BCST      word_c0000000<>+0(SB), Z11, Z11
-	VADDPS           Z26, Z7, Z29
-	VSUBPS           Z26, Z7, Z7
-	VADDPS           Z11, Z8, Z26
-	VSUBPS           Z11, Z8, Z8
-	VADDPS           Z22, Z2, Z11
-	VSUBPS           Z22, Z2, Z2
-	VADDPS           Z5, Z13, Z22
-	VSUBPS           Z1, Z6, Z31
-	VSUBPS           Z5, Z13, Z5
-	VADDPS           Z1, Z6, Z1
-	VMOVAPS          Z5, Z6
-	VFMADD231PS.BCST word_bf800000<>+0(SB), Z1, Z6
-	VMULPS.BCST      word_3f3504f3<>+0(SB), Z6, Z6
-	VFMADD231PS.BCST word_3f800000<>+0(SB), Z5, Z1
+	VADDPS           Z28, Z7, Z30
+	VSUBPS           Z18, Z0, Z31
+	VSUBPS           Z28, Z7, Z7
+	VADDPS           Z18, Z0, Z0
+	VMOVAPS          Z7, Z18
+	VFMADD231PS.BCST word_bed413cd<>+0(SB), Z0, Z18
+	VMULPS.BCST      word_3f6c835e<>+0(SB), Z18, Z18
+	VFMADD231PS.BCST word_3ed413cd<>+0(SB), Z7, Z0
+	VMULPS.BCST      word_3f6c835e<>+0(SB), Z0, Z0
+	VADDPS           Z24, Z11, Z7
+	VSUBPS           Z14, Z1, Z28
+	VSUBPS           Z24, Z11, Z11
+	VADDPS           Z14, Z1, Z1
+	VMOVAPS          Z11, Z14
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z1, Z14
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z14, Z14
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z11, Z1
 	VMULPS.BCST      word_3f3504f3<>+0(SB), Z1, Z1
-	VMULPS.BCST      word_40000000<>+0(SB), Z9, Z5
-	VMULPS.BCST      word_c0000000<>+0(SB), Z0, Z0
-	VADDPS           Z5, Z11, Z9
-	VSUBPS           Z5, Z11, Z5
-	VMULPS.BCST      word_40000000<>+0(SB), Z22, Z11
-	VMULPS.BCST      word_c0000000<>+0(SB), Z31, Z13
-	VADDPS           Z11, Z9, Z22
-	VSUBPS           Z11, Z9, Z9
-	VADDPS           Z13, Z5, Z11
-	VSUBPS           Z13, Z5, Z5
-	VADDPS           Z0, Z2, Z13
-	VSUBPS           Z0, Z2, Z0
-	VMULPS.BCST      word_40000000<>+0(SB), Z6, Z2
+	VADDPS           Z20, Z12, Z11
+	VSUBPS           Z10, Z3, Z24
+	VSUBPS           Z20, Z12, Z12
+	VADDPS           Z10, Z3, Z3
+	VMOVAPS          Z12, Z10
+	VFMADD231PS.BCST word_c01a827a<>+0(SB), Z3, Z10
+	VMULPS.BCST      word_3ec3ef15<>+0(SB), Z10, Z10
+	VFMADD231PS.BCST word_401a827a<>+0(SB), Z12, Z3
+	VMULPS.BCST      word_3ec3ef15<>+0(SB), Z3, Z3
+	VMOVUPS          6016(SI), Z12
+	VMULPS.BCST      word_40000000<>+0(SB), Z12, Z12
+	VMOVUPS          5824(SI), Z20
+	VMULPS.BCST      word_c0000000<>+0(SB), Z20, Z20
+	VMOVUPS          Z4, 5824(SI)
+	VADDPS           Z12, Z8, Z4
+	VSUBPS           Z12, Z8, Z8
+	VADDPS           Z11, Z30, Z12
+	VMOVUPS          Z5, 6016(SI)
+	VSUBPS           Z24, Z31, Z5
+	VSUBPS           Z11, Z30, Z11
+	VADDPS           Z24, Z31, Z24
+	VMOVAPS          Z11, Z30
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z24, Z30
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z30, Z30
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z11, Z24
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z24, Z11
+	VMULPS.BCST      word_40000000<>+0(SB), Z7, Z7
+	VMULPS.BCST      word_c0000000<>+0(SB), Z28, Z24
+	VADDPS           Z7, Z4, Z28
+	VSUBPS           Z7, Z4, Z4
+	VMULPS.BCST      word_40000000<>+0(SB), Z12, Z7
+	VMULPS.BCST      word_c0000000<>+0(SB), Z5, Z5
+	VADDPS           Z7, Z28, Z12
+	VSUBPS           Z7, Z28, Z7
+	VADDPS           Z5, Z4, Z28
+	VSUBPS           Z5, Z4, Z4
+	VADDPS           Z24, Z8, Z5
+	VSUBPS           Z24, Z8, Z8
+	VMULPS.BCST      word_40000000<>+0(SB), Z30, Z24
+	VMULPS.BCST      word_c0000000<>+0(SB), Z11, Z11
+	VADDPS           Z24, Z5, Z30
+	VSUBPS           Z24, Z5, Z5
+	VADDPS           Z11, Z8, Z24
+	VSUBPS           Z11, Z8, Z8
+	VADDPS           Z20, Z2, Z11
+	VSUBPS           Z20, Z2, Z2
+	VADDPS           Z10, Z18, Z20
+	VSUBPS           Z3, Z0, Z31
+	VSUBPS           Z10, Z18, Z10
+	VADDPS           Z3, Z0, Z0
+	VMOVAPS          Z10, Z3
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z0, Z3
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z3, Z3
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z10, Z0
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z0, Z0
+	VMULPS.BCST      word_40000000<>+0(SB), Z14, Z10
 	VMULPS.BCST      word_c0000000<>+0(SB), Z1, Z1
-	VADDPS           Z2, Z13, Z6
-	VSUBPS           Z2, Z13, Z2
-	VADDPS           Z1, Z0, Z13
-	VSUBPS           Z1, Z0, Z0
+	VADDPS           Z10, Z11, Z14
+	VSUBPS           Z10, Z11, Z10
+	VMULPS.BCST      word_40000000<>+0(SB), Z20, Z11
+	VMULPS.BCST      word_c0000000<>+0(SB), Z31, Z18
+	VADDPS           Z11, Z14, Z20
+	VSUBPS           Z11, Z14, Z11
+	VADDPS           Z18, Z10, Z14
+	VSUBPS           Z18, Z10, Z10
+	VADDPS           Z1, Z2, Z18
+	VSUBPS           Z1, Z2, Z1
+	VMULPS.BCST      word_40000000<>+0(SB), Z3, Z2
+	VMULPS.BCST      word_c0000000<>+0(SB), Z0, Z0
+	VADDPS           Z2, Z18, Z3
+	VSUBPS           Z2, Z18, Z2
+	VADDPS           Z0, Z1, Z18
+	VSUBPS           Z0, Z1, Z0
 	VMOVUPS          5760(SI), Z1
 	VMOVUPS          6272(SI), Z31
 	VMOVUPS          Z0, 6080(SI)
@@ -8593,383 +8369,383 @@ gather:
 	VMOVUPS          5568(SI), Z31
 	VMOVUPS          Z8, 6272(SI)
 	VMOVUPS          6208(SI), Z8
-	VMOVUPS          Z5, 5760(SI)
-	VADDPS           Z8, Z31, Z5
-	VMOVUPS          Z12, 6336(SI)
-	VMOVUPS          5504(SI), Z12
-	VMOVUPS          Z3, 6400(SI)
-	VMOVUPS          6144(SI), Z3
+	VMOVUPS          Z10, 5760(SI)
+	VADDPS           Z8, Z31, Z10
+	VMOVUPS          Z13, 6336(SI)
+	VMOVUPS          5504(SI), Z13
+	VMOVUPS          Z4, 6400(SI)
+	VMOVUPS          6144(SI), Z4
 	VMOVUPS          Z15, 6464(SI)
-	VSUBPS           Z3, Z12, Z15
+	VSUBPS           Z4, Z13, Z15
 	VSUBPS           Z8, Z31, Z8
-	VADDPS           Z3, Z12, Z3
-	VMOVAPS          Z8, Z12
-	VFMADD231PS.BCST word_be4bafaf<>+0(SB), Z3, Z12
-	VMULPS.BCST      word_3f7b14be<>+0(SB), Z12, Z12
-	VFMADD231PS.BCST word_3e4bafaf<>+0(SB), Z8, Z3
-	VMULPS.BCST      word_3f7b14be<>+0(SB), Z3, Z3
+	VADDPS           Z4, Z13, Z4
+	VMOVAPS          Z8, Z13
+	VFMADD231PS.BCST word_be4bafaf<>+0(SB), Z4, Z13
+	VMULPS.BCST      word_3f7b14be<>+0(SB), Z13, Z13
+	VFMADD231PS.BCST word_3e4bafaf<>+0(SB), Z8, Z4
+	VMULPS.BCST      word_3f7b14be<>+0(SB), Z4, Z4
 	VMOVUPS          5312(SI), Z8
 	VMOVUPS          5952(SI), Z31
 	VMOVUPS          Z2, 6144(SI)
 	VADDPS           Z31, Z8, Z2
-	VMOVUPS          Z10, 5504(SI)
-	VMOVUPS          5248(SI), Z10
-	VMOVUPS          Z7, 6208(SI)
-	VMOVUPS          5888(SI), Z7
-	VMOVUPS          Z18, 5568(SI)
-	VSUBPS           Z7, Z10, Z18
+	VMOVUPS          Z9, 5504(SI)
+	VMOVUPS          5248(SI), Z9
+	VMOVUPS          Z5, 6208(SI)
+	VMOVUPS          5888(SI), Z5
+	VMOVUPS          Z16, 5568(SI)
+	VSUBPS           Z5, Z9, Z16
 	VSUBPS           Z31, Z8, Z8
-	VADDPS           Z7, Z10, Z7
-	VMOVAPS          Z8, Z10
-	VFMADD231PS.BCST word_bed413cd<>+0(SB), Z7, Z10
-	VMULPS.BCST      word_3f6c835e<>+0(SB), Z10, Z10
-	VFMADD231PS.BCST word_3ed413cd<>+0(SB), Z8, Z7
-	VMULPS.BCST      word_3f6c835e<>+0(SB), Z7, Z7
+	VADDPS           Z5, Z9, Z5
+	VMOVAPS          Z8, Z9
+	VFMADD231PS.BCST word_bed413cd<>+0(SB), Z5, Z9
+	VMULPS.BCST      word_3f6c835e<>+0(SB), Z9, Z9
+	VFMADD231PS.BCST word_3ed413cd<>+0(SB), Z8, Z5
+	VMULPS.BCST      word_3f6c835e<>+0(SB), Z5, Z5
 	VMOVUPS          5056(SI), Z8
 	VMOVUPS          5696(SI), Z31
-	VMOVUPS          Z9, 5888(SI)
-	VADDPS           Z31, Z8, Z9
+	VMOVUPS          Z11, 5888(SI)
+	VADDPS           Z31, Z8, Z11
 	VMOVUPS          Z19, 5248(SI)
 	VMOVUPS          4992(SI), Z19
-	VMOVUPS          Z14, 5952(SI)
-	VMOVUPS          5632(SI), Z14
-	VMOVUPS          Z4, 5312(SI)
-	VSUBPS           Z14, Z19, Z4
+	VMOVUPS          Z7, 5952(SI)
+	VMOVUPS          5632(SI), Z7
+	VMOVUPS          Z6, 5312(SI)
+	VSUBPS           Z7, Z19, Z6
 	VSUBPS           Z31, Z8, Z8
-	VADDPS           Z14, Z19, Z14
+	VADDPS           Z7, Z19, Z7
 	VMOVAPS          Z8, Z19
-	VFMADD231PS.BCST word_bf2b0dc1<>+0(SB), Z14, Z19
+	VFMADD231PS.BCST word_bf2b0dc1<>+0(SB), Z7, Z19
 	VMULPS.BCST      word_3f54db31<>+0(SB), Z19, Z19
-	VFMADD231PS.BCST word_3f2b0dc1<>+0(SB), Z8, Z14
-	VMULPS.BCST      word_3f54db31<>+0(SB), Z14, Z8
-	VMOVUPS          4800(SI), Z14
+	VFMADD231PS.BCST word_3f2b0dc1<>+0(SB), Z8, Z7
+	VMULPS.BCST      word_3f54db31<>+0(SB), Z7, Z7
+	VMOVUPS          4800(SI), Z8
 	VMOVUPS          5440(SI), Z31
-	VMOVUPS          Z13, 5632(SI)
-	VADDPS           Z31, Z14, Z13
-	VMOVUPS          Z21, 4992(SI)
-	VMOVUPS          4736(SI), Z21
-	VMOVUPS          Z26, 5696(SI)
-	VMOVUPS          5376(SI), Z26
+	VMOVUPS          Z18, 5632(SI)
+	VADDPS           Z31, Z8, Z18
+	VMOVUPS          Z22, 4992(SI)
+	VMOVUPS          4736(SI), Z22
+	VMOVUPS          Z24, 5696(SI)
+	VMOVUPS          5376(SI), Z24
 	VMOVUPS          Z23, 5056(SI)
-	VSUBPS           Z26, Z21, Z23
-	VSUBPS           Z31, Z14, Z14
-	VADDPS           Z26, Z21, Z21
-	VMOVAPS          Z14, Z26
-	VFMADD231PS.BCST word_bf800000<>+0(SB), Z21, Z26
-	VMULPS.BCST      word_3f3504f3<>+0(SB), Z26, Z26
-	VFMADD231PS.BCST word_3f800000<>+0(SB), Z14, Z21
-	VMULPS.BCST      word_3f3504f3<>+0(SB), Z21, Z14
-	VMOVUPS          4544(SI), Z21
+	VSUBPS           Z24, Z22, Z23
+	VSUBPS           Z31, Z8, Z8
+	VADDPS           Z24, Z22, Z22
+	VMOVAPS          Z8, Z24
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z22, Z24
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z24, Z24
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z8, Z22
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z22, Z8
+	VMOVUPS          4544(SI), Z22
 	VMOVUPS          5184(SI), Z31
-	VMOVUPS          Z11, 5376(SI)
-	VADDPS           Z31, Z21, Z11
-	VMOVUPS          Z20, 4736(SI)
-	VMOVUPS          4480(SI), Z20
-	VMOVUPS          Z30, 5440(SI)
-	VMOVUPS          5120(SI), Z30
+	VMOVUPS          Z14, 5376(SI)
+	VADDPS           Z31, Z22, Z14
+	VMOVUPS          Z21, 4736(SI)
+	VMOVUPS          4480(SI), Z21
+	VMOVUPS          Z28, 5440(SI)
+	VMOVUPS          5120(SI), Z28
 	VMOVUPS          Z27, 4800(SI)
-	VSUBPS           Z30, Z20, Z27
-	VSUBPS           Z31, Z21, Z21
-	VADDPS           Z30, Z20, Z20
-	VMOVAPS          Z21, Z30
-	VFMADD231PS.BCST word_bfbf90c7<>+0(SB), Z20, Z30
-	VMULPS.BCST      word_3f0e39da<>+0(SB), Z30, Z30
-	VFMADD231PS.BCST word_3fbf90c7<>+0(SB), Z21, Z20
-	VMULPS.BCST      word_3f0e39da<>+0(SB), Z20, Z20
-	VMOVUPS          4288(SI), Z21
+	VSUBPS           Z28, Z21, Z27
+	VSUBPS           Z31, Z22, Z22
+	VADDPS           Z28, Z21, Z21
+	VMOVAPS          Z22, Z28
+	VFMADD231PS.BCST word_bfbf90c7<>+0(SB), Z21, Z28
+	VMULPS.BCST      word_3f0e39da<>+0(SB), Z28, Z28
+	VFMADD231PS.BCST word_3fbf90c7<>+0(SB), Z22, Z21
+	VMULPS.BCST      word_3f0e39da<>+0(SB), Z21, Z21
+	VMOVUPS          4288(SI), Z22
 	VMOVUPS          4928(SI), Z31
-	VMOVUPS          Z6, 5120(SI)
-	VADDPS           Z31, Z21, Z6
-	VMOVUPS          Z16, 4480(SI)
-	VMOVUPS          4224(SI), Z16
-	VMOVUPS          Z29, 5184(SI)
-	VMOVUPS          4864(SI), Z29
-	VMOVUPS          Z25, 4544(SI)
-	VSUBPS           Z29, Z16, Z25
-	VSUBPS           Z31, Z21, Z21
-	VADDPS           Z29, Z16, Z16
-	VMOVAPS          Z21, Z29
-	VFMADD231PS.BCST word_c01a827a<>+0(SB), Z16, Z29
-	VMULPS.BCST      word_3ec3ef15<>+0(SB), Z29, Z29
-	VFMADD231PS.BCST word_401a827a<>+0(SB), Z21, Z16
-	VMULPS.BCST      word_3ec3ef15<>+0(SB), Z16, Z16
-	VMOVUPS          4160(SI), Z21
+	VMOVUPS          Z3, 5120(SI)
+	VADDPS           Z31, Z22, Z3
+	VMOVUPS          Z17, 4480(SI)
+	VMOVUPS          4224(SI), Z17
+	VMOVUPS          Z30, 5184(SI)
+	VMOVUPS          4864(SI), Z30
+	VMOVUPS          Z26, 4544(SI)
+	VSUBPS           Z30, Z17, Z26
+	VSUBPS           Z31, Z22, Z22
+	VADDPS           Z30, Z17, Z17
+	VMOVAPS          Z22, Z30
+	VFMADD231PS.BCST word_c01a827a<>+0(SB), Z17, Z30
+	VMULPS.BCST      word_3ec3ef15<>+0(SB), Z30, Z30
+	VFMADD231PS.BCST word_401a827a<>+0(SB), Z22, Z17
+	VMULPS.BCST      word_3ec3ef15<>+0(SB), Z17, Z17
+	VMOVUPS          4160(SI), Z22
 	VMOVUPS          4672(SI), Z31
-	VMOVUPS          Z22, 4864(SI)
-	VADDPS           Z31, Z21, Z22
-	VMOVUPS          Z28, 4224(SI)
-	VMOVUPS          4096(SI), Z28
-	VMOVUPS          Z17, 4928(SI)
-	VMOVUPS          4608(SI), Z17
-	VMOVUPS          Z24, 4288(SI)
-	VSUBPS           Z17, Z28, Z24
-	VSUBPS           Z31, Z21, Z21
-	VADDPS           Z17, Z28, Z17
-	VMOVAPS          Z21, Z28
-	VFMADD231PS.BCST word_c0a0dff7<>+0(SB), Z17, Z28
-	VMULPS.BCST      word_3e47c5c2<>+0(SB), Z28, Z28
-	VFMADD231PS.BCST word_40a0dff7<>+0(SB), Z21, Z17
-	VMULPS.BCST      word_3e47c5c2<>+0(SB), Z17, Z17
-	VMOVUPS          4416(SI), Z21
-	VMULPS.BCST      word_40000000<>+0(SB), Z21, Z21
+	VMOVUPS          Z20, 4864(SI)
+	VADDPS           Z31, Z22, Z20
+	VMOVUPS          Z29, 4224(SI)
+	VMOVUPS          4096(SI), Z29
+	VMOVUPS          Z12, 4928(SI)
+	VMOVUPS          4608(SI), Z12
+	VMOVUPS          Z25, 4288(SI)
+	VSUBPS           Z12, Z29, Z25
+	VSUBPS           Z31, Z22, Z22
+	VADDPS           Z12, Z29, Z12
+	VMOVAPS          Z22, Z29
+	VFMADD231PS.BCST word_c0a0dff7<>+0(SB), Z12, Z29
+	VMULPS.BCST      word_3e47c5c2<>+0(SB), Z29, Z29
+	VFMADD231PS.BCST word_40a0dff7<>+0(SB), Z22, Z12
+	VMULPS.BCST      word_3e47c5c2<>+0(SB), Z12, Z12
+	VMOVUPS          4416(SI), Z22
+	VMULPS.BCST      word_40000000<>+0(SB), Z22, Z22
 	VMOVUPS          4352(SI), Z31
 	VMULPS.BCST      word_c0000000<>+0(SB), Z31, Z31
-	VMOVUPS          Z14, 4352(SI)
-	VADDPS           Z21, Z0, Z14
-	VSUBPS           Z21, Z0, Z0
-	VADDPS           Z22, Z5, Z21
-	VMOVUPS          Z26, 4416(SI)
-	VSUBPS           Z24, Z15, Z26
-	VSUBPS           Z22, Z5, Z5
-	VADDPS           Z24, Z15, Z15
-	VMOVAPS          Z5, Z22
-	VFMADD231PS.BCST word_bed413cd<>+0(SB), Z15, Z22
-	VMULPS.BCST      word_3f6c835e<>+0(SB), Z22, Z22
-	VFMADD231PS.BCST word_3ed413cd<>+0(SB), Z5, Z15
-	VMULPS.BCST      word_3f6c835e<>+0(SB), Z15, Z5
-	VADDPS           Z6, Z2, Z15
-	VSUBPS           Z25, Z18, Z24
-	VSUBPS           Z6, Z2, Z2
-	VADDPS           Z25, Z18, Z6
-	VMOVAPS          Z2, Z18
-	VFMADD231PS.BCST word_bf800000<>+0(SB), Z6, Z18
-	VMULPS.BCST      word_3f3504f3<>+0(SB), Z18, Z18
-	VFMADD231PS.BCST word_3f800000<>+0(SB), Z2, Z6
-	VMULPS.BCST      word_3f3504f3<>+0(SB), Z6, Z2
-	VADDPS           Z11, Z9, Z6
-	VSUBPS           Z27, Z4, Z25
-	VSUBPS           Z11, Z9, Z9
-	VADDPS           Z27, Z4, Z4
-	VMOVAPS          Z9, Z11
-	VFMADD231PS.BCST word_c01a827a<>+0(SB), Z4, Z11
-	VMULPS.BCST      word_3ec3ef15<>+0(SB), Z11, Z11
-	VFMADD231PS.BCST word_401a827a<>+0(SB), Z9, Z4
-	VMULPS.BCST      word_3ec3ef15<>+0(SB), Z4, Z4
-	VMULPS.BCST      word_40000000<>+0(SB), Z13, Z9
-	VMULPS.BCST      word_c0000000<>+0(SB), Z23, Z13
-	VADDPS           Z9, Z14, Z23
-	VSUBPS           Z9, Z14, Z9
-	VADDPS           Z6, Z21, Z14
-	VSUBPS           Z25, Z26, Z27
-	VSUBPS           Z6, Z21, Z6
-	VADDPS           Z25, Z26, Z21
-	VMOVAPS          Z6, Z25
-	VFMADD231PS.BCST word_bf800000<>+0(SB), Z21, Z25
-	VMULPS.BCST      word_3f3504f3<>+0(SB), Z25, Z25
-	VFMADD231PS.BCST word_3f800000<>+0(SB), Z6, Z21
-	VMULPS.BCST      word_3f3504f3<>+0(SB), Z21, Z6
-	VMULPS.BCST      word_40000000<>+0(SB), Z15, Z15
-	VMULPS.BCST      word_c0000000<>+0(SB), Z24, Z21
-	VADDPS           Z15, Z23, Z24
-	VSUBPS           Z15, Z23, Z15
-	VMULPS.BCST      word_40000000<>+0(SB), Z14, Z14
-	VMULPS.BCST      word_c0000000<>+0(SB), Z27, Z23
-	VADDPS           Z14, Z24, Z26
-	VSUBPS           Z14, Z24, Z14
-	VADDPS           Z23, Z15, Z24
-	VSUBPS           Z23, Z15, Z15
-	VADDPS           Z21, Z9, Z23
-	VSUBPS           Z21, Z9, Z9
-	VMULPS.BCST      word_40000000<>+0(SB), Z25, Z21
-	VMULPS.BCST      word_c0000000<>+0(SB), Z6, Z6
-	VADDPS           Z21, Z23, Z25
-	VSUBPS           Z21, Z23, Z21
-	VADDPS           Z6, Z9, Z23
-	VSUBPS           Z6, Z9, Z6
-	VADDPS           Z13, Z0, Z9
-	VSUBPS           Z13, Z0, Z0
-	VADDPS           Z11, Z22, Z13
-	VSUBPS           Z4, Z5, Z27
-	VSUBPS           Z11, Z22, Z11
-	VADDPS           Z4, Z5, Z4
-	VMOVAPS          Z11, Z5
-	VFMADD231PS.BCST word_bf800000<>+0(SB), Z4, Z5
-	VMULPS.BCST      word_3f3504f3<>+0(SB), Z5, Z5
-	VFMADD231PS.BCST word_3f800000<>+0(SB), Z11, Z4
-	VMULPS.BCST      word_3f3504f3<>+0(SB), Z4, Z4
-	VMULPS.BCST      word_40000000<>+0(SB), Z18, Z11
-	VMULPS.BCST      word_c0000000<>+0(SB), Z2, Z2
-	VADDPS           Z11, Z9, Z18
-	VSUBPS           Z11, Z9, Z9
-	VMULPS.BCST      word_40000000<>+0(SB), Z13, Z11
-	VMULPS.BCST      word_c0000000<>+0(SB), Z27, Z13
-	VADDPS           Z11, Z18, Z22
-	VSUBPS           Z11, Z18, Z11
-	VADDPS           Z13, Z9, Z18
-	VSUBPS           Z13, Z9, Z9
-	VADDPS           Z2, Z0, Z13
-	VSUBPS           Z2, Z0, Z0
-	VMULPS.BCST      word_40000000<>+0(SB), Z5, Z2
-	VMULPS.BCST      word_c0000000<>+0(SB), Z4, Z4
-	VADDPS           Z2, Z13, Z5
-	VSUBPS           Z2, Z13, Z2
-	VADDPS           Z4, Z0, Z13
-	VSUBPS           Z4, Z0, Z0
-	VADDPS           Z31, Z1, Z4
-	VSUBPS           Z31, Z1, Z1
-	VADDPS           Z28, Z12, Z27
-	VSUBPS           Z17, Z3, Z31
-	VSUBPS           Z28, Z12, Z12
-	VADDPS           Z17, Z3, Z3
-	VMOVAPS          Z12, Z17
-	VFMADD231PS.BCST word_bed413cd<>+0(SB), Z3, Z17
-	VMULPS.BCST      word_3f6c835e<>+0(SB), Z17, Z17
-	VFMADD231PS.BCST word_3ed413cd<>+0(SB), Z12, Z3
-	VMULPS.BCST      word_3f6c835e<>+0(SB), Z3, Z3
-	VADDPS           Z29, Z10, Z12
-	VSUBPS           Z16, Z7, Z28
-	VSUBPS           Z29, Z10, Z10
-	VADDPS           Z16, Z7, Z7
-	VMOVAPS          Z10, Z16
-	VFMADD231PS.BCST word_bf800000<>+0(SB), Z7, Z16
+	VMOVUPS          Z8, 4352(SI)
+	VADDPS           Z22, Z0, Z8
+	VSUBPS           Z22, Z0, Z0
+	VADDPS           Z20, Z10, Z22
+	VMOVUPS          Z24, 4416(SI)
+	VSUBPS           Z25, Z15, Z24
+	VSUBPS           Z20, Z10, Z10
+	VADDPS           Z25, Z15, Z15
+	VMOVAPS          Z10, Z20
+	VFMADD231PS.BCST word_bed413cd<>+0(SB), Z15, Z20
+	VMULPS.BCST      word_3f6c835e<>+0(SB), Z20, Z20
+	VFMADD231PS.BCST word_3ed413cd<>+0(SB), Z10, Z15
+	VMULPS.BCST      word_3f6c835e<>+0(SB), Z15, Z10
+	VADDPS           Z3, Z2, Z15
+	VSUBPS           Z26, Z16, Z25
+	VSUBPS           Z3, Z2, Z2
+	VADDPS           Z26, Z16, Z3
+	VMOVAPS          Z2, Z16
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z3, Z16
 	VMULPS.BCST      word_3f3504f3<>+0(SB), Z16, Z16
-	VFMADD231PS.BCST word_3f800000<>+0(SB), Z10, Z7
-	VMULPS.BCST      word_3f3504f3<>+0(SB), Z7, Z7
-	VADDPS           Z30, Z19, Z10
-	VSUBPS           Z20, Z8, Z29
-	VSUBPS           Z30, Z19, Z19
-	VADDPS           Z20, Z8, Z8
-	VMOVAPS          Z19, Z20
-	VFMADD231PS.BCST word_c01a827a<>+0(SB), Z8, Z20
-	VMULPS.BCST      word_3ec3ef15<>+0(SB), Z20, Z20
-	VFMADD231PS.BCST word_401a827a<>+0(SB), Z19, Z8
-	VMULPS.BCST      word_3ec3ef15<>+0(SB), Z8, Z8
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z2, Z3
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z3, Z2
+	VADDPS           Z14, Z11, Z3
+	VSUBPS           Z27, Z6, Z26
+	VSUBPS           Z14, Z11, Z11
+	VADDPS           Z27, Z6, Z6
+	VMOVAPS          Z11, Z14
+	VFMADD231PS.BCST word_c01a827a<>+0(SB), Z6, Z14
+	VMULPS.BCST      word_3ec3ef15<>+0(SB), Z14, Z14
+	VFMADD231PS.BCST word_401a827a<>+0(SB), Z11, Z6
+	VMULPS.BCST      word_3ec3ef15<>+0(SB), Z6, Z6
+	VMULPS.BCST      word_40000000<>+0(SB), Z18, Z11
+	VMULPS.BCST      word_c0000000<>+0(SB), Z23, Z18
+	VADDPS           Z11, Z8, Z23
+	VSUBPS           Z11, Z8, Z8
+	VADDPS           Z3, Z22, Z11
+	VSUBPS           Z26, Z24, Z27
+	VSUBPS           Z3, Z22, Z3
+	VADDPS           Z26, Z24, Z22
+	VMOVAPS          Z3, Z24
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z22, Z24
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z24, Z24
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z3, Z22
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z22, Z3
+	VMULPS.BCST      word_40000000<>+0(SB), Z15, Z15
+	VMULPS.BCST      word_c0000000<>+0(SB), Z25, Z22
+	VADDPS           Z15, Z23, Z25
+	VSUBPS           Z15, Z23, Z15
+	VMULPS.BCST      word_40000000<>+0(SB), Z11, Z11
+	VMULPS.BCST      word_c0000000<>+0(SB), Z27, Z23
+	VADDPS           Z11, Z25, Z26
+	VSUBPS           Z11, Z25, Z11
+	VADDPS           Z23, Z15, Z25
+	VSUBPS           Z23, Z15, Z15
+	VADDPS           Z22, Z8, Z23
+	VSUBPS           Z22, Z8, Z8
+	VMULPS.BCST      word_40000000<>+0(SB), Z24, Z22
+	VMULPS.BCST      word_c0000000<>+0(SB), Z3, Z3
+	VADDPS           Z22, Z23, Z24
+	VSUBPS           Z22, Z23, Z22
+	VADDPS           Z3, Z8, Z23
+	VSUBPS           Z3, Z8, Z3
+	VADDPS           Z18, Z0, Z8
+	VSUBPS           Z18, Z0, Z0
+	VADDPS           Z14, Z20, Z18
+	VSUBPS           Z6, Z10, Z27
+	VSUBPS           Z14, Z20, Z14
+	VADDPS           Z6, Z10, Z6
+	VMOVAPS          Z14, Z10
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z6, Z10
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z10, Z10
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z14, Z6
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z6, Z6
+	VMULPS.BCST      word_40000000<>+0(SB), Z16, Z14
+	VMULPS.BCST      word_c0000000<>+0(SB), Z2, Z2
+	VADDPS           Z14, Z8, Z16
+	VSUBPS           Z14, Z8, Z8
+	VMULPS.BCST      word_40000000<>+0(SB), Z18, Z14
+	VMULPS.BCST      word_c0000000<>+0(SB), Z27, Z18
+	VADDPS           Z14, Z16, Z20
+	VSUBPS           Z14, Z16, Z14
+	VADDPS           Z18, Z8, Z16
+	VSUBPS           Z18, Z8, Z8
+	VADDPS           Z2, Z0, Z18
+	VSUBPS           Z2, Z0, Z0
+	VMULPS.BCST      word_40000000<>+0(SB), Z10, Z2
+	VMULPS.BCST      word_c0000000<>+0(SB), Z6, Z6
+	VADDPS           Z2, Z18, Z10
+	VSUBPS           Z2, Z18, Z2
+	VADDPS           Z6, Z0, Z18
+	VSUBPS           Z6, Z0, Z0
+	VADDPS           Z31, Z1, Z6
+	VSUBPS           Z31, Z1, Z1
+	VADDPS           Z29, Z13, Z27
+	VSUBPS           Z12, Z4, Z31
+	VSUBPS           Z29, Z13, Z13
+	VADDPS           Z12, Z4, Z4
+	VMOVAPS          Z13, Z12
+	VFMADD231PS.BCST word_bed413cd<>+0(SB), Z4, Z12
+	VMULPS.BCST      word_3f6c835e<>+0(SB), Z12, Z12
+	VFMADD231PS.BCST word_3ed413cd<>+0(SB), Z13, Z4
+	VMULPS.BCST      word_3f6c835e<>+0(SB), Z4, Z4
+	VADDPS           Z30, Z9, Z13
+	VSUBPS           Z17, Z5, Z29
+	VSUBPS           Z30, Z9, Z9
+	VADDPS           Z17, Z5, Z5
+	VMOVAPS          Z9, Z17
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z5, Z17
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z17, Z17
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z9, Z5
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z5, Z5
+	VADDPS           Z28, Z19, Z9
+	VSUBPS           Z21, Z7, Z30
+	VSUBPS           Z28, Z19, Z19
+	VADDPS           Z21, Z7, Z7
+	VMOVAPS          Z19, Z21
+	VFMADD231PS.BCST word_c01a827a<>+0(SB), Z7, Z21
+	VMULPS.BCST      word_3ec3ef15<>+0(SB), Z21, Z21
+	VFMADD231PS.BCST word_401a827a<>+0(SB), Z19, Z7
+	VMULPS.BCST      word_3ec3ef15<>+0(SB), Z7, Z7
 	VMOVUPS          4416(SI), Z19
 	VMULPS.BCST      word_40000000<>+0(SB), Z19, Z19
-	VMOVUPS          4352(SI), Z30
-	VMULPS.BCST      word_c0000000<>+0(SB), Z30, Z30
+	VMOVUPS          4352(SI), Z28
+	VMULPS.BCST      word_c0000000<>+0(SB), Z28, Z28
 	VMOVUPS          Z0, 4352(SI)
-	VADDPS           Z19, Z4, Z0
-	VSUBPS           Z19, Z4, Z4
-	VADDPS           Z10, Z27, Z19
-	VMOVUPS          Z6, 4416(SI)
-	VSUBPS           Z29, Z31, Z6
-	VSUBPS           Z10, Z27, Z10
-	VADDPS           Z29, Z31, Z27
-	VMOVAPS          Z10, Z29
-	VFMADD231PS.BCST word_bf800000<>+0(SB), Z27, Z29
-	VMULPS.BCST      word_3f3504f3<>+0(SB), Z29, Z29
-	VFMADD231PS.BCST word_3f800000<>+0(SB), Z10, Z27
-	VMULPS.BCST      word_3f3504f3<>+0(SB), Z27, Z10
-	VMULPS.BCST      word_40000000<>+0(SB), Z12, Z12
-	VMULPS.BCST      word_c0000000<>+0(SB), Z28, Z27
-	VADDPS           Z12, Z0, Z28
-	VSUBPS           Z12, Z0, Z0
-	VMULPS.BCST      word_40000000<>+0(SB), Z19, Z12
-	VMULPS.BCST      word_c0000000<>+0(SB), Z6, Z6
-	VADDPS           Z12, Z28, Z19
-	VSUBPS           Z12, Z28, Z12
-	VADDPS           Z6, Z0, Z28
-	VSUBPS           Z6, Z0, Z0
-	VADDPS           Z27, Z4, Z6
-	VSUBPS           Z27, Z4, Z4
-	VMULPS.BCST      word_40000000<>+0(SB), Z29, Z27
-	VMULPS.BCST      word_c0000000<>+0(SB), Z10, Z10
-	VADDPS           Z27, Z6, Z29
-	VSUBPS           Z27, Z6, Z6
-	VADDPS           Z10, Z4, Z27
-	VSUBPS           Z10, Z4, Z4
-	VADDPS           Z30, Z1, Z10
-	VSUBPS           Z30, Z1, Z1
-	VADDPS           Z20, Z17, Z30
-	VSUBPS           Z8, Z3, Z31
-	VSUBPS           Z20, Z17, Z17
-	VADDPS           Z8, Z3, Z3
-	VMOVAPS          Z17, Z8
-	VFMADD231PS.BCST word_bf800000<>+0(SB), Z3, Z8
-	VMULPS.BCST      word_3f3504f3<>+0(SB), Z8, Z8
-	VFMADD231PS.BCST word_3f800000<>+0(SB), Z17, Z3
-	VMULPS.BCST      word_3f3504f3<>+0(SB), Z3, Z3
-	VMULPS.BCST      word_40000000<>+0(SB), Z16, Z16
-	VMULPS.BCST      word_c0000000<>+0(SB), Z7, Z7
-	VADDPS           Z16, Z10, Z17
-	VSUBPS           Z16, Z10, Z10
-	VMULPS.BCST      word_40000000<>+0(SB), Z30, Z16
-	VMULPS.BCST      word_c0000000<>+0(SB), Z31, Z20
-	VADDPS           Z16, Z17, Z30
-	VSUBPS           Z16, Z17, Z16
-	VADDPS           Z20, Z10, Z17
-	VSUBPS           Z20, Z10, Z10
-	VADDPS           Z7, Z1, Z20
-	VSUBPS           Z7, Z1, Z1
-	VMULPS.BCST      word_40000000<>+0(SB), Z8, Z7
+	VADDPS           Z19, Z6, Z0
+	VSUBPS           Z19, Z6, Z6
+	VADDPS           Z9, Z27, Z19
+	VMOVUPS          Z3, 4416(SI)
+	VSUBPS           Z30, Z31, Z3
+	VSUBPS           Z9, Z27, Z9
+	VADDPS           Z30, Z31, Z27
+	VMOVAPS          Z9, Z30
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z27, Z30
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z30, Z30
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z9, Z27
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z27, Z9
+	VMULPS.BCST      word_40000000<>+0(SB), Z13, Z13
+	VMULPS.BCST      word_c0000000<>+0(SB), Z29, Z27
+	VADDPS           Z13, Z0, Z29
+	VSUBPS           Z13, Z0, Z0
+	VMULPS.BCST      word_40000000<>+0(SB), Z19, Z13
 	VMULPS.BCST      word_c0000000<>+0(SB), Z3, Z3
-	VADDPS           Z7, Z20, Z8
-	VSUBPS           Z7, Z20, Z7
-	VADDPS           Z3, Z1, Z20
-	VSUBPS           Z3, Z1, Z1
-	VMOVUPS          4288(SI), Z3
-	VMOVUPS          Z3, (SI)
+	VADDPS           Z13, Z29, Z19
+	VSUBPS           Z13, Z29, Z13
+	VADDPS           Z3, Z0, Z29
+	VSUBPS           Z3, Z0, Z0
+	VADDPS           Z27, Z6, Z3
+	VSUBPS           Z27, Z6, Z6
+	VMULPS.BCST      word_40000000<>+0(SB), Z30, Z27
+	VMULPS.BCST      word_c0000000<>+0(SB), Z9, Z9
+	VADDPS           Z27, Z3, Z30
+	VSUBPS           Z27, Z3, Z3
+	VADDPS           Z9, Z6, Z27
+	VSUBPS           Z9, Z6, Z6
+	VADDPS           Z28, Z1, Z9
+	VSUBPS           Z28, Z1, Z1
+	VADDPS           Z21, Z12, Z28
+	VSUBPS           Z7, Z4, Z31
+	VSUBPS           Z21, Z12, Z12
+	VADDPS           Z7, Z4, Z4
+	VMOVAPS          Z12, Z7
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z4, Z7
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z7, Z7
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z12, Z4
+	VMULPS.BCST      word_3f3504f3<>+0(SB), Z4, Z4
+	VMULPS.BCST      word_40000000<>+0(SB), Z17, Z12
+	VMULPS.BCST      word_c0000000<>+0(SB), Z5, Z5
+	VADDPS           Z12, Z9, Z17
+	VSUBPS           Z12, Z9, Z9
+	VMULPS.BCST      word_40000000<>+0(SB), Z28, Z12
+	VMULPS.BCST      word_c0000000<>+0(SB), Z31, Z21
+	VADDPS           Z12, Z17, Z28
+	VSUBPS           Z12, Z17, Z12
+	VADDPS           Z21, Z9, Z17
+	VSUBPS           Z21, Z9, Z9
+	VADDPS           Z5, Z1, Z21
+	VSUBPS           Z5, Z1, Z1
+	VMULPS.BCST      word_40000000<>+0(SB), Z7, Z5
+	VMULPS.BCST      word_c0000000<>+0(SB), Z4, Z4
+	VADDPS           Z5, Z21, Z7
+	VSUBPS           Z5, Z21, Z5
+	VADDPS           Z4, Z1, Z21
+	VSUBPS           Z4, Z1, Z1
+	VMOVUPS          4288(SI), Z4
+	VMOVUPS          Z4, (SI)
 	VMOVUPS          Z26, 64(SI)
-	VMOVUPS          4928(SI), Z3
-	VMOVUPS          Z3, 128(SI)
+	VMOVUPS          4928(SI), Z4
+	VMOVUPS          Z4, 128(SI)
 	VMOVUPS          Z19, 192(SI)
-	VMOVUPS          4224(SI), Z3
-	VMOVUPS          Z3, 256(SI)
-	VMOVUPS          Z22, 320(SI)
-	VMOVUPS          4864(SI), Z3
-	VMOVUPS          Z3, 384(SI)
-	VMOVUPS          Z30, 448(SI)
-	VMOVUPS          4544(SI), Z3
-	VMOVUPS          Z3, 512(SI)
-	VMOVUPS          Z25, 576(SI)
-	VMOVUPS          5184(SI), Z3
-	VMOVUPS          Z3, 640(SI)
-	VMOVUPS          Z29, 704(SI)
-	VMOVUPS          4480(SI), Z3
-	VMOVUPS          Z3, 768(SI)
-	VMOVUPS          Z5, 832(SI)
-	VMOVUPS          5120(SI), Z3
-	VMOVUPS          Z3, 896(SI)
-	VMOVUPS          Z8, 960(SI)
-	VMOVUPS          4800(SI), Z3
-	VMOVUPS          Z3, 1024(SI)
-	VMOVUPS          Z24, 1088(SI)
-	VMOVUPS          5440(SI), Z3
-	VMOVUPS          Z3, 1152(SI)
-	VMOVUPS          Z28, 1216(SI)
-	VMOVUPS          4736(SI), Z3
-	VMOVUPS          Z3, 1280(SI)
-	VMOVUPS          Z18, 1344(SI)
-	VMOVUPS          5376(SI), Z3
-	VMOVUPS          Z3, 1408(SI)
+	VMOVUPS          4224(SI), Z4
+	VMOVUPS          Z4, 256(SI)
+	VMOVUPS          Z20, 320(SI)
+	VMOVUPS          4864(SI), Z4
+	VMOVUPS          Z4, 384(SI)
+	VMOVUPS          Z28, 448(SI)
+	VMOVUPS          4544(SI), Z4
+	VMOVUPS          Z4, 512(SI)
+	VMOVUPS          Z24, 576(SI)
+	VMOVUPS          5184(SI), Z4
+	VMOVUPS          Z4, 640(SI)
+	VMOVUPS          Z30, 704(SI)
+	VMOVUPS          4480(SI), Z4
+	VMOVUPS          Z4, 768(SI)
+	VMOVUPS          Z10, 832(SI)
+	VMOVUPS          5120(SI), Z4
+	VMOVUPS          Z4, 896(SI)
+	VMOVUPS          Z7, 960(SI)
+	VMOVUPS          4800(SI), Z4
+	VMOVUPS          Z4, 1024(SI)
+	VMOVUPS          Z25, 1088(SI)
+	VMOVUPS          5440(SI), Z4
+	VMOVUPS          Z4, 1152(SI)
+	VMOVUPS          Z29, 1216(SI)
+	VMOVUPS          4736(SI), Z4
+	VMOVUPS          Z4, 1280(SI)
+	VMOVUPS          Z16, 1344(SI)
+	VMOVUPS          5376(SI), Z4
+	VMOVUPS          Z4, 1408(SI)
 	VMOVUPS          Z17, 1472(SI)
-	VMOVUPS          5056(SI), Z3
-	VMOVUPS          Z3, 1536(SI)
+	VMOVUPS          5056(SI), Z4
+	VMOVUPS          Z4, 1536(SI)
 	VMOVUPS          Z23, 1600(SI)
-	VMOVUPS          5696(SI), Z3
-	VMOVUPS          Z3, 1664(SI)
+	VMOVUPS          5696(SI), Z4
+	VMOVUPS          Z4, 1664(SI)
 	VMOVUPS          Z27, 1728(SI)
-	VMOVUPS          4992(SI), Z3
-	VMOVUPS          Z3, 1792(SI)
-	VMOVUPS          Z13, 1856(SI)
-	VMOVUPS          5632(SI), Z3
-	VMOVUPS          Z3, 1920(SI)
-	VMOVUPS          Z20, 1984(SI)
-	VMOVUPS          5312(SI), Z3
-	VMOVUPS          Z3, 2048(SI)
-	VMOVUPS          Z14, 2112(SI)
-	VMOVUPS          5952(SI), Z3
-	VMOVUPS          Z3, 2176(SI)
-	VMOVUPS          Z12, 2240(SI)
-	VMOVUPS          5248(SI), Z3
-	VMOVUPS          Z3, 2304(SI)
-	VMOVUPS          Z11, 2368(SI)
-	VMOVUPS          5888(SI), Z3
-	VMOVUPS          Z3, 2432(SI)
-	VMOVUPS          Z16, 2496(SI)
-	VMOVUPS          5568(SI), Z3
-	VMOVUPS          Z3, 2560(SI)
-	VMOVUPS          Z21, 2624(SI)
-	VMOVUPS          6208(SI), Z3
-	VMOVUPS          Z3, 2688(SI)
-	VMOVUPS          Z6, 2752(SI)
+	VMOVUPS          4992(SI), Z4
+	VMOVUPS          Z4, 1792(SI)
+	VMOVUPS          Z18, 1856(SI)
+	VMOVUPS          5632(SI), Z4
+	VMOVUPS          Z4, 1920(SI)
+	VMOVUPS          Z21, 1984(SI)
+	VMOVUPS          5312(SI), Z4
+	VMOVUPS          Z4, 2048(SI)
+	VMOVUPS          Z11, 2112(SI)
+	VMOVUPS          5952(SI), Z4
+	VMOVUPS          Z4, 2176(SI)
+	VMOVUPS          Z13, 2240(SI)
+	VMOVUPS          5248(SI), Z4
+	VMOVUPS          Z4, 2304(SI)
+	VMOVUPS          Z14, 2368(SI)
+	VMOVUPS          5888(SI), Z4
+	VMOVUPS          Z4, 2432(SI)
+	VMOVUPS          Z12, 2496(SI)
+	VMOVUPS          5568(SI), Z4
+	VMOVUPS          Z4, 2560(SI)
+	VMOVUPS          Z22, 2624(SI)
+	VMOVUPS          6208(SI), Z4
+	VMOVUPS          Z4, 2688(SI)
+	VMOVUPS          Z3, 2752(SI)
 	VMOVUPS          5504(SI), Z3
 	VMOVUPS          Z3, 2816(SI)
 	VMOVUPS          Z2, 2880(SI)
 	VMOVUPS          6144(SI), Z2
 	VMOVUPS          Z2, 2944(SI)
-	VMOVUPS          Z7, 3008(SI)
+	VMOVUPS          Z5, 3008(SI)
 	VMOVUPS          6464(SI), Z2
 	VMOVUPS          Z2, 3072(SI)
 	VMOVUPS          Z15, 3136(SI)
@@ -8978,17 +8754,17 @@ gather:
 	VMOVUPS          Z0, 3264(SI)
 	VMOVUPS          6336(SI), Z0
 	VMOVUPS          Z0, 3328(SI)
-	VMOVUPS          Z9, 3392(SI)
+	VMOVUPS          Z8, 3392(SI)
 	VMOVUPS          5760(SI), Z0
 	VMOVUPS          Z0, 3456(SI)
-	VMOVUPS          Z10, 3520(SI)
+	VMOVUPS          Z9, 3520(SI)
 	VMOVUPS          6016(SI), Z0
 	VMOVUPS          Z0, 3584(SI)
 	VMOVUPS          4416(SI), Z0
 	VMOVUPS          Z0, 3648(SI)
 	VMOVUPS          6272(SI), Z0
 	VMOVUPS          Z0, 3712(SI)
-	VMOVUPS          Z4, 3776(SI)
+	VMOVUPS          Z6, 3776(SI)
 	VMOVUPS          5824(SI), Z0
 	VMOVUPS          Z0, 3840(SI)
 	VMOVUPS          4352(SI), Z0
@@ -9946,15 +9722,13 @@ part:
 	VSUBPS           Z1, Z0, Z0
 	VMOVUPS          Z0, 64(DI)
 	VMOVUPS          9280(SI), Z0
-	VMOVUPS          13376(SI), Z1
-	VSUBPS           Z1, Z0, Z2
-	VMOVUPS          Z2, 6080(DI)
-	VMOVUPS          Z0, 6144(DI)
-	VMULPS.BCST      word_bf800000<>+0(SB), Z1, Z0
-	VMOVUPS          Z0, 6208(DI)
+	VMOVUPS          Z0, 4096(DI)
+	VMOVUPS          13376(SI), Z0
+	VMULPS.BCST      word_bf800000<>+0(SB), Z0, Z0
+	VMOVUPS          Z0, 4160(DI)
 	LEAQ             9344(SI), R12
 	LEAQ             128(DI), R13
-	LEAQ             12032(DI), R14
+	LEAQ             8064(DI), R14
 	LEAQ             circulantTwiddles128<>+0(SB), R9
 	MOVQ             $0x0000001f, R11
 
@@ -9975,17 +9749,13 @@ combine128_0:
 	VFMADD231PS  Z5, Z6, Z3
 	VFNMADD231PS Z4, Z6, Z0
 	VFMSUB231PS  Z5, Z6, Z1
-	VADDPS       Z3, Z2, Z4
-	VMOVUPS      Z4, (R13)
-	VMOVUPS      Z2, 64(R13)
-	VMOVUPS      Z3, 128(R13)
-	VADDPS       Z1, Z0, Z4
-	VMOVUPS      Z4, (R14)
-	VMOVUPS      Z0, 64(R14)
-	VMOVUPS      Z1, 128(R14)
+	VMOVUPS      Z2, (R13)
+	VMOVUPS      Z3, 64(R13)
+	VMOVUPS      Z0, (R14)
+	VMOVUPS      Z1, 64(R14)
 	ADDQ         $0x00000080, R12
-	ADDQ         $0x000000c0, R13
-	SUBQ         $0x000000c0, R14
+	ADDQ         $0x00000080, R13
+	SUBQ         $0x00000080, R14
 	ADDQ         $0x08, R9
 	DECQ         R11
 	JNE          combine128_0
@@ -9996,7 +9766,7 @@ combine128_0:
 	ADDQ         R13, BX
 	ADDQ         R13, CX
 	ADDQ         R13, DX
-	ADDQ         $0x00002fc0, DI
+	ADDQ         $0x00002040, DI
 	DECQ         R10
 	JNE          group
 	VZEROUPPER
@@ -10084,21 +9854,20 @@ TEXT ·circulantInverse128AVX512(SB), NOSPLIT, $8-136
 
 group:
 	MOVQ        R11, (SP)
-	VMOVUPS     6080(DI), Z0
-	VSUBPS      6208(DI), Z0, Z1
-	VADDPS      6144(DI), Z0, Z0
-	VMOVUPS     (DI), Z2
-	VMOVUPS     64(DI), Z3
-	VADDPS      Z3, Z2, Z4
-	VMOVUPS     Z4, 9216(SI)
-	VSUBPS      Z3, Z2, Z2
-	VMOVUPS     Z2, 13312(SI)
-	VMULPS.BCST word_40000000<>+0(SB), Z1, Z1
-	VMOVUPS     Z1, 9280(SI)
+	VMOVUPS     (DI), Z0
+	VMOVUPS     64(DI), Z1
+	VADDPS      Z1, Z0, Z2
+	VMOVUPS     Z2, 9216(SI)
+	VSUBPS      Z1, Z0, Z0
+	VMOVUPS     Z0, 13312(SI)
+	VMOVUPS     4096(DI), Z0
+	VMULPS.BCST word_40000000<>+0(SB), Z0, Z0
+	VMOVUPS     Z0, 9280(SI)
+	VMOVUPS     4160(DI), Z0
 	VMULPS.BCST word_c0000000<>+0(SB), Z0, Z0
 	VMOVUPS     Z0, 13376(SI)
 	LEAQ        128(DI), R12
-	LEAQ        12032(DI), R14
+	LEAQ        8064(DI), R14
 	LEAQ        9344(SI), R13
 	LEAQ        circulantTwiddles128<>+0(SB), R9
 	MOVQ        $0x0000001f, R11
@@ -10107,11 +9876,9 @@ separate128_0:
 	VBROADCASTSS (R9), Z12
 	VBROADCASTSS 4(R9), Z13
 	VMOVUPS      (R12), Z0
-	VADDPS       64(R12), Z0, Z1
-	VSUBPS       128(R12), Z0, Z0
+	VMOVUPS      64(R12), Z1
 	VMOVUPS      (R14), Z2
-	VADDPS       64(R14), Z2, Z3
-	VSUBPS       128(R14), Z2, Z2
+	VMOVUPS      64(R14), Z3
 	VADDPS       Z2, Z0, Z4
 	VSUBPS       Z3, Z1, Z5
 	VSUBPS       Z2, Z0, Z6
@@ -10126,8 +9893,8 @@ separate128_0:
 	VMOVUPS      Z5, 64(R13)
 	VMOVUPS      Z8, 4096(R13)
 	VMOVUPS      Z9, 4160(R13)
-	ADDQ         $0x000000c0, R12
-	SUBQ         $0x000000c0, R14
+	ADDQ         $0x00000080, R12
+	SUBQ         $0x00000080, R14
 	ADDQ         $0x00000080, R13
 	ADDQ         $0x08, R9
 	DECQ         R11
@@ -11180,7 +10947,7 @@ write:
 	ADDQ       R13, CX
 	ADDQ       R13, DX
 	ADDQ       R13, R11
-	ADDQ       $0x00002fc0, DI
+	ADDQ       $0x00002040, DI
 	DECQ       R10
 	JNE        group
 	VZEROUPPER
@@ -12012,15 +11779,13 @@ part:
 	VSUBPS           Z1, Z0, Z0
 	VMOVUPS          Z0, 64(DI)
 	VMOVUPS          9280(SI), Z0
-	VMOVUPS          13376(SI), Z1
-	VSUBPS           Z1, Z0, Z2
-	VMOVUPS          Z2, 6080(DI)
-	VMOVUPS          Z0, 6144(DI)
-	VMULPS.BCST      word_bf800000<>+0(SB), Z1, Z0
-	VMOVUPS          Z0, 6208(DI)
+	VMOVUPS          Z0, 4096(DI)
+	VMOVUPS          13376(SI), Z0
+	VMULPS.BCST      word_bf800000<>+0(SB), Z0, Z0
+	VMOVUPS          Z0, 4160(DI)
 	LEAQ             9344(SI), R12
 	LEAQ             128(DI), R13
-	LEAQ             12032(DI), R14
+	LEAQ             8064(DI), R14
 	LEAQ             circulantTwiddles128<>+0(SB), R9
 	MOVQ             $0x0000001f, R11
 
@@ -12041,31 +11806,41 @@ combine128_0:
 	VFMADD231PS  Z5, Z6, Z3
 	VFNMADD231PS Z4, Z6, Z0
 	VFMSUB231PS  Z5, Z6, Z1
-	VADDPS       Z3, Z2, Z4
-	VMOVUPS      Z4, (R13)
-	VMOVUPS      Z2, 64(R13)
-	VMOVUPS      Z3, 128(R13)
-	VADDPS       Z1, Z0, Z4
-	VMOVUPS      Z4, (R14)
-	VMOVUPS      Z0, 64(R14)
-	VMOVUPS      Z1, 128(R14)
+	VMOVUPS      Z2, (R13)
+	VMOVUPS      Z3, 64(R13)
+	VMOVUPS      Z0, (R14)
+	VMOVUPS      Z1, 64(R14)
 	ADDQ         $0x00000080, R12
-	ADDQ         $0x000000c0, R13
-	SUBQ         $0x000000c0, R14
+	ADDQ         $0x00000080, R13
+	SUBQ         $0x00000080, R14
 	ADDQ         $0x08, R9
 	DECQ         R11
 	JNE          combine128_0
 	MOVQ         CX, R8
 	MOVQ         DI, R13
-	MOVQ         $0x000000bf, R11
+	MOVQ         $0x00000002, R11
 
-spread:
+spreadReal:
 	VMOVUPS (R13), Z0
 	VMOVUPS Z0, (R8)
 	ADDQ    DX, R8
 	ADDQ    $0x00000040, R13
 	DECQ    R11
-	JNE     spread
+	JNE     spreadReal
+	MOVQ    $0x0000003f, R11
+
+spreadComplex:
+	VMOVUPS (R13), Z0
+	VMOVUPS 64(R13), Z1
+	VADDPS  Z1, Z0, Z2
+	VMOVUPS Z2, (R8)
+	VMOVUPS Z0, (R8)(DX*1)
+	VMOVUPS Z1, (R8)(DX*2)
+	LEAQ    (R8)(DX*2), R8
+	ADDQ    DX, R8
+	ADDQ    $0x00000080, R13
+	DECQ    R11
+	JNE     spreadComplex
 	ADDQ    $0x00000040, AX
 	ADDQ    $0x00000040, CX
 	DECQ    R10
@@ -12089,30 +11864,43 @@ TEXT ·circulantInverseImage128AVX512(SB), NOSPLIT, $0-128
 vector:
 	MOVQ AX, R8
 	MOVQ DI, R13
-	MOVQ $0x000000bf, R11
+	MOVQ $0x00000002, R11
 
-gather:
+gatherReal:
+	VMOVUPS (R8), Z0
+	VMOVUPS Z0, (R13)
+	ADDQ    BX, R8
+	ADDQ    $0x00000040, R13
+	DECQ    R11
+	JNE     gatherReal
+	MOVQ    $0x0000003f, R11
+
+gatherComplex:
 	VMOVUPS     (R8), Z0
-	VMOVUPS     Z0, (R13)
+	VMOVUPS     (R8)(BX*2), Z1
+	VSUBPS      Z1, Z0, Z1
+	VADDPS      (R8)(BX*1), Z0, Z0
+	VMOVUPS     Z1, (R13)
+	VMOVUPS     Z0, 64(R13)
+	LEAQ        (R8)(BX*2), R8
 	ADDQ        BX, R8
-	ADDQ        $0x00000040, R13
+	ADDQ        $0x00000080, R13
 	DECQ        R11
-	JNE         gather
-	VMOVUPS     6080(DI), Z0
-	VSUBPS      6208(DI), Z0, Z1
-	VADDPS      6144(DI), Z0, Z0
-	VMOVUPS     (DI), Z2
-	VMOVUPS     64(DI), Z3
-	VADDPS      Z3, Z2, Z4
-	VMOVUPS     Z4, 9216(SI)
-	VSUBPS      Z3, Z2, Z2
-	VMOVUPS     Z2, 13312(SI)
-	VMULPS.BCST word_40000000<>+0(SB), Z1, Z1
-	VMOVUPS     Z1, 9280(SI)
+	JNE         gatherComplex
+	VMOVUPS     (DI), Z0
+	VMOVUPS     64(DI), Z1
+	VADDPS      Z1, Z0, Z2
+	VMOVUPS     Z2, 9216(SI)
+	VSUBPS      Z1, Z0, Z0
+	VMOVUPS     Z0, 13312(SI)
+	VMOVUPS     4096(DI), Z0
+	VMULPS.BCST word_40000000<>+0(SB), Z0, Z0
+	VMOVUPS     Z0, 9280(SI)
+	VMOVUPS     4160(DI), Z0
 	VMULPS.BCST word_c0000000<>+0(SB), Z0, Z0
 	VMOVUPS     Z0, 13376(SI)
 	LEAQ        128(DI), R12
-	LEAQ        12032(DI), R14
+	LEAQ        8064(DI), R14
 	LEAQ        9344(SI), R13
 	LEAQ        circulantTwiddles128<>+0(SB), R9
 	MOVQ        $0x0000001f, R11
@@ -12121,11 +11909,9 @@ separate128_0:
 	VBROADCASTSS (R9), Z12
 	VBROADCASTSS 4(R9), Z13
 	VMOVUPS      (R12), Z0
-	VADDPS       64(R12), Z0, Z1
-	VSUBPS       128(R12), Z0, Z0
+	VMOVUPS      64(R12), Z1
 	VMOVUPS      (R14), Z2
-	VADDPS       64(R14), Z2, Z3
-	VSUBPS       128(R14), Z2, Z2
+	VMOVUPS      64(R14), Z3
 	VADDPS       Z2, Z0, Z4
 	VSUBPS       Z3, Z1, Z5
 	VSUBPS       Z2, Z0, Z6
@@ -12140,8 +11926,8 @@ separate128_0:
 	VMOVUPS      Z5, 64(R13)
 	VMOVUPS      Z8, 4096(R13)
 	VMOVUPS      Z9, 4160(R13)
-	ADDQ         $0x000000c0, R12
-	SUBQ         $0x000000c0, R14
+	ADDQ         $0x00000080, R12
+	SUBQ         $0x00000080, R14
 	ADDQ         $0x00000080, R13
 	ADDQ         $0x08, R9
 	DECQ         R11
@@ -14001,18 +13787,17 @@ part:
 	ADDQ             $0x00001000, R13
 	DECQ             R11
 	JNE              part
-	LEAQ             (SI), R13
 	VMOVUPS          17408(SI), Z0
 	VMOVUPS          25600(SI), Z1
 	VADDPS           Z1, Z0, Z2
-	VMOVUPS          Z2, (R13)
+	VMOVUPS          Z2, (SI)
 	VSUBPS           Z1, Z0, Z0
-	VMOVUPS          Z0, 64(R13)
+	VMOVUPS          Z0, 64(SI)
 	VMOVUPS          17472(SI), Z0
-	VMOVUPS          Z0, 4096(R13)
+	VMOVUPS          Z0, 4096(SI)
 	VMOVUPS          25664(SI), Z0
 	VMULPS.BCST      word_bf800000<>+0(SB), Z0, Z0
-	VMOVUPS          Z0, 4160(R13)
+	VMOVUPS          Z0, 4160(SI)
 	LEAQ             17536(SI), R12
 	LEAQ             128(SI), R13
 	LEAQ             8064(SI), R14
@@ -14046,18 +13831,17 @@ combine128_0:
 	ADDQ         $0x08, R9
 	DECQ         R11
 	JNE          combine128_0
-	LEAQ         8192(SI), R13
 	VMOVUPS      21504(SI), Z0
 	VMOVUPS      29696(SI), Z1
 	VADDPS       Z1, Z0, Z2
-	VMOVUPS      Z2, (R13)
+	VMOVUPS      Z2, 8192(SI)
 	VSUBPS       Z1, Z0, Z0
-	VMOVUPS      Z0, 64(R13)
+	VMOVUPS      Z0, 8256(SI)
 	VMOVUPS      21568(SI), Z0
-	VMOVUPS      Z0, 4096(R13)
+	VMOVUPS      Z0, 12288(SI)
 	VMOVUPS      29760(SI), Z0
 	VMULPS.BCST  word_bf800000<>+0(SB), Z0, Z0
-	VMOVUPS      Z0, 4160(R13)
+	VMOVUPS      Z0, 12352(SI)
 	LEAQ         21632(SI), R12
 	LEAQ         8320(SI), R13
 	LEAQ         16256(SI), R14
@@ -14098,15 +13882,13 @@ combine128_1:
 	VSUBPS       Z1, Z0, Z0
 	VMOVUPS      Z0, 64(DI)
 	VMOVUPS      64(SI), Z0
-	VMOVUPS      8256(SI), Z1
-	VSUBPS       Z1, Z0, Z2
-	VMOVUPS      Z2, 12224(DI)
-	VMOVUPS      Z0, 12288(DI)
-	VMULPS.BCST  word_bf800000<>+0(SB), Z1, Z0
-	VMOVUPS      Z0, 12352(DI)
+	VMOVUPS      Z0, 8192(DI)
+	VMOVUPS      8256(SI), Z0
+	VMULPS.BCST  word_bf800000<>+0(SB), Z0, Z0
+	VMOVUPS      Z0, 8256(DI)
 	LEAQ         128(SI), R12
 	LEAQ         128(DI), R13
-	LEAQ         24320(DI), R14
+	LEAQ         16256(DI), R14
 	LEAQ         circulantTwiddles256<>+0(SB), R9
 	MOVQ         $0x0000003f, R11
 
@@ -14127,17 +13909,13 @@ combine256_0:
 	VFMADD231PS  Z5, Z6, Z3
 	VFNMADD231PS Z4, Z6, Z0
 	VFMSUB231PS  Z5, Z6, Z1
-	VADDPS       Z3, Z2, Z4
-	VMOVUPS      Z4, (R13)
-	VMOVUPS      Z2, 64(R13)
-	VMOVUPS      Z3, 128(R13)
-	VADDPS       Z1, Z0, Z4
-	VMOVUPS      Z4, (R14)
-	VMOVUPS      Z0, 64(R14)
-	VMOVUPS      Z1, 128(R14)
+	VMOVUPS      Z2, (R13)
+	VMOVUPS      Z3, 64(R13)
+	VMOVUPS      Z0, (R14)
+	VMOVUPS      Z1, 64(R14)
 	ADDQ         $0x00000080, R12
-	ADDQ         $0x000000c0, R13
-	SUBQ         $0x000000c0, R14
+	ADDQ         $0x00000080, R13
+	SUBQ         $0x00000080, R14
 	ADDQ         $0x08, R9
 	DECQ         R11
 	JNE          combine256_0
@@ -14148,7 +13926,7 @@ combine256_0:
 	ADDQ         R13, BX
 	ADDQ         R13, CX
 	ADDQ         R13, DX
-	ADDQ         $0x00005fc0, DI
+	ADDQ         $0x00004040, DI
 	DECQ         R10
 	JNE          group
 	VZEROUPPER
@@ -14300,21 +14078,20 @@ TEXT ·circulantInverse256AVX512(SB), NOSPLIT, $8-136
 
 group:
 	MOVQ        R11, (SP)
-	VMOVUPS     12224(DI), Z0
-	VSUBPS      12352(DI), Z0, Z1
-	VADDPS      12288(DI), Z0, Z0
-	VMOVUPS     (DI), Z2
-	VMOVUPS     64(DI), Z3
-	VADDPS      Z3, Z2, Z4
-	VMOVUPS     Z4, (SI)
-	VSUBPS      Z3, Z2, Z2
-	VMOVUPS     Z2, 8192(SI)
-	VMULPS.BCST word_40000000<>+0(SB), Z1, Z1
-	VMOVUPS     Z1, 64(SI)
+	VMOVUPS     (DI), Z0
+	VMOVUPS     64(DI), Z1
+	VADDPS      Z1, Z0, Z2
+	VMOVUPS     Z2, (SI)
+	VSUBPS      Z1, Z0, Z0
+	VMOVUPS     Z0, 8192(SI)
+	VMOVUPS     8192(DI), Z0
+	VMULPS.BCST word_40000000<>+0(SB), Z0, Z0
+	VMOVUPS     Z0, 64(SI)
+	VMOVUPS     8256(DI), Z0
 	VMULPS.BCST word_c0000000<>+0(SB), Z0, Z0
 	VMOVUPS     Z0, 8256(SI)
 	LEAQ        128(DI), R12
-	LEAQ        24320(DI), R14
+	LEAQ        16256(DI), R14
 	LEAQ        128(SI), R13
 	LEAQ        circulantTwiddles256<>+0(SB), R9
 	MOVQ        $0x0000003f, R11
@@ -14323,11 +14100,9 @@ separate256_0:
 	VBROADCASTSS (R9), Z12
 	VBROADCASTSS 4(R9), Z13
 	VMOVUPS      (R12), Z0
-	VADDPS       64(R12), Z0, Z1
-	VSUBPS       128(R12), Z0, Z0
+	VMOVUPS      64(R12), Z1
 	VMOVUPS      (R14), Z2
-	VADDPS       64(R14), Z2, Z3
-	VSUBPS       128(R14), Z2, Z2
+	VMOVUPS      64(R14), Z3
 	VADDPS       Z2, Z0, Z4
 	VSUBPS       Z3, Z1, Z5
 	VSUBPS       Z2, Z0, Z6
@@ -14342,8 +14117,8 @@ separate256_0:
 	VMOVUPS      Z5, 64(R13)
 	VMOVUPS      Z8, 8192(R13)
 	VMOVUPS      Z9, 8256(R13)
-	ADDQ         $0x000000c0, R12
-	SUBQ         $0x000000c0, R14
+	ADDQ         $0x00000080, R12
+	SUBQ         $0x00000080, R14
 	ADDQ         $0x00000080, R13
 	ADDQ         $0x08, R9
 	DECQ         R11
@@ -15486,7 +15261,7 @@ write:
 	ADDQ       R13, CX
 	ADDQ       R13, DX
 	ADDQ       R13, R11
-	ADDQ       $0x00005fc0, DI
+	ADDQ       $0x00004040, DI
 	DECQ       R10
 	JNE        group
 	VZEROUPPER
@@ -16311,18 +16086,17 @@ part:
 	ADDQ             $0x00001000, R13
 	DECQ             R11
 	JNE              part
-	LEAQ             (SI), R13
 	VMOVUPS          17408(SI), Z0
 	VMOVUPS          25600(SI), Z1
 	VADDPS           Z1, Z0, Z2
-	VMOVUPS          Z2, (R13)
+	VMOVUPS          Z2, (SI)
 	VSUBPS           Z1, Z0, Z0
-	VMOVUPS          Z0, 64(R13)
+	VMOVUPS          Z0, 64(SI)
 	VMOVUPS          17472(SI), Z0
-	VMOVUPS          Z0, 4096(R13)
+	VMOVUPS          Z0, 4096(SI)
 	VMOVUPS          25664(SI), Z0
 	VMULPS.BCST      word_bf800000<>+0(SB), Z0, Z0
-	VMOVUPS          Z0, 4160(R13)
+	VMOVUPS          Z0, 4160(SI)
 	LEAQ             17536(SI), R12
 	LEAQ             128(SI), R13
 	LEAQ             8064(SI), R14
@@ -16356,18 +16130,17 @@ combine128_0:
 	ADDQ         $0x08, R9
 	DECQ         R11
 	JNE          combine128_0
-	LEAQ         8192(SI), R13
 	VMOVUPS      21504(SI), Z0
 	VMOVUPS      29696(SI), Z1
 	VADDPS       Z1, Z0, Z2
-	VMOVUPS      Z2, (R13)
+	VMOVUPS      Z2, 8192(SI)
 	VSUBPS       Z1, Z0, Z0
-	VMOVUPS      Z0, 64(R13)
+	VMOVUPS      Z0, 8256(SI)
 	VMOVUPS      21568(SI), Z0
-	VMOVUPS      Z0, 4096(R13)
+	VMOVUPS      Z0, 12288(SI)
 	VMOVUPS      29760(SI), Z0
 	VMULPS.BCST  word_bf800000<>+0(SB), Z0, Z0
-	VMOVUPS      Z0, 4160(R13)
+	VMOVUPS      Z0, 12352(SI)
 	LEAQ         21632(SI), R12
 	LEAQ         8320(SI), R13
 	LEAQ         16256(SI), R14
@@ -16408,15 +16181,13 @@ combine128_1:
 	VSUBPS       Z1, Z0, Z0
 	VMOVUPS      Z0, 64(DI)
 	VMOVUPS      64(SI), Z0
-	VMOVUPS      8256(SI), Z1
-	VSUBPS       Z1, Z0, Z2
-	VMOVUPS      Z2, 12224(DI)
-	VMOVUPS      Z0, 12288(DI)
-	VMULPS.BCST  word_bf800000<>+0(SB), Z1, Z0
-	VMOVUPS      Z0, 12352(DI)
+	VMOVUPS      Z0, 8192(DI)
+	VMOVUPS      8256(SI), Z0
+	VMULPS.BCST  word_bf800000<>+0(SB), Z0, Z0
+	VMOVUPS      Z0, 8256(DI)
 	LEAQ         128(SI), R12
 	LEAQ         128(DI), R13
-	LEAQ         24320(DI), R14
+	LEAQ         16256(DI), R14
 	LEAQ         circulantTwiddles256<>+0(SB), R9
 	MOVQ         $0x0000003f, R11
 
@@ -16437,31 +16208,41 @@ combine256_0:
 	VFMADD231PS  Z5, Z6, Z3
 	VFNMADD231PS Z4, Z6, Z0
 	VFMSUB231PS  Z5, Z6, Z1
-	VADDPS       Z3, Z2, Z4
-	VMOVUPS      Z4, (R13)
-	VMOVUPS      Z2, 64(R13)
-	VMOVUPS      Z3, 128(R13)
-	VADDPS       Z1, Z0, Z4
-	VMOVUPS      Z4, (R14)
-	VMOVUPS      Z0, 64(R14)
-	VMOVUPS      Z1, 128(R14)
+	VMOVUPS      Z2, (R13)
+	VMOVUPS      Z3, 64(R13)
+	VMOVUPS      Z0, (R14)
+	VMOVUPS      Z1, 64(R14)
 	ADDQ         $0x00000080, R12
-	ADDQ         $0x000000c0, R13
-	SUBQ         $0x000000c0, R14
+	ADDQ         $0x00000080, R13
+	SUBQ         $0x00000080, R14
 	ADDQ         $0x08, R9
 	DECQ         R11
 	JNE          combine256_0
 	MOVQ         CX, R8
 	MOVQ         DI, R13
-	MOVQ         $0x0000017f, R11
+	MOVQ         $0x00000002, R11
 
-spread:
+spreadReal:
 	VMOVUPS (R13), Z0
 	VMOVUPS Z0, (R8)
 	ADDQ    DX, R8
 	ADDQ    $0x00000040, R13
 	DECQ    R11
-	JNE     spread
+	JNE     spreadReal
+	MOVQ    $0x0000007f, R11
+
+spreadComplex:
+	VMOVUPS (R13), Z0
+	VMOVUPS 64(R13), Z1
+	VADDPS  Z1, Z0, Z2
+	VMOVUPS Z2, (R8)
+	VMOVUPS Z0, (R8)(DX*1)
+	VMOVUPS Z1, (R8)(DX*2)
+	LEAQ    (R8)(DX*2), R8
+	ADDQ    DX, R8
+	ADDQ    $0x00000080, R13
+	DECQ    R11
+	JNE     spreadComplex
 	ADDQ    $0x00000040, AX
 	ADDQ    $0x00000040, CX
 	DECQ    R10
@@ -16485,30 +16266,43 @@ TEXT ·circulantInverseImage256AVX512(SB), NOSPLIT, $0-128
 vector:
 	MOVQ AX, R8
 	MOVQ DI, R13
-	MOVQ $0x0000017f, R11
+	MOVQ $0x00000002, R11
 
-gather:
+gatherReal:
+	VMOVUPS (R8), Z0
+	VMOVUPS Z0, (R13)
+	ADDQ    BX, R8
+	ADDQ    $0x00000040, R13
+	DECQ    R11
+	JNE     gatherReal
+	MOVQ    $0x0000007f, R11
+
+gatherComplex:
 	VMOVUPS     (R8), Z0
-	VMOVUPS     Z0, (R13)
+	VMOVUPS     (R8)(BX*2), Z1
+	VSUBPS      Z1, Z0, Z1
+	VADDPS      (R8)(BX*1), Z0, Z0
+	VMOVUPS     Z1, (R13)
+	VMOVUPS     Z0, 64(R13)
+	LEAQ        (R8)(BX*2), R8
 	ADDQ        BX, R8
-	ADDQ        $0x00000040, R13
+	ADDQ        $0x00000080, R13
 	DECQ        R11
-	JNE         gather
-	VMOVUPS     12224(DI), Z0
-	VSUBPS      12352(DI), Z0, Z1
-	VADDPS      12288(DI), Z0, Z0
-	VMOVUPS     (DI), Z2
-	VMOVUPS     64(DI), Z3
-	VADDPS      Z3, Z2, Z4
-	VMOVUPS     Z4, (SI)
-	VSUBPS      Z3, Z2, Z2
-	VMOVUPS     Z2, 8192(SI)
-	VMULPS.BCST word_40000000<>+0(SB), Z1, Z1
-	VMOVUPS     Z1, 64(SI)
+	JNE         gatherComplex
+	VMOVUPS     (DI), Z0
+	VMOVUPS     64(DI), Z1
+	VADDPS      Z1, Z0, Z2
+	VMOVUPS     Z2, (SI)
+	VSUBPS      Z1, Z0, Z0
+	VMOVUPS     Z0, 8192(SI)
+	VMOVUPS     8192(DI), Z0
+	VMULPS.BCST word_40000000<>+0(SB), Z0, Z0
+	VMOVUPS     Z0, 64(SI)
+	VMOVUPS     8256(DI), Z0
 	VMULPS.BCST word_c0000000<>+0(SB), Z0, Z0
 	VMOVUPS     Z0, 8256(SI)
 	LEAQ        128(DI), R12
-	LEAQ        24320(DI), R14
+	LEAQ        16256(DI), R14
 	LEAQ        128(SI), R13
 	LEAQ        circulantTwiddles256<>+0(SB), R9
 	MOVQ        $0x0000003f, R11
@@ -16517,11 +16311,9 @@ separate256_0:
 	VBROADCASTSS (R9), Z12
 	VBROADCASTSS 4(R9), Z13
 	VMOVUPS      (R12), Z0
-	VADDPS       64(R12), Z0, Z1
-	VSUBPS       128(R12), Z0, Z0
+	VMOVUPS      64(R12), Z1
 	VMOVUPS      (R14), Z2
-	VADDPS       64(R14), Z2, Z3
-	VSUBPS       128(R14), Z2, Z2
+	VMOVUPS      64(R14), Z3
 	VADDPS       Z2, Z0, Z4
 	VSUBPS       Z3, Z1, Z5
 	VSUBPS       Z2, Z0, Z6
@@ -16536,8 +16328,8 @@ separate256_0:
 	VMOVUPS      Z5, 64(R13)
 	VMOVUPS      Z8, 8192(R13)
 	VMOVUPS      Z9, 8256(R13)
-	ADDQ         $0x000000c0, R12
-	SUBQ         $0x000000c0, R14
+	ADDQ         $0x00000080, R12
+	SUBQ         $0x00000080, R14
 	ADDQ         $0x00000080, R13
 	ADDQ         $0x08, R9
 	DECQ         R11
@@ -17569,9 +17361,9 @@ spread:
 	VZEROUPPER
 	RET
 
-// func circulantTileAVX512(y []float32, w []float32, diff []float32, x []float32, at []int, k int, stride int, planes int, bins int, yHalf int)
+// func circulantTileAVX512(y []float32, w []float32, diff []float32, x []float32, at []int, k int, stride int, pitch int, reals int, bins int, yHalf int)
 // Requires: AVX, AVX512F
-TEXT ·circulantTileAVX512(SB), NOSPLIT, $0-160
+TEXT ·circulantTileAVX512(SB), NOSPLIT, $0-168
 	MOVQ   w_base+24(FP), AX
 	MOVQ   diff_base+48(FP), DI
 	MOVQ   x_base+72(FP), BX
@@ -17579,17 +17371,14 @@ TEXT ·circulantTileAVX512(SB), NOSPLIT, $0-160
 	MOVQ   at_base+96(FP), R11
 	MOVQ   stride+128(FP), R10
 	SHLQ   $0x02, R10
-	MOVQ   yHalf+152(FP), R8
+	MOVQ   yHalf+160(FP), R8
 	LEAQ   (CX)(R8*4), R8
-	MOVQ   planes+136(FP), R9
+	MOVQ   pitch+136(FP), R9
 	IMUL3Q $0x00000040, R9, R9
 	MOVQ   at_len+104(FP), R13
 	CMPQ   R13, $0x0c
 	JNE    not12
-	MOVQ   bins+144(FP), R12
-	NEGQ   R12
-	LEAQ   (R12)(R12*2), R12
-	ADDQ   planes+136(FP), R12
+	MOVQ   reals+144(FP), R12
 
 real12:
 	MOVQ   BX, SI
@@ -17658,7 +17447,7 @@ k12:
 	VBROADCASTSD 88(AX), Z27
 	VFMADD231PS  Z24, Z27, Z22
 	VFMADD231PS  Z25, Z27, Z23
-	ADDQ         R10, AX
+	LEAQ         (AX)(R10*1), AX
 	ADDQ         R9, SI
 	DECQ         DX
 	JNE          k12
@@ -17698,16 +17487,17 @@ k12:
 	MOVQ         88(R11), R13
 	VMOVUPS      Z22, (CX)(R13*4)
 	VMOVUPS      Z23, (R8)(R13*4)
-	ADDQ         $0x40, BX
-	ADDQ         $0x40, CX
-	ADDQ         $0x40, R8
+	ADDQ         $0x00000040, BX
+	ADDQ         $0x00000040, CX
+	ADDQ         $0x00000040, R8
 	DECQ         R12
 	JNE          real12
-	MOVQ         bins+144(FP), R12
+	MOVQ         bins+152(FP), R12
 	TESTQ        R12, R12
 	JE           end12
 
 complex12:
+	LEAQ   (AX)(R10*1), R14
 	MOVQ   BX, SI
 	MOVQ   k+120(FP), DX
 	VPXORD Z0, Z0, Z0
@@ -17736,8 +17526,10 @@ complex12:
 	VPXORD Z23, Z23, Z23
 
 k1_12:
-	VMOVSLDUP    (SI), Z24
-	VMOVSHDUP    (SI), Z25
+	VMOVUPS      (SI), Z25
+	VADDPS       64(SI), Z25, Z25
+	VMOVSLDUP    Z25, Z24
+	VMOVSHDUP    Z25, Z25
 	VBROADCASTSD (AX), Z26
 	VFMADD231PS  Z24, Z26, Z0
 	VFMADD231PS  Z25, Z26, Z1
@@ -17774,7 +17566,7 @@ k1_12:
 	VBROADCASTSD 88(AX), Z27
 	VFMADD231PS  Z24, Z27, Z22
 	VFMADD231PS  Z25, Z27, Z23
-	ADDQ         R10, AX
+	LEAQ         (AX)(R10*2), AX
 	ADDQ         R9, SI
 	DECQ         DX
 	JNE          k1_12
@@ -17814,9 +17606,6 @@ k1_12:
 	MOVQ         88(R11), R13
 	VMOVUPS      Z22, (CX)(R13*4)
 	VMOVUPS      Z23, (R8)(R13*4)
-	ADDQ         $0x40, BX
-	ADDQ         $0x40, CX
-	ADDQ         $0x40, R8
 	MOVQ         BX, SI
 	MOVQ         k+120(FP), DX
 	VPXORD       Z0, Z0, Z0
@@ -17883,49 +17672,70 @@ k2_12:
 	VBROADCASTSD 88(DI), Z27
 	VFMADD231PS  Z24, Z27, Z22
 	VFMADD231PS  Z25, Z27, Z23
-	ADDQ         R10, DI
+	LEAQ         (DI)(R10*1), DI
 	ADDQ         R9, SI
 	DECQ         DX
 	JNE          k2_12
 	MOVQ         (R11), R13
-	VMOVUPS      Z0, (CX)(R13*4)
-	VMOVUPS      Z1, (R8)(R13*4)
+	VADDPS       (CX)(R13*4), Z0, Z0
+	VMOVUPS      Z0, 64(CX)(R13*4)
+	VADDPS       (R8)(R13*4), Z1, Z1
+	VMOVUPS      Z1, 64(R8)(R13*4)
 	MOVQ         8(R11), R13
-	VMOVUPS      Z2, (CX)(R13*4)
-	VMOVUPS      Z3, (R8)(R13*4)
+	VADDPS       (CX)(R13*4), Z2, Z2
+	VMOVUPS      Z2, 64(CX)(R13*4)
+	VADDPS       (R8)(R13*4), Z3, Z3
+	VMOVUPS      Z3, 64(R8)(R13*4)
 	MOVQ         16(R11), R13
-	VMOVUPS      Z4, (CX)(R13*4)
-	VMOVUPS      Z5, (R8)(R13*4)
+	VADDPS       (CX)(R13*4), Z4, Z4
+	VMOVUPS      Z4, 64(CX)(R13*4)
+	VADDPS       (R8)(R13*4), Z5, Z5
+	VMOVUPS      Z5, 64(R8)(R13*4)
 	MOVQ         24(R11), R13
-	VMOVUPS      Z6, (CX)(R13*4)
-	VMOVUPS      Z7, (R8)(R13*4)
+	VADDPS       (CX)(R13*4), Z6, Z6
+	VMOVUPS      Z6, 64(CX)(R13*4)
+	VADDPS       (R8)(R13*4), Z7, Z7
+	VMOVUPS      Z7, 64(R8)(R13*4)
 	MOVQ         32(R11), R13
-	VMOVUPS      Z8, (CX)(R13*4)
-	VMOVUPS      Z9, (R8)(R13*4)
+	VADDPS       (CX)(R13*4), Z8, Z8
+	VMOVUPS      Z8, 64(CX)(R13*4)
+	VADDPS       (R8)(R13*4), Z9, Z9
+	VMOVUPS      Z9, 64(R8)(R13*4)
 	MOVQ         40(R11), R13
-	VMOVUPS      Z10, (CX)(R13*4)
-	VMOVUPS      Z11, (R8)(R13*4)
+	VADDPS       (CX)(R13*4), Z10, Z10
+	VMOVUPS      Z10, 64(CX)(R13*4)
+	VADDPS       (R8)(R13*4), Z11, Z11
+	VMOVUPS      Z11, 64(R8)(R13*4)
 	MOVQ         48(R11), R13
-	VMOVUPS      Z12, (CX)(R13*4)
-	VMOVUPS      Z13, (R8)(R13*4)
+	VADDPS       (CX)(R13*4), Z12, Z12
+	VMOVUPS      Z12, 64(CX)(R13*4)
+	VADDPS       (R8)(R13*4), Z13, Z13
+	VMOVUPS      Z13, 64(R8)(R13*4)
 	MOVQ         56(R11), R13
-	VMOVUPS      Z14, (CX)(R13*4)
-	VMOVUPS      Z15, (R8)(R13*4)
+	VADDPS       (CX)(R13*4), Z14, Z14
+	VMOVUPS      Z14, 64(CX)(R13*4)
+	VADDPS       (R8)(R13*4), Z15, Z15
+	VMOVUPS      Z15, 64(R8)(R13*4)
 	MOVQ         64(R11), R13
-	VMOVUPS      Z16, (CX)(R13*4)
-	VMOVUPS      Z17, (R8)(R13*4)
+	VADDPS       (CX)(R13*4), Z16, Z16
+	VMOVUPS      Z16, 64(CX)(R13*4)
+	VADDPS       (R8)(R13*4), Z17, Z17
+	VMOVUPS      Z17, 64(R8)(R13*4)
 	MOVQ         72(R11), R13
-	VMOVUPS      Z18, (CX)(R13*4)
-	VMOVUPS      Z19, (R8)(R13*4)
+	VADDPS       (CX)(R13*4), Z18, Z18
+	VMOVUPS      Z18, 64(CX)(R13*4)
+	VADDPS       (R8)(R13*4), Z19, Z19
+	VMOVUPS      Z19, 64(R8)(R13*4)
 	MOVQ         80(R11), R13
-	VMOVUPS      Z20, (CX)(R13*4)
-	VMOVUPS      Z21, (R8)(R13*4)
+	VADDPS       (CX)(R13*4), Z20, Z20
+	VMOVUPS      Z20, 64(CX)(R13*4)
+	VADDPS       (R8)(R13*4), Z21, Z21
+	VMOVUPS      Z21, 64(R8)(R13*4)
 	MOVQ         88(R11), R13
-	VMOVUPS      Z22, (CX)(R13*4)
-	VMOVUPS      Z23, (R8)(R13*4)
-	ADDQ         $0x40, BX
-	ADDQ         $0x40, CX
-	ADDQ         $0x40, R8
+	VADDPS       (CX)(R13*4), Z22, Z22
+	VMOVUPS      Z22, 64(CX)(R13*4)
+	VADDPS       (R8)(R13*4), Z23, Z23
+	VMOVUPS      Z23, 64(R8)(R13*4)
 	MOVQ         BX, SI
 	MOVQ         k+120(FP), DX
 	VPXORD       Z0, Z0, Z0
@@ -17954,87 +17764,135 @@ k2_12:
 	VPXORD       Z23, Z23, Z23
 
 k3_12:
-	VMOVSLDUP    (SI), Z24
-	VMOVSHDUP    (SI), Z25
-	VBROADCASTSD (AX), Z26
+	VMOVSLDUP    64(SI), Z24
+	VMOVSHDUP    64(SI), Z25
+	VBROADCASTSD (R14), Z26
 	VFMADD231PS  Z24, Z26, Z0
 	VFMADD231PS  Z25, Z26, Z1
-	VBROADCASTSD 8(AX), Z27
+	VBROADCASTSD 8(R14), Z27
 	VFMADD231PS  Z24, Z27, Z2
 	VFMADD231PS  Z25, Z27, Z3
-	VBROADCASTSD 16(AX), Z26
+	VBROADCASTSD 16(R14), Z26
 	VFMADD231PS  Z24, Z26, Z4
 	VFMADD231PS  Z25, Z26, Z5
-	VBROADCASTSD 24(AX), Z27
+	VBROADCASTSD 24(R14), Z27
 	VFMADD231PS  Z24, Z27, Z6
 	VFMADD231PS  Z25, Z27, Z7
-	VBROADCASTSD 32(AX), Z26
+	VBROADCASTSD 32(R14), Z26
 	VFMADD231PS  Z24, Z26, Z8
 	VFMADD231PS  Z25, Z26, Z9
-	VBROADCASTSD 40(AX), Z27
+	VBROADCASTSD 40(R14), Z27
 	VFMADD231PS  Z24, Z27, Z10
 	VFMADD231PS  Z25, Z27, Z11
-	VBROADCASTSD 48(AX), Z26
+	VBROADCASTSD 48(R14), Z26
 	VFMADD231PS  Z24, Z26, Z12
 	VFMADD231PS  Z25, Z26, Z13
-	VBROADCASTSD 56(AX), Z27
+	VBROADCASTSD 56(R14), Z27
 	VFMADD231PS  Z24, Z27, Z14
 	VFMADD231PS  Z25, Z27, Z15
-	VBROADCASTSD 64(AX), Z26
+	VBROADCASTSD 64(R14), Z26
 	VFMADD231PS  Z24, Z26, Z16
 	VFMADD231PS  Z25, Z26, Z17
-	VBROADCASTSD 72(AX), Z27
+	VBROADCASTSD 72(R14), Z27
 	VFMADD231PS  Z24, Z27, Z18
 	VFMADD231PS  Z25, Z27, Z19
-	VBROADCASTSD 80(AX), Z26
+	VBROADCASTSD 80(R14), Z26
 	VFMADD231PS  Z24, Z26, Z20
 	VFMADD231PS  Z25, Z26, Z21
-	VBROADCASTSD 88(AX), Z27
+	VBROADCASTSD 88(R14), Z27
 	VFMADD231PS  Z24, Z27, Z22
 	VFMADD231PS  Z25, Z27, Z23
-	ADDQ         R10, AX
+	LEAQ         (R14)(R10*2), R14
 	ADDQ         R9, SI
 	DECQ         DX
 	JNE          k3_12
 	MOVQ         (R11), R13
-	VMOVUPS      Z0, (CX)(R13*4)
-	VMOVUPS      Z1, (R8)(R13*4)
+	VMOVUPS      (CX)(R13*4), Z24
+	VSUBPS       Z0, Z24, Z24
+	VMOVUPS      Z24, (CX)(R13*4)
+	VMOVUPS      (R8)(R13*4), Z24
+	VSUBPS       Z1, Z24, Z24
+	VMOVUPS      Z24, (R8)(R13*4)
 	MOVQ         8(R11), R13
-	VMOVUPS      Z2, (CX)(R13*4)
-	VMOVUPS      Z3, (R8)(R13*4)
+	VMOVUPS      (CX)(R13*4), Z24
+	VSUBPS       Z2, Z24, Z24
+	VMOVUPS      Z24, (CX)(R13*4)
+	VMOVUPS      (R8)(R13*4), Z24
+	VSUBPS       Z3, Z24, Z24
+	VMOVUPS      Z24, (R8)(R13*4)
 	MOVQ         16(R11), R13
-	VMOVUPS      Z4, (CX)(R13*4)
-	VMOVUPS      Z5, (R8)(R13*4)
+	VMOVUPS      (CX)(R13*4), Z24
+	VSUBPS       Z4, Z24, Z24
+	VMOVUPS      Z24, (CX)(R13*4)
+	VMOVUPS      (R8)(R13*4), Z24
+	VSUBPS       Z5, Z24, Z24
+	VMOVUPS      Z24, (R8)(R13*4)
 	MOVQ         24(R11), R13
-	VMOVUPS      Z6, (CX)(R13*4)
-	VMOVUPS      Z7, (R8)(R13*4)
+	VMOVUPS      (CX)(R13*4), Z24
+	VSUBPS       Z6, Z24, Z24
+	VMOVUPS      Z24, (CX)(R13*4)
+	VMOVUPS      (R8)(R13*4), Z24
+	VSUBPS       Z7, Z24, Z24
+	VMOVUPS      Z24, (R8)(R13*4)
 	MOVQ         32(R11), R13
-	VMOVUPS      Z8, (CX)(R13*4)
-	VMOVUPS      Z9, (R8)(R13*4)
+	VMOVUPS      (CX)(R13*4), Z24
+	VSUBPS       Z8, Z24, Z24
+	VMOVUPS      Z24, (CX)(R13*4)
+	VMOVUPS      (R8)(R13*4), Z24
+	VSUBPS       Z9, Z24, Z24
+	VMOVUPS      Z24, (R8)(R13*4)
 	MOVQ         40(R11), R13
-	VMOVUPS      Z10, (CX)(R13*4)
-	VMOVUPS      Z11, (R8)(R13*4)
+	VMOVUPS      (CX)(R13*4), Z24
+	VSUBPS       Z10, Z24, Z24
+	VMOVUPS      Z24, (CX)(R13*4)
+	VMOVUPS      (R8)(R13*4), Z24
+	VSUBPS       Z11, Z24, Z24
+	VMOVUPS      Z24, (R8)(R13*4)
 	MOVQ         48(R11), R13
-	VMOVUPS      Z12, (CX)(R13*4)
-	VMOVUPS      Z13, (R8)(R13*4)
+	VMOVUPS      (CX)(R13*4), Z24
+	VSUBPS       Z12, Z24, Z24
+	VMOVUPS      Z24, (CX)(R13*4)
+	VMOVUPS      (R8)(R13*4), Z24
+	VSUBPS       Z13, Z24, Z24
+	VMOVUPS      Z24, (R8)(R13*4)
 	MOVQ         56(R11), R13
-	VMOVUPS      Z14, (CX)(R13*4)
-	VMOVUPS      Z15, (R8)(R13*4)
+	VMOVUPS      (CX)(R13*4), Z24
+	VSUBPS       Z14, Z24, Z24
+	VMOVUPS      Z24, (CX)(R13*4)
+	VMOVUPS      (R8)(R13*4), Z24
+	VSUBPS       Z15, Z24, Z24
+	VMOVUPS      Z24, (R8)(R13*4)
 	MOVQ         64(R11), R13
-	VMOVUPS      Z16, (CX)(R13*4)
-	VMOVUPS      Z17, (R8)(R13*4)
+	VMOVUPS      (CX)(R13*4), Z24
+	VSUBPS       Z16, Z24, Z24
+	VMOVUPS      Z24, (CX)(R13*4)
+	VMOVUPS      (R8)(R13*4), Z24
+	VSUBPS       Z17, Z24, Z24
+	VMOVUPS      Z24, (R8)(R13*4)
 	MOVQ         72(R11), R13
-	VMOVUPS      Z18, (CX)(R13*4)
-	VMOVUPS      Z19, (R8)(R13*4)
+	VMOVUPS      (CX)(R13*4), Z24
+	VSUBPS       Z18, Z24, Z24
+	VMOVUPS      Z24, (CX)(R13*4)
+	VMOVUPS      (R8)(R13*4), Z24
+	VSUBPS       Z19, Z24, Z24
+	VMOVUPS      Z24, (R8)(R13*4)
 	MOVQ         80(R11), R13
-	VMOVUPS      Z20, (CX)(R13*4)
-	VMOVUPS      Z21, (R8)(R13*4)
+	VMOVUPS      (CX)(R13*4), Z24
+	VSUBPS       Z20, Z24, Z24
+	VMOVUPS      Z24, (CX)(R13*4)
+	VMOVUPS      (R8)(R13*4), Z24
+	VSUBPS       Z21, Z24, Z24
+	VMOVUPS      Z24, (R8)(R13*4)
 	MOVQ         88(R11), R13
-	VMOVUPS      Z22, (CX)(R13*4)
-	VMOVUPS      Z23, (R8)(R13*4)
-	ADDQ         $0x40, BX
-	ADDQ         $0x40, CX
-	ADDQ         $0x40, R8
+	VMOVUPS      (CX)(R13*4), Z24
+	VSUBPS       Z22, Z24, Z24
+	VMOVUPS      Z24, (CX)(R13*4)
+	VMOVUPS      (R8)(R13*4), Z24
+	VSUBPS       Z23, Z24, Z24
+	VMOVUPS      Z24, (R8)(R13*4)
+	ADDQ         $0x00000080, BX
+	ADDQ         $0x00000080, CX
+	ADDQ         $0x00000080, R8
 	DECQ         R12
 	JNE          complex12
 
@@ -18046,10 +17904,7 @@ not12:
 	MOVQ at_len+104(FP), R13
 	CMPQ R13, $0x0b
 	JNE  not11
-	MOVQ bins+144(FP), R12
-	NEGQ R12
-	LEAQ (R12)(R12*2), R12
-	ADDQ planes+136(FP), R12
+	MOVQ reals+144(FP), R12
 
 real11:
 	MOVQ   BX, SI
@@ -18113,7 +17968,7 @@ k11:
 	VBROADCASTSD 80(AX), Z24
 	VFMADD231PS  Z22, Z24, Z20
 	VFMADD231PS  Z23, Z24, Z21
-	ADDQ         R10, AX
+	LEAQ         (AX)(R10*1), AX
 	ADDQ         R9, SI
 	DECQ         DX
 	JNE          k11
@@ -18150,16 +18005,17 @@ k11:
 	MOVQ         80(R11), R13
 	VMOVUPS      Z20, (CX)(R13*4)
 	VMOVUPS      Z21, (R8)(R13*4)
-	ADDQ         $0x40, BX
-	ADDQ         $0x40, CX
-	ADDQ         $0x40, R8
+	ADDQ         $0x00000040, BX
+	ADDQ         $0x00000040, CX
+	ADDQ         $0x00000040, R8
 	DECQ         R12
 	JNE          real11
-	MOVQ         bins+144(FP), R12
+	MOVQ         bins+152(FP), R12
 	TESTQ        R12, R12
 	JE           end11
 
 complex11:
+	LEAQ   (AX)(R10*1), R14
 	MOVQ   BX, SI
 	MOVQ   k+120(FP), DX
 	VPXORD Z0, Z0, Z0
@@ -18186,8 +18042,10 @@ complex11:
 	VPXORD Z21, Z21, Z21
 
 k1_11:
-	VMOVSLDUP    (SI), Z22
-	VMOVSHDUP    (SI), Z23
+	VMOVUPS      (SI), Z23
+	VADDPS       64(SI), Z23, Z23
+	VMOVSLDUP    Z23, Z22
+	VMOVSHDUP    Z23, Z23
 	VBROADCASTSD (AX), Z24
 	VFMADD231PS  Z22, Z24, Z0
 	VFMADD231PS  Z23, Z24, Z1
@@ -18221,7 +18079,7 @@ k1_11:
 	VBROADCASTSD 80(AX), Z24
 	VFMADD231PS  Z22, Z24, Z20
 	VFMADD231PS  Z23, Z24, Z21
-	ADDQ         R10, AX
+	LEAQ         (AX)(R10*2), AX
 	ADDQ         R9, SI
 	DECQ         DX
 	JNE          k1_11
@@ -18258,9 +18116,6 @@ k1_11:
 	MOVQ         80(R11), R13
 	VMOVUPS      Z20, (CX)(R13*4)
 	VMOVUPS      Z21, (R8)(R13*4)
-	ADDQ         $0x40, BX
-	ADDQ         $0x40, CX
-	ADDQ         $0x40, R8
 	MOVQ         BX, SI
 	MOVQ         k+120(FP), DX
 	VPXORD       Z0, Z0, Z0
@@ -18322,46 +18177,65 @@ k2_11:
 	VBROADCASTSD 80(DI), Z24
 	VFMADD231PS  Z22, Z24, Z20
 	VFMADD231PS  Z23, Z24, Z21
-	ADDQ         R10, DI
+	LEAQ         (DI)(R10*1), DI
 	ADDQ         R9, SI
 	DECQ         DX
 	JNE          k2_11
 	MOVQ         (R11), R13
-	VMOVUPS      Z0, (CX)(R13*4)
-	VMOVUPS      Z1, (R8)(R13*4)
+	VADDPS       (CX)(R13*4), Z0, Z0
+	VMOVUPS      Z0, 64(CX)(R13*4)
+	VADDPS       (R8)(R13*4), Z1, Z1
+	VMOVUPS      Z1, 64(R8)(R13*4)
 	MOVQ         8(R11), R13
-	VMOVUPS      Z2, (CX)(R13*4)
-	VMOVUPS      Z3, (R8)(R13*4)
+	VADDPS       (CX)(R13*4), Z2, Z2
+	VMOVUPS      Z2, 64(CX)(R13*4)
+	VADDPS       (R8)(R13*4), Z3, Z3
+	VMOVUPS      Z3, 64(R8)(R13*4)
 	MOVQ         16(R11), R13
-	VMOVUPS      Z4, (CX)(R13*4)
-	VMOVUPS      Z5, (R8)(R13*4)
+	VADDPS       (CX)(R13*4), Z4, Z4
+	VMOVUPS      Z4, 64(CX)(R13*4)
+	VADDPS       (R8)(R13*4), Z5, Z5
+	VMOVUPS      Z5, 64(R8)(R13*4)
 	MOVQ         24(R11), R13
-	VMOVUPS      Z6, (CX)(R13*4)
-	VMOVUPS      Z7, (R8)(R13*4)
+	VADDPS       (CX)(R13*4), Z6, Z6
+	VMOVUPS      Z6, 64(CX)(R13*4)
+	VADDPS       (R8)(R13*4), Z7, Z7
+	VMOVUPS      Z7, 64(R8)(R13*4)
 	MOVQ         32(R11), R13
-	VMOVUPS      Z8, (CX)(R13*4)
-	VMOVUPS      Z9, (R8)(R13*4)
+	VADDPS       (CX)(R13*4), Z8, Z8
+	VMOVUPS      Z8, 64(CX)(R13*4)
+	VADDPS       (R8)(R13*4), Z9, Z9
+	VMOVUPS      Z9, 64(R8)(R13*4)
 	MOVQ         40(R11), R13
-	VMOVUPS      Z10, (CX)(R13*4)
-	VMOVUPS      Z11, (R8)(R13*4)
+	VADDPS       (CX)(R13*4), Z10, Z10
+	VMOVUPS      Z10, 64(CX)(R13*4)
+	VADDPS       (R8)(R13*4), Z11, Z11
+	VMOVUPS      Z11, 64(R8)(R13*4)
 	MOVQ         48(R11), R13
-	VMOVUPS      Z12, (CX)(R13*4)
-	VMOVUPS      Z13, (R8)(R13*4)
+	VADDPS       (CX)(R13*4), Z12, Z12
+	VMOVUPS      Z12, 64(CX)(R13*4)
+	VADDPS       (R8)(R13*4), Z13, Z13
+	VMOVUPS      Z13, 64(R8)(R13*4)
 	MOVQ         56(R11), R13
-	VMOVUPS      Z14, (CX)(R13*4)
-	VMOVUPS      Z15, (R8)(R13*4)
+	VADDPS       (CX)(R13*4), Z14, Z14
+	VMOVUPS      Z14, 64(CX)(R13*4)
+	VADDPS       (R8)(R13*4), Z15, Z15
+	VMOVUPS      Z15, 64(R8)(R13*4)
 	MOVQ         64(R11), R13
-	VMOVUPS      Z16, (CX)(R13*4)
-	VMOVUPS      Z17, (R8)(R13*4)
+	VADDPS       (CX)(R13*4), Z16, Z16
+	VMOVUPS      Z16, 64(CX)(R13*4)
+	VADDPS       (R8)(R13*4), Z17, Z17
+	VMOVUPS      Z17, 64(R8)(R13*4)
 	MOVQ         72(R11), R13
-	VMOVUPS      Z18, (CX)(R13*4)
-	VMOVUPS      Z19, (R8)(R13*4)
+	VADDPS       (CX)(R13*4), Z18, Z18
+	VMOVUPS      Z18, 64(CX)(R13*4)
+	VADDPS       (R8)(R13*4), Z19, Z19
+	VMOVUPS      Z19, 64(R8)(R13*4)
 	MOVQ         80(R11), R13
-	VMOVUPS      Z20, (CX)(R13*4)
-	VMOVUPS      Z21, (R8)(R13*4)
-	ADDQ         $0x40, BX
-	ADDQ         $0x40, CX
-	ADDQ         $0x40, R8
+	VADDPS       (CX)(R13*4), Z20, Z20
+	VMOVUPS      Z20, 64(CX)(R13*4)
+	VADDPS       (R8)(R13*4), Z21, Z21
+	VMOVUPS      Z21, 64(R8)(R13*4)
 	MOVQ         BX, SI
 	MOVQ         k+120(FP), DX
 	VPXORD       Z0, Z0, Z0
@@ -18388,81 +18262,125 @@ k2_11:
 	VPXORD       Z21, Z21, Z21
 
 k3_11:
-	VMOVSLDUP    (SI), Z22
-	VMOVSHDUP    (SI), Z23
-	VBROADCASTSD (AX), Z24
+	VMOVSLDUP    64(SI), Z22
+	VMOVSHDUP    64(SI), Z23
+	VBROADCASTSD (R14), Z24
 	VFMADD231PS  Z22, Z24, Z0
 	VFMADD231PS  Z23, Z24, Z1
-	VBROADCASTSD 8(AX), Z25
+	VBROADCASTSD 8(R14), Z25
 	VFMADD231PS  Z22, Z25, Z2
 	VFMADD231PS  Z23, Z25, Z3
-	VBROADCASTSD 16(AX), Z24
+	VBROADCASTSD 16(R14), Z24
 	VFMADD231PS  Z22, Z24, Z4
 	VFMADD231PS  Z23, Z24, Z5
-	VBROADCASTSD 24(AX), Z25
+	VBROADCASTSD 24(R14), Z25
 	VFMADD231PS  Z22, Z25, Z6
 	VFMADD231PS  Z23, Z25, Z7
-	VBROADCASTSD 32(AX), Z24
+	VBROADCASTSD 32(R14), Z24
 	VFMADD231PS  Z22, Z24, Z8
 	VFMADD231PS  Z23, Z24, Z9
-	VBROADCASTSD 40(AX), Z25
+	VBROADCASTSD 40(R14), Z25
 	VFMADD231PS  Z22, Z25, Z10
 	VFMADD231PS  Z23, Z25, Z11
-	VBROADCASTSD 48(AX), Z24
+	VBROADCASTSD 48(R14), Z24
 	VFMADD231PS  Z22, Z24, Z12
 	VFMADD231PS  Z23, Z24, Z13
-	VBROADCASTSD 56(AX), Z25
+	VBROADCASTSD 56(R14), Z25
 	VFMADD231PS  Z22, Z25, Z14
 	VFMADD231PS  Z23, Z25, Z15
-	VBROADCASTSD 64(AX), Z24
+	VBROADCASTSD 64(R14), Z24
 	VFMADD231PS  Z22, Z24, Z16
 	VFMADD231PS  Z23, Z24, Z17
-	VBROADCASTSD 72(AX), Z25
+	VBROADCASTSD 72(R14), Z25
 	VFMADD231PS  Z22, Z25, Z18
 	VFMADD231PS  Z23, Z25, Z19
-	VBROADCASTSD 80(AX), Z24
+	VBROADCASTSD 80(R14), Z24
 	VFMADD231PS  Z22, Z24, Z20
 	VFMADD231PS  Z23, Z24, Z21
-	ADDQ         R10, AX
+	LEAQ         (R14)(R10*2), R14
 	ADDQ         R9, SI
 	DECQ         DX
 	JNE          k3_11
 	MOVQ         (R11), R13
-	VMOVUPS      Z0, (CX)(R13*4)
-	VMOVUPS      Z1, (R8)(R13*4)
+	VMOVUPS      (CX)(R13*4), Z22
+	VSUBPS       Z0, Z22, Z22
+	VMOVUPS      Z22, (CX)(R13*4)
+	VMOVUPS      (R8)(R13*4), Z22
+	VSUBPS       Z1, Z22, Z22
+	VMOVUPS      Z22, (R8)(R13*4)
 	MOVQ         8(R11), R13
-	VMOVUPS      Z2, (CX)(R13*4)
-	VMOVUPS      Z3, (R8)(R13*4)
+	VMOVUPS      (CX)(R13*4), Z22
+	VSUBPS       Z2, Z22, Z22
+	VMOVUPS      Z22, (CX)(R13*4)
+	VMOVUPS      (R8)(R13*4), Z22
+	VSUBPS       Z3, Z22, Z22
+	VMOVUPS      Z22, (R8)(R13*4)
 	MOVQ         16(R11), R13
-	VMOVUPS      Z4, (CX)(R13*4)
-	VMOVUPS      Z5, (R8)(R13*4)
+	VMOVUPS      (CX)(R13*4), Z22
+	VSUBPS       Z4, Z22, Z22
+	VMOVUPS      Z22, (CX)(R13*4)
+	VMOVUPS      (R8)(R13*4), Z22
+	VSUBPS       Z5, Z22, Z22
+	VMOVUPS      Z22, (R8)(R13*4)
 	MOVQ         24(R11), R13
-	VMOVUPS      Z6, (CX)(R13*4)
-	VMOVUPS      Z7, (R8)(R13*4)
+	VMOVUPS      (CX)(R13*4), Z22
+	VSUBPS       Z6, Z22, Z22
+	VMOVUPS      Z22, (CX)(R13*4)
+	VMOVUPS      (R8)(R13*4), Z22
+	VSUBPS       Z7, Z22, Z22
+	VMOVUPS      Z22, (R8)(R13*4)
 	MOVQ         32(R11), R13
-	VMOVUPS      Z8, (CX)(R13*4)
-	VMOVUPS      Z9, (R8)(R13*4)
+	VMOVUPS      (CX)(R13*4), Z22
+	VSUBPS       Z8, Z22, Z22
+	VMOVUPS      Z22, (CX)(R13*4)
+	VMOVUPS      (R8)(R13*4), Z22
+	VSUBPS       Z9, Z22, Z22
+	VMOVUPS      Z22, (R8)(R13*4)
 	MOVQ         40(R11), R13
-	VMOVUPS      Z10, (CX)(R13*4)
-	VMOVUPS      Z11, (R8)(R13*4)
+	VMOVUPS      (CX)(R13*4), Z22
+	VSUBPS       Z10, Z22, Z22
+	VMOVUPS      Z22, (CX)(R13*4)
+	VMOVUPS      (R8)(R13*4), Z22
+	VSUBPS       Z11, Z22, Z22
+	VMOVUPS      Z22, (R8)(R13*4)
 	MOVQ         48(R11), R13
-	VMOVUPS      Z12, (CX)(R13*4)
-	VMOVUPS      Z13, (R8)(R13*4)
+	VMOVUPS      (CX)(R13*4), Z22
+	VSUBPS       Z12, Z22, Z22
+	VMOVUPS      Z22, (CX)(R13*4)
+	VMOVUPS      (R8)(R13*4), Z22
+	VSUBPS       Z13, Z22, Z22
+	VMOVUPS      Z22, (R8)(R13*4)
 	MOVQ         56(R11), R13
-	VMOVUPS      Z14, (CX)(R13*4)
-	VMOVUPS      Z15, (R8)(R13*4)
+	VMOVUPS      (CX)(R13*4), Z22
+	VSUBPS       Z14, Z22, Z22
+	VMOVUPS      Z22, (CX)(R13*4)
+	VMOVUPS      (R8)(R13*4), Z22
+	VSUBPS       Z15, Z22, Z22
+	VMOVUPS      Z22, (R8)(R13*4)
 	MOVQ         64(R11), R13
-	VMOVUPS      Z16, (CX)(R13*4)
-	VMOVUPS      Z17, (R8)(R13*4)
+	VMOVUPS      (CX)(R13*4), Z22
+	VSUBPS       Z16, Z22, Z22
+	VMOVUPS      Z22, (CX)(R13*4)
+	VMOVUPS      (R8)(R13*4), Z22
+	VSUBPS       Z17, Z22, Z22
+	VMOVUPS      Z22, (R8)(R13*4)
 	MOVQ         72(R11), R13
-	VMOVUPS      Z18, (CX)(R13*4)
-	VMOVUPS      Z19, (R8)(R13*4)
+	VMOVUPS      (CX)(R13*4), Z22
+	VSUBPS       Z18, Z22, Z22
+	VMOVUPS      Z22, (CX)(R13*4)
+	VMOVUPS      (R8)(R13*4), Z22
+	VSUBPS       Z19, Z22, Z22
+	VMOVUPS      Z22, (R8)(R13*4)
 	MOVQ         80(R11), R13
-	VMOVUPS      Z20, (CX)(R13*4)
-	VMOVUPS      Z21, (R8)(R13*4)
-	ADDQ         $0x40, BX
-	ADDQ         $0x40, CX
-	ADDQ         $0x40, R8
+	VMOVUPS      (CX)(R13*4), Z22
+	VSUBPS       Z20, Z22, Z22
+	VMOVUPS      Z22, (CX)(R13*4)
+	VMOVUPS      (R8)(R13*4), Z22
+	VSUBPS       Z21, Z22, Z22
+	VMOVUPS      Z22, (R8)(R13*4)
+	ADDQ         $0x00000080, BX
+	ADDQ         $0x00000080, CX
+	ADDQ         $0x00000080, R8
 	DECQ         R12
 	JNE          complex11
 
@@ -18474,10 +18392,7 @@ not11:
 	MOVQ at_len+104(FP), R13
 	CMPQ R13, $0x0a
 	JNE  not10
-	MOVQ bins+144(FP), R12
-	NEGQ R12
-	LEAQ (R12)(R12*2), R12
-	ADDQ planes+136(FP), R12
+	MOVQ reals+144(FP), R12
 
 real10:
 	MOVQ   BX, SI
@@ -18536,7 +18451,7 @@ k10:
 	VBROADCASTSD 72(AX), Z23
 	VFMADD231PS  Z20, Z23, Z18
 	VFMADD231PS  Z21, Z23, Z19
-	ADDQ         R10, AX
+	LEAQ         (AX)(R10*1), AX
 	ADDQ         R9, SI
 	DECQ         DX
 	JNE          k10
@@ -18570,16 +18485,17 @@ k10:
 	MOVQ         72(R11), R13
 	VMOVUPS      Z18, (CX)(R13*4)
 	VMOVUPS      Z19, (R8)(R13*4)
-	ADDQ         $0x40, BX
-	ADDQ         $0x40, CX
-	ADDQ         $0x40, R8
+	ADDQ         $0x00000040, BX
+	ADDQ         $0x00000040, CX
+	ADDQ         $0x00000040, R8
 	DECQ         R12
 	JNE          real10
-	MOVQ         bins+144(FP), R12
+	MOVQ         bins+152(FP), R12
 	TESTQ        R12, R12
 	JE           end10
 
 complex10:
+	LEAQ   (AX)(R10*1), R14
 	MOVQ   BX, SI
 	MOVQ   k+120(FP), DX
 	VPXORD Z0, Z0, Z0
@@ -18604,8 +18520,10 @@ complex10:
 	VPXORD Z19, Z19, Z19
 
 k1_10:
-	VMOVSLDUP    (SI), Z20
-	VMOVSHDUP    (SI), Z21
+	VMOVUPS      (SI), Z21
+	VADDPS       64(SI), Z21, Z21
+	VMOVSLDUP    Z21, Z20
+	VMOVSHDUP    Z21, Z21
 	VBROADCASTSD (AX), Z22
 	VFMADD231PS  Z20, Z22, Z0
 	VFMADD231PS  Z21, Z22, Z1
@@ -18636,7 +18554,7 @@ k1_10:
 	VBROADCASTSD 72(AX), Z23
 	VFMADD231PS  Z20, Z23, Z18
 	VFMADD231PS  Z21, Z23, Z19
-	ADDQ         R10, AX
+	LEAQ         (AX)(R10*2), AX
 	ADDQ         R9, SI
 	DECQ         DX
 	JNE          k1_10
@@ -18670,9 +18588,6 @@ k1_10:
 	MOVQ         72(R11), R13
 	VMOVUPS      Z18, (CX)(R13*4)
 	VMOVUPS      Z19, (R8)(R13*4)
-	ADDQ         $0x40, BX
-	ADDQ         $0x40, CX
-	ADDQ         $0x40, R8
 	MOVQ         BX, SI
 	MOVQ         k+120(FP), DX
 	VPXORD       Z0, Z0, Z0
@@ -18729,43 +18644,60 @@ k2_10:
 	VBROADCASTSD 72(DI), Z23
 	VFMADD231PS  Z20, Z23, Z18
 	VFMADD231PS  Z21, Z23, Z19
-	ADDQ         R10, DI
+	LEAQ         (DI)(R10*1), DI
 	ADDQ         R9, SI
 	DECQ         DX
 	JNE          k2_10
 	MOVQ         (R11), R13
-	VMOVUPS      Z0, (CX)(R13*4)
-	VMOVUPS      Z1, (R8)(R13*4)
+	VADDPS       (CX)(R13*4), Z0, Z0
+	VMOVUPS      Z0, 64(CX)(R13*4)
+	VADDPS       (R8)(R13*4), Z1, Z1
+	VMOVUPS      Z1, 64(R8)(R13*4)
 	MOVQ         8(R11), R13
-	VMOVUPS      Z2, (CX)(R13*4)
-	VMOVUPS      Z3, (R8)(R13*4)
+	VADDPS       (CX)(R13*4), Z2, Z2
+	VMOVUPS      Z2, 64(CX)(R13*4)
+	VADDPS       (R8)(R13*4), Z3, Z3
+	VMOVUPS      Z3, 64(R8)(R13*4)
 	MOVQ         16(R11), R13
-	VMOVUPS      Z4, (CX)(R13*4)
-	VMOVUPS      Z5, (R8)(R13*4)
+	VADDPS       (CX)(R13*4), Z4, Z4
+	VMOVUPS      Z4, 64(CX)(R13*4)
+	VADDPS       (R8)(R13*4), Z5, Z5
+	VMOVUPS      Z5, 64(R8)(R13*4)
 	MOVQ         24(R11), R13
-	VMOVUPS      Z6, (CX)(R13*4)
-	VMOVUPS      Z7, (R8)(R13*4)
+	VADDPS       (CX)(R13*4), Z6, Z6
+	VMOVUPS      Z6, 64(CX)(R13*4)
+	VADDPS       (R8)(R13*4), Z7, Z7
+	VMOVUPS      Z7, 64(R8)(R13*4)
 	MOVQ         32(R11), R13
-	VMOVUPS      Z8, (CX)(R13*4)
-	VMOVUPS      Z9, (R8)(R13*4)
+	VADDPS       (CX)(R13*4), Z8, Z8
+	VMOVUPS      Z8, 64(CX)(R13*4)
+	VADDPS       (R8)(R13*4), Z9, Z9
+	VMOVUPS      Z9, 64(R8)(R13*4)
 	MOVQ         40(R11), R13
-	VMOVUPS      Z10, (CX)(R13*4)
-	VMOVUPS      Z11, (R8)(R13*4)
+	VADDPS       (CX)(R13*4), Z10, Z10
+	VMOVUPS      Z10, 64(CX)(R13*4)
+	VADDPS       (R8)(R13*4), Z11, Z11
+	VMOVUPS      Z11, 64(R8)(R13*4)
 	MOVQ         48(R11), R13
-	VMOVUPS      Z12, (CX)(R13*4)
-	VMOVUPS      Z13, (R8)(R13*4)
+	VADDPS       (CX)(R13*4), Z12, Z12
+	VMOVUPS      Z12, 64(CX)(R13*4)
+	VADDPS       (R8)(R13*4), Z13, Z13
+	VMOVUPS      Z13, 64(R8)(R13*4)
 	MOVQ         56(R11), R13
-	VMOVUPS      Z14, (CX)(R13*4)
-	VMOVUPS      Z15, (R8)(R13*4)
+	VADDPS       (CX)(R13*4), Z14, Z14
+	VMOVUPS      Z14, 64(CX)(R13*4)
+	VADDPS       (R8)(R13*4), Z15, Z15
+	VMOVUPS      Z15, 64(R8)(R13*4)
 	MOVQ         64(R11), R13
-	VMOVUPS      Z16, (CX)(R13*4)
-	VMOVUPS      Z17, (R8)(R13*4)
+	VADDPS       (CX)(R13*4), Z16, Z16
+	VMOVUPS      Z16, 64(CX)(R13*4)
+	VADDPS       (R8)(R13*4), Z17, Z17
+	VMOVUPS      Z17, 64(R8)(R13*4)
 	MOVQ         72(R11), R13
-	VMOVUPS      Z18, (CX)(R13*4)
-	VMOVUPS      Z19, (R8)(R13*4)
-	ADDQ         $0x40, BX
-	ADDQ         $0x40, CX
-	ADDQ         $0x40, R8
+	VADDPS       (CX)(R13*4), Z18, Z18
+	VMOVUPS      Z18, 64(CX)(R13*4)
+	VADDPS       (R8)(R13*4), Z19, Z19
+	VMOVUPS      Z19, 64(R8)(R13*4)
 	MOVQ         BX, SI
 	MOVQ         k+120(FP), DX
 	VPXORD       Z0, Z0, Z0
@@ -18790,75 +18722,115 @@ k2_10:
 	VPXORD       Z19, Z19, Z19
 
 k3_10:
-	VMOVSLDUP    (SI), Z20
-	VMOVSHDUP    (SI), Z21
-	VBROADCASTSD (AX), Z22
+	VMOVSLDUP    64(SI), Z20
+	VMOVSHDUP    64(SI), Z21
+	VBROADCASTSD (R14), Z22
 	VFMADD231PS  Z20, Z22, Z0
 	VFMADD231PS  Z21, Z22, Z1
-	VBROADCASTSD 8(AX), Z23
+	VBROADCASTSD 8(R14), Z23
 	VFMADD231PS  Z20, Z23, Z2
 	VFMADD231PS  Z21, Z23, Z3
-	VBROADCASTSD 16(AX), Z22
+	VBROADCASTSD 16(R14), Z22
 	VFMADD231PS  Z20, Z22, Z4
 	VFMADD231PS  Z21, Z22, Z5
-	VBROADCASTSD 24(AX), Z23
+	VBROADCASTSD 24(R14), Z23
 	VFMADD231PS  Z20, Z23, Z6
 	VFMADD231PS  Z21, Z23, Z7
-	VBROADCASTSD 32(AX), Z22
+	VBROADCASTSD 32(R14), Z22
 	VFMADD231PS  Z20, Z22, Z8
 	VFMADD231PS  Z21, Z22, Z9
-	VBROADCASTSD 40(AX), Z23
+	VBROADCASTSD 40(R14), Z23
 	VFMADD231PS  Z20, Z23, Z10
 	VFMADD231PS  Z21, Z23, Z11
-	VBROADCASTSD 48(AX), Z22
+	VBROADCASTSD 48(R14), Z22
 	VFMADD231PS  Z20, Z22, Z12
 	VFMADD231PS  Z21, Z22, Z13
-	VBROADCASTSD 56(AX), Z23
+	VBROADCASTSD 56(R14), Z23
 	VFMADD231PS  Z20, Z23, Z14
 	VFMADD231PS  Z21, Z23, Z15
-	VBROADCASTSD 64(AX), Z22
+	VBROADCASTSD 64(R14), Z22
 	VFMADD231PS  Z20, Z22, Z16
 	VFMADD231PS  Z21, Z22, Z17
-	VBROADCASTSD 72(AX), Z23
+	VBROADCASTSD 72(R14), Z23
 	VFMADD231PS  Z20, Z23, Z18
 	VFMADD231PS  Z21, Z23, Z19
-	ADDQ         R10, AX
+	LEAQ         (R14)(R10*2), R14
 	ADDQ         R9, SI
 	DECQ         DX
 	JNE          k3_10
 	MOVQ         (R11), R13
-	VMOVUPS      Z0, (CX)(R13*4)
-	VMOVUPS      Z1, (R8)(R13*4)
+	VMOVUPS      (CX)(R13*4), Z20
+	VSUBPS       Z0, Z20, Z20
+	VMOVUPS      Z20, (CX)(R13*4)
+	VMOVUPS      (R8)(R13*4), Z20
+	VSUBPS       Z1, Z20, Z20
+	VMOVUPS      Z20, (R8)(R13*4)
 	MOVQ         8(R11), R13
-	VMOVUPS      Z2, (CX)(R13*4)
-	VMOVUPS      Z3, (R8)(R13*4)
+	VMOVUPS      (CX)(R13*4), Z20
+	VSUBPS       Z2, Z20, Z20
+	VMOVUPS      Z20, (CX)(R13*4)
+	VMOVUPS      (R8)(R13*4), Z20
+	VSUBPS       Z3, Z20, Z20
+	VMOVUPS      Z20, (R8)(R13*4)
 	MOVQ         16(R11), R13
-	VMOVUPS      Z4, (CX)(R13*4)
-	VMOVUPS      Z5, (R8)(R13*4)
+	VMOVUPS      (CX)(R13*4), Z20
+	VSUBPS       Z4, Z20, Z20
+	VMOVUPS      Z20, (CX)(R13*4)
+	VMOVUPS      (R8)(R13*4), Z20
+	VSUBPS       Z5, Z20, Z20
+	VMOVUPS      Z20, (R8)(R13*4)
 	MOVQ         24(R11), R13
-	VMOVUPS      Z6, (CX)(R13*4)
-	VMOVUPS      Z7, (R8)(R13*4)
+	VMOVUPS      (CX)(R13*4), Z20
+	VSUBPS       Z6, Z20, Z20
+	VMOVUPS      Z20, (CX)(R13*4)
+	VMOVUPS      (R8)(R13*4), Z20
+	VSUBPS       Z7, Z20, Z20
+	VMOVUPS      Z20, (R8)(R13*4)
 	MOVQ         32(R11), R13
-	VMOVUPS      Z8, (CX)(R13*4)
-	VMOVUPS      Z9, (R8)(R13*4)
+	VMOVUPS      (CX)(R13*4), Z20
+	VSUBPS       Z8, Z20, Z20
+	VMOVUPS      Z20, (CX)(R13*4)
+	VMOVUPS      (R8)(R13*4), Z20
+	VSUBPS       Z9, Z20, Z20
+	VMOVUPS      Z20, (R8)(R13*4)
 	MOVQ         40(R11), R13
-	VMOVUPS      Z10, (CX)(R13*4)
-	VMOVUPS      Z11, (R8)(R13*4)
+	VMOVUPS      (CX)(R13*4), Z20
+	VSUBPS       Z10, Z20, Z20
+	VMOVUPS      Z20, (CX)(R13*4)
+	VMOVUPS      (R8)(R13*4), Z20
+	VSUBPS       Z11, Z20, Z20
+	VMOVUPS      Z20, (R8)(R13*4)
 	MOVQ         48(R11), R13
-	VMOVUPS      Z12, (CX)(R13*4)
-	VMOVUPS      Z13, (R8)(R13*4)
+	VMOVUPS      (CX)(R13*4), Z20
+	VSUBPS       Z12, Z20, Z20
+	VMOVUPS      Z20, (CX)(R13*4)
+	VMOVUPS      (R8)(R13*4), Z20
+	VSUBPS       Z13, Z20, Z20
+	VMOVUPS      Z20, (R8)(R13*4)
 	MOVQ         56(R11), R13
-	VMOVUPS      Z14, (CX)(R13*4)
-	VMOVUPS      Z15, (R8)(R13*4)
+	VMOVUPS      (CX)(R13*4), Z20
+	VSUBPS       Z14, Z20, Z20
+	VMOVUPS      Z20, (CX)(R13*4)
+	VMOVUPS      (R8)(R13*4), Z20
+	VSUBPS       Z15, Z20, Z20
+	VMOVUPS      Z20, (R8)(R13*4)
 	MOVQ         64(R11), R13
-	VMOVUPS      Z16, (CX)(R13*4)
-	VMOVUPS      Z17, (R8)(R13*4)
+	VMOVUPS      (CX)(R13*4), Z20
+	VSUBPS       Z16, Z20, Z20
+	VMOVUPS      Z20, (CX)(R13*4)
+	VMOVUPS      (R8)(R13*4), Z20
+	VSUBPS       Z17, Z20, Z20
+	VMOVUPS      Z20, (R8)(R13*4)
 	MOVQ         72(R11), R13
-	VMOVUPS      Z18, (CX)(R13*4)
-	VMOVUPS      Z19, (R8)(R13*4)
-	ADDQ         $0x40, BX
-	ADDQ         $0x40, CX
-	ADDQ         $0x40, R8
+	VMOVUPS      (CX)(R13*4), Z20
+	VSUBPS       Z18, Z20, Z20
+	VMOVUPS      Z20, (CX)(R13*4)
+	VMOVUPS      (R8)(R13*4), Z20
+	VSUBPS       Z19, Z20, Z20
+	VMOVUPS      Z20, (R8)(R13*4)
+	ADDQ         $0x00000080, BX
+	ADDQ         $0x00000080, CX
+	ADDQ         $0x00000080, R8
 	DECQ         R12
 	JNE          complex10
 
@@ -18870,10 +18842,7 @@ not10:
 	MOVQ at_len+104(FP), R13
 	CMPQ R13, $0x09
 	JNE  not9
-	MOVQ bins+144(FP), R12
-	NEGQ R12
-	LEAQ (R12)(R12*2), R12
-	ADDQ planes+136(FP), R12
+	MOVQ reals+144(FP), R12
 
 real9:
 	MOVQ   BX, SI
@@ -18927,7 +18896,7 @@ k9:
 	VBROADCASTSD 64(AX), Z20
 	VFMADD231PS  Z18, Z20, Z16
 	VFMADD231PS  Z19, Z20, Z17
-	ADDQ         R10, AX
+	LEAQ         (AX)(R10*1), AX
 	ADDQ         R9, SI
 	DECQ         DX
 	JNE          k9
@@ -18958,16 +18927,17 @@ k9:
 	MOVQ         64(R11), R13
 	VMOVUPS      Z16, (CX)(R13*4)
 	VMOVUPS      Z17, (R8)(R13*4)
-	ADDQ         $0x40, BX
-	ADDQ         $0x40, CX
-	ADDQ         $0x40, R8
+	ADDQ         $0x00000040, BX
+	ADDQ         $0x00000040, CX
+	ADDQ         $0x00000040, R8
 	DECQ         R12
 	JNE          real9
-	MOVQ         bins+144(FP), R12
+	MOVQ         bins+152(FP), R12
 	TESTQ        R12, R12
 	JE           end9
 
 complex9:
+	LEAQ   (AX)(R10*1), R14
 	MOVQ   BX, SI
 	MOVQ   k+120(FP), DX
 	VPXORD Z0, Z0, Z0
@@ -18990,8 +18960,10 @@ complex9:
 	VPXORD Z17, Z17, Z17
 
 k1_9:
-	VMOVSLDUP    (SI), Z18
-	VMOVSHDUP    (SI), Z19
+	VMOVUPS      (SI), Z19
+	VADDPS       64(SI), Z19, Z19
+	VMOVSLDUP    Z19, Z18
+	VMOVSHDUP    Z19, Z19
 	VBROADCASTSD (AX), Z20
 	VFMADD231PS  Z18, Z20, Z0
 	VFMADD231PS  Z19, Z20, Z1
@@ -19019,7 +18991,7 @@ k1_9:
 	VBROADCASTSD 64(AX), Z20
 	VFMADD231PS  Z18, Z20, Z16
 	VFMADD231PS  Z19, Z20, Z17
-	ADDQ         R10, AX
+	LEAQ         (AX)(R10*2), AX
 	ADDQ         R9, SI
 	DECQ         DX
 	JNE          k1_9
@@ -19050,9 +19022,6 @@ k1_9:
 	MOVQ         64(R11), R13
 	VMOVUPS      Z16, (CX)(R13*4)
 	VMOVUPS      Z17, (R8)(R13*4)
-	ADDQ         $0x40, BX
-	ADDQ         $0x40, CX
-	ADDQ         $0x40, R8
 	MOVQ         BX, SI
 	MOVQ         k+120(FP), DX
 	VPXORD       Z0, Z0, Z0
@@ -19104,40 +19073,55 @@ k2_9:
 	VBROADCASTSD 64(DI), Z20
 	VFMADD231PS  Z18, Z20, Z16
 	VFMADD231PS  Z19, Z20, Z17
-	ADDQ         R10, DI
+	LEAQ         (DI)(R10*1), DI
 	ADDQ         R9, SI
 	DECQ         DX
 	JNE          k2_9
 	MOVQ         (R11), R13
-	VMOVUPS      Z0, (CX)(R13*4)
-	VMOVUPS      Z1, (R8)(R13*4)
+	VADDPS       (CX)(R13*4), Z0, Z0
+	VMOVUPS      Z0, 64(CX)(R13*4)
+	VADDPS       (R8)(R13*4), Z1, Z1
+	VMOVUPS      Z1, 64(R8)(R13*4)
 	MOVQ         8(R11), R13
-	VMOVUPS      Z2, (CX)(R13*4)
-	VMOVUPS      Z3, (R8)(R13*4)
+	VADDPS       (CX)(R13*4), Z2, Z2
+	VMOVUPS      Z2, 64(CX)(R13*4)
+	VADDPS       (R8)(R13*4), Z3, Z3
+	VMOVUPS      Z3, 64(R8)(R13*4)
 	MOVQ         16(R11), R13
-	VMOVUPS      Z4, (CX)(R13*4)
-	VMOVUPS      Z5, (R8)(R13*4)
+	VADDPS       (CX)(R13*4), Z4, Z4
+	VMOVUPS      Z4, 64(CX)(R13*4)
+	VADDPS       (R8)(R13*4), Z5, Z5
+	VMOVUPS      Z5, 64(R8)(R13*4)
 	MOVQ         24(R11), R13
-	VMOVUPS      Z6, (CX)(R13*4)
-	VMOVUPS      Z7, (R8)(R13*4)
+	VADDPS       (CX)(R13*4), Z6, Z6
+	VMOVUPS      Z6, 64(CX)(R13*4)
+	VADDPS       (R8)(R13*4), Z7, Z7
+	VMOVUPS      Z7, 64(R8)(R13*4)
 	MOVQ         32(R11), R13
-	VMOVUPS      Z8, (CX)(R13*4)
-	VMOVUPS      Z9, (R8)(R13*4)
+	VADDPS       (CX)(R13*4), Z8, Z8
+	VMOVUPS      Z8, 64(CX)(R13*4)
+	VADDPS       (R8)(R13*4), Z9, Z9
+	VMOVUPS      Z9, 64(R8)(R13*4)
 	MOVQ         40(R11), R13
-	VMOVUPS      Z10, (CX)(R13*4)
-	VMOVUPS      Z11, (R8)(R13*4)
+	VADDPS       (CX)(R13*4), Z10, Z10
+	VMOVUPS      Z10, 64(CX)(R13*4)
+	VADDPS       (R8)(R13*4), Z11, Z11
+	VMOVUPS      Z11, 64(R8)(R13*4)
 	MOVQ         48(R11), R13
-	VMOVUPS      Z12, (CX)(R13*4)
-	VMOVUPS      Z13, (R8)(R13*4)
+	VADDPS       (CX)(R13*4), Z12, Z12
+	VMOVUPS      Z12, 64(CX)(R13*4)
+	VADDPS       (R8)(R13*4), Z13, Z13
+	VMOVUPS      Z13, 64(R8)(R13*4)
 	MOVQ         56(R11), R13
-	VMOVUPS      Z14, (CX)(R13*4)
-	VMOVUPS      Z15, (R8)(R13*4)
+	VADDPS       (CX)(R13*4), Z14, Z14
+	VMOVUPS      Z14, 64(CX)(R13*4)
+	VADDPS       (R8)(R13*4), Z15, Z15
+	VMOVUPS      Z15, 64(R8)(R13*4)
 	MOVQ         64(R11), R13
-	VMOVUPS      Z16, (CX)(R13*4)
-	VMOVUPS      Z17, (R8)(R13*4)
-	ADDQ         $0x40, BX
-	ADDQ         $0x40, CX
-	ADDQ         $0x40, R8
+	VADDPS       (CX)(R13*4), Z16, Z16
+	VMOVUPS      Z16, 64(CX)(R13*4)
+	VADDPS       (R8)(R13*4), Z17, Z17
+	VMOVUPS      Z17, 64(R8)(R13*4)
 	MOVQ         BX, SI
 	MOVQ         k+120(FP), DX
 	VPXORD       Z0, Z0, Z0
@@ -19160,69 +19144,105 @@ k2_9:
 	VPXORD       Z17, Z17, Z17
 
 k3_9:
-	VMOVSLDUP    (SI), Z18
-	VMOVSHDUP    (SI), Z19
-	VBROADCASTSD (AX), Z20
+	VMOVSLDUP    64(SI), Z18
+	VMOVSHDUP    64(SI), Z19
+	VBROADCASTSD (R14), Z20
 	VFMADD231PS  Z18, Z20, Z0
 	VFMADD231PS  Z19, Z20, Z1
-	VBROADCASTSD 8(AX), Z21
+	VBROADCASTSD 8(R14), Z21
 	VFMADD231PS  Z18, Z21, Z2
 	VFMADD231PS  Z19, Z21, Z3
-	VBROADCASTSD 16(AX), Z20
+	VBROADCASTSD 16(R14), Z20
 	VFMADD231PS  Z18, Z20, Z4
 	VFMADD231PS  Z19, Z20, Z5
-	VBROADCASTSD 24(AX), Z21
+	VBROADCASTSD 24(R14), Z21
 	VFMADD231PS  Z18, Z21, Z6
 	VFMADD231PS  Z19, Z21, Z7
-	VBROADCASTSD 32(AX), Z20
+	VBROADCASTSD 32(R14), Z20
 	VFMADD231PS  Z18, Z20, Z8
 	VFMADD231PS  Z19, Z20, Z9
-	VBROADCASTSD 40(AX), Z21
+	VBROADCASTSD 40(R14), Z21
 	VFMADD231PS  Z18, Z21, Z10
 	VFMADD231PS  Z19, Z21, Z11
-	VBROADCASTSD 48(AX), Z20
+	VBROADCASTSD 48(R14), Z20
 	VFMADD231PS  Z18, Z20, Z12
 	VFMADD231PS  Z19, Z20, Z13
-	VBROADCASTSD 56(AX), Z21
+	VBROADCASTSD 56(R14), Z21
 	VFMADD231PS  Z18, Z21, Z14
 	VFMADD231PS  Z19, Z21, Z15
-	VBROADCASTSD 64(AX), Z20
+	VBROADCASTSD 64(R14), Z20
 	VFMADD231PS  Z18, Z20, Z16
 	VFMADD231PS  Z19, Z20, Z17
-	ADDQ         R10, AX
+	LEAQ         (R14)(R10*2), R14
 	ADDQ         R9, SI
 	DECQ         DX
 	JNE          k3_9
 	MOVQ         (R11), R13
-	VMOVUPS      Z0, (CX)(R13*4)
-	VMOVUPS      Z1, (R8)(R13*4)
+	VMOVUPS      (CX)(R13*4), Z18
+	VSUBPS       Z0, Z18, Z18
+	VMOVUPS      Z18, (CX)(R13*4)
+	VMOVUPS      (R8)(R13*4), Z18
+	VSUBPS       Z1, Z18, Z18
+	VMOVUPS      Z18, (R8)(R13*4)
 	MOVQ         8(R11), R13
-	VMOVUPS      Z2, (CX)(R13*4)
-	VMOVUPS      Z3, (R8)(R13*4)
+	VMOVUPS      (CX)(R13*4), Z18
+	VSUBPS       Z2, Z18, Z18
+	VMOVUPS      Z18, (CX)(R13*4)
+	VMOVUPS      (R8)(R13*4), Z18
+	VSUBPS       Z3, Z18, Z18
+	VMOVUPS      Z18, (R8)(R13*4)
 	MOVQ         16(R11), R13
-	VMOVUPS      Z4, (CX)(R13*4)
-	VMOVUPS      Z5, (R8)(R13*4)
+	VMOVUPS      (CX)(R13*4), Z18
+	VSUBPS       Z4, Z18, Z18
+	VMOVUPS      Z18, (CX)(R13*4)
+	VMOVUPS      (R8)(R13*4), Z18
+	VSUBPS       Z5, Z18, Z18
+	VMOVUPS      Z18, (R8)(R13*4)
 	MOVQ         24(R11), R13
-	VMOVUPS      Z6, (CX)(R13*4)
-	VMOVUPS      Z7, (R8)(R13*4)
+	VMOVUPS      (CX)(R13*4), Z18
+	VSUBPS       Z6, Z18, Z18
+	VMOVUPS      Z18, (CX)(R13*4)
+	VMOVUPS      (R8)(R13*4), Z18
+	VSUBPS       Z7, Z18, Z18
+	VMOVUPS      Z18, (R8)(R13*4)
 	MOVQ         32(R11), R13
-	VMOVUPS      Z8, (CX)(R13*4)
-	VMOVUPS      Z9, (R8)(R13*4)
+	VMOVUPS      (CX)(R13*4), Z18
+	VSUBPS       Z8, Z18, Z18
+	VMOVUPS      Z18, (CX)(R13*4)
+	VMOVUPS      (R8)(R13*4), Z18
+	VSUBPS       Z9, Z18, Z18
+	VMOVUPS      Z18, (R8)(R13*4)
 	MOVQ         40(R11), R13
-	VMOVUPS      Z10, (CX)(R13*4)
-	VMOVUPS      Z11, (R8)(R13*4)
+	VMOVUPS      (CX)(R13*4), Z18
+	VSUBPS       Z10, Z18, Z18
+	VMOVUPS      Z18, (CX)(R13*4)
+	VMOVUPS      (R8)(R13*4), Z18
+	VSUBPS       Z11, Z18, Z18
+	VMOVUPS      Z18, (R8)(R13*4)
 	MOVQ         48(R11), R13
-	VMOVUPS      Z12, (CX)(R13*4)
-	VMOVUPS      Z13, (R8)(R13*4)
+	VMOVUPS      (CX)(R13*4), Z18
+	VSUBPS       Z12, Z18, Z18
+	VMOVUPS      Z18, (CX)(R13*4)
+	VMOVUPS      (R8)(R13*4), Z18
+	VSUBPS       Z13, Z18, Z18
+	VMOVUPS      Z18, (R8)(R13*4)
 	MOVQ         56(R11), R13
-	VMOVUPS      Z14, (CX)(R13*4)
-	VMOVUPS      Z15, (R8)(R13*4)
+	VMOVUPS      (CX)(R13*4), Z18
+	VSUBPS       Z14, Z18, Z18
+	VMOVUPS      Z18, (CX)(R13*4)
+	VMOVUPS      (R8)(R13*4), Z18
+	VSUBPS       Z15, Z18, Z18
+	VMOVUPS      Z18, (R8)(R13*4)
 	MOVQ         64(R11), R13
-	VMOVUPS      Z16, (CX)(R13*4)
-	VMOVUPS      Z17, (R8)(R13*4)
-	ADDQ         $0x40, BX
-	ADDQ         $0x40, CX
-	ADDQ         $0x40, R8
+	VMOVUPS      (CX)(R13*4), Z18
+	VSUBPS       Z16, Z18, Z18
+	VMOVUPS      Z18, (CX)(R13*4)
+	VMOVUPS      (R8)(R13*4), Z18
+	VSUBPS       Z17, Z18, Z18
+	VMOVUPS      Z18, (R8)(R13*4)
+	ADDQ         $0x00000080, BX
+	ADDQ         $0x00000080, CX
+	ADDQ         $0x00000080, R8
 	DECQ         R12
 	JNE          complex9
 
@@ -19234,10 +19254,7 @@ not9:
 	MOVQ at_len+104(FP), R13
 	CMPQ R13, $0x08
 	JNE  not8
-	MOVQ bins+144(FP), R12
-	NEGQ R12
-	LEAQ (R12)(R12*2), R12
-	ADDQ planes+136(FP), R12
+	MOVQ reals+144(FP), R12
 
 real8:
 	MOVQ   BX, SI
@@ -19286,7 +19303,7 @@ k8:
 	VBROADCASTSD 56(AX), Z19
 	VFMADD231PS  Z16, Z19, Z14
 	VFMADD231PS  Z17, Z19, Z15
-	ADDQ         R10, AX
+	LEAQ         (AX)(R10*1), AX
 	ADDQ         R9, SI
 	DECQ         DX
 	JNE          k8
@@ -19314,16 +19331,17 @@ k8:
 	MOVQ         56(R11), R13
 	VMOVUPS      Z14, (CX)(R13*4)
 	VMOVUPS      Z15, (R8)(R13*4)
-	ADDQ         $0x40, BX
-	ADDQ         $0x40, CX
-	ADDQ         $0x40, R8
+	ADDQ         $0x00000040, BX
+	ADDQ         $0x00000040, CX
+	ADDQ         $0x00000040, R8
 	DECQ         R12
 	JNE          real8
-	MOVQ         bins+144(FP), R12
+	MOVQ         bins+152(FP), R12
 	TESTQ        R12, R12
 	JE           end8
 
 complex8:
+	LEAQ   (AX)(R10*1), R14
 	MOVQ   BX, SI
 	MOVQ   k+120(FP), DX
 	VPXORD Z0, Z0, Z0
@@ -19344,8 +19362,10 @@ complex8:
 	VPXORD Z15, Z15, Z15
 
 k1_8:
-	VMOVSLDUP    (SI), Z16
-	VMOVSHDUP    (SI), Z17
+	VMOVUPS      (SI), Z17
+	VADDPS       64(SI), Z17, Z17
+	VMOVSLDUP    Z17, Z16
+	VMOVSHDUP    Z17, Z17
 	VBROADCASTSD (AX), Z18
 	VFMADD231PS  Z16, Z18, Z0
 	VFMADD231PS  Z17, Z18, Z1
@@ -19370,7 +19390,7 @@ k1_8:
 	VBROADCASTSD 56(AX), Z19
 	VFMADD231PS  Z16, Z19, Z14
 	VFMADD231PS  Z17, Z19, Z15
-	ADDQ         R10, AX
+	LEAQ         (AX)(R10*2), AX
 	ADDQ         R9, SI
 	DECQ         DX
 	JNE          k1_8
@@ -19398,9 +19418,6 @@ k1_8:
 	MOVQ         56(R11), R13
 	VMOVUPS      Z14, (CX)(R13*4)
 	VMOVUPS      Z15, (R8)(R13*4)
-	ADDQ         $0x40, BX
-	ADDQ         $0x40, CX
-	ADDQ         $0x40, R8
 	MOVQ         BX, SI
 	MOVQ         k+120(FP), DX
 	VPXORD       Z0, Z0, Z0
@@ -19447,37 +19464,50 @@ k2_8:
 	VBROADCASTSD 56(DI), Z19
 	VFMADD231PS  Z16, Z19, Z14
 	VFMADD231PS  Z17, Z19, Z15
-	ADDQ         R10, DI
+	LEAQ         (DI)(R10*1), DI
 	ADDQ         R9, SI
 	DECQ         DX
 	JNE          k2_8
 	MOVQ         (R11), R13
-	VMOVUPS      Z0, (CX)(R13*4)
-	VMOVUPS      Z1, (R8)(R13*4)
+	VADDPS       (CX)(R13*4), Z0, Z0
+	VMOVUPS      Z0, 64(CX)(R13*4)
+	VADDPS       (R8)(R13*4), Z1, Z1
+	VMOVUPS      Z1, 64(R8)(R13*4)
 	MOVQ         8(R11), R13
-	VMOVUPS      Z2, (CX)(R13*4)
-	VMOVUPS      Z3, (R8)(R13*4)
+	VADDPS       (CX)(R13*4), Z2, Z2
+	VMOVUPS      Z2, 64(CX)(R13*4)
+	VADDPS       (R8)(R13*4), Z3, Z3
+	VMOVUPS      Z3, 64(R8)(R13*4)
 	MOVQ         16(R11), R13
-	VMOVUPS      Z4, (CX)(R13*4)
-	VMOVUPS      Z5, (R8)(R13*4)
+	VADDPS       (CX)(R13*4), Z4, Z4
+	VMOVUPS      Z4, 64(CX)(R13*4)
+	VADDPS       (R8)(R13*4), Z5, Z5
+	VMOVUPS      Z5, 64(R8)(R13*4)
 	MOVQ         24(R11), R13
-	VMOVUPS      Z6, (CX)(R13*4)
-	VMOVUPS      Z7, (R8)(R13*4)
+	VADDPS       (CX)(R13*4), Z6, Z6
+	VMOVUPS      Z6, 64(CX)(R13*4)
+	VADDPS       (R8)(R13*4), Z7, Z7
+	VMOVUPS      Z7, 64(R8)(R13*4)
 	MOVQ         32(R11), R13
-	VMOVUPS      Z8, (CX)(R13*4)
-	VMOVUPS      Z9, (R8)(R13*4)
+	VADDPS       (CX)(R13*4), Z8, Z8
+	VMOVUPS      Z8, 64(CX)(R13*4)
+	VADDPS       (R8)(R13*4), Z9, Z9
+	VMOVUPS      Z9, 64(R8)(R13*4)
 	MOVQ         40(R11), R13
-	VMOVUPS      Z10, (CX)(R13*4)
-	VMOVUPS      Z11, (R8)(R13*4)
+	VADDPS       (CX)(R13*4), Z10, Z10
+	VMOVUPS      Z10, 64(CX)(R13*4)
+	VADDPS       (R8)(R13*4), Z11, Z11
+	VMOVUPS      Z11, 64(R8)(R13*4)
 	MOVQ         48(R11), R13
-	VMOVUPS      Z12, (CX)(R13*4)
-	VMOVUPS      Z13, (R8)(R13*4)
+	VADDPS       (CX)(R13*4), Z12, Z12
+	VMOVUPS      Z12, 64(CX)(R13*4)
+	VADDPS       (R8)(R13*4), Z13, Z13
+	VMOVUPS      Z13, 64(R8)(R13*4)
 	MOVQ         56(R11), R13
-	VMOVUPS      Z14, (CX)(R13*4)
-	VMOVUPS      Z15, (R8)(R13*4)
-	ADDQ         $0x40, BX
-	ADDQ         $0x40, CX
-	ADDQ         $0x40, R8
+	VADDPS       (CX)(R13*4), Z14, Z14
+	VMOVUPS      Z14, 64(CX)(R13*4)
+	VADDPS       (R8)(R13*4), Z15, Z15
+	VMOVUPS      Z15, 64(R8)(R13*4)
 	MOVQ         BX, SI
 	MOVQ         k+120(FP), DX
 	VPXORD       Z0, Z0, Z0
@@ -19498,63 +19528,95 @@ k2_8:
 	VPXORD       Z15, Z15, Z15
 
 k3_8:
-	VMOVSLDUP    (SI), Z16
-	VMOVSHDUP    (SI), Z17
-	VBROADCASTSD (AX), Z18
+	VMOVSLDUP    64(SI), Z16
+	VMOVSHDUP    64(SI), Z17
+	VBROADCASTSD (R14), Z18
 	VFMADD231PS  Z16, Z18, Z0
 	VFMADD231PS  Z17, Z18, Z1
-	VBROADCASTSD 8(AX), Z19
+	VBROADCASTSD 8(R14), Z19
 	VFMADD231PS  Z16, Z19, Z2
 	VFMADD231PS  Z17, Z19, Z3
-	VBROADCASTSD 16(AX), Z18
+	VBROADCASTSD 16(R14), Z18
 	VFMADD231PS  Z16, Z18, Z4
 	VFMADD231PS  Z17, Z18, Z5
-	VBROADCASTSD 24(AX), Z19
+	VBROADCASTSD 24(R14), Z19
 	VFMADD231PS  Z16, Z19, Z6
 	VFMADD231PS  Z17, Z19, Z7
-	VBROADCASTSD 32(AX), Z18
+	VBROADCASTSD 32(R14), Z18
 	VFMADD231PS  Z16, Z18, Z8
 	VFMADD231PS  Z17, Z18, Z9
-	VBROADCASTSD 40(AX), Z19
+	VBROADCASTSD 40(R14), Z19
 	VFMADD231PS  Z16, Z19, Z10
 	VFMADD231PS  Z17, Z19, Z11
-	VBROADCASTSD 48(AX), Z18
+	VBROADCASTSD 48(R14), Z18
 	VFMADD231PS  Z16, Z18, Z12
 	VFMADD231PS  Z17, Z18, Z13
-	VBROADCASTSD 56(AX), Z19
+	VBROADCASTSD 56(R14), Z19
 	VFMADD231PS  Z16, Z19, Z14
 	VFMADD231PS  Z17, Z19, Z15
-	ADDQ         R10, AX
+	LEAQ         (R14)(R10*2), R14
 	ADDQ         R9, SI
 	DECQ         DX
 	JNE          k3_8
 	MOVQ         (R11), R13
-	VMOVUPS      Z0, (CX)(R13*4)
-	VMOVUPS      Z1, (R8)(R13*4)
+	VMOVUPS      (CX)(R13*4), Z16
+	VSUBPS       Z0, Z16, Z16
+	VMOVUPS      Z16, (CX)(R13*4)
+	VMOVUPS      (R8)(R13*4), Z16
+	VSUBPS       Z1, Z16, Z16
+	VMOVUPS      Z16, (R8)(R13*4)
 	MOVQ         8(R11), R13
-	VMOVUPS      Z2, (CX)(R13*4)
-	VMOVUPS      Z3, (R8)(R13*4)
+	VMOVUPS      (CX)(R13*4), Z16
+	VSUBPS       Z2, Z16, Z16
+	VMOVUPS      Z16, (CX)(R13*4)
+	VMOVUPS      (R8)(R13*4), Z16
+	VSUBPS       Z3, Z16, Z16
+	VMOVUPS      Z16, (R8)(R13*4)
 	MOVQ         16(R11), R13
-	VMOVUPS      Z4, (CX)(R13*4)
-	VMOVUPS      Z5, (R8)(R13*4)
+	VMOVUPS      (CX)(R13*4), Z16
+	VSUBPS       Z4, Z16, Z16
+	VMOVUPS      Z16, (CX)(R13*4)
+	VMOVUPS      (R8)(R13*4), Z16
+	VSUBPS       Z5, Z16, Z16
+	VMOVUPS      Z16, (R8)(R13*4)
 	MOVQ         24(R11), R13
-	VMOVUPS      Z6, (CX)(R13*4)
-	VMOVUPS      Z7, (R8)(R13*4)
+	VMOVUPS      (CX)(R13*4), Z16
+	VSUBPS       Z6, Z16, Z16
+	VMOVUPS      Z16, (CX)(R13*4)
+	VMOVUPS      (R8)(R13*4), Z16
+	VSUBPS       Z7, Z16, Z16
+	VMOVUPS      Z16, (R8)(R13*4)
 	MOVQ         32(R11), R13
-	VMOVUPS      Z8, (CX)(R13*4)
-	VMOVUPS      Z9, (R8)(R13*4)
+	VMOVUPS      (CX)(R13*4), Z16
+	VSUBPS       Z8, Z16, Z16
+	VMOVUPS      Z16, (CX)(R13*4)
+	VMOVUPS      (R8)(R13*4), Z16
+	VSUBPS       Z9, Z16, Z16
+	VMOVUPS      Z16, (R8)(R13*4)
 	MOVQ         40(R11), R13
-	VMOVUPS      Z10, (CX)(R13*4)
-	VMOVUPS      Z11, (R8)(R13*4)
+	VMOVUPS      (CX)(R13*4), Z16
+	VSUBPS       Z10, Z16, Z16
+	VMOVUPS      Z16, (CX)(R13*4)
+	VMOVUPS      (R8)(R13*4), Z16
+	VSUBPS       Z11, Z16, Z16
+	VMOVUPS      Z16, (R8)(R13*4)
 	MOVQ         48(R11), R13
-	VMOVUPS      Z12, (CX)(R13*4)
-	VMOVUPS      Z13, (R8)(R13*4)
+	VMOVUPS      (CX)(R13*4), Z16
+	VSUBPS       Z12, Z16, Z16
+	VMOVUPS      Z16, (CX)(R13*4)
+	VMOVUPS      (R8)(R13*4), Z16
+	VSUBPS       Z13, Z16, Z16
+	VMOVUPS      Z16, (R8)(R13*4)
 	MOVQ         56(R11), R13
-	VMOVUPS      Z14, (CX)(R13*4)
-	VMOVUPS      Z15, (R8)(R13*4)
-	ADDQ         $0x40, BX
-	ADDQ         $0x40, CX
-	ADDQ         $0x40, R8
+	VMOVUPS      (CX)(R13*4), Z16
+	VSUBPS       Z14, Z16, Z16
+	VMOVUPS      Z16, (CX)(R13*4)
+	VMOVUPS      (R8)(R13*4), Z16
+	VSUBPS       Z15, Z16, Z16
+	VMOVUPS      Z16, (R8)(R13*4)
+	ADDQ         $0x00000080, BX
+	ADDQ         $0x00000080, CX
+	ADDQ         $0x00000080, R8
 	DECQ         R12
 	JNE          complex8
 
@@ -19566,10 +19628,7 @@ not8:
 	MOVQ at_len+104(FP), R13
 	CMPQ R13, $0x07
 	JNE  not7
-	MOVQ bins+144(FP), R12
-	NEGQ R12
-	LEAQ (R12)(R12*2), R12
-	ADDQ planes+136(FP), R12
+	MOVQ reals+144(FP), R12
 
 real7:
 	MOVQ   BX, SI
@@ -19613,7 +19672,7 @@ k7:
 	VBROADCASTSD 48(AX), Z16
 	VFMADD231PS  Z14, Z16, Z12
 	VFMADD231PS  Z15, Z16, Z13
-	ADDQ         R10, AX
+	LEAQ         (AX)(R10*1), AX
 	ADDQ         R9, SI
 	DECQ         DX
 	JNE          k7
@@ -19638,16 +19697,17 @@ k7:
 	MOVQ         48(R11), R13
 	VMOVUPS      Z12, (CX)(R13*4)
 	VMOVUPS      Z13, (R8)(R13*4)
-	ADDQ         $0x40, BX
-	ADDQ         $0x40, CX
-	ADDQ         $0x40, R8
+	ADDQ         $0x00000040, BX
+	ADDQ         $0x00000040, CX
+	ADDQ         $0x00000040, R8
 	DECQ         R12
 	JNE          real7
-	MOVQ         bins+144(FP), R12
+	MOVQ         bins+152(FP), R12
 	TESTQ        R12, R12
 	JE           end7
 
 complex7:
+	LEAQ   (AX)(R10*1), R14
 	MOVQ   BX, SI
 	MOVQ   k+120(FP), DX
 	VPXORD Z0, Z0, Z0
@@ -19666,8 +19726,10 @@ complex7:
 	VPXORD Z13, Z13, Z13
 
 k1_7:
-	VMOVSLDUP    (SI), Z14
-	VMOVSHDUP    (SI), Z15
+	VMOVUPS      (SI), Z15
+	VADDPS       64(SI), Z15, Z15
+	VMOVSLDUP    Z15, Z14
+	VMOVSHDUP    Z15, Z15
 	VBROADCASTSD (AX), Z16
 	VFMADD231PS  Z14, Z16, Z0
 	VFMADD231PS  Z15, Z16, Z1
@@ -19689,7 +19751,7 @@ k1_7:
 	VBROADCASTSD 48(AX), Z16
 	VFMADD231PS  Z14, Z16, Z12
 	VFMADD231PS  Z15, Z16, Z13
-	ADDQ         R10, AX
+	LEAQ         (AX)(R10*2), AX
 	ADDQ         R9, SI
 	DECQ         DX
 	JNE          k1_7
@@ -19714,9 +19776,6 @@ k1_7:
 	MOVQ         48(R11), R13
 	VMOVUPS      Z12, (CX)(R13*4)
 	VMOVUPS      Z13, (R8)(R13*4)
-	ADDQ         $0x40, BX
-	ADDQ         $0x40, CX
-	ADDQ         $0x40, R8
 	MOVQ         BX, SI
 	MOVQ         k+120(FP), DX
 	VPXORD       Z0, Z0, Z0
@@ -19758,34 +19817,45 @@ k2_7:
 	VBROADCASTSD 48(DI), Z16
 	VFMADD231PS  Z14, Z16, Z12
 	VFMADD231PS  Z15, Z16, Z13
-	ADDQ         R10, DI
+	LEAQ         (DI)(R10*1), DI
 	ADDQ         R9, SI
 	DECQ         DX
 	JNE          k2_7
 	MOVQ         (R11), R13
-	VMOVUPS      Z0, (CX)(R13*4)
-	VMOVUPS      Z1, (R8)(R13*4)
+	VADDPS       (CX)(R13*4), Z0, Z0
+	VMOVUPS      Z0, 64(CX)(R13*4)
+	VADDPS       (R8)(R13*4), Z1, Z1
+	VMOVUPS      Z1, 64(R8)(R13*4)
 	MOVQ         8(R11), R13
-	VMOVUPS      Z2, (CX)(R13*4)
-	VMOVUPS      Z3, (R8)(R13*4)
+	VADDPS       (CX)(R13*4), Z2, Z2
+	VMOVUPS      Z2, 64(CX)(R13*4)
+	VADDPS       (R8)(R13*4), Z3, Z3
+	VMOVUPS      Z3, 64(R8)(R13*4)
 	MOVQ         16(R11), R13
-	VMOVUPS      Z4, (CX)(R13*4)
-	VMOVUPS      Z5, (R8)(R13*4)
+	VADDPS       (CX)(R13*4), Z4, Z4
+	VMOVUPS      Z4, 64(CX)(R13*4)
+	VADDPS       (R8)(R13*4), Z5, Z5
+	VMOVUPS      Z5, 64(R8)(R13*4)
 	MOVQ         24(R11), R13
-	VMOVUPS      Z6, (CX)(R13*4)
-	VMOVUPS      Z7, (R8)(R13*4)
+	VADDPS       (CX)(R13*4), Z6, Z6
+	VMOVUPS      Z6, 64(CX)(R13*4)
+	VADDPS       (R8)(R13*4), Z7, Z7
+	VMOVUPS      Z7, 64(R8)(R13*4)
 	MOVQ         32(R11), R13
-	VMOVUPS      Z8, (CX)(R13*4)
-	VMOVUPS      Z9, (R8)(R13*4)
+	VADDPS       (CX)(R13*4), Z8, Z8
+	VMOVUPS      Z8, 64(CX)(R13*4)
+	VADDPS       (R8)(R13*4), Z9, Z9
+	VMOVUPS      Z9, 64(R8)(R13*4)
 	MOVQ         40(R11), R13
-	VMOVUPS      Z10, (CX)(R13*4)
-	VMOVUPS      Z11, (R8)(R13*4)
+	VADDPS       (CX)(R13*4), Z10, Z10
+	VMOVUPS      Z10, 64(CX)(R13*4)
+	VADDPS       (R8)(R13*4), Z11, Z11
+	VMOVUPS      Z11, 64(R8)(R13*4)
 	MOVQ         48(R11), R13
-	VMOVUPS      Z12, (CX)(R13*4)
-	VMOVUPS      Z13, (R8)(R13*4)
-	ADDQ         $0x40, BX
-	ADDQ         $0x40, CX
-	ADDQ         $0x40, R8
+	VADDPS       (CX)(R13*4), Z12, Z12
+	VMOVUPS      Z12, 64(CX)(R13*4)
+	VADDPS       (R8)(R13*4), Z13, Z13
+	VMOVUPS      Z13, 64(R8)(R13*4)
 	MOVQ         BX, SI
 	MOVQ         k+120(FP), DX
 	VPXORD       Z0, Z0, Z0
@@ -19804,57 +19874,85 @@ k2_7:
 	VPXORD       Z13, Z13, Z13
 
 k3_7:
-	VMOVSLDUP    (SI), Z14
-	VMOVSHDUP    (SI), Z15
-	VBROADCASTSD (AX), Z16
+	VMOVSLDUP    64(SI), Z14
+	VMOVSHDUP    64(SI), Z15
+	VBROADCASTSD (R14), Z16
 	VFMADD231PS  Z14, Z16, Z0
 	VFMADD231PS  Z15, Z16, Z1
-	VBROADCASTSD 8(AX), Z17
+	VBROADCASTSD 8(R14), Z17
 	VFMADD231PS  Z14, Z17, Z2
 	VFMADD231PS  Z15, Z17, Z3
-	VBROADCASTSD 16(AX), Z16
+	VBROADCASTSD 16(R14), Z16
 	VFMADD231PS  Z14, Z16, Z4
 	VFMADD231PS  Z15, Z16, Z5
-	VBROADCASTSD 24(AX), Z17
+	VBROADCASTSD 24(R14), Z17
 	VFMADD231PS  Z14, Z17, Z6
 	VFMADD231PS  Z15, Z17, Z7
-	VBROADCASTSD 32(AX), Z16
+	VBROADCASTSD 32(R14), Z16
 	VFMADD231PS  Z14, Z16, Z8
 	VFMADD231PS  Z15, Z16, Z9
-	VBROADCASTSD 40(AX), Z17
+	VBROADCASTSD 40(R14), Z17
 	VFMADD231PS  Z14, Z17, Z10
 	VFMADD231PS  Z15, Z17, Z11
-	VBROADCASTSD 48(AX), Z16
+	VBROADCASTSD 48(R14), Z16
 	VFMADD231PS  Z14, Z16, Z12
 	VFMADD231PS  Z15, Z16, Z13
-	ADDQ         R10, AX
+	LEAQ         (R14)(R10*2), R14
 	ADDQ         R9, SI
 	DECQ         DX
 	JNE          k3_7
 	MOVQ         (R11), R13
-	VMOVUPS      Z0, (CX)(R13*4)
-	VMOVUPS      Z1, (R8)(R13*4)
+	VMOVUPS      (CX)(R13*4), Z14
+	VSUBPS       Z0, Z14, Z14
+	VMOVUPS      Z14, (CX)(R13*4)
+	VMOVUPS      (R8)(R13*4), Z14
+	VSUBPS       Z1, Z14, Z14
+	VMOVUPS      Z14, (R8)(R13*4)
 	MOVQ         8(R11), R13
-	VMOVUPS      Z2, (CX)(R13*4)
-	VMOVUPS      Z3, (R8)(R13*4)
+	VMOVUPS      (CX)(R13*4), Z14
+	VSUBPS       Z2, Z14, Z14
+	VMOVUPS      Z14, (CX)(R13*4)
+	VMOVUPS      (R8)(R13*4), Z14
+	VSUBPS       Z3, Z14, Z14
+	VMOVUPS      Z14, (R8)(R13*4)
 	MOVQ         16(R11), R13
-	VMOVUPS      Z4, (CX)(R13*4)
-	VMOVUPS      Z5, (R8)(R13*4)
+	VMOVUPS      (CX)(R13*4), Z14
+	VSUBPS       Z4, Z14, Z14
+	VMOVUPS      Z14, (CX)(R13*4)
+	VMOVUPS      (R8)(R13*4), Z14
+	VSUBPS       Z5, Z14, Z14
+	VMOVUPS      Z14, (R8)(R13*4)
 	MOVQ         24(R11), R13
-	VMOVUPS      Z6, (CX)(R13*4)
-	VMOVUPS      Z7, (R8)(R13*4)
+	VMOVUPS      (CX)(R13*4), Z14
+	VSUBPS       Z6, Z14, Z14
+	VMOVUPS      Z14, (CX)(R13*4)
+	VMOVUPS      (R8)(R13*4), Z14
+	VSUBPS       Z7, Z14, Z14
+	VMOVUPS      Z14, (R8)(R13*4)
 	MOVQ         32(R11), R13
-	VMOVUPS      Z8, (CX)(R13*4)
-	VMOVUPS      Z9, (R8)(R13*4)
+	VMOVUPS      (CX)(R13*4), Z14
+	VSUBPS       Z8, Z14, Z14
+	VMOVUPS      Z14, (CX)(R13*4)
+	VMOVUPS      (R8)(R13*4), Z14
+	VSUBPS       Z9, Z14, Z14
+	VMOVUPS      Z14, (R8)(R13*4)
 	MOVQ         40(R11), R13
-	VMOVUPS      Z10, (CX)(R13*4)
-	VMOVUPS      Z11, (R8)(R13*4)
+	VMOVUPS      (CX)(R13*4), Z14
+	VSUBPS       Z10, Z14, Z14
+	VMOVUPS      Z14, (CX)(R13*4)
+	VMOVUPS      (R8)(R13*4), Z14
+	VSUBPS       Z11, Z14, Z14
+	VMOVUPS      Z14, (R8)(R13*4)
 	MOVQ         48(R11), R13
-	VMOVUPS      Z12, (CX)(R13*4)
-	VMOVUPS      Z13, (R8)(R13*4)
-	ADDQ         $0x40, BX
-	ADDQ         $0x40, CX
-	ADDQ         $0x40, R8
+	VMOVUPS      (CX)(R13*4), Z14
+	VSUBPS       Z12, Z14, Z14
+	VMOVUPS      Z14, (CX)(R13*4)
+	VMOVUPS      (R8)(R13*4), Z14
+	VSUBPS       Z13, Z14, Z14
+	VMOVUPS      Z14, (R8)(R13*4)
+	ADDQ         $0x00000080, BX
+	ADDQ         $0x00000080, CX
+	ADDQ         $0x00000080, R8
 	DECQ         R12
 	JNE          complex7
 
@@ -19866,10 +19964,7 @@ not7:
 	MOVQ at_len+104(FP), R13
 	CMPQ R13, $0x06
 	JNE  not6
-	MOVQ bins+144(FP), R12
-	NEGQ R12
-	LEAQ (R12)(R12*2), R12
-	ADDQ planes+136(FP), R12
+	MOVQ reals+144(FP), R12
 
 real6:
 	MOVQ   BX, SI
@@ -19908,7 +20003,7 @@ k6:
 	VBROADCASTSD 40(AX), Z15
 	VFMADD231PS  Z12, Z15, Z10
 	VFMADD231PS  Z13, Z15, Z11
-	ADDQ         R10, AX
+	LEAQ         (AX)(R10*1), AX
 	ADDQ         R9, SI
 	DECQ         DX
 	JNE          k6
@@ -19930,16 +20025,17 @@ k6:
 	MOVQ         40(R11), R13
 	VMOVUPS      Z10, (CX)(R13*4)
 	VMOVUPS      Z11, (R8)(R13*4)
-	ADDQ         $0x40, BX
-	ADDQ         $0x40, CX
-	ADDQ         $0x40, R8
+	ADDQ         $0x00000040, BX
+	ADDQ         $0x00000040, CX
+	ADDQ         $0x00000040, R8
 	DECQ         R12
 	JNE          real6
-	MOVQ         bins+144(FP), R12
+	MOVQ         bins+152(FP), R12
 	TESTQ        R12, R12
 	JE           end6
 
 complex6:
+	LEAQ   (AX)(R10*1), R14
 	MOVQ   BX, SI
 	MOVQ   k+120(FP), DX
 	VPXORD Z0, Z0, Z0
@@ -19956,8 +20052,10 @@ complex6:
 	VPXORD Z11, Z11, Z11
 
 k1_6:
-	VMOVSLDUP    (SI), Z12
-	VMOVSHDUP    (SI), Z13
+	VMOVUPS      (SI), Z13
+	VADDPS       64(SI), Z13, Z13
+	VMOVSLDUP    Z13, Z12
+	VMOVSHDUP    Z13, Z13
 	VBROADCASTSD (AX), Z14
 	VFMADD231PS  Z12, Z14, Z0
 	VFMADD231PS  Z13, Z14, Z1
@@ -19976,7 +20074,7 @@ k1_6:
 	VBROADCASTSD 40(AX), Z15
 	VFMADD231PS  Z12, Z15, Z10
 	VFMADD231PS  Z13, Z15, Z11
-	ADDQ         R10, AX
+	LEAQ         (AX)(R10*2), AX
 	ADDQ         R9, SI
 	DECQ         DX
 	JNE          k1_6
@@ -19998,9 +20096,6 @@ k1_6:
 	MOVQ         40(R11), R13
 	VMOVUPS      Z10, (CX)(R13*4)
 	VMOVUPS      Z11, (R8)(R13*4)
-	ADDQ         $0x40, BX
-	ADDQ         $0x40, CX
-	ADDQ         $0x40, R8
 	MOVQ         BX, SI
 	MOVQ         k+120(FP), DX
 	VPXORD       Z0, Z0, Z0
@@ -20037,31 +20132,40 @@ k2_6:
 	VBROADCASTSD 40(DI), Z15
 	VFMADD231PS  Z12, Z15, Z10
 	VFMADD231PS  Z13, Z15, Z11
-	ADDQ         R10, DI
+	LEAQ         (DI)(R10*1), DI
 	ADDQ         R9, SI
 	DECQ         DX
 	JNE          k2_6
 	MOVQ         (R11), R13
-	VMOVUPS      Z0, (CX)(R13*4)
-	VMOVUPS      Z1, (R8)(R13*4)
+	VADDPS       (CX)(R13*4), Z0, Z0
+	VMOVUPS      Z0, 64(CX)(R13*4)
+	VADDPS       (R8)(R13*4), Z1, Z1
+	VMOVUPS      Z1, 64(R8)(R13*4)
 	MOVQ         8(R11), R13
-	VMOVUPS      Z2, (CX)(R13*4)
-	VMOVUPS      Z3, (R8)(R13*4)
+	VADDPS       (CX)(R13*4), Z2, Z2
+	VMOVUPS      Z2, 64(CX)(R13*4)
+	VADDPS       (R8)(R13*4), Z3, Z3
+	VMOVUPS      Z3, 64(R8)(R13*4)
 	MOVQ         16(R11), R13
-	VMOVUPS      Z4, (CX)(R13*4)
-	VMOVUPS      Z5, (R8)(R13*4)
+	VADDPS       (CX)(R13*4), Z4, Z4
+	VMOVUPS      Z4, 64(CX)(R13*4)
+	VADDPS       (R8)(R13*4), Z5, Z5
+	VMOVUPS      Z5, 64(R8)(R13*4)
 	MOVQ         24(R11), R13
-	VMOVUPS      Z6, (CX)(R13*4)
-	VMOVUPS      Z7, (R8)(R13*4)
+	VADDPS       (CX)(R13*4), Z6, Z6
+	VMOVUPS      Z6, 64(CX)(R13*4)
+	VADDPS       (R8)(R13*4), Z7, Z7
+	VMOVUPS      Z7, 64(R8)(R13*4)
 	MOVQ         32(R11), R13
-	VMOVUPS      Z8, (CX)(R13*4)
-	VMOVUPS      Z9, (R8)(R13*4)
+	VADDPS       (CX)(R13*4), Z8, Z8
+	VMOVUPS      Z8, 64(CX)(R13*4)
+	VADDPS       (R8)(R13*4), Z9, Z9
+	VMOVUPS      Z9, 64(R8)(R13*4)
 	MOVQ         40(R11), R13
-	VMOVUPS      Z10, (CX)(R13*4)
-	VMOVUPS      Z11, (R8)(R13*4)
-	ADDQ         $0x40, BX
-	ADDQ         $0x40, CX
-	ADDQ         $0x40, R8
+	VADDPS       (CX)(R13*4), Z10, Z10
+	VMOVUPS      Z10, 64(CX)(R13*4)
+	VADDPS       (R8)(R13*4), Z11, Z11
+	VMOVUPS      Z11, 64(R8)(R13*4)
 	MOVQ         BX, SI
 	MOVQ         k+120(FP), DX
 	VPXORD       Z0, Z0, Z0
@@ -20078,51 +20182,75 @@ k2_6:
 	VPXORD       Z11, Z11, Z11
 
 k3_6:
-	VMOVSLDUP    (SI), Z12
-	VMOVSHDUP    (SI), Z13
-	VBROADCASTSD (AX), Z14
+	VMOVSLDUP    64(SI), Z12
+	VMOVSHDUP    64(SI), Z13
+	VBROADCASTSD (R14), Z14
 	VFMADD231PS  Z12, Z14, Z0
 	VFMADD231PS  Z13, Z14, Z1
-	VBROADCASTSD 8(AX), Z15
+	VBROADCASTSD 8(R14), Z15
 	VFMADD231PS  Z12, Z15, Z2
 	VFMADD231PS  Z13, Z15, Z3
-	VBROADCASTSD 16(AX), Z14
+	VBROADCASTSD 16(R14), Z14
 	VFMADD231PS  Z12, Z14, Z4
 	VFMADD231PS  Z13, Z14, Z5
-	VBROADCASTSD 24(AX), Z15
+	VBROADCASTSD 24(R14), Z15
 	VFMADD231PS  Z12, Z15, Z6
 	VFMADD231PS  Z13, Z15, Z7
-	VBROADCASTSD 32(AX), Z14
+	VBROADCASTSD 32(R14), Z14
 	VFMADD231PS  Z12, Z14, Z8
 	VFMADD231PS  Z13, Z14, Z9
-	VBROADCASTSD 40(AX), Z15
+	VBROADCASTSD 40(R14), Z15
 	VFMADD231PS  Z12, Z15, Z10
 	VFMADD231PS  Z13, Z15, Z11
-	ADDQ         R10, AX
+	LEAQ         (R14)(R10*2), R14
 	ADDQ         R9, SI
 	DECQ         DX
 	JNE          k3_6
 	MOVQ         (R11), R13
-	VMOVUPS      Z0, (CX)(R13*4)
-	VMOVUPS      Z1, (R8)(R13*4)
+	VMOVUPS      (CX)(R13*4), Z12
+	VSUBPS       Z0, Z12, Z12
+	VMOVUPS      Z12, (CX)(R13*4)
+	VMOVUPS      (R8)(R13*4), Z12
+	VSUBPS       Z1, Z12, Z12
+	VMOVUPS      Z12, (R8)(R13*4)
 	MOVQ         8(R11), R13
-	VMOVUPS      Z2, (CX)(R13*4)
-	VMOVUPS      Z3, (R8)(R13*4)
+	VMOVUPS      (CX)(R13*4), Z12
+	VSUBPS       Z2, Z12, Z12
+	VMOVUPS      Z12, (CX)(R13*4)
+	VMOVUPS      (R8)(R13*4), Z12
+	VSUBPS       Z3, Z12, Z12
+	VMOVUPS      Z12, (R8)(R13*4)
 	MOVQ         16(R11), R13
-	VMOVUPS      Z4, (CX)(R13*4)
-	VMOVUPS      Z5, (R8)(R13*4)
+	VMOVUPS      (CX)(R13*4), Z12
+	VSUBPS       Z4, Z12, Z12
+	VMOVUPS      Z12, (CX)(R13*4)
+	VMOVUPS      (R8)(R13*4), Z12
+	VSUBPS       Z5, Z12, Z12
+	VMOVUPS      Z12, (R8)(R13*4)
 	MOVQ         24(R11), R13
-	VMOVUPS      Z6, (CX)(R13*4)
-	VMOVUPS      Z7, (R8)(R13*4)
+	VMOVUPS      (CX)(R13*4), Z12
+	VSUBPS       Z6, Z12, Z12
+	VMOVUPS      Z12, (CX)(R13*4)
+	VMOVUPS      (R8)(R13*4), Z12
+	VSUBPS       Z7, Z12, Z12
+	VMOVUPS      Z12, (R8)(R13*4)
 	MOVQ         32(R11), R13
-	VMOVUPS      Z8, (CX)(R13*4)
-	VMOVUPS      Z9, (R8)(R13*4)
+	VMOVUPS      (CX)(R13*4), Z12
+	VSUBPS       Z8, Z12, Z12
+	VMOVUPS      Z12, (CX)(R13*4)
+	VMOVUPS      (R8)(R13*4), Z12
+	VSUBPS       Z9, Z12, Z12
+	VMOVUPS      Z12, (R8)(R13*4)
 	MOVQ         40(R11), R13
-	VMOVUPS      Z10, (CX)(R13*4)
-	VMOVUPS      Z11, (R8)(R13*4)
-	ADDQ         $0x40, BX
-	ADDQ         $0x40, CX
-	ADDQ         $0x40, R8
+	VMOVUPS      (CX)(R13*4), Z12
+	VSUBPS       Z10, Z12, Z12
+	VMOVUPS      Z12, (CX)(R13*4)
+	VMOVUPS      (R8)(R13*4), Z12
+	VSUBPS       Z11, Z12, Z12
+	VMOVUPS      Z12, (R8)(R13*4)
+	ADDQ         $0x00000080, BX
+	ADDQ         $0x00000080, CX
+	ADDQ         $0x00000080, R8
 	DECQ         R12
 	JNE          complex6
 
@@ -20134,10 +20262,7 @@ not6:
 	MOVQ at_len+104(FP), R13
 	CMPQ R13, $0x05
 	JNE  not5
-	MOVQ bins+144(FP), R12
-	NEGQ R12
-	LEAQ (R12)(R12*2), R12
-	ADDQ planes+136(FP), R12
+	MOVQ reals+144(FP), R12
 
 real5:
 	MOVQ   BX, SI
@@ -20171,7 +20296,7 @@ k5:
 	VBROADCASTSD 32(AX), Z12
 	VFMADD231PS  Z10, Z12, Z8
 	VFMADD231PS  Z11, Z12, Z9
-	ADDQ         R10, AX
+	LEAQ         (AX)(R10*1), AX
 	ADDQ         R9, SI
 	DECQ         DX
 	JNE          k5
@@ -20190,16 +20315,17 @@ k5:
 	MOVQ         32(R11), R13
 	VMOVUPS      Z8, (CX)(R13*4)
 	VMOVUPS      Z9, (R8)(R13*4)
-	ADDQ         $0x40, BX
-	ADDQ         $0x40, CX
-	ADDQ         $0x40, R8
+	ADDQ         $0x00000040, BX
+	ADDQ         $0x00000040, CX
+	ADDQ         $0x00000040, R8
 	DECQ         R12
 	JNE          real5
-	MOVQ         bins+144(FP), R12
+	MOVQ         bins+152(FP), R12
 	TESTQ        R12, R12
 	JE           end5
 
 complex5:
+	LEAQ   (AX)(R10*1), R14
 	MOVQ   BX, SI
 	MOVQ   k+120(FP), DX
 	VPXORD Z0, Z0, Z0
@@ -20214,8 +20340,10 @@ complex5:
 	VPXORD Z9, Z9, Z9
 
 k1_5:
-	VMOVSLDUP    (SI), Z10
-	VMOVSHDUP    (SI), Z11
+	VMOVUPS      (SI), Z11
+	VADDPS       64(SI), Z11, Z11
+	VMOVSLDUP    Z11, Z10
+	VMOVSHDUP    Z11, Z11
 	VBROADCASTSD (AX), Z12
 	VFMADD231PS  Z10, Z12, Z0
 	VFMADD231PS  Z11, Z12, Z1
@@ -20231,7 +20359,7 @@ k1_5:
 	VBROADCASTSD 32(AX), Z12
 	VFMADD231PS  Z10, Z12, Z8
 	VFMADD231PS  Z11, Z12, Z9
-	ADDQ         R10, AX
+	LEAQ         (AX)(R10*2), AX
 	ADDQ         R9, SI
 	DECQ         DX
 	JNE          k1_5
@@ -20250,9 +20378,6 @@ k1_5:
 	MOVQ         32(R11), R13
 	VMOVUPS      Z8, (CX)(R13*4)
 	VMOVUPS      Z9, (R8)(R13*4)
-	ADDQ         $0x40, BX
-	ADDQ         $0x40, CX
-	ADDQ         $0x40, R8
 	MOVQ         BX, SI
 	MOVQ         k+120(FP), DX
 	VPXORD       Z0, Z0, Z0
@@ -20284,28 +20409,35 @@ k2_5:
 	VBROADCASTSD 32(DI), Z12
 	VFMADD231PS  Z10, Z12, Z8
 	VFMADD231PS  Z11, Z12, Z9
-	ADDQ         R10, DI
+	LEAQ         (DI)(R10*1), DI
 	ADDQ         R9, SI
 	DECQ         DX
 	JNE          k2_5
 	MOVQ         (R11), R13
-	VMOVUPS      Z0, (CX)(R13*4)
-	VMOVUPS      Z1, (R8)(R13*4)
+	VADDPS       (CX)(R13*4), Z0, Z0
+	VMOVUPS      Z0, 64(CX)(R13*4)
+	VADDPS       (R8)(R13*4), Z1, Z1
+	VMOVUPS      Z1, 64(R8)(R13*4)
 	MOVQ         8(R11), R13
-	VMOVUPS      Z2, (CX)(R13*4)
-	VMOVUPS      Z3, (R8)(R13*4)
+	VADDPS       (CX)(R13*4), Z2, Z2
+	VMOVUPS      Z2, 64(CX)(R13*4)
+	VADDPS       (R8)(R13*4), Z3, Z3
+	VMOVUPS      Z3, 64(R8)(R13*4)
 	MOVQ         16(R11), R13
-	VMOVUPS      Z4, (CX)(R13*4)
-	VMOVUPS      Z5, (R8)(R13*4)
+	VADDPS       (CX)(R13*4), Z4, Z4
+	VMOVUPS      Z4, 64(CX)(R13*4)
+	VADDPS       (R8)(R13*4), Z5, Z5
+	VMOVUPS      Z5, 64(R8)(R13*4)
 	MOVQ         24(R11), R13
-	VMOVUPS      Z6, (CX)(R13*4)
-	VMOVUPS      Z7, (R8)(R13*4)
+	VADDPS       (CX)(R13*4), Z6, Z6
+	VMOVUPS      Z6, 64(CX)(R13*4)
+	VADDPS       (R8)(R13*4), Z7, Z7
+	VMOVUPS      Z7, 64(R8)(R13*4)
 	MOVQ         32(R11), R13
-	VMOVUPS      Z8, (CX)(R13*4)
-	VMOVUPS      Z9, (R8)(R13*4)
-	ADDQ         $0x40, BX
-	ADDQ         $0x40, CX
-	ADDQ         $0x40, R8
+	VADDPS       (CX)(R13*4), Z8, Z8
+	VMOVUPS      Z8, 64(CX)(R13*4)
+	VADDPS       (R8)(R13*4), Z9, Z9
+	VMOVUPS      Z9, 64(R8)(R13*4)
 	MOVQ         BX, SI
 	MOVQ         k+120(FP), DX
 	VPXORD       Z0, Z0, Z0
@@ -20320,45 +20452,65 @@ k2_5:
 	VPXORD       Z9, Z9, Z9
 
 k3_5:
-	VMOVSLDUP    (SI), Z10
-	VMOVSHDUP    (SI), Z11
-	VBROADCASTSD (AX), Z12
+	VMOVSLDUP    64(SI), Z10
+	VMOVSHDUP    64(SI), Z11
+	VBROADCASTSD (R14), Z12
 	VFMADD231PS  Z10, Z12, Z0
 	VFMADD231PS  Z11, Z12, Z1
-	VBROADCASTSD 8(AX), Z13
+	VBROADCASTSD 8(R14), Z13
 	VFMADD231PS  Z10, Z13, Z2
 	VFMADD231PS  Z11, Z13, Z3
-	VBROADCASTSD 16(AX), Z12
+	VBROADCASTSD 16(R14), Z12
 	VFMADD231PS  Z10, Z12, Z4
 	VFMADD231PS  Z11, Z12, Z5
-	VBROADCASTSD 24(AX), Z13
+	VBROADCASTSD 24(R14), Z13
 	VFMADD231PS  Z10, Z13, Z6
 	VFMADD231PS  Z11, Z13, Z7
-	VBROADCASTSD 32(AX), Z12
+	VBROADCASTSD 32(R14), Z12
 	VFMADD231PS  Z10, Z12, Z8
 	VFMADD231PS  Z11, Z12, Z9
-	ADDQ         R10, AX
+	LEAQ         (R14)(R10*2), R14
 	ADDQ         R9, SI
 	DECQ         DX
 	JNE          k3_5
 	MOVQ         (R11), R13
-	VMOVUPS      Z0, (CX)(R13*4)
-	VMOVUPS      Z1, (R8)(R13*4)
+	VMOVUPS      (CX)(R13*4), Z10
+	VSUBPS       Z0, Z10, Z10
+	VMOVUPS      Z10, (CX)(R13*4)
+	VMOVUPS      (R8)(R13*4), Z10
+	VSUBPS       Z1, Z10, Z10
+	VMOVUPS      Z10, (R8)(R13*4)
 	MOVQ         8(R11), R13
-	VMOVUPS      Z2, (CX)(R13*4)
-	VMOVUPS      Z3, (R8)(R13*4)
+	VMOVUPS      (CX)(R13*4), Z10
+	VSUBPS       Z2, Z10, Z10
+	VMOVUPS      Z10, (CX)(R13*4)
+	VMOVUPS      (R8)(R13*4), Z10
+	VSUBPS       Z3, Z10, Z10
+	VMOVUPS      Z10, (R8)(R13*4)
 	MOVQ         16(R11), R13
-	VMOVUPS      Z4, (CX)(R13*4)
-	VMOVUPS      Z5, (R8)(R13*4)
+	VMOVUPS      (CX)(R13*4), Z10
+	VSUBPS       Z4, Z10, Z10
+	VMOVUPS      Z10, (CX)(R13*4)
+	VMOVUPS      (R8)(R13*4), Z10
+	VSUBPS       Z5, Z10, Z10
+	VMOVUPS      Z10, (R8)(R13*4)
 	MOVQ         24(R11), R13
-	VMOVUPS      Z6, (CX)(R13*4)
-	VMOVUPS      Z7, (R8)(R13*4)
+	VMOVUPS      (CX)(R13*4), Z10
+	VSUBPS       Z6, Z10, Z10
+	VMOVUPS      Z10, (CX)(R13*4)
+	VMOVUPS      (R8)(R13*4), Z10
+	VSUBPS       Z7, Z10, Z10
+	VMOVUPS      Z10, (R8)(R13*4)
 	MOVQ         32(R11), R13
-	VMOVUPS      Z8, (CX)(R13*4)
-	VMOVUPS      Z9, (R8)(R13*4)
-	ADDQ         $0x40, BX
-	ADDQ         $0x40, CX
-	ADDQ         $0x40, R8
+	VMOVUPS      (CX)(R13*4), Z10
+	VSUBPS       Z8, Z10, Z10
+	VMOVUPS      Z10, (CX)(R13*4)
+	VMOVUPS      (R8)(R13*4), Z10
+	VSUBPS       Z9, Z10, Z10
+	VMOVUPS      Z10, (R8)(R13*4)
+	ADDQ         $0x00000080, BX
+	ADDQ         $0x00000080, CX
+	ADDQ         $0x00000080, R8
 	DECQ         R12
 	JNE          complex5
 
@@ -20370,10 +20522,7 @@ not5:
 	MOVQ at_len+104(FP), R13
 	CMPQ R13, $0x04
 	JNE  not4
-	MOVQ bins+144(FP), R12
-	NEGQ R12
-	LEAQ (R12)(R12*2), R12
-	ADDQ planes+136(FP), R12
+	MOVQ reals+144(FP), R12
 
 real4:
 	MOVQ   BX, SI
@@ -20402,7 +20551,7 @@ k4:
 	VBROADCASTSD 24(AX), Z11
 	VFMADD231PS  Z8, Z11, Z6
 	VFMADD231PS  Z9, Z11, Z7
-	ADDQ         R10, AX
+	LEAQ         (AX)(R10*1), AX
 	ADDQ         R9, SI
 	DECQ         DX
 	JNE          k4
@@ -20418,16 +20567,17 @@ k4:
 	MOVQ         24(R11), R13
 	VMOVUPS      Z6, (CX)(R13*4)
 	VMOVUPS      Z7, (R8)(R13*4)
-	ADDQ         $0x40, BX
-	ADDQ         $0x40, CX
-	ADDQ         $0x40, R8
+	ADDQ         $0x00000040, BX
+	ADDQ         $0x00000040, CX
+	ADDQ         $0x00000040, R8
 	DECQ         R12
 	JNE          real4
-	MOVQ         bins+144(FP), R12
+	MOVQ         bins+152(FP), R12
 	TESTQ        R12, R12
 	JE           end4
 
 complex4:
+	LEAQ   (AX)(R10*1), R14
 	MOVQ   BX, SI
 	MOVQ   k+120(FP), DX
 	VPXORD Z0, Z0, Z0
@@ -20440,8 +20590,10 @@ complex4:
 	VPXORD Z7, Z7, Z7
 
 k1_4:
-	VMOVSLDUP    (SI), Z8
-	VMOVSHDUP    (SI), Z9
+	VMOVUPS      (SI), Z9
+	VADDPS       64(SI), Z9, Z9
+	VMOVSLDUP    Z9, Z8
+	VMOVSHDUP    Z9, Z9
 	VBROADCASTSD (AX), Z10
 	VFMADD231PS  Z8, Z10, Z0
 	VFMADD231PS  Z9, Z10, Z1
@@ -20454,7 +20606,7 @@ k1_4:
 	VBROADCASTSD 24(AX), Z11
 	VFMADD231PS  Z8, Z11, Z6
 	VFMADD231PS  Z9, Z11, Z7
-	ADDQ         R10, AX
+	LEAQ         (AX)(R10*2), AX
 	ADDQ         R9, SI
 	DECQ         DX
 	JNE          k1_4
@@ -20470,9 +20622,6 @@ k1_4:
 	MOVQ         24(R11), R13
 	VMOVUPS      Z6, (CX)(R13*4)
 	VMOVUPS      Z7, (R8)(R13*4)
-	ADDQ         $0x40, BX
-	ADDQ         $0x40, CX
-	ADDQ         $0x40, R8
 	MOVQ         BX, SI
 	MOVQ         k+120(FP), DX
 	VPXORD       Z0, Z0, Z0
@@ -20499,25 +20648,30 @@ k2_4:
 	VBROADCASTSD 24(DI), Z11
 	VFMADD231PS  Z8, Z11, Z6
 	VFMADD231PS  Z9, Z11, Z7
-	ADDQ         R10, DI
+	LEAQ         (DI)(R10*1), DI
 	ADDQ         R9, SI
 	DECQ         DX
 	JNE          k2_4
 	MOVQ         (R11), R13
-	VMOVUPS      Z0, (CX)(R13*4)
-	VMOVUPS      Z1, (R8)(R13*4)
+	VADDPS       (CX)(R13*4), Z0, Z0
+	VMOVUPS      Z0, 64(CX)(R13*4)
+	VADDPS       (R8)(R13*4), Z1, Z1
+	VMOVUPS      Z1, 64(R8)(R13*4)
 	MOVQ         8(R11), R13
-	VMOVUPS      Z2, (CX)(R13*4)
-	VMOVUPS      Z3, (R8)(R13*4)
+	VADDPS       (CX)(R13*4), Z2, Z2
+	VMOVUPS      Z2, 64(CX)(R13*4)
+	VADDPS       (R8)(R13*4), Z3, Z3
+	VMOVUPS      Z3, 64(R8)(R13*4)
 	MOVQ         16(R11), R13
-	VMOVUPS      Z4, (CX)(R13*4)
-	VMOVUPS      Z5, (R8)(R13*4)
+	VADDPS       (CX)(R13*4), Z4, Z4
+	VMOVUPS      Z4, 64(CX)(R13*4)
+	VADDPS       (R8)(R13*4), Z5, Z5
+	VMOVUPS      Z5, 64(R8)(R13*4)
 	MOVQ         24(R11), R13
-	VMOVUPS      Z6, (CX)(R13*4)
-	VMOVUPS      Z7, (R8)(R13*4)
-	ADDQ         $0x40, BX
-	ADDQ         $0x40, CX
-	ADDQ         $0x40, R8
+	VADDPS       (CX)(R13*4), Z6, Z6
+	VMOVUPS      Z6, 64(CX)(R13*4)
+	VADDPS       (R8)(R13*4), Z7, Z7
+	VMOVUPS      Z7, 64(R8)(R13*4)
 	MOVQ         BX, SI
 	MOVQ         k+120(FP), DX
 	VPXORD       Z0, Z0, Z0
@@ -20530,39 +20684,55 @@ k2_4:
 	VPXORD       Z7, Z7, Z7
 
 k3_4:
-	VMOVSLDUP    (SI), Z8
-	VMOVSHDUP    (SI), Z9
-	VBROADCASTSD (AX), Z10
+	VMOVSLDUP    64(SI), Z8
+	VMOVSHDUP    64(SI), Z9
+	VBROADCASTSD (R14), Z10
 	VFMADD231PS  Z8, Z10, Z0
 	VFMADD231PS  Z9, Z10, Z1
-	VBROADCASTSD 8(AX), Z11
+	VBROADCASTSD 8(R14), Z11
 	VFMADD231PS  Z8, Z11, Z2
 	VFMADD231PS  Z9, Z11, Z3
-	VBROADCASTSD 16(AX), Z10
+	VBROADCASTSD 16(R14), Z10
 	VFMADD231PS  Z8, Z10, Z4
 	VFMADD231PS  Z9, Z10, Z5
-	VBROADCASTSD 24(AX), Z11
+	VBROADCASTSD 24(R14), Z11
 	VFMADD231PS  Z8, Z11, Z6
 	VFMADD231PS  Z9, Z11, Z7
-	ADDQ         R10, AX
+	LEAQ         (R14)(R10*2), R14
 	ADDQ         R9, SI
 	DECQ         DX
 	JNE          k3_4
 	MOVQ         (R11), R13
-	VMOVUPS      Z0, (CX)(R13*4)
-	VMOVUPS      Z1, (R8)(R13*4)
+	VMOVUPS      (CX)(R13*4), Z8
+	VSUBPS       Z0, Z8, Z8
+	VMOVUPS      Z8, (CX)(R13*4)
+	VMOVUPS      (R8)(R13*4), Z8
+	VSUBPS       Z1, Z8, Z8
+	VMOVUPS      Z8, (R8)(R13*4)
 	MOVQ         8(R11), R13
-	VMOVUPS      Z2, (CX)(R13*4)
-	VMOVUPS      Z3, (R8)(R13*4)
+	VMOVUPS      (CX)(R13*4), Z8
+	VSUBPS       Z2, Z8, Z8
+	VMOVUPS      Z8, (CX)(R13*4)
+	VMOVUPS      (R8)(R13*4), Z8
+	VSUBPS       Z3, Z8, Z8
+	VMOVUPS      Z8, (R8)(R13*4)
 	MOVQ         16(R11), R13
-	VMOVUPS      Z4, (CX)(R13*4)
-	VMOVUPS      Z5, (R8)(R13*4)
+	VMOVUPS      (CX)(R13*4), Z8
+	VSUBPS       Z4, Z8, Z8
+	VMOVUPS      Z8, (CX)(R13*4)
+	VMOVUPS      (R8)(R13*4), Z8
+	VSUBPS       Z5, Z8, Z8
+	VMOVUPS      Z8, (R8)(R13*4)
 	MOVQ         24(R11), R13
-	VMOVUPS      Z6, (CX)(R13*4)
-	VMOVUPS      Z7, (R8)(R13*4)
-	ADDQ         $0x40, BX
-	ADDQ         $0x40, CX
-	ADDQ         $0x40, R8
+	VMOVUPS      (CX)(R13*4), Z8
+	VSUBPS       Z6, Z8, Z8
+	VMOVUPS      Z8, (CX)(R13*4)
+	VMOVUPS      (R8)(R13*4), Z8
+	VSUBPS       Z7, Z8, Z8
+	VMOVUPS      Z8, (R8)(R13*4)
+	ADDQ         $0x00000080, BX
+	ADDQ         $0x00000080, CX
+	ADDQ         $0x00000080, R8
 	DECQ         R12
 	JNE          complex4
 
@@ -20574,10 +20744,7 @@ not4:
 	MOVQ at_len+104(FP), R13
 	CMPQ R13, $0x03
 	JNE  not3
-	MOVQ bins+144(FP), R12
-	NEGQ R12
-	LEAQ (R12)(R12*2), R12
-	ADDQ planes+136(FP), R12
+	MOVQ reals+144(FP), R12
 
 real3:
 	MOVQ   BX, SI
@@ -20601,7 +20768,7 @@ k3:
 	VBROADCASTSD 16(AX), Z8
 	VFMADD231PS  Z6, Z8, Z4
 	VFMADD231PS  Z7, Z8, Z5
-	ADDQ         R10, AX
+	LEAQ         (AX)(R10*1), AX
 	ADDQ         R9, SI
 	DECQ         DX
 	JNE          k3
@@ -20614,16 +20781,17 @@ k3:
 	MOVQ         16(R11), R13
 	VMOVUPS      Z4, (CX)(R13*4)
 	VMOVUPS      Z5, (R8)(R13*4)
-	ADDQ         $0x40, BX
-	ADDQ         $0x40, CX
-	ADDQ         $0x40, R8
+	ADDQ         $0x00000040, BX
+	ADDQ         $0x00000040, CX
+	ADDQ         $0x00000040, R8
 	DECQ         R12
 	JNE          real3
-	MOVQ         bins+144(FP), R12
+	MOVQ         bins+152(FP), R12
 	TESTQ        R12, R12
 	JE           end3
 
 complex3:
+	LEAQ   (AX)(R10*1), R14
 	MOVQ   BX, SI
 	MOVQ   k+120(FP), DX
 	VPXORD Z0, Z0, Z0
@@ -20634,8 +20802,10 @@ complex3:
 	VPXORD Z5, Z5, Z5
 
 k1_3:
-	VMOVSLDUP    (SI), Z6
-	VMOVSHDUP    (SI), Z7
+	VMOVUPS      (SI), Z7
+	VADDPS       64(SI), Z7, Z7
+	VMOVSLDUP    Z7, Z6
+	VMOVSHDUP    Z7, Z7
 	VBROADCASTSD (AX), Z8
 	VFMADD231PS  Z6, Z8, Z0
 	VFMADD231PS  Z7, Z8, Z1
@@ -20645,7 +20815,7 @@ k1_3:
 	VBROADCASTSD 16(AX), Z8
 	VFMADD231PS  Z6, Z8, Z4
 	VFMADD231PS  Z7, Z8, Z5
-	ADDQ         R10, AX
+	LEAQ         (AX)(R10*2), AX
 	ADDQ         R9, SI
 	DECQ         DX
 	JNE          k1_3
@@ -20658,9 +20828,6 @@ k1_3:
 	MOVQ         16(R11), R13
 	VMOVUPS      Z4, (CX)(R13*4)
 	VMOVUPS      Z5, (R8)(R13*4)
-	ADDQ         $0x40, BX
-	ADDQ         $0x40, CX
-	ADDQ         $0x40, R8
 	MOVQ         BX, SI
 	MOVQ         k+120(FP), DX
 	VPXORD       Z0, Z0, Z0
@@ -20682,22 +20849,25 @@ k2_3:
 	VBROADCASTSD 16(DI), Z8
 	VFMADD231PS  Z6, Z8, Z4
 	VFMADD231PS  Z7, Z8, Z5
-	ADDQ         R10, DI
+	LEAQ         (DI)(R10*1), DI
 	ADDQ         R9, SI
 	DECQ         DX
 	JNE          k2_3
 	MOVQ         (R11), R13
-	VMOVUPS      Z0, (CX)(R13*4)
-	VMOVUPS      Z1, (R8)(R13*4)
+	VADDPS       (CX)(R13*4), Z0, Z0
+	VMOVUPS      Z0, 64(CX)(R13*4)
+	VADDPS       (R8)(R13*4), Z1, Z1
+	VMOVUPS      Z1, 64(R8)(R13*4)
 	MOVQ         8(R11), R13
-	VMOVUPS      Z2, (CX)(R13*4)
-	VMOVUPS      Z3, (R8)(R13*4)
+	VADDPS       (CX)(R13*4), Z2, Z2
+	VMOVUPS      Z2, 64(CX)(R13*4)
+	VADDPS       (R8)(R13*4), Z3, Z3
+	VMOVUPS      Z3, 64(R8)(R13*4)
 	MOVQ         16(R11), R13
-	VMOVUPS      Z4, (CX)(R13*4)
-	VMOVUPS      Z5, (R8)(R13*4)
-	ADDQ         $0x40, BX
-	ADDQ         $0x40, CX
-	ADDQ         $0x40, R8
+	VADDPS       (CX)(R13*4), Z4, Z4
+	VMOVUPS      Z4, 64(CX)(R13*4)
+	VADDPS       (R8)(R13*4), Z5, Z5
+	VMOVUPS      Z5, 64(R8)(R13*4)
 	MOVQ         BX, SI
 	MOVQ         k+120(FP), DX
 	VPXORD       Z0, Z0, Z0
@@ -20708,33 +20878,45 @@ k2_3:
 	VPXORD       Z5, Z5, Z5
 
 k3_3:
-	VMOVSLDUP    (SI), Z6
-	VMOVSHDUP    (SI), Z7
-	VBROADCASTSD (AX), Z8
+	VMOVSLDUP    64(SI), Z6
+	VMOVSHDUP    64(SI), Z7
+	VBROADCASTSD (R14), Z8
 	VFMADD231PS  Z6, Z8, Z0
 	VFMADD231PS  Z7, Z8, Z1
-	VBROADCASTSD 8(AX), Z9
+	VBROADCASTSD 8(R14), Z9
 	VFMADD231PS  Z6, Z9, Z2
 	VFMADD231PS  Z7, Z9, Z3
-	VBROADCASTSD 16(AX), Z8
+	VBROADCASTSD 16(R14), Z8
 	VFMADD231PS  Z6, Z8, Z4
 	VFMADD231PS  Z7, Z8, Z5
-	ADDQ         R10, AX
+	LEAQ         (R14)(R10*2), R14
 	ADDQ         R9, SI
 	DECQ         DX
 	JNE          k3_3
 	MOVQ         (R11), R13
-	VMOVUPS      Z0, (CX)(R13*4)
-	VMOVUPS      Z1, (R8)(R13*4)
+	VMOVUPS      (CX)(R13*4), Z6
+	VSUBPS       Z0, Z6, Z6
+	VMOVUPS      Z6, (CX)(R13*4)
+	VMOVUPS      (R8)(R13*4), Z6
+	VSUBPS       Z1, Z6, Z6
+	VMOVUPS      Z6, (R8)(R13*4)
 	MOVQ         8(R11), R13
-	VMOVUPS      Z2, (CX)(R13*4)
-	VMOVUPS      Z3, (R8)(R13*4)
+	VMOVUPS      (CX)(R13*4), Z6
+	VSUBPS       Z2, Z6, Z6
+	VMOVUPS      Z6, (CX)(R13*4)
+	VMOVUPS      (R8)(R13*4), Z6
+	VSUBPS       Z3, Z6, Z6
+	VMOVUPS      Z6, (R8)(R13*4)
 	MOVQ         16(R11), R13
-	VMOVUPS      Z4, (CX)(R13*4)
-	VMOVUPS      Z5, (R8)(R13*4)
-	ADDQ         $0x40, BX
-	ADDQ         $0x40, CX
-	ADDQ         $0x40, R8
+	VMOVUPS      (CX)(R13*4), Z6
+	VSUBPS       Z4, Z6, Z6
+	VMOVUPS      Z6, (CX)(R13*4)
+	VMOVUPS      (R8)(R13*4), Z6
+	VSUBPS       Z5, Z6, Z6
+	VMOVUPS      Z6, (R8)(R13*4)
+	ADDQ         $0x00000080, BX
+	ADDQ         $0x00000080, CX
+	ADDQ         $0x00000080, R8
 	DECQ         R12
 	JNE          complex3
 
@@ -20746,10 +20928,7 @@ not3:
 	MOVQ at_len+104(FP), R13
 	CMPQ R13, $0x02
 	JNE  not2
-	MOVQ bins+144(FP), R12
-	NEGQ R12
-	LEAQ (R12)(R12*2), R12
-	ADDQ planes+136(FP), R12
+	MOVQ reals+144(FP), R12
 
 real2:
 	MOVQ   BX, SI
@@ -20768,7 +20947,7 @@ k2:
 	VBROADCASTSD 8(AX), Z7
 	VFMADD231PS  Z4, Z7, Z2
 	VFMADD231PS  Z5, Z7, Z3
-	ADDQ         R10, AX
+	LEAQ         (AX)(R10*1), AX
 	ADDQ         R9, SI
 	DECQ         DX
 	JNE          k2
@@ -20778,16 +20957,17 @@ k2:
 	MOVQ         8(R11), R13
 	VMOVUPS      Z2, (CX)(R13*4)
 	VMOVUPS      Z3, (R8)(R13*4)
-	ADDQ         $0x40, BX
-	ADDQ         $0x40, CX
-	ADDQ         $0x40, R8
+	ADDQ         $0x00000040, BX
+	ADDQ         $0x00000040, CX
+	ADDQ         $0x00000040, R8
 	DECQ         R12
 	JNE          real2
-	MOVQ         bins+144(FP), R12
+	MOVQ         bins+152(FP), R12
 	TESTQ        R12, R12
 	JE           end2
 
 complex2:
+	LEAQ   (AX)(R10*1), R14
 	MOVQ   BX, SI
 	MOVQ   k+120(FP), DX
 	VPXORD Z0, Z0, Z0
@@ -20796,15 +20976,17 @@ complex2:
 	VPXORD Z3, Z3, Z3
 
 k1_2:
-	VMOVSLDUP    (SI), Z4
-	VMOVSHDUP    (SI), Z5
+	VMOVUPS      (SI), Z5
+	VADDPS       64(SI), Z5, Z5
+	VMOVSLDUP    Z5, Z4
+	VMOVSHDUP    Z5, Z5
 	VBROADCASTSD (AX), Z6
 	VFMADD231PS  Z4, Z6, Z0
 	VFMADD231PS  Z5, Z6, Z1
 	VBROADCASTSD 8(AX), Z7
 	VFMADD231PS  Z4, Z7, Z2
 	VFMADD231PS  Z5, Z7, Z3
-	ADDQ         R10, AX
+	LEAQ         (AX)(R10*2), AX
 	ADDQ         R9, SI
 	DECQ         DX
 	JNE          k1_2
@@ -20814,9 +20996,6 @@ k1_2:
 	MOVQ         8(R11), R13
 	VMOVUPS      Z2, (CX)(R13*4)
 	VMOVUPS      Z3, (R8)(R13*4)
-	ADDQ         $0x40, BX
-	ADDQ         $0x40, CX
-	ADDQ         $0x40, R8
 	MOVQ         BX, SI
 	MOVQ         k+120(FP), DX
 	VPXORD       Z0, Z0, Z0
@@ -20833,19 +21012,20 @@ k2_2:
 	VBROADCASTSD 8(DI), Z7
 	VFMADD231PS  Z4, Z7, Z2
 	VFMADD231PS  Z5, Z7, Z3
-	ADDQ         R10, DI
+	LEAQ         (DI)(R10*1), DI
 	ADDQ         R9, SI
 	DECQ         DX
 	JNE          k2_2
 	MOVQ         (R11), R13
-	VMOVUPS      Z0, (CX)(R13*4)
-	VMOVUPS      Z1, (R8)(R13*4)
+	VADDPS       (CX)(R13*4), Z0, Z0
+	VMOVUPS      Z0, 64(CX)(R13*4)
+	VADDPS       (R8)(R13*4), Z1, Z1
+	VMOVUPS      Z1, 64(R8)(R13*4)
 	MOVQ         8(R11), R13
-	VMOVUPS      Z2, (CX)(R13*4)
-	VMOVUPS      Z3, (R8)(R13*4)
-	ADDQ         $0x40, BX
-	ADDQ         $0x40, CX
-	ADDQ         $0x40, R8
+	VADDPS       (CX)(R13*4), Z2, Z2
+	VMOVUPS      Z2, 64(CX)(R13*4)
+	VADDPS       (R8)(R13*4), Z3, Z3
+	VMOVUPS      Z3, 64(R8)(R13*4)
 	MOVQ         BX, SI
 	MOVQ         k+120(FP), DX
 	VPXORD       Z0, Z0, Z0
@@ -20854,27 +21034,35 @@ k2_2:
 	VPXORD       Z3, Z3, Z3
 
 k3_2:
-	VMOVSLDUP    (SI), Z4
-	VMOVSHDUP    (SI), Z5
-	VBROADCASTSD (AX), Z6
+	VMOVSLDUP    64(SI), Z4
+	VMOVSHDUP    64(SI), Z5
+	VBROADCASTSD (R14), Z6
 	VFMADD231PS  Z4, Z6, Z0
 	VFMADD231PS  Z5, Z6, Z1
-	VBROADCASTSD 8(AX), Z7
+	VBROADCASTSD 8(R14), Z7
 	VFMADD231PS  Z4, Z7, Z2
 	VFMADD231PS  Z5, Z7, Z3
-	ADDQ         R10, AX
+	LEAQ         (R14)(R10*2), R14
 	ADDQ         R9, SI
 	DECQ         DX
 	JNE          k3_2
 	MOVQ         (R11), R13
-	VMOVUPS      Z0, (CX)(R13*4)
-	VMOVUPS      Z1, (R8)(R13*4)
+	VMOVUPS      (CX)(R13*4), Z4
+	VSUBPS       Z0, Z4, Z4
+	VMOVUPS      Z4, (CX)(R13*4)
+	VMOVUPS      (R8)(R13*4), Z4
+	VSUBPS       Z1, Z4, Z4
+	VMOVUPS      Z4, (R8)(R13*4)
 	MOVQ         8(R11), R13
-	VMOVUPS      Z2, (CX)(R13*4)
-	VMOVUPS      Z3, (R8)(R13*4)
-	ADDQ         $0x40, BX
-	ADDQ         $0x40, CX
-	ADDQ         $0x40, R8
+	VMOVUPS      (CX)(R13*4), Z4
+	VSUBPS       Z2, Z4, Z4
+	VMOVUPS      Z4, (CX)(R13*4)
+	VMOVUPS      (R8)(R13*4), Z4
+	VSUBPS       Z3, Z4, Z4
+	VMOVUPS      Z4, (R8)(R13*4)
+	ADDQ         $0x00000080, BX
+	ADDQ         $0x00000080, CX
+	ADDQ         $0x00000080, R8
 	DECQ         R12
 	JNE          complex2
 
@@ -20883,10 +21071,7 @@ end2:
 	RET
 
 not2:
-	MOVQ bins+144(FP), R12
-	NEGQ R12
-	LEAQ (R12)(R12*2), R12
-	ADDQ planes+136(FP), R12
+	MOVQ reals+144(FP), R12
 
 real1:
 	MOVQ   BX, SI
@@ -20900,44 +21085,44 @@ k1:
 	VBROADCASTSD (AX), Z4
 	VFMADD231PS  Z2, Z4, Z0
 	VFMADD231PS  Z3, Z4, Z1
-	ADDQ         R10, AX
+	LEAQ         (AX)(R10*1), AX
 	ADDQ         R9, SI
 	DECQ         DX
 	JNE          k1
 	MOVQ         (R11), R13
 	VMOVUPS      Z0, (CX)(R13*4)
 	VMOVUPS      Z1, (R8)(R13*4)
-	ADDQ         $0x40, BX
-	ADDQ         $0x40, CX
-	ADDQ         $0x40, R8
+	ADDQ         $0x00000040, BX
+	ADDQ         $0x00000040, CX
+	ADDQ         $0x00000040, R8
 	DECQ         R12
 	JNE          real1
-	MOVQ         bins+144(FP), R12
+	MOVQ         bins+152(FP), R12
 	TESTQ        R12, R12
 	JE           end1
 
 complex1:
+	LEAQ   (AX)(R10*1), R14
 	MOVQ   BX, SI
 	MOVQ   k+120(FP), DX
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 
 k1_1:
-	VMOVSLDUP    (SI), Z2
-	VMOVSHDUP    (SI), Z3
+	VMOVUPS      (SI), Z3
+	VADDPS       64(SI), Z3, Z3
+	VMOVSLDUP    Z3, Z2
+	VMOVSHDUP    Z3, Z3
 	VBROADCASTSD (AX), Z4
 	VFMADD231PS  Z2, Z4, Z0
 	VFMADD231PS  Z3, Z4, Z1
-	ADDQ         R10, AX
+	LEAQ         (AX)(R10*2), AX
 	ADDQ         R9, SI
 	DECQ         DX
 	JNE          k1_1
 	MOVQ         (R11), R13
 	VMOVUPS      Z0, (CX)(R13*4)
 	VMOVUPS      Z1, (R8)(R13*4)
-	ADDQ         $0x40, BX
-	ADDQ         $0x40, CX
-	ADDQ         $0x40, R8
 	MOVQ         BX, SI
 	MOVQ         k+120(FP), DX
 	VPXORD       Z0, Z0, Z0
@@ -20949,37 +21134,40 @@ k2_1:
 	VBROADCASTSD (DI), Z4
 	VFMADD231PS  Z2, Z4, Z0
 	VFMADD231PS  Z3, Z4, Z1
-	ADDQ         R10, DI
+	LEAQ         (DI)(R10*1), DI
 	ADDQ         R9, SI
 	DECQ         DX
 	JNE          k2_1
 	MOVQ         (R11), R13
-	VMOVUPS      Z0, (CX)(R13*4)
-	VMOVUPS      Z1, (R8)(R13*4)
-	ADDQ         $0x40, BX
-	ADDQ         $0x40, CX
-	ADDQ         $0x40, R8
+	VADDPS       (CX)(R13*4), Z0, Z0
+	VMOVUPS      Z0, 64(CX)(R13*4)
+	VADDPS       (R8)(R13*4), Z1, Z1
+	VMOVUPS      Z1, 64(R8)(R13*4)
 	MOVQ         BX, SI
 	MOVQ         k+120(FP), DX
 	VPXORD       Z0, Z0, Z0
 	VPXORD       Z1, Z1, Z1
 
 k3_1:
-	VMOVSLDUP    (SI), Z2
-	VMOVSHDUP    (SI), Z3
-	VBROADCASTSD (AX), Z4
+	VMOVSLDUP    64(SI), Z2
+	VMOVSHDUP    64(SI), Z3
+	VBROADCASTSD (R14), Z4
 	VFMADD231PS  Z2, Z4, Z0
 	VFMADD231PS  Z3, Z4, Z1
-	ADDQ         R10, AX
+	LEAQ         (R14)(R10*2), R14
 	ADDQ         R9, SI
 	DECQ         DX
 	JNE          k3_1
 	MOVQ         (R11), R13
-	VMOVUPS      Z0, (CX)(R13*4)
-	VMOVUPS      Z1, (R8)(R13*4)
-	ADDQ         $0x40, BX
-	ADDQ         $0x40, CX
-	ADDQ         $0x40, R8
+	VMOVUPS      (CX)(R13*4), Z2
+	VSUBPS       Z0, Z2, Z2
+	VMOVUPS      Z2, (CX)(R13*4)
+	VMOVUPS      (R8)(R13*4), Z2
+	VSUBPS       Z1, Z2, Z2
+	VMOVUPS      Z2, (R8)(R13*4)
+	ADDQ         $0x00000080, BX
+	ADDQ         $0x00000080, CX
+	ADDQ         $0x00000080, R8
 	DECQ         R12
 	JNE          complex1
 
@@ -20987,24 +21175,21 @@ end1:
 	VZEROUPPER
 	RET
 
-// func circulantPairsAVX512(y []float32, w []float32, x []float32, at []int, k int, stride int, planes int, bins int)
+// func circulantPairsAVX512(y []float32, w []float32, x []float32, at []int, k int, stride int, pitch int, reals int, bins int)
 // Requires: AVX, AVX512F
-TEXT ·circulantPairsAVX512(SB), NOSPLIT, $0-128
+TEXT ·circulantPairsAVX512(SB), NOSPLIT, $0-136
 	MOVQ   w_base+24(FP), AX
 	MOVQ   x_base+48(FP), BX
 	MOVQ   y_base+0(FP), CX
 	MOVQ   at_base+72(FP), R10
 	MOVQ   stride+104(FP), R9
 	SHLQ   $0x02, R9
-	MOVQ   planes+112(FP), R8
+	MOVQ   pitch+112(FP), R8
 	IMUL3Q $0x00000040, R8, R8
 	MOVQ   at_len+80(FP), R12
 	CMPQ   R12, $0x08
 	JNE    not8
-	MOVQ   bins+120(FP), R11
-	NEGQ   R11
-	LEAQ   (R11)(R11*2), R11
-	ADDQ   planes+112(FP), R11
+	MOVQ   reals+120(FP), R11
 
 real8:
 	VPXORD Z0, Z0, Z0
@@ -21056,15 +21241,15 @@ realBlock8:
 	VMOVUPS      Z6, (CX)(R12*4)
 	MOVQ         56(R10), R12
 	VMOVUPS      Z7, (CX)(R12*4)
-	ADDQ         $0x40, BX
-	ADDQ         $0x40, CX
+	ADDQ         $0x00000040, BX
+	ADDQ         $0x00000040, CX
 	DECQ         R11
 	JNE          real8
-	MOVQ         bins+120(FP), R11
-	TESTQ        R11, R11
-	JE           end8
+	MOVQ         bins+128(FP), R11
 
-complex8:
+complex_18:
+	CMPQ   R11, $0x01
+	JLT    end_18
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
@@ -21089,16 +21274,14 @@ complex8:
 	VPXORD Z21, Z21, Z21
 	VPXORD Z22, Z22, Z22
 	VPXORD Z23, Z23, Z23
-	MOVQ   R9, DI
-	IMULQ  k+96(FP), DI
-	ADDQ   AX, DI
+	LEAQ   (AX)(R9*1), DI
 	MOVQ   k+96(FP), DX
 	MOVQ   BX, SI
 
-complexBlock8:
-	VMOVUPS      (SI), Z24
-	VMOVUPS      64(SI), Z25
-	VMOVUPS      128(SI), Z26
+block_18:
+	VMOVUPS      (SI), Z25
+	VMOVUPS      64(SI), Z26
+	VADDPS       Z26, Z25, Z24
 	VBROADCASTSD (AX), Z27
 	VBROADCASTSD (DI), Z29
 	VSUBPS       Z27, Z29, Z28
@@ -21155,50 +21338,57 @@ complexBlock8:
 	VFMADD231PS  Z27, Z24, Z21
 	VFMADD231PS  Z28, Z25, Z22
 	VFMADD231PS  Z29, Z26, Z23
-	ADDQ         R9, AX
-	ADDQ         R9, DI
+	LEAQ         (AX)(R9*2), AX
+	LEAQ         (DI)(R9*2), DI
 	ADDQ         R8, SI
 	DECQ         DX
-	JNE          complexBlock8
-	MOVQ         DI, AX
+	JNE          block_18
 	MOVQ         (R10), R12
-	VMOVUPS      Z0, (CX)(R12*4)
+	VSUBPS       Z2, Z0, Z2
+	VADDPS       Z1, Z0, Z1
+	VMOVUPS      Z2, (CX)(R12*4)
 	VMOVUPS      Z1, 64(CX)(R12*4)
-	VMOVUPS      Z2, 128(CX)(R12*4)
 	MOVQ         8(R10), R12
-	VMOVUPS      Z3, (CX)(R12*4)
+	VSUBPS       Z5, Z3, Z5
+	VADDPS       Z4, Z3, Z4
+	VMOVUPS      Z5, (CX)(R12*4)
 	VMOVUPS      Z4, 64(CX)(R12*4)
-	VMOVUPS      Z5, 128(CX)(R12*4)
 	MOVQ         16(R10), R12
-	VMOVUPS      Z6, (CX)(R12*4)
+	VSUBPS       Z8, Z6, Z8
+	VADDPS       Z7, Z6, Z7
+	VMOVUPS      Z8, (CX)(R12*4)
 	VMOVUPS      Z7, 64(CX)(R12*4)
-	VMOVUPS      Z8, 128(CX)(R12*4)
 	MOVQ         24(R10), R12
-	VMOVUPS      Z9, (CX)(R12*4)
+	VSUBPS       Z11, Z9, Z11
+	VADDPS       Z10, Z9, Z10
+	VMOVUPS      Z11, (CX)(R12*4)
 	VMOVUPS      Z10, 64(CX)(R12*4)
-	VMOVUPS      Z11, 128(CX)(R12*4)
 	MOVQ         32(R10), R12
-	VMOVUPS      Z12, (CX)(R12*4)
+	VSUBPS       Z14, Z12, Z14
+	VADDPS       Z13, Z12, Z13
+	VMOVUPS      Z14, (CX)(R12*4)
 	VMOVUPS      Z13, 64(CX)(R12*4)
-	VMOVUPS      Z14, 128(CX)(R12*4)
 	MOVQ         40(R10), R12
-	VMOVUPS      Z15, (CX)(R12*4)
+	VSUBPS       Z17, Z15, Z17
+	VADDPS       Z16, Z15, Z16
+	VMOVUPS      Z17, (CX)(R12*4)
 	VMOVUPS      Z16, 64(CX)(R12*4)
-	VMOVUPS      Z17, 128(CX)(R12*4)
 	MOVQ         48(R10), R12
-	VMOVUPS      Z18, (CX)(R12*4)
+	VSUBPS       Z20, Z18, Z20
+	VADDPS       Z19, Z18, Z19
+	VMOVUPS      Z20, (CX)(R12*4)
 	VMOVUPS      Z19, 64(CX)(R12*4)
-	VMOVUPS      Z20, 128(CX)(R12*4)
 	MOVQ         56(R10), R12
-	VMOVUPS      Z21, (CX)(R12*4)
+	VSUBPS       Z23, Z21, Z23
+	VADDPS       Z22, Z21, Z22
+	VMOVUPS      Z23, (CX)(R12*4)
 	VMOVUPS      Z22, 64(CX)(R12*4)
-	VMOVUPS      Z23, 128(CX)(R12*4)
-	ADDQ         $0x000000c0, BX
-	ADDQ         $0x000000c0, CX
-	DECQ         R11
-	JNE          complex8
+	ADDQ         $0x00000080, BX
+	ADDQ         $0x00000080, CX
+	SUBQ         $0x01, R11
+	JMP          complex_18
 
-end8:
+end_18:
 	VZEROUPPER
 	RET
 
@@ -21206,10 +21396,7 @@ not8:
 	MOVQ at_len+80(FP), R12
 	CMPQ R12, $0x07
 	JNE  not7
-	MOVQ bins+120(FP), R11
-	NEGQ R11
-	LEAQ (R11)(R11*2), R11
-	ADDQ planes+112(FP), R11
+	MOVQ reals+120(FP), R11
 
 real7:
 	VPXORD Z0, Z0, Z0
@@ -21256,15 +21443,15 @@ realBlock7:
 	VMOVUPS      Z5, (CX)(R12*4)
 	MOVQ         48(R10), R12
 	VMOVUPS      Z6, (CX)(R12*4)
-	ADDQ         $0x40, BX
-	ADDQ         $0x40, CX
+	ADDQ         $0x00000040, BX
+	ADDQ         $0x00000040, CX
 	DECQ         R11
 	JNE          real7
-	MOVQ         bins+120(FP), R11
-	TESTQ        R11, R11
-	JE           end7
+	MOVQ         bins+128(FP), R11
 
-complex7:
+complex_17:
+	CMPQ   R11, $0x01
+	JLT    end_17
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
@@ -21286,16 +21473,14 @@ complex7:
 	VPXORD Z18, Z18, Z18
 	VPXORD Z19, Z19, Z19
 	VPXORD Z20, Z20, Z20
-	MOVQ   R9, DI
-	IMULQ  k+96(FP), DI
-	ADDQ   AX, DI
+	LEAQ   (AX)(R9*1), DI
 	MOVQ   k+96(FP), DX
 	MOVQ   BX, SI
 
-complexBlock7:
-	VMOVUPS      (SI), Z21
-	VMOVUPS      64(SI), Z22
-	VMOVUPS      128(SI), Z23
+block_17:
+	VMOVUPS      (SI), Z22
+	VMOVUPS      64(SI), Z23
+	VADDPS       Z23, Z22, Z21
 	VBROADCASTSD (AX), Z24
 	VBROADCASTSD (DI), Z26
 	VSUBPS       Z24, Z26, Z25
@@ -21345,46 +21530,52 @@ complexBlock7:
 	VFMADD231PS  Z24, Z21, Z18
 	VFMADD231PS  Z25, Z22, Z19
 	VFMADD231PS  Z26, Z23, Z20
-	ADDQ         R9, AX
-	ADDQ         R9, DI
+	LEAQ         (AX)(R9*2), AX
+	LEAQ         (DI)(R9*2), DI
 	ADDQ         R8, SI
 	DECQ         DX
-	JNE          complexBlock7
-	MOVQ         DI, AX
+	JNE          block_17
 	MOVQ         (R10), R12
-	VMOVUPS      Z0, (CX)(R12*4)
+	VSUBPS       Z2, Z0, Z2
+	VADDPS       Z1, Z0, Z1
+	VMOVUPS      Z2, (CX)(R12*4)
 	VMOVUPS      Z1, 64(CX)(R12*4)
-	VMOVUPS      Z2, 128(CX)(R12*4)
 	MOVQ         8(R10), R12
-	VMOVUPS      Z3, (CX)(R12*4)
+	VSUBPS       Z5, Z3, Z5
+	VADDPS       Z4, Z3, Z4
+	VMOVUPS      Z5, (CX)(R12*4)
 	VMOVUPS      Z4, 64(CX)(R12*4)
-	VMOVUPS      Z5, 128(CX)(R12*4)
 	MOVQ         16(R10), R12
-	VMOVUPS      Z6, (CX)(R12*4)
+	VSUBPS       Z8, Z6, Z8
+	VADDPS       Z7, Z6, Z7
+	VMOVUPS      Z8, (CX)(R12*4)
 	VMOVUPS      Z7, 64(CX)(R12*4)
-	VMOVUPS      Z8, 128(CX)(R12*4)
 	MOVQ         24(R10), R12
-	VMOVUPS      Z9, (CX)(R12*4)
+	VSUBPS       Z11, Z9, Z11
+	VADDPS       Z10, Z9, Z10
+	VMOVUPS      Z11, (CX)(R12*4)
 	VMOVUPS      Z10, 64(CX)(R12*4)
-	VMOVUPS      Z11, 128(CX)(R12*4)
 	MOVQ         32(R10), R12
-	VMOVUPS      Z12, (CX)(R12*4)
+	VSUBPS       Z14, Z12, Z14
+	VADDPS       Z13, Z12, Z13
+	VMOVUPS      Z14, (CX)(R12*4)
 	VMOVUPS      Z13, 64(CX)(R12*4)
-	VMOVUPS      Z14, 128(CX)(R12*4)
 	MOVQ         40(R10), R12
-	VMOVUPS      Z15, (CX)(R12*4)
+	VSUBPS       Z17, Z15, Z17
+	VADDPS       Z16, Z15, Z16
+	VMOVUPS      Z17, (CX)(R12*4)
 	VMOVUPS      Z16, 64(CX)(R12*4)
-	VMOVUPS      Z17, 128(CX)(R12*4)
 	MOVQ         48(R10), R12
-	VMOVUPS      Z18, (CX)(R12*4)
+	VSUBPS       Z20, Z18, Z20
+	VADDPS       Z19, Z18, Z19
+	VMOVUPS      Z20, (CX)(R12*4)
 	VMOVUPS      Z19, 64(CX)(R12*4)
-	VMOVUPS      Z20, 128(CX)(R12*4)
-	ADDQ         $0x000000c0, BX
-	ADDQ         $0x000000c0, CX
-	DECQ         R11
-	JNE          complex7
+	ADDQ         $0x00000080, BX
+	ADDQ         $0x00000080, CX
+	SUBQ         $0x01, R11
+	JMP          complex_17
 
-end7:
+end_17:
 	VZEROUPPER
 	RET
 
@@ -21392,10 +21583,7 @@ not7:
 	MOVQ at_len+80(FP), R12
 	CMPQ R12, $0x06
 	JNE  not6
-	MOVQ bins+120(FP), R11
-	NEGQ R11
-	LEAQ (R11)(R11*2), R11
-	ADDQ planes+112(FP), R11
+	MOVQ reals+120(FP), R11
 
 real6:
 	VPXORD Z0, Z0, Z0
@@ -21437,15 +21625,15 @@ realBlock6:
 	VMOVUPS      Z4, (CX)(R12*4)
 	MOVQ         40(R10), R12
 	VMOVUPS      Z5, (CX)(R12*4)
-	ADDQ         $0x40, BX
-	ADDQ         $0x40, CX
+	ADDQ         $0x00000040, BX
+	ADDQ         $0x00000040, CX
 	DECQ         R11
 	JNE          real6
-	MOVQ         bins+120(FP), R11
-	TESTQ        R11, R11
-	JE           end6
+	MOVQ         bins+128(FP), R11
 
-complex6:
+complex_16:
+	CMPQ   R11, $0x01
+	JLT    end_16
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
@@ -21464,16 +21652,14 @@ complex6:
 	VPXORD Z15, Z15, Z15
 	VPXORD Z16, Z16, Z16
 	VPXORD Z17, Z17, Z17
-	MOVQ   R9, DI
-	IMULQ  k+96(FP), DI
-	ADDQ   AX, DI
+	LEAQ   (AX)(R9*1), DI
 	MOVQ   k+96(FP), DX
 	MOVQ   BX, SI
 
-complexBlock6:
-	VMOVUPS      (SI), Z18
-	VMOVUPS      64(SI), Z19
-	VMOVUPS      128(SI), Z20
+block_16:
+	VMOVUPS      (SI), Z19
+	VMOVUPS      64(SI), Z20
+	VADDPS       Z20, Z19, Z18
 	VBROADCASTSD (AX), Z21
 	VBROADCASTSD (DI), Z23
 	VSUBPS       Z21, Z23, Z22
@@ -21516,42 +21702,47 @@ complexBlock6:
 	VFMADD231PS  Z21, Z18, Z15
 	VFMADD231PS  Z22, Z19, Z16
 	VFMADD231PS  Z23, Z20, Z17
-	ADDQ         R9, AX
-	ADDQ         R9, DI
+	LEAQ         (AX)(R9*2), AX
+	LEAQ         (DI)(R9*2), DI
 	ADDQ         R8, SI
 	DECQ         DX
-	JNE          complexBlock6
-	MOVQ         DI, AX
+	JNE          block_16
 	MOVQ         (R10), R12
-	VMOVUPS      Z0, (CX)(R12*4)
+	VSUBPS       Z2, Z0, Z2
+	VADDPS       Z1, Z0, Z1
+	VMOVUPS      Z2, (CX)(R12*4)
 	VMOVUPS      Z1, 64(CX)(R12*4)
-	VMOVUPS      Z2, 128(CX)(R12*4)
 	MOVQ         8(R10), R12
-	VMOVUPS      Z3, (CX)(R12*4)
+	VSUBPS       Z5, Z3, Z5
+	VADDPS       Z4, Z3, Z4
+	VMOVUPS      Z5, (CX)(R12*4)
 	VMOVUPS      Z4, 64(CX)(R12*4)
-	VMOVUPS      Z5, 128(CX)(R12*4)
 	MOVQ         16(R10), R12
-	VMOVUPS      Z6, (CX)(R12*4)
+	VSUBPS       Z8, Z6, Z8
+	VADDPS       Z7, Z6, Z7
+	VMOVUPS      Z8, (CX)(R12*4)
 	VMOVUPS      Z7, 64(CX)(R12*4)
-	VMOVUPS      Z8, 128(CX)(R12*4)
 	MOVQ         24(R10), R12
-	VMOVUPS      Z9, (CX)(R12*4)
+	VSUBPS       Z11, Z9, Z11
+	VADDPS       Z10, Z9, Z10
+	VMOVUPS      Z11, (CX)(R12*4)
 	VMOVUPS      Z10, 64(CX)(R12*4)
-	VMOVUPS      Z11, 128(CX)(R12*4)
 	MOVQ         32(R10), R12
-	VMOVUPS      Z12, (CX)(R12*4)
+	VSUBPS       Z14, Z12, Z14
+	VADDPS       Z13, Z12, Z13
+	VMOVUPS      Z14, (CX)(R12*4)
 	VMOVUPS      Z13, 64(CX)(R12*4)
-	VMOVUPS      Z14, 128(CX)(R12*4)
 	MOVQ         40(R10), R12
-	VMOVUPS      Z15, (CX)(R12*4)
+	VSUBPS       Z17, Z15, Z17
+	VADDPS       Z16, Z15, Z16
+	VMOVUPS      Z17, (CX)(R12*4)
 	VMOVUPS      Z16, 64(CX)(R12*4)
-	VMOVUPS      Z17, 128(CX)(R12*4)
-	ADDQ         $0x000000c0, BX
-	ADDQ         $0x000000c0, CX
-	DECQ         R11
-	JNE          complex6
+	ADDQ         $0x00000080, BX
+	ADDQ         $0x00000080, CX
+	SUBQ         $0x01, R11
+	JMP          complex_16
 
-end6:
+end_16:
 	VZEROUPPER
 	RET
 
@@ -21559,10 +21750,7 @@ not6:
 	MOVQ at_len+80(FP), R12
 	CMPQ R12, $0x05
 	JNE  not5
-	MOVQ bins+120(FP), R11
-	NEGQ R11
-	LEAQ (R11)(R11*2), R11
-	ADDQ planes+112(FP), R11
+	MOVQ reals+120(FP), R11
 
 real5:
 	VPXORD Z0, Z0, Z0
@@ -21599,15 +21787,15 @@ realBlock5:
 	VMOVUPS      Z3, (CX)(R12*4)
 	MOVQ         32(R10), R12
 	VMOVUPS      Z4, (CX)(R12*4)
-	ADDQ         $0x40, BX
-	ADDQ         $0x40, CX
+	ADDQ         $0x00000040, BX
+	ADDQ         $0x00000040, CX
 	DECQ         R11
 	JNE          real5
-	MOVQ         bins+120(FP), R11
-	TESTQ        R11, R11
-	JE           end5
+	MOVQ         bins+128(FP), R11
 
-complex5:
+complex_15:
+	CMPQ   R11, $0x01
+	JLT    end_15
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
@@ -21623,16 +21811,14 @@ complex5:
 	VPXORD Z12, Z12, Z12
 	VPXORD Z13, Z13, Z13
 	VPXORD Z14, Z14, Z14
-	MOVQ   R9, DI
-	IMULQ  k+96(FP), DI
-	ADDQ   AX, DI
+	LEAQ   (AX)(R9*1), DI
 	MOVQ   k+96(FP), DX
 	MOVQ   BX, SI
 
-complexBlock5:
-	VMOVUPS      (SI), Z15
-	VMOVUPS      64(SI), Z16
-	VMOVUPS      128(SI), Z17
+block_15:
+	VMOVUPS      (SI), Z16
+	VMOVUPS      64(SI), Z17
+	VADDPS       Z17, Z16, Z15
 	VBROADCASTSD (AX), Z18
 	VBROADCASTSD (DI), Z20
 	VSUBPS       Z18, Z20, Z19
@@ -21668,38 +21854,42 @@ complexBlock5:
 	VFMADD231PS  Z18, Z15, Z12
 	VFMADD231PS  Z19, Z16, Z13
 	VFMADD231PS  Z20, Z17, Z14
-	ADDQ         R9, AX
-	ADDQ         R9, DI
+	LEAQ         (AX)(R9*2), AX
+	LEAQ         (DI)(R9*2), DI
 	ADDQ         R8, SI
 	DECQ         DX
-	JNE          complexBlock5
-	MOVQ         DI, AX
+	JNE          block_15
 	MOVQ         (R10), R12
-	VMOVUPS      Z0, (CX)(R12*4)
+	VSUBPS       Z2, Z0, Z2
+	VADDPS       Z1, Z0, Z1
+	VMOVUPS      Z2, (CX)(R12*4)
 	VMOVUPS      Z1, 64(CX)(R12*4)
-	VMOVUPS      Z2, 128(CX)(R12*4)
 	MOVQ         8(R10), R12
-	VMOVUPS      Z3, (CX)(R12*4)
+	VSUBPS       Z5, Z3, Z5
+	VADDPS       Z4, Z3, Z4
+	VMOVUPS      Z5, (CX)(R12*4)
 	VMOVUPS      Z4, 64(CX)(R12*4)
-	VMOVUPS      Z5, 128(CX)(R12*4)
 	MOVQ         16(R10), R12
-	VMOVUPS      Z6, (CX)(R12*4)
+	VSUBPS       Z8, Z6, Z8
+	VADDPS       Z7, Z6, Z7
+	VMOVUPS      Z8, (CX)(R12*4)
 	VMOVUPS      Z7, 64(CX)(R12*4)
-	VMOVUPS      Z8, 128(CX)(R12*4)
 	MOVQ         24(R10), R12
-	VMOVUPS      Z9, (CX)(R12*4)
+	VSUBPS       Z11, Z9, Z11
+	VADDPS       Z10, Z9, Z10
+	VMOVUPS      Z11, (CX)(R12*4)
 	VMOVUPS      Z10, 64(CX)(R12*4)
-	VMOVUPS      Z11, 128(CX)(R12*4)
 	MOVQ         32(R10), R12
-	VMOVUPS      Z12, (CX)(R12*4)
+	VSUBPS       Z14, Z12, Z14
+	VADDPS       Z13, Z12, Z13
+	VMOVUPS      Z14, (CX)(R12*4)
 	VMOVUPS      Z13, 64(CX)(R12*4)
-	VMOVUPS      Z14, 128(CX)(R12*4)
-	ADDQ         $0x000000c0, BX
-	ADDQ         $0x000000c0, CX
-	DECQ         R11
-	JNE          complex5
+	ADDQ         $0x00000080, BX
+	ADDQ         $0x00000080, CX
+	SUBQ         $0x01, R11
+	JMP          complex_15
 
-end5:
+end_15:
 	VZEROUPPER
 	RET
 
@@ -21707,10 +21897,7 @@ not5:
 	MOVQ at_len+80(FP), R12
 	CMPQ R12, $0x04
 	JNE  not4
-	MOVQ bins+120(FP), R11
-	NEGQ R11
-	LEAQ (R11)(R11*2), R11
-	ADDQ planes+112(FP), R11
+	MOVQ reals+120(FP), R11
 
 real4:
 	VPXORD Z0, Z0, Z0
@@ -21742,15 +21929,15 @@ realBlock4:
 	VMOVUPS      Z2, (CX)(R12*4)
 	MOVQ         24(R10), R12
 	VMOVUPS      Z3, (CX)(R12*4)
-	ADDQ         $0x40, BX
-	ADDQ         $0x40, CX
+	ADDQ         $0x00000040, BX
+	ADDQ         $0x00000040, CX
 	DECQ         R11
 	JNE          real4
-	MOVQ         bins+120(FP), R11
-	TESTQ        R11, R11
-	JE           end4
+	MOVQ         bins+128(FP), R11
 
-complex4:
+complex_14:
+	CMPQ   R11, $0x01
+	JLT    end_14
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
@@ -21763,16 +21950,14 @@ complex4:
 	VPXORD Z9, Z9, Z9
 	VPXORD Z10, Z10, Z10
 	VPXORD Z11, Z11, Z11
-	MOVQ   R9, DI
-	IMULQ  k+96(FP), DI
-	ADDQ   AX, DI
+	LEAQ   (AX)(R9*1), DI
 	MOVQ   k+96(FP), DX
 	MOVQ   BX, SI
 
-complexBlock4:
-	VMOVUPS      (SI), Z12
-	VMOVUPS      64(SI), Z13
-	VMOVUPS      128(SI), Z14
+block_14:
+	VMOVUPS      (SI), Z13
+	VMOVUPS      64(SI), Z14
+	VADDPS       Z14, Z13, Z12
 	VBROADCASTSD (AX), Z15
 	VBROADCASTSD (DI), Z17
 	VSUBPS       Z15, Z17, Z16
@@ -21801,34 +21986,37 @@ complexBlock4:
 	VFMADD231PS  Z15, Z12, Z9
 	VFMADD231PS  Z16, Z13, Z10
 	VFMADD231PS  Z17, Z14, Z11
-	ADDQ         R9, AX
-	ADDQ         R9, DI
+	LEAQ         (AX)(R9*2), AX
+	LEAQ         (DI)(R9*2), DI
 	ADDQ         R8, SI
 	DECQ         DX
-	JNE          complexBlock4
-	MOVQ         DI, AX
+	JNE          block_14
 	MOVQ         (R10), R12
-	VMOVUPS      Z0, (CX)(R12*4)
+	VSUBPS       Z2, Z0, Z2
+	VADDPS       Z1, Z0, Z1
+	VMOVUPS      Z2, (CX)(R12*4)
 	VMOVUPS      Z1, 64(CX)(R12*4)
-	VMOVUPS      Z2, 128(CX)(R12*4)
 	MOVQ         8(R10), R12
-	VMOVUPS      Z3, (CX)(R12*4)
+	VSUBPS       Z5, Z3, Z5
+	VADDPS       Z4, Z3, Z4
+	VMOVUPS      Z5, (CX)(R12*4)
 	VMOVUPS      Z4, 64(CX)(R12*4)
-	VMOVUPS      Z5, 128(CX)(R12*4)
 	MOVQ         16(R10), R12
-	VMOVUPS      Z6, (CX)(R12*4)
+	VSUBPS       Z8, Z6, Z8
+	VADDPS       Z7, Z6, Z7
+	VMOVUPS      Z8, (CX)(R12*4)
 	VMOVUPS      Z7, 64(CX)(R12*4)
-	VMOVUPS      Z8, 128(CX)(R12*4)
 	MOVQ         24(R10), R12
-	VMOVUPS      Z9, (CX)(R12*4)
+	VSUBPS       Z11, Z9, Z11
+	VADDPS       Z10, Z9, Z10
+	VMOVUPS      Z11, (CX)(R12*4)
 	VMOVUPS      Z10, 64(CX)(R12*4)
-	VMOVUPS      Z11, 128(CX)(R12*4)
-	ADDQ         $0x000000c0, BX
-	ADDQ         $0x000000c0, CX
-	DECQ         R11
-	JNE          complex4
+	ADDQ         $0x00000080, BX
+	ADDQ         $0x00000080, CX
+	SUBQ         $0x01, R11
+	JMP          complex_14
 
-end4:
+end_14:
 	VZEROUPPER
 	RET
 
@@ -21836,10 +22024,7 @@ not4:
 	MOVQ at_len+80(FP), R12
 	CMPQ R12, $0x03
 	JNE  not3
-	MOVQ bins+120(FP), R11
-	NEGQ R11
-	LEAQ (R11)(R11*2), R11
-	ADDQ planes+112(FP), R11
+	MOVQ reals+120(FP), R11
 
 real3:
 	VPXORD Z0, Z0, Z0
@@ -21866,15 +22051,15 @@ realBlock3:
 	VMOVUPS      Z1, (CX)(R12*4)
 	MOVQ         16(R10), R12
 	VMOVUPS      Z2, (CX)(R12*4)
-	ADDQ         $0x40, BX
-	ADDQ         $0x40, CX
+	ADDQ         $0x00000040, BX
+	ADDQ         $0x00000040, CX
 	DECQ         R11
 	JNE          real3
-	MOVQ         bins+120(FP), R11
-	TESTQ        R11, R11
-	JE           end3
+	MOVQ         bins+128(FP), R11
 
-complex3:
+complex_13:
+	CMPQ   R11, $0x01
+	JLT    end_13
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
@@ -21884,16 +22069,14 @@ complex3:
 	VPXORD Z6, Z6, Z6
 	VPXORD Z7, Z7, Z7
 	VPXORD Z8, Z8, Z8
-	MOVQ   R9, DI
-	IMULQ  k+96(FP), DI
-	ADDQ   AX, DI
+	LEAQ   (AX)(R9*1), DI
 	MOVQ   k+96(FP), DX
 	MOVQ   BX, SI
 
-complexBlock3:
-	VMOVUPS      (SI), Z9
-	VMOVUPS      64(SI), Z10
-	VMOVUPS      128(SI), Z11
+block_13:
+	VMOVUPS      (SI), Z10
+	VMOVUPS      64(SI), Z11
+	VADDPS       Z11, Z10, Z9
 	VBROADCASTSD (AX), Z12
 	VBROADCASTSD (DI), Z14
 	VSUBPS       Z12, Z14, Z13
@@ -21915,30 +22098,32 @@ complexBlock3:
 	VFMADD231PS  Z12, Z9, Z6
 	VFMADD231PS  Z13, Z10, Z7
 	VFMADD231PS  Z14, Z11, Z8
-	ADDQ         R9, AX
-	ADDQ         R9, DI
+	LEAQ         (AX)(R9*2), AX
+	LEAQ         (DI)(R9*2), DI
 	ADDQ         R8, SI
 	DECQ         DX
-	JNE          complexBlock3
-	MOVQ         DI, AX
+	JNE          block_13
 	MOVQ         (R10), R12
-	VMOVUPS      Z0, (CX)(R12*4)
+	VSUBPS       Z2, Z0, Z2
+	VADDPS       Z1, Z0, Z1
+	VMOVUPS      Z2, (CX)(R12*4)
 	VMOVUPS      Z1, 64(CX)(R12*4)
-	VMOVUPS      Z2, 128(CX)(R12*4)
 	MOVQ         8(R10), R12
-	VMOVUPS      Z3, (CX)(R12*4)
+	VSUBPS       Z5, Z3, Z5
+	VADDPS       Z4, Z3, Z4
+	VMOVUPS      Z5, (CX)(R12*4)
 	VMOVUPS      Z4, 64(CX)(R12*4)
-	VMOVUPS      Z5, 128(CX)(R12*4)
 	MOVQ         16(R10), R12
-	VMOVUPS      Z6, (CX)(R12*4)
+	VSUBPS       Z8, Z6, Z8
+	VADDPS       Z7, Z6, Z7
+	VMOVUPS      Z8, (CX)(R12*4)
 	VMOVUPS      Z7, 64(CX)(R12*4)
-	VMOVUPS      Z8, 128(CX)(R12*4)
-	ADDQ         $0x000000c0, BX
-	ADDQ         $0x000000c0, CX
-	DECQ         R11
-	JNE          complex3
+	ADDQ         $0x00000080, BX
+	ADDQ         $0x00000080, CX
+	SUBQ         $0x01, R11
+	JMP          complex_13
 
-end3:
+end_13:
 	VZEROUPPER
 	RET
 
@@ -21946,10 +22131,7 @@ not3:
 	MOVQ at_len+80(FP), R12
 	CMPQ R12, $0x02
 	JNE  not2
-	MOVQ bins+120(FP), R11
-	NEGQ R11
-	LEAQ (R11)(R11*2), R11
-	ADDQ planes+112(FP), R11
+	MOVQ reals+120(FP), R11
 
 real2:
 	VPXORD Z0, Z0, Z0
@@ -21971,31 +22153,29 @@ realBlock2:
 	VMOVUPS      Z0, (CX)(R12*4)
 	MOVQ         8(R10), R12
 	VMOVUPS      Z1, (CX)(R12*4)
-	ADDQ         $0x40, BX
-	ADDQ         $0x40, CX
+	ADDQ         $0x00000040, BX
+	ADDQ         $0x00000040, CX
 	DECQ         R11
 	JNE          real2
-	MOVQ         bins+120(FP), R11
-	TESTQ        R11, R11
-	JE           end2
+	MOVQ         bins+128(FP), R11
 
-complex2:
+complex_12:
+	CMPQ   R11, $0x01
+	JLT    end_12
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
 	VPXORD Z3, Z3, Z3
 	VPXORD Z4, Z4, Z4
 	VPXORD Z5, Z5, Z5
-	MOVQ   R9, DI
-	IMULQ  k+96(FP), DI
-	ADDQ   AX, DI
+	LEAQ   (AX)(R9*1), DI
 	MOVQ   k+96(FP), DX
 	MOVQ   BX, SI
 
-complexBlock2:
-	VMOVUPS      (SI), Z6
-	VMOVUPS      64(SI), Z7
-	VMOVUPS      128(SI), Z8
+block_12:
+	VMOVUPS      (SI), Z7
+	VMOVUPS      64(SI), Z8
+	VADDPS       Z8, Z7, Z6
 	VBROADCASTSD (AX), Z9
 	VBROADCASTSD (DI), Z11
 	VSUBPS       Z9, Z11, Z10
@@ -22010,34 +22190,32 @@ complexBlock2:
 	VFMADD231PS  Z9, Z6, Z3
 	VFMADD231PS  Z10, Z7, Z4
 	VFMADD231PS  Z11, Z8, Z5
-	ADDQ         R9, AX
-	ADDQ         R9, DI
+	LEAQ         (AX)(R9*2), AX
+	LEAQ         (DI)(R9*2), DI
 	ADDQ         R8, SI
 	DECQ         DX
-	JNE          complexBlock2
-	MOVQ         DI, AX
+	JNE          block_12
 	MOVQ         (R10), R12
-	VMOVUPS      Z0, (CX)(R12*4)
+	VSUBPS       Z2, Z0, Z2
+	VADDPS       Z1, Z0, Z1
+	VMOVUPS      Z2, (CX)(R12*4)
 	VMOVUPS      Z1, 64(CX)(R12*4)
-	VMOVUPS      Z2, 128(CX)(R12*4)
 	MOVQ         8(R10), R12
-	VMOVUPS      Z3, (CX)(R12*4)
+	VSUBPS       Z5, Z3, Z5
+	VADDPS       Z4, Z3, Z4
+	VMOVUPS      Z5, (CX)(R12*4)
 	VMOVUPS      Z4, 64(CX)(R12*4)
-	VMOVUPS      Z5, 128(CX)(R12*4)
-	ADDQ         $0x000000c0, BX
-	ADDQ         $0x000000c0, CX
-	DECQ         R11
-	JNE          complex2
+	ADDQ         $0x00000080, BX
+	ADDQ         $0x00000080, CX
+	SUBQ         $0x01, R11
+	JMP          complex_12
 
-end2:
+end_12:
 	VZEROUPPER
 	RET
 
 not2:
-	MOVQ bins+120(FP), R11
-	NEGQ R11
-	LEAQ (R11)(R11*2), R11
-	ADDQ planes+112(FP), R11
+	MOVQ reals+120(FP), R11
 
 real1:
 	VPXORD Z0, Z0, Z0
@@ -22054,28 +22232,26 @@ realBlock1:
 	JNE          realBlock1
 	MOVQ         (R10), R12
 	VMOVUPS      Z0, (CX)(R12*4)
-	ADDQ         $0x40, BX
-	ADDQ         $0x40, CX
+	ADDQ         $0x00000040, BX
+	ADDQ         $0x00000040, CX
 	DECQ         R11
 	JNE          real1
-	MOVQ         bins+120(FP), R11
-	TESTQ        R11, R11
-	JE           end1
+	MOVQ         bins+128(FP), R11
 
-complex1:
+complex_11:
+	CMPQ   R11, $0x01
+	JLT    end_11
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
-	MOVQ   R9, DI
-	IMULQ  k+96(FP), DI
-	ADDQ   AX, DI
+	LEAQ   (AX)(R9*1), DI
 	MOVQ   k+96(FP), DX
 	MOVQ   BX, SI
 
-complexBlock1:
-	VMOVUPS      (SI), Z3
-	VMOVUPS      64(SI), Z4
-	VMOVUPS      128(SI), Z5
+block_11:
+	VMOVUPS      (SI), Z4
+	VMOVUPS      64(SI), Z5
+	VADDPS       Z5, Z4, Z3
 	VBROADCASTSD (AX), Z6
 	VBROADCASTSD (DI), Z8
 	VSUBPS       Z6, Z8, Z7
@@ -22083,28 +22259,28 @@ complexBlock1:
 	VFMADD231PS  Z6, Z3, Z0
 	VFMADD231PS  Z7, Z4, Z1
 	VFMADD231PS  Z8, Z5, Z2
-	ADDQ         R9, AX
-	ADDQ         R9, DI
+	LEAQ         (AX)(R9*2), AX
+	LEAQ         (DI)(R9*2), DI
 	ADDQ         R8, SI
 	DECQ         DX
-	JNE          complexBlock1
-	MOVQ         DI, AX
+	JNE          block_11
 	MOVQ         (R10), R12
-	VMOVUPS      Z0, (CX)(R12*4)
+	VSUBPS       Z2, Z0, Z2
+	VADDPS       Z1, Z0, Z1
+	VMOVUPS      Z2, (CX)(R12*4)
 	VMOVUPS      Z1, 64(CX)(R12*4)
-	VMOVUPS      Z2, 128(CX)(R12*4)
-	ADDQ         $0x000000c0, BX
-	ADDQ         $0x000000c0, CX
-	DECQ         R11
-	JNE          complex1
+	ADDQ         $0x00000080, BX
+	ADDQ         $0x00000080, CX
+	SUBQ         $0x01, R11
+	JMP          complex_11
 
-end1:
+end_11:
 	VZEROUPPER
 	RET
 
-// func circulantRowAVX512(y []float32, w []float32, x []float32, k int, unit int, stride int, spacing int, vecs int, planes int, bins int)
-// Requires: AVX, AVX512F, MMX+
-TEXT ·circulantRowAVX512(SB), NOSPLIT, $0-128
+// func circulantRowAVX512(y []float32, w []float32, x []float32, k int, unit int, stride int, spacing int, vecs int, pitch int, reals int, bins int)
+// Requires: AVX, AVX512F, CMOV, MMX+
+TEXT ·circulantRowAVX512(SB), NOSPLIT, $0-136
 	MOVQ   w_base+24(FP), AX
 	MOVQ   x_base+48(FP), BX
 	MOVQ   y_base+0(FP), CX
@@ -22112,69 +22288,116 @@ TEXT ·circulantRowAVX512(SB), NOSPLIT, $0-128
 	SHLQ   $0x02, R9
 	MOVQ   spacing+96(FP), R14
 	SHLQ   $0x02, R14
-	MOVQ   planes+112(FP), R8
+	MOVQ   pitch+112(FP), R8
 	IMUL3Q $0x00000040, R8, R8
 	MOVQ   vecs+104(FP), DX
 	CMPQ   DX, $0x03
 	JNE    not3
-	MOVQ   bins+120(FP), R12
-	NEGQ   R12
-	LEAQ   (R12)(R12*2), R12
-	ADDQ   planes+112(FP), R12
+	MOVQ   unit+80(FP), DX
+	CMPQ   DX, $0x01
+	JNE    grouped3
+	MOVQ   reals+120(FP), R12
 
-real3:
+realsingle3:
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
 	MOVQ   k+72(FP), DX
 	MOVQ   BX, SI
 
-realBlock3tile:
-	MOVQ $0x00000010, R11
+realBlocksingle3tile:
+	MOVQ $0x00000004, R11
 
-realBlock3row:
-	MOVQ SI, DI
-	MOVQ unit+80(FP), R10
-
-realBlock3block:
-	VBROADCASTSS (DI), Z3
+realBlocksingle3quad:
+	CMPQ         DX, $0x04
+	JLT          realBlocksingle3rest
+	VBROADCASTSS (SI), Z3
 	VMOVUPS      (AX), Z4
-	PREFETCHT0   4096(AX)
+	PREFETCHT0   8192(AX)
 	VFMADD231PS  Z4, Z3, Z0
 	VMOVUPS      (AX)(R14*1), Z4
-	PREFETCHT0   4096(AX)(R14*1)
+	PREFETCHT0   8192(AX)(R14*1)
 	VFMADD231PS  Z4, Z3, Z1
 	VMOVUPS      (AX)(R14*2), Z4
-	PREFETCHT0   4096(AX)(R14*2)
+	PREFETCHT0   8192(AX)(R14*2)
 	VFMADD231PS  Z4, Z3, Z2
 	ADDQ         R9, AX
-	DECQ         DX
-	JE           realBlock3done
-	ADDQ         R8, DI
-	DECQ         R10
-	JNE          realBlock3block
-	ADDQ         $0x04, SI
+	VBROADCASTSS 4(SI), Z3
+	VMOVUPS      (AX), Z4
+	PREFETCHT0   8192(AX)
+	VFMADD231PS  Z4, Z3, Z0
+	VMOVUPS      (AX)(R14*1), Z4
+	PREFETCHT0   8192(AX)(R14*1)
+	VFMADD231PS  Z4, Z3, Z1
+	VMOVUPS      (AX)(R14*2), Z4
+	PREFETCHT0   8192(AX)(R14*2)
+	VFMADD231PS  Z4, Z3, Z2
+	ADDQ         R9, AX
+	VBROADCASTSS 8(SI), Z3
+	VMOVUPS      (AX), Z4
+	PREFETCHT0   8192(AX)
+	VFMADD231PS  Z4, Z3, Z0
+	VMOVUPS      (AX)(R14*1), Z4
+	PREFETCHT0   8192(AX)(R14*1)
+	VFMADD231PS  Z4, Z3, Z1
+	VMOVUPS      (AX)(R14*2), Z4
+	PREFETCHT0   8192(AX)(R14*2)
+	VFMADD231PS  Z4, Z3, Z2
+	ADDQ         R9, AX
+	VBROADCASTSS 12(SI), Z3
+	VMOVUPS      (AX), Z4
+	PREFETCHT0   8192(AX)
+	VFMADD231PS  Z4, Z3, Z0
+	VMOVUPS      (AX)(R14*1), Z4
+	PREFETCHT0   8192(AX)(R14*1)
+	VFMADD231PS  Z4, Z3, Z1
+	VMOVUPS      (AX)(R14*2), Z4
+	PREFETCHT0   8192(AX)(R14*2)
+	VFMADD231PS  Z4, Z3, Z2
+	ADDQ         R9, AX
+	ADDQ         $0x10, SI
+	SUBQ         $0x04, DX
 	DECQ         R11
-	JNE          realBlock3row
-	LEAQ         -60(DI), SI
-	JMP          realBlock3tile
+	JNE          realBlocksingle3quad
+	LEAQ         -64(SI)(R8*1), SI
+	JMP          realBlocksingle3tile
 
-realBlock3done:
+realBlocksingle3rest:
+	TESTQ DX, DX
+	JE    realBlocksingle3done
+
+realBlocksingle3one:
+	VBROADCASTSS (SI), Z3
+	VMOVUPS      (AX), Z4
+	PREFETCHT0   8192(AX)
+	VFMADD231PS  Z4, Z3, Z0
+	VMOVUPS      (AX)(R14*1), Z4
+	PREFETCHT0   8192(AX)(R14*1)
+	VFMADD231PS  Z4, Z3, Z1
+	VMOVUPS      (AX)(R14*2), Z4
+	PREFETCHT0   8192(AX)(R14*2)
+	VFMADD231PS  Z4, Z3, Z2
+	ADDQ         R9, AX
+	ADDQ         $0x04, SI
+	DECQ         DX
+	JNE          realBlocksingle3one
+
+realBlocksingle3done:
 	MOVQ    CX, SI
 	VMOVUPS Z0, (SI)
 	ADDQ    R8, SI
 	VMOVUPS Z1, (SI)
 	ADDQ    R8, SI
 	VMOVUPS Z2, (SI)
-	ADDQ    $0x40, BX
-	ADDQ    $0x40, CX
+	ADDQ    $0x00000040, BX
+	ADDQ    $0x00000040, CX
 	DECQ    R12
-	JNE     real3
-	MOVQ    bins+120(FP), R12
-	TESTQ   R12, R12
-	JE      end3
+	JNE     realsingle3
+	MOVQ    bins+128(FP), R12
 
-complex3:
+complex_1single3:
+	CMPQ   R12, $0x01
+	JLT    end_1single3
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
@@ -22184,83 +22407,359 @@ complex3:
 	VPXORD Z6, Z6, Z6
 	VPXORD Z7, Z7, Z7
 	VPXORD Z8, Z8, Z8
-	MOVQ   R9, R13
-	IMULQ  k+72(FP), R13
-	ADDQ   AX, R13
+	LEAQ   (AX)(R9*1), R13
 	MOVQ   k+72(FP), DX
 	MOVQ   BX, SI
 
-complexBlock3tile:
-	MOVQ $0x00000010, R11
+block_1single3tile:
+	MOVQ $0x00000004, R11
 
-complexBlock3row:
-	MOVQ SI, DI
-	MOVQ unit+80(FP), R10
-
-complexBlock3block:
-	VBROADCASTSS (DI), Z9
-	VBROADCASTSS 64(DI), Z10
-	VBROADCASTSS 128(DI), Z11
+block_1single3quad:
+	CMPQ         DX, $0x04
+	JLT          block_1single3rest
+	VBROADCASTSS (SI), Z10
+	VBROADCASTSS 64(SI), Z11
+	VADDPS       Z11, Z10, Z9
 	VMOVUPS      (AX), Z12
-	PREFETCHT0   4096(AX)
 	VMOVUPS      (R13), Z14
-	PREFETCHT0   4096(R13)
+	PREFETCHT0   8192(AX)
+	PREFETCHT0   8192(R13)
 	VSUBPS       Z12, Z14, Z13
 	VSUBPS       Z12, Z13, Z13
 	VFMADD231PS  Z12, Z9, Z0
 	VFMADD231PS  Z13, Z10, Z1
 	VFMADD231PS  Z14, Z11, Z2
 	VMOVUPS      (AX)(R14*1), Z12
-	PREFETCHT0   4096(AX)(R14*1)
 	VMOVUPS      (R13)(R14*1), Z14
-	PREFETCHT0   4096(R13)(R14*1)
+	PREFETCHT0   8192(AX)(R14*1)
+	PREFETCHT0   8192(R13)(R14*1)
 	VSUBPS       Z12, Z14, Z13
 	VSUBPS       Z12, Z13, Z13
 	VFMADD231PS  Z12, Z9, Z3
 	VFMADD231PS  Z13, Z10, Z4
 	VFMADD231PS  Z14, Z11, Z5
 	VMOVUPS      (AX)(R14*2), Z12
-	PREFETCHT0   4096(AX)(R14*2)
 	VMOVUPS      (R13)(R14*2), Z14
-	PREFETCHT0   4096(R13)(R14*2)
+	PREFETCHT0   8192(AX)(R14*2)
+	PREFETCHT0   8192(R13)(R14*2)
 	VSUBPS       Z12, Z14, Z13
 	VSUBPS       Z12, Z13, Z13
 	VFMADD231PS  Z12, Z9, Z6
 	VFMADD231PS  Z13, Z10, Z7
 	VFMADD231PS  Z14, Z11, Z8
-	ADDQ         R9, AX
-	ADDQ         R9, R13
+	LEAQ         (AX)(R9*2), AX
+	LEAQ         (R13)(R9*2), R13
+	VBROADCASTSS 4(SI), Z10
+	VBROADCASTSS 68(SI), Z11
+	VADDPS       Z11, Z10, Z9
+	VMOVUPS      (AX), Z12
+	VMOVUPS      (R13), Z14
+	PREFETCHT0   8192(AX)
+	PREFETCHT0   8192(R13)
+	VSUBPS       Z12, Z14, Z13
+	VSUBPS       Z12, Z13, Z13
+	VFMADD231PS  Z12, Z9, Z0
+	VFMADD231PS  Z13, Z10, Z1
+	VFMADD231PS  Z14, Z11, Z2
+	VMOVUPS      (AX)(R14*1), Z12
+	VMOVUPS      (R13)(R14*1), Z14
+	PREFETCHT0   8192(AX)(R14*1)
+	PREFETCHT0   8192(R13)(R14*1)
+	VSUBPS       Z12, Z14, Z13
+	VSUBPS       Z12, Z13, Z13
+	VFMADD231PS  Z12, Z9, Z3
+	VFMADD231PS  Z13, Z10, Z4
+	VFMADD231PS  Z14, Z11, Z5
+	VMOVUPS      (AX)(R14*2), Z12
+	VMOVUPS      (R13)(R14*2), Z14
+	PREFETCHT0   8192(AX)(R14*2)
+	PREFETCHT0   8192(R13)(R14*2)
+	VSUBPS       Z12, Z14, Z13
+	VSUBPS       Z12, Z13, Z13
+	VFMADD231PS  Z12, Z9, Z6
+	VFMADD231PS  Z13, Z10, Z7
+	VFMADD231PS  Z14, Z11, Z8
+	LEAQ         (AX)(R9*2), AX
+	LEAQ         (R13)(R9*2), R13
+	VBROADCASTSS 8(SI), Z10
+	VBROADCASTSS 72(SI), Z11
+	VADDPS       Z11, Z10, Z9
+	VMOVUPS      (AX), Z12
+	VMOVUPS      (R13), Z14
+	PREFETCHT0   8192(AX)
+	PREFETCHT0   8192(R13)
+	VSUBPS       Z12, Z14, Z13
+	VSUBPS       Z12, Z13, Z13
+	VFMADD231PS  Z12, Z9, Z0
+	VFMADD231PS  Z13, Z10, Z1
+	VFMADD231PS  Z14, Z11, Z2
+	VMOVUPS      (AX)(R14*1), Z12
+	VMOVUPS      (R13)(R14*1), Z14
+	PREFETCHT0   8192(AX)(R14*1)
+	PREFETCHT0   8192(R13)(R14*1)
+	VSUBPS       Z12, Z14, Z13
+	VSUBPS       Z12, Z13, Z13
+	VFMADD231PS  Z12, Z9, Z3
+	VFMADD231PS  Z13, Z10, Z4
+	VFMADD231PS  Z14, Z11, Z5
+	VMOVUPS      (AX)(R14*2), Z12
+	VMOVUPS      (R13)(R14*2), Z14
+	PREFETCHT0   8192(AX)(R14*2)
+	PREFETCHT0   8192(R13)(R14*2)
+	VSUBPS       Z12, Z14, Z13
+	VSUBPS       Z12, Z13, Z13
+	VFMADD231PS  Z12, Z9, Z6
+	VFMADD231PS  Z13, Z10, Z7
+	VFMADD231PS  Z14, Z11, Z8
+	LEAQ         (AX)(R9*2), AX
+	LEAQ         (R13)(R9*2), R13
+	VBROADCASTSS 12(SI), Z10
+	VBROADCASTSS 76(SI), Z11
+	VADDPS       Z11, Z10, Z9
+	VMOVUPS      (AX), Z12
+	VMOVUPS      (R13), Z14
+	PREFETCHT0   8192(AX)
+	PREFETCHT0   8192(R13)
+	VSUBPS       Z12, Z14, Z13
+	VSUBPS       Z12, Z13, Z13
+	VFMADD231PS  Z12, Z9, Z0
+	VFMADD231PS  Z13, Z10, Z1
+	VFMADD231PS  Z14, Z11, Z2
+	VMOVUPS      (AX)(R14*1), Z12
+	VMOVUPS      (R13)(R14*1), Z14
+	PREFETCHT0   8192(AX)(R14*1)
+	PREFETCHT0   8192(R13)(R14*1)
+	VSUBPS       Z12, Z14, Z13
+	VSUBPS       Z12, Z13, Z13
+	VFMADD231PS  Z12, Z9, Z3
+	VFMADD231PS  Z13, Z10, Z4
+	VFMADD231PS  Z14, Z11, Z5
+	VMOVUPS      (AX)(R14*2), Z12
+	VMOVUPS      (R13)(R14*2), Z14
+	PREFETCHT0   8192(AX)(R14*2)
+	PREFETCHT0   8192(R13)(R14*2)
+	VSUBPS       Z12, Z14, Z13
+	VSUBPS       Z12, Z13, Z13
+	VFMADD231PS  Z12, Z9, Z6
+	VFMADD231PS  Z13, Z10, Z7
+	VFMADD231PS  Z14, Z11, Z8
+	LEAQ         (AX)(R9*2), AX
+	LEAQ         (R13)(R9*2), R13
+	ADDQ         $0x10, SI
+	SUBQ         $0x04, DX
+	DECQ         R11
+	JNE          block_1single3quad
+	LEAQ         -64(SI)(R8*1), SI
+	JMP          block_1single3tile
+
+block_1single3rest:
+	TESTQ DX, DX
+	JE    block_1single3done
+
+block_1single3one:
+	VBROADCASTSS (SI), Z10
+	VBROADCASTSS 64(SI), Z11
+	VADDPS       Z11, Z10, Z9
+	VMOVUPS      (AX), Z12
+	VMOVUPS      (R13), Z14
+	PREFETCHT0   8192(AX)
+	PREFETCHT0   8192(R13)
+	VSUBPS       Z12, Z14, Z13
+	VSUBPS       Z12, Z13, Z13
+	VFMADD231PS  Z12, Z9, Z0
+	VFMADD231PS  Z13, Z10, Z1
+	VFMADD231PS  Z14, Z11, Z2
+	VMOVUPS      (AX)(R14*1), Z12
+	VMOVUPS      (R13)(R14*1), Z14
+	PREFETCHT0   8192(AX)(R14*1)
+	PREFETCHT0   8192(R13)(R14*1)
+	VSUBPS       Z12, Z14, Z13
+	VSUBPS       Z12, Z13, Z13
+	VFMADD231PS  Z12, Z9, Z3
+	VFMADD231PS  Z13, Z10, Z4
+	VFMADD231PS  Z14, Z11, Z5
+	VMOVUPS      (AX)(R14*2), Z12
+	VMOVUPS      (R13)(R14*2), Z14
+	PREFETCHT0   8192(AX)(R14*2)
+	PREFETCHT0   8192(R13)(R14*2)
+	VSUBPS       Z12, Z14, Z13
+	VSUBPS       Z12, Z13, Z13
+	VFMADD231PS  Z12, Z9, Z6
+	VFMADD231PS  Z13, Z10, Z7
+	VFMADD231PS  Z14, Z11, Z8
+	LEAQ         (AX)(R9*2), AX
+	LEAQ         (R13)(R9*2), R13
+	ADDQ         $0x04, SI
 	DECQ         DX
-	JE           complexBlock3done
+	JNE          block_1single3one
+
+block_1single3done:
+	MOVQ    CX, SI
+	VSUBPS  Z2, Z0, Z2
+	VADDPS  Z1, Z0, Z1
+	VMOVUPS Z2, (SI)
+	VMOVUPS Z1, 64(SI)
+	ADDQ    R8, SI
+	VSUBPS  Z5, Z3, Z5
+	VADDPS  Z4, Z3, Z4
+	VMOVUPS Z5, (SI)
+	VMOVUPS Z4, 64(SI)
+	ADDQ    R8, SI
+	VSUBPS  Z8, Z6, Z8
+	VADDPS  Z7, Z6, Z7
+	VMOVUPS Z8, (SI)
+	VMOVUPS Z7, 64(SI)
+	ADDQ    $0x00000080, BX
+	ADDQ    $0x00000080, CX
+	SUBQ    $0x01, R12
+	JMP     complex_1single3
+
+end_1single3:
+	VZEROUPPER
+	RET
+
+grouped3:
+	MOVQ reals+120(FP), R12
+
+realgrouped3:
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	MOVQ   k+72(FP), DX
+	MOVQ   BX, SI
+
+realBlockgrouped3tile:
+	MOVQ $0x00000010, R11
+
+realBlockgrouped3row:
+	MOVQ SI, DI
+	MOVQ unit+80(FP), R10
+
+realBlockgrouped3block:
+	VBROADCASTSS (DI), Z3
+	VMOVUPS      (AX), Z4
+	PREFETCHT0   8192(AX)
+	VFMADD231PS  Z4, Z3, Z0
+	VMOVUPS      (AX)(R14*1), Z4
+	PREFETCHT0   8192(AX)(R14*1)
+	VFMADD231PS  Z4, Z3, Z1
+	VMOVUPS      (AX)(R14*2), Z4
+	PREFETCHT0   8192(AX)(R14*2)
+	VFMADD231PS  Z4, Z3, Z2
+	ADDQ         R9, AX
+	DECQ         DX
+	JE           realBlockgrouped3done
 	ADDQ         R8, DI
 	DECQ         R10
-	JNE          complexBlock3block
+	JNE          realBlockgrouped3block
 	ADDQ         $0x04, SI
 	DECQ         R11
-	JNE          complexBlock3row
+	JNE          realBlockgrouped3row
 	LEAQ         -60(DI), SI
-	JMP          complexBlock3tile
+	JMP          realBlockgrouped3tile
 
-complexBlock3done:
-	MOVQ    R13, AX
+realBlockgrouped3done:
 	MOVQ    CX, SI
 	VMOVUPS Z0, (SI)
-	VMOVUPS Z1, 64(SI)
-	VMOVUPS Z2, 128(SI)
 	ADDQ    R8, SI
-	VMOVUPS Z3, (SI)
-	VMOVUPS Z4, 64(SI)
-	VMOVUPS Z5, 128(SI)
+	VMOVUPS Z1, (SI)
 	ADDQ    R8, SI
-	VMOVUPS Z6, (SI)
-	VMOVUPS Z7, 64(SI)
-	VMOVUPS Z8, 128(SI)
-	ADDQ    $0x000000c0, BX
-	ADDQ    $0x000000c0, CX
+	VMOVUPS Z2, (SI)
+	ADDQ    $0x00000040, BX
+	ADDQ    $0x00000040, CX
 	DECQ    R12
-	JNE     complex3
+	JNE     realgrouped3
+	MOVQ    bins+128(FP), R12
 
-end3:
+complex_1grouped3:
+	CMPQ   R12, $0x01
+	JLT    end_1grouped3
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
+	VPXORD Z7, Z7, Z7
+	VPXORD Z8, Z8, Z8
+	LEAQ   (AX)(R9*1), R13
+	MOVQ   k+72(FP), DX
+	MOVQ   BX, SI
+
+block_1grouped3tile:
+	MOVQ $0x00000010, R11
+
+block_1grouped3row:
+	MOVQ SI, DI
+	MOVQ unit+80(FP), R10
+
+block_1grouped3block:
+	VBROADCASTSS (DI), Z10
+	VBROADCASTSS 64(DI), Z11
+	VADDPS       Z11, Z10, Z9
+	VMOVUPS      (AX), Z12
+	VMOVUPS      (R13), Z14
+	PREFETCHT0   8192(AX)
+	PREFETCHT0   8192(R13)
+	VSUBPS       Z12, Z14, Z13
+	VSUBPS       Z12, Z13, Z13
+	VFMADD231PS  Z12, Z9, Z0
+	VFMADD231PS  Z13, Z10, Z1
+	VFMADD231PS  Z14, Z11, Z2
+	VMOVUPS      (AX)(R14*1), Z12
+	VMOVUPS      (R13)(R14*1), Z14
+	PREFETCHT0   8192(AX)(R14*1)
+	PREFETCHT0   8192(R13)(R14*1)
+	VSUBPS       Z12, Z14, Z13
+	VSUBPS       Z12, Z13, Z13
+	VFMADD231PS  Z12, Z9, Z3
+	VFMADD231PS  Z13, Z10, Z4
+	VFMADD231PS  Z14, Z11, Z5
+	VMOVUPS      (AX)(R14*2), Z12
+	VMOVUPS      (R13)(R14*2), Z14
+	PREFETCHT0   8192(AX)(R14*2)
+	PREFETCHT0   8192(R13)(R14*2)
+	VSUBPS       Z12, Z14, Z13
+	VSUBPS       Z12, Z13, Z13
+	VFMADD231PS  Z12, Z9, Z6
+	VFMADD231PS  Z13, Z10, Z7
+	VFMADD231PS  Z14, Z11, Z8
+	LEAQ         (AX)(R9*2), AX
+	LEAQ         (R13)(R9*2), R13
+	DECQ         DX
+	JE           block_1grouped3done
+	ADDQ         R8, DI
+	DECQ         R10
+	JNE          block_1grouped3block
+	ADDQ         $0x04, SI
+	DECQ         R11
+	JNE          block_1grouped3row
+	LEAQ         -60(DI), SI
+	JMP          block_1grouped3tile
+
+block_1grouped3done:
+	MOVQ    CX, SI
+	VSUBPS  Z2, Z0, Z2
+	VADDPS  Z1, Z0, Z1
+	VMOVUPS Z2, (SI)
+	VMOVUPS Z1, 64(SI)
+	ADDQ    R8, SI
+	VSUBPS  Z5, Z3, Z5
+	VADDPS  Z4, Z3, Z4
+	VMOVUPS Z5, (SI)
+	VMOVUPS Z4, 64(SI)
+	ADDQ    R8, SI
+	VSUBPS  Z8, Z6, Z8
+	VADDPS  Z7, Z6, Z7
+	VMOVUPS Z8, (SI)
+	VMOVUPS Z7, 64(SI)
+	ADDQ    $0x00000080, BX
+	ADDQ    $0x00000080, CX
+	SUBQ    $0x01, R12
+	JMP     complex_1grouped3
+
+end_1grouped3:
 	VZEROUPPER
 	RET
 
@@ -22268,232 +22767,940 @@ not3:
 	MOVQ vecs+104(FP), DX
 	CMPQ DX, $0x02
 	JNE  not2
-	MOVQ bins+120(FP), R12
-	NEGQ R12
-	LEAQ (R12)(R12*2), R12
-	ADDQ planes+112(FP), R12
+	MOVQ unit+80(FP), DX
+	CMPQ DX, $0x01
+	JNE  grouped2
+	MOVQ reals+120(FP), R12
 
-real2:
+realsingle2:
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	MOVQ   k+72(FP), DX
 	MOVQ   BX, SI
 
-realBlock2tile:
-	MOVQ $0x00000010, R11
+realBlocksingle2tile:
+	MOVQ $0x00000004, R11
 
-realBlock2row:
-	MOVQ SI, DI
-	MOVQ unit+80(FP), R10
-
-realBlock2block:
-	VBROADCASTSS (DI), Z2
+realBlocksingle2quad:
+	CMPQ         DX, $0x04
+	JLT          realBlocksingle2rest
+	VBROADCASTSS (SI), Z2
 	VMOVUPS      (AX), Z3
-	PREFETCHT0   4096(AX)
+	PREFETCHT0   8192(AX)
 	VFMADD231PS  Z3, Z2, Z0
 	VMOVUPS      (AX)(R14*1), Z3
-	PREFETCHT0   4096(AX)(R14*1)
+	PREFETCHT0   8192(AX)(R14*1)
 	VFMADD231PS  Z3, Z2, Z1
 	ADDQ         R9, AX
-	DECQ         DX
-	JE           realBlock2done
-	ADDQ         R8, DI
-	DECQ         R10
-	JNE          realBlock2block
-	ADDQ         $0x04, SI
+	VBROADCASTSS 4(SI), Z2
+	VMOVUPS      (AX), Z3
+	PREFETCHT0   8192(AX)
+	VFMADD231PS  Z3, Z2, Z0
+	VMOVUPS      (AX)(R14*1), Z3
+	PREFETCHT0   8192(AX)(R14*1)
+	VFMADD231PS  Z3, Z2, Z1
+	ADDQ         R9, AX
+	VBROADCASTSS 8(SI), Z2
+	VMOVUPS      (AX), Z3
+	PREFETCHT0   8192(AX)
+	VFMADD231PS  Z3, Z2, Z0
+	VMOVUPS      (AX)(R14*1), Z3
+	PREFETCHT0   8192(AX)(R14*1)
+	VFMADD231PS  Z3, Z2, Z1
+	ADDQ         R9, AX
+	VBROADCASTSS 12(SI), Z2
+	VMOVUPS      (AX), Z3
+	PREFETCHT0   8192(AX)
+	VFMADD231PS  Z3, Z2, Z0
+	VMOVUPS      (AX)(R14*1), Z3
+	PREFETCHT0   8192(AX)(R14*1)
+	VFMADD231PS  Z3, Z2, Z1
+	ADDQ         R9, AX
+	ADDQ         $0x10, SI
+	SUBQ         $0x04, DX
 	DECQ         R11
-	JNE          realBlock2row
-	LEAQ         -60(DI), SI
-	JMP          realBlock2tile
+	JNE          realBlocksingle2quad
+	LEAQ         -64(SI)(R8*1), SI
+	JMP          realBlocksingle2tile
 
-realBlock2done:
+realBlocksingle2rest:
+	TESTQ DX, DX
+	JE    realBlocksingle2done
+
+realBlocksingle2one:
+	VBROADCASTSS (SI), Z2
+	VMOVUPS      (AX), Z3
+	PREFETCHT0   8192(AX)
+	VFMADD231PS  Z3, Z2, Z0
+	VMOVUPS      (AX)(R14*1), Z3
+	PREFETCHT0   8192(AX)(R14*1)
+	VFMADD231PS  Z3, Z2, Z1
+	ADDQ         R9, AX
+	ADDQ         $0x04, SI
+	DECQ         DX
+	JNE          realBlocksingle2one
+
+realBlocksingle2done:
 	MOVQ    CX, SI
 	VMOVUPS Z0, (SI)
 	ADDQ    R8, SI
 	VMOVUPS Z1, (SI)
-	ADDQ    $0x40, BX
-	ADDQ    $0x40, CX
+	ADDQ    $0x00000040, BX
+	ADDQ    $0x00000040, CX
 	DECQ    R12
-	JNE     real2
-	MOVQ    bins+120(FP), R12
-	TESTQ   R12, R12
-	JE      end2
+	JNE     realsingle2
+	MOVQ    bins+128(FP), R12
 
-complex2:
+complex_1single2:
+	CMPQ   R12, $0x01
+	JLT    end_1single2
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
 	VPXORD Z3, Z3, Z3
 	VPXORD Z4, Z4, Z4
 	VPXORD Z5, Z5, Z5
-	MOVQ   R9, R13
-	IMULQ  k+72(FP), R13
-	ADDQ   AX, R13
+	LEAQ   (AX)(R9*1), R13
 	MOVQ   k+72(FP), DX
 	MOVQ   BX, SI
 
-complexBlock2tile:
-	MOVQ $0x00000010, R11
+block_1single2tile:
+	MOVQ $0x00000004, R11
 
-complexBlock2row:
-	MOVQ SI, DI
-	MOVQ unit+80(FP), R10
-
-complexBlock2block:
-	VBROADCASTSS (DI), Z6
-	VBROADCASTSS 64(DI), Z7
-	VBROADCASTSS 128(DI), Z8
+block_1single2quad:
+	CMPQ         DX, $0x04
+	JLT          block_1single2rest
+	VBROADCASTSS (SI), Z7
+	VBROADCASTSS 64(SI), Z8
+	VADDPS       Z8, Z7, Z6
 	VMOVUPS      (AX), Z9
-	PREFETCHT0   4096(AX)
 	VMOVUPS      (R13), Z11
-	PREFETCHT0   4096(R13)
+	PREFETCHT0   8192(AX)
+	PREFETCHT0   8192(R13)
 	VSUBPS       Z9, Z11, Z10
 	VSUBPS       Z9, Z10, Z10
 	VFMADD231PS  Z9, Z6, Z0
 	VFMADD231PS  Z10, Z7, Z1
 	VFMADD231PS  Z11, Z8, Z2
 	VMOVUPS      (AX)(R14*1), Z9
-	PREFETCHT0   4096(AX)(R14*1)
 	VMOVUPS      (R13)(R14*1), Z11
-	PREFETCHT0   4096(R13)(R14*1)
+	PREFETCHT0   8192(AX)(R14*1)
+	PREFETCHT0   8192(R13)(R14*1)
 	VSUBPS       Z9, Z11, Z10
 	VSUBPS       Z9, Z10, Z10
 	VFMADD231PS  Z9, Z6, Z3
 	VFMADD231PS  Z10, Z7, Z4
 	VFMADD231PS  Z11, Z8, Z5
-	ADDQ         R9, AX
-	ADDQ         R9, R13
+	LEAQ         (AX)(R9*2), AX
+	LEAQ         (R13)(R9*2), R13
+	VBROADCASTSS 4(SI), Z7
+	VBROADCASTSS 68(SI), Z8
+	VADDPS       Z8, Z7, Z6
+	VMOVUPS      (AX), Z9
+	VMOVUPS      (R13), Z11
+	PREFETCHT0   8192(AX)
+	PREFETCHT0   8192(R13)
+	VSUBPS       Z9, Z11, Z10
+	VSUBPS       Z9, Z10, Z10
+	VFMADD231PS  Z9, Z6, Z0
+	VFMADD231PS  Z10, Z7, Z1
+	VFMADD231PS  Z11, Z8, Z2
+	VMOVUPS      (AX)(R14*1), Z9
+	VMOVUPS      (R13)(R14*1), Z11
+	PREFETCHT0   8192(AX)(R14*1)
+	PREFETCHT0   8192(R13)(R14*1)
+	VSUBPS       Z9, Z11, Z10
+	VSUBPS       Z9, Z10, Z10
+	VFMADD231PS  Z9, Z6, Z3
+	VFMADD231PS  Z10, Z7, Z4
+	VFMADD231PS  Z11, Z8, Z5
+	LEAQ         (AX)(R9*2), AX
+	LEAQ         (R13)(R9*2), R13
+	VBROADCASTSS 8(SI), Z7
+	VBROADCASTSS 72(SI), Z8
+	VADDPS       Z8, Z7, Z6
+	VMOVUPS      (AX), Z9
+	VMOVUPS      (R13), Z11
+	PREFETCHT0   8192(AX)
+	PREFETCHT0   8192(R13)
+	VSUBPS       Z9, Z11, Z10
+	VSUBPS       Z9, Z10, Z10
+	VFMADD231PS  Z9, Z6, Z0
+	VFMADD231PS  Z10, Z7, Z1
+	VFMADD231PS  Z11, Z8, Z2
+	VMOVUPS      (AX)(R14*1), Z9
+	VMOVUPS      (R13)(R14*1), Z11
+	PREFETCHT0   8192(AX)(R14*1)
+	PREFETCHT0   8192(R13)(R14*1)
+	VSUBPS       Z9, Z11, Z10
+	VSUBPS       Z9, Z10, Z10
+	VFMADD231PS  Z9, Z6, Z3
+	VFMADD231PS  Z10, Z7, Z4
+	VFMADD231PS  Z11, Z8, Z5
+	LEAQ         (AX)(R9*2), AX
+	LEAQ         (R13)(R9*2), R13
+	VBROADCASTSS 12(SI), Z7
+	VBROADCASTSS 76(SI), Z8
+	VADDPS       Z8, Z7, Z6
+	VMOVUPS      (AX), Z9
+	VMOVUPS      (R13), Z11
+	PREFETCHT0   8192(AX)
+	PREFETCHT0   8192(R13)
+	VSUBPS       Z9, Z11, Z10
+	VSUBPS       Z9, Z10, Z10
+	VFMADD231PS  Z9, Z6, Z0
+	VFMADD231PS  Z10, Z7, Z1
+	VFMADD231PS  Z11, Z8, Z2
+	VMOVUPS      (AX)(R14*1), Z9
+	VMOVUPS      (R13)(R14*1), Z11
+	PREFETCHT0   8192(AX)(R14*1)
+	PREFETCHT0   8192(R13)(R14*1)
+	VSUBPS       Z9, Z11, Z10
+	VSUBPS       Z9, Z10, Z10
+	VFMADD231PS  Z9, Z6, Z3
+	VFMADD231PS  Z10, Z7, Z4
+	VFMADD231PS  Z11, Z8, Z5
+	LEAQ         (AX)(R9*2), AX
+	LEAQ         (R13)(R9*2), R13
+	ADDQ         $0x10, SI
+	SUBQ         $0x04, DX
+	DECQ         R11
+	JNE          block_1single2quad
+	LEAQ         -64(SI)(R8*1), SI
+	JMP          block_1single2tile
+
+block_1single2rest:
+	TESTQ DX, DX
+	JE    block_1single2done
+
+block_1single2one:
+	VBROADCASTSS (SI), Z7
+	VBROADCASTSS 64(SI), Z8
+	VADDPS       Z8, Z7, Z6
+	VMOVUPS      (AX), Z9
+	VMOVUPS      (R13), Z11
+	PREFETCHT0   8192(AX)
+	PREFETCHT0   8192(R13)
+	VSUBPS       Z9, Z11, Z10
+	VSUBPS       Z9, Z10, Z10
+	VFMADD231PS  Z9, Z6, Z0
+	VFMADD231PS  Z10, Z7, Z1
+	VFMADD231PS  Z11, Z8, Z2
+	VMOVUPS      (AX)(R14*1), Z9
+	VMOVUPS      (R13)(R14*1), Z11
+	PREFETCHT0   8192(AX)(R14*1)
+	PREFETCHT0   8192(R13)(R14*1)
+	VSUBPS       Z9, Z11, Z10
+	VSUBPS       Z9, Z10, Z10
+	VFMADD231PS  Z9, Z6, Z3
+	VFMADD231PS  Z10, Z7, Z4
+	VFMADD231PS  Z11, Z8, Z5
+	LEAQ         (AX)(R9*2), AX
+	LEAQ         (R13)(R9*2), R13
+	ADDQ         $0x04, SI
 	DECQ         DX
-	JE           complexBlock2done
+	JNE          block_1single2one
+
+block_1single2done:
+	MOVQ    CX, SI
+	VSUBPS  Z2, Z0, Z2
+	VADDPS  Z1, Z0, Z1
+	VMOVUPS Z2, (SI)
+	VMOVUPS Z1, 64(SI)
+	ADDQ    R8, SI
+	VSUBPS  Z5, Z3, Z5
+	VADDPS  Z4, Z3, Z4
+	VMOVUPS Z5, (SI)
+	VMOVUPS Z4, 64(SI)
+	ADDQ    $0x00000080, BX
+	ADDQ    $0x00000080, CX
+	SUBQ    $0x01, R12
+	JMP     complex_1single2
+
+end_1single2:
+	VZEROUPPER
+	RET
+
+grouped2:
+	MOVQ reals+120(FP), R12
+
+realgrouped2:
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	MOVQ   k+72(FP), DX
+	MOVQ   BX, SI
+
+realBlockgrouped2tile:
+	MOVQ $0x00000010, R11
+
+realBlockgrouped2row:
+	MOVQ SI, DI
+	MOVQ unit+80(FP), R10
+
+realBlockgrouped2block:
+	VBROADCASTSS (DI), Z2
+	VMOVUPS      (AX), Z3
+	PREFETCHT0   8192(AX)
+	VFMADD231PS  Z3, Z2, Z0
+	VMOVUPS      (AX)(R14*1), Z3
+	PREFETCHT0   8192(AX)(R14*1)
+	VFMADD231PS  Z3, Z2, Z1
+	ADDQ         R9, AX
+	DECQ         DX
+	JE           realBlockgrouped2done
 	ADDQ         R8, DI
 	DECQ         R10
-	JNE          complexBlock2block
+	JNE          realBlockgrouped2block
 	ADDQ         $0x04, SI
 	DECQ         R11
-	JNE          complexBlock2row
+	JNE          realBlockgrouped2row
 	LEAQ         -60(DI), SI
-	JMP          complexBlock2tile
+	JMP          realBlockgrouped2tile
 
-complexBlock2done:
-	MOVQ    R13, AX
+realBlockgrouped2done:
 	MOVQ    CX, SI
 	VMOVUPS Z0, (SI)
-	VMOVUPS Z1, 64(SI)
-	VMOVUPS Z2, 128(SI)
 	ADDQ    R8, SI
-	VMOVUPS Z3, (SI)
-	VMOVUPS Z4, 64(SI)
-	VMOVUPS Z5, 128(SI)
-	ADDQ    $0x000000c0, BX
-	ADDQ    $0x000000c0, CX
+	VMOVUPS Z1, (SI)
+	ADDQ    $0x00000040, BX
+	ADDQ    $0x00000040, CX
 	DECQ    R12
-	JNE     complex2
+	JNE     realgrouped2
+	MOVQ    bins+128(FP), R12
 
-end2:
+complex_1grouped2:
+	CMPQ   R12, $0x01
+	JLT    end_1grouped2
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	LEAQ   (AX)(R9*1), R13
+	MOVQ   k+72(FP), DX
+	MOVQ   BX, SI
+
+block_1grouped2tile:
+	MOVQ $0x00000010, R11
+
+block_1grouped2row:
+	MOVQ SI, DI
+	MOVQ unit+80(FP), R10
+
+block_1grouped2block:
+	VBROADCASTSS (DI), Z7
+	VBROADCASTSS 64(DI), Z8
+	VADDPS       Z8, Z7, Z6
+	VMOVUPS      (AX), Z9
+	VMOVUPS      (R13), Z11
+	PREFETCHT0   8192(AX)
+	PREFETCHT0   8192(R13)
+	VSUBPS       Z9, Z11, Z10
+	VSUBPS       Z9, Z10, Z10
+	VFMADD231PS  Z9, Z6, Z0
+	VFMADD231PS  Z10, Z7, Z1
+	VFMADD231PS  Z11, Z8, Z2
+	VMOVUPS      (AX)(R14*1), Z9
+	VMOVUPS      (R13)(R14*1), Z11
+	PREFETCHT0   8192(AX)(R14*1)
+	PREFETCHT0   8192(R13)(R14*1)
+	VSUBPS       Z9, Z11, Z10
+	VSUBPS       Z9, Z10, Z10
+	VFMADD231PS  Z9, Z6, Z3
+	VFMADD231PS  Z10, Z7, Z4
+	VFMADD231PS  Z11, Z8, Z5
+	LEAQ         (AX)(R9*2), AX
+	LEAQ         (R13)(R9*2), R13
+	DECQ         DX
+	JE           block_1grouped2done
+	ADDQ         R8, DI
+	DECQ         R10
+	JNE          block_1grouped2block
+	ADDQ         $0x04, SI
+	DECQ         R11
+	JNE          block_1grouped2row
+	LEAQ         -60(DI), SI
+	JMP          block_1grouped2tile
+
+block_1grouped2done:
+	MOVQ    CX, SI
+	VSUBPS  Z2, Z0, Z2
+	VADDPS  Z1, Z0, Z1
+	VMOVUPS Z2, (SI)
+	VMOVUPS Z1, 64(SI)
+	ADDQ    R8, SI
+	VSUBPS  Z5, Z3, Z5
+	VADDPS  Z4, Z3, Z4
+	VMOVUPS Z5, (SI)
+	VMOVUPS Z4, 64(SI)
+	ADDQ    $0x00000080, BX
+	ADDQ    $0x00000080, CX
+	SUBQ    $0x01, R12
+	JMP     complex_1grouped2
+
+end_1grouped2:
 	VZEROUPPER
 	RET
 
 not2:
-	MOVQ bins+120(FP), R12
-	NEGQ R12
-	LEAQ (R12)(R12*2), R12
-	ADDQ planes+112(FP), R12
+	MOVQ unit+80(FP), DX
+	CMPQ DX, $0x01
+	JNE  grouped1
+	MOVQ reals+120(FP), R12
 
-real1:
+realsingle1:
 	VPXORD Z0, Z0, Z0
 	MOVQ   k+72(FP), DX
 	MOVQ   BX, SI
 
-realBlock1tile:
-	MOVQ $0x00000010, R11
+realBlocksingle1tile:
+	MOVQ $0x00000004, R11
 
-realBlock1row:
-	MOVQ SI, DI
-	MOVQ unit+80(FP), R10
-
-realBlock1block:
-	VBROADCASTSS (DI), Z1
+realBlocksingle1quad:
+	CMPQ         DX, $0x04
+	JLT          realBlocksingle1rest
+	VBROADCASTSS (SI), Z1
 	VMOVUPS      (AX), Z2
-	PREFETCHT0   4096(AX)
+	PREFETCHT0   8192(AX)
 	VFMADD231PS  Z2, Z1, Z0
 	ADDQ         R9, AX
-	DECQ         DX
-	JE           realBlock1done
-	ADDQ         R8, DI
-	DECQ         R10
-	JNE          realBlock1block
-	ADDQ         $0x04, SI
+	VBROADCASTSS 4(SI), Z1
+	VMOVUPS      (AX), Z2
+	PREFETCHT0   8192(AX)
+	VFMADD231PS  Z2, Z1, Z0
+	ADDQ         R9, AX
+	VBROADCASTSS 8(SI), Z1
+	VMOVUPS      (AX), Z2
+	PREFETCHT0   8192(AX)
+	VFMADD231PS  Z2, Z1, Z0
+	ADDQ         R9, AX
+	VBROADCASTSS 12(SI), Z1
+	VMOVUPS      (AX), Z2
+	PREFETCHT0   8192(AX)
+	VFMADD231PS  Z2, Z1, Z0
+	ADDQ         R9, AX
+	ADDQ         $0x10, SI
+	SUBQ         $0x04, DX
 	DECQ         R11
-	JNE          realBlock1row
-	LEAQ         -60(DI), SI
-	JMP          realBlock1tile
+	JNE          realBlocksingle1quad
+	LEAQ         -64(SI)(R8*1), SI
+	JMP          realBlocksingle1tile
 
-realBlock1done:
+realBlocksingle1rest:
+	TESTQ DX, DX
+	JE    realBlocksingle1done
+
+realBlocksingle1one:
+	VBROADCASTSS (SI), Z1
+	VMOVUPS      (AX), Z2
+	PREFETCHT0   8192(AX)
+	VFMADD231PS  Z2, Z1, Z0
+	ADDQ         R9, AX
+	ADDQ         $0x04, SI
+	DECQ         DX
+	JNE          realBlocksingle1one
+
+realBlocksingle1done:
 	MOVQ    CX, SI
 	VMOVUPS Z0, (SI)
-	ADDQ    $0x40, BX
-	ADDQ    $0x40, CX
+	ADDQ    $0x00000040, BX
+	ADDQ    $0x00000040, CX
 	DECQ    R12
-	JNE     real1
-	MOVQ    bins+120(FP), R12
-	TESTQ   R12, R12
-	JE      end1
+	JNE     realsingle1
+	MOVQ    bins+128(FP), R12
 
-complex1:
+complex_3single1:
+	CMPQ    R12, $0x03
+	JLT     end_3single1
+	VPXORD  Z0, Z0, Z0
+	VPXORD  Z1, Z1, Z1
+	VPXORD  Z2, Z2, Z2
+	VPXORD  Z3, Z3, Z3
+	VPXORD  Z4, Z4, Z4
+	VPXORD  Z5, Z5, Z5
+	VPXORD  Z6, Z6, Z6
+	VPXORD  Z7, Z7, Z7
+	VPXORD  Z8, Z8, Z8
+	MOVQ    R9, R13
+	IMULQ   k+72(FP), R13
+	ADDQ    R13, R13
+	LEAQ    (AX)(R13*1), DI
+	LEAQ    (DI)(R13*1), R10
+	LEAQ    (R13)(R13*2), R13
+	MOVQ    $0x00002000, DX
+	CMPQ    R13, DX
+	CMOVQLT DX, R13
+	CMPQ    R13, $0x00008000
+	CMOVQGT DX, R13
+	MOVQ    k+72(FP), DX
+	MOVQ    BX, SI
+
+block_3single1tile:
+	MOVQ $0x00000004, R11
+
+block_3single1quad:
+	CMPQ         DX, $0x04
+	JLT          block_3single1rest
+	VBROADCASTSS (SI), Z10
+	VBROADCASTSS 64(SI), Z11
+	VADDPS       Z11, Z10, Z9
+	VMOVUPS      (AX), Z12
+	VMOVUPS      (AX)(R9*1), Z14
+	PREFETCHT0   (AX)(R13*1)
+	PREFETCHT0   64(AX)(R13*1)
+	VSUBPS       Z12, Z14, Z13
+	VSUBPS       Z12, Z13, Z13
+	VFMADD231PS  Z12, Z9, Z0
+	VFMADD231PS  Z13, Z10, Z1
+	VFMADD231PS  Z14, Z11, Z2
+	LEAQ         (AX)(R9*2), AX
+	VBROADCASTSS 128(SI), Z10
+	VBROADCASTSS 192(SI), Z11
+	VADDPS       Z11, Z10, Z9
+	VMOVUPS      (DI), Z12
+	VMOVUPS      (DI)(R9*1), Z14
+	PREFETCHT0   (DI)(R13*1)
+	PREFETCHT0   64(DI)(R13*1)
+	VSUBPS       Z12, Z14, Z13
+	VSUBPS       Z12, Z13, Z13
+	VFMADD231PS  Z12, Z9, Z3
+	VFMADD231PS  Z13, Z10, Z4
+	VFMADD231PS  Z14, Z11, Z5
+	LEAQ         (DI)(R9*2), DI
+	VBROADCASTSS 256(SI), Z10
+	VBROADCASTSS 320(SI), Z11
+	VADDPS       Z11, Z10, Z9
+	VMOVUPS      (R10), Z12
+	VMOVUPS      (R10)(R9*1), Z14
+	PREFETCHT0   (R10)(R13*1)
+	PREFETCHT0   64(R10)(R13*1)
+	VSUBPS       Z12, Z14, Z13
+	VSUBPS       Z12, Z13, Z13
+	VFMADD231PS  Z12, Z9, Z6
+	VFMADD231PS  Z13, Z10, Z7
+	VFMADD231PS  Z14, Z11, Z8
+	LEAQ         (R10)(R9*2), R10
+	VBROADCASTSS 4(SI), Z10
+	VBROADCASTSS 68(SI), Z11
+	VADDPS       Z11, Z10, Z9
+	VMOVUPS      (AX), Z12
+	VMOVUPS      (AX)(R9*1), Z14
+	PREFETCHT0   (AX)(R13*1)
+	PREFETCHT0   64(AX)(R13*1)
+	VSUBPS       Z12, Z14, Z13
+	VSUBPS       Z12, Z13, Z13
+	VFMADD231PS  Z12, Z9, Z0
+	VFMADD231PS  Z13, Z10, Z1
+	VFMADD231PS  Z14, Z11, Z2
+	LEAQ         (AX)(R9*2), AX
+	VBROADCASTSS 132(SI), Z10
+	VBROADCASTSS 196(SI), Z11
+	VADDPS       Z11, Z10, Z9
+	VMOVUPS      (DI), Z12
+	VMOVUPS      (DI)(R9*1), Z14
+	PREFETCHT0   (DI)(R13*1)
+	PREFETCHT0   64(DI)(R13*1)
+	VSUBPS       Z12, Z14, Z13
+	VSUBPS       Z12, Z13, Z13
+	VFMADD231PS  Z12, Z9, Z3
+	VFMADD231PS  Z13, Z10, Z4
+	VFMADD231PS  Z14, Z11, Z5
+	LEAQ         (DI)(R9*2), DI
+	VBROADCASTSS 260(SI), Z10
+	VBROADCASTSS 324(SI), Z11
+	VADDPS       Z11, Z10, Z9
+	VMOVUPS      (R10), Z12
+	VMOVUPS      (R10)(R9*1), Z14
+	PREFETCHT0   (R10)(R13*1)
+	PREFETCHT0   64(R10)(R13*1)
+	VSUBPS       Z12, Z14, Z13
+	VSUBPS       Z12, Z13, Z13
+	VFMADD231PS  Z12, Z9, Z6
+	VFMADD231PS  Z13, Z10, Z7
+	VFMADD231PS  Z14, Z11, Z8
+	LEAQ         (R10)(R9*2), R10
+	VBROADCASTSS 8(SI), Z10
+	VBROADCASTSS 72(SI), Z11
+	VADDPS       Z11, Z10, Z9
+	VMOVUPS      (AX), Z12
+	VMOVUPS      (AX)(R9*1), Z14
+	PREFETCHT0   (AX)(R13*1)
+	PREFETCHT0   64(AX)(R13*1)
+	VSUBPS       Z12, Z14, Z13
+	VSUBPS       Z12, Z13, Z13
+	VFMADD231PS  Z12, Z9, Z0
+	VFMADD231PS  Z13, Z10, Z1
+	VFMADD231PS  Z14, Z11, Z2
+	LEAQ         (AX)(R9*2), AX
+	VBROADCASTSS 136(SI), Z10
+	VBROADCASTSS 200(SI), Z11
+	VADDPS       Z11, Z10, Z9
+	VMOVUPS      (DI), Z12
+	VMOVUPS      (DI)(R9*1), Z14
+	PREFETCHT0   (DI)(R13*1)
+	PREFETCHT0   64(DI)(R13*1)
+	VSUBPS       Z12, Z14, Z13
+	VSUBPS       Z12, Z13, Z13
+	VFMADD231PS  Z12, Z9, Z3
+	VFMADD231PS  Z13, Z10, Z4
+	VFMADD231PS  Z14, Z11, Z5
+	LEAQ         (DI)(R9*2), DI
+	VBROADCASTSS 264(SI), Z10
+	VBROADCASTSS 328(SI), Z11
+	VADDPS       Z11, Z10, Z9
+	VMOVUPS      (R10), Z12
+	VMOVUPS      (R10)(R9*1), Z14
+	PREFETCHT0   (R10)(R13*1)
+	PREFETCHT0   64(R10)(R13*1)
+	VSUBPS       Z12, Z14, Z13
+	VSUBPS       Z12, Z13, Z13
+	VFMADD231PS  Z12, Z9, Z6
+	VFMADD231PS  Z13, Z10, Z7
+	VFMADD231PS  Z14, Z11, Z8
+	LEAQ         (R10)(R9*2), R10
+	VBROADCASTSS 12(SI), Z10
+	VBROADCASTSS 76(SI), Z11
+	VADDPS       Z11, Z10, Z9
+	VMOVUPS      (AX), Z12
+	VMOVUPS      (AX)(R9*1), Z14
+	PREFETCHT0   (AX)(R13*1)
+	PREFETCHT0   64(AX)(R13*1)
+	VSUBPS       Z12, Z14, Z13
+	VSUBPS       Z12, Z13, Z13
+	VFMADD231PS  Z12, Z9, Z0
+	VFMADD231PS  Z13, Z10, Z1
+	VFMADD231PS  Z14, Z11, Z2
+	LEAQ         (AX)(R9*2), AX
+	VBROADCASTSS 140(SI), Z10
+	VBROADCASTSS 204(SI), Z11
+	VADDPS       Z11, Z10, Z9
+	VMOVUPS      (DI), Z12
+	VMOVUPS      (DI)(R9*1), Z14
+	PREFETCHT0   (DI)(R13*1)
+	PREFETCHT0   64(DI)(R13*1)
+	VSUBPS       Z12, Z14, Z13
+	VSUBPS       Z12, Z13, Z13
+	VFMADD231PS  Z12, Z9, Z3
+	VFMADD231PS  Z13, Z10, Z4
+	VFMADD231PS  Z14, Z11, Z5
+	LEAQ         (DI)(R9*2), DI
+	VBROADCASTSS 268(SI), Z10
+	VBROADCASTSS 332(SI), Z11
+	VADDPS       Z11, Z10, Z9
+	VMOVUPS      (R10), Z12
+	VMOVUPS      (R10)(R9*1), Z14
+	PREFETCHT0   (R10)(R13*1)
+	PREFETCHT0   64(R10)(R13*1)
+	VSUBPS       Z12, Z14, Z13
+	VSUBPS       Z12, Z13, Z13
+	VFMADD231PS  Z12, Z9, Z6
+	VFMADD231PS  Z13, Z10, Z7
+	VFMADD231PS  Z14, Z11, Z8
+	LEAQ         (R10)(R9*2), R10
+	ADDQ         $0x10, SI
+	SUBQ         $0x04, DX
+	DECQ         R11
+	JNE          block_3single1quad
+	LEAQ         -64(SI)(R8*1), SI
+	JMP          block_3single1tile
+
+block_3single1rest:
+	TESTQ DX, DX
+	JE    block_3single1done
+
+block_3single1one:
+	VBROADCASTSS (SI), Z10
+	VBROADCASTSS 64(SI), Z11
+	VADDPS       Z11, Z10, Z9
+	VMOVUPS      (AX), Z12
+	VMOVUPS      (AX)(R9*1), Z14
+	PREFETCHT0   (AX)(R13*1)
+	PREFETCHT0   64(AX)(R13*1)
+	VSUBPS       Z12, Z14, Z13
+	VSUBPS       Z12, Z13, Z13
+	VFMADD231PS  Z12, Z9, Z0
+	VFMADD231PS  Z13, Z10, Z1
+	VFMADD231PS  Z14, Z11, Z2
+	LEAQ         (AX)(R9*2), AX
+	VBROADCASTSS 128(SI), Z10
+	VBROADCASTSS 192(SI), Z11
+	VADDPS       Z11, Z10, Z9
+	VMOVUPS      (DI), Z12
+	VMOVUPS      (DI)(R9*1), Z14
+	PREFETCHT0   (DI)(R13*1)
+	PREFETCHT0   64(DI)(R13*1)
+	VSUBPS       Z12, Z14, Z13
+	VSUBPS       Z12, Z13, Z13
+	VFMADD231PS  Z12, Z9, Z3
+	VFMADD231PS  Z13, Z10, Z4
+	VFMADD231PS  Z14, Z11, Z5
+	LEAQ         (DI)(R9*2), DI
+	VBROADCASTSS 256(SI), Z10
+	VBROADCASTSS 320(SI), Z11
+	VADDPS       Z11, Z10, Z9
+	VMOVUPS      (R10), Z12
+	VMOVUPS      (R10)(R9*1), Z14
+	PREFETCHT0   (R10)(R13*1)
+	PREFETCHT0   64(R10)(R13*1)
+	VSUBPS       Z12, Z14, Z13
+	VSUBPS       Z12, Z13, Z13
+	VFMADD231PS  Z12, Z9, Z6
+	VFMADD231PS  Z13, Z10, Z7
+	VFMADD231PS  Z14, Z11, Z8
+	LEAQ         (R10)(R9*2), R10
+	ADDQ         $0x04, SI
+	DECQ         DX
+	JNE          block_3single1one
+
+block_3single1done:
+	MOVQ    R10, AX
+	MOVQ    CX, SI
+	VSUBPS  Z2, Z0, Z2
+	VADDPS  Z1, Z0, Z1
+	VMOVUPS Z2, (SI)
+	VMOVUPS Z1, 64(SI)
+	VSUBPS  Z5, Z3, Z5
+	VADDPS  Z4, Z3, Z4
+	VMOVUPS Z5, 128(SI)
+	VMOVUPS Z4, 192(SI)
+	VSUBPS  Z8, Z6, Z8
+	VADDPS  Z7, Z6, Z7
+	VMOVUPS Z8, 256(SI)
+	VMOVUPS Z7, 320(SI)
+	ADDQ    $0x00000180, BX
+	ADDQ    $0x00000180, CX
+	SUBQ    $0x03, R12
+	JMP     complex_3single1
+
+end_3single1:
+complex_1single1:
+	CMPQ   R12, $0x01
+	JLT    end_1single1
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
-	MOVQ   R9, R13
-	IMULQ  k+72(FP), R13
-	ADDQ   AX, R13
+	LEAQ   (AX)(R9*1), R13
 	MOVQ   k+72(FP), DX
 	MOVQ   BX, SI
 
-complexBlock1tile:
-	MOVQ $0x00000010, R11
+block_1single1tile:
+	MOVQ $0x00000004, R11
 
-complexBlock1row:
-	MOVQ SI, DI
-	MOVQ unit+80(FP), R10
-
-complexBlock1block:
-	VBROADCASTSS (DI), Z3
-	VBROADCASTSS 64(DI), Z4
-	VBROADCASTSS 128(DI), Z5
+block_1single1quad:
+	CMPQ         DX, $0x04
+	JLT          block_1single1rest
+	VBROADCASTSS (SI), Z4
+	VBROADCASTSS 64(SI), Z5
+	VADDPS       Z5, Z4, Z3
 	VMOVUPS      (AX), Z6
-	PREFETCHT0   4096(AX)
 	VMOVUPS      (R13), Z8
-	PREFETCHT0   4096(R13)
+	PREFETCHT0   8192(AX)
+	PREFETCHT0   8192(R13)
 	VSUBPS       Z6, Z8, Z7
 	VSUBPS       Z6, Z7, Z7
 	VFMADD231PS  Z6, Z3, Z0
 	VFMADD231PS  Z7, Z4, Z1
 	VFMADD231PS  Z8, Z5, Z2
-	ADDQ         R9, AX
-	ADDQ         R9, R13
+	LEAQ         (AX)(R9*2), AX
+	LEAQ         (R13)(R9*2), R13
+	VBROADCASTSS 4(SI), Z4
+	VBROADCASTSS 68(SI), Z5
+	VADDPS       Z5, Z4, Z3
+	VMOVUPS      (AX), Z6
+	VMOVUPS      (R13), Z8
+	PREFETCHT0   8192(AX)
+	PREFETCHT0   8192(R13)
+	VSUBPS       Z6, Z8, Z7
+	VSUBPS       Z6, Z7, Z7
+	VFMADD231PS  Z6, Z3, Z0
+	VFMADD231PS  Z7, Z4, Z1
+	VFMADD231PS  Z8, Z5, Z2
+	LEAQ         (AX)(R9*2), AX
+	LEAQ         (R13)(R9*2), R13
+	VBROADCASTSS 8(SI), Z4
+	VBROADCASTSS 72(SI), Z5
+	VADDPS       Z5, Z4, Z3
+	VMOVUPS      (AX), Z6
+	VMOVUPS      (R13), Z8
+	PREFETCHT0   8192(AX)
+	PREFETCHT0   8192(R13)
+	VSUBPS       Z6, Z8, Z7
+	VSUBPS       Z6, Z7, Z7
+	VFMADD231PS  Z6, Z3, Z0
+	VFMADD231PS  Z7, Z4, Z1
+	VFMADD231PS  Z8, Z5, Z2
+	LEAQ         (AX)(R9*2), AX
+	LEAQ         (R13)(R9*2), R13
+	VBROADCASTSS 12(SI), Z4
+	VBROADCASTSS 76(SI), Z5
+	VADDPS       Z5, Z4, Z3
+	VMOVUPS      (AX), Z6
+	VMOVUPS      (R13), Z8
+	PREFETCHT0   8192(AX)
+	PREFETCHT0   8192(R13)
+	VSUBPS       Z6, Z8, Z7
+	VSUBPS       Z6, Z7, Z7
+	VFMADD231PS  Z6, Z3, Z0
+	VFMADD231PS  Z7, Z4, Z1
+	VFMADD231PS  Z8, Z5, Z2
+	LEAQ         (AX)(R9*2), AX
+	LEAQ         (R13)(R9*2), R13
+	ADDQ         $0x10, SI
+	SUBQ         $0x04, DX
+	DECQ         R11
+	JNE          block_1single1quad
+	LEAQ         -64(SI)(R8*1), SI
+	JMP          block_1single1tile
+
+block_1single1rest:
+	TESTQ DX, DX
+	JE    block_1single1done
+
+block_1single1one:
+	VBROADCASTSS (SI), Z4
+	VBROADCASTSS 64(SI), Z5
+	VADDPS       Z5, Z4, Z3
+	VMOVUPS      (AX), Z6
+	VMOVUPS      (R13), Z8
+	PREFETCHT0   8192(AX)
+	PREFETCHT0   8192(R13)
+	VSUBPS       Z6, Z8, Z7
+	VSUBPS       Z6, Z7, Z7
+	VFMADD231PS  Z6, Z3, Z0
+	VFMADD231PS  Z7, Z4, Z1
+	VFMADD231PS  Z8, Z5, Z2
+	LEAQ         (AX)(R9*2), AX
+	LEAQ         (R13)(R9*2), R13
+	ADDQ         $0x04, SI
 	DECQ         DX
-	JE           complexBlock1done
+	JNE          block_1single1one
+
+block_1single1done:
+	MOVQ    CX, SI
+	VSUBPS  Z2, Z0, Z2
+	VADDPS  Z1, Z0, Z1
+	VMOVUPS Z2, (SI)
+	VMOVUPS Z1, 64(SI)
+	ADDQ    $0x00000080, BX
+	ADDQ    $0x00000080, CX
+	SUBQ    $0x01, R12
+	JMP     complex_1single1
+
+end_1single1:
+	VZEROUPPER
+	RET
+
+grouped1:
+	MOVQ reals+120(FP), R12
+
+realgrouped1:
+	VPXORD Z0, Z0, Z0
+	MOVQ   k+72(FP), DX
+	MOVQ   BX, SI
+
+realBlockgrouped1tile:
+	MOVQ $0x00000010, R11
+
+realBlockgrouped1row:
+	MOVQ SI, DI
+	MOVQ unit+80(FP), R10
+
+realBlockgrouped1block:
+	VBROADCASTSS (DI), Z1
+	VMOVUPS      (AX), Z2
+	PREFETCHT0   8192(AX)
+	VFMADD231PS  Z2, Z1, Z0
+	ADDQ         R9, AX
+	DECQ         DX
+	JE           realBlockgrouped1done
 	ADDQ         R8, DI
 	DECQ         R10
-	JNE          complexBlock1block
+	JNE          realBlockgrouped1block
 	ADDQ         $0x04, SI
 	DECQ         R11
-	JNE          complexBlock1row
+	JNE          realBlockgrouped1row
 	LEAQ         -60(DI), SI
-	JMP          complexBlock1tile
+	JMP          realBlockgrouped1tile
 
-complexBlock1done:
-	MOVQ    R13, AX
+realBlockgrouped1done:
 	MOVQ    CX, SI
 	VMOVUPS Z0, (SI)
-	VMOVUPS Z1, 64(SI)
-	VMOVUPS Z2, 128(SI)
-	ADDQ    $0x000000c0, BX
-	ADDQ    $0x000000c0, CX
+	ADDQ    $0x00000040, BX
+	ADDQ    $0x00000040, CX
 	DECQ    R12
-	JNE     complex1
+	JNE     realgrouped1
+	MOVQ    bins+128(FP), R12
 
-end1:
+complex_1grouped1:
+	CMPQ   R12, $0x01
+	JLT    end_1grouped1
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	LEAQ   (AX)(R9*1), R13
+	MOVQ   k+72(FP), DX
+	MOVQ   BX, SI
+
+block_1grouped1tile:
+	MOVQ $0x00000010, R11
+
+block_1grouped1row:
+	MOVQ SI, DI
+	MOVQ unit+80(FP), R10
+
+block_1grouped1block:
+	VBROADCASTSS (DI), Z4
+	VBROADCASTSS 64(DI), Z5
+	VADDPS       Z5, Z4, Z3
+	VMOVUPS      (AX), Z6
+	VMOVUPS      (R13), Z8
+	PREFETCHT0   8192(AX)
+	PREFETCHT0   8192(R13)
+	VSUBPS       Z6, Z8, Z7
+	VSUBPS       Z6, Z7, Z7
+	VFMADD231PS  Z6, Z3, Z0
+	VFMADD231PS  Z7, Z4, Z1
+	VFMADD231PS  Z8, Z5, Z2
+	LEAQ         (AX)(R9*2), AX
+	LEAQ         (R13)(R9*2), R13
+	DECQ         DX
+	JE           block_1grouped1done
+	ADDQ         R8, DI
+	DECQ         R10
+	JNE          block_1grouped1block
+	ADDQ         $0x04, SI
+	DECQ         R11
+	JNE          block_1grouped1row
+	LEAQ         -60(DI), SI
+	JMP          block_1grouped1tile
+
+block_1grouped1done:
+	MOVQ    CX, SI
+	VSUBPS  Z2, Z0, Z2
+	VADDPS  Z1, Z0, Z1
+	VMOVUPS Z2, (SI)
+	VMOVUPS Z1, 64(SI)
+	ADDQ    $0x00000080, BX
+	ADDQ    $0x00000080, CX
+	SUBQ    $0x01, R12
+	JMP     complex_1grouped1
+
+end_1grouped1:
+	VZEROUPPER
+	RET
+
+// func circulantAskAVX512(x []float32)
+// Requires: AVX, MMX+
+TEXT ·circulantAskAVX512(SB), NOSPLIT, $0-24
+	MOVQ x_base+0(FP), AX
+	MOVQ x_len+8(FP), CX
+
+line:
+	PREFETCHT0 (AX)
+	ADDQ       $0x40, AX
+	SUBQ       $0x10, CX
+	JGT        line
 	VZEROUPPER
 	RET
 
@@ -22583,39 +23790,39 @@ group:
 	VSUBPS     Y6, Y14, Y5
 	VMOVUPS    Y5, 32(DI)
 	VADDPS     Y2, Y15, Y5
-	VMOVUPS    Y5, 64(DI)
+	VMOVUPS    Y5, 96(DI)
 	VSUBPS     Y2, Y15, Y2
-	VMOVUPS    Y2, 96(DI)
-	VADDPS     Y3, Y11, Y2
 	VMOVUPS    Y2, 128(DI)
-	VSUBPS     Y3, Y11, Y2
-	VMOVUPS    Y2, 160(DI)
-	VADDPS     Y0, Y10, Y2
+	VADDPS     Y3, Y11, Y2
 	VMOVUPS    Y2, 192(DI)
+	VSUBPS     Y3, Y11, Y2
+	VMOVUPS    Y2, 224(DI)
+	VADDPS     Y0, Y10, Y2
+	VMOVUPS    Y2, 288(DI)
 	VSUBPS     Y0, Y10, Y0
-	VMOVUPS    Y0, 224(DI)
+	VMOVUPS    Y0, 320(DI)
 	VADDPS     Y7, Y12, Y0
-	VMOVUPS    Y0, 256(DI)
+	VMOVUPS    Y0, 384(DI)
 	VSUBPS     Y7, Y12, Y0
-	VMOVUPS    Y0, 288(DI)
+	VMOVUPS    Y0, 416(DI)
 	VMOVUPS    32(SI), Y0
 	VADDPS     Y0, Y8, Y2
-	VMOVUPS    Y2, 320(DI)
+	VMOVUPS    Y2, 480(DI)
 	VSUBPS     Y0, Y8, Y0
-	VMOVUPS    Y0, 352(DI)
+	VMOVUPS    Y0, 512(DI)
 	VADDPS     Y4, Y13, Y0
-	VMOVUPS    Y0, 384(DI)
+	VMOVUPS    Y0, 576(DI)
 	VSUBPS     Y4, Y13, Y0
-	VMOVUPS    Y0, 416(DI)
+	VMOVUPS    Y0, 608(DI)
 	VADDPS     Y1, Y9, Y0
-	VMOVUPS    Y0, 448(DI)
+	VMOVUPS    Y0, 672(DI)
 	VSUBPS     Y1, Y9, Y0
-	VMOVUPS    Y0, 480(DI)
+	VMOVUPS    Y0, 704(DI)
 	MOVQ       group+64(FP), R13
 	SHLQ       $0x02, R13
 	ADDQ       R13, AX
 	ADDQ       R13, BX
-	ADDQ       $0x00000200, DI
+	ADDQ       $0x00000300, DI
 	DECQ       R10
 	JNE        group
 	VZEROUPPER
@@ -22642,32 +23849,32 @@ group:
 	VMOVUPS    32(DI), Y1
 	VADDPS     Y1, Y0, Y2
 	VSUBPS     Y1, Y0, Y0
-	VMOVUPS    64(DI), Y1
-	VMOVUPS    96(DI), Y3
+	VMOVUPS    96(DI), Y1
+	VMOVUPS    128(DI), Y3
 	VADDPS     Y3, Y1, Y4
 	VSUBPS     Y3, Y1, Y1
-	VMOVUPS    128(DI), Y3
-	VMOVUPS    160(DI), Y5
+	VMOVUPS    192(DI), Y3
+	VMOVUPS    224(DI), Y5
 	VADDPS     Y5, Y3, Y6
 	VSUBPS     Y5, Y3, Y3
-	VMOVUPS    192(DI), Y5
-	VMOVUPS    224(DI), Y7
+	VMOVUPS    288(DI), Y5
+	VMOVUPS    320(DI), Y7
 	VADDPS     Y7, Y5, Y8
 	VSUBPS     Y7, Y5, Y5
-	VMOVUPS    256(DI), Y7
-	VMOVUPS    288(DI), Y9
+	VMOVUPS    384(DI), Y7
+	VMOVUPS    416(DI), Y9
 	VADDPS     Y9, Y7, Y10
 	VSUBPS     Y9, Y7, Y7
-	VMOVUPS    320(DI), Y9
-	VMOVUPS    352(DI), Y11
+	VMOVUPS    480(DI), Y9
+	VMOVUPS    512(DI), Y11
 	VADDPS     Y11, Y9, Y12
 	VSUBPS     Y11, Y9, Y9
-	VMOVUPS    384(DI), Y11
-	VMOVUPS    416(DI), Y13
+	VMOVUPS    576(DI), Y11
+	VMOVUPS    608(DI), Y13
 	VADDPS     Y13, Y11, Y14
 	VSUBPS     Y13, Y11, Y11
-	VMOVUPS    448(DI), Y13
-	VMOVUPS    480(DI), Y15
+	VMOVUPS    672(DI), Y13
+	VMOVUPS    704(DI), Y15
 	VMOVUPS    Y11, (SI)
 	VADDPS     Y15, Y13, Y11
 	VSUBPS     Y15, Y13, Y13
@@ -22759,7 +23966,7 @@ group:
 	ADDQ       R13, AX
 	ADDQ       R13, BX
 	ADDQ       R13, R11
-	ADDQ       $0x00000200, DI
+	ADDQ       $0x00000300, DI
 	DECQ       R10
 	JNE        group
 	VZEROUPPER
@@ -22800,13 +24007,13 @@ gather:
 	MOVQ    DI, R13
 	MOVQ    $0x00000002, R11
 
-spread:
+spreadReal:
 	VMOVUPS (R13), Y0
 	VMOVUPS Y0, (R8)
 	ADDQ    DX, R8
 	ADDQ    $0x00000020, R13
 	DECQ    R11
-	JNE     spread
+	JNE     spreadReal
 	ADDQ    $0x00000020, AX
 	ADDQ    $0x00000020, CX
 	DECQ    R10
@@ -22832,13 +24039,13 @@ vector:
 	MOVQ DI, R13
 	MOVQ $0x00000002, R11
 
-gather:
+gatherReal:
 	VMOVUPS      (R8), Y0
 	VMOVUPS      Y0, (R13)
 	ADDQ         BX, R8
 	ADDQ         $0x00000020, R13
 	DECQ         R11
-	JNE          gather
+	JNE          gatherReal
 	VMOVUPS      (DI), Y0
 	VMOVUPS      32(DI), Y1
 	VADDPS       Y1, Y0, Y2
@@ -22959,11 +24166,9 @@ group:
 	VMOVUPS    Y6, (DI)
 	VSUBPS     Y15, Y5, Y5
 	VMOVUPS    Y5, 32(DI)
-	VSUBPS     Y2, Y14, Y5
-	VMOVUPS    Y5, 64(DI)
-	VMOVUPS    Y14, 96(DI)
+	VMOVUPS    Y14, 64(DI)
 	VMULPS     word_bf800000<>+0(SB), Y2, Y2
-	VMOVUPS    Y2, 128(DI)
+	VMOVUPS    Y2, 96(DI)
 	VADDPS     Y10, Y11, Y2
 	VSUBPS     Y10, Y11, Y5
 	VADDPS     Y0, Y3, Y6
@@ -22972,11 +24177,9 @@ group:
 	VMOVUPS    Y3, 160(DI)
 	VSUBPS     Y6, Y2, Y2
 	VMOVUPS    Y2, 192(DI)
-	VSUBPS     Y0, Y5, Y2
-	VMOVUPS    Y2, 224(DI)
-	VMOVUPS    Y5, 256(DI)
+	VMOVUPS    Y5, 224(DI)
 	VMULPS     word_bf800000<>+0(SB), Y0, Y0
-	VMOVUPS    Y0, 288(DI)
+	VMOVUPS    Y0, 256(DI)
 	VADDPS     Y8, Y12, Y0
 	VSUBPS     Y8, Y12, Y2
 	VMOVUPS    32(SI), Y3
@@ -22986,11 +24189,9 @@ group:
 	VMOVUPS    Y6, 320(DI)
 	VSUBPS     Y5, Y0, Y0
 	VMOVUPS    Y0, 352(DI)
-	VSUBPS     Y3, Y2, Y0
-	VMOVUPS    Y0, 384(DI)
-	VMOVUPS    Y2, 416(DI)
+	VMOVUPS    Y2, 384(DI)
 	VMULPS     word_bf800000<>+0(SB), Y3, Y0
-	VMOVUPS    Y0, 448(DI)
+	VMOVUPS    Y0, 416(DI)
 	VADDPS     Y9, Y13, Y0
 	VSUBPS     Y9, Y13, Y2
 	VADDPS     Y1, Y4, Y3
@@ -22999,11 +24200,9 @@ group:
 	VMOVUPS    Y4, 480(DI)
 	VSUBPS     Y3, Y0, Y0
 	VMOVUPS    Y0, 512(DI)
-	VSUBPS     Y1, Y2, Y0
-	VMOVUPS    Y0, 544(DI)
-	VMOVUPS    Y2, 576(DI)
+	VMOVUPS    Y2, 544(DI)
 	VMULPS     word_bf800000<>+0(SB), Y1, Y0
-	VMOVUPS    Y0, 608(DI)
+	VMOVUPS    Y0, 576(DI)
 	MOVQ       group+64(FP), R13
 	SHLQ       $0x02, R13
 	ADDQ       R13, AX
@@ -23036,133 +24235,129 @@ group:
 	VADDPS     Y1, Y0, Y2
 	VSUBPS     Y1, Y0, Y0
 	VMOVUPS    64(DI), Y1
-	VSUBPS     128(DI), Y1, Y3
-	VADDPS     96(DI), Y1, Y1
-	VMULPS     word_40000000<>+0(SB), Y3, Y3
-	VMULPS     word_c0000000<>+0(SB), Y1, Y1
-	VADDPS     Y3, Y2, Y4
-	VSUBPS     Y3, Y2, Y2
-	VADDPS     Y1, Y0, Y3
-	VSUBPS     Y1, Y0, Y0
-	VMOVUPS    160(DI), Y1
+	VMULPS     word_40000000<>+0(SB), Y1, Y1
+	VMOVUPS    96(DI), Y3
+	VMULPS     word_c0000000<>+0(SB), Y3, Y3
+	VADDPS     Y1, Y2, Y4
+	VSUBPS     Y1, Y2, Y1
+	VADDPS     Y3, Y0, Y2
+	VSUBPS     Y3, Y0, Y0
+	VMOVUPS    160(DI), Y3
 	VMOVUPS    192(DI), Y5
-	VADDPS     Y5, Y1, Y6
-	VSUBPS     Y5, Y1, Y1
+	VADDPS     Y5, Y3, Y6
+	VSUBPS     Y5, Y3, Y3
 	VMOVUPS    224(DI), Y5
-	VSUBPS     288(DI), Y5, Y7
-	VADDPS     256(DI), Y5, Y5
-	VMULPS     word_40000000<>+0(SB), Y7, Y7
-	VMULPS     word_c0000000<>+0(SB), Y5, Y5
-	VADDPS     Y7, Y6, Y8
-	VSUBPS     Y7, Y6, Y6
-	VADDPS     Y5, Y1, Y7
-	VSUBPS     Y5, Y1, Y1
-	VMOVUPS    320(DI), Y5
+	VMULPS     word_40000000<>+0(SB), Y5, Y5
+	VMOVUPS    256(DI), Y7
+	VMULPS     word_c0000000<>+0(SB), Y7, Y7
+	VADDPS     Y5, Y6, Y8
+	VSUBPS     Y5, Y6, Y5
+	VADDPS     Y7, Y3, Y6
+	VSUBPS     Y7, Y3, Y3
+	VMOVUPS    320(DI), Y7
 	VMOVUPS    352(DI), Y9
-	VADDPS     Y9, Y5, Y10
-	VSUBPS     Y9, Y5, Y5
+	VADDPS     Y9, Y7, Y10
+	VSUBPS     Y9, Y7, Y7
 	VMOVUPS    384(DI), Y9
-	VSUBPS     448(DI), Y9, Y11
-	VADDPS     416(DI), Y9, Y9
-	VMULPS     word_40000000<>+0(SB), Y11, Y11
-	VMULPS     word_c0000000<>+0(SB), Y9, Y9
-	VADDPS     Y11, Y10, Y12
-	VSUBPS     Y11, Y10, Y10
-	VADDPS     Y9, Y5, Y11
-	VSUBPS     Y9, Y5, Y5
-	VMOVUPS    480(DI), Y9
+	VMULPS     word_40000000<>+0(SB), Y9, Y9
+	VMOVUPS    416(DI), Y11
+	VMULPS     word_c0000000<>+0(SB), Y11, Y11
+	VADDPS     Y9, Y10, Y12
+	VSUBPS     Y9, Y10, Y9
+	VADDPS     Y11, Y7, Y10
+	VSUBPS     Y11, Y7, Y7
+	VMOVUPS    480(DI), Y11
 	VMOVUPS    512(DI), Y13
-	VADDPS     Y13, Y9, Y14
-	VSUBPS     Y13, Y9, Y9
+	VADDPS     Y13, Y11, Y14
+	VSUBPS     Y13, Y11, Y11
 	VMOVUPS    544(DI), Y13
-	VSUBPS     608(DI), Y13, Y15
-	VADDPS     576(DI), Y13, Y13
-	VMULPS     word_40000000<>+0(SB), Y15, Y15
-	VMULPS     word_c0000000<>+0(SB), Y13, Y13
-	VMOVUPS    Y5, (SI)
-	VADDPS     Y15, Y14, Y5
-	VSUBPS     Y15, Y14, Y14
-	VADDPS     Y13, Y9, Y15
-	VSUBPS     Y13, Y9, Y9
-	VUNPCKLPS  Y3, Y4, Y13
-	VUNPCKHPS  Y3, Y4, Y3
-	VUNPCKLPS  Y0, Y2, Y4
-	VUNPCKHPS  Y0, Y2, Y0
-	VSHUFPS    $0x44, Y4, Y13, Y2
-	VSHUFPS    $0xee, Y4, Y13, Y4
-	VSHUFPS    $0x44, Y0, Y3, Y13
-	VSHUFPS    $0xee, Y0, Y3, Y0
-	VUNPCKLPS  Y7, Y8, Y3
-	VUNPCKHPS  Y7, Y8, Y7
-	VUNPCKLPS  Y1, Y6, Y8
-	VUNPCKHPS  Y1, Y6, Y1
-	VSHUFPS    $0x44, Y8, Y3, Y6
-	VSHUFPS    $0xee, Y8, Y3, Y3
-	VSHUFPS    $0x44, Y1, Y7, Y8
-	VSHUFPS    $0xee, Y1, Y7, Y1
-	VUNPCKLPS  Y11, Y12, Y7
-	VUNPCKHPS  Y11, Y12, Y11
+	VMULPS     word_40000000<>+0(SB), Y13, Y13
+	VMOVUPS    576(DI), Y15
+	VMULPS     word_c0000000<>+0(SB), Y15, Y15
+	VMOVUPS    Y7, (SI)
+	VADDPS     Y13, Y14, Y7
+	VSUBPS     Y13, Y14, Y13
+	VADDPS     Y15, Y11, Y14
+	VSUBPS     Y15, Y11, Y11
+	VUNPCKLPS  Y2, Y4, Y15
+	VUNPCKHPS  Y2, Y4, Y2
+	VUNPCKLPS  Y0, Y1, Y4
+	VUNPCKHPS  Y0, Y1, Y0
+	VSHUFPS    $0x44, Y4, Y15, Y1
+	VSHUFPS    $0xee, Y4, Y15, Y4
+	VSHUFPS    $0x44, Y0, Y2, Y15
+	VSHUFPS    $0xee, Y0, Y2, Y0
+	VUNPCKLPS  Y6, Y8, Y2
+	VUNPCKHPS  Y6, Y8, Y6
+	VUNPCKLPS  Y3, Y5, Y8
+	VUNPCKHPS  Y3, Y5, Y3
+	VSHUFPS    $0x44, Y8, Y2, Y5
+	VSHUFPS    $0xee, Y8, Y2, Y2
+	VSHUFPS    $0x44, Y3, Y6, Y8
+	VSHUFPS    $0xee, Y3, Y6, Y3
+	VUNPCKLPS  Y10, Y12, Y6
+	VUNPCKHPS  Y10, Y12, Y10
 	VMOVUPS    (SI), Y12
 	VMOVUPS    Y0, 32(SI)
-	VUNPCKLPS  Y12, Y10, Y0
-	VUNPCKHPS  Y12, Y10, Y10
-	VSHUFPS    $0x44, Y0, Y7, Y12
-	VSHUFPS    $0xee, Y0, Y7, Y0
-	VSHUFPS    $0x44, Y10, Y11, Y7
-	VSHUFPS    $0xee, Y10, Y11, Y10
-	VUNPCKLPS  Y15, Y5, Y11
-	VUNPCKHPS  Y15, Y5, Y5
-	VUNPCKLPS  Y9, Y14, Y15
-	VUNPCKHPS  Y9, Y14, Y9
-	VSHUFPS    $0x44, Y15, Y11, Y14
-	VSHUFPS    $0xee, Y15, Y11, Y11
-	VSHUFPS    $0x44, Y9, Y5, Y15
-	VSHUFPS    $0xee, Y9, Y5, Y5
-	VPERM2F128 $0x20, Y6, Y2, Y9
-	VPERM2F128 $0x31, Y6, Y2, Y2
-	VADDPS     (R11), Y9, Y9
-	VMOVUPS    Y9, (AX)
-	VADDPS     (R11), Y2, Y2
-	VMOVUPS    Y2, (AX)(R8*2)
-	VPERM2F128 $0x20, Y14, Y12, Y2
-	VPERM2F128 $0x31, Y14, Y12, Y6
-	VADDPS     32(R11), Y2, Y2
-	VMOVUPS    Y2, 32(AX)
-	VADDPS     32(R11), Y6, Y6
-	VMOVUPS    Y6, 32(AX)(R8*2)
-	VPERM2F128 $0x20, Y3, Y4, Y2
-	VPERM2F128 $0x31, Y3, Y4, Y3
+	VUNPCKLPS  Y12, Y9, Y0
+	VUNPCKHPS  Y12, Y9, Y9
+	VSHUFPS    $0x44, Y0, Y6, Y12
+	VSHUFPS    $0xee, Y0, Y6, Y0
+	VSHUFPS    $0x44, Y9, Y10, Y6
+	VSHUFPS    $0xee, Y9, Y10, Y9
+	VUNPCKLPS  Y14, Y7, Y10
+	VUNPCKHPS  Y14, Y7, Y7
+	VUNPCKLPS  Y11, Y13, Y14
+	VUNPCKHPS  Y11, Y13, Y11
+	VSHUFPS    $0x44, Y14, Y10, Y13
+	VSHUFPS    $0xee, Y14, Y10, Y10
+	VSHUFPS    $0x44, Y11, Y7, Y14
+	VSHUFPS    $0xee, Y11, Y7, Y7
+	VPERM2F128 $0x20, Y5, Y1, Y11
+	VPERM2F128 $0x31, Y5, Y1, Y1
+	VADDPS     (R11), Y11, Y11
+	VMOVUPS    Y11, (AX)
+	VADDPS     (R11), Y1, Y1
+	VMOVUPS    Y1, (AX)(R8*2)
+	VPERM2F128 $0x20, Y13, Y12, Y1
+	VPERM2F128 $0x31, Y13, Y12, Y5
+	VADDPS     32(R11), Y1, Y1
+	VMOVUPS    Y1, 32(AX)
+	VADDPS     32(R11), Y5, Y5
+	VMOVUPS    Y5, 32(AX)(R8*2)
+	VPERM2F128 $0x20, Y2, Y4, Y1
+	VPERM2F128 $0x31, Y2, Y4, Y2
+	VADDPS     (R11)(R13*1), Y1, Y1
+	VMOVUPS    Y1, (BX)
 	VADDPS     (R11)(R13*1), Y2, Y2
-	VMOVUPS    Y2, (BX)
-	VADDPS     (R11)(R13*1), Y3, Y3
-	VMOVUPS    Y3, (BX)(R8*2)
-	VPERM2F128 $0x20, Y11, Y0, Y2
-	VPERM2F128 $0x31, Y11, Y0, Y0
-	VADDPS     32(R11)(R13*1), Y2, Y2
-	VMOVUPS    Y2, 32(BX)
+	VMOVUPS    Y2, (BX)(R8*2)
+	VPERM2F128 $0x20, Y10, Y0, Y1
+	VPERM2F128 $0x31, Y10, Y0, Y0
+	VADDPS     32(R11)(R13*1), Y1, Y1
+	VMOVUPS    Y1, 32(BX)
 	VADDPS     32(R11)(R13*1), Y0, Y0
 	VMOVUPS    Y0, 32(BX)(R8*2)
-	VPERM2F128 $0x20, Y8, Y13, Y0
-	VPERM2F128 $0x31, Y8, Y13, Y2
+	VPERM2F128 $0x20, Y8, Y15, Y0
+	VPERM2F128 $0x31, Y8, Y15, Y1
 	VADDPS     (R11), Y0, Y0
 	VMOVUPS    Y0, (AX)(R8*1)
-	VADDPS     (R11), Y2, Y2
-	VMOVUPS    Y2, (AX)(R9*1)
-	VPERM2F128 $0x20, Y15, Y7, Y0
-	VPERM2F128 $0x31, Y15, Y7, Y2
+	VADDPS     (R11), Y1, Y1
+	VMOVUPS    Y1, (AX)(R9*1)
+	VPERM2F128 $0x20, Y14, Y6, Y0
+	VPERM2F128 $0x31, Y14, Y6, Y1
 	VADDPS     32(R11), Y0, Y0
 	VMOVUPS    Y0, 32(AX)(R8*1)
-	VADDPS     32(R11), Y2, Y2
-	VMOVUPS    Y2, 32(AX)(R9*1)
+	VADDPS     32(R11), Y1, Y1
+	VMOVUPS    Y1, 32(AX)(R9*1)
 	VMOVUPS    32(SI), Y0
-	VPERM2F128 $0x20, Y1, Y0, Y2
-	VPERM2F128 $0x31, Y1, Y0, Y0
-	VADDPS     (R11)(R13*1), Y2, Y2
-	VMOVUPS    Y2, (BX)(R8*1)
+	VPERM2F128 $0x20, Y3, Y0, Y1
+	VPERM2F128 $0x31, Y3, Y0, Y0
+	VADDPS     (R11)(R13*1), Y1, Y1
+	VMOVUPS    Y1, (BX)(R8*1)
 	VADDPS     (R11)(R13*1), Y0, Y0
 	VMOVUPS    Y0, (BX)(R9*1)
-	VPERM2F128 $0x20, Y5, Y10, Y0
-	VPERM2F128 $0x31, Y5, Y10, Y1
+	VPERM2F128 $0x20, Y7, Y9, Y0
+	VPERM2F128 $0x31, Y7, Y9, Y1
 	VADDPS     32(R11)(R13*1), Y0, Y0
 	VMOVUPS    Y0, 32(BX)(R8*1)
 	VADDPS     32(R11)(R13*1), Y1, Y1
@@ -23215,22 +24410,34 @@ gather:
 	VMOVUPS Y3, (DI)
 	VSUBPS  Y4, Y2, Y2
 	VMOVUPS Y2, 32(DI)
-	VSUBPS  Y1, Y0, Y2
-	VMOVUPS Y2, 64(DI)
-	VMOVUPS Y0, 96(DI)
+	VMOVUPS Y0, 64(DI)
 	VMULPS  word_bf800000<>+0(SB), Y1, Y0
-	VMOVUPS Y0, 128(DI)
+	VMOVUPS Y0, 96(DI)
 	MOVQ    CX, R8
 	MOVQ    DI, R13
-	MOVQ    $0x00000005, R11
+	MOVQ    $0x00000002, R11
 
-spread:
+spreadReal:
 	VMOVUPS (R13), Y0
 	VMOVUPS Y0, (R8)
 	ADDQ    DX, R8
 	ADDQ    $0x00000020, R13
 	DECQ    R11
-	JNE     spread
+	JNE     spreadReal
+	MOVQ    $0x00000001, R11
+
+spreadComplex:
+	VMOVUPS (R13), Y0
+	VMOVUPS 32(R13), Y1
+	VADDPS  Y1, Y0, Y2
+	VMOVUPS Y2, (R8)
+	VMOVUPS Y0, (R8)(DX*1)
+	VMOVUPS Y1, (R8)(DX*2)
+	LEAQ    (R8)(DX*2), R8
+	ADDQ    DX, R8
+	ADDQ    $0x00000040, R13
+	DECQ    R11
+	JNE     spreadComplex
 	ADDQ    $0x00000020, AX
 	ADDQ    $0x00000020, CX
 	DECQ    R10
@@ -23254,31 +24461,44 @@ TEXT ·circulantInverseImage4AVX2(SB), NOSPLIT, $0-128
 vector:
 	MOVQ AX, R8
 	MOVQ DI, R13
-	MOVQ $0x00000005, R11
+	MOVQ $0x00000002, R11
 
-gather:
+gatherReal:
+	VMOVUPS (R8), Y0
+	VMOVUPS Y0, (R13)
+	ADDQ    BX, R8
+	ADDQ    $0x00000020, R13
+	DECQ    R11
+	JNE     gatherReal
+	MOVQ    $0x00000001, R11
+
+gatherComplex:
 	VMOVUPS      (R8), Y0
-	VMOVUPS      Y0, (R13)
+	VMOVUPS      (R8)(BX*2), Y1
+	VSUBPS       Y1, Y0, Y1
+	VADDPS       (R8)(BX*1), Y0, Y0
+	VMOVUPS      Y1, (R13)
+	VMOVUPS      Y0, 32(R13)
+	LEAQ         (R8)(BX*2), R8
 	ADDQ         BX, R8
-	ADDQ         $0x00000020, R13
+	ADDQ         $0x00000040, R13
 	DECQ         R11
-	JNE          gather
+	JNE          gatherComplex
 	VMOVUPS      (DI), Y0
 	VMOVUPS      32(DI), Y1
 	VADDPS       Y1, Y0, Y2
 	VSUBPS       Y1, Y0, Y0
 	VMOVUPS      64(DI), Y1
-	VSUBPS       128(DI), Y1, Y3
-	VADDPS       96(DI), Y1, Y1
-	VMULPS       word_40000000<>+0(SB), Y3, Y3
-	VMULPS       word_c0000000<>+0(SB), Y1, Y1
-	VADDPS       Y3, Y2, Y4
-	VSUBPS       Y3, Y2, Y2
-	VADDPS       Y1, Y0, Y3
-	VSUBPS       Y1, Y0, Y0
+	VMULPS       word_40000000<>+0(SB), Y1, Y1
+	VMOVUPS      96(DI), Y3
+	VMULPS       word_c0000000<>+0(SB), Y3, Y3
+	VADDPS       Y1, Y2, Y4
+	VSUBPS       Y1, Y2, Y1
+	VADDPS       Y3, Y0, Y2
+	VSUBPS       Y3, Y0, Y0
 	VMOVUPS      Y4, (SI)
-	VMOVUPS      Y3, 32(SI)
-	VMOVUPS      Y2, 64(SI)
+	VMOVUPS      Y2, 32(SI)
+	VMOVUPS      Y1, 64(SI)
 	VMOVUPS      Y0, 96(SI)
 	MOVQ         bias_base+64(FP), R12
 	VBROADCASTSS lo+88(FP), Y2
@@ -23409,22 +24629,16 @@ group:
 	VFMADD231PS word_3f3504f3<>+0(SB), Y2, Y3
 	VMOVAPS     Y10, Y14
 	VFMADD231PS word_3f3504f3<>+0(SB), Y0, Y14
-	VSUBPS      Y14, Y3, Y15
-	VMOVUPS     Y15, 64(DI)
-	VMOVUPS     Y3, 96(DI)
+	VMOVUPS     Y3, 64(DI)
 	VMULPS      word_bf800000<>+0(SB), Y14, Y3
-	VMOVUPS     Y3, 128(DI)
+	VMOVUPS     Y3, 96(DI)
 	VFMADD231PS word_bf3504f3<>+0(SB), Y2, Y11
 	VFMADD231PS word_bf3504f3<>+0(SB), Y0, Y10
-	VADDPS      Y10, Y11, Y0
-	VMOVUPS     Y0, 256(DI)
-	VMOVUPS     Y11, 288(DI)
-	VMOVUPS     Y10, 320(DI)
-	VSUBPS      Y6, Y5, Y0
-	VMOVUPS     Y0, 160(DI)
-	VMOVUPS     Y5, 192(DI)
+	VMOVUPS     Y11, 192(DI)
+	VMOVUPS     Y10, 224(DI)
+	VMOVUPS     Y5, 128(DI)
 	VMULPS      word_bf800000<>+0(SB), Y6, Y0
-	VMOVUPS     Y0, 224(DI)
+	VMOVUPS     Y0, 160(DI)
 	VADDPS      Y13, Y12, Y0
 	VSUBPS      Y13, Y12, Y2
 	VADDPS      Y9, Y8, Y3
@@ -23439,9 +24653,9 @@ group:
 	VADDPS      Y8, Y3, Y7
 	VSUBPS      Y8, Y3, Y3
 	VADDPS      Y7, Y6, Y8
-	VMOVUPS     Y8, 352(DI)
+	VMOVUPS     Y8, 288(DI)
 	VSUBPS      Y7, Y6, Y6
-	VMOVUPS     Y6, 384(DI)
+	VMOVUPS     Y6, 320(DI)
 	VMOVAPS     Y4, Y6
 	VFMADD231PS word_bf800000<>+0(SB), Y1, Y6
 	VFMADD231PS word_3f800000<>+0(SB), Y4, Y1
@@ -23449,27 +24663,21 @@ group:
 	VFMADD231PS word_3f3504f3<>+0(SB), Y6, Y4
 	VMOVAPS     Y5, Y7
 	VFMADD231PS word_3f3504f3<>+0(SB), Y1, Y7
-	VSUBPS      Y7, Y4, Y8
-	VMOVUPS     Y8, 416(DI)
-	VMOVUPS     Y4, 448(DI)
+	VMOVUPS     Y4, 352(DI)
 	VMULPS      word_bf800000<>+0(SB), Y7, Y4
-	VMOVUPS     Y4, 480(DI)
+	VMOVUPS     Y4, 384(DI)
 	VFMADD231PS word_bf3504f3<>+0(SB), Y6, Y2
 	VFMADD231PS word_bf3504f3<>+0(SB), Y1, Y5
-	VADDPS      Y5, Y2, Y1
-	VMOVUPS     Y1, 608(DI)
-	VMOVUPS     Y2, 640(DI)
-	VMOVUPS     Y5, 672(DI)
-	VSUBPS      Y3, Y0, Y1
-	VMOVUPS     Y1, 512(DI)
-	VMOVUPS     Y0, 544(DI)
+	VMOVUPS     Y2, 480(DI)
+	VMOVUPS     Y5, 512(DI)
+	VMOVUPS     Y0, 416(DI)
 	VMULPS      word_bf800000<>+0(SB), Y3, Y0
-	VMOVUPS     Y0, 576(DI)
+	VMOVUPS     Y0, 448(DI)
 	MOVQ        group+64(FP), R13
 	SHLQ        $0x02, R13
 	ADDQ        R13, AX
 	ADDQ        R13, BX
-	ADDQ        $0x000002c0, DI
+	ADDQ        $0x00000240, DI
 	DECQ        R10
 	JNE         group
 	VZEROUPPER
@@ -23497,136 +24705,130 @@ group:
 	VADDPS      Y1, Y0, Y2
 	VSUBPS      Y1, Y0, Y0
 	VMOVUPS     64(DI), Y1
-	VSUBPS      128(DI), Y1, Y3
-	VADDPS      96(DI), Y1, Y1
-	VMOVUPS     256(DI), Y4
-	VSUBPS      320(DI), Y4, Y5
-	VADDPS      288(DI), Y4, Y4
-	VADDPS      Y5, Y3, Y6
-	VSUBPS      Y4, Y1, Y7
-	VSUBPS      Y5, Y3, Y3
-	VADDPS      Y4, Y1, Y1
-	VMOVAPS     Y3, Y4
-	VFMADD231PS word_bf800000<>+0(SB), Y1, Y4
-	VMULPS      word_3f3504f3<>+0(SB), Y4, Y4
-	VFMADD231PS word_3f800000<>+0(SB), Y3, Y1
-	VMULPS      word_3f3504f3<>+0(SB), Y1, Y1
-	VMOVUPS     160(DI), Y3
-	VSUBPS      224(DI), Y3, Y5
-	VADDPS      192(DI), Y3, Y3
-	VMULPS      word_40000000<>+0(SB), Y5, Y5
-	VMULPS      word_c0000000<>+0(SB), Y3, Y3
-	VADDPS      Y5, Y2, Y8
-	VSUBPS      Y5, Y2, Y2
-	VMULPS      word_40000000<>+0(SB), Y6, Y5
-	VMULPS      word_c0000000<>+0(SB), Y7, Y6
-	VADDPS      Y5, Y8, Y7
-	VSUBPS      Y5, Y8, Y5
-	VADDPS      Y6, Y2, Y8
-	VSUBPS      Y6, Y2, Y2
-	VADDPS      Y3, Y0, Y6
-	VSUBPS      Y3, Y0, Y0
+	VMOVUPS     192(DI), Y3
+	VADDPS      Y3, Y1, Y4
+	VMOVUPS     96(DI), Y5
+	VMOVUPS     224(DI), Y6
+	VSUBPS      Y6, Y5, Y7
+	VSUBPS      Y3, Y1, Y1
+	VADDPS      Y6, Y5, Y3
+	VMOVAPS     Y1, Y5
+	VFMADD231PS word_bf800000<>+0(SB), Y3, Y5
+	VMULPS      word_3f3504f3<>+0(SB), Y5, Y5
+	VFMADD231PS word_3f800000<>+0(SB), Y1, Y3
+	VMULPS      word_3f3504f3<>+0(SB), Y3, Y1
+	VMOVUPS     128(DI), Y3
+	VMULPS      word_40000000<>+0(SB), Y3, Y3
+	VMOVUPS     160(DI), Y6
+	VMULPS      word_c0000000<>+0(SB), Y6, Y6
+	VADDPS      Y3, Y2, Y8
+	VSUBPS      Y3, Y2, Y2
 	VMULPS      word_40000000<>+0(SB), Y4, Y3
+	VMULPS      word_c0000000<>+0(SB), Y7, Y4
+	VADDPS      Y3, Y8, Y7
+	VSUBPS      Y3, Y8, Y3
+	VADDPS      Y4, Y2, Y8
+	VSUBPS      Y4, Y2, Y2
+	VADDPS      Y6, Y0, Y4
+	VSUBPS      Y6, Y0, Y0
+	VMULPS      word_40000000<>+0(SB), Y5, Y5
 	VMULPS      word_c0000000<>+0(SB), Y1, Y1
-	VADDPS      Y3, Y6, Y4
-	VSUBPS      Y3, Y6, Y3
-	VADDPS      Y1, Y0, Y6
+	VADDPS      Y5, Y4, Y6
+	VSUBPS      Y5, Y4, Y4
+	VADDPS      Y1, Y0, Y5
 	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     352(DI), Y1
-	VMOVUPS     384(DI), Y9
+	VMOVUPS     288(DI), Y1
+	VMOVUPS     320(DI), Y9
 	VADDPS      Y9, Y1, Y10
 	VSUBPS      Y9, Y1, Y1
-	VMOVUPS     416(DI), Y9
-	VSUBPS      480(DI), Y9, Y11
-	VADDPS      448(DI), Y9, Y9
-	VMOVUPS     608(DI), Y12
-	VSUBPS      672(DI), Y12, Y13
-	VADDPS      640(DI), Y12, Y12
-	VADDPS      Y13, Y11, Y14
-	VSUBPS      Y12, Y9, Y15
-	VSUBPS      Y13, Y11, Y11
-	VADDPS      Y12, Y9, Y9
-	VMOVAPS     Y11, Y12
-	VFMADD231PS word_bf800000<>+0(SB), Y9, Y12
-	VMULPS      word_3f3504f3<>+0(SB), Y12, Y12
-	VFMADD231PS word_3f800000<>+0(SB), Y11, Y9
-	VMULPS      word_3f3504f3<>+0(SB), Y9, Y9
-	VMOVUPS     512(DI), Y11
-	VSUBPS      576(DI), Y11, Y13
-	VADDPS      544(DI), Y11, Y11
-	VMULPS      word_40000000<>+0(SB), Y13, Y13
-	VMULPS      word_c0000000<>+0(SB), Y11, Y11
+	VMOVUPS     352(DI), Y9
+	VMOVUPS     480(DI), Y11
+	VADDPS      Y11, Y9, Y12
+	VMOVUPS     384(DI), Y13
+	VMOVUPS     512(DI), Y14
+	VSUBPS      Y14, Y13, Y15
+	VSUBPS      Y11, Y9, Y9
+	VADDPS      Y14, Y13, Y11
+	VMOVAPS     Y9, Y13
+	VFMADD231PS word_bf800000<>+0(SB), Y11, Y13
+	VMULPS      word_3f3504f3<>+0(SB), Y13, Y13
+	VFMADD231PS word_3f800000<>+0(SB), Y9, Y11
+	VMULPS      word_3f3504f3<>+0(SB), Y11, Y9
+	VMOVUPS     416(DI), Y11
+	VMULPS      word_40000000<>+0(SB), Y11, Y11
+	VMOVUPS     448(DI), Y14
+	VMULPS      word_c0000000<>+0(SB), Y14, Y14
 	VMOVUPS     Y0, (SI)
-	VADDPS      Y13, Y10, Y0
-	VSUBPS      Y13, Y10, Y10
-	VMULPS      word_40000000<>+0(SB), Y14, Y13
-	VMULPS      word_c0000000<>+0(SB), Y15, Y14
-	VADDPS      Y13, Y0, Y15
-	VSUBPS      Y13, Y0, Y0
-	VADDPS      Y14, Y10, Y13
-	VSUBPS      Y14, Y10, Y10
-	VADDPS      Y11, Y1, Y14
-	VSUBPS      Y11, Y1, Y1
+	VADDPS      Y11, Y10, Y0
+	VSUBPS      Y11, Y10, Y10
 	VMULPS      word_40000000<>+0(SB), Y12, Y11
+	VMULPS      word_c0000000<>+0(SB), Y15, Y12
+	VADDPS      Y11, Y0, Y15
+	VSUBPS      Y11, Y0, Y0
+	VADDPS      Y12, Y10, Y11
+	VSUBPS      Y12, Y10, Y10
+	VADDPS      Y14, Y1, Y12
+	VSUBPS      Y14, Y1, Y1
+	VMULPS      word_40000000<>+0(SB), Y13, Y13
 	VMULPS      word_c0000000<>+0(SB), Y9, Y9
-	VADDPS      Y11, Y14, Y12
-	VSUBPS      Y11, Y14, Y11
-	VADDPS      Y9, Y1, Y14
+	VADDPS      Y13, Y12, Y14
+	VSUBPS      Y13, Y12, Y12
+	VADDPS      Y9, Y1, Y13
 	VSUBPS      Y9, Y1, Y1
-	VUNPCKLPS   Y4, Y7, Y9
-	VUNPCKHPS   Y4, Y7, Y4
-	VUNPCKLPS   Y6, Y8, Y7
-	VUNPCKHPS   Y6, Y8, Y6
+	VUNPCKLPS   Y6, Y7, Y9
+	VUNPCKHPS   Y6, Y7, Y6
+	VUNPCKLPS   Y5, Y8, Y7
+	VUNPCKHPS   Y5, Y8, Y5
 	VSHUFPS     $0x44, Y7, Y9, Y8
 	VSHUFPS     $0xee, Y7, Y9, Y7
-	VSHUFPS     $0x44, Y6, Y4, Y9
-	VSHUFPS     $0xee, Y6, Y4, Y4
-	VUNPCKLPS   Y3, Y5, Y6
-	VUNPCKHPS   Y3, Y5, Y3
-	VMOVUPS     (SI), Y5
-	VMOVUPS     Y4, 32(SI)
-	VUNPCKLPS   Y5, Y2, Y4
-	VUNPCKHPS   Y5, Y2, Y2
-	VSHUFPS     $0x44, Y4, Y6, Y5
-	VSHUFPS     $0xee, Y4, Y6, Y4
+	VSHUFPS     $0x44, Y5, Y6, Y9
+	VSHUFPS     $0xee, Y5, Y6, Y5
+	VUNPCKLPS   Y4, Y3, Y6
+	VUNPCKHPS   Y4, Y3, Y3
+	VMOVUPS     (SI), Y4
+	VMOVUPS     Y5, 32(SI)
+	VUNPCKLPS   Y4, Y2, Y5
+	VUNPCKHPS   Y4, Y2, Y2
+	VSHUFPS     $0x44, Y5, Y6, Y4
+	VSHUFPS     $0xee, Y5, Y6, Y5
 	VSHUFPS     $0x44, Y2, Y3, Y6
 	VSHUFPS     $0xee, Y2, Y3, Y2
-	VUNPCKLPS   Y12, Y15, Y3
-	VUNPCKHPS   Y12, Y15, Y12
-	VUNPCKLPS   Y14, Y13, Y15
-	VUNPCKHPS   Y14, Y13, Y13
-	VSHUFPS     $0x44, Y15, Y3, Y14
+	VUNPCKLPS   Y14, Y15, Y3
+	VUNPCKHPS   Y14, Y15, Y14
+	VUNPCKLPS   Y13, Y11, Y15
+	VUNPCKHPS   Y13, Y11, Y11
+	VSHUFPS     $0x44, Y15, Y3, Y13
 	VSHUFPS     $0xee, Y15, Y3, Y3
-	VSHUFPS     $0x44, Y13, Y12, Y15
-	VSHUFPS     $0xee, Y13, Y12, Y12
-	VUNPCKLPS   Y11, Y0, Y13
-	VUNPCKHPS   Y11, Y0, Y0
-	VUNPCKLPS   Y1, Y10, Y11
+	VSHUFPS     $0x44, Y11, Y14, Y15
+	VSHUFPS     $0xee, Y11, Y14, Y11
+	VUNPCKLPS   Y12, Y0, Y14
+	VUNPCKHPS   Y12, Y0, Y0
+	VUNPCKLPS   Y1, Y10, Y12
 	VUNPCKHPS   Y1, Y10, Y1
-	VSHUFPS     $0x44, Y11, Y13, Y10
-	VSHUFPS     $0xee, Y11, Y13, Y11
-	VSHUFPS     $0x44, Y1, Y0, Y13
+	VSHUFPS     $0x44, Y12, Y14, Y10
+	VSHUFPS     $0xee, Y12, Y14, Y12
+	VSHUFPS     $0x44, Y1, Y0, Y14
 	VSHUFPS     $0xee, Y1, Y0, Y0
-	VPERM2F128  $0x20, Y5, Y8, Y1
-	VPERM2F128  $0x31, Y5, Y8, Y5
+	VPERM2F128  $0x20, Y4, Y8, Y1
+	VPERM2F128  $0x31, Y4, Y8, Y4
 	VADDPS      (R11), Y1, Y1
 	VMOVUPS     Y1, (AX)
-	VADDPS      (R11), Y5, Y5
-	VMOVUPS     Y5, (AX)(R8*2)
-	VPERM2F128  $0x20, Y10, Y14, Y1
-	VPERM2F128  $0x31, Y10, Y14, Y5
+	VADDPS      (R11), Y4, Y4
+	VMOVUPS     Y4, (AX)(R8*2)
+	VPERM2F128  $0x20, Y10, Y13, Y1
+	VPERM2F128  $0x31, Y10, Y13, Y4
 	VADDPS      32(R11), Y1, Y1
 	VMOVUPS     Y1, 32(AX)
-	VADDPS      32(R11), Y5, Y5
-	VMOVUPS     Y5, 32(AX)(R8*2)
-	VPERM2F128  $0x20, Y4, Y7, Y1
-	VPERM2F128  $0x31, Y4, Y7, Y4
+	VADDPS      32(R11), Y4, Y4
+	VMOVUPS     Y4, 32(AX)(R8*2)
+	VPERM2F128  $0x20, Y5, Y7, Y1
+	VPERM2F128  $0x31, Y5, Y7, Y4
 	VADDPS      (R11)(R13*1), Y1, Y1
 	VMOVUPS     Y1, (BX)
 	VADDPS      (R11)(R13*1), Y4, Y4
 	VMOVUPS     Y4, (BX)(R8*2)
-	VPERM2F128  $0x20, Y11, Y3, Y1
-	VPERM2F128  $0x31, Y11, Y3, Y3
+	VPERM2F128  $0x20, Y12, Y3, Y1
+	VPERM2F128  $0x31, Y12, Y3, Y3
 	VADDPS      32(R11)(R13*1), Y1, Y1
 	VMOVUPS     Y1, 32(BX)
 	VADDPS      32(R11)(R13*1), Y3, Y3
@@ -23637,8 +24839,8 @@ group:
 	VMOVUPS     Y1, (AX)(R8*1)
 	VADDPS      (R11), Y3, Y3
 	VMOVUPS     Y3, (AX)(R9*1)
-	VPERM2F128  $0x20, Y13, Y15, Y1
-	VPERM2F128  $0x31, Y13, Y15, Y3
+	VPERM2F128  $0x20, Y14, Y15, Y1
+	VPERM2F128  $0x31, Y14, Y15, Y3
 	VADDPS      32(R11), Y1, Y1
 	VMOVUPS     Y1, 32(AX)(R8*1)
 	VADDPS      32(R11), Y3, Y3
@@ -23650,8 +24852,8 @@ group:
 	VMOVUPS     Y3, (BX)(R8*1)
 	VADDPS      (R11)(R13*1), Y1, Y1
 	VMOVUPS     Y1, (BX)(R9*1)
-	VPERM2F128  $0x20, Y0, Y12, Y1
-	VPERM2F128  $0x31, Y0, Y12, Y0
+	VPERM2F128  $0x20, Y0, Y11, Y1
+	VPERM2F128  $0x31, Y0, Y11, Y0
 	VADDPS      32(R11)(R13*1), Y1, Y1
 	VMOVUPS     Y1, 32(BX)(R8*1)
 	VADDPS      32(R11)(R13*1), Y0, Y0
@@ -23661,7 +24863,7 @@ group:
 	ADDQ        R13, AX
 	ADDQ        R13, BX
 	ADDQ        R13, R11
-	ADDQ        $0x000002c0, DI
+	ADDQ        $0x00000240, DI
 	DECQ        R10
 	JNE         group
 	VZEROUPPER
@@ -23723,33 +24925,41 @@ gather:
 	VFMADD231PS word_3f3504f3<>+0(SB), Y3, Y4
 	VMOVAPS     Y1, Y7
 	VFMADD231PS word_3f3504f3<>+0(SB), Y5, Y7
-	VSUBPS      Y7, Y4, Y8
-	VMOVUPS     Y8, 64(DI)
-	VMOVUPS     Y4, 96(DI)
+	VMOVUPS     Y4, 64(DI)
 	VMULPS      word_bf800000<>+0(SB), Y7, Y4
-	VMOVUPS     Y4, 128(DI)
+	VMOVUPS     Y4, 96(DI)
 	VFMADD231PS word_bf3504f3<>+0(SB), Y3, Y0
 	VFMADD231PS word_bf3504f3<>+0(SB), Y5, Y1
-	VADDPS      Y1, Y0, Y3
-	VMOVUPS     Y3, 256(DI)
-	VMOVUPS     Y0, 288(DI)
-	VMOVUPS     Y1, 320(DI)
-	VSUBPS      Y6, Y2, Y0
-	VMOVUPS     Y0, 160(DI)
-	VMOVUPS     Y2, 192(DI)
+	VMOVUPS     Y0, 192(DI)
+	VMOVUPS     Y1, 224(DI)
+	VMOVUPS     Y2, 128(DI)
 	VMULPS      word_bf800000<>+0(SB), Y6, Y0
-	VMOVUPS     Y0, 224(DI)
+	VMOVUPS     Y0, 160(DI)
 	MOVQ        CX, R8
 	MOVQ        DI, R13
-	MOVQ        $0x0000000b, R11
+	MOVQ        $0x00000002, R11
 
-spread:
+spreadReal:
 	VMOVUPS (R13), Y0
 	VMOVUPS Y0, (R8)
 	ADDQ    DX, R8
 	ADDQ    $0x00000020, R13
 	DECQ    R11
-	JNE     spread
+	JNE     spreadReal
+	MOVQ    $0x00000003, R11
+
+spreadComplex:
+	VMOVUPS (R13), Y0
+	VMOVUPS 32(R13), Y1
+	VADDPS  Y1, Y0, Y2
+	VMOVUPS Y2, (R8)
+	VMOVUPS Y0, (R8)(DX*1)
+	VMOVUPS Y1, (R8)(DX*2)
+	LEAQ    (R8)(DX*2), R8
+	ADDQ    DX, R8
+	ADDQ    $0x00000040, R13
+	DECQ    R11
+	JNE     spreadComplex
 	ADDQ    $0x00000020, AX
 	ADDQ    $0x00000020, CX
 	DECQ    R10
@@ -23773,61 +24983,72 @@ TEXT ·circulantInverseImage8AVX2(SB), NOSPLIT, $0-128
 vector:
 	MOVQ AX, R8
 	MOVQ DI, R13
-	MOVQ $0x0000000b, R11
+	MOVQ $0x00000002, R11
 
-gather:
+gatherReal:
+	VMOVUPS (R8), Y0
+	VMOVUPS Y0, (R13)
+	ADDQ    BX, R8
+	ADDQ    $0x00000020, R13
+	DECQ    R11
+	JNE     gatherReal
+	MOVQ    $0x00000003, R11
+
+gatherComplex:
 	VMOVUPS      (R8), Y0
-	VMOVUPS      Y0, (R13)
+	VMOVUPS      (R8)(BX*2), Y1
+	VSUBPS       Y1, Y0, Y1
+	VADDPS       (R8)(BX*1), Y0, Y0
+	VMOVUPS      Y1, (R13)
+	VMOVUPS      Y0, 32(R13)
+	LEAQ         (R8)(BX*2), R8
 	ADDQ         BX, R8
-	ADDQ         $0x00000020, R13
+	ADDQ         $0x00000040, R13
 	DECQ         R11
-	JNE          gather
+	JNE          gatherComplex
 	VMOVUPS      (DI), Y0
 	VMOVUPS      32(DI), Y1
 	VADDPS       Y1, Y0, Y2
 	VSUBPS       Y1, Y0, Y0
 	VMOVUPS      64(DI), Y1
-	VSUBPS       128(DI), Y1, Y3
-	VADDPS       96(DI), Y1, Y1
-	VMOVUPS      256(DI), Y4
-	VSUBPS       320(DI), Y4, Y5
-	VADDPS       288(DI), Y4, Y4
-	VADDPS       Y5, Y3, Y6
-	VSUBPS       Y4, Y1, Y7
-	VSUBPS       Y5, Y3, Y3
-	VADDPS       Y4, Y1, Y1
-	VMOVAPS      Y3, Y4
-	VFMADD231PS  word_bf800000<>+0(SB), Y1, Y4
-	VMULPS       word_3f3504f3<>+0(SB), Y4, Y4
-	VFMADD231PS  word_3f800000<>+0(SB), Y3, Y1
-	VMULPS       word_3f3504f3<>+0(SB), Y1, Y1
-	VMOVUPS      160(DI), Y3
-	VSUBPS       224(DI), Y3, Y5
-	VADDPS       192(DI), Y3, Y3
-	VMULPS       word_40000000<>+0(SB), Y5, Y5
-	VMULPS       word_c0000000<>+0(SB), Y3, Y3
-	VADDPS       Y5, Y2, Y8
-	VSUBPS       Y5, Y2, Y2
-	VMULPS       word_40000000<>+0(SB), Y6, Y5
-	VMULPS       word_c0000000<>+0(SB), Y7, Y6
-	VADDPS       Y5, Y8, Y7
-	VSUBPS       Y5, Y8, Y5
-	VADDPS       Y6, Y2, Y8
-	VSUBPS       Y6, Y2, Y2
-	VADDPS       Y3, Y0, Y6
-	VSUBPS       Y3, Y0, Y0
+	VMOVUPS      192(DI), Y3
+	VADDPS       Y3, Y1, Y4
+	VMOVUPS      96(DI), Y5
+	VMOVUPS      224(DI), Y6
+	VSUBPS       Y6, Y5, Y7
+	VSUBPS       Y3, Y1, Y1
+	VADDPS       Y6, Y5, Y3
+	VMOVAPS      Y1, Y5
+	VFMADD231PS  word_bf800000<>+0(SB), Y3, Y5
+	VMULPS       word_3f3504f3<>+0(SB), Y5, Y5
+	VFMADD231PS  word_3f800000<>+0(SB), Y1, Y3
+	VMULPS       word_3f3504f3<>+0(SB), Y3, Y1
+	VMOVUPS      128(DI), Y3
+	VMULPS       word_40000000<>+0(SB), Y3, Y3
+	VMOVUPS      160(DI), Y6
+	VMULPS       word_c0000000<>+0(SB), Y6, Y6
+	VADDPS       Y3, Y2, Y8
+	VSUBPS       Y3, Y2, Y2
 	VMULPS       word_40000000<>+0(SB), Y4, Y3
+	VMULPS       word_c0000000<>+0(SB), Y7, Y4
+	VADDPS       Y3, Y8, Y7
+	VSUBPS       Y3, Y8, Y3
+	VADDPS       Y4, Y2, Y8
+	VSUBPS       Y4, Y2, Y2
+	VADDPS       Y6, Y0, Y4
+	VSUBPS       Y6, Y0, Y0
+	VMULPS       word_40000000<>+0(SB), Y5, Y5
 	VMULPS       word_c0000000<>+0(SB), Y1, Y1
-	VADDPS       Y3, Y6, Y4
-	VSUBPS       Y3, Y6, Y3
-	VADDPS       Y1, Y0, Y6
+	VADDPS       Y5, Y4, Y6
+	VSUBPS       Y5, Y4, Y4
+	VADDPS       Y1, Y0, Y5
 	VSUBPS       Y1, Y0, Y0
 	VMOVUPS      Y7, (SI)
-	VMOVUPS      Y4, 32(SI)
+	VMOVUPS      Y6, 32(SI)
 	VMOVUPS      Y8, 64(SI)
-	VMOVUPS      Y6, 96(SI)
-	VMOVUPS      Y5, 128(SI)
-	VMOVUPS      Y3, 160(SI)
+	VMOVUPS      Y5, 96(SI)
+	VMOVUPS      Y3, 128(SI)
+	VMOVUPS      Y4, 160(SI)
 	VMOVUPS      Y2, 192(SI)
 	VMOVUPS      Y0, 224(SI)
 	MOVQ         bias_base+64(FP), R12
@@ -23996,17 +25217,13 @@ group:
 	VFMADD231PS word_3f6c835e<>+0(SB), Y1, Y2
 	VMOVAPS     Y10, Y4
 	VFMADD231PS word_3f6c835e<>+0(SB), Y3, Y4
-	VSUBPS      Y4, Y2, Y13
-	VMOVUPS     Y13, 64(DI)
-	VMOVUPS     Y2, 96(DI)
+	VMOVUPS     Y2, 64(DI)
 	VMULPS      word_bf800000<>+0(SB), Y4, Y2
-	VMOVUPS     Y2, 128(DI)
+	VMOVUPS     Y2, 96(DI)
 	VFMADD231PS word_bf6c835e<>+0(SB), Y1, Y8
 	VFMADD231PS word_bf6c835e<>+0(SB), Y3, Y10
-	VADDPS      Y10, Y8, Y1
-	VMOVUPS     Y1, 640(DI)
-	VMOVUPS     Y8, 672(DI)
-	VMOVUPS     Y10, 704(DI)
+	VMOVUPS     Y8, 448(DI)
+	VMOVUPS     Y10, 480(DI)
 	VMOVAPS     Y7, Y1
 	VFMADD231PS word_bf800000<>+0(SB), Y9, Y1
 	VFMADD231PS word_3f800000<>+0(SB), Y7, Y9
@@ -24014,17 +25231,13 @@ group:
 	VFMADD231PS word_3f3504f3<>+0(SB), Y1, Y2
 	VMOVAPS     Y14, Y3
 	VFMADD231PS word_3f3504f3<>+0(SB), Y9, Y3
-	VSUBPS      Y3, Y2, Y4
-	VMOVUPS     Y4, 160(DI)
-	VMOVUPS     Y2, 192(DI)
+	VMOVUPS     Y2, 128(DI)
 	VMULPS      word_bf800000<>+0(SB), Y3, Y2
-	VMOVUPS     Y2, 224(DI)
+	VMOVUPS     Y2, 160(DI)
 	VFMADD231PS word_bf3504f3<>+0(SB), Y1, Y5
 	VFMADD231PS word_bf3504f3<>+0(SB), Y9, Y14
-	VADDPS      Y14, Y5, Y1
-	VMOVUPS     Y1, 544(DI)
-	VMOVUPS     Y5, 576(DI)
-	VMOVUPS     Y14, 608(DI)
+	VMOVUPS     Y5, 384(DI)
+	VMOVUPS     Y14, 416(DI)
 	VMOVAPS     Y6, Y1
 	VFMADD231PS word_401a827a<>+0(SB), Y0, Y1
 	VFMADD231PS word_c01a827a<>+0(SB), Y6, Y0
@@ -24032,29 +25245,23 @@ group:
 	VFMADD231PS word_3ec3ef15<>+0(SB), Y1, Y2
 	VMOVAPS     Y11, Y3
 	VFMADD231PS word_3ec3ef15<>+0(SB), Y0, Y3
-	VADDPS      Y3, Y2, Y4
-	VMOVUPS     Y4, 256(DI)
-	VMOVUPS     Y2, 288(DI)
-	VMOVUPS     Y3, 320(DI)
+	VMOVUPS     Y2, 192(DI)
+	VMOVUPS     Y3, 224(DI)
 	VFMADD231PS word_bec3ef15<>+0(SB), Y1, Y12
 	VFMADD231PS word_bec3ef15<>+0(SB), Y0, Y11
-	VSUBPS      Y11, Y12, Y0
-	VMOVUPS     Y0, 448(DI)
-	VMOVUPS     Y12, 480(DI)
+	VMOVUPS     Y12, 320(DI)
 	VMULPS      word_bf800000<>+0(SB), Y11, Y0
-	VMOVUPS     Y0, 512(DI)
+	VMOVUPS     Y0, 352(DI)
 	VMOVUPS     (SI), Y0
-	VMOVUPS     32(SI), Y1
-	VSUBPS      Y1, Y0, Y2
-	VMOVUPS     Y2, 352(DI)
-	VMOVUPS     Y0, 384(DI)
-	VMULPS      word_bf800000<>+0(SB), Y1, Y0
-	VMOVUPS     Y0, 416(DI)
+	VMOVUPS     Y0, 256(DI)
+	VMOVUPS     32(SI), Y0
+	VMULPS      word_bf800000<>+0(SB), Y0, Y0
+	VMOVUPS     Y0, 288(DI)
 	MOVQ        group+64(FP), R13
 	SHLQ        $0x02, R13
 	ADDQ        R13, AX
 	ADDQ        R13, BX
-	ADDQ        $0x000002e0, DI
+	ADDQ        $0x00000220, DI
 	DECQ        R10
 	JNE         group
 	VZEROUPPER
@@ -24082,158 +25289,151 @@ group:
 	VADDPS      Y1, Y0, Y2
 	VSUBPS      Y1, Y0, Y0
 	VMOVUPS     64(DI), Y1
-	VSUBPS      128(DI), Y1, Y3
-	VADDPS      96(DI), Y1, Y1
-	VMOVUPS     640(DI), Y4
-	VSUBPS      704(DI), Y4, Y5
-	VADDPS      672(DI), Y4, Y4
-	VADDPS      Y5, Y3, Y6
-	VSUBPS      Y4, Y1, Y7
-	VSUBPS      Y5, Y3, Y3
-	VADDPS      Y4, Y1, Y1
-	VMOVAPS     Y3, Y4
-	VFMADD231PS word_bed413cd<>+0(SB), Y1, Y4
-	VMULPS      word_3f6c835e<>+0(SB), Y4, Y4
-	VFMADD231PS word_3ed413cd<>+0(SB), Y3, Y1
-	VMULPS      word_3f6c835e<>+0(SB), Y1, Y1
-	VMOVUPS     160(DI), Y3
-	VSUBPS      224(DI), Y3, Y5
-	VADDPS      192(DI), Y3, Y3
-	VMOVUPS     544(DI), Y8
-	VSUBPS      608(DI), Y8, Y9
-	VADDPS      576(DI), Y8, Y8
-	VADDPS      Y9, Y5, Y10
-	VSUBPS      Y8, Y3, Y11
-	VSUBPS      Y9, Y5, Y5
-	VADDPS      Y8, Y3, Y3
-	VMOVAPS     Y5, Y8
-	VFMADD231PS word_bf800000<>+0(SB), Y3, Y8
-	VMULPS      word_3f3504f3<>+0(SB), Y8, Y8
-	VFMADD231PS word_3f800000<>+0(SB), Y5, Y3
-	VMULPS      word_3f3504f3<>+0(SB), Y3, Y3
-	VMOVUPS     256(DI), Y5
-	VSUBPS      320(DI), Y5, Y9
-	VADDPS      288(DI), Y5, Y5
-	VMOVUPS     448(DI), Y12
-	VSUBPS      512(DI), Y12, Y13
-	VADDPS      480(DI), Y12, Y12
-	VADDPS      Y13, Y9, Y14
-	VSUBPS      Y12, Y5, Y15
-	VSUBPS      Y13, Y9, Y9
-	VADDPS      Y12, Y5, Y5
-	VMOVAPS     Y9, Y12
-	VFMADD231PS word_c01a827a<>+0(SB), Y5, Y12
-	VMULPS      word_3ec3ef15<>+0(SB), Y12, Y12
-	VFMADD231PS word_401a827a<>+0(SB), Y9, Y5
-	VMULPS      word_3ec3ef15<>+0(SB), Y5, Y5
-	VMOVUPS     352(DI), Y9
-	VSUBPS      416(DI), Y9, Y13
-	VADDPS      384(DI), Y9, Y9
-	VMULPS      word_40000000<>+0(SB), Y13, Y13
-	VMULPS      word_c0000000<>+0(SB), Y9, Y9
+	VMOVUPS     448(DI), Y3
+	VADDPS      Y3, Y1, Y4
+	VMOVUPS     96(DI), Y5
+	VMOVUPS     480(DI), Y6
+	VSUBPS      Y6, Y5, Y7
+	VSUBPS      Y3, Y1, Y1
+	VADDPS      Y6, Y5, Y3
+	VMOVAPS     Y1, Y5
+	VFMADD231PS word_bed413cd<>+0(SB), Y3, Y5
+	VMULPS      word_3f6c835e<>+0(SB), Y5, Y5
+	VFMADD231PS word_3ed413cd<>+0(SB), Y1, Y3
+	VMULPS      word_3f6c835e<>+0(SB), Y3, Y1
+	VMOVUPS     128(DI), Y3
+	VMOVUPS     384(DI), Y6
+	VADDPS      Y6, Y3, Y8
+	VMOVUPS     160(DI), Y9
+	VMOVUPS     416(DI), Y10
+	VSUBPS      Y10, Y9, Y11
+	VSUBPS      Y6, Y3, Y3
+	VADDPS      Y10, Y9, Y6
+	VMOVAPS     Y3, Y9
+	VFMADD231PS word_bf800000<>+0(SB), Y6, Y9
+	VMULPS      word_3f3504f3<>+0(SB), Y9, Y9
+	VFMADD231PS word_3f800000<>+0(SB), Y3, Y6
+	VMULPS      word_3f3504f3<>+0(SB), Y6, Y3
+	VMOVUPS     192(DI), Y6
+	VMOVUPS     320(DI), Y10
+	VADDPS      Y10, Y6, Y12
+	VMOVUPS     224(DI), Y13
+	VMOVUPS     352(DI), Y14
+	VSUBPS      Y14, Y13, Y15
+	VSUBPS      Y10, Y6, Y6
+	VADDPS      Y14, Y13, Y10
+	VMOVAPS     Y6, Y13
+	VFMADD231PS word_c01a827a<>+0(SB), Y10, Y13
+	VMULPS      word_3ec3ef15<>+0(SB), Y13, Y13
+	VFMADD231PS word_401a827a<>+0(SB), Y6, Y10
+	VMULPS      word_3ec3ef15<>+0(SB), Y10, Y6
+	VMOVUPS     256(DI), Y10
+	VMULPS      word_40000000<>+0(SB), Y10, Y10
+	VMOVUPS     288(DI), Y14
+	VMULPS      word_c0000000<>+0(SB), Y14, Y14
 	VMOVUPS     Y3, (SI)
-	VADDPS      Y13, Y2, Y3
-	VSUBPS      Y13, Y2, Y2
-	VADDPS      Y14, Y6, Y13
-	VMOVUPS     Y8, 32(SI)
-	VSUBPS      Y15, Y7, Y8
-	VSUBPS      Y14, Y6, Y6
+	VADDPS      Y10, Y2, Y3
+	VSUBPS      Y10, Y2, Y2
+	VADDPS      Y12, Y4, Y10
+	VMOVUPS     Y9, 32(SI)
+	VSUBPS      Y15, Y7, Y9
+	VSUBPS      Y12, Y4, Y4
 	VADDPS      Y15, Y7, Y7
-	VMOVAPS     Y6, Y14
-	VFMADD231PS word_bf800000<>+0(SB), Y7, Y14
-	VMULPS      word_3f3504f3<>+0(SB), Y14, Y14
-	VFMADD231PS word_3f800000<>+0(SB), Y6, Y7
-	VMULPS      word_3f3504f3<>+0(SB), Y7, Y6
-	VMULPS      word_40000000<>+0(SB), Y10, Y7
-	VMULPS      word_c0000000<>+0(SB), Y11, Y10
+	VMOVAPS     Y4, Y12
+	VFMADD231PS word_bf800000<>+0(SB), Y7, Y12
+	VMULPS      word_3f3504f3<>+0(SB), Y12, Y12
+	VFMADD231PS word_3f800000<>+0(SB), Y4, Y7
+	VMULPS      word_3f3504f3<>+0(SB), Y7, Y4
+	VMULPS      word_40000000<>+0(SB), Y8, Y7
+	VMULPS      word_c0000000<>+0(SB), Y11, Y8
 	VADDPS      Y7, Y3, Y11
 	VSUBPS      Y7, Y3, Y3
-	VMULPS      word_40000000<>+0(SB), Y13, Y7
-	VMULPS      word_c0000000<>+0(SB), Y8, Y8
-	VADDPS      Y7, Y11, Y13
+	VMULPS      word_40000000<>+0(SB), Y10, Y7
+	VMULPS      word_c0000000<>+0(SB), Y9, Y9
+	VADDPS      Y7, Y11, Y10
 	VSUBPS      Y7, Y11, Y7
-	VADDPS      Y8, Y3, Y11
-	VSUBPS      Y8, Y3, Y3
-	VADDPS      Y10, Y2, Y8
-	VSUBPS      Y10, Y2, Y2
-	VMULPS      word_40000000<>+0(SB), Y14, Y10
-	VMULPS      word_c0000000<>+0(SB), Y6, Y6
-	VADDPS      Y10, Y8, Y14
-	VSUBPS      Y10, Y8, Y8
-	VADDPS      Y6, Y2, Y10
-	VSUBPS      Y6, Y2, Y2
-	VADDPS      Y9, Y0, Y6
-	VSUBPS      Y9, Y0, Y0
-	VADDPS      Y12, Y4, Y9
-	VSUBPS      Y5, Y1, Y15
-	VSUBPS      Y12, Y4, Y4
-	VADDPS      Y5, Y1, Y1
-	VMOVAPS     Y4, Y5
-	VFMADD231PS word_bf800000<>+0(SB), Y1, Y5
-	VMULPS      word_3f3504f3<>+0(SB), Y5, Y5
-	VFMADD231PS word_3f800000<>+0(SB), Y4, Y1
+	VADDPS      Y9, Y3, Y11
+	VSUBPS      Y9, Y3, Y3
+	VADDPS      Y8, Y2, Y9
+	VSUBPS      Y8, Y2, Y2
+	VMULPS      word_40000000<>+0(SB), Y12, Y8
+	VMULPS      word_c0000000<>+0(SB), Y4, Y4
+	VADDPS      Y8, Y9, Y12
+	VSUBPS      Y8, Y9, Y8
+	VADDPS      Y4, Y2, Y9
+	VSUBPS      Y4, Y2, Y2
+	VADDPS      Y14, Y0, Y4
+	VSUBPS      Y14, Y0, Y0
+	VADDPS      Y13, Y5, Y14
+	VSUBPS      Y6, Y1, Y15
+	VSUBPS      Y13, Y5, Y5
+	VADDPS      Y6, Y1, Y1
+	VMOVAPS     Y5, Y6
+	VFMADD231PS word_bf800000<>+0(SB), Y1, Y6
+	VMULPS      word_3f3504f3<>+0(SB), Y6, Y6
+	VFMADD231PS word_3f800000<>+0(SB), Y5, Y1
 	VMULPS      word_3f3504f3<>+0(SB), Y1, Y1
-	VMOVUPS     32(SI), Y4
-	VMULPS      word_40000000<>+0(SB), Y4, Y4
-	VMOVUPS     (SI), Y12
-	VMULPS      word_c0000000<>+0(SB), Y12, Y12
-	VMOVUPS     Y2, (SI)
-	VADDPS      Y4, Y6, Y2
-	VSUBPS      Y4, Y6, Y4
-	VMULPS      word_40000000<>+0(SB), Y9, Y6
-	VMULPS      word_c0000000<>+0(SB), Y15, Y9
-	VADDPS      Y6, Y2, Y15
-	VSUBPS      Y6, Y2, Y2
-	VADDPS      Y9, Y4, Y6
-	VSUBPS      Y9, Y4, Y4
-	VADDPS      Y12, Y0, Y9
-	VSUBPS      Y12, Y0, Y0
+	VMOVUPS     32(SI), Y5
 	VMULPS      word_40000000<>+0(SB), Y5, Y5
+	VMOVUPS     (SI), Y13
+	VMULPS      word_c0000000<>+0(SB), Y13, Y13
+	VMOVUPS     Y2, (SI)
+	VADDPS      Y5, Y4, Y2
+	VSUBPS      Y5, Y4, Y4
+	VMULPS      word_40000000<>+0(SB), Y14, Y5
+	VMULPS      word_c0000000<>+0(SB), Y15, Y14
+	VADDPS      Y5, Y2, Y15
+	VSUBPS      Y5, Y2, Y2
+	VADDPS      Y14, Y4, Y5
+	VSUBPS      Y14, Y4, Y4
+	VADDPS      Y13, Y0, Y14
+	VSUBPS      Y13, Y0, Y0
+	VMULPS      word_40000000<>+0(SB), Y6, Y6
 	VMULPS      word_c0000000<>+0(SB), Y1, Y1
-	VADDPS      Y5, Y9, Y12
-	VSUBPS      Y5, Y9, Y5
-	VADDPS      Y1, Y0, Y9
+	VADDPS      Y6, Y14, Y13
+	VSUBPS      Y6, Y14, Y6
+	VADDPS      Y1, Y0, Y14
 	VSUBPS      Y1, Y0, Y0
-	VUNPCKLPS   Y15, Y13, Y1
-	VUNPCKHPS   Y15, Y13, Y13
-	VUNPCKLPS   Y12, Y14, Y15
-	VUNPCKHPS   Y12, Y14, Y12
-	VSHUFPS     $0x44, Y15, Y1, Y14
+	VUNPCKLPS   Y15, Y10, Y1
+	VUNPCKHPS   Y15, Y10, Y10
+	VUNPCKLPS   Y13, Y12, Y15
+	VUNPCKHPS   Y13, Y12, Y12
+	VSHUFPS     $0x44, Y15, Y1, Y13
 	VSHUFPS     $0xee, Y15, Y1, Y1
-	VSHUFPS     $0x44, Y12, Y13, Y15
-	VSHUFPS     $0xee, Y12, Y13, Y12
-	VUNPCKLPS   Y6, Y11, Y13
-	VUNPCKHPS   Y6, Y11, Y6
-	VUNPCKLPS   Y9, Y10, Y11
-	VUNPCKHPS   Y9, Y10, Y9
-	VSHUFPS     $0x44, Y11, Y13, Y10
-	VSHUFPS     $0xee, Y11, Y13, Y11
-	VSHUFPS     $0x44, Y9, Y6, Y13
-	VSHUFPS     $0xee, Y9, Y6, Y6
+	VSHUFPS     $0x44, Y12, Y10, Y15
+	VSHUFPS     $0xee, Y12, Y10, Y10
+	VUNPCKLPS   Y5, Y11, Y12
+	VUNPCKHPS   Y5, Y11, Y5
+	VUNPCKLPS   Y14, Y9, Y11
+	VUNPCKHPS   Y14, Y9, Y9
+	VSHUFPS     $0x44, Y11, Y12, Y14
+	VSHUFPS     $0xee, Y11, Y12, Y11
+	VSHUFPS     $0x44, Y9, Y5, Y12
+	VSHUFPS     $0xee, Y9, Y5, Y5
 	VUNPCKLPS   Y2, Y7, Y9
 	VUNPCKHPS   Y2, Y7, Y2
-	VUNPCKLPS   Y5, Y8, Y7
-	VUNPCKHPS   Y5, Y8, Y5
+	VUNPCKLPS   Y6, Y8, Y7
+	VUNPCKHPS   Y6, Y8, Y6
 	VSHUFPS     $0x44, Y7, Y9, Y8
 	VSHUFPS     $0xee, Y7, Y9, Y7
-	VSHUFPS     $0x44, Y5, Y2, Y9
-	VSHUFPS     $0xee, Y5, Y2, Y2
-	VUNPCKLPS   Y4, Y3, Y5
+	VSHUFPS     $0x44, Y6, Y2, Y9
+	VSHUFPS     $0xee, Y6, Y2, Y2
+	VUNPCKLPS   Y4, Y3, Y6
 	VUNPCKHPS   Y4, Y3, Y3
 	VMOVUPS     (SI), Y4
 	VMOVUPS     Y2, 32(SI)
 	VUNPCKLPS   Y0, Y4, Y2
 	VUNPCKHPS   Y0, Y4, Y0
-	VSHUFPS     $0x44, Y2, Y5, Y4
-	VSHUFPS     $0xee, Y2, Y5, Y2
-	VSHUFPS     $0x44, Y0, Y3, Y5
+	VSHUFPS     $0x44, Y2, Y6, Y4
+	VSHUFPS     $0xee, Y2, Y6, Y2
+	VSHUFPS     $0x44, Y0, Y3, Y6
 	VSHUFPS     $0xee, Y0, Y3, Y0
-	VPERM2F128  $0x20, Y10, Y14, Y3
-	VPERM2F128  $0x31, Y10, Y14, Y10
+	VPERM2F128  $0x20, Y14, Y13, Y3
+	VPERM2F128  $0x31, Y14, Y13, Y13
 	VADDPS      (R11), Y3, Y3
 	VMOVUPS     Y3, (AX)
-	VADDPS      (R11), Y10, Y10
-	VMOVUPS     Y10, (AX)(R8*2)
+	VADDPS      (R11), Y13, Y13
+	VMOVUPS     Y13, (AX)(R8*2)
 	VPERM2F128  $0x20, Y4, Y8, Y3
 	VPERM2F128  $0x31, Y4, Y8, Y4
 	VADDPS      32(R11), Y3, Y3
@@ -24252,20 +25452,20 @@ group:
 	VMOVUPS     Y1, 32(BX)
 	VADDPS      32(R11)(R13*1), Y2, Y2
 	VMOVUPS     Y2, 32(BX)(R8*2)
-	VPERM2F128  $0x20, Y13, Y15, Y1
-	VPERM2F128  $0x31, Y13, Y15, Y2
+	VPERM2F128  $0x20, Y12, Y15, Y1
+	VPERM2F128  $0x31, Y12, Y15, Y2
 	VADDPS      (R11), Y1, Y1
 	VMOVUPS     Y1, (AX)(R8*1)
 	VADDPS      (R11), Y2, Y2
 	VMOVUPS     Y2, (AX)(R9*1)
-	VPERM2F128  $0x20, Y5, Y9, Y1
-	VPERM2F128  $0x31, Y5, Y9, Y2
+	VPERM2F128  $0x20, Y6, Y9, Y1
+	VPERM2F128  $0x31, Y6, Y9, Y2
 	VADDPS      32(R11), Y1, Y1
 	VMOVUPS     Y1, 32(AX)(R8*1)
 	VADDPS      32(R11), Y2, Y2
 	VMOVUPS     Y2, 32(AX)(R9*1)
-	VPERM2F128  $0x20, Y6, Y12, Y1
-	VPERM2F128  $0x31, Y6, Y12, Y2
+	VPERM2F128  $0x20, Y5, Y10, Y1
+	VPERM2F128  $0x31, Y5, Y10, Y2
 	VADDPS      (R11)(R13*1), Y1, Y1
 	VMOVUPS     Y1, (BX)(R8*1)
 	VADDPS      (R11)(R13*1), Y2, Y2
@@ -24282,7 +25482,7 @@ group:
 	ADDQ        R13, AX
 	ADDQ        R13, BX
 	ADDQ        R13, R11
-	ADDQ        $0x000002e0, DI
+	ADDQ        $0x00000220, DI
 	DECQ        R10
 	JNE         group
 	VZEROUPPER
@@ -24388,17 +25588,13 @@ gather:
 	VFMADD231PS word_3f6c835e<>+0(SB), Y8, Y12
 	VMOVAPS     Y9, Y13
 	VFMADD231PS word_3f6c835e<>+0(SB), Y11, Y13
-	VSUBPS      Y13, Y12, Y14
-	VMOVUPS     Y14, 64(DI)
-	VMOVUPS     Y12, 96(DI)
+	VMOVUPS     Y12, 64(DI)
 	VMULPS      word_bf800000<>+0(SB), Y13, Y12
-	VMOVUPS     Y12, 128(DI)
+	VMOVUPS     Y12, 96(DI)
 	VFMADD231PS word_bf6c835e<>+0(SB), Y8, Y4
 	VFMADD231PS word_bf6c835e<>+0(SB), Y11, Y9
-	VADDPS      Y9, Y4, Y8
-	VMOVUPS     Y8, 640(DI)
-	VMOVUPS     Y4, 672(DI)
-	VMOVUPS     Y9, 704(DI)
+	VMOVUPS     Y4, 448(DI)
+	VMOVUPS     Y9, 480(DI)
 	VMOVAPS     Y10, Y4
 	VFMADD231PS word_bf800000<>+0(SB), Y3, Y4
 	VFMADD231PS word_3f800000<>+0(SB), Y10, Y3
@@ -24406,17 +25602,13 @@ gather:
 	VFMADD231PS word_3f3504f3<>+0(SB), Y4, Y8
 	VMOVAPS     Y6, Y9
 	VFMADD231PS word_3f3504f3<>+0(SB), Y3, Y9
-	VSUBPS      Y9, Y8, Y10
-	VMOVUPS     Y10, 160(DI)
-	VMOVUPS     Y8, 192(DI)
+	VMOVUPS     Y8, 128(DI)
 	VMULPS      word_bf800000<>+0(SB), Y9, Y8
-	VMOVUPS     Y8, 224(DI)
+	VMOVUPS     Y8, 160(DI)
 	VFMADD231PS word_bf3504f3<>+0(SB), Y4, Y2
 	VFMADD231PS word_bf3504f3<>+0(SB), Y3, Y6
-	VADDPS      Y6, Y2, Y3
-	VMOVUPS     Y3, 544(DI)
-	VMOVUPS     Y2, 576(DI)
-	VMOVUPS     Y6, 608(DI)
+	VMOVUPS     Y2, 384(DI)
+	VMOVUPS     Y6, 416(DI)
 	VMOVAPS     Y5, Y2
 	VFMADD231PS word_401a827a<>+0(SB), Y7, Y2
 	VFMADD231PS word_c01a827a<>+0(SB), Y5, Y7
@@ -24424,35 +25616,43 @@ gather:
 	VFMADD231PS word_3ec3ef15<>+0(SB), Y2, Y3
 	VMOVAPS     Y1, Y4
 	VFMADD231PS word_3ec3ef15<>+0(SB), Y7, Y4
-	VADDPS      Y4, Y3, Y5
-	VMOVUPS     Y5, 256(DI)
-	VMOVUPS     Y3, 288(DI)
-	VMOVUPS     Y4, 320(DI)
+	VMOVUPS     Y3, 192(DI)
+	VMOVUPS     Y4, 224(DI)
 	VFMADD231PS word_bec3ef15<>+0(SB), Y2, Y0
 	VFMADD231PS word_bec3ef15<>+0(SB), Y7, Y1
-	VSUBPS      Y1, Y0, Y2
-	VMOVUPS     Y2, 448(DI)
-	VMOVUPS     Y0, 480(DI)
+	VMOVUPS     Y0, 320(DI)
 	VMULPS      word_bf800000<>+0(SB), Y1, Y0
-	VMOVUPS     Y0, 512(DI)
+	VMOVUPS     Y0, 352(DI)
 	VMOVUPS     512(SI), Y0
-	VMOVUPS     544(SI), Y1
-	VSUBPS      Y1, Y0, Y2
-	VMOVUPS     Y2, 352(DI)
-	VMOVUPS     Y0, 384(DI)
-	VMULPS      word_bf800000<>+0(SB), Y1, Y0
-	VMOVUPS     Y0, 416(DI)
+	VMOVUPS     Y0, 256(DI)
+	VMOVUPS     544(SI), Y0
+	VMULPS      word_bf800000<>+0(SB), Y0, Y0
+	VMOVUPS     Y0, 288(DI)
 	MOVQ        CX, R8
 	MOVQ        DI, R13
-	MOVQ        $0x00000017, R11
+	MOVQ        $0x00000002, R11
 
-spread:
+spreadReal:
 	VMOVUPS (R13), Y0
 	VMOVUPS Y0, (R8)
 	ADDQ    DX, R8
 	ADDQ    $0x00000020, R13
 	DECQ    R11
-	JNE     spread
+	JNE     spreadReal
+	MOVQ    $0x00000007, R11
+
+spreadComplex:
+	VMOVUPS (R13), Y0
+	VMOVUPS 32(R13), Y1
+	VADDPS  Y1, Y0, Y2
+	VMOVUPS Y2, (R8)
+	VMOVUPS Y0, (R8)(DX*1)
+	VMOVUPS Y1, (R8)(DX*2)
+	LEAQ    (R8)(DX*2), R8
+	ADDQ    DX, R8
+	ADDQ    $0x00000040, R13
+	DECQ    R11
+	JNE     spreadComplex
 	ADDQ    $0x00000020, AX
 	ADDQ    $0x00000020, CX
 	DECQ    R10
@@ -24476,144 +25676,151 @@ TEXT ·circulantInverseImage16AVX2(SB), NOSPLIT, $0-128
 vector:
 	MOVQ AX, R8
 	MOVQ DI, R13
-	MOVQ $0x00000017, R11
+	MOVQ $0x00000002, R11
 
-gather:
+gatherReal:
+	VMOVUPS (R8), Y0
+	VMOVUPS Y0, (R13)
+	ADDQ    BX, R8
+	ADDQ    $0x00000020, R13
+	DECQ    R11
+	JNE     gatherReal
+	MOVQ    $0x00000007, R11
+
+gatherComplex:
 	VMOVUPS      (R8), Y0
-	VMOVUPS      Y0, (R13)
+	VMOVUPS      (R8)(BX*2), Y1
+	VSUBPS       Y1, Y0, Y1
+	VADDPS       (R8)(BX*1), Y0, Y0
+	VMOVUPS      Y1, (R13)
+	VMOVUPS      Y0, 32(R13)
+	LEAQ         (R8)(BX*2), R8
 	ADDQ         BX, R8
-	ADDQ         $0x00000020, R13
+	ADDQ         $0x00000040, R13
 	DECQ         R11
-	JNE          gather
+	JNE          gatherComplex
 	VMOVUPS      (DI), Y0
 	VMOVUPS      32(DI), Y1
 	VADDPS       Y1, Y0, Y2
 	VSUBPS       Y1, Y0, Y0
 	VMOVUPS      64(DI), Y1
-	VSUBPS       128(DI), Y1, Y3
-	VADDPS       96(DI), Y1, Y1
-	VMOVUPS      640(DI), Y4
-	VSUBPS       704(DI), Y4, Y5
-	VADDPS       672(DI), Y4, Y4
-	VADDPS       Y5, Y3, Y6
-	VSUBPS       Y4, Y1, Y7
-	VSUBPS       Y5, Y3, Y3
-	VADDPS       Y4, Y1, Y1
-	VMOVAPS      Y3, Y4
-	VFMADD231PS  word_bed413cd<>+0(SB), Y1, Y4
-	VMULPS       word_3f6c835e<>+0(SB), Y4, Y4
-	VFMADD231PS  word_3ed413cd<>+0(SB), Y3, Y1
-	VMULPS       word_3f6c835e<>+0(SB), Y1, Y1
-	VMOVUPS      160(DI), Y3
-	VSUBPS       224(DI), Y3, Y5
-	VADDPS       192(DI), Y3, Y3
-	VMOVUPS      544(DI), Y8
-	VSUBPS       608(DI), Y8, Y9
-	VADDPS       576(DI), Y8, Y8
-	VADDPS       Y9, Y5, Y10
-	VSUBPS       Y8, Y3, Y11
-	VSUBPS       Y9, Y5, Y5
-	VADDPS       Y8, Y3, Y3
-	VMOVAPS      Y5, Y8
-	VFMADD231PS  word_bf800000<>+0(SB), Y3, Y8
-	VMULPS       word_3f3504f3<>+0(SB), Y8, Y8
-	VFMADD231PS  word_3f800000<>+0(SB), Y5, Y3
-	VMULPS       word_3f3504f3<>+0(SB), Y3, Y3
-	VMOVUPS      256(DI), Y5
-	VSUBPS       320(DI), Y5, Y9
-	VADDPS       288(DI), Y5, Y5
-	VMOVUPS      448(DI), Y12
-	VSUBPS       512(DI), Y12, Y13
-	VADDPS       480(DI), Y12, Y12
-	VADDPS       Y13, Y9, Y14
-	VSUBPS       Y12, Y5, Y15
-	VSUBPS       Y13, Y9, Y9
-	VADDPS       Y12, Y5, Y5
-	VMOVAPS      Y9, Y12
-	VFMADD231PS  word_c01a827a<>+0(SB), Y5, Y12
-	VMULPS       word_3ec3ef15<>+0(SB), Y12, Y12
-	VFMADD231PS  word_401a827a<>+0(SB), Y9, Y5
-	VMULPS       word_3ec3ef15<>+0(SB), Y5, Y5
-	VMOVUPS      352(DI), Y9
-	VSUBPS       416(DI), Y9, Y13
-	VADDPS       384(DI), Y9, Y9
-	VMULPS       word_40000000<>+0(SB), Y13, Y13
-	VMULPS       word_c0000000<>+0(SB), Y9, Y9
+	VMOVUPS      448(DI), Y3
+	VADDPS       Y3, Y1, Y4
+	VMOVUPS      96(DI), Y5
+	VMOVUPS      480(DI), Y6
+	VSUBPS       Y6, Y5, Y7
+	VSUBPS       Y3, Y1, Y1
+	VADDPS       Y6, Y5, Y3
+	VMOVAPS      Y1, Y5
+	VFMADD231PS  word_bed413cd<>+0(SB), Y3, Y5
+	VMULPS       word_3f6c835e<>+0(SB), Y5, Y5
+	VFMADD231PS  word_3ed413cd<>+0(SB), Y1, Y3
+	VMULPS       word_3f6c835e<>+0(SB), Y3, Y1
+	VMOVUPS      128(DI), Y3
+	VMOVUPS      384(DI), Y6
+	VADDPS       Y6, Y3, Y8
+	VMOVUPS      160(DI), Y9
+	VMOVUPS      416(DI), Y10
+	VSUBPS       Y10, Y9, Y11
+	VSUBPS       Y6, Y3, Y3
+	VADDPS       Y10, Y9, Y6
+	VMOVAPS      Y3, Y9
+	VFMADD231PS  word_bf800000<>+0(SB), Y6, Y9
+	VMULPS       word_3f3504f3<>+0(SB), Y9, Y9
+	VFMADD231PS  word_3f800000<>+0(SB), Y3, Y6
+	VMULPS       word_3f3504f3<>+0(SB), Y6, Y3
+	VMOVUPS      192(DI), Y6
+	VMOVUPS      320(DI), Y10
+	VADDPS       Y10, Y6, Y12
+	VMOVUPS      224(DI), Y13
+	VMOVUPS      352(DI), Y14
+	VSUBPS       Y14, Y13, Y15
+	VSUBPS       Y10, Y6, Y6
+	VADDPS       Y14, Y13, Y10
+	VMOVAPS      Y6, Y13
+	VFMADD231PS  word_c01a827a<>+0(SB), Y10, Y13
+	VMULPS       word_3ec3ef15<>+0(SB), Y13, Y13
+	VFMADD231PS  word_401a827a<>+0(SB), Y6, Y10
+	VMULPS       word_3ec3ef15<>+0(SB), Y10, Y6
+	VMOVUPS      256(DI), Y10
+	VMULPS       word_40000000<>+0(SB), Y10, Y10
+	VMOVUPS      288(DI), Y14
+	VMULPS       word_c0000000<>+0(SB), Y14, Y14
 	VMOVUPS      Y3, 512(SI)
-	VADDPS       Y13, Y2, Y3
-	VSUBPS       Y13, Y2, Y2
-	VADDPS       Y14, Y6, Y13
-	VMOVUPS      Y8, 544(SI)
-	VSUBPS       Y15, Y7, Y8
-	VSUBPS       Y14, Y6, Y6
+	VADDPS       Y10, Y2, Y3
+	VSUBPS       Y10, Y2, Y2
+	VADDPS       Y12, Y4, Y10
+	VMOVUPS      Y9, 544(SI)
+	VSUBPS       Y15, Y7, Y9
+	VSUBPS       Y12, Y4, Y4
 	VADDPS       Y15, Y7, Y7
-	VMOVAPS      Y6, Y14
-	VFMADD231PS  word_bf800000<>+0(SB), Y7, Y14
-	VMULPS       word_3f3504f3<>+0(SB), Y14, Y14
-	VFMADD231PS  word_3f800000<>+0(SB), Y6, Y7
-	VMULPS       word_3f3504f3<>+0(SB), Y7, Y6
-	VMULPS       word_40000000<>+0(SB), Y10, Y7
-	VMULPS       word_c0000000<>+0(SB), Y11, Y10
+	VMOVAPS      Y4, Y12
+	VFMADD231PS  word_bf800000<>+0(SB), Y7, Y12
+	VMULPS       word_3f3504f3<>+0(SB), Y12, Y12
+	VFMADD231PS  word_3f800000<>+0(SB), Y4, Y7
+	VMULPS       word_3f3504f3<>+0(SB), Y7, Y4
+	VMULPS       word_40000000<>+0(SB), Y8, Y7
+	VMULPS       word_c0000000<>+0(SB), Y11, Y8
 	VADDPS       Y7, Y3, Y11
 	VSUBPS       Y7, Y3, Y3
-	VMULPS       word_40000000<>+0(SB), Y13, Y7
-	VMULPS       word_c0000000<>+0(SB), Y8, Y8
-	VADDPS       Y7, Y11, Y13
+	VMULPS       word_40000000<>+0(SB), Y10, Y7
+	VMULPS       word_c0000000<>+0(SB), Y9, Y9
+	VADDPS       Y7, Y11, Y10
 	VSUBPS       Y7, Y11, Y7
-	VADDPS       Y8, Y3, Y11
-	VSUBPS       Y8, Y3, Y3
-	VADDPS       Y10, Y2, Y8
-	VSUBPS       Y10, Y2, Y2
-	VMULPS       word_40000000<>+0(SB), Y14, Y10
-	VMULPS       word_c0000000<>+0(SB), Y6, Y6
-	VADDPS       Y10, Y8, Y14
-	VSUBPS       Y10, Y8, Y8
-	VADDPS       Y6, Y2, Y10
-	VSUBPS       Y6, Y2, Y2
-	VADDPS       Y9, Y0, Y6
-	VSUBPS       Y9, Y0, Y0
-	VADDPS       Y12, Y4, Y9
-	VSUBPS       Y5, Y1, Y15
-	VSUBPS       Y12, Y4, Y4
-	VADDPS       Y5, Y1, Y1
-	VMOVAPS      Y4, Y5
-	VFMADD231PS  word_bf800000<>+0(SB), Y1, Y5
-	VMULPS       word_3f3504f3<>+0(SB), Y5, Y5
-	VFMADD231PS  word_3f800000<>+0(SB), Y4, Y1
+	VADDPS       Y9, Y3, Y11
+	VSUBPS       Y9, Y3, Y3
+	VADDPS       Y8, Y2, Y9
+	VSUBPS       Y8, Y2, Y2
+	VMULPS       word_40000000<>+0(SB), Y12, Y8
+	VMULPS       word_c0000000<>+0(SB), Y4, Y4
+	VADDPS       Y8, Y9, Y12
+	VSUBPS       Y8, Y9, Y8
+	VADDPS       Y4, Y2, Y9
+	VSUBPS       Y4, Y2, Y2
+	VADDPS       Y14, Y0, Y4
+	VSUBPS       Y14, Y0, Y0
+	VADDPS       Y13, Y5, Y14
+	VSUBPS       Y6, Y1, Y15
+	VSUBPS       Y13, Y5, Y5
+	VADDPS       Y6, Y1, Y1
+	VMOVAPS      Y5, Y6
+	VFMADD231PS  word_bf800000<>+0(SB), Y1, Y6
+	VMULPS       word_3f3504f3<>+0(SB), Y6, Y6
+	VFMADD231PS  word_3f800000<>+0(SB), Y5, Y1
 	VMULPS       word_3f3504f3<>+0(SB), Y1, Y1
-	VMOVUPS      544(SI), Y4
-	VMULPS       word_40000000<>+0(SB), Y4, Y4
-	VMOVUPS      512(SI), Y12
-	VMULPS       word_c0000000<>+0(SB), Y12, Y12
-	VMOVUPS      Y2, 512(SI)
-	VADDPS       Y4, Y6, Y2
-	VSUBPS       Y4, Y6, Y4
-	VMULPS       word_40000000<>+0(SB), Y9, Y6
-	VMULPS       word_c0000000<>+0(SB), Y15, Y9
-	VADDPS       Y6, Y2, Y15
-	VSUBPS       Y6, Y2, Y2
-	VADDPS       Y9, Y4, Y6
-	VSUBPS       Y9, Y4, Y4
-	VADDPS       Y12, Y0, Y9
-	VSUBPS       Y12, Y0, Y0
+	VMOVUPS      544(SI), Y5
 	VMULPS       word_40000000<>+0(SB), Y5, Y5
+	VMOVUPS      512(SI), Y13
+	VMULPS       word_c0000000<>+0(SB), Y13, Y13
+	VMOVUPS      Y2, 512(SI)
+	VADDPS       Y5, Y4, Y2
+	VSUBPS       Y5, Y4, Y4
+	VMULPS       word_40000000<>+0(SB), Y14, Y5
+	VMULPS       word_c0000000<>+0(SB), Y15, Y14
+	VADDPS       Y5, Y2, Y15
+	VSUBPS       Y5, Y2, Y2
+	VADDPS       Y14, Y4, Y5
+	VSUBPS       Y14, Y4, Y4
+	VADDPS       Y13, Y0, Y14
+	VSUBPS       Y13, Y0, Y0
+	VMULPS       word_40000000<>+0(SB), Y6, Y6
 	VMULPS       word_c0000000<>+0(SB), Y1, Y1
-	VADDPS       Y5, Y9, Y12
-	VSUBPS       Y5, Y9, Y5
-	VADDPS       Y1, Y0, Y9
+	VADDPS       Y6, Y14, Y13
+	VSUBPS       Y6, Y14, Y6
+	VADDPS       Y1, Y0, Y14
 	VSUBPS       Y1, Y0, Y0
-	VMOVUPS      Y13, (SI)
+	VMOVUPS      Y10, (SI)
 	VMOVUPS      Y15, 32(SI)
-	VMOVUPS      Y14, 64(SI)
-	VMOVUPS      Y12, 96(SI)
+	VMOVUPS      Y12, 64(SI)
+	VMOVUPS      Y13, 96(SI)
 	VMOVUPS      Y11, 128(SI)
-	VMOVUPS      Y6, 160(SI)
-	VMOVUPS      Y10, 192(SI)
-	VMOVUPS      Y9, 224(SI)
+	VMOVUPS      Y5, 160(SI)
+	VMOVUPS      Y9, 192(SI)
+	VMOVUPS      Y14, 224(SI)
 	VMOVUPS      Y7, 256(SI)
 	VMOVUPS      Y2, 288(SI)
 	VMOVUPS      Y8, 320(SI)
-	VMOVUPS      Y5, 352(SI)
+	VMOVUPS      Y6, 352(SI)
 	VMOVUPS      Y3, 384(SI)
 	VMOVUPS      Y4, 416(SI)
 	VMOVUPS      512(SI), Y1
@@ -25021,153 +26228,121 @@ group:
 	VMOVUPS     Y5, 32(SI)
 	VMOVAPS     Y10, Y5
 	VFMADD231PS word_3f7b14be<>+0(SB), Y15, Y5
-	VMOVUPS     Y1, (SI)
-	VSUBPS      Y5, Y8, Y1
-	VMOVUPS     Y1, 64(DI)
-	VMOVUPS     Y8, 96(DI)
-	VMULPS      word_bf800000<>+0(SB), Y5, Y1
-	VMOVUPS     Y1, 128(DI)
+	VMOVUPS     Y8, 64(DI)
+	VMULPS      word_bf800000<>+0(SB), Y5, Y5
+	VMOVUPS     Y5, 96(DI)
 	VFMADD231PS word_bf7b14be<>+0(SB), Y7, Y3
 	VFMADD231PS word_bf7b14be<>+0(SB), Y15, Y10
-	VADDPS      Y10, Y3, Y1
-	VMOVUPS     Y1, 1408(DI)
-	VMOVUPS     Y3, 1440(DI)
-	VMOVUPS     Y10, 1472(DI)
-	VMOVAPS     Y11, Y1
-	VFMADD231PS word_bed413cd<>+0(SB), Y14, Y1
+	VMOVUPS     Y3, 960(DI)
+	VMOVUPS     Y10, 992(DI)
+	VMOVAPS     Y11, Y3
+	VFMADD231PS word_bed413cd<>+0(SB), Y14, Y3
 	VFMADD231PS word_3ed413cd<>+0(SB), Y11, Y14
-	VMOVUPS     480(SI), Y3
-	VMOVAPS     Y3, Y5
-	VFMADD231PS word_3f6c835e<>+0(SB), Y1, Y5
-	VMOVUPS     96(SI), Y7
-	VMOVAPS     Y7, Y8
-	VFMADD231PS word_3f6c835e<>+0(SB), Y14, Y8
-	VSUBPS      Y8, Y5, Y10
-	VMOVUPS     Y10, 160(DI)
-	VMOVUPS     Y5, 192(DI)
-	VMULPS      word_bf800000<>+0(SB), Y8, Y5
-	VMOVUPS     Y5, 224(DI)
-	VFMADD231PS word_bf6c835e<>+0(SB), Y1, Y3
-	VFMADD231PS word_bf6c835e<>+0(SB), Y14, Y7
-	VADDPS      Y7, Y3, Y1
-	VMOVUPS     Y1, 1312(DI)
-	VMOVUPS     Y3, 1344(DI)
-	VMOVUPS     Y7, 1376(DI)
-	VMOVAPS     Y4, Y1
-	VFMADD231PS word_3f2b0dc1<>+0(SB), Y13, Y1
-	VFMADD231PS word_bf2b0dc1<>+0(SB), Y4, Y13
-	VMOVUPS     448(SI), Y3
-	VMOVAPS     Y3, Y4
-	VFMADD231PS word_3f54db31<>+0(SB), Y1, Y4
-	VMOVUPS     128(SI), Y5
+	VMOVUPS     480(SI), Y5
 	VMOVAPS     Y5, Y7
-	VFMADD231PS word_3f54db31<>+0(SB), Y13, Y7
-	VADDPS      Y7, Y4, Y8
-	VMOVUPS     Y8, 256(DI)
-	VMOVUPS     Y4, 288(DI)
-	VMOVUPS     Y7, 320(DI)
-	VFMADD231PS word_bf54db31<>+0(SB), Y1, Y3
-	VFMADD231PS word_bf54db31<>+0(SB), Y13, Y5
-	VSUBPS      Y5, Y3, Y1
-	VMOVUPS     Y1, 1216(DI)
-	VMOVUPS     Y3, 1248(DI)
-	VMULPS      word_bf800000<>+0(SB), Y5, Y1
-	VMOVUPS     Y1, 1280(DI)
-	VMOVUPS     416(SI), Y1
-	VMOVUPS     512(SI), Y3
-	VMOVAPS     Y1, Y4
-	VFMADD231PS word_bf800000<>+0(SB), Y3, Y4
-	VFMADD231PS word_3f800000<>+0(SB), Y1, Y3
-	VMOVUPS     384(SI), Y1
-	VMOVAPS     Y1, Y5
-	VFMADD231PS word_3f3504f3<>+0(SB), Y4, Y5
-	VMOVUPS     256(SI), Y7
+	VFMADD231PS word_3f6c835e<>+0(SB), Y3, Y7
+	VMOVUPS     96(SI), Y8
+	VMOVAPS     Y8, Y10
+	VFMADD231PS word_3f6c835e<>+0(SB), Y14, Y10
+	VMOVUPS     Y7, 128(DI)
+	VMULPS      word_bf800000<>+0(SB), Y10, Y7
+	VMOVUPS     Y7, 160(DI)
+	VFMADD231PS word_bf6c835e<>+0(SB), Y3, Y5
+	VFMADD231PS word_bf6c835e<>+0(SB), Y14, Y8
+	VMOVUPS     Y5, 896(DI)
+	VMOVUPS     Y8, 928(DI)
+	VMOVAPS     Y4, Y3
+	VFMADD231PS word_3f2b0dc1<>+0(SB), Y13, Y3
+	VFMADD231PS word_bf2b0dc1<>+0(SB), Y4, Y13
+	VMOVUPS     448(SI), Y4
+	VMOVAPS     Y4, Y5
+	VFMADD231PS word_3f54db31<>+0(SB), Y3, Y5
+	VMOVUPS     128(SI), Y7
 	VMOVAPS     Y7, Y8
-	VFMADD231PS word_3f3504f3<>+0(SB), Y3, Y8
-	VSUBPS      Y8, Y5, Y10
-	VMOVUPS     Y10, 352(DI)
-	VMOVUPS     Y5, 384(DI)
-	VMULPS      word_bf800000<>+0(SB), Y8, Y5
-	VMOVUPS     Y5, 416(DI)
-	VFMADD231PS word_bf3504f3<>+0(SB), Y4, Y1
-	VFMADD231PS word_bf3504f3<>+0(SB), Y3, Y7
-	VADDPS      Y7, Y1, Y3
-	VMOVUPS     Y3, 1120(DI)
-	VMOVUPS     Y1, 1152(DI)
-	VMOVUPS     Y7, 1184(DI)
-	VMOVAPS     Y6, Y1
-	VFMADD231PS word_bfbf90c7<>+0(SB), Y9, Y1
+	VFMADD231PS word_3f54db31<>+0(SB), Y13, Y8
+	VMOVUPS     Y5, 192(DI)
+	VMOVUPS     Y8, 224(DI)
+	VFMADD231PS word_bf54db31<>+0(SB), Y3, Y4
+	VFMADD231PS word_bf54db31<>+0(SB), Y13, Y7
+	VMOVUPS     Y4, 832(DI)
+	VMULPS      word_bf800000<>+0(SB), Y7, Y3
+	VMOVUPS     Y3, 864(DI)
+	VMOVUPS     416(SI), Y3
+	VMOVUPS     512(SI), Y4
+	VMOVAPS     Y3, Y5
+	VFMADD231PS word_bf800000<>+0(SB), Y4, Y5
+	VFMADD231PS word_3f800000<>+0(SB), Y3, Y4
+	VMOVUPS     384(SI), Y3
+	VMOVAPS     Y3, Y7
+	VFMADD231PS word_3f3504f3<>+0(SB), Y5, Y7
+	VMOVUPS     256(SI), Y8
+	VMOVAPS     Y8, Y10
+	VFMADD231PS word_3f3504f3<>+0(SB), Y4, Y10
+	VMOVUPS     Y7, 256(DI)
+	VMULPS      word_bf800000<>+0(SB), Y10, Y7
+	VMOVUPS     Y7, 288(DI)
+	VFMADD231PS word_bf3504f3<>+0(SB), Y5, Y3
+	VFMADD231PS word_bf3504f3<>+0(SB), Y4, Y8
+	VMOVUPS     Y3, 768(DI)
+	VMOVUPS     Y8, 800(DI)
+	VMOVAPS     Y6, Y3
+	VFMADD231PS word_bfbf90c7<>+0(SB), Y9, Y3
 	VFMADD231PS word_3fbf90c7<>+0(SB), Y6, Y9
-	VMOVUPS     160(SI), Y3
-	VMOVAPS     Y3, Y4
-	VFMADD231PS word_3f0e39da<>+0(SB), Y1, Y4
-	VMOVUPS     352(SI), Y5
-	VMOVAPS     Y5, Y6
-	VFMADD231PS word_3f0e39da<>+0(SB), Y9, Y6
-	VSUBPS      Y6, Y4, Y7
-	VMOVUPS     Y7, 448(DI)
-	VMOVUPS     Y4, 480(DI)
-	VMULPS      word_bf800000<>+0(SB), Y6, Y4
-	VMOVUPS     Y4, 512(DI)
-	VFMADD231PS word_bf0e39da<>+0(SB), Y1, Y3
-	VFMADD231PS word_bf0e39da<>+0(SB), Y9, Y5
-	VADDPS      Y5, Y3, Y1
-	VMOVUPS     Y1, 1024(DI)
-	VMOVUPS     Y3, 1056(DI)
-	VMOVUPS     Y5, 1088(DI)
-	VMOVAPS     Y2, Y1
-	VFMADD231PS word_401a827a<>+0(SB), Y0, Y1
+	VMOVUPS     160(SI), Y4
+	VMOVAPS     Y4, Y5
+	VFMADD231PS word_3f0e39da<>+0(SB), Y3, Y5
+	VMOVUPS     352(SI), Y6
+	VMOVAPS     Y6, Y7
+	VFMADD231PS word_3f0e39da<>+0(SB), Y9, Y7
+	VMOVUPS     Y5, 320(DI)
+	VMULPS      word_bf800000<>+0(SB), Y7, Y5
+	VMOVUPS     Y5, 352(DI)
+	VFMADD231PS word_bf0e39da<>+0(SB), Y3, Y4
+	VFMADD231PS word_bf0e39da<>+0(SB), Y9, Y6
+	VMOVUPS     Y4, 704(DI)
+	VMOVUPS     Y6, 736(DI)
+	VMOVAPS     Y2, Y3
+	VFMADD231PS word_401a827a<>+0(SB), Y0, Y3
 	VFMADD231PS word_c01a827a<>+0(SB), Y2, Y0
 	VMOVUPS     192(SI), Y2
-	VMOVAPS     Y2, Y3
-	VFMADD231PS word_3ec3ef15<>+0(SB), Y1, Y3
-	VMOVUPS     320(SI), Y4
-	VMOVAPS     Y4, Y5
-	VFMADD231PS word_3ec3ef15<>+0(SB), Y0, Y5
-	VADDPS      Y5, Y3, Y6
-	VMOVUPS     Y6, 544(DI)
-	VMOVUPS     Y3, 576(DI)
-	VMOVUPS     Y5, 608(DI)
-	VFMADD231PS word_bec3ef15<>+0(SB), Y1, Y2
-	VFMADD231PS word_bec3ef15<>+0(SB), Y0, Y4
-	VSUBPS      Y4, Y2, Y0
-	VMOVUPS     Y0, 928(DI)
-	VMOVUPS     Y2, 960(DI)
-	VMULPS      word_bf800000<>+0(SB), Y4, Y0
-	VMOVUPS     Y0, 992(DI)
-	VMOVUPS     (SI), Y0
-	VMOVAPS     Y0, Y1
-	VFMADD231PS word_40a0dff7<>+0(SB), Y12, Y1
-	VFMADD231PS word_c0a0dff7<>+0(SB), Y0, Y12
-	VMOVUPS     224(SI), Y0
-	VMOVAPS     Y0, Y2
-	VFMADD231PS word_3e47c5c2<>+0(SB), Y1, Y2
+	VMOVAPS     Y2, Y4
+	VFMADD231PS word_3ec3ef15<>+0(SB), Y3, Y4
+	VMOVUPS     320(SI), Y5
+	VMOVAPS     Y5, Y6
+	VFMADD231PS word_3ec3ef15<>+0(SB), Y0, Y6
+	VMOVUPS     Y4, 384(DI)
+	VMOVUPS     Y6, 416(DI)
+	VFMADD231PS word_bec3ef15<>+0(SB), Y3, Y2
+	VFMADD231PS word_bec3ef15<>+0(SB), Y0, Y5
+	VMOVUPS     Y2, 640(DI)
+	VMULPS      word_bf800000<>+0(SB), Y5, Y0
+	VMOVUPS     Y0, 672(DI)
+	VMOVAPS     Y1, Y0
+	VFMADD231PS word_40a0dff7<>+0(SB), Y12, Y0
+	VFMADD231PS word_c0a0dff7<>+0(SB), Y1, Y12
+	VMOVUPS     224(SI), Y1
+	VMOVAPS     Y1, Y2
+	VFMADD231PS word_3e47c5c2<>+0(SB), Y0, Y2
 	VMOVUPS     288(SI), Y3
 	VMOVAPS     Y3, Y4
 	VFMADD231PS word_3e47c5c2<>+0(SB), Y12, Y4
-	VADDPS      Y4, Y2, Y5
-	VMOVUPS     Y5, 640(DI)
-	VMOVUPS     Y2, 672(DI)
-	VMOVUPS     Y4, 704(DI)
-	VFMADD231PS word_be47c5c2<>+0(SB), Y1, Y0
+	VMOVUPS     Y2, 448(DI)
+	VMOVUPS     Y4, 480(DI)
+	VFMADD231PS word_be47c5c2<>+0(SB), Y0, Y1
 	VFMADD231PS word_be47c5c2<>+0(SB), Y12, Y3
-	VSUBPS      Y3, Y0, Y1
-	VMOVUPS     Y1, 832(DI)
-	VMOVUPS     Y0, 864(DI)
+	VMOVUPS     Y1, 576(DI)
 	VMULPS      word_bf800000<>+0(SB), Y3, Y0
-	VMOVUPS     Y0, 896(DI)
+	VMOVUPS     Y0, 608(DI)
 	VMOVUPS     576(SI), Y0
-	VMOVUPS     32(SI), Y1
-	VSUBPS      Y1, Y0, Y2
-	VMOVUPS     Y2, 736(DI)
-	VMOVUPS     Y0, 768(DI)
-	VMULPS      word_bf800000<>+0(SB), Y1, Y0
-	VMOVUPS     Y0, 800(DI)
+	VMOVUPS     Y0, 512(DI)
+	VMOVUPS     32(SI), Y0
+	VMULPS      word_bf800000<>+0(SB), Y0, Y0
+	VMOVUPS     Y0, 544(DI)
 	MOVQ        group+64(FP), R13
 	SHLQ        $0x02, R13
 	ADDQ        R13, AX
 	ADDQ        R13, BX
-	ADDQ        $0x000005e0, DI
+	ADDQ        $0x00000420, DI
 	DECQ        R10
 	JNE         group
 	VZEROUPPER
@@ -25195,412 +26370,397 @@ group:
 	VADDPS      Y1, Y0, Y2
 	VSUBPS      Y1, Y0, Y0
 	VMOVUPS     64(DI), Y1
-	VSUBPS      128(DI), Y1, Y3
-	VADDPS      96(DI), Y1, Y1
-	VMOVUPS     1408(DI), Y4
-	VSUBPS      1472(DI), Y4, Y5
-	VADDPS      1440(DI), Y4, Y4
-	VADDPS      Y5, Y3, Y6
-	VSUBPS      Y4, Y1, Y7
-	VSUBPS      Y5, Y3, Y3
-	VADDPS      Y4, Y1, Y1
-	VMOVAPS     Y3, Y4
-	VFMADD231PS word_be4bafaf<>+0(SB), Y1, Y4
-	VMULPS      word_3f7b14be<>+0(SB), Y4, Y4
-	VFMADD231PS word_3e4bafaf<>+0(SB), Y3, Y1
-	VMULPS      word_3f7b14be<>+0(SB), Y1, Y1
-	VMOVUPS     160(DI), Y3
-	VSUBPS      224(DI), Y3, Y5
-	VADDPS      192(DI), Y3, Y3
-	VMOVUPS     1312(DI), Y8
-	VSUBPS      1376(DI), Y8, Y9
-	VADDPS      1344(DI), Y8, Y8
-	VADDPS      Y9, Y5, Y10
-	VSUBPS      Y8, Y3, Y11
-	VSUBPS      Y9, Y5, Y5
-	VADDPS      Y8, Y3, Y3
-	VMOVAPS     Y5, Y8
-	VFMADD231PS word_bed413cd<>+0(SB), Y3, Y8
-	VMULPS      word_3f6c835e<>+0(SB), Y8, Y8
-	VFMADD231PS word_3ed413cd<>+0(SB), Y5, Y3
-	VMULPS      word_3f6c835e<>+0(SB), Y3, Y3
-	VMOVUPS     256(DI), Y5
-	VSUBPS      320(DI), Y5, Y9
-	VADDPS      288(DI), Y5, Y5
-	VMOVUPS     1216(DI), Y12
-	VSUBPS      1280(DI), Y12, Y13
-	VADDPS      1248(DI), Y12, Y12
-	VADDPS      Y13, Y9, Y14
-	VSUBPS      Y12, Y5, Y15
-	VSUBPS      Y13, Y9, Y9
-	VADDPS      Y12, Y5, Y5
-	VMOVAPS     Y9, Y12
-	VFMADD231PS word_bf2b0dc1<>+0(SB), Y5, Y12
-	VMULPS      word_3f54db31<>+0(SB), Y12, Y12
-	VFMADD231PS word_3f2b0dc1<>+0(SB), Y9, Y5
-	VMULPS      word_3f54db31<>+0(SB), Y5, Y5
-	VMOVUPS     352(DI), Y9
-	VSUBPS      416(DI), Y9, Y13
-	VADDPS      384(DI), Y9, Y9
-	VMOVUPS     Y5, (SI)
-	VMOVUPS     1120(DI), Y5
-	VMOVUPS     Y12, 32(SI)
-	VSUBPS      1184(DI), Y5, Y12
-	VADDPS      1152(DI), Y5, Y5
+	VMOVUPS     960(DI), Y3
+	VADDPS      Y3, Y1, Y4
+	VMOVUPS     96(DI), Y5
+	VMOVUPS     992(DI), Y6
+	VSUBPS      Y6, Y5, Y7
+	VSUBPS      Y3, Y1, Y1
+	VADDPS      Y6, Y5, Y3
+	VMOVAPS     Y1, Y5
+	VFMADD231PS word_be4bafaf<>+0(SB), Y3, Y5
+	VMULPS      word_3f7b14be<>+0(SB), Y5, Y5
+	VFMADD231PS word_3e4bafaf<>+0(SB), Y1, Y3
+	VMULPS      word_3f7b14be<>+0(SB), Y3, Y1
+	VMOVUPS     128(DI), Y3
+	VMOVUPS     896(DI), Y6
+	VADDPS      Y6, Y3, Y8
+	VMOVUPS     160(DI), Y9
+	VMOVUPS     928(DI), Y10
+	VSUBPS      Y10, Y9, Y11
+	VSUBPS      Y6, Y3, Y3
+	VADDPS      Y10, Y9, Y6
+	VMOVAPS     Y3, Y9
+	VFMADD231PS word_bed413cd<>+0(SB), Y6, Y9
+	VMULPS      word_3f6c835e<>+0(SB), Y9, Y9
+	VFMADD231PS word_3ed413cd<>+0(SB), Y3, Y6
+	VMULPS      word_3f6c835e<>+0(SB), Y6, Y3
+	VMOVUPS     192(DI), Y6
+	VMOVUPS     832(DI), Y10
+	VADDPS      Y10, Y6, Y12
+	VMOVUPS     224(DI), Y13
+	VMOVUPS     864(DI), Y14
+	VSUBPS      Y14, Y13, Y15
+	VSUBPS      Y10, Y6, Y6
+	VADDPS      Y14, Y13, Y10
+	VMOVAPS     Y6, Y13
+	VFMADD231PS word_bf2b0dc1<>+0(SB), Y10, Y13
+	VMULPS      word_3f54db31<>+0(SB), Y13, Y13
+	VFMADD231PS word_3f2b0dc1<>+0(SB), Y6, Y10
+	VMULPS      word_3f54db31<>+0(SB), Y10, Y6
+	VMOVUPS     256(DI), Y10
+	VMOVUPS     768(DI), Y14
+	VMOVUPS     Y6, (SI)
+	VADDPS      Y14, Y10, Y6
+	VMOVUPS     Y13, 32(SI)
+	VMOVUPS     288(DI), Y13
 	VMOVUPS     Y3, 64(SI)
-	VADDPS      Y12, Y13, Y3
-	VMOVUPS     Y8, 96(SI)
-	VSUBPS      Y5, Y9, Y8
-	VSUBPS      Y12, Y13, Y12
-	VADDPS      Y5, Y9, Y5
-	VMOVAPS     Y12, Y9
-	VFMADD231PS word_bf800000<>+0(SB), Y5, Y9
-	VMULPS      word_3f3504f3<>+0(SB), Y9, Y9
-	VFMADD231PS word_3f800000<>+0(SB), Y12, Y5
-	VMULPS      word_3f3504f3<>+0(SB), Y5, Y5
-	VMOVUPS     448(DI), Y12
-	VSUBPS      512(DI), Y12, Y13
-	VADDPS      480(DI), Y12, Y12
-	VMOVUPS     Y5, 128(SI)
-	VMOVUPS     1024(DI), Y5
-	VMOVUPS     Y9, 160(SI)
-	VSUBPS      1088(DI), Y5, Y9
-	VADDPS      1056(DI), Y5, Y5
+	VMOVUPS     800(DI), Y3
+	VMOVUPS     Y9, 96(SI)
+	VSUBPS      Y3, Y13, Y9
+	VSUBPS      Y14, Y10, Y10
+	VADDPS      Y3, Y13, Y3
+	VMOVAPS     Y10, Y13
+	VFMADD231PS word_bf800000<>+0(SB), Y3, Y13
+	VMULPS      word_3f3504f3<>+0(SB), Y13, Y13
+	VFMADD231PS word_3f800000<>+0(SB), Y10, Y3
+	VMULPS      word_3f3504f3<>+0(SB), Y3, Y3
+	VMOVUPS     320(DI), Y10
+	VMOVUPS     704(DI), Y14
+	VMOVUPS     Y3, 128(SI)
+	VADDPS      Y14, Y10, Y3
+	VMOVUPS     Y13, 160(SI)
+	VMOVUPS     352(DI), Y13
 	VMOVUPS     Y1, 192(SI)
-	VADDPS      Y9, Y13, Y1
-	VMOVUPS     Y4, 224(SI)
-	VSUBPS      Y5, Y12, Y4
-	VSUBPS      Y9, Y13, Y9
-	VADDPS      Y5, Y12, Y5
-	VMOVAPS     Y9, Y12
-	VFMADD231PS word_bfbf90c7<>+0(SB), Y5, Y12
-	VMULPS      word_3f0e39da<>+0(SB), Y12, Y12
-	VFMADD231PS word_3fbf90c7<>+0(SB), Y9, Y5
-	VMULPS      word_3f0e39da<>+0(SB), Y5, Y5
-	VMOVUPS     544(DI), Y9
-	VSUBPS      608(DI), Y9, Y13
-	VADDPS      576(DI), Y9, Y9
-	VMOVUPS     Y5, 256(SI)
-	VMOVUPS     928(DI), Y5
-	VMOVUPS     Y12, 288(SI)
-	VSUBPS      992(DI), Y5, Y12
-	VADDPS      960(DI), Y5, Y5
+	VMOVUPS     736(DI), Y1
+	VMOVUPS     Y5, 224(SI)
+	VSUBPS      Y1, Y13, Y5
+	VSUBPS      Y14, Y10, Y10
+	VADDPS      Y1, Y13, Y1
+	VMOVAPS     Y10, Y13
+	VFMADD231PS word_bfbf90c7<>+0(SB), Y1, Y13
+	VMULPS      word_3f0e39da<>+0(SB), Y13, Y13
+	VFMADD231PS word_3fbf90c7<>+0(SB), Y10, Y1
+	VMULPS      word_3f0e39da<>+0(SB), Y1, Y1
+	VMOVUPS     384(DI), Y10
+	VMOVUPS     640(DI), Y14
+	VMOVUPS     Y1, 256(SI)
+	VADDPS      Y14, Y10, Y1
+	VMOVUPS     Y13, 288(SI)
+	VMOVUPS     416(DI), Y13
 	VMOVUPS     Y0, 320(SI)
-	VADDPS      Y12, Y13, Y0
-	VMOVUPS     Y8, 352(SI)
-	VSUBPS      Y5, Y9, Y8
-	VSUBPS      Y12, Y13, Y12
-	VADDPS      Y5, Y9, Y5
-	VMOVAPS     Y12, Y9
-	VFMADD231PS word_c01a827a<>+0(SB), Y5, Y9
-	VMULPS      word_3ec3ef15<>+0(SB), Y9, Y9
-	VFMADD231PS word_401a827a<>+0(SB), Y12, Y5
-	VMULPS      word_3ec3ef15<>+0(SB), Y5, Y5
-	VMOVUPS     640(DI), Y12
-	VSUBPS      704(DI), Y12, Y13
-	VADDPS      672(DI), Y12, Y12
-	VMOVUPS     Y5, 384(SI)
-	VMOVUPS     832(DI), Y5
-	VMOVUPS     Y9, 416(SI)
-	VSUBPS      896(DI), Y5, Y9
-	VADDPS      864(DI), Y5, Y5
-	VMOVUPS     Y3, 448(SI)
-	VADDPS      Y9, Y13, Y3
-	VMOVUPS     Y4, 480(SI)
-	VSUBPS      Y5, Y12, Y4
-	VSUBPS      Y9, Y13, Y9
-	VADDPS      Y5, Y12, Y5
-	VMOVAPS     Y9, Y12
-	VFMADD231PS word_c0a0dff7<>+0(SB), Y5, Y12
-	VMULPS      word_3e47c5c2<>+0(SB), Y12, Y12
-	VFMADD231PS word_40a0dff7<>+0(SB), Y9, Y5
-	VMULPS      word_3e47c5c2<>+0(SB), Y5, Y5
-	VMOVUPS     736(DI), Y9
-	VSUBPS      800(DI), Y9, Y13
-	VADDPS      768(DI), Y9, Y9
-	VMULPS      word_40000000<>+0(SB), Y13, Y13
-	VMULPS      word_c0000000<>+0(SB), Y9, Y9
-	VMOVUPS     Y5, 512(SI)
-	VADDPS      Y13, Y2, Y5
-	VSUBPS      Y13, Y2, Y2
-	VADDPS      Y3, Y6, Y13
-	VMOVUPS     Y12, 544(SI)
-	VSUBPS      Y4, Y7, Y12
-	VSUBPS      Y3, Y6, Y3
-	VADDPS      Y4, Y7, Y4
-	VMOVAPS     Y3, Y6
-	VFMADD231PS word_bed413cd<>+0(SB), Y4, Y6
-	VMULPS      word_3f6c835e<>+0(SB), Y6, Y6
-	VFMADD231PS word_3ed413cd<>+0(SB), Y3, Y4
-	VMULPS      word_3f6c835e<>+0(SB), Y4, Y3
-	VADDPS      Y0, Y10, Y4
-	VSUBPS      Y8, Y11, Y7
-	VSUBPS      Y0, Y10, Y0
-	VADDPS      Y8, Y11, Y8
-	VMOVAPS     Y0, Y10
-	VFMADD231PS word_bf800000<>+0(SB), Y8, Y10
-	VMULPS      word_3f3504f3<>+0(SB), Y10, Y10
-	VFMADD231PS word_3f800000<>+0(SB), Y0, Y8
-	VMULPS      word_3f3504f3<>+0(SB), Y8, Y0
-	VADDPS      Y1, Y14, Y8
+	VMOVUPS     672(DI), Y0
+	VMOVUPS     Y9, 352(SI)
+	VSUBPS      Y0, Y13, Y9
+	VSUBPS      Y14, Y10, Y10
+	VADDPS      Y0, Y13, Y0
+	VMOVAPS     Y10, Y13
+	VFMADD231PS word_c01a827a<>+0(SB), Y0, Y13
+	VMULPS      word_3ec3ef15<>+0(SB), Y13, Y13
+	VFMADD231PS word_401a827a<>+0(SB), Y10, Y0
+	VMULPS      word_3ec3ef15<>+0(SB), Y0, Y0
+	VMOVUPS     448(DI), Y10
+	VMOVUPS     576(DI), Y14
+	VMOVUPS     Y0, 384(SI)
+	VADDPS      Y14, Y10, Y0
+	VMOVUPS     Y13, 416(SI)
+	VMOVUPS     480(DI), Y13
+	VMOVUPS     Y6, 448(SI)
+	VMOVUPS     608(DI), Y6
+	VMOVUPS     Y5, 480(SI)
+	VSUBPS      Y6, Y13, Y5
+	VSUBPS      Y14, Y10, Y10
+	VADDPS      Y6, Y13, Y6
+	VMOVAPS     Y10, Y13
+	VFMADD231PS word_c0a0dff7<>+0(SB), Y6, Y13
+	VMULPS      word_3e47c5c2<>+0(SB), Y13, Y13
+	VFMADD231PS word_40a0dff7<>+0(SB), Y10, Y6
+	VMULPS      word_3e47c5c2<>+0(SB), Y6, Y6
+	VMOVUPS     512(DI), Y10
+	VMULPS      word_40000000<>+0(SB), Y10, Y10
+	VMOVUPS     544(DI), Y14
+	VMULPS      word_c0000000<>+0(SB), Y14, Y14
+	VMOVUPS     Y6, 512(SI)
+	VADDPS      Y10, Y2, Y6
+	VSUBPS      Y10, Y2, Y2
+	VADDPS      Y0, Y4, Y10
+	VMOVUPS     Y13, 544(SI)
+	VSUBPS      Y5, Y7, Y13
+	VSUBPS      Y0, Y4, Y0
+	VADDPS      Y5, Y7, Y4
+	VMOVAPS     Y0, Y5
+	VFMADD231PS word_bed413cd<>+0(SB), Y4, Y5
+	VMULPS      word_3f6c835e<>+0(SB), Y5, Y5
+	VFMADD231PS word_3ed413cd<>+0(SB), Y0, Y4
+	VMULPS      word_3f6c835e<>+0(SB), Y4, Y0
+	VADDPS      Y1, Y8, Y4
+	VSUBPS      Y9, Y11, Y7
+	VSUBPS      Y1, Y8, Y1
+	VADDPS      Y9, Y11, Y8
+	VMOVAPS     Y1, Y9
+	VFMADD231PS word_bf800000<>+0(SB), Y8, Y9
+	VMULPS      word_3f3504f3<>+0(SB), Y9, Y9
+	VFMADD231PS word_3f800000<>+0(SB), Y1, Y8
+	VMULPS      word_3f3504f3<>+0(SB), Y8, Y1
+	VADDPS      Y3, Y12, Y8
 	VMOVUPS     480(SI), Y11
-	VMOVUPS     Y9, 576(SI)
-	VSUBPS      Y11, Y15, Y9
-	VSUBPS      Y1, Y14, Y1
+	VMOVUPS     Y14, 576(SI)
+	VSUBPS      Y11, Y15, Y14
+	VSUBPS      Y3, Y12, Y3
 	VADDPS      Y11, Y15, Y11
-	VMOVAPS     Y1, Y14
-	VFMADD231PS word_c01a827a<>+0(SB), Y11, Y14
-	VMULPS      word_3ec3ef15<>+0(SB), Y14, Y14
-	VFMADD231PS word_401a827a<>+0(SB), Y1, Y11
-	VMULPS      word_3ec3ef15<>+0(SB), Y11, Y1
+	VMOVAPS     Y3, Y12
+	VFMADD231PS word_c01a827a<>+0(SB), Y11, Y12
+	VMULPS      word_3ec3ef15<>+0(SB), Y12, Y12
+	VFMADD231PS word_401a827a<>+0(SB), Y3, Y11
+	VMULPS      word_3ec3ef15<>+0(SB), Y11, Y3
 	VMOVUPS     448(SI), Y11
 	VMULPS      word_40000000<>+0(SB), Y11, Y11
 	VMOVUPS     352(SI), Y15
 	VMULPS      word_c0000000<>+0(SB), Y15, Y15
-	VMOVUPS     Y0, 352(SI)
-	VADDPS      Y11, Y5, Y0
-	VSUBPS      Y11, Y5, Y5
-	VADDPS      Y8, Y13, Y11
-	VMOVUPS     Y10, 448(SI)
-	VSUBPS      Y9, Y12, Y10
-	VSUBPS      Y8, Y13, Y8
-	VADDPS      Y9, Y12, Y9
-	VMOVAPS     Y8, Y12
-	VFMADD231PS word_bf800000<>+0(SB), Y9, Y12
-	VMULPS      word_3f3504f3<>+0(SB), Y12, Y12
-	VFMADD231PS word_3f800000<>+0(SB), Y8, Y9
-	VMULPS      word_3f3504f3<>+0(SB), Y9, Y8
+	VMOVUPS     Y1, 352(SI)
+	VADDPS      Y11, Y6, Y1
+	VSUBPS      Y11, Y6, Y6
+	VADDPS      Y8, Y10, Y11
+	VMOVUPS     Y9, 448(SI)
+	VSUBPS      Y14, Y13, Y9
+	VSUBPS      Y8, Y10, Y8
+	VADDPS      Y14, Y13, Y10
+	VMOVAPS     Y8, Y13
+	VFMADD231PS word_bf800000<>+0(SB), Y10, Y13
+	VMULPS      word_3f3504f3<>+0(SB), Y13, Y13
+	VFMADD231PS word_3f800000<>+0(SB), Y8, Y10
+	VMULPS      word_3f3504f3<>+0(SB), Y10, Y8
 	VMULPS      word_40000000<>+0(SB), Y4, Y4
 	VMULPS      word_c0000000<>+0(SB), Y7, Y7
-	VADDPS      Y4, Y0, Y9
-	VSUBPS      Y4, Y0, Y0
+	VADDPS      Y4, Y1, Y10
+	VSUBPS      Y4, Y1, Y1
 	VMULPS      word_40000000<>+0(SB), Y11, Y4
-	VMULPS      word_c0000000<>+0(SB), Y10, Y10
-	VADDPS      Y4, Y9, Y11
-	VSUBPS      Y4, Y9, Y4
-	VADDPS      Y10, Y0, Y9
-	VSUBPS      Y10, Y0, Y0
-	VADDPS      Y7, Y5, Y10
-	VSUBPS      Y7, Y5, Y5
-	VMULPS      word_40000000<>+0(SB), Y12, Y7
+	VMULPS      word_c0000000<>+0(SB), Y9, Y9
+	VADDPS      Y4, Y10, Y11
+	VSUBPS      Y4, Y10, Y4
+	VADDPS      Y9, Y1, Y10
+	VSUBPS      Y9, Y1, Y1
+	VADDPS      Y7, Y6, Y9
+	VSUBPS      Y7, Y6, Y6
+	VMULPS      word_40000000<>+0(SB), Y13, Y7
 	VMULPS      word_c0000000<>+0(SB), Y8, Y8
-	VADDPS      Y7, Y10, Y12
-	VSUBPS      Y7, Y10, Y7
-	VADDPS      Y8, Y5, Y10
-	VSUBPS      Y8, Y5, Y5
+	VADDPS      Y7, Y9, Y13
+	VSUBPS      Y7, Y9, Y7
+	VADDPS      Y8, Y6, Y9
+	VSUBPS      Y8, Y6, Y6
 	VADDPS      Y15, Y2, Y8
 	VSUBPS      Y15, Y2, Y2
-	VADDPS      Y14, Y6, Y13
-	VSUBPS      Y1, Y3, Y15
-	VSUBPS      Y14, Y6, Y6
-	VADDPS      Y1, Y3, Y1
-	VMOVAPS     Y6, Y3
-	VFMADD231PS word_bf800000<>+0(SB), Y1, Y3
+	VADDPS      Y12, Y5, Y14
+	VSUBPS      Y3, Y0, Y15
+	VSUBPS      Y12, Y5, Y5
+	VADDPS      Y3, Y0, Y0
+	VMOVAPS     Y5, Y3
+	VFMADD231PS word_bf800000<>+0(SB), Y0, Y3
 	VMULPS      word_3f3504f3<>+0(SB), Y3, Y3
-	VFMADD231PS word_3f800000<>+0(SB), Y6, Y1
-	VMULPS      word_3f3504f3<>+0(SB), Y1, Y1
-	VMOVUPS     448(SI), Y6
-	VMULPS      word_40000000<>+0(SB), Y6, Y6
-	VMOVUPS     352(SI), Y14
-	VMULPS      word_c0000000<>+0(SB), Y14, Y14
-	VMOVUPS     Y5, 352(SI)
-	VADDPS      Y6, Y8, Y5
-	VSUBPS      Y6, Y8, Y6
-	VMULPS      word_40000000<>+0(SB), Y13, Y8
-	VMULPS      word_c0000000<>+0(SB), Y15, Y13
-	VADDPS      Y8, Y5, Y15
-	VSUBPS      Y8, Y5, Y5
-	VADDPS      Y13, Y6, Y8
-	VSUBPS      Y13, Y6, Y6
-	VADDPS      Y14, Y2, Y13
-	VSUBPS      Y14, Y2, Y2
+	VFMADD231PS word_3f800000<>+0(SB), Y5, Y0
+	VMULPS      word_3f3504f3<>+0(SB), Y0, Y0
+	VMOVUPS     448(SI), Y5
+	VMULPS      word_40000000<>+0(SB), Y5, Y5
+	VMOVUPS     352(SI), Y12
+	VMULPS      word_c0000000<>+0(SB), Y12, Y12
+	VMOVUPS     Y6, 352(SI)
+	VADDPS      Y5, Y8, Y6
+	VSUBPS      Y5, Y8, Y5
+	VMULPS      word_40000000<>+0(SB), Y14, Y8
+	VMULPS      word_c0000000<>+0(SB), Y15, Y14
+	VADDPS      Y8, Y6, Y15
+	VSUBPS      Y8, Y6, Y6
+	VADDPS      Y14, Y5, Y8
+	VSUBPS      Y14, Y5, Y5
+	VADDPS      Y12, Y2, Y14
+	VSUBPS      Y12, Y2, Y2
 	VMULPS      word_40000000<>+0(SB), Y3, Y3
-	VMULPS      word_c0000000<>+0(SB), Y1, Y1
-	VADDPS      Y3, Y13, Y14
-	VSUBPS      Y3, Y13, Y3
-	VADDPS      Y1, Y2, Y13
-	VSUBPS      Y1, Y2, Y1
+	VMULPS      word_c0000000<>+0(SB), Y0, Y0
+	VADDPS      Y3, Y14, Y12
+	VSUBPS      Y3, Y14, Y3
+	VADDPS      Y0, Y2, Y14
+	VSUBPS      Y0, Y2, Y0
 	VMOVUPS     320(SI), Y2
-	VMOVUPS     Y1, 448(SI)
-	VMOVUPS     576(SI), Y1
-	VMOVUPS     Y6, 480(SI)
-	VADDPS      Y1, Y2, Y6
-	VSUBPS      Y1, Y2, Y1
+	VMOVUPS     Y0, 448(SI)
+	VMOVUPS     576(SI), Y0
+	VMOVUPS     Y5, 480(SI)
+	VADDPS      Y0, Y2, Y5
+	VSUBPS      Y0, Y2, Y0
 	VMOVUPS     224(SI), Y2
-	VMOVUPS     Y0, 576(SI)
-	VMOVUPS     544(SI), Y0
+	VMOVUPS     Y1, 576(SI)
+	VMOVUPS     544(SI), Y1
 	VMOVUPS     Y3, 320(SI)
-	VADDPS      Y0, Y2, Y3
+	VADDPS      Y1, Y2, Y3
 	VMOVUPS     Y7, 608(SI)
 	VMOVUPS     192(SI), Y7
-	VMOVUPS     Y5, 640(SI)
-	VMOVUPS     512(SI), Y5
+	VMOVUPS     Y6, 640(SI)
+	VMOVUPS     512(SI), Y6
 	VMOVUPS     Y4, 672(SI)
-	VSUBPS      Y5, Y7, Y4
-	VSUBPS      Y0, Y2, Y0
-	VADDPS      Y5, Y7, Y2
-	VMOVAPS     Y0, Y5
-	VFMADD231PS word_bed413cd<>+0(SB), Y2, Y5
-	VMULPS      word_3f6c835e<>+0(SB), Y5, Y5
-	VFMADD231PS word_3ed413cd<>+0(SB), Y0, Y2
-	VMULPS      word_3f6c835e<>+0(SB), Y2, Y0
+	VSUBPS      Y6, Y7, Y4
+	VSUBPS      Y1, Y2, Y1
+	VADDPS      Y6, Y7, Y2
+	VMOVAPS     Y1, Y6
+	VFMADD231PS word_bed413cd<>+0(SB), Y2, Y6
+	VMULPS      word_3f6c835e<>+0(SB), Y6, Y6
+	VFMADD231PS word_3ed413cd<>+0(SB), Y1, Y2
+	VMULPS      word_3f6c835e<>+0(SB), Y2, Y1
 	VMOVUPS     96(SI), Y2
 	VMOVUPS     416(SI), Y7
-	VMOVUPS     Y13, 512(SI)
-	VADDPS      Y7, Y2, Y13
-	VMOVUPS     Y10, 192(SI)
-	VMOVUPS     64(SI), Y10
+	VMOVUPS     Y14, 512(SI)
+	VADDPS      Y7, Y2, Y14
+	VMOVUPS     Y9, 192(SI)
+	VMOVUPS     64(SI), Y9
 	VMOVUPS     Y8, 544(SI)
 	VMOVUPS     384(SI), Y8
-	VMOVUPS     Y9, 224(SI)
-	VSUBPS      Y8, Y10, Y9
+	VMOVUPS     Y10, 224(SI)
+	VSUBPS      Y8, Y9, Y10
 	VSUBPS      Y7, Y2, Y2
-	VADDPS      Y8, Y10, Y7
+	VADDPS      Y8, Y9, Y7
 	VMOVAPS     Y2, Y8
 	VFMADD231PS word_bf800000<>+0(SB), Y7, Y8
 	VMULPS      word_3f3504f3<>+0(SB), Y8, Y8
 	VFMADD231PS word_3f800000<>+0(SB), Y2, Y7
 	VMULPS      word_3f3504f3<>+0(SB), Y7, Y2
 	VMOVUPS     32(SI), Y7
-	VMOVUPS     288(SI), Y10
-	VMOVUPS     Y14, 384(SI)
-	VADDPS      Y10, Y7, Y14
-	VMOVUPS     Y12, 64(SI)
-	VMOVUPS     (SI), Y12
+	VMOVUPS     288(SI), Y9
+	VMOVUPS     Y12, 384(SI)
+	VADDPS      Y9, Y7, Y12
+	VMOVUPS     Y13, 64(SI)
+	VMOVUPS     (SI), Y13
 	VMOVUPS     Y15, 416(SI)
 	VMOVUPS     256(SI), Y15
 	VMOVUPS     Y11, 96(SI)
-	VSUBPS      Y15, Y12, Y11
-	VSUBPS      Y10, Y7, Y7
-	VADDPS      Y15, Y12, Y10
-	VMOVAPS     Y7, Y12
-	VFMADD231PS word_c01a827a<>+0(SB), Y10, Y12
-	VMULPS      word_3ec3ef15<>+0(SB), Y12, Y12
-	VFMADD231PS word_401a827a<>+0(SB), Y7, Y10
-	VMULPS      word_3ec3ef15<>+0(SB), Y10, Y7
-	VMOVUPS     160(SI), Y10
-	VMULPS      word_40000000<>+0(SB), Y10, Y10
+	VSUBPS      Y15, Y13, Y11
+	VSUBPS      Y9, Y7, Y7
+	VADDPS      Y15, Y13, Y9
+	VMOVAPS     Y7, Y13
+	VFMADD231PS word_c01a827a<>+0(SB), Y9, Y13
+	VMULPS      word_3ec3ef15<>+0(SB), Y13, Y13
+	VFMADD231PS word_401a827a<>+0(SB), Y7, Y9
+	VMULPS      word_3ec3ef15<>+0(SB), Y9, Y7
+	VMOVUPS     160(SI), Y9
+	VMULPS      word_40000000<>+0(SB), Y9, Y9
 	VMOVUPS     128(SI), Y15
 	VMULPS      word_c0000000<>+0(SB), Y15, Y15
 	VMOVUPS     Y2, 128(SI)
-	VADDPS      Y10, Y6, Y2
-	VSUBPS      Y10, Y6, Y6
-	VADDPS      Y14, Y3, Y10
+	VADDPS      Y9, Y5, Y2
+	VSUBPS      Y9, Y5, Y5
+	VADDPS      Y12, Y3, Y9
 	VMOVUPS     Y8, 160(SI)
 	VSUBPS      Y11, Y4, Y8
-	VSUBPS      Y14, Y3, Y3
+	VSUBPS      Y12, Y3, Y3
 	VADDPS      Y11, Y4, Y4
 	VMOVAPS     Y3, Y11
 	VFMADD231PS word_bf800000<>+0(SB), Y4, Y11
 	VMULPS      word_3f3504f3<>+0(SB), Y11, Y11
 	VFMADD231PS word_3f800000<>+0(SB), Y3, Y4
 	VMULPS      word_3f3504f3<>+0(SB), Y4, Y3
-	VMULPS      word_40000000<>+0(SB), Y13, Y4
-	VMULPS      word_c0000000<>+0(SB), Y9, Y9
-	VADDPS      Y4, Y2, Y13
+	VMULPS      word_40000000<>+0(SB), Y14, Y4
+	VMULPS      word_c0000000<>+0(SB), Y10, Y10
+	VADDPS      Y4, Y2, Y12
 	VSUBPS      Y4, Y2, Y2
-	VMULPS      word_40000000<>+0(SB), Y10, Y4
+	VMULPS      word_40000000<>+0(SB), Y9, Y4
 	VMULPS      word_c0000000<>+0(SB), Y8, Y8
-	VADDPS      Y4, Y13, Y10
-	VSUBPS      Y4, Y13, Y4
-	VADDPS      Y8, Y2, Y13
+	VADDPS      Y4, Y12, Y9
+	VSUBPS      Y4, Y12, Y4
+	VADDPS      Y8, Y2, Y12
 	VSUBPS      Y8, Y2, Y2
-	VADDPS      Y9, Y6, Y8
-	VSUBPS      Y9, Y6, Y6
-	VMULPS      word_40000000<>+0(SB), Y11, Y9
+	VADDPS      Y10, Y5, Y8
+	VSUBPS      Y10, Y5, Y5
+	VMULPS      word_40000000<>+0(SB), Y11, Y10
 	VMULPS      word_c0000000<>+0(SB), Y3, Y3
-	VADDPS      Y9, Y8, Y11
-	VSUBPS      Y9, Y8, Y8
-	VADDPS      Y3, Y6, Y9
-	VSUBPS      Y3, Y6, Y3
-	VADDPS      Y15, Y1, Y6
-	VSUBPS      Y15, Y1, Y1
-	VADDPS      Y12, Y5, Y14
-	VSUBPS      Y7, Y0, Y15
-	VSUBPS      Y12, Y5, Y5
-	VADDPS      Y7, Y0, Y0
-	VMOVAPS     Y5, Y7
-	VFMADD231PS word_bf800000<>+0(SB), Y0, Y7
+	VADDPS      Y10, Y8, Y11
+	VSUBPS      Y10, Y8, Y8
+	VADDPS      Y3, Y5, Y10
+	VSUBPS      Y3, Y5, Y3
+	VADDPS      Y15, Y0, Y5
+	VSUBPS      Y15, Y0, Y0
+	VADDPS      Y13, Y6, Y14
+	VSUBPS      Y7, Y1, Y15
+	VSUBPS      Y13, Y6, Y6
+	VADDPS      Y7, Y1, Y1
+	VMOVAPS     Y6, Y7
+	VFMADD231PS word_bf800000<>+0(SB), Y1, Y7
 	VMULPS      word_3f3504f3<>+0(SB), Y7, Y7
-	VFMADD231PS word_3f800000<>+0(SB), Y5, Y0
-	VMULPS      word_3f3504f3<>+0(SB), Y0, Y0
-	VMOVUPS     160(SI), Y5
-	VMULPS      word_40000000<>+0(SB), Y5, Y5
-	VMOVUPS     128(SI), Y12
-	VMULPS      word_c0000000<>+0(SB), Y12, Y12
+	VFMADD231PS word_3f800000<>+0(SB), Y6, Y1
+	VMULPS      word_3f3504f3<>+0(SB), Y1, Y1
+	VMOVUPS     160(SI), Y6
+	VMULPS      word_40000000<>+0(SB), Y6, Y6
+	VMOVUPS     128(SI), Y13
+	VMULPS      word_c0000000<>+0(SB), Y13, Y13
 	VMOVUPS     Y3, 128(SI)
-	VADDPS      Y5, Y6, Y3
-	VSUBPS      Y5, Y6, Y5
+	VADDPS      Y6, Y5, Y3
+	VSUBPS      Y6, Y5, Y5
 	VMULPS      word_40000000<>+0(SB), Y14, Y6
 	VMULPS      word_c0000000<>+0(SB), Y15, Y14
 	VADDPS      Y6, Y3, Y15
 	VSUBPS      Y6, Y3, Y3
 	VADDPS      Y14, Y5, Y6
 	VSUBPS      Y14, Y5, Y5
-	VADDPS      Y12, Y1, Y14
-	VSUBPS      Y12, Y1, Y1
+	VADDPS      Y13, Y0, Y14
+	VSUBPS      Y13, Y0, Y0
 	VMULPS      word_40000000<>+0(SB), Y7, Y7
-	VMULPS      word_c0000000<>+0(SB), Y0, Y0
-	VADDPS      Y7, Y14, Y12
+	VMULPS      word_c0000000<>+0(SB), Y1, Y1
+	VADDPS      Y7, Y14, Y13
 	VSUBPS      Y7, Y14, Y7
-	VADDPS      Y0, Y1, Y14
-	VSUBPS      Y0, Y1, Y0
+	VADDPS      Y1, Y0, Y14
+	VSUBPS      Y1, Y0, Y0
 	VMOVUPS     96(SI), Y1
 	VMOVUPS     Y0, 160(SI)
-	VUNPCKLPS   Y10, Y1, Y0
-	VUNPCKHPS   Y10, Y1, Y1
-	VMOVUPS     416(SI), Y10
+	VUNPCKLPS   Y9, Y1, Y0
+	VUNPCKHPS   Y9, Y1, Y1
+	VMOVUPS     416(SI), Y9
 	VMOVUPS     Y5, 96(SI)
-	VUNPCKLPS   Y15, Y10, Y5
-	VUNPCKHPS   Y15, Y10, Y10
+	VUNPCKLPS   Y15, Y9, Y5
+	VUNPCKHPS   Y15, Y9, Y9
 	VSHUFPS     $0x44, Y5, Y0, Y15
 	VSHUFPS     $0xee, Y5, Y0, Y0
-	VSHUFPS     $0x44, Y10, Y1, Y5
-	VSHUFPS     $0xee, Y10, Y1, Y1
-	VMOVUPS     64(SI), Y10
+	VSHUFPS     $0x44, Y9, Y1, Y5
+	VSHUFPS     $0xee, Y9, Y1, Y1
+	VMOVUPS     64(SI), Y9
 	VMOVUPS     Y2, 416(SI)
-	VUNPCKLPS   Y11, Y10, Y2
-	VUNPCKHPS   Y11, Y10, Y10
+	VUNPCKLPS   Y11, Y9, Y2
+	VUNPCKHPS   Y11, Y9, Y9
 	VMOVUPS     384(SI), Y11
 	VMOVUPS     Y7, 64(SI)
-	VUNPCKLPS   Y12, Y11, Y7
-	VUNPCKHPS   Y12, Y11, Y11
-	VSHUFPS     $0x44, Y7, Y2, Y12
+	VUNPCKLPS   Y13, Y11, Y7
+	VUNPCKHPS   Y13, Y11, Y11
+	VSHUFPS     $0x44, Y7, Y2, Y13
 	VSHUFPS     $0xee, Y7, Y2, Y2
-	VSHUFPS     $0x44, Y11, Y10, Y7
-	VSHUFPS     $0xee, Y11, Y10, Y10
+	VSHUFPS     $0x44, Y11, Y9, Y7
+	VSHUFPS     $0xee, Y11, Y9, Y9
 	VMOVUPS     224(SI), Y11
 	VMOVUPS     Y8, 384(SI)
-	VUNPCKLPS   Y13, Y11, Y8
-	VUNPCKHPS   Y13, Y11, Y11
-	VMOVUPS     544(SI), Y13
+	VUNPCKLPS   Y12, Y11, Y8
+	VUNPCKHPS   Y12, Y11, Y11
+	VMOVUPS     544(SI), Y12
 	VMOVUPS     Y3, 224(SI)
-	VUNPCKLPS   Y6, Y13, Y3
-	VUNPCKHPS   Y6, Y13, Y6
-	VSHUFPS     $0x44, Y3, Y8, Y13
+	VUNPCKLPS   Y6, Y12, Y3
+	VUNPCKHPS   Y6, Y12, Y6
+	VSHUFPS     $0x44, Y3, Y8, Y12
 	VSHUFPS     $0xee, Y3, Y8, Y3
 	VSHUFPS     $0x44, Y6, Y11, Y8
 	VSHUFPS     $0xee, Y6, Y11, Y6
 	VMOVUPS     192(SI), Y11
 	VMOVUPS     Y4, 544(SI)
-	VUNPCKLPS   Y9, Y11, Y4
-	VUNPCKHPS   Y9, Y11, Y9
+	VUNPCKLPS   Y10, Y11, Y4
+	VUNPCKHPS   Y10, Y11, Y10
 	VMOVUPS     512(SI), Y11
 	VMOVUPS     Y6, 192(SI)
 	VUNPCKLPS   Y14, Y11, Y6
 	VUNPCKHPS   Y14, Y11, Y11
 	VSHUFPS     $0x44, Y6, Y4, Y14
 	VSHUFPS     $0xee, Y6, Y4, Y4
-	VSHUFPS     $0x44, Y11, Y9, Y6
-	VSHUFPS     $0xee, Y11, Y9, Y9
-	VPERM2F128  $0x20, Y12, Y15, Y11
-	VPERM2F128  $0x31, Y12, Y15, Y12
+	VSHUFPS     $0x44, Y11, Y10, Y6
+	VSHUFPS     $0xee, Y11, Y10, Y10
+	VPERM2F128  $0x20, Y13, Y15, Y11
+	VPERM2F128  $0x31, Y13, Y15, Y13
 	VADDPS      (R11), Y11, Y11
 	VMOVUPS     Y11, (AX)
-	VADDPS      (R11), Y12, Y12
-	VMOVUPS     Y12, (AX)(R8*2)
-	VPERM2F128  $0x20, Y14, Y13, Y11
-	VPERM2F128  $0x31, Y14, Y13, Y12
+	VADDPS      (R11), Y13, Y13
+	VMOVUPS     Y13, (AX)(R8*2)
+	VPERM2F128  $0x20, Y14, Y12, Y11
+	VPERM2F128  $0x31, Y14, Y12, Y12
 	VADDPS      32(R11), Y11, Y11
 	VMOVUPS     Y11, 32(AX)
 	VADDPS      32(R11), Y12, Y12
@@ -25629,15 +26789,15 @@ group:
 	VMOVUPS     Y0, 32(AX)(R8*1)
 	VADDPS      32(R11), Y2, Y2
 	VMOVUPS     Y2, 32(AX)(R9*1)
-	VPERM2F128  $0x20, Y10, Y1, Y0
-	VPERM2F128  $0x31, Y10, Y1, Y1
+	VPERM2F128  $0x20, Y9, Y1, Y0
+	VPERM2F128  $0x31, Y9, Y1, Y1
 	VADDPS      (R11)(R13*1), Y0, Y0
 	VMOVUPS     Y0, (BX)(R8*1)
 	VADDPS      (R11)(R13*1), Y1, Y1
 	VMOVUPS     Y1, (BX)(R9*1)
 	VMOVUPS     192(SI), Y0
-	VPERM2F128  $0x20, Y9, Y0, Y1
-	VPERM2F128  $0x31, Y9, Y0, Y0
+	VPERM2F128  $0x20, Y10, Y0, Y1
+	VPERM2F128  $0x31, Y10, Y0, Y0
 	VADDPS      32(R11)(R13*1), Y1, Y1
 	VMOVUPS     Y1, 32(BX)(R8*1)
 	VADDPS      32(R11)(R13*1), Y0, Y0
@@ -25745,7 +26905,7 @@ group:
 	ADDQ        R13, AX
 	ADDQ        R13, BX
 	ADDQ        R13, R11
-	ADDQ        $0x000005e0, DI
+	ADDQ        $0x00000420, DI
 	DECQ        R10
 	JNE         group
 	VZEROUPPER
@@ -25991,80 +27151,63 @@ gather:
 	VMOVUPS     Y2, 1536(SI)
 	VMOVAPS     Y12, Y2
 	VFMADD231PS word_3f7b14be<>+0(SB), Y15, Y2
-	VMOVUPS     Y6, 1600(SI)
-	VSUBPS      Y2, Y10, Y6
-	VMOVUPS     Y6, 64(DI)
-	VMOVUPS     Y10, 96(DI)
+	VMOVUPS     Y10, 64(DI)
 	VMULPS      word_bf800000<>+0(SB), Y2, Y2
-	VMOVUPS     Y2, 128(DI)
+	VMOVUPS     Y2, 96(DI)
 	VFMADD231PS word_bf7b14be<>+0(SB), Y5, Y9
 	VFMADD231PS word_bf7b14be<>+0(SB), Y15, Y12
-	VADDPS      Y12, Y9, Y2
-	VMOVUPS     Y2, 1408(DI)
-	VMOVUPS     Y9, 1440(DI)
-	VMOVUPS     Y12, 1472(DI)
+	VMOVUPS     Y9, 960(DI)
+	VMOVUPS     Y12, 992(DI)
 	VMOVAPS     Y11, Y2
 	VFMADD231PS word_bed413cd<>+0(SB), Y14, Y2
 	VFMADD231PS word_3ed413cd<>+0(SB), Y11, Y14
 	VMOVUPS     1440(SI), Y5
-	VMOVAPS     Y5, Y6
-	VFMADD231PS word_3f6c835e<>+0(SB), Y2, Y6
-	VMOVUPS     1408(SI), Y9
-	VMOVAPS     Y9, Y10
-	VFMADD231PS word_3f6c835e<>+0(SB), Y14, Y10
-	VSUBPS      Y10, Y6, Y11
-	VMOVUPS     Y11, 160(DI)
-	VMOVUPS     Y6, 192(DI)
-	VMULPS      word_bf800000<>+0(SB), Y10, Y6
-	VMOVUPS     Y6, 224(DI)
+	VMOVAPS     Y5, Y9
+	VFMADD231PS word_3f6c835e<>+0(SB), Y2, Y9
+	VMOVUPS     1408(SI), Y10
+	VMOVAPS     Y10, Y11
+	VFMADD231PS word_3f6c835e<>+0(SB), Y14, Y11
+	VMOVUPS     Y9, 128(DI)
+	VMULPS      word_bf800000<>+0(SB), Y11, Y9
+	VMOVUPS     Y9, 160(DI)
 	VFMADD231PS word_bf6c835e<>+0(SB), Y2, Y5
-	VFMADD231PS word_bf6c835e<>+0(SB), Y14, Y9
-	VADDPS      Y9, Y5, Y2
-	VMOVUPS     Y2, 1312(DI)
-	VMOVUPS     Y5, 1344(DI)
-	VMOVUPS     Y9, 1376(DI)
+	VFMADD231PS word_bf6c835e<>+0(SB), Y14, Y10
+	VMOVUPS     Y5, 896(DI)
+	VMOVUPS     Y10, 928(DI)
 	VMOVAPS     Y1, Y2
 	VFMADD231PS word_3f2b0dc1<>+0(SB), Y13, Y2
 	VFMADD231PS word_bf2b0dc1<>+0(SB), Y1, Y13
 	VMOVUPS     1376(SI), Y1
 	VMOVAPS     Y1, Y5
 	VFMADD231PS word_3f54db31<>+0(SB), Y2, Y5
-	VMOVUPS     1344(SI), Y6
-	VMOVAPS     Y6, Y9
-	VFMADD231PS word_3f54db31<>+0(SB), Y13, Y9
-	VADDPS      Y9, Y5, Y10
-	VMOVUPS     Y10, 256(DI)
-	VMOVUPS     Y5, 288(DI)
-	VMOVUPS     Y9, 320(DI)
+	VMOVUPS     1344(SI), Y9
+	VMOVAPS     Y9, Y10
+	VFMADD231PS word_3f54db31<>+0(SB), Y13, Y10
+	VMOVUPS     Y5, 192(DI)
+	VMOVUPS     Y10, 224(DI)
 	VFMADD231PS word_bf54db31<>+0(SB), Y2, Y1
-	VFMADD231PS word_bf54db31<>+0(SB), Y13, Y6
-	VSUBPS      Y6, Y1, Y2
-	VMOVUPS     Y2, 1216(DI)
-	VMOVUPS     Y1, 1248(DI)
-	VMULPS      word_bf800000<>+0(SB), Y6, Y1
-	VMOVUPS     Y1, 1280(DI)
+	VFMADD231PS word_bf54db31<>+0(SB), Y13, Y9
+	VMOVUPS     Y1, 832(DI)
+	VMULPS      word_bf800000<>+0(SB), Y9, Y1
+	VMOVUPS     Y1, 864(DI)
 	VMOVUPS     1312(SI), Y1
 	VMOVUPS     1568(SI), Y2
 	VMOVAPS     Y1, Y5
 	VFMADD231PS word_bf800000<>+0(SB), Y2, Y5
 	VFMADD231PS word_3f800000<>+0(SB), Y1, Y2
 	VMOVUPS     1024(SI), Y1
-	VMOVAPS     Y1, Y6
-	VFMADD231PS word_3f3504f3<>+0(SB), Y5, Y6
-	VMOVUPS     1056(SI), Y9
-	VMOVAPS     Y9, Y10
-	VFMADD231PS word_3f3504f3<>+0(SB), Y2, Y10
-	VSUBPS      Y10, Y6, Y11
-	VMOVUPS     Y11, 352(DI)
-	VMOVUPS     Y6, 384(DI)
-	VMULPS      word_bf800000<>+0(SB), Y10, Y6
-	VMOVUPS     Y6, 416(DI)
+	VMOVAPS     Y1, Y9
+	VFMADD231PS word_3f3504f3<>+0(SB), Y5, Y9
+	VMOVUPS     1056(SI), Y10
+	VMOVAPS     Y10, Y11
+	VFMADD231PS word_3f3504f3<>+0(SB), Y2, Y11
+	VMOVUPS     Y9, 256(DI)
+	VMULPS      word_bf800000<>+0(SB), Y11, Y9
+	VMOVUPS     Y9, 288(DI)
 	VFMADD231PS word_bf3504f3<>+0(SB), Y5, Y1
-	VFMADD231PS word_bf3504f3<>+0(SB), Y2, Y9
-	VADDPS      Y9, Y1, Y2
-	VMOVUPS     Y2, 1120(DI)
-	VMOVUPS     Y1, 1152(DI)
-	VMOVUPS     Y9, 1184(DI)
+	VFMADD231PS word_bf3504f3<>+0(SB), Y2, Y10
+	VMOVUPS     Y1, 768(DI)
+	VMOVUPS     Y10, 800(DI)
 	VMOVAPS     Y3, Y1
 	VFMADD231PS word_bfbf90c7<>+0(SB), Y7, Y1
 	VFMADD231PS word_3fbf90c7<>+0(SB), Y3, Y7
@@ -26072,19 +27215,15 @@ gather:
 	VMOVAPS     Y2, Y3
 	VFMADD231PS word_3f0e39da<>+0(SB), Y1, Y3
 	VMOVUPS     1248(SI), Y5
-	VMOVAPS     Y5, Y6
-	VFMADD231PS word_3f0e39da<>+0(SB), Y7, Y6
-	VSUBPS      Y6, Y3, Y9
-	VMOVUPS     Y9, 448(DI)
-	VMOVUPS     Y3, 480(DI)
-	VMULPS      word_bf800000<>+0(SB), Y6, Y3
-	VMOVUPS     Y3, 512(DI)
+	VMOVAPS     Y5, Y9
+	VFMADD231PS word_3f0e39da<>+0(SB), Y7, Y9
+	VMOVUPS     Y3, 320(DI)
+	VMULPS      word_bf800000<>+0(SB), Y9, Y3
+	VMOVUPS     Y3, 352(DI)
 	VFMADD231PS word_bf0e39da<>+0(SB), Y1, Y2
 	VFMADD231PS word_bf0e39da<>+0(SB), Y7, Y5
-	VADDPS      Y5, Y2, Y1
-	VMOVUPS     Y1, 1024(DI)
-	VMOVUPS     Y2, 1056(DI)
-	VMOVUPS     Y5, 1088(DI)
+	VMOVUPS     Y2, 704(DI)
+	VMOVUPS     Y5, 736(DI)
 	VMOVAPS     Y4, Y1
 	VFMADD231PS word_401a827a<>+0(SB), Y0, Y1
 	VFMADD231PS word_c01a827a<>+0(SB), Y4, Y0
@@ -26094,56 +27233,59 @@ gather:
 	VMOVUPS     1184(SI), Y4
 	VMOVAPS     Y4, Y5
 	VFMADD231PS word_3ec3ef15<>+0(SB), Y0, Y5
-	VADDPS      Y5, Y3, Y6
-	VMOVUPS     Y6, 544(DI)
-	VMOVUPS     Y3, 576(DI)
-	VMOVUPS     Y5, 608(DI)
+	VMOVUPS     Y3, 384(DI)
+	VMOVUPS     Y5, 416(DI)
 	VFMADD231PS word_bec3ef15<>+0(SB), Y1, Y2
 	VFMADD231PS word_bec3ef15<>+0(SB), Y0, Y4
-	VSUBPS      Y4, Y2, Y0
-	VMOVUPS     Y0, 928(DI)
-	VMOVUPS     Y2, 960(DI)
+	VMOVUPS     Y2, 640(DI)
 	VMULPS      word_bf800000<>+0(SB), Y4, Y0
-	VMOVUPS     Y0, 992(DI)
-	VMOVUPS     1600(SI), Y0
-	VMOVAPS     Y0, Y1
-	VFMADD231PS word_40a0dff7<>+0(SB), Y8, Y1
-	VFMADD231PS word_c0a0dff7<>+0(SB), Y0, Y8
-	VMOVUPS     1152(SI), Y0
-	VMOVAPS     Y0, Y2
-	VFMADD231PS word_3e47c5c2<>+0(SB), Y1, Y2
+	VMOVUPS     Y0, 672(DI)
+	VMOVAPS     Y6, Y0
+	VFMADD231PS word_40a0dff7<>+0(SB), Y8, Y0
+	VFMADD231PS word_c0a0dff7<>+0(SB), Y6, Y8
+	VMOVUPS     1152(SI), Y1
+	VMOVAPS     Y1, Y2
+	VFMADD231PS word_3e47c5c2<>+0(SB), Y0, Y2
 	VMOVUPS     1120(SI), Y3
 	VMOVAPS     Y3, Y4
 	VFMADD231PS word_3e47c5c2<>+0(SB), Y8, Y4
-	VADDPS      Y4, Y2, Y5
-	VMOVUPS     Y5, 640(DI)
-	VMOVUPS     Y2, 672(DI)
-	VMOVUPS     Y4, 704(DI)
-	VFMADD231PS word_be47c5c2<>+0(SB), Y1, Y0
+	VMOVUPS     Y2, 448(DI)
+	VMOVUPS     Y4, 480(DI)
+	VFMADD231PS word_be47c5c2<>+0(SB), Y0, Y1
 	VFMADD231PS word_be47c5c2<>+0(SB), Y8, Y3
-	VSUBPS      Y3, Y0, Y1
-	VMOVUPS     Y1, 832(DI)
-	VMOVUPS     Y0, 864(DI)
+	VMOVUPS     Y1, 576(DI)
 	VMULPS      word_bf800000<>+0(SB), Y3, Y0
-	VMOVUPS     Y0, 896(DI)
+	VMOVUPS     Y0, 608(DI)
 	VMOVUPS     1088(SI), Y0
-	VMOVUPS     1536(SI), Y1
-	VSUBPS      Y1, Y0, Y2
-	VMOVUPS     Y2, 736(DI)
-	VMOVUPS     Y0, 768(DI)
-	VMULPS      word_bf800000<>+0(SB), Y1, Y0
-	VMOVUPS     Y0, 800(DI)
+	VMOVUPS     Y0, 512(DI)
+	VMOVUPS     1536(SI), Y0
+	VMULPS      word_bf800000<>+0(SB), Y0, Y0
+	VMOVUPS     Y0, 544(DI)
 	MOVQ        CX, R8
 	MOVQ        DI, R13
-	MOVQ        $0x0000002f, R11
+	MOVQ        $0x00000002, R11
 
-spread:
+spreadReal:
 	VMOVUPS (R13), Y0
 	VMOVUPS Y0, (R8)
 	ADDQ    DX, R8
 	ADDQ    $0x00000020, R13
 	DECQ    R11
-	JNE     spread
+	JNE     spreadReal
+	MOVQ    $0x0000000f, R11
+
+spreadComplex:
+	VMOVUPS (R13), Y0
+	VMOVUPS 32(R13), Y1
+	VADDPS  Y1, Y0, Y2
+	VMOVUPS Y2, (R8)
+	VMOVUPS Y0, (R8)(DX*1)
+	VMOVUPS Y1, (R8)(DX*2)
+	LEAQ    (R8)(DX*2), R8
+	ADDQ    DX, R8
+	ADDQ    $0x00000040, R13
+	DECQ    R11
+	JNE     spreadComplex
 	ADDQ    $0x00000020, AX
 	ADDQ    $0x00000020, CX
 	DECQ    R10
@@ -26167,373 +27309,372 @@ TEXT ·circulantInverseImage32AVX2(SB), NOSPLIT, $0-128
 vector:
 	MOVQ AX, R8
 	MOVQ DI, R13
-	MOVQ $0x0000002f, R11
+	MOVQ $0x00000002, R11
 
-gather:
+gatherReal:
+	VMOVUPS (R8), Y0
+	VMOVUPS Y0, (R13)
+	ADDQ    BX, R8
+	ADDQ    $0x00000020, R13
+	DECQ    R11
+	JNE     gatherReal
+	MOVQ    $0x0000000f, R11
+
+gatherComplex:
 	VMOVUPS      (R8), Y0
-	VMOVUPS      Y0, (R13)
+	VMOVUPS      (R8)(BX*2), Y1
+	VSUBPS       Y1, Y0, Y1
+	VADDPS       (R8)(BX*1), Y0, Y0
+	VMOVUPS      Y1, (R13)
+	VMOVUPS      Y0, 32(R13)
+	LEAQ         (R8)(BX*2), R8
 	ADDQ         BX, R8
-	ADDQ         $0x00000020, R13
+	ADDQ         $0x00000040, R13
 	DECQ         R11
-	JNE          gather
+	JNE          gatherComplex
 	VMOVUPS      (DI), Y0
 	VMOVUPS      32(DI), Y1
 	VADDPS       Y1, Y0, Y2
 	VSUBPS       Y1, Y0, Y0
 	VMOVUPS      64(DI), Y1
-	VSUBPS       128(DI), Y1, Y3
-	VADDPS       96(DI), Y1, Y1
-	VMOVUPS      1408(DI), Y4
-	VSUBPS       1472(DI), Y4, Y5
-	VADDPS       1440(DI), Y4, Y4
-	VADDPS       Y5, Y3, Y6
-	VSUBPS       Y4, Y1, Y7
-	VSUBPS       Y5, Y3, Y3
-	VADDPS       Y4, Y1, Y1
-	VMOVAPS      Y3, Y4
-	VFMADD231PS  word_be4bafaf<>+0(SB), Y1, Y4
-	VMULPS       word_3f7b14be<>+0(SB), Y4, Y4
-	VFMADD231PS  word_3e4bafaf<>+0(SB), Y3, Y1
-	VMULPS       word_3f7b14be<>+0(SB), Y1, Y1
-	VMOVUPS      160(DI), Y3
-	VSUBPS       224(DI), Y3, Y5
-	VADDPS       192(DI), Y3, Y3
-	VMOVUPS      1312(DI), Y8
-	VSUBPS       1376(DI), Y8, Y9
-	VADDPS       1344(DI), Y8, Y8
-	VADDPS       Y9, Y5, Y10
-	VSUBPS       Y8, Y3, Y11
-	VSUBPS       Y9, Y5, Y5
-	VADDPS       Y8, Y3, Y3
-	VMOVAPS      Y5, Y8
-	VFMADD231PS  word_bed413cd<>+0(SB), Y3, Y8
-	VMULPS       word_3f6c835e<>+0(SB), Y8, Y8
-	VFMADD231PS  word_3ed413cd<>+0(SB), Y5, Y3
-	VMULPS       word_3f6c835e<>+0(SB), Y3, Y3
-	VMOVUPS      256(DI), Y5
-	VSUBPS       320(DI), Y5, Y9
-	VADDPS       288(DI), Y5, Y5
-	VMOVUPS      1216(DI), Y12
-	VSUBPS       1280(DI), Y12, Y13
-	VADDPS       1248(DI), Y12, Y12
-	VADDPS       Y13, Y9, Y14
-	VSUBPS       Y12, Y5, Y15
-	VSUBPS       Y13, Y9, Y9
-	VADDPS       Y12, Y5, Y5
-	VMOVAPS      Y9, Y12
-	VFMADD231PS  word_bf2b0dc1<>+0(SB), Y5, Y12
-	VMULPS       word_3f54db31<>+0(SB), Y12, Y12
-	VFMADD231PS  word_3f2b0dc1<>+0(SB), Y9, Y5
-	VMULPS       word_3f54db31<>+0(SB), Y5, Y5
-	VMOVUPS      352(DI), Y9
-	VSUBPS       416(DI), Y9, Y13
-	VADDPS       384(DI), Y9, Y9
-	VMOVUPS      Y5, 1024(SI)
-	VMOVUPS      1120(DI), Y5
-	VMOVUPS      Y12, 1056(SI)
-	VSUBPS       1184(DI), Y5, Y12
-	VADDPS       1152(DI), Y5, Y5
+	VMOVUPS      960(DI), Y3
+	VADDPS       Y3, Y1, Y4
+	VMOVUPS      96(DI), Y5
+	VMOVUPS      992(DI), Y6
+	VSUBPS       Y6, Y5, Y7
+	VSUBPS       Y3, Y1, Y1
+	VADDPS       Y6, Y5, Y3
+	VMOVAPS      Y1, Y5
+	VFMADD231PS  word_be4bafaf<>+0(SB), Y3, Y5
+	VMULPS       word_3f7b14be<>+0(SB), Y5, Y5
+	VFMADD231PS  word_3e4bafaf<>+0(SB), Y1, Y3
+	VMULPS       word_3f7b14be<>+0(SB), Y3, Y1
+	VMOVUPS      128(DI), Y3
+	VMOVUPS      896(DI), Y6
+	VADDPS       Y6, Y3, Y8
+	VMOVUPS      160(DI), Y9
+	VMOVUPS      928(DI), Y10
+	VSUBPS       Y10, Y9, Y11
+	VSUBPS       Y6, Y3, Y3
+	VADDPS       Y10, Y9, Y6
+	VMOVAPS      Y3, Y9
+	VFMADD231PS  word_bed413cd<>+0(SB), Y6, Y9
+	VMULPS       word_3f6c835e<>+0(SB), Y9, Y9
+	VFMADD231PS  word_3ed413cd<>+0(SB), Y3, Y6
+	VMULPS       word_3f6c835e<>+0(SB), Y6, Y3
+	VMOVUPS      192(DI), Y6
+	VMOVUPS      832(DI), Y10
+	VADDPS       Y10, Y6, Y12
+	VMOVUPS      224(DI), Y13
+	VMOVUPS      864(DI), Y14
+	VSUBPS       Y14, Y13, Y15
+	VSUBPS       Y10, Y6, Y6
+	VADDPS       Y14, Y13, Y10
+	VMOVAPS      Y6, Y13
+	VFMADD231PS  word_bf2b0dc1<>+0(SB), Y10, Y13
+	VMULPS       word_3f54db31<>+0(SB), Y13, Y13
+	VFMADD231PS  word_3f2b0dc1<>+0(SB), Y6, Y10
+	VMULPS       word_3f54db31<>+0(SB), Y10, Y6
+	VMOVUPS      256(DI), Y10
+	VMOVUPS      768(DI), Y14
+	VMOVUPS      Y6, 1024(SI)
+	VADDPS       Y14, Y10, Y6
+	VMOVUPS      Y13, 1056(SI)
+	VMOVUPS      288(DI), Y13
 	VMOVUPS      Y3, 1088(SI)
-	VADDPS       Y12, Y13, Y3
-	VMOVUPS      Y8, 1120(SI)
-	VSUBPS       Y5, Y9, Y8
-	VSUBPS       Y12, Y13, Y12
-	VADDPS       Y5, Y9, Y5
-	VMOVAPS      Y12, Y9
-	VFMADD231PS  word_bf800000<>+0(SB), Y5, Y9
-	VMULPS       word_3f3504f3<>+0(SB), Y9, Y9
-	VFMADD231PS  word_3f800000<>+0(SB), Y12, Y5
-	VMULPS       word_3f3504f3<>+0(SB), Y5, Y5
-	VMOVUPS      448(DI), Y12
-	VSUBPS       512(DI), Y12, Y13
-	VADDPS       480(DI), Y12, Y12
-	VMOVUPS      Y5, 1152(SI)
-	VMOVUPS      1024(DI), Y5
-	VMOVUPS      Y9, 1184(SI)
-	VSUBPS       1088(DI), Y5, Y9
-	VADDPS       1056(DI), Y5, Y5
+	VMOVUPS      800(DI), Y3
+	VMOVUPS      Y9, 1120(SI)
+	VSUBPS       Y3, Y13, Y9
+	VSUBPS       Y14, Y10, Y10
+	VADDPS       Y3, Y13, Y3
+	VMOVAPS      Y10, Y13
+	VFMADD231PS  word_bf800000<>+0(SB), Y3, Y13
+	VMULPS       word_3f3504f3<>+0(SB), Y13, Y13
+	VFMADD231PS  word_3f800000<>+0(SB), Y10, Y3
+	VMULPS       word_3f3504f3<>+0(SB), Y3, Y3
+	VMOVUPS      320(DI), Y10
+	VMOVUPS      704(DI), Y14
+	VMOVUPS      Y3, 1152(SI)
+	VADDPS       Y14, Y10, Y3
+	VMOVUPS      Y13, 1184(SI)
+	VMOVUPS      352(DI), Y13
 	VMOVUPS      Y1, 1216(SI)
-	VADDPS       Y9, Y13, Y1
-	VMOVUPS      Y4, 1248(SI)
-	VSUBPS       Y5, Y12, Y4
-	VSUBPS       Y9, Y13, Y9
-	VADDPS       Y5, Y12, Y5
-	VMOVAPS      Y9, Y12
-	VFMADD231PS  word_bfbf90c7<>+0(SB), Y5, Y12
-	VMULPS       word_3f0e39da<>+0(SB), Y12, Y12
-	VFMADD231PS  word_3fbf90c7<>+0(SB), Y9, Y5
-	VMULPS       word_3f0e39da<>+0(SB), Y5, Y5
-	VMOVUPS      544(DI), Y9
-	VSUBPS       608(DI), Y9, Y13
-	VADDPS       576(DI), Y9, Y9
-	VMOVUPS      Y5, 1280(SI)
-	VMOVUPS      928(DI), Y5
-	VMOVUPS      Y12, 1312(SI)
-	VSUBPS       992(DI), Y5, Y12
-	VADDPS       960(DI), Y5, Y5
+	VMOVUPS      736(DI), Y1
+	VMOVUPS      Y5, 1248(SI)
+	VSUBPS       Y1, Y13, Y5
+	VSUBPS       Y14, Y10, Y10
+	VADDPS       Y1, Y13, Y1
+	VMOVAPS      Y10, Y13
+	VFMADD231PS  word_bfbf90c7<>+0(SB), Y1, Y13
+	VMULPS       word_3f0e39da<>+0(SB), Y13, Y13
+	VFMADD231PS  word_3fbf90c7<>+0(SB), Y10, Y1
+	VMULPS       word_3f0e39da<>+0(SB), Y1, Y1
+	VMOVUPS      384(DI), Y10
+	VMOVUPS      640(DI), Y14
+	VMOVUPS      Y1, 1280(SI)
+	VADDPS       Y14, Y10, Y1
+	VMOVUPS      Y13, 1312(SI)
+	VMOVUPS      416(DI), Y13
 	VMOVUPS      Y0, 1344(SI)
-	VADDPS       Y12, Y13, Y0
-	VMOVUPS      Y8, 1376(SI)
-	VSUBPS       Y5, Y9, Y8
-	VSUBPS       Y12, Y13, Y12
-	VADDPS       Y5, Y9, Y5
-	VMOVAPS      Y12, Y9
-	VFMADD231PS  word_c01a827a<>+0(SB), Y5, Y9
-	VMULPS       word_3ec3ef15<>+0(SB), Y9, Y9
-	VFMADD231PS  word_401a827a<>+0(SB), Y12, Y5
-	VMULPS       word_3ec3ef15<>+0(SB), Y5, Y5
-	VMOVUPS      640(DI), Y12
-	VSUBPS       704(DI), Y12, Y13
-	VADDPS       672(DI), Y12, Y12
-	VMOVUPS      Y5, 1408(SI)
-	VMOVUPS      832(DI), Y5
-	VMOVUPS      Y9, 1440(SI)
-	VSUBPS       896(DI), Y5, Y9
-	VADDPS       864(DI), Y5, Y5
-	VMOVUPS      Y3, 1472(SI)
-	VADDPS       Y9, Y13, Y3
-	VMOVUPS      Y4, 1504(SI)
-	VSUBPS       Y5, Y12, Y4
-	VSUBPS       Y9, Y13, Y9
-	VADDPS       Y5, Y12, Y5
-	VMOVAPS      Y9, Y12
-	VFMADD231PS  word_c0a0dff7<>+0(SB), Y5, Y12
-	VMULPS       word_3e47c5c2<>+0(SB), Y12, Y12
-	VFMADD231PS  word_40a0dff7<>+0(SB), Y9, Y5
-	VMULPS       word_3e47c5c2<>+0(SB), Y5, Y5
-	VMOVUPS      736(DI), Y9
-	VSUBPS       800(DI), Y9, Y13
-	VADDPS       768(DI), Y9, Y9
-	VMULPS       word_40000000<>+0(SB), Y13, Y13
-	VMULPS       word_c0000000<>+0(SB), Y9, Y9
-	VMOVUPS      Y5, 1536(SI)
-	VADDPS       Y13, Y2, Y5
-	VSUBPS       Y13, Y2, Y2
-	VADDPS       Y3, Y6, Y13
-	VMOVUPS      Y12, 1568(SI)
-	VSUBPS       Y4, Y7, Y12
-	VSUBPS       Y3, Y6, Y3
-	VADDPS       Y4, Y7, Y4
-	VMOVAPS      Y3, Y6
-	VFMADD231PS  word_bed413cd<>+0(SB), Y4, Y6
-	VMULPS       word_3f6c835e<>+0(SB), Y6, Y6
-	VFMADD231PS  word_3ed413cd<>+0(SB), Y3, Y4
-	VMULPS       word_3f6c835e<>+0(SB), Y4, Y3
-	VADDPS       Y0, Y10, Y4
-	VSUBPS       Y8, Y11, Y7
-	VSUBPS       Y0, Y10, Y0
-	VADDPS       Y8, Y11, Y8
-	VMOVAPS      Y0, Y10
-	VFMADD231PS  word_bf800000<>+0(SB), Y8, Y10
-	VMULPS       word_3f3504f3<>+0(SB), Y10, Y10
-	VFMADD231PS  word_3f800000<>+0(SB), Y0, Y8
-	VMULPS       word_3f3504f3<>+0(SB), Y8, Y0
-	VADDPS       Y1, Y14, Y8
+	VMOVUPS      672(DI), Y0
+	VMOVUPS      Y9, 1376(SI)
+	VSUBPS       Y0, Y13, Y9
+	VSUBPS       Y14, Y10, Y10
+	VADDPS       Y0, Y13, Y0
+	VMOVAPS      Y10, Y13
+	VFMADD231PS  word_c01a827a<>+0(SB), Y0, Y13
+	VMULPS       word_3ec3ef15<>+0(SB), Y13, Y13
+	VFMADD231PS  word_401a827a<>+0(SB), Y10, Y0
+	VMULPS       word_3ec3ef15<>+0(SB), Y0, Y0
+	VMOVUPS      448(DI), Y10
+	VMOVUPS      576(DI), Y14
+	VMOVUPS      Y0, 1408(SI)
+	VADDPS       Y14, Y10, Y0
+	VMOVUPS      Y13, 1440(SI)
+	VMOVUPS      480(DI), Y13
+	VMOVUPS      Y6, 1472(SI)
+	VMOVUPS      608(DI), Y6
+	VMOVUPS      Y5, 1504(SI)
+	VSUBPS       Y6, Y13, Y5
+	VSUBPS       Y14, Y10, Y10
+	VADDPS       Y6, Y13, Y6
+	VMOVAPS      Y10, Y13
+	VFMADD231PS  word_c0a0dff7<>+0(SB), Y6, Y13
+	VMULPS       word_3e47c5c2<>+0(SB), Y13, Y13
+	VFMADD231PS  word_40a0dff7<>+0(SB), Y10, Y6
+	VMULPS       word_3e47c5c2<>+0(SB), Y6, Y6
+	VMOVUPS      512(DI), Y10
+	VMULPS       word_40000000<>+0(SB), Y10, Y10
+	VMOVUPS      544(DI), Y14
+	VMULPS       word_c0000000<>+0(SB), Y14, Y14
+	VMOVUPS      Y6, 1536(SI)
+	VADDPS       Y10, Y2, Y6
+	VSUBPS       Y10, Y2, Y2
+	VADDPS       Y0, Y4, Y10
+	VMOVUPS      Y13, 1568(SI)
+	VSUBPS       Y5, Y7, Y13
+	VSUBPS       Y0, Y4, Y0
+	VADDPS       Y5, Y7, Y4
+	VMOVAPS      Y0, Y5
+	VFMADD231PS  word_bed413cd<>+0(SB), Y4, Y5
+	VMULPS       word_3f6c835e<>+0(SB), Y5, Y5
+	VFMADD231PS  word_3ed413cd<>+0(SB), Y0, Y4
+	VMULPS       word_3f6c835e<>+0(SB), Y4, Y0
+	VADDPS       Y1, Y8, Y4
+	VSUBPS       Y9, Y11, Y7
+	VSUBPS       Y1, Y8, Y1
+	VADDPS       Y9, Y11, Y8
+	VMOVAPS      Y1, Y9
+	VFMADD231PS  word_bf800000<>+0(SB), Y8, Y9
+	VMULPS       word_3f3504f3<>+0(SB), Y9, Y9
+	VFMADD231PS  word_3f800000<>+0(SB), Y1, Y8
+	VMULPS       word_3f3504f3<>+0(SB), Y8, Y1
+	VADDPS       Y3, Y12, Y8
 	VMOVUPS      1504(SI), Y11
-	VMOVUPS      Y9, 1600(SI)
-	VSUBPS       Y11, Y15, Y9
-	VSUBPS       Y1, Y14, Y1
+	VMOVUPS      Y14, 1600(SI)
+	VSUBPS       Y11, Y15, Y14
+	VSUBPS       Y3, Y12, Y3
 	VADDPS       Y11, Y15, Y11
-	VMOVAPS      Y1, Y14
-	VFMADD231PS  word_c01a827a<>+0(SB), Y11, Y14
-	VMULPS       word_3ec3ef15<>+0(SB), Y14, Y14
-	VFMADD231PS  word_401a827a<>+0(SB), Y1, Y11
-	VMULPS       word_3ec3ef15<>+0(SB), Y11, Y1
+	VMOVAPS      Y3, Y12
+	VFMADD231PS  word_c01a827a<>+0(SB), Y11, Y12
+	VMULPS       word_3ec3ef15<>+0(SB), Y12, Y12
+	VFMADD231PS  word_401a827a<>+0(SB), Y3, Y11
+	VMULPS       word_3ec3ef15<>+0(SB), Y11, Y3
 	VMOVUPS      1472(SI), Y11
 	VMULPS       word_40000000<>+0(SB), Y11, Y11
 	VMOVUPS      1376(SI), Y15
 	VMULPS       word_c0000000<>+0(SB), Y15, Y15
-	VMOVUPS      Y0, 1376(SI)
-	VADDPS       Y11, Y5, Y0
-	VSUBPS       Y11, Y5, Y5
-	VADDPS       Y8, Y13, Y11
-	VMOVUPS      Y10, 1472(SI)
-	VSUBPS       Y9, Y12, Y10
-	VSUBPS       Y8, Y13, Y8
-	VADDPS       Y9, Y12, Y9
-	VMOVAPS      Y8, Y12
-	VFMADD231PS  word_bf800000<>+0(SB), Y9, Y12
-	VMULPS       word_3f3504f3<>+0(SB), Y12, Y12
-	VFMADD231PS  word_3f800000<>+0(SB), Y8, Y9
-	VMULPS       word_3f3504f3<>+0(SB), Y9, Y8
+	VMOVUPS      Y1, 1376(SI)
+	VADDPS       Y11, Y6, Y1
+	VSUBPS       Y11, Y6, Y6
+	VADDPS       Y8, Y10, Y11
+	VMOVUPS      Y9, 1472(SI)
+	VSUBPS       Y14, Y13, Y9
+	VSUBPS       Y8, Y10, Y8
+	VADDPS       Y14, Y13, Y10
+	VMOVAPS      Y8, Y13
+	VFMADD231PS  word_bf800000<>+0(SB), Y10, Y13
+	VMULPS       word_3f3504f3<>+0(SB), Y13, Y13
+	VFMADD231PS  word_3f800000<>+0(SB), Y8, Y10
+	VMULPS       word_3f3504f3<>+0(SB), Y10, Y8
 	VMULPS       word_40000000<>+0(SB), Y4, Y4
 	VMULPS       word_c0000000<>+0(SB), Y7, Y7
-	VADDPS       Y4, Y0, Y9
-	VSUBPS       Y4, Y0, Y0
+	VADDPS       Y4, Y1, Y10
+	VSUBPS       Y4, Y1, Y1
 	VMULPS       word_40000000<>+0(SB), Y11, Y4
-	VMULPS       word_c0000000<>+0(SB), Y10, Y10
-	VADDPS       Y4, Y9, Y11
-	VSUBPS       Y4, Y9, Y4
-	VADDPS       Y10, Y0, Y9
-	VSUBPS       Y10, Y0, Y0
-	VADDPS       Y7, Y5, Y10
-	VSUBPS       Y7, Y5, Y5
-	VMULPS       word_40000000<>+0(SB), Y12, Y7
+	VMULPS       word_c0000000<>+0(SB), Y9, Y9
+	VADDPS       Y4, Y10, Y11
+	VSUBPS       Y4, Y10, Y4
+	VADDPS       Y9, Y1, Y10
+	VSUBPS       Y9, Y1, Y1
+	VADDPS       Y7, Y6, Y9
+	VSUBPS       Y7, Y6, Y6
+	VMULPS       word_40000000<>+0(SB), Y13, Y7
 	VMULPS       word_c0000000<>+0(SB), Y8, Y8
-	VADDPS       Y7, Y10, Y12
-	VSUBPS       Y7, Y10, Y7
-	VADDPS       Y8, Y5, Y10
-	VSUBPS       Y8, Y5, Y5
+	VADDPS       Y7, Y9, Y13
+	VSUBPS       Y7, Y9, Y7
+	VADDPS       Y8, Y6, Y9
+	VSUBPS       Y8, Y6, Y6
 	VADDPS       Y15, Y2, Y8
 	VSUBPS       Y15, Y2, Y2
-	VADDPS       Y14, Y6, Y13
-	VSUBPS       Y1, Y3, Y15
-	VSUBPS       Y14, Y6, Y6
-	VADDPS       Y1, Y3, Y1
-	VMOVAPS      Y6, Y3
-	VFMADD231PS  word_bf800000<>+0(SB), Y1, Y3
+	VADDPS       Y12, Y5, Y14
+	VSUBPS       Y3, Y0, Y15
+	VSUBPS       Y12, Y5, Y5
+	VADDPS       Y3, Y0, Y0
+	VMOVAPS      Y5, Y3
+	VFMADD231PS  word_bf800000<>+0(SB), Y0, Y3
 	VMULPS       word_3f3504f3<>+0(SB), Y3, Y3
-	VFMADD231PS  word_3f800000<>+0(SB), Y6, Y1
-	VMULPS       word_3f3504f3<>+0(SB), Y1, Y1
-	VMOVUPS      1472(SI), Y6
-	VMULPS       word_40000000<>+0(SB), Y6, Y6
-	VMOVUPS      1376(SI), Y14
-	VMULPS       word_c0000000<>+0(SB), Y14, Y14
-	VMOVUPS      Y5, 1376(SI)
-	VADDPS       Y6, Y8, Y5
-	VSUBPS       Y6, Y8, Y6
-	VMULPS       word_40000000<>+0(SB), Y13, Y8
-	VMULPS       word_c0000000<>+0(SB), Y15, Y13
-	VADDPS       Y8, Y5, Y15
-	VSUBPS       Y8, Y5, Y5
-	VADDPS       Y13, Y6, Y8
-	VSUBPS       Y13, Y6, Y6
-	VADDPS       Y14, Y2, Y13
-	VSUBPS       Y14, Y2, Y2
+	VFMADD231PS  word_3f800000<>+0(SB), Y5, Y0
+	VMULPS       word_3f3504f3<>+0(SB), Y0, Y0
+	VMOVUPS      1472(SI), Y5
+	VMULPS       word_40000000<>+0(SB), Y5, Y5
+	VMOVUPS      1376(SI), Y12
+	VMULPS       word_c0000000<>+0(SB), Y12, Y12
+	VMOVUPS      Y6, 1376(SI)
+	VADDPS       Y5, Y8, Y6
+	VSUBPS       Y5, Y8, Y5
+	VMULPS       word_40000000<>+0(SB), Y14, Y8
+	VMULPS       word_c0000000<>+0(SB), Y15, Y14
+	VADDPS       Y8, Y6, Y15
+	VSUBPS       Y8, Y6, Y6
+	VADDPS       Y14, Y5, Y8
+	VSUBPS       Y14, Y5, Y5
+	VADDPS       Y12, Y2, Y14
+	VSUBPS       Y12, Y2, Y2
 	VMULPS       word_40000000<>+0(SB), Y3, Y3
-	VMULPS       word_c0000000<>+0(SB), Y1, Y1
-	VADDPS       Y3, Y13, Y14
-	VSUBPS       Y3, Y13, Y3
-	VADDPS       Y1, Y2, Y13
-	VSUBPS       Y1, Y2, Y1
+	VMULPS       word_c0000000<>+0(SB), Y0, Y0
+	VADDPS       Y3, Y14, Y12
+	VSUBPS       Y3, Y14, Y3
+	VADDPS       Y0, Y2, Y14
+	VSUBPS       Y0, Y2, Y0
 	VMOVUPS      1344(SI), Y2
-	VMOVUPS      Y1, 1472(SI)
-	VMOVUPS      1600(SI), Y1
-	VMOVUPS      Y6, 1504(SI)
-	VADDPS       Y1, Y2, Y6
-	VSUBPS       Y1, Y2, Y1
+	VMOVUPS      Y0, 1472(SI)
+	VMOVUPS      1600(SI), Y0
+	VMOVUPS      Y5, 1504(SI)
+	VADDPS       Y0, Y2, Y5
+	VSUBPS       Y0, Y2, Y0
 	VMOVUPS      1248(SI), Y2
-	VMOVUPS      Y0, 1600(SI)
-	VMOVUPS      1568(SI), Y0
+	VMOVUPS      Y1, 1600(SI)
+	VMOVUPS      1568(SI), Y1
 	VMOVUPS      Y3, 1344(SI)
-	VADDPS       Y0, Y2, Y3
+	VADDPS       Y1, Y2, Y3
 	VMOVUPS      Y7, 1632(SI)
 	VMOVUPS      1216(SI), Y7
-	VMOVUPS      Y5, 1664(SI)
-	VMOVUPS      1536(SI), Y5
+	VMOVUPS      Y6, 1664(SI)
+	VMOVUPS      1536(SI), Y6
 	VMOVUPS      Y4, 1696(SI)
-	VSUBPS       Y5, Y7, Y4
-	VSUBPS       Y0, Y2, Y0
-	VADDPS       Y5, Y7, Y2
-	VMOVAPS      Y0, Y5
-	VFMADD231PS  word_bed413cd<>+0(SB), Y2, Y5
-	VMULPS       word_3f6c835e<>+0(SB), Y5, Y5
-	VFMADD231PS  word_3ed413cd<>+0(SB), Y0, Y2
-	VMULPS       word_3f6c835e<>+0(SB), Y2, Y0
+	VSUBPS       Y6, Y7, Y4
+	VSUBPS       Y1, Y2, Y1
+	VADDPS       Y6, Y7, Y2
+	VMOVAPS      Y1, Y6
+	VFMADD231PS  word_bed413cd<>+0(SB), Y2, Y6
+	VMULPS       word_3f6c835e<>+0(SB), Y6, Y6
+	VFMADD231PS  word_3ed413cd<>+0(SB), Y1, Y2
+	VMULPS       word_3f6c835e<>+0(SB), Y2, Y1
 	VMOVUPS      1120(SI), Y2
 	VMOVUPS      1440(SI), Y7
-	VMOVUPS      Y13, 1536(SI)
-	VADDPS       Y7, Y2, Y13
-	VMOVUPS      Y10, 1216(SI)
-	VMOVUPS      1088(SI), Y10
+	VMOVUPS      Y14, 1536(SI)
+	VADDPS       Y7, Y2, Y14
+	VMOVUPS      Y9, 1216(SI)
+	VMOVUPS      1088(SI), Y9
 	VMOVUPS      Y8, 1568(SI)
 	VMOVUPS      1408(SI), Y8
-	VMOVUPS      Y9, 1248(SI)
-	VSUBPS       Y8, Y10, Y9
+	VMOVUPS      Y10, 1248(SI)
+	VSUBPS       Y8, Y9, Y10
 	VSUBPS       Y7, Y2, Y2
-	VADDPS       Y8, Y10, Y7
+	VADDPS       Y8, Y9, Y7
 	VMOVAPS      Y2, Y8
 	VFMADD231PS  word_bf800000<>+0(SB), Y7, Y8
 	VMULPS       word_3f3504f3<>+0(SB), Y8, Y8
 	VFMADD231PS  word_3f800000<>+0(SB), Y2, Y7
 	VMULPS       word_3f3504f3<>+0(SB), Y7, Y2
 	VMOVUPS      1056(SI), Y7
-	VMOVUPS      1312(SI), Y10
-	VMOVUPS      Y14, 1408(SI)
-	VADDPS       Y10, Y7, Y14
-	VMOVUPS      Y12, 1088(SI)
-	VMOVUPS      1024(SI), Y12
+	VMOVUPS      1312(SI), Y9
+	VMOVUPS      Y12, 1408(SI)
+	VADDPS       Y9, Y7, Y12
+	VMOVUPS      Y13, 1088(SI)
+	VMOVUPS      1024(SI), Y13
 	VMOVUPS      Y15, 1440(SI)
 	VMOVUPS      1280(SI), Y15
 	VMOVUPS      Y11, 1120(SI)
-	VSUBPS       Y15, Y12, Y11
-	VSUBPS       Y10, Y7, Y7
-	VADDPS       Y15, Y12, Y10
-	VMOVAPS      Y7, Y12
-	VFMADD231PS  word_c01a827a<>+0(SB), Y10, Y12
-	VMULPS       word_3ec3ef15<>+0(SB), Y12, Y12
-	VFMADD231PS  word_401a827a<>+0(SB), Y7, Y10
-	VMULPS       word_3ec3ef15<>+0(SB), Y10, Y7
-	VMOVUPS      1184(SI), Y10
-	VMULPS       word_40000000<>+0(SB), Y10, Y10
+	VSUBPS       Y15, Y13, Y11
+	VSUBPS       Y9, Y7, Y7
+	VADDPS       Y15, Y13, Y9
+	VMOVAPS      Y7, Y13
+	VFMADD231PS  word_c01a827a<>+0(SB), Y9, Y13
+	VMULPS       word_3ec3ef15<>+0(SB), Y13, Y13
+	VFMADD231PS  word_401a827a<>+0(SB), Y7, Y9
+	VMULPS       word_3ec3ef15<>+0(SB), Y9, Y7
+	VMOVUPS      1184(SI), Y9
+	VMULPS       word_40000000<>+0(SB), Y9, Y9
 	VMOVUPS      1152(SI), Y15
 	VMULPS       word_c0000000<>+0(SB), Y15, Y15
 	VMOVUPS      Y2, 1152(SI)
-	VADDPS       Y10, Y6, Y2
-	VSUBPS       Y10, Y6, Y6
-	VADDPS       Y14, Y3, Y10
+	VADDPS       Y9, Y5, Y2
+	VSUBPS       Y9, Y5, Y5
+	VADDPS       Y12, Y3, Y9
 	VMOVUPS      Y8, 1184(SI)
 	VSUBPS       Y11, Y4, Y8
-	VSUBPS       Y14, Y3, Y3
+	VSUBPS       Y12, Y3, Y3
 	VADDPS       Y11, Y4, Y4
 	VMOVAPS      Y3, Y11
 	VFMADD231PS  word_bf800000<>+0(SB), Y4, Y11
 	VMULPS       word_3f3504f3<>+0(SB), Y11, Y11
 	VFMADD231PS  word_3f800000<>+0(SB), Y3, Y4
 	VMULPS       word_3f3504f3<>+0(SB), Y4, Y3
-	VMULPS       word_40000000<>+0(SB), Y13, Y4
-	VMULPS       word_c0000000<>+0(SB), Y9, Y9
-	VADDPS       Y4, Y2, Y13
+	VMULPS       word_40000000<>+0(SB), Y14, Y4
+	VMULPS       word_c0000000<>+0(SB), Y10, Y10
+	VADDPS       Y4, Y2, Y12
 	VSUBPS       Y4, Y2, Y2
-	VMULPS       word_40000000<>+0(SB), Y10, Y4
+	VMULPS       word_40000000<>+0(SB), Y9, Y4
 	VMULPS       word_c0000000<>+0(SB), Y8, Y8
-	VADDPS       Y4, Y13, Y10
-	VSUBPS       Y4, Y13, Y4
-	VADDPS       Y8, Y2, Y13
+	VADDPS       Y4, Y12, Y9
+	VSUBPS       Y4, Y12, Y4
+	VADDPS       Y8, Y2, Y12
 	VSUBPS       Y8, Y2, Y2
-	VADDPS       Y9, Y6, Y8
-	VSUBPS       Y9, Y6, Y6
-	VMULPS       word_40000000<>+0(SB), Y11, Y9
+	VADDPS       Y10, Y5, Y8
+	VSUBPS       Y10, Y5, Y5
+	VMULPS       word_40000000<>+0(SB), Y11, Y10
 	VMULPS       word_c0000000<>+0(SB), Y3, Y3
-	VADDPS       Y9, Y8, Y11
-	VSUBPS       Y9, Y8, Y8
-	VADDPS       Y3, Y6, Y9
-	VSUBPS       Y3, Y6, Y3
-	VADDPS       Y15, Y1, Y6
-	VSUBPS       Y15, Y1, Y1
-	VADDPS       Y12, Y5, Y14
-	VSUBPS       Y7, Y0, Y15
-	VSUBPS       Y12, Y5, Y5
-	VADDPS       Y7, Y0, Y0
-	VMOVAPS      Y5, Y7
-	VFMADD231PS  word_bf800000<>+0(SB), Y0, Y7
+	VADDPS       Y10, Y8, Y11
+	VSUBPS       Y10, Y8, Y8
+	VADDPS       Y3, Y5, Y10
+	VSUBPS       Y3, Y5, Y3
+	VADDPS       Y15, Y0, Y5
+	VSUBPS       Y15, Y0, Y0
+	VADDPS       Y13, Y6, Y14
+	VSUBPS       Y7, Y1, Y15
+	VSUBPS       Y13, Y6, Y6
+	VADDPS       Y7, Y1, Y1
+	VMOVAPS      Y6, Y7
+	VFMADD231PS  word_bf800000<>+0(SB), Y1, Y7
 	VMULPS       word_3f3504f3<>+0(SB), Y7, Y7
-	VFMADD231PS  word_3f800000<>+0(SB), Y5, Y0
-	VMULPS       word_3f3504f3<>+0(SB), Y0, Y0
-	VMOVUPS      1184(SI), Y5
-	VMULPS       word_40000000<>+0(SB), Y5, Y5
-	VMOVUPS      1152(SI), Y12
-	VMULPS       word_c0000000<>+0(SB), Y12, Y12
+	VFMADD231PS  word_3f800000<>+0(SB), Y6, Y1
+	VMULPS       word_3f3504f3<>+0(SB), Y1, Y1
+	VMOVUPS      1184(SI), Y6
+	VMULPS       word_40000000<>+0(SB), Y6, Y6
+	VMOVUPS      1152(SI), Y13
+	VMULPS       word_c0000000<>+0(SB), Y13, Y13
 	VMOVUPS      Y3, 1152(SI)
-	VADDPS       Y5, Y6, Y3
-	VSUBPS       Y5, Y6, Y5
+	VADDPS       Y6, Y5, Y3
+	VSUBPS       Y6, Y5, Y5
 	VMULPS       word_40000000<>+0(SB), Y14, Y6
 	VMULPS       word_c0000000<>+0(SB), Y15, Y14
 	VADDPS       Y6, Y3, Y15
 	VSUBPS       Y6, Y3, Y3
 	VADDPS       Y14, Y5, Y6
 	VSUBPS       Y14, Y5, Y5
-	VADDPS       Y12, Y1, Y14
-	VSUBPS       Y12, Y1, Y1
+	VADDPS       Y13, Y0, Y14
+	VSUBPS       Y13, Y0, Y0
 	VMULPS       word_40000000<>+0(SB), Y7, Y7
-	VMULPS       word_c0000000<>+0(SB), Y0, Y0
-	VADDPS       Y7, Y14, Y12
+	VMULPS       word_c0000000<>+0(SB), Y1, Y1
+	VADDPS       Y7, Y14, Y13
 	VSUBPS       Y7, Y14, Y7
-	VADDPS       Y0, Y1, Y14
-	VSUBPS       Y0, Y1, Y0
+	VADDPS       Y1, Y0, Y14
+	VSUBPS       Y1, Y0, Y0
 	VMOVUPS      1120(SI), Y1
 	VMOVUPS      Y1, (SI)
-	VMOVUPS      Y10, 32(SI)
+	VMOVUPS      Y9, 32(SI)
 	VMOVUPS      1440(SI), Y1
 	VMOVUPS      Y1, 64(SI)
 	VMOVUPS      Y15, 96(SI)
@@ -26542,16 +27683,16 @@ gather:
 	VMOVUPS      Y11, 160(SI)
 	VMOVUPS      1408(SI), Y1
 	VMOVUPS      Y1, 192(SI)
-	VMOVUPS      Y12, 224(SI)
+	VMOVUPS      Y13, 224(SI)
 	VMOVUPS      1248(SI), Y1
 	VMOVUPS      Y1, 256(SI)
-	VMOVUPS      Y13, 288(SI)
+	VMOVUPS      Y12, 288(SI)
 	VMOVUPS      1568(SI), Y1
 	VMOVUPS      Y1, 320(SI)
 	VMOVUPS      Y6, 352(SI)
 	VMOVUPS      1216(SI), Y1
 	VMOVUPS      Y1, 384(SI)
-	VMOVUPS      Y9, 416(SI)
+	VMOVUPS      Y10, 416(SI)
 	VMOVUPS      1536(SI), Y1
 	VMOVUPS      Y1, 448(SI)
 	VMOVUPS      Y14, 480(SI)
@@ -27568,59 +28709,46 @@ group:
 	VMOVUPS     Y2, 1152(SI)
 	VMOVAPS     Y1, Y2
 	VFMADD231PS word_3f7ec46d<>+0(SB), Y5, Y2
-	VMOVUPS     Y4, 1120(SI)
-	VSUBPS      Y2, Y11, Y4
-	VMOVUPS     Y4, 64(DI)
-	VMOVUPS     Y11, 96(DI)
+	VMOVUPS     Y11, 64(DI)
 	VMULPS      word_bf800000<>+0(SB), Y2, Y2
-	VMOVUPS     Y2, 128(DI)
+	VMOVUPS     Y2, 96(DI)
 	VFMADD231PS word_bf7ec46d<>+0(SB), Y8, Y0
 	VFMADD231PS word_bf7ec46d<>+0(SB), Y5, Y1
-	VADDPS      Y1, Y0, Y2
-	VMOVUPS     Y2, 2944(DI)
-	VMOVUPS     Y0, 2976(DI)
-	VMOVUPS     Y1, 3008(DI)
+	VMOVUPS     Y0, 1984(DI)
+	VMOVUPS     Y1, 2016(DI)
 	VMOVAPS     Y15, Y0
 	VFMADD231PS word_be4bafaf<>+0(SB), Y9, Y0
 	VFMADD231PS word_3e4bafaf<>+0(SB), Y15, Y9
 	VMOVUPS     480(SI), Y1
 	VMOVAPS     Y1, Y2
 	VFMADD231PS word_3f7b14be<>+0(SB), Y0, Y2
-	VMOVUPS     160(SI), Y4
-	VMOVAPS     Y4, Y5
-	VFMADD231PS word_3f7b14be<>+0(SB), Y9, Y5
-	VSUBPS      Y5, Y2, Y8
-	VMOVUPS     Y8, 160(DI)
-	VMOVUPS     Y2, 192(DI)
-	VMULPS      word_bf800000<>+0(SB), Y5, Y2
-	VMOVUPS     Y2, 224(DI)
+	VMOVUPS     160(SI), Y5
+	VMOVAPS     Y5, Y8
+	VFMADD231PS word_3f7b14be<>+0(SB), Y9, Y8
+	VMOVUPS     Y2, 128(DI)
+	VMULPS      word_bf800000<>+0(SB), Y8, Y2
+	VMOVUPS     Y2, 160(DI)
 	VFMADD231PS word_bf7b14be<>+0(SB), Y0, Y1
-	VFMADD231PS word_bf7b14be<>+0(SB), Y9, Y4
-	VADDPS      Y4, Y1, Y0
-	VMOVUPS     Y0, 2848(DI)
-	VMOVUPS     Y1, 2880(DI)
-	VMOVUPS     Y4, 2912(DI)
+	VFMADD231PS word_bf7b14be<>+0(SB), Y9, Y5
+	VMOVUPS     Y1, 1920(DI)
+	VMOVUPS     Y5, 1952(DI)
 	VMOVUPS     1056(SI), Y0
 	VMOVAPS     Y14, Y1
 	VFMADD231PS word_3e9b5042<>+0(SB), Y0, Y1
 	VFMADD231PS word_be9b5042<>+0(SB), Y14, Y0
 	VMOVUPS     1184(SI), Y2
-	VMOVAPS     Y2, Y4
-	VFMADD231PS word_3f74fa0b<>+0(SB), Y1, Y4
-	VMOVUPS     1312(SI), Y5
-	VMOVAPS     Y5, Y8
-	VFMADD231PS word_3f74fa0b<>+0(SB), Y0, Y8
-	VADDPS      Y8, Y4, Y9
-	VMOVUPS     Y9, 256(DI)
-	VMOVUPS     Y4, 288(DI)
-	VMOVUPS     Y8, 320(DI)
+	VMOVAPS     Y2, Y5
+	VFMADD231PS word_3f74fa0b<>+0(SB), Y1, Y5
+	VMOVUPS     1312(SI), Y8
+	VMOVAPS     Y8, Y9
+	VFMADD231PS word_3f74fa0b<>+0(SB), Y0, Y9
+	VMOVUPS     Y5, 192(DI)
+	VMOVUPS     Y9, 224(DI)
 	VFMADD231PS word_bf74fa0b<>+0(SB), Y1, Y2
-	VFMADD231PS word_bf74fa0b<>+0(SB), Y0, Y5
-	VSUBPS      Y5, Y2, Y0
-	VMOVUPS     Y0, 2752(DI)
-	VMOVUPS     Y2, 2784(DI)
-	VMULPS      word_bf800000<>+0(SB), Y5, Y0
-	VMOVUPS     Y0, 2816(DI)
+	VFMADD231PS word_bf74fa0b<>+0(SB), Y0, Y8
+	VMOVUPS     Y2, 1856(DI)
+	VMULPS      word_bf800000<>+0(SB), Y8, Y0
+	VMOVUPS     Y0, 1888(DI)
 	VMOVUPS     1536(SI), Y0
 	VMOVAPS     Y0, Y1
 	VFMADD231PS word_bed413cd<>+0(SB), Y10, Y1
@@ -27628,81 +28756,64 @@ group:
 	VMOVUPS     1440(SI), Y0
 	VMOVAPS     Y0, Y2
 	VFMADD231PS word_3f6c835e<>+0(SB), Y1, Y2
-	VMOVUPS     704(SI), Y4
-	VMOVAPS     Y4, Y5
-	VFMADD231PS word_3f6c835e<>+0(SB), Y10, Y5
-	VSUBPS      Y5, Y2, Y8
-	VMOVUPS     Y8, 352(DI)
-	VMOVUPS     Y2, 384(DI)
-	VMULPS      word_bf800000<>+0(SB), Y5, Y2
-	VMOVUPS     Y2, 416(DI)
+	VMOVUPS     704(SI), Y5
+	VMOVAPS     Y5, Y8
+	VFMADD231PS word_3f6c835e<>+0(SB), Y10, Y8
+	VMOVUPS     Y2, 256(DI)
+	VMULPS      word_bf800000<>+0(SB), Y8, Y2
+	VMOVUPS     Y2, 288(DI)
 	VFMADD231PS word_bf6c835e<>+0(SB), Y1, Y0
-	VFMADD231PS word_bf6c835e<>+0(SB), Y10, Y4
-	VADDPS      Y4, Y0, Y1
-	VMOVUPS     Y1, 2656(DI)
-	VMOVUPS     Y0, 2688(DI)
-	VMOVUPS     Y4, 2720(DI)
+	VFMADD231PS word_bf6c835e<>+0(SB), Y10, Y5
+	VMOVUPS     Y0, 1792(DI)
+	VMOVUPS     Y5, 1824(DI)
 	VMOVAPS     Y13, Y0
 	VFMADD231PS word_bf08d5b9<>+0(SB), Y12, Y0
 	VFMADD231PS word_3f08d5b9<>+0(SB), Y13, Y12
 	VMOVUPS     1472(SI), Y1
 	VMOVAPS     Y1, Y2
 	VFMADD231PS word_3f61c598<>+0(SB), Y0, Y2
-	VMOVUPS     192(SI), Y4
-	VMOVAPS     Y4, Y5
-	VFMADD231PS word_3f61c598<>+0(SB), Y12, Y5
-	VSUBPS      Y5, Y2, Y8
-	VMOVUPS     Y8, 448(DI)
-	VMOVUPS     Y2, 480(DI)
-	VMULPS      word_bf800000<>+0(SB), Y5, Y2
-	VMOVUPS     Y2, 512(DI)
+	VMOVUPS     192(SI), Y5
+	VMOVAPS     Y5, Y8
+	VFMADD231PS word_3f61c598<>+0(SB), Y12, Y8
+	VMOVUPS     Y2, 320(DI)
+	VMULPS      word_bf800000<>+0(SB), Y8, Y2
+	VMOVUPS     Y2, 352(DI)
 	VFMADD231PS word_bf61c598<>+0(SB), Y0, Y1
-	VFMADD231PS word_bf61c598<>+0(SB), Y12, Y4
-	VADDPS      Y4, Y1, Y0
-	VMOVUPS     Y0, 2560(DI)
-	VMOVUPS     Y1, 2592(DI)
-	VMOVUPS     Y4, 2624(DI)
+	VFMADD231PS word_bf61c598<>+0(SB), Y12, Y5
+	VMOVUPS     Y1, 1728(DI)
+	VMOVUPS     Y5, 1760(DI)
 	VMOVAPS     Y7, Y0
 	VFMADD231PS word_3f2b0dc1<>+0(SB), Y3, Y0
 	VFMADD231PS word_bf2b0dc1<>+0(SB), Y7, Y3
 	VMOVUPS     1216(SI), Y1
 	VMOVAPS     Y1, Y2
 	VFMADD231PS word_3f54db31<>+0(SB), Y0, Y2
-	VMOVUPS     736(SI), Y4
-	VMOVAPS     Y4, Y5
-	VFMADD231PS word_3f54db31<>+0(SB), Y3, Y5
-	VADDPS      Y5, Y2, Y7
-	VMOVUPS     Y7, 544(DI)
-	VMOVUPS     Y2, 576(DI)
-	VMOVUPS     Y5, 608(DI)
+	VMOVUPS     736(SI), Y5
+	VMOVAPS     Y5, Y7
+	VFMADD231PS word_3f54db31<>+0(SB), Y3, Y7
+	VMOVUPS     Y2, 384(DI)
+	VMOVUPS     Y7, 416(DI)
 	VFMADD231PS word_bf54db31<>+0(SB), Y0, Y1
-	VFMADD231PS word_bf54db31<>+0(SB), Y3, Y4
-	VSUBPS      Y4, Y1, Y0
-	VMOVUPS     Y0, 2464(DI)
-	VMOVUPS     Y1, 2496(DI)
-	VMULPS      word_bf800000<>+0(SB), Y4, Y0
-	VMOVUPS     Y0, 2528(DI)
-	VMOVUPS     1120(SI), Y0
-	VMOVAPS     Y6, Y1
-	VFMADD231PS word_3f521801<>+0(SB), Y0, Y1
-	VFMADD231PS word_bf521801<>+0(SB), Y6, Y0
-	VMOVUPS     960(SI), Y2
-	VMOVAPS     Y2, Y3
-	VFMADD231PS word_3f45e403<>+0(SB), Y1, Y3
-	VMOVUPS     224(SI), Y4
-	VMOVAPS     Y4, Y5
-	VFMADD231PS word_3f45e403<>+0(SB), Y0, Y5
-	VADDPS      Y5, Y3, Y6
-	VMOVUPS     Y6, 640(DI)
-	VMOVUPS     Y3, 672(DI)
-	VMOVUPS     Y5, 704(DI)
-	VFMADD231PS word_bf45e403<>+0(SB), Y1, Y2
-	VFMADD231PS word_bf45e403<>+0(SB), Y0, Y4
-	VSUBPS      Y4, Y2, Y0
-	VMOVUPS     Y0, 2368(DI)
-	VMOVUPS     Y2, 2400(DI)
-	VMULPS      word_bf800000<>+0(SB), Y4, Y0
-	VMOVUPS     Y0, 2432(DI)
+	VFMADD231PS word_bf54db31<>+0(SB), Y3, Y5
+	VMOVUPS     Y1, 1664(DI)
+	VMULPS      word_bf800000<>+0(SB), Y5, Y0
+	VMOVUPS     Y0, 1696(DI)
+	VMOVAPS     Y6, Y0
+	VFMADD231PS word_3f521801<>+0(SB), Y4, Y0
+	VFMADD231PS word_bf521801<>+0(SB), Y6, Y4
+	VMOVUPS     960(SI), Y1
+	VMOVAPS     Y1, Y2
+	VFMADD231PS word_3f45e403<>+0(SB), Y0, Y2
+	VMOVUPS     224(SI), Y3
+	VMOVAPS     Y3, Y5
+	VFMADD231PS word_3f45e403<>+0(SB), Y4, Y5
+	VMOVUPS     Y2, 448(DI)
+	VMOVUPS     Y5, 480(DI)
+	VFMADD231PS word_bf45e403<>+0(SB), Y0, Y1
+	VFMADD231PS word_bf45e403<>+0(SB), Y4, Y3
+	VMOVUPS     Y1, 1600(DI)
+	VMULPS      word_bf800000<>+0(SB), Y3, Y0
+	VMOVUPS     Y0, 1632(DI)
 	VMOVUPS     640(SI), Y0
 	VMOVUPS     512(SI), Y1
 	VMOVAPS     Y0, Y2
@@ -27714,17 +28825,13 @@ group:
 	VMOVUPS     768(SI), Y4
 	VMOVAPS     Y4, Y5
 	VFMADD231PS word_3f3504f3<>+0(SB), Y1, Y5
-	VSUBPS      Y5, Y3, Y6
-	VMOVUPS     Y6, 736(DI)
-	VMOVUPS     Y3, 768(DI)
+	VMOVUPS     Y3, 512(DI)
 	VMULPS      word_bf800000<>+0(SB), Y5, Y3
-	VMOVUPS     Y3, 800(DI)
+	VMOVUPS     Y3, 544(DI)
 	VFMADD231PS word_bf3504f3<>+0(SB), Y2, Y0
 	VFMADD231PS word_bf3504f3<>+0(SB), Y1, Y4
-	VADDPS      Y4, Y0, Y1
-	VMOVUPS     Y1, 2272(DI)
-	VMOVUPS     Y0, 2304(DI)
-	VMOVUPS     Y4, 2336(DI)
+	VMOVUPS     Y0, 1536(DI)
+	VMOVUPS     Y4, 1568(DI)
 	VMOVUPS     352(SI), Y0
 	VMOVUPS     1152(SI), Y1
 	VMOVAPS     Y0, Y2
@@ -27736,17 +28843,13 @@ group:
 	VMOVUPS     1376(SI), Y4
 	VMOVAPS     Y4, Y5
 	VFMADD231PS word_3f226799<>+0(SB), Y1, Y5
-	VSUBPS      Y5, Y3, Y6
-	VMOVUPS     Y6, 832(DI)
-	VMOVUPS     Y3, 864(DI)
+	VMOVUPS     Y3, 576(DI)
 	VMULPS      word_bf800000<>+0(SB), Y5, Y3
-	VMOVUPS     Y3, 896(DI)
+	VMOVUPS     Y3, 608(DI)
 	VFMADD231PS word_bf226799<>+0(SB), Y2, Y0
 	VFMADD231PS word_bf226799<>+0(SB), Y1, Y4
-	VADDPS      Y4, Y0, Y1
-	VMOVUPS     Y1, 2176(DI)
-	VMOVUPS     Y0, 2208(DI)
-	VMOVUPS     Y4, 2240(DI)
+	VMOVUPS     Y0, 1472(DI)
+	VMOVUPS     Y4, 1504(DI)
 	VMOVUPS     608(SI), Y0
 	VMOVUPS     1504(SI), Y1
 	VMOVAPS     Y0, Y2
@@ -27758,17 +28861,13 @@ group:
 	VMOVUPS     1408(SI), Y4
 	VMOVAPS     Y4, Y5
 	VFMADD231PS word_3f0e39da<>+0(SB), Y1, Y5
-	VSUBPS      Y5, Y3, Y6
-	VMOVUPS     Y6, 928(DI)
-	VMOVUPS     Y3, 960(DI)
+	VMOVUPS     Y3, 640(DI)
 	VMULPS      word_bf800000<>+0(SB), Y5, Y3
-	VMOVUPS     Y3, 992(DI)
+	VMOVUPS     Y3, 672(DI)
 	VFMADD231PS word_bf0e39da<>+0(SB), Y2, Y0
 	VFMADD231PS word_bf0e39da<>+0(SB), Y1, Y4
-	VADDPS      Y4, Y0, Y1
-	VMOVUPS     Y1, 2080(DI)
-	VMOVUPS     Y0, 2112(DI)
-	VMOVUPS     Y4, 2144(DI)
+	VMOVUPS     Y0, 1408(DI)
+	VMOVUPS     Y4, 1440(DI)
 	VMOVUPS     64(SI), Y0
 	VMOVUPS     1088(SI), Y1
 	VMOVAPS     Y0, Y2
@@ -27780,17 +28879,13 @@ group:
 	VMOVUPS     1344(SI), Y4
 	VMOVAPS     Y4, Y5
 	VFMADD231PS word_3ef15aea<>+0(SB), Y1, Y5
-	VADDPS      Y5, Y3, Y6
-	VMOVUPS     Y6, 1024(DI)
-	VMOVUPS     Y3, 1056(DI)
-	VMOVUPS     Y5, 1088(DI)
+	VMOVUPS     Y3, 704(DI)
+	VMOVUPS     Y5, 736(DI)
 	VFMADD231PS word_bef15aea<>+0(SB), Y2, Y0
 	VFMADD231PS word_bef15aea<>+0(SB), Y1, Y4
-	VSUBPS      Y4, Y0, Y1
-	VMOVUPS     Y1, 1984(DI)
-	VMOVUPS     Y0, 2016(DI)
+	VMOVUPS     Y0, 1344(DI)
 	VMULPS      word_bf800000<>+0(SB), Y4, Y0
-	VMOVUPS     Y0, 2048(DI)
+	VMOVUPS     Y0, 1376(DI)
 	VMOVUPS     128(SI), Y0
 	VMOVUPS     992(SI), Y1
 	VMOVAPS     Y0, Y2
@@ -27802,17 +28897,13 @@ group:
 	VMOVUPS     896(SI), Y4
 	VMOVAPS     Y4, Y5
 	VFMADD231PS word_3ec3ef15<>+0(SB), Y1, Y5
-	VADDPS      Y5, Y3, Y6
-	VMOVUPS     Y6, 1120(DI)
-	VMOVUPS     Y3, 1152(DI)
-	VMOVUPS     Y5, 1184(DI)
+	VMOVUPS     Y3, 768(DI)
+	VMOVUPS     Y5, 800(DI)
 	VFMADD231PS word_bec3ef15<>+0(SB), Y2, Y0
 	VFMADD231PS word_bec3ef15<>+0(SB), Y1, Y4
-	VSUBPS      Y4, Y0, Y1
-	VMOVUPS     Y1, 1888(DI)
-	VMOVUPS     Y0, 1920(DI)
+	VMOVUPS     Y0, 1280(DI)
 	VMULPS      word_bf800000<>+0(SB), Y4, Y0
-	VMOVUPS     Y0, 1952(DI)
+	VMOVUPS     Y0, 1312(DI)
 	VMOVUPS     576(SI), Y0
 	VMOVUPS     1600(SI), Y1
 	VMOVAPS     Y0, Y2
@@ -27824,17 +28915,13 @@ group:
 	VMOVUPS     832(SI), Y4
 	VMOVAPS     Y4, Y5
 	VFMADD231PS word_3e94a031<>+0(SB), Y1, Y5
-	VSUBPS      Y5, Y3, Y6
-	VMOVUPS     Y6, 1216(DI)
-	VMOVUPS     Y3, 1248(DI)
+	VMOVUPS     Y3, 832(DI)
 	VMULPS      word_bf800000<>+0(SB), Y5, Y3
-	VMOVUPS     Y3, 1280(DI)
+	VMOVUPS     Y3, 864(DI)
 	VFMADD231PS word_be94a031<>+0(SB), Y2, Y0
 	VFMADD231PS word_be94a031<>+0(SB), Y1, Y4
-	VADDPS      Y4, Y0, Y1
-	VMOVUPS     Y1, 1792(DI)
-	VMOVUPS     Y0, 1824(DI)
-	VMOVUPS     Y4, 1856(DI)
+	VMOVUPS     Y0, 1216(DI)
+	VMOVUPS     Y4, 1248(DI)
 	VMOVUPS     1568(SI), Y0
 	VMOVUPS     32(SI), Y1
 	VMOVAPS     Y0, Y2
@@ -27846,17 +28933,13 @@ group:
 	VMOVUPS     288(SI), Y4
 	VMOVAPS     Y4, Y5
 	VFMADD231PS word_3e47c5c2<>+0(SB), Y1, Y5
-	VADDPS      Y5, Y3, Y6
-	VMOVUPS     Y6, 1312(DI)
-	VMOVUPS     Y3, 1344(DI)
-	VMOVUPS     Y5, 1376(DI)
+	VMOVUPS     Y3, 896(DI)
+	VMOVUPS     Y5, 928(DI)
 	VFMADD231PS word_be47c5c2<>+0(SB), Y2, Y0
 	VFMADD231PS word_be47c5c2<>+0(SB), Y1, Y4
-	VSUBPS      Y4, Y0, Y1
-	VMOVUPS     Y1, 1696(DI)
-	VMOVUPS     Y0, 1728(DI)
+	VMOVUPS     Y0, 1152(DI)
 	VMULPS      word_bf800000<>+0(SB), Y4, Y0
-	VMOVUPS     Y0, 1760(DI)
+	VMOVUPS     Y0, 1184(DI)
 	VMOVUPS     1024(SI), Y0
 	VMOVUPS     544(SI), Y1
 	VMOVAPS     Y0, Y2
@@ -27868,29 +28951,23 @@ group:
 	VMOVUPS     800(SI), Y4
 	VMOVAPS     Y4, Y5
 	VFMADD231PS word_3dc8bd36<>+0(SB), Y1, Y5
-	VADDPS      Y5, Y3, Y6
-	VMOVUPS     Y6, 1408(DI)
-	VMOVUPS     Y3, 1440(DI)
-	VMOVUPS     Y5, 1472(DI)
+	VMOVUPS     Y3, 960(DI)
+	VMOVUPS     Y5, 992(DI)
 	VFMADD231PS word_bdc8bd36<>+0(SB), Y2, Y0
 	VFMADD231PS word_bdc8bd36<>+0(SB), Y1, Y4
-	VSUBPS      Y4, Y0, Y1
-	VMOVUPS     Y1, 1600(DI)
-	VMOVUPS     Y0, 1632(DI)
+	VMOVUPS     Y0, 1088(DI)
 	VMULPS      word_bf800000<>+0(SB), Y4, Y0
-	VMOVUPS     Y0, 1664(DI)
+	VMOVUPS     Y0, 1120(DI)
 	VMOVUPS     256(SI), Y0
-	VMOVUPS     (SI), Y1
-	VSUBPS      Y1, Y0, Y2
-	VMOVUPS     Y2, 1504(DI)
-	VMOVUPS     Y0, 1536(DI)
-	VMULPS      word_bf800000<>+0(SB), Y1, Y0
-	VMOVUPS     Y0, 1568(DI)
+	VMOVUPS     Y0, 1024(DI)
+	VMOVUPS     (SI), Y0
+	VMULPS      word_bf800000<>+0(SB), Y0, Y0
+	VMOVUPS     Y0, 1056(DI)
 	MOVQ        group+64(FP), R13
 	SHLQ        $0x02, R13
 	ADDQ        R13, AX
 	ADDQ        R13, BX
-	ADDQ        $0x00000be0, DI
+	ADDQ        $0x00000820, DI
 	DECQ        R10
 	JNE         group
 	VZEROUPPER
@@ -27918,632 +28995,601 @@ group:
 	VADDPS      Y1, Y0, Y2
 	VSUBPS      Y1, Y0, Y0
 	VMOVUPS     64(DI), Y1
-	VSUBPS      128(DI), Y1, Y3
-	VADDPS      96(DI), Y1, Y1
-	VMOVUPS     2944(DI), Y4
-	VSUBPS      3008(DI), Y4, Y5
-	VADDPS      2976(DI), Y4, Y4
-	VADDPS      Y5, Y3, Y6
-	VSUBPS      Y4, Y1, Y7
-	VSUBPS      Y5, Y3, Y3
-	VADDPS      Y4, Y1, Y1
-	VMOVAPS     Y3, Y4
-	VFMADD231PS word_bdc9b5dc<>+0(SB), Y1, Y4
-	VMULPS      word_3f7ec46d<>+0(SB), Y4, Y4
-	VFMADD231PS word_3dc9b5dc<>+0(SB), Y3, Y1
-	VMULPS      word_3f7ec46d<>+0(SB), Y1, Y1
-	VMOVUPS     160(DI), Y3
-	VSUBPS      224(DI), Y3, Y5
-	VADDPS      192(DI), Y3, Y3
-	VMOVUPS     2848(DI), Y8
-	VSUBPS      2912(DI), Y8, Y9
-	VADDPS      2880(DI), Y8, Y8
-	VADDPS      Y9, Y5, Y10
-	VSUBPS      Y8, Y3, Y11
-	VSUBPS      Y9, Y5, Y5
-	VADDPS      Y8, Y3, Y3
-	VMOVAPS     Y5, Y8
-	VFMADD231PS word_be4bafaf<>+0(SB), Y3, Y8
-	VMULPS      word_3f7b14be<>+0(SB), Y8, Y8
-	VFMADD231PS word_3e4bafaf<>+0(SB), Y5, Y3
-	VMULPS      word_3f7b14be<>+0(SB), Y3, Y3
-	VMOVUPS     256(DI), Y5
-	VSUBPS      320(DI), Y5, Y9
-	VADDPS      288(DI), Y5, Y5
-	VMOVUPS     2752(DI), Y12
-	VSUBPS      2816(DI), Y12, Y13
-	VADDPS      2784(DI), Y12, Y12
-	VADDPS      Y13, Y9, Y14
-	VSUBPS      Y12, Y5, Y15
-	VSUBPS      Y13, Y9, Y9
-	VADDPS      Y12, Y5, Y5
-	VMOVAPS     Y9, Y12
-	VFMADD231PS word_be9b5042<>+0(SB), Y5, Y12
-	VMULPS      word_3f74fa0b<>+0(SB), Y12, Y12
-	VFMADD231PS word_3e9b5042<>+0(SB), Y9, Y5
-	VMULPS      word_3f74fa0b<>+0(SB), Y5, Y5
-	VMOVUPS     352(DI), Y9
-	VSUBPS      416(DI), Y9, Y13
-	VADDPS      384(DI), Y9, Y9
-	VMOVUPS     Y5, (SI)
-	VMOVUPS     2656(DI), Y5
-	VMOVUPS     Y12, 32(SI)
-	VSUBPS      2720(DI), Y5, Y12
-	VADDPS      2688(DI), Y5, Y5
+	VMOVUPS     1984(DI), Y3
+	VADDPS      Y3, Y1, Y4
+	VMOVUPS     96(DI), Y5
+	VMOVUPS     2016(DI), Y6
+	VSUBPS      Y6, Y5, Y7
+	VSUBPS      Y3, Y1, Y1
+	VADDPS      Y6, Y5, Y3
+	VMOVAPS     Y1, Y5
+	VFMADD231PS word_bdc9b5dc<>+0(SB), Y3, Y5
+	VMULPS      word_3f7ec46d<>+0(SB), Y5, Y5
+	VFMADD231PS word_3dc9b5dc<>+0(SB), Y1, Y3
+	VMULPS      word_3f7ec46d<>+0(SB), Y3, Y1
+	VMOVUPS     128(DI), Y3
+	VMOVUPS     1920(DI), Y6
+	VADDPS      Y6, Y3, Y8
+	VMOVUPS     160(DI), Y9
+	VMOVUPS     1952(DI), Y10
+	VSUBPS      Y10, Y9, Y11
+	VSUBPS      Y6, Y3, Y3
+	VADDPS      Y10, Y9, Y6
+	VMOVAPS     Y3, Y9
+	VFMADD231PS word_be4bafaf<>+0(SB), Y6, Y9
+	VMULPS      word_3f7b14be<>+0(SB), Y9, Y9
+	VFMADD231PS word_3e4bafaf<>+0(SB), Y3, Y6
+	VMULPS      word_3f7b14be<>+0(SB), Y6, Y3
+	VMOVUPS     192(DI), Y6
+	VMOVUPS     1856(DI), Y10
+	VADDPS      Y10, Y6, Y12
+	VMOVUPS     224(DI), Y13
+	VMOVUPS     1888(DI), Y14
+	VSUBPS      Y14, Y13, Y15
+	VSUBPS      Y10, Y6, Y6
+	VADDPS      Y14, Y13, Y10
+	VMOVAPS     Y6, Y13
+	VFMADD231PS word_be9b5042<>+0(SB), Y10, Y13
+	VMULPS      word_3f74fa0b<>+0(SB), Y13, Y13
+	VFMADD231PS word_3e9b5042<>+0(SB), Y6, Y10
+	VMULPS      word_3f74fa0b<>+0(SB), Y10, Y6
+	VMOVUPS     256(DI), Y10
+	VMOVUPS     1792(DI), Y14
+	VMOVUPS     Y6, (SI)
+	VADDPS      Y14, Y10, Y6
+	VMOVUPS     Y13, 32(SI)
+	VMOVUPS     288(DI), Y13
 	VMOVUPS     Y3, 64(SI)
-	VADDPS      Y12, Y13, Y3
-	VMOVUPS     Y8, 96(SI)
-	VSUBPS      Y5, Y9, Y8
-	VSUBPS      Y12, Y13, Y12
-	VADDPS      Y5, Y9, Y5
-	VMOVAPS     Y12, Y9
-	VFMADD231PS word_bed413cd<>+0(SB), Y5, Y9
-	VMULPS      word_3f6c835e<>+0(SB), Y9, Y9
-	VFMADD231PS word_3ed413cd<>+0(SB), Y12, Y5
-	VMULPS      word_3f6c835e<>+0(SB), Y5, Y5
-	VMOVUPS     448(DI), Y12
-	VSUBPS      512(DI), Y12, Y13
-	VADDPS      480(DI), Y12, Y12
-	VMOVUPS     Y5, 128(SI)
-	VMOVUPS     2560(DI), Y5
-	VMOVUPS     Y9, 160(SI)
-	VSUBPS      2624(DI), Y5, Y9
-	VADDPS      2592(DI), Y5, Y5
+	VMOVUPS     1824(DI), Y3
+	VMOVUPS     Y9, 96(SI)
+	VSUBPS      Y3, Y13, Y9
+	VSUBPS      Y14, Y10, Y10
+	VADDPS      Y3, Y13, Y3
+	VMOVAPS     Y10, Y13
+	VFMADD231PS word_bed413cd<>+0(SB), Y3, Y13
+	VMULPS      word_3f6c835e<>+0(SB), Y13, Y13
+	VFMADD231PS word_3ed413cd<>+0(SB), Y10, Y3
+	VMULPS      word_3f6c835e<>+0(SB), Y3, Y3
+	VMOVUPS     320(DI), Y10
+	VMOVUPS     1728(DI), Y14
+	VMOVUPS     Y3, 128(SI)
+	VADDPS      Y14, Y10, Y3
+	VMOVUPS     Y13, 160(SI)
+	VMOVUPS     352(DI), Y13
 	VMOVUPS     Y1, 192(SI)
-	VADDPS      Y9, Y13, Y1
-	VMOVUPS     Y4, 224(SI)
-	VSUBPS      Y5, Y12, Y4
-	VSUBPS      Y9, Y13, Y9
-	VADDPS      Y5, Y12, Y5
-	VMOVAPS     Y9, Y12
-	VFMADD231PS word_bf08d5b9<>+0(SB), Y5, Y12
-	VMULPS      word_3f61c598<>+0(SB), Y12, Y12
-	VFMADD231PS word_3f08d5b9<>+0(SB), Y9, Y5
-	VMULPS      word_3f61c598<>+0(SB), Y5, Y5
-	VMOVUPS     544(DI), Y9
-	VSUBPS      608(DI), Y9, Y13
-	VADDPS      576(DI), Y9, Y9
-	VMOVUPS     Y5, 256(SI)
-	VMOVUPS     2464(DI), Y5
-	VMOVUPS     Y12, 288(SI)
-	VSUBPS      2528(DI), Y5, Y12
-	VADDPS      2496(DI), Y5, Y5
+	VMOVUPS     1760(DI), Y1
+	VMOVUPS     Y5, 224(SI)
+	VSUBPS      Y1, Y13, Y5
+	VSUBPS      Y14, Y10, Y10
+	VADDPS      Y1, Y13, Y1
+	VMOVAPS     Y10, Y13
+	VFMADD231PS word_bf08d5b9<>+0(SB), Y1, Y13
+	VMULPS      word_3f61c598<>+0(SB), Y13, Y13
+	VFMADD231PS word_3f08d5b9<>+0(SB), Y10, Y1
+	VMULPS      word_3f61c598<>+0(SB), Y1, Y1
+	VMOVUPS     384(DI), Y10
+	VMOVUPS     1664(DI), Y14
+	VMOVUPS     Y1, 256(SI)
+	VADDPS      Y14, Y10, Y1
+	VMOVUPS     Y13, 288(SI)
+	VMOVUPS     416(DI), Y13
 	VMOVUPS     Y0, 320(SI)
-	VADDPS      Y12, Y13, Y0
-	VMOVUPS     Y0, 352(SI)
-	VSUBPS      Y5, Y9, Y0
-	VSUBPS      Y12, Y13, Y12
-	VADDPS      Y5, Y9, Y5
-	VMOVAPS     Y12, Y9
-	VFMADD231PS word_bf2b0dc1<>+0(SB), Y5, Y9
-	VMULPS      word_3f54db31<>+0(SB), Y9, Y9
-	VFMADD231PS word_3f2b0dc1<>+0(SB), Y12, Y5
-	VMULPS      word_3f54db31<>+0(SB), Y5, Y5
-	VMOVUPS     640(DI), Y12
-	VSUBPS      704(DI), Y12, Y13
-	VADDPS      672(DI), Y12, Y12
-	VMOVUPS     Y5, 384(SI)
-	VMOVUPS     2368(DI), Y5
-	VMOVUPS     Y9, 416(SI)
-	VSUBPS      2432(DI), Y5, Y9
-	VADDPS      2400(DI), Y5, Y5
+	VMOVUPS     1696(DI), Y0
+	VMOVUPS     Y1, 352(SI)
+	VSUBPS      Y0, Y13, Y1
+	VSUBPS      Y14, Y10, Y10
+	VADDPS      Y0, Y13, Y0
+	VMOVAPS     Y10, Y13
+	VFMADD231PS word_bf2b0dc1<>+0(SB), Y0, Y13
+	VMULPS      word_3f54db31<>+0(SB), Y13, Y13
+	VFMADD231PS word_3f2b0dc1<>+0(SB), Y10, Y0
+	VMULPS      word_3f54db31<>+0(SB), Y0, Y0
+	VMOVUPS     448(DI), Y10
+	VMOVUPS     1600(DI), Y14
+	VMOVUPS     Y0, 384(SI)
+	VADDPS      Y14, Y10, Y0
+	VMOVUPS     Y13, 416(SI)
+	VMOVUPS     480(DI), Y13
 	VMOVUPS     Y0, 448(SI)
-	VADDPS      Y9, Y13, Y0
-	VMOVUPS     Y0, 480(SI)
-	VSUBPS      Y5, Y12, Y0
-	VSUBPS      Y9, Y13, Y9
-	VADDPS      Y5, Y12, Y5
-	VMOVAPS     Y9, Y12
-	VFMADD231PS word_bf521801<>+0(SB), Y5, Y12
-	VMULPS      word_3f45e403<>+0(SB), Y12, Y12
-	VFMADD231PS word_3f521801<>+0(SB), Y9, Y5
-	VMULPS      word_3f45e403<>+0(SB), Y5, Y5
-	VMOVUPS     736(DI), Y9
-	VSUBPS      800(DI), Y9, Y13
-	VADDPS      768(DI), Y9, Y9
-	VMOVUPS     Y5, 512(SI)
-	VMOVUPS     2272(DI), Y5
-	VMOVUPS     Y12, 544(SI)
-	VSUBPS      2336(DI), Y5, Y12
-	VADDPS      2304(DI), Y5, Y5
+	VMOVUPS     1632(DI), Y0
+	VMOVUPS     Y1, 480(SI)
+	VSUBPS      Y0, Y13, Y1
+	VSUBPS      Y14, Y10, Y10
+	VADDPS      Y0, Y13, Y0
+	VMOVAPS     Y10, Y13
+	VFMADD231PS word_bf521801<>+0(SB), Y0, Y13
+	VMULPS      word_3f45e403<>+0(SB), Y13, Y13
+	VFMADD231PS word_3f521801<>+0(SB), Y10, Y0
+	VMULPS      word_3f45e403<>+0(SB), Y0, Y0
+	VMOVUPS     512(DI), Y10
+	VMOVUPS     1536(DI), Y14
+	VMOVUPS     Y0, 512(SI)
+	VADDPS      Y14, Y10, Y0
+	VMOVUPS     Y13, 544(SI)
+	VMOVUPS     544(DI), Y13
 	VMOVUPS     Y0, 576(SI)
-	VADDPS      Y12, Y13, Y0
-	VMOVUPS     Y0, 608(SI)
-	VSUBPS      Y5, Y9, Y0
-	VSUBPS      Y12, Y13, Y12
-	VADDPS      Y5, Y9, Y5
-	VMOVAPS     Y12, Y9
-	VFMADD231PS word_bf800000<>+0(SB), Y5, Y9
-	VMULPS      word_3f3504f3<>+0(SB), Y9, Y9
-	VFMADD231PS word_3f800000<>+0(SB), Y12, Y5
-	VMULPS      word_3f3504f3<>+0(SB), Y5, Y5
-	VMOVUPS     832(DI), Y12
-	VSUBPS      896(DI), Y12, Y13
-	VADDPS      864(DI), Y12, Y12
-	VMOVUPS     Y5, 640(SI)
-	VMOVUPS     2176(DI), Y5
-	VMOVUPS     Y9, 672(SI)
-	VSUBPS      2240(DI), Y5, Y9
-	VADDPS      2208(DI), Y5, Y5
-	VMOVUPS     Y0, 704(SI)
-	VADDPS      Y9, Y13, Y0
+	VMOVUPS     1568(DI), Y0
+	VMOVUPS     Y1, 608(SI)
+	VSUBPS      Y0, Y13, Y1
+	VSUBPS      Y14, Y10, Y10
+	VADDPS      Y0, Y13, Y0
+	VMOVAPS     Y10, Y13
+	VFMADD231PS word_bf800000<>+0(SB), Y0, Y13
+	VMULPS      word_3f3504f3<>+0(SB), Y13, Y13
+	VFMADD231PS word_3f800000<>+0(SB), Y10, Y0
+	VMULPS      word_3f3504f3<>+0(SB), Y0, Y0
+	VMOVUPS     576(DI), Y10
+	VMOVUPS     1472(DI), Y14
+	VMOVUPS     Y0, 640(SI)
+	VADDPS      Y14, Y10, Y0
+	VMOVUPS     Y13, 672(SI)
+	VMOVUPS     608(DI), Y13
+	VMOVUPS     Y1, 704(SI)
+	VMOVUPS     1504(DI), Y1
 	VMOVUPS     Y0, 736(SI)
-	VSUBPS      Y5, Y12, Y0
-	VSUBPS      Y9, Y13, Y9
-	VADDPS      Y5, Y12, Y5
-	VMOVAPS     Y9, Y12
-	VFMADD231PS word_bf9bf7ec<>+0(SB), Y5, Y12
-	VMULPS      word_3f226799<>+0(SB), Y12, Y12
-	VFMADD231PS word_3f9bf7ec<>+0(SB), Y9, Y5
-	VMULPS      word_3f226799<>+0(SB), Y5, Y5
-	VMOVUPS     928(DI), Y9
-	VSUBPS      992(DI), Y9, Y13
-	VADDPS      960(DI), Y9, Y9
-	VMOVUPS     Y5, 768(SI)
-	VMOVUPS     2080(DI), Y5
-	VMOVUPS     Y12, 800(SI)
-	VSUBPS      2144(DI), Y5, Y12
-	VADDPS      2112(DI), Y5, Y5
+	VSUBPS      Y1, Y13, Y0
+	VSUBPS      Y14, Y10, Y10
+	VADDPS      Y1, Y13, Y1
+	VMOVAPS     Y10, Y13
+	VFMADD231PS word_bf9bf7ec<>+0(SB), Y1, Y13
+	VMULPS      word_3f226799<>+0(SB), Y13, Y13
+	VFMADD231PS word_3f9bf7ec<>+0(SB), Y10, Y1
+	VMULPS      word_3f226799<>+0(SB), Y1, Y1
+	VMOVUPS     640(DI), Y10
+	VMOVUPS     1408(DI), Y14
+	VMOVUPS     Y1, 768(SI)
+	VADDPS      Y14, Y10, Y1
+	VMOVUPS     Y13, 800(SI)
+	VMOVUPS     672(DI), Y13
 	VMOVUPS     Y0, 832(SI)
-	VADDPS      Y12, Y13, Y0
-	VMOVUPS     Y0, 864(SI)
-	VSUBPS      Y5, Y9, Y0
-	VSUBPS      Y12, Y13, Y12
-	VADDPS      Y5, Y9, Y5
-	VMOVAPS     Y12, Y9
-	VFMADD231PS word_bfbf90c7<>+0(SB), Y5, Y9
-	VMULPS      word_3f0e39da<>+0(SB), Y9, Y9
-	VFMADD231PS word_3fbf90c7<>+0(SB), Y12, Y5
-	VMULPS      word_3f0e39da<>+0(SB), Y5, Y5
-	VMOVUPS     1024(DI), Y12
-	VSUBPS      1088(DI), Y12, Y13
-	VADDPS      1056(DI), Y12, Y12
-	VMOVUPS     Y5, 896(SI)
-	VMOVUPS     1984(DI), Y5
-	VMOVUPS     Y9, 928(SI)
-	VSUBPS      2048(DI), Y5, Y9
-	VADDPS      2016(DI), Y5, Y5
-	VMOVUPS     Y0, 960(SI)
-	VADDPS      Y9, Y13, Y0
-	VMOVUPS     Y4, 992(SI)
-	VSUBPS      Y5, Y12, Y4
-	VSUBPS      Y9, Y13, Y9
-	VADDPS      Y5, Y12, Y5
-	VMOVAPS     Y9, Y12
-	VFMADD231PS word_bfef789e<>+0(SB), Y5, Y12
-	VMULPS      word_3ef15aea<>+0(SB), Y12, Y12
-	VFMADD231PS word_3fef789e<>+0(SB), Y9, Y5
-	VMULPS      word_3ef15aea<>+0(SB), Y5, Y5
-	VMOVUPS     1120(DI), Y9
-	VSUBPS      1184(DI), Y9, Y13
-	VADDPS      1152(DI), Y9, Y9
-	VMOVUPS     Y5, 1024(SI)
-	VMOVUPS     1888(DI), Y5
-	VMOVUPS     Y12, 1056(SI)
-	VSUBPS      1952(DI), Y5, Y12
-	VADDPS      1920(DI), Y5, Y5
-	VMOVUPS     Y4, 1088(SI)
-	VADDPS      Y12, Y13, Y4
+	VMOVUPS     1440(DI), Y0
+	VMOVUPS     Y1, 864(SI)
+	VSUBPS      Y0, Y13, Y1
+	VSUBPS      Y14, Y10, Y10
+	VADDPS      Y0, Y13, Y0
+	VMOVAPS     Y10, Y13
+	VFMADD231PS word_bfbf90c7<>+0(SB), Y0, Y13
+	VMULPS      word_3f0e39da<>+0(SB), Y13, Y13
+	VFMADD231PS word_3fbf90c7<>+0(SB), Y10, Y0
+	VMULPS      word_3f0e39da<>+0(SB), Y0, Y0
+	VMOVUPS     704(DI), Y10
+	VMOVUPS     1344(DI), Y14
+	VMOVUPS     Y0, 896(SI)
+	VADDPS      Y14, Y10, Y0
+	VMOVUPS     Y13, 928(SI)
+	VMOVUPS     736(DI), Y13
+	VMOVUPS     Y1, 960(SI)
+	VMOVUPS     1376(DI), Y1
+	VMOVUPS     Y5, 992(SI)
+	VSUBPS      Y1, Y13, Y5
+	VSUBPS      Y14, Y10, Y10
+	VADDPS      Y1, Y13, Y1
+	VMOVAPS     Y10, Y13
+	VFMADD231PS word_bfef789e<>+0(SB), Y1, Y13
+	VMULPS      word_3ef15aea<>+0(SB), Y13, Y13
+	VFMADD231PS word_3fef789e<>+0(SB), Y10, Y1
+	VMULPS      word_3ef15aea<>+0(SB), Y1, Y1
+	VMOVUPS     768(DI), Y10
+	VMOVUPS     1280(DI), Y14
+	VMOVUPS     Y1, 1024(SI)
+	VADDPS      Y14, Y10, Y1
+	VMOVUPS     Y13, 1056(SI)
+	VMOVUPS     800(DI), Y13
+	VMOVUPS     Y5, 1088(SI)
+	VMOVUPS     1312(DI), Y5
 	VMOVUPS     Y0, 1120(SI)
-	VSUBPS      Y5, Y9, Y0
-	VSUBPS      Y12, Y13, Y12
-	VADDPS      Y5, Y9, Y5
-	VMOVAPS     Y12, Y9
-	VFMADD231PS word_c01a827a<>+0(SB), Y5, Y9
-	VMULPS      word_3ec3ef15<>+0(SB), Y9, Y9
-	VFMADD231PS word_401a827a<>+0(SB), Y12, Y5
+	VSUBPS      Y5, Y13, Y0
+	VSUBPS      Y14, Y10, Y10
+	VADDPS      Y5, Y13, Y5
+	VMOVAPS     Y10, Y13
+	VFMADD231PS word_c01a827a<>+0(SB), Y5, Y13
+	VMULPS      word_3ec3ef15<>+0(SB), Y13, Y13
+	VFMADD231PS word_401a827a<>+0(SB), Y10, Y5
 	VMULPS      word_3ec3ef15<>+0(SB), Y5, Y5
-	VMOVUPS     1216(DI), Y12
-	VSUBPS      1280(DI), Y12, Y13
-	VADDPS      1248(DI), Y12, Y12
+	VMOVUPS     832(DI), Y10
+	VMOVUPS     1216(DI), Y14
 	VMOVUPS     Y5, 1152(SI)
-	VMOVUPS     1792(DI), Y5
-	VMOVUPS     Y9, 1184(SI)
-	VSUBPS      1856(DI), Y5, Y9
-	VADDPS      1824(DI), Y5, Y5
-	VMOVUPS     Y1, 1216(SI)
-	VADDPS      Y9, Y13, Y1
+	VADDPS      Y14, Y10, Y5
+	VMOVUPS     Y13, 1184(SI)
+	VMOVUPS     864(DI), Y13
+	VMOVUPS     Y3, 1216(SI)
+	VMOVUPS     1248(DI), Y3
 	VMOVUPS     Y0, 1248(SI)
-	VSUBPS      Y5, Y12, Y0
-	VSUBPS      Y9, Y13, Y9
-	VADDPS      Y5, Y12, Y5
-	VMOVAPS     Y9, Y12
-	VFMADD231PS word_c052facf<>+0(SB), Y5, Y12
-	VMULPS      word_3e94a031<>+0(SB), Y12, Y12
-	VFMADD231PS word_4052facf<>+0(SB), Y9, Y5
-	VMULPS      word_3e94a031<>+0(SB), Y5, Y5
-	VMOVUPS     1312(DI), Y9
-	VSUBPS      1376(DI), Y9, Y13
-	VADDPS      1344(DI), Y9, Y9
-	VMOVUPS     Y5, 1280(SI)
-	VMOVUPS     1696(DI), Y5
-	VMOVUPS     Y12, 1312(SI)
-	VSUBPS      1760(DI), Y5, Y12
-	VADDPS      1728(DI), Y5, Y5
-	VMOVUPS     Y8, 1344(SI)
-	VADDPS      Y12, Y13, Y8
-	VMOVUPS     Y3, 1376(SI)
-	VSUBPS      Y5, Y9, Y3
-	VSUBPS      Y12, Y13, Y12
-	VADDPS      Y5, Y9, Y5
-	VMOVAPS     Y12, Y9
-	VFMADD231PS word_c0a0dff7<>+0(SB), Y5, Y9
+	VSUBPS      Y3, Y13, Y0
+	VSUBPS      Y14, Y10, Y10
+	VADDPS      Y3, Y13, Y3
+	VMOVAPS     Y10, Y13
+	VFMADD231PS word_c052facf<>+0(SB), Y3, Y13
+	VMULPS      word_3e94a031<>+0(SB), Y13, Y13
+	VFMADD231PS word_4052facf<>+0(SB), Y10, Y3
+	VMULPS      word_3e94a031<>+0(SB), Y3, Y3
+	VMOVUPS     896(DI), Y10
+	VMOVUPS     1152(DI), Y14
+	VMOVUPS     Y3, 1280(SI)
+	VADDPS      Y14, Y10, Y3
+	VMOVUPS     Y13, 1312(SI)
+	VMOVUPS     928(DI), Y13
+	VMOVUPS     Y9, 1344(SI)
+	VMOVUPS     1184(DI), Y9
+	VMOVUPS     Y1, 1376(SI)
+	VSUBPS      Y9, Y13, Y1
+	VSUBPS      Y14, Y10, Y10
+	VADDPS      Y9, Y13, Y9
+	VMOVAPS     Y10, Y13
+	VFMADD231PS word_c0a0dff7<>+0(SB), Y9, Y13
+	VMULPS      word_3e47c5c2<>+0(SB), Y13, Y13
+	VFMADD231PS word_40a0dff7<>+0(SB), Y10, Y9
 	VMULPS      word_3e47c5c2<>+0(SB), Y9, Y9
-	VFMADD231PS word_40a0dff7<>+0(SB), Y12, Y5
-	VMULPS      word_3e47c5c2<>+0(SB), Y5, Y5
-	VMOVUPS     1408(DI), Y12
-	VSUBPS      1472(DI), Y12, Y13
-	VADDPS      1440(DI), Y12, Y12
-	VMOVUPS     Y5, 1408(SI)
-	VMOVUPS     1600(DI), Y5
-	VMOVUPS     Y9, 1440(SI)
-	VSUBPS      1664(DI), Y5, Y9
-	VADDPS      1632(DI), Y5, Y5
-	VMOVUPS     Y4, 1472(SI)
-	VADDPS      Y9, Y13, Y4
+	VMOVUPS     960(DI), Y10
+	VMOVUPS     1088(DI), Y14
+	VMOVUPS     Y9, 1408(SI)
+	VADDPS      Y14, Y10, Y9
+	VMOVUPS     Y13, 1440(SI)
+	VMOVUPS     992(DI), Y13
+	VMOVUPS     Y6, 1472(SI)
+	VMOVUPS     1120(DI), Y6
 	VMOVUPS     Y0, 1504(SI)
-	VSUBPS      Y5, Y12, Y0
-	VSUBPS      Y9, Y13, Y9
-	VADDPS      Y5, Y12, Y5
-	VMOVAPS     Y9, Y12
-	VFMADD231PS word_c1227363<>+0(SB), Y5, Y12
-	VMULPS      word_3dc8bd36<>+0(SB), Y12, Y12
-	VFMADD231PS word_41227363<>+0(SB), Y9, Y5
-	VMULPS      word_3dc8bd36<>+0(SB), Y5, Y5
-	VMOVUPS     1504(DI), Y9
-	VSUBPS      1568(DI), Y9, Y13
-	VADDPS      1536(DI), Y9, Y9
-	VMULPS      word_40000000<>+0(SB), Y13, Y13
-	VMULPS      word_c0000000<>+0(SB), Y9, Y9
-	VMOVUPS     Y5, 1536(SI)
-	VADDPS      Y13, Y2, Y5
-	VSUBPS      Y13, Y2, Y2
-	VADDPS      Y4, Y6, Y13
-	VMOVUPS     Y12, 1568(SI)
-	VSUBPS      Y0, Y7, Y12
-	VSUBPS      Y4, Y6, Y4
+	VSUBPS      Y6, Y13, Y0
+	VSUBPS      Y14, Y10, Y10
+	VADDPS      Y6, Y13, Y6
+	VMOVAPS     Y10, Y13
+	VFMADD231PS word_c1227363<>+0(SB), Y6, Y13
+	VMULPS      word_3dc8bd36<>+0(SB), Y13, Y13
+	VFMADD231PS word_41227363<>+0(SB), Y10, Y6
+	VMULPS      word_3dc8bd36<>+0(SB), Y6, Y6
+	VMOVUPS     1024(DI), Y10
+	VMULPS      word_40000000<>+0(SB), Y10, Y10
+	VMOVUPS     1056(DI), Y14
+	VMULPS      word_c0000000<>+0(SB), Y14, Y14
+	VMOVUPS     Y6, 1536(SI)
+	VADDPS      Y10, Y2, Y6
+	VSUBPS      Y10, Y2, Y2
+	VADDPS      Y9, Y4, Y10
+	VMOVUPS     Y13, 1568(SI)
+	VSUBPS      Y0, Y7, Y13
+	VSUBPS      Y9, Y4, Y4
 	VADDPS      Y0, Y7, Y0
-	VMOVAPS     Y4, Y6
-	VFMADD231PS word_be4bafaf<>+0(SB), Y0, Y6
-	VMULPS      word_3f7b14be<>+0(SB), Y6, Y6
+	VMOVAPS     Y4, Y7
+	VFMADD231PS word_be4bafaf<>+0(SB), Y0, Y7
+	VMULPS      word_3f7b14be<>+0(SB), Y7, Y7
 	VFMADD231PS word_3e4bafaf<>+0(SB), Y4, Y0
 	VMULPS      word_3f7b14be<>+0(SB), Y0, Y0
-	VADDPS      Y8, Y10, Y4
-	VSUBPS      Y3, Y11, Y7
-	VSUBPS      Y8, Y10, Y8
-	VADDPS      Y3, Y11, Y3
-	VMOVAPS     Y8, Y10
-	VFMADD231PS word_bed413cd<>+0(SB), Y3, Y10
-	VMULPS      word_3f6c835e<>+0(SB), Y10, Y10
-	VFMADD231PS word_3ed413cd<>+0(SB), Y8, Y3
-	VMULPS      word_3f6c835e<>+0(SB), Y3, Y3
-	VADDPS      Y1, Y14, Y8
+	VADDPS      Y3, Y8, Y4
+	VSUBPS      Y1, Y11, Y9
+	VSUBPS      Y3, Y8, Y3
+	VADDPS      Y1, Y11, Y1
+	VMOVAPS     Y3, Y8
+	VFMADD231PS word_bed413cd<>+0(SB), Y1, Y8
+	VMULPS      word_3f6c835e<>+0(SB), Y8, Y8
+	VFMADD231PS word_3ed413cd<>+0(SB), Y3, Y1
+	VMULPS      word_3f6c835e<>+0(SB), Y1, Y1
+	VADDPS      Y5, Y12, Y3
 	VMOVUPS     1504(SI), Y11
-	VMOVUPS     Y9, 1600(SI)
-	VSUBPS      Y11, Y15, Y9
-	VSUBPS      Y1, Y14, Y1
+	VMOVUPS     Y14, 1600(SI)
+	VSUBPS      Y11, Y15, Y14
+	VSUBPS      Y5, Y12, Y5
 	VADDPS      Y11, Y15, Y11
-	VMOVAPS     Y1, Y14
-	VFMADD231PS word_bf2b0dc1<>+0(SB), Y11, Y14
-	VMULPS      word_3f54db31<>+0(SB), Y14, Y14
-	VFMADD231PS word_3f2b0dc1<>+0(SB), Y1, Y11
-	VMULPS      word_3f54db31<>+0(SB), Y11, Y1
-	VMOVUPS     1376(SI), Y11
-	VMOVUPS     1472(SI), Y15
-	VMOVUPS     Y1, 1504(SI)
-	VADDPS      Y15, Y11, Y1
-	VMOVUPS     Y14, 1632(SI)
-	VMOVUPS     1344(SI), Y14
-	VMOVUPS     Y3, 1664(SI)
-	VMOVUPS     1248(SI), Y3
-	VMOVUPS     Y10, 1696(SI)
-	VSUBPS      Y3, Y14, Y10
+	VMOVAPS     Y5, Y12
+	VFMADD231PS word_bf2b0dc1<>+0(SB), Y11, Y12
+	VMULPS      word_3f54db31<>+0(SB), Y12, Y12
+	VFMADD231PS word_3f2b0dc1<>+0(SB), Y5, Y11
+	VMULPS      word_3f54db31<>+0(SB), Y11, Y5
+	VMOVUPS     1472(SI), Y11
+	VMOVUPS     1376(SI), Y15
+	VMOVUPS     Y5, 1504(SI)
+	VADDPS      Y15, Y11, Y5
+	VMOVUPS     Y12, 1632(SI)
+	VMOVUPS     1344(SI), Y12
+	VMOVUPS     Y1, 1664(SI)
+	VMOVUPS     1248(SI), Y1
+	VMOVUPS     Y8, 1696(SI)
+	VSUBPS      Y1, Y12, Y8
 	VSUBPS      Y15, Y11, Y11
-	VADDPS      Y3, Y14, Y3
-	VMOVAPS     Y11, Y14
-	VFMADD231PS word_bf800000<>+0(SB), Y3, Y14
-	VMULPS      word_3f3504f3<>+0(SB), Y14, Y14
-	VFMADD231PS word_3f800000<>+0(SB), Y11, Y3
-	VMULPS      word_3f3504f3<>+0(SB), Y3, Y3
+	VADDPS      Y1, Y12, Y1
+	VMOVAPS     Y11, Y12
+	VFMADD231PS word_bf800000<>+0(SB), Y1, Y12
+	VMULPS      word_3f3504f3<>+0(SB), Y12, Y12
+	VFMADD231PS word_3f800000<>+0(SB), Y11, Y1
+	VMULPS      word_3f3504f3<>+0(SB), Y1, Y1
 	VMOVUPS     1216(SI), Y11
 	VMOVUPS     1120(SI), Y15
-	VMOVUPS     Y3, 1248(SI)
-	VADDPS      Y15, Y11, Y3
-	VMOVUPS     Y14, 1344(SI)
-	VMOVUPS     992(SI), Y14
-	VMOVUPS     Y0, 1472(SI)
+	VMOVUPS     Y1, 1248(SI)
+	VADDPS      Y15, Y11, Y1
+	VMOVUPS     Y12, 1344(SI)
+	VMOVUPS     992(SI), Y12
+	VMOVUPS     Y0, 1376(SI)
 	VMOVUPS     1088(SI), Y0
-	VMOVUPS     Y6, 1376(SI)
-	VSUBPS      Y0, Y14, Y6
+	VMOVUPS     Y7, 1472(SI)
+	VSUBPS      Y0, Y12, Y7
 	VSUBPS      Y15, Y11, Y11
-	VADDPS      Y0, Y14, Y0
-	VMOVAPS     Y11, Y14
-	VFMADD231PS word_bfbf90c7<>+0(SB), Y0, Y14
-	VMULPS      word_3f0e39da<>+0(SB), Y14, Y14
+	VADDPS      Y0, Y12, Y0
+	VMOVAPS     Y11, Y12
+	VFMADD231PS word_bfbf90c7<>+0(SB), Y0, Y12
+	VMULPS      word_3f0e39da<>+0(SB), Y12, Y12
 	VFMADD231PS word_3fbf90c7<>+0(SB), Y11, Y0
 	VMULPS      word_3f0e39da<>+0(SB), Y0, Y0
 	VMOVUPS     352(SI), Y11
 	VMOVUPS     864(SI), Y15
 	VMOVUPS     Y0, 1088(SI)
 	VADDPS      Y15, Y11, Y0
-	VMOVUPS     Y14, 992(SI)
-	VMOVUPS     448(SI), Y14
+	VMOVUPS     Y12, 992(SI)
+	VMOVUPS     480(SI), Y12
 	VMOVUPS     Y2, 1120(SI)
 	VMOVUPS     960(SI), Y2
-	VMOVUPS     Y10, 1216(SI)
-	VSUBPS      Y2, Y14, Y10
+	VMOVUPS     Y8, 1216(SI)
+	VSUBPS      Y2, Y12, Y8
 	VSUBPS      Y15, Y11, Y11
-	VADDPS      Y2, Y14, Y2
-	VMOVAPS     Y11, Y14
-	VFMADD231PS word_c01a827a<>+0(SB), Y2, Y14
-	VMULPS      word_3ec3ef15<>+0(SB), Y14, Y14
+	VADDPS      Y2, Y12, Y2
+	VMOVAPS     Y11, Y12
+	VFMADD231PS word_c01a827a<>+0(SB), Y2, Y12
+	VMULPS      word_3ec3ef15<>+0(SB), Y12, Y12
 	VFMADD231PS word_401a827a<>+0(SB), Y11, Y2
 	VMULPS      word_3ec3ef15<>+0(SB), Y2, Y2
-	VMOVUPS     480(SI), Y11
+	VMOVUPS     448(SI), Y11
 	VMOVUPS     736(SI), Y15
 	VMOVUPS     Y2, 960(SI)
 	VADDPS      Y15, Y11, Y2
-	VMOVUPS     Y14, 448(SI)
-	VMOVUPS     576(SI), Y14
-	VMOVUPS     Y1, 864(SI)
-	VMOVUPS     832(SI), Y1
-	VMOVUPS     Y6, 352(SI)
-	VSUBPS      Y1, Y14, Y6
+	VMOVUPS     Y12, 480(SI)
+	VMOVUPS     608(SI), Y12
+	VMOVUPS     Y5, 864(SI)
+	VMOVUPS     832(SI), Y5
+	VMOVUPS     Y7, 352(SI)
+	VSUBPS      Y5, Y12, Y7
 	VSUBPS      Y15, Y11, Y11
-	VADDPS      Y1, Y14, Y1
-	VMOVAPS     Y11, Y14
-	VFMADD231PS word_c0a0dff7<>+0(SB), Y1, Y14
-	VMULPS      word_3e47c5c2<>+0(SB), Y14, Y14
-	VFMADD231PS word_40a0dff7<>+0(SB), Y11, Y1
-	VMULPS      word_3e47c5c2<>+0(SB), Y1, Y1
-	VMOVUPS     608(SI), Y11
+	VADDPS      Y5, Y12, Y5
+	VMOVAPS     Y11, Y12
+	VFMADD231PS word_c0a0dff7<>+0(SB), Y5, Y12
+	VMULPS      word_3e47c5c2<>+0(SB), Y12, Y12
+	VFMADD231PS word_40a0dff7<>+0(SB), Y11, Y5
+	VMULPS      word_3e47c5c2<>+0(SB), Y5, Y5
+	VMOVUPS     576(SI), Y11
 	VMULPS      word_40000000<>+0(SB), Y11, Y11
 	VMOVUPS     704(SI), Y15
 	VMULPS      word_c0000000<>+0(SB), Y15, Y15
-	VMOVUPS     Y1, 704(SI)
-	VADDPS      Y11, Y5, Y1
-	VSUBPS      Y11, Y5, Y5
-	VADDPS      Y2, Y13, Y11
-	VMOVUPS     Y14, 608(SI)
-	VSUBPS      Y6, Y12, Y14
-	VSUBPS      Y2, Y13, Y2
-	VADDPS      Y6, Y12, Y6
-	VMOVAPS     Y2, Y12
-	VFMADD231PS word_bed413cd<>+0(SB), Y6, Y12
-	VMULPS      word_3f6c835e<>+0(SB), Y12, Y12
-	VFMADD231PS word_3ed413cd<>+0(SB), Y2, Y6
-	VMULPS      word_3f6c835e<>+0(SB), Y6, Y2
-	VADDPS      Y0, Y4, Y6
-	VSUBPS      Y10, Y7, Y13
+	VMOVUPS     Y5, 704(SI)
+	VADDPS      Y11, Y6, Y5
+	VSUBPS      Y11, Y6, Y6
+	VADDPS      Y2, Y10, Y11
+	VMOVUPS     Y12, 576(SI)
+	VSUBPS      Y7, Y13, Y12
+	VSUBPS      Y2, Y10, Y2
+	VADDPS      Y7, Y13, Y7
+	VMOVAPS     Y2, Y10
+	VFMADD231PS word_bed413cd<>+0(SB), Y7, Y10
+	VMULPS      word_3f6c835e<>+0(SB), Y10, Y10
+	VFMADD231PS word_3ed413cd<>+0(SB), Y2, Y7
+	VMULPS      word_3f6c835e<>+0(SB), Y7, Y2
+	VADDPS      Y0, Y4, Y7
+	VSUBPS      Y8, Y9, Y13
 	VSUBPS      Y0, Y4, Y0
-	VADDPS      Y10, Y7, Y4
-	VMOVAPS     Y0, Y7
-	VFMADD231PS word_bf800000<>+0(SB), Y4, Y7
-	VMULPS      word_3f3504f3<>+0(SB), Y7, Y7
+	VADDPS      Y8, Y9, Y4
+	VMOVAPS     Y0, Y8
+	VFMADD231PS word_bf800000<>+0(SB), Y4, Y8
+	VMULPS      word_3f3504f3<>+0(SB), Y8, Y8
 	VFMADD231PS word_3f800000<>+0(SB), Y0, Y4
 	VMULPS      word_3f3504f3<>+0(SB), Y4, Y0
-	VADDPS      Y3, Y8, Y4
-	VMOVUPS     352(SI), Y10
+	VADDPS      Y1, Y3, Y4
+	VMOVUPS     352(SI), Y9
 	VMOVUPS     Y15, 832(SI)
-	VSUBPS      Y10, Y9, Y15
-	VSUBPS      Y3, Y8, Y3
-	VADDPS      Y10, Y9, Y8
-	VMOVAPS     Y3, Y9
-	VFMADD231PS word_c01a827a<>+0(SB), Y8, Y9
+	VSUBPS      Y9, Y14, Y15
+	VSUBPS      Y1, Y3, Y1
+	VADDPS      Y9, Y14, Y3
+	VMOVAPS     Y1, Y9
+	VFMADD231PS word_c01a827a<>+0(SB), Y3, Y9
 	VMULPS      word_3ec3ef15<>+0(SB), Y9, Y9
-	VFMADD231PS word_401a827a<>+0(SB), Y3, Y8
-	VMULPS      word_3ec3ef15<>+0(SB), Y8, Y3
-	VMOVUPS     864(SI), Y8
-	VMULPS      word_40000000<>+0(SB), Y8, Y8
-	VMOVUPS     1216(SI), Y10
-	VMULPS      word_c0000000<>+0(SB), Y10, Y10
+	VFMADD231PS word_401a827a<>+0(SB), Y1, Y3
+	VMULPS      word_3ec3ef15<>+0(SB), Y3, Y1
+	VMOVUPS     864(SI), Y3
+	VMULPS      word_40000000<>+0(SB), Y3, Y3
+	VMOVUPS     1216(SI), Y14
+	VMULPS      word_c0000000<>+0(SB), Y14, Y14
 	VMOVUPS     Y0, 1216(SI)
-	VADDPS      Y8, Y1, Y0
-	VSUBPS      Y8, Y1, Y1
-	VADDPS      Y4, Y11, Y8
-	VMOVUPS     Y7, 864(SI)
-	VSUBPS      Y15, Y14, Y7
+	VADDPS      Y3, Y5, Y0
+	VSUBPS      Y3, Y5, Y3
+	VADDPS      Y4, Y11, Y5
+	VMOVUPS     Y8, 864(SI)
+	VSUBPS      Y15, Y12, Y8
 	VSUBPS      Y4, Y11, Y4
-	VADDPS      Y15, Y14, Y11
-	VMOVAPS     Y4, Y14
-	VFMADD231PS word_bf800000<>+0(SB), Y11, Y14
-	VMULPS      word_3f3504f3<>+0(SB), Y14, Y14
+	VADDPS      Y15, Y12, Y11
+	VMOVAPS     Y4, Y12
+	VFMADD231PS word_bf800000<>+0(SB), Y11, Y12
+	VMULPS      word_3f3504f3<>+0(SB), Y12, Y12
 	VFMADD231PS word_3f800000<>+0(SB), Y4, Y11
 	VMULPS      word_3f3504f3<>+0(SB), Y11, Y4
-	VMULPS      word_40000000<>+0(SB), Y6, Y6
+	VMULPS      word_40000000<>+0(SB), Y7, Y7
 	VMULPS      word_c0000000<>+0(SB), Y13, Y11
-	VADDPS      Y6, Y0, Y13
-	VSUBPS      Y6, Y0, Y0
-	VMULPS      word_40000000<>+0(SB), Y8, Y6
-	VMULPS      word_c0000000<>+0(SB), Y7, Y7
-	VADDPS      Y6, Y13, Y8
-	VSUBPS      Y6, Y13, Y6
 	VADDPS      Y7, Y0, Y13
 	VSUBPS      Y7, Y0, Y0
-	VADDPS      Y11, Y1, Y7
-	VSUBPS      Y11, Y1, Y1
-	VMULPS      word_40000000<>+0(SB), Y14, Y11
+	VMULPS      word_40000000<>+0(SB), Y5, Y5
+	VMULPS      word_c0000000<>+0(SB), Y8, Y7
+	VADDPS      Y5, Y13, Y8
+	VSUBPS      Y5, Y13, Y5
+	VADDPS      Y7, Y0, Y13
+	VSUBPS      Y7, Y0, Y0
+	VADDPS      Y11, Y3, Y7
+	VSUBPS      Y11, Y3, Y3
+	VMULPS      word_40000000<>+0(SB), Y12, Y11
 	VMULPS      word_c0000000<>+0(SB), Y4, Y4
-	VADDPS      Y11, Y7, Y14
+	VADDPS      Y11, Y7, Y12
 	VSUBPS      Y11, Y7, Y7
-	VADDPS      Y4, Y1, Y11
-	VSUBPS      Y4, Y1, Y1
-	VADDPS      Y10, Y5, Y4
-	VSUBPS      Y10, Y5, Y5
-	VADDPS      Y9, Y12, Y10
-	VSUBPS      Y3, Y2, Y15
-	VSUBPS      Y9, Y12, Y9
-	VADDPS      Y3, Y2, Y2
-	VMOVAPS     Y9, Y3
-	VFMADD231PS word_bf800000<>+0(SB), Y2, Y3
-	VMULPS      word_3f3504f3<>+0(SB), Y3, Y3
-	VFMADD231PS word_3f800000<>+0(SB), Y9, Y2
+	VADDPS      Y4, Y3, Y11
+	VSUBPS      Y4, Y3, Y3
+	VADDPS      Y14, Y6, Y4
+	VSUBPS      Y14, Y6, Y6
+	VADDPS      Y9, Y10, Y14
+	VSUBPS      Y1, Y2, Y15
+	VSUBPS      Y9, Y10, Y9
+	VADDPS      Y1, Y2, Y1
+	VMOVAPS     Y9, Y2
+	VFMADD231PS word_bf800000<>+0(SB), Y1, Y2
 	VMULPS      word_3f3504f3<>+0(SB), Y2, Y2
+	VFMADD231PS word_3f800000<>+0(SB), Y9, Y1
+	VMULPS      word_3f3504f3<>+0(SB), Y1, Y1
 	VMOVUPS     864(SI), Y9
 	VMULPS      word_40000000<>+0(SB), Y9, Y9
-	VMOVUPS     1216(SI), Y12
-	VMULPS      word_c0000000<>+0(SB), Y12, Y12
-	VMOVUPS     Y1, 1216(SI)
-	VADDPS      Y9, Y4, Y1
+	VMOVUPS     1216(SI), Y10
+	VMULPS      word_c0000000<>+0(SB), Y10, Y10
+	VMOVUPS     Y3, 1216(SI)
+	VADDPS      Y9, Y4, Y3
 	VSUBPS      Y9, Y4, Y4
-	VMULPS      word_40000000<>+0(SB), Y10, Y9
-	VMULPS      word_c0000000<>+0(SB), Y15, Y10
-	VADDPS      Y9, Y1, Y15
-	VSUBPS      Y9, Y1, Y1
-	VADDPS      Y10, Y4, Y9
-	VSUBPS      Y10, Y4, Y4
-	VADDPS      Y12, Y5, Y10
-	VSUBPS      Y12, Y5, Y5
-	VMULPS      word_40000000<>+0(SB), Y3, Y3
-	VMULPS      word_c0000000<>+0(SB), Y2, Y2
-	VADDPS      Y3, Y10, Y12
-	VSUBPS      Y3, Y10, Y3
-	VADDPS      Y2, Y5, Y10
-	VSUBPS      Y2, Y5, Y2
-	VMOVUPS     1120(SI), Y5
-	VMOVUPS     Y2, 864(SI)
-	VMOVUPS     832(SI), Y2
+	VMULPS      word_40000000<>+0(SB), Y14, Y9
+	VMULPS      word_c0000000<>+0(SB), Y15, Y14
+	VADDPS      Y9, Y3, Y15
+	VSUBPS      Y9, Y3, Y3
+	VADDPS      Y14, Y4, Y9
+	VSUBPS      Y14, Y4, Y4
+	VADDPS      Y10, Y6, Y14
+	VSUBPS      Y10, Y6, Y6
+	VMULPS      word_40000000<>+0(SB), Y2, Y2
+	VMULPS      word_c0000000<>+0(SB), Y1, Y1
+	VADDPS      Y2, Y14, Y10
+	VSUBPS      Y2, Y14, Y2
+	VADDPS      Y1, Y6, Y14
+	VSUBPS      Y1, Y6, Y1
+	VMOVUPS     1120(SI), Y6
+	VMOVUPS     Y1, 864(SI)
+	VMOVUPS     832(SI), Y1
 	VMOVUPS     Y4, 352(SI)
-	VADDPS      Y2, Y5, Y4
-	VSUBPS      Y2, Y5, Y2
-	VMOVUPS     1376(SI), Y5
+	VADDPS      Y1, Y6, Y4
+	VSUBPS      Y1, Y6, Y1
+	VMOVUPS     1472(SI), Y6
 	VMOVUPS     Y0, 832(SI)
-	VMOVUPS     608(SI), Y0
-	VMOVUPS     Y3, 1120(SI)
-	VADDPS      Y0, Y5, Y3
-	VMOVUPS     Y7, 576(SI)
-	VMOVUPS     1472(SI), Y7
-	VMOVUPS     Y1, 736(SI)
-	VMOVUPS     704(SI), Y1
-	VMOVUPS     Y6, 480(SI)
-	VSUBPS      Y1, Y7, Y6
-	VSUBPS      Y0, Y5, Y0
-	VADDPS      Y1, Y7, Y1
-	VMOVAPS     Y0, Y5
-	VFMADD231PS word_bed413cd<>+0(SB), Y1, Y5
-	VMULPS      word_3f6c835e<>+0(SB), Y5, Y5
-	VFMADD231PS word_3ed413cd<>+0(SB), Y0, Y1
-	VMULPS      word_3f6c835e<>+0(SB), Y1, Y0
-	VMOVUPS     1696(SI), Y1
-	VMOVUPS     448(SI), Y7
-	VMOVUPS     Y10, 704(SI)
-	VADDPS      Y7, Y1, Y10
-	VMOVUPS     Y11, 1472(SI)
+	VMOVUPS     576(SI), Y0
+	VMOVUPS     Y2, 1120(SI)
+	VADDPS      Y0, Y6, Y2
+	VMOVUPS     Y7, 608(SI)
+	VMOVUPS     1376(SI), Y7
+	VMOVUPS     Y3, 736(SI)
+	VMOVUPS     704(SI), Y3
+	VMOVUPS     Y5, 448(SI)
+	VSUBPS      Y3, Y7, Y5
+	VSUBPS      Y0, Y6, Y0
+	VADDPS      Y3, Y7, Y3
+	VMOVAPS     Y0, Y6
+	VFMADD231PS word_bed413cd<>+0(SB), Y3, Y6
+	VMULPS      word_3f6c835e<>+0(SB), Y6, Y6
+	VFMADD231PS word_3ed413cd<>+0(SB), Y0, Y3
+	VMULPS      word_3f6c835e<>+0(SB), Y3, Y0
+	VMOVUPS     1696(SI), Y3
+	VMOVUPS     480(SI), Y7
+	VMOVUPS     Y14, 704(SI)
+	VADDPS      Y7, Y3, Y14
+	VMOVUPS     Y11, 1376(SI)
 	VMOVUPS     1664(SI), Y11
-	VMOVUPS     Y9, 608(SI)
+	VMOVUPS     Y9, 576(SI)
 	VMOVUPS     960(SI), Y9
-	VMOVUPS     Y13, 1376(SI)
+	VMOVUPS     Y13, 1472(SI)
 	VSUBPS      Y9, Y11, Y13
-	VSUBPS      Y7, Y1, Y1
+	VSUBPS      Y7, Y3, Y3
 	VADDPS      Y9, Y11, Y7
-	VMOVAPS     Y1, Y9
+	VMOVAPS     Y3, Y9
 	VFMADD231PS word_bf800000<>+0(SB), Y7, Y9
 	VMULPS      word_3f3504f3<>+0(SB), Y9, Y9
-	VFMADD231PS word_3f800000<>+0(SB), Y1, Y7
-	VMULPS      word_3f3504f3<>+0(SB), Y7, Y1
+	VFMADD231PS word_3f800000<>+0(SB), Y3, Y7
+	VMULPS      word_3f3504f3<>+0(SB), Y7, Y3
 	VMOVUPS     1632(SI), Y7
 	VMOVUPS     992(SI), Y11
-	VMOVUPS     Y12, 960(SI)
-	VADDPS      Y11, Y7, Y12
-	VMOVUPS     Y14, 1664(SI)
-	VMOVUPS     1504(SI), Y14
-	VMOVUPS     Y15, 448(SI)
+	VMOVUPS     Y10, 960(SI)
+	VADDPS      Y11, Y7, Y10
+	VMOVUPS     Y12, 1664(SI)
+	VMOVUPS     1504(SI), Y12
+	VMOVUPS     Y15, 480(SI)
 	VMOVUPS     1088(SI), Y15
 	VMOVUPS     Y8, 1696(SI)
-	VSUBPS      Y15, Y14, Y8
+	VSUBPS      Y15, Y12, Y8
 	VSUBPS      Y11, Y7, Y7
-	VADDPS      Y15, Y14, Y11
-	VMOVAPS     Y7, Y14
-	VFMADD231PS word_c01a827a<>+0(SB), Y11, Y14
-	VMULPS      word_3ec3ef15<>+0(SB), Y14, Y14
+	VADDPS      Y15, Y12, Y11
+	VMOVAPS     Y7, Y12
+	VFMADD231PS word_c01a827a<>+0(SB), Y11, Y12
+	VMULPS      word_3ec3ef15<>+0(SB), Y12, Y12
 	VFMADD231PS word_401a827a<>+0(SB), Y7, Y11
 	VMULPS      word_3ec3ef15<>+0(SB), Y11, Y7
 	VMOVUPS     1344(SI), Y11
 	VMULPS      word_40000000<>+0(SB), Y11, Y11
 	VMOVUPS     1248(SI), Y15
 	VMULPS      word_c0000000<>+0(SB), Y15, Y15
-	VMOVUPS     Y1, 1248(SI)
-	VADDPS      Y11, Y4, Y1
+	VMOVUPS     Y3, 1248(SI)
+	VADDPS      Y11, Y4, Y3
 	VSUBPS      Y11, Y4, Y4
-	VADDPS      Y12, Y3, Y11
+	VADDPS      Y10, Y2, Y11
 	VMOVUPS     Y9, 1344(SI)
-	VSUBPS      Y8, Y6, Y9
-	VSUBPS      Y12, Y3, Y3
-	VADDPS      Y8, Y6, Y6
-	VMOVAPS     Y3, Y8
-	VFMADD231PS word_bf800000<>+0(SB), Y6, Y8
+	VSUBPS      Y8, Y5, Y9
+	VSUBPS      Y10, Y2, Y2
+	VADDPS      Y8, Y5, Y5
+	VMOVAPS     Y2, Y8
+	VFMADD231PS word_bf800000<>+0(SB), Y5, Y8
 	VMULPS      word_3f3504f3<>+0(SB), Y8, Y8
-	VFMADD231PS word_3f800000<>+0(SB), Y3, Y6
-	VMULPS      word_3f3504f3<>+0(SB), Y6, Y3
-	VMULPS      word_40000000<>+0(SB), Y10, Y6
+	VFMADD231PS word_3f800000<>+0(SB), Y2, Y5
+	VMULPS      word_3f3504f3<>+0(SB), Y5, Y2
+	VMULPS      word_40000000<>+0(SB), Y14, Y5
 	VMULPS      word_c0000000<>+0(SB), Y13, Y10
-	VADDPS      Y6, Y1, Y12
-	VSUBPS      Y6, Y1, Y1
-	VMULPS      word_40000000<>+0(SB), Y11, Y6
+	VADDPS      Y5, Y3, Y13
+	VSUBPS      Y5, Y3, Y3
+	VMULPS      word_40000000<>+0(SB), Y11, Y5
 	VMULPS      word_c0000000<>+0(SB), Y9, Y9
-	VADDPS      Y6, Y12, Y11
-	VSUBPS      Y6, Y12, Y6
-	VADDPS      Y9, Y1, Y12
-	VSUBPS      Y9, Y1, Y1
+	VADDPS      Y5, Y13, Y11
+	VSUBPS      Y5, Y13, Y5
+	VADDPS      Y9, Y3, Y13
+	VSUBPS      Y9, Y3, Y3
 	VADDPS      Y10, Y4, Y9
 	VSUBPS      Y10, Y4, Y4
 	VMULPS      word_40000000<>+0(SB), Y8, Y8
-	VMULPS      word_c0000000<>+0(SB), Y3, Y3
+	VMULPS      word_c0000000<>+0(SB), Y2, Y2
 	VADDPS      Y8, Y9, Y10
 	VSUBPS      Y8, Y9, Y8
-	VADDPS      Y3, Y4, Y9
-	VSUBPS      Y3, Y4, Y3
-	VADDPS      Y15, Y2, Y4
-	VSUBPS      Y15, Y2, Y2
-	VADDPS      Y14, Y5, Y13
+	VADDPS      Y2, Y4, Y9
+	VSUBPS      Y2, Y4, Y2
+	VADDPS      Y15, Y1, Y4
+	VSUBPS      Y15, Y1, Y1
+	VADDPS      Y12, Y6, Y14
 	VSUBPS      Y7, Y0, Y15
-	VSUBPS      Y14, Y5, Y5
+	VSUBPS      Y12, Y6, Y6
 	VADDPS      Y7, Y0, Y0
-	VMOVAPS     Y5, Y7
+	VMOVAPS     Y6, Y7
 	VFMADD231PS word_bf800000<>+0(SB), Y0, Y7
 	VMULPS      word_3f3504f3<>+0(SB), Y7, Y7
-	VFMADD231PS word_3f800000<>+0(SB), Y5, Y0
+	VFMADD231PS word_3f800000<>+0(SB), Y6, Y0
 	VMULPS      word_3f3504f3<>+0(SB), Y0, Y0
-	VMOVUPS     1344(SI), Y5
-	VMULPS      word_40000000<>+0(SB), Y5, Y5
-	VMOVUPS     1248(SI), Y14
-	VMULPS      word_c0000000<>+0(SB), Y14, Y14
-	VMOVUPS     Y3, 1248(SI)
-	VADDPS      Y5, Y4, Y3
-	VSUBPS      Y5, Y4, Y4
-	VMULPS      word_40000000<>+0(SB), Y13, Y5
-	VMULPS      word_c0000000<>+0(SB), Y15, Y13
-	VADDPS      Y5, Y3, Y15
-	VSUBPS      Y5, Y3, Y3
-	VADDPS      Y13, Y4, Y5
-	VSUBPS      Y13, Y4, Y4
-	VADDPS      Y14, Y2, Y13
-	VSUBPS      Y14, Y2, Y2
+	VMOVUPS     1344(SI), Y6
+	VMULPS      word_40000000<>+0(SB), Y6, Y6
+	VMOVUPS     1248(SI), Y12
+	VMULPS      word_c0000000<>+0(SB), Y12, Y12
+	VMOVUPS     Y2, 1248(SI)
+	VADDPS      Y6, Y4, Y2
+	VSUBPS      Y6, Y4, Y4
+	VMULPS      word_40000000<>+0(SB), Y14, Y6
+	VMULPS      word_c0000000<>+0(SB), Y15, Y14
+	VADDPS      Y6, Y2, Y15
+	VSUBPS      Y6, Y2, Y2
+	VADDPS      Y14, Y4, Y6
+	VSUBPS      Y14, Y4, Y4
+	VADDPS      Y12, Y1, Y14
+	VSUBPS      Y12, Y1, Y1
 	VMULPS      word_40000000<>+0(SB), Y7, Y7
 	VMULPS      word_c0000000<>+0(SB), Y0, Y0
-	VADDPS      Y7, Y13, Y14
-	VSUBPS      Y7, Y13, Y7
-	VADDPS      Y0, Y2, Y13
-	VSUBPS      Y0, Y2, Y0
-	VMOVUPS     320(SI), Y2
+	VADDPS      Y7, Y14, Y12
+	VSUBPS      Y7, Y14, Y7
+	VADDPS      Y0, Y1, Y14
+	VSUBPS      Y0, Y1, Y0
+	VMOVUPS     320(SI), Y1
 	VMOVUPS     Y0, 1344(SI)
 	VMOVUPS     1600(SI), Y0
 	VMOVUPS     Y4, 1088(SI)
-	VADDPS      Y0, Y2, Y4
-	VSUBPS      Y0, Y2, Y0
-	VMOVUPS     224(SI), Y2
-	VMOVUPS     Y1, 1600(SI)
-	VMOVUPS     1568(SI), Y1
+	VADDPS      Y0, Y1, Y4
+	VSUBPS      Y0, Y1, Y0
+	VMOVUPS     224(SI), Y1
+	VMOVUPS     Y3, 1600(SI)
+	VMOVUPS     1568(SI), Y3
 	VMOVUPS     Y7, 320(SI)
-	VADDPS      Y1, Y2, Y7
+	VADDPS      Y3, Y1, Y7
 	VMOVUPS     Y8, 1504(SI)
 	VMOVUPS     192(SI), Y8
-	VMOVUPS     Y3, 992(SI)
-	VMOVUPS     1536(SI), Y3
-	VMOVUPS     Y6, 1632(SI)
-	VSUBPS      Y3, Y8, Y6
-	VSUBPS      Y1, Y2, Y1
-	VADDPS      Y3, Y8, Y2
+	VMOVUPS     Y2, 992(SI)
+	VMOVUPS     1536(SI), Y2
+	VMOVUPS     Y5, 1632(SI)
+	VSUBPS      Y2, Y8, Y5
+	VSUBPS      Y3, Y1, Y1
+	VADDPS      Y2, Y8, Y2
 	VMOVAPS     Y1, Y3
 	VFMADD231PS word_be4bafaf<>+0(SB), Y2, Y3
 	VMULPS      word_3f7b14be<>+0(SB), Y3, Y3
@@ -28551,42 +29597,42 @@ group:
 	VMULPS      word_3f7b14be<>+0(SB), Y2, Y1
 	VMOVUPS     96(SI), Y2
 	VMOVUPS     1440(SI), Y8
-	VMOVUPS     Y13, 1536(SI)
-	VADDPS      Y8, Y2, Y13
+	VMOVUPS     Y14, 1536(SI)
+	VADDPS      Y8, Y2, Y14
 	VMOVUPS     Y9, 192(SI)
 	VMOVUPS     64(SI), Y9
-	VMOVUPS     Y5, 1568(SI)
-	VMOVUPS     1408(SI), Y5
-	VMOVUPS     Y12, 224(SI)
-	VSUBPS      Y5, Y9, Y12
+	VMOVUPS     Y6, 1568(SI)
+	VMOVUPS     1408(SI), Y6
+	VMOVUPS     Y13, 224(SI)
+	VSUBPS      Y6, Y9, Y13
 	VSUBPS      Y8, Y2, Y2
-	VADDPS      Y5, Y9, Y5
+	VADDPS      Y6, Y9, Y6
 	VMOVAPS     Y2, Y8
-	VFMADD231PS word_bed413cd<>+0(SB), Y5, Y8
+	VFMADD231PS word_bed413cd<>+0(SB), Y6, Y8
 	VMULPS      word_3f6c835e<>+0(SB), Y8, Y8
-	VFMADD231PS word_3ed413cd<>+0(SB), Y2, Y5
-	VMULPS      word_3f6c835e<>+0(SB), Y5, Y2
-	VMOVUPS     32(SI), Y5
+	VFMADD231PS word_3ed413cd<>+0(SB), Y2, Y6
+	VMULPS      word_3f6c835e<>+0(SB), Y6, Y2
+	VMOVUPS     32(SI), Y6
 	VMOVUPS     1312(SI), Y9
-	VMOVUPS     Y14, 1408(SI)
-	VADDPS      Y9, Y5, Y14
+	VMOVUPS     Y12, 1408(SI)
+	VADDPS      Y9, Y6, Y12
 	VMOVUPS     Y10, 64(SI)
 	VMOVUPS     (SI), Y10
 	VMOVUPS     Y15, 1440(SI)
 	VMOVUPS     1280(SI), Y15
 	VMOVUPS     Y11, 96(SI)
 	VSUBPS      Y15, Y10, Y11
-	VSUBPS      Y9, Y5, Y5
+	VSUBPS      Y9, Y6, Y6
 	VADDPS      Y15, Y10, Y9
-	VMOVAPS     Y5, Y10
+	VMOVAPS     Y6, Y10
 	VFMADD231PS word_bf2b0dc1<>+0(SB), Y9, Y10
 	VMULPS      word_3f54db31<>+0(SB), Y10, Y10
-	VFMADD231PS word_3f2b0dc1<>+0(SB), Y5, Y9
-	VMULPS      word_3f54db31<>+0(SB), Y9, Y5
+	VFMADD231PS word_3f2b0dc1<>+0(SB), Y6, Y9
+	VMULPS      word_3f54db31<>+0(SB), Y9, Y6
 	VMOVUPS     160(SI), Y9
 	VMOVUPS     1184(SI), Y15
-	VMOVUPS     Y5, 1280(SI)
-	VADDPS      Y15, Y9, Y5
+	VMOVUPS     Y6, 1280(SI)
+	VADDPS      Y15, Y9, Y6
 	VMOVUPS     Y10, (SI)
 	VMOVUPS     128(SI), Y10
 	VMOVUPS     Y2, 1312(SI)
@@ -28640,52 +29686,52 @@ group:
 	VADDPS      Y15, Y9, Y0
 	VMOVUPS     Y10, 384(SI)
 	VMOVUPS     512(SI), Y10
-	VMOVUPS     Y5, 928(SI)
-	VMOVUPS     768(SI), Y5
+	VMOVUPS     Y6, 928(SI)
+	VMOVUPS     768(SI), Y6
 	VMOVUPS     Y3, 416(SI)
-	VSUBPS      Y5, Y10, Y3
+	VSUBPS      Y6, Y10, Y3
 	VSUBPS      Y15, Y9, Y9
-	VADDPS      Y5, Y10, Y5
+	VADDPS      Y6, Y10, Y6
 	VMOVAPS     Y9, Y10
-	VFMADD231PS word_c0a0dff7<>+0(SB), Y5, Y10
+	VFMADD231PS word_c0a0dff7<>+0(SB), Y6, Y10
 	VMULPS      word_3e47c5c2<>+0(SB), Y10, Y10
-	VFMADD231PS word_40a0dff7<>+0(SB), Y9, Y5
-	VMULPS      word_3e47c5c2<>+0(SB), Y5, Y5
+	VFMADD231PS word_40a0dff7<>+0(SB), Y9, Y6
+	VMULPS      word_3e47c5c2<>+0(SB), Y6, Y6
 	VMOVUPS     672(SI), Y9
 	VMULPS      word_40000000<>+0(SB), Y9, Y9
 	VMOVUPS     640(SI), Y15
 	VMULPS      word_c0000000<>+0(SB), Y15, Y15
-	VMOVUPS     Y5, 640(SI)
-	VADDPS      Y9, Y4, Y5
+	VMOVUPS     Y6, 640(SI)
+	VADDPS      Y9, Y4, Y6
 	VSUBPS      Y9, Y4, Y4
 	VADDPS      Y0, Y7, Y9
 	VMOVUPS     Y10, 672(SI)
-	VSUBPS      Y3, Y6, Y10
+	VSUBPS      Y3, Y5, Y10
 	VSUBPS      Y0, Y7, Y0
-	VADDPS      Y3, Y6, Y3
-	VMOVAPS     Y0, Y6
-	VFMADD231PS word_bed413cd<>+0(SB), Y3, Y6
-	VMULPS      word_3f6c835e<>+0(SB), Y6, Y6
+	VADDPS      Y3, Y5, Y3
+	VMOVAPS     Y0, Y5
+	VFMADD231PS word_bed413cd<>+0(SB), Y3, Y5
+	VMULPS      word_3f6c835e<>+0(SB), Y5, Y5
 	VFMADD231PS word_3ed413cd<>+0(SB), Y0, Y3
 	VMULPS      word_3f6c835e<>+0(SB), Y3, Y0
-	VADDPS      Y1, Y13, Y3
-	VSUBPS      Y8, Y12, Y7
-	VSUBPS      Y1, Y13, Y1
-	VADDPS      Y8, Y12, Y8
-	VMOVAPS     Y1, Y12
-	VFMADD231PS word_bf800000<>+0(SB), Y8, Y12
-	VMULPS      word_3f3504f3<>+0(SB), Y12, Y12
+	VADDPS      Y1, Y14, Y3
+	VSUBPS      Y8, Y13, Y7
+	VSUBPS      Y1, Y14, Y1
+	VADDPS      Y8, Y13, Y8
+	VMOVAPS     Y1, Y13
+	VFMADD231PS word_bf800000<>+0(SB), Y8, Y13
+	VMULPS      word_3f3504f3<>+0(SB), Y13, Y13
 	VFMADD231PS word_3f800000<>+0(SB), Y1, Y8
 	VMULPS      word_3f3504f3<>+0(SB), Y8, Y1
-	VADDPS      Y2, Y14, Y8
-	VMOVUPS     416(SI), Y13
+	VADDPS      Y2, Y12, Y8
+	VMOVUPS     416(SI), Y14
 	VMOVUPS     Y15, 768(SI)
-	VSUBPS      Y13, Y11, Y15
-	VSUBPS      Y2, Y14, Y2
-	VADDPS      Y13, Y11, Y11
-	VMOVAPS     Y2, Y13
-	VFMADD231PS word_c01a827a<>+0(SB), Y11, Y13
-	VMULPS      word_3ec3ef15<>+0(SB), Y13, Y13
+	VSUBPS      Y14, Y11, Y15
+	VSUBPS      Y2, Y12, Y2
+	VADDPS      Y14, Y11, Y11
+	VMOVAPS     Y2, Y12
+	VFMADD231PS word_c01a827a<>+0(SB), Y11, Y12
+	VMULPS      word_3ec3ef15<>+0(SB), Y12, Y12
 	VFMADD231PS word_401a827a<>+0(SB), Y2, Y11
 	VMULPS      word_3ec3ef15<>+0(SB), Y11, Y2
 	VMOVUPS     928(SI), Y11
@@ -28693,11 +29739,11 @@ group:
 	VMOVUPS     288(SI), Y14
 	VMULPS      word_c0000000<>+0(SB), Y14, Y14
 	VMOVUPS     Y1, 288(SI)
-	VADDPS      Y11, Y5, Y1
-	VSUBPS      Y11, Y5, Y5
+	VADDPS      Y11, Y6, Y1
+	VSUBPS      Y11, Y6, Y6
 	VADDPS      Y8, Y9, Y11
-	VMOVUPS     Y12, 928(SI)
-	VSUBPS      Y15, Y10, Y12
+	VMOVUPS     Y13, 928(SI)
+	VSUBPS      Y15, Y10, Y13
 	VSUBPS      Y8, Y9, Y8
 	VADDPS      Y15, Y10, Y9
 	VMOVAPS     Y8, Y10
@@ -28710,56 +29756,56 @@ group:
 	VADDPS      Y3, Y1, Y9
 	VSUBPS      Y3, Y1, Y1
 	VMULPS      word_40000000<>+0(SB), Y11, Y3
-	VMULPS      word_c0000000<>+0(SB), Y12, Y11
-	VADDPS      Y3, Y9, Y12
+	VMULPS      word_c0000000<>+0(SB), Y13, Y11
+	VADDPS      Y3, Y9, Y13
 	VSUBPS      Y3, Y9, Y3
 	VADDPS      Y11, Y1, Y9
 	VSUBPS      Y11, Y1, Y1
-	VADDPS      Y7, Y5, Y11
-	VSUBPS      Y7, Y5, Y5
+	VADDPS      Y7, Y6, Y11
+	VSUBPS      Y7, Y6, Y6
 	VMULPS      word_40000000<>+0(SB), Y10, Y7
 	VMULPS      word_c0000000<>+0(SB), Y8, Y8
 	VADDPS      Y7, Y11, Y10
 	VSUBPS      Y7, Y11, Y7
-	VADDPS      Y8, Y5, Y11
-	VSUBPS      Y8, Y5, Y5
+	VADDPS      Y8, Y6, Y11
+	VSUBPS      Y8, Y6, Y6
 	VADDPS      Y14, Y4, Y8
 	VSUBPS      Y14, Y4, Y4
-	VADDPS      Y13, Y6, Y14
+	VADDPS      Y12, Y5, Y14
 	VSUBPS      Y2, Y0, Y15
-	VSUBPS      Y13, Y6, Y6
+	VSUBPS      Y12, Y5, Y5
 	VADDPS      Y2, Y0, Y0
-	VMOVAPS     Y6, Y2
+	VMOVAPS     Y5, Y2
 	VFMADD231PS word_bf800000<>+0(SB), Y0, Y2
 	VMULPS      word_3f3504f3<>+0(SB), Y2, Y2
-	VFMADD231PS word_3f800000<>+0(SB), Y6, Y0
+	VFMADD231PS word_3f800000<>+0(SB), Y5, Y0
 	VMULPS      word_3f3504f3<>+0(SB), Y0, Y0
-	VMOVUPS     928(SI), Y6
-	VMULPS      word_40000000<>+0(SB), Y6, Y6
-	VMOVUPS     288(SI), Y13
-	VMULPS      word_c0000000<>+0(SB), Y13, Y13
-	VMOVUPS     Y5, 288(SI)
-	VADDPS      Y6, Y8, Y5
-	VSUBPS      Y6, Y8, Y6
+	VMOVUPS     928(SI), Y5
+	VMULPS      word_40000000<>+0(SB), Y5, Y5
+	VMOVUPS     288(SI), Y12
+	VMULPS      word_c0000000<>+0(SB), Y12, Y12
+	VMOVUPS     Y6, 288(SI)
+	VADDPS      Y5, Y8, Y6
+	VSUBPS      Y5, Y8, Y5
 	VMULPS      word_40000000<>+0(SB), Y14, Y8
 	VMULPS      word_c0000000<>+0(SB), Y15, Y14
-	VADDPS      Y8, Y5, Y15
-	VSUBPS      Y8, Y5, Y5
-	VADDPS      Y14, Y6, Y8
-	VSUBPS      Y14, Y6, Y6
-	VADDPS      Y13, Y4, Y14
-	VSUBPS      Y13, Y4, Y4
+	VADDPS      Y8, Y6, Y15
+	VSUBPS      Y8, Y6, Y6
+	VADDPS      Y14, Y5, Y8
+	VSUBPS      Y14, Y5, Y5
+	VADDPS      Y12, Y4, Y14
+	VSUBPS      Y12, Y4, Y4
 	VMULPS      word_40000000<>+0(SB), Y2, Y2
 	VMULPS      word_c0000000<>+0(SB), Y0, Y0
-	VADDPS      Y2, Y14, Y13
+	VADDPS      Y2, Y14, Y12
 	VSUBPS      Y2, Y14, Y2
 	VADDPS      Y0, Y4, Y14
 	VSUBPS      Y0, Y4, Y0
 	VMOVUPS     1056(SI), Y4
 	VMOVUPS     Y0, 928(SI)
 	VMOVUPS     768(SI), Y0
-	VMOVUPS     Y6, 416(SI)
-	VADDPS      Y0, Y4, Y6
+	VMOVUPS     Y5, 416(SI)
+	VADDPS      Y0, Y4, Y5
 	VSUBPS      Y0, Y4, Y0
 	VMOVUPS     160(SI), Y4
 	VMOVUPS     Y1, 768(SI)
@@ -28768,15 +29814,15 @@ group:
 	VADDPS      Y1, Y4, Y2
 	VMOVUPS     Y7, 512(SI)
 	VMOVUPS     1184(SI), Y7
-	VMOVUPS     Y5, 800(SI)
-	VMOVUPS     640(SI), Y5
+	VMOVUPS     Y6, 800(SI)
+	VMOVUPS     640(SI), Y6
 	VMOVUPS     Y3, 544(SI)
-	VSUBPS      Y5, Y7, Y3
+	VSUBPS      Y6, Y7, Y3
 	VSUBPS      Y1, Y4, Y1
-	VADDPS      Y5, Y7, Y4
-	VMOVAPS     Y1, Y5
-	VFMADD231PS word_bed413cd<>+0(SB), Y4, Y5
-	VMULPS      word_3f6c835e<>+0(SB), Y5, Y5
+	VADDPS      Y6, Y7, Y4
+	VMOVAPS     Y1, Y6
+	VFMADD231PS word_bed413cd<>+0(SB), Y4, Y6
+	VMULPS      word_3f6c835e<>+0(SB), Y6, Y6
 	VFMADD231PS word_3ed413cd<>+0(SB), Y1, Y4
 	VMULPS      word_3f6c835e<>+0(SB), Y4, Y1
 	VMOVUPS     32(SI), Y4
@@ -28798,14 +29844,14 @@ group:
 	VMULPS      word_3f3504f3<>+0(SB), Y7, Y4
 	VMOVUPS     (SI), Y7
 	VMOVUPS     256(SI), Y11
-	VMOVUPS     Y13, 896(SI)
-	VADDPS      Y11, Y7, Y13
+	VMOVUPS     Y12, 896(SI)
+	VADDPS      Y11, Y7, Y12
 	VMOVUPS     Y10, 1312(SI)
 	VMOVUPS     1280(SI), Y10
 	VMOVUPS     Y15, 384(SI)
 	VMOVUPS     1024(SI), Y15
-	VMOVUPS     Y12, 32(SI)
-	VSUBPS      Y15, Y10, Y12
+	VMOVUPS     Y13, 32(SI)
+	VSUBPS      Y15, Y10, Y13
 	VSUBPS      Y11, Y7, Y7
 	VADDPS      Y15, Y10, Y10
 	VMOVAPS     Y7, Y11
@@ -28818,13 +29864,13 @@ group:
 	VMOVUPS     1152(SI), Y15
 	VMULPS      word_c0000000<>+0(SB), Y15, Y15
 	VMOVUPS     Y4, 1152(SI)
-	VADDPS      Y10, Y6, Y4
-	VSUBPS      Y10, Y6, Y6
-	VADDPS      Y13, Y2, Y10
+	VADDPS      Y10, Y5, Y4
+	VSUBPS      Y10, Y5, Y5
+	VADDPS      Y12, Y2, Y10
 	VMOVUPS     Y8, 128(SI)
-	VSUBPS      Y12, Y3, Y8
-	VSUBPS      Y13, Y2, Y2
-	VADDPS      Y12, Y3, Y3
+	VSUBPS      Y13, Y3, Y8
+	VSUBPS      Y12, Y2, Y2
+	VADDPS      Y13, Y3, Y3
 	VMOVAPS     Y2, Y12
 	VFMADD231PS word_bf800000<>+0(SB), Y3, Y12
 	VMULPS      word_3f3504f3<>+0(SB), Y12, Y12
@@ -28840,32 +29886,32 @@ group:
 	VSUBPS      Y4, Y13, Y4
 	VADDPS      Y8, Y3, Y13
 	VSUBPS      Y8, Y3, Y3
-	VADDPS      Y9, Y6, Y8
-	VSUBPS      Y9, Y6, Y6
+	VADDPS      Y9, Y5, Y8
+	VSUBPS      Y9, Y5, Y5
 	VMULPS      word_40000000<>+0(SB), Y12, Y9
 	VMULPS      word_c0000000<>+0(SB), Y2, Y2
 	VADDPS      Y9, Y8, Y12
 	VSUBPS      Y9, Y8, Y8
-	VADDPS      Y2, Y6, Y9
-	VSUBPS      Y2, Y6, Y2
-	VADDPS      Y15, Y0, Y6
+	VADDPS      Y2, Y5, Y9
+	VSUBPS      Y2, Y5, Y2
+	VADDPS      Y15, Y0, Y5
 	VSUBPS      Y15, Y0, Y0
-	VADDPS      Y11, Y5, Y14
+	VADDPS      Y11, Y6, Y14
 	VSUBPS      Y7, Y1, Y15
-	VSUBPS      Y11, Y5, Y5
+	VSUBPS      Y11, Y6, Y6
 	VADDPS      Y7, Y1, Y1
-	VMOVAPS     Y5, Y7
+	VMOVAPS     Y6, Y7
 	VFMADD231PS word_bf800000<>+0(SB), Y1, Y7
 	VMULPS      word_3f3504f3<>+0(SB), Y7, Y7
-	VFMADD231PS word_3f800000<>+0(SB), Y5, Y1
+	VFMADD231PS word_3f800000<>+0(SB), Y6, Y1
 	VMULPS      word_3f3504f3<>+0(SB), Y1, Y1
-	VMOVUPS     128(SI), Y5
-	VMULPS      word_40000000<>+0(SB), Y5, Y5
+	VMOVUPS     128(SI), Y6
+	VMULPS      word_40000000<>+0(SB), Y6, Y6
 	VMOVUPS     1152(SI), Y11
 	VMULPS      word_c0000000<>+0(SB), Y11, Y11
 	VMOVUPS     Y2, 1152(SI)
-	VADDPS      Y5, Y6, Y2
-	VSUBPS      Y5, Y6, Y5
+	VADDPS      Y6, Y5, Y2
+	VSUBPS      Y6, Y5, Y5
 	VMULPS      word_40000000<>+0(SB), Y14, Y6
 	VMULPS      word_c0000000<>+0(SB), Y15, Y14
 	VADDPS      Y6, Y2, Y15
@@ -28894,7 +29940,7 @@ group:
 	VSHUFPS     $0xee, Y3, Y5, Y3
 	VSHUFPS     $0x44, Y1, Y0, Y5
 	VSHUFPS     $0xee, Y1, Y0, Y0
-	VMOVUPS     448(SI), Y1
+	VMOVUPS     480(SI), Y1
 	VMOVUPS     Y7, 96(SI)
 	VMOVUPS     384(SI), Y7
 	VMOVUPS     Y8, 1696(SI)
@@ -28911,7 +29957,7 @@ group:
 	VMOVUPS     1664(SI), Y7
 	VMOVUPS     Y4, 1440(SI)
 	VMOVUPS     1312(SI), Y4
-	VMOVUPS     Y14, 448(SI)
+	VMOVUPS     Y14, 480(SI)
 	VUNPCKLPS   Y4, Y7, Y14
 	VUNPCKHPS   Y4, Y7, Y4
 	VMOVUPS     64(SI), Y7
@@ -28985,7 +30031,7 @@ group:
 	VMOVUPS     Y1, 32(BX)(R8*1)
 	VADDPS      32(R11)(R13*1), Y0, Y0
 	VMOVUPS     Y0, 32(BX)(R9*1)
-	VMOVUPS     1376(SI), Y0
+	VMOVUPS     1472(SI), Y0
 	VMOVUPS     160(SI), Y1
 	VUNPCKLPS   Y1, Y0, Y2
 	VUNPCKHPS   Y1, Y0, Y0
@@ -28997,7 +30043,7 @@ group:
 	VSHUFPS     $0xee, Y4, Y2, Y2
 	VSHUFPS     $0x44, Y1, Y0, Y4
 	VSHUFPS     $0xee, Y1, Y0, Y0
-	VMOVUPS     608(SI), Y1
+	VMOVUPS     576(SI), Y1
 	VMOVUPS     672(SI), Y5
 	VUNPCKLPS   Y5, Y1, Y6
 	VUNPCKHPS   Y5, Y1, Y1
@@ -29009,7 +30055,7 @@ group:
 	VSHUFPS     $0xee, Y8, Y6, Y6
 	VSHUFPS     $0x44, Y5, Y1, Y8
 	VSHUFPS     $0xee, Y5, Y1, Y1
-	VMOVUPS     1472(SI), Y5
+	VMOVUPS     1376(SI), Y5
 	VMOVUPS     1184(SI), Y9
 	VUNPCKLPS   Y9, Y5, Y10
 	VUNPCKHPS   Y9, Y5, Y5
@@ -29026,7 +30072,7 @@ group:
 	VUNPCKLPS   Y13, Y9, Y14
 	VUNPCKHPS   Y13, Y9, Y9
 	VMOVUPS     1536(SI), Y13
-	VMOVUPS     448(SI), Y15
+	VMOVUPS     480(SI), Y15
 	VMOVUPS     Y5, 640(SI)
 	VUNPCKLPS   Y15, Y13, Y5
 	VUNPCKHPS   Y15, Y13, Y13
@@ -29083,7 +30129,7 @@ group:
 	VMOVUPS     Y1, 96(BX)(R8*1)
 	VADDPS      96(R11)(R13*1), Y0, Y0
 	VMOVUPS     Y0, 96(BX)(R9*1)
-	VMOVUPS     480(SI), Y0
+	VMOVUPS     448(SI), Y0
 	VMOVUPS     544(SI), Y1
 	VUNPCKLPS   Y1, Y0, Y2
 	VUNPCKHPS   Y1, Y0, Y0
@@ -29107,7 +30153,7 @@ group:
 	VSHUFPS     $0xee, Y8, Y6, Y6
 	VSHUFPS     $0x44, Y5, Y1, Y8
 	VSHUFPS     $0xee, Y5, Y1, Y1
-	VMOVUPS     576(SI), Y5
+	VMOVUPS     608(SI), Y5
 	VMOVUPS     512(SI), Y9
 	VUNPCKLPS   Y9, Y5, Y10
 	VUNPCKHPS   Y9, Y5, Y5
@@ -29284,7 +30330,7 @@ group:
 	ADDQ        R13, AX
 	ADDQ        R13, BX
 	ADDQ        R13, R11
-	ADDQ        $0x00000be0, DI
+	ADDQ        $0x00000820, DI
 	DECQ        R10
 	JNE         group
 	VZEROUPPER
@@ -29944,59 +30990,46 @@ gather:
 	VMOVUPS     Y2, 3040(SI)
 	VMOVAPS     Y1, Y2
 	VFMADD231PS word_3f7ec46d<>+0(SB), Y6, Y2
-	VMOVUPS     Y3, 3168(SI)
-	VSUBPS      Y2, Y9, Y3
-	VMOVUPS     Y3, 64(DI)
-	VMOVUPS     Y9, 96(DI)
+	VMOVUPS     Y9, 64(DI)
 	VMULPS      word_bf800000<>+0(SB), Y2, Y2
-	VMOVUPS     Y2, 128(DI)
+	VMOVUPS     Y2, 96(DI)
 	VFMADD231PS word_bf7ec46d<>+0(SB), Y7, Y0
 	VFMADD231PS word_bf7ec46d<>+0(SB), Y6, Y1
-	VADDPS      Y1, Y0, Y2
-	VMOVUPS     Y2, 2944(DI)
-	VMOVUPS     Y0, 2976(DI)
-	VMOVUPS     Y1, 3008(DI)
+	VMOVUPS     Y0, 1984(DI)
+	VMOVUPS     Y1, 2016(DI)
 	VMOVAPS     Y15, Y0
 	VFMADD231PS word_be4bafaf<>+0(SB), Y10, Y0
 	VFMADD231PS word_3e4bafaf<>+0(SB), Y15, Y10
 	VMOVUPS     2976(SI), Y1
 	VMOVAPS     Y1, Y2
 	VFMADD231PS word_3f7b14be<>+0(SB), Y0, Y2
-	VMOVUPS     2944(SI), Y3
-	VMOVAPS     Y3, Y6
-	VFMADD231PS word_3f7b14be<>+0(SB), Y10, Y6
-	VSUBPS      Y6, Y2, Y7
-	VMOVUPS     Y7, 160(DI)
-	VMOVUPS     Y2, 192(DI)
-	VMULPS      word_bf800000<>+0(SB), Y6, Y2
-	VMOVUPS     Y2, 224(DI)
+	VMOVUPS     2944(SI), Y6
+	VMOVAPS     Y6, Y7
+	VFMADD231PS word_3f7b14be<>+0(SB), Y10, Y7
+	VMOVUPS     Y2, 128(DI)
+	VMULPS      word_bf800000<>+0(SB), Y7, Y2
+	VMOVUPS     Y2, 160(DI)
 	VFMADD231PS word_bf7b14be<>+0(SB), Y0, Y1
-	VFMADD231PS word_bf7b14be<>+0(SB), Y10, Y3
-	VADDPS      Y3, Y1, Y0
-	VMOVUPS     Y0, 2848(DI)
-	VMOVUPS     Y1, 2880(DI)
-	VMOVUPS     Y3, 2912(DI)
+	VFMADD231PS word_bf7b14be<>+0(SB), Y10, Y6
+	VMOVUPS     Y1, 1920(DI)
+	VMOVUPS     Y6, 1952(DI)
 	VMOVUPS     3424(SI), Y0
 	VMOVAPS     Y14, Y1
 	VFMADD231PS word_3e9b5042<>+0(SB), Y0, Y1
 	VFMADD231PS word_be9b5042<>+0(SB), Y14, Y0
 	VMOVUPS     2912(SI), Y2
-	VMOVAPS     Y2, Y3
-	VFMADD231PS word_3f74fa0b<>+0(SB), Y1, Y3
-	VMOVUPS     2400(SI), Y6
-	VMOVAPS     Y6, Y7
-	VFMADD231PS word_3f74fa0b<>+0(SB), Y0, Y7
-	VADDPS      Y7, Y3, Y9
-	VMOVUPS     Y9, 256(DI)
-	VMOVUPS     Y3, 288(DI)
-	VMOVUPS     Y7, 320(DI)
+	VMOVAPS     Y2, Y6
+	VFMADD231PS word_3f74fa0b<>+0(SB), Y1, Y6
+	VMOVUPS     2400(SI), Y7
+	VMOVAPS     Y7, Y9
+	VFMADD231PS word_3f74fa0b<>+0(SB), Y0, Y9
+	VMOVUPS     Y6, 192(DI)
+	VMOVUPS     Y9, 224(DI)
 	VFMADD231PS word_bf74fa0b<>+0(SB), Y1, Y2
-	VFMADD231PS word_bf74fa0b<>+0(SB), Y0, Y6
-	VSUBPS      Y6, Y2, Y0
-	VMOVUPS     Y0, 2752(DI)
-	VMOVUPS     Y2, 2784(DI)
-	VMULPS      word_bf800000<>+0(SB), Y6, Y0
-	VMOVUPS     Y0, 2816(DI)
+	VFMADD231PS word_bf74fa0b<>+0(SB), Y0, Y7
+	VMOVUPS     Y2, 1856(DI)
+	VMULPS      word_bf800000<>+0(SB), Y7, Y0
+	VMOVUPS     Y0, 1888(DI)
 	VMOVUPS     3616(SI), Y0
 	VMOVAPS     Y0, Y1
 	VFMADD231PS word_bed413cd<>+0(SB), Y12, Y1
@@ -30004,81 +31037,64 @@ gather:
 	VMOVUPS     2592(SI), Y0
 	VMOVAPS     Y0, Y2
 	VFMADD231PS word_3f6c835e<>+0(SB), Y1, Y2
-	VMOVUPS     2880(SI), Y3
-	VMOVAPS     Y3, Y6
-	VFMADD231PS word_3f6c835e<>+0(SB), Y12, Y6
-	VSUBPS      Y6, Y2, Y7
-	VMOVUPS     Y7, 352(DI)
-	VMOVUPS     Y2, 384(DI)
-	VMULPS      word_bf800000<>+0(SB), Y6, Y2
-	VMOVUPS     Y2, 416(DI)
+	VMOVUPS     2880(SI), Y6
+	VMOVAPS     Y6, Y7
+	VFMADD231PS word_3f6c835e<>+0(SB), Y12, Y7
+	VMOVUPS     Y2, 256(DI)
+	VMULPS      word_bf800000<>+0(SB), Y7, Y2
+	VMOVUPS     Y2, 288(DI)
 	VFMADD231PS word_bf6c835e<>+0(SB), Y1, Y0
-	VFMADD231PS word_bf6c835e<>+0(SB), Y12, Y3
-	VADDPS      Y3, Y0, Y1
-	VMOVUPS     Y1, 2656(DI)
-	VMOVUPS     Y0, 2688(DI)
-	VMOVUPS     Y3, 2720(DI)
+	VFMADD231PS word_bf6c835e<>+0(SB), Y12, Y6
+	VMOVUPS     Y0, 1792(DI)
+	VMOVUPS     Y6, 1824(DI)
 	VMOVAPS     Y13, Y0
 	VFMADD231PS word_bf08d5b9<>+0(SB), Y11, Y0
 	VFMADD231PS word_3f08d5b9<>+0(SB), Y13, Y11
 	VMOVUPS     2848(SI), Y1
 	VMOVAPS     Y1, Y2
 	VFMADD231PS word_3f61c598<>+0(SB), Y0, Y2
-	VMOVUPS     2816(SI), Y3
-	VMOVAPS     Y3, Y6
-	VFMADD231PS word_3f61c598<>+0(SB), Y11, Y6
-	VSUBPS      Y6, Y2, Y7
-	VMOVUPS     Y7, 448(DI)
-	VMOVUPS     Y2, 480(DI)
-	VMULPS      word_bf800000<>+0(SB), Y6, Y2
-	VMOVUPS     Y2, 512(DI)
+	VMOVUPS     2816(SI), Y6
+	VMOVAPS     Y6, Y7
+	VFMADD231PS word_3f61c598<>+0(SB), Y11, Y7
+	VMOVUPS     Y2, 320(DI)
+	VMULPS      word_bf800000<>+0(SB), Y7, Y2
+	VMOVUPS     Y2, 352(DI)
 	VFMADD231PS word_bf61c598<>+0(SB), Y0, Y1
-	VFMADD231PS word_bf61c598<>+0(SB), Y11, Y3
-	VADDPS      Y3, Y1, Y0
-	VMOVUPS     Y0, 2560(DI)
-	VMOVUPS     Y1, 2592(DI)
-	VMOVUPS     Y3, 2624(DI)
+	VFMADD231PS word_bf61c598<>+0(SB), Y11, Y6
+	VMOVUPS     Y1, 1728(DI)
+	VMOVUPS     Y6, 1760(DI)
 	VMOVAPS     Y8, Y0
 	VFMADD231PS word_3f2b0dc1<>+0(SB), Y5, Y0
 	VFMADD231PS word_bf2b0dc1<>+0(SB), Y8, Y5
 	VMOVUPS     2784(SI), Y1
 	VMOVAPS     Y1, Y2
 	VFMADD231PS word_3f54db31<>+0(SB), Y0, Y2
-	VMOVUPS     2752(SI), Y3
-	VMOVAPS     Y3, Y6
-	VFMADD231PS word_3f54db31<>+0(SB), Y5, Y6
-	VADDPS      Y6, Y2, Y7
-	VMOVUPS     Y7, 544(DI)
-	VMOVUPS     Y2, 576(DI)
-	VMOVUPS     Y6, 608(DI)
+	VMOVUPS     2752(SI), Y6
+	VMOVAPS     Y6, Y7
+	VFMADD231PS word_3f54db31<>+0(SB), Y5, Y7
+	VMOVUPS     Y2, 384(DI)
+	VMOVUPS     Y7, 416(DI)
 	VFMADD231PS word_bf54db31<>+0(SB), Y0, Y1
-	VFMADD231PS word_bf54db31<>+0(SB), Y5, Y3
-	VSUBPS      Y3, Y1, Y0
-	VMOVUPS     Y0, 2464(DI)
-	VMOVUPS     Y1, 2496(DI)
-	VMULPS      word_bf800000<>+0(SB), Y3, Y0
-	VMOVUPS     Y0, 2528(DI)
-	VMOVUPS     3168(SI), Y0
-	VMOVAPS     Y0, Y1
-	VFMADD231PS word_3f521801<>+0(SB), Y4, Y1
-	VFMADD231PS word_bf521801<>+0(SB), Y0, Y4
-	VMOVUPS     2720(SI), Y0
-	VMOVAPS     Y0, Y2
-	VFMADD231PS word_3f45e403<>+0(SB), Y1, Y2
+	VFMADD231PS word_bf54db31<>+0(SB), Y5, Y6
+	VMOVUPS     Y1, 1664(DI)
+	VMULPS      word_bf800000<>+0(SB), Y6, Y0
+	VMOVUPS     Y0, 1696(DI)
+	VMOVAPS     Y3, Y0
+	VFMADD231PS word_3f521801<>+0(SB), Y4, Y0
+	VFMADD231PS word_bf521801<>+0(SB), Y3, Y4
+	VMOVUPS     2720(SI), Y1
+	VMOVAPS     Y1, Y2
+	VFMADD231PS word_3f45e403<>+0(SB), Y0, Y2
 	VMOVUPS     2688(SI), Y3
 	VMOVAPS     Y3, Y5
 	VFMADD231PS word_3f45e403<>+0(SB), Y4, Y5
-	VADDPS      Y5, Y2, Y6
-	VMOVUPS     Y6, 640(DI)
-	VMOVUPS     Y2, 672(DI)
-	VMOVUPS     Y5, 704(DI)
-	VFMADD231PS word_bf45e403<>+0(SB), Y1, Y0
+	VMOVUPS     Y2, 448(DI)
+	VMOVUPS     Y5, 480(DI)
+	VFMADD231PS word_bf45e403<>+0(SB), Y0, Y1
 	VFMADD231PS word_bf45e403<>+0(SB), Y4, Y3
-	VSUBPS      Y3, Y0, Y1
-	VMOVUPS     Y1, 2368(DI)
-	VMOVUPS     Y0, 2400(DI)
+	VMOVUPS     Y1, 1600(DI)
 	VMULPS      word_bf800000<>+0(SB), Y3, Y0
-	VMOVUPS     Y0, 2432(DI)
+	VMOVUPS     Y0, 1632(DI)
 	VMOVUPS     3136(SI), Y0
 	VMOVUPS     3648(SI), Y1
 	VMOVAPS     Y0, Y2
@@ -30090,17 +31106,13 @@ gather:
 	VMOVUPS     2624(SI), Y4
 	VMOVAPS     Y4, Y5
 	VFMADD231PS word_3f3504f3<>+0(SB), Y1, Y5
-	VSUBPS      Y5, Y3, Y6
-	VMOVUPS     Y6, 736(DI)
-	VMOVUPS     Y3, 768(DI)
+	VMOVUPS     Y3, 512(DI)
 	VMULPS      word_bf800000<>+0(SB), Y5, Y3
-	VMOVUPS     Y3, 800(DI)
+	VMOVUPS     Y3, 544(DI)
 	VFMADD231PS word_bf3504f3<>+0(SB), Y2, Y0
 	VFMADD231PS word_bf3504f3<>+0(SB), Y1, Y4
-	VADDPS      Y4, Y0, Y1
-	VMOVUPS     Y1, 2272(DI)
-	VMOVUPS     Y0, 2304(DI)
-	VMOVUPS     Y4, 2336(DI)
+	VMOVUPS     Y0, 1536(DI)
+	VMOVUPS     Y4, 1568(DI)
 	VMOVUPS     3680(SI), Y0
 	VMOVUPS     3040(SI), Y1
 	VMOVAPS     Y0, Y2
@@ -30112,17 +31124,13 @@ gather:
 	VMOVUPS     2144(SI), Y4
 	VMOVAPS     Y4, Y5
 	VFMADD231PS word_3f226799<>+0(SB), Y1, Y5
-	VSUBPS      Y5, Y3, Y6
-	VMOVUPS     Y6, 832(DI)
-	VMOVUPS     Y3, 864(DI)
+	VMOVUPS     Y3, 576(DI)
 	VMULPS      word_bf800000<>+0(SB), Y5, Y3
-	VMOVUPS     Y3, 896(DI)
+	VMOVUPS     Y3, 608(DI)
 	VFMADD231PS word_bf226799<>+0(SB), Y2, Y0
 	VFMADD231PS word_bf226799<>+0(SB), Y1, Y4
-	VADDPS      Y4, Y0, Y1
-	VMOVUPS     Y1, 2176(DI)
-	VMOVUPS     Y0, 2208(DI)
-	VMOVUPS     Y4, 2240(DI)
+	VMOVUPS     Y0, 1472(DI)
+	VMOVUPS     Y4, 1504(DI)
 	VMOVUPS     3264(SI), Y0
 	VMOVUPS     3232(SI), Y1
 	VMOVAPS     Y0, Y2
@@ -30134,17 +31142,13 @@ gather:
 	VMOVUPS     2208(SI), Y4
 	VMOVAPS     Y4, Y5
 	VFMADD231PS word_3f0e39da<>+0(SB), Y1, Y5
-	VSUBPS      Y5, Y3, Y6
-	VMOVUPS     Y6, 928(DI)
-	VMOVUPS     Y3, 960(DI)
+	VMOVUPS     Y3, 640(DI)
 	VMULPS      word_bf800000<>+0(SB), Y5, Y3
-	VMOVUPS     Y3, 992(DI)
+	VMOVUPS     Y3, 672(DI)
 	VFMADD231PS word_bf0e39da<>+0(SB), Y2, Y0
 	VFMADD231PS word_bf0e39da<>+0(SB), Y1, Y4
-	VADDPS      Y4, Y0, Y1
-	VMOVUPS     Y1, 2080(DI)
-	VMOVUPS     Y0, 2112(DI)
-	VMOVUPS     Y4, 2144(DI)
+	VMOVUPS     Y0, 1408(DI)
+	VMOVUPS     Y4, 1440(DI)
 	VMOVUPS     3328(SI), Y0
 	VMOVUPS     3296(SI), Y1
 	VMOVAPS     Y0, Y2
@@ -30156,17 +31160,13 @@ gather:
 	VMOVUPS     2272(SI), Y4
 	VMOVAPS     Y4, Y5
 	VFMADD231PS word_3ef15aea<>+0(SB), Y1, Y5
-	VADDPS      Y5, Y3, Y6
-	VMOVUPS     Y6, 1024(DI)
-	VMOVUPS     Y3, 1056(DI)
-	VMOVUPS     Y5, 1088(DI)
+	VMOVUPS     Y3, 704(DI)
+	VMOVUPS     Y5, 736(DI)
 	VFMADD231PS word_bef15aea<>+0(SB), Y2, Y0
 	VFMADD231PS word_bef15aea<>+0(SB), Y1, Y4
-	VSUBPS      Y4, Y0, Y1
-	VMOVUPS     Y1, 1984(DI)
-	VMOVUPS     Y0, 2016(DI)
+	VMOVUPS     Y0, 1344(DI)
 	VMULPS      word_bf800000<>+0(SB), Y4, Y0
-	VMOVUPS     Y0, 2048(DI)
+	VMOVUPS     Y0, 1376(DI)
 	VMOVUPS     3072(SI), Y0
 	VMOVUPS     3104(SI), Y1
 	VMOVAPS     Y0, Y2
@@ -30178,17 +31178,13 @@ gather:
 	VMOVUPS     2080(SI), Y4
 	VMOVAPS     Y4, Y5
 	VFMADD231PS word_3ec3ef15<>+0(SB), Y1, Y5
-	VADDPS      Y5, Y3, Y6
-	VMOVUPS     Y6, 1120(DI)
-	VMOVUPS     Y3, 1152(DI)
-	VMOVUPS     Y5, 1184(DI)
+	VMOVUPS     Y3, 768(DI)
+	VMOVUPS     Y5, 800(DI)
 	VFMADD231PS word_bec3ef15<>+0(SB), Y2, Y0
 	VFMADD231PS word_bec3ef15<>+0(SB), Y1, Y4
-	VSUBPS      Y4, Y0, Y1
-	VMOVUPS     Y1, 1888(DI)
-	VMOVUPS     Y0, 1920(DI)
+	VMOVUPS     Y0, 1280(DI)
 	VMULPS      word_bf800000<>+0(SB), Y4, Y0
-	VMOVUPS     Y0, 1952(DI)
+	VMOVUPS     Y0, 1312(DI)
 	VMOVUPS     3360(SI), Y0
 	VMOVUPS     3392(SI), Y1
 	VMOVAPS     Y0, Y2
@@ -30200,17 +31196,13 @@ gather:
 	VMOVUPS     2368(SI), Y4
 	VMOVAPS     Y4, Y5
 	VFMADD231PS word_3e94a031<>+0(SB), Y1, Y5
-	VSUBPS      Y5, Y3, Y6
-	VMOVUPS     Y6, 1216(DI)
-	VMOVUPS     Y3, 1248(DI)
+	VMOVUPS     Y3, 832(DI)
 	VMULPS      word_bf800000<>+0(SB), Y5, Y3
-	VMOVUPS     Y3, 1280(DI)
+	VMOVUPS     Y3, 864(DI)
 	VFMADD231PS word_be94a031<>+0(SB), Y2, Y0
 	VFMADD231PS word_be94a031<>+0(SB), Y1, Y4
-	VADDPS      Y4, Y0, Y1
-	VMOVUPS     Y1, 1792(DI)
-	VMOVUPS     Y0, 1824(DI)
-	VMOVUPS     Y4, 1856(DI)
+	VMOVUPS     Y0, 1216(DI)
+	VMOVUPS     Y4, 1248(DI)
 	VMOVUPS     3488(SI), Y0
 	VMOVUPS     3456(SI), Y1
 	VMOVAPS     Y0, Y2
@@ -30222,17 +31214,13 @@ gather:
 	VMOVUPS     2432(SI), Y4
 	VMOVAPS     Y4, Y5
 	VFMADD231PS word_3e47c5c2<>+0(SB), Y1, Y5
-	VADDPS      Y5, Y3, Y6
-	VMOVUPS     Y6, 1312(DI)
-	VMOVUPS     Y3, 1344(DI)
-	VMOVUPS     Y5, 1376(DI)
+	VMOVUPS     Y3, 896(DI)
+	VMOVUPS     Y5, 928(DI)
 	VFMADD231PS word_be47c5c2<>+0(SB), Y2, Y0
 	VFMADD231PS word_be47c5c2<>+0(SB), Y1, Y4
-	VSUBPS      Y4, Y0, Y1
-	VMOVUPS     Y1, 1696(DI)
-	VMOVUPS     Y0, 1728(DI)
+	VMOVUPS     Y0, 1152(DI)
 	VMULPS      word_bf800000<>+0(SB), Y4, Y0
-	VMOVUPS     Y0, 1760(DI)
+	VMOVUPS     Y0, 1184(DI)
 	VMOVUPS     3552(SI), Y0
 	VMOVUPS     3520(SI), Y1
 	VMOVAPS     Y0, Y2
@@ -30244,35 +31232,43 @@ gather:
 	VMOVUPS     2496(SI), Y4
 	VMOVAPS     Y4, Y5
 	VFMADD231PS word_3dc8bd36<>+0(SB), Y1, Y5
-	VADDPS      Y5, Y3, Y6
-	VMOVUPS     Y6, 1408(DI)
-	VMOVUPS     Y3, 1440(DI)
-	VMOVUPS     Y5, 1472(DI)
+	VMOVUPS     Y3, 960(DI)
+	VMOVUPS     Y5, 992(DI)
 	VFMADD231PS word_bdc8bd36<>+0(SB), Y2, Y0
 	VFMADD231PS word_bdc8bd36<>+0(SB), Y1, Y4
-	VSUBPS      Y4, Y0, Y1
-	VMOVUPS     Y1, 1600(DI)
-	VMOVUPS     Y0, 1632(DI)
+	VMOVUPS     Y0, 1088(DI)
 	VMULPS      word_bf800000<>+0(SB), Y4, Y0
-	VMOVUPS     Y0, 1664(DI)
+	VMOVUPS     Y0, 1120(DI)
 	VMOVUPS     2560(SI), Y0
-	VMOVUPS     3584(SI), Y1
-	VSUBPS      Y1, Y0, Y2
-	VMOVUPS     Y2, 1504(DI)
-	VMOVUPS     Y0, 1536(DI)
-	VMULPS      word_bf800000<>+0(SB), Y1, Y0
-	VMOVUPS     Y0, 1568(DI)
+	VMOVUPS     Y0, 1024(DI)
+	VMOVUPS     3584(SI), Y0
+	VMULPS      word_bf800000<>+0(SB), Y0, Y0
+	VMOVUPS     Y0, 1056(DI)
 	MOVQ        CX, R8
 	MOVQ        DI, R13
-	MOVQ        $0x0000005f, R11
+	MOVQ        $0x00000002, R11
 
-spread:
+spreadReal:
 	VMOVUPS (R13), Y0
 	VMOVUPS Y0, (R8)
 	ADDQ    DX, R8
 	ADDQ    $0x00000020, R13
 	DECQ    R11
-	JNE     spread
+	JNE     spreadReal
+	MOVQ    $0x0000001f, R11
+
+spreadComplex:
+	VMOVUPS (R13), Y0
+	VMOVUPS 32(R13), Y1
+	VADDPS  Y1, Y0, Y2
+	VMOVUPS Y2, (R8)
+	VMOVUPS Y0, (R8)(DX*1)
+	VMOVUPS Y1, (R8)(DX*2)
+	LEAQ    (R8)(DX*2), R8
+	ADDQ    DX, R8
+	ADDQ    $0x00000040, R13
+	DECQ    R11
+	JNE     spreadComplex
 	ADDQ    $0x00000020, AX
 	ADDQ    $0x00000020, CX
 	DECQ    R10
@@ -30296,646 +31292,629 @@ TEXT ·circulantInverseImage64AVX2(SB), NOSPLIT, $0-128
 vector:
 	MOVQ AX, R8
 	MOVQ DI, R13
-	MOVQ $0x0000005f, R11
+	MOVQ $0x00000002, R11
 
-gather:
+gatherReal:
+	VMOVUPS (R8), Y0
+	VMOVUPS Y0, (R13)
+	ADDQ    BX, R8
+	ADDQ    $0x00000020, R13
+	DECQ    R11
+	JNE     gatherReal
+	MOVQ    $0x0000001f, R11
+
+gatherComplex:
 	VMOVUPS      (R8), Y0
-	VMOVUPS      Y0, (R13)
+	VMOVUPS      (R8)(BX*2), Y1
+	VSUBPS       Y1, Y0, Y1
+	VADDPS       (R8)(BX*1), Y0, Y0
+	VMOVUPS      Y1, (R13)
+	VMOVUPS      Y0, 32(R13)
+	LEAQ         (R8)(BX*2), R8
 	ADDQ         BX, R8
-	ADDQ         $0x00000020, R13
+	ADDQ         $0x00000040, R13
 	DECQ         R11
-	JNE          gather
+	JNE          gatherComplex
 	VMOVUPS      (DI), Y0
 	VMOVUPS      32(DI), Y1
 	VADDPS       Y1, Y0, Y2
 	VSUBPS       Y1, Y0, Y0
 	VMOVUPS      64(DI), Y1
-	VSUBPS       128(DI), Y1, Y3
-	VADDPS       96(DI), Y1, Y1
-	VMOVUPS      2944(DI), Y4
-	VSUBPS       3008(DI), Y4, Y5
-	VADDPS       2976(DI), Y4, Y4
-	VADDPS       Y5, Y3, Y6
-	VSUBPS       Y4, Y1, Y7
-	VSUBPS       Y5, Y3, Y3
-	VADDPS       Y4, Y1, Y1
-	VMOVAPS      Y3, Y4
-	VFMADD231PS  word_bdc9b5dc<>+0(SB), Y1, Y4
-	VMULPS       word_3f7ec46d<>+0(SB), Y4, Y4
-	VFMADD231PS  word_3dc9b5dc<>+0(SB), Y3, Y1
-	VMULPS       word_3f7ec46d<>+0(SB), Y1, Y1
-	VMOVUPS      160(DI), Y3
-	VSUBPS       224(DI), Y3, Y5
-	VADDPS       192(DI), Y3, Y3
-	VMOVUPS      2848(DI), Y8
-	VSUBPS       2912(DI), Y8, Y9
-	VADDPS       2880(DI), Y8, Y8
-	VADDPS       Y9, Y5, Y10
-	VSUBPS       Y8, Y3, Y11
-	VSUBPS       Y9, Y5, Y5
-	VADDPS       Y8, Y3, Y3
-	VMOVAPS      Y5, Y8
-	VFMADD231PS  word_be4bafaf<>+0(SB), Y3, Y8
-	VMULPS       word_3f7b14be<>+0(SB), Y8, Y8
-	VFMADD231PS  word_3e4bafaf<>+0(SB), Y5, Y3
-	VMULPS       word_3f7b14be<>+0(SB), Y3, Y3
-	VMOVUPS      256(DI), Y5
-	VSUBPS       320(DI), Y5, Y9
-	VADDPS       288(DI), Y5, Y5
-	VMOVUPS      2752(DI), Y12
-	VSUBPS       2816(DI), Y12, Y13
-	VADDPS       2784(DI), Y12, Y12
-	VADDPS       Y13, Y9, Y14
-	VSUBPS       Y12, Y5, Y15
-	VSUBPS       Y13, Y9, Y9
-	VADDPS       Y12, Y5, Y5
-	VMOVAPS      Y9, Y12
-	VFMADD231PS  word_be9b5042<>+0(SB), Y5, Y12
-	VMULPS       word_3f74fa0b<>+0(SB), Y12, Y12
-	VFMADD231PS  word_3e9b5042<>+0(SB), Y9, Y5
-	VMULPS       word_3f74fa0b<>+0(SB), Y5, Y5
-	VMOVUPS      352(DI), Y9
-	VSUBPS       416(DI), Y9, Y13
-	VADDPS       384(DI), Y9, Y9
-	VMOVUPS      Y5, 2048(SI)
-	VMOVUPS      2656(DI), Y5
-	VMOVUPS      Y12, 2080(SI)
-	VSUBPS       2720(DI), Y5, Y12
-	VADDPS       2688(DI), Y5, Y5
+	VMOVUPS      1984(DI), Y3
+	VADDPS       Y3, Y1, Y4
+	VMOVUPS      96(DI), Y5
+	VMOVUPS      2016(DI), Y6
+	VSUBPS       Y6, Y5, Y7
+	VSUBPS       Y3, Y1, Y1
+	VADDPS       Y6, Y5, Y3
+	VMOVAPS      Y1, Y5
+	VFMADD231PS  word_bdc9b5dc<>+0(SB), Y3, Y5
+	VMULPS       word_3f7ec46d<>+0(SB), Y5, Y5
+	VFMADD231PS  word_3dc9b5dc<>+0(SB), Y1, Y3
+	VMULPS       word_3f7ec46d<>+0(SB), Y3, Y1
+	VMOVUPS      128(DI), Y3
+	VMOVUPS      1920(DI), Y6
+	VADDPS       Y6, Y3, Y8
+	VMOVUPS      160(DI), Y9
+	VMOVUPS      1952(DI), Y10
+	VSUBPS       Y10, Y9, Y11
+	VSUBPS       Y6, Y3, Y3
+	VADDPS       Y10, Y9, Y6
+	VMOVAPS      Y3, Y9
+	VFMADD231PS  word_be4bafaf<>+0(SB), Y6, Y9
+	VMULPS       word_3f7b14be<>+0(SB), Y9, Y9
+	VFMADD231PS  word_3e4bafaf<>+0(SB), Y3, Y6
+	VMULPS       word_3f7b14be<>+0(SB), Y6, Y3
+	VMOVUPS      192(DI), Y6
+	VMOVUPS      1856(DI), Y10
+	VADDPS       Y10, Y6, Y12
+	VMOVUPS      224(DI), Y13
+	VMOVUPS      1888(DI), Y14
+	VSUBPS       Y14, Y13, Y15
+	VSUBPS       Y10, Y6, Y6
+	VADDPS       Y14, Y13, Y10
+	VMOVAPS      Y6, Y13
+	VFMADD231PS  word_be9b5042<>+0(SB), Y10, Y13
+	VMULPS       word_3f74fa0b<>+0(SB), Y13, Y13
+	VFMADD231PS  word_3e9b5042<>+0(SB), Y6, Y10
+	VMULPS       word_3f74fa0b<>+0(SB), Y10, Y6
+	VMOVUPS      256(DI), Y10
+	VMOVUPS      1792(DI), Y14
+	VMOVUPS      Y6, 2048(SI)
+	VADDPS       Y14, Y10, Y6
+	VMOVUPS      Y13, 2080(SI)
+	VMOVUPS      288(DI), Y13
 	VMOVUPS      Y3, 2112(SI)
-	VADDPS       Y12, Y13, Y3
-	VMOVUPS      Y8, 2144(SI)
-	VSUBPS       Y5, Y9, Y8
-	VSUBPS       Y12, Y13, Y12
-	VADDPS       Y5, Y9, Y5
-	VMOVAPS      Y12, Y9
-	VFMADD231PS  word_bed413cd<>+0(SB), Y5, Y9
-	VMULPS       word_3f6c835e<>+0(SB), Y9, Y9
-	VFMADD231PS  word_3ed413cd<>+0(SB), Y12, Y5
-	VMULPS       word_3f6c835e<>+0(SB), Y5, Y5
-	VMOVUPS      448(DI), Y12
-	VSUBPS       512(DI), Y12, Y13
-	VADDPS       480(DI), Y12, Y12
-	VMOVUPS      Y5, 2176(SI)
-	VMOVUPS      2560(DI), Y5
-	VMOVUPS      Y9, 2208(SI)
-	VSUBPS       2624(DI), Y5, Y9
-	VADDPS       2592(DI), Y5, Y5
+	VMOVUPS      1824(DI), Y3
+	VMOVUPS      Y9, 2144(SI)
+	VSUBPS       Y3, Y13, Y9
+	VSUBPS       Y14, Y10, Y10
+	VADDPS       Y3, Y13, Y3
+	VMOVAPS      Y10, Y13
+	VFMADD231PS  word_bed413cd<>+0(SB), Y3, Y13
+	VMULPS       word_3f6c835e<>+0(SB), Y13, Y13
+	VFMADD231PS  word_3ed413cd<>+0(SB), Y10, Y3
+	VMULPS       word_3f6c835e<>+0(SB), Y3, Y3
+	VMOVUPS      320(DI), Y10
+	VMOVUPS      1728(DI), Y14
+	VMOVUPS      Y3, 2176(SI)
+	VADDPS       Y14, Y10, Y3
+	VMOVUPS      Y13, 2208(SI)
+	VMOVUPS      352(DI), Y13
 	VMOVUPS      Y1, 2240(SI)
-	VADDPS       Y9, Y13, Y1
-	VMOVUPS      Y4, 2272(SI)
-	VSUBPS       Y5, Y12, Y4
-	VSUBPS       Y9, Y13, Y9
-	VADDPS       Y5, Y12, Y5
-	VMOVAPS      Y9, Y12
-	VFMADD231PS  word_bf08d5b9<>+0(SB), Y5, Y12
-	VMULPS       word_3f61c598<>+0(SB), Y12, Y12
-	VFMADD231PS  word_3f08d5b9<>+0(SB), Y9, Y5
-	VMULPS       word_3f61c598<>+0(SB), Y5, Y5
-	VMOVUPS      544(DI), Y9
-	VSUBPS       608(DI), Y9, Y13
-	VADDPS       576(DI), Y9, Y9
-	VMOVUPS      Y5, 2304(SI)
-	VMOVUPS      2464(DI), Y5
-	VMOVUPS      Y12, 2336(SI)
-	VSUBPS       2528(DI), Y5, Y12
-	VADDPS       2496(DI), Y5, Y5
+	VMOVUPS      1760(DI), Y1
+	VMOVUPS      Y5, 2272(SI)
+	VSUBPS       Y1, Y13, Y5
+	VSUBPS       Y14, Y10, Y10
+	VADDPS       Y1, Y13, Y1
+	VMOVAPS      Y10, Y13
+	VFMADD231PS  word_bf08d5b9<>+0(SB), Y1, Y13
+	VMULPS       word_3f61c598<>+0(SB), Y13, Y13
+	VFMADD231PS  word_3f08d5b9<>+0(SB), Y10, Y1
+	VMULPS       word_3f61c598<>+0(SB), Y1, Y1
+	VMOVUPS      384(DI), Y10
+	VMOVUPS      1664(DI), Y14
+	VMOVUPS      Y1, 2304(SI)
+	VADDPS       Y14, Y10, Y1
+	VMOVUPS      Y13, 2336(SI)
+	VMOVUPS      416(DI), Y13
 	VMOVUPS      Y0, 2368(SI)
-	VADDPS       Y12, Y13, Y0
-	VMOVUPS      Y0, 2400(SI)
-	VSUBPS       Y5, Y9, Y0
-	VSUBPS       Y12, Y13, Y12
-	VADDPS       Y5, Y9, Y5
-	VMOVAPS      Y12, Y9
-	VFMADD231PS  word_bf2b0dc1<>+0(SB), Y5, Y9
-	VMULPS       word_3f54db31<>+0(SB), Y9, Y9
-	VFMADD231PS  word_3f2b0dc1<>+0(SB), Y12, Y5
-	VMULPS       word_3f54db31<>+0(SB), Y5, Y5
-	VMOVUPS      640(DI), Y12
-	VSUBPS       704(DI), Y12, Y13
-	VADDPS       672(DI), Y12, Y12
-	VMOVUPS      Y5, 2432(SI)
-	VMOVUPS      2368(DI), Y5
-	VMOVUPS      Y9, 2464(SI)
-	VSUBPS       2432(DI), Y5, Y9
-	VADDPS       2400(DI), Y5, Y5
+	VMOVUPS      1696(DI), Y0
+	VMOVUPS      Y1, 2400(SI)
+	VSUBPS       Y0, Y13, Y1
+	VSUBPS       Y14, Y10, Y10
+	VADDPS       Y0, Y13, Y0
+	VMOVAPS      Y10, Y13
+	VFMADD231PS  word_bf2b0dc1<>+0(SB), Y0, Y13
+	VMULPS       word_3f54db31<>+0(SB), Y13, Y13
+	VFMADD231PS  word_3f2b0dc1<>+0(SB), Y10, Y0
+	VMULPS       word_3f54db31<>+0(SB), Y0, Y0
+	VMOVUPS      448(DI), Y10
+	VMOVUPS      1600(DI), Y14
+	VMOVUPS      Y0, 2432(SI)
+	VADDPS       Y14, Y10, Y0
+	VMOVUPS      Y13, 2464(SI)
+	VMOVUPS      480(DI), Y13
 	VMOVUPS      Y0, 2496(SI)
-	VADDPS       Y9, Y13, Y0
-	VMOVUPS      Y0, 2528(SI)
-	VSUBPS       Y5, Y12, Y0
-	VSUBPS       Y9, Y13, Y9
-	VADDPS       Y5, Y12, Y5
-	VMOVAPS      Y9, Y12
-	VFMADD231PS  word_bf521801<>+0(SB), Y5, Y12
-	VMULPS       word_3f45e403<>+0(SB), Y12, Y12
-	VFMADD231PS  word_3f521801<>+0(SB), Y9, Y5
-	VMULPS       word_3f45e403<>+0(SB), Y5, Y5
-	VMOVUPS      736(DI), Y9
-	VSUBPS       800(DI), Y9, Y13
-	VADDPS       768(DI), Y9, Y9
-	VMOVUPS      Y5, 2560(SI)
-	VMOVUPS      2272(DI), Y5
-	VMOVUPS      Y12, 2592(SI)
-	VSUBPS       2336(DI), Y5, Y12
-	VADDPS       2304(DI), Y5, Y5
+	VMOVUPS      1632(DI), Y0
+	VMOVUPS      Y1, 2528(SI)
+	VSUBPS       Y0, Y13, Y1
+	VSUBPS       Y14, Y10, Y10
+	VADDPS       Y0, Y13, Y0
+	VMOVAPS      Y10, Y13
+	VFMADD231PS  word_bf521801<>+0(SB), Y0, Y13
+	VMULPS       word_3f45e403<>+0(SB), Y13, Y13
+	VFMADD231PS  word_3f521801<>+0(SB), Y10, Y0
+	VMULPS       word_3f45e403<>+0(SB), Y0, Y0
+	VMOVUPS      512(DI), Y10
+	VMOVUPS      1536(DI), Y14
+	VMOVUPS      Y0, 2560(SI)
+	VADDPS       Y14, Y10, Y0
+	VMOVUPS      Y13, 2592(SI)
+	VMOVUPS      544(DI), Y13
 	VMOVUPS      Y0, 2624(SI)
-	VADDPS       Y12, Y13, Y0
-	VMOVUPS      Y0, 2656(SI)
-	VSUBPS       Y5, Y9, Y0
-	VSUBPS       Y12, Y13, Y12
-	VADDPS       Y5, Y9, Y5
-	VMOVAPS      Y12, Y9
-	VFMADD231PS  word_bf800000<>+0(SB), Y5, Y9
-	VMULPS       word_3f3504f3<>+0(SB), Y9, Y9
-	VFMADD231PS  word_3f800000<>+0(SB), Y12, Y5
-	VMULPS       word_3f3504f3<>+0(SB), Y5, Y5
-	VMOVUPS      832(DI), Y12
-	VSUBPS       896(DI), Y12, Y13
-	VADDPS       864(DI), Y12, Y12
-	VMOVUPS      Y5, 2688(SI)
-	VMOVUPS      2176(DI), Y5
-	VMOVUPS      Y9, 2720(SI)
-	VSUBPS       2240(DI), Y5, Y9
-	VADDPS       2208(DI), Y5, Y5
-	VMOVUPS      Y0, 2752(SI)
-	VADDPS       Y9, Y13, Y0
+	VMOVUPS      1568(DI), Y0
+	VMOVUPS      Y1, 2656(SI)
+	VSUBPS       Y0, Y13, Y1
+	VSUBPS       Y14, Y10, Y10
+	VADDPS       Y0, Y13, Y0
+	VMOVAPS      Y10, Y13
+	VFMADD231PS  word_bf800000<>+0(SB), Y0, Y13
+	VMULPS       word_3f3504f3<>+0(SB), Y13, Y13
+	VFMADD231PS  word_3f800000<>+0(SB), Y10, Y0
+	VMULPS       word_3f3504f3<>+0(SB), Y0, Y0
+	VMOVUPS      576(DI), Y10
+	VMOVUPS      1472(DI), Y14
+	VMOVUPS      Y0, 2688(SI)
+	VADDPS       Y14, Y10, Y0
+	VMOVUPS      Y13, 2720(SI)
+	VMOVUPS      608(DI), Y13
+	VMOVUPS      Y1, 2752(SI)
+	VMOVUPS      1504(DI), Y1
 	VMOVUPS      Y0, 2784(SI)
-	VSUBPS       Y5, Y12, Y0
-	VSUBPS       Y9, Y13, Y9
-	VADDPS       Y5, Y12, Y5
-	VMOVAPS      Y9, Y12
-	VFMADD231PS  word_bf9bf7ec<>+0(SB), Y5, Y12
-	VMULPS       word_3f226799<>+0(SB), Y12, Y12
-	VFMADD231PS  word_3f9bf7ec<>+0(SB), Y9, Y5
-	VMULPS       word_3f226799<>+0(SB), Y5, Y5
-	VMOVUPS      928(DI), Y9
-	VSUBPS       992(DI), Y9, Y13
-	VADDPS       960(DI), Y9, Y9
-	VMOVUPS      Y5, 2816(SI)
-	VMOVUPS      2080(DI), Y5
-	VMOVUPS      Y12, 2848(SI)
-	VSUBPS       2144(DI), Y5, Y12
-	VADDPS       2112(DI), Y5, Y5
+	VSUBPS       Y1, Y13, Y0
+	VSUBPS       Y14, Y10, Y10
+	VADDPS       Y1, Y13, Y1
+	VMOVAPS      Y10, Y13
+	VFMADD231PS  word_bf9bf7ec<>+0(SB), Y1, Y13
+	VMULPS       word_3f226799<>+0(SB), Y13, Y13
+	VFMADD231PS  word_3f9bf7ec<>+0(SB), Y10, Y1
+	VMULPS       word_3f226799<>+0(SB), Y1, Y1
+	VMOVUPS      640(DI), Y10
+	VMOVUPS      1408(DI), Y14
+	VMOVUPS      Y1, 2816(SI)
+	VADDPS       Y14, Y10, Y1
+	VMOVUPS      Y13, 2848(SI)
+	VMOVUPS      672(DI), Y13
 	VMOVUPS      Y0, 2880(SI)
-	VADDPS       Y12, Y13, Y0
-	VMOVUPS      Y0, 2912(SI)
-	VSUBPS       Y5, Y9, Y0
-	VSUBPS       Y12, Y13, Y12
-	VADDPS       Y5, Y9, Y5
-	VMOVAPS      Y12, Y9
-	VFMADD231PS  word_bfbf90c7<>+0(SB), Y5, Y9
-	VMULPS       word_3f0e39da<>+0(SB), Y9, Y9
-	VFMADD231PS  word_3fbf90c7<>+0(SB), Y12, Y5
-	VMULPS       word_3f0e39da<>+0(SB), Y5, Y5
-	VMOVUPS      1024(DI), Y12
-	VSUBPS       1088(DI), Y12, Y13
-	VADDPS       1056(DI), Y12, Y12
-	VMOVUPS      Y5, 2944(SI)
-	VMOVUPS      1984(DI), Y5
-	VMOVUPS      Y9, 2976(SI)
-	VSUBPS       2048(DI), Y5, Y9
-	VADDPS       2016(DI), Y5, Y5
-	VMOVUPS      Y0, 3008(SI)
-	VADDPS       Y9, Y13, Y0
-	VMOVUPS      Y4, 3040(SI)
-	VSUBPS       Y5, Y12, Y4
-	VSUBPS       Y9, Y13, Y9
-	VADDPS       Y5, Y12, Y5
-	VMOVAPS      Y9, Y12
-	VFMADD231PS  word_bfef789e<>+0(SB), Y5, Y12
-	VMULPS       word_3ef15aea<>+0(SB), Y12, Y12
-	VFMADD231PS  word_3fef789e<>+0(SB), Y9, Y5
-	VMULPS       word_3ef15aea<>+0(SB), Y5, Y5
-	VMOVUPS      1120(DI), Y9
-	VSUBPS       1184(DI), Y9, Y13
-	VADDPS       1152(DI), Y9, Y9
-	VMOVUPS      Y5, 3072(SI)
-	VMOVUPS      1888(DI), Y5
-	VMOVUPS      Y12, 3104(SI)
-	VSUBPS       1952(DI), Y5, Y12
-	VADDPS       1920(DI), Y5, Y5
-	VMOVUPS      Y4, 3136(SI)
-	VADDPS       Y12, Y13, Y4
+	VMOVUPS      1440(DI), Y0
+	VMOVUPS      Y1, 2912(SI)
+	VSUBPS       Y0, Y13, Y1
+	VSUBPS       Y14, Y10, Y10
+	VADDPS       Y0, Y13, Y0
+	VMOVAPS      Y10, Y13
+	VFMADD231PS  word_bfbf90c7<>+0(SB), Y0, Y13
+	VMULPS       word_3f0e39da<>+0(SB), Y13, Y13
+	VFMADD231PS  word_3fbf90c7<>+0(SB), Y10, Y0
+	VMULPS       word_3f0e39da<>+0(SB), Y0, Y0
+	VMOVUPS      704(DI), Y10
+	VMOVUPS      1344(DI), Y14
+	VMOVUPS      Y0, 2944(SI)
+	VADDPS       Y14, Y10, Y0
+	VMOVUPS      Y13, 2976(SI)
+	VMOVUPS      736(DI), Y13
+	VMOVUPS      Y1, 3008(SI)
+	VMOVUPS      1376(DI), Y1
+	VMOVUPS      Y5, 3040(SI)
+	VSUBPS       Y1, Y13, Y5
+	VSUBPS       Y14, Y10, Y10
+	VADDPS       Y1, Y13, Y1
+	VMOVAPS      Y10, Y13
+	VFMADD231PS  word_bfef789e<>+0(SB), Y1, Y13
+	VMULPS       word_3ef15aea<>+0(SB), Y13, Y13
+	VFMADD231PS  word_3fef789e<>+0(SB), Y10, Y1
+	VMULPS       word_3ef15aea<>+0(SB), Y1, Y1
+	VMOVUPS      768(DI), Y10
+	VMOVUPS      1280(DI), Y14
+	VMOVUPS      Y1, 3072(SI)
+	VADDPS       Y14, Y10, Y1
+	VMOVUPS      Y13, 3104(SI)
+	VMOVUPS      800(DI), Y13
+	VMOVUPS      Y5, 3136(SI)
+	VMOVUPS      1312(DI), Y5
 	VMOVUPS      Y0, 3168(SI)
-	VSUBPS       Y5, Y9, Y0
-	VSUBPS       Y12, Y13, Y12
-	VADDPS       Y5, Y9, Y5
-	VMOVAPS      Y12, Y9
-	VFMADD231PS  word_c01a827a<>+0(SB), Y5, Y9
-	VMULPS       word_3ec3ef15<>+0(SB), Y9, Y9
-	VFMADD231PS  word_401a827a<>+0(SB), Y12, Y5
+	VSUBPS       Y5, Y13, Y0
+	VSUBPS       Y14, Y10, Y10
+	VADDPS       Y5, Y13, Y5
+	VMOVAPS      Y10, Y13
+	VFMADD231PS  word_c01a827a<>+0(SB), Y5, Y13
+	VMULPS       word_3ec3ef15<>+0(SB), Y13, Y13
+	VFMADD231PS  word_401a827a<>+0(SB), Y10, Y5
 	VMULPS       word_3ec3ef15<>+0(SB), Y5, Y5
-	VMOVUPS      1216(DI), Y12
-	VSUBPS       1280(DI), Y12, Y13
-	VADDPS       1248(DI), Y12, Y12
+	VMOVUPS      832(DI), Y10
+	VMOVUPS      1216(DI), Y14
 	VMOVUPS      Y5, 3200(SI)
-	VMOVUPS      1792(DI), Y5
-	VMOVUPS      Y9, 3232(SI)
-	VSUBPS       1856(DI), Y5, Y9
-	VADDPS       1824(DI), Y5, Y5
-	VMOVUPS      Y1, 3264(SI)
-	VADDPS       Y9, Y13, Y1
+	VADDPS       Y14, Y10, Y5
+	VMOVUPS      Y13, 3232(SI)
+	VMOVUPS      864(DI), Y13
+	VMOVUPS      Y3, 3264(SI)
+	VMOVUPS      1248(DI), Y3
 	VMOVUPS      Y0, 3296(SI)
-	VSUBPS       Y5, Y12, Y0
-	VSUBPS       Y9, Y13, Y9
-	VADDPS       Y5, Y12, Y5
-	VMOVAPS      Y9, Y12
-	VFMADD231PS  word_c052facf<>+0(SB), Y5, Y12
-	VMULPS       word_3e94a031<>+0(SB), Y12, Y12
-	VFMADD231PS  word_4052facf<>+0(SB), Y9, Y5
-	VMULPS       word_3e94a031<>+0(SB), Y5, Y5
-	VMOVUPS      1312(DI), Y9
-	VSUBPS       1376(DI), Y9, Y13
-	VADDPS       1344(DI), Y9, Y9
-	VMOVUPS      Y5, 3328(SI)
-	VMOVUPS      1696(DI), Y5
-	VMOVUPS      Y12, 3360(SI)
-	VSUBPS       1760(DI), Y5, Y12
-	VADDPS       1728(DI), Y5, Y5
-	VMOVUPS      Y8, 3392(SI)
-	VADDPS       Y12, Y13, Y8
-	VMOVUPS      Y3, 3424(SI)
-	VSUBPS       Y5, Y9, Y3
-	VSUBPS       Y12, Y13, Y12
-	VADDPS       Y5, Y9, Y5
-	VMOVAPS      Y12, Y9
-	VFMADD231PS  word_c0a0dff7<>+0(SB), Y5, Y9
+	VSUBPS       Y3, Y13, Y0
+	VSUBPS       Y14, Y10, Y10
+	VADDPS       Y3, Y13, Y3
+	VMOVAPS      Y10, Y13
+	VFMADD231PS  word_c052facf<>+0(SB), Y3, Y13
+	VMULPS       word_3e94a031<>+0(SB), Y13, Y13
+	VFMADD231PS  word_4052facf<>+0(SB), Y10, Y3
+	VMULPS       word_3e94a031<>+0(SB), Y3, Y3
+	VMOVUPS      896(DI), Y10
+	VMOVUPS      1152(DI), Y14
+	VMOVUPS      Y3, 3328(SI)
+	VADDPS       Y14, Y10, Y3
+	VMOVUPS      Y13, 3360(SI)
+	VMOVUPS      928(DI), Y13
+	VMOVUPS      Y9, 3392(SI)
+	VMOVUPS      1184(DI), Y9
+	VMOVUPS      Y1, 3424(SI)
+	VSUBPS       Y9, Y13, Y1
+	VSUBPS       Y14, Y10, Y10
+	VADDPS       Y9, Y13, Y9
+	VMOVAPS      Y10, Y13
+	VFMADD231PS  word_c0a0dff7<>+0(SB), Y9, Y13
+	VMULPS       word_3e47c5c2<>+0(SB), Y13, Y13
+	VFMADD231PS  word_40a0dff7<>+0(SB), Y10, Y9
 	VMULPS       word_3e47c5c2<>+0(SB), Y9, Y9
-	VFMADD231PS  word_40a0dff7<>+0(SB), Y12, Y5
-	VMULPS       word_3e47c5c2<>+0(SB), Y5, Y5
-	VMOVUPS      1408(DI), Y12
-	VSUBPS       1472(DI), Y12, Y13
-	VADDPS       1440(DI), Y12, Y12
-	VMOVUPS      Y5, 3456(SI)
-	VMOVUPS      1600(DI), Y5
-	VMOVUPS      Y9, 3488(SI)
-	VSUBPS       1664(DI), Y5, Y9
-	VADDPS       1632(DI), Y5, Y5
-	VMOVUPS      Y4, 3520(SI)
-	VADDPS       Y9, Y13, Y4
+	VMOVUPS      960(DI), Y10
+	VMOVUPS      1088(DI), Y14
+	VMOVUPS      Y9, 3456(SI)
+	VADDPS       Y14, Y10, Y9
+	VMOVUPS      Y13, 3488(SI)
+	VMOVUPS      992(DI), Y13
+	VMOVUPS      Y6, 3520(SI)
+	VMOVUPS      1120(DI), Y6
 	VMOVUPS      Y0, 3552(SI)
-	VSUBPS       Y5, Y12, Y0
-	VSUBPS       Y9, Y13, Y9
-	VADDPS       Y5, Y12, Y5
-	VMOVAPS      Y9, Y12
-	VFMADD231PS  word_c1227363<>+0(SB), Y5, Y12
-	VMULPS       word_3dc8bd36<>+0(SB), Y12, Y12
-	VFMADD231PS  word_41227363<>+0(SB), Y9, Y5
-	VMULPS       word_3dc8bd36<>+0(SB), Y5, Y5
-	VMOVUPS      1504(DI), Y9
-	VSUBPS       1568(DI), Y9, Y13
-	VADDPS       1536(DI), Y9, Y9
-	VMULPS       word_40000000<>+0(SB), Y13, Y13
-	VMULPS       word_c0000000<>+0(SB), Y9, Y9
-	VMOVUPS      Y5, 3584(SI)
-	VADDPS       Y13, Y2, Y5
-	VSUBPS       Y13, Y2, Y2
-	VADDPS       Y4, Y6, Y13
-	VMOVUPS      Y12, 3616(SI)
-	VSUBPS       Y0, Y7, Y12
-	VSUBPS       Y4, Y6, Y4
+	VSUBPS       Y6, Y13, Y0
+	VSUBPS       Y14, Y10, Y10
+	VADDPS       Y6, Y13, Y6
+	VMOVAPS      Y10, Y13
+	VFMADD231PS  word_c1227363<>+0(SB), Y6, Y13
+	VMULPS       word_3dc8bd36<>+0(SB), Y13, Y13
+	VFMADD231PS  word_41227363<>+0(SB), Y10, Y6
+	VMULPS       word_3dc8bd36<>+0(SB), Y6, Y6
+	VMOVUPS      1024(DI), Y10
+	VMULPS       word_40000000<>+0(SB), Y10, Y10
+	VMOVUPS      1056(DI), Y14
+	VMULPS       word_c0000000<>+0(SB), Y14, Y14
+	VMOVUPS      Y6, 3584(SI)
+	VADDPS       Y10, Y2, Y6
+	VSUBPS       Y10, Y2, Y2
+	VADDPS       Y9, Y4, Y10
+	VMOVUPS      Y13, 3616(SI)
+	VSUBPS       Y0, Y7, Y13
+	VSUBPS       Y9, Y4, Y4
 	VADDPS       Y0, Y7, Y0
-	VMOVAPS      Y4, Y6
-	VFMADD231PS  word_be4bafaf<>+0(SB), Y0, Y6
-	VMULPS       word_3f7b14be<>+0(SB), Y6, Y6
+	VMOVAPS      Y4, Y7
+	VFMADD231PS  word_be4bafaf<>+0(SB), Y0, Y7
+	VMULPS       word_3f7b14be<>+0(SB), Y7, Y7
 	VFMADD231PS  word_3e4bafaf<>+0(SB), Y4, Y0
 	VMULPS       word_3f7b14be<>+0(SB), Y0, Y0
-	VADDPS       Y8, Y10, Y4
-	VSUBPS       Y3, Y11, Y7
-	VSUBPS       Y8, Y10, Y8
-	VADDPS       Y3, Y11, Y3
-	VMOVAPS      Y8, Y10
-	VFMADD231PS  word_bed413cd<>+0(SB), Y3, Y10
-	VMULPS       word_3f6c835e<>+0(SB), Y10, Y10
-	VFMADD231PS  word_3ed413cd<>+0(SB), Y8, Y3
-	VMULPS       word_3f6c835e<>+0(SB), Y3, Y3
-	VADDPS       Y1, Y14, Y8
+	VADDPS       Y3, Y8, Y4
+	VSUBPS       Y1, Y11, Y9
+	VSUBPS       Y3, Y8, Y3
+	VADDPS       Y1, Y11, Y1
+	VMOVAPS      Y3, Y8
+	VFMADD231PS  word_bed413cd<>+0(SB), Y1, Y8
+	VMULPS       word_3f6c835e<>+0(SB), Y8, Y8
+	VFMADD231PS  word_3ed413cd<>+0(SB), Y3, Y1
+	VMULPS       word_3f6c835e<>+0(SB), Y1, Y1
+	VADDPS       Y5, Y12, Y3
 	VMOVUPS      3552(SI), Y11
-	VMOVUPS      Y9, 3648(SI)
-	VSUBPS       Y11, Y15, Y9
-	VSUBPS       Y1, Y14, Y1
+	VMOVUPS      Y14, 3648(SI)
+	VSUBPS       Y11, Y15, Y14
+	VSUBPS       Y5, Y12, Y5
 	VADDPS       Y11, Y15, Y11
-	VMOVAPS      Y1, Y14
-	VFMADD231PS  word_bf2b0dc1<>+0(SB), Y11, Y14
-	VMULPS       word_3f54db31<>+0(SB), Y14, Y14
-	VFMADD231PS  word_3f2b0dc1<>+0(SB), Y1, Y11
-	VMULPS       word_3f54db31<>+0(SB), Y11, Y1
-	VMOVUPS      3424(SI), Y11
-	VMOVUPS      3520(SI), Y15
-	VMOVUPS      Y1, 3552(SI)
-	VADDPS       Y15, Y11, Y1
-	VMOVUPS      Y14, 3680(SI)
-	VMOVUPS      3392(SI), Y14
-	VMOVUPS      Y3, 3712(SI)
-	VMOVUPS      3296(SI), Y3
-	VMOVUPS      Y10, 3744(SI)
-	VSUBPS       Y3, Y14, Y10
+	VMOVAPS      Y5, Y12
+	VFMADD231PS  word_bf2b0dc1<>+0(SB), Y11, Y12
+	VMULPS       word_3f54db31<>+0(SB), Y12, Y12
+	VFMADD231PS  word_3f2b0dc1<>+0(SB), Y5, Y11
+	VMULPS       word_3f54db31<>+0(SB), Y11, Y5
+	VMOVUPS      3520(SI), Y11
+	VMOVUPS      3424(SI), Y15
+	VMOVUPS      Y5, 3552(SI)
+	VADDPS       Y15, Y11, Y5
+	VMOVUPS      Y12, 3680(SI)
+	VMOVUPS      3392(SI), Y12
+	VMOVUPS      Y1, 3712(SI)
+	VMOVUPS      3296(SI), Y1
+	VMOVUPS      Y8, 3744(SI)
+	VSUBPS       Y1, Y12, Y8
 	VSUBPS       Y15, Y11, Y11
-	VADDPS       Y3, Y14, Y3
-	VMOVAPS      Y11, Y14
-	VFMADD231PS  word_bf800000<>+0(SB), Y3, Y14
-	VMULPS       word_3f3504f3<>+0(SB), Y14, Y14
-	VFMADD231PS  word_3f800000<>+0(SB), Y11, Y3
-	VMULPS       word_3f3504f3<>+0(SB), Y3, Y3
+	VADDPS       Y1, Y12, Y1
+	VMOVAPS      Y11, Y12
+	VFMADD231PS  word_bf800000<>+0(SB), Y1, Y12
+	VMULPS       word_3f3504f3<>+0(SB), Y12, Y12
+	VFMADD231PS  word_3f800000<>+0(SB), Y11, Y1
+	VMULPS       word_3f3504f3<>+0(SB), Y1, Y1
 	VMOVUPS      3264(SI), Y11
 	VMOVUPS      3168(SI), Y15
-	VMOVUPS      Y3, 3296(SI)
-	VADDPS       Y15, Y11, Y3
-	VMOVUPS      Y14, 3392(SI)
-	VMOVUPS      3040(SI), Y14
-	VMOVUPS      Y0, 3520(SI)
+	VMOVUPS      Y1, 3296(SI)
+	VADDPS       Y15, Y11, Y1
+	VMOVUPS      Y12, 3392(SI)
+	VMOVUPS      3040(SI), Y12
+	VMOVUPS      Y0, 3424(SI)
 	VMOVUPS      3136(SI), Y0
-	VMOVUPS      Y6, 3424(SI)
-	VSUBPS       Y0, Y14, Y6
+	VMOVUPS      Y7, 3520(SI)
+	VSUBPS       Y0, Y12, Y7
 	VSUBPS       Y15, Y11, Y11
-	VADDPS       Y0, Y14, Y0
-	VMOVAPS      Y11, Y14
-	VFMADD231PS  word_bfbf90c7<>+0(SB), Y0, Y14
-	VMULPS       word_3f0e39da<>+0(SB), Y14, Y14
+	VADDPS       Y0, Y12, Y0
+	VMOVAPS      Y11, Y12
+	VFMADD231PS  word_bfbf90c7<>+0(SB), Y0, Y12
+	VMULPS       word_3f0e39da<>+0(SB), Y12, Y12
 	VFMADD231PS  word_3fbf90c7<>+0(SB), Y11, Y0
 	VMULPS       word_3f0e39da<>+0(SB), Y0, Y0
 	VMOVUPS      2400(SI), Y11
 	VMOVUPS      2912(SI), Y15
 	VMOVUPS      Y0, 3136(SI)
 	VADDPS       Y15, Y11, Y0
-	VMOVUPS      Y14, 3040(SI)
-	VMOVUPS      2496(SI), Y14
+	VMOVUPS      Y12, 3040(SI)
+	VMOVUPS      2528(SI), Y12
 	VMOVUPS      Y2, 3168(SI)
 	VMOVUPS      3008(SI), Y2
-	VMOVUPS      Y10, 3264(SI)
-	VSUBPS       Y2, Y14, Y10
+	VMOVUPS      Y8, 3264(SI)
+	VSUBPS       Y2, Y12, Y8
 	VSUBPS       Y15, Y11, Y11
-	VADDPS       Y2, Y14, Y2
-	VMOVAPS      Y11, Y14
-	VFMADD231PS  word_c01a827a<>+0(SB), Y2, Y14
-	VMULPS       word_3ec3ef15<>+0(SB), Y14, Y14
+	VADDPS       Y2, Y12, Y2
+	VMOVAPS      Y11, Y12
+	VFMADD231PS  word_c01a827a<>+0(SB), Y2, Y12
+	VMULPS       word_3ec3ef15<>+0(SB), Y12, Y12
 	VFMADD231PS  word_401a827a<>+0(SB), Y11, Y2
 	VMULPS       word_3ec3ef15<>+0(SB), Y2, Y2
-	VMOVUPS      2528(SI), Y11
+	VMOVUPS      2496(SI), Y11
 	VMOVUPS      2784(SI), Y15
 	VMOVUPS      Y2, 3008(SI)
 	VADDPS       Y15, Y11, Y2
-	VMOVUPS      Y14, 2496(SI)
-	VMOVUPS      2624(SI), Y14
-	VMOVUPS      Y1, 2912(SI)
-	VMOVUPS      2880(SI), Y1
-	VMOVUPS      Y6, 2400(SI)
-	VSUBPS       Y1, Y14, Y6
+	VMOVUPS      Y12, 2528(SI)
+	VMOVUPS      2656(SI), Y12
+	VMOVUPS      Y5, 2912(SI)
+	VMOVUPS      2880(SI), Y5
+	VMOVUPS      Y7, 2400(SI)
+	VSUBPS       Y5, Y12, Y7
 	VSUBPS       Y15, Y11, Y11
-	VADDPS       Y1, Y14, Y1
-	VMOVAPS      Y11, Y14
-	VFMADD231PS  word_c0a0dff7<>+0(SB), Y1, Y14
-	VMULPS       word_3e47c5c2<>+0(SB), Y14, Y14
-	VFMADD231PS  word_40a0dff7<>+0(SB), Y11, Y1
-	VMULPS       word_3e47c5c2<>+0(SB), Y1, Y1
-	VMOVUPS      2656(SI), Y11
+	VADDPS       Y5, Y12, Y5
+	VMOVAPS      Y11, Y12
+	VFMADD231PS  word_c0a0dff7<>+0(SB), Y5, Y12
+	VMULPS       word_3e47c5c2<>+0(SB), Y12, Y12
+	VFMADD231PS  word_40a0dff7<>+0(SB), Y11, Y5
+	VMULPS       word_3e47c5c2<>+0(SB), Y5, Y5
+	VMOVUPS      2624(SI), Y11
 	VMULPS       word_40000000<>+0(SB), Y11, Y11
 	VMOVUPS      2752(SI), Y15
 	VMULPS       word_c0000000<>+0(SB), Y15, Y15
-	VMOVUPS      Y1, 2752(SI)
-	VADDPS       Y11, Y5, Y1
-	VSUBPS       Y11, Y5, Y5
-	VADDPS       Y2, Y13, Y11
-	VMOVUPS      Y14, 2656(SI)
-	VSUBPS       Y6, Y12, Y14
-	VSUBPS       Y2, Y13, Y2
-	VADDPS       Y6, Y12, Y6
-	VMOVAPS      Y2, Y12
-	VFMADD231PS  word_bed413cd<>+0(SB), Y6, Y12
-	VMULPS       word_3f6c835e<>+0(SB), Y12, Y12
-	VFMADD231PS  word_3ed413cd<>+0(SB), Y2, Y6
-	VMULPS       word_3f6c835e<>+0(SB), Y6, Y2
-	VADDPS       Y0, Y4, Y6
-	VSUBPS       Y10, Y7, Y13
+	VMOVUPS      Y5, 2752(SI)
+	VADDPS       Y11, Y6, Y5
+	VSUBPS       Y11, Y6, Y6
+	VADDPS       Y2, Y10, Y11
+	VMOVUPS      Y12, 2624(SI)
+	VSUBPS       Y7, Y13, Y12
+	VSUBPS       Y2, Y10, Y2
+	VADDPS       Y7, Y13, Y7
+	VMOVAPS      Y2, Y10
+	VFMADD231PS  word_bed413cd<>+0(SB), Y7, Y10
+	VMULPS       word_3f6c835e<>+0(SB), Y10, Y10
+	VFMADD231PS  word_3ed413cd<>+0(SB), Y2, Y7
+	VMULPS       word_3f6c835e<>+0(SB), Y7, Y2
+	VADDPS       Y0, Y4, Y7
+	VSUBPS       Y8, Y9, Y13
 	VSUBPS       Y0, Y4, Y0
-	VADDPS       Y10, Y7, Y4
-	VMOVAPS      Y0, Y7
-	VFMADD231PS  word_bf800000<>+0(SB), Y4, Y7
-	VMULPS       word_3f3504f3<>+0(SB), Y7, Y7
+	VADDPS       Y8, Y9, Y4
+	VMOVAPS      Y0, Y8
+	VFMADD231PS  word_bf800000<>+0(SB), Y4, Y8
+	VMULPS       word_3f3504f3<>+0(SB), Y8, Y8
 	VFMADD231PS  word_3f800000<>+0(SB), Y0, Y4
 	VMULPS       word_3f3504f3<>+0(SB), Y4, Y0
-	VADDPS       Y3, Y8, Y4
-	VMOVUPS      2400(SI), Y10
+	VADDPS       Y1, Y3, Y4
+	VMOVUPS      2400(SI), Y9
 	VMOVUPS      Y15, 2880(SI)
-	VSUBPS       Y10, Y9, Y15
-	VSUBPS       Y3, Y8, Y3
-	VADDPS       Y10, Y9, Y8
-	VMOVAPS      Y3, Y9
-	VFMADD231PS  word_c01a827a<>+0(SB), Y8, Y9
+	VSUBPS       Y9, Y14, Y15
+	VSUBPS       Y1, Y3, Y1
+	VADDPS       Y9, Y14, Y3
+	VMOVAPS      Y1, Y9
+	VFMADD231PS  word_c01a827a<>+0(SB), Y3, Y9
 	VMULPS       word_3ec3ef15<>+0(SB), Y9, Y9
-	VFMADD231PS  word_401a827a<>+0(SB), Y3, Y8
-	VMULPS       word_3ec3ef15<>+0(SB), Y8, Y3
-	VMOVUPS      2912(SI), Y8
-	VMULPS       word_40000000<>+0(SB), Y8, Y8
-	VMOVUPS      3264(SI), Y10
-	VMULPS       word_c0000000<>+0(SB), Y10, Y10
+	VFMADD231PS  word_401a827a<>+0(SB), Y1, Y3
+	VMULPS       word_3ec3ef15<>+0(SB), Y3, Y1
+	VMOVUPS      2912(SI), Y3
+	VMULPS       word_40000000<>+0(SB), Y3, Y3
+	VMOVUPS      3264(SI), Y14
+	VMULPS       word_c0000000<>+0(SB), Y14, Y14
 	VMOVUPS      Y0, 3264(SI)
-	VADDPS       Y8, Y1, Y0
-	VSUBPS       Y8, Y1, Y1
-	VADDPS       Y4, Y11, Y8
-	VMOVUPS      Y7, 2912(SI)
-	VSUBPS       Y15, Y14, Y7
+	VADDPS       Y3, Y5, Y0
+	VSUBPS       Y3, Y5, Y3
+	VADDPS       Y4, Y11, Y5
+	VMOVUPS      Y8, 2912(SI)
+	VSUBPS       Y15, Y12, Y8
 	VSUBPS       Y4, Y11, Y4
-	VADDPS       Y15, Y14, Y11
-	VMOVAPS      Y4, Y14
-	VFMADD231PS  word_bf800000<>+0(SB), Y11, Y14
-	VMULPS       word_3f3504f3<>+0(SB), Y14, Y14
+	VADDPS       Y15, Y12, Y11
+	VMOVAPS      Y4, Y12
+	VFMADD231PS  word_bf800000<>+0(SB), Y11, Y12
+	VMULPS       word_3f3504f3<>+0(SB), Y12, Y12
 	VFMADD231PS  word_3f800000<>+0(SB), Y4, Y11
 	VMULPS       word_3f3504f3<>+0(SB), Y11, Y4
-	VMULPS       word_40000000<>+0(SB), Y6, Y6
+	VMULPS       word_40000000<>+0(SB), Y7, Y7
 	VMULPS       word_c0000000<>+0(SB), Y13, Y11
-	VADDPS       Y6, Y0, Y13
-	VSUBPS       Y6, Y0, Y0
-	VMULPS       word_40000000<>+0(SB), Y8, Y6
-	VMULPS       word_c0000000<>+0(SB), Y7, Y7
-	VADDPS       Y6, Y13, Y8
-	VSUBPS       Y6, Y13, Y6
 	VADDPS       Y7, Y0, Y13
 	VSUBPS       Y7, Y0, Y0
-	VADDPS       Y11, Y1, Y7
-	VSUBPS       Y11, Y1, Y1
-	VMULPS       word_40000000<>+0(SB), Y14, Y11
+	VMULPS       word_40000000<>+0(SB), Y5, Y5
+	VMULPS       word_c0000000<>+0(SB), Y8, Y7
+	VADDPS       Y5, Y13, Y8
+	VSUBPS       Y5, Y13, Y5
+	VADDPS       Y7, Y0, Y13
+	VSUBPS       Y7, Y0, Y0
+	VADDPS       Y11, Y3, Y7
+	VSUBPS       Y11, Y3, Y3
+	VMULPS       word_40000000<>+0(SB), Y12, Y11
 	VMULPS       word_c0000000<>+0(SB), Y4, Y4
-	VADDPS       Y11, Y7, Y14
+	VADDPS       Y11, Y7, Y12
 	VSUBPS       Y11, Y7, Y7
-	VADDPS       Y4, Y1, Y11
-	VSUBPS       Y4, Y1, Y1
-	VADDPS       Y10, Y5, Y4
-	VSUBPS       Y10, Y5, Y5
-	VADDPS       Y9, Y12, Y10
-	VSUBPS       Y3, Y2, Y15
-	VSUBPS       Y9, Y12, Y9
-	VADDPS       Y3, Y2, Y2
-	VMOVAPS      Y9, Y3
-	VFMADD231PS  word_bf800000<>+0(SB), Y2, Y3
-	VMULPS       word_3f3504f3<>+0(SB), Y3, Y3
-	VFMADD231PS  word_3f800000<>+0(SB), Y9, Y2
+	VADDPS       Y4, Y3, Y11
+	VSUBPS       Y4, Y3, Y3
+	VADDPS       Y14, Y6, Y4
+	VSUBPS       Y14, Y6, Y6
+	VADDPS       Y9, Y10, Y14
+	VSUBPS       Y1, Y2, Y15
+	VSUBPS       Y9, Y10, Y9
+	VADDPS       Y1, Y2, Y1
+	VMOVAPS      Y9, Y2
+	VFMADD231PS  word_bf800000<>+0(SB), Y1, Y2
 	VMULPS       word_3f3504f3<>+0(SB), Y2, Y2
+	VFMADD231PS  word_3f800000<>+0(SB), Y9, Y1
+	VMULPS       word_3f3504f3<>+0(SB), Y1, Y1
 	VMOVUPS      2912(SI), Y9
 	VMULPS       word_40000000<>+0(SB), Y9, Y9
-	VMOVUPS      3264(SI), Y12
-	VMULPS       word_c0000000<>+0(SB), Y12, Y12
-	VMOVUPS      Y1, 3264(SI)
-	VADDPS       Y9, Y4, Y1
+	VMOVUPS      3264(SI), Y10
+	VMULPS       word_c0000000<>+0(SB), Y10, Y10
+	VMOVUPS      Y3, 3264(SI)
+	VADDPS       Y9, Y4, Y3
 	VSUBPS       Y9, Y4, Y4
-	VMULPS       word_40000000<>+0(SB), Y10, Y9
-	VMULPS       word_c0000000<>+0(SB), Y15, Y10
-	VADDPS       Y9, Y1, Y15
-	VSUBPS       Y9, Y1, Y1
-	VADDPS       Y10, Y4, Y9
-	VSUBPS       Y10, Y4, Y4
-	VADDPS       Y12, Y5, Y10
-	VSUBPS       Y12, Y5, Y5
-	VMULPS       word_40000000<>+0(SB), Y3, Y3
-	VMULPS       word_c0000000<>+0(SB), Y2, Y2
-	VADDPS       Y3, Y10, Y12
-	VSUBPS       Y3, Y10, Y3
-	VADDPS       Y2, Y5, Y10
-	VSUBPS       Y2, Y5, Y2
-	VMOVUPS      3168(SI), Y5
-	VMOVUPS      Y2, 2912(SI)
-	VMOVUPS      2880(SI), Y2
+	VMULPS       word_40000000<>+0(SB), Y14, Y9
+	VMULPS       word_c0000000<>+0(SB), Y15, Y14
+	VADDPS       Y9, Y3, Y15
+	VSUBPS       Y9, Y3, Y3
+	VADDPS       Y14, Y4, Y9
+	VSUBPS       Y14, Y4, Y4
+	VADDPS       Y10, Y6, Y14
+	VSUBPS       Y10, Y6, Y6
+	VMULPS       word_40000000<>+0(SB), Y2, Y2
+	VMULPS       word_c0000000<>+0(SB), Y1, Y1
+	VADDPS       Y2, Y14, Y10
+	VSUBPS       Y2, Y14, Y2
+	VADDPS       Y1, Y6, Y14
+	VSUBPS       Y1, Y6, Y1
+	VMOVUPS      3168(SI), Y6
+	VMOVUPS      Y1, 2912(SI)
+	VMOVUPS      2880(SI), Y1
 	VMOVUPS      Y4, 2400(SI)
-	VADDPS       Y2, Y5, Y4
-	VSUBPS       Y2, Y5, Y2
-	VMOVUPS      3424(SI), Y5
+	VADDPS       Y1, Y6, Y4
+	VSUBPS       Y1, Y6, Y1
+	VMOVUPS      3520(SI), Y6
 	VMOVUPS      Y0, 2880(SI)
-	VMOVUPS      2656(SI), Y0
-	VMOVUPS      Y3, 3168(SI)
-	VADDPS       Y0, Y5, Y3
-	VMOVUPS      Y7, 2624(SI)
-	VMOVUPS      3520(SI), Y7
-	VMOVUPS      Y1, 2784(SI)
-	VMOVUPS      2752(SI), Y1
-	VMOVUPS      Y6, 2528(SI)
-	VSUBPS       Y1, Y7, Y6
-	VSUBPS       Y0, Y5, Y0
-	VADDPS       Y1, Y7, Y1
-	VMOVAPS      Y0, Y5
-	VFMADD231PS  word_bed413cd<>+0(SB), Y1, Y5
-	VMULPS       word_3f6c835e<>+0(SB), Y5, Y5
-	VFMADD231PS  word_3ed413cd<>+0(SB), Y0, Y1
-	VMULPS       word_3f6c835e<>+0(SB), Y1, Y0
-	VMOVUPS      3744(SI), Y1
-	VMOVUPS      2496(SI), Y7
-	VMOVUPS      Y10, 2752(SI)
-	VADDPS       Y7, Y1, Y10
-	VMOVUPS      Y11, 3520(SI)
+	VMOVUPS      2624(SI), Y0
+	VMOVUPS      Y2, 3168(SI)
+	VADDPS       Y0, Y6, Y2
+	VMOVUPS      Y7, 2656(SI)
+	VMOVUPS      3424(SI), Y7
+	VMOVUPS      Y3, 2784(SI)
+	VMOVUPS      2752(SI), Y3
+	VMOVUPS      Y5, 2496(SI)
+	VSUBPS       Y3, Y7, Y5
+	VSUBPS       Y0, Y6, Y0
+	VADDPS       Y3, Y7, Y3
+	VMOVAPS      Y0, Y6
+	VFMADD231PS  word_bed413cd<>+0(SB), Y3, Y6
+	VMULPS       word_3f6c835e<>+0(SB), Y6, Y6
+	VFMADD231PS  word_3ed413cd<>+0(SB), Y0, Y3
+	VMULPS       word_3f6c835e<>+0(SB), Y3, Y0
+	VMOVUPS      3744(SI), Y3
+	VMOVUPS      2528(SI), Y7
+	VMOVUPS      Y14, 2752(SI)
+	VADDPS       Y7, Y3, Y14
+	VMOVUPS      Y11, 3424(SI)
 	VMOVUPS      3712(SI), Y11
-	VMOVUPS      Y9, 2656(SI)
+	VMOVUPS      Y9, 2624(SI)
 	VMOVUPS      3008(SI), Y9
-	VMOVUPS      Y13, 3424(SI)
+	VMOVUPS      Y13, 3520(SI)
 	VSUBPS       Y9, Y11, Y13
-	VSUBPS       Y7, Y1, Y1
+	VSUBPS       Y7, Y3, Y3
 	VADDPS       Y9, Y11, Y7
-	VMOVAPS      Y1, Y9
+	VMOVAPS      Y3, Y9
 	VFMADD231PS  word_bf800000<>+0(SB), Y7, Y9
 	VMULPS       word_3f3504f3<>+0(SB), Y9, Y9
-	VFMADD231PS  word_3f800000<>+0(SB), Y1, Y7
-	VMULPS       word_3f3504f3<>+0(SB), Y7, Y1
+	VFMADD231PS  word_3f800000<>+0(SB), Y3, Y7
+	VMULPS       word_3f3504f3<>+0(SB), Y7, Y3
 	VMOVUPS      3680(SI), Y7
 	VMOVUPS      3040(SI), Y11
-	VMOVUPS      Y12, 3008(SI)
-	VADDPS       Y11, Y7, Y12
-	VMOVUPS      Y14, 3712(SI)
-	VMOVUPS      3552(SI), Y14
-	VMOVUPS      Y15, 2496(SI)
+	VMOVUPS      Y10, 3008(SI)
+	VADDPS       Y11, Y7, Y10
+	VMOVUPS      Y12, 3712(SI)
+	VMOVUPS      3552(SI), Y12
+	VMOVUPS      Y15, 2528(SI)
 	VMOVUPS      3136(SI), Y15
 	VMOVUPS      Y8, 3744(SI)
-	VSUBPS       Y15, Y14, Y8
+	VSUBPS       Y15, Y12, Y8
 	VSUBPS       Y11, Y7, Y7
-	VADDPS       Y15, Y14, Y11
-	VMOVAPS      Y7, Y14
-	VFMADD231PS  word_c01a827a<>+0(SB), Y11, Y14
-	VMULPS       word_3ec3ef15<>+0(SB), Y14, Y14
+	VADDPS       Y15, Y12, Y11
+	VMOVAPS      Y7, Y12
+	VFMADD231PS  word_c01a827a<>+0(SB), Y11, Y12
+	VMULPS       word_3ec3ef15<>+0(SB), Y12, Y12
 	VFMADD231PS  word_401a827a<>+0(SB), Y7, Y11
 	VMULPS       word_3ec3ef15<>+0(SB), Y11, Y7
 	VMOVUPS      3392(SI), Y11
 	VMULPS       word_40000000<>+0(SB), Y11, Y11
 	VMOVUPS      3296(SI), Y15
 	VMULPS       word_c0000000<>+0(SB), Y15, Y15
-	VMOVUPS      Y1, 3296(SI)
-	VADDPS       Y11, Y4, Y1
+	VMOVUPS      Y3, 3296(SI)
+	VADDPS       Y11, Y4, Y3
 	VSUBPS       Y11, Y4, Y4
-	VADDPS       Y12, Y3, Y11
+	VADDPS       Y10, Y2, Y11
 	VMOVUPS      Y9, 3392(SI)
-	VSUBPS       Y8, Y6, Y9
-	VSUBPS       Y12, Y3, Y3
-	VADDPS       Y8, Y6, Y6
-	VMOVAPS      Y3, Y8
-	VFMADD231PS  word_bf800000<>+0(SB), Y6, Y8
+	VSUBPS       Y8, Y5, Y9
+	VSUBPS       Y10, Y2, Y2
+	VADDPS       Y8, Y5, Y5
+	VMOVAPS      Y2, Y8
+	VFMADD231PS  word_bf800000<>+0(SB), Y5, Y8
 	VMULPS       word_3f3504f3<>+0(SB), Y8, Y8
-	VFMADD231PS  word_3f800000<>+0(SB), Y3, Y6
-	VMULPS       word_3f3504f3<>+0(SB), Y6, Y3
-	VMULPS       word_40000000<>+0(SB), Y10, Y6
+	VFMADD231PS  word_3f800000<>+0(SB), Y2, Y5
+	VMULPS       word_3f3504f3<>+0(SB), Y5, Y2
+	VMULPS       word_40000000<>+0(SB), Y14, Y5
 	VMULPS       word_c0000000<>+0(SB), Y13, Y10
-	VADDPS       Y6, Y1, Y12
-	VSUBPS       Y6, Y1, Y1
-	VMULPS       word_40000000<>+0(SB), Y11, Y6
+	VADDPS       Y5, Y3, Y13
+	VSUBPS       Y5, Y3, Y3
+	VMULPS       word_40000000<>+0(SB), Y11, Y5
 	VMULPS       word_c0000000<>+0(SB), Y9, Y9
-	VADDPS       Y6, Y12, Y11
-	VSUBPS       Y6, Y12, Y6
-	VADDPS       Y9, Y1, Y12
-	VSUBPS       Y9, Y1, Y1
+	VADDPS       Y5, Y13, Y11
+	VSUBPS       Y5, Y13, Y5
+	VADDPS       Y9, Y3, Y13
+	VSUBPS       Y9, Y3, Y3
 	VADDPS       Y10, Y4, Y9
 	VSUBPS       Y10, Y4, Y4
 	VMULPS       word_40000000<>+0(SB), Y8, Y8
-	VMULPS       word_c0000000<>+0(SB), Y3, Y3
+	VMULPS       word_c0000000<>+0(SB), Y2, Y2
 	VADDPS       Y8, Y9, Y10
 	VSUBPS       Y8, Y9, Y8
-	VADDPS       Y3, Y4, Y9
-	VSUBPS       Y3, Y4, Y3
-	VADDPS       Y15, Y2, Y4
-	VSUBPS       Y15, Y2, Y2
-	VADDPS       Y14, Y5, Y13
+	VADDPS       Y2, Y4, Y9
+	VSUBPS       Y2, Y4, Y2
+	VADDPS       Y15, Y1, Y4
+	VSUBPS       Y15, Y1, Y1
+	VADDPS       Y12, Y6, Y14
 	VSUBPS       Y7, Y0, Y15
-	VSUBPS       Y14, Y5, Y5
+	VSUBPS       Y12, Y6, Y6
 	VADDPS       Y7, Y0, Y0
-	VMOVAPS      Y5, Y7
+	VMOVAPS      Y6, Y7
 	VFMADD231PS  word_bf800000<>+0(SB), Y0, Y7
 	VMULPS       word_3f3504f3<>+0(SB), Y7, Y7
-	VFMADD231PS  word_3f800000<>+0(SB), Y5, Y0
+	VFMADD231PS  word_3f800000<>+0(SB), Y6, Y0
 	VMULPS       word_3f3504f3<>+0(SB), Y0, Y0
-	VMOVUPS      3392(SI), Y5
-	VMULPS       word_40000000<>+0(SB), Y5, Y5
-	VMOVUPS      3296(SI), Y14
-	VMULPS       word_c0000000<>+0(SB), Y14, Y14
-	VMOVUPS      Y3, 3296(SI)
-	VADDPS       Y5, Y4, Y3
-	VSUBPS       Y5, Y4, Y4
-	VMULPS       word_40000000<>+0(SB), Y13, Y5
-	VMULPS       word_c0000000<>+0(SB), Y15, Y13
-	VADDPS       Y5, Y3, Y15
-	VSUBPS       Y5, Y3, Y3
-	VADDPS       Y13, Y4, Y5
-	VSUBPS       Y13, Y4, Y4
-	VADDPS       Y14, Y2, Y13
-	VSUBPS       Y14, Y2, Y2
+	VMOVUPS      3392(SI), Y6
+	VMULPS       word_40000000<>+0(SB), Y6, Y6
+	VMOVUPS      3296(SI), Y12
+	VMULPS       word_c0000000<>+0(SB), Y12, Y12
+	VMOVUPS      Y2, 3296(SI)
+	VADDPS       Y6, Y4, Y2
+	VSUBPS       Y6, Y4, Y4
+	VMULPS       word_40000000<>+0(SB), Y14, Y6
+	VMULPS       word_c0000000<>+0(SB), Y15, Y14
+	VADDPS       Y6, Y2, Y15
+	VSUBPS       Y6, Y2, Y2
+	VADDPS       Y14, Y4, Y6
+	VSUBPS       Y14, Y4, Y4
+	VADDPS       Y12, Y1, Y14
+	VSUBPS       Y12, Y1, Y1
 	VMULPS       word_40000000<>+0(SB), Y7, Y7
 	VMULPS       word_c0000000<>+0(SB), Y0, Y0
-	VADDPS       Y7, Y13, Y14
-	VSUBPS       Y7, Y13, Y7
-	VADDPS       Y0, Y2, Y13
-	VSUBPS       Y0, Y2, Y0
-	VMOVUPS      2368(SI), Y2
+	VADDPS       Y7, Y14, Y12
+	VSUBPS       Y7, Y14, Y7
+	VADDPS       Y0, Y1, Y14
+	VSUBPS       Y0, Y1, Y0
+	VMOVUPS      2368(SI), Y1
 	VMOVUPS      Y0, 3392(SI)
 	VMOVUPS      3648(SI), Y0
 	VMOVUPS      Y4, 3136(SI)
-	VADDPS       Y0, Y2, Y4
-	VSUBPS       Y0, Y2, Y0
-	VMOVUPS      2272(SI), Y2
-	VMOVUPS      Y1, 3648(SI)
-	VMOVUPS      3616(SI), Y1
+	VADDPS       Y0, Y1, Y4
+	VSUBPS       Y0, Y1, Y0
+	VMOVUPS      2272(SI), Y1
+	VMOVUPS      Y3, 3648(SI)
+	VMOVUPS      3616(SI), Y3
 	VMOVUPS      Y7, 2368(SI)
-	VADDPS       Y1, Y2, Y7
+	VADDPS       Y3, Y1, Y7
 	VMOVUPS      Y8, 3552(SI)
 	VMOVUPS      2240(SI), Y8
-	VMOVUPS      Y3, 3040(SI)
-	VMOVUPS      3584(SI), Y3
-	VMOVUPS      Y6, 3680(SI)
-	VSUBPS       Y3, Y8, Y6
-	VSUBPS       Y1, Y2, Y1
-	VADDPS       Y3, Y8, Y2
+	VMOVUPS      Y2, 3040(SI)
+	VMOVUPS      3584(SI), Y2
+	VMOVUPS      Y5, 3680(SI)
+	VSUBPS       Y2, Y8, Y5
+	VSUBPS       Y3, Y1, Y1
+	VADDPS       Y2, Y8, Y2
 	VMOVAPS      Y1, Y3
 	VFMADD231PS  word_be4bafaf<>+0(SB), Y2, Y3
 	VMULPS       word_3f7b14be<>+0(SB), Y3, Y3
@@ -30943,42 +31922,42 @@ gather:
 	VMULPS       word_3f7b14be<>+0(SB), Y2, Y1
 	VMOVUPS      2144(SI), Y2
 	VMOVUPS      3488(SI), Y8
-	VMOVUPS      Y13, 3584(SI)
-	VADDPS       Y8, Y2, Y13
+	VMOVUPS      Y14, 3584(SI)
+	VADDPS       Y8, Y2, Y14
 	VMOVUPS      Y9, 2240(SI)
 	VMOVUPS      2112(SI), Y9
-	VMOVUPS      Y5, 3616(SI)
-	VMOVUPS      3456(SI), Y5
-	VMOVUPS      Y12, 2272(SI)
-	VSUBPS       Y5, Y9, Y12
+	VMOVUPS      Y6, 3616(SI)
+	VMOVUPS      3456(SI), Y6
+	VMOVUPS      Y13, 2272(SI)
+	VSUBPS       Y6, Y9, Y13
 	VSUBPS       Y8, Y2, Y2
-	VADDPS       Y5, Y9, Y5
+	VADDPS       Y6, Y9, Y6
 	VMOVAPS      Y2, Y8
-	VFMADD231PS  word_bed413cd<>+0(SB), Y5, Y8
+	VFMADD231PS  word_bed413cd<>+0(SB), Y6, Y8
 	VMULPS       word_3f6c835e<>+0(SB), Y8, Y8
-	VFMADD231PS  word_3ed413cd<>+0(SB), Y2, Y5
-	VMULPS       word_3f6c835e<>+0(SB), Y5, Y2
-	VMOVUPS      2080(SI), Y5
+	VFMADD231PS  word_3ed413cd<>+0(SB), Y2, Y6
+	VMULPS       word_3f6c835e<>+0(SB), Y6, Y2
+	VMOVUPS      2080(SI), Y6
 	VMOVUPS      3360(SI), Y9
-	VMOVUPS      Y14, 3456(SI)
-	VADDPS       Y9, Y5, Y14
+	VMOVUPS      Y12, 3456(SI)
+	VADDPS       Y9, Y6, Y12
 	VMOVUPS      Y10, 2112(SI)
 	VMOVUPS      2048(SI), Y10
 	VMOVUPS      Y15, 3488(SI)
 	VMOVUPS      3328(SI), Y15
 	VMOVUPS      Y11, 2144(SI)
 	VSUBPS       Y15, Y10, Y11
-	VSUBPS       Y9, Y5, Y5
+	VSUBPS       Y9, Y6, Y6
 	VADDPS       Y15, Y10, Y9
-	VMOVAPS      Y5, Y10
+	VMOVAPS      Y6, Y10
 	VFMADD231PS  word_bf2b0dc1<>+0(SB), Y9, Y10
 	VMULPS       word_3f54db31<>+0(SB), Y10, Y10
-	VFMADD231PS  word_3f2b0dc1<>+0(SB), Y5, Y9
-	VMULPS       word_3f54db31<>+0(SB), Y9, Y5
+	VFMADD231PS  word_3f2b0dc1<>+0(SB), Y6, Y9
+	VMULPS       word_3f54db31<>+0(SB), Y9, Y6
 	VMOVUPS      2208(SI), Y9
 	VMOVUPS      3232(SI), Y15
-	VMOVUPS      Y5, 3328(SI)
-	VADDPS       Y15, Y9, Y5
+	VMOVUPS      Y6, 3328(SI)
+	VADDPS       Y15, Y9, Y6
 	VMOVUPS      Y10, 2048(SI)
 	VMOVUPS      2176(SI), Y10
 	VMOVUPS      Y2, 3360(SI)
@@ -31032,52 +32011,52 @@ gather:
 	VADDPS       Y15, Y9, Y0
 	VMOVUPS      Y10, 2432(SI)
 	VMOVUPS      2560(SI), Y10
-	VMOVUPS      Y5, 2976(SI)
-	VMOVUPS      2816(SI), Y5
+	VMOVUPS      Y6, 2976(SI)
+	VMOVUPS      2816(SI), Y6
 	VMOVUPS      Y3, 2464(SI)
-	VSUBPS       Y5, Y10, Y3
+	VSUBPS       Y6, Y10, Y3
 	VSUBPS       Y15, Y9, Y9
-	VADDPS       Y5, Y10, Y5
+	VADDPS       Y6, Y10, Y6
 	VMOVAPS      Y9, Y10
-	VFMADD231PS  word_c0a0dff7<>+0(SB), Y5, Y10
+	VFMADD231PS  word_c0a0dff7<>+0(SB), Y6, Y10
 	VMULPS       word_3e47c5c2<>+0(SB), Y10, Y10
-	VFMADD231PS  word_40a0dff7<>+0(SB), Y9, Y5
-	VMULPS       word_3e47c5c2<>+0(SB), Y5, Y5
+	VFMADD231PS  word_40a0dff7<>+0(SB), Y9, Y6
+	VMULPS       word_3e47c5c2<>+0(SB), Y6, Y6
 	VMOVUPS      2720(SI), Y9
 	VMULPS       word_40000000<>+0(SB), Y9, Y9
 	VMOVUPS      2688(SI), Y15
 	VMULPS       word_c0000000<>+0(SB), Y15, Y15
-	VMOVUPS      Y5, 2688(SI)
-	VADDPS       Y9, Y4, Y5
+	VMOVUPS      Y6, 2688(SI)
+	VADDPS       Y9, Y4, Y6
 	VSUBPS       Y9, Y4, Y4
 	VADDPS       Y0, Y7, Y9
 	VMOVUPS      Y10, 2720(SI)
-	VSUBPS       Y3, Y6, Y10
+	VSUBPS       Y3, Y5, Y10
 	VSUBPS       Y0, Y7, Y0
-	VADDPS       Y3, Y6, Y3
-	VMOVAPS      Y0, Y6
-	VFMADD231PS  word_bed413cd<>+0(SB), Y3, Y6
-	VMULPS       word_3f6c835e<>+0(SB), Y6, Y6
+	VADDPS       Y3, Y5, Y3
+	VMOVAPS      Y0, Y5
+	VFMADD231PS  word_bed413cd<>+0(SB), Y3, Y5
+	VMULPS       word_3f6c835e<>+0(SB), Y5, Y5
 	VFMADD231PS  word_3ed413cd<>+0(SB), Y0, Y3
 	VMULPS       word_3f6c835e<>+0(SB), Y3, Y0
-	VADDPS       Y1, Y13, Y3
-	VSUBPS       Y8, Y12, Y7
-	VSUBPS       Y1, Y13, Y1
-	VADDPS       Y8, Y12, Y8
-	VMOVAPS      Y1, Y12
-	VFMADD231PS  word_bf800000<>+0(SB), Y8, Y12
-	VMULPS       word_3f3504f3<>+0(SB), Y12, Y12
+	VADDPS       Y1, Y14, Y3
+	VSUBPS       Y8, Y13, Y7
+	VSUBPS       Y1, Y14, Y1
+	VADDPS       Y8, Y13, Y8
+	VMOVAPS      Y1, Y13
+	VFMADD231PS  word_bf800000<>+0(SB), Y8, Y13
+	VMULPS       word_3f3504f3<>+0(SB), Y13, Y13
 	VFMADD231PS  word_3f800000<>+0(SB), Y1, Y8
 	VMULPS       word_3f3504f3<>+0(SB), Y8, Y1
-	VADDPS       Y2, Y14, Y8
-	VMOVUPS      2464(SI), Y13
+	VADDPS       Y2, Y12, Y8
+	VMOVUPS      2464(SI), Y14
 	VMOVUPS      Y15, 2816(SI)
-	VSUBPS       Y13, Y11, Y15
-	VSUBPS       Y2, Y14, Y2
-	VADDPS       Y13, Y11, Y11
-	VMOVAPS      Y2, Y13
-	VFMADD231PS  word_c01a827a<>+0(SB), Y11, Y13
-	VMULPS       word_3ec3ef15<>+0(SB), Y13, Y13
+	VSUBPS       Y14, Y11, Y15
+	VSUBPS       Y2, Y12, Y2
+	VADDPS       Y14, Y11, Y11
+	VMOVAPS      Y2, Y12
+	VFMADD231PS  word_c01a827a<>+0(SB), Y11, Y12
+	VMULPS       word_3ec3ef15<>+0(SB), Y12, Y12
 	VFMADD231PS  word_401a827a<>+0(SB), Y2, Y11
 	VMULPS       word_3ec3ef15<>+0(SB), Y11, Y2
 	VMOVUPS      2976(SI), Y11
@@ -31085,11 +32064,11 @@ gather:
 	VMOVUPS      2336(SI), Y14
 	VMULPS       word_c0000000<>+0(SB), Y14, Y14
 	VMOVUPS      Y1, 2336(SI)
-	VADDPS       Y11, Y5, Y1
-	VSUBPS       Y11, Y5, Y5
+	VADDPS       Y11, Y6, Y1
+	VSUBPS       Y11, Y6, Y6
 	VADDPS       Y8, Y9, Y11
-	VMOVUPS      Y12, 2976(SI)
-	VSUBPS       Y15, Y10, Y12
+	VMOVUPS      Y13, 2976(SI)
+	VSUBPS       Y15, Y10, Y13
 	VSUBPS       Y8, Y9, Y8
 	VADDPS       Y15, Y10, Y9
 	VMOVAPS      Y8, Y10
@@ -31102,56 +32081,56 @@ gather:
 	VADDPS       Y3, Y1, Y9
 	VSUBPS       Y3, Y1, Y1
 	VMULPS       word_40000000<>+0(SB), Y11, Y3
-	VMULPS       word_c0000000<>+0(SB), Y12, Y11
-	VADDPS       Y3, Y9, Y12
+	VMULPS       word_c0000000<>+0(SB), Y13, Y11
+	VADDPS       Y3, Y9, Y13
 	VSUBPS       Y3, Y9, Y3
 	VADDPS       Y11, Y1, Y9
 	VSUBPS       Y11, Y1, Y1
-	VADDPS       Y7, Y5, Y11
-	VSUBPS       Y7, Y5, Y5
+	VADDPS       Y7, Y6, Y11
+	VSUBPS       Y7, Y6, Y6
 	VMULPS       word_40000000<>+0(SB), Y10, Y7
 	VMULPS       word_c0000000<>+0(SB), Y8, Y8
 	VADDPS       Y7, Y11, Y10
 	VSUBPS       Y7, Y11, Y7
-	VADDPS       Y8, Y5, Y11
-	VSUBPS       Y8, Y5, Y5
+	VADDPS       Y8, Y6, Y11
+	VSUBPS       Y8, Y6, Y6
 	VADDPS       Y14, Y4, Y8
 	VSUBPS       Y14, Y4, Y4
-	VADDPS       Y13, Y6, Y14
+	VADDPS       Y12, Y5, Y14
 	VSUBPS       Y2, Y0, Y15
-	VSUBPS       Y13, Y6, Y6
+	VSUBPS       Y12, Y5, Y5
 	VADDPS       Y2, Y0, Y0
-	VMOVAPS      Y6, Y2
+	VMOVAPS      Y5, Y2
 	VFMADD231PS  word_bf800000<>+0(SB), Y0, Y2
 	VMULPS       word_3f3504f3<>+0(SB), Y2, Y2
-	VFMADD231PS  word_3f800000<>+0(SB), Y6, Y0
+	VFMADD231PS  word_3f800000<>+0(SB), Y5, Y0
 	VMULPS       word_3f3504f3<>+0(SB), Y0, Y0
-	VMOVUPS      2976(SI), Y6
-	VMULPS       word_40000000<>+0(SB), Y6, Y6
-	VMOVUPS      2336(SI), Y13
-	VMULPS       word_c0000000<>+0(SB), Y13, Y13
-	VMOVUPS      Y5, 2336(SI)
-	VADDPS       Y6, Y8, Y5
-	VSUBPS       Y6, Y8, Y6
+	VMOVUPS      2976(SI), Y5
+	VMULPS       word_40000000<>+0(SB), Y5, Y5
+	VMOVUPS      2336(SI), Y12
+	VMULPS       word_c0000000<>+0(SB), Y12, Y12
+	VMOVUPS      Y6, 2336(SI)
+	VADDPS       Y5, Y8, Y6
+	VSUBPS       Y5, Y8, Y5
 	VMULPS       word_40000000<>+0(SB), Y14, Y8
 	VMULPS       word_c0000000<>+0(SB), Y15, Y14
-	VADDPS       Y8, Y5, Y15
-	VSUBPS       Y8, Y5, Y5
-	VADDPS       Y14, Y6, Y8
-	VSUBPS       Y14, Y6, Y6
-	VADDPS       Y13, Y4, Y14
-	VSUBPS       Y13, Y4, Y4
+	VADDPS       Y8, Y6, Y15
+	VSUBPS       Y8, Y6, Y6
+	VADDPS       Y14, Y5, Y8
+	VSUBPS       Y14, Y5, Y5
+	VADDPS       Y12, Y4, Y14
+	VSUBPS       Y12, Y4, Y4
 	VMULPS       word_40000000<>+0(SB), Y2, Y2
 	VMULPS       word_c0000000<>+0(SB), Y0, Y0
-	VADDPS       Y2, Y14, Y13
+	VADDPS       Y2, Y14, Y12
 	VSUBPS       Y2, Y14, Y2
 	VADDPS       Y0, Y4, Y14
 	VSUBPS       Y0, Y4, Y0
 	VMOVUPS      3104(SI), Y4
 	VMOVUPS      Y0, 2976(SI)
 	VMOVUPS      2816(SI), Y0
-	VMOVUPS      Y6, 2464(SI)
-	VADDPS       Y0, Y4, Y6
+	VMOVUPS      Y5, 2464(SI)
+	VADDPS       Y0, Y4, Y5
 	VSUBPS       Y0, Y4, Y0
 	VMOVUPS      2208(SI), Y4
 	VMOVUPS      Y1, 2816(SI)
@@ -31160,15 +32139,15 @@ gather:
 	VADDPS       Y1, Y4, Y2
 	VMOVUPS      Y7, 2560(SI)
 	VMOVUPS      3232(SI), Y7
-	VMOVUPS      Y5, 2848(SI)
-	VMOVUPS      2688(SI), Y5
+	VMOVUPS      Y6, 2848(SI)
+	VMOVUPS      2688(SI), Y6
 	VMOVUPS      Y3, 2592(SI)
-	VSUBPS       Y5, Y7, Y3
+	VSUBPS       Y6, Y7, Y3
 	VSUBPS       Y1, Y4, Y1
-	VADDPS       Y5, Y7, Y4
-	VMOVAPS      Y1, Y5
-	VFMADD231PS  word_bed413cd<>+0(SB), Y4, Y5
-	VMULPS       word_3f6c835e<>+0(SB), Y5, Y5
+	VADDPS       Y6, Y7, Y4
+	VMOVAPS      Y1, Y6
+	VFMADD231PS  word_bed413cd<>+0(SB), Y4, Y6
+	VMULPS       word_3f6c835e<>+0(SB), Y6, Y6
 	VFMADD231PS  word_3ed413cd<>+0(SB), Y1, Y4
 	VMULPS       word_3f6c835e<>+0(SB), Y4, Y1
 	VMOVUPS      2080(SI), Y4
@@ -31190,14 +32169,14 @@ gather:
 	VMULPS       word_3f3504f3<>+0(SB), Y7, Y4
 	VMOVUPS      2048(SI), Y7
 	VMOVUPS      2304(SI), Y11
-	VMOVUPS      Y13, 2944(SI)
-	VADDPS       Y11, Y7, Y13
+	VMOVUPS      Y12, 2944(SI)
+	VADDPS       Y11, Y7, Y12
 	VMOVUPS      Y10, 3360(SI)
 	VMOVUPS      3328(SI), Y10
 	VMOVUPS      Y15, 2432(SI)
 	VMOVUPS      3072(SI), Y15
-	VMOVUPS      Y12, 2080(SI)
-	VSUBPS       Y15, Y10, Y12
+	VMOVUPS      Y13, 2080(SI)
+	VSUBPS       Y15, Y10, Y13
 	VSUBPS       Y11, Y7, Y7
 	VADDPS       Y15, Y10, Y10
 	VMOVAPS      Y7, Y11
@@ -31210,13 +32189,13 @@ gather:
 	VMOVUPS      3200(SI), Y15
 	VMULPS       word_c0000000<>+0(SB), Y15, Y15
 	VMOVUPS      Y4, 3200(SI)
-	VADDPS       Y10, Y6, Y4
-	VSUBPS       Y10, Y6, Y6
-	VADDPS       Y13, Y2, Y10
+	VADDPS       Y10, Y5, Y4
+	VSUBPS       Y10, Y5, Y5
+	VADDPS       Y12, Y2, Y10
 	VMOVUPS      Y8, 2176(SI)
-	VSUBPS       Y12, Y3, Y8
-	VSUBPS       Y13, Y2, Y2
-	VADDPS       Y12, Y3, Y3
+	VSUBPS       Y13, Y3, Y8
+	VSUBPS       Y12, Y2, Y2
+	VADDPS       Y13, Y3, Y3
 	VMOVAPS      Y2, Y12
 	VFMADD231PS  word_bf800000<>+0(SB), Y3, Y12
 	VMULPS       word_3f3504f3<>+0(SB), Y12, Y12
@@ -31232,32 +32211,32 @@ gather:
 	VSUBPS       Y4, Y13, Y4
 	VADDPS       Y8, Y3, Y13
 	VSUBPS       Y8, Y3, Y3
-	VADDPS       Y9, Y6, Y8
-	VSUBPS       Y9, Y6, Y6
+	VADDPS       Y9, Y5, Y8
+	VSUBPS       Y9, Y5, Y5
 	VMULPS       word_40000000<>+0(SB), Y12, Y9
 	VMULPS       word_c0000000<>+0(SB), Y2, Y2
 	VADDPS       Y9, Y8, Y12
 	VSUBPS       Y9, Y8, Y8
-	VADDPS       Y2, Y6, Y9
-	VSUBPS       Y2, Y6, Y2
-	VADDPS       Y15, Y0, Y6
+	VADDPS       Y2, Y5, Y9
+	VSUBPS       Y2, Y5, Y2
+	VADDPS       Y15, Y0, Y5
 	VSUBPS       Y15, Y0, Y0
-	VADDPS       Y11, Y5, Y14
+	VADDPS       Y11, Y6, Y14
 	VSUBPS       Y7, Y1, Y15
-	VSUBPS       Y11, Y5, Y5
+	VSUBPS       Y11, Y6, Y6
 	VADDPS       Y7, Y1, Y1
-	VMOVAPS      Y5, Y7
+	VMOVAPS      Y6, Y7
 	VFMADD231PS  word_bf800000<>+0(SB), Y1, Y7
 	VMULPS       word_3f3504f3<>+0(SB), Y7, Y7
-	VFMADD231PS  word_3f800000<>+0(SB), Y5, Y1
+	VFMADD231PS  word_3f800000<>+0(SB), Y6, Y1
 	VMULPS       word_3f3504f3<>+0(SB), Y1, Y1
-	VMOVUPS      2176(SI), Y5
-	VMULPS       word_40000000<>+0(SB), Y5, Y5
+	VMOVUPS      2176(SI), Y6
+	VMULPS       word_40000000<>+0(SB), Y6, Y6
 	VMOVUPS      3200(SI), Y11
 	VMULPS       word_c0000000<>+0(SB), Y11, Y11
 	VMOVUPS      Y2, 3200(SI)
-	VADDPS       Y5, Y6, Y2
-	VSUBPS       Y5, Y6, Y5
+	VADDPS       Y6, Y5, Y2
+	VSUBPS       Y6, Y5, Y5
 	VMULPS       word_40000000<>+0(SB), Y14, Y6
 	VMULPS       word_c0000000<>+0(SB), Y15, Y14
 	VADDPS       Y6, Y2, Y15
@@ -31279,7 +32258,7 @@ gather:
 	VMOVUPS      2144(SI), Y1
 	VMOVUPS      Y1, 64(SI)
 	VMOVUPS      Y10, 96(SI)
-	VMOVUPS      2496(SI), Y1
+	VMOVUPS      2528(SI), Y1
 	VMOVUPS      Y1, 128(SI)
 	VMOVUPS      2432(SI), Y1
 	VMOVUPS      Y1, 160(SI)
@@ -31300,21 +32279,21 @@ gather:
 	VMOVUPS      3456(SI), Y1
 	VMOVUPS      Y1, 448(SI)
 	VMOVUPS      Y11, 480(SI)
-	VMOVUPS      3424(SI), Y1
+	VMOVUPS      3520(SI), Y1
 	VMOVUPS      Y1, 512(SI)
 	VMOVUPS      2208(SI), Y1
 	VMOVUPS      Y1, 544(SI)
 	VMOVUPS      2272(SI), Y1
 	VMOVUPS      Y1, 576(SI)
 	VMOVUPS      Y13, 608(SI)
-	VMOVUPS      2656(SI), Y1
+	VMOVUPS      2624(SI), Y1
 	VMOVUPS      Y1, 640(SI)
 	VMOVUPS      2720(SI), Y1
 	VMOVUPS      Y1, 672(SI)
 	VMOVUPS      3616(SI), Y1
 	VMOVUPS      Y1, 704(SI)
 	VMOVUPS      Y6, 736(SI)
-	VMOVUPS      3520(SI), Y1
+	VMOVUPS      3424(SI), Y1
 	VMOVUPS      Y1, 768(SI)
 	VMOVUPS      3232(SI), Y1
 	VMOVUPS      Y1, 800(SI)
@@ -31328,7 +32307,7 @@ gather:
 	VMOVUPS      3584(SI), Y1
 	VMOVUPS      Y1, 960(SI)
 	VMOVUPS      Y14, 992(SI)
-	VMOVUPS      2528(SI), Y1
+	VMOVUPS      2496(SI), Y1
 	VMOVUPS      Y1, 1024(SI)
 	VMOVUPS      2592(SI), Y1
 	VMOVUPS      Y1, 1056(SI)
@@ -31342,7 +32321,7 @@ gather:
 	VMOVUPS      3040(SI), Y1
 	VMOVUPS      Y1, 1216(SI)
 	VMOVUPS      Y2, 1248(SI)
-	VMOVUPS      2624(SI), Y1
+	VMOVUPS      2656(SI), Y1
 	VMOVUPS      Y1, 1280(SI)
 	VMOVUPS      2560(SI), Y1
 	VMOVUPS      Y1, 1312(SI)
@@ -32417,15 +33396,13 @@ part:
 	VSUBPS      Y1, Y0, Y0
 	VMOVUPS     Y0, 32(DI)
 	VMOVUPS     4640(SI), Y0
-	VMOVUPS     6688(SI), Y1
-	VSUBPS      Y1, Y0, Y2
-	VMOVUPS     Y2, 3040(DI)
-	VMOVUPS     Y0, 3072(DI)
-	VMULPS      word_bf800000<>+0(SB), Y1, Y0
-	VMOVUPS     Y0, 3104(DI)
+	VMOVUPS     Y0, 2048(DI)
+	VMOVUPS     6688(SI), Y0
+	VMULPS      word_bf800000<>+0(SB), Y0, Y0
+	VMOVUPS     Y0, 2080(DI)
 	LEAQ        4672(SI), R12
 	LEAQ        64(DI), R13
-	LEAQ        6016(DI), R14
+	LEAQ        4032(DI), R14
 	LEAQ        circulantTwiddles128<>+0(SB), R9
 	MOVQ        $0x0000001f, R11
 
@@ -32446,17 +33423,13 @@ combine128_0:
 	VFMADD231PS  Y5, Y6, Y3
 	VFNMADD231PS Y4, Y6, Y0
 	VFMSUB231PS  Y5, Y6, Y1
-	VADDPS       Y3, Y2, Y4
-	VMOVUPS      Y4, (R13)
-	VMOVUPS      Y2, 32(R13)
-	VMOVUPS      Y3, 64(R13)
-	VADDPS       Y1, Y0, Y4
-	VMOVUPS      Y4, (R14)
-	VMOVUPS      Y0, 32(R14)
-	VMOVUPS      Y1, 64(R14)
+	VMOVUPS      Y2, (R13)
+	VMOVUPS      Y3, 32(R13)
+	VMOVUPS      Y0, (R14)
+	VMOVUPS      Y1, 32(R14)
 	ADDQ         $0x00000040, R12
-	ADDQ         $0x00000060, R13
-	SUBQ         $0x00000060, R14
+	ADDQ         $0x00000040, R13
+	SUBQ         $0x00000040, R14
 	ADDQ         $0x08, R9
 	DECQ         R11
 	JNE          combine128_0
@@ -32465,7 +33438,7 @@ combine128_0:
 	SUBQ         $0x00000200, R13
 	ADDQ         R13, AX
 	ADDQ         R13, BX
-	ADDQ         $0x000017e0, DI
+	ADDQ         $0x00001020, DI
 	DECQ         R10
 	JNE          group
 	VZEROUPPER
@@ -32487,21 +33460,20 @@ TEXT ·circulantInverse128AVX2(SB), NOSPLIT, $8-136
 
 group:
 	MOVQ    R11, (SP)
-	VMOVUPS 3040(DI), Y0
-	VSUBPS  3104(DI), Y0, Y1
-	VADDPS  3072(DI), Y0, Y0
-	VMOVUPS (DI), Y2
-	VMOVUPS 32(DI), Y3
-	VADDPS  Y3, Y2, Y4
-	VMOVUPS Y4, 4608(SI)
-	VSUBPS  Y3, Y2, Y2
-	VMOVUPS Y2, 6656(SI)
-	VMULPS  word_40000000<>+0(SB), Y1, Y1
-	VMOVUPS Y1, 4640(SI)
+	VMOVUPS (DI), Y0
+	VMOVUPS 32(DI), Y1
+	VADDPS  Y1, Y0, Y2
+	VMOVUPS Y2, 4608(SI)
+	VSUBPS  Y1, Y0, Y0
+	VMOVUPS Y0, 6656(SI)
+	VMOVUPS 2048(DI), Y0
+	VMULPS  word_40000000<>+0(SB), Y0, Y0
+	VMOVUPS Y0, 4640(SI)
+	VMOVUPS 2080(DI), Y0
 	VMULPS  word_c0000000<>+0(SB), Y0, Y0
 	VMOVUPS Y0, 6688(SI)
 	LEAQ    64(DI), R12
-	LEAQ    6016(DI), R14
+	LEAQ    4032(DI), R14
 	LEAQ    4672(SI), R13
 	LEAQ    circulantTwiddles128<>+0(SB), R9
 	MOVQ    $0x0000001f, R11
@@ -32510,11 +33482,9 @@ separate128_0:
 	VBROADCASTSS (R9), Y12
 	VBROADCASTSS 4(R9), Y13
 	VMOVUPS      (R12), Y0
-	VADDPS       32(R12), Y0, Y1
-	VSUBPS       64(R12), Y0, Y0
+	VMOVUPS      32(R12), Y1
 	VMOVUPS      (R14), Y2
-	VADDPS       32(R14), Y2, Y3
-	VSUBPS       64(R14), Y2, Y2
+	VMOVUPS      32(R14), Y3
 	VADDPS       Y2, Y0, Y4
 	VSUBPS       Y3, Y1, Y5
 	VSUBPS       Y2, Y0, Y6
@@ -32529,8 +33499,8 @@ separate128_0:
 	VMOVUPS      Y5, 32(R13)
 	VMOVUPS      Y8, 2048(R13)
 	VMOVUPS      Y9, 2080(R13)
-	ADDQ         $0x00000060, R12
-	SUBQ         $0x00000060, R14
+	ADDQ         $0x00000040, R12
+	SUBQ         $0x00000040, R14
 	ADDQ         $0x00000040, R13
 	ADDQ         $0x08, R9
 	DECQ         R11
@@ -33711,7 +34681,7 @@ write:
 	ADDQ       R13, AX
 	ADDQ       R13, BX
 	ADDQ       R13, R11
-	ADDQ       $0x000017e0, DI
+	ADDQ       $0x00001020, DI
 	DECQ       R10
 	JNE        group
 	VZEROUPPER
@@ -34641,15 +35611,13 @@ part:
 	VSUBPS      Y1, Y0, Y0
 	VMOVUPS     Y0, 32(DI)
 	VMOVUPS     4640(SI), Y0
-	VMOVUPS     6688(SI), Y1
-	VSUBPS      Y1, Y0, Y2
-	VMOVUPS     Y2, 3040(DI)
-	VMOVUPS     Y0, 3072(DI)
-	VMULPS      word_bf800000<>+0(SB), Y1, Y0
-	VMOVUPS     Y0, 3104(DI)
+	VMOVUPS     Y0, 2048(DI)
+	VMOVUPS     6688(SI), Y0
+	VMULPS      word_bf800000<>+0(SB), Y0, Y0
+	VMOVUPS     Y0, 2080(DI)
 	LEAQ        4672(SI), R12
 	LEAQ        64(DI), R13
-	LEAQ        6016(DI), R14
+	LEAQ        4032(DI), R14
 	LEAQ        circulantTwiddles128<>+0(SB), R9
 	MOVQ        $0x0000001f, R11
 
@@ -34670,31 +35638,41 @@ combine128_0:
 	VFMADD231PS  Y5, Y6, Y3
 	VFNMADD231PS Y4, Y6, Y0
 	VFMSUB231PS  Y5, Y6, Y1
-	VADDPS       Y3, Y2, Y4
-	VMOVUPS      Y4, (R13)
-	VMOVUPS      Y2, 32(R13)
-	VMOVUPS      Y3, 64(R13)
-	VADDPS       Y1, Y0, Y4
-	VMOVUPS      Y4, (R14)
-	VMOVUPS      Y0, 32(R14)
-	VMOVUPS      Y1, 64(R14)
+	VMOVUPS      Y2, (R13)
+	VMOVUPS      Y3, 32(R13)
+	VMOVUPS      Y0, (R14)
+	VMOVUPS      Y1, 32(R14)
 	ADDQ         $0x00000040, R12
-	ADDQ         $0x00000060, R13
-	SUBQ         $0x00000060, R14
+	ADDQ         $0x00000040, R13
+	SUBQ         $0x00000040, R14
 	ADDQ         $0x08, R9
 	DECQ         R11
 	JNE          combine128_0
 	MOVQ         CX, R8
 	MOVQ         DI, R13
-	MOVQ         $0x000000bf, R11
+	MOVQ         $0x00000002, R11
 
-spread:
+spreadReal:
 	VMOVUPS (R13), Y0
 	VMOVUPS Y0, (R8)
 	ADDQ    DX, R8
 	ADDQ    $0x00000020, R13
 	DECQ    R11
-	JNE     spread
+	JNE     spreadReal
+	MOVQ    $0x0000003f, R11
+
+spreadComplex:
+	VMOVUPS (R13), Y0
+	VMOVUPS 32(R13), Y1
+	VADDPS  Y1, Y0, Y2
+	VMOVUPS Y2, (R8)
+	VMOVUPS Y0, (R8)(DX*1)
+	VMOVUPS Y1, (R8)(DX*2)
+	LEAQ    (R8)(DX*2), R8
+	ADDQ    DX, R8
+	ADDQ    $0x00000040, R13
+	DECQ    R11
+	JNE     spreadComplex
 	ADDQ    $0x00000020, AX
 	ADDQ    $0x00000020, CX
 	DECQ    R10
@@ -34718,30 +35696,43 @@ TEXT ·circulantInverseImage128AVX2(SB), NOSPLIT, $0-128
 vector:
 	MOVQ AX, R8
 	MOVQ DI, R13
-	MOVQ $0x000000bf, R11
+	MOVQ $0x00000002, R11
 
-gather:
+gatherReal:
 	VMOVUPS (R8), Y0
 	VMOVUPS Y0, (R13)
 	ADDQ    BX, R8
 	ADDQ    $0x00000020, R13
 	DECQ    R11
-	JNE     gather
-	VMOVUPS 3040(DI), Y0
-	VSUBPS  3104(DI), Y0, Y1
-	VADDPS  3072(DI), Y0, Y0
-	VMOVUPS (DI), Y2
-	VMOVUPS 32(DI), Y3
-	VADDPS  Y3, Y2, Y4
-	VMOVUPS Y4, 4608(SI)
-	VSUBPS  Y3, Y2, Y2
-	VMOVUPS Y2, 6656(SI)
-	VMULPS  word_40000000<>+0(SB), Y1, Y1
-	VMOVUPS Y1, 4640(SI)
+	JNE     gatherReal
+	MOVQ    $0x0000003f, R11
+
+gatherComplex:
+	VMOVUPS (R8), Y0
+	VMOVUPS (R8)(BX*2), Y1
+	VSUBPS  Y1, Y0, Y1
+	VADDPS  (R8)(BX*1), Y0, Y0
+	VMOVUPS Y1, (R13)
+	VMOVUPS Y0, 32(R13)
+	LEAQ    (R8)(BX*2), R8
+	ADDQ    BX, R8
+	ADDQ    $0x00000040, R13
+	DECQ    R11
+	JNE     gatherComplex
+	VMOVUPS (DI), Y0
+	VMOVUPS 32(DI), Y1
+	VADDPS  Y1, Y0, Y2
+	VMOVUPS Y2, 4608(SI)
+	VSUBPS  Y1, Y0, Y0
+	VMOVUPS Y0, 6656(SI)
+	VMOVUPS 2048(DI), Y0
+	VMULPS  word_40000000<>+0(SB), Y0, Y0
+	VMOVUPS Y0, 4640(SI)
+	VMOVUPS 2080(DI), Y0
 	VMULPS  word_c0000000<>+0(SB), Y0, Y0
 	VMOVUPS Y0, 6688(SI)
 	LEAQ    64(DI), R12
-	LEAQ    6016(DI), R14
+	LEAQ    4032(DI), R14
 	LEAQ    4672(SI), R13
 	LEAQ    circulantTwiddles128<>+0(SB), R9
 	MOVQ    $0x0000001f, R11
@@ -34750,11 +35741,9 @@ separate128_0:
 	VBROADCASTSS (R9), Y12
 	VBROADCASTSS 4(R9), Y13
 	VMOVUPS      (R12), Y0
-	VADDPS       32(R12), Y0, Y1
-	VSUBPS       64(R12), Y0, Y0
+	VMOVUPS      32(R12), Y1
 	VMOVUPS      (R14), Y2
-	VADDPS       32(R14), Y2, Y3
-	VSUBPS       64(R14), Y2, Y2
+	VMOVUPS      32(R14), Y3
 	VADDPS       Y2, Y0, Y4
 	VSUBPS       Y3, Y1, Y5
 	VSUBPS       Y2, Y0, Y6
@@ -34769,8 +35758,8 @@ separate128_0:
 	VMOVUPS      Y5, 32(R13)
 	VMOVUPS      Y8, 2048(R13)
 	VMOVUPS      Y9, 2080(R13)
-	ADDQ         $0x00000060, R12
-	SUBQ         $0x00000060, R14
+	ADDQ         $0x00000040, R12
+	SUBQ         $0x00000040, R14
 	ADDQ         $0x00000040, R13
 	ADDQ         $0x08, R9
 	DECQ         R11
@@ -36858,18 +37847,17 @@ part:
 	ADDQ        $0x00000800, R13
 	DECQ        R11
 	JNE         part
-	LEAQ        (SI), R13
 	VMOVUPS     8704(SI), Y0
 	VMOVUPS     12800(SI), Y1
 	VADDPS      Y1, Y0, Y2
-	VMOVUPS     Y2, (R13)
+	VMOVUPS     Y2, (SI)
 	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     Y0, 32(R13)
+	VMOVUPS     Y0, 32(SI)
 	VMOVUPS     8736(SI), Y0
-	VMOVUPS     Y0, 2048(R13)
+	VMOVUPS     Y0, 2048(SI)
 	VMOVUPS     12832(SI), Y0
 	VMULPS      word_bf800000<>+0(SB), Y0, Y0
-	VMOVUPS     Y0, 2080(R13)
+	VMOVUPS     Y0, 2080(SI)
 	LEAQ        8768(SI), R12
 	LEAQ        64(SI), R13
 	LEAQ        4032(SI), R14
@@ -36903,18 +37891,17 @@ combine128_0:
 	ADDQ         $0x08, R9
 	DECQ         R11
 	JNE          combine128_0
-	LEAQ         4096(SI), R13
 	VMOVUPS      10752(SI), Y0
 	VMOVUPS      14848(SI), Y1
 	VADDPS       Y1, Y0, Y2
-	VMOVUPS      Y2, (R13)
+	VMOVUPS      Y2, 4096(SI)
 	VSUBPS       Y1, Y0, Y0
-	VMOVUPS      Y0, 32(R13)
+	VMOVUPS      Y0, 4128(SI)
 	VMOVUPS      10784(SI), Y0
-	VMOVUPS      Y0, 2048(R13)
+	VMOVUPS      Y0, 6144(SI)
 	VMOVUPS      14880(SI), Y0
 	VMULPS       word_bf800000<>+0(SB), Y0, Y0
-	VMOVUPS      Y0, 2080(R13)
+	VMOVUPS      Y0, 6176(SI)
 	LEAQ         10816(SI), R12
 	LEAQ         4160(SI), R13
 	LEAQ         8128(SI), R14
@@ -36955,15 +37942,13 @@ combine128_1:
 	VSUBPS       Y1, Y0, Y0
 	VMOVUPS      Y0, 32(DI)
 	VMOVUPS      32(SI), Y0
-	VMOVUPS      4128(SI), Y1
-	VSUBPS       Y1, Y0, Y2
-	VMOVUPS      Y2, 6112(DI)
-	VMOVUPS      Y0, 6144(DI)
-	VMULPS       word_bf800000<>+0(SB), Y1, Y0
-	VMOVUPS      Y0, 6176(DI)
+	VMOVUPS      Y0, 4096(DI)
+	VMOVUPS      4128(SI), Y0
+	VMULPS       word_bf800000<>+0(SB), Y0, Y0
+	VMOVUPS      Y0, 4128(DI)
 	LEAQ         64(SI), R12
 	LEAQ         64(DI), R13
-	LEAQ         12160(DI), R14
+	LEAQ         8128(DI), R14
 	LEAQ         circulantTwiddles256<>+0(SB), R9
 	MOVQ         $0x0000003f, R11
 
@@ -36984,17 +37969,13 @@ combine256_0:
 	VFMADD231PS  Y5, Y6, Y3
 	VFNMADD231PS Y4, Y6, Y0
 	VFMSUB231PS  Y5, Y6, Y1
-	VADDPS       Y3, Y2, Y4
-	VMOVUPS      Y4, (R13)
-	VMOVUPS      Y2, 32(R13)
-	VMOVUPS      Y3, 64(R13)
-	VADDPS       Y1, Y0, Y4
-	VMOVUPS      Y4, (R14)
-	VMOVUPS      Y0, 32(R14)
-	VMOVUPS      Y1, 64(R14)
+	VMOVUPS      Y2, (R13)
+	VMOVUPS      Y3, 32(R13)
+	VMOVUPS      Y0, (R14)
+	VMOVUPS      Y1, 32(R14)
 	ADDQ         $0x00000040, R12
-	ADDQ         $0x00000060, R13
-	SUBQ         $0x00000060, R14
+	ADDQ         $0x00000040, R13
+	SUBQ         $0x00000040, R14
 	ADDQ         $0x08, R9
 	DECQ         R11
 	JNE          combine256_0
@@ -37003,7 +37984,7 @@ combine256_0:
 	SUBQ         $0x00000400, R13
 	ADDQ         R13, AX
 	ADDQ         R13, BX
-	ADDQ         $0x00002fe0, DI
+	ADDQ         $0x00002020, DI
 	DECQ         R10
 	JNE          group
 	VZEROUPPER
@@ -37025,21 +38006,20 @@ TEXT ·circulantInverse256AVX2(SB), NOSPLIT, $8-136
 
 group:
 	MOVQ    R11, (SP)
-	VMOVUPS 6112(DI), Y0
-	VSUBPS  6176(DI), Y0, Y1
-	VADDPS  6144(DI), Y0, Y0
-	VMOVUPS (DI), Y2
-	VMOVUPS 32(DI), Y3
-	VADDPS  Y3, Y2, Y4
-	VMOVUPS Y4, (SI)
-	VSUBPS  Y3, Y2, Y2
-	VMOVUPS Y2, 4096(SI)
-	VMULPS  word_40000000<>+0(SB), Y1, Y1
-	VMOVUPS Y1, 32(SI)
+	VMOVUPS (DI), Y0
+	VMOVUPS 32(DI), Y1
+	VADDPS  Y1, Y0, Y2
+	VMOVUPS Y2, (SI)
+	VSUBPS  Y1, Y0, Y0
+	VMOVUPS Y0, 4096(SI)
+	VMOVUPS 4096(DI), Y0
+	VMULPS  word_40000000<>+0(SB), Y0, Y0
+	VMOVUPS Y0, 32(SI)
+	VMOVUPS 4128(DI), Y0
 	VMULPS  word_c0000000<>+0(SB), Y0, Y0
 	VMOVUPS Y0, 4128(SI)
 	LEAQ    64(DI), R12
-	LEAQ    12160(DI), R14
+	LEAQ    8128(DI), R14
 	LEAQ    64(SI), R13
 	LEAQ    circulantTwiddles256<>+0(SB), R9
 	MOVQ    $0x0000003f, R11
@@ -37048,11 +38028,9 @@ separate256_0:
 	VBROADCASTSS (R9), Y12
 	VBROADCASTSS 4(R9), Y13
 	VMOVUPS      (R12), Y0
-	VADDPS       32(R12), Y0, Y1
-	VSUBPS       64(R12), Y0, Y0
+	VMOVUPS      32(R12), Y1
 	VMOVUPS      (R14), Y2
-	VADDPS       32(R14), Y2, Y3
-	VSUBPS       64(R14), Y2, Y2
+	VMOVUPS      32(R14), Y3
 	VADDPS       Y2, Y0, Y4
 	VSUBPS       Y3, Y1, Y5
 	VSUBPS       Y2, Y0, Y6
@@ -37067,8 +38045,8 @@ separate256_0:
 	VMOVUPS      Y5, 32(R13)
 	VMOVUPS      Y8, 4096(R13)
 	VMOVUPS      Y9, 4128(R13)
-	ADDQ         $0x00000060, R12
-	SUBQ         $0x00000060, R14
+	ADDQ         $0x00000040, R12
+	SUBQ         $0x00000040, R14
 	ADDQ         $0x00000040, R13
 	ADDQ         $0x08, R9
 	DECQ         R11
@@ -38339,7 +39317,7 @@ write:
 	ADDQ       R13, AX
 	ADDQ       R13, BX
 	ADDQ       R13, R11
-	ADDQ       $0x00002fe0, DI
+	ADDQ       $0x00002020, DI
 	DECQ       R10
 	JNE        group
 	VZEROUPPER
@@ -39262,18 +40240,17 @@ part:
 	ADDQ        $0x00000800, R13
 	DECQ        R11
 	JNE         part
-	LEAQ        (SI), R13
 	VMOVUPS     8704(SI), Y0
 	VMOVUPS     12800(SI), Y1
 	VADDPS      Y1, Y0, Y2
-	VMOVUPS     Y2, (R13)
+	VMOVUPS     Y2, (SI)
 	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     Y0, 32(R13)
+	VMOVUPS     Y0, 32(SI)
 	VMOVUPS     8736(SI), Y0
-	VMOVUPS     Y0, 2048(R13)
+	VMOVUPS     Y0, 2048(SI)
 	VMOVUPS     12832(SI), Y0
 	VMULPS      word_bf800000<>+0(SB), Y0, Y0
-	VMOVUPS     Y0, 2080(R13)
+	VMOVUPS     Y0, 2080(SI)
 	LEAQ        8768(SI), R12
 	LEAQ        64(SI), R13
 	LEAQ        4032(SI), R14
@@ -39307,18 +40284,17 @@ combine128_0:
 	ADDQ         $0x08, R9
 	DECQ         R11
 	JNE          combine128_0
-	LEAQ         4096(SI), R13
 	VMOVUPS      10752(SI), Y0
 	VMOVUPS      14848(SI), Y1
 	VADDPS       Y1, Y0, Y2
-	VMOVUPS      Y2, (R13)
+	VMOVUPS      Y2, 4096(SI)
 	VSUBPS       Y1, Y0, Y0
-	VMOVUPS      Y0, 32(R13)
+	VMOVUPS      Y0, 4128(SI)
 	VMOVUPS      10784(SI), Y0
-	VMOVUPS      Y0, 2048(R13)
+	VMOVUPS      Y0, 6144(SI)
 	VMOVUPS      14880(SI), Y0
 	VMULPS       word_bf800000<>+0(SB), Y0, Y0
-	VMOVUPS      Y0, 2080(R13)
+	VMOVUPS      Y0, 6176(SI)
 	LEAQ         10816(SI), R12
 	LEAQ         4160(SI), R13
 	LEAQ         8128(SI), R14
@@ -39359,15 +40335,13 @@ combine128_1:
 	VSUBPS       Y1, Y0, Y0
 	VMOVUPS      Y0, 32(DI)
 	VMOVUPS      32(SI), Y0
-	VMOVUPS      4128(SI), Y1
-	VSUBPS       Y1, Y0, Y2
-	VMOVUPS      Y2, 6112(DI)
-	VMOVUPS      Y0, 6144(DI)
-	VMULPS       word_bf800000<>+0(SB), Y1, Y0
-	VMOVUPS      Y0, 6176(DI)
+	VMOVUPS      Y0, 4096(DI)
+	VMOVUPS      4128(SI), Y0
+	VMULPS       word_bf800000<>+0(SB), Y0, Y0
+	VMOVUPS      Y0, 4128(DI)
 	LEAQ         64(SI), R12
 	LEAQ         64(DI), R13
-	LEAQ         12160(DI), R14
+	LEAQ         8128(DI), R14
 	LEAQ         circulantTwiddles256<>+0(SB), R9
 	MOVQ         $0x0000003f, R11
 
@@ -39388,31 +40362,41 @@ combine256_0:
 	VFMADD231PS  Y5, Y6, Y3
 	VFNMADD231PS Y4, Y6, Y0
 	VFMSUB231PS  Y5, Y6, Y1
-	VADDPS       Y3, Y2, Y4
-	VMOVUPS      Y4, (R13)
-	VMOVUPS      Y2, 32(R13)
-	VMOVUPS      Y3, 64(R13)
-	VADDPS       Y1, Y0, Y4
-	VMOVUPS      Y4, (R14)
-	VMOVUPS      Y0, 32(R14)
-	VMOVUPS      Y1, 64(R14)
+	VMOVUPS      Y2, (R13)
+	VMOVUPS      Y3, 32(R13)
+	VMOVUPS      Y0, (R14)
+	VMOVUPS      Y1, 32(R14)
 	ADDQ         $0x00000040, R12
-	ADDQ         $0x00000060, R13
-	SUBQ         $0x00000060, R14
+	ADDQ         $0x00000040, R13
+	SUBQ         $0x00000040, R14
 	ADDQ         $0x08, R9
 	DECQ         R11
 	JNE          combine256_0
 	MOVQ         CX, R8
 	MOVQ         DI, R13
-	MOVQ         $0x0000017f, R11
+	MOVQ         $0x00000002, R11
 
-spread:
+spreadReal:
 	VMOVUPS (R13), Y0
 	VMOVUPS Y0, (R8)
 	ADDQ    DX, R8
 	ADDQ    $0x00000020, R13
 	DECQ    R11
-	JNE     spread
+	JNE     spreadReal
+	MOVQ    $0x0000007f, R11
+
+spreadComplex:
+	VMOVUPS (R13), Y0
+	VMOVUPS 32(R13), Y1
+	VADDPS  Y1, Y0, Y2
+	VMOVUPS Y2, (R8)
+	VMOVUPS Y0, (R8)(DX*1)
+	VMOVUPS Y1, (R8)(DX*2)
+	LEAQ    (R8)(DX*2), R8
+	ADDQ    DX, R8
+	ADDQ    $0x00000040, R13
+	DECQ    R11
+	JNE     spreadComplex
 	ADDQ    $0x00000020, AX
 	ADDQ    $0x00000020, CX
 	DECQ    R10
@@ -39436,30 +40420,43 @@ TEXT ·circulantInverseImage256AVX2(SB), NOSPLIT, $0-128
 vector:
 	MOVQ AX, R8
 	MOVQ DI, R13
-	MOVQ $0x0000017f, R11
+	MOVQ $0x00000002, R11
 
-gather:
+gatherReal:
 	VMOVUPS (R8), Y0
 	VMOVUPS Y0, (R13)
 	ADDQ    BX, R8
 	ADDQ    $0x00000020, R13
 	DECQ    R11
-	JNE     gather
-	VMOVUPS 6112(DI), Y0
-	VSUBPS  6176(DI), Y0, Y1
-	VADDPS  6144(DI), Y0, Y0
-	VMOVUPS (DI), Y2
-	VMOVUPS 32(DI), Y3
-	VADDPS  Y3, Y2, Y4
-	VMOVUPS Y4, (SI)
-	VSUBPS  Y3, Y2, Y2
-	VMOVUPS Y2, 4096(SI)
-	VMULPS  word_40000000<>+0(SB), Y1, Y1
-	VMOVUPS Y1, 32(SI)
+	JNE     gatherReal
+	MOVQ    $0x0000007f, R11
+
+gatherComplex:
+	VMOVUPS (R8), Y0
+	VMOVUPS (R8)(BX*2), Y1
+	VSUBPS  Y1, Y0, Y1
+	VADDPS  (R8)(BX*1), Y0, Y0
+	VMOVUPS Y1, (R13)
+	VMOVUPS Y0, 32(R13)
+	LEAQ    (R8)(BX*2), R8
+	ADDQ    BX, R8
+	ADDQ    $0x00000040, R13
+	DECQ    R11
+	JNE     gatherComplex
+	VMOVUPS (DI), Y0
+	VMOVUPS 32(DI), Y1
+	VADDPS  Y1, Y0, Y2
+	VMOVUPS Y2, (SI)
+	VSUBPS  Y1, Y0, Y0
+	VMOVUPS Y0, 4096(SI)
+	VMOVUPS 4096(DI), Y0
+	VMULPS  word_40000000<>+0(SB), Y0, Y0
+	VMOVUPS Y0, 32(SI)
+	VMOVUPS 4128(DI), Y0
 	VMULPS  word_c0000000<>+0(SB), Y0, Y0
 	VMOVUPS Y0, 4128(SI)
 	LEAQ    64(DI), R12
-	LEAQ    12160(DI), R14
+	LEAQ    8128(DI), R14
 	LEAQ    64(SI), R13
 	LEAQ    circulantTwiddles256<>+0(SB), R9
 	MOVQ    $0x0000003f, R11
@@ -39468,11 +40465,9 @@ separate256_0:
 	VBROADCASTSS (R9), Y12
 	VBROADCASTSS 4(R9), Y13
 	VMOVUPS      (R12), Y0
-	VADDPS       32(R12), Y0, Y1
-	VSUBPS       64(R12), Y0, Y0
+	VMOVUPS      32(R12), Y1
 	VMOVUPS      (R14), Y2
-	VADDPS       32(R14), Y2, Y3
-	VSUBPS       64(R14), Y2, Y2
+	VMOVUPS      32(R14), Y3
 	VADDPS       Y2, Y0, Y4
 	VSUBPS       Y3, Y1, Y5
 	VSUBPS       Y2, Y0, Y6
@@ -39487,8 +40482,8 @@ separate256_0:
 	VMOVUPS      Y5, 32(R13)
 	VMOVUPS      Y8, 4096(R13)
 	VMOVUPS      Y9, 4128(R13)
-	ADDQ         $0x00000060, R12
-	SUBQ         $0x00000060, R14
+	ADDQ         $0x00000040, R12
+	SUBQ         $0x00000040, R14
 	ADDQ         $0x00000040, R13
 	ADDQ         $0x08, R9
 	DECQ         R11
@@ -40666,9 +41661,9 @@ spread:
 	VZEROUPPER
 	RET
 
-// func circulantTileAVX2(y []float32, w []float32, diff []float32, x []float32, at []int, k int, stride int, planes int, bins int, yHalf int)
+// func circulantTileAVX2(y []float32, w []float32, diff []float32, x []float32, at []int, k int, stride int, pitch int, reals int, bins int, yHalf int)
 // Requires: AVX, FMA3
-TEXT ·circulantTileAVX2(SB), NOSPLIT, $0-160
+TEXT ·circulantTileAVX2(SB), NOSPLIT, $0-168
 	MOVQ   w_base+24(FP), AX
 	MOVQ   diff_base+48(FP), DI
 	MOVQ   x_base+72(FP), BX
@@ -40676,17 +41671,14 @@ TEXT ·circulantTileAVX2(SB), NOSPLIT, $0-160
 	MOVQ   at_base+96(FP), R11
 	MOVQ   stride+128(FP), R10
 	SHLQ   $0x02, R10
-	MOVQ   yHalf+152(FP), R8
+	MOVQ   yHalf+160(FP), R8
 	LEAQ   (CX)(R8*4), R8
-	MOVQ   planes+136(FP), R9
+	MOVQ   pitch+136(FP), R9
 	IMUL3Q $0x00000020, R9, R9
 	MOVQ   at_len+104(FP), R13
 	CMPQ   R13, $0x06
 	JNE    not6
-	MOVQ   bins+144(FP), R12
-	NEGQ   R12
-	LEAQ   (R12)(R12*2), R12
-	ADDQ   planes+136(FP), R12
+	MOVQ   reals+144(FP), R12
 
 real6:
 	MOVQ   BX, SI
@@ -40725,7 +41717,7 @@ k6:
 	VBROADCASTSD 40(AX), Y15
 	VFMADD231PS  Y12, Y15, Y10
 	VFMADD231PS  Y13, Y15, Y11
-	ADDQ         R10, AX
+	LEAQ         (AX)(R10*1), AX
 	ADDQ         R9, SI
 	DECQ         DX
 	JNE          k6
@@ -40747,16 +41739,17 @@ k6:
 	MOVQ         40(R11), R13
 	VMOVUPS      Y10, (CX)(R13*4)
 	VMOVUPS      Y11, (R8)(R13*4)
-	ADDQ         $0x20, BX
-	ADDQ         $0x20, CX
-	ADDQ         $0x20, R8
+	ADDQ         $0x00000020, BX
+	ADDQ         $0x00000020, CX
+	ADDQ         $0x00000020, R8
 	DECQ         R12
 	JNE          real6
-	MOVQ         bins+144(FP), R12
+	MOVQ         bins+152(FP), R12
 	TESTQ        R12, R12
 	JE           end6
 
 complex6:
+	LEAQ   (AX)(R10*1), R14
 	MOVQ   BX, SI
 	MOVQ   k+120(FP), DX
 	VXORPS Y0, Y0, Y0
@@ -40773,8 +41766,10 @@ complex6:
 	VXORPS Y11, Y11, Y11
 
 k1_6:
-	VMOVSLDUP    (SI), Y12
-	VMOVSHDUP    (SI), Y13
+	VMOVUPS      (SI), Y13
+	VADDPS       32(SI), Y13, Y13
+	VMOVSLDUP    Y13, Y12
+	VMOVSHDUP    Y13, Y13
 	VBROADCASTSD (AX), Y14
 	VFMADD231PS  Y12, Y14, Y0
 	VFMADD231PS  Y13, Y14, Y1
@@ -40793,7 +41788,7 @@ k1_6:
 	VBROADCASTSD 40(AX), Y15
 	VFMADD231PS  Y12, Y15, Y10
 	VFMADD231PS  Y13, Y15, Y11
-	ADDQ         R10, AX
+	LEAQ         (AX)(R10*2), AX
 	ADDQ         R9, SI
 	DECQ         DX
 	JNE          k1_6
@@ -40815,9 +41810,6 @@ k1_6:
 	MOVQ         40(R11), R13
 	VMOVUPS      Y10, (CX)(R13*4)
 	VMOVUPS      Y11, (R8)(R13*4)
-	ADDQ         $0x20, BX
-	ADDQ         $0x20, CX
-	ADDQ         $0x20, R8
 	MOVQ         BX, SI
 	MOVQ         k+120(FP), DX
 	VXORPS       Y0, Y0, Y0
@@ -40854,31 +41846,40 @@ k2_6:
 	VBROADCASTSD 40(DI), Y15
 	VFMADD231PS  Y12, Y15, Y10
 	VFMADD231PS  Y13, Y15, Y11
-	ADDQ         R10, DI
+	LEAQ         (DI)(R10*1), DI
 	ADDQ         R9, SI
 	DECQ         DX
 	JNE          k2_6
 	MOVQ         (R11), R13
-	VMOVUPS      Y0, (CX)(R13*4)
-	VMOVUPS      Y1, (R8)(R13*4)
+	VADDPS       (CX)(R13*4), Y0, Y0
+	VMOVUPS      Y0, 32(CX)(R13*4)
+	VADDPS       (R8)(R13*4), Y1, Y1
+	VMOVUPS      Y1, 32(R8)(R13*4)
 	MOVQ         8(R11), R13
-	VMOVUPS      Y2, (CX)(R13*4)
-	VMOVUPS      Y3, (R8)(R13*4)
+	VADDPS       (CX)(R13*4), Y2, Y2
+	VMOVUPS      Y2, 32(CX)(R13*4)
+	VADDPS       (R8)(R13*4), Y3, Y3
+	VMOVUPS      Y3, 32(R8)(R13*4)
 	MOVQ         16(R11), R13
-	VMOVUPS      Y4, (CX)(R13*4)
-	VMOVUPS      Y5, (R8)(R13*4)
+	VADDPS       (CX)(R13*4), Y4, Y4
+	VMOVUPS      Y4, 32(CX)(R13*4)
+	VADDPS       (R8)(R13*4), Y5, Y5
+	VMOVUPS      Y5, 32(R8)(R13*4)
 	MOVQ         24(R11), R13
-	VMOVUPS      Y6, (CX)(R13*4)
-	VMOVUPS      Y7, (R8)(R13*4)
+	VADDPS       (CX)(R13*4), Y6, Y6
+	VMOVUPS      Y6, 32(CX)(R13*4)
+	VADDPS       (R8)(R13*4), Y7, Y7
+	VMOVUPS      Y7, 32(R8)(R13*4)
 	MOVQ         32(R11), R13
-	VMOVUPS      Y8, (CX)(R13*4)
-	VMOVUPS      Y9, (R8)(R13*4)
+	VADDPS       (CX)(R13*4), Y8, Y8
+	VMOVUPS      Y8, 32(CX)(R13*4)
+	VADDPS       (R8)(R13*4), Y9, Y9
+	VMOVUPS      Y9, 32(R8)(R13*4)
 	MOVQ         40(R11), R13
-	VMOVUPS      Y10, (CX)(R13*4)
-	VMOVUPS      Y11, (R8)(R13*4)
-	ADDQ         $0x20, BX
-	ADDQ         $0x20, CX
-	ADDQ         $0x20, R8
+	VADDPS       (CX)(R13*4), Y10, Y10
+	VMOVUPS      Y10, 32(CX)(R13*4)
+	VADDPS       (R8)(R13*4), Y11, Y11
+	VMOVUPS      Y11, 32(R8)(R13*4)
 	MOVQ         BX, SI
 	MOVQ         k+120(FP), DX
 	VXORPS       Y0, Y0, Y0
@@ -40895,51 +41896,75 @@ k2_6:
 	VXORPS       Y11, Y11, Y11
 
 k3_6:
-	VMOVSLDUP    (SI), Y12
-	VMOVSHDUP    (SI), Y13
-	VBROADCASTSD (AX), Y14
+	VMOVSLDUP    32(SI), Y12
+	VMOVSHDUP    32(SI), Y13
+	VBROADCASTSD (R14), Y14
 	VFMADD231PS  Y12, Y14, Y0
 	VFMADD231PS  Y13, Y14, Y1
-	VBROADCASTSD 8(AX), Y15
+	VBROADCASTSD 8(R14), Y15
 	VFMADD231PS  Y12, Y15, Y2
 	VFMADD231PS  Y13, Y15, Y3
-	VBROADCASTSD 16(AX), Y14
+	VBROADCASTSD 16(R14), Y14
 	VFMADD231PS  Y12, Y14, Y4
 	VFMADD231PS  Y13, Y14, Y5
-	VBROADCASTSD 24(AX), Y15
+	VBROADCASTSD 24(R14), Y15
 	VFMADD231PS  Y12, Y15, Y6
 	VFMADD231PS  Y13, Y15, Y7
-	VBROADCASTSD 32(AX), Y14
+	VBROADCASTSD 32(R14), Y14
 	VFMADD231PS  Y12, Y14, Y8
 	VFMADD231PS  Y13, Y14, Y9
-	VBROADCASTSD 40(AX), Y15
+	VBROADCASTSD 40(R14), Y15
 	VFMADD231PS  Y12, Y15, Y10
 	VFMADD231PS  Y13, Y15, Y11
-	ADDQ         R10, AX
+	LEAQ         (R14)(R10*2), R14
 	ADDQ         R9, SI
 	DECQ         DX
 	JNE          k3_6
 	MOVQ         (R11), R13
-	VMOVUPS      Y0, (CX)(R13*4)
-	VMOVUPS      Y1, (R8)(R13*4)
+	VMOVUPS      (CX)(R13*4), Y12
+	VSUBPS       Y0, Y12, Y12
+	VMOVUPS      Y12, (CX)(R13*4)
+	VMOVUPS      (R8)(R13*4), Y12
+	VSUBPS       Y1, Y12, Y12
+	VMOVUPS      Y12, (R8)(R13*4)
 	MOVQ         8(R11), R13
-	VMOVUPS      Y2, (CX)(R13*4)
-	VMOVUPS      Y3, (R8)(R13*4)
+	VMOVUPS      (CX)(R13*4), Y12
+	VSUBPS       Y2, Y12, Y12
+	VMOVUPS      Y12, (CX)(R13*4)
+	VMOVUPS      (R8)(R13*4), Y12
+	VSUBPS       Y3, Y12, Y12
+	VMOVUPS      Y12, (R8)(R13*4)
 	MOVQ         16(R11), R13
-	VMOVUPS      Y4, (CX)(R13*4)
-	VMOVUPS      Y5, (R8)(R13*4)
+	VMOVUPS      (CX)(R13*4), Y12
+	VSUBPS       Y4, Y12, Y12
+	VMOVUPS      Y12, (CX)(R13*4)
+	VMOVUPS      (R8)(R13*4), Y12
+	VSUBPS       Y5, Y12, Y12
+	VMOVUPS      Y12, (R8)(R13*4)
 	MOVQ         24(R11), R13
-	VMOVUPS      Y6, (CX)(R13*4)
-	VMOVUPS      Y7, (R8)(R13*4)
+	VMOVUPS      (CX)(R13*4), Y12
+	VSUBPS       Y6, Y12, Y12
+	VMOVUPS      Y12, (CX)(R13*4)
+	VMOVUPS      (R8)(R13*4), Y12
+	VSUBPS       Y7, Y12, Y12
+	VMOVUPS      Y12, (R8)(R13*4)
 	MOVQ         32(R11), R13
-	VMOVUPS      Y8, (CX)(R13*4)
-	VMOVUPS      Y9, (R8)(R13*4)
+	VMOVUPS      (CX)(R13*4), Y12
+	VSUBPS       Y8, Y12, Y12
+	VMOVUPS      Y12, (CX)(R13*4)
+	VMOVUPS      (R8)(R13*4), Y12
+	VSUBPS       Y9, Y12, Y12
+	VMOVUPS      Y12, (R8)(R13*4)
 	MOVQ         40(R11), R13
-	VMOVUPS      Y10, (CX)(R13*4)
-	VMOVUPS      Y11, (R8)(R13*4)
-	ADDQ         $0x20, BX
-	ADDQ         $0x20, CX
-	ADDQ         $0x20, R8
+	VMOVUPS      (CX)(R13*4), Y12
+	VSUBPS       Y10, Y12, Y12
+	VMOVUPS      Y12, (CX)(R13*4)
+	VMOVUPS      (R8)(R13*4), Y12
+	VSUBPS       Y11, Y12, Y12
+	VMOVUPS      Y12, (R8)(R13*4)
+	ADDQ         $0x00000040, BX
+	ADDQ         $0x00000040, CX
+	ADDQ         $0x00000040, R8
 	DECQ         R12
 	JNE          complex6
 
@@ -40951,10 +41976,7 @@ not6:
 	MOVQ at_len+104(FP), R13
 	CMPQ R13, $0x05
 	JNE  not5
-	MOVQ bins+144(FP), R12
-	NEGQ R12
-	LEAQ (R12)(R12*2), R12
-	ADDQ planes+136(FP), R12
+	MOVQ reals+144(FP), R12
 
 real5:
 	MOVQ   BX, SI
@@ -40988,7 +42010,7 @@ k5:
 	VBROADCASTSD 32(AX), Y12
 	VFMADD231PS  Y10, Y12, Y8
 	VFMADD231PS  Y11, Y12, Y9
-	ADDQ         R10, AX
+	LEAQ         (AX)(R10*1), AX
 	ADDQ         R9, SI
 	DECQ         DX
 	JNE          k5
@@ -41007,16 +42029,17 @@ k5:
 	MOVQ         32(R11), R13
 	VMOVUPS      Y8, (CX)(R13*4)
 	VMOVUPS      Y9, (R8)(R13*4)
-	ADDQ         $0x20, BX
-	ADDQ         $0x20, CX
-	ADDQ         $0x20, R8
+	ADDQ         $0x00000020, BX
+	ADDQ         $0x00000020, CX
+	ADDQ         $0x00000020, R8
 	DECQ         R12
 	JNE          real5
-	MOVQ         bins+144(FP), R12
+	MOVQ         bins+152(FP), R12
 	TESTQ        R12, R12
 	JE           end5
 
 complex5:
+	LEAQ   (AX)(R10*1), R14
 	MOVQ   BX, SI
 	MOVQ   k+120(FP), DX
 	VXORPS Y0, Y0, Y0
@@ -41031,8 +42054,10 @@ complex5:
 	VXORPS Y9, Y9, Y9
 
 k1_5:
-	VMOVSLDUP    (SI), Y10
-	VMOVSHDUP    (SI), Y11
+	VMOVUPS      (SI), Y11
+	VADDPS       32(SI), Y11, Y11
+	VMOVSLDUP    Y11, Y10
+	VMOVSHDUP    Y11, Y11
 	VBROADCASTSD (AX), Y12
 	VFMADD231PS  Y10, Y12, Y0
 	VFMADD231PS  Y11, Y12, Y1
@@ -41048,7 +42073,7 @@ k1_5:
 	VBROADCASTSD 32(AX), Y12
 	VFMADD231PS  Y10, Y12, Y8
 	VFMADD231PS  Y11, Y12, Y9
-	ADDQ         R10, AX
+	LEAQ         (AX)(R10*2), AX
 	ADDQ         R9, SI
 	DECQ         DX
 	JNE          k1_5
@@ -41067,9 +42092,6 @@ k1_5:
 	MOVQ         32(R11), R13
 	VMOVUPS      Y8, (CX)(R13*4)
 	VMOVUPS      Y9, (R8)(R13*4)
-	ADDQ         $0x20, BX
-	ADDQ         $0x20, CX
-	ADDQ         $0x20, R8
 	MOVQ         BX, SI
 	MOVQ         k+120(FP), DX
 	VXORPS       Y0, Y0, Y0
@@ -41101,28 +42123,35 @@ k2_5:
 	VBROADCASTSD 32(DI), Y12
 	VFMADD231PS  Y10, Y12, Y8
 	VFMADD231PS  Y11, Y12, Y9
-	ADDQ         R10, DI
+	LEAQ         (DI)(R10*1), DI
 	ADDQ         R9, SI
 	DECQ         DX
 	JNE          k2_5
 	MOVQ         (R11), R13
-	VMOVUPS      Y0, (CX)(R13*4)
-	VMOVUPS      Y1, (R8)(R13*4)
+	VADDPS       (CX)(R13*4), Y0, Y0
+	VMOVUPS      Y0, 32(CX)(R13*4)
+	VADDPS       (R8)(R13*4), Y1, Y1
+	VMOVUPS      Y1, 32(R8)(R13*4)
 	MOVQ         8(R11), R13
-	VMOVUPS      Y2, (CX)(R13*4)
-	VMOVUPS      Y3, (R8)(R13*4)
+	VADDPS       (CX)(R13*4), Y2, Y2
+	VMOVUPS      Y2, 32(CX)(R13*4)
+	VADDPS       (R8)(R13*4), Y3, Y3
+	VMOVUPS      Y3, 32(R8)(R13*4)
 	MOVQ         16(R11), R13
-	VMOVUPS      Y4, (CX)(R13*4)
-	VMOVUPS      Y5, (R8)(R13*4)
+	VADDPS       (CX)(R13*4), Y4, Y4
+	VMOVUPS      Y4, 32(CX)(R13*4)
+	VADDPS       (R8)(R13*4), Y5, Y5
+	VMOVUPS      Y5, 32(R8)(R13*4)
 	MOVQ         24(R11), R13
-	VMOVUPS      Y6, (CX)(R13*4)
-	VMOVUPS      Y7, (R8)(R13*4)
+	VADDPS       (CX)(R13*4), Y6, Y6
+	VMOVUPS      Y6, 32(CX)(R13*4)
+	VADDPS       (R8)(R13*4), Y7, Y7
+	VMOVUPS      Y7, 32(R8)(R13*4)
 	MOVQ         32(R11), R13
-	VMOVUPS      Y8, (CX)(R13*4)
-	VMOVUPS      Y9, (R8)(R13*4)
-	ADDQ         $0x20, BX
-	ADDQ         $0x20, CX
-	ADDQ         $0x20, R8
+	VADDPS       (CX)(R13*4), Y8, Y8
+	VMOVUPS      Y8, 32(CX)(R13*4)
+	VADDPS       (R8)(R13*4), Y9, Y9
+	VMOVUPS      Y9, 32(R8)(R13*4)
 	MOVQ         BX, SI
 	MOVQ         k+120(FP), DX
 	VXORPS       Y0, Y0, Y0
@@ -41137,45 +42166,65 @@ k2_5:
 	VXORPS       Y9, Y9, Y9
 
 k3_5:
-	VMOVSLDUP    (SI), Y10
-	VMOVSHDUP    (SI), Y11
-	VBROADCASTSD (AX), Y12
+	VMOVSLDUP    32(SI), Y10
+	VMOVSHDUP    32(SI), Y11
+	VBROADCASTSD (R14), Y12
 	VFMADD231PS  Y10, Y12, Y0
 	VFMADD231PS  Y11, Y12, Y1
-	VBROADCASTSD 8(AX), Y13
+	VBROADCASTSD 8(R14), Y13
 	VFMADD231PS  Y10, Y13, Y2
 	VFMADD231PS  Y11, Y13, Y3
-	VBROADCASTSD 16(AX), Y12
+	VBROADCASTSD 16(R14), Y12
 	VFMADD231PS  Y10, Y12, Y4
 	VFMADD231PS  Y11, Y12, Y5
-	VBROADCASTSD 24(AX), Y13
+	VBROADCASTSD 24(R14), Y13
 	VFMADD231PS  Y10, Y13, Y6
 	VFMADD231PS  Y11, Y13, Y7
-	VBROADCASTSD 32(AX), Y12
+	VBROADCASTSD 32(R14), Y12
 	VFMADD231PS  Y10, Y12, Y8
 	VFMADD231PS  Y11, Y12, Y9
-	ADDQ         R10, AX
+	LEAQ         (R14)(R10*2), R14
 	ADDQ         R9, SI
 	DECQ         DX
 	JNE          k3_5
 	MOVQ         (R11), R13
-	VMOVUPS      Y0, (CX)(R13*4)
-	VMOVUPS      Y1, (R8)(R13*4)
+	VMOVUPS      (CX)(R13*4), Y10
+	VSUBPS       Y0, Y10, Y10
+	VMOVUPS      Y10, (CX)(R13*4)
+	VMOVUPS      (R8)(R13*4), Y10
+	VSUBPS       Y1, Y10, Y10
+	VMOVUPS      Y10, (R8)(R13*4)
 	MOVQ         8(R11), R13
-	VMOVUPS      Y2, (CX)(R13*4)
-	VMOVUPS      Y3, (R8)(R13*4)
+	VMOVUPS      (CX)(R13*4), Y10
+	VSUBPS       Y2, Y10, Y10
+	VMOVUPS      Y10, (CX)(R13*4)
+	VMOVUPS      (R8)(R13*4), Y10
+	VSUBPS       Y3, Y10, Y10
+	VMOVUPS      Y10, (R8)(R13*4)
 	MOVQ         16(R11), R13
-	VMOVUPS      Y4, (CX)(R13*4)
-	VMOVUPS      Y5, (R8)(R13*4)
+	VMOVUPS      (CX)(R13*4), Y10
+	VSUBPS       Y4, Y10, Y10
+	VMOVUPS      Y10, (CX)(R13*4)
+	VMOVUPS      (R8)(R13*4), Y10
+	VSUBPS       Y5, Y10, Y10
+	VMOVUPS      Y10, (R8)(R13*4)
 	MOVQ         24(R11), R13
-	VMOVUPS      Y6, (CX)(R13*4)
-	VMOVUPS      Y7, (R8)(R13*4)
+	VMOVUPS      (CX)(R13*4), Y10
+	VSUBPS       Y6, Y10, Y10
+	VMOVUPS      Y10, (CX)(R13*4)
+	VMOVUPS      (R8)(R13*4), Y10
+	VSUBPS       Y7, Y10, Y10
+	VMOVUPS      Y10, (R8)(R13*4)
 	MOVQ         32(R11), R13
-	VMOVUPS      Y8, (CX)(R13*4)
-	VMOVUPS      Y9, (R8)(R13*4)
-	ADDQ         $0x20, BX
-	ADDQ         $0x20, CX
-	ADDQ         $0x20, R8
+	VMOVUPS      (CX)(R13*4), Y10
+	VSUBPS       Y8, Y10, Y10
+	VMOVUPS      Y10, (CX)(R13*4)
+	VMOVUPS      (R8)(R13*4), Y10
+	VSUBPS       Y9, Y10, Y10
+	VMOVUPS      Y10, (R8)(R13*4)
+	ADDQ         $0x00000040, BX
+	ADDQ         $0x00000040, CX
+	ADDQ         $0x00000040, R8
 	DECQ         R12
 	JNE          complex5
 
@@ -41187,10 +42236,7 @@ not5:
 	MOVQ at_len+104(FP), R13
 	CMPQ R13, $0x04
 	JNE  not4
-	MOVQ bins+144(FP), R12
-	NEGQ R12
-	LEAQ (R12)(R12*2), R12
-	ADDQ planes+136(FP), R12
+	MOVQ reals+144(FP), R12
 
 real4:
 	MOVQ   BX, SI
@@ -41219,7 +42265,7 @@ k4:
 	VBROADCASTSD 24(AX), Y11
 	VFMADD231PS  Y8, Y11, Y6
 	VFMADD231PS  Y9, Y11, Y7
-	ADDQ         R10, AX
+	LEAQ         (AX)(R10*1), AX
 	ADDQ         R9, SI
 	DECQ         DX
 	JNE          k4
@@ -41235,16 +42281,17 @@ k4:
 	MOVQ         24(R11), R13
 	VMOVUPS      Y6, (CX)(R13*4)
 	VMOVUPS      Y7, (R8)(R13*4)
-	ADDQ         $0x20, BX
-	ADDQ         $0x20, CX
-	ADDQ         $0x20, R8
+	ADDQ         $0x00000020, BX
+	ADDQ         $0x00000020, CX
+	ADDQ         $0x00000020, R8
 	DECQ         R12
 	JNE          real4
-	MOVQ         bins+144(FP), R12
+	MOVQ         bins+152(FP), R12
 	TESTQ        R12, R12
 	JE           end4
 
 complex4:
+	LEAQ   (AX)(R10*1), R14
 	MOVQ   BX, SI
 	MOVQ   k+120(FP), DX
 	VXORPS Y0, Y0, Y0
@@ -41257,8 +42304,10 @@ complex4:
 	VXORPS Y7, Y7, Y7
 
 k1_4:
-	VMOVSLDUP    (SI), Y8
-	VMOVSHDUP    (SI), Y9
+	VMOVUPS      (SI), Y9
+	VADDPS       32(SI), Y9, Y9
+	VMOVSLDUP    Y9, Y8
+	VMOVSHDUP    Y9, Y9
 	VBROADCASTSD (AX), Y10
 	VFMADD231PS  Y8, Y10, Y0
 	VFMADD231PS  Y9, Y10, Y1
@@ -41271,7 +42320,7 @@ k1_4:
 	VBROADCASTSD 24(AX), Y11
 	VFMADD231PS  Y8, Y11, Y6
 	VFMADD231PS  Y9, Y11, Y7
-	ADDQ         R10, AX
+	LEAQ         (AX)(R10*2), AX
 	ADDQ         R9, SI
 	DECQ         DX
 	JNE          k1_4
@@ -41287,9 +42336,6 @@ k1_4:
 	MOVQ         24(R11), R13
 	VMOVUPS      Y6, (CX)(R13*4)
 	VMOVUPS      Y7, (R8)(R13*4)
-	ADDQ         $0x20, BX
-	ADDQ         $0x20, CX
-	ADDQ         $0x20, R8
 	MOVQ         BX, SI
 	MOVQ         k+120(FP), DX
 	VXORPS       Y0, Y0, Y0
@@ -41316,25 +42362,30 @@ k2_4:
 	VBROADCASTSD 24(DI), Y11
 	VFMADD231PS  Y8, Y11, Y6
 	VFMADD231PS  Y9, Y11, Y7
-	ADDQ         R10, DI
+	LEAQ         (DI)(R10*1), DI
 	ADDQ         R9, SI
 	DECQ         DX
 	JNE          k2_4
 	MOVQ         (R11), R13
-	VMOVUPS      Y0, (CX)(R13*4)
-	VMOVUPS      Y1, (R8)(R13*4)
+	VADDPS       (CX)(R13*4), Y0, Y0
+	VMOVUPS      Y0, 32(CX)(R13*4)
+	VADDPS       (R8)(R13*4), Y1, Y1
+	VMOVUPS      Y1, 32(R8)(R13*4)
 	MOVQ         8(R11), R13
-	VMOVUPS      Y2, (CX)(R13*4)
-	VMOVUPS      Y3, (R8)(R13*4)
+	VADDPS       (CX)(R13*4), Y2, Y2
+	VMOVUPS      Y2, 32(CX)(R13*4)
+	VADDPS       (R8)(R13*4), Y3, Y3
+	VMOVUPS      Y3, 32(R8)(R13*4)
 	MOVQ         16(R11), R13
-	VMOVUPS      Y4, (CX)(R13*4)
-	VMOVUPS      Y5, (R8)(R13*4)
+	VADDPS       (CX)(R13*4), Y4, Y4
+	VMOVUPS      Y4, 32(CX)(R13*4)
+	VADDPS       (R8)(R13*4), Y5, Y5
+	VMOVUPS      Y5, 32(R8)(R13*4)
 	MOVQ         24(R11), R13
-	VMOVUPS      Y6, (CX)(R13*4)
-	VMOVUPS      Y7, (R8)(R13*4)
-	ADDQ         $0x20, BX
-	ADDQ         $0x20, CX
-	ADDQ         $0x20, R8
+	VADDPS       (CX)(R13*4), Y6, Y6
+	VMOVUPS      Y6, 32(CX)(R13*4)
+	VADDPS       (R8)(R13*4), Y7, Y7
+	VMOVUPS      Y7, 32(R8)(R13*4)
 	MOVQ         BX, SI
 	MOVQ         k+120(FP), DX
 	VXORPS       Y0, Y0, Y0
@@ -41347,39 +42398,55 @@ k2_4:
 	VXORPS       Y7, Y7, Y7
 
 k3_4:
-	VMOVSLDUP    (SI), Y8
-	VMOVSHDUP    (SI), Y9
-	VBROADCASTSD (AX), Y10
+	VMOVSLDUP    32(SI), Y8
+	VMOVSHDUP    32(SI), Y9
+	VBROADCASTSD (R14), Y10
 	VFMADD231PS  Y8, Y10, Y0
 	VFMADD231PS  Y9, Y10, Y1
-	VBROADCASTSD 8(AX), Y11
+	VBROADCASTSD 8(R14), Y11
 	VFMADD231PS  Y8, Y11, Y2
 	VFMADD231PS  Y9, Y11, Y3
-	VBROADCASTSD 16(AX), Y10
+	VBROADCASTSD 16(R14), Y10
 	VFMADD231PS  Y8, Y10, Y4
 	VFMADD231PS  Y9, Y10, Y5
-	VBROADCASTSD 24(AX), Y11
+	VBROADCASTSD 24(R14), Y11
 	VFMADD231PS  Y8, Y11, Y6
 	VFMADD231PS  Y9, Y11, Y7
-	ADDQ         R10, AX
+	LEAQ         (R14)(R10*2), R14
 	ADDQ         R9, SI
 	DECQ         DX
 	JNE          k3_4
 	MOVQ         (R11), R13
-	VMOVUPS      Y0, (CX)(R13*4)
-	VMOVUPS      Y1, (R8)(R13*4)
+	VMOVUPS      (CX)(R13*4), Y8
+	VSUBPS       Y0, Y8, Y8
+	VMOVUPS      Y8, (CX)(R13*4)
+	VMOVUPS      (R8)(R13*4), Y8
+	VSUBPS       Y1, Y8, Y8
+	VMOVUPS      Y8, (R8)(R13*4)
 	MOVQ         8(R11), R13
-	VMOVUPS      Y2, (CX)(R13*4)
-	VMOVUPS      Y3, (R8)(R13*4)
+	VMOVUPS      (CX)(R13*4), Y8
+	VSUBPS       Y2, Y8, Y8
+	VMOVUPS      Y8, (CX)(R13*4)
+	VMOVUPS      (R8)(R13*4), Y8
+	VSUBPS       Y3, Y8, Y8
+	VMOVUPS      Y8, (R8)(R13*4)
 	MOVQ         16(R11), R13
-	VMOVUPS      Y4, (CX)(R13*4)
-	VMOVUPS      Y5, (R8)(R13*4)
+	VMOVUPS      (CX)(R13*4), Y8
+	VSUBPS       Y4, Y8, Y8
+	VMOVUPS      Y8, (CX)(R13*4)
+	VMOVUPS      (R8)(R13*4), Y8
+	VSUBPS       Y5, Y8, Y8
+	VMOVUPS      Y8, (R8)(R13*4)
 	MOVQ         24(R11), R13
-	VMOVUPS      Y6, (CX)(R13*4)
-	VMOVUPS      Y7, (R8)(R13*4)
-	ADDQ         $0x20, BX
-	ADDQ         $0x20, CX
-	ADDQ         $0x20, R8
+	VMOVUPS      (CX)(R13*4), Y8
+	VSUBPS       Y6, Y8, Y8
+	VMOVUPS      Y8, (CX)(R13*4)
+	VMOVUPS      (R8)(R13*4), Y8
+	VSUBPS       Y7, Y8, Y8
+	VMOVUPS      Y8, (R8)(R13*4)
+	ADDQ         $0x00000040, BX
+	ADDQ         $0x00000040, CX
+	ADDQ         $0x00000040, R8
 	DECQ         R12
 	JNE          complex4
 
@@ -41391,10 +42458,7 @@ not4:
 	MOVQ at_len+104(FP), R13
 	CMPQ R13, $0x03
 	JNE  not3
-	MOVQ bins+144(FP), R12
-	NEGQ R12
-	LEAQ (R12)(R12*2), R12
-	ADDQ planes+136(FP), R12
+	MOVQ reals+144(FP), R12
 
 real3:
 	MOVQ   BX, SI
@@ -41418,7 +42482,7 @@ k3:
 	VBROADCASTSD 16(AX), Y8
 	VFMADD231PS  Y6, Y8, Y4
 	VFMADD231PS  Y7, Y8, Y5
-	ADDQ         R10, AX
+	LEAQ         (AX)(R10*1), AX
 	ADDQ         R9, SI
 	DECQ         DX
 	JNE          k3
@@ -41431,16 +42495,17 @@ k3:
 	MOVQ         16(R11), R13
 	VMOVUPS      Y4, (CX)(R13*4)
 	VMOVUPS      Y5, (R8)(R13*4)
-	ADDQ         $0x20, BX
-	ADDQ         $0x20, CX
-	ADDQ         $0x20, R8
+	ADDQ         $0x00000020, BX
+	ADDQ         $0x00000020, CX
+	ADDQ         $0x00000020, R8
 	DECQ         R12
 	JNE          real3
-	MOVQ         bins+144(FP), R12
+	MOVQ         bins+152(FP), R12
 	TESTQ        R12, R12
 	JE           end3
 
 complex3:
+	LEAQ   (AX)(R10*1), R14
 	MOVQ   BX, SI
 	MOVQ   k+120(FP), DX
 	VXORPS Y0, Y0, Y0
@@ -41451,8 +42516,10 @@ complex3:
 	VXORPS Y5, Y5, Y5
 
 k1_3:
-	VMOVSLDUP    (SI), Y6
-	VMOVSHDUP    (SI), Y7
+	VMOVUPS      (SI), Y7
+	VADDPS       32(SI), Y7, Y7
+	VMOVSLDUP    Y7, Y6
+	VMOVSHDUP    Y7, Y7
 	VBROADCASTSD (AX), Y8
 	VFMADD231PS  Y6, Y8, Y0
 	VFMADD231PS  Y7, Y8, Y1
@@ -41462,7 +42529,7 @@ k1_3:
 	VBROADCASTSD 16(AX), Y8
 	VFMADD231PS  Y6, Y8, Y4
 	VFMADD231PS  Y7, Y8, Y5
-	ADDQ         R10, AX
+	LEAQ         (AX)(R10*2), AX
 	ADDQ         R9, SI
 	DECQ         DX
 	JNE          k1_3
@@ -41475,9 +42542,6 @@ k1_3:
 	MOVQ         16(R11), R13
 	VMOVUPS      Y4, (CX)(R13*4)
 	VMOVUPS      Y5, (R8)(R13*4)
-	ADDQ         $0x20, BX
-	ADDQ         $0x20, CX
-	ADDQ         $0x20, R8
 	MOVQ         BX, SI
 	MOVQ         k+120(FP), DX
 	VXORPS       Y0, Y0, Y0
@@ -41499,22 +42563,25 @@ k2_3:
 	VBROADCASTSD 16(DI), Y8
 	VFMADD231PS  Y6, Y8, Y4
 	VFMADD231PS  Y7, Y8, Y5
-	ADDQ         R10, DI
+	LEAQ         (DI)(R10*1), DI
 	ADDQ         R9, SI
 	DECQ         DX
 	JNE          k2_3
 	MOVQ         (R11), R13
-	VMOVUPS      Y0, (CX)(R13*4)
-	VMOVUPS      Y1, (R8)(R13*4)
+	VADDPS       (CX)(R13*4), Y0, Y0
+	VMOVUPS      Y0, 32(CX)(R13*4)
+	VADDPS       (R8)(R13*4), Y1, Y1
+	VMOVUPS      Y1, 32(R8)(R13*4)
 	MOVQ         8(R11), R13
-	VMOVUPS      Y2, (CX)(R13*4)
-	VMOVUPS      Y3, (R8)(R13*4)
+	VADDPS       (CX)(R13*4), Y2, Y2
+	VMOVUPS      Y2, 32(CX)(R13*4)
+	VADDPS       (R8)(R13*4), Y3, Y3
+	VMOVUPS      Y3, 32(R8)(R13*4)
 	MOVQ         16(R11), R13
-	VMOVUPS      Y4, (CX)(R13*4)
-	VMOVUPS      Y5, (R8)(R13*4)
-	ADDQ         $0x20, BX
-	ADDQ         $0x20, CX
-	ADDQ         $0x20, R8
+	VADDPS       (CX)(R13*4), Y4, Y4
+	VMOVUPS      Y4, 32(CX)(R13*4)
+	VADDPS       (R8)(R13*4), Y5, Y5
+	VMOVUPS      Y5, 32(R8)(R13*4)
 	MOVQ         BX, SI
 	MOVQ         k+120(FP), DX
 	VXORPS       Y0, Y0, Y0
@@ -41525,33 +42592,45 @@ k2_3:
 	VXORPS       Y5, Y5, Y5
 
 k3_3:
-	VMOVSLDUP    (SI), Y6
-	VMOVSHDUP    (SI), Y7
-	VBROADCASTSD (AX), Y8
+	VMOVSLDUP    32(SI), Y6
+	VMOVSHDUP    32(SI), Y7
+	VBROADCASTSD (R14), Y8
 	VFMADD231PS  Y6, Y8, Y0
 	VFMADD231PS  Y7, Y8, Y1
-	VBROADCASTSD 8(AX), Y9
+	VBROADCASTSD 8(R14), Y9
 	VFMADD231PS  Y6, Y9, Y2
 	VFMADD231PS  Y7, Y9, Y3
-	VBROADCASTSD 16(AX), Y8
+	VBROADCASTSD 16(R14), Y8
 	VFMADD231PS  Y6, Y8, Y4
 	VFMADD231PS  Y7, Y8, Y5
-	ADDQ         R10, AX
+	LEAQ         (R14)(R10*2), R14
 	ADDQ         R9, SI
 	DECQ         DX
 	JNE          k3_3
 	MOVQ         (R11), R13
-	VMOVUPS      Y0, (CX)(R13*4)
-	VMOVUPS      Y1, (R8)(R13*4)
+	VMOVUPS      (CX)(R13*4), Y6
+	VSUBPS       Y0, Y6, Y6
+	VMOVUPS      Y6, (CX)(R13*4)
+	VMOVUPS      (R8)(R13*4), Y6
+	VSUBPS       Y1, Y6, Y6
+	VMOVUPS      Y6, (R8)(R13*4)
 	MOVQ         8(R11), R13
-	VMOVUPS      Y2, (CX)(R13*4)
-	VMOVUPS      Y3, (R8)(R13*4)
+	VMOVUPS      (CX)(R13*4), Y6
+	VSUBPS       Y2, Y6, Y6
+	VMOVUPS      Y6, (CX)(R13*4)
+	VMOVUPS      (R8)(R13*4), Y6
+	VSUBPS       Y3, Y6, Y6
+	VMOVUPS      Y6, (R8)(R13*4)
 	MOVQ         16(R11), R13
-	VMOVUPS      Y4, (CX)(R13*4)
-	VMOVUPS      Y5, (R8)(R13*4)
-	ADDQ         $0x20, BX
-	ADDQ         $0x20, CX
-	ADDQ         $0x20, R8
+	VMOVUPS      (CX)(R13*4), Y6
+	VSUBPS       Y4, Y6, Y6
+	VMOVUPS      Y6, (CX)(R13*4)
+	VMOVUPS      (R8)(R13*4), Y6
+	VSUBPS       Y5, Y6, Y6
+	VMOVUPS      Y6, (R8)(R13*4)
+	ADDQ         $0x00000040, BX
+	ADDQ         $0x00000040, CX
+	ADDQ         $0x00000040, R8
 	DECQ         R12
 	JNE          complex3
 
@@ -41563,10 +42642,7 @@ not3:
 	MOVQ at_len+104(FP), R13
 	CMPQ R13, $0x02
 	JNE  not2
-	MOVQ bins+144(FP), R12
-	NEGQ R12
-	LEAQ (R12)(R12*2), R12
-	ADDQ planes+136(FP), R12
+	MOVQ reals+144(FP), R12
 
 real2:
 	MOVQ   BX, SI
@@ -41585,7 +42661,7 @@ k2:
 	VBROADCASTSD 8(AX), Y7
 	VFMADD231PS  Y4, Y7, Y2
 	VFMADD231PS  Y5, Y7, Y3
-	ADDQ         R10, AX
+	LEAQ         (AX)(R10*1), AX
 	ADDQ         R9, SI
 	DECQ         DX
 	JNE          k2
@@ -41595,16 +42671,17 @@ k2:
 	MOVQ         8(R11), R13
 	VMOVUPS      Y2, (CX)(R13*4)
 	VMOVUPS      Y3, (R8)(R13*4)
-	ADDQ         $0x20, BX
-	ADDQ         $0x20, CX
-	ADDQ         $0x20, R8
+	ADDQ         $0x00000020, BX
+	ADDQ         $0x00000020, CX
+	ADDQ         $0x00000020, R8
 	DECQ         R12
 	JNE          real2
-	MOVQ         bins+144(FP), R12
+	MOVQ         bins+152(FP), R12
 	TESTQ        R12, R12
 	JE           end2
 
 complex2:
+	LEAQ   (AX)(R10*1), R14
 	MOVQ   BX, SI
 	MOVQ   k+120(FP), DX
 	VXORPS Y0, Y0, Y0
@@ -41613,15 +42690,17 @@ complex2:
 	VXORPS Y3, Y3, Y3
 
 k1_2:
-	VMOVSLDUP    (SI), Y4
-	VMOVSHDUP    (SI), Y5
+	VMOVUPS      (SI), Y5
+	VADDPS       32(SI), Y5, Y5
+	VMOVSLDUP    Y5, Y4
+	VMOVSHDUP    Y5, Y5
 	VBROADCASTSD (AX), Y6
 	VFMADD231PS  Y4, Y6, Y0
 	VFMADD231PS  Y5, Y6, Y1
 	VBROADCASTSD 8(AX), Y7
 	VFMADD231PS  Y4, Y7, Y2
 	VFMADD231PS  Y5, Y7, Y3
-	ADDQ         R10, AX
+	LEAQ         (AX)(R10*2), AX
 	ADDQ         R9, SI
 	DECQ         DX
 	JNE          k1_2
@@ -41631,9 +42710,6 @@ k1_2:
 	MOVQ         8(R11), R13
 	VMOVUPS      Y2, (CX)(R13*4)
 	VMOVUPS      Y3, (R8)(R13*4)
-	ADDQ         $0x20, BX
-	ADDQ         $0x20, CX
-	ADDQ         $0x20, R8
 	MOVQ         BX, SI
 	MOVQ         k+120(FP), DX
 	VXORPS       Y0, Y0, Y0
@@ -41650,19 +42726,20 @@ k2_2:
 	VBROADCASTSD 8(DI), Y7
 	VFMADD231PS  Y4, Y7, Y2
 	VFMADD231PS  Y5, Y7, Y3
-	ADDQ         R10, DI
+	LEAQ         (DI)(R10*1), DI
 	ADDQ         R9, SI
 	DECQ         DX
 	JNE          k2_2
 	MOVQ         (R11), R13
-	VMOVUPS      Y0, (CX)(R13*4)
-	VMOVUPS      Y1, (R8)(R13*4)
+	VADDPS       (CX)(R13*4), Y0, Y0
+	VMOVUPS      Y0, 32(CX)(R13*4)
+	VADDPS       (R8)(R13*4), Y1, Y1
+	VMOVUPS      Y1, 32(R8)(R13*4)
 	MOVQ         8(R11), R13
-	VMOVUPS      Y2, (CX)(R13*4)
-	VMOVUPS      Y3, (R8)(R13*4)
-	ADDQ         $0x20, BX
-	ADDQ         $0x20, CX
-	ADDQ         $0x20, R8
+	VADDPS       (CX)(R13*4), Y2, Y2
+	VMOVUPS      Y2, 32(CX)(R13*4)
+	VADDPS       (R8)(R13*4), Y3, Y3
+	VMOVUPS      Y3, 32(R8)(R13*4)
 	MOVQ         BX, SI
 	MOVQ         k+120(FP), DX
 	VXORPS       Y0, Y0, Y0
@@ -41671,27 +42748,35 @@ k2_2:
 	VXORPS       Y3, Y3, Y3
 
 k3_2:
-	VMOVSLDUP    (SI), Y4
-	VMOVSHDUP    (SI), Y5
-	VBROADCASTSD (AX), Y6
+	VMOVSLDUP    32(SI), Y4
+	VMOVSHDUP    32(SI), Y5
+	VBROADCASTSD (R14), Y6
 	VFMADD231PS  Y4, Y6, Y0
 	VFMADD231PS  Y5, Y6, Y1
-	VBROADCASTSD 8(AX), Y7
+	VBROADCASTSD 8(R14), Y7
 	VFMADD231PS  Y4, Y7, Y2
 	VFMADD231PS  Y5, Y7, Y3
-	ADDQ         R10, AX
+	LEAQ         (R14)(R10*2), R14
 	ADDQ         R9, SI
 	DECQ         DX
 	JNE          k3_2
 	MOVQ         (R11), R13
-	VMOVUPS      Y0, (CX)(R13*4)
-	VMOVUPS      Y1, (R8)(R13*4)
+	VMOVUPS      (CX)(R13*4), Y4
+	VSUBPS       Y0, Y4, Y4
+	VMOVUPS      Y4, (CX)(R13*4)
+	VMOVUPS      (R8)(R13*4), Y4
+	VSUBPS       Y1, Y4, Y4
+	VMOVUPS      Y4, (R8)(R13*4)
 	MOVQ         8(R11), R13
-	VMOVUPS      Y2, (CX)(R13*4)
-	VMOVUPS      Y3, (R8)(R13*4)
-	ADDQ         $0x20, BX
-	ADDQ         $0x20, CX
-	ADDQ         $0x20, R8
+	VMOVUPS      (CX)(R13*4), Y4
+	VSUBPS       Y2, Y4, Y4
+	VMOVUPS      Y4, (CX)(R13*4)
+	VMOVUPS      (R8)(R13*4), Y4
+	VSUBPS       Y3, Y4, Y4
+	VMOVUPS      Y4, (R8)(R13*4)
+	ADDQ         $0x00000040, BX
+	ADDQ         $0x00000040, CX
+	ADDQ         $0x00000040, R8
 	DECQ         R12
 	JNE          complex2
 
@@ -41700,10 +42785,7 @@ end2:
 	RET
 
 not2:
-	MOVQ bins+144(FP), R12
-	NEGQ R12
-	LEAQ (R12)(R12*2), R12
-	ADDQ planes+136(FP), R12
+	MOVQ reals+144(FP), R12
 
 real1:
 	MOVQ   BX, SI
@@ -41717,44 +42799,44 @@ k1:
 	VBROADCASTSD (AX), Y4
 	VFMADD231PS  Y2, Y4, Y0
 	VFMADD231PS  Y3, Y4, Y1
-	ADDQ         R10, AX
+	LEAQ         (AX)(R10*1), AX
 	ADDQ         R9, SI
 	DECQ         DX
 	JNE          k1
 	MOVQ         (R11), R13
 	VMOVUPS      Y0, (CX)(R13*4)
 	VMOVUPS      Y1, (R8)(R13*4)
-	ADDQ         $0x20, BX
-	ADDQ         $0x20, CX
-	ADDQ         $0x20, R8
+	ADDQ         $0x00000020, BX
+	ADDQ         $0x00000020, CX
+	ADDQ         $0x00000020, R8
 	DECQ         R12
 	JNE          real1
-	MOVQ         bins+144(FP), R12
+	MOVQ         bins+152(FP), R12
 	TESTQ        R12, R12
 	JE           end1
 
 complex1:
+	LEAQ   (AX)(R10*1), R14
 	MOVQ   BX, SI
 	MOVQ   k+120(FP), DX
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 
 k1_1:
-	VMOVSLDUP    (SI), Y2
-	VMOVSHDUP    (SI), Y3
+	VMOVUPS      (SI), Y3
+	VADDPS       32(SI), Y3, Y3
+	VMOVSLDUP    Y3, Y2
+	VMOVSHDUP    Y3, Y3
 	VBROADCASTSD (AX), Y4
 	VFMADD231PS  Y2, Y4, Y0
 	VFMADD231PS  Y3, Y4, Y1
-	ADDQ         R10, AX
+	LEAQ         (AX)(R10*2), AX
 	ADDQ         R9, SI
 	DECQ         DX
 	JNE          k1_1
 	MOVQ         (R11), R13
 	VMOVUPS      Y0, (CX)(R13*4)
 	VMOVUPS      Y1, (R8)(R13*4)
-	ADDQ         $0x20, BX
-	ADDQ         $0x20, CX
-	ADDQ         $0x20, R8
 	MOVQ         BX, SI
 	MOVQ         k+120(FP), DX
 	VXORPS       Y0, Y0, Y0
@@ -41766,37 +42848,40 @@ k2_1:
 	VBROADCASTSD (DI), Y4
 	VFMADD231PS  Y2, Y4, Y0
 	VFMADD231PS  Y3, Y4, Y1
-	ADDQ         R10, DI
+	LEAQ         (DI)(R10*1), DI
 	ADDQ         R9, SI
 	DECQ         DX
 	JNE          k2_1
 	MOVQ         (R11), R13
-	VMOVUPS      Y0, (CX)(R13*4)
-	VMOVUPS      Y1, (R8)(R13*4)
-	ADDQ         $0x20, BX
-	ADDQ         $0x20, CX
-	ADDQ         $0x20, R8
+	VADDPS       (CX)(R13*4), Y0, Y0
+	VMOVUPS      Y0, 32(CX)(R13*4)
+	VADDPS       (R8)(R13*4), Y1, Y1
+	VMOVUPS      Y1, 32(R8)(R13*4)
 	MOVQ         BX, SI
 	MOVQ         k+120(FP), DX
 	VXORPS       Y0, Y0, Y0
 	VXORPS       Y1, Y1, Y1
 
 k3_1:
-	VMOVSLDUP    (SI), Y2
-	VMOVSHDUP    (SI), Y3
-	VBROADCASTSD (AX), Y4
+	VMOVSLDUP    32(SI), Y2
+	VMOVSHDUP    32(SI), Y3
+	VBROADCASTSD (R14), Y4
 	VFMADD231PS  Y2, Y4, Y0
 	VFMADD231PS  Y3, Y4, Y1
-	ADDQ         R10, AX
+	LEAQ         (R14)(R10*2), R14
 	ADDQ         R9, SI
 	DECQ         DX
 	JNE          k3_1
 	MOVQ         (R11), R13
-	VMOVUPS      Y0, (CX)(R13*4)
-	VMOVUPS      Y1, (R8)(R13*4)
-	ADDQ         $0x20, BX
-	ADDQ         $0x20, CX
-	ADDQ         $0x20, R8
+	VMOVUPS      (CX)(R13*4), Y2
+	VSUBPS       Y0, Y2, Y2
+	VMOVUPS      Y2, (CX)(R13*4)
+	VMOVUPS      (R8)(R13*4), Y2
+	VSUBPS       Y1, Y2, Y2
+	VMOVUPS      Y2, (R8)(R13*4)
+	ADDQ         $0x00000040, BX
+	ADDQ         $0x00000040, CX
+	ADDQ         $0x00000040, R8
 	DECQ         R12
 	JNE          complex1
 
@@ -41804,24 +42889,21 @@ end1:
 	VZEROUPPER
 	RET
 
-// func circulantPairsAVX2(y []float32, w []float32, x []float32, at []int, k int, stride int, planes int, bins int)
+// func circulantPairsAVX2(y []float32, w []float32, x []float32, at []int, k int, stride int, pitch int, reals int, bins int)
 // Requires: AVX, FMA3
-TEXT ·circulantPairsAVX2(SB), NOSPLIT, $0-128
+TEXT ·circulantPairsAVX2(SB), NOSPLIT, $0-136
 	MOVQ   w_base+24(FP), AX
 	MOVQ   x_base+48(FP), BX
 	MOVQ   y_base+0(FP), CX
 	MOVQ   at_base+72(FP), R10
 	MOVQ   stride+104(FP), R9
 	SHLQ   $0x02, R9
-	MOVQ   planes+112(FP), R8
+	MOVQ   pitch+112(FP), R8
 	IMUL3Q $0x00000020, R8, R8
 	MOVQ   at_len+80(FP), R12
 	CMPQ   R12, $0x03
 	JNE    not3
-	MOVQ   bins+120(FP), R11
-	NEGQ   R11
-	LEAQ   (R11)(R11*2), R11
-	ADDQ   planes+112(FP), R11
+	MOVQ   reals+120(FP), R11
 
 real3:
 	VXORPS Y0, Y0, Y0
@@ -41848,15 +42930,15 @@ realBlock3:
 	VMOVUPS      Y1, (CX)(R12*4)
 	MOVQ         16(R10), R12
 	VMOVUPS      Y2, (CX)(R12*4)
-	ADDQ         $0x20, BX
-	ADDQ         $0x20, CX
+	ADDQ         $0x00000020, BX
+	ADDQ         $0x00000020, CX
 	DECQ         R11
 	JNE          real3
-	MOVQ         bins+120(FP), R11
-	TESTQ        R11, R11
-	JE           end3
+	MOVQ         bins+128(FP), R11
 
-complex3:
+complex_13:
+	CMPQ   R11, $0x01
+	JLT    end_13
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
@@ -41866,16 +42948,14 @@ complex3:
 	VXORPS Y6, Y6, Y6
 	VXORPS Y7, Y7, Y7
 	VXORPS Y8, Y8, Y8
-	MOVQ   R9, DI
-	IMULQ  k+96(FP), DI
-	ADDQ   AX, DI
+	LEAQ   (AX)(R9*1), DI
 	MOVQ   k+96(FP), DX
 	MOVQ   BX, SI
 
-complexBlock3:
-	VMOVUPS      (SI), Y9
-	VMOVUPS      32(SI), Y10
-	VMOVUPS      64(SI), Y11
+block_13:
+	VMOVUPS      (SI), Y10
+	VMOVUPS      32(SI), Y11
+	VADDPS       Y11, Y10, Y9
 	VBROADCASTSD (AX), Y12
 	VBROADCASTSD (DI), Y14
 	VSUBPS       Y12, Y14, Y13
@@ -41897,30 +42977,32 @@ complexBlock3:
 	VFMADD231PS  Y12, Y9, Y6
 	VFMADD231PS  Y13, Y10, Y7
 	VFMADD231PS  Y14, Y11, Y8
-	ADDQ         R9, AX
-	ADDQ         R9, DI
+	LEAQ         (AX)(R9*2), AX
+	LEAQ         (DI)(R9*2), DI
 	ADDQ         R8, SI
 	DECQ         DX
-	JNE          complexBlock3
-	MOVQ         DI, AX
+	JNE          block_13
 	MOVQ         (R10), R12
-	VMOVUPS      Y0, (CX)(R12*4)
+	VSUBPS       Y2, Y0, Y2
+	VADDPS       Y1, Y0, Y1
+	VMOVUPS      Y2, (CX)(R12*4)
 	VMOVUPS      Y1, 32(CX)(R12*4)
-	VMOVUPS      Y2, 64(CX)(R12*4)
 	MOVQ         8(R10), R12
-	VMOVUPS      Y3, (CX)(R12*4)
+	VSUBPS       Y5, Y3, Y5
+	VADDPS       Y4, Y3, Y4
+	VMOVUPS      Y5, (CX)(R12*4)
 	VMOVUPS      Y4, 32(CX)(R12*4)
-	VMOVUPS      Y5, 64(CX)(R12*4)
 	MOVQ         16(R10), R12
-	VMOVUPS      Y6, (CX)(R12*4)
+	VSUBPS       Y8, Y6, Y8
+	VADDPS       Y7, Y6, Y7
+	VMOVUPS      Y8, (CX)(R12*4)
 	VMOVUPS      Y7, 32(CX)(R12*4)
-	VMOVUPS      Y8, 64(CX)(R12*4)
-	ADDQ         $0x00000060, BX
-	ADDQ         $0x00000060, CX
-	DECQ         R11
-	JNE          complex3
+	ADDQ         $0x00000040, BX
+	ADDQ         $0x00000040, CX
+	SUBQ         $0x01, R11
+	JMP          complex_13
 
-end3:
+end_13:
 	VZEROUPPER
 	RET
 
@@ -41928,10 +43010,7 @@ not3:
 	MOVQ at_len+80(FP), R12
 	CMPQ R12, $0x02
 	JNE  not2
-	MOVQ bins+120(FP), R11
-	NEGQ R11
-	LEAQ (R11)(R11*2), R11
-	ADDQ planes+112(FP), R11
+	MOVQ reals+120(FP), R11
 
 real2:
 	VXORPS Y0, Y0, Y0
@@ -41953,31 +43032,29 @@ realBlock2:
 	VMOVUPS      Y0, (CX)(R12*4)
 	MOVQ         8(R10), R12
 	VMOVUPS      Y1, (CX)(R12*4)
-	ADDQ         $0x20, BX
-	ADDQ         $0x20, CX
+	ADDQ         $0x00000020, BX
+	ADDQ         $0x00000020, CX
 	DECQ         R11
 	JNE          real2
-	MOVQ         bins+120(FP), R11
-	TESTQ        R11, R11
-	JE           end2
+	MOVQ         bins+128(FP), R11
 
-complex2:
+complex_12:
+	CMPQ   R11, $0x01
+	JLT    end_12
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
 	VXORPS Y3, Y3, Y3
 	VXORPS Y4, Y4, Y4
 	VXORPS Y5, Y5, Y5
-	MOVQ   R9, DI
-	IMULQ  k+96(FP), DI
-	ADDQ   AX, DI
+	LEAQ   (AX)(R9*1), DI
 	MOVQ   k+96(FP), DX
 	MOVQ   BX, SI
 
-complexBlock2:
-	VMOVUPS      (SI), Y6
-	VMOVUPS      32(SI), Y7
-	VMOVUPS      64(SI), Y8
+block_12:
+	VMOVUPS      (SI), Y7
+	VMOVUPS      32(SI), Y8
+	VADDPS       Y8, Y7, Y6
 	VBROADCASTSD (AX), Y9
 	VBROADCASTSD (DI), Y11
 	VSUBPS       Y9, Y11, Y10
@@ -41992,34 +43069,32 @@ complexBlock2:
 	VFMADD231PS  Y9, Y6, Y3
 	VFMADD231PS  Y10, Y7, Y4
 	VFMADD231PS  Y11, Y8, Y5
-	ADDQ         R9, AX
-	ADDQ         R9, DI
+	LEAQ         (AX)(R9*2), AX
+	LEAQ         (DI)(R9*2), DI
 	ADDQ         R8, SI
 	DECQ         DX
-	JNE          complexBlock2
-	MOVQ         DI, AX
+	JNE          block_12
 	MOVQ         (R10), R12
-	VMOVUPS      Y0, (CX)(R12*4)
+	VSUBPS       Y2, Y0, Y2
+	VADDPS       Y1, Y0, Y1
+	VMOVUPS      Y2, (CX)(R12*4)
 	VMOVUPS      Y1, 32(CX)(R12*4)
-	VMOVUPS      Y2, 64(CX)(R12*4)
 	MOVQ         8(R10), R12
-	VMOVUPS      Y3, (CX)(R12*4)
+	VSUBPS       Y5, Y3, Y5
+	VADDPS       Y4, Y3, Y4
+	VMOVUPS      Y5, (CX)(R12*4)
 	VMOVUPS      Y4, 32(CX)(R12*4)
-	VMOVUPS      Y5, 64(CX)(R12*4)
-	ADDQ         $0x00000060, BX
-	ADDQ         $0x00000060, CX
-	DECQ         R11
-	JNE          complex2
+	ADDQ         $0x00000040, BX
+	ADDQ         $0x00000040, CX
+	SUBQ         $0x01, R11
+	JMP          complex_12
 
-end2:
+end_12:
 	VZEROUPPER
 	RET
 
 not2:
-	MOVQ bins+120(FP), R11
-	NEGQ R11
-	LEAQ (R11)(R11*2), R11
-	ADDQ planes+112(FP), R11
+	MOVQ reals+120(FP), R11
 
 real1:
 	VXORPS Y0, Y0, Y0
@@ -42036,28 +43111,26 @@ realBlock1:
 	JNE          realBlock1
 	MOVQ         (R10), R12
 	VMOVUPS      Y0, (CX)(R12*4)
-	ADDQ         $0x20, BX
-	ADDQ         $0x20, CX
+	ADDQ         $0x00000020, BX
+	ADDQ         $0x00000020, CX
 	DECQ         R11
 	JNE          real1
-	MOVQ         bins+120(FP), R11
-	TESTQ        R11, R11
-	JE           end1
+	MOVQ         bins+128(FP), R11
 
-complex1:
+complex_11:
+	CMPQ   R11, $0x01
+	JLT    end_11
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
-	MOVQ   R9, DI
-	IMULQ  k+96(FP), DI
-	ADDQ   AX, DI
+	LEAQ   (AX)(R9*1), DI
 	MOVQ   k+96(FP), DX
 	MOVQ   BX, SI
 
-complexBlock1:
-	VMOVUPS      (SI), Y3
-	VMOVUPS      32(SI), Y4
-	VMOVUPS      64(SI), Y5
+block_11:
+	VMOVUPS      (SI), Y4
+	VMOVUPS      32(SI), Y5
+	VADDPS       Y5, Y4, Y3
 	VBROADCASTSD (AX), Y6
 	VBROADCASTSD (DI), Y8
 	VSUBPS       Y6, Y8, Y7
@@ -42065,28 +43138,28 @@ complexBlock1:
 	VFMADD231PS  Y6, Y3, Y0
 	VFMADD231PS  Y7, Y4, Y1
 	VFMADD231PS  Y8, Y5, Y2
-	ADDQ         R9, AX
-	ADDQ         R9, DI
+	LEAQ         (AX)(R9*2), AX
+	LEAQ         (DI)(R9*2), DI
 	ADDQ         R8, SI
 	DECQ         DX
-	JNE          complexBlock1
-	MOVQ         DI, AX
+	JNE          block_11
 	MOVQ         (R10), R12
-	VMOVUPS      Y0, (CX)(R12*4)
+	VSUBPS       Y2, Y0, Y2
+	VADDPS       Y1, Y0, Y1
+	VMOVUPS      Y2, (CX)(R12*4)
 	VMOVUPS      Y1, 32(CX)(R12*4)
-	VMOVUPS      Y2, 64(CX)(R12*4)
-	ADDQ         $0x00000060, BX
-	ADDQ         $0x00000060, CX
-	DECQ         R11
-	JNE          complex1
+	ADDQ         $0x00000040, BX
+	ADDQ         $0x00000040, CX
+	SUBQ         $0x01, R11
+	JMP          complex_11
 
-end1:
+end_11:
 	VZEROUPPER
 	RET
 
-// func circulantRowAVX2(y []float32, w []float32, x []float32, k int, unit int, stride int, spacing int, vecs int, planes int, bins int)
-// Requires: AVX, FMA3, MMX+
-TEXT ·circulantRowAVX2(SB), NOSPLIT, $0-128
+// func circulantRowAVX2(y []float32, w []float32, x []float32, k int, unit int, stride int, spacing int, vecs int, pitch int, reals int, bins int)
+// Requires: AVX, CMOV, FMA3, MMX+
+TEXT ·circulantRowAVX2(SB), NOSPLIT, $0-136
 	MOVQ   w_base+24(FP), AX
 	MOVQ   x_base+48(FP), BX
 	MOVQ   y_base+0(FP), CX
@@ -42094,69 +43167,116 @@ TEXT ·circulantRowAVX2(SB), NOSPLIT, $0-128
 	SHLQ   $0x02, R9
 	MOVQ   spacing+96(FP), R14
 	SHLQ   $0x02, R14
-	MOVQ   planes+112(FP), R8
+	MOVQ   pitch+112(FP), R8
 	IMUL3Q $0x00000020, R8, R8
 	MOVQ   vecs+104(FP), DX
 	CMPQ   DX, $0x03
 	JNE    not3
-	MOVQ   bins+120(FP), R12
-	NEGQ   R12
-	LEAQ   (R12)(R12*2), R12
-	ADDQ   planes+112(FP), R12
+	MOVQ   unit+80(FP), DX
+	CMPQ   DX, $0x01
+	JNE    grouped3
+	MOVQ   reals+120(FP), R12
 
-real3:
+realsingle3:
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
 	MOVQ   k+72(FP), DX
 	MOVQ   BX, SI
 
-realBlock3tile:
-	MOVQ $0x00000008, R11
+realBlocksingle3tile:
+	MOVQ $0x00000002, R11
 
-realBlock3row:
-	MOVQ SI, DI
-	MOVQ unit+80(FP), R10
-
-realBlock3block:
-	VBROADCASTSS (DI), Y3
+realBlocksingle3quad:
+	CMPQ         DX, $0x04
+	JLT          realBlocksingle3rest
+	VBROADCASTSS (SI), Y3
 	VMOVUPS      (AX), Y4
-	PREFETCHT0   4096(AX)
+	PREFETCHT0   8192(AX)
 	VFMADD231PS  Y4, Y3, Y0
 	VMOVUPS      (AX)(R14*1), Y4
-	PREFETCHT0   4096(AX)(R14*1)
+	PREFETCHT0   8192(AX)(R14*1)
 	VFMADD231PS  Y4, Y3, Y1
 	VMOVUPS      (AX)(R14*2), Y4
-	PREFETCHT0   4096(AX)(R14*2)
+	PREFETCHT0   8192(AX)(R14*2)
 	VFMADD231PS  Y4, Y3, Y2
 	ADDQ         R9, AX
-	DECQ         DX
-	JE           realBlock3done
-	ADDQ         R8, DI
-	DECQ         R10
-	JNE          realBlock3block
-	ADDQ         $0x04, SI
+	VBROADCASTSS 4(SI), Y3
+	VMOVUPS      (AX), Y4
+	PREFETCHT0   8192(AX)
+	VFMADD231PS  Y4, Y3, Y0
+	VMOVUPS      (AX)(R14*1), Y4
+	PREFETCHT0   8192(AX)(R14*1)
+	VFMADD231PS  Y4, Y3, Y1
+	VMOVUPS      (AX)(R14*2), Y4
+	PREFETCHT0   8192(AX)(R14*2)
+	VFMADD231PS  Y4, Y3, Y2
+	ADDQ         R9, AX
+	VBROADCASTSS 8(SI), Y3
+	VMOVUPS      (AX), Y4
+	PREFETCHT0   8192(AX)
+	VFMADD231PS  Y4, Y3, Y0
+	VMOVUPS      (AX)(R14*1), Y4
+	PREFETCHT0   8192(AX)(R14*1)
+	VFMADD231PS  Y4, Y3, Y1
+	VMOVUPS      (AX)(R14*2), Y4
+	PREFETCHT0   8192(AX)(R14*2)
+	VFMADD231PS  Y4, Y3, Y2
+	ADDQ         R9, AX
+	VBROADCASTSS 12(SI), Y3
+	VMOVUPS      (AX), Y4
+	PREFETCHT0   8192(AX)
+	VFMADD231PS  Y4, Y3, Y0
+	VMOVUPS      (AX)(R14*1), Y4
+	PREFETCHT0   8192(AX)(R14*1)
+	VFMADD231PS  Y4, Y3, Y1
+	VMOVUPS      (AX)(R14*2), Y4
+	PREFETCHT0   8192(AX)(R14*2)
+	VFMADD231PS  Y4, Y3, Y2
+	ADDQ         R9, AX
+	ADDQ         $0x10, SI
+	SUBQ         $0x04, DX
 	DECQ         R11
-	JNE          realBlock3row
-	LEAQ         -28(DI), SI
-	JMP          realBlock3tile
+	JNE          realBlocksingle3quad
+	LEAQ         -32(SI)(R8*1), SI
+	JMP          realBlocksingle3tile
 
-realBlock3done:
+realBlocksingle3rest:
+	TESTQ DX, DX
+	JE    realBlocksingle3done
+
+realBlocksingle3one:
+	VBROADCASTSS (SI), Y3
+	VMOVUPS      (AX), Y4
+	PREFETCHT0   8192(AX)
+	VFMADD231PS  Y4, Y3, Y0
+	VMOVUPS      (AX)(R14*1), Y4
+	PREFETCHT0   8192(AX)(R14*1)
+	VFMADD231PS  Y4, Y3, Y1
+	VMOVUPS      (AX)(R14*2), Y4
+	PREFETCHT0   8192(AX)(R14*2)
+	VFMADD231PS  Y4, Y3, Y2
+	ADDQ         R9, AX
+	ADDQ         $0x04, SI
+	DECQ         DX
+	JNE          realBlocksingle3one
+
+realBlocksingle3done:
 	MOVQ    CX, SI
 	VMOVUPS Y0, (SI)
 	ADDQ    R8, SI
 	VMOVUPS Y1, (SI)
 	ADDQ    R8, SI
 	VMOVUPS Y2, (SI)
-	ADDQ    $0x20, BX
-	ADDQ    $0x20, CX
+	ADDQ    $0x00000020, BX
+	ADDQ    $0x00000020, CX
 	DECQ    R12
-	JNE     real3
-	MOVQ    bins+120(FP), R12
-	TESTQ   R12, R12
-	JE      end3
+	JNE     realsingle3
+	MOVQ    bins+128(FP), R12
 
-complex3:
+complex_1single3:
+	CMPQ   R12, $0x01
+	JLT    end_1single3
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
@@ -42166,83 +43286,359 @@ complex3:
 	VXORPS Y6, Y6, Y6
 	VXORPS Y7, Y7, Y7
 	VXORPS Y8, Y8, Y8
-	MOVQ   R9, R13
-	IMULQ  k+72(FP), R13
-	ADDQ   AX, R13
+	LEAQ   (AX)(R9*1), R13
 	MOVQ   k+72(FP), DX
 	MOVQ   BX, SI
 
-complexBlock3tile:
-	MOVQ $0x00000008, R11
+block_1single3tile:
+	MOVQ $0x00000002, R11
 
-complexBlock3row:
-	MOVQ SI, DI
-	MOVQ unit+80(FP), R10
-
-complexBlock3block:
-	VBROADCASTSS (DI), Y9
-	VBROADCASTSS 32(DI), Y10
-	VBROADCASTSS 64(DI), Y11
+block_1single3quad:
+	CMPQ         DX, $0x04
+	JLT          block_1single3rest
+	VBROADCASTSS (SI), Y10
+	VBROADCASTSS 32(SI), Y11
+	VADDPS       Y11, Y10, Y9
 	VMOVUPS      (AX), Y12
-	PREFETCHT0   4096(AX)
 	VMOVUPS      (R13), Y14
-	PREFETCHT0   4096(R13)
+	PREFETCHT0   8192(AX)
+	PREFETCHT0   8192(R13)
 	VSUBPS       Y12, Y14, Y13
 	VSUBPS       Y12, Y13, Y13
 	VFMADD231PS  Y12, Y9, Y0
 	VFMADD231PS  Y13, Y10, Y1
 	VFMADD231PS  Y14, Y11, Y2
 	VMOVUPS      (AX)(R14*1), Y12
-	PREFETCHT0   4096(AX)(R14*1)
 	VMOVUPS      (R13)(R14*1), Y14
-	PREFETCHT0   4096(R13)(R14*1)
+	PREFETCHT0   8192(AX)(R14*1)
+	PREFETCHT0   8192(R13)(R14*1)
 	VSUBPS       Y12, Y14, Y13
 	VSUBPS       Y12, Y13, Y13
 	VFMADD231PS  Y12, Y9, Y3
 	VFMADD231PS  Y13, Y10, Y4
 	VFMADD231PS  Y14, Y11, Y5
 	VMOVUPS      (AX)(R14*2), Y12
-	PREFETCHT0   4096(AX)(R14*2)
 	VMOVUPS      (R13)(R14*2), Y14
-	PREFETCHT0   4096(R13)(R14*2)
+	PREFETCHT0   8192(AX)(R14*2)
+	PREFETCHT0   8192(R13)(R14*2)
 	VSUBPS       Y12, Y14, Y13
 	VSUBPS       Y12, Y13, Y13
 	VFMADD231PS  Y12, Y9, Y6
 	VFMADD231PS  Y13, Y10, Y7
 	VFMADD231PS  Y14, Y11, Y8
-	ADDQ         R9, AX
-	ADDQ         R9, R13
+	LEAQ         (AX)(R9*2), AX
+	LEAQ         (R13)(R9*2), R13
+	VBROADCASTSS 4(SI), Y10
+	VBROADCASTSS 36(SI), Y11
+	VADDPS       Y11, Y10, Y9
+	VMOVUPS      (AX), Y12
+	VMOVUPS      (R13), Y14
+	PREFETCHT0   8192(AX)
+	PREFETCHT0   8192(R13)
+	VSUBPS       Y12, Y14, Y13
+	VSUBPS       Y12, Y13, Y13
+	VFMADD231PS  Y12, Y9, Y0
+	VFMADD231PS  Y13, Y10, Y1
+	VFMADD231PS  Y14, Y11, Y2
+	VMOVUPS      (AX)(R14*1), Y12
+	VMOVUPS      (R13)(R14*1), Y14
+	PREFETCHT0   8192(AX)(R14*1)
+	PREFETCHT0   8192(R13)(R14*1)
+	VSUBPS       Y12, Y14, Y13
+	VSUBPS       Y12, Y13, Y13
+	VFMADD231PS  Y12, Y9, Y3
+	VFMADD231PS  Y13, Y10, Y4
+	VFMADD231PS  Y14, Y11, Y5
+	VMOVUPS      (AX)(R14*2), Y12
+	VMOVUPS      (R13)(R14*2), Y14
+	PREFETCHT0   8192(AX)(R14*2)
+	PREFETCHT0   8192(R13)(R14*2)
+	VSUBPS       Y12, Y14, Y13
+	VSUBPS       Y12, Y13, Y13
+	VFMADD231PS  Y12, Y9, Y6
+	VFMADD231PS  Y13, Y10, Y7
+	VFMADD231PS  Y14, Y11, Y8
+	LEAQ         (AX)(R9*2), AX
+	LEAQ         (R13)(R9*2), R13
+	VBROADCASTSS 8(SI), Y10
+	VBROADCASTSS 40(SI), Y11
+	VADDPS       Y11, Y10, Y9
+	VMOVUPS      (AX), Y12
+	VMOVUPS      (R13), Y14
+	PREFETCHT0   8192(AX)
+	PREFETCHT0   8192(R13)
+	VSUBPS       Y12, Y14, Y13
+	VSUBPS       Y12, Y13, Y13
+	VFMADD231PS  Y12, Y9, Y0
+	VFMADD231PS  Y13, Y10, Y1
+	VFMADD231PS  Y14, Y11, Y2
+	VMOVUPS      (AX)(R14*1), Y12
+	VMOVUPS      (R13)(R14*1), Y14
+	PREFETCHT0   8192(AX)(R14*1)
+	PREFETCHT0   8192(R13)(R14*1)
+	VSUBPS       Y12, Y14, Y13
+	VSUBPS       Y12, Y13, Y13
+	VFMADD231PS  Y12, Y9, Y3
+	VFMADD231PS  Y13, Y10, Y4
+	VFMADD231PS  Y14, Y11, Y5
+	VMOVUPS      (AX)(R14*2), Y12
+	VMOVUPS      (R13)(R14*2), Y14
+	PREFETCHT0   8192(AX)(R14*2)
+	PREFETCHT0   8192(R13)(R14*2)
+	VSUBPS       Y12, Y14, Y13
+	VSUBPS       Y12, Y13, Y13
+	VFMADD231PS  Y12, Y9, Y6
+	VFMADD231PS  Y13, Y10, Y7
+	VFMADD231PS  Y14, Y11, Y8
+	LEAQ         (AX)(R9*2), AX
+	LEAQ         (R13)(R9*2), R13
+	VBROADCASTSS 12(SI), Y10
+	VBROADCASTSS 44(SI), Y11
+	VADDPS       Y11, Y10, Y9
+	VMOVUPS      (AX), Y12
+	VMOVUPS      (R13), Y14
+	PREFETCHT0   8192(AX)
+	PREFETCHT0   8192(R13)
+	VSUBPS       Y12, Y14, Y13
+	VSUBPS       Y12, Y13, Y13
+	VFMADD231PS  Y12, Y9, Y0
+	VFMADD231PS  Y13, Y10, Y1
+	VFMADD231PS  Y14, Y11, Y2
+	VMOVUPS      (AX)(R14*1), Y12
+	VMOVUPS      (R13)(R14*1), Y14
+	PREFETCHT0   8192(AX)(R14*1)
+	PREFETCHT0   8192(R13)(R14*1)
+	VSUBPS       Y12, Y14, Y13
+	VSUBPS       Y12, Y13, Y13
+	VFMADD231PS  Y12, Y9, Y3
+	VFMADD231PS  Y13, Y10, Y4
+	VFMADD231PS  Y14, Y11, Y5
+	VMOVUPS      (AX)(R14*2), Y12
+	VMOVUPS      (R13)(R14*2), Y14
+	PREFETCHT0   8192(AX)(R14*2)
+	PREFETCHT0   8192(R13)(R14*2)
+	VSUBPS       Y12, Y14, Y13
+	VSUBPS       Y12, Y13, Y13
+	VFMADD231PS  Y12, Y9, Y6
+	VFMADD231PS  Y13, Y10, Y7
+	VFMADD231PS  Y14, Y11, Y8
+	LEAQ         (AX)(R9*2), AX
+	LEAQ         (R13)(R9*2), R13
+	ADDQ         $0x10, SI
+	SUBQ         $0x04, DX
+	DECQ         R11
+	JNE          block_1single3quad
+	LEAQ         -32(SI)(R8*1), SI
+	JMP          block_1single3tile
+
+block_1single3rest:
+	TESTQ DX, DX
+	JE    block_1single3done
+
+block_1single3one:
+	VBROADCASTSS (SI), Y10
+	VBROADCASTSS 32(SI), Y11
+	VADDPS       Y11, Y10, Y9
+	VMOVUPS      (AX), Y12
+	VMOVUPS      (R13), Y14
+	PREFETCHT0   8192(AX)
+	PREFETCHT0   8192(R13)
+	VSUBPS       Y12, Y14, Y13
+	VSUBPS       Y12, Y13, Y13
+	VFMADD231PS  Y12, Y9, Y0
+	VFMADD231PS  Y13, Y10, Y1
+	VFMADD231PS  Y14, Y11, Y2
+	VMOVUPS      (AX)(R14*1), Y12
+	VMOVUPS      (R13)(R14*1), Y14
+	PREFETCHT0   8192(AX)(R14*1)
+	PREFETCHT0   8192(R13)(R14*1)
+	VSUBPS       Y12, Y14, Y13
+	VSUBPS       Y12, Y13, Y13
+	VFMADD231PS  Y12, Y9, Y3
+	VFMADD231PS  Y13, Y10, Y4
+	VFMADD231PS  Y14, Y11, Y5
+	VMOVUPS      (AX)(R14*2), Y12
+	VMOVUPS      (R13)(R14*2), Y14
+	PREFETCHT0   8192(AX)(R14*2)
+	PREFETCHT0   8192(R13)(R14*2)
+	VSUBPS       Y12, Y14, Y13
+	VSUBPS       Y12, Y13, Y13
+	VFMADD231PS  Y12, Y9, Y6
+	VFMADD231PS  Y13, Y10, Y7
+	VFMADD231PS  Y14, Y11, Y8
+	LEAQ         (AX)(R9*2), AX
+	LEAQ         (R13)(R9*2), R13
+	ADDQ         $0x04, SI
 	DECQ         DX
-	JE           complexBlock3done
+	JNE          block_1single3one
+
+block_1single3done:
+	MOVQ    CX, SI
+	VSUBPS  Y2, Y0, Y2
+	VADDPS  Y1, Y0, Y1
+	VMOVUPS Y2, (SI)
+	VMOVUPS Y1, 32(SI)
+	ADDQ    R8, SI
+	VSUBPS  Y5, Y3, Y5
+	VADDPS  Y4, Y3, Y4
+	VMOVUPS Y5, (SI)
+	VMOVUPS Y4, 32(SI)
+	ADDQ    R8, SI
+	VSUBPS  Y8, Y6, Y8
+	VADDPS  Y7, Y6, Y7
+	VMOVUPS Y8, (SI)
+	VMOVUPS Y7, 32(SI)
+	ADDQ    $0x00000040, BX
+	ADDQ    $0x00000040, CX
+	SUBQ    $0x01, R12
+	JMP     complex_1single3
+
+end_1single3:
+	VZEROUPPER
+	RET
+
+grouped3:
+	MOVQ reals+120(FP), R12
+
+realgrouped3:
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	MOVQ   k+72(FP), DX
+	MOVQ   BX, SI
+
+realBlockgrouped3tile:
+	MOVQ $0x00000008, R11
+
+realBlockgrouped3row:
+	MOVQ SI, DI
+	MOVQ unit+80(FP), R10
+
+realBlockgrouped3block:
+	VBROADCASTSS (DI), Y3
+	VMOVUPS      (AX), Y4
+	PREFETCHT0   8192(AX)
+	VFMADD231PS  Y4, Y3, Y0
+	VMOVUPS      (AX)(R14*1), Y4
+	PREFETCHT0   8192(AX)(R14*1)
+	VFMADD231PS  Y4, Y3, Y1
+	VMOVUPS      (AX)(R14*2), Y4
+	PREFETCHT0   8192(AX)(R14*2)
+	VFMADD231PS  Y4, Y3, Y2
+	ADDQ         R9, AX
+	DECQ         DX
+	JE           realBlockgrouped3done
 	ADDQ         R8, DI
 	DECQ         R10
-	JNE          complexBlock3block
+	JNE          realBlockgrouped3block
 	ADDQ         $0x04, SI
 	DECQ         R11
-	JNE          complexBlock3row
+	JNE          realBlockgrouped3row
 	LEAQ         -28(DI), SI
-	JMP          complexBlock3tile
+	JMP          realBlockgrouped3tile
 
-complexBlock3done:
-	MOVQ    R13, AX
+realBlockgrouped3done:
 	MOVQ    CX, SI
 	VMOVUPS Y0, (SI)
-	VMOVUPS Y1, 32(SI)
-	VMOVUPS Y2, 64(SI)
 	ADDQ    R8, SI
-	VMOVUPS Y3, (SI)
-	VMOVUPS Y4, 32(SI)
-	VMOVUPS Y5, 64(SI)
+	VMOVUPS Y1, (SI)
 	ADDQ    R8, SI
-	VMOVUPS Y6, (SI)
-	VMOVUPS Y7, 32(SI)
-	VMOVUPS Y8, 64(SI)
-	ADDQ    $0x00000060, BX
-	ADDQ    $0x00000060, CX
+	VMOVUPS Y2, (SI)
+	ADDQ    $0x00000020, BX
+	ADDQ    $0x00000020, CX
 	DECQ    R12
-	JNE     complex3
+	JNE     realgrouped3
+	MOVQ    bins+128(FP), R12
 
-end3:
+complex_1grouped3:
+	CMPQ   R12, $0x01
+	JLT    end_1grouped3
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+	VXORPS Y4, Y4, Y4
+	VXORPS Y5, Y5, Y5
+	VXORPS Y6, Y6, Y6
+	VXORPS Y7, Y7, Y7
+	VXORPS Y8, Y8, Y8
+	LEAQ   (AX)(R9*1), R13
+	MOVQ   k+72(FP), DX
+	MOVQ   BX, SI
+
+block_1grouped3tile:
+	MOVQ $0x00000008, R11
+
+block_1grouped3row:
+	MOVQ SI, DI
+	MOVQ unit+80(FP), R10
+
+block_1grouped3block:
+	VBROADCASTSS (DI), Y10
+	VBROADCASTSS 32(DI), Y11
+	VADDPS       Y11, Y10, Y9
+	VMOVUPS      (AX), Y12
+	VMOVUPS      (R13), Y14
+	PREFETCHT0   8192(AX)
+	PREFETCHT0   8192(R13)
+	VSUBPS       Y12, Y14, Y13
+	VSUBPS       Y12, Y13, Y13
+	VFMADD231PS  Y12, Y9, Y0
+	VFMADD231PS  Y13, Y10, Y1
+	VFMADD231PS  Y14, Y11, Y2
+	VMOVUPS      (AX)(R14*1), Y12
+	VMOVUPS      (R13)(R14*1), Y14
+	PREFETCHT0   8192(AX)(R14*1)
+	PREFETCHT0   8192(R13)(R14*1)
+	VSUBPS       Y12, Y14, Y13
+	VSUBPS       Y12, Y13, Y13
+	VFMADD231PS  Y12, Y9, Y3
+	VFMADD231PS  Y13, Y10, Y4
+	VFMADD231PS  Y14, Y11, Y5
+	VMOVUPS      (AX)(R14*2), Y12
+	VMOVUPS      (R13)(R14*2), Y14
+	PREFETCHT0   8192(AX)(R14*2)
+	PREFETCHT0   8192(R13)(R14*2)
+	VSUBPS       Y12, Y14, Y13
+	VSUBPS       Y12, Y13, Y13
+	VFMADD231PS  Y12, Y9, Y6
+	VFMADD231PS  Y13, Y10, Y7
+	VFMADD231PS  Y14, Y11, Y8
+	LEAQ         (AX)(R9*2), AX
+	LEAQ         (R13)(R9*2), R13
+	DECQ         DX
+	JE           block_1grouped3done
+	ADDQ         R8, DI
+	DECQ         R10
+	JNE          block_1grouped3block
+	ADDQ         $0x04, SI
+	DECQ         R11
+	JNE          block_1grouped3row
+	LEAQ         -28(DI), SI
+	JMP          block_1grouped3tile
+
+block_1grouped3done:
+	MOVQ    CX, SI
+	VSUBPS  Y2, Y0, Y2
+	VADDPS  Y1, Y0, Y1
+	VMOVUPS Y2, (SI)
+	VMOVUPS Y1, 32(SI)
+	ADDQ    R8, SI
+	VSUBPS  Y5, Y3, Y5
+	VADDPS  Y4, Y3, Y4
+	VMOVUPS Y5, (SI)
+	VMOVUPS Y4, 32(SI)
+	ADDQ    R8, SI
+	VSUBPS  Y8, Y6, Y8
+	VADDPS  Y7, Y6, Y7
+	VMOVUPS Y8, (SI)
+	VMOVUPS Y7, 32(SI)
+	ADDQ    $0x00000040, BX
+	ADDQ    $0x00000040, CX
+	SUBQ    $0x01, R12
+	JMP     complex_1grouped3
+
+end_1grouped3:
 	VZEROUPPER
 	RET
 
@@ -42250,231 +43646,939 @@ not3:
 	MOVQ vecs+104(FP), DX
 	CMPQ DX, $0x02
 	JNE  not2
-	MOVQ bins+120(FP), R12
-	NEGQ R12
-	LEAQ (R12)(R12*2), R12
-	ADDQ planes+112(FP), R12
+	MOVQ unit+80(FP), DX
+	CMPQ DX, $0x01
+	JNE  grouped2
+	MOVQ reals+120(FP), R12
 
-real2:
+realsingle2:
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	MOVQ   k+72(FP), DX
 	MOVQ   BX, SI
 
-realBlock2tile:
-	MOVQ $0x00000008, R11
+realBlocksingle2tile:
+	MOVQ $0x00000002, R11
 
-realBlock2row:
-	MOVQ SI, DI
-	MOVQ unit+80(FP), R10
-
-realBlock2block:
-	VBROADCASTSS (DI), Y2
+realBlocksingle2quad:
+	CMPQ         DX, $0x04
+	JLT          realBlocksingle2rest
+	VBROADCASTSS (SI), Y2
 	VMOVUPS      (AX), Y3
-	PREFETCHT0   4096(AX)
+	PREFETCHT0   8192(AX)
 	VFMADD231PS  Y3, Y2, Y0
 	VMOVUPS      (AX)(R14*1), Y3
-	PREFETCHT0   4096(AX)(R14*1)
+	PREFETCHT0   8192(AX)(R14*1)
 	VFMADD231PS  Y3, Y2, Y1
 	ADDQ         R9, AX
-	DECQ         DX
-	JE           realBlock2done
-	ADDQ         R8, DI
-	DECQ         R10
-	JNE          realBlock2block
-	ADDQ         $0x04, SI
+	VBROADCASTSS 4(SI), Y2
+	VMOVUPS      (AX), Y3
+	PREFETCHT0   8192(AX)
+	VFMADD231PS  Y3, Y2, Y0
+	VMOVUPS      (AX)(R14*1), Y3
+	PREFETCHT0   8192(AX)(R14*1)
+	VFMADD231PS  Y3, Y2, Y1
+	ADDQ         R9, AX
+	VBROADCASTSS 8(SI), Y2
+	VMOVUPS      (AX), Y3
+	PREFETCHT0   8192(AX)
+	VFMADD231PS  Y3, Y2, Y0
+	VMOVUPS      (AX)(R14*1), Y3
+	PREFETCHT0   8192(AX)(R14*1)
+	VFMADD231PS  Y3, Y2, Y1
+	ADDQ         R9, AX
+	VBROADCASTSS 12(SI), Y2
+	VMOVUPS      (AX), Y3
+	PREFETCHT0   8192(AX)
+	VFMADD231PS  Y3, Y2, Y0
+	VMOVUPS      (AX)(R14*1), Y3
+	PREFETCHT0   8192(AX)(R14*1)
+	VFMADD231PS  Y3, Y2, Y1
+	ADDQ         R9, AX
+	ADDQ         $0x10, SI
+	SUBQ         $0x04, DX
 	DECQ         R11
-	JNE          realBlock2row
-	LEAQ         -28(DI), SI
-	JMP          realBlock2tile
+	JNE          realBlocksingle2quad
+	LEAQ         -32(SI)(R8*1), SI
+	JMP          realBlocksingle2tile
 
-realBlock2done:
+realBlocksingle2rest:
+	TESTQ DX, DX
+	JE    realBlocksingle2done
+
+realBlocksingle2one:
+	VBROADCASTSS (SI), Y2
+	VMOVUPS      (AX), Y3
+	PREFETCHT0   8192(AX)
+	VFMADD231PS  Y3, Y2, Y0
+	VMOVUPS      (AX)(R14*1), Y3
+	PREFETCHT0   8192(AX)(R14*1)
+	VFMADD231PS  Y3, Y2, Y1
+	ADDQ         R9, AX
+	ADDQ         $0x04, SI
+	DECQ         DX
+	JNE          realBlocksingle2one
+
+realBlocksingle2done:
 	MOVQ    CX, SI
 	VMOVUPS Y0, (SI)
 	ADDQ    R8, SI
 	VMOVUPS Y1, (SI)
-	ADDQ    $0x20, BX
-	ADDQ    $0x20, CX
+	ADDQ    $0x00000020, BX
+	ADDQ    $0x00000020, CX
 	DECQ    R12
-	JNE     real2
-	MOVQ    bins+120(FP), R12
-	TESTQ   R12, R12
-	JE      end2
+	JNE     realsingle2
+	MOVQ    bins+128(FP), R12
 
-complex2:
+complex_1single2:
+	CMPQ   R12, $0x01
+	JLT    end_1single2
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
 	VXORPS Y3, Y3, Y3
 	VXORPS Y4, Y4, Y4
 	VXORPS Y5, Y5, Y5
-	MOVQ   R9, R13
-	IMULQ  k+72(FP), R13
-	ADDQ   AX, R13
+	LEAQ   (AX)(R9*1), R13
 	MOVQ   k+72(FP), DX
 	MOVQ   BX, SI
 
-complexBlock2tile:
-	MOVQ $0x00000008, R11
+block_1single2tile:
+	MOVQ $0x00000002, R11
 
-complexBlock2row:
-	MOVQ SI, DI
-	MOVQ unit+80(FP), R10
-
-complexBlock2block:
-	VBROADCASTSS (DI), Y6
-	VBROADCASTSS 32(DI), Y7
-	VBROADCASTSS 64(DI), Y8
+block_1single2quad:
+	CMPQ         DX, $0x04
+	JLT          block_1single2rest
+	VBROADCASTSS (SI), Y7
+	VBROADCASTSS 32(SI), Y8
+	VADDPS       Y8, Y7, Y6
 	VMOVUPS      (AX), Y9
-	PREFETCHT0   4096(AX)
 	VMOVUPS      (R13), Y11
-	PREFETCHT0   4096(R13)
+	PREFETCHT0   8192(AX)
+	PREFETCHT0   8192(R13)
 	VSUBPS       Y9, Y11, Y10
 	VSUBPS       Y9, Y10, Y10
 	VFMADD231PS  Y9, Y6, Y0
 	VFMADD231PS  Y10, Y7, Y1
 	VFMADD231PS  Y11, Y8, Y2
 	VMOVUPS      (AX)(R14*1), Y9
-	PREFETCHT0   4096(AX)(R14*1)
 	VMOVUPS      (R13)(R14*1), Y11
-	PREFETCHT0   4096(R13)(R14*1)
+	PREFETCHT0   8192(AX)(R14*1)
+	PREFETCHT0   8192(R13)(R14*1)
 	VSUBPS       Y9, Y11, Y10
 	VSUBPS       Y9, Y10, Y10
 	VFMADD231PS  Y9, Y6, Y3
 	VFMADD231PS  Y10, Y7, Y4
 	VFMADD231PS  Y11, Y8, Y5
-	ADDQ         R9, AX
-	ADDQ         R9, R13
+	LEAQ         (AX)(R9*2), AX
+	LEAQ         (R13)(R9*2), R13
+	VBROADCASTSS 4(SI), Y7
+	VBROADCASTSS 36(SI), Y8
+	VADDPS       Y8, Y7, Y6
+	VMOVUPS      (AX), Y9
+	VMOVUPS      (R13), Y11
+	PREFETCHT0   8192(AX)
+	PREFETCHT0   8192(R13)
+	VSUBPS       Y9, Y11, Y10
+	VSUBPS       Y9, Y10, Y10
+	VFMADD231PS  Y9, Y6, Y0
+	VFMADD231PS  Y10, Y7, Y1
+	VFMADD231PS  Y11, Y8, Y2
+	VMOVUPS      (AX)(R14*1), Y9
+	VMOVUPS      (R13)(R14*1), Y11
+	PREFETCHT0   8192(AX)(R14*1)
+	PREFETCHT0   8192(R13)(R14*1)
+	VSUBPS       Y9, Y11, Y10
+	VSUBPS       Y9, Y10, Y10
+	VFMADD231PS  Y9, Y6, Y3
+	VFMADD231PS  Y10, Y7, Y4
+	VFMADD231PS  Y11, Y8, Y5
+	LEAQ         (AX)(R9*2), AX
+	LEAQ         (R13)(R9*2), R13
+	VBROADCASTSS 8(SI), Y7
+	VBROADCASTSS 40(SI), Y8
+	VADDPS       Y8, Y7, Y6
+	VMOVUPS      (AX), Y9
+	VMOVUPS      (R13), Y11
+	PREFETCHT0   8192(AX)
+	PREFETCHT0   8192(R13)
+	VSUBPS       Y9, Y11, Y10
+	VSUBPS       Y9, Y10, Y10
+	VFMADD231PS  Y9, Y6, Y0
+	VFMADD231PS  Y10, Y7, Y1
+	VFMADD231PS  Y11, Y8, Y2
+	VMOVUPS      (AX)(R14*1), Y9
+	VMOVUPS      (R13)(R14*1), Y11
+	PREFETCHT0   8192(AX)(R14*1)
+	PREFETCHT0   8192(R13)(R14*1)
+	VSUBPS       Y9, Y11, Y10
+	VSUBPS       Y9, Y10, Y10
+	VFMADD231PS  Y9, Y6, Y3
+	VFMADD231PS  Y10, Y7, Y4
+	VFMADD231PS  Y11, Y8, Y5
+	LEAQ         (AX)(R9*2), AX
+	LEAQ         (R13)(R9*2), R13
+	VBROADCASTSS 12(SI), Y7
+	VBROADCASTSS 44(SI), Y8
+	VADDPS       Y8, Y7, Y6
+	VMOVUPS      (AX), Y9
+	VMOVUPS      (R13), Y11
+	PREFETCHT0   8192(AX)
+	PREFETCHT0   8192(R13)
+	VSUBPS       Y9, Y11, Y10
+	VSUBPS       Y9, Y10, Y10
+	VFMADD231PS  Y9, Y6, Y0
+	VFMADD231PS  Y10, Y7, Y1
+	VFMADD231PS  Y11, Y8, Y2
+	VMOVUPS      (AX)(R14*1), Y9
+	VMOVUPS      (R13)(R14*1), Y11
+	PREFETCHT0   8192(AX)(R14*1)
+	PREFETCHT0   8192(R13)(R14*1)
+	VSUBPS       Y9, Y11, Y10
+	VSUBPS       Y9, Y10, Y10
+	VFMADD231PS  Y9, Y6, Y3
+	VFMADD231PS  Y10, Y7, Y4
+	VFMADD231PS  Y11, Y8, Y5
+	LEAQ         (AX)(R9*2), AX
+	LEAQ         (R13)(R9*2), R13
+	ADDQ         $0x10, SI
+	SUBQ         $0x04, DX
+	DECQ         R11
+	JNE          block_1single2quad
+	LEAQ         -32(SI)(R8*1), SI
+	JMP          block_1single2tile
+
+block_1single2rest:
+	TESTQ DX, DX
+	JE    block_1single2done
+
+block_1single2one:
+	VBROADCASTSS (SI), Y7
+	VBROADCASTSS 32(SI), Y8
+	VADDPS       Y8, Y7, Y6
+	VMOVUPS      (AX), Y9
+	VMOVUPS      (R13), Y11
+	PREFETCHT0   8192(AX)
+	PREFETCHT0   8192(R13)
+	VSUBPS       Y9, Y11, Y10
+	VSUBPS       Y9, Y10, Y10
+	VFMADD231PS  Y9, Y6, Y0
+	VFMADD231PS  Y10, Y7, Y1
+	VFMADD231PS  Y11, Y8, Y2
+	VMOVUPS      (AX)(R14*1), Y9
+	VMOVUPS      (R13)(R14*1), Y11
+	PREFETCHT0   8192(AX)(R14*1)
+	PREFETCHT0   8192(R13)(R14*1)
+	VSUBPS       Y9, Y11, Y10
+	VSUBPS       Y9, Y10, Y10
+	VFMADD231PS  Y9, Y6, Y3
+	VFMADD231PS  Y10, Y7, Y4
+	VFMADD231PS  Y11, Y8, Y5
+	LEAQ         (AX)(R9*2), AX
+	LEAQ         (R13)(R9*2), R13
+	ADDQ         $0x04, SI
 	DECQ         DX
-	JE           complexBlock2done
+	JNE          block_1single2one
+
+block_1single2done:
+	MOVQ    CX, SI
+	VSUBPS  Y2, Y0, Y2
+	VADDPS  Y1, Y0, Y1
+	VMOVUPS Y2, (SI)
+	VMOVUPS Y1, 32(SI)
+	ADDQ    R8, SI
+	VSUBPS  Y5, Y3, Y5
+	VADDPS  Y4, Y3, Y4
+	VMOVUPS Y5, (SI)
+	VMOVUPS Y4, 32(SI)
+	ADDQ    $0x00000040, BX
+	ADDQ    $0x00000040, CX
+	SUBQ    $0x01, R12
+	JMP     complex_1single2
+
+end_1single2:
+	VZEROUPPER
+	RET
+
+grouped2:
+	MOVQ reals+120(FP), R12
+
+realgrouped2:
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	MOVQ   k+72(FP), DX
+	MOVQ   BX, SI
+
+realBlockgrouped2tile:
+	MOVQ $0x00000008, R11
+
+realBlockgrouped2row:
+	MOVQ SI, DI
+	MOVQ unit+80(FP), R10
+
+realBlockgrouped2block:
+	VBROADCASTSS (DI), Y2
+	VMOVUPS      (AX), Y3
+	PREFETCHT0   8192(AX)
+	VFMADD231PS  Y3, Y2, Y0
+	VMOVUPS      (AX)(R14*1), Y3
+	PREFETCHT0   8192(AX)(R14*1)
+	VFMADD231PS  Y3, Y2, Y1
+	ADDQ         R9, AX
+	DECQ         DX
+	JE           realBlockgrouped2done
 	ADDQ         R8, DI
 	DECQ         R10
-	JNE          complexBlock2block
+	JNE          realBlockgrouped2block
 	ADDQ         $0x04, SI
 	DECQ         R11
-	JNE          complexBlock2row
+	JNE          realBlockgrouped2row
 	LEAQ         -28(DI), SI
-	JMP          complexBlock2tile
+	JMP          realBlockgrouped2tile
 
-complexBlock2done:
-	MOVQ    R13, AX
+realBlockgrouped2done:
 	MOVQ    CX, SI
 	VMOVUPS Y0, (SI)
-	VMOVUPS Y1, 32(SI)
-	VMOVUPS Y2, 64(SI)
 	ADDQ    R8, SI
-	VMOVUPS Y3, (SI)
-	VMOVUPS Y4, 32(SI)
-	VMOVUPS Y5, 64(SI)
-	ADDQ    $0x00000060, BX
-	ADDQ    $0x00000060, CX
+	VMOVUPS Y1, (SI)
+	ADDQ    $0x00000020, BX
+	ADDQ    $0x00000020, CX
 	DECQ    R12
-	JNE     complex2
+	JNE     realgrouped2
+	MOVQ    bins+128(FP), R12
 
-end2:
+complex_1grouped2:
+	CMPQ   R12, $0x01
+	JLT    end_1grouped2
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+	VXORPS Y4, Y4, Y4
+	VXORPS Y5, Y5, Y5
+	LEAQ   (AX)(R9*1), R13
+	MOVQ   k+72(FP), DX
+	MOVQ   BX, SI
+
+block_1grouped2tile:
+	MOVQ $0x00000008, R11
+
+block_1grouped2row:
+	MOVQ SI, DI
+	MOVQ unit+80(FP), R10
+
+block_1grouped2block:
+	VBROADCASTSS (DI), Y7
+	VBROADCASTSS 32(DI), Y8
+	VADDPS       Y8, Y7, Y6
+	VMOVUPS      (AX), Y9
+	VMOVUPS      (R13), Y11
+	PREFETCHT0   8192(AX)
+	PREFETCHT0   8192(R13)
+	VSUBPS       Y9, Y11, Y10
+	VSUBPS       Y9, Y10, Y10
+	VFMADD231PS  Y9, Y6, Y0
+	VFMADD231PS  Y10, Y7, Y1
+	VFMADD231PS  Y11, Y8, Y2
+	VMOVUPS      (AX)(R14*1), Y9
+	VMOVUPS      (R13)(R14*1), Y11
+	PREFETCHT0   8192(AX)(R14*1)
+	PREFETCHT0   8192(R13)(R14*1)
+	VSUBPS       Y9, Y11, Y10
+	VSUBPS       Y9, Y10, Y10
+	VFMADD231PS  Y9, Y6, Y3
+	VFMADD231PS  Y10, Y7, Y4
+	VFMADD231PS  Y11, Y8, Y5
+	LEAQ         (AX)(R9*2), AX
+	LEAQ         (R13)(R9*2), R13
+	DECQ         DX
+	JE           block_1grouped2done
+	ADDQ         R8, DI
+	DECQ         R10
+	JNE          block_1grouped2block
+	ADDQ         $0x04, SI
+	DECQ         R11
+	JNE          block_1grouped2row
+	LEAQ         -28(DI), SI
+	JMP          block_1grouped2tile
+
+block_1grouped2done:
+	MOVQ    CX, SI
+	VSUBPS  Y2, Y0, Y2
+	VADDPS  Y1, Y0, Y1
+	VMOVUPS Y2, (SI)
+	VMOVUPS Y1, 32(SI)
+	ADDQ    R8, SI
+	VSUBPS  Y5, Y3, Y5
+	VADDPS  Y4, Y3, Y4
+	VMOVUPS Y5, (SI)
+	VMOVUPS Y4, 32(SI)
+	ADDQ    $0x00000040, BX
+	ADDQ    $0x00000040, CX
+	SUBQ    $0x01, R12
+	JMP     complex_1grouped2
+
+end_1grouped2:
 	VZEROUPPER
 	RET
 
 not2:
-	MOVQ bins+120(FP), R12
-	NEGQ R12
-	LEAQ (R12)(R12*2), R12
-	ADDQ planes+112(FP), R12
+	MOVQ unit+80(FP), DX
+	CMPQ DX, $0x01
+	JNE  grouped1
+	MOVQ reals+120(FP), R12
 
-real1:
+realsingle1:
 	VXORPS Y0, Y0, Y0
 	MOVQ   k+72(FP), DX
 	MOVQ   BX, SI
 
-realBlock1tile:
-	MOVQ $0x00000008, R11
+realBlocksingle1tile:
+	MOVQ $0x00000002, R11
 
-realBlock1row:
-	MOVQ SI, DI
-	MOVQ unit+80(FP), R10
-
-realBlock1block:
-	VBROADCASTSS (DI), Y1
+realBlocksingle1quad:
+	CMPQ         DX, $0x04
+	JLT          realBlocksingle1rest
+	VBROADCASTSS (SI), Y1
 	VMOVUPS      (AX), Y2
-	PREFETCHT0   4096(AX)
+	PREFETCHT0   8192(AX)
 	VFMADD231PS  Y2, Y1, Y0
 	ADDQ         R9, AX
-	DECQ         DX
-	JE           realBlock1done
-	ADDQ         R8, DI
-	DECQ         R10
-	JNE          realBlock1block
-	ADDQ         $0x04, SI
+	VBROADCASTSS 4(SI), Y1
+	VMOVUPS      (AX), Y2
+	PREFETCHT0   8192(AX)
+	VFMADD231PS  Y2, Y1, Y0
+	ADDQ         R9, AX
+	VBROADCASTSS 8(SI), Y1
+	VMOVUPS      (AX), Y2
+	PREFETCHT0   8192(AX)
+	VFMADD231PS  Y2, Y1, Y0
+	ADDQ         R9, AX
+	VBROADCASTSS 12(SI), Y1
+	VMOVUPS      (AX), Y2
+	PREFETCHT0   8192(AX)
+	VFMADD231PS  Y2, Y1, Y0
+	ADDQ         R9, AX
+	ADDQ         $0x10, SI
+	SUBQ         $0x04, DX
 	DECQ         R11
-	JNE          realBlock1row
-	LEAQ         -28(DI), SI
-	JMP          realBlock1tile
+	JNE          realBlocksingle1quad
+	LEAQ         -32(SI)(R8*1), SI
+	JMP          realBlocksingle1tile
 
-realBlock1done:
+realBlocksingle1rest:
+	TESTQ DX, DX
+	JE    realBlocksingle1done
+
+realBlocksingle1one:
+	VBROADCASTSS (SI), Y1
+	VMOVUPS      (AX), Y2
+	PREFETCHT0   8192(AX)
+	VFMADD231PS  Y2, Y1, Y0
+	ADDQ         R9, AX
+	ADDQ         $0x04, SI
+	DECQ         DX
+	JNE          realBlocksingle1one
+
+realBlocksingle1done:
 	MOVQ    CX, SI
 	VMOVUPS Y0, (SI)
-	ADDQ    $0x20, BX
-	ADDQ    $0x20, CX
+	ADDQ    $0x00000020, BX
+	ADDQ    $0x00000020, CX
 	DECQ    R12
-	JNE     real1
-	MOVQ    bins+120(FP), R12
-	TESTQ   R12, R12
-	JE      end1
+	JNE     realsingle1
+	MOVQ    bins+128(FP), R12
 
-complex1:
+complex_3single1:
+	CMPQ    R12, $0x03
+	JLT     end_3single1
+	VXORPS  Y0, Y0, Y0
+	VXORPS  Y1, Y1, Y1
+	VXORPS  Y2, Y2, Y2
+	VXORPS  Y3, Y3, Y3
+	VXORPS  Y4, Y4, Y4
+	VXORPS  Y5, Y5, Y5
+	VXORPS  Y6, Y6, Y6
+	VXORPS  Y7, Y7, Y7
+	VXORPS  Y8, Y8, Y8
+	MOVQ    R9, R13
+	IMULQ   k+72(FP), R13
+	ADDQ    R13, R13
+	LEAQ    (AX)(R13*1), DI
+	LEAQ    (DI)(R13*1), R10
+	LEAQ    (R13)(R13*2), R13
+	MOVQ    $0x00002000, DX
+	CMPQ    R13, DX
+	CMOVQLT DX, R13
+	CMPQ    R13, $0x00008000
+	CMOVQGT DX, R13
+	MOVQ    k+72(FP), DX
+	MOVQ    BX, SI
+
+block_3single1tile:
+	MOVQ $0x00000002, R11
+
+block_3single1quad:
+	CMPQ         DX, $0x04
+	JLT          block_3single1rest
+	VBROADCASTSS (SI), Y10
+	VBROADCASTSS 32(SI), Y11
+	VADDPS       Y11, Y10, Y9
+	VMOVUPS      (AX), Y12
+	VMOVUPS      (AX)(R9*1), Y14
+	PREFETCHT0   (AX)(R13*1)
+	PREFETCHT0   64(AX)(R13*1)
+	VSUBPS       Y12, Y14, Y13
+	VSUBPS       Y12, Y13, Y13
+	VFMADD231PS  Y12, Y9, Y0
+	VFMADD231PS  Y13, Y10, Y1
+	VFMADD231PS  Y14, Y11, Y2
+	LEAQ         (AX)(R9*2), AX
+	VBROADCASTSS 64(SI), Y10
+	VBROADCASTSS 96(SI), Y11
+	VADDPS       Y11, Y10, Y9
+	VMOVUPS      (DI), Y12
+	VMOVUPS      (DI)(R9*1), Y14
+	PREFETCHT0   (DI)(R13*1)
+	PREFETCHT0   64(DI)(R13*1)
+	VSUBPS       Y12, Y14, Y13
+	VSUBPS       Y12, Y13, Y13
+	VFMADD231PS  Y12, Y9, Y3
+	VFMADD231PS  Y13, Y10, Y4
+	VFMADD231PS  Y14, Y11, Y5
+	LEAQ         (DI)(R9*2), DI
+	VBROADCASTSS 128(SI), Y10
+	VBROADCASTSS 160(SI), Y11
+	VADDPS       Y11, Y10, Y9
+	VMOVUPS      (R10), Y12
+	VMOVUPS      (R10)(R9*1), Y14
+	PREFETCHT0   (R10)(R13*1)
+	PREFETCHT0   64(R10)(R13*1)
+	VSUBPS       Y12, Y14, Y13
+	VSUBPS       Y12, Y13, Y13
+	VFMADD231PS  Y12, Y9, Y6
+	VFMADD231PS  Y13, Y10, Y7
+	VFMADD231PS  Y14, Y11, Y8
+	LEAQ         (R10)(R9*2), R10
+	VBROADCASTSS 4(SI), Y10
+	VBROADCASTSS 36(SI), Y11
+	VADDPS       Y11, Y10, Y9
+	VMOVUPS      (AX), Y12
+	VMOVUPS      (AX)(R9*1), Y14
+	PREFETCHT0   (AX)(R13*1)
+	PREFETCHT0   64(AX)(R13*1)
+	VSUBPS       Y12, Y14, Y13
+	VSUBPS       Y12, Y13, Y13
+	VFMADD231PS  Y12, Y9, Y0
+	VFMADD231PS  Y13, Y10, Y1
+	VFMADD231PS  Y14, Y11, Y2
+	LEAQ         (AX)(R9*2), AX
+	VBROADCASTSS 68(SI), Y10
+	VBROADCASTSS 100(SI), Y11
+	VADDPS       Y11, Y10, Y9
+	VMOVUPS      (DI), Y12
+	VMOVUPS      (DI)(R9*1), Y14
+	PREFETCHT0   (DI)(R13*1)
+	PREFETCHT0   64(DI)(R13*1)
+	VSUBPS       Y12, Y14, Y13
+	VSUBPS       Y12, Y13, Y13
+	VFMADD231PS  Y12, Y9, Y3
+	VFMADD231PS  Y13, Y10, Y4
+	VFMADD231PS  Y14, Y11, Y5
+	LEAQ         (DI)(R9*2), DI
+	VBROADCASTSS 132(SI), Y10
+	VBROADCASTSS 164(SI), Y11
+	VADDPS       Y11, Y10, Y9
+	VMOVUPS      (R10), Y12
+	VMOVUPS      (R10)(R9*1), Y14
+	PREFETCHT0   (R10)(R13*1)
+	PREFETCHT0   64(R10)(R13*1)
+	VSUBPS       Y12, Y14, Y13
+	VSUBPS       Y12, Y13, Y13
+	VFMADD231PS  Y12, Y9, Y6
+	VFMADD231PS  Y13, Y10, Y7
+	VFMADD231PS  Y14, Y11, Y8
+	LEAQ         (R10)(R9*2), R10
+	VBROADCASTSS 8(SI), Y10
+	VBROADCASTSS 40(SI), Y11
+	VADDPS       Y11, Y10, Y9
+	VMOVUPS      (AX), Y12
+	VMOVUPS      (AX)(R9*1), Y14
+	PREFETCHT0   (AX)(R13*1)
+	PREFETCHT0   64(AX)(R13*1)
+	VSUBPS       Y12, Y14, Y13
+	VSUBPS       Y12, Y13, Y13
+	VFMADD231PS  Y12, Y9, Y0
+	VFMADD231PS  Y13, Y10, Y1
+	VFMADD231PS  Y14, Y11, Y2
+	LEAQ         (AX)(R9*2), AX
+	VBROADCASTSS 72(SI), Y10
+	VBROADCASTSS 104(SI), Y11
+	VADDPS       Y11, Y10, Y9
+	VMOVUPS      (DI), Y12
+	VMOVUPS      (DI)(R9*1), Y14
+	PREFETCHT0   (DI)(R13*1)
+	PREFETCHT0   64(DI)(R13*1)
+	VSUBPS       Y12, Y14, Y13
+	VSUBPS       Y12, Y13, Y13
+	VFMADD231PS  Y12, Y9, Y3
+	VFMADD231PS  Y13, Y10, Y4
+	VFMADD231PS  Y14, Y11, Y5
+	LEAQ         (DI)(R9*2), DI
+	VBROADCASTSS 136(SI), Y10
+	VBROADCASTSS 168(SI), Y11
+	VADDPS       Y11, Y10, Y9
+	VMOVUPS      (R10), Y12
+	VMOVUPS      (R10)(R9*1), Y14
+	PREFETCHT0   (R10)(R13*1)
+	PREFETCHT0   64(R10)(R13*1)
+	VSUBPS       Y12, Y14, Y13
+	VSUBPS       Y12, Y13, Y13
+	VFMADD231PS  Y12, Y9, Y6
+	VFMADD231PS  Y13, Y10, Y7
+	VFMADD231PS  Y14, Y11, Y8
+	LEAQ         (R10)(R9*2), R10
+	VBROADCASTSS 12(SI), Y10
+	VBROADCASTSS 44(SI), Y11
+	VADDPS       Y11, Y10, Y9
+	VMOVUPS      (AX), Y12
+	VMOVUPS      (AX)(R9*1), Y14
+	PREFETCHT0   (AX)(R13*1)
+	PREFETCHT0   64(AX)(R13*1)
+	VSUBPS       Y12, Y14, Y13
+	VSUBPS       Y12, Y13, Y13
+	VFMADD231PS  Y12, Y9, Y0
+	VFMADD231PS  Y13, Y10, Y1
+	VFMADD231PS  Y14, Y11, Y2
+	LEAQ         (AX)(R9*2), AX
+	VBROADCASTSS 76(SI), Y10
+	VBROADCASTSS 108(SI), Y11
+	VADDPS       Y11, Y10, Y9
+	VMOVUPS      (DI), Y12
+	VMOVUPS      (DI)(R9*1), Y14
+	PREFETCHT0   (DI)(R13*1)
+	PREFETCHT0   64(DI)(R13*1)
+	VSUBPS       Y12, Y14, Y13
+	VSUBPS       Y12, Y13, Y13
+	VFMADD231PS  Y12, Y9, Y3
+	VFMADD231PS  Y13, Y10, Y4
+	VFMADD231PS  Y14, Y11, Y5
+	LEAQ         (DI)(R9*2), DI
+	VBROADCASTSS 140(SI), Y10
+	VBROADCASTSS 172(SI), Y11
+	VADDPS       Y11, Y10, Y9
+	VMOVUPS      (R10), Y12
+	VMOVUPS      (R10)(R9*1), Y14
+	PREFETCHT0   (R10)(R13*1)
+	PREFETCHT0   64(R10)(R13*1)
+	VSUBPS       Y12, Y14, Y13
+	VSUBPS       Y12, Y13, Y13
+	VFMADD231PS  Y12, Y9, Y6
+	VFMADD231PS  Y13, Y10, Y7
+	VFMADD231PS  Y14, Y11, Y8
+	LEAQ         (R10)(R9*2), R10
+	ADDQ         $0x10, SI
+	SUBQ         $0x04, DX
+	DECQ         R11
+	JNE          block_3single1quad
+	LEAQ         -32(SI)(R8*1), SI
+	JMP          block_3single1tile
+
+block_3single1rest:
+	TESTQ DX, DX
+	JE    block_3single1done
+
+block_3single1one:
+	VBROADCASTSS (SI), Y10
+	VBROADCASTSS 32(SI), Y11
+	VADDPS       Y11, Y10, Y9
+	VMOVUPS      (AX), Y12
+	VMOVUPS      (AX)(R9*1), Y14
+	PREFETCHT0   (AX)(R13*1)
+	PREFETCHT0   64(AX)(R13*1)
+	VSUBPS       Y12, Y14, Y13
+	VSUBPS       Y12, Y13, Y13
+	VFMADD231PS  Y12, Y9, Y0
+	VFMADD231PS  Y13, Y10, Y1
+	VFMADD231PS  Y14, Y11, Y2
+	LEAQ         (AX)(R9*2), AX
+	VBROADCASTSS 64(SI), Y10
+	VBROADCASTSS 96(SI), Y11
+	VADDPS       Y11, Y10, Y9
+	VMOVUPS      (DI), Y12
+	VMOVUPS      (DI)(R9*1), Y14
+	PREFETCHT0   (DI)(R13*1)
+	PREFETCHT0   64(DI)(R13*1)
+	VSUBPS       Y12, Y14, Y13
+	VSUBPS       Y12, Y13, Y13
+	VFMADD231PS  Y12, Y9, Y3
+	VFMADD231PS  Y13, Y10, Y4
+	VFMADD231PS  Y14, Y11, Y5
+	LEAQ         (DI)(R9*2), DI
+	VBROADCASTSS 128(SI), Y10
+	VBROADCASTSS 160(SI), Y11
+	VADDPS       Y11, Y10, Y9
+	VMOVUPS      (R10), Y12
+	VMOVUPS      (R10)(R9*1), Y14
+	PREFETCHT0   (R10)(R13*1)
+	PREFETCHT0   64(R10)(R13*1)
+	VSUBPS       Y12, Y14, Y13
+	VSUBPS       Y12, Y13, Y13
+	VFMADD231PS  Y12, Y9, Y6
+	VFMADD231PS  Y13, Y10, Y7
+	VFMADD231PS  Y14, Y11, Y8
+	LEAQ         (R10)(R9*2), R10
+	ADDQ         $0x04, SI
+	DECQ         DX
+	JNE          block_3single1one
+
+block_3single1done:
+	MOVQ    R10, AX
+	MOVQ    CX, SI
+	VSUBPS  Y2, Y0, Y2
+	VADDPS  Y1, Y0, Y1
+	VMOVUPS Y2, (SI)
+	VMOVUPS Y1, 32(SI)
+	VSUBPS  Y5, Y3, Y5
+	VADDPS  Y4, Y3, Y4
+	VMOVUPS Y5, 64(SI)
+	VMOVUPS Y4, 96(SI)
+	VSUBPS  Y8, Y6, Y8
+	VADDPS  Y7, Y6, Y7
+	VMOVUPS Y8, 128(SI)
+	VMOVUPS Y7, 160(SI)
+	ADDQ    $0x000000c0, BX
+	ADDQ    $0x000000c0, CX
+	SUBQ    $0x03, R12
+	JMP     complex_3single1
+
+end_3single1:
+complex_1single1:
+	CMPQ   R12, $0x01
+	JLT    end_1single1
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
-	MOVQ   R9, R13
-	IMULQ  k+72(FP), R13
-	ADDQ   AX, R13
+	LEAQ   (AX)(R9*1), R13
 	MOVQ   k+72(FP), DX
 	MOVQ   BX, SI
 
-complexBlock1tile:
-	MOVQ $0x00000008, R11
+block_1single1tile:
+	MOVQ $0x00000002, R11
 
-complexBlock1row:
-	MOVQ SI, DI
-	MOVQ unit+80(FP), R10
-
-complexBlock1block:
-	VBROADCASTSS (DI), Y3
-	VBROADCASTSS 32(DI), Y4
-	VBROADCASTSS 64(DI), Y5
+block_1single1quad:
+	CMPQ         DX, $0x04
+	JLT          block_1single1rest
+	VBROADCASTSS (SI), Y4
+	VBROADCASTSS 32(SI), Y5
+	VADDPS       Y5, Y4, Y3
 	VMOVUPS      (AX), Y6
-	PREFETCHT0   4096(AX)
 	VMOVUPS      (R13), Y8
-	PREFETCHT0   4096(R13)
+	PREFETCHT0   8192(AX)
+	PREFETCHT0   8192(R13)
 	VSUBPS       Y6, Y8, Y7
 	VSUBPS       Y6, Y7, Y7
 	VFMADD231PS  Y6, Y3, Y0
 	VFMADD231PS  Y7, Y4, Y1
 	VFMADD231PS  Y8, Y5, Y2
-	ADDQ         R9, AX
-	ADDQ         R9, R13
+	LEAQ         (AX)(R9*2), AX
+	LEAQ         (R13)(R9*2), R13
+	VBROADCASTSS 4(SI), Y4
+	VBROADCASTSS 36(SI), Y5
+	VADDPS       Y5, Y4, Y3
+	VMOVUPS      (AX), Y6
+	VMOVUPS      (R13), Y8
+	PREFETCHT0   8192(AX)
+	PREFETCHT0   8192(R13)
+	VSUBPS       Y6, Y8, Y7
+	VSUBPS       Y6, Y7, Y7
+	VFMADD231PS  Y6, Y3, Y0
+	VFMADD231PS  Y7, Y4, Y1
+	VFMADD231PS  Y8, Y5, Y2
+	LEAQ         (AX)(R9*2), AX
+	LEAQ         (R13)(R9*2), R13
+	VBROADCASTSS 8(SI), Y4
+	VBROADCASTSS 40(SI), Y5
+	VADDPS       Y5, Y4, Y3
+	VMOVUPS      (AX), Y6
+	VMOVUPS      (R13), Y8
+	PREFETCHT0   8192(AX)
+	PREFETCHT0   8192(R13)
+	VSUBPS       Y6, Y8, Y7
+	VSUBPS       Y6, Y7, Y7
+	VFMADD231PS  Y6, Y3, Y0
+	VFMADD231PS  Y7, Y4, Y1
+	VFMADD231PS  Y8, Y5, Y2
+	LEAQ         (AX)(R9*2), AX
+	LEAQ         (R13)(R9*2), R13
+	VBROADCASTSS 12(SI), Y4
+	VBROADCASTSS 44(SI), Y5
+	VADDPS       Y5, Y4, Y3
+	VMOVUPS      (AX), Y6
+	VMOVUPS      (R13), Y8
+	PREFETCHT0   8192(AX)
+	PREFETCHT0   8192(R13)
+	VSUBPS       Y6, Y8, Y7
+	VSUBPS       Y6, Y7, Y7
+	VFMADD231PS  Y6, Y3, Y0
+	VFMADD231PS  Y7, Y4, Y1
+	VFMADD231PS  Y8, Y5, Y2
+	LEAQ         (AX)(R9*2), AX
+	LEAQ         (R13)(R9*2), R13
+	ADDQ         $0x10, SI
+	SUBQ         $0x04, DX
+	DECQ         R11
+	JNE          block_1single1quad
+	LEAQ         -32(SI)(R8*1), SI
+	JMP          block_1single1tile
+
+block_1single1rest:
+	TESTQ DX, DX
+	JE    block_1single1done
+
+block_1single1one:
+	VBROADCASTSS (SI), Y4
+	VBROADCASTSS 32(SI), Y5
+	VADDPS       Y5, Y4, Y3
+	VMOVUPS      (AX), Y6
+	VMOVUPS      (R13), Y8
+	PREFETCHT0   8192(AX)
+	PREFETCHT0   8192(R13)
+	VSUBPS       Y6, Y8, Y7
+	VSUBPS       Y6, Y7, Y7
+	VFMADD231PS  Y6, Y3, Y0
+	VFMADD231PS  Y7, Y4, Y1
+	VFMADD231PS  Y8, Y5, Y2
+	LEAQ         (AX)(R9*2), AX
+	LEAQ         (R13)(R9*2), R13
+	ADDQ         $0x04, SI
 	DECQ         DX
-	JE           complexBlock1done
+	JNE          block_1single1one
+
+block_1single1done:
+	MOVQ    CX, SI
+	VSUBPS  Y2, Y0, Y2
+	VADDPS  Y1, Y0, Y1
+	VMOVUPS Y2, (SI)
+	VMOVUPS Y1, 32(SI)
+	ADDQ    $0x00000040, BX
+	ADDQ    $0x00000040, CX
+	SUBQ    $0x01, R12
+	JMP     complex_1single1
+
+end_1single1:
+	VZEROUPPER
+	RET
+
+grouped1:
+	MOVQ reals+120(FP), R12
+
+realgrouped1:
+	VXORPS Y0, Y0, Y0
+	MOVQ   k+72(FP), DX
+	MOVQ   BX, SI
+
+realBlockgrouped1tile:
+	MOVQ $0x00000008, R11
+
+realBlockgrouped1row:
+	MOVQ SI, DI
+	MOVQ unit+80(FP), R10
+
+realBlockgrouped1block:
+	VBROADCASTSS (DI), Y1
+	VMOVUPS      (AX), Y2
+	PREFETCHT0   8192(AX)
+	VFMADD231PS  Y2, Y1, Y0
+	ADDQ         R9, AX
+	DECQ         DX
+	JE           realBlockgrouped1done
 	ADDQ         R8, DI
 	DECQ         R10
-	JNE          complexBlock1block
+	JNE          realBlockgrouped1block
 	ADDQ         $0x04, SI
 	DECQ         R11
-	JNE          complexBlock1row
+	JNE          realBlockgrouped1row
 	LEAQ         -28(DI), SI
-	JMP          complexBlock1tile
+	JMP          realBlockgrouped1tile
 
-complexBlock1done:
-	MOVQ    R13, AX
+realBlockgrouped1done:
 	MOVQ    CX, SI
 	VMOVUPS Y0, (SI)
-	VMOVUPS Y1, 32(SI)
-	VMOVUPS Y2, 64(SI)
-	ADDQ    $0x00000060, BX
-	ADDQ    $0x00000060, CX
+	ADDQ    $0x00000020, BX
+	ADDQ    $0x00000020, CX
 	DECQ    R12
-	JNE     complex1
+	JNE     realgrouped1
+	MOVQ    bins+128(FP), R12
 
-end1:
+complex_1grouped1:
+	CMPQ   R12, $0x01
+	JLT    end_1grouped1
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	LEAQ   (AX)(R9*1), R13
+	MOVQ   k+72(FP), DX
+	MOVQ   BX, SI
+
+block_1grouped1tile:
+	MOVQ $0x00000008, R11
+
+block_1grouped1row:
+	MOVQ SI, DI
+	MOVQ unit+80(FP), R10
+
+block_1grouped1block:
+	VBROADCASTSS (DI), Y4
+	VBROADCASTSS 32(DI), Y5
+	VADDPS       Y5, Y4, Y3
+	VMOVUPS      (AX), Y6
+	VMOVUPS      (R13), Y8
+	PREFETCHT0   8192(AX)
+	PREFETCHT0   8192(R13)
+	VSUBPS       Y6, Y8, Y7
+	VSUBPS       Y6, Y7, Y7
+	VFMADD231PS  Y6, Y3, Y0
+	VFMADD231PS  Y7, Y4, Y1
+	VFMADD231PS  Y8, Y5, Y2
+	LEAQ         (AX)(R9*2), AX
+	LEAQ         (R13)(R9*2), R13
+	DECQ         DX
+	JE           block_1grouped1done
+	ADDQ         R8, DI
+	DECQ         R10
+	JNE          block_1grouped1block
+	ADDQ         $0x04, SI
+	DECQ         R11
+	JNE          block_1grouped1row
+	LEAQ         -28(DI), SI
+	JMP          block_1grouped1tile
+
+block_1grouped1done:
+	MOVQ    CX, SI
+	VSUBPS  Y2, Y0, Y2
+	VADDPS  Y1, Y0, Y1
+	VMOVUPS Y2, (SI)
+	VMOVUPS Y1, 32(SI)
+	ADDQ    $0x00000040, BX
+	ADDQ    $0x00000040, CX
+	SUBQ    $0x01, R12
+	JMP     complex_1grouped1
+
+end_1grouped1:
+	VZEROUPPER
+	RET
+
+// func circulantAskAVX2(x []float32)
+// Requires: AVX, MMX+
+TEXT ·circulantAskAVX2(SB), NOSPLIT, $0-24
+	MOVQ x_base+0(FP), AX
+	MOVQ x_len+8(FP), CX
+
+line:
+	PREFETCHT0 (AX)
+	ADDQ       $0x40, AX
+	SUBQ       $0x10, CX
+	JGT        line
 	VZEROUPPER
 	RET

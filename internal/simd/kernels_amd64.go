@@ -95,7 +95,7 @@ var circulantAVX2 = circulantKernels{
 		1: circulantInverseImage2AVX2, circulantInverseImage4AVX2, circulantInverseImage8AVX2, circulantInverseImage16AVX2,
 		circulantInverseImage32AVX2, circulantInverseImage64AVX2, circulantInverseImage128AVX2, circulantInverseImage256AVX2,
 	},
-	tile: circulantTileAVX2, pairs: circulantPairsAVX2, row: circulantRowAVX2,
+	tile: circulantTileAVX2, pairs: circulantPairsAVX2, row: circulantRowAVX2, ask: circulantAskAVX2,
 }
 
 var circulantAVX512 = circulantKernels{
@@ -116,7 +116,7 @@ var circulantAVX512 = circulantKernels{
 		1: circulantInverseImage2AVX512, circulantInverseImage4AVX512, circulantInverseImage8AVX512, circulantInverseImage16AVX512,
 		circulantInverseImage32AVX512, circulantInverseImage64AVX512, circulantInverseImage128AVX512, circulantInverseImage256AVX512,
 	},
-	tile: circulantTileAVX512, pairs: circulantPairsAVX512, row: circulantRowAVX512,
+	tile: circulantTileAVX512, pairs: circulantPairsAVX512, row: circulantRowAVX512, ask: circulantAskAVX512,
 }
 
 var (

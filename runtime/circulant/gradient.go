@@ -45,7 +45,7 @@ func (g *Gradient) Workspace() int {
 // gradientParts is a workspace, cut up.
 type gradientParts struct {
 	scratch, stage []float32 // of the transforms
-	x, g           []float32 // a tile of transformed inputs [q, planes, lanes] and gradients [p, planes, lanes]
+	x, g           []float32 // a tile of transformed inputs [q, pitch, lanes] and gradients [p, pitch, lanes]
 	turned         []float32 // [p, 2·lanes]: g·(−i) of one bin, imaginary before real part
 	packed         []float32 // x of one bin, for the matrix product
 	sum            []float32 // [b, p, q] spectra
@@ -53,7 +53,7 @@ type gradientParts struct {
 
 func (g *Gradient) layout(ws []float32) (s gradientParts, size int) {
 	lanes, cols := g.c.Lanes(), g.c.Columns()
-	blocks := func(n int) int { return ceilDiv(n, cols) * g.c.GroupBlocks() * g.c.Planes() * lanes }
+	blocks := func(n int) int { return ceilDiv(n, cols) * g.c.GroupBlocks() * g.c.Pitch() * lanes }
 	if ws != nil {
 		ws = simd.AlignLine(ws)
 	}
@@ -110,7 +110,7 @@ func (g *Gradient) AddWeights(dw, dy []float32, ldy int, x []float32, ldx, token
 // two matrix products of [gr gi] and of [gi −gr] with the same [xr; xi].
 func (g *Gradient) addTile(s gradientParts, accumulate bool) {
 	lanes := g.c.Lanes()
-	step := g.c.Planes() * lanes
+	step := g.c.Pitch() * lanes
 	realBins := 2 - g.b%2
 	// tile is k elements from plane on, of every block.
 	tile := func(x []float32, plane int) simd.Mat {
@@ -122,11 +122,10 @@ func (g *Gradient) addTile(s gradientParts, accumulate bool) {
 		g.k.Gemm(sum(k), g.q, tile(s.g, k), g.p, x, nil, accumulate)
 	}
 	for k := realBins; k < g.b; k += 2 {
-		plane := realBins + (k-realBins)/2*3 + 1
-		x := g.k.PackInto(s.packed, tile(s.x, plane).T(), 2*lanes, g.q)
-		g.k.Gemm(sum(k), g.q, tile(s.g, plane), g.p, x, nil, accumulate)
+		x := g.k.PackInto(s.packed, tile(s.x, k).T(), 2*lanes, g.q)
+		g.k.Gemm(sum(k), g.q, tile(s.g, k), g.p, x, nil, accumulate)
 		for i := range g.p {
-			from, to := s.g[i*step+plane*lanes:], s.turned[i*2*lanes:]
+			from, to := s.g[i*step+k*lanes:], s.turned[i*2*lanes:]
 			for t := range lanes {
 				to[t], to[lanes+t] = from[lanes+t], -from[t]
 			}
@@ -138,26 +137,18 @@ func (g *Gradient) addTile(s gradientParts, accumulate bool) {
 // addBlocks adds the inverse transforms of s.sum to dw. All blocks of dw are one
 // row of p·q blocks, whose groups are the rows of the transform.
 func (g *Gradient) addBlocks(dw []float32, s gradientParts) {
-	lanes, cols, unit := g.c.Lanes(), g.c.Columns(), g.c.GroupBlocks()
-	planes := g.c.Planes()
-	realBins := 2 - g.b%2
+	lanes, cols, unit, pitch := g.c.Lanes(), g.c.Columns(), g.c.GroupBlocks(), g.c.Pitch()
 	blocks := g.p * g.q
 	scale := 1 / float32(g.b)
 	for first := 0; first < blocks; first += lanes * unit {
-		src := s.x[:unit*planes*lanes]
+		src := s.x[:unit*pitch*lanes]
 		clear(src)
 		count := min(lanes*unit, blocks-first)
 		for i := range count {
 			// Block i of the tile is block i%unit of row i/unit.
-			at := src[i%unit*planes*lanes+i/unit:]
-			for k := range realBins {
+			at := src[i%unit*pitch*lanes+i/unit:]
+			for k := range g.b {
 				at[k*lanes] = s.sum[k*blocks+first+i] * scale
-			}
-			for k := realBins; k < g.b; k += 2 {
-				plane := realBins + (k-realBins)/2*3
-				// The kernel takes re = k₁ − k₃ and im = k₁ + k₂.
-				at[(plane+1)*lanes] = s.sum[(k+1)*blocks+first+i] * scale
-				at[(plane+2)*lanes] = -s.sum[k*blocks+first+i] * scale
 			}
 		}
 		g.c.Inverse(s.stage, simd.Rows{Odd: cols, Pair: 2 * cols}, src, g.zeros, 0, 1, s.scratch)

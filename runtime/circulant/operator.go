@@ -111,8 +111,8 @@ func (o *Operator) Tile() int { return o.c.Lanes() }
 // and 3 for each complex one, and for each block of an input or output the
 // usual 5/2·b·log₂ b of a real Fourier transform. A multiply-add counts two.
 func (o *Operator) FLOPs(tokens int) int64 {
-	b := o.c.Columns() / o.c.GroupBlocks()
-	products := 2 * o.c.Planes() * o.p * o.q
+	b := o.c.Block()
+	products := 2 * o.c.Multiplications() * o.p * o.q
 	transforms := 2.5 * float64(b) * math.Log2(float64(b)) * float64(o.p+o.q)
 	return int64(tokens) * (int64(products) + int64(transforms))
 }
@@ -133,7 +133,7 @@ type workspace struct {
 // layout cuts a workspace. size is the number of elements that it takes, with
 // those that aligning the parts to cache lines may drop.
 func (o *Operator) layout(ws []float32) (parts workspace, size int) {
-	step := o.c.Planes() * o.c.Lanes()
+	step := o.c.Pitch() * o.c.Lanes()
 	if ws != nil {
 		ws = simd.AlignLine(ws)
 	}
@@ -161,7 +161,7 @@ const line = 16
 
 // tile is the number of elements of the tile of that many groups.
 func (o *Operator) tile(groups int) int {
-	return groups * o.c.GroupBlocks() * o.c.Planes() * o.c.Lanes()
+	return groups * o.c.GroupBlocks() * o.c.Pitch() * o.c.Lanes()
 }
 
 // Apply computes Y[t, :] = W·X[t, :] + bias for t < tokens. Row t of X [tokens,
@@ -237,7 +237,7 @@ func forward(c *simd.Circulant, xh, x []float32, ldx, n, tokens, each int, scrat
 		}
 		return simd.Rows{Odd: ld, Pair: 2 * ld, Group: cols}
 	}
-	step := c.GroupBlocks() * c.Planes() * c.Lanes()
+	step := c.GroupBlocks() * c.Pitch() * c.Lanes()
 	group := 0
 	if tokens == places {
 		group = n / cols
@@ -282,6 +282,7 @@ func (o *Operator) applyRow(y, x []float32, s workspace) {
 	cols := o.c.Columns()
 	rows := simd.Rows{Odd: cols, Pair: 2 * cols}
 	tile, step := o.c.Lanes()*cols, o.tile(1)
+	o.c.AskRow(o.w)
 	for i, first := 0, 0; first < o.n; i, first = i+1, first+tile {
 		from := x[first:o.n]
 		if len(from) < tile {

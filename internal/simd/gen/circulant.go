@@ -21,6 +21,7 @@ func circulant(c *family) {
 		circulantTile(c, p)
 		circulantPairs(c, p)
 		circulantRow(c, p)
+		circulantAsk(c, p)
 	}
 }
 
@@ -65,7 +66,7 @@ const straightMost = 64
 var (
 	rowBase           = []reg.GPPhysical{reg.RAX, reg.RBX, reg.RCX, reg.RDX} // rows 0, 1, 8, 9
 	rowPair, rowPair3 = reg.R8, reg.R9
-	planesAt          = reg.RDI
+	planesAt          = reg.RDI // the spectrum
 	scratchAt         = reg.RSI
 	groupsLeft        = reg.R10
 	biasAt            = reg.R11
@@ -79,15 +80,15 @@ var (
 	scratchPad        = 16      // vectors between the two buffers, so that loads run ahead of stores to the same page offset
 )
 
-func (f *circulantFFT) planes() int { return 3*f.b/2 - 1 }
 func (f *circulantFFT) columns() int {
 	return max(f.b, 16)
 }
 func (f *circulantFFT) blocks() int { return f.columns() / f.b }
 
-// plane is plane k of block u of the current group.
+// plane is plane k of block u of the current group, whose blocks are b + 1 vectors
+// apart.
 func (f *circulantFFT) plane(u, k int) operand.Mem {
-	return operand.Mem{Base: planesAt, Disp: (u*f.planes() + k) * f.vecBytes()}
+	return operand.Mem{Base: planesAt, Disp: (u*(f.b+1) + k) * f.vecBytes()}
 }
 
 // scratch is vector i of the scratch memory.
@@ -108,7 +109,7 @@ func (f *circulantFFT) spills() int {
 	return 0
 }
 
-// imagePlanes is where the planes of an image are put together, in the part of
+// imagePlanes is where the spectrum of a vector of an image is, in the part of
 // the scratch memory that the other transforms do not have.
 func (f *circulantFFT) imagePlanes() int { return circulantScratch*f.b + scratchPad }
 
@@ -248,7 +249,7 @@ func (f *circulantFFT) forward() {
 			x = append(x, f.readColumns(s, first)...)
 		}
 		for u := range f.blocks() {
-			s.rfft(x[u*f.b:(u+1)*f.b], f.storePlanes(s, u))
+			s.rfft(x[u*f.b:(u+1)*f.b], s.storeBins(f.b, func(i int) operand.Mem { return f.plane(u, i) }))
 		}
 		f.finish(s)
 		f.nextGroup(0)
@@ -256,25 +257,38 @@ func (f *circulantFFT) forward() {
 		f.forwardInParts()
 		f.nextGroup(f.b)
 	}
-	f.ADDQ(operand.U32(uint32(f.blocks()*f.planes()*f.vecBytes())), planesAt)
+	f.ADDQ(operand.U32(uint32(f.blocks()*(f.b+1)*f.vecBytes())), planesAt)
 	f.DECQ(groupsLeft)
 	f.JNE(operand.LabelRef("group"))
 	f.end()
 }
 
-// storePlanes returns a function that stores bins as planes.
-func (f *circulantFFT) storePlanes(s *straight, u int) func(k int, re, im val) {
+// storeBins returns a function that stores the bins of a spectrum of n as the
+// vectors at(0), at(1), ….
+func (s *straight) storeBins(n int, at func(i int) operand.Mem) func(k int, re, im val) {
 	return func(k int, re, im val) {
 		switch k {
 		case 0:
-			s.store(re, f.plane(u, 0), nil)
-		case f.b / 2:
-			s.store(re, f.plane(u, 1), nil)
+			s.store(re, at(0), nil)
+		case n / 2:
+			s.store(re, at(1), nil)
 		default:
-			s.store(s.add(re, im), f.plane(u, 3*k-1), nil)
-			s.store(re, f.plane(u, 3*k), nil)
-			s.store(im, f.plane(u, 3*k+1), nil)
+			s.store(re, at(2*k), nil)
+			s.store(im, at(2*k+1), nil)
 		}
+	}
+}
+
+// loadBins returns a function that loads what storeBins stored.
+func (s *straight) loadBins(n int, at func(i int) operand.Mem) func(k int) (re, im val) {
+	return func(k int) (re, im val) {
+		switch k {
+		case 0:
+			return s.load(at(0)), val{}
+		case n / 2:
+			return s.load(at(1)), val{}
+		}
+		return s.load(at(2 * k)), s.load(at(2*k + 1))
 	}
 }
 
@@ -368,7 +382,7 @@ func (f *circulantFFT) inverse() {
 		f.setBiasOdd()
 		var x []val
 		for u := range f.blocks() {
-			x = append(x, s.irfft(f.b, f.loadPlanes(s, u))...)
+			x = append(x, s.irfft(f.b, s.loadBins(f.b, func(i int) operand.Mem { return f.plane(u, i) }))...)
 		}
 		for first := 0; first < f.columns(); first += 16 {
 			f.writeColumns(s, x[first:first+16], first)
@@ -379,30 +393,16 @@ func (f *circulantFFT) inverse() {
 		f.inverseInParts()
 		f.nextGroup(f.b, biasAt)
 	}
-	f.ADDQ(operand.U32(uint32(f.blocks()*f.planes()*f.vecBytes())), planesAt)
+	f.ADDQ(operand.U32(uint32(f.blocks()*(f.b+1)*f.vecBytes())), planesAt)
 	f.DECQ(groupsLeft)
 	f.JNE(operand.LabelRef("group"))
 	f.end()
 }
 
-// loadPlanes returns a function that combines planes to bins.
-func (f *circulantFFT) loadPlanes(s *straight, u int) func(k int) (re, im val) {
-	return func(k int) (re, im val) {
-		switch k {
-		case 0:
-			return s.load(f.plane(u, 0)), val{}
-		case f.b / 2:
-			return s.load(f.plane(u, 1)), val{}
-		}
-		k1, k2, k3 := s.load(f.plane(u, 3*k-1)), s.load(f.plane(u, 3*k)), s.load(f.plane(u, 3*k+1))
-		return s.sub(k1, k3), s.add(k1, k2)
-	}
-}
-
 // The elements of a block of an image are planes of pixels, a step apart. The
 // transforms of images gather the vectors of a block in the scratch memory, and
 // spread the results from there: a few loads and stores that cost little beside
-// the products of a convolution.
+// the products of a convolution. Those have a plane for every multiplication.
 
 // Registers of the transforms of images. Steps are in bytes.
 var (
@@ -441,6 +441,26 @@ func (f *circulantFFT) eachVector(label string, n int, scratch reg.GPPhysical, a
 	f.JNE(operand.LabelRef(label))
 }
 
+// eachBin runs real for the bins 0 and b/2 of the spectrum, and complex for those
+// between them, with imageAt on the one plane of a real bin or the first of three
+// of a complex one.
+func (f *circulantFFT) eachBin(label string, at, step reg.GPPhysical, real, complex func(re, im operand.Mem)) {
+	re := operand.Mem{Base: loopOut}
+	im := operand.Mem{Base: loopOut, Disp: f.vecBytes()}
+	f.eachVector(label+"Real", 2, planesAt, at, step, func() { real(re, im) })
+	if f.b == 2 {
+		return
+	}
+	f.MOVQ(operand.U32(uint32(f.b/2-1)), loopLeft)
+	f.Label(label + "Complex")
+	complex(re, im)
+	f.LEAQ(operand.Mem{Base: imageAt, Index: step, Scale: 2}, imageAt)
+	f.ADDQ(step, imageAt)
+	f.ADDQ(operand.U32(uint32(2*f.vecBytes())), loopOut)
+	f.DECQ(loopLeft)
+	f.JNE(operand.LabelRef(label + "Complex"))
+}
+
 func (f *circulantFFT) endImage() {
 	f.ADDQ(operand.U32(uint32(f.vecBytes())), imageIn)
 	f.ADDQ(operand.U32(uint32(f.vecBytes())), imageOut)
@@ -465,14 +485,21 @@ func (f *circulantFFT) forwardImage() {
 		for k := range f.b {
 			x = append(x, s.load(f.scratch(k)))
 		}
-		s.rfft(x, f.storePlanes(s, 0))
+		s.rfft(x, s.storeBins(f.b, func(i int) operand.Mem { return f.plane(0, i) }))
 		f.finish(s)
 	} else {
 		f.combineParts()
 	}
-	f.eachVector("spread", f.planes(), planesAt, imageOut, imageOutStep, func() {
-		f.VMOVUPS(operand.Mem{Base: loopOut}, f.physical(0))
+	f.eachBin("spread", imageOut, imageOutStep, func(at, _ operand.Mem) {
+		f.VMOVUPS(at, f.physical(0))
 		f.VMOVUPS(f.physical(0), operand.Mem{Base: imageAt})
+	}, func(re, im operand.Mem) {
+		f.VMOVUPS(re, f.physical(0))
+		f.VMOVUPS(im, f.physical(1))
+		f.VADDPS(f.physical(1), f.physical(0), f.physical(2))
+		f.VMOVUPS(f.physical(2), operand.Mem{Base: imageAt})
+		f.VMOVUPS(f.physical(0), operand.Mem{Base: imageAt, Index: imageOutStep, Scale: 1})
+		f.VMOVUPS(f.physical(1), operand.Mem{Base: imageAt, Index: imageOutStep, Scale: 2})
 	})
 	f.endImage()
 }
@@ -483,13 +510,21 @@ func (f *circulantFFT) inverseImage() {
 	f.function = f.c.begin(f.p, f.name, "func(y []float32, yStep int, src []float32, srcStep int, bias []float32, lo, hi float32, vecs int, scratch []float32)",
 		fmt.Sprintf("Circulant.InverseImage for blocks of %d and vecs·%d pixels, vecs ≥ 1.", f.b, f.p.lanes))
 	f.beginImage("src", "y")
-	f.eachVector("gather", f.planes(), planesAt, imageIn, imageInStep, func() {
+	f.eachBin("gather", imageIn, imageInStep, func(at, _ operand.Mem) {
 		f.VMOVUPS(operand.Mem{Base: imageAt}, f.physical(0))
-		f.VMOVUPS(f.physical(0), operand.Mem{Base: loopOut})
+		f.VMOVUPS(f.physical(0), at)
+	}, func(re, im operand.Mem) {
+		k1, k3 := f.physical(0), f.physical(1)
+		f.VMOVUPS(operand.Mem{Base: imageAt}, k1)
+		f.VMOVUPS(operand.Mem{Base: imageAt, Index: imageInStep, Scale: 2}, k3)
+		f.VSUBPS(k3, k1, k3)
+		f.VADDPS(operand.Mem{Base: imageAt, Index: imageInStep, Scale: 1}, k1, k1)
+		f.VMOVUPS(k3, re)
+		f.VMOVUPS(k1, im)
 	})
 	if f.b <= straightMost {
 		s := f.straight()
-		for k, v := range s.irfft(f.b, f.loadPlanes(s, 0)) {
+		for k, v := range s.irfft(f.b, s.loadBins(f.b, func(i int) operand.Mem { return f.plane(0, i) })) {
 			s.store(v, f.scratch(k), nil)
 		}
 		f.finish(s)
@@ -510,9 +545,6 @@ func (f *circulantFFT) inverseImage() {
 	})
 	f.endImage()
 }
-
-// The spectra of parts lie in a buffer as vectors: bin 0, the last bin, then
-// real and imaginary part of the others.
 
 // forwardInParts transforms a block of more than straightMost elements: it
 // transposes the rows into the first buffer, transforms every parts-th element
@@ -551,7 +583,7 @@ func (f *circulantFFT) combineParts() {
 	for k := range straightMost {
 		x = append(x, s.load(operand.Mem{Base: loopIn, Disp: k * parts * vec}))
 	}
-	s.rfft(x, storeBins(s, straightMost, loopOut, vec))
+	s.rfft(x, s.storeBins(straightMost, func(i int) operand.Mem { return operand.Mem{Base: loopOut, Disp: i * vec} }))
 	f.finish(s)
 	f.ADDQ(operand.U32(uint32(vec)), loopIn)
 	f.ADDQ(operand.U32(uint32(straightMost*vec)), loopOut)
@@ -565,22 +597,6 @@ func (f *circulantFFT) combineParts() {
 			f.combine(n, i, count, from, to)
 		}
 		from, to = to, from
-	}
-}
-
-// storeBins returns a function that stores the bins of a part at base.
-func storeBins(s *straight, n int, base reg.Register, vec int) func(k int, re, im val) {
-	return func(k int, re, im val) {
-		at := func(i int) operand.Mem { return operand.Mem{Base: base, Disp: i * vec} }
-		switch k {
-		case 0:
-			s.store(re, at(0), nil)
-		case n / 2:
-			s.store(re, at(1), nil)
-		default:
-			s.store(re, at(2*k), nil)
-			s.store(im, at(2*k+1), nil)
-		}
 	}
 }
 
@@ -601,36 +617,29 @@ func (f *circulantFFT) twiddle(i, r int) operand.Op {
 }
 
 // combine makes part i of count parts of n from parts i and i+count of n/2.
-// from and to are the first vectors of the buffers; the last step has planes
-// for its output.
+// from and to are the first vectors of the buffers; the last step's output is the
+// spectrum.
 func (f *circulantFFT) combine(n, i, count, from, to int) {
 	h, vec := n/2, f.vecBytes()
-	last := count == 1
 	e := from + i*h
 	odd := count * h * vec // from a bin of the even elements to that of the odd
-	out := to + i*n
+	out := func(k int) operand.Mem { return f.scratch(to + i*n + k) }
+	if count == 1 {
+		out = func(k int) operand.Mem { return f.plane(0, k) }
+	}
 
 	s := f.straight()
 	e0, o0 := s.load(f.scratch(e)), s.load(f.scratch(e+count*h))
 	em, om := s.load(f.scratch(e+1)), s.load(f.scratch(e+count*h+1))
-	put := f.storePlanes(s, 0)
-	if !last {
-		f.LEAQ(f.scratch(out), loopOut)
-		put = storeBins(s, n, loopOut, vec)
-	}
+	put := s.storeBins(n, out)
 	put(0, s.add(e0, o0), val{})
 	put(h, s.sub(e0, o0), val{})
 	put(h/2, em, om.minus())
 	f.finish(s)
 
-	// Vectors of a bin, and the first of bin k.
-	size, first := 2, func(k int) operand.Mem { return f.scratch(out + 2*k) }
-	if last {
-		size, first = 3, func(k int) operand.Mem { return f.plane(0, 3*k-1) }
-	}
 	f.LEAQ(f.scratch(e+2), loopIn)
-	f.LEAQ(first(1), loopOut)
-	f.LEAQ(first(h-1), loopDown)
+	f.LEAQ(out(2), loopOut)
+	f.LEAQ(out(2*h-2), loopDown)
 	f.LEAQ(f.twiddles(n), loopTwiddle)
 	f.MOVQ(operand.U32(uint32(h/2-1)), loopLeft)
 	loop := fmt.Sprintf("combine%d_%d", n, i)
@@ -655,19 +664,12 @@ func (f *circulantFFT) combine(n, i, count, from, to int) {
 		at     reg.Register
 		re, im operand.Op
 	}{{loopOut, or, oi}, {loopDown, er, ei}} {
-		at := operand.Mem{Base: bin.at}
-		if last {
-			f.VADDPS(bin.im, bin.re, ur)
-			f.VMOVUPS(ur, at)
-			at.Disp += vec
-		}
-		f.VMOVUPS(bin.re, at)
-		at.Disp += vec
-		f.VMOVUPS(bin.im, at)
+		f.VMOVUPS(bin.re, operand.Mem{Base: bin.at})
+		f.VMOVUPS(bin.im, operand.Mem{Base: bin.at, Disp: vec})
 	}
 	f.ADDQ(operand.U32(uint32(2*vec)), loopIn)
-	f.ADDQ(operand.U32(uint32(size*vec)), loopOut)
-	f.SUBQ(operand.U32(uint32(size*vec)), loopDown)
+	f.ADDQ(operand.U32(uint32(2*vec)), loopOut)
+	f.SUBQ(operand.U32(uint32(2*vec)), loopDown)
 	f.ADDQ(operand.U8(8), loopTwiddle)
 	f.DECQ(loopLeft)
 	f.JNE(operand.LabelRef(loop))
@@ -707,7 +709,7 @@ func (f *circulantFFT) separateParts() {
 	if parts == 2 {
 		to = f.second()
 	}
-	from := to // of the first step: the planes
+	from := to // of the first step: the spectrum
 	for n := f.b; n > straightMost; n /= 2 {
 		count := f.b / n
 		for i := range count {
@@ -724,16 +726,7 @@ func (f *circulantFFT) separateParts() {
 	f.MOVQ(operand.U32(uint32(parts)), loopLeft)
 	f.Label("part")
 	s := f.straight()
-	at := func(i int) val { return s.load(operand.Mem{Base: loopIn, Disp: i * vec}) }
-	x := s.irfft(straightMost, func(k int) (re, im val) {
-		switch k {
-		case 0:
-			return at(0), val{}
-		case straightMost / 2:
-			return at(1), val{}
-		}
-		return at(2 * k), at(2*k + 1)
-	})
+	x := s.irfft(straightMost, s.loadBins(straightMost, func(i int) operand.Mem { return operand.Mem{Base: loopIn, Disp: i * vec} }))
 	for k, v := range x {
 		s.store(v, operand.Mem{Base: loopOut, Disp: k * parts * vec}, nil)
 	}
@@ -744,36 +737,27 @@ func (f *circulantFFT) separateParts() {
 	f.JNE(operand.LabelRef("part"))
 }
 
-// separate undoes combine. The first step reads planes.
+// separate undoes combine. The first step reads the spectrum.
 func (f *circulantFFT) separate(n, i, count, from, to int) {
 	h, vec := n/2, f.vecBytes()
-	planes := count == 1
-	in := from + i*n
 	e := to + i*h
 	odd := count * h * vec
+	in := func(k int) operand.Mem { return f.scratch(from + i*n + k) }
+	if count == 1 {
+		in = func(k int) operand.Mem { return f.plane(0, k) }
+	}
 
 	s := f.straight()
-	var first, last, mr, mi val
-	if planes {
-		first, last = s.load(f.plane(0, 0)), s.load(f.plane(0, 1))
-		k1, k2, k3 := s.load(f.plane(0, 3*h/2-1)), s.load(f.plane(0, 3*h/2)), s.load(f.plane(0, 3*h/2+1))
-		mr, mi = s.sub(k1, k3), s.add(k1, k2)
-	} else {
-		first, last = s.load(f.scratch(in)), s.load(f.scratch(in+1))
-		mr, mi = s.load(f.scratch(in+h)), s.load(f.scratch(in+h+1))
-	}
+	first, last := s.load(in(0)), s.load(in(1))
+	mr, mi := s.load(in(h)), s.load(in(h+1))
 	s.store(s.add(first, last), f.scratch(e), nil)
 	s.store(s.sub(first, last), f.scratch(e+count*h), nil)
 	s.store(s.mul(2, mr), f.scratch(e+1), nil)
 	s.store(s.mul(-2, mi), f.scratch(e+count*h+1), nil)
 	f.finish(s)
 
-	size, at := 2, func(k int) operand.Mem { return f.scratch(in + 2*k) }
-	if planes {
-		size, at = 3, func(k int) operand.Mem { return f.plane(0, 3*k-1) }
-	}
-	f.LEAQ(at(1), loopIn)
-	f.LEAQ(at(h-1), loopDown)
+	f.LEAQ(in(2), loopIn)
+	f.LEAQ(in(2*h-2), loopDown)
 	f.LEAQ(f.scratch(e+2), loopOut)
 	f.LEAQ(f.twiddles(n), loopTwiddle)
 	f.MOVQ(operand.U32(uint32(h/2-1)), loopLeft)
@@ -783,14 +767,8 @@ func (f *circulantFFT) separate(n, i, count, from, to int) {
 	var x [4]reg.VecPhysical // ar, ai, br, bi
 	for j, base := range []reg.Register{loopIn, loopDown} {
 		re, im := f.physical(2*j), f.physical(2*j+1)
-		if planes {
-			f.VMOVUPS(operand.Mem{Base: base}, re)
-			f.VADDPS(operand.Mem{Base: base, Disp: vec}, re, im)
-			f.VSUBPS(operand.Mem{Base: base, Disp: 2 * vec}, re, re)
-		} else {
-			f.VMOVUPS(operand.Mem{Base: base}, re)
-			f.VMOVUPS(operand.Mem{Base: base, Disp: vec}, im)
-		}
+		f.VMOVUPS(operand.Mem{Base: base}, re)
+		f.VMOVUPS(operand.Mem{Base: base, Disp: vec}, im)
 		x[2*j], x[2*j+1] = re, im
 	}
 	ar, ai, br, bi := x[0], x[1], x[2], x[3]
@@ -809,8 +787,8 @@ func (f *circulantFFT) separate(n, i, count, from, to int) {
 	f.VMOVUPS(ei, operand.Mem{Base: loopOut, Disp: vec})
 	f.VMOVUPS(ur, operand.Mem{Base: loopOut, Disp: odd})
 	f.VMOVUPS(ui, operand.Mem{Base: loopOut, Disp: odd + vec})
-	f.ADDQ(operand.U32(uint32(size*vec)), loopIn)
-	f.SUBQ(operand.U32(uint32(size*vec)), loopDown)
+	f.ADDQ(operand.U32(uint32(2*vec)), loopIn)
+	f.SUBQ(operand.U32(uint32(2*vec)), loopDown)
 	f.ADDQ(operand.U32(uint32(2*vec)), loopOut)
 	f.ADDQ(operand.U8(8), loopTwiddle)
 	f.DECQ(loopLeft)
@@ -818,18 +796,20 @@ func (f *circulantFFT) separate(n, i, count, from, to int) {
 }
 
 // circulantTile emits the product of a tile: for every number of pairs of rows
-// loops over blocks that keep the sums of one plane in registers.
+// loops over blocks that keep the sums of one multiplication in registers. k₁ waits
+// in the output for the other two.
 func circulantTile(c *family, p path) {
 	most := 12
 	if p == avx2 {
 		most = 6
 	}
-	f := c.begin(p, "circulantTile", "func(y, w, diff, x []float32, at []int, k, stride, planes, bins, yHalf int)",
-		fmt.Sprintf("the same as circulantTile, with %d lanes and fused multiply-adds, for k ≥ 1, planes − 3·bins = 1 or 2", p.lanes),
+	f := c.begin(p, "circulantTile", "func(y, w, diff, x []float32, at []int, k, stride, pitch, reals, bins, yHalf int)",
+		fmt.Sprintf("the same as circulantTile, with %d lanes and fused multiply-adds, for k, reals ≥ 1", p.lanes),
 		fmt.Sprintf("and 1 ≤ len(at) ≤ %d.", most))
 	w, diff, x, y, k := reg.RAX, reg.RDI, reg.RBX, reg.RCX, reg.RDX
 	xAt, half, block, stride := reg.RSI, reg.R8, reg.R9, reg.R10
-	at, left, tmp := reg.R11, reg.R12, reg.R13
+	at, left, tmp, sum := reg.R11, reg.R12, reg.R13, reg.R14
+	vec := f.vecBytes()
 	f.Load(f.Param("w").Base(), w)
 	f.Load(f.Param("diff").Base(), diff)
 	f.Load(f.Param("x").Base(), x)
@@ -839,7 +819,7 @@ func circulantTile(c *family, p path) {
 	f.SHLQ(operand.U8(2), stride)
 	f.Load(f.Param("yHalf"), half) // then where the second half is
 	f.LEAQ(operand.Mem{Base: y, Index: half, Scale: 4}, half)
-	f.Load(f.Param("planes"), block)
+	f.Load(f.Param("pitch"), block)
 	f.IMUL3Q(operand.U32(uint32(f.vecBytes())), block, block) // from block to block
 	for pairs := most; pairs >= 1; pairs-- {
 		name := func(s string) string { return fmt.Sprintf("%s%d", s, pairs) }
@@ -849,40 +829,50 @@ func circulantTile(c *family, p path) {
 			f.JNE(operand.LabelRef(name("not")))
 		}
 		even, odd := f.physical(2*pairs), f.physical(2*pairs+1) // rows of x
-		// plane emits the sums of a plane with the weights at from, and moves from, x
-		// and y to the next plane.
-		plane := func(label string, from reg.GPPhysical) {
+		input := func(plane int) {
+			f.VMOVSLDUP(operand.Mem{Base: xAt, Disp: plane * vec}, even)
+			f.VMOVSHDUP(operand.Mem{Base: xAt, Disp: plane * vec}, odd)
+		}
+		// sums takes the sums of an input times the weights at from, which it moves on.
+		sums := func(label string, from reg.GPPhysical, columns uint8, input func()) {
 			f.MOVQ(x, xAt)
 			f.Load(f.Param("k"), k)
 			f.clearFirst(2 * pairs)
 			f.Label(label)
-			f.VMOVSLDUP(operand.Mem{Base: xAt}, even)
-			f.VMOVSHDUP(operand.Mem{Base: xAt}, odd)
+			input()
 			for i := range pairs {
 				a := f.physical(2*pairs + 2 + i%2)
 				f.VBROADCASTSD(operand.Mem{Base: from, Disp: 8 * i}, a)
 				f.VFMADD231PS(even, a, f.physical(2*i))
 				f.VFMADD231PS(odd, a, f.physical(2*i+1))
 			}
-			f.ADDQ(stride, from)
+			f.LEAQ(operand.Mem{Base: from, Index: stride, Scale: columns}, from)
 			f.ADDQ(block, xAt)
 			f.DECQ(k)
 			f.JNE(operand.LabelRef(label))
+		}
+		// results calls each for every sum, with where its plane is.
+		results := func(each func(sum reg.VecPhysical, at func(plane int) operand.Mem)) {
 			for i := range pairs {
 				f.MOVQ(operand.Mem{Base: at, Disp: 8 * i}, tmp)
-				f.VMOVUPS(f.physical(2*i), operand.Mem{Base: y, Index: tmp, Scale: 4})
-				f.VMOVUPS(f.physical(2*i+1), operand.Mem{Base: half, Index: tmp, Scale: 4})
-			}
-			for _, r := range []reg.GPPhysical{x, y, half} {
-				f.ADDQ(operand.U8(f.vecBytes()), r)
+				for h, base := range []reg.GPPhysical{y, half} {
+					each(f.physical(2*i+h), func(plane int) operand.Mem {
+						return operand.Mem{Base: base, Index: tmp, Scale: 4, Disp: plane * vec}
+					})
+				}
 			}
 		}
-		f.Load(f.Param("bins"), left)
-		f.NEGQ(left)
-		f.LEAQ(operand.Mem{Base: left, Index: left, Scale: 2}, left)
-		f.ADDQ(f.argument("planes"), left)
+		next := func(planes int) {
+			for _, r := range []reg.GPPhysical{x, y, half} {
+				f.ADDQ(operand.U32(uint32(planes*vec)), r)
+			}
+		}
+		store := func(sum reg.VecPhysical, at func(int) operand.Mem) { f.VMOVUPS(sum, at(0)) }
+		f.Load(f.Param("reals"), left)
 		f.Label(name("real"))
-		plane(name("k"), w)
+		sums(name("k"), w, 1, func() { input(0) })
+		results(store)
+		next(1)
 		f.DECQ(left)
 		f.JNE(operand.LabelRef(name("real")))
 
@@ -890,9 +880,26 @@ func circulantTile(c *family, p path) {
 		f.TESTQ(left, left)
 		f.JE(operand.LabelRef(name("end")))
 		f.Label(name("complex"))
-		plane(name("k1_"), w)
-		plane(name("k2_"), diff)
-		plane(name("k3_"), w)
+		f.LEAQ(operand.Mem{Base: w, Index: stride, Scale: 1}, sum)
+		sums(name("k1_"), w, 2, func() {
+			f.VMOVUPS(operand.Mem{Base: xAt}, odd)
+			f.VADDPS(operand.Mem{Base: xAt, Disp: vec}, odd, odd)
+			f.VMOVSLDUP(odd, even)
+			f.VMOVSHDUP(odd, odd)
+		})
+		results(store)
+		sums(name("k2_"), diff, 1, func() { input(0) })
+		results(func(k2 reg.VecPhysical, at func(int) operand.Mem) {
+			f.VADDPS(at(0), k2, k2)
+			f.VMOVUPS(k2, at(1))
+		})
+		sums(name("k3_"), sum, 2, func() { input(1) })
+		results(func(k3 reg.VecPhysical, at func(int) operand.Mem) {
+			f.VMOVUPS(at(0), even)
+			f.VSUBPS(k3, even, even)
+			f.VMOVUPS(even, at(0))
+		})
+		next(2)
 		f.DECQ(left)
 		f.JNE(operand.LabelRef(name("complex")))
 		f.Label(name("end"))
@@ -916,37 +923,41 @@ func (f *function) clearFirst(n int) {
 }
 
 // circulantFew is what the products of pairs and of one row have in common: loops
-// over blocks that keep sums of n vectors in registers, of one plane for a real
-// bin and of all three for a complex bin. It is the code for one n.
+// over blocks that keep sums of n vectors in registers, of one real bin or of all
+// three multiplications of complex bins. It is the code for one n.
 type circulantFew struct {
 	*function
 	n       int
+	joins   []int // how many complex bins to take at once, the most first
 	name    func(label string) string
-	w, x, y reg.GPPhysical // weights, and planes, of the current bin
-	sum     reg.GPPhysical // the weights wr + wi of a complex bin
-	stride  reg.GPPhysical // bytes from one block to the next
-	left    reg.GPPhysical // bins that are left
+	w, x, y reg.GPPhysical   // weights, and planes, of the current bin
+	sum     reg.GPPhysical   // the weights wr + wi of a complex bin
+	others  []reg.GPPhysical // weights of bins that are taken with the first
+	stride  reg.GPPhysical   // bytes from one block of a real bin to the next
+	left    reg.GPPhysical   // bins that are left
+	tmp     reg.GPPhysical
+	ahead   reg.GPPhysical // for bins that are taken at once, bytes from weights to those to ask for
 
-	each   func(label string, body func())                    // runs body for every block
-	input  func(plane int, to reg.VecPhysical)                // the input for a plane from x on
-	weight func(i int, from reg.Register, to reg.VecPhysical) // weights i of the block at from
-	output func(i, plane int, from reg.VecPhysical)           // sums i of a plane
-	first  func(i int)                                        // comes before the outputs i
+	each   func(label string, body func(lane int))    // runs body for every block
+	input  func(plane, lane int, to reg.VecPhysical)  // the input for a plane from x on
+	weight func(i int, at operand.Mem) operand.Mem    // where weights i of the block at that place are
+	load   func(from operand.Mem, to reg.VecPhysical) // loads weights
+	ask    func(at operand.Mem)                       // asks for weights; may be nil
+	output func(i, plane int, from reg.VecPhysical)   // sums i of a plane
+	first  func(i int)                                // comes before the outputs i
 }
 
 func (f *circulantFew) emit() {
-	vec := f.vecBytes()
-	f.Load(f.Param("bins"), f.left)
-	f.NEGQ(f.left)
-	f.LEAQ(operand.Mem{Base: f.left, Index: f.left, Scale: 2}, f.left)
-	f.ADDQ(f.argument("planes"), f.left)
+	f.Load(f.Param("reals"), f.left)
 	f.Label(f.name("real"))
 	f.clearFirst(f.n)
-	f.each(f.name("realBlock"), func() {
+	f.each(f.name("realBlock"), func(lane int) {
 		x, w := f.physical(f.n), f.physical(f.n+1)
-		f.input(0, x)
+		f.input(0, lane, x)
 		for i := range f.n {
-			f.weight(i, f.w, w)
+			at := f.weight(i, operand.Mem{Base: f.w})
+			f.load(at, w)
+			f.askAhead(at)
 			f.VFMADD231PS(w, x, f.physical(i))
 		}
 		f.ADDQ(f.stride, f.w)
@@ -955,51 +966,111 @@ func (f *circulantFew) emit() {
 		f.first(i)
 		f.output(i, 0, f.physical(i))
 	}
-	f.ADDQ(operand.U8(vec), f.x)
-	f.ADDQ(operand.U8(vec), f.y)
+	f.next(1)
 	f.DECQ(f.left)
 	f.JNE(operand.LabelRef(f.name("real")))
 
 	f.Load(f.Param("bins"), f.left)
-	f.TESTQ(f.left, f.left)
-	f.JE(operand.LabelRef(f.name("end")))
-	f.Label(f.name("complex"))
-	f.clearFirst(3 * f.n)
-	f.MOVQ(f.stride, f.sum)
-	f.IMULQ(f.argument("k"), f.sum)
-	f.ADDQ(f.w, f.sum)
-	f.each(f.name("complexBlock"), func() {
-		var x [3]reg.VecPhysical
-		for i := range x {
-			x[i] = f.physical(3*f.n + i)
-			f.input(i, x[i])
+	for _, join := range f.joins {
+		f.complex(join)
+	}
+	f.end()
+}
+
+// next moves the inputs and outputs on.
+func (f *circulantFew) next(planes int) {
+	for _, r := range []reg.GPPhysical{f.x, f.y} {
+		f.ADDQ(operand.U32(uint32(planes*f.vecBytes())), r)
+	}
+}
+
+// askAhead asks for the weights that lie rowAhead after those at a place.
+func (f *circulantFew) askAhead(at operand.Mem) {
+	if f.ask != nil {
+		at.Disp += rowAhead
+		f.ask(at)
+	}
+}
+
+// complex emits the loop that takes join bins at once, while there are as many:
+// one of n vectors, or several of one vector, as otherwise a few sums that wait for
+// themselves would be all that the processor has to do.
+func (f *circulantFew) complex(join int) {
+	name := func(s string) string { return f.name(fmt.Sprintf("%s_%d", s, join)) }
+	weights := append([]reg.GPPhysical{f.w}, f.others...)[:join]
+	f.Label(name("complex"))
+	f.CMPQ(f.left, operand.U8(join))
+	f.JLT(operand.LabelRef(name("end")))
+	f.clearFirst(3 * f.n * join)
+	if join == 1 {
+		f.LEAQ(operand.Mem{Base: f.w, Index: f.stride, Scale: 1}, f.sum)
+	} else {
+		// A bin takes ahead bytes.
+		f.MOVQ(f.stride, f.ahead)
+		f.IMULQ(f.argument("k"), f.ahead)
+		f.ADDQ(f.ahead, f.ahead)
+		for i := 1; i < join; i++ {
+			f.LEAQ(operand.Mem{Base: weights[i-1], Index: f.ahead, Scale: 1}, weights[i])
 		}
-		re, diff, sum := f.physical(3*f.n+3), f.physical(3*f.n+4), f.physical(3*f.n+5)
-		for i := range f.n {
-			f.weight(i, f.w, re)
-			f.weight(i, f.sum, sum)
-			f.VSUBPS(re, sum, diff)
-			f.VSUBPS(re, diff, diff)
-			f.VFMADD231PS(re, x[0], f.physical(3*i))
-			f.VFMADD231PS(diff, x[1], f.physical(3*i+1))
-			f.VFMADD231PS(sum, x[2], f.physical(3*i+2))
+		// Short bins ask for those after them, long ones for their own.
+		f.LEAQ(operand.Mem{Base: f.ahead, Index: f.ahead, Scale: uint8(join - 1)}, f.ahead)
+		f.MOVQ(operand.U32(rowAhead), f.tmp)
+		f.CMPQ(f.ahead, f.tmp)
+		f.CMOVQLT(f.tmp, f.ahead)
+		f.CMPQ(f.ahead, operand.U32(4*rowAhead))
+		f.CMOVQGT(f.tmp, f.ahead)
+	}
+	f.each(name("block"), func(lane int) {
+		free := 3 * f.n * join
+		x := [3]reg.VecPhysical{f.physical(free), f.physical(free + 1), f.physical(free + 2)} // sum, re, im
+		re, diff, sum := f.physical(free+3), f.physical(free+4), f.physical(free+5)
+		for bin, w := range weights {
+			f.input(2*bin, lane, x[1])
+			f.input(2*bin+1, lane, x[2])
+			f.VADDPS(x[2], x[1], x[0])
+			for i := range f.n {
+				at := f.weight(i, operand.Mem{Base: w})
+				f.load(at, re)
+				if join == 1 {
+					also := f.weight(i, operand.Mem{Base: f.sum})
+					f.load(also, sum)
+					f.askAhead(at)
+					f.askAhead(also)
+				} else {
+					f.load(operand.Mem{Base: w, Index: f.stride, Scale: 1}, sum)
+					f.ask(operand.Mem{Base: w, Index: f.ahead, Scale: 1})
+					f.ask(operand.Mem{Base: w, Index: f.ahead, Scale: 1, Disp: 64})
+				}
+				f.VSUBPS(re, sum, diff)
+				f.VSUBPS(re, diff, diff)
+				acc := 3 * (bin*f.n + i)
+				f.VFMADD231PS(re, x[0], f.physical(acc))
+				f.VFMADD231PS(diff, x[1], f.physical(acc+1))
+				f.VFMADD231PS(sum, x[2], f.physical(acc+2))
+			}
+			f.LEAQ(operand.Mem{Base: w, Index: f.stride, Scale: 2}, w)
+			if join == 1 {
+				f.LEAQ(operand.Mem{Base: f.sum, Index: f.stride, Scale: 2}, f.sum)
+			}
 		}
-		f.ADDQ(f.stride, f.w)
-		f.ADDQ(f.stride, f.sum)
 	})
-	f.MOVQ(f.sum, f.w)
+	if join > 1 {
+		f.MOVQ(weights[join-1], f.w)
+	}
 	for i := range f.n {
 		f.first(i)
-		for plane := range 3 {
-			f.output(i, plane, f.physical(3*i+plane))
+		for bin := range join {
+			k1, k2, k3 := f.physical(3*(bin*f.n+i)), f.physical(3*(bin*f.n+i)+1), f.physical(3*(bin*f.n+i)+2)
+			f.VSUBPS(k3, k1, k3)
+			f.VADDPS(k2, k1, k2)
+			f.output(i, 2*bin, k3)
+			f.output(i, 2*bin+1, k2)
 		}
 	}
-	f.ADDQ(operand.U32(uint32(3*vec)), f.x)
-	f.ADDQ(operand.U32(uint32(3*vec)), f.y)
-	f.DECQ(f.left)
-	f.JNE(operand.LabelRef(f.name("complex")))
-	f.Label(f.name("end"))
-	f.end()
+	f.next(2 * join)
+	f.SUBQ(operand.U8(join), f.left)
+	f.JMP(operand.LabelRef(name("complex")))
+	f.Label(name("end"))
 }
 
 // argument is an integer argument in memory.
@@ -1017,8 +1088,8 @@ func circulantPairs(c *family, p path) {
 	if p == avx2 {
 		maxPairs = 3
 	}
-	f := c.begin(p, "circulantPairs", "func(y, w, x []float32, at []int, k, stride, planes, bins int)",
-		fmt.Sprintf("the same as circulantPairs, with %d lanes and fused multiply-adds, for k ≥ 1, planes − 3·bins = 1 or 2", p.lanes),
+	f := c.begin(p, "circulantPairs", "func(y, w, x []float32, at []int, k, stride, pitch, reals, bins int)",
+		fmt.Sprintf("the same as circulantPairs, with %d lanes and fused multiply-adds, for k, reals ≥ 1", p.lanes),
 		fmt.Sprintf("and 1 ≤ len(at) ≤ %d.", maxPairs))
 	w, x, y, k := reg.RAX, reg.RBX, reg.RCX, reg.RDX
 	xAt, sum, block, stride, at, left, tmp := reg.RSI, reg.RDI, reg.R8, reg.R9, reg.R10, reg.R11, reg.R12
@@ -1028,7 +1099,7 @@ func circulantPairs(c *family, p path) {
 	f.Load(f.Param("at").Base(), at)
 	f.Load(f.Param("stride"), stride)
 	f.SHLQ(operand.U8(2), stride)
-	f.Load(f.Param("planes"), block)
+	f.Load(f.Param("pitch"), block)
 	f.IMUL3Q(operand.U32(uint32(f.vecBytes())), block, block)
 	for n := maxPairs; n >= 1; n-- {
 		name := func(s string) string { return fmt.Sprintf("%s%d", s, n) }
@@ -1038,22 +1109,24 @@ func circulantPairs(c *family, p path) {
 			f.JNE(operand.LabelRef(name("not")))
 		}
 		(&circulantFew{
-			function: f, n: n, name: name, w: w, x: x, y: y, sum: sum, stride: stride, left: left,
-			each: func(label string, body func()) {
+			function: f, n: n, joins: []int{1}, name: name, w: w, x: x, y: y, sum: sum, stride: stride, left: left,
+			each: func(label string, body func(int)) {
 				f.Load(f.Param("k"), k)
 				f.MOVQ(x, xAt)
 				f.Label(label)
-				body()
+				body(0)
 				f.ADDQ(block, xAt)
 				f.DECQ(k)
 				f.JNE(operand.LabelRef(label))
 			},
-			input: func(plane int, to reg.VecPhysical) {
+			input: func(plane, _ int, to reg.VecPhysical) {
 				f.VMOVUPS(operand.Mem{Base: xAt, Disp: plane * f.vecBytes()}, to)
 			},
-			weight: func(i int, from reg.Register, to reg.VecPhysical) {
-				f.VBROADCASTSD(operand.Mem{Base: from, Disp: 8 * i}, to)
+			weight: func(i int, at operand.Mem) operand.Mem {
+				at.Disp += 8 * i
+				return at
 			},
+			load:  func(from operand.Mem, to reg.VecPhysical) { f.VBROADCASTSD(from, to) },
 			first: func(i int) { f.MOVQ(operand.Mem{Base: at, Disp: 8 * i}, tmp) },
 			output: func(i, plane int, from reg.VecPhysical) {
 				f.VMOVUPS(from, operand.Mem{Base: y, Index: tmp, Scale: 4, Disp: plane * f.vecBytes()})
@@ -1066,18 +1139,17 @@ func circulantPairs(c *family, p path) {
 }
 
 // rowAhead is how many bytes before their use weights of a row product are asked
-// for. They come from memory or the last cache, which takes a few hundred cycles,
-// and in runs that are too short for the processor to follow by itself: wr and
-// wr + wi of a bin. Of 1 to 8 KB, 4 was the best by a little, and took 13 to 20 %
-// off the time of layers that do not fit the second cache.
-const rowAhead = 4096
+// for. They come from memory or the last cache, which takes a few hundred cycles.
+// Of 4 to 32 KB, 8 was the best for what is in the last cache, and hardly worse
+// than more for what is not.
+const rowAhead = 8192
 
 // circulantRow emits the product of one row, whose lanes are blocks of the
 // output.
 func circulantRow(c *family, p path) {
 	const maxVecs = 3
-	f := c.begin(p, "circulantRow", "func(y, w, x []float32, k, unit, stride, spacing, vecs, planes, bins int)",
-		fmt.Sprintf("the same as circulantRow, with %d lanes and fused multiply-adds, for k, unit ≥ 1, planes − 3·bins = 1 or 2", p.lanes),
+	f := c.begin(p, "circulantRow", "func(y, w, x []float32, k, unit, stride, spacing, vecs, pitch, reals, bins int)",
+		fmt.Sprintf("the same as circulantRow, with %d lanes and fused multiply-adds, for k, unit, reals ≥ 1", p.lanes),
 		fmt.Sprintf("and 1 ≤ vecs ≤ %d.", maxVecs))
 	vec := f.vecBytes()
 	w, x, y, k := reg.RAX, reg.RBX, reg.RCX, reg.RDX
@@ -1090,66 +1162,123 @@ func circulantRow(c *family, p path) {
 	f.SHLQ(operand.U8(2), stride)
 	f.Load(f.Param("spacing"), spacing)
 	f.SHLQ(operand.U8(2), spacing)
-	f.Load(f.Param("planes"), block)
+	f.Load(f.Param("pitch"), block)
 	f.IMUL3Q(operand.U32(uint32(vec)), block, block)
+	// For every block of the input, with row on its first plane in the lane of its
+	// row, where a group is one block. Four blocks at a time.
+	const quad = 4
+	single := func(label string, body func(lane int)) {
+		f.Load(f.Param("k"), k)
+		f.MOVQ(x, row)
+		f.Label(label + "tile")
+		f.MOVQ(operand.U32(uint32(f.lanes/quad)), rowsLeft)
+		f.Label(label + "quad")
+		f.CMPQ(k, operand.U8(quad))
+		f.JLT(operand.LabelRef(label + "rest"))
+		for lane := range quad {
+			body(lane)
+		}
+		f.ADDQ(operand.U8(4*quad), row)
+		f.SUBQ(operand.U8(quad), k)
+		f.DECQ(rowsLeft)
+		f.JNE(operand.LabelRef(label + "quad"))
+		f.LEAQ(operand.Mem{Base: row, Index: block, Scale: 1, Disp: -vec}, row)
+		f.JMP(operand.LabelRef(label + "tile"))
+		f.Label(label + "rest")
+		f.TESTQ(k, k)
+		f.JE(operand.LabelRef(label + "done"))
+		f.Label(label + "one")
+		body(0)
+		f.ADDQ(operand.U8(4), row)
+		f.DECQ(k)
+		f.JNE(operand.LabelRef(label + "one"))
+		f.Label(label + "done")
+	}
+	// The same, with blockAt there, for any groups.
+	grouped := func(label string, body func(lane int)) {
+		f.Load(f.Param("k"), k)
+		f.MOVQ(x, row)
+		f.Label(label + "tile")
+		f.MOVQ(operand.U32(uint32(f.lanes)), rowsLeft)
+		f.Label(label + "row")
+		f.MOVQ(row, blockAt)
+		f.Load(f.Param("unit"), unitsLeft)
+		f.Label(label + "block")
+		body(0)
+		f.DECQ(k)
+		f.JE(operand.LabelRef(label + "done"))
+		f.ADDQ(block, blockAt)
+		f.DECQ(unitsLeft)
+		f.JNE(operand.LabelRef(label + "block"))
+		f.ADDQ(operand.U8(4), row)
+		f.DECQ(rowsLeft)
+		f.JNE(operand.LabelRef(label + "row"))
+		f.LEAQ(operand.Mem{Base: blockAt, Disp: -4 * (f.lanes - 1)}, row)
+		f.JMP(operand.LabelRef(label + "tile"))
+		f.Label(label + "done")
+	}
 	for n := maxVecs; n >= 1; n-- {
-		name := func(s string) string { return fmt.Sprintf("%s%d", s, n) }
 		if n > 1 {
 			f.Load(f.Param("vecs"), k)
 			f.CMPQ(k, operand.U8(n))
-			f.JNE(operand.LabelRef(name("not")))
+			f.JNE(operand.LabelRef(fmt.Sprintf("not%d", n)))
 		}
-		(&circulantFew{
-			function: f, n: n, name: name, w: w, x: x, y: y, sum: sum, stride: stride, left: left,
-			// For every block of the input, with blockAt on its first plane in the
-			// lane of its row.
-			each: func(label string, body func()) {
-				f.Load(f.Param("k"), k)
-				f.MOVQ(x, row)
-				f.Label(label + "tile")
-				f.MOVQ(operand.U32(uint32(f.lanes)), rowsLeft)
-				f.Label(label + "row")
-				f.MOVQ(row, blockAt)
-				f.Load(f.Param("unit"), unitsLeft)
-				f.Label(label + "block")
-				body()
-				f.DECQ(k)
-				f.JE(operand.LabelRef(label + "done"))
-				f.ADDQ(block, blockAt)
-				f.DECQ(unitsLeft)
-				f.JNE(operand.LabelRef(label + "block"))
-				f.ADDQ(operand.U8(4), row)
-				f.DECQ(rowsLeft)
-				f.JNE(operand.LabelRef(label + "row"))
-				f.LEAQ(operand.Mem{Base: blockAt, Disp: -4 * (f.lanes - 1)}, row)
-				f.JMP(operand.LabelRef(label + "tile"))
-				f.Label(label + "done")
-			},
-			input: func(plane int, to reg.VecPhysical) {
-				f.VBROADCASTSS(operand.Mem{Base: blockAt, Disp: plane * vec}, to)
-			},
-			weight: func(i int, from reg.Register, to reg.VecPhysical) {
-				m := operand.Mem{Base: from}
-				if i > 0 {
-					m.Index, m.Scale = spacing, uint8(i)
-				}
-				f.VMOVUPS(m, to)
-				m.Disp = rowAhead
-				f.PREFETCHT0(m)
-			},
-			first: func(i int) {
-				if i == 0 {
-					f.MOVQ(y, row)
-				} else {
-					f.ADDQ(block, row)
-				}
-			},
-			output: func(i, plane int, from reg.VecPhysical) {
-				f.VMOVUPS(from, operand.Mem{Base: row, Disp: plane * vec})
-			},
-		}).emit()
+		f.Load(f.Param("unit"), k)
+		f.CMPQ(k, operand.U8(1))
+		f.JNE(operand.LabelRef(fmt.Sprintf("grouped%d", n)))
+		for _, v := range []struct {
+			name  string
+			at    reg.GPPhysical // where blocks are
+			each  func(label string, body func(lane int))
+			joins []int
+		}{{"single", row, single, []int{3, 1}}, {"grouped", blockAt, grouped, []int{1}}} {
+			if n > 1 {
+				v.joins = []int{1}
+			}
+			f.Label(fmt.Sprintf("%s%d", v.name, n))
+			(&circulantFew{
+				function: f, n: n, joins: v.joins, name: func(s string) string { return fmt.Sprintf("%s%s%d", s, v.name, n) },
+				w: w, x: x, y: y, sum: sum, others: []reg.GPPhysical{blockAt, unitsLeft}, stride: stride, left: left, ahead: sum, tmp: k,
+				each: v.each,
+				input: func(plane, lane int, to reg.VecPhysical) {
+					f.VBROADCASTSS(operand.Mem{Base: v.at, Disp: plane*vec + 4*lane}, to)
+				},
+				weight: func(i int, at operand.Mem) operand.Mem {
+					if i > 0 {
+						at.Index, at.Scale = spacing, uint8(i)
+					}
+					return at
+				},
+				load: func(from operand.Mem, to reg.VecPhysical) { f.VMOVUPS(from, to) },
+				ask:  func(at operand.Mem) { f.PREFETCHT0(at) },
+				first: func(i int) {
+					if i == 0 {
+						f.MOVQ(y, row)
+					} else {
+						f.ADDQ(block, row)
+					}
+				},
+				output: func(i, plane int, from reg.VecPhysical) {
+					f.VMOVUPS(from, operand.Mem{Base: row, Disp: plane * vec})
+				},
+			}).emit()
+		}
 		if n > 1 {
-			f.Label(name("not"))
+			f.Label(fmt.Sprintf("not%d", n))
 		}
 	}
+}
+
+// circulantAsk emits the prefetch of weights.
+func circulantAsk(c *family, p path) {
+	f := c.begin(p, "circulantAsk", "func(x []float32)", "prefetches of the lines of x, len(x) ≥ 1.")
+	at, left := reg.RAX, reg.RCX
+	f.Load(f.Param("x").Base(), at)
+	f.Load(f.Param("x").Len(), left)
+	f.Label("line")
+	f.PREFETCHT0(operand.Mem{Base: at})
+	f.ADDQ(operand.U8(64), at)
+	f.SUBQ(operand.U8(16), left)
+	f.JGT(operand.LabelRef("line"))
+	f.end()
 }
