@@ -85,6 +85,10 @@ var inferRules = map[opKey]rule{
 	// Quantization.
 	{"", "QuantizeLinear"}: inferQuantizeLinear, {"", "DequantizeLinear"}: inferDequantizeLinear, {"", "DynamicQuantizeLinear"}: inferDynamicQuantizeLinear,
 
+	// Text.
+	{"", "StringNormalizer"}: inferStringNormalizer, {"", "StringConcat"}: inferStringConcat, {"", "StringSplit"}: inferStringSplit,
+	{"", "RegexFullMatch"}: inferIsBool, {"", "TfIdfVectorizer"}: inferTfIdf,
+
 	// Losses.
 	{"", "NegativeLogLikelihoodLoss"}: inferLoss, {"", "SoftmaxCrossEntropyLoss"}: inferLoss,
 
@@ -159,6 +163,47 @@ func inferCast(c *call) error {
 	to := c.dtype("to", Undefined)
 	c.like(0, 0, to)
 	c.castContent(to)
+	return nil
+}
+
+// inferStringNormalizer: strings of the same rank, some perhaps gone.
+func inferStringNormalizer(c *call) error {
+	if x, ok := c.dims(0); ok && len(x) == 2 {
+		c.set(0, String, []Dim{x[0], UnknownDim})
+	} else if ok {
+		c.setRank(0, String, len(x))
+	} else {
+		c.setElem(0, String)
+	}
+	return nil
+}
+
+func inferStringConcat(c *call) error { return c.elementwise(String) }
+
+// inferStringSplit: the parts, in one more dim, and how many there are.
+func inferStringSplit(c *call) error {
+	c.like(1, 0, Int64)
+	if x, ok := c.dims(0); ok {
+		c.set(0, String, append(slices.Clone(x), UnknownDim))
+	} else {
+		c.setElem(0, String)
+	}
+	return nil
+}
+
+// inferTfIdf: [N, C] or [C] → as many columns as ngram_indexes names.
+func inferTfIdf(c *call) error {
+	indexes, given := c.ints("ngram_indexes")
+	x, ok := c.dims(0)
+	if !ok || !given || len(indexes) == 0 || len(x) == 0 {
+		c.setElem(0, Float32)
+		return nil
+	}
+	out := []Dim{Known(slices.Max(indexes) + 1)}
+	if len(x) == 2 {
+		out = []Dim{x[0], out[0]}
+	}
+	c.set(0, Float32, out)
 	return nil
 }
 

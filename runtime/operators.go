@@ -85,6 +85,7 @@ func tables() [][]operator {
 		attentionOps,
 		sampleOps,
 		randomOps,
+		textOps,
 		microsoftAttentionOps,
 		rotaryOps,
 	}

@@ -82,6 +82,12 @@ var checks = []check{
 	{5, 4, "MNIST network in int16 in ONNX Runtime", "≥ 60 dB", int16Elsewhere("cnn_mnist_pytorch.onnx", "mnist", "21", 60)},
 	{5, 4, "KWT-1 in int16 in ONNX Runtime", "≥ 60 dB", int16Elsewhere("kwt1_mfcc_opset17.onnx", "kwt", "logits", 60)},
 
+	{6, 1, "official operator tests, node suite", "≥ 98 % of those in scope", conforms("node")},
+	{6, 1, "official operator tests, simple suite", "≥ 98 % of those in scope", conforms("simple")},
+	{6, 1, "official operator tests, converted from PyTorch", "≥ 98 % of those in scope", conforms("pytorch-converted", "pytorch-operator")},
+	{6, 1, "official operator tests out of scope", "≤ 8 % of all", outOfScope},
+	{6, 2, "every public model and graph runs", "as ONNX Runtime, ≤ 1e-3", agrees},
+	{6, 2, "modules of BERT, fused, scored and dropped", "10, as the plain model, ≤ 1e-3", scoresFused},
 	{6, 2, "modules of BERT, fused by ONNX Runtime", "10: A0 M0 … A4 M4", finds("graphs/bert5_ort_fused.onnx", 5, false)},
 	{6, 2, "BERT, fused by ONNX Runtime, names scrambled", "10: A0 M0 … A4 M4", finds("graphs/bert5_ort_fused.onnx", 5, true)},
 	{6, 3, "every form of BERT: found, scored, dropped", "as a new export, ≤ 1e-5", family("bert")},

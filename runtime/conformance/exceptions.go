@@ -13,7 +13,6 @@ type Exception struct {
 // Exceptions are the cases of ONNX's own tests that are known not to pass.
 var Exceptions = []Exception{
 	{`^test_(adagrad|adam|momentum|nesterov_momentum|gradient_of)`, "optimisers and gradients: lathe trains with its own, outside the graph", true},
-	{`^test_(strnorm|tfidfvectorizer|string)`, "text: strings are carried, not computed with", true},
 	{`^test_bernoulli|^test_training_dropout(_default|_mask|_default_mask)?$`, "random output: the case holds the numbers of one generator, that of NumPy", true},
 	{`^test_resize_downsample_scales_(cubic|linear)_align_corners$`, "the case aligns the corners of an output of a fractional size; ONNX Runtime and PyTorch do not", false},
 }

@@ -14,7 +14,6 @@ var without = []struct {
 	reason string
 	ops    string
 }{
-	{"text", "RegexFullMatch StringConcat StringNormalizer StringSplit TfIdfVectorizer"},
 	{"decodes files", "ImageDecoder"},
 }
 
