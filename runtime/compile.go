@@ -142,7 +142,7 @@ func compile(m *graph.Model, o Options) (*Program, error) {
 		}
 		p.outputs, groups = nil, nil // the loss sees its values
 	} else if !o.NoFusion {
-		fuse(main, nil)
+		fuse(main, nil, nil)
 	}
 	mark(main)
 	if err := l.missing.err(); err != nil {

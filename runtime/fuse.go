@@ -35,18 +35,19 @@ var fusions = []struct {
 type fuser struct {
 	readers map[*lvalue]int
 	scope   *scope
+	moved   map[*lvalue]bool // by parameters, in training
 }
 
 // fuse rewrites a scope and the scopes in it, with the fusions of those names
-// or, for nil, all.
-func fuse(sc *scope, only []string) {
+// or, for nil, all. In training, moved has the values that parameters move.
+func fuse(sc *scope, only []string, moved map[*lvalue]bool) {
 	for _, rule := range fusions {
 		if only != nil && !slices.Contains(only, rule.name) {
 			continue
 		}
 		mark(sc)
 		prune(sc)
-		f := &fuser{readers: map[*lvalue]int{}}
+		f := &fuser{readers: map[*lvalue]int{}, moved: moved}
 		f.count(sc)
 		eachScope(sc, func(s *scope) {
 			f.scope = s

@@ -173,6 +173,9 @@ func cut(s *lnode) (axis, from, to int) {
 // rotation makes x, the last of the nodes, the rotation of in[0] by the
 // cosines in[1] and the sines in[2].
 func (f *fuser) rotation(x *lnode, r *rotary, in []*lvalue, nodes []*lnode) bool {
+	if f.moved[in[1]] || f.moved[in[2]] {
+		return false // the tables have no gradient
+	}
 	made := map[*lvalue]int{}
 	for i, v := range in {
 		made[v] = i
@@ -196,6 +199,7 @@ func (f *fuser) rotation(x *lnode, r *rotary, in []*lvalue, nodes []*lnode) bool
 		made[n.out[0]] = result(i)
 	}
 	x.replace("Rotary", r.run, inputs...)
+	x.fused = r
 	return true
 }
 

@@ -25,6 +25,8 @@ var fusedGradients = map[string]gradient{
 	"RMSNormalization":   gradLayerNorm,
 	"Gelu":               gradFunction,
 	"Silu":               gradFunction,
+	"Softmax":            gradScores,
+	"Rotary":             gradRotation,
 	maskKind:             gradMask,
 }
 
@@ -55,6 +57,7 @@ type backward struct {
 	nodes  []*lnode             // backward, in order
 	packs  map[packKey]*weights // see weights
 	circ   map[*lvalue]*circulantWeights
+	tables map[backTable]*lvalue
 	convs  map[*lnode]*circulantConv
 	now    *lnode // whose gradient is being added, for names
 
@@ -68,32 +71,14 @@ type backward struct {
 // computed again rather than kept.
 func (b *backward) build(keep []*lvalue) error {
 	sc := b.scope
-	b.active, b.grads, b.shapes = map[*lvalue]bool{}, map[*lvalue]*lvalue{}, map[*lvalue]*lvalue{}
+	b.grads, b.shapes = map[*lvalue]*lvalue{}, map[*lvalue]*lvalue{}
 	b.after, b.packs, b.circ = map[*lnode][]*lnode{}, map[packKey]*weights{}, map[*lvalue]*circulantWeights{}
+	b.tables = map[backTable]*lvalue{}
 	b.convs = map[*lnode]*circulantConv{}
 	mark(sc)
 	prune(sc)
-	reached := map[int]bool{}
-	for _, x := range sc.nodes {
-		moved := false
-		for _, v := range x.in {
-			if v == nil {
-				continue
-			}
-			if v.param > 0 {
-				b.active[v], reached[v.param] = true, true
-			}
-			moved = moved || b.active[v]
-		}
-		if !moved || x.domain == "" && discrete[x.op] || x.castsAway() {
-			continue
-		}
-		for _, v := range x.out {
-			if v != nil {
-				b.active[v] = true
-			}
-		}
-	}
+	var reached map[int]bool
+	b.active, reached = movedBy(sc)
 	// The loss: its inputs are the values, its outputs their gradients.
 	loss := &lnode{node: node{name: "loss", op: "loss"}, in: slices.Clone(sc.outputs), kernel: lossKernel}
 	for _, v := range sc.outputs {
@@ -132,6 +117,33 @@ func (b *backward) build(keep []*lvalue) error {
 	sc.nodes = append(append(all, loss), b.nodes...)
 	sc.outputs = nil // what a sink needs stays, all else goes
 	return nil
+}
+
+// movedBy returns the values of sc that depend on parameters, these included,
+// and the numbers + 1 of the parameters that are read.
+func movedBy(sc *scope) (active map[*lvalue]bool, reached map[int]bool) {
+	active, reached = map[*lvalue]bool{}, map[int]bool{}
+	for _, x := range sc.nodes {
+		moved := false
+		for _, v := range x.in {
+			if v == nil {
+				continue
+			}
+			if v.param > 0 {
+				active[v], reached[v.param] = true, true
+			}
+			moved = moved || active[v]
+		}
+		if !moved || x.domain == "" && discrete[x.op] || x.castsAway() {
+			continue
+		}
+		for _, v := range x.out {
+			if v != nil {
+				active[v] = true
+			}
+		}
+	}
+	return active, reached
 }
 
 // reverse walks the forward nodes backwards and adds their gradients. Every

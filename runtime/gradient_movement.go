@@ -351,3 +351,50 @@ func spreadKernel(axes []int, mean bool) kernel {
 		return nil
 	}
 }
+
+// gradRotation turns back: z₁ = x₁·c₁ − x₂·s₁, z₂ = x₂·c₂ + x₁·s₂ gives dx₁ =
+// dz₁·c₁ + dz₂·s₂, dx₂ = dz₂·c₂ − dz₁·s₁, the same with −s₂ for s₁ and −s₁ for s₂.
+// Where both features of a pair share their table, s₁ and s₂ are one.
+func gradRotation(b *backward, x *lnode, dy []*lvalue) error {
+	r := x.fused.(*rotary)
+	cos, sin := x.in[1], x.in[2]
+	if b.needs(cos) || b.needs(sin) {
+		return errors.New("tables of cosines and sines cannot be trained")
+	}
+	key := backTable{sin, r.halves}
+	back := b.tables[key]
+	if back == nil {
+		back = b.kernel("sines", func(c *call) error {
+			s := c.in[0]
+			if s.DType != graph.Float32 || len(s.Shape) == 0 {
+				return fmt.Errorf("sines are %v%v", s.DType, s.Shape)
+			}
+			z, err := c.alloc(0, graph.Float32, s.Shape...)
+			if err != nil {
+				return err
+			}
+			b.simd.MulScalar(z.F32(), s.F32(), -1)
+			switch n := s.Shape[len(s.Shape)-1]; {
+			case r.halves == 0 || n == 1:
+			case n != 2*r.halves:
+				return fmt.Errorf("sines %v for %d features", s.Shape, 2*r.halves)
+			default:
+				for row := range slices.Chunk(z.F32(), n) {
+					for i := range r.halves {
+						row[i], row[r.halves+i] = row[r.halves+i], row[i]
+					}
+				}
+			}
+			return nil
+		}, sin)
+		b.tables[key] = back
+	}
+	b.add(x.in[0], b.kernel("Rotary", r.run, append([]*lvalue{dy[0], cos, back}, x.in[3:]...)...))
+	return nil
+}
+
+// backTable names the sines of a rotation that turns back.
+type backTable struct {
+	sin    *lvalue
+	halves int
+}

@@ -20,8 +20,28 @@ func gradSoftmax(b *backward, x *lnode, dy []*lvalue) error {
 	if x.opset >= 13 {
 		def = -1
 	}
-	at, flat, log, k := x.int("axis", def), x.opset < 13, x.op == "LogSoftmax", b.simd
-	b.add(x.in[0], b.kernel(x.op, func(c *call) error {
+	b.add(x.in[0], b.softmaxGradient(x, x.int("axis", def), 1, dy[0]))
+	return nil
+}
+
+// gradScores is the gradient of softmax(x·scale + mask).
+func gradScores(b *backward, x *lnode, dy []*lvalue) error {
+	s := x.fused.(*scores)
+	if s.masked && b.needs(x.in[1]) {
+		d := b.softmaxGradient(x, s.axis, 1, dy[0])
+		b.addBroadcast(x.in[1], d)
+		b.addBroadcast(x.in[0], b.scaled(d, float64(s.scale)))
+	} else if b.needs(x.in[0]) {
+		b.addBroadcast(x.in[0], b.softmaxGradient(x, s.axis, s.scale, dy[0]))
+	}
+	return nil
+}
+
+// softmaxGradient is scale times the gradient with respect to what the softmax
+// of x is of.
+func (b *backward) softmaxGradient(x *lnode, at int, scale float32, dy *lvalue) *lvalue {
+	flat, log, k := x.opset < 13, x.op == "LogSoftmax", b.simd
+	return b.kernel(x.op, func(c *call) error {
 		g, y := c.in[0], c.in[1]
 		r := len(y.Shape)
 		a := at
@@ -63,6 +83,9 @@ func gradSoftmax(b *backward, x *lnode, dy []*lvalue) error {
 				s := k.Dot(d[from:row], out[from:row])
 				k.AddScalar(dx[from:row], d[from:row], -s)
 				k.Mul(dx[from:row], dx[from:row], out[from:row])
+				if scale != 1 {
+					k.MulScalar(dx[from:row], dx[from:row], scale)
+				}
 				continue
 			}
 			s := 0.0
@@ -79,13 +102,12 @@ func gradSoftmax(b *backward, x *lnode, dy []*lvalue) error {
 				if log {
 					dx[at] = d[at] - float32(math.Exp(float64(out[at]))*s)
 				} else {
-					dx[at] = out[at] * (d[at] - float32(s))
+					dx[at] = out[at] * (d[at] - float32(s)) * scale
 				}
 			}
 		}
 		return nil
-	}, dy[0], x.out[0]))
-	return nil
+	}, dy, x.out[0])
 }
 
 // gradLayerNorm: with h = (x − μ)/σ and g = dy∘γ, over rows of n elements,

@@ -130,6 +130,42 @@ var gradientCases = []struct {
 	{name: "decomposed silu", inputs: "T[2,3,5] x", body: `s = Sigmoid (x)
 		y = Mul (x, s)`},
 
+	{name: "masked scores", inputs: "T[2,3,5] a", consts: "T root = {1.7}, T[3,5] mask = {0, -9, 0, 0, -9, 0, 0, -9, 0, 0, -9, 0, 0, 0, 0}", body: `d = Div (a, root)
+		e = Add (mask, d)
+		y = Softmax (e)`},
+	{name: "scores with a learnt bias", inputs: "T[2,3,5] a, T[3,1] b", consts: "T half = {0.5}", body: `d = Mul (half, a)
+		e = Add (d, b)
+		f = Mul (e, e)
+		g = Add (f, b)
+		y = Softmax (g)`},
+	{name: "scores of fewer dims than their bias", inputs: "T[3,5] a, T[2,3,5] b", body: `e = Add (a, b)
+		y = Softmax (e)`},
+	{name: "rotation of pairs", inputs: "T[3,2,2,2] a", consts: "T[2,2] c = {0.9, 0.2, -0.4, 0.7}, T[2,2] s = {0.3, -0.8, 0.6, 0.5}, int64 zero = {0}, int64 one = {1}, int64[1] last = {-1}", body: `u = Gather <axis = -1> (a, zero)
+		v = Gather <axis = -1> (a, one)
+		uc = Mul (u, c)
+		vs = Mul (v, s)
+		us = Mul (u, s)
+		vc = Mul (v, c)
+		p = Sub (uc, vs)
+		q = Add (us, vc)
+		ps = Unsqueeze (p, last)
+		qs = Unsqueeze (q, last)
+		y = Concat <axis = -1> (ps, qs)`},
+	{name: "rotation of halves", inputs: "T[3,2,4] a", consts: "T[2,4] c = {0.9, 0.2, -0.4, 0.7, 0.1, 0.5, -0.6, 0.8}, T[2,4] s = {0.3, -0.8, 0.6, 0.5, -0.2, 0.4, 0.9, -0.7}, int64[1] zero = {0}, int64[1] two = {2}, int64[1] end = {9}, int64[1] last = {-1}", body: `u = Slice (a, zero, two, last)
+		v = Slice (a, two, end, last)
+		n = Neg (v)
+		t = Concat <axis = -1> (n, u)
+		ac = Mul (a, c)
+		ts = Mul (t, s)
+		y = Add (ac, ts)`},
+	{name: "rotation by learnt tables", inputs: "T[3,2,4] a, T[2,4] c, T[2,4] s", consts: "int64[1] zero = {0}, int64[1] two = {2}, int64[1] end = {9}, int64[1] last = {-1}", body: `u = Slice (a, zero, two, last)
+		v = Slice (a, two, end, last)
+		n = Neg (v)
+		t = Concat <axis = -1> (n, u)
+		ac = Mul (a, c)
+		ts = Mul (t, s)
+		y = Add (ac, ts)`},
+
 	{name: "ReduceSum", inputs: "T[2,3,5] a", consts: "int64[1] axes = {1}", body: `y = ReduceSum (a, axes)`},
 	{name: "ReduceMean, not kept", inputs: "T[2,3,5] a", body: `y = ReduceMean <axes = [0, 2], keepdims = 0> (a)`},
 	{name: "ReduceMean of all", inputs: "T[2,3,5] a", body: `y = ReduceMean <keepdims = 0> (a)`},

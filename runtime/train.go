@@ -185,7 +185,7 @@ func compileTraining(m *graph.Model, o TrainingOptions) (*Training, error) {
 const lanes = 8
 
 // trainFusions are the fusions that have gradients.
-var trainFusions = []string{"layer-norm", "rms-norm", "gelu", "silu"}
+var trainFusions = []string{"layer-norm", "rms-norm", "gelu", "silu", "scores", "rotary pairs", "rotary halves"}
 
 // build turns the lowered forward graph into one with gradients.
 func (tr *training) build(l *lowering, main *scope, values, keep []*graph.Value) error {
@@ -213,7 +213,8 @@ func (tr *training) build(l *lowering, main *scope, values, keep []*graph.Value)
 	if err := l.missing.err(); err != nil {
 		return err
 	}
-	fuse(main, trainFusions)
+	moved, _ := movedBy(main)
+	fuse(main, trainFusions, moved)
 	for _, v := range cuts {
 		v.pinned = slices.Contains(main.outputs, v) // they are to be freed like others
 	}

@@ -28,6 +28,7 @@ var healChecks = []check{
 		images("ResNet", 32, testmodels.CNN{Image: 32, Channels: 3, Width: 16}, testmodels.ResNet),
 		images("ResNet with batch norm", 32, testmodels.CNN{Image: 32, Channels: 3, Width: 16, BatchNorm: true}, testmodels.ResNet))},
 	{4, 8, "a training step of KWT-1, batch 64", "≤ 6 forward passes", stepsCost(6, keywords("dense", 1), keywords("b = 4", 4))},
+	{4, 8, "a training step of stories260K, batch 16", "≤ 6 forward passes beside the teacher's", stepsCost(6, stories)},
 }
 
 // heals demands that a case of the command fidelity meets its goal.

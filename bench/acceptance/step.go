@@ -20,17 +20,20 @@ import (
 	"github.com/onnx-lathe/lathe/testmodels"
 )
 
-// trained is a model that is trained on labels, batch samples a step.
+// trained is a model that is trained, batch samples a step: on labels, or by
+// another model.
 type trained struct {
-	name  string
-	model *graph.Model
-	data  *calib.Source
-	batch int
+	name    string
+	model   *graph.Model
+	data    *calib.Source
+	batch   int
+	teacher *graph.Model
 }
 
 // stepsCost demands that a whole step of a training, the optimiser's work
 // included, takes at most that many plain forward passes of the same batch, of
-// one thread's processor time.
+// one thread's processor time; what a teacher of the student's size takes, one
+// more, does not count.
 func stepsCost(most float64, cases ...func(*workbench) (trained, error)) func(*workbench) (result, error) {
 	return func(b *workbench) (result, error) {
 		var said []string
@@ -81,7 +84,12 @@ func (t *trained) cost(ctx context.Context) (float64, error) {
 		pass := (processorTime() - began) / time.Duration(max(n-1, 1))
 		steps := max(int(turn/(5*pass)), 5)
 		var first, last time.Duration
-		_, err := train.Run(ctx, t.model.Clone(), t.data, train.Options{Labels: "labels", Steps: steps, Batch: t.batch, HeldOut: -1, Every: steps, Threads: 1,
+		labels := "labels"
+		if t.teacher != nil {
+			labels = ""
+			steps = min(steps, (feed.Len()-1)/t.batch) // with more, its logits are computed ahead
+		}
+		_, err := train.Run(ctx, t.model.Clone(), t.data, train.Options{Labels: labels, Teacher: t.teacher, Steps: steps, Batch: t.batch, HeldOut: -1, Every: steps, Threads: 1,
 			Progress: func(s train.Status) {
 				if last = processorTime(); s.Step == 1 {
 					first = last
@@ -90,7 +98,11 @@ func (t *trained) cost(ctx context.Context) (float64, error) {
 		if err != nil {
 			return 0, err
 		}
-		ratios = append(ratios, float64(last-first)/float64(steps-1)/float64(pass))
+		ratio := float64(last-first) / float64(steps-1) / float64(pass)
+		if t.teacher != nil {
+			ratio--
+		}
+		ratios = append(ratios, ratio)
 	}
 	slices.Sort(ratios)
 	return ratios[1], nil
@@ -101,6 +113,24 @@ func processorTime() time.Duration {
 	var r syscall.Rusage
 	syscall.Getrusage(syscall.RUSAGE_SELF, &r)
 	return time.Duration(r.Utime.Nano() + r.Stime.Nano())
+}
+
+// stories is stories260K, taught by itself.
+func stories(b *workbench) (trained, error) {
+	path, err := b.model("stories260K_opset17.onnx")
+	if err != nil {
+		return trained{}, err
+	}
+	set, err := b.set("stories_train.npz")
+	if err != nil {
+		return trained{}, err
+	}
+	m, err := graph.Load(path)
+	if err != nil {
+		return trained{}, err
+	}
+	data, err := calib.OpenSource(set, calib.SourceOptions{})
+	return trained{"stories260K", m, data, 16, m}, err
 }
 
 // images is a case of a convolutional network on noise: time does not depend
@@ -125,7 +155,7 @@ func images(name string, batch int, c testmodels.CNN, build func(testmodels.CNN)
 			return trained{}, err
 		}
 		data, err := calib.OpenSource(path, calib.SourceOptions{})
-		return trained{name, build(c), data, batch}, err
+		return trained{name, build(c), data, batch, nil}, err
 	}
 }
 
@@ -148,6 +178,6 @@ func keywords(name string, block int) func(*workbench) (trained, error) {
 		if err == nil && block > 1 {
 			err = passes.Run(b.ctx, m, &passes.Journal{}, passes.RewriteCirculant(passes.CirculantOptions{Block: block, Fit: passes.FitFrobenius}), passes.EliminateDeadCode())
 		}
-		return trained{name, m, data, 64}, err
+		return trained{name, m, data, 64, nil}, err
 	}
 }
