@@ -169,16 +169,11 @@ func (t *texts) add(c *column, text string) error {
 // around it, or where it puts none with one that ends a text behind it.
 func (t *texts) join() {
 	var all []int
-	end, ends := 0, false
-	for _, name := range []string{"<|endoftext|>", "</s>", "<|end_of_text|>", "<eos>"} {
-		if end, ends = t.tokenizer.ID(name); ends {
-			break
-		}
-	}
+	ends := t.tokenizer.Ends()
 	for _, ids := range t.columns[0].ids {
 		e, _ := t.tokenizer.Frame(ids, 0) // fails only where it cuts
-		if all = append(all, e.IDs...); ends && t.tokenizer.Around() == 0 {
-			all = append(all, end)
+		if all = append(all, e.IDs...); len(ends) > 0 && t.tokenizer.Around() == 0 {
+			all = append(all, ends[0])
 		}
 	}
 	t.columns[0].ids, t.fields = [][]int{all}, nil

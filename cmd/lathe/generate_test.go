@@ -2,6 +2,8 @@ package main
 
 import (
 	"context"
+	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -62,10 +64,53 @@ func TestGenerate(t *testing.T) {
 			t.Errorf("%s: status %d, %q, %q; want %q", c.args, r.code, r.out, r.err, c.want)
 		}
 	}
+	text := f.in("tokenizer.json")
+	if err := os.WriteFile(text, []byte(words40()), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	// The words of the tokens that ONNX Runtime gives.
+	const said = " w13 w13 w13 w13 w35 w29 w13 w13 w11 w3\n"
+	for _, args := range [][]string{{"--prompt", "w1 w2 w3"}, {"--tokens", "1,2,3"}} {
+		args = append([]string{"generate", f.in("cache.onnx"), "--tokenizer", text, "--max", "10"}, args...)
+		want := said
+		if args[len(args)-2] == "--prompt" {
+			want = "w1 w2 w3" + said
+		}
+		if r := lathe(args...); r.code != 0 || r.out != want {
+			t.Errorf("%v: status %d, %q, %s; want %q", args, r.code, r.out, r.err, want)
+		}
+		if v := object(t, append(args, "--stop", "w29")...); v["text"] != " w13 w13 w13 w13 w35 w29" || v["stopped"] != true {
+			t.Errorf("%v: %v", args, v)
+		}
+	}
+	for _, c := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{"--prompt", "w1"}, "needs --tokenizer"},
+		{[]string{"--prompt", "w1", "--tokens", "1", "--tokenizer", text}, "not both"},
+		{[]string{"--prompt", "w1", "--tokenizer", f.in("cache.onnx")}, "no tokenizer.json"},
+		{[]string{"--prompt", "w1", "--tokenizer", text, "--stop", "w1 w2"}, "is 2 tokens"},
+		{[]string{"--tokens", "1", "--stop", "w1"}, "texts need --tokenizer"},
+		{[]string{"--tokenizer", text}, "needs --prompt"},
+	} {
+		if r := lathe(append([]string{"generate", f.in("cache.onnx")}, c.args...)...); r.code != exitBad || r.out != "" || strings.Count(r.err, "\n") != 1 || !strings.Contains(r.err, c.want) {
+			t.Errorf("%v: status %d, %q, %q; want %q", c.args, r.code, r.out, r.err, c.want)
+		}
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), 300*time.Millisecond)
 	defer cancel()
 	r := latheContext(ctx, "generate", f.in("cache.onnx"), "--tokens", "1", "--max", "100000000")
 	if r.code != exitInterrupted || !strings.HasSuffix(r.out, "\n") || len(strings.Fields(r.out)) < 2 {
 		t.Errorf("interrupted: status %d, %d bytes, %q", r.code, len(r.out), r.err)
 	}
+}
+
+// words40 is a tokenizer.json of forty words.
+func words40() string {
+	var vocab []string
+	for i := range 40 {
+		vocab = append(vocab, fmt.Sprintf(`"w%d": %d`, i, i))
+	}
+	return `{"pre_tokenizer": {"type": "WhitespaceSplit"}, "model": {"type": "WordLevel", "vocab": {` + strings.Join(vocab, ", ") + `}}}`
 }

@@ -265,6 +265,27 @@ func (t *Tokenizer) Frame(ids []int, max int) (Encoding, error) {
 	return t.frame.around(ids), nil
 }
 
+// Prompt turns a text that is to be continued into tokens: with those of the
+// template in front, and without those behind, which end a text.
+func (t *Tokenizer) Prompt(text string) ([]int, error) {
+	ids, err := t.Tokens(text)
+	return append(slices.Clone(t.frame.before), ids...), err
+}
+
+// Ends returns the tokens that end a text by their usual names.
+func (t *Tokenizer) Ends() (ids []int) {
+	for _, name := range ends {
+		if id, ok := t.ID(name); ok {
+			ids = append(ids, id)
+		}
+	}
+	return ids
+}
+
+// ends are the names of tokens that end a text: of GPT-2, LLaMA, LLaMA 3,
+// Gemma, Qwen and others.
+var ends = []string{"<|endoftext|>", "</s>", "<|end_of_text|>", "<|eot_id|>", "<eos>", "<end_of_turn>", "<|im_end|>"}
+
 // Around is the number of tokens that Frame adds.
 func (t *Tokenizer) Around() int { return t.frame.size() }
 
@@ -358,6 +379,17 @@ func (s *Stream) Next(id int) string {
 		return ""
 	}
 	// The tokens before decide on spaces; one of them is enough.
+	s.from, s.said = s.said, len(s.ids)
+	if !strings.HasPrefix(now, before) {
+		return now
+	}
+	return now[len(before):]
+}
+
+// Rest returns what is left when no more tokens come: a character that lacks a
+// part is U+FFFD.
+func (s *Stream) Rest() string {
+	before, now := s.t.Decode(s.ids[s.from:s.said]), s.t.Decode(s.ids[s.from:])
 	s.from, s.said = s.said, len(s.ids)
 	if !strings.HasPrefix(now, before) {
 		return now

@@ -34,6 +34,7 @@ func TestStream(t *testing.T) {
 				}
 				got += part
 			}
+			got += s.Rest() + s.Rest()
 			if want := tok.Decode(ids); got != want {
 				t.Errorf("%s: %q: streamed %q, want %q", name, text, got, want)
 			}
@@ -47,6 +48,30 @@ func TestStream(t *testing.T) {
 	s := tok.Stream(e.IDs[:3])
 	if got := s.Next(e.IDs[3]); tok.Decode(e.IDs[:3])+got != tok.Decode(e.IDs[:4]) {
 		t.Errorf("behind a prompt: %q", got)
+	}
+}
+
+// TestPrompt: a text to be continued has what stands in front of every text,
+// and no end.
+func TestPrompt(t *testing.T) {
+	for name, want := range map[string][]int{"llama": {1}, "t5": {}, "gpt2": {}} {
+		tok := load(t, name)
+		ids, err := tok.Tokens("the lathe")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := tok.Prompt("the lathe"); err != nil || !slices.Equal(got, append(want, ids...)) {
+			t.Errorf("%s: %v, want %v and %v; %v", name, got, want, ids, err)
+		}
+	}
+	if got := load(t, "llama").Ends(); !slices.Equal(got, []int{2}) {
+		t.Errorf("ends %v, want 2, which is </s>", got)
+	}
+	// The first of the two bytes of ß.
+	tok := load(t, "llama")
+	s := tok.Stream(nil)
+	if id, ok := tok.ID("<0xC3>"); !ok || s.Next(id) != "" || s.Rest() != "\uFFFD" {
+		t.Error("half a character is not left over")
 	}
 }
 
