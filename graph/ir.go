@@ -344,6 +344,11 @@ func (m *Model) SetMeta(key, value string) {
 	m.Metadata = append(m.Metadata, Metadata{Key: key, Value: value})
 }
 
+// RemoveMeta removes a key of metadata_props, if it is there.
+func (m *Model) RemoveMeta(key string) {
+	m.Metadata = slices.DeleteFunc(m.Metadata, func(e Metadata) bool { return e.Key == key })
+}
+
 // Function returns the model-local function of that name, nil if there is
 // none.
 func (m *Model) Function(domain, name, overload string) *Function {

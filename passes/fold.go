@@ -32,15 +32,7 @@ func FoldConstants() Pass {
 				if err := ctx.Err(); err != nil {
 					return err
 				}
-				in, ok := constantInputs(m, n)
-				if !ok || slices.ContainsFunc(n.Outputs(), func(v *graph.Value) bool { return v != nil && v.IsOutput() }) {
-					continue
-				}
-				out, err := runtime.Eval(n, in)
-				if err != nil {
-					continue // too large, or for the runtime to refuse in its own words if it still matters there
-				}
-				consts, ok := constants(n, out)
+				consts, ok := foldNode(m, n, foldLimit)
 				if !ok {
 					continue
 				}
@@ -53,8 +45,23 @@ func FoldConstants() Pass {
 	}
 }
 
+// foldNode computes the outputs of a node whose inputs are constant; false where
+// they are not, where it gives an output of the graph, or where one of all these
+// has more than limit bytes.
+func foldNode(m *graph.Model, n *graph.Node, limit int64) ([]*graph.Tensor, bool) {
+	in, ok := constantInputs(m, n, limit)
+	if !ok || slices.ContainsFunc(n.Outputs(), func(v *graph.Value) bool { return v != nil && v.IsOutput() }) {
+		return nil, false
+	}
+	out, err := runtime.Eval(n, in)
+	if err != nil {
+		return nil, false // too large, or for the runtime to refuse in its own words if it still matters there
+	}
+	return constants(n, out, limit)
+}
+
 // constantInputs returns the inputs of a node that can be folded.
-func constantInputs(m *graph.Model, n *graph.Node) ([]*runtime.Tensor, bool) {
+func constantInputs(m *graph.Model, n *graph.Node, limit int64) ([]*runtime.Tensor, bool) {
 	if graph.NormalDomain(n.Domain) != "" || n.Is(unfoldable...) || m.Function(n.Domain, n.Op, n.Overload) != nil ||
 		len(n.Subgraphs()) > 0 || len(n.Inputs()) == 0 {
 		return nil, false
@@ -65,7 +72,7 @@ func constantInputs(m *graph.Model, n *graph.Node) ([]*runtime.Tensor, bool) {
 			continue
 		}
 		c := v.ConstTensor()
-		if c == nil || c.Size() > foldLimit {
+		if c == nil || c.Size() > limit {
 			return nil, false
 		}
 		t, err := runtime.FromGraphTensor(c)
@@ -78,14 +85,14 @@ func constantInputs(m *graph.Model, n *graph.Node) ([]*runtime.Tensor, bool) {
 }
 
 // constants turns the results of n into constants that may take its place.
-func constants(n *graph.Node, out []*runtime.Tensor) ([]*graph.Tensor, bool) {
+func constants(n *graph.Node, out []*runtime.Tensor, limit int64) ([]*graph.Tensor, bool) {
 	consts := make([]*graph.Tensor, len(n.Outputs()))
 	for i, v := range n.Outputs() {
 		if v == nil {
 			continue
 		}
 		c, err := runtime.ToGraphTensor(out[i])
-		if err != nil || c.Size() > foldLimit {
+		if err != nil || c.Size() > limit {
 			return nil, false
 		}
 		consts[i] = c

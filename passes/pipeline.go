@@ -78,6 +78,7 @@ var order = []struct{ first, second, why string }{
 	{"quantize-int16", "eliminate-dead-code", "float weights go when their last reader is quantised"},
 	{"rewrite-circulant", "eliminate-dead-code", "the dense weight goes when its last reader is rewritten"},
 	{"fold-constants", "eliminate-dead-code", "folding leaves the folded nodes without readers"},
+	{"inline-functions", "eliminate-dead-code", "bodies compute shapes that nothing needs once they are known"},
 }
 
 // Run runs passes over m in turn, checking the invariants of graph.Check

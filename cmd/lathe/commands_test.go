@@ -644,3 +644,36 @@ func TestDemo(t *testing.T) {
 		t.Errorf("accuracy %v and %v, want 0.97 and 0.9 or more", a, b)
 	}
 }
+
+// TestConvert: what comes out runs, says what was done, and has no function.
+func TestConvert(t *testing.T) {
+	f := newFolder(t)
+	ok(t, "circulant", f.in("model.onnx"), "--block", "4", "--fit", "frobenius", "-o", f.in("circulant.onnx"))
+	for _, form := range []string{"dense", "dft"} {
+		v := object(t, "convert", f.in("circulant.onnx"), "--inline-circulant", form, "-o", f.in(form+".onnx"))
+		if n := len(v["inlined"].([]any)); n == 0 || v["output"] != f.in(form+".onnx") || v["parameters_after"].(float64) <= v["parameters_before"].(float64) {
+			t.Errorf("%s: %v", form, v)
+		}
+		if text := ok(t, "text", f.in(form+".onnx")); strings.Contains(text, "lathe.Block") || strings.Contains(text, `"lathe"`) {
+			t.Errorf("%s: an operator or an import of lathe is left", form)
+		}
+		ok(t, "verify", f.in("circulant.onnx"), f.in(form+".onnx"), "--data", f.in("calib.npz"))
+	}
+	for _, c := range []struct{ args, want string }{
+		{"circulant.onnx -o x.onnx", "--inline-circulant dense or dft"},
+		{"circulant.onnx --inline-circulant sparse -o x.onnx", "want dense or dft"},
+		{"circulant.onnx --inline-circulant dft", "-o OUT.onnx"},
+		{"model.onnx --inline-circulant dft --dry-run", "no functions"},
+		{"circulant.onnx --inline-circulant dft -o circulant.onnx", "also an input"},
+	} {
+		args := strings.Fields(c.args)
+		for i, x := range args {
+			if strings.HasSuffix(x, ".onnx") {
+				args[i] = f.in(x)
+			}
+		}
+		if r := lathe(append([]string{"convert"}, args...)...); r.code != exitBad || !strings.Contains(r.err, c.want) || strings.Count(r.err, "\n") != 1 {
+			t.Errorf("%s: status %d, %q; want %q", c.args, r.code, r.err, c.want)
+		}
+	}
+}
