@@ -14,19 +14,7 @@ import (
 // fuses counts, so the truth lies somewhat to either side. It reports false where a shape depends on more
 // than the shapes of the inputs.
 func Peak(m *graph.Model, in map[string]tensor.Tensor) (bytes int64, known bool) {
-	m = m.Clone()
-	for _, v := range m.Graph.Inputs() {
-		t := v.Type()
-		if in[v.Name] == nil || t == nil {
-			continue
-		}
-		var dims []graph.Dim
-		for _, n := range in[v.Name].Shape() {
-			dims = append(dims, graph.Known(int64(n)))
-		}
-		v.Declared = graph.TensorType(t.Elem, dims...)
-	}
-	_ = graph.Infer(m) // a shape that it cannot find is not known below
+	m = sized(m, in)
 	nodes := m.Graph.Nodes()
 	at := make(map[*graph.Node]int, len(nodes))
 	for i, n := range nodes {
@@ -100,4 +88,38 @@ func plus(a, b int64) int64 {
 		return math.MaxInt64
 	}
 	return a + b
+}
+
+// Total estimates, as Peak does, the bytes of all values of a run together: what
+// training keeps of it for the gradients.
+func Total(m *graph.Model, in map[string]tensor.Tensor) (bytes int64, known bool) {
+	known = true
+	for _, n := range sized(m, in).Graph.Nodes() {
+		for _, v := range n.Outputs() {
+			if v == nil || v.ConstTensor() != nil {
+				continue
+			}
+			size, ok := sizeOf(v.Type())
+			bytes, known = plus(bytes, size), known && ok
+		}
+	}
+	return bytes, known
+}
+
+// sized is a copy of m with the shapes that follow from those of its inputs.
+func sized(m *graph.Model, in map[string]tensor.Tensor) *graph.Model {
+	m = m.Clone()
+	for _, v := range m.Graph.Inputs() {
+		t := v.Type()
+		if in[v.Name] == nil || t == nil {
+			continue
+		}
+		var dims []graph.Dim
+		for _, n := range in[v.Name].Shape() {
+			dims = append(dims, graph.Known(int64(n)))
+		}
+		v.Declared = graph.TensorType(t.Elem, dims...)
+	}
+	_ = graph.Infer(m) // a shape that it cannot find is not known
+	return m
 }

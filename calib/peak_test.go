@@ -77,3 +77,15 @@ func graphTensor(t *testing.T, a *npz.Array) *graph.Tensor {
 	}
 	return x
 }
+
+// TestTotal: all values together, whichever is alive.
+func TestTotal(t *testing.T) {
+	m := parse(t, `<ir_version: 8, opset_import: ["": 17]>
+g (float[N,4] x) => (float[N,4] y) { a = Relu (x)
+ b = Relu (a)
+ y = Relu (b) }`)
+	in := map[string]tensor.Tensor{"x": tensor.New(tensor.WithShape(5, 4), tensor.Of(tensor.Float32))}
+	if n, known := calib.Total(m, in); n != 3*5*4*4 || !known {
+		t.Errorf("%d bytes, known %v, want %d", n, known, 3*5*4*4)
+	}
+}

@@ -677,3 +677,34 @@ func TestConvert(t *testing.T) {
 		}
 	}
 }
+
+// TestDiff: what each command did to a model shows.
+func TestDiff(t *testing.T) {
+	f := newFolder(t)
+	ok(t, "drop", f.in("model.onnx"), "--modules", "M7,A6", "-o", f.in("drop.onnx"))
+	ok(t, "circulant", f.in("model.onnx"), "--block", "4", "--fit", "frobenius", "-o", f.in("circulant.onnx"))
+	if out := ok(t, "diff", f.in("model.onnx"), f.in("drop.onnx")); !strings.Contains(out, "dropped    A6 M7\n") && !strings.Contains(out, "dropped    M7 A6\n") || !strings.Contains(out, "− node") || strings.Contains(out, "+ node") {
+		t.Errorf("drop:\n%s", out)
+	}
+	if out := ok(t, "diff", f.in("model.onnx"), f.in("circulant.onnx")); !strings.Contains(out, "operators by rewrite-circulant\n") || !strings.Contains(out, "→ lathe.BlockCirculantMatMul") {
+		t.Errorf("circulant:\n%s", out)
+	}
+	if out := ok(t, "diff", f.in("model.onnx"), f.in("circulant.onnx"), "--quiet"); strings.Contains(out, "node ") || !strings.Contains(out, "functions") {
+		t.Errorf("counts alone:\n%s", out)
+	}
+	v := object(t, "diff", f.in("model.onnx"), f.in("drop.onnx"))
+	for _, key := range []string{"a", "b", "same", "difference", "dropped", "rewritten", "parameters_before", "parameters_after", "bytes_before", "bytes_after"} {
+		if _, ok := v[key]; !ok {
+			t.Errorf("no key %q", key)
+		}
+	}
+	if out := ok(t, "diff", f.in("model.onnx"), f.in("model.onnx"), "--exit-code"); !strings.Contains(out, "no difference") {
+		t.Errorf("the same model:\n%s", out)
+	}
+	if r := lathe("diff", f.in("model.onnx"), f.in("drop.onnx"), "--exit-code"); r.code != exitFailed || !strings.Contains(r.err, "differ") {
+		t.Errorf("status %d, %q", r.code, r.err)
+	}
+	if r := lathe("diff", f.in("model.onnx")); r.code != exitBad || !strings.Contains(r.err, "two models") {
+		t.Errorf("status %d, %q", r.code, r.err)
+	}
+}

@@ -49,6 +49,7 @@ standard error: how fast the prompt was read, and how fast the rest came.`,
 			if err != nil {
 				return err
 			}
+			a.foreseeWeights(m)
 			done := a.busy("compiling " + args[0])
 			d, err := generate.New(m, generate.Options{Threads: a.threads, MemoryLimit: a.memory << 20, Stop: words.stop})
 			done()

@@ -156,7 +156,7 @@ comparison that failed, 2 bad usage or bad input, 130 interrupted.`,
 	root.SetOut(a.stdout)
 	root.SetErr(a.stderr)
 	root.AddCommand(a.inspect(), a.score(), a.drop(), a.circulant(), a.quantize(), a.heal(), a.train(), a.optimize(), a.run(), a.generate(), a.eval(), a.bench(),
-		a.verify(), a.conformance(), a.convert(), a.text(), a.ledger(), a.demo(), a.version())
+		a.verify(), a.conformance(), a.convert(), a.diff(), a.text(), a.ledger(), a.demo(), a.version())
 	root.SetHelpCommand(helpCommand())
 	root.InitDefaultCompletionCmd("completion") // adds nothing where the root has no other command
 	for _, c := range append(root.Commands(), root) {

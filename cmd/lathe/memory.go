@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"os"
+	goruntime "runtime"
 
 	"github.com/spf13/cobra"
 
@@ -58,6 +59,50 @@ func (a *app) estimate(m *graph.Model, feed *calib.Feed, batch, kept int, parts 
 		s += fmt.Sprintf("; that is over --memory %d: give more, or fewer samples in a run", a.memory)
 	}
 	fmt.Fprintln(a.stderr, s)
+}
+
+// foreseeTraining says how much memory the training of a model over a feed will
+// take, chunk samples in a run of every thread, where that is much. It is an
+// estimate of what train.Result.Bytes tells afterwards.
+func (a *app) foreseeTraining(m, teacher *graph.Model, feed *calib.Feed, chunk int) {
+	if a.quiet {
+		return
+	}
+	in, err := feed.Batch(0, min(feed.BatchSize(chunk), feed.Len()))
+	if err != nil {
+		return // the training will say so
+	}
+	values, known := calib.Total(m, in)
+	threads := a.threads
+	if threads == 0 {
+		threads = goruntime.GOMAXPROCS(0)
+	}
+	// A value and its gradient; of a weight the eight sums of gradients, the two
+	// moments, the best and the average, and what kernels make of it.
+	const ofWeight = 1 + 1 + 8 + 2 + 2
+	run, weights := 2*float64(values)*float64(threads), ofWeight*float64(m.WeightBytes())
+	if teacher != nil {
+		weights += 2 * float64(teacher.WeightBytes())
+	}
+	data := float64(feed.Source().Bytes())
+	if run+weights+data < large {
+		return
+	}
+	const gb = 1e9
+	more := ""
+	if !known {
+		more = " and more, for not all shapes are known"
+	}
+	fmt.Fprintf(a.stderr, "%s: training takes about %.1f GB of memory: weights and their gradients %.1f, data %.1f, values %.1f%s; less with fewer --threads\n",
+		m.Path(), (run+weights+data)/gb, weights/gb, data/gb, run/gb, more)
+}
+
+// foreseeWeights says how much memory the weights of a model take, where that is
+// much.
+func (a *app) foreseeWeights(m *graph.Model) {
+	if n := 2 * m.WeightBytes(); !a.quiet && n >= large {
+		fmt.Fprintf(a.stderr, "%s: takes about %.1f GB of memory for its weights\n", m.Path(), float64(n)/1e9)
+	}
 }
 
 // compile makes a model ready to run.

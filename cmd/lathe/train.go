@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"time"
@@ -97,6 +98,7 @@ func (f *trainFlags) run(ctx context.Context, a *app, m *graph.Model, path, pass
 	if err != nil {
 		return err
 	}
+	a.foreseeTraining(m, o.Teacher, feed, cmp.Or(o.Chunk, 8))
 	if progress := a.trainProgress(); progress != nil {
 		o.Progress = progress
 	}
