@@ -10,6 +10,7 @@ import (
 
 	"github.com/onnx-lathe/lathe/calib"
 	"github.com/onnx-lathe/lathe/graph"
+	"github.com/onnx-lathe/lathe/graph/modules"
 	"github.com/onnx-lathe/lathe/internal/simd"
 	"github.com/onnx-lathe/lathe/runtime"
 )
@@ -30,8 +31,17 @@ func newTrainer(ctx context.Context, m *graph.Model, src *calib.Source, o Option
 	}
 	values := []string{logits}
 	var theirs []string
+	student, original := m, o.Teacher
 	if o.HiddenWeight > 0 {
-		ours, other, err := streams(m, o.Teacher)
+		// Functions, branches and fused operators keep hidden states to themselves.
+		var err error
+		if student, err = modules.Unfold(m); err != nil {
+			return nil, err
+		}
+		if original, err = modules.Unfold(o.Teacher); err != nil {
+			return nil, fmt.Errorf("teacher: %w", err)
+		}
+		ours, other, err := streams(student, original)
 		if err != nil {
 			return nil, err
 		}
@@ -56,7 +66,7 @@ func newTrainer(ctx context.Context, m *graph.Model, src *calib.Source, o Option
 			return nil, err
 		}
 	}
-	t.model, err = runtime.CompileTraining(m, runtime.TrainingOptions{Parameters: names, Values: values, Recompute: again, Threads: o.Threads, Path: limits.Path, MemoryLimit: limits.MemoryLimit})
+	t.model, err = runtime.CompileTraining(student, runtime.TrainingOptions{Parameters: names, Values: values, Recompute: again, Threads: o.Threads, Path: limits.Path, MemoryLimit: limits.MemoryLimit})
 	if err != nil {
 		return nil, err
 	}
@@ -68,7 +78,7 @@ func newTrainer(ctx context.Context, m *graph.Model, src *calib.Source, o Option
 		return nil, err
 	}
 	if o.Teacher != nil {
-		if t.teacher, err = newTeacher(o.Teacher, logits, theirs, o.Threads, limits); err != nil {
+		if t.teacher, err = newTeacher(original, logits, theirs, o.Threads, limits); err != nil {
 			return nil, err
 		}
 	}
