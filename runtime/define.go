@@ -448,6 +448,8 @@ func defineMultiHeadAttention(d *definer) ([]*lvalue, error) {
 	case k != nil && v == nil:
 		parts := unpacked(k, 2)
 		k, v = parts[0], parts[1]
+	case k == nil || v == nil:
+		return nil, errors.New("there is no key, or no value")
 	default:
 		rank, err := d.rank(1)
 		if err != nil {
@@ -479,6 +481,9 @@ func defineMultiHeadAttention(d *definer) ([]*lvalue, error) {
 // keys each sample has, [B, 1, 1, 1]. Samples whose past is shorter than its room
 // are refused.
 func groupedLengths(c *call) error {
+	if c.in[0].DType != graph.Int32 {
+		return fmt.Errorf("seqlens_k: %w", wrongType(c.in[0].DType))
+	}
 	lens, total, tokens := c.in[0].I32(), c.in[1].I64()[0], c.in[2].I64()[0]
 	z, err := c.alloc(0, graph.Int64, len(lens), 1, 1, 1)
 	if err != nil {
@@ -502,6 +507,9 @@ func defineGroupQueryAttention(d *definer) ([]*lvalue, error) {
 	}
 	h, kv := x.int("num_heads", 0), x.int("kv_num_heads", 0)
 	q, k, v := x.in[0], d.in(1), d.in(2)
+	if (k == nil) != (v == nil) {
+		return nil, errors.New("key and value come together")
+	}
 	if k == nil {
 		size := d.op("Div", d.dims(q, 2), d.wholes(int64(h+2*kv)))
 		parts := d.split(q, 2, 3, d.op("Mul", size, d.wholes(int64(h), int64(kv), int64(kv))))
@@ -516,6 +524,9 @@ func defineGroupQueryAttention(d *definer) ([]*lvalue, error) {
 				places = d.op("Add", places, offset)
 			}
 			at = d.op("Expand", places, d.dims(q, 0, 1))
+		}
+		if d.in(7) == nil || d.in(8) == nil {
+			return nil, errors.New("do_rotary needs cos_cache and sin_cache")
 		}
 		turn := func(v *lvalue, n int) *lvalue {
 			return d.with("RotaryEmbedding", []*graph.Attr{graph.IntAttr("num_heads", int64(n)),
@@ -540,7 +551,7 @@ func defineGroupQueryAttention(d *definer) ([]*lvalue, error) {
 	case sink != nil:
 		a.sink = d.op("Reshape", sink, d.wholes(1, -1, 1, 1))
 	case x.int("smooth_softmax", 0) > 0:
-		a.sink = d.constant([]int{1, h, 1, 1}, make([]float32, h))
+		a.sink = d.constant([]int{1, 1, 1, 1}, []float32{0})
 	}
 	return []*lvalue{d.merged(d.attend(a)), k, v, nil}, nil
 }
@@ -581,6 +592,9 @@ func defineEmbedNorm(d *definer) ([]*lvalue, error) {
 		at = d.upTo(d.dim(x.in[0], 1))
 	}
 	sum := d.op("Add", d.op("Gather", x.in[2], x.in[0]), d.op("Gather", x.in[3], at))
+	if (d.in(1) == nil) != (d.in(4) == nil) {
+		return nil, errors.New("segment_ids and segment_embedding come together")
+	}
 	if d.in(1) != nil {
 		sum = d.op("Add", sum, d.op("Gather", x.in[4], x.in[1]))
 	}

@@ -97,3 +97,26 @@ func operate(t testing.TB, opset int, text string, inputs ...*Tensor) ([]*Tensor
 	}
 	return last, nil
 }
+
+// Folding gives a kernel what a run gives it: not the inputs that it has taken
+// into its weights. A Gemm of constants once had its bias twice.
+func TestFoldedAsRun(t *testing.T) {
+	text := `<ir_version: 10, opset_import: ["": 17]>
+g (float[1,2] a) => (float[1,2] y) <float[2,2] b = {1, 2, 3, 4}, float[2] c = {10, 20}> { y = Gemm (a, b, c) }`
+	m, err := graph.Parse(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	toParameter(m, "a", []int64{1, 2}, []float32{1, 1})
+	p, err := Compile(m, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := session(p, 1).Run(context.Background(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if y := got["y"].Data().([]float32); !slices.Equal(y, []float32{14, 26}) {
+		t.Errorf("y = %v, want [14 26]", y)
+	}
+}
