@@ -16,12 +16,13 @@ import (
 // samples was: (1 − λ)·x + λ·x′, λ uniform in [0, ½). A teacher that sees the
 // same mixtures is followed further from the data that way (Beyer et al.:
 // Knowledge distillation: A good teacher is patient and consistent, 2022). It
-// returns which samples were mixed; these have no label any more.
-func mix(rng *rand.Rand, inputs map[string]tensor.Tensor, samples int, share float64) ([]bool, error) {
+// returns which samples were mixed; these have no label any more. A sample that is
+// alone in its chunk has the first one of next for a neighbour.
+func mix(rng *rand.Rand, inputs, next map[string]tensor.Tensor, samples int, share float64) ([]bool, error) {
 	mixed := make([]bool, samples)
 	by := make([]float32, samples)
 	for i := range mixed {
-		mixed[i] = samples > 1 && rng.Float64() < share
+		mixed[i] = (samples > 1 || next != nil) && rng.Float64() < share
 		by[i] = float32(rng.Float64() / 2)
 	}
 	for _, name := range slices.Sorted(maps.Keys(inputs)) {
@@ -35,6 +36,16 @@ func mix(rng *rand.Rand, inputs map[string]tensor.Tensor, samples int, share flo
 		v := x.F32()
 		was := slices.Clone(v)
 		n := len(v) / samples
+		if samples == 1 && next != nil {
+			y, err := runtime.FromDense(next[name])
+			if err != nil {
+				return nil, err
+			}
+			if y.DType != graph.Float32 || y.Len() < n {
+				return nil, fmt.Errorf("input %q is %v%v in the next sample", name, y.DType, y.Shape)
+			}
+			was = y.F32()
+		}
 		for i := range samples {
 			if !mixed[i] {
 				continue

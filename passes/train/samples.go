@@ -76,6 +76,7 @@ func (s *samples) batch(seed uint64, step, size int) []int {
 type chunk struct {
 	of      *samples
 	numbers []int
+	next    *chunk                   // the one behind it in the step
 	inputs  map[string]tensor.Tensor // of the student, once they are read
 	changed bool                     // they are no longer those of the data
 	mixed   []bool                   // of each sample: it is no longer one of its label; nil for none
@@ -86,6 +87,9 @@ func (s *samples) chunks(list []int, size int) []*chunk {
 	var out []*chunk
 	for c := range slices.Chunk(list, s.feed.BatchSize(size)) {
 		out = append(out, &chunk{of: s, numbers: c})
+	}
+	for i, c := range out {
+		c.next = out[(i+1)%len(out)]
 	}
 	return out
 }

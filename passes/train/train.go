@@ -382,8 +382,15 @@ func (t *trainer) augment(c *chunk, i int) error {
 	}
 	if t.o.Mix > 0 {
 		c.changed = true
+		var next map[string]tensor.Tensor
+		if len(c.numbers) == 1 && c.next != c {
+			var err error
+			if next, err = c.of.feed.Pick(c.next.numbers[:1]).Batch(0, 1); err != nil {
+				return err
+			}
+		}
 		var err error
-		if c.mixed, err = mix(rng, c.inputs, len(c.numbers), t.o.Mix); err != nil {
+		if c.mixed, err = mix(rng, c.inputs, next, len(c.numbers), t.o.Mix); err != nil {
 			return err
 		}
 	}

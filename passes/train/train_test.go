@@ -500,7 +500,7 @@ func TestSamples(t *testing.T) {
 // TestMix: shares of a neighbour, and only where it says so.
 func TestMix(t *testing.T) {
 	x := tensor.New(tensor.WithShape(4, 2), tensor.WithBacking([]float32{0, 1, 10, 11, 20, 21, 30, 31}))
-	mixed, err := mix(rand.New(rand.NewPCG(1, 1)), map[string]tensor.Tensor{"x": x}, 4, 0.5)
+	mixed, err := mix(rand.New(rand.NewPCG(1, 1)), map[string]tensor.Tensor{"x": x}, nil, 4, 0.5)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -515,8 +515,23 @@ func TestMix(t *testing.T) {
 	if !slices.Contains(mixed, true) || !slices.Contains(mixed, false) {
 		t.Errorf("mixed %v", mixed)
 	}
+	// A sample that is alone has a neighbour in the next chunk, which stays as it is.
+	alone := map[string]tensor.Tensor{"x": tensor.New(tensor.WithShape(1, 2), tensor.WithBacking([]float32{0, 10}))}
+	next := map[string]tensor.Tensor{"x": tensor.New(tensor.WithShape(1, 2), tensor.WithBacking([]float32{100, 110}))}
+	if mixed, err = mix(rand.New(rand.NewPCG(1, 1)), alone, next, 1, 1); err != nil || !mixed[0] {
+		t.Fatal(mixed, err)
+	}
+	if v := alone["x"].Data().([]float32); !(v[0] > 0 && v[0] <= 50) || math.Abs(float64(v[1]-v[0]-10)) > 1e-4 {
+		t.Errorf("alone: %v", v)
+	}
+	if v := next["x"].Data().([]float32); v[0] != 100 || v[1] != 110 {
+		t.Errorf("the neighbour became %v", v)
+	}
+	if mixed, err = mix(rand.New(rand.NewPCG(1, 1)), alone, nil, 1, 1); err != nil || mixed[0] {
+		t.Errorf("a sample without a neighbour is mixed: %v, %v", mixed, err)
+	}
 	ids := tensor.New(tensor.WithShape(2, 2), tensor.WithBacking([]int64{1, 2, 3, 4}))
-	if _, err := mix(rand.New(rand.NewPCG(1, 1)), map[string]tensor.Tensor{"ids": ids}, 2, 0.5); err == nil {
+	if _, err := mix(rand.New(rand.NewPCG(1, 1)), map[string]tensor.Tensor{"ids": ids}, nil, 2, 0.5); err == nil {
 		t.Error("mixes tokens")
 	}
 }
