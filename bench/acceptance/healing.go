@@ -23,6 +23,7 @@ var healChecks = []check{
 	{4, 6, "stories260K, MLP layers at b = 4, healed", "nll ≤ original + 0.10, 30 min", heals("stories-b4")},
 	{4, 7, "LeNet from scratch, Gemm layers at b = 4", "accuracy ≥ dense − 0.01, 5 min", heals("lenet-b4")},
 	{4, 7, "LeNet from scratch, Gemm layers at b = 8", "accuracy ≥ dense − 0.01, 5 min", heals("lenet-b8")},
+	{5, 1, "MNIST network, second Conv and Gemm at b = 4, healed", "accuracy ≥ 0.980", heals("cnn-b4")},
 	{4, 8, "a training step of convolutional networks, batch 64 and 32", "≤ 6 forward passes", stepsCost(6,
 		images("LeNet", 64, testmodels.CNN{Image: 28, Channels: 1, Width: 16}, testmodels.LeNet),
 		images("ResNet", 32, testmodels.CNN{Image: 32, Channels: 3, Width: 16}, testmodels.ResNet),

@@ -26,6 +26,7 @@ var speedChecks = []check{
 	{3, 9, "LeNet and ResNet-18 shapes", "≥ 0.9 each", fast("cnn", "")},
 	{3, 10, "two threads against one, T ≥ 128", "≥ 1.7 each", fast("threads", "")},
 	{3, 11, "rewritten file in ONNX Runtime, b = 32, T = 128", "≥ 2.0 each", fast("stock", "")},
+	{5, 5, "block-circulant Conv, b = 8, 256 → 256, 3×3, 28×28", "≥ 4", fast("circulant-conv", "28×28, b = 8$")},
 }
 
 // wanted is the checks that the arguments ask for, and what is left out, "" for

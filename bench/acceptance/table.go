@@ -74,6 +74,8 @@ var checks = []check{
 	{2, 9, "a fresh clone: go run ./cmd/lathe demo", "≤ 2 min", cloneDemo},
 	{2, 9, "a fresh clone: go test ./...", "≤ 5 min", cloneTests},
 
+	{5, 1, "MNIST network, b = 4, in ONNX Runtime and ours", "relative error ≤ 1e-4", runsEverywhere(circulantCase{model: "cnn_mnist_pytorch.onnx", set: "mnist", block: 4, fit: "lsq"})},
+	{5, 1, "MNIST network, b = 4, kernels against bodies", "lathe verify agrees", bodyAgrees(circulantCase{model: "cnn_mnist_pytorch.onnx", set: "mnist", block: 4, fit: "lsq"})},
 	{5, 1, "MNIST network in int16, accuracy on mnist_eval", "float ± 0.002", int16Accuracy("cnn_mnist_pytorch.onnx", "mnist", 0.002)},
 	{5, 2, "KWT-1 in int16, accuracy on kwt_eval", "float ± 0.001", int16Accuracy("kwt1_mfcc_opset17.onnx", "kwt", 0.001)},
 	{5, 2, "KWT-1 in int16, agreement with float", "≥ 0.999", int16Metric("kwt1_mfcc_opset17.onnx", "kwt", "agreement", 0.999)},

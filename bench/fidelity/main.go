@@ -241,7 +241,7 @@ func scratch(block int) func(*bench, testCase, int) (string, string, float64, er
 			Before int64 `json:"parameters_before"`
 			After  int64 `json:"parameters_after"`
 		}
-		if err := b.call(&answer, "circulant", dense, "--block", fmt.Sprint(block), "--fit", "frobenius", "--force", "-o", small); err != nil {
+		if err := b.call(&answer, "circulant", dense, "--only", "fc", "--block", fmt.Sprint(block), "--fit", "frobenius", "--force", "-o", small); err != nil {
 			return "", "", 0, err
 		}
 		train := func(in, out string) error {

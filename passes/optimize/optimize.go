@@ -107,10 +107,19 @@ func Run(ctx context.Context, m *graph.Model, o Options) (*Result, error) {
 		return nil, err
 	}
 	r := &run{Result: &Result{Journal: &passes.Journal{}}, o: o, original: m, work: m.Clone(), name: "original"}
-	if r.Ledger, err = r.score(ctx, m, feed); err != nil {
+	found, err := modules.Find(m)
+	if err != nil {
 		return nil, err
 	}
-	r.current = r.Ledger
+	// A network without modules, as of convolutions, has nothing to score: its layers
+	// can be rewritten and healed.
+	r.Ledger = &calib.Ledger{Version: calib.LedgerVersion, Model: m.Fingerprint(), Data: feed.Fingerprint(), Samples: feed.Len()}
+	if len(found) > 0 {
+		if r.Ledger, err = r.score(ctx, m, feed); err != nil {
+			return nil, err
+		}
+		r.current = r.Ledger
+	}
 	r.keep()
 	for i, s := range o.Steps {
 		var err error
@@ -228,7 +237,9 @@ func (r *run) budget(ctx context.Context, b passes.AllocateOptions) error {
 	if err != nil {
 		return err
 	}
-	if b.Drop, err = r.dropping(ctx, feed, b.Drop); err != nil {
+	if len(r.Ledger.Modules) == 0 {
+		b.Modules = false
+	} else if b.Drop, err = r.dropping(ctx, feed, b.Drop); err != nil {
 		return err
 	}
 	b.Feed, b.Threads, b.Progress = feed, r.o.Threads, r.o.Progress

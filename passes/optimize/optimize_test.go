@@ -1,8 +1,10 @@
 package optimize_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"math/rand/v2"
 	"regexp"
 	"slices"
 	"strings"
@@ -10,6 +12,7 @@ import (
 
 	"github.com/onnx-lathe/lathe/calib"
 	"github.com/onnx-lathe/lathe/graph"
+	"github.com/onnx-lathe/lathe/internal/npz"
 	"github.com/onnx-lathe/lathe/passes"
 	"github.com/onnx-lathe/lathe/passes/optimize"
 	"github.com/onnx-lathe/lathe/passes/train"
@@ -153,6 +156,63 @@ func TestNoSteps(t *testing.T) {
 	}
 	if got := names(r); !slices.Equal(got, []string{"original"}) || r.Final == nil || len(r.Ledger.Modules) != 16 {
 		t.Errorf("variants %q, %d modules scored", got, len(r.Ledger.Modules))
+	}
+}
+
+// TestConvolutions: a network without modules has nothing to drop; its layers,
+// convolutions among them, are fitted, chosen by a budget and healed.
+func TestConvolutions(t *testing.T) {
+	m := testmodels.LeNet(testmodels.CNN{Seed: 1})
+	rng := rand.New(rand.NewPCG(1, 2))
+	pictures := make([]float32, 96*12*12)
+	for i := range pictures {
+		pictures[i] = float32(rng.NormFloat64())
+	}
+	var b bytes.Buffer
+	if err := npz.Write(&b, npz.Float32Array("image", []int{96, 1, 12, 12}, pictures)); err != nil {
+		t.Fatal(err)
+	}
+	src, err := calib.SourceFromBytes("pictures", b.Bytes(), calib.SourceOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	heal := &train.Options{Steps: 30, Batch: 32, LearningRate: 2e-3, Shift: 1}
+	r, err := optimize.Run(t.Context(), m, optimize.Options{
+		Steps:       []optimize.Step{{Circulant: &optimize.Circulant{CirculantOptions: passes.CirculantOptions{Block: 4, Fit: passes.FitFrobenius}}}, {Heal: heal}},
+		Calibration: src, Eval: calib.EvalOptions{Metric: calib.MetricKL},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := names(r), []string{"original", "block-circulant, b = 4", "block-circulant, b = 4, healed"}; !slices.Equal(got, want) {
+		t.Errorf("variants %q, want %q", got, want)
+	}
+	convolutions := 0
+	for _, n := range r.Final.Graph.Nodes() {
+		if n.Op == "BlockCirculantConv" {
+			convolutions++
+		}
+	}
+	if convolutions != 1 || len(r.Layers) != 2 || len(r.Ledger.Modules) != 0 {
+		t.Errorf("%d convolutions of %d layers rewritten, %d modules scored", convolutions, len(r.Layers), len(r.Ledger.Modules))
+	}
+	if before, after := r.Variants[1].ToOriginal.Value, r.Variants[2].ToOriginal.Value; !(after < 0.7*before) {
+		t.Errorf("KL to the original %v, healed %v", before, after)
+	}
+	r, err = optimize.Run(t.Context(), m, optimize.Options{
+		Steps:       []optimize.Step{{Budget: &passes.AllocateOptions{Share: 0.5, Blocks: []int{2, 4}, Modules: true}}},
+		Calibration: src, Eval: calib.EvalOptions{Metric: calib.MetricKL},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if best := r.Search.Best(); !r.Search.Met || len(best.Blocks) == 0 || r.Final.Parameters() > m.Parameters()*6/10 {
+		t.Errorf("%+v, %d of %d parameters", best, r.Final.Parameters(), m.Parameters())
+	}
+	_, err = optimize.Run(t.Context(), m, optimize.Options{Calibration: src, Eval: calib.EvalOptions{Metric: calib.MetricKL},
+		Steps: []optimize.Step{{Drop: &passes.SelectOptions{Count: 1}}}})
+	if err == nil || !strings.Contains(err.Error(), "no attention or MLP module") {
+		t.Errorf("a drop gives the error %v", err)
 	}
 }
 

@@ -1,6 +1,7 @@
 package train
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"math/rand/v2"
@@ -58,4 +59,42 @@ func mix(rng *rand.Rand, inputs, next map[string]tensor.Tensor, samples int, sha
 		}
 	}
 	return mixed, nil
+}
+
+// shift moves every picture of a chunk, the last two axes of inputs [samples,
+// channels, height, width] of float32, by up to most pixels along either, another way
+// for every sample. Pixels at the edge are repeated where nothing was.
+func shift(rng *rand.Rand, inputs map[string]tensor.Tensor, samples, most int) error {
+	by := make([][2]int, samples)
+	for i := range by {
+		by[i] = [2]int{rng.IntN(2*most+1) - most, rng.IntN(2*most+1) - most}
+	}
+	found := false
+	for _, name := range slices.Sorted(maps.Keys(inputs)) {
+		x, err := runtime.FromDense(inputs[name])
+		if err != nil {
+			return err
+		}
+		if x.DType != graph.Float32 || len(x.Shape) != 4 || x.Shape[0] != samples {
+			continue
+		}
+		found = true
+		h, w := x.Shape[2], x.Shape[3]
+		was := make([]float32, h*w)
+		for k := range samples * x.Shape[1] {
+			d := by[k/x.Shape[1]]
+			v := x.F32()[k*h*w : (k+1)*h*w]
+			copy(was, v)
+			for r := range h {
+				from := was[min(max(r-d[0], 0), h-1)*w:][:w]
+				for c := range w {
+					v[r*w+c] = from[min(max(c-d[1], 0), w-1)]
+				}
+			}
+		}
+	}
+	if !found {
+		return errors.New("no input is pictures [samples, channels, height, width] of float32 that could be shifted")
+	}
+	return nil
 }

@@ -90,7 +90,7 @@ func newTrainer(ctx context.Context, m *graph.Model, src *calib.Source, o Option
 			return nil, err
 		}
 		// Logits that are used less than once are not worth computing ahead.
-		if o.Augment == nil && o.Mix == 0 && o.Steps*o.Batch >= t.train.n() {
+		if o.Augment == nil && o.Mix == 0 && o.Shift == 0 && o.Steps*o.Batch >= t.train.n() {
 			if err := t.teacher.keep(ctx, t.train, o.Chunk, o.Threads); err != nil {
 				return nil, err
 			}

@@ -99,6 +99,10 @@ type Options struct {
 	// Progress is told of every step; nil for nothing.
 	Progress func(Status) `json:"-"`
 
+	// Shift moves pictures by up to so many pixels, another way in each use, which a
+	// teacher sees and labels survive. 0 for none.
+	Shift int
+
 	// Mix is the part of the samples that are mixed with another before each
 	// use: inputs that are all float32 are averaged, and the teacher says what
 	// the mixture is. 0 for none.
@@ -149,7 +153,7 @@ func (o Options) withDefaults() (Options, error) {
 		return o, errors.New("there is neither a teacher nor labels to learn from")
 	case !(o.Target >= 0):
 		return o, fmt.Errorf("target %v; give a loss above 0", o.Target)
-	case o.Steps < 0 || o.Batch < 0 || o.Chunk < 0 || o.Warmup < 0 || o.Every < 0 || o.Patience < 0 || o.Synthesize < 0:
+	case o.Steps < 0 || o.Batch < 0 || o.Chunk < 0 || o.Warmup < 0 || o.Every < 0 || o.Patience < 0 || o.Synthesize < 0 || o.Shift < 0:
 		return o, errors.New("a number of steps or samples is negative")
 	case !(o.LearningRate > 0) || !(o.Temperature > 0) || !(o.Clip > 0) || !(o.CirculantRate > 0) || o.Decay < 0 || o.HiddenWeight < 0:
 		return o, errors.New("a rate, a temperature or a weight is not positive")
@@ -377,6 +381,12 @@ func (t *trainer) augment(c *chunk, i int) error {
 	if t.o.Augment != nil {
 		c.changed = true
 		if err := t.o.Augment(rng, c.inputs); err != nil {
+			return err
+		}
+	}
+	if t.o.Shift > 0 {
+		c.changed = true
+		if err := shift(rng, c.inputs, len(c.numbers), t.o.Shift); err != nil {
 			return err
 		}
 	}
