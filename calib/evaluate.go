@@ -293,7 +293,7 @@ func (e *evaluator) measure(i, from, to int) error {
 	if classes == 0 {
 		return fmt.Errorf("output %q has shape %v", r.output, r.out.Shape)
 	}
-	mask, err := MaskOf(r.in, samples)
+	mask, err := r.feed.Mask(from, to, r.in)
 	if err != nil {
 		return err
 	}

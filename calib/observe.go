@@ -60,7 +60,7 @@ func observe(ctx context.Context, m *graph.Model, feed *Feed, probes []*probe, o
 	}
 	session := prog.NewSession(runtime.SessionOptions{Threads: opts.Threads})
 	return Batches(ctx, feed, opts.Batch, opts.Progress, func(from, to int, in map[string]tensor.Tensor) error {
-		tokens, err := MaskOf(in, to-from)
+		tokens, err := feed.Mask(from, to, in)
 		if err != nil {
 			return err
 		}

@@ -410,7 +410,7 @@ func (p *segment) observe(ctx context.Context, m *graph.Model, feed *Feed, probe
 	batch := 0
 	return Batches(ctx, feed, opts.Batch, progress, func(from, to int, in map[string]tensor.Tensor) error {
 		fail := func(err error) error { return fmt.Errorf("samples %d … %d: %w", from, to-1, err) }
-		tokens, err := MaskOf(in, to-from)
+		tokens, err := feed.Mask(from, to, in)
 		if err != nil {
 			return err
 		}

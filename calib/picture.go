@@ -132,7 +132,7 @@ func (p pictures) layout(port runtime.Port) (layout, error) {
 	switch {
 	case l.height < 1 || l.width < 1:
 		return l, fmt.Errorf("input %v leaves the size of pictures open; give it with --size, as in --size 224", port)
-	case l.height > maxPixels || l.width > maxPixels || l.height*l.width > maxPixels:
+	case l.height > maxPixels || l.width > maxPixels || int64(l.height)*int64(l.width) > maxPixels:
 		return l, fmt.Errorf("input %v takes pictures of %d×%d; the largest have %d pixels", port, l.width, l.height, maxPixels)
 	}
 	return l, nil

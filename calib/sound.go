@@ -27,6 +27,9 @@ const DefaultRate = 16000
 // --seq says otherwise, in seconds.
 const maxSound = 30
 
+// maxChannels bounds the channels of a sound: no loudspeakers are set up so.
+const maxChannels = 64
+
 const arraySamples = "samples"
 
 func openSounds(f *files) (kind, error) {
@@ -204,7 +207,7 @@ func openWave(path string) (w *wave, err error) {
 			if w.format == formatExtensible && len(head) >= 26 {
 				w.format = u16(24) // the first bytes of the sub-format
 			}
-			if frame := w.channels * w.bits / 8; frame == 0 || u16(12) != frame {
+			if frame := w.channels * w.bits / 8; frame == 0 || u16(12) != frame || w.channels > maxChannels {
 				return nil, fmt.Errorf("is a WAV file of %d channels of %d bits in frames of %d bytes", w.channels, w.bits, u16(12))
 			}
 		case riff.FourCC{'d', 'a', 't', 'a'}:

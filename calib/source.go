@@ -242,11 +242,12 @@ type Feed struct {
 
 	source  *Source
 	ports   []runtime.Port
-	feeds   []feeder // per port, nil where it is filled
-	fill    []filler // per port, nil where data feeds it
-	total   int      // samples of the source
-	samples []int    // those of the feed, by number, ascending
-	fixed   int      // samples of every batch, where the model or a folder fixes them; else 0
+	feeds   []feeder                   // per port, nil where it is filled
+	fill    []filler                   // per port, nil where data feeds it
+	keep    func(samples []int) []bool // which tokens count, where the model takes no mask that tells; nil for all
+	total   int                        // samples of the source
+	samples []int                      // those of the feed, by number, ascending
+	fixed   int                        // samples of every batch, where the model or a folder fixes them; else 0
 }
 
 // feeder makes the input of some samples, by number.
@@ -452,6 +453,17 @@ func (f *Feed) For(ports []runtime.Port) (*Feed, error) {
 	}
 	g.samples = f.samples
 	return g, nil
+}
+
+// Mask says which tokens of samples from … to−1, whose inputs are in, count:
+// those that a mask among the inputs says (MaskOf), and where the model takes
+// none, those that the data did not fill texts up with.
+func (f *Feed) Mask(from, to int, in map[string]tensor.Tensor) (Mask, error) {
+	m, err := MaskOf(in, to-from)
+	if err == nil && f.keep != nil {
+		m.masks = append(m.masks, f.keep(f.samples[from:to]))
+	}
+	return m, err
 }
 
 // Labels returns one integer array of the source, cut to the feed's samples:

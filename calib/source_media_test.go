@@ -19,6 +19,7 @@ import (
 	"github.com/onnx-lathe/lathe/calib"
 	"github.com/onnx-lathe/lathe/graph"
 	"github.com/onnx-lathe/lathe/runtime"
+	"github.com/onnx-lathe/lathe/testmodels"
 )
 
 func input(name string, d graph.DType, dims ...any) runtime.Port {
@@ -168,6 +169,43 @@ func leftPadded(t testing.TB) string {
 	}
 	b = bytes.Replace(b, []byte(`"padding":null`), []byte(`"padding":{"direction":"Left","pad_id":0,"pad_type_id":0}`), 1)
 	return write(t, filepath.Join(t.TempDir(), "tokenizer.json"), b)
+}
+
+// TestUnmaskedText: of a model that takes no mask, tokens that fill up do not
+// count in metrics: a text has the value that it has alone.
+func TestUnmaskedText(t *testing.T) {
+	m := testmodels.LLaMA(testmodels.Size{Seed: 1}, testmodels.LLaMAOptions{})
+	dir := t.TempDir()
+	var vocab []string
+	for i := range 40 {
+		vocab = append(vocab, fmt.Sprintf(`"w%d": %d`, i, i))
+	}
+	o := calib.SourceOptions{Tokenizer: write(t, filepath.Join(dir, "tokenizer.json"),
+		[]byte(`{"pre_tokenizer": {"type": "WhitespaceSplit"}, "model": {"type": "WordLevel", "vocab": {`+strings.Join(vocab, ", ")+`}}}`))}
+	short, long := "w1 w2 w3", "w4 w5 w6 w7 w8 w9 w10 w11"
+	nll := func(text string) []float64 {
+		src, err := calib.OpenSource(write(t, filepath.Join(dir, "text.txt"), []byte(text)), o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		e, err := calib.Evaluate(ctx, []*graph.Model{m}, src, calib.EvalOptions{Metric: calib.MetricNLL})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return e[0].Samples
+	}
+	both, one, other := nll(short+"\n"+long), nll(short), nll(long)
+	if math.Abs(both[0]-one[0]) > 1e-5 || math.Abs(both[1]-other[0]) > 1e-5 {
+		t.Errorf("together %v, alone %v and %v", both, one, other)
+	}
+	src, err := calib.OpenSource(write(t, filepath.Join(dir, "text.txt"), []byte(short+"\n"+long)), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := calib.Score(ctx, m, feed(t, m, src), calib.ScoreOptions{})
+	if err != nil || l.Tokens != 3+8 {
+		t.Errorf("%d tokens are scored, want 11; %v", l.Tokens, err)
+	}
 }
 
 // TestJoin: pieces of one length, of all texts with an end between them.

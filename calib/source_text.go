@@ -196,8 +196,11 @@ func (t *texts) lacks(p runtime.Port) string {
 
 // array makes labels of a field of JSON lines.
 func (t *texts) array(name string) (*npz.Array, error) {
+	if t.source.opts.Join {
+		return nil, fmt.Errorf("no %q: texts that are joined have no labels", name)
+	}
 	if t.fields == nil {
-		return nil, fmt.Errorf("there are no %q; labels of texts are a field of JSON lines, which are not joined", name)
+		return nil, fmt.Errorf("no %q: lines of text have no labels; give JSON lines, in a .jsonl, with a field for them", name)
 	}
 	numbers, words := make([]int64, len(t.fields)), make([]string, len(t.fields))
 	named := 0
@@ -272,6 +275,18 @@ func (t *texts) bind(f *Feed) error {
 		}
 		if err := t.fit(f, c, &lengths[i], masked); err != nil {
 			return err
+		}
+	}
+	if n, c := lengths[0], t.columns[0]; !masked && !t.source.opts.Join {
+		f.keep = func(samples []int) []bool {
+			keep := make([]bool, 0, len(samples)*n)
+			for _, s := range samples {
+				row, _ := t.row(c, s, n, arrayMask) // the tokens of the sample have told of what may fail
+				for _, v := range row {
+					keep = append(keep, v != 0)
+				}
+			}
+			return keep
 		}
 	}
 	for i, w := range want {
@@ -392,7 +407,7 @@ func (t *texts) fit(f *Feed, c *column, length *int, masked bool) error {
 	if shortest < *length {
 		note += fmt.Sprintf("; shorter ones are filled up to %d", *length)
 		if !masked {
-			note += ", which the model cannot tell from text, for it takes no attention mask; --join joins texts instead"
+			note += ", which does not count, but the model takes no attention mask and sees it; --join joins texts instead"
 		}
 	}
 	f.Notes = append(f.Notes, note)

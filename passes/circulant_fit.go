@@ -336,7 +336,7 @@ type walker struct {
 func newWalker(ctx context.Context, m *graph.Model, feed *calib.Feed, threads int) (*walker, error) {
 	w := &walker{m: m, threads: threads, limits: feed.Source().Runtime(), done: map[*graph.Node]bool{}}
 	err := calib.Batches(ctx, feed, 0, nil, func(from, to int, in map[string]tensor.Tensor) error {
-		mask, err := calib.MaskOf(in, to-from)
+		mask, err := feed.Mask(from, to, in)
 		w.chunks = append(w.chunks, maps.Clone(in))
 		w.masks = append(w.masks, mask)
 		return err

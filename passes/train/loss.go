@@ -6,7 +6,6 @@ import (
 	"math"
 	"slices"
 
-	"github.com/onnx-lathe/lathe/calib"
 	"github.com/onnx-lathe/lathe/runtime"
 )
 
@@ -34,7 +33,7 @@ func (t *trainer) loss(ctx context.Context, c *chunk, values, grads []*runtime.T
 	}
 	per := z.Len() / n
 	classes := z.Shape[len(z.Shape)-1]
-	mask, err := calib.MaskOf(c.inputs, n)
+	mask, err := c.mask()
 	if err != nil {
 		return 0, err
 	}

@@ -94,6 +94,14 @@ func (s *samples) chunks(list []int, size int) []*chunk {
 	return out
 }
 
+// mask says which tokens count.
+func (c *chunk) mask() (calib.Mask, error) {
+	if c.changed { // the data does not know them
+		return calib.MaskOf(c.inputs, len(c.numbers))
+	}
+	return c.of.feed.Pick(c.numbers).Mask(0, len(c.numbers), c.inputs)
+}
+
 // read reads the inputs.
 func (c *chunk) read() (err error) {
 	c.inputs, err = c.of.feed.Pick(c.numbers).Batch(0, len(c.numbers))
