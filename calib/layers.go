@@ -17,10 +17,11 @@ import (
 // the values of the first that it reads and gives, those of the second, and
 // their exponents.
 type FixedLayer struct {
-	Node                 string
-	In, Out              string
-	Int16In, Int16Out    string
-	ExponentX, ExponentY int
+	Node              string
+	In, Out           string
+	Int16In, Int16Out string
+	ExponentX         int
+	ExponentsY        []int // one, or one for every channel of the output
 }
 
 // LayerNoise is the signal to quantization-noise ratio of one layer in decibel,
@@ -155,7 +156,7 @@ func MeasureLayers(ctx context.Context, original, quantized *graph.Model, layers
 				return err
 			}
 			for k, v := range y {
-				got := math.Ldexp(float64(v), l.ExponentY)
+				got := math.Ldexp(float64(v), l.ExponentsY[k%len(l.ExponentsY)])
 				operators[i].add(float64(want.F32()[k]), got)
 				outputs[i].add(float64(floats[l.Out][k]), got)
 			}

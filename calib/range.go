@@ -16,15 +16,26 @@ import (
 // a Block, of the numbers in the spectra of its blocks.
 type Magnitude struct {
 	Value string
-	Block int // size of the blocks along the last axis; 0 for the elements
+	Block int    // size of the blocks along the last axis; 0 for the elements
+	By    Extent // what has a largest magnitude of its own
 }
+
+// Extent is a division of elements or numbers into classes.
+type Extent string
+
+const (
+	ByChannel Extent = "channel" // by the place along the last axis
+	ByBin     Extent = "bin"     // by the block along the last axis and the bin of its spectrum, in the order 0, b/2, 1, 2, …
+	ByBlock   Extent = "block"   // by the block along the last axis
+)
 
 // Magnitudes is a histogram of |x| over all elements that were seen. A bin is
 // 2⁻⁵ of an octave.
 type Magnitudes struct {
 	Count   int64
 	Largest float32
-	bins    []int64 // by the upper bits of the float32
+	Tops    []float32 // the largest of every class
+	bins    []int64   // by the upper bits of the float32
 }
 
 // binShift leaves five bits of a float32's fraction.
@@ -39,6 +50,14 @@ func (m *Magnitudes) add(v float32) error {
 	m.bins[u>>binShift]++
 	m.Largest = max(m.Largest, math.Float32frombits(u))
 	return nil
+}
+
+// class notes v as one of class i.
+func (m *Magnitudes) class(i int, v float32) {
+	for len(m.Tops) <= i {
+		m.Tops = append(m.Tops, 0)
+	}
+	m.Tops[i] = max(m.Tops[i], v, -v)
 }
 
 // Quantile returns a bound that at least the share q of all magnitudes keep, the
@@ -67,9 +86,9 @@ func MeasureMagnitudes(ctx context.Context, m *graph.Model, feed *Feed, wanted [
 		}
 		h := &Magnitudes{bins: make([]int64, 0x7f800000>>binShift)}
 		out[w] = h
-		see := h.see
+		see := h.elements(w.By)
 		if w.Block > 0 {
-			see = h.spectra(w.Block)
+			see = h.spectra(w.Block, w.By)
 		}
 		probes = append(probes, &probe{values: []string{w.Value}, see: func(v []*runtime.Tensor, _ Mask) error {
 			if v[0].DType != graph.Float32 {
@@ -84,18 +103,28 @@ func MeasureMagnitudes(ctx context.Context, m *graph.Model, feed *Feed, wanted [
 	return out, nil
 }
 
-func (m *Magnitudes) see(x *runtime.Tensor) error {
-	for _, v := range x.F32() {
-		if err := m.add(v); err != nil {
-			return err
+// elements sees the elements of a value.
+func (m *Magnitudes) elements(by Extent) func(x *runtime.Tensor) error {
+	return func(x *runtime.Tensor) error {
+		channels := 1
+		if by == ByChannel && len(x.Shape) > 0 {
+			channels = x.Shape[len(x.Shape)-1]
 		}
+		for i, v := range x.F32() {
+			if err := m.add(v); err != nil {
+				return err
+			}
+			if by == ByChannel {
+				m.class(i%channels, v)
+			}
+		}
+		return nil
 	}
-	return nil
 }
 
 // spectra sees the numbers of the unnormalised Fourier transforms of blocks of b
 // along the last axis; what the last block lacks is zero.
-func (m *Magnitudes) spectra(b int) func(x *runtime.Tensor) error {
+func (m *Magnitudes) spectra(b int, by Extent) func(x *runtime.Tensor) error {
 	fft := fourier.NewFFT(b)
 	in, bins := make([]float64, b), make([]complex128, b/2+1)
 	return func(x *runtime.Tensor) error {
@@ -111,13 +140,25 @@ func (m *Magnitudes) spectra(b int) func(x *runtime.Tensor) error {
 				}
 				fft.Coefficients(bins, in)
 				for f, v := range bins {
-					if err := m.add(float32(real(v))); err != nil {
+					re, im := float32(real(v)), float32(imag(v))
+					if f == 0 || f == b/2 {
+						im = 0
+					} else if err := m.add(im); err != nil {
 						return err
 					}
-					if f > 0 && f < b/2 {
-						if err := m.add(float32(imag(v))); err != nil {
-							return err
-						}
+					if err := m.add(re); err != nil {
+						return err
+					}
+					top := max(re, -re, im, -im)
+					switch {
+					case by == ByBlock:
+						m.class(from/b, top)
+					case by == ByBin && f == 0:
+						m.class(from/b*(b/2+1), top)
+					case by == ByBin && f == b/2:
+						m.class(from/b*(b/2+1)+1, top)
+					case by == ByBin:
+						m.class(from/b*(b/2+1)+f+1, top)
 					}
 				}
 			}

@@ -60,8 +60,8 @@ func inferCirculantInt16(c *call) error {
 	}
 	out := slices.Clone(x)
 	out[len(out)-1] = UnknownDim
-	if sizes, known := c.content(5).list(); known && len(sizes) == 1 {
-		out[len(out)-1] = c.dim(sizes[0])
+	if e, ok := c.dims(5); ok && len(e) == 1 {
+		out[len(out)-1] = e[0]
 	}
 	if w, ok := c.dims(1); ok {
 		if len(w) != 3 {

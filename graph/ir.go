@@ -127,6 +127,11 @@ type Use struct {
 // LatheDomain is the domain of lathe's own operators.
 const LatheDomain = "lathe"
 
+// LatheVersion is the newest version of LatheDomain. Version 2 has
+// BlockCirculantMatMulInt16 with shifts by bin and by output, and DequantizeInt16
+// with an exponent for every channel.
+const LatheVersion = 2
+
 // AttrType is the type of an attribute, numbered as in AttributeProto.
 type AttrType int32
 

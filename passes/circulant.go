@@ -270,8 +270,8 @@ func (r *rewriter) importOperators(layers []*layer) error {
 	if !ok {
 		return errors.New("the model does not import the default operator set")
 	}
-	if v, ok := r.m.Opset(graph.LatheDomain); ok && v != 1 {
-		return fmt.Errorf("the model imports version %d of domain %q; this program writes version 1", v, graph.LatheDomain)
+	if v, ok := r.m.Opset(graph.LatheDomain); ok && v > graph.LatheVersion {
+		return fmt.Errorf("the model imports version %d of domain %q; this program knows up to %d", v, graph.LatheDomain, graph.LatheVersion)
 	}
 	for _, conv := range []bool{false, true} {
 		if !slices.ContainsFunc(layers, func(l *layer) bool { return (l.kernel != nil) == conv }) {
@@ -289,7 +289,9 @@ func (r *rewriter) importOperators(layers []*layer) error {
 			return err
 		}
 	}
-	r.m.SetOpset(graph.LatheDomain, 1)
+	if _, ok := r.m.Opset(graph.LatheDomain); !ok {
+		r.m.SetOpset(graph.LatheDomain, 1)
+	}
 	if r.m.IRVersion < 8 {
 		r.j.Add(circulantPass, "", fmt.Sprintf("ir_version %d → 8", r.m.IRVersion), "model-local functions came with 8")
 		r.m.IRVersion = 8

@@ -8,7 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"math/bits"
+
 	"regexp"
 	"slices"
 
@@ -57,7 +57,8 @@ type QuantizedLayer struct {
 	Int16In    string `json:"int16_in"`
 	Int16Out   string `json:"int16_out"`
 	ExponentX  int    `json:"exponent_in"`
-	ExponentY  int    `json:"exponent_out"`
+	ExponentY  int    `json:"exponent_out"` // the largest, where channels have their own
+	ExponentsY []int  `json:"-"`            // one, or one for every channel
 	Parameters int64  `json:"parameters"`
 }
 
@@ -76,6 +77,45 @@ func Int16Layers(m *graph.Model) ([]QuantizedLayer, error) {
 	if err := json.Unmarshal([]byte(text), &out); err != nil {
 		return nil, fmt.Errorf("metadata %q: %w; quantise the original model again", Int16Key, err)
 	}
+	for i := range out {
+		l := &out[i]
+		l.ExponentsY = []int{l.ExponentY}
+		v := m.Graph.Value(l.Int16Out)
+		if v == nil {
+			continue
+		}
+		for _, u := range v.Uses() {
+			if u.Node.Domain == graph.LatheDomain && u.Node.Op == "DequantizeInt16" {
+				if es, err := exponentsOf(u.Node); err == nil && len(es) > 1 {
+					l.ExponentsY = es
+				}
+			}
+		}
+	}
+	return out, nil
+}
+
+// exponentsOf are those of a DequantizeInt16.
+func exponentsOf(n *graph.Node) ([]int, error) {
+	t := n.Input(1).ConstTensor()
+	if t == nil {
+		return nil, fmt.Errorf("%v: its exponents are no constant", n)
+	}
+	raw, err := t.Bytes()
+	if err != nil {
+		return nil, err
+	}
+	var out []int
+	switch t.DType {
+	case graph.Int8:
+		for _, b := range raw {
+			out = append(out, int(int8(b)))
+		}
+	case graph.Int32:
+		for i := 0; i+4 <= len(raw); i += 4 {
+			out = append(out, int(int32(binary.LittleEndian.Uint32(raw[i:]))))
+		}
+	}
 	return out, nil
 }
 
@@ -88,8 +128,9 @@ const quantizePass = "quantize-int16"
 // explicit conversions at the borders.
 //
 // An activation q stands for q·2ᵉ, e the smallest for which its range on the data
-// fits. Weights have an exponent for every output (block) row, the smallest too,
-// and biases are in the format of the accumulator.
+// fits; channels that only floating-point operators read have exponents of their
+// own. Weights have an exponent for every output row, the smallest too, and in
+// spectra for every bin of a block row; biases are in the format of the accumulator.
 func QuantizeInt16(o QuantizeOptions) Pass {
 	return Pass{
 		Name:     quantizePass,
@@ -121,21 +162,23 @@ type quantizer struct {
 
 // form is an int16 value and its exponent.
 type form struct {
-	v *graph.Value
-	e int
+	v  *graph.Value
+	e  int
+	es []int // by channel, e the largest of them; nil where all have e
 }
 
 // fixedUnit is what becomes one int16 operator.
 type fixedUnit struct {
-	node  *graph.Node   // the last of its nodes
-	gone  []*graph.Node // all of them
-	in    []*graph.Value
-	out   *graph.Value
-	layer bool // has weights
-	shape bool // moves elements only
-	build func(u *fixedUnit, in []form) (form, error)
-	block int    // of a circulant layer
-	whole string // the value with the rows of a last block that are discarded, while ranges are measured
+	node     *graph.Node   // the last of its nodes
+	gone     []*graph.Node // all of them
+	in       []*graph.Value
+	out      *graph.Value
+	layer    bool // has weights
+	shape    bool // moves elements only
+	build    func(u *fixedUnit, in []form) (form, error)
+	block    int    // of a circulant layer
+	channels bool   // the last axis of its output has a row of the weights for every element
+	whole    string // the value with the rows of a last block that are discarded, while ranges are measured
 }
 
 func (q *quantizer) run(ctx context.Context) error {
@@ -153,8 +196,8 @@ func (q *quantizer) run(ctx context.Context) error {
 	if !ok || opset < minBodyOpset {
 		return fmt.Errorf("the model has opset %d, fixed point needs %d; upgrade the model first", opset, minBodyOpset)
 	}
-	if v, ok := q.m.Opset(graph.LatheDomain); ok && v != 1 {
-		return fmt.Errorf("the model imports version %d of domain %q; this program writes version 1", v, graph.LatheDomain)
+	if v, ok := q.m.Opset(graph.LatheDomain); ok && v > graph.LatheVersion {
+		return fmt.Errorf("the model imports version %d of domain %q; this program knows up to %d", v, graph.LatheDomain, graph.LatheVersion)
 	}
 	if err := graph.Infer(q.m); err != nil && !errors.As(err, new(*graph.InferError)) {
 		return err
@@ -194,7 +237,7 @@ func (q *quantizer) run(ctx context.Context) error {
 			q.m.CopyFunction(fn)
 		}
 	}
-	q.m.SetOpset(graph.LatheDomain, 1)
+	q.m.SetOpset(graph.LatheDomain, graph.LatheVersion)
 	if q.m.IRVersion < 8 {
 		q.j.Add(quantizePass, "", fmt.Sprintf("ir_version %d → 8", q.m.IRVersion), "model-local functions came with 8")
 		q.m.IRVersion = 8
@@ -281,7 +324,7 @@ func (q *quantizer) layerOf(n *graph.Node) (*fixedUnit, string) {
 		if x := l.x().Type(); n.Op == "MatMul" && x.Rank() == 1 {
 			return nil, "its input has one axis"
 		}
-		u := &fixedUnit{node: n, gone: []*graph.Node{n}, in: []*graph.Value{l.x()}, out: l.out(), layer: true}
+		u := &fixedUnit{node: n, gone: []*graph.Node{n}, in: []*graph.Value{l.x()}, out: l.out(), layer: true, channels: true}
 		if l.add != nil {
 			u.node, u.gone = l.add, append(u.gone, l.add)
 		}
@@ -338,7 +381,7 @@ func (q *quantizer) layerOf(n *graph.Node) (*fixedUnit, string) {
 		if block < 2 || block > fixed.MaxBlock || block&(block-1) != 0 {
 			return nil, fmt.Sprintf("its block size is %d, no power of two from 2 to %d", block, fixed.MaxBlock)
 		}
-		u := &fixedUnit{node: n, gone: []*graph.Node{n}, in: []*graph.Value{n.Input(0)}, out: n.Output(0), layer: true, block: block}
+		u := &fixedUnit{node: n, gone: []*graph.Node{n}, in: []*graph.Value{n.Input(0)}, out: n.Output(0), layer: true, block: block, channels: true}
 		u.build = func(u *fixedUnit, in []form) (form, error) { return q.circulant(u, in[0], t, c) }
 		return u, ""
 	}
@@ -379,13 +422,13 @@ func (q *quantizer) between(n *graph.Node) *fixedUnit {
 		u.build = func(u *fixedUnit, in []form) (form, error) { return q.clip(u, in[0], low, high), nil }
 	case n.Is("MaxPool"):
 		u.build = func(u *fixedUnit, in []form) (form, error) {
-			return form{q.node(u, "MaxPoolInt16", []*graph.Value{in[0].v}, q.passed(n, "MaxPoolInt16")...), in[0].e}, nil
+			return form{v: q.node(u, "MaxPoolInt16", []*graph.Value{in[0].v}, q.passed(n, "MaxPoolInt16")...), e: in[0].e}, nil
 		}
 	case n.Is("AveragePool", "GlobalAveragePool"):
 		op := n.Op + "Int16"
 		u.build = func(u *fixedUnit, in []form) (form, error) {
-			left := min(max(in[0].e-q.exponent(u.out, 0), 0), 15)
-			return form{q.node(u, op, []*graph.Value{in[0].v, q.ints(u.out.Name+"_left", left)}, q.passed(n, op)...), in[0].e - left}, nil
+			left := min(max(in[0].e-q.exponent(u.out), 0), 15)
+			return form{v: q.node(u, op, []*graph.Value{in[0].v, q.ints(u.out.Name+"_left", left)}, q.passed(n, op)...), e: in[0].e - left}, nil
 		}
 	case n.Is("Add"):
 		if n.Input(1) == nil || q.made[n.Input(1)] == nil {
@@ -410,7 +453,7 @@ func (q *quantizer) between(n *graph.Node) *fixedUnit {
 				list = append(list, q.requantize(u, f, e).v)
 			}
 			v := q.m.Graph.InsertBefore(u.node, "", "Concat", q.m.Graph.FreshNodeName(cmp.Or(n.Name, u.out.Name)+"_int16"), list, []string{q.m.Graph.FreshName(u.out.Name + "_int16")}, cloneAttrs(n)...)
-			return form{v.Output(0), e}, nil
+			return form{v: v.Output(0), e: e}, nil
 		}
 	case n.Is("Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Dropout"):
 		if n.Op == "Dropout" && n.Opset() >= 12 && n.Input(2) != nil { // training_mode
@@ -426,7 +469,7 @@ func (q *quantizer) between(n *graph.Node) *fixedUnit {
 				op, ins, attrs = "Identity", ins[:1], nil
 			}
 			v := g.InsertBefore(u.node, "", op, g.FreshNodeName(cmp.Or(n.Name, u.out.Name)+"_int16"), ins, []string{g.FreshName(u.out.Name + "_int16")}, attrs...)
-			return form{v.Output(0), in[0].e}, nil
+			return form{v: v.Output(0), e: in[0].e}, nil
 		}
 	default:
 		return nil
@@ -509,26 +552,29 @@ func (q *quantizer) measure(ctx context.Context) error {
 		return nil
 	}
 	var wanted []calib.Magnitude
-	want := func(v *graph.Value, block int) { wanted = append(wanted, calib.Magnitude{Value: v.Name, Block: block}) }
+	want := func(v *graph.Value) { wanted = append(wanted, calib.Magnitude{Value: v.Name}) }
 	for _, u := range q.list {
 		if u.layer {
 			for _, v := range u.in {
 				if q.made[v] == nil {
-					want(v, 0)
+					want(v)
 				}
 				if u.block > 0 {
-					want(v, u.block)
+					wanted = append(wanted, calib.Magnitude{Value: v.Name, Block: u.block, By: calib.ByBin})
 				}
 			}
 			if u.block > 0 {
 				if err := whole(u); err != nil {
 					return err
 				}
-				wanted = append(wanted, calib.Magnitude{Value: cmp.Or(u.whole, u.out.Name), Block: u.block})
+				wanted = append(wanted, calib.Magnitude{Value: cmp.Or(u.whole, u.out.Name), Block: u.block, By: calib.ByBlock})
+			}
+			if q.byChannel(u) {
+				wanted = append(wanted, calib.Magnitude{Value: u.out.Name, By: calib.ByChannel})
 			}
 		}
 		if !u.shape {
-			want(rangeOf(u.out), 0)
+			want(rangeOf(u.out))
 		}
 	}
 	var err error
@@ -536,26 +582,67 @@ func (q *quantizer) measure(ctx context.Context) error {
 	return err
 }
 
-// headroom is how much larger a range is than the largest magnitude seen. Each
-// bit of it costs 6 dB; without, a single number of a KWT-1 in blocks of four
-// that saturates on other data takes its layer from 72 to 57 dB. Spectra of
-// outputs have 17 bits and more up to blocks of 64, where a bit costs nothing.
-const headroom = 1.1
+// How much larger ranges are than the largest magnitude seen. Each bit costs 6
+// dB; without, a single number that saturates on other data costs a layer more
+// than that. There is more of it where a range was seen on few numbers: by bin and
+// by channel, whose noise is little beside that of louder ones. Spectra of outputs
+// have bits to spare, where it costs nothing. Those of long blocks are sums of
+// many elements, so that larger ones than were seen are rare.
+const (
+	headroom        = 1.1
+	headroomChannel = 2
+)
 
-// largest is the range of v, or of its spectra.
-func (q *quantizer) largest(v *graph.Value, block int) float64 {
-	if block == 0 {
-		v = rangeOf(v)
+// spectrumHeadroom is that of the spectra of blocks of b, of inputs and outputs.
+func spectrumHeadroom(b int) (in, out float64) {
+	if b < 64 {
+		return 1.4, 1.6
 	}
-	return q.rangeNamed(v.Name, block)
+	return 1.2, 1.3
 }
 
-func (q *quantizer) rangeNamed(name string, block int) float64 {
-	m := q.ranges[calib.Magnitude{Value: name, Block: block}]
+// byChannel reports whether the channels of a layer's output may have exponents of
+// their own, because only floating-point operators read it.
+func (q *quantizer) byChannel(u *fixedUnit) bool {
+	read := slices.ContainsFunc(q.list, func(r *fixedUnit) bool { return slices.Contains(r.in, u.out) })
+	return u.channels && !read && q.o.Rounding == fixed.Once
+}
+
+// quieter is how many bits the exponent of a channel may be below that of the
+// loudest: enough for its noise not to count.
+const quieter = 6
+
+// channelExponents are the exponents of the channels of u, whose values fit e.
+func (q *quantizer) channelExponents(u *fixedUnit, e, channels int) []int {
+	es := slices.Repeat([]int{e}, channels)
+	if tops := q.ranges[calib.Magnitude{Value: u.out.Name, By: calib.ByChannel}]; tops != nil && len(tops.Tops) == channels {
+		for i, top := range tops.Tops {
+			es[i] = min(max(exponentFor(headroomChannel*float64(top), fixed.High), e-quieter), e)
+		}
+	}
+	return es
+}
+
+// largest is the range of v.
+func (q *quantizer) largest(v *graph.Value) float64 {
+	return q.bound(q.ranges[calib.Magnitude{Value: rangeOf(v).Name}], headroom)
+}
+
+// bound is the range of all that m has seen.
+func (q *quantizer) bound(m *calib.Magnitudes, room float64) float64 {
 	if q.o.Range == RangePercentile {
 		return float64(m.Quantile(q.o.Percentile / 100))
 	}
-	return headroom * float64(m.Quantile(1))
+	return room * float64(m.Quantile(1))
+}
+
+// bounds are the ranges of the classes of m, none above that of all.
+func (q *quantizer) bounds(m *calib.Magnitudes, room float64) []float64 {
+	var out []float64
+	for _, top := range m.Tops {
+		out = append(out, min(room*float64(top), q.bound(m, room)))
+	}
+	return out
 }
 
 // exponentFor is the smallest e with x ≤ most·2ᵉ.
@@ -573,10 +660,8 @@ func exponentFor(x, most float64) int {
 // fixedPoint is the exponent of what is always zero.
 const fixedPoint = 15
 
-// exponent is that of activation v, or of its spectra.
-func (q *quantizer) exponent(v *graph.Value, block int) int {
-	return exponentFor(q.largest(v, block), fixed.High)
-}
+// exponent is that of activation v.
+func (q *quantizer) exponent(v *graph.Value) int { return exponentFor(q.largest(v), fixed.High) }
 
 // apply adds the int16 operator of u, in front of its node.
 func (q *quantizer) apply(u *fixedUnit) error {
@@ -584,7 +669,7 @@ func (q *quantizer) apply(u *fixedUnit) error {
 	for _, v := range u.in {
 		f, ok := q.forms[v]
 		if !ok {
-			f = form{e: q.exponent(v, 0)}
+			f = form{e: q.exponent(v)}
 			g := q.m.Graph
 			n := g.InsertBefore(u.node, graph.LatheDomain, "QuantizeInt16", g.FreshNodeName(v.Name+"_quantize"),
 				[]*graph.Value{v, q.ints(v.Name+"_exponent", f.e)}, []string{g.FreshName(v.Name + "_int16")})
@@ -605,7 +690,10 @@ func (q *quantizer) apply(u *fixedUnit) error {
 	}
 	n := out.v.Def()
 	l := QuantizedLayer{Node: cmp.Or(u.gone[0].Name, u.out.Name), Op: n.Op, Block: u.block, In: u.in[0].Name, Out: u.out.Name, Int16In: in[0].v.Name,
-		Int16Out: out.v.Name, ExponentX: in[0].e, ExponentY: out.e, Parameters: n.Input(1).ConstTensor().Len() + n.Input(3).ConstTensor().Len()}
+		Int16Out: out.v.Name, ExponentX: in[0].e, ExponentY: out.e, ExponentsY: []int{out.e}, Parameters: n.Input(1).ConstTensor().Len() + n.Input(3).ConstTensor().Len()}
+	if out.es != nil {
+		l.ExponentsY = out.es
+	}
 	q.layers = append(q.layers, l)
 	q.done = append(q.done, modules.Rewrite{Pass: quantizePass, Node: l.Node, Block: u.block, Note: l.Op})
 	q.j.Add(quantizePass, u.gone[0].String(), l.Op, fmt.Sprintf("exponents %d → %d, ranges by %s", l.ExponentX, l.ExponentY, q.o.Range))
@@ -629,7 +717,7 @@ func (q *quantizer) connect() {
 		}
 		f := q.forms[v]
 		n := g.InsertBefore(u.node, graph.LatheDomain, "DequantizeInt16", g.FreshNodeName(v.Name+"_dequantize"),
-			[]*graph.Value{f.v, q.ints(v.Name+"_exponent", f.e)}, []string{g.FreshName(v.Name + "_float")})
+			[]*graph.Value{f.v, q.exponents(v.Name+"_exponent", f)}, []string{g.FreshName(v.Name + "_float")})
 		q.used["DequantizeInt16"] = true
 		w := n.Output(0)
 		v.ReplaceUses(w)
@@ -657,6 +745,14 @@ func (q *quantizer) node(u *fixedUnit, op string, in []*graph.Value, attrs ...*g
 	return n.Output(0)
 }
 
+// exponents adds the constant with the exponents of f.
+func (q *quantizer) exponents(name string, f form) *graph.Value {
+	if f.es == nil {
+		return q.ints(name, f.e)
+	}
+	return q.shorts(name, []int64{int64(len(f.es))}, f.es)
+}
+
 // requantize returns f at exponent e ≥ f.e.
 func (q *quantizer) requantize(u *fixedUnit, f form, e int) form {
 	if e == f.e {
@@ -666,7 +762,7 @@ func (q *quantizer) requantize(u *fixedUnit, f form, e int) form {
 	q.used["RequantizeInt16"] = true
 	n := g.InsertBefore(u.node, graph.LatheDomain, "RequantizeInt16", g.FreshNodeName(f.v.Name+"_requantize"),
 		[]*graph.Value{f.v, q.ints(f.v.Name+"_shift", min(e-f.e, 31))}, []string{g.FreshName(f.v.Name + "_requantized")})
-	return form{n.Output(0), e}
+	return form{v: n.Output(0), e: e}
 }
 
 func (q *quantizer) clip(u *fixedUnit, in form, low, high float64) form {
@@ -674,15 +770,15 @@ func (q *quantizer) clip(u *fixedUnit, in form, low, high float64) form {
 		v := fixed.Saturate(int64(min(max(math.Floor(math.Ldexp(x, -in.e)+0.5), fixed.Low), fixed.High)))
 		return q.constant(u.out.Name+name, graph.Int16, []int64{1}, binary.LittleEndian.AppendUint16(nil, uint16(v)))
 	}
-	return form{q.node(u, "ClipInt16", []*graph.Value{in.v, bound("_low", low), bound("_high", high)}), in.e}
+	return form{v: q.node(u, "ClipInt16", []*graph.Value{in.v, bound("_low", low), bound("_high", high)}), e: in.e}
 }
 
 func (q *quantizer) add(u *fixedUnit, a, b form) form {
 	most := max(a.e, b.e)
 	a, b = q.requantize(u, a, max(a.e, most-16)), q.requantize(u, b, max(b.e, most-16))
 	least := min(a.e, b.e)
-	e := min(max(q.exponent(u.out, 0), least), least+40)
-	return form{q.node(u, "AddInt16", []*graph.Value{a.v, b.v, q.ints(u.out.Name+"_shifts", a.e-least, b.e-least, e-least)}), e}
+	e := min(max(q.exponent(u.out), least), least+40)
+	return form{v: q.node(u, "AddInt16", []*graph.Value{a.v, b.v, q.ints(u.out.Name+"_shifts", a.e-least, b.e-least, e-least)}), e: e}
 }
 
 // The most that an accumulator is shifted by; weights too small for it count as
@@ -693,7 +789,10 @@ const mostShift = 46
 func (q *quantizer) dense(u *fixedUnit, op string, x form, w []float32, dims []int64, bias []float32, attrs []*graph.Attr) (form, error) {
 	m := int(dims[0])
 	rows := len(w) / m
-	e := q.exponent(u.out, 0)
+	es := slices.Repeat([]int{q.exponent(u.out)}, m)
+	if q.byChannel(u) {
+		es = q.channelExponents(u, es[0], m)
+	}
 	exponents := make([]int, m)
 	for r := range m {
 		var top float64
@@ -706,13 +805,16 @@ func (q *quantizer) dense(u *fixedUnit, op string, x form, w []float32, dims []i
 		exponents[r] = math.MinInt
 		if top > 0 {
 			exponents[r] = exponentFor(top, fixed.High)
-			e = max(e, x.e+exponents[r])
+			es[r] = max(es[r], x.e+exponents[r])
 		}
+	}
+	if !q.byChannel(u) {
+		es = slices.Repeat([]int{slices.Max(es)}, m)
 	}
 	weights, shifts, biases := make([]int16, len(w)), make([]int32, m), make([]int64, m)
 	for r := range m {
-		f := max(exponents[r], e-x.e-mostShift)
-		shifts[r] = int32(e - x.e - f)
+		f := max(exponents[r], es[r]-x.e-mostShift)
+		shifts[r] = int32(es[r] - x.e - f)
 		for k, v := range w[r*rows : (r+1)*rows] {
 			weights[r*rows+k] = rounded16(float64(v), f)
 		}
@@ -722,7 +824,16 @@ func (q *quantizer) dense(u *fixedUnit, op string, x form, w []float32, dims []i
 	v := q.node(u, op, []*graph.Value{x.v, q.constant(name+"_int16_weight", graph.Int16, dims, littleEndian16(weights)),
 		q.constant(name+"_int16_shift", graph.Int32, []int64{int64(m)}, littleEndian32(shifts)),
 		q.m.Graph.AddInitializer(q.m.Graph.FreshName(name+"_int16_bias"), graph.Int64Tensor([]int64{int64(m)}, biases))}, attrs...)
-	return form{v, e}, nil
+	return formOf(v, es), nil
+}
+
+// formOf is v with the exponents of its channels.
+func formOf(v *graph.Value, es []int) form {
+	f := form{v: v, e: slices.Max(es)}
+	if slices.Min(es) != f.e {
+		f.es = es
+	}
+	return f
 }
 
 // circulant adds a block-circulant layer with weights [p, q, b] and bias [m].
@@ -736,8 +847,7 @@ func (q *quantizer) circulant(u *fixedUnit, x form, weight, bias *graph.Tensor) 
 		return form{}, err
 	}
 	p, cols, b := int(weight.Dims[0]), int(weight.Dims[1]), int(weight.Dims[2])
-	log := bits.TrailingZeros(uint(b))
-	spectra, tops := make([]float64, len(w)), make([]float64, p)
+	spectra := make([]float64, len(w))
 	fft := fourier.NewFFT(b)
 	in, bins := make([]float64, b), make([]complex128, b/2+1)
 	transform := func(to []float64, from []float32) {
@@ -759,61 +869,43 @@ func (q *quantizer) circulant(u *fixedUnit, x form, weight, bias *graph.Tensor) 
 				if v-v != 0 {
 					return form{}, errors.New("its weight holds NaN or infinity")
 				}
-				tops[i] = max(tops[i], math.Abs(v))
 			}
 		}
 	}
-	// Exponents of the input's spectra, of the output's, and of the output.
-	limit := math.Ldexp(1, 23-log)
-	r := []int{min(max(q.exponent(u.in[0], b)-x.e, 0), log), 0}
-	e := q.exponent(u.out, 0)
-	top := q.rangeNamed(cmp.Or(u.whole, u.out.Name), b)
-	if b <= 64 {
-		top *= 2
-	}
-	hat := exponentFor(top, limit)
-	if q.o.Rounding == fixed.CirCNN {
-		r = []int{log, log}
-		hat = exponentFor(q.rangeNamed(cmp.Or(u.whole, u.out.Name), b), fixed.High)
-	}
-	xHat := x.e + r[0]
+	c64 := make([]float64, p*b)
 	for i := range p {
-		if tops[i] > 0 {
-			hat = max(hat, xHat+exponentFor(tops[i], fixed.High))
-		}
+		transform(c64[i*b:(i+1)*b], c[min(i*b, len(c)):min((i+1)*b, len(c))])
 	}
-	if q.o.Rounding == fixed.CirCNN {
-		e = hat
-	} else {
-		e = min(max(e, hat-log), hat-log+40)
-		r[1] = e - hat + log
+	f := fixedSpectra{p: p, q: cols, b: b, w: spectra, bias: c64, rounding: q.o.Rounding, x: x.e}
+	e := q.exponent(u.out)
+	f.y = slices.Repeat([]int{e}, len(c))
+	if q.byChannel(u) {
+		f.y = q.channelExponents(u, e, len(c))
 	}
-	weights, shifts, biases := make([]int16, len(w)), make([]int32, p), make([]int64, p*b)
-	spectrum := make([]float64, b)
-	for i := range p {
-		f := hat - xHat - mostShift
-		if tops[i] > 0 {
-			f = max(f, exponentFor(tops[i], fixed.High))
-		}
-		shifts[i] = int32(hat - xHat - f)
-		for k := i * cols * b; k < (i+1)*cols*b; k++ {
-			weights[k] = rounded16(spectra[k], f)
-		}
-		transform(spectrum, c[min(i*b, len(c)):min((i+1)*b, len(c))])
-		for k, v := range spectrum {
-			biases[i*b+k] = rounded64(v, xHat+f)
-		}
+	roomX, roomY := spectrumHeadroom(b)
+	f.xTops = q.bounds(q.ranges[calib.Magnitude{Value: u.in[0].Name, Block: b, By: calib.ByBin}], roomX)
+	f.yTops = q.bounds(q.ranges[calib.Magnitude{Value: cmp.Or(u.whole, u.out.Name), Block: b, By: calib.ByBlock}], roomY)
+	spec, err := f.quantize()
+	if err != nil {
+		return form{}, err
 	}
-	name, g := cmp.Or(u.gone[0].Name, u.out.Name), q.m.Graph
+	name := cmp.Or(u.gone[0].Name, u.out.Name)
 	var attrs []*graph.Attr
 	if q.o.Rounding != fixed.Once {
 		attrs = append(attrs, graph.StringAttr("rounding", string(q.o.Rounding)))
 	}
-	v := q.node(u, "BlockCirculantMatMulInt16", []*graph.Value{x.v, q.constant(name+"_int16_weight", graph.Int16, weight.Dims, littleEndian16(weights)),
-		q.constant(name+"_int16_shift", graph.Int32, []int64{int64(p)}, littleEndian32(shifts)),
-		g.AddInitializer(g.FreshName(name+"_int16_bias"), graph.Int64Tensor([]int64{int64(p), int64(b)}, biases)),
-		q.ints(name+"_int16_ends", r...), g.AddInitializer(g.FreshName(name+"_int16_outputs"), graph.Int64Tensor([]int64{1}, []int64{int64(len(c))}))}, attrs...)
-	return form{v, e}, nil
+	bytes := func(v []int8) (out []byte) {
+		for _, x := range v {
+			out = append(out, byte(x))
+		}
+		return out
+	}
+	v := q.node(u, "BlockCirculantMatMulInt16", []*graph.Value{x.v, q.constant(name+"_int16_weight", graph.Int16, weight.Dims, littleEndian16(spec.W)),
+		q.constant(name+"_int16_shift", graph.Int8, []int64{int64(p), int64(b/2 + 1)}, bytes(spec.S)),
+		q.constant(name+"_int16_bias", graph.Int32, []int64{int64(p), int64(b)}, littleEndian32(spec.Bias)),
+		q.constant(name+"_int16_in", graph.Int8, []int64{int64(cols), int64(b/2 + 1)}, bytes(spec.R)), q.constant(name+"_int16_out", graph.Int8, []int64{int64(len(spec.E))}, bytes(spec.E)),
+		q.ints(name+"_int16_sums", spec.Group, spec.Shift)}, attrs...)
+	return formOf(v, f.y), nil
 }
 
 // rounded16 is x/2ᵉ as a weight: to nearest, from −High to High.
@@ -857,4 +949,13 @@ func (q *quantizer) ints(name string, v ...int) *graph.Value {
 		list = append(list, int32(x))
 	}
 	return q.constant(name, graph.Int32, []int64{int64(len(v))}, littleEndian32(list))
+}
+
+// shorts adds a constant of int8.
+func (q *quantizer) shorts(name string, dims []int64, v []int) *graph.Value {
+	raw := make([]byte, len(v))
+	for i, x := range v {
+		raw[i] = byte(int8(x))
+	}
+	return q.constant(name, graph.Int8, dims, raw)
 }

@@ -18,7 +18,7 @@ var int16Ops = []operator{
 	{graph.LatheDomain, "RequantizeInt16", 1, prepareRequantizeInt16, nil, 0},
 	{graph.LatheDomain, "MatMulInt16", 1, prepareMatMulInt16, nil, 0},
 	{graph.LatheDomain, "ConvInt16", 1, prepareConvInt16, nil, 0},
-	{graph.LatheDomain, "BlockCirculantMatMulInt16", 1, prepareCirculantInt16, nil, 0},
+	{graph.LatheDomain, "BlockCirculantMatMulInt16", 2, prepareCirculantInt16, nil, 0},
 	{graph.LatheDomain, "AddInt16", 1, prepareAddInt16, nil, 0},
 	{graph.LatheDomain, "ClipInt16", 1, prepareClipInt16, nil, 0},
 	{graph.LatheDomain, "MaxPoolInt16", 1, prepareMaxPoolInt16, nil, 0},
@@ -97,16 +97,60 @@ func prepareQuantizeInt16(n *node) (kernel, error) {
 }
 
 func prepareDequantizeInt16(n *node) (kernel, error) {
-	e, err := n.shifts(1, "E", 1, -maxExponent, maxExponent)
-	if err != nil {
-		return nil, err
-	}
-	scale := float32(math.Ldexp(1, int(e[0])))
-	return mapInt16(func(y []float32, x []int16) {
-		for i, v := range x {
-			y[i] = float32(v) * scale
+	var e []int
+	if t := n.constant(1); t != nil && t.DType == graph.Int8 {
+		n.drop(1)
+		for _, v := range t.I8() {
+			e = append(e, int(v))
 		}
-	}), n.inputs(2, 2)
+	} else {
+		list, err := n.shifts(1, "E", -1, -maxExponent, maxExponent)
+		if err != nil {
+			return nil, err
+		}
+		for _, v := range list {
+			e = append(e, int(v))
+		}
+	}
+	if len(e) == 0 {
+		return nil, errors.New("input E is empty")
+	}
+	scales := make([]float32, len(e))
+	for i, v := range e {
+		if v < -maxExponent || v > maxExponent {
+			return nil, fmt.Errorf("input E holds %d, want %d to %d", v, -maxExponent, maxExponent)
+		}
+		scales[i] = float32(math.Ldexp(1, v))
+	}
+	if len(e) == 1 {
+		scale := scales[0]
+		return mapInt16(func(y []float32, x []int16) {
+			for i, v := range x {
+				y[i] = float32(v) * scale
+			}
+		}), n.inputs(2, 2)
+	}
+	body := func(c *call, lo, hi int) {
+		y, x := c.out[0].F32(), c.in[0].I16()
+		for ; lo < hi; lo++ {
+			row := x[lo*len(scales):][:len(scales)]
+			to := y[lo*len(scales):][:len(scales)]
+			for i, v := range row {
+				to[i] = float32(v) * scales[i]
+			}
+		}
+	}
+	return byType{graph.Int16: func(c *call) error {
+		x := c.in[0]
+		if len(x.Shape) == 0 || x.Shape[len(x.Shape)-1] != len(scales) {
+			return fmt.Errorf("input X is %v with %d exponents E", x.Shape, len(scales))
+		}
+		if _, err := c.over(0, 0, graph.Float32, x.Shape...); err != nil {
+			return err
+		}
+		c.parallel(x.Len()/len(scales), 1+elementGrain/len(scales), body)
+		return nil
+	}}.kernel(0), n.inputs(2, 2)
 }
 
 func prepareRequantizeInt16(n *node) (kernel, error) {
@@ -429,39 +473,35 @@ func (s *convInt16State) gather(cols, x []int16, r, channels int) {
 
 // prepareCirculantInt16: X [..., n], W [p, q, b].
 func prepareCirculantInt16(n *node) (kernel, error) {
-	if err := n.inputs(6, 6); err != nil {
+	if err := n.inputs(7, 7); err != nil {
 		return nil, err
 	}
-	w, shift, bias, err := n.fixedLayer()
-	if err != nil {
+	w, errW := n.fixedInput(1, "W", graph.Int16)
+	s, errS := n.fixedInput(2, "S", graph.Int8)
+	bias, errB := n.fixedInput(3, "B", graph.Int32)
+	r, errR := n.fixedInput(4, "R", graph.Int8)
+	e, errE := n.fixedInput(5, "E", graph.Int8)
+	sums, errA := n.shifts(6, "A", 2, 0, math.MaxInt32)
+	if err := errors.Join(errW, errS, errB, errR, errE, errA); err != nil {
 		return nil, err
 	}
-	r, err := n.shifts(4, "R", 2, 0, 40)
-	if err != nil {
-		return nil, err
+	if len(w.Shape) != 3 {
+		return nil, fmt.Errorf("weights W %v, want [p, q, b]", w.Shape)
 	}
-	size, err := n.fixedInput(5, "M", graph.Int64)
-	if err != nil {
-		return nil, err
-	}
-	if len(w.Shape) != 3 || size.Len() != 1 || size.I64()[0] < 0 || size.I64()[0] > math.MaxInt32 {
-		return nil, fmt.Errorf("weights W %v for M = %v outputs, want [p, q, b] and one number", w.Shape, size.I64())
-	}
-	m := int(size.I64()[0])
-	o, err := fixed.NewCirculant(fixed.Spec{P: w.Shape[0], Q: w.Shape[1], B: w.Shape[2], M: m, W: w.I16(), Bias: bias, Shift: shift,
-		R: [2]int32{r[0], r[1]}, Rounding: fixed.Rounding(n.str("rounding", string(fixed.Once)))}, n.simd)
+	o, err := fixed.NewCirculant(fixed.Spec{P: w.Shape[0], Q: w.Shape[1], B: w.Shape[2], W: w.I16(), S: s.I8(), Bias: bias.I32(), R: r.I8(), E: e.I8(),
+		Group: int(sums[0]), Shift: int(sums[1]), Rounding: fixed.Rounding(n.str("rounding", string(fixed.Once)))}, n.simd)
 	if err != nil {
 		return nil, err
 	}
 	type state struct {
-		x     []int16
-		ws    []fixed.Workspace
-		shape []int
+		ws       []fixed.Workspace
+		shape    []int
+		features int
 	}
-	inputs := o.Inputs()
+	m, grain := o.Outputs(), o.Tile()
 	body := func(c *call, worker, lo, hi int) {
 		s := c.state.(*state)
-		o.Apply(c.out[0].I16()[lo*m:hi*m], s.x[lo*inputs:hi*inputs], hi-lo, &s.ws[worker])
+		o.Apply(c.out[0].I16()[lo*m:hi*m], c.in[0].I16()[lo*s.features:hi*s.features], s.features, hi-lo, &s.ws[worker])
 	}
 	return byType{graph.Int16: func(c *call) error {
 		s, ok := c.state.(*state)
@@ -473,9 +513,8 @@ func prepareCirculantInt16(n *node) (kernel, error) {
 		if len(x.Shape) == 0 {
 			return errors.New("input X is a scalar")
 		}
-		features := x.Shape[len(x.Shape)-1]
-		if features > inputs {
-			return fmt.Errorf("input X %v has %d features, W takes %d", x.Shape, features, inputs)
+		if s.features = x.Shape[len(x.Shape)-1]; s.features > o.Inputs() {
+			return fmt.Errorf("input X %v has %d features, W takes %d", x.Shape, s.features, o.Inputs())
 		}
 		tokens, err := count(x.Shape[:len(x.Shape)-1])
 		if err != nil {
@@ -485,20 +524,11 @@ func prepareCirculantInt16(n *node) (kernel, error) {
 		if _, err := c.alloc(0, graph.Int16, s.shape...); err != nil {
 			return err
 		}
-		if s.x = x.I16(); features < inputs {
-			if s.x, err = scratch[int16](c, tokens*inputs); err != nil {
-				return err
-			}
-			for t := range tokens {
-				copy(s.x[t*inputs:], x.I16()[t*features:(t+1)*features])
-				clear(s.x[t*inputs+features : (t+1)*inputs])
-			}
-		}
-		nx, ny, stage, fft := o.Sizes(tokens)
+		nx, ny, stage, fft := o.Sizes()
 		for i := range s.ws {
 			ws := &s.ws[i]
 			var errs [4]error
-			ws.X, errs[0] = scratch[int16](c, nx)
+			ws.X, errs[0] = scratch[int32](c, nx)
 			ws.Y, errs[1] = scratch[int32](c, ny)
 			ws.Stage, errs[2] = scratch[int16](c, stage)
 			ws.Scratch, errs[3] = scratch[float32](c, fft)
@@ -507,8 +537,7 @@ func prepareCirculantInt16(n *node) (kernel, error) {
 			}
 		}
 		c.flops += o.Operations(tokens)
-		c.parallelWorkers(tokens, 16, body)
-		s.x = nil
+		c.parallelWorkers(tokens, grain, body)
 		clear(s.ws)
 		return nil
 	}}.kernel(0), nil

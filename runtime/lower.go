@@ -352,10 +352,8 @@ func (l *lowering) ownKernel(n *graph.Node, version int64) bool {
 			return false
 		}
 	}
-	return version == latheVersion
+	return version >= 1 && version <= graph.LatheVersion
 }
-
-const latheVersion = 1
 
 // latheAttrs has the attributes that the kernels of domain lathe understand.
 var latheAttrs = map[string]string{

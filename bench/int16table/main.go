@@ -73,7 +73,7 @@ func run(ctx context.Context) error {
 			var layers []calib.FixedLayer
 			o := passes.QuantizeOptions{Feed: feed, Rounding: r, Layer: func(l passes.QuantizedLayer) {
 				if l.Block == b {
-					layers = append(layers, calib.FixedLayer{Node: l.Node, In: l.In, Out: l.Out, Int16In: l.Int16In, Int16Out: l.Int16Out, ExponentX: l.ExponentX, ExponentY: l.ExponentY})
+					layers = append(layers, calib.FixedLayer{Node: l.Node, In: l.In, Out: l.Out, Int16In: l.Int16In, Int16Out: l.Int16Out, ExponentX: l.ExponentX, ExponentsY: l.ExponentsY})
 				}
 			}}
 			if err := passes.Run(ctx, q, &passes.Journal{}, passes.QuantizeInt16(o), passes.EliminateDeadCode()); err != nil {

@@ -215,7 +215,7 @@ func (a *app) evalLayers(ctx context.Context, models []*graph.Model, src *calib.
 	}
 	var layers []calib.FixedLayer
 	for _, l := range fixed {
-		layers = append(layers, calib.FixedLayer{Node: l.Node, In: l.In, Out: l.Out, Int16In: l.Int16In, Int16Out: l.Int16Out, ExponentX: l.ExponentX, ExponentY: l.ExponentY})
+		layers = append(layers, calib.FixedLayer{Node: l.Node, In: l.In, Out: l.Out, Int16In: l.Int16In, Int16Out: l.Int16Out, ExponentX: l.ExponentX, ExponentsY: l.ExponentsY})
 	}
 	noise, err := calib.MeasureLayers(ctx, models[0], models[1], layers, src, o)
 	if err != nil {

@@ -35,11 +35,10 @@ type fixedPanel struct {
 //	s[l] = Σ_k w[k, l]·a[r·lda+k] + add[l]
 //	dst[r·ldd+l] = min(max(⌊s[l]/2^shift[l]⌋, low), high)
 //
-// and stores int32 or, where low and high fit, int16.
+// as int16, in which low and high fit.
 type fixedKernels struct {
 	lanes, maxRows int
-	tile32         func(dst []int32, ldd int, a []int16, lda int, w, groups []int32, ends []int64, low, high int64, rows int)
-	tile16         func(dst []int16, ldd int, a []int16, lda int, w, groups []int32, ends []int64, low, high int64, rows int)
+	tile           func(dst []int16, ldd int, a []int16, lda int, w, groups []int32, ends []int64, low, high int64, rows int)
 }
 
 // maxFixedTile is the largest number of elements of a tile of any path.
@@ -121,16 +120,6 @@ const Slack = 1
 // weights and stores outputs clamped to int16, row r of m at y[r·ldy]. x has
 // Slack more elements than the last row needs, unless n is even.
 func (kn *Kernels) Fixed16(y []int16, ldy int, w *FixedWeights, x []int16, ldx, rows int) {
-	fixedProduct(kn, kn.fixed.tile16, y, ldy, w, x, ldx, rows, -1<<15, 1<<15-1)
-}
-
-// Fixed32 is Fixed16 with outputs clamped to −limit … limit, as int32.
-func (kn *Kernels) Fixed32(y []int32, ldy int, w *FixedWeights, x []int16, ldx, rows int, limit int32) {
-	fixedProduct(kn, kn.fixed.tile32, y, ldy, w, x, ldx, rows, -int64(limit), int64(limit))
-}
-
-func fixedProduct[T int16 | int32](kn *Kernels, tile func(dst []T, ldd int, a []int16, lda int, w, groups []int32, ends []int64, low, high int64, rows int),
-	y []T, ldy int, w *FixedWeights, x []int16, ldx, rows int, low, high int64) {
 	if w.lanes != kn.fixed.lanes {
 		panic("simd: Fixed: weights were packed for another path")
 	}
@@ -140,7 +129,7 @@ func fixedProduct[T int16 | int32](kn *Kernels, tile func(dst []T, ldd int, a []
 	if ldy < w.m && rows > 1 || len(y) < (rows-1)*ldy+w.m || len(x) < (rows-1)*ldx+2*w.pairs {
 		panic(fmt.Sprintf("simd: Fixed: %d rows of %d and %d elements, %d and %d apart, in slices of %d and %d", rows, w.n, w.m, ldx, ldy, len(x), len(y)))
 	}
-	var stage [maxFixedTile]T
+	var stage [maxFixedTile]int16
 	for i := range w.panels {
 		p := &w.panels[i]
 		first := i * w.lanes
@@ -152,10 +141,10 @@ func fixedProduct[T int16 | int32](kn *Kernels, tile func(dst []T, ldd int, a []
 				a = x[r*ldx:]
 			}
 			if cols == w.lanes {
-				tile(y[r*ldy+first:], ldy, a, ldx, p.w, p.groups, p.ends, low, high, n)
+				kn.fixed.tile(y[r*ldy+first:], ldy, a, ldx, p.w, p.groups, p.ends, -1<<15, 1<<15-1, n)
 				continue
 			}
-			tile(stage[:], w.lanes, a, ldx, p.w, p.groups, p.ends, low, high, n)
+			kn.fixed.tile(stage[:], w.lanes, a, ldx, p.w, p.groups, p.ends, -1<<15, 1<<15-1, n)
 			for k := range n {
 				copy(y[(r+k)*ldy+first:][:cols], stage[k*w.lanes:])
 			}
@@ -165,10 +154,10 @@ func fixedProduct[T int16 | int32](kn *Kernels, tile func(dst []T, ldd int, a []
 
 const portableFixedLanes = 8
 
-var portableFixed = fixedKernels{lanes: portableFixedLanes, maxRows: 4, tile32: fixedTile[int32], tile16: fixedTile[int16]}
+var portableFixed = fixedKernels{lanes: portableFixedLanes, maxRows: 4, tile: fixedTile}
 
 // fixedTile is the portable tile.
-func fixedTile[T int16 | int32](dst []T, ldd int, a []int16, lda int, w, groups []int32, ends []int64, low, high int64, rows int) {
+func fixedTile(dst []int16, ldd int, a []int16, lda int, w, groups []int32, ends []int64, low, high int64, rows int) {
 	const lanes = portableFixedLanes
 	for r := range rows {
 		var sums [lanes]int64
@@ -188,7 +177,7 @@ func fixedTile[T int16 | int32](dst []T, ldd int, a []int16, lda int, w, groups 
 		}
 		for l, v := range sums {
 			e := l%2*(lanes/2) + l/2
-			dst[r*ldd+l] = T(min(max((v+ends[e])>>uint(ends[lanes+e]), low), high))
+			dst[r*ldd+l] = int16(min(max((v+ends[e])>>uint(ends[lanes+e]), low), high))
 		}
 	}
 }

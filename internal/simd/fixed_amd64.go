@@ -4,7 +4,7 @@
 
 package simd
 
-// fixedTile32AVX512VNNI computes
+// fixedTileAVX512VNNI computes
 //
 //	for r := range rows {
 //		var sums [16]int64
@@ -31,9 +31,9 @@ package simd
 // for 1 ≤ rows ≤ 8.
 //
 //go:noescape
-func fixedTile32AVX512VNNI(dst []int32, ldd int, a []int16, lda int, w []int32, groups []int32, ends []int64, low int64, high int64, rows int)
+func fixedTileAVX512VNNI(dst []int16, ldd int, a []int16, lda int, w []int32, groups []int32, ends []int64, low int64, high int64, rows int)
 
-// fixedTile16AVX512VNNI computes
+// fixedTileAVX512 computes
 //
 //	for r := range rows {
 //		var sums [16]int64
@@ -60,67 +60,9 @@ func fixedTile32AVX512VNNI(dst []int32, ldd int, a []int16, lda int, w []int32, 
 // for 1 ≤ rows ≤ 8.
 //
 //go:noescape
-func fixedTile16AVX512VNNI(dst []int16, ldd int, a []int16, lda int, w []int32, groups []int32, ends []int64, low int64, high int64, rows int)
+func fixedTileAVX512(dst []int16, ldd int, a []int16, lda int, w []int32, groups []int32, ends []int64, low int64, high int64, rows int)
 
-// fixedTile32AVX512 computes
-//
-//	for r := range rows {
-//		var sums [16]int64
-//		at, k := 0, 0
-//		for _, g := range groups {
-//			var s [16]int32
-//			for range g {
-//				x0, x1 := int32(a[r*lda+k]), int32(a[r*lda+k+1])
-//				for l := range s {
-//					s[l] += int32(int16(w[at+l]))*x0 + w[at+l]>>16*x1
-//				}
-//				at, k = at+16, k+2
-//			}
-//			for l := range s {
-//				sums[l] += int64(s[l])
-//			}
-//		}
-//		for l := range sums {
-//			e := l%2*8 + l/2
-//			dst[r*ldd+l] = min(max((sums[l]+ends[e])>>ends[16+e], low), high)
-//		}
-//	}
-//
-// for 1 ≤ rows ≤ 8.
-//
-//go:noescape
-func fixedTile32AVX512(dst []int32, ldd int, a []int16, lda int, w []int32, groups []int32, ends []int64, low int64, high int64, rows int)
-
-// fixedTile16AVX512 computes
-//
-//	for r := range rows {
-//		var sums [16]int64
-//		at, k := 0, 0
-//		for _, g := range groups {
-//			var s [16]int32
-//			for range g {
-//				x0, x1 := int32(a[r*lda+k]), int32(a[r*lda+k+1])
-//				for l := range s {
-//					s[l] += int32(int16(w[at+l]))*x0 + w[at+l]>>16*x1
-//				}
-//				at, k = at+16, k+2
-//			}
-//			for l := range s {
-//				sums[l] += int64(s[l])
-//			}
-//		}
-//		for l := range sums {
-//			e := l%2*8 + l/2
-//			dst[r*ldd+l] = min(max((sums[l]+ends[e])>>ends[16+e], low), high)
-//		}
-//	}
-//
-// for 1 ≤ rows ≤ 8.
-//
-//go:noescape
-func fixedTile16AVX512(dst []int16, ldd int, a []int16, lda int, w []int32, groups []int32, ends []int64, low int64, high int64, rows int)
-
-// fixedTile32AVX2 computes
+// fixedTileAVX2 computes
 //
 //	for r := range rows {
 //		var sums [8]int64
@@ -147,33 +89,4 @@ func fixedTile16AVX512(dst []int16, ldd int, a []int16, lda int, w []int32, grou
 // for 1 ≤ rows ≤ 4.
 //
 //go:noescape
-func fixedTile32AVX2(dst []int32, ldd int, a []int16, lda int, w []int32, groups []int32, ends []int64, low int64, high int64, rows int)
-
-// fixedTile16AVX2 computes
-//
-//	for r := range rows {
-//		var sums [8]int64
-//		at, k := 0, 0
-//		for _, g := range groups {
-//			var s [8]int32
-//			for range g {
-//				x0, x1 := int32(a[r*lda+k]), int32(a[r*lda+k+1])
-//				for l := range s {
-//					s[l] += int32(int16(w[at+l]))*x0 + w[at+l]>>16*x1
-//				}
-//				at, k = at+8, k+2
-//			}
-//			for l := range s {
-//				sums[l] += int64(s[l])
-//			}
-//		}
-//		for l := range sums {
-//			e := l%2*4 + l/2
-//			dst[r*ldd+l] = min(max((sums[l]+ends[e])>>ends[8+e], low), high)
-//		}
-//	}
-//
-// for 1 ≤ rows ≤ 4.
-//
-//go:noescape
-func fixedTile16AVX2(dst []int16, ldd int, a []int16, lda int, w []int32, groups []int32, ends []int64, low int64, high int64, rows int)
+func fixedTileAVX2(dst []int16, ldd int, a []int16, lda int, w []int32, groups []int32, ends []int64, low int64, high int64, rows int)

@@ -2,11 +2,12 @@
 
 package simd
 
-// moreFixed are implementations beside those of the paths: AVX-512 without VNNI,
-// on a machine that has it.
-func moreFixed() map[string]fixedKernels {
+// withoutVNNI is AVX-512 without VNNI, on a machine that has it; nil elsewhere.
+func withoutVNNI() *Kernels {
 	if kernels(AVX512) == nil {
 		return nil
 	}
-	return map[string]fixedKernels{"avx512 without vnni": fixedAVX512}
+	k := *kernels(AVX512)
+	k.fixed, k.fixedCirculant = fixedAVX512, fixedCirculantAVX512
+	return &k
 }

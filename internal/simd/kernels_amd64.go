@@ -24,11 +24,12 @@ func kernels(p Path) *Kernels {
 }
 
 var avx2 = Kernels{
-	path:      AVX2,
-	gemm:      gemmKernels{lanes: 8, maxVecs: 2, maxRows: 6, tile: gemmTileAVX2, transpose: transposeAVX2, group: 8},
-	conv:      convKernels{lanes: 8, pixels: 3, tiles: convTilesAVX2, slideConv: slideConvAVX2, slideMax: slideMaxAVX2, slideSum: slideSumAVX2, padRows: padRowsAVX2, winogradInput: winogradInputAVX2, winogradOutput: winogradOutputAVX2},
-	circulant: circulantAVX2,
-	fixed:     fixedAVX2,
+	path:           AVX2,
+	gemm:           gemmKernels{lanes: 8, maxVecs: 2, maxRows: 6, tile: gemmTileAVX2, transpose: transposeAVX2, group: 8},
+	conv:           convKernels{lanes: 8, pixels: 3, tiles: convTilesAVX2, slideConv: slideConvAVX2, slideMax: slideMaxAVX2, slideSum: slideSumAVX2, padRows: padRowsAVX2, winogradInput: winogradInputAVX2, winogradOutput: winogradOutputAVX2},
+	circulant:      circulantAVX2,
+	fixed:          fixedAVX2,
+	fixedCirculant: fixedCirculantAVX2,
 
 	add: addAVX2, sub: subAVX2, mul: mulAVX2, div: divAVX2, max: maxAVX2, min: minAVX2,
 	addScalar: addScalarAVX2, mulScalar: mulScalarAVX2, divScalar: divScalarAVX2,
@@ -50,11 +51,12 @@ var avx2 = Kernels{
 }
 
 var avx512 = Kernels{
-	path:      AVX512,
-	gemm:      gemmKernels{lanes: 16, maxVecs: 3, maxRows: 8, tile: gemmTileAVX512, transpose: transposeAVX512, group: 8},
-	conv:      convKernels{lanes: 16, pixels: 7, tiles: convTilesAVX512, slideConv: slideConvAVX512, slideMax: slideMaxAVX512, slideSum: slideSumAVX512, padRows: padRowsAVX512, winogradInput: winogradInputAVX512, winogradOutput: winogradOutputAVX512},
-	circulant: circulantAVX512,
-	fixed:     bestFixedAVX512(),
+	path:           AVX512,
+	gemm:           gemmKernels{lanes: 16, maxVecs: 3, maxRows: 8, tile: gemmTileAVX512, transpose: transposeAVX512, group: 8},
+	conv:           convKernels{lanes: 16, pixels: 7, tiles: convTilesAVX512, slideConv: slideConvAVX512, slideMax: slideMaxAVX512, slideSum: slideSumAVX512, padRows: padRowsAVX512, winogradInput: winogradInputAVX512, winogradOutput: winogradOutputAVX512},
+	circulant:      circulantAVX512,
+	fixed:          bestFixedAVX512(),
+	fixedCirculant: bestFixedCirculantAVX512(),
 
 	add: addAVX512, sub: subAVX512, mul: mulAVX512, div: divAVX512, max: maxAVX512, min: minAVX512,
 	addScalar: addScalarAVX512, mulScalar: mulScalarAVX512, divScalar: divScalarAVX512,
@@ -120,10 +122,45 @@ var circulantAVX512 = circulantKernels{
 }
 
 var (
-	fixedAVX2       = fixedKernels{lanes: 8, maxRows: 4, tile32: fixedTile32AVX2, tile16: fixedTile16AVX2}
-	fixedAVX512     = fixedKernels{lanes: 16, maxRows: 8, tile32: fixedTile32AVX512, tile16: fixedTile16AVX512}
-	fixedAVX512VNNI = fixedKernels{lanes: 16, maxRows: 8, tile32: fixedTile32AVX512VNNI, tile16: fixedTile16AVX512VNNI}
+	fixedAVX2       = fixedKernels{lanes: 8, maxRows: 4, tile: fixedTileAVX2}
+	fixedAVX512     = fixedKernels{lanes: 16, maxRows: 8, tile: fixedTileAVX512}
+	fixedAVX512VNNI = fixedKernels{lanes: 16, maxRows: 8, tile: fixedTileAVX512VNNI}
 )
+
+var fixedCirculantAVX2 = fixedCirculantKernels{
+	lanes: 8, maxRows: 3,
+	forward: [...]fixedForward{
+		1: fixedForward2AVX2, fixedForward4AVX2, fixedForward8AVX2, fixedForward16AVX2,
+		fixedForward32AVX2, fixedForward64AVX2, fixedForward128AVX2, fixedForward256AVX2,
+	},
+	inverse: [...]fixedInverse{
+		1: fixedInverse2AVX2, fixedInverse4AVX2, fixedInverse8AVX2, fixedInverse16AVX2,
+		fixedInverse32AVX2, fixedInverse64AVX2, fixedInverse128AVX2, fixedInverse256AVX2,
+	},
+	product: fixedProductAVX2,
+}
+
+var fixedCirculantAVX512 = fixedCirculantKernels{
+	lanes: 16, maxRows: 6,
+	forward: [...]fixedForward{
+		1: fixedForward2AVX512, fixedForward4AVX512, fixedForward8AVX512, fixedForward16AVX512,
+		fixedForward32AVX512, fixedForward64AVX512, fixedForward128AVX512, fixedForward256AVX512,
+	},
+	inverse: [...]fixedInverse{
+		1: fixedInverse2AVX512, fixedInverse4AVX512, fixedInverse8AVX512, fixedInverse16AVX512,
+		fixedInverse32AVX512, fixedInverse64AVX512, fixedInverse128AVX512, fixedInverse256AVX512,
+	},
+	product: fixedProductAVX512,
+}
+
+// bestFixedCirculantAVX512 has the product with VNNI where the machine has it.
+func bestFixedCirculantAVX512() fixedCirculantKernels {
+	k := fixedCirculantAVX512
+	if cpu.X86.HasAVX512VNNI {
+		k.product = fixedProductAVX512VNNI
+	}
+	return k
+}
 
 // bestFixedAVX512 returns the fixed-point kernels of AVX-512, with VNNI where
 // the machine has it. Both give the same bits.

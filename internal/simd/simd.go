@@ -118,11 +118,12 @@ func Best() *Kernels {
 // methods check their arguments and call them. The comment of the method, or of
 // the portable function in [portable], says what a field computes.
 type Kernels struct {
-	path      Path
-	gemm      gemmKernels
-	conv      convKernels
-	circulant circulantKernels
-	fixed     fixedKernels
+	path           Path
+	gemm           gemmKernels
+	conv           convKernels
+	circulant      circulantKernels
+	fixed          fixedKernels
+	fixedCirculant fixedCirculantKernels
 
 	add, sub, mul, div, max, min, reluGradient            func(dst, x, y []float32)
 	addScalar, mulScalar, divScalar, maxScalar, minScalar func(dst, x []float32, a float32)
@@ -151,11 +152,12 @@ func (k *Kernels) Path() Path { return k.path }
 
 // portable is the reference implementation.
 var portable = Kernels{
-	path:      Portable,
-	gemm:      gemmKernels{lanes: 4, maxVecs: 1, maxRows: 2, tile: gemmTile, transpose: transpose4, group: 4},
-	conv:      convKernels{lanes: 4, pixels: 2, tiles: convTiles, slideConv: slideConv, slideMax: slideMax, slideSum: slideSum, padRows: padRows, winogradInput: winogradInput, winogradOutput: winogradOutput},
-	circulant: portableCirculant,
-	fixed:     portableFixed,
+	path:           Portable,
+	gemm:           gemmKernels{lanes: 4, maxVecs: 1, maxRows: 2, tile: gemmTile, transpose: transpose4, group: 4},
+	conv:           convKernels{lanes: 4, pixels: 2, tiles: convTiles, slideConv: slideConv, slideMax: slideMax, slideSum: slideSum, padRows: padRows, winogradInput: winogradInput, winogradOutput: winogradOutput},
+	circulant:      portableCirculant,
+	fixed:          portableFixed,
+	fixedCirculant: portableFixedCirculant,
 
 	add: add, sub: sub, mul: mul, div: div, max: maximum, min: minimum,
 	addScalar: addScalar, mulScalar: mulScalar, divScalar: divScalar,

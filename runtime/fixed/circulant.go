@@ -21,67 +21,120 @@ const (
 
 // Spec is a block-circulant product, as BlockCirculantMatMulInt16 has it.
 type Spec struct {
-	P, Q, B  int
-	M        int     // outputs that are kept
-	W        []int16 // spectra [P, Q, B]
-	Bias     []int64 // spectra [P, B]
-	Shift    []int32 // [P]
-	R        [2]int32
-	Rounding Rounding // "" means Once
+	P, Q, B      int
+	W            []int16 // spectra [P, Q, B]
+	S            []int8  // shifts of sums [P, B/2+1]
+	Bias         []int32 // spectra [P, B]
+	R            []int8  // shifts of the input's spectra [Q, B/2+1]
+	E            []int8  // shifts of the outputs that are kept [M]
+	Group, Shift int     // blocks of a partial sum, and its shift
+	Rounding     Rounding
+}
+
+// Bin is the bin of number k of a spectrum in the order 0, b/2, 1, 2, … of
+// shifts.
+func Bin(k int) int {
+	if k < 2 {
+		return k
+	}
+	return k/2 + 1
+}
+
+// Limit is 2^K, the bound of the numbers that the inverse transform of b takes.
+func Limit(b int) int64 {
+	if b >= 64 {
+		return 1 << 25 / int64(b)
+	}
+	return 1 << 23 / int64(b)
 }
 
 func (s *Spec) validate() error {
+	bins, l := s.B/2+1, int8(bits.TrailingZeros(uint(s.B)))
 	switch {
 	case s.B < 2 || s.B > MaxBlock || s.B&(s.B-1) != 0:
 		return fmt.Errorf("block size is %d, want a power of two from 2 to %d", s.B, MaxBlock)
 	case s.P < 0 || s.Q < 0 || s.P > math.MaxInt32 || s.Q > 1<<27 || len(s.W) != s.P*s.Q*s.B:
 		return fmt.Errorf("weights W of %d elements for [%d, %d, %d]", len(s.W), s.P, s.Q, s.B)
-	case s.M < 0 || s.M > s.P*s.B:
-		return fmt.Errorf("M is %d, want 0 to %d", s.M, s.P*s.B)
+	case len(s.E) > s.P*s.B:
+		return fmt.Errorf("shifts E of %d outputs, want at most %d", len(s.E), s.P*s.B)
+	case len(s.S) != s.P*bins || len(s.Bias) != s.P*s.B || len(s.R) != s.Q*bins:
+		return fmt.Errorf("shifts S and R and bias B of %d, %d and %d elements, want %d, %d and %d", len(s.S), len(s.R), len(s.Bias), s.P*bins, s.Q*bins, s.P*s.B)
 	case s.Rounding != Once && s.Rounding != CirCNN:
 		return fmt.Errorf("rounding is %q, want %q or %q", s.Rounding, Once, CirCNN)
-	case s.R[0] < 0 || s.R[0] > 31 || s.R[1] < 0 || s.R[1] > 40:
-		return fmt.Errorf("shifts R are %v, want 0 to 31 and 0 to 40", s.R)
+	case s.Shift < 0 || s.Shift > 30 || s.Group < 1 || s.Group < s.Q && s.Group%2 != 0:
+		return fmt.Errorf("partial sums A of %d blocks, shifted by %d; want a positive number, even where there are more, and 0 to 30", s.Group, s.Shift)
 	}
-	if l := int32(bits.TrailingZeros(uint(s.B))); s.Rounding == CirCNN && s.R != [2]int32{l, l} {
-		return fmt.Errorf("shifts R are %v, which has to be %d twice with rounding %q", s.R, l, CirCNN)
+	for _, c := range []struct {
+		name string
+		v    []int8
+		most int8
+	}{{"S", s.S, 30}, {"R", s.R, 31}, {"E", s.E, 40}} {
+		for _, v := range c.v {
+			if v < 0 || v > c.most {
+				return fmt.Errorf("shifts %s hold %d, want 0 to %d", c.name, v, c.most)
+			}
+			if c.name != "S" && s.Rounding == CirCNN && v != l {
+				return fmt.Errorf("shifts %s hold %d, which has to be %d with rounding %q", c.name, v, l, CirCNN)
+			}
+		}
 	}
-	return ends(s.W, s.Bias, s.Shift, s.P*s.B, s.P)
+	return s.Fits()
 }
 
-// ends checks weights, biases and shifts against the limits.
-func ends(w []int16, bias []int64, shift []int32, biases, rows int) error {
-	if len(bias) != biases || len(shift) != rows {
-		return fmt.Errorf("bias B of %d and shifts S of %d elements, want %d and %d", len(bias), len(shift), biases, rows)
-	}
-	for _, v := range w {
-		if v == Low {
-			return fmt.Errorf("weights W hold %d, want at least %d", Low, -High)
-		}
-	}
-	for _, v := range bias {
-		if v > 1<<60 || v < -1<<60 {
-			return fmt.Errorf("bias B holds %d, want at most 2^60 in magnitude", v)
-		}
-	}
-	for _, v := range shift {
-		if v < 0 || v > 62 {
-			return fmt.Errorf("shifts S hold %d, want 0 to 62", v)
+// Fits returns an error unless no sum can overflow 32 bits, whatever the input is.
+func (s *Spec) Fits() error {
+	for i := range s.P {
+		for k := range s.B {
+			if err := s.fits(i, k); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
 }
 
+// fits checks that sum k of block row i cannot overflow, whatever the input is.
+func (s *Spec) fits(i, k int) error {
+	group, total := int64(0), int64(s.Bias[i*s.B+k])
+	half := func(shift int) int64 { return 1 << shift >> 1 }
+	total = max(total, -total) + half(int(s.S[i*(s.B/2+1)+Bin(k)]))
+	flush := func() {
+		if group += half(s.Shift); group < 1<<31 {
+			total += group>>s.Shift + 1
+			group = 0
+		}
+	}
+	for j := range s.Q {
+		w := s.W[(i*s.Q+j)*s.B:][:s.B]
+		size := int64(w[k])
+		if size == Low {
+			return fmt.Errorf("weights W hold %d, want at least %d", Low, -High)
+		}
+		if size = max(size, -size); k >= 2 {
+			other := int64(w[k^1])
+			size += max(other, -other)
+		}
+		if group += size * High; (j+1)%s.Group == 0 || j == s.Q-1 {
+			if flush(); group != 0 {
+				break
+			}
+		}
+	}
+	if group >= 1<<31 || total >= 1<<31 {
+		return fmt.Errorf("the sum of number %d of block row %d may overflow 32 bits with the weights W and bias B", k, i)
+	}
+	return nil
+}
+
 // Circulant computes a Spec. It is immutable and safe for concurrent use.
-//
-// A bin of the product is a matrix product of its own: [tokens, 2q] by [2q, 2p]
-// for a complex bin, with the pair (wr, −wi) giving the real and (wi, wr) the
-// imaginary part, and [tokens, q] by [q, p] for the real ones.
 type Circulant struct {
 	Spec
-	k    *simd.Kernels
-	fft  *simd.FixedFFT
-	bins []simd.FixedWeights // 0, b/2, 1, 2, …
+	c        *simd.FixedCirculant
+	gp, gq   int // groups of columns
+	w        simd.FixedCirculantWeights
+	forward  []float32 // factors of the input's spectra, and of the columns of the output
+	backward []float32
+	part     int // groups of a part
 }
 
 // NewCirculant prepares the product on the kernels k.
@@ -92,30 +145,21 @@ func NewCirculant(s Spec, k *simd.Kernels) (*Circulant, error) {
 	if err := s.validate(); err != nil {
 		return nil, err
 	}
-	o := &Circulant{Spec: s, k: k, fft: k.FixedFFT(s.B)}
-	for bin := range 2 {
-		w, bias := make([]int16, s.P*s.Q), make([]int64, s.P)
-		for i := range s.P {
-			bias[i] = s.Bias[i*s.B+bin]
-			for j := range s.Q {
-				w[i*s.Q+j] = s.W[(i*s.Q+j)*s.B+bin]
-			}
-		}
-		o.bins = append(o.bins, k.PackFixed(w, s.P, s.Q, bias, s.Shift))
+	o := &Circulant{Spec: s, c: k.FixedCirculant(s.B)}
+	if s.Rounding == CirCNN {
+		return o, nil
 	}
-	w, bias, shift := make([]int16, 4*s.P*s.Q), make([]int64, 2*s.P), make([]int32, 2*s.P)
-	for bin := 2; bin < s.B; bin += 2 {
-		for i := range s.P {
-			bias[2*i], bias[2*i+1] = s.Bias[i*s.B+bin], s.Bias[i*s.B+bin+1]
-			shift[2*i], shift[2*i+1] = s.Shift[i], s.Shift[i]
-			re, im := w[4*i*s.Q:(4*i+2)*s.Q], w[(4*i+2)*s.Q:(4*i+4)*s.Q]
-			for j := range s.Q {
-				at := s.W[(i*s.Q+j)*s.B+bin:]
-				re[2*j], re[2*j+1] = at[0], -at[1]
-				im[2*j], im[2*j+1] = at[1], at[0]
-			}
+	cols := o.c.Columns()
+	o.gp, o.gq = (len(s.E)+cols-1)/cols, (s.Q*s.B+cols-1)/cols
+	o.w = o.c.Pack(s.W, s.P, s.Q, s.Bias, s.S, s.Group, s.Shift)
+	o.forward, o.backward = o.c.ForwardScales(s.R, o.gq), make([]float32, (s.P*s.B+cols-1)/cols*cols)
+	for i := range o.backward {
+		if o.backward[i] = 1; i < len(s.E) {
+			o.backward[i] = float32(math.Ldexp(1, -int(s.E[i])))
 		}
-		o.bins = append(o.bins, k.PackFixed(w, 2*s.P, 2*s.Q, bias, shift))
+	}
+	for _, p := range o.w.Parts {
+		o.part = max(o.part, p.Groups)
 	}
 	return o, nil
 }
@@ -125,8 +169,23 @@ func Pack(k *simd.Kernels, w []int16, m, n int, bias []int64, shift []int32) (si
 	if n > 1<<28 || len(w) != m*n {
 		return simd.FixedWeights{}, fmt.Errorf("weights W of %d elements for [%d, %d]", len(w), m, n)
 	}
-	if err := ends(w, bias, shift, m, m); err != nil {
-		return simd.FixedWeights{}, err
+	if len(bias) != m || len(shift) != m {
+		return simd.FixedWeights{}, fmt.Errorf("bias B of %d and shifts S of %d elements, want %d", len(bias), len(shift), m)
+	}
+	for _, v := range w {
+		if v == Low {
+			return simd.FixedWeights{}, fmt.Errorf("weights W hold %d, want at least %d", Low, -High)
+		}
+	}
+	for _, v := range bias {
+		if v > 1<<60 || v < -1<<60 {
+			return simd.FixedWeights{}, fmt.Errorf("bias B holds %d, want at most 2^60 in magnitude", v)
+		}
+	}
+	for _, v := range shift {
+		if v < 0 || v > 62 {
+			return simd.FixedWeights{}, fmt.Errorf("shifts S hold %d, want 0 to 62", v)
+		}
 	}
 	return k.PackFixed(w, m, n, bias, shift), nil
 }
@@ -139,64 +198,84 @@ func (o *Circulant) Operations(tokens int) int64 {
 	return int64(tokens) * (int64(products) + int64(transforms))
 }
 
-// Inputs is the number of elements of a token that Apply reads.
-func (o *Circulant) Inputs() int { return o.Q * o.B }
+// Inputs is the largest number of elements of a token that Apply takes, Outputs
+// the number that it gives.
+func (o *Circulant) Inputs() int  { return o.Q * o.B }
+func (o *Circulant) Outputs() int { return len(o.E) }
 
-// chunk is how many tokens are multiplied at a time: enough for the kernels,
-// few enough that their spectra stay in a level-two cache.
-const chunk = 32
+// Tile is a number of tokens: work that is split at multiples of it takes the
+// least time.
+func (o *Circulant) Tile() int { return o.c.Lanes() }
 
 // Workspace is the memory that Apply wants for a call.
 type Workspace struct {
-	X       []int16
-	Y       []int32
-	Stage   []int16
+	X, Y    []int32 // spectra of a tile
+	Stage   []int16 // groups of a tile that are not in place
 	Scratch []float32
 }
 
-// Sizes returns the lengths of the parts of a Workspace for that many tokens.
-func (o *Circulant) Sizes(tokens int) (x, y, stage, scratch int) {
-	tokens = min(tokens, chunk)
-	return o.fft.Capacity(tokens*o.Q)*o.B + simd.Slack, o.fft.Capacity(tokens*o.P) * o.B, tokens * o.P * o.B, o.fft.Scratch()
+// Sizes returns the lengths of the parts of a Workspace.
+func (o *Circulant) Sizes() (x, y, stage, scratch int) {
+	return o.c.Tile(o.gq), o.c.Tile(o.part), o.c.Lanes() * o.c.Columns(), o.c.Scratch()
 }
 
-// Apply multiplies tokens rows of Inputs elements each, one after the other,
-// into rows of M elements. It allocates nothing.
-func (o *Circulant) Apply(y, x []int16, tokens int, ws *Workspace) {
-	n, all := o.Q*o.B, o.P*o.B
-	for t := 0; t < tokens; t += chunk {
-		part := min(chunk, tokens-t)
-		nx, ny := part*o.Q, part*o.P
-		cx, cy := o.fft.Capacity(nx), o.fft.Capacity(ny)
-		from := x[t*n : (t+part)*n]
-		to := y[t*o.M : (t+part)*o.M]
-		if all != o.M {
-			to = ws.Stage[:part*all]
+// Apply multiplies tokens rows of n ≤ Inputs elements each, one after the other,
+// into rows of Outputs elements. Results do not depend on how many tokens a call
+// has. It allocates nothing.
+func (o *Circulant) Apply(y, x []int16, n, tokens int, ws *Workspace) {
+	m := len(o.E)
+	if o.Rounding == CirCNN {
+		for t := range tokens {
+			o.halved(y[t*m:(t+1)*m], x[t*n:(t+1)*n])
 		}
-		limit := o.fft.Limit()
-		if o.Rounding == CirCNN {
-			limit = 1 << 15 // and High is left to saturate
-			halved{o.fft}.forward(ws.X, cx, from, nx)
-		} else {
-			o.fft.Forward(ws.X, cx, from, nx, int(o.R[0]), ws.Scratch)
-		}
-		for k := range o.bins {
-			w := &o.bins[k]
-			m, n := w.Dims()
-			plane := k
-			if k >= 2 {
-				plane = 2 * (k - 1)
+		return
+	}
+	lanes := o.c.Lanes()
+	for t := 0; t < tokens; t += lanes {
+		from := max(0, min(t, tokens-lanes)) // the last tile begins earlier where there are tokens
+		have := min(lanes, tokens-from)
+		o.tile(y[from*m:], x[from*n:], n, have, ws)
+	}
+}
+
+// tile multiplies up to Lanes tokens. Whole groups of a whole tile are read and
+// written in place, others through the stage, padded with zeros.
+func (o *Circulant) tile(y, x []int16, n, tokens int, ws *Workspace) {
+	c, m, cols := o.c, len(o.E), o.c.Columns()
+	lanes := c.Lanes()
+	group := 0
+	if tokens == lanes {
+		group = n / cols
+		c.Forward(ws.X, x, n, group, o.forward, ws.Scratch)
+	}
+	for ; group < o.gq; group++ {
+		first := min(group*cols, n)
+		width := min(cols, n-first)
+		for t := range lanes {
+			to := ws.Stage[t*cols : (t+1)*cols]
+			if t < tokens {
+				to = to[copy(to, x[t*n+first:][:width]):]
 			}
-			o.k.Fixed32(ws.Y[plane*cy:], m, w, ws.X[plane*cx:], n, part, limit)
+			clear(to)
 		}
-		if o.Rounding == CirCNN {
-			halved{o.fft}.inverse(to, ws.Y, cy, ny)
-		} else {
-			o.fft.Inverse(to, ws.Y, cy, ny, int(o.R[1]), ws.Scratch)
+		c.Forward(ws.X[c.Tile(group):], ws.Stage, cols, 1, o.forward[c.ForwardGroup()*group:], ws.Scratch)
+	}
+	for i := range o.w.Parts {
+		part := &o.w.Parts[i]
+		if part.First*cols >= m {
+			break
 		}
-		if all != o.M {
-			for r := range part {
-				copy(y[(t+r)*o.M:][:o.M], to[r*all:])
+		c.Products(ws.Y, &o.w, part, ws.X)
+		group := 0
+		if tokens == lanes {
+			group = min(part.Groups, m/cols-part.First)
+			c.Inverse(y[part.First*cols:], m, ws.Y, group, o.backward[part.First*cols:], ws.Scratch)
+		}
+		for ; group < part.Groups && (part.First+group)*cols < m; group++ {
+			first := (part.First + group) * cols
+			c.Inverse(ws.Stage, cols, ws.Y[c.Tile(group):], 1, o.backward[first:], ws.Scratch)
+			for t := range tokens {
+				copy(y[t*m+first:(t+1)*m], ws.Stage[t*cols:(t+1)*cols])
 			}
 		}
 	}

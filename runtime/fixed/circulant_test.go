@@ -2,7 +2,10 @@ package fixed_test
 
 import (
 	"fmt"
+	"math"
+	"math/bits"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 
@@ -14,18 +17,24 @@ import (
 // TestLimits: what could overflow an accumulator is an error that says so.
 func TestLimits(t *testing.T) {
 	good := func() fixed.Spec {
-		return fixed.Spec{P: 1, Q: 1, B: 4, M: 4, W: make([]int16, 4), Bias: make([]int64, 4), Shift: make([]int32, 1)}
+		return fixed.Spec{P: 1, Q: 2, B: 4, W: make([]int16, 8), Bias: make([]int32, 4), S: make([]int8, 3), R: make([]int8, 6), E: make([]int8, 4), Group: 2}
 	}
 	for want, change := range map[string]func(s *fixed.Spec){
-		"block size":  func(s *fixed.Spec) { s.B = 3 },
-		"at least":    func(s *fixed.Spec) { s.W[1] = fixed.Low },
-		"2^60":        func(s *fixed.Spec) { s.Bias[2] = 1<<60 + 1 },
-		"0 to 62":     func(s *fixed.Spec) { s.Shift[0] = 63 },
-		"shifts R":    func(s *fixed.Spec) { s.R[0] = 32 },
-		"has to be 2": func(s *fixed.Spec) { s.Rounding = fixed.CirCNN },
-		"rounding is": func(s *fixed.Spec) { s.Rounding = "down" },
-		"M is 5":      func(s *fixed.Spec) { s.M = 5 },
-		"weights W":   func(s *fixed.Spec) { s.W = s.W[:3] },
+		"block size":         func(s *fixed.Spec) { s.B = 3 },
+		"at least":           func(s *fixed.Spec) { s.W[1] = fixed.Low },
+		"number 2 of block":  func(s *fixed.Spec) { s.W[2], s.W[3], s.W[6] = 32767, -32767, 5 },
+		"number 1 of block":  func(s *fixed.Spec) { s.Bias[1] = math.MaxInt32 },
+		"number 0 of block":  func(s *fixed.Spec) { s.Bias[0], s.S[0] = 1<<30, 30; s.W[0] = 20000 },
+		"S hold 31":          func(s *fixed.Spec) { s.S[0] = 31 },
+		"R hold 32":          func(s *fixed.Spec) { s.R[0] = 32 },
+		"E hold -1":          func(s *fixed.Spec) { s.E[0] = -1 },
+		"has to be 2":        func(s *fixed.Spec) { s.Rounding = fixed.CirCNN },
+		"rounding is":        func(s *fixed.Spec) { s.Rounding = "down" },
+		"E of 5 outputs":     func(s *fixed.Spec) { s.E = make([]int8, 5) },
+		"weights W":          func(s *fixed.Spec) { s.W = s.W[:3] },
+		"shifts S and R and": func(s *fixed.Spec) { s.R = s.R[:2] },
+		"of 1 blocks":        func(s *fixed.Spec) { s.Group = 1 },
+		"shifted by 31":      func(s *fixed.Spec) { s.Shift = 31 },
 	} {
 		s := good()
 		if _, err := fixed.NewCirculant(s, simd.Best()); err != nil {
@@ -38,47 +47,103 @@ func TestLimits(t *testing.T) {
 	}
 }
 
-// BenchmarkCirculant is int16 beside float32, 768 → 3072, 128 tokens.
-func BenchmarkCirculant(b *testing.B) {
-	const tokens, n, m = 128, 768, 3072
-	r := rand.New(rand.NewPCG(1, 2))
-	for _, block := range []int{2, 4, 8, 16, 32, 64, 128, 256} {
-		p, q := m/block, n/block
-		s := fixed.Spec{P: p, Q: q, B: block, M: m, W: make([]int16, p*q*block), Bias: make([]int64, p*block), Shift: make([]int32, p), R: [2]int32{2, 2}}
-		for i := range s.W {
-			s.W[i] = int16(min(max(r.NormFloat64()*6000, -fixed.High), fixed.High))
-		}
-		for i := range s.Shift {
-			s.Shift[i] = 14
-		}
+// TestTokens: how many tokens a call has does not show in the results, nor does
+// what lies in the workspace.
+func TestTokens(t *testing.T) {
+	r := rand.New(rand.NewPCG(4, 2))
+	const tokens, n, m = 37, 100, 71
+	for _, block := range []int{4, 16, 64, 128} {
+		s := random(r, m, n, block)
 		o, err := fixed.NewCirculant(s, simd.Best())
 		if err != nil {
-			b.Fatal(err)
+			t.Fatal(err)
 		}
-		x, y := make([]int16, tokens*n), make([]int16, tokens*m)
+		x := make([]int16, tokens*n)
 		for i := range x {
 			x[i] = int16(r.NormFloat64() * 6000)
 		}
-		nx, ny, stage, scratch := o.Sizes(tokens)
-		ws := &fixed.Workspace{X: make([]int16, nx), Y: make([]int32, ny), Stage: make([]int16, stage), Scratch: make([]float32, scratch)}
-		b.Run(fmt.Sprintf("b=%d/int16", block), func(b *testing.B) {
-			for b.Loop() {
-				o.Apply(y, x, tokens, ws)
-			}
-		})
-		mat, err := circulant.New(m, n, block)
-		if err != nil {
-			b.Fatal(err)
+		all, one := make([]int16, tokens*m), make([]int16, tokens*m)
+		o.Apply(all, x, n, tokens, workspace(o))
+		for k := range tokens {
+			o.Apply(one[k*m:(k+1)*m], x[k*n:(k+1)*n], n, 1, workspace(o))
 		}
-		f, err := circulant.NewOperator(mat, nil, simd.Best())
-		if err != nil {
-			b.Fatal(err)
+		if !slices.Equal(all, one) {
+			t.Errorf("b = %d: tokens one by one give other results", block)
 		}
-		fx, fy, fws := make([]float32, tokens*n), make([]float32, tokens*m), make([]float32, f.Workspace())
-		b.Run(fmt.Sprintf("b=%d/float32", block), func(b *testing.B) {
-			for b.Loop() {
-				f.Apply(fy, m, fx, n, tokens, fws)
+	}
+}
+
+// random is a product with weights as those of real layers.
+func random(r *rand.Rand, m, n, block int) fixed.Spec {
+	p, q := (m+block-1)/block, (n+block-1)/block
+	s := fixed.Spec{P: p, Q: q, B: block, W: make([]int16, p*q*block), Bias: make([]int32, p*block), S: make([]int8, p*(block/2+1)),
+		R: make([]int8, q*(block/2+1)), E: make([]int8, m), Group: min(q+q%2, 8)}
+	if parts := (q + s.Group - 1) / s.Group; parts > 1 {
+		s.Shift = bits.Len(uint(parts-1)) + 1
+	}
+	size := 2200.
+	if q < 8 {
+		size = 65534 / float64(2*q) / 4
+	}
+	for i := range s.W {
+		s.W[i] = int16(min(max(r.NormFloat64()*size, -3.7*size), 3.7*size))
+	}
+	for i := range s.S {
+		s.S[i] = 5
+	}
+	for i := range s.R {
+		s.R[i] = 2
+	}
+	for i := range s.E {
+		s.E[i] = 6
+	}
+	return s
+}
+
+func workspace(o *fixed.Circulant) *fixed.Workspace {
+	nx, ny, stage, scratch := o.Sizes()
+	ws := &fixed.Workspace{X: make([]int32, nx), Y: make([]int32, ny), Stage: make([]int16, stage), Scratch: make([]float32, scratch)}
+	for i := range ws.Scratch {
+		ws.Scratch[i] = float32(math.NaN())
+	}
+	return ws
+}
+
+// BenchmarkCirculant is int16 beside float32, 128 tokens.
+func BenchmarkCirculant(b *testing.B) {
+	const tokens = 128
+	for _, size := range [][2]int{{768, 3072}, {3072, 768}} {
+		n, m := size[0], size[1]
+		r := rand.New(rand.NewPCG(1, 2))
+		for _, block := range []int{2, 4, 8, 16, 32, 64, 128, 256} {
+			o, err := fixed.NewCirculant(random(r, m, n, block), simd.Best())
+			if err != nil {
+				b.Fatal(err)
 			}
-		})
+			x, y := make([]int16, tokens*n), make([]int16, tokens*m)
+			for i := range x {
+				x[i] = int16(r.NormFloat64() * 6000)
+			}
+			ws := workspace(o)
+			b.Run(fmt.Sprintf("%d→%d/b=%d/int16", n, m, block), func(b *testing.B) {
+				for b.Loop() {
+					o.Apply(y, x, n, tokens, ws)
+				}
+			})
+			mat, err := circulant.New(m, n, block)
+			if err != nil {
+				b.Fatal(err)
+			}
+			f, err := circulant.NewOperator(mat, nil, simd.Best())
+			if err != nil {
+				b.Fatal(err)
+			}
+			fx, fy, fws := make([]float32, tokens*n), make([]float32, tokens*m), make([]float32, f.Workspace())
+			b.Run(fmt.Sprintf("%d→%d/b=%d/float32", n, m, block), func(b *testing.B) {
+				for b.Loop() {
+					f.Apply(fy, m, fx, n, tokens, fws)
+				}
+			})
+		}
 	}
 }

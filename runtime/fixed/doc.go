@@ -16,6 +16,7 @@
 //	sat(v)       = min(max(v, −2¹⁵), 2¹⁵ − 1)
 //	near(v, s)   = v/2ˢ to the nearest integer, ties to even
 //	mac(a, x, w) = near(a·2¹⁵ + x·w, 15)
+//	macᵤ(a, x, w) = near(a·2¹⁵ + x·w, 15 + u)·2ᵘ
 //
 // Sums are exact: the order of terms has no effect. Nothing wraps around.
 //
@@ -25,7 +26,9 @@
 //	DequantizeInt16(X, E):  y = x·2ᴱ                rounded to float32 where that is subnormal
 //	RequantizeInt16(X, S):  y = sat(round(x, S))
 //
-// E and S are int32 with one element, from −126 to 126 and from −16 to 31.
+// E and S are int32 with one element, from −126 to 126 and from −16 to 31. E of
+// DequantizeInt16 may be int8, and may have an element for every channel, the
+// places along the last axis of X.
 // x·2⁻ᴱ is a float32 product, which is exact but for overflow and underflow.
 //
 // # Dense layers
@@ -57,25 +60,39 @@
 //
 // # Block-circulant layers
 //
-//	BlockCirculantMatMulInt16(X [..., n], W [p, q, b], S [p], B [p, b], R [2], M [1]) <rounding> → Y [..., m]
+//	BlockCirculantMatMulInt16(X [..., n], W [p, q, b], S [p, b/2+1], B [p, b], R [q, b/2+1], E [m], A [2]) <rounding> → Y [..., m]
 //
-// b is a power of two from 2 to 256. X and W are int16, S and R int32, B and M
-// are int64, M holds m (an attribute would be out of reach for the function
-// that defines the operator in standard ones). X is padded with zeros to q·b elements, x_j being block j, and of the
-// p·b results the first m are kept. A spectrum lists b numbers: bin 0, bin b/2,
-// then real and imaginary part of bins 1, 2, …, b/2 − 1. W[i, j] is the
-// spectrum of block (i, j), Σ_c w[c]·exp(−2πi·f·c/b), without a factor 1/b, at
-// the exponent f_i. B[i] is the spectrum of the bias of block row i in the
-// format of the accumulator. Limits of W, S and B are those above; R[0] is
-// from 0 to 31 and R[1] from 0 to 40. With * the product of bins (of reals for
-// bins 0 and b/2, of complex numbers for the others),
+// b is a power of two from 2 to 256. X and W are int16, S, R and E int8, B and A
+// int32. X is padded with zeros to q·b elements, x_j being block j, and of the p·b
+// results the first m are kept. A spectrum lists b numbers: bin 0, bin b/2, then
+// real and imaginary part of bins 1, 2, …, b/2 − 1; S and R list its bins in that
+// order, and S(i, k) and R(j, k) are those of the bin of number k. W[i, j] is the
+// spectrum of block (i, j), Σ_c w[c]·exp(−2πi·f·c/b), without a factor 1/b, at the
+// exponent f_i(k) − R(j, k), f_i(k) one for every bin of every block row. B[i] is the spectrum of the bias of block row i in
+// the format of the accumulator. A[0] is how many blocks are summed up before the
+// sum is shifted by A[1]. With * the product of bins (of reals for bins 0 and b/2,
+// of complex numbers for the others), h over the groups of A[0] blocks j, and all
+// of it for every one of the b numbers k
 //
-//	x̂_j = sat(round(F_b(2ᵍ·x_j), g + R[0]))          each of the b numbers, g = 8 − log₂ b
-//	ŷ_i = clamp(round(Σ_j W[i, j]*x̂_j + B[i], S[i]))   to ±2^K, K = 23 − log₂ b
-//	y_i = sat(round(G_b(ŷ_i), R[1]))
+//	x̂_j = clamp(round(F_b(2ᵍ·x_j), g + R(j, k)))             to ±(2¹⁵ − 1)
+//	T_i = B[i] + Σ_h round(Σ_{j in h} W[i, j]*x̂_j, A[1])
+//	ŷ_i = clamp(round(T_i, S(i, k)))                       to ±2^K
+//	y[i·b + c] = sat(round(G_b(ŷ_i)[c], E[i·b + c]))
+//
+// g is 8 − log₂ b and K is 23 − log₂ b, but both are 2 more from b = 64 on. Weights are from −32767 to
+// 32767, R from 0 to 31, S and A[1] from 0 to 30, E from 0 to 40, A[0] is at least
+// 1, and even where there are more blocks. And no sum may leave 32 bits: with |W|
+// the magnitude of a real number, or the sum of those of both parts of a complex
+// bin, for every i and k
+//
+//	P_h = 32767·Σ_{j in h} |W[i, j]| + 2^(A[1]−1) < 2³¹                 for all h
+//	|B[i]| + Σ_h (⌊P_h/2^A[1]⌋ + 1) + 2^(S(i, k)−1) < 2³¹
+//
+// where a power of −1 stands for 0. Other values are errors. A part of a product
+// is at most 32767·|W|, so 32 bits hold the sums for every X.
 //
 // F is the Fourier transform and G its inverse without the factor 1/b, which
-// is in R[1]. In integers, with h = N/2 and for 0 < f < h/2
+// is in E. In integers, with h = N/2 and for 0 < f < h/2
 //
 //	c = near(2³⁰·cos(2πf/N), 15),  s = near(2³⁰·sin(2πf/N), 15)
 //
@@ -84,7 +101,7 @@
 //	F_2:  X(0) = x₀ + x₁,  X(1) = x₀ − x₁
 //	F_N:  E = F_h(x₀, x₂, …),  O = F_h(x₁, x₃, …)
 //	      X(0) = E(0) + O(0),  X(h) = E(0) − O(0),  X(h/2) = E(h/2) − i·O(h/2)
-//	      P = mac(mac(0, Im O(f), s), Re O(f), c) + i·mac(mac(0, Re O(f), −s), Im O(f), c)
+//	      P = macᵤ(macᵤ(0, Im O(f), s), Re O(f), c) + i·macᵤ(macᵤ(0, Re O(f), −s), Im O(f), c)
 //	      X(f) = E(f) + P,  X(h − f) = conj(E(f) − P)
 //
 // and G_N(X) is
@@ -92,31 +109,40 @@
 //	G_2:  x₀ = X(0) + X(1),  x₁ = X(0) − X(1)
 //	G_N:  E(0) = X(0) + X(h),  O(0) = X(0) − X(h),  E(h/2) = 2·Re X(h/2),  O(h/2) = −2·Im X(h/2)
 //	      E(f) = X(f) + conj X(h − f),  D = X(f) − conj X(h − f)
-//	      O(f) = mac(mac(0, Im D, −s), Re D, c) + i·mac(mac(0, Re D, s), Im D, c)
+//	      O(f) = macᵤ(macᵤ(0, Im D, −s), Re D, c) + i·macᵤ(macᵤ(0, Re D, s), Im D, c)
 //	      (x₀, x₂, …) = G_h(E),  (x₁, x₃, …) = G_h(O)
 //
-// For every input, all numbers of a transform stay below 2²⁴ and all results
-// of mac at or below 2²²:
+// u is 0 for b ≤ 32. For b ≥ 64 it is 1 in F_N for N = b/2 and 2 for N = b, where
+// every number v of E, and O(0), becomes near(v, 1)·2 before it is used; and in G_N
+// it is 1 for N = 16 and 2 for N = 8, where every number v of E and O, once it is
+// there, becomes near(v, 2)·4.
 //
-//   - Forward, |2ᵍ·x| ≤ 2²³/b. The sums of F_N are at most N·2²³/b ≤ 2²³. A rotated
-//     bin O(f), 0 < f < h/2, of h ≤ b/2 reals is at most 2²³/b·max_φ Σ_c |cos(2πfc/h + φ)|
-//     ≤ 2²³/b·h/√2 in magnitude (the angles run through at least four directions
-//     alike), so below 0.71·2²².
-//   - Inverse, |ŷ| ≤ 2^K in each component. A complex bin is at most √2·2^K, every
-//     level doubles that, and the last level with a rotation is N = 8, which is
-//     level log₂ b − 2: mac gives at most √2·2^K·b/4 = √2·2²¹, all sums are at
-//     most √2·2^K·b = √2·2²³ < 2²⁴.
-//   - Rounding adds at most 1 a level, which these bounds have room for.
+// For every input, all numbers of a transform are multiples of 2ᵗ below 2²⁴⁺ᵗ, and
+// all results of macᵤ at or below 2²²⁺ᵘ:
 //
-// So a float32 holds every number exactly, and mac is one fused multiply-add
-// with a number of magnitude 2²³ added to its sum: the vector kernels compute
+//   - Forward: |2ᵍ·x| ≤ 2²³/b for b ≤ 32, so the sums of F_N are at most N·2²³/b ≤
+//     2²³. A rotated bin O(f), 0 < f < h/2, of h ≤ b/2 reals is at most 2²³/b·max_φ
+//     Σ_c |cos(2πfc/h + φ)| ≤ 2²³/b·h/√2 in magnitude (the angles run through at
+//     least four directions alike), so below 0.71·2²². For b ≥ 64 all that is four
+//     times as much: sums are at most 2²⁴ but for N = b, where they are multiples of
+//     2 and at most 2²⁵, and rotated bins below 0.71·2²⁴ for N = b, 0.71·2²³ for N =
+//     b/2, and 0.71·2²² else.
+//   - Inverse, |ŷ| ≤ 2^K in each component. A complex bin is at most √2·2^K, and
+//     every level doubles that: behind G_N it is √2·2^K·2b/N. For b ≤ 32 the last
+//     level with a rotation, N = 8, has √2·2²¹, and the last of all √2·2²³. For b ≥
+//     64 they are √2·2²³ and √2·2²⁵: N = 16 has √2·2²² ≤ 2²³, N = 8 √2·2²³ ≤ 2²⁴,
+//     which are the bounds for u = 1 and 2, and behind it all numbers are multiples
+//     of 4.
+//   - Rounding adds at most 2ᵘ a level, which these bounds have room for.
+//
+// So a float32 holds every number exactly, and macᵤ is one fused multiply-add
+// with a number of magnitude 2²³⁺ᵘ added to its sum: the vector kernels compute
 // these integers in floating-point registers. The bound of ±2^K and ties to
 // even, not half up, are there for that; with one rounding in 2²² the choice
 // has no effect on accuracy.
 //
-// The exponents: x̂ has e_x + R[0], the accumulator e_x + R[0] + f_i, ŷ has
-// e_ŷ = e_x + R[0] + f_i + S[i], the same for all i, and y has e_ŷ + R[1] −
-// log₂ b.
+// The exponents: number k of x̂_j has e_x + R(j, k), of the accumulator T_i e_x +
+// f_i(k) + A[1], ŷ_i has the same e_i = e_x + f_i(k) + A[1] + S(i, k) for all k, and y[i·b + c] has e_i + E[i·b + c] − log₂ b.
 //
 // # Rounding as in CirCNN
 //
@@ -130,6 +156,6 @@
 //	P    = sat(round(Re O·c + Im O·s, 15)) + i·sat(round(Im O·c − Re O·s, 15))
 //	O(f) = sat(round(Re D·c − Im D·s, 15)) + i·sat(round(Im D·c + Re D·s, 15))
 //
-// Both transforms divide by b so. R[0] and R[1] have to be log₂ b: x̂ = F(x),
-// ŷ = sat(round(…, S)), y = G(ŷ) with no further shift.
+// Both transforms divide by b so. All of R and E have to be log₂ b: x̂ = F(x) clamped
+// to ±(2¹⁵ − 1), ŷ = sat(round(T, S)), y = G(ŷ) with no further shift.
 package fixed

@@ -47,7 +47,7 @@ func (a *array) UnmarshalJSON(b []byte) error {
 }
 
 func (a *array) tensor() (*graph.Tensor, error) {
-	d, ok := map[string]graph.DType{"int16": graph.Int16, "int32": graph.Int32, "int64": graph.Int64, "float_bits": graph.Float32}[a.kind]
+	d, ok := map[string]graph.DType{"int8": graph.Int8, "int16": graph.Int16, "int32": graph.Int32, "int64": graph.Int64, "float_bits": graph.Float32}[a.kind]
 	if !ok {
 		return nil, fmt.Errorf("type %q", a.kind)
 	}
@@ -102,7 +102,7 @@ func input(i int) string { return fmt.Sprint("in", i) }
 // defines its operator.
 func (c *Case) Model(opset int64) *graph.Model {
 	m := graph.NewModel("golden", 8, opset)
-	m.SetOpset(graph.LatheDomain, 1)
+	m.SetOpset(graph.LatheDomain, graph.LatheVersion)
 	var in []*graph.Value
 	for i, t := range c.operands {
 		if i >= c.dynamic {

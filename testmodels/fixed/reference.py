@@ -36,8 +36,8 @@ def near(v, s):  # to the nearest, ties to even
     return q + (1 if r > half or (r == half and q & 1) else 0)
 
 
-def mac(a, x, w):
-    return near((a << 15) + x * w, 15)
+def mac(a, x, w, u=0):
+    return near((a << 15) + x * w, 15 + u) << u
 
 
 def f32(x):  # a double rounded to float32
@@ -96,14 +96,14 @@ class Once:
     double = 2
 
     @staticmethod
-    def turn_back(o, c, s):  # times exp(-i t)
+    def turn_back(o, c, s, u):  # times exp(-i t)
         re, im = o
-        return mac(mac(0, im, s), re, c), mac(mac(0, re, -s), im, c)
+        return mac(mac(0, im, s, u), re, c, u), mac(mac(0, re, -s, u), im, c, u)
 
     @staticmethod
-    def turn(d, c, s):  # times exp(i t)
+    def turn(d, c, s, u):  # times exp(i t), to multiples of 2**u
         re, im = d
-        return mac(mac(0, im, -s), re, c), mac(mac(0, re, s), im, c)
+        return mac(mac(0, im, -s, u), re, c, u), mac(mac(0, re, s, u), im, c, u)
 
 
 class CirCNN:
@@ -116,36 +116,44 @@ class CirCNN:
     double = 1
 
     @staticmethod
-    def turn_back(o, c, s):
+    def turn_back(o, c, s, u):
         re, im = o
         return sat(rnd(re * c + im * s, 15)), sat(rnd(im * c - re * s, 15))
 
     @staticmethod
-    def turn(d, c, s):
+    def turn(d, c, s, u):
         re, im = d
         return sat(rnd(re * c - im * s, 15)), sat(rnd(im * c + re * s, 15))
 
 
-def forward(x, mode):
+def forward(x, mode, block=None):
     n, h, half = len(x), len(x) // 2, mode.half
+    block = block or n
+    u = {block: 2, block // 2: 1}.get(n, 0) if mode is Once and block >= 64 else 0
     if n == 2:
         return [half(x[0] + x[1]), half(x[0] - x[1])]
-    E, O = unpack(forward(x[0::2], mode)), unpack(forward(x[1::2], mode))
+    E, O = forward(x[0::2], mode, block), forward(x[1::2], mode, block)
+    if u == 2:
+        E = [near(v, 1) << 1 for v in E]
+        O[0] = near(O[0], 1) << 1
+    E, O = unpack(E), unpack(O)
     X = [None] * (h + 1)
     X[0] = (half(E[0][0] + O[0][0]), 0)
     X[h] = (half(E[0][0] - O[0][0]), 0)
     X[h // 2] = (half(E[h // 2][0]), half(-O[h // 2][0]))
     for f in range(1, h // 2):
         c, s = twiddle(f, n)
-        pr, pi = mode.turn_back(O[f], c, s)
+        pr, pi = mode.turn_back(O[f], c, s, u)
         er, ei = E[f]
         X[f] = (half(er + pr), half(ei + pi))
         X[h - f] = (half(er - pr), half(-(ei - pi)))
     return pack(X)
 
 
-def inverse(spectrum, mode):
+def inverse(spectrum, mode, block=None):
     n, h, half = len(spectrum), len(spectrum) // 2, mode.half
+    block = block or n
+    u = {16: 1, 8: 2}.get(n, 0) if mode is Once and block >= 64 else 0
     X = unpack(spectrum) if n > 2 else None
     if n == 2:
         return [half(spectrum[0] + spectrum[1]), half(spectrum[0] - spectrum[1])]
@@ -158,9 +166,12 @@ def inverse(spectrum, mode):
         c, s = twiddle(f, n)
         (ar, ai), (br, bi) = X[f], X[h - f]
         E[f] = (half(ar + br), half(ai - bi))
-        O[f] = mode.turn((half(ar - br), half(ai + bi)), c, s)
+        O[f] = mode.turn((half(ar - br), half(ai + bi)), c, s, u)
+    E, O = pack(E), pack(O)
+    if u == 2:
+        E, O = [near(v, 2) << 2 for v in E], [near(v, 2) << 2 for v in O]
     out = [None] * n
-    out[0::2], out[1::2] = inverse(pack(E), mode), inverse(pack(O), mode)
+    out[0::2], out[1::2] = inverse(E, mode, block), inverse(O, mode, block)
     return out
 
 
@@ -259,11 +270,29 @@ def mean(total, count, left):
     return sat(math.floor(Fraction(total << left, count) + Fraction(1, 2)))
 
 
-def circulant(x, w, s, b, r, m, mode):
+def bin_of(k):  # of number k of a spectrum, in the order 0, b/2, 1, 2, ...
+    return k if k < 2 else k // 2 + 1
+
+
+def circulant(x, w, s, b, r, e, sums, mode):
     (xd, xs), (wd, ws) = x, w
     p, q, n = wd
-    k = 23 - (n.bit_length() - 1)
-    row = xd[-1]
+    log = n.bit_length() - 1
+    limit = 1 << (25 - log if n >= 64 else 23 - log)
+    group, shift = sums
+    row, bins, m = xd[-1], n // 2 + 1, len(e)
+    # no sum may overflow 32 bits, whatever the input is
+    for i in range(p):
+        for k in range(n):
+            total = abs(b[i * n + k]) + (1 << s[i * bins + bin_of(k)] >> 1)
+            for first in range(0, q, group):
+                part = 1 << shift >> 1
+                for j in range(first, min(first + group, q)):
+                    at = (i * q + j) * n
+                    part += HIGH * (abs(ws[at + k]) + (abs(ws[at + (k ^ 1)]) if k >= 2 else 0))
+                assert part < 1 << 31
+                total += (part >> shift) + 1
+            assert total < 1 << 31
     out = []
     for t in range(size(xd[:-1])):
         v = xs[t * row : (t + 1) * row] + [0] * (q * n - row)
@@ -271,21 +300,24 @@ def circulant(x, w, s, b, r, m, mode):
         for j in range(q):
             block = v[j * n : (j + 1) * n]
             if mode is CirCNN:
-                hats.append(forward(block, mode))
+                hats.append([max(a, -HIGH) for a in forward(block, mode)])
             else:
-                g = 8 - (n.bit_length() - 1)
-                hats.append([sat(rnd(a, g + r[0])) for a in forward([a << g for a in block], mode)])
+                g = 10 - log if n >= 64 else 8 - log
+                hats.append([clamp(rnd(a, g + r[j * bins + bin_of(k)]), -HIGH, HIGH) for k, a in enumerate(forward([a << g for a in block], mode))])
         y = []
         for i in range(p):
             acc = list(b[i * n : (i + 1) * n])
-            for j in range(q):
-                acc = [a + c for a, c in zip(acc, product(ws[(i * q + j) * n : (i * q + j + 1) * n], hats[j]))]
-            acc = [rnd(a, s[i]) for a in acc]
+            for first in range(0, q, group):
+                part = [0] * n
+                for j in range(first, min(first + group, q)):
+                    part = [a + c for a, c in zip(part, product(ws[(i * q + j) * n : (i * q + j + 1) * n], hats[j]))]
+                acc = [a + rnd(c, shift) for a, c in zip(acc, part)]
+            acc = [rnd(a, s[i * bins + bin_of(k)]) for k, a in enumerate(acc)]
             if mode is CirCNN:
                 y += inverse([sat(a) for a in acc], mode)
             else:
-                hat = [clamp(a, -(1 << k), 1 << k) for a in acc]
-                y += [sat(rnd(a, r[1])) for a in inverse(hat, mode)]
+                back = inverse([clamp(a, -limit, limit) for a in acc], mode)
+                y += [sat(rnd(a, e[i * n + c])) for c, a in enumerate(back) if i * n + c < m]
         out += y[:m]
     return xd[:-1] + [m], out
 
@@ -323,8 +355,12 @@ def t16(dims, data):
     return ["int16", dims, data]
 
 
-def t32(data):
-    return ["int32", [len(data)], data]
+def t32(data, dims=None):
+    return ["int32", dims or [len(data)], data]
+
+
+def t8(dims, data):
+    return ["int8", dims, data]
 
 
 def t64(dims, data):
@@ -342,6 +378,8 @@ def main():
         case(f"quantize {e}", "QuantizeInt16", {}, [["float_bits", [len(xs)], [bits(x) for x in xs]], t32([e])], t16([len(xs)], [quantize(x, e) for x in xs]))
         qs = [LOW, HIGH, 0, 1, -1] + ints(10)
         case(f"dequantize {e}", "DequantizeInt16", {}, [t16([len(qs)], qs), t32([e])], ["float_bits", [len(qs)], [bits(dequantize(q, e)) for q in qs]])
+    qs, es = ints(21), [-3, 0, 5, -20, 2, 1, -1]
+    case("dequantize channels", "DequantizeInt16", {}, [t16([3, 7], qs), t8([7], es)], ["float_bits", [3, 7], [bits(dequantize(q, es[k % 7])) for k, q in enumerate(qs)]])
     for s in (-16, -3, 0, 1, 7, 15, 16, 31):
         xs = [LOW, HIGH, 0, 1, -1, 64, -64, 63, -65] + ints(24)
         case(f"requantize {s}", "RequantizeInt16", {}, [t16([3, 11], xs), t32([s])], t16([3, 11], [sat(rnd(x, s)) for x in xs]))
@@ -406,14 +444,15 @@ def main():
         out = [mean(sum(xs[i * 15 : i * 15 + 15]), 15, left) for i in range(6)]
         case(f"globalaveragepool {left}", "GlobalAveragePoolInt16", {}, [t16(xd, xs), t32([left])], t16([2, 3, 1, 1], out))
 
-    def blocks(name, dims, p, q, n, m, mode, xs, ws, s, b, r):
-        d, out = circulant((dims, xs), ([p, q, n], ws), s, b, r, m, mode)
+    def blocks(name, dims, p, q, n, mode, xs, ws, s, b, r, e, sums):
+        d, out = circulant((dims, xs), ([p, q, n], ws), s, b, r, e, sums, mode)
         attrs = {"rounding": "circnn"} if mode is CirCNN else {}
         case(name, "BlockCirculantMatMulInt16", attrs,
-             [t16(dims, xs), t16([p, q, n], ws), t32(s), t64([p, n], b), t32(r), t64([1], [m])], t16(d, out))
+             [t16(dims, xs), t16([p, q, n], ws), t8([p, n // 2 + 1], s), t32(b, [p, n]), t8([q, n // 2 + 1], r), t8([len(e)], e), t32(sums)], t16(d, out))
 
     for log in range(1, 9):
         n = 1 << log
+        bins = n // 2 + 1
         for mode in (Once, CirCNN):
             name = "circnn" if mode is CirCNN else "once"
             p, q = (3, 2) if n <= 16 else (1, 2) if n <= 64 else (1, 1)
@@ -421,17 +460,33 @@ def main():
                 p, q = 9, 5
             rows = 19 if n <= 4 else 2
             m, row = p * n - n // 2 + (1 if n == 2 else 0), q * n - (n // 4)
-            r = [log, log] if mode is CirCNN else [(log + 1) // 2, 8 - (log + 1) // 2]
-            s = [rng.randint(11, 14) + (3 if mode is CirCNN else 0) for _ in range(p)]
-            if mode is Once:
-                s = [rng.randint(6, 8) + log // 2 for _ in range(p)]
-            blocks(f"circulant {n} {name}", [rows, row], p, q, n, m, mode, ints(rows * row), weights(p * q * n), s,
-                   [rng.randint(-(1 << 24), 1 << 24) for _ in range(p * n)], r)
+            more = 3 if n >= 32 else 0
+            r = [log] * (q + 3) * bins if mode is CirCNN else [max(0, (log + 1) // 2 - rng.randint(0, 1)) for _ in range((q + 3) * bins)]
+            e = [log] * m if mode is CirCNN else [8 - (log + 1) // 2 + 2 * more + rng.randint(0, 1) for _ in range(m)]
+            s = [rng.randint(11, 14) - log if mode is CirCNN else rng.randint(3, 5) + log // 2 - more for _ in range(p * bins)]
+            blocks(f"circulant {n} {name}", [rows, row], p, q, n, mode, ints(rows * row), ints(p * q * n, -16383, 16383), s,
+                   [rng.randint(-(1 << 20), 1 << 20) for _ in range(p * n)], r[: q * bins], e, [2, 3])
+            # sums of one part and of many, of weights that a part of q blocks holds
+            for group, shift in ((q + 3, 1), (2, 4)):
+                size_ = 65000 // (2 * (q + 3)) if group > q else 16000
+                q2 = q + 3
+                row2 = q2 * n
+                blocks(f"circulant {n} {name} sums {group}", [2, row2], 1, q2, n, mode, ints(2 * row2), ints(q2 * n, -size_, size_),
+                       [rng.randint(8, 11) - (5 if mode is CirCNN else more) for _ in range(bins)], [rng.randint(-(1 << 20), 1 << 20) for _ in range(n)], r, e[:1] * (n - 1), [group, shift])
             # everything saturates: constant and alternating inputs, weights of the largest size
             xs = [HIGH if c % 2 else LOW for c in range(n)] + [LOW] * n + [HIGH if (c // 2) % 2 else LOW for c in range(n)]
             for w in (HIGH, -HIGH):
-                blocks(f"circulant {n} {name} extremes {w}", [3, n], 1, 1, n, n, mode, xs, [w] * n, [0 if w > 0 else 15], [(1 << 60) if w > 0 else -(1 << 34)] * n,
-                       [log, log] if mode is CirCNN else [0, 0 if w > 0 else 8])
+                end = [log] * n if mode is CirCNN else [0 if w > 0 else 8] * n
+                blocks(f"circulant {n} {name} extremes {w}", [3, n], 1, 1, n, mode, xs, [w] * n, [0 if w > 0 else 15] * bins,
+                       [(1 << 30) - (1 << 10) if w > 0 else -(1 << 29)] * n, [log if mode is CirCNN else 0] * bins, end, [1, 1])
+    # bounds of every bin, met by numbers of either sign: what comes back is as large as can be
+    for log in range(1, 9):
+        n = 1 << log
+        q, bins = 4, n // 2 + 1
+        xs = [rng.choice([LOW, HIGH]) for _ in range(6 * q * n)]
+        ws = [rng.choice([-16383, 16383]) for _ in range(2 * q * n)]
+        blocks(f"circulant {n} once signs extremes", [6, q * n], 2, q, n, Once, xs, ws, [rng.randint(0, 3) for _ in range(2 * bins)],
+               [rng.choice([-1, 1]) * (1 << 28) for _ in range(2 * n)], [0] * q * bins, [rng.randint(0, 12) for _ in range(2 * n)], [2, 3])
 
 
 if __name__ == "__main__":

@@ -16,15 +16,11 @@ var vnni = path{name: "AVX512VNNI", lanes: 16}
 // one word and broadcast.
 func fixed(c *family) {
 	for _, p := range []path{vnni, avx512, avx2} {
-		for _, width := range []int{32, 16} {
-			fixedTile{function: c.begin(p, fmt.Sprint("fixedTile", width), fixedSignature(width), fixedDoc(p)...), width: width}.emit()
-		}
+		fixedTile{c.begin(p, "fixedTile", fixedSignature, fixedDoc(p)...)}.emit()
 	}
 }
 
-func fixedSignature(width int) string {
-	return fmt.Sprintf("func(dst []int%d, ldd int, a []int16, lda int, w, groups []int32, ends []int64, low, high int64, rows int)", width)
-}
+const fixedSignature = "func(dst []int16, ldd int, a []int16, lda int, w, groups []int32, ends []int64, low, high int64, rows int)"
 
 func fixedDoc(p path) []string {
 	rows := 8
@@ -58,10 +54,7 @@ func fixedDoc(p path) []string {
 	}
 }
 
-type fixedTile struct {
-	*function
-	width int // bits of an output
-}
+type fixedTile struct{ *function }
 
 func (t fixedTile) wide() bool { return t.path != avx2 }
 
@@ -173,7 +166,7 @@ func (t fixedTile) tile(rows int, row []operand.Mem, a, w, groups, left reg.GPVi
 	t.Load(t.Param("ends").Base(), ends)
 	t.Load(t.Param("dst").Base(), dst)
 	t.Load(t.Param("ldd"), ldd)
-	t.SHLQ(operand.U8(t.width/16), ldd)
+	t.SHLQ(operand.U8(1), ldd)
 	low, high := t.v(), t.v()
 	for _, x := range []struct {
 		name string
@@ -229,32 +222,18 @@ func (t fixedTile) load32(from operand.Mem, to reg.VecVirtual) {
 
 // store interleaves even and odd outputs and writes them.
 func (t fixedTile) store(even, odd, temp reg.VecVirtual, to operand.Mem) {
-	const oddWords = 0xaa
-	switch {
-	case t.wide() && t.width == 32:
-		k, g := t.K(), t.GP32()
-		t.MOVL(operand.U32(oddWords<<8|oddWords), g)
-		t.KMOVW(g, k)
-		t.VPSLLQ(operand.U8(32), odd, odd)
-		t.VMOVDQA32(odd, k, even)
-		t.VMOVDQU32(even, to)
-	case t.wide():
-		t.VPSLLQ(operand.U8(16), odd, odd)
+	t.VPSLLQ(operand.U8(16), odd, odd)
+	if t.wide() {
 		t.VPANDQ_BCST(t.quad("low16", 0xffff), even, even)
 		t.VPORQ(odd, even, even)
 		t.VPMOVQD(even, even.AsY())
 		t.VMOVDQU32(even.AsY(), to)
-	case t.width == 32:
-		t.VPSLLQ(operand.U8(32), odd, odd)
-		t.VPBLENDD(operand.U8(oddWords), odd, even, even)
-		t.VMOVDQU(even, to)
-	default:
-		t.VPSLLQ(operand.U8(16), odd, odd)
-		t.VPAND(t.quad("low16", 0xffff), even, even)
-		t.VPOR(odd, even, even)
-		const lowWords = 0x08 // words 0 and 2, and then 64-bit lanes 0 and 2
-		t.VPSHUFD(operand.U8(lowWords), even, even)
-		t.VPERMQ(operand.U8(lowWords), even, even)
-		t.VMOVDQU(even.AsX(), to)
+		return
 	}
+	t.VPAND(t.quad("low16", 0xffff), even, even)
+	t.VPOR(odd, even, even)
+	const lowWords = 0x08 // words 0 and 2, and then 64-bit lanes 0 and 2
+	t.VPSHUFD(operand.U8(lowWords), even, even)
+	t.VPERMQ(operand.U8(lowWords), even, even)
+	t.VMOVDQU(even.AsX(), to)
 }

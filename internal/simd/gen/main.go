@@ -41,6 +41,7 @@ var families = []struct {
 	{"rows", rows},
 	{"peak", peak},
 	{"fixed", fixed},
+	{"fixed_circulant", fixedCirculant},
 }
 
 func main() {

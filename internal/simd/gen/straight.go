@@ -15,10 +15,11 @@ import (
 
 // straight is a list of operations in the order in which they run.
 type straight struct {
-	f     *function
-	ops   []op
-	slot  func(i int) operand.Mem // memory for spilled values
-	slots int                     // how many of them there are; set before emit, and used up after it
+	f        *function
+	ops      []op
+	slot     func(i int) operand.Mem // memory for spilled values
+	reserved int                     // the last registers, which it does not use
+	slots    int                     // how many of them there are; set before emit, and used up after it
 }
 
 // val is a value: plus or minus the result of an operation. Signs are free, as
@@ -36,6 +37,8 @@ type op struct {
 	imm  uint8   // of a shuffle
 	mem  []operand.Mem
 	add  *operand.Mem // added before a store
+	emit func(x, y, d operand.Op)
+	hold bool // the result is not to be in the register of an operand
 }
 
 type opKind uint8
@@ -51,6 +54,7 @@ const (
 	opUnpackHi               //
 	opShuffle                // VSHUFPS,
 	opLanes                  // and of 128-bit lanes: VSHUFF32X4, VPERM2F128
+	opCustom                 // what emit writes
 	opStore                  // store a to mem[0]
 )
 
@@ -115,6 +119,13 @@ func (s *straight) store(v val, m operand.Mem, plus *operand.Mem) {
 	s.push(op{kind: opStore, a: s.positive(v).op, b: -1, mem: []operand.Mem{m}, add: plus})
 }
 
+// custom is what the instructions of emit make of the results of operations a and,
+// unless it is negative, b. x may be memory where there is no b. They may write d
+// before they have read x and y for the last time only with hold.
+func (s *straight) custom(a, b int, hold bool, emit func(x, y, d operand.Op)) val {
+	return s.push(op{kind: opCustom, a: a, b: b, hold: hold, emit: emit})
+}
+
 // transpose4 transposes the 4×4 elements of every 128-bit lane.
 func (s *straight) transpose4(v [4]val) [4]val {
 	a, b := s.shuffle(opUnpackLo, 0, v[0], v[1]), s.shuffle(opUnpackHi, 0, v[0], v[1])
@@ -145,6 +156,7 @@ func (s *straight) emit() {
 	if s.f.path == avx2 {
 		regs = 16
 	}
+	regs -= s.reserved
 	e := &emitter{straight: s, uses: make([][]int, len(s.ops)), reg: make([]int, len(s.ops)), home: make([]*operand.Mem, len(s.ops)), slotOf: map[int]int{}, held: make([]int, regs)}
 	for i, o := range s.ops {
 		e.reg[i] = -1
@@ -341,6 +353,31 @@ func (e *emitter) step(o op) {
 			f.mulAddConst(c, y, e.r(r))
 			e.put(r)
 		}
+	case opCustom:
+		ra, rb := -1, -1
+		var x, y operand.Op
+		if o.b < 0 && e.reg[o.a] < 0 && e.dies(o.a) && !o.hold {
+			x = *e.home[o.a]
+		} else {
+			if o.b >= 0 {
+				ra = e.in(o.a, e.reg[o.b])
+				rb = e.in(o.b, ra)
+				y = e.r(rb)
+			} else {
+				ra = e.in(o.a)
+			}
+			x = e.r(ra)
+		}
+		if !o.hold {
+			e.drop(o.a, o.b)
+		}
+		r := e.take(ra, rb)
+		if !o.hold && ra >= 0 && e.held[ra] < 0 {
+			r = ra
+		}
+		o.emit(x, y, e.r(r))
+		e.drop(o.a, o.b)
+		e.put(r)
 	case opStore:
 		r := e.in(o.a)
 		x := e.r(r)

@@ -1,0 +1,962 @@
+package main
+
+import (
+	"fmt"
+	"math"
+
+	"github.com/mmcloughlin/avo/operand"
+	"github.com/mmcloughlin/avo/reg"
+)
+
+// fixedCirculant emits the kernels of block-circulant products in 16-bit fixed
+// point.
+func fixedCirculant(c *family) {
+	for _, p := range paths {
+		for b := 2; b <= 256; b *= 2 {
+			newFixedFFT(c, p, b).forward()
+			newFixedFFT(c, p, b).inverse()
+		}
+	}
+	for _, p := range []path{vnni, avx512, avx2} {
+		fixedProduct(c, p)
+	}
+}
+
+// fixedFFT emits the transforms F and G of package fixed for one block size on
+// one path. A vector is one number of all tokens of a tile, as a float32 that is
+// an integer times a power of two: its documentation says why that is exact.
+// A fused multiply-add to a number of magnitude 2²³ rounds to integers.
+//
+// The order of everything is that of circulantFFT.
+type fixedFFT struct {
+	*circulantFFT
+	unit   float64     // what an integer 1 is in a register
+	scales operand.Mem // where loops keep biasAt
+}
+
+func newFixedFFT(c *family, p path, b int) *fixedFFT {
+	return &fixedFFT{circulantFFT: newCirculant(c, p, b), unit: 1}
+}
+
+// fixedColumns is a cache line of int16.
+const fixedColumns = 32
+
+func (f *fixedFFT) columns() int { return max(f.b, fixedColumns) }
+func (f *fixedFFT) blocks() int  { return f.columns() / f.b }
+func (f *fixedFFT) pairs() bool  { return f.b <= 16 }
+
+// vec is vector k of block u of the current group.
+func (f *fixedFFT) vec(u, k int) operand.Mem {
+	return operand.Mem{Base: planesAt, Disp: (u*(f.b+1) + k) * f.vecBytes()}
+}
+
+func (f *fixedFFT) scale(k int) operand.Mem { return operand.Mem{Base: biasAt, Disp: 4 * k} }
+
+// Registers that AVX-512 keeps constants in: the magic number and one half.
+const fixedMagic, fixedHalf = 31, 30
+
+// magic is 1.5·2²³ units of 2ᵘ.
+func (f *fixedFFT) magic(u int) konst { return f.f32(1.5 * (1 << 23) * f.unit * float64(int(1)<<u)) }
+
+func (f *fixedFFT) setConstants() {
+	if f.path != avx2 {
+		f.VBROADCASTSS(f.magic(0).Mem, f.physical(fixedMagic))
+		f.VBROADCASTSS(f.f32(0.5).Mem, f.physical(fixedHalf))
+	}
+}
+
+func (f *fixedFFT) straight() *straight {
+	s := f.circulantFFT.straight()
+	if f.path != avx2 {
+		s.reserved = 2
+	}
+	return s
+}
+
+func (f *fixedFFT) finish(s *straight) {
+	s.emit()
+	if f.spills()+s.slots > circulantScratch*f.columns() {
+		panic(fmt.Sprintf("%s: %d vectors of scratch memory, there are %d", f.name, f.spills()+s.slots, circulantScratch*f.columns()))
+	}
+}
+
+// setFixedRows points the bases at the rows of the slice argument.
+func (f *fixedFFT) setFixedRows(arg string) {
+	f.Load(f.Param(arg).Base(), rowBase[0])
+	f.Load(f.Param("ld"), rowPair)
+	f.LEAQ(operand.Mem{Base: rowBase[0], Index: rowPair, Scale: 2}, rowBase[1])
+	f.SHLQ(operand.U8(2), rowPair)
+	for i := 2; i < f.lanes/4; i++ {
+		f.LEAQ(operand.Mem{Base: rowBase[i-2], Index: rowPair, Scale: 4}, rowBase[i])
+	}
+	f.setPair3()
+}
+
+// words is a constant whose 128-bit lanes are all w.
+func (f *fixedFFT) words(name string, w ...uint32) operand.Mem {
+	var all []uint32
+	for range 4 {
+		all = append(all, w...)
+	}
+	return f.data("fixed_"+name, all...)
+}
+
+// Orders of the words of a lane that holds four words of x and four of y.
+func (f *fixedFFT) orderXY() operand.Mem {
+	return f.words("xy", 0x09080100, 0x0b0a0302, 0x0d0c0504, 0x0f0e0706)
+}
+func (f *fixedFFT) orderYX() operand.Mem {
+	return f.words("yx", 0x01000908, 0x03020b0a, 0x05040d0c, 0x07060f0e)
+}
+func (f *fixedFFT) orderX0() operand.Mem {
+	return f.words("x0", 0x80800100, 0x80800302, 0x80800504, 0x80800706)
+}
+func (f *fixedFFT) order0Y() operand.Mem {
+	return f.words("0y", 0x09088080, 0x0b0a8080, 0x0d0c8080, 0x0f0e8080)
+}
+func (f *fixedFFT) least() operand.Mem {
+	return f.words("least", 0x80018001, 0x80018001, 0x80018001, 0x80018001)
+}
+func (f *fixedFFT) oddWords() operand.Mem {
+	return f.words("odd", 0xffff0000, 0xffff0000, 0xffff0000, 0xffff0000)
+}
+
+// ---- operations on values
+
+func (f *fixedFFT) xorMem(m operand.Mem, x, d operand.Op) {
+	if f.path == avx2 {
+		f.VPXOR(m, x, d)
+	} else {
+		f.VPXORD(m, x, d)
+	}
+}
+
+// move copies a register.
+func (f *fixedFFT) setMagic(u int, d operand.Op) {
+	switch {
+	case f.path == avx2:
+		f.VMOVUPS(f.magic(u).Mem, d)
+	case u == 0:
+		f.VMOVAPS(f.physical(fixedMagic), d)
+	default:
+		f.VBROADCASTSS(f.magic(u).Mem, d)
+	}
+}
+
+func (f *fixedFFT) subMagic(u int, x, d operand.Op) {
+	switch {
+	case f.path == avx2:
+		f.VSUBPS(f.magic(u).Mem, x, d)
+	case u == 0:
+		f.VSUBPS(f.physical(fixedMagic), x, d)
+	default:
+		f.VSUBPS_BCST(f.magic(u).Mem, x, d)
+	}
+}
+
+// mac2 is macᵤ(macᵤ(0, x, s), y, c).
+func (f *fixedFFT) mac2(s *straight, x val, sin float64, y val, cos float64, u int) val {
+	if x.neg {
+		sin = -sin
+	}
+	t := s.custom(x.op, -1, true, func(x, _, d operand.Op) {
+		f.setMagic(u, d)
+		f.mulAddConst(f.f32(sin), x, d)
+	})
+	t = s.mulAdd(t, cos, y)
+	if t.neg {
+		panic("a sum with a magic number has a sign")
+	}
+	return s.custom(t.op, -1, false, func(x, _, d operand.Op) { f.subMagic(u, x, d) })
+}
+
+// fixedCoarse is the block size from which on late levels round to multiples of 2
+// and 4.
+const fixedCoarse = 64
+
+// coarse rounds to multiples of 2ᵘ.
+func (f *fixedFFT) coarse(s *straight, v val, u int) val {
+	w := s.custom(v.op, -1, true, func(x, _, d operand.Op) { // in a register
+		f.emit3(f.VADDPS, f.VADDPS_BCST, f.magic(u), x, d)
+		f.subMagic(u, d, d)
+	})
+	w.neg = v.neg
+	return w
+}
+
+// halves are the two int16 of every word as float32, times 2¹⁶.
+func (f *fixedFFT) halves(s *straight, v val) (low, high val) {
+	low = s.custom(v.op, -1, false, func(x, _, d operand.Op) {
+		f.VPSLLD(operand.U8(16), x, d)
+		f.VCVTDQ2PS(d, d)
+	})
+	high = s.custom(v.op, -1, false, func(x, _, d operand.Op) {
+		if f.path == avx2 {
+			f.VPAND(f.oddWords(), x, d)
+		} else {
+			f.VPANDD(f.oddWords(), x, d)
+		}
+		f.VCVTDQ2PS(d, d)
+	})
+	return low, high
+}
+
+// quantised is ⌊x·scale + ½⌋ as int32 in d, which must not be x; −x where neg.
+func (f *fixedFFT) quantised(x operand.Op, neg bool, scale operand.Mem, d operand.Op) {
+	if f.path == avx2 {
+		f.VBROADCASTSS(scale, d)
+		if neg {
+			f.VFNMADD213PS(f.f32(0.5).Mem, x, d)
+		} else {
+			f.VFMADD213PS(f.f32(0.5).Mem, x, d)
+		}
+		const floor = 9
+		f.VROUNDPS(operand.U8(floor), d, d)
+		f.VCVTPS2DQ(d, d)
+		return
+	}
+	f.VMOVAPS(f.physical(fixedHalf), d)
+	if neg {
+		f.VFNMADD231PS_BCST(scale, x, d)
+	} else {
+		f.VFMADD231PS_BCST(scale, x, d)
+	}
+	f.VCVTPS2DQ_RD_SAE(d, d)
+}
+
+func (f *fixedFFT) quantise(s *straight, v val, scale operand.Mem) val {
+	return s.custom(v.op, -1, true, func(x, _, d operand.Op) { f.quantised(x, v.neg, scale, d) })
+}
+
+// pack saturates x and y to int16: a lane has four of x, then four of y.
+func (f *fixedFFT) pack(s *straight, x, y val, least bool) val {
+	return s.custom(x.op, y.op, false, func(x, y, d operand.Op) {
+		f.VPACKSSDW(y, x, d)
+		if least {
+			f.VPMAXSW(f.least(), d, d)
+		}
+	})
+}
+
+func (f *fixedFFT) order(s *straight, v val, order operand.Mem) val {
+	return s.custom(v.op, -1, false, func(x, _, d operand.Op) { f.VPSHUFB(order, x, d) })
+}
+
+// minusOdd changes the sign of the high halves.
+func (f *fixedFFT) minusOdd(x, d operand.Op) {
+	f.xorMem(f.oddWords(), x, d)
+	f.VPSUBW(f.oddWords(), d, d)
+}
+
+// rfft is straight.rfft in integers.
+func (f *fixedFFT) rfft(s *straight, x []val, out func(k int, re, im val)) {
+	n := len(x)
+	h := n / 2
+	if n == 2 {
+		out(0, s.add(x[0], x[1]), val{})
+		out(1, s.sub(x[0], x[1]), val{})
+		return
+	}
+	var parts [2]struct{ re, im []val }
+	for i := range parts {
+		var half []val
+		for j := i; j < n; j += 2 {
+			half = append(half, x[j])
+		}
+		re, im := make([]val, h/2+1), make([]val, h/2+1)
+		f.rfft(s, half, func(k int, r, i val) { re[k], im[k] = r, i })
+		parts[i].re, parts[i].im = re, im
+	}
+	e, o := parts[0], parts[1]
+	u := f.forwardCoarse(n)
+	if u == 2 {
+		for k := range e.re {
+			e.re[k] = f.coarse(s, e.re[k], 1)
+		}
+		for k := 1; k < h/2; k++ {
+			e.im[k] = f.coarse(s, e.im[k], 1)
+		}
+		o.re[0] = f.coarse(s, o.re[0], 1)
+	}
+	out(0, s.add(e.re[0], o.re[0]), val{})
+	out(h, s.sub(e.re[0], o.re[0]), val{})
+	for k := 1; k < h/2; k++ {
+		c, sin := fixedTwiddle(k, n)
+		pr := f.mac2(s, o.im[k], sin, o.re[k], c, u)
+		pi := f.mac2(s, o.re[k], -sin, o.im[k], c, u)
+		out(k, s.add(e.re[k], pr), s.add(e.im[k], pi))
+		out(h-k, s.sub(e.re[k], pr), s.sub(pi, e.im[k]))
+	}
+	out(h/2, e.re[h/2], o.re[h/2].minus())
+}
+
+// forwardCoarse is u for the rotations of F_n.
+func (f *fixedFFT) forwardCoarse(n int) int {
+	if f.b < fixedCoarse {
+		return 0
+	}
+	return map[int]int{f.b: 2, f.b / 2: 1}[n]
+}
+
+// irfft is straight.irfft in integers.
+func (f *fixedFFT) irfft(s *straight, n int, in func(k int) (re, im val)) []val {
+	h := n / 2
+	if n == 2 {
+		a, _ := in(0)
+		b, _ := in(1)
+		return []val{s.add(a, b), s.sub(a, b)}
+	}
+	u := 0
+	if f.b >= fixedCoarse {
+		u = map[int]int{16: 1, 8: 2}[n]
+	}
+	coarse := func(v val) val {
+		if u == 2 {
+			return f.coarse(s, v, 2)
+		}
+		return v
+	}
+	var parts [2]struct{ re, im []val }
+	for i := range parts {
+		parts[i].re, parts[i].im = make([]val, h/2+1), make([]val, h/2+1)
+	}
+	e, o := parts[0], parts[1]
+	first, _ := in(0)
+	last, _ := in(h)
+	e.re[0], o.re[0] = coarse(s.add(first, last)), coarse(s.sub(first, last))
+	for k := 1; k < h/2; k++ {
+		c, sin := fixedTwiddle(k, n)
+		ar, ai := in(k)
+		br, bi := in(h - k)
+		e.re[k], e.im[k] = coarse(s.add(ar, br)), coarse(s.sub(ai, bi))
+		dr, di := s.sub(ar, br), s.add(ai, bi)
+		o.re[k], o.im[k] = f.mac2(s, di, -sin, dr, c, u), f.mac2(s, dr, sin, di, c, u)
+	}
+	mr, mi := in(h / 2)
+	e.re[h/2], o.re[h/2] = coarse(s.add(mr, mr)), coarse(s.add(mi, mi)).minus()
+	x := make([]val, n)
+	for i, p := range parts {
+		for j, v := range f.irfft(s, h, func(k int) (val, val) { return p.re[k], p.im[k] }) {
+			x[2*j+i] = v
+		}
+	}
+	return x
+}
+
+// fixedTwiddle is the cosine and the sine of 2πk/n, of 15 bits.
+func fixedTwiddle(k, n int) (c, s float64) {
+	s, c = math.Sincos(2 * math.Pi * float64(k) / float64(n))
+	return math.Round(c*(1<<15)) / (1 << 15), math.Round(s*(1<<15)) / (1 << 15)
+}
+
+// ---- the forward transform
+
+func (f *fixedFFT) forward() {
+	f.name = fmt.Sprintf("fixedForward%d", f.b)
+	f.function = f.c.begin(f.p, f.name, "func(dst []int32, x []int16, ld, groups int, scales, scratch []float32)",
+		fmt.Sprintf("FixedCirculant.Forward for blocks of %d and %d rows, groups ≥ 1.", f.b, f.p.lanes))
+	f.unit = 1 << 8 * float64(f.b) // x is read times 2¹⁶, and is 2ᵍ integers
+	if f.b >= fixedCoarse {
+		f.unit /= 4
+	}
+	f.setFixedRows("x")
+	f.Load(f.Param("dst").Base(), planesAt)
+	f.Load(f.Param("groups"), groupsLeft)
+	f.Load(f.Param("scratch").Base(), scratchAt)
+	f.setConstants()
+	f.Load(f.Param("scales").Base(), biasAt)
+	f.Label("group")
+	if f.b <= straightMost {
+		s := f.straight()
+		var x []val
+		for first := 0; first < f.columns(); first += fixedColumns {
+			x = append(x, f.readShorts(s, first)...)
+		}
+		var real [2]val // of an even block
+		for u := range f.blocks() {
+			f.rfft(s, x[u*f.b:(u+1)*f.b], func(k int, re, im val) {
+				n := map[int]int{0: 0, f.b / 2: 1}
+				i, isReal := n[k]
+				switch {
+				case !isReal:
+					f.storePair(s, u, k, re, im)
+				case !f.pairs():
+					f.storeAlone(s, i, re)
+				case u%2 == 0:
+					real[i] = f.quantise(s, re, f.forwardScale(u, i))
+				default:
+					p := f.pack(s, real[i], f.quantise(s, re, f.forwardScale(u, i)), true)
+					s.store(f.order(s, p, f.orderXY()), f.vec(u-1, i), nil)
+				}
+			})
+		}
+		f.finish(s)
+		f.ADDQ2(rowBase[:f.lanes/4], 2*f.columns())
+		f.ADDQ(operand.U32(uint32(4*f.blocks()*(f.b/2+1))), biasAt)
+	} else {
+		f.forwardInParts()
+	}
+	f.ADDQ(operand.U32(uint32(f.blocks()*(f.b+1)*f.vecBytes())), planesAt)
+	f.DECQ(groupsLeft)
+	f.JNE(operand.LabelRef("group"))
+	f.end()
+}
+
+// ADDQ2 moves pointers on by n bytes.
+func (f *fixedFFT) ADDQ2(regs []reg.GPPhysical, n int) {
+	for _, r := range regs {
+		f.ADDQ(operand.U32(uint32(n)), r)
+	}
+}
+
+// forwardScale is the factor of bin i of 0, b/2, 1, 2, … of block u.
+func (f *fixedFFT) forwardScale(u, i int) operand.Mem { return f.scale(u*(f.b/2+1) + i) }
+
+// readShorts returns 32 columns of the rows, a vector each.
+func (f *fixedFFT) readShorts(s *straight, first int) []val {
+	var x []val
+	for _, v := range f.readColumns(s, first/2) {
+		low, high := f.halves(s, v)
+		x = append(x, low, high)
+	}
+	return x
+}
+
+// storePair stores a complex bin.
+func (f *fixedFFT) storePair(s *straight, u, k int, re, im val) {
+	a, b := f.quantise(s, re, f.forwardScale(u, k+1)), f.quantise(s, im, f.forwardScale(u, k+1))
+	p := f.pack(s, a, b, true)
+	m := s.custom(p.op, -1, false, func(x, _, d operand.Op) {
+		f.VPSHUFB(f.orderXY(), x, d)
+		f.minusOdd(d, d)
+	})
+	s.store(m, f.vec(u, 2*k), nil)
+	s.store(f.order(s, p, f.orderYX()), f.vec(u, 2*k+1), nil)
+}
+
+// storeAlone stores a real bin, i of 0 and b/2, as a pair with zero.
+func (f *fixedFFT) storeAlone(s *straight, i int, re val) {
+	q := f.quantise(s, re, f.forwardScale(0, i))
+	p := f.pack(s, q, q, true)
+	s.store(f.order(s, p, []operand.Mem{f.orderX0(), f.order0Y()}[i]), f.vec(0, i), nil)
+}
+
+func (f *fixedFFT) forwardInParts() {
+	parts := f.b / straightMost
+	vec := f.vecBytes()
+	f.scales = f.AllocLocal(8)
+	f.MOVQ(biasAt, f.scales)
+
+	f.setPair3()
+	f.MOVQ(scratchAt, loopOut)
+	f.MOVQ(operand.U32(uint32(f.b/fixedColumns)), loopDown)
+	f.Label("read")
+	s := f.straight()
+	for i, v := range f.readShorts(s, 0) {
+		s.store(v, operand.Mem{Base: loopOut, Disp: i * vec}, nil)
+	}
+	f.finish(s)
+	f.ADDQ2(rowBase[:f.lanes/4], 2*fixedColumns)
+	f.ADDQ(operand.U32(uint32(fixedColumns*vec)), loopOut)
+	f.DECQ(loopDown)
+	f.JNE(operand.LabelRef("read"))
+
+	f.MOVQ(scratchAt, loopIn)
+	f.LEAQ(f.scratch(f.second()), loopOut)
+	f.MOVQ(operand.U32(uint32(parts)), loopDown)
+	f.Label("part")
+	s = f.straight()
+	var x []val
+	for k := range straightMost {
+		x = append(x, s.load(operand.Mem{Base: loopIn, Disp: k * parts * vec}))
+	}
+	f.rfft(s, x, storeBins(s, straightMost, loopOut, vec))
+	f.finish(s)
+	f.ADDQ(operand.U32(uint32(vec)), loopIn)
+	f.ADDQ(operand.U32(uint32(straightMost*vec)), loopOut)
+	f.DECQ(loopDown)
+	f.JNE(operand.LabelRef("part"))
+
+	from, to := f.second(), 0
+	for n := 2 * straightMost; n <= f.b; n *= 2 {
+		count := f.b / n
+		for i := range count {
+			f.combine(n, i, count, from, to)
+		}
+		from, to = to, from
+	}
+	f.ADDQ(operand.U32(uint32(4*(f.b/2+1+2*(f.b/4-1)))), biasAt)
+}
+
+// fixedTwiddles is the table of cosines and sines for 0 < k < n/4.
+func (f *fixedFFT) fixedTwiddles(n int) operand.Mem {
+	var words []uint32
+	for k := 1; k < n/4; k++ {
+		c, s := fixedTwiddle(k, n)
+		words = append(words, math.Float32bits(float32(c)), math.Float32bits(float32(s)))
+	}
+	return f.data(fmt.Sprintf("fixedTwiddles%d", n), words...)
+}
+
+// loopScale is where factors of the current bins are in loops.
+var loopScale = reg.R15
+
+// combine is circulantFFT.combine in integers; the last step stores the result.
+func (f *fixedFFT) combine(n, i, count, from, to int) {
+	h, vec := n/2, f.vecBytes()
+	last := count == 1
+	e := from + i*h
+	odd := count * h * vec // from a bin of the even elements to that of the odd
+	out := to + i*n
+
+	s := f.straight()
+	e0, o0 := s.load(f.scratch(e)), s.load(f.scratch(e+count*h))
+	em, om := s.load(f.scratch(e+1)), s.load(f.scratch(e+count*h+1))
+	u := f.forwardCoarse(n)
+	if last {
+		e0, em, o0 = f.coarse(s, e0, 1), f.coarse(s, em, 1), f.coarse(s, o0, 1)
+		f.storeAlone(s, 0, s.add(e0, o0))
+		f.storeAlone(s, 1, s.sub(e0, o0))
+		f.storePair(s, 0, h/2, em, om.minus())
+	} else {
+		f.LEAQ(f.scratch(out), loopOut)
+		put := storeBins(s, n, loopOut, vec)
+		put(0, s.add(e0, o0), val{})
+		put(h, s.sub(e0, o0), val{})
+		put(h/2, em, om.minus())
+	}
+	f.finish(s)
+
+	first := func(k int) operand.Mem { return f.scratch(out + 2*k) }
+	if last {
+		first = func(k int) operand.Mem { return f.vec(0, 2*k) }
+	}
+	f.LEAQ(f.scratch(e+2), loopIn)
+	f.LEAQ(first(1), loopOut)
+	f.LEAQ(first(h-1), loopDown)
+	f.LEAQ(f.fixedTwiddles(n), loopTwiddle)
+	if last {
+		f.LEAQ(f.scale(f.b/2+1), loopScale)
+	}
+	f.MOVQ(operand.U32(uint32(h/2-1)), loopLeft) // is biasAt
+	loop := fmt.Sprintf("combine%d_%d", n, i)
+	f.Label(loop)
+	r := f.physical
+	er, ei, or, oi, pr, pi := r(0), r(1), r(2), r(3), r(4), r(5)
+	c, sin := f.twiddle(0, 6), f.twiddle(1, 7)
+	f.VMOVUPS(operand.Mem{Base: loopIn}, er)
+	f.VMOVUPS(operand.Mem{Base: loopIn, Disp: vec}, ei)
+	f.VMOVUPS(operand.Mem{Base: loopIn, Disp: odd}, or)
+	f.VMOVUPS(operand.Mem{Base: loopIn, Disp: odd + vec}, oi)
+	f.setMagic(u, pr)
+	f.VFMADD231PS(oi, sin, pr)
+	f.VFMADD231PS(or, c, pr)
+	f.subMagic(u, pr, pr)
+	f.setMagic(u, pi)
+	f.VFNMADD231PS(or, sin, pi)
+	f.VFMADD231PS(oi, c, pi)
+	f.subMagic(u, pi, pi)
+	if last {
+		for _, v := range []operand.Op{er, ei} {
+			f.emit3(f.VADDPS, f.VADDPS_BCST, f.magic(1), v, v)
+			f.subMagic(1, v, v)
+		}
+	}
+	f.VADDPS(pr, er, or) // X(k)
+	f.VADDPS(pi, ei, oi)
+	f.VSUBPS(pr, er, er) // X(h−k)
+	f.VSUBPS(ei, pi, ei)
+	for j, bin := range []struct {
+		at     reg.Register
+		re, im reg.VecPhysical
+	}{{loopOut, or, oi}, {loopDown, er, ei}} {
+		at := operand.Mem{Base: bin.at}
+		re, im := bin.re, bin.im
+		if last {
+			scale := operand.Mem{Base: loopScale, Disp: 4 * j}
+			f.quantised(re, false, scale, r(8))
+			f.quantised(im, false, scale, r(9))
+			f.VPACKSSDW(r(9), r(8), r(8))
+			f.VPMAXSW(f.least(), r(8), r(8))
+			f.VPSHUFB(f.orderXY(), r(8), re)
+			f.minusOdd(re, re)
+			f.VPSHUFB(f.orderYX(), r(8), im)
+		}
+		f.VMOVUPS(re, at)
+		at.Disp += vec
+		f.VMOVUPS(im, at)
+	}
+	f.ADDQ(operand.U32(uint32(2*vec)), loopIn)
+	f.ADDQ(operand.U32(uint32(2*vec)), loopOut)
+	f.SUBQ(operand.U32(uint32(2*vec)), loopDown)
+	f.ADDQ(operand.U8(8), loopTwiddle)
+	if last {
+		f.ADDQ(operand.U8(8), loopScale)
+	}
+	f.DECQ(loopLeft)
+	f.JNE(operand.LabelRef(loop))
+	f.MOVQ(f.scales, biasAt)
+}
+
+// ---- the inverse transform
+
+func (f *fixedFFT) inverse() {
+	f.name = fmt.Sprintf("fixedInverse%d", f.b)
+	f.function = f.c.begin(f.p, f.name, "func(y []int16, ld int, src []int32, groups int, scales, scratch []float32)",
+		fmt.Sprintf("FixedCirculant.Inverse for blocks of %d and %d rows, groups ≥ 1.", f.b, f.p.lanes))
+	f.setFixedRows("y")
+	f.Load(f.Param("src").Base(), planesAt)
+	f.Load(f.Param("scales").Base(), biasAt)
+	f.Load(f.Param("groups"), groupsLeft)
+	f.Load(f.Param("scratch").Base(), scratchAt)
+	f.setConstants()
+	f.Label("group")
+	if f.b <= straightMost {
+		s := f.straight()
+		var x []val
+		for u := range f.blocks() {
+			x = append(x, f.irfft(s, f.b, func(k int) (re, im val) {
+				switch k {
+				case 0:
+					return f.integer(s, f.vec(u, 0)), val{}
+				case f.b / 2:
+					return f.integer(s, f.vec(u, 1)), val{}
+				}
+				return f.integer(s, f.vec(u, 2*k)), f.integer(s, f.vec(u, 2*k+1))
+			})...)
+		}
+		for first := 0; first < f.columns(); first += fixedColumns {
+			f.writeShorts(s, x[first:first+fixedColumns], first)
+		}
+		f.finish(s)
+		f.ADDQ2(rowBase[:f.lanes/4], 2*f.columns())
+		f.ADDQ(operand.U32(uint32(4*f.columns())), biasAt)
+	} else {
+		f.inverseInParts()
+	}
+	f.ADDQ(operand.U32(uint32(f.blocks()*(f.b+1)*f.vecBytes())), planesAt)
+	f.DECQ(groupsLeft)
+	f.JNE(operand.LabelRef("group"))
+	f.end()
+}
+
+// integer is the vector of int32 at m.
+func (f *fixedFFT) integer(s *straight, m operand.Mem) val {
+	v := s.load(m)
+	return s.custom(v.op, -1, false, func(x, _, d operand.Op) { f.VCVTDQ2PS(x, d) })
+}
+
+// writeShorts rounds 32 columns and writes them to the rows.
+func (f *fixedFFT) writeShorts(s *straight, x []val, first int) {
+	var words [16]val
+	for i := range words {
+		a := f.quantise(s, x[2*i], f.scale(first+2*i))
+		b := f.quantise(s, x[2*i+1], f.scale(first+2*i+1))
+		words[i] = f.order(s, f.pack(s, a, b, false), f.orderXY())
+	}
+	var v [4][4]val // [quad of columns][row mod 4], a lane of 128 bits a row
+	for quad := range v {
+		v[quad] = s.transpose4([4]val(words[4*quad : 4*quad+4]))
+	}
+	wide := f.lanes / 4
+	for r := range 4 {
+		for part := 0; part < 4; part += wide {
+			var quads []val
+			for q := range wide {
+				quads = append(quads, v[part+q][r])
+			}
+			for l, line := range s.transposeLanes(quads) {
+				s.store(line, f.row(r+4*l, 2*first+16*part), nil)
+			}
+		}
+	}
+}
+
+func (f *fixedFFT) inverseInParts() {
+	parts := f.b / straightMost
+	vec := f.vecBytes()
+	scales := f.AllocLocal(8)
+	f.MOVQ(biasAt, scales)
+
+	to := 0
+	if parts == 2 {
+		to = f.second()
+	}
+	from := to // of the first step: the numbers
+	for n := f.b; n > straightMost; n /= 2 {
+		count := f.b / n
+		for i := range count {
+			f.separate(n, i, count, from, to)
+		}
+		from, to = to, f.second()-to
+	}
+	if from != f.second() {
+		panic("the parts are not in the second buffer")
+	}
+
+	f.LEAQ(f.scratch(f.second()), loopIn)
+	f.MOVQ(scratchAt, loopOut)
+	f.MOVQ(operand.U32(uint32(parts)), loopDown)
+	f.Label("part")
+	s := f.straight()
+	at := func(i int) val { return s.load(operand.Mem{Base: loopIn, Disp: i * vec}) }
+	x := f.irfft(s, straightMost, func(k int) (re, im val) {
+		switch k {
+		case 0:
+			return at(0), val{}
+		case straightMost / 2:
+			return at(1), val{}
+		}
+		return at(2 * k), at(2*k + 1)
+	})
+	for k, v := range x {
+		s.store(v, operand.Mem{Base: loopOut, Disp: k * parts * vec}, nil)
+	}
+	f.finish(s)
+	f.ADDQ(operand.U32(uint32(straightMost*vec)), loopIn)
+	f.ADDQ(operand.U32(uint32(vec)), loopOut)
+	f.DECQ(loopDown)
+	f.JNE(operand.LabelRef("part"))
+
+	f.MOVQ(scales, biasAt)
+	f.setPair3()
+	f.MOVQ(scratchAt, loopIn)
+	f.MOVQ(operand.U32(uint32(f.b/fixedColumns)), loopDown)
+	f.Label("write")
+	s = f.straight()
+	x = nil
+	for k := range fixedColumns {
+		x = append(x, s.load(operand.Mem{Base: loopIn, Disp: k * vec}))
+	}
+	f.writeShorts(s, x, 0)
+	f.finish(s)
+	f.ADDQ2(rowBase[:f.lanes/4], 2*fixedColumns)
+	f.ADDQ(operand.U32(4*fixedColumns), biasAt)
+	f.ADDQ(operand.U32(uint32(fixedColumns*vec)), loopIn)
+	f.DECQ(loopDown)
+	f.JNE(operand.LabelRef("write"))
+}
+
+// separate is circulantFFT.separate in integers. The first step reads int32.
+func (f *fixedFFT) separate(n, i, count, from, to int) {
+	h, vec := n/2, f.vecBytes()
+	integers := count == 1
+	in := from + i*n
+	e := to + i*h
+	odd := count * h * vec
+
+	s := f.straight()
+	read := func(k int) val {
+		if integers {
+			return f.integer(s, f.vec(0, k))
+		}
+		return s.load(f.scratch(in + k))
+	}
+	first, last, mr, mi := read(0), read(1), read(h), read(h+1)
+	s.store(s.add(first, last), f.scratch(e), nil)
+	s.store(s.sub(first, last), f.scratch(e+count*h), nil)
+	s.store(s.add(mr, mr), f.scratch(e+1), nil)
+	s.store(s.mul(-2, mi), f.scratch(e+count*h+1), nil)
+	f.finish(s)
+
+	at := func(k int) operand.Mem { return f.scratch(in + 2*k) }
+	if integers {
+		at = func(k int) operand.Mem { return f.vec(0, 2*k) }
+	}
+	f.LEAQ(at(1), loopIn)
+	f.LEAQ(at(h-1), loopDown)
+	f.LEAQ(f.scratch(e+2), loopOut)
+	f.LEAQ(f.fixedTwiddles(n), loopTwiddle)
+	f.MOVQ(operand.U32(uint32(h/2-1)), loopLeft)
+	loop := fmt.Sprintf("separate%d_%d", n, i)
+	f.Label(loop)
+	r := f.physical
+	c, sin := f.twiddle(0, 12), f.twiddle(1, 13)
+	for j, base := range []reg.Register{loopIn, loopDown} {
+		for k := range 2 {
+			m := operand.Mem{Base: base, Disp: k * vec}
+			if integers {
+				f.VCVTDQ2PS(m, r(2*j+k))
+			} else {
+				f.VMOVUPS(m, r(2*j+k))
+			}
+		}
+	}
+	ar, ai, br, bi := r(0), r(1), r(2), r(3)
+	er, ei, dr, di, or, oi := r(4), r(5), r(6), r(7), r(8), r(9)
+	f.VADDPS(br, ar, er)
+	f.VSUBPS(bi, ai, ei)
+	f.VSUBPS(br, ar, dr)
+	f.VADDPS(bi, ai, di)
+	f.setMagic(0, or)
+	f.VFNMADD231PS(di, sin, or)
+	f.VFMADD231PS(dr, c, or)
+	f.subMagic(0, or, or)
+	f.setMagic(0, oi)
+	f.VFMADD231PS(dr, sin, oi)
+	f.VFMADD231PS(di, c, oi)
+	f.subMagic(0, oi, oi)
+	f.VMOVUPS(er, operand.Mem{Base: loopOut})
+	f.VMOVUPS(ei, operand.Mem{Base: loopOut, Disp: vec})
+	f.VMOVUPS(or, operand.Mem{Base: loopOut, Disp: odd})
+	f.VMOVUPS(oi, operand.Mem{Base: loopOut, Disp: odd + vec})
+	f.ADDQ(operand.U32(uint32(2*vec)), loopIn)
+	f.SUBQ(operand.U32(uint32(2*vec)), loopDown)
+	f.ADDQ(operand.U32(uint32(2*vec)), loopOut)
+	f.ADDQ(operand.U8(8), loopTwiddle)
+	f.DECQ(loopLeft)
+	f.JNE(operand.LabelRef(loop))
+}
+
+// ---- the product
+
+// fixedProduct emits the product of a tile by up to maxRows rows of blocks: for
+// every number of rows loops over blocks that keep the partial sums of a bin in
+// registers, two for a row. A whole sum stays in memory, where it goes in the
+// end.
+//
+// No partial sum leaves 32 bits, because VPDPWSSD (and VPMADDWD, whose own sum
+// of two products of magnitude below 2³⁰ fits) adds exactly the terms whose
+// magnitudes the limits of package fixed add up: |w₀·x₀ + w₁·x₁| ≤ 32767·(|w₀| +
+// |w₁|), and the sum of these over a group, with the half that it starts with,
+// is below 2³¹; so are the whole sums.
+func fixedProduct(c *family, p path) {
+	most := 6
+	if p == avx2 {
+		most = 3
+	}
+	f := c.begin(p, "fixedProduct", "func(y, x, w, ends []int32, rows, real, bins, q, group, shift, round, limit, vecs int)",
+		fmt.Sprintf("the same as fixedProducts(%d), for q ≥ 1 and 1 ≤ rows ≤ %d.", p.lanes, most))
+	vec := f.vecBytes()
+	y, x, w, ends := reg.RDI, reg.RSI, reg.RBX, reg.RCX
+	left, count, xAt, block, bins, size, tmp := reg.RDX, reg.R8, reg.R9, reg.R10, reg.R11, reg.R12, reg.R13
+	f.Load(f.Param("y").Base(), y)
+	f.Load(f.Param("x").Base(), x)
+	f.Load(f.Param("w").Base(), w)
+	f.Load(f.Param("ends").Base(), ends)
+	f.Load(f.Param("vecs"), block)
+	f.IMUL3Q(operand.U32(uint32(vec)), block, block) // bytes from block to block, and from row to row
+	for n := most; n >= 1; n-- {
+		name := func(s string) string { return fmt.Sprintf("%s%d", s, n) }
+		if n > 1 {
+			f.Load(f.Param("rows"), tmp)
+			f.CMPQ(tmp, operand.U8(n))
+			f.JNE(operand.LabelRef(name("not")))
+		}
+		acc := func(r, half int) reg.VecPhysical { return f.physical(2*r + half) }
+		total := func(r, half int) reg.VecPhysical { return f.physical(2*n + 2*r + half) }
+		x0, x1, weight, spare := f.physical(4*n), f.physical(4*n+1), f.physical(4*n+2), f.physical(4*n+3)
+		multiply := func(x, w operand.Op, to reg.VecPhysical) {
+			if p == vnni {
+				f.VPDPWSSD(x, w, to)
+				return
+			}
+			f.VPMADDWD(x, w, spare)
+			f.VPADDD(spare, to, to)
+		}
+		eachRow := func(body func(r, half int, at operand.Mem)) {
+			f.MOVQ(y, tmp)
+			for r := range n {
+				for half := range 2 {
+					body(r, half, operand.Mem{Base: tmp, Disp: half * vec})
+				}
+				if r < n-1 {
+					f.ADDQ(block, tmp)
+				}
+			}
+		}
+		end := func(r, i int) operand.Mem { return operand.Mem{Base: ends, Disp: 16*r + 4*i} }
+		bin := func(label string, wide bool) {
+			label = name(label)
+			for i := range 2 * n {
+				f.VPBROADCASTD(end(i/2, i%2), total(i/2, i%2))
+			}
+			f.MOVQ(x, xAt)
+			f.Load(f.Param("group"), size)
+			if wide {
+				f.SHRQ(operand.U8(1), size)
+				f.MOVQ(operand.U32(1), tmp) // a group of one block is all there is
+				f.TESTQ(size, size)
+				f.CMOVQEQ(tmp, size)
+				f.Load(f.Param("real"), left)
+			} else {
+				f.Load(f.Param("q"), left)
+			}
+			f.Label(label + "group")
+			f.MOVQ(size, count)
+			f.CMPQ(left, size)
+			f.CMOVQLT(left, count)
+			f.SUBQ(count, left)
+			for i := range 2 * n {
+				if i == 0 {
+					f.VPBROADCASTD(f.argument("round"), f.physical(0))
+				} else {
+					f.VMOVAPS(f.physical(0), f.physical(i))
+				}
+			}
+			f.Label(label + "block")
+			f.VMOVUPS(operand.Mem{Base: xAt}, x0)
+			f.VMOVUPS(operand.Mem{Base: xAt, Disp: vec}, x1)
+			for r := range n {
+				f.VPBROADCASTD(operand.Mem{Base: w, Disp: 4 * r}, weight)
+				multiply(x0, weight, acc(r, 0))
+				if wide {
+					f.VPBROADCASTD(operand.Mem{Base: w, Disp: 4 * (n + r)}, weight)
+				}
+				multiply(x1, weight, acc(r, 1))
+			}
+			f.ADDQ(block, xAt)
+			if wide {
+				f.ADDQ(block, xAt)
+				f.ADDQ(operand.U8(8*n), w)
+			} else {
+				f.ADDQ(operand.U8(4*n), w)
+			}
+			f.DECQ(count)
+			f.JNE(operand.LabelRef(label + "block"))
+			f.VPBROADCASTD(f.argument("shift"), x0)
+			for i := range 2 * n {
+				f.VPSRAVD(x0, f.physical(i), f.physical(i))
+				f.VPADDD(f.physical(i), total(i/2, i%2), total(i/2, i%2))
+			}
+			f.TESTQ(left, left)
+			f.JNE(operand.LabelRef(label + "group"))
+			high, low := x1, weight
+			f.VPBROADCASTD(f.argument("limit"), high)
+			if p == avx2 {
+				f.VPXOR(low, low, low)
+			} else {
+				f.VPXORD(low, low, low)
+			}
+			f.VPSUBD(high, low, low)
+			eachRow(func(r, half int, at operand.Mem) {
+				f.VPBROADCASTD(end(r, 2+half), x0)
+				sum := total(r, half)
+				f.VPSRAVD(x0, sum, sum)
+				f.VPMAXSD(low, sum, sum)
+				f.VPMINSD(high, sum, sum)
+				f.VMOVUPS(sum, at)
+			})
+			f.ADDQ(operand.U32(uint32(16*n)), ends)
+			f.ADDQ(operand.U32(uint32(2*vec)), x)
+			f.ADDQ(operand.U32(uint32(2*vec)), y)
+		}
+		f.Load(f.Param("real"), tmp)
+		f.TESTQ(tmp, tmp)
+		f.JE(operand.LabelRef(name("complex")))
+		bin("real", true)
+		f.Label(name("complex"))
+		f.Load(f.Param("bins"), bins)
+		f.TESTQ(bins, bins)
+		f.JE(operand.LabelRef(name("done")))
+		f.Label(name("bin"))
+		bin("complex", false)
+		f.DECQ(bins)
+		f.JNE(operand.LabelRef(name("bin")))
+		f.Label(name("done"))
+		f.end()
+		if n > 1 {
+			f.Label(name("not"))
+		}
+	}
+}
