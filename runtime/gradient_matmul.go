@@ -167,7 +167,13 @@ func productGradient(k *simd.Kernels, operand int) kernel {
 				continue
 			}
 			ai := a.F32()[at.off[0]*s.m*s.k:][:s.m*s.k]
-			p := k.PackInto(buf, simd.RowMajor(gi, s.n), s.m, s.n)
+			p, ok := simd.Packed{}, false
+			if s.k <= fewRows {
+				p, ok = k.InPlace(simd.RowMajor(gi, s.n), s.m, s.n)
+			}
+			if !ok {
+				p = k.PackInto(buf, simd.RowMajor(gi, s.n), s.m, s.n)
+			}
 			k.Gemm(z.F32()[at.off[1]*s.k*s.n:], s.n, simd.RowMajor(ai, s.k).T(), s.k, p, nil, repeated)
 		}
 		return nil

@@ -80,12 +80,7 @@ func (b *backward) softmaxGradient(x *lnode, at int, scale float32, dy *lvalue) 
 					k.Sub(dx[from:row], d[from:row], tmp)
 					continue
 				}
-				s := k.Dot(d[from:row], out[from:row])
-				k.AddScalar(dx[from:row], d[from:row], -s)
-				k.Mul(dx[from:row], dx[from:row], out[from:row])
-				if scale != 1 {
-					k.MulScalar(dx[from:row], dx[from:row], scale)
-				}
+				k.SoftmaxGradient(dx[from:row], d[from:row], out[from:row], scale)
 				continue
 			}
 			s := 0.0

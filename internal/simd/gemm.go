@@ -214,6 +214,7 @@ func (kn *Kernels) Gemm(c []float32, ldc int, a Mat, m int, b Packed, bias []flo
 			for col, width := 0, 0; col < n; col += width {
 				width = b.panelWidth(col)
 				cols := min(width, n-col)
+				whole := roundUp(cols, b.lanes)
 				var panel []float32
 				ldb := width
 				if b.ld != 0 {
@@ -231,7 +232,7 @@ func (kn *Kernels) Gemm(c []float32, ldc int, a Mat, m int, b Packed, bias []flo
 					if k > 0 {
 						at = a.Data[i*a.RowStride+k0*a.ColStride:]
 					}
-					kn.gemm.tile(c[i*ldc+col:], ldc, at, a.RowStride, a.ColStride, panel, ldb, depth, tileBias, min(mr, i1-i), cols, roundUp(cols, b.lanes), load)
+					kn.gemm.tile(c[i*ldc+col:], ldc, at, a.RowStride, a.ColStride, panel, ldb, depth, tileBias, min(mr, i1-i), cols, whole, load)
 				}
 			}
 		}

@@ -21,6 +21,14 @@ func (k *Kernels) MaskedSoftmax(dst, x, mask []float32, scale float32) {
 	k.softmax(dst, x, mask, scale)
 }
 
+// SoftmaxGradient sets dst[i] = scale · y[i] · (dy[i] − Σⱼ dy[j]·y[j]) over one
+// row, the gradient of y = softmax(scale · x) with respect to x. dst may be dy.
+func (k *Kernels) SoftmaxGradient(dst, dy, y []float32, scale float32) {
+	sameLen("SoftmaxGradient", dst, dy)
+	sameLen("SoftmaxGradient", dst, y)
+	k.normScale(dst, dy, y, k.dot(dy, y), scale)
+}
+
 // LayerNorm sets dst[i] = (x[i] − μ) / √(σ² + eps) · gamma[i] + beta[i] over one
 // row of n elements, μ its mean and σ² = Σ (x[i] − μ)² / n (two passes, so a
 // large mean does not cancel). A nil beta counts as zeros. dst may be x.

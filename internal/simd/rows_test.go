@@ -180,3 +180,32 @@ func TestRowsAllocateNothing(t *testing.T) {
 		}
 	})
 }
+
+func TestSoftmaxGradient(t *testing.T) {
+	eachLength(t, "", func(t *testing.T, k *Kernels, rng *rand.Rand, n int, dst guarded) {
+		dy, y := randoms(rng, n), randoms(rng, n)
+		const scale = 0.35
+		s, size := 0.0, 0.0
+		for i := range dy {
+			s += float64(dy[i]) * float64(y[i])
+			size += math.Abs(float64(dy[i]) * float64(y[i]))
+		}
+		check := func(what string) {
+			t.Helper()
+			for i := range dy {
+				want := scale * float64(y[i]) * (float64(dy[i]) - s)
+				// The dot product, and three roundings of what it is taken from; the
+				// scale is a float32 too.
+				tol := scale * math.Abs(float64(y[i])) * (sumBound(n+1)*size + 5*u*(math.Abs(float64(dy[i]))+math.Abs(s)))
+				if !(math.Abs(float64(dst.s[i])-want) <= tol) {
+					t.Fatalf("%s: element %d of %d = %v, want %v ± %.2g", what, i, n, dst.s[i], want, tol)
+				}
+			}
+		}
+		k.SoftmaxGradient(dst.s, dy, y, scale)
+		check("gradient")
+		copy(dst.s, dy)
+		k.SoftmaxGradient(dst.s, dst.s, y, scale)
+		check("in place")
+	})
+}
