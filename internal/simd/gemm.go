@@ -169,9 +169,10 @@ const (
 	// gemmKC is the depth of a block: a panel of gemmKC × 48 elements (72 KiB)
 	// and a tile of A stay in the caches next to the core.
 	gemmKC = 384
-	// gemmMC is the height of a block: gemmMC × gemmKC elements of A (360 KiB)
-	// stay in a level-two cache while all panels of B pass by.
-	gemmMC = 240
+	// gemmMC is the most that a block is high: gemmMC × gemmKC elements of A (384
+	// KiB) stay in a level-two cache while all panels of B pass by. Blocks are as
+	// equal as can be.
+	gemmMC = 256
 )
 
 // Gemm computes C = A·B, + C when accumulate is set, + bias in every row when
@@ -202,12 +203,17 @@ func (kn *Kernels) Gemm(c []float32, ldc int, a Mat, m int, b Packed, bias []flo
 	if m == 0 || n == 0 {
 		return
 	}
-	kc, mr := gemmKC, kn.gemm.maxRows
-	if m <= mr {
+	kc, mc, mr := gemmKC, gemmMC, kn.gemm.maxRows
+	switch {
+	case m <= mr:
 		kc = max(k, 1) // one tile high: A stays in cache by itself
+	case k <= 2*gemmKC:
+		kc, mc = 2*gemmKC, gemmMC/2 // one pass: C is written once, and not read
 	}
-	for i0 := 0; i0 < m; i0 += gemmMC {
-		i1 := min(i0+gemmMC, m)
+	blocks := (m + mc - 1) / mc
+	mc = roundUp((m+blocks-1)/blocks, mr)
+	for i0 := 0; i0 < m; i0 += mc {
+		i1 := min(i0+mc, m)
 		for k0 := 0; k0 == 0 || k0 < k; k0 += kc {
 			depth, load := min(kc, k-k0), accumulate || k0 > 0
 			var at, tileBias []float32

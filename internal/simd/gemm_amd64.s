@@ -113,10 +113,43 @@ zero8x3:
 	VPXORD Z23, Z23, Z23
 
 start8x3:
-	MOVQ ldb+96(FP), R14
-	SHLQ $0x02, R14
-	SUBQ $0x04, DX
-	JL   rest8x3
+	MOVQ       c_base+0(FP), DI
+	LEAQ       (DI)(SI*8), DI
+	PREFETCHT0 (DI)
+	PREFETCHT0 64(DI)
+	PREFETCHT0 128(DI)
+	ADDQ       SI, DI
+	PREFETCHT0 (DI)
+	PREFETCHT0 64(DI)
+	PREFETCHT0 128(DI)
+	ADDQ       SI, DI
+	PREFETCHT0 (DI)
+	PREFETCHT0 64(DI)
+	PREFETCHT0 128(DI)
+	ADDQ       SI, DI
+	PREFETCHT0 (DI)
+	PREFETCHT0 64(DI)
+	PREFETCHT0 128(DI)
+	ADDQ       SI, DI
+	PREFETCHT0 (DI)
+	PREFETCHT0 64(DI)
+	PREFETCHT0 128(DI)
+	ADDQ       SI, DI
+	PREFETCHT0 (DI)
+	PREFETCHT0 64(DI)
+	PREFETCHT0 128(DI)
+	ADDQ       SI, DI
+	PREFETCHT0 (DI)
+	PREFETCHT0 64(DI)
+	PREFETCHT0 128(DI)
+	ADDQ       SI, DI
+	PREFETCHT0 (DI)
+	PREFETCHT0 64(DI)
+	PREFETCHT0 128(DI)
+	MOVQ       ldb+96(FP), R14
+	SHLQ       $0x02, R14
+	SUBQ       $0x04, DX
+	JL         rest8x3
 
 loop8x3:
 	VMOVUPS      (CX), Z24
@@ -450,10 +483,35 @@ zero8x2:
 	VPXORD Z15, Z15, Z15
 
 start8x2:
-	MOVQ ldb+96(FP), R14
-	SHLQ $0x02, R14
-	SUBQ $0x04, DX
-	JL   rest8x2
+	MOVQ       c_base+0(FP), DI
+	LEAQ       (DI)(SI*8), DI
+	PREFETCHT0 (DI)
+	PREFETCHT0 64(DI)
+	ADDQ       SI, DI
+	PREFETCHT0 (DI)
+	PREFETCHT0 64(DI)
+	ADDQ       SI, DI
+	PREFETCHT0 (DI)
+	PREFETCHT0 64(DI)
+	ADDQ       SI, DI
+	PREFETCHT0 (DI)
+	PREFETCHT0 64(DI)
+	ADDQ       SI, DI
+	PREFETCHT0 (DI)
+	PREFETCHT0 64(DI)
+	ADDQ       SI, DI
+	PREFETCHT0 (DI)
+	PREFETCHT0 64(DI)
+	ADDQ       SI, DI
+	PREFETCHT0 (DI)
+	PREFETCHT0 64(DI)
+	ADDQ       SI, DI
+	PREFETCHT0 (DI)
+	PREFETCHT0 64(DI)
+	MOVQ       ldb+96(FP), R14
+	SHLQ       $0x02, R14
+	SUBQ       $0x04, DX
+	JL         rest8x2
 
 loop8x2:
 	VMOVUPS      (CX), Z16
@@ -701,10 +759,27 @@ zero8x1:
 	VPXORD Z7, Z7, Z7
 
 start8x1:
-	MOVQ ldb+96(FP), R14
-	SHLQ $0x02, R14
-	SUBQ $0x04, DX
-	JL   rest8x1
+	MOVQ       c_base+0(FP), DI
+	LEAQ       (DI)(SI*8), DI
+	PREFETCHT0 (DI)
+	ADDQ       SI, DI
+	PREFETCHT0 (DI)
+	ADDQ       SI, DI
+	PREFETCHT0 (DI)
+	ADDQ       SI, DI
+	PREFETCHT0 (DI)
+	ADDQ       SI, DI
+	PREFETCHT0 (DI)
+	ADDQ       SI, DI
+	PREFETCHT0 (DI)
+	ADDQ       SI, DI
+	PREFETCHT0 (DI)
+	ADDQ       SI, DI
+	PREFETCHT0 (DI)
+	MOVQ       ldb+96(FP), R14
+	SHLQ       $0x02, R14
+	SUBQ       $0x04, DX
+	JL         rest8x1
 
 loop8x1:
 	VMOVUPS      (CX), Z8
@@ -4510,10 +4585,24 @@ zero6x2:
 	VXORPS Y11, Y11, Y11
 
 start6x2:
-	MOVQ ldb+96(FP), R14
-	SHLQ $0x02, R14
-	SUBQ $0x04, DX
-	JL   rest6x2
+	MOVQ       c_base+0(FP), DI
+	LEAQ       (DI)(SI*4), DI
+	LEAQ       (DI)(SI*2), DI
+	PREFETCHT0 (DI)
+	ADDQ       SI, DI
+	PREFETCHT0 (DI)
+	ADDQ       SI, DI
+	PREFETCHT0 (DI)
+	ADDQ       SI, DI
+	PREFETCHT0 (DI)
+	ADDQ       SI, DI
+	PREFETCHT0 (DI)
+	ADDQ       SI, DI
+	PREFETCHT0 (DI)
+	MOVQ       ldb+96(FP), R14
+	SHLQ       $0x02, R14
+	SUBQ       $0x04, DX
+	JL         rest6x2
 
 loop6x2:
 	VMOVUPS      (CX), Y12
@@ -4764,10 +4853,24 @@ zero6x1:
 	VXORPS Y5, Y5, Y5
 
 start6x1:
-	MOVQ ldb+96(FP), R14
-	SHLQ $0x02, R14
-	SUBQ $0x04, DX
-	JL   rest6x1
+	MOVQ       c_base+0(FP), DI
+	LEAQ       (DI)(SI*4), DI
+	LEAQ       (DI)(SI*2), DI
+	PREFETCHT0 (DI)
+	ADDQ       SI, DI
+	PREFETCHT0 (DI)
+	ADDQ       SI, DI
+	PREFETCHT0 (DI)
+	ADDQ       SI, DI
+	PREFETCHT0 (DI)
+	ADDQ       SI, DI
+	PREFETCHT0 (DI)
+	ADDQ       SI, DI
+	PREFETCHT0 (DI)
+	MOVQ       ldb+96(FP), R14
+	SHLQ       $0x02, R14
+	SUBQ       $0x04, DX
+	JL         rest6x1
 
 loop6x1:
 	VMOVUPS      (CX), Y6

@@ -6,6 +6,17 @@ package simd
 // and does little else, and looking up small pages costs a fifth of that.
 func LongLived(n int) []float32 {
 	x := make([]float32, n)
-	largePages(x)
+	LargePages(x)
 	return x
 }
+
+// LargePages asks for large pages for x, which has not been written to yet.
+func LargePages(x []float32) {
+	if 4*len(x) >= worthLarge {
+		largePages(x)
+	}
+}
+
+// worthLarge is from how many bytes on large pages are asked for. Small layers lie
+// next to each other, so that a few pages hold a model of them.
+const worthLarge = 32 << 10

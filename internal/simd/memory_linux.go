@@ -11,11 +11,8 @@ import (
 // x are other weights, or memory that is as well off. It is advice only, and
 // kernels that have no large pages refuse it.
 func largePages(x []float32) {
-	const page, worth = 2 << 20, 256 << 10 // bytes
-	const collapse = 25                    // MADV_COLLAPSE
-	if 4*len(x) < worth {
-		return
-	}
+	const page = 2 << 20 // bytes
+	const collapse = 25  // MADV_COLLAPSE
 	lo := uintptr(unsafe.Pointer(unsafe.SliceData(x)))
 	hi := lo + uintptr(4*len(x))
 	lo, hi = lo&^(page-1), (hi+page-1)&^(page-1)

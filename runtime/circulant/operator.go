@@ -26,6 +26,7 @@ type Operator struct {
 	w      simd.CirculantWeights
 	k      *simd.Kernels
 	bias   []float32 // [gp groups and one more], zero beyond m
+	biased bool      // there is one
 	zeros  []float32 // [1 group]
 }
 
@@ -53,7 +54,7 @@ func NewOperator(m *Matrix, bias []float32, k *simd.Kernels) (*Operator, error) 
 	o := &Operator{
 		m: m.M, n: m.N,
 		p: ceilDiv(m.M, m.B), q: ceilDiv(m.N, m.B),
-		c: k.Circulant(m.B), k: k,
+		c: k.Circulant(m.B), k: k, biased: bias != nil,
 	}
 	cols := o.c.Columns()
 	o.gp, o.gq = ceilDiv(m.M, cols), ceilDiv(m.N, cols)
@@ -301,5 +302,7 @@ func (o *Operator) applyRow(y, x []float32, s workspace) {
 			copy(to, s.stage)
 		}
 	}
-	o.k.Add(y[:o.m], y[:o.m], o.bias[:o.m])
+	if o.biased {
+		o.k.Add(y[:o.m], y[:o.m], o.bias[:o.m])
+	}
 }

@@ -134,6 +134,9 @@ func (g gemmTile) tile(rows, vecs int) {
 		}
 	}
 	g.Label(name("start"))
+	if rows == g.maxRows {
+		g.askNext(rows, vecs)
+	}
 	g.Load(g.Param("ldb"), gemmLDB)
 	g.SHLQ(operand.U8(2), gemmLDB)
 
@@ -173,6 +176,29 @@ func (g gemmTile) tile(rows, vecs int) {
 		g.store(sum(r, v), at, masked)
 	})
 	g.end()
+}
+
+// askNext asks for the tile of C below this one, which mostly comes next: where C
+// does not fit a near cache, a tile would wait for it before it begins. It uses
+// gemmC.
+func (g gemmTile) askNext(rows, vecs int) {
+	g.Load(g.Param("c").Base(), gemmC)
+	for left := rows; left > 0; {
+		scale := 8
+		for scale > left {
+			scale /= 2
+		}
+		g.LEAQ(operand.Mem{Base: gemmC, Index: gemmLDC, Scale: uint8(scale)}, gemmC)
+		left -= scale
+	}
+	for r := range rows {
+		for at := 0; at < vecs*g.vecBytes(); at += 64 {
+			g.PREFETCHT0(operand.Mem{Base: gemmC, Disp: at})
+		}
+		if r < rows-1 {
+			g.ADDQ(gemmLDC, gemmC)
+		}
+	}
 }
 
 // step adds one column of A times one row of B.
