@@ -44,9 +44,10 @@ type seat struct {
 	_      [48]byte // so that seats do not share a cache line
 }
 
-// patience is how long a thread looks out before it sleeps: to wake it takes
-// about as long, and between the parallel steps of a run there is less.
-const patience = 30 * time.Microsecond
+// patience is how long a thread looks out before it sleeps. To wake it takes some
+// 30 µs; pieces of work, whose ends threads wait for, take up to some hundred, and
+// so does what one thread does alone between the parallel steps of a run.
+const patience = 150 * time.Microsecond
 
 // newTeam starts threads-1 helpers; threads < 1 means one per processor.
 func newTeam(threads int) *team {
