@@ -479,7 +479,7 @@ labels: labels
 steps:
   - drop: {count: 2, mode: attention}
   - heal: {steps: 2, batch: 4}
-  - budget: {budget: params=0.9, search-blocks: [2], search-modules: false, only: "layers.[01]", loss-samples: 4}
+  - budget: {budget: params=0.9, search-blocks: [2, 4], search-modules: false, only: "layers.[01]", loss-samples: 4}
   - circulant: {block: 4, fit-samples: 4, skip: "layers.[01]"}
 `))
 	v = object(t, "optimize", m, "--data", d, "--recipe", recipe, "--dry-run")
@@ -487,7 +487,7 @@ steps:
 	for _, x := range keys(t, v, "models", nil) {
 		names = append(names, x["name"].(string))
 	}
-	if want := []string{"original", "modules dropped", "modules dropped, healed", "block-circulant, b = 2", "block-circulant, b = 2 … 4"}; !slices.Equal(names, want) {
+	if want := []string{"original", "modules dropped", "modules dropped, healed", "block-circulant, b = 2 … 4", "block-circulant, b = 2 … 4"}; !slices.Equal(names, want) {
 		t.Errorf("compared %v, want %v", names, want)
 	}
 	if len(v["healings"].([]any)) != 1 || len(v["curve"].([]any)) < 2 || strings.Contains(fmt.Sprint(v["dropped"]), "M") {

@@ -133,7 +133,7 @@ func setFlags(c *cobra.Command, path string, settings *yaml.Node) error {
 		}
 		changed := flag.Changed
 		for _, v := range values {
-			if v.Kind != yaml.ScalarNode || v.Tag == "!!null" || len(values) > 1 && flag.Value.Type() != "stringArray" {
+			if v.Kind != yaml.ScalarNode || v.Tag == "!!null" || len(values) > 1 && flag.Value.Type() != "stringArray" && flag.Value.Type() != "intSlice" {
 				return fmt.Errorf("--recipe %s:%d: %s: want one value", path, key.Line, key.Value)
 			}
 			if changed {
