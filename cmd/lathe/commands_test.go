@@ -473,6 +473,25 @@ func TestOptimize(t *testing.T) {
 		t.Errorf("same_data %v, models %v", v["same_data"], v["models"])
 	}
 
+	// Without a recipe a healing follows each change, and ends where the loss is
+	// that of the original.
+	for target, steps := range map[string]float64{"0": 2, "1000": 0} {
+		v = object(t, "optimize", m, "--data", d, "--drop", "1", "--block", "4", "--fit-samples", "4", "--heal", "2", "--heal-target", target, "--controls=false", "--dry-run")
+		names = nil
+		for _, x := range keys(t, v, "models", nil) {
+			names = append(names, x["name"].(string))
+		}
+		want = []string{"original", "modules dropped", "modules dropped, healed", "block-circulant, b = 4", "block-circulant, b = 4, healed"}
+		if !slices.Equal(names, want) {
+			t.Errorf("compared %v, want %v", names, want)
+		}
+		for _, h := range keys(t, v, "healings", nil) {
+			if h["steps"] != steps {
+				t.Errorf("--heal-target %s: healed for %v steps, want %v", target, h["steps"], steps)
+			}
+		}
+	}
+
 	// Steps, each with settings of its own.
 	recipe = f.write(t, "r.yaml", []byte(`controls: false
 labels: labels

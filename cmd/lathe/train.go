@@ -195,6 +195,8 @@ teacher, on the data. It needs no labels: the loss is the divergence of the
 class probabilities. Block-circulant layers are trained in their own
 parameters. With --labels the cross-entropy of the labels joins in, with
 --hidden the distance of the hidden states behind every module that is left.
+A language model whose data is little draws more texts itself, with --synthesize;
+the export that has a cache does so much faster.
 
 A part of the samples is kept aside, and the weights that do best there are
 written. Never heal on the data that you judge with. An interrupt keeps the
