@@ -51,7 +51,7 @@ steps:
 		least: 0.966, minutes: 20, make: optimized, recipe: `
 steps:
   - drop: {count: 10, select: loss}
-  - heal: {steps: 900, lr: 0.001, mix: 1, hidden: 0.5}
+  - heal: {steps: 600, lr: 0.001, mix: 1, hidden: 0.5}
 `},
 	{name: "kwt-b4", what: "KWT-1, every linear layer of the encoder at b = 4, healed", model: kwt, train: "kwt_train.npz", eval: "kwt_eval.npz", metric: "accuracy",
 		least: 0.955, minutes: 30, make: optimized, recipe: `
@@ -63,22 +63,22 @@ steps:
 		least: 0.950, minutes: 30, make: optimized, recipe: `
 steps:
   - drop: {count: 6, select: loss}
-  - heal: {steps: 150, hidden: 1}
+  - heal: {steps: 100, hidden: 1}
   - circulant: {block: 4, only: blocks}
-  - heal: {steps: 1500, lr: 0.001, mix: 1, hidden: 0.5}
+  - heal: {steps: 900, lr: 0.001, mix: 1, hidden: 0.5}
 `},
 	{name: "kwt-half", what: "KWT-1, the best mix with half of the parameters, healed", model: kwt, train: "kwt_train.npz", eval: "kwt_eval.npz", metric: "accuracy",
 		least: 0.971, minutes: 30, make: optimized, recipe: `
 steps:
   - budget: {budget: params=0.5, rank: 8, search-blocks: "4,8,16"}
-  - heal: {steps: 900, lr: 0.001, mix: 1, hidden: 0.5}
+  - heal: {steps: 600, lr: 0.001, mix: 1, hidden: 0.5}
 `},
 	{name: "stories-b4", what: "stories260K, MLP layers at b = 4, healed", model: "stories260K_kv_opset17.onnx", train: "stories_train.npz", eval: "stories_eval.npz", metric: "nll",
 		margin: 0.10, minutes: 30, make: optimized, recipe: `
 metric: nll
 steps:
   - circulant: {block: 4, only: "/w[123]/"}
-  - heal: {steps: 1500, batch: 16, lr: 0.006, temperature: 1, synthesize: 6000}
+  - heal: {steps: 1200, batch: 16, lr: 0.006, temperature: 1, synthesize: 4800}
 `},
 	{name: "cnn-b4", what: "LeNet of PyTorch (opset 9), second Conv and Gemm layers at b = 4, healed", model: "cnn_mnist_pytorch.onnx",
 		train: "mnist_train.npz", eval: "mnist_eval.npz", metric: "accuracy", least: 0.980, minutes: 6, make: optimized, recipe: `
