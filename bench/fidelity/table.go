@@ -33,8 +33,12 @@ func markdown(kept *results) string {
 		if r.Pass {
 			pass = "yes"
 		}
-		fmt.Fprintf(&s, "| %s | %s | %.4f | %s | %.4f | %d | %.4f … %.4f | %.0f %% | %.1f | %.1f | %g | %s |\n", r.What, r.Metric, r.Base, r.Goal, r.Median,
-			len(r.Values), slices.Min(r.Values), slices.Max(r.Values), 100*r.Share, r.Minutes, r.Processor/processors, r.Limit, pass)
+		processor := "–"
+		if r.Processor > 0 {
+			processor = fmt.Sprintf("%.1f", r.Processor/processors)
+		}
+		fmt.Fprintf(&s, "| %s | %s | %.4f | %s | %.4f | %d | %.4f … %.4f | %.0f %% | %.1f | %s | %g | %s |\n", r.What, r.Metric, r.Base, r.Goal, r.Median,
+			len(r.Values), slices.Min(r.Values), slices.Max(r.Values), 100*r.Share, r.Minutes, processor, r.Limit, pass)
 	}
 	s.WriteString("\nThe recipes:\n")
 	for _, r := range rows {
