@@ -72,7 +72,7 @@ func (b *bench) measure(ctx context.Context, groups []group, chosen func(group, 
 					}
 				}
 				races := [][2]int{{0, len(run)}}
-				if g.same { // a baseline for each
+				if g.same || g.float { // a baseline for each
 					races = nil
 					for i := range run {
 						races = append(races, [2]int{i, i + 1})
@@ -112,6 +112,9 @@ func caseName(o original, tokens int, c contender) string {
 	}
 	if c.drop {
 		parts = append(parts, "a quarter dropped")
+	}
+	if c.fixed {
+		parts = append(parts, "int16")
 	}
 	return strings.Join(parts, ", ")
 }
@@ -168,8 +171,9 @@ func (b *bench) contest(ctx context.Context, g group, o original, tokens int, co
 		return nil
 	}
 	of := contender{}
-	if g.same {
+	if g.same || g.float {
 		of = contenders[0]
+		of.fixed = of.fixed && !g.float
 	}
 	j, err := prepare(of)
 	if err != nil {
@@ -220,7 +224,7 @@ func (b *bench) model(ctx context.Context, o original, c contender) (*graph.Mode
 	if c == (contender{}) {
 		m, err = o.load(b.data)
 	} else if m, err = b.model(ctx, o, contender{}); err == nil {
-		m, err = c.change(ctx, m)
+		m, err = c.change(ctx, o, m)
 	}
 	if err != nil {
 		return nil, err

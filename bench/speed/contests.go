@@ -27,6 +27,14 @@ var groups = []group{
 		},
 	},
 	{
+		name: "int16", title: "Block-circulant layers in 16-bit fixed point", unit: "against the same layer in float32, conversions of input and output included",
+		base: latheSide(1), side: latheSide(1), float: true,
+		contests: []contest{
+			{of: linear(768, 3072), tokens: []int{128}, contenders: fixedContenders},
+			{of: linear(3072, 768), tokens: []int{128}, contenders: fixedContenders},
+		},
+	},
+	{
 		name: "chain", title: "Block-circulant layers, one token, dense weights out of the caches",
 		unit: "24 times 768 → 3072 → 768, one after the other",
 		base: ortSide(), side: latheSide(1), plot: true,
@@ -126,12 +134,20 @@ var groups = []group{
 	},
 }
 
+// fixedContenders have the goal of being no slower than float32, and faster where
+// products dominate.
+var fixedContenders = []contender{
+	{block: 2, fixed: true, goal: 1}, {block: 4, fixed: true, goal: 1}, {block: 8, fixed: true, goal: 1.3}, {block: 16, fixed: true, goal: 1},
+	{block: 32, fixed: true, goal: 1}, {block: 64, fixed: true, goal: 1}, {block: 128, fixed: true, goal: 1}, {block: 256, fixed: true, goal: 1},
+}
+
 // A group is measured and shown together.
 type group struct {
 	name        string // selects it on the command line
 	title, unit string // heading, and what the figures are of
 	base, side  side
 	same        bool // the baseline runs the contender's model and not the original
+	float       bool // the baseline runs the contender's model before it is put into fixed point
 	wall        bool // time of the world counts, and not that of the processor
 	plot        bool // contenders with blocks are drawn
 	contests    []contest
@@ -156,8 +172,11 @@ func (c contest) sizes() []int {
 type contender struct {
 	block int     // block size of the layers that were dense; 0 leaves them
 	drop  bool    // a quarter of the modules is dropped
+	fixed bool    // layers are put into 16-bit fixed point
 	goal  float64 // for the time of the baseline ÷ that of the contender; 0: none
 }
 
 // variant is c without what is said about it: equal variants are equal models.
-func (c contender) variant() contender { return contender{block: c.block, drop: c.drop} }
+func (c contender) variant() contender {
+	return contender{block: c.block, drop: c.drop, fixed: c.fixed}
+}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"math"
@@ -9,9 +10,12 @@ import (
 	"slices"
 
 	"github.com/onnx-lathe/lathe/bench/nd"
+	"github.com/onnx-lathe/lathe/calib"
 	"github.com/onnx-lathe/lathe/graph"
 	"github.com/onnx-lathe/lathe/graph/modules"
+	"github.com/onnx-lathe/lathe/internal/npz"
 	"github.com/onnx-lathe/lathe/passes"
+	"github.com/onnx-lathe/lathe/runtime"
 	"github.com/onnx-lathe/lathe/testmodels"
 )
 
@@ -263,10 +267,40 @@ func (o original) feed(data string, tokens int) (map[string]nd.Array, error) {
 	return arrays, nil
 }
 
+// ranges are the data that ranges of fixed point come from: the inputs of some
+// tokens, as one sample.
+func (o original) ranges(m *graph.Model) (*calib.Feed, error) {
+	var list []*npz.Array
+	for name, a := range o.inputs(64) {
+		shape := make([]int, len(a.Shape))
+		for i, d := range a.Shape {
+			shape[i] = int(d)
+		}
+		x, ok := a.Data.([]float32)
+		if !ok {
+			return nil, fmt.Errorf("input %q is no float32", name)
+		}
+		list = append(list, npz.Float32Array(name, shape, x))
+	}
+	var file bytes.Buffer
+	if err := npz.Write(&file, list...); err != nil {
+		return nil, err
+	}
+	source, err := calib.SourceFromBytes("ranges", file.Bytes(), calib.SourceOptions{})
+	if err != nil {
+		return nil, err
+	}
+	ports, err := runtime.Ports(m)
+	if err != nil {
+		return nil, err
+	}
+	return source.Bind(ports)
+}
+
 // change returns m with what the contender changes, by the passes that users
 // have. Weights are fitted without data, since time does not depend on them.
-func (c contender) change(ctx context.Context, m *graph.Model) (*graph.Model, error) {
-	if c.block == 0 && !c.drop {
+func (c contender) change(ctx context.Context, o original, m *graph.Model) (*graph.Model, error) {
+	if c.block == 0 && !c.drop && !c.fixed {
 		return m, nil
 	}
 	m = m.Clone()
@@ -285,6 +319,13 @@ func (c contender) change(ctx context.Context, m *graph.Model) (*graph.Model, er
 	if c.block > 0 {
 		list = append(list, passes.RewriteCirculant(passes.CirculantOptions{
 			Block: c.block, Fit: passes.FitFrobenius, IncludeTied: true, IncludeHead: true}))
+	}
+	if c.fixed {
+		feed, err := o.ranges(m)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, passes.QuantizeInt16(passes.QuantizeOptions{Feed: feed}))
 	}
 	list = append(list, passes.EliminateDeadCode())
 	var j passes.Journal
