@@ -319,6 +319,8 @@ func TestInferErrors(t *testing.T) {
 		{`g (float[2,3] a) => () { y = Softmax <axis = 2> (a) }`, `axis 2 of a tensor of rank 2`},
 		{`g (float[2,3] a) => () { y = Transpose <perm = [0, 0]> (a) }`, `perm [0 0] of a tensor of rank 2`},
 		{`g (float[2,3] a, float[3,3] b) => () { y = Concat <axis = 1> (a, b) }`, `others have 2 at dim 0`},
+		{`g (float[1,9,8] x, float[1,2,4,3] w) => () { y = lathe.BlockCirculantConv <out_channels = 4> (x, w) }`, `in 1 groups, want at most 8 channels`},
+		{`g (float[1,9,8] x, float[2,1,5,3] w) => () { y = lathe.BlockCirculantConv <out_channels = 10, group = 2> (x, w) }`, `in 2 groups, want at most 10 channels`},
 		{`g (float[1,3,8,8] x, float[4,5,3,3] w) => () { y = Conv (x, w) }`, `input [1 3 8 8] with weights [4 5 3 3] in 1 groups`},
 		{`g (float[1,3,2,2] x, float[4,3,3,3] w) => () { y = Conv (x, w) }`, `is smaller than the window of 3`},
 		{`g (float[2,3] a) => () { i = Constant <value_int = 7> () s = Shape (a) y = Gather (s, i) }`, `index 7 of 2 elements`},
