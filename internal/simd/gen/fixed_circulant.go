@@ -960,3 +960,20 @@ func fixedProduct(c *family, p path) {
 		}
 	}
 }
+
+// storeBins returns a function that stores the bins of a part at base: bin 0, the
+// last bin, then real and imaginary part of the others.
+func storeBins(s *straight, n int, base reg.Register, vec int) func(k int, re, im val) {
+	return func(k int, re, im val) {
+		at := func(i int) operand.Mem { return operand.Mem{Base: base, Disp: i * vec} }
+		switch k {
+		case 0:
+			s.store(re, at(0), nil)
+		case n / 2:
+			s.store(re, at(1), nil)
+		default:
+			s.store(re, at(2*k), nil)
+			s.store(im, at(2*k+1), nil)
+		}
+	}
+}
