@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"math/bits"
+
+	"github.com/onnx-lathe/lathe/internal/simd"
 )
 
 // ErrMemory is what errors of Options.MemoryLimit wrap.
@@ -63,13 +65,22 @@ func (p *pool) get(n int) (*buffer, error) {
 		return nil, err
 	}
 	p.bytes += size
-	b := &buffer{mem: aligned(size), refs: 1, class: class, used: p.runs}
+	b := &buffer{mem: roomy(size), refs: 1, class: class, used: p.runs}
 	if p.dirty {
 		for i := range b.mem {
 			b.mem[i] = 0xff
 		}
 	}
 	return b, nil
+}
+
+// roomy is aligned in large pages, where n is enough for them. What a core works on
+// then lies in one piece of memory, spread evenly over the sets of its second cache,
+// and not in small pages wherever they are.
+func roomy(n int) []byte {
+	x := aligned(n)
+	simd.LargePages(cast[float32](x[:n&^3]))
+	return x
 }
 
 // room makes sure that size bytes more stay below the limit.
