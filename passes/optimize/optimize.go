@@ -106,6 +106,13 @@ func Run(ctx context.Context, m *graph.Model, o Options) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
+	if i := slices.IndexFunc(o.Steps, func(s Step) bool { return s.Heal != nil }); i >= 0 {
+		t := *o.Steps[i].Heal
+		t.Teacher = m
+		if err := train.Check(m, t, o.Calibration.Runtime()); err != nil {
+			return nil, fmt.Errorf("step %d cannot heal this model: %w; leave healing out", i+1, err)
+		}
+	}
 	r := &run{Result: &Result{Journal: &passes.Journal{}}, o: o, original: m, work: m.Clone(), name: "original"}
 	found, err := modules.Find(m)
 	if err != nil {

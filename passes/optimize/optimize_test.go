@@ -249,3 +249,31 @@ func TestInterrupt(t *testing.T) {
 		t.Errorf("error %v", err)
 	}
 }
+
+// TestHealingIsForeseen: a model that cannot be trained is refused before it is
+// scored and dropped from, not after.
+func TestHealingIsForeseen(t *testing.T) {
+	m, err := graph.Parse(`<ir_version: 8, opset_import: ["" : 17]>
+g (float[N,2] x) => (float[N,2] y)
+<float[2,2] w = {1, 2, 3, 4}>
+{
+  a = MatMul (x, w)
+  y = Shrink (a)
+}`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var b bytes.Buffer
+	if err := npz.Write(&b, npz.Float32Array("x", []int{4, 2}, make([]float32, 8))); err != nil {
+		t.Fatal(err)
+	}
+	src, err := calib.SourceFromBytes("zeros", b.Bytes(), calib.SourceOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = optimize.Run(t.Context(), m, optimize.Options{Calibration: src, Steps: []optimize.Step{
+		{Circulant: &optimize.Circulant{CirculantOptions: passes.CirculantOptions{Block: 2}}}, {Heal: &train.Options{}}}})
+	if err == nil || !strings.Contains(err.Error(), "step 2 cannot heal this model") || !strings.Contains(err.Error(), "Shrink") {
+		t.Errorf("error %v", err)
+	}
+}

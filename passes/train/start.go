@@ -15,59 +15,79 @@ import (
 	"github.com/onnx-lathe/lathe/runtime"
 )
 
-// newTrainer makes everything ready for the first step.
-func newTrainer(ctx context.Context, m *graph.Model, src *calib.Source, o Options) (*trainer, error) {
-	if o.Threads < 1 {
-		o.Threads = goruntime.GOMAXPROCS(0)
-	}
-	t := &trainer{o: o, train: &samples{}, held: &samples{}, print: m.Fingerprint()}
+// Check reports what keeps m from being trained, such as an operator that has no
+// gradient, without data and before time is spent on what comes first.
+func Check(m *graph.Model, o Options, limits runtime.Options) error {
+	_, err := compile(m, o, limits)
+	return err
+}
+
+// A compiled student, and the form of the teacher that goes with it.
+type compiled struct {
+	model   *runtime.Training
+	logits  string
+	teacher *graph.Model
+	theirs  []string // the teacher's hidden states
+}
+
+func compile(m *graph.Model, o Options, limits runtime.Options) (compiled, error) {
+	c := compiled{logits: o.Output, teacher: o.Teacher}
 	outputs := m.Graph.Outputs()
-	logits := o.Output
-	if logits == "" && len(outputs) > 0 {
-		logits = outputs[0].Name
+	if c.logits == "" && len(outputs) > 0 {
+		c.logits = outputs[0].Name
 	}
-	if !slices.ContainsFunc(outputs, func(v *graph.Value) bool { return v.Name == logits }) {
-		return nil, fmt.Errorf("the model has no output %q", logits)
+	if !slices.ContainsFunc(outputs, func(v *graph.Value) bool { return v.Name == c.logits }) {
+		return c, fmt.Errorf("the model has no output %q", c.logits)
 	}
-	values := []string{logits}
-	var theirs []string
-	student, original := m, o.Teacher
+	values := []string{c.logits}
+	student := m
 	if o.HiddenWeight > 0 {
 		// Functions, branches and fused operators keep hidden states to themselves.
 		var err error
 		if student, err = modules.Unfold(m); err != nil {
-			return nil, err
+			return c, err
 		}
-		if original, err = modules.Unfold(o.Teacher); err != nil {
-			return nil, fmt.Errorf("teacher: %w", err)
+		if c.teacher, err = modules.Unfold(o.Teacher); err != nil {
+			return c, fmt.Errorf("teacher: %w", err)
 		}
-		ours, other, err := streams(student, original)
-		if err != nil {
-			return nil, err
+		var ours []string
+		if ours, c.theirs, err = streams(student, c.teacher); err != nil {
+			return c, err
 		}
-		values, theirs = append(values, ours...), other
+		values = append(values, ours...)
 	}
 	names := runtime.Trainable(m)
 	if o.Train != nil {
 		names = slices.DeleteFunc(names, func(name string) bool { return !o.Train(name) })
 	}
 	if len(names) == 0 {
-		return nil, fmt.Errorf("there is nothing to train: no float32 weights in the main graph, or all are left out")
+		return c, fmt.Errorf("there is nothing to train: no float32 weights in the main graph, or all are left out")
 	}
-	limits := src.Runtime()
-	t.limit = limits.MemoryLimit
 	var err error
-	if t.simd, err = simd.For(simd.Auto); err != nil {
-		return nil, err
-	}
 	var again []string
 	if o.Recompute {
 		if again, err = entries(m); err != nil {
-			return nil, err
+			return c, err
 		}
 	}
-	t.model, err = runtime.CompileTraining(student, runtime.TrainingOptions{Parameters: names, Values: values, Recompute: again, Threads: o.Threads, Path: limits.Path, MemoryLimit: limits.MemoryLimit})
+	c.model, err = runtime.CompileTraining(student, runtime.TrainingOptions{
+		Parameters: names, Values: values, Recompute: again, Threads: o.Threads, Path: limits.Path, MemoryLimit: limits.MemoryLimit,
+	})
+	return c, err
+}
+
+// newTrainer makes everything ready for the first step.
+func newTrainer(ctx context.Context, m *graph.Model, src *calib.Source, o Options) (*trainer, error) {
+	if o.Threads < 1 {
+		o.Threads = goruntime.GOMAXPROCS(0)
+	}
+	limits := src.Runtime()
+	c, err := compile(m, o, limits)
 	if err != nil {
+		return nil, err
+	}
+	t := &trainer{o: o, train: &samples{}, held: &samples{}, print: m.Fingerprint(), model: c.model, limit: limits.MemoryLimit}
+	if t.simd, err = simd.For(simd.Auto); err != nil {
 		return nil, err
 	}
 	t.params = t.model.Parameters()
@@ -78,7 +98,7 @@ func newTrainer(ctx context.Context, m *graph.Model, src *calib.Source, o Option
 		return nil, err
 	}
 	if o.Teacher != nil {
-		if t.teacher, err = newTeacher(original, logits, theirs, o.Threads, limits); err != nil {
+		if t.teacher, err = newTeacher(c.teacher, c.logits, c.theirs, o.Threads, limits); err != nil {
 			return nil, err
 		}
 	}
