@@ -28,6 +28,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/onnx-lathe/lathe/bench/document"
 	"github.com/onnx-lathe/lathe/bench/nd"
 	"github.com/onnx-lathe/lathe/bench/ort"
 	"github.com/onnx-lathe/lathe/bench/quality"
@@ -93,7 +94,7 @@ func run(ctx context.Context, seeds int, docs string, again, asJSON, list bool, 
 				return err
 			}
 			if docs != "" { // after each, as they take long
-				if err := splice(filepath.Join(docs, "fidelity.md"), markdown(kept)); err != nil {
+				if err := document.Splice(filepath.Join(docs, "fidelity.md"), markBegin, markEnd, markdown(kept)); err != nil {
 					return err
 				}
 			}
@@ -108,7 +109,7 @@ func run(ctx context.Context, seeds int, docs string, again, asJSON, list bool, 
 	}
 	fmt.Print(markdown(kept))
 	if docs != "" {
-		return splice(filepath.Join(docs, "fidelity.md"), markdown(kept))
+		return document.Splice(filepath.Join(docs, "fidelity.md"), markBegin, markEnd, markdown(kept))
 	}
 	return nil
 }

@@ -1,9 +1,7 @@
 package main
 
 import (
-	"bytes"
 	"fmt"
-	"os"
 	"slices"
 	"strings"
 )
@@ -54,17 +52,3 @@ const (
 	markBegin = "<!-- measured: begin. Written by go run ./fidelity, not by hand. -->"
 	markEnd   = "<!-- measured: end -->"
 )
-
-// splice puts text between the marks of a document.
-func splice(path, text string) error {
-	document, err := os.ReadFile(path)
-	if err != nil {
-		return err
-	}
-	before, rest, ok := bytes.Cut(document, []byte(markBegin))
-	_, after, end := bytes.Cut(rest, []byte(markEnd))
-	if !ok || !end {
-		return fmt.Errorf("%s: the lines %q and %q are missing", path, markBegin, markEnd)
-	}
-	return os.WriteFile(path, slices.Concat(before, []byte(markBegin+"\n"+text+markEnd), after), 0o644)
-}

@@ -22,6 +22,7 @@ import (
 
 	"gorgonia.org/tensor"
 
+	"github.com/onnx-lathe/lathe/bench/document"
 	"github.com/onnx-lathe/lathe/bench/nd"
 	"github.com/onnx-lathe/lathe/bench/ort"
 	"github.com/onnx-lathe/lathe/bench/quality"
@@ -72,7 +73,7 @@ func main() {
 	flag.Parse()
 	text, err := table(context.Background())
 	if err == nil && *docs != "" {
-		err = splice(filepath.Join(*docs, "models.md"), text)
+		err = document.Splice(filepath.Join(*docs, "models.md"), begin, end, text)
 	} else if err == nil {
 		fmt.Print(text)
 	}
@@ -82,21 +83,7 @@ func main() {
 	}
 }
 
-const begin, end = "<!-- families: go run ./models -docs ../docs, in bench -->\n", "<!-- end of families -->\n"
-
-// splice puts text between the marks of a document.
-func splice(path, text string) error {
-	old, err := os.ReadFile(path)
-	if err != nil {
-		return err
-	}
-	before, rest, ok := strings.Cut(string(old), begin)
-	_, after, ok2 := strings.Cut(rest, end)
-	if !ok || !ok2 {
-		return fmt.Errorf("%s: the marks %q and %q are not there", path, begin, end)
-	}
-	return os.WriteFile(path, []byte(before+begin+text+end+after), 0o644)
-}
+const begin, end = "<!-- families: go run ./models -docs ../docs, in bench -->", "<!-- end of families -->"
 
 func table(ctx context.Context) (string, error) {
 	dir, err := os.MkdirTemp("", "lathe-models")

@@ -235,27 +235,6 @@ func TestMarkdown(t *testing.T) {
 	}
 }
 
-// TestSplice replaces what is between the marks and nothing else, also the
-// second time.
-func TestSplice(t *testing.T) {
-	document := []byte("before\n" + markBegin + "\nold\n" + markEnd + "\nafter\n")
-	once, err := splice(document, "new\n")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if want := "before\n" + markBegin + "\nnew\n" + markEnd + "\nafter\n"; string(once) != want {
-		t.Errorf("%q, want %q", once, want)
-	}
-	if twice, err := splice(once, "new\n"); err != nil || !bytes.Equal(once, twice) {
-		t.Errorf("the second time: %q, %v", twice, err)
-	}
-	for _, bad := range []string{"", markBegin, markEnd + markBegin} {
-		if _, err := splice([]byte(bad), "new"); err == nil {
-			t.Errorf("%q is taken for a document with marks", bad)
-		}
-	}
-}
-
 func TestPicture(t *testing.T) {
 	const most = 150 << 10 // pictures lie in the repository
 	raster, err := picture(drawn, machine{CPU: "A CPU"}, "png")

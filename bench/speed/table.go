@@ -1,13 +1,13 @@
 package main
 
 import (
-	"bytes"
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"time"
+
+	"github.com/onnx-lathe/lathe/bench/document"
 )
 
 // markdown is the table of the results, group by group, with what they were
@@ -109,29 +109,9 @@ const (
 	markEnd   = "<!-- measured: end -->"
 )
 
-// splice puts text between the marks of a document.
-func splice(document []byte, text string) ([]byte, error) {
-	before, rest, ok := bytes.Cut(document, []byte(markBegin))
-	_, after, end := bytes.Cut(rest, []byte(markEnd))
-	if !ok || !end {
-		return nil, fmt.Errorf("the lines %q and %q are missing", markBegin, markEnd)
-	}
-	return slices.Concat(before, []byte(markBegin+"\n"+text+markEnd), after), nil
-}
-
 // writeDocs puts table and plot into performance.md of a folder of documents,
 // and the plot beside it.
 func writeDocs(folder string, m machine, results []result) error {
-	path := filepath.Join(folder, "performance.md")
-	document, err := os.ReadFile(path)
-	if err != nil {
-		return err
-	}
-	document, err = splice(document, markdown(m, results)+
-		"\n![Speed-up against block size](speedup.png)\n\n([as SVG](speedup.svg))\n")
-	if err != nil {
-		return fmt.Errorf("%s: %w", path, err)
-	}
 	for _, format := range []string{"png", "svg"} {
 		drawn, err := picture(results, m, format)
 		if err != nil {
@@ -141,5 +121,6 @@ func writeDocs(folder string, m machine, results []result) error {
 			return err
 		}
 	}
-	return os.WriteFile(path, document, 0o644)
+	return document.Splice(filepath.Join(folder, "performance.md"), markBegin, markEnd, markdown(m, results)+
+		"\n![Speed-up against block size](speedup.png)\n\n([as SVG](speedup.svg))\n")
 }
