@@ -512,6 +512,25 @@ steps:
 	if len(v["healings"].([]any)) != 1 || len(v["curve"].([]any)) < 2 || strings.Contains(fmt.Sprint(v["dropped"]), "M") {
 		t.Errorf("healings %v, curve %v, dropped %v", v["healings"], v["curve"], v["dropped"])
 	}
+
+	// Fixed point comes last, as a flag and as a step with settings.
+	v = object(t, "optimize", m, "--data", d, "--drop", "1", "--heal", "0", "--int16", "--controls=false", "-o", f.in("int16.onnx"))
+	list = keys(t, v, "models", nil)
+	if last := list[len(list)-1]; last["name"] != "modules dropped, int16" || int(last["bytes"].(float64)) != len(f.read(t, "int16.onnx")) {
+		t.Errorf("the last model is %v", last)
+	}
+	keys(t, v, "quantized", map[string]string{"node": "text", "op": "text", "exponent_in": "number"})
+	all := len(v["quantized"].([]any))
+	recipe = f.write(t, "r.yaml", []byte("controls: false\nsteps:\n  - quantize: {only: \"layers.1\", range: percentile, percentile: 99.9, rounding: circnn, range-samples: 4}\n"))
+	v = object(t, "optimize", m, "--data", d, "--recipe", recipe, "--dry-run")
+	if some := len(v["quantized"].([]any)); some == 0 || some >= all {
+		t.Errorf("%d layers quantized of %d", some, all)
+	}
+	if q := keys(t, v, "quantized", nil)[0]; !strings.Contains(q["node"].(string), "layers.1") {
+		t.Errorf("quantized %v", q)
+	}
+	recipe = f.write(t, "r.yaml", []byte("steps:\n- quantize: {}\n- heal: {steps: 2}\n"))
+	refused(t, []string{"step 2 cannot heal", "quantize last"}, "optimize", m, "--data", d, "--recipe", recipe, "--dry-run")
 }
 
 func TestRecipe(t *testing.T) {
@@ -537,6 +556,8 @@ func TestRecipe(t *testing.T) {
 		{"steps:\n- drop: {cuont: 1}", `:2|"cuont"`},
 		{"steps:\n- circulant: {fit: lsq}", ":2|block size"},
 		{"steps:\n- budget: {}", ":2|what is to be left"},
+		{"steps:\n- quantize: {rounding: up}", ":2|rounding|circnn"},
+		{"steps:\n- drop: {count: 1}\nint16: true", "lists steps"},
 		{"steps:\n- drop: {count: 1}\nblock: 4", "lists steps"},
 		{"help: true", `"help"`},
 		{"a: &a [1,1]\nb: &b [*a,*a]\ndrop: *b", "no setting"},

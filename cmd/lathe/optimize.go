@@ -28,6 +28,8 @@ type optimizeFlags struct {
 	circulant circulantFlags
 	budget    budgetFlags
 	heal      learnFlags
+	quantize  quantizeFlags
+	int16     bool            // quantize last
 	steps     []optimize.Step // of the recipe; nil where it lists none
 	eval      evalFlags
 	controls  bool
@@ -36,7 +38,7 @@ type optimizeFlags struct {
 }
 
 func (a *app) optimize() *cobra.Command {
-	x := optimizeFlags{drop: newDropFlags(), circulant: newCirculantFlags(), controls: true}
+	x := optimizeFlags{drop: newDropFlags(), circulant: newCirculantFlags(), quantize: newQuantizeFlags(), controls: true}
 	var d dataFlags
 	var evalData, recipe string
 	c := &cobra.Command{
@@ -48,7 +50,8 @@ speed and quality with the original and with controls (as many modules dropped
 at random, and from the end), and writes the model and a report. Without --drop
 it drops nothing, without --block it rewrites nothing. After each change it
 heals: it trains what is left to come back to the original's outputs, on the
-same data; --heal says for how many steps, 0 for none.
+same data; --heal says for how many steps, 0 for none. With --int16 it puts what
+came of all that into 16-bit fixed point, as lathe quantize does.
 
 With --budget params=0.5 (or flops, or ms) it chooses itself which modules go
 and which layers get which block size: from the original it takes the step that
@@ -57,7 +60,7 @@ budget is met or the loss of --max-loss reached. The report draws the curve.
 
 Judge on data that nothing was fitted on: give it with --eval-data. A recipe is
 a YAML file with the same names as the flags (drop: 4, block: 2, …); flags on
-the command line win. In place of drop, block, budget and heal it may list the
+the command line win. In place of drop, block, budget, heal and int16 it may list the
 steps that are taken one after the other, each with flags of the command of its
 name:
 
@@ -66,9 +69,10 @@ name:
     - drop: {count: 6, select: loss}
     - heal: {steps: 150}
     - circulant: {block: 4}
-    - heal: {steps: 900, lr: 0.001}`,
+    - heal: {steps: 900, lr: 0.001}
+    - quantize: {skip: head}`,
 		Example: `  lathe optimize model.onnx --data calib.npz --eval-data eval.npz --labels labels \
-      --drop 4 --block 2 -o small.onnx --report report.html
+      --drop 4 --block 2 --int16 -o small.onnx --report report.html
   lathe optimize model.onnx --data calib.npz --budget params=0.5 -o small.onnx --report report.html
   lathe optimize model.onnx --data calib.npz --recipe recipe.yaml -o small.onnx`,
 		Args: argCount(1, 1, "one model"),
@@ -88,8 +92,8 @@ name:
 			if err := x.out.writable(x.report, append(inputs, x.out.path)...); err != nil {
 				return err
 			}
-			if x.steps != nil && (x.budget.given() || x.drop.count > 0 || x.circulant.block > 0) {
-				return fmt.Errorf("--recipe %s lists steps; leave --drop, --block, --budget and --max-loss out, or the steps", recipe)
+			if x.steps != nil && (x.budget.given() || x.drop.count > 0 || x.circulant.block > 0 || x.int16) {
+				return fmt.Errorf("--recipe %s lists steps; leave --drop, --block, --budget, --max-loss and --int16 out, or the steps", recipe)
 			}
 			if x.budget.given() && (x.drop.count > 0 || x.circulant.block > 0) {
 				return errors.New("--budget and --max-loss choose modules and block sizes themselves; leave --drop and --block out")
@@ -134,6 +138,7 @@ name:
 	x.budget.add(c)
 	c.Flags().BoolVar(&x.budget.drop, "search-modules", true, "a search may drop modules too")
 	x.addHealing(c)
+	c.Flags().BoolVar(&x.int16, "int16", false, "at last put layers into 16-bit fixed point")
 	x.eval.add(c, calib.MetricAgreement)
 	c.Flags().StringVar(&evalData, "eval-data", "", "`path` of the samples to judge on (default those of --data, and the report says so)")
 	c.Flags().BoolVar(&x.controls, "controls", true, "also compare with dropping at random and from the end")
@@ -175,7 +180,6 @@ func (x *optimizeFlags) options(a *app) optimize.Options {
 		b := x.search(a)
 		o.Steps = append(o.Steps, optimize.Step{Budget: &b})
 		heal()
-		return o
 	}
 	if x.drop.count > 0 {
 		s := a.selection(&x.drop, x.drop.count)
@@ -185,6 +189,9 @@ func (x *optimizeFlags) options(a *app) optimize.Options {
 	if x.circulant.block > 0 {
 		o.Steps = append(o.Steps, optimize.Step{Circulant: &optimize.Circulant{CirculantOptions: x.circulant.options(), Samples: x.circulant.samples}})
 		heal()
+	}
+	if x.int16 {
+		o.Steps = append(o.Steps, optimize.Step{Quantize: &optimize.Quantize{QuantizeOptions: x.quantize.options(), Samples: x.quantize.samples}})
 	}
 	return o
 }
@@ -284,7 +291,7 @@ func (a *app) printResult(res *optimize.Result, x *optimizeFlags) error {
 		for _, h := range res.Healings {
 			healings = append(healings, map[string]any{"model": h.Variant, "curve": h.Curve, "best": h.Best, "steps": h.Steps, "seconds": h.Seconds})
 		}
-		return a.printJSON(map[string]any{"curve": curve, "healings": healings, "models": list, "dropped": append([]string{}, res.Dropped...), "rewritten": layers, "modules": res.Ledger.Modules,
+		return a.printJSON(map[string]any{"curve": curve, "healings": healings, "models": list, "dropped": append([]string{}, res.Dropped...), "rewritten": layers, "quantized": append([]passes.QuantizedLayer{}, res.Fixed...), "modules": res.Ledger.Modules,
 			"same_data": res.SameData, "output": x.out.path, "report": x.report})
 	}
 	if len(res.Dropped) > 0 {
@@ -296,7 +303,10 @@ func (a *app) printResult(res *optimize.Result, x *optimizeFlags) error {
 	if len(layers) > 0 {
 		fmt.Fprintf(a.stdout, "rewritten %d layers in blocks of %s\n", len(layers), blockSizes(layers))
 	}
-	if len(res.Dropped)+len(layers)+len(res.Healings) > 0 {
+	if len(res.Fixed) > 0 {
+		fmt.Fprintf(a.stdout, "quantized %d layers to 16-bit fixed point\n", len(res.Fixed))
+	}
+	if len(res.Dropped)+len(layers)+len(res.Healings)+len(res.Fixed) > 0 {
 		fmt.Fprintln(a.stdout)
 	}
 	rows := [][]string{{"model", string(first.Quality.Metric), "95 % interval", "KL", "parameters", "MFLOPs/token", "bytes", "ms/sample", "speed"}}

@@ -9,12 +9,37 @@ import (
 	"github.com/onnx-lathe/lathe/runtime/fixed"
 )
 
+// quantizeFlags are the flags that say what is put into fixed point, and how.
+type quantizeFlags struct {
+	o          passes.QuantizeOptions
+	only, skip pattern
+	samples    int
+}
+
+func newQuantizeFlags() quantizeFlags {
+	return quantizeFlags{o: passes.QuantizeOptions{Range: passes.RangeMax, Rounding: fixed.Once, Percentile: 99.999}, samples: 256}
+}
+
+func (f *quantizeFlags) add(c *cobra.Command) {
+	addWord(c, &f.o.Range, "range", "how ranges follow from the data", passes.RangeMax, passes.RangePercentile)
+	addNumber(c.Flags(), &f.o.Percentile, 50, 100, "percentile", "percent of magnitudes that a range has to hold, with --range percentile")
+	addWord(c, &f.o.Rounding, "rounding", "of block-circulant layers: once, or at every stage as hardware with 16-bit registers", fixed.Once, fixed.CirCNN)
+	c.Flags().Var(&f.only, "only", "quantise only layers whose name matches this regular expression")
+	c.Flags().Var(&f.skip, "skip", "leave layers whose name matches this regular expression")
+	addCount(c.Flags(), &f.samples, 0, "range-samples", "samples that ranges are taken from; 0 for all")
+}
+
+// options turns the flags into those of passes.QuantizeInt16, but for the data.
+func (f *quantizeFlags) options() passes.QuantizeOptions {
+	o := f.o
+	o.Only, o.Skip = f.only.Regexp, f.skip.Regexp
+	return o
+}
+
 func (a *app) quantize() *cobra.Command {
-	opts := passes.QuantizeOptions{Range: passes.RangeMax, Rounding: fixed.Once, Percentile: 99.999}
+	x := newQuantizeFlags()
 	var data dataFlags
 	var o outFlags
-	var only, skip pattern
-	samples := 256
 	c := &cobra.Command{
 		Use:   "quantize MODEL --data D -o OUT",
 		Short: "Compute layers in 16-bit fixed point",
@@ -50,9 +75,10 @@ Ranges of activations come from the data: the largest magnitude seen, or with
 			if err != nil {
 				return err
 			}
-			opts.Feed = feed.Spread(samples)
+			opts := x.options()
+			opts.Feed = feed.Spread(x.samples)
 			a.foresee(m, opts.Feed, 0, 0)
-			opts.Only, opts.Skip, opts.Threads, opts.Progress = only.Regexp, skip.Regexp, a.threads, a.progress("ranges")
+			opts.Threads, opts.Progress = a.threads, a.progress("ranges")
 			layers := []passes.QuantizedLayer{}
 			opts.Layer = func(l passes.QuantizedLayer) { layers = append(layers, l) }
 			before := fileSize(args[0])
@@ -86,12 +112,7 @@ Ranges of activations come from the data: the largest magnitude seen, or with
 			return nil
 		},
 	}
-	addWord(c, &opts.Range, "range", "how ranges follow from the data", passes.RangeMax, passes.RangePercentile)
-	addNumber(c.Flags(), &opts.Percentile, 50, 100, "percentile", "percent of magnitudes that a range has to hold, with --range percentile")
-	addWord(c, &opts.Rounding, "rounding", "of block-circulant layers: once, or at every stage as hardware with 16-bit registers", fixed.Once, fixed.CirCNN)
-	c.Flags().Var(&only, "only", "quantise only layers whose name matches this regular expression")
-	c.Flags().Var(&skip, "skip", "leave layers whose name matches this regular expression")
-	addCount(c.Flags(), &samples, 0, "range-samples", "samples that ranges are taken from; 0 for all")
+	x.add(c)
 	o.add(c, "model", "onnx")
 	data.add(a, c, true)
 	return completeModels(c)

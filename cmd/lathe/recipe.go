@@ -47,7 +47,7 @@ func (a *app) readRecipe(c *cobra.Command, path string) ([]optimize.Step, error)
 // readSteps reads the steps of a recipe: a list of one name each, with the
 // flags of the step.
 func (a *app) readSteps(path string, list *yaml.Node) ([]optimize.Step, error) {
-	const form = "want steps of the form \"- drop: {count: 4}\"; there are drop, heal, circulant and budget"
+	const form = "want steps of the form \"- drop: {count: 4}\"; there are drop, heal, circulant, budget and quantize"
 	if list.Kind != yaml.SequenceNode || len(list.Content) == 0 {
 		return nil, fmt.Errorf("--recipe %s:%d: %s", path, list.Line, form)
 	}
@@ -57,7 +57,7 @@ func (a *app) readSteps(path string, list *yaml.Node) ([]optimize.Step, error) {
 			return nil, fmt.Errorf("--recipe %s:%d: %s", path, item.Line, form)
 		}
 		name, settings := item.Content[0], item.Content[1]
-		x := optimizeFlags{drop: newDropFlags(), circulant: newCirculantFlags()}
+		x := optimizeFlags{drop: newDropFlags(), circulant: newCirculantFlags(), quantize: newQuantizeFlags()}
 		c := &cobra.Command{Use: name.Value}
 		var step func() (optimize.Step, error)
 		switch name.Value {
@@ -97,8 +97,13 @@ func (a *app) readSteps(path string, list *yaml.Node) ([]optimize.Step, error) {
 				b := x.search(a)
 				return optimize.Step{Budget: &b}, nil
 			}
+		case "quantize":
+			x.quantize.add(c)
+			step = func() (optimize.Step, error) {
+				return optimize.Step{Quantize: &optimize.Quantize{QuantizeOptions: x.quantize.options(), Samples: x.quantize.samples}}, nil
+			}
 		default:
-			return nil, fmt.Errorf("--recipe %s:%d: no step %q; there are drop, heal, circulant and budget", path, name.Line, name.Value)
+			return nil, fmt.Errorf("--recipe %s:%d: no step %q; there are drop, heal, circulant, budget and quantize", path, name.Line, name.Value)
 		}
 		err := setFlags(c, path, settings)
 		if err != nil {

@@ -39,11 +39,19 @@ type Step struct {
 	Circulant *Circulant
 	Budget    *passes.AllocateOptions // chooses modules and block sizes, and does both
 	Heal      *train.Options          // learns from the original
+	Quantize  *Quantize               // no step but another of its kind comes behind
 }
 
 // Circulant rewrites layers; Samples bounds those that a fit uses, 0 for all.
 type Circulant struct {
 	passes.CirculantOptions
+	Samples int
+}
+
+// Quantize puts layers into 16-bit fixed point; Samples bounds those that ranges
+// are taken from, 0 for all.
+type Quantize struct {
+	passes.QuantizeOptions
 	Samples int
 }
 
@@ -54,7 +62,7 @@ type Variant struct {
 	Control    bool
 	Dropped    []string
 	Parameters int64
-	FLOPs      int64 // of the modules, for one token
+	FLOPs      int64 // of the modules, for one token; in fixed point those of the float form
 	Bytes      int64 // of the file
 	Quality    calib.Evaluation
 	ToOriginal calib.Evaluation // KL to the original
@@ -76,6 +84,7 @@ type Result struct {
 	Ledger   *calib.Ledger
 	Dropped  []string
 	Layers   []passes.CirculantLayer
+	Fixed    []passes.QuantizedLayer
 	Search   *passes.Allocation // how a budget was met; nil without one
 	Healings []Healing
 	Journal  *passes.Journal
@@ -101,6 +110,9 @@ func Run(ctx context.Context, m *graph.Model, o Options) (*Result, error) {
 	}
 	if o.Progress == nil {
 		o.Progress = func(string) func(int, int) { return nil }
+	}
+	if err := inOrder(o.Steps); err != nil {
+		return nil, err
 	}
 	feed, err := Bind(m, o.Calibration)
 	if err != nil {
@@ -139,6 +151,8 @@ func Run(ctx context.Context, m *graph.Model, o Options) (*Result, error) {
 			err = r.budget(ctx, *s.Budget)
 		case s.Heal != nil:
 			err = r.heal(ctx, *s.Heal)
+		case s.Quantize != nil:
+			err = r.quantize(ctx, *s.Quantize)
 		default:
 			err = errors.New("is empty")
 		}
@@ -153,6 +167,27 @@ func Run(ctx context.Context, m *graph.Model, o Options) (*Result, error) {
 		}
 	}
 	return r.Result, r.compare(ctx, o, o.Progress)
+}
+
+// inOrder refuses steps that change what is in fixed point already: integers have
+// no gradients, and layers to drop or to rewrite are found by their float form.
+func inOrder(steps []Step) error {
+	first := slices.IndexFunc(steps, func(s Step) bool { return s.Quantize != nil })
+	for i := first + 1; first >= 0 && i < len(steps); i++ {
+		what := ""
+		switch s := steps[i]; {
+		case s.Heal != nil:
+			what = "heal: integers have no gradients"
+		case s.Drop != nil:
+			what = "drop modules: they are found by their float form"
+		case s.Circulant != nil, s.Budget != nil:
+			what = "rewrite layers: they are found by their float form"
+		default:
+			continue
+		}
+		return fmt.Errorf("step %d cannot %s, and step %d puts them into fixed point; quantize last", i+1, what, first+1)
+	}
+	return nil
 }
 
 // run is the state of an optimization.
@@ -282,6 +317,30 @@ func (r *run) heal(ctx context.Context, t train.Options) error {
 	return nil
 }
 
+func (r *run) quantize(ctx context.Context, z Quantize) error {
+	feed, err := Bind(r.work, r.o.Calibration)
+	if err != nil {
+		return err
+	}
+	before := len(r.Fixed)
+	ops, err := flops(r.work)
+	if err != nil {
+		return err
+	}
+	z.Feed, z.Threads, z.Progress = feed.Spread(z.Samples), r.o.Threads, r.o.Progress("ranges")
+	z.Layer = func(l passes.QuantizedLayer) { r.Fixed = append(r.Fixed, l) }
+	if err := passes.Run(ctx, r.work, r.Journal, passes.FoldConstants(), passes.QuantizeInt16(z.QuantizeOptions), passes.EliminateDeadCode()); err != nil {
+		return err
+	}
+	if len(r.Fixed) == before {
+		return errors.New("no layer can be put into fixed point; lathe quantize tells why")
+	}
+	r.name += ", int16"
+	r.keep()
+	r.Variants[len(r.Variants)-1].FLOPs = ops // as many, of integers, in modules of which the form is gone
+	return nil
+}
+
 // blocks gives the block sizes of the rewritten layers.
 func (r *Result) blocks() string {
 	if len(r.Layers) == 0 {
@@ -349,8 +408,10 @@ func (r *Result) compare(ctx context.Context, o Options, progress func(string) f
 			return err
 		}
 		v.Bytes = int64(len(b))
-		if v.FLOPs, err = flops(v.Model); err != nil {
-			return err
+		if v.FLOPs == 0 {
+			if v.FLOPs, err = flops(v.Model); err != nil {
+				return err
+			}
 		}
 	}
 	e := o.Eval

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"math"
 	"math/rand/v2"
 	"regexp"
 	"slices"
@@ -142,6 +143,62 @@ func TestBudget(t *testing.T) {
 	for _, v := range r.Variants {
 		if v.Control && len(v.Dropped) != len(best.Dropped) {
 			t.Errorf("%s dropped %v", v.Name, v.Dropped)
+		}
+	}
+}
+
+// TestQuantize: fixed point comes behind everything else, and what it makes is
+// compared and timed like any other step.
+func TestQuantize(t *testing.T) {
+	m := demo(t)
+	r, err := optimize.Run(t.Context(), m, optimize.Options{
+		Steps: []optimize.Step{
+			{Drop: &passes.SelectOptions{Count: 2}},
+			{Circulant: &optimize.Circulant{CirculantOptions: passes.CirculantOptions{Block: 4, Fit: passes.FitFrobenius}}},
+			{Heal: &train.Options{Steps: 8, Batch: 32, LearningRate: 3e-4}},
+			{Quantize: &optimize.Quantize{Samples: 32}},
+		},
+		Calibration: source(t, testmodels.CalibSeed, 96), Evaluation: source(t, testmodels.EvalSeed, 96), Eval: accuracy,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	v := r.Variants
+	want := []string{"original", "modules dropped", "block-circulant, b = 4", "block-circulant, b = 4, healed", "block-circulant, b = 4, healed, int16"}
+	if got := names(r); !slices.Equal(got, want) {
+		t.Fatalf("variants %q, want %q", got, want)
+	}
+	layers, err := passes.Int16Layers(r.Final)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r.Final != v[4].Model || len(r.Fixed) == 0 || len(layers) != len(r.Fixed) || len(v[4].Times) == 0 {
+		t.Errorf("%d layers in fixed point, %d in the model, times %v", len(r.Fixed), len(layers), v[4].Times)
+	}
+	if d := v[4].Quality.Value - v[3].Quality.Value; math.Abs(d) > 0.02 || math.Abs(v[4].ToOriginal.Value-v[3].ToOriginal.Value) > 0.01 {
+		t.Errorf("accuracy %v → %v, KL %v → %v", v[3].Quality.Value, v[4].Quality.Value, v[3].ToOriginal.Value, v[4].ToOriginal.Value)
+	}
+	if v[4].Bytes >= v[3].Bytes || v[4].FLOPs == 0 {
+		t.Errorf("%d bytes of %d, %d FLOPs", v[4].Bytes, v[3].Bytes, v[4].FLOPs)
+	}
+	if len(r.Journal.By("quantize-int16")) == 0 {
+		t.Error("the journal says nothing of fixed point")
+	}
+}
+
+// TestQuantizeLast: what cannot follow fixed point is refused before anything starts.
+func TestQuantizeLast(t *testing.T) {
+	src := source(t, testmodels.CalibSeed, 16)
+	quantize := optimize.Step{Quantize: &optimize.Quantize{}}
+	for want, s := range map[string]optimize.Step{
+		"cannot heal: integers have no gradients": {Heal: &train.Options{}},
+		"cannot drop modules":                     {Drop: &passes.SelectOptions{Count: 1}},
+		"cannot rewrite layers":                   {Circulant: &optimize.Circulant{CirculantOptions: passes.CirculantOptions{Block: 4}}},
+	} {
+		_, err := optimize.Run(t.Context(), demo(t), optimize.Options{Calibration: src, Steps: []optimize.Step{quantize, s},
+			Progress: func(stage string) func(int, int) { t.Errorf("%s: stage %s", want, stage); return nil }})
+		if err == nil || !strings.Contains(err.Error(), "step 2 "+want) || !strings.Contains(err.Error(), "quantize last") {
+			t.Errorf("error %v, want %q", err, want)
 		}
 	}
 }
