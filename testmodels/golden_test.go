@@ -5,7 +5,6 @@ import (
 	"maps"
 	"math"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 
@@ -24,9 +23,6 @@ import (
 // (llama-17-cache and llama-23-cache).
 const tolerance = 5e-6
 
-// unable lists the cases that need operators which the runtime does not have.
-var unable = []string{"llama-23", "llama-23-cache"}
-
 // The runtime and ONNX Runtime must agree on every form of every family.
 func TestGoldens(t *testing.T) {
 	names := map[string]bool{}
@@ -35,12 +31,6 @@ func TestGoldens(t *testing.T) {
 		t.Run(c.Name, func(t *testing.T) {
 			want := readGolden(t, c.Name)
 			p, err := runtime.Compile(c.Model(), runtime.Options{})
-			if slices.Contains(unable, c.Name) {
-				if err == nil {
-					t.Fatal("the runtime has all operators now: take the case out of the list")
-				}
-				t.Skip(err)
-			}
 			if err != nil {
 				t.Fatal(err)
 			}
