@@ -79,21 +79,8 @@ func prepareQuantizeInt16(n *node) (kernel, error) {
 	if err != nil {
 		return nil, err
 	}
-	exponent, scale := int(e[0]), float32(math.Ldexp(1, -int(e[0])))
-	return mapInt16(func(y []int16, x []float32) {
-		for i, v := range x {
-			t := float32(v*scale) + 0.5
-			if t > -1<<15 && t < 1<<15 {
-				w := int32(t)
-				if float32(w) > t {
-					w--
-				}
-				y[i] = int16(w)
-				continue
-			}
-			y[i] = fixed.Quantize(v, exponent)
-		}
-	}), n.inputs(2, 2)
+	k, scale := n.simd, float32(math.Ldexp(1, -int(e[0])))
+	return mapInt16(func(y []int16, x []float32) { k.Quantize16(y, x, scale) }), n.inputs(2, 2)
 }
 
 func prepareDequantizeInt16(n *node) (kernel, error) {
@@ -122,22 +109,14 @@ func prepareDequantizeInt16(n *node) (kernel, error) {
 		}
 		scales[i] = float32(math.Ldexp(1, v))
 	}
+	k := n.simd
 	if len(e) == 1 {
-		scale := scales[0]
-		return mapInt16(func(y []float32, x []int16) {
-			for i, v := range x {
-				y[i] = float32(v) * scale
-			}
-		}), n.inputs(2, 2)
+		return mapInt16(func(y []float32, x []int16) { k.Dequantize16(y, x, scales[0]) }), n.inputs(2, 2)
 	}
 	body := func(c *call, lo, hi int) {
 		y, x := c.out[0].F32(), c.in[0].I16()
 		for ; lo < hi; lo++ {
-			row := x[lo*len(scales):][:len(scales)]
-			to := y[lo*len(scales):][:len(scales)]
-			for i, v := range row {
-				to[i] = float32(v) * scales[i]
-			}
+			k.DequantizeEach16(y[lo*len(scales):][:len(scales)], x[lo*len(scales):][:len(scales)], scales)
 		}
 	}
 	return byType{graph.Int16: func(c *call) error {
@@ -158,12 +137,8 @@ func prepareRequantizeInt16(n *node) (kernel, error) {
 	if err != nil {
 		return nil, err
 	}
-	shift := int(s[0])
-	return mapInt16(func(y, x []int16) {
-		for i, v := range x {
-			y[i] = fixed.Saturate(fixed.Round(int64(v), shift))
-		}
-	}), n.inputs(2, 2)
+	k, shift := n.simd, int(s[0])
+	return mapInt16(func(y, x []int16) { k.Requantize16(y, x, shift) }), n.inputs(2, 2)
 }
 
 func prepareClipInt16(n *node) (kernel, error) {
@@ -175,12 +150,8 @@ func prepareClipInt16(n *node) (kernel, error) {
 	if low.Len() != 1 || high.Len() != 1 {
 		return nil, fmt.Errorf("bounds L and H have %d and %d elements, want one each", low.Len(), high.Len())
 	}
-	l, h := low.I16()[0], high.I16()[0]
-	return mapInt16(func(y, x []int16) {
-		for i, v := range x {
-			y[i] = min(max(v, l), h)
-		}
-	}), nil
+	k, l, h := n.simd, low.I16()[0], high.I16()[0]
+	return mapInt16(func(y, x []int16) { k.Clip16(y, x, l, h) }), nil
 }
 
 func prepareAddInt16(n *node) (kernel, error) {
@@ -191,9 +162,12 @@ func prepareAddInt16(n *node) (kernel, error) {
 	if e[0] > 16 || e[1] > 16 {
 		return nil, fmt.Errorf("input E holds %v, want at most 16 in the first two", e)
 	}
-	return byType{graph.Int16: binary(each(func(x, y int16) int16 {
+	l := each(func(x, y int16) int16 {
 		return fixed.Saturate(fixed.Round(int64(x)<<e[0]+int64(y)<<e[1], int(e[2])))
-	}))}.kernel(0), n.inputs(3, 3)
+	})
+	k := n.simd
+	l.vv = func(z, x, y []int16) { k.Add16(z, x, y, uint64(e[0]), uint64(e[1]), uint64(e[2])) }
+	return byType{graph.Int16: binary(l)}.kernel(0), n.inputs(3, 3)
 }
 
 func prepareMaxPoolInt16(n *node) (kernel, error) {

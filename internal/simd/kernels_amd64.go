@@ -47,6 +47,9 @@ var avx2 = Kernels{
 
 	dotF64: dotF64AVX2, momentsF64: momentsF64AVX2,
 
+	quantize16: quantize16AVX2, dequantize16: dequantize16AVX2, dequantizeEach16: dequantizeEach16AVX2,
+	requantize16: requantize16AVX2, add16: add16AVX2, clip16: clip16AVX2,
+
 	multiplyAdds: multiplyAddsAVX2,
 }
 
@@ -73,6 +76,9 @@ var avx512 = Kernels{
 	normScale: normScaleAVX512, normAffine: normAffineAVX512,
 
 	dotF64: dotF64AVX512, momentsF64: momentsF64AVX512,
+
+	quantize16: quantize16AVX512, dequantize16: dequantize16AVX512, dequantizeEach16: dequantizeEach16AVX512,
+	requantize16: requantize16AVX512, add16: add16AVX512, clip16: clip16AVX512,
 
 	multiplyAdds: multiplyAddsAVX512,
 }

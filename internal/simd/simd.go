@@ -144,6 +144,13 @@ type Kernels struct {
 	dotF64     func(x, y []float32) float64
 	momentsF64 func(x, y []float32) (xy, xx, yy float64)
 
+	quantize16       func(dst []int16, x []float32, scale float32)
+	dequantize16     func(dst []float32, x []int16, scale float32)
+	dequantizeEach16 func(dst []float32, x []int16, scales []float32)
+	requantize16     func(dst, x []int16, left, right uint64, half int32)
+	add16            func(dst, x, y []int16, leftX, leftY, right uint64, half int32)
+	clip16           func(dst, x []int16, low, high int16)
+
 	multiplyAdds func(x []float32, rounds int)
 }
 
@@ -174,6 +181,9 @@ var portable = Kernels{
 	normScale: normScale, normAffine: normAffine,
 
 	dotF64: dotF64, momentsF64: momentsF64,
+
+	quantize16: quantize16, dequantize16: dequantize16, dequantizeEach16: dequantizeEach16,
+	requantize16: requantize16, add16: add16, clip16: clip16,
 
 	multiplyAdds: multiplyAdds,
 }

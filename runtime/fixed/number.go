@@ -1,7 +1,5 @@
 package fixed
 
-import "math"
-
 // The limits of an int16.
 const (
 	Low  = -1 << 15
@@ -19,26 +17,6 @@ func Round(v int64, s int) int64 {
 
 // Saturate is sat(v).
 func Saturate(v int64) int16 { return int16(min(max(v, Low), High)) }
-
-// Quantize is QuantizeInt16 of one number.
-func Quantize(x float32, e int) int16 {
-	t := math.Floor(float64(float32(x*scale(-e)) + 0.5))
-	switch {
-	case t != t:
-		return 0
-	case t >= High:
-		return High
-	case t <= Low:
-		return Low
-	}
-	return int16(t)
-}
-
-// Dequantize is DequantizeInt16 of one number.
-func Dequantize(q int16, e int) float32 { return float32(q) * scale(e) }
-
-// scale is 2ᵉ.
-func scale(e int) float32 { return float32(math.Ldexp(1, e)) }
 
 // Mean is the mean of count numbers of that sum, times 2ˡ, as AveragePoolInt16
 // rounds it; 0 of none.

@@ -42,6 +42,7 @@ var families = []struct {
 	{"peak", peak},
 	{"fixed", fixed},
 	{"fixed_circulant", fixedCirculant},
+	{"fixed_convert", fixedConvert},
 }
 
 func main() {
