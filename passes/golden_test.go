@@ -119,6 +119,10 @@ func (g *golden) list(t *testing.T, before *graph.Model) []passes.Pass {
 			out = append(out, passes.EliminateDeadCode())
 		case "fold-constants":
 			out = append(out, passes.FoldConstants())
+		case "share-equal":
+			out = append(out, passes.ShareEqual())
+		case "short-names":
+			out = append(out, passes.ShortNames())
 		case "drop-modules":
 			o := passes.DropOptions{Norm: passes.Norm(g.head["norm"])}
 			if text := g.head["mean"]; text != "" {
@@ -215,7 +219,7 @@ func TestGoldens(t *testing.T) {
 			}
 		})
 	}
-	for _, name := range []string{"eliminate-dead-code", "fold-constants", "drop-modules", "rewrite-circulant", "quantize-int16"} {
+	for _, name := range []string{"eliminate-dead-code", "fold-constants", "drop-modules", "rewrite-circulant", "quantize-int16", "share-equal", "short-names"} {
 		if !fires[name] || !keeps[name] {
 			t.Errorf("%s: a golden where it fires: %v; where it must not: %v; want both", name, fires[name], keeps[name])
 		}

@@ -519,9 +519,17 @@ steps:
 	if last := list[len(list)-1]; last["name"] != "modules dropped, int16" || int(last["bytes"].(float64)) != len(f.read(t, "int16.onnx")) {
 		t.Errorf("the last model is %v", last)
 	}
+	v = object(t, "optimize", m, "--data", d, "--drop", "1", "--heal", "0", "--int16", "--compact", "--controls=false", "-o", f.in("compact.onnx"))
+	if a, b := len(f.read(t, "compact.onnx")), len(f.read(t, "int16.onnx")); a >= b*9/10 {
+		t.Errorf("compact takes %d bytes of %d", a, b)
+	}
+	perLayer := object(t, "eval", m, f.in("int16.onnx"), "--data", e, "--metric", "sqnr", "--per-layer", "--samples", "4")["layers"]
+	if got := object(t, "eval", m, f.in("compact.onnx"), "--data", e, "--metric", "sqnr", "--per-layer", "--samples", "4")["layers"]; fmt.Sprint(got) != fmt.Sprint(perLayer) {
+		t.Errorf("layers of the compact file %v, of the other %v", got, perLayer)
+	}
 	keys(t, v, "quantized", map[string]string{"node": "text", "op": "text", "exponent_in": "number"})
 	all := len(v["quantized"].([]any))
-	recipe = f.write(t, "r.yaml", []byte("controls: false\nsteps:\n  - quantize: {only: \"layers.1\", range: percentile, percentile: 99.9, rounding: circnn, range-samples: 4}\n"))
+	recipe = f.write(t, "r.yaml", []byte("controls: false\nsteps:\n  - quantize: {only: \"layers.1\", range: percentile, percentile: 99.9, rounding: circnn, range-samples: 4}\n  - compact: {}\n"))
 	v = object(t, "optimize", m, "--data", d, "--recipe", recipe, "--dry-run")
 	if some := len(v["quantized"].([]any)); some == 0 || some >= all {
 		t.Errorf("%d layers quantized of %d", some, all)
@@ -558,6 +566,8 @@ func TestRecipe(t *testing.T) {
 		{"steps:\n- budget: {}", ":2|what is to be left"},
 		{"steps:\n- quantize: {rounding: up}", ":2|rounding|circnn"},
 		{"steps:\n- drop: {count: 1}\nint16: true", "lists steps"},
+		{"steps:\n- drop: {count: 1}\ncompact: true", "lists steps"},
+		{"steps:\n- compact: {names: false}", `:2|"names"`},
 		{"steps:\n- drop: {count: 1}\nblock: 4", "lists steps"},
 		{"help: true", `"help"`},
 		{"a: &a [1,1]\nb: &b [*a,*a]\ndrop: *b", "no setting"},

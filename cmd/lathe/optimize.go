@@ -30,6 +30,7 @@ type optimizeFlags struct {
 	heal      learnFlags
 	quantize  quantizeFlags
 	int16     bool            // quantize last
+	compact   bool            // and make the file small
 	steps     []optimize.Step // of the recipe; nil where it lists none
 	eval      evalFlags
 	controls  bool
@@ -51,7 +52,9 @@ at random, and from the end), and writes the model and a report. Without --drop
 it drops nothing, without --block it rewrites nothing. After each change it
 heals: it trains what is left to come back to the original's outputs, on the
 same data; --heal says for how many steps, 0 for none. With --int16 it puts what
-came of all that into 16-bit fixed point, as lathe quantize does.
+came of all that into 16-bit fixed point, as lathe quantize does. --compact makes
+a smaller file of the same model: equal constants and equal nodes become one, and
+names inside are shortened.
 
 With --budget params=0.5 (or flops, or ms) it chooses itself which modules go
 and which layers get which block size: from the original it takes the step that
@@ -60,9 +63,9 @@ budget is met or the loss of --max-loss reached. The report draws the curve.
 
 Judge on data that nothing was fitted on: give it with --eval-data. A recipe is
 a YAML file with the same names as the flags (drop: 4, block: 2, …); flags on
-the command line win. In place of drop, block, budget, heal and int16 it may list the
-steps that are taken one after the other, each with flags of the command of its
-name:
+the command line win. In place of drop, block, budget, heal, int16 and compact it may
+list the steps that are taken one after the other, each with flags of the command
+of its name:
 
   labels: labels
   steps:
@@ -70,7 +73,8 @@ name:
     - heal: {steps: 150}
     - circulant: {block: 4}
     - heal: {steps: 900, lr: 0.001}
-    - quantize: {skip: head}`,
+    - quantize: {skip: head}
+    - compact: {}`,
 		Example: `  lathe optimize model.onnx --data calib.npz --eval-data eval.npz --labels labels \
       --drop 4 --block 2 --int16 -o small.onnx --report report.html
   lathe optimize model.onnx --data calib.npz --budget params=0.5 -o small.onnx --report report.html
@@ -92,8 +96,8 @@ name:
 			if err := x.out.writable(x.report, append(inputs, x.out.path)...); err != nil {
 				return err
 			}
-			if x.steps != nil && (x.budget.given() || x.drop.count > 0 || x.circulant.block > 0 || x.int16) {
-				return fmt.Errorf("--recipe %s lists steps; leave --drop, --block, --budget, --max-loss and --int16 out, or the steps", recipe)
+			if x.steps != nil && (x.budget.given() || x.drop.count > 0 || x.circulant.block > 0 || x.int16 || x.compact) {
+				return fmt.Errorf("--recipe %s lists steps; leave --drop, --block, --budget, --max-loss, --int16 and --compact out, or the steps", recipe)
 			}
 			if x.budget.given() && (x.drop.count > 0 || x.circulant.block > 0) {
 				return errors.New("--budget and --max-loss choose modules and block sizes themselves; leave --drop and --block out")
@@ -139,6 +143,7 @@ name:
 	c.Flags().BoolVar(&x.budget.drop, "search-modules", true, "a search may drop modules too")
 	x.addHealing(c)
 	c.Flags().BoolVar(&x.int16, "int16", false, "at last put layers into 16-bit fixed point")
+	c.Flags().BoolVar(&x.compact, "compact", false, "make the file smaller: equal constants become one, names inside short")
 	x.eval.add(c, calib.MetricAgreement)
 	c.Flags().StringVar(&evalData, "eval-data", "", "`path` of the samples to judge on (default those of --data, and the report says so)")
 	c.Flags().BoolVar(&x.controls, "controls", true, "also compare with dropping at random and from the end")
@@ -192,6 +197,9 @@ func (x *optimizeFlags) options(a *app) optimize.Options {
 	}
 	if x.int16 {
 		o.Steps = append(o.Steps, optimize.Step{Quantize: &optimize.Quantize{QuantizeOptions: x.quantize.options(), Samples: x.quantize.samples}})
+	}
+	if x.compact {
+		o.Steps = append(o.Steps, optimize.Step{Compact: true})
 	}
 	return o
 }

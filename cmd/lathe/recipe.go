@@ -47,7 +47,7 @@ func (a *app) readRecipe(c *cobra.Command, path string) ([]optimize.Step, error)
 // readSteps reads the steps of a recipe: a list of one name each, with the
 // flags of the step.
 func (a *app) readSteps(path string, list *yaml.Node) ([]optimize.Step, error) {
-	const form = "want steps of the form \"- drop: {count: 4}\"; there are drop, heal, circulant, budget and quantize"
+	const form = "want steps of the form \"- drop: {count: 4}\"; there are drop, heal, circulant, budget, quantize and compact"
 	if list.Kind != yaml.SequenceNode || len(list.Content) == 0 {
 		return nil, fmt.Errorf("--recipe %s:%d: %s", path, list.Line, form)
 	}
@@ -102,8 +102,10 @@ func (a *app) readSteps(path string, list *yaml.Node) ([]optimize.Step, error) {
 			step = func() (optimize.Step, error) {
 				return optimize.Step{Quantize: &optimize.Quantize{QuantizeOptions: x.quantize.options(), Samples: x.quantize.samples}}, nil
 			}
+		case "compact":
+			step = func() (optimize.Step, error) { return optimize.Step{Compact: true}, nil }
 		default:
-			return nil, fmt.Errorf("--recipe %s:%d: no step %q; there are drop, heal, circulant, budget and quantize", path, name.Line, name.Value)
+			return nil, fmt.Errorf("--recipe %s:%d: no step %q; there are drop, heal, circulant, budget, quantize and compact", path, name.Line, name.Value)
 		}
 		err := setFlags(c, path, settings)
 		if err != nil {

@@ -39,7 +39,8 @@ type Step struct {
 	Circulant *Circulant
 	Budget    *passes.AllocateOptions // chooses modules and block sizes, and does both
 	Heal      *train.Options          // learns from the original
-	Quantize  *Quantize               // no step but another of its kind comes behind
+	Quantize  *Quantize               // nothing but another of its kind and Compact come behind
+	Compact   bool                    // shares what is equal and shortens names; changes no output
 }
 
 // Circulant rewrites layers; Samples bounds those that a fit uses, 0 for all.
@@ -153,6 +154,8 @@ func Run(ctx context.Context, m *graph.Model, o Options) (*Result, error) {
 			err = r.heal(ctx, *s.Heal)
 		case s.Quantize != nil:
 			err = r.quantize(ctx, *s.Quantize)
+		case s.Compact:
+			err = r.compact(ctx)
 		default:
 			err = errors.New("is empty")
 		}
@@ -338,6 +341,17 @@ func (r *run) quantize(ctx context.Context, z Quantize) error {
 	r.name += ", int16"
 	r.keep()
 	r.Variants[len(r.Variants)-1].FLOPs = ops // as many, of integers, in modules of which the form is gone
+	return nil
+}
+
+func (r *run) compact(ctx context.Context) error {
+	ops := r.Variants[len(r.Variants)-1].FLOPs // known where work is in fixed point
+	if err := passes.Run(ctx, r.work, r.Journal, passes.FoldConstants(), passes.ShareEqual(), passes.EliminateDeadCode(), passes.ShortNames()); err != nil {
+		return err
+	}
+	r.name += ", compact"
+	r.keep()
+	r.Variants[len(r.Variants)-1].FLOPs = ops
 	return nil
 }
 

@@ -157,6 +157,7 @@ func TestQuantize(t *testing.T) {
 			{Circulant: &optimize.Circulant{CirculantOptions: passes.CirculantOptions{Block: 4, Fit: passes.FitFrobenius}}},
 			{Heal: &train.Options{Steps: 8, Batch: 32, LearningRate: 3e-4}},
 			{Quantize: &optimize.Quantize{Samples: 32}},
+			{Compact: true},
 		},
 		Calibration: source(t, testmodels.CalibSeed, 96), Evaluation: source(t, testmodels.EvalSeed, 96), Eval: accuracy,
 	})
@@ -164,7 +165,8 @@ func TestQuantize(t *testing.T) {
 		t.Fatal(err)
 	}
 	v := r.Variants
-	want := []string{"original", "modules dropped", "block-circulant, b = 4", "block-circulant, b = 4, healed", "block-circulant, b = 4, healed, int16"}
+	want := []string{"original", "modules dropped", "block-circulant, b = 4", "block-circulant, b = 4, healed", "block-circulant, b = 4, healed, int16",
+		"block-circulant, b = 4, healed, int16, compact"}
 	if got := names(r); !slices.Equal(got, want) {
 		t.Fatalf("variants %q, want %q", got, want)
 	}
@@ -172,8 +174,17 @@ func TestQuantize(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if r.Final != v[4].Model || len(r.Fixed) == 0 || len(layers) != len(r.Fixed) || len(v[4].Times) == 0 {
-		t.Errorf("%d layers in fixed point, %d in the model, times %v", len(r.Fixed), len(layers), v[4].Times)
+	if r.Final != v[5].Model || len(r.Fixed) == 0 || len(layers) != len(r.Fixed) || len(v[5].Times) == 0 {
+		t.Errorf("%d layers in fixed point, %d in the model, times %v", len(r.Fixed), len(layers), v[5].Times)
+	}
+	for _, l := range layers { // the metadata has kept up with the names
+		if r.Final.Graph.Value(l.Int16In) == nil || r.Final.Graph.Value(l.Int16Out) == nil || m.Graph.Value(l.In) == nil {
+			t.Errorf("layer %+v has no such values", l)
+		}
+	}
+	if v[5].Bytes > v[4].Bytes*9/10 || v[5].Quality.Value != v[4].Quality.Value || v[5].ToOriginal.Value != v[4].ToOriginal.Value || v[5].FLOPs != v[4].FLOPs {
+		t.Errorf("compact: %d bytes of %d, accuracy %v → %v, KL %v → %v", v[5].Bytes, v[4].Bytes, v[4].Quality.Value, v[5].Quality.Value,
+			v[4].ToOriginal.Value, v[5].ToOriginal.Value)
 	}
 	if d := v[4].Quality.Value - v[3].Quality.Value; math.Abs(d) > 0.02 || math.Abs(v[4].ToOriginal.Value-v[3].ToOriginal.Value) > 0.01 {
 		t.Errorf("accuracy %v → %v, KL %v → %v", v[3].Quality.Value, v[4].Quality.Value, v[3].ToOriginal.Value, v[4].ToOriginal.Value)
