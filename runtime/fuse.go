@@ -58,6 +58,11 @@ func fuse(sc *scope, only []string, moved map[*lvalue]bool) {
 			}
 		})
 	}
+	if only == nil {
+		mark(sc)
+		prune(sc)
+		eachScope(sc, shareTransforms)
+	}
 }
 
 func eachScope(sc *scope, f func(*scope)) {

@@ -315,17 +315,13 @@ func (l *layerNorm) float32(c *call) error {
 func (l *layerNorm) normRows(c *call, lo, hi int) {
 	s := c.state.(*layerNormState)
 	z, x := c.out[0].F32(), c.in[0].F32()
-	for i := lo; i < hi; i++ {
-		l.k.LayerNorm(z[i*s.n:(i+1)*s.n], x[i*s.n:(i+1)*s.n], s.gamma, s.beta, l.eps)
-	}
+	l.k.LayerNorm(z[lo*s.n:hi*s.n], x[lo*s.n:hi*s.n], s.gamma, s.beta, l.eps)
 }
 
 func (l *layerNorm) rmsRows(c *call, lo, hi int) {
 	s := c.state.(*layerNormState)
 	z, x := c.out[0].F32(), c.in[0].F32()
-	for i := lo; i < hi; i++ {
-		l.k.RMSNorm(z[i*s.n:(i+1)*s.n], x[i*s.n:(i+1)*s.n], s.gamma, l.eps)
-	}
+	l.k.RMSNorm(z[lo*s.n:hi*s.n], x[lo*s.n:hi*s.n], s.gamma, l.eps)
 }
 
 // statistics fills the outputs beside the first: mean and 1/√(σ² + eps), or

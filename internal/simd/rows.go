@@ -1,6 +1,9 @@
 package simd
 
-import "math"
+import (
+	"fmt"
+	"math"
+)
 
 // Softmax sets dst[i] = exp(x[i] − m) / Σⱼ exp(x[j] − m), m = max x, over one
 // row. Elements of −Inf (masked) give 0; a row of −Inf only, a row with +Inf
@@ -29,39 +32,70 @@ func (k *Kernels) SoftmaxGradient(dst, dy, y []float32, scale float32) {
 	k.normScale(dst, dy, y, k.dot(dy, y), scale)
 }
 
-// LayerNorm sets dst[i] = (x[i] − μ) / √(σ² + eps) · gamma[i] + beta[i] over one
-// row of n elements, μ its mean and σ² = Σ (x[i] − μ)² / n (two passes, so a
-// large mean does not cancel). A nil beta counts as zeros. dst may be x.
+// LayerNorm sets dst[i] = (x[i] − μ) / √(σ² + eps) · gamma[i] + beta[i] over each
+// row of n = len(gamma) elements, μ its mean and σ² = Σ (x[i] − μ)² / n (two passes,
+// so a large mean does not cancel). A nil beta counts as zeros. dst may be x.
 // Ba, Kiros, Hinton: Layer Normalization, 2016; ONNX LayerNormalization-17.
 func (k *Kernels) LayerNorm(dst, x, gamma, beta []float32, eps float32) {
-	sameLen("LayerNorm", dst, x)
-	sameLen("LayerNorm", dst, gamma)
-	if len(x) == 0 {
-		return
+	n := len(gamma)
+	wholeRows("LayerNorm", dst, x, n)
+	if beta != nil {
+		sameLen("LayerNorm", gamma, beta)
 	}
-	n := float64(len(x))
-	mean := float32(float64(k.sum(x)) / n)
-	scale := float32(1 / math.Sqrt(float64(k.centredSumSq(x, mean))/n+float64(eps)))
-	if beta == nil {
-		k.normScale(dst, x, gamma, mean, scale)
-		return
+	var mean, scale [normRows]float32
+	for len(x) > 0 {
+		rows := min(len(x)/n, normRows, max(1, normElements/n))
+		for i := range rows {
+			mean[i] = float32(float64(k.sum(x[i*n:(i+1)*n])) / float64(n))
+		}
+		for i := range rows {
+			scale[i] = float32(1 / math.Sqrt(float64(k.centredSumSq(x[i*n:(i+1)*n], mean[i]))/float64(n)+float64(eps)))
+		}
+		for i := range rows {
+			if beta == nil {
+				k.normScale(dst[i*n:(i+1)*n], x[i*n:(i+1)*n], gamma, mean[i], scale[i])
+			} else {
+				k.normAffine(dst[i*n:(i+1)*n], x[i*n:(i+1)*n], gamma, beta, mean[i], scale[i])
+			}
+		}
+		dst, x = dst[rows*n:], x[rows*n:]
 	}
-	sameLen("LayerNorm", dst, beta)
-	k.normAffine(dst, x, gamma, beta, mean, scale)
 }
 
-// RMSNorm sets dst[i] = x[i] / √(Σⱼ x[j]² / n + eps) · gamma[i] over one row of n
-// elements. dst may be x. Zhang, Sennrich: Root Mean Square Layer
+// Rows are normalised some at a time, step by step, so that a core computes the
+// sums of some while it waits for those of others; no more than stay in the
+// first cache.
+const (
+	normRows     = 16
+	normElements = 4 << 10
+)
+
+// wholeRows checks that dst and x are as many rows of n.
+func wholeRows(what string, dst, x []float32, n int) {
+	sameLen(what, dst, x)
+	if len(x) > 0 && (n == 0 || len(x)%n != 0) {
+		panic(fmt.Sprintf("simd: %s of %d elements in rows of %d", what, len(x), n))
+	}
+}
+
+// RMSNorm sets dst[i] = x[i] / √(Σⱼ x[j]² / n + eps) · gamma[i] over each row of
+// n = len(gamma) elements. dst may be x. Zhang, Sennrich: Root Mean Square Layer
 // Normalization, 2019; ONNX RMSNormalization-23.
 func (k *Kernels) RMSNorm(dst, x, gamma []float32, eps float32) {
-	sameLen("RMSNorm", dst, x)
-	sameLen("RMSNorm", dst, gamma)
-	if len(x) == 0 {
-		return
+	n := len(gamma)
+	wholeRows("RMSNorm", dst, x, n)
+	var scale [normRows]float32
+	for len(x) > 0 {
+		rows := min(len(x)/n, normRows, max(1, normElements/n))
+		for i := range rows {
+			row := x[i*n : (i+1)*n]
+			scale[i] = float32(1 / math.Sqrt(float64(k.dot(row, row))/float64(n)+float64(eps)))
+		}
+		for i := range rows {
+			k.normScale(dst[i*n:(i+1)*n], x[i*n:(i+1)*n], gamma, 0, scale[i])
+		}
+		dst, x = dst[rows*n:], x[rows*n:]
 	}
-	n := float64(len(x))
-	scale := float32(1 / math.Sqrt(float64(k.dot(x, x))/n+float64(eps)))
-	k.normScale(dst, x, gamma, 0, scale)
 }
 
 func centredSumSq(x []float32, mean float32) float32 {

@@ -3,6 +3,7 @@ package simd
 import (
 	"math"
 	"math/rand/v2"
+	"slices"
 	"testing"
 )
 
@@ -207,5 +208,34 @@ func TestSoftmaxGradient(t *testing.T) {
 		copy(dst.s, dy)
 		k.SoftmaxGradient(dst.s, dst.s, y, scale)
 		check("in place")
+	})
+}
+
+// TestNormOfManyRows: rows together have the bits of each by itself.
+func TestNormOfManyRows(t *testing.T) {
+	eachPath(t, func(t *testing.T, k *Kernels) {
+		rng := rand.New(rand.NewPCG(3, 4))
+		for _, n := range []int{1, 7, 64, 130, 768, 5000} {
+			gamma, beta := randoms(rng, n), randoms(rng, n)
+			for _, rows := range []int{0, 1, 2, 16, 17, 41} {
+				x := randoms(rng, rows*n)
+				for what, norm := range map[string]func(dst, x []float32){
+					"LayerNorm":              func(dst, x []float32) { k.LayerNorm(dst, x, gamma, beta, 1e-5) },
+					"LayerNorm without beta": func(dst, x []float32) { k.LayerNorm(dst, x, gamma, nil, 1e-5) },
+					"RMSNorm":                func(dst, x []float32) { k.RMSNorm(dst, x, gamma, 1e-5) },
+				} {
+					want, got := make([]float32, len(x)), slices.Clone(x)
+					for i := range rows {
+						norm(want[i*n:(i+1)*n], x[i*n:(i+1)*n])
+					}
+					norm(got, got)
+					for i := range want {
+						if math.Float32bits(got[i]) != math.Float32bits(want[i]) {
+							t.Fatalf("%s, %d rows of %d: element %d is %v, its row by itself gives %v", what, rows, n, i, got[i], want[i])
+						}
+					}
+				}
+			}
+		}
 	})
 }

@@ -111,10 +111,13 @@ func (o *Operator) Tile() int { return o.c.Lanes() }
 // tokens takes: for a block and token 1 multiply-add for each real frequency
 // and 3 for each complex one, and for each block of an input or output the
 // usual 5/2·b·log₂ b of a real Fourier transform. A multiply-add counts two.
-func (o *Operator) FLOPs(tokens int) int64 {
+func (o *Operator) FLOPs(tokens int) int64 { return o.flops(tokens, o.p+o.q) }
+
+// flops is FLOPs with so many transforms.
+func (o *Operator) flops(tokens, blocks int) int64 {
 	b := o.c.Block()
 	products := 2 * o.c.Multiplications() * o.p * o.q
-	transforms := 2.5 * float64(b) * math.Log2(float64(b)) * float64(o.p+o.q)
+	transforms := 2.5 * float64(b) * math.Log2(float64(b)) * float64(blocks)
 	return int64(tokens) * (int64(products) + int64(transforms))
 }
 
@@ -182,48 +185,59 @@ func (o *Operator) Apply(y []float32, ldy int, x []float32, ldx int, tokens int,
 	}
 	s, _ := o.layout(ws)
 	for t := 0; t < tokens; {
-		// The widest step that is not mostly empty. A step that reaches beyond the
-		// last token begins earlier instead, as long as there are tokens.
-		rest := tokens - t
-		size := o.c.Lanes()
-		switch {
-		case rest <= few:
-			size = 1
-		case rest <= size/2:
-			size /= 2
-		}
-		from := max(0, min(t, tokens-size))
-		have := min(size, tokens-from)
-		y, x := y[from*ldy:], x[from*ldx:]
-		switch size {
-		case o.c.Lanes():
-			o.applyTile(y, ldy, x, ldx, have, s)
-		case 1:
-			o.applyRow(y, x, s)
-		default:
-			o.applyPairs(y, ldy, x, ldx, have, s)
-		}
+		size, from, have := o.step(t, tokens)
+		o.transform(size, x[from*ldx:], ldx, have, s)
+		o.multiply(size, y[from*ldy:], ldy, have, s)
 		t = from + have
 	}
 }
 
-// applyTile multiplies up to Lanes tokens, at least two.
-func (o *Operator) applyTile(y []float32, ldy int, x []float32, ldx, tokens int, s workspace) {
-	forward(o.c, s.x, x, ldx, o.n, tokens, 1, s.transforms, s.stage)
-	for _, part := range o.w.Tiles {
-		half := o.tile((part.Groups + 1) / 2)
-		o.c.Products(s.y, half, o.w, part, s.x)
-		o.inverse(y, 2*ldy, s.y, part, (tokens+1)/2, s)
-		o.inverse(y[ldy:], 2*ldy, s.y[half:], part, tokens/2, s)
+// step returns how many tokens are multiplied at once from token t on, where
+// they begin and how many of them there are: the widest step that is not mostly
+// empty. A step that would reach beyond the last token begins earlier instead,
+// as long as there are tokens.
+func (o *Operator) step(t, tokens int) (size, from, have int) {
+	rest := tokens - t
+	size = o.c.Lanes()
+	switch {
+	case rest <= few:
+		size = 1
+	case rest <= size/2:
+		size /= 2
+	}
+	from = max(0, min(t, tokens-size))
+	return size, from, min(size, tokens-from)
+}
+
+// transform makes s.x of a step of so many tokens.
+func (o *Operator) transform(size int, x []float32, ldx, tokens int, s workspace) {
+	switch size {
+	case o.c.Lanes():
+		forward(o.c, s.x, x, ldx, o.n, tokens, 1, s.transforms, s.stage)
+	case 1:
+		o.transformRow(x, s)
+	default:
+		forward(o.c, s.x, x, ldx, o.n, tokens, 2, s.transforms, s.stage)
 	}
 }
 
-// applyPairs multiplies up to Lanes/2 tokens.
-func (o *Operator) applyPairs(y []float32, ldy int, x []float32, ldx, tokens int, s workspace) {
-	forward(o.c, s.x, x, ldx, o.n, tokens, 2, s.transforms, s.stage)
-	for _, part := range o.w.Pairs {
-		o.c.PairProducts(s.y, o.w, part, s.x)
-		o.inverse(y, ldy, s.y, part, tokens, s)
+// multiply makes the results of a step of s.x, which it leaves.
+func (o *Operator) multiply(size int, y []float32, ldy, tokens int, s workspace) {
+	switch size {
+	case o.c.Lanes(): // at least two tokens
+		for _, part := range o.w.Tiles {
+			half := o.tile((part.Groups + 1) / 2)
+			o.c.Products(s.y, half, o.w, part, s.x)
+			o.inverse(y, 2*ldy, s.y, part, (tokens+1)/2, s)
+			o.inverse(y[ldy:], 2*ldy, s.y[half:], part, tokens/2, s)
+		}
+	case 1:
+		o.multiplyRow(y, s)
+	default:
+		for _, part := range o.w.Pairs {
+			o.c.PairProducts(s.y, o.w, part, s.x)
+			o.inverse(y, ldy, s.y, part, tokens, s)
+		}
 	}
 }
 
@@ -278,12 +292,12 @@ func (o *Operator) inverse(y []float32, ldy int, yh []float32, part simd.Circula
 	}
 }
 
-// applyRow multiplies one token. Its groups are the rows of the transforms.
-func (o *Operator) applyRow(y, x []float32, s workspace) {
+// transformRow transforms one token. Its groups are the rows of the transforms.
+func (o *Operator) transformRow(x []float32, s workspace) {
 	cols := o.c.Columns()
 	rows := simd.Rows{Odd: cols, Pair: 2 * cols}
 	tile, step := o.c.Lanes()*cols, o.tile(1)
-	o.c.AskRow(o.w)
+	o.c.AskRow(o.w) // before the transform, which takes as long as memory
 	for i, first := 0, 0; first < o.n; i, first = i+1, first+tile {
 		from := x[first:o.n]
 		if len(from) < tile {
@@ -292,6 +306,13 @@ func (o *Operator) applyRow(y, x []float32, s workspace) {
 		}
 		o.c.Forward(s.x[i*step:], from, rows, 1, s.transforms)
 	}
+}
+
+// multiplyRow multiplies one token that is transformed.
+func (o *Operator) multiplyRow(y []float32, s workspace) {
+	cols := o.c.Columns()
+	rows := simd.Rows{Odd: cols, Pair: 2 * cols}
+	tile, step := o.c.Lanes()*cols, o.tile(1)
 	o.c.RowProduct(s.y, o.w, s.x)
 	for i, first := 0, 0; first < o.m; i, first = i+1, first+tile {
 		to := y[first:o.m]

@@ -280,3 +280,68 @@ func TestOperatorArguments(t *testing.T) {
 		}()
 	}
 }
+
+// TestGroup: several operators with the same inputs give the bits of each by
+// itself, for any range of tokens, and write nothing else.
+func TestGroup(t *testing.T) {
+	eachPath(t, func(t *testing.T, k *simd.Kernels) {
+		rng := rand.New(rand.NewPCG(7, 8))
+		for _, b := range []int{3, 4, 16, 64} {
+			const n, tokens = 70, 45
+			var ops []*Operator
+			for i, m := range []int{130, 5, 64, 200} {
+				bias := random(rng, m)
+				if i == 1 {
+					bias = nil
+				}
+				o, err := NewOperator(randomMatrix(t, rng, m, n, b), bias, k)
+				if err != nil {
+					t.Fatal(err)
+				}
+				ops = append(ops, o)
+			}
+			g, err := NewGroup(ops...)
+			if err != nil {
+				t.Fatal(err)
+			}
+			x := random(rng, tokens*n)
+			for _, r := range [][2]int{{0, tokens}, {0, 1}, {3, 5}, {4, 9}, {7, 40}, {44, 45}, {9, 9}} {
+				var y [][]float32
+				for _, o := range ops {
+					y = append(y, poisoned(tokens*o.m))
+				}
+				ws := poisoned(g.Workspace())
+				if a := testing.AllocsPerRun(1, func() { g.Apply(y, x, r[0], r[1], ws) }); a != 0 {
+					t.Errorf("b = %d, tokens %v: %g allocations", b, r, a)
+				}
+				for i, o := range ops {
+					want := poisoned(tokens * o.m)
+					if r[0] < r[1] {
+						o.Apply(want[r[0]*o.m:], o.m, x[r[0]*n:], n, r[1]-r[0], poisoned(o.Workspace()))
+					}
+					for j, v := range want {
+						if math.Float32bits(v) != math.Float32bits(y[i][j]) {
+							t.Fatalf("b = %d, tokens %v: element %d of result %d is %g, by itself %g", b, r, j, i, y[i][j], v)
+						}
+					}
+				}
+			}
+		}
+	})
+	one, err := NewOperator(randomMatrix(t, rand.New(rand.NewPCG(1, 1)), 8, 8, 4), nil, simd.Best())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range [][3]int{{8, 12, 4}, {8, 8, 8}} {
+		other, err := NewOperator(randomMatrix(t, rand.New(rand.NewPCG(1, 1)), s[0], s[1], s[2]), nil, simd.Best())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := NewGroup(one, other); err == nil {
+			t.Errorf("%v goes with 8x8 in blocks of 4", s)
+		}
+	}
+	if _, err := NewGroup(); err == nil {
+		t.Error("a group of nothing")
+	}
+}
