@@ -26,6 +26,8 @@ var speedChecks = []check{
 	{3, 9, "LeNet and ResNet-18 shapes", "≥ 0.9 each", fast("cnn", "")},
 	{3, 10, "two threads against one, T ≥ 128", "≥ 1.7 each", fast("threads", "")},
 	{3, 11, "rewritten file in ONNX Runtime, b = 32, T = 128", "≥ 2.0 each", fast("stock", "")},
+	{5, 5, "int16 circulant against float32, T = 128, b = 8 / others", "≥ 1.3 / 1.0 each", fast("int16", "")},
+	{5, 5, "int16 circulant, T = 128, b = 16, against dynamic int8 in ONNX Runtime", "≥ 3", fast("int8", "b = 16, int16$")},
 	{5, 5, "block-circulant Conv, b = 8, 256 → 256, 3×3, 28×28", "≥ 4", fast("circulant-conv", "28×28, b = 8$")},
 }
 

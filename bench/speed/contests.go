@@ -30,8 +30,16 @@ var groups = []group{
 		name: "int16", title: "Block-circulant layers in 16-bit fixed point", unit: "against the same layer in float32, conversions of input and output included",
 		base: latheSide(1), side: latheSide(1), float: true,
 		contests: []contest{
-			{of: linear(768, 3072), tokens: []int{128}, contenders: fixedContenders},
-			{of: linear(3072, 768), tokens: []int{128}, contenders: fixedContenders},
+			{of: centred(768, 3072), tokens: []int{128}, contenders: fixedContenders},
+			{of: centred(3072, 768), tokens: []int{128}, contenders: fixedContenders},
+		},
+	},
+	{
+		name: "int8", title: "16-bit fixed point against dynamic 8-bit quantization", unit: "block-circulant layers in int16, conversions included, against the dense layer with int8 weights in ONNX Runtime",
+		base: ortSide(), side: latheSide(1), bytes: true,
+		contests: []contest{
+			{of: centred(768, 3072), tokens: []int{128}, contenders: bytesContenders},
+			{of: centred(3072, 768), tokens: []int{128}, contenders: bytesContenders},
 		},
 	},
 	{
@@ -141,6 +149,9 @@ var fixedContenders = []contender{
 	{block: 32, fixed: true, goal: 1}, {block: 64, fixed: true, goal: 1}, {block: 128, fixed: true, goal: 1}, {block: 256, fixed: true, goal: 1},
 }
 
+// bytesContenders have a goal where the loss of a healed model is small.
+var bytesContenders = []contender{{block: 8, fixed: true}, {block: 16, fixed: true, goal: 3}, {block: 32, fixed: true}}
+
 // A group is measured and shown together.
 type group struct {
 	name        string // selects it on the command line
@@ -148,6 +159,7 @@ type group struct {
 	base, side  side
 	same        bool // the baseline runs the contender's model and not the original
 	float       bool // the baseline runs the contender's model before it is put into fixed point
+	bytes       bool // the baseline runs the original in dynamic 8-bit quantization
 	wall        bool // time of the world counts, and not that of the processor
 	plot        bool // contenders with blocks are drawn
 	contests    []contest
@@ -173,10 +185,11 @@ type contender struct {
 	block int     // block size of the layers that were dense; 0 leaves them
 	drop  bool    // a quarter of the modules is dropped
 	fixed bool    // layers are put into 16-bit fixed point
+	bytes bool    // layers are put into dynamic 8-bit quantization
 	goal  float64 // for the time of the baseline ÷ that of the contender; 0: none
 }
 
 // variant is c without what is said about it: equal variants are equal models.
 func (c contender) variant() contender {
-	return contender{block: c.block, drop: c.drop, fixed: c.fixed}
+	return contender{block: c.block, drop: c.drop, fixed: c.fixed, bytes: c.bytes}
 }

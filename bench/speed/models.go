@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"math"
 	"math/rand/v2"
@@ -36,7 +37,15 @@ type size struct{ in, out int }
 
 // linear is one layer, chain(n) n times 768 → 3072 → 768.
 func linear(in, out int) original {
-	return layers(fmt.Sprintf("%d → %d", in, out), size{in, out})
+	return layers(fmt.Sprintf("%d → %d", in, out), 1, size{in, out})
+}
+
+// centred is a layer with inputs and weights of mean 0, as those after a norm
+// have. In fixed point that matters: a mean is in bin 0 alone, the exponent of
+// the products' spectrum is one for all bins, and so a mean as large as that of
+// linear takes bits of all others.
+func centred(in, out int) original {
+	return layers(fmt.Sprintf("%d → %d, mean 0", in, out), 0, size{in, out})
 }
 
 func chain(n int) original {
@@ -44,20 +53,20 @@ func chain(n int) original {
 	for range n {
 		list = append(list, size{768, 3072}, size{3072, 768})
 	}
-	return layers(fmt.Sprintf("%d × (768 → 3072 → 768)", n), list...)
+	return layers(fmt.Sprintf("%d × (768 → 3072 → 768)", n), 1, list...)
 }
 
-// layers is one layer after the other. The weights are 1/n and noise: a mean
-// that every block-circulant projection keeps, so that the values of a long
-// chain stay near 1 whatever becomes of the noise.
-func layers(name string, list ...size) original {
+// layers is one layer after the other, with inputs of a mean. The weights are
+// that ÷ n and noise. A mean of 1 is what every block-circulant projection keeps,
+// so that the values of a long chain stay near 1 whatever becomes of the noise.
+func layers(name string, mean float64, list ...size) original {
 	build := func() (*graph.Model, error) {
 		m := graph.NewModel("layers", 8, 17)
 		r := rand.New(rand.NewPCG(1, 2))
 		free := graph.Symbol("T")
 		x := m.Graph.AddInput("x", graph.TensorType(graph.Float32, free, graph.Known(int64(list[0].in))))
 		for i, l := range list {
-			w := noise(r, l.in*l.out, 1/float64(l.in), 0.5/math.Sqrt(float64(l.in)))
+			w := noise(r, l.in*l.out, mean/float64(l.in), 0.5/math.Sqrt(float64(l.in)))
 			v := m.Graph.AddInitializer(fmt.Sprintf("w%d", i), graph.Float32Tensor([]int64{int64(l.in), int64(l.out)}, w))
 			x = m.Graph.NewNode("", "MatMul", fmt.Sprintf("layer%d", i), []*graph.Value{x, v}, []string{fmt.Sprintf("y%d", i)}).Output(0)
 		}
@@ -66,7 +75,7 @@ func layers(name string, list ...size) original {
 	}
 	return original{name: name, build: build, linear: list, inputs: func(tokens int) map[string]nd.Array {
 		r := rand.New(rand.NewPCG(3, 4))
-		return map[string]nd.Array{"x": nd.Of(noise(r, tokens*list[0].in, 1, 1), int64(tokens), int64(list[0].in))}
+		return map[string]nd.Array{"x": nd.Of(noise(r, tokens*list[0].in, mean, 1), int64(tokens), int64(list[0].in))}
 	}}
 }
 
@@ -300,10 +309,13 @@ func (o original) ranges(m *graph.Model) (*calib.Feed, error) {
 // change returns m with what the contender changes, by the passes that users
 // have. Weights are fitted without data, since time does not depend on them.
 func (c contender) change(ctx context.Context, o original, m *graph.Model) (*graph.Model, error) {
-	if c.block == 0 && !c.drop && !c.fixed {
+	if c.variant() == (contender{}) {
 		return m, nil
 	}
 	m = m.Clone()
+	if c.bytes {
+		return m, dynamicBytes(m.Graph)
+	}
 	var list []passes.Pass
 	if c.drop {
 		found, err := modules.Find(m)
@@ -331,4 +343,55 @@ func (c contender) change(ctx context.Context, o original, m *graph.Model) (*gra
 	var j passes.Journal
 	err := passes.Run(ctx, m, &j, list...)
 	return m, err
+}
+
+// dynamicBytes puts products with constant matrices into 8 bits as ONNX Runtime's
+// dynamic quantization writes them: weights int8 with one scale, activations
+// uint8 over the range that they have in a run. ONNX Runtime fuses the operators.
+func dynamicBytes(g *graph.Graph) error {
+	for _, n := range slices.Clone(g.Nodes()) {
+		if !n.Is("MatMul") || n.Input(1).ConstTensor() == nil {
+			continue
+		}
+		t := n.Input(1).ConstTensor()
+		w, err := t.Float32s()
+		if err != nil {
+			return err
+		}
+		largest := float32(0)
+		for _, v := range w {
+			largest = max(largest, v, -v)
+		}
+		scale, raw := largest/127, make([]byte, len(w))
+		for i, v := range w {
+			raw[i] = byte(int8(math.RoundToEven(float64(v / scale))))
+		}
+		packed, errW := graph.NewTensor(graph.Int8, t.Dims, raw)
+		zero, errZ := graph.NewTensor(graph.Int8, []int64{}, []byte{0})
+		if err := errors.Join(errW, errZ); err != nil {
+			return err
+		}
+		constant := func(what string, t *graph.Tensor) *graph.Value {
+			return g.AddInitializer(g.FreshName(n.Name+what), t)
+		}
+		insert := func(op string, outputs int, inputs []*graph.Value, attrs ...*graph.Attr) []*graph.Value {
+			var names []string
+			for i := range outputs {
+				names = append(names, g.FreshName(fmt.Sprintf("%s_%s%d", n.Name, op, i)))
+			}
+			m := g.InsertBefore(n, "", op, g.FreshNodeName(op), inputs, names, attrs...)
+			return m.Outputs()
+		}
+		x := insert("DynamicQuantizeLinear", 3, []*graph.Value{n.Input(0)})
+		sums := insert("MatMulInteger", 1, []*graph.Value{x[0], constant("_int8", packed), x[2], constant("_zero", zero)})
+		float := insert("Cast", 1, sums, graph.IntAttr("to", int64(graph.Float32)))
+		scales := insert("Mul", 1, []*graph.Value{x[1], constant("_scale", graph.Float32Tensor([]int64{1}, []float32{scale}))})
+		y := insert("Mul", 1, []*graph.Value{float[0], scales[0]})[0]
+		old := n.Output(0)
+		if old.ReplaceUses(y); old.IsOutput() {
+			g.ReplaceOutput(old, y)
+		}
+		g.Remove(n)
+	}
+	return nil
 }

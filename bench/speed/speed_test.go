@@ -15,6 +15,8 @@ import (
 
 	"github.com/onnx-lathe/lathe/bench/nd"
 	"github.com/onnx-lathe/lathe/bench/ort"
+	"github.com/onnx-lathe/lathe/graph"
+	"github.com/onnx-lathe/lathe/passes"
 )
 
 // TestRace runs on a clock that only the sides move. The machine gets slower
@@ -196,6 +198,74 @@ func TestMeasure(t *testing.T) {
 				t.Errorf("%s: %v GFLOP/s", r.Case, r.GFLOPS)
 			}
 		}
+	}
+}
+
+// TestSteps fails where rounding is taken for a wrong number, or the other way
+// around.
+func TestSteps(t *testing.T) {
+	layer := passes.QuantizedLayer{Out: "y", ExponentsY: []int{-3, 1}}
+	const n = 2000 // pairs of channels
+	for _, c := range []struct {
+		name string
+		off  map[int]float32
+		same bool
+	}{
+		{"nothing", nil, true},
+		{"a step of either channel", map[int]float32{0: 0.125, 1: 2, 7: -2}, true},
+		{"four steps in few", map[int]float32{2: 0.5, 3: -8}, true},
+		{"five steps in one", map[int]float32{2: 0.625}, false},
+		{"a step of the other channel", map[int]float32{2: 2}, false},
+		{"two steps in one of 400", map[int]float32{0: 0.25, 100: 0.25, 200: 0.25, 300: 0.25, 400: 0.25, 500: 0.25, 600: 0.25, 700: 0.25, 800: 0.25}, false},
+		{"no number", map[int]float32{5: float32(math.NaN())}, false},
+	} {
+		x, y := make([]float32, 2*n), make([]float32, 2*n)
+		for i, d := range c.off {
+			x[i] = d
+		}
+		err := sameSteps(map[string]nd.Array{"y": nd.Of(x, n, 2)}, map[string]nd.Array{"y": nd.Of(y, n, 2)}, []passes.QuantizedLayer{layer})
+		if (err == nil) != c.same {
+			t.Errorf("%s: %v", c.name, err)
+		}
+	}
+}
+
+// TestDynamicBytes holds the baseline in 8 bits to the layer that it stands for:
+// steps of a 127th of the largest weight and of a 255th of the inputs' range.
+func TestDynamicBytes(t *testing.T) {
+	if _, err := ort.Library(); err != nil {
+		t.Skip(err)
+	}
+	ctx, o := context.Background(), centred(96, 64)
+	var out [2][]float32
+	for i, c := range []contender{{}, {bytes: true}} {
+		b := bench{models: map[contender]*graph.Model{}}
+		m, err := b.model(ctx, o, c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s, err := ortSide().open(ctx, job{model: m, linear: o.linear, inputs: o.inputs(32), dir: t.TempDir()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.close()
+		arrays, err := s.outputs()
+		if err != nil || len(arrays) != 1 {
+			t.Fatalf("%d outputs, %v", len(arrays), err)
+		}
+		for _, a := range arrays {
+			out[i] = a.Data.([]float32)
+		}
+	}
+	var noise, signal float64
+	for i, v := range out[0] {
+		noise += math.Pow(float64(v-out[1][i]), 2)
+		signal += math.Pow(float64(v), 2)
+	}
+	// Weights are uniform over 254 steps and inputs over 255, so the power of
+	// rounding's noise, a twelfth of a step's square, is one part in so many squared.
+	if want := 1/(254.0*254) + 1/(255.0*255); noise == 0 || noise/signal > 2*want {
+		t.Errorf("noise of %.2g of the signal's power, want at most %.2g", noise/signal, 2*want)
 	}
 }
 
