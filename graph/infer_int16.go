@@ -75,3 +75,37 @@ func inferCirculantInt16(c *call) error {
 	c.set(0, Int16, out)
 	return nil
 }
+
+// inferCirculantConvInt16: X [N, C, d...], W [p, q, b, k...], E [m] → [N, m, o...].
+func inferCirculantConvInt16(c *call) error {
+	x, okX := c.dims(0)
+	w, okW := c.dims(1)
+	if !okX {
+		c.setElem(0, Int16)
+		return nil
+	}
+	if !okW {
+		c.setRank(0, Int16, len(x))
+		return nil
+	}
+	if len(x) < 3 || len(w) != len(x)+1 {
+		return fmt.Errorf("input X is %v with W %v, want [p, q, b, kernel...]", x, w)
+	}
+	if columns, known := c.expr(w[1]).mul(c.expr(w[2])).value(); known && x[1].IsKnown() && x[1].N > columns {
+		return fmt.Errorf("input X is %v with W %v, want at most %d channels", x, w, columns)
+	}
+	m := UnknownDim
+	if e, ok := c.dims(5); ok && len(e) == 1 {
+		m = e[0]
+	}
+	win, err := c.slidingOf(len(x)-2, w[3:])
+	if err != nil {
+		return err
+	}
+	out, err := c.outs(win, x[0], m, x[2:])
+	if err != nil {
+		return err
+	}
+	c.set(0, Int16, out)
+	return nil
+}

@@ -114,7 +114,8 @@ var inferRules = map[opKey]rule{
 	{LatheDomain, "BlockCirculantMatMul"}: inferCirculantMatMul, {LatheDomain, "BlockCirculantConv"}: inferCirculantConv,
 	{LatheDomain, "QuantizeInt16"}: inferTo(Int16), {LatheDomain, "DequantizeInt16"}: inferTo(Float32), {LatheDomain, "RequantizeInt16"}: inferSame,
 	{LatheDomain, "MatMulInt16"}: inferMatMulInt16, {LatheDomain, "ConvInt16"}: inferConv, {LatheDomain, "BlockCirculantMatMulInt16"}: inferCirculantInt16,
-	{LatheDomain, "AddInt16"}: inferAddInt16, {LatheDomain, "ClipInt16"}: inferSame, {LatheDomain, "MaxPoolInt16"}: inferPool,
+	{LatheDomain, "BlockCirculantConvInt16"}: inferCirculantConvInt16,
+	{LatheDomain, "AddInt16"}:                inferAddInt16, {LatheDomain, "ClipInt16"}: inferSame, {LatheDomain, "MaxPoolInt16"}: inferPool,
 	{LatheDomain, "AveragePoolInt16"}: inferPool, {LatheDomain, "GlobalAveragePoolInt16"}: inferGlobalPool,
 }
 

@@ -53,6 +53,7 @@ float[N,4] a, float[3,4] b, float[3] c | y = Gemm <transB = 1> (a, b, c) | float
 float[4,N] a, float[4,3] b | y = Gemm <transA = 1> (a, b) | float[N,3] y
 uint8[N,4] a, uint8[4,2] b | y = MatMulInteger (a, b) | int32[N,2] y
 float[B,T,8] a, float[3,2,4] w, float[10] b | y = lathe.BlockCirculantMatMul <out_features = 10> (a, w, b) | float[B,T,10] y
+int16[N,6,9,9] x, int16[2,2,4,3,3] w, int8[2,3] s, int32[2,4] b, int8[2,3] r, int8[7] e, int32[2] a | y = lathe.BlockCirculantConvInt16 <strides = [2, 2], pads = [1, 1, 1, 1]> (x, w, s, b, r, e, a) | int16[N,7,5,5] y
 float[N,6,9,9] x, float[2,2,4,3,3] w, float[7] b | y = lathe.BlockCirculantConv <out_channels = 7, strides = [2, 2], pads = [1, 1, 1, 1]> (x, w, b) | float[N,7,5,5] y
 float[B,I,J] a, float[B,J,K] b | y = Einsum <equation = "bij, bjk -> bik"> (a, b) | float[B,I,K] y
 float[2,I,J] a, float[J,3] b | y = Einsum <equation = "...j,jk"> (a, b) | float[2,I,3] y
@@ -320,6 +321,7 @@ func TestInferErrors(t *testing.T) {
 		{`g (float[2,3] a) => () { y = Transpose <perm = [0, 0]> (a) }`, `perm [0 0] of a tensor of rank 2`},
 		{`g (float[2,3] a, float[3,3] b) => () { y = Concat <axis = 1> (a, b) }`, `others have 2 at dim 0`},
 		{`g (float[1,9,8] x, float[1,2,4,3] w) => () { y = lathe.BlockCirculantConv <out_channels = 4> (x, w) }`, `in 1 groups, want at most 8 channels`},
+		{`g (int16[1,9,8] x, int16[1,2,4,3] w) => () { y = lathe.BlockCirculantConvInt16 (x, w) }`, `want at most 8 channels`},
 		{`g (float[1,9,8] x, float[2,1,5,3] w) => () { y = lathe.BlockCirculantConv <out_channels = 10, group = 2> (x, w) }`, `in 2 groups, want at most 10 channels`},
 		{`g (float[1,3,8,8] x, float[4,5,3,3] w) => () { y = Conv (x, w) }`, `input [1 3 8 8] with weights [4 5 3 3] in 1 groups`},
 		{`g (float[1,3,2,2] x, float[4,3,3,3] w) => () { y = Conv (x, w) }`, `is smaller than the window of 3`},

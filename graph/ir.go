@@ -128,8 +128,8 @@ type Use struct {
 const LatheDomain = "lathe"
 
 // LatheVersion is the newest version of LatheDomain. Version 2 has
-// BlockCirculantMatMulInt16 with shifts by bin and by output, and DequantizeInt16
-// with an exponent for every channel.
+// BlockCirculantMatMulInt16 with shifts by bin and by output,
+// BlockCirculantConvInt16, and DequantizeInt16 with an exponent for every channel.
 const LatheVersion = 2
 
 // AttrType is the type of an attribute, numbered as in AttributeProto.

@@ -122,8 +122,8 @@ func exponentsOf(n *graph.Node) ([]int, error) {
 const quantizePass = "quantize-int16"
 
 // QuantizeInt16 puts operators of 16-bit fixed point (package fixed) in the place
-// of MatMul, Gemm, Conv and BlockCirculantMatMul nodes with constant weights, and
-// of what lies between them: activations, pooling, sums and changes of shape
+// of MatMul, Gemm, Conv, BlockCirculantMatMul and BlockCirculantConv nodes with
+// constant weights, and of what lies between them: activations, pooling, sums and changes of shape
 // whose inputs are in fixed point already. Everything else stays float, with
 // explicit conversions at the borders.
 //
@@ -176,9 +176,13 @@ type fixedUnit struct {
 	layer    bool // has weights
 	shape    bool // moves elements only
 	build    func(u *fixedUnit, in []form) (form, error)
-	block    int    // of a circulant layer
-	channels bool   // the last axis of its output has a row of the weights for every element
-	whole    string // the value with the rows of a last block that are discarded, while ranges are measured
+	block    int  // of a circulant layer
+	channels bool // the last axis of its output has a row of the weights for every element
+
+	// While the ranges of a block-circulant layer are measured, the values whose last
+	// axes have its blocks: of its input, and of its output with the rows of a last
+	// block that are discarded.
+	blocksIn, blocksOut string
 }
 
 func (q *quantizer) run(ctx context.Context) error {
@@ -368,20 +372,26 @@ func (q *quantizer) layerOf(n *graph.Node) (*fixedUnit, string) {
 			return q.dense(u, "ConvInt16", in[0], data, t.Dims, bias, q.passed(n, "ConvInt16"))
 		}
 		return u, ""
-	case n.Domain == graph.LatheDomain && n.Op == "BlockCirculantMatMul":
+	case n.Domain == graph.LatheDomain && (n.Op == "BlockCirculantMatMul" || n.Op == "BlockCirculantConv"):
+		conv := n.Op == "BlockCirculantConv"
 		w, b := n.Input(1), n.Input(2)
 		if n.Input(0) == nil || w == nil || b == nil || w.ConstTensor() == nil || b.ConstTensor() == nil {
 			return nil, "its weights are no constants"
 		}
 		t, c := w.ConstTensor(), b.ConstTensor()
-		if t.DType != graph.Float32 || len(t.Dims) != 3 || c.DType != graph.Float32 {
+		if t.DType != graph.Float32 || len(t.Dims) < 3 || conv != (len(t.Dims) > 3) || c.DType != graph.Float32 || t.Len() == 0 {
 			return nil, fmt.Sprintf("its weight is %v%v", t.DType, t.Dims)
 		}
 		block := int(t.Dims[2])
-		if block < 2 || block > fixed.MaxBlock || block&(block-1) != 0 {
+		switch {
+		case block < 2 || block > fixed.MaxBlock || block&(block-1) != 0:
 			return nil, fmt.Sprintf("its block size is %d, no power of two from 2 to %d", block, fixed.MaxBlock)
+		case n.Int("group", 1) != 1:
+			return nil, "it has several groups"
+		case conv && n.Int("out_channels", 0) != c.Len():
+			return nil, "its bias is not one for every channel"
 		}
-		u := &fixedUnit{node: n, gone: []*graph.Node{n}, in: []*graph.Value{n.Input(0)}, out: n.Output(0), layer: true, block: block, channels: true}
+		u := &fixedUnit{node: n, gone: []*graph.Node{n}, in: []*graph.Value{n.Input(0)}, out: n.Output(0), layer: true, block: block, channels: !conv}
 		u.build = func(u *fixedUnit, in []form) (form, error) { return q.circulant(u, in[0], t, c) }
 		return u, ""
 	}
@@ -530,25 +540,47 @@ func rangeOf(v *graph.Value) *graph.Value {
 // measure runs the data through the model for all ranges.
 func (q *quantizer) measure(ctx context.Context) error {
 	// Rows of a last block that are discarded are part of its spectrum, so it is
-	// measured on layers that keep them.
+	// measured on layers that keep them; and channels are the last axis there.
 	m := q.m.Clone()
-	whole := func(u *fixedUnit) error {
-		n := m.Graph.Value(u.out.Name).Def()
+	g := m.Graph
+	blocks := func(u *fixedUnit) error {
+		n := g.Value(u.out.Name).Def()
 		w, c := n.Input(1).ConstTensor(), n.Input(2).ConstTensor()
-		rows := w.Dims[0] * w.Dims[2]
-		if rows == c.Len() {
-			return nil
+		axes := len(w.Dims) - 3 // of a window
+		last := func(v *graph.Value) *graph.Value {
+			if axes == 0 {
+				return v
+			}
+			perm := []int64{0}
+			for i := range axes {
+				perm = append(perm, int64(i+2))
+			}
+			name := g.FreshName(v.Name + "_last")
+			in, to, attr := []*graph.Value{v}, []string{name}, graph.IntsAttr("perm", append(perm, 1)...)
+			if i := slices.Index(g.Nodes(), n) + 1; i < len(g.Nodes()) { // behind n, so that v need not be kept longer
+				return g.InsertBefore(g.Nodes()[i], "", "Transpose", g.FreshNodeName(name), in, to, attr).Output(0)
+			}
+			return g.NewNode("", "Transpose", g.FreshNodeName(name), in, to, attr).Output(0)
 		}
-		bias, err := c.Float32s()
-		if err != nil {
-			return err
+		out := n.Output(0)
+		if rows := w.Dims[0] * w.Dims[2]; rows != c.Len() {
+			bias, err := c.Float32s()
+			if err != nil {
+				return err
+			}
+			padded := make([]float32, rows)
+			copy(padded, bias)
+			name := g.FreshName(u.out.Name + "_whole")
+			attrs := cloneAttrs(n)
+			for _, a := range attrs {
+				if a.Name == "out_features" || a.Name == "out_channels" {
+					a.I = rows
+				}
+			}
+			out = g.InsertBefore(n, graph.LatheDomain, n.Op, g.FreshNodeName(name), []*graph.Value{n.Input(0), n.Input(1),
+				g.AddInitializer(g.FreshName(name+"_bias"), graph.Float32Tensor([]int64{rows}, padded))}, []string{name}, attrs...).Output(0)
 		}
-		padded := make([]float32, rows)
-		copy(padded, bias)
-		g := m.Graph
-		u.whole = g.FreshName(u.out.Name + "_whole")
-		g.InsertBefore(n, graph.LatheDomain, n.Op, g.FreshNodeName(u.whole), []*graph.Value{n.Input(0), n.Input(1),
-			g.AddInitializer(g.FreshName(u.whole+"_bias"), graph.Float32Tensor([]int64{rows}, padded))}, []string{u.whole}, graph.IntAttr("out_features", rows))
+		u.blocksIn, u.blocksOut = last(n.Input(0)).Name, last(out).Name
 		return nil
 	}
 	var wanted []calib.Magnitude
@@ -559,15 +591,13 @@ func (q *quantizer) measure(ctx context.Context) error {
 				if q.made[v] == nil {
 					want(v)
 				}
-				if u.block > 0 {
-					wanted = append(wanted, calib.Magnitude{Value: v.Name, Block: u.block, By: calib.ByBin})
-				}
 			}
 			if u.block > 0 {
-				if err := whole(u); err != nil {
+				if err := blocks(u); err != nil {
 					return err
 				}
-				wanted = append(wanted, calib.Magnitude{Value: cmp.Or(u.whole, u.out.Name), Block: u.block, By: calib.ByBlock})
+				wanted = append(wanted, calib.Magnitude{Value: u.blocksIn, Block: u.block, By: calib.ByBin},
+					calib.Magnitude{Value: u.blocksOut, Block: u.block, By: calib.ByBlock})
 			}
 			if q.byChannel(u) {
 				wanted = append(wanted, calib.Magnitude{Value: u.out.Name, By: calib.ByChannel})
@@ -836,7 +866,9 @@ func formOf(v *graph.Value, es []int) form {
 	return f
 }
 
-// circulant adds a block-circulant layer with weights [p, q, b] and bias [m].
+// circulant adds a block-circulant layer with weights [p, q, b], and behind them the
+// kernel of a convolution, and bias [m]. Blocks of a convolution are those of all
+// taps, tap by tap.
 func (q *quantizer) circulant(u *fixedUnit, x form, weight, bias *graph.Tensor) (form, error) {
 	w, err := weight.Float32s()
 	if err != nil {
@@ -846,7 +878,9 @@ func (q *quantizer) circulant(u *fixedUnit, x form, weight, bias *graph.Tensor) 
 	if err != nil {
 		return form{}, err
 	}
-	p, cols, b := int(weight.Dims[0]), int(weight.Dims[1]), int(weight.Dims[2])
+	p, q1, b := int(weight.Dims[0]), int(weight.Dims[1]), int(weight.Dims[2])
+	taps := len(w) / (p * q1 * b)
+	cols := taps * q1
 	spectra := make([]float64, len(w))
 	fft := fourier.NewFFT(b)
 	in, bins := make([]float64, b), make([]complex128, b/2+1)
@@ -861,10 +895,14 @@ func (q *quantizer) circulant(u *fixedUnit, x form, weight, bias *graph.Tensor) 
 			to[2*f], to[2*f+1] = real(bins[f]), imag(bins[f])
 		}
 	}
+	block := make([]float32, b)
 	for i := range p {
 		for j := range cols {
 			at := (i*cols + j) * b
-			transform(spectra[at:at+b], w[at:at+b])
+			for c := range block {
+				block[c] = w[((i*q1+j%q1)*b+c)*taps+j/q1]
+			}
+			transform(spectra[at:at+b], block)
 			for _, v := range spectra[at : at+b] {
 				if v-v != 0 {
 					return form{}, errors.New("its weight holds NaN or infinity")
@@ -883,14 +921,29 @@ func (q *quantizer) circulant(u *fixedUnit, x form, weight, bias *graph.Tensor) 
 		f.y = q.channelExponents(u, e, len(c))
 	}
 	roomX, roomY := spectrumHeadroom(b)
-	f.xTops = q.bounds(q.ranges[calib.Magnitude{Value: u.in[0].Name, Block: b, By: calib.ByBin}], roomX)
-	f.yTops = q.bounds(q.ranges[calib.Magnitude{Value: cmp.Or(u.whole, u.out.Name), Block: b, By: calib.ByBlock}], roomY)
+	tops := q.bounds(q.ranges[calib.Magnitude{Value: u.blocksIn, Block: b, By: calib.ByBin}], roomX)
+	tops = append(tops, make([]float64, max(0, q1*(b/2+1)-len(tops)))...) // blocks of zeros
+	f.xTops = slices.Repeat(tops, taps)
+	f.yTops = q.bounds(q.ranges[calib.Magnitude{Value: u.blocksOut, Block: b, By: calib.ByBlock}], roomY)
 	spec, err := f.quantize()
+	if most := slices.Max(f.y); err == nil && !q.byChannel(u) && slices.Min(f.y) != most {
+		f.y = slices.Repeat([]int{most}, len(c)) // who reads them in fixed point expects one
+		spec, err = f.quantize()
+	}
 	if err != nil {
 		return form{}, err
 	}
+	op := u.node.Op + "Int16"
+	stored := make([]int16, len(w)) // as weight lies
+	for i := range p {
+		for j := range cols {
+			for c, v := range spec.W[(i*cols+j)*b:][:b] {
+				stored[((i*q1+j%q1)*b+c)*taps+j/q1] = v
+			}
+		}
+	}
 	name := cmp.Or(u.gone[0].Name, u.out.Name)
-	var attrs []*graph.Attr
+	attrs := q.passed(u.node, op)
 	if q.o.Rounding != fixed.Once {
 		attrs = append(attrs, graph.StringAttr("rounding", string(q.o.Rounding)))
 	}
@@ -900,10 +953,10 @@ func (q *quantizer) circulant(u *fixedUnit, x form, weight, bias *graph.Tensor) 
 		}
 		return out
 	}
-	v := q.node(u, "BlockCirculantMatMulInt16", []*graph.Value{x.v, q.constant(name+"_int16_weight", graph.Int16, weight.Dims, littleEndian16(spec.W)),
+	v := q.node(u, op, []*graph.Value{x.v, q.constant(name+"_int16_weight", graph.Int16, weight.Dims, littleEndian16(stored)),
 		q.constant(name+"_int16_shift", graph.Int8, []int64{int64(p), int64(b/2 + 1)}, bytes(spec.S)),
 		q.constant(name+"_int16_bias", graph.Int32, []int64{int64(p), int64(b)}, littleEndian32(spec.Bias)),
-		q.constant(name+"_int16_in", graph.Int8, []int64{int64(cols), int64(b/2 + 1)}, bytes(spec.R)), q.constant(name+"_int16_out", graph.Int8, []int64{int64(len(spec.E))}, bytes(spec.E)),
+		q.constant(name+"_int16_in", graph.Int8, []int64{int64(q1), int64(b/2 + 1)}, bytes(spec.R[:q1*(b/2+1)])), q.constant(name+"_int16_out", graph.Int8, []int64{int64(len(spec.E))}, bytes(spec.E)),
 		q.ints(name+"_int16_sums", spec.Group, spec.Shift)}, attrs...)
 	return formOf(v, f.y), nil
 }

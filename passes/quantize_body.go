@@ -86,6 +86,8 @@ var int16Bodies = []struct {
   x = Cast <to = 1> (X)
   v = Conv <%[1]s> (x, w_scaled, b_scaled)` + rounded},
 	{"BlockCirculantMatMulInt16", "X, W, S, B, R, E, A", nil, circulantInt16Body},
+	{"BlockCirculantConvInt16", "X, W, S, B, R, E, A", []bodyAttribute{{"auto_pad", "string", 1}, {"dilations", "ints", 1},
+		{"kernel_shape", "ints", 1}, {"pads", "ints", 1}, {"strides", "ints", 1}}, convInt16Body},
 }
 
 // bodyAttribute is an attribute that a body passes on.
@@ -120,7 +122,82 @@ const rounded = `
 // 0 is), and no factor 1/b. A packed spectrum has
 // the real part of frequency f at 2f and the imaginary part at 2f+1, but bin b/2
 // at 1; the imaginary parts of the real bins are masked.
-const circulantInt16Body = `
+const circulantInt16Body = spectrumTables + `
+  w = Cast <to = 1> (W)
+  w_re = Gather <axis = 2> (w, at_re)
+  w_odd = Gather <axis = 2> (w, at_im)
+  w_im = Mul (w_odd, complex)
+  re = Transpose <perm = [2, 1, 0]> (w_re)
+  im = Transpose <perm = [2, 1, 0]> (w_im)
+  minus_im = Neg (im)
+  upper = Concat <axis = 2> (re, im)
+  lower = Concat <axis = 2> (minus_im, re)
+  spectra = Concat <axis = 1> (upper, lower)
+` + spectrumScales + `
+  shape_x = Shape (X)
+  rank = Shape (shape_x)
+  last = Sub (rank, i1)
+%[2]s
+  flat_shape = Concat <axis = 0> (im1, n)
+  x = Cast <to = 1> (X)
+  flat = Reshape (x, flat_shape)
+  shape_flat = Shape (flat)
+  T = Gather <axis = 0> (shape_flat, i0)
+  qb = Mul (q, b)
+  missing = Sub (qb, n)
+  pad_shape = Concat <axis = 0> (T, missing)
+  zeros = ConstantOfShape <value = float[1] {0}> (pad_shape)
+  padded = Concat <axis = 1> (flat, zeros)
+
+  blocks_shape = Concat <axis = 0> (im1, b)
+  blocks = Reshape (padded, blocks_shape)
+  x_wide = MatMul (blocks, forward)
+  x_wide_shape = Concat <axis = 0> (im1, q, F2)
+  x_wide3 = Reshape (x_wide, x_wide_shape)
+  x_scaled = Mul (x_wide3, scale_x)
+  x_half = Add (x_scaled, half_up)
+  x_floor = Floor (x_half)
+  x_low = Max (x_floor, low_hat)
+  x_hat = Min (x_low, high16)
+  x_hat_shape = Concat <axis = 0> (im1, q, i2, F)
+  x_hat4 = Reshape (x_hat, x_hat_shape)
+  x_planes = Transpose <perm = [3, 0, 2, 1]> (x_hat4)
+  q2 = Add (q, q)
+  x_rows_shape = Concat <axis = 0> (F, im1, q2)
+  x_rows = Reshape (x_planes, x_rows_shape)
+  y_rows = MatMul (x_rows, spectra)
+  y_rows_shape = Concat <axis = 0> (F, im1, i2, p)
+  y_rows4 = Reshape (y_rows, y_rows_shape)
+  y_planes = Transpose <perm = [1, 3, 2, 0]> (y_rows4)
+  y_partial = Mul (y_planes, scale_sum)
+  y_sum = Add (y_partial, bias3)
+  y_scaled = Mul (y_sum, scale3)
+  y_half = Add (y_scaled, half_up)
+  y_floor = Floor (y_half)
+  y_low = Max (y_floor, minus_limit)
+  y_int = Min (y_low, limit)
+  y_hat_shape = Concat <axis = 0> (im1, F2)
+  y_hat = Reshape (y_int, y_hat_shape)
+  y_blocks = MatMul (y_hat, inverse)
+  pb = Mul (p, b)
+  y_flat_shape = Concat <axis = 0> (im1, pb)
+  y_flat = Reshape (y_blocks, y_flat_shape)
+  m = Shape (E)
+%[3]s
+  v = Mul (y_cut, scale_y)
+  v_half = Add (v, half_up)
+  v_floor = Floor (v_half)
+  v_low = Max (v_floor, low16)
+  v_int = Min (v_low, high16)
+%[4]s
+  y_shape = Concat <axis = 0> (lead, m)
+  y_all = Reshape (v_int, y_shape)
+  Y = Cast <to = 5> (y_all)`
+
+// spectrumTables are the sizes of W [p, q, b, …], constants, the Fourier transform
+// and its inverse as matrices of F real parts and F imaginary parts, and where the
+// parts are in a packed spectrum.
+const spectrumTables = `
   i0 = Constant <value = int64[1] {0}> ()
   i1 = Constant <value = int64[1] {1}> ()
   i2 = Constant <value = int64[1] {2}> ()
@@ -193,19 +270,11 @@ const circulantInt16Body = `
   at_im = Sub (at_odd, back_odd)
   real_row = Reshape (is_real_float, im1)
   one = Constant <value = float[1] {1}> ()
-  complex = Sub (one, real_row)
+  complex = Sub (one, real_row)`
 
-  w = Cast <to = 1> (W)
-  w_re = Gather <axis = 2> (w, at_re)
-  w_odd = Gather <axis = 2> (w, at_im)
-  w_im = Mul (w_odd, complex)
-  re = Transpose <perm = [2, 1, 0]> (w_re)
-  im = Transpose <perm = [2, 1, 0]> (w_im)
-  minus_im = Neg (im)
-  upper = Concat <axis = 2> (re, im)
-  lower = Concat <axis = 2> (minus_im, re)
-  spectra = Concat <axis = 1> (upper, lower)
-  bias = Cast <to = 1> (B)
+// spectrumScales are the bias and the factors of sums, spectra and outputs, in the
+// order of the tables.
+const spectrumScales = `  bias = Cast <to = 1> (B)
   bias_re = Gather <axis = 1> (bias, at_re)
   bias_odd = Gather <axis = 1> (bias, at_im)
   bias_im = Mul (bias_odd, complex)
@@ -249,66 +318,109 @@ const circulantInt16Body = `
   times = Add (more, one)
   most_here = Mul (most, times)
   limit = Div (most_here, b_float)
-  minus_limit = Neg (limit)
+  minus_limit = Neg (limit)`
 
-  shape_x = Shape (X)
-  rank = Shape (shape_x)
-  last = Sub (rank, i1)
+// convInt16Body has the spectra of pixels as channels, 2F for every block, and
+// sums their products over the window by a convolution with the matrices
+//
+//	[Re −Im; Im Re]·δ(f, f′)    [p, 2, F, q, 2, F′, taps]
+//
+// of complex products, which has zeros between different frequencies: in exchange
+// for products with them, (1 + 2/b)² of those of a dense layer, no number of groups
+// has to be known, and spectra are rounded where the specification does.
+const convInt16Body = spectrumTables + `
+  w = Cast <to = 1> (W)
+  w_flat_shape = Concat <axis = 0> (p, q, b, im1)
+  w_flat = Reshape (w, w_flat_shape)
+  w_re = Gather <axis = 2> (w_flat, at_re)
+  w_odd = Gather <axis = 2> (w_flat, at_im)
+  complex_column = Reshape (complex, column)
+  w_im = Mul (w_odd, complex_column)
+  re = Transpose <perm = [0, 2, 1, 3]> (w_re)
+  im = Transpose <perm = [0, 2, 1, 3]> (w_im)
+  w_wide_shape = Concat <axis = 0> (p, i1, F, q, i1, i1, im1)
+  re_wide = Reshape (re, w_wide_shape)
+  im_wide = Reshape (im, w_wide_shape)
+  nz_f_flat = Reshape (nz_f, row)
+  f_apart = Sub (f, nz_f_flat)
+  f_apart_float = Cast <to = 1> (f_apart)
+  f_apart_size = Abs (f_apart_float)
+  f_apart_one = Min (f_apart_size, one)
+  f_equal = Sub (one, f_apart_one)
+  f_equal_shape = Concat <axis = 0> (i1, i1, F, i1, i1, F, i1)
+  mask = Reshape (f_equal, f_equal_shape)
+  re_diagonal = Mul (re_wide, mask)
+  im_diagonal = Mul (im_wide, mask)
+  minus_im = Neg (im_diagonal)
+  to_re = Concat <axis = 4> (re_diagonal, minus_im)
+  to_im = Concat <axis = 4> (im_diagonal, re_diagonal)
+  products = Concat <axis = 1> (to_re, to_im)
 %[2]s
-  flat_shape = Concat <axis = 0> (im1, n)
+  p_wide = Mul (p, F2)
+  q_wide = Mul (q, F2)
+  kernel_shape = Concat <axis = 0> (p_wide, q_wide, kernel)
+  spectra = Reshape (products, kernel_shape)
+` + spectrumScales + `
+  shape_x = Shape (X)
+  samples = Gather <axis = 0> (shape_x, i0)
+  channels = Gather <axis = 0> (shape_x, i1)
+  pixels_shape = Concat <axis = 0> (samples, channels, im1)
   x = Cast <to = 1> (X)
-  flat = Reshape (x, flat_shape)
-  shape_flat = Shape (flat)
-  T = Gather <axis = 0> (shape_flat, i0)
+  x_pixels = Reshape (x, pixels_shape)
+  shape_pixels = Shape (x_pixels)
+  pixels = Gather <axis = 0> (shape_pixels, i2)
   qb = Mul (q, b)
-  missing = Sub (qb, n)
-  pad_shape = Concat <axis = 0> (T, missing)
+  missing = Sub (qb, channels)
+  pad_shape = Concat <axis = 0> (samples, missing, pixels)
   zeros = ConstantOfShape <value = float[1] {0}> (pad_shape)
-  padded = Concat <axis = 1> (flat, zeros)
-
-  blocks_shape = Concat <axis = 0> (im1, b)
+  padded = Concat <axis = 1> (x_pixels, zeros)
+  blocks_shape = Concat <axis = 0> (im1, b, pixels)
   blocks = Reshape (padded, blocks_shape)
-  x_wide = MatMul (blocks, forward)
-  x_wide_shape = Concat <axis = 0> (im1, q, F2)
+  x_wide = MatMul (forward_rows, blocks)
+  x_wide_shape = Concat <axis = 0> (samples, q_wide, pixels)
   x_wide3 = Reshape (x_wide, x_wide_shape)
-  x_scaled = Mul (x_wide3, scale_x)
+  scale_x_column = Reshape (scale_x, column)
+  x_scaled = Mul (x_wide3, scale_x_column)
   x_half = Add (x_scaled, half_up)
   x_floor = Floor (x_half)
   x_low = Max (x_floor, low_hat)
   x_hat = Min (x_low, high16)
-  x_hat_shape = Concat <axis = 0> (im1, q, i2, F)
-  x_hat4 = Reshape (x_hat, x_hat_shape)
-  x_planes = Transpose <perm = [3, 0, 2, 1]> (x_hat4)
-  q2 = Add (q, q)
-  x_rows_shape = Concat <axis = 0> (F, im1, q2)
-  x_rows = Reshape (x_planes, x_rows_shape)
-  y_rows = MatMul (x_rows, spectra)
-  y_rows_shape = Concat <axis = 0> (F, im1, i2, p)
-  y_rows4 = Reshape (y_rows, y_rows_shape)
-  y_planes = Transpose <perm = [1, 3, 2, 0]> (y_rows4)
+  x_image_shape = Concat <axis = 0> (samples, q_wide, spatial)
+  x_image = Reshape (x_hat, x_image_shape)
+  y_image = Conv <%[1]s> (x_image, spectra)
+  shape_y = Shape (y_image)
+%[4]s
+  y_shape = Concat <axis = 0> (samples, p_wide, im1)
+  y_planes = Reshape (y_image, y_shape)
   y_partial = Mul (y_planes, scale_sum)
-  y_sum = Add (y_partial, bias3)
-  y_scaled = Mul (y_sum, scale3)
+  bias_column = Reshape (bias3, column)
+  y_sum = Add (y_partial, bias_column)
+  scale_twice = Concat <axis = 1> (scale3, scale3)
+  scale_column = Reshape (scale_twice, column)
+  y_scaled = Mul (y_sum, scale_column)
   y_half = Add (y_scaled, half_up)
   y_floor = Floor (y_half)
   y_low = Max (y_floor, minus_limit)
   y_int = Min (y_low, limit)
-  y_hat_shape = Concat <axis = 0> (im1, F2)
+  shape_planes = Shape (y_planes)
+  outputs = Gather <axis = 0> (shape_planes, i2)
+  y_hat_shape = Concat <axis = 0> (im1, F2, outputs)
   y_hat = Reshape (y_int, y_hat_shape)
-  y_blocks = MatMul (y_hat, inverse)
+  inverse_rows = Transpose <perm = [1, 0]> (inverse)
+  y_blocks = MatMul (inverse_rows, y_hat)
   pb = Mul (p, b)
-  y_flat_shape = Concat <axis = 0> (im1, pb)
+  y_flat_shape = Concat <axis = 0> (samples, pb, outputs)
   y_flat = Reshape (y_blocks, y_flat_shape)
   m = Shape (E)
 %[3]s
-  v = Mul (y_cut, scale_y)
+  scale_y_column = Reshape (scale_y, column)
+  v = Mul (y_cut, scale_y_column)
   v_half = Add (v, half_up)
   v_floor = Floor (v_half)
   v_low = Max (v_floor, low16)
   v_int = Min (v_low, high16)
-%[4]s
-  y_shape = Concat <axis = 0> (lead, m)
-  y_all = Reshape (v_int, y_shape)
+  y_all_shape = Concat <axis = 0> (samples, m, spatial_y)
+  y_all = Reshape (v_int, y_all_shape)
   Y = Cast <to = 5> (y_all)`
 
 // int16Function returns the function of that name for models of that opset.
@@ -327,14 +439,18 @@ func int16Function(name string, opset int64) (*graph.Function, error) {
 				passed = append(passed, fmt.Sprintf("%s: %s = @%s", a.name, a.kind, a.name))
 			}
 		}
-		if name == "BlockCirculantMatMulInt16" {
+		n, cut, lead := sliceForms(opset)
+		switch name {
+		case "BlockCirculantMatMulInt16":
 			names = []string{"rounding"}
+		case "BlockCirculantConvInt16":
+			names = append(names, "rounding")
+			n, cut, lead = windowForms(opset)
 		}
 		heads := ""
 		if len(names) > 0 {
 			heads = " <" + strings.Join(names, ", ") + ">"
 		}
-		n, cut, lead := sliceForms(opset)
 		body := strings.NewReplacer("%[1]s", strings.Join(passed, ", "), "%[2]s", n, "%[3]s", cut, "%[4]s", lead).Replace(f.body)
 		text := fmt.Sprintf("<ir_version: 8, opset_import: [\"\": 17]>\nnone () => () {}\n<\n  domain: \"lathe\",\n  opset_import: [\"\": %d]\n>\n%s%s (%s) => (Y)\n{%s\n}\n",
 			opset, name, heads, f.inputs, body)
@@ -362,4 +478,32 @@ func sliceForms(opset int64) (n, cut, lead string) {
   nz_lead = NonZero (ones_lead)
   at_lead = Reshape (nz_lead, im1)
   lead = Gather <axis = 0> (shape_x, at_lead)`
+}
+
+// windowForms are, for the convolution, the sizes of the kernel and of X along the
+// window's axes, the columns of the result that are kept, and the sizes of the
+// result along the window's axes.
+func windowForms(opset int64) (sizes, cut, out string) {
+	if opset >= 10 {
+		return `  rank_w = Shape (shape_w)
+  i3 = Constant <value = int64[1] {3}> ()
+  kernel = Slice (shape_w, i3, rank_w, i0)
+  dims_of_x = Shape (X)
+  rank_x = Shape (dims_of_x)
+  spatial = Slice (dims_of_x, i2, rank_x, i0)`, "  y_cut = Slice (y_flat, i0, m, i1)", "  rank_y = Shape (shape_y)\n  spatial_y = Slice (shape_y, i2, rank_y, i0)"
+	}
+	return `  rank_w = Shape (shape_w)
+  i3 = Constant <value = int64[1] {3}> ()
+  axes = Sub (rank_w, i3)
+  ones_axes = ConstantOfShape <value = int64[1] {1}> (axes)
+  nz_axes = NonZero (ones_axes)
+  nth_axis = Reshape (nz_axes, im1)
+  at_kernel = Add (nth_axis, i3)
+  kernel = Gather <axis = 0> (shape_w, at_kernel)
+  at_spatial = Add (nth_axis, i2)
+  dims_of_x = Shape (X)
+  spatial = Gather <axis = 0> (dims_of_x, at_spatial)`, `  ones_m = ConstantOfShape <value = int64[1] {1}> (m)
+  nz_m = NonZero (ones_m)
+  at_m = Reshape (nz_m, im1)
+  y_cut = Gather <axis = 1> (y_flat, at_m)`, "  spatial_y = Gather <axis = 0> (shape_y, at_spatial)"
 }

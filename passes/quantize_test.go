@@ -36,16 +36,24 @@ func quantized(t testing.TB, m *graph.Model, o passes.QuantizeOptions, arrays ..
 // from its input without a floating-point operation, in the model as in what
 // runs of it.
 func TestQuantizedNetworksAreIntegers(t *testing.T) {
-	for name, m := range map[string]*graph.Model{
-		"lenet":  testmodels.LeNet(testmodels.CNN{Seed: 1}),
-		"resnet": testmodels.ResNet(testmodels.CNN{Seed: 1}),
+	for _, c := range []struct {
+		name  string
+		m     *graph.Model
+		block int // 0: dense
+		image *npz.Array
+	}{
+		{"lenet", testmodels.LeNet(testmodels.CNN{Seed: 1}), 0, gaussian("image", 8, 1, 12, 12)},
+		{"resnet", testmodels.ResNet(testmodels.CNN{Seed: 1}), 0, gaussian("image", 8, 3, 16, 16)},
+		{"lenet circulant", testmodels.LeNet(testmodels.CNN{Seed: 1}), 4, gaussian("image", 8, 1, 12, 12)},
+		{"resnet circulant", testmodels.ResNet(testmodels.CNN{Seed: 1}), 4, gaussian("image", 8, 3, 16, 16)},
 	} {
-		t.Run(name, func(t *testing.T) {
-			var image *npz.Array
-			if name == "lenet" {
-				image = gaussian("image", 8, 1, 12, 12)
-			} else {
-				image = gaussian("image", 8, 3, 16, 16)
+		t.Run(c.name, func(t *testing.T) {
+			m, image := c.m, c.image
+			if c.block > 0 {
+				o := passes.CirculantOptions{Block: c.block, Fit: passes.FitFrobenius, IncludeHead: true}
+				if err := passes.Run(ctx, m, &passes.Journal{}, passes.RewriteCirculant(o), passes.EliminateDeadCode()); err != nil {
+					t.Fatal(err)
+				}
 			}
 			q, layers := quantized(t, m, passes.QuantizeOptions{}, image)
 			if err := graph.Infer(q); err != nil {
@@ -83,6 +91,11 @@ func TestQuantizedNetworksAreIntegers(t *testing.T) {
 			want := run(t, m, feeds, runtime.Options{})
 			if len(layers) < 4 {
 				t.Errorf("%d layers in fixed point", len(layers))
+			}
+			for _, op := range []string{"BlockCirculantConvInt16", "BlockCirculantMatMulInt16"} {
+				if circulant := slices.ContainsFunc(layers, func(l passes.QuantizedLayer) bool { return l.Op == op }); circulant != (c.block > 0) {
+					t.Errorf("a layer is %s: %v", op, circulant)
+				}
 			}
 			db, err := metric.SQNR(want["logits"].Data().([]float32), got["logits"].Data().([]float32))
 			if err != nil || !(db > 60) {
@@ -154,6 +167,55 @@ func TestQuantizedCirculant(t *testing.T) {
 			}
 			if rounding == "" && !(db >= 70) || rounding != "" && !(db > 40 && db < once) {
 				t.Errorf("b = %d %s: %.1f dB", b, rounding, db)
+			}
+		}
+	}
+}
+
+// TestQuantizedCirculantConv: the same for convolutions, whose last blocks are
+// ragged, through bodies too.
+func TestQuantizedCirculantConv(t *testing.T) {
+	for _, b := range []int{2, 4, 8, 16, 32, 64} {
+		for _, rounding := range []string{"", "circnn"} {
+			m := graph.NewModel("layer", 8, 17)
+			in, outs := 2*b-b/2+1, 2*b-b/2
+			x := m.Graph.AddInput("x", graph.TensorType(graph.Float32, graph.Symbol("N"), graph.Known(int64(in)), graph.Known(6), graph.Known(5)))
+			r := rand.New(rand.NewPCG(uint64(b), 3))
+			w, bias := make([]float32, 2*2*b*6), make([]float32, outs)
+			for i := range w {
+				w[i] = float32(r.NormFloat64())
+			}
+			for i := range bias {
+				bias[i] = float32(r.NormFloat64())
+			}
+			node := m.Graph.NewNode(graph.LatheDomain, "BlockCirculantConv", "layer", []*graph.Value{x,
+				m.Graph.AddInitializer("w", graph.Float32Tensor([]int64{2, 2, int64(b), 3, 2}, w)),
+				m.Graph.AddInitializer("c", graph.Float32Tensor([]int64{int64(outs)}, bias))}, []string{"y"}, graph.IntAttr("out_channels", int64(outs)),
+				graph.IntsAttr("strides", 2, 1), graph.IntsAttr("pads", 1, 0, 1, 1))
+			m.Graph.AddOutput(node.Output(0), nil)
+			m.SetOpset(graph.LatheDomain, 1)
+			data := gaussian("x", 16, in, 6, 5)
+			q, _ := quantized(t, m, passes.QuantizeOptions{Rounding: fixed.Rounding(rounding)}, data)
+			feeds := feedsOf(t, []*npz.Array{data})
+			got := run(t, q, feeds, runtime.Options{})["y"].Data().([]float32)
+			bodies := run(t, q, feeds, runtime.Options{Bodies: true})["y"].Data().([]float32)
+			v := feeds["x"].Data().([]float32)
+			e := exponentOf(t, q)
+			for i := range v {
+				v[i] = float32(math.Ldexp(math.Floor(math.Ldexp(float64(v[i]), -e)+0.5), e))
+			}
+			want := run(t, m, feeds, runtime.Options{})["y"].Data().([]float32)
+			db, err := metric.SQNR(want, got)
+			if err != nil {
+				t.Fatal(err)
+			}
+			dbBodies, err := metric.SQNR(want, bodies)
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Logf("b = %d %s: %.1f dB, bodies %.1f dB", b, rounding, db, dbBodies)
+			if rounding == "" && !(db >= 70 && dbBodies >= 70) || rounding != "" && !(db > 40) {
+				t.Errorf("b = %d %s: %.1f dB, bodies %.1f dB", b, rounding, db, dbBodies)
 			}
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 
 	"github.com/onnx-lathe/lathe/graph"
 	"github.com/onnx-lathe/lathe/internal/simd"
@@ -19,6 +20,7 @@ var int16Ops = []operator{
 	{graph.LatheDomain, "MatMulInt16", 1, prepareMatMulInt16, nil, 0},
 	{graph.LatheDomain, "ConvInt16", 1, prepareConvInt16, nil, 0},
 	{graph.LatheDomain, "BlockCirculantMatMulInt16", 2, prepareCirculantInt16, nil, 0},
+	{graph.LatheDomain, "BlockCirculantConvInt16", 2, prepareCirculantConvInt16, nil, 0},
 	{graph.LatheDomain, "AddInt16", 1, prepareAddInt16, nil, 0},
 	{graph.LatheDomain, "ClipInt16", 1, prepareClipInt16, nil, 0},
 	{graph.LatheDomain, "MaxPoolInt16", 1, prepareMaxPoolInt16, nil, 0},
@@ -445,25 +447,55 @@ func (s *convInt16State) gather(cols, x []int16, r, channels int) {
 	}
 }
 
-// prepareCirculantInt16: X [..., n], W [p, q, b].
-func prepareCirculantInt16(n *node) (kernel, error) {
+// fixedSpec reads the constant inputs of a block-circulant layer: W [p, q, b,
+// kernel…], S, B, R, E and A. Q and W are those of W, without its kernel.
+func (n *node) fixedSpec() (s fixed.Spec, kernel []int, err error) {
 	if err := n.inputs(7, 7); err != nil {
-		return nil, err
+		return s, nil, err
 	}
 	w, errW := n.fixedInput(1, "W", graph.Int16)
-	s, errS := n.fixedInput(2, "S", graph.Int8)
+	shifts, errS := n.fixedInput(2, "S", graph.Int8)
 	bias, errB := n.fixedInput(3, "B", graph.Int32)
 	r, errR := n.fixedInput(4, "R", graph.Int8)
 	e, errE := n.fixedInput(5, "E", graph.Int8)
 	sums, errA := n.shifts(6, "A", 2, 0, math.MaxInt32)
 	if err := errors.Join(errW, errS, errB, errR, errE, errA); err != nil {
+		return s, nil, err
+	}
+	if len(w.Shape) < 3 {
+		return s, nil, fmt.Errorf("weights W %v, want at least [p, q, b]", w.Shape)
+	}
+	return fixed.Spec{P: w.Shape[0], Q: w.Shape[1], B: w.Shape[2], W: w.I16(), S: shifts.I8(), Bias: bias.I32(), R: r.I8(), E: e.I8(),
+		Group: int(sums[0]), Shift: int(sums[1]), Rounding: fixed.Rounding(n.str("rounding", string(fixed.Once)))}, w.Shape[3:], nil
+}
+
+// fixedWorkspaces gives every worker a workspace of these sizes.
+func (c *call) fixedWorkspaces(list []fixed.Workspace, sizes func() (x, y, stage, scratch int)) error {
+	x, y, stage, fft := sizes()
+	for i := range list {
+		ws := &list[i]
+		var errs [4]error
+		ws.X, errs[0] = scratch[int32](c, x)
+		ws.Y, errs[1] = scratch[int32](c, y)
+		ws.Stage, errs[2] = scratch[int16](c, stage)
+		ws.Scratch, errs[3] = scratch[float32](c, fft)
+		if err := errors.Join(errs[:]...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// prepareCirculantInt16: X [..., n], W [p, q, b].
+func prepareCirculantInt16(n *node) (kernel, error) {
+	spec, kernel, err := n.fixedSpec()
+	if err != nil {
 		return nil, err
 	}
-	if len(w.Shape) != 3 {
-		return nil, fmt.Errorf("weights W %v, want [p, q, b]", w.Shape)
+	if len(kernel) != 0 {
+		return nil, fmt.Errorf("weights W %v, want [p, q, b]", append([]int{spec.P, spec.Q, spec.B}, kernel...))
 	}
-	o, err := fixed.NewCirculant(fixed.Spec{P: w.Shape[0], Q: w.Shape[1], B: w.Shape[2], W: w.I16(), S: s.I8(), Bias: bias.I32(), R: r.I8(), E: e.I8(),
-		Group: int(sums[0]), Shift: int(sums[1]), Rounding: fixed.Rounding(n.str("rounding", string(fixed.Once)))}, n.simd)
+	o, err := fixed.NewCirculant(spec, n.simd)
 	if err != nil {
 		return nil, err
 	}
@@ -498,21 +530,159 @@ func prepareCirculantInt16(n *node) (kernel, error) {
 		if _, err := c.alloc(0, graph.Int16, s.shape...); err != nil {
 			return err
 		}
-		nx, ny, stage, fft := o.Sizes()
-		for i := range s.ws {
-			ws := &s.ws[i]
-			var errs [4]error
-			ws.X, errs[0] = scratch[int32](c, nx)
-			ws.Y, errs[1] = scratch[int32](c, ny)
-			ws.Stage, errs[2] = scratch[int16](c, stage)
-			ws.Scratch, errs[3] = scratch[float32](c, fft)
-			if err := errors.Join(errs[:]...); err != nil {
-				return err
-			}
+		if err := c.fixedWorkspaces(s.ws, o.Sizes); err != nil {
+			return err
 		}
 		c.flops += o.Operations(tokens)
 		c.parallelWorkers(tokens, grain, body)
 		clear(s.ws)
 		return nil
 	}}.kernel(0), nil
+}
+
+// circulantConvInt16 is BlockCirculantConvInt16: X [N, C, d…], W [p, q, b, k…] → Y
+// [N, m, o…]. Every pixel of some samples is transformed once, into an image with
+// the window's padding in place; then every output gathers the spectra of its taps.
+type circulantConvInt16 struct {
+	windowAttrs
+	o      *fixed.Conv
+	kernel []int
+}
+
+type circulantConvInt16State struct {
+	win   window
+	image image
+	shape []int
+
+	to, at, taps  []int32 // places in the image: of pixels, outputs and taps
+	images        []int32 // of the samples at hand
+	first         int     // of these samples
+	inTiles, outs int     // tiles of a sample
+	ws            []fixed.Workspace
+}
+
+func prepareCirculantConvInt16(n *node) (kernel, error) {
+	s, kernel, err := n.fixedSpec()
+	if err != nil {
+		return nil, err
+	}
+	taps, err := count(kernel)
+	if err != nil {
+		return nil, err
+	}
+	if len(kernel) == 0 || taps == 0 || len(s.W) != s.P*s.Q*s.B*taps {
+		return nil, fmt.Errorf("weights W %v, want [p, q, b, kernel…]", append([]int{s.P, s.Q, s.B}, kernel...))
+	}
+	w := make([]int16, len(s.W)) // [p, taps, q, b]
+	for i := range s.P {
+		for j := range s.Q * s.B {
+			for t, v := range s.W[(i*s.Q*s.B+j)*taps:][:taps] {
+				w[(i*taps+t)*s.Q*s.B+j] = v
+			}
+		}
+	}
+	s.W, s.Q = w, s.Q*taps
+	v := &circulantConvInt16{windowAttrs: n.window(), kernel: slices.Clone(kernel)}
+	if v.o, err = fixed.NewConv(s, taps, n.simd); err != nil {
+		return nil, err
+	}
+	return byType{graph.Int16: v.run}.kernel(0), nil
+}
+
+func (v *circulantConvInt16) run(c *call) error {
+	s, ok := c.state.(*circulantConvInt16State)
+	if !ok {
+		s = &circulantConvInt16State{ws: make([]fixed.Workspace, c.workers())}
+		c.state = s
+	}
+	x := c.in[0]
+	if len(x.Shape) != len(v.kernel)+2 || x.Shape[1] < 1 || x.Shape[1] > v.o.Inputs() {
+		return fmt.Errorf("X %v, want 1 to %d channels and the dims of a kernel %v", x.Shape, v.o.Inputs(), v.kernel)
+	}
+	if !slices.Equal(s.win.in, x.Shape[2:]) || s.win.out == nil {
+		s.at = nil
+		if err := s.win.set(&v.windowAttrs, x.Shape[2:], v.kernel); err != nil {
+			return err
+		}
+		if !s.image.set(&s.win, v.o.Rows()) {
+			s.win.out = nil
+			return errors.New("the input with its padding is too large")
+		}
+	}
+	samples := x.Shape[0]
+	s.shape = append(append(s.shape[:0], samples, v.o.Outputs()), s.win.out...)
+	z, err := c.alloc(0, graph.Int16, s.shape...)
+	if err != nil || z.Len() == 0 {
+		return err
+	}
+	size := v.o.Rows() * s.image.size
+	together := min(max(circulantCache/max(size, 1), 1), samples)
+	if s.images, err = scratch[int32](c, together*size); err != nil {
+		return err
+	}
+	if err := c.fixedWorkspaces(s.ws, v.o.Sizes); err != nil {
+		return err
+	}
+	if s.at == nil { // behind the allocations, which are limited
+		s.places()
+	}
+	tile := v.o.Tile()
+	s.inTiles, s.outs = (s.win.inSize+tile-1)/tile, (s.win.outSize+tile-1)/tile
+	clear(s.images) // padding stays zero
+	for s.first = 0; s.first < samples; s.first += together {
+		n := min(together, samples-s.first)
+		c.parallelWorkers(n*s.inTiles, 1, v.forward)
+		c.parallelWorkers(n*s.outs, 1, v.multiply)
+	}
+	c.flops += v.o.Operations(samples*s.win.inSize, samples*s.win.outSize)
+	s.images = nil
+	clear(s.ws)
+	return nil
+}
+
+// places works out where pixels, outputs and taps are in the image.
+func (s *circulantConvInt16State) places() {
+	walk := func(list []int32, dims []int, size int, at func(axis, i int) int) []int32 {
+		list = list[:0]
+		for i := range size {
+			place := 0
+			for axis := len(dims) - 1; axis >= 0 && place >= 0; axis-- {
+				a := at(axis, i%dims[axis])
+				i /= dims[axis]
+				if a < 0 || a >= s.image.dims[axis] {
+					place = -1
+					break
+				}
+				place += a * s.image.steps[axis]
+			}
+			list = append(list, int32(place))
+		}
+		return list
+	}
+	w := &s.win
+	s.to = walk(s.to, w.in, w.inSize, func(axis, i int) int { return i + w.before[axis] })
+	s.at = walk(s.at, w.out, w.outSize, func(axis, i int) int { return i * w.stride[axis] })
+	s.taps = walk(s.taps, w.kernel, w.taps, func(axis, i int) int { return i * w.dilation[axis] })
+}
+
+// forward transforms tiles [lo, hi) of the samples at hand.
+func (v *circulantConvInt16) forward(c *call, worker, lo, hi int) {
+	s := c.state.(*circulantConvInt16State)
+	channels, pixels, size := c.in[0].Shape[1], s.win.inSize, v.o.Rows()*s.image.size
+	for i := lo; i < hi; i++ {
+		sample, first := i/s.inTiles, i%s.inTiles*v.o.Tile()
+		v.o.Forward(s.images[sample*size:], s.image.size, s.to, c.in[0].I16()[(s.first+sample)*channels*pixels:], channels, pixels,
+			first, min(first+v.o.Tile(), pixels), &s.ws[worker])
+	}
+}
+
+// multiply computes tiles [lo, hi) of the outputs of the samples at hand.
+func (v *circulantConvInt16) multiply(c *call, worker, lo, hi int) {
+	s := c.state.(*circulantConvInt16State)
+	outputs, size := s.win.outSize, v.o.Rows()*s.image.size
+	for i := lo; i < hi; i++ {
+		sample, first := i/s.outs, i%s.outs*v.o.Tile()
+		v.o.Multiply(c.out[0].I16()[(s.first+sample)*v.o.Outputs()*outputs:], outputs, s.images[sample*size:], s.image.size, s.at, s.taps,
+			first, min(first+v.o.Tile(), outputs), &s.ws[worker])
+	}
 }

@@ -2,7 +2,10 @@ package runtime_test
 
 import (
 	"context"
+	"fmt"
 	"slices"
+	"strconv"
+	"strings"
 	"testing"
 
 	"gorgonia.org/tensor"
@@ -80,4 +83,59 @@ func int16Feeds(t testing.TB, g fixed.Case) map[string]tensor.Tensor {
 		}
 	}
 	return feeds
+}
+
+// TestCirculantConvInt16Refuses: what does not fit is an error that says so.
+func TestCirculantConvInt16Refuses(t *testing.T) {
+	for _, c := range []struct{ x, w, r, attrs, want string }{
+		{"1,2,3,3", "1,1,2,2,2", "1,2", "", ""},
+		{"1,2,3,3", "1,1,2,2,2", "1,2", `rounding = "circnn"`, "has to be 1"},
+		{"1,2,3,3", "1,1,2", "1,2", "", "kernel"},
+		{"1,3,3,3", "1,1,2,2,2", "1,2", "", "1 to 2 channels"},
+		{"1,0,3,3", "1,1,2,2,2", "1,2", "", "1 to 2 channels"},
+		{"1,2,3", "1,1,2,2,2", "1,2", "", "1 to 2 channels"},
+		{"1,2,1,3", "1,1,2,2,2", "1,2", "", "the window spans 2"},
+		{"1,2,3,3", "1,1,2,2,2", "1,2", "pads = [1073741824, 0, 1073741824, 0]", "too large"},
+		{"1,2,3,3", "1,1,2,2,2", "2,2", "", "shifts R of 4"},
+		{"1,2,3,3", "1,1,2,2,2", "1,2", "kernel_shape = [3, 3]", "kernel_shape"},
+		{"1,2,3,3", "1,1,2,0,2", "1,2", "", "weights W"},
+	} {
+		zeros := func(dims string) string {
+			n := 1
+			for d := range strings.SplitSeq(dims, ",") {
+				k, err := strconv.Atoi(d)
+				if err != nil {
+					t.Fatal(err)
+				}
+				n *= k
+			}
+			return strings.TrimSuffix(strings.Repeat("0, ", n), ", ")
+		}
+		text := fmt.Sprintf(`<ir_version: 8, opset_import: ["": 17, "lathe": 2]> g (int16[%s] x) => (y)
+			<int16[%s] w = {%s}, int8[1,2] s = {0, 0}, int32[1,2] b = {0, 0}, int8[%s] r = {%s}, int8[2] e = {0, 0}, int32[2] a = {4, 0}>
+			{ y = lathe.BlockCirculantConvInt16 <%s> (x, w, s, b, r, e, a) }`, c.x, c.w, zeros(c.w), c.r, zeros(c.r), c.attrs)
+		text = strings.Replace(text, "<>", "", 1)
+		m, err := graph.Parse(text)
+		if err != nil {
+			t.Fatalf("%s: %v", text, err)
+		}
+		dims, _ := m.Graph.Inputs()[0].Type().StaticDims()
+		m.Graph.Inputs()[0].Declared = graph.TensorType(graph.Int16, slices.Repeat([]graph.Dim{graph.UnknownDim}, len(dims))...)
+		prog, err := runtime.Compile(m, runtime.Options{})
+		if err == nil {
+			shape := make([]int, len(dims))
+			size := 1
+			for i, d := range dims {
+				shape[i] = int(d)
+				size *= shape[i]
+			}
+			var x tensor.Tensor
+			if x, err = runtime.FromSlice(shape, make([]int16, size)).Dense(); err == nil {
+				_, err = prog.NewSession(runtime.SessionOptions{}).Run(context.Background(), map[string]tensor.Tensor{"x": x})
+			}
+		}
+		if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
+			t.Errorf("X [%s], W [%s], R [%s], %s: %v, want %q", c.x, c.w, c.r, c.attrs, err, c.want)
+		}
+	}
 }

@@ -4,20 +4,31 @@ import (
 	"fmt"
 	"math"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"github.com/onnx-lathe/lathe/bench/nd"
+	"github.com/onnx-lathe/lathe/bench/wire"
 )
 
 // quantized puts a public model once into 16-bit fixed point, with ranges from
 // its training set.
 func (b *workbench) quantized(model, set string) (string, error) {
-	return remember(b, "quantize "+model, func() (string, error) {
-		m, train, err := b.files(model, set+"_train.npz")
+	m, err := b.public("models", model)
+	if err != nil {
+		return "", err
+	}
+	return b.quantize(m, set)
+}
+
+// quantize does so with the model at a path.
+func (b *workbench) quantize(m, set string) (string, error) {
+	return remember(b, "quantize "+m, func() (string, error) {
+		train, err := b.set(set + "_train.npz")
 		if err != nil {
 			return "", err
 		}
-		path := b.file(strings.TrimSuffix(model, ".onnx") + "-int16.onnx")
+		path := b.file(strings.TrimSuffix(filepath.Base(m), ".onnx") + "-int16.onnx")
 		os.Remove(path)
 		return path, b.lathe(nil, "quantize", m, "--data", train, "-o", path)
 	})
@@ -63,6 +74,62 @@ func int16Accuracy(model, set string, within float64) func(*workbench) (result, 
 	}
 }
 
+// healedInt16 puts the model of a case of healing into fixed point: every operator
+// between its input and its logits has to compute integers, and the accuracy has
+// to stay.
+func healedInt16(name, set string, within float64) func(*workbench) (result, error) {
+	return func(b *workbench) (result, error) {
+		h, err := b.heal(name)
+		if err != nil {
+			return result{}, err
+		}
+		q, err := b.quantize(h.model, set)
+		if err != nil {
+			return result{}, err
+		}
+		eval, err := b.set(set + "_eval.npz")
+		if err != nil {
+			return result{}, err
+		}
+		m, err := wire.ReadModel(q)
+		if err != nil {
+			return result{}, err
+		}
+		floats, conversions := 0, 0
+		for _, n := range m.Message("graph").Messages("node") {
+			switch op := n.Text("op_type"); {
+			case op == "QuantizeInt16" || op == "DequantizeInt16":
+				conversions++
+			case n.Text("domain") == "lathe" && strings.HasSuffix(op, "Int16"):
+			case op != "Reshape" && op != "Flatten" && op != "Constant":
+				floats++
+			}
+		}
+		before, errBefore := b.evaluate(h.model, eval, "accuracy")
+		after, errAfter := b.evaluate(q, eval, "accuracy")
+		if errBefore != nil {
+			return result{}, errBefore
+		}
+		return result{fmt.Sprintf("%.4f → %.4f, %d conversions, %d float operators", before, after, conversions, floats),
+			math.Abs(before-after) <= within+1e-9 && floats == 0 && conversions == 2}, errAfter
+	}
+}
+
+// circulantInt16Elsewhere is int16Elsewhere for a rewritten model.
+func circulantInt16Elsewhere(c circulantCase, output string, least float64) func(*workbench) (result, error) {
+	return func(b *workbench) (result, error) {
+		r, err := b.circulant(c)
+		if err != nil {
+			return result{}, err
+		}
+		q, err := b.quantize(r.path, c.set)
+		if err != nil {
+			return result{}, err
+		}
+		return b.int16Elsewhere(q, c.set, output, least)
+	}
+}
+
 // int16Layers asks for the least SQNR of a layer against the float operator on
 // the same dequantised input.
 func int16Layers(model, set string, least float64) func(*workbench) (result, error) {
@@ -102,17 +169,21 @@ func int16Elsewhere(model, set, output string, least float64) func(*workbench) (
 		if err != nil {
 			return result{}, err
 		}
-		eval, err := b.set(set + "_eval.npz")
-		if err != nil {
-			return result{}, err
-		}
-		theirs, ours, err := b.runBoth(q, eval, 16)
-		if err != nil {
-			return result{}, err
-		}
-		db, err := decibel(ours[output], theirs[output])
-		return result{fmt.Sprintf("%.1f dB", db), db >= least}, err
+		return b.int16Elsewhere(q, set, output, least)
 	}
+}
+
+func (b *workbench) int16Elsewhere(q, set, output string, least float64) (result, error) {
+	eval, err := b.set(set + "_eval.npz")
+	if err != nil {
+		return result{}, err
+	}
+	theirs, ours, err := b.runBoth(q, eval, 16)
+	if err != nil {
+		return result{}, err
+	}
+	db, err := decibel(ours[output], theirs[output])
+	return result{fmt.Sprintf("%.1f dB", db), db >= least}, err
 }
 
 // decibel is the ratio of a to a − b.

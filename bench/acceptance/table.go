@@ -82,6 +82,7 @@ var checks = []check{
 	{5, 3, "MNIST network in int16, every layer", "≥ 70 dB", int16Layers("cnn_mnist_pytorch.onnx", "mnist", 70)},
 	{5, 3, "KWT-1 in int16, every layer", "≥ 70 dB", int16Layers("kwt1_mfcc_opset17.onnx", "kwt", 70)},
 	{5, 4, "MNIST network in int16 in ONNX Runtime", "≥ 60 dB", int16Elsewhere("cnn_mnist_pytorch.onnx", "mnist", "21", 60)},
+	{5, 4, "MNIST network, b = 4, in int16 in ONNX Runtime", "≥ 60 dB", circulantInt16Elsewhere(circulantCase{model: "cnn_mnist_pytorch.onnx", set: "mnist", block: 4, fit: "lsq"}, "21", 60)},
 	{5, 4, "KWT-1 in int16 in ONNX Runtime", "≥ 60 dB", int16Elsewhere("kwt1_mfcc_opset17.onnx", "kwt", "logits", 60)},
 
 	{6, 1, "official operator tests, node suite", "≥ 98 % of those in scope", conforms("node")},

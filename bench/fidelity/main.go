@@ -6,7 +6,8 @@
 //	go run ./fidelity -docs ../docs -seeds 3
 //	go run ./fidelity -docs ../docs -seeds 3 kwt-drop6
 //
-// With -docs, results are kept in fidelity.json beside the table: what is there
+// With -keep, the models that were made stay in that folder, by the name of their
+// case. With -docs, results are kept in fidelity.json beside the table: what is there
 // for a case as it is now is not measured again, and the table is of all cases.
 //
 // Models and sets come from the folder that LATHE_DATA names.
@@ -43,15 +44,16 @@ func main() {
 	docs := flag.String("docs", "", "write the table into fidelity.md of this `folder`")
 	again := flag.Bool("again", false, "measure again what fidelity.json has")
 	asJSON := flag.Bool("json", false, "print one JSON object in place of the table")
+	keep := flag.String("keep", "", "keep the models in this `folder`")
 	list := flag.Bool("list", false, "list the cases, and measure nothing")
 	flag.Parse()
-	if err := run(ctx, *seeds, *docs, *again, *asJSON, *list, flag.Args()); err != nil {
+	if err := run(ctx, *seeds, *docs, *keep, *again, *asJSON, *list, flag.Args()); err != nil {
 		fmt.Fprintln(os.Stderr, "fidelity:", err)
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context, seeds int, docs string, again, asJSON, list bool, only []string) error {
+func run(ctx context.Context, seeds int, docs, keep string, again, asJSON, list bool, only []string) error {
 	chosen := cases
 	if len(only) > 0 {
 		chosen = nil
@@ -74,6 +76,7 @@ func run(ctx context.Context, seeds int, docs string, again, asJSON, list bool, 
 		return err
 	}
 	defer os.RemoveAll(b.dir)
+	b.keep = keep
 	kept := &results{}
 	if docs != "" {
 		if kept, err = loadResults(filepath.Join(docs, "fidelity.json")); err != nil {
@@ -119,6 +122,7 @@ type bench struct {
 	ctx       context.Context
 	dir, data string
 	lathe     string
+	keep      string        // folder for the models; "" for none
 	processor time.Duration // that calls of the tool took
 }
 
@@ -176,6 +180,15 @@ func (b *bench) measure(c testCase, seed int) (o outcome, err error) {
 		return o, err
 	}
 	o.Share, o.Minutes, o.Processor = share, time.Since(start).Minutes(), b.processor.Minutes()
+	if b.keep != "" {
+		data, err := os.ReadFile(model)
+		if err == nil {
+			err = os.WriteFile(filepath.Join(b.keep, c.name+".onnx"), data, 0o644)
+		}
+		if err != nil {
+			return o, err
+		}
+	}
 	if o.Value, err = b.judge(model, c); err != nil {
 		return o, err
 	}

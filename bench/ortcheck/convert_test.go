@@ -159,6 +159,10 @@ func writtenKinds(t *testing.T) (out []writtenKind) {
 				t.Errorf("%s: nothing was put into fixed point", c.Name)
 			}
 			run(c.Name+"/int16-inlined", m.Clone(), passes.InlineFunctions(passes.InlineDFT))
+			if c.Name == "lenet-13" {
+				run(c.Name+"/circulant-int16", c.Model(), passes.FoldConstants(), passes.RewriteCirculant(passes.CirculantOptions{Block: 4, Fit: passes.FitFrobenius}),
+					passes.QuantizeInt16(passes.QuantizeOptions{Feed: feed, Range: passes.RangeMax}))
+			}
 		}
 	}
 	return out

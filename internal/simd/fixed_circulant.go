@@ -80,8 +80,8 @@ func (c *FixedCirculant) Tile(groups int) int { return groups * c.GroupBlocks() 
 
 func (c *FixedCirculant) vecs() int { return c.b + 1 }
 
-// pairs reports whether the real bins of two blocks share a pair.
-func (c *FixedCirculant) pairs() bool { return c.b <= 16 }
+// Pairs reports whether the real bins of two blocks share a pair.
+func (c *FixedCirculant) Pairs() bool { return c.b <= 16 }
 
 // Scratch is the number of elements of the scratch memory of the transforms.
 func (c *FixedCirculant) Scratch() int { return circulantScratch * max(c.b, fixedColumns) * c.lanes }
@@ -165,7 +165,7 @@ func (c *FixedCirculant) Forward(dst []int32, x []int16, ld, groups int, scales,
 			}
 			at := func(j, k int) *int32 { return &dst[(j*c.vecs()+k)*c.lanes+r] }
 			switch {
-			case !c.pairs():
+			case !c.Pairs():
 				*at(j, 0), *at(j, 1) = pair(t[0], 0), pair(0, t[1])
 			case j%2 == 0:
 				*at(j, 0), *at(j, 1) = pair(t[0], 0), pair(t[1], 0)
@@ -273,7 +273,7 @@ func (c *FixedCirculant) step(w []int16, p, q int, bias []int32, shifts []int8, 
 		}
 		return uint32(uint16(w[((first+r)*q+j)*b+k]))
 	}
-	if c.pairs() {
+	if c.Pairs() {
 		for j := 0; j < q; j += 2 {
 			for k := range 2 {
 				for r := range rows {
@@ -283,7 +283,7 @@ func (c *FixedCirculant) step(w []int16, p, q int, bias []int32, shifts []int8, 
 		}
 	}
 	for k := 0; k < b; k += 2 {
-		if k == 0 && c.pairs() {
+		if k == 0 && c.Pairs() {
 			continue
 		}
 		for j := range q {
@@ -314,7 +314,7 @@ func (c *FixedCirculant) step(w []int16, p, q int, bias []int32, shifts []int8, 
 // tile of its groups.
 func (c *FixedCirculant) Products(y []int32, w *FixedCirculantWeights, part *FixedCirculantPart, x []int32) {
 	real, bins := 0, c.b/2
-	if c.pairs() {
+	if c.Pairs() {
 		real, bins = (w.q+1)/2, bins-1
 	}
 	round := 0

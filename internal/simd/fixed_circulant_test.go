@@ -73,7 +73,7 @@ func checkFixedTransforms(t *testing.T, r *rand.Rand, c *FixedCirculant, extreme
 	for i := range got {
 		vec := i / c.lanes
 		j, k := vec/c.vecs(), vec%c.vecs()
-		switch unused := k == b || c.pairs() && k < 2 && j%2 == 1; {
+		switch unused := k == b || c.Pairs() && k < 2 && j%2 == 1; {
 		case i >= words:
 			if got[i] != fixedGuard {
 				t.Fatal("Forward wrote beyond its tile")
@@ -171,7 +171,7 @@ func checkFixedProducts(t *testing.T, r *rand.Rand, c *FixedCirculant, p, q int,
 			v := func(k int) int32 { return int32(numbers[(j*b+k)*c.lanes+l]) }
 			pair := func(a, b int32) int32 { return int32(uint32(uint16(a)) | uint32(b)<<16) }
 			switch {
-			case !c.pairs():
+			case !c.Pairs():
 				*at(j, 0), *at(j, 1) = pair(v(0), 0), pair(0, v(1))
 			case j%2 == 0:
 				*at(j, 0), *at(j, 1) = pair(v(0), 0), pair(v(1), 0)

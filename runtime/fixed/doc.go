@@ -144,6 +144,22 @@
 // The exponents: number k of x̂_j has e_x + R(j, k), of the accumulator T_i e_x +
 // f_i(k) + A[1], ŷ_i has the same e_i = e_x + f_i(k) + A[1] + S(i, k) for all k, and y[i·b + c] has e_i + E[i·b + c] − log₂ b.
 //
+// # Block-circulant convolutions
+//
+//	BlockCirculantConvInt16(X [N, C, d…], W [p, q, b, k…], S [p, b/2+1], B [p, b], R [q, b/2+1], E [m], A [2]) <rounding> → Y [N, m, o…]
+//
+// has the attributes of Conv but for group, which is 1. The kernel k… has t taps, τ
+// in row-major order. With x_o the column of output o, for every tap the C channels
+// of X at the pixel that the attributes of Conv define, zeros outside of X, and
+// zeros behind them up to q·b,
+//
+//	y_o = BlockCirculantMatMulInt16(x_o, W′ [p, t·q, b], S, B, R′ [t·q, b/2+1], E, A)
+//	W′[i, τ·q + j] = W[i, j, :, τ],  R′[τ·q + j] = R[j]
+//
+// for every o: A[0] counts the blocks of all taps, and the limits of W′ are those of
+// W. As R is the same at every tap, so is x̂ of a pixel, which is computed once; that
+// of zeros is zeros. Exponents are those of the product.
+//
 // # Rounding as in CirCNN
 //
 // With the attribute rounding = "circnn" (the default is "once") transforms

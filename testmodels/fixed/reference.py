@@ -322,6 +322,28 @@ def circulant(x, w, s, b, r, e, sums, mode):
     return xd[:-1] + [m], out
 
 
+def circulant_conv(x, w, s, b, r, e, sums, st, dil, pads, mode):
+    """The product at every output, with the columns of its window."""
+    (xd, xs), (wd, ws) = x, w
+    p, q, n = wd[:3]
+    kernel = wd[3:]
+    taps = list(indices(kernel))
+    od = window_dims(xd[2:], kernel, st, dil, pads)
+    xst, wst = strides(xd), strides(wd)
+    columns = []
+    for i in range(xd[0]):
+        for o in indices(od):
+            for k in taps:
+                at = [o[a] * st[a] - pads[a] + k[a] * dil[a] for a in range(len(od))]
+                inside = all(0 <= v < d for v, d in zip(at, xd[2:]))
+                for ch in range(q * n):
+                    columns.append(xs[sum(v * u for v, u in zip([i, ch] + at, xst))] if inside and ch < xd[1] else 0)
+    rows = [ws[sum(v * u for v, u in zip([i, j, c] + list(k), wst))] for i in range(p) for k in taps for j in range(q) for c in range(n)]
+    d, y = circulant(([xd[0] * size(od), len(taps) * q * n], columns), ([p, len(taps) * q, n], rows), s, b, r * len(taps), e, sums, mode)
+    m = len(e)
+    return [xd[0], m] + od, [y[(i * size(od) + o) * m + c] for i in range(xd[0]) for c in range(m) for o in range(size(od))]
+
+
 # ---- cases
 
 rng = random.Random(5)
@@ -487,6 +509,47 @@ def main():
         ws = [rng.choice([-16383, 16383]) for _ in range(2 * q * n)]
         blocks(f"circulant {n} once signs extremes", [6, q * n], 2, q, n, Once, xs, ws, [rng.randint(0, 3) for _ in range(2 * bins)],
                [rng.choice([-1, 1]) * (1 << 28) for _ in range(2 * n)], [0] * q * bins, [rng.randint(0, 12) for _ in range(2 * n)], [2, 3])
+
+    def windows(name, xd, wd, m, st, dil, pads, mode, group, shift, auto=None, extreme=False):
+        p, q, n = wd[:3]
+        log, bins = n.bit_length() - 1, n // 2 + 1
+        more = 3 if n >= 32 else 0
+        halved = mode is CirCNN
+        most = 65000 // (2 * min(group, q * size(wd[3:])))
+        xs = [rng.choice([LOW, HIGH]) for _ in range(size(xd))] if extreme else ints(size(xd))
+        ws = [rng.choice([-most, most]) for _ in range(size(wd))] if extreme else ints(size(wd), -most, most)
+        s = [rng.randint(0, 3) if extreme else rng.randint(8, 11) - (5 if halved else more) for _ in range(p * bins)]
+        b = [rng.choice([-1, 1]) * (1 << 28) if extreme else rng.randint(-(1 << 20), 1 << 20) for _ in range(p * n)]
+        r = [log if halved else 0 if extreme else max(0, (log + 1) // 2 - rng.randint(0, 1)) for _ in range(q * bins)]
+        e = [log if halved else rng.randint(0, 12) if extreme else 8 - (log + 1) // 2 + 2 * more + rng.randint(0, 1) for _ in range(m)]
+        sums = [group, shift]
+        d, out = circulant_conv((xd, xs), (wd, ws), s, b, r, e, sums, st, dil, pads, mode)
+        attrs = {"strides": st, "dilations": dil}
+        attrs.update({"auto_pad": auto} if auto else {"pads": pads})
+        attrs.update({"rounding": "circnn"} if halved else {})
+        case(f"circulant conv {name}", "BlockCirculantConvInt16", attrs,
+             [t16(xd, xs), t16(wd, ws), t8([p, bins], s), t32(b, [p, n]), t8([q, bins], r), t8([m], e), t32(sums)], t16(d, out))
+
+    for mode in (Once, CirCNN):
+        name = "circnn" if mode is CirCNN else "once"
+        # X, W [p, q, b, k...], outputs; strides, dilations, pads; blocks of a sum, and its shift
+        windows(f"{name} 2", [1, 3, 5, 7], [2, 2, 2, 3, 3], 3, [1, 1], [1, 1], [1, 1, 1, 1], mode, 18, 1)
+        windows(f"{name} 2 odd", [1, 2, 4, 6], [3, 1, 2, 3, 3], 6, [1, 1], [1, 1], [0, 0, 0, 0], mode, 4, 3)
+        windows(f"{name} 4", [2, 6, 6, 5], [2, 2, 4, 3, 2], 7, [2, 1], [1, 2], [1, 0, 2, 1], mode, 4, 3)
+        windows(f"{name} 4 wide", [1, 4, 3, 40], [9, 1, 4, 2, 3], 35, [1, 1], [1, 1], [0, 1, 0, 1], mode, 6, 0)
+        windows(f"{name} 8 one axis", [2, 20, 23], [2, 3, 8, 5], 13, [2], [1], [2, 2], mode, 6, 3)
+        windows(f"{name} 8", [1, 8, 9, 8], [3, 1, 8, 5, 5], 24, [1, 1], [1, 1], [0, 0, 0, 0], mode, 8, 3)
+        windows(f"{name} 8 apart", [1, 9, 5, 6], [1, 2, 8, 2, 2], 8, [3, 2], [2, 3], [1, 2, 1, 2], mode, 8, 0)
+        windows(f"{name} 16", [2, 30, 4, 4], [2, 2, 16, 3, 3], 17, [1, 1], [2, 2], [2, 2, 2, 2], mode, 6, 3)
+        windows(f"{name} 16 pixels", [1, 48, 3, 3], [1, 3, 16, 1, 1], 16, [1, 1], [1, 1], [0, 0, 0, 0], mode, 3, 1)
+        windows(f"{name} 16 same", [1, 16, 5, 4], [1, 1, 16, 2, 3], 16, [2, 1], [1, 1], [0, 1, 1, 1], mode, 6, 0, "SAME_UPPER")
+        windows(f"{name} 4 three axes", [1, 4, 2, 3, 3], [1, 1, 4, 2, 2, 2], 4, [1, 1, 1], [1, 1, 1], [0, 1, 0, 1, 0, 1], mode, 8, 0)
+        windows(f"{name} 32", [1, 40, 2, 3], [1, 2, 32, 2, 2], 30, [1, 1], [1, 1], [0, 0, 1, 1], mode, 8, 0)
+        windows(f"{name} 64", [1, 64, 3], [1, 1, 64, 2], 60, [1], [1], [1, 0], mode, 2, 0)
+    for n in (2, 4, 8, 16):
+        windows(f"once {n} extremes", [1, n, 3, 4], [1, 1, n, 2, 2], n, [1, 1], [1, 1], [0, 0, 0, 0], Once, 2, 3, None, True)
+    # pixels in front of which there is padding, and the last of which no tap reads
+    windows("once 4 unread", [1, 4, 4, 5], [1, 1, 4, 1, 2], 4, [1, 3], [1, 1], [0, 2, 0, 0], Once, 2, 0)
 
 
 if __name__ == "__main__":
