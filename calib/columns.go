@@ -2,6 +2,7 @@ package calib
 
 import (
 	"fmt"
+	"math"
 
 	"github.com/onnx-lathe/lathe/graph"
 	"github.com/onnx-lathe/lathe/runtime"
@@ -74,7 +75,9 @@ type Columns struct {
 
 // columnLimit is how many columns of n numbers are read: some seconds of
 // products, but four for every number.
-func columnLimit(n int) int { return max(4*n, 1<<34/(n*n)) }
+func columnLimit(n int) int {
+	return max(4*n, int(min(1<<34/(int64(n)*int64(n)), math.MaxInt32)))
+}
 
 // NewColumns returns the columns of a Conv with constant weights over that many
 // samples.
