@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/onnx-lathe/lathe/graph"
+	"github.com/onnx-lathe/lathe/graph/modules"
 )
 
 // ShareEqual makes equal constants of the main graph one initializer, and equal
@@ -192,8 +193,8 @@ func (s *sharer) nodeKey(n *graph.Node, number map[*graph.Value]int) (key string
 	return b.String(), true
 }
 
-// ShortNames numbers the values of the main graph that are neither inputs nor
-// outputs, in base 36, and takes names, doc strings and notes of exporters away
+// ShortNames numbers the values of the main graph and of functions that are neither
+// inputs nor outputs, in base 36, and takes names, doc strings and notes of exporters away
 // from nodes. Layers can no more be chosen by name; modules keep their ids, and
 // what lathe's metadata says of the original its names.
 func ShortNames() Pass {
@@ -203,53 +204,11 @@ func ShortNames() Pass {
 		Doc:      "leave out the names that nothing outside needs",
 		Contract: Exact,
 		Run: func(ctx context.Context, m *graph.Model, j *Journal) error {
-			g, outputs := m.Graph, graphOutputs(m)
-			var inner []*graph.Value
-			add := func(v *graph.Value) {
-				if v != nil && !v.IsInput() && !outputs[v] {
-					inner = append(inner, v)
-				}
-			}
-			for _, v := range g.Initializers() {
-				add(v)
-			}
-			for _, n := range g.Nodes() {
-				for _, v := range n.Outputs() {
-					add(v)
-				}
-			}
-			was := map[*graph.Value]string{}
-			for i, v := range inner {
-				was[v] = v.Name
-				v.Rename(g.FreshName(fmt.Sprintf("compact:%d", i))) // out of the way of the new names
-			}
-			taken := map[string]bool{}
-			m.Graphs(func(h *graph.Graph) bool {
-				if h.Function() == nil {
-					eachValue(h, func(v *graph.Value) { taken[v.Name] = true })
-				}
-				return true
-			})
-			next, changed := 0, 0
-			now := map[string]string{}
-			for _, v := range inner {
-				name := strconv.FormatInt(int64(next), 36)
-				for ; taken[name]; name = strconv.FormatInt(int64(next), 36) {
-					next++
-				}
-				next++
-				if was[v] != name || v.Doc != "" {
-					changed++
-				}
-				now[was[v]] = name
-				v.Rename(name)
-				v.Doc = ""
-			}
-			for _, n := range g.Nodes() {
-				if n.Name != "" || n.Doc != "" || len(n.Metadata) > 0 {
-					changed++
-				}
-				n.Name, n.Doc, n.Metadata = "", "", nil
+			outputs := graphOutputs(m)
+			now, changed := shorten(m.Graph, outputs)
+			for _, f := range m.Functions {
+				_, more := shorten(f.Graph, outputs)
+				changed += more
 			}
 			if changed > 0 {
 				j.Add(pass, "", fmt.Sprintf("named %d values and nodes shorter or not at all", changed), "nothing outside needs their names")
@@ -257,6 +216,52 @@ func ShortNames() Pass {
 			return renameInt16(m, now)
 		},
 	}
+}
+
+// shorten numbers the values of g, that of the model or of a function, and returns
+// the new names by the old, and how many things changed.
+func shorten(g *graph.Graph, outputs map[*graph.Value]bool) (now map[string]string, changed int) {
+	var inner []*graph.Value
+	add := func(v *graph.Value) {
+		if !v.IsInput() && !outputs[v] {
+			inner = append(inner, v)
+		}
+	}
+	eachValue(g, add)
+	was := map[*graph.Value]string{}
+	for i, v := range inner {
+		was[v] = v.Name
+		v.Rename(g.FreshName(fmt.Sprintf("compact:%d", i))) // out of the way of the new names
+	}
+	taken := map[string]bool{}
+	g.Model().Graphs(func(h *graph.Graph) bool {
+		if h.Function() == g.Function() { // g and what lies in it
+			eachValue(h, func(v *graph.Value) { taken[v.Name] = true })
+		}
+		return true
+	})
+	next := 0
+	now = map[string]string{}
+	for _, v := range inner {
+		name := strconv.FormatInt(int64(next), 36)
+		for ; taken[name]; name = strconv.FormatInt(int64(next), 36) {
+			next++
+		}
+		next++
+		if was[v] != name || v.Doc != "" {
+			changed++
+		}
+		now[was[v]] = name
+		v.Rename(name)
+		v.Doc = ""
+	}
+	for _, n := range g.Nodes() {
+		if n.Name != "" || n.Doc != "" || len(n.Metadata) > 0 {
+			changed++
+		}
+		n.Name, n.Doc, n.Metadata = "", "", nil
+	}
+	return now, changed
 }
 
 // eachValue calls do for the values that g defines.
@@ -275,7 +280,8 @@ func eachValue(g *graph.Graph, do func(*graph.Value)) {
 	}
 }
 
-// renameInt16 puts new names of values into what QuantizeInt16 noted.
+// renameInt16 puts new names of values into what QuantizeInt16 noted, and leaves
+// the note as the only one.
 func renameInt16(m *graph.Model, now map[string]string) error {
 	layers, err := Int16Layers(m)
 	if err != nil || len(layers) == 0 || len(now) == 0 {
@@ -293,5 +299,11 @@ func renameInt16(m *graph.Model, now map[string]string) error {
 		return err
 	}
 	m.SetMeta(Int16Key, string(text))
-	return nil
+	// The history need not list these layers a second time.
+	h, err := modules.ReadHistory(m)
+	if err != nil {
+		return err
+	}
+	h.Rewrites = slices.DeleteFunc(h.Rewrites, func(r modules.Rewrite) bool { return r.Pass == quantizePass })
+	return modules.WriteHistory(m, h)
 }
