@@ -176,8 +176,8 @@ func int16Accuracy(model, set string, within float64) func(*workbench) (result, 
 }
 
 // healedInt16 puts the model of a case of healing into fixed point: every operator
-// between its input and its logits has to compute integers, and the accuracy has
-// to stay.
+// between the two conversions, at its input and at its logits, has to compute
+// integers, and the accuracy has to stay.
 func healedInt16(name, set string, within float64) func(*workbench) (result, error) {
 	return func(b *workbench) (result, error) {
 		h, err := b.heal(name)
@@ -201,6 +201,7 @@ func healedInt16(name, set string, within float64) func(*workbench) (result, err
 			switch op := n.Text("op_type"); {
 			case op == "QuantizeInt16" || op == "DequantizeInt16":
 				conversions++
+			case conversions == 2: // behind the logits: what makes probabilities of them
 			case n.Text("domain") == "lathe" && strings.HasSuffix(op, "Int16"):
 			case op != "Reshape" && op != "Flatten" && op != "Constant":
 				floats++
