@@ -17,7 +17,7 @@ type quantizeFlags struct {
 }
 
 func newQuantizeFlags() quantizeFlags {
-	return quantizeFlags{o: passes.QuantizeOptions{Range: passes.RangeMax, Rounding: fixed.Once, Percentile: 99.999}, samples: 256}
+	return quantizeFlags{o: passes.QuantizeOptions{Range: passes.RangeMax, Rounding: fixed.Once, Percentile: 99.999}}
 }
 
 func (f *quantizeFlags) add(c *cobra.Command) {
