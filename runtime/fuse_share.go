@@ -16,12 +16,8 @@ func shareTransforms(sc *scope) {
 		x    *lvalue
 		n, b int
 	}
-	type product struct {
-		node *lnode
-		op   *circulant.Operator
-	}
 	var order []input
-	found := map[input][]product{}
+	found := map[input][]*lnode{}
 	for _, x := range sc.nodes {
 		if x.kind() != graph.LatheDomain+".BlockCirculantMatMul" || x.kernel != nil || x.like != nil ||
 			len(x.in) < 2 || len(x.in) > 3 || x.in[0] == nil || x.in[0].konst != nil || len(x.out) != 1 || x.out[0] == nil {
@@ -35,7 +31,7 @@ func shareTransforms(sc *scope) {
 		if found[in] == nil {
 			order = append(order, in)
 		}
-		found[in] = append(found[in], product{node: x})
+		found[in] = append(found[in], x)
 	}
 	gone := map[*lnode]bool{}
 	for _, in := range order {
@@ -44,10 +40,9 @@ func shareTransforms(sc *scope) {
 			continue
 		}
 		var ops []*circulant.Operator
-		for _, p := range list {
-			p.node.known()
-			p.node.known()
-			op, err := fixedCirculant(&p.node.node)
+		for _, x := range list {
+			x.known()
+			op, err := fixedCirculant(&x.node)
 			if op == nil || err != nil {
 				break // as the products by themselves will report
 			}
@@ -60,11 +55,11 @@ func shareTransforms(sc *scope) {
 		if err != nil {
 			continue
 		}
-		first := list[0].node
-		for _, p := range list[1:] {
-			first.out = append(first.out, p.node.out...)
-			p.node.out[0].def = first
-			gone[p.node] = true
+		first := list[0]
+		for _, x := range list[1:] {
+			first.out = append(first.out, x.out...)
+			x.out[0].def = first
+			gone[x] = true
 		}
 		first.kernel, first.in = throughFloat32(k), first.in[:1]
 	}
