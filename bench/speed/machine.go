@@ -52,15 +52,24 @@ func (m machine) load() string {
 	return fmt.Sprintf("other processes used %.2f cores meanwhile", m.Others)
 }
 
-// cpuModel is what Linux calls the processor.
+// cpuModel is what Linux calls the processor, with family and model where it
+// says them: in virtual machines the name alone is often that of many.
 func cpuModel() string {
 	text, _ := os.ReadFile("/proc/cpuinfo")
-	for line := range strings.Lines(string(text)) {
-		if key, value, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(key) == "model name" {
-			return strings.TrimSpace(value)
+	first, _, _ := strings.Cut(string(text), "\n\n")
+	of := map[string]string{}
+	for l := range strings.Lines(first) {
+		if key, value, ok := strings.Cut(l, ":"); ok {
+			of[strings.TrimSpace(key)] = strings.TrimSpace(value)
 		}
 	}
-	return runtime.GOOS + "/" + runtime.GOARCH
+	switch {
+	case of["model name"] == "":
+		return runtime.GOOS + "/" + runtime.GOARCH
+	case of["cpu family"] == "":
+		return of["model name"]
+	}
+	return fmt.Sprintf("%s, family %s, model %s", of["model name"], of["cpu family"], of["model"])
 }
 
 // A watch sees how busy other processes keep the machine.

@@ -5,7 +5,7 @@
 //
 //	go run ./speed                       # all cases
 //	go run ./speed circulant chain       # groups, or cases that contain a word
-//	go run ./speed -docs ../docs         # all cases, into docs/performance.md with its plot
+//	go run ./speed -docs ../docs         # all cases, into docs/performance.md and docs/speed
 //
 // ONNX Runtime is given one thread, all its optimizations, and inputs and
 // outputs in place. lathe is compiled and run as any program would, and hands
@@ -45,7 +45,7 @@ func run(ctx context.Context) error {
 	pairs := flag.Int("pairs", 15, "pairs of measurements for each figure")
 	block := flag.Duration("block", 20*time.Millisecond, "time that one measurement takes at least")
 	output := flag.String("o", "", "also write the table into this file")
-	docs := flag.String("docs", "", "write table and plot into performance.md of this folder; only with all cases")
+	docs := flag.String("docs", "", "write table and plot of this machine into the folder speed of this `folder`, and what all machines came to into its performance.md; only with all cases")
 	asJSON := flag.Bool("json", false, "print one JSON object in place of the table")
 	verbose := flag.Bool("v", false, "say how long preparing and measuring takes")
 	profile := flag.String("cpuprofile", "", "write a profile of the processor time into this file, for go tool pprof")
@@ -108,7 +108,7 @@ func run(ctx context.Context) error {
 	}
 	m.Others = w.others()
 	if *docs != "" {
-		if err := writeDocs(*docs, m, results); err != nil {
+		if err := writeDocs(*docs, record{m, time.Now().UTC().Format(time.DateOnly), results}); err != nil {
 			return err
 		}
 	}

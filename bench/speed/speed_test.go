@@ -8,6 +8,8 @@ import (
 	"image/png"
 	"io"
 	"math"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -301,6 +303,47 @@ func TestMarkdown(t *testing.T) {
 	} {
 		if !strings.Contains(table, want) {
 			t.Errorf("%q is not in\n%s", want, table)
+		}
+	}
+}
+
+// TestRecords keeps what two machines came to side by side, and what one came to
+// last.
+func TestRecords(t *testing.T) {
+	docs := t.TempDir()
+	path := filepath.Join(docs, "performance.md")
+	if err := os.WriteFile(path, []byte("before\n"+markBegin+"\n"+markEnd+"\nafter\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	slow := slices.Clone(drawn)
+	slow[0].Ratio, slow[0].P10, slow[0].P90, slow[0].Pass = 3, 2, 4, false
+	for _, r := range []record{
+		{machine{CPU: "One (R)", Pairs: 7}, "2026-01-01", slow},
+		{machine{CPU: "Other, model 2", Pairs: 7}, "2026-01-02", slow},
+		{machine{CPU: "One (R)", Pairs: 7}, "2026-01-03", drawn},
+	} {
+		if err := writeDocs(docs, r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{
+		"before\n", "after\n", "- One (R), ", "2026-01-03", "2 of 3 goals are met: **bold**; missed: ✗. [All figures](speed/one-r.md)", "(speed/other-model-2.png)",
+		"| 768 → 3072, T = 128, b = 8 | ≥ 5.50 | **6.00** (5.80 … 6.30) | 3.00 (2.00 … 4.00) ✗ |",
+		"| 768 → 3072, T = 128, b = 32 | ≥ 18 | – | – |",
+	} {
+		if !strings.Contains(string(text), want) {
+			t.Errorf("%q is not in\n%s", want, text)
+		}
+	}
+	for _, name := range []string{"one-r", "other-model-2"} {
+		for _, end := range []string{".json", ".md", ".png", ".svg"} {
+			if _, err := os.Stat(filepath.Join(docs, "speed", name+end)); err != nil {
+				t.Error(err)
+			}
 		}
 	}
 }

@@ -2,12 +2,8 @@ package main
 
 import (
 	"fmt"
-	"os"
-	"path/filepath"
 	"strings"
 	"time"
-
-	"github.com/onnx-lathe/lathe/bench/document"
 )
 
 // markdown is the table of the results, group by group, with what they were
@@ -15,16 +11,8 @@ import (
 func markdown(m machine, results []result) string {
 	var s strings.Builder
 	fmt.Fprintf(&s, "%s.\n%d pairs for each figure; %s.\n", m, m.Pairs, m.load())
-	goals, passed := 0, 0
-	for _, r := range results {
-		if r.Goal > 0 {
-			goals++
-			if r.Pass {
-				passed++
-			}
-		}
-	}
-	fmt.Fprintf(&s, "\n%d of %d goals are met.\n", passed, goals)
+	met, goals := tally(results)
+	fmt.Fprintf(&s, "\n%d of %d goals are met.\n", met, goals)
 	for _, g := range groups {
 		var rows []result
 		gflops := false
@@ -72,6 +60,19 @@ func markdown(m machine, results []result) string {
 	return s.String()
 }
 
+// tally counts the goals among results, and those that are met.
+func tally(results []result) (met, goals int) {
+	for _, r := range results {
+		if r.Goal > 0 {
+			goals++
+			if r.Pass {
+				met++
+			}
+		}
+	}
+	return met, goals
+}
+
 func line(s *strings.Builder, cells ...string) {
 	s.WriteString("|")
 	for _, c := range cells {
@@ -101,26 +102,4 @@ func duration(ms float64) string {
 		return fmt.Sprintf("%.0f µs", ms*1e3)
 	}
 	return fmt.Sprintf("%.1f µs", ms*1e3)
-}
-
-// Marks around what this command writes into a document.
-const (
-	markBegin = "<!-- measured: begin. Written by `make bench`, not by hand. -->"
-	markEnd   = "<!-- measured: end -->"
-)
-
-// writeDocs puts table and plot into performance.md of a folder of documents,
-// and the plot beside it.
-func writeDocs(folder string, m machine, results []result) error {
-	for _, format := range []string{"png", "svg"} {
-		drawn, err := picture(results, m, format)
-		if err != nil {
-			return err
-		}
-		if err := os.WriteFile(filepath.Join(folder, "speedup."+format), drawn, 0o644); err != nil {
-			return err
-		}
-	}
-	return document.Splice(filepath.Join(folder, "performance.md"), markBegin, markEnd, markdown(m, results)+
-		"\n![Speed-up against block size](speedup.png)\n\n([as SVG](speedup.svg))\n")
 }
