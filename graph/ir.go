@@ -938,6 +938,21 @@ func (g *Graph) ReplaceOutput(v, w *Value) {
 	}
 }
 
+// GiveWay puts w, which a node of the same graph computes, in the place of v:
+// for readers, as an output of graphs, by name and declared type. v stays
+// behind, with suffix behind its name.
+func (v *Value) GiveWay(w *Value, suffix string) {
+	v.ReplaceUses(w)
+	if v.IsOutput() {
+		v.graph.walk(func(g *Graph) bool { g.ReplaceOutput(v, w); return true })
+		return
+	}
+	name := v.Name
+	v.Rename(v.graph.FreshName(name + suffix))
+	w.Rename(name)
+	w.Declared = v.Declared
+}
+
 // FreshName returns base, or base with a number behind it, such that no value
 // of the model has that name.
 func (g *Graph) FreshName(base string) string {

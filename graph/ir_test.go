@@ -1,6 +1,7 @@
 package graph
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 )
@@ -109,5 +110,31 @@ func TestExtract(t *testing.T) {
 	}
 	if _, err := m.Extract([]string{"b"}, []string{"y"}); err == nil {
 		t.Error("y was extracted without a, which an If reads")
+	}
+}
+
+// TestGiveWay: readers, outputs of the graph and of graphs inside it, and the name go over.
+func TestGiveWay(t *testing.T) {
+	const text = `<ir_version: 8, opset_import: ["" : 17]> g (float[2] x, bool c) => (float[2] %s, float[2] z)
+{
+   y = Relu (x)
+   z = If (c) <then_branch = t () => (float[2] y) {}, else_branch = e () => (float[2] w) { w = Neg (y) }>
+   u = Neg (y)
+}`
+	for _, out := range []string{"y", "u"} {
+		m, err := Parse(fmt.Sprintf(text, out))
+		if err != nil {
+			t.Fatal(err)
+		}
+		y := m.Graph.Value("y")
+		n := m.Graph.InsertBefore(y.Def(), "", "Abs", "new", []*Value{m.Graph.Value("x")}, []string{"fresh"})
+		y.GiveWay(n.Output(0), "_old")
+		m.Graph.Remove(y.Def())
+		if err := Check(m); err != nil {
+			t.Errorf("output %s: %v\n%s", out, err, m.Text())
+		}
+		if got := m.Graph.Outputs()[0].Name; got != out {
+			t.Errorf("output %s is called %s now", out, got)
+		}
 	}
 }

@@ -58,7 +58,7 @@ var DefaultBlocks = []int{2, 4, 8, 16}
 type Trade struct {
 	Step   string // what was done last
 	Params int64
-	FLOPs  int64   // of the modules, for one token
+	FLOPs  int64   // see modules.FLOPs
 	Ms     float64 // time of one sample
 	KL     float64 // mean over samples of the KL to the original's first output
 
@@ -445,12 +445,9 @@ func (s *search) measure(ctx context.Context, t Trade) (Trade, error) {
 		return t, err
 	}
 	t.Params = c.Parameters()
-	list, err := modules.Find(c)
-	if err != nil {
+	var err error
+	if t.FLOPs, err = modules.FLOPs(c); err != nil {
 		return t, err
-	}
-	for _, mod := range list {
-		t.FLOPs += mod.FLOPs
 	}
 	var took time.Duration
 	t.KL, took, err = s.trials.divergence(ctx, c, math.Inf(1))

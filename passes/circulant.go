@@ -621,14 +621,6 @@ func (r *rewriter) substitute(l *layer, c *fitted, has *beside) {
 	if has.low != nil {
 		v = has.residual(g, gone[len(gone)-1], l.x(), v, l.name())
 	}
-	old.ReplaceUses(v)
-	if old.IsOutput() {
-		g.ReplaceOutput(old, v)
-	} else {
-		name := old.Name
-		old.Rename(g.FreshName(name + "_dense"))
-		v.Rename(name)
-		v.Declared = old.Declared
-	}
+	old.GiveWay(v, "_dense")
 	g.Remove(gone...)
 }

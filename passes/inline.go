@@ -236,15 +236,7 @@ func (in *inliner) denseLayer(n *graph.Node) (bool, error) {
 	if b := bias.ConstTensor(); !conv && (b == nil || !zero(b)) {
 		v = g.InsertBefore(n, "", "Add", g.FreshNodeName(n.Name+"_bias"), []*graph.Value{v, bias}, []string{g.FreshName(old.Name + "_biased")}).Output(0)
 	}
-	old.ReplaceUses(v)
-	if old.IsOutput() {
-		g.ReplaceOutput(old, v)
-	} else {
-		name := old.Name
-		old.Rename(g.FreshName(name + "_circulant"))
-		v.Rename(name)
-		v.Declared = old.Declared
-	}
+	old.GiveWay(v, "_circulant")
 	g.Remove(n)
 	return true, nil
 }

@@ -749,16 +749,7 @@ func (q *quantizer) connect() {
 		n := g.InsertBefore(u.node, graph.LatheDomain, "DequantizeInt16", g.FreshNodeName(v.Name+"_dequantize"),
 			[]*graph.Value{f.v, q.exponents(v.Name+"_exponent", f)}, []string{g.FreshName(v.Name + "_float")})
 		q.used["DequantizeInt16"] = true
-		w := n.Output(0)
-		v.ReplaceUses(w)
-		if v.IsOutput() {
-			g.ReplaceOutput(v, w)
-			continue
-		}
-		name := v.Name
-		v.Rename(g.FreshName(name + "_gone"))
-		w.Rename(name)
-		w.Declared = v.Declared
+		v.GiveWay(n.Output(0), "_gone")
 	}
 	for i := len(q.list) - 1; i >= 0; i-- {
 		for _, n := range slices.Backward(q.list[i].gone) {

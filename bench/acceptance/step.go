@@ -115,22 +115,28 @@ func processorTime() time.Duration {
 	return time.Duration(r.Utime.Nano() + r.Stime.Nano())
 }
 
+// publicCase is a case of a public model and its training set.
+func publicCase(b *workbench, name, model, set string, batch int) (trained, error) {
+	t := trained{name: name, batch: batch}
+	model, err := b.model(model)
+	if err != nil {
+		return t, err
+	}
+	if set, err = b.set(set); err != nil {
+		return t, err
+	}
+	if t.model, err = graph.Load(model); err != nil {
+		return t, err
+	}
+	t.data, err = calib.OpenSource(set, calib.SourceOptions{})
+	return t, err
+}
+
 // stories is stories260K, taught by itself.
 func stories(b *workbench) (trained, error) {
-	path, err := b.model("stories260K_opset17.onnx")
-	if err != nil {
-		return trained{}, err
-	}
-	set, err := b.set("stories_train.npz")
-	if err != nil {
-		return trained{}, err
-	}
-	m, err := graph.Load(path)
-	if err != nil {
-		return trained{}, err
-	}
-	data, err := calib.OpenSource(set, calib.SourceOptions{})
-	return trained{"stories260K", m, data, 16, m}, err
+	t, err := publicCase(b, "stories260K", "stories260K_opset17.onnx", "stories_train.npz", 16)
+	t.teacher = t.model
+	return t, err
 }
 
 // images is a case of a convolutional network on noise: time does not depend
@@ -162,22 +168,10 @@ func images(name string, batch int, c testmodels.CNN, build func(testmodels.CNN)
 // keywords is KWT-1, with its encoder in blocks of that size where it is above 1.
 func keywords(name string, block int) func(*workbench) (trained, error) {
 	return func(b *workbench) (trained, error) {
-		path, err := b.model("kwt1_mfcc_opset17.onnx")
-		if err != nil {
-			return trained{}, err
-		}
-		set, err := b.set("kwt_train.npz")
-		if err != nil {
-			return trained{}, err
-		}
-		m, err := graph.Load(path)
-		if err != nil {
-			return trained{}, err
-		}
-		data, err := calib.OpenSource(set, calib.SourceOptions{})
+		t, err := publicCase(b, name, "kwt1_mfcc_opset17.onnx", "kwt_train.npz", 64)
 		if err == nil && block > 1 {
-			err = passes.Run(b.ctx, m, &passes.Journal{}, passes.RewriteCirculant(passes.CirculantOptions{Block: block, Fit: passes.FitFrobenius}), passes.EliminateDeadCode())
+			err = passes.Run(b.ctx, t.model, &passes.Journal{}, passes.RewriteCirculant(passes.CirculantOptions{Block: block, Fit: passes.FitFrobenius}), passes.EliminateDeadCode())
 		}
-		return trained{name, m, data, 64, nil}, err
+		return t, err
 	}
 }

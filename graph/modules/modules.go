@@ -178,6 +178,16 @@ func Find(m *graph.Model) ([]Module, error) {
 	return a.Modules, nil
 }
 
+// FLOPs sums Module.FLOPs over the modules of m: work for one token.
+func FLOPs(m *graph.Model) (int64, error) {
+	list, err := Find(m)
+	var sum int64
+	for _, mod := range list {
+		sum += mod.FLOPs
+	}
+	return sum, err
+}
+
 // Analyze is Find with notes on what was left out.
 func Analyze(m *graph.Model) (*Analysis, error) {
 	a, _, err := analyze(m)

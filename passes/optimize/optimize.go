@@ -63,7 +63,7 @@ type Variant struct {
 	Control    bool
 	Dropped    []string
 	Parameters int64
-	FLOPs      int64 // of the modules, for one token; in fixed point those of the float form
+	FLOPs      int64 // see modules.FLOPs; in fixed point those of the float form
 	Bytes      int64 // of the file
 	Quality    calib.Evaluation
 	ToOriginal calib.Evaluation // KL to the original
@@ -326,7 +326,7 @@ func (r *run) quantize(ctx context.Context, z Quantize) error {
 		return err
 	}
 	before := len(r.Fixed)
-	ops, err := flops(r.work)
+	ops, err := modules.FLOPs(r.work)
 	if err != nil {
 		return err
 	}
@@ -423,7 +423,7 @@ func (r *Result) compare(ctx context.Context, o Options, progress func(string) f
 		}
 		v.Bytes = int64(len(b))
 		if v.FLOPs == 0 {
-			if v.FLOPs, err = flops(v.Model); err != nil {
+			if v.FLOPs, err = modules.FLOPs(v.Model); err != nil {
 				return err
 			}
 		}
@@ -472,17 +472,4 @@ func times(ctx context.Context, m *graph.Model, src *calib.Source, o calib.EvalO
 		out = append(out, OperatorTime{k.Kind, k.Total.Seconds() * 1e3 / float64(samples), k.GFLOPS()})
 	}
 	return out, nil
-}
-
-// flops sums the operations of a model's modules for one token.
-func flops(m *graph.Model) (int64, error) {
-	list, err := modules.Find(m)
-	if err != nil {
-		return 0, err
-	}
-	var sum int64
-	for _, x := range list {
-		sum += x.FLOPs
-	}
-	return sum, nil
 }
