@@ -479,6 +479,7 @@ func (s *shelf) put(name string, t *runtime.Tensor) error {
 		if err != nil {
 			return fail(err)
 		}
+		_ = os.Remove(f.Name()) // where the system lets it, it is gone with the process, killed or not
 		v = &shelved{f: f}
 		s.files[name] = v
 	}
@@ -523,7 +524,7 @@ func (s *shelf) drop(name string) error {
 		return nil
 	}
 	delete(s.files, name)
-	return errors.Join(v.f.Close(), os.Remove(v.f.Name()))
+	return errors.Join(v.f.Close(), os.RemoveAll(v.f.Name()))
 }
 
 func (s *shelf) close() error {

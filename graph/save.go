@@ -3,7 +3,6 @@ package graph
 import (
 	"bytes"
 	"context"
-	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -15,9 +14,9 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/onnx-lathe/lathe/graph/onnxpb"
+	"github.com/onnx-lathe/lathe/internal/atomicfile"
 )
 
 // Saving.
@@ -55,9 +54,6 @@ const (
 	pageAlign = 4096
 	// wordAlign is where smaller ones start.
 	wordAlign = 64
-	// staleAfter is the age at which a temporary file belongs to a save that
-	// was killed: one that lives writes all the time.
-	staleAfter = time.Hour
 )
 
 // Save writes the model to a file, and its external data to files beside it.
@@ -106,7 +102,7 @@ func (s *saver) run(o SaveOptions) (err error) {
 		return fmt.Errorf("folder: %w", bareError(err))
 	}
 	defer s.root.Close()
-	s.removeStale()
+	atomicfile.RemoveStale(s.path)
 	defer func() {
 		if err != nil {
 			for _, name := range slices.Backward(s.written) {
@@ -551,18 +547,10 @@ func (s *saver) hash(name string) (string, error) {
 	return hex.EncodeToString(h.Sum(nil)), nil
 }
 
-// tempName is the name of a temporary file beside name.
-func tempName(name string) string {
-	dir, base := filepath.Split(name)
-	return dir + "." + base + "." + rand.Text() + tempSuffix
-}
-
-const tempSuffix = ".lathe-tmp"
-
 // writeTemp makes a temporary file beside name and flushes it to the disk; it
 // leaves none if it fails.
 func (s *saver) writeTemp(name string, write func(*os.File) error) (string, error) {
-	temp := tempName(name)
+	temp := atomicfile.TempName(name)
 	f, err := s.root.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o666)
 	if err != nil {
 		return "", bareError(err)
@@ -662,24 +650,6 @@ func (s *saver) pin(name string) {
 	for t := range s.model.externalTensors {
 		if f := t.external.file; f != nil && os.SameFile(f.info, info) {
 			_ = f.pin() // a later read says what is wrong
-		}
-	}
-}
-
-// removeStale removes temporary files that a killed save of this model left.
-func (s *saver) removeStale() {
-	d, err := s.root.Open(".")
-	if err != nil {
-		return
-	}
-	defer d.Close()
-	entries, _ := d.ReadDir(-1)
-	for _, e := range entries {
-		if !strings.HasPrefix(e.Name(), "."+s.base+".") || !strings.HasSuffix(e.Name(), tempSuffix) {
-			continue
-		}
-		if info, err := e.Info(); err == nil && time.Since(info.ModTime()) > staleAfter {
-			s.root.Remove(e.Name())
 		}
 	}
 }

@@ -17,6 +17,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/onnx-lathe/lathe/graph/onnxpb"
+	"github.com/onnx-lathe/lathe/internal/atomicfile"
 )
 
 // An edit changes the fields that it is about and no other.
@@ -323,16 +324,16 @@ func TestSaveKilled(t *testing.T) {
 	// The next save clears up what the killed one left, once it is old.
 	mustSave(t, both[0], path, SaveOptions{})
 	left, _ := filepath.Glob(filepath.Join(filepath.Dir(path), ".m.onnx.*"))
-	left = append(left, filepath.Join(filepath.Dir(path), ".m.onnx.X"+tempSuffix))
+	left = append(left, atomicfile.TempName(path))
 	write(t, left[len(left)-1], nil)
-	other := filepath.Join(filepath.Dir(path), ".other.onnx.X"+tempSuffix)
+	other := atomicfile.TempName(filepath.Join(filepath.Dir(path), "other.onnx"))
 	write(t, other, nil)
 	for _, name := range append(left, other) {
 		hours := time.Now().Add(-2 * time.Hour)
 		os.Chtimes(name, hours, hours)
 	}
 	mustSave(t, both[0], path, SaveOptions{})
-	wantFiles(t, filepath.Dir(path), ".other.onnx.X"+tempSuffix, "m.onnx")
+	wantFiles(t, filepath.Dir(path), filepath.Base(other), "m.onnx")
 }
 
 func TestSaveRefuses(t *testing.T) {

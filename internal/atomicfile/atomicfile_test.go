@@ -1,9 +1,12 @@
 package atomicfile
 
 import (
+	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 )
 
 func TestWrite(t *testing.T) {
@@ -33,5 +36,31 @@ func TestWrite(t *testing.T) {
 	left, err := os.ReadDir(dir)
 	if err != nil || len(left) != 2 {
 		t.Errorf("left %v, %v; want a and folder", left, err)
+	}
+}
+
+// TestStale: what a killed program left goes with the next write of the same
+// file, once it is old enough to be nobody's.
+func TestStale(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "a.npz")
+	names := []string{TempName(path), TempName(path), TempName(filepath.Join(dir, "b.npz")), filepath.Join(dir, ".a.npz.swp")}
+	for i, name := range names {
+		if err := os.WriteFile(name, nil, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if old := time.Now().Add(-2 * time.Hour); i != 1 {
+			if err := os.Chtimes(name, old, old); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if err := Write(path, nil); err != nil {
+		t.Fatal(err)
+	}
+	for i, name := range names {
+		if _, err := os.Stat(name); errors.Is(err, fs.ErrNotExist) != (i == 0) {
+			t.Errorf("%s: %v", filepath.Base(name), err)
+		}
 	}
 }
