@@ -255,7 +255,8 @@ type feeder func(samples []int) (*runtime.Tensor, error)
 
 // Bind finds for every input what feeds it: the array mapped to it, else the
 // array of its name, else the only array that fits in rank, dims and type (a
-// note says so). Inputs that the data lacks and that a decoder may leave empty
+// note says so). An array of float64 or float16 feeds an input of float32, one of
+// int32 that of int64 where it has its name. Inputs that the data lacks and that a decoder may leave empty
 // on its first step are filled the way an inference program would: an empty
 // past (zero length along its symbolic axis), an attention mask of ones,
 // position ids (0 … T−1, or counted along the mask that the data has), and

@@ -123,7 +123,7 @@ func (list arrays) bind(f *Feed) error {
 		}
 		var only *npz.Array
 		for _, a := range list {
-			if used[a.Name] || fits(a, p) != nil {
+			if used[a.Name] || a.DType != p.DType && a.DType != graph.Float64 || fits(a, p) != nil {
 				continue
 			}
 			if only != nil {
@@ -158,9 +158,17 @@ func (list arrays) bind(f *Feed) error {
 	return nil
 }
 
+// converted lists what inputs of a type may be fed with beside that type: no
+// program that makes arrays has to think of it, and every value stays what it is
+// up to the rounding to float32.
+var converted = map[graph.DType][]graph.DType{
+	graph.Float32: {graph.Float64, graph.Float16},
+	graph.Int64:   {graph.Int32},
+}
+
 // fits says why array a, whose first axis counts samples, cannot feed p.
 func fits(a *npz.Array, p runtime.Port) error {
-	if a.DType != p.DType && (a.DType != graph.Float64 || p.DType != graph.Float32) {
+	if a.DType != p.DType && !slices.Contains(converted[p.DType], a.DType) {
 		return fmt.Errorf("is %v, the input wants %v", a.DType, p.DType)
 	}
 	wrong := fmt.Errorf("has shape %v, the input is %v", a.Shape, p)
@@ -195,7 +203,15 @@ func rows(a *npz.Array, want graph.DType, samples []int) (*runtime.Tensor, error
 	if err != nil {
 		return nil, err
 	}
-	if a.DType == graph.Float64 && want == graph.Float32 {
+	switch {
+	case a.DType == want:
+	case want == graph.Int64:
+		v, err := t.Int64s()
+		if err != nil {
+			return nil, err
+		}
+		t = graph.Int64Tensor(dims, v)
+	default:
 		v, err := t.Float32s()
 		if err != nil {
 			return nil, err

@@ -133,11 +133,14 @@ func TestBind(t *testing.T) {
 	}
 }
 
-// TestBatch: samples come in order, doubles as floats, bools as bools.
+// TestBatch: samples come in order, doubles and halves as floats, int32 as int64,
+// bools as bools.
 func TestBatch(t *testing.T) {
 	src := source(t, npz.Float64Array("x", []int{4, 2}, []float64{0, 1, 2, 3, 4, 5, 6, 7}),
-		&npz.Array{Name: "b", DType: graph.Bool, Shape: []int{4}, Raw: []byte{0, 1, 2, 255}})
-	f, err := src.Bind(ports(t, "x: float[N,2]", "b: bool[N]"))
+		&npz.Array{Name: "b", DType: graph.Bool, Shape: []int{4}, Raw: []byte{0, 1, 2, 255}},
+		&npz.Array{Name: "h", DType: graph.Float16, Shape: []int{4}, Raw: []byte{0, 0, 0, 0x3c, 0, 0x42, 0, 0xc4}}, // 0 1 3 -4
+		&npz.Array{Name: "i", DType: graph.Int32, Shape: []int{4}, Raw: []byte{0, 0, 0, 0, 0, 0, 0, 0, 5, 0, 0, 0, 0xff, 0xff, 0xff, 0xff}})
+	f, err := src.Bind(ports(t, "x: float[N,2]", "b: bool[N]", "h: float[N]", "i: int64[N]"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -150,6 +153,16 @@ func TestBatch(t *testing.T) {
 	}
 	if got := in["b"].Data(); !reflect.DeepEqual(got, []bool{true, true}) {
 		t.Errorf("b is %v", got)
+	}
+	if got := in["h"].Data(); !reflect.DeepEqual(got, []float32{3, -4}) {
+		t.Errorf("h is %v", got)
+	}
+	if got := in["i"].Data(); !reflect.DeepEqual(got, []int64{5, -1}) {
+		t.Errorf("i is %v", got)
+	}
+	// Under another name only an array of the input's own type is taken.
+	if _, err := src.Bind(ports(t, "y: int64[N]")); err == nil {
+		t.Error("an array of int32 was guessed to feed an input of int64")
 	}
 	for _, r := range [][2]int{{-1, 2}, {2, 2}, {3, 2}, {0, 5}} {
 		if _, err := f.Batch(r[0], r[1]); err == nil {
