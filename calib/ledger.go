@@ -249,6 +249,7 @@ func (l *Ledger) arrays() []*npz.Array {
 func (l *Ledger) Save(path string) error {
 	c := *l
 	c.Arrays = ""
+	made := "" // the npz, if there was none of its name
 	if arrays := l.arrays(); len(arrays) > 0 {
 		var buf bytes.Buffer
 		if err := npz.Write(&buf, arrays...); err != nil {
@@ -256,8 +257,12 @@ func (l *Ledger) Save(path string) error {
 		}
 		sum := sha256.Sum256(buf.Bytes())
 		c.Arrays = hex.EncodeToString(sum[:]) + ".npz"
-		if err := atomicfile.Write(filepath.Join(filepath.Dir(path), c.Arrays), buf.Bytes()); err != nil {
-			return fmt.Errorf("ledger %s: %w", path, err)
+		file := filepath.Join(filepath.Dir(path), c.Arrays)
+		if _, err := os.Stat(file); errors.Is(err, os.ErrNotExist) {
+			made = file
+		}
+		if err := atomicfile.Write(file, buf.Bytes()); err != nil {
+			return fmt.Errorf("ledger %s: arrays %s: %w", path, file, err)
 		}
 	}
 	b, err := json.MarshalIndent(&c, "", " ")
@@ -265,6 +270,9 @@ func (l *Ledger) Save(path string) error {
 		return fmt.Errorf("ledger %s: %w", path, err)
 	}
 	if err := atomicfile.Write(path, append(b, '\n')); err != nil {
+		if made != "" {
+			os.Remove(made)
+		}
 		return fmt.Errorf("ledger %s: %w", path, err)
 	}
 	return nil

@@ -343,3 +343,30 @@ func FuzzLedger(f *testing.F) {
 		}
 	})
 }
+
+// TestSaveFails: a ledger that cannot be written leaves no arrays behind, but those
+// of another ledger.
+func TestSaveFails(t *testing.T) {
+	_, l := small(t)
+	folder := t.TempDir()
+	path := filepath.Join(folder, "taken", "ledger.json") // a folder has the ledger's name
+	if err := os.MkdirAll(filepath.Join(path, "x"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	count := func() int {
+		list, err := filepath.Glob(filepath.Join(folder, "taken", "*.npz"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(list)
+	}
+	if err := l.Save(path); err == nil || count() != 0 {
+		t.Errorf("error %v, %d files of arrays", err, count())
+	}
+	if err := l.Save(filepath.Join(folder, "taken", "other.json")); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Save(path); err == nil || count() != 1 {
+		t.Errorf("error %v, %d files of arrays beside another ledger", err, count())
+	}
+}

@@ -3,6 +3,8 @@ package atomicfile
 
 import (
 	"crypto/rand"
+	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -47,8 +49,22 @@ func RemoveStale(path string) {
 // Write makes data the content of path: a temporary file in the same folder is
 // written, synced and renamed, so that path holds either what it held before
 // or all of data. Unlike natefinch/atomic's own WriteFile it syncs, and gives
-// a new file the mode that os.Create would.
+// a new file the mode that os.Create would. Errors are the system's alone,
+// without a path, since the caller's says more than a temporary one.
 func Write(path string, data []byte) error {
+	err := write(path, data)
+	var p *fs.PathError
+	var link *os.LinkError
+	switch {
+	case errors.As(err, &p):
+		return p.Err
+	case errors.As(err, &link):
+		return link.Err
+	}
+	return err
+}
+
+func write(path string, data []byte) error {
 	RemoveStale(path)
 	temp := TempName(path)
 	f, err := os.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o666)
