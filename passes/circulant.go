@@ -8,6 +8,7 @@ import (
 	"maps"
 	"regexp"
 	"slices"
+	"strings"
 
 	"github.com/onnx-lathe/lathe/calib"
 	"github.com/onnx-lathe/lathe/graph"
@@ -318,6 +319,7 @@ func (r *rewriter) addFunction(f *graph.Function) error {
 // layers finds what is to be rewritten and journals what is left alone.
 func (r *rewriter) layers() ([]*layer, error) {
 	var out []*layer
+	var others []string // names that are not asked for
 	matched := false
 	for _, n := range r.m.Graph.Nodes() {
 		for _, s := range n.Subgraphs() {
@@ -335,7 +337,7 @@ func (r *rewriter) layers() ([]*layer, error) {
 			l.block = r.o.block(name)
 			switch {
 			case r.o.Only != nil && !r.o.Only.MatchString(name):
-				why = "not among those asked for"
+				why, others = "not among those asked for", append(others, name)
 			case r.o.Skip != nil && r.o.Skip.MatchString(name):
 				why, matched = "asked to be skipped", true
 			case !r.o.IncludeTied && tied(l.root):
@@ -357,9 +359,21 @@ func (r *rewriter) layers() ([]*layer, error) {
 		}
 	}
 	if !matched && r.o.Only != nil {
-		return nil, fmt.Errorf("no layer is called %v; lathe inspect lists the names", r.o.Only)
+		return nil, noneCalled(r.o.Only, others)
 	}
 	return out, nil
+}
+
+// noneCalled is the error where no layer's name matches; it shows how some are called.
+func noneCalled(only *regexp.Regexp, names []string) error {
+	const some = 3
+	switch n := len(names); {
+	case n == 0:
+		return fmt.Errorf("no layer is called %v; there is no layer with constant weights", only)
+	case n > some:
+		return fmt.Errorf("no layer is called %v; they are called %s, …, %s", only, strings.Join(names[:some], ", "), names[n-1])
+	}
+	return fmt.Errorf("no layer is called %v; they are called %s", only, strings.Join(names, ", "))
 }
 
 // hasWeights reports whether a graph multiplies by constant weights.

@@ -263,6 +263,7 @@ func (q *quantizer) run(ctx context.Context) error {
 // find lists what can be in fixed point.
 func (q *quantizer) find() error {
 	matched, adds := false, map[*graph.Node]bool{}
+	var others []string // names that are not asked for
 	for _, n := range q.m.Graph.Nodes() {
 		if adds[n] {
 			continue // the bias of a layer before
@@ -272,7 +273,7 @@ func (q *quantizer) find() error {
 			name := cmp.Or(n.Name, u.out.Name)
 			switch {
 			case q.o.Only != nil && !q.o.Only.MatchString(name):
-				u, why = nil, "not among those asked for"
+				u, why, others = nil, "not among those asked for", append(others, name)
 			case q.o.Skip != nil && q.o.Skip.MatchString(name):
 				u, why, matched = nil, "asked to be skipped", true
 			default:
@@ -294,7 +295,7 @@ func (q *quantizer) find() error {
 		}
 	}
 	if !matched && q.o.Only != nil {
-		return fmt.Errorf("no layer is called %v; lathe inspect lists the names", q.o.Only)
+		return noneCalled(q.o.Only, others)
 	}
 	// A change of shape that only float operators read is done in float, where
 	// the runtime may fuse it.

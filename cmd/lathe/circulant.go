@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"math"
@@ -229,7 +230,7 @@ weight where there is no data.`,
 				return fmt.Errorf("%s: %w", args[0], err)
 			}
 			if len(layers) == 0 {
-				return fmt.Errorf("%s: no layer was rewritten%s", args[0], a.leftDense(j))
+				return fmt.Errorf("%s: no layer was rewritten%s", args[0], cmp.Or(a.leftDense(j), noLayers))
 			}
 			size, err := o.save(c.Context(), a, m)
 			if err != nil {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 
 	"github.com/spf13/cobra"
@@ -87,7 +88,7 @@ Ranges of activations come from the data: the largest magnitude seen, or with
 				return fmt.Errorf("%s: %w", args[0], err)
 			}
 			if len(layers) == 0 {
-				return fmt.Errorf("%s: no layer was put into fixed point%s", args[0], leftOf(j, "quantize-int16", "left float"))
+				return fmt.Errorf("%s: no layer was put into fixed point%s", args[0], cmp.Or(leftOf(j, "quantize-int16", "left float"), noLayers))
 			}
 			size, err := o.save(c.Context(), a, m)
 			if err != nil {
@@ -117,6 +118,9 @@ Ranges of activations come from the data: the largest magnitude seen, or with
 	data.add(a, c, true)
 	return completeModels(c)
 }
+
+// noLayers is why a pass that leaves no layer as it is changes none.
+const noLayers = ": it has no MatMul, Gemm or Conv with constant weights in float32"
 
 // leftOf tells of the first entry of a journal that a pass left as it was, and
 // of how many there are.
