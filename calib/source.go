@@ -143,6 +143,8 @@ func OpenSource(path string, opts SourceOptions) (*Source, error) {
 	switch extension := strings.ToLower(filepath.Ext(path)); {
 	case st.IsDir():
 		open = openFolder
+	case !st.Mode().IsRegular():
+		return nil, fmt.Errorf("data %s: is not a regular file; copy the data to one", path)
 	case extension == ".txt" || extension == ".jsonl":
 		open = openText
 	case opts.Tokenizer != "":

@@ -131,6 +131,10 @@ func readModel(path string, whole int64) ([]byte, *views, error) {
 // openModel opens a model file, which must be a regular one: others have no
 // size or no end.
 func openModel(path string) (*os.File, os.FileInfo, error) {
+	// Opening a pipe would wait for a writer: look first.
+	if info, err := os.Stat(path); err == nil && !info.IsDir() && !info.Mode().IsRegular() {
+		return nil, nil, errIrregular
+	}
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, nil, bareError(err)
@@ -142,7 +146,7 @@ func openModel(path string) (*os.File, os.FileInfo, error) {
 	case info.IsDir():
 		err = errors.New("is a folder: give the .onnx file in it")
 	case !info.Mode().IsRegular():
-		err = errors.New("is not a regular file: copy the model to one")
+		err = errIrregular
 	case info.Size() > maxMessage:
 		err = fmt.Errorf("has %d bytes, an ONNX file is below 2 GiB: keep the weights in external data", info.Size())
 	}
@@ -152,6 +156,8 @@ func openModel(path string) (*os.File, os.FileInfo, error) {
 	}
 	return f, info, nil
 }
+
+var errIrregular = errors.New("is not a regular file: copy the model to one")
 
 // skimmer reads a message and leaves large raw_data out.
 type skimmer struct {
