@@ -61,6 +61,9 @@ func fuse(sc *scope, only []string, moved map[*lvalue]bool) {
 	if only == nil {
 		mark(sc)
 		prune(sc)
+		f := &fuser{readers: map[*lvalue]int{}}
+		f.count(sc)
+		eachScope(sc, func(s *scope) { convertInside(s, f.readers) })
 		eachScope(sc, shareTransforms)
 	}
 }

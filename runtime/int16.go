@@ -85,7 +85,8 @@ func prepareQuantizeInt16(n *node) (kernel, error) {
 	return mapInt16(func(y []int16, x []float32) { k.Quantize16(y, x, scale) }), n.inputs(2, 2)
 }
 
-func prepareDequantizeInt16(n *node) (kernel, error) {
+// exponents returns E of DequantizeInt16, constant input 1.
+func (n *node) exponents() ([]int, error) {
 	var e []int
 	if t := n.constant(1); t != nil && t.DType == graph.Int8 {
 		n.drop(1)
@@ -104,11 +105,21 @@ func prepareDequantizeInt16(n *node) (kernel, error) {
 	if len(e) == 0 {
 		return nil, errors.New("input E is empty")
 	}
-	scales := make([]float32, len(e))
-	for i, v := range e {
+	for _, v := range e {
 		if v < -maxExponent || v > maxExponent {
 			return nil, fmt.Errorf("input E holds %d, want %d to %d", v, -maxExponent, maxExponent)
 		}
+	}
+	return e, nil
+}
+
+func prepareDequantizeInt16(n *node) (kernel, error) {
+	e, err := n.exponents()
+	if err != nil {
+		return nil, err
+	}
+	scales := make([]float32, len(e))
+	for i, v := range e {
 		scales[i] = float32(math.Ldexp(1, v))
 	}
 	k := n.simd
@@ -486,8 +497,9 @@ func (c *call) fixedWorkspaces(list []fixed.Workspace, sizes func() (x, y, stage
 	return nil
 }
 
-// prepareCirculantInt16: X [..., n], W [p, q, b].
-func prepareCirculantInt16(n *node) (kernel, error) {
+// circulantInt16 is the product of a BlockCirculantMatMulInt16: X [..., n], W [p, q,
+// b].
+func (n *node) circulantInt16() (*fixed.Circulant, error) {
 	spec, kernel, err := n.fixedSpec()
 	if err != nil {
 		return nil, err
@@ -495,21 +507,37 @@ func prepareCirculantInt16(n *node) (kernel, error) {
 	if len(kernel) != 0 {
 		return nil, fmt.Errorf("weights W %v, want [p, q, b]", append([]int{spec.P, spec.Q, spec.B}, kernel...))
 	}
-	o, err := fixed.NewCirculant(spec, n.simd)
+	return fixed.NewCirculant(spec, n.simd)
+}
+
+func prepareCirculantInt16(n *node) (kernel, error) {
+	o, err := n.circulantInt16()
 	if err != nil {
 		return nil, err
 	}
+	return circulantInt16Kernel(o, graph.Int16, graph.Int16), nil
+}
+
+// circulantInt16Kernel computes o from elements of one type into those of another,
+// int16 or float32 both.
+func circulantInt16Kernel(o *fixed.Circulant, from, to graph.DType) kernel {
 	type state struct {
 		ws       []fixed.Workspace
 		shape    []int
 		features int
 	}
+	rows := func(t *Tensor, lo, hi int) fixed.Rows {
+		if t.DType == graph.Float32 {
+			return fixed.Rows{Float32: t.F32()[lo:hi]}
+		}
+		return fixed.Rows{Int16: t.I16()[lo:hi]}
+	}
 	m, grain := o.Outputs(), o.Tile()
 	body := func(c *call, worker, lo, hi int) {
 		s := c.state.(*state)
-		o.Apply(c.out[0].I16()[lo*m:hi*m], c.in[0].I16()[lo*s.features:hi*s.features], s.features, hi-lo, &s.ws[worker])
+		o.Apply(rows(c.out[0], lo*m, hi*m), rows(c.in[0], lo*s.features, hi*s.features), s.features, hi-lo, &s.ws[worker])
 	}
-	return byType{graph.Int16: func(c *call) error {
+	return byType{from: func(c *call) error {
 		s, ok := c.state.(*state)
 		if !ok {
 			s = &state{ws: make([]fixed.Workspace, c.workers())}
@@ -527,7 +555,7 @@ func prepareCirculantInt16(n *node) (kernel, error) {
 			return err
 		}
 		s.shape = append(append(s.shape[:0], x.Shape[:len(x.Shape)-1]...), m)
-		if _, err := c.alloc(0, graph.Int16, s.shape...); err != nil {
+		if _, err := c.alloc(0, to, s.shape...); err != nil {
 			return err
 		}
 		if err := c.fixedWorkspaces(s.ws, o.Sizes); err != nil {
@@ -537,7 +565,7 @@ func prepareCirculantInt16(n *node) (kernel, error) {
 		c.parallelWorkers(tokens, grain, body)
 		clear(s.ws)
 		return nil
-	}}.kernel(0), nil
+	}}.kernel(0)
 }
 
 // circulantConvInt16 is BlockCirculantConvInt16: X [N, C, d…], W [p, q, b, k…] → Y

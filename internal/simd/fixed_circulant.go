@@ -41,8 +41,9 @@ type FixedCirculant struct {
 }
 
 type (
-	fixedForward func(dst []int32, x []int16, ld, groups int, scales, scratch []float32)
-	fixedInverse func(y []int16, ld int, src []int32, groups int, scales, scratch []float32)
+	// Rows are those of float32, unless they are nil.
+	fixedForward func(dst []int32, x []int16, floats []float32, scale float32, ld, groups int, scales, scratch []float32)
+	fixedInverse func(y []int16, floats []float32, ld int, src []int32, groups int, scales, units, scratch []float32)
 )
 
 // fixedCirculantKernels is what a path brings. Transforms are indexed by log₂ b.
@@ -135,17 +136,45 @@ const fixedStraight = 64
 // elements apart: every number v of the spectra becomes v·2⁻ʳ, rounded half up and
 // clamped to ±32767.
 func (c *FixedCirculant) Forward(dst []int32, x []int16, ld, groups int, scales, scratch []float32) {
-	if groups == 0 {
+	if !c.fits("Forward", len(x), ld, len(dst), groups, len(scales)-groups*c.ForwardGroup(), len(scratch)) {
 		return
-	}
-	if len(dst) < c.Tile(groups) || len(x) < (c.lanes-1)*ld+groups*c.Columns() || len(scratch) < c.Scratch() || len(scales) < groups*c.ForwardGroup() {
-		panic(fmt.Sprintf("simd: FixedCirculant of %d: Forward of %d groups from %d to %d elements", c.b, groups, len(x), len(dst)))
 	}
 	if c.forward != nil {
-		c.forward(dst, x, ld, groups, scales, scratch)
+		c.forward(dst, x, nil, 0, ld, groups, scales, scratch)
 		return
 	}
+	c.forwardPortable(dst, groups, scales, func(to []int16, at int, row int) { copy(to, x[row*ld+at:]) })
+}
+
+// ForwardFloats is Forward of x as Quantize16 makes it int16 with a factor of
+// quantum.
+func (c *FixedCirculant) ForwardFloats(dst []int32, x []float32, quantum float32, ld, groups int, scales, scratch []float32) {
+	if !c.fits("ForwardFloats", len(x), ld, len(dst), groups, len(scales)-groups*c.ForwardGroup(), len(scratch)) {
+		return
+	}
+	if c.forward != nil {
+		c.forward(dst, nil, x, quantum, ld, groups, scales, scratch)
+		return
+	}
+	c.forwardPortable(dst, groups, scales, func(to []int16, at int, row int) { quantize16(to, x[row*ld+at:][:len(to)], quantum) })
+}
+
+// fits reports whether there is something to transform. It panics where rows,
+// transforms, factors beyond those that are needed, or scratch memory are too few.
+func (c *FixedCirculant) fits(op string, rows, ld, transforms, groups, more, scratch int) bool {
+	if groups == 0 {
+		return false
+	}
+	if transforms < c.Tile(groups) || rows < (c.lanes-1)*ld+groups*c.Columns() || scratch < c.Scratch() || more < 0 {
+		panic(fmt.Sprintf("simd: FixedCirculant of %d: %s of %d groups, %d elements and %d words", c.b, op, groups, rows, transforms))
+	}
+	return true
+}
+
+// forwardPortable is Forward of what read sets to elements from at on of a row.
+func (c *FixedCirculant) forwardPortable(dst []int32, groups int, scales []float32, read func(to []int16, at, row int)) {
 	var v, t [256]int32
+	var x [256]int16
 	b := c.b
 	g := 8 - bits.TrailingZeros(uint(b))
 	if b >= coarseFrom {
@@ -156,7 +185,8 @@ func (c *FixedCirculant) Forward(dst []int32, x []int16, ld, groups int, scales,
 	pair := func(a, b int32) int32 { return int32(uint32(uint16(a)) | uint32(b)<<16) }
 	for j := range groups * c.GroupBlocks() {
 		for r := range c.lanes {
-			for i, a := range x[r*ld+j*b:][:b] {
+			read(x[:b], j*b, r)
+			for i, a := range x[:b] {
 				v[i] = int32(a) << g
 			}
 			c.table.fwd(v[:b], t[:b])
@@ -192,17 +222,37 @@ func fixedBin(k int) int {
 // becomes v·scales, rounded half up and clamped to int16. Rows of y are ld
 // elements apart; scales has a factor 2⁻ᵉ for every column. It may destroy src.
 func (c *FixedCirculant) Inverse(y []int16, ld int, src []int32, groups int, scales, scratch []float32) {
-	if groups == 0 {
+	if !c.fits("Inverse", len(y), ld, len(src), groups, len(scales)-groups*c.Columns(), len(scratch)) {
 		return
-	}
-	if len(src) < c.Tile(groups) || len(y) < (c.lanes-1)*ld+groups*c.Columns() || len(scratch) < c.Scratch() || len(scales) < groups*c.Columns() {
-		panic(fmt.Sprintf("simd: FixedCirculant of %d: Inverse of %d groups from %d to %d elements", c.b, groups, len(src), len(y)))
 	}
 	if c.inverse != nil {
-		c.inverse(y, ld, src, groups, scales, scratch)
+		c.inverse(y, nil, ld, src, groups, scales, nil, scratch)
 		return
 	}
+	c.inversePortable(src, groups, scales, func(at, row int, from []int16) { copy(y[row*ld+at:], from) })
+}
+
+// InverseFloats is Inverse into int16 as DequantizeEach16 makes them float32, with
+// factors of columns that are 2¹⁶ times units.
+func (c *FixedCirculant) InverseFloats(y []float32, ld int, src []int32, groups int, scales, units, scratch []float32) {
+	if !c.fits("InverseFloats", len(y), ld, len(src), groups, min(len(scales), len(units))-groups*c.Columns(), len(scratch)) {
+		return
+	}
+	if c.inverse != nil {
+		c.inverse(nil, y, ld, src, groups, scales, units, scratch)
+		return
+	}
+	c.inversePortable(src, groups, scales, func(at, row int, from []int16) {
+		for i, v := range from {
+			y[row*ld+at+i] = float32(int32(v)<<16) * units[at+i]
+		}
+	})
+}
+
+// inversePortable is Inverse into what write puts from an element on of a row.
+func (c *FixedCirculant) inversePortable(src []int32, groups int, scales []float32, write func(at, row int, from []int16)) {
 	var v, t [256]int32
+	var y [256]int16
 	for i := range groups * c.GroupBlocks() {
 		for r := range c.lanes {
 			for k := range c.b {
@@ -211,8 +261,9 @@ func (c *FixedCirculant) Inverse(y []int16, ld int, src []int32, groups int, sca
 			c.table.inv(v[:c.b], t[:c.b])
 			for a, w := range v[:c.b] {
 				e := -math.Ilogb(float64(scales[i*c.b+a]))
-				y[r*ld+i*c.b+a] = int16(min(max(roundShift(w, e), -1<<15), 1<<15-1))
+				y[a] = int16(min(max(roundShift(w, e), -1<<15), 1<<15-1))
 			}
+			write(i*c.b, r, y[:c.b])
 		}
 	}
 }

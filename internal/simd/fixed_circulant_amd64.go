@@ -9,224 +9,224 @@ package simd
 // FixedCirculant.Forward for blocks of 2 and 16 rows, groups ≥ 1.
 //
 //go:noescape
-func fixedForward2AVX512(dst []int32, x []int16, ld int, groups int, scales []float32, scratch []float32)
+func fixedForward2AVX512(dst []int32, x []int16, floats []float32, scale float32, ld int, groups int, scales []float32, scratch []float32)
 
 // fixedInverse2AVX512 computes
 //
 // FixedCirculant.Inverse for blocks of 2 and 16 rows, groups ≥ 1.
 //
 //go:noescape
-func fixedInverse2AVX512(y []int16, ld int, src []int32, groups int, scales []float32, scratch []float32)
+func fixedInverse2AVX512(y []int16, floats []float32, ld int, src []int32, groups int, scales []float32, units []float32, scratch []float32)
 
 // fixedForward4AVX512 computes
 //
 // FixedCirculant.Forward for blocks of 4 and 16 rows, groups ≥ 1.
 //
 //go:noescape
-func fixedForward4AVX512(dst []int32, x []int16, ld int, groups int, scales []float32, scratch []float32)
+func fixedForward4AVX512(dst []int32, x []int16, floats []float32, scale float32, ld int, groups int, scales []float32, scratch []float32)
 
 // fixedInverse4AVX512 computes
 //
 // FixedCirculant.Inverse for blocks of 4 and 16 rows, groups ≥ 1.
 //
 //go:noescape
-func fixedInverse4AVX512(y []int16, ld int, src []int32, groups int, scales []float32, scratch []float32)
+func fixedInverse4AVX512(y []int16, floats []float32, ld int, src []int32, groups int, scales []float32, units []float32, scratch []float32)
 
 // fixedForward8AVX512 computes
 //
 // FixedCirculant.Forward for blocks of 8 and 16 rows, groups ≥ 1.
 //
 //go:noescape
-func fixedForward8AVX512(dst []int32, x []int16, ld int, groups int, scales []float32, scratch []float32)
+func fixedForward8AVX512(dst []int32, x []int16, floats []float32, scale float32, ld int, groups int, scales []float32, scratch []float32)
 
 // fixedInverse8AVX512 computes
 //
 // FixedCirculant.Inverse for blocks of 8 and 16 rows, groups ≥ 1.
 //
 //go:noescape
-func fixedInverse8AVX512(y []int16, ld int, src []int32, groups int, scales []float32, scratch []float32)
+func fixedInverse8AVX512(y []int16, floats []float32, ld int, src []int32, groups int, scales []float32, units []float32, scratch []float32)
 
 // fixedForward16AVX512 computes
 //
 // FixedCirculant.Forward for blocks of 16 and 16 rows, groups ≥ 1.
 //
 //go:noescape
-func fixedForward16AVX512(dst []int32, x []int16, ld int, groups int, scales []float32, scratch []float32)
+func fixedForward16AVX512(dst []int32, x []int16, floats []float32, scale float32, ld int, groups int, scales []float32, scratch []float32)
 
 // fixedInverse16AVX512 computes
 //
 // FixedCirculant.Inverse for blocks of 16 and 16 rows, groups ≥ 1.
 //
 //go:noescape
-func fixedInverse16AVX512(y []int16, ld int, src []int32, groups int, scales []float32, scratch []float32)
+func fixedInverse16AVX512(y []int16, floats []float32, ld int, src []int32, groups int, scales []float32, units []float32, scratch []float32)
 
 // fixedForward32AVX512 computes
 //
 // FixedCirculant.Forward for blocks of 32 and 16 rows, groups ≥ 1.
 //
 //go:noescape
-func fixedForward32AVX512(dst []int32, x []int16, ld int, groups int, scales []float32, scratch []float32)
+func fixedForward32AVX512(dst []int32, x []int16, floats []float32, scale float32, ld int, groups int, scales []float32, scratch []float32)
 
 // fixedInverse32AVX512 computes
 //
 // FixedCirculant.Inverse for blocks of 32 and 16 rows, groups ≥ 1.
 //
 //go:noescape
-func fixedInverse32AVX512(y []int16, ld int, src []int32, groups int, scales []float32, scratch []float32)
+func fixedInverse32AVX512(y []int16, floats []float32, ld int, src []int32, groups int, scales []float32, units []float32, scratch []float32)
 
 // fixedForward64AVX512 computes
 //
 // FixedCirculant.Forward for blocks of 64 and 16 rows, groups ≥ 1.
 //
 //go:noescape
-func fixedForward64AVX512(dst []int32, x []int16, ld int, groups int, scales []float32, scratch []float32)
+func fixedForward64AVX512(dst []int32, x []int16, floats []float32, scale float32, ld int, groups int, scales []float32, scratch []float32)
 
 // fixedInverse64AVX512 computes
 //
 // FixedCirculant.Inverse for blocks of 64 and 16 rows, groups ≥ 1.
 //
 //go:noescape
-func fixedInverse64AVX512(y []int16, ld int, src []int32, groups int, scales []float32, scratch []float32)
+func fixedInverse64AVX512(y []int16, floats []float32, ld int, src []int32, groups int, scales []float32, units []float32, scratch []float32)
 
 // fixedForward128AVX512 computes
 //
 // FixedCirculant.Forward for blocks of 128 and 16 rows, groups ≥ 1.
 //
 //go:noescape
-func fixedForward128AVX512(dst []int32, x []int16, ld int, groups int, scales []float32, scratch []float32)
+func fixedForward128AVX512(dst []int32, x []int16, floats []float32, scale float32, ld int, groups int, scales []float32, scratch []float32)
 
 // fixedInverse128AVX512 computes
 //
 // FixedCirculant.Inverse for blocks of 128 and 16 rows, groups ≥ 1.
 //
 //go:noescape
-func fixedInverse128AVX512(y []int16, ld int, src []int32, groups int, scales []float32, scratch []float32)
+func fixedInverse128AVX512(y []int16, floats []float32, ld int, src []int32, groups int, scales []float32, units []float32, scratch []float32)
 
 // fixedForward256AVX512 computes
 //
 // FixedCirculant.Forward for blocks of 256 and 16 rows, groups ≥ 1.
 //
 //go:noescape
-func fixedForward256AVX512(dst []int32, x []int16, ld int, groups int, scales []float32, scratch []float32)
+func fixedForward256AVX512(dst []int32, x []int16, floats []float32, scale float32, ld int, groups int, scales []float32, scratch []float32)
 
 // fixedInverse256AVX512 computes
 //
 // FixedCirculant.Inverse for blocks of 256 and 16 rows, groups ≥ 1.
 //
 //go:noescape
-func fixedInverse256AVX512(y []int16, ld int, src []int32, groups int, scales []float32, scratch []float32)
+func fixedInverse256AVX512(y []int16, floats []float32, ld int, src []int32, groups int, scales []float32, units []float32, scratch []float32)
 
 // fixedForward2AVX2 computes
 //
 // FixedCirculant.Forward for blocks of 2 and 8 rows, groups ≥ 1.
 //
 //go:noescape
-func fixedForward2AVX2(dst []int32, x []int16, ld int, groups int, scales []float32, scratch []float32)
+func fixedForward2AVX2(dst []int32, x []int16, floats []float32, scale float32, ld int, groups int, scales []float32, scratch []float32)
 
 // fixedInverse2AVX2 computes
 //
 // FixedCirculant.Inverse for blocks of 2 and 8 rows, groups ≥ 1.
 //
 //go:noescape
-func fixedInverse2AVX2(y []int16, ld int, src []int32, groups int, scales []float32, scratch []float32)
+func fixedInverse2AVX2(y []int16, floats []float32, ld int, src []int32, groups int, scales []float32, units []float32, scratch []float32)
 
 // fixedForward4AVX2 computes
 //
 // FixedCirculant.Forward for blocks of 4 and 8 rows, groups ≥ 1.
 //
 //go:noescape
-func fixedForward4AVX2(dst []int32, x []int16, ld int, groups int, scales []float32, scratch []float32)
+func fixedForward4AVX2(dst []int32, x []int16, floats []float32, scale float32, ld int, groups int, scales []float32, scratch []float32)
 
 // fixedInverse4AVX2 computes
 //
 // FixedCirculant.Inverse for blocks of 4 and 8 rows, groups ≥ 1.
 //
 //go:noescape
-func fixedInverse4AVX2(y []int16, ld int, src []int32, groups int, scales []float32, scratch []float32)
+func fixedInverse4AVX2(y []int16, floats []float32, ld int, src []int32, groups int, scales []float32, units []float32, scratch []float32)
 
 // fixedForward8AVX2 computes
 //
 // FixedCirculant.Forward for blocks of 8 and 8 rows, groups ≥ 1.
 //
 //go:noescape
-func fixedForward8AVX2(dst []int32, x []int16, ld int, groups int, scales []float32, scratch []float32)
+func fixedForward8AVX2(dst []int32, x []int16, floats []float32, scale float32, ld int, groups int, scales []float32, scratch []float32)
 
 // fixedInverse8AVX2 computes
 //
 // FixedCirculant.Inverse for blocks of 8 and 8 rows, groups ≥ 1.
 //
 //go:noescape
-func fixedInverse8AVX2(y []int16, ld int, src []int32, groups int, scales []float32, scratch []float32)
+func fixedInverse8AVX2(y []int16, floats []float32, ld int, src []int32, groups int, scales []float32, units []float32, scratch []float32)
 
 // fixedForward16AVX2 computes
 //
 // FixedCirculant.Forward for blocks of 16 and 8 rows, groups ≥ 1.
 //
 //go:noescape
-func fixedForward16AVX2(dst []int32, x []int16, ld int, groups int, scales []float32, scratch []float32)
+func fixedForward16AVX2(dst []int32, x []int16, floats []float32, scale float32, ld int, groups int, scales []float32, scratch []float32)
 
 // fixedInverse16AVX2 computes
 //
 // FixedCirculant.Inverse for blocks of 16 and 8 rows, groups ≥ 1.
 //
 //go:noescape
-func fixedInverse16AVX2(y []int16, ld int, src []int32, groups int, scales []float32, scratch []float32)
+func fixedInverse16AVX2(y []int16, floats []float32, ld int, src []int32, groups int, scales []float32, units []float32, scratch []float32)
 
 // fixedForward32AVX2 computes
 //
 // FixedCirculant.Forward for blocks of 32 and 8 rows, groups ≥ 1.
 //
 //go:noescape
-func fixedForward32AVX2(dst []int32, x []int16, ld int, groups int, scales []float32, scratch []float32)
+func fixedForward32AVX2(dst []int32, x []int16, floats []float32, scale float32, ld int, groups int, scales []float32, scratch []float32)
 
 // fixedInverse32AVX2 computes
 //
 // FixedCirculant.Inverse for blocks of 32 and 8 rows, groups ≥ 1.
 //
 //go:noescape
-func fixedInverse32AVX2(y []int16, ld int, src []int32, groups int, scales []float32, scratch []float32)
+func fixedInverse32AVX2(y []int16, floats []float32, ld int, src []int32, groups int, scales []float32, units []float32, scratch []float32)
 
 // fixedForward64AVX2 computes
 //
 // FixedCirculant.Forward for blocks of 64 and 8 rows, groups ≥ 1.
 //
 //go:noescape
-func fixedForward64AVX2(dst []int32, x []int16, ld int, groups int, scales []float32, scratch []float32)
+func fixedForward64AVX2(dst []int32, x []int16, floats []float32, scale float32, ld int, groups int, scales []float32, scratch []float32)
 
 // fixedInverse64AVX2 computes
 //
 // FixedCirculant.Inverse for blocks of 64 and 8 rows, groups ≥ 1.
 //
 //go:noescape
-func fixedInverse64AVX2(y []int16, ld int, src []int32, groups int, scales []float32, scratch []float32)
+func fixedInverse64AVX2(y []int16, floats []float32, ld int, src []int32, groups int, scales []float32, units []float32, scratch []float32)
 
 // fixedForward128AVX2 computes
 //
 // FixedCirculant.Forward for blocks of 128 and 8 rows, groups ≥ 1.
 //
 //go:noescape
-func fixedForward128AVX2(dst []int32, x []int16, ld int, groups int, scales []float32, scratch []float32)
+func fixedForward128AVX2(dst []int32, x []int16, floats []float32, scale float32, ld int, groups int, scales []float32, scratch []float32)
 
 // fixedInverse128AVX2 computes
 //
 // FixedCirculant.Inverse for blocks of 128 and 8 rows, groups ≥ 1.
 //
 //go:noescape
-func fixedInverse128AVX2(y []int16, ld int, src []int32, groups int, scales []float32, scratch []float32)
+func fixedInverse128AVX2(y []int16, floats []float32, ld int, src []int32, groups int, scales []float32, units []float32, scratch []float32)
 
 // fixedForward256AVX2 computes
 //
 // FixedCirculant.Forward for blocks of 256 and 8 rows, groups ≥ 1.
 //
 //go:noescape
-func fixedForward256AVX2(dst []int32, x []int16, ld int, groups int, scales []float32, scratch []float32)
+func fixedForward256AVX2(dst []int32, x []int16, floats []float32, scale float32, ld int, groups int, scales []float32, scratch []float32)
 
 // fixedInverse256AVX2 computes
 //
 // FixedCirculant.Inverse for blocks of 256 and 8 rows, groups ≥ 1.
 //
 //go:noescape
-func fixedInverse256AVX2(y []int16, ld int, src []int32, groups int, scales []float32, scratch []float32)
+func fixedInverse256AVX2(y []int16, floats []float32, ld int, src []int32, groups int, scales []float32, units []float32, scratch []float32)
 
 // fixedProductAVX512VNNI computes
 //

@@ -50,6 +50,8 @@ func checkFixedTransforms(t *testing.T, r *rand.Rand, c *FixedCirculant, extreme
 			x[i] = []int16{-1 << 15, 1<<15 - 1}[r.IntN(2)]
 		case r.IntN(3) == 0:
 			x[i] = int16(r.IntN(1 << 16))
+		case r.IntN(5) == 0:
+			x[i] = int16(r.IntN(3) - 1)
 		default:
 			x[i] = int16(r.NormFloat64() * 4000)
 		}
@@ -70,16 +72,24 @@ func checkFixedTransforms(t *testing.T, r *rand.Rand, c *FixedCirculant, extreme
 	plain := *c
 	plain.forward, plain.inverse = nil, nil
 	plain.Forward(want, x, ld, groups, scales, nanScratch(c.Scratch()))
-	for i := range got {
-		vec := i / c.lanes
-		j, k := vec/c.vecs(), vec%c.vecs()
-		switch unused := k == b || c.Pairs() && k < 2 && j%2 == 1; {
-		case i >= words:
-			if got[i] != fixedGuard {
-				t.Fatal("Forward wrote beyond its tile")
+	for _, floats := range []bool{false, true} {
+		if floats { // rows that become x
+			const quantum = 0x1p-3
+			f := floatsOf(r, x, quantum)
+			clear(got[:words])
+			c.ForwardFloats(got[:words], f, quantum, ld, groups, scales, nanScratch(c.Scratch()))
+		}
+		for i := range got {
+			vec := i / c.lanes
+			j, k := vec/c.vecs(), vec%c.vecs()
+			switch unused := k == b || c.Pairs() && k < 2 && j%2 == 1; {
+			case i >= words:
+				if got[i] != fixedGuard {
+					t.Fatal("Forward wrote beyond its tile")
+				}
+			case !unused && got[i] != want[i]:
+				t.Fatalf("Forward, extremes %v, of float32 %v: vector %d of block %d, lane %d: %#x, want %#x", extreme, floats, k, j, i%c.lanes, uint32(got[i]), uint32(want[i]))
 			}
-		case !unused && got[i] != want[i]:
-			t.Fatalf("Forward, extremes %v: vector %d of block %d, lane %d: %#x, want %#x", extreme, k, j, i%c.lanes, uint32(got[i]), uint32(want[i]))
 		}
 	}
 
@@ -115,17 +125,48 @@ func checkFixedTransforms(t *testing.T, r *rand.Rand, c *FixedCirculant, extreme
 		y[i] = fixedGuard
 	}
 	plain.Inverse(z, ld, slices.Clone(src), groups, factors, make([]float32, c.Scratch()))
+	units, f := make([]float32, cols), newGuarded(off+(c.lanes-1)*ld+cols+40, off)
+	for i := range units {
+		units[i] = float32(math.Ldexp(1, r.IntN(253)-126-16)) // as small as there are
+	}
+	for i := range f.s {
+		f.s[i] = fixedGuard
+	}
+	c.InverseFloats(f.s[off:len(f.s)-40], ld, slices.Clone(src), groups, factors, units, nanScratch(c.Scratch()))
+	f.check(t)
 	c.Inverse(y[off:len(y)-40], ld, src, groups, factors, nanScratch(c.Scratch()))
 	for i := range y {
 		row, col := (i-off)/ld, (i-off)%ld
 		if i < off || row >= c.lanes || col >= cols {
-			if y[i] != fixedGuard {
+			if y[i] != fixedGuard || f.s[i] != fixedGuard {
 				t.Fatal("Inverse wrote beyond its rows")
 			}
+		} else if want := float32(math.Ldexp(float64(z[i-off])*float64(units[col]), 16)); f.s[i] != want {
+			t.Fatalf("Inverse to float32, extremes %v: row %d, column %d: %v, want %v", extreme, row, col, f.s[i], want)
 		} else if y[i] != z[i-off] {
 			t.Fatalf("Inverse, extremes %v: row %d, column %d: %d, want %d", extreme, row, col, y[i], z[i-off])
 		}
 	}
+}
+
+// floatsOf returns numbers that Quantize16 makes x with a factor of quantum: any
+// that do, and for some extremes and zeros ones that no int16 is near.
+func floatsOf(r *rand.Rand, x []int16, quantum float32) []float32 {
+	f := make([]float32, len(x))
+	for i, v := range x {
+		f[i] = (float32(v) + float32(r.IntN(255)-128)/256) / quantum
+		switch {
+		case v == math.MaxInt16 && i%2 == 0:
+			f[i] = []float32{inf, math.MaxFloat32, 1 << 20, 1 << 31, 1 << 34, 1 << 35}[r.IntN(6)]
+		case v == math.MinInt16 && i%2 == 0:
+			f[i] = []float32{-inf, -math.MaxFloat32, -1 << 20, -1 << 31, -1 << 34, -1 << 35}[r.IntN(6)]
+		case v == 0 && i%2 == 0:
+			f[i] = []float32{nan, -nan, math.SmallestNonzeroFloat32, -math.SmallestNonzeroFloat32, negZero, math.Nextafter32(0.5, 0) / quantum / 2, -0.5 / quantum}[r.IntN(7)]
+		case v == 1 && i%2 == 0:
+			f[i] = math.Nextafter32(0.5, 0) / quantum // the sum with ½ rounds up
+		}
+	}
+	return f
 }
 
 // checkFixedProducts multiplies q blocks by p rows of blocks.

@@ -129,12 +129,17 @@ func (s *Spec) fits(i, k int) error {
 // Circulant computes a Spec. It is immutable and safe for concurrent use.
 type Circulant struct {
 	Spec
+	k        *simd.Kernels
 	c        *simd.FixedCirculant
 	gp, gq   int // groups of columns
 	w        simd.FixedCirculantWeights
 	forward  []float32 // factors of the input's spectra, and of the columns of the output
 	backward []float32
 	part     int // groups of a part
+
+	quantum float32   // what inputs of float32 are multiplied by before they are rounded
+	dequant []float32 // factors of outputs of float32 [M]
+	units   []float32 // the same for the columns of the output, times 2⁻¹⁶
 }
 
 // NewCirculant prepares the product on the kernels k.
@@ -145,7 +150,7 @@ func NewCirculant(s Spec, k *simd.Kernels) (*Circulant, error) {
 	if err := s.validate(); err != nil {
 		return nil, err
 	}
-	o := &Circulant{Spec: s, c: k.FixedCirculant(s.B)}
+	o := &Circulant{Spec: s, k: k, c: k.FixedCirculant(s.B)}
 	if s.Rounding == CirCNN {
 		return o, nil
 	}
@@ -162,6 +167,31 @@ func NewCirculant(s Spec, k *simd.Kernels) (*Circulant, error) {
 		o.part = max(o.part, p.Groups)
 	}
 	return o, nil
+}
+
+// Between returns the product between layers in float32, or on one side of one: of
+// QuantizeInt16(X, in), where in is not nil, and DequantizeInt16 of it by exponents
+// out, one or one for every output, where there are any. Its results are those of
+// the three operators one after the other.
+func (o *Circulant) Between(in *int, out []int) (*Circulant, error) {
+	if o.Rounding != Once {
+		return nil, fmt.Errorf("rounding is %q, want %q", o.Rounding, Once)
+	}
+	if len(out) > 1 && len(out) != len(o.E) {
+		return nil, fmt.Errorf("%d exponents for %d outputs", len(out), len(o.E))
+	}
+	f := *o
+	if in != nil {
+		f.quantum = float32(math.Ldexp(1, -*in))
+	}
+	if len(out) > 0 {
+		f.dequant, f.units = make([]float32, len(o.E)), make([]float32, len(o.backward))
+		for i := range f.dequant {
+			e := out[i%len(out)]
+			f.dequant[i], f.units[i] = float32(math.Ldexp(1, e)), float32(math.Ldexp(1, e-16))
+		}
+	}
+	return &f, nil
 }
 
 // Pack prepares the product with W [m, n] on the kernels k: see MatMulInt16.
@@ -219,14 +249,29 @@ func (o *Circulant) Sizes() (x, y, stage, scratch int) {
 	return o.c.Tile(o.gq), o.c.Tile(o.part), o.c.Lanes() * o.c.Columns(), o.c.Scratch()
 }
 
-// Apply multiplies tokens rows of n ≤ Inputs elements each, one after the other,
-// into rows of Outputs elements. Results do not depend on how many tokens a call
-// has. It allocates nothing.
-func (o *Circulant) Apply(y, x []int16, n, tokens int, ws *Workspace) {
+// Rows are rows of elements, one after the other: of int16, or of float32 on the
+// sides on which a product converts them.
+type Rows struct {
+	Int16   []int16
+	Float32 []float32
+}
+
+// from are the rows from element i on.
+func (r Rows) from(i int) Rows {
+	if r.Float32 != nil {
+		return Rows{Float32: r.Float32[i:]}
+	}
+	return Rows{Int16: r.Int16[i:]}
+}
+
+// Apply multiplies tokens rows of n ≤ Inputs elements each into rows of Outputs
+// elements. Results do not depend on how many tokens a call has. It allocates
+// nothing.
+func (o *Circulant) Apply(y, x Rows, n, tokens int, ws *Workspace) {
 	m := len(o.E)
 	if o.Rounding == CirCNN {
 		for t := range tokens {
-			o.halved(y[t*m:(t+1)*m], x[t*n:(t+1)*n])
+			o.halved(y.Int16[t*m:(t+1)*m], x.Int16[t*n:(t+1)*n])
 		}
 		return
 	}
@@ -234,19 +279,22 @@ func (o *Circulant) Apply(y, x []int16, n, tokens int, ws *Workspace) {
 	for t := 0; t < tokens; t += lanes {
 		from := max(0, min(t, tokens-lanes)) // the last tile begins earlier where there are tokens
 		have := min(lanes, tokens-from)
-		o.tile(y[from*m:], x[from*n:], n, have, ws)
+		o.tile(y.from(from*m), x.from(from*n), n, have, ws)
 	}
 }
 
 // tile multiplies up to Lanes tokens. Whole groups of a whole tile are read and
 // written in place, others through the stage, padded with zeros.
-func (o *Circulant) tile(y, x []int16, n, tokens int, ws *Workspace) {
+func (o *Circulant) tile(y, x Rows, n, tokens int, ws *Workspace) {
 	c, m, cols := o.c, len(o.E), o.c.Columns()
 	lanes := c.Lanes()
 	group := 0
 	if tokens == lanes {
-		group = n / cols
-		c.Forward(ws.X, x, n, group, o.forward, ws.Scratch)
+		if group = n / cols; x.Float32 != nil {
+			c.ForwardFloats(ws.X, x.Float32, o.quantum, n, group, o.forward, ws.Scratch)
+		} else {
+			c.Forward(ws.X, x.Int16, n, group, o.forward, ws.Scratch)
+		}
 	}
 	for ; group < o.gq; group++ {
 		first := min(group*cols, n)
@@ -254,7 +302,12 @@ func (o *Circulant) tile(y, x []int16, n, tokens int, ws *Workspace) {
 		for t := range lanes {
 			to := ws.Stage[t*cols : (t+1)*cols]
 			if t < tokens {
-				to = to[copy(to, x[t*n+first:][:width]):]
+				if x.Float32 != nil {
+					o.k.Quantize16(to[:width], x.Float32[t*n+first:][:width], o.quantum)
+				} else {
+					copy(to, x.Int16[t*n+first:][:width])
+				}
+				to = to[width:]
 			}
 			clear(to)
 		}
@@ -266,16 +319,24 @@ func (o *Circulant) tile(y, x []int16, n, tokens int, ws *Workspace) {
 			break
 		}
 		c.Products(ws.Y, &o.w, part, ws.X)
-		group := 0
+		group, first := 0, part.First*cols
 		if tokens == lanes {
-			group = min(part.Groups, m/cols-part.First)
-			c.Inverse(y[part.First*cols:], m, ws.Y, group, o.backward[part.First*cols:], ws.Scratch)
+			if group = min(part.Groups, m/cols-part.First); y.Float32 != nil {
+				c.InverseFloats(y.Float32[first:], m, ws.Y, group, o.backward[first:], o.units[first:], ws.Scratch)
+			} else {
+				c.Inverse(y.Int16[first:], m, ws.Y, group, o.backward[first:], ws.Scratch)
+			}
 		}
 		for ; group < part.Groups && (part.First+group)*cols < m; group++ {
 			first := (part.First + group) * cols
 			c.Inverse(ws.Stage, cols, ws.Y[c.Tile(group):], 1, o.backward[first:], ws.Scratch)
+			width := min(cols, m-first)
 			for t := range tokens {
-				copy(y[t*m+first:(t+1)*m], ws.Stage[t*cols:(t+1)*cols])
+				if from := ws.Stage[t*cols:][:width]; y.Float32 != nil {
+					o.k.DequantizeEach16(y.Float32[t*m+first:][:width], from, o.dequant[first:][:width])
+				} else {
+					copy(y.Int16[t*m+first:], from)
+				}
 			}
 		}
 	}

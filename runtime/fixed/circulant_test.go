@@ -63,9 +63,9 @@ func TestTokens(t *testing.T) {
 			x[i] = int16(r.NormFloat64() * 6000)
 		}
 		all, one := make([]int16, tokens*m), make([]int16, tokens*m)
-		o.Apply(all, x, n, tokens, workspace(o))
+		o.Apply(fixed.Rows{Int16: all}, fixed.Rows{Int16: x}, n, tokens, workspace(o))
 		for k := range tokens {
-			o.Apply(one[k*m:(k+1)*m], x[k*n:(k+1)*n], n, 1, workspace(o))
+			o.Apply(fixed.Rows{Int16: one[k*m : (k+1)*m]}, fixed.Rows{Int16: x[k*n : (k+1)*n]}, n, 1, workspace(o))
 		}
 		if !slices.Equal(all, one) {
 			t.Errorf("b = %d: tokens one by one give other results", block)
@@ -127,7 +127,7 @@ func BenchmarkCirculant(b *testing.B) {
 			ws := workspace(o)
 			b.Run(fmt.Sprintf("%d→%d/b=%d/int16", n, m, block), func(b *testing.B) {
 				for b.Loop() {
-					o.Apply(y, x, n, tokens, ws)
+					o.Apply(fixed.Rows{Int16: y}, fixed.Rows{Int16: x}, n, tokens, ws)
 				}
 			})
 			mat, err := circulant.New(m, n, block)

@@ -180,13 +180,19 @@ func (f *circulantFFT) nextGroup(gone int, also ...reg.GPPhysical) {
 
 // readColumns returns 16 columns of the rows, a vector each.
 func (f *circulantFFT) readColumns(s *straight, first int) []val {
+	return f.fromLines(s, func(row, part int) val { return s.load(f.row(row, 4*(first+4*part))) })
+}
+
+// fromLines transposes 16 columns of words. A line is a vector of a row: part
+// counts the quads of columns before it.
+func (f *circulantFFT) fromLines(s *straight, line func(row, part int) val) []val {
 	wide := f.lanes / 4 // lanes of a vector, rows of the same r mod 4
 	var v [4][4]val     // [quad of columns][row mod 4], a lane of 128 bits a row
 	for r := range 4 {
 		for part := 0; part < 4; part += wide {
 			var lines []val
 			for l := range wide {
-				lines = append(lines, s.load(f.row(r+4*l, 4*(first+4*part))))
+				lines = append(lines, line(r+4*l, part))
 			}
 			for q, w := range s.transposeLanes(lines) {
 				v[part+q][r] = w
@@ -203,24 +209,31 @@ func (f *circulantFFT) readColumns(s *straight, first int) []val {
 
 // writeColumns adds the bias to 16 columns and writes them to the rows.
 func (f *circulantFFT) writeColumns(s *straight, x []val, first int) {
-	var v [4][4]val // [quad of columns][row mod 4], a lane of 128 bits a row
+	f.toLines(s, x, func(row, part int, line val) {
+		off := 4 * (first + 4*part)
+		bias := operand.Mem{Base: biasAt, Disp: off}
+		if row%2 == 1 {
+			bias.Index, bias.Scale = biasOdd, 1
+		}
+		s.store(line, f.row(row, off), &bias)
+	})
+}
+
+// toLines undoes fromLines.
+func (f *circulantFFT) toLines(s *straight, x []val, put func(row, part int, line val)) {
+	wide := f.lanes / 4 // lanes of a vector, rows of the same r mod 4
+	var v [4][4]val     // [quad of columns][row mod 4], a lane of 128 bits a row
 	for quad := range v {
 		v[quad] = s.transpose4([4]val(x[4*quad : 4*quad+4]))
 	}
 	for r := range 4 {
-		wide := f.lanes / 4 // lanes of a vector, rows of the same r mod 4
 		for part := 0; part < 4; part += wide {
 			var quads []val
 			for q := range wide {
 				quads = append(quads, v[part+q][r])
 			}
-			off := 4 * (first + 4*part)
 			for l, line := range s.transposeLanes(quads) {
-				bias := operand.Mem{Base: biasAt, Disp: off}
-				if r%2 == 1 {
-					bias.Index, bias.Scale = biasOdd, 1
-				}
-				s.store(line, f.row(r+4*l, off), &bias)
+				put(r+4*l, part, line)
 			}
 		}
 	}

@@ -52,8 +52,9 @@ func (f *fixedFFT) vec(u, k int) operand.Mem {
 
 func (f *fixedFFT) scale(k int) operand.Mem { return operand.Mem{Base: biasAt, Disp: 4 * k} }
 
-// Registers that AVX-512 keeps constants in: the magic number and one half.
-const fixedMagic, fixedHalf = 31, 30
+// Registers that AVX-512 keeps constants in: the magic number, one half, and the
+// scale of what is quantised.
+const fixedMagic, fixedHalf, fixedScale = 31, 30, 29
 
 // magic is 1.5·2²³ units of 2ᵘ.
 func (f *fixedFFT) magic(u int) konst { return f.f32(1.5 * (1 << 23) * f.unit * float64(int(1)<<u)) }
@@ -65,8 +66,13 @@ func (f *fixedFFT) setConstants() {
 	}
 }
 
+// spills is the first vector of the scratch memory for spilled registers: behind
+// the columns of a group, or both buffers of a long transform.
+func (f *fixedFFT) spills() int { return max(f.columns(), f.circulantFFT.spills()) }
+
 func (f *fixedFFT) straight() *straight {
 	s := f.circulantFFT.straight()
+	s.slot = func(i int) operand.Mem { return f.scratch(f.spills() + i) }
 	if f.path != avx2 {
 		s.reserved = 2
 	}
@@ -80,16 +86,58 @@ func (f *fixedFFT) finish(s *straight) {
 	}
 }
 
-// setFixedRows points the bases at the rows of the slice argument.
-func (f *fixedFFT) setFixedRows(arg string) {
-	f.Load(f.Param(arg).Base(), rowBase[0])
+// setFixedRows points the bases at the rows of the slice of int16, or of that of
+// float32 unless it is nil.
+func (f *fixedFFT) setFixedRows(shorts, floats string) {
 	f.Load(f.Param("ld"), rowPair)
-	f.LEAQ(operand.Mem{Base: rowBase[0], Index: rowPair, Scale: 2}, rowBase[1])
-	f.SHLQ(operand.U8(2), rowPair)
+	f.ADDQ(rowPair, rowPair)
+	f.Load(f.Param(shorts).Base(), rowBase[0])
+	f.ifFloats(floats, "rows", func() {
+		f.Load(f.Param(floats).Base(), rowBase[0])
+		f.ADDQ(rowPair, rowPair)
+	}, func() {})
+	f.LEAQ(operand.Mem{Base: rowBase[0], Index: rowPair, Scale: 1}, rowBase[1])
+	f.ADDQ(rowPair, rowPair)
 	for i := 2; i < f.lanes/4; i++ {
 		f.LEAQ(operand.Mem{Base: rowBase[i-2], Index: rowPair, Scale: 4}, rowBase[i])
 	}
 	f.setPair3()
+}
+
+// ifFloats runs one of both, as the slice of float32 of that name is there or nil.
+func (f *fixedFFT) ifFloats(arg, label string, floats, shorts func()) {
+	base, err := f.Param(arg).Base().Resolve()
+	if err != nil {
+		panic(err)
+	}
+	f.CMPQ(base.Addr, operand.U8(0))
+	f.JNE(operand.LabelRef(label + "Floats"))
+	shorts()
+	f.JMP(operand.LabelRef(label + "Done"))
+	f.Label(label + "Floats")
+	floats()
+	f.Label(label + "Done")
+}
+
+// eachColumns runs one of both for every 32 columns of a group, whose vectors in
+// the scratch memory are at the pointer, and moves the rows on. It uses loopDown.
+func (f *fixedFFT) eachColumns(arg, label string, at reg.GPPhysical, floats, shorts func(s *straight), next func()) {
+	run := func(body func(s *straight), bytes int) func() {
+		return func() {
+			s := f.straight()
+			body(s)
+			f.finish(s)
+			f.ADDQ2(rowBase[:f.lanes/4], bytes*fixedColumns)
+		}
+	}
+	f.MOVQ(scratchAt, at)
+	f.MOVQ(operand.U32(uint32(f.columns()/fixedColumns)), loopDown)
+	f.Label(label)
+	f.ifFloats(arg, label, run(floats, 4), run(shorts, 2))
+	f.ADDQ(operand.U32(uint32(fixedColumns*f.vecBytes())), at)
+	next()
+	f.DECQ(loopDown)
+	f.JNE(operand.LabelRef(label))
 }
 
 // words is a constant whose 128-bit lanes are all w.
@@ -210,9 +258,7 @@ func (f *fixedFFT) quantised(x operand.Op, neg bool, scale operand.Mem, d operan
 		} else {
 			f.VFMADD213PS(f.f32(0.5).Mem, x, d)
 		}
-		const floor = 9
-		f.VROUNDPS(operand.U8(floor), d, d)
-		f.VCVTPS2DQ(d, d)
+		f.floor(d, d)
 		return
 	}
 	f.VMOVAPS(f.physical(fixedHalf), d)
@@ -222,6 +268,13 @@ func (f *fixedFFT) quantised(x operand.Op, neg bool, scale operand.Mem, d operan
 		f.VFMADD231PS_BCST(scale, x, d)
 	}
 	f.VCVTPS2DQ_RD_SAE(d, d)
+}
+
+// floor is ⌊x⌋ as int32, with AVX2.
+func (f *fixedFFT) floor(x, d operand.Op) {
+	const down = 9
+	f.VROUNDPS(operand.U8(down), x, d)
+	f.VCVTPS2DQ(d, d)
 }
 
 func (f *fixedFFT) quantise(s *straight, v val, scale operand.Mem) val {
@@ -353,24 +406,28 @@ func fixedTwiddle(k, n int) (c, s float64) {
 
 func (f *fixedFFT) forward() {
 	f.name = fmt.Sprintf("fixedForward%d", f.b)
-	f.function = f.c.begin(f.p, f.name, "func(dst []int32, x []int16, ld, groups int, scales, scratch []float32)",
+	f.function = f.c.begin(f.p, f.name, "func(dst []int32, x []int16, floats []float32, scale float32, ld, groups int, scales, scratch []float32)",
 		fmt.Sprintf("FixedCirculant.Forward for blocks of %d and %d rows, groups ≥ 1.", f.b, f.p.lanes))
 	f.unit = 1 << 8 * float64(f.b) // x is read times 2¹⁶, and is 2ᵍ integers
 	if f.b >= fixedCoarse {
 		f.unit /= 4
 	}
-	f.setFixedRows("x")
+	f.setFixedRows("x", "floats")
 	f.Load(f.Param("dst").Base(), planesAt)
 	f.Load(f.Param("groups"), groupsLeft)
 	f.Load(f.Param("scratch").Base(), scratchAt)
 	f.setConstants()
 	f.Load(f.Param("scales").Base(), biasAt)
 	f.Label("group")
+	if f.b > straightMost {
+		f.setPair3()
+	}
+	f.eachColumns("floats", "read", loopOut, f.readFloats, f.readShorts, func() {})
 	if f.b <= straightMost {
 		s := f.straight()
 		var x []val
-		for first := 0; first < f.columns(); first += fixedColumns {
-			x = append(x, f.readShorts(s, first)...)
+		for k := range f.columns() {
+			x = append(x, s.load(f.scratch(k)))
 		}
 		var real [2]val // of an even block
 		for u := range f.blocks() {
@@ -391,7 +448,6 @@ func (f *fixedFFT) forward() {
 			})
 		}
 		f.finish(s)
-		f.ADDQ2(rowBase[:f.lanes/4], 2*f.columns())
 		f.ADDQ(operand.U32(uint32(4*f.blocks()*(f.b/2+1))), biasAt)
 	} else {
 		f.forwardInParts()
@@ -412,14 +468,74 @@ func (f *fixedFFT) ADDQ2(regs []reg.GPPhysical, n int) {
 // forwardScale is the factor of bin i of 0, b/2, 1, 2, … of block u.
 func (f *fixedFFT) forwardScale(u, i int) operand.Mem { return f.scale(u*(f.b/2+1) + i) }
 
-// readShorts returns 32 columns of the rows, a vector each.
-func (f *fixedFFT) readShorts(s *straight, first int) []val {
-	var x []val
-	for _, v := range f.readColumns(s, first/2) {
-		low, high := f.halves(s, v)
-		x = append(x, low, high)
+// readShorts reads 32 columns of the rows into the scratch memory at loopOut, a
+// vector each.
+func (f *fixedFFT) readShorts(s *straight) {
+	for i, v := range f.readColumns(s, 0) {
+		f.putHalves(s, v, 2*i, 2*i+1)
 	}
-	return x
+}
+
+// readFloats is readShorts for rows of float32, which it quantises. Two vectors of
+// a row are packed to one of int16 before they are transposed, so that a lane has
+// four columns of the first, then four of the second.
+func (f *fixedFFT) readFloats(s *straight) {
+	if f.path != avx2 {
+		f.VBROADCASTSS(f.argument("scale"), f.physical(fixedScale))
+		s.reserved = 3
+	}
+	words := f.fromLines(s, func(row, part int) val {
+		first := f.quantiseInput(s, f.row(row, 32*part))
+		return f.pack(s, first, f.quantiseInput(s, f.row(row, 32*part+f.vecBytes())), false)
+	})
+	wide := f.lanes / 4
+	for i, v := range words {
+		quad, word := i/4, i%4
+		column := 8*(quad/wide*wide) + word/2*f.lanes + 4*(quad%wide) + 2*(word%2)
+		f.putHalves(s, v, column, column+1)
+	}
+}
+
+// quantiseInput is min(⌊x·scale + ½⌋, 2¹⁵ − 1) as int32, of NaN 0, for float32 at m.
+// What is below an int32 becomes the least one. The multiply-add rounds as product
+// and sum do: the product is exact, but where it is too small for the sum to notice,
+// or too large for the rest.
+func (f *fixedFFT) quantiseInput(s *straight, m operand.Mem) val {
+	high := f.f32(1<<15 - 1)
+	v := s.load(m)
+	if f.path != avx2 {
+		const zeroOfNaN = 0x88
+		return s.custom(v.op, -1, false, func(x, _, d operand.Op) {
+			if x != d {
+				f.VMOVUPS(x, d)
+			}
+			f.VFMADD213PS(f.physical(fixedHalf), f.physical(fixedScale), d)
+			f.VFIXUPIMMPS_BCST(operand.U8(0), f.bits(zeroOfNaN).Mem, d, d)
+			f.VMINPS_BCST(high.Mem, d, d)
+			f.VCVTPS2DQ_RD_SAE(d, d)
+		})
+	}
+	t := s.custom(v.op, -1, true, func(x, _, d operand.Op) {
+		f.VBROADCASTSS(f.argument("scale"), d)
+		f.VFMADD213PS(f.f32(0.5).Mem, x, d)
+	})
+	number := s.custom(t.op, -1, true, func(x, _, d operand.Op) {
+		const ordered = 7
+		f.VCMPPS(operand.U8(ordered), x, x, d)
+	})
+	return s.custom(t.op, number.op, false, func(x, y, d operand.Op) {
+		f.VANDPS(x, y, d)
+		f.VMINPS(high.Mem, d, d)
+		f.floor(d, d)
+	})
+}
+
+// putHalves stores the two int16 of every word as two columns.
+func (f *fixedFFT) putHalves(s *straight, v val, low, high int) {
+	at := func(i int) operand.Mem { return operand.Mem{Base: loopOut, Disp: i * f.vecBytes()} }
+	l, h := f.halves(s, v)
+	s.store(l, at(low), nil)
+	s.store(h, at(high), nil)
 }
 
 // storePair stores a complex bin.
@@ -447,25 +563,11 @@ func (f *fixedFFT) forwardInParts() {
 	f.scales = f.AllocLocal(8)
 	f.MOVQ(biasAt, f.scales)
 
-	f.setPair3()
-	f.MOVQ(scratchAt, loopOut)
-	f.MOVQ(operand.U32(uint32(f.b/fixedColumns)), loopDown)
-	f.Label("read")
-	s := f.straight()
-	for i, v := range f.readShorts(s, 0) {
-		s.store(v, operand.Mem{Base: loopOut, Disp: i * vec}, nil)
-	}
-	f.finish(s)
-	f.ADDQ2(rowBase[:f.lanes/4], 2*fixedColumns)
-	f.ADDQ(operand.U32(uint32(fixedColumns*vec)), loopOut)
-	f.DECQ(loopDown)
-	f.JNE(operand.LabelRef("read"))
-
 	f.MOVQ(scratchAt, loopIn)
 	f.LEAQ(f.scratch(f.second()), loopOut)
 	f.MOVQ(operand.U32(uint32(parts)), loopDown)
 	f.Label("part")
-	s = f.straight()
+	s := f.straight()
 	var x []val
 	for k := range straightMost {
 		x = append(x, s.load(operand.Mem{Base: loopIn, Disp: k * parts * vec}))
@@ -602,20 +704,21 @@ func (f *fixedFFT) combine(n, i, count, from, to int) {
 
 func (f *fixedFFT) inverse() {
 	f.name = fmt.Sprintf("fixedInverse%d", f.b)
-	f.function = f.c.begin(f.p, f.name, "func(y []int16, ld int, src []int32, groups int, scales, scratch []float32)",
+	f.function = f.c.begin(f.p, f.name, "func(y []int16, floats []float32, ld int, src []int32, groups int, scales, units, scratch []float32)",
 		fmt.Sprintf("FixedCirculant.Inverse for blocks of %d and %d rows, groups ≥ 1.", f.b, f.p.lanes))
-	f.setFixedRows("y")
+	f.setFixedRows("y", "floats")
 	f.Load(f.Param("src").Base(), planesAt)
 	f.Load(f.Param("scales").Base(), biasAt)
+	f.Load(f.Param("units").Base(), unitsFrom)
+	f.SUBQ(biasAt, unitsFrom)
 	f.Load(f.Param("groups"), groupsLeft)
 	f.Load(f.Param("scratch").Base(), scratchAt)
 	f.setConstants()
 	f.Label("group")
 	if f.b <= straightMost {
 		s := f.straight()
-		var x []val
 		for u := range f.blocks() {
-			x = append(x, f.irfft(s, f.b, func(k int) (re, im val) {
+			x := f.irfft(s, f.b, func(k int) (re, im val) {
 				switch k {
 				case 0:
 					return f.integer(s, f.vec(u, 0)), val{}
@@ -623,17 +726,16 @@ func (f *fixedFFT) inverse() {
 					return f.integer(s, f.vec(u, 1)), val{}
 				}
 				return f.integer(s, f.vec(u, 2*k)), f.integer(s, f.vec(u, 2*k+1))
-			})...)
-		}
-		for first := 0; first < f.columns(); first += fixedColumns {
-			f.writeShorts(s, x[first:first+fixedColumns], first)
+			})
+			for k, v := range x {
+				s.store(v, f.scratch(u*f.b+k), nil)
+			}
 		}
 		f.finish(s)
-		f.ADDQ2(rowBase[:f.lanes/4], 2*f.columns())
-		f.ADDQ(operand.U32(uint32(4*f.columns())), biasAt)
 	} else {
 		f.inverseInParts()
 	}
+	f.eachColumns("floats", "write", loopIn, f.writeFloats, f.writeShorts, func() { f.ADDQ(operand.U32(4*fixedColumns), biasAt) })
 	f.ADDQ(operand.U32(uint32(f.blocks()*(f.b+1)*f.vecBytes())), planesAt)
 	f.DECQ(groupsLeft)
 	f.JNE(operand.LabelRef("group"))
@@ -646,30 +748,46 @@ func (f *fixedFFT) integer(s *straight, m operand.Mem) val {
 	return s.custom(v.op, -1, false, func(x, _, d operand.Op) { f.VCVTDQ2PS(x, d) })
 }
 
+// unitsFrom is how many bytes the units of columns are behind their scales.
+var unitsFrom = reg.R15
+
+// rounded returns columns i and j, rounded and saturated, as the low and the high
+// half of words.
+func (f *fixedFFT) rounded(s *straight, i, j int) val {
+	column := func(i int) val {
+		v := s.load(operand.Mem{Base: loopIn, Disp: i * f.vecBytes()})
+		return f.quantise(s, v, f.scale(i))
+	}
+	a := column(i)
+	return f.order(s, f.pack(s, a, column(j), false), f.orderXY())
+}
+
 // writeShorts rounds 32 columns and writes them to the rows.
-func (f *fixedFFT) writeShorts(s *straight, x []val, first int) {
-	var words [16]val
-	for i := range words {
-		a := f.quantise(s, x[2*i], f.scale(first+2*i))
-		b := f.quantise(s, x[2*i+1], f.scale(first+2*i+1))
-		words[i] = f.order(s, f.pack(s, a, b, false), f.orderXY())
+func (f *fixedFFT) writeShorts(s *straight) {
+	var words []val
+	for i := range 16 {
+		words = append(words, f.rounded(s, 2*i, 2*i+1))
 	}
-	var v [4][4]val // [quad of columns][row mod 4], a lane of 128 bits a row
-	for quad := range v {
-		v[quad] = s.transpose4([4]val(words[4*quad : 4*quad+4]))
+	f.toLines(s, words, func(row, part int, line val) { s.store(line, f.row(row, 16*part), nil) })
+}
+
+// writeFloats is writeShorts for rows of float32: numbers times the units of
+// columns. A word holds columns that are 16 apart, so that every half of the words
+// of a line is a line of float32. The units are those of numbers times 2¹⁶.
+func (f *fixedFFT) writeFloats(s *straight) {
+	var words []val
+	for i := range 16 {
+		words = append(words, f.rounded(s, i, 16+i))
 	}
-	wide := f.lanes / 4
-	for r := range 4 {
-		for part := 0; part < 4; part += wide {
-			var quads []val
-			for q := range wide {
-				quads = append(quads, v[part+q][r])
-			}
-			for l, line := range s.transposeLanes(quads) {
-				s.store(line, f.row(r+4*l, 2*first+16*part), nil)
-			}
+	f.toLines(s, words, func(row, part int, line val) {
+		low, high := f.halves(s, line)
+		for i, v := range []val{low, high} {
+			off := 4 * (16*i + 4*part)
+			unit := operand.Mem{Base: biasAt, Index: unitsFrom, Scale: 1, Disp: off}
+			y := s.custom(v.op, -1, false, func(x, _, d operand.Op) { f.VMULPS(unit, x, d) })
+			s.store(y, f.row(row, off), nil)
 		}
-	}
+	})
 }
 
 func (f *fixedFFT) inverseInParts() {
@@ -720,21 +838,6 @@ func (f *fixedFFT) inverseInParts() {
 
 	f.MOVQ(scales, biasAt)
 	f.setPair3()
-	f.MOVQ(scratchAt, loopIn)
-	f.MOVQ(operand.U32(uint32(f.b/fixedColumns)), loopDown)
-	f.Label("write")
-	s = f.straight()
-	x = nil
-	for k := range fixedColumns {
-		x = append(x, s.load(operand.Mem{Base: loopIn, Disp: k * vec}))
-	}
-	f.writeShorts(s, x, 0)
-	f.finish(s)
-	f.ADDQ2(rowBase[:f.lanes/4], 2*fixedColumns)
-	f.ADDQ(operand.U32(4*fixedColumns), biasAt)
-	f.ADDQ(operand.U32(uint32(fixedColumns*vec)), loopIn)
-	f.DECQ(loopDown)
-	f.JNE(operand.LabelRef("write"))
 }
 
 // separate is circulantFFT.separate in integers. The first step reads int32.
