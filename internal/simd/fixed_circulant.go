@@ -300,9 +300,9 @@ func (c *FixedCirculant) Pack(w []int16, p, q int, bias []int32, shifts []int8, 
 	}
 	out := FixedCirculantWeights{q: q, group: group, shift: shift}
 	groups := (p + u - 1) / u
-	per := max(1, c.k.maxRows/u) // groups of a part: the most that fill whole steps
-	if u < c.k.maxRows && 2*c.k.maxRows%u == 0 && c.k.maxRows%u != 0 {
-		per = 2 * c.k.maxRows / u
+	per := 1 // groups of a part: the fewest that fill whole steps
+	for per*u%c.k.maxRows != 0 {
+		per++
 	}
 	eachRun(groups, per, func(first, n int) {
 		part := FixedCirculantPart{First: first, Groups: n}

@@ -230,21 +230,21 @@ func fixedInverse256AVX2(y []int16, floats []float32, ld int, src []int32, group
 
 // fixedProductAVX512VNNI computes
 //
-// the same as fixedProducts(16), for q ≥ 1 and 1 ≤ rows ≤ 6.
+// the same as fixedProducts(16), for q ≥ 1 and 1 ≤ rows ≤ 12.
 //
 //go:noescape
 func fixedProductAVX512VNNI(y []int32, x []int32, w []int32, ends []int32, rows int, real int, bins int, q int, group int, shift int, round int, limit int, vecs int)
 
 // fixedProductAVX512 computes
 //
-// the same as fixedProducts(16), for q ≥ 1 and 1 ≤ rows ≤ 6.
+// the same as fixedProducts(16), for q ≥ 1 and 1 ≤ rows ≤ 12.
 //
 //go:noescape
 func fixedProductAVX512(y []int32, x []int32, w []int32, ends []int32, rows int, real int, bins int, q int, group int, shift int, round int, limit int, vecs int)
 
 // fixedProductAVX2 computes
 //
-// the same as fixedProducts(8), for q ≥ 1 and 1 ≤ rows ≤ 3.
+// the same as fixedProducts(8), for q ≥ 1 and 1 ≤ rows ≤ 6.
 //
 //go:noescape
 func fixedProductAVX2(y []int32, x []int32, w []int32, ends []int32, rows int, real int, bins int, q int, group int, shift int, round int, limit int, vecs int)

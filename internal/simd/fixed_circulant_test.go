@@ -22,6 +22,9 @@ func TestFixedCirculant(t *testing.T) {
 					for _, size := range [][2]int{{1, 1}, {13, 5}, {2, 7}, {30, 2}} {
 						checkFixedProducts(t, r, c, size[0], size[1], extreme)
 					}
+					for p := 3; p <= 12; p++ { // as many rows as kernels take, and fewer
+						checkFixedProducts(t, r, c, p, 5, extreme)
+					}
 				}
 			})
 		}

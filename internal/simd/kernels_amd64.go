@@ -134,7 +134,7 @@ var (
 )
 
 var fixedCirculantAVX2 = fixedCirculantKernels{
-	lanes: 8, maxRows: 3,
+	lanes: 8, maxRows: 6,
 	forward: [...]fixedForward{
 		1: fixedForward2AVX2, fixedForward4AVX2, fixedForward8AVX2, fixedForward16AVX2,
 		fixedForward32AVX2, fixedForward64AVX2, fixedForward128AVX2, fixedForward256AVX2,
@@ -147,7 +147,7 @@ var fixedCirculantAVX2 = fixedCirculantKernels{
 }
 
 var fixedCirculantAVX512 = fixedCirculantKernels{
-	lanes: 16, maxRows: 6,
+	lanes: 16, maxRows: 12,
 	forward: [...]fixedForward{
 		1: fixedForward2AVX512, fixedForward4AVX512, fixedForward8AVX512, fixedForward16AVX512,
 		fixedForward32AVX512, fixedForward64AVX512, fixedForward128AVX512, fixedForward256AVX512,

@@ -913,10 +913,10 @@ func (f *fixedFFT) separate(n, i, count, from, to int) {
 
 // ---- the product
 
-// fixedProduct emits the product of a tile by up to maxRows rows of blocks: for
-// every number of rows loops over blocks that keep the partial sums of a bin in
-// registers, two for a row. A whole sum stays in memory, where it goes in the
-// end.
+// fixedProduct emits the product of a tile by up to most rows of blocks: for every
+// number of rows loops over blocks that keep the partial sums of a bin in
+// registers, two for a row. Whole sums of several groups stay in memory, where
+// they go in the end.
 //
 // No partial sum leaves 32 bits, because VPDPWSSD (and VPMADDWD, whose own sum
 // of two products of magnitude below 2³⁰ fits) adds exactly the terms whose
@@ -924,9 +924,9 @@ func (f *fixedFFT) separate(n, i, count, from, to int) {
 // |w₁|), and the sum of these over a group, with the half that it starts with,
 // is below 2³¹; so are the whole sums.
 func fixedProduct(c *family, p path) {
-	most := 6
+	most := 12
 	if p == avx2 {
-		most = 3
+		most = 6
 	}
 	f := c.begin(p, "fixedProduct", "func(y, x, w, ends []int32, rows, real, bins, q, group, shift, round, limit, vecs int)",
 		fmt.Sprintf("the same as fixedProducts(%d), for q ≥ 1 and 1 ≤ rows ≤ %d.", p.lanes, most))
@@ -946,9 +946,8 @@ func fixedProduct(c *family, p path) {
 			f.CMPQ(tmp, operand.U8(n))
 			f.JNE(operand.LabelRef(name("not")))
 		}
-		acc := func(r, half int) reg.VecPhysical { return f.physical(2*r + half) }
-		total := func(r, half int) reg.VecPhysical { return f.physical(2*n + 2*r + half) }
-		x0, x1, weight, spare := f.physical(4*n), f.physical(4*n+1), f.physical(4*n+2), f.physical(4*n+3)
+		sum := func(r, half int) reg.VecPhysical { return f.physical(2*r + half) }
+		x0, x1, weight, spare := f.physical(2*n), f.physical(2*n+1), f.physical(2*n+2), f.physical(2*n+3)
 		multiply := func(x, w operand.Op, to reg.VecPhysical) {
 			if p == vnni {
 				f.VPDPWSSD(x, w, to)
@@ -957,11 +956,11 @@ func fixedProduct(c *family, p path) {
 			f.VPMADDWD(x, w, spare)
 			f.VPADDD(spare, to, to)
 		}
-		eachRow := func(body func(r, half int, at operand.Mem)) {
+		eachSum := func(body func(r, half int, sum reg.VecPhysical, at operand.Mem)) {
 			f.MOVQ(y, tmp)
 			for r := range n {
 				for half := range 2 {
-					body(r, half, operand.Mem{Base: tmp, Disp: half * vec})
+					body(r, half, sum(r, half), operand.Mem{Base: tmp, Disp: half * vec})
 				}
 				if r < n-1 {
 					f.ADDQ(block, tmp)
@@ -969,11 +968,43 @@ func fixedProduct(c *family, p path) {
 			}
 		}
 		end := func(r, i int) operand.Mem { return operand.Mem{Base: ends, Disp: 16*r + 4*i} }
+		// blocks sums up the next group.
+		blocks := func(label string, wide bool) {
+			f.MOVQ(size, count)
+			f.CMPQ(left, size)
+			f.CMOVQLT(left, count)
+			f.SUBQ(count, left)
+			f.VPBROADCASTD(f.argument("round"), f.physical(0))
+			for i := 1; i < 2*n; i++ {
+				f.VMOVAPS(f.physical(0), f.physical(i))
+			}
+			f.Label(label)
+			f.VMOVUPS(operand.Mem{Base: xAt}, x0)
+			f.VMOVUPS(operand.Mem{Base: xAt, Disp: vec}, x1)
+			for r := range n {
+				f.VPBROADCASTD(operand.Mem{Base: w, Disp: 4 * r}, weight)
+				multiply(x0, weight, sum(r, 0))
+				if wide {
+					f.VPBROADCASTD(operand.Mem{Base: w, Disp: 4 * (n + r)}, weight)
+				}
+				multiply(x1, weight, sum(r, 1))
+			}
+			f.ADDQ(block, xAt)
+			if wide {
+				f.ADDQ(block, xAt)
+				f.ADDQ(operand.U8(8*n), w)
+			} else {
+				f.ADDQ(operand.U8(4*n), w)
+			}
+			f.DECQ(count)
+			f.JNE(operand.LabelRef(label))
+			f.VPBROADCASTD(f.argument("shift"), x0)
+			for i := range 2 * n {
+				f.VPSRAVD(x0, f.physical(i), f.physical(i))
+			}
+		}
 		bin := func(label string, wide bool) {
 			label = name(label)
-			for i := range 2 * n {
-				f.VPBROADCASTD(end(i/2, i%2), total(i/2, i%2))
-			}
 			f.MOVQ(x, xAt)
 			f.Load(f.Param("group"), size)
 			if wide {
@@ -985,45 +1016,19 @@ func fixedProduct(c *family, p path) {
 			} else {
 				f.Load(f.Param("q"), left)
 			}
-			f.Label(label + "group")
-			f.MOVQ(size, count)
-			f.CMPQ(left, size)
-			f.CMOVQLT(left, count)
-			f.SUBQ(count, left)
+			blocks(label+"first", wide)
 			for i := range 2 * n {
-				if i == 0 {
-					f.VPBROADCASTD(f.argument("round"), f.physical(0))
-				} else {
-					f.VMOVAPS(f.physical(0), f.physical(i))
-				}
-			}
-			f.Label(label + "block")
-			f.VMOVUPS(operand.Mem{Base: xAt}, x0)
-			f.VMOVUPS(operand.Mem{Base: xAt, Disp: vec}, x1)
-			for r := range n {
-				f.VPBROADCASTD(operand.Mem{Base: w, Disp: 4 * r}, weight)
-				multiply(x0, weight, acc(r, 0))
-				if wide {
-					f.VPBROADCASTD(operand.Mem{Base: w, Disp: 4 * (n + r)}, weight)
-				}
-				multiply(x1, weight, acc(r, 1))
-			}
-			f.ADDQ(block, xAt)
-			if wide {
-				f.ADDQ(block, xAt)
-				f.ADDQ(operand.U8(8*n), w)
-			} else {
-				f.ADDQ(operand.U8(4*n), w)
-			}
-			f.DECQ(count)
-			f.JNE(operand.LabelRef(label + "block"))
-			f.VPBROADCASTD(f.argument("shift"), x0)
-			for i := range 2 * n {
-				f.VPSRAVD(x0, f.physical(i), f.physical(i))
-				f.VPADDD(f.physical(i), total(i/2, i%2), total(i/2, i%2))
+				f.addBroadcast(end(i/2, i%2), f.physical(i), x0)
 			}
 			f.TESTQ(left, left)
+			f.JE(operand.LabelRef(label + "end"))
+			f.Label(label + "group")
+			eachSum(func(_, _ int, sum reg.VecPhysical, at operand.Mem) { f.VMOVUPS(sum, at) })
+			blocks(label+"next", wide)
+			eachSum(func(_, _ int, sum reg.VecPhysical, at operand.Mem) { f.VPADDD(at, sum, sum) })
+			f.TESTQ(left, left)
 			f.JNE(operand.LabelRef(label + "group"))
+			f.Label(label + "end")
 			high, low := x1, weight
 			f.VPBROADCASTD(f.argument("limit"), high)
 			if p == avx2 {
@@ -1032,9 +1037,8 @@ func fixedProduct(c *family, p path) {
 				f.VPXORD(low, low, low)
 			}
 			f.VPSUBD(high, low, low)
-			eachRow(func(r, half int, at operand.Mem) {
+			eachSum(func(r, half int, sum reg.VecPhysical, at operand.Mem) {
 				f.VPBROADCASTD(end(r, 2+half), x0)
-				sum := total(r, half)
 				f.VPSRAVD(x0, sum, sum)
 				f.VPMAXSD(low, sum, sum)
 				f.VPMINSD(high, sum, sum)
@@ -1062,6 +1066,16 @@ func fixedProduct(c *family, p path) {
 			f.Label(name("not"))
 		}
 	}
+}
+
+// addBroadcast adds the integer at m to every one of x.
+func (f *function) addBroadcast(m operand.Mem, x, spare reg.VecPhysical) {
+	if f.path == avx2 {
+		f.VPBROADCASTD(m, spare)
+		f.VPADDD(spare, x, x)
+		return
+	}
+	f.VPADDD_BCST(m, x, x)
 }
 
 // storeBins returns a function that stores the bins of a part at base: bin 0, the
