@@ -808,9 +808,6 @@ func (v *Value) Graph() *Graph { return v.graph }
 // Def is the node that computes the value, nil for an input or initializer.
 func (v *Value) Def() *Node { return v.def }
 
-// DefIndex is the output of Def that the value is.
-func (v *Value) DefIndex() int { return v.defIndex }
-
 // Uses returns the places that read the value, those in nested graphs
 // included, graph outputs not; not to be changed.
 func (v *Value) Uses() []Use { return v.uses }

@@ -68,21 +68,6 @@ func Norms(m *graph.Model) ([]*Norm, error) {
 	return out, nil
 }
 
-// MatchNorm returns the norm whose output is v. It looks at the whole model;
-// for more than one value use Norms.
-func MatchNorm(v *graph.Value) (*Norm, bool) {
-	list, err := Norms(v.Graph().Model())
-	if err != nil {
-		return nil, false
-	}
-	for _, n := range list {
-		if n.Out == v {
-			return n, true
-		}
-	}
-	return nil, false
-}
-
 // norm is n in terms of the model.
 func (v *view) norm(n *viewNorm) *Norm {
 	origin := func(x int32) *graph.Value {

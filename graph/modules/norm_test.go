@@ -72,9 +72,6 @@ func TestNorms(t *testing.T) {
 				t.Errorf("got %q, want %q", s, c.want)
 			}
 			if len(list) == 1 {
-				if n, ok := modules.MatchNorm(list[0].Out); !ok || n.In != list[0].In {
-					t.Error("MatchNorm does not find it by its output")
-				}
 				at := -1
 				for _, n := range list[0].Nodes {
 					i := slices.Index(m.Graph.Nodes(), n)
@@ -83,9 +80,6 @@ func TestNorms(t *testing.T) {
 					}
 					at = i
 				}
-			}
-			if _, ok := modules.MatchNorm(m.Graph.Value("x")); ok {
-				t.Error("the input of the graph is the output of a norm")
 			}
 		})
 	}
