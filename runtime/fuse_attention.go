@@ -16,7 +16,12 @@ type attention struct {
 	*scores
 	perms [3][]int // of q, k and v: the dims of what is fed, in their order; nil as they lie
 	out   []int    // of the result
-	links []link
+
+	// The nodes one by one, with where q, k and v are found in their order, and
+	// which nodes give the scores and the weights.
+	links            []link
+	from             [3]int
+	product, weights int
 }
 
 // attention: MatMul(Softmax(…MatMul(q, k)…), v), whose inputs are q, k, v and
@@ -56,8 +61,11 @@ func (f *fuser) attention(x *lnode) bool {
 	if err != nil {
 		return false
 	}
+	if a.masked && f.moved[softmax.in[1-at]] {
+		return false // what is learnt of a mask needs the gradient of all scores
+	}
 	inputs := []*lvalue{product.in[0], product.in[1], x.in[1]}
-	from := []int{0, 1, 2}
+	a.from = [3]int{0, 1, 2}
 	for i, v := range inputs {
 		if v.konst != nil {
 			return false
@@ -78,31 +86,32 @@ func (f *fuser) attention(x *lnode) bool {
 			if err != nil {
 				return false
 			}
-			from[i] = result(len(a.links))
+			a.from[i] = result(len(a.links))
 			a.links = append(a.links, link{k: k, in: []int{i}})
 		}
 	}
-	a.links = append(a.links, link{k: first, in: []int{from[0], from[1]}})
+	a.product = len(a.links)
+	a.links = append(a.links, link{k: first, in: []int{a.from[0], a.from[1]}})
 	if a.masked {
 		inputs = append(inputs, softmax.in[1-at])
 	}
-	before := len(a.links) - 1
 	for _, l := range a.scores.links {
 		in := slices.Clone(l.in)
 		for i, v := range in {
 			switch {
 			case v == constant:
 			case v < 0:
-				in[i] = v - before - 1
+				in[i] = v - a.product - 1
 			case v == at:
-				in[i] = result(before)
+				in[i] = result(a.product)
 			default:
 				in[i] = 3
 			}
 		}
 		a.links = append(a.links, link{k: l.k, in: in, c: l.c})
 	}
-	a.links = append(a.links, link{k: last, in: []int{result(len(a.links) - 1), from[2]}})
+	a.weights = len(a.links) - 1
+	a.links = append(a.links, link{k: last, in: []int{result(a.weights), a.from[2]}})
 	x.replace("Attention", a.run, inputs...)
 	x.fused = a
 	return true

@@ -191,7 +191,11 @@ func result(i int) int { return -1 - i }
 
 // chain runs nodes one after the other and gives the result of the last as
 // output 0.
-func (c *call) chain(links []link) error {
+func (c *call) chain(links []link) error { return c.chained(links, []int{len(links) - 1}) }
+
+// chained runs nodes one after the other and gives the results of those numbered as
+// its outputs.
+func (c *call) chained(links []link, outputs []int) error {
 	var have []*Tensor
 	defer func() {
 		for _, t := range have {
@@ -217,6 +221,10 @@ func (c *call) chain(links []link) error {
 			return err
 		}
 	}
-	c.share(0, have[len(have)-1])
+	for i, from := range outputs {
+		if c.wants(i) {
+			c.share(i, have[from])
+		}
+	}
 	return nil
 }

@@ -26,6 +26,7 @@ var fusedGradients = map[string]gradient{
 	"Gelu":               gradFunction,
 	"Silu":               gradFunction,
 	"Softmax":            gradScores,
+	"Attention":          gradAttention,
 	"Rotary":             gradRotation,
 	maskKind:             gradMask,
 }

@@ -6,6 +6,7 @@ import (
 	"math"
 
 	"github.com/onnx-lathe/lathe/graph"
+	"github.com/onnx-lathe/lathe/internal/simd"
 )
 
 // Gradients of the operators that normalize.
@@ -40,8 +41,14 @@ func gradScores(b *backward, x *lnode, dy []*lvalue) error {
 // softmaxGradient is scale times the gradient with respect to what the softmax
 // of x is of.
 func (b *backward) softmaxGradient(x *lnode, at int, scale float32, dy *lvalue) *lvalue {
-	flat, log, k := x.opset < 13, x.op == "LogSoftmax", b.simd
-	return b.kernel(x.op, func(c *call) error {
+	return b.kernel(x.op, softmaxGradient(b.simd, x.op, x.opset < 13, at, scale), dy, x.out[0])
+}
+
+// softmaxGradient: dy, y → scale·dx of a Softmax or LogSoftmax over the axis at or,
+// flat, over that and all behind it.
+func softmaxGradient(k *simd.Kernels, op string, flat bool, at int, scale float32) kernel {
+	log := op == "LogSoftmax"
+	return func(c *call) error {
 		g, y := c.in[0], c.in[1]
 		r := len(y.Shape)
 		a := at
@@ -102,7 +109,7 @@ func (b *backward) softmaxGradient(x *lnode, at int, scale float32, dy *lvalue) 
 			}
 		}
 		return nil
-	}, dy, x.out[0])
+	}
 }
 
 // gradLayerNorm: with h = (x − μ)/σ and g = dy∘γ, over rows of n elements,

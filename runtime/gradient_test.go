@@ -14,12 +14,33 @@ import (
 	"github.com/onnx-lathe/lathe/graph"
 )
 
+// computed makes the operands of an attention, which is fused where they are no
+// constants.
+const computed = `q = Neg (ql)
+		k = Neg (kl)
+		v = Neg (vl)
+		`
+
+// causalMask is a mask of n queries for n keys.
+func causalMask(n int) string {
+	var rows []string
+	for i := range n * n {
+		v := "0"
+		if i%n > i/n {
+			v = "-1000000"
+		}
+		rows = append(rows, v)
+	}
+	return fmt.Sprintf("T[%d,%d] mask = {%s}", n, n, strings.Join(rows, ", "))
+}
+
 // gradientCases are small graphs of y; every input is differentiated. The
 // values are uniform in [low, high), in [-2, 2) where both are zero.
 var gradientCases = []struct {
 	name, inputs, consts, body string
 	low, high                  float64
 	reference                  string // body of the float64 form, where it needs another
+	fused                      string // what the compiled graph must have a node of
 }{
 	{name: "Add, both broadcast", inputs: "T[2,1,3] a, T[4,1] b", body: `y = Add (a, b)`},
 	{name: "Sub from a scalar", inputs: "T a, T[2,3] b", body: `y = Sub (a, b)`},
@@ -133,6 +154,36 @@ var gradientCases = []struct {
 	{name: "masked scores", inputs: "T[2,3,5] a", consts: "T root = {1.7}, T[3,5] mask = {0, -9, 0, 0, -9, 0, 0, -9, 0, 0, -9, 0, 0, 0, 0}", body: `d = Div (a, root)
 		e = Add (mask, d)
 		y = Softmax (e)`},
+	{name: "attention", inputs: "T[2,3,5,4] ql, T[2,3,4,6] kl, T[2,3,6,7] vl", consts: "T root = {1.7}, T[5,6] mask = {0, -9, 0, 0, -9, 0, 0, -9, 0, 0, -9, 0, 0, 0, 0, 0, -3, 0, 1, 0, 0, -1, 0, 0, 0, 0, 2, 0, 0, 0}", body: computed + `a = MatMul (q, k)
+		b = Div (a, root)
+		c = Add (b, mask)
+		d = Softmax (c)
+		y = MatMul (d, v)`, fused: "Attention"},
+	{name: "attention, plain, of two heads that share keys", inputs: "T[2,5,4] ql, T[1,4,6] kl, T[6,1] vl", body: computed + `a = MatMul (q, k)
+		d = Softmax (a)
+		y = MatMul (d, v)`, fused: "Attention"},
+	{name: "attention, transposed, causal", inputs: "T[2,40,3,4] ql, T[2,40,3,4] kl, T[2,40,3,5] vl",
+		consts: "T half = {0.5}, " + causalMask(40), body: computed + `qt = Transpose <perm = [0, 2, 1, 3]> (q)
+		kt = Transpose <perm = [0, 2, 3, 1]> (k)
+		vt = Transpose <perm = [0, 2, 1, 3]> (v)
+		a = MatMul (qt, kt)
+		b = Mul (a, half)
+		c = Add (mask, b)
+		d = Softmax (c)
+		e = MatMul (d, vt)
+		y = Transpose <perm = [0, 2, 1, 3]> (e)`, fused: "Attention"},
+	{name: "attention of five dims, transposed", inputs: "T[2,1,4,3,2] ql, T[3,2,5] kl, T[5,1] vl", consts: "T half = {0.5}, T[2,1,1,5] mask = {0, 1, -9, 0, 2, 0, -9, -2, 1, 0}", body: computed + `qt = Transpose <perm = [1, 0, 3, 2, 4]> (q)
+		a = MatMul (qt, k)
+		b = Mul (a, half)
+		c = Add (b, mask)
+		d = Softmax (c)
+		e = MatMul (d, v)
+		y = Transpose <perm = [1, 0, 4, 3, 2]> (e)`, fused: "Attention"},
+	{name: "attention of itself", inputs: "T[6,3] a", body: `x = Neg (a)
+		t = Transpose (x)
+		b = MatMul (x, t)
+		d = Softmax (b)
+		y = MatMul (d, x)`, fused: "Attention"},
 	{name: "scores with a learnt bias", inputs: "T[2,3,5] a, T[3,1] b", consts: "T half = {0.5}", body: `d = Mul (half, a)
 		e = Add (d, b)
 		f = Mul (e, e)
@@ -363,6 +414,9 @@ func TestGradients(t *testing.T) {
 			tr, err := CompileTraining(m, TrainingOptions{Parameters: names, Threads: 1})
 			if err != nil {
 				t.Fatal(err)
+			}
+			if c.fused != "" && !slices.ContainsFunc(tr.prog.main.steps, func(s step) bool { return s.kind == c.fused }) {
+				t.Fatalf("no node is a fused %s", c.fused)
 			}
 			for _, s := range tr.sessions {
 				s.pool.dirty = true

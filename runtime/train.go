@@ -185,7 +185,7 @@ func compileTraining(m *graph.Model, o TrainingOptions) (*Training, error) {
 const lanes = 8
 
 // trainFusions are the fusions that have gradients.
-var trainFusions = []string{"layer-norm", "rms-norm", "gelu", "silu", "scores", "rotary pairs", "rotary halves"}
+var trainFusions = []string{"layer-norm", "rms-norm", "gelu", "silu", "scores", "attention", "context", "rotary pairs", "rotary halves"}
 
 // build turns the lowered forward graph into one with gradients.
 func (tr *training) build(l *lowering, main *scope, values, keep []*graph.Value) error {

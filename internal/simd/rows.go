@@ -118,7 +118,7 @@ func softmax(dst, x, mask []float32, scale float32) {
 		dst[i] = e
 		s += float64(e)
 	}
-	divScalar(dst, dst, float32(s))
+	mulScalar(dst, dst, 1/float32(s))
 }
 
 func normScale(dst, x, gamma []float32, mean, scale float32) {

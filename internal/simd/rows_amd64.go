@@ -15,7 +15,7 @@ package simd
 //		s += dst[i]
 //	}
 //	for i := range dst {
-//		dst[i] /= s
+//		dst[i] *= 1 / s
 //	}
 //
 // with partial sums in 4 × 16 lanes: zeros at the end do not show in the others.
@@ -52,7 +52,7 @@ func normAffineAVX512(dst []float32, x []float32, gamma []float32, beta []float3
 //		s += dst[i]
 //	}
 //	for i := range dst {
-//		dst[i] /= s
+//		dst[i] *= 1 / s
 //	}
 //
 // with partial sums in 4 × 8 lanes: zeros at the end do not show in the others.

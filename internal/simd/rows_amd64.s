@@ -432,34 +432,36 @@ expTail3:
 	VADDPS            Z6, Z1, Z1
 
 expDone:
-	VADDPS     Z4, Z2, Z0
-	VADDPS     Z1, Z3, Z1
-	VADDPS     Z1, Z0, Z0
-	VSHUFF32X4 $0x4e, Z0, Z0, Z1
-	VADDPS     Z1, Z0, Z0
-	VSHUFF32X4 $0xb1, Z0, Z0, Z1
-	VADDPS     Z1, Z0, Z0
-	VPERMILPS  $0x4e, Z0, Z1
-	VADDPS     Z1, Z0, Z0
-	VPERMILPS  $0xb1, Z0, Z1
-	VADDPS     Z1, Z0, Z0
-	MOVQ       dst_len+8(FP), AX
-	MOVQ       dst_base+0(FP), CX
-	SUBQ       $0x00000040, AX
-	JL         quotientturnEnd
+	VADDPS       Z4, Z2, Z0
+	VADDPS       Z1, Z3, Z1
+	VADDPS       Z1, Z0, Z0
+	VSHUFF32X4   $0x4e, Z0, Z0, Z1
+	VADDPS       Z1, Z0, Z0
+	VSHUFF32X4   $0xb1, Z0, Z0, Z1
+	VADDPS       Z1, Z0, Z0
+	VPERMILPS    $0x4e, Z0, Z1
+	VADDPS       Z1, Z0, Z0
+	VPERMILPS    $0xb1, Z0, Z1
+	VADDPS       Z1, Z0, Z0
+	VBROADCASTSS word_3f800000<>+0(SB), Z1
+	VDIVPS       Z0, Z1, Z0
+	MOVQ         dst_len+8(FP), AX
+	MOVQ         dst_base+0(FP), CX
+	SUBQ         $0x00000040, AX
+	JL           quotientturnEnd
 
 quotientturn:
 	VMOVUPS (CX), Z1
-	VDIVPS  Z0, Z1, Z1
+	VMULPS  Z0, Z1, Z1
 	VMOVUPS Z1, (CX)
 	VMOVUPS 64(CX), Z1
-	VDIVPS  Z0, Z1, Z1
+	VMULPS  Z0, Z1, Z1
 	VMOVUPS Z1, 64(CX)
 	VMOVUPS 128(CX), Z1
-	VDIVPS  Z0, Z1, Z1
+	VMULPS  Z0, Z1, Z1
 	VMOVUPS Z1, 128(CX)
 	VMOVUPS 192(CX), Z1
-	VDIVPS  Z0, Z1, Z1
+	VMULPS  Z0, Z1, Z1
 	VMOVUPS Z1, 192(CX)
 	ADDQ    $0x00000100, CX
 	SUBQ    $0x00000040, AX
@@ -472,7 +474,7 @@ quotientturnEnd:
 
 quotientsingle:
 	VMOVUPS (CX), Z1
-	VDIVPS  Z0, Z1, Z1
+	VMULPS  Z0, Z1, Z1
 	VMOVUPS Z1, (CX)
 	ADDQ    $0x00000040, CX
 	SUBQ    $0x00000010, AX
@@ -485,7 +487,7 @@ quotientsingleEnd:
 	BZHIQ     AX, DX, DX
 	KMOVW     DX, K1
 	VMOVUPS.Z (CX), K1, Z1
-	VDIVPS    Z0, Z1, Z0
+	VMULPS    Z0, Z1, Z0
 	VMOVUPS   Z0, K1, (CX)
 
 quotientdone:
@@ -1335,32 +1337,34 @@ expTail3:
 	VADDPS       Y0, Y1, Y1
 
 expDone:
-	VADDPS     Y4, Y2, Y0
-	VADDPS     Y1, Y3, Y1
-	VADDPS     Y1, Y0, Y0
-	VPERM2F128 $0x01, Y0, Y0, Y1
-	VADDPS     Y1, Y0, Y0
-	VPERMILPS  $0x4e, Y0, Y1
-	VADDPS     Y1, Y0, Y0
-	VPERMILPS  $0xb1, Y0, Y1
-	VADDPS     Y1, Y0, Y0
-	MOVQ       dst_len+8(FP), AX
-	MOVQ       dst_base+0(FP), CX
-	SUBQ       $0x00000020, AX
-	JL         quotientturnEnd
+	VADDPS       Y4, Y2, Y0
+	VADDPS       Y1, Y3, Y1
+	VADDPS       Y1, Y0, Y0
+	VPERM2F128   $0x01, Y0, Y0, Y1
+	VADDPS       Y1, Y0, Y0
+	VPERMILPS    $0x4e, Y0, Y1
+	VADDPS       Y1, Y0, Y0
+	VPERMILPS    $0xb1, Y0, Y1
+	VADDPS       Y1, Y0, Y0
+	VBROADCASTSS word_3f800000<>+0(SB), Y1
+	VDIVPS       Y0, Y1, Y0
+	MOVQ         dst_len+8(FP), AX
+	MOVQ         dst_base+0(FP), CX
+	SUBQ         $0x00000020, AX
+	JL           quotientturnEnd
 
 quotientturn:
 	VMOVUPS (CX), Y1
-	VDIVPS  Y0, Y1, Y1
+	VMULPS  Y0, Y1, Y1
 	VMOVUPS Y1, (CX)
 	VMOVUPS 32(CX), Y1
-	VDIVPS  Y0, Y1, Y1
+	VMULPS  Y0, Y1, Y1
 	VMOVUPS Y1, 32(CX)
 	VMOVUPS 64(CX), Y1
-	VDIVPS  Y0, Y1, Y1
+	VMULPS  Y0, Y1, Y1
 	VMOVUPS Y1, 64(CX)
 	VMOVUPS 96(CX), Y1
-	VDIVPS  Y0, Y1, Y1
+	VMULPS  Y0, Y1, Y1
 	VMOVUPS Y1, 96(CX)
 	ADDQ    $0x00000080, CX
 	SUBQ    $0x00000020, AX
@@ -1373,7 +1377,7 @@ quotientturnEnd:
 
 quotientsingle:
 	VMOVUPS (CX), Y1
-	VDIVPS  Y0, Y1, Y1
+	VMULPS  Y0, Y1, Y1
 	VMOVUPS Y1, (CX)
 	ADDQ    $0x00000020, CX
 	SUBQ    $0x00000008, AX
@@ -1386,7 +1390,7 @@ quotientsingleEnd:
 	NEGQ       AX
 	VMOVUPS    32(DX)(AX*4), Y1
 	VMASKMOVPS (CX), Y1, Y2
-	VDIVPS     Y0, Y2, Y0
+	VMULPS     Y0, Y2, Y0
 	VMASKMOVPS Y0, Y1, (CX)
 
 quotientdone:

@@ -38,7 +38,8 @@ func rows(c *family) {
 }
 
 // softmax emits a row of attention's scores in three passes over a row that
-// stays in the cache: the maximum, the exponentials and their sum, the quotients.
+// stays in the cache: the maximum, the exponentials and their sum, the products with its reciprocal
+// (a division takes as long as the rest of an element).
 func (c *family) softmax(p path) {
 	f := c.begin(p, "softmax", "func(dst, x, mask []float32, scale float32)",
 		"	for i := range dst {",
@@ -50,7 +51,7 @@ func (c *family) softmax(p path) {
 		"		s += dst[i]",
 		"	}",
 		"	for i := range dst {",
-		"		dst[i] /= s",
+		"		dst[i] *= 1 / s",
 		"	}",
 		"",
 		fmt.Sprintf("with partial sums in 4 × %d lanes: zeros at the end do not show in the others.", p.lanes))
@@ -98,8 +99,9 @@ func (c *family) softmax(p path) {
 	})
 	add := func(a, b vec) reg.VecVirtual { return f.add(a, b) }
 	sum := f.fold(add(add(s[0], s[2]), add(s[1], s[3])), add)
+	inverse := f.div(f.splat(f.f32(1)), sum)
 	f.vectors("quotient", count(), f.bases([]string{"dst"}), parts, func(_ int, at []operand.Mem, t *tail) {
-		f.store(f.div(f.load(at[0], t), sum), at[0], t)
+		f.store(f.mul(f.load(at[0], t), inverse), at[0], t)
 	})
 	f.end()
 }
