@@ -38,8 +38,8 @@ func rows(c *family) {
 }
 
 // softmax emits a row of attention's scores in three passes over a row that
-// stays in the cache: the maximum, the exponentials and their sum, the products with its reciprocal
-// (a division takes as long as the rest of an element).
+// stays in the cache: the maximum, the exponentials and their sum, the
+// products with its reciprocal: one division a row, not one a vector.
 func (c *family) softmax(p path) {
 	f := c.begin(p, "softmax", "func(dst, x, mask []float32, scale float32)",
 		"	for i := range dst {",
