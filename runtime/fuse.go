@@ -64,7 +64,10 @@ func fuse(sc *scope, only []string, moved map[*lvalue]bool) {
 		f := &fuser{readers: map[*lvalue]int{}}
 		f.count(sc)
 		eachScope(sc, func(s *scope) { convertInside(s, f.readers) })
-		eachScope(sc, shareTransforms)
+		eachScope(sc, shareInputs)
+		clear(f.readers)
+		f.count(sc)
+		eachScope(sc, f.residualNorms)
 	}
 }
 
@@ -202,9 +205,9 @@ func (f *fuser) bias(x *lnode) bool {
 		w.konst.Len() == 0 || w.konst.Shape[1] != bias.Len() {
 		return false
 	}
-	p := &product{k: x.simd, bias: bias.F32()}
-	p.pack(w.konst, false)
-	x.replace("MatMul+Add", byType{graph.Float32: p.kernel()}.kernel(0), m.in[0])
+	l := newLinear(x.simd, w.konst, false, bias.F32())
+	x.replace("MatMul+Add", l.kernel(), m.in[0])
+	x.fused = l
 	return true
 }
 

@@ -26,8 +26,6 @@ type product struct {
 	// Of a constant B, prepared once.
 	packed []simd.Packed
 	shape  []int // of B, as MatMul sees it
-
-	bias []float32 // added to every row; nil for none
 }
 
 // productState is the shape of the multiplication at hand.
@@ -38,7 +36,6 @@ type productState struct {
 	m, k, n int
 	a       simd.Mat // of the first matrix; the others follow m·k apart
 	packed  []simd.Packed
-	bias    []float32
 	parts   int // columns are split in so many parts; 0: rows are split
 
 	b       []float32 // B while it is packed
@@ -104,16 +101,11 @@ func (p *product) run(c *call, s *productState, b *Tensor) error {
 			c.parallel(count, 1+multiplyGrain/(1+s.k*s.n), packMatrices)
 		}
 	}
-	s.bias = p.bias
-	s.parts = 0
-	rows := s.count * s.m
-	switch {
-	case s.n >= 256 && rows < 16:
-		s.parts = min(s.n/64, 64)
-	case s.n >= 256 && s.flat && c.workers() > 1 && rows < lowRows*c.workers():
-		s.parts = min(s.n/96, 4*c.workers())
+	rows, workers := s.count*s.m, c.workers()
+	if !s.flat {
+		workers = 1
 	}
-	if s.parts > 0 {
+	if s.parts = columnParts(rows, s.n, workers); s.parts > 0 {
 		c.parallel(s.parts, 1+multiplyGrain/(1+rows*s.k*s.n/s.parts), multiplyColumns)
 		return nil
 	}
@@ -172,7 +164,7 @@ func multiplyRows(c *call, lo, hi int) {
 		}
 		a := s.a
 		a.Data = a.Data[at.off[0]*s.m*s.k+row*a.RowStride:]
-		s.kernels.Gemm(z[(i*s.m+row)*s.n:], s.n, a, rows, b, s.bias, false)
+		s.kernels.Gemm(z[(i*s.m+row)*s.n:], s.n, a, rows, b, nil, false)
 		lo += rows
 	}
 }
@@ -194,11 +186,7 @@ func multiplyColumns(c *call, lo, hi int) {
 			if _, n := b.Dims(); n == 0 {
 				continue
 			}
-			bias := s.bias
-			if bias != nil {
-				bias = bias[col:]
-			}
-			s.kernels.Gemm(z[i*s.m*s.n+col:], s.n, a, rows, b, bias, false)
+			s.kernels.Gemm(z[i*s.m*s.n+col:], s.n, a, rows, b, nil, false)
 		}
 	}
 }
@@ -258,6 +246,11 @@ func (s *matmul) set(a, b []int) error {
 }
 
 func prepareMatMul(n *node) (kernel, error) {
+	if l, err := fixedLinear(n); err != nil {
+		return nil, err
+	} else if l != nil {
+		return l.kernel(), nil
+	}
 	p := &product{k: n.simd}
 	if b := n.constant(1); b != nil && len(b.Shape) >= 2 && b.Len() > 0 {
 		wide, err := widened(b)
@@ -364,6 +357,11 @@ func matmulOf[T number]() kernel {
 
 // prepareGemm: Y = alpha·op(A)·op(B) + beta·C, C broadcast to Y [m, n].
 func prepareGemm(n *node) (kernel, error) {
+	if l, err := fixedLinear(n); err != nil {
+		return nil, err
+	} else if l != nil {
+		return l.kernel(), nil
+	}
 	g := &gemm{
 		product: product{k: n.simd},
 		alpha:   n.float("alpha", 1), beta: n.float("beta", 1),
@@ -377,15 +375,6 @@ func prepareGemm(n *node) (kernel, error) {
 		if wide != nil {
 			g.pack(wide, g.transB)
 			n.drop(1)
-			if c := n.constant(2); c != nil && len(c.Shape) > 0 && g.alpha == 1 && g.beta == 1 && c.Len() == g.shape[1] && c.Shape[len(c.Shape)-1] == g.shape[1] {
-				if wide, err = widened(c); err != nil {
-					return nil, err
-				}
-				if wide != nil {
-					g.bias = wide.F32()
-					n.drop(2)
-				}
-			}
 		}
 	}
 	table := byType{graph.Float32: g.kernel()}

@@ -132,11 +132,7 @@ func prepareSkipNorm(n *node) (kernel, error) {
 			return fmt.Errorf("input is %v, want [B, S, H] or [S, H]", x.Shape)
 		}
 		s.n, s.repeat = x.Shape[r-1], skip.Len()
-		tail := skip.Shape
-		for len(tail) > 2 && tail[0] == 1 {
-			tail = tail[1:]
-		}
-		if len(tail) > r || len(tail) < 2 || !slices.Equal(tail, x.Shape[r-len(tail):]) {
+		if len(skip.Shape) < 2 || !repeats(skip.Shape, x.Shape) {
 			return fmt.Errorf("skip %v does not repeat to %v", skip.Shape, x.Shape)
 		}
 		for i, to := range map[int]*[]float32{2: &s.gamma, 3: &s.beta, 4: &s.bias} {
@@ -158,20 +154,36 @@ func prepareSkipNorm(n *node) (kernel, error) {
 	}, n.inputs(3, atBias+1)
 }
 
+// repeats reports whether a tensor of shape skip, said again and again, makes one
+// of shape x: rows of it are rows there.
+func repeats(skip, x []int) bool {
+	for len(skip) > 1 && skip[0] == 1 {
+		skip = skip[1:]
+	}
+	return len(skip) > 0 && len(skip) <= len(x) && slices.Equal(skip, x[len(x)-len(skip):])
+}
+
 // run normalizes x + skip; the sum is output at.
 func (s *skipNorm) run(c *call, shape []int, x, skip []float32, at int) error {
 	s.x, s.skip = x, skip
-	z, err := c.alloc(0, graph.Float32, shape...)
+	from, to := 0, 0 // the sum takes the memory of an operand, if that is free
+	if !c.dies0() {
+		from = 1
+	}
+	if c.wants(at) {
+		to = at
+	}
+	sum, err := c.over(to, from, graph.Float32, shape...)
 	if err != nil {
 		return err
 	}
-	if s.z, s.sum = z.F32(), z.F32(); c.wants(at) {
-		sum, err := c.alloc(at, graph.Float32, shape...)
-		if err != nil {
+	z := sum
+	if to != 0 {
+		if z, err = c.alloc(0, graph.Float32, shape...); err != nil {
 			return err
 		}
-		s.sum = sum.F32()
 	}
+	s.z, s.sum = z.F32(), sum.F32()
 	if at == 3 && (c.wants(1) || c.wants(2)) {
 		stats := append(slices.Clone(shape[:len(shape)-1]), 1)
 		mean, err := c.alloc(1, graph.Float32, stats...)
@@ -192,18 +204,28 @@ func (s *skipNorm) run(c *call, shape []int, x, skip []float32, at int) error {
 	return nil
 }
 
+// skipNormRows normalizes rows [lo, hi), some at a time, which stay in the cache
+// next to the core between the steps.
 func skipNormRows(c *call, lo, hi int) {
 	s := c.arg.(*skipNorm)
-	for i := lo; i < hi; i++ {
-		at := i * s.n
-		sum, z := s.sum[at:at+s.n], s.z[at:at+s.n]
-		s.k.Add(sum, s.x[at:at+s.n], s.skip[at%s.repeat:][:s.n])
+	const most = 4 << 10 // elements
+	for lo < hi {
+		at, skip := lo*s.n, s.skip[lo*s.n%s.repeat:]
+		rows := min(hi-lo, max(1, min(most, len(skip))/s.n))
+		lo += rows
+		sum, z := s.sum[at:at+rows*s.n], s.z[at:at+rows*s.n]
+		s.k.Add(sum, s.x[at:at+rows*s.n], skip[:rows*s.n])
 		if s.bias != nil {
-			s.k.Add(sum, sum, s.bias)
+			for i := range rows {
+				row := sum[i*s.n : (i+1)*s.n]
+				s.k.Add(row, row, s.bias)
+			}
 		}
 		if s.mean != nil {
-			m, v := moments(sum, s.rms)
-			s.mean[i], s.inv[i] = float32(m), float32(1/math.Sqrt(v+float64(s.eps)))
+			for i := range rows {
+				m, v := moments(sum[i*s.n:(i+1)*s.n], s.rms)
+				s.mean[at/s.n+i], s.inv[at/s.n+i] = float32(m), float32(1/math.Sqrt(v+float64(s.eps)))
+			}
 		}
 		if s.rms {
 			s.k.RMSNorm(z, sum, s.gamma, s.eps)

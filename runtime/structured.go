@@ -39,6 +39,9 @@ func circulantOperator(m int, w, b *Tensor, k *simd.Kernels) (*circulant.Operato
 // fixedCirculant prepares the product of a BlockCirculantMatMul with constant
 // weights; nil where they are not.
 func fixedCirculant(n *node) (*circulant.Operator, error) {
+	if err := n.inputs(2, 3); err != nil {
+		return nil, err
+	}
 	if n.constant(1) == nil || n.has(2) && n.constant(2) == nil {
 		return nil, nil
 	}
@@ -61,9 +64,6 @@ func fixedCirculant(n *node) (*circulant.Operator, error) {
 // prepareBlockCirculantMatMul: X [..., n], W [p, q, b], B [m]; see package
 // circulant. The spectra of a constant W are computed here.
 func prepareBlockCirculantMatMul(n *node) (kernel, error) {
-	if err := n.inputs(2, 3); err != nil {
-		return nil, err
-	}
 	fixed, err := fixedCirculant(n)
 	if err != nil {
 		return nil, err

@@ -2,6 +2,7 @@ package runtime
 
 import (
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -55,6 +56,30 @@ func TestTeam(t *testing.T) {
 			c.parallel(100, 1, func(*call, int, int) {})
 		}
 		s.team.close()
+	}
+}
+
+// TestTeamParts: every thread begins with its own part, the same in every job.
+func TestTeamParts(t *testing.T) {
+	const threads, n = 3, 24
+	s := &Session{team: newTeam(threads)}
+	defer s.team.close()
+	c := &call{s: s}
+	for range 20 {
+		var first [threads]atomic.Int32 // index of a thread + 1
+		var met sync.WaitGroup
+		met.Add(threads)
+		c.parallelWorkers(n, 1, func(_ *call, worker, lo, _ int) {
+			if first[worker].CompareAndSwap(0, int32(lo+1)) {
+				met.Done()
+				met.Wait()
+			}
+		})
+		for w := range threads {
+			if at := int(first[w].Load()) - 1; at != w*n/threads {
+				t.Fatalf("thread %d began at %d", w, at)
+			}
+		}
 	}
 }
 
