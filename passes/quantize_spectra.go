@@ -24,9 +24,9 @@ type fixedSpectra struct {
 // leastSteps is the root mean square, in steps, that the weights of a bin of a block
 // row have at the least where no single one asks for a larger step: 76 dB above
 // their noise, and 82 where rows have few blocks. More would make partial sums of
-// fewer blocks fill 32 bits, which costs a third of the time of small blocks.
+// fewer blocks fill 32 bits, which costs up to a third of the time.
 func (f *fixedSpectra) leastSteps() float64 {
-	if f.b <= 32 && f.rounding == fixed.Once {
+	if f.b <= 64 && f.rounding == fixed.Once {
 		return 1825
 	}
 	return 3650
