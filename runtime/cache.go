@@ -416,7 +416,7 @@ func (o *cacheStack) fit(pool *pool, outer, width, tokens int) error {
 			return fmt.Errorf("a cache of %d tokens: %w", tokens, err)
 		}
 		pool.bytes += 4 * outer * size
-		o.pages = append(o.pages, simd.LongLived(outer*size))
+		o.pages = append(o.pages, pool.store.Get(outer*size))
 	}
 	return nil
 }

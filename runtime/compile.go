@@ -102,6 +102,7 @@ func compile(m *graph.Model, o Options) (*Program, error) {
 	if err != nil {
 		return nil, err
 	}
+	kernels = kernels.With(new(simd.Store)) // the program's weights
 	p := &Program{limit: int(min(o.MemoryLimit, maxBytes)), probes: len(o.Probes)}
 	l := &lowering{model: m, opts: &o, simd: kernels, fold: newFolder(p.limit), named: map[*graph.Value]*lvalue{}}
 	groups, err := l.findProbes(m, o.Probes)

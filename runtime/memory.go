@@ -26,6 +26,7 @@ type buffer struct {
 // reuse buffers too.
 type pool struct {
 	free  [64 * 4][]*buffer
+	store simd.Store
 	bytes int // of all buffers, lent or free
 	given int // bytes of the run's outputs, which leave the session
 	limit int
@@ -65,22 +66,13 @@ func (p *pool) get(n int) (*buffer, error) {
 		return nil, err
 	}
 	p.bytes += size
-	b := &buffer{mem: roomy(size), refs: 1, class: class, used: p.runs}
+	b := &buffer{mem: bytesOf(p.store.Get((size + 3) / 4))[:size], refs: 1, class: class, used: p.runs}
 	if p.dirty {
 		for i := range b.mem {
 			b.mem[i] = 0xff
 		}
 	}
 	return b, nil
-}
-
-// roomy is aligned in large pages, where n is enough for them. What a core works on
-// then lies in one piece of memory, spread evenly over the sets of its second cache,
-// and not in small pages wherever they are.
-func roomy(n int) []byte {
-	x := aligned(n)
-	simd.LargePages(cast[float32](x[:n&^3]))
-	return x
 }
 
 // room makes sure that size bytes more stay below the limit.

@@ -57,6 +57,7 @@ import (
 type Circulant struct {
 	b, lanes int
 	k        *circulantKernels
+	store    *Store // of weights
 	dft      dft
 	forward  circulantTransform // nil: portable
 	inverse  circulantInverse
@@ -102,7 +103,7 @@ func (kn *Kernels) Circulant(b int) *Circulant {
 	if b < 2 {
 		panic(fmt.Sprintf("simd: Circulant: block size is %d, want at least 2", b))
 	}
-	c := &Circulant{b: b, lanes: kn.circulant.lanes, k: &kn.circulant, dft: newDFT(b)}
+	c := &Circulant{b: b, lanes: kn.circulant.lanes, k: &kn.circulant, store: kn.store, dft: newDFT(b)}
 	if l := bits.TrailingZeros(uint(b)); b == 1<<l && l < len(c.k.forward) {
 		c.forward, c.inverse = c.k.forward[l], c.k.inverse[l]
 		c.forwardImage, c.inverseImage = c.k.image[l], c.k.unimage[l]
@@ -382,8 +383,8 @@ func (c *Circulant) Pack(s []float32, p, q int) CirculantWeights {
 	groups := (p + u - 1) / u
 	w := CirculantWeights{
 		p: p, q: q,
-		w:    LongLived(c.b*q*groups*u + slack),
-		diff: LongLived(max(1, c.complexBins()*q)*groups*u + slack),
+		w:    c.store.Get(c.b*q*groups*u + slack),
+		diff: c.store.Get(max(1, c.complexBins()*q)*groups*u + slack),
 	}
 	vecs := u // of a panel
 	if u == 1 {

@@ -119,7 +119,7 @@ func (kn *Kernels) PackedLen(k, n int) int {
 // matrix of weights is packed once, when a model is compiled; pass a transposed
 // view for weights stored as [n, k].
 func (kn *Kernels) PackB(b Mat, k, n int) Packed {
-	return kn.PackInto(LongLived(kn.PackedLen(k, n)), b, k, n)
+	return kn.PackInto(kn.store.Get(kn.PackedLen(k, n)), b, k, n)
 }
 
 // PackInto is [Kernels.PackB] into the caller's memory, of at least

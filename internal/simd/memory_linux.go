@@ -5,14 +5,15 @@ import (
 	"unsafe"
 )
 
-// largePages asks for large pages for x before it is written to: for memory
-// that has no pages yet, and, from Linux 6.1 on, in place of small ones that it
-// had for something else before. The range is rounded outwards: what lies beside
-// x are other weights, or memory that is as well off. It is advice only, and
-// kernels that have no large pages refuse it.
+const hasLargePages = true
+
+// largePages asks for large pages for x, which has not been written to yet: for
+// memory that has no pages yet, and, from Linux 6.1 on, in place of small ones
+// that it had for something else before. The range is rounded outwards. It is
+// advice only, and kernels that have no large pages refuse it.
 func largePages(x []float32) {
-	const page = 2 << 20 // bytes
-	const collapse = 25  // MADV_COLLAPSE
+	const page = 4 * largePage // bytes
+	const collapse = 25        // MADV_COLLAPSE
 	lo := uintptr(unsafe.Pointer(unsafe.SliceData(x)))
 	hi := lo + uintptr(4*len(x))
 	lo, hi = lo&^(page-1), (hi+page-1)&^(page-1)

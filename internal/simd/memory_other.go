@@ -2,4 +2,6 @@
 
 package simd
 
+const hasLargePages = false
+
 func largePages([]float32) {}

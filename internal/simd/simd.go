@@ -119,6 +119,7 @@ func Best() *Kernels {
 // the portable function in [portable], says what a field computes.
 type Kernels struct {
 	path           Path
+	store          *Store
 	gemm           gemmKernels
 	conv           convKernels
 	circulant      circulantKernels
@@ -152,6 +153,13 @@ type Kernels struct {
 	clip16           func(dst, x []int16, low, high int16)
 
 	multiplyAdds func(x []float32, rounds int)
+}
+
+// With returns k with a store for what it packs: a program has one for its weights.
+func (k *Kernels) With(s *Store) *Kernels {
+	own := *k
+	own.store = s
+	return &own
 }
 
 // Path returns the path that k implements.
