@@ -46,7 +46,7 @@ func TestRace(t *testing.T) {
 		t.Fatal(err)
 	}
 	// Once for memory and once for the number of repetitions, then in every
-	// round once unmeasured and once measured.
+	// round a block unmeasured and one measured, here of one run.
 	if want := "aabbcc" + "aabbcc" + "ccbbaa" + "ccbbaa" + "aabbcc"; order != want {
 		t.Errorf("order %s, want %s", order, want)
 	}
