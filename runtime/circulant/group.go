@@ -9,8 +9,9 @@ import (
 // once for all of them. The bits of a result are those of its Operator by
 // itself. A Group is immutable and safe for concurrent use, as Operators are.
 type Group struct {
-	ops []*Operator
-	ws  int
+	ops   []*Operator
+	tiles int // how many tiles of tokens are multiplied at once
+	ws    int
 }
 
 // NewGroup makes a group of operators of the same number of inputs and the same
@@ -25,7 +26,11 @@ func NewGroup(ops ...*Operator) (*Group, error) {
 			return nil, fmt.Errorf("circulant: operators of %d inputs in blocks of %d and of %d in blocks of %d in one group",
 				f.n, f.c.Block(), o.n, o.c.Block())
 		}
-		g.ws = max(g.ws, o.Workspace())
+	}
+	g.tiles = tilesAtOnce(ops...)
+	for _, o := range ops {
+		_, size := o.layout(nil, g.tiles)
+		g.ws = max(g.ws, size)
 	}
 	return g, nil
 }
@@ -67,12 +72,12 @@ func (g *Group) Apply(y [][]float32, x []float32, lo, hi int, ws []float32) {
 	}
 	x = x[lo*first.n : hi*first.n]
 	// Workspaces differ in the last part alone, which inputs are not in.
-	s, _ := first.layout(ws)
+	s, _ := first.layout(ws, g.tiles)
 	for t := 0; t < hi-lo; {
-		size, from, have := first.step(t, hi-lo)
+		size, from, have := first.step(t, hi-lo, g.tiles)
 		first.transform(size, x[from*first.n:], first.n, have, s)
 		for i, o := range g.ops {
-			s, _ := o.layout(ws)
+			s, _ := o.layout(ws, g.tiles)
 			o.multiply(size, y[i][(lo+from)*o.m:hi*o.m], o.m, have, s)
 		}
 		t = from + have

@@ -22,6 +22,7 @@ type Operator struct {
 	p, q   int // blocks that have rows (columns) that exist
 	gp, gq int // groups of columns of the kernels that they fill, the last in part
 	part   int // the most pairs of groups of outputs that are computed at once
+	tiles  int // how many tiles of tokens are multiplied at once
 	c      *simd.Circulant
 	w      simd.CirculantWeights
 	k      *simd.Kernels
@@ -67,7 +68,24 @@ func NewOperator(m *Matrix, bias []float32, k *simd.Kernels) (*Operator, error) 
 	for _, part := range o.w.Tiles {
 		o.part = max(o.part, (part.Groups+1)/2)
 	}
+	o.tiles = tilesAtOnce(o)
 	return o, nil
+}
+
+// tilesAtOnce is how many tiles of tokens are transformed before operators on the
+// same inputs multiply them. Weights are read once for all of them, which counts where
+// they do not stay in the second cache, of 1 or 2 MB, from one tile to the next; inputs
+// should stay in it.
+func tilesAtOnce(ops ...*Operator) int {
+	const weights, inputs = 1 << 20 / 4, 512 << 10 / 4 // elements
+	all := 0
+	for _, o := range ops {
+		all += o.p * o.q * o.c.Multiplications()
+	}
+	if all < weights {
+		return 1
+	}
+	return max(1, inputs/ops[0].tile(ops[0].gq))
 }
 
 // spectra returns the spectra of the first p×q blocks of m, with the inverse
@@ -123,7 +141,7 @@ func (o *Operator) flops(tokens, blocks int) int64 {
 
 // Workspace is the number of elements of the workspace that Apply wants.
 func (o *Operator) Workspace() int {
-	_, size := o.layout(nil)
+	_, size := o.layout(nil, o.tiles)
 	return size
 }
 
@@ -134,9 +152,9 @@ type workspace struct {
 	x, y       []float32 // transformed inputs and outputs
 }
 
-// layout cuts a workspace. size is the number of elements that it takes, with
+// layout cuts a workspace with inputs for so many tiles. size is the number of elements that it takes, with
 // those that aligning the parts to cache lines may drop.
-func (o *Operator) layout(ws []float32) (parts workspace, size int) {
+func (o *Operator) layout(ws []float32, tiles int) (parts workspace, size int) {
 	step := o.c.Pitch() * o.c.Lanes()
 	if ws != nil {
 		ws = simd.AlignLine(ws)
@@ -148,7 +166,7 @@ func (o *Operator) layout(ws []float32) (parts workspace, size int) {
 	}{
 		{&parts.transforms, o.c.Scratch()}, {&parts.stage, o.c.Lanes() * o.c.Columns()},
 		// Single tokens have their own layout.
-		{&parts.x, max(o.tile(o.gq), o.c.RowBlocks(o.q)*step)},
+		{&parts.x, max(tiles*o.tile(o.gq), o.c.RowBlocks(o.q)*step)},
 		{&parts.y, max(2*o.tile(o.part), o.c.RowBlocks(o.p)*step)},
 	} {
 		n := (part.n + line - 1) / line * line
@@ -183,9 +201,9 @@ func (o *Operator) Apply(y []float32, ldy int, x []float32, ldx int, tokens int,
 	if want := o.Workspace(); len(ws) < want {
 		panic(fmt.Sprintf("circulant: workspace of %d elements, want %d", len(ws), want))
 	}
-	s, _ := o.layout(ws)
+	s, _ := o.layout(ws, o.tiles)
 	for t := 0; t < tokens; {
-		size, from, have := o.step(t, tokens)
+		size, from, have := o.step(t, tokens, o.tiles)
 		o.transform(size, x[from*ldx:], ldx, have, s)
 		o.multiply(size, y[from*ldy:], ldy, have, s)
 		t = from + have
@@ -193,13 +211,15 @@ func (o *Operator) Apply(y []float32, ldy int, x []float32, ldx int, tokens int,
 }
 
 // step returns how many tokens are multiplied at once from token t on, where
-// they begin and how many of them there are: the widest step that is not mostly
-// empty. A step that would reach beyond the last token begins earlier instead,
-// as long as there are tokens.
-func (o *Operator) step(t, tokens int) (size, from, have int) {
+// they begin and how many of them there are: up to so many whole tiles, or the widest
+// step that is not mostly empty. A step that would reach beyond the last token begins
+// earlier instead, as long as there are tokens.
+func (o *Operator) step(t, tokens, tiles int) (size, from, have int) {
 	rest := tokens - t
 	size = o.c.Lanes()
 	switch {
+	case rest >= size:
+		return size, t, min(tiles, rest/size) * size
 	case rest <= few:
 		size = 1
 	case rest <= size/2:
@@ -213,7 +233,9 @@ func (o *Operator) step(t, tokens int) (size, from, have int) {
 func (o *Operator) transform(size int, x []float32, ldx, tokens int, s workspace) {
 	switch size {
 	case o.c.Lanes():
-		forward(o.c, s.x, x, ldx, o.n, tokens, 1, s.transforms, s.stage)
+		for at := 0; at < tokens; at += size {
+			forward(o.c, s.x[at/size*o.tile(o.gq):], x[at*ldx:], ldx, o.n, min(size, tokens-at), 1, s.transforms, s.stage)
+		}
 	case 1:
 		o.transformRow(x, s)
 	default:
@@ -227,9 +249,12 @@ func (o *Operator) multiply(size int, y []float32, ldy, tokens int, s workspace)
 	case o.c.Lanes(): // at least two tokens
 		for _, part := range o.w.Tiles {
 			half := o.tile((part.Groups + 1) / 2)
-			o.c.Products(s.y, half, o.w, part, s.x)
-			o.inverse(y, 2*ldy, s.y, part, (tokens+1)/2, s)
-			o.inverse(y[ldy:], 2*ldy, s.y[half:], part, tokens/2, s)
+			for at := 0; at < tokens; at += size {
+				o.c.Products(s.y, half, o.w, part, s.x[at/size*o.tile(o.gq):])
+				y, n := y[at*ldy:], min(size, tokens-at)
+				o.inverse(y, 2*ldy, s.y, part, (n+1)/2, s)
+				o.inverse(y[ldy:], 2*ldy, s.y[half:], part, n/2, s)
+			}
 		}
 	case 1:
 		o.multiplyRow(y, s)

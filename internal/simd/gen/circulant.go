@@ -895,10 +895,14 @@ func circulantTile(c *family, p path) {
 		f.Label(name("complex"))
 		f.LEAQ(operand.Mem{Base: w, Index: stride, Scale: 1}, sum)
 		sums(name("k1_"), w, 2, func() {
-			f.VMOVUPS(operand.Mem{Base: xAt}, odd)
-			f.VADDPS(operand.Mem{Base: xAt, Disp: vec}, odd, odd)
-			f.VMOVSLDUP(odd, even)
-			f.VMOVSHDUP(odd, odd)
+			// Copies come with loads; from a register, they would take the place of
+			// multiply-adds.
+			a, b := f.physical(2*pairs+2), f.physical(2*pairs+3)
+			input(0)
+			f.VMOVSLDUP(operand.Mem{Base: xAt, Disp: vec}, a)
+			f.VMOVSHDUP(operand.Mem{Base: xAt, Disp: vec}, b)
+			f.VADDPS(a, even, even)
+			f.VADDPS(b, odd, odd)
 		})
 		results(store)
 		sums(name("k2_"), diff, 1, func() { input(0) })
