@@ -229,9 +229,11 @@ func kernelSide() side {
 		if err != nil {
 			return runnable{}, err
 		}
+		memory := new(simd.Store)
+		k = k.With(memory)
 		l, x := j.linear[0], j.inputs["x"].Data.([]float32)
 		tokens := len(x) / l.in
-		y := make([]float32, tokens*l.out)
+		y := memory.Get(tokens * l.out)
 		var run func()
 		if j.block == 0 {
 			w, err := weights(j.model, "MatMul", 1)
@@ -252,7 +254,7 @@ func kernelSide() side {
 			if err != nil {
 				return runnable{}, err
 			}
-			ws := make([]float32, o.Workspace())
+			ws := memory.Get(o.Workspace())
 			run = func() { o.Apply(y, l.out, x, l.in, tokens, ws) }
 		}
 		return runnable{
