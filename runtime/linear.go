@@ -144,7 +144,7 @@ func (l *linear) run(c *call) error {
 	case l.matrix && r != 2:
 		return fmt.Errorf("input %v is no matrix", x.Shape)
 	case x.Shape[r-1] != l.depth:
-		return fmt.Errorf("%v times [%d, %d]: %d columns meet %d rows", x.Shape, l.depth, l.layers[0].n, x.Shape[r-1], l.depth)
+		return fmt.Errorf("%v times [%d %d]: %d columns meet %d rows", x.Shape, l.depth, l.layers[0].n, x.Shape[r-1], l.depth)
 	}
 	var err error
 	if s.rows, err = count(x.Shape[:r-1]); err != nil {
