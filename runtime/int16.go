@@ -7,7 +7,6 @@ import (
 	"slices"
 
 	"github.com/onnx-lathe/lathe/graph"
-	"github.com/onnx-lathe/lathe/internal/simd"
 	"github.com/onnx-lathe/lathe/runtime/fixed"
 )
 
@@ -183,73 +182,6 @@ func prepareAddInt16(n *node) (kernel, error) {
 	return byType{graph.Int16: binary(l)}.kernel(0), n.inputs(3, 3)
 }
 
-func prepareMaxPoolInt16(n *node) (kernel, error) {
-	a := n.window()
-	if n.wants(1) {
-		return nil, errors.New("MaxPoolInt16 gives no indices")
-	}
-	return byType{graph.Int16: maxPool(&a, false, false, int16(math.MinInt16))}.kernel(0), n.inputs(1, 1)
-}
-
-// prepareMeanPoolInt16: AveragePoolInt16 and GlobalAveragePoolInt16.
-func prepareMeanPoolInt16(n *node) (kernel, error) {
-	a, pad := n.window(), n.bool("count_include_pad", false)
-	left, err := n.shifts(1, "L", 1, 0, 15)
-	if err != nil {
-		return nil, err
-	}
-	l := int(left[0])
-	if n.op == "GlobalAveragePoolInt16" {
-		return byType{graph.Int16: globalPool(func(x []int16) int16 {
-			var sum int64
-			for _, v := range x {
-				sum += int64(v)
-			}
-			return fixed.Mean(sum, len(x), l)
-		})}.kernel(0), n.inputs(2, 2)
-	}
-	body := func(c *call, lo, hi int) {
-		s := c.state.(*poolState)
-		x, z := c.in[0].I16(), c.out[0].I16()
-		last := len(s.in) - 1
-		for i := lo; i < hi; i++ {
-			plane := x[i/s.rows*s.inSize:][:s.inSize]
-			rows := 1 // taps that count, but for those along the last axis
-			for k, r := last-1, i%s.rows; k >= 0; k-- {
-				rows *= s.counted(k, r%s.out[k], pad)
-				r /= s.out[k]
-			}
-			for j := range s.width {
-				first, end := s.inside(last, j, s.before[last], s.in[last])
-				from := j*s.stride[last] - s.before[last] + first*s.dilation[last]
-				var sum int64
-				for t := s.row(i % s.rows); t.ok; t.next() {
-					for k := range end - first {
-						sum += int64(plane[t.in+from+k*s.dilation[last]])
-					}
-				}
-				z[i*s.width+j] = fixed.Mean(sum, rows*s.counts[j], l)
-			}
-		}
-	}
-	return byType{graph.Int16: func(c *call) error {
-		s, err := c.pooling(&a)
-		if err != nil {
-			return err
-		}
-		z, err := c.alloc(0, graph.Int16, s.shape...)
-		if err != nil || z.Len() == 0 {
-			return err
-		}
-		s.counts = s.counts[:0]
-		for o := range s.width {
-			s.counts = append(s.counts, s.counted(len(s.in)-1, o, pad))
-		}
-		c.parallel(s.planes*s.rows, 1+elementGrain/(s.width*s.taps), body)
-		return nil
-	}}.kernel(0), n.inputs(2, 2)
-}
-
 // fixedLayer reads the constant inputs W, S and B of a layer; there is a shift
 // for every row of W.
 func (n *node) fixedLayer() (w *Tensor, shift []int32, bias []int64, err error) {
@@ -278,7 +210,7 @@ func prepareMatMulInt16(n *node) (kernel, error) {
 		return nil, fmt.Errorf("weights W %v, want [m, n]", w.Shape)
 	}
 	m, features := w.Shape[0], w.Shape[1]
-	packed, err := fixed.Pack(n.simd, w.I16(), m, features, bias, shift)
+	packed, err := fixed.Pack(n.simd, w.I16(), m, features, 1, bias, shift)
 	if err != nil {
 		return nil, err
 	}
@@ -323,139 +255,6 @@ func prepareMatMulInt16(n *node) (kernel, error) {
 		s.x = nil
 		return nil
 	}}.kernel(0), nil
-}
-
-// convInt16 is ConvInt16. The inputs of a run of outputs are gathered, one row
-// of depth elements for each, and multiplied by the weights of a group.
-type convInt16 struct {
-	windowAttrs
-	k               *simd.Kernels
-	group, m        int
-	groupIn, groupM int
-	kernel          []int
-	packed          []simd.FixedWeights // by group
-}
-
-type convInt16State struct {
-	window
-	channels, depth, step int // step: depth made even
-	high, blocks          int // output rows of a block, blocks of a plane
-	shape                 []int
-	cols, sums            []int16 // by worker
-}
-
-func prepareConvInt16(n *node) (kernel, error) {
-	if err := n.inputs(4, 4); err != nil {
-		return nil, err
-	}
-	w, shift, bias, err := n.fixedLayer()
-	if err != nil {
-		return nil, err
-	}
-	v := &convInt16{windowAttrs: n.window(), k: n.simd, group: n.int("group", 1), m: w.Shape[0]}
-	if len(w.Shape) < 3 || v.group < 1 || v.m%v.group != 0 {
-		return nil, fmt.Errorf("weights W %v in %d groups", w.Shape, v.group)
-	}
-	v.groupIn, v.groupM, v.kernel = w.Shape[1], v.m/v.group, w.Shape[2:]
-	depth, err := count(w.Shape[1:])
-	if err != nil {
-		return nil, err
-	}
-	if len(bias) != v.m {
-		return nil, fmt.Errorf("bias B of %d elements for weights W %v", len(bias), w.Shape)
-	}
-	for g := range v.group {
-		first, end := g*v.groupM, (g+1)*v.groupM
-		p, err := fixed.Pack(n.simd, w.I16()[first*depth:end*depth], v.groupM, depth, bias[first:end], shift[first:end])
-		if err != nil {
-			return nil, err
-		}
-		v.packed = append(v.packed, p)
-	}
-	return byType{graph.Int16: v.run}.kernel(0), nil
-}
-
-// convInt16Pixels is how many outputs are gathered for one product: enough for the
-// kernels to reuse weights.
-const convInt16Pixels = 128
-
-func (v *convInt16) run(c *call) error {
-	s, ok := c.state.(*convInt16State)
-	if !ok {
-		s = &convInt16State{}
-		c.state = s
-	}
-	x := c.in[0]
-	if len(x.Shape) != len(v.kernel)+2 || x.Shape[1] != v.groupIn*v.group {
-		return fmt.Errorf("X %v with W [%d, %d, %v] in %d groups", x.Shape, v.m, v.groupIn, v.kernel, v.group)
-	}
-	if err := s.set(&v.windowAttrs, x.Shape[2:], v.kernel); err != nil {
-		return err
-	}
-	s.channels, s.depth = x.Shape[1], v.groupIn*s.taps
-	s.step = s.depth + s.depth%2
-	s.shape = append(append(s.shape[:0], x.Shape[0], v.m), s.window.out...)
-	z, err := c.alloc(0, graph.Int16, s.shape...)
-	if err != nil || z.Len() == 0 {
-		return err
-	}
-	s.high = max(1, min(s.rows, convInt16Pixels/s.width))
-	s.blocks = (s.rows + s.high - 1) / s.high
-	pixels := s.high * s.width
-	if s.cols, err = scratch[int16](c, c.workers()*pixels*s.step); err != nil {
-		return err
-	}
-	if s.sums, err = scratch[int16](c, c.workers()*pixels*v.groupM); err != nil {
-		return err
-	}
-	c.flops += 2 * int64(z.Len()) * int64(s.depth)
-	c.parallelWorkers(x.Shape[0]*v.group*s.blocks, 1+multiplyGrain/(1+pixels*v.groupM*s.depth), v.body)
-	s.cols, s.sums = nil, nil
-	return nil
-}
-
-// body computes units [lo, hi): a sample, a group, a block of output rows.
-func (v *convInt16) body(c *call, worker, lo, hi int) {
-	s := c.state.(*convInt16State)
-	x, z := c.in[0].I16(), c.out[0].I16()
-	pixels := s.high * s.width
-	cols, out := s.cols[worker*pixels*s.step:][:pixels*s.step], s.sums[worker*pixels*v.groupM:][:pixels*v.groupM]
-	for u := lo; u < hi; u++ {
-		block, g := u%s.blocks, u/s.blocks%v.group
-		sample := u / s.blocks / v.group
-		first := block * s.high
-		rows := min(s.high, s.rows-first)
-		in := x[(sample*s.channels+g*v.groupIn)*s.inSize:][:v.groupIn*s.inSize]
-		clear(cols)
-		for r := range rows {
-			s.gather(cols[r*s.width*s.step:], in, first+r, v.groupIn)
-		}
-		n := rows * s.width
-		v.k.Fixed16(out, v.groupM, &v.packed[g], cols, s.step, n)
-		for m := range v.groupM {
-			to := z[(sample*v.m+g*v.groupM+m)*s.outSize+first*s.width:][:n]
-			for j := range to {
-				to[j] = out[j*v.groupM+m]
-			}
-		}
-	}
-}
-
-// gather fills the columns of output row r with what is inside of x.
-func (s *convInt16State) gather(cols, x []int16, r, channels int) {
-	last := len(s.in) - 1
-	for t := s.row(r); t.ok; t.next() {
-		for k := range s.kernel[last] {
-			lo, hi, from := s.span(k)
-			for ch := range channels {
-				in := x[ch*s.inSize+t.in:]
-				at := ch*s.taps + t.tap + k
-				for j, p := lo, from; j < hi; j, p = j+1, p+s.stride[last] {
-					cols[j*s.step+at] = in[p]
-				}
-			}
-		}
-	}
 }
 
 // fixedSpec reads the constant inputs of a block-circulant layer: W [p, q, b,
@@ -582,10 +381,11 @@ type circulantConvInt16State struct {
 	image image
 	shape []int
 
-	to, at, taps  []int32 // places in the image: of pixels, outputs and taps
-	images        []int32 // of the samples at hand
-	first         int     // of these samples
-	inTiles, outs int     // tiles of a sample
+	to            []int32     // places of pixels in the image
+	plan          *fixed.Plan // nil: not yet known
+	images        []int32     // of the samples at hand
+	first         int         // of these samples
+	inTiles, outs int         // tiles of a sample
 	ws            []fixed.Workspace
 }
 
@@ -628,7 +428,7 @@ func (v *circulantConvInt16) run(c *call) error {
 		return fmt.Errorf("X %v, want 1 to %d channels and the dims of a kernel %v", x.Shape, v.o.Inputs(), v.kernel)
 	}
 	if !slices.Equal(s.win.in, x.Shape[2:]) || s.win.out == nil {
-		s.at = nil
+		s.plan = nil
 		if err := s.win.set(&v.windowAttrs, x.Shape[2:], v.kernel); err != nil {
 			return err
 		}
@@ -651,8 +451,8 @@ func (v *circulantConvInt16) run(c *call) error {
 	if err := c.fixedWorkspaces(s.ws, v.o.Sizes); err != nil {
 		return err
 	}
-	if s.at == nil { // behind the allocations, which are limited
-		s.places()
+	if s.plan == nil { // behind the allocations, which are limited
+		s.places(v.o)
 	}
 	tile := v.o.Tile()
 	s.inTiles, s.outs = (s.win.inSize+tile-1)/tile, (s.win.outSize+tile-1)/tile
@@ -669,9 +469,8 @@ func (v *circulantConvInt16) run(c *call) error {
 }
 
 // places works out where pixels, outputs and taps are in the image.
-func (s *circulantConvInt16State) places() {
-	walk := func(list []int32, dims []int, size int, at func(axis, i int) int) []int32 {
-		list = list[:0]
+func (s *circulantConvInt16State) places(o *fixed.Conv) {
+	walk := func(dims []int, size int, at func(axis, i int) int) (list []int32) {
 		for i := range size {
 			place := 0
 			for axis := len(dims) - 1; axis >= 0 && place >= 0; axis-- {
@@ -688,9 +487,10 @@ func (s *circulantConvInt16State) places() {
 		return list
 	}
 	w := &s.win
-	s.to = walk(s.to, w.in, w.inSize, func(axis, i int) int { return i + w.before[axis] })
-	s.at = walk(s.at, w.out, w.outSize, func(axis, i int) int { return i * w.stride[axis] })
-	s.taps = walk(s.taps, w.kernel, w.taps, func(axis, i int) int { return i * w.dilation[axis] })
+	s.to = walk(w.in, w.inSize, func(axis, i int) int { return i + w.before[axis] })
+	at := walk(w.out, w.outSize, func(axis, i int) int { return i * w.stride[axis] })
+	taps := walk(w.kernel, w.taps, func(axis, i int) int { return i * w.dilation[axis] })
+	s.plan = o.Plan(s.image.size, at, taps)
 }
 
 // forward transforms tiles [lo, hi) of the samples at hand.
@@ -710,7 +510,7 @@ func (v *circulantConvInt16) multiply(c *call, worker, lo, hi int) {
 	outputs, size := s.win.outSize, v.o.Rows()*s.image.size
 	for i := lo; i < hi; i++ {
 		sample, first := i/s.outs, i%s.outs*v.o.Tile()
-		v.o.Multiply(c.out[0].I16()[(s.first+sample)*v.o.Outputs()*outputs:], outputs, s.images[sample*size:], s.image.size, s.at, s.taps,
+		v.o.Multiply(c.out[0].I16()[(s.first+sample)*v.o.Outputs()*outputs:], s.images[sample*size:], s.plan,
 			first, min(first+v.o.Tile(), outputs), &s.ws[worker])
 	}
 }

@@ -39,6 +39,10 @@ type poolState struct {
 	divisors  []float32
 	images    []float32 // one for each worker
 
+	// The same in 16-bit fixed point.
+	images16, maxima []int16
+	sums             []int32
+
 	given []uint32 // of gradients: what maxima have handed on
 }
 

@@ -35,6 +35,16 @@ var groups = []group{
 		},
 	},
 	{
+		name: "int16-conv", title: "Convolutions in 16-bit fixed point", unit: "against the same layer or network in float32, conversions of input and output included",
+		base: latheSide(1), side: latheSide(1), float: true,
+		contests: []contest{
+			{of: mnist, contenders: []contender{{fixed: true, goal: 1}, {block: 4, fixed: true, goal: 1}}},
+			{of: convolution(256, 256, 3, 1, 28, 1), contenders: []contender{{fixed: true, goal: 1}, {block: 4, fixed: true}, {block: 8, fixed: true}}},
+			{of: convolution(64, 64, 3, 1, 56, 1), contenders: []contender{{fixed: true}}},
+			{of: convolution(256, 64, 1, 1, 56, 1), contenders: []contender{{fixed: true}}},
+		},
+	},
+	{
 		name: "int8", title: "16-bit fixed point against dynamic 8-bit quantization", unit: "block-circulant layers in int16, conversions included, against the dense layer with int8 weights in ONNX Runtime",
 		base: ortSide(), side: latheSide(1), bytes: true,
 		contests: []contest{

@@ -26,6 +26,7 @@ type original struct {
 	build  func() (*graph.Model, error)         // nil: the file
 	file   string                               // in the folder models of LATHE_DATA
 	set    string                               // in the folder sets of LATHE_DATA, whose first sample is the input
+	array  map[string]string                    // the arrays of the set that inputs read under another name; nil: all, under their names
 	inputs func(tokens int) map[string]nd.Array // where there is no set
 	linear []size                               // its layers, where it is nothing but these
 	sums   int                                  // multiply-adds of a run, where it is nothing but a convolution
@@ -156,6 +157,9 @@ func ones(n int) nd.Array {
 	return nd.Of(x, 1, int64(n))
 }
 
+// mnist is the public network of two convolutions and two dense layers.
+var mnist = original{name: "MNIST network", file: "cnn_mnist_pytorch.onnx", set: "mnist_eval.npz", array: map[string]string{"images": "0"}}
+
 func public(name, file, set string) original { return original{name: name, file: file, set: set} }
 
 var leNet = original{
@@ -273,14 +277,26 @@ func (o original) feed(data string, tokens int) (map[string]nd.Array, error) {
 			return nil, err
 		}
 	}
-	return arrays, nil
+	if o.array == nil {
+		return arrays, nil
+	}
+	named := map[string]nd.Array{}
+	for name, input := range o.array {
+		named[input] = arrays[name]
+	}
+	return named, nil
 }
 
 // ranges are the data that ranges of fixed point come from: the inputs of some
-// tokens, as one sample.
-func (o original) ranges(m *graph.Model) (*calib.Feed, error) {
+// tokens, or those of a run, as one sample.
+func (o original) ranges(m *graph.Model, data string) (*calib.Feed, error) {
+	inputs, err := o.feed(data, 64)
+	if err != nil {
+		return nil, err
+	}
 	var list []*npz.Array
-	for name, a := range o.inputs(64) {
+	for name, a := range inputs {
+
 		shape := make([]int, len(a.Shape))
 		for i, d := range a.Shape {
 			shape[i] = int(d)
@@ -308,7 +324,7 @@ func (o original) ranges(m *graph.Model) (*calib.Feed, error) {
 
 // change returns m with what the contender changes, by the passes that users
 // have. Weights are fitted without data, since time does not depend on them.
-func (c contender) change(ctx context.Context, o original, m *graph.Model) (*graph.Model, error) {
+func (c contender) change(ctx context.Context, o original, m *graph.Model, data string) (*graph.Model, error) {
 	if c.variant() == (contender{}) {
 		return m, nil
 	}
@@ -333,7 +349,7 @@ func (c contender) change(ctx context.Context, o original, m *graph.Model) (*gra
 			Block: c.block, Fit: passes.FitFrobenius, IncludeTied: true, IncludeHead: true}))
 	}
 	if c.fixed {
-		feed, err := o.ranges(m)
+		feed, err := o.ranges(m, data)
 		if err != nil {
 			return nil, err
 		}

@@ -7,86 +7,243 @@ package simd
 // fixedTileAVX512VNNI computes
 //
 //	for r := range rows {
-//		var sums [16]int64
-//		at, k := 0, 0
-//		for _, g := range groups {
-//			var s [16]int32
-//			for range g {
-//				x0, x1 := int32(a[r*lda+k]), int32(a[r*lda+k+1])
-//				for l := range s {
-//					s[l] += int32(int16(w[at+l]))*x0 + w[at+l]>>16*x1
+//		var sum, high [16]int32
+//		at := 0
+//		for i := 0; steps[i+2] != 0; i += 3 {
+//			x := a[r*lda+offsets[steps[i]]+steps[i+1]:]
+//			for k := range steps[i+2] >> 1 {
+//				for l := range sum {
+//					sum[l] += int32(int16(w[at+l]))*x[2*k] + w[at+l]>>16*x[2*k+1]
 //				}
-//				at, k = at+16, k+2
+//				at += 16
 //			}
-//			for l := range s {
-//				sums[l] += int64(s[l])
+//			if steps[i+2]&1 != 0 {
+//				for l := range sum {
+//					high[l] += sum[l] >> 16
+//					sum[l] &= 0xffff
+//				}
 //			}
 //		}
-//		for l := range sums {
-//			e := l%2*8 + l/2
-//			dst[r*ldd+l] = min(max((sums[l]+ends[e])>>ends[16+e], low), high)
+//		for l := range sum {
+//			if len(sums) > 0 {
+//				sums[2*r*16+l], sums[(2*r+1)*16+l] = sum[l], high[l]
+//			} else {
+//				h := min(max(high[l]+ends[16+l], ends[2*16+l]), ends[3*16+l])
+//				dst[r*ldd+l] = sat((h<<ends[4*16+l] + (sum[l]+ends[l])>>ends[5*16+l]) >> ends[6*16+l])
+//			}
 //		}
 //	}
 //
-// for 1 ≤ rows ≤ 8.
+// for 1 ≤ rows ≤ 14.
 //
 //go:noescape
-func fixedTileAVX512VNNI(dst []int16, ldd int, a []int16, lda int, w []int32, groups []int32, ends []int64, low int64, high int64, rows int)
+func fixedTileAVX512VNNI(dst []int16, ldd int, sums []int32, a []int16, lda int, offsets []int32, w []int32, steps []int32, ends []int32, rows int)
+
+// fixedPairAVX512VNNI computes
+//
+//	for r := range rows {
+//		var sum, high [32]int32
+//		at := 0
+//		for i := 0; steps[i+2] != 0; i += 3 {
+//			x := a[r*lda+offsets[steps[i]]+steps[i+1]:]
+//			for k := range steps[i+2] >> 1 {
+//				for l := range sum {
+//					sum[l] += int32(int16(w[at+l]))*x[2*k] + w[at+l]>>16*x[2*k+1]
+//				}
+//				at += 32
+//			}
+//			if steps[i+2]&1 != 0 {
+//				for l := range sum {
+//					high[l] += sum[l] >> 16
+//					sum[l] &= 0xffff
+//				}
+//			}
+//		}
+//		for l := range sum {
+//			if len(sums) > 0 {
+//				sums[2*r*32+l], sums[(2*r+1)*32+l] = sum[l], high[l]
+//			} else {
+//				h := min(max(high[l]+ends[32+l], ends[2*32+l]), ends[3*32+l])
+//				dst[r*ldd+l] = sat((h<<ends[4*32+l] + (sum[l]+ends[l])>>ends[5*32+l]) >> ends[6*32+l])
+//			}
+//		}
+//	}
+//
+// for 1 ≤ rows ≤ 7.
+//
+//go:noescape
+func fixedPairAVX512VNNI(dst []int16, ldd int, sums []int32, a []int16, lda int, offsets []int32, w []int32, steps []int32, ends []int32, rows int)
 
 // fixedTileAVX512 computes
 //
 //	for r := range rows {
-//		var sums [16]int64
-//		at, k := 0, 0
-//		for _, g := range groups {
-//			var s [16]int32
-//			for range g {
-//				x0, x1 := int32(a[r*lda+k]), int32(a[r*lda+k+1])
-//				for l := range s {
-//					s[l] += int32(int16(w[at+l]))*x0 + w[at+l]>>16*x1
+//		var sum, high [16]int32
+//		at := 0
+//		for i := 0; steps[i+2] != 0; i += 3 {
+//			x := a[r*lda+offsets[steps[i]]+steps[i+1]:]
+//			for k := range steps[i+2] >> 1 {
+//				for l := range sum {
+//					sum[l] += int32(int16(w[at+l]))*x[2*k] + w[at+l]>>16*x[2*k+1]
 //				}
-//				at, k = at+16, k+2
+//				at += 16
 //			}
-//			for l := range s {
-//				sums[l] += int64(s[l])
+//			if steps[i+2]&1 != 0 {
+//				for l := range sum {
+//					high[l] += sum[l] >> 16
+//					sum[l] &= 0xffff
+//				}
 //			}
 //		}
-//		for l := range sums {
-//			e := l%2*8 + l/2
-//			dst[r*ldd+l] = min(max((sums[l]+ends[e])>>ends[16+e], low), high)
+//		for l := range sum {
+//			if len(sums) > 0 {
+//				sums[2*r*16+l], sums[(2*r+1)*16+l] = sum[l], high[l]
+//			} else {
+//				h := min(max(high[l]+ends[16+l], ends[2*16+l]), ends[3*16+l])
+//				dst[r*ldd+l] = sat((h<<ends[4*16+l] + (sum[l]+ends[l])>>ends[5*16+l]) >> ends[6*16+l])
+//			}
 //		}
 //	}
 //
-// for 1 ≤ rows ≤ 8.
+// for 1 ≤ rows ≤ 14.
 //
 //go:noescape
-func fixedTileAVX512(dst []int16, ldd int, a []int16, lda int, w []int32, groups []int32, ends []int64, low int64, high int64, rows int)
+func fixedTileAVX512(dst []int16, ldd int, sums []int32, a []int16, lda int, offsets []int32, w []int32, steps []int32, ends []int32, rows int)
+
+// fixedPairAVX512 computes
+//
+//	for r := range rows {
+//		var sum, high [32]int32
+//		at := 0
+//		for i := 0; steps[i+2] != 0; i += 3 {
+//			x := a[r*lda+offsets[steps[i]]+steps[i+1]:]
+//			for k := range steps[i+2] >> 1 {
+//				for l := range sum {
+//					sum[l] += int32(int16(w[at+l]))*x[2*k] + w[at+l]>>16*x[2*k+1]
+//				}
+//				at += 32
+//			}
+//			if steps[i+2]&1 != 0 {
+//				for l := range sum {
+//					high[l] += sum[l] >> 16
+//					sum[l] &= 0xffff
+//				}
+//			}
+//		}
+//		for l := range sum {
+//			if len(sums) > 0 {
+//				sums[2*r*32+l], sums[(2*r+1)*32+l] = sum[l], high[l]
+//			} else {
+//				h := min(max(high[l]+ends[32+l], ends[2*32+l]), ends[3*32+l])
+//				dst[r*ldd+l] = sat((h<<ends[4*32+l] + (sum[l]+ends[l])>>ends[5*32+l]) >> ends[6*32+l])
+//			}
+//		}
+//	}
+//
+// for 1 ≤ rows ≤ 7.
+//
+//go:noescape
+func fixedPairAVX512(dst []int16, ldd int, sums []int32, a []int16, lda int, offsets []int32, w []int32, steps []int32, ends []int32, rows int)
 
 // fixedTileAVX2 computes
 //
 //	for r := range rows {
-//		var sums [8]int64
-//		at, k := 0, 0
-//		for _, g := range groups {
-//			var s [8]int32
-//			for range g {
-//				x0, x1 := int32(a[r*lda+k]), int32(a[r*lda+k+1])
-//				for l := range s {
-//					s[l] += int32(int16(w[at+l]))*x0 + w[at+l]>>16*x1
+//		var sum, high [8]int32
+//		at := 0
+//		for i := 0; steps[i+2] != 0; i += 3 {
+//			x := a[r*lda+offsets[steps[i]]+steps[i+1]:]
+//			for k := range steps[i+2] >> 1 {
+//				for l := range sum {
+//					sum[l] += int32(int16(w[at+l]))*x[2*k] + w[at+l]>>16*x[2*k+1]
 //				}
-//				at, k = at+8, k+2
+//				at += 8
 //			}
-//			for l := range s {
-//				sums[l] += int64(s[l])
+//			if steps[i+2]&1 != 0 {
+//				for l := range sum {
+//					high[l] += sum[l] >> 16
+//					sum[l] &= 0xffff
+//				}
 //			}
 //		}
-//		for l := range sums {
-//			e := l%2*4 + l/2
-//			dst[r*ldd+l] = min(max((sums[l]+ends[e])>>ends[8+e], low), high)
+//		for l := range sum {
+//			if len(sums) > 0 {
+//				sums[2*r*8+l], sums[(2*r+1)*8+l] = sum[l], high[l]
+//			} else {
+//				h := min(max(high[l]+ends[8+l], ends[2*8+l]), ends[3*8+l])
+//				dst[r*ldd+l] = sat((h<<ends[4*8+l] + (sum[l]+ends[l])>>ends[5*8+l]) >> ends[6*8+l])
+//			}
 //		}
 //	}
 //
-// for 1 ≤ rows ≤ 4.
+// for 1 ≤ rows ≤ 6.
 //
 //go:noescape
-func fixedTileAVX2(dst []int16, ldd int, a []int16, lda int, w []int32, groups []int32, ends []int64, low int64, high int64, rows int)
+func fixedTileAVX2(dst []int16, ldd int, sums []int32, a []int16, lda int, offsets []int32, w []int32, steps []int32, ends []int32, rows int)
+
+// fixedPairAVX2 computes
+//
+//	for r := range rows {
+//		var sum, high [16]int32
+//		at := 0
+//		for i := 0; steps[i+2] != 0; i += 3 {
+//			x := a[r*lda+offsets[steps[i]]+steps[i+1]:]
+//			for k := range steps[i+2] >> 1 {
+//				for l := range sum {
+//					sum[l] += int32(int16(w[at+l]))*x[2*k] + w[at+l]>>16*x[2*k+1]
+//				}
+//				at += 16
+//			}
+//			if steps[i+2]&1 != 0 {
+//				for l := range sum {
+//					high[l] += sum[l] >> 16
+//					sum[l] &= 0xffff
+//				}
+//			}
+//		}
+//		for l := range sum {
+//			if len(sums) > 0 {
+//				sums[2*r*16+l], sums[(2*r+1)*16+l] = sum[l], high[l]
+//			} else {
+//				h := min(max(high[l]+ends[16+l], ends[2*16+l]), ends[3*16+l])
+//				dst[r*ldd+l] = sat((h<<ends[4*16+l] + (sum[l]+ends[l])>>ends[5*16+l]) >> ends[6*16+l])
+//			}
+//		}
+//	}
+//
+// for 1 ≤ rows ≤ 3.
+//
+//go:noescape
+func fixedPairAVX2(dst []int16, ldd int, sums []int32, a []int16, lda int, offsets []int32, w []int32, steps []int32, ends []int32, rows int)
+
+// energy16AVX512 computes
+//
+//	most := 0
+//	for i := 0; i < len(x); i += 16 {
+//		s := 0
+//		for k := i; k < i+16; k += 2 {
+//			s += (x[k]*x[k] + x[k+1]*x[k+1]) >> 4
+//		}
+//		most = max(most, s)
+//	}
+//	return most
+//
+// for a multiple of sixteen elements.
+//
+//go:noescape
+func energy16AVX512(x []int16) int32
+
+// energy16AVX2 computes
+//
+//	most := 0
+//	for i := 0; i < len(x); i += 16 {
+//		s := 0
+//		for k := i; k < i+16; k += 2 {
+//			s += (x[k]*x[k] + x[k+1]*x[k+1]) >> 4
+//		}
+//		most = max(most, s)
+//	}
+//	return most
+//
+// for a multiple of sixteen elements.
+//
+//go:noescape
+func energy16AVX2(x []int16) int32

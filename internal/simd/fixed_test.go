@@ -87,7 +87,7 @@ func checkFixed(t *testing.T, r *rand.Rand, k *Kernels, rows, n, m int, extreme 
 			shift[i] = 62
 		}
 	}
-	packed := k.PackFixed(w, m, n, bias, shift)
+	packed := k.PackFixed(w, m, n, 1, bias, shift)
 	const guard = 12345
 	y16 := make([]int16, rows*ldy+8)
 	for i := range y16 {
@@ -137,12 +137,94 @@ func BenchmarkFixed(b *testing.B) {
 	}
 	y := make([]int16, rows*m)
 	for name, k := range fixedPaths() {
-		p := k.PackFixed(w, m, n, make([]int64, m), make([]int32, m))
+		p := k.PackFixed(w, m, n, 1, make([]int64, m), make([]int32, m))
 		b.Run(name, func(b *testing.B) {
 			for b.Loop() {
 				k.Fixed16(y, m, &p, x, n, rows)
 			}
 			b.ReportMetric(float64(rows*n*m)*float64(b.N)/b.Elapsed().Seconds()/1e9, "GMAC/s")
+		})
+	}
+}
+
+// TestFixedPanel: rows in runs from places of their own, with inputs of all sizes,
+// so that groups of all lengths occur. In every other case, inputs follow the signs
+// and sizes of a row of weights, which makes the largest sums that their energy
+// allows.
+func TestFixedPanel(t *testing.T) {
+	for name, k := range fixedPaths() {
+		t.Run(name, func(t *testing.T) {
+			r := rand.New(rand.NewPCG(3, 4))
+			for i := range 300 {
+				runs, run, m, rows := 1+r.IntN(9), 1+r.IntN(70), 1+r.IntN(70), 1+r.IntN(20)
+				ldx := 1 + r.IntN(40)
+				if i%3 == 0 {
+					run, ldx = 16*(1+r.IntN(6)), 16*(1+r.IntN(3))
+				}
+				n := runs * run
+				offsets := make([]int32, runs)
+				for j := range offsets {
+					if offsets[j] = int32(r.IntN(200)); i%3 == 0 {
+						offsets[j] = int32(16 * r.IntN(12))
+					}
+				}
+				x, w := make([]int16, (rows-1)*ldx+200+run+Slack), make([]int16, m*n)
+				for j := range w {
+					w[j] = int16(min(max(r.NormFloat64()*9000, -32767), 32767))
+				}
+				scale := r.IntN(16)
+				for j := range x {
+					x[j] = int16(r.IntN(1<<16)-1<<15) >> scale
+				}
+				if i%2 == 0 {
+					row := r.IntN(m)
+					for j := range n {
+						x[int(offsets[j/run])+j%run] = w[row*n+j] >> scale
+					}
+				}
+				bias, shift := make([]int64, m), make([]int32, m)
+				for j := range bias {
+					bias[j], shift[j] = r.Int64N(1<<36)-1<<35, int32(r.IntN(36))
+				}
+				p := k.PackFixed(w, m, n, runs, bias, shift)
+				energy := k.Energy16(x)
+				for panel := range p.Panels() {
+					first := panel * p.Lanes()
+					cols := min(p.Lanes(), m-first)
+					y := make([]int16, rows*p.Lanes())
+					k.FixedPanel(y, &p, panel, energy, x, ldx, offsets, rows)
+					for at := range rows * cols {
+						row, c := at/cols, first+at%cols
+						sum := bias[c]
+						for j := range n {
+							sum += int64(w[c*n+j]) * int64(x[row*ldx+int(offsets[j/run])+j%run])
+						}
+						want := saturate16((sum + halfOf(uint64(shift[c]))) >> shift[c])
+						if got := y[row*p.Lanes()+at%cols]; got != want {
+							t.Fatalf("case %d, %d runs of %d, row %d of %d, output %d of %d, shift %d: %d, want %d", i, runs, run, row, rows, c, m, shift[c], got, want)
+						}
+					}
+				}
+			}
+		})
+	}
+}
+
+// TestFixedLong: more groups than are moved over before sums are taken away.
+func TestFixedLong(t *testing.T) {
+	const n = 4*mostFlushes + 6
+	for name, k := range fixedPaths() {
+		t.Run(name, func(t *testing.T) {
+			x, w := make([]int16, n), make([]int16, n)
+			for i := range w {
+				x[i], w[i] = -1<<15, 1<<15-1
+			}
+			p := k.PackFixed(w, 1, n, 1, []int64{5}, []int32{32})
+			y := make([]int16, 1)
+			k.Fixed16(y, 1, &p, x, n, 1)
+			if want := saturate16((-n*(1<<15-1)<<15 + 5 + 1<<31) >> 32); y[0] != want {
+				t.Fatalf("%d, want %d", y[0], want)
+			}
 		})
 	}
 }

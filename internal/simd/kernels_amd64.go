@@ -48,7 +48,8 @@ var avx2 = Kernels{
 	dotF64: dotF64AVX2, momentsF64: momentsF64AVX2,
 
 	quantize16: quantize16AVX2, dequantize16: dequantize16AVX2, dequantizeEach16: dequantizeEach16AVX2,
-	requantize16: requantize16AVX2, add16: add16AVX2, clip16: clip16AVX2,
+	requantize16: requantize16AVX2, add16: add16AVX2, clip16: clip16AVX2, energy16: energy16AVX2,
+	transpose16: transpose16AVX2, slideMax16: slideMax16AVX2, slideSum16: slideSum16AVX2, pieces32: pieces32AVX2, sum16: sum16AVX2,
 
 	multiplyAdds: multiplyAddsAVX2,
 }
@@ -78,7 +79,8 @@ var avx512 = Kernels{
 	dotF64: dotF64AVX512, momentsF64: momentsF64AVX512,
 
 	quantize16: quantize16AVX512, dequantize16: dequantize16AVX512, dequantizeEach16: dequantizeEach16AVX512,
-	requantize16: requantize16AVX512, add16: add16AVX512, clip16: clip16AVX512,
+	requantize16: requantize16AVX512, add16: add16AVX512, clip16: clip16AVX512, energy16: energy16AVX512,
+	transpose16: transpose16AVX512, slideMax16: slideMax16AVX512, slideSum16: slideSum16AVX512, pieces32: pieces32AVX512, sum16: sum16AVX512,
 
 	multiplyAdds: multiplyAddsAVX512,
 }
@@ -128,9 +130,9 @@ var circulantAVX512 = circulantKernels{
 }
 
 var (
-	fixedAVX2       = fixedKernels{lanes: 8, maxRows: 4, tile: fixedTileAVX2}
-	fixedAVX512     = fixedKernels{lanes: 16, maxRows: 8, tile: fixedTileAVX512}
-	fixedAVX512VNNI = fixedKernels{lanes: 16, maxRows: 8, tile: fixedTileAVX512VNNI}
+	fixedAVX2       = fixedKernels{lanes: 8, maxRows: 6, tile: fixedTileAVX2, pair: fixedPairAVX2}
+	fixedAVX512     = fixedKernels{lanes: 16, maxRows: 14, tile: fixedTileAVX512, pair: fixedPairAVX512}
+	fixedAVX512VNNI = fixedKernels{lanes: 16, maxRows: 14, tile: fixedTileAVX512VNNI, pair: fixedPairAVX512VNNI}
 )
 
 var fixedCirculantAVX2 = fixedCirculantKernels{

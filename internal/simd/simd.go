@@ -151,6 +151,12 @@ type Kernels struct {
 	requantize16     func(dst, x []int16, left, right uint64, half int32)
 	add16            func(dst, x, y []int16, leftX, leftY, right uint64, half int32)
 	clip16           func(dst, x []int16, low, high int16)
+	energy16         func(x []int16) int32
+	transpose16      func(dst []int16, dstStep int, src []int16, srcStep, rows, cols int)
+	slideMax16       func(z []int16, zStep int, x []int16, xStep int, offsets []int32, rows, width, stride int)
+	slideSum16       func(z []int32, zStep int, x []int16, xStep int, offsets []int32, rows, width, stride int)
+	pieces32         func(dst, src, places, masks []int32)
+	sum16            func(x []int16) int32
 
 	multiplyAdds func(x []float32, rounds int)
 }
@@ -191,7 +197,8 @@ var portable = Kernels{
 	dotF64: dotF64, momentsF64: momentsF64,
 
 	quantize16: quantize16, dequantize16: dequantize16, dequantizeEach16: dequantizeEach16,
-	requantize16: requantize16, add16: add16, clip16: clip16,
+	requantize16: requantize16, add16: add16, clip16: clip16, energy16: energy16,
+	transpose16: transpose16, slideMax16: slideMax16, slideSum16: slideSum16, pieces32: pieces32, sum16: sum16,
 
 	multiplyAdds: multiplyAdds,
 }

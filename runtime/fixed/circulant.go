@@ -194,8 +194,9 @@ func (o *Circulant) Between(in *int, out []int) (*Circulant, error) {
 	return &f, nil
 }
 
-// Pack prepares the product with W [m, n] on the kernels k: see MatMulInt16.
-func Pack(k *simd.Kernels, w []int16, m, n int, bias []int64, shift []int32) (simd.FixedWeights, error) {
+// Pack prepares the product with W [m, n], whose rows are read in that many runs, on
+// the kernels k: see MatMulInt16.
+func Pack(k *simd.Kernels, w []int16, m, n, runs int, bias []int64, shift []int32) (simd.FixedWeights, error) {
 	if n > 1<<28 || len(w) != m*n {
 		return simd.FixedWeights{}, fmt.Errorf("weights W of %d elements for [%d, %d]", len(w), m, n)
 	}
@@ -217,7 +218,7 @@ func Pack(k *simd.Kernels, w []int16, m, n int, bias []int64, shift []int32) (si
 			return simd.FixedWeights{}, fmt.Errorf("shifts S hold %d, want 0 to 62", v)
 		}
 	}
-	return k.PackFixed(w, m, n, bias, shift), nil
+	return k.PackFixed(w, m, n, runs, bias, shift), nil
 }
 
 // Operations is the number of integer operations that the product of so many

@@ -21,6 +21,39 @@ type Conv struct {
 	q, taps int
 	groups  int // of columns of a pixel
 	forward []float32
+	k       *simd.Kernels
+}
+
+// Plan is where the windows of some outputs are in an image: the window of output i
+// begins at place At[i], and tap t of it is Taps[t] places further.
+type Plan struct {
+	size     int
+	at, taps []int32
+	vectors  simd.Vectors  // of a tile, in the image
+	pieces   []simd.Pieces // outputs of every tile
+}
+
+// Plan prepares Multiply for an image of size places. It keeps the slices.
+func (v *Conv) Plan(size int, at, taps []int32) *Plan {
+	p := &Plan{size: size, at: at, taps: taps}
+	if v.o.Rounding == CirCNN {
+		return p
+	}
+	b := v.o.B
+	var vectors []int32
+	for t, tap := range taps {
+		for j := range v.q {
+			for k := range b {
+				vectors = append(vectors, int32((j*(b+1)+k)*size)+tap, int32((t*v.q+j)*(b+1)+k))
+			}
+		}
+	}
+	p.vectors = simd.NewVectors(vectors)
+	for i := 0; i < len(at); i += v.Tile() {
+		p.pieces = append(p.pieces, simd.Pieces{})
+		p.pieces[len(p.pieces)-1].Set(v.o.c, at[i:min(i+v.Tile(), len(at))])
+	}
+	return p
 }
 
 // NewConv prepares the product on the kernels k. Blocks of s are those of all
@@ -40,7 +73,7 @@ func NewConv(s Spec, taps int, k *simd.Kernels) (*Conv, error) {
 	if err != nil {
 		return nil, err
 	}
-	v := &Conv{o: o, q: q, taps: taps}
+	v := &Conv{o: o, q: q, taps: taps, k: k}
 	if o.Rounding == Once {
 		cols := o.c.Columns()
 		v.groups = (q*o.B + cols - 1) / cols
@@ -108,12 +141,11 @@ func (v *Conv) Forward(image []int32, size int, to []int32, x []int16, channels,
 			straight = straight && p == places[0]+int32(l)
 		}
 		for g := range v.groups {
-			clear(ws.Stage)
-			for ch := g * cols; ch < min((g+1)*cols, channels); ch++ {
-				for l, s := range x[ch*pixels+first:][:n] {
-					ws.Stage[l*cols+ch-g*cols] = s
-				}
+			have := min(cols, channels-g*cols)
+			if have < cols || n < lanes {
+				clear(ws.Stage)
 			}
+			v.k.Transpose16(ws.Stage, cols, x[g*cols*pixels+first:], pixels, have, n)
 			c.Forward(ws.X, ws.Stage, cols, 1, v.forward[g*c.ForwardGroup():], ws.Scratch)
 			for j := range min(blocks, v.q-g*blocks) {
 				for k := range b {
@@ -145,18 +177,18 @@ func (v *Conv) Forward(image []int32, size int, to []int32, x []int16, channels,
 // pairs reports whether the real bins of two neighbouring blocks share a word.
 func (v *Conv) pairs() bool { return v.o.c.Pairs() }
 
-// Multiply computes outputs [lo, hi) of y [Outputs, outputs] from an image of size
-// places. The window of output i begins at place at[i], and tap t of it is taps[t]
-// places further. It allocates nothing.
-func (v *Conv) Multiply(y []int16, outputs int, image []int32, size int, at, taps []int32, lo, hi int, ws *Workspace) {
+// Multiply computes outputs [lo, hi) of y [Outputs, outputs], the outputs of a plan,
+// from an image; lo is a multiple of Tile. It allocates nothing.
+func (v *Conv) Multiply(y []int16, image []int32, p *Plan, lo, hi int, ws *Workspace) {
+	outputs := len(p.at)
 	o := v.o
 	b, m := o.B, len(o.E)
 	if o.Rounding == CirCNN {
 		x, z := ws.Stage[:o.Q*b], ws.Stage[o.Q*b:][:m]
 		for i := lo; i < hi; i++ {
-			for t, tap := range taps {
+			for t, tap := range p.taps {
 				for ch := range v.q * b {
-					x[t*v.q*b+ch] = int16(image[(ch/b*(b+1)+ch%b)*size+int(at[i]+tap)])
+					x[t*v.q*b+ch] = int16(image[(ch/b*(b+1)+ch%b)*p.size+int(p.at[i]+tap)])
 				}
 			}
 			o.halved(z, x)
@@ -170,7 +202,7 @@ func (v *Conv) Multiply(y []int16, outputs int, image []int32, size int, at, tap
 	lanes, cols := c.Lanes(), c.Columns()
 	for first := lo; first < hi; first += lanes {
 		n := min(lanes, hi-first)
-		v.gather(ws.X, image, size, at[first:first+n], taps)
+		v.gather(ws.X, image, p, first)
 		for i := range o.w.Parts {
 			part := &o.w.Parts[i]
 			if part.First*cols >= m {
@@ -180,44 +212,23 @@ func (v *Conv) Multiply(y []int16, outputs int, image []int32, size int, at, tap
 			for g := 0; g < part.Groups && (part.First+g)*cols < m; g++ {
 				row := (part.First + g) * cols
 				c.Inverse(ws.Stage, cols, ws.Y[c.Tile(g):], 1, o.backward[row:], ws.Scratch)
-				for r := range min(cols, m-row) {
-					for l := range n {
-						y[(row+r)*outputs+first+l] = ws.Stage[l*cols+r]
-					}
-				}
+				v.k.Transpose16(y[row*outputs+first:], outputs, ws.Stage, cols, n, min(cols, m-row))
 			}
 		}
 	}
 }
 
-// gather makes the tile of the columns at the outputs that begin at at. Lanes
-// behind them are zero.
-func (v *Conv) gather(x, image []int32, size int, at, taps []int32) {
-	b, lanes, pairs := v.o.B, v.o.c.Lanes(), v.pairs()
-	n := len(at)
-	straight := int(at[n-1]-at[0]) == n-1 // they increase
-	for t, tap := range taps {
-		for j := range v.q {
-			block := t*v.q + j
-			for k := range b {
-				row := image[(j*(b+1)+k)*size:][:size]
-				dst := x[(block*(b+1)+k)*lanes:][:lanes]
-				if k < 2 && pairs && block%2 == 1 {
-					dst = x[((block-1)*(b+1)+k)*lanes:][:n]
-					for l, p := range at {
-						dst[l] |= row[p+tap] << 16
-					}
-					continue
-				}
-				if straight {
-					copy(dst, row[at[0]+tap:][:n])
-				} else {
-					for l, p := range at {
-						dst[l] = row[p+tap]
-					}
-				}
-				clear(dst[n:])
-			}
+// gather makes the tile of the columns at the outputs from first on.
+func (v *Conv) gather(x, image []int32, p *Plan, first int) {
+	b, lanes := v.o.B, v.o.c.Lanes()
+	v.o.c.Gather32(v.k, x, image, p.vectors, &p.pieces[first/lanes])
+	if !v.pairs() {
+		return
+	}
+	for block := 0; block+1 < v.taps*v.q; block += 2 { // the real bins of both share words
+		low, high := x[block*(b+1)*lanes:][:2*lanes], x[(block+1)*(b+1)*lanes:][:2*lanes]
+		for l, w := range high {
+			low[l] |= w << 16
 		}
 	}
 }

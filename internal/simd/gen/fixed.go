@@ -10,77 +10,106 @@ import (
 // vnni is AVX-512 with the Vector Neural Network Instructions.
 var vnni = path{name: "AVX512VNNI", lanes: 16}
 
-// fixed emits the tiles of products in 16-bit fixed point. A row of a tile has
-// three vectors in registers: the 32-bit sums of a group of pairs, and the
-// 64-bit sums of the even and of the odd outputs. A pair of inputs is read as
-// one word and broadcast.
+// fixed emits the tiles of products in 16-bit fixed point, of one or two vectors of
+// outputs. For each a row has two vectors in registers: the sums of a group of
+// pairs, and what was moved over from them. A pair of inputs is read as one word and
+// broadcast.
 func fixed(c *family) {
 	for _, p := range []path{vnni, avx512, avx2} {
-		fixedTile{c.begin(p, "fixedTile", fixedSignature, fixedDoc(p)...)}.emit()
+		fixedTile{c.begin(p, "fixedTile", fixedSignature, fixedDoc(p, 1)...), 1}.emit()
+		fixedTile{c.begin(p, "fixedPair", fixedSignature, fixedDoc(p, 2)...), 2}.emit()
+	}
+	for _, p := range paths {
+		energy(c.begin(p, "energy16", "func(x []int16) int32",
+			"	most := 0",
+			"	for i := 0; i < len(x); i += 16 {",
+			"		s := 0",
+			"		for k := i; k < i+16; k += 2 {",
+			"			s += (x[k]*x[k] + x[k+1]*x[k+1]) >> 4",
+			"		}",
+			"		most = max(most, s)",
+			"	}",
+			"	return most",
+			"", "for a multiple of sixteen elements."))
 	}
 }
 
-const fixedSignature = "func(dst []int16, ldd int, a []int16, lda int, w, groups []int32, ends []int64, low, high int64, rows int)"
+const fixedSignature = "func(dst []int16, ldd int, sums []int32, a []int16, lda int, offsets, w, steps, ends []int32, rows int)"
 
-func fixedDoc(p path) []string {
-	rows := 8
+func fixedRows(p path) int {
 	if p == avx2 {
-		rows = 4
+		return 6
 	}
+	return 14
+}
+
+func fixedDoc(p path, vecs int) []string {
+	lanes := vecs * p.lanes
 	return []string{
 		"	for r := range rows {",
-		fmt.Sprintf("		var sums [%d]int64", p.lanes),
-		"		at, k := 0, 0",
-		"		for _, g := range groups {",
-		fmt.Sprintf("			var s [%d]int32", p.lanes),
-		"			for range g {",
-		"				x0, x1 := int32(a[r*lda+k]), int32(a[r*lda+k+1])",
-		"				for l := range s {",
-		"					s[l] += int32(int16(w[at+l]))*x0 + w[at+l]>>16*x1",
+		fmt.Sprintf("		var sum, high [%d]int32", lanes),
+		"		at := 0",
+		"		for i := 0; steps[i+2] != 0; i += 3 {",
+		"			x := a[r*lda+offsets[steps[i]]+steps[i+1]:]",
+		"			for k := range steps[i+2] >> 1 {",
+		"				for l := range sum {",
+		"					sum[l] += int32(int16(w[at+l]))*x[2*k] + w[at+l]>>16*x[2*k+1]",
 		"				}",
-		fmt.Sprintf("				at, k = at+%d, k+2", p.lanes),
+		fmt.Sprintf("				at += %d", lanes),
 		"			}",
-		"			for l := range s {",
-		"				sums[l] += int64(s[l])",
+		"			if steps[i+2]&1 != 0 {",
+		"				for l := range sum {",
+		"					high[l] += sum[l] >> 16",
+		"					sum[l] &= 0xffff",
+		"				}",
 		"			}",
 		"		}",
-		"		for l := range sums {",
-		fmt.Sprintf("			e := l%%2*%d + l/2", p.lanes/2),
-		fmt.Sprintf("			dst[r*ldd+l] = min(max((sums[l]+ends[e])>>ends[%d+e], low), high)", p.lanes),
+		"		for l := range sum {",
+		"			if len(sums) > 0 {",
+		fmt.Sprintf("				sums[2*r*%[1]d+l], sums[(2*r+1)*%[1]d+l] = sum[l], high[l]", lanes),
+		"			} else {",
+		fmt.Sprintf("				h := min(max(high[l]+ends[%[1]d+l], ends[2*%[1]d+l]), ends[3*%[1]d+l])", lanes),
+		fmt.Sprintf("				dst[r*ldd+l] = sat((h<<ends[4*%[1]d+l] + (sum[l]+ends[l])>>ends[5*%[1]d+l]) >> ends[6*%[1]d+l])", lanes),
+		"			}",
 		"		}",
 		"	}",
 		"",
-		fmt.Sprintf("for 1 ≤ rows ≤ %d.", rows),
+		fmt.Sprintf("for 1 ≤ rows ≤ %d.", fixedRows(p)/vecs),
 	}
 }
 
-type fixedTile struct{ *function }
+type fixedTile struct {
+	*function
+	vecs int
+}
 
 func (t fixedTile) wide() bool { return t.path != avx2 }
 
 func (t fixedTile) emit() {
-	maxRows := 8
-	if !t.wide() {
-		maxRows = 4
-	}
-	a, w, groups, left := t.GP64(), t.GP64(), t.GP64(), t.GP64()
-	row1, row3, row5, row7 := t.GP64(), t.GP64(), t.GP64(), t.GP64()
+	a, w, steps := t.GP64(), t.GP64(), t.GP64()
 	t.Load(t.Param("a").Base(), a)
-	t.Load(t.Param("lda"), row1)
-	t.SHLQ(operand.U8(1), row1)
-	t.LEAQ(operand.Mem{Base: row1, Index: row1, Scale: 2}, row3)
-	t.LEAQ(operand.Mem{Base: row1, Index: row1, Scale: 4}, row5)
-	t.LEAQ(operand.Mem{Base: row3, Index: row1, Scale: 4}, row7)
 	t.Load(t.Param("w").Base(), w)
-	t.Load(t.Param("groups").Base(), groups)
-	t.Load(t.Param("groups").Len(), left)
-	row := []operand.Mem{
-		{Base: a}, {Base: a, Index: row1, Scale: 1}, {Base: a, Index: row1, Scale: 2}, {Base: a, Index: row3, Scale: 1},
-		{Base: a, Index: row1, Scale: 4}, {Base: a, Index: row5, Scale: 1}, {Base: a, Index: row3, Scale: 2}, {Base: a, Index: row7, Scale: 1},
+	t.Load(t.Param("steps").Base(), steps)
+	x := t.GP64()
+	// Row r begins at x + r·lda: a multiple by 1, 2, 4 or 8 of an odd multiple.
+	odd := map[int]reg.GPVirtual{1: t.GP64()}
+	t.Load(t.Param("lda"), odd[1])
+	t.SHLQ(operand.U8(1), odd[1])
+	row := []operand.Mem{{Base: x}}
+	for r := 1; r < fixedRows(t.path)/t.vecs; r++ {
+		scale := r & -r
+		if r == scale {
+			row = append(row, operand.Mem{Base: x, Index: odd[1], Scale: uint8(scale)})
+			continue
+		}
+		k := r / scale
+		if odd[k] == nil {
+			odd[k] = t.GP64()
+			t.LEAQ(operand.Mem{Base: odd[k-2], Index: odd[1], Scale: 2}, odd[k])
+		}
+		row = append(row, operand.Mem{Base: x, Index: odd[k], Scale: uint8(scale)})
 	}
-	ones := t.v() // 1 in the low word of every 64 bits
-	t.broadcastQ(1, ones)
-	for rows := maxRows; rows >= 1; rows-- {
+	for rows := fixedRows(t.path) / t.vecs; rows >= 1; rows-- {
 		t.Label(fmt.Sprintf("rows%d", rows))
 		if rows > 1 {
 			n := t.GP64()
@@ -88,128 +117,129 @@ func (t fixedTile) emit() {
 			t.CMPQ(n, operand.U8(rows))
 			t.JNE(operand.LabelRef(fmt.Sprintf("rows%d", rows-1)))
 		}
-		t.tile(rows, row[:rows], a, w, groups, left, ones)
+		t.tile(rows, row[:rows], a, w, steps, x)
 		t.end()
 	}
 }
 
-// broadcastQ sets every 64-bit lane of d to x.
-func (t fixedTile) broadcastQ(x uint64, d reg.VecVirtual) {
-	g := t.GP64()
-	t.MOVQ(operand.U64(x), g)
-	if t.wide() {
-		t.VPBROADCASTQ(g, d)
-		return
+func (t fixedTile) tile(rows int, row []operand.Mem, a, w, steps, x reg.GPVirtual) {
+	name := func(s string) operand.LabelRef { return operand.LabelRef(fmt.Sprintf("%s%d", s, rows)) }
+	label := func(s string) { t.Label(string(name(s))) }
+	sum, high := make([]reg.VecVirtual, rows*t.vecs), make([]reg.VecVirtual, rows*t.vecs)
+	for i := range sum {
+		sum[i], high[i] = t.zero(), t.zero()
 	}
-	t.MOVQ(g, d.AsX())
-	t.VPBROADCASTQ(d.AsX(), d)
-}
-
-func (t fixedTile) zero(d reg.VecVirtual) {
-	if t.wide() {
-		t.VPXORQ(d, d, d)
-	} else {
-		t.VPXOR(d, d, d)
+	var weights []reg.VecVirtual
+	for range t.vecs {
+		weights = append(weights, t.v())
 	}
-}
-
-func (t fixedTile) tile(rows int, row []operand.Mem, a, w, groups, left reg.GPVirtual, ones reg.VecVirtual) {
-	name := func(s string) string { return fmt.Sprintf("%s%d", s, rows) }
-	acc, even, odd := make([]reg.VecVirtual, rows), make([]reg.VecVirtual, rows), make([]reg.VecVirtual, rows)
-	for r := range rows {
-		acc[r], even[r], odd[r] = t.v(), t.v(), t.v()
-		t.zero(even[r])
-		t.zero(odd[r])
+	input, temp := t.v(), t.v()
+	upper, low := t.words("upper", 1<<16), t.words("low", 0xffff)
+	label("step")
+	pairs, code := t.GP64(), t.GP64()
+	t.MOVL(operand.Mem{Base: steps, Disp: 8}, code.As32())
+	t.TESTL(code.As32(), code.As32())
+	t.JE(name("ends"))
+	t.Load(t.Param("offsets").Base(), x)
+	t.MOVLQSX(operand.Mem{Base: steps}, pairs)
+	t.MOVLQSX(operand.Mem{Base: x, Index: pairs, Scale: 4}, x)
+	t.LEAQ(operand.Mem{Base: a, Index: x, Scale: 2}, x)
+	t.MOVLQSX(operand.Mem{Base: steps, Disp: 4}, pairs)
+	t.LEAQ(operand.Mem{Base: x, Index: pairs, Scale: 2}, x)
+	t.ADDQ(operand.U8(12), steps)
+	t.MOVL(code.As32(), pairs.As32())
+	t.SHRL(operand.U8(1), pairs.As32())
+	label("pair")
+	for i, v := range weights {
+		t.load32(operand.Mem{Base: w, Disp: i * t.vecBytes()}, v)
 	}
-	weights, temp := t.v(), t.v()
-	t.TESTQ(left, left)
-	t.JE(operand.LabelRef(name("ends")))
-	t.Label(name("group"))
-	pairs := t.GP32()
-	t.MOVL(operand.Mem{Base: groups}, pairs)
-	t.ADDQ(operand.U8(4), groups)
-	for r := range rows {
-		t.zero(acc[r])
-	}
-	t.Label(name("pair"))
-	t.load32(operand.Mem{Base: w}, weights)
-	for r := range rows {
+	for i, s := range sum {
+		r, v := i/t.vecs, weights[i%t.vecs]
+		switch {
+		case t.path == vnni && t.vecs == 1:
+			t.VPDPWSSD_BCST(row[r], v, s)
+			continue
+		case i%t.vecs == 0:
+			t.VPBROADCASTD(row[r], input)
+		}
 		if t.path == vnni {
-			t.VPDPWSSD_BCST(row[r], weights, acc[r])
+			t.VPDPWSSD(input, v, s)
 			continue
 		}
-		t.VPBROADCASTD(row[r], temp)
-		t.VPMADDWD(weights, temp, temp)
-		t.VPADDD(temp, acc[r], acc[r])
+		t.VPMADDWD(v, input, temp)
+		t.VPADDD(temp, s, s)
 	}
-	t.ADDQ(operand.U8(4), a)
-	t.ADDQ(operand.U32(uint32(t.vecBytes())), w)
-	t.DECL(pairs)
-	t.JNE(operand.LabelRef(name("pair")))
-	for r := range rows {
-		t.VPMULDQ(ones, acc[r], temp)
-		t.VPADDQ(temp, even[r], even[r])
-		if t.wide() {
-			t.VPSRAQ(operand.U8(32), acc[r], acc[r])
-			t.VPADDQ(acc[r], odd[r], odd[r])
-			continue
+	t.ADDQ(operand.U8(4), x)
+	t.ADDQ(operand.U32(uint32(t.vecs*t.vecBytes())), w)
+	t.DECL(pairs.As32())
+	t.JNE(name("pair"))
+	t.TESTL(operand.U32(1), code.As32())
+	t.JE(name("step"))
+	for i, s := range sum {
+		switch {
+		case t.path == vnni: // the upper word of a sum, times 1
+			t.VPDPWSSD_BCST(upper, s, high[i])
+			t.VPANDD_BCST(low, s, s)
+		case t.wide():
+			t.VPSRAD(operand.U8(16), s, temp)
+			t.VPADDD(temp, high[i], high[i])
+			t.VPANDD_BCST(low, s, s)
+		default:
+			t.VPSRAD(operand.U8(16), s, temp)
+			t.VPADDD(temp, high[i], high[i])
+			t.VPAND(low, s, s)
 		}
-		t.VPSRLQ(operand.U8(32), acc[r], acc[r])
-		t.VPMULDQ(ones, acc[r], acc[r])
-		t.VPADDQ(acc[r], odd[r], odd[r])
 	}
-	t.DECQ(left)
-	t.JNE(operand.LabelRef(name("group")))
+	t.JMP(name("step"))
 
-	t.Label(name("ends"))
+	label("ends")
 	ends, dst, ldd := t.GP64(), t.GP64(), t.GP64()
+	t.Load(t.Param("sums").Len(), ends)
+	t.Load(t.Param("sums").Base(), dst)
+	t.TESTQ(ends, ends)
+	t.JE(name("narrow"))
+	for i, s := range sum {
+		at := i/t.vecs*2*t.vecs + i%t.vecs
+		t.store32(s, operand.Mem{Base: dst, Disp: at * t.vecBytes()})
+		t.store32(high[i], operand.Mem{Base: dst, Disp: (at + t.vecs) * t.vecBytes()})
+	}
+	t.JMP(name("done"))
+	label("narrow")
 	t.Load(t.Param("ends").Base(), ends)
 	t.Load(t.Param("dst").Base(), dst)
 	t.Load(t.Param("ldd"), ldd)
 	t.SHLQ(operand.U8(1), ldd)
-	low, high := t.v(), t.v()
-	for _, x := range []struct {
-		name string
-		v    reg.VecVirtual
-	}{{"low", low}, {"high", high}} {
-		p, err := t.Param(x.name).Resolve()
-		if err != nil {
-			panic(err)
+	for i, s := range sum {
+		part := func(k int) operand.Mem {
+			return operand.Mem{Base: ends, Disp: (k*t.vecs + i%t.vecs) * t.vecBytes()}
 		}
-		t.VPBROADCASTQ(p.Addr, x.v)
-	}
-	part := func(i, half int) operand.Mem {
-		return operand.Mem{Base: ends, Disp: i*2*t.vecBytes() + half*t.vecBytes()}
-	}
-	for r := range rows {
-		for half, v := range []reg.VecVirtual{even[r], odd[r]} {
-			t.VPADDQ(part(0, half), v, v)
-			if t.wide() {
-				t.VPSRAVQ(part(1, half), v, v)
-				t.VPMAXSQ(low, v, v)
-				t.VPMINSQ(high, v, v)
-				continue
-			}
-			// An arithmetic shift: flip the sign, shift, and take the flip off.
-			t.VPXOR(t.quad("flip", 1<<63), v, v)
-			t.VPSRLVQ(part(1, half), v, v)
-			t.VPSUBQ(part(2, half), v, v)
-			t.VPCMPGTQ(v, low, temp)
-			t.VBLENDVPD(temp, low, v, v)
-			t.VPCMPGTQ(high, v, temp)
-			t.VBLENDVPD(temp, high, v, v)
+		t.VPADDD(part(1), high[i], high[i])
+		t.VPMAXSD(part(2), high[i], high[i])
+		t.VPMINSD(part(3), high[i], high[i])
+		t.VPSLLVD(part(4), high[i], high[i])
+		t.VPADDD(part(0), s, s)
+		t.VPSRAVD(part(5), s, s)
+		t.VPADDD(high[i], s, s)
+		t.VPSRAVD(part(6), s, s)
+		to := operand.Mem{Base: dst, Disp: i % t.vecs * t.vecBytes() / 2}
+		if t.wide() {
+			t.VPMOVSDW(s, to)
+		} else {
+			t.VPACKSSDW(s, s, s)
+			const halves = 0x08 // 64-bit lanes 0 and 2
+			t.VPERMQ(operand.U8(halves), s, s)
+			t.VMOVDQU(s.AsX(), to)
 		}
-		t.store(even[r], odd[r], temp, operand.Mem{Base: dst})
-		if r < rows-1 {
+		if i%t.vecs == t.vecs-1 && i < len(sum)-1 {
 			t.ADDQ(ldd, dst)
 		}
 	}
+	label("done")
 }
 
-// quad is memory with x in every 64-bit lane of a vector of AVX2.
-func (t fixedTile) quad(name string, x uint64) operand.Mem {
-	words := []uint32{uint32(x), uint32(x >> 32)}
-	return t.data("quad_"+name, append(append(words, words...), append(words, words...)...)...)
+// words is memory with x in every lane of a vector of AVX2.
+func (t fixedTile) words(name string, x uint32) operand.Mem {
+	return t.data("words_"+name, x, x, x, x, x, x, x, x)
 }
 
 func (t fixedTile) load32(from operand.Mem, to reg.VecVirtual) {
@@ -220,20 +250,63 @@ func (t fixedTile) load32(from operand.Mem, to reg.VecVirtual) {
 	}
 }
 
-// store interleaves even and odd outputs and writes them.
-func (t fixedTile) store(even, odd, temp reg.VecVirtual, to operand.Mem) {
-	t.VPSLLQ(operand.U8(16), odd, odd)
+func (t fixedTile) store32(from reg.VecVirtual, to operand.Mem) {
 	if t.wide() {
-		t.VPANDQ_BCST(t.quad("low16", 0xffff), even, even)
-		t.VPORQ(odd, even, even)
-		t.VPMOVQD(even, even.AsY())
-		t.VMOVDQU32(even.AsY(), to)
-		return
+		t.VMOVDQU32(from, to)
+	} else {
+		t.VMOVDQU(from, to)
 	}
-	t.VPAND(t.quad("low16", 0xffff), even, even)
-	t.VPOR(odd, even, even)
-	const lowWords = 0x08 // words 0 and 2, and then 64-bit lanes 0 and 2
-	t.VPSHUFD(operand.U8(lowWords), even, even)
-	t.VPERMQ(operand.U8(lowWords), even, even)
-	t.VMOVDQU(even.AsX(), to)
+}
+
+// energy adds up four blocks of sixteen elements a turn, whose sums lie side by side
+// then, and single blocks behind them.
+func energy(f *function) {
+	x, n, result := f.GP64(), f.GP64(), f.GP32()
+	f.Load(f.Param("x").Base(), x)
+	f.Load(f.Param("x").Len(), n)
+	most := f.XMM()
+	f.VPXOR(most, most, most)
+	squares := func(i int) reg.VecVirtual {
+		d := f.YMM()
+		f.VMOVDQU(operand.Mem{Base: x, Disp: 32 * i}, d)
+		f.VPMADDWD(d, d, d)
+		f.VPSRLD(operand.U8(4), d, d)
+		return d
+	}
+	pairs := func(a, b reg.VecVirtual) reg.VecVirtual {
+		f.VPHADDD(b, a, a)
+		return a
+	}
+	halves := func(s reg.VecVirtual) {
+		upper := f.XMM()
+		f.VEXTRACTI128(operand.U8(1), s, upper)
+		f.VPADDD(upper, s.AsX(), upper)
+		f.VPMAXSD(upper, most, most)
+	}
+	f.SUBQ(operand.U8(64), n)
+	f.JL(operand.LabelRef("rest"))
+	f.Label("four")
+	halves(pairs(pairs(squares(0), squares(1)), pairs(squares(2), squares(3))))
+	f.ADDQ(operand.U32(128), x)
+	f.SUBQ(operand.U8(64), n)
+	f.JGE(operand.LabelRef("four"))
+	f.Label("rest")
+	f.ADDQ(operand.U8(64), n)
+	f.JE(operand.LabelRef("fold"))
+	f.Label("one")
+	s := squares(0)
+	s = pairs(s, s)
+	halves(pairs(s, s))
+	f.ADDQ(operand.U8(32), x)
+	f.SUBQ(operand.U8(16), n)
+	f.JNE(operand.LabelRef("one"))
+	f.Label("fold")
+	other := f.XMM()
+	for _, order := range []uint8{0x4e, 0xb1} { // elements 2, 3 to 0, 1, and then 1 to 0
+		f.VPSHUFD(operand.U8(order), most, other)
+		f.VPMAXSD(other, most, most)
+	}
+	f.VMOVD(most, result)
+	f.Store(result, f.ReturnIndex(0))
+	f.end()
 }

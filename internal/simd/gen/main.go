@@ -43,6 +43,7 @@ var families = []struct {
 	{"fixed", fixed},
 	{"fixed_circulant", fixedCirculant},
 	{"fixed_convert", fixedConvert},
+	{"fixed_move", fixedMove},
 }
 
 func main() {
