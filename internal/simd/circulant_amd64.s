@@ -20,127 +20,127 @@ TEXT ·circulantForward2AVX512(SB), NOSPLIT, $0-104
 	MOVQ scratch_base+80(FP), SI
 
 group:
-	VMOVUPS    (AX), Z0
-	VMOVUPS    (AX)(R8*2), Z1
-	VSHUFF32X4 $0x44, Z1, Z0, Z2
-	VSHUFF32X4 $0xee, Z1, Z0, Z0
-	VMOVUPS    (CX), Z1
-	VMOVUPS    (CX)(R8*2), Z3
-	VSHUFF32X4 $0x44, Z3, Z1, Z4
-	VSHUFF32X4 $0xee, Z3, Z1, Z1
-	VSHUFF32X4 $0x88, Z4, Z2, Z3
-	VSHUFF32X4 $0xdd, Z4, Z2, Z2
-	VSHUFF32X4 $0x88, Z1, Z0, Z4
-	VSHUFF32X4 $0xdd, Z1, Z0, Z0
-	VMOVUPS    (BX), Z1
-	VMOVUPS    (BX)(R8*2), Z5
-	VSHUFF32X4 $0x44, Z5, Z1, Z6
-	VSHUFF32X4 $0xee, Z5, Z1, Z1
-	VMOVUPS    (DX), Z5
-	VMOVUPS    (DX)(R8*2), Z7
-	VSHUFF32X4 $0x44, Z7, Z5, Z8
-	VSHUFF32X4 $0xee, Z7, Z5, Z5
-	VSHUFF32X4 $0x88, Z8, Z6, Z7
-	VSHUFF32X4 $0xdd, Z8, Z6, Z6
-	VSHUFF32X4 $0x88, Z5, Z1, Z8
-	VSHUFF32X4 $0xdd, Z5, Z1, Z1
-	VMOVUPS    (AX)(R8*1), Z5
-	VMOVUPS    (AX)(R9*1), Z9
-	VSHUFF32X4 $0x44, Z9, Z5, Z10
-	VSHUFF32X4 $0xee, Z9, Z5, Z5
-	VMOVUPS    (CX)(R8*1), Z9
-	VMOVUPS    (CX)(R9*1), Z11
-	VSHUFF32X4 $0x44, Z11, Z9, Z12
-	VSHUFF32X4 $0xee, Z11, Z9, Z9
-	VSHUFF32X4 $0x88, Z12, Z10, Z11
-	VSHUFF32X4 $0xdd, Z12, Z10, Z10
-	VSHUFF32X4 $0x88, Z9, Z5, Z12
-	VSHUFF32X4 $0xdd, Z9, Z5, Z5
-	VMOVUPS    (BX)(R8*1), Z9
-	VMOVUPS    (BX)(R9*1), Z13
-	VSHUFF32X4 $0x44, Z13, Z9, Z14
-	VSHUFF32X4 $0xee, Z13, Z9, Z9
-	VMOVUPS    (DX)(R8*1), Z13
-	VMOVUPS    (DX)(R9*1), Z15
-	VSHUFF32X4 $0x44, Z15, Z13, Z16
-	VSHUFF32X4 $0xee, Z15, Z13, Z13
-	VSHUFF32X4 $0x88, Z16, Z14, Z15
-	VSHUFF32X4 $0xdd, Z16, Z14, Z14
-	VSHUFF32X4 $0x88, Z13, Z9, Z16
-	VSHUFF32X4 $0xdd, Z13, Z9, Z9
-	VUNPCKLPS  Z7, Z3, Z13
-	VUNPCKHPS  Z7, Z3, Z3
-	VUNPCKLPS  Z15, Z11, Z7
-	VUNPCKHPS  Z15, Z11, Z11
-	VSHUFPS    $0x44, Z7, Z13, Z15
-	VSHUFPS    $0xee, Z7, Z13, Z7
-	VSHUFPS    $0x44, Z11, Z3, Z13
-	VSHUFPS    $0xee, Z11, Z3, Z3
-	VUNPCKLPS  Z6, Z2, Z11
-	VUNPCKHPS  Z6, Z2, Z2
-	VUNPCKLPS  Z14, Z10, Z6
-	VUNPCKHPS  Z14, Z10, Z10
-	VSHUFPS    $0x44, Z6, Z11, Z14
-	VSHUFPS    $0xee, Z6, Z11, Z6
-	VSHUFPS    $0x44, Z10, Z2, Z11
-	VSHUFPS    $0xee, Z10, Z2, Z2
-	VUNPCKLPS  Z8, Z4, Z10
-	VUNPCKHPS  Z8, Z4, Z4
-	VUNPCKLPS  Z16, Z12, Z8
-	VUNPCKHPS  Z16, Z12, Z12
-	VSHUFPS    $0x44, Z8, Z10, Z16
-	VSHUFPS    $0xee, Z8, Z10, Z8
-	VSHUFPS    $0x44, Z12, Z4, Z10
-	VSHUFPS    $0xee, Z12, Z4, Z4
-	VUNPCKLPS  Z1, Z0, Z12
-	VUNPCKHPS  Z1, Z0, Z0
-	VUNPCKLPS  Z9, Z5, Z1
-	VUNPCKHPS  Z9, Z5, Z5
-	VSHUFPS    $0x44, Z1, Z12, Z9
-	VSHUFPS    $0xee, Z1, Z12, Z1
-	VSHUFPS    $0x44, Z5, Z0, Z12
-	VSHUFPS    $0xee, Z5, Z0, Z0
-	VADDPS     Z7, Z15, Z5
-	VMOVUPS    Z5, (DI)
-	VSUBPS     Z7, Z15, Z5
-	VMOVUPS    Z5, 64(DI)
-	VADDPS     Z3, Z13, Z5
-	VMOVUPS    Z5, 192(DI)
-	VSUBPS     Z3, Z13, Z3
-	VMOVUPS    Z3, 256(DI)
-	VADDPS     Z6, Z14, Z3
-	VMOVUPS    Z3, 384(DI)
-	VSUBPS     Z6, Z14, Z3
-	VMOVUPS    Z3, 448(DI)
-	VADDPS     Z2, Z11, Z3
-	VMOVUPS    Z3, 576(DI)
-	VSUBPS     Z2, Z11, Z2
-	VMOVUPS    Z2, 640(DI)
-	VADDPS     Z8, Z16, Z2
-	VMOVUPS    Z2, 768(DI)
-	VSUBPS     Z8, Z16, Z2
-	VMOVUPS    Z2, 832(DI)
-	VADDPS     Z4, Z10, Z2
-	VMOVUPS    Z2, 960(DI)
-	VSUBPS     Z4, Z10, Z2
-	VMOVUPS    Z2, 1024(DI)
-	VADDPS     Z1, Z9, Z2
-	VMOVUPS    Z2, 1152(DI)
-	VSUBPS     Z1, Z9, Z1
-	VMOVUPS    Z1, 1216(DI)
-	VADDPS     Z0, Z12, Z1
-	VMOVUPS    Z1, 1344(DI)
-	VSUBPS     Z0, Z12, Z0
-	VMOVUPS    Z0, 1408(DI)
-	MOVQ       group+64(FP), R13
-	SHLQ       $0x02, R13
-	ADDQ       R13, AX
-	ADDQ       R13, BX
-	ADDQ       R13, CX
-	ADDQ       R13, DX
-	ADDQ       $0x00000600, DI
-	DECQ       R10
-	JNE        group
+	VMOVUPS      (AX), Y0
+	VINSERTF64X4 $0x01, (AX)(R8*2), Z0, Z0
+	VMOVUPS      (CX), Y1
+	VINSERTF64X4 $0x01, (CX)(R8*2), Z1, Z1
+	VSHUFF32X4   $0x88, Z1, Z0, Z2
+	VSHUFF32X4   $0xdd, Z1, Z0, Z0
+	VMOVUPS      32(AX), Y1
+	VINSERTF64X4 $0x01, 32(AX)(R8*2), Z1, Z1
+	VMOVUPS      32(CX), Y3
+	VINSERTF64X4 $0x01, 32(CX)(R8*2), Z3, Z3
+	VSHUFF32X4   $0x88, Z3, Z1, Z4
+	VSHUFF32X4   $0xdd, Z3, Z1, Z1
+	VMOVUPS      (BX), Y3
+	VINSERTF64X4 $0x01, (BX)(R8*2), Z3, Z3
+	VMOVUPS      (DX), Y5
+	VINSERTF64X4 $0x01, (DX)(R8*2), Z5, Z5
+	VSHUFF32X4   $0x88, Z5, Z3, Z6
+	VSHUFF32X4   $0xdd, Z5, Z3, Z3
+	VMOVUPS      32(BX), Y5
+	VINSERTF64X4 $0x01, 32(BX)(R8*2), Z5, Z5
+	VMOVUPS      32(DX), Y7
+	VINSERTF64X4 $0x01, 32(DX)(R8*2), Z7, Z7
+	VSHUFF32X4   $0x88, Z7, Z5, Z8
+	VSHUFF32X4   $0xdd, Z7, Z5, Z5
+	VMOVUPS      (AX)(R8*1), Y7
+	VINSERTF64X4 $0x01, (AX)(R9*1), Z7, Z7
+	VMOVUPS      (CX)(R8*1), Y9
+	VINSERTF64X4 $0x01, (CX)(R9*1), Z9, Z9
+	VSHUFF32X4   $0x88, Z9, Z7, Z10
+	VSHUFF32X4   $0xdd, Z9, Z7, Z7
+	VMOVUPS      32(AX)(R8*1), Y9
+	VINSERTF64X4 $0x01, 32(AX)(R9*1), Z9, Z9
+	VMOVUPS      32(CX)(R8*1), Y11
+	VINSERTF64X4 $0x01, 32(CX)(R9*1), Z11, Z11
+	VSHUFF32X4   $0x88, Z11, Z9, Z12
+	VSHUFF32X4   $0xdd, Z11, Z9, Z9
+	VMOVUPS      (BX)(R8*1), Y11
+	VINSERTF64X4 $0x01, (BX)(R9*1), Z11, Z11
+	VMOVUPS      (DX)(R8*1), Y13
+	VINSERTF64X4 $0x01, (DX)(R9*1), Z13, Z13
+	VSHUFF32X4   $0x88, Z13, Z11, Z14
+	VSHUFF32X4   $0xdd, Z13, Z11, Z11
+	VMOVUPS      32(BX)(R8*1), Y13
+	VINSERTF64X4 $0x01, 32(BX)(R9*1), Z13, Z13
+	VMOVUPS      32(DX)(R8*1), Y15
+	VINSERTF64X4 $0x01, 32(DX)(R9*1), Z15, Z15
+	VSHUFF32X4   $0x88, Z15, Z13, Z16
+	VSHUFF32X4   $0xdd, Z15, Z13, Z13
+	VUNPCKLPS    Z6, Z2, Z15
+	VUNPCKHPS    Z6, Z2, Z2
+	VUNPCKLPS    Z14, Z10, Z6
+	VUNPCKHPS    Z14, Z10, Z10
+	VSHUFPS      $0x44, Z6, Z15, Z14
+	VSHUFPS      $0xee, Z6, Z15, Z6
+	VSHUFPS      $0x44, Z10, Z2, Z15
+	VSHUFPS      $0xee, Z10, Z2, Z2
+	VUNPCKLPS    Z3, Z0, Z10
+	VUNPCKHPS    Z3, Z0, Z0
+	VUNPCKLPS    Z11, Z7, Z3
+	VUNPCKHPS    Z11, Z7, Z7
+	VSHUFPS      $0x44, Z3, Z10, Z11
+	VSHUFPS      $0xee, Z3, Z10, Z3
+	VSHUFPS      $0x44, Z7, Z0, Z10
+	VSHUFPS      $0xee, Z7, Z0, Z0
+	VUNPCKLPS    Z8, Z4, Z7
+	VUNPCKHPS    Z8, Z4, Z4
+	VUNPCKLPS    Z16, Z12, Z8
+	VUNPCKHPS    Z16, Z12, Z12
+	VSHUFPS      $0x44, Z8, Z7, Z16
+	VSHUFPS      $0xee, Z8, Z7, Z7
+	VSHUFPS      $0x44, Z12, Z4, Z8
+	VSHUFPS      $0xee, Z12, Z4, Z4
+	VUNPCKLPS    Z5, Z1, Z12
+	VUNPCKHPS    Z5, Z1, Z1
+	VUNPCKLPS    Z13, Z9, Z5
+	VUNPCKHPS    Z13, Z9, Z9
+	VSHUFPS      $0x44, Z5, Z12, Z13
+	VSHUFPS      $0xee, Z5, Z12, Z5
+	VSHUFPS      $0x44, Z9, Z1, Z12
+	VSHUFPS      $0xee, Z9, Z1, Z1
+	VADDPS       Z6, Z14, Z9
+	VMOVUPS      Z9, (DI)
+	VSUBPS       Z6, Z14, Z6
+	VMOVUPS      Z6, 64(DI)
+	VADDPS       Z2, Z15, Z6
+	VMOVUPS      Z6, 192(DI)
+	VSUBPS       Z2, Z15, Z2
+	VMOVUPS      Z2, 256(DI)
+	VADDPS       Z3, Z11, Z2
+	VMOVUPS      Z2, 384(DI)
+	VSUBPS       Z3, Z11, Z2
+	VMOVUPS      Z2, 448(DI)
+	VADDPS       Z0, Z10, Z2
+	VMOVUPS      Z2, 576(DI)
+	VSUBPS       Z0, Z10, Z0
+	VMOVUPS      Z0, 640(DI)
+	VADDPS       Z7, Z16, Z0
+	VMOVUPS      Z0, 768(DI)
+	VSUBPS       Z7, Z16, Z0
+	VMOVUPS      Z0, 832(DI)
+	VADDPS       Z4, Z8, Z0
+	VMOVUPS      Z0, 960(DI)
+	VSUBPS       Z4, Z8, Z0
+	VMOVUPS      Z0, 1024(DI)
+	VADDPS       Z5, Z13, Z0
+	VMOVUPS      Z0, 1152(DI)
+	VSUBPS       Z5, Z13, Z0
+	VMOVUPS      Z0, 1216(DI)
+	VADDPS       Z1, Z12, Z0
+	VMOVUPS      Z0, 1344(DI)
+	VSUBPS       Z1, Z12, Z0
+	VMOVUPS      Z0, 1408(DI)
+	MOVQ         group+64(FP), R13
+	SHLQ         $0x02, R13
+	ADDQ         R13, AX
+	ADDQ         R13, BX
+	ADDQ         R13, CX
+	ADDQ         R13, DX
+	ADDQ         $0x00000600, DI
+	DECQ         R10
+	JNE          group
 	VZEROUPPER
 	RET
 
@@ -425,139 +425,139 @@ TEXT ·circulantForward4AVX512(SB), NOSPLIT, $0-104
 	MOVQ scratch_base+80(FP), SI
 
 group:
-	VMOVUPS     (AX), Z0
-	VMOVUPS     (AX)(R8*2), Z1
-	VSHUFF32X4  $0x44, Z1, Z0, Z2
-	VSHUFF32X4  $0xee, Z1, Z0, Z0
-	VMOVUPS     (CX), Z1
-	VMOVUPS     (CX)(R8*2), Z3
-	VSHUFF32X4  $0x44, Z3, Z1, Z4
-	VSHUFF32X4  $0xee, Z3, Z1, Z1
-	VSHUFF32X4  $0x88, Z4, Z2, Z3
-	VSHUFF32X4  $0xdd, Z4, Z2, Z2
-	VSHUFF32X4  $0x88, Z1, Z0, Z4
-	VSHUFF32X4  $0xdd, Z1, Z0, Z0
-	VMOVUPS     (BX), Z1
-	VMOVUPS     (BX)(R8*2), Z5
-	VSHUFF32X4  $0x44, Z5, Z1, Z6
-	VSHUFF32X4  $0xee, Z5, Z1, Z1
-	VMOVUPS     (DX), Z5
-	VMOVUPS     (DX)(R8*2), Z7
-	VSHUFF32X4  $0x44, Z7, Z5, Z8
-	VSHUFF32X4  $0xee, Z7, Z5, Z5
-	VSHUFF32X4  $0x88, Z8, Z6, Z7
-	VSHUFF32X4  $0xdd, Z8, Z6, Z6
-	VSHUFF32X4  $0x88, Z5, Z1, Z8
-	VSHUFF32X4  $0xdd, Z5, Z1, Z1
-	VMOVUPS     (AX)(R8*1), Z5
-	VMOVUPS     (AX)(R9*1), Z9
-	VSHUFF32X4  $0x44, Z9, Z5, Z10
-	VSHUFF32X4  $0xee, Z9, Z5, Z5
-	VMOVUPS     (CX)(R8*1), Z9
-	VMOVUPS     (CX)(R9*1), Z11
-	VSHUFF32X4  $0x44, Z11, Z9, Z12
-	VSHUFF32X4  $0xee, Z11, Z9, Z9
-	VSHUFF32X4  $0x88, Z12, Z10, Z11
-	VSHUFF32X4  $0xdd, Z12, Z10, Z10
-	VSHUFF32X4  $0x88, Z9, Z5, Z12
-	VSHUFF32X4  $0xdd, Z9, Z5, Z5
-	VMOVUPS     (BX)(R8*1), Z9
-	VMOVUPS     (BX)(R9*1), Z13
-	VSHUFF32X4  $0x44, Z13, Z9, Z14
-	VSHUFF32X4  $0xee, Z13, Z9, Z9
-	VMOVUPS     (DX)(R8*1), Z13
-	VMOVUPS     (DX)(R9*1), Z15
-	VSHUFF32X4  $0x44, Z15, Z13, Z16
-	VSHUFF32X4  $0xee, Z15, Z13, Z13
-	VSHUFF32X4  $0x88, Z16, Z14, Z15
-	VSHUFF32X4  $0xdd, Z16, Z14, Z14
-	VSHUFF32X4  $0x88, Z13, Z9, Z16
-	VSHUFF32X4  $0xdd, Z13, Z9, Z9
-	VUNPCKLPS   Z7, Z3, Z13
-	VUNPCKHPS   Z7, Z3, Z3
-	VUNPCKLPS   Z15, Z11, Z7
-	VUNPCKHPS   Z15, Z11, Z11
-	VSHUFPS     $0x44, Z7, Z13, Z15
-	VSHUFPS     $0xee, Z7, Z13, Z7
-	VSHUFPS     $0x44, Z11, Z3, Z13
-	VSHUFPS     $0xee, Z11, Z3, Z3
-	VUNPCKLPS   Z6, Z2, Z11
-	VUNPCKHPS   Z6, Z2, Z2
-	VUNPCKLPS   Z14, Z10, Z6
-	VUNPCKHPS   Z14, Z10, Z10
-	VSHUFPS     $0x44, Z6, Z11, Z14
-	VSHUFPS     $0xee, Z6, Z11, Z6
-	VSHUFPS     $0x44, Z10, Z2, Z11
-	VSHUFPS     $0xee, Z10, Z2, Z2
-	VUNPCKLPS   Z8, Z4, Z10
-	VUNPCKHPS   Z8, Z4, Z4
-	VUNPCKLPS   Z16, Z12, Z8
-	VUNPCKHPS   Z16, Z12, Z12
-	VSHUFPS     $0x44, Z8, Z10, Z16
-	VSHUFPS     $0xee, Z8, Z10, Z8
-	VSHUFPS     $0x44, Z12, Z4, Z10
-	VSHUFPS     $0xee, Z12, Z4, Z4
-	VUNPCKLPS   Z1, Z0, Z12
-	VUNPCKHPS   Z1, Z0, Z0
-	VUNPCKLPS   Z9, Z5, Z1
-	VUNPCKHPS   Z9, Z5, Z5
-	VSHUFPS     $0x44, Z1, Z12, Z9
-	VSHUFPS     $0xee, Z1, Z12, Z1
-	VSHUFPS     $0x44, Z5, Z0, Z12
-	VSHUFPS     $0xee, Z5, Z0, Z0
-	VADDPS      Z13, Z15, Z5
-	VSUBPS      Z13, Z15, Z13
-	VADDPS      Z3, Z7, Z15
-	VSUBPS      Z3, Z7, Z3
-	VADDPS      Z15, Z5, Z7
-	VMOVUPS     Z7, (DI)
-	VSUBPS      Z15, Z5, Z5
-	VMOVUPS     Z5, 64(DI)
-	VMOVUPS     Z13, 128(DI)
-	VMULPS.BCST word_bf800000<>+0(SB), Z3, Z3
-	VMOVUPS     Z3, 192(DI)
-	VADDPS      Z11, Z14, Z3
-	VSUBPS      Z11, Z14, Z5
-	VADDPS      Z2, Z6, Z7
-	VSUBPS      Z2, Z6, Z2
-	VADDPS      Z7, Z3, Z6
-	VMOVUPS     Z6, 320(DI)
-	VSUBPS      Z7, Z3, Z3
-	VMOVUPS     Z3, 384(DI)
-	VMOVUPS     Z5, 448(DI)
-	VMULPS.BCST word_bf800000<>+0(SB), Z2, Z2
-	VMOVUPS     Z2, 512(DI)
-	VADDPS      Z10, Z16, Z2
-	VSUBPS      Z10, Z16, Z3
-	VADDPS      Z4, Z8, Z5
-	VSUBPS      Z4, Z8, Z4
-	VADDPS      Z5, Z2, Z6
-	VMOVUPS     Z6, 640(DI)
-	VSUBPS      Z5, Z2, Z2
-	VMOVUPS     Z2, 704(DI)
-	VMOVUPS     Z3, 768(DI)
-	VMULPS.BCST word_bf800000<>+0(SB), Z4, Z2
-	VMOVUPS     Z2, 832(DI)
-	VADDPS      Z12, Z9, Z2
-	VSUBPS      Z12, Z9, Z3
-	VADDPS      Z0, Z1, Z4
-	VSUBPS      Z0, Z1, Z0
-	VADDPS      Z4, Z2, Z1
-	VMOVUPS     Z1, 960(DI)
-	VSUBPS      Z4, Z2, Z1
-	VMOVUPS     Z1, 1024(DI)
-	VMOVUPS     Z3, 1088(DI)
-	VMULPS.BCST word_bf800000<>+0(SB), Z0, Z0
-	VMOVUPS     Z0, 1152(DI)
-	MOVQ        group+64(FP), R13
-	SHLQ        $0x02, R13
-	ADDQ        R13, AX
-	ADDQ        R13, BX
-	ADDQ        R13, CX
-	ADDQ        R13, DX
-	ADDQ        $0x00000500, DI
-	DECQ        R10
-	JNE         group
+	VMOVUPS      (AX), Y0
+	VINSERTF64X4 $0x01, (AX)(R8*2), Z0, Z0
+	VMOVUPS      (CX), Y1
+	VINSERTF64X4 $0x01, (CX)(R8*2), Z1, Z1
+	VSHUFF32X4   $0x88, Z1, Z0, Z2
+	VSHUFF32X4   $0xdd, Z1, Z0, Z0
+	VMOVUPS      32(AX), Y1
+	VINSERTF64X4 $0x01, 32(AX)(R8*2), Z1, Z1
+	VMOVUPS      32(CX), Y3
+	VINSERTF64X4 $0x01, 32(CX)(R8*2), Z3, Z3
+	VSHUFF32X4   $0x88, Z3, Z1, Z4
+	VSHUFF32X4   $0xdd, Z3, Z1, Z1
+	VMOVUPS      (BX), Y3
+	VINSERTF64X4 $0x01, (BX)(R8*2), Z3, Z3
+	VMOVUPS      (DX), Y5
+	VINSERTF64X4 $0x01, (DX)(R8*2), Z5, Z5
+	VSHUFF32X4   $0x88, Z5, Z3, Z6
+	VSHUFF32X4   $0xdd, Z5, Z3, Z3
+	VMOVUPS      32(BX), Y5
+	VINSERTF64X4 $0x01, 32(BX)(R8*2), Z5, Z5
+	VMOVUPS      32(DX), Y7
+	VINSERTF64X4 $0x01, 32(DX)(R8*2), Z7, Z7
+	VSHUFF32X4   $0x88, Z7, Z5, Z8
+	VSHUFF32X4   $0xdd, Z7, Z5, Z5
+	VMOVUPS      (AX)(R8*1), Y7
+	VINSERTF64X4 $0x01, (AX)(R9*1), Z7, Z7
+	VMOVUPS      (CX)(R8*1), Y9
+	VINSERTF64X4 $0x01, (CX)(R9*1), Z9, Z9
+	VSHUFF32X4   $0x88, Z9, Z7, Z10
+	VSHUFF32X4   $0xdd, Z9, Z7, Z7
+	VMOVUPS      32(AX)(R8*1), Y9
+	VINSERTF64X4 $0x01, 32(AX)(R9*1), Z9, Z9
+	VMOVUPS      32(CX)(R8*1), Y11
+	VINSERTF64X4 $0x01, 32(CX)(R9*1), Z11, Z11
+	VSHUFF32X4   $0x88, Z11, Z9, Z12
+	VSHUFF32X4   $0xdd, Z11, Z9, Z9
+	VMOVUPS      (BX)(R8*1), Y11
+	VINSERTF64X4 $0x01, (BX)(R9*1), Z11, Z11
+	VMOVUPS      (DX)(R8*1), Y13
+	VINSERTF64X4 $0x01, (DX)(R9*1), Z13, Z13
+	VSHUFF32X4   $0x88, Z13, Z11, Z14
+	VSHUFF32X4   $0xdd, Z13, Z11, Z11
+	VMOVUPS      32(BX)(R8*1), Y13
+	VINSERTF64X4 $0x01, 32(BX)(R9*1), Z13, Z13
+	VMOVUPS      32(DX)(R8*1), Y15
+	VINSERTF64X4 $0x01, 32(DX)(R9*1), Z15, Z15
+	VSHUFF32X4   $0x88, Z15, Z13, Z16
+	VSHUFF32X4   $0xdd, Z15, Z13, Z13
+	VUNPCKLPS    Z6, Z2, Z15
+	VUNPCKHPS    Z6, Z2, Z2
+	VUNPCKLPS    Z14, Z10, Z6
+	VUNPCKHPS    Z14, Z10, Z10
+	VSHUFPS      $0x44, Z6, Z15, Z14
+	VSHUFPS      $0xee, Z6, Z15, Z6
+	VSHUFPS      $0x44, Z10, Z2, Z15
+	VSHUFPS      $0xee, Z10, Z2, Z2
+	VUNPCKLPS    Z3, Z0, Z10
+	VUNPCKHPS    Z3, Z0, Z0
+	VUNPCKLPS    Z11, Z7, Z3
+	VUNPCKHPS    Z11, Z7, Z7
+	VSHUFPS      $0x44, Z3, Z10, Z11
+	VSHUFPS      $0xee, Z3, Z10, Z3
+	VSHUFPS      $0x44, Z7, Z0, Z10
+	VSHUFPS      $0xee, Z7, Z0, Z0
+	VUNPCKLPS    Z8, Z4, Z7
+	VUNPCKHPS    Z8, Z4, Z4
+	VUNPCKLPS    Z16, Z12, Z8
+	VUNPCKHPS    Z16, Z12, Z12
+	VSHUFPS      $0x44, Z8, Z7, Z16
+	VSHUFPS      $0xee, Z8, Z7, Z7
+	VSHUFPS      $0x44, Z12, Z4, Z8
+	VSHUFPS      $0xee, Z12, Z4, Z4
+	VUNPCKLPS    Z5, Z1, Z12
+	VUNPCKHPS    Z5, Z1, Z1
+	VUNPCKLPS    Z13, Z9, Z5
+	VUNPCKHPS    Z13, Z9, Z9
+	VSHUFPS      $0x44, Z5, Z12, Z13
+	VSHUFPS      $0xee, Z5, Z12, Z5
+	VSHUFPS      $0x44, Z9, Z1, Z12
+	VSHUFPS      $0xee, Z9, Z1, Z1
+	VADDPS       Z15, Z14, Z9
+	VSUBPS       Z15, Z14, Z14
+	VADDPS       Z2, Z6, Z15
+	VSUBPS       Z2, Z6, Z2
+	VADDPS       Z15, Z9, Z6
+	VMOVUPS      Z6, (DI)
+	VSUBPS       Z15, Z9, Z6
+	VMOVUPS      Z6, 64(DI)
+	VMOVUPS      Z14, 128(DI)
+	VMULPS.BCST  word_bf800000<>+0(SB), Z2, Z2
+	VMOVUPS      Z2, 192(DI)
+	VADDPS       Z10, Z11, Z2
+	VSUBPS       Z10, Z11, Z6
+	VADDPS       Z0, Z3, Z9
+	VSUBPS       Z0, Z3, Z0
+	VADDPS       Z9, Z2, Z3
+	VMOVUPS      Z3, 320(DI)
+	VSUBPS       Z9, Z2, Z2
+	VMOVUPS      Z2, 384(DI)
+	VMOVUPS      Z6, 448(DI)
+	VMULPS.BCST  word_bf800000<>+0(SB), Z0, Z0
+	VMOVUPS      Z0, 512(DI)
+	VADDPS       Z8, Z16, Z0
+	VSUBPS       Z8, Z16, Z2
+	VADDPS       Z4, Z7, Z3
+	VSUBPS       Z4, Z7, Z4
+	VADDPS       Z3, Z0, Z6
+	VMOVUPS      Z6, 640(DI)
+	VSUBPS       Z3, Z0, Z0
+	VMOVUPS      Z0, 704(DI)
+	VMOVUPS      Z2, 768(DI)
+	VMULPS.BCST  word_bf800000<>+0(SB), Z4, Z0
+	VMOVUPS      Z0, 832(DI)
+	VADDPS       Z12, Z13, Z0
+	VSUBPS       Z12, Z13, Z2
+	VADDPS       Z1, Z5, Z3
+	VSUBPS       Z1, Z5, Z1
+	VADDPS       Z3, Z0, Z4
+	VMOVUPS      Z4, 960(DI)
+	VSUBPS       Z3, Z0, Z0
+	VMOVUPS      Z0, 1024(DI)
+	VMOVUPS      Z2, 1088(DI)
+	VMULPS.BCST  word_bf800000<>+0(SB), Z1, Z0
+	VMOVUPS      Z0, 1152(DI)
+	MOVQ         group+64(FP), R13
+	SHLQ         $0x02, R13
+	ADDQ         R13, AX
+	ADDQ         R13, BX
+	ADDQ         R13, CX
+	ADDQ         R13, DX
+	ADDQ         $0x00000500, DI
+	DECQ         R10
+	JNE          group
 	VZEROUPPER
 	RET
 
@@ -935,151 +935,151 @@ TEXT ·circulantForward8AVX512(SB), NOSPLIT, $0-104
 	MOVQ scratch_base+80(FP), SI
 
 group:
-	VMOVUPS          (AX), Z0
-	VMOVUPS          (AX)(R8*2), Z1
-	VSHUFF32X4       $0x44, Z1, Z0, Z2
-	VSHUFF32X4       $0xee, Z1, Z0, Z0
-	VMOVUPS          (CX), Z1
-	VMOVUPS          (CX)(R8*2), Z3
-	VSHUFF32X4       $0x44, Z3, Z1, Z4
-	VSHUFF32X4       $0xee, Z3, Z1, Z1
-	VSHUFF32X4       $0x88, Z4, Z2, Z3
-	VSHUFF32X4       $0xdd, Z4, Z2, Z2
-	VSHUFF32X4       $0x88, Z1, Z0, Z4
+	VMOVUPS          (AX), Y0
+	VINSERTF64X4     $0x01, (AX)(R8*2), Z0, Z0
+	VMOVUPS          (CX), Y1
+	VINSERTF64X4     $0x01, (CX)(R8*2), Z1, Z1
+	VSHUFF32X4       $0x88, Z1, Z0, Z2
 	VSHUFF32X4       $0xdd, Z1, Z0, Z0
-	VMOVUPS          (BX), Z1
-	VMOVUPS          (BX)(R8*2), Z5
-	VSHUFF32X4       $0x44, Z5, Z1, Z6
-	VSHUFF32X4       $0xee, Z5, Z1, Z1
-	VMOVUPS          (DX), Z5
-	VMOVUPS          (DX)(R8*2), Z7
-	VSHUFF32X4       $0x44, Z7, Z5, Z8
-	VSHUFF32X4       $0xee, Z7, Z5, Z5
-	VSHUFF32X4       $0x88, Z8, Z6, Z7
-	VSHUFF32X4       $0xdd, Z8, Z6, Z6
-	VSHUFF32X4       $0x88, Z5, Z1, Z8
-	VSHUFF32X4       $0xdd, Z5, Z1, Z1
-	VMOVUPS          (AX)(R8*1), Z5
-	VMOVUPS          (AX)(R9*1), Z9
-	VSHUFF32X4       $0x44, Z9, Z5, Z10
-	VSHUFF32X4       $0xee, Z9, Z5, Z5
-	VMOVUPS          (CX)(R8*1), Z9
-	VMOVUPS          (CX)(R9*1), Z11
-	VSHUFF32X4       $0x44, Z11, Z9, Z12
-	VSHUFF32X4       $0xee, Z11, Z9, Z9
-	VSHUFF32X4       $0x88, Z12, Z10, Z11
-	VSHUFF32X4       $0xdd, Z12, Z10, Z10
-	VSHUFF32X4       $0x88, Z9, Z5, Z12
-	VSHUFF32X4       $0xdd, Z9, Z5, Z5
-	VMOVUPS          (BX)(R8*1), Z9
-	VMOVUPS          (BX)(R9*1), Z13
-	VSHUFF32X4       $0x44, Z13, Z9, Z14
-	VSHUFF32X4       $0xee, Z13, Z9, Z9
-	VMOVUPS          (DX)(R8*1), Z13
-	VMOVUPS          (DX)(R9*1), Z15
-	VSHUFF32X4       $0x44, Z15, Z13, Z16
-	VSHUFF32X4       $0xee, Z15, Z13, Z13
-	VSHUFF32X4       $0x88, Z16, Z14, Z15
-	VSHUFF32X4       $0xdd, Z16, Z14, Z14
-	VSHUFF32X4       $0x88, Z13, Z9, Z16
-	VSHUFF32X4       $0xdd, Z13, Z9, Z9
-	VUNPCKLPS        Z7, Z3, Z13
-	VUNPCKHPS        Z7, Z3, Z3
-	VUNPCKLPS        Z15, Z11, Z7
-	VUNPCKHPS        Z15, Z11, Z11
-	VSHUFPS          $0x44, Z7, Z13, Z15
-	VSHUFPS          $0xee, Z7, Z13, Z7
-	VSHUFPS          $0x44, Z11, Z3, Z13
-	VSHUFPS          $0xee, Z11, Z3, Z3
-	VUNPCKLPS        Z6, Z2, Z11
+	VMOVUPS          32(AX), Y1
+	VINSERTF64X4     $0x01, 32(AX)(R8*2), Z1, Z1
+	VMOVUPS          32(CX), Y3
+	VINSERTF64X4     $0x01, 32(CX)(R8*2), Z3, Z3
+	VSHUFF32X4       $0x88, Z3, Z1, Z4
+	VSHUFF32X4       $0xdd, Z3, Z1, Z1
+	VMOVUPS          (BX), Y3
+	VINSERTF64X4     $0x01, (BX)(R8*2), Z3, Z3
+	VMOVUPS          (DX), Y5
+	VINSERTF64X4     $0x01, (DX)(R8*2), Z5, Z5
+	VSHUFF32X4       $0x88, Z5, Z3, Z6
+	VSHUFF32X4       $0xdd, Z5, Z3, Z3
+	VMOVUPS          32(BX), Y5
+	VINSERTF64X4     $0x01, 32(BX)(R8*2), Z5, Z5
+	VMOVUPS          32(DX), Y7
+	VINSERTF64X4     $0x01, 32(DX)(R8*2), Z7, Z7
+	VSHUFF32X4       $0x88, Z7, Z5, Z8
+	VSHUFF32X4       $0xdd, Z7, Z5, Z5
+	VMOVUPS          (AX)(R8*1), Y7
+	VINSERTF64X4     $0x01, (AX)(R9*1), Z7, Z7
+	VMOVUPS          (CX)(R8*1), Y9
+	VINSERTF64X4     $0x01, (CX)(R9*1), Z9, Z9
+	VSHUFF32X4       $0x88, Z9, Z7, Z10
+	VSHUFF32X4       $0xdd, Z9, Z7, Z7
+	VMOVUPS          32(AX)(R8*1), Y9
+	VINSERTF64X4     $0x01, 32(AX)(R9*1), Z9, Z9
+	VMOVUPS          32(CX)(R8*1), Y11
+	VINSERTF64X4     $0x01, 32(CX)(R9*1), Z11, Z11
+	VSHUFF32X4       $0x88, Z11, Z9, Z12
+	VSHUFF32X4       $0xdd, Z11, Z9, Z9
+	VMOVUPS          (BX)(R8*1), Y11
+	VINSERTF64X4     $0x01, (BX)(R9*1), Z11, Z11
+	VMOVUPS          (DX)(R8*1), Y13
+	VINSERTF64X4     $0x01, (DX)(R9*1), Z13, Z13
+	VSHUFF32X4       $0x88, Z13, Z11, Z14
+	VSHUFF32X4       $0xdd, Z13, Z11, Z11
+	VMOVUPS          32(BX)(R8*1), Y13
+	VINSERTF64X4     $0x01, 32(BX)(R9*1), Z13, Z13
+	VMOVUPS          32(DX)(R8*1), Y15
+	VINSERTF64X4     $0x01, 32(DX)(R9*1), Z15, Z15
+	VSHUFF32X4       $0x88, Z15, Z13, Z16
+	VSHUFF32X4       $0xdd, Z15, Z13, Z13
+	VUNPCKLPS        Z6, Z2, Z15
 	VUNPCKHPS        Z6, Z2, Z2
 	VUNPCKLPS        Z14, Z10, Z6
 	VUNPCKHPS        Z14, Z10, Z10
-	VSHUFPS          $0x44, Z6, Z11, Z14
-	VSHUFPS          $0xee, Z6, Z11, Z6
-	VSHUFPS          $0x44, Z10, Z2, Z11
+	VSHUFPS          $0x44, Z6, Z15, Z14
+	VSHUFPS          $0xee, Z6, Z15, Z6
+	VSHUFPS          $0x44, Z10, Z2, Z15
 	VSHUFPS          $0xee, Z10, Z2, Z2
-	VUNPCKLPS        Z8, Z4, Z10
+	VUNPCKLPS        Z3, Z0, Z10
+	VUNPCKHPS        Z3, Z0, Z0
+	VUNPCKLPS        Z11, Z7, Z3
+	VUNPCKHPS        Z11, Z7, Z7
+	VSHUFPS          $0x44, Z3, Z10, Z11
+	VSHUFPS          $0xee, Z3, Z10, Z3
+	VSHUFPS          $0x44, Z7, Z0, Z10
+	VSHUFPS          $0xee, Z7, Z0, Z0
+	VUNPCKLPS        Z8, Z4, Z7
 	VUNPCKHPS        Z8, Z4, Z4
 	VUNPCKLPS        Z16, Z12, Z8
 	VUNPCKHPS        Z16, Z12, Z12
-	VSHUFPS          $0x44, Z8, Z10, Z16
-	VSHUFPS          $0xee, Z8, Z10, Z8
-	VSHUFPS          $0x44, Z12, Z4, Z10
+	VSHUFPS          $0x44, Z8, Z7, Z16
+	VSHUFPS          $0xee, Z8, Z7, Z7
+	VSHUFPS          $0x44, Z12, Z4, Z8
 	VSHUFPS          $0xee, Z12, Z4, Z4
-	VUNPCKLPS        Z1, Z0, Z12
-	VUNPCKHPS        Z1, Z0, Z0
-	VUNPCKLPS        Z9, Z5, Z1
-	VUNPCKHPS        Z9, Z5, Z5
-	VSHUFPS          $0x44, Z1, Z12, Z9
-	VSHUFPS          $0xee, Z1, Z12, Z1
-	VSHUFPS          $0x44, Z5, Z0, Z12
-	VSHUFPS          $0xee, Z5, Z0, Z0
-	VADDPS           Z14, Z15, Z5
-	VSUBPS           Z14, Z15, Z14
-	VADDPS           Z11, Z13, Z15
-	VSUBPS           Z11, Z13, Z11
-	VADDPS           Z15, Z5, Z13
-	VSUBPS           Z15, Z5, Z5
-	VADDPS           Z6, Z7, Z15
-	VSUBPS           Z6, Z7, Z6
-	VADDPS           Z2, Z3, Z7
-	VSUBPS           Z2, Z3, Z2
-	VADDPS           Z7, Z15, Z3
-	VSUBPS           Z7, Z15, Z7
-	VADDPS           Z3, Z13, Z15
-	VMOVUPS          Z15, (DI)
-	VSUBPS           Z3, Z13, Z3
-	VMOVUPS          Z3, 64(DI)
-	VMOVAPS          Z6, Z3
-	VFMADD231PS.BCST word_bf800000<>+0(SB), Z2, Z3
-	VFMADD231PS.BCST word_3f800000<>+0(SB), Z6, Z2
-	VMOVAPS          Z14, Z6
-	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z3, Z6
-	VMOVAPS          Z11, Z13
-	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z2, Z13
-	VMOVUPS          Z6, 128(DI)
-	VMULPS.BCST      word_bf800000<>+0(SB), Z13, Z6
-	VMOVUPS          Z6, 192(DI)
-	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z3, Z14
+	VUNPCKLPS        Z5, Z1, Z12
+	VUNPCKHPS        Z5, Z1, Z1
+	VUNPCKLPS        Z13, Z9, Z5
+	VUNPCKHPS        Z13, Z9, Z9
+	VSHUFPS          $0x44, Z5, Z12, Z13
+	VSHUFPS          $0xee, Z5, Z12, Z5
+	VSHUFPS          $0x44, Z9, Z1, Z12
+	VSHUFPS          $0xee, Z9, Z1, Z1
+	VADDPS           Z11, Z14, Z9
+	VSUBPS           Z11, Z14, Z11
+	VADDPS           Z10, Z15, Z14
+	VSUBPS           Z10, Z15, Z10
+	VADDPS           Z14, Z9, Z15
+	VSUBPS           Z14, Z9, Z9
+	VADDPS           Z3, Z6, Z14
+	VSUBPS           Z3, Z6, Z3
+	VADDPS           Z0, Z2, Z6
+	VSUBPS           Z0, Z2, Z0
+	VADDPS           Z6, Z14, Z2
+	VSUBPS           Z6, Z14, Z6
+	VADDPS           Z2, Z15, Z14
+	VMOVUPS          Z14, (DI)
+	VSUBPS           Z2, Z15, Z2
+	VMOVUPS          Z2, 64(DI)
+	VMOVAPS          Z3, Z2
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z0, Z2
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z3, Z0
+	VMOVAPS          Z11, Z3
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z2, Z3
+	VMOVAPS          Z10, Z14
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z0, Z14
+	VMOVUPS          Z3, 128(DI)
+	VMULPS.BCST      word_bf800000<>+0(SB), Z14, Z3
+	VMOVUPS          Z3, 192(DI)
 	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z2, Z11
-	VMOVUPS          Z14, 384(DI)
-	VMOVUPS          Z11, 448(DI)
-	VMOVUPS          Z5, 256(DI)
-	VMULPS.BCST      word_bf800000<>+0(SB), Z7, Z2
-	VMOVUPS          Z2, 320(DI)
-	VADDPS           Z9, Z16, Z2
-	VSUBPS           Z9, Z16, Z3
-	VADDPS           Z12, Z10, Z5
-	VSUBPS           Z12, Z10, Z6
-	VADDPS           Z5, Z2, Z7
-	VSUBPS           Z5, Z2, Z2
-	VADDPS           Z1, Z8, Z5
-	VSUBPS           Z1, Z8, Z1
-	VADDPS           Z0, Z4, Z8
-	VSUBPS           Z0, Z4, Z0
-	VADDPS           Z8, Z5, Z4
-	VSUBPS           Z8, Z5, Z5
-	VADDPS           Z4, Z7, Z8
-	VMOVUPS          Z8, 576(DI)
-	VSUBPS           Z4, Z7, Z4
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z0, Z10
+	VMOVUPS          Z11, 384(DI)
+	VMOVUPS          Z10, 448(DI)
+	VMOVUPS          Z9, 256(DI)
+	VMULPS.BCST      word_bf800000<>+0(SB), Z6, Z0
+	VMOVUPS          Z0, 320(DI)
+	VADDPS           Z13, Z16, Z0
+	VSUBPS           Z13, Z16, Z2
+	VADDPS           Z12, Z8, Z3
+	VSUBPS           Z12, Z8, Z6
+	VADDPS           Z3, Z0, Z8
+	VSUBPS           Z3, Z0, Z0
+	VADDPS           Z5, Z7, Z3
+	VSUBPS           Z5, Z7, Z5
+	VADDPS           Z1, Z4, Z7
+	VSUBPS           Z1, Z4, Z1
+	VADDPS           Z7, Z3, Z4
+	VSUBPS           Z7, Z3, Z3
+	VADDPS           Z4, Z8, Z7
+	VMOVUPS          Z7, 576(DI)
+	VSUBPS           Z4, Z8, Z4
 	VMOVUPS          Z4, 640(DI)
-	VMOVAPS          Z1, Z4
-	VFMADD231PS.BCST word_bf800000<>+0(SB), Z0, Z4
-	VFMADD231PS.BCST word_3f800000<>+0(SB), Z1, Z0
-	VMOVAPS          Z3, Z1
-	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z4, Z1
+	VMOVAPS          Z5, Z4
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z1, Z4
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z5, Z1
+	VMOVAPS          Z2, Z5
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z4, Z5
 	VMOVAPS          Z6, Z7
-	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z0, Z7
-	VMOVUPS          Z1, 704(DI)
-	VMULPS.BCST      word_bf800000<>+0(SB), Z7, Z1
-	VMOVUPS          Z1, 768(DI)
-	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z4, Z3
-	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z0, Z6
-	VMOVUPS          Z3, 960(DI)
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z1, Z7
+	VMOVUPS          Z5, 704(DI)
+	VMULPS.BCST      word_bf800000<>+0(SB), Z7, Z5
+	VMOVUPS          Z5, 768(DI)
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z4, Z2
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z1, Z6
+	VMOVUPS          Z2, 960(DI)
 	VMOVUPS          Z6, 1024(DI)
-	VMOVUPS          Z2, 832(DI)
-	VMULPS.BCST      word_bf800000<>+0(SB), Z5, Z0
+	VMOVUPS          Z0, 832(DI)
+	VMULPS.BCST      word_bf800000<>+0(SB), Z3, Z0
 	VMOVUPS          Z0, 896(DI)
 	MOVQ             group+64(FP), R13
 	SHLQ             $0x02, R13
@@ -1548,180 +1548,180 @@ TEXT ·circulantForward16AVX512(SB), NOSPLIT, $0-104
 	MOVQ scratch_base+80(FP), SI
 
 group:
-	VMOVUPS          (AX), Z0
-	VMOVUPS          (AX)(R8*2), Z1
-	VSHUFF32X4       $0x44, Z1, Z0, Z2
-	VSHUFF32X4       $0xee, Z1, Z0, Z0
-	VMOVUPS          (CX), Z1
-	VMOVUPS          (CX)(R8*2), Z3
-	VSHUFF32X4       $0x44, Z3, Z1, Z4
-	VSHUFF32X4       $0xee, Z3, Z1, Z1
-	VSHUFF32X4       $0x88, Z4, Z2, Z3
-	VSHUFF32X4       $0xdd, Z4, Z2, Z2
-	VSHUFF32X4       $0x88, Z1, Z0, Z4
+	VMOVUPS          (AX), Y0
+	VINSERTF64X4     $0x01, (AX)(R8*2), Z0, Z0
+	VMOVUPS          (CX), Y1
+	VINSERTF64X4     $0x01, (CX)(R8*2), Z1, Z1
+	VSHUFF32X4       $0x88, Z1, Z0, Z2
 	VSHUFF32X4       $0xdd, Z1, Z0, Z0
-	VMOVUPS          (BX), Z1
-	VMOVUPS          (BX)(R8*2), Z5
-	VSHUFF32X4       $0x44, Z5, Z1, Z6
-	VSHUFF32X4       $0xee, Z5, Z1, Z1
-	VMOVUPS          (DX), Z5
-	VMOVUPS          (DX)(R8*2), Z7
-	VSHUFF32X4       $0x44, Z7, Z5, Z8
-	VSHUFF32X4       $0xee, Z7, Z5, Z5
-	VSHUFF32X4       $0x88, Z8, Z6, Z7
-	VSHUFF32X4       $0xdd, Z8, Z6, Z6
-	VSHUFF32X4       $0x88, Z5, Z1, Z8
-	VSHUFF32X4       $0xdd, Z5, Z1, Z1
-	VMOVUPS          (AX)(R8*1), Z5
-	VMOVUPS          (AX)(R9*1), Z9
-	VSHUFF32X4       $0x44, Z9, Z5, Z10
-	VSHUFF32X4       $0xee, Z9, Z5, Z5
-	VMOVUPS          (CX)(R8*1), Z9
-	VMOVUPS          (CX)(R9*1), Z11
-	VSHUFF32X4       $0x44, Z11, Z9, Z12
-	VSHUFF32X4       $0xee, Z11, Z9, Z9
-	VSHUFF32X4       $0x88, Z12, Z10, Z11
-	VSHUFF32X4       $0xdd, Z12, Z10, Z10
-	VSHUFF32X4       $0x88, Z9, Z5, Z12
-	VSHUFF32X4       $0xdd, Z9, Z5, Z5
-	VMOVUPS          (BX)(R8*1), Z9
-	VMOVUPS          (BX)(R9*1), Z13
-	VSHUFF32X4       $0x44, Z13, Z9, Z14
-	VSHUFF32X4       $0xee, Z13, Z9, Z9
-	VMOVUPS          (DX)(R8*1), Z13
-	VMOVUPS          (DX)(R9*1), Z15
-	VSHUFF32X4       $0x44, Z15, Z13, Z16
-	VSHUFF32X4       $0xee, Z15, Z13, Z13
-	VSHUFF32X4       $0x88, Z16, Z14, Z15
-	VSHUFF32X4       $0xdd, Z16, Z14, Z14
-	VSHUFF32X4       $0x88, Z13, Z9, Z16
-	VSHUFF32X4       $0xdd, Z13, Z9, Z9
-	VUNPCKLPS        Z7, Z3, Z13
-	VUNPCKHPS        Z7, Z3, Z3
-	VUNPCKLPS        Z15, Z11, Z7
-	VUNPCKHPS        Z15, Z11, Z11
-	VSHUFPS          $0x44, Z7, Z13, Z15
-	VSHUFPS          $0xee, Z7, Z13, Z7
-	VSHUFPS          $0x44, Z11, Z3, Z13
-	VSHUFPS          $0xee, Z11, Z3, Z3
-	VUNPCKLPS        Z6, Z2, Z11
+	VMOVUPS          32(AX), Y1
+	VINSERTF64X4     $0x01, 32(AX)(R8*2), Z1, Z1
+	VMOVUPS          32(CX), Y3
+	VINSERTF64X4     $0x01, 32(CX)(R8*2), Z3, Z3
+	VSHUFF32X4       $0x88, Z3, Z1, Z4
+	VSHUFF32X4       $0xdd, Z3, Z1, Z1
+	VMOVUPS          (BX), Y3
+	VINSERTF64X4     $0x01, (BX)(R8*2), Z3, Z3
+	VMOVUPS          (DX), Y5
+	VINSERTF64X4     $0x01, (DX)(R8*2), Z5, Z5
+	VSHUFF32X4       $0x88, Z5, Z3, Z6
+	VSHUFF32X4       $0xdd, Z5, Z3, Z3
+	VMOVUPS          32(BX), Y5
+	VINSERTF64X4     $0x01, 32(BX)(R8*2), Z5, Z5
+	VMOVUPS          32(DX), Y7
+	VINSERTF64X4     $0x01, 32(DX)(R8*2), Z7, Z7
+	VSHUFF32X4       $0x88, Z7, Z5, Z8
+	VSHUFF32X4       $0xdd, Z7, Z5, Z5
+	VMOVUPS          (AX)(R8*1), Y7
+	VINSERTF64X4     $0x01, (AX)(R9*1), Z7, Z7
+	VMOVUPS          (CX)(R8*1), Y9
+	VINSERTF64X4     $0x01, (CX)(R9*1), Z9, Z9
+	VSHUFF32X4       $0x88, Z9, Z7, Z10
+	VSHUFF32X4       $0xdd, Z9, Z7, Z7
+	VMOVUPS          32(AX)(R8*1), Y9
+	VINSERTF64X4     $0x01, 32(AX)(R9*1), Z9, Z9
+	VMOVUPS          32(CX)(R8*1), Y11
+	VINSERTF64X4     $0x01, 32(CX)(R9*1), Z11, Z11
+	VSHUFF32X4       $0x88, Z11, Z9, Z12
+	VSHUFF32X4       $0xdd, Z11, Z9, Z9
+	VMOVUPS          (BX)(R8*1), Y11
+	VINSERTF64X4     $0x01, (BX)(R9*1), Z11, Z11
+	VMOVUPS          (DX)(R8*1), Y13
+	VINSERTF64X4     $0x01, (DX)(R9*1), Z13, Z13
+	VSHUFF32X4       $0x88, Z13, Z11, Z14
+	VSHUFF32X4       $0xdd, Z13, Z11, Z11
+	VMOVUPS          32(BX)(R8*1), Y13
+	VINSERTF64X4     $0x01, 32(BX)(R9*1), Z13, Z13
+	VMOVUPS          32(DX)(R8*1), Y15
+	VINSERTF64X4     $0x01, 32(DX)(R9*1), Z15, Z15
+	VSHUFF32X4       $0x88, Z15, Z13, Z16
+	VSHUFF32X4       $0xdd, Z15, Z13, Z13
+	VUNPCKLPS        Z6, Z2, Z15
 	VUNPCKHPS        Z6, Z2, Z2
 	VUNPCKLPS        Z14, Z10, Z6
 	VUNPCKHPS        Z14, Z10, Z10
-	VSHUFPS          $0x44, Z6, Z11, Z14
-	VSHUFPS          $0xee, Z6, Z11, Z6
-	VSHUFPS          $0x44, Z10, Z2, Z11
+	VSHUFPS          $0x44, Z6, Z15, Z14
+	VSHUFPS          $0xee, Z6, Z15, Z6
+	VSHUFPS          $0x44, Z10, Z2, Z15
 	VSHUFPS          $0xee, Z10, Z2, Z2
-	VUNPCKLPS        Z8, Z4, Z10
+	VUNPCKLPS        Z3, Z0, Z10
+	VUNPCKHPS        Z3, Z0, Z0
+	VUNPCKLPS        Z11, Z7, Z3
+	VUNPCKHPS        Z11, Z7, Z7
+	VSHUFPS          $0x44, Z3, Z10, Z11
+	VSHUFPS          $0xee, Z3, Z10, Z3
+	VSHUFPS          $0x44, Z7, Z0, Z10
+	VSHUFPS          $0xee, Z7, Z0, Z0
+	VUNPCKLPS        Z8, Z4, Z7
 	VUNPCKHPS        Z8, Z4, Z4
 	VUNPCKLPS        Z16, Z12, Z8
 	VUNPCKHPS        Z16, Z12, Z12
-	VSHUFPS          $0x44, Z8, Z10, Z16
-	VSHUFPS          $0xee, Z8, Z10, Z8
-	VSHUFPS          $0x44, Z12, Z4, Z10
+	VSHUFPS          $0x44, Z8, Z7, Z16
+	VSHUFPS          $0xee, Z8, Z7, Z7
+	VSHUFPS          $0x44, Z12, Z4, Z8
 	VSHUFPS          $0xee, Z12, Z4, Z4
-	VUNPCKLPS        Z1, Z0, Z12
-	VUNPCKHPS        Z1, Z0, Z0
-	VUNPCKLPS        Z9, Z5, Z1
-	VUNPCKHPS        Z9, Z5, Z5
-	VSHUFPS          $0x44, Z1, Z12, Z9
-	VSHUFPS          $0xee, Z1, Z12, Z1
-	VSHUFPS          $0x44, Z5, Z0, Z12
-	VSHUFPS          $0xee, Z5, Z0, Z0
-	VADDPS           Z16, Z15, Z5
-	VSUBPS           Z16, Z15, Z15
-	VADDPS           Z9, Z14, Z16
-	VSUBPS           Z9, Z14, Z9
-	VADDPS           Z16, Z5, Z14
-	VSUBPS           Z16, Z5, Z5
-	VADDPS           Z10, Z13, Z16
-	VSUBPS           Z10, Z13, Z10
-	VADDPS           Z12, Z11, Z13
-	VSUBPS           Z12, Z11, Z11
-	VADDPS           Z13, Z16, Z12
-	VSUBPS           Z13, Z16, Z13
-	VADDPS           Z12, Z14, Z16
-	VSUBPS           Z12, Z14, Z12
-	VMOVAPS          Z10, Z14
-	VFMADD231PS.BCST word_bf800000<>+0(SB), Z11, Z14
-	VFMADD231PS.BCST word_3f800000<>+0(SB), Z10, Z11
-	VMOVAPS          Z15, Z10
-	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z14, Z10
-	VMOVAPS          Z9, Z17
-	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z11, Z17
-	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z14, Z15
-	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z11, Z9
-	VADDPS           Z8, Z7, Z11
-	VSUBPS           Z8, Z7, Z7
-	VADDPS           Z1, Z6, Z8
-	VSUBPS           Z1, Z6, Z1
-	VADDPS           Z8, Z11, Z6
-	VSUBPS           Z8, Z11, Z8
-	VADDPS           Z4, Z3, Z11
-	VSUBPS           Z4, Z3, Z3
-	VADDPS           Z0, Z2, Z4
-	VSUBPS           Z0, Z2, Z0
-	VADDPS           Z4, Z11, Z2
-	VSUBPS           Z4, Z11, Z4
-	VADDPS           Z2, Z6, Z11
-	VSUBPS           Z2, Z6, Z2
-	VMOVAPS          Z3, Z6
-	VFMADD231PS.BCST word_bf800000<>+0(SB), Z0, Z6
-	VFMADD231PS.BCST word_3f800000<>+0(SB), Z3, Z0
-	VMOVAPS          Z7, Z3
-	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z6, Z3
-	VMOVAPS          Z1, Z14
-	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z0, Z14
-	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z6, Z7
-	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z0, Z1
-	VADDPS           Z11, Z16, Z0
+	VUNPCKLPS        Z5, Z1, Z12
+	VUNPCKHPS        Z5, Z1, Z1
+	VUNPCKLPS        Z13, Z9, Z5
+	VUNPCKHPS        Z13, Z9, Z9
+	VSHUFPS          $0x44, Z5, Z12, Z13
+	VSHUFPS          $0xee, Z5, Z12, Z5
+	VSHUFPS          $0x44, Z9, Z1, Z12
+	VSHUFPS          $0xee, Z9, Z1, Z1
+	VADDPS           Z16, Z14, Z9
+	VSUBPS           Z16, Z14, Z14
+	VADDPS           Z13, Z11, Z16
+	VSUBPS           Z13, Z11, Z11
+	VADDPS           Z16, Z9, Z13
+	VSUBPS           Z16, Z9, Z9
+	VADDPS           Z8, Z15, Z16
+	VSUBPS           Z8, Z15, Z8
+	VADDPS           Z12, Z10, Z15
+	VSUBPS           Z12, Z10, Z10
+	VADDPS           Z15, Z16, Z12
+	VSUBPS           Z15, Z16, Z15
+	VADDPS           Z12, Z13, Z16
+	VSUBPS           Z12, Z13, Z12
+	VMOVAPS          Z8, Z13
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z10, Z13
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z8, Z10
+	VMOVAPS          Z14, Z8
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z13, Z8
+	VMOVAPS          Z11, Z17
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z10, Z17
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z13, Z14
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z10, Z11
+	VADDPS           Z7, Z6, Z10
+	VSUBPS           Z7, Z6, Z6
+	VADDPS           Z5, Z3, Z7
+	VSUBPS           Z5, Z3, Z3
+	VADDPS           Z7, Z10, Z5
+	VSUBPS           Z7, Z10, Z7
+	VADDPS           Z4, Z2, Z10
+	VSUBPS           Z4, Z2, Z2
+	VADDPS           Z1, Z0, Z4
+	VSUBPS           Z1, Z0, Z0
+	VADDPS           Z4, Z10, Z1
+	VSUBPS           Z4, Z10, Z4
+	VADDPS           Z1, Z5, Z10
+	VSUBPS           Z1, Z5, Z1
+	VMOVAPS          Z2, Z5
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z0, Z5
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z2, Z0
+	VMOVAPS          Z6, Z2
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z5, Z2
+	VMOVAPS          Z3, Z13
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z0, Z13
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z5, Z6
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z0, Z3
+	VADDPS           Z10, Z16, Z0
 	VMOVUPS          Z0, (DI)
-	VSUBPS           Z11, Z16, Z0
+	VSUBPS           Z10, Z16, Z0
 	VMOVUPS          Z0, 64(DI)
-	VMOVAPS          Z3, Z0
-	VFMADD231PS.BCST word_bed413cd<>+0(SB), Z14, Z0
-	VFMADD231PS.BCST word_3ed413cd<>+0(SB), Z3, Z14
-	VMOVAPS          Z10, Z3
-	VFMADD231PS.BCST word_3f6c835e<>+0(SB), Z0, Z3
-	VMOVAPS          Z17, Z6
-	VFMADD231PS.BCST word_3f6c835e<>+0(SB), Z14, Z6
-	VMOVUPS          Z3, 128(DI)
-	VMULPS.BCST      word_bf800000<>+0(SB), Z6, Z3
-	VMOVUPS          Z3, 192(DI)
-	VFMADD231PS.BCST word_bf6c835e<>+0(SB), Z0, Z10
-	VFMADD231PS.BCST word_bf6c835e<>+0(SB), Z14, Z17
-	VMOVUPS          Z10, 896(DI)
+	VMOVAPS          Z2, Z0
+	VFMADD231PS.BCST word_bed413cd<>+0(SB), Z13, Z0
+	VFMADD231PS.BCST word_3ed413cd<>+0(SB), Z2, Z13
+	VMOVAPS          Z8, Z2
+	VFMADD231PS.BCST word_3f6c835e<>+0(SB), Z0, Z2
+	VMOVAPS          Z17, Z5
+	VFMADD231PS.BCST word_3f6c835e<>+0(SB), Z13, Z5
+	VMOVUPS          Z2, 128(DI)
+	VMULPS.BCST      word_bf800000<>+0(SB), Z5, Z2
+	VMOVUPS          Z2, 192(DI)
+	VFMADD231PS.BCST word_bf6c835e<>+0(SB), Z0, Z8
+	VFMADD231PS.BCST word_bf6c835e<>+0(SB), Z13, Z17
+	VMOVUPS          Z8, 896(DI)
 	VMOVUPS          Z17, 960(DI)
-	VMOVAPS          Z8, Z0
-	VFMADD231PS.BCST word_bf800000<>+0(SB), Z4, Z0
-	VFMADD231PS.BCST word_3f800000<>+0(SB), Z8, Z4
-	VMOVAPS          Z5, Z3
-	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z0, Z3
-	VMOVAPS          Z13, Z6
-	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z4, Z6
-	VMOVUPS          Z3, 256(DI)
-	VMULPS.BCST      word_bf800000<>+0(SB), Z6, Z3
-	VMOVUPS          Z3, 320(DI)
-	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z0, Z5
-	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z4, Z13
-	VMOVUPS          Z5, 768(DI)
-	VMOVUPS          Z13, 832(DI)
 	VMOVAPS          Z7, Z0
-	VFMADD231PS.BCST word_401a827a<>+0(SB), Z1, Z0
-	VFMADD231PS.BCST word_c01a827a<>+0(SB), Z7, Z1
-	VMOVAPS          Z15, Z3
-	VFMADD231PS.BCST word_3ec3ef15<>+0(SB), Z0, Z3
-	VMOVAPS          Z9, Z4
-	VFMADD231PS.BCST word_3ec3ef15<>+0(SB), Z1, Z4
-	VMOVUPS          Z3, 384(DI)
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z4, Z0
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z7, Z4
+	VMOVAPS          Z9, Z2
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z0, Z2
+	VMOVAPS          Z15, Z5
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z4, Z5
+	VMOVUPS          Z2, 256(DI)
+	VMULPS.BCST      word_bf800000<>+0(SB), Z5, Z2
+	VMOVUPS          Z2, 320(DI)
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z0, Z9
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z4, Z15
+	VMOVUPS          Z9, 768(DI)
+	VMOVUPS          Z15, 832(DI)
+	VMOVAPS          Z6, Z0
+	VFMADD231PS.BCST word_401a827a<>+0(SB), Z3, Z0
+	VFMADD231PS.BCST word_c01a827a<>+0(SB), Z6, Z3
+	VMOVAPS          Z14, Z2
+	VFMADD231PS.BCST word_3ec3ef15<>+0(SB), Z0, Z2
+	VMOVAPS          Z11, Z4
+	VFMADD231PS.BCST word_3ec3ef15<>+0(SB), Z3, Z4
+	VMOVUPS          Z2, 384(DI)
 	VMOVUPS          Z4, 448(DI)
-	VFMADD231PS.BCST word_bec3ef15<>+0(SB), Z0, Z15
-	VFMADD231PS.BCST word_bec3ef15<>+0(SB), Z1, Z9
-	VMOVUPS          Z15, 640(DI)
-	VMULPS.BCST      word_bf800000<>+0(SB), Z9, Z0
+	VFMADD231PS.BCST word_bec3ef15<>+0(SB), Z0, Z14
+	VFMADD231PS.BCST word_bec3ef15<>+0(SB), Z3, Z11
+	VMOVUPS          Z14, 640(DI)
+	VMULPS.BCST      word_bf800000<>+0(SB), Z11, Z0
 	VMOVUPS          Z0, 704(DI)
 	VMOVUPS          Z12, 512(DI)
-	VMULPS.BCST      word_bf800000<>+0(SB), Z2, Z0
+	VMULPS.BCST      word_bf800000<>+0(SB), Z1, Z0
 	VMOVUPS          Z0, 576(DI)
 	MOVQ             group+64(FP), R13
 	SHLQ             $0x02, R13
@@ -2417,426 +2417,426 @@ TEXT ·circulantForward32AVX512(SB), NOSPLIT, $0-104
 	MOVQ scratch_base+80(FP), SI
 
 group:
-	VMOVUPS          (AX), Z0
-	VMOVUPS          (AX)(R8*2), Z1
-	VSHUFF32X4       $0x44, Z1, Z0, Z2
-	VSHUFF32X4       $0xee, Z1, Z0, Z0
-	VMOVUPS          (CX), Z1
-	VMOVUPS          (CX)(R8*2), Z3
-	VSHUFF32X4       $0x44, Z3, Z1, Z4
-	VSHUFF32X4       $0xee, Z3, Z1, Z1
-	VSHUFF32X4       $0x88, Z4, Z2, Z3
-	VSHUFF32X4       $0xdd, Z4, Z2, Z2
-	VSHUFF32X4       $0x88, Z1, Z0, Z4
+	VMOVUPS          (AX), Y0
+	VINSERTF64X4     $0x01, (AX)(R8*2), Z0, Z0
+	VMOVUPS          (CX), Y1
+	VINSERTF64X4     $0x01, (CX)(R8*2), Z1, Z1
+	VSHUFF32X4       $0x88, Z1, Z0, Z2
 	VSHUFF32X4       $0xdd, Z1, Z0, Z0
-	VMOVUPS          (BX), Z1
-	VMOVUPS          (BX)(R8*2), Z5
-	VSHUFF32X4       $0x44, Z5, Z1, Z6
-	VSHUFF32X4       $0xee, Z5, Z1, Z1
-	VMOVUPS          (DX), Z5
-	VMOVUPS          (DX)(R8*2), Z7
-	VSHUFF32X4       $0x44, Z7, Z5, Z8
-	VSHUFF32X4       $0xee, Z7, Z5, Z5
-	VSHUFF32X4       $0x88, Z8, Z6, Z7
-	VSHUFF32X4       $0xdd, Z8, Z6, Z6
-	VSHUFF32X4       $0x88, Z5, Z1, Z8
-	VSHUFF32X4       $0xdd, Z5, Z1, Z1
-	VMOVUPS          (AX)(R8*1), Z5
-	VMOVUPS          (AX)(R9*1), Z9
-	VSHUFF32X4       $0x44, Z9, Z5, Z10
-	VSHUFF32X4       $0xee, Z9, Z5, Z5
-	VMOVUPS          (CX)(R8*1), Z9
-	VMOVUPS          (CX)(R9*1), Z11
-	VSHUFF32X4       $0x44, Z11, Z9, Z12
-	VSHUFF32X4       $0xee, Z11, Z9, Z9
-	VSHUFF32X4       $0x88, Z12, Z10, Z11
-	VSHUFF32X4       $0xdd, Z12, Z10, Z10
-	VSHUFF32X4       $0x88, Z9, Z5, Z12
-	VSHUFF32X4       $0xdd, Z9, Z5, Z5
-	VMOVUPS          (BX)(R8*1), Z9
-	VMOVUPS          (BX)(R9*1), Z13
-	VSHUFF32X4       $0x44, Z13, Z9, Z14
-	VSHUFF32X4       $0xee, Z13, Z9, Z9
-	VMOVUPS          (DX)(R8*1), Z13
-	VMOVUPS          (DX)(R9*1), Z15
-	VSHUFF32X4       $0x44, Z15, Z13, Z16
-	VSHUFF32X4       $0xee, Z15, Z13, Z13
-	VSHUFF32X4       $0x88, Z16, Z14, Z15
-	VSHUFF32X4       $0xdd, Z16, Z14, Z14
-	VSHUFF32X4       $0x88, Z13, Z9, Z16
-	VSHUFF32X4       $0xdd, Z13, Z9, Z9
-	VUNPCKLPS        Z7, Z3, Z13
-	VUNPCKHPS        Z7, Z3, Z3
-	VUNPCKLPS        Z15, Z11, Z7
-	VUNPCKHPS        Z15, Z11, Z11
-	VSHUFPS          $0x44, Z7, Z13, Z15
-	VSHUFPS          $0xee, Z7, Z13, Z7
-	VSHUFPS          $0x44, Z11, Z3, Z13
-	VSHUFPS          $0xee, Z11, Z3, Z3
-	VUNPCKLPS        Z6, Z2, Z11
+	VMOVUPS          32(AX), Y1
+	VINSERTF64X4     $0x01, 32(AX)(R8*2), Z1, Z1
+	VMOVUPS          32(CX), Y3
+	VINSERTF64X4     $0x01, 32(CX)(R8*2), Z3, Z3
+	VSHUFF32X4       $0x88, Z3, Z1, Z4
+	VSHUFF32X4       $0xdd, Z3, Z1, Z1
+	VMOVUPS          (BX), Y3
+	VINSERTF64X4     $0x01, (BX)(R8*2), Z3, Z3
+	VMOVUPS          (DX), Y5
+	VINSERTF64X4     $0x01, (DX)(R8*2), Z5, Z5
+	VSHUFF32X4       $0x88, Z5, Z3, Z6
+	VSHUFF32X4       $0xdd, Z5, Z3, Z3
+	VMOVUPS          32(BX), Y5
+	VINSERTF64X4     $0x01, 32(BX)(R8*2), Z5, Z5
+	VMOVUPS          32(DX), Y7
+	VINSERTF64X4     $0x01, 32(DX)(R8*2), Z7, Z7
+	VSHUFF32X4       $0x88, Z7, Z5, Z8
+	VSHUFF32X4       $0xdd, Z7, Z5, Z5
+	VMOVUPS          (AX)(R8*1), Y7
+	VINSERTF64X4     $0x01, (AX)(R9*1), Z7, Z7
+	VMOVUPS          (CX)(R8*1), Y9
+	VINSERTF64X4     $0x01, (CX)(R9*1), Z9, Z9
+	VSHUFF32X4       $0x88, Z9, Z7, Z10
+	VSHUFF32X4       $0xdd, Z9, Z7, Z7
+	VMOVUPS          32(AX)(R8*1), Y9
+	VINSERTF64X4     $0x01, 32(AX)(R9*1), Z9, Z9
+	VMOVUPS          32(CX)(R8*1), Y11
+	VINSERTF64X4     $0x01, 32(CX)(R9*1), Z11, Z11
+	VSHUFF32X4       $0x88, Z11, Z9, Z12
+	VSHUFF32X4       $0xdd, Z11, Z9, Z9
+	VMOVUPS          (BX)(R8*1), Y11
+	VINSERTF64X4     $0x01, (BX)(R9*1), Z11, Z11
+	VMOVUPS          (DX)(R8*1), Y13
+	VINSERTF64X4     $0x01, (DX)(R9*1), Z13, Z13
+	VSHUFF32X4       $0x88, Z13, Z11, Z14
+	VSHUFF32X4       $0xdd, Z13, Z11, Z11
+	VMOVUPS          32(BX)(R8*1), Y13
+	VINSERTF64X4     $0x01, 32(BX)(R9*1), Z13, Z13
+	VMOVUPS          32(DX)(R8*1), Y15
+	VINSERTF64X4     $0x01, 32(DX)(R9*1), Z15, Z15
+	VSHUFF32X4       $0x88, Z15, Z13, Z16
+	VSHUFF32X4       $0xdd, Z15, Z13, Z13
+	VUNPCKLPS        Z6, Z2, Z15
 	VUNPCKHPS        Z6, Z2, Z2
 	VUNPCKLPS        Z14, Z10, Z6
 	VUNPCKHPS        Z14, Z10, Z10
-	VSHUFPS          $0x44, Z6, Z11, Z14
-	VSHUFPS          $0xee, Z6, Z11, Z6
-	VSHUFPS          $0x44, Z10, Z2, Z11
+	VSHUFPS          $0x44, Z6, Z15, Z14
+	VSHUFPS          $0xee, Z6, Z15, Z6
+	VSHUFPS          $0x44, Z10, Z2, Z15
 	VSHUFPS          $0xee, Z10, Z2, Z2
-	VUNPCKLPS        Z8, Z4, Z10
+	VUNPCKLPS        Z3, Z0, Z10
+	VUNPCKHPS        Z3, Z0, Z0
+	VUNPCKLPS        Z11, Z7, Z3
+	VUNPCKHPS        Z11, Z7, Z7
+	VSHUFPS          $0x44, Z3, Z10, Z11
+	VSHUFPS          $0xee, Z3, Z10, Z3
+	VSHUFPS          $0x44, Z7, Z0, Z10
+	VSHUFPS          $0xee, Z7, Z0, Z0
+	VUNPCKLPS        Z8, Z4, Z7
 	VUNPCKHPS        Z8, Z4, Z4
 	VUNPCKLPS        Z16, Z12, Z8
 	VUNPCKHPS        Z16, Z12, Z12
-	VSHUFPS          $0x44, Z8, Z10, Z16
-	VSHUFPS          $0xee, Z8, Z10, Z8
-	VSHUFPS          $0x44, Z12, Z4, Z10
+	VSHUFPS          $0x44, Z8, Z7, Z16
+	VSHUFPS          $0xee, Z8, Z7, Z7
+	VSHUFPS          $0x44, Z12, Z4, Z8
 	VSHUFPS          $0xee, Z12, Z4, Z4
-	VUNPCKLPS        Z1, Z0, Z12
-	VUNPCKHPS        Z1, Z0, Z0
-	VUNPCKLPS        Z9, Z5, Z1
-	VUNPCKHPS        Z9, Z5, Z5
-	VSHUFPS          $0x44, Z1, Z12, Z9
-	VSHUFPS          $0xee, Z1, Z12, Z1
-	VSHUFPS          $0x44, Z5, Z0, Z12
-	VSHUFPS          $0xee, Z5, Z0, Z0
-	VMOVUPS          64(AX), Z5
-	VMOVUPS          64(AX)(R8*2), Z17
-	VSHUFF32X4       $0x44, Z17, Z5, Z18
-	VSHUFF32X4       $0xee, Z17, Z5, Z5
-	VMOVUPS          64(CX), Z17
-	VMOVUPS          64(CX)(R8*2), Z19
-	VSHUFF32X4       $0x44, Z19, Z17, Z20
-	VSHUFF32X4       $0xee, Z19, Z17, Z17
-	VSHUFF32X4       $0x88, Z20, Z18, Z19
-	VSHUFF32X4       $0xdd, Z20, Z18, Z18
-	VSHUFF32X4       $0x88, Z17, Z5, Z20
-	VSHUFF32X4       $0xdd, Z17, Z5, Z5
-	VMOVUPS          64(BX), Z17
-	VMOVUPS          64(BX)(R8*2), Z21
-	VSHUFF32X4       $0x44, Z21, Z17, Z22
-	VSHUFF32X4       $0xee, Z21, Z17, Z17
-	VMOVUPS          64(DX), Z21
-	VMOVUPS          64(DX)(R8*2), Z23
-	VSHUFF32X4       $0x44, Z23, Z21, Z24
-	VSHUFF32X4       $0xee, Z23, Z21, Z21
-	VSHUFF32X4       $0x88, Z24, Z22, Z23
-	VSHUFF32X4       $0xdd, Z24, Z22, Z22
-	VSHUFF32X4       $0x88, Z21, Z17, Z24
-	VSHUFF32X4       $0xdd, Z21, Z17, Z17
-	VMOVUPS          64(AX)(R8*1), Z21
-	VMOVUPS          64(AX)(R9*1), Z25
-	VSHUFF32X4       $0x44, Z25, Z21, Z26
-	VSHUFF32X4       $0xee, Z25, Z21, Z21
-	VMOVUPS          64(CX)(R8*1), Z25
-	VMOVUPS          64(CX)(R9*1), Z27
-	VSHUFF32X4       $0x44, Z27, Z25, Z28
-	VSHUFF32X4       $0xee, Z27, Z25, Z25
-	VSHUFF32X4       $0x88, Z28, Z26, Z27
-	VSHUFF32X4       $0xdd, Z28, Z26, Z26
-	VSHUFF32X4       $0x88, Z25, Z21, Z28
-	VSHUFF32X4       $0xdd, Z25, Z21, Z21
-	VMOVUPS          64(BX)(R8*1), Z25
-	VMOVUPS          64(BX)(R9*1), Z29
-	VSHUFF32X4       $0x44, Z29, Z25, Z30
-	VSHUFF32X4       $0xee, Z29, Z25, Z25
-	VMOVUPS          64(DX)(R8*1), Z29
-	VMOVUPS          64(DX)(R9*1), Z31
-	VMOVUPS          Z0, (SI)
-	VSHUFF32X4       $0x44, Z31, Z29, Z0
-	VSHUFF32X4       $0xee, Z31, Z29, Z29
-	VSHUFF32X4       $0x88, Z0, Z30, Z31
-	VSHUFF32X4       $0xdd, Z0, Z30, Z0
-	VSHUFF32X4       $0x88, Z29, Z25, Z30
-	VSHUFF32X4       $0xdd, Z29, Z25, Z25
-	VUNPCKLPS        Z23, Z19, Z29
-	VUNPCKHPS        Z23, Z19, Z19
-	VUNPCKLPS        Z31, Z27, Z23
-	VUNPCKHPS        Z31, Z27, Z27
-	VSHUFPS          $0x44, Z23, Z29, Z31
-	VSHUFPS          $0xee, Z23, Z29, Z23
-	VSHUFPS          $0x44, Z27, Z19, Z29
-	VSHUFPS          $0xee, Z27, Z19, Z19
-	VUNPCKLPS        Z22, Z18, Z27
+	VUNPCKLPS        Z5, Z1, Z12
+	VUNPCKHPS        Z5, Z1, Z1
+	VUNPCKLPS        Z13, Z9, Z5
+	VUNPCKHPS        Z13, Z9, Z9
+	VSHUFPS          $0x44, Z5, Z12, Z13
+	VSHUFPS          $0xee, Z5, Z12, Z5
+	VSHUFPS          $0x44, Z9, Z1, Z12
+	VSHUFPS          $0xee, Z9, Z1, Z1
+	VMOVUPS          64(AX), Y9
+	VINSERTF64X4     $0x01, 64(AX)(R8*2), Z9, Z9
+	VMOVUPS          64(CX), Y17
+	VINSERTF64X4     $0x01, 64(CX)(R8*2), Z17, Z17
+	VSHUFF32X4       $0x88, Z17, Z9, Z18
+	VSHUFF32X4       $0xdd, Z17, Z9, Z9
+	VMOVUPS          96(AX), Y17
+	VINSERTF64X4     $0x01, 96(AX)(R8*2), Z17, Z17
+	VMOVUPS          96(CX), Y19
+	VINSERTF64X4     $0x01, 96(CX)(R8*2), Z19, Z19
+	VSHUFF32X4       $0x88, Z19, Z17, Z20
+	VSHUFF32X4       $0xdd, Z19, Z17, Z17
+	VMOVUPS          64(BX), Y19
+	VINSERTF64X4     $0x01, 64(BX)(R8*2), Z19, Z19
+	VMOVUPS          64(DX), Y21
+	VINSERTF64X4     $0x01, 64(DX)(R8*2), Z21, Z21
+	VSHUFF32X4       $0x88, Z21, Z19, Z22
+	VSHUFF32X4       $0xdd, Z21, Z19, Z19
+	VMOVUPS          96(BX), Y21
+	VINSERTF64X4     $0x01, 96(BX)(R8*2), Z21, Z21
+	VMOVUPS          96(DX), Y23
+	VINSERTF64X4     $0x01, 96(DX)(R8*2), Z23, Z23
+	VSHUFF32X4       $0x88, Z23, Z21, Z24
+	VSHUFF32X4       $0xdd, Z23, Z21, Z21
+	VMOVUPS          64(AX)(R8*1), Y23
+	VINSERTF64X4     $0x01, 64(AX)(R9*1), Z23, Z23
+	VMOVUPS          64(CX)(R8*1), Y25
+	VINSERTF64X4     $0x01, 64(CX)(R9*1), Z25, Z25
+	VSHUFF32X4       $0x88, Z25, Z23, Z26
+	VSHUFF32X4       $0xdd, Z25, Z23, Z23
+	VMOVUPS          96(AX)(R8*1), Y25
+	VINSERTF64X4     $0x01, 96(AX)(R9*1), Z25, Z25
+	VMOVUPS          96(CX)(R8*1), Y27
+	VINSERTF64X4     $0x01, 96(CX)(R9*1), Z27, Z27
+	VSHUFF32X4       $0x88, Z27, Z25, Z28
+	VSHUFF32X4       $0xdd, Z27, Z25, Z25
+	VMOVUPS          64(BX)(R8*1), Y27
+	VINSERTF64X4     $0x01, 64(BX)(R9*1), Z27, Z27
+	VMOVUPS          64(DX)(R8*1), Y29
+	VINSERTF64X4     $0x01, 64(DX)(R9*1), Z29, Z29
+	VSHUFF32X4       $0x88, Z29, Z27, Z30
+	VSHUFF32X4       $0xdd, Z29, Z27, Z27
+	VMOVUPS          96(BX)(R8*1), Y29
+	VINSERTF64X4     $0x01, 96(BX)(R9*1), Z29, Z29
+	VMOVUPS          96(DX)(R8*1), Y31
+	VINSERTF64X4     $0x01, 96(DX)(R9*1), Z31, Z31
+	VMOVUPS          Z1, (SI)
+	VSHUFF32X4       $0x88, Z31, Z29, Z1
+	VSHUFF32X4       $0xdd, Z31, Z29, Z29
+	VUNPCKLPS        Z22, Z18, Z31
 	VUNPCKHPS        Z22, Z18, Z18
-	VUNPCKLPS        Z0, Z26, Z22
-	VUNPCKHPS        Z0, Z26, Z0
-	VSHUFPS          $0x44, Z22, Z27, Z26
-	VSHUFPS          $0xee, Z22, Z27, Z22
-	VSHUFPS          $0x44, Z0, Z18, Z27
-	VSHUFPS          $0xee, Z0, Z18, Z0
-	VUNPCKLPS        Z24, Z20, Z18
+	VUNPCKLPS        Z30, Z26, Z22
+	VUNPCKHPS        Z30, Z26, Z26
+	VSHUFPS          $0x44, Z22, Z31, Z30
+	VSHUFPS          $0xee, Z22, Z31, Z22
+	VSHUFPS          $0x44, Z26, Z18, Z31
+	VSHUFPS          $0xee, Z26, Z18, Z18
+	VUNPCKLPS        Z19, Z9, Z26
+	VUNPCKHPS        Z19, Z9, Z9
+	VUNPCKLPS        Z27, Z23, Z19
+	VUNPCKHPS        Z27, Z23, Z23
+	VSHUFPS          $0x44, Z19, Z26, Z27
+	VSHUFPS          $0xee, Z19, Z26, Z19
+	VSHUFPS          $0x44, Z23, Z9, Z26
+	VSHUFPS          $0xee, Z23, Z9, Z9
+	VUNPCKLPS        Z24, Z20, Z23
 	VUNPCKHPS        Z24, Z20, Z20
-	VUNPCKLPS        Z30, Z28, Z24
-	VUNPCKHPS        Z30, Z28, Z28
-	VSHUFPS          $0x44, Z24, Z18, Z30
-	VSHUFPS          $0xee, Z24, Z18, Z18
-	VSHUFPS          $0x44, Z28, Z20, Z24
-	VSHUFPS          $0xee, Z28, Z20, Z20
-	VUNPCKLPS        Z17, Z5, Z28
-	VUNPCKHPS        Z17, Z5, Z5
-	VUNPCKLPS        Z25, Z21, Z17
-	VUNPCKHPS        Z25, Z21, Z21
-	VSHUFPS          $0x44, Z17, Z28, Z25
-	VSHUFPS          $0xee, Z17, Z28, Z17
-	VSHUFPS          $0x44, Z21, Z5, Z28
-	VSHUFPS          $0xee, Z21, Z5, Z5
-	VADDPS           Z31, Z15, Z21
-	VSUBPS           Z31, Z15, Z15
-	VADDPS           Z30, Z16, Z31
-	VSUBPS           Z30, Z16, Z16
-	VADDPS           Z31, Z21, Z30
-	VSUBPS           Z31, Z21, Z21
-	VADDPS           Z26, Z14, Z31
-	VSUBPS           Z26, Z14, Z14
-	VADDPS           Z25, Z9, Z26
-	VSUBPS           Z25, Z9, Z9
-	VADDPS           Z26, Z31, Z25
-	VSUBPS           Z26, Z31, Z26
-	VADDPS           Z25, Z30, Z31
-	VSUBPS           Z25, Z30, Z25
-	VMOVAPS          Z14, Z30
-	VFMADD231PS.BCST word_bf800000<>+0(SB), Z9, Z30
-	VFMADD231PS.BCST word_3f800000<>+0(SB), Z14, Z9
-	VMOVAPS          Z15, Z14
-	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z30, Z14
-	VMOVUPS          Z25, 64(SI)
-	VMOVAPS          Z16, Z25
-	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z9, Z25
-	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z30, Z15
-	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z9, Z16
-	VADDPS           Z29, Z13, Z9
-	VSUBPS           Z29, Z13, Z13
-	VADDPS           Z24, Z10, Z29
-	VSUBPS           Z24, Z10, Z10
-	VADDPS           Z29, Z9, Z24
-	VSUBPS           Z29, Z9, Z9
-	VADDPS           Z27, Z11, Z29
+	VUNPCKLPS        Z1, Z28, Z24
+	VUNPCKHPS        Z1, Z28, Z1
+	VSHUFPS          $0x44, Z24, Z23, Z28
+	VSHUFPS          $0xee, Z24, Z23, Z23
+	VSHUFPS          $0x44, Z1, Z20, Z24
+	VSHUFPS          $0xee, Z1, Z20, Z1
+	VUNPCKLPS        Z21, Z17, Z20
+	VUNPCKHPS        Z21, Z17, Z17
+	VUNPCKLPS        Z29, Z25, Z21
+	VUNPCKHPS        Z29, Z25, Z25
+	VSHUFPS          $0x44, Z21, Z20, Z29
+	VSHUFPS          $0xee, Z21, Z20, Z20
+	VSHUFPS          $0x44, Z25, Z17, Z21
+	VSHUFPS          $0xee, Z25, Z17, Z17
+	VADDPS           Z30, Z14, Z25
+	VSUBPS           Z30, Z14, Z14
+	VADDPS           Z28, Z16, Z30
+	VSUBPS           Z28, Z16, Z16
+	VADDPS           Z30, Z25, Z28
+	VSUBPS           Z30, Z25, Z25
+	VADDPS           Z27, Z11, Z30
 	VSUBPS           Z27, Z11, Z11
-	VADDPS           Z28, Z12, Z27
-	VSUBPS           Z28, Z12, Z12
-	VADDPS           Z27, Z29, Z28
-	VSUBPS           Z27, Z29, Z27
-	VADDPS           Z28, Z24, Z29
-	VSUBPS           Z28, Z24, Z24
-	VMOVAPS          Z11, Z28
-	VFMADD231PS.BCST word_bf800000<>+0(SB), Z12, Z28
-	VFMADD231PS.BCST word_3f800000<>+0(SB), Z11, Z12
-	VMOVAPS          Z13, Z11
-	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z28, Z11
-	VMOVAPS          Z10, Z30
-	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z12, Z30
-	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z28, Z13
-	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z12, Z10
-	VADDPS           Z29, Z31, Z12
-	VSUBPS           Z29, Z31, Z28
+	VADDPS           Z29, Z13, Z27
+	VSUBPS           Z29, Z13, Z13
+	VADDPS           Z27, Z30, Z29
+	VSUBPS           Z27, Z30, Z27
+	VADDPS           Z29, Z28, Z30
+	VSUBPS           Z29, Z28, Z28
 	VMOVAPS          Z11, Z29
-	VFMADD231PS.BCST word_bed413cd<>+0(SB), Z30, Z29
-	VFMADD231PS.BCST word_3ed413cd<>+0(SB), Z11, Z30
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z13, Z29
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z11, Z13
 	VMOVAPS          Z14, Z11
-	VFMADD231PS.BCST word_3f6c835e<>+0(SB), Z29, Z11
-	VMOVAPS          Z25, Z31
-	VFMADD231PS.BCST word_3f6c835e<>+0(SB), Z30, Z31
-	VFMADD231PS.BCST word_bf6c835e<>+0(SB), Z29, Z14
-	VFMADD231PS.BCST word_bf6c835e<>+0(SB), Z30, Z25
-	VMOVAPS          Z9, Z29
-	VFMADD231PS.BCST word_bf800000<>+0(SB), Z27, Z29
-	VFMADD231PS.BCST word_3f800000<>+0(SB), Z9, Z27
-	VMOVAPS          Z21, Z9
-	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z29, Z9
-	VMOVAPS          Z26, Z30
-	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z27, Z30
-	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z29, Z21
-	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z27, Z26
-	VMOVAPS          Z13, Z27
-	VFMADD231PS.BCST word_401a827a<>+0(SB), Z10, Z27
-	VFMADD231PS.BCST word_c01a827a<>+0(SB), Z13, Z10
-	VMOVAPS          Z15, Z13
-	VFMADD231PS.BCST word_3ec3ef15<>+0(SB), Z27, Z13
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z29, Z11
+	VMOVUPS          Z28, 64(SI)
+	VMOVAPS          Z16, Z28
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z13, Z28
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z29, Z14
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z13, Z16
+	VADDPS           Z31, Z15, Z13
+	VSUBPS           Z31, Z15, Z15
+	VADDPS           Z24, Z8, Z29
+	VSUBPS           Z24, Z8, Z8
+	VADDPS           Z29, Z13, Z24
+	VSUBPS           Z29, Z13, Z13
+	VADDPS           Z26, Z10, Z29
+	VSUBPS           Z26, Z10, Z10
+	VADDPS           Z21, Z12, Z26
+	VSUBPS           Z21, Z12, Z12
+	VADDPS           Z26, Z29, Z21
+	VSUBPS           Z26, Z29, Z26
+	VADDPS           Z21, Z24, Z29
+	VSUBPS           Z21, Z24, Z21
+	VMOVAPS          Z10, Z24
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z12, Z24
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z10, Z12
+	VMOVAPS          Z15, Z10
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z24, Z10
+	VMOVAPS          Z8, Z31
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z12, Z31
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z24, Z15
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z12, Z8
+	VADDPS           Z29, Z30, Z12
+	VSUBPS           Z29, Z30, Z24
+	VMOVAPS          Z10, Z29
+	VFMADD231PS.BCST word_bed413cd<>+0(SB), Z31, Z29
+	VFMADD231PS.BCST word_3ed413cd<>+0(SB), Z10, Z31
+	VMOVAPS          Z11, Z10
+	VFMADD231PS.BCST word_3f6c835e<>+0(SB), Z29, Z10
+	VMOVAPS          Z28, Z30
+	VFMADD231PS.BCST word_3f6c835e<>+0(SB), Z31, Z30
+	VFMADD231PS.BCST word_bf6c835e<>+0(SB), Z29, Z11
+	VFMADD231PS.BCST word_bf6c835e<>+0(SB), Z31, Z28
+	VMOVAPS          Z13, Z29
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z26, Z29
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z13, Z26
+	VMOVAPS          Z25, Z13
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z29, Z13
+	VMOVAPS          Z27, Z31
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z26, Z31
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z29, Z25
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z26, Z27
+	VMOVAPS          Z15, Z26
+	VFMADD231PS.BCST word_401a827a<>+0(SB), Z8, Z26
+	VFMADD231PS.BCST word_c01a827a<>+0(SB), Z15, Z8
+	VMOVAPS          Z14, Z15
+	VFMADD231PS.BCST word_3ec3ef15<>+0(SB), Z26, Z15
 	VMOVAPS          Z16, Z29
-	VFMADD231PS.BCST word_3ec3ef15<>+0(SB), Z10, Z29
-	VFMADD231PS.BCST word_bec3ef15<>+0(SB), Z27, Z15
-	VFMADD231PS.BCST word_bec3ef15<>+0(SB), Z10, Z16
-	VADDPS           Z23, Z7, Z10
-	VSUBPS           Z23, Z7, Z7
-	VADDPS           Z18, Z8, Z23
-	VSUBPS           Z18, Z8, Z8
-	VADDPS           Z23, Z10, Z18
-	VSUBPS           Z23, Z10, Z10
-	VADDPS           Z22, Z6, Z23
+	VFMADD231PS.BCST word_3ec3ef15<>+0(SB), Z8, Z29
+	VFMADD231PS.BCST word_bec3ef15<>+0(SB), Z26, Z14
+	VFMADD231PS.BCST word_bec3ef15<>+0(SB), Z8, Z16
+	VADDPS           Z22, Z6, Z8
 	VSUBPS           Z22, Z6, Z6
-	VADDPS           Z17, Z1, Z22
-	VSUBPS           Z17, Z1, Z1
-	VADDPS           Z22, Z23, Z17
-	VSUBPS           Z22, Z23, Z22
-	VADDPS           Z17, Z18, Z23
-	VSUBPS           Z17, Z18, Z17
-	VMOVAPS          Z6, Z18
-	VFMADD231PS.BCST word_bf800000<>+0(SB), Z1, Z18
-	VFMADD231PS.BCST word_3f800000<>+0(SB), Z6, Z1
-	VMOVAPS          Z7, Z6
-	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z18, Z6
-	VMOVAPS          Z8, Z27
-	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z1, Z27
-	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z18, Z7
-	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z1, Z8
-	VADDPS           Z19, Z3, Z1
+	VADDPS           Z23, Z7, Z22
+	VSUBPS           Z23, Z7, Z7
+	VADDPS           Z22, Z8, Z23
+	VSUBPS           Z22, Z8, Z8
+	VADDPS           Z19, Z3, Z22
 	VSUBPS           Z19, Z3, Z3
-	VADDPS           Z20, Z4, Z18
-	VSUBPS           Z20, Z4, Z4
-	VADDPS           Z18, Z1, Z19
-	VSUBPS           Z18, Z1, Z1
-	VADDPS           Z0, Z2, Z18
-	VSUBPS           Z0, Z2, Z0
-	VMOVUPS          (SI), Z2
-	VADDPS           Z2, Z5, Z20
-	VSUBPS           Z5, Z2, Z2
-	VADDPS           Z20, Z18, Z5
-	VSUBPS           Z20, Z18, Z18
-	VADDPS           Z5, Z19, Z20
-	VSUBPS           Z5, Z19, Z5
-	VMOVAPS          Z0, Z19
-	VFMADD231PS.BCST word_bf800000<>+0(SB), Z2, Z19
-	VFMADD231PS.BCST word_3f800000<>+0(SB), Z0, Z2
+	VADDPS           Z20, Z5, Z19
+	VSUBPS           Z20, Z5, Z5
+	VADDPS           Z19, Z22, Z20
+	VSUBPS           Z19, Z22, Z19
+	VADDPS           Z20, Z23, Z22
+	VSUBPS           Z20, Z23, Z20
+	VMOVAPS          Z3, Z23
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z5, Z23
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z3, Z5
+	VMOVAPS          Z6, Z3
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z23, Z3
+	VMOVAPS          Z7, Z26
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z5, Z26
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z23, Z6
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z5, Z7
+	VADDPS           Z18, Z2, Z5
+	VSUBPS           Z18, Z2, Z2
+	VADDPS           Z1, Z4, Z18
+	VSUBPS           Z1, Z4, Z1
+	VADDPS           Z18, Z5, Z4
+	VSUBPS           Z18, Z5, Z5
+	VADDPS           Z9, Z0, Z18
+	VSUBPS           Z9, Z0, Z0
+	VMOVUPS          (SI), Z9
+	VADDPS           Z9, Z17, Z23
+	VSUBPS           Z17, Z9, Z9
+	VADDPS           Z23, Z18, Z17
+	VSUBPS           Z23, Z18, Z18
+	VADDPS           Z17, Z4, Z23
+	VSUBPS           Z17, Z4, Z4
+	VMOVAPS          Z0, Z17
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z9, Z17
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z0, Z9
+	VMOVAPS          Z2, Z0
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z17, Z0
+	VMOVUPS          Z24, (SI)
+	VMOVAPS          Z1, Z24
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z9, Z24
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z17, Z2
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z9, Z1
+	VADDPS           Z23, Z22, Z9
+	VSUBPS           Z23, Z22, Z17
+	VMOVAPS          Z0, Z22
+	VFMADD231PS.BCST word_bed413cd<>+0(SB), Z24, Z22
+	VFMADD231PS.BCST word_3ed413cd<>+0(SB), Z0, Z24
 	VMOVAPS          Z3, Z0
-	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z19, Z0
-	VMOVUPS          Z28, (SI)
-	VMOVAPS          Z4, Z28
-	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z2, Z28
-	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z19, Z3
-	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z2, Z4
-	VADDPS           Z20, Z23, Z2
-	VSUBPS           Z20, Z23, Z19
-	VMOVAPS          Z0, Z20
-	VFMADD231PS.BCST word_bed413cd<>+0(SB), Z28, Z20
-	VFMADD231PS.BCST word_3ed413cd<>+0(SB), Z0, Z28
-	VMOVAPS          Z6, Z0
-	VFMADD231PS.BCST word_3f6c835e<>+0(SB), Z20, Z0
-	VMOVAPS          Z27, Z23
-	VFMADD231PS.BCST word_3f6c835e<>+0(SB), Z28, Z23
-	VFMADD231PS.BCST word_bf6c835e<>+0(SB), Z20, Z6
-	VFMADD231PS.BCST word_bf6c835e<>+0(SB), Z28, Z27
-	VMOVAPS          Z1, Z20
-	VFMADD231PS.BCST word_bf800000<>+0(SB), Z18, Z20
-	VFMADD231PS.BCST word_3f800000<>+0(SB), Z1, Z18
-	VMOVAPS          Z10, Z1
-	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z20, Z1
-	VMOVAPS          Z22, Z28
-	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z18, Z28
-	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z20, Z10
-	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z18, Z22
-	VMOVAPS          Z3, Z18
-	VFMADD231PS.BCST word_401a827a<>+0(SB), Z4, Z18
-	VFMADD231PS.BCST word_c01a827a<>+0(SB), Z3, Z4
-	VMOVAPS          Z7, Z3
-	VFMADD231PS.BCST word_3ec3ef15<>+0(SB), Z18, Z3
-	VMOVAPS          Z8, Z20
-	VFMADD231PS.BCST word_3ec3ef15<>+0(SB), Z4, Z20
-	VFMADD231PS.BCST word_bec3ef15<>+0(SB), Z18, Z7
-	VFMADD231PS.BCST word_bec3ef15<>+0(SB), Z4, Z8
-	VADDPS           Z2, Z12, Z4
-	VMOVUPS          Z4, (DI)
-	VSUBPS           Z2, Z12, Z2
-	VMOVUPS          Z2, 64(DI)
-	VMOVAPS          Z0, Z2
-	VFMADD231PS.BCST word_be4bafaf<>+0(SB), Z23, Z2
+	VFMADD231PS.BCST word_3f6c835e<>+0(SB), Z22, Z0
+	VMOVAPS          Z26, Z23
+	VFMADD231PS.BCST word_3f6c835e<>+0(SB), Z24, Z23
+	VFMADD231PS.BCST word_bf6c835e<>+0(SB), Z22, Z3
+	VFMADD231PS.BCST word_bf6c835e<>+0(SB), Z24, Z26
+	VMOVAPS          Z5, Z22
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z18, Z22
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z5, Z18
+	VMOVAPS          Z8, Z5
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z22, Z5
+	VMOVAPS          Z19, Z24
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z18, Z24
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z22, Z8
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z18, Z19
+	VMOVAPS          Z2, Z18
+	VFMADD231PS.BCST word_401a827a<>+0(SB), Z1, Z18
+	VFMADD231PS.BCST word_c01a827a<>+0(SB), Z2, Z1
+	VMOVAPS          Z6, Z2
+	VFMADD231PS.BCST word_3ec3ef15<>+0(SB), Z18, Z2
+	VMOVAPS          Z7, Z22
+	VFMADD231PS.BCST word_3ec3ef15<>+0(SB), Z1, Z22
+	VFMADD231PS.BCST word_bec3ef15<>+0(SB), Z18, Z6
+	VFMADD231PS.BCST word_bec3ef15<>+0(SB), Z1, Z7
+	VADDPS           Z9, Z12, Z1
+	VMOVUPS          Z1, (DI)
+	VSUBPS           Z9, Z12, Z1
+	VMOVUPS          Z1, 64(DI)
+	VMOVAPS          Z0, Z1
+	VFMADD231PS.BCST word_be4bafaf<>+0(SB), Z23, Z1
 	VFMADD231PS.BCST word_3e4bafaf<>+0(SB), Z0, Z23
-	VMOVAPS          Z11, Z0
-	VFMADD231PS.BCST word_3f7b14be<>+0(SB), Z2, Z0
-	VMOVAPS          Z31, Z4
-	VFMADD231PS.BCST word_3f7b14be<>+0(SB), Z23, Z4
+	VMOVAPS          Z10, Z0
+	VFMADD231PS.BCST word_3f7b14be<>+0(SB), Z1, Z0
+	VMOVAPS          Z30, Z9
+	VFMADD231PS.BCST word_3f7b14be<>+0(SB), Z23, Z9
 	VMOVUPS          Z0, 128(DI)
-	VMULPS.BCST      word_bf800000<>+0(SB), Z4, Z0
+	VMULPS.BCST      word_bf800000<>+0(SB), Z9, Z0
 	VMOVUPS          Z0, 192(DI)
-	VFMADD231PS.BCST word_bf7b14be<>+0(SB), Z2, Z11
-	VFMADD231PS.BCST word_bf7b14be<>+0(SB), Z23, Z31
-	VMOVUPS          Z11, 1920(DI)
-	VMOVUPS          Z31, 1984(DI)
-	VMOVAPS          Z1, Z0
-	VFMADD231PS.BCST word_bed413cd<>+0(SB), Z28, Z0
-	VFMADD231PS.BCST word_3ed413cd<>+0(SB), Z1, Z28
-	VMOVAPS          Z9, Z1
-	VFMADD231PS.BCST word_3f6c835e<>+0(SB), Z0, Z1
-	VMOVAPS          Z30, Z2
-	VFMADD231PS.BCST word_3f6c835e<>+0(SB), Z28, Z2
-	VMOVUPS          Z1, 256(DI)
-	VMULPS.BCST      word_bf800000<>+0(SB), Z2, Z1
-	VMOVUPS          Z1, 320(DI)
-	VFMADD231PS.BCST word_bf6c835e<>+0(SB), Z0, Z9
-	VFMADD231PS.BCST word_bf6c835e<>+0(SB), Z28, Z30
-	VMOVUPS          Z9, 1792(DI)
-	VMOVUPS          Z30, 1856(DI)
-	VMOVAPS          Z3, Z0
-	VFMADD231PS.BCST word_3f2b0dc1<>+0(SB), Z20, Z0
-	VFMADD231PS.BCST word_bf2b0dc1<>+0(SB), Z3, Z20
+	VFMADD231PS.BCST word_bf7b14be<>+0(SB), Z1, Z10
+	VFMADD231PS.BCST word_bf7b14be<>+0(SB), Z23, Z30
+	VMOVUPS          Z10, 1920(DI)
+	VMOVUPS          Z30, 1984(DI)
+	VMOVAPS          Z5, Z0
+	VFMADD231PS.BCST word_bed413cd<>+0(SB), Z24, Z0
+	VFMADD231PS.BCST word_3ed413cd<>+0(SB), Z5, Z24
 	VMOVAPS          Z13, Z1
+	VFMADD231PS.BCST word_3f6c835e<>+0(SB), Z0, Z1
+	VMOVAPS          Z31, Z5
+	VFMADD231PS.BCST word_3f6c835e<>+0(SB), Z24, Z5
+	VMOVUPS          Z1, 256(DI)
+	VMULPS.BCST      word_bf800000<>+0(SB), Z5, Z1
+	VMOVUPS          Z1, 320(DI)
+	VFMADD231PS.BCST word_bf6c835e<>+0(SB), Z0, Z13
+	VFMADD231PS.BCST word_bf6c835e<>+0(SB), Z24, Z31
+	VMOVUPS          Z13, 1792(DI)
+	VMOVUPS          Z31, 1856(DI)
+	VMOVAPS          Z2, Z0
+	VFMADD231PS.BCST word_3f2b0dc1<>+0(SB), Z22, Z0
+	VFMADD231PS.BCST word_bf2b0dc1<>+0(SB), Z2, Z22
+	VMOVAPS          Z15, Z1
 	VFMADD231PS.BCST word_3f54db31<>+0(SB), Z0, Z1
 	VMOVAPS          Z29, Z2
-	VFMADD231PS.BCST word_3f54db31<>+0(SB), Z20, Z2
+	VFMADD231PS.BCST word_3f54db31<>+0(SB), Z22, Z2
 	VMOVUPS          Z1, 384(DI)
 	VMOVUPS          Z2, 448(DI)
-	VFMADD231PS.BCST word_bf54db31<>+0(SB), Z0, Z13
-	VFMADD231PS.BCST word_bf54db31<>+0(SB), Z20, Z29
-	VMOVUPS          Z13, 1664(DI)
+	VFMADD231PS.BCST word_bf54db31<>+0(SB), Z0, Z15
+	VFMADD231PS.BCST word_bf54db31<>+0(SB), Z22, Z29
+	VMOVUPS          Z15, 1664(DI)
 	VMULPS.BCST      word_bf800000<>+0(SB), Z29, Z0
 	VMOVUPS          Z0, 1728(DI)
-	VMOVAPS          Z17, Z0
-	VFMADD231PS.BCST word_bf800000<>+0(SB), Z5, Z0
-	VFMADD231PS.BCST word_3f800000<>+0(SB), Z17, Z5
+	VMOVAPS          Z20, Z0
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z4, Z0
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z20, Z4
 	VMOVUPS          64(SI), Z1
 	VMOVAPS          Z1, Z2
 	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z0, Z2
-	VMOVAPS          Z24, Z3
-	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z5, Z3
+	VMOVAPS          Z21, Z5
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z4, Z5
 	VMOVUPS          Z2, 512(DI)
-	VMULPS.BCST      word_bf800000<>+0(SB), Z3, Z2
+	VMULPS.BCST      word_bf800000<>+0(SB), Z5, Z2
 	VMOVUPS          Z2, 576(DI)
 	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z0, Z1
-	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z5, Z24
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z4, Z21
 	VMOVUPS          Z1, 1536(DI)
-	VMOVUPS          Z24, 1600(DI)
-	VMOVAPS          Z7, Z0
-	VFMADD231PS.BCST word_bfbf90c7<>+0(SB), Z8, Z0
-	VFMADD231PS.BCST word_3fbf90c7<>+0(SB), Z7, Z8
-	VMOVAPS          Z15, Z1
+	VMOVUPS          Z21, 1600(DI)
+	VMOVAPS          Z6, Z0
+	VFMADD231PS.BCST word_bfbf90c7<>+0(SB), Z7, Z0
+	VFMADD231PS.BCST word_3fbf90c7<>+0(SB), Z6, Z7
+	VMOVAPS          Z14, Z1
 	VFMADD231PS.BCST word_3f0e39da<>+0(SB), Z0, Z1
 	VMOVAPS          Z16, Z2
-	VFMADD231PS.BCST word_3f0e39da<>+0(SB), Z8, Z2
+	VFMADD231PS.BCST word_3f0e39da<>+0(SB), Z7, Z2
 	VMOVUPS          Z1, 640(DI)
 	VMULPS.BCST      word_bf800000<>+0(SB), Z2, Z1
 	VMOVUPS          Z1, 704(DI)
-	VFMADD231PS.BCST word_bf0e39da<>+0(SB), Z0, Z15
-	VFMADD231PS.BCST word_bf0e39da<>+0(SB), Z8, Z16
-	VMOVUPS          Z15, 1408(DI)
+	VFMADD231PS.BCST word_bf0e39da<>+0(SB), Z0, Z14
+	VFMADD231PS.BCST word_bf0e39da<>+0(SB), Z7, Z16
+	VMOVUPS          Z14, 1408(DI)
 	VMOVUPS          Z16, 1472(DI)
-	VMOVAPS          Z10, Z0
-	VFMADD231PS.BCST word_401a827a<>+0(SB), Z22, Z0
-	VFMADD231PS.BCST word_c01a827a<>+0(SB), Z10, Z22
-	VMOVAPS          Z21, Z1
+	VMOVAPS          Z8, Z0
+	VFMADD231PS.BCST word_401a827a<>+0(SB), Z19, Z0
+	VFMADD231PS.BCST word_c01a827a<>+0(SB), Z8, Z19
+	VMOVAPS          Z25, Z1
 	VFMADD231PS.BCST word_3ec3ef15<>+0(SB), Z0, Z1
-	VMOVAPS          Z26, Z2
-	VFMADD231PS.BCST word_3ec3ef15<>+0(SB), Z22, Z2
+	VMOVAPS          Z27, Z2
+	VFMADD231PS.BCST word_3ec3ef15<>+0(SB), Z19, Z2
 	VMOVUPS          Z1, 768(DI)
 	VMOVUPS          Z2, 832(DI)
-	VFMADD231PS.BCST word_bec3ef15<>+0(SB), Z0, Z21
-	VFMADD231PS.BCST word_bec3ef15<>+0(SB), Z22, Z26
-	VMOVUPS          Z21, 1280(DI)
-	VMULPS.BCST      word_bf800000<>+0(SB), Z26, Z0
+	VFMADD231PS.BCST word_bec3ef15<>+0(SB), Z0, Z25
+	VFMADD231PS.BCST word_bec3ef15<>+0(SB), Z19, Z27
+	VMOVUPS          Z25, 1280(DI)
+	VMULPS.BCST      word_bf800000<>+0(SB), Z27, Z0
 	VMOVUPS          Z0, 1344(DI)
-	VMOVAPS          Z6, Z0
-	VFMADD231PS.BCST word_40a0dff7<>+0(SB), Z27, Z0
-	VFMADD231PS.BCST word_c0a0dff7<>+0(SB), Z6, Z27
-	VMOVAPS          Z14, Z1
+	VMOVAPS          Z3, Z0
+	VFMADD231PS.BCST word_40a0dff7<>+0(SB), Z26, Z0
+	VFMADD231PS.BCST word_c0a0dff7<>+0(SB), Z3, Z26
+	VMOVAPS          Z11, Z1
 	VFMADD231PS.BCST word_3e47c5c2<>+0(SB), Z0, Z1
-	VMOVAPS          Z25, Z2
-	VFMADD231PS.BCST word_3e47c5c2<>+0(SB), Z27, Z2
+	VMOVAPS          Z28, Z2
+	VFMADD231PS.BCST word_3e47c5c2<>+0(SB), Z26, Z2
 	VMOVUPS          Z1, 896(DI)
 	VMOVUPS          Z2, 960(DI)
-	VFMADD231PS.BCST word_be47c5c2<>+0(SB), Z0, Z14
-	VFMADD231PS.BCST word_be47c5c2<>+0(SB), Z27, Z25
-	VMOVUPS          Z14, 1152(DI)
-	VMULPS.BCST      word_bf800000<>+0(SB), Z25, Z0
+	VFMADD231PS.BCST word_be47c5c2<>+0(SB), Z0, Z11
+	VFMADD231PS.BCST word_be47c5c2<>+0(SB), Z26, Z28
+	VMOVUPS          Z11, 1152(DI)
+	VMULPS.BCST      word_bf800000<>+0(SB), Z28, Z0
 	VMOVUPS          Z0, 1216(DI)
 	VMOVUPS          (SI), Z0
 	VMOVUPS          Z0, 1024(DI)
-	VMULPS.BCST      word_bf800000<>+0(SB), Z19, Z0
+	VMULPS.BCST      word_bf800000<>+0(SB), Z17, Z0
 	VMOVUPS          Z0, 1088(DI)
 	MOVQ             group+64(FP), R13
 	SHLQ             $0x02, R13
@@ -4264,1121 +4264,1121 @@ TEXT ·circulantForward64AVX512(SB), NOSPLIT, $0-104
 	MOVQ scratch_base+80(FP), SI
 
 group:
-	VMOVUPS          (AX), Z0
-	VMOVUPS          (AX)(R8*2), Z1
-	VSHUFF32X4       $0x44, Z1, Z0, Z2
-	VSHUFF32X4       $0xee, Z1, Z0, Z0
-	VMOVUPS          (CX), Z1
-	VMOVUPS          (CX)(R8*2), Z3
-	VSHUFF32X4       $0x44, Z3, Z1, Z4
-	VSHUFF32X4       $0xee, Z3, Z1, Z1
-	VSHUFF32X4       $0x88, Z4, Z2, Z3
-	VSHUFF32X4       $0xdd, Z4, Z2, Z2
-	VSHUFF32X4       $0x88, Z1, Z0, Z4
+	VMOVUPS          (AX), Y0
+	VINSERTF64X4     $0x01, (AX)(R8*2), Z0, Z0
+	VMOVUPS          (CX), Y1
+	VINSERTF64X4     $0x01, (CX)(R8*2), Z1, Z1
+	VSHUFF32X4       $0x88, Z1, Z0, Z2
 	VSHUFF32X4       $0xdd, Z1, Z0, Z0
-	VMOVUPS          (BX), Z1
-	VMOVUPS          (BX)(R8*2), Z5
-	VSHUFF32X4       $0x44, Z5, Z1, Z6
-	VSHUFF32X4       $0xee, Z5, Z1, Z1
-	VMOVUPS          (DX), Z5
-	VMOVUPS          (DX)(R8*2), Z7
-	VSHUFF32X4       $0x44, Z7, Z5, Z8
-	VSHUFF32X4       $0xee, Z7, Z5, Z5
-	VSHUFF32X4       $0x88, Z8, Z6, Z7
-	VSHUFF32X4       $0xdd, Z8, Z6, Z6
-	VSHUFF32X4       $0x88, Z5, Z1, Z8
-	VSHUFF32X4       $0xdd, Z5, Z1, Z1
-	VMOVUPS          (AX)(R8*1), Z5
-	VMOVUPS          (AX)(R9*1), Z9
-	VSHUFF32X4       $0x44, Z9, Z5, Z10
-	VSHUFF32X4       $0xee, Z9, Z5, Z5
-	VMOVUPS          (CX)(R8*1), Z9
-	VMOVUPS          (CX)(R9*1), Z11
-	VSHUFF32X4       $0x44, Z11, Z9, Z12
-	VSHUFF32X4       $0xee, Z11, Z9, Z9
-	VSHUFF32X4       $0x88, Z12, Z10, Z11
-	VSHUFF32X4       $0xdd, Z12, Z10, Z10
-	VSHUFF32X4       $0x88, Z9, Z5, Z12
-	VSHUFF32X4       $0xdd, Z9, Z5, Z5
-	VMOVUPS          (BX)(R8*1), Z9
-	VMOVUPS          (BX)(R9*1), Z13
-	VSHUFF32X4       $0x44, Z13, Z9, Z14
-	VSHUFF32X4       $0xee, Z13, Z9, Z9
-	VMOVUPS          (DX)(R8*1), Z13
-	VMOVUPS          (DX)(R9*1), Z15
-	VSHUFF32X4       $0x44, Z15, Z13, Z16
-	VSHUFF32X4       $0xee, Z15, Z13, Z13
-	VSHUFF32X4       $0x88, Z16, Z14, Z15
-	VSHUFF32X4       $0xdd, Z16, Z14, Z14
-	VSHUFF32X4       $0x88, Z13, Z9, Z16
-	VSHUFF32X4       $0xdd, Z13, Z9, Z9
-	VUNPCKLPS        Z7, Z3, Z13
-	VUNPCKHPS        Z7, Z3, Z3
-	VUNPCKLPS        Z15, Z11, Z7
-	VUNPCKHPS        Z15, Z11, Z11
-	VSHUFPS          $0x44, Z7, Z13, Z15
-	VSHUFPS          $0xee, Z7, Z13, Z7
-	VSHUFPS          $0x44, Z11, Z3, Z13
-	VSHUFPS          $0xee, Z11, Z3, Z3
-	VUNPCKLPS        Z6, Z2, Z11
+	VMOVUPS          32(AX), Y1
+	VINSERTF64X4     $0x01, 32(AX)(R8*2), Z1, Z1
+	VMOVUPS          32(CX), Y3
+	VINSERTF64X4     $0x01, 32(CX)(R8*2), Z3, Z3
+	VSHUFF32X4       $0x88, Z3, Z1, Z4
+	VSHUFF32X4       $0xdd, Z3, Z1, Z1
+	VMOVUPS          (BX), Y3
+	VINSERTF64X4     $0x01, (BX)(R8*2), Z3, Z3
+	VMOVUPS          (DX), Y5
+	VINSERTF64X4     $0x01, (DX)(R8*2), Z5, Z5
+	VSHUFF32X4       $0x88, Z5, Z3, Z6
+	VSHUFF32X4       $0xdd, Z5, Z3, Z3
+	VMOVUPS          32(BX), Y5
+	VINSERTF64X4     $0x01, 32(BX)(R8*2), Z5, Z5
+	VMOVUPS          32(DX), Y7
+	VINSERTF64X4     $0x01, 32(DX)(R8*2), Z7, Z7
+	VSHUFF32X4       $0x88, Z7, Z5, Z8
+	VSHUFF32X4       $0xdd, Z7, Z5, Z5
+	VMOVUPS          (AX)(R8*1), Y7
+	VINSERTF64X4     $0x01, (AX)(R9*1), Z7, Z7
+	VMOVUPS          (CX)(R8*1), Y9
+	VINSERTF64X4     $0x01, (CX)(R9*1), Z9, Z9
+	VSHUFF32X4       $0x88, Z9, Z7, Z10
+	VSHUFF32X4       $0xdd, Z9, Z7, Z7
+	VMOVUPS          32(AX)(R8*1), Y9
+	VINSERTF64X4     $0x01, 32(AX)(R9*1), Z9, Z9
+	VMOVUPS          32(CX)(R8*1), Y11
+	VINSERTF64X4     $0x01, 32(CX)(R9*1), Z11, Z11
+	VSHUFF32X4       $0x88, Z11, Z9, Z12
+	VSHUFF32X4       $0xdd, Z11, Z9, Z9
+	VMOVUPS          (BX)(R8*1), Y11
+	VINSERTF64X4     $0x01, (BX)(R9*1), Z11, Z11
+	VMOVUPS          (DX)(R8*1), Y13
+	VINSERTF64X4     $0x01, (DX)(R9*1), Z13, Z13
+	VSHUFF32X4       $0x88, Z13, Z11, Z14
+	VSHUFF32X4       $0xdd, Z13, Z11, Z11
+	VMOVUPS          32(BX)(R8*1), Y13
+	VINSERTF64X4     $0x01, 32(BX)(R9*1), Z13, Z13
+	VMOVUPS          32(DX)(R8*1), Y15
+	VINSERTF64X4     $0x01, 32(DX)(R9*1), Z15, Z15
+	VSHUFF32X4       $0x88, Z15, Z13, Z16
+	VSHUFF32X4       $0xdd, Z15, Z13, Z13
+	VUNPCKLPS        Z6, Z2, Z15
 	VUNPCKHPS        Z6, Z2, Z2
 	VUNPCKLPS        Z14, Z10, Z6
 	VUNPCKHPS        Z14, Z10, Z10
-	VSHUFPS          $0x44, Z6, Z11, Z14
-	VSHUFPS          $0xee, Z6, Z11, Z6
-	VSHUFPS          $0x44, Z10, Z2, Z11
+	VSHUFPS          $0x44, Z6, Z15, Z14
+	VSHUFPS          $0xee, Z6, Z15, Z6
+	VSHUFPS          $0x44, Z10, Z2, Z15
 	VSHUFPS          $0xee, Z10, Z2, Z2
-	VUNPCKLPS        Z8, Z4, Z10
+	VUNPCKLPS        Z3, Z0, Z10
+	VUNPCKHPS        Z3, Z0, Z0
+	VUNPCKLPS        Z11, Z7, Z3
+	VUNPCKHPS        Z11, Z7, Z7
+	VSHUFPS          $0x44, Z3, Z10, Z11
+	VSHUFPS          $0xee, Z3, Z10, Z3
+	VSHUFPS          $0x44, Z7, Z0, Z10
+	VSHUFPS          $0xee, Z7, Z0, Z0
+	VUNPCKLPS        Z8, Z4, Z7
 	VUNPCKHPS        Z8, Z4, Z4
 	VUNPCKLPS        Z16, Z12, Z8
 	VUNPCKHPS        Z16, Z12, Z12
-	VSHUFPS          $0x44, Z8, Z10, Z16
-	VSHUFPS          $0xee, Z8, Z10, Z8
-	VSHUFPS          $0x44, Z12, Z4, Z10
+	VSHUFPS          $0x44, Z8, Z7, Z16
+	VSHUFPS          $0xee, Z8, Z7, Z7
+	VSHUFPS          $0x44, Z12, Z4, Z8
 	VSHUFPS          $0xee, Z12, Z4, Z4
-	VUNPCKLPS        Z1, Z0, Z12
-	VUNPCKHPS        Z1, Z0, Z0
-	VUNPCKLPS        Z9, Z5, Z1
-	VUNPCKHPS        Z9, Z5, Z5
-	VSHUFPS          $0x44, Z1, Z12, Z9
-	VSHUFPS          $0xee, Z1, Z12, Z1
-	VSHUFPS          $0x44, Z5, Z0, Z12
-	VSHUFPS          $0xee, Z5, Z0, Z0
-	VMOVUPS          64(AX), Z5
-	VMOVUPS          64(AX)(R8*2), Z17
-	VSHUFF32X4       $0x44, Z17, Z5, Z18
-	VSHUFF32X4       $0xee, Z17, Z5, Z5
-	VMOVUPS          64(CX), Z17
-	VMOVUPS          64(CX)(R8*2), Z19
-	VSHUFF32X4       $0x44, Z19, Z17, Z20
-	VSHUFF32X4       $0xee, Z19, Z17, Z17
-	VSHUFF32X4       $0x88, Z20, Z18, Z19
-	VSHUFF32X4       $0xdd, Z20, Z18, Z18
-	VSHUFF32X4       $0x88, Z17, Z5, Z20
-	VSHUFF32X4       $0xdd, Z17, Z5, Z5
-	VMOVUPS          64(BX), Z17
-	VMOVUPS          64(BX)(R8*2), Z21
-	VSHUFF32X4       $0x44, Z21, Z17, Z22
-	VSHUFF32X4       $0xee, Z21, Z17, Z17
-	VMOVUPS          64(DX), Z21
-	VMOVUPS          64(DX)(R8*2), Z23
-	VSHUFF32X4       $0x44, Z23, Z21, Z24
-	VSHUFF32X4       $0xee, Z23, Z21, Z21
-	VSHUFF32X4       $0x88, Z24, Z22, Z23
-	VSHUFF32X4       $0xdd, Z24, Z22, Z22
-	VSHUFF32X4       $0x88, Z21, Z17, Z24
-	VSHUFF32X4       $0xdd, Z21, Z17, Z17
-	VMOVUPS          64(AX)(R8*1), Z21
-	VMOVUPS          64(AX)(R9*1), Z25
-	VSHUFF32X4       $0x44, Z25, Z21, Z26
-	VSHUFF32X4       $0xee, Z25, Z21, Z21
-	VMOVUPS          64(CX)(R8*1), Z25
-	VMOVUPS          64(CX)(R9*1), Z27
-	VSHUFF32X4       $0x44, Z27, Z25, Z28
-	VSHUFF32X4       $0xee, Z27, Z25, Z25
-	VSHUFF32X4       $0x88, Z28, Z26, Z27
-	VSHUFF32X4       $0xdd, Z28, Z26, Z26
-	VSHUFF32X4       $0x88, Z25, Z21, Z28
-	VSHUFF32X4       $0xdd, Z25, Z21, Z21
-	VMOVUPS          64(BX)(R8*1), Z25
-	VMOVUPS          64(BX)(R9*1), Z29
-	VSHUFF32X4       $0x44, Z29, Z25, Z30
-	VSHUFF32X4       $0xee, Z29, Z25, Z25
-	VMOVUPS          64(DX)(R8*1), Z29
-	VMOVUPS          64(DX)(R9*1), Z31
-	VMOVUPS          Z0, (SI)
-	VSHUFF32X4       $0x44, Z31, Z29, Z0
-	VSHUFF32X4       $0xee, Z31, Z29, Z29
-	VSHUFF32X4       $0x88, Z0, Z30, Z31
-	VSHUFF32X4       $0xdd, Z0, Z30, Z0
-	VSHUFF32X4       $0x88, Z29, Z25, Z30
-	VSHUFF32X4       $0xdd, Z29, Z25, Z25
-	VUNPCKLPS        Z23, Z19, Z29
-	VUNPCKHPS        Z23, Z19, Z19
-	VUNPCKLPS        Z31, Z27, Z23
-	VUNPCKHPS        Z31, Z27, Z27
-	VSHUFPS          $0x44, Z23, Z29, Z31
-	VSHUFPS          $0xee, Z23, Z29, Z23
-	VSHUFPS          $0x44, Z27, Z19, Z29
-	VSHUFPS          $0xee, Z27, Z19, Z19
-	VUNPCKLPS        Z22, Z18, Z27
+	VUNPCKLPS        Z5, Z1, Z12
+	VUNPCKHPS        Z5, Z1, Z1
+	VUNPCKLPS        Z13, Z9, Z5
+	VUNPCKHPS        Z13, Z9, Z9
+	VSHUFPS          $0x44, Z5, Z12, Z13
+	VSHUFPS          $0xee, Z5, Z12, Z5
+	VSHUFPS          $0x44, Z9, Z1, Z12
+	VSHUFPS          $0xee, Z9, Z1, Z1
+	VMOVUPS          64(AX), Y9
+	VINSERTF64X4     $0x01, 64(AX)(R8*2), Z9, Z9
+	VMOVUPS          64(CX), Y17
+	VINSERTF64X4     $0x01, 64(CX)(R8*2), Z17, Z17
+	VSHUFF32X4       $0x88, Z17, Z9, Z18
+	VSHUFF32X4       $0xdd, Z17, Z9, Z9
+	VMOVUPS          96(AX), Y17
+	VINSERTF64X4     $0x01, 96(AX)(R8*2), Z17, Z17
+	VMOVUPS          96(CX), Y19
+	VINSERTF64X4     $0x01, 96(CX)(R8*2), Z19, Z19
+	VSHUFF32X4       $0x88, Z19, Z17, Z20
+	VSHUFF32X4       $0xdd, Z19, Z17, Z17
+	VMOVUPS          64(BX), Y19
+	VINSERTF64X4     $0x01, 64(BX)(R8*2), Z19, Z19
+	VMOVUPS          64(DX), Y21
+	VINSERTF64X4     $0x01, 64(DX)(R8*2), Z21, Z21
+	VSHUFF32X4       $0x88, Z21, Z19, Z22
+	VSHUFF32X4       $0xdd, Z21, Z19, Z19
+	VMOVUPS          96(BX), Y21
+	VINSERTF64X4     $0x01, 96(BX)(R8*2), Z21, Z21
+	VMOVUPS          96(DX), Y23
+	VINSERTF64X4     $0x01, 96(DX)(R8*2), Z23, Z23
+	VSHUFF32X4       $0x88, Z23, Z21, Z24
+	VSHUFF32X4       $0xdd, Z23, Z21, Z21
+	VMOVUPS          64(AX)(R8*1), Y23
+	VINSERTF64X4     $0x01, 64(AX)(R9*1), Z23, Z23
+	VMOVUPS          64(CX)(R8*1), Y25
+	VINSERTF64X4     $0x01, 64(CX)(R9*1), Z25, Z25
+	VSHUFF32X4       $0x88, Z25, Z23, Z26
+	VSHUFF32X4       $0xdd, Z25, Z23, Z23
+	VMOVUPS          96(AX)(R8*1), Y25
+	VINSERTF64X4     $0x01, 96(AX)(R9*1), Z25, Z25
+	VMOVUPS          96(CX)(R8*1), Y27
+	VINSERTF64X4     $0x01, 96(CX)(R9*1), Z27, Z27
+	VSHUFF32X4       $0x88, Z27, Z25, Z28
+	VSHUFF32X4       $0xdd, Z27, Z25, Z25
+	VMOVUPS          64(BX)(R8*1), Y27
+	VINSERTF64X4     $0x01, 64(BX)(R9*1), Z27, Z27
+	VMOVUPS          64(DX)(R8*1), Y29
+	VINSERTF64X4     $0x01, 64(DX)(R9*1), Z29, Z29
+	VSHUFF32X4       $0x88, Z29, Z27, Z30
+	VSHUFF32X4       $0xdd, Z29, Z27, Z27
+	VMOVUPS          96(BX)(R8*1), Y29
+	VINSERTF64X4     $0x01, 96(BX)(R9*1), Z29, Z29
+	VMOVUPS          96(DX)(R8*1), Y31
+	VINSERTF64X4     $0x01, 96(DX)(R9*1), Z31, Z31
+	VMOVUPS          Z1, (SI)
+	VSHUFF32X4       $0x88, Z31, Z29, Z1
+	VSHUFF32X4       $0xdd, Z31, Z29, Z29
+	VUNPCKLPS        Z22, Z18, Z31
 	VUNPCKHPS        Z22, Z18, Z18
-	VUNPCKLPS        Z0, Z26, Z22
-	VUNPCKHPS        Z0, Z26, Z0
-	VSHUFPS          $0x44, Z22, Z27, Z26
-	VSHUFPS          $0xee, Z22, Z27, Z22
-	VSHUFPS          $0x44, Z0, Z18, Z27
-	VSHUFPS          $0xee, Z0, Z18, Z0
-	VUNPCKLPS        Z24, Z20, Z18
+	VUNPCKLPS        Z30, Z26, Z22
+	VUNPCKHPS        Z30, Z26, Z26
+	VSHUFPS          $0x44, Z22, Z31, Z30
+	VSHUFPS          $0xee, Z22, Z31, Z22
+	VSHUFPS          $0x44, Z26, Z18, Z31
+	VSHUFPS          $0xee, Z26, Z18, Z18
+	VUNPCKLPS        Z19, Z9, Z26
+	VUNPCKHPS        Z19, Z9, Z9
+	VUNPCKLPS        Z27, Z23, Z19
+	VUNPCKHPS        Z27, Z23, Z23
+	VSHUFPS          $0x44, Z19, Z26, Z27
+	VSHUFPS          $0xee, Z19, Z26, Z19
+	VSHUFPS          $0x44, Z23, Z9, Z26
+	VSHUFPS          $0xee, Z23, Z9, Z9
+	VUNPCKLPS        Z24, Z20, Z23
 	VUNPCKHPS        Z24, Z20, Z20
-	VUNPCKLPS        Z30, Z28, Z24
-	VUNPCKHPS        Z30, Z28, Z28
-	VSHUFPS          $0x44, Z24, Z18, Z30
-	VSHUFPS          $0xee, Z24, Z18, Z18
-	VSHUFPS          $0x44, Z28, Z20, Z24
-	VSHUFPS          $0xee, Z28, Z20, Z20
-	VUNPCKLPS        Z17, Z5, Z28
-	VUNPCKHPS        Z17, Z5, Z5
-	VUNPCKLPS        Z25, Z21, Z17
-	VUNPCKHPS        Z25, Z21, Z21
-	VSHUFPS          $0x44, Z17, Z28, Z25
-	VSHUFPS          $0xee, Z17, Z28, Z17
-	VSHUFPS          $0x44, Z21, Z5, Z28
-	VSHUFPS          $0xee, Z21, Z5, Z5
-	VMOVUPS          128(AX), Z21
-	VMOVUPS          Z5, 64(SI)
-	VMOVUPS          128(AX)(R8*2), Z5
-	VMOVUPS          Z0, 128(SI)
-	VSHUFF32X4       $0x44, Z5, Z21, Z0
-	VSHUFF32X4       $0xee, Z5, Z21, Z5
-	VMOVUPS          128(CX), Z21
-	VMOVUPS          Z2, 192(SI)
-	VMOVUPS          128(CX)(R8*2), Z2
-	VMOVUPS          Z20, 256(SI)
-	VSHUFF32X4       $0x44, Z2, Z21, Z20
-	VSHUFF32X4       $0xee, Z2, Z21, Z2
-	VSHUFF32X4       $0x88, Z20, Z0, Z21
-	VSHUFF32X4       $0xdd, Z20, Z0, Z0
-	VSHUFF32X4       $0x88, Z2, Z5, Z20
-	VSHUFF32X4       $0xdd, Z2, Z5, Z2
-	VMOVUPS          128(BX), Z5
+	VUNPCKLPS        Z1, Z28, Z24
+	VUNPCKHPS        Z1, Z28, Z1
+	VSHUFPS          $0x44, Z24, Z23, Z28
+	VSHUFPS          $0xee, Z24, Z23, Z23
+	VSHUFPS          $0x44, Z1, Z20, Z24
+	VSHUFPS          $0xee, Z1, Z20, Z1
+	VUNPCKLPS        Z21, Z17, Z20
+	VUNPCKHPS        Z21, Z17, Z17
+	VUNPCKLPS        Z29, Z25, Z21
+	VUNPCKHPS        Z29, Z25, Z25
+	VSHUFPS          $0x44, Z21, Z20, Z29
+	VSHUFPS          $0xee, Z21, Z20, Z20
+	VSHUFPS          $0x44, Z25, Z17, Z21
+	VSHUFPS          $0xee, Z25, Z17, Z17
+	VMOVUPS          128(AX), Y25
+	VINSERTF64X4     $0x01, 128(AX)(R8*2), Z25, Z25
+	VMOVUPS          Z17, 64(SI)
+	VMOVUPS          128(CX), Y17
+	VINSERTF64X4     $0x01, 128(CX)(R8*2), Z17, Z17
+	VMOVUPS          Z9, 128(SI)
+	VSHUFF32X4       $0x88, Z17, Z25, Z9
+	VSHUFF32X4       $0xdd, Z17, Z25, Z17
+	VMOVUPS          160(AX), Y25
+	VINSERTF64X4     $0x01, 160(AX)(R8*2), Z25, Z25
+	VMOVUPS          Z0, 192(SI)
+	VMOVUPS          160(CX), Y0
+	VINSERTF64X4     $0x01, 160(CX)(R8*2), Z0, Z0
+	VMOVUPS          Z1, 256(SI)
+	VSHUFF32X4       $0x88, Z0, Z25, Z1
+	VSHUFF32X4       $0xdd, Z0, Z25, Z0
+	VMOVUPS          128(BX), Y25
+	VINSERTF64X4     $0x01, 128(BX)(R8*2), Z25, Z25
 	VMOVUPS          Z4, 320(SI)
-	VMOVUPS          128(BX)(R8*2), Z4
-	VMOVUPS          Z19, 384(SI)
-	VSHUFF32X4       $0x44, Z4, Z5, Z19
-	VSHUFF32X4       $0xee, Z4, Z5, Z4
-	VMOVUPS          128(DX), Z5
-	VMOVUPS          Z3, 448(SI)
-	VMOVUPS          128(DX)(R8*2), Z3
-	VMOVUPS          Z17, 512(SI)
-	VSHUFF32X4       $0x44, Z3, Z5, Z17
-	VSHUFF32X4       $0xee, Z3, Z5, Z3
-	VSHUFF32X4       $0x88, Z17, Z19, Z5
-	VSHUFF32X4       $0xdd, Z17, Z19, Z17
-	VSHUFF32X4       $0x88, Z3, Z4, Z19
-	VSHUFF32X4       $0xdd, Z3, Z4, Z3
-	VMOVUPS          128(AX)(R8*1), Z4
-	VMOVUPS          Z1, 576(SI)
-	VMOVUPS          128(AX)(R9*1), Z1
-	VMOVUPS          Z22, 640(SI)
-	VSHUFF32X4       $0x44, Z1, Z4, Z22
-	VSHUFF32X4       $0xee, Z1, Z4, Z1
-	VMOVUPS          128(CX)(R8*1), Z4
-	VMOVUPS          Z6, 704(SI)
-	VMOVUPS          128(CX)(R9*1), Z6
-	VMOVUPS          Z18, 768(SI)
-	VSHUFF32X4       $0x44, Z6, Z4, Z18
-	VSHUFF32X4       $0xee, Z6, Z4, Z4
-	VSHUFF32X4       $0x88, Z18, Z22, Z6
-	VSHUFF32X4       $0xdd, Z18, Z22, Z18
-	VSHUFF32X4       $0x88, Z4, Z1, Z22
-	VSHUFF32X4       $0xdd, Z4, Z1, Z1
-	VMOVUPS          128(BX)(R8*1), Z4
-	VMOVUPS          Z8, 832(SI)
-	VMOVUPS          128(BX)(R9*1), Z8
-	VMOVUPS          Z23, 896(SI)
-	VSHUFF32X4       $0x44, Z8, Z4, Z23
-	VSHUFF32X4       $0xee, Z8, Z4, Z4
-	VMOVUPS          128(DX)(R8*1), Z8
-	VMOVUPS          Z7, 960(SI)
-	VMOVUPS          128(DX)(R9*1), Z7
-	VMOVUPS          Z28, 1024(SI)
-	VSHUFF32X4       $0x44, Z7, Z8, Z28
-	VSHUFF32X4       $0xee, Z7, Z8, Z7
-	VSHUFF32X4       $0x88, Z28, Z23, Z8
-	VSHUFF32X4       $0xdd, Z28, Z23, Z23
-	VSHUFF32X4       $0x88, Z7, Z4, Z28
-	VSHUFF32X4       $0xdd, Z7, Z4, Z4
-	VUNPCKLPS        Z5, Z21, Z7
-	VUNPCKHPS        Z5, Z21, Z5
-	VUNPCKLPS        Z8, Z6, Z21
-	VUNPCKHPS        Z8, Z6, Z6
-	VSHUFPS          $0x44, Z21, Z7, Z8
-	VSHUFPS          $0xee, Z21, Z7, Z7
-	VSHUFPS          $0x44, Z6, Z5, Z21
-	VSHUFPS          $0xee, Z6, Z5, Z5
-	VUNPCKLPS        Z17, Z0, Z6
-	VUNPCKHPS        Z17, Z0, Z0
-	VUNPCKLPS        Z23, Z18, Z17
-	VUNPCKHPS        Z23, Z18, Z18
-	VSHUFPS          $0x44, Z17, Z6, Z23
-	VSHUFPS          $0xee, Z17, Z6, Z6
-	VSHUFPS          $0x44, Z18, Z0, Z17
-	VSHUFPS          $0xee, Z18, Z0, Z0
-	VUNPCKLPS        Z19, Z20, Z18
-	VUNPCKHPS        Z19, Z20, Z19
-	VUNPCKLPS        Z28, Z22, Z20
-	VUNPCKHPS        Z28, Z22, Z22
-	VSHUFPS          $0x44, Z20, Z18, Z28
-	VSHUFPS          $0xee, Z20, Z18, Z18
-	VSHUFPS          $0x44, Z22, Z19, Z20
-	VSHUFPS          $0xee, Z22, Z19, Z19
-	VUNPCKLPS        Z3, Z2, Z22
-	VUNPCKHPS        Z3, Z2, Z2
-	VUNPCKLPS        Z4, Z1, Z3
-	VUNPCKHPS        Z4, Z1, Z1
-	VSHUFPS          $0x44, Z3, Z22, Z4
-	VSHUFPS          $0xee, Z3, Z22, Z3
-	VSHUFPS          $0x44, Z1, Z2, Z22
-	VSHUFPS          $0xee, Z1, Z2, Z1
-	VMOVUPS          192(AX), Z2
-	VMOVUPS          Z1, 1088(SI)
-	VMOVUPS          192(AX)(R8*2), Z1
-	VMOVUPS          Z0, 1152(SI)
-	VSHUFF32X4       $0x44, Z1, Z2, Z0
-	VSHUFF32X4       $0xee, Z1, Z2, Z1
-	VMOVUPS          192(CX), Z2
-	VMOVUPS          Z19, 1216(SI)
-	VMOVUPS          192(CX)(R8*2), Z19
-	VMOVUPS          Z5, 1280(SI)
-	VSHUFF32X4       $0x44, Z19, Z2, Z5
-	VSHUFF32X4       $0xee, Z19, Z2, Z2
-	VSHUFF32X4       $0x88, Z5, Z0, Z19
-	VSHUFF32X4       $0xdd, Z5, Z0, Z0
-	VSHUFF32X4       $0x88, Z2, Z1, Z5
-	VSHUFF32X4       $0xdd, Z2, Z1, Z1
-	VMOVUPS          192(BX), Z2
-	VMOVUPS          Z3, 1344(SI)
-	VMOVUPS          192(BX)(R8*2), Z3
-	VMOVUPS          Z6, 1408(SI)
-	VSHUFF32X4       $0x44, Z3, Z2, Z6
-	VSHUFF32X4       $0xee, Z3, Z2, Z2
-	VMOVUPS          192(DX), Z3
-	VMOVUPS          Z18, 1472(SI)
-	VMOVUPS          192(DX)(R8*2), Z18
-	VMOVUPS          Z7, 1536(SI)
-	VSHUFF32X4       $0x44, Z18, Z3, Z7
-	VSHUFF32X4       $0xee, Z18, Z3, Z3
-	VSHUFF32X4       $0x88, Z7, Z6, Z18
-	VSHUFF32X4       $0xdd, Z7, Z6, Z6
-	VSHUFF32X4       $0x88, Z3, Z2, Z7
-	VSHUFF32X4       $0xdd, Z3, Z2, Z2
-	VMOVUPS          192(AX)(R8*1), Z3
-	VMOVUPS          Z12, 1600(SI)
-	VMOVUPS          192(AX)(R9*1), Z12
-	VMOVUPS          Z22, 1664(SI)
-	VSHUFF32X4       $0x44, Z12, Z3, Z22
-	VSHUFF32X4       $0xee, Z12, Z3, Z3
-	VMOVUPS          192(CX)(R8*1), Z12
-	VMOVUPS          Z27, 1728(SI)
-	VMOVUPS          192(CX)(R9*1), Z27
-	VMOVUPS          Z11, 1792(SI)
-	VSHUFF32X4       $0x44, Z27, Z12, Z11
-	VSHUFF32X4       $0xee, Z27, Z12, Z12
-	VSHUFF32X4       $0x88, Z11, Z22, Z27
-	VSHUFF32X4       $0xdd, Z11, Z22, Z11
-	VSHUFF32X4       $0x88, Z12, Z3, Z22
-	VSHUFF32X4       $0xdd, Z12, Z3, Z3
-	VMOVUPS          192(BX)(R8*1), Z12
-	VMOVUPS          Z17, 1856(SI)
-	VMOVUPS          192(BX)(R9*1), Z17
-	VMOVUPS          Z24, 1920(SI)
-	VSHUFF32X4       $0x44, Z17, Z12, Z24
-	VSHUFF32X4       $0xee, Z17, Z12, Z12
-	VMOVUPS          192(DX)(R8*1), Z17
-	VMOVUPS          Z10, 1984(SI)
-	VMOVUPS          192(DX)(R9*1), Z10
-	VMOVUPS          Z20, 2048(SI)
-	VSHUFF32X4       $0x44, Z10, Z17, Z20
-	VSHUFF32X4       $0xee, Z10, Z17, Z10
-	VSHUFF32X4       $0x88, Z20, Z24, Z17
-	VSHUFF32X4       $0xdd, Z20, Z24, Z20
-	VSHUFF32X4       $0x88, Z10, Z12, Z24
-	VSHUFF32X4       $0xdd, Z10, Z12, Z10
-	VUNPCKLPS        Z18, Z19, Z12
-	VUNPCKHPS        Z18, Z19, Z18
-	VUNPCKLPS        Z17, Z27, Z19
-	VUNPCKHPS        Z17, Z27, Z17
-	VSHUFPS          $0x44, Z19, Z12, Z27
-	VSHUFPS          $0xee, Z19, Z12, Z12
-	VSHUFPS          $0x44, Z17, Z18, Z19
-	VSHUFPS          $0xee, Z17, Z18, Z17
-	VUNPCKLPS        Z6, Z0, Z18
-	VUNPCKHPS        Z6, Z0, Z0
-	VUNPCKLPS        Z20, Z11, Z6
-	VUNPCKHPS        Z20, Z11, Z11
-	VSHUFPS          $0x44, Z6, Z18, Z20
-	VSHUFPS          $0xee, Z6, Z18, Z6
-	VSHUFPS          $0x44, Z11, Z0, Z18
-	VSHUFPS          $0xee, Z11, Z0, Z0
-	VUNPCKLPS        Z7, Z5, Z11
+	VMOVUPS          128(DX), Y4
+	VINSERTF64X4     $0x01, 128(DX)(R8*2), Z4, Z4
+	VMOVUPS          Z18, 384(SI)
+	VSHUFF32X4       $0x88, Z4, Z25, Z18
+	VSHUFF32X4       $0xdd, Z4, Z25, Z4
+	VMOVUPS          160(BX), Y25
+	VINSERTF64X4     $0x01, 160(BX)(R8*2), Z25, Z25
+	VMOVUPS          Z2, 448(SI)
+	VMOVUPS          160(DX), Y2
+	VINSERTF64X4     $0x01, 160(DX)(R8*2), Z2, Z2
+	VMOVUPS          Z20, 512(SI)
+	VSHUFF32X4       $0x88, Z2, Z25, Z20
+	VSHUFF32X4       $0xdd, Z2, Z25, Z2
+	VMOVUPS          128(AX)(R8*1), Y25
+	VINSERTF64X4     $0x01, 128(AX)(R9*1), Z25, Z25
+	VMOVUPS          Z5, 576(SI)
+	VMOVUPS          128(CX)(R8*1), Y5
+	VINSERTF64X4     $0x01, 128(CX)(R9*1), Z5, Z5
+	VMOVUPS          Z19, 640(SI)
+	VSHUFF32X4       $0x88, Z5, Z25, Z19
+	VSHUFF32X4       $0xdd, Z5, Z25, Z5
+	VMOVUPS          160(AX)(R8*1), Y25
+	VINSERTF64X4     $0x01, 160(AX)(R9*1), Z25, Z25
+	VMOVUPS          Z3, 704(SI)
+	VMOVUPS          160(CX)(R8*1), Y3
+	VINSERTF64X4     $0x01, 160(CX)(R9*1), Z3, Z3
+	VMOVUPS          Z23, 768(SI)
+	VSHUFF32X4       $0x88, Z3, Z25, Z23
+	VSHUFF32X4       $0xdd, Z3, Z25, Z3
+	VMOVUPS          128(BX)(R8*1), Y25
+	VINSERTF64X4     $0x01, 128(BX)(R9*1), Z25, Z25
+	VMOVUPS          Z7, 832(SI)
+	VMOVUPS          128(DX)(R8*1), Y7
+	VINSERTF64X4     $0x01, 128(DX)(R9*1), Z7, Z7
+	VMOVUPS          Z22, 896(SI)
+	VSHUFF32X4       $0x88, Z7, Z25, Z22
+	VSHUFF32X4       $0xdd, Z7, Z25, Z7
+	VMOVUPS          160(BX)(R8*1), Y25
+	VINSERTF64X4     $0x01, 160(BX)(R9*1), Z25, Z25
+	VMOVUPS          Z6, 960(SI)
+	VMOVUPS          160(DX)(R8*1), Y6
+	VINSERTF64X4     $0x01, 160(DX)(R9*1), Z6, Z6
+	VMOVUPS          Z21, 1024(SI)
+	VSHUFF32X4       $0x88, Z6, Z25, Z21
+	VSHUFF32X4       $0xdd, Z6, Z25, Z6
+	VUNPCKLPS        Z18, Z9, Z25
+	VUNPCKHPS        Z18, Z9, Z9
+	VUNPCKLPS        Z22, Z19, Z18
+	VUNPCKHPS        Z22, Z19, Z19
+	VSHUFPS          $0x44, Z18, Z25, Z22
+	VSHUFPS          $0xee, Z18, Z25, Z18
+	VSHUFPS          $0x44, Z19, Z9, Z25
+	VSHUFPS          $0xee, Z19, Z9, Z9
+	VUNPCKLPS        Z4, Z17, Z19
+	VUNPCKHPS        Z4, Z17, Z4
+	VUNPCKLPS        Z7, Z5, Z17
 	VUNPCKHPS        Z7, Z5, Z5
-	VUNPCKLPS        Z24, Z22, Z7
-	VUNPCKHPS        Z24, Z22, Z22
-	VSHUFPS          $0x44, Z7, Z11, Z24
-	VSHUFPS          $0xee, Z7, Z11, Z7
-	VSHUFPS          $0x44, Z22, Z5, Z11
-	VSHUFPS          $0xee, Z22, Z5, Z5
-	VUNPCKLPS        Z2, Z1, Z22
-	VUNPCKHPS        Z2, Z1, Z1
-	VUNPCKLPS        Z10, Z3, Z2
-	VUNPCKHPS        Z10, Z3, Z3
-	VSHUFPS          $0x44, Z2, Z22, Z10
-	VSHUFPS          $0xee, Z2, Z22, Z2
-	VSHUFPS          $0x44, Z3, Z1, Z22
-	VSHUFPS          $0xee, Z3, Z1, Z1
-	VADDPS           Z8, Z15, Z3
-	VSUBPS           Z8, Z15, Z8
-	VADDPS           Z27, Z31, Z15
-	VSUBPS           Z27, Z31, Z27
-	VADDPS           Z15, Z3, Z31
-	VSUBPS           Z15, Z3, Z3
-	VADDPS           Z28, Z16, Z15
-	VSUBPS           Z28, Z16, Z16
-	VADDPS           Z24, Z30, Z28
+	VSHUFPS          $0x44, Z17, Z19, Z7
+	VSHUFPS          $0xee, Z17, Z19, Z17
+	VSHUFPS          $0x44, Z5, Z4, Z19
+	VSHUFPS          $0xee, Z5, Z4, Z4
+	VUNPCKLPS        Z20, Z1, Z5
+	VUNPCKHPS        Z20, Z1, Z1
+	VUNPCKLPS        Z21, Z23, Z20
+	VUNPCKHPS        Z21, Z23, Z21
+	VSHUFPS          $0x44, Z20, Z5, Z23
+	VSHUFPS          $0xee, Z20, Z5, Z5
+	VSHUFPS          $0x44, Z21, Z1, Z20
+	VSHUFPS          $0xee, Z21, Z1, Z1
+	VUNPCKLPS        Z2, Z0, Z21
+	VUNPCKHPS        Z2, Z0, Z0
+	VUNPCKLPS        Z6, Z3, Z2
+	VUNPCKHPS        Z6, Z3, Z3
+	VSHUFPS          $0x44, Z2, Z21, Z6
+	VSHUFPS          $0xee, Z2, Z21, Z2
+	VSHUFPS          $0x44, Z3, Z0, Z21
+	VSHUFPS          $0xee, Z3, Z0, Z0
+	VMOVUPS          192(AX), Y3
+	VINSERTF64X4     $0x01, 192(AX)(R8*2), Z3, Z3
+	VMOVUPS          Z0, 1088(SI)
+	VMOVUPS          192(CX), Y0
+	VINSERTF64X4     $0x01, 192(CX)(R8*2), Z0, Z0
+	VMOVUPS          Z4, 1152(SI)
+	VSHUFF32X4       $0x88, Z0, Z3, Z4
+	VSHUFF32X4       $0xdd, Z0, Z3, Z0
+	VMOVUPS          224(AX), Y3
+	VINSERTF64X4     $0x01, 224(AX)(R8*2), Z3, Z3
+	VMOVUPS          Z1, 1216(SI)
+	VMOVUPS          224(CX), Y1
+	VINSERTF64X4     $0x01, 224(CX)(R8*2), Z1, Z1
+	VMOVUPS          Z9, 1280(SI)
+	VSHUFF32X4       $0x88, Z1, Z3, Z9
+	VSHUFF32X4       $0xdd, Z1, Z3, Z1
+	VMOVUPS          192(BX), Y3
+	VINSERTF64X4     $0x01, 192(BX)(R8*2), Z3, Z3
+	VMOVUPS          Z2, 1344(SI)
+	VMOVUPS          192(DX), Y2
+	VINSERTF64X4     $0x01, 192(DX)(R8*2), Z2, Z2
+	VMOVUPS          Z17, 1408(SI)
+	VSHUFF32X4       $0x88, Z2, Z3, Z17
+	VSHUFF32X4       $0xdd, Z2, Z3, Z2
+	VMOVUPS          224(BX), Y3
+	VINSERTF64X4     $0x01, 224(BX)(R8*2), Z3, Z3
+	VMOVUPS          Z5, 1472(SI)
+	VMOVUPS          224(DX), Y5
+	VINSERTF64X4     $0x01, 224(DX)(R8*2), Z5, Z5
+	VMOVUPS          Z18, 1536(SI)
+	VSHUFF32X4       $0x88, Z5, Z3, Z18
+	VSHUFF32X4       $0xdd, Z5, Z3, Z3
+	VMOVUPS          192(AX)(R8*1), Y5
+	VINSERTF64X4     $0x01, 192(AX)(R9*1), Z5, Z5
+	VMOVUPS          Z12, 1600(SI)
+	VMOVUPS          192(CX)(R8*1), Y12
+	VINSERTF64X4     $0x01, 192(CX)(R9*1), Z12, Z12
+	VMOVUPS          Z21, 1664(SI)
+	VSHUFF32X4       $0x88, Z12, Z5, Z21
+	VSHUFF32X4       $0xdd, Z12, Z5, Z5
+	VMOVUPS          224(AX)(R8*1), Y12
+	VINSERTF64X4     $0x01, 224(AX)(R9*1), Z12, Z12
+	VMOVUPS          Z26, 1728(SI)
+	VMOVUPS          224(CX)(R8*1), Y26
+	VINSERTF64X4     $0x01, 224(CX)(R9*1), Z26, Z26
+	VMOVUPS          Z10, 1792(SI)
+	VSHUFF32X4       $0x88, Z26, Z12, Z10
+	VSHUFF32X4       $0xdd, Z26, Z12, Z12
+	VMOVUPS          192(BX)(R8*1), Y26
+	VINSERTF64X4     $0x01, 192(BX)(R9*1), Z26, Z26
+	VMOVUPS          Z19, 1856(SI)
+	VMOVUPS          192(DX)(R8*1), Y19
+	VINSERTF64X4     $0x01, 192(DX)(R9*1), Z19, Z19
+	VMOVUPS          Z24, 1920(SI)
+	VSHUFF32X4       $0x88, Z19, Z26, Z24
+	VSHUFF32X4       $0xdd, Z19, Z26, Z19
+	VMOVUPS          224(BX)(R8*1), Y26
+	VINSERTF64X4     $0x01, 224(BX)(R9*1), Z26, Z26
+	VMOVUPS          Z8, 1984(SI)
+	VMOVUPS          224(DX)(R8*1), Y8
+	VINSERTF64X4     $0x01, 224(DX)(R9*1), Z8, Z8
+	VMOVUPS          Z20, 2048(SI)
+	VSHUFF32X4       $0x88, Z8, Z26, Z20
+	VSHUFF32X4       $0xdd, Z8, Z26, Z8
+	VUNPCKLPS        Z17, Z4, Z26
+	VUNPCKHPS        Z17, Z4, Z4
+	VUNPCKLPS        Z24, Z21, Z17
+	VUNPCKHPS        Z24, Z21, Z21
+	VSHUFPS          $0x44, Z17, Z26, Z24
+	VSHUFPS          $0xee, Z17, Z26, Z17
+	VSHUFPS          $0x44, Z21, Z4, Z26
+	VSHUFPS          $0xee, Z21, Z4, Z4
+	VUNPCKLPS        Z2, Z0, Z21
+	VUNPCKHPS        Z2, Z0, Z0
+	VUNPCKLPS        Z19, Z5, Z2
+	VUNPCKHPS        Z19, Z5, Z5
+	VSHUFPS          $0x44, Z2, Z21, Z19
+	VSHUFPS          $0xee, Z2, Z21, Z2
+	VSHUFPS          $0x44, Z5, Z0, Z21
+	VSHUFPS          $0xee, Z5, Z0, Z0
+	VUNPCKLPS        Z18, Z9, Z5
+	VUNPCKHPS        Z18, Z9, Z9
+	VUNPCKLPS        Z20, Z10, Z18
+	VUNPCKHPS        Z20, Z10, Z10
+	VSHUFPS          $0x44, Z18, Z5, Z20
+	VSHUFPS          $0xee, Z18, Z5, Z5
+	VSHUFPS          $0x44, Z10, Z9, Z18
+	VSHUFPS          $0xee, Z10, Z9, Z9
+	VUNPCKLPS        Z3, Z1, Z10
+	VUNPCKHPS        Z3, Z1, Z1
+	VUNPCKLPS        Z8, Z12, Z3
+	VUNPCKHPS        Z8, Z12, Z8
+	VSHUFPS          $0x44, Z3, Z10, Z12
+	VSHUFPS          $0xee, Z3, Z10, Z3
+	VSHUFPS          $0x44, Z8, Z1, Z10
+	VSHUFPS          $0xee, Z8, Z1, Z1
+	VADDPS           Z22, Z14, Z8
+	VSUBPS           Z22, Z14, Z14
+	VADDPS           Z24, Z30, Z22
 	VSUBPS           Z24, Z30, Z24
-	VADDPS           Z28, Z15, Z30
-	VSUBPS           Z28, Z15, Z15
-	VADDPS           Z30, Z31, Z28
-	VSUBPS           Z30, Z31, Z30
-	VMOVAPS          Z16, Z31
-	VFMADD231PS.BCST word_bf800000<>+0(SB), Z24, Z31
-	VFMADD231PS.BCST word_3f800000<>+0(SB), Z16, Z24
-	VMOVAPS          Z8, Z16
-	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z31, Z16
+	VADDPS           Z22, Z8, Z30
+	VSUBPS           Z22, Z8, Z8
+	VADDPS           Z23, Z16, Z22
+	VSUBPS           Z23, Z16, Z16
+	VADDPS           Z20, Z28, Z23
+	VSUBPS           Z20, Z28, Z20
+	VADDPS           Z23, Z22, Z28
+	VSUBPS           Z23, Z22, Z22
+	VADDPS           Z28, Z30, Z23
+	VSUBPS           Z28, Z30, Z28
+	VMOVAPS          Z16, Z30
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z20, Z30
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z16, Z20
+	VMOVAPS          Z14, Z16
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z30, Z16
 	VMOVUPS          Z1, 2112(SI)
-	VMOVAPS          Z27, Z1
-	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z24, Z1
-	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z31, Z8
-	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z24, Z27
-	VADDPS           Z23, Z14, Z24
-	VSUBPS           Z23, Z14, Z14
-	VADDPS           Z20, Z26, Z23
-	VSUBPS           Z20, Z26, Z20
-	VADDPS           Z23, Z24, Z26
-	VSUBPS           Z23, Z24, Z23
-	VADDPS           Z4, Z9, Z24
-	VSUBPS           Z4, Z9, Z4
-	VADDPS           Z10, Z25, Z9
-	VSUBPS           Z10, Z25, Z10
-	VADDPS           Z9, Z24, Z25
-	VSUBPS           Z9, Z24, Z9
-	VADDPS           Z25, Z26, Z24
-	VSUBPS           Z25, Z26, Z25
-	VMOVAPS          Z4, Z26
-	VFMADD231PS.BCST word_bf800000<>+0(SB), Z10, Z26
-	VFMADD231PS.BCST word_3f800000<>+0(SB), Z4, Z10
-	VMOVAPS          Z14, Z4
-	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z26, Z4
-	VMOVAPS          Z20, Z31
-	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z10, Z31
-	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z26, Z14
-	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z10, Z20
-	VADDPS           Z24, Z28, Z10
-	VSUBPS           Z24, Z28, Z24
-	VMOVAPS          Z4, Z26
-	VFMADD231PS.BCST word_bed413cd<>+0(SB), Z31, Z26
-	VFMADD231PS.BCST word_3ed413cd<>+0(SB), Z4, Z31
-	VMOVAPS          Z16, Z4
-	VFMADD231PS.BCST word_3f6c835e<>+0(SB), Z26, Z4
-	VMOVAPS          Z1, Z28
-	VFMADD231PS.BCST word_3f6c835e<>+0(SB), Z31, Z28
-	VFMADD231PS.BCST word_bf6c835e<>+0(SB), Z26, Z16
-	VFMADD231PS.BCST word_bf6c835e<>+0(SB), Z31, Z1
-	VMOVAPS          Z23, Z26
-	VFMADD231PS.BCST word_bf800000<>+0(SB), Z9, Z26
-	VFMADD231PS.BCST word_3f800000<>+0(SB), Z23, Z9
-	VMOVAPS          Z3, Z23
-	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z26, Z23
-	VMOVAPS          Z15, Z31
-	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z9, Z31
-	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z26, Z3
-	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z9, Z15
-	VMOVAPS          Z14, Z9
-	VFMADD231PS.BCST word_401a827a<>+0(SB), Z20, Z9
-	VFMADD231PS.BCST word_c01a827a<>+0(SB), Z14, Z20
-	VMOVAPS          Z8, Z14
-	VFMADD231PS.BCST word_3ec3ef15<>+0(SB), Z9, Z14
-	VMOVAPS          Z27, Z26
-	VFMADD231PS.BCST word_3ec3ef15<>+0(SB), Z20, Z26
-	VFMADD231PS.BCST word_bec3ef15<>+0(SB), Z9, Z8
-	VFMADD231PS.BCST word_bec3ef15<>+0(SB), Z20, Z27
-	VADDPS           Z21, Z13, Z9
-	VSUBPS           Z21, Z13, Z13
-	VADDPS           Z19, Z29, Z20
-	VSUBPS           Z19, Z29, Z19
-	VADDPS           Z20, Z9, Z21
-	VSUBPS           Z20, Z9, Z9
-	VMOVUPS          1984(SI), Z20
-	VMOVUPS          2048(SI), Z29
-	VMOVUPS          Z24, 2176(SI)
-	VADDPS           Z29, Z20, Z24
-	VSUBPS           Z29, Z20, Z20
-	VMOVUPS          1920(SI), Z29
-	VMOVUPS          Z0, 2048(SI)
-	VADDPS           Z29, Z11, Z0
-	VSUBPS           Z11, Z29, Z11
-	VADDPS           Z0, Z24, Z29
-	VSUBPS           Z0, Z24, Z0
-	VADDPS           Z29, Z21, Z24
-	VSUBPS           Z29, Z21, Z21
-	VMOVAPS          Z20, Z29
-	VFMADD231PS.BCST word_bf800000<>+0(SB), Z11, Z29
-	VFMADD231PS.BCST word_3f800000<>+0(SB), Z20, Z11
-	VMOVAPS          Z13, Z20
-	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z29, Z20
-	VMOVUPS          Z5, 1920(SI)
-	VMOVAPS          Z19, Z5
-	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z11, Z5
-	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z29, Z13
-	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z11, Z19
-	VMOVUPS          1792(SI), Z11
-	VMOVUPS          1856(SI), Z29
-	VMOVUPS          Z17, 1984(SI)
-	VADDPS           Z29, Z11, Z17
-	VSUBPS           Z29, Z11, Z11
-	VMOVUPS          1728(SI), Z29
-	VMOVUPS          Z2, 1856(SI)
-	VADDPS           Z29, Z18, Z2
-	VSUBPS           Z18, Z29, Z18
-	VADDPS           Z2, Z17, Z29
-	VSUBPS           Z2, Z17, Z2
-	VMOVUPS          1600(SI), Z17
-	VMOVUPS          Z6, 1728(SI)
-	VMOVUPS          1664(SI), Z6
-	VMOVUPS          Z7, 1792(SI)
-	VADDPS           Z6, Z17, Z7
-	VSUBPS           Z6, Z17, Z6
-	VMOVUPS          1024(SI), Z17
-	VMOVUPS          Z12, 1664(SI)
-	VADDPS           Z17, Z22, Z12
-	VSUBPS           Z22, Z17, Z17
-	VADDPS           Z12, Z7, Z22
-	VSUBPS           Z12, Z7, Z7
-	VADDPS           Z22, Z29, Z12
-	VSUBPS           Z22, Z29, Z22
+	VMOVAPS          Z24, Z1
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z20, Z1
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z30, Z14
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z20, Z24
+	VADDPS           Z7, Z11, Z20
+	VSUBPS           Z7, Z11, Z7
+	VADDPS           Z19, Z27, Z11
+	VSUBPS           Z19, Z27, Z19
+	VADDPS           Z11, Z20, Z27
+	VSUBPS           Z11, Z20, Z11
+	VADDPS           Z6, Z13, Z20
+	VSUBPS           Z6, Z13, Z6
+	VADDPS           Z12, Z29, Z13
+	VSUBPS           Z12, Z29, Z12
+	VADDPS           Z13, Z20, Z29
+	VSUBPS           Z13, Z20, Z13
+	VADDPS           Z29, Z27, Z20
+	VSUBPS           Z29, Z27, Z27
 	VMOVAPS          Z6, Z29
-	VFMADD231PS.BCST word_bf800000<>+0(SB), Z17, Z29
-	VFMADD231PS.BCST word_3f800000<>+0(SB), Z6, Z17
-	VMOVAPS          Z11, Z6
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z12, Z29
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z6, Z12
+	VMOVAPS          Z7, Z6
 	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z29, Z6
-	VMOVUPS          Z1, 1024(SI)
-	VMOVAPS          Z18, Z1
-	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z17, Z1
-	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z29, Z11
-	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z17, Z18
-	VADDPS           Z12, Z24, Z17
-	VSUBPS           Z12, Z24, Z12
-	VMOVAPS          Z6, Z24
-	VFMADD231PS.BCST word_bed413cd<>+0(SB), Z1, Z24
-	VFMADD231PS.BCST word_3ed413cd<>+0(SB), Z6, Z1
-	VMOVAPS          Z20, Z6
-	VFMADD231PS.BCST word_3f6c835e<>+0(SB), Z24, Z6
-	VMOVAPS          Z5, Z29
-	VFMADD231PS.BCST word_3f6c835e<>+0(SB), Z1, Z29
-	VFMADD231PS.BCST word_bf6c835e<>+0(SB), Z24, Z20
-	VFMADD231PS.BCST word_bf6c835e<>+0(SB), Z1, Z5
-	VMOVAPS          Z2, Z1
-	VFMADD231PS.BCST word_bf800000<>+0(SB), Z7, Z1
-	VFMADD231PS.BCST word_3f800000<>+0(SB), Z2, Z7
-	VMOVAPS          Z9, Z2
-	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z1, Z2
-	VMOVAPS          Z0, Z24
-	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z7, Z24
-	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z1, Z9
-	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z7, Z0
-	VMOVAPS          Z11, Z1
-	VFMADD231PS.BCST word_401a827a<>+0(SB), Z18, Z1
-	VFMADD231PS.BCST word_c01a827a<>+0(SB), Z11, Z18
-	VMOVAPS          Z13, Z7
-	VFMADD231PS.BCST word_3ec3ef15<>+0(SB), Z1, Z7
-	VMOVAPS          Z19, Z11
-	VFMADD231PS.BCST word_3ec3ef15<>+0(SB), Z18, Z11
-	VFMADD231PS.BCST word_bec3ef15<>+0(SB), Z1, Z13
-	VFMADD231PS.BCST word_bec3ef15<>+0(SB), Z18, Z19
-	VADDPS           Z17, Z10, Z1
-	VSUBPS           Z17, Z10, Z10
-	VMOVAPS          Z6, Z17
-	VFMADD231PS.BCST word_be4bafaf<>+0(SB), Z29, Z17
-	VFMADD231PS.BCST word_3e4bafaf<>+0(SB), Z6, Z29
-	VMOVAPS          Z4, Z6
-	VFMADD231PS.BCST word_3f7b14be<>+0(SB), Z17, Z6
-	VMOVAPS          Z28, Z18
-	VFMADD231PS.BCST word_3f7b14be<>+0(SB), Z29, Z18
-	VFMADD231PS.BCST word_bf7b14be<>+0(SB), Z17, Z4
-	VFMADD231PS.BCST word_bf7b14be<>+0(SB), Z29, Z28
-	VMOVAPS          Z2, Z17
-	VFMADD231PS.BCST word_bed413cd<>+0(SB), Z24, Z17
-	VFMADD231PS.BCST word_3ed413cd<>+0(SB), Z2, Z24
-	VMOVAPS          Z23, Z2
-	VFMADD231PS.BCST word_3f6c835e<>+0(SB), Z17, Z2
-	VMOVAPS          Z31, Z29
-	VFMADD231PS.BCST word_3f6c835e<>+0(SB), Z24, Z29
-	VFMADD231PS.BCST word_bf6c835e<>+0(SB), Z17, Z23
-	VFMADD231PS.BCST word_bf6c835e<>+0(SB), Z24, Z31
-	VMOVAPS          Z7, Z17
-	VFMADD231PS.BCST word_3f2b0dc1<>+0(SB), Z11, Z17
-	VFMADD231PS.BCST word_bf2b0dc1<>+0(SB), Z7, Z11
+	VMOVAPS          Z19, Z30
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z12, Z30
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z29, Z7
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z12, Z19
+	VADDPS           Z20, Z23, Z12
+	VSUBPS           Z20, Z23, Z20
+	VMOVAPS          Z6, Z23
+	VFMADD231PS.BCST word_bed413cd<>+0(SB), Z30, Z23
+	VFMADD231PS.BCST word_3ed413cd<>+0(SB), Z6, Z30
+	VMOVAPS          Z16, Z6
+	VFMADD231PS.BCST word_3f6c835e<>+0(SB), Z23, Z6
+	VMOVAPS          Z1, Z29
+	VFMADD231PS.BCST word_3f6c835e<>+0(SB), Z30, Z29
+	VFMADD231PS.BCST word_bf6c835e<>+0(SB), Z23, Z16
+	VFMADD231PS.BCST word_bf6c835e<>+0(SB), Z30, Z1
+	VMOVAPS          Z11, Z23
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z13, Z23
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z11, Z13
+	VMOVAPS          Z8, Z11
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z23, Z11
+	VMOVAPS          Z22, Z30
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z13, Z30
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z23, Z8
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z13, Z22
+	VMOVAPS          Z7, Z13
+	VFMADD231PS.BCST word_401a827a<>+0(SB), Z19, Z13
+	VFMADD231PS.BCST word_c01a827a<>+0(SB), Z7, Z19
 	VMOVAPS          Z14, Z7
-	VFMADD231PS.BCST word_3f54db31<>+0(SB), Z17, Z7
-	VMOVAPS          Z26, Z24
-	VFMADD231PS.BCST word_3f54db31<>+0(SB), Z11, Z24
-	VFMADD231PS.BCST word_bf54db31<>+0(SB), Z17, Z14
-	VFMADD231PS.BCST word_bf54db31<>+0(SB), Z11, Z26
-	VMOVAPS          Z21, Z11
-	VFMADD231PS.BCST word_bf800000<>+0(SB), Z22, Z11
-	VFMADD231PS.BCST word_3f800000<>+0(SB), Z21, Z22
-	VMOVAPS          Z30, Z17
-	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z11, Z17
-	VMOVAPS          Z25, Z21
-	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z22, Z21
-	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z11, Z30
-	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z22, Z25
-	VMOVAPS          Z13, Z11
-	VFMADD231PS.BCST word_bfbf90c7<>+0(SB), Z19, Z11
-	VFMADD231PS.BCST word_3fbf90c7<>+0(SB), Z13, Z19
-	VMOVAPS          Z8, Z13
-	VFMADD231PS.BCST word_3f0e39da<>+0(SB), Z11, Z13
-	VMOVAPS          Z27, Z22
-	VFMADD231PS.BCST word_3f0e39da<>+0(SB), Z19, Z22
-	VFMADD231PS.BCST word_bf0e39da<>+0(SB), Z11, Z8
-	VFMADD231PS.BCST word_bf0e39da<>+0(SB), Z19, Z27
-	VMOVAPS          Z9, Z11
-	VFMADD231PS.BCST word_401a827a<>+0(SB), Z0, Z11
-	VFMADD231PS.BCST word_c01a827a<>+0(SB), Z9, Z0
-	VMOVAPS          Z3, Z9
-	VFMADD231PS.BCST word_3ec3ef15<>+0(SB), Z11, Z9
+	VFMADD231PS.BCST word_3ec3ef15<>+0(SB), Z13, Z7
+	VMOVAPS          Z24, Z23
+	VFMADD231PS.BCST word_3ec3ef15<>+0(SB), Z19, Z23
+	VFMADD231PS.BCST word_bec3ef15<>+0(SB), Z13, Z14
+	VFMADD231PS.BCST word_bec3ef15<>+0(SB), Z19, Z24
+	VADDPS           Z25, Z15, Z13
+	VSUBPS           Z25, Z15, Z15
+	VADDPS           Z26, Z31, Z19
+	VSUBPS           Z26, Z31, Z25
+	VADDPS           Z19, Z13, Z26
+	VSUBPS           Z19, Z13, Z13
+	VMOVUPS          1984(SI), Z19
+	VMOVUPS          2048(SI), Z31
+	VMOVUPS          Z20, 2176(SI)
+	VADDPS           Z31, Z19, Z20
+	VSUBPS           Z31, Z19, Z19
+	VMOVUPS          1920(SI), Z31
+	VMOVUPS          Z0, 2048(SI)
+	VADDPS           Z31, Z18, Z0
+	VSUBPS           Z18, Z31, Z18
+	VADDPS           Z0, Z20, Z31
+	VSUBPS           Z0, Z20, Z0
+	VADDPS           Z31, Z26, Z20
+	VSUBPS           Z31, Z26, Z26
+	VMOVAPS          Z19, Z31
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z18, Z31
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z19, Z18
 	VMOVAPS          Z15, Z19
-	VFMADD231PS.BCST word_3ec3ef15<>+0(SB), Z0, Z19
-	VFMADD231PS.BCST word_bec3ef15<>+0(SB), Z11, Z3
-	VFMADD231PS.BCST word_bec3ef15<>+0(SB), Z0, Z15
-	VMOVAPS          Z20, Z0
-	VFMADD231PS.BCST word_40a0dff7<>+0(SB), Z5, Z0
-	VFMADD231PS.BCST word_c0a0dff7<>+0(SB), Z20, Z5
-	VMOVAPS          Z16, Z11
-	VFMADD231PS.BCST word_3e47c5c2<>+0(SB), Z0, Z11
-	VMOVUPS          1024(SI), Z20
-	VMOVUPS          Z10, 1600(SI)
-	VMOVAPS          Z20, Z10
-	VFMADD231PS.BCST word_3e47c5c2<>+0(SB), Z5, Z10
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z31, Z19
+	VMOVUPS          Z9, 1920(SI)
+	VMOVAPS          Z25, Z9
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z18, Z9
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z31, Z15
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z18, Z25
+	VMOVUPS          1792(SI), Z18
+	VMOVUPS          1856(SI), Z31
+	VMOVUPS          Z4, 1984(SI)
+	VADDPS           Z31, Z18, Z4
+	VSUBPS           Z31, Z18, Z18
+	VMOVUPS          1728(SI), Z31
+	VMOVUPS          Z3, 1856(SI)
+	VADDPS           Z31, Z21, Z3
+	VSUBPS           Z21, Z31, Z21
+	VADDPS           Z3, Z4, Z31
+	VSUBPS           Z3, Z4, Z3
+	VMOVUPS          1600(SI), Z4
+	VMOVUPS          Z2, 1728(SI)
+	VMOVUPS          1664(SI), Z2
+	VMOVUPS          Z5, 1792(SI)
+	VADDPS           Z2, Z4, Z5
+	VSUBPS           Z2, Z4, Z2
+	VMOVUPS          1024(SI), Z4
+	VMOVUPS          Z17, 1664(SI)
+	VADDPS           Z4, Z10, Z17
+	VSUBPS           Z10, Z4, Z4
+	VADDPS           Z17, Z5, Z10
+	VSUBPS           Z17, Z5, Z5
+	VADDPS           Z10, Z31, Z17
+	VSUBPS           Z10, Z31, Z10
+	VMOVAPS          Z2, Z31
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z4, Z31
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z2, Z4
+	VMOVAPS          Z18, Z2
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z31, Z2
+	VMOVUPS          Z1, 1024(SI)
+	VMOVAPS          Z21, Z1
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z4, Z1
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z31, Z18
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z4, Z21
+	VADDPS           Z17, Z20, Z4
+	VSUBPS           Z17, Z20, Z17
+	VMOVAPS          Z2, Z20
+	VFMADD231PS.BCST word_bed413cd<>+0(SB), Z1, Z20
+	VFMADD231PS.BCST word_3ed413cd<>+0(SB), Z2, Z1
+	VMOVAPS          Z19, Z2
+	VFMADD231PS.BCST word_3f6c835e<>+0(SB), Z20, Z2
+	VMOVAPS          Z9, Z31
+	VFMADD231PS.BCST word_3f6c835e<>+0(SB), Z1, Z31
+	VFMADD231PS.BCST word_bf6c835e<>+0(SB), Z20, Z19
+	VFMADD231PS.BCST word_bf6c835e<>+0(SB), Z1, Z9
+	VMOVAPS          Z3, Z1
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z5, Z1
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z3, Z5
+	VMOVAPS          Z13, Z3
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z1, Z3
+	VMOVAPS          Z0, Z20
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z5, Z20
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z1, Z13
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z5, Z0
+	VMOVAPS          Z18, Z1
+	VFMADD231PS.BCST word_401a827a<>+0(SB), Z21, Z1
+	VFMADD231PS.BCST word_c01a827a<>+0(SB), Z18, Z21
+	VMOVAPS          Z15, Z5
+	VFMADD231PS.BCST word_3ec3ef15<>+0(SB), Z1, Z5
+	VMOVAPS          Z25, Z18
+	VFMADD231PS.BCST word_3ec3ef15<>+0(SB), Z21, Z18
+	VFMADD231PS.BCST word_bec3ef15<>+0(SB), Z1, Z15
+	VFMADD231PS.BCST word_bec3ef15<>+0(SB), Z21, Z25
+	VADDPS           Z4, Z12, Z1
+	VSUBPS           Z4, Z12, Z4
+	VMOVAPS          Z2, Z12
+	VFMADD231PS.BCST word_be4bafaf<>+0(SB), Z31, Z12
+	VFMADD231PS.BCST word_3e4bafaf<>+0(SB), Z2, Z31
+	VMOVAPS          Z6, Z2
+	VFMADD231PS.BCST word_3f7b14be<>+0(SB), Z12, Z2
+	VMOVAPS          Z29, Z21
+	VFMADD231PS.BCST word_3f7b14be<>+0(SB), Z31, Z21
+	VFMADD231PS.BCST word_bf7b14be<>+0(SB), Z12, Z6
+	VFMADD231PS.BCST word_bf7b14be<>+0(SB), Z31, Z29
+	VMOVAPS          Z3, Z12
+	VFMADD231PS.BCST word_bed413cd<>+0(SB), Z20, Z12
+	VFMADD231PS.BCST word_3ed413cd<>+0(SB), Z3, Z20
+	VMOVAPS          Z11, Z3
+	VFMADD231PS.BCST word_3f6c835e<>+0(SB), Z12, Z3
+	VMOVAPS          Z30, Z31
+	VFMADD231PS.BCST word_3f6c835e<>+0(SB), Z20, Z31
+	VFMADD231PS.BCST word_bf6c835e<>+0(SB), Z12, Z11
+	VFMADD231PS.BCST word_bf6c835e<>+0(SB), Z20, Z30
+	VMOVAPS          Z5, Z12
+	VFMADD231PS.BCST word_3f2b0dc1<>+0(SB), Z18, Z12
+	VFMADD231PS.BCST word_bf2b0dc1<>+0(SB), Z5, Z18
+	VMOVAPS          Z7, Z5
+	VFMADD231PS.BCST word_3f54db31<>+0(SB), Z12, Z5
+	VMOVAPS          Z23, Z20
+	VFMADD231PS.BCST word_3f54db31<>+0(SB), Z18, Z20
+	VFMADD231PS.BCST word_bf54db31<>+0(SB), Z12, Z7
+	VFMADD231PS.BCST word_bf54db31<>+0(SB), Z18, Z23
+	VMOVAPS          Z26, Z12
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z10, Z12
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z26, Z10
+	VMOVAPS          Z28, Z18
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z12, Z18
+	VMOVAPS          Z27, Z26
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z10, Z26
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z12, Z28
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z10, Z27
+	VMOVAPS          Z15, Z10
+	VFMADD231PS.BCST word_bfbf90c7<>+0(SB), Z25, Z10
+	VFMADD231PS.BCST word_3fbf90c7<>+0(SB), Z15, Z25
+	VMOVAPS          Z14, Z12
+	VFMADD231PS.BCST word_3f0e39da<>+0(SB), Z10, Z12
+	VMOVAPS          Z24, Z15
+	VFMADD231PS.BCST word_3f0e39da<>+0(SB), Z25, Z15
+	VFMADD231PS.BCST word_bf0e39da<>+0(SB), Z10, Z14
+	VFMADD231PS.BCST word_bf0e39da<>+0(SB), Z25, Z24
+	VMOVAPS          Z13, Z10
+	VFMADD231PS.BCST word_401a827a<>+0(SB), Z0, Z10
+	VFMADD231PS.BCST word_c01a827a<>+0(SB), Z13, Z0
+	VMOVAPS          Z8, Z13
+	VFMADD231PS.BCST word_3ec3ef15<>+0(SB), Z10, Z13
+	VMOVAPS          Z22, Z25
+	VFMADD231PS.BCST word_3ec3ef15<>+0(SB), Z0, Z25
+	VFMADD231PS.BCST word_bec3ef15<>+0(SB), Z10, Z8
+	VFMADD231PS.BCST word_bec3ef15<>+0(SB), Z0, Z22
+	VMOVAPS          Z19, Z0
+	VFMADD231PS.BCST word_40a0dff7<>+0(SB), Z9, Z0
+	VFMADD231PS.BCST word_c0a0dff7<>+0(SB), Z19, Z9
+	VMOVAPS          Z16, Z10
+	VFMADD231PS.BCST word_3e47c5c2<>+0(SB), Z0, Z10
+	VMOVUPS          1024(SI), Z19
+	VMOVUPS          Z4, 1600(SI)
+	VMOVAPS          Z19, Z4
+	VFMADD231PS.BCST word_3e47c5c2<>+0(SB), Z9, Z4
 	VFMADD231PS.BCST word_be47c5c2<>+0(SB), Z0, Z16
-	VFMADD231PS.BCST word_be47c5c2<>+0(SB), Z5, Z20
+	VFMADD231PS.BCST word_be47c5c2<>+0(SB), Z9, Z19
 	VMOVUPS          960(SI), Z0
-	VMOVUPS          1536(SI), Z5
-	VMOVUPS          Z28, 1024(SI)
-	VADDPS           Z5, Z0, Z28
-	VSUBPS           Z5, Z0, Z0
-	VMOVUPS          896(SI), Z5
-	VMOVUPS          Z4, 1536(SI)
-	VMOVUPS          1664(SI), Z4
-	VMOVUPS          Z31, 960(SI)
-	VADDPS           Z4, Z5, Z31
-	VSUBPS           Z4, Z5, Z4
-	VADDPS           Z31, Z28, Z5
-	VSUBPS           Z31, Z28, Z28
-	VMOVUPS          832(SI), Z31
-	VMOVUPS          Z23, 1664(SI)
-	VMOVUPS          1472(SI), Z23
-	VMOVUPS          Z26, 896(SI)
-	VADDPS           Z23, Z31, Z26
-	VSUBPS           Z23, Z31, Z23
-	VMOVUPS          768(SI), Z31
-	VMOVUPS          Z14, 1472(SI)
-	VMOVUPS          1792(SI), Z14
-	VMOVUPS          Z25, 832(SI)
-	VADDPS           Z14, Z31, Z25
-	VSUBPS           Z14, Z31, Z14
-	VADDPS           Z25, Z26, Z31
-	VSUBPS           Z25, Z26, Z25
-	VADDPS           Z31, Z5, Z26
-	VSUBPS           Z31, Z5, Z5
-	VMOVAPS          Z23, Z31
-	VFMADD231PS.BCST word_bf800000<>+0(SB), Z14, Z31
-	VFMADD231PS.BCST word_3f800000<>+0(SB), Z23, Z14
-	VMOVAPS          Z0, Z23
-	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z31, Z23
-	VMOVUPS          Z30, 1792(SI)
-	VMOVAPS          Z4, Z30
-	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z14, Z30
-	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z31, Z0
-	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z14, Z4
-	VMOVUPS          704(SI), Z14
-	VMOVUPS          1408(SI), Z31
-	VMOVUPS          Z27, 768(SI)
-	VADDPS           Z31, Z14, Z27
-	VSUBPS           Z31, Z14, Z14
-	VMOVUPS          640(SI), Z31
-	VMOVUPS          Z8, 1408(SI)
-	VMOVUPS          1728(SI), Z8
-	VMOVUPS          Z15, 704(SI)
-	VADDPS           Z8, Z31, Z15
-	VSUBPS           Z8, Z31, Z8
-	VADDPS           Z15, Z27, Z31
-	VSUBPS           Z15, Z27, Z15
-	VMOVUPS          576(SI), Z27
-	VMOVUPS          Z3, 1728(SI)
-	VMOVUPS          1344(SI), Z3
-	VMOVUPS          Z20, 640(SI)
-	VADDPS           Z3, Z27, Z20
-	VSUBPS           Z3, Z27, Z3
-	VMOVUPS          512(SI), Z27
+	VMOVUPS          1536(SI), Z9
+	VMOVUPS          Z29, 1024(SI)
+	VADDPS           Z9, Z0, Z29
+	VSUBPS           Z9, Z0, Z0
+	VMOVUPS          896(SI), Z9
+	VMOVUPS          Z6, 1536(SI)
+	VMOVUPS          1664(SI), Z6
+	VMOVUPS          Z30, 960(SI)
+	VADDPS           Z6, Z9, Z30
+	VSUBPS           Z6, Z9, Z6
+	VADDPS           Z30, Z29, Z9
+	VSUBPS           Z30, Z29, Z29
+	VMOVUPS          832(SI), Z30
+	VMOVUPS          Z11, 1664(SI)
+	VMOVUPS          1472(SI), Z11
+	VMOVUPS          Z23, 896(SI)
+	VADDPS           Z11, Z30, Z23
+	VSUBPS           Z11, Z30, Z11
+	VMOVUPS          768(SI), Z30
+	VMOVUPS          Z7, 1472(SI)
+	VMOVUPS          1792(SI), Z7
+	VMOVUPS          Z27, 832(SI)
+	VADDPS           Z7, Z30, Z27
+	VSUBPS           Z7, Z30, Z7
+	VADDPS           Z27, Z23, Z30
+	VSUBPS           Z27, Z23, Z23
+	VADDPS           Z30, Z9, Z27
+	VSUBPS           Z30, Z9, Z9
+	VMOVAPS          Z11, Z30
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z7, Z30
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z11, Z7
+	VMOVAPS          Z0, Z11
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z30, Z11
+	VMOVUPS          Z28, 1792(SI)
+	VMOVAPS          Z6, Z28
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z7, Z28
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z30, Z0
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z7, Z6
+	VMOVUPS          704(SI), Z7
+	VMOVUPS          1408(SI), Z30
+	VMOVUPS          Z24, 768(SI)
+	VADDPS           Z30, Z7, Z24
+	VSUBPS           Z30, Z7, Z7
+	VMOVUPS          640(SI), Z30
+	VMOVUPS          Z14, 1408(SI)
+	VMOVUPS          1728(SI), Z14
+	VMOVUPS          Z22, 704(SI)
+	VADDPS           Z14, Z30, Z22
+	VSUBPS           Z14, Z30, Z14
+	VADDPS           Z22, Z24, Z30
+	VSUBPS           Z22, Z24, Z22
+	VMOVUPS          576(SI), Z24
+	VMOVUPS          Z8, 1728(SI)
+	VMOVUPS          1344(SI), Z8
+	VMOVUPS          Z19, 640(SI)
+	VADDPS           Z8, Z24, Z19
+	VSUBPS           Z8, Z24, Z8
+	VMOVUPS          512(SI), Z24
 	VMOVUPS          Z16, 1344(SI)
 	VMOVUPS          1856(SI), Z16
-	VMOVUPS          Z12, 576(SI)
-	VADDPS           Z16, Z27, Z12
-	VSUBPS           Z16, Z27, Z16
-	VADDPS           Z12, Z20, Z27
-	VSUBPS           Z12, Z20, Z12
-	VADDPS           Z27, Z31, Z20
-	VSUBPS           Z27, Z31, Z27
-	VMOVAPS          Z3, Z31
-	VFMADD231PS.BCST word_bf800000<>+0(SB), Z16, Z31
-	VFMADD231PS.BCST word_3f800000<>+0(SB), Z3, Z16
-	VMOVAPS          Z14, Z3
-	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z31, Z3
-	VMOVUPS          Z10, 1856(SI)
-	VMOVAPS          Z8, Z10
-	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z16, Z10
-	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z31, Z14
-	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z16, Z8
-	VADDPS           Z20, Z26, Z16
-	VSUBPS           Z20, Z26, Z20
-	VMOVAPS          Z3, Z26
-	VFMADD231PS.BCST word_bed413cd<>+0(SB), Z10, Z26
-	VFMADD231PS.BCST word_3ed413cd<>+0(SB), Z3, Z10
-	VMOVAPS          Z23, Z3
-	VFMADD231PS.BCST word_3f6c835e<>+0(SB), Z26, Z3
-	VMOVAPS          Z30, Z31
-	VFMADD231PS.BCST word_3f6c835e<>+0(SB), Z10, Z31
-	VFMADD231PS.BCST word_bf6c835e<>+0(SB), Z26, Z23
-	VFMADD231PS.BCST word_bf6c835e<>+0(SB), Z10, Z30
-	VMOVAPS          Z15, Z10
-	VFMADD231PS.BCST word_bf800000<>+0(SB), Z12, Z10
-	VFMADD231PS.BCST word_3f800000<>+0(SB), Z15, Z12
-	VMOVAPS          Z28, Z15
-	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z10, Z15
-	VMOVAPS          Z25, Z26
-	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z12, Z26
-	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z10, Z28
-	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z12, Z25
-	VMOVAPS          Z14, Z10
-	VFMADD231PS.BCST word_401a827a<>+0(SB), Z8, Z10
-	VFMADD231PS.BCST word_c01a827a<>+0(SB), Z14, Z8
-	VMOVAPS          Z0, Z12
-	VFMADD231PS.BCST word_3ec3ef15<>+0(SB), Z10, Z12
-	VMOVAPS          Z4, Z14
-	VFMADD231PS.BCST word_3ec3ef15<>+0(SB), Z8, Z14
-	VFMADD231PS.BCST word_bec3ef15<>+0(SB), Z10, Z0
-	VFMADD231PS.BCST word_bec3ef15<>+0(SB), Z8, Z4
-	VMOVUPS          448(SI), Z8
-	VMOVUPS          1280(SI), Z10
-	VMOVUPS          Z20, 512(SI)
-	VADDPS           Z10, Z8, Z20
-	VSUBPS           Z10, Z8, Z8
-	VMOVUPS          384(SI), Z10
-	VMOVUPS          Z11, 1280(SI)
-	VMOVUPS          1984(SI), Z11
-	VMOVUPS          Z19, 448(SI)
-	VADDPS           Z11, Z10, Z19
-	VSUBPS           Z11, Z10, Z10
-	VADDPS           Z19, Z20, Z11
-	VSUBPS           Z19, Z20, Z19
-	VMOVUPS          320(SI), Z20
-	VMOVUPS          Z9, 1984(SI)
-	VMOVUPS          1216(SI), Z9
-	VMOVUPS          Z22, 384(SI)
-	VADDPS           Z9, Z20, Z22
-	VSUBPS           Z9, Z20, Z9
-	VMOVUPS          256(SI), Z20
-	VMOVUPS          Z13, 1216(SI)
-	VMOVUPS          1920(SI), Z13
-	VMOVUPS          Z21, 320(SI)
-	VADDPS           Z13, Z20, Z21
-	VSUBPS           Z13, Z20, Z13
-	VADDPS           Z21, Z22, Z20
-	VSUBPS           Z21, Z22, Z21
-	VADDPS           Z20, Z11, Z22
-	VSUBPS           Z20, Z11, Z11
-	VMOVAPS          Z9, Z20
-	VFMADD231PS.BCST word_bf800000<>+0(SB), Z13, Z20
-	VFMADD231PS.BCST word_3f800000<>+0(SB), Z9, Z13
-	VMOVAPS          Z8, Z9
-	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z20, Z9
-	VMOVUPS          Z17, 1920(SI)
-	VMOVAPS          Z10, Z17
-	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z13, Z17
-	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z20, Z8
-	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z13, Z10
-	VMOVUPS          192(SI), Z13
-	VMOVUPS          1152(SI), Z20
-	VMOVUPS          Z24, 256(SI)
-	VADDPS           Z20, Z13, Z24
-	VSUBPS           Z20, Z13, Z13
-	VMOVUPS          128(SI), Z20
-	VMOVUPS          Z7, 1152(SI)
-	VMOVUPS          2048(SI), Z7
-	VMOVUPS          Z29, 192(SI)
-	VADDPS           Z7, Z20, Z29
-	VSUBPS           Z7, Z20, Z7
-	VADDPS           Z29, Z24, Z20
-	VSUBPS           Z29, Z24, Z24
-	VMOVUPS          (SI), Z29
-	VMOVUPS          Z2, 2048(SI)
-	VMOVUPS          1088(SI), Z2
-	VMOVUPS          Z18, 128(SI)
-	VADDPS           Z2, Z29, Z18
-	VSUBPS           Z2, Z29, Z2
-	VMOVUPS          64(SI), Z29
-	VMOVUPS          Z6, 1088(SI)
-	VMOVUPS          2112(SI), Z6
-	VMOVUPS          Z1, (SI)
-	VADDPS           Z6, Z29, Z1
-	VSUBPS           Z6, Z29, Z6
-	VADDPS           Z1, Z18, Z29
-	VSUBPS           Z1, Z18, Z1
-	VADDPS           Z29, Z20, Z18
-	VSUBPS           Z29, Z20, Z20
-	VMOVAPS          Z2, Z29
-	VFMADD231PS.BCST word_bf800000<>+0(SB), Z6, Z29
-	VFMADD231PS.BCST word_3f800000<>+0(SB), Z2, Z6
-	VMOVAPS          Z13, Z2
-	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z29, Z2
-	VMOVUPS          Z30, 2112(SI)
-	VMOVAPS          Z7, Z30
-	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z6, Z30
-	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z29, Z13
-	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z6, Z7
-	VADDPS           Z18, Z22, Z6
-	VSUBPS           Z18, Z22, Z18
-	VMOVAPS          Z2, Z22
-	VFMADD231PS.BCST word_bed413cd<>+0(SB), Z30, Z22
-	VFMADD231PS.BCST word_3ed413cd<>+0(SB), Z2, Z30
-	VMOVAPS          Z9, Z2
-	VFMADD231PS.BCST word_3f6c835e<>+0(SB), Z22, Z2
-	VMOVAPS          Z17, Z29
-	VFMADD231PS.BCST word_3f6c835e<>+0(SB), Z30, Z29
-	VFMADD231PS.BCST word_bf6c835e<>+0(SB), Z22, Z9
-	VFMADD231PS.BCST word_bf6c835e<>+0(SB), Z30, Z17
-	VMOVAPS          Z24, Z22
-	VFMADD231PS.BCST word_bf800000<>+0(SB), Z1, Z22
-	VFMADD231PS.BCST word_3f800000<>+0(SB), Z24, Z1
-	VMOVAPS          Z19, Z24
-	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z22, Z24
-	VMOVAPS          Z21, Z30
-	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z1, Z30
-	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z22, Z19
-	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z1, Z21
-	VMOVAPS          Z13, Z1
-	VFMADD231PS.BCST word_401a827a<>+0(SB), Z7, Z1
-	VFMADD231PS.BCST word_c01a827a<>+0(SB), Z13, Z7
-	VMOVAPS          Z8, Z13
-	VFMADD231PS.BCST word_3ec3ef15<>+0(SB), Z1, Z13
-	VMOVAPS          Z10, Z22
-	VFMADD231PS.BCST word_3ec3ef15<>+0(SB), Z7, Z22
-	VFMADD231PS.BCST word_bec3ef15<>+0(SB), Z1, Z8
-	VFMADD231PS.BCST word_bec3ef15<>+0(SB), Z7, Z10
-	VADDPS           Z6, Z16, Z1
-	VSUBPS           Z6, Z16, Z6
-	VMOVAPS          Z2, Z7
-	VFMADD231PS.BCST word_be4bafaf<>+0(SB), Z29, Z7
-	VFMADD231PS.BCST word_3e4bafaf<>+0(SB), Z2, Z29
-	VMOVAPS          Z3, Z2
-	VFMADD231PS.BCST word_3f7b14be<>+0(SB), Z7, Z2
-	VMOVAPS          Z31, Z16
-	VFMADD231PS.BCST word_3f7b14be<>+0(SB), Z29, Z16
-	VFMADD231PS.BCST word_bf7b14be<>+0(SB), Z7, Z3
-	VFMADD231PS.BCST word_bf7b14be<>+0(SB), Z29, Z31
-	VMOVAPS          Z24, Z7
-	VFMADD231PS.BCST word_bed413cd<>+0(SB), Z30, Z7
-	VFMADD231PS.BCST word_3ed413cd<>+0(SB), Z24, Z30
-	VMOVAPS          Z15, Z24
-	VFMADD231PS.BCST word_3f6c835e<>+0(SB), Z7, Z24
-	VMOVAPS          Z26, Z29
-	VFMADD231PS.BCST word_3f6c835e<>+0(SB), Z30, Z29
-	VFMADD231PS.BCST word_bf6c835e<>+0(SB), Z7, Z15
-	VFMADD231PS.BCST word_bf6c835e<>+0(SB), Z30, Z26
-	VMOVAPS          Z13, Z7
-	VFMADD231PS.BCST word_3f2b0dc1<>+0(SB), Z22, Z7
-	VFMADD231PS.BCST word_bf2b0dc1<>+0(SB), Z13, Z22
-	VMOVAPS          Z12, Z13
-	VFMADD231PS.BCST word_3f54db31<>+0(SB), Z7, Z13
-	VMOVAPS          Z14, Z30
-	VFMADD231PS.BCST word_3f54db31<>+0(SB), Z22, Z30
-	VFMADD231PS.BCST word_bf54db31<>+0(SB), Z7, Z12
-	VFMADD231PS.BCST word_bf54db31<>+0(SB), Z22, Z14
-	VMOVAPS          Z11, Z7
-	VFMADD231PS.BCST word_bf800000<>+0(SB), Z20, Z7
-	VFMADD231PS.BCST word_3f800000<>+0(SB), Z11, Z20
-	VMOVAPS          Z5, Z11
-	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z7, Z11
-	VMOVAPS          Z27, Z22
-	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z20, Z22
-	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z7, Z5
-	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z20, Z27
-	VMOVAPS          Z8, Z7
-	VFMADD231PS.BCST word_bfbf90c7<>+0(SB), Z10, Z7
-	VFMADD231PS.BCST word_3fbf90c7<>+0(SB), Z8, Z10
-	VMOVAPS          Z0, Z8
-	VFMADD231PS.BCST word_3f0e39da<>+0(SB), Z7, Z8
-	VMOVAPS          Z4, Z20
-	VFMADD231PS.BCST word_3f0e39da<>+0(SB), Z10, Z20
-	VFMADD231PS.BCST word_bf0e39da<>+0(SB), Z7, Z0
-	VFMADD231PS.BCST word_bf0e39da<>+0(SB), Z10, Z4
-	VMOVAPS          Z19, Z7
-	VFMADD231PS.BCST word_401a827a<>+0(SB), Z21, Z7
-	VFMADD231PS.BCST word_c01a827a<>+0(SB), Z19, Z21
-	VMOVAPS          Z28, Z10
-	VFMADD231PS.BCST word_3ec3ef15<>+0(SB), Z7, Z10
-	VMOVAPS          Z25, Z19
-	VFMADD231PS.BCST word_3ec3ef15<>+0(SB), Z21, Z19
-	VFMADD231PS.BCST word_bec3ef15<>+0(SB), Z7, Z28
-	VFMADD231PS.BCST word_bec3ef15<>+0(SB), Z21, Z25
-	VMOVAPS          Z9, Z7
-	VFMADD231PS.BCST word_40a0dff7<>+0(SB), Z17, Z7
-	VFMADD231PS.BCST word_c0a0dff7<>+0(SB), Z9, Z17
-	VMOVAPS          Z23, Z9
-	VFMADD231PS.BCST word_3e47c5c2<>+0(SB), Z7, Z9
-	VMOVUPS          2112(SI), Z21
-	VMOVUPS          Z6, 64(SI)
-	VMOVAPS          Z21, Z6
-	VFMADD231PS.BCST word_3e47c5c2<>+0(SB), Z17, Z6
-	VFMADD231PS.BCST word_be47c5c2<>+0(SB), Z7, Z23
-	VFMADD231PS.BCST word_be47c5c2<>+0(SB), Z17, Z21
-	VMOVUPS          (SI), Z7
-	VADDPS           Z7, Z1, Z17
-	VMOVUPS          Z17, (DI)
-	VSUBPS           Z1, Z7, Z1
-	VMOVUPS          Z1, 64(DI)
-	VMOVAPS          Z2, Z1
-	VFMADD231PS.BCST word_bdc9b5dc<>+0(SB), Z16, Z1
-	VFMADD231PS.BCST word_3dc9b5dc<>+0(SB), Z2, Z16
-	VMOVUPS          1088(SI), Z2
-	VMOVAPS          Z2, Z7
-	VFMADD231PS.BCST word_3f7ec46d<>+0(SB), Z1, Z7
-	VMOVUPS          128(SI), Z17
-	VMOVUPS          Z3, (SI)
-	VMOVAPS          Z17, Z3
-	VFMADD231PS.BCST word_3f7ec46d<>+0(SB), Z16, Z3
-	VMOVUPS          Z7, 128(DI)
-	VMULPS.BCST      word_bf800000<>+0(SB), Z3, Z3
-	VMOVUPS          Z3, 192(DI)
-	VFMADD231PS.BCST word_bf7ec46d<>+0(SB), Z1, Z2
-	VFMADD231PS.BCST word_bf7ec46d<>+0(SB), Z16, Z17
-	VMOVUPS          Z2, 3968(DI)
-	VMOVUPS          Z17, 4032(DI)
-	VMOVAPS          Z24, Z1
-	VFMADD231PS.BCST word_be4bafaf<>+0(SB), Z29, Z1
-	VFMADD231PS.BCST word_3e4bafaf<>+0(SB), Z24, Z29
-	VMOVUPS          2048(SI), Z2
-	VMOVAPS          Z2, Z3
-	VFMADD231PS.BCST word_3f7b14be<>+0(SB), Z1, Z3
-	VMOVUPS          192(SI), Z7
-	VMOVAPS          Z7, Z16
-	VFMADD231PS.BCST word_3f7b14be<>+0(SB), Z29, Z16
-	VMOVUPS          Z3, 256(DI)
-	VMULPS.BCST      word_bf800000<>+0(SB), Z16, Z3
-	VMOVUPS          Z3, 320(DI)
-	VFMADD231PS.BCST word_bf7b14be<>+0(SB), Z1, Z2
-	VFMADD231PS.BCST word_bf7b14be<>+0(SB), Z29, Z7
-	VMOVUPS          Z2, 3840(DI)
-	VMOVUPS          Z7, 3904(DI)
-	VMOVAPS          Z13, Z1
-	VFMADD231PS.BCST word_3e9b5042<>+0(SB), Z30, Z1
-	VFMADD231PS.BCST word_be9b5042<>+0(SB), Z13, Z30
-	VMOVUPS          1152(SI), Z2
-	VMOVAPS          Z2, Z3
-	VFMADD231PS.BCST word_3f74fa0b<>+0(SB), Z1, Z3
-	VMOVUPS          256(SI), Z7
-	VMOVAPS          Z7, Z13
-	VFMADD231PS.BCST word_3f74fa0b<>+0(SB), Z30, Z13
-	VMOVUPS          Z3, 384(DI)
-	VMOVUPS          Z13, 448(DI)
-	VFMADD231PS.BCST word_bf74fa0b<>+0(SB), Z1, Z2
-	VFMADD231PS.BCST word_bf74fa0b<>+0(SB), Z30, Z7
-	VMOVUPS          Z2, 3712(DI)
-	VMULPS.BCST      word_bf800000<>+0(SB), Z7, Z1
-	VMOVUPS          Z1, 3776(DI)
-	VMOVAPS          Z11, Z1
-	VFMADD231PS.BCST word_bed413cd<>+0(SB), Z22, Z1
-	VFMADD231PS.BCST word_3ed413cd<>+0(SB), Z11, Z22
-	VMOVUPS          1920(SI), Z2
-	VMOVAPS          Z2, Z3
-	VFMADD231PS.BCST word_3f6c835e<>+0(SB), Z1, Z3
-	VMOVUPS          320(SI), Z7
-	VMOVAPS          Z7, Z11
-	VFMADD231PS.BCST word_3f6c835e<>+0(SB), Z22, Z11
-	VMOVUPS          Z3, 512(DI)
-	VMULPS.BCST      word_bf800000<>+0(SB), Z11, Z3
-	VMOVUPS          Z3, 576(DI)
-	VFMADD231PS.BCST word_bf6c835e<>+0(SB), Z1, Z2
-	VFMADD231PS.BCST word_bf6c835e<>+0(SB), Z22, Z7
-	VMOVUPS          Z2, 3584(DI)
-	VMOVUPS          Z7, 3648(DI)
-	VMOVAPS          Z8, Z1
-	VFMADD231PS.BCST word_bf08d5b9<>+0(SB), Z20, Z1
-	VFMADD231PS.BCST word_3f08d5b9<>+0(SB), Z8, Z20
-	VMOVUPS          1216(SI), Z2
-	VMOVAPS          Z2, Z3
-	VFMADD231PS.BCST word_3f61c598<>+0(SB), Z1, Z3
-	VMOVUPS          384(SI), Z7
+	VMOVUPS          Z17, 576(SI)
+	VADDPS           Z16, Z24, Z17
+	VSUBPS           Z16, Z24, Z16
+	VADDPS           Z17, Z19, Z24
+	VSUBPS           Z17, Z19, Z17
+	VADDPS           Z24, Z30, Z19
+	VSUBPS           Z24, Z30, Z24
+	VMOVAPS          Z8, Z30
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z16, Z30
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z8, Z16
 	VMOVAPS          Z7, Z8
-	VFMADD231PS.BCST word_3f61c598<>+0(SB), Z20, Z8
-	VMOVUPS          Z3, 640(DI)
-	VMULPS.BCST      word_bf800000<>+0(SB), Z8, Z3
-	VMOVUPS          Z3, 704(DI)
-	VFMADD231PS.BCST word_bf61c598<>+0(SB), Z1, Z2
-	VFMADD231PS.BCST word_bf61c598<>+0(SB), Z20, Z7
-	VMOVUPS          Z2, 3456(DI)
-	VMOVUPS          Z7, 3520(DI)
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z30, Z8
+	VMOVUPS          Z4, 1856(SI)
+	VMOVAPS          Z14, Z4
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z16, Z4
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z30, Z7
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z16, Z14
+	VADDPS           Z19, Z27, Z16
+	VSUBPS           Z19, Z27, Z19
+	VMOVAPS          Z8, Z27
+	VFMADD231PS.BCST word_bed413cd<>+0(SB), Z4, Z27
+	VFMADD231PS.BCST word_3ed413cd<>+0(SB), Z8, Z4
+	VMOVAPS          Z11, Z8
+	VFMADD231PS.BCST word_3f6c835e<>+0(SB), Z27, Z8
+	VMOVAPS          Z28, Z30
+	VFMADD231PS.BCST word_3f6c835e<>+0(SB), Z4, Z30
+	VFMADD231PS.BCST word_bf6c835e<>+0(SB), Z27, Z11
+	VFMADD231PS.BCST word_bf6c835e<>+0(SB), Z4, Z28
+	VMOVAPS          Z22, Z4
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z17, Z4
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z22, Z17
+	VMOVAPS          Z29, Z22
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z4, Z22
+	VMOVAPS          Z23, Z27
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z17, Z27
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z4, Z29
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z17, Z23
+	VMOVAPS          Z7, Z4
+	VFMADD231PS.BCST word_401a827a<>+0(SB), Z14, Z4
+	VFMADD231PS.BCST word_c01a827a<>+0(SB), Z7, Z14
+	VMOVAPS          Z0, Z7
+	VFMADD231PS.BCST word_3ec3ef15<>+0(SB), Z4, Z7
+	VMOVAPS          Z6, Z17
+	VFMADD231PS.BCST word_3ec3ef15<>+0(SB), Z14, Z17
+	VFMADD231PS.BCST word_bec3ef15<>+0(SB), Z4, Z0
+	VFMADD231PS.BCST word_bec3ef15<>+0(SB), Z14, Z6
+	VMOVUPS          448(SI), Z4
+	VMOVUPS          1280(SI), Z14
+	VMOVUPS          Z19, 512(SI)
+	VADDPS           Z14, Z4, Z19
+	VSUBPS           Z14, Z4, Z4
+	VMOVUPS          384(SI), Z14
+	VMOVUPS          Z10, 1280(SI)
+	VMOVUPS          1984(SI), Z10
+	VMOVUPS          Z25, 448(SI)
+	VADDPS           Z10, Z14, Z25
+	VSUBPS           Z10, Z14, Z10
+	VADDPS           Z25, Z19, Z14
+	VSUBPS           Z25, Z19, Z19
+	VMOVUPS          320(SI), Z25
+	VMOVUPS          Z13, 1984(SI)
+	VMOVUPS          1216(SI), Z13
+	VMOVUPS          Z15, 384(SI)
+	VADDPS           Z13, Z25, Z15
+	VSUBPS           Z13, Z25, Z13
+	VMOVUPS          256(SI), Z25
+	VMOVUPS          Z12, 1216(SI)
+	VMOVUPS          1920(SI), Z12
+	VMOVUPS          Z26, 320(SI)
+	VADDPS           Z12, Z25, Z26
+	VSUBPS           Z12, Z25, Z12
+	VADDPS           Z26, Z15, Z25
+	VSUBPS           Z26, Z15, Z15
+	VADDPS           Z25, Z14, Z26
+	VSUBPS           Z25, Z14, Z14
+	VMOVAPS          Z13, Z25
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z12, Z25
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z13, Z12
+	VMOVAPS          Z4, Z13
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z25, Z13
+	VMOVUPS          Z18, 1920(SI)
+	VMOVAPS          Z10, Z18
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z12, Z18
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z25, Z4
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z12, Z10
+	VMOVUPS          192(SI), Z12
+	VMOVUPS          1152(SI), Z25
+	VMOVUPS          Z20, 256(SI)
+	VADDPS           Z25, Z12, Z20
+	VSUBPS           Z25, Z12, Z12
+	VMOVUPS          128(SI), Z25
+	VMOVUPS          Z5, 1152(SI)
+	VMOVUPS          2048(SI), Z5
+	VMOVUPS          Z31, 192(SI)
+	VADDPS           Z5, Z25, Z31
+	VSUBPS           Z5, Z25, Z5
+	VADDPS           Z31, Z20, Z25
+	VSUBPS           Z31, Z20, Z20
+	VMOVUPS          (SI), Z31
+	VMOVUPS          Z3, 2048(SI)
+	VMOVUPS          1088(SI), Z3
+	VMOVUPS          Z21, 128(SI)
+	VADDPS           Z3, Z31, Z21
+	VSUBPS           Z3, Z31, Z3
+	VMOVUPS          64(SI), Z31
+	VMOVUPS          Z2, 1088(SI)
+	VMOVUPS          2112(SI), Z2
+	VMOVUPS          Z1, (SI)
+	VADDPS           Z2, Z31, Z1
+	VSUBPS           Z2, Z31, Z2
+	VADDPS           Z1, Z21, Z31
+	VSUBPS           Z1, Z21, Z1
+	VADDPS           Z31, Z25, Z21
+	VSUBPS           Z31, Z25, Z25
+	VMOVAPS          Z3, Z31
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z2, Z31
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z3, Z2
+	VMOVAPS          Z12, Z3
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z31, Z3
+	VMOVUPS          Z28, 2112(SI)
+	VMOVAPS          Z5, Z28
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z2, Z28
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z31, Z12
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z2, Z5
+	VADDPS           Z21, Z26, Z2
+	VSUBPS           Z21, Z26, Z21
+	VMOVAPS          Z3, Z26
+	VFMADD231PS.BCST word_bed413cd<>+0(SB), Z28, Z26
+	VFMADD231PS.BCST word_3ed413cd<>+0(SB), Z3, Z28
+	VMOVAPS          Z13, Z3
+	VFMADD231PS.BCST word_3f6c835e<>+0(SB), Z26, Z3
+	VMOVAPS          Z18, Z31
+	VFMADD231PS.BCST word_3f6c835e<>+0(SB), Z28, Z31
+	VFMADD231PS.BCST word_bf6c835e<>+0(SB), Z26, Z13
+	VFMADD231PS.BCST word_bf6c835e<>+0(SB), Z28, Z18
+	VMOVAPS          Z20, Z26
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z1, Z26
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z20, Z1
+	VMOVAPS          Z19, Z20
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z26, Z20
+	VMOVAPS          Z15, Z28
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z1, Z28
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z26, Z19
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z1, Z15
+	VMOVAPS          Z12, Z1
+	VFMADD231PS.BCST word_401a827a<>+0(SB), Z5, Z1
+	VFMADD231PS.BCST word_c01a827a<>+0(SB), Z12, Z5
+	VMOVAPS          Z4, Z12
+	VFMADD231PS.BCST word_3ec3ef15<>+0(SB), Z1, Z12
+	VMOVAPS          Z10, Z26
+	VFMADD231PS.BCST word_3ec3ef15<>+0(SB), Z5, Z26
+	VFMADD231PS.BCST word_bec3ef15<>+0(SB), Z1, Z4
+	VFMADD231PS.BCST word_bec3ef15<>+0(SB), Z5, Z10
+	VADDPS           Z2, Z16, Z1
+	VSUBPS           Z2, Z16, Z2
+	VMOVAPS          Z3, Z5
+	VFMADD231PS.BCST word_be4bafaf<>+0(SB), Z31, Z5
+	VFMADD231PS.BCST word_3e4bafaf<>+0(SB), Z3, Z31
+	VMOVAPS          Z8, Z3
+	VFMADD231PS.BCST word_3f7b14be<>+0(SB), Z5, Z3
+	VMOVAPS          Z30, Z16
+	VFMADD231PS.BCST word_3f7b14be<>+0(SB), Z31, Z16
+	VFMADD231PS.BCST word_bf7b14be<>+0(SB), Z5, Z8
+	VFMADD231PS.BCST word_bf7b14be<>+0(SB), Z31, Z30
+	VMOVAPS          Z20, Z5
+	VFMADD231PS.BCST word_bed413cd<>+0(SB), Z28, Z5
+	VFMADD231PS.BCST word_3ed413cd<>+0(SB), Z20, Z28
+	VMOVAPS          Z22, Z20
+	VFMADD231PS.BCST word_3f6c835e<>+0(SB), Z5, Z20
+	VMOVAPS          Z27, Z31
+	VFMADD231PS.BCST word_3f6c835e<>+0(SB), Z28, Z31
+	VFMADD231PS.BCST word_bf6c835e<>+0(SB), Z5, Z22
+	VFMADD231PS.BCST word_bf6c835e<>+0(SB), Z28, Z27
+	VMOVAPS          Z12, Z5
+	VFMADD231PS.BCST word_3f2b0dc1<>+0(SB), Z26, Z5
+	VFMADD231PS.BCST word_bf2b0dc1<>+0(SB), Z12, Z26
+	VMOVAPS          Z7, Z12
+	VFMADD231PS.BCST word_3f54db31<>+0(SB), Z5, Z12
+	VMOVAPS          Z17, Z28
+	VFMADD231PS.BCST word_3f54db31<>+0(SB), Z26, Z28
+	VFMADD231PS.BCST word_bf54db31<>+0(SB), Z5, Z7
+	VFMADD231PS.BCST word_bf54db31<>+0(SB), Z26, Z17
+	VMOVAPS          Z14, Z5
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z25, Z5
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z14, Z25
+	VMOVAPS          Z9, Z14
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z5, Z14
+	VMOVAPS          Z24, Z26
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z25, Z26
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z5, Z9
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z25, Z24
+	VMOVAPS          Z4, Z5
+	VFMADD231PS.BCST word_bfbf90c7<>+0(SB), Z10, Z5
+	VFMADD231PS.BCST word_3fbf90c7<>+0(SB), Z4, Z10
+	VMOVAPS          Z0, Z4
+	VFMADD231PS.BCST word_3f0e39da<>+0(SB), Z5, Z4
+	VMOVAPS          Z6, Z25
+	VFMADD231PS.BCST word_3f0e39da<>+0(SB), Z10, Z25
+	VFMADD231PS.BCST word_bf0e39da<>+0(SB), Z5, Z0
+	VFMADD231PS.BCST word_bf0e39da<>+0(SB), Z10, Z6
+	VMOVAPS          Z19, Z5
+	VFMADD231PS.BCST word_401a827a<>+0(SB), Z15, Z5
+	VFMADD231PS.BCST word_c01a827a<>+0(SB), Z19, Z15
+	VMOVAPS          Z29, Z10
+	VFMADD231PS.BCST word_3ec3ef15<>+0(SB), Z5, Z10
+	VMOVAPS          Z23, Z19
+	VFMADD231PS.BCST word_3ec3ef15<>+0(SB), Z15, Z19
+	VFMADD231PS.BCST word_bec3ef15<>+0(SB), Z5, Z29
+	VFMADD231PS.BCST word_bec3ef15<>+0(SB), Z15, Z23
+	VMOVAPS          Z13, Z5
+	VFMADD231PS.BCST word_40a0dff7<>+0(SB), Z18, Z5
+	VFMADD231PS.BCST word_c0a0dff7<>+0(SB), Z13, Z18
+	VMOVAPS          Z11, Z13
+	VFMADD231PS.BCST word_3e47c5c2<>+0(SB), Z5, Z13
+	VMOVUPS          2112(SI), Z15
+	VMOVUPS          Z2, 64(SI)
+	VMOVAPS          Z15, Z2
+	VFMADD231PS.BCST word_3e47c5c2<>+0(SB), Z18, Z2
+	VFMADD231PS.BCST word_be47c5c2<>+0(SB), Z5, Z11
+	VFMADD231PS.BCST word_be47c5c2<>+0(SB), Z18, Z15
+	VMOVUPS          (SI), Z5
+	VADDPS           Z5, Z1, Z18
+	VMOVUPS          Z18, (DI)
+	VSUBPS           Z1, Z5, Z1
+	VMOVUPS          Z1, 64(DI)
+	VMOVAPS          Z3, Z1
+	VFMADD231PS.BCST word_bdc9b5dc<>+0(SB), Z16, Z1
+	VFMADD231PS.BCST word_3dc9b5dc<>+0(SB), Z3, Z16
+	VMOVUPS          1088(SI), Z3
+	VMOVAPS          Z3, Z5
+	VFMADD231PS.BCST word_3f7ec46d<>+0(SB), Z1, Z5
+	VMOVUPS          128(SI), Z18
+	VMOVUPS          Z8, (SI)
+	VMOVAPS          Z18, Z8
+	VFMADD231PS.BCST word_3f7ec46d<>+0(SB), Z16, Z8
+	VMOVUPS          Z5, 128(DI)
+	VMULPS.BCST      word_bf800000<>+0(SB), Z8, Z5
+	VMOVUPS          Z5, 192(DI)
+	VFMADD231PS.BCST word_bf7ec46d<>+0(SB), Z1, Z3
+	VFMADD231PS.BCST word_bf7ec46d<>+0(SB), Z16, Z18
+	VMOVUPS          Z3, 3968(DI)
+	VMOVUPS          Z18, 4032(DI)
+	VMOVAPS          Z20, Z1
+	VFMADD231PS.BCST word_be4bafaf<>+0(SB), Z31, Z1
+	VFMADD231PS.BCST word_3e4bafaf<>+0(SB), Z20, Z31
+	VMOVUPS          2048(SI), Z3
+	VMOVAPS          Z3, Z5
+	VFMADD231PS.BCST word_3f7b14be<>+0(SB), Z1, Z5
+	VMOVUPS          192(SI), Z8
+	VMOVAPS          Z8, Z16
+	VFMADD231PS.BCST word_3f7b14be<>+0(SB), Z31, Z16
+	VMOVUPS          Z5, 256(DI)
+	VMULPS.BCST      word_bf800000<>+0(SB), Z16, Z5
+	VMOVUPS          Z5, 320(DI)
+	VFMADD231PS.BCST word_bf7b14be<>+0(SB), Z1, Z3
+	VFMADD231PS.BCST word_bf7b14be<>+0(SB), Z31, Z8
+	VMOVUPS          Z3, 3840(DI)
+	VMOVUPS          Z8, 3904(DI)
+	VMOVAPS          Z12, Z1
+	VFMADD231PS.BCST word_3e9b5042<>+0(SB), Z28, Z1
+	VFMADD231PS.BCST word_be9b5042<>+0(SB), Z12, Z28
+	VMOVUPS          1152(SI), Z3
+	VMOVAPS          Z3, Z5
+	VFMADD231PS.BCST word_3f74fa0b<>+0(SB), Z1, Z5
+	VMOVUPS          256(SI), Z8
+	VMOVAPS          Z8, Z12
+	VFMADD231PS.BCST word_3f74fa0b<>+0(SB), Z28, Z12
+	VMOVUPS          Z5, 384(DI)
+	VMOVUPS          Z12, 448(DI)
+	VFMADD231PS.BCST word_bf74fa0b<>+0(SB), Z1, Z3
+	VFMADD231PS.BCST word_bf74fa0b<>+0(SB), Z28, Z8
+	VMOVUPS          Z3, 3712(DI)
+	VMULPS.BCST      word_bf800000<>+0(SB), Z8, Z1
+	VMOVUPS          Z1, 3776(DI)
+	VMOVAPS          Z14, Z1
+	VFMADD231PS.BCST word_bed413cd<>+0(SB), Z26, Z1
+	VFMADD231PS.BCST word_3ed413cd<>+0(SB), Z14, Z26
+	VMOVUPS          1920(SI), Z3
+	VMOVAPS          Z3, Z5
+	VFMADD231PS.BCST word_3f6c835e<>+0(SB), Z1, Z5
+	VMOVUPS          320(SI), Z8
+	VMOVAPS          Z8, Z12
+	VFMADD231PS.BCST word_3f6c835e<>+0(SB), Z26, Z12
+	VMOVUPS          Z5, 512(DI)
+	VMULPS.BCST      word_bf800000<>+0(SB), Z12, Z5
+	VMOVUPS          Z5, 576(DI)
+	VFMADD231PS.BCST word_bf6c835e<>+0(SB), Z1, Z3
+	VFMADD231PS.BCST word_bf6c835e<>+0(SB), Z26, Z8
+	VMOVUPS          Z3, 3584(DI)
+	VMOVUPS          Z8, 3648(DI)
+	VMOVAPS          Z4, Z1
+	VFMADD231PS.BCST word_bf08d5b9<>+0(SB), Z25, Z1
+	VFMADD231PS.BCST word_3f08d5b9<>+0(SB), Z4, Z25
+	VMOVUPS          1216(SI), Z3
+	VMOVAPS          Z3, Z4
+	VFMADD231PS.BCST word_3f61c598<>+0(SB), Z1, Z4
+	VMOVUPS          384(SI), Z5
+	VMOVAPS          Z5, Z8
+	VFMADD231PS.BCST word_3f61c598<>+0(SB), Z25, Z8
+	VMOVUPS          Z4, 640(DI)
+	VMULPS.BCST      word_bf800000<>+0(SB), Z8, Z4
+	VMOVUPS          Z4, 704(DI)
+	VFMADD231PS.BCST word_bf61c598<>+0(SB), Z1, Z3
+	VFMADD231PS.BCST word_bf61c598<>+0(SB), Z25, Z5
+	VMOVUPS          Z3, 3456(DI)
+	VMOVUPS          Z5, 3520(DI)
 	VMOVAPS          Z10, Z1
 	VFMADD231PS.BCST word_3f2b0dc1<>+0(SB), Z19, Z1
 	VFMADD231PS.BCST word_bf2b0dc1<>+0(SB), Z10, Z19
-	VMOVUPS          1984(SI), Z2
-	VMOVAPS          Z2, Z3
-	VFMADD231PS.BCST word_3f54db31<>+0(SB), Z1, Z3
-	VMOVUPS          448(SI), Z7
-	VMOVAPS          Z7, Z8
+	VMOVUPS          1984(SI), Z3
+	VMOVAPS          Z3, Z4
+	VFMADD231PS.BCST word_3f54db31<>+0(SB), Z1, Z4
+	VMOVUPS          448(SI), Z5
+	VMOVAPS          Z5, Z8
 	VFMADD231PS.BCST word_3f54db31<>+0(SB), Z19, Z8
-	VMOVUPS          Z3, 768(DI)
+	VMOVUPS          Z4, 768(DI)
 	VMOVUPS          Z8, 832(DI)
-	VFMADD231PS.BCST word_bf54db31<>+0(SB), Z1, Z2
-	VFMADD231PS.BCST word_bf54db31<>+0(SB), Z19, Z7
-	VMOVUPS          Z2, 3328(DI)
-	VMULPS.BCST      word_bf800000<>+0(SB), Z7, Z1
+	VFMADD231PS.BCST word_bf54db31<>+0(SB), Z1, Z3
+	VFMADD231PS.BCST word_bf54db31<>+0(SB), Z19, Z5
+	VMOVUPS          Z3, 3328(DI)
+	VMULPS.BCST      word_bf800000<>+0(SB), Z5, Z1
 	VMOVUPS          Z1, 3392(DI)
-	VMOVAPS          Z9, Z1
-	VFMADD231PS.BCST word_3f521801<>+0(SB), Z6, Z1
-	VFMADD231PS.BCST word_bf521801<>+0(SB), Z9, Z6
-	VMOVUPS          1280(SI), Z2
-	VMOVAPS          Z2, Z3
-	VFMADD231PS.BCST word_3f45e403<>+0(SB), Z1, Z3
-	VMOVUPS          1856(SI), Z7
-	VMOVAPS          Z7, Z8
-	VFMADD231PS.BCST word_3f45e403<>+0(SB), Z6, Z8
-	VMOVUPS          Z3, 896(DI)
+	VMOVAPS          Z13, Z1
+	VFMADD231PS.BCST word_3f521801<>+0(SB), Z2, Z1
+	VFMADD231PS.BCST word_bf521801<>+0(SB), Z13, Z2
+	VMOVUPS          1280(SI), Z3
+	VMOVAPS          Z3, Z4
+	VFMADD231PS.BCST word_3f45e403<>+0(SB), Z1, Z4
+	VMOVUPS          1856(SI), Z5
+	VMOVAPS          Z5, Z8
+	VFMADD231PS.BCST word_3f45e403<>+0(SB), Z2, Z8
+	VMOVUPS          Z4, 896(DI)
 	VMOVUPS          Z8, 960(DI)
-	VFMADD231PS.BCST word_bf45e403<>+0(SB), Z1, Z2
-	VFMADD231PS.BCST word_bf45e403<>+0(SB), Z6, Z7
-	VMOVUPS          Z2, 3200(DI)
-	VMULPS.BCST      word_bf800000<>+0(SB), Z7, Z1
+	VFMADD231PS.BCST word_bf45e403<>+0(SB), Z1, Z3
+	VFMADD231PS.BCST word_bf45e403<>+0(SB), Z2, Z5
+	VMOVUPS          Z3, 3200(DI)
+	VMULPS.BCST      word_bf800000<>+0(SB), Z5, Z1
 	VMOVUPS          Z1, 3264(DI)
 	VMOVUPS          512(SI), Z1
 	VMOVAPS          Z1, Z2
-	VFMADD231PS.BCST word_bf800000<>+0(SB), Z18, Z2
-	VFMADD231PS.BCST word_3f800000<>+0(SB), Z1, Z18
+	VFMADD231PS.BCST word_bf800000<>+0(SB), Z21, Z2
+	VFMADD231PS.BCST word_3f800000<>+0(SB), Z1, Z21
 	VMOVUPS          2176(SI), Z1
 	VMOVAPS          Z1, Z3
 	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z2, Z3
-	VMOVUPS          576(SI), Z6
-	VMOVAPS          Z6, Z7
-	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z18, Z7
+	VMOVUPS          576(SI), Z4
+	VMOVAPS          Z4, Z5
+	VFMADD231PS.BCST word_3f3504f3<>+0(SB), Z21, Z5
 	VMOVUPS          Z3, 1024(DI)
-	VMULPS.BCST      word_bf800000<>+0(SB), Z7, Z3
+	VMULPS.BCST      word_bf800000<>+0(SB), Z5, Z3
 	VMOVUPS          Z3, 1088(DI)
 	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z2, Z1
-	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z18, Z6
+	VFMADD231PS.BCST word_bf3504f3<>+0(SB), Z21, Z4
 	VMOVUPS          Z1, 3072(DI)
-	VMOVUPS          Z6, 3136(DI)
-	VMOVAPS          Z23, Z1
-	VFMADD231PS.BCST word_bf9bf7ec<>+0(SB), Z21, Z1
-	VFMADD231PS.BCST word_3f9bf7ec<>+0(SB), Z23, Z21
+	VMOVUPS          Z4, 3136(DI)
+	VMOVAPS          Z11, Z1
+	VFMADD231PS.BCST word_bf9bf7ec<>+0(SB), Z15, Z1
+	VFMADD231PS.BCST word_3f9bf7ec<>+0(SB), Z11, Z15
 	VMOVUPS          1344(SI), Z2
 	VMOVAPS          Z2, Z3
 	VFMADD231PS.BCST word_3f226799<>+0(SB), Z1, Z3
-	VMOVUPS          640(SI), Z6
-	VMOVAPS          Z6, Z7
-	VFMADD231PS.BCST word_3f226799<>+0(SB), Z21, Z7
+	VMOVUPS          640(SI), Z4
+	VMOVAPS          Z4, Z5
+	VFMADD231PS.BCST word_3f226799<>+0(SB), Z15, Z5
 	VMOVUPS          Z3, 1152(DI)
-	VMULPS.BCST      word_bf800000<>+0(SB), Z7, Z3
+	VMULPS.BCST      word_bf800000<>+0(SB), Z5, Z3
 	VMOVUPS          Z3, 1216(DI)
 	VFMADD231PS.BCST word_bf226799<>+0(SB), Z1, Z2
-	VFMADD231PS.BCST word_bf226799<>+0(SB), Z21, Z6
+	VFMADD231PS.BCST word_bf226799<>+0(SB), Z15, Z4
 	VMOVUPS          Z2, 2944(DI)
-	VMOVUPS          Z6, 3008(DI)
-	VMOVAPS          Z28, Z1
-	VFMADD231PS.BCST word_bfbf90c7<>+0(SB), Z25, Z1
-	VFMADD231PS.BCST word_3fbf90c7<>+0(SB), Z28, Z25
+	VMOVUPS          Z4, 3008(DI)
+	VMOVAPS          Z29, Z1
+	VFMADD231PS.BCST word_bfbf90c7<>+0(SB), Z23, Z1
+	VFMADD231PS.BCST word_3fbf90c7<>+0(SB), Z29, Z23
 	VMOVUPS          1728(SI), Z2
 	VMOVAPS          Z2, Z3
 	VFMADD231PS.BCST word_3f0e39da<>+0(SB), Z1, Z3
-	VMOVUPS          704(SI), Z6
-	VMOVAPS          Z6, Z7
-	VFMADD231PS.BCST word_3f0e39da<>+0(SB), Z25, Z7
+	VMOVUPS          704(SI), Z4
+	VMOVAPS          Z4, Z5
+	VFMADD231PS.BCST word_3f0e39da<>+0(SB), Z23, Z5
 	VMOVUPS          Z3, 1280(DI)
-	VMULPS.BCST      word_bf800000<>+0(SB), Z7, Z3
+	VMULPS.BCST      word_bf800000<>+0(SB), Z5, Z3
 	VMOVUPS          Z3, 1344(DI)
 	VFMADD231PS.BCST word_bf0e39da<>+0(SB), Z1, Z2
-	VFMADD231PS.BCST word_bf0e39da<>+0(SB), Z25, Z6
+	VFMADD231PS.BCST word_bf0e39da<>+0(SB), Z23, Z4
 	VMOVUPS          Z2, 2816(DI)
-	VMOVUPS          Z6, 2880(DI)
+	VMOVUPS          Z4, 2880(DI)
 	VMOVAPS          Z0, Z1
-	VFMADD231PS.BCST word_3fef789e<>+0(SB), Z4, Z1
-	VFMADD231PS.BCST word_bfef789e<>+0(SB), Z0, Z4
+	VFMADD231PS.BCST word_3fef789e<>+0(SB), Z6, Z1
+	VFMADD231PS.BCST word_bfef789e<>+0(SB), Z0, Z6
 	VMOVUPS          1408(SI), Z0
 	VMOVAPS          Z0, Z2
 	VFMADD231PS.BCST word_3ef15aea<>+0(SB), Z1, Z2
 	VMOVUPS          768(SI), Z3
-	VMOVAPS          Z3, Z6
-	VFMADD231PS.BCST word_3ef15aea<>+0(SB), Z4, Z6
+	VMOVAPS          Z3, Z4
+	VFMADD231PS.BCST word_3ef15aea<>+0(SB), Z6, Z4
 	VMOVUPS          Z2, 1408(DI)
-	VMOVUPS          Z6, 1472(DI)
+	VMOVUPS          Z4, 1472(DI)
 	VFMADD231PS.BCST word_bef15aea<>+0(SB), Z1, Z0
-	VFMADD231PS.BCST word_bef15aea<>+0(SB), Z4, Z3
+	VFMADD231PS.BCST word_bef15aea<>+0(SB), Z6, Z3
 	VMOVUPS          Z0, 2688(DI)
 	VMULPS.BCST      word_bf800000<>+0(SB), Z3, Z0
 	VMOVUPS          Z0, 2752(DI)
-	VMOVAPS          Z5, Z0
-	VFMADD231PS.BCST word_401a827a<>+0(SB), Z27, Z0
-	VFMADD231PS.BCST word_c01a827a<>+0(SB), Z5, Z27
+	VMOVAPS          Z9, Z0
+	VFMADD231PS.BCST word_401a827a<>+0(SB), Z24, Z0
+	VFMADD231PS.BCST word_c01a827a<>+0(SB), Z9, Z24
 	VMOVUPS          1792(SI), Z1
 	VMOVAPS          Z1, Z2
 	VFMADD231PS.BCST word_3ec3ef15<>+0(SB), Z0, Z2
 	VMOVUPS          832(SI), Z3
 	VMOVAPS          Z3, Z4
-	VFMADD231PS.BCST word_3ec3ef15<>+0(SB), Z27, Z4
+	VFMADD231PS.BCST word_3ec3ef15<>+0(SB), Z24, Z4
 	VMOVUPS          Z2, 1536(DI)
 	VMOVUPS          Z4, 1600(DI)
 	VFMADD231PS.BCST word_bec3ef15<>+0(SB), Z0, Z1
-	VFMADD231PS.BCST word_bec3ef15<>+0(SB), Z27, Z3
+	VFMADD231PS.BCST word_bec3ef15<>+0(SB), Z24, Z3
 	VMOVUPS          Z1, 2560(DI)
 	VMULPS.BCST      word_bf800000<>+0(SB), Z3, Z0
 	VMOVUPS          Z0, 2624(DI)
-	VMOVAPS          Z12, Z0
-	VFMADD231PS.BCST word_c052facf<>+0(SB), Z14, Z0
-	VFMADD231PS.BCST word_4052facf<>+0(SB), Z12, Z14
+	VMOVAPS          Z7, Z0
+	VFMADD231PS.BCST word_c052facf<>+0(SB), Z17, Z0
+	VFMADD231PS.BCST word_4052facf<>+0(SB), Z7, Z17
 	VMOVUPS          1472(SI), Z1
 	VMOVAPS          Z1, Z2
 	VFMADD231PS.BCST word_3e94a031<>+0(SB), Z0, Z2
 	VMOVUPS          896(SI), Z3
 	VMOVAPS          Z3, Z4
-	VFMADD231PS.BCST word_3e94a031<>+0(SB), Z14, Z4
+	VFMADD231PS.BCST word_3e94a031<>+0(SB), Z17, Z4
 	VMOVUPS          Z2, 1664(DI)
 	VMULPS.BCST      word_bf800000<>+0(SB), Z4, Z2
 	VMOVUPS          Z2, 1728(DI)
 	VFMADD231PS.BCST word_be94a031<>+0(SB), Z0, Z1
-	VFMADD231PS.BCST word_be94a031<>+0(SB), Z14, Z3
+	VFMADD231PS.BCST word_be94a031<>+0(SB), Z17, Z3
 	VMOVUPS          Z1, 2432(DI)
 	VMOVUPS          Z3, 2496(DI)
-	VMOVAPS          Z15, Z0
-	VFMADD231PS.BCST word_40a0dff7<>+0(SB), Z26, Z0
-	VFMADD231PS.BCST word_c0a0dff7<>+0(SB), Z15, Z26
+	VMOVAPS          Z22, Z0
+	VFMADD231PS.BCST word_40a0dff7<>+0(SB), Z27, Z0
+	VFMADD231PS.BCST word_c0a0dff7<>+0(SB), Z22, Z27
 	VMOVUPS          1664(SI), Z1
 	VMOVAPS          Z1, Z2
 	VFMADD231PS.BCST word_3e47c5c2<>+0(SB), Z0, Z2
 	VMOVUPS          960(SI), Z3
 	VMOVAPS          Z3, Z4
-	VFMADD231PS.BCST word_3e47c5c2<>+0(SB), Z26, Z4
+	VFMADD231PS.BCST word_3e47c5c2<>+0(SB), Z27, Z4
 	VMOVUPS          Z2, 1792(DI)
 	VMOVUPS          Z4, 1856(DI)
 	VFMADD231PS.BCST word_be47c5c2<>+0(SB), Z0, Z1
-	VFMADD231PS.BCST word_be47c5c2<>+0(SB), Z26, Z3
+	VFMADD231PS.BCST word_be47c5c2<>+0(SB), Z27, Z3
 	VMOVUPS          Z1, 2304(DI)
 	VMULPS.BCST      word_bf800000<>+0(SB), Z3, Z0
 	VMOVUPS          Z0, 2368(DI)
 	VMOVUPS          (SI), Z0
 	VMOVAPS          Z0, Z1
-	VFMADD231PS.BCST word_41227363<>+0(SB), Z31, Z1
-	VFMADD231PS.BCST word_c1227363<>+0(SB), Z0, Z31
+	VFMADD231PS.BCST word_41227363<>+0(SB), Z30, Z1
+	VFMADD231PS.BCST word_c1227363<>+0(SB), Z0, Z30
 	VMOVUPS          1536(SI), Z0
 	VMOVAPS          Z0, Z2
 	VFMADD231PS.BCST word_3dc8bd36<>+0(SB), Z1, Z2
 	VMOVUPS          1024(SI), Z3
 	VMOVAPS          Z3, Z4
-	VFMADD231PS.BCST word_3dc8bd36<>+0(SB), Z31, Z4
+	VFMADD231PS.BCST word_3dc8bd36<>+0(SB), Z30, Z4
 	VMOVUPS          Z2, 1920(DI)
 	VMOVUPS          Z4, 1984(DI)
 	VFMADD231PS.BCST word_bdc8bd36<>+0(SB), Z1, Z0
-	VFMADD231PS.BCST word_bdc8bd36<>+0(SB), Z31, Z3
+	VFMADD231PS.BCST word_bdc8bd36<>+0(SB), Z30, Z3
 	VMOVUPS          Z0, 2176(DI)
 	VMULPS.BCST      word_bf800000<>+0(SB), Z3, Z0
 	VMOVUPS          Z0, 2240(DI)
@@ -8818,112 +8818,112 @@ group:
 	MOVQ $0x00000008, R11
 
 read:
-	VMOVUPS    (AX), Z0
-	VMOVUPS    (AX)(R8*2), Z1
-	VSHUFF32X4 $0x44, Z1, Z0, Z2
-	VSHUFF32X4 $0xee, Z1, Z0, Z0
-	VMOVUPS    (CX), Z1
-	VMOVUPS    (CX)(R8*2), Z3
-	VSHUFF32X4 $0x44, Z3, Z1, Z4
-	VSHUFF32X4 $0xee, Z3, Z1, Z1
-	VSHUFF32X4 $0x88, Z4, Z2, Z3
-	VSHUFF32X4 $0xdd, Z4, Z2, Z2
-	VSHUFF32X4 $0x88, Z1, Z0, Z4
-	VSHUFF32X4 $0xdd, Z1, Z0, Z0
-	VMOVUPS    (BX), Z1
-	VMOVUPS    (BX)(R8*2), Z5
-	VSHUFF32X4 $0x44, Z5, Z1, Z6
-	VSHUFF32X4 $0xee, Z5, Z1, Z1
-	VMOVUPS    (DX), Z5
-	VMOVUPS    (DX)(R8*2), Z7
-	VSHUFF32X4 $0x44, Z7, Z5, Z8
-	VSHUFF32X4 $0xee, Z7, Z5, Z5
-	VSHUFF32X4 $0x88, Z8, Z6, Z7
-	VSHUFF32X4 $0xdd, Z8, Z6, Z6
-	VSHUFF32X4 $0x88, Z5, Z1, Z8
-	VSHUFF32X4 $0xdd, Z5, Z1, Z1
-	VMOVUPS    (AX)(R8*1), Z5
-	VMOVUPS    (AX)(R9*1), Z9
-	VSHUFF32X4 $0x44, Z9, Z5, Z10
-	VSHUFF32X4 $0xee, Z9, Z5, Z5
-	VMOVUPS    (CX)(R8*1), Z9
-	VMOVUPS    (CX)(R9*1), Z11
-	VSHUFF32X4 $0x44, Z11, Z9, Z12
-	VSHUFF32X4 $0xee, Z11, Z9, Z9
-	VSHUFF32X4 $0x88, Z12, Z10, Z11
-	VSHUFF32X4 $0xdd, Z12, Z10, Z10
-	VSHUFF32X4 $0x88, Z9, Z5, Z12
-	VSHUFF32X4 $0xdd, Z9, Z5, Z5
-	VMOVUPS    (BX)(R8*1), Z9
-	VMOVUPS    (BX)(R9*1), Z13
-	VSHUFF32X4 $0x44, Z13, Z9, Z14
-	VSHUFF32X4 $0xee, Z13, Z9, Z9
-	VMOVUPS    (DX)(R8*1), Z13
-	VMOVUPS    (DX)(R9*1), Z15
-	VSHUFF32X4 $0x44, Z15, Z13, Z16
-	VSHUFF32X4 $0xee, Z15, Z13, Z13
-	VSHUFF32X4 $0x88, Z16, Z14, Z15
-	VSHUFF32X4 $0xdd, Z16, Z14, Z14
-	VSHUFF32X4 $0x88, Z13, Z9, Z16
-	VSHUFF32X4 $0xdd, Z13, Z9, Z9
-	VUNPCKLPS  Z7, Z3, Z13
-	VUNPCKHPS  Z7, Z3, Z3
-	VUNPCKLPS  Z15, Z11, Z7
-	VUNPCKHPS  Z15, Z11, Z11
-	VSHUFPS    $0x44, Z7, Z13, Z15
-	VSHUFPS    $0xee, Z7, Z13, Z7
-	VSHUFPS    $0x44, Z11, Z3, Z13
-	VSHUFPS    $0xee, Z11, Z3, Z3
-	VUNPCKLPS  Z6, Z2, Z11
-	VUNPCKHPS  Z6, Z2, Z2
-	VUNPCKLPS  Z14, Z10, Z6
-	VUNPCKHPS  Z14, Z10, Z10
-	VSHUFPS    $0x44, Z6, Z11, Z14
-	VSHUFPS    $0xee, Z6, Z11, Z6
-	VSHUFPS    $0x44, Z10, Z2, Z11
-	VSHUFPS    $0xee, Z10, Z2, Z2
-	VUNPCKLPS  Z8, Z4, Z10
-	VUNPCKHPS  Z8, Z4, Z4
-	VUNPCKLPS  Z16, Z12, Z8
-	VUNPCKHPS  Z16, Z12, Z12
-	VSHUFPS    $0x44, Z8, Z10, Z16
-	VSHUFPS    $0xee, Z8, Z10, Z8
-	VSHUFPS    $0x44, Z12, Z4, Z10
-	VSHUFPS    $0xee, Z12, Z4, Z4
-	VUNPCKLPS  Z1, Z0, Z12
-	VUNPCKHPS  Z1, Z0, Z0
-	VUNPCKLPS  Z9, Z5, Z1
-	VUNPCKHPS  Z9, Z5, Z5
-	VSHUFPS    $0x44, Z1, Z12, Z9
-	VSHUFPS    $0xee, Z1, Z12, Z1
-	VSHUFPS    $0x44, Z5, Z0, Z12
-	VSHUFPS    $0xee, Z5, Z0, Z0
-	VMOVUPS    Z15, (R13)
-	VMOVUPS    Z7, 64(R13)
-	VMOVUPS    Z13, 128(R13)
-	VMOVUPS    Z3, 192(R13)
-	VMOVUPS    Z14, 256(R13)
-	VMOVUPS    Z6, 320(R13)
-	VMOVUPS    Z11, 384(R13)
-	VMOVUPS    Z2, 448(R13)
-	VMOVUPS    Z16, 512(R13)
-	VMOVUPS    Z8, 576(R13)
-	VMOVUPS    Z10, 640(R13)
-	VMOVUPS    Z4, 704(R13)
-	VMOVUPS    Z9, 768(R13)
-	VMOVUPS    Z1, 832(R13)
-	VMOVUPS    Z12, 896(R13)
-	VMOVUPS    Z0, 960(R13)
-	ADDQ       $0x00000040, AX
-	ADDQ       $0x00000040, BX
-	ADDQ       $0x00000040, CX
-	ADDQ       $0x00000040, DX
-	ADDQ       $0x00000400, R13
-	DECQ       R11
-	JNE        read
-	MOVQ       SI, R12
-	LEAQ       9216(SI), R13
-	MOVQ       $0x00000002, R11
+	VMOVUPS      (AX), Y0
+	VINSERTF64X4 $0x01, (AX)(R8*2), Z0, Z0
+	VMOVUPS      (CX), Y1
+	VINSERTF64X4 $0x01, (CX)(R8*2), Z1, Z1
+	VSHUFF32X4   $0x88, Z1, Z0, Z2
+	VSHUFF32X4   $0xdd, Z1, Z0, Z0
+	VMOVUPS      32(AX), Y1
+	VINSERTF64X4 $0x01, 32(AX)(R8*2), Z1, Z1
+	VMOVUPS      32(CX), Y3
+	VINSERTF64X4 $0x01, 32(CX)(R8*2), Z3, Z3
+	VSHUFF32X4   $0x88, Z3, Z1, Z4
+	VSHUFF32X4   $0xdd, Z3, Z1, Z1
+	VMOVUPS      (BX), Y3
+	VINSERTF64X4 $0x01, (BX)(R8*2), Z3, Z3
+	VMOVUPS      (DX), Y5
+	VINSERTF64X4 $0x01, (DX)(R8*2), Z5, Z5
+	VSHUFF32X4   $0x88, Z5, Z3, Z6
+	VSHUFF32X4   $0xdd, Z5, Z3, Z3
+	VMOVUPS      32(BX), Y5
+	VINSERTF64X4 $0x01, 32(BX)(R8*2), Z5, Z5
+	VMOVUPS      32(DX), Y7
+	VINSERTF64X4 $0x01, 32(DX)(R8*2), Z7, Z7
+	VSHUFF32X4   $0x88, Z7, Z5, Z8
+	VSHUFF32X4   $0xdd, Z7, Z5, Z5
+	VMOVUPS      (AX)(R8*1), Y7
+	VINSERTF64X4 $0x01, (AX)(R9*1), Z7, Z7
+	VMOVUPS      (CX)(R8*1), Y9
+	VINSERTF64X4 $0x01, (CX)(R9*1), Z9, Z9
+	VSHUFF32X4   $0x88, Z9, Z7, Z10
+	VSHUFF32X4   $0xdd, Z9, Z7, Z7
+	VMOVUPS      32(AX)(R8*1), Y9
+	VINSERTF64X4 $0x01, 32(AX)(R9*1), Z9, Z9
+	VMOVUPS      32(CX)(R8*1), Y11
+	VINSERTF64X4 $0x01, 32(CX)(R9*1), Z11, Z11
+	VSHUFF32X4   $0x88, Z11, Z9, Z12
+	VSHUFF32X4   $0xdd, Z11, Z9, Z9
+	VMOVUPS      (BX)(R8*1), Y11
+	VINSERTF64X4 $0x01, (BX)(R9*1), Z11, Z11
+	VMOVUPS      (DX)(R8*1), Y13
+	VINSERTF64X4 $0x01, (DX)(R9*1), Z13, Z13
+	VSHUFF32X4   $0x88, Z13, Z11, Z14
+	VSHUFF32X4   $0xdd, Z13, Z11, Z11
+	VMOVUPS      32(BX)(R8*1), Y13
+	VINSERTF64X4 $0x01, 32(BX)(R9*1), Z13, Z13
+	VMOVUPS      32(DX)(R8*1), Y15
+	VINSERTF64X4 $0x01, 32(DX)(R9*1), Z15, Z15
+	VSHUFF32X4   $0x88, Z15, Z13, Z16
+	VSHUFF32X4   $0xdd, Z15, Z13, Z13
+	VUNPCKLPS    Z6, Z2, Z15
+	VUNPCKHPS    Z6, Z2, Z2
+	VUNPCKLPS    Z14, Z10, Z6
+	VUNPCKHPS    Z14, Z10, Z10
+	VSHUFPS      $0x44, Z6, Z15, Z14
+	VSHUFPS      $0xee, Z6, Z15, Z6
+	VSHUFPS      $0x44, Z10, Z2, Z15
+	VSHUFPS      $0xee, Z10, Z2, Z2
+	VUNPCKLPS    Z3, Z0, Z10
+	VUNPCKHPS    Z3, Z0, Z0
+	VUNPCKLPS    Z11, Z7, Z3
+	VUNPCKHPS    Z11, Z7, Z7
+	VSHUFPS      $0x44, Z3, Z10, Z11
+	VSHUFPS      $0xee, Z3, Z10, Z3
+	VSHUFPS      $0x44, Z7, Z0, Z10
+	VSHUFPS      $0xee, Z7, Z0, Z0
+	VUNPCKLPS    Z8, Z4, Z7
+	VUNPCKHPS    Z8, Z4, Z4
+	VUNPCKLPS    Z16, Z12, Z8
+	VUNPCKHPS    Z16, Z12, Z12
+	VSHUFPS      $0x44, Z8, Z7, Z16
+	VSHUFPS      $0xee, Z8, Z7, Z7
+	VSHUFPS      $0x44, Z12, Z4, Z8
+	VSHUFPS      $0xee, Z12, Z4, Z4
+	VUNPCKLPS    Z5, Z1, Z12
+	VUNPCKHPS    Z5, Z1, Z1
+	VUNPCKLPS    Z13, Z9, Z5
+	VUNPCKHPS    Z13, Z9, Z9
+	VSHUFPS      $0x44, Z5, Z12, Z13
+	VSHUFPS      $0xee, Z5, Z12, Z5
+	VSHUFPS      $0x44, Z9, Z1, Z12
+	VSHUFPS      $0xee, Z9, Z1, Z1
+	VMOVUPS      Z14, (R13)
+	VMOVUPS      Z6, 64(R13)
+	VMOVUPS      Z15, 128(R13)
+	VMOVUPS      Z2, 192(R13)
+	VMOVUPS      Z11, 256(R13)
+	VMOVUPS      Z3, 320(R13)
+	VMOVUPS      Z10, 384(R13)
+	VMOVUPS      Z0, 448(R13)
+	VMOVUPS      Z16, 512(R13)
+	VMOVUPS      Z7, 576(R13)
+	VMOVUPS      Z8, 640(R13)
+	VMOVUPS      Z4, 704(R13)
+	VMOVUPS      Z13, 768(R13)
+	VMOVUPS      Z5, 832(R13)
+	VMOVUPS      Z12, 896(R13)
+	VMOVUPS      Z1, 960(R13)
+	ADDQ         $0x00000040, AX
+	ADDQ         $0x00000040, BX
+	ADDQ         $0x00000040, CX
+	ADDQ         $0x00000040, DX
+	ADDQ         $0x00000400, R13
+	DECQ         R11
+	JNE          read
+	MOVQ         SI, R12
+	LEAQ         9216(SI), R13
+	MOVQ         $0x00000002, R11
 
 part:
 	VMOVUPS          (R12), Z0
@@ -12890,112 +12890,112 @@ group:
 	MOVQ $0x00000010, R11
 
 read:
-	VMOVUPS    (AX), Z0
-	VMOVUPS    (AX)(R8*2), Z1
-	VSHUFF32X4 $0x44, Z1, Z0, Z2
-	VSHUFF32X4 $0xee, Z1, Z0, Z0
-	VMOVUPS    (CX), Z1
-	VMOVUPS    (CX)(R8*2), Z3
-	VSHUFF32X4 $0x44, Z3, Z1, Z4
-	VSHUFF32X4 $0xee, Z3, Z1, Z1
-	VSHUFF32X4 $0x88, Z4, Z2, Z3
-	VSHUFF32X4 $0xdd, Z4, Z2, Z2
-	VSHUFF32X4 $0x88, Z1, Z0, Z4
-	VSHUFF32X4 $0xdd, Z1, Z0, Z0
-	VMOVUPS    (BX), Z1
-	VMOVUPS    (BX)(R8*2), Z5
-	VSHUFF32X4 $0x44, Z5, Z1, Z6
-	VSHUFF32X4 $0xee, Z5, Z1, Z1
-	VMOVUPS    (DX), Z5
-	VMOVUPS    (DX)(R8*2), Z7
-	VSHUFF32X4 $0x44, Z7, Z5, Z8
-	VSHUFF32X4 $0xee, Z7, Z5, Z5
-	VSHUFF32X4 $0x88, Z8, Z6, Z7
-	VSHUFF32X4 $0xdd, Z8, Z6, Z6
-	VSHUFF32X4 $0x88, Z5, Z1, Z8
-	VSHUFF32X4 $0xdd, Z5, Z1, Z1
-	VMOVUPS    (AX)(R8*1), Z5
-	VMOVUPS    (AX)(R9*1), Z9
-	VSHUFF32X4 $0x44, Z9, Z5, Z10
-	VSHUFF32X4 $0xee, Z9, Z5, Z5
-	VMOVUPS    (CX)(R8*1), Z9
-	VMOVUPS    (CX)(R9*1), Z11
-	VSHUFF32X4 $0x44, Z11, Z9, Z12
-	VSHUFF32X4 $0xee, Z11, Z9, Z9
-	VSHUFF32X4 $0x88, Z12, Z10, Z11
-	VSHUFF32X4 $0xdd, Z12, Z10, Z10
-	VSHUFF32X4 $0x88, Z9, Z5, Z12
-	VSHUFF32X4 $0xdd, Z9, Z5, Z5
-	VMOVUPS    (BX)(R8*1), Z9
-	VMOVUPS    (BX)(R9*1), Z13
-	VSHUFF32X4 $0x44, Z13, Z9, Z14
-	VSHUFF32X4 $0xee, Z13, Z9, Z9
-	VMOVUPS    (DX)(R8*1), Z13
-	VMOVUPS    (DX)(R9*1), Z15
-	VSHUFF32X4 $0x44, Z15, Z13, Z16
-	VSHUFF32X4 $0xee, Z15, Z13, Z13
-	VSHUFF32X4 $0x88, Z16, Z14, Z15
-	VSHUFF32X4 $0xdd, Z16, Z14, Z14
-	VSHUFF32X4 $0x88, Z13, Z9, Z16
-	VSHUFF32X4 $0xdd, Z13, Z9, Z9
-	VUNPCKLPS  Z7, Z3, Z13
-	VUNPCKHPS  Z7, Z3, Z3
-	VUNPCKLPS  Z15, Z11, Z7
-	VUNPCKHPS  Z15, Z11, Z11
-	VSHUFPS    $0x44, Z7, Z13, Z15
-	VSHUFPS    $0xee, Z7, Z13, Z7
-	VSHUFPS    $0x44, Z11, Z3, Z13
-	VSHUFPS    $0xee, Z11, Z3, Z3
-	VUNPCKLPS  Z6, Z2, Z11
-	VUNPCKHPS  Z6, Z2, Z2
-	VUNPCKLPS  Z14, Z10, Z6
-	VUNPCKHPS  Z14, Z10, Z10
-	VSHUFPS    $0x44, Z6, Z11, Z14
-	VSHUFPS    $0xee, Z6, Z11, Z6
-	VSHUFPS    $0x44, Z10, Z2, Z11
-	VSHUFPS    $0xee, Z10, Z2, Z2
-	VUNPCKLPS  Z8, Z4, Z10
-	VUNPCKHPS  Z8, Z4, Z4
-	VUNPCKLPS  Z16, Z12, Z8
-	VUNPCKHPS  Z16, Z12, Z12
-	VSHUFPS    $0x44, Z8, Z10, Z16
-	VSHUFPS    $0xee, Z8, Z10, Z8
-	VSHUFPS    $0x44, Z12, Z4, Z10
-	VSHUFPS    $0xee, Z12, Z4, Z4
-	VUNPCKLPS  Z1, Z0, Z12
-	VUNPCKHPS  Z1, Z0, Z0
-	VUNPCKLPS  Z9, Z5, Z1
-	VUNPCKHPS  Z9, Z5, Z5
-	VSHUFPS    $0x44, Z1, Z12, Z9
-	VSHUFPS    $0xee, Z1, Z12, Z1
-	VSHUFPS    $0x44, Z5, Z0, Z12
-	VSHUFPS    $0xee, Z5, Z0, Z0
-	VMOVUPS    Z15, (R13)
-	VMOVUPS    Z7, 64(R13)
-	VMOVUPS    Z13, 128(R13)
-	VMOVUPS    Z3, 192(R13)
-	VMOVUPS    Z14, 256(R13)
-	VMOVUPS    Z6, 320(R13)
-	VMOVUPS    Z11, 384(R13)
-	VMOVUPS    Z2, 448(R13)
-	VMOVUPS    Z16, 512(R13)
-	VMOVUPS    Z8, 576(R13)
-	VMOVUPS    Z10, 640(R13)
-	VMOVUPS    Z4, 704(R13)
-	VMOVUPS    Z9, 768(R13)
-	VMOVUPS    Z1, 832(R13)
-	VMOVUPS    Z12, 896(R13)
-	VMOVUPS    Z0, 960(R13)
-	ADDQ       $0x00000040, AX
-	ADDQ       $0x00000040, BX
-	ADDQ       $0x00000040, CX
-	ADDQ       $0x00000040, DX
-	ADDQ       $0x00000400, R13
-	DECQ       R11
-	JNE        read
-	MOVQ       SI, R12
-	LEAQ       17408(SI), R13
-	MOVQ       $0x00000004, R11
+	VMOVUPS      (AX), Y0
+	VINSERTF64X4 $0x01, (AX)(R8*2), Z0, Z0
+	VMOVUPS      (CX), Y1
+	VINSERTF64X4 $0x01, (CX)(R8*2), Z1, Z1
+	VSHUFF32X4   $0x88, Z1, Z0, Z2
+	VSHUFF32X4   $0xdd, Z1, Z0, Z0
+	VMOVUPS      32(AX), Y1
+	VINSERTF64X4 $0x01, 32(AX)(R8*2), Z1, Z1
+	VMOVUPS      32(CX), Y3
+	VINSERTF64X4 $0x01, 32(CX)(R8*2), Z3, Z3
+	VSHUFF32X4   $0x88, Z3, Z1, Z4
+	VSHUFF32X4   $0xdd, Z3, Z1, Z1
+	VMOVUPS      (BX), Y3
+	VINSERTF64X4 $0x01, (BX)(R8*2), Z3, Z3
+	VMOVUPS      (DX), Y5
+	VINSERTF64X4 $0x01, (DX)(R8*2), Z5, Z5
+	VSHUFF32X4   $0x88, Z5, Z3, Z6
+	VSHUFF32X4   $0xdd, Z5, Z3, Z3
+	VMOVUPS      32(BX), Y5
+	VINSERTF64X4 $0x01, 32(BX)(R8*2), Z5, Z5
+	VMOVUPS      32(DX), Y7
+	VINSERTF64X4 $0x01, 32(DX)(R8*2), Z7, Z7
+	VSHUFF32X4   $0x88, Z7, Z5, Z8
+	VSHUFF32X4   $0xdd, Z7, Z5, Z5
+	VMOVUPS      (AX)(R8*1), Y7
+	VINSERTF64X4 $0x01, (AX)(R9*1), Z7, Z7
+	VMOVUPS      (CX)(R8*1), Y9
+	VINSERTF64X4 $0x01, (CX)(R9*1), Z9, Z9
+	VSHUFF32X4   $0x88, Z9, Z7, Z10
+	VSHUFF32X4   $0xdd, Z9, Z7, Z7
+	VMOVUPS      32(AX)(R8*1), Y9
+	VINSERTF64X4 $0x01, 32(AX)(R9*1), Z9, Z9
+	VMOVUPS      32(CX)(R8*1), Y11
+	VINSERTF64X4 $0x01, 32(CX)(R9*1), Z11, Z11
+	VSHUFF32X4   $0x88, Z11, Z9, Z12
+	VSHUFF32X4   $0xdd, Z11, Z9, Z9
+	VMOVUPS      (BX)(R8*1), Y11
+	VINSERTF64X4 $0x01, (BX)(R9*1), Z11, Z11
+	VMOVUPS      (DX)(R8*1), Y13
+	VINSERTF64X4 $0x01, (DX)(R9*1), Z13, Z13
+	VSHUFF32X4   $0x88, Z13, Z11, Z14
+	VSHUFF32X4   $0xdd, Z13, Z11, Z11
+	VMOVUPS      32(BX)(R8*1), Y13
+	VINSERTF64X4 $0x01, 32(BX)(R9*1), Z13, Z13
+	VMOVUPS      32(DX)(R8*1), Y15
+	VINSERTF64X4 $0x01, 32(DX)(R9*1), Z15, Z15
+	VSHUFF32X4   $0x88, Z15, Z13, Z16
+	VSHUFF32X4   $0xdd, Z15, Z13, Z13
+	VUNPCKLPS    Z6, Z2, Z15
+	VUNPCKHPS    Z6, Z2, Z2
+	VUNPCKLPS    Z14, Z10, Z6
+	VUNPCKHPS    Z14, Z10, Z10
+	VSHUFPS      $0x44, Z6, Z15, Z14
+	VSHUFPS      $0xee, Z6, Z15, Z6
+	VSHUFPS      $0x44, Z10, Z2, Z15
+	VSHUFPS      $0xee, Z10, Z2, Z2
+	VUNPCKLPS    Z3, Z0, Z10
+	VUNPCKHPS    Z3, Z0, Z0
+	VUNPCKLPS    Z11, Z7, Z3
+	VUNPCKHPS    Z11, Z7, Z7
+	VSHUFPS      $0x44, Z3, Z10, Z11
+	VSHUFPS      $0xee, Z3, Z10, Z3
+	VSHUFPS      $0x44, Z7, Z0, Z10
+	VSHUFPS      $0xee, Z7, Z0, Z0
+	VUNPCKLPS    Z8, Z4, Z7
+	VUNPCKHPS    Z8, Z4, Z4
+	VUNPCKLPS    Z16, Z12, Z8
+	VUNPCKHPS    Z16, Z12, Z12
+	VSHUFPS      $0x44, Z8, Z7, Z16
+	VSHUFPS      $0xee, Z8, Z7, Z7
+	VSHUFPS      $0x44, Z12, Z4, Z8
+	VSHUFPS      $0xee, Z12, Z4, Z4
+	VUNPCKLPS    Z5, Z1, Z12
+	VUNPCKHPS    Z5, Z1, Z1
+	VUNPCKLPS    Z13, Z9, Z5
+	VUNPCKHPS    Z13, Z9, Z9
+	VSHUFPS      $0x44, Z5, Z12, Z13
+	VSHUFPS      $0xee, Z5, Z12, Z5
+	VSHUFPS      $0x44, Z9, Z1, Z12
+	VSHUFPS      $0xee, Z9, Z1, Z1
+	VMOVUPS      Z14, (R13)
+	VMOVUPS      Z6, 64(R13)
+	VMOVUPS      Z15, 128(R13)
+	VMOVUPS      Z2, 192(R13)
+	VMOVUPS      Z11, 256(R13)
+	VMOVUPS      Z3, 320(R13)
+	VMOVUPS      Z10, 384(R13)
+	VMOVUPS      Z0, 448(R13)
+	VMOVUPS      Z16, 512(R13)
+	VMOVUPS      Z7, 576(R13)
+	VMOVUPS      Z8, 640(R13)
+	VMOVUPS      Z4, 704(R13)
+	VMOVUPS      Z13, 768(R13)
+	VMOVUPS      Z5, 832(R13)
+	VMOVUPS      Z12, 896(R13)
+	VMOVUPS      Z1, 960(R13)
+	ADDQ         $0x00000040, AX
+	ADDQ         $0x00000040, BX
+	ADDQ         $0x00000040, CX
+	ADDQ         $0x00000040, DX
+	ADDQ         $0x00000400, R13
+	DECQ         R11
+	JNE          read
+	MOVQ         SI, R12
+	LEAQ         17408(SI), R13
+	MOVQ         $0x00000004, R11
 
 part:
 	VMOVUPS          (R12), Z0

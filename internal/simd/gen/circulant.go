@@ -180,7 +180,22 @@ func (f *circulantFFT) nextGroup(gone int, also ...reg.GPPhysical) {
 
 // readColumns returns 16 columns of the rows, a vector each.
 func (f *circulantFFT) readColumns(s *straight, first int) []val {
-	return f.fromLines(s, func(row, part int) val { return s.load(f.row(row, 4*(first+4*part))) })
+	if f.lanes < 16 {
+		return f.fromLines(s, func(row, part int) val { return s.load(f.row(row, 4*(first+4*part))) })
+	}
+	// Halves of two rows come together as they are read, in place of two of four
+	// shuffles, which share one port on some machines.
+	var v [4][4]val
+	for r := range 4 {
+		for half := range 2 {
+			off := 4 * (first + 8*half)
+			a := s.halves(f.row(r, off), f.row(r+4, off))
+			b := s.halves(f.row(r+8, off), f.row(r+12, off))
+			v[2*half][r] = s.shuffle(opLanes, 0x88, a, b)
+			v[2*half+1][r] = s.shuffle(opLanes, 0xdd, a, b)
+		}
+	}
+	return f.fromQuads(s, v)
 }
 
 // fromLines transposes 16 columns of words. A line is a vector of a row: part
@@ -199,6 +214,12 @@ func (f *circulantFFT) fromLines(s *straight, line func(row, part int) val) []va
 			}
 		}
 	}
+	return f.fromQuads(s, v)
+}
+
+// fromQuads transposes the words of v: of a quad of columns, a lane of 128 bits is
+// a row, and the rows of a vector are equal modulo 4.
+func (f *circulantFFT) fromQuads(s *straight, v [4][4]val) []val {
 	var x []val
 	for quad := range v {
 		t := s.transpose4(v[quad])

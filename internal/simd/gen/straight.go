@@ -45,7 +45,7 @@ type opKind uint8
 
 const (
 	opMem      opKind = iota // the vector at mem[0]
-	opRows                   // the 4 columns at mem[r] of every fourth row, a row a lane of 128 bits
+	opHalves                 // the 256 bits at mem[0], then those at mem[1] (AVX-512)
 	opAdd                    // a + b
 	opSub                    // a − b
 	opMulAdd                 // a + c·b
@@ -68,6 +68,11 @@ func (v val) minus() val { return val{v.op, !v.neg} }
 // load is the vector at m, which must stay there.
 func (s *straight) load(m operand.Mem) val {
 	return s.push(op{kind: opMem, a: -1, b: -1, mem: []operand.Mem{m}})
+}
+
+// halves is the half of a vector at m, then that at n.
+func (s *straight) halves(m, n operand.Mem) val {
+	return s.push(op{kind: opHalves, a: -1, b: -1, mem: []operand.Mem{m, n}})
 }
 
 // add is a + b.
@@ -285,17 +290,11 @@ func (e *emitter) step(o op) {
 	switch o.kind {
 	case opMem:
 		e.home[e.now] = &o.mem[0]
-	case opRows:
+	case opHalves:
 		r := e.take()
 		z := e.r(r)
-		f.VMOVUPS(o.mem[0], z.AsX())
-		if f.path == avx2 {
-			f.VINSERTF128(operand.U8(1), o.mem[1], z.AsY(), z.AsY())
-		} else {
-			f.VINSERTF32X4(operand.U8(1), o.mem[1], z.AsY(), z.AsY())
-			f.VINSERTF32X4(operand.U8(2), o.mem[2], z, z)
-			f.VINSERTF32X4(operand.U8(3), o.mem[3], z, z)
-		}
+		f.VMOVUPS(o.mem[0], z.AsY())
+		f.VINSERTF64X4(operand.U8(1), o.mem[1], z, z)
 		e.put(r)
 	case opAdd, opSub, opUnpackLo, opUnpackHi, opShuffle, opLanes:
 		a, b := o.a, o.b
