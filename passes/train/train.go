@@ -284,7 +284,7 @@ func (t *trainer) loop(ctx context.Context, start time.Time) error {
 			return err
 		}
 		if math.IsNaN(loss) || math.IsInf(loss, 0) {
-			return fmt.Errorf("step %d: the loss is %v; lower the learning rate", t.Done+1, loss)
+			return t.notFinite(t.Done+1, "loss", loss)
 		}
 		t.Done++
 		t.Sum += loss
@@ -424,7 +424,7 @@ func (t *trainer) measure(ctx context.Context) error {
 			return err
 		}
 		if p.HeldOut = sumOf(parts); math.IsNaN(p.HeldOut) || math.IsInf(p.HeldOut, 0) {
-			return fmt.Errorf("step %d: the held-out loss is %v; lower the learning rate", t.Done, p.HeldOut)
+			return t.notFinite(t.Done, "held-out loss", p.HeldOut)
 		}
 		if t.Done == 0 {
 			p.Loss = p.HeldOut
@@ -484,4 +484,14 @@ func (t *trainer) heldOut(ctx context.Context) ([]float64, error) {
 		return err
 	})
 	return losses, err
+}
+
+// notFinite says that a loss is no number, and why that may be: before the first
+// change of a weight it is not the learning rate.
+func (t *trainer) notFinite(step int, what string, loss float64) error {
+	advice := "lower the learning rate"
+	if t.Done == 0 {
+		advice = "look for NaN and infinities in the data and in the weights"
+	}
+	return fmt.Errorf("step %d: the %s is %v; %s", step, what, loss, advice)
 }

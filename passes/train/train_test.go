@@ -324,6 +324,24 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
+// TestNaN: a loss that is no number before any weight has changed is not blamed on
+// the learning rate.
+func TestNaN(t *testing.T) {
+	teacher, src := demo(t, 16)
+	broken := teacher.Clone()
+	for _, v := range broken.Graph.Initializers() {
+		if f, err := v.Const.Float32s(); err == nil && len(f) > 0 {
+			f = slices.Clone(f)
+			f[0] = float32(math.NaN())
+			v.Const = graph.Float32Tensor(v.Const.Dims, f)
+		}
+	}
+	_, err := Run(t.Context(), broken, src, Options{Teacher: teacher, Steps: 2})
+	if err == nil || !strings.Contains(err.Error(), "look for NaN") {
+		t.Errorf("error is %v", err)
+	}
+}
+
 // TestAdamW compares with five steps of torch.optim.AdamW (1.13, float64)
 // behind torch.nn.utils.clip_grad_norm_, the rate set before every step as
 // rate does, decay 0.05 for the matrix and 0 for the vector.
