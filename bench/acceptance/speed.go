@@ -63,6 +63,7 @@ func wanted(only []string) (chosen []check, left string) {
 func fast(group string, words ...string) func(*workbench) (result, error) {
 	return func(b *workbench) (result, error) {
 		type row struct {
+			Group    string
 			Case     string
 			Goal     float64
 			Ratio    float64
@@ -101,7 +102,8 @@ func fast(group string, words ...string) func(*workbench) (result, error) {
 		var ratios []string
 		pass, spread := true, 0.0
 		for _, r := range rows {
-			if r.Goal == 0 || !slices.ContainsFunc(words, func(w string) bool {
+			// The names of cases of other groups may contain that of the group.
+			if r.Group != group || r.Goal == 0 || !slices.ContainsFunc(words, func(w string) bool {
 				end, whole := strings.CutSuffix(w, "$")
 				return whole && strings.HasSuffix(r.Case, end) || !whole && strings.Contains(r.Case, w)
 			}) {
