@@ -83,7 +83,8 @@ type summary struct {
 // race times the contenders against a baseline: in every round each side runs
 // for a block of time unmeasured, so that what another side left in the caches does
 // not count, and then for another. (Once is not enough: a last cache that keeps what
-// was used more than once holds all weights only after some five runs.) Rounds alternate in their order. A contender's
+// was used more than once holds all weights only after some five runs.) Rounds
+// alternate in their order. A contender's
 // ratio is taken within a round, from times that lie close together, and so
 // survives a machine that changes its pace. The garbage of one side is collected
 // before the next one starts. A round counts only where the clock holds before

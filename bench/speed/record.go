@@ -95,32 +95,23 @@ func overview(all []record) string {
 			r.Machine, r.Day, r.Machine.Pairs, r.Machine.load(), met, goals, r.name())
 		head, rule = append(head, r.Machine.CPU), append(rule, "---")
 	}
-	for _, g := range groups {
-		var rows [][]string
-		for _, c := range g.contests {
-			for _, t := range c.sizes() {
-				for _, k := range c.contenders {
-					if k.goal == 0 {
-						continue
-					}
-					cells := []string{caseName(c.of, t, k), "≥ " + figure(k.goal)}
-					for _, r := range all {
-						cells = append(cells, r.cell(g.name, cells[0], k.goal))
-					}
-					rows = append(rows, cells)
-				}
-			}
+	title := ""
+	eachCase(selects(nil), func(g group, name string, goal float64) {
+		if goal == 0 {
+			return
 		}
-		if len(rows) == 0 {
-			continue
+		if g.title != title {
+			title = g.title
+			fmt.Fprintf(&s, "\n### %s\n\n%s.\n\n", title, strings.ToUpper(g.unit[:1])+g.unit[1:])
+			line(&s, head...)
+			line(&s, rule...)
 		}
-		fmt.Fprintf(&s, "\n### %s\n\n%s.\n\n", g.title, strings.ToUpper(g.unit[:1])+g.unit[1:])
-		line(&s, head...)
-		line(&s, rule...)
-		for _, cells := range rows {
-			line(&s, cells...)
+		cells := []string{name, "≥ " + figure(goal)}
+		for _, r := range all {
+			cells = append(cells, r.cell(g.name, name, goal))
 		}
-	}
+		line(&s, cells...)
+	})
 	for _, r := range all {
 		fmt.Fprintf(&s, "\n![Speed-up against block size, %s](speed/%s.png)\n", r.Machine.CPU, r.name())
 	}
