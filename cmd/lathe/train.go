@@ -53,7 +53,7 @@ func (f *learnFlags) add(c *cobra.Command, rate float64) {
 	addCount(fs, &f.o.Every, 0, "every", "steps between two measurements on these; 0 for a twentieth of all")
 	addCount(fs, &f.o.Patience, 0, "patience", "end after so many measurements without a better one; 0 for never")
 	addNumber(fs, &f.o.Target, 0, 1e9, "target", "end once the loss on these is at most this; 0 for never")
-	addCount(fs, &f.o.Shift, 0, "shift", "pixels that pictures are moved by at most, another way in every pass; 0 for none")
+	addCount(fs, &f.o.Shift, 0, "shift", "pixels that pictures, or frames that sounds are moved by at most, another way in every pass; 0 for none")
 	fs.StringVar(&f.o.Output, "output-name", "", "`name` of the output that holds the logits; the first if not given")
 	fs.Var(&f.only, "only", "train only weights whose name matches this regular expression")
 	fs.Var(&f.skip, "skip", "leave weights whose name matches this regular expression as they are")

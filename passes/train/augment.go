@@ -61,9 +61,10 @@ func mix(rng *rand.Rand, inputs, next map[string]tensor.Tensor, samples int, sha
 	return mixed, nil
 }
 
-// shift moves every picture of a chunk, the last two axes of inputs [samples,
-// channels, height, width] of float32, by up to most pixels along either, another way
-// for every sample. Pixels at the edge are repeated where nothing was.
+// shift moves what the samples of a chunk show, another way for every sample, by up to
+// most places along either axis of pictures, the last two of inputs [samples, channels,
+// height, width] of float32, and along the time of sounds, the middle axis of inputs
+// [samples, frames, features]. What is at the edge is repeated where nothing was.
 func shift(rng *rand.Rand, inputs map[string]tensor.Tensor, samples, most int) error {
 	by := make([][2]int, samples)
 	for i := range by {
@@ -75,14 +76,22 @@ func shift(rng *rand.Rand, inputs map[string]tensor.Tensor, samples, most int) e
 		if err != nil {
 			return err
 		}
-		if x.DType != graph.Float32 || len(x.Shape) != 4 || x.Shape[0] != samples {
+		rank := len(x.Shape)
+		if x.DType != graph.Float32 || rank != 3 && rank != 4 || x.Shape[0] != samples {
 			continue
 		}
 		found = true
-		h, w := x.Shape[2], x.Shape[3]
+		channels := 1
+		if rank == 4 {
+			channels = x.Shape[1]
+		}
+		h, w := x.Shape[rank-2], x.Shape[rank-1]
 		was := make([]float32, h*w)
-		for k := range samples * x.Shape[1] {
-			d := by[k/x.Shape[1]]
+		for k := range samples * channels {
+			d := by[k/channels]
+			if rank == 3 {
+				d[1] = 0
+			}
 			v := x.F32()[k*h*w : (k+1)*h*w]
 			copy(was, v)
 			for r := range h {
@@ -94,7 +103,7 @@ func shift(rng *rand.Rand, inputs map[string]tensor.Tensor, samples, most int) e
 		}
 	}
 	if !found {
-		return errors.New("no input is pictures [samples, channels, height, width] of float32 that could be shifted")
+		return errors.New("no input is pictures [samples, channels, height, width] or sounds [samples, frames, features] of float32 that could be shifted")
 	}
 	return nil
 }

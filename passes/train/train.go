@@ -99,8 +99,8 @@ type Options struct {
 	// Progress is told of every step; nil for nothing.
 	Progress func(Status) `json:"-"`
 
-	// Shift moves pictures by up to so many pixels, another way in each use, which a
-	// teacher sees and labels survive. 0 for none.
+	// Shift moves pictures by up to so many pixels, and sounds by frames, another way in
+	// each use, which a teacher sees and labels survive. 0 for none.
 	Shift int
 
 	// Mix is the part of the samples that are mixed with another before each
