@@ -47,7 +47,7 @@ var cases = []testCase{
 		least: 0.971, minutes: 10, make: optimized, recipe: `
 steps:
   - drop: {count: 6, select: loss}
-  - heal: {steps: 300, lr: 0.0005, hidden: 1}
+  - heal: {steps: 900, lr: 0.001, mix: 1, hidden: 0.5}
 `},
 	{name: "kwt-drop10", what: "KWT-1, 10 of 24 modules dropped, healed", model: kwt, train: "kwt_train.npz", eval: "kwt_eval.npz", metric: "accuracy",
 		least: 0.966, minutes: 20, make: optimized, recipe: `

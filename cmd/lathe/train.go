@@ -38,12 +38,14 @@ func (f *trainFlags) add(a *app, c *cobra.Command, rate float64) {
 
 func (f *learnFlags) add(c *cobra.Command, rate float64) {
 	f.o.Steps, f.o.Batch, f.o.LearningRate, f.o.Clip, f.o.CirculantRate, f.o.Average, f.heldOut = 300, 64, rate, 1, 1, 0.98, 0.1
+	f.o.Optimizer = train.AdamW
 	fs := c.Flags()
 	addCount(fs, &f.o.Steps, 1, "steps", "steps to take")
 	addCount(fs, &f.o.Batch, 1, "batch", "samples in a step")
 	addCount(fs, &f.o.Chunk, 0, "chunk", "samples in a run of the model, 0 for 8: more take more memory")
 	fs.BoolVar(&f.o.Recompute, "recompute", false, "compute activations inside of modules again rather than keep them: slower, in less memory, to the same bytes")
-	addNumber(fs, &f.o.LearningRate, 1e-9, 10, "lr", "learning rate of AdamW, after the warm-up; it falls along a cosine")
+	addWord(c, &f.o.Optimizer, "optimizer", "how weights follow their gradients; muon makes the singular values of a matrix's step equal", train.AdamW, train.Muon)
+	addNumber(fs, &f.o.LearningRate, 1e-9, 10, "lr", "learning rate after the warm-up; it falls along a cosine")
 	addCount(fs, &f.o.Warmup, 0, "warmup", "steps in which the rate rises; 0 for a twentieth")
 	addNumber(fs, &f.o.Decay, 0, 1, "decay", "weight decay of matrices")
 	addNumber(fs, &f.o.Clip, 1e-9, 1e9, "clip", "largest norm of the gradient")

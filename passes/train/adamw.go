@@ -39,8 +39,8 @@ func (t *trainer) rate(step int) float64 {
 	return r * (floor + (1-floor)*(1+math.Cos(math.Pi*at))/2)
 }
 
-// update moves the weights along the gradients: AdamW after clipping the
-// gradient's global norm. It counts t.Done as not yet raised.
+// update moves the weights along the gradients: AdamW, and Muon where it is asked for,
+// after clipping the gradient's global norm. It counts t.Done as not yet raised.
 func (t *trainer) update() error {
 	norm := 0.0
 	for _, p := range t.params {
@@ -76,14 +76,20 @@ func (t *trainer) update() error {
 			decay = r * t.o.Decay
 		}
 		first, second := t.first[from:to], t.second[from:to]
-		for j, g := range p.Gradient {
-			d := float64(g) * scale
-			a := beta1*float64(first[j]) + (1-beta1)*d
-			b := beta2*float64(second[j]) + (1-beta2)*(d*d)
-			first[j], second[j] = float32(a), float32(b)
-			w := float64(p.Value[j])
-			w -= float64(decay*w) + float64(r*float64(a*m)/(math.Sqrt(b*v)+epsilon))
-			p.Value[j] = float32(w)
+		if t.matrix != nil && t.matrix[i] {
+			o := t.scratch.Get().(*orthogonalizer)
+			o.muon(p, first, r, decay, scale)
+			t.scratch.Put(o)
+		} else {
+			for j, g := range p.Gradient {
+				d := float64(g) * scale
+				a := beta1*float64(first[j]) + (1-beta1)*d
+				b := beta2*float64(second[j]) + (1-beta2)*(d*d)
+				first[j], second[j] = float32(a), float32(b)
+				w := float64(p.Value[j])
+				w -= float64(decay*w) + float64(r*float64(a*m)/(math.Sqrt(b*v)+epsilon))
+				p.Value[j] = float32(w)
+			}
 		}
 		if t.average != nil {
 			average := t.average[from:to]

@@ -94,6 +94,9 @@ func newTrainer(ctx context.Context, m *graph.Model, src *calib.Source, o Option
 	for _, p := range t.params {
 		t.result.Parameters += len(p.Value)
 	}
+	if o.Optimizer == Muon {
+		t.useMuon(m, c.logits)
+	}
 	if err := t.bind(src); err != nil {
 		return nil, err
 	}
