@@ -98,13 +98,8 @@ func (f *File) Names() []string {
 	return out
 }
 
-// Header returns an array without its elements.
-func (f *File) Header(name string) (*Array, error) { return f.array(name, false) }
-
 // Read returns an array with its elements.
-func (f *File) Read(name string) (*Array, error) { return f.array(name, true) }
-
-func (f *File) array(name string, data bool) (*Array, error) {
+func (f *File) Read(name string) (*Array, error) {
 	for _, e := range f.zip.File {
 		if e.Name != name+".npy" {
 			continue
@@ -114,7 +109,7 @@ func (f *File) array(name string, data bool) (*Array, error) {
 			return nil, fmt.Errorf("%s: array %q: %w", f.path, name, err)
 		}
 		defer r.Close()
-		a, err := readArray(r, data, f.limit)
+		a, err := readArray(r, f.limit)
 		if err != nil {
 			return nil, fmt.Errorf("%s: array %q: %w", f.path, name, err)
 		}
@@ -128,7 +123,7 @@ func (f *File) array(name string, data bool) (*Array, error) {
 // refuses more than ten thousand.
 const maxHeader = 10000
 
-func readArray(r io.Reader, data bool, limit int64) (*Array, error) {
+func readArray(r io.Reader, limit int64) (*Array, error) {
 	// The length field comes first, so that the library never sees a header
 	// that claims to be huge.
 	var pre [12]byte
@@ -180,9 +175,6 @@ func readArray(r io.Reader, data bool, limit int64) (*Array, error) {
 	want, ok := a.DType.ByteSize(n)
 	if !ok || want > limit {
 		return nil, fmt.Errorf("shape %v of %v is over the %w of %d MB an array", a.Shape, a.DType, ErrLimit, limit>>20)
-	}
-	if !data {
-		return a, nil
 	}
 	// ReadAll through a limit grows with what is there, not with what the
 	// header claims.

@@ -79,9 +79,6 @@ type ConvWeights struct {
 	lanes           int
 }
 
-// Dims returns the numbers of output channels and of taps.
-func (w ConvWeights) Dims() (channels, depth int) { return w.channels, w.depth }
-
 // Blocks returns the number of blocks, each for one call of [Kernels.Conv].
 func (w ConvWeights) Blocks() int { return (w.channels + 2*w.lanes - 1) / (2 * w.lanes) }
 

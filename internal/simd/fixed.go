@@ -234,9 +234,6 @@ func (p *fixedPanel) group(runs, pairs int, aligned bool) {
 	}
 }
 
-// Dims returns the numbers of outputs and inputs.
-func (w FixedWeights) Dims() (m, n int) { return w.m, w.n }
-
 // Panels returns the number of panels, each of Lanes outputs, of which the last
 // may have fewer.
 func (w FixedWeights) Panels() int { return len(w.panels) }
