@@ -90,6 +90,15 @@ func For(p Path) (*Kernels, error) {
 	return nil, fmt.Errorf("simd: path %v: not in this build or not on this machine, use one of %v", p, Supported())
 }
 
+// OrAuto returns k, or the kernels of Auto where it is nil: for packages whose
+// users cannot name a Kernels.
+func (k *Kernels) OrAuto() (*Kernels, error) {
+	if k != nil {
+		return k, nil
+	}
+	return For(Auto)
+}
+
 var envPath = os.Getenv("LATHE_SIMD")
 
 // auto returns the kernels that LATHE_SIMD asks for.

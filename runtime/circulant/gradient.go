@@ -23,7 +23,7 @@ type Gradient struct {
 }
 
 // NewGradient prepares the gradients of matrices of m rows, n columns and block
-// size b, with the grid of [New], on the kernels k.
+// size b, with the grid of [New], on the kernels k, as in [NewOperator].
 func NewGradient(m, n, b int, k *simd.Kernels) (*Gradient, error) {
 	if err := checkShape(m, n, b); err != nil {
 		return nil, err
@@ -31,12 +31,16 @@ func NewGradient(m, n, b int, k *simd.Kernels) (*Gradient, error) {
 	if b > MaxBlock {
 		return nil, fmt.Errorf("circulant: block size is %d, the gradient takes at most %d", b, MaxBlock)
 	}
+	k, err := k.OrAuto()
+	if err != nil {
+		return nil, fmt.Errorf("circulant: %w", err)
+	}
 	g := &Gradient{m: m, n: n, b: b, p: ceilDiv(m, b), q: ceilDiv(n, b), c: k.Circulant(b), k: k}
 	g.zeros = make([]float32, g.c.Columns())
 	return g, nil
 }
 
-// Workspace is the number of elements of the workspace that AddWeights wants.
+// Workspace is the number of float32 elements of the workspace that AddWeights wants.
 func (g *Gradient) Workspace() int {
 	_, size := g.layout(nil)
 	return size

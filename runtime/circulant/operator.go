@@ -40,8 +40,13 @@ const MaxBlock = 1 << 14
 // a third of the time of a tile of pairs.
 const few = 2
 
-// NewOperator prepares the product with m on the kernels k. The bias has m.M
-// elements, or is nil for none. Neither is kept.
+// NewOperator prepares the product with m. The bias has m.M elements, or is nil
+// for none. Neither is kept. k are the vector kernels that it runs on: nil, which
+// is all that packages outside of lathe can say, for the best that this machine
+// has, or those that the environment variable LATHE_SIMD names.
+//
+// It fails where m is not valid or its block size is above MaxBlock, and where the
+// bias has another length.
 func NewOperator(m *Matrix, bias []float32, k *simd.Kernels) (*Operator, error) {
 	if err := m.Validate(); err != nil {
 		return nil, err
@@ -51,6 +56,10 @@ func NewOperator(m *Matrix, bias []float32, k *simd.Kernels) (*Operator, error) 
 	}
 	if m.B > MaxBlock {
 		return nil, fmt.Errorf("circulant: block size is %d, the product takes at most %d", m.B, MaxBlock)
+	}
+	k, err := k.OrAuto()
+	if err != nil {
+		return nil, fmt.Errorf("circulant: %w", err)
 	}
 	o := &Operator{
 		m: m.M, n: m.N,
@@ -139,7 +148,7 @@ func (o *Operator) flops(tokens, blocks int) int64 {
 	return int64(tokens) * (int64(products) + int64(transforms))
 }
 
-// Workspace is the number of elements of the workspace that Apply wants.
+// Workspace is the number of float32 elements of the workspace that Apply wants.
 func (o *Operator) Workspace() int {
 	_, size := o.layout(nil, o.tiles)
 	return size
@@ -188,8 +197,8 @@ func (o *Operator) tile(groups int) int {
 
 // Apply computes Y[t, :] = W·X[t, :] + bias for t < tokens. Row t of X [tokens,
 // n] starts at x[t·ldx], row t of Y [tokens, m] at y[t·ldy]; y must not overlap
-// x. The workspace has Workspace() elements of any content. Apply
-// allocates nothing.
+// x. The workspace has Workspace() elements of any content; goroutines must not
+// share one. Apply allocates nothing, and panics where slices are too short.
 func (o *Operator) Apply(y []float32, ldy int, x []float32, ldx int, tokens int, ws []float32) {
 	if tokens == 0 {
 		return

@@ -142,12 +142,18 @@ type Circulant struct {
 	units   []float32 // the same for the columns of the output, times 2⁻¹⁶
 }
 
-// NewCirculant prepares the product on the kernels k.
+// NewCirculant prepares the product on the kernels k: nil, which is all that
+// packages outside of lathe can say, for the best that this machine has. It fails
+// where s is not what the specification allows; a Rounding of "" means Once.
 func NewCirculant(s Spec, k *simd.Kernels) (*Circulant, error) {
 	if s.Rounding == "" {
 		s.Rounding = Once
 	}
 	if err := s.validate(); err != nil {
+		return nil, err
+	}
+	k, err := k.OrAuto()
+	if err != nil {
 		return nil, err
 	}
 	o := &Circulant{Spec: s, k: k, c: k.FixedCirculant(s.B)}
@@ -229,9 +235,10 @@ func (o *Circulant) Operations(tokens int) int64 {
 	return int64(tokens) * (int64(products) + int64(transforms))
 }
 
-// Inputs is the largest number of elements of a token that Apply takes, Outputs
-// the number that it gives.
-func (o *Circulant) Inputs() int  { return o.Q * o.B }
+// Inputs is the largest number of elements of a token that Apply takes.
+func (o *Circulant) Inputs() int { return o.Q * o.B }
+
+// Outputs is the number of elements of a token that Apply gives.
 func (o *Circulant) Outputs() int { return len(o.E) }
 
 // Tile is a number of tokens: work that is split at multiples of it takes the
