@@ -176,6 +176,27 @@ func SourceFromBytes(name string, data []byte, opts SourceOptions) (*Source, err
 	return s, nil
 }
 
+// SourceFromTensors makes a source of arrays in memory, by name, with the samples
+// along their first axis: those that feed inputs, and labels. It copies them;
+// name stands for a path in messages.
+func SourceFromTensors(name string, arrays map[string]tensor.Tensor, opts SourceOptions) (*Source, error) {
+	if opts.Limit == 0 {
+		opts.Limit = DefaultLimit
+	}
+	s := &Source{path: name, opts: opts}
+	err := s.fromArrays(slices.Sorted(maps.Keys(arrays)), func(array string) (*npz.Array, error) {
+		a, err := arrayOf(array, arrays[array])
+		if err != nil {
+			return nil, fmt.Errorf("%s: array %q: %w", name, array, err)
+		}
+		return a, nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("data %w", err)
+	}
+	return s, nil
+}
+
 func openFolder(s *Source) error {
 	cases, err := filepath.Glob(filepath.Join(globEscape(s.path), "test_data_set_*"))
 	if err != nil {
@@ -298,6 +319,15 @@ func (s *Source) Bind(ports []runtime.Port) (*Feed, error) {
 		f.Notes = append(f.Notes, fmt.Sprintf("filled with %s: %s", what, strings.Join(list, ", ")))
 	}
 	return f, f.batches()
+}
+
+// Feed binds the data to the inputs of a model; see Bind.
+func (s *Source) Feed(m *graph.Model) (*Feed, error) {
+	ports, err := runtime.Ports(m)
+	if err != nil {
+		return nil, fmt.Errorf("data %s: %w", s.path, err)
+	}
+	return s.Bind(ports)
 }
 
 // bound tells whether data feeds port i.

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 
+	"gorgonia.org/tensor"
+
 	"github.com/onnx-lathe/lathe/graph"
 	"github.com/onnx-lathe/lathe/internal/npz"
 	"github.com/onnx-lathe/lathe/runtime"
@@ -27,19 +29,21 @@ func openArchive(s *Source) error {
 	return s.fromNPZ(f)
 }
 
-func (s *Source) fromNPZ(f *npz.File) error {
+func (s *Source) fromNPZ(f *npz.File) error { return s.fromArrays(f.Names(), f.Read) }
+
+// fromArrays makes the arrays of these names the data of s.
+func (s *Source) fromArrays(names []string, read func(name string) (*npz.Array, error)) error {
 	list := arrays{}
 	sum := sha256.New()
-	names := f.Names()
 	if len(names) == 0 {
-		return fmt.Errorf("%s: the archive has no arrays", s.path)
+		return fmt.Errorf("%s: there are no arrays", s.path)
 	}
 	left := s.opts.Limit
 	for i, name := range names {
 		if slices.Contains(names[:i], name) {
 			return fmt.Errorf("%s: two arrays are called %q", s.path, name)
 		}
-		a, err := f.Read(name)
+		a, err := read(name)
 		if err != nil {
 			return err
 		}
@@ -53,6 +57,23 @@ func (s *Source) fromNPZ(f *npz.File) error {
 	s.choice(sum, 0)
 	s.kind, s.print = list, fingerprint(sum)
 	return nil
+}
+
+// arrayOf is a copy of t as an array.
+func arrayOf(name string, t tensor.Tensor) (*npz.Array, error) {
+	v, err := runtime.FromDense(t)
+	if err != nil {
+		return nil, err
+	}
+	c, err := runtime.ToGraphTensor(v) // in the byte order of files
+	if err != nil {
+		return nil, err
+	}
+	raw, err := c.Bytes()
+	if err != nil {
+		return nil, err
+	}
+	return &npz.Array{Name: name, DType: c.DType, Shape: slices.Clone(v.Shape), Raw: raw}, nil
 }
 
 func (list arrays) bytes() (n int64) {

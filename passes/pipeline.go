@@ -85,6 +85,9 @@ var order = []struct{ first, second, why string }{
 // before the first and after each. A pass that breaks the model is an error
 // that names the pass.
 func Run(ctx context.Context, m *graph.Model, j *Journal, list ...Pass) error {
+	if j == nil {
+		j = new(Journal)
+	}
 	at := func(name string) int {
 		return slices.IndexFunc(list, func(p Pass) bool { return p.Name == name })
 	}

@@ -39,7 +39,7 @@ func Cases() []Case {
 	whisper := func(w ...string) *graph.Model { return Whisper(size(17, w), WhisperOptions{Merged: true}) }
 	words, _ := WordSamples(EvalSeed, 8)
 	return []Case{
-		{"demo", func(...string) *graph.Model { return demoGraph() }, []*npz.Array{npz.Float32Array("features", []int{8, WordFrames, WordFeatures}, words)}},
+		{"demo", func(...string) *graph.Model { return DemoModel() }, []*npz.Array{npz.Float32Array("features", []int{8, WordFrames, WordFeatures}, words)}},
 		{"bert-13", func(w ...string) *graph.Model { return BERT(size(13, w), BERTOptions{}) }, text},
 		{"bert-17", func(w ...string) *graph.Model { return BERT(size(17, w), BERTOptions{}) }, text},
 		{"bert-20", func(w ...string) *graph.Model { return BERT(size(20, w), BERTOptions{}) }, text},

@@ -33,7 +33,8 @@ func Demo() (model, calib, eval []byte) {
 	return demoModel, archive(CalibSeed, DemoCalib), archive(EvalSeed, DemoEval)
 }
 
-func demoGraph() *graph.Model {
+// DemoModel returns the model of Demo, to be changed at will.
+func DemoModel() *graph.Model {
 	m, err := graph.Decode(demoModel)
 	if err != nil {
 		panic(err) // a test reads it

@@ -115,7 +115,7 @@ func Run(ctx context.Context, m *graph.Model, o Options) (*Result, error) {
 	if err := inOrder(o.Steps); err != nil {
 		return nil, err
 	}
-	feed, err := Bind(m, o.Calibration)
+	feed, err := o.Calibration.Feed(m)
 	if err != nil {
 		return nil, err
 	}
@@ -229,7 +229,7 @@ func (r *run) drop(ctx context.Context, s passes.SelectOptions) error {
 	if s.Count == 0 {
 		return nil
 	}
-	feed, err := Bind(r.work, r.o.Calibration)
+	feed, err := r.o.Calibration.Feed(r.work)
 	if err != nil {
 		return err
 	}
@@ -261,7 +261,7 @@ func (r *run) dropThese(ctx context.Context, ids []string, d passes.DropOptions)
 func (r *run) circulant(ctx context.Context, c Circulant) error {
 	c.Threads, c.Progress = r.o.Threads, r.o.Progress("fit")
 	if c.Fit != passes.FitFrobenius {
-		f, err := Bind(r.work, r.o.Calibration)
+		f, err := r.o.Calibration.Feed(r.work)
 		if err != nil {
 			return err
 		}
@@ -278,7 +278,7 @@ func (r *run) circulant(ctx context.Context, c Circulant) error {
 }
 
 func (r *run) budget(ctx context.Context, b passes.AllocateOptions) error {
-	feed, err := Bind(r.work, r.o.Calibration)
+	feed, err := r.o.Calibration.Feed(r.work)
 	if err != nil {
 		return err
 	}
@@ -321,7 +321,7 @@ func (r *run) heal(ctx context.Context, t train.Options) error {
 }
 
 func (r *run) quantize(ctx context.Context, z Quantize) error {
-	feed, err := Bind(r.work, r.o.Calibration)
+	feed, err := r.o.Calibration.Feed(r.work)
 	if err != nil {
 		return err
 	}
@@ -368,15 +368,6 @@ func (r *Result) blocks() string {
 		return fmt.Sprint(small)
 	}
 	return fmt.Sprintf("%d … %d", small, large)
-}
-
-// Bind binds data to the inputs of a model.
-func Bind(m *graph.Model, src *calib.Source) (*calib.Feed, error) {
-	ports, err := runtime.Ports(m)
-	if err != nil {
-		return nil, err
-	}
-	return src.Bind(ports)
 }
 
 // controls drops as many units at random, and the deepest. The choice that
