@@ -65,8 +65,8 @@ const maxProblems = 20
 
 // CheckError lists what does not hold.
 type CheckError struct {
-	Problems []string // the first of them, each naming graph, node and operator
-	Total    int
+	Problems []string // the first twenty, each naming graph, node and operator
+	Total    int      // how many there are
 }
 
 func (e *CheckError) Error() string {
@@ -77,9 +77,15 @@ func (e *CheckError) Error() string {
 	return s
 }
 
-// Check verifies the invariants at the top of this file; an error is a
-// *CheckError. It takes time linear in the size of the graph, does not read
-// weights, and changes nothing.
+// Check verifies what must hold for a model: that objects belong to each other and
+// def and use agree, that names are unique and mean what is read, that values are
+// defined before they are read, that interfaces of nested graphs and calls fit,
+// that operators have the inputs, outputs, attributes and types of their
+// signatures, and that constants have the bytes their types ask for. The list is at
+// the top of check.go. An error is a *[CheckError].
+//
+// It takes time linear in the size of the graph, does not read weights, and
+// changes nothing. It does not infer types: call [Infer] first for it to see more.
 func Check(m *Model) error {
 	c := check(m)
 	if c.errors.Total == 0 {
@@ -88,8 +94,10 @@ func Check(m *Model) error {
 	return &c.errors
 }
 
-// Notes lists what is unusual in a model and yet accepted: what Check marks
-// as a note.
+// Notes lists what is unusual in a model and yet no error of [Check], since models
+// in the wild have it and runtimes accept it: inputs of the main graph without a
+// type, names that nested graphs use again, deprecated operators, and the like. It
+// lists the first 200.
 func Notes(m *Model) []string { return check(m).notes }
 
 type checker struct {

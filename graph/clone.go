@@ -20,7 +20,8 @@ func (m *Model) Clone() *Model {
 	return &c
 }
 
-// CopyFunction adds a copy of a function, which may be another model's.
+// CopyFunction adds a copy of a function, which may be another model's, and returns
+// it.
 func (m *Model) CopyFunction(f *Function) *Function {
 	c := f.cloneInto(m)
 	m.Functions = append(m.Functions, c)

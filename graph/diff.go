@@ -61,7 +61,8 @@ type WeightChange struct {
 
 // Diff compares two models: nodes by the values that they give, weights by
 // their names. Data of weights of one name is read two tensors at a time. How
-// data is stored is no difference, nor are doc strings and the names of nodes.
+// data is stored is no difference, nor are doc strings and the names of nodes. It
+// fails where weights cannot be read.
 func Diff(a, b *Model) (*Difference, error) {
 	var d Difference
 	var err error

@@ -35,8 +35,9 @@ func (m *Model) Encode() ([]byte, error) {
 	return out.Bytes(), nil
 }
 
-// EncodeTensor returns the message of a lone tensor, as in the data sets of
-// ONNX test cases. The elements of an external tensor are read into it.
+// EncodeTensor returns a lone tensor as bytes (a TensorProto), as in the files
+// input_N.pb and output_N.pb of ONNX test cases; DecodeTensor reads it. The elements
+// of an external tensor are read into it.
 func EncodeTensor(t *Tensor) ([]byte, error) {
 	p := encodeTensor(t, t.Name)
 	if t.external != nil || t.inFile != nil {

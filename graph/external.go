@@ -18,7 +18,7 @@ import (
 // External is a range of a file beside the model that holds a tensor's
 // elements. Location is relative to the model's folder and cannot leave it.
 type External struct {
-	Location       string // with slashes
+	Location       string // of the file, with slashes
 	Offset, Length int64  // bytes
 
 	file *dataFile // nil: there is no folder to look in

@@ -8,9 +8,9 @@ import (
 
 // InferError lists the nodes whose types do not fit.
 type InferError struct {
-	Problems []string // the first of them, each naming node and operator
-	Total    int
-	Declared int // how many of them are shapes that the file declares and its operators contradict, which runtimes overlook
+	Problems []string // the first twenty, each naming node and operator
+	Total    int      // how many there are
+	Declared int      // how many of them are shapes that the file declares and its operators contradict, which runtimes overlook
 }
 
 func (e *InferError) Error() string {
@@ -36,11 +36,11 @@ func (e *InferError) Error() string {
 // A type that is declared and one that is inferred are merged, the one that
 // says more counting in each dimension. An operator that knows its inputs do
 // not fit, and an inferred type that contradicts the declared one, are
-// errors: a *InferError. An error does not end inference; where the two
+// errors: a *[InferError]. An error does not end inference; where the two
 // disagree the inferred type is kept.
 //
-// Operators without a rule (see inferRules), and what depends on data, leave
-// types as declared. Time and memory are linear in the size of the model with
+// Operators that lathe has no rule for (infer_rules.go lists those that it has), and
+// what depends on data, leave types as declared. Time and memory are linear in the size of the model with
 // a bound on the growth by calls and loops; what lies beyond it stays as
 // declared.
 func Infer(m *Model) error {

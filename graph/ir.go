@@ -1,12 +1,20 @@
 // Package graph is the ONNX model in memory: load, edit, infer, check, print
-// and save.
+// and save. Begin with [Load], [Model] and [Graph]; the example shows them.
 //
 // The objects are lathe's own (Model, Graph, Node, Value with def-use links);
 // protobuf is only met at load and save. Names connect things in a file,
 // pointers do here: a Node's inputs and outputs are Values, and a Value knows
 // the Node that defines it and every place that reads it, also from inside
 // the bodies of If, Loop and Scan. Edits go through methods, which keep both
-// directions true; Check verifies them.
+// directions true; [Check] verifies them.
+//
+// Whatever a file says and lathe does not understand survives: a model that is
+// loaded and saved comes back equal field by field.
+//
+// Errors are for models and files. An edit that contradicts the graph, such as a
+// second value of one name or the removal of a value that is read, panics: it is
+// a mistake of the program. Several goroutines may read a model at a time; one that
+// edits it, or calls [Infer], has to be alone. A clone is a model of its own.
 package graph
 
 import (
@@ -25,9 +33,9 @@ type Model struct {
 	ModelVersion    int64
 	Doc             string
 
-	Opsets    []Opset
-	Metadata  []Metadata
-	Graph     *Graph
+	Opsets    []Opset    // see Opset, SetOpset
+	Metadata  []Metadata // metadata_props; see Meta, SetMeta
+	Graph     *Graph     // the main graph
 	Functions []*Function
 
 	path   string // file it was loaded from, "" if none
@@ -83,14 +91,14 @@ type Graph struct {
 	origin any
 }
 
-// Node is one operator call.
+// Node is one operator call. Its inputs and outputs are behind methods.
 type Node struct {
-	Name     string
-	Op       string
-	Domain   string
-	Overload string
+	Name     string // may be empty, and need not be unique
+	Op       string // the operator, op_type in a file
+	Domain   string // of the operator; "" is ONNX's own
+	Overload string // of a call of a local function
 	Doc      string
-	Attrs    []*Attr
+	Attrs    []*Attr // see Attr, Int, …; SetAttr changes them
 	Metadata []Metadata
 
 	inputs  []*Value // nil where an optional input is left out
@@ -103,7 +111,7 @@ type Node struct {
 // output of a node. In an old model a value can be both input and
 // initializer; it then counts as a constant.
 type Value struct {
-	Name     string
+	Name     string // Rename changes it
 	Doc      string
 	Declared *Type         // what the file says; nil if it says nothing
 	Const    *Tensor       // dense initializer
@@ -161,13 +169,13 @@ type Attr struct {
 	Type    AttrType
 	Ref     string
 	Doc     string
-	F       float32
-	I       int64
-	S       []byte
-	T       *Tensor
-	G       *Graph
-	Sparse  *SparseTensor
-	TP      *Type
+	F       float32       // of AttrFloat
+	I       int64         // AttrInt
+	S       []byte        // AttrString
+	T       *Tensor       // AttrTensor
+	G       *Graph        // AttrGraph
+	Sparse  *SparseTensor // AttrSparse
+	TP      *Type         // AttrTypeProto
 	Floats  []float32
 	Ints    []int64
 	Strings [][]byte
@@ -265,19 +273,31 @@ func (t *Type) Rank() int {
 	return len(t.Shape.Dims)
 }
 
-// Constructors of attributes.
+// IntAttr returns an attribute that holds an integer.
+func IntAttr(name string, v int64) *Attr { return &Attr{Name: name, Type: AttrInt, I: v} }
 
-func IntAttr(name string, v int64) *Attr     { return &Attr{Name: name, Type: AttrInt, I: v} }
+// IntsAttr returns an attribute that holds a list of integers.
 func IntsAttr(name string, v ...int64) *Attr { return &Attr{Name: name, Type: AttrInts, Ints: v} }
+
+// FloatAttr returns an attribute that holds a number.
 func FloatAttr(name string, v float32) *Attr { return &Attr{Name: name, Type: AttrFloat, F: v} }
+
+// FloatsAttr returns an attribute that holds a list of numbers, which is not copied.
 func FloatsAttr(name string, v []float32) *Attr {
 	return &Attr{Name: name, Type: AttrFloats, Floats: v}
 }
-func StringAttr(name, v string) *Attr         { return &Attr{Name: name, Type: AttrString, S: []byte(v)} }
-func TensorAttr(name string, t *Tensor) *Attr { return &Attr{Name: name, Type: AttrTensor, T: t} }
-func GraphAttr(name string, g *Graph) *Attr   { return &Attr{Name: name, Type: AttrGraph, G: g} }
 
-// NewModel returns an empty model with one import of the default domain.
+// StringAttr returns an attribute that holds a string.
+func StringAttr(name, v string) *Attr { return &Attr{Name: name, Type: AttrString, S: []byte(v)} }
+
+// TensorAttr returns an attribute that holds a constant.
+func TensorAttr(name string, t *Tensor) *Attr { return &Attr{Name: name, Type: AttrTensor, T: t} }
+
+// GraphAttr returns an attribute that holds a graph: see [Node.NewSubgraph].
+func GraphAttr(name string, g *Graph) *Attr { return &Attr{Name: name, Type: AttrGraph, G: g} }
+
+// NewModel returns an empty model: name is that of its graph, irVersion the version
+// of the file format, opset the version of the default domain that it imports.
 func NewModel(name string, irVersion, opset int64) *Model {
 	m := &Model{IRVersion: irVersion, ProducerName: "lathe", Opsets: []Opset{{Version: opset}}}
 	m.Graph = newGraph(m, nil, nil)
@@ -312,7 +332,7 @@ func opsetOf(list []Opset, domain string) (int64, bool) {
 // Opset returns the version of domain that the model imports.
 func (m *Model) Opset(domain string) (int64, bool) { return opsetOf(m.Opsets, domain) }
 
-// SetOpset imports version of domain.
+// SetOpset imports version of domain, in the place of another version.
 func (m *Model) SetOpset(domain string, version int64) {
 	for i := range m.Opsets {
 		if NormalDomain(m.Opsets[i].Domain) == NormalDomain(domain) {
@@ -365,7 +385,8 @@ func (m *Model) Function(domain, name, overload string) *Function {
 	return nil
 }
 
-// AddFunction adds an empty model-local function and returns it.
+// AddFunction adds an empty model-local function and returns it. opsets are what
+// its body imports.
 func (m *Model) AddFunction(domain, name string, opsets ...Opset) *Function {
 	f := &Function{Domain: domain, Name: name, Opsets: opsets, model: m}
 	f.Graph = newGraph(m, f, nil)
@@ -374,14 +395,16 @@ func (m *Model) AddFunction(domain, name string, opsets ...Opset) *Function {
 	return f
 }
 
-// RemoveFunction takes a function out of the model.
+// RemoveFunction takes a function out of the model, which must hold no call of it
+// any more.
 func (m *Model) RemoveFunction(f *Function) {
 	m.Functions = slices.DeleteFunc(m.Functions, func(g *Function) bool { return g == f })
 }
 
 // Graphs calls f for the main graph, every function body and every graph
-// nested in them, outer graphs first, until f returns false. It can be used
-// as an iterator.
+// nested in them, outer graphs first, until f returns false. It is an iterator:
+//
+//	for g := range m.Graphs { … }
 func (m *Model) Graphs(f func(*Graph) bool) {
 	if m.Graph != nil && !m.Graph.walk(f) {
 		return
@@ -454,7 +477,7 @@ func (g *Graph) Initializers() []*Value { return g.inits }
 func (g *Graph) Value(name string) *Value { return g.values[name] }
 
 // Lookup returns the value that name means in this graph: its own or that of
-// the nearest graph around it.
+// the nearest graph around it; nil if there is none.
 func (g *Graph) Lookup(name string) *Value {
 	for s := g; s != nil; s = s.Outer() {
 		if v := s.values[name]; v != nil {
@@ -476,7 +499,7 @@ func (g *Graph) newValue(name string) *Value {
 	return v
 }
 
-// AddInput adds a graph input.
+// AddInput adds a graph input of a name that is free; t may be nil.
 func (g *Graph) AddInput(name string, t *Type) *Value {
 	v := g.newValue(name)
 	v.Declared, v.input = t, true
@@ -484,7 +507,7 @@ func (g *Graph) AddInput(name string, t *Type) *Value {
 	return v
 }
 
-// AddInitializer adds a constant.
+// AddInitializer adds a constant under a name that is free.
 func (g *Graph) AddInitializer(name string, t *Tensor) *Value {
 	v := g.newValue(name)
 	v.Const = t
@@ -509,7 +532,7 @@ func (g *Graph) RemoveInput(v *Value) {
 	g.forget(v)
 }
 
-// RemoveOutput takes output i away.
+// RemoveOutput takes output i of the graph away; its value stays.
 func (g *Graph) RemoveOutput(i int) { g.outputs = slices.Delete(g.outputs, i, i+1) }
 
 // RemoveInitializer takes the constant of v away; v must have no reader
@@ -532,13 +555,13 @@ func (g *Graph) forget(v *Value) {
 }
 
 // NewNode adds a node at the end of the graph with new values for its
-// outputs; an empty output name leaves an optional output out, a nil input an
-// optional input.
+// outputs, whose names must be free (see FreshName); an empty output name leaves an
+// optional output out, a nil input an optional input.
 func (g *Graph) NewNode(domain, op, name string, inputs []*Value, outputs []string, attrs ...*Attr) *Node {
 	return g.insert(len(g.nodes), domain, op, name, inputs, outputs, attrs)
 }
 
-// InsertBefore is NewNode at the place before mark.
+// InsertBefore is NewNode at the place before mark, a node of the graph.
 func (g *Graph) InsertBefore(mark *Node, domain, op, name string, inputs []*Value, outputs []string, attrs ...*Attr) *Node {
 	i := slices.Index(g.nodes, mark)
 	if i < 0 {
@@ -714,7 +737,8 @@ func (n *Node) RemoveAttr(name string) {
 	n.Attrs = slices.DeleteFunc(n.Attrs, func(a *Attr) bool { return a.Name == name })
 }
 
-// Int returns an integer attribute, or def where it is not set.
+// Int returns an integer attribute, or def where it is not set: where there is none
+// of that name and type, or one that refers to an attribute of a function.
 func (n *Node) Int(name string, def int64) int64 {
 	if a := n.Attr(name); a != nil && a.Type == AttrInt && a.Ref == "" {
 		return a.I
@@ -722,7 +746,7 @@ func (n *Node) Int(name string, def int64) int64 {
 	return def
 }
 
-// Float returns a float attribute, or def where it is not set.
+// Float returns a float attribute, or def where it is not set; see Int.
 func (n *Node) Float(name string, def float32) float32 {
 	if a := n.Attr(name); a != nil && a.Type == AttrFloat && a.Ref == "" {
 		return a.F
@@ -730,7 +754,7 @@ func (n *Node) Float(name string, def float32) float32 {
 	return def
 }
 
-// Str returns a string attribute, or def where it is not set.
+// Str returns a string attribute, or def where it is not set; see Int.
 func (n *Node) Str(name, def string) string {
 	if a := n.Attr(name); a != nil && a.Type == AttrString && a.Ref == "" {
 		return string(a.S)
@@ -738,7 +762,8 @@ func (n *Node) Str(name, def string) string {
 	return def
 }
 
-// Ints returns a list attribute and whether it is set.
+// Ints returns a list of integers and whether it is set; see Int. The list is not to
+// be changed.
 func (n *Node) Ints(name string) ([]int64, bool) {
 	if a := n.Attr(name); a != nil && a.Type == AttrInts && a.Ref == "" {
 		return a.Ints, true
@@ -763,14 +788,14 @@ func (a *Attr) graphs() []*Graph {
 }
 
 // NewSubgraph returns an empty graph to be filled and set as an attribute of
-// n with SetAttr(GraphAttr(...)); it can read n's graph already.
+// n, n.SetAttr(GraphAttr(attribute, g)); its nodes can read n's graph already.
 func (n *Node) NewSubgraph(name string) *Graph {
 	g := newGraph(n.graph.model, n.graph.fn, n)
 	g.Name = name
 	return g
 }
 
-// Is reports whether the node is an operator of the default domain.
+// Is reports whether the node is one of these operators of the default domain.
 func (n *Node) Is(ops ...string) bool {
 	return NormalDomain(n.Domain) == "" && slices.Contains(ops, n.Op)
 }
@@ -846,7 +871,8 @@ func (v *Value) Type() *Type {
 	return v.Declared
 }
 
-// SetInferred records what inference found; it is not saved.
+// SetInferred records a type as Infer does, nil to forget what it found. It is not
+// saved.
 func (v *Value) SetInferred(t *Type) { v.inferred = t }
 
 // ConstTensor returns the constant that v holds: its initializer, or the
@@ -897,7 +923,8 @@ func (v *Value) ReplaceUses(w *Value) {
 	}
 }
 
-// Rename gives the value another name, which must be free in its graph.
+// Rename gives the value another name, which must be free in its graph, and should
+// be in the graphs inside it; see FreshName.
 func (v *Value) Rename(name string) {
 	if name == v.Name {
 		return

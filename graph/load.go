@@ -79,9 +79,9 @@ func loadWhole(path string, whole int64) (*Model, error) {
 	return m, nil
 }
 
-// Decode reads a model from the bytes of a file. Tensors refer to data, which
-// must not be changed afterwards. A model with external data decodes, but
-// that data can't be read: use Load.
+// Decode reads a model from the bytes of a file, and fails as [Load] does. Tensors
+// refer to data, which must not be changed afterwards. A model with external data
+// decodes, but that data can't be read: use Load.
 func Decode(data []byte) (*Model, error) {
 	m, err := (&loader{}).decode(data)
 	if err != nil {

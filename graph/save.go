@@ -40,7 +40,7 @@ import (
 // model is replaced, data files of these names that only it referred to are
 // removed; others stay, as other models may use them.
 
-// SaveOptions are options of Save.
+// SaveOptions are options of Save; the zero value is for a new file.
 type SaveOptions struct {
 	Force bool // may replace the file that the model was loaded from
 }
@@ -68,7 +68,7 @@ func (m *Model) Save(path string, o SaveOptions) error {
 	return m.SaveContext(context.Background(), path, o)
 }
 
-// SaveContext is Save that can be interrupted; it then leaves no files.
+// SaveContext is [Model.Save] that ctx can interrupt; it then leaves no files.
 func (m *Model) SaveContext(ctx context.Context, path string, o SaveOptions) error {
 	return m.save(ctx, path, o, maxMessage)
 }
@@ -659,7 +659,8 @@ const historyKey = "lathe.history"
 
 // Fingerprint identifies the content of the model: "sha256:" and the hash of
 // its encoding without the history of its changes, and of its external data,
-// wherever these lie. Data that can't be read count by their place.
+// wherever these lie. Data that can't be read count by their place. It takes a pass
+// over all weights.
 func (m *Model) Fingerprint() string {
 	c := *m
 	c.Metadata = slices.DeleteFunc(slices.Clone(m.Metadata), func(e Metadata) bool { return e.Key == historyKey })

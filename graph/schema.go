@@ -103,7 +103,7 @@ func (t *Type) typeString() (s string, whole bool) {
 // variadic stands for, nil past the end.
 func (s *Schema) Input(i int) *Param { return formal(s.Inputs, i) }
 
-// Output is Input for outputs.
+// Output returns the formal parameter for output i, as Input does.
 func (s *Schema) Output(i int) *Param { return formal(s.Outputs, i) }
 
 func formal(list []Param, i int) *Param {
@@ -145,8 +145,8 @@ func LookupSchema(domain, op string, opset int64) (*Schema, bool) {
 	return nil, false
 }
 
-// Schema returns the signature of the node's operator at the opset in force
-// where it stands; see LookupSchema.
+// Schema returns the signature of the node's operator at the opset in force where
+// it stands, and whether it is known; see [LookupSchema].
 func (n *Node) Schema() (*Schema, bool) { return LookupSchema(n.Domain, n.Op, n.Opset()) }
 
 type opKey struct{ domain, op string }

@@ -9,7 +9,7 @@ func (m *Model) Parameters() int64 {
 	return n
 }
 
-// WeightBytes is the size of the same constants in bytes.
+// WeightBytes is the size in bytes of the constants that Parameters counts.
 func (m *Model) WeightBytes() int64 {
 	_, n := m.size()
 	return n

@@ -16,8 +16,8 @@ import (
 // tensors are shared freely between models and clones.
 type Tensor struct {
 	DType DType
-	Dims  []int64
-	Name  string // as in the file; for an initializer the Value's name is what counts
+	Dims  []int64 // none for a scalar
+	Name  string  // as in the file; for an initializer the Value's name is what counts
 	Doc   string
 
 	raw      []byte   // packed elements; nil while external or in a file, and for strings
@@ -69,7 +69,8 @@ func NumElements(dims []int64) (int64, bool) {
 	return n, true
 }
 
-// Float32Tensor returns a float tensor with a copy of data.
+// Float32Tensor returns a float tensor with a copy of data. Like Int64Tensor and
+// StringTensor it panics where data has not as many elements as dims ask for.
 func Float32Tensor(dims []int64, data []float32) *Tensor {
 	raw := make([]byte, 4*len(data))
 	for i, v := range data {
@@ -87,7 +88,7 @@ func Int64Tensor(dims []int64, data []int64) *Tensor {
 	return mustTensor(Int64, dims, raw)
 }
 
-// StringTensor returns a string tensor.
+// StringTensor returns a string tensor over data, which is not copied.
 func StringTensor(dims []int64, data [][]byte) *Tensor {
 	if n, ok := NumElements(dims); !ok || n != int64(len(data)) {
 		panic(fmt.Sprintf("graph: string tensor %v with %d elements", dims, len(data)))
@@ -123,15 +124,19 @@ func (t *Tensor) Size() int64 {
 	return n
 }
 
-// External says where the elements lie when they are outside the model file,
-// nil when they are in memory.
+// External says where the elements lie where the file keeps them outside of itself;
+// nil for all other tensors. A tool that copies or packs a model needs it to know
+// which files belong to it.
 func (t *Tensor) External() *External { return t.external }
 
-// Strings returns the elements of a string tensor; they must not be changed.
+// Strings returns the elements of a string tensor, nil for any other; they must not
+// be changed.
 func (t *Tensor) Strings() [][]byte { return t.strs }
 
-// Bytes returns the packed elements. Those in memory are not copied and must
-// not be changed; those of a file are read into a new slice.
+// Bytes returns the packed little-endian elements. Those in memory are not copied
+// and must not be changed; those of a file are read into a new slice. It fails for
+// strings, for element types that are not known, and where the file cannot be read
+// or is no longer what it was.
 func (t *Tensor) Bytes() ([]byte, error) {
 	switch {
 	case t.DType == String:
@@ -215,8 +220,8 @@ func (t *Tensor) Int64s() ([]int64, error) {
 	return out, nil
 }
 
-// SparseTensor is a constant in coordinate form: Values is [nnz], Indices is
-// [nnz] (linear) or [nnz, rank].
+// SparseTensor is a constant of shape Dims in coordinate form: Values is [nnz],
+// Indices is [nnz] (linear) or [nnz, rank].
 type SparseTensor struct {
 	Values, Indices *Tensor
 	Dims            []int64

@@ -60,13 +60,14 @@ import (
 // TextOption changes how a model is printed.
 type TextOption func(*printer)
 
-// ElideOver leaves out the data of tensors with more than n elements.
+// ElideOver leaves out the data of tensors with more than n elements. Such a text
+// is for people: Parse does not take it.
 func ElideOver(n int64) TextOption { return func(p *printer) { p.elideOver = n } }
 
 // OmitDocs leaves out doc strings and the metadata of graphs and nodes.
 func OmitDocs() TextOption { return func(p *printer) { p.omitDocs = true } }
 
-// Text returns the model in ONNX's textual syntax; see Parse.
+// Text returns the model in ONNX's textual syntax, which [Parse] reads.
 func (m *Model) Text(opts ...TextOption) string {
 	var b strings.Builder
 	if err := m.WriteText(&b, opts...); err != nil {
@@ -75,8 +76,7 @@ func (m *Model) Text(opts ...TextOption) string {
 	return b.String()
 }
 
-// WriteText writes the model in ONNX's textual syntax; it fails only where w
-// does.
+// WriteText writes what Text returns; it fails only where w does.
 func (m *Model) WriteText(w io.Writer, opts ...TextOption) error {
 	p := &printer{w: bufio.NewWriter(w), elideOver: math.MaxInt64}
 	for _, o := range opts {

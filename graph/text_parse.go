@@ -20,10 +20,10 @@ type TextError struct {
 
 func (e *TextError) Error() string { return fmt.Sprintf("text %d:%d: %s", e.Line, e.Column, e.Msg) }
 
-// Parse reads a model in ONNX's textual syntax, as Text writes it; what goes
-// beyond ONNX is listed at the top of text.go. Nodes may stand in any order
+// Parse reads a model in ONNX's textual syntax (onnx/docs/Syntax.md), as
+// [Model.Text] writes it; what goes beyond ONNX is listed at the top of text.go. Nodes may stand in any order
 // (Check and Sort are for that), but every name that is read must be defined,
-// and none twice in a graph. Errors are of type *TextError.
+// and none twice in a graph. Errors are of type *[TextError].
 func Parse(text string) (m *Model, err error) {
 	p := &parser{text: text, functions: map[[3]string]bool{}}
 	defer func() {
