@@ -65,7 +65,7 @@ func ConvWeight(n *graph.Node) *graph.Tensor {
 // Columns reads columns of the windows of a convolution, batch by batch. An image
 // has thousands of places, next to each other much the same, and moments of n
 // numbers take n² multiply-adds for each: of every sample as many places are
-// read, spread evenly, as keep their number in all within [columnLimit].
+// read, spread evenly, as keep their number in all within 2³⁴/n², or 4·n.
 type Columns struct {
 	patches *runtime.Patches
 	samples int // in all

@@ -84,14 +84,14 @@ func (m Metric) Relative() bool { return m.row().relative }
 
 // EvalOptions says what Evaluate measures.
 type EvalOptions struct {
-	Metric   Metric
-	Labels   string // array of the labels, for accuracy
-	Output   string // which output; "" means the first
-	Batch    int    // samples a run; 0 means DefaultBatch
-	Threads  int
-	Seed     uint64 // of the bootstrap
-	Limit    int    // samples to use, evenly spaced; 0 means all
-	Progress func(done, total int)
+	Metric   Metric                // has no default
+	Labels   string                // array of the labels, for accuracy
+	Output   string                // which output; "" means the first
+	Batch    int                   // samples a run; 0 means DefaultBatch
+	Threads  int                   // of each session; 0 means one per processor
+	Seed     uint64                // of the bootstrap
+	Limit    int                   // samples to use, evenly spaced; 0 means all
+	Progress func(done, total int) // samples; may be nil
 }
 
 // Evaluation is the quality and the speed of one model.
@@ -100,13 +100,14 @@ type Evaluation struct {
 	Value       float64    // mean over samples
 	CI          [2]float64 // 95 % bootstrap interval of the mean
 	Samples     []float64  // one value a sample
-	MsPerSample float64    // median over batches, wall clock
+	MsPerSample float64    // median over batches, wall clock, in milliseconds
 	Notes       []string   // how inputs were bound
 }
 
 // Evaluate runs the models over the data side by side, batch by batch in
 // alternating order, and measures each; the first is the baseline that
-// relative metrics compare with. An output that holds NaN is an error.
+// relative metrics compare with. Rows are the last axis of the output; tokens that
+// only fill samples up do not count. An output that holds NaN is an error.
 func Evaluate(ctx context.Context, models []*graph.Model, src *Source, o EvalOptions) ([]Evaluation, error) {
 	list, err := evaluate(ctx, models, src, o)
 	if err != nil {

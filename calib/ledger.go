@@ -28,23 +28,23 @@ const LedgerVersion = 1
 // mean updates and moments that is named by its SHA-256. All sums are kept
 // whole, so that ledgers of parts of the data merge into the ledger of all.
 type Ledger struct {
-	Version int           `json:"version"`
-	Model   string        `json:"model"` // fingerprint
-	Data    string        `json:"data"`  // fingerprint
-	Total   int           `json:"total_samples"`
-	Parts   [][2]int      `json:"parts"` // sample ranges [from, to) that were seen, or that those lie in
-	Samples int           `json:"samples"`
-	Tokens  int64         `json:"tokens"`
-	Modules []ModuleScore `json:"modules"`
-	Blocks  []BlockScore  `json:"blocks"`
-	Ranges  []RangeOf     `json:"ranges,omitempty"`
+	Version int           `json:"version"`          // of the format: LedgerVersion
+	Model   string        `json:"model"`            // fingerprint
+	Data    string        `json:"data"`             // fingerprint
+	Total   int           `json:"total_samples"`    // of the data
+	Parts   [][2]int      `json:"parts"`            // sample ranges [from, to) that were seen, or that those lie in
+	Samples int           `json:"samples"`          // that were seen
+	Tokens  int64         `json:"tokens"`           // that were seen and count
+	Modules []ModuleScore `json:"modules"`          // but those of kind Other, in graph order
+	Blocks  []BlockScore  `json:"blocks"`           // layers
+	Ranges  []RangeOf     `json:"ranges,omitempty"` // where ScoreOptions asked for them
 	// Orders keeps the order of a selection that needed the data, by the
 	// options that it depends on, so that it need not be measured again. A
 	// merge forgets it.
 	Orders map[string]Order `json:"orders,omitempty"`
 	Arrays string           `json:"arrays,omitempty"` // name of the npz
 
-	means   map[string]Mean               // module id → mean update
+	means   map[string]meanSum            // module id → mean update
 	moments map[string]*circulant.Moments // operand's key → moments of a weight's input
 }
 
@@ -81,7 +81,7 @@ type ModuleScore struct {
 
 // BlockScore is the importance of one layer as a whole: 1 − cos of the stream
 // before its first module and after its last.
-type BlockScore struct {
+type BlockScore struct { // fields as in ModuleScore
 	Layer   int      `json:"layer"`
 	Modules []string `json:"modules"`
 	Score   float64  `json:"score"`
@@ -169,17 +169,17 @@ func (l *Ledger) finish() error {
 	return nil
 }
 
-// Mean is the mean update of one module, sums over Tokens tokens: Branch is
-// Σ f(X), and Unit is Σ (LN(X + f(X)) − X) in a post-LN model, nil elsewhere.
-type Mean struct {
+// meanSum is the mean update of one module, as sums over tokens: branch is Σ f(X),
+// and unit is Σ (LN(X + f(X)) − X) in a post-LN model, nil elsewhere.
+type meanSum struct {
 	Tokens int64
 	Branch []float64
 	Unit   []float64
 }
 
-// RangeOf is the smallest and largest value that a value of the model took.
+// RangeOf is the smallest and the largest element that a value of the model had.
 type RangeOf struct {
-	Value string  `json:"value"`
+	Value string  `json:"value"` // its name
 	Min   float32 `json:"min"`
 	Max   float32 `json:"max"`
 }
@@ -194,8 +194,9 @@ func (l *Ledger) Module(id string) *ModuleScore {
 	return nil
 }
 
-// MeanUpdate returns E[f(X)] of a module and, in a post-LN model,
-// E[LN(X + f(X)) − X]; it reports false where the ledger has none.
+// MeanUpdate returns E[f(X)], [width of the stream], of a module and, in a post-LN
+// model, E[LN(X + f(X)) − X], else nil; it reports false where the ledger has none:
+// see ScoreOptions.Means.
 func (l *Ledger) MeanUpdate(id string) (branch, unit []float64, ok bool) {
 	m, ok := l.means[id]
 	if !ok || m.Tokens == 0 {
@@ -214,8 +215,8 @@ func (l *Ledger) MeanUpdate(id string) (branch, unit []float64, ok bool) {
 	return over(m.Branch), over(m.Unit), true
 }
 
-// Moments returns the moments of the operand of that key, nil if the ledger
-// has none.
+// Moments returns the moments of the operand of that key (see [OperandOf]), nil if the
+// ledger has none: see ScoreOptions.Moments.
 func (l *Ledger) Moments(key string) *circulant.Moments { return l.moments[key] }
 
 // arrays lists what goes into the npz, in a fixed order.
@@ -392,13 +393,13 @@ func (l *Ledger) loadArrays(path string) error {
 		return fmt.Errorf("arrays %w", err)
 	}
 	r := arrayReader{z: z}
-	l.means, l.moments = map[string]Mean{}, map[string]*circulant.Moments{}
+	l.means, l.moments = map[string]meanSum{}, map[string]*circulant.Moments{}
 	names := z.Names()
 	for _, name := range names {
 		part := strings.Split(name, "/")
 		switch {
 		case len(part) == 3 && part[0] == "mean" && part[2] == "tokens":
-			m := Mean{Branch: r.floats("mean/" + part[1] + "/branch")}
+			m := meanSum{Branch: r.floats("mean/" + part[1] + "/branch")}
 			if n := r.ints(name); len(n) == 1 {
 				m.Tokens = n[0]
 			}
@@ -488,7 +489,7 @@ func Merge(ledgers []*Ledger) (*Ledger, error) {
 	slices.SortStableFunc(sorted, func(a, b *Ledger) int { return a.start() - b.start() })
 	first := sorted[0]
 	out := &Ledger{Version: LedgerVersion, Model: first.Model, Data: first.Data, Total: first.Total,
-		Modules: slices.Clone(first.Modules), means: map[string]Mean{}, moments: map[string]*circulant.Moments{}}
+		Modules: slices.Clone(first.Modules), means: map[string]meanSum{}, moments: map[string]*circulant.Moments{}}
 	for i := range out.Modules {
 		out.Modules[i].Sums = Sums{}
 	}
@@ -528,7 +529,7 @@ func Merge(ledgers []*Ledger) (*Ledger, error) {
 		for id, m := range l.means {
 			sum, ok := out.means[id]
 			if !ok {
-				out.means[id] = Mean{Tokens: m.Tokens, Branch: slices.Clone(m.Branch), Unit: slices.Clone(m.Unit)}
+				out.means[id] = meanSum{Tokens: m.Tokens, Branch: slices.Clone(m.Branch), Unit: slices.Clone(m.Unit)}
 				continue
 			}
 			if len(sum.Branch) != len(m.Branch) || len(sum.Unit) != len(m.Unit) {

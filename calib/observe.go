@@ -74,9 +74,10 @@ func observe(ctx context.Context, m *graph.Model, feed *Feed, probes []*probe, o
 	})
 }
 
-// Batches calls f for one batch of the feed after another, the samples
-// from … to−1 and their inputs; size 0 means DefaultBatch. A model that fixes
-// the number of samples gets that many.
+// Batches calls f for one batch of the feed after another: in holds the inputs of the
+// samples from … to−1. size is how many samples are asked for, as in Feed.BatchSize.
+// progress, which may be nil, is told of the samples that are done. An error of f ends
+// the batches and is returned as it is.
 func Batches(ctx context.Context, feed *Feed, size int, progress func(done, total int), f func(from, to int, in map[string]tensor.Tensor) error) error {
 	size = feed.BatchSize(size)
 	n := feed.Len()
@@ -243,9 +244,9 @@ func operands(m *graph.Model) []Operand {
 	return out
 }
 
-// Moments runs the data through the model once and returns the mean and second
-// moments of operands by their keys: over the tokens that count, or the columns
-// that [Columns] reads.
+// Moments runs the data through the model once and returns the first and second
+// moments of operands, by their keys, as sums: over the tokens that count, or the
+// columns that [Columns] reads. Of opts it uses Threads, Batch, Progress and Memory.
 func Moments(ctx context.Context, m *graph.Model, feed *Feed, list []Operand, opts ScoreOptions) (map[string]*circulant.Moments, error) {
 	probes, result, err := momentProbes(list, feed.Len(), opts.limit(feed))
 	if err == nil {

@@ -20,7 +20,8 @@ type Magnitude struct {
 	By    Extent // what has a largest magnitude of its own
 }
 
-// Extent is a division of elements or numbers into classes.
+// Extent is a division of elements or numbers into classes: Magnitudes.Tops has one
+// number for each. The zero value makes none.
 type Extent string
 
 const (
@@ -29,12 +30,12 @@ const (
 	ByBlock   Extent = "block"   // by the block along the last axis
 )
 
-// Magnitudes is a histogram of |x| over all elements that were seen. A bin is
-// 2⁻⁵ of an octave.
+// Magnitudes is a histogram of |x| over all elements that were seen, with 32 bins an
+// octave.
 type Magnitudes struct {
-	Count   int64
-	Largest float32
-	Tops    []float32 // the largest of every class
+	Count   int64     // elements that were seen
+	Largest float32   // magnitude
+	Tops    []float32 // the largest magnitude of every class
 	bins    []int64   // by the upper bits of the float32
 }
 
@@ -76,7 +77,8 @@ func (m *Magnitudes) Quantile(q float64) float32 {
 }
 
 // MeasureMagnitudes runs the data through the model once and returns what was
-// asked for.
+// asked for. The values must be float32; NaN or infinity in one is an error. Of opts
+// it uses Threads, Batch, Progress and Memory.
 func MeasureMagnitudes(ctx context.Context, m *graph.Model, feed *Feed, wanted []Magnitude, opts ScoreOptions) (map[Magnitude]*Magnitudes, error) {
 	out := map[Magnitude]*Magnitudes{}
 	var probes []*probe

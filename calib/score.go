@@ -15,7 +15,7 @@ import (
 
 // ScoreOptions says what a scoring run gathers.
 type ScoreOptions struct {
-	Threads  int                   // of the session; 0 means all cores
+	Threads  int                   // of the session; 0 means one per processor
 	Batch    int                   // samples a run; 0 means DefaultBatch
 	Means    bool                  // mean update of every module
 	Moments  bool                  // mean and second moments of every weight's input
@@ -43,7 +43,8 @@ func (o *ScoreOptions) limit(feed *Feed) int64 {
 // samples; sums are float64 and taken in the order of the data, so the result
 // depends neither on threads nor on the batch. Modules inside local functions,
 // in the branches of an If and around fused operators are watched in an
-// unfolded copy of the model (modules.Unfold).
+// unfolded copy of the model (modules.Unfold). It fails where the model has no
+// attention or MLP, and where a value holds NaN or infinity.
 func Score(ctx context.Context, m *graph.Model, feed *Feed, opts ScoreOptions) (*Ledger, error) {
 	l, err := score(ctx, m, feed, opts)
 	if err != nil {
@@ -242,8 +243,8 @@ func (s *scorer) blocks(mods []modules.Module) []*probe {
 
 // meansOf takes the mean updates of modules from the sums of the values around
 // them, Σ f(X) = Σ (X + f(X)) − Σ X.
-func (s *scorer) meansOf(mods []modules.Module) map[string]Mean {
-	out := map[string]Mean{}
+func (s *scorer) meansOf(mods []modules.Module) map[string]meanSum {
+	out := map[string]meanSum{}
 	for _, mod := range mods {
 		if !mod.Observable() {
 			continue
@@ -259,7 +260,7 @@ func (s *scorer) meansOf(mods []modules.Module) map[string]Mean {
 			}
 			return z
 		}
-		m := Mean{Tokens: s.tokens[mod.Stream.Name]}
+		m := meanSum{Tokens: s.tokens[mod.Stream.Name]}
 		if mod.Parallel {
 			m.Branch = slices.Clone(s.columns[mod.Branch.Name])
 		} else {

@@ -2,6 +2,10 @@
 // evaluation data, feeds it to a model, and gathers in one pass what the
 // passes need to know (importance of every module, moments of the inputs of
 // weights, mean updates, ranges), which a Ledger keeps.
+//
+// A [Source] is data, from [OpenSource] or [SourceFromTensors]; Source.Feed binds it
+// to a model, and [Score] runs the [Feed] through that and gives a [Ledger].
+// [Evaluate] compares models. Samples are along the first axis of every input.
 package calib
 
 import (
@@ -37,9 +41,9 @@ type SourceOptions struct {
 	// a model that runs over them, together; 0 means DefaultLimit.
 	Limit int64
 
-	Samples int    // to use of the data; 0 means all
-	Choice  Choice // which; "" means the first
-	Seed    uint64 // of a random choice
+	Samples int    // how many to use of the data; 0 means all
+	Choice  Choice // which ones; "" means the first
+	Seed    uint64 // of ChooseRandom
 
 	// Tokenizer is the path of the tokenizer.json that text is read with, Field
 	// the field of JSON lines that holds the text ("" means "text").
@@ -213,17 +217,18 @@ func globEscape(p string) string {
 	return strings.NewReplacer(`\`, `\\`, "*", `\*`, "?", `\?`, "[", `\[`).Replace(p)
 }
 
-// Path is where the data lies.
+// Path is where the data lies, or the name that it was given.
 func (s *Source) Path() string { return s.path }
 
-// Fingerprint is a hash of names, types, shapes and elements, in their order.
+// Fingerprint is a hash of names, types, shapes and elements, in their order, and of
+// the choice of samples.
 func (s *Source) Fingerprint() string { return s.print }
 
 // Bytes is the size of the samples in memory.
 func (s *Source) Bytes() int64 { return s.kind.bytes() }
 
-// Runtime is how models are compiled that run over the data: their values may
-// take what the data leaves of the limit.
+// Runtime returns the options that a model is compiled with to run over the data: its
+// values may take what the data leaves of the limit.
 func (s *Source) Runtime() runtime.Options {
 	return runtime.Options{MemoryLimit: max(s.opts.Limit-s.Bytes(), 1)}
 }
@@ -248,8 +253,8 @@ func (s *Source) Array(name string) (*npz.Array, error) {
 	return a, nil
 }
 
-// Outputs returns the expected outputs of sample i of a test folder, by
-// position.
+// Outputs returns the expected outputs of sample i of a folder of test cases, by
+// position; nil for any other data.
 func (s *Source) Outputs(i int) []*graph.Tensor {
 	if c, ok := s.kind.(cases); ok && i < len(c) {
 		return c[i].outputs
@@ -279,10 +284,10 @@ type feeder func(samples []int) (*runtime.Tensor, error)
 // Bind finds for every input what feeds it: the array mapped to it, else the
 // array of its name, else the only array that fits in rank, dims and type (a
 // note says so). An array of float64 or float16 feeds an input of float32, one of
-// int32 that of int64 where it has its name. Inputs that the data lacks and that a decoder may leave empty
-// on its first step are filled the way an inference program would: an empty
-// past (zero length along its symbolic axis), an attention mask of ones,
-// position ids (0 … T−1, or counted along the mask that the data has), and
+// int32 that of int64 where it has its name. Inputs that the data lacks and that a
+// decoder may leave empty on its first step are filled the way an inference program
+// would: an empty past (zero length along its symbolic axis), an attention mask of
+// ones, position ids (0 … T−1, or counted along the mask that the data has), and
 // use_cache_branch false. Anything else missing is an error.
 //
 // A model whose inputs fix their first axis is fed that many samples at a
@@ -321,7 +326,7 @@ func (s *Source) Bind(ports []runtime.Port) (*Feed, error) {
 	return f, f.batches()
 }
 
-// Feed binds the data to the inputs of a model; see Bind.
+// Feed binds the data to the inputs of a model, as Bind does.
 func (s *Source) Feed(m *graph.Model) (*Feed, error) {
 	ports, err := runtime.Ports(m)
 	if err != nil {
@@ -392,8 +397,8 @@ func (f *Feed) whole(n int) int {
 	return n
 }
 
-// BatchSize is the number of samples of a batch where size is asked for, 0
-// meaning no number in particular.
+// BatchSize is the number of samples that a batch has where size is asked for: the
+// number that the model fixes, else size, and DefaultBatch where that is 0.
 func (f *Feed) BatchSize(size int) int {
 	switch {
 	case f.fixed > 0:
@@ -423,7 +428,7 @@ func (f *Feed) Range() (from, to int) {
 	return f.samples[0], f.samples[len(f.samples)-1] + 1
 }
 
-// Number is the number in the source of sample i of the feed.
+// Number returns the place in the source of sample i of the feed.
 func (f *Feed) Number(i int) int { return f.samples[i] }
 
 // Source is what the feed was bound from.
@@ -465,7 +470,7 @@ func (f *Feed) Pick(samples []int) *Feed {
 	return &g
 }
 
-// Shard returns part i of n equal parts, 0 ≤ i < n.
+// Shard returns part i of n parts of about the same size, 0 ≤ i < n.
 func (f *Feed) Shard(i, n int) (*Feed, error) {
 	unit := max(f.fixed, 1)
 	units := f.Len() / unit
@@ -475,7 +480,7 @@ func (f *Feed) Shard(i, n int) (*Feed, error) {
 	return f.Slice(i*units/n*unit, (i+1)*units/n*unit), nil
 }
 
-// For binds the same samples to the inputs of another model.
+// For binds the same samples to the inputs of another model, which are ports.
 func (f *Feed) For(ports []runtime.Port) (*Feed, error) {
 	g, err := f.source.Bind(ports)
 	if err != nil {

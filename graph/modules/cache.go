@@ -8,8 +8,8 @@ import (
 
 // What a Cache holds.
 const (
-	Key      = "key"
-	Value    = "value"
+	Key      = "key"       // [batch, heads, past, head size], or as the exporter has it
+	Value    = "value"     // the same
 	KeyValue = "key+value" // stacked in one tensor, as [2, batch, heads, past, head size]
 )
 

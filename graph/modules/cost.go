@@ -11,7 +11,8 @@ import (
 	"github.com/onnx-lathe/lathe/graph"
 )
 
-// Sizes gives numbers to the free dims of a model's inputs.
+// Sizes gives numbers to the free dims of a model's inputs. The zero value is one
+// token.
 type Sizes struct {
 	Batch  int64            // the first axis; 0 means 1
 	Tokens int64            // every other free axis; 0 means 1. Caches start empty.
@@ -23,7 +24,7 @@ type Sizes struct {
 // What is computed from constants alone is left out, since it is computed
 // once. Of an If the dearer branch counts, of a Loop or Scan one turn.
 type Cost struct {
-	FLOPs     int64
+	FLOPs     int64          // of all that could be counted
 	Operators []OperatorCost // the dearest first
 	Notes     []string       // what could not be counted
 
@@ -40,11 +41,12 @@ type OperatorCost struct {
 	FLOPs   int64
 }
 
-// Node is the work of a node of the model that was measured.
+// Node is the work of a node of the model that CostOf got, in FLOPs; 0 where it is not
+// known.
 func (c *Cost) Node(n *graph.Node) int64 { return c.nodes[n] }
 
-// Module is the work of the nodes of a module's body, the products of
-// activations in an attention included.
+// Module is the work of the nodes of a module's body in FLOPs, the products of
+// activations in an attention included. Modules are known by their ids.
 func (c *Cost) Module(x Module) int64 { return c.modules[x.ID] }
 
 // CostOf counts the work of one run of m at these sizes. It infers the shapes

@@ -177,7 +177,8 @@ func Unfold(m *graph.Model) (*graph.Model, error) {
 	return nil, fmt.Errorf("modules: functions call each other too deeply")
 }
 
-// Inline puts the nodes of the local function that n calls in its place.
+// Inline puts the nodes of the local function that n calls in its place. It fails
+// where m has no such function or n cannot be inlined; see [graph.Node.InlineCall].
 func Inline(m *graph.Model, n *graph.Node) error {
 	f := m.Function(n.Domain, n.Op, n.Overload)
 	if f == nil {

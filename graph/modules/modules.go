@@ -1,6 +1,7 @@
 // Package modules finds the residual modules of a transformer: the branches
 // f(X) that an Add joins to a residual stream X, such as attentions and MLPs.
-// They are found by the flow of data, never by name.
+// They are found by the flow of data, never by name. [Find] lists them, each a
+// [Module]; [CostOf] tells what a run costs, [ReadHistory] what was done to a model.
 //
 // # How
 //
@@ -80,7 +81,8 @@ func (k Kind) rank() int {
 	return len(letters)
 }
 
-// Module is a residual branch of the main graph.
+// Module is a residual branch, Y = X + f(X), of the main graph. Its values and nodes
+// are those of the model that was looked at.
 type Module struct {
 	ID    string // A0, M0, A1, …: kind and layer; X for cross-attention, O (numbered on its own) for other
 	Kind  Kind
@@ -133,10 +135,10 @@ type Module struct {
 	Droppable bool
 	Reason    string
 
-	// Params counts the elements of the constants that those nodes compute
-	// with: weights, biases and norm scales.
+	// Params counts the elements of the constants that the nodes of Body and
+	// Weights compute with: weights, biases and norm scales.
 	Params int64
-	// FLOPs is the work for one token, two per multiply-add, of the linear
+	// FLOPs is the work for one token, two for a multiply-add, of the linear
 	// layers; it leaves out the products of activations in an attention,
 	// whose work grows with the sequence (see Cost).
 	FLOPs int64
@@ -161,7 +163,7 @@ func (m *Module) Observable() bool {
 
 // Analysis is all that is found in a model.
 type Analysis struct {
-	Modules []Module
+	Modules []Module // as Find lists them
 	// Notes says what was not looked at, such as the bodies of If nodes.
 	Notes []string
 }
@@ -178,7 +180,8 @@ func Find(m *graph.Model) ([]Module, error) {
 	return a.Modules, nil
 }
 
-// FLOPs sums Module.FLOPs over the modules of m: work for one token.
+// FLOPs sums Module.FLOPs over the modules of m: the work for one token. It fails
+// where [Find] does.
 func FLOPs(m *graph.Model) (int64, error) {
 	list, err := Find(m)
 	var sum int64
@@ -188,7 +191,7 @@ func FLOPs(m *graph.Model) (int64, error) {
 	return sum, err
 }
 
-// Analyze is Find with notes on what was left out.
+// Analyze is [Find] with notes on what was left out.
 func Analyze(m *graph.Model) (*Analysis, error) {
 	a, _, err := analyze(m)
 	if err != nil {

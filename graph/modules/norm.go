@@ -20,12 +20,12 @@ const SkipEpsilon = 1e-12
 // operators that it consists of. Casts, which are looked through, can stand
 // between its nodes.
 type Norm struct {
-	Kind    string // LayerNorm or RMSNorm
-	Nodes   []*graph.Node
-	In, Out *graph.Value // In is nil where a fused operator keeps the sum that it normalises to itself
-	Scale   *graph.Value // nil: none
-	Bias    *graph.Value // nil: none
-	Epsilon float64
+	Kind    string        // LayerNorm or RMSNorm
+	Nodes   []*graph.Node // of the main graph, in order
+	In, Out *graph.Value  // In is nil where a fused operator keeps the sum that it normalises to itself
+	Scale   *graph.Value  // nil: none
+	Bias    *graph.Value  // nil: none
+	Epsilon float64       // ε
 }
 
 // The idioms, x being the input and ~ a Cast that can be there:
@@ -55,7 +55,9 @@ type viewNorm struct {
 }
 
 // Norms returns every norm of m's main graph, in graph order, those that
-// local functions hold included. It fails where Find does.
+// local functions hold included: also those that belong to no module, such as the
+// last one of a model, for tools that fold scales or name layers. It fails where
+// [Find] does.
 func Norms(m *graph.Model) ([]*Norm, error) {
 	v, err := newView(m, closed)
 	if err != nil {
