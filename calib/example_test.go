@@ -67,7 +67,7 @@ func ExampleEvaluate() {
 	ctx := context.Background()
 	m := testmodels.DemoModel()
 	small := m.Clone()
-	if err := passes.Run(ctx, small, nil, passes.DropModules([]string{"A1", "A5"}, passes.DropOptions{}), passes.EliminateDeadCode()); err != nil {
+	if err := passes.Run(ctx, small, nil, passes.DropModules([]string{"A1", "A5"}, passes.DropOptions{})); err != nil {
 		log.Fatal(err)
 	}
 	result, err := calib.Evaluate(ctx, []*graph.Model{m, small}, words(testmodels.EvalSeed, 64),

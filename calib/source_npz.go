@@ -36,7 +36,7 @@ func (s *Source) fromArrays(names []string, read func(name string) (*npz.Array, 
 	list := arrays{}
 	sum := sha256.New()
 	if len(names) == 0 {
-		return fmt.Errorf("%s: there are no arrays", s.path)
+		return fmt.Errorf("%s: has no arrays", s.path)
 	}
 	left := s.opts.Limit
 	for i, name := range names {

@@ -22,7 +22,7 @@ type Quantity string
 const (
 	Params  Quantity = "params" // parameters of the model
 	FLOPs   Quantity = "flops"  // floating-point operations of the modules, for one token
-	Latency Quantity = "ms"     // time of one sample on this machine
+	Latency Quantity = "ms"     // time of one sample on this machine, in milliseconds
 )
 
 // Quantities lists every quantity.
@@ -33,7 +33,7 @@ var Quantities = []Quantity{Params, FLOPs, Latency}
 type AllocateOptions struct {
 	Quantity Quantity // what is saved; "" means Params
 	Share    float64  // go down to this share of the original's, 0 … 1; 0: no budget
-	MaxKL    float64  // go on while the KL to the original is at most this; 0: no limit
+	MaxKL    float64  // go on while the KL to the original is at most this, in nats; 0: no limit
 
 	Blocks    []int            // block sizes to choose from; none means layers stay dense
 	Circulant CirculantOptions // which layers, the ridge, and the rank of residuals; a Ledger with moments spares a run over the data
@@ -50,17 +50,18 @@ type AllocateOptions struct {
 	Progress func(stage string) func(done, total int)
 }
 
-// DefaultBlocks are the block sizes that a search chooses from.
+// DefaultBlocks are block sizes for AllocateOptions.Blocks, those that the command
+// line takes.
 var DefaultBlocks = []int{2, 4, 8, 16}
 
 // Trade is what a step of the search came to: how small the model is, and how
 // far from the original.
 type Trade struct {
-	Step   string // what was done last
-	Params int64
+	Step   string  // what was done last
+	Params int64   // see graph.Model.Parameters
 	FLOPs  int64   // see modules.FLOPs
-	Ms     float64 // time of one sample
-	KL     float64 // mean over samples of the KL to the original's first output
+	Ms     float64 // time of one sample, in milliseconds
+	KL     float64 // mean over samples of the KL to the original's first output, in nats
 
 	Dropped []string       // modules, in the order of the steps
 	Blocks  map[string]int // block sizes of the layers that are not dense, by name
@@ -87,13 +88,15 @@ type Allocation struct {
 // Best is the trade that the search ended with.
 func (a *Allocation) Best() Trade { return a.Curve[a.Chosen] }
 
-// Allocate looks for the smallest model in a budget, or the one with the
-// least KL to the original that meets it. It begins with the original and
-// goes step by step: a step gives a layer larger blocks or drops a module.
+// Allocate looks for what to drop and rewrite: to get down to Share of the original
+// with the least KL to it, or as far down as MaxKL allows, whichever ends first. It
+// begins with the original and goes step by step: a step gives a layer larger blocks
+// or drops a module.
 // Every change is first measured alone; each step then tries, on top of what
 // was done before, those few that promise the least KL per saving, and takes
 // the one that turns out the cheapest. Layers are fitted one-shot, on the
-// moments that their inputs have in the original. m is not changed.
+// moments that their inputs have in the original. m is not changed: give Dropped of
+// the best trade to [DropModules], and its Blocks to [RewriteCirculant].
 //
 // Under Latency the choice depends on the machine and on the moment; under
 // the other quantities it is a function of model, data and options.

@@ -31,8 +31,8 @@ const (
 
 // CirculantOptions says which weights become block-circulant, and how.
 type CirculantOptions struct {
-	Block       int            // block size, 2 to circulant.MaxBlock
-	Blocks      map[string]int // block sizes of layers by name, in place of Block; 1 leaves a layer dense
+	Block       int            // block size, 2 to circulant.MaxBlock; 0 leaves layers dense that Blocks does not name
+	Blocks      map[string]int // block sizes of layers by the names of their nodes, in place of Block; 1 leaves a layer dense
 	Fit         Fit            // "" means FitLSQ
 	Only, Skip  *regexp.Regexp // node names; nil means all, none
 	IncludeTied bool           // also weights that an embedding shares
@@ -40,14 +40,14 @@ type CirculantOptions struct {
 	// IncludeFirst: also convolutions of one to three input channels, those of pictures
 	// and of sound, which have few weights that much depends on.
 	IncludeFirst bool
-	Ridge        float64 // of the least squares; 0 means the default of package circulant
+	Ridge        float64 // of the least squares; 0 means the default of circulant.FitOptions
 	// Rank is that of a residual U·V·x beside the blocks of every linear layer,
-	// fitted with them; 0 for none. It needs Feed, or a search, and FitLSQ.
+	// fitted with them; 0 for none. It needs FitLSQ, and Feed (Allocate has its own).
 	Rank int
 
 	Feed    *calib.Feed   // data for a sequential fit
-	Ledger  *calib.Ledger // moments for a one-shot fit
-	Threads int
+	Ledger  *calib.Ledger // moments for a one-shot fit, of calib.Score with ScoreOptions.Moments
+	Threads int           // 0 means one per processor
 
 	Progress func(done, total int)  // layers; may be nil
 	Layer    func(l CirculantLayer) // called for every rewritten layer; may be nil
@@ -58,13 +58,13 @@ type CirculantOptions struct {
 // output of the original layer in the original model; they are NaN without
 // data.
 type CirculantLayer struct {
-	Node           string
+	Node           string  // its name
 	M, N, Block    int     // outputs, inputs (of a convolution: of its window), block size
 	Error          float64 // of the output
 	FrobeniusError float64 // what the projection's would be
 	WeightError    float64 // ‖W − C‖ / ‖W‖
-	ParamsBefore   int64   // weight and bias, if it had one
-	ParamsAfter    int64   // weight and bias
+	ParamsBefore   int64   // of weight, and bias if it had one
+	ParamsAfter    int64   // of weight, residual and bias
 }
 
 // block is the block size of a layer.
@@ -159,9 +159,13 @@ func (l *layer) load() error {
 // Gemm nodes with a constant weight, the bias that follows a MatMul included,
 // and lathe.BlockCirculantConv in that of Conv nodes in one group, and adds the
 // functions that define them in standard operators. The weight may
-// stand behind Identity and Transpose nodes (calib.Weight). A weight that
+// stand behind Identity and Transpose nodes ([calib.Weight]). A weight that
 // several layers read is fitted once, on the inputs of all of them; every
-// layer has a bias of its own.
+// layer has a bias of its own. Dense weights stay until [EliminateDeadCode] runs.
+//
+// It fails where FitLSQ has neither data nor a ledger with moments, and where a block
+// size is not one. That no layer can be rewritten is no error: Layer is not called
+// then.
 func RewriteCirculant(o CirculantOptions) Pass {
 	return Pass{
 		Name:     circulantPass,

@@ -64,9 +64,9 @@ func (o DropOptions) norm() Norm {
 // RecoverMean. The cache inputs and outputs of a dropped attention leave the
 // model's interface, unless opts.Caches says otherwise, and what read the
 // shape of such an input reads a surviving cache of the same layout instead.
-// Everything that no output needs
-// after that is removed. The ids of the modules that are left stay what they
-// were: metadata "lathe.history" keeps them.
+// Everything that no output needs after that is removed. The ids of the modules that
+// are left stay what they were: metadata "lathe.history" keeps them. It fails where a
+// module is not there or is not Droppable.
 func DropModules(ids []string, opts DropOptions) Pass {
 	return Pass{
 		Name:     dropPass,

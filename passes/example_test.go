@@ -44,7 +44,7 @@ func Example() {
 	}
 	before := m.Parameters()
 	var j passes.Journal
-	if err := passes.Run(ctx, m, &j, passes.DropModules(ids, passes.DropOptions{}), passes.EliminateDeadCode()); err != nil {
+	if err := passes.Run(ctx, m, &j, passes.DropModules(ids, passes.DropOptions{})); err != nil {
 		log.Fatal(err)
 	}
 	fmt.Println("dropped", ids)

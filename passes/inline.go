@@ -31,7 +31,8 @@ const maxNodes = 1 << 20
 // InlineFunctions puts the bodies of all model-local functions, those of the
 // custom operators included, in the place of their calls, for runtimes that
 // know no functions. What comes out of a body and depends on constants alone is
-// computed. Functions and the domains that only they used go.
+// computed. Functions and the domains that only they used go. It fails where the model
+// has no functions.
 //
 //	BlockCirculantMatMul(X, W, B) = X·Dᵀ + B, D[i·b + a, j·b + c] = W[i, j, (a − c) mod b]
 func InlineFunctions(form InlineForm) Pass {

@@ -1,7 +1,12 @@
-// Package passes is what changes a model. A pass is a value: its name, what it
+// Package passes is what changes a model. A [Pass] is a value: its name, what it
 // promises about the outputs, and one function that edits the model in place
-// and writes into a journal what it changed and why. Run checks the model
+// and writes into a [Journal] what it changed and why. [Run] checks the model
 // before and after every pass.
+//
+// Most programs need [Select] and [DropModules], or [RewriteCirculant], or
+// [QuantizeInt16], and [EliminateDeadCode] behind the last two. [Allocate] searches
+// for what to drop and rewrite in a budget. Package optimize does all of it in one
+// call. Data comes from package calib.
 package passes
 
 import (
@@ -13,7 +18,8 @@ import (
 	"github.com/onnx-lathe/lathe/graph"
 )
 
-// Contract is what a pass promises about the outputs of the model.
+// Contract is what a pass promises about the outputs of the model. It is there to be
+// read; tests hold the passes of this package to it.
 type Contract int
 
 const (
@@ -25,6 +31,7 @@ const (
 	Lossy
 )
 
+// String returns "exact", "rounding" or "lossy".
 func (c Contract) String() string {
 	return [...]string{"exact", "rounding", "lossy"}[c]
 }
@@ -32,9 +39,9 @@ func (c Contract) String() string {
 // Pass is one change to a model. When Run fails the model may be half edited
 // and must not be used.
 type Pass struct {
-	Name     string // imperative, as in "drop-modules"
-	Doc      string // one line
-	Contract Contract
+	Name     string   // imperative, as in "drop-modules"
+	Doc      string   // one line
+	Contract Contract // about the outputs
 	Run      func(ctx context.Context, m *graph.Model, j *Journal) error
 }
 
@@ -71,7 +78,7 @@ func (j *Journal) By(pass string) []Entry {
 // before the second.
 var order = []struct{ first, second, why string }{
 	{"drop-modules", "rewrite-circulant", "a weight that is about to go needs no fit, and moments in a ledger are those of the original"},
-	{"drop-modules", "eliminate-dead-code", "a drop only unlinks a branch; liveness takes it away"},
+	{"drop-modules", "eliminate-dead-code", "what a drop leaves without readers is dead too"},
 	{"drop-modules", "quantize-int16", "a weight that is about to go needs no ranges"},
 	{"rewrite-circulant", "quantize-int16", "blocks are fitted in floating point, and their spectra quantised"},
 	{"fold-constants", "quantize-int16", "weights that are computed become constants that can be quantised"},
@@ -81,9 +88,11 @@ var order = []struct{ first, second, why string }{
 	{"inline-functions", "eliminate-dead-code", "bodies compute shapes that nothing needs once they are known"},
 }
 
-// Run runs passes over m in turn, checking the invariants of graph.Check
-// before the first and after each. A pass that breaks the model is an error
-// that names the pass.
+// Run runs passes over m in turn, checking the invariants of [graph.Check]
+// before the first and after each, and ctx before each. What passes do is added to
+// j; nil drops it. It fails before anything is done where passes that depend on each
+// other are in the wrong order, saying why; else with the name of the pass, and m may
+// be half edited then: keep a clone of what is still needed.
 func Run(ctx context.Context, m *graph.Model, j *Journal, list ...Pass) error {
 	if j == nil {
 		j = new(Journal)

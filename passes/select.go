@@ -47,10 +47,10 @@ var Selectors = []Selector{ByCosine, ByAngular, ByLoss, ByRandom, ByDeepest}
 
 // SelectOptions says what Select chooses.
 type SelectOptions struct {
-	Count     int      // modules, or layers in mode block
+	Count     int      // how many: modules, or layers in mode Block
 	Mode      Mode     // "" means Joint
 	By        Selector // "" means ByCosine
-	Iterative bool     // score anew after each drop (cosine, angular); needs Feed
+	Iterative bool     // score anew after each drop (ByCosine, ByAngular); needs Feed
 	// ProtectFirst and ProtectLast leave so many layers at either end alone.
 	ProtectFirst, ProtectLast int
 	Seed                      uint64 // of ByRandom
@@ -73,7 +73,9 @@ type unit struct {
 func (u unit) name() string { return strings.Join(u.ids, "+") }
 
 // Select returns the ids of the modules to drop, in the order of the
-// selection. Ties go to the earlier module.
+// selection. Ties go to the earlier module. m is not changed. It fails where fewer
+// than Count can be dropped, where the selector lacks the ledger or the data it needs,
+// and where the ledger is that of another model.
 func Select(ctx context.Context, m *graph.Model, o SelectOptions) ([]string, error) {
 	if o.Mode == "" {
 		o.Mode = Joint

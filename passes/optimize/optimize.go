@@ -1,5 +1,7 @@
-// Package optimize is the whole way in one call: score, drop, rewrite, and
-// compare what came of it with the original and with controls.
+// Package optimize is the whole way in one call: score, drop, rewrite, heal, and
+// compare what came of it with the original and with controls. [Run] takes a list of
+// steps; each is an option struct of package passes or train. Result.Final is the
+// model to save.
 package optimize
 
 import (
@@ -19,16 +21,16 @@ import (
 
 // Options says what is done to the model and how it is judged.
 type Options struct {
-	Steps []Step // in order
+	Steps []Step // in order; none only scores and measures the original
 	// Controls adds models with as many modules dropped at random and from
 	// the end, to be compared with.
 	Controls bool
 
-	Calibration *calib.Source // what scores, selects, fits and heals
-	Evaluation  *calib.Source // what judges; nil means Calibration
-	Eval        calib.EvalOptions
-	Threads     int
-	Progress    func(stage string) func(done, total int) // may be nil
+	Calibration *calib.Source                            // what scores, selects, fits and heals
+	Evaluation  *calib.Source                            // what judges; nil means Calibration
+	Eval        calib.EvalOptions                        // the metric has no default; Threads and Progress are filled in
+	Threads     int                                      // 0 means one per processor
+	Progress    func(stage string) func(done, total int) // may be nil, and so may what it returns
 	Healing     func(train.Status)                       // told of every step of a healing; may be nil
 }
 
@@ -43,29 +45,28 @@ type Step struct {
 	Compact   bool                    // shares what is equal and shortens names; changes no output
 }
 
-// Circulant rewrites layers; Samples bounds those that a fit uses, 0 for all.
+// Circulant rewrites layers.
 type Circulant struct {
 	passes.CirculantOptions
-	Samples int
+	Samples int // that a fit uses, spread over the data; 0 for all
 }
 
-// Quantize puts layers into 16-bit fixed point; Samples bounds those that ranges
-// are taken from, 0 for all.
+// Quantize puts layers into 16-bit fixed point.
 type Quantize struct {
 	passes.QuantizeOptions
-	Samples int
+	Samples int // that ranges are taken from, spread over the data; 0 for all
 }
 
 // Variant is one model that was compared.
 type Variant struct {
-	Name       string
+	Name       string // says what was done, such as "modules dropped, healed"
 	Model      *graph.Model
-	Control    bool
-	Dropped    []string
+	Control    bool     // not on the way to the final model
+	Dropped    []string // ids of modules, in the order of the selection
 	Parameters int64
-	FLOPs      int64 // see modules.FLOPs; in fixed point those of the float form
-	Bytes      int64 // of the file
-	Quality    calib.Evaluation
+	FLOPs      int64            // see modules.FLOPs; in fixed point those of the float form
+	Bytes      int64            // of the file
+	Quality    calib.Evaluation // by Options.Eval
 	ToOriginal calib.Evaluation // KL to the original
 
 	// Times tells where the time of one sample goes, by kind of operator; of
@@ -75,23 +76,24 @@ type Variant struct {
 
 // OperatorTime is the time that the operators of one kind take.
 type OperatorTime struct {
-	Kind   string
-	Ms     float64 // for one sample
-	GFLOPS float64 // a second, of products and convolutions; 0 for other kinds
+	Kind   string  // as in runtime.KindTime
+	Ms     float64 // for one sample, in milliseconds
+	GFLOPS float64 // 10⁹ operations a second, of products and convolutions; 0 for other kinds
 }
 
 // Result is what Run did.
 type Result struct {
-	Ledger   *calib.Ledger
-	Dropped  []string
-	Layers   []passes.CirculantLayer
-	Fixed    []passes.QuantizedLayer
-	Search   *passes.Allocation // how a budget was met; nil without one
-	Healings []Healing
-	Journal  *passes.Journal
-	Variants []Variant // the original first, then each step, then the controls
-	Final    *graph.Model
-	// Peak is the GFLOP/s that the threads could compute at most, measured.
+	Ledger   *calib.Ledger           // scores of the original
+	Dropped  []string                // ids of modules, in the order of the steps
+	Layers   []passes.CirculantLayer // that were rewritten
+	Fixed    []passes.QuantizedLayer // that were put into fixed point
+	Search   *passes.Allocation      // how a budget was met; nil without one
+	Healings []Healing               // in the order of the steps
+	Journal  *passes.Journal         // what passes changed
+	Variants []Variant               // the original first, then each step, then the controls
+	Final    *graph.Model            // what the last step gave
+	// Peak is how many 10⁹ floating-point operations a second the threads could
+	// compute at most: see runtime.Peak.
 	Peak float64
 	// SameData tells that the model was judged on what it was fitted on.
 	SameData bool
@@ -99,12 +101,14 @@ type Result struct {
 
 // Healing is what a healing came to.
 type Healing struct {
-	Variant string // that came of it
+	Variant string // name of the one that came of it
 	*train.Result
 }
 
 // Run scores m, takes the steps, and compares what came of each with m and
-// with controls. m is not changed.
+// with controls. m is not changed. Besides what the steps take it measures the speed
+// of the first and the last model, for some tenths of a second each. Steps that cannot
+// be taken in their order, or this model, are errors before anything is computed.
 func Run(ctx context.Context, m *graph.Model, o Options) (*Result, error) {
 	if o.Calibration == nil {
 		return nil, errors.New("optimize needs calibration data")

@@ -31,7 +31,7 @@ func Example() {
 	ctx := context.Background()
 	original := testmodels.DemoModel()
 	student := original.Clone()
-	if err := passes.Run(ctx, student, nil, passes.DropModules([]string{"A1", "M4"}, passes.DropOptions{}), passes.EliminateDeadCode()); err != nil {
+	if err := passes.Run(ctx, student, nil, passes.DropModules([]string{"A1", "M4"}, passes.DropOptions{})); err != nil {
 		log.Fatal(err)
 	}
 	r, err := train.Run(ctx, student, words(32), train.Options{Teacher: original, Steps: 4, Batch: 12, HeldOut: 0.25})

@@ -1,7 +1,8 @@
 // Package train moves the weights of a model along gradients: it heals what
 // drops and rewrites cost, by distillation from the original model on
 // unlabelled inputs, and trains models from labels. Block-circulant operators
-// are trained in their own parameters, as CirCNN does.
+// are trained in their own parameters, as CirCNN does. [Run] does both; [Check] tells
+// beforehand whether a model can be trained.
 //
 // Everything is a function of the options, the models and the data: not of
 // the number of threads, nor of how often a run was interrupted and resumed.
@@ -46,6 +47,7 @@ type Options struct {
 	Temperature  float64
 	HiddenWeight float64
 
+	// A step changes the weights once, along the mean gradient of Batch samples.
 	Steps int // 0 means 300
 	Batch int // samples in a step; 0 means 64
 	Chunk int // samples in a run; 0 means 8. It shows in roundings.
@@ -73,8 +75,9 @@ type Options struct {
 	// HeldOut is the part of the samples that is kept aside to choose the
 	// best weights on, 0 for a tenth, negative for none: then the last are
 	// kept. Of the weights whose loss there cannot be told from the lowest, by
-	// a standard error, the last are the best. It is measured every Every steps (0: twenty times), and Patience
-	// measurements without a better one end the training (0: none do).
+	// a standard error, the last are the best. It is measured every Every steps
+	// (0: twenty times), and Patience measurements without a better one end the
+	// training (0: none do).
 	HeldOut  float64
 	Every    int
 	Patience int
@@ -201,33 +204,36 @@ type Point struct {
 	Rate    float64 `json:"learning_rate"`
 }
 
-// Status is how far a training is.
+// Status is how far a training is: Point is the step that was just done.
 type Status struct {
 	Point
-	Steps     int
-	Best      Point
-	PerSecond float64 // samples
-	Left      time.Duration
+	Steps     int           // that there will be
+	Best      Point         // so far
+	PerSecond float64       // samples
+	Left      time.Duration // estimated
 }
 
 // Result is what a training did.
 type Result struct {
-	Curve       []Point
-	Best        Point // of the weights that were kept
-	Steps       int   // done, over all runs
-	Resumed     int   // of them before this run
-	Samples     int   // to train on
-	HeldOut     int   // samples
-	Parameters  int   // numbers that are trained
-	Bytes       int64 // of memory that steps take, teacher and data aside
-	Interrupted bool  // the context ended it: the model holds the best so far
-	Early       bool  // Options.Target is reached, or no better measurement came for Options.Patience
-	Seconds     float64
+	Curve       []Point // measurements, the first before any step
+	Best        Point   // of the weights that were kept
+	Steps       int     // done, over all runs
+	Resumed     int     // of them before this run
+	Samples     int     // to train on
+	HeldOut     int     // samples that were kept aside
+	Parameters  int     // numbers that are trained
+	Bytes       int64   // of memory that steps take, teacher and data aside
+	Interrupted bool    // the context ended it: the model holds the best so far
+	Early       bool    // Options.Target is reached, or no better measurement came for Options.Patience
+	Seconds     float64 // of this run
 }
 
 // Run trains m on the data and puts the best weights into it. A context that
 // ends after the first step is no error: the model then holds the best weights
-// so far.
+// so far. After an error m is as it was. It fails where an operator between a weight
+// and the loss has no gradient, where options contradict each other or the data, where
+// a step does not fit the memory limit of the data's source, and where a loss is not
+// finite.
 func Run(ctx context.Context, m *graph.Model, src *calib.Source, o Options) (*Result, error) {
 	r, err := run(ctx, m, src, o)
 	if err != nil {
