@@ -9,7 +9,7 @@ import (
 	"github.com/onnx-lathe/lathe/internal/simd"
 )
 
-// Options says how a model is compiled.
+// Options says how a model is compiled. The zero value is right for most programs.
 type Options struct {
 	// Probes names values to be observed, in groups: the values of a group
 	// are delivered together, as soon as all of them exist (see
@@ -49,8 +49,8 @@ const defaultMemoryLimit = 4 << 30
 // Port is an input or output of a program.
 type Port struct {
 	Name  string
-	DType graph.DType
-	Shape graph.Shape // see Rank: a model may leave the rank open
+	DType graph.DType // of a tensor
+	Shape graph.Shape // without dims where Rank is −1
 	Rank  int         // -1 where the model does not fix it
 	Other *graph.Type // of a sequence or an optional; nil for a tensor
 }
@@ -65,11 +65,11 @@ type Program struct {
 	probes          int
 }
 
-// Inputs returns what a run has to be fed; initializers and what the session
-// keeps are not among them.
+// Inputs returns what a run has to be fed, in the order of the model; initializers
+// and what the session keeps are not among them.
 func (p *Program) Inputs() []Port { return slices.Clone(p.inputs) }
 
-// Outputs returns what a run gives.
+// Outputs returns what a run gives, in the order of the model.
 func (p *Program) Outputs() []Port { return slices.Clone(p.outputs) }
 
 // Compile makes a model ready to run. It does all work that does not depend

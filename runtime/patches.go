@@ -42,8 +42,8 @@ func (p *Patches) Set(shape []int) (places, length int, err error) {
 	return p.win.outSize, length, err
 }
 
-// Read writes the column of a place to dst, for the sample x [C, d…] of the shape
-// set.
+// Read writes the column of a place to dst, [taps · C], for the sample x [C, d…] of
+// the shape that was set.
 func (p *Patches) Read(dst, x []float32, place int) {
 	w := &p.win
 	for tap := range w.taps {

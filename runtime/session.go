@@ -19,8 +19,8 @@ type SessionOptions struct {
 	// Results do not depend on it.
 	Threads int
 
-	// Poison fills memory with NaNs before kernels get it, so that one which
-	// reads what nothing wrote shows. It is for tests.
+	// Poison fills memory with NaNs before kernels get it, so that a kernel that
+	// reads what nothing wrote is found out. It is for tests.
 	Poison bool
 
 	// Profile collects the time of every kind of node; see Session.Profile.
@@ -30,7 +30,8 @@ type SessionOptions struct {
 // Session runs a program. It owns the memory of intermediate values, which a
 // run leaves behind for the next one: after the first run of some shapes, the
 // next runs of them allocate little but their outputs. A session makes one
-// run at a time; use one session per goroutine.
+// run at a time, and a second one is an error; use one session per goroutine. It
+// need not be closed.
 type Session struct {
 	prog *Program
 	ctx  context.Context
@@ -50,7 +51,8 @@ type Session struct {
 	train *trainRun // of sessions that train
 }
 
-// NewSession returns a session of p.
+// NewSession returns a session of p. It takes no memory for values before its first
+// run.
 func (p *Program) NewSession(o SessionOptions) *Session {
 	s := &Session{prog: p, team: newTeam(o.Threads), symbols: map[string]symbol{}}
 	s.pool.limit, s.pool.dirty = p.limit, o.Poison
@@ -76,7 +78,7 @@ func (p *Program) NewSession(o SessionOptions) *Session {
 
 // KindTime is the time that the nodes of one kind took.
 type KindTime struct {
-	Kind  string
+	Kind  string // the operator, or what several were joined to
 	Calls int
 	Total time.Duration
 
@@ -93,10 +95,10 @@ func (k KindTime) GFLOPS() float64 {
 	return float64(k.FLOPs) / max(float64(k.Total.Nanoseconds()), 1)
 }
 
-// Peak measures the floating-point operations a second that one core does at
-// most with the vector instructions of a path ("" for the best that this
-// machine has; see Options.Path), and returns the path's name. It takes some
-// 20 ms.
+// Peak measures how many floating-point operations a second one core does at most
+// with the vector instructions of a path ("" for the best that this machine has; see
+// Options.Path), and returns that and the path's name. It takes some 20 ms, and fails
+// where this machine does not have the path.
 func Peak(path string) (flops float64, name string, err error) {
 	p := simd.Auto
 	if path != "" {
@@ -112,8 +114,8 @@ func Peak(path string) (flops float64, name string, err error) {
 }
 
 // Profile returns the time per kind of node since the session was made or
-// ResetProfile called, the longest first; it is empty unless SessionOptions asked for it. The time of
-// a control-flow node contains that of its bodies.
+// ResetProfile called, the longest first; it is empty unless SessionOptions asked for
+// it. The time of a control-flow node contains that of its bodies.
 func (s *Session) Profile() []KindTime {
 	var out []KindTime
 	for _, k := range s.profile {
@@ -142,7 +144,11 @@ func (s *Session) ResetProfile() { clear(s.profile) }
 // outputs are given as float32; other types without a Go counterpart pass as
 // their bits in uint8 or int8.
 //
-// A cancelled context ends the run before its next node.
+// A cancelled context ends the run before its next node. An input that is missing,
+// unknown or of another type or shape than the model declares is an error (a symbol in
+// its shapes stands for one size within a run), and so are
+// values that would take more than Options.MemoryLimit (ErrMemory); the session can be
+// used again after any.
 func (s *Session) Run(ctx context.Context, feeds map[string]tensor.Tensor) (map[string]tensor.Tensor, error) {
 	return s.RunProbed(ctx, feeds, nil)
 }
@@ -162,8 +168,8 @@ func (s *Session) RunInto(ctx context.Context, feeds, out map[string]tensor.Tens
 
 // RunProbed is Run with the probes of Options.Probes delivered: probe is
 // called, on the goroutine of the caller and in an order that does not
-// change, with the index of the group and its values. They hold until it
-// returns. An error from it ends the run.
+// change, with the index of the group and its values, in the order of their names
+// there. They hold until it returns. An error from it ends the run.
 func (s *Session) RunProbed(ctx context.Context, feeds map[string]tensor.Tensor, probe func(group int, values []*Tensor) error) (map[string]tensor.Tensor, error) {
 	out := make(map[string]tensor.Tensor, len(s.prog.outputs))
 	if err := s.run(ctx, feeds, out, probe); err != nil {

@@ -235,11 +235,11 @@ func (t *Tensor) Len() int {
 // Bytes returns the elements' memory in native byte order, nil for strings.
 func (t *Tensor) Bytes() []byte { return t.mem }
 
-// Strings returns the elements of a string tensor.
+// Strings returns the elements of a string tensor, nil for any other.
 func (t *Tensor) Strings() []string { return t.strs }
 
-// F32 returns the elements of a float32 tensor; like every typed accessor it
-// panics for another type.
+// F32 returns the elements of a float32 tensor, which the slice shares with it; like
+// every typed accessor it panics for another type.
 func (t *Tensor) F32() []float32 { return typed[float32](t, graph.Float32) }
 
 // F64 returns the elements of a float64 tensor.

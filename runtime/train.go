@@ -81,10 +81,10 @@ type trainRun struct {
 }
 
 // CompileTraining makes a model ready to be trained. Of a merged decoder, whose
-// If has the same modules in both branches, it is the branch that starts a cache
-// that is run. It fails, naming every
-// such operator at once, where one between a parameter and the loss has no
-// gradient. The model is not changed; Store writes parameters back.
+// If has the same modules in both branches, the branch that starts a cache is the one
+// that runs. It fails where operators between a parameter and the loss have no
+// gradient, and names them all. The model is not changed; Store writes parameters
+// back.
 func CompileTraining(m *graph.Model, o TrainingOptions) (*Training, error) {
 	t, err := compileTraining(m, o)
 	if err != nil {
@@ -252,8 +252,8 @@ func lossKernel(c *call) error {
 	return c.s.train.loss(c.in, grads)
 }
 
-// Parameters returns the parameters, in the order of the options. Between
-// calls their values may be changed, followed by Update.
+// Parameters returns the parameters, in the order of the options. Between calls of
+// Gradients and Values their values may be changed, and Update called then.
 func (t *Training) Parameters() []Parameter { return t.params }
 
 // Inputs returns what a batch has to hold.

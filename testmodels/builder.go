@@ -14,7 +14,7 @@ import (
 // Size is what the builders of transformers have in common. Zero values get
 // the family's defaults.
 type Size struct {
-	Layers  int
+	Layers  int    // of the encoder or decoder; of each where there are both
 	Width   int    // of the residual stream
 	Heads   int    // attention heads; Width is a multiple of it
 	KVHeads int    // heads of keys and values (grouped attention); Heads is a multiple of it
@@ -26,8 +26,8 @@ type Size struct {
 	Seed    uint64 // of the weights
 	Tiled   bool   // large weights repeat a block of drawn numbers, for models of gigabytes
 
-	// Without lists modules, by their ids, that the model is exported
-	// without. All other weights stay what they are.
+	// Without lists modules, by their ids (see package modules), that the model is
+	// exported without. All other weights stay what they are.
 	Without []string
 }
 

@@ -1,6 +1,7 @@
 // Package circulant is the block-circulant matrix: its definition, its fast
 // product, its gradients, and the two ways to fit one to a trained dense
-// matrix.
+// matrix. A [Matrix] is one, an [Operator] multiplies by it, [Frobenius] and
+// [LeastSquares] fit it.
 //
 // # Definition
 //

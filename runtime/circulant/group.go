@@ -14,8 +14,8 @@ type Group struct {
 	ws    int
 }
 
-// NewGroup makes a group of operators of the same number of inputs and the same
-// block size, on the same kernels.
+// NewGroup makes a group of operators, and fails unless they have the same number of
+// inputs, the same block size and the same kernels.
 func NewGroup(ops ...*Operator) (*Group, error) {
 	if len(ops) == 0 {
 		return nil, errors.New("circulant: a group of no operators")
@@ -43,13 +43,15 @@ func (g *Group) Dims() (m []int, n int) {
 	return m, g.ops[0].n
 }
 
-// Tile is as for an Operator.
+// Tile is a number of tokens: work that is split at multiples of it takes the least
+// time.
 func (g *Group) Tile() int { return g.ops[0].Tile() }
 
-// Workspace is the number of elements of the workspace that Apply wants.
+// Workspace is the number of float32 elements of the workspace that Apply wants.
 func (g *Group) Workspace() int { return g.ws }
 
-// FLOPs is that of the operators, less the transforms that are shared.
+// FLOPs is the sum of the operators' FLOPs for so many tokens, less those of the
+// transforms that are shared.
 func (g *Group) FLOPs(tokens int) int64 {
 	total := g.ops[0].FLOPs(tokens)
 	for _, o := range g.ops[1:] {

@@ -27,12 +27,12 @@ type CrossMoments struct {
 	Cross  []float64 // Σ y xᵀ, [M, N]
 }
 
-// NewMoments returns the moments of no tokens.
+// NewMoments returns the moments of no tokens of n inputs.
 func NewMoments(n int) *Moments {
 	return &Moments{N: n, Sum: make([]float64, n), Second: make([]float64, n*n)}
 }
 
-// NewCrossMoments returns the moments of no tokens.
+// NewCrossMoments returns the moments of no tokens of m targets and n inputs.
 func NewCrossMoments(m, n int) *CrossMoments {
 	return &CrossMoments{M: m, N: n, Sum: make([]float64, m), Square: make([]float64, m), Cross: make([]float64, m*n)}
 }
@@ -75,7 +75,8 @@ func finite(x []float64) bool {
 	return true
 }
 
-// Merge adds the tokens of o, which may come from another shard of the data.
+// Merge adds the tokens of o, which may come from another shard of the data. It fails
+// where their sizes differ.
 func (s *Moments) Merge(o *Moments) error {
 	if s.N != o.N {
 		return fmt.Errorf("circulant: moments of %d and %d inputs do not merge", s.N, o.N)
@@ -86,7 +87,8 @@ func (s *Moments) Merge(o *Moments) error {
 	return nil
 }
 
-// Merge adds the tokens of o, which may come from another shard of the data.
+// Merge adds the tokens of o, which may come from another shard of the data. It fails
+// where their sizes differ.
 func (s *CrossMoments) Merge(o *CrossMoments) error {
 	if s.M != o.M || s.N != o.N {
 		return fmt.Errorf("circulant: cross moments of %d×%d and %d×%d do not merge", s.M, s.N, o.M, o.N)
@@ -98,8 +100,8 @@ func (s *CrossMoments) Merge(o *CrossMoments) error {
 	return nil
 }
 
-// Padded returns the moments of inputs in which every run of that many is followed
-// by zeros up to width; s itself where they are equal.
+// Padded returns the moments of inputs in which every run of so many elements is
+// followed by zeros up to width; s itself where they are equal. run divides N.
 func (s *Moments) Padded(run, width int) *Moments {
 	if run == width {
 		return s
@@ -115,8 +117,8 @@ func (s *Moments) Padded(run, width int) *Moments {
 	return p
 }
 
-// Padded returns the cross moments with inputs in which every run of that many is
-// followed by zeros up to width; s itself where they are equal.
+// Padded returns the cross moments with inputs in which every run of so many elements
+// is followed by zeros up to width; s itself where they are equal. run divides N.
 func (s *CrossMoments) Padded(run, width int) *CrossMoments {
 	if run == width {
 		return s
@@ -129,8 +131,8 @@ func (s *CrossMoments) Padded(run, width int) *CrossMoments {
 	return p
 }
 
-// PadRuns copies x to dst, every run of that many elements to a run of width with
-// zeros behind.
+// PadRuns copies x to dst, every run of so many elements to a run of width, with zeros
+// behind. dst has len(x)/run·width elements.
 func PadRuns[T float32 | float64](dst, x []T, run, width int) {
 	for i := 0; i < len(x); i += run {
 		to := dst[i/run*width:][:width]

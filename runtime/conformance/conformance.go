@@ -1,6 +1,7 @@
 // Package conformance runs test cases in the layout of ONNX's operator tests:
 // a folder with a model.onnx and folders test_data_set_0, test_data_set_1, …
-// that hold input_N.pb and output_N.pb.
+// that hold input_N.pb and output_N.pb. [Find] finds cases, [Run] runs one, a [Report]
+// counts what came of them.
 package conformance
 
 import (
@@ -21,9 +22,9 @@ import (
 
 // A Case is one folder.
 type Case struct {
-	Dir   string
+	Dir   string // path of the folder
 	Suite string // name of the folder around it
-	Name  string
+	Name  string // of the folder
 }
 
 // Find returns every case in a tree of folders, in the order of their paths.
@@ -265,13 +266,13 @@ func (r *Report) Total() Count {
 	return n
 }
 
-// Suites counts the cases of each suite, Operators those of each operator: a
-// case counts for every operator that its model holds. Both are sorted.
+// Suites counts the cases of each suite, sorted by name.
 func (r *Report) Suites() []Count {
 	return r.counts(func(x Result) []string { return []string{x.Suite} })
 }
 
-// Operators is described at Suites.
+// Operators counts the cases of each operator, sorted by name: a case counts for every
+// operator that its model holds.
 func (r *Report) Operators() []Count {
 	return r.counts(func(x Result) []string { return x.Operators })
 }

@@ -19,7 +19,8 @@ const (
 	CirCNN Rounding = "circnn" // at every stage
 )
 
-// Spec is a block-circulant product, as BlockCirculantMatMulInt16 has it.
+// Spec is a block-circulant product of P×Q blocks of size B, the inputs and attributes
+// of BlockCirculantMatMulInt16.
 type Spec struct {
 	P, Q, B      int
 	W            []int16 // spectra [P, Q, B]
@@ -27,12 +28,12 @@ type Spec struct {
 	Bias         []int32 // spectra [P, B]
 	R            []int8  // shifts of the input's spectra [Q, B/2+1]
 	E            []int8  // shifts of the outputs that are kept [M]
-	Group, Shift int     // blocks of a partial sum, and its shift
+	Group, Shift int     // blocks of a partial sum, and its shift: A[0] and A[1]
 	Rounding     Rounding
 }
 
-// Bin is the bin of number k of a spectrum in the order 0, b/2, 1, 2, … of
-// shifts.
+// Bin is the place among the shifts of a block, which are in the order of bins 0, b/2,
+// 1, 2, …, of the bin that number k of a spectrum belongs to.
 func Bin(k int) int {
 	if k < 2 {
 		return k
@@ -40,7 +41,8 @@ func Bin(k int) int {
 	return k/2 + 1
 }
 
-// Limit is 2^K, the bound of the numbers that the inverse transform of b takes.
+// Limit is 2^K of the specification: the bound of the numbers that the inverse
+// transform of block size b takes.
 func Limit(b int) int64 {
 	if b >= 64 {
 		return 1 << 25 / int64(b)
@@ -228,7 +230,8 @@ func Pack(k *simd.Kernels, w []int16, m, n, runs int, bias []int64, shift []int3
 }
 
 // Operations is the number of integer operations that the product of so many
-// tokens takes, counted as for floating point.
+// tokens takes, counted as circulant.Operator.FLOPs counts those of floating point,
+// but with four multiplications for a complex one.
 func (o *Circulant) Operations(tokens int) int64 {
 	products := 2 * (2*o.B - 2) * o.P * o.Q
 	transforms := 2.5 * float64(o.B) * math.Log2(float64(o.B)) * float64(o.P+o.Q)
@@ -245,14 +248,15 @@ func (o *Circulant) Outputs() int { return len(o.E) }
 // least time.
 func (o *Circulant) Tile() int { return o.c.Lanes() }
 
-// Workspace is the memory that Apply wants for a call.
+// Workspace is the memory that Apply wants for a call, of the lengths that Sizes gives
+// and of any content. Goroutines must not share one.
 type Workspace struct {
 	X, Y    []int32 // spectra of a tile
 	Stage   []int16 // groups of a tile that are not in place
 	Scratch []float32
 }
 
-// Sizes returns the lengths of the parts of a Workspace.
+// Sizes returns the lengths of X, Y, Stage and Scratch of a Workspace.
 func (o *Circulant) Sizes() (x, y, stage, scratch int) {
 	return o.c.Tile(o.gq), o.c.Tile(o.part), o.c.Lanes() * o.c.Columns(), o.c.Scratch()
 }
@@ -272,8 +276,8 @@ func (r Rows) from(i int) Rows {
 	return Rows{Int16: r.Int16[i:]}
 }
 
-// Apply multiplies tokens rows of n ≤ Inputs elements each into rows of Outputs
-// elements. Results do not depend on how many tokens a call has. It allocates
+// Apply multiplies so many tokens, rows x of n ≤ Inputs elements each, into rows y of
+// Outputs elements. Results do not depend on how many tokens a call has. It allocates
 // nothing.
 func (o *Circulant) Apply(y, x Rows, n, tokens int, ws *Workspace) {
 	m := len(o.E)

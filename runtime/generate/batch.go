@@ -17,7 +17,8 @@ import (
 
 // Texts draws texts of length tokens from a decoder model, one for each
 // prompt, whose tokens it begins with: the distribution that the model has
-// learnt, as data to train another on. s.TopK and s.TopP must be 0. What is
+// learnt, as data to train another on. length counts the prompt. s.TopK and s.TopP
+// must be 0. What is
 // drawn depends on the seed and on the number of the prompt, and not on the
 // threads. Prompts of one length that stand beside each other are decoded
 // together. progress is told of how many texts are done; it may be nil.

@@ -12,6 +12,9 @@
 // runtime.Options.Cache). Any other model reads the whole text again for every
 // token. Which input is what is found in the graph (see ports.go); names decide
 // only where the graph leaves it open.
+//
+// [New] makes a [Decoder]; Generate draws a whole text, Next one token at a time.
+// Tokens are numbers: what text they stand for is for a tokenizer to say.
 package generate
 
 import (
@@ -28,14 +31,14 @@ import (
 
 // Options says how a model decodes.
 type Options struct {
-	Threads int    // of the session; 0 means one per processor. Tokens do not depend on it
+	Threads int    // of the session; 0 means one per processor. Tokens do not depend on it.
 	Path    string // vector kernels, as in runtime.Options
 
 	// MemoryLimit bounds the session's memory in bytes, its cache included, as
 	// in runtime.Options.
 	MemoryLimit int64
 
-	// Stop ends Generate behind any of these tokens.
+	// Stop lists tokens that end Generate, such as that for the end of a text.
 	Stop []int
 }
 
@@ -51,8 +54,8 @@ type Decoder struct {
 	out    map[string]tensor.Tensor
 }
 
-// New compiles a decoder model. It fails where the model is none, saying what
-// it lacks.
+// New compiles a decoder model. It fails where the model is no decoder, saying what
+// it lacks, and where [runtime.Compile] does.
 func New(m *graph.Model, o Options) (*Decoder, error) {
 	p, err := findPorts(m)
 	if err != nil {
@@ -93,9 +96,9 @@ func (d *Decoder) Truncate(n int) error {
 	return nil
 }
 
-// Next reads tokens and returns the logits of the one that follows them, by
-// token. The next call writes over them. After an error the decoder has read
-// what it had before, or a part of tokens more where the model takes them one
+// Next reads tokens, at least one, and returns the logits of the token that follows
+// them, [vocabulary]. The next call writes over them. After an error the decoder has
+// read what it had before, or a part of tokens more where the model takes them one
 // by one; Len tells.
 func (d *Decoder) Next(ctx context.Context, tokens ...int) ([]float32, error) {
 	if len(tokens) == 0 {
@@ -138,10 +141,12 @@ func (d *Decoder) read(ctx context.Context, tokens []int) ([]float32, error) {
 	return logits, nil
 }
 
-// Generate reads prompt and then draws tokens from s and reads them, until it
-// has drawn max or one of Options.Stop, which is the last then. Each goes to
-// yield as soon as it is drawn; an error of yield ends the text and is returned
-// as it is. What the decoder has read before stands in front of the prompt.
+// Generate reads prompt, which must not be empty, and then draws tokens from s, until
+// it has drawn max or one of Options.Stop, which is the last then. Each goes to
+// yield as soon as it is drawn, and is read to draw the next; an error of yield ends
+// the text and is returned as it is. What the decoder has read before stands in front
+// of the prompt: to go on with a text, begin the next prompt with the last token, which
+// was not read.
 func (d *Decoder) Generate(ctx context.Context, prompt []int, max int, s *Sampler, yield func(token int) error) error {
 	next := prompt
 	for range max {

@@ -7,7 +7,8 @@ import (
 	"math/rand/v2"
 )
 
-// Sampling says how a token is drawn from logits.
+// Sampling says how a token is drawn from logits. The zero value draws the most
+// probable token always.
 type Sampling struct {
 	// Temperature divides the logits; 0 takes the most probable token always,
 	// and of several the first.
@@ -22,7 +23,7 @@ type Sampling struct {
 	Seed uint64
 }
 
-// Check says what is wrong with s.
+// Check returns an error that says what is wrong with s, nil where nothing is.
 func (s Sampling) Check() error {
 	switch {
 	case !(s.Temperature >= 0) || math.IsInf(s.Temperature, 1):
@@ -35,7 +36,7 @@ func (s Sampling) Check() error {
 	return nil
 }
 
-// Sampler draws tokens.
+// Sampler draws tokens. It is for one goroutine at a time.
 type Sampler struct {
 	Sampling
 	random       *rand.Rand
@@ -47,13 +48,15 @@ type candidate struct {
 	weight float64 // relative probability
 }
 
-// NewSampler returns a sampler that begins with the seed.
+// NewSampler returns a sampler that begins with the seed of s. Draw tells where s is
+// not valid.
 func NewSampler(s Sampling) *Sampler {
 	return &Sampler{Sampling: s, random: rand.New(rand.NewPCG(s.Seed, 0))}
 }
 
-// Draw returns a token for logits, by token. Sums are made in float64, from
-// the most probable token on.
+// Draw returns a token for logits, [vocabulary]. Sums are made in float64, from the
+// most probable token on. It fails where there are no logits or one is NaN, and where
+// Check does.
 func (s *Sampler) Draw(logits []float32) (int, error) {
 	if err := s.Check(); err != nil {
 		return 0, err

@@ -20,7 +20,8 @@
 //   - Element types are those that the decoder knows: bool, int32, int64,
 //     float32 and float64.
 //
-// A program that has none of these bounds uses packages graph and runtime.
+// A program that is not tied to onnx-go uses packages graph and runtime, which have
+// none of these limits.
 package onnxgo
 
 import (
@@ -63,7 +64,8 @@ type operation struct {
 // Option configures a Backend.
 type Option func(*Backend)
 
-// Opset says which version of the default operator set the model uses.
+// Opset says which version of the default operator set the model uses; it is needed.
+// See OpsetOf.
 func Opset(version int) Option { return func(b *Backend) { b.opset = int64(version) } }
 
 // Threads says how many threads compute; 0, the default, means one per
