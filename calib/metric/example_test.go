@@ -10,6 +10,7 @@ import (
 func Example() {
 	logits := []float32{2, 1, 0, 0, 3, 1, 1, 0, 5} // three samples of three classes
 	labels := []int64{0, 1, 1}
+	fmt.Println("class of the first", metric.ArgMax(logits[:3]))
 	var right []float64
 	for i, label := range labels {
 		v, err := metric.Accuracy(logits[3*i:3*i+3], 3, []int64{label})
@@ -27,6 +28,7 @@ func Example() {
 	}
 	fmt.Printf("KL %.4f nats\n", kl)
 	// Output:
+	// class of the first 0
 	// accuracy 0.67, 95 % interval 0.00 … 1.00
 	// KL 0.1201 nats
 }

@@ -23,9 +23,10 @@ func Example() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	x := []float32{1, 0, 0, 0, 0, 0, 1, 1} // [tokens, N]
-	y := make([]float32, 2*m.M)            // [tokens, M]
-	op.Apply(y, m.M, x, m.N, 2, make([]float32, op.Workspace()))
+	rows, columns := op.Dims()
+	x := []float32{1, 0, 0, 0, 0, 0, 1, 1} // [2 tokens, columns]
+	y := make([]float32, 2*rows)           // [2 tokens, rows]
+	op.Apply(y, rows, x, columns, 2, make([]float32, op.Workspace()))
 	fmt.Printf("%.0f\n", y)
 	// Output:
 	// [1 2 3 4]
