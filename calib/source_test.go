@@ -15,6 +15,7 @@ import (
 	"github.com/onnx-lathe/lathe/graph"
 	"github.com/onnx-lathe/lathe/internal/npz"
 	"github.com/onnx-lathe/lathe/runtime"
+	"github.com/onnx-lathe/lathe/testmodels"
 )
 
 // port parses "name: float[N,2]".
@@ -581,5 +582,37 @@ g (float[N,2] x) => (float[N,2] y)
 	}
 	if root, _ := calib.Weight(nil); root != nil {
 		t.Errorf("an input that is left out has the weight %v", root)
+	}
+}
+
+// TestSourceFromTensors: arrays in memory are the same data as an archive of them,
+// and what no archive can hold is refused.
+func TestSourceFromTensors(t *testing.T) {
+	const n = 4
+	data, err := testmodels.WordArchive(testmodels.CalibSeed, n)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want, err := calib.SourceFromBytes("words", data, calib.SourceOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := words(testmodels.CalibSeed, n)
+	if got.Fingerprint() != want.Fingerprint() || got.Bytes() != want.Bytes() {
+		t.Errorf("%s, %d bytes; the archive is %s, %d bytes", got.Fingerprint(), got.Bytes(), want.Fingerprint(), want.Bytes())
+	}
+	for _, c := range []struct {
+		name   string
+		arrays map[string]tensor.Tensor
+		limit  int64
+		want   string
+	}{
+		{"nothing", nil, 0, "has no arrays"},
+		{"strings", map[string]tensor.Tensor{"x": tensor.New(tensor.WithShape(1), tensor.WithBacking([]string{"a"}))}, 0, `array "x"`},
+		{"too much", map[string]tensor.Tensor{"x": tensor.New(tensor.WithShape(4), tensor.WithBacking(make([]float32, 4)))}, 15, "limit"},
+	} {
+		if _, err := calib.SourceFromTensors("memory", c.arrays, calib.SourceOptions{Limit: c.limit}); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: error %v, want %q", c.name, err, c.want)
+		}
 	}
 }
