@@ -80,7 +80,7 @@ steps:
 metric: nll
 steps:
   - circulant: {block: 4, only: "/w[123]/"}
-  - heal: {steps: 30000, batch: 4, chunk: 2, lr: 0.006, temperature: 1, synthesize: 20000}
+  - heal: {steps: 30000, batch: 4, chunk: 2, optimizer: muon, lr: 0.006, temperature: 1, synthesize: 20000}
 `},
 	{name: "cnn-b4", what: "LeNet of PyTorch (opset 9), second Conv and Gemm layers at b = 4, healed", model: "cnn_mnist_pytorch.onnx",
 		train: "mnist_train.npz", eval: "mnist_eval.npz", metric: "accuracy", least: 0.980, minutes: 6, make: optimized, recipe: `
