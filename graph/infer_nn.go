@@ -419,14 +419,16 @@ func inferCirculantConv(c *call) error {
 	if len(x) < 2 || len(w) != len(x)+1 {
 		return fmt.Errorf("input %v with weights %v, want [p, q, b, kernel...]", x, w)
 	}
-	m := c.int("out_channels", -1)
+	m, group := c.int("out_channels", -1), c.int("group", 1)
+	if group < 1 || m%group != 0 || w[0].IsKnown() && w[0].N%group != 0 {
+		return fmt.Errorf("out_channels is %d with weights %v in %d groups, want as many in each", m, w, group)
+	}
 	if rows, known := c.expr(w[0]).mul(c.expr(w[2])).value(); known && (m < 0 || m > rows) {
 		return fmt.Errorf("out_channels is %d with weights %v, want 0 to %d", m, w, rows)
 	}
-	group := c.int("group", 1)
 	if columns, known := c.expr(w[1]).mul(c.expr(w[2])).mul(constant(group)).value(); known && x[1].IsKnown() &&
-		(group < 1 || x[1].N > columns || group > 1 && x[1].N < columns) {
-		return fmt.Errorf("input %v with weights %v in %d groups, want at most %d channels, in several groups so many", x, w, group, columns)
+		(x[1].N > columns || x[1].N%group != 0) {
+		return fmt.Errorf("input %v with weights %v in %d groups, want at most %d channels, as many in each", x, w, group, columns)
 	}
 	win, err := c.slidingOf(len(x)-2, w[3:])
 	if err != nil {

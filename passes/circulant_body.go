@@ -179,11 +179,13 @@ func matMulFunction(opset int64) (*graph.Function, error) {
 //
 //	dense[i·b + a, j·b + c, k…] = W[i, j, (a − c) mod b, k…],
 //
-// cut to the channels of B. A runtime that folds constants is left with a plain
-// Conv. Frequencies apart, as in matMulBody, would be a convolution with as many
+// cut to the channels of B, group by group. A runtime that folds constants is left
+// with a plain Conv. Frequencies apart, as in matMulBody, would be a convolution with as many
 // groups as the block size calls for, and the number of groups is an attribute,
-// which a body for every block size cannot compute. X is padded with zeros to whole
-// blocks; where it has whole ones already, nothing is added.
+// which a body for every block size cannot compute. For the same reason the number of
+// groups is counted: as the outputs of a ConvTranspose of p inputs, each group of which
+// gives one. X is padded with zeros to whole blocks; where it has whole ones already,
+// nothing is added.
 const convBody = `
 <
   domain: "lathe",
@@ -206,6 +208,13 @@ BlockCirculantConv <out_channels, auto_pad, dilations, group, kernel_shape, pads
   pb = Mul (p, b)
   qb = Mul (q, b)
   m = Shape (B)
+  counted_shape = Concat <axis = 0> (i1, p, i1)
+  counted = ConstantOfShape <value = float[1] {0}> (counted_shape)
+  counter_shape = Concat <axis = 0> (p, i1, i1)
+  counter = ConstantOfShape <value = float[1] {0}> (counter_shape)
+  counts = ConvTranspose <group: int = @group> (counted, counter)
+  shape_counts = Shape (counts)
+  G = Gather <axis = 0> (shape_counts, i1)
 
 %[1]s
   a = Reshape (to_b, column)
@@ -220,23 +229,27 @@ BlockCirculantConv <out_channels, auto_pad, dilations, group, kernel_shape, pads
   w_dense = Gather <axis = 2> (w, index)
   w_rows = Transpose <perm = [0, 2, 1, 3, 4]> (w_dense)
 %[2]s
-  dense_shape = Concat <axis = 0> (pb, qb, kernel)
-  dense_padded = Reshape (w_rows, dense_shape)
+  group_rows = Div (pb, G)
+  group_m = Div (m, G)
+  rows_shape = Concat <axis = 0> (G, group_rows, im1)
+  rows_padded = Reshape (w_rows, rows_shape)
 %[3]s
+  dense_shape = Concat <axis = 0> (m, qb, kernel)
+  dense = Reshape (rows, dense_shape)
 
   shape_x = Shape (X)
   channels = Gather <axis = 0> (shape_x, i1)
-  x_turns = Div (channels, qb)
-  x_whole = Mul (x_turns, qb)
-  over = Sub (channels, x_whole)
-  short = Sub (qb, over)
-  short_turns = Div (short, qb)
-  short_whole = Mul (short_turns, qb)
-  missing = Sub (short, short_whole)
+  group_channels = Div (channels, G)
+  missing = Sub (qb, group_channels)
 %[5]s
-  zeros_shape = Concat <axis = 0> (samples, missing, spatial)
+  groups_shape = Concat <axis = 0> (samples, G, group_channels, spatial)
+  groups = Reshape (X, groups_shape)
+  zeros_shape = Concat <axis = 0> (samples, G, missing, spatial)
   zeros = ConstantOfShape <value = float[1] {0}> (zeros_shape)
-  x = Concat <axis = 1> (X, zeros)
+  padded = Concat <axis = 2> (groups, zeros)
+  whole_channels = Mul (G, qb)
+  x_shape = Concat <axis = 0> (samples, whole_channels, spatial)
+  x = Reshape (padded, x_shape)
   Y = Conv <auto_pad: string = @auto_pad, dilations: ints = @dilations, group: int = @group, kernel_shape: ints = @kernel_shape, pads: ints = @pads, strides: ints = @strides> (x, dense, B)
 }
 `
@@ -257,7 +270,7 @@ func convFunction(opset int64) (*graph.Function, error) {
 	}
 	kernel := `  rank_w = Shape (shape_w)
   kernel = Slice (shape_w, i3, rank_w, i0)`
-	cut := "  dense = Slice (dense_padded, i0, m, i0)"
+	cut := "  rows = Slice (rows_padded, i0, group_m, i1)"
 	dims := `  samples = Gather <axis = 0> (shape_x, i0)
   rank_x = Shape (shape_x)
   spatial = Slice (shape_x, i2, rank_x, i0)`
@@ -267,7 +280,7 @@ func convFunction(opset int64) (*graph.Function, error) {
 		kernel = "  rank_w = Shape (shape_w)\n  kernel_dims = Sub (rank_w, i3)\n" + fmt.Sprintf(countFrom0, "kernel", "kernel_dims", "nth_kernel") + `
   at_kernel = Add (nth_kernel, i3)
   kernel = Gather <axis = 0> (shape_w, at_kernel)`
-		cut = fmt.Sprintf(countFrom0, "m", "m", "at_m") + "\n  dense = Gather <axis = 0> (dense_padded, at_m)"
+		cut = fmt.Sprintf(countFrom0, "m", "group_m", "at_m") + "\n  rows = Gather <axis = 1> (rows_padded, at_m)"
 		dims = `  samples = Gather <axis = 0> (shape_x, i0)
   at_spatial = Add (nth_kernel, i2)
   spatial = Gather <axis = 0> (shape_x, at_spatial)`

@@ -64,11 +64,12 @@ type inliner struct {
 	dense map[matrixKey]*graph.Value
 }
 
-// matrixKey is a matrix in a graph: its weight, and its number of columns.
+// matrixKey is a matrix in a graph: its weight, and its number of columns and of
+// groups.
 type matrixKey struct {
-	g       *graph.Graph
-	weight  *graph.Value
-	columns int64
+	g              *graph.Graph
+	weight         *graph.Value
+	columns, group int64
 }
 
 // nodes lists the nodes outside of functions.
@@ -211,17 +212,17 @@ func (in *inliner) denseLayer(n *graph.Node) (bool, error) {
 	if weights == nil || t == nil || t.Shape == nil || len(t.Shape.Dims) == 0 || conv && len(t.Shape.Dims) < 3 {
 		return false, nil
 	}
-	dim, rows := t.Shape.Dims[len(t.Shape.Dims)-1], n.Int("out_features", 0)
+	dim, rows, group := t.Shape.Dims[len(t.Shape.Dims)-1], n.Int("out_features", 0), int64(1)
 	if conv {
-		dim, rows = t.Shape.Dims[1], n.Int("out_channels", 0)
+		dim, rows, group = t.Shape.Dims[1], n.Int("out_channels", 0), n.Int("group", 1)
 	}
 	if !dim.IsKnown() {
 		return false, nil
 	}
 	g := n.Graph()
-	key := matrixKey{g, w, dim.N}
+	key := matrixKey{g, w, dim.N, group}
 	if in.dense[key] == nil {
-		tensor, err := denseTensor(weights, int(rows), int(dim.N), conv)
+		tensor, err := denseTensor(weights, int(rows), int(dim.N), int(group), conv)
 		if err != nil {
 			return false, err
 		}
@@ -249,8 +250,9 @@ func zero(t *graph.Tensor) bool {
 }
 
 // denseTensor writes out block-circulant weights w [p, q, b, k…]: the matrix
-// [columns, rows] that MatMul takes, or for a convolution [rows, columns, k…].
-func denseTensor(w *graph.Tensor, rows, columns int, conv bool) (*graph.Tensor, error) {
+// [columns, rows] that MatMul takes, or for a convolution in groups
+// [rows, columns/group, k…].
+func denseTensor(w *graph.Tensor, rows, columns, group int, conv bool) (*graph.Tensor, error) {
 	v, err := w.Float32s()
 	if err != nil {
 		return nil, err
@@ -258,33 +260,40 @@ func denseTensor(w *graph.Tensor, rows, columns int, conv bool) (*graph.Tensor, 
 	if len(w.Dims) < 3 || conv != (len(w.Dims) > 3) {
 		return nil, fmt.Errorf("weights have shape %v, want [p, q, b] and the taps of a convolution", w.Dims)
 	}
+	if group < 1 || rows%group != 0 || columns%group != 0 {
+		return nil, fmt.Errorf("%d outputs and %d inputs in %d groups", rows, columns, group)
+	}
+	rows, columns = rows/group, columns/group
 	c, err := circulant.New(rows, columns, int(w.Dims[2]))
 	if err != nil {
 		return nil, err
 	}
-	if int64(c.P) != w.Dims[0] || int64(c.Q) != w.Dims[1] {
-		return nil, fmt.Errorf("weights have shape %v for a matrix of %d×%d", w.Dims, rows, columns)
+	if int64(c.P) != w.Dims[0]/int64(group) || w.Dims[0]%int64(group) != 0 || int64(c.Q) != w.Dims[1] {
+		return nil, fmt.Errorf("weights have shape %v for %d matrices of %d×%d", w.Dims, group, rows, columns)
 	}
 	taps := 1
 	for _, k := range w.Dims[3:] {
 		taps *= int(k)
 	}
-	out := make([]float32, taps*rows*columns)
-	for k := range taps {
-		for i := range c.W {
-			c.W[i] = v[i*taps+k]
-		}
-		for i, x := range c.Dense() { // [rows, columns]
-			if conv {
-				out[i*taps+k] = x
-			} else {
-				out[i%columns*rows+i/columns] = x
+	size := taps * rows * columns
+	out := make([]float32, group*size)
+	for g := range group {
+		for k := range taps {
+			for i := range c.W {
+				c.W[i] = v[(g*len(c.W)+i)*taps+k]
+			}
+			for i, x := range c.Dense() { // [rows, columns]
+				if conv {
+					out[g*size+i*taps+k] = x
+				} else {
+					out[i%columns*rows+i/columns] = x
+				}
 			}
 		}
 	}
 	dims := []int64{int64(columns), int64(rows)}
 	if conv {
-		dims = append([]int64{int64(rows), int64(columns)}, w.Dims[3:]...)
+		dims = append([]int64{int64(group * rows), int64(columns)}, w.Dims[3:]...)
 	}
 	return graph.Float32Tensor(dims, out), nil
 }

@@ -15,9 +15,9 @@ import (
 // Y [N, m, o…]. At every tap of the window the matrix from the channels of X to
 // those of Y is block-circulant; package circulant has the formulas.
 //
-// Channels of X beyond C are zero, rows of blocks beyond m discarded. With G > 1
-// groups there are none: q blocks are the C/G channels of a group, and p/G
-// the m/G of its outputs.
+// With G groups, the C/G channels of a group take q blocks and its m/G outputs p/G
+// rows of blocks: what is missing in the last block of a group is zero, rows that are
+// too many are discarded.
 //
 // A sample goes through three stages. The image of every block of channels, with
 // the window's padding in place, is transformed into planes [planes, G·q, image];
@@ -96,10 +96,8 @@ func (v *circulantConv) check(w *Tensor) (p, q, b, taps int, err error) {
 		return 0, 0, 0, 0, fmt.Errorf("weight W is %v: want at least one block of 2 and a tap", w.Shape)
 	case b > circulant.MaxBlock:
 		return 0, 0, 0, 0, fmt.Errorf("block size is %d, the convolution takes at most %d", b, circulant.MaxBlock)
-	case v.m < 1 || v.m > p*b:
-		return 0, 0, 0, 0, fmt.Errorf("out_channels is %d, but %d rows of blocks of %d hold 1 to %d", v.m, p, b, p*b)
-	case v.group > 1 && (p%v.group != 0 || v.m != p*b):
-		return 0, 0, 0, 0, fmt.Errorf("out_channels is %d in %d groups with %d rows of blocks of %d: groups want full blocks", v.m, v.group, p, b)
+	case p%v.group != 0 || v.m < 1 || v.m%v.group != 0 || v.m/v.group > p/v.group*b:
+		return 0, 0, 0, 0, fmt.Errorf("out_channels is %d, but %d rows of blocks of %d in %d groups hold 1 to %d, as many in each", v.m, p, b, v.group, p*b)
 	}
 	return p, q, b, w.Len() / (p * q * b), nil
 }
@@ -124,7 +122,10 @@ func (v *circulantConv) addBias(to []float32, bias *Tensor) error {
 	if bias.DType != graph.Float32 || !slices.Equal(bias.Shape, []int{v.m}) {
 		return fmt.Errorf("bias B is %v%v, want %d of float", bias.DType, bias.Shape, v.m)
 	}
-	copy(to, bias.F32())
+	rows := len(to) / v.group // with those that are discarded
+	for g := range v.group {
+		copy(to[g*rows:], bias.F32()[g*v.m/v.group:(g+1)*v.m/v.group])
+	}
 	return nil
 }
 
@@ -236,8 +237,8 @@ func (s *circulantState) geometry(x *Tensor) error {
 		return fmt.Errorf("X %v with a kernel %v: want as many spatial dims", x.Shape, s.kernel)
 	}
 	s.n, s.chans = x.Shape[0], x.Shape[1]
-	if s.chans > s.group*s.q*s.b || s.group > 1 && s.chans != s.group*s.q*s.b {
-		return fmt.Errorf("X %v has %d channels, W takes %d groups of %d", x.Shape, s.chans, s.group, s.q*s.b)
+	if s.chans%s.group != 0 || s.chans/s.group > s.q*s.b {
+		return fmt.Errorf("X %v has %d channels, W takes %d groups of at most %d", x.Shape, s.chans, s.group, s.q*s.b)
 	}
 	if err := s.win.set(&s.windowAttrs, x.Shape[2:], s.kernel); err != nil {
 		return err
@@ -255,6 +256,14 @@ func (s *circulantState) workspace(worker int) (scratch, stage []float32) {
 	return ws[:s.c.ImageScratch()], ws[s.c.ImageScratch():]
 }
 
+// blockChannels returns the channels that block i has, where they begin and how many
+// of b they are: a group of per channels has that many blocks, of which the last ones
+// may have fewer or none.
+func blockChannels(i, blocks, b, per int) (first, have int) {
+	at := min(i%blocks*b, per)
+	return i/blocks*per + at, min(b, per-at)
+}
+
 // circulantForward transforms blocks [lo, hi) of the channels of the samples at
 // hand.
 func circulantForward(c *call, worker, lo, hi int) {
@@ -265,8 +274,7 @@ func circulantForward(c *call, worker, lo, hi int) {
 	for i := lo; i < hi; i++ {
 		sample, block := i/blocks, i%blocks
 		dst := planes[(sample*s.c.Multiplications()*blocks+block)*size:]
-		first := min(block*s.b, s.chans)
-		have := min(s.chans-first, s.b)
+		first, have := blockChannels(block, s.q, s.b, s.chans/s.group)
 		x := s.x[((s.first+sample)*s.chans+first)*s.win.inSize:]
 		if have < s.b || s.image.padded {
 			for ch := range have {
@@ -294,11 +302,11 @@ func circulantInverse(c *call, worker, lo, hi int) {
 	for i := lo; i < hi; i++ {
 		sample, block := i/s.p, i%s.p
 		src := planes[(sample*s.c.Multiplications()*s.p+block)*size:]
-		have := min(s.m-block*s.b, s.b)
-		if have <= 0 {
+		first, have := blockChannels(block, s.p/s.group, s.b, s.m/s.group)
+		if have == 0 {
 			continue // more rows of blocks than channels
 		}
-		z := s.z[((s.first+sample)*s.m+block*s.b)*size:][:have*size]
+		z := s.z[((s.first+sample)*s.m+first)*size:][:have*size]
 		to := z
 		if have < s.b {
 			to = stage

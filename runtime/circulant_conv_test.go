@@ -101,9 +101,6 @@ func TestBlockCirculantConv(t *testing.T) {
 			group := []int{1, 1, 2, 3}[r.IntN(4)]
 			b := []int{2, 3, 4, 5, 8, 16, 32}[r.IntN(7)]
 			n, per, out := 1+r.IntN(2), 1+r.IntN(2*b), 1+r.IntN(2*b)
-			if group > 1 {
-				per, out = b*(1+r.IntN(2)), b*(1+r.IntN(2))
-			}
 			if seed%10 == 0 { // enough blocks for the products of tiles of outputs
 				dims, g = 2, geometry{kernel: []int{3, 3}, strides: []int{1, 1}, dilations: []int{1, 1}, pads: []int{1, 1, 1, 1}}
 				b, group, per, out = 2, 1, 70, 66
@@ -193,6 +190,10 @@ func TestBlockCirculantConvRefuses(t *testing.T) {
 		{"out_channels = 8", "float[1,4,5,5]", "float[2,1,4,3]", ""},
 		{"out_channels = 8", "float[1,4,5]", "float[2,1,1,3]", ""},
 		{"out_channels = 8, group = 3", "float[1,4,5]", "float[2,1,4,3]", ""},
+		{"out_channels = 8, group = -2", "float[1,4,5]", "float[2,1,4,3]", ""},
+		{"out_channels = 7, group = 2", "float[1,4,5]", "float[2,1,4,3]", "in 2 groups"},
+		{"out_channels = 8, group = 2", "float[1,7,5]", "float[2,1,4,3]", "2 groups of at most 4"},
+		{"out_channels = 8, group = 2", "float[1,10,5]", "float[2,1,4,3]", "2 groups of at most 4"},
 		{"out_channels = 8, pads = [2000000000, 2000000000]", "float[1,4,5]", "float[2,1,4,3]", "too large"},
 	} {
 		m, err := graph.Parse(fmt.Sprintf(`<ir_version: 8, opset_import: ["" : 17, "lathe" : 1]>

@@ -58,7 +58,7 @@ func gradBlockCirculantConv(b *backward, x *lnode, dy []*lvalue) error {
 	if !b.needs(in) && !b.needs(w) {
 		return nil
 	}
-	gh := b.kernel("BlockCirculantConv transform", toPlanes(c, size, p, func(k1, k2, k3 []float32) {
+	gh := b.kernel("BlockCirculantConv transform", toPlanes(c, size, p, v.group, func(k1, k2, k3 []float32) {
 		for i, v := range k2 {
 			k1[i], k2[i], k3[i] = 2*k1[i], 2*k3[i], -2*v
 		}
@@ -67,7 +67,7 @@ func gradBlockCirculantConv(b *backward, x *lnode, dy []*lvalue) error {
 		if w.param == 0 {
 			return errors.New("W is computed")
 		}
-		xh := b.kernel("BlockCirculantConv transform", toPlanes(c, size, v.group*q, nil), in)
+		xh := b.kernel("BlockCirculantConv transform", toPlanes(c, size, v.group*q, v.group, nil), in)
 		dw := b.kernel("Conv weights", convWeightGradient(planes, -1), gh, xh, b.constant(weights))
 		b.sink("BlockCirculantConv weights", func(c *call) error {
 			circulant.AddConvGradient(c.s.train.gradients[w.param-1], c.in[0].F32(), p, q, size, taps)
@@ -91,19 +91,19 @@ func gradBlockCirculantConv(b *backward, x *lnode, dy []*lvalue) error {
 		}, b.shape(in))
 		dxh = b.kernel("Conv", convInputGradient(planes), gh, b.constant(weights), xhShape)
 	}
-	b.add(in, b.kernel("BlockCirculantConv inverse transform", fromPlanes(c, size, v.group*q), dxh, b.shape(in)))
+	b.add(in, b.kernel("BlockCirculantConv inverse transform", fromPlanes(c, size, v.group*q, v.group), dxh, b.shape(in)))
 	return nil
 }
 
 // toPlanes: X [N, C, d…] → the planes [N, planes · blocks, d…] of its blocks of b
-// channels, with zeros beyond C. The function, where there is one, changes the
-// three planes of every complex bin.
-func toPlanes(c *simd.Circulant, b, blocks int, change func(k1, k2, k3 []float32)) kernel {
+// channels, with zeros beyond those of a group. The function, where there is one,
+// changes the three planes of every complex bin.
+func toPlanes(c *simd.Circulant, b, blocks, group int, change func(k1, k2, k3 []float32)) kernel {
 	n := circulant.ConvPlanes(b)
 	return func(call *call) error {
 		x := call.in[0]
-		if x.DType != graph.Float32 || len(x.Shape) < 3 || x.Shape[1] > blocks*b {
-			return fmt.Errorf("%v%v in %d blocks of %d channels", x.DType, x.Shape, blocks, b)
+		if x.DType != graph.Float32 || len(x.Shape) < 3 || x.Shape[1]%group != 0 || x.Shape[1]/group > blocks/group*b {
+			return fmt.Errorf("%v%v in %d blocks of %d channels in %d groups", x.DType, x.Shape, blocks, b, group)
 		}
 		m := call.moves()
 		m.shape = append(append(m.shape[:0], x.Shape[0], n*blocks), x.Shape[2:]...)
@@ -124,8 +124,9 @@ func toPlanes(c *simd.Circulant, b, blocks int, change func(k1, k2, k3 []float32
 			from := x.F32()[i*x.Shape[1]*size : (i+1)*x.Shape[1]*size]
 			to := z.F32()[i*n*blocks*size : (i+1)*n*blocks*size]
 			for j := range blocks {
-				block := from[min(j*b*size, len(from)):]
-				if len(block) < b*size {
+				first, have := blockChannels(j, blocks/group, b, x.Shape[1]/group)
+				block := from[first*size : (first+have)*size]
+				if have < b {
 					clear(stage[copy(stage, block):])
 					block = stage
 				}
@@ -141,7 +142,7 @@ func toPlanes(c *simd.Circulant, b, blocks int, change func(k1, k2, k3 []float32
 
 // fromPlanes: gradients with respect to the planes of X, shape of X [N, C, d…] →
 // that with respect to X. It changes its input, which nothing else reads.
-func fromPlanes(c *simd.Circulant, b, blocks int) kernel {
+func fromPlanes(c *simd.Circulant, b, blocks, group int) kernel {
 	n := circulant.ConvPlanes(b)
 	zeros := make([]float32, b)
 	return func(call *call) error {
@@ -176,13 +177,14 @@ func fromPlanes(c *simd.Circulant, b, blocks int) kernel {
 				}
 			})
 			for j := range blocks {
-				block := to[min(j*b*size, len(to)):]
+				first, have := blockChannels(j, blocks/group, b, channels/group)
+				block := to[first*size : (first+have)*size]
 				y := block
-				if len(block) < b*size {
+				if have < b {
 					y = stage
 				}
 				c.InverseImage(y, size, from[j*size:], blocks*size, size, zeros, simd.Unlimited.Lo, simd.Unlimited.Hi, ws)
-				if len(block) < b*size {
+				if have < b {
 					copy(block, stage)
 				}
 			}

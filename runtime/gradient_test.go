@@ -293,6 +293,8 @@ var gradientCases = []struct {
 		reference: circulantConvReference(13, 10, 2, 5, 1, 2, 1, "")},
 	{name: "BlockCirculantConv in groups, without a bias", inputs: "T[2,8,6] a, T[4,1,4,3] w", body: `y = lathe.BlockCirculantConv <out_channels = 16, group = 2> (a, w)`,
 		reference: strings.Replace(circulantConvReference(16, 4, 1, 4, 2, 3, 1, "group = 2"), ", b)", ")", 1)},
+	{name: "BlockCirculantConv in groups, padded", inputs: "T[2,6,5,4] a, T[4,1,4,3,2] w, T[10] b", body: `y = lathe.BlockCirculantConv <out_channels = 10, group = 2, pads = [1, 0, 1, 1]> (a, w, b)`,
+		reference: circulantConvReference(10, 3, 1, 4, 2, 3, 2, "group = 2, pads = [1, 0, 1, 1]")},
 	{name: "two BlockCirculantConv with one W", inputs: "T[2,8,6] a, T[2,2,4,3] w, T[8] b", body: `h = lathe.BlockCirculantConv <out_channels = 8, pads = [1, 1]> (a, w, b)
 		t = Tanh (h)
 		y = lathe.BlockCirculantConv <out_channels = 8> (t, w, b)`,
@@ -306,12 +308,12 @@ var gradientCases = []struct {
 // group.
 func circulantConvReference(m, n, q, b, group, rows, cols int, attrs string) string {
 	var places []string
-	taps := rows * cols
+	taps, per := rows*cols, m/group
 	for r := range m {
 		for k := range n {
-			i, j := r/b, k/b
+			i, j := r/per*((per+b-1)/b)+r%per/b, k/b
 			for t := range taps {
-				places = append(places, fmt.Sprint(((i*q+j)*b+((r-k%b)%b+b)%b)*taps+t))
+				places = append(places, fmt.Sprint(((i*q+j)*b+((r%per-k%b)%b+b)%b)*taps+t))
 			}
 		}
 	}
