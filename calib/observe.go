@@ -224,21 +224,23 @@ func weightNodes(m *graph.Model) (nodes []*graph.Node, inputs []*graph.Value) {
 
 // operands lists what the nodes of the main graph with constant weights
 // multiply by them, each once: those of weightNodes, and the columns of
-// convolutions in one group.
+// convolutions, group by group.
 func operands(m *graph.Model) []Operand {
 	var out []Operand
-	add := func(o Operand) {
-		if !slices.ContainsFunc(out, func(x Operand) bool { return x.Key == o.Key }) {
-			out = append(out, o)
+	add := func(n *graph.Node) {
+		for _, o := range Operands(n) {
+			if !slices.ContainsFunc(out, func(x Operand) bool { return x.Key == o.Key }) {
+				out = append(out, o)
+			}
 		}
 	}
 	nodes, _ := weightNodes(m)
 	for _, n := range nodes {
-		add(OperandOf(n))
+		add(n)
 	}
 	for _, n := range m.Graph.Nodes() {
-		if n.Is("Conv") && n.Int("group", 1) == 1 && n.Input(0) != nil && n.Input(0).ConstTensor() == nil && ConvWeight(n) != nil {
-			add(OperandOf(n))
+		if n.Is("Conv") && n.Input(0) != nil && n.Input(0).ConstTensor() == nil {
+			add(n)
 		}
 	}
 	return out
@@ -309,7 +311,7 @@ func momentProbes(list []Operand, samples int, limit int64) ([]*probe, func() ma
 			return tokens.Runs(x, func(from, to int) { a.Add(x.F32()[from*d:], d, to-from) })
 		}
 		if o.Conv != nil {
-			columns, err := NewColumns(o.Conv, samples)
+			columns, err := NewColumns(o.Conv, o.Group, samples)
 			if err != nil {
 				return nil, nil, err
 			}

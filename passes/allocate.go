@@ -160,7 +160,7 @@ type search struct {
 	inside  map[string][]string // names of a module's layers
 	single  map[change]effect   // of every change alone
 	moments func(value string) *circulant.Moments
-	fits    map[change]*circulant.Matrix
+	fits    map[change][]*circulant.Matrix // of every part
 	bias    map[change][]float32
 	low     map[change]*lowRank // residuals, where Circulant.Rank asks for them
 }
@@ -214,7 +214,7 @@ func newSearch(ctx context.Context, m *graph.Model, o AllocateOptions) (*search,
 	o.Feed = o.Feed.Spread(o.Samples)
 	o.Circulant.Fit = FitLSQ
 	s := &search{m: m, o: o, inside: map[string][]string{}, single: map[change]effect{},
-		fits: map[change]*circulant.Matrix{}, bias: map[change][]float32{}, low: map[change]*lowRank{}}
+		fits: map[change][]*circulant.Matrix{}, bias: map[change][]float32{}, low: map[change]*lowRank{}}
 	var err error
 	if s.trials, err = newTrials(ctx, m, o.Feed, o.Threads); err != nil {
 		return nil, fmt.Errorf("original model: %w", err)
@@ -287,7 +287,7 @@ func (s *search) findMoments(ctx context.Context, feed *calib.Feed) error {
 	var inputs []calib.Operand
 	for _, g := range s.groups {
 		for _, l := range g.layers {
-			inputs = addOperand(inputs, l)
+			inputs = addOperands(inputs, l)
 		}
 	}
 	if l := s.o.Circulant.Ledger; l != nil && !slices.ContainsFunc(inputs, func(x calib.Operand) bool { return l.Moments(x.Key) == nil }) {
@@ -477,7 +477,7 @@ func (s *search) rewrite(c *graph.Model, blocks map[string]int) error {
 			return fmt.Errorf("%v: %w", l.node, err)
 		}
 		if r.fitted[l.weight] == nil {
-			r.fitted[l.weight] = &fitted{Matrix: m}
+			r.fitted[l.weight] = &fitted{parts: m}
 		}
 		r.substitute(l, r.fitted[l.weight], &beside{bias: bias, low: low})
 	}
@@ -487,7 +487,7 @@ func (s *search) rewrite(c *graph.Model, blocks map[string]int) error {
 // fit returns the weight, the bias and the residual of a layer in blocks of b,
 // fitted on the moments of the original; layers that share a weight get the same
 // matrix.
-func (s *search) fit(name string, b int) (*circulant.Matrix, []float32, *lowRank, error) {
+func (s *search) fit(name string, b int) ([]*circulant.Matrix, []float32, *lowRank, error) {
 	key := change{name, b}
 	if s.fits[key] == nil {
 		at := slices.IndexFunc(s.groups, func(g group) bool { return slices.Contains(g.names, name) })
@@ -514,22 +514,29 @@ func (s *search) fitGroup(g group, b int) error {
 			return err
 		}
 		key := change{g.names[i], b}
-		x := l.padded(s.moments(l.key()))
 		if r.fitted[l.weight] == nil && (l.rank(r.o.Rank) == 0 || len(layers) > 1) {
 			if err := r.fitShared(l, layers, s.moments); err != nil {
 				return err
 			}
 		}
-		if l.rank(r.o.Rank) > 0 {
-			low, left, err := r.fitWithRank(l, x, crossOf(l, x))
+		if l.rank(r.o.Rank) > 0 { // it is one part
+			var c *circulant.Matrix
+			if f := r.fitted[l.weight]; f != nil {
+				c = f.parts[0]
+			}
+			x := s.moments(l.key())
+			c, low, left, err := r.fitWithRank(l, c, x, crossOf(l, x))
 			if err != nil {
 				return err
 			}
-			s.low[key], s.bias[key] = low, crossBias(r.fitted[l.weight].Matrix, x, left)
+			r.fitted[l.weight] = &fitted{parts: []*circulant.Matrix{c}}
+			s.low[key], s.bias[key] = low, crossBias(c, x, left)
 		} else {
-			s.bias[key] = refit(l, r.fitted[l.weight].Matrix, x)
+			for k, p := range l.parts() {
+				s.bias[key] = append(s.bias[key], refit(p, r.fitted[l.weight].parts[k], p.padded(s.moments(p.key())))...)
+			}
 		}
-		s.fits[key] = r.fitted[l.weight].Matrix
+		s.fits[key] = r.fitted[l.weight].parts
 		l.dense = nil
 	}
 	return nil

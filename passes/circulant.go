@@ -81,17 +81,20 @@ type weight struct {
 	root       *graph.Value // holds the constant
 	transposed bool         // the layer's W is the constant and not its transpose
 	alpha      float32      // factor of the constant
+	groups     int          // that share out the outputs: 1, or those of a convolution
 	block      int          // the block size that it gets; 1: it stays dense
 }
 
 // layer is a weight operator that can be rewritten: y = W·x + bias on the last
-// axis or, for a convolution, on the columns of its windows.
+// axis or, for a convolution, on the columns of its windows. In groups, each has
+// m/groups of the outputs and n inputs of its own; see parts.
 type layer struct {
 	node   *graph.Node
 	add    *graph.Node // the Add of the bias, nil if there is none of its own
 	m, n   int
 	run    int     // columns that blocks may span: n, or the channels of a tap
 	kernel []int64 // of a convolution, else nil
+	part   int     // the group that it is
 	weight
 	bias   []float32 // [m]
 	biased bool      // it had one
@@ -101,7 +104,7 @@ type layer struct {
 
 // paramsIn is the number of weights in blocks of b, with a residual of a rank.
 func (l *layer) paramsIn(b, rank int) int {
-	return blocks(l.m, b)*l.taps()*blocks(l.run, b)*b + l.rank(rank)*(l.m+l.n)
+	return l.groups*blocks(l.m/l.groups, b)*l.taps()*blocks(l.run, b)*b + l.rank(rank)*(l.m+l.n)
 }
 
 // rank is that of the residual that the layer gets where rank is wanted: none
@@ -113,8 +116,8 @@ func (l *layer) rank(rank int) int {
 	return min(rank, l.m, l.n)
 }
 
-// key is how a ledger calls the moments of what the layer multiplies.
-func (l *layer) key() string { return calib.OperandOf(l.node).Key }
+// key is how a ledger calls the moments of what the layer, a part, multiplies.
+func (l *layer) key() string { return calib.Operands(l.node)[l.part].Key }
 
 // x is the value that the layer reads: where that was the output of a layer
 // rewritten before, its new form.
@@ -157,8 +160,8 @@ func (l *layer) load() error {
 
 // RewriteCirculant puts lathe.BlockCirculantMatMul in the place of MatMul and
 // Gemm nodes with a constant weight, the bias that follows a MatMul included,
-// and lathe.BlockCirculantConv in that of Conv nodes in one group, and adds the
-// functions that define them in standard operators. The weight may
+// and lathe.BlockCirculantConv in that of Conv nodes that are not depth-wise, and adds
+// the functions that define them in standard operators. The weight may
 // stand behind Identity and Transpose nodes ([calib.Weight]). A weight that
 // several layers read is fitted once, on the inputs of all of them; every
 // layer has a bias of its own. Dense weights stay until [EliminateDeadCode] runs.
@@ -193,10 +196,11 @@ type rewriter struct {
 	applied []*applied
 }
 
-// fitted is a block-circulant weight, and its initializer once it has one.
+// fitted is a block-circulant weight, of every part of a layer, and its initializer
+// once it has one.
 type fitted struct {
-	*circulant.Matrix
-	init *graph.Value
+	parts []*circulant.Matrix
+	init  *graph.Value
 }
 
 func (r *rewriter) run(ctx context.Context) error {
@@ -348,8 +352,8 @@ func (r *rewriter) layers() ([]*layer, error) {
 				why, matched = "its weight is tied to an embedding; include tied weights to rewrite it", true
 			case !r.o.IncludeHead && isHead(l.out()):
 				why, matched = "it is the last projection; include the head to rewrite it", true
-			case !r.o.IncludeFirst && l.kernel != nil && l.run <= firstChannels:
-				why, matched = fmt.Sprintf("it reads %d input channels; include first layers to rewrite it", l.run), true
+			case !r.o.IncludeFirst && l.kernel != nil && l.run*l.groups <= firstChannels:
+				why, matched = fmt.Sprintf("it reads %d input channels; include first layers to rewrite it", l.run*l.groups), true
 			case l.block > 1 && l.paramsIn(l.block, r.o.Rank) >= l.m*l.n:
 				why, matched = fmt.Sprintf("%d×%d has no fewer parameters in blocks of %d", l.m, l.n, l.block), true
 			case l.block == 1:
@@ -435,7 +439,7 @@ func denseLayer(n *graph.Node) (*layer, string) {
 	case w.Len() == 0:
 		return nil, "its weight is empty"
 	}
-	l := &layer{node: n, weight: weight{root: root, transposed: transposed, alpha: 1}}
+	l := &layer{node: n, weight: weight{root: root, transposed: transposed, alpha: 1, groups: 1}}
 	if n.Op == "Gemm" {
 		if n.Int("transA", 0) != 0 {
 			return nil, "its input is transposed"
@@ -577,20 +581,26 @@ func isHead(v *graph.Value) bool {
 // place of l and reports it.
 func (r *rewriter) apply(l *layer, bias []float32, low *lowRank, done CirculantLayer) error {
 	c := r.fitted[l.weight]
-	var err error
-	done.Node, done.M, done.N, done.Block = l.name(), l.m, l.n, c.B
-	done.ParamsBefore, done.ParamsAfter = int64(l.m)*int64(l.n), int64(c.Params())+int64(l.m)+low.params()
+	done.Node, done.M, done.N, done.Block = l.name(), l.m, l.n, l.block
+	done.ParamsBefore, done.ParamsAfter = int64(l.m)*int64(l.n), int64(l.m)+low.params()
 	if l.biased {
 		done.ParamsBefore += int64(l.m)
 	}
-	if done.WeightError, err = l.weightError(c.Matrix); err != nil {
-		return fmt.Errorf("%v: %w", l.node, err)
+	var e circulant.Error
+	for i, p := range l.parts() {
+		done.ParamsAfter += int64(c.parts[i].Params())
+		one, err := p.weightError(c.parts[i])
+		if err != nil {
+			return fmt.Errorf("%v: %w", l.node, err)
+		}
+		e = e.Plus(one)
 	}
+	done.WeightError = e.Relative()
 	l.dense = nil
 	has := &beside{bias: bias, low: low}
 	r.applied = append(r.applied, &applied{weight: l.weight, name: done.Node, was: l.bias, fitted: c, has: has})
 	r.substitute(l, c, has)
-	r.j.Add(circulantPass, done.Node, fmt.Sprintf("%d×%d in blocks of %d, %d → %d parameters", l.m, l.n, c.B, done.ParamsBefore, done.ParamsAfter),
+	r.j.Add(circulantPass, done.Node, fmt.Sprintf("%d×%d in blocks of %d, %d → %d parameters", l.m, l.n, l.block, done.ParamsBefore, done.ParamsAfter),
 		fmt.Sprintf("fitted with %s", r.o.Fit))
 	r.done = append(r.done, modules.Rewrite{Pass: circulantPass, Node: done.Node, Block: done.Block, Note: string(r.o.Fit)})
 	if r.o.Layer != nil {
@@ -617,11 +627,7 @@ func (r *rewriter) substitute(l *layer, c *fitted, has *beside) {
 		op, attrs = "BlockCirculantConv", append(slices.Clone(l.node.Attrs), graph.IntAttr("out_channels", int64(l.m)))
 	}
 	if c.init == nil {
-		w := graph.Float32Tensor([]int64{int64(c.P), int64(c.Q), int64(c.B)}, c.W)
-		if l.kernel != nil {
-			w = l.convWeight(c.Matrix)
-		}
-		c.init = main.AddInitializer(main.FreshName(l.root.Name+"_circulant"), w)
+		c.init = main.AddInitializer(main.FreshName(l.root.Name+"_circulant"), l.operatorWeight(c.parts))
 	}
 	if has.b == nil {
 		has.b = main.AddInitializer(main.FreshName(l.name()+"_circulant_bias"), graph.Float32Tensor([]int64{int64(l.m)}, has.bias))

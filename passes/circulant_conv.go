@@ -2,7 +2,6 @@ package passes
 
 import (
 	"fmt"
-	"math"
 	"slices"
 
 	"github.com/onnx-lathe/lathe/calib"
@@ -15,7 +14,8 @@ import (
 // tap, that is one block-circulant matrix of p×(taps·q) blocks, which every fit
 // takes as it takes any other. Where b does not divide the channels, those of every
 // tap are padded: such columns have no data and no weights, and the projection
-// does not count them.
+// does not count them. A convolution in groups is such a layer for every group, from
+// its channels to its outputs: its parts.
 
 // convLayer reads n, a Conv, as such a layer. It returns nil and the reason where
 // n has constant weights and is not of the form.
@@ -24,8 +24,7 @@ func convLayer(n *graph.Node) (*layer, string) {
 	if root == nil || n.Input(0) == nil {
 		return nil, ""
 	}
-	w := calib.ConvWeight(n)
-	group := n.Int("group", 1)
+	w, group := calib.ConvWeight(n), n.Int("group", 1)
 	switch {
 	case n.Input(0).ConstTensor() != nil:
 		return nil, "both operands are constant; fold constants first"
@@ -34,11 +33,11 @@ func convLayer(n *graph.Node) (*layer, string) {
 		return nil, fmt.Sprintf("its weight is %v%v", c.DType, c.Dims)
 	case group != 1 && w.Dims[1] == 1:
 		return nil, "it is a depth-wise convolution, which has no matrix of channels"
-	case group != 1:
-		return nil, "it is a convolution in groups"
+	case group < 1 || w.Dims[0]%group != 0:
+		return nil, fmt.Sprintf("its weight is %v in %d groups", w.Dims, group)
 	}
 	m, channels := int(w.Dims[0]), int(w.Dims[1])
-	l := &layer{node: n, m: m, n: int(w.Len()) / m, weight: weight{root: root, transposed: true, alpha: 1}, bias: make([]float32, m)}
+	l := &layer{node: n, m: m, n: int(w.Len()) / m, weight: weight{root: root, transposed: true, alpha: 1, groups: int(group)}, bias: make([]float32, m)}
 	l.kernel, l.run = w.Dims[2:], channels
 	if b := n.Input(2); b != nil {
 		c := b.ConstTensor()
@@ -53,6 +52,25 @@ func convLayer(n *graph.Node) (*layer, string) {
 		l.biased = true
 	}
 	return l, ""
+}
+
+// parts are the layers that l consists of: one for every group of a convolution, else
+// l itself.
+func (l *layer) parts() []*layer {
+	if l.groups == 1 {
+		return []*layer{l}
+	}
+	out := make([]*layer, l.groups)
+	m := l.m / l.groups
+	for g := range out {
+		p := *l
+		p.m, p.groups, p.part, p.bias = m, 1, g, l.bias[g*m:(g+1)*m]
+		if l.dense != nil {
+			p.dense = l.dense[g*m*l.n : (g+1)*m*l.n]
+		}
+		out[g] = &p
+	}
+	return out
 }
 
 // taps is the number of runs of columns.
@@ -108,39 +126,40 @@ func (l *layer) frobenius() (*circulant.Matrix, error) {
 	return c, nil
 }
 
-// weightError is ‖W − C‖ / ‖W‖ over the weights that exist.
-func (l *layer) weightError(c *circulant.Matrix) (float64, error) {
+// weightError is ‖W − C‖² relative to ‖W‖², over the weights that exist.
+func (l *layer) weightError(c *circulant.Matrix) (circulant.Error, error) {
 	if l.width() == l.run {
 		return circulant.WeightError(l.dense, c)
 	}
-	var diff, norm float64
+	var e circulant.Error
 	got, width := c.Dense(), l.width()
 	for i, v := range l.dense {
 		row, col := i/l.n, i%l.n
 		d := float64(v) - float64(got[row*c.N+col/l.run*width+col%l.run])
-		diff += d * d
-		norm += float64(v) * float64(v)
+		e.Square += d * d
+		e.Of += float64(v) * float64(v)
 	}
-	if diff == 0 {
-		return 0, nil
-	}
-	return math.Sqrt(diff / norm), nil
+	return e, nil
 }
 
-// convWeight is the weight of the operator: [p, q, b, taps] from the matrix
-// [p, taps·q, b].
-func (l *layer) convWeight(c *circulant.Matrix) *graph.Tensor {
-	taps := l.taps()
+// operatorWeight is the weight of the operator: [p, q, b], for a convolution
+// [p, q, b, taps] from the matrix [p, taps·q, b] of every group.
+func (l *layer) operatorWeight(parts []*circulant.Matrix) *graph.Tensor {
+	taps, c := l.taps(), parts[0]
 	q := c.Q / taps
-	w := make([]float32, len(c.W))
-	for i := range c.P {
-		for t := range taps {
-			for j := range q {
-				for a, v := range c.W[(i*c.Q+t*q+j)*c.B:][:c.B] {
-					w[((i*q+j)*c.B+a)*taps+t] = v
+	var w []float32
+	for _, c := range parts {
+		one := make([]float32, len(c.W))
+		for i := range c.P {
+			for t := range taps {
+				for j := range q {
+					for a, v := range c.W[(i*c.Q+t*q+j)*c.B:][:c.B] {
+						one[((i*q+j)*c.B+a)*taps+t] = v
+					}
 				}
 			}
 		}
+		w = append(w, one...)
 	}
-	return graph.Float32Tensor(slices.Concat([]int64{int64(c.P), int64(q), int64(c.B)}, l.kernel), w)
+	return graph.Float32Tensor(slices.Concat([]int64{int64(len(parts) * c.P), int64(q), int64(c.B)}, l.kernel), w)
 }

@@ -22,8 +22,10 @@ var nan = math.NaN()
 func (r *rewriter) oneShot(ctx context.Context, layers []*layer, moments func(value string) *circulant.Moments) error {
 	if r.o.Fit == FitLSQ {
 		for _, l := range layers {
-			if x := moments(l.key()); x == nil || x.N != l.n {
-				return fmt.Errorf("%v: the ledger has no moments of its %d inputs, %q; score with moments", l.node, l.n, l.key())
+			for _, p := range l.parts() {
+				if x := moments(p.key()); x == nil || x.N != p.n {
+					return fmt.Errorf("%v: the ledger has no moments of its %d inputs, %q; score with moments", l.node, p.n, p.key())
+				}
 			}
 		}
 	}
@@ -39,23 +41,33 @@ func (r *rewriter) oneShot(ctx context.Context, layers []*layer, moments func(va
 				return fmt.Errorf("%v: %w", l.node, err)
 			}
 		}
-		c, bias := r.fitted[l.weight].Matrix, l.bias
-		done := CirculantLayer{Error: nan, FrobeniusError: nan}
-		if x := moments(l.key()); x != nil {
-			wide, x := l.wide(), l.padded(x)
-			f, err := l.frobenius()
-			if err == nil {
-				bias = refit(l, c, x)
-				done.Error, err = circulant.OutputError(wide, l.bias, c, bias, x)
+		var bias []float32
+		var least, frobenius circulant.Error
+		for k, p := range l.parts() {
+			x, own := moments(p.key()), p.bias
+			if x == nil {
+				least.Square, frobenius.Square = nan, nan
+			} else {
+				x = p.padded(x)
+				c, wide := r.fitted[l.weight].parts[k], p.wide()
+				own = refit(p, c, x)
+				one, err := circulant.OutputError(wide, p.bias, c, own, x)
+				if err != nil {
+					return fmt.Errorf("%v: %w", l.node, err)
+				}
+				f, err := p.frobenius()
+				if err != nil {
+					return fmt.Errorf("%v: %w", l.node, err)
+				}
+				other, err := circulant.OutputError(wide, p.bias, f, refit(p, f, x), x)
+				if err != nil {
+					return fmt.Errorf("%v: %w", l.node, err)
+				}
+				least, frobenius = least.Plus(one), frobenius.Plus(other)
 			}
-			if err == nil {
-				done.FrobeniusError, err = circulant.OutputError(wide, l.bias, f, refit(l, f, x), x)
-			}
-			if err != nil {
-				return fmt.Errorf("%v: %w", l.node, err)
-			}
+			bias = append(bias, own...)
 		}
-		if err := r.apply(l, bias, nil, done); err != nil {
+		if err := r.apply(l, bias, nil, CirculantLayer{Error: least.Relative(), FrobeniusError: frobenius.Relative()}); err != nil {
 			return err
 		}
 		if r.o.Progress != nil {
@@ -68,25 +80,33 @@ func (r *rewriter) oneShot(ctx context.Context, layers []*layer, moments func(va
 // fitShared fits the weight of l one-shot, on the inputs of all layers that
 // have it.
 func (r *rewriter) fitShared(l *layer, layers []*layer, moments func(value string) *circulant.Moments) error {
-	c, err := l.frobenius()
-	if err == nil && r.o.Fit == FitLSQ {
-		sum := circulant.NewMoments(l.n)
-		for _, k := range layers {
-			if k.weight != l.weight {
-				continue
+	made := &fitted{}
+	for i, p := range l.parts() {
+		c, err := p.frobenius()
+		if err == nil && r.o.Fit == FitLSQ {
+			sum := circulant.NewMoments(p.n)
+			for _, k := range layers {
+				if k.weight != l.weight {
+					continue
+				}
+				key := k.parts()[i].key()
+				x := moments(key)
+				if x == nil {
+					return fmt.Errorf("no data reached its input %q", key)
+				}
+				if err := sum.Merge(x); err != nil {
+					return err
+				}
 			}
-			x := moments(k.key())
-			if x == nil {
-				return fmt.Errorf("no data reached its input %q", k.key())
-			}
-			if err := sum.Merge(x); err != nil {
-				return err
-			}
+			c, _, err = circulant.LeastSquares(p.wide(), p.m, p.columns(), p.block, p.bias, p.padded(sum), &circulant.FitOptions{Ridge: r.o.Ridge, Prior: c})
 		}
-		c, _, err = circulant.LeastSquares(l.wide(), l.m, l.columns(), l.block, l.bias, l.padded(sum), &circulant.FitOptions{Ridge: r.o.Ridge, Prior: c})
+		if err != nil {
+			return err
+		}
+		made.parts = append(made.parts, c)
 	}
-	r.fitted[l.weight] = &fitted{Matrix: c}
-	return err
+	r.fitted[l.weight] = made
+	return nil
 }
 
 // refit is the bias that keeps the mean of the layer's output: bias + (W −
@@ -152,7 +172,7 @@ func (r *rewriter) fitAcross(ctx context.Context, original *graph.Model, layers 
 		if !other {
 			continue
 		}
-		operands = addOperand(operands, l)
+		operands = addOperands(operands, l)
 		if !slices.ContainsFunc(layers[:i], func(k *layer) bool { return k.weight == l.weight }) {
 			shared = append(shared, l)
 		}
@@ -177,13 +197,14 @@ func (r *rewriter) fitAcross(ctx context.Context, original *graph.Model, layers 
 	return nil
 }
 
-// addOperand adds what l multiplies to a list, once.
-func addOperand(list []calib.Operand, l *layer) []calib.Operand {
-	o := calib.OperandOf(l.node)
-	if slices.ContainsFunc(list, func(x calib.Operand) bool { return x.Key == o.Key }) {
-		return list
+// addOperands adds what the parts of l multiply to a list, once.
+func addOperands(list []calib.Operand, l *layer) []calib.Operand {
+	for _, o := range calib.Operands(l.node) {
+		if !slices.ContainsFunc(list, func(x calib.Operand) bool { return x.Key == o.Key }) {
+			list = append(list, o)
+		}
 	}
-	return append(list, o)
+	return list
 }
 
 func (r *rewriter) fitGroup(ctx context.Context, before, now *walker, group []*layer) error {
@@ -199,36 +220,58 @@ func (r *rewriter) fitGroup(ctx context.Context, before, now *walker, group []*l
 		return fmt.Errorf("%v: %w", group[0].node, err)
 	}
 	for i, l := range group {
-		acc := circulant.NewCrossAccumulator(l.m, l.n)
-		add := addTokens
-		if l.kernel != nil {
-			var err error
-			if add, err = addColumns(l, r.o.Feed.Len()); err != nil {
-				return err
-			}
+		if err := l.load(); err != nil {
+			return fmt.Errorf("%v: %w", l.node, err)
 		}
-		for k := range now.chunks {
-			in, err := runtime.FromDense(now.chunks[k][x])
+		to := crossFit{rewriter: r, l: l, have: r.fitted[l.weight]}
+		for _, p := range l.parts() {
+			in, out, err := r.crossMoments(before, now, p, x, ys[i])
+			if err == nil {
+				err = to.add(p, in, out)
+			}
 			if err != nil {
-				return err
-			}
-			out, err := runtime.FromDense(before.chunks[k][ys[i]])
-			if err != nil {
-				return err
-			}
-			if in.DType != graph.Float32 || out.DType != graph.Float32 {
-				return fmt.Errorf("%v: input is %v and output %v, want float", l.node, in.DType, out.DType)
-			}
-			if err := add(acc, l, out, in, now.masks[k]); err != nil {
 				return fmt.Errorf("%v: %w", l.node, err)
 			}
 		}
-		x, yx := acc.Moments()
-		if err := r.fitCross(l, x, yx); err != nil {
-			return fmt.Errorf("%v: %w", l.node, err)
+		if to.have == nil {
+			r.fitted[l.weight] = &fitted{parts: to.parts}
+		}
+		if err := r.apply(l, to.bias, to.low, CirculantLayer{Error: to.least.Relative(), FrobeniusError: to.frobenius.Relative()}); err != nil {
+			return err
 		}
 	}
 	return nil
+}
+
+// crossMoments are the moments of a part of a layer: of its input x in the model that
+// is being rewritten, and of its output y in the original.
+func (r *rewriter) crossMoments(before, now *walker, p *layer, x, y string) (*circulant.Moments, *circulant.CrossMoments, error) {
+	acc := circulant.NewCrossAccumulator(p.m, p.n)
+	add := addTokens
+	if p.kernel != nil {
+		var err error
+		if add, err = addColumns(p, r.o.Feed.Len()); err != nil {
+			return nil, nil, err
+		}
+	}
+	for k := range now.chunks {
+		in, err := runtime.FromDense(now.chunks[k][x])
+		if err != nil {
+			return nil, nil, err
+		}
+		out, err := runtime.FromDense(before.chunks[k][y])
+		if err != nil {
+			return nil, nil, err
+		}
+		if in.DType != graph.Float32 || out.DType != graph.Float32 {
+			return nil, nil, fmt.Errorf("input is %v and output %v, want float", in.DType, out.DType)
+		}
+		if err := add(acc, p, out, in, now.masks[k]); err != nil {
+			return nil, nil, err
+		}
+	}
+	in, out := acc.Moments()
+	return in, out, nil
 }
 
 // addTokens adds the tokens of a layer's input and output that count.
@@ -241,16 +284,20 @@ func addTokens(acc *circulant.CrossAccumulator, l *layer, out, in *runtime.Tenso
 	})
 }
 
-// addColumns returns a function that adds columns of a convolution, out of that
-// many samples in all, and what it gives for them.
+// addColumns returns a function that adds columns of a part of a convolution, out of
+// that many samples in all, and what it gives for them.
 func addColumns(l *layer, samples int) (func(*circulant.CrossAccumulator, *layer, *runtime.Tensor, *runtime.Tensor, calib.Mask) error, error) {
-	columns, err := calib.NewColumns(l.node, samples)
+	columns, err := calib.NewColumns(l.node, l.part, samples)
 	if err != nil {
 		return nil, err
 	}
 	y := make([]float32, l.m)
 	return func(acc *circulant.CrossAccumulator, l *layer, out, in *runtime.Tensor, _ calib.Mask) error {
-		places := out.Len() / max(in.Shape[0]*l.m, 1)
+		if len(out.Shape) < 2 || out.Shape[1] < (l.part+1)*l.m {
+			return fmt.Errorf("output %v, want outputs up to %d", out.Shape, (l.part+1)*l.m)
+		}
+		channels := out.Shape[1]
+		places := out.Len() / max(in.Shape[0]*channels, 1)
 		var wrong error
 		err := columns.Each(in, func(sample, place int, column []float32) {
 			if place >= places || len(column) != l.n {
@@ -258,7 +305,7 @@ func addColumns(l *layer, samples int) (func(*circulant.CrossAccumulator, *layer
 				return
 			}
 			for i := range y {
-				y[i] = out.F32()[(sample*l.m+i)*places+place]
+				y[i] = out.F32()[(sample*channels+l.part*l.m+i)*places+place]
 			}
 			acc.Add(y, l.m, column, len(column), 1)
 		})
@@ -266,46 +313,58 @@ func addColumns(l *layer, samples int) (func(*circulant.CrossAccumulator, *layer
 	}, nil
 }
 
-// fitCross fits one layer to the outputs that it has in the original model,
-// and rewrites it.
-func (r *rewriter) fitCross(l *layer, x *circulant.Moments, yx *circulant.CrossMoments) error {
-	if err := l.load(); err != nil {
-		return err
-	}
-	x, yx = l.padded(x), yx.Padded(l.run, l.width())
-	f, err := l.frobenius()
+// crossFit fits a layer, part by part, to the outputs that it has in the original
+// model.
+type crossFit struct {
+	*rewriter
+	l    *layer
+	have *fitted // its weight, where it is fitted already
+
+	parts            []*circulant.Matrix
+	bias             []float32
+	low              *lowRank
+	least, frobenius circulant.Error
+}
+
+// add fits the next part to targets of the moments yx on inputs of the moments x.
+func (f *crossFit) add(p *layer, x *circulant.Moments, yx *circulant.CrossMoments) error {
+	x, yx = p.padded(x), yx.Padded(p.run, p.width())
+	projection, err := p.frobenius()
 	if err != nil {
 		return err
 	}
-	var low *lowRank
+	var c *circulant.Matrix
+	if f.have != nil {
+		c = f.have.parts[len(f.parts)]
+	}
 	left := yx // of the targets, for the blocks
-	if l.rank(r.o.Rank) > 0 {
-		if low, left, err = r.fitWithRank(l, x, yx); err != nil {
+	if p.rank(f.o.Rank) > 0 {
+		if c, f.low, left, err = f.fitWithRank(p, c, x, yx); err != nil {
 			return err
 		}
 	}
-	if r.fitted[l.weight] == nil {
-		c := f
-		if r.o.Fit == FitLSQ {
-			if c, _, err = circulant.LeastSquaresCross(l.wide(), l.m, l.columns(), l.block, x, yx, &circulant.FitOptions{Ridge: r.o.Ridge, Prior: f}); err != nil {
-				return err
-			}
+	if c == nil && f.o.Fit == FitLSQ {
+		if c, _, err = circulant.LeastSquaresCross(p.wide(), p.m, p.columns(), p.block, x, yx, &circulant.FitOptions{Ridge: f.o.Ridge, Prior: projection}); err != nil {
+			return err
 		}
-		r.fitted[l.weight] = &fitted{Matrix: c}
+	} else if c == nil {
+		c = projection
 	}
-	c := r.fitted[l.weight].Matrix
 	bias := crossBias(c, x, left)
-	var done CirculantLayer
-	if done.Error, err = circulant.CrossError(c, bias, x, left); err != nil {
+	least, err := circulant.CrossError(c, bias, x, left)
+	if err != nil {
 		return err
 	}
-	if low != nil { // relative to what the layer computes, and not to what is left
-		done.Error *= math.Sqrt(max(variance(left), 0) / variance(yx))
+	if f.low != nil { // relative to what the layer computes, and not to what is left
+		least.Of = variance(yx)
 	}
-	if done.FrobeniusError, err = circulant.CrossError(f, crossBias(f, x, yx), x, yx); err != nil {
+	frobenius, err := circulant.CrossError(projection, crossBias(projection, x, yx), x, yx)
+	if err != nil {
 		return err
 	}
-	return r.apply(l, bias, low, done)
+	f.least, f.frobenius = f.least.Plus(least), f.frobenius.Plus(frobenius)
+	f.parts, f.bias = append(f.parts, c), append(f.bias, bias...)
+	return nil
 }
 
 // crossBias is E[y] − C·E[x], the bias with the smallest error.

@@ -95,7 +95,7 @@ type applied struct {
 // same reports whether l multiplies by the weight of a, in another copy of the
 // model.
 func (a *applied) same(l *layer) bool {
-	return a.root.Name == l.root.Name && a.transposed == l.transposed && a.alpha == l.alpha && l.root.Graph().Holder() == nil
+	return a.root.Name == l.root.Name && a.transposed == l.transposed && a.alpha == l.alpha && a.groups == l.groups && l.root.Graph().Holder() == nil
 }
 
 // throughBranches rewrites an unfolded copy of the model, where the branch that
@@ -165,7 +165,7 @@ func (r *rewriter) throughBranches(ctx context.Context) error {
 	for i, l := range todo {
 		a := from[i]
 		if r.fitted[l.weight] == nil {
-			r.fitted[l.weight] = &fitted{Matrix: a.fitted.Matrix}
+			r.fitted[l.weight] = &fitted{parts: a.fitted.parts}
 		}
 		if own[a] == nil {
 			own[a] = &beside{bias: a.has.bias, low: a.has.low}

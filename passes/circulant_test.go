@@ -239,6 +239,30 @@ g (float[N,4,7,6] x) => (float[N,5] y)
 		}
 		return m
 	}, []*npz.Array{npz.Float32Array("x", []int{40, 4, 7, 6}, normal(5, 40*4*7*6))}},
+	{"convolutions in groups", grouped, []*npz.Array{npz.Float32Array("x", []int{40, 8, 7, 6}, normal(5, 40*8*7*6))}},
+}
+
+// grouped is a block of ResNeXt, with groups whose channels fill blocks of 4 and
+// groups whose channels do not.
+func grouped() *graph.Model {
+	m, err := graph.Parse(`<ir_version: 8, opset_import: ["": 17]>
+g (float[N,8,7,6] x) => (float[N,5] y)
+<` + strings.Join([]string{weight("w", 1, 24, 4, 3, 3), weight("b", 2, 24), weight("w2", 3, 18, 8, 2, 3), weight("w3", 4, 18, 1, 3, 3), weight("w4", 5, 18, 5)}, ",") + `>
+{
+  [groups] h = Conv <pads = [1, 1, 1, 1], group = 2> (x, w, b)
+  k = Relu (h)
+  [padded] l = Conv <group = 3, strides = [2, 1], dilations = [1, 2]> (k, w2)
+  m = Relu (l)
+  [depthwise] n = Conv <group = 18, pads = [1, 1, 1, 1]> (m, w3)
+  o = Relu (n)
+  p = GlobalAveragePool (o)
+  q = Flatten (p)
+  [head] y = MatMul (q, w4)
+}`)
+	if err != nil {
+		panic(err)
+	}
+	return m
 }
 
 // shared reads one weight at two depths.

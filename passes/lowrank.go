@@ -28,14 +28,13 @@ const sweeps = 4
 // fitWithRank fits blocks and a matrix of low rank to the targets of cross
 // moments, in turn: the blocks to what the other leaves, and it to what the
 // blocks leave. It returns what it leaves as cross moments, which the bias and
-// the error come from. A weight that is fitted already stays as it is.
-func (r *rewriter) fitWithRank(l *layer, x *circulant.Moments, yx *circulant.CrossMoments) (*lowRank, *circulant.CrossMoments, error) {
+// the error come from. Blocks c that are fitted already, not nil, stay as they are.
+func (r *rewriter) fitWithRank(l *layer, c *circulant.Matrix, x *circulant.Moments, yx *circulant.CrossMoments) (*circulant.Matrix, *lowRank, *circulant.CrossMoments, error) {
 	white, err := whitener(x)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
-	c, times := r.fitted[l.weight], 1
-	free := c == nil
+	free, times := c == nil, 1
 	if free {
 		times = sweeps
 	}
@@ -48,19 +47,16 @@ func (r *rewriter) fitWithRank(l *layer, x *circulant.Moments, yx *circulant.Cro
 			for i, v := range w {
 				w[i] = l.dense[i] - v
 			}
-			b, _, err := circulant.LeastSquaresCross(w, l.m, l.n, l.block, x, left, &circulant.FitOptions{Ridge: r.o.Ridge})
-			if err != nil {
-				return nil, nil, err
+			if c, _, err = circulant.LeastSquaresCross(w, l.m, l.n, l.block, x, left, &circulant.FitOptions{Ridge: r.o.Ridge}); err != nil {
+				return nil, nil, nil, err
 			}
-			c = &fitted{Matrix: b}
 		}
 		if err := low.fit(without(yx, c.Dense(), x).Centred(x), white); err != nil {
-			return nil, nil, err
+			return nil, nil, nil, err
 		}
 		left = without(yx, low.dense(), x)
 	}
-	r.fitted[l.weight] = c
-	return low, left, nil
+	return c, low, left, nil
 }
 
 // whitener is L⁻¹ for Cov(x) = L·Lᵀ, with its ridge.

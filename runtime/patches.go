@@ -8,8 +8,8 @@ import (
 
 // Patches reads what the windows of a convolution see: for every place of the
 // window a column of taps · C numbers, tap by tap (the kernel row by row) the
-// channels of X, zeros for padding. A convolution in one group is the product
-// of these columns with its weights [M, taps · C].
+// channels of X, zeros for padding. A convolution is the product of these columns with
+// its weights [M, taps · C]; in groups each is one, over its own channels.
 type Patches struct {
 	attrs  windowAttrs
 	kernel []int

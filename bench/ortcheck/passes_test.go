@@ -44,8 +44,8 @@ func TestRewrittenModelsRunEverywhere(t *testing.T) {
 }
 
 // Rewritten convolutions run in stock ONNX Runtime, in every form of the body:
-// all attributes, one to three dims, channels that fill their blocks or not, one
-// sample and several.
+// all attributes, one to three dims, channels that fill their blocks or not, in groups
+// too, one sample and several.
 func TestRewrittenConvolutionsRunEverywhere(t *testing.T) {
 	for _, opset := range []int64{9, 10, 11, 12, 13, 17, 21} {
 		for i, c := range []struct {
@@ -61,6 +61,9 @@ func TestRewrittenConvolutionsRunEverywhere(t *testing.T) {
 			{1, 6, 5, 4, []int64{11}, []int64{4}, []*graph.Attr{graph.StringAttr("auto_pad", "SAME_LOWER"), graph.IntsAttr("strides", 2)}},
 			{1, 6, 5, 4, []int64{11, 6}, []int64{4, 3}, []*graph.Attr{graph.StringAttr("auto_pad", "SAME_UPPER"), graph.IntsAttr("strides", 2, 2)}},
 			{2, 7, 8, 2, []int64{4, 5, 6}, []int64{2, 1, 3}, []*graph.Attr{graph.IntsAttr("pads", 0, 0, 1, 1, 0, 1)}},
+			{1, 64, 64, 8, []int64{7, 6}, []int64{3, 3}, []*graph.Attr{graph.IntsAttr("pads", 1, 1, 1, 1), graph.IntAttr("group", 4)}},
+			{2, 36, 30, 8, []int64{5, 6}, []int64{3, 3}, []*graph.Attr{graph.IntAttr("group", 3)}},
+			{1, 14, 10, 4, []int64{9}, []int64{3}, []*graph.Attr{graph.IntsAttr("strides", 2), graph.IntAttr("group", 2)}},
 		} {
 			t.Run(fmt.Sprintf("%d/%d", opset, i), func(t *testing.T) {
 				r := rand.New(rand.NewPCG(uint64(opset), uint64(i)))
@@ -87,7 +90,13 @@ func TestRewrittenConvolutionsRunEverywhere(t *testing.T) {
 					dims[2] = graph.Symbol("H")
 				}
 				x := m.Graph.AddInput("x", graph.TensorType(graph.Float32, dims...))
-				wDims := append([]int64{int64(c.m), int64(c.channels)}, c.kernel...)
+				group := 1
+				for _, a := range c.attrs {
+					if a.Name == "group" {
+						group = int(a.I)
+					}
+				}
+				wDims := append([]int64{int64(c.m), int64(c.channels / group)}, c.kernel...)
 				w := m.Graph.AddInitializer("w", graph.Float32Tensor(wDims, floats(product(wDims...))))
 				b := m.Graph.AddInitializer("b", graph.Float32Tensor([]int64{int64(c.m)}, floats(int64(c.m))))
 				h := m.Graph.NewNode("", "Conv", "layer", []*graph.Value{x, w, b}, []string{"h"}, c.attrs...).Output(0)

@@ -149,7 +149,7 @@ func (a *app) circulant() *cobra.Command {
 every MatMul, Gemm and Conv with a constant weight: b times fewer parameters.
 The file carries the operator's definition in standard operators, so any ONNX
 runtime that knows model-local functions runs it. Of a convolution the matrix of
-channels at every tap becomes block-circulant; depth-wise and grouped ones stay,
+channels at every tap becomes block-circulant, group by group; depth-wise ones stay,
 and those that read one to three channels unless --include-first is given.
 
 With --data layers are fitted by least squares one after the other, each on

@@ -32,10 +32,7 @@ func realBins(b int) int { return 2 - b%2 }
 // complex one, in the order of [simd.Circulant.Forward]. They have the factor
 // 1/b of the inverse transform.
 func ConvWeights(dst, w []float32, p, q, b, taps int) {
-	planes, size := ConvPlanes(b), p*q*taps
-	if len(w) < size*b || len(dst) < size*planes {
-		panic(fmt.Sprintf("circulant: ConvWeights: %d×%d blocks of %d with %d taps from %d to %d elements", p, q, b, taps, len(w), len(dst)))
-	}
+	size := convPlane("ConvWeights", w, dst, p, q, b, taps)
 	fft := fourier.NewFFT(b)
 	x, s := make([]float64, b), make([]complex128, b/2+1)
 	for i := range p * q {
@@ -59,14 +56,21 @@ func ConvWeights(dst, w []float32, p, q, b, taps int) {
 	}
 }
 
+// convPlane is the number of weights of a plane, for a function of w [p, q, b, taps]
+// and the weights of all planes.
+func convPlane(name string, w, planes []float32, p, q, b, taps int) int {
+	size := p * q * taps
+	if len(w) < size*b || len(planes) < size*ConvPlanes(b) {
+		panic(fmt.Sprintf("circulant: %s: %d×%d blocks of %d with %d taps in %d elements, of planes in %d", name, p, q, b, taps, len(w), len(planes)))
+	}
+	return size
+}
+
 // AddConvGradient adds to dw [p, q, b, taps] the gradient of a loss with respect
 // to w from that with respect to the weights of the planes, d [planes, p, q,
 // taps]: the adjoint of [ConvWeights].
 func AddConvGradient(dw, d []float32, p, q, b, taps int) {
-	planes, size := ConvPlanes(b), p*q*taps
-	if len(dw) < size*b || len(d) < size*planes {
-		panic(fmt.Sprintf("circulant: AddConvGradient: %d×%d blocks of %d with %d taps from %d to %d elements", p, q, b, taps, len(d), len(dw)))
-	}
+	size := convPlane("AddConvGradient", dw, d, p, q, b, taps)
 	fft := fourier.NewFFT(b)
 	x, s := make([]float64, b), make([]complex128, b/2+1)
 	for i := range p * q {

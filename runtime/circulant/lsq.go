@@ -435,16 +435,15 @@ func (f *fit) solveRagged(cross blas64.General, prior []float64) ([]float64, err
 	return d, nil
 }
 
-// OutputError is the relative error of a layer's output when C·x + biasC takes
-// the place of W·x + biasW, over inputs of the moments x:
+// OutputError is the error of a layer's output when C·x + biasC takes the place of
+// W·x + biasW, over inputs of the moments x:
 //
-//	sqrt( E‖(W·x + biasW) − (C·x + biasC)‖² / E‖W·(x − E[x])‖² ).
+//	E‖(W·x + biasW) − (C·x + biasC)‖² relative to E‖W·(x − E[x])‖².
 //
-// W is dense [C.M, C.N], row-major; a nil bias is zero. It is 0 when nothing
-// changes, even if the output is constant.
-func OutputError(w, biasW []float32, c *Matrix, biasC []float32, x *Moments) (float64, error) {
+// W is dense [C.M, C.N], row-major; a nil bias is zero.
+func OutputError(w, biasW []float32, c *Matrix, biasC []float32, x *Moments) (Error, error) {
 	if err := checkErrorArgs(w, biasW, c, biasC, x); err != nil {
-		return 0, err
+		return Error{}, err
 	}
 	m, n := c.M, c.N
 	wd, diff := make([]float64, m*n), make([]float64, m*n)
@@ -457,26 +456,25 @@ func OutputError(w, biasW []float32, c *Matrix, biasC []float32, x *Moments) (fl
 	for r := range offset {
 		offset[r] = at(biasW, r) - at(biasC, r)
 	}
-	den := quadratic(wd, nil, m, x)
-	return ratio(max(quadratic(diff, offset, m, x), 0), den), nil
+	return Error{Square: max(quadratic(diff, offset, m, x), 0), Of: quadratic(wd, nil, m, x)}, nil
 }
 
-// CrossError is the relative error of C·x + bias as a prediction of the targets
-// y of the cross moments yx, x the inputs' moments over the same tokens:
+// CrossError is the error of C·x + bias as a prediction of the targets y of the cross
+// moments yx, x the inputs' moments over the same tokens:
 //
-//	sqrt( E‖y − C·x − bias‖² / E‖y − E[y]‖² ).
-func CrossError(c *Matrix, bias []float32, x *Moments, yx *CrossMoments) (float64, error) {
+//	E‖y − C·x − bias‖² relative to E‖y − E[y]‖².
+func CrossError(c *Matrix, bias []float32, x *Moments, yx *CrossMoments) (Error, error) {
 	if err := c.Validate(); err != nil {
-		return 0, err
+		return Error{}, err
 	}
 	if err := x.Validate(); err != nil {
-		return 0, err
+		return Error{}, err
 	}
 	if err := yx.fits(c.M, c.N, x); err != nil {
-		return 0, err
+		return Error{}, err
 	}
 	if x.N != c.N || bias != nil && len(bias) != c.M {
-		return 0, fmt.Errorf("circulant: matrix of %d×%d with moments of %d inputs and a bias of %d elements", c.M, c.N, x.N, len(bias))
+		return Error{}, fmt.Errorf("circulant: matrix of %d×%d with moments of %d inputs and a bias of %d elements", c.M, c.N, x.N, len(bias))
 	}
 	// E‖y − Cx − b‖² = Var y − 2·tr(C·Cov(x, y)) + tr(C·Cov(x)·Cᵀ) + ‖E[y] − C·E[x] − b‖².
 	dense := make([]float64, c.M*c.N)
@@ -492,7 +490,7 @@ func CrossError(c *Matrix, bias []float32, x *Moments, yx *CrossMoments) (float6
 			cross += v * (yx.Cross[r*c.N+k]/yx.Count - mean[r]*xMean[k])
 		}
 	}
-	return ratio(max(variance-2*cross+quadratic(dense, offset, c.M, x), 0), variance), nil
+	return Error{Square: max(variance-2*cross+quadratic(dense, offset, c.M, x), 0), Of: variance}, nil
 }
 
 // quadratic is tr(D·Cov(x)·Dᵀ) + ‖D·E[x] + offset‖² for D [m, n]; without

@@ -119,8 +119,8 @@ func TestLeastSquaresBeatsFrobenius(t *testing.T) {
 					t.Fatal(err)
 				}
 				// y was rounded to float32, an error of 2⁻²⁴ of its size.
-				if math.Abs(out-real) > 1e-6 || math.Abs(crossErr-real) > 1e-6 {
-					t.Errorf("%s: OutputError %g, CrossError %g, on the data %g", c.name, out, crossErr, real)
+				if math.Abs(out.Relative()-real) > 1e-6 || math.Abs(crossErr.Relative()-real) > 1e-6 {
+					t.Errorf("%s: OutputError %g, CrossError %g, on the data %g", c.name, out.Relative(), crossErr.Relative(), real)
 				}
 			}
 		})
@@ -328,9 +328,9 @@ func TestLeastSquaresSynthetic(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		t.Logf("a = %g, b = %d: frobenius %.3f, least squares %.3f", c.a, c.b, ef, el)
-		if math.Abs(ef-c.frob) > 0.03 || math.Abs(el-c.lsq) > 0.03 {
-			t.Errorf("a = %g, b = %d: errors %.3f and %.3f, want %.2f and %.2f ± 0.03", c.a, c.b, ef, el, c.frob, c.lsq)
+		t.Logf("a = %g, b = %d: frobenius %.3f, least squares %.3f", c.a, c.b, ef.Relative(), el.Relative())
+		if math.Abs(ef.Relative()-c.frob) > 0.03 || math.Abs(el.Relative()-c.lsq) > 0.03 {
+			t.Errorf("a = %g, b = %d: errors %.3f and %.3f, want %.2f and %.2f ± 0.03", c.a, c.b, ef.Relative(), el.Relative(), c.frob, c.lsq)
 		}
 	}
 }

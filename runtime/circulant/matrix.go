@@ -125,33 +125,40 @@ func Frobenius(w []float32, m, n, b int) (*Matrix, error) {
 	return c, nil
 }
 
-// WeightError is the relative error of the weights, ‖W − C‖ / ‖W‖ in the
-// Frobenius norm, of the dense matrix w [C.M, C.N]. It is 0 when both are zero.
-func WeightError(w []float32, c *Matrix) (float64, error) {
+// Error is a squared error, and what it is relative to. Those of parts add up to that
+// of the whole.
+type Error struct{ Square, Of float64 }
+
+// Relative is sqrt(Square / Of). It is 0 when nothing changes, whatever Of is.
+func (e Error) Relative() float64 {
+	if e.Square == 0 {
+		return 0
+	}
+	return math.Sqrt(e.Square / e.Of)
+}
+
+// Plus is the error of two parts.
+func (e Error) Plus(o Error) Error { return Error{e.Square + o.Square, e.Of + o.Of} }
+
+// WeightError is the error of the weights, ‖W − C‖² relative to ‖W‖² in the
+// Frobenius norm, of the dense matrix w [C.M, C.N].
+func WeightError(w []float32, c *Matrix) (Error, error) {
 	if err := c.Validate(); err != nil {
-		return 0, err
+		return Error{}, err
 	}
 	if err := checkDense(w, c.M, c.N); err != nil {
-		return 0, err
+		return Error{}, err
 	}
-	var diff, norm float64
+	var e Error
 	for r := range c.M {
 		for k := range c.N {
 			v := float64(w[r*c.N+k])
 			d := v - float64(c.W[(r/c.B*c.Q+k/c.B)*c.B+wrap(r%c.B-k%c.B, c.B)])
-			diff += d * d
-			norm += v * v
+			e.Square += d * d
+			e.Of += v * v
 		}
 	}
-	return ratio(diff, norm), nil
-}
-
-// ratio is sqrt(num/den), with 0/0 = 0.
-func ratio(num, den float64) float64 {
-	if num == 0 {
-		return 0
-	}
-	return math.Sqrt(num / den)
+	return e, nil
 }
 
 func checkShape(m, n, b int) error {

@@ -78,8 +78,8 @@ func TestFrobenius(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := math.Sqrt((4 * 1.5 * 1.5) / (1 + 4 + 9 + 25 + 16 + 49.)); math.Abs(e-want) > 1e-12 {
-		t.Errorf("weight error %g, want %g", e, want)
+	if want := math.Sqrt((4 * 1.5 * 1.5) / (1 + 4 + 9 + 25 + 16 + 49.)); math.Abs(e.Relative()-want) > 1e-12 {
+		t.Errorf("weight error %g, want %g", e.Relative(), want)
 	}
 }
 
@@ -97,7 +97,7 @@ func TestFrobeniusEnergy(t *testing.T) {
 			t.Fatal(err)
 		}
 		// 192²/b weights: the kept share has a standard error of 1/b·sqrt(2b)/192.
-		if kept, slack := 1-e*e, 4*math.Sqrt(2/float64(b))/192; math.Abs(kept-1/float64(b)) > slack {
+		if kept, slack := 1-e.Square/e.Of, 4*math.Sqrt(2/float64(b))/192; math.Abs(kept-1/float64(b)) > slack {
 			t.Errorf("b = %d keeps %.4f of the energy, want %.4f ± %.4f", b, kept, 1/float64(b), slack)
 		}
 	}
