@@ -15,9 +15,10 @@ import (
 // Magnitude asks for the magnitudes of a value: those of its elements or, with
 // a Block, of the numbers in the spectra of its blocks.
 type Magnitude struct {
-	Value string
-	Block int    // size of the blocks along the last axis; 0 for the elements
-	By    Extent // what has a largest magnitude of its own
+	Value  string
+	Block  int    // size of the blocks along the last axis; 0 for the elements
+	Groups int    // that the last axis is cut into before it is cut into blocks; 0 for one
+	By     Extent // what has a largest magnitude of its own
 }
 
 // Extent is a division of elements or numbers into classes: Magnitudes.Tops has one
@@ -90,7 +91,7 @@ func MeasureMagnitudes(ctx context.Context, m *graph.Model, feed *Feed, wanted [
 		out[w] = h
 		see := h.elements(w.By)
 		if w.Block > 0 {
-			see = h.spectra(w.Block, w.By)
+			see = h.spectra(w.Block, max(w.Groups, 1), w.By)
 		}
 		probes = append(probes, &probe{values: []string{w.Value}, see: func(v []*runtime.Tensor, _ Mask) error {
 			if v[0].DType != graph.Float32 {
@@ -125,17 +126,22 @@ func (m *Magnitudes) elements(by Extent) func(x *runtime.Tensor) error {
 }
 
 // spectra sees the numbers of the unnormalised Fourier transforms of blocks of b
-// along the last axis; what the last block lacks is zero.
-func (m *Magnitudes) spectra(b int, by Extent) func(x *runtime.Tensor) error {
+// along the last axis, group by group; what the last block of a group lacks is zero.
+func (m *Magnitudes) spectra(b, groups int, by Extent) func(x *runtime.Tensor) error {
 	fft := fourier.NewFFT(b)
 	in, bins := make([]float64, b), make([]complex128, b/2+1)
 	return func(x *runtime.Tensor) error {
 		if len(x.Shape) == 0 || x.Shape[len(x.Shape)-1] == 0 {
 			return nil
 		}
-		d := x.Shape[len(x.Shape)-1]
+		if x.Shape[len(x.Shape)-1]%groups != 0 {
+			return fmt.Errorf("is %v, want a last axis of %d groups", x.Shape, groups)
+		}
+		d := x.Shape[len(x.Shape)-1] / groups
+		blocks := (d + b - 1) / b
 		for row := range x.Len() / d {
-			for from := 0; from < d; from += b {
+			for j := range blocks {
+				from, block := j*b, row%groups*blocks+j
 				clear(in)
 				for i := range min(b, d-from) {
 					in[i] = float64(x.F32()[row*d+from+i])
@@ -154,13 +160,13 @@ func (m *Magnitudes) spectra(b int, by Extent) func(x *runtime.Tensor) error {
 					top := max(re, -re, im, -im)
 					switch {
 					case by == ByBlock:
-						m.class(from/b, top)
+						m.class(block, top)
 					case by == ByBin && f == 0:
-						m.class(from/b*(b/2+1), top)
+						m.class(block*(b/2+1), top)
 					case by == ByBin && f == b/2:
-						m.class(from/b*(b/2+1)+1, top)
+						m.class(block*(b/2+1)+1, top)
 					case by == ByBin:
-						m.class(from/b*(b/2+1)+f+1, top)
+						m.class(block*(b/2+1)+f+1, top)
 					}
 				}
 			}

@@ -91,8 +91,13 @@ func inferCirculantConvInt16(c *call) error {
 	if len(x) < 3 || len(w) != len(x)+1 {
 		return fmt.Errorf("input X is %v with W %v, want [p, q, b, kernel...]", x, w)
 	}
-	if columns, known := c.expr(w[1]).mul(c.expr(w[2])).value(); known && x[1].IsKnown() && x[1].N > columns {
-		return fmt.Errorf("input X is %v with W %v, want at most %d channels", x, w, columns)
+	group := c.int("group", 1)
+	if group < 1 || w[0].IsKnown() && w[0].N%group != 0 {
+		return fmt.Errorf("weights W are %v in %d groups, want as many in each", w, group)
+	}
+	if columns, known := c.expr(w[1]).mul(c.expr(w[2])).mul(constant(group)).value(); known && x[1].IsKnown() &&
+		(x[1].N > columns || x[1].N%group != 0) {
+		return fmt.Errorf("input X is %v with W %v in %d groups, want at most %d channels, as many in each", x, w, group, columns)
 	}
 	m := UnknownDim
 	if e, ok := c.dims(5); ok && len(e) == 1 {

@@ -54,6 +54,7 @@ float[4,N] a, float[4,3] b | y = Gemm <transA = 1> (a, b) | float[N,3] y
 uint8[N,4] a, uint8[4,2] b | y = MatMulInteger (a, b) | int32[N,2] y
 float[B,T,8] a, float[3,2,4] w, float[10] b | y = lathe.BlockCirculantMatMul <out_features = 10> (a, w, b) | float[B,T,10] y
 int16[N,6,9,9] x, int16[2,2,4,3,3] w, int8[2,3] s, int32[2,4] b, int8[2,3] r, int8[7] e, int32[2] a | y = lathe.BlockCirculantConvInt16 <strides = [2, 2], pads = [1, 1, 1, 1]> (x, w, s, b, r, e, a) | int16[N,7,5,5] y
+int16[N,6,9,9] x, int16[4,1,4,3,3] w, int8[4,3] s, int32[4,4] b, int8[2,3] r, int8[10] e, int32[2] a | y = lathe.BlockCirculantConvInt16 <group = 2> (x, w, s, b, r, e, a) | int16[N,10,7,7] y
 float[N,6,9,9] x, float[2,2,4,3,3] w, float[7] b | y = lathe.BlockCirculantConv <out_channels = 7, strides = [2, 2], pads = [1, 1, 1, 1]> (x, w, b) | float[N,7,5,5] y
 float[N,6,9,9] x, float[4,1,4,3,3] w, float[10] b | y = lathe.BlockCirculantConv <out_channels = 10, group = 2> (x, w, b) | float[N,10,7,7] y
 float[B,I,J] a, float[B,J,K] b | y = Einsum <equation = "bij, bjk -> bik"> (a, b) | float[B,I,K] y
@@ -323,6 +324,8 @@ func TestInferErrors(t *testing.T) {
 		{`g (float[2,3] a, float[3,3] b) => () { y = Concat <axis = 1> (a, b) }`, `others have 2 at dim 0`},
 		{`g (float[1,9,8] x, float[1,2,4,3] w) => () { y = lathe.BlockCirculantConv <out_channels = 4> (x, w) }`, `in 1 groups, want at most 8 channels`},
 		{`g (int16[1,9,8] x, int16[1,2,4,3] w) => () { y = lathe.BlockCirculantConvInt16 (x, w) }`, `want at most 8 channels`},
+		{`g (int16[1,9,8] x, int16[2,1,8,3] w) => () { y = lathe.BlockCirculantConvInt16 <group = 2> (x, w) }`, `in 2 groups, want at most 16 channels`},
+		{`g (int16[1,8,8] x, int16[3,1,8,3] w) => () { y = lathe.BlockCirculantConvInt16 <group = 2> (x, w) }`, `in 2 groups, want as many in each`},
 		{`g (float[1,9,8] x, float[2,1,5,3] w) => () { y = lathe.BlockCirculantConv <out_channels = 10, group = 2> (x, w) }`, `in 2 groups, want at most 10 channels`},
 		{`g (float[1,9,8] x, float[2,1,8,3] w) => () { y = lathe.BlockCirculantConv <out_channels = 10, group = 2> (x, w) }`, `as many in each`},
 		{`g (float[1,8,8] x, float[3,1,8,3] w) => () { y = lathe.BlockCirculantConv <out_channels = 10, group = 2> (x, w) }`, `as many in each`},

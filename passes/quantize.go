@@ -177,6 +177,7 @@ type fixedUnit struct {
 	shape    bool // moves elements only
 	build    func(u *fixedUnit, in []form) (form, error)
 	block    int  // of a circulant layer
+	groups   int  // that it is in
 	channels bool // the last axis of its output has a row of the weights for every element
 
 	// While the ranges of a block-circulant layer are measured, the values whose last
@@ -383,16 +384,19 @@ func (q *quantizer) layerOf(n *graph.Node) (*fixedUnit, string) {
 		if t.DType != graph.Float32 || len(t.Dims) < 3 || conv != (len(t.Dims) > 3) || c.DType != graph.Float32 || t.Len() == 0 {
 			return nil, fmt.Sprintf("its weight is %v%v", t.DType, t.Dims)
 		}
-		block := int(t.Dims[2])
+		block, groups := int(t.Dims[2]), int64(1)
+		if conv {
+			groups = n.Int("group", 1)
+		}
 		switch {
 		case block < 2 || block > fixed.MaxBlock || block&(block-1) != 0:
 			return nil, fmt.Sprintf("its block size is %d, no power of two from 2 to %d", block, fixed.MaxBlock)
-		case n.Int("group", 1) != 1:
-			return nil, "it has several groups"
 		case conv && n.Int("out_channels", 0) != c.Len():
 			return nil, "its bias is not one for every channel"
+		case groups < 1 || t.Dims[0]%groups != 0 || c.Len()%groups != 0 || c.Len()/groups > t.Dims[0]/groups*t.Dims[2]:
+			return nil, fmt.Sprintf("its weight is %v for %d outputs in %d groups", t.Dims, c.Len(), groups)
 		}
-		u := &fixedUnit{node: n, gone: []*graph.Node{n}, in: []*graph.Value{n.Input(0)}, out: n.Output(0), layer: true, block: block, channels: !conv}
+		u := &fixedUnit{node: n, gone: []*graph.Node{n}, in: []*graph.Value{n.Input(0)}, out: n.Output(0), layer: true, block: block, groups: int(groups), channels: !conv}
 		u.build = func(u *fixedUnit, in []form) (form, error) { return q.circulant(u, in[0], t, c) }
 		return u, ""
 	}
@@ -569,8 +573,7 @@ func (q *quantizer) measure(ctx context.Context) error {
 			if err != nil {
 				return err
 			}
-			padded := make([]float32, rows)
-			copy(padded, bias)
+			padded := u.padded(bias, int(rows))
 			name := g.FreshName(u.out.Name + "_whole")
 			attrs := cloneAttrs(n)
 			for _, a := range attrs {
@@ -597,7 +600,7 @@ func (q *quantizer) measure(ctx context.Context) error {
 				if err := blocks(u); err != nil {
 					return err
 				}
-				wanted = append(wanted, calib.Magnitude{Value: u.blocksIn, Block: u.block, By: calib.ByBin},
+				wanted = append(wanted, calib.Magnitude{Value: u.blocksIn, Block: u.block, Groups: u.groups, By: calib.ByBin},
 					calib.Magnitude{Value: u.blocksOut, Block: u.block, By: calib.ByBlock})
 			}
 			if q.byChannel(u) {
@@ -611,6 +614,16 @@ func (q *quantizer) measure(ctx context.Context) error {
 	var err error
 	q.ranges, err = calib.MeasureMagnitudes(ctx, m, q.o.Feed, wanted, calib.ScoreOptions{Threads: q.o.Threads, Progress: q.o.Progress})
 	return err
+}
+
+// padded is what every output of a block-circulant layer has, and zeros in the rows
+// that are discarded: of the last block, of every group.
+func (u *fixedUnit) padded(v []float32, rows int) []float32 {
+	out, per := make([]float32, rows), len(v)/u.groups
+	for g := range u.groups {
+		copy(out[g*rows/u.groups:], v[g*per:(g+1)*per])
+	}
+	return out
 }
 
 // How much larger ranges are than the largest magnitude seen. Each bit costs 6
@@ -860,7 +873,7 @@ func formOf(v *graph.Value, es []int) form {
 
 // circulant adds a block-circulant layer with weights [p, q, b], and behind them the
 // kernel of a convolution, and bias [m]. Blocks of a convolution are those of all
-// taps, tap by tap.
+// taps, tap by tap; rows of blocks and outputs those of all groups, one by one.
 func (q *quantizer) circulant(u *fixedUnit, x form, weight, bias *graph.Tensor) (form, error) {
 	w, err := weight.Float32s()
 	if err != nil {
@@ -877,7 +890,6 @@ func (q *quantizer) circulant(u *fixedUnit, x form, weight, bias *graph.Tensor) 
 	fft := fourier.NewFFT(b)
 	in, bins := make([]float64, b), make([]complex128, b/2+1)
 	transform := func(to []float64, from []float32) {
-		clear(in)
 		for i, v := range from {
 			in[i] = float64(v)
 		}
@@ -902,20 +914,24 @@ func (q *quantizer) circulant(u *fixedUnit, x form, weight, bias *graph.Tensor) 
 			}
 		}
 	}
-	c64 := make([]float64, p*b)
+	c64, whole := make([]float64, p*b), u.padded(c, p*b)
 	for i := range p {
-		transform(c64[i*b:(i+1)*b], c[min(i*b, len(c)):min((i+1)*b, len(c))])
+		transform(c64[i*b:(i+1)*b], whole[i*b:(i+1)*b])
 	}
-	f := fixedSpectra{p: p, q: cols, b: b, w: spectra, bias: c64, rounding: q.o.Rounding, x: x.e}
+	f := fixedSpectra{p: p, q: cols, b: b, groups: u.groups, w: spectra, bias: c64, rounding: q.o.Rounding, x: x.e}
 	e := q.exponent(u.out)
 	f.y = slices.Repeat([]int{e}, len(c))
 	if q.byChannel(u) {
 		f.y = q.channelExponents(u, e, len(c))
 	}
 	roomX, roomY := spectrumHeadroom(b)
-	tops := q.bounds(q.ranges[calib.Magnitude{Value: u.blocksIn, Block: b, By: calib.ByBin}], roomX)
-	tops = append(tops, make([]float64, max(0, q1*(b/2+1)-len(tops)))...) // blocks of zeros
-	f.xTops = slices.Repeat(tops, taps)
+	tops := q.bounds(q.ranges[calib.Magnitude{Value: u.blocksIn, Block: b, Groups: u.groups, By: calib.ByBin}], roomX)
+	for g := range u.groups {
+		seen := len(tops) / u.groups
+		one := make([]float64, q1*(b/2+1)) // blocks without channels are zeros
+		copy(one, tops[g*seen:(g+1)*seen])
+		f.xTops = append(f.xTops, slices.Repeat(one, taps)...)
+	}
 	f.yTops = q.bounds(q.ranges[calib.Magnitude{Value: u.blocksOut, Block: b, By: calib.ByBlock}], roomY)
 	spec, err := f.quantize()
 	if most := slices.Max(f.y); err == nil && !q.byChannel(u) && slices.Min(f.y) != most {
@@ -939,6 +955,10 @@ func (q *quantizer) circulant(u *fixedUnit, x form, weight, bias *graph.Tensor) 
 	if q.o.Rounding != fixed.Once {
 		attrs = append(attrs, graph.StringAttr("rounding", string(q.o.Rounding)))
 	}
+	var shifts []int8 // of the input, the same at every tap
+	for g := range u.groups {
+		shifts = append(shifts, spec.R[g*cols*(b/2+1):][:q1*(b/2+1)]...)
+	}
 	bytes := func(v []int8) (out []byte) {
 		for _, x := range v {
 			out = append(out, byte(x))
@@ -948,7 +968,7 @@ func (q *quantizer) circulant(u *fixedUnit, x form, weight, bias *graph.Tensor) 
 	v := q.node(u, op, []*graph.Value{x.v, q.constant(name+"_int16_weight", graph.Int16, weight.Dims, littleEndian16(stored)),
 		q.constant(name+"_int16_shift", graph.Int8, []int64{int64(p), int64(b/2 + 1)}, bytes(spec.S)),
 		q.constant(name+"_int16_bias", graph.Int32, []int64{int64(p), int64(b)}, littleEndian32(spec.Bias)),
-		q.constant(name+"_int16_in", graph.Int8, []int64{int64(q1), int64(b/2 + 1)}, bytes(spec.R[:q1*(b/2+1)])), q.constant(name+"_int16_out", graph.Int8, []int64{int64(len(spec.E))}, bytes(spec.E)),
+		q.constant(name+"_int16_in", graph.Int8, []int64{int64(u.groups * q1), int64(b/2 + 1)}, bytes(shifts)), q.constant(name+"_int16_out", graph.Int8, []int64{int64(len(spec.E))}, bytes(spec.E)),
 		q.ints(name+"_int16_sums", spec.Group, spec.Shift)}, attrs...)
 	return formOf(v, f.y), nil
 }

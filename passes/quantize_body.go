@@ -86,7 +86,7 @@ var int16Bodies = []struct {
   x = Cast <to = 1> (X)
   v = Conv <%[1]s> (x, w_scaled, b_scaled)` + rounded},
 	{"BlockCirculantMatMulInt16", "X, W, S, B, R, E, A", nil, circulantInt16Body},
-	{"BlockCirculantConvInt16", "X, W, S, B, R, E, A", []bodyAttribute{{"auto_pad", "string", 1}, {"dilations", "ints", 1},
+	{"BlockCirculantConvInt16", "X, W, S, B, R, E, A", []bodyAttribute{{"auto_pad", "string", 1}, {"dilations", "ints", 1}, {"group", "int", 1},
 		{"kernel_shape", "ints", 1}, {"pads", "ints", 1}, {"strides", "ints", 1}}, convInt16Body},
 }
 
@@ -326,9 +326,12 @@ const spectrumScales = `  bias = Cast <to = 1> (B)
 //	[Re −Im; Im Re]·δ(f, f′)    [p, 2, F, q, 2, F′, taps]
 //
 // of complex products, which has zeros between different frequencies: in exchange
-// for products with them, (1 + 2/b)² of those of a dense layer, no number of groups
-// has to be known, and spectra are rounded where the specification does.
+// for products with them, (1 + 2/b)² of those of a dense layer, the frequencies need
+// not be groups, and spectra are rounded where the specification does. The groups that
+// there are, G, are told by the rows of R; channels and outputs are padded and cut
+// group by group.
 const convInt16Body = spectrumTables + `
+  i3 = Constant <value = int64[1] {3}> ()
   w = Cast <to = 1> (W)
   w_flat_shape = Concat <axis = 0> (p, q, b, im1)
   w_flat = Reshape (w, w_flat_shape)
@@ -358,26 +361,31 @@ const convInt16Body = spectrumTables + `
 %[2]s
   p_wide = Mul (p, F2)
   q_wide = Mul (q, F2)
+  shape_r = Shape (R)
+  q_all = Gather <axis = 0> (shape_r, i0)
+  q_all_wide = Mul (q_all, F2)
+  G = Div (q_all, q)
   kernel_shape = Concat <axis = 0> (p_wide, q_wide, kernel)
   spectra = Reshape (products, kernel_shape)
 ` + spectrumScales + `
   shape_x = Shape (X)
   samples = Gather <axis = 0> (shape_x, i0)
   channels = Gather <axis = 0> (shape_x, i1)
-  pixels_shape = Concat <axis = 0> (samples, channels, im1)
+  group_channels = Div (channels, G)
+  pixels_shape = Concat <axis = 0> (samples, G, group_channels, im1)
   x = Cast <to = 1> (X)
   x_pixels = Reshape (x, pixels_shape)
   shape_pixels = Shape (x_pixels)
-  pixels = Gather <axis = 0> (shape_pixels, i2)
+  pixels = Gather <axis = 0> (shape_pixels, i3)
   qb = Mul (q, b)
-  missing = Sub (qb, channels)
-  pad_shape = Concat <axis = 0> (samples, missing, pixels)
+  missing = Sub (qb, group_channels)
+  pad_shape = Concat <axis = 0> (samples, G, missing, pixels)
   zeros = ConstantOfShape <value = float[1] {0}> (pad_shape)
-  padded = Concat <axis = 1> (x_pixels, zeros)
+  padded = Concat <axis = 2> (x_pixels, zeros)
   blocks_shape = Concat <axis = 0> (im1, b, pixels)
   blocks = Reshape (padded, blocks_shape)
   x_wide = MatMul (forward_rows, blocks)
-  x_wide_shape = Concat <axis = 0> (samples, q_wide, pixels)
+  x_wide_shape = Concat <axis = 0> (samples, q_all_wide, pixels)
   x_wide3 = Reshape (x_wide, x_wide_shape)
   scale_x_column = Reshape (scale_x, column)
   x_scaled = Mul (x_wide3, scale_x_column)
@@ -385,7 +393,7 @@ const convInt16Body = spectrumTables + `
   x_floor = Floor (x_half)
   x_low = Max (x_floor, low_hat)
   x_hat = Min (x_low, high16)
-  x_image_shape = Concat <axis = 0> (samples, q_wide, spatial)
+  x_image_shape = Concat <axis = 0> (samples, q_all_wide, spatial)
   x_image = Reshape (x_hat, x_image_shape)
   y_image = Conv <%[1]s> (x_image, spectra)
   shape_y = Shape (y_image)
@@ -409,10 +417,14 @@ const convInt16Body = spectrumTables + `
   inverse_rows = Transpose <perm = [1, 0]> (inverse)
   y_blocks = MatMul (inverse_rows, y_hat)
   pb = Mul (p, b)
-  y_flat_shape = Concat <axis = 0> (samples, pb, outputs)
-  y_flat = Reshape (y_blocks, y_flat_shape)
+  group_rows = Div (pb, G)
+  y_groups_shape = Concat <axis = 0> (samples, G, group_rows, outputs)
+  y_groups = Reshape (y_blocks, y_groups_shape)
   m = Shape (E)
+  group_m = Div (m, G)
 %[3]s
+  y_flat_shape = Concat <axis = 0> (samples, m, outputs)
+  y_cut = Reshape (y_kept, y_flat_shape)
   scale_y_column = Reshape (scale_y, column)
   v = Mul (y_cut, scale_y_column)
   v_half = Add (v, half_up)
@@ -486,14 +498,12 @@ func sliceForms(opset int64) (n, cut, lead string) {
 func windowForms(opset int64) (sizes, cut, out string) {
 	if opset >= 10 {
 		return `  rank_w = Shape (shape_w)
-  i3 = Constant <value = int64[1] {3}> ()
   kernel = Slice (shape_w, i3, rank_w, i0)
   dims_of_x = Shape (X)
   rank_x = Shape (dims_of_x)
-  spatial = Slice (dims_of_x, i2, rank_x, i0)`, "  y_cut = Slice (y_flat, i0, m, i1)", "  rank_y = Shape (shape_y)\n  spatial_y = Slice (shape_y, i2, rank_y, i0)"
+  spatial = Slice (dims_of_x, i2, rank_x, i0)`, "  y_kept = Slice (y_groups, i0, group_m, i2)", "  rank_y = Shape (shape_y)\n  spatial_y = Slice (shape_y, i2, rank_y, i0)"
 	}
 	return `  rank_w = Shape (shape_w)
-  i3 = Constant <value = int64[1] {3}> ()
   axes = Sub (rank_w, i3)
   ones_axes = ConstantOfShape <value = int64[1] {1}> (axes)
   nz_axes = NonZero (ones_axes)
@@ -502,8 +512,8 @@ func windowForms(opset int64) (sizes, cut, out string) {
   kernel = Gather <axis = 0> (shape_w, at_kernel)
   at_spatial = Add (nth_axis, i2)
   dims_of_x = Shape (X)
-  spatial = Gather <axis = 0> (dims_of_x, at_spatial)`, `  ones_m = ConstantOfShape <value = int64[1] {1}> (m)
+  spatial = Gather <axis = 0> (dims_of_x, at_spatial)`, `  ones_m = ConstantOfShape <value = int64[1] {1}> (group_m)
   nz_m = NonZero (ones_m)
   at_m = Reshape (nz_m, im1)
-  y_cut = Gather <axis = 1> (y_flat, at_m)`, "  spatial_y = Gather <axis = 0> (shape_y, at_spatial)"
+  y_kept = Gather <axis = 2> (y_groups, at_m)`, "  spatial_y = Gather <axis = 0> (shape_y, at_spatial)"
 }

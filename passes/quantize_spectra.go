@@ -8,9 +8,12 @@ import (
 	"github.com/onnx-lathe/lathe/runtime/fixed"
 )
 
-// fixedSpectra is a block-circulant layer to be put into fixed point.
+// fixedSpectra is a block-circulant layer to be put into fixed point. The rows of
+// blocks, the blocks of the input and the outputs of a convolution in groups are those
+// of one group after the other; q is the number of blocks of a row.
 type fixedSpectra struct {
 	p, q, b  int
+	groups   int
 	w        []float64 // spectra [p, q, b]
 	bias     []float64 // [p, b]
 	x        int       // exponent of the input
@@ -40,7 +43,7 @@ const mostSum = 65534
 func (f *fixedSpectra) quantize() (fixed.Spec, error) {
 	p, q, b := f.p, f.q, f.b
 	bins, log := b/2+1, bits.TrailingZeros(uint(b))
-	s := fixed.Spec{P: p, Q: q, B: b, W: make([]int16, p*q*b), S: make([]int8, p*bins), Bias: make([]int32, p*b), R: make([]int8, q*bins),
+	s := fixed.Spec{P: p, Q: q, B: b, W: make([]int16, p*q*b), S: make([]int8, p*bins), Bias: make([]int32, p*b), R: make([]int8, f.groups*q*bins),
 		E: make([]int8, len(f.y)), Rounding: f.rounding}
 	for k := range s.R {
 		if s.R[k] = int8(log); f.rounding == fixed.Once {
@@ -82,7 +85,7 @@ func (f *fixedSpectra) quantize() (fixed.Spec, error) {
 			most = max(most, hats[i])
 		}
 		for r := range f.y { // 0 ≤ E ≤ 40
-			i := r / b
+			i := f.row(r)
 			hats[i] = max(hats[i], f.y[r]+log-40)
 		}
 		if f.rounding == fixed.CirCNN {
@@ -119,7 +122,7 @@ func (f *fixedSpectra) quantize() (fixed.Spec, error) {
 			}
 		}
 		for r := range f.y {
-			i := r / b
+			i := f.row(r)
 			if f.rounding == fixed.CirCNN {
 				f.y[r] = hats[i]
 			}
@@ -140,6 +143,12 @@ const (
 	mostSumShift = 30
 )
 
+// row is the row of blocks of an output.
+func (f *fixedSpectra) row(output int) int {
+	per := len(f.y) / f.groups
+	return output/per*(f.p/f.groups) + output%per/f.b
+}
+
 // numbers calls do for the numbers of bin k of block row i.
 func (f *fixedSpectra) numbers(i, k int, do func(j, at int)) {
 	first, end := k, k+1
@@ -153,9 +162,10 @@ func (f *fixedSpectra) numbers(i, k int, do func(j, at int)) {
 	}
 }
 
-// weight is number at of W, in bin k of block j, times what the shift R leaves out
-// of the input.
-func (f *fixedSpectra) weight(j, k, at int) float64 {
+// weight is number at of W, in bin k of block j of row i, times what the shift R leaves
+// out of the input.
+func (f *fixedSpectra) weight(i, j, k, at int) float64 {
+	j += i / (f.p / f.groups) * f.q // of the input
 	return math.Ldexp(f.w[at], int(f.r[j*(f.b/2+1)+k]))
 }
 
@@ -164,7 +174,7 @@ func (f *fixedSpectra) weights(to []int16, i, k int) int {
 	var top, square float64
 	count := 0
 	f.numbers(i, k, func(j, at int) {
-		v := f.weight(j, k, at)
+		v := f.weight(i, j, k, at)
 		top, square, count = max(top, math.Abs(v)), square+v*v, count+1
 	})
 	if top == 0 {
@@ -190,7 +200,7 @@ func (f *fixedSpectra) sizes(w []int16, i, k int) []int {
 }
 
 func (f *fixedSpectra) round(to []int16, i, k, e int) {
-	f.numbers(i, k, func(j, at int) { to[at] = rounded16(f.weight(j, k, at), e) })
+	f.numbers(i, k, func(j, at int) { to[at] = rounded16(f.weight(i, j, k, at), e) })
 }
 
 // group is the largest number of blocks of which no sum fills 32 bits: all, or an

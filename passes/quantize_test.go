@@ -46,6 +46,8 @@ func TestQuantizedNetworksAreIntegers(t *testing.T) {
 		{"resnet", testmodels.ResNet(testmodels.CNN{Seed: 1}), 0, gaussian("image", 8, 3, 16, 16)},
 		{"lenet circulant", testmodels.LeNet(testmodels.CNN{Seed: 1}), 4, gaussian("image", 8, 1, 12, 12)},
 		{"resnet circulant", testmodels.ResNet(testmodels.CNN{Seed: 1}), 4, gaussian("image", 8, 3, 16, 16)},
+		{"groups", groupedNetwork(), 0, gaussian("image", 8, 12, 6, 6)},
+		{"groups circulant", groupedNetwork(), 4, gaussian("image", 8, 12, 6, 6)},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			m, image := c.m, c.image
@@ -108,6 +110,31 @@ func TestQuantizedNetworksAreIntegers(t *testing.T) {
 			}
 		})
 	}
+}
+
+// groupedNetwork has convolutions in groups, whose channels fill blocks of 4 or do not,
+// and a depth-wise one.
+func groupedNetwork() *graph.Model {
+	m, err := graph.Parse(`<ir_version: 8, opset_import: ["": 17]>
+g (float[N,12,6,6] image) => (float[N,8] logits)
+<` + strings.Join([]string{weight("w", 1, 24, 4, 3, 3), weight("b", 2, 24), weight("w2", 3, 18, 8, 3, 3), weight("d", 4, 18, 1, 3, 3), weight("w3", 5, 10, 9, 1, 1), weight("w4", 6, 10, 8)}, ",") + `>
+{
+  h = Conv <pads = [1, 1, 1, 1], group = 3> (image, w, b)
+  k = Relu (h)
+  l = Conv <group = 3, pads = [1, 1, 1, 1]> (k, w2)
+  m = Relu (l)
+  n = Conv <group = 18, pads = [1, 1, 1, 1]> (m, d)
+  o = Relu (n)
+  r = Conv <group = 2> (o, w3)
+  s = Relu (r)
+  p = GlobalAveragePool (s)
+  q = Flatten (p)
+  logits = MatMul (q, w4)
+}`)
+	if err != nil {
+		panic(err)
+	}
+	return m
 }
 
 // gaussian is an array of normal numbers.
@@ -173,15 +200,16 @@ func TestQuantizedCirculant(t *testing.T) {
 }
 
 // TestQuantizedCirculantConv: the same for convolutions, whose last blocks are
-// ragged, through bodies too.
+// ragged, in groups too, through bodies too.
 func TestQuantizedCirculantConv(t *testing.T) {
 	for _, b := range []int{2, 4, 8, 16, 32, 64} {
-		for _, rounding := range []string{"", "circnn"} {
+		for form := range 4 {
+			rounding, groups := []string{"", "circnn"}[form%2], 1+form/2*2
 			m := graph.NewModel("layer", 8, 17)
-			in, outs := 2*b-b/2+1, 2*b-b/2
+			in, outs := groups*(2*b-b/2+1), groups*(2*b-b/2)
 			x := m.Graph.AddInput("x", graph.TensorType(graph.Float32, graph.Symbol("N"), graph.Known(int64(in)), graph.Known(6), graph.Known(5)))
 			r := rand.New(rand.NewPCG(uint64(b), 3))
-			w, bias := make([]float32, 2*2*b*6), make([]float32, outs)
+			w, bias := make([]float32, groups*2*2*b*6), make([]float32, outs)
 			for i := range w {
 				w[i] = float32(r.NormFloat64())
 			}
@@ -189,8 +217,8 @@ func TestQuantizedCirculantConv(t *testing.T) {
 				bias[i] = float32(r.NormFloat64())
 			}
 			node := m.Graph.NewNode(graph.LatheDomain, "BlockCirculantConv", "layer", []*graph.Value{x,
-				m.Graph.AddInitializer("w", graph.Float32Tensor([]int64{2, 2, int64(b), 3, 2}, w)),
-				m.Graph.AddInitializer("c", graph.Float32Tensor([]int64{int64(outs)}, bias))}, []string{"y"}, graph.IntAttr("out_channels", int64(outs)),
+				m.Graph.AddInitializer("w", graph.Float32Tensor([]int64{int64(2 * groups), 2, int64(b), 3, 2}, w)),
+				m.Graph.AddInitializer("c", graph.Float32Tensor([]int64{int64(outs)}, bias))}, []string{"y"}, graph.IntAttr("out_channels", int64(outs)), graph.IntAttr("group", int64(groups)),
 				graph.IntsAttr("strides", 2, 1), graph.IntsAttr("pads", 1, 0, 1, 1))
 			m.Graph.AddOutput(node.Output(0), nil)
 			m.SetOpset(graph.LatheDomain, 1)

@@ -369,10 +369,11 @@ func circulantInt16Kernel(o *fixed.Circulant, from, to graph.DType) kernel {
 
 // circulantConvInt16 is BlockCirculantConvInt16: X [N, C, d…], W [p, q, b, k…] → Y
 // [N, m, o…]. Every pixel of some samples is transformed once, into an image with
-// the window's padding in place; then every output gathers the spectra of its taps.
+// the window's padding in place, one for every group; then every output gathers the
+// spectra of its taps from that of its group.
 type circulantConvInt16 struct {
 	windowAttrs
-	o      *fixed.Conv
+	groups []*fixed.Conv // of the same sizes
 	kernel []int
 }
 
@@ -411,8 +412,16 @@ func prepareCirculantConvInt16(n *node) (kernel, error) {
 	}
 	s.W, s.Q = w, s.Q*taps
 	v := &circulantConvInt16{windowAttrs: n.window(), kernel: slices.Clone(kernel)}
-	if v.o, err = fixed.NewConv(s, taps, n.simd); err != nil {
+	groups, err := s.Groups(n.int("group", 1))
+	if err != nil {
 		return nil, err
+	}
+	for _, s := range groups {
+		o, err := fixed.NewConv(s, taps, n.simd)
+		if err != nil {
+			return nil, err
+		}
+		v.groups = append(v.groups, o)
 	}
 	return byType{graph.Int16: v.run}.kernel(0), nil
 }
@@ -423,49 +432,58 @@ func (v *circulantConvInt16) run(c *call) error {
 		s = &circulantConvInt16State{ws: make([]fixed.Workspace, c.workers())}
 		c.state = s
 	}
-	x := c.in[0]
-	if len(x.Shape) != len(v.kernel)+2 || x.Shape[1] < 1 || x.Shape[1] > v.o.Inputs() {
-		return fmt.Errorf("X %v, want 1 to %d channels and the dims of a kernel %v", x.Shape, v.o.Inputs(), v.kernel)
+	x, o, groups := c.in[0], v.groups[0], len(v.groups)
+	if len(x.Shape) != len(v.kernel)+2 || x.Shape[1] < 1 || x.Shape[1]%groups != 0 || x.Shape[1]/groups > o.Inputs() {
+		return fmt.Errorf("X %v, want 1 to %d channels, as many in each of %d groups, and the dims of a kernel %v", x.Shape, groups*o.Inputs(), groups, v.kernel)
 	}
 	if !slices.Equal(s.win.in, x.Shape[2:]) || s.win.out == nil {
 		s.plan = nil
 		if err := s.win.set(&v.windowAttrs, x.Shape[2:], v.kernel); err != nil {
 			return err
 		}
-		if !s.image.set(&s.win, v.o.Rows()) {
+		if !s.image.set(&s.win, groups*o.Rows()) {
 			s.win.out = nil
 			return errors.New("the input with its padding is too large")
 		}
 	}
 	samples := x.Shape[0]
-	s.shape = append(append(s.shape[:0], samples, v.o.Outputs()), s.win.out...)
+	s.shape = append(append(s.shape[:0], samples, groups*o.Outputs()), s.win.out...)
 	z, err := c.alloc(0, graph.Int16, s.shape...)
 	if err != nil || z.Len() == 0 {
 		return err
 	}
-	size := v.o.Rows() * s.image.size
+	size := groups * o.Rows() * s.image.size
 	together := min(max(circulantCache/max(size, 1), 1), samples)
 	if s.images, err = scratch[int32](c, together*size); err != nil {
 		return err
 	}
-	if err := c.fixedWorkspaces(s.ws, v.o.Sizes); err != nil {
+	if err := c.fixedWorkspaces(s.ws, v.sizes); err != nil {
 		return err
 	}
 	if s.plan == nil { // behind the allocations, which are limited
-		s.places(v.o)
+		s.places(o)
 	}
-	tile := v.o.Tile()
+	tile := o.Tile()
 	s.inTiles, s.outs = (s.win.inSize+tile-1)/tile, (s.win.outSize+tile-1)/tile
 	clear(s.images) // padding stays zero
 	for s.first = 0; s.first < samples; s.first += together {
 		n := min(together, samples-s.first)
-		c.parallelWorkers(n*s.inTiles, 1, v.forward)
-		c.parallelWorkers(n*s.outs, 1, v.multiply)
+		c.parallelWorkers(n*groups*s.inTiles, 1, v.forward)
+		c.parallelWorkers(n*groups*s.outs, 1, v.multiply)
 	}
-	c.flops += v.o.Operations(samples*s.win.inSize, samples*s.win.outSize)
+	c.flops += int64(groups) * o.Operations(samples*s.win.inSize, samples*s.win.outSize)
 	s.images = nil
 	clear(s.ws)
 	return nil
+}
+
+// sizes are those of a workspace for any of the groups.
+func (v *circulantConvInt16) sizes() (x, y, stage, scratch int) {
+	for _, o := range v.groups {
+		xo, yo, stageO, scratchO := o.Sizes()
+		x, y, stage, scratch = max(x, xo), max(y, yo), max(stage, stageO), max(scratch, scratchO)
+	}
+	return x, y, stage, scratch
 }
 
 // places works out where pixels, outputs and taps are in the image.
@@ -493,24 +511,27 @@ func (s *circulantConvInt16State) places(o *fixed.Conv) {
 	s.plan = o.Plan(s.image.size, at, taps)
 }
 
-// forward transforms tiles [lo, hi) of the samples at hand.
+// forward transforms tiles [lo, hi) of the groups of the samples at hand.
 func (v *circulantConvInt16) forward(c *call, worker, lo, hi int) {
 	s := c.state.(*circulantConvInt16State)
-	channels, pixels, size := c.in[0].Shape[1], s.win.inSize, v.o.Rows()*s.image.size
+	groups := len(v.groups)
+	channels, pixels := c.in[0].Shape[1]/groups, s.win.inSize
 	for i := lo; i < hi; i++ {
-		sample, first := i/s.inTiles, i%s.inTiles*v.o.Tile()
-		v.o.Forward(s.images[sample*size:], s.image.size, s.to, c.in[0].I16()[(s.first+sample)*channels*pixels:], channels, pixels,
-			first, min(first+v.o.Tile(), pixels), &s.ws[worker])
+		image, o := i/s.inTiles, v.groups[i/s.inTiles%groups]
+		first := i % s.inTiles * o.Tile()
+		o.Forward(s.images[image*o.Rows()*s.image.size:], s.image.size, s.to, c.in[0].I16()[(s.first*groups+image)*channels*pixels:], channels, pixels,
+			first, min(first+o.Tile(), pixels), &s.ws[worker])
 	}
 }
 
-// multiply computes tiles [lo, hi) of the outputs of the samples at hand.
+// multiply computes tiles [lo, hi) of the outputs of the groups of the samples at hand.
 func (v *circulantConvInt16) multiply(c *call, worker, lo, hi int) {
 	s := c.state.(*circulantConvInt16State)
-	outputs, size := s.win.outSize, v.o.Rows()*s.image.size
+	groups, outputs := len(v.groups), s.win.outSize
 	for i := lo; i < hi; i++ {
-		sample, first := i/s.outs, i%s.outs*v.o.Tile()
-		v.o.Multiply(c.out[0].I16()[(s.first+sample)*v.o.Outputs()*outputs:], s.images[sample*size:], s.plan,
-			first, min(first+v.o.Tile(), outputs), &s.ws[worker])
+		image, o := i/s.outs, v.groups[i/s.outs%groups]
+		first := i % s.outs * o.Tile()
+		o.Multiply(c.out[0].I16()[(s.first*groups+image)*o.Outputs()*outputs:], s.images[image*o.Rows()*s.image.size:], s.plan,
+			first, min(first+o.Tile(), outputs), &s.ws[worker])
 	}
 }

@@ -99,6 +99,13 @@ func TestCirculantConvInt16Refuses(t *testing.T) {
 		{"1,2,3,3", "1,1,2,2,2", "2,2", "", "shifts R of 4"},
 		{"1,2,3,3", "1,1,2,2,2", "1,2", "kernel_shape = [3, 3]", "kernel_shape"},
 		{"1,2,3,3", "1,1,2,0,2", "1,2", "", "weights W"},
+		{"1,2,3,3", "1,1,2,2,2", "1,2", "group = 2", "2 groups of 1 block rows"},
+		{"1,2,3,3", "1,1,2,2,2", "1,2", "group = 0", "groups"},
+		{"1,2,3,3", "1,1,2,2,2", "1,2", "group = -9223372036854775808", "groups"},
+		{"1,4,3,3", "2,1,2,2,2", "2,2", "group = 2", ""},
+		{"1,3,3,3", "2,1,2,2,2", "2,2", "group = 2", "as many in each of 2 groups"},
+		{"1,4,3,3", "2,1,2,2,2", "3,2", "group = 2", "shifts R of 3"},
+		{"1,4,3,3", "2,1,2,2,2", "2,2", "group = 4", "4 groups of 2 block rows"},
 	} {
 		zeros := func(dims string) string {
 			n := 1
@@ -111,9 +118,10 @@ func TestCirculantConvInt16Refuses(t *testing.T) {
 			}
 			return strings.TrimSuffix(strings.Repeat("0, ", n), ", ")
 		}
+		p, _, _ := strings.Cut(c.w, ",")
 		text := fmt.Sprintf(`<ir_version: 8, opset_import: ["": 17, "lathe": 2]> g (int16[%s] x) => (y)
-			<int16[%s] w = {%s}, int8[1,2] s = {0, 0}, int32[1,2] b = {0, 0}, int8[%s] r = {%s}, int8[2] e = {0, 0}, int32[2] a = {4, 0}>
-			{ y = lathe.BlockCirculantConvInt16 <%s> (x, w, s, b, r, e, a) }`, c.x, c.w, zeros(c.w), c.r, zeros(c.r), c.attrs)
+			<int16[%s] w = {%s}, int8[%s,2] s = {%s}, int32[%s,2] b = {%s}, int8[%s] r = {%s}, int8[2] e = {0, 0}, int32[2] a = {4, 0}>
+			{ y = lathe.BlockCirculantConvInt16 <%s> (x, w, s, b, r, e, a) }`, c.x, c.w, zeros(c.w), p, zeros(p+",2"), p, zeros(p+",2"), c.r, zeros(c.r), c.attrs)
 		text = strings.Replace(text, "<>", "", 1)
 		m, err := graph.Parse(text)
 		if err != nil {

@@ -361,7 +361,7 @@ var latheAttrs = map[string]string{
 	"BlockCirculantConv":   " out_channels auto_pad dilations group kernel_shape pads strides ",
 
 	"BlockCirculantMatMulInt16": " rounding ",
-	"BlockCirculantConvInt16":   " auto_pad dilations kernel_shape pads rounding strides ",
+	"BlockCirculantConvInt16":   " auto_pad dilations group kernel_shape pads rounding strides ",
 	"ConvInt16":                 " auto_pad dilations group kernel_shape pads strides ",
 	"MaxPoolInt16":              " auto_pad ceil_mode dilations kernel_shape pads storage_order strides ",
 	"AveragePoolInt16":          " auto_pad ceil_mode count_include_pad dilations kernel_shape pads strides ",

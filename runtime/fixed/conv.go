@@ -56,6 +56,27 @@ func (v *Conv) Plan(size int, at, taps []int32) *Plan {
 	return p
 }
 
+// Groups are the products of the groups of a convolution, of which s has the block
+// rows, the blocks of the input (in R) and the outputs one after the other.
+func (s Spec) Groups(n int) ([]Spec, error) {
+	if n == 1 {
+		return []Spec{s}, nil
+	}
+	if n < 1 || n > s.P || s.P%n != 0 || len(s.W)%n != 0 || len(s.S)%n != 0 || len(s.Bias)%n != 0 || len(s.R)%n != 0 || len(s.E)%n != 0 {
+		return nil, fmt.Errorf("%d groups of %d block rows and %d outputs, weights W of %d elements, shifts S and R and bias B of %d, %d and %d", n, s.P, len(s.E), len(s.W), len(s.S), len(s.R), len(s.Bias))
+	}
+	out := make([]Spec, n)
+	for g := range out {
+		out[g] = s
+		out[g].P = s.P / n
+		out[g].W, out[g].S, out[g].Bias, out[g].R, out[g].E = part(s.W, g, n), part(s.S, g, n), part(s.Bias, g, n), part(s.R, g, n), part(s.E, g, n)
+	}
+	return out, nil
+}
+
+// part is part i of n of v.
+func part[T any](v []T, i, n int) []T { return v[i*len(v)/n : (i+1)*len(v)/n] }
+
 // NewConv prepares the product on the kernels k. Blocks of s are those of all
 // taps, tap by tap: W is [P, taps·q, B], Q = taps·q, but R is [q, B/2+1], the same
 // at every tap.

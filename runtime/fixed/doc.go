@@ -146,10 +146,12 @@
 //
 // # Block-circulant convolutions
 //
-//	BlockCirculantConvInt16(X [N, C, d…], W [p, q, b, k…], S [p, b/2+1], B [p, b], R [q, b/2+1], E [m], A [2]) <rounding> → Y [N, m, o…]
+//	BlockCirculantConvInt16(X [N, C, d…], W [p, q, b, k…], S [p, b/2+1], B [p, b], R [G·q, b/2+1], E [m], A [2]) <rounding> → Y [N, m, o…]
 //
-// has the attributes of Conv but for group, which is 1. The kernel k… has t taps, τ
-// in row-major order. With x_o the column of output o, for every tap the C channels
+// has the attributes of Conv, group = G. Each group is a convolution in one group: of
+// the channels, of the block rows of W, S and B, of R and of the outputs and E the
+// first has the first G-th, and so on; A is that of all. In one group, the kernel k…
+// has t taps, τ in row-major order. With x_o the column of output o, for every tap the C channels
 // of X at the pixel that the attributes of Conv define, zeros outside of X, and
 // zeros behind them up to q·b,
 //

@@ -322,9 +322,20 @@ def circulant(x, w, s, b, r, e, sums, mode):
     return xd[:-1] + [m], out
 
 
-def circulant_conv(x, w, s, b, r, e, sums, st, dil, pads, mode):
-    """The product at every output, with the columns of its window."""
+def circulant_conv(x, w, s, b, r, e, sums, groups, st, dil, pads, mode):
+    """Each group by itself: the product at every output, with the columns of its window."""
     (xd, xs), (wd, ws) = x, w
+    if groups > 1:
+        per = xd[1] // groups
+        pixels = size(xd[2:])
+        part = lambda v, g: v[g * len(v) // groups : (g + 1) * len(v) // groups]
+        results = []
+        for g in range(groups):
+            xg = [v for i in range(xd[0]) for v in part(xs[i * xd[1] * pixels : (i + 1) * xd[1] * pixels], g)]
+            results.append(circulant_conv(([xd[0], per] + xd[2:], xg), ([wd[0] // groups] + wd[1:], part(ws, g)), part(s, g), part(b, g), part(r, g), part(e, g), sums, 1, st, dil, pads, mode))
+        d = results[0][0]
+        own = size(d[1:])
+        return [d[0], d[1] * groups] + d[2:], [v for i in range(d[0]) for _, y in results for v in y[i * own : (i + 1) * own]]
     p, q, n = wd[:3]
     kernel = wd[3:]
     taps = list(indices(kernel))
@@ -510,7 +521,7 @@ def main():
         blocks(f"circulant {n} once signs extremes", [6, q * n], 2, q, n, Once, xs, ws, [rng.randint(0, 3) for _ in range(2 * bins)],
                [rng.choice([-1, 1]) * (1 << 28) for _ in range(2 * n)], [0] * q * bins, [rng.randint(0, 12) for _ in range(2 * n)], [2, 3])
 
-    def windows(name, xd, wd, m, st, dil, pads, mode, group, shift, auto=None, extreme=False):
+    def windows(name, xd, wd, m, st, dil, pads, mode, group, shift, auto=None, extreme=False, groups=1):
         p, q, n = wd[:3]
         log, bins = n.bit_length() - 1, n // 2 + 1
         more = 3 if n >= 32 else 0
@@ -520,15 +531,16 @@ def main():
         ws = [rng.choice([-most, most]) for _ in range(size(wd))] if extreme else ints(size(wd), -most, most)
         s = [rng.randint(0, 3) if extreme else rng.randint(8, 11) - (5 if halved else more) for _ in range(p * bins)]
         b = [rng.choice([-1, 1]) * (1 << 28) if extreme else rng.randint(-(1 << 20), 1 << 20) for _ in range(p * n)]
-        r = [log if halved else 0 if extreme else max(0, (log + 1) // 2 - rng.randint(0, 1)) for _ in range(q * bins)]
+        r = [log if halved else 0 if extreme else max(0, (log + 1) // 2 - rng.randint(0, 1)) for _ in range(groups * q * bins)]
         e = [log if halved else rng.randint(0, 12) if extreme else 8 - (log + 1) // 2 + 2 * more + rng.randint(0, 1) for _ in range(m)]
         sums = [group, shift]
-        d, out = circulant_conv((xd, xs), (wd, ws), s, b, r, e, sums, st, dil, pads, mode)
+        d, out = circulant_conv((xd, xs), (wd, ws), s, b, r, e, sums, groups, st, dil, pads, mode)
         attrs = {"strides": st, "dilations": dil}
         attrs.update({"auto_pad": auto} if auto else {"pads": pads})
         attrs.update({"rounding": "circnn"} if halved else {})
+        attrs.update({"group": groups} if groups > 1 else {})
         case(f"circulant conv {name}", "BlockCirculantConvInt16", attrs,
-             [t16(xd, xs), t16(wd, ws), t8([p, bins], s), t32(b, [p, n]), t8([q, bins], r), t8([m], e), t32(sums)], t16(d, out))
+             [t16(xd, xs), t16(wd, ws), t8([p, bins], s), t32(b, [p, n]), t8([groups * q, bins], r), t8([m], e), t32(sums)], t16(d, out))
 
     for mode in (Once, CirCNN):
         name = "circnn" if mode is CirCNN else "once"
@@ -550,6 +562,13 @@ def main():
         windows(f"once {n} extremes", [1, n, 3, 4], [1, 1, n, 2, 2], n, [1, 1], [1, 1], [0, 0, 0, 0], Once, 2, 3, None, True)
     # pixels in front of which there is padding, and the last of which no tap reads
     windows("once 4 unread", [1, 4, 4, 5], [1, 1, 4, 1, 2], 4, [1, 3], [1, 1], [0, 2, 0, 0], Once, 2, 0)
+    # groups whose channels fill their blocks and groups whose channels do not, of several samples
+    for mode in (Once, CirCNN):
+        name = "circnn" if mode is CirCNN else "once"
+        windows(f"{name} 4 groups", [2, 16, 5, 6], [4, 2, 4, 3, 3], 16, [1, 1], [1, 1], [1, 1, 1, 1], mode, 6, 3, groups=2)
+        windows(f"{name} 8 groups padded", [1, 36, 4, 5], [6, 2, 8, 3, 3], 30, [1, 1], [1, 1], [1, 1, 1, 1], mode, 6, 3, groups=3)
+        windows(f"{name} 2 groups one axis", [2, 12, 19], [8, 2, 2, 3], 12, [2], [2], [1, 0], mode, 4, 2, groups=4)
+    windows("once 16 groups", [1, 64, 3, 4], [4, 1, 16, 3, 3], 64, [1, 1], [1, 1], [1, 1, 1, 1], Once, 4, 3, groups=4)
 
 
 if __name__ == "__main__":
