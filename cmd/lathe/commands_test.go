@@ -437,6 +437,46 @@ func TestVerify(t *testing.T) {
 	}
 }
 
+// TestVerifyInt16: bodies in fixed point are compared each by itself, in steps, so that
+// their roundings do not fail a model, and a body that computes something else does.
+func TestVerifyInt16(t *testing.T) {
+	f := newFolder(t)
+	m, d, c, q := f.in("model.onnx"), f.in("calib.npz"), f.in("c.onnx"), f.in("q.onnx")
+	ok(t, "circulant", m, "--block", "4", "--fit", "frobenius", "--only", "layers.[0-3]", "-o", c)
+	ok(t, "quantize", c, "--data", d, "-o", q)
+	args := []string{"verify", q, "--data", d, "--samples", "2"}
+	v := object(t, args...)
+	steps, _ := v["int16"].(map[string]any)
+	if v["passed"] != true || steps == nil || !(steps["operators"].(float64) > 40 && steps["values"].(float64) > 1e5 && steps["steps"].(float64) <= 3) {
+		t.Errorf("%v", v)
+	}
+	if s := ok(t, args...); !strings.Contains(s, "int16 operators") {
+		t.Errorf("printed %q", s)
+	}
+	if v := object(t, "verify", c, "--data", d, "--samples", "2"); v["int16"] != nil {
+		t.Errorf("without fixed point: %v", v["int16"])
+	}
+	for _, op := range []string{"MatMulInt16", "BlockCirculantMatMulInt16"} {
+		model, err := graph.Load(q)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, n := range model.Function(graph.LatheDomain, op, "").Graph.Nodes() {
+			if n.Op == "Floor" {
+				n.Op = "Neg"
+			}
+		}
+		wrong := f.in(op + ".onnx")
+		if err := model.Save(wrong, graph.SaveOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		r := lathe("verify", wrong, "--data", d, "--samples", "2", "--json")
+		if r.code != exitFailed || decode(t, r.out)["passed"] != false || !strings.Contains(r.err, "steps between kernel and body") {
+			t.Errorf("a wrong body of %s: status %d, %s", op, r.code, r.err)
+		}
+	}
+}
+
 // TestOptimize: the whole way, from flags and from a recipe.
 func TestOptimize(t *testing.T) {
 	f := newFolder(t)
