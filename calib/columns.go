@@ -21,24 +21,30 @@ type Operand struct {
 	features int64 // of the operand; 0 where that is not known yet
 }
 
-// Operands are those of a MatMul, Gemm or Conv: one, or one for every group. Tokens
-// are known by the name of their value, columns by that of the convolution's output
-// and the number of their group, where there are several.
+// Operands are those of a MatMul, Gemm or Conv: one, or one for every group.
 func Operands(n *graph.Node) []Operand {
-	x := n.Input(0)
 	if !n.Is("Conv") {
-		return []Operand{{Key: x.Name, Value: x.Name, features: features(n)}}
+		return []Operand{OperandOf(n, 0)}
 	}
 	var out []Operand
-	groups := ConvGroups(n)
-	for g := range groups {
-		key := "columns of " + n.Output(0).Name
-		if groups > 1 {
-			key = fmt.Sprintf("columns of group %d of %s", g, n.Output(0).Name)
-		}
-		out = append(out, Operand{Key: key, Value: x.Name, Conv: n, Group: g, features: features(n)})
+	for g := range ConvGroups(n) {
+		out = append(out, OperandOf(n, g))
 	}
 	return out
+}
+
+// OperandOf is that of a group, 0 where there are none. Tokens are known by the name
+// of their value, columns by that of the convolution's output and the number of their
+// group, where there are several.
+func OperandOf(n *graph.Node, group int) Operand {
+	o := Operand{Key: n.Input(0).Name, Value: n.Input(0).Name, features: features(n)}
+	if n.Is("Conv") {
+		o.Key, o.Conv, o.Group = "columns of "+n.Output(0).Name, n, group
+		if ConvGroups(n) > 1 {
+			o.Key = fmt.Sprintf("columns of group %d of %s", group, n.Output(0).Name)
+		}
+	}
+	return o
 }
 
 // features is how many inputs the constant weight of a node takes, 0 where that
@@ -87,10 +93,10 @@ func ConvGroups(n *graph.Node) int {
 }
 
 // Columns reads columns of the windows of a convolution over the channels of a group,
-// batch by batch. An image
-// has thousands of places, next to each other much the same, and moments of n
-// numbers take n² multiply-adds for each: of every sample as many places are
-// read, spread evenly, as keep their number in all within 2³⁴/n², or 4·n.
+// batch by batch. An image has thousands of places, next to each other much the same,
+// and moments of n numbers take n² multiply-adds for each: of every sample as many
+// places are read, spread evenly, as keep their number in all within 2³⁴/n² shared by
+// the groups, or 4·n.
 type Columns struct {
 	patches       *runtime.Patches
 	group, groups int

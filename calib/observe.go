@@ -227,11 +227,13 @@ func weightNodes(m *graph.Model) (nodes []*graph.Node, inputs []*graph.Value) {
 // convolutions, group by group.
 func operands(m *graph.Model) []Operand {
 	var out []Operand
+	seen := map[string]bool{}
 	add := func(n *graph.Node) {
 		for _, o := range Operands(n) {
-			if !slices.ContainsFunc(out, func(x Operand) bool { return x.Key == o.Key }) {
+			if !seen[o.Key] {
 				out = append(out, o)
 			}
+			seen[o.Key] = true
 		}
 	}
 	nodes, _ := weightNodes(m)

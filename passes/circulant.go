@@ -117,7 +117,7 @@ func (l *layer) rank(rank int) int {
 }
 
 // key is how a ledger calls the moments of what the layer, a part, multiplies.
-func (l *layer) key() string { return calib.Operands(l.node)[l.part].Key }
+func (l *layer) key() string { return calib.OperandOf(l.node, l.part).Key }
 
 // x is the value that the layer reads: where that was the output of a layer
 // rewritten before, its new form.

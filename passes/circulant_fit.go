@@ -80,16 +80,19 @@ func (r *rewriter) oneShot(ctx context.Context, layers []*layer, moments func(va
 // fitShared fits the weight of l one-shot, on the inputs of all layers that
 // have it.
 func (r *rewriter) fitShared(l *layer, layers []*layer, moments func(value string) *circulant.Moments) error {
+	var sharing [][]*layer // the parts of all that have the weight
+	for _, k := range layers {
+		if k.weight == l.weight {
+			sharing = append(sharing, k.parts())
+		}
+	}
 	made := &fitted{}
 	for i, p := range l.parts() {
 		c, err := p.frobenius()
 		if err == nil && r.o.Fit == FitLSQ {
 			sum := circulant.NewMoments(p.n)
-			for _, k := range layers {
-				if k.weight != l.weight {
-					continue
-				}
-				key := k.parts()[i].key()
+			for _, parts := range sharing {
+				key := parts[i].key()
 				x := moments(key)
 				if x == nil {
 					return fmt.Errorf("no data reached its input %q", key)
@@ -199,12 +202,10 @@ func (r *rewriter) fitAcross(ctx context.Context, original *graph.Model, layers 
 
 // addOperands adds what the parts of l multiply to a list, once.
 func addOperands(list []calib.Operand, l *layer) []calib.Operand {
-	for _, o := range calib.Operands(l.node) {
-		if !slices.ContainsFunc(list, func(x calib.Operand) bool { return x.Key == o.Key }) {
-			list = append(list, o)
-		}
+	if slices.ContainsFunc(list, func(x calib.Operand) bool { return x.Key == l.key() }) {
+		return list
 	}
-	return list
+	return append(list, calib.Operands(l.node)...)
 }
 
 func (r *rewriter) fitGroup(ctx context.Context, before, now *walker, group []*layer) error {
