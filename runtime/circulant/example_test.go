@@ -69,7 +69,7 @@ func ExampleLeastSquares() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	fmt.Printf("error of outputs %.3f → %.3f\n", before, after)
+	fmt.Printf("error of outputs %.3f → %.3f\n", before.Relative(), after.Relative())
 	// Output:
 	// error of outputs 0.162 → 0.098
 }
