@@ -27,19 +27,19 @@ const (
 	// RangeMax is the largest magnitude that was seen and headroom: other data
 	// go beyond that of the calibration now and then.
 	RangeMax RangeMethod = "max"
-	// RangePercentile is a magnitude that a share of all elements keeps.
+	// RangePercentile is the magnitude that all but a small share of the elements keep to.
 	RangePercentile RangeMethod = "percentile"
 )
 
 // QuantizeOptions says what becomes 16-bit fixed point, and how.
 type QuantizeOptions struct {
-	Feed       *calib.Feed // data for the ranges
-	Range      RangeMethod // "" means RangeMax
-	Percentile float64     // of RangePercentile, in percent; 0 means 99.999
-	Rounding   fixed.Rounding
+	Feed       *calib.Feed    // data for the ranges
+	Range      RangeMethod    // "" means RangeMax
+	Percentile float64        // of RangePercentile, in percent; 0 means 99.999
+	Rounding   fixed.Rounding // of block-circulant layers; "" means fixed.Once
 	Only, Skip *regexp.Regexp // names of layers; nil means all, none
 
-	Threads  int
+	Threads  int                    // 0 means one per processor
 	Progress func(done, total int)  // samples; may be nil
 	Layer    func(l QuantizedLayer) // called for every layer; may be nil
 }
@@ -49,17 +49,17 @@ type QuantizeOptions struct {
 // those of the original model and of the quantised one; exponents those of the
 // latter.
 type QuantizedLayer struct {
-	Node       string `json:"node"`
-	Op         string `json:"op"` // the int16 operator
-	Block      int    `json:"block,omitempty"`
-	In         string `json:"in"`
+	Node       string `json:"node"`            // its name
+	Op         string `json:"op"`              // the int16 operator
+	Block      int    `json:"block,omitempty"` // block size; 0 for a dense layer
+	In         string `json:"in"`              // names of values, in the original
 	Out        string `json:"out"`
-	Int16In    string `json:"int16_in"`
+	Int16In    string `json:"int16_in"` // and in the quantised model
 	Int16Out   string `json:"int16_out"`
-	ExponentX  int    `json:"exponent_in"`
+	ExponentX  int    `json:"exponent_in"`  // a step of the input is 2 to this
 	ExponentY  int    `json:"exponent_out"` // the largest, where channels have their own
 	ExponentsY []int  `json:"-"`            // one, or one for every channel
-	Parameters int64  `json:"parameters"`
+	Parameters int64  `json:"parameters"`   // weights and biases
 }
 
 // Int16Key is the key of a model's metadata under which its QuantizedLayers are

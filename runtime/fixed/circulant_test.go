@@ -147,3 +147,19 @@ func BenchmarkCirculant(b *testing.B) {
 		}
 	}
 }
+
+// TestNewConvOnTheBestKernels: without kernels it takes those of this machine, and
+// runs on them.
+func TestNewConvOnTheBestKernels(t *testing.T) {
+	s := fixed.Spec{P: 1, Q: 1, B: 2, W: make([]int16, 2), S: make([]int8, 2), Bias: make([]int32, 2), R: make([]int8, 2), E: make([]int8, 2), Group: 2}
+	v, err := fixed.NewConv(s, 1, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if v.Inputs() != 2 || v.Outputs() != 2 {
+		t.Errorf("%d inputs, %d outputs", v.Inputs(), v.Outputs())
+	}
+	x, y, stage, scratch := v.Sizes()
+	ws := &fixed.Workspace{X: make([]int32, x), Y: make([]int32, y), Stage: make([]int16, stage), Scratch: make([]float32, scratch)}
+	v.Forward(make([]int32, 4*v.Rows()), 4, []int32{0, 1, 2, 3}, make([]int16, 8), 2, 4, 0, 4, ws)
+}

@@ -79,7 +79,7 @@ func part[T any](v []T, i, n int) []T { return v[i*len(v)/n : (i+1)*len(v)/n] }
 
 // NewConv prepares the product on the kernels k. Blocks of s are those of all
 // taps, tap by tap: W is [P, taps·q, B], Q = taps·q, but R is [q, B/2+1], the same
-// at every tap.
+// at every tap. With nil for k it takes the best of this machine.
 func NewConv(s Spec, taps int, k *simd.Kernels) (*Conv, error) {
 	if taps < 1 || s.Q%taps != 0 || s.Q > 1<<27 {
 		return nil, fmt.Errorf("%d blocks for %d taps", s.Q, taps)
@@ -94,7 +94,7 @@ func NewConv(s Spec, taps int, k *simd.Kernels) (*Conv, error) {
 	if err != nil {
 		return nil, err
 	}
-	v := &Conv{o: o, q: q, taps: taps, k: k}
+	v := &Conv{o: o, q: q, taps: taps, k: o.k}
 	if o.Rounding == Once {
 		cols := o.c.Columns()
 		v.groups = (q*o.B + cols - 1) / cols
@@ -103,9 +103,10 @@ func NewConv(s Spec, taps int, k *simd.Kernels) (*Conv, error) {
 	return v, nil
 }
 
-// Inputs is the largest number of channels that Forward takes, Outputs the number
-// that Multiply gives.
-func (v *Conv) Inputs() int  { return v.q * v.o.B }
+// Inputs is the largest number of channels that Forward takes.
+func (v *Conv) Inputs() int { return v.q * v.o.B }
+
+// Outputs is the number of channels that Multiply gives.
 func (v *Conv) Outputs() int { return len(v.o.E) }
 
 // Rows is the number of vectors of an image.
