@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -10,13 +9,13 @@ import (
 	"path/filepath"
 	"slices"
 
+	"gorgonia.org/tensor"
+
 	"github.com/onnx-lathe/lathe/bench/nd"
 	"github.com/onnx-lathe/lathe/calib"
 	"github.com/onnx-lathe/lathe/graph"
 	"github.com/onnx-lathe/lathe/graph/modules"
-	"github.com/onnx-lathe/lathe/internal/npz"
 	"github.com/onnx-lathe/lathe/passes"
-	"github.com/onnx-lathe/lathe/runtime"
 	"github.com/onnx-lathe/lathe/testmodels"
 )
 
@@ -294,32 +293,15 @@ func (o original) ranges(m *graph.Model, data string) (*calib.Feed, error) {
 	if err != nil {
 		return nil, err
 	}
-	var list []*npz.Array
+	arrays := map[string]tensor.Tensor{}
 	for name, a := range inputs {
-
-		shape := make([]int, len(a.Shape))
-		for i, d := range a.Shape {
-			shape[i] = int(d)
-		}
-		x, ok := a.Data.([]float32)
-		if !ok {
-			return nil, fmt.Errorf("input %q is no float32", name)
-		}
-		list = append(list, npz.Float32Array(name, shape, x))
+		arrays[name] = tensorOf(a)
 	}
-	var file bytes.Buffer
-	if err := npz.Write(&file, list...); err != nil {
-		return nil, err
-	}
-	source, err := calib.SourceFromBytes("ranges", file.Bytes(), calib.SourceOptions{})
+	source, err := calib.SourceFromTensors("ranges", arrays, calib.SourceOptions{})
 	if err != nil {
 		return nil, err
 	}
-	ports, err := runtime.Ports(m)
-	if err != nil {
-		return nil, err
-	}
-	return source.Bind(ports)
+	return source.Feed(m)
 }
 
 // change returns m with what the contender changes, by the passes that users

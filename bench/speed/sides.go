@@ -153,11 +153,7 @@ func latheSide(threads int) side {
 			if !ok {
 				return runnable{}, fmt.Errorf("no array for input %q", port.Name)
 			}
-			shape := make([]int, len(a.Shape))
-			for i, d := range a.Shape {
-				shape[i] = int(d)
-			}
-			feeds[port.Name] = tensor.New(tensor.WithShape(shape...), tensor.WithBacking(a.Data))
+			feeds[port.Name] = tensorOf(a)
 		}
 		out := map[string]tensor.Tensor{}
 		run := func() error { return s.RunInto(ctx, feeds, out) }
@@ -201,6 +197,15 @@ func decoder(ctx context.Context, j job, threads int) (runnable, error) {
 		return map[string]nd.Array{"logits": nd.Of(logits, 1, 1, int64(len(logits)))}, err
 	}
 	return runnable{run, outputs, func() {}}, nil
+}
+
+// tensorOf is an array as lathe's runtime takes it, without copying.
+func tensorOf(a nd.Array) tensor.Tensor {
+	shape := make([]int, len(a.Shape))
+	for i, d := range a.Shape {
+		shape[i] = int(d)
+	}
+	return tensor.New(tensor.WithShape(shape...), tensor.WithBacking(a.Data))
 }
 
 func arraysOf(out map[string]tensor.Tensor) (map[string]nd.Array, error) {
