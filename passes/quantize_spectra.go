@@ -4,6 +4,8 @@ import (
 	"errors"
 	"math"
 	"math/bits"
+	"slices"
+	"sort"
 
 	"github.com/onnx-lathe/lathe/runtime/fixed"
 )
@@ -26,10 +28,10 @@ type fixedSpectra struct {
 
 // leastSteps is the root mean square, in steps, that the weights of a bin of a block
 // row have at the least where no single one asks for a larger step: 76 dB above
-// their noise, and 82 where rows have few blocks. More would make partial sums of
+// their noise, and 82 where long blocks are few. More would make partial sums of
 // fewer blocks fill 32 bits, which costs up to a third of the time.
 func (f *fixedSpectra) leastSteps() float64 {
-	if f.b <= 64 && f.rounding == fixed.Once {
+	if (f.b <= 64 || f.q > 4) && f.rounding == fixed.Once {
 		return 1825
 	}
 	return 3650
@@ -58,7 +60,7 @@ func (f *fixedSpectra) quantize() (fixed.Spec, error) {
 			weights[i*bins+k] = f.weights(s.W, i, k)
 		}
 	}
-	s.Group = f.group(s.W)
+	s.Group = f.group(s.W, weights)
 	parts := (q + s.Group - 1) / max(1, s.Group)
 	if parts > 1 {
 		s.Shift = bits.Len(uint(parts-1)) + 1
@@ -204,18 +206,37 @@ func (f *fixedSpectra) round(to []int16, i, k, e int) {
 }
 
 // group is the largest number of blocks of which no sum fills 32 bits: all, or an
-// even one.
-func (f *fixedSpectra) group(w []int16) int {
-	group := max(1, f.q)
-	for i := range f.p {
-		for k := range f.b/2 + 1 {
-			sizes := f.sizes(w, i, k)
-			for !sumsFit(sizes, group) {
-				group = (group - 1) / 2 * 2
+// even one. The few sums with the largest weights would decide how often the kernel
+// has to shift all of them, so up to a quarter of the bins of block rows give up a bit
+// of their weights, which is 6 dB of these, to let more blocks in.
+func (f *fixedSpectra) group(w []int16, exponents []int) int {
+	bins := f.b/2 + 1
+	fit := make([]int, len(exponents))
+	measure := func(at int) {
+		sizes := f.sizes(w, at/bins, at%bins)
+		// 0, 1, … stand for all blocks, then even numbers from the largest one down.
+		number := func(i int) int {
+			if i == 0 {
+				return max(1, f.q)
+			}
+			return (f.q+1)/2*2 - 2*i
+		}
+		fit[at] = number(sort.Search((f.q+1)/2-1, func(i int) bool { return sumsFit(sizes, number(i)) }))
+	}
+	for at := range fit {
+		measure(at)
+	}
+	if f.rounding == fixed.Once {
+		want := slices.Sorted(slices.Values(fit))[len(fit)/4]
+		for at := range fit {
+			if fit[at] < want {
+				exponents[at]++
+				f.round(w, at/bins, at%bins, exponents[at])
+				measure(at)
 			}
 		}
 	}
-	return group
+	return slices.Min(fit)
 }
 
 // sumsFit reports whether no run of so many sizes adds up to more than mostSum.
