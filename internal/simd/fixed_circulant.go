@@ -96,7 +96,7 @@ func (c *FixedCirculant) Limit() int32 {
 }
 
 // coarseFrom is the block size from which on transforms have two more bits, and
-// their late levels round to multiples of 2 and of 4.
+// their late rotations round to multiples of 2 and of 4.
 const coarseFrom = 64
 
 // ForwardScales are the factors 2⁻¹⁶⁻ʳ of the numbers of spectra as Forward takes
@@ -191,7 +191,7 @@ func (c *FixedCirculant) forwardPortable(dst []int32, groups int, scales []float
 			}
 			c.table.fwd(v[:b], t[:b])
 			for k, a := range v[:b] {
-				t[k] = min(max(roundShift(a, shift(j, k)), -(1<<15-1)), 1<<15-1)
+				t[k] = min(max(roundSum24(a, shift(j, k)), -(1<<15-1)), 1<<15-1)
 			}
 			at := func(j, k int) *int32 { return &dst[(j*c.vecs()+k)*c.lanes+r] }
 			switch {
@@ -261,7 +261,7 @@ func (c *FixedCirculant) inversePortable(src []int32, groups int, scales []float
 			c.table.inv(v[:c.b], t[:c.b])
 			for a, w := range v[:c.b] {
 				e := -math.Ilogb(float64(scales[i*c.b+a]))
-				y[a] = int16(min(max(roundShift(w, e), -1<<15), 1<<15-1))
+				y[a] = int16(min(max(roundSum24(w, e), -1<<15), 1<<15-1))
 			}
 			write(i*c.b, r, y[:c.b])
 		}
@@ -466,12 +466,15 @@ func FixedTwiddle(f, n int) (c, s int32) {
 	return int32(math.Round(cos * (1 << 15))), int32(math.Round(sin * (1 << 15)))
 }
 
-// roundShift is ⌊v/2ˢ + ½⌋.
-func roundShift(v int32, s int) int32 {
+// sum24 is a + b with 24 significant bits, ties to even, as float32 has them.
+func sum24(a, b int32) int32 { return int32(float32(a + b)) }
+
+// roundSum24 is ⌊v/2ˢ + ½⌋ of a sum of 24 significant bits.
+func roundSum24(v int32, s int) int32 {
 	if s == 0 {
 		return v
 	}
-	return int32((int64(v) + 1<<(s-1)) >> s)
+	return int32(int64(float32(int64(v)+1<<(s-1))) >> s)
 }
 
 // mac is a + x·w/2¹⁵, rounded to the nearest multiple of 2ᵘ, ties to even ones.
@@ -484,7 +487,7 @@ func nearest(v int64, s int) int32 { return int32((v + 1<<(s-1) - 1 + v>>s&1) >>
 func (f *fixedFFT) fwd(v, t []int32) {
 	n := len(v)
 	if n == 2 {
-		v[0], v[1] = v[0]+v[1], v[0]-v[1]
+		v[0], v[1] = sum24(v[0], v[1]), sum24(v[0], -v[1])
 		return
 	}
 	h := n / 2
@@ -498,22 +501,18 @@ func (f *fixedFFT) fwd(v, t []int32) {
 	switch {
 	case f.b >= coarseFrom && n == f.b:
 		u = 2
-		for i := range e {
-			e[i] = nearest(int64(e[i]), 1) << 1
-		}
-		o[0] = nearest(int64(o[0]), 1) << 1
 	case f.b >= coarseFrom && n == f.b/2:
 		u = 1
 	}
-	v[0], v[1] = e[0]+o[0], e[0]-o[0]
+	v[0], v[1] = sum24(e[0], o[0]), sum24(e[0], -o[0])
 	v[h], v[h+1] = e[1], -o[1] // bin h/2
 	for i := 1; i < h/2; i++ {
 		c, s := f.cos[n/4+i], f.sin[n/4+i]
 		er, ei, or, oi := e[2*i], e[2*i+1], o[2*i], o[2*i+1]
 		pr := mac(mac(0, oi, s, u), or, c, u)
 		pi := mac(mac(0, or, -s, u), oi, c, u)
-		v[2*i], v[2*i+1] = er+pr, ei+pi
-		v[n-2*i], v[n-2*i+1] = er-pr, pi-ei
+		v[2*i], v[2*i+1] = sum24(er, pr), sum24(ei, pi)
+		v[n-2*i], v[n-2*i+1] = sum24(er, -pr), sum24(pi, -ei)
 	}
 }
 
@@ -521,26 +520,21 @@ func (f *fixedFFT) fwd(v, t []int32) {
 func (f *fixedFFT) inv(v, t []int32) {
 	n := len(v)
 	if n == 2 {
-		v[0], v[1] = v[0]+v[1], v[0]-v[1]
+		v[0], v[1] = sum24(v[0], v[1]), sum24(v[0], -v[1])
 		return
 	}
 	h := n / 2
 	u := f.coarse(n)
 	e, o := t[:h], t[h:n]
-	e[0], o[0] = v[0]+v[1], v[0]-v[1]
+	e[0], o[0] = sum24(v[0], v[1]), sum24(v[0], -v[1])
 	e[1], o[1] = 2*v[h], -2*v[h+1]
 	for i := 1; i < h/2; i++ {
 		c, s := f.cos[n/4+i], f.sin[n/4+i]
 		ar, ai, br, bi := v[2*i], v[2*i+1], v[n-2*i], v[n-2*i+1]
-		e[2*i], e[2*i+1] = ar+br, ai-bi
-		dr, di := ar-br, ai+bi
+		e[2*i], e[2*i+1] = sum24(ar, br), sum24(ai, -bi)
+		dr, di := sum24(ar, -br), sum24(ai, bi)
 		o[2*i] = mac(mac(0, di, -s, u), dr, c, u)
 		o[2*i+1] = mac(mac(0, dr, s, u), di, c, u)
-	}
-	if n == 8 && u > 0 {
-		for i, x := range t[:n] {
-			t[i] = nearest(int64(x), u) << u
-		}
 	}
 	f.inv(e, v[:h])
 	f.inv(o, v[:h])

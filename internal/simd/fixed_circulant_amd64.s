@@ -10160,8 +10160,8 @@ readDone:
 	VSUBPS.BCST       word_51c00000<>+0(SB), Z29, Z29
 	VADDPS            Z25, Z2, Z18
 	VMOVUPS           4288(SI), Z22
-	VMOVUPS           Z13, 4352(SI)
-	VADDPS            Z22, Z29, Z13
+	VMOVUPS           Z15, 4352(SI)
+	VADDPS            Z22, Z29, Z15
 	VSUBPS            Z25, Z2, Z2
 	VSUBPS            Z22, Z29, Z22
 	VBROADCASTSS      word_51c00000<>+0(SB), Z25
@@ -10174,1026 +10174,900 @@ readDone:
 	VSUBPS.BCST       word_51c00000<>+0(SB), Z29, Z29
 	VMOVUPS           4224(SI), Z20
 	VADDPS            Z20, Z25, Z21
-	VMOVUPS           Z14, 4288(SI)
-	VMOVUPS           4160(SI), Z14
-	VMOVUPS           Z9, 4416(SI)
-	VADDPS            Z14, Z29, Z9
+	VMOVUPS           Z13, 4288(SI)
+	VMOVUPS           4160(SI), Z13
+	VMOVUPS           Z12, 4416(SI)
+	VADDPS            Z13, Z29, Z12
 	VSUBPS            Z25, Z20, Z20
-	VSUBPS            Z14, Z29, Z14
+	VSUBPS            Z13, Z29, Z13
 	VMOVUPS           64(SI), Z25
 	VMOVUPS           2112(SI), Z29
-	VMOVUPS           Z11, 4160(SI)
-	VADDPS            Z29, Z25, Z11
+	VMOVUPS           Z14, 4160(SI)
+	VADDPS            Z29, Z25, Z14
 	VSUBPS            Z29, Z25, Z25
 	VMOVUPS           1088(SI), Z29
-	VMOVUPS           Z1, 4224(SI)
-	VMOVUPS           3136(SI), Z1
-	VMOVUPS           Z22, 4480(SI)
-	VADDPS            Z1, Z29, Z22
-	VSUBPS            Z1, Z29, Z1
-	VADDPS            Z22, Z11, Z29
-	VSUBPS            Z22, Z11, Z11
-	VMOVUPS           576(SI), Z22
-	VMOVUPS           Z14, 4544(SI)
-	VMOVUPS           2624(SI), Z14
-	VMOVUPS           Z8, 4608(SI)
-	VADDPS            Z14, Z22, Z8
-	VSUBPS            Z14, Z22, Z14
-	VMOVUPS           1600(SI), Z22
-	VMOVUPS           Z9, 4672(SI)
-	VMOVUPS           3648(SI), Z9
-	VMOVUPS           Z13, 4736(SI)
-	VADDPS            Z9, Z22, Z13
-	VSUBPS            Z9, Z22, Z9
-	VADDPS            Z13, Z8, Z22
-	VSUBPS            Z13, Z8, Z8
-	VADDPS            Z22, Z29, Z13
-	VSUBPS            Z22, Z29, Z22
+	VMOVUPS           Z10, 4224(SI)
+	VMOVUPS           3136(SI), Z10
+	VMOVUPS           Z9, 4480(SI)
+	VADDPS            Z10, Z29, Z9
+	VSUBPS            Z10, Z29, Z10
+	VADDPS            Z9, Z14, Z29
+	VSUBPS            Z9, Z14, Z9
+	VMOVUPS           576(SI), Z14
+	VMOVUPS           Z7, 4544(SI)
+	VMOVUPS           2624(SI), Z7
+	VMOVUPS           Z11, 4608(SI)
+	VADDPS            Z7, Z14, Z11
+	VSUBPS            Z7, Z14, Z7
+	VMOVUPS           1600(SI), Z14
+	VMOVUPS           Z3, 4672(SI)
+	VMOVUPS           3648(SI), Z3
+	VMOVUPS           Z1, 4736(SI)
+	VADDPS            Z3, Z14, Z1
+	VSUBPS            Z3, Z14, Z3
+	VADDPS            Z1, Z11, Z14
+	VSUBPS            Z1, Z11, Z1
+	VADDPS            Z14, Z29, Z11
+	VSUBPS            Z14, Z29, Z14
 	VMOVAPS           Z31, Z29
-	VFMADD231PS.BCST  word_bf350400<>+0(SB), Z9, Z29
-	VFMADD231PS.BCST  word_3f350400<>+0(SB), Z14, Z29
+	VFMADD231PS.BCST  word_bf350400<>+0(SB), Z3, Z29
+	VFMADD231PS.BCST  word_3f350400<>+0(SB), Z7, Z29
 	VSUBPS            Z31, Z29, Z29
-	VMOVUPS           Z17, 4800(SI)
-	VMOVAPS           Z31, Z17
-	VFMADD231PS.BCST  word_bf350400<>+0(SB), Z14, Z17
-	VFMADD231PS.BCST  word_bf350400<>+0(SB), Z9, Z17
-	VSUBPS            Z31, Z17, Z17
-	VADDPS            Z29, Z25, Z9
-	VSUBPS            Z1, Z17, Z14
+	VMOVUPS           Z0, 4800(SI)
+	VMOVAPS           Z31, Z0
+	VFMADD231PS.BCST  word_bf350400<>+0(SB), Z7, Z0
+	VFMADD231PS.BCST  word_bf350400<>+0(SB), Z3, Z0
+	VSUBPS            Z31, Z0, Z0
+	VADDPS            Z29, Z25, Z3
+	VSUBPS            Z10, Z0, Z7
 	VSUBPS            Z29, Z25, Z25
-	VADDPS            Z1, Z17, Z1
-	VMOVUPS           320(SI), Z17
+	VADDPS            Z10, Z0, Z0
+	VMOVUPS           320(SI), Z10
 	VMOVUPS           2368(SI), Z29
-	VMOVUPS           Z27, 4864(SI)
-	VADDPS            Z29, Z17, Z27
-	VSUBPS            Z29, Z17, Z17
+	VMOVUPS           Z22, 4864(SI)
+	VADDPS            Z29, Z10, Z22
+	VSUBPS            Z29, Z10, Z10
 	VMOVUPS           1344(SI), Z29
-	VMOVUPS           Z23, 4928(SI)
-	VMOVUPS           3392(SI), Z23
-	VMOVUPS           Z26, 4992(SI)
-	VADDPS            Z23, Z29, Z26
-	VSUBPS            Z23, Z29, Z23
-	VADDPS            Z26, Z27, Z29
-	VSUBPS            Z26, Z27, Z26
-	VMOVUPS           832(SI), Z27
-	VMOVUPS           Z28, 5056(SI)
-	VMOVUPS           2880(SI), Z28
-	VMOVUPS           Z15, 5120(SI)
-	VADDPS            Z28, Z27, Z15
-	VSUBPS            Z28, Z27, Z27
-	VMOVUPS           1856(SI), Z28
+	VMOVUPS           Z2, 4928(SI)
+	VMOVUPS           3392(SI), Z2
+	VMOVUPS           Z13, 4992(SI)
+	VADDPS            Z2, Z29, Z13
+	VSUBPS            Z2, Z29, Z2
+	VADDPS            Z13, Z22, Z29
+	VSUBPS            Z13, Z22, Z13
+	VMOVUPS           832(SI), Z22
+	VMOVUPS           Z20, 5056(SI)
+	VMOVUPS           2880(SI), Z20
+	VMOVUPS           Z8, 5120(SI)
+	VADDPS            Z20, Z22, Z8
+	VSUBPS            Z20, Z22, Z20
+	VMOVUPS           1856(SI), Z22
 	VMOVUPS           Z12, 5184(SI)
 	VMOVUPS           3904(SI), Z12
-	VMOVUPS           Z10, 5248(SI)
-	VADDPS            Z12, Z28, Z10
-	VSUBPS            Z12, Z28, Z12
-	VADDPS            Z10, Z15, Z28
-	VSUBPS            Z10, Z15, Z10
-	VADDPS            Z28, Z29, Z15
-	VSUBPS            Z28, Z29, Z28
+	VMOVUPS           Z21, 5248(SI)
+	VADDPS            Z12, Z22, Z21
+	VSUBPS            Z12, Z22, Z12
+	VADDPS            Z21, Z8, Z22
+	VSUBPS            Z21, Z8, Z8
+	VADDPS            Z22, Z29, Z21
+	VSUBPS            Z22, Z29, Z22
 	VMOVAPS           Z31, Z29
 	VFMADD231PS.BCST  word_bf350400<>+0(SB), Z12, Z29
-	VFMADD231PS.BCST  word_3f350400<>+0(SB), Z27, Z29
+	VFMADD231PS.BCST  word_3f350400<>+0(SB), Z20, Z29
 	VSUBPS            Z31, Z29, Z29
-	VMOVUPS           Z7, 5312(SI)
-	VMOVAPS           Z31, Z7
-	VFMADD231PS.BCST  word_bf350400<>+0(SB), Z27, Z7
-	VFMADD231PS.BCST  word_bf350400<>+0(SB), Z12, Z7
-	VSUBPS            Z31, Z7, Z7
-	VADDPS            Z29, Z17, Z12
-	VSUBPS            Z23, Z7, Z27
-	VSUBPS            Z29, Z17, Z17
-	VADDPS            Z23, Z7, Z7
-	VADDPS            Z15, Z13, Z23
-	VSUBPS            Z15, Z13, Z13
+	VMOVUPS           Z15, 5312(SI)
 	VMOVAPS           Z31, Z15
-	VFMADD231PS.BCST  word_3ec3f000<>+0(SB), Z27, Z15
-	VFMADD231PS.BCST  word_3f6c8400<>+0(SB), Z12, Z15
+	VFMADD231PS.BCST  word_bf350400<>+0(SB), Z20, Z15
+	VFMADD231PS.BCST  word_bf350400<>+0(SB), Z12, Z15
 	VSUBPS            Z31, Z15, Z15
+	VADDPS            Z29, Z10, Z12
+	VSUBPS            Z2, Z15, Z20
+	VSUBPS            Z29, Z10, Z10
+	VADDPS            Z2, Z15, Z2
+	VADDPS            Z21, Z11, Z15
+	VSUBPS            Z21, Z11, Z11
+	VMOVAPS           Z31, Z21
+	VFMADD231PS.BCST  word_3ec3f000<>+0(SB), Z20, Z21
+	VFMADD231PS.BCST  word_3f6c8400<>+0(SB), Z12, Z21
+	VSUBPS            Z31, Z21, Z21
 	VMOVAPS           Z31, Z29
 	VFMADD231PS.BCST  word_bec3f000<>+0(SB), Z12, Z29
-	VFMADD231PS.BCST  word_3f6c8400<>+0(SB), Z27, Z29
+	VFMADD231PS.BCST  word_3f6c8400<>+0(SB), Z20, Z29
 	VSUBPS            Z31, Z29, Z29
-	VADDPS            Z15, Z9, Z12
-	VADDPS            Z29, Z14, Z27
-	VSUBPS            Z15, Z9, Z9
-	VSUBPS            Z14, Z29, Z14
-	VMOVAPS           Z31, Z15
-	VFMADD231PS.BCST  word_bf350400<>+0(SB), Z10, Z15
-	VFMADD231PS.BCST  word_3f350400<>+0(SB), Z26, Z15
-	VSUBPS            Z31, Z15, Z15
-	VMOVAPS           Z31, Z29
-	VFMADD231PS.BCST  word_bf350400<>+0(SB), Z26, Z29
-	VFMADD231PS.BCST  word_bf350400<>+0(SB), Z10, Z29
-	VSUBPS            Z31, Z29, Z29
-	VADDPS            Z15, Z11, Z10
-	VSUBPS            Z8, Z29, Z26
-	VSUBPS            Z15, Z11, Z11
-	VADDPS            Z8, Z29, Z8
-	VMOVAPS           Z31, Z15
-	VFMADD231PS.BCST  word_3f6c8400<>+0(SB), Z7, Z15
-	VFMADD231PS.BCST  word_3ec3f000<>+0(SB), Z17, Z15
-	VSUBPS            Z31, Z15, Z15
-	VMOVAPS           Z31, Z29
-	VFMADD231PS.BCST  word_bf6c8400<>+0(SB), Z17, Z29
-	VFMADD231PS.BCST  word_3ec3f000<>+0(SB), Z7, Z29
-	VSUBPS            Z31, Z29, Z29
-	VADDPS            Z15, Z25, Z7
-	VADDPS            Z29, Z1, Z17
-	VSUBPS            Z15, Z25, Z15
-	VSUBPS            Z1, Z29, Z1
-	VMOVUPS           192(SI), Z25
-	VMOVUPS           2240(SI), Z29
-	VMOVUPS           Z13, 5376(SI)
-	VADDPS            Z29, Z25, Z13
-	VSUBPS            Z29, Z25, Z25
-	VMOVUPS           1216(SI), Z29
-	VMOVUPS           Z3, 5440(SI)
-	VMOVUPS           3264(SI), Z3
-	VMOVUPS           Z0, 5504(SI)
-	VADDPS            Z3, Z29, Z0
-	VSUBPS            Z3, Z29, Z3
-	VADDPS            Z0, Z13, Z29
-	VSUBPS            Z0, Z13, Z0
-	VMOVUPS           704(SI), Z13
-	VMOVUPS           Z2, 5568(SI)
-	VMOVUPS           2752(SI), Z2
-	VMOVUPS           Z20, 5632(SI)
-	VADDPS            Z2, Z13, Z20
-	VSUBPS            Z2, Z13, Z2
-	VMOVUPS           1728(SI), Z13
-	VMOVUPS           Z21, 5696(SI)
-	VMOVUPS           3776(SI), Z21
-	VMOVUPS           Z18, 5760(SI)
-	VADDPS            Z21, Z13, Z18
-	VSUBPS            Z21, Z13, Z13
-	VADDPS            Z18, Z20, Z21
-	VSUBPS            Z18, Z20, Z18
-	VADDPS            Z21, Z29, Z20
-	VSUBPS            Z21, Z29, Z21
+	VADDPS            Z21, Z3, Z12
+	VADDPS            Z29, Z7, Z20
+	VSUBPS            Z21, Z3, Z3
+	VSUBPS            Z7, Z29, Z7
+	VMOVAPS           Z31, Z21
+	VFMADD231PS.BCST  word_bf350400<>+0(SB), Z8, Z21
+	VFMADD231PS.BCST  word_3f350400<>+0(SB), Z13, Z21
+	VSUBPS            Z31, Z21, Z21
 	VMOVAPS           Z31, Z29
 	VFMADD231PS.BCST  word_bf350400<>+0(SB), Z13, Z29
-	VFMADD231PS.BCST  word_3f350400<>+0(SB), Z2, Z29
+	VFMADD231PS.BCST  word_bf350400<>+0(SB), Z8, Z29
 	VSUBPS            Z31, Z29, Z29
-	VMOVUPS           Z16, 5824(SI)
-	VMOVAPS           Z31, Z16
-	VFMADD231PS.BCST  word_bf350400<>+0(SB), Z2, Z16
-	VFMADD231PS.BCST  word_bf350400<>+0(SB), Z13, Z16
-	VSUBPS            Z31, Z16, Z16
-	VADDPS            Z29, Z25, Z2
-	VSUBPS            Z3, Z16, Z13
+	VADDPS            Z21, Z9, Z8
+	VSUBPS            Z1, Z29, Z13
+	VSUBPS            Z21, Z9, Z9
+	VADDPS            Z1, Z29, Z1
+	VMOVAPS           Z31, Z21
+	VFMADD231PS.BCST  word_3f6c8400<>+0(SB), Z2, Z21
+	VFMADD231PS.BCST  word_3ec3f000<>+0(SB), Z10, Z21
+	VSUBPS            Z31, Z21, Z21
+	VMOVAPS           Z31, Z29
+	VFMADD231PS.BCST  word_bf6c8400<>+0(SB), Z10, Z29
+	VFMADD231PS.BCST  word_3ec3f000<>+0(SB), Z2, Z29
+	VSUBPS            Z31, Z29, Z29
+	VADDPS            Z21, Z25, Z2
+	VADDPS            Z29, Z0, Z10
+	VSUBPS            Z21, Z25, Z21
+	VSUBPS            Z0, Z29, Z0
+	VMOVUPS           192(SI), Z25
+	VMOVUPS           2240(SI), Z29
+	VMOVUPS           Z11, 5376(SI)
+	VADDPS            Z29, Z25, Z11
 	VSUBPS            Z29, Z25, Z25
-	VADDPS            Z3, Z16, Z3
-	VMOVUPS           448(SI), Z16
+	VMOVUPS           1216(SI), Z29
+	VMOVUPS           Z18, 5440(SI)
+	VMOVUPS           3264(SI), Z18
+	VMOVUPS           Z17, 5504(SI)
+	VADDPS            Z18, Z29, Z17
+	VSUBPS            Z18, Z29, Z18
+	VADDPS            Z17, Z11, Z29
+	VSUBPS            Z17, Z11, Z11
+	VMOVUPS           704(SI), Z17
+	VMOVUPS           Z16, 5568(SI)
+	VMOVUPS           2752(SI), Z16
+	VMOVUPS           Z27, 5632(SI)
+	VADDPS            Z16, Z17, Z27
+	VSUBPS            Z16, Z17, Z16
+	VMOVUPS           1728(SI), Z17
+	VMOVUPS           Z19, 5696(SI)
+	VMOVUPS           3776(SI), Z19
+	VMOVUPS           Z23, 5760(SI)
+	VADDPS            Z19, Z17, Z23
+	VSUBPS            Z19, Z17, Z17
+	VADDPS            Z23, Z27, Z19
+	VSUBPS            Z23, Z27, Z23
+	VADDPS            Z19, Z29, Z27
+	VSUBPS            Z19, Z29, Z19
+	VMOVAPS           Z31, Z29
+	VFMADD231PS.BCST  word_bf350400<>+0(SB), Z17, Z29
+	VFMADD231PS.BCST  word_3f350400<>+0(SB), Z16, Z29
+	VSUBPS            Z31, Z29, Z29
+	VMOVUPS           Z6, 5824(SI)
+	VMOVAPS           Z31, Z6
+	VFMADD231PS.BCST  word_bf350400<>+0(SB), Z16, Z6
+	VFMADD231PS.BCST  word_bf350400<>+0(SB), Z17, Z6
+	VSUBPS            Z31, Z6, Z6
+	VADDPS            Z29, Z25, Z16
+	VSUBPS            Z18, Z6, Z17
+	VSUBPS            Z29, Z25, Z25
+	VADDPS            Z18, Z6, Z6
+	VMOVUPS           448(SI), Z18
 	VMOVUPS           2496(SI), Z29
-	VMOVUPS           Z19, 5888(SI)
-	VADDPS            Z29, Z16, Z19
-	VSUBPS            Z29, Z16, Z16
+	VMOVUPS           Z26, 5888(SI)
+	VADDPS            Z29, Z18, Z26
+	VSUBPS            Z29, Z18, Z18
 	VMOVUPS           1472(SI), Z29
-	VMOVUPS           Z6, 5952(SI)
-	VMOVUPS           3520(SI), Z6
-	VMOVUPS           Z4, 6016(SI)
-	VADDPS            Z6, Z29, Z4
-	VSUBPS            Z6, Z29, Z6
-	VADDPS            Z4, Z19, Z29
-	VSUBPS            Z4, Z19, Z4
-	VMOVUPS           960(SI), Z19
+	VMOVUPS           Z4, 5952(SI)
+	VMOVUPS           3520(SI), Z4
+	VMOVUPS           Z28, 6016(SI)
+	VADDPS            Z4, Z29, Z28
+	VSUBPS            Z4, Z29, Z4
+	VADDPS            Z28, Z26, Z29
+	VSUBPS            Z28, Z26, Z26
+	VMOVUPS           960(SI), Z28
 	VMOVUPS           Z5, 6080(SI)
 	VMOVUPS           3008(SI), Z5
 	VMOVUPS           Z24, 6144(SI)
-	VADDPS            Z5, Z19, Z24
-	VSUBPS            Z5, Z19, Z5
-	VMOVUPS           1984(SI), Z19
-	VMOVUPS           Z14, 6208(SI)
-	VMOVUPS           4032(SI), Z14
-	VMOVUPS           Z9, 6272(SI)
-	VADDPS            Z14, Z19, Z9
-	VSUBPS            Z14, Z19, Z14
-	VADDPS            Z9, Z24, Z19
-	VSUBPS            Z9, Z24, Z9
-	VADDPS            Z19, Z29, Z24
-	VSUBPS            Z19, Z29, Z19
+	VADDPS            Z5, Z28, Z24
+	VSUBPS            Z5, Z28, Z5
+	VMOVUPS           1984(SI), Z28
+	VMOVUPS           Z7, 6208(SI)
+	VMOVUPS           4032(SI), Z7
+	VMOVUPS           Z3, 6272(SI)
+	VADDPS            Z7, Z28, Z3
+	VSUBPS            Z7, Z28, Z7
+	VADDPS            Z3, Z24, Z28
+	VSUBPS            Z3, Z24, Z3
+	VADDPS            Z28, Z29, Z24
+	VSUBPS            Z28, Z29, Z28
 	VMOVAPS           Z31, Z29
-	VFMADD231PS.BCST  word_bf350400<>+0(SB), Z14, Z29
+	VFMADD231PS.BCST  word_bf350400<>+0(SB), Z7, Z29
 	VFMADD231PS.BCST  word_3f350400<>+0(SB), Z5, Z29
 	VSUBPS            Z31, Z29, Z29
-	VMOVUPS           Z8, 6336(SI)
-	VMOVAPS           Z31, Z8
-	VFMADD231PS.BCST  word_bf350400<>+0(SB), Z5, Z8
-	VFMADD231PS.BCST  word_bf350400<>+0(SB), Z14, Z8
-	VSUBPS            Z31, Z8, Z8
-	VADDPS            Z29, Z16, Z5
-	VSUBPS            Z6, Z8, Z14
-	VSUBPS            Z29, Z16, Z16
-	VADDPS            Z6, Z8, Z6
-	VADDPS            Z24, Z20, Z8
-	VSUBPS            Z24, Z20, Z20
-	VMOVAPS           Z31, Z24
-	VFMADD231PS.BCST  word_3ec3f000<>+0(SB), Z14, Z24
-	VFMADD231PS.BCST  word_3f6c8400<>+0(SB), Z5, Z24
-	VSUBPS            Z31, Z24, Z24
+	VMOVUPS           Z1, 6336(SI)
+	VMOVAPS           Z31, Z1
+	VFMADD231PS.BCST  word_bf350400<>+0(SB), Z5, Z1
+	VFMADD231PS.BCST  word_bf350400<>+0(SB), Z7, Z1
+	VSUBPS            Z31, Z1, Z1
+	VADDPS            Z29, Z18, Z5
+	VSUBPS            Z4, Z1, Z7
+	VSUBPS            Z29, Z18, Z18
+	VADDPS            Z4, Z1, Z1
+	VADDPS            Z24, Z27, Z4
+	VSUBPS            Z24, Z27, Z24
+	VMOVAPS           Z31, Z27
+	VFMADD231PS.BCST  word_3ec3f000<>+0(SB), Z7, Z27
+	VFMADD231PS.BCST  word_3f6c8400<>+0(SB), Z5, Z27
+	VSUBPS            Z31, Z27, Z27
 	VMOVAPS           Z31, Z29
 	VFMADD231PS.BCST  word_bec3f000<>+0(SB), Z5, Z29
-	VFMADD231PS.BCST  word_3f6c8400<>+0(SB), Z14, Z29
+	VFMADD231PS.BCST  word_3f6c8400<>+0(SB), Z7, Z29
 	VSUBPS            Z31, Z29, Z29
-	VADDPS            Z24, Z2, Z5
-	VADDPS            Z29, Z13, Z14
-	VSUBPS            Z24, Z2, Z2
-	VSUBPS            Z13, Z29, Z13
-	VMOVAPS           Z31, Z24
-	VFMADD231PS.BCST  word_bf350400<>+0(SB), Z9, Z24
-	VFMADD231PS.BCST  word_3f350400<>+0(SB), Z4, Z24
-	VSUBPS            Z31, Z24, Z24
+	VADDPS            Z27, Z16, Z5
+	VADDPS            Z29, Z17, Z7
+	VSUBPS            Z27, Z16, Z16
+	VSUBPS            Z17, Z29, Z17
+	VMOVAPS           Z31, Z27
+	VFMADD231PS.BCST  word_bf350400<>+0(SB), Z3, Z27
+	VFMADD231PS.BCST  word_3f350400<>+0(SB), Z26, Z27
+	VSUBPS            Z31, Z27, Z27
 	VMOVAPS           Z31, Z29
-	VFMADD231PS.BCST  word_bf350400<>+0(SB), Z4, Z29
-	VFMADD231PS.BCST  word_bf350400<>+0(SB), Z9, Z29
+	VFMADD231PS.BCST  word_bf350400<>+0(SB), Z26, Z29
+	VFMADD231PS.BCST  word_bf350400<>+0(SB), Z3, Z29
 	VSUBPS            Z31, Z29, Z29
-	VADDPS            Z24, Z0, Z4
-	VSUBPS            Z18, Z29, Z9
-	VSUBPS            Z24, Z0, Z0
-	VADDPS            Z18, Z29, Z18
-	VMOVAPS           Z31, Z24
-	VFMADD231PS.BCST  word_3f6c8400<>+0(SB), Z6, Z24
-	VFMADD231PS.BCST  word_3ec3f000<>+0(SB), Z16, Z24
-	VSUBPS            Z31, Z24, Z24
+	VADDPS            Z27, Z11, Z3
+	VSUBPS            Z23, Z29, Z26
+	VSUBPS            Z27, Z11, Z11
+	VADDPS            Z23, Z29, Z23
+	VMOVAPS           Z31, Z27
+	VFMADD231PS.BCST  word_3f6c8400<>+0(SB), Z1, Z27
+	VFMADD231PS.BCST  word_3ec3f000<>+0(SB), Z18, Z27
+	VSUBPS            Z31, Z27, Z27
 	VMOVAPS           Z31, Z29
-	VFMADD231PS.BCST  word_bf6c8400<>+0(SB), Z16, Z29
-	VFMADD231PS.BCST  word_3ec3f000<>+0(SB), Z6, Z29
+	VFMADD231PS.BCST  word_bf6c8400<>+0(SB), Z18, Z29
+	VFMADD231PS.BCST  word_3ec3f000<>+0(SB), Z1, Z29
 	VSUBPS            Z31, Z29, Z29
-	VADDPS            Z24, Z25, Z6
-	VADDPS            Z29, Z3, Z16
-	VSUBPS            Z24, Z25, Z24
-	VSUBPS            Z3, Z29, Z3
-	VADDPS            Z8, Z23, Z25
-	VSUBPS            Z8, Z23, Z8
-	VBROADCASTSS      word_51c00000<>+0(SB), Z23
-	VFMADD231PS.BCST  word_3e47c800<>+0(SB), Z14, Z23
-	VFMADD231PS.BCST  word_3f7b1400<>+0(SB), Z5, Z23
-	VSUBPS.BCST       word_51c00000<>+0(SB), Z23, Z23
+	VADDPS            Z27, Z25, Z1
+	VADDPS            Z29, Z6, Z18
+	VSUBPS            Z27, Z25, Z25
+	VSUBPS            Z6, Z29, Z6
+	VADDPS            Z4, Z15, Z27
+	VSUBPS            Z4, Z15, Z4
+	VBROADCASTSS      word_51c00000<>+0(SB), Z15
+	VFMADD231PS.BCST  word_3e47c800<>+0(SB), Z7, Z15
+	VFMADD231PS.BCST  word_3f7b1400<>+0(SB), Z5, Z15
+	VSUBPS.BCST       word_51c00000<>+0(SB), Z15, Z15
 	VBROADCASTSS      word_51c00000<>+0(SB), Z29
 	VFMADD231PS.BCST  word_be47c800<>+0(SB), Z5, Z29
-	VFMADD231PS.BCST  word_3f7b1400<>+0(SB), Z14, Z29
+	VFMADD231PS.BCST  word_3f7b1400<>+0(SB), Z7, Z29
 	VSUBPS.BCST       word_51c00000<>+0(SB), Z29, Z29
-	VADDPS            Z23, Z12, Z5
-	VADDPS            Z29, Z27, Z14
-	VSUBPS            Z23, Z12, Z12
-	VSUBPS            Z27, Z29, Z23
-	VBROADCASTSS      word_51c00000<>+0(SB), Z27
-	VFMADD231PS.BCST  word_3ec3f000<>+0(SB), Z9, Z27
-	VFMADD231PS.BCST  word_3f6c8400<>+0(SB), Z4, Z27
-	VSUBPS.BCST       word_51c00000<>+0(SB), Z27, Z27
+	VADDPS            Z15, Z12, Z5
+	VADDPS            Z29, Z20, Z7
+	VSUBPS            Z15, Z12, Z12
+	VSUBPS            Z20, Z29, Z15
+	VBROADCASTSS      word_51c00000<>+0(SB), Z20
+	VFMADD231PS.BCST  word_3ec3f000<>+0(SB), Z26, Z20
+	VFMADD231PS.BCST  word_3f6c8400<>+0(SB), Z3, Z20
+	VSUBPS.BCST       word_51c00000<>+0(SB), Z20, Z20
 	VBROADCASTSS      word_51c00000<>+0(SB), Z29
-	VFMADD231PS.BCST  word_bec3f000<>+0(SB), Z4, Z29
-	VFMADD231PS.BCST  word_3f6c8400<>+0(SB), Z9, Z29
+	VFMADD231PS.BCST  word_bec3f000<>+0(SB), Z3, Z29
+	VFMADD231PS.BCST  word_3f6c8400<>+0(SB), Z26, Z29
 	VSUBPS.BCST       word_51c00000<>+0(SB), Z29, Z29
-	VADDPS            Z27, Z10, Z4
-	VADDPS            Z29, Z26, Z9
-	VSUBPS            Z27, Z10, Z10
-	VSUBPS            Z26, Z29, Z26
-	VBROADCASTSS      word_51c00000<>+0(SB), Z27
-	VFMADD231PS.BCST  word_3f0e3a00<>+0(SB), Z16, Z27
-	VFMADD231PS.BCST  word_3f54dc00<>+0(SB), Z6, Z27
-	VSUBPS.BCST       word_51c00000<>+0(SB), Z27, Z27
+	VADDPS            Z20, Z8, Z3
+	VADDPS            Z29, Z13, Z26
+	VSUBPS            Z20, Z8, Z8
+	VSUBPS            Z13, Z29, Z13
+	VBROADCASTSS      word_51c00000<>+0(SB), Z20
+	VFMADD231PS.BCST  word_3f0e3a00<>+0(SB), Z18, Z20
+	VFMADD231PS.BCST  word_3f54dc00<>+0(SB), Z1, Z20
+	VSUBPS.BCST       word_51c00000<>+0(SB), Z20, Z20
 	VBROADCASTSS      word_51c00000<>+0(SB), Z29
-	VFMADD231PS.BCST  word_bf0e3a00<>+0(SB), Z6, Z29
-	VFMADD231PS.BCST  word_3f54dc00<>+0(SB), Z16, Z29
+	VFMADD231PS.BCST  word_bf0e3a00<>+0(SB), Z1, Z29
+	VFMADD231PS.BCST  word_3f54dc00<>+0(SB), Z18, Z29
 	VSUBPS.BCST       word_51c00000<>+0(SB), Z29, Z29
-	VADDPS            Z27, Z7, Z6
-	VADDPS            Z29, Z17, Z16
-	VSUBPS            Z27, Z7, Z7
-	VSUBPS            Z17, Z29, Z17
-	VBROADCASTSS      word_51c00000<>+0(SB), Z27
-	VFMADD231PS.BCST  word_bf350400<>+0(SB), Z19, Z27
-	VFMADD231PS.BCST  word_3f350400<>+0(SB), Z21, Z27
-	VSUBPS.BCST       word_51c00000<>+0(SB), Z27, Z27
+	VADDPS            Z20, Z2, Z1
+	VADDPS            Z29, Z10, Z18
+	VSUBPS            Z20, Z2, Z2
+	VSUBPS            Z10, Z29, Z10
+	VBROADCASTSS      word_51c00000<>+0(SB), Z20
+	VFMADD231PS.BCST  word_bf350400<>+0(SB), Z28, Z20
+	VFMADD231PS.BCST  word_3f350400<>+0(SB), Z19, Z20
+	VSUBPS.BCST       word_51c00000<>+0(SB), Z20, Z20
 	VBROADCASTSS      word_51c00000<>+0(SB), Z29
-	VFMADD231PS.BCST  word_bf350400<>+0(SB), Z21, Z29
 	VFMADD231PS.BCST  word_bf350400<>+0(SB), Z19, Z29
+	VFMADD231PS.BCST  word_bf350400<>+0(SB), Z28, Z29
 	VSUBPS.BCST       word_51c00000<>+0(SB), Z29, Z29
-	VADDPS            Z27, Z22, Z19
-	VSUBPS            Z28, Z29, Z21
-	VSUBPS            Z27, Z22, Z22
-	VADDPS            Z28, Z29, Z27
-	VBROADCASTSS      word_51c00000<>+0(SB), Z28
-	VFMADD231PS.BCST  word_3f54dc00<>+0(SB), Z3, Z28
-	VFMADD231PS.BCST  word_3f0e3a00<>+0(SB), Z24, Z28
-	VSUBPS.BCST       word_51c00000<>+0(SB), Z28, Z28
+	VADDPS            Z20, Z14, Z19
+	VSUBPS            Z22, Z29, Z28
+	VSUBPS            Z20, Z14, Z14
+	VADDPS            Z22, Z29, Z20
+	VBROADCASTSS      word_51c00000<>+0(SB), Z22
+	VFMADD231PS.BCST  word_3f54dc00<>+0(SB), Z6, Z22
+	VFMADD231PS.BCST  word_3f0e3a00<>+0(SB), Z25, Z22
+	VSUBPS.BCST       word_51c00000<>+0(SB), Z22, Z22
 	VBROADCASTSS      word_51c00000<>+0(SB), Z29
-	VFMADD231PS.BCST  word_bf54dc00<>+0(SB), Z24, Z29
-	VFMADD231PS.BCST  word_3f0e3a00<>+0(SB), Z3, Z29
+	VFMADD231PS.BCST  word_bf54dc00<>+0(SB), Z25, Z29
+	VFMADD231PS.BCST  word_3f0e3a00<>+0(SB), Z6, Z29
 	VSUBPS.BCST       word_51c00000<>+0(SB), Z29, Z29
-	VADDPS            Z28, Z15, Z3
-	VADDPS            Z29, Z1, Z24
-	VSUBPS            Z28, Z15, Z15
-	VSUBPS            Z1, Z29, Z1
-	VBROADCASTSS      word_51c00000<>+0(SB), Z28
-	VFMADD231PS.BCST  word_3f6c8400<>+0(SB), Z18, Z28
-	VFMADD231PS.BCST  word_3ec3f000<>+0(SB), Z0, Z28
-	VSUBPS.BCST       word_51c00000<>+0(SB), Z28, Z28
+	VADDPS            Z22, Z21, Z6
+	VADDPS            Z29, Z0, Z25
+	VSUBPS            Z22, Z21, Z21
+	VSUBPS            Z0, Z29, Z0
+	VBROADCASTSS      word_51c00000<>+0(SB), Z22
+	VFMADD231PS.BCST  word_3f6c8400<>+0(SB), Z23, Z22
+	VFMADD231PS.BCST  word_3ec3f000<>+0(SB), Z11, Z22
+	VSUBPS.BCST       word_51c00000<>+0(SB), Z22, Z22
 	VBROADCASTSS      word_51c00000<>+0(SB), Z29
-	VFMADD231PS.BCST  word_bf6c8400<>+0(SB), Z0, Z29
-	VFMADD231PS.BCST  word_3ec3f000<>+0(SB), Z18, Z29
+	VFMADD231PS.BCST  word_bf6c8400<>+0(SB), Z11, Z29
+	VFMADD231PS.BCST  word_3ec3f000<>+0(SB), Z23, Z29
 	VSUBPS.BCST       word_51c00000<>+0(SB), Z29, Z29
-	VADDPS            Z28, Z11, Z0
-	VMOVUPS           6336(SI), Z18
-	VMOVUPS           Z8, 6400(SI)
-	VADDPS            Z18, Z29, Z8
-	VSUBPS            Z28, Z11, Z11
-	VSUBPS            Z18, Z29, Z18
-	VBROADCASTSS      word_51c00000<>+0(SB), Z28
-	VFMADD231PS.BCST  word_3f7b1400<>+0(SB), Z13, Z28
-	VFMADD231PS.BCST  word_3e47c800<>+0(SB), Z2, Z28
-	VSUBPS.BCST       word_51c00000<>+0(SB), Z28, Z28
+	VADDPS            Z22, Z9, Z11
+	VMOVUPS           6336(SI), Z23
+	VMOVUPS           Z4, 6400(SI)
+	VADDPS            Z23, Z29, Z4
+	VSUBPS            Z22, Z9, Z9
+	VSUBPS            Z23, Z29, Z22
+	VBROADCASTSS      word_51c00000<>+0(SB), Z23
+	VFMADD231PS.BCST  word_3f7b1400<>+0(SB), Z17, Z23
+	VFMADD231PS.BCST  word_3e47c800<>+0(SB), Z16, Z23
+	VSUBPS.BCST       word_51c00000<>+0(SB), Z23, Z23
 	VBROADCASTSS      word_51c00000<>+0(SB), Z29
-	VFMADD231PS.BCST  word_bf7b1400<>+0(SB), Z2, Z29
-	VFMADD231PS.BCST  word_3e47c800<>+0(SB), Z13, Z29
+	VFMADD231PS.BCST  word_bf7b1400<>+0(SB), Z16, Z29
+	VFMADD231PS.BCST  word_3e47c800<>+0(SB), Z17, Z29
 	VSUBPS.BCST       word_51c00000<>+0(SB), Z29, Z29
-	VMOVUPS           6272(SI), Z2
-	VADDPS            Z2, Z28, Z13
+	VMOVUPS           6272(SI), Z16
+	VADDPS            Z16, Z23, Z17
 	VMOVUPS           Z12, 6336(SI)
 	VMOVUPS           6208(SI), Z12
-	VMOVUPS           Z23, 6464(SI)
-	VADDPS            Z12, Z29, Z23
-	VSUBPS            Z28, Z2, Z2
+	VMOVUPS           Z15, 6464(SI)
+	VADDPS            Z12, Z29, Z15
+	VSUBPS            Z23, Z16, Z16
 	VSUBPS            Z12, Z29, Z12
-	VMOVUPS           6144(SI), Z28
-	VADDPS.BCST       word_51c00000<>+0(SB), Z28, Z29
-	VSUBPS.BCST       word_51c00000<>+0(SB), Z29, Z29
-	VMOVUPS           6080(SI), Z28
-	VMOVUPS           Z10, 6144(SI)
-	VADDPS.BCST       word_51c00000<>+0(SB), Z28, Z10
-	VSUBPS.BCST       word_51c00000<>+0(SB), Z10, Z10
-	VMOVUPS           6016(SI), Z28
-	VMOVUPS           Z26, 6080(SI)
-	VADDPS.BCST       word_51c00000<>+0(SB), Z28, Z26
-	VSUBPS.BCST       word_51c00000<>+0(SB), Z26, Z26
-	VMOVUPS           5952(SI), Z28
-	VMOVUPS           Z7, 6016(SI)
-	VADDPS.BCST       word_51c00000<>+0(SB), Z28, Z7
-	VSUBPS.BCST       word_51c00000<>+0(SB), Z7, Z7
-	VMOVUPS           5888(SI), Z28
-	VMOVUPS           Z17, 5952(SI)
-	VADDPS.BCST       word_51c00000<>+0(SB), Z28, Z17
-	VSUBPS.BCST       word_51c00000<>+0(SB), Z17, Z17
-	VMOVUPS           5824(SI), Z28
-	VMOVUPS           Z22, 5888(SI)
-	VADDPS.BCST       word_51c00000<>+0(SB), Z28, Z22
-	VSUBPS.BCST       word_51c00000<>+0(SB), Z22, Z22
-	VMOVUPS           5760(SI), Z28
-	VMOVUPS           Z27, 5824(SI)
-	VADDPS.BCST       word_51c00000<>+0(SB), Z28, Z27
-	VSUBPS.BCST       word_51c00000<>+0(SB), Z27, Z27
-	VMOVUPS           5696(SI), Z28
-	VMOVUPS           Z15, 5760(SI)
-	VADDPS.BCST       word_51c00000<>+0(SB), Z28, Z15
-	VSUBPS.BCST       word_51c00000<>+0(SB), Z15, Z15
-	VMOVUPS           4096(SI), Z28
-	VMOVUPS           Z1, 5696(SI)
-	VADDPS.BCST       word_51c00000<>+0(SB), Z28, Z1
-	VSUBPS.BCST       word_51c00000<>+0(SB), Z1, Z1
-	VMOVUPS           5632(SI), Z28
-	VMOVUPS           Z11, 4096(SI)
-	VADDPS.BCST       word_51c00000<>+0(SB), Z28, Z11
-	VSUBPS.BCST       word_51c00000<>+0(SB), Z11, Z11
-	VMOVUPS           5568(SI), Z28
-	VMOVUPS           Z18, 5632(SI)
-	VADDPS.BCST       word_51c00000<>+0(SB), Z28, Z18
-	VSUBPS.BCST       word_51c00000<>+0(SB), Z18, Z18
-	VMOVUPS           5504(SI), Z28
-	VMOVUPS           Z18, 5568(SI)
-	VADDPS.BCST       word_51c00000<>+0(SB), Z28, Z18
-	VSUBPS.BCST       word_51c00000<>+0(SB), Z18, Z18
-	VMOVUPS           5440(SI), Z28
-	VMOVUPS           Z18, 5504(SI)
-	VADDPS.BCST       word_51c00000<>+0(SB), Z28, Z18
-	VSUBPS.BCST       word_51c00000<>+0(SB), Z18, Z18
-	VMOVUPS           5312(SI), Z28
-	VMOVUPS           Z18, 5440(SI)
-	VADDPS.BCST       word_51c00000<>+0(SB), Z28, Z18
-	VSUBPS.BCST       word_51c00000<>+0(SB), Z18, Z18
-	VMOVUPS           5248(SI), Z28
-	VMOVUPS           Z18, 5312(SI)
-	VADDPS.BCST       word_51c00000<>+0(SB), Z28, Z18
-	VSUBPS.BCST       word_51c00000<>+0(SB), Z18, Z18
-	VMOVUPS           5184(SI), Z28
-	VMOVUPS           Z18, 5248(SI)
-	VADDPS.BCST       word_51c00000<>+0(SB), Z28, Z18
-	VSUBPS.BCST       word_51c00000<>+0(SB), Z18, Z18
-	VMOVUPS           5120(SI), Z28
-	VMOVUPS           Z18, 5184(SI)
-	VADDPS.BCST       word_51c00000<>+0(SB), Z28, Z18
-	VSUBPS.BCST       word_51c00000<>+0(SB), Z18, Z18
-	VMOVUPS           5056(SI), Z28
-	VMOVUPS           Z18, 5120(SI)
-	VADDPS.BCST       word_51c00000<>+0(SB), Z28, Z18
-	VSUBPS.BCST       word_51c00000<>+0(SB), Z18, Z18
-	VMOVUPS           4992(SI), Z28
-	VMOVUPS           Z11, 5056(SI)
-	VADDPS.BCST       word_51c00000<>+0(SB), Z28, Z11
-	VSUBPS.BCST       word_51c00000<>+0(SB), Z11, Z11
-	VMOVUPS           4928(SI), Z28
-	VMOVUPS           Z2, 4992(SI)
-	VADDPS.BCST       word_51c00000<>+0(SB), Z28, Z2
-	VSUBPS.BCST       word_51c00000<>+0(SB), Z2, Z2
-	VMOVUPS           4864(SI), Z28
-	VMOVUPS           Z12, 4928(SI)
-	VADDPS.BCST       word_51c00000<>+0(SB), Z28, Z12
-	VSUBPS.BCST       word_51c00000<>+0(SB), Z12, Z12
-	VMOVUPS           4800(SI), Z28
-	VMOVUPS           Z1, 4864(SI)
-	VADDPS.BCST       word_51c00000<>+0(SB), Z28, Z1
-	VSUBPS.BCST       word_51c00000<>+0(SB), Z1, Z1
-	VMOVUPS           4736(SI), Z28
-	VMOVUPS           Z20, 4800(SI)
-	VADDPS.BCST       word_51c00000<>+0(SB), Z28, Z20
-	VSUBPS.BCST       word_51c00000<>+0(SB), Z20, Z20
-	VMOVUPS           4672(SI), Z28
-	VMOVUPS           Z15, 4736(SI)
-	VADDPS.BCST       word_51c00000<>+0(SB), Z28, Z15
-	VSUBPS.BCST       word_51c00000<>+0(SB), Z15, Z15
-	VMOVUPS           4608(SI), Z28
-	VMOVUPS           Z15, 4672(SI)
-	VADDPS.BCST       word_51c00000<>+0(SB), Z28, Z15
-	VSUBPS.BCST       word_51c00000<>+0(SB), Z15, Z15
-	VMOVUPS           4544(SI), Z28
-	VMOVUPS           Z15, 4608(SI)
-	VADDPS.BCST       word_51c00000<>+0(SB), Z28, Z15
-	VSUBPS.BCST       word_51c00000<>+0(SB), Z15, Z15
-	VMOVUPS           4480(SI), Z28
-	VMOVUPS           Z15, 4544(SI)
-	VADDPS.BCST       word_51c00000<>+0(SB), Z28, Z15
-	VSUBPS.BCST       word_51c00000<>+0(SB), Z15, Z15
-	VMOVUPS           4224(SI), Z28
-	VMOVUPS           Z15, 4480(SI)
-	VADDPS.BCST       word_51c00000<>+0(SB), Z28, Z15
-	VSUBPS.BCST       word_51c00000<>+0(SB), Z15, Z15
-	VMOVUPS           4160(SI), Z28
-	VMOVUPS           Z15, 4224(SI)
-	VADDPS.BCST       word_51c00000<>+0(SB), Z28, Z15
-	VSUBPS.BCST       word_51c00000<>+0(SB), Z15, Z15
-	VMOVUPS           4416(SI), Z28
-	VMOVUPS           Z15, 4160(SI)
-	VADDPS.BCST       word_51c00000<>+0(SB), Z28, Z15
-	VSUBPS.BCST       word_51c00000<>+0(SB), Z15, Z15
-	VMOVUPS           4288(SI), Z28
-	VMOVUPS           Z15, 4416(SI)
-	VADDPS.BCST       word_51c00000<>+0(SB), Z28, Z15
-	VSUBPS.BCST       word_51c00000<>+0(SB), Z15, Z15
-	VMOVUPS           4352(SI), Z28
-	VMOVUPS           Z15, 4288(SI)
-	VADDPS.BCST       word_51c00000<>+0(SB), Z28, Z15
-	VSUBPS.BCST       word_51c00000<>+0(SB), Z15, Z15
-	VADDPS.BCST       word_51c00000<>+0(SB), Z25, Z28
-	VSUBPS.BCST       word_51c00000<>+0(SB), Z28, Z28
-	VADDPS            Z28, Z29, Z25
-	VMOVUPS           Z15, 4352(SI)
-	VMOVAPS           Z30, Z15
-	VFMADD231PS.BCST  (R11), Z25, Z15
-	VCVTPS2DQ.RD_SAE  Z15, Z15
-	VPACKSSDW         Z15, Z15, Z15
-	VPMAXSW           fixed_least<>+0(SB), Z15, Z15
-	VPSHUFB           fixed_x0<>+0(SB), Z15, Z15
-	VMOVUPS           Z15, (DI)
-	VSUBPS            Z28, Z29, Z15
-	VMOVAPS           Z30, Z25
-	VFMADD231PS.BCST  4(R11), Z15, Z25
-	VCVTPS2DQ.RD_SAE  Z25, Z25
-	VPACKSSDW         Z25, Z25, Z25
-	VPMAXSW           fixed_least<>+0(SB), Z25, Z25
-	VPSHUFB           fixed_0y<>+0(SB), Z25, Z25
-	VMOVUPS           Z25, 64(DI)
-	VBROADCASTSS      word_52400000<>+0(SB), Z15
-	VFMADD231PS.BCST  word_3dc8c000<>+0(SB), Z14, Z15
-	VFMADD231PS.BCST  word_3f7ec400<>+0(SB), Z5, Z15
-	VSUBPS.BCST       word_52400000<>+0(SB), Z15, Z15
-	VBROADCASTSS      word_52400000<>+0(SB), Z25
-	VFMADD231PS.BCST  word_bdc8c000<>+0(SB), Z5, Z25
-	VFMADD231PS.BCST  word_3f7ec400<>+0(SB), Z14, Z25
-	VSUBPS.BCST       word_52400000<>+0(SB), Z25, Z25
-	VADDPS            Z15, Z10, Z5
-	VADDPS            Z25, Z18, Z14
-	VMOVAPS           Z30, Z28
-	VFMADD231PS.BCST  8(R11), Z5, Z28
-	VCVTPS2DQ.RD_SAE  Z28, Z28
+	VMOVUPS           6144(SI), Z23
+	VADDPS            Z23, Z27, Z29
+	VMOVUPS           Z8, 6208(SI)
+	VMOVAPS           Z30, Z8
+	VFMADD231PS.BCST  (R11), Z29, Z8
+	VCVTPS2DQ.RD_SAE  Z8, Z8
+	VPACKSSDW         Z8, Z8, Z8
+	VPMAXSW           fixed_least<>+0(SB), Z8, Z8
+	VPSHUFB           fixed_x0<>+0(SB), Z8, Z8
+	VMOVUPS           Z8, (DI)
+	VSUBPS            Z27, Z23, Z8
+	VMOVAPS           Z30, Z23
+	VFMADD231PS.BCST  4(R11), Z8, Z23
+	VCVTPS2DQ.RD_SAE  Z23, Z23
+	VPACKSSDW         Z23, Z23, Z23
+	VPMAXSW           fixed_least<>+0(SB), Z23, Z23
+	VPSHUFB           fixed_0y<>+0(SB), Z23, Z23
+	VMOVUPS           Z23, 64(DI)
+	VBROADCASTSS      word_52400000<>+0(SB), Z8
+	VFMADD231PS.BCST  word_3dc8c000<>+0(SB), Z7, Z8
+	VFMADD231PS.BCST  word_3f7ec400<>+0(SB), Z5, Z8
+	VSUBPS.BCST       word_52400000<>+0(SB), Z8, Z8
+	VBROADCASTSS      word_52400000<>+0(SB), Z23
+	VFMADD231PS.BCST  word_bdc8c000<>+0(SB), Z5, Z23
+	VFMADD231PS.BCST  word_3f7ec400<>+0(SB), Z7, Z23
+	VSUBPS.BCST       word_52400000<>+0(SB), Z23, Z23
+	VMOVUPS           6080(SI), Z5
+	VADDPS            Z5, Z8, Z7
+	VMOVUPS           6016(SI), Z27
+	VADDPS            Z27, Z23, Z29
+	VMOVUPS           Z13, 6144(SI)
+	VMOVAPS           Z30, Z13
+	VFMADD231PS.BCST  8(R11), Z7, Z13
+	VCVTPS2DQ.RD_SAE  Z13, Z13
+	VMOVAPS           Z30, Z7
+	VFMADD231PS.BCST  8(R11), Z29, Z7
+	VCVTPS2DQ.RD_SAE  Z7, Z7
+	VPACKSSDW         Z7, Z13, Z13
+	VPMAXSW           fixed_least<>+0(SB), Z13, Z13
+	VPSHUFB           fixed_xy<>+0(SB), Z13, Z7
+	VPXORD            fixed_odd<>+0(SB), Z7, Z7
+	VPSUBW            fixed_odd<>+0(SB), Z7, Z7
+	VMOVUPS           Z7, 128(DI)
+	VPSHUFB           fixed_yx<>+0(SB), Z13, Z13
+	VMOVUPS           Z13, 192(DI)
+	VSUBPS            Z8, Z5, Z5
+	VSUBPS            Z27, Z23, Z7
+	VMOVAPS           Z30, Z8
+	VFMADD231PS.BCST  128(R11), Z5, Z8
+	VCVTPS2DQ.RD_SAE  Z8, Z8
 	VMOVAPS           Z30, Z5
-	VFMADD231PS.BCST  8(R11), Z14, Z5
+	VFMADD231PS.BCST  128(R11), Z7, Z5
 	VCVTPS2DQ.RD_SAE  Z5, Z5
-	VPACKSSDW         Z5, Z28, Z28
-	VPMAXSW           fixed_least<>+0(SB), Z28, Z28
-	VPSHUFB           fixed_xy<>+0(SB), Z28, Z5
-	VPXORD            fixed_odd<>+0(SB), Z5, Z5
-	VPSUBW            fixed_odd<>+0(SB), Z5, Z5
-	VMOVUPS           Z5, 128(DI)
-	VPSHUFB           fixed_yx<>+0(SB), Z28, Z28
-	VMOVUPS           Z28, 192(DI)
-	VSUBPS            Z15, Z10, Z5
-	VSUBPS            Z18, Z25, Z10
-	VMOVAPS           Z30, Z14
-	VFMADD231PS.BCST  128(R11), Z5, Z14
-	VCVTPS2DQ.RD_SAE  Z14, Z14
-	VMOVAPS           Z30, Z5
-	VFMADD231PS.BCST  128(R11), Z10, Z5
-	VCVTPS2DQ.RD_SAE  Z5, Z5
-	VPACKSSDW         Z5, Z14, Z14
-	VPMAXSW           fixed_least<>+0(SB), Z14, Z14
-	VPSHUFB           fixed_xy<>+0(SB), Z14, Z5
+	VPACKSSDW         Z5, Z8, Z8
+	VPMAXSW           fixed_least<>+0(SB), Z8, Z8
+	VPSHUFB           fixed_xy<>+0(SB), Z8, Z5
 	VPXORD            fixed_odd<>+0(SB), Z5, Z5
 	VPSUBW            fixed_odd<>+0(SB), Z5, Z5
 	VMOVUPS           Z5, 3968(DI)
-	VPSHUFB           fixed_yx<>+0(SB), Z14, Z14
-	VMOVUPS           Z14, 4032(DI)
+	VPSHUFB           fixed_yx<>+0(SB), Z8, Z8
+	VMOVUPS           Z8, 4032(DI)
 	VBROADCASTSS      word_52400000<>+0(SB), Z5
-	VFMADD231PS.BCST  word_3e47c800<>+0(SB), Z9, Z5
-	VFMADD231PS.BCST  word_3f7b1400<>+0(SB), Z4, Z5
+	VFMADD231PS.BCST  word_3e47c800<>+0(SB), Z26, Z5
+	VFMADD231PS.BCST  word_3f7b1400<>+0(SB), Z3, Z5
 	VSUBPS.BCST       word_52400000<>+0(SB), Z5, Z5
-	VBROADCASTSS      word_52400000<>+0(SB), Z10
-	VFMADD231PS.BCST  word_be47c800<>+0(SB), Z4, Z10
-	VFMADD231PS.BCST  word_3f7b1400<>+0(SB), Z9, Z10
-	VSUBPS.BCST       word_52400000<>+0(SB), Z10, Z10
-	VADDPS            Z5, Z26, Z4
-	VADDPS            Z10, Z11, Z9
-	VMOVAPS           Z30, Z14
-	VFMADD231PS.BCST  12(R11), Z4, Z14
-	VCVTPS2DQ.RD_SAE  Z14, Z14
-	VMOVAPS           Z30, Z4
-	VFMADD231PS.BCST  12(R11), Z9, Z4
-	VCVTPS2DQ.RD_SAE  Z4, Z4
-	VPACKSSDW         Z4, Z14, Z14
-	VPMAXSW           fixed_least<>+0(SB), Z14, Z14
-	VPSHUFB           fixed_xy<>+0(SB), Z14, Z4
-	VPXORD            fixed_odd<>+0(SB), Z4, Z4
-	VPSUBW            fixed_odd<>+0(SB), Z4, Z4
-	VMOVUPS           Z4, 256(DI)
-	VPSHUFB           fixed_yx<>+0(SB), Z14, Z14
-	VMOVUPS           Z14, 320(DI)
-	VSUBPS            Z5, Z26, Z4
-	VSUBPS            Z11, Z10, Z5
-	VMOVAPS           Z30, Z9
-	VFMADD231PS.BCST  124(R11), Z4, Z9
-	VCVTPS2DQ.RD_SAE  Z9, Z9
-	VMOVAPS           Z30, Z4
-	VFMADD231PS.BCST  124(R11), Z5, Z4
-	VCVTPS2DQ.RD_SAE  Z4, Z4
-	VPACKSSDW         Z4, Z9, Z9
-	VPMAXSW           fixed_least<>+0(SB), Z9, Z9
-	VPSHUFB           fixed_xy<>+0(SB), Z9, Z4
-	VPXORD            fixed_odd<>+0(SB), Z4, Z4
-	VPSUBW            fixed_odd<>+0(SB), Z4, Z4
-	VMOVUPS           Z4, 3840(DI)
-	VPSHUFB           fixed_yx<>+0(SB), Z9, Z9
-	VMOVUPS           Z9, 3904(DI)
-	VBROADCASTSS      word_52400000<>+0(SB), Z4
-	VFMADD231PS.BCST  word_3e94a000<>+0(SB), Z16, Z4
-	VFMADD231PS.BCST  word_3f74fa00<>+0(SB), Z6, Z4
-	VSUBPS.BCST       word_52400000<>+0(SB), Z4, Z4
-	VBROADCASTSS      word_52400000<>+0(SB), Z5
-	VFMADD231PS.BCST  word_be94a000<>+0(SB), Z6, Z5
-	VFMADD231PS.BCST  word_3f74fa00<>+0(SB), Z16, Z5
-	VSUBPS.BCST       word_52400000<>+0(SB), Z5, Z5
-	VADDPS            Z4, Z7, Z6
-	VADDPS            Z5, Z2, Z9
-	VMOVAPS           Z30, Z10
-	VFMADD231PS.BCST  16(R11), Z6, Z10
-	VCVTPS2DQ.RD_SAE  Z10, Z10
-	VMOVAPS           Z30, Z6
-	VFMADD231PS.BCST  16(R11), Z9, Z6
-	VCVTPS2DQ.RD_SAE  Z6, Z6
-	VPACKSSDW         Z6, Z10, Z10
-	VPMAXSW           fixed_least<>+0(SB), Z10, Z10
-	VPSHUFB           fixed_xy<>+0(SB), Z10, Z6
-	VPXORD            fixed_odd<>+0(SB), Z6, Z6
-	VPSUBW            fixed_odd<>+0(SB), Z6, Z6
-	VMOVUPS           Z6, 384(DI)
-	VPSHUFB           fixed_yx<>+0(SB), Z10, Z10
-	VMOVUPS           Z10, 448(DI)
-	VSUBPS            Z4, Z7, Z4
-	VSUBPS            Z2, Z5, Z2
-	VMOVAPS           Z30, Z5
-	VFMADD231PS.BCST  120(R11), Z4, Z5
-	VCVTPS2DQ.RD_SAE  Z5, Z5
-	VMOVAPS           Z30, Z4
-	VFMADD231PS.BCST  120(R11), Z2, Z4
-	VCVTPS2DQ.RD_SAE  Z4, Z4
-	VPACKSSDW         Z4, Z5, Z5
-	VPMAXSW           fixed_least<>+0(SB), Z5, Z5
-	VPSHUFB           fixed_xy<>+0(SB), Z5, Z2
-	VPXORD            fixed_odd<>+0(SB), Z2, Z2
-	VPSUBW            fixed_odd<>+0(SB), Z2, Z2
-	VMOVUPS           Z2, 3712(DI)
-	VPSHUFB           fixed_yx<>+0(SB), Z5, Z5
-	VMOVUPS           Z5, 3776(DI)
-	VBROADCASTSS      word_52400000<>+0(SB), Z2
-	VFMADD231PS.BCST  word_3ec3f000<>+0(SB), Z21, Z2
-	VFMADD231PS.BCST  word_3f6c8400<>+0(SB), Z19, Z2
-	VSUBPS.BCST       word_52400000<>+0(SB), Z2, Z2
-	VBROADCASTSS      word_52400000<>+0(SB), Z4
-	VFMADD231PS.BCST  word_bec3f000<>+0(SB), Z19, Z4
-	VFMADD231PS.BCST  word_3f6c8400<>+0(SB), Z21, Z4
-	VSUBPS.BCST       word_52400000<>+0(SB), Z4, Z4
-	VADDPS            Z2, Z17, Z5
-	VADDPS            Z4, Z12, Z6
+	VBROADCASTSS      word_52400000<>+0(SB), Z7
+	VFMADD231PS.BCST  word_be47c800<>+0(SB), Z3, Z7
+	VFMADD231PS.BCST  word_3f7b1400<>+0(SB), Z26, Z7
+	VSUBPS.BCST       word_52400000<>+0(SB), Z7, Z7
+	VMOVUPS           5952(SI), Z3
+	VADDPS            Z3, Z5, Z8
+	VMOVUPS           5888(SI), Z13
+	VADDPS            Z13, Z7, Z23
+	VMOVAPS           Z30, Z26
+	VFMADD231PS.BCST  12(R11), Z8, Z26
+	VCVTPS2DQ.RD_SAE  Z26, Z26
+	VMOVAPS           Z30, Z8
+	VFMADD231PS.BCST  12(R11), Z23, Z8
+	VCVTPS2DQ.RD_SAE  Z8, Z8
+	VPACKSSDW         Z8, Z26, Z26
+	VPMAXSW           fixed_least<>+0(SB), Z26, Z26
+	VPSHUFB           fixed_xy<>+0(SB), Z26, Z8
+	VPXORD            fixed_odd<>+0(SB), Z8, Z8
+	VPSUBW            fixed_odd<>+0(SB), Z8, Z8
+	VMOVUPS           Z8, 256(DI)
+	VPSHUFB           fixed_yx<>+0(SB), Z26, Z26
+	VMOVUPS           Z26, 320(DI)
+	VSUBPS            Z5, Z3, Z3
+	VSUBPS            Z13, Z7, Z5
 	VMOVAPS           Z30, Z7
-	VFMADD231PS.BCST  20(R11), Z5, Z7
+	VFMADD231PS.BCST  124(R11), Z3, Z7
 	VCVTPS2DQ.RD_SAE  Z7, Z7
-	VMOVAPS           Z30, Z5
-	VFMADD231PS.BCST  20(R11), Z6, Z5
-	VCVTPS2DQ.RD_SAE  Z5, Z5
-	VPACKSSDW         Z5, Z7, Z7
-	VPMAXSW           fixed_least<>+0(SB), Z7, Z7
-	VPSHUFB           fixed_xy<>+0(SB), Z7, Z5
-	VPXORD            fixed_odd<>+0(SB), Z5, Z5
-	VPSUBW            fixed_odd<>+0(SB), Z5, Z5
-	VMOVUPS           Z5, 512(DI)
-	VPSHUFB           fixed_yx<>+0(SB), Z7, Z7
-	VMOVUPS           Z7, 576(DI)
-	VSUBPS            Z2, Z17, Z2
-	VSUBPS            Z12, Z4, Z4
-	VMOVAPS           Z30, Z5
-	VFMADD231PS.BCST  116(R11), Z2, Z5
-	VCVTPS2DQ.RD_SAE  Z5, Z5
-	VMOVAPS           Z30, Z2
-	VFMADD231PS.BCST  116(R11), Z4, Z2
-	VCVTPS2DQ.RD_SAE  Z2, Z2
-	VPACKSSDW         Z2, Z5, Z5
-	VPMAXSW           fixed_least<>+0(SB), Z5, Z5
-	VPSHUFB           fixed_xy<>+0(SB), Z5, Z2
-	VPXORD            fixed_odd<>+0(SB), Z2, Z2
-	VPSUBW            fixed_odd<>+0(SB), Z2, Z2
-	VMOVUPS           Z2, 3584(DI)
-	VPSHUFB           fixed_yx<>+0(SB), Z5, Z5
-	VMOVUPS           Z5, 3648(DI)
-	VBROADCASTSS      word_52400000<>+0(SB), Z2
-	VFMADD231PS.BCST  word_3ef15c00<>+0(SB), Z24, Z2
-	VFMADD231PS.BCST  word_3f61c600<>+0(SB), Z3, Z2
-	VSUBPS.BCST       word_52400000<>+0(SB), Z2, Z2
-	VBROADCASTSS      word_52400000<>+0(SB), Z4
-	VFMADD231PS.BCST  word_bef15c00<>+0(SB), Z3, Z4
-	VFMADD231PS.BCST  word_3f61c600<>+0(SB), Z24, Z4
-	VSUBPS.BCST       word_52400000<>+0(SB), Z4, Z4
-	VADDPS            Z2, Z22, Z3
-	VADDPS            Z4, Z1, Z5
-	VMOVAPS           Z30, Z6
-	VFMADD231PS.BCST  24(R11), Z3, Z6
-	VCVTPS2DQ.RD_SAE  Z6, Z6
 	VMOVAPS           Z30, Z3
-	VFMADD231PS.BCST  24(R11), Z5, Z3
+	VFMADD231PS.BCST  124(R11), Z5, Z3
 	VCVTPS2DQ.RD_SAE  Z3, Z3
-	VPACKSSDW         Z3, Z6, Z6
-	VPMAXSW           fixed_least<>+0(SB), Z6, Z6
-	VPSHUFB           fixed_xy<>+0(SB), Z6, Z3
+	VPACKSSDW         Z3, Z7, Z7
+	VPMAXSW           fixed_least<>+0(SB), Z7, Z7
+	VPSHUFB           fixed_xy<>+0(SB), Z7, Z3
 	VPXORD            fixed_odd<>+0(SB), Z3, Z3
 	VPSUBW            fixed_odd<>+0(SB), Z3, Z3
-	VMOVUPS           Z3, 640(DI)
-	VPSHUFB           fixed_yx<>+0(SB), Z6, Z6
-	VMOVUPS           Z6, 704(DI)
-	VSUBPS            Z2, Z22, Z2
-	VSUBPS            Z1, Z4, Z1
-	VMOVAPS           Z30, Z3
-	VFMADD231PS.BCST  112(R11), Z2, Z3
-	VCVTPS2DQ.RD_SAE  Z3, Z3
-	VMOVAPS           Z30, Z2
-	VFMADD231PS.BCST  112(R11), Z1, Z2
-	VCVTPS2DQ.RD_SAE  Z2, Z2
-	VPACKSSDW         Z2, Z3, Z3
-	VPMAXSW           fixed_least<>+0(SB), Z3, Z3
-	VPSHUFB           fixed_xy<>+0(SB), Z3, Z1
+	VMOVUPS           Z3, 3840(DI)
+	VPSHUFB           fixed_yx<>+0(SB), Z7, Z7
+	VMOVUPS           Z7, 3904(DI)
+	VBROADCASTSS      word_52400000<>+0(SB), Z3
+	VFMADD231PS.BCST  word_3e94a000<>+0(SB), Z18, Z3
+	VFMADD231PS.BCST  word_3f74fa00<>+0(SB), Z1, Z3
+	VSUBPS.BCST       word_52400000<>+0(SB), Z3, Z3
+	VBROADCASTSS      word_52400000<>+0(SB), Z5
+	VFMADD231PS.BCST  word_be94a000<>+0(SB), Z1, Z5
+	VFMADD231PS.BCST  word_3f74fa00<>+0(SB), Z18, Z5
+	VSUBPS.BCST       word_52400000<>+0(SB), Z5, Z5
+	VMOVUPS           5824(SI), Z1
+	VADDPS            Z1, Z3, Z7
+	VMOVUPS           5760(SI), Z8
+	VADDPS            Z8, Z5, Z13
+	VMOVAPS           Z30, Z18
+	VFMADD231PS.BCST  16(R11), Z7, Z18
+	VCVTPS2DQ.RD_SAE  Z18, Z18
+	VMOVAPS           Z30, Z7
+	VFMADD231PS.BCST  16(R11), Z13, Z7
+	VCVTPS2DQ.RD_SAE  Z7, Z7
+	VPACKSSDW         Z7, Z18, Z18
+	VPMAXSW           fixed_least<>+0(SB), Z18, Z18
+	VPSHUFB           fixed_xy<>+0(SB), Z18, Z7
+	VPXORD            fixed_odd<>+0(SB), Z7, Z7
+	VPSUBW            fixed_odd<>+0(SB), Z7, Z7
+	VMOVUPS           Z7, 384(DI)
+	VPSHUFB           fixed_yx<>+0(SB), Z18, Z18
+	VMOVUPS           Z18, 448(DI)
+	VSUBPS            Z3, Z1, Z1
+	VSUBPS            Z8, Z5, Z3
+	VMOVAPS           Z30, Z5
+	VFMADD231PS.BCST  120(R11), Z1, Z5
+	VCVTPS2DQ.RD_SAE  Z5, Z5
+	VMOVAPS           Z30, Z1
+	VFMADD231PS.BCST  120(R11), Z3, Z1
+	VCVTPS2DQ.RD_SAE  Z1, Z1
+	VPACKSSDW         Z1, Z5, Z5
+	VPMAXSW           fixed_least<>+0(SB), Z5, Z5
+	VPSHUFB           fixed_xy<>+0(SB), Z5, Z1
+	VPXORD            fixed_odd<>+0(SB), Z1, Z1
+	VPSUBW            fixed_odd<>+0(SB), Z1, Z1
+	VMOVUPS           Z1, 3712(DI)
+	VPSHUFB           fixed_yx<>+0(SB), Z5, Z5
+	VMOVUPS           Z5, 3776(DI)
+	VBROADCASTSS      word_52400000<>+0(SB), Z1
+	VFMADD231PS.BCST  word_3ec3f000<>+0(SB), Z28, Z1
+	VFMADD231PS.BCST  word_3f6c8400<>+0(SB), Z19, Z1
+	VSUBPS.BCST       word_52400000<>+0(SB), Z1, Z1
+	VBROADCASTSS      word_52400000<>+0(SB), Z3
+	VFMADD231PS.BCST  word_bec3f000<>+0(SB), Z19, Z3
+	VFMADD231PS.BCST  word_3f6c8400<>+0(SB), Z28, Z3
+	VSUBPS.BCST       word_52400000<>+0(SB), Z3, Z3
+	VMOVUPS           5696(SI), Z5
+	VADDPS            Z5, Z1, Z7
+	VMOVUPS           5632(SI), Z8
+	VADDPS            Z8, Z3, Z13
+	VMOVAPS           Z30, Z18
+	VFMADD231PS.BCST  20(R11), Z7, Z18
+	VCVTPS2DQ.RD_SAE  Z18, Z18
+	VMOVAPS           Z30, Z7
+	VFMADD231PS.BCST  20(R11), Z13, Z7
+	VCVTPS2DQ.RD_SAE  Z7, Z7
+	VPACKSSDW         Z7, Z18, Z18
+	VPMAXSW           fixed_least<>+0(SB), Z18, Z18
+	VPSHUFB           fixed_xy<>+0(SB), Z18, Z7
+	VPXORD            fixed_odd<>+0(SB), Z7, Z7
+	VPSUBW            fixed_odd<>+0(SB), Z7, Z7
+	VMOVUPS           Z7, 512(DI)
+	VPSHUFB           fixed_yx<>+0(SB), Z18, Z18
+	VMOVUPS           Z18, 576(DI)
+	VSUBPS            Z1, Z5, Z1
+	VSUBPS            Z8, Z3, Z3
+	VMOVAPS           Z30, Z5
+	VFMADD231PS.BCST  116(R11), Z1, Z5
+	VCVTPS2DQ.RD_SAE  Z5, Z5
+	VMOVAPS           Z30, Z1
+	VFMADD231PS.BCST  116(R11), Z3, Z1
+	VCVTPS2DQ.RD_SAE  Z1, Z1
+	VPACKSSDW         Z1, Z5, Z5
+	VPMAXSW           fixed_least<>+0(SB), Z5, Z5
+	VPSHUFB           fixed_xy<>+0(SB), Z5, Z1
+	VPXORD            fixed_odd<>+0(SB), Z1, Z1
+	VPSUBW            fixed_odd<>+0(SB), Z1, Z1
+	VMOVUPS           Z1, 3584(DI)
+	VPSHUFB           fixed_yx<>+0(SB), Z5, Z5
+	VMOVUPS           Z5, 3648(DI)
+	VBROADCASTSS      word_52400000<>+0(SB), Z1
+	VFMADD231PS.BCST  word_3ef15c00<>+0(SB), Z25, Z1
+	VFMADD231PS.BCST  word_3f61c600<>+0(SB), Z6, Z1
+	VSUBPS.BCST       word_52400000<>+0(SB), Z1, Z1
+	VBROADCASTSS      word_52400000<>+0(SB), Z3
+	VFMADD231PS.BCST  word_bef15c00<>+0(SB), Z6, Z3
+	VFMADD231PS.BCST  word_3f61c600<>+0(SB), Z25, Z3
+	VSUBPS.BCST       word_52400000<>+0(SB), Z3, Z3
+	VMOVUPS           5568(SI), Z5
+	VADDPS            Z5, Z1, Z6
+	VMOVUPS           5504(SI), Z7
+	VADDPS            Z7, Z3, Z8
+	VMOVAPS           Z30, Z13
+	VFMADD231PS.BCST  24(R11), Z6, Z13
+	VCVTPS2DQ.RD_SAE  Z13, Z13
+	VMOVAPS           Z30, Z6
+	VFMADD231PS.BCST  24(R11), Z8, Z6
+	VCVTPS2DQ.RD_SAE  Z6, Z6
+	VPACKSSDW         Z6, Z13, Z13
+	VPMAXSW           fixed_least<>+0(SB), Z13, Z13
+	VPSHUFB           fixed_xy<>+0(SB), Z13, Z6
+	VPXORD            fixed_odd<>+0(SB), Z6, Z6
+	VPSUBW            fixed_odd<>+0(SB), Z6, Z6
+	VMOVUPS           Z6, 640(DI)
+	VPSHUFB           fixed_yx<>+0(SB), Z13, Z13
+	VMOVUPS           Z13, 704(DI)
+	VSUBPS            Z1, Z5, Z1
+	VSUBPS            Z7, Z3, Z3
+	VMOVAPS           Z30, Z5
+	VFMADD231PS.BCST  112(R11), Z1, Z5
+	VCVTPS2DQ.RD_SAE  Z5, Z5
+	VMOVAPS           Z30, Z1
+	VFMADD231PS.BCST  112(R11), Z3, Z1
+	VCVTPS2DQ.RD_SAE  Z1, Z1
+	VPACKSSDW         Z1, Z5, Z5
+	VPMAXSW           fixed_least<>+0(SB), Z5, Z5
+	VPSHUFB           fixed_xy<>+0(SB), Z5, Z1
 	VPXORD            fixed_odd<>+0(SB), Z1, Z1
 	VPSUBW            fixed_odd<>+0(SB), Z1, Z1
 	VMOVUPS           Z1, 3456(DI)
-	VPSHUFB           fixed_yx<>+0(SB), Z3, Z3
-	VMOVUPS           Z3, 3520(DI)
+	VPSHUFB           fixed_yx<>+0(SB), Z5, Z5
+	VMOVUPS           Z5, 3520(DI)
 	VBROADCASTSS      word_52400000<>+0(SB), Z1
-	VFMADD231PS.BCST  word_3f0e3a00<>+0(SB), Z8, Z1
-	VFMADD231PS.BCST  word_3f54dc00<>+0(SB), Z0, Z1
+	VFMADD231PS.BCST  word_3f0e3a00<>+0(SB), Z4, Z1
+	VFMADD231PS.BCST  word_3f54dc00<>+0(SB), Z11, Z1
 	VSUBPS.BCST       word_52400000<>+0(SB), Z1, Z1
-	VBROADCASTSS      word_52400000<>+0(SB), Z2
-	VFMADD231PS.BCST  word_bf0e3a00<>+0(SB), Z0, Z2
-	VFMADD231PS.BCST  word_3f54dc00<>+0(SB), Z8, Z2
-	VSUBPS.BCST       word_52400000<>+0(SB), Z2, Z2
-	VADDPS            Z1, Z27, Z0
-	VADDPS            Z2, Z20, Z3
+	VBROADCASTSS      word_52400000<>+0(SB), Z3
+	VFMADD231PS.BCST  word_bf0e3a00<>+0(SB), Z11, Z3
+	VFMADD231PS.BCST  word_3f54dc00<>+0(SB), Z4, Z3
+	VSUBPS.BCST       word_52400000<>+0(SB), Z3, Z3
+	VMOVUPS           5440(SI), Z4
+	VADDPS            Z4, Z1, Z5
+	VMOVUPS           5312(SI), Z6
+	VADDPS            Z6, Z3, Z7
+	VMOVAPS           Z30, Z8
+	VFMADD231PS.BCST  28(R11), Z5, Z8
+	VCVTPS2DQ.RD_SAE  Z8, Z8
+	VMOVAPS           Z30, Z5
+	VFMADD231PS.BCST  28(R11), Z7, Z5
+	VCVTPS2DQ.RD_SAE  Z5, Z5
+	VPACKSSDW         Z5, Z8, Z8
+	VPMAXSW           fixed_least<>+0(SB), Z8, Z8
+	VPSHUFB           fixed_xy<>+0(SB), Z8, Z5
+	VPXORD            fixed_odd<>+0(SB), Z5, Z5
+	VPSUBW            fixed_odd<>+0(SB), Z5, Z5
+	VMOVUPS           Z5, 768(DI)
+	VPSHUFB           fixed_yx<>+0(SB), Z8, Z8
+	VMOVUPS           Z8, 832(DI)
+	VSUBPS            Z1, Z4, Z1
+	VSUBPS            Z6, Z3, Z3
 	VMOVAPS           Z30, Z4
-	VFMADD231PS.BCST  28(R11), Z0, Z4
+	VFMADD231PS.BCST  108(R11), Z1, Z4
 	VCVTPS2DQ.RD_SAE  Z4, Z4
-	VMOVAPS           Z30, Z0
-	VFMADD231PS.BCST  28(R11), Z3, Z0
-	VCVTPS2DQ.RD_SAE  Z0, Z0
-	VPACKSSDW         Z0, Z4, Z4
+	VMOVAPS           Z30, Z1
+	VFMADD231PS.BCST  108(R11), Z3, Z1
+	VCVTPS2DQ.RD_SAE  Z1, Z1
+	VPACKSSDW         Z1, Z4, Z4
 	VPMAXSW           fixed_least<>+0(SB), Z4, Z4
-	VPSHUFB           fixed_xy<>+0(SB), Z4, Z0
-	VPXORD            fixed_odd<>+0(SB), Z0, Z0
-	VPSUBW            fixed_odd<>+0(SB), Z0, Z0
-	VMOVUPS           Z0, 768(DI)
+	VPSHUFB           fixed_xy<>+0(SB), Z4, Z1
+	VPXORD            fixed_odd<>+0(SB), Z1, Z1
+	VPSUBW            fixed_odd<>+0(SB), Z1, Z1
+	VMOVUPS           Z1, 3328(DI)
 	VPSHUFB           fixed_yx<>+0(SB), Z4, Z4
-	VMOVUPS           Z4, 832(DI)
-	VSUBPS            Z1, Z27, Z0
-	VSUBPS            Z20, Z2, Z1
-	VMOVAPS           Z30, Z2
-	VFMADD231PS.BCST  108(R11), Z0, Z2
-	VCVTPS2DQ.RD_SAE  Z2, Z2
+	VMOVUPS           Z4, 3392(DI)
+	VBROADCASTSS      word_52400000<>+0(SB), Z1
+	VFMADD231PS.BCST  word_3f226800<>+0(SB), Z15, Z1
+	VFMADD231PS.BCST  word_3f45e400<>+0(SB), Z17, Z1
+	VSUBPS.BCST       word_52400000<>+0(SB), Z1, Z1
+	VBROADCASTSS      word_52400000<>+0(SB), Z3
+	VFMADD231PS.BCST  word_bf226800<>+0(SB), Z17, Z3
+	VFMADD231PS.BCST  word_3f45e400<>+0(SB), Z15, Z3
+	VSUBPS.BCST       word_52400000<>+0(SB), Z3, Z3
+	VMOVUPS           5248(SI), Z4
+	VADDPS            Z4, Z1, Z5
+	VMOVUPS           5184(SI), Z6
+	VADDPS            Z6, Z3, Z7
+	VMOVAPS           Z30, Z8
+	VFMADD231PS.BCST  32(R11), Z5, Z8
+	VCVTPS2DQ.RD_SAE  Z8, Z8
+	VMOVAPS           Z30, Z5
+	VFMADD231PS.BCST  32(R11), Z7, Z5
+	VCVTPS2DQ.RD_SAE  Z5, Z5
+	VPACKSSDW         Z5, Z8, Z8
+	VPMAXSW           fixed_least<>+0(SB), Z8, Z8
+	VPSHUFB           fixed_xy<>+0(SB), Z8, Z5
+	VPXORD            fixed_odd<>+0(SB), Z5, Z5
+	VPSUBW            fixed_odd<>+0(SB), Z5, Z5
+	VMOVUPS           Z5, 896(DI)
+	VPSHUFB           fixed_yx<>+0(SB), Z8, Z8
+	VMOVUPS           Z8, 960(DI)
+	VSUBPS            Z1, Z4, Z1
+	VSUBPS            Z6, Z3, Z3
+	VMOVAPS           Z30, Z4
+	VFMADD231PS.BCST  104(R11), Z1, Z4
+	VCVTPS2DQ.RD_SAE  Z4, Z4
+	VMOVAPS           Z30, Z1
+	VFMADD231PS.BCST  104(R11), Z3, Z1
+	VCVTPS2DQ.RD_SAE  Z1, Z1
+	VPACKSSDW         Z1, Z4, Z4
+	VPMAXSW           fixed_least<>+0(SB), Z4, Z4
+	VPSHUFB           fixed_xy<>+0(SB), Z4, Z1
+	VPXORD            fixed_odd<>+0(SB), Z1, Z1
+	VPSUBW            fixed_odd<>+0(SB), Z1, Z1
+	VMOVUPS           Z1, 3200(DI)
+	VPSHUFB           fixed_yx<>+0(SB), Z4, Z4
+	VMOVUPS           Z4, 3264(DI)
+	VBROADCASTSS      word_52400000<>+0(SB), Z1
+	VFMADD231PS.BCST  word_bf350400<>+0(SB), Z24, Z1
+	VMOVUPS           5376(SI), Z3
+	VFMADD231PS.BCST  word_3f350400<>+0(SB), Z3, Z1
+	VSUBPS.BCST       word_52400000<>+0(SB), Z1, Z1
+	VBROADCASTSS      word_52400000<>+0(SB), Z4
+	VFMADD231PS.BCST  word_bf350400<>+0(SB), Z3, Z4
+	VFMADD231PS.BCST  word_bf350400<>+0(SB), Z24, Z4
+	VSUBPS.BCST       word_52400000<>+0(SB), Z4, Z4
+	VMOVUPS           4096(SI), Z3
+	VADDPS            Z3, Z1, Z5
+	VMOVUPS           5120(SI), Z6
+	VSUBPS            Z6, Z4, Z7
+	VMOVAPS           Z30, Z8
+	VFMADD231PS.BCST  36(R11), Z5, Z8
+	VCVTPS2DQ.RD_SAE  Z8, Z8
+	VMOVAPS           Z30, Z5
+	VFMADD231PS.BCST  36(R11), Z7, Z5
+	VCVTPS2DQ.RD_SAE  Z5, Z5
+	VPACKSSDW         Z5, Z8, Z8
+	VPMAXSW           fixed_least<>+0(SB), Z8, Z8
+	VPSHUFB           fixed_xy<>+0(SB), Z8, Z5
+	VPXORD            fixed_odd<>+0(SB), Z5, Z5
+	VPSUBW            fixed_odd<>+0(SB), Z5, Z5
+	VMOVUPS           Z5, 1024(DI)
+	VPSHUFB           fixed_yx<>+0(SB), Z8, Z8
+	VMOVUPS           Z8, 1088(DI)
+	VSUBPS            Z1, Z3, Z1
+	VADDPS            Z6, Z4, Z3
+	VMOVAPS           Z30, Z4
+	VFMADD231PS.BCST  100(R11), Z1, Z4
+	VCVTPS2DQ.RD_SAE  Z4, Z4
+	VMOVAPS           Z30, Z1
+	VFMADD231PS.BCST  100(R11), Z3, Z1
+	VCVTPS2DQ.RD_SAE  Z1, Z1
+	VPACKSSDW         Z1, Z4, Z4
+	VPMAXSW           fixed_least<>+0(SB), Z4, Z4
+	VPSHUFB           fixed_xy<>+0(SB), Z4, Z1
+	VPXORD            fixed_odd<>+0(SB), Z1, Z1
+	VPSUBW            fixed_odd<>+0(SB), Z1, Z1
+	VMOVUPS           Z1, 3072(DI)
+	VPSHUFB           fixed_yx<>+0(SB), Z4, Z4
+	VMOVUPS           Z4, 3136(DI)
+	VBROADCASTSS      word_52400000<>+0(SB), Z1
+	VFMADD231PS.BCST  word_3f45e400<>+0(SB), Z12, Z1
+	VFMADD231PS.BCST  word_3f226800<>+0(SB), Z16, Z1
+	VSUBPS.BCST       word_52400000<>+0(SB), Z1, Z1
+	VBROADCASTSS      word_52400000<>+0(SB), Z3
+	VFMADD231PS.BCST  word_bf45e400<>+0(SB), Z16, Z3
+	VFMADD231PS.BCST  word_3f226800<>+0(SB), Z12, Z3
+	VSUBPS.BCST       word_52400000<>+0(SB), Z3, Z3
+	VMOVUPS           5056(SI), Z4
+	VADDPS            Z4, Z1, Z5
+	VMOVUPS           4992(SI), Z6
+	VADDPS            Z6, Z3, Z7
+	VMOVAPS           Z30, Z8
+	VFMADD231PS.BCST  40(R11), Z5, Z8
+	VCVTPS2DQ.RD_SAE  Z8, Z8
+	VMOVAPS           Z30, Z5
+	VFMADD231PS.BCST  40(R11), Z7, Z5
+	VCVTPS2DQ.RD_SAE  Z5, Z5
+	VPACKSSDW         Z5, Z8, Z8
+	VPMAXSW           fixed_least<>+0(SB), Z8, Z8
+	VPSHUFB           fixed_xy<>+0(SB), Z8, Z5
+	VPXORD            fixed_odd<>+0(SB), Z5, Z5
+	VPSUBW            fixed_odd<>+0(SB), Z5, Z5
+	VMOVUPS           Z5, 1152(DI)
+	VPSHUFB           fixed_yx<>+0(SB), Z8, Z8
+	VMOVUPS           Z8, 1216(DI)
+	VSUBPS            Z1, Z4, Z1
+	VSUBPS            Z6, Z3, Z3
+	VMOVAPS           Z30, Z4
+	VFMADD231PS.BCST  96(R11), Z1, Z4
+	VCVTPS2DQ.RD_SAE  Z4, Z4
+	VMOVAPS           Z30, Z1
+	VFMADD231PS.BCST  96(R11), Z3, Z1
+	VCVTPS2DQ.RD_SAE  Z1, Z1
+	VPACKSSDW         Z1, Z4, Z4
+	VPMAXSW           fixed_least<>+0(SB), Z4, Z4
+	VPSHUFB           fixed_xy<>+0(SB), Z4, Z1
+	VPXORD            fixed_odd<>+0(SB), Z1, Z1
+	VPSUBW            fixed_odd<>+0(SB), Z1, Z1
+	VMOVUPS           Z1, 2944(DI)
+	VPSHUFB           fixed_yx<>+0(SB), Z4, Z4
+	VMOVUPS           Z4, 3008(DI)
+	VBROADCASTSS      word_52400000<>+0(SB), Z1
+	VFMADD231PS.BCST  word_3f54dc00<>+0(SB), Z22, Z1
+	VFMADD231PS.BCST  word_3f0e3a00<>+0(SB), Z9, Z1
+	VSUBPS.BCST       word_52400000<>+0(SB), Z1, Z1
+	VBROADCASTSS      word_52400000<>+0(SB), Z3
+	VFMADD231PS.BCST  word_bf54dc00<>+0(SB), Z9, Z3
+	VFMADD231PS.BCST  word_3f0e3a00<>+0(SB), Z22, Z3
+	VSUBPS.BCST       word_52400000<>+0(SB), Z3, Z3
+	VMOVUPS           4928(SI), Z4
+	VADDPS            Z4, Z1, Z5
+	VMOVUPS           4864(SI), Z6
+	VADDPS            Z6, Z3, Z7
+	VMOVAPS           Z30, Z8
+	VFMADD231PS.BCST  44(R11), Z5, Z8
+	VCVTPS2DQ.RD_SAE  Z8, Z8
+	VMOVAPS           Z30, Z5
+	VFMADD231PS.BCST  44(R11), Z7, Z5
+	VCVTPS2DQ.RD_SAE  Z5, Z5
+	VPACKSSDW         Z5, Z8, Z8
+	VPMAXSW           fixed_least<>+0(SB), Z8, Z8
+	VPSHUFB           fixed_xy<>+0(SB), Z8, Z5
+	VPXORD            fixed_odd<>+0(SB), Z5, Z5
+	VPSUBW            fixed_odd<>+0(SB), Z5, Z5
+	VMOVUPS           Z5, 1280(DI)
+	VPSHUFB           fixed_yx<>+0(SB), Z8, Z8
+	VMOVUPS           Z8, 1344(DI)
+	VSUBPS            Z1, Z4, Z1
+	VSUBPS            Z6, Z3, Z3
+	VMOVAPS           Z30, Z4
+	VFMADD231PS.BCST  92(R11), Z1, Z4
+	VCVTPS2DQ.RD_SAE  Z4, Z4
+	VMOVAPS           Z30, Z1
+	VFMADD231PS.BCST  92(R11), Z3, Z1
+	VCVTPS2DQ.RD_SAE  Z1, Z1
+	VPACKSSDW         Z1, Z4, Z4
+	VPMAXSW           fixed_least<>+0(SB), Z4, Z4
+	VPSHUFB           fixed_xy<>+0(SB), Z4, Z1
+	VPXORD            fixed_odd<>+0(SB), Z1, Z1
+	VPSUBW            fixed_odd<>+0(SB), Z1, Z1
+	VMOVUPS           Z1, 2816(DI)
+	VPSHUFB           fixed_yx<>+0(SB), Z4, Z4
+	VMOVUPS           Z4, 2880(DI)
+	VBROADCASTSS      word_52400000<>+0(SB), Z1
+	VFMADD231PS.BCST  word_3f61c600<>+0(SB), Z0, Z1
+	VFMADD231PS.BCST  word_3ef15c00<>+0(SB), Z21, Z1
+	VSUBPS.BCST       word_52400000<>+0(SB), Z1, Z1
+	VBROADCASTSS      word_52400000<>+0(SB), Z3
+	VFMADD231PS.BCST  word_bf61c600<>+0(SB), Z21, Z3
+	VFMADD231PS.BCST  word_3ef15c00<>+0(SB), Z0, Z3
+	VSUBPS.BCST       word_52400000<>+0(SB), Z3, Z3
+	VMOVUPS           4800(SI), Z0
+	VADDPS            Z0, Z1, Z4
+	VMOVUPS           4736(SI), Z5
+	VADDPS            Z5, Z3, Z6
+	VMOVAPS           Z30, Z7
+	VFMADD231PS.BCST  48(R11), Z4, Z7
+	VCVTPS2DQ.RD_SAE  Z7, Z7
+	VMOVAPS           Z30, Z4
+	VFMADD231PS.BCST  48(R11), Z6, Z4
+	VCVTPS2DQ.RD_SAE  Z4, Z4
+	VPACKSSDW         Z4, Z7, Z7
+	VPMAXSW           fixed_least<>+0(SB), Z7, Z7
+	VPSHUFB           fixed_xy<>+0(SB), Z7, Z4
+	VPXORD            fixed_odd<>+0(SB), Z4, Z4
+	VPSUBW            fixed_odd<>+0(SB), Z4, Z4
+	VMOVUPS           Z4, 1408(DI)
+	VPSHUFB           fixed_yx<>+0(SB), Z7, Z7
+	VMOVUPS           Z7, 1472(DI)
+	VSUBPS            Z1, Z0, Z0
+	VSUBPS            Z5, Z3, Z1
+	VMOVAPS           Z30, Z3
+	VFMADD231PS.BCST  88(R11), Z0, Z3
+	VCVTPS2DQ.RD_SAE  Z3, Z3
 	VMOVAPS           Z30, Z0
-	VFMADD231PS.BCST  108(R11), Z1, Z0
+	VFMADD231PS.BCST  88(R11), Z1, Z0
 	VCVTPS2DQ.RD_SAE  Z0, Z0
-	VPACKSSDW         Z0, Z2, Z2
-	VPMAXSW           fixed_least<>+0(SB), Z2, Z2
-	VPSHUFB           fixed_xy<>+0(SB), Z2, Z0
+	VPACKSSDW         Z0, Z3, Z3
+	VPMAXSW           fixed_least<>+0(SB), Z3, Z3
+	VPSHUFB           fixed_xy<>+0(SB), Z3, Z0
 	VPXORD            fixed_odd<>+0(SB), Z0, Z0
 	VPSUBW            fixed_odd<>+0(SB), Z0, Z0
-	VMOVUPS           Z0, 3328(DI)
-	VPSHUFB           fixed_yx<>+0(SB), Z2, Z2
-	VMOVUPS           Z2, 3392(DI)
+	VMOVUPS           Z0, 2688(DI)
+	VPSHUFB           fixed_yx<>+0(SB), Z3, Z3
+	VMOVUPS           Z3, 2752(DI)
 	VBROADCASTSS      word_52400000<>+0(SB), Z0
-	VFMADD231PS.BCST  word_3f226800<>+0(SB), Z23, Z0
-	VFMADD231PS.BCST  word_3f45e400<>+0(SB), Z13, Z0
+	VFMADD231PS.BCST  word_3f6c8400<>+0(SB), Z20, Z0
+	VFMADD231PS.BCST  word_3ec3f000<>+0(SB), Z14, Z0
 	VSUBPS.BCST       word_52400000<>+0(SB), Z0, Z0
 	VBROADCASTSS      word_52400000<>+0(SB), Z1
-	VFMADD231PS.BCST  word_bf226800<>+0(SB), Z13, Z1
-	VFMADD231PS.BCST  word_3f45e400<>+0(SB), Z23, Z1
+	VFMADD231PS.BCST  word_bf6c8400<>+0(SB), Z14, Z1
+	VFMADD231PS.BCST  word_3ec3f000<>+0(SB), Z20, Z1
 	VSUBPS.BCST       word_52400000<>+0(SB), Z1, Z1
-	VMOVUPS           4736(SI), Z2
+	VMOVUPS           4672(SI), Z3
+	VADDPS            Z3, Z0, Z4
+	VMOVUPS           4608(SI), Z5
+	VADDPS            Z5, Z1, Z6
+	VMOVAPS           Z30, Z7
+	VFMADD231PS.BCST  52(R11), Z4, Z7
+	VCVTPS2DQ.RD_SAE  Z7, Z7
+	VMOVAPS           Z30, Z4
+	VFMADD231PS.BCST  52(R11), Z6, Z4
+	VCVTPS2DQ.RD_SAE  Z4, Z4
+	VPACKSSDW         Z4, Z7, Z7
+	VPMAXSW           fixed_least<>+0(SB), Z7, Z7
+	VPSHUFB           fixed_xy<>+0(SB), Z7, Z4
+	VPXORD            fixed_odd<>+0(SB), Z4, Z4
+	VPSUBW            fixed_odd<>+0(SB), Z4, Z4
+	VMOVUPS           Z4, 1536(DI)
+	VPSHUFB           fixed_yx<>+0(SB), Z7, Z7
+	VMOVUPS           Z7, 1600(DI)
+	VSUBPS            Z0, Z3, Z0
+	VSUBPS            Z5, Z1, Z1
+	VMOVAPS           Z30, Z3
+	VFMADD231PS.BCST  84(R11), Z0, Z3
+	VCVTPS2DQ.RD_SAE  Z3, Z3
+	VMOVAPS           Z30, Z0
+	VFMADD231PS.BCST  84(R11), Z1, Z0
+	VCVTPS2DQ.RD_SAE  Z0, Z0
+	VPACKSSDW         Z0, Z3, Z3
+	VPMAXSW           fixed_least<>+0(SB), Z3, Z3
+	VPSHUFB           fixed_xy<>+0(SB), Z3, Z0
+	VPXORD            fixed_odd<>+0(SB), Z0, Z0
+	VPSUBW            fixed_odd<>+0(SB), Z0, Z0
+	VMOVUPS           Z0, 2560(DI)
+	VPSHUFB           fixed_yx<>+0(SB), Z3, Z3
+	VMOVUPS           Z3, 2624(DI)
+	VBROADCASTSS      word_52400000<>+0(SB), Z0
+	VFMADD231PS.BCST  word_3f74fa00<>+0(SB), Z10, Z0
+	VFMADD231PS.BCST  word_3e94a000<>+0(SB), Z2, Z0
+	VSUBPS.BCST       word_52400000<>+0(SB), Z0, Z0
+	VBROADCASTSS      word_52400000<>+0(SB), Z1
+	VFMADD231PS.BCST  word_bf74fa00<>+0(SB), Z2, Z1
+	VFMADD231PS.BCST  word_3e94a000<>+0(SB), Z10, Z1
+	VSUBPS.BCST       word_52400000<>+0(SB), Z1, Z1
+	VMOVUPS           4544(SI), Z2
 	VADDPS            Z2, Z0, Z3
-	VMOVUPS           4672(SI), Z4
+	VMOVUPS           4480(SI), Z4
 	VADDPS            Z4, Z1, Z5
 	VMOVAPS           Z30, Z6
-	VFMADD231PS.BCST  32(R11), Z3, Z6
+	VFMADD231PS.BCST  56(R11), Z3, Z6
 	VCVTPS2DQ.RD_SAE  Z6, Z6
 	VMOVAPS           Z30, Z3
-	VFMADD231PS.BCST  32(R11), Z5, Z3
+	VFMADD231PS.BCST  56(R11), Z5, Z3
 	VCVTPS2DQ.RD_SAE  Z3, Z3
 	VPACKSSDW         Z3, Z6, Z6
 	VPMAXSW           fixed_least<>+0(SB), Z6, Z6
 	VPSHUFB           fixed_xy<>+0(SB), Z6, Z3
 	VPXORD            fixed_odd<>+0(SB), Z3, Z3
 	VPSUBW            fixed_odd<>+0(SB), Z3, Z3
-	VMOVUPS           Z3, 896(DI)
-	VPSHUFB           fixed_yx<>+0(SB), Z6, Z6
-	VMOVUPS           Z6, 960(DI)
-	VSUBPS            Z0, Z2, Z0
-	VSUBPS            Z4, Z1, Z1
-	VMOVAPS           Z30, Z2
-	VFMADD231PS.BCST  104(R11), Z0, Z2
-	VCVTPS2DQ.RD_SAE  Z2, Z2
-	VMOVAPS           Z30, Z0
-	VFMADD231PS.BCST  104(R11), Z1, Z0
-	VCVTPS2DQ.RD_SAE  Z0, Z0
-	VPACKSSDW         Z0, Z2, Z2
-	VPMAXSW           fixed_least<>+0(SB), Z2, Z2
-	VPSHUFB           fixed_xy<>+0(SB), Z2, Z0
-	VPXORD            fixed_odd<>+0(SB), Z0, Z0
-	VPSUBW            fixed_odd<>+0(SB), Z0, Z0
-	VMOVUPS           Z0, 3200(DI)
-	VPSHUFB           fixed_yx<>+0(SB), Z2, Z2
-	VMOVUPS           Z2, 3264(DI)
-	VMOVUPS           4800(SI), Z0
-	VBROADCASTSS      word_52400000<>+0(SB), Z1
-	VFMADD231PS.BCST  word_bf350400<>+0(SB), Z0, Z1
-	VMOVUPS           5376(SI), Z2
-	VFMADD231PS.BCST  word_3f350400<>+0(SB), Z2, Z1
-	VSUBPS.BCST       word_52400000<>+0(SB), Z1, Z1
-	VBROADCASTSS      word_52400000<>+0(SB), Z3
-	VFMADD231PS.BCST  word_bf350400<>+0(SB), Z2, Z3
-	VFMADD231PS.BCST  word_bf350400<>+0(SB), Z0, Z3
-	VSUBPS.BCST       word_52400000<>+0(SB), Z3, Z3
-	VMOVUPS           4864(SI), Z0
-	VADDPS            Z0, Z1, Z2
-	VMOVUPS           4608(SI), Z4
-	VSUBPS            Z4, Z3, Z5
-	VMOVAPS           Z30, Z6
-	VFMADD231PS.BCST  36(R11), Z2, Z6
-	VCVTPS2DQ.RD_SAE  Z6, Z6
-	VMOVAPS           Z30, Z2
-	VFMADD231PS.BCST  36(R11), Z5, Z2
-	VCVTPS2DQ.RD_SAE  Z2, Z2
-	VPACKSSDW         Z2, Z6, Z6
-	VPMAXSW           fixed_least<>+0(SB), Z6, Z6
-	VPSHUFB           fixed_xy<>+0(SB), Z6, Z2
-	VPXORD            fixed_odd<>+0(SB), Z2, Z2
-	VPSUBW            fixed_odd<>+0(SB), Z2, Z2
-	VMOVUPS           Z2, 1024(DI)
-	VPSHUFB           fixed_yx<>+0(SB), Z6, Z6
-	VMOVUPS           Z6, 1088(DI)
-	VSUBPS            Z1, Z0, Z0
-	VADDPS            Z4, Z3, Z1
-	VMOVAPS           Z30, Z2
-	VFMADD231PS.BCST  100(R11), Z0, Z2
-	VCVTPS2DQ.RD_SAE  Z2, Z2
-	VMOVAPS           Z30, Z0
-	VFMADD231PS.BCST  100(R11), Z1, Z0
-	VCVTPS2DQ.RD_SAE  Z0, Z0
-	VPACKSSDW         Z0, Z2, Z2
-	VPMAXSW           fixed_least<>+0(SB), Z2, Z2
-	VPSHUFB           fixed_xy<>+0(SB), Z2, Z0
-	VPXORD            fixed_odd<>+0(SB), Z0, Z0
-	VPSUBW            fixed_odd<>+0(SB), Z0, Z0
-	VMOVUPS           Z0, 3072(DI)
-	VPSHUFB           fixed_yx<>+0(SB), Z2, Z2
-	VMOVUPS           Z2, 3136(DI)
-	VMOVUPS           4928(SI), Z0
-	VBROADCASTSS      word_52400000<>+0(SB), Z1
-	VFMADD231PS.BCST  word_3f45e400<>+0(SB), Z0, Z1
-	VMOVUPS           4992(SI), Z2
-	VFMADD231PS.BCST  word_3f226800<>+0(SB), Z2, Z1
-	VSUBPS.BCST       word_52400000<>+0(SB), Z1, Z1
-	VBROADCASTSS      word_52400000<>+0(SB), Z3
-	VFMADD231PS.BCST  word_bf45e400<>+0(SB), Z2, Z3
-	VFMADD231PS.BCST  word_3f226800<>+0(SB), Z0, Z3
-	VSUBPS.BCST       word_52400000<>+0(SB), Z3, Z3
-	VMOVUPS           5056(SI), Z0
-	VADDPS            Z0, Z1, Z2
-	VMOVUPS           4544(SI), Z4
-	VADDPS            Z4, Z3, Z5
-	VMOVAPS           Z30, Z6
-	VFMADD231PS.BCST  40(R11), Z2, Z6
-	VCVTPS2DQ.RD_SAE  Z6, Z6
-	VMOVAPS           Z30, Z2
-	VFMADD231PS.BCST  40(R11), Z5, Z2
-	VCVTPS2DQ.RD_SAE  Z2, Z2
-	VPACKSSDW         Z2, Z6, Z6
-	VPMAXSW           fixed_least<>+0(SB), Z6, Z6
-	VPSHUFB           fixed_xy<>+0(SB), Z6, Z2
-	VPXORD            fixed_odd<>+0(SB), Z2, Z2
-	VPSUBW            fixed_odd<>+0(SB), Z2, Z2
-	VMOVUPS           Z2, 1152(DI)
-	VPSHUFB           fixed_yx<>+0(SB), Z6, Z6
-	VMOVUPS           Z6, 1216(DI)
-	VSUBPS            Z1, Z0, Z0
-	VSUBPS            Z4, Z3, Z1
-	VMOVAPS           Z30, Z2
-	VFMADD231PS.BCST  96(R11), Z0, Z2
-	VCVTPS2DQ.RD_SAE  Z2, Z2
-	VMOVAPS           Z30, Z0
-	VFMADD231PS.BCST  96(R11), Z1, Z0
-	VCVTPS2DQ.RD_SAE  Z0, Z0
-	VPACKSSDW         Z0, Z2, Z2
-	VPMAXSW           fixed_least<>+0(SB), Z2, Z2
-	VPSHUFB           fixed_xy<>+0(SB), Z2, Z0
-	VPXORD            fixed_odd<>+0(SB), Z0, Z0
-	VPSUBW            fixed_odd<>+0(SB), Z0, Z0
-	VMOVUPS           Z0, 2944(DI)
-	VPSHUFB           fixed_yx<>+0(SB), Z2, Z2
-	VMOVUPS           Z2, 3008(DI)
-	VMOVUPS           5632(SI), Z0
-	VBROADCASTSS      word_52400000<>+0(SB), Z1
-	VFMADD231PS.BCST  word_3f54dc00<>+0(SB), Z0, Z1
-	VMOVUPS           4096(SI), Z2
-	VFMADD231PS.BCST  word_3f0e3a00<>+0(SB), Z2, Z1
-	VSUBPS.BCST       word_52400000<>+0(SB), Z1, Z1
-	VBROADCASTSS      word_52400000<>+0(SB), Z3
-	VFMADD231PS.BCST  word_bf54dc00<>+0(SB), Z2, Z3
-	VFMADD231PS.BCST  word_3f0e3a00<>+0(SB), Z0, Z3
-	VSUBPS.BCST       word_52400000<>+0(SB), Z3, Z3
-	VMOVUPS           5568(SI), Z0
-	VADDPS            Z0, Z1, Z2
-	VMOVUPS           4480(SI), Z4
-	VADDPS            Z4, Z3, Z5
-	VMOVAPS           Z30, Z6
-	VFMADD231PS.BCST  44(R11), Z2, Z6
-	VCVTPS2DQ.RD_SAE  Z6, Z6
-	VMOVAPS           Z30, Z2
-	VFMADD231PS.BCST  44(R11), Z5, Z2
-	VCVTPS2DQ.RD_SAE  Z2, Z2
-	VPACKSSDW         Z2, Z6, Z6
-	VPMAXSW           fixed_least<>+0(SB), Z6, Z6
-	VPSHUFB           fixed_xy<>+0(SB), Z6, Z2
-	VPXORD            fixed_odd<>+0(SB), Z2, Z2
-	VPSUBW            fixed_odd<>+0(SB), Z2, Z2
-	VMOVUPS           Z2, 1280(DI)
-	VPSHUFB           fixed_yx<>+0(SB), Z6, Z6
-	VMOVUPS           Z6, 1344(DI)
-	VSUBPS            Z1, Z0, Z0
-	VSUBPS            Z4, Z3, Z1
-	VMOVAPS           Z30, Z2
-	VFMADD231PS.BCST  92(R11), Z0, Z2
-	VCVTPS2DQ.RD_SAE  Z2, Z2
-	VMOVAPS           Z30, Z0
-	VFMADD231PS.BCST  92(R11), Z1, Z0
-	VCVTPS2DQ.RD_SAE  Z0, Z0
-	VPACKSSDW         Z0, Z2, Z2
-	VPMAXSW           fixed_least<>+0(SB), Z2, Z2
-	VPSHUFB           fixed_xy<>+0(SB), Z2, Z0
-	VPXORD            fixed_odd<>+0(SB), Z0, Z0
-	VPSUBW            fixed_odd<>+0(SB), Z0, Z0
-	VMOVUPS           Z0, 2816(DI)
-	VPSHUFB           fixed_yx<>+0(SB), Z2, Z2
-	VMOVUPS           Z2, 2880(DI)
-	VMOVUPS           5696(SI), Z0
-	VBROADCASTSS      word_52400000<>+0(SB), Z1
-	VFMADD231PS.BCST  word_3f61c600<>+0(SB), Z0, Z1
-	VMOVUPS           5760(SI), Z2
-	VFMADD231PS.BCST  word_3ef15c00<>+0(SB), Z2, Z1
-	VSUBPS.BCST       word_52400000<>+0(SB), Z1, Z1
-	VBROADCASTSS      word_52400000<>+0(SB), Z3
-	VFMADD231PS.BCST  word_bf61c600<>+0(SB), Z2, Z3
-	VFMADD231PS.BCST  word_3ef15c00<>+0(SB), Z0, Z3
-	VSUBPS.BCST       word_52400000<>+0(SB), Z3, Z3
-	VMOVUPS           5504(SI), Z0
-	VADDPS            Z0, Z1, Z2
-	VMOVUPS           4224(SI), Z4
-	VADDPS            Z4, Z3, Z5
-	VMOVAPS           Z30, Z6
-	VFMADD231PS.BCST  48(R11), Z2, Z6
-	VCVTPS2DQ.RD_SAE  Z6, Z6
-	VMOVAPS           Z30, Z2
-	VFMADD231PS.BCST  48(R11), Z5, Z2
-	VCVTPS2DQ.RD_SAE  Z2, Z2
-	VPACKSSDW         Z2, Z6, Z6
-	VPMAXSW           fixed_least<>+0(SB), Z6, Z6
-	VPSHUFB           fixed_xy<>+0(SB), Z6, Z2
-	VPXORD            fixed_odd<>+0(SB), Z2, Z2
-	VPSUBW            fixed_odd<>+0(SB), Z2, Z2
-	VMOVUPS           Z2, 1408(DI)
-	VPSHUFB           fixed_yx<>+0(SB), Z6, Z6
-	VMOVUPS           Z6, 1472(DI)
-	VSUBPS            Z1, Z0, Z0
-	VSUBPS            Z4, Z3, Z1
-	VMOVAPS           Z30, Z2
-	VFMADD231PS.BCST  88(R11), Z0, Z2
-	VCVTPS2DQ.RD_SAE  Z2, Z2
-	VMOVAPS           Z30, Z0
-	VFMADD231PS.BCST  88(R11), Z1, Z0
-	VCVTPS2DQ.RD_SAE  Z0, Z0
-	VPACKSSDW         Z0, Z2, Z2
-	VPMAXSW           fixed_least<>+0(SB), Z2, Z2
-	VPSHUFB           fixed_xy<>+0(SB), Z2, Z0
-	VPXORD            fixed_odd<>+0(SB), Z0, Z0
-	VPSUBW            fixed_odd<>+0(SB), Z0, Z0
-	VMOVUPS           Z0, 2688(DI)
-	VPSHUFB           fixed_yx<>+0(SB), Z2, Z2
-	VMOVUPS           Z2, 2752(DI)
-	VMOVUPS           5824(SI), Z0
-	VBROADCASTSS      word_52400000<>+0(SB), Z1
-	VFMADD231PS.BCST  word_3f6c8400<>+0(SB), Z0, Z1
-	VMOVUPS           5888(SI), Z2
-	VFMADD231PS.BCST  word_3ec3f000<>+0(SB), Z2, Z1
-	VSUBPS.BCST       word_52400000<>+0(SB), Z1, Z1
-	VBROADCASTSS      word_52400000<>+0(SB), Z3
-	VFMADD231PS.BCST  word_bf6c8400<>+0(SB), Z2, Z3
-	VFMADD231PS.BCST  word_3ec3f000<>+0(SB), Z0, Z3
-	VSUBPS.BCST       word_52400000<>+0(SB), Z3, Z3
-	VMOVUPS           5440(SI), Z0
-	VADDPS            Z0, Z1, Z2
-	VMOVUPS           4160(SI), Z4
-	VADDPS            Z4, Z3, Z5
-	VMOVAPS           Z30, Z6
-	VFMADD231PS.BCST  52(R11), Z2, Z6
-	VCVTPS2DQ.RD_SAE  Z6, Z6
-	VMOVAPS           Z30, Z2
-	VFMADD231PS.BCST  52(R11), Z5, Z2
-	VCVTPS2DQ.RD_SAE  Z2, Z2
-	VPACKSSDW         Z2, Z6, Z6
-	VPMAXSW           fixed_least<>+0(SB), Z6, Z6
-	VPSHUFB           fixed_xy<>+0(SB), Z6, Z2
-	VPXORD            fixed_odd<>+0(SB), Z2, Z2
-	VPSUBW            fixed_odd<>+0(SB), Z2, Z2
-	VMOVUPS           Z2, 1536(DI)
-	VPSHUFB           fixed_yx<>+0(SB), Z6, Z6
-	VMOVUPS           Z6, 1600(DI)
-	VSUBPS            Z1, Z0, Z0
-	VSUBPS            Z4, Z3, Z1
-	VMOVAPS           Z30, Z2
-	VFMADD231PS.BCST  84(R11), Z0, Z2
-	VCVTPS2DQ.RD_SAE  Z2, Z2
-	VMOVAPS           Z30, Z0
-	VFMADD231PS.BCST  84(R11), Z1, Z0
-	VCVTPS2DQ.RD_SAE  Z0, Z0
-	VPACKSSDW         Z0, Z2, Z2
-	VPMAXSW           fixed_least<>+0(SB), Z2, Z2
-	VPSHUFB           fixed_xy<>+0(SB), Z2, Z0
-	VPXORD            fixed_odd<>+0(SB), Z0, Z0
-	VPSUBW            fixed_odd<>+0(SB), Z0, Z0
-	VMOVUPS           Z0, 2560(DI)
-	VPSHUFB           fixed_yx<>+0(SB), Z2, Z2
-	VMOVUPS           Z2, 2624(DI)
-	VMOVUPS           5952(SI), Z0
-	VBROADCASTSS      word_52400000<>+0(SB), Z1
-	VFMADD231PS.BCST  word_3f74fa00<>+0(SB), Z0, Z1
-	VMOVUPS           6016(SI), Z2
-	VFMADD231PS.BCST  word_3e94a000<>+0(SB), Z2, Z1
-	VSUBPS.BCST       word_52400000<>+0(SB), Z1, Z1
-	VBROADCASTSS      word_52400000<>+0(SB), Z3
-	VFMADD231PS.BCST  word_bf74fa00<>+0(SB), Z2, Z3
-	VFMADD231PS.BCST  word_3e94a000<>+0(SB), Z0, Z3
-	VSUBPS.BCST       word_52400000<>+0(SB), Z3, Z3
-	VMOVUPS           5312(SI), Z0
-	VADDPS            Z0, Z1, Z2
-	VMOVUPS           4416(SI), Z4
-	VADDPS            Z4, Z3, Z5
-	VMOVAPS           Z30, Z6
-	VFMADD231PS.BCST  56(R11), Z2, Z6
-	VCVTPS2DQ.RD_SAE  Z6, Z6
-	VMOVAPS           Z30, Z2
-	VFMADD231PS.BCST  56(R11), Z5, Z2
-	VCVTPS2DQ.RD_SAE  Z2, Z2
-	VPACKSSDW         Z2, Z6, Z6
-	VPMAXSW           fixed_least<>+0(SB), Z6, Z6
-	VPSHUFB           fixed_xy<>+0(SB), Z6, Z2
-	VPXORD            fixed_odd<>+0(SB), Z2, Z2
-	VPSUBW            fixed_odd<>+0(SB), Z2, Z2
-	VMOVUPS           Z2, 1664(DI)
+	VMOVUPS           Z3, 1664(DI)
 	VPSHUFB           fixed_yx<>+0(SB), Z6, Z6
 	VMOVUPS           Z6, 1728(DI)
-	VSUBPS            Z1, Z0, Z0
-	VSUBPS            Z4, Z3, Z1
+	VSUBPS            Z0, Z2, Z0
+	VSUBPS            Z4, Z1, Z1
 	VMOVAPS           Z30, Z2
 	VFMADD231PS.BCST  80(R11), Z0, Z2
 	VCVTPS2DQ.RD_SAE  Z2, Z2
@@ -11208,19 +11082,19 @@ readDone:
 	VMOVUPS           Z0, 2432(DI)
 	VPSHUFB           fixed_yx<>+0(SB), Z2, Z2
 	VMOVUPS           Z2, 2496(DI)
-	VMOVUPS           6080(SI), Z0
+	VMOVUPS           6144(SI), Z0
 	VBROADCASTSS      word_52400000<>+0(SB), Z1
 	VFMADD231PS.BCST  word_3f7b1400<>+0(SB), Z0, Z1
-	VMOVUPS           6144(SI), Z2
+	VMOVUPS           6208(SI), Z2
 	VFMADD231PS.BCST  word_3e47c800<>+0(SB), Z2, Z1
 	VSUBPS.BCST       word_52400000<>+0(SB), Z1, Z1
 	VBROADCASTSS      word_52400000<>+0(SB), Z3
 	VFMADD231PS.BCST  word_bf7b1400<>+0(SB), Z2, Z3
 	VFMADD231PS.BCST  word_3e47c800<>+0(SB), Z0, Z3
 	VSUBPS.BCST       word_52400000<>+0(SB), Z3, Z3
-	VMOVUPS           5248(SI), Z0
+	VMOVUPS           4224(SI), Z0
 	VADDPS            Z0, Z1, Z2
-	VMOVUPS           4288(SI), Z4
+	VMOVUPS           4160(SI), Z4
 	VADDPS            Z4, Z3, Z5
 	VMOVAPS           Z30, Z6
 	VFMADD231PS.BCST  60(R11), Z2, Z6
@@ -11262,9 +11136,9 @@ readDone:
 	VFMADD231PS.BCST  word_bf7ec400<>+0(SB), Z2, Z3
 	VFMADD231PS.BCST  word_3dc8c000<>+0(SB), Z0, Z3
 	VSUBPS.BCST       word_52400000<>+0(SB), Z3, Z3
-	VMOVUPS           5184(SI), Z0
+	VMOVUPS           4416(SI), Z0
 	VADDPS            Z0, Z1, Z2
-	VMOVUPS           4352(SI), Z4
+	VMOVUPS           4288(SI), Z4
 	VADDPS            Z4, Z3, Z5
 	VMOVAPS           Z30, Z6
 	VFMADD231PS.BCST  64(R11), Z2, Z6
@@ -11296,7 +11170,7 @@ readDone:
 	VMOVUPS           Z0, 2176(DI)
 	VPSHUFB           fixed_yx<>+0(SB), Z2, Z2
 	VMOVUPS           Z2, 2240(DI)
-	VMOVUPS           5120(SI), Z0
+	VMOVUPS           4352(SI), Z0
 	VMOVAPS           Z30, Z1
 	VFMADD231PS.BCST  68(R11), Z0, Z1
 	VCVTPS2DQ.RD_SAE  Z1, Z1
@@ -11942,98 +11816,73 @@ group:
 	VADDPS           Z0, Z0, Z0
 	VADDPS           Z14, Z14, Z4
 	VADDPS           Z0, Z20, Z5
-	VADDPS.BCST      word_4c400000<>+0(SB), Z5, Z14
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z14, Z14
 	VSUBPS           Z0, Z20, Z0
-	VADDPS.BCST      word_4c400000<>+0(SB), Z0, Z5
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z5, Z5
-	VADDPS           Z6, Z29, Z0
-	VADDPS.BCST      word_4c400000<>+0(SB), Z0, Z20
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z20, Z20
-	VSUBPS           Z7, Z23, Z0
-	VMOVUPS          Z15, 5952(SI)
-	VADDPS.BCST      word_4c400000<>+0(SB), Z0, Z15
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z15, Z15
-	VSUBPS           Z6, Z29, Z0
-	VADDPS           Z7, Z23, Z6
-	VBROADCASTSS     word_4c400000<>+0(SB), Z7
-	VFMADD231PS.BCST word_bf350400<>+0(SB), Z6, Z7
-	VFMADD231PS.BCST word_3f350400<>+0(SB), Z0, Z7
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z7, Z7
+	VADDPS           Z6, Z29, Z14
+	VSUBPS           Z7, Z23, Z20
+	VSUBPS           Z6, Z29, Z6
+	VADDPS           Z7, Z23, Z7
 	VBROADCASTSS     word_4c400000<>+0(SB), Z23
-	VFMADD231PS.BCST word_3f350400<>+0(SB), Z0, Z23
+	VFMADD231PS.BCST word_bf350400<>+0(SB), Z7, Z23
 	VFMADD231PS.BCST word_3f350400<>+0(SB), Z6, Z23
 	VSUBPS.BCST      word_4c400000<>+0(SB), Z23, Z23
-	VADDPS           Z2, Z2, Z0
-	VADDPS.BCST      word_4c400000<>+0(SB), Z0, Z2
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z2, Z2
-	VADDPS           Z13, Z13, Z0
-	VADDPS.BCST      word_4c400000<>+0(SB), Z0, Z6
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z6, Z6
-	VADDPS           Z2, Z14, Z0
-	VSUBPS           Z2, Z14, Z2
-	VADDPS           Z20, Z20, Z13
-	VADDPS           Z15, Z15, Z14
-	VADDPS           Z13, Z0, Z15
-	VSUBPS           Z13, Z0, Z0
-	VSUBPS           Z14, Z2, Z13
-	VADDPS           Z14, Z2, Z2
-	VSUBPS           Z6, Z5, Z14
-	VADDPS           Z6, Z5, Z5
-	VADDPS           Z7, Z7, Z6
-	VADDPS           Z23, Z23, Z7
-	VADDPS           Z6, Z14, Z20
-	VSUBPS           Z6, Z14, Z6
-	VSUBPS           Z7, Z5, Z14
-	VADDPS           Z7, Z5, Z5
-	VSUBPS           Z4, Z3, Z7
-	VADDPS.BCST      word_4c400000<>+0(SB), Z7, Z23
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z23, Z23
-	VADDPS           Z4, Z3, Z3
-	VADDPS.BCST      word_4c400000<>+0(SB), Z3, Z4
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z4, Z4
-	VADDPS           Z10, Z18, Z3
-	VADDPS.BCST      word_4c400000<>+0(SB), Z3, Z7
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z7, Z7
-	VSUBPS           Z11, Z28, Z3
-	VADDPS.BCST      word_4c400000<>+0(SB), Z3, Z29
+	VBROADCASTSS     word_4c400000<>+0(SB), Z29
+	VFMADD231PS.BCST word_3f350400<>+0(SB), Z6, Z29
+	VFMADD231PS.BCST word_3f350400<>+0(SB), Z7, Z29
 	VSUBPS.BCST      word_4c400000<>+0(SB), Z29, Z29
-	VSUBPS           Z10, Z18, Z3
-	VADDPS           Z11, Z28, Z10
-	VBROADCASTSS     word_4c400000<>+0(SB), Z11
-	VFMADD231PS.BCST word_bf350400<>+0(SB), Z10, Z11
-	VFMADD231PS.BCST word_3f350400<>+0(SB), Z3, Z11
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z11, Z11
+	VADDPS           Z2, Z2, Z2
+	VADDPS           Z13, Z13, Z6
+	VADDPS           Z2, Z5, Z7
+	VSUBPS           Z2, Z5, Z2
+	VADDPS           Z14, Z14, Z5
+	VADDPS           Z20, Z20, Z13
+	VADDPS           Z5, Z7, Z14
+	VSUBPS           Z5, Z7, Z5
+	VSUBPS           Z13, Z2, Z7
+	VADDPS           Z13, Z2, Z2
+	VSUBPS           Z6, Z0, Z13
+	VADDPS           Z6, Z0, Z0
+	VADDPS           Z23, Z23, Z6
+	VADDPS           Z29, Z29, Z20
+	VADDPS           Z6, Z13, Z23
+	VSUBPS           Z6, Z13, Z6
+	VSUBPS           Z20, Z0, Z13
+	VADDPS           Z20, Z0, Z0
+	VSUBPS           Z4, Z3, Z20
+	VADDPS           Z4, Z3, Z3
+	VADDPS           Z10, Z18, Z4
+	VSUBPS           Z11, Z28, Z29
+	VSUBPS           Z10, Z18, Z10
+	VADDPS           Z11, Z28, Z11
 	VBROADCASTSS     word_4c400000<>+0(SB), Z18
-	VFMADD231PS.BCST word_3f350400<>+0(SB), Z3, Z18
+	VFMADD231PS.BCST word_bf350400<>+0(SB), Z11, Z18
 	VFMADD231PS.BCST word_3f350400<>+0(SB), Z10, Z18
 	VSUBPS.BCST      word_4c400000<>+0(SB), Z18, Z18
-	VADDPS           Z8, Z8, Z3
-	VADDPS.BCST      word_4c400000<>+0(SB), Z3, Z8
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z8, Z8
-	VADDPS           Z9, Z9, Z3
-	VADDPS.BCST      word_4c400000<>+0(SB), Z3, Z9
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z9, Z9
-	VADDPS           Z8, Z23, Z3
-	VSUBPS           Z8, Z23, Z8
-	VADDPS           Z7, Z7, Z7
-	VADDPS           Z29, Z29, Z10
-	VADDPS           Z7, Z3, Z23
-	VSUBPS           Z7, Z3, Z3
-	VSUBPS           Z10, Z8, Z7
-	VADDPS           Z10, Z8, Z8
-	VSUBPS           Z9, Z4, Z10
-	VADDPS           Z9, Z4, Z4
-	VADDPS           Z11, Z11, Z9
-	VADDPS           Z18, Z18, Z11
-	VADDPS           Z9, Z10, Z18
-	VSUBPS           Z9, Z10, Z9
-	VSUBPS           Z11, Z4, Z10
-	VADDPS           Z11, Z4, Z4
-	VSUBPS           Z12, Z1, Z11
+	VBROADCASTSS     word_4c400000<>+0(SB), Z28
+	VFMADD231PS.BCST word_3f350400<>+0(SB), Z10, Z28
+	VFMADD231PS.BCST word_3f350400<>+0(SB), Z11, Z28
+	VSUBPS.BCST      word_4c400000<>+0(SB), Z28, Z28
+	VADDPS           Z8, Z8, Z8
+	VADDPS           Z9, Z9, Z9
+	VADDPS           Z8, Z20, Z10
+	VSUBPS           Z8, Z20, Z8
+	VADDPS           Z4, Z4, Z4
+	VADDPS           Z29, Z29, Z11
+	VADDPS           Z4, Z10, Z20
+	VSUBPS           Z4, Z10, Z4
+	VSUBPS           Z11, Z8, Z10
+	VADDPS           Z11, Z8, Z8
+	VSUBPS           Z9, Z3, Z11
+	VADDPS           Z9, Z3, Z3
+	VADDPS           Z18, Z18, Z9
+	VADDPS           Z28, Z28, Z18
+	VADDPS           Z9, Z11, Z28
+	VSUBPS           Z9, Z11, Z9
+	VSUBPS           Z18, Z3, Z11
+	VADDPS           Z18, Z3, Z3
+	VSUBPS           Z12, Z1, Z18
 	VADDPS           Z12, Z1, Z1
 	VADDPS           Z19, Z17, Z12
-	VSUBPS           Z25, Z24, Z28
+	VSUBPS           Z25, Z24, Z29
 	VSUBPS           Z19, Z17, Z17
 	VADDPS           Z25, Z24, Z19
 	VBROADCASTSS     word_4bc00000<>+0(SB), Z24
@@ -12056,637 +11905,560 @@ group:
 	VFMADD231PS.BCST word_3f350400<>+0(SB), Z16, Z27
 	VFMADD231PS.BCST word_3f350400<>+0(SB), Z21, Z27
 	VSUBPS.BCST      word_4bc00000<>+0(SB), Z27, Z27
-	VMOVUPS          5952(SI), Z16
-	VADDPS           Z16, Z22, Z21
-	VMOVUPS          5696(SI), Z29
-	VMOVUPS          Z4, 6144(SI)
-	VMOVUPS          5888(SI), Z4
-	VMOVUPS          Z5, 6208(SI)
-	VSUBPS           Z4, Z29, Z5
-	VSUBPS           Z22, Z16, Z16
-	VADDPS           Z4, Z29, Z4
+	VADDPS           Z22, Z15, Z16
+	VMOVUPS          5696(SI), Z21
+	VMOVUPS          Z3, 5952(SI)
+	VMOVUPS          5888(SI), Z3
+	VMOVUPS          Z0, 6144(SI)
+	VSUBPS           Z3, Z21, Z0
+	VSUBPS           Z22, Z15, Z15
+	VADDPS           Z3, Z21, Z3
+	VBROADCASTSS     word_4bc00000<>+0(SB), Z21
+	VFMADD231PS.BCST word_bf6c8400<>+0(SB), Z3, Z21
+	VFMADD231PS.BCST word_3ec3f000<>+0(SB), Z15, Z21
+	VSUBPS.BCST      word_4bc00000<>+0(SB), Z21, Z21
 	VBROADCASTSS     word_4bc00000<>+0(SB), Z22
-	VFMADD231PS.BCST word_bf6c8400<>+0(SB), Z4, Z22
-	VFMADD231PS.BCST word_3ec3f000<>+0(SB), Z16, Z22
+	VFMADD231PS.BCST word_3f6c8400<>+0(SB), Z15, Z22
+	VFMADD231PS.BCST word_3ec3f000<>+0(SB), Z3, Z22
 	VSUBPS.BCST      word_4bc00000<>+0(SB), Z22, Z22
-	VBROADCASTSS     word_4bc00000<>+0(SB), Z29
-	VFMADD231PS.BCST word_3f6c8400<>+0(SB), Z16, Z29
-	VFMADD231PS.BCST word_3ec3f000<>+0(SB), Z4, Z29
-	VSUBPS.BCST      word_4bc00000<>+0(SB), Z29, Z29
-	VMOVUPS          6528(SI), Z4
-	VADDPS           Z4, Z4, Z4
-	VMOVUPS          6464(SI), Z16
-	VADDPS           Z16, Z16, Z16
+	VMOVUPS          6528(SI), Z3
+	VADDPS           Z3, Z3, Z3
+	VMOVUPS          6464(SI), Z15
+	VADDPS           Z15, Z15, Z15
 	VMOVUPS          Z8, 6464(SI)
-	VADDPS           Z4, Z11, Z8
+	VADDPS           Z3, Z18, Z8
+	VSUBPS           Z3, Z18, Z3
+	VADDPS           Z16, Z12, Z18
 	VMOVUPS          Z2, 6528(SI)
-	VADDPS.BCST      word_4c400000<>+0(SB), Z8, Z2
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z2, Z2
-	VSUBPS           Z4, Z11, Z4
-	VADDPS.BCST      word_4c400000<>+0(SB), Z4, Z8
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z8, Z8
-	VADDPS           Z21, Z12, Z4
-	VADDPS.BCST      word_4c400000<>+0(SB), Z4, Z11
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z11, Z11
-	VSUBPS           Z5, Z28, Z4
-	VMOVUPS          Z9, 5888(SI)
-	VADDPS.BCST      word_4c400000<>+0(SB), Z4, Z9
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z9, Z9
-	VSUBPS           Z21, Z12, Z4
-	VADDPS           Z5, Z28, Z5
-	VBROADCASTSS     word_4c400000<>+0(SB), Z12
-	VFMADD231PS.BCST word_bf350400<>+0(SB), Z5, Z12
-	VFMADD231PS.BCST word_3f350400<>+0(SB), Z4, Z12
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z12, Z12
-	VBROADCASTSS     word_4c400000<>+0(SB), Z21
-	VFMADD231PS.BCST word_3f350400<>+0(SB), Z4, Z21
-	VFMADD231PS.BCST word_3f350400<>+0(SB), Z5, Z21
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z21, Z21
-	VADDPS           Z17, Z17, Z4
-	VADDPS.BCST      word_4c400000<>+0(SB), Z4, Z5
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z5, Z5
-	VADDPS           Z19, Z19, Z4
-	VADDPS.BCST      word_4c400000<>+0(SB), Z4, Z17
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z17, Z17
-	VADDPS           Z5, Z2, Z4
-	VSUBPS           Z5, Z2, Z2
-	VADDPS           Z11, Z11, Z5
-	VADDPS           Z9, Z9, Z9
-	VADDPS           Z5, Z4, Z11
-	VSUBPS           Z5, Z4, Z4
-	VSUBPS           Z9, Z2, Z5
-	VADDPS           Z9, Z2, Z2
-	VSUBPS           Z17, Z8, Z9
-	VADDPS           Z17, Z8, Z8
-	VADDPS           Z12, Z12, Z12
-	VADDPS           Z21, Z21, Z17
-	VADDPS           Z12, Z9, Z19
-	VSUBPS           Z12, Z9, Z9
-	VSUBPS           Z17, Z8, Z12
-	VADDPS           Z17, Z8, Z8
-	VSUBPS           Z16, Z1, Z17
-	VADDPS.BCST      word_4c400000<>+0(SB), Z17, Z21
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z21, Z21
-	VADDPS           Z16, Z1, Z1
-	VADDPS.BCST      word_4c400000<>+0(SB), Z1, Z16
+	VSUBPS           Z0, Z29, Z2
+	VSUBPS           Z16, Z12, Z12
+	VADDPS           Z0, Z29, Z0
+	VBROADCASTSS     word_4c400000<>+0(SB), Z16
+	VFMADD231PS.BCST word_bf350400<>+0(SB), Z0, Z16
+	VFMADD231PS.BCST word_3f350400<>+0(SB), Z12, Z16
 	VSUBPS.BCST      word_4c400000<>+0(SB), Z16, Z16
-	VADDPS           Z22, Z24, Z1
-	VADDPS.BCST      word_4c400000<>+0(SB), Z1, Z17
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z17, Z17
-	VSUBPS           Z29, Z25, Z1
-	VADDPS.BCST      word_4c400000<>+0(SB), Z1, Z28
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z28, Z28
-	VSUBPS           Z22, Z24, Z1
-	VADDPS           Z29, Z25, Z22
+	VBROADCASTSS     word_4c400000<>+0(SB), Z29
+	VFMADD231PS.BCST word_3f350400<>+0(SB), Z12, Z29
+	VFMADD231PS.BCST word_3f350400<>+0(SB), Z0, Z29
+	VSUBPS.BCST      word_4c400000<>+0(SB), Z29, Z29
+	VADDPS           Z17, Z17, Z0
+	VADDPS           Z19, Z19, Z12
+	VADDPS           Z0, Z8, Z17
+	VSUBPS           Z0, Z8, Z0
+	VADDPS           Z18, Z18, Z8
+	VADDPS           Z2, Z2, Z2
+	VADDPS           Z8, Z17, Z18
+	VSUBPS           Z8, Z17, Z8
+	VSUBPS           Z2, Z0, Z17
+	VADDPS           Z2, Z0, Z0
+	VSUBPS           Z12, Z3, Z2
+	VADDPS           Z12, Z3, Z3
+	VADDPS           Z16, Z16, Z12
+	VADDPS           Z29, Z29, Z16
+	VADDPS           Z12, Z2, Z19
+	VSUBPS           Z12, Z2, Z2
+	VSUBPS           Z16, Z3, Z12
+	VADDPS           Z16, Z3, Z3
+	VSUBPS           Z15, Z1, Z16
+	VADDPS           Z15, Z1, Z1
+	VADDPS           Z21, Z24, Z15
+	VSUBPS           Z22, Z25, Z29
+	VSUBPS           Z21, Z24, Z21
+	VADDPS           Z22, Z25, Z22
 	VBROADCASTSS     word_4c400000<>+0(SB), Z24
 	VFMADD231PS.BCST word_bf350400<>+0(SB), Z22, Z24
-	VFMADD231PS.BCST word_3f350400<>+0(SB), Z1, Z24
+	VFMADD231PS.BCST word_3f350400<>+0(SB), Z21, Z24
 	VSUBPS.BCST      word_4c400000<>+0(SB), Z24, Z24
 	VBROADCASTSS     word_4c400000<>+0(SB), Z25
-	VFMADD231PS.BCST word_3f350400<>+0(SB), Z1, Z25
+	VFMADD231PS.BCST word_3f350400<>+0(SB), Z21, Z25
 	VFMADD231PS.BCST word_3f350400<>+0(SB), Z22, Z25
 	VSUBPS.BCST      word_4c400000<>+0(SB), Z25, Z25
-	VADDPS           Z26, Z26, Z1
-	VADDPS.BCST      word_4c400000<>+0(SB), Z1, Z22
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z22, Z22
-	VADDPS           Z27, Z27, Z1
-	VADDPS.BCST      word_4c400000<>+0(SB), Z1, Z26
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z26, Z26
-	VADDPS           Z22, Z21, Z1
+	VADDPS           Z26, Z26, Z21
+	VADDPS           Z27, Z27, Z22
+	VADDPS           Z21, Z16, Z26
+	VSUBPS           Z21, Z16, Z16
+	VADDPS           Z15, Z15, Z15
+	VADDPS           Z29, Z29, Z21
+	VADDPS           Z15, Z26, Z27
+	VSUBPS           Z15, Z26, Z15
+	VSUBPS           Z21, Z16, Z26
+	VADDPS           Z21, Z16, Z16
+	VSUBPS           Z22, Z1, Z21
+	VADDPS           Z22, Z1, Z1
+	VADDPS           Z24, Z24, Z22
+	VADDPS           Z25, Z25, Z24
+	VADDPS           Z22, Z21, Z25
 	VSUBPS           Z22, Z21, Z21
-	VADDPS           Z17, Z17, Z17
-	VADDPS           Z28, Z28, Z22
-	VADDPS           Z17, Z1, Z27
-	VSUBPS           Z17, Z1, Z1
-	VSUBPS           Z22, Z21, Z17
-	VADDPS           Z22, Z21, Z21
-	VSUBPS           Z26, Z16, Z22
-	VADDPS           Z26, Z16, Z16
-	VADDPS           Z24, Z24, Z24
-	VADDPS           Z25, Z25, Z25
-	VADDPS           Z24, Z22, Z26
-	VSUBPS           Z24, Z22, Z22
-	VSUBPS           Z25, Z16, Z24
-	VADDPS           Z25, Z16, Z16
-	VMOVUPS          5632(SI), Z25
-	VMOVUPS          6400(SI), Z28
-	VSUBPS           Z28, Z25, Z29
-	VADDPS           Z28, Z25, Z25
-	VMOVUPS          5440(SI), Z28
-	VMOVUPS          Z16, 6400(SI)
-	VMOVUPS          6336(SI), Z16
-	VMOVUPS          Z8, 5632(SI)
-	VADDPS           Z16, Z28, Z8
-	VMOVUPS          Z21, 5696(SI)
-	VMOVUPS          5376(SI), Z21
-	VMOVUPS          Z2, 5952(SI)
-	VMOVUPS          6272(SI), Z2
-	VMOVUPS          Z22, 6592(SI)
-	VSUBPS           Z2, Z21, Z22
-	VSUBPS           Z16, Z28, Z16
-	VADDPS           Z2, Z21, Z2
+	VSUBPS           Z24, Z1, Z22
+	VADDPS           Z24, Z1, Z1
+	VMOVUPS          5632(SI), Z24
+	VMOVUPS          6400(SI), Z29
+	VMOVUPS          Z1, 5888(SI)
+	VSUBPS           Z29, Z24, Z1
+	VADDPS           Z29, Z24, Z24
+	VMOVUPS          5440(SI), Z29
+	VMOVUPS          Z3, 6400(SI)
+	VMOVUPS          6336(SI), Z3
+	VMOVUPS          Z16, 5632(SI)
+	VADDPS           Z3, Z29, Z16
+	VMOVUPS          Z0, 5696(SI)
+	VMOVUPS          5376(SI), Z0
+	VMOVUPS          Z21, 6208(SI)
+	VMOVUPS          6272(SI), Z21
+	VMOVUPS          Z9, 6592(SI)
+	VSUBPS           Z21, Z0, Z9
+	VSUBPS           Z3, Z29, Z3
+	VADDPS           Z21, Z0, Z0
 	VMOVAPS          Z31, Z21
-	VFMADD231PS.BCST word_be47c800<>+0(SB), Z2, Z21
-	VFMADD231PS.BCST word_3f7b1400<>+0(SB), Z16, Z21
+	VFMADD231PS.BCST word_be47c800<>+0(SB), Z0, Z21
+	VFMADD231PS.BCST word_3f7b1400<>+0(SB), Z3, Z21
 	VSUBPS           Z31, Z21, Z21
-	VMOVAPS          Z31, Z28
-	VFMADD231PS.BCST word_3e47c800<>+0(SB), Z16, Z28
-	VFMADD231PS.BCST word_3f7b1400<>+0(SB), Z2, Z28
-	VSUBPS           Z31, Z28, Z28
-	VMOVUPS          5184(SI), Z2
-	VMOVUPS          6080(SI), Z16
-	VMOVUPS          Z9, 6272(SI)
-	VADDPS           Z16, Z2, Z9
+	VMOVAPS          Z31, Z29
+	VFMADD231PS.BCST word_3e47c800<>+0(SB), Z3, Z29
+	VFMADD231PS.BCST word_3f7b1400<>+0(SB), Z0, Z29
+	VSUBPS           Z31, Z29, Z29
+	VMOVUPS          5184(SI), Z0
+	VMOVUPS          6080(SI), Z3
+	VMOVUPS          Z2, 6272(SI)
+	VADDPS           Z3, Z0, Z2
 	VMOVUPS          Z6, 5376(SI)
 	VMOVUPS          5120(SI), Z6
-	VMOVUPS          Z1, 6336(SI)
-	VMOVUPS          6016(SI), Z1
-	VMOVUPS          Z3, 5440(SI)
-	VSUBPS           Z1, Z6, Z3
-	VSUBPS           Z16, Z2, Z2
-	VADDPS           Z1, Z6, Z1
+	VMOVUPS          Z15, 6336(SI)
+	VMOVUPS          6016(SI), Z15
+	VMOVUPS          Z4, 5440(SI)
+	VSUBPS           Z15, Z6, Z4
+	VSUBPS           Z3, Z0, Z0
+	VADDPS           Z15, Z6, Z3
 	VMOVAPS          Z31, Z6
-	VFMADD231PS.BCST word_bec3f000<>+0(SB), Z1, Z6
-	VFMADD231PS.BCST word_3f6c8400<>+0(SB), Z2, Z6
+	VFMADD231PS.BCST word_bec3f000<>+0(SB), Z3, Z6
+	VFMADD231PS.BCST word_3f6c8400<>+0(SB), Z0, Z6
 	VSUBPS           Z31, Z6, Z6
-	VMOVAPS          Z31, Z16
-	VFMADD231PS.BCST word_3ec3f000<>+0(SB), Z2, Z16
-	VFMADD231PS.BCST word_3f6c8400<>+0(SB), Z1, Z16
-	VSUBPS           Z31, Z16, Z16
-	VMOVUPS          4928(SI), Z1
-	VMOVUPS          5824(SI), Z2
-	VMOVUPS          Z4, 6016(SI)
-	VADDPS           Z2, Z1, Z4
-	VMOVUPS          Z0, 5120(SI)
-	VMOVUPS          4864(SI), Z0
-	VMOVUPS          Z24, 6080(SI)
-	VMOVUPS          5760(SI), Z24
-	VMOVUPS          Z10, 5184(SI)
-	VSUBPS           Z24, Z0, Z10
-	VSUBPS           Z2, Z1, Z1
-	VADDPS           Z24, Z0, Z0
-	VMOVAPS          Z31, Z2
-	VFMADD231PS.BCST word_bf0e3a00<>+0(SB), Z0, Z2
-	VFMADD231PS.BCST word_3f54dc00<>+0(SB), Z1, Z2
-	VSUBPS           Z31, Z2, Z2
-	VMOVAPS          Z31, Z24
-	VFMADD231PS.BCST word_3f0e3a00<>+0(SB), Z1, Z24
-	VFMADD231PS.BCST word_3f54dc00<>+0(SB), Z0, Z24
-	VSUBPS           Z31, Z24, Z24
+	VMOVAPS          Z31, Z15
+	VFMADD231PS.BCST word_3ec3f000<>+0(SB), Z0, Z15
+	VFMADD231PS.BCST word_3f6c8400<>+0(SB), Z3, Z15
+	VSUBPS           Z31, Z15, Z15
+	VMOVUPS          4928(SI), Z0
+	VMOVUPS          5824(SI), Z3
+	VMOVUPS          Z8, 6016(SI)
+	VADDPS           Z3, Z0, Z8
+	VMOVUPS          Z5, 5120(SI)
+	VMOVUPS          4864(SI), Z5
+	VMOVUPS          Z22, 6080(SI)
+	VMOVUPS          5760(SI), Z22
+	VMOVUPS          Z11, 5184(SI)
+	VSUBPS           Z22, Z5, Z11
+	VSUBPS           Z3, Z0, Z0
+	VADDPS           Z22, Z5, Z3
+	VMOVAPS          Z31, Z5
+	VFMADD231PS.BCST word_bf0e3a00<>+0(SB), Z3, Z5
+	VFMADD231PS.BCST word_3f54dc00<>+0(SB), Z0, Z5
+	VSUBPS           Z31, Z5, Z5
+	VMOVAPS          Z31, Z22
+	VFMADD231PS.BCST word_3f0e3a00<>+0(SB), Z0, Z22
+	VFMADD231PS.BCST word_3f54dc00<>+0(SB), Z3, Z22
+	VSUBPS           Z31, Z22, Z22
 	VMOVUPS          4672(SI), Z0
-	VMOVUPS          5568(SI), Z1
+	VMOVUPS          5568(SI), Z3
 	VMOVUPS          Z12, 5760(SI)
-	VADDPS           Z1, Z0, Z12
-	VMOVUPS          Z14, 4864(SI)
-	VMOVUPS          4608(SI), Z14
-	VMOVUPS          Z17, 5824(SI)
-	VMOVUPS          5504(SI), Z17
-	VMOVUPS          Z7, 4928(SI)
-	VSUBPS           Z17, Z14, Z7
-	VSUBPS           Z1, Z0, Z0
-	VADDPS           Z17, Z14, Z1
-	VMOVAPS          Z31, Z14
-	VFMADD231PS.BCST word_bf350400<>+0(SB), Z1, Z14
-	VFMADD231PS.BCST word_3f350400<>+0(SB), Z0, Z14
-	VSUBPS           Z31, Z14, Z14
-	VMOVAPS          Z31, Z17
-	VFMADD231PS.BCST word_3f350400<>+0(SB), Z0, Z17
-	VFMADD231PS.BCST word_3f350400<>+0(SB), Z1, Z17
-	VSUBPS           Z31, Z17, Z17
-	VMOVUPS          4416(SI), Z0
-	VMOVUPS          5312(SI), Z1
-	VMOVUPS          Z5, 5504(SI)
-	VADDPS           Z1, Z0, Z5
-	VMOVUPS          Z13, 4608(SI)
-	VMOVUPS          4352(SI), Z13
-	VMOVUPS          Z26, 5568(SI)
-	VMOVUPS          5248(SI), Z26
-	VMOVUPS          Z18, 4672(SI)
-	VSUBPS           Z26, Z13, Z18
-	VSUBPS           Z1, Z0, Z0
-	VADDPS           Z26, Z13, Z1
+	VADDPS           Z3, Z0, Z12
+	VMOVUPS          Z13, 4864(SI)
+	VMOVUPS          4608(SI), Z13
+	VMOVUPS          Z26, 5824(SI)
+	VMOVUPS          5504(SI), Z26
+	VMOVUPS          Z10, 4928(SI)
+	VSUBPS           Z26, Z13, Z10
+	VSUBPS           Z3, Z0, Z0
+	VADDPS           Z26, Z13, Z3
 	VMOVAPS          Z31, Z13
-	VFMADD231PS.BCST word_bf54dc00<>+0(SB), Z1, Z13
-	VFMADD231PS.BCST word_3f0e3a00<>+0(SB), Z0, Z13
+	VFMADD231PS.BCST word_bf350400<>+0(SB), Z3, Z13
+	VFMADD231PS.BCST word_3f350400<>+0(SB), Z0, Z13
 	VSUBPS           Z31, Z13, Z13
 	VMOVAPS          Z31, Z26
-	VFMADD231PS.BCST word_3f54dc00<>+0(SB), Z0, Z26
-	VFMADD231PS.BCST word_3f0e3a00<>+0(SB), Z1, Z26
+	VFMADD231PS.BCST word_3f350400<>+0(SB), Z0, Z26
+	VFMADD231PS.BCST word_3f350400<>+0(SB), Z3, Z26
 	VSUBPS           Z31, Z26, Z26
+	VMOVUPS          4416(SI), Z0
+	VMOVUPS          5312(SI), Z3
+	VMOVUPS          Z17, 5504(SI)
+	VADDPS           Z3, Z0, Z17
+	VMOVUPS          Z7, 4608(SI)
+	VMOVUPS          4352(SI), Z7
+	VMOVUPS          Z25, 5568(SI)
+	VMOVUPS          5248(SI), Z25
+	VMOVUPS          Z28, 4672(SI)
+	VSUBPS           Z25, Z7, Z28
+	VSUBPS           Z3, Z0, Z0
+	VADDPS           Z25, Z7, Z3
+	VMOVAPS          Z31, Z7
+	VFMADD231PS.BCST word_bf54dc00<>+0(SB), Z3, Z7
+	VFMADD231PS.BCST word_3f0e3a00<>+0(SB), Z0, Z7
+	VSUBPS           Z31, Z7, Z7
+	VMOVAPS          Z31, Z25
+	VFMADD231PS.BCST word_3f54dc00<>+0(SB), Z0, Z25
+	VFMADD231PS.BCST word_3f0e3a00<>+0(SB), Z3, Z25
+	VSUBPS           Z31, Z25, Z25
 	VMOVUPS          4160(SI), Z0
-	VMOVUPS          5056(SI), Z1
+	VMOVUPS          5056(SI), Z3
 	VMOVUPS          Z19, 5248(SI)
-	VADDPS           Z1, Z0, Z19
-	VMOVUPS          Z20, 4352(SI)
-	VMOVUPS          4096(SI), Z20
+	VADDPS           Z3, Z0, Z19
+	VMOVUPS          Z23, 4352(SI)
+	VMOVUPS          4096(SI), Z23
 	VMOVUPS          Z27, 5312(SI)
 	VMOVUPS          4992(SI), Z27
-	VMOVUPS          Z23, 4416(SI)
-	VSUBPS           Z27, Z20, Z23
-	VSUBPS           Z1, Z0, Z0
-	VADDPS           Z27, Z20, Z1
-	VMOVAPS          Z31, Z20
-	VFMADD231PS.BCST word_bf6c8400<>+0(SB), Z1, Z20
-	VFMADD231PS.BCST word_3ec3f000<>+0(SB), Z0, Z20
-	VSUBPS           Z31, Z20, Z20
+	VMOVUPS          Z20, 4416(SI)
+	VSUBPS           Z27, Z23, Z20
+	VSUBPS           Z3, Z0, Z0
+	VADDPS           Z27, Z23, Z3
+	VMOVAPS          Z31, Z23
+	VFMADD231PS.BCST word_bf6c8400<>+0(SB), Z3, Z23
+	VFMADD231PS.BCST word_3ec3f000<>+0(SB), Z0, Z23
+	VSUBPS           Z31, Z23, Z23
 	VMOVAPS          Z31, Z27
 	VFMADD231PS.BCST word_3f6c8400<>+0(SB), Z0, Z27
-	VFMADD231PS.BCST word_3ec3f000<>+0(SB), Z1, Z27
+	VFMADD231PS.BCST word_3ec3f000<>+0(SB), Z3, Z27
 	VSUBPS           Z31, Z27, Z27
 	VMOVUPS          4288(SI), Z0
-	VMOVUPS          4800(SI), Z1
-	VMOVUPS          Z11, 4992(SI)
-	VADDPS           Z1, Z0, Z11
-	VMOVUPS          Z15, 4096(SI)
-	VMOVUPS          4224(SI), Z15
-	VMOVUPS          Z17, 5056(SI)
-	VMOVUPS          4736(SI), Z17
-	VMOVUPS          Z14, 4160(SI)
-	VSUBPS           Z17, Z15, Z14
-	VSUBPS           Z1, Z0, Z0
-	VADDPS           Z17, Z15, Z1
-	VMOVAPS          Z31, Z15
-	VFMADD231PS.BCST word_bf7b1400<>+0(SB), Z1, Z15
-	VFMADD231PS.BCST word_3e47c800<>+0(SB), Z0, Z15
-	VSUBPS           Z31, Z15, Z15
-	VMOVAPS          Z31, Z17
-	VFMADD231PS.BCST word_3f7b1400<>+0(SB), Z0, Z17
-	VFMADD231PS.BCST word_3e47c800<>+0(SB), Z1, Z17
-	VSUBPS           Z31, Z17, Z17
+	VMOVUPS          4800(SI), Z3
+	VMOVUPS          Z18, 4992(SI)
+	VADDPS           Z3, Z0, Z18
+	VMOVUPS          Z14, 4096(SI)
+	VMOVUPS          4224(SI), Z14
+	VMOVUPS          Z26, 5056(SI)
+	VMOVUPS          4736(SI), Z26
+	VMOVUPS          Z13, 4160(SI)
+	VSUBPS           Z26, Z14, Z13
+	VSUBPS           Z3, Z0, Z0
+	VADDPS           Z26, Z14, Z3
+	VMOVAPS          Z31, Z14
+	VFMADD231PS.BCST word_bf7b1400<>+0(SB), Z3, Z14
+	VFMADD231PS.BCST word_3e47c800<>+0(SB), Z0, Z14
+	VSUBPS           Z31, Z14, Z14
+	VMOVAPS          Z31, Z26
+	VFMADD231PS.BCST word_3f7b1400<>+0(SB), Z0, Z26
+	VFMADD231PS.BCST word_3e47c800<>+0(SB), Z3, Z26
+	VSUBPS           Z31, Z26, Z26
 	VMOVUPS          4544(SI), Z0
 	VADDPS           Z0, Z0, Z0
-	VMOVUPS          4480(SI), Z1
-	VADDPS           Z1, Z1, Z1
-	VMOVUPS          Z24, 4480(SI)
-	VADDPS           Z0, Z29, Z24
-	VSUBPS           Z0, Z29, Z0
-	VADDPS           Z11, Z8, Z29
-	VMOVUPS          Z26, 4544(SI)
-	VSUBPS           Z14, Z22, Z26
-	VSUBPS           Z11, Z8, Z8
-	VADDPS           Z14, Z22, Z11
-	VBROADCASTSS     word_4bc00000<>+0(SB), Z14
-	VFMADD231PS.BCST word_bec3f000<>+0(SB), Z11, Z14
-	VFMADD231PS.BCST word_3f6c8400<>+0(SB), Z8, Z14
-	VSUBPS.BCST      word_4bc00000<>+0(SB), Z14, Z14
-	VBROADCASTSS     word_4bc00000<>+0(SB), Z22
-	VFMADD231PS.BCST word_3ec3f000<>+0(SB), Z8, Z22
-	VFMADD231PS.BCST word_3f6c8400<>+0(SB), Z11, Z22
-	VSUBPS.BCST      word_4bc00000<>+0(SB), Z22, Z22
-	VADDPS           Z19, Z9, Z8
-	VSUBPS           Z23, Z3, Z11
-	VSUBPS           Z19, Z9, Z9
-	VADDPS           Z23, Z3, Z3
-	VBROADCASTSS     word_4bc00000<>+0(SB), Z19
-	VFMADD231PS.BCST word_bf350400<>+0(SB), Z3, Z19
-	VFMADD231PS.BCST word_3f350400<>+0(SB), Z9, Z19
-	VSUBPS.BCST      word_4bc00000<>+0(SB), Z19, Z19
-	VBROADCASTSS     word_4bc00000<>+0(SB), Z23
-	VFMADD231PS.BCST word_3f350400<>+0(SB), Z9, Z23
-	VFMADD231PS.BCST word_3f350400<>+0(SB), Z3, Z23
-	VSUBPS.BCST      word_4bc00000<>+0(SB), Z23, Z23
-	VADDPS           Z5, Z4, Z3
-	VSUBPS           Z18, Z10, Z9
-	VSUBPS           Z5, Z4, Z4
-	VADDPS           Z18, Z10, Z5
-	VBROADCASTSS     word_4bc00000<>+0(SB), Z10
-	VFMADD231PS.BCST word_bf6c8400<>+0(SB), Z5, Z10
-	VFMADD231PS.BCST word_3ec3f000<>+0(SB), Z4, Z10
-	VSUBPS.BCST      word_4bc00000<>+0(SB), Z10, Z10
+	VMOVUPS          4480(SI), Z3
+	VADDPS           Z3, Z3, Z3
+	VMOVUPS          Z22, 4480(SI)
+	VADDPS           Z0, Z1, Z22
+	VSUBPS           Z0, Z1, Z0
+	VADDPS           Z18, Z16, Z1
+	VMOVUPS          Z25, 4544(SI)
+	VSUBPS           Z13, Z9, Z25
+	VSUBPS           Z18, Z16, Z16
+	VADDPS           Z13, Z9, Z9
+	VBROADCASTSS     word_4bc00000<>+0(SB), Z13
+	VFMADD231PS.BCST word_bec3f000<>+0(SB), Z9, Z13
+	VFMADD231PS.BCST word_3f6c8400<>+0(SB), Z16, Z13
+	VSUBPS.BCST      word_4bc00000<>+0(SB), Z13, Z13
 	VBROADCASTSS     word_4bc00000<>+0(SB), Z18
-	VFMADD231PS.BCST word_3f6c8400<>+0(SB), Z4, Z18
-	VFMADD231PS.BCST word_3ec3f000<>+0(SB), Z5, Z18
+	VFMADD231PS.BCST word_3ec3f000<>+0(SB), Z16, Z18
+	VFMADD231PS.BCST word_3f6c8400<>+0(SB), Z9, Z18
 	VSUBPS.BCST      word_4bc00000<>+0(SB), Z18, Z18
-	VADDPS           Z12, Z12, Z4
-	VADDPS           Z7, Z7, Z5
-	VADDPS           Z4, Z24, Z7
-	VADDPS.BCST      word_4c400000<>+0(SB), Z7, Z12
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z12, Z12
-	VSUBPS           Z4, Z24, Z4
-	VADDPS.BCST      word_4c400000<>+0(SB), Z4, Z7
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z7, Z7
-	VADDPS           Z3, Z29, Z4
-	VADDPS.BCST      word_4c400000<>+0(SB), Z4, Z24
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z24, Z24
-	VSUBPS           Z9, Z26, Z4
-	VMOVUPS          Z2, 4736(SI)
-	VADDPS.BCST      word_4c400000<>+0(SB), Z4, Z2
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z2, Z2
-	VSUBPS           Z3, Z29, Z3
-	VADDPS           Z9, Z26, Z4
-	VBROADCASTSS     word_4c400000<>+0(SB), Z9
-	VFMADD231PS.BCST word_bf350400<>+0(SB), Z4, Z9
-	VFMADD231PS.BCST word_3f350400<>+0(SB), Z3, Z9
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z9, Z9
-	VBROADCASTSS     word_4c400000<>+0(SB), Z26
-	VFMADD231PS.BCST word_3f350400<>+0(SB), Z3, Z26
-	VFMADD231PS.BCST word_3f350400<>+0(SB), Z4, Z26
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z26, Z26
-	VADDPS           Z8, Z8, Z3
-	VADDPS.BCST      word_4c400000<>+0(SB), Z3, Z4
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z4, Z4
-	VADDPS           Z11, Z11, Z3
-	VADDPS.BCST      word_4c400000<>+0(SB), Z3, Z8
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z8, Z8
-	VADDPS           Z4, Z12, Z3
-	VSUBPS           Z4, Z12, Z4
-	VADDPS           Z24, Z24, Z11
-	VADDPS           Z2, Z2, Z2
-	VADDPS           Z11, Z3, Z12
-	VSUBPS           Z11, Z3, Z3
-	VSUBPS           Z2, Z4, Z11
-	VADDPS           Z2, Z4, Z2
-	VSUBPS           Z8, Z7, Z4
-	VADDPS           Z8, Z7, Z7
-	VADDPS           Z9, Z9, Z8
-	VADDPS           Z26, Z26, Z9
-	VADDPS           Z8, Z4, Z24
-	VSUBPS           Z8, Z4, Z4
-	VSUBPS           Z9, Z7, Z8
-	VADDPS           Z9, Z7, Z7
-	VSUBPS           Z5, Z0, Z9
-	VADDPS.BCST      word_4c400000<>+0(SB), Z9, Z26
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z26, Z26
-	VADDPS           Z5, Z0, Z0
-	VADDPS.BCST      word_4c400000<>+0(SB), Z0, Z5
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z5, Z5
-	VADDPS           Z10, Z14, Z0
-	VADDPS.BCST      word_4c400000<>+0(SB), Z0, Z9
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z9, Z9
-	VSUBPS           Z18, Z22, Z0
-	VADDPS.BCST      word_4c400000<>+0(SB), Z0, Z29
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z29, Z29
-	VSUBPS           Z10, Z14, Z0
-	VADDPS           Z18, Z22, Z10
-	VBROADCASTSS     word_4c400000<>+0(SB), Z14
-	VFMADD231PS.BCST word_bf350400<>+0(SB), Z10, Z14
-	VFMADD231PS.BCST word_3f350400<>+0(SB), Z0, Z14
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z14, Z14
-	VBROADCASTSS     word_4c400000<>+0(SB), Z18
-	VFMADD231PS.BCST word_3f350400<>+0(SB), Z0, Z18
-	VFMADD231PS.BCST word_3f350400<>+0(SB), Z10, Z18
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z18, Z18
-	VADDPS           Z19, Z19, Z0
-	VADDPS.BCST      word_4c400000<>+0(SB), Z0, Z10
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z10, Z10
-	VADDPS           Z23, Z23, Z0
-	VADDPS.BCST      word_4c400000<>+0(SB), Z0, Z19
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z19, Z19
-	VADDPS           Z10, Z26, Z0
-	VSUBPS           Z10, Z26, Z10
-	VADDPS           Z9, Z9, Z9
-	VADDPS           Z29, Z29, Z22
-	VADDPS           Z9, Z0, Z23
-	VSUBPS           Z9, Z0, Z0
-	VSUBPS           Z22, Z10, Z9
-	VADDPS           Z22, Z10, Z10
-	VSUBPS           Z19, Z5, Z22
-	VADDPS           Z19, Z5, Z5
-	VADDPS           Z14, Z14, Z14
-	VADDPS           Z18, Z18, Z18
-	VADDPS           Z14, Z22, Z19
-	VSUBPS           Z14, Z22, Z14
-	VSUBPS           Z18, Z5, Z22
-	VADDPS           Z18, Z5, Z5
-	VSUBPS           Z1, Z25, Z18
-	VADDPS           Z1, Z25, Z1
-	VADDPS           Z15, Z21, Z25
-	VSUBPS           Z17, Z28, Z26
-	VSUBPS           Z15, Z21, Z15
-	VADDPS           Z17, Z28, Z17
-	VBROADCASTSS     word_4bc00000<>+0(SB), Z21
-	VFMADD231PS.BCST word_bec3f000<>+0(SB), Z17, Z21
-	VFMADD231PS.BCST word_3f6c8400<>+0(SB), Z15, Z21
-	VSUBPS.BCST      word_4bc00000<>+0(SB), Z21, Z21
-	VBROADCASTSS     word_4bc00000<>+0(SB), Z28
-	VFMADD231PS.BCST word_3ec3f000<>+0(SB), Z15, Z28
-	VFMADD231PS.BCST word_3f6c8400<>+0(SB), Z17, Z28
-	VSUBPS.BCST      word_4bc00000<>+0(SB), Z28, Z28
-	VADDPS           Z20, Z6, Z15
-	VSUBPS           Z27, Z16, Z17
-	VSUBPS           Z20, Z6, Z6
-	VADDPS           Z27, Z16, Z16
+	VADDPS           Z19, Z2, Z9
+	VSUBPS           Z20, Z4, Z16
+	VSUBPS           Z19, Z2, Z2
+	VADDPS           Z20, Z4, Z4
+	VBROADCASTSS     word_4bc00000<>+0(SB), Z19
+	VFMADD231PS.BCST word_bf350400<>+0(SB), Z4, Z19
+	VFMADD231PS.BCST word_3f350400<>+0(SB), Z2, Z19
+	VSUBPS.BCST      word_4bc00000<>+0(SB), Z19, Z19
 	VBROADCASTSS     word_4bc00000<>+0(SB), Z20
-	VFMADD231PS.BCST word_bf350400<>+0(SB), Z16, Z20
-	VFMADD231PS.BCST word_3f350400<>+0(SB), Z6, Z20
+	VFMADD231PS.BCST word_3f350400<>+0(SB), Z2, Z20
+	VFMADD231PS.BCST word_3f350400<>+0(SB), Z4, Z20
 	VSUBPS.BCST      word_4bc00000<>+0(SB), Z20, Z20
+	VADDPS           Z17, Z8, Z2
+	VSUBPS           Z28, Z11, Z4
+	VSUBPS           Z17, Z8, Z8
+	VADDPS           Z28, Z11, Z11
+	VBROADCASTSS     word_4bc00000<>+0(SB), Z17
+	VFMADD231PS.BCST word_bf6c8400<>+0(SB), Z11, Z17
+	VFMADD231PS.BCST word_3ec3f000<>+0(SB), Z8, Z17
+	VSUBPS.BCST      word_4bc00000<>+0(SB), Z17, Z17
+	VBROADCASTSS     word_4bc00000<>+0(SB), Z28
+	VFMADD231PS.BCST word_3f6c8400<>+0(SB), Z8, Z28
+	VFMADD231PS.BCST word_3ec3f000<>+0(SB), Z11, Z28
+	VSUBPS.BCST      word_4bc00000<>+0(SB), Z28, Z28
+	VADDPS           Z12, Z12, Z8
+	VADDPS           Z10, Z10, Z10
+	VADDPS           Z8, Z22, Z11
+	VSUBPS           Z8, Z22, Z8
+	VADDPS           Z2, Z1, Z12
+	VSUBPS           Z4, Z25, Z22
+	VSUBPS           Z2, Z1, Z1
+	VADDPS           Z4, Z25, Z2
+	VBROADCASTSS     word_4c400000<>+0(SB), Z4
+	VFMADD231PS.BCST word_bf350400<>+0(SB), Z2, Z4
+	VFMADD231PS.BCST word_3f350400<>+0(SB), Z1, Z4
+	VSUBPS.BCST      word_4c400000<>+0(SB), Z4, Z4
+	VBROADCASTSS     word_4c400000<>+0(SB), Z25
+	VFMADD231PS.BCST word_3f350400<>+0(SB), Z1, Z25
+	VFMADD231PS.BCST word_3f350400<>+0(SB), Z2, Z25
+	VSUBPS.BCST      word_4c400000<>+0(SB), Z25, Z25
+	VADDPS           Z9, Z9, Z1
+	VADDPS           Z16, Z16, Z2
+	VADDPS           Z1, Z11, Z9
+	VSUBPS           Z1, Z11, Z1
+	VADDPS           Z12, Z12, Z11
+	VADDPS           Z22, Z22, Z12
+	VADDPS           Z11, Z9, Z16
+	VSUBPS           Z11, Z9, Z9
+	VSUBPS           Z12, Z1, Z11
+	VADDPS           Z12, Z1, Z1
+	VSUBPS           Z2, Z8, Z12
+	VADDPS           Z2, Z8, Z2
+	VADDPS           Z4, Z4, Z4
+	VADDPS           Z25, Z25, Z8
+	VADDPS           Z4, Z12, Z22
+	VSUBPS           Z4, Z12, Z4
+	VSUBPS           Z8, Z2, Z12
+	VADDPS           Z8, Z2, Z2
+	VSUBPS           Z10, Z0, Z8
+	VADDPS           Z10, Z0, Z0
+	VADDPS           Z17, Z13, Z10
+	VSUBPS           Z28, Z18, Z25
+	VSUBPS           Z17, Z13, Z13
+	VADDPS           Z28, Z18, Z17
+	VBROADCASTSS     word_4c400000<>+0(SB), Z18
+	VFMADD231PS.BCST word_bf350400<>+0(SB), Z17, Z18
+	VFMADD231PS.BCST word_3f350400<>+0(SB), Z13, Z18
+	VSUBPS.BCST      word_4c400000<>+0(SB), Z18, Z18
+	VBROADCASTSS     word_4c400000<>+0(SB), Z28
+	VFMADD231PS.BCST word_3f350400<>+0(SB), Z13, Z28
+	VFMADD231PS.BCST word_3f350400<>+0(SB), Z17, Z28
+	VSUBPS.BCST      word_4c400000<>+0(SB), Z28, Z28
+	VADDPS           Z19, Z19, Z13
+	VADDPS           Z20, Z20, Z17
+	VADDPS           Z13, Z8, Z19
+	VSUBPS           Z13, Z8, Z8
+	VADDPS           Z10, Z10, Z10
+	VADDPS           Z25, Z25, Z13
+	VADDPS           Z10, Z19, Z20
+	VSUBPS           Z10, Z19, Z10
+	VSUBPS           Z13, Z8, Z19
+	VADDPS           Z13, Z8, Z8
+	VSUBPS           Z17, Z0, Z13
+	VADDPS           Z17, Z0, Z0
+	VADDPS           Z18, Z18, Z17
+	VADDPS           Z28, Z28, Z18
+	VADDPS           Z17, Z13, Z25
+	VSUBPS           Z17, Z13, Z13
+	VSUBPS           Z18, Z0, Z17
+	VADDPS           Z18, Z0, Z0
+	VSUBPS           Z3, Z24, Z18
+	VADDPS           Z3, Z24, Z3
+	VADDPS           Z14, Z21, Z24
+	VSUBPS           Z26, Z29, Z28
+	VSUBPS           Z14, Z21, Z14
+	VADDPS           Z26, Z29, Z21
+	VBROADCASTSS     word_4bc00000<>+0(SB), Z26
+	VFMADD231PS.BCST word_bec3f000<>+0(SB), Z21, Z26
+	VFMADD231PS.BCST word_3f6c8400<>+0(SB), Z14, Z26
+	VSUBPS.BCST      word_4bc00000<>+0(SB), Z26, Z26
+	VBROADCASTSS     word_4bc00000<>+0(SB), Z29
+	VFMADD231PS.BCST word_3ec3f000<>+0(SB), Z14, Z29
+	VFMADD231PS.BCST word_3f6c8400<>+0(SB), Z21, Z29
+	VSUBPS.BCST      word_4bc00000<>+0(SB), Z29, Z29
+	VADDPS           Z23, Z6, Z14
+	VSUBPS           Z27, Z15, Z21
+	VSUBPS           Z23, Z6, Z6
+	VADDPS           Z27, Z15, Z15
+	VBROADCASTSS     word_4bc00000<>+0(SB), Z23
+	VFMADD231PS.BCST word_bf350400<>+0(SB), Z15, Z23
+	VFMADD231PS.BCST word_3f350400<>+0(SB), Z6, Z23
+	VSUBPS.BCST      word_4bc00000<>+0(SB), Z23, Z23
 	VBROADCASTSS     word_4bc00000<>+0(SB), Z27
 	VFMADD231PS.BCST word_3f350400<>+0(SB), Z6, Z27
-	VFMADD231PS.BCST word_3f350400<>+0(SB), Z16, Z27
+	VFMADD231PS.BCST word_3f350400<>+0(SB), Z15, Z27
 	VSUBPS.BCST      word_4bc00000<>+0(SB), Z27, Z27
-	VMOVUPS          4736(SI), Z6
-	VADDPS           Z6, Z13, Z16
-	VMOVUPS          4480(SI), Z29
-	VMOVUPS          Z5, 4224(SI)
-	VMOVUPS          4544(SI), Z5
-	VMOVUPS          Z7, 4800(SI)
-	VSUBPS           Z5, Z29, Z7
-	VSUBPS           Z13, Z6, Z6
-	VADDPS           Z5, Z29, Z5
-	VBROADCASTSS     word_4bc00000<>+0(SB), Z13
-	VFMADD231PS.BCST word_bf6c8400<>+0(SB), Z5, Z13
-	VFMADD231PS.BCST word_3ec3f000<>+0(SB), Z6, Z13
-	VSUBPS.BCST      word_4bc00000<>+0(SB), Z13, Z13
-	VBROADCASTSS     word_4bc00000<>+0(SB), Z29
-	VFMADD231PS.BCST word_3f6c8400<>+0(SB), Z6, Z29
-	VFMADD231PS.BCST word_3ec3f000<>+0(SB), Z5, Z29
-	VSUBPS.BCST      word_4bc00000<>+0(SB), Z29, Z29
-	VMOVUPS          4160(SI), Z5
-	VADDPS           Z5, Z5, Z5
-	VMOVUPS          5056(SI), Z6
-	VADDPS           Z6, Z6, Z6
-	VMOVUPS          Z10, 5056(SI)
-	VADDPS           Z5, Z18, Z10
-	VMOVUPS          Z2, 4160(SI)
-	VADDPS.BCST      word_4c400000<>+0(SB), Z10, Z2
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z2, Z2
-	VSUBPS           Z5, Z18, Z5
-	VADDPS.BCST      word_4c400000<>+0(SB), Z5, Z10
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z10, Z10
-	VADDPS           Z16, Z25, Z5
-	VADDPS.BCST      word_4c400000<>+0(SB), Z5, Z18
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z18, Z18
-	VSUBPS           Z7, Z26, Z5
-	VMOVUPS          Z14, 4544(SI)
-	VADDPS.BCST      word_4c400000<>+0(SB), Z5, Z14
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z14, Z14
-	VSUBPS           Z16, Z25, Z5
-	VADDPS           Z7, Z26, Z7
-	VBROADCASTSS     word_4c400000<>+0(SB), Z16
-	VFMADD231PS.BCST word_bf350400<>+0(SB), Z7, Z16
-	VFMADD231PS.BCST word_3f350400<>+0(SB), Z5, Z16
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z16, Z16
-	VBROADCASTSS     word_4c400000<>+0(SB), Z25
-	VFMADD231PS.BCST word_3f350400<>+0(SB), Z5, Z25
-	VFMADD231PS.BCST word_3f350400<>+0(SB), Z7, Z25
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z25, Z25
-	VADDPS           Z15, Z15, Z5
-	VADDPS.BCST      word_4c400000<>+0(SB), Z5, Z7
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z7, Z7
-	VADDPS           Z17, Z17, Z5
-	VADDPS.BCST      word_4c400000<>+0(SB), Z5, Z15
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z15, Z15
-	VADDPS           Z7, Z2, Z5
-	VSUBPS           Z7, Z2, Z2
-	VADDPS           Z18, Z18, Z7
-	VADDPS           Z14, Z14, Z14
-	VADDPS           Z7, Z5, Z17
+	VADDPS           Z7, Z5, Z6
+	VMOVUPS          4480(SI), Z15
+	VMOVUPS          Z0, 4736(SI)
+	VMOVUPS          4544(SI), Z0
+	VMOVUPS          Z2, 4224(SI)
+	VSUBPS           Z0, Z15, Z2
 	VSUBPS           Z7, Z5, Z5
-	VSUBPS           Z14, Z2, Z7
-	VADDPS           Z14, Z2, Z2
-	VSUBPS           Z15, Z10, Z14
-	VADDPS           Z15, Z10, Z10
-	VADDPS           Z16, Z16, Z15
-	VADDPS           Z25, Z25, Z16
-	VADDPS           Z15, Z14, Z18
-	VSUBPS           Z15, Z14, Z14
-	VSUBPS           Z16, Z10, Z15
-	VADDPS           Z16, Z10, Z10
-	VSUBPS           Z6, Z1, Z16
-	VADDPS.BCST      word_4c400000<>+0(SB), Z16, Z25
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z25, Z25
-	VADDPS           Z6, Z1, Z1
-	VADDPS.BCST      word_4c400000<>+0(SB), Z1, Z6
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z6, Z6
-	VADDPS           Z13, Z21, Z1
-	VADDPS.BCST      word_4c400000<>+0(SB), Z1, Z16
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z16, Z16
-	VSUBPS           Z29, Z28, Z1
-	VADDPS.BCST      word_4c400000<>+0(SB), Z1, Z26
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z26, Z26
-	VSUBPS           Z13, Z21, Z1
-	VADDPS           Z29, Z28, Z13
-	VBROADCASTSS     word_4c400000<>+0(SB), Z21
-	VFMADD231PS.BCST word_bf350400<>+0(SB), Z13, Z21
-	VFMADD231PS.BCST word_3f350400<>+0(SB), Z1, Z21
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z21, Z21
+	VADDPS           Z0, Z15, Z0
+	VBROADCASTSS     word_4bc00000<>+0(SB), Z7
+	VFMADD231PS.BCST word_bf6c8400<>+0(SB), Z0, Z7
+	VFMADD231PS.BCST word_3ec3f000<>+0(SB), Z5, Z7
+	VSUBPS.BCST      word_4bc00000<>+0(SB), Z7, Z7
+	VBROADCASTSS     word_4bc00000<>+0(SB), Z15
+	VFMADD231PS.BCST word_3f6c8400<>+0(SB), Z5, Z15
+	VFMADD231PS.BCST word_3ec3f000<>+0(SB), Z0, Z15
+	VSUBPS.BCST      word_4bc00000<>+0(SB), Z15, Z15
+	VMOVUPS          4160(SI), Z0
+	VADDPS           Z0, Z0, Z0
+	VMOVUPS          5056(SI), Z5
+	VADDPS           Z5, Z5, Z5
+	VMOVUPS          Z8, 5056(SI)
+	VADDPS           Z0, Z18, Z8
+	VSUBPS           Z0, Z18, Z0
+	VADDPS           Z6, Z24, Z18
+	VMOVUPS          Z1, 4160(SI)
+	VSUBPS           Z2, Z28, Z1
+	VSUBPS           Z6, Z24, Z6
+	VADDPS           Z2, Z28, Z2
+	VBROADCASTSS     word_4c400000<>+0(SB), Z24
+	VFMADD231PS.BCST word_bf350400<>+0(SB), Z2, Z24
+	VFMADD231PS.BCST word_3f350400<>+0(SB), Z6, Z24
+	VSUBPS.BCST      word_4c400000<>+0(SB), Z24, Z24
 	VBROADCASTSS     word_4c400000<>+0(SB), Z28
-	VFMADD231PS.BCST word_3f350400<>+0(SB), Z1, Z28
-	VFMADD231PS.BCST word_3f350400<>+0(SB), Z13, Z28
+	VFMADD231PS.BCST word_3f350400<>+0(SB), Z6, Z28
+	VFMADD231PS.BCST word_3f350400<>+0(SB), Z2, Z28
 	VSUBPS.BCST      word_4c400000<>+0(SB), Z28, Z28
-	VADDPS           Z20, Z20, Z1
-	VADDPS.BCST      word_4c400000<>+0(SB), Z1, Z13
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z13, Z13
-	VADDPS           Z27, Z27, Z1
-	VADDPS.BCST      word_4c400000<>+0(SB), Z1, Z20
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z20, Z20
-	VADDPS           Z13, Z25, Z1
-	VSUBPS           Z13, Z25, Z13
-	VADDPS           Z16, Z16, Z16
-	VADDPS           Z26, Z26, Z25
-	VADDPS           Z16, Z1, Z26
-	VSUBPS           Z16, Z1, Z1
-	VSUBPS           Z25, Z13, Z16
-	VADDPS           Z25, Z13, Z13
-	VSUBPS           Z20, Z6, Z25
-	VADDPS           Z20, Z6, Z6
-	VADDPS           Z21, Z21, Z20
+	VADDPS           Z14, Z14, Z2
+	VADDPS           Z21, Z21, Z6
+	VADDPS           Z2, Z8, Z14
+	VSUBPS           Z2, Z8, Z2
+	VADDPS           Z18, Z18, Z8
+	VADDPS           Z1, Z1, Z1
+	VADDPS           Z8, Z14, Z18
+	VSUBPS           Z8, Z14, Z8
+	VSUBPS           Z1, Z2, Z14
+	VADDPS           Z1, Z2, Z1
+	VSUBPS           Z6, Z0, Z2
+	VADDPS           Z6, Z0, Z0
+	VADDPS           Z24, Z24, Z6
 	VADDPS           Z28, Z28, Z21
-	VADDPS           Z20, Z25, Z27
-	VSUBPS           Z20, Z25, Z20
-	VSUBPS           Z21, Z6, Z25
-	VADDPS           Z21, Z6, Z6
-	VMOVUPS          4096(SI), Z21
-	VMOVUPS          Z21, (SI)
-	VMOVUPS          Z12, 64(SI)
-	VMOVUPS          4992(SI), Z12
-	VMOVUPS          Z12, 128(SI)
-	VMOVUPS          Z17, 192(SI)
-	VMOVUPS          4416(SI), Z12
-	VMOVUPS          Z12, 256(SI)
-	VMOVUPS          Z23, 320(SI)
-	VMOVUPS          5312(SI), Z12
-	VMOVUPS          Z12, 384(SI)
-	VMOVUPS          Z26, 448(SI)
-	VMOVUPS          4352(SI), Z12
-	VMOVUPS          Z12, 512(SI)
-	VMOVUPS          Z24, 576(SI)
-	VMOVUPS          5248(SI), Z12
-	VMOVUPS          Z12, 640(SI)
-	VMOVUPS          Z18, 704(SI)
-	VMOVUPS          4672(SI), Z12
-	VMOVUPS          Z12, 768(SI)
-	VMOVUPS          Z19, 832(SI)
-	VMOVUPS          5568(SI), Z12
-	VMOVUPS          Z12, 896(SI)
-	VMOVUPS          Z27, 960(SI)
-	VMOVUPS          4608(SI), Z12
-	VMOVUPS          Z12, 1024(SI)
+	VADDPS           Z6, Z2, Z24
+	VSUBPS           Z6, Z2, Z2
+	VSUBPS           Z21, Z0, Z6
+	VADDPS           Z21, Z0, Z0
+	VSUBPS           Z5, Z3, Z21
+	VADDPS           Z5, Z3, Z3
+	VADDPS           Z7, Z26, Z5
+	VSUBPS           Z15, Z29, Z28
+	VSUBPS           Z7, Z26, Z7
+	VADDPS           Z15, Z29, Z15
+	VBROADCASTSS     word_4c400000<>+0(SB), Z26
+	VFMADD231PS.BCST word_bf350400<>+0(SB), Z15, Z26
+	VFMADD231PS.BCST word_3f350400<>+0(SB), Z7, Z26
+	VSUBPS.BCST      word_4c400000<>+0(SB), Z26, Z26
+	VBROADCASTSS     word_4c400000<>+0(SB), Z29
+	VFMADD231PS.BCST word_3f350400<>+0(SB), Z7, Z29
+	VFMADD231PS.BCST word_3f350400<>+0(SB), Z15, Z29
+	VSUBPS.BCST      word_4c400000<>+0(SB), Z29, Z29
+	VADDPS           Z23, Z23, Z7
+	VADDPS           Z27, Z27, Z15
+	VADDPS           Z7, Z21, Z23
+	VSUBPS           Z7, Z21, Z7
+	VADDPS           Z5, Z5, Z5
+	VADDPS           Z28, Z28, Z21
+	VADDPS           Z5, Z23, Z27
+	VSUBPS           Z5, Z23, Z5
+	VSUBPS           Z21, Z7, Z23
+	VADDPS           Z21, Z7, Z7
+	VSUBPS           Z15, Z3, Z21
+	VADDPS           Z15, Z3, Z3
+	VADDPS           Z26, Z26, Z15
+	VADDPS           Z29, Z29, Z26
+	VADDPS           Z15, Z21, Z28
+	VSUBPS           Z15, Z21, Z15
+	VSUBPS           Z26, Z3, Z21
+	VADDPS           Z26, Z3, Z3
+	VMOVUPS          4096(SI), Z26
+	VMOVUPS          Z26, (SI)
+	VMOVUPS          Z16, 64(SI)
+	VMOVUPS          4992(SI), Z16
+	VMOVUPS          Z16, 128(SI)
+	VMOVUPS          Z18, 192(SI)
+	VMOVUPS          4416(SI), Z16
+	VMOVUPS          Z16, 256(SI)
+	VMOVUPS          Z20, 320(SI)
+	VMOVUPS          5312(SI), Z16
+	VMOVUPS          Z16, 384(SI)
+	VMOVUPS          Z27, 448(SI)
+	VMOVUPS          4352(SI), Z16
+	VMOVUPS          Z16, 512(SI)
+	VMOVUPS          Z22, 576(SI)
+	VMOVUPS          5248(SI), Z16
+	VMOVUPS          Z16, 640(SI)
+	VMOVUPS          Z24, 704(SI)
+	VMOVUPS          4672(SI), Z16
+	VMOVUPS          Z16, 768(SI)
+	VMOVUPS          Z25, 832(SI)
+	VMOVUPS          5568(SI), Z16
+	VMOVUPS          Z16, 896(SI)
+	VMOVUPS          Z28, 960(SI)
+	VMOVUPS          4608(SI), Z16
+	VMOVUPS          Z16, 1024(SI)
 	VMOVUPS          Z11, 1088(SI)
 	VMOVUPS          5504(SI), Z11
 	VMOVUPS          Z11, 1152(SI)
-	VMOVUPS          Z7, 1216(SI)
-	VMOVUPS          4928(SI), Z7
-	VMOVUPS          Z7, 1280(SI)
-	VMOVUPS          Z9, 1344(SI)
-	VMOVUPS          5824(SI), Z7
-	VMOVUPS          Z7, 1408(SI)
-	VMOVUPS          Z16, 1472(SI)
-	VMOVUPS          4864(SI), Z7
-	VMOVUPS          Z7, 1536(SI)
-	VMOVUPS          Z8, 1600(SI)
-	VMOVUPS          5760(SI), Z7
-	VMOVUPS          Z7, 1664(SI)
-	VMOVUPS          Z15, 1728(SI)
-	VMOVUPS          5184(SI), Z7
-	VMOVUPS          Z7, 1792(SI)
-	VMOVUPS          Z22, 1856(SI)
-	VMOVUPS          6080(SI), Z7
-	VMOVUPS          Z7, 1920(SI)
-	VMOVUPS          Z25, 1984(SI)
-	VMOVUPS          5120(SI), Z7
-	VMOVUPS          Z7, 2048(SI)
-	VMOVUPS          Z3, 2112(SI)
-	VMOVUPS          6016(SI), Z3
-	VMOVUPS          Z3, 2176(SI)
-	VMOVUPS          Z5, 2240(SI)
-	VMOVUPS          5440(SI), Z3
-	VMOVUPS          Z3, 2304(SI)
-	VMOVUPS          Z0, 2368(SI)
-	VMOVUPS          6336(SI), Z0
-	VMOVUPS          Z0, 2432(SI)
-	VMOVUPS          Z1, 2496(SI)
-	VMOVUPS          5376(SI), Z0
-	VMOVUPS          Z0, 2560(SI)
+	VMOVUPS          Z14, 1216(SI)
+	VMOVUPS          4928(SI), Z11
+	VMOVUPS          Z11, 1280(SI)
+	VMOVUPS          Z19, 1344(SI)
+	VMOVUPS          5824(SI), Z11
+	VMOVUPS          Z11, 1408(SI)
+	VMOVUPS          Z23, 1472(SI)
+	VMOVUPS          4864(SI), Z11
+	VMOVUPS          Z11, 1536(SI)
+	VMOVUPS          Z12, 1600(SI)
+	VMOVUPS          5760(SI), Z11
+	VMOVUPS          Z11, 1664(SI)
+	VMOVUPS          Z6, 1728(SI)
+	VMOVUPS          5184(SI), Z6
+	VMOVUPS          Z6, 1792(SI)
+	VMOVUPS          Z17, 1856(SI)
+	VMOVUPS          6080(SI), Z6
+	VMOVUPS          Z6, 1920(SI)
+	VMOVUPS          Z21, 1984(SI)
+	VMOVUPS          5120(SI), Z6
+	VMOVUPS          Z6, 2048(SI)
+	VMOVUPS          Z9, 2112(SI)
+	VMOVUPS          6016(SI), Z6
+	VMOVUPS          Z6, 2176(SI)
+	VMOVUPS          Z8, 2240(SI)
+	VMOVUPS          5440(SI), Z6
+	VMOVUPS          Z6, 2304(SI)
+	VMOVUPS          Z10, 2368(SI)
+	VMOVUPS          6336(SI), Z6
+	VMOVUPS          Z6, 2432(SI)
+	VMOVUPS          Z5, 2496(SI)
+	VMOVUPS          5376(SI), Z5
+	VMOVUPS          Z5, 2560(SI)
 	VMOVUPS          Z4, 2624(SI)
-	VMOVUPS          6272(SI), Z0
-	VMOVUPS          Z0, 2688(SI)
-	VMOVUPS          Z14, 2752(SI)
-	VMOVUPS          5888(SI), Z0
-	VMOVUPS          Z0, 2816(SI)
-	VMOVUPS          4544(SI), Z0
-	VMOVUPS          Z0, 2880(SI)
-	VMOVUPS          6592(SI), Z0
-	VMOVUPS          Z0, 2944(SI)
-	VMOVUPS          Z20, 3008(SI)
-	VMOVUPS          6528(SI), Z0
-	VMOVUPS          Z0, 3072(SI)
-	VMOVUPS          4160(SI), Z0
-	VMOVUPS          Z0, 3136(SI)
+	VMOVUPS          6272(SI), Z4
+	VMOVUPS          Z4, 2688(SI)
+	VMOVUPS          Z2, 2752(SI)
+	VMOVUPS          6592(SI), Z2
+	VMOVUPS          Z2, 2816(SI)
+	VMOVUPS          Z13, 2880(SI)
+	VMOVUPS          6208(SI), Z2
+	VMOVUPS          Z2, 2944(SI)
+	VMOVUPS          Z15, 3008(SI)
+	VMOVUPS          6528(SI), Z2
+	VMOVUPS          Z2, 3072(SI)
+	VMOVUPS          4160(SI), Z2
+	VMOVUPS          Z2, 3136(SI)
+	VMOVUPS          5696(SI), Z2
+	VMOVUPS          Z2, 3200(SI)
+	VMOVUPS          Z1, 3264(SI)
+	VMOVUPS          6464(SI), Z1
+	VMOVUPS          Z1, 3328(SI)
+	VMOVUPS          5056(SI), Z1
+	VMOVUPS          Z1, 3392(SI)
+	VMOVUPS          5632(SI), Z1
+	VMOVUPS          Z1, 3456(SI)
+	VMOVUPS          Z7, 3520(SI)
+	VMOVUPS          6144(SI), Z1
+	VMOVUPS          Z1, 3584(SI)
+	VMOVUPS          4224(SI), Z1
+	VMOVUPS          Z1, 3648(SI)
+	VMOVUPS          6400(SI), Z1
+	VMOVUPS          Z1, 3712(SI)
+	VMOVUPS          Z0, 3776(SI)
 	VMOVUPS          5952(SI), Z0
-	VMOVUPS          Z0, 3200(SI)
-	VMOVUPS          Z2, 3264(SI)
-	VMOVUPS          6464(SI), Z0
-	VMOVUPS          Z0, 3328(SI)
-	VMOVUPS          5056(SI), Z0
-	VMOVUPS          Z0, 3392(SI)
-	VMOVUPS          5696(SI), Z0
-	VMOVUPS          Z0, 3456(SI)
-	VMOVUPS          Z13, 3520(SI)
-	VMOVUPS          6208(SI), Z0
-	VMOVUPS          Z0, 3584(SI)
-	VMOVUPS          4800(SI), Z0
-	VMOVUPS          Z0, 3648(SI)
-	VMOVUPS          5632(SI), Z0
-	VMOVUPS          Z0, 3712(SI)
-	VMOVUPS          Z10, 3776(SI)
-	VMOVUPS          6144(SI), Z0
 	VMOVUPS          Z0, 3840(SI)
-	VMOVUPS          4224(SI), Z0
+	VMOVUPS          4736(SI), Z0
 	VMOVUPS          Z0, 3904(SI)
-	VMOVUPS          6400(SI), Z0
+	VMOVUPS          5888(SI), Z0
 	VMOVUPS          Z0, 3968(SI)
-	VMOVUPS          Z6, 4032(SI)
+	VMOVUPS          Z3, 4032(SI)
 	MOVQ             SI, R12
 	MOVQ             $0x00000002, R14
 
@@ -14832,23 +14604,16 @@ part:
 	DECQ              R14
 	JNE               part
 	VMOVUPS           9216(SI), Z0
-	VADDPS.BCST       word_52400000<>+0(SB), Z0, Z1
-	VSUBPS.BCST       word_52400000<>+0(SB), Z1, Z1
-	VMOVUPS           9280(SI), Z0
-	VADDPS.BCST       word_52400000<>+0(SB), Z0, Z2
-	VSUBPS.BCST       word_52400000<>+0(SB), Z2, Z2
-	VMOVUPS           13312(SI), Z0
-	VADDPS.BCST       word_52400000<>+0(SB), Z0, Z3
-	VSUBPS.BCST       word_52400000<>+0(SB), Z3, Z3
-	VADDPS            Z3, Z1, Z0
-	VMOVAPS           Z30, Z4
-	VFMADD231PS.BCST  (R11), Z0, Z4
-	VCVTPS2DQ.RD_SAE  Z4, Z4
-	VPACKSSDW         Z4, Z4, Z4
-	VPMAXSW           fixed_least<>+0(SB), Z4, Z4
-	VPSHUFB           fixed_x0<>+0(SB), Z4, Z4
-	VMOVUPS           Z4, (DI)
-	VSUBPS            Z3, Z1, Z0
+	VMOVUPS           13312(SI), Z1
+	VADDPS            Z1, Z0, Z2
+	VMOVAPS           Z30, Z3
+	VFMADD231PS.BCST  (R11), Z2, Z3
+	VCVTPS2DQ.RD_SAE  Z3, Z3
+	VPACKSSDW         Z3, Z3, Z3
+	VPMAXSW           fixed_least<>+0(SB), Z3, Z3
+	VPSHUFB           fixed_x0<>+0(SB), Z3, Z3
+	VMOVUPS           Z3, (DI)
+	VSUBPS            Z1, Z0, Z0
 	VMOVAPS           Z30, Z1
 	VFMADD231PS.BCST  4(R11), Z0, Z1
 	VCVTPS2DQ.RD_SAE  Z1, Z1
@@ -14856,21 +14621,22 @@ part:
 	VPMAXSW           fixed_least<>+0(SB), Z1, Z1
 	VPSHUFB           fixed_0y<>+0(SB), Z1, Z1
 	VMOVUPS           Z1, 64(DI)
-	VMOVAPS           Z30, Z0
-	VFMADD231PS.BCST  132(R11), Z2, Z0
-	VCVTPS2DQ.RD_SAE  Z0, Z0
-	VMOVUPS           13376(SI), Z1
+	VMOVUPS           9280(SI), Z0
+	VMOVAPS           Z30, Z1
+	VFMADD231PS.BCST  132(R11), Z0, Z1
+	VCVTPS2DQ.RD_SAE  Z1, Z1
+	VMOVUPS           13376(SI), Z0
 	VMOVAPS           Z30, Z2
-	VFNMADD231PS.BCST 132(R11), Z1, Z2
+	VFNMADD231PS.BCST 132(R11), Z0, Z2
 	VCVTPS2DQ.RD_SAE  Z2, Z2
-	VPACKSSDW         Z2, Z0, Z0
-	VPMAXSW           fixed_least<>+0(SB), Z0, Z0
-	VPSHUFB           fixed_xy<>+0(SB), Z0, Z1
-	VPXORD            fixed_odd<>+0(SB), Z1, Z1
-	VPSUBW            fixed_odd<>+0(SB), Z1, Z1
-	VMOVUPS           Z1, 4096(DI)
-	VPSHUFB           fixed_yx<>+0(SB), Z0, Z0
-	VMOVUPS           Z0, 4160(DI)
+	VPACKSSDW         Z2, Z1, Z1
+	VPMAXSW           fixed_least<>+0(SB), Z1, Z1
+	VPSHUFB           fixed_xy<>+0(SB), Z1, Z0
+	VPXORD            fixed_odd<>+0(SB), Z0, Z0
+	VPSUBW            fixed_odd<>+0(SB), Z0, Z0
+	VMOVUPS           Z0, 4096(DI)
+	VPSHUFB           fixed_yx<>+0(SB), Z1, Z1
+	VMOVUPS           Z1, 4160(DI)
 	LEAQ              9344(SI), R12
 	LEAQ              128(DI), R13
 	LEAQ              8064(DI), R14
@@ -14893,10 +14659,6 @@ combine128_0:
 	VFNMADD231PS     Z2, Z7, Z5
 	VFMADD231PS      Z3, Z6, Z5
 	VSUBPS.BCST      word_52c00000<>+0(SB), Z5, Z5
-	VADDPS.BCST      word_52400000<>+0(SB), Z0, Z0
-	VSUBPS.BCST      word_52400000<>+0(SB), Z0, Z0
-	VADDPS.BCST      word_52400000<>+0(SB), Z1, Z1
-	VSUBPS.BCST      word_52400000<>+0(SB), Z1, Z1
 	VADDPS           Z4, Z0, Z2
 	VADDPS           Z5, Z1, Z3
 	VSUBPS           Z4, Z0, Z0
@@ -15534,110 +15296,85 @@ part:
 	VADDPS           Z10, Z10, Z5
 	VADDPS           Z12, Z12, Z6
 	VADDPS           Z5, Z21, Z10
-	VADDPS.BCST      word_4c400000<>+0(SB), Z10, Z12
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z12, Z12
 	VSUBPS           Z5, Z21, Z5
-	VADDPS.BCST      word_4c400000<>+0(SB), Z5, Z10
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z10, Z10
-	VADDPS           Z4, Z25, Z5
-	VADDPS.BCST      word_4c400000<>+0(SB), Z5, Z21
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z21, Z21
-	VSUBPS           Z7, Z23, Z5
-	VMOVUPS          Z15, 19264(SI)
-	VADDPS.BCST      word_4c400000<>+0(SB), Z5, Z15
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z15, Z15
+	VADDPS           Z4, Z25, Z12
+	VSUBPS           Z7, Z23, Z21
 	VSUBPS           Z4, Z25, Z4
-	VADDPS           Z7, Z23, Z5
-	VBROADCASTSS     word_4c400000<>+0(SB), Z7
-	VFMADD231PS.BCST word_bf350400<>+0(SB), Z5, Z7
-	VFMADD231PS.BCST word_3f350400<>+0(SB), Z4, Z7
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z7, Z7
+	VADDPS           Z7, Z23, Z7
 	VBROADCASTSS     word_4c400000<>+0(SB), Z23
+	VFMADD231PS.BCST word_bf350400<>+0(SB), Z7, Z23
 	VFMADD231PS.BCST word_3f350400<>+0(SB), Z4, Z23
-	VFMADD231PS.BCST word_3f350400<>+0(SB), Z5, Z23
 	VSUBPS.BCST      word_4c400000<>+0(SB), Z23, Z23
-	VADDPS           Z2, Z2, Z2
-	VADDPS.BCST      word_4c400000<>+0(SB), Z2, Z4
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z4, Z4
-	VADDPS           Z3, Z3, Z2
-	VADDPS.BCST      word_4c400000<>+0(SB), Z2, Z3
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z3, Z3
-	VADDPS           Z4, Z12, Z2
-	VSUBPS           Z4, Z12, Z4
-	VADDPS           Z21, Z21, Z5
-	VADDPS           Z15, Z15, Z12
-	VADDPS           Z5, Z2, Z15
-	VSUBPS           Z5, Z2, Z2
-	VSUBPS           Z12, Z4, Z5
-	VADDPS           Z12, Z4, Z4
-	VSUBPS           Z3, Z10, Z12
-	VADDPS           Z3, Z10, Z3
-	VADDPS           Z7, Z7, Z7
-	VADDPS           Z23, Z23, Z10
-	VADDPS           Z7, Z12, Z21
-	VSUBPS           Z7, Z12, Z7
-	VSUBPS           Z10, Z3, Z12
-	VADDPS           Z10, Z3, Z3
-	VSUBPS           Z6, Z1, Z10
-	VADDPS.BCST      word_4c400000<>+0(SB), Z10, Z23
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z23, Z23
-	VADDPS           Z6, Z1, Z1
-	VADDPS.BCST      word_4c400000<>+0(SB), Z1, Z6
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z6, Z6
-	VADDPS           Z8, Z16, Z1
-	VADDPS.BCST      word_4c400000<>+0(SB), Z1, Z10
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z10, Z10
-	VSUBPS           Z14, Z22, Z1
-	VADDPS.BCST      word_4c400000<>+0(SB), Z1, Z25
+	VBROADCASTSS     word_4c400000<>+0(SB), Z25
+	VFMADD231PS.BCST word_3f350400<>+0(SB), Z4, Z25
+	VFMADD231PS.BCST word_3f350400<>+0(SB), Z7, Z25
 	VSUBPS.BCST      word_4c400000<>+0(SB), Z25, Z25
-	VSUBPS           Z8, Z16, Z1
-	VADDPS           Z14, Z22, Z8
-	VBROADCASTSS     word_4c400000<>+0(SB), Z14
-	VFMADD231PS.BCST word_bf350400<>+0(SB), Z8, Z14
-	VFMADD231PS.BCST word_3f350400<>+0(SB), Z1, Z14
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z14, Z14
+	VADDPS           Z2, Z2, Z2
+	VADDPS           Z3, Z3, Z3
+	VADDPS           Z2, Z10, Z4
+	VSUBPS           Z2, Z10, Z2
+	VADDPS           Z12, Z12, Z7
+	VADDPS           Z21, Z21, Z10
+	VADDPS           Z7, Z4, Z12
+	VSUBPS           Z7, Z4, Z4
+	VSUBPS           Z10, Z2, Z7
+	VADDPS           Z10, Z2, Z2
+	VSUBPS           Z3, Z5, Z10
+	VADDPS           Z3, Z5, Z3
+	VADDPS           Z23, Z23, Z5
+	VADDPS           Z25, Z25, Z21
+	VADDPS           Z5, Z10, Z23
+	VSUBPS           Z5, Z10, Z5
+	VSUBPS           Z21, Z3, Z10
+	VADDPS           Z21, Z3, Z3
+	VSUBPS           Z6, Z1, Z21
+	VADDPS           Z6, Z1, Z1
+	VADDPS           Z8, Z16, Z6
+	VSUBPS           Z14, Z22, Z25
+	VSUBPS           Z8, Z16, Z8
+	VADDPS           Z14, Z22, Z14
 	VBROADCASTSS     word_4c400000<>+0(SB), Z16
-	VFMADD231PS.BCST word_3f350400<>+0(SB), Z1, Z16
+	VFMADD231PS.BCST word_bf350400<>+0(SB), Z14, Z16
 	VFMADD231PS.BCST word_3f350400<>+0(SB), Z8, Z16
 	VSUBPS.BCST      word_4c400000<>+0(SB), Z16, Z16
-	VADDPS           Z9, Z9, Z1
-	VADDPS.BCST      word_4c400000<>+0(SB), Z1, Z8
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z8, Z8
-	VADDPS           Z18, Z18, Z1
-	VADDPS.BCST      word_4c400000<>+0(SB), Z1, Z9
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z9, Z9
-	VADDPS           Z8, Z23, Z1
-	VSUBPS           Z8, Z23, Z8
-	VADDPS           Z10, Z10, Z10
+	VBROADCASTSS     word_4c400000<>+0(SB), Z22
+	VFMADD231PS.BCST word_3f350400<>+0(SB), Z8, Z22
+	VFMADD231PS.BCST word_3f350400<>+0(SB), Z14, Z22
+	VSUBPS.BCST      word_4c400000<>+0(SB), Z22, Z22
+	VADDPS           Z9, Z9, Z8
+	VADDPS           Z18, Z18, Z9
+	VADDPS           Z8, Z21, Z14
+	VSUBPS           Z8, Z21, Z8
+	VADDPS           Z6, Z6, Z6
 	VADDPS           Z25, Z25, Z18
-	VADDPS           Z10, Z1, Z22
-	VSUBPS           Z10, Z1, Z1
-	VSUBPS           Z18, Z8, Z10
+	VADDPS           Z6, Z14, Z21
+	VSUBPS           Z6, Z14, Z6
+	VSUBPS           Z18, Z8, Z14
 	VADDPS           Z18, Z8, Z8
-	VSUBPS           Z9, Z6, Z18
-	VADDPS           Z9, Z6, Z6
-	VADDPS           Z14, Z14, Z9
-	VADDPS           Z16, Z16, Z14
-	VADDPS           Z9, Z18, Z16
+	VSUBPS           Z9, Z1, Z18
+	VADDPS           Z9, Z1, Z1
+	VADDPS           Z16, Z16, Z9
+	VADDPS           Z22, Z22, Z16
+	VADDPS           Z9, Z18, Z22
 	VSUBPS           Z9, Z18, Z9
-	VSUBPS           Z14, Z6, Z18
-	VADDPS           Z14, Z6, Z6
-	VSUBPS           Z13, Z0, Z14
+	VSUBPS           Z16, Z1, Z18
+	VADDPS           Z16, Z1, Z1
+	VSUBPS           Z13, Z0, Z16
 	VADDPS           Z13, Z0, Z0
 	VADDPS           Z19, Z26, Z13
-	VSUBPS           Z28, Z29, Z23
+	VSUBPS           Z28, Z29, Z25
 	VSUBPS           Z19, Z26, Z19
-	VADDPS           Z28, Z29, Z25
-	VBROADCASTSS     word_4bc00000<>+0(SB), Z26
-	VFMADD231PS.BCST word_bec3f000<>+0(SB), Z25, Z26
-	VFMADD231PS.BCST word_3f6c8400<>+0(SB), Z19, Z26
-	VSUBPS.BCST      word_4bc00000<>+0(SB), Z26, Z26
+	VADDPS           Z28, Z29, Z26
 	VBROADCASTSS     word_4bc00000<>+0(SB), Z28
-	VFMADD231PS.BCST word_3ec3f000<>+0(SB), Z19, Z28
-	VFMADD231PS.BCST word_3f6c8400<>+0(SB), Z25, Z28
+	VFMADD231PS.BCST word_bec3f000<>+0(SB), Z26, Z28
+	VFMADD231PS.BCST word_3f6c8400<>+0(SB), Z19, Z28
 	VSUBPS.BCST      word_4bc00000<>+0(SB), Z28, Z28
+	VBROADCASTSS     word_4bc00000<>+0(SB), Z29
+	VFMADD231PS.BCST word_3ec3f000<>+0(SB), Z19, Z29
+	VFMADD231PS.BCST word_3f6c8400<>+0(SB), Z26, Z29
+	VSUBPS.BCST      word_4bc00000<>+0(SB), Z29, Z29
 	VADDPS           Z24, Z11, Z19
-	VSUBPS           Z27, Z17, Z25
+	VSUBPS           Z27, Z17, Z26
 	VSUBPS           Z24, Z11, Z11
 	VADDPS           Z27, Z17, Z17
 	VBROADCASTSS     word_4bc00000<>+0(SB), Z24
@@ -15648,637 +15385,560 @@ part:
 	VFMADD231PS.BCST word_3f350400<>+0(SB), Z11, Z27
 	VFMADD231PS.BCST word_3f350400<>+0(SB), Z17, Z27
 	VSUBPS.BCST      word_4bc00000<>+0(SB), Z27, Z27
-	VMOVUPS          19264(SI), Z11
-	VADDPS           Z11, Z20, Z17
-	VMOVUPS          19008(SI), Z29
-	VMOVUPS          Z6, 19456(SI)
-	VMOVUPS          19200(SI), Z6
-	VMOVUPS          Z3, 19520(SI)
-	VSUBPS           Z6, Z29, Z3
-	VSUBPS           Z20, Z11, Z11
-	VADDPS           Z6, Z29, Z6
+	VADDPS           Z20, Z15, Z11
+	VMOVUPS          19008(SI), Z17
+	VMOVUPS          Z1, 19264(SI)
+	VMOVUPS          19200(SI), Z1
+	VMOVUPS          Z3, 19456(SI)
+	VSUBPS           Z1, Z17, Z3
+	VSUBPS           Z20, Z15, Z15
+	VADDPS           Z1, Z17, Z1
+	VBROADCASTSS     word_4bc00000<>+0(SB), Z17
+	VFMADD231PS.BCST word_bf6c8400<>+0(SB), Z1, Z17
+	VFMADD231PS.BCST word_3ec3f000<>+0(SB), Z15, Z17
+	VSUBPS.BCST      word_4bc00000<>+0(SB), Z17, Z17
 	VBROADCASTSS     word_4bc00000<>+0(SB), Z20
-	VFMADD231PS.BCST word_bf6c8400<>+0(SB), Z6, Z20
-	VFMADD231PS.BCST word_3ec3f000<>+0(SB), Z11, Z20
+	VFMADD231PS.BCST word_3f6c8400<>+0(SB), Z15, Z20
+	VFMADD231PS.BCST word_3ec3f000<>+0(SB), Z1, Z20
 	VSUBPS.BCST      word_4bc00000<>+0(SB), Z20, Z20
-	VBROADCASTSS     word_4bc00000<>+0(SB), Z29
-	VFMADD231PS.BCST word_3f6c8400<>+0(SB), Z11, Z29
-	VFMADD231PS.BCST word_3ec3f000<>+0(SB), Z6, Z29
-	VSUBPS.BCST      word_4bc00000<>+0(SB), Z29, Z29
-	VMOVUPS          19840(SI), Z6
-	VADDPS           Z6, Z6, Z6
-	VMOVUPS          19776(SI), Z11
-	VADDPS           Z11, Z11, Z11
+	VMOVUPS          19840(SI), Z1
+	VADDPS           Z1, Z1, Z1
+	VMOVUPS          19776(SI), Z15
+	VADDPS           Z15, Z15, Z15
 	VMOVUPS          Z8, 19776(SI)
-	VADDPS           Z6, Z14, Z8
-	VMOVUPS          Z4, 19840(SI)
-	VADDPS.BCST      word_4c400000<>+0(SB), Z8, Z4
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z4, Z4
-	VSUBPS           Z6, Z14, Z6
-	VADDPS.BCST      word_4c400000<>+0(SB), Z6, Z8
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z8, Z8
-	VADDPS           Z17, Z13, Z6
-	VADDPS.BCST      word_4c400000<>+0(SB), Z6, Z14
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z14, Z14
-	VSUBPS           Z3, Z23, Z6
-	VMOVUPS          Z9, 19200(SI)
-	VADDPS.BCST      word_4c400000<>+0(SB), Z6, Z9
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z9, Z9
-	VSUBPS           Z17, Z13, Z6
-	VADDPS           Z3, Z23, Z3
+	VADDPS           Z1, Z16, Z8
+	VSUBPS           Z1, Z16, Z1
+	VADDPS           Z11, Z13, Z16
+	VMOVUPS          Z2, 19840(SI)
+	VSUBPS           Z3, Z25, Z2
+	VSUBPS           Z11, Z13, Z11
+	VADDPS           Z3, Z25, Z3
 	VBROADCASTSS     word_4c400000<>+0(SB), Z13
 	VFMADD231PS.BCST word_bf350400<>+0(SB), Z3, Z13
-	VFMADD231PS.BCST word_3f350400<>+0(SB), Z6, Z13
+	VFMADD231PS.BCST word_3f350400<>+0(SB), Z11, Z13
 	VSUBPS.BCST      word_4c400000<>+0(SB), Z13, Z13
-	VBROADCASTSS     word_4c400000<>+0(SB), Z17
-	VFMADD231PS.BCST word_3f350400<>+0(SB), Z6, Z17
-	VFMADD231PS.BCST word_3f350400<>+0(SB), Z3, Z17
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z17, Z17
-	VADDPS           Z19, Z19, Z3
-	VADDPS.BCST      word_4c400000<>+0(SB), Z3, Z6
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z6, Z6
-	VADDPS           Z25, Z25, Z3
-	VADDPS.BCST      word_4c400000<>+0(SB), Z3, Z19
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z19, Z19
-	VADDPS           Z6, Z4, Z3
-	VSUBPS           Z6, Z4, Z4
-	VADDPS           Z14, Z14, Z6
-	VADDPS           Z9, Z9, Z9
-	VADDPS           Z6, Z3, Z14
-	VSUBPS           Z6, Z3, Z3
-	VSUBPS           Z9, Z4, Z6
-	VADDPS           Z9, Z4, Z4
-	VSUBPS           Z19, Z8, Z9
-	VADDPS           Z19, Z8, Z8
-	VADDPS           Z13, Z13, Z13
-	VADDPS           Z17, Z17, Z17
-	VADDPS           Z13, Z9, Z19
-	VSUBPS           Z13, Z9, Z9
-	VSUBPS           Z17, Z8, Z13
-	VADDPS           Z17, Z8, Z8
-	VSUBPS           Z11, Z0, Z17
-	VADDPS.BCST      word_4c400000<>+0(SB), Z17, Z23
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z23, Z23
-	VADDPS           Z11, Z0, Z0
-	VADDPS.BCST      word_4c400000<>+0(SB), Z0, Z11
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z11, Z11
-	VADDPS           Z20, Z26, Z0
-	VADDPS.BCST      word_4c400000<>+0(SB), Z0, Z17
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z17, Z17
-	VSUBPS           Z29, Z28, Z0
-	VADDPS.BCST      word_4c400000<>+0(SB), Z0, Z25
+	VBROADCASTSS     word_4c400000<>+0(SB), Z25
+	VFMADD231PS.BCST word_3f350400<>+0(SB), Z11, Z25
+	VFMADD231PS.BCST word_3f350400<>+0(SB), Z3, Z25
 	VSUBPS.BCST      word_4c400000<>+0(SB), Z25, Z25
-	VSUBPS           Z20, Z26, Z0
-	VADDPS           Z29, Z28, Z20
-	VBROADCASTSS     word_4c400000<>+0(SB), Z26
-	VFMADD231PS.BCST word_bf350400<>+0(SB), Z20, Z26
-	VFMADD231PS.BCST word_3f350400<>+0(SB), Z0, Z26
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z26, Z26
+	VADDPS           Z19, Z19, Z3
+	VADDPS           Z26, Z26, Z11
+	VADDPS           Z3, Z8, Z19
+	VSUBPS           Z3, Z8, Z3
+	VADDPS           Z16, Z16, Z8
+	VADDPS           Z2, Z2, Z2
+	VADDPS           Z8, Z19, Z16
+	VSUBPS           Z8, Z19, Z8
+	VSUBPS           Z2, Z3, Z19
+	VADDPS           Z2, Z3, Z2
+	VSUBPS           Z11, Z1, Z3
+	VADDPS           Z11, Z1, Z1
+	VADDPS           Z13, Z13, Z11
+	VADDPS           Z25, Z25, Z13
+	VADDPS           Z11, Z3, Z25
+	VSUBPS           Z11, Z3, Z3
+	VSUBPS           Z13, Z1, Z11
+	VADDPS           Z13, Z1, Z1
+	VSUBPS           Z15, Z0, Z13
+	VADDPS           Z15, Z0, Z0
+	VADDPS           Z17, Z28, Z15
+	VSUBPS           Z20, Z29, Z26
+	VSUBPS           Z17, Z28, Z17
+	VADDPS           Z20, Z29, Z20
 	VBROADCASTSS     word_4c400000<>+0(SB), Z28
-	VFMADD231PS.BCST word_3f350400<>+0(SB), Z0, Z28
-	VFMADD231PS.BCST word_3f350400<>+0(SB), Z20, Z28
+	VFMADD231PS.BCST word_bf350400<>+0(SB), Z20, Z28
+	VFMADD231PS.BCST word_3f350400<>+0(SB), Z17, Z28
 	VSUBPS.BCST      word_4c400000<>+0(SB), Z28, Z28
-	VADDPS           Z24, Z24, Z0
-	VADDPS.BCST      word_4c400000<>+0(SB), Z0, Z20
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z20, Z20
-	VADDPS           Z27, Z27, Z0
-	VADDPS.BCST      word_4c400000<>+0(SB), Z0, Z24
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z24, Z24
-	VADDPS           Z20, Z23, Z0
-	VSUBPS           Z20, Z23, Z20
-	VADDPS           Z17, Z17, Z17
-	VADDPS           Z25, Z25, Z23
-	VADDPS           Z17, Z0, Z25
-	VSUBPS           Z17, Z0, Z0
-	VSUBPS           Z23, Z20, Z17
-	VADDPS           Z23, Z20, Z20
-	VSUBPS           Z24, Z11, Z23
-	VADDPS           Z24, Z11, Z11
-	VADDPS           Z26, Z26, Z24
-	VADDPS           Z28, Z28, Z26
-	VADDPS           Z24, Z23, Z27
-	VSUBPS           Z24, Z23, Z23
-	VSUBPS           Z26, Z11, Z24
-	VADDPS           Z26, Z11, Z11
-	VMOVUPS          18944(SI), Z26
-	VMOVUPS          19712(SI), Z28
-	VSUBPS           Z28, Z26, Z29
-	VADDPS           Z28, Z26, Z26
-	VMOVUPS          18752(SI), Z28
-	VMOVUPS          Z11, 19712(SI)
-	VMOVUPS          19648(SI), Z11
-	VMOVUPS          Z8, 18944(SI)
-	VADDPS           Z11, Z28, Z8
-	VMOVUPS          Z20, 19008(SI)
-	VMOVUPS          18688(SI), Z20
-	VMOVUPS          Z4, 19264(SI)
-	VMOVUPS          19584(SI), Z4
-	VMOVUPS          Z23, 19904(SI)
-	VSUBPS           Z4, Z20, Z23
-	VSUBPS           Z11, Z28, Z11
-	VADDPS           Z4, Z20, Z4
-	VMOVAPS          Z31, Z20
-	VFMADD231PS.BCST word_be47c800<>+0(SB), Z4, Z20
-	VFMADD231PS.BCST word_3f7b1400<>+0(SB), Z11, Z20
-	VSUBPS           Z31, Z20, Z20
-	VMOVAPS          Z31, Z28
-	VFMADD231PS.BCST word_3e47c800<>+0(SB), Z11, Z28
-	VFMADD231PS.BCST word_3f7b1400<>+0(SB), Z4, Z28
-	VSUBPS           Z31, Z28, Z28
-	VMOVUPS          18496(SI), Z4
-	VMOVUPS          19392(SI), Z11
-	VMOVUPS          Z9, 19584(SI)
-	VADDPS           Z11, Z4, Z9
-	VMOVUPS          Z7, 18688(SI)
-	VMOVUPS          18432(SI), Z7
-	VMOVUPS          Z0, 19648(SI)
-	VMOVUPS          19328(SI), Z0
-	VMOVUPS          Z1, 18752(SI)
-	VSUBPS           Z0, Z7, Z1
-	VSUBPS           Z11, Z4, Z4
-	VADDPS           Z0, Z7, Z0
-	VMOVAPS          Z31, Z7
-	VFMADD231PS.BCST word_bec3f000<>+0(SB), Z0, Z7
-	VFMADD231PS.BCST word_3f6c8400<>+0(SB), Z4, Z7
-	VSUBPS           Z31, Z7, Z7
-	VMOVAPS          Z31, Z11
-	VFMADD231PS.BCST word_3ec3f000<>+0(SB), Z4, Z11
-	VFMADD231PS.BCST word_3f6c8400<>+0(SB), Z0, Z11
-	VSUBPS           Z31, Z11, Z11
-	VMOVUPS          18240(SI), Z0
-	VMOVUPS          19136(SI), Z4
-	VMOVUPS          Z3, 19328(SI)
-	VADDPS           Z4, Z0, Z3
-	VMOVUPS          Z2, 18432(SI)
-	VMOVUPS          18176(SI), Z2
-	VMOVUPS          Z24, 19392(SI)
-	VMOVUPS          19072(SI), Z24
+	VBROADCASTSS     word_4c400000<>+0(SB), Z29
+	VFMADD231PS.BCST word_3f350400<>+0(SB), Z17, Z29
+	VFMADD231PS.BCST word_3f350400<>+0(SB), Z20, Z29
+	VSUBPS.BCST      word_4c400000<>+0(SB), Z29, Z29
+	VADDPS           Z24, Z24, Z17
+	VADDPS           Z27, Z27, Z20
+	VADDPS           Z17, Z13, Z24
+	VSUBPS           Z17, Z13, Z13
+	VADDPS           Z15, Z15, Z15
+	VADDPS           Z26, Z26, Z17
+	VADDPS           Z15, Z24, Z26
+	VSUBPS           Z15, Z24, Z15
+	VSUBPS           Z17, Z13, Z24
+	VADDPS           Z17, Z13, Z13
+	VSUBPS           Z20, Z0, Z17
+	VADDPS           Z20, Z0, Z0
+	VADDPS           Z28, Z28, Z20
+	VADDPS           Z29, Z29, Z27
+	VADDPS           Z20, Z17, Z28
+	VSUBPS           Z20, Z17, Z17
+	VSUBPS           Z27, Z0, Z20
+	VADDPS           Z27, Z0, Z0
+	VMOVUPS          18944(SI), Z27
+	VMOVUPS          19712(SI), Z29
+	VMOVUPS          Z0, 19200(SI)
+	VSUBPS           Z29, Z27, Z0
+	VADDPS           Z29, Z27, Z27
+	VMOVUPS          18752(SI), Z29
+	VMOVUPS          Z1, 19712(SI)
+	VMOVUPS          19648(SI), Z1
+	VMOVUPS          Z13, 18944(SI)
+	VADDPS           Z1, Z29, Z13
+	VMOVUPS          Z2, 19008(SI)
+	VMOVUPS          18688(SI), Z2
+	VMOVUPS          Z17, 19520(SI)
+	VMOVUPS          19584(SI), Z17
+	VMOVUPS          Z9, 19904(SI)
+	VSUBPS           Z17, Z2, Z9
+	VSUBPS           Z1, Z29, Z1
+	VADDPS           Z17, Z2, Z2
+	VMOVAPS          Z31, Z17
+	VFMADD231PS.BCST word_be47c800<>+0(SB), Z2, Z17
+	VFMADD231PS.BCST word_3f7b1400<>+0(SB), Z1, Z17
+	VSUBPS           Z31, Z17, Z17
+	VMOVAPS          Z31, Z29
+	VFMADD231PS.BCST word_3e47c800<>+0(SB), Z1, Z29
+	VFMADD231PS.BCST word_3f7b1400<>+0(SB), Z2, Z29
+	VSUBPS           Z31, Z29, Z29
+	VMOVUPS          18496(SI), Z1
+	VMOVUPS          19392(SI), Z2
+	VMOVUPS          Z3, 19584(SI)
+	VADDPS           Z2, Z1, Z3
+	VMOVUPS          Z5, 18688(SI)
+	VMOVUPS          18432(SI), Z5
+	VMOVUPS          Z15, 19648(SI)
+	VMOVUPS          19328(SI), Z15
+	VMOVUPS          Z6, 18752(SI)
+	VSUBPS           Z15, Z5, Z6
+	VSUBPS           Z2, Z1, Z1
+	VADDPS           Z15, Z5, Z2
+	VMOVAPS          Z31, Z5
+	VFMADD231PS.BCST word_bec3f000<>+0(SB), Z2, Z5
+	VFMADD231PS.BCST word_3f6c8400<>+0(SB), Z1, Z5
+	VSUBPS           Z31, Z5, Z5
+	VMOVAPS          Z31, Z15
+	VFMADD231PS.BCST word_3ec3f000<>+0(SB), Z1, Z15
+	VFMADD231PS.BCST word_3f6c8400<>+0(SB), Z2, Z15
+	VSUBPS           Z31, Z15, Z15
+	VMOVUPS          18240(SI), Z1
+	VMOVUPS          19136(SI), Z2
+	VMOVUPS          Z8, 19328(SI)
+	VADDPS           Z2, Z1, Z8
+	VMOVUPS          Z4, 18432(SI)
+	VMOVUPS          18176(SI), Z4
+	VMOVUPS          Z20, 19392(SI)
+	VMOVUPS          19072(SI), Z20
 	VMOVUPS          Z18, 18496(SI)
-	VSUBPS           Z24, Z2, Z18
-	VSUBPS           Z4, Z0, Z0
-	VADDPS           Z24, Z2, Z2
+	VSUBPS           Z20, Z4, Z18
+	VSUBPS           Z2, Z1, Z1
+	VADDPS           Z20, Z4, Z2
 	VMOVAPS          Z31, Z4
 	VFMADD231PS.BCST word_bf0e3a00<>+0(SB), Z2, Z4
-	VFMADD231PS.BCST word_3f54dc00<>+0(SB), Z0, Z4
+	VFMADD231PS.BCST word_3f54dc00<>+0(SB), Z1, Z4
 	VSUBPS           Z31, Z4, Z4
-	VMOVAPS          Z31, Z24
-	VFMADD231PS.BCST word_3f0e3a00<>+0(SB), Z0, Z24
-	VFMADD231PS.BCST word_3f54dc00<>+0(SB), Z2, Z24
-	VSUBPS           Z31, Z24, Z24
-	VMOVUPS          17984(SI), Z0
+	VMOVAPS          Z31, Z20
+	VFMADD231PS.BCST word_3f0e3a00<>+0(SB), Z1, Z20
+	VFMADD231PS.BCST word_3f54dc00<>+0(SB), Z2, Z20
+	VSUBPS           Z31, Z20, Z20
+	VMOVUPS          17984(SI), Z1
 	VMOVUPS          18880(SI), Z2
-	VMOVUPS          Z13, 19072(SI)
-	VADDPS           Z2, Z0, Z13
-	VMOVUPS          Z12, 18176(SI)
-	VMOVUPS          17920(SI), Z12
-	VMOVUPS          Z17, 19136(SI)
-	VMOVUPS          18816(SI), Z17
-	VMOVUPS          Z10, 18240(SI)
-	VSUBPS           Z17, Z12, Z10
-	VSUBPS           Z2, Z0, Z0
-	VADDPS           Z17, Z12, Z2
-	VMOVAPS          Z31, Z12
-	VFMADD231PS.BCST word_bf350400<>+0(SB), Z2, Z12
-	VFMADD231PS.BCST word_3f350400<>+0(SB), Z0, Z12
-	VSUBPS           Z31, Z12, Z12
-	VMOVAPS          Z31, Z17
-	VFMADD231PS.BCST word_3f350400<>+0(SB), Z0, Z17
-	VFMADD231PS.BCST word_3f350400<>+0(SB), Z2, Z17
-	VSUBPS           Z31, Z17, Z17
-	VMOVUPS          17728(SI), Z0
+	VMOVUPS          Z11, 19072(SI)
+	VADDPS           Z2, Z1, Z11
+	VMOVUPS          Z10, 18176(SI)
+	VMOVUPS          17920(SI), Z10
+	VMOVUPS          Z24, 19136(SI)
+	VMOVUPS          18816(SI), Z24
+	VMOVUPS          Z14, 18240(SI)
+	VSUBPS           Z24, Z10, Z14
+	VSUBPS           Z2, Z1, Z1
+	VADDPS           Z24, Z10, Z2
+	VMOVAPS          Z31, Z10
+	VFMADD231PS.BCST word_bf350400<>+0(SB), Z2, Z10
+	VFMADD231PS.BCST word_3f350400<>+0(SB), Z1, Z10
+	VSUBPS           Z31, Z10, Z10
+	VMOVAPS          Z31, Z24
+	VFMADD231PS.BCST word_3f350400<>+0(SB), Z1, Z24
+	VFMADD231PS.BCST word_3f350400<>+0(SB), Z2, Z24
+	VSUBPS           Z31, Z24, Z24
+	VMOVUPS          17728(SI), Z1
 	VMOVUPS          18624(SI), Z2
-	VMOVUPS          Z6, 18816(SI)
-	VADDPS           Z2, Z0, Z6
-	VMOVUPS          Z5, 17920(SI)
-	VMOVUPS          17664(SI), Z5
-	VMOVUPS          Z27, 18880(SI)
-	VMOVUPS          18560(SI), Z27
-	VMOVUPS          Z16, 17984(SI)
-	VSUBPS           Z27, Z5, Z16
-	VSUBPS           Z2, Z0, Z0
-	VADDPS           Z27, Z5, Z2
-	VMOVAPS          Z31, Z5
-	VFMADD231PS.BCST word_bf54dc00<>+0(SB), Z2, Z5
-	VFMADD231PS.BCST word_3f0e3a00<>+0(SB), Z0, Z5
-	VSUBPS           Z31, Z5, Z5
-	VMOVAPS          Z31, Z27
-	VFMADD231PS.BCST word_3f54dc00<>+0(SB), Z0, Z27
-	VFMADD231PS.BCST word_3f0e3a00<>+0(SB), Z2, Z27
-	VSUBPS           Z31, Z27, Z27
-	VMOVUPS          17472(SI), Z0
+	VMOVUPS          Z19, 18816(SI)
+	VADDPS           Z2, Z1, Z19
+	VMOVUPS          Z7, 17920(SI)
+	VMOVUPS          17664(SI), Z7
+	VMOVUPS          Z28, 18880(SI)
+	VMOVUPS          18560(SI), Z28
+	VMOVUPS          Z22, 17984(SI)
+	VSUBPS           Z28, Z7, Z22
+	VSUBPS           Z2, Z1, Z1
+	VADDPS           Z28, Z7, Z2
+	VMOVAPS          Z31, Z7
+	VFMADD231PS.BCST word_bf54dc00<>+0(SB), Z2, Z7
+	VFMADD231PS.BCST word_3f0e3a00<>+0(SB), Z1, Z7
+	VSUBPS           Z31, Z7, Z7
+	VMOVAPS          Z31, Z28
+	VFMADD231PS.BCST word_3f54dc00<>+0(SB), Z1, Z28
+	VFMADD231PS.BCST word_3f0e3a00<>+0(SB), Z2, Z28
+	VSUBPS           Z31, Z28, Z28
+	VMOVUPS          17472(SI), Z1
 	VMOVUPS          18368(SI), Z2
-	VMOVUPS          Z19, 18560(SI)
-	VADDPS           Z2, Z0, Z19
-	VMOVUPS          Z21, 17664(SI)
-	VMOVUPS          17408(SI), Z21
-	VMOVUPS          Z25, 18624(SI)
-	VMOVUPS          18304(SI), Z25
-	VMOVUPS          Z22, 17728(SI)
-	VSUBPS           Z25, Z21, Z22
-	VSUBPS           Z2, Z0, Z0
-	VADDPS           Z25, Z21, Z2
-	VMOVAPS          Z31, Z21
-	VFMADD231PS.BCST word_bf6c8400<>+0(SB), Z2, Z21
-	VFMADD231PS.BCST word_3ec3f000<>+0(SB), Z0, Z21
-	VSUBPS           Z31, Z21, Z21
-	VMOVAPS          Z31, Z25
-	VFMADD231PS.BCST word_3f6c8400<>+0(SB), Z0, Z25
-	VFMADD231PS.BCST word_3ec3f000<>+0(SB), Z2, Z25
-	VSUBPS           Z31, Z25, Z25
-	VMOVUPS          17600(SI), Z0
+	VMOVUPS          Z25, 18560(SI)
+	VADDPS           Z2, Z1, Z25
+	VMOVUPS          Z23, 17664(SI)
+	VMOVUPS          17408(SI), Z23
+	VMOVUPS          Z26, 18624(SI)
+	VMOVUPS          18304(SI), Z26
+	VMOVUPS          Z21, 17728(SI)
+	VSUBPS           Z26, Z23, Z21
+	VSUBPS           Z2, Z1, Z1
+	VADDPS           Z26, Z23, Z2
+	VMOVAPS          Z31, Z23
+	VFMADD231PS.BCST word_bf6c8400<>+0(SB), Z2, Z23
+	VFMADD231PS.BCST word_3ec3f000<>+0(SB), Z1, Z23
+	VSUBPS           Z31, Z23, Z23
+	VMOVAPS          Z31, Z26
+	VFMADD231PS.BCST word_3f6c8400<>+0(SB), Z1, Z26
+	VFMADD231PS.BCST word_3ec3f000<>+0(SB), Z2, Z26
+	VSUBPS           Z31, Z26, Z26
+	VMOVUPS          17600(SI), Z1
 	VMOVUPS          18112(SI), Z2
-	VMOVUPS          Z14, 18304(SI)
-	VADDPS           Z2, Z0, Z14
-	VMOVUPS          Z15, 17408(SI)
-	VMOVUPS          17536(SI), Z15
-	VMOVUPS          Z17, 18368(SI)
-	VMOVUPS          18048(SI), Z17
-	VMOVUPS          Z12, 17472(SI)
-	VSUBPS           Z17, Z15, Z12
-	VSUBPS           Z2, Z0, Z0
-	VADDPS           Z17, Z15, Z2
-	VMOVAPS          Z31, Z15
-	VFMADD231PS.BCST word_bf7b1400<>+0(SB), Z2, Z15
-	VFMADD231PS.BCST word_3e47c800<>+0(SB), Z0, Z15
-	VSUBPS           Z31, Z15, Z15
-	VMOVAPS          Z31, Z17
-	VFMADD231PS.BCST word_3f7b1400<>+0(SB), Z0, Z17
-	VFMADD231PS.BCST word_3e47c800<>+0(SB), Z2, Z17
-	VSUBPS           Z31, Z17, Z17
-	VMOVUPS          17856(SI), Z0
-	VADDPS           Z0, Z0, Z0
+	VMOVUPS          Z16, 18304(SI)
+	VADDPS           Z2, Z1, Z16
+	VMOVUPS          Z12, 17408(SI)
+	VMOVUPS          17536(SI), Z12
+	VMOVUPS          Z24, 18368(SI)
+	VMOVUPS          18048(SI), Z24
+	VMOVUPS          Z10, 17472(SI)
+	VSUBPS           Z24, Z12, Z10
+	VSUBPS           Z2, Z1, Z1
+	VADDPS           Z24, Z12, Z2
+	VMOVAPS          Z31, Z12
+	VFMADD231PS.BCST word_bf7b1400<>+0(SB), Z2, Z12
+	VFMADD231PS.BCST word_3e47c800<>+0(SB), Z1, Z12
+	VSUBPS           Z31, Z12, Z12
+	VMOVAPS          Z31, Z24
+	VFMADD231PS.BCST word_3f7b1400<>+0(SB), Z1, Z24
+	VFMADD231PS.BCST word_3e47c800<>+0(SB), Z2, Z24
+	VSUBPS           Z31, Z24, Z24
+	VMOVUPS          17856(SI), Z1
+	VADDPS           Z1, Z1, Z1
 	VMOVUPS          17792(SI), Z2
 	VADDPS           Z2, Z2, Z2
-	VMOVUPS          Z24, 17792(SI)
-	VADDPS           Z0, Z29, Z24
-	VSUBPS           Z0, Z29, Z0
-	VADDPS           Z14, Z8, Z29
-	VMOVUPS          Z27, 17856(SI)
-	VSUBPS           Z12, Z23, Z27
-	VSUBPS           Z14, Z8, Z8
-	VADDPS           Z12, Z23, Z12
-	VBROADCASTSS     word_4bc00000<>+0(SB), Z14
-	VFMADD231PS.BCST word_bec3f000<>+0(SB), Z12, Z14
-	VFMADD231PS.BCST word_3f6c8400<>+0(SB), Z8, Z14
-	VSUBPS.BCST      word_4bc00000<>+0(SB), Z14, Z14
-	VBROADCASTSS     word_4bc00000<>+0(SB), Z23
-	VFMADD231PS.BCST word_3ec3f000<>+0(SB), Z8, Z23
-	VFMADD231PS.BCST word_3f6c8400<>+0(SB), Z12, Z23
-	VSUBPS.BCST      word_4bc00000<>+0(SB), Z23, Z23
-	VADDPS           Z19, Z9, Z8
-	VSUBPS           Z22, Z1, Z12
-	VSUBPS           Z19, Z9, Z9
-	VADDPS           Z22, Z1, Z1
-	VBROADCASTSS     word_4bc00000<>+0(SB), Z19
-	VFMADD231PS.BCST word_bf350400<>+0(SB), Z1, Z19
-	VFMADD231PS.BCST word_3f350400<>+0(SB), Z9, Z19
-	VSUBPS.BCST      word_4bc00000<>+0(SB), Z19, Z19
-	VBROADCASTSS     word_4bc00000<>+0(SB), Z22
-	VFMADD231PS.BCST word_3f350400<>+0(SB), Z9, Z22
-	VFMADD231PS.BCST word_3f350400<>+0(SB), Z1, Z22
-	VSUBPS.BCST      word_4bc00000<>+0(SB), Z22, Z22
-	VADDPS           Z6, Z3, Z1
-	VSUBPS           Z16, Z18, Z9
-	VSUBPS           Z6, Z3, Z3
-	VADDPS           Z16, Z18, Z6
+	VMOVUPS          Z20, 17792(SI)
+	VADDPS           Z1, Z0, Z20
+	VSUBPS           Z1, Z0, Z0
+	VADDPS           Z16, Z13, Z1
+	VMOVUPS          Z28, 17856(SI)
+	VSUBPS           Z10, Z9, Z28
+	VSUBPS           Z16, Z13, Z13
+	VADDPS           Z10, Z9, Z9
+	VBROADCASTSS     word_4bc00000<>+0(SB), Z10
+	VFMADD231PS.BCST word_bec3f000<>+0(SB), Z9, Z10
+	VFMADD231PS.BCST word_3f6c8400<>+0(SB), Z13, Z10
+	VSUBPS.BCST      word_4bc00000<>+0(SB), Z10, Z10
 	VBROADCASTSS     word_4bc00000<>+0(SB), Z16
-	VFMADD231PS.BCST word_bf6c8400<>+0(SB), Z6, Z16
-	VFMADD231PS.BCST word_3ec3f000<>+0(SB), Z3, Z16
+	VFMADD231PS.BCST word_3ec3f000<>+0(SB), Z13, Z16
+	VFMADD231PS.BCST word_3f6c8400<>+0(SB), Z9, Z16
 	VSUBPS.BCST      word_4bc00000<>+0(SB), Z16, Z16
-	VBROADCASTSS     word_4bc00000<>+0(SB), Z18
-	VFMADD231PS.BCST word_3f6c8400<>+0(SB), Z3, Z18
-	VFMADD231PS.BCST word_3ec3f000<>+0(SB), Z6, Z18
-	VSUBPS.BCST      word_4bc00000<>+0(SB), Z18, Z18
-	VADDPS           Z13, Z13, Z3
-	VADDPS           Z10, Z10, Z6
-	VADDPS           Z3, Z24, Z10
-	VADDPS.BCST      word_4c400000<>+0(SB), Z10, Z13
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z13, Z13
-	VSUBPS           Z3, Z24, Z3
-	VADDPS.BCST      word_4c400000<>+0(SB), Z3, Z10
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z10, Z10
-	VADDPS           Z1, Z29, Z3
-	VADDPS.BCST      word_4c400000<>+0(SB), Z3, Z24
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z24, Z24
-	VSUBPS           Z9, Z27, Z3
-	VMOVUPS          Z4, 18048(SI)
-	VADDPS.BCST      word_4c400000<>+0(SB), Z3, Z4
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z4, Z4
-	VSUBPS           Z1, Z29, Z1
-	VADDPS           Z9, Z27, Z3
-	VBROADCASTSS     word_4c400000<>+0(SB), Z9
-	VFMADD231PS.BCST word_bf350400<>+0(SB), Z3, Z9
-	VFMADD231PS.BCST word_3f350400<>+0(SB), Z1, Z9
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z9, Z9
-	VBROADCASTSS     word_4c400000<>+0(SB), Z27
-	VFMADD231PS.BCST word_3f350400<>+0(SB), Z1, Z27
-	VFMADD231PS.BCST word_3f350400<>+0(SB), Z3, Z27
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z27, Z27
-	VADDPS           Z8, Z8, Z1
-	VADDPS.BCST      word_4c400000<>+0(SB), Z1, Z3
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z3, Z3
-	VADDPS           Z12, Z12, Z1
-	VADDPS.BCST      word_4c400000<>+0(SB), Z1, Z8
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z8, Z8
-	VADDPS           Z3, Z13, Z1
-	VSUBPS           Z3, Z13, Z3
-	VADDPS           Z24, Z24, Z12
-	VADDPS           Z4, Z4, Z4
-	VADDPS           Z12, Z1, Z13
-	VSUBPS           Z12, Z1, Z1
-	VSUBPS           Z4, Z3, Z12
-	VADDPS           Z4, Z3, Z3
-	VSUBPS           Z8, Z10, Z4
-	VADDPS           Z8, Z10, Z8
-	VADDPS           Z9, Z9, Z9
-	VADDPS           Z27, Z27, Z10
-	VADDPS           Z9, Z4, Z24
-	VSUBPS           Z9, Z4, Z4
-	VSUBPS           Z10, Z8, Z9
-	VADDPS           Z10, Z8, Z8
-	VSUBPS           Z6, Z0, Z10
-	VADDPS.BCST      word_4c400000<>+0(SB), Z10, Z27
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z27, Z27
-	VADDPS           Z6, Z0, Z0
-	VADDPS.BCST      word_4c400000<>+0(SB), Z0, Z6
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z6, Z6
-	VADDPS           Z16, Z14, Z0
-	VADDPS.BCST      word_4c400000<>+0(SB), Z0, Z10
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z10, Z10
-	VSUBPS           Z18, Z23, Z0
-	VADDPS.BCST      word_4c400000<>+0(SB), Z0, Z29
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z29, Z29
-	VSUBPS           Z16, Z14, Z0
-	VADDPS           Z18, Z23, Z14
-	VBROADCASTSS     word_4c400000<>+0(SB), Z16
-	VFMADD231PS.BCST word_bf350400<>+0(SB), Z14, Z16
-	VFMADD231PS.BCST word_3f350400<>+0(SB), Z0, Z16
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z16, Z16
-	VBROADCASTSS     word_4c400000<>+0(SB), Z18
-	VFMADD231PS.BCST word_3f350400<>+0(SB), Z0, Z18
-	VFMADD231PS.BCST word_3f350400<>+0(SB), Z14, Z18
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z18, Z18
-	VADDPS           Z19, Z19, Z0
-	VADDPS.BCST      word_4c400000<>+0(SB), Z0, Z14
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z14, Z14
-	VADDPS           Z22, Z22, Z0
-	VADDPS.BCST      word_4c400000<>+0(SB), Z0, Z19
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z19, Z19
-	VADDPS           Z14, Z27, Z0
-	VSUBPS           Z14, Z27, Z14
-	VADDPS           Z10, Z10, Z10
-	VADDPS           Z29, Z29, Z22
-	VADDPS           Z10, Z0, Z23
-	VSUBPS           Z10, Z0, Z0
-	VSUBPS           Z22, Z14, Z10
-	VADDPS           Z22, Z14, Z14
-	VSUBPS           Z19, Z6, Z22
-	VADDPS           Z19, Z6, Z6
-	VADDPS           Z16, Z16, Z16
-	VADDPS           Z18, Z18, Z18
-	VADDPS           Z16, Z22, Z19
-	VSUBPS           Z16, Z22, Z16
-	VSUBPS           Z18, Z6, Z22
-	VADDPS           Z18, Z6, Z6
-	VSUBPS           Z2, Z26, Z18
-	VADDPS           Z2, Z26, Z2
-	VADDPS           Z15, Z20, Z26
-	VSUBPS           Z17, Z28, Z27
-	VSUBPS           Z15, Z20, Z15
-	VADDPS           Z17, Z28, Z17
-	VBROADCASTSS     word_4bc00000<>+0(SB), Z20
-	VFMADD231PS.BCST word_bec3f000<>+0(SB), Z17, Z20
-	VFMADD231PS.BCST word_3f6c8400<>+0(SB), Z15, Z20
-	VSUBPS.BCST      word_4bc00000<>+0(SB), Z20, Z20
-	VBROADCASTSS     word_4bc00000<>+0(SB), Z28
-	VFMADD231PS.BCST word_3ec3f000<>+0(SB), Z15, Z28
-	VFMADD231PS.BCST word_3f6c8400<>+0(SB), Z17, Z28
-	VSUBPS.BCST      word_4bc00000<>+0(SB), Z28, Z28
-	VADDPS           Z21, Z7, Z15
-	VSUBPS           Z25, Z11, Z17
-	VSUBPS           Z21, Z7, Z7
-	VADDPS           Z25, Z11, Z11
+	VADDPS           Z25, Z3, Z9
+	VSUBPS           Z21, Z6, Z13
+	VSUBPS           Z25, Z3, Z3
+	VADDPS           Z21, Z6, Z6
 	VBROADCASTSS     word_4bc00000<>+0(SB), Z21
-	VFMADD231PS.BCST word_bf350400<>+0(SB), Z11, Z21
-	VFMADD231PS.BCST word_3f350400<>+0(SB), Z7, Z21
+	VFMADD231PS.BCST word_bf350400<>+0(SB), Z6, Z21
+	VFMADD231PS.BCST word_3f350400<>+0(SB), Z3, Z21
 	VSUBPS.BCST      word_4bc00000<>+0(SB), Z21, Z21
 	VBROADCASTSS     word_4bc00000<>+0(SB), Z25
-	VFMADD231PS.BCST word_3f350400<>+0(SB), Z7, Z25
-	VFMADD231PS.BCST word_3f350400<>+0(SB), Z11, Z25
+	VFMADD231PS.BCST word_3f350400<>+0(SB), Z3, Z25
+	VFMADD231PS.BCST word_3f350400<>+0(SB), Z6, Z25
 	VSUBPS.BCST      word_4bc00000<>+0(SB), Z25, Z25
-	VMOVUPS          18048(SI), Z7
-	VADDPS           Z7, Z5, Z11
-	VMOVUPS          17792(SI), Z29
-	VMOVUPS          Z6, 17536(SI)
-	VMOVUPS          17856(SI), Z6
-	VMOVUPS          Z8, 18112(SI)
-	VSUBPS           Z6, Z29, Z8
-	VSUBPS           Z5, Z7, Z5
-	VADDPS           Z6, Z29, Z6
-	VBROADCASTSS     word_4bc00000<>+0(SB), Z7
-	VFMADD231PS.BCST word_bf6c8400<>+0(SB), Z6, Z7
-	VFMADD231PS.BCST word_3ec3f000<>+0(SB), Z5, Z7
-	VSUBPS.BCST      word_4bc00000<>+0(SB), Z7, Z7
-	VBROADCASTSS     word_4bc00000<>+0(SB), Z29
-	VFMADD231PS.BCST word_3f6c8400<>+0(SB), Z5, Z29
-	VFMADD231PS.BCST word_3ec3f000<>+0(SB), Z6, Z29
-	VSUBPS.BCST      word_4bc00000<>+0(SB), Z29, Z29
-	VMOVUPS          17472(SI), Z5
-	VADDPS           Z5, Z5, Z5
-	VMOVUPS          18368(SI), Z6
-	VADDPS           Z6, Z6, Z6
-	VMOVUPS          Z14, 18368(SI)
-	VADDPS           Z5, Z18, Z14
-	VMOVUPS          Z3, 17472(SI)
-	VADDPS.BCST      word_4c400000<>+0(SB), Z14, Z3
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z3, Z3
-	VSUBPS           Z5, Z18, Z5
-	VADDPS.BCST      word_4c400000<>+0(SB), Z5, Z14
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z14, Z14
-	VADDPS           Z11, Z26, Z5
-	VADDPS.BCST      word_4c400000<>+0(SB), Z5, Z18
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z18, Z18
-	VSUBPS           Z8, Z27, Z5
-	VMOVUPS          Z16, 17856(SI)
-	VADDPS.BCST      word_4c400000<>+0(SB), Z5, Z16
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z16, Z16
-	VSUBPS           Z11, Z26, Z5
-	VADDPS           Z8, Z27, Z8
-	VBROADCASTSS     word_4c400000<>+0(SB), Z11
-	VFMADD231PS.BCST word_bf350400<>+0(SB), Z8, Z11
-	VFMADD231PS.BCST word_3f350400<>+0(SB), Z5, Z11
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z11, Z11
-	VBROADCASTSS     word_4c400000<>+0(SB), Z26
-	VFMADD231PS.BCST word_3f350400<>+0(SB), Z5, Z26
-	VFMADD231PS.BCST word_3f350400<>+0(SB), Z8, Z26
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z26, Z26
-	VADDPS           Z15, Z15, Z5
-	VADDPS.BCST      word_4c400000<>+0(SB), Z5, Z8
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z8, Z8
-	VADDPS           Z17, Z17, Z5
-	VADDPS.BCST      word_4c400000<>+0(SB), Z5, Z15
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z15, Z15
-	VADDPS           Z8, Z3, Z5
-	VSUBPS           Z8, Z3, Z3
-	VADDPS           Z18, Z18, Z8
-	VADDPS           Z16, Z16, Z16
-	VADDPS           Z8, Z5, Z17
-	VSUBPS           Z8, Z5, Z5
-	VSUBPS           Z16, Z3, Z8
-	VADDPS           Z16, Z3, Z3
-	VSUBPS           Z15, Z14, Z16
-	VADDPS           Z15, Z14, Z14
-	VADDPS           Z11, Z11, Z11
-	VADDPS           Z26, Z26, Z15
-	VADDPS           Z11, Z16, Z18
-	VSUBPS           Z11, Z16, Z11
-	VSUBPS           Z15, Z14, Z16
-	VADDPS           Z15, Z14, Z14
-	VSUBPS           Z6, Z2, Z15
-	VADDPS.BCST      word_4c400000<>+0(SB), Z15, Z26
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z26, Z26
-	VADDPS           Z6, Z2, Z2
-	VADDPS.BCST      word_4c400000<>+0(SB), Z2, Z6
+	VADDPS           Z19, Z8, Z3
+	VSUBPS           Z22, Z18, Z6
+	VSUBPS           Z19, Z8, Z8
+	VADDPS           Z22, Z18, Z18
+	VBROADCASTSS     word_4bc00000<>+0(SB), Z19
+	VFMADD231PS.BCST word_bf6c8400<>+0(SB), Z18, Z19
+	VFMADD231PS.BCST word_3ec3f000<>+0(SB), Z8, Z19
+	VSUBPS.BCST      word_4bc00000<>+0(SB), Z19, Z19
+	VBROADCASTSS     word_4bc00000<>+0(SB), Z22
+	VFMADD231PS.BCST word_3f6c8400<>+0(SB), Z8, Z22
+	VFMADD231PS.BCST word_3ec3f000<>+0(SB), Z18, Z22
+	VSUBPS.BCST      word_4bc00000<>+0(SB), Z22, Z22
+	VADDPS           Z11, Z11, Z8
+	VADDPS           Z14, Z14, Z11
+	VADDPS           Z8, Z20, Z14
+	VSUBPS           Z8, Z20, Z8
+	VADDPS           Z3, Z1, Z18
+	VSUBPS           Z6, Z28, Z20
+	VSUBPS           Z3, Z1, Z1
+	VADDPS           Z6, Z28, Z3
+	VBROADCASTSS     word_4c400000<>+0(SB), Z6
+	VFMADD231PS.BCST word_bf350400<>+0(SB), Z3, Z6
+	VFMADD231PS.BCST word_3f350400<>+0(SB), Z1, Z6
 	VSUBPS.BCST      word_4c400000<>+0(SB), Z6, Z6
-	VADDPS           Z7, Z20, Z2
-	VADDPS.BCST      word_4c400000<>+0(SB), Z2, Z15
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z15, Z15
-	VSUBPS           Z29, Z28, Z2
-	VADDPS.BCST      word_4c400000<>+0(SB), Z2, Z27
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z27, Z27
-	VSUBPS           Z7, Z20, Z2
-	VADDPS           Z29, Z28, Z7
-	VBROADCASTSS     word_4c400000<>+0(SB), Z20
-	VFMADD231PS.BCST word_bf350400<>+0(SB), Z7, Z20
-	VFMADD231PS.BCST word_3f350400<>+0(SB), Z2, Z20
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z20, Z20
 	VBROADCASTSS     word_4c400000<>+0(SB), Z28
-	VFMADD231PS.BCST word_3f350400<>+0(SB), Z2, Z28
-	VFMADD231PS.BCST word_3f350400<>+0(SB), Z7, Z28
+	VFMADD231PS.BCST word_3f350400<>+0(SB), Z1, Z28
+	VFMADD231PS.BCST word_3f350400<>+0(SB), Z3, Z28
 	VSUBPS.BCST      word_4c400000<>+0(SB), Z28, Z28
-	VADDPS           Z21, Z21, Z2
-	VADDPS.BCST      word_4c400000<>+0(SB), Z2, Z7
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z7, Z7
-	VADDPS           Z25, Z25, Z2
-	VADDPS.BCST      word_4c400000<>+0(SB), Z2, Z21
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z21, Z21
-	VADDPS           Z7, Z26, Z2
-	VSUBPS           Z7, Z26, Z7
-	VADDPS           Z15, Z15, Z15
-	VADDPS           Z27, Z27, Z25
-	VADDPS           Z15, Z2, Z26
-	VSUBPS           Z15, Z2, Z2
-	VSUBPS           Z25, Z7, Z15
-	VADDPS           Z25, Z7, Z7
-	VSUBPS           Z21, Z6, Z25
-	VADDPS           Z21, Z6, Z6
-	VADDPS           Z20, Z20, Z20
-	VADDPS           Z28, Z28, Z21
-	VADDPS           Z20, Z25, Z27
-	VSUBPS           Z20, Z25, Z20
-	VSUBPS           Z21, Z6, Z25
-	VADDPS           Z21, Z6, Z6
-	VMOVUPS          17408(SI), Z21
-	VMOVUPS          Z21, (R13)
-	VMOVUPS          Z13, 128(R13)
-	VMOVUPS          18304(SI), Z13
-	VMOVUPS          Z13, 256(R13)
-	VMOVUPS          Z17, 384(R13)
-	VMOVUPS          17728(SI), Z13
-	VMOVUPS          Z13, 512(R13)
-	VMOVUPS          Z23, 640(R13)
-	VMOVUPS          18624(SI), Z13
-	VMOVUPS          Z13, 768(R13)
-	VMOVUPS          Z26, 896(R13)
-	VMOVUPS          17664(SI), Z13
-	VMOVUPS          Z13, 1024(R13)
-	VMOVUPS          Z24, 1152(R13)
-	VMOVUPS          18560(SI), Z13
-	VMOVUPS          Z13, 1280(R13)
-	VMOVUPS          Z18, 1408(R13)
-	VMOVUPS          17984(SI), Z13
-	VMOVUPS          Z13, 1536(R13)
-	VMOVUPS          Z19, 1664(R13)
-	VMOVUPS          18880(SI), Z13
-	VMOVUPS          Z13, 1792(R13)
-	VMOVUPS          Z27, 1920(R13)
-	VMOVUPS          17920(SI), Z13
-	VMOVUPS          Z13, 2048(R13)
-	VMOVUPS          Z12, 2176(R13)
-	VMOVUPS          18816(SI), Z12
-	VMOVUPS          Z12, 2304(R13)
-	VMOVUPS          Z8, 2432(R13)
-	VMOVUPS          18240(SI), Z8
-	VMOVUPS          Z8, 2560(R13)
-	VMOVUPS          Z10, 2688(R13)
-	VMOVUPS          19136(SI), Z8
-	VMOVUPS          Z8, 2816(R13)
-	VMOVUPS          Z15, 2944(R13)
-	VMOVUPS          18176(SI), Z8
-	VMOVUPS          Z8, 3072(R13)
-	VMOVUPS          Z9, 3200(R13)
-	VMOVUPS          19072(SI), Z8
-	VMOVUPS          Z8, 3328(R13)
-	VMOVUPS          Z16, 3456(R13)
-	VMOVUPS          18496(SI), Z8
-	VMOVUPS          Z8, 3584(R13)
-	VMOVUPS          Z22, 3712(R13)
-	VMOVUPS          19392(SI), Z8
-	VMOVUPS          Z8, 3840(R13)
-	VMOVUPS          Z25, 3968(R13)
-	VMOVUPS          18432(SI), Z8
-	VMOVUPS          Z8, 4096(R13)
-	VMOVUPS          Z1, 4224(R13)
-	VMOVUPS          19328(SI), Z1
-	VMOVUPS          Z1, 4352(R13)
-	VMOVUPS          Z5, 4480(R13)
-	VMOVUPS          18752(SI), Z1
-	VMOVUPS          Z1, 4608(R13)
-	VMOVUPS          Z0, 4736(R13)
-	VMOVUPS          19648(SI), Z0
-	VMOVUPS          Z0, 4864(R13)
-	VMOVUPS          Z2, 4992(R13)
-	VMOVUPS          18688(SI), Z0
-	VMOVUPS          Z0, 5120(R13)
-	VMOVUPS          Z4, 5248(R13)
-	VMOVUPS          19584(SI), Z0
-	VMOVUPS          Z0, 5376(R13)
-	VMOVUPS          Z11, 5504(R13)
-	VMOVUPS          19200(SI), Z0
-	VMOVUPS          Z0, 5632(R13)
+	VADDPS           Z9, Z9, Z1
+	VADDPS           Z13, Z13, Z3
+	VADDPS           Z1, Z14, Z9
+	VSUBPS           Z1, Z14, Z1
+	VADDPS           Z18, Z18, Z13
+	VADDPS           Z20, Z20, Z14
+	VADDPS           Z13, Z9, Z18
+	VSUBPS           Z13, Z9, Z9
+	VSUBPS           Z14, Z1, Z13
+	VADDPS           Z14, Z1, Z1
+	VSUBPS           Z3, Z8, Z14
+	VADDPS           Z3, Z8, Z3
+	VADDPS           Z6, Z6, Z6
+	VADDPS           Z28, Z28, Z8
+	VADDPS           Z6, Z14, Z20
+	VSUBPS           Z6, Z14, Z6
+	VSUBPS           Z8, Z3, Z14
+	VADDPS           Z8, Z3, Z3
+	VSUBPS           Z11, Z0, Z8
+	VADDPS           Z11, Z0, Z0
+	VADDPS           Z19, Z10, Z11
+	VSUBPS           Z22, Z16, Z28
+	VSUBPS           Z19, Z10, Z10
+	VADDPS           Z22, Z16, Z16
+	VBROADCASTSS     word_4c400000<>+0(SB), Z19
+	VFMADD231PS.BCST word_bf350400<>+0(SB), Z16, Z19
+	VFMADD231PS.BCST word_3f350400<>+0(SB), Z10, Z19
+	VSUBPS.BCST      word_4c400000<>+0(SB), Z19, Z19
+	VBROADCASTSS     word_4c400000<>+0(SB), Z22
+	VFMADD231PS.BCST word_3f350400<>+0(SB), Z10, Z22
+	VFMADD231PS.BCST word_3f350400<>+0(SB), Z16, Z22
+	VSUBPS.BCST      word_4c400000<>+0(SB), Z22, Z22
+	VADDPS           Z21, Z21, Z10
+	VADDPS           Z25, Z25, Z16
+	VADDPS           Z10, Z8, Z21
+	VSUBPS           Z10, Z8, Z8
+	VADDPS           Z11, Z11, Z10
+	VADDPS           Z28, Z28, Z11
+	VADDPS           Z10, Z21, Z25
+	VSUBPS           Z10, Z21, Z10
+	VSUBPS           Z11, Z8, Z21
+	VADDPS           Z11, Z8, Z8
+	VSUBPS           Z16, Z0, Z11
+	VADDPS           Z16, Z0, Z0
+	VADDPS           Z19, Z19, Z16
+	VADDPS           Z22, Z22, Z19
+	VADDPS           Z16, Z11, Z22
+	VSUBPS           Z16, Z11, Z11
+	VSUBPS           Z19, Z0, Z16
+	VADDPS           Z19, Z0, Z0
+	VSUBPS           Z2, Z27, Z19
+	VADDPS           Z2, Z27, Z2
+	VADDPS           Z12, Z17, Z27
+	VSUBPS           Z24, Z29, Z28
+	VSUBPS           Z12, Z17, Z12
+	VADDPS           Z24, Z29, Z17
+	VBROADCASTSS     word_4bc00000<>+0(SB), Z24
+	VFMADD231PS.BCST word_bec3f000<>+0(SB), Z17, Z24
+	VFMADD231PS.BCST word_3f6c8400<>+0(SB), Z12, Z24
+	VSUBPS.BCST      word_4bc00000<>+0(SB), Z24, Z24
+	VBROADCASTSS     word_4bc00000<>+0(SB), Z29
+	VFMADD231PS.BCST word_3ec3f000<>+0(SB), Z12, Z29
+	VFMADD231PS.BCST word_3f6c8400<>+0(SB), Z17, Z29
+	VSUBPS.BCST      word_4bc00000<>+0(SB), Z29, Z29
+	VADDPS           Z23, Z5, Z12
+	VSUBPS           Z26, Z15, Z17
+	VSUBPS           Z23, Z5, Z5
+	VADDPS           Z26, Z15, Z15
+	VBROADCASTSS     word_4bc00000<>+0(SB), Z23
+	VFMADD231PS.BCST word_bf350400<>+0(SB), Z15, Z23
+	VFMADD231PS.BCST word_3f350400<>+0(SB), Z5, Z23
+	VSUBPS.BCST      word_4bc00000<>+0(SB), Z23, Z23
+	VBROADCASTSS     word_4bc00000<>+0(SB), Z26
+	VFMADD231PS.BCST word_3f350400<>+0(SB), Z5, Z26
+	VFMADD231PS.BCST word_3f350400<>+0(SB), Z15, Z26
+	VSUBPS.BCST      word_4bc00000<>+0(SB), Z26, Z26
+	VADDPS           Z7, Z4, Z5
+	VMOVUPS          17792(SI), Z15
+	VMOVUPS          Z0, 18048(SI)
 	VMOVUPS          17856(SI), Z0
-	VMOVUPS          Z0, 5760(R13)
-	VMOVUPS          19904(SI), Z0
-	VMOVUPS          Z0, 5888(R13)
-	VMOVUPS          Z20, 6016(R13)
-	VMOVUPS          19840(SI), Z0
-	VMOVUPS          Z0, 6144(R13)
+	VMOVUPS          Z3, 17536(SI)
+	VSUBPS           Z0, Z15, Z3
+	VSUBPS           Z7, Z4, Z4
+	VADDPS           Z0, Z15, Z0
+	VBROADCASTSS     word_4bc00000<>+0(SB), Z7
+	VFMADD231PS.BCST word_bf6c8400<>+0(SB), Z0, Z7
+	VFMADD231PS.BCST word_3ec3f000<>+0(SB), Z4, Z7
+	VSUBPS.BCST      word_4bc00000<>+0(SB), Z7, Z7
+	VBROADCASTSS     word_4bc00000<>+0(SB), Z15
+	VFMADD231PS.BCST word_3f6c8400<>+0(SB), Z4, Z15
+	VFMADD231PS.BCST word_3ec3f000<>+0(SB), Z0, Z15
+	VSUBPS.BCST      word_4bc00000<>+0(SB), Z15, Z15
 	VMOVUPS          17472(SI), Z0
-	VMOVUPS          Z0, 6272(R13)
-	VMOVUPS          19264(SI), Z0
-	VMOVUPS          Z0, 6400(R13)
-	VMOVUPS          Z3, 6528(R13)
-	VMOVUPS          19776(SI), Z0
-	VMOVUPS          Z0, 6656(R13)
-	VMOVUPS          18368(SI), Z0
-	VMOVUPS          Z0, 6784(R13)
-	VMOVUPS          19008(SI), Z0
-	VMOVUPS          Z0, 6912(R13)
+	VADDPS           Z0, Z0, Z0
+	VMOVUPS          18368(SI), Z4
+	VADDPS           Z4, Z4, Z4
+	VMOVUPS          Z8, 18368(SI)
+	VADDPS           Z0, Z19, Z8
+	VSUBPS           Z0, Z19, Z0
+	VADDPS           Z5, Z27, Z19
+	VMOVUPS          Z1, 17472(SI)
+	VSUBPS           Z3, Z28, Z1
+	VSUBPS           Z5, Z27, Z5
+	VADDPS           Z3, Z28, Z3
+	VBROADCASTSS     word_4c400000<>+0(SB), Z27
+	VFMADD231PS.BCST word_bf350400<>+0(SB), Z3, Z27
+	VFMADD231PS.BCST word_3f350400<>+0(SB), Z5, Z27
+	VSUBPS.BCST      word_4c400000<>+0(SB), Z27, Z27
+	VBROADCASTSS     word_4c400000<>+0(SB), Z28
+	VFMADD231PS.BCST word_3f350400<>+0(SB), Z5, Z28
+	VFMADD231PS.BCST word_3f350400<>+0(SB), Z3, Z28
+	VSUBPS.BCST      word_4c400000<>+0(SB), Z28, Z28
+	VADDPS           Z12, Z12, Z3
+	VADDPS           Z17, Z17, Z5
+	VADDPS           Z3, Z8, Z12
+	VSUBPS           Z3, Z8, Z3
+	VADDPS           Z19, Z19, Z8
+	VADDPS           Z1, Z1, Z1
+	VADDPS           Z8, Z12, Z17
+	VSUBPS           Z8, Z12, Z8
+	VSUBPS           Z1, Z3, Z12
+	VADDPS           Z1, Z3, Z1
+	VSUBPS           Z5, Z0, Z3
+	VADDPS           Z5, Z0, Z0
+	VADDPS           Z27, Z27, Z5
+	VADDPS           Z28, Z28, Z19
+	VADDPS           Z5, Z3, Z27
+	VSUBPS           Z5, Z3, Z3
+	VSUBPS           Z19, Z0, Z5
+	VADDPS           Z19, Z0, Z0
+	VSUBPS           Z4, Z2, Z19
+	VADDPS           Z4, Z2, Z2
+	VADDPS           Z7, Z24, Z4
+	VSUBPS           Z15, Z29, Z28
+	VSUBPS           Z7, Z24, Z7
+	VADDPS           Z15, Z29, Z15
+	VBROADCASTSS     word_4c400000<>+0(SB), Z24
+	VFMADD231PS.BCST word_bf350400<>+0(SB), Z15, Z24
+	VFMADD231PS.BCST word_3f350400<>+0(SB), Z7, Z24
+	VSUBPS.BCST      word_4c400000<>+0(SB), Z24, Z24
+	VBROADCASTSS     word_4c400000<>+0(SB), Z29
+	VFMADD231PS.BCST word_3f350400<>+0(SB), Z7, Z29
+	VFMADD231PS.BCST word_3f350400<>+0(SB), Z15, Z29
+	VSUBPS.BCST      word_4c400000<>+0(SB), Z29, Z29
+	VADDPS           Z23, Z23, Z7
+	VADDPS           Z26, Z26, Z15
+	VADDPS           Z7, Z19, Z23
+	VSUBPS           Z7, Z19, Z7
+	VADDPS           Z4, Z4, Z4
+	VADDPS           Z28, Z28, Z19
+	VADDPS           Z4, Z23, Z26
+	VSUBPS           Z4, Z23, Z4
+	VSUBPS           Z19, Z7, Z23
+	VADDPS           Z19, Z7, Z7
+	VSUBPS           Z15, Z2, Z19
+	VADDPS           Z15, Z2, Z2
+	VADDPS           Z24, Z24, Z15
+	VADDPS           Z29, Z29, Z24
+	VADDPS           Z15, Z19, Z28
+	VSUBPS           Z15, Z19, Z15
+	VSUBPS           Z24, Z2, Z19
+	VADDPS           Z24, Z2, Z2
+	VMOVUPS          17408(SI), Z24
+	VMOVUPS          Z24, (R13)
+	VMOVUPS          Z18, 128(R13)
+	VMOVUPS          18304(SI), Z18
+	VMOVUPS          Z18, 256(R13)
+	VMOVUPS          Z17, 384(R13)
+	VMOVUPS          17728(SI), Z17
+	VMOVUPS          Z17, 512(R13)
+	VMOVUPS          Z25, 640(R13)
+	VMOVUPS          18624(SI), Z17
+	VMOVUPS          Z17, 768(R13)
+	VMOVUPS          Z26, 896(R13)
+	VMOVUPS          17664(SI), Z17
+	VMOVUPS          Z17, 1024(R13)
+	VMOVUPS          Z20, 1152(R13)
+	VMOVUPS          18560(SI), Z17
+	VMOVUPS          Z17, 1280(R13)
+	VMOVUPS          Z27, 1408(R13)
+	VMOVUPS          17984(SI), Z17
+	VMOVUPS          Z17, 1536(R13)
+	VMOVUPS          Z22, 1664(R13)
+	VMOVUPS          18880(SI), Z17
+	VMOVUPS          Z17, 1792(R13)
+	VMOVUPS          Z28, 1920(R13)
+	VMOVUPS          17920(SI), Z17
+	VMOVUPS          Z17, 2048(R13)
+	VMOVUPS          Z13, 2176(R13)
+	VMOVUPS          18816(SI), Z13
+	VMOVUPS          Z13, 2304(R13)
+	VMOVUPS          Z12, 2432(R13)
+	VMOVUPS          18240(SI), Z12
+	VMOVUPS          Z12, 2560(R13)
+	VMOVUPS          Z21, 2688(R13)
+	VMOVUPS          19136(SI), Z12
+	VMOVUPS          Z12, 2816(R13)
+	VMOVUPS          Z23, 2944(R13)
+	VMOVUPS          18176(SI), Z12
+	VMOVUPS          Z12, 3072(R13)
+	VMOVUPS          Z14, 3200(R13)
+	VMOVUPS          19072(SI), Z12
+	VMOVUPS          Z12, 3328(R13)
+	VMOVUPS          Z5, 3456(R13)
+	VMOVUPS          18496(SI), Z5
+	VMOVUPS          Z5, 3584(R13)
+	VMOVUPS          Z16, 3712(R13)
+	VMOVUPS          19392(SI), Z5
+	VMOVUPS          Z5, 3840(R13)
+	VMOVUPS          Z19, 3968(R13)
+	VMOVUPS          18432(SI), Z5
+	VMOVUPS          Z5, 4096(R13)
+	VMOVUPS          Z9, 4224(R13)
+	VMOVUPS          19328(SI), Z5
+	VMOVUPS          Z5, 4352(R13)
+	VMOVUPS          Z8, 4480(R13)
+	VMOVUPS          18752(SI), Z5
+	VMOVUPS          Z5, 4608(R13)
+	VMOVUPS          Z10, 4736(R13)
+	VMOVUPS          19648(SI), Z5
+	VMOVUPS          Z5, 4864(R13)
+	VMOVUPS          Z4, 4992(R13)
+	VMOVUPS          18688(SI), Z4
+	VMOVUPS          Z4, 5120(R13)
+	VMOVUPS          Z6, 5248(R13)
+	VMOVUPS          19584(SI), Z4
+	VMOVUPS          Z4, 5376(R13)
+	VMOVUPS          Z3, 5504(R13)
+	VMOVUPS          19904(SI), Z3
+	VMOVUPS          Z3, 5632(R13)
+	VMOVUPS          Z11, 5760(R13)
+	VMOVUPS          19520(SI), Z3
+	VMOVUPS          Z3, 5888(R13)
+	VMOVUPS          Z15, 6016(R13)
+	VMOVUPS          19840(SI), Z3
+	VMOVUPS          Z3, 6144(R13)
+	VMOVUPS          17472(SI), Z3
+	VMOVUPS          Z3, 6272(R13)
+	VMOVUPS          19008(SI), Z3
+	VMOVUPS          Z3, 6400(R13)
+	VMOVUPS          Z1, 6528(R13)
+	VMOVUPS          19776(SI), Z1
+	VMOVUPS          Z1, 6656(R13)
+	VMOVUPS          18368(SI), Z1
+	VMOVUPS          Z1, 6784(R13)
+	VMOVUPS          18944(SI), Z1
+	VMOVUPS          Z1, 6912(R13)
 	VMOVUPS          Z7, 7040(R13)
-	VMOVUPS          19520(SI), Z0
-	VMOVUPS          Z0, 7168(R13)
-	VMOVUPS          18112(SI), Z0
-	VMOVUPS          Z0, 7296(R13)
-	VMOVUPS          18944(SI), Z0
-	VMOVUPS          Z0, 7424(R13)
-	VMOVUPS          Z14, 7552(R13)
-	VMOVUPS          19456(SI), Z0
+	VMOVUPS          19456(SI), Z1
+	VMOVUPS          Z1, 7168(R13)
+	VMOVUPS          17536(SI), Z1
+	VMOVUPS          Z1, 7296(R13)
+	VMOVUPS          19712(SI), Z1
+	VMOVUPS          Z1, 7424(R13)
+	VMOVUPS          Z0, 7552(R13)
+	VMOVUPS          19264(SI), Z0
 	VMOVUPS          Z0, 7680(R13)
-	VMOVUPS          17536(SI), Z0
+	VMOVUPS          18048(SI), Z0
 	VMOVUPS          Z0, 7808(R13)
-	VMOVUPS          19712(SI), Z0
+	VMOVUPS          19200(SI), Z0
 	VMOVUPS          Z0, 7936(R13)
-	VMOVUPS          Z6, 8064(R13)
+	VMOVUPS          Z2, 8064(R13)
 	ADDQ             $0x00001000, R12
 	ADDQ             $0x00000040, R13
 	DECQ             R14
@@ -18516,23 +18176,16 @@ combine128_1:
 	JNE               combine128_1
 	MOVQ              (SP), R11
 	VMOVUPS           (SI), Z0
-	VADDPS.BCST       word_52c00000<>+0(SB), Z0, Z1
-	VSUBPS.BCST       word_52c00000<>+0(SB), Z1, Z1
-	VMOVUPS           64(SI), Z0
-	VADDPS.BCST       word_52c00000<>+0(SB), Z0, Z2
-	VSUBPS.BCST       word_52c00000<>+0(SB), Z2, Z2
-	VMOVUPS           8192(SI), Z0
-	VADDPS.BCST       word_52c00000<>+0(SB), Z0, Z3
-	VSUBPS.BCST       word_52c00000<>+0(SB), Z3, Z3
-	VADDPS            Z3, Z1, Z0
-	VMOVAPS           Z30, Z4
-	VFMADD231PS.BCST  (R11), Z0, Z4
-	VCVTPS2DQ.RD_SAE  Z4, Z4
-	VPACKSSDW         Z4, Z4, Z4
-	VPMAXSW           fixed_least<>+0(SB), Z4, Z4
-	VPSHUFB           fixed_x0<>+0(SB), Z4, Z4
-	VMOVUPS           Z4, (DI)
-	VSUBPS            Z3, Z1, Z0
+	VMOVUPS           8192(SI), Z1
+	VADDPS            Z1, Z0, Z2
+	VMOVAPS           Z30, Z3
+	VFMADD231PS.BCST  (R11), Z2, Z3
+	VCVTPS2DQ.RD_SAE  Z3, Z3
+	VPACKSSDW         Z3, Z3, Z3
+	VPMAXSW           fixed_least<>+0(SB), Z3, Z3
+	VPSHUFB           fixed_x0<>+0(SB), Z3, Z3
+	VMOVUPS           Z3, (DI)
+	VSUBPS            Z1, Z0, Z0
 	VMOVAPS           Z30, Z1
 	VFMADD231PS.BCST  4(R11), Z0, Z1
 	VCVTPS2DQ.RD_SAE  Z1, Z1
@@ -18540,21 +18193,22 @@ combine128_1:
 	VPMAXSW           fixed_least<>+0(SB), Z1, Z1
 	VPSHUFB           fixed_0y<>+0(SB), Z1, Z1
 	VMOVUPS           Z1, 64(DI)
-	VMOVAPS           Z30, Z0
-	VFMADD231PS.BCST  260(R11), Z2, Z0
-	VCVTPS2DQ.RD_SAE  Z0, Z0
-	VMOVUPS           8256(SI), Z1
+	VMOVUPS           64(SI), Z0
+	VMOVAPS           Z30, Z1
+	VFMADD231PS.BCST  260(R11), Z0, Z1
+	VCVTPS2DQ.RD_SAE  Z1, Z1
+	VMOVUPS           8256(SI), Z0
 	VMOVAPS           Z30, Z2
-	VFNMADD231PS.BCST 260(R11), Z1, Z2
+	VFNMADD231PS.BCST 260(R11), Z0, Z2
 	VCVTPS2DQ.RD_SAE  Z2, Z2
-	VPACKSSDW         Z2, Z0, Z0
-	VPMAXSW           fixed_least<>+0(SB), Z0, Z0
-	VPSHUFB           fixed_xy<>+0(SB), Z0, Z1
-	VPXORD            fixed_odd<>+0(SB), Z1, Z1
-	VPSUBW            fixed_odd<>+0(SB), Z1, Z1
-	VMOVUPS           Z1, 8192(DI)
-	VPSHUFB           fixed_yx<>+0(SB), Z0, Z0
-	VMOVUPS           Z0, 8256(DI)
+	VPACKSSDW         Z2, Z1, Z1
+	VPMAXSW           fixed_least<>+0(SB), Z1, Z1
+	VPSHUFB           fixed_xy<>+0(SB), Z1, Z0
+	VPXORD            fixed_odd<>+0(SB), Z0, Z0
+	VPSUBW            fixed_odd<>+0(SB), Z0, Z0
+	VMOVUPS           Z0, 8192(DI)
+	VPSHUFB           fixed_yx<>+0(SB), Z1, Z1
+	VMOVUPS           Z1, 8256(DI)
 	LEAQ              128(SI), R12
 	LEAQ              128(DI), R13
 	LEAQ              16256(DI), R14
@@ -18577,10 +18231,6 @@ combine256_0:
 	VFNMADD231PS     Z2, Z7, Z5
 	VFMADD231PS      Z3, Z6, Z5
 	VSUBPS.BCST      word_53400000<>+0(SB), Z5, Z5
-	VADDPS.BCST      word_52c00000<>+0(SB), Z0, Z0
-	VSUBPS.BCST      word_52c00000<>+0(SB), Z0, Z0
-	VADDPS.BCST      word_52c00000<>+0(SB), Z1, Z1
-	VSUBPS.BCST      word_52c00000<>+0(SB), Z1, Z1
 	VADDPS           Z4, Z0, Z2
 	VADDPS           Z5, Z1, Z3
 	VSUBPS           Z4, Z0, Z0
@@ -19366,110 +19016,85 @@ part:
 	VADDPS           Z10, Z10, Z5
 	VADDPS           Z12, Z12, Z6
 	VADDPS           Z5, Z21, Z10
-	VADDPS.BCST      word_4c400000<>+0(SB), Z10, Z12
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z12, Z12
 	VSUBPS           Z5, Z21, Z5
-	VADDPS.BCST      word_4c400000<>+0(SB), Z5, Z10
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z10, Z10
-	VADDPS           Z4, Z25, Z5
-	VADDPS.BCST      word_4c400000<>+0(SB), Z5, Z21
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z21, Z21
-	VSUBPS           Z7, Z23, Z5
-	VMOVUPS          Z15, 35648(SI)
-	VADDPS.BCST      word_4c400000<>+0(SB), Z5, Z15
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z15, Z15
+	VADDPS           Z4, Z25, Z12
+	VSUBPS           Z7, Z23, Z21
 	VSUBPS           Z4, Z25, Z4
-	VADDPS           Z7, Z23, Z5
-	VBROADCASTSS     word_4c400000<>+0(SB), Z7
-	VFMADD231PS.BCST word_bf350400<>+0(SB), Z5, Z7
-	VFMADD231PS.BCST word_3f350400<>+0(SB), Z4, Z7
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z7, Z7
+	VADDPS           Z7, Z23, Z7
 	VBROADCASTSS     word_4c400000<>+0(SB), Z23
+	VFMADD231PS.BCST word_bf350400<>+0(SB), Z7, Z23
 	VFMADD231PS.BCST word_3f350400<>+0(SB), Z4, Z23
-	VFMADD231PS.BCST word_3f350400<>+0(SB), Z5, Z23
 	VSUBPS.BCST      word_4c400000<>+0(SB), Z23, Z23
-	VADDPS           Z2, Z2, Z2
-	VADDPS.BCST      word_4c400000<>+0(SB), Z2, Z4
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z4, Z4
-	VADDPS           Z3, Z3, Z2
-	VADDPS.BCST      word_4c400000<>+0(SB), Z2, Z3
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z3, Z3
-	VADDPS           Z4, Z12, Z2
-	VSUBPS           Z4, Z12, Z4
-	VADDPS           Z21, Z21, Z5
-	VADDPS           Z15, Z15, Z12
-	VADDPS           Z5, Z2, Z15
-	VSUBPS           Z5, Z2, Z2
-	VSUBPS           Z12, Z4, Z5
-	VADDPS           Z12, Z4, Z4
-	VSUBPS           Z3, Z10, Z12
-	VADDPS           Z3, Z10, Z3
-	VADDPS           Z7, Z7, Z7
-	VADDPS           Z23, Z23, Z10
-	VADDPS           Z7, Z12, Z21
-	VSUBPS           Z7, Z12, Z7
-	VSUBPS           Z10, Z3, Z12
-	VADDPS           Z10, Z3, Z3
-	VSUBPS           Z6, Z1, Z10
-	VADDPS.BCST      word_4c400000<>+0(SB), Z10, Z23
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z23, Z23
-	VADDPS           Z6, Z1, Z1
-	VADDPS.BCST      word_4c400000<>+0(SB), Z1, Z6
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z6, Z6
-	VADDPS           Z8, Z16, Z1
-	VADDPS.BCST      word_4c400000<>+0(SB), Z1, Z10
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z10, Z10
-	VSUBPS           Z14, Z22, Z1
-	VADDPS.BCST      word_4c400000<>+0(SB), Z1, Z25
+	VBROADCASTSS     word_4c400000<>+0(SB), Z25
+	VFMADD231PS.BCST word_3f350400<>+0(SB), Z4, Z25
+	VFMADD231PS.BCST word_3f350400<>+0(SB), Z7, Z25
 	VSUBPS.BCST      word_4c400000<>+0(SB), Z25, Z25
-	VSUBPS           Z8, Z16, Z1
-	VADDPS           Z14, Z22, Z8
-	VBROADCASTSS     word_4c400000<>+0(SB), Z14
-	VFMADD231PS.BCST word_bf350400<>+0(SB), Z8, Z14
-	VFMADD231PS.BCST word_3f350400<>+0(SB), Z1, Z14
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z14, Z14
+	VADDPS           Z2, Z2, Z2
+	VADDPS           Z3, Z3, Z3
+	VADDPS           Z2, Z10, Z4
+	VSUBPS           Z2, Z10, Z2
+	VADDPS           Z12, Z12, Z7
+	VADDPS           Z21, Z21, Z10
+	VADDPS           Z7, Z4, Z12
+	VSUBPS           Z7, Z4, Z4
+	VSUBPS           Z10, Z2, Z7
+	VADDPS           Z10, Z2, Z2
+	VSUBPS           Z3, Z5, Z10
+	VADDPS           Z3, Z5, Z3
+	VADDPS           Z23, Z23, Z5
+	VADDPS           Z25, Z25, Z21
+	VADDPS           Z5, Z10, Z23
+	VSUBPS           Z5, Z10, Z5
+	VSUBPS           Z21, Z3, Z10
+	VADDPS           Z21, Z3, Z3
+	VSUBPS           Z6, Z1, Z21
+	VADDPS           Z6, Z1, Z1
+	VADDPS           Z8, Z16, Z6
+	VSUBPS           Z14, Z22, Z25
+	VSUBPS           Z8, Z16, Z8
+	VADDPS           Z14, Z22, Z14
 	VBROADCASTSS     word_4c400000<>+0(SB), Z16
-	VFMADD231PS.BCST word_3f350400<>+0(SB), Z1, Z16
+	VFMADD231PS.BCST word_bf350400<>+0(SB), Z14, Z16
 	VFMADD231PS.BCST word_3f350400<>+0(SB), Z8, Z16
 	VSUBPS.BCST      word_4c400000<>+0(SB), Z16, Z16
-	VADDPS           Z9, Z9, Z1
-	VADDPS.BCST      word_4c400000<>+0(SB), Z1, Z8
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z8, Z8
-	VADDPS           Z18, Z18, Z1
-	VADDPS.BCST      word_4c400000<>+0(SB), Z1, Z9
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z9, Z9
-	VADDPS           Z8, Z23, Z1
-	VSUBPS           Z8, Z23, Z8
-	VADDPS           Z10, Z10, Z10
+	VBROADCASTSS     word_4c400000<>+0(SB), Z22
+	VFMADD231PS.BCST word_3f350400<>+0(SB), Z8, Z22
+	VFMADD231PS.BCST word_3f350400<>+0(SB), Z14, Z22
+	VSUBPS.BCST      word_4c400000<>+0(SB), Z22, Z22
+	VADDPS           Z9, Z9, Z8
+	VADDPS           Z18, Z18, Z9
+	VADDPS           Z8, Z21, Z14
+	VSUBPS           Z8, Z21, Z8
+	VADDPS           Z6, Z6, Z6
 	VADDPS           Z25, Z25, Z18
-	VADDPS           Z10, Z1, Z22
-	VSUBPS           Z10, Z1, Z1
-	VSUBPS           Z18, Z8, Z10
+	VADDPS           Z6, Z14, Z21
+	VSUBPS           Z6, Z14, Z6
+	VSUBPS           Z18, Z8, Z14
 	VADDPS           Z18, Z8, Z8
-	VSUBPS           Z9, Z6, Z18
-	VADDPS           Z9, Z6, Z6
-	VADDPS           Z14, Z14, Z9
-	VADDPS           Z16, Z16, Z14
-	VADDPS           Z9, Z18, Z16
+	VSUBPS           Z9, Z1, Z18
+	VADDPS           Z9, Z1, Z1
+	VADDPS           Z16, Z16, Z9
+	VADDPS           Z22, Z22, Z16
+	VADDPS           Z9, Z18, Z22
 	VSUBPS           Z9, Z18, Z9
-	VSUBPS           Z14, Z6, Z18
-	VADDPS           Z14, Z6, Z6
-	VSUBPS           Z13, Z0, Z14
+	VSUBPS           Z16, Z1, Z18
+	VADDPS           Z16, Z1, Z1
+	VSUBPS           Z13, Z0, Z16
 	VADDPS           Z13, Z0, Z0
 	VADDPS           Z19, Z26, Z13
-	VSUBPS           Z28, Z29, Z23
+	VSUBPS           Z28, Z29, Z25
 	VSUBPS           Z19, Z26, Z19
-	VADDPS           Z28, Z29, Z25
-	VBROADCASTSS     word_4bc00000<>+0(SB), Z26
-	VFMADD231PS.BCST word_bec3f000<>+0(SB), Z25, Z26
-	VFMADD231PS.BCST word_3f6c8400<>+0(SB), Z19, Z26
-	VSUBPS.BCST      word_4bc00000<>+0(SB), Z26, Z26
+	VADDPS           Z28, Z29, Z26
 	VBROADCASTSS     word_4bc00000<>+0(SB), Z28
-	VFMADD231PS.BCST word_3ec3f000<>+0(SB), Z19, Z28
-	VFMADD231PS.BCST word_3f6c8400<>+0(SB), Z25, Z28
+	VFMADD231PS.BCST word_bec3f000<>+0(SB), Z26, Z28
+	VFMADD231PS.BCST word_3f6c8400<>+0(SB), Z19, Z28
 	VSUBPS.BCST      word_4bc00000<>+0(SB), Z28, Z28
+	VBROADCASTSS     word_4bc00000<>+0(SB), Z29
+	VFMADD231PS.BCST word_3ec3f000<>+0(SB), Z19, Z29
+	VFMADD231PS.BCST word_3f6c8400<>+0(SB), Z26, Z29
+	VSUBPS.BCST      word_4bc00000<>+0(SB), Z29, Z29
 	VADDPS           Z24, Z11, Z19
-	VSUBPS           Z27, Z17, Z25
+	VSUBPS           Z27, Z17, Z26
 	VSUBPS           Z24, Z11, Z11
 	VADDPS           Z27, Z17, Z17
 	VBROADCASTSS     word_4bc00000<>+0(SB), Z24
@@ -19480,637 +19105,560 @@ part:
 	VFMADD231PS.BCST word_3f350400<>+0(SB), Z11, Z27
 	VFMADD231PS.BCST word_3f350400<>+0(SB), Z17, Z27
 	VSUBPS.BCST      word_4bc00000<>+0(SB), Z27, Z27
-	VMOVUPS          35648(SI), Z11
-	VADDPS           Z11, Z20, Z17
-	VMOVUPS          35392(SI), Z29
-	VMOVUPS          Z6, 35840(SI)
-	VMOVUPS          35584(SI), Z6
-	VMOVUPS          Z3, 35904(SI)
-	VSUBPS           Z6, Z29, Z3
-	VSUBPS           Z20, Z11, Z11
-	VADDPS           Z6, Z29, Z6
+	VADDPS           Z20, Z15, Z11
+	VMOVUPS          35392(SI), Z17
+	VMOVUPS          Z1, 35648(SI)
+	VMOVUPS          35584(SI), Z1
+	VMOVUPS          Z3, 35840(SI)
+	VSUBPS           Z1, Z17, Z3
+	VSUBPS           Z20, Z15, Z15
+	VADDPS           Z1, Z17, Z1
+	VBROADCASTSS     word_4bc00000<>+0(SB), Z17
+	VFMADD231PS.BCST word_bf6c8400<>+0(SB), Z1, Z17
+	VFMADD231PS.BCST word_3ec3f000<>+0(SB), Z15, Z17
+	VSUBPS.BCST      word_4bc00000<>+0(SB), Z17, Z17
 	VBROADCASTSS     word_4bc00000<>+0(SB), Z20
-	VFMADD231PS.BCST word_bf6c8400<>+0(SB), Z6, Z20
-	VFMADD231PS.BCST word_3ec3f000<>+0(SB), Z11, Z20
+	VFMADD231PS.BCST word_3f6c8400<>+0(SB), Z15, Z20
+	VFMADD231PS.BCST word_3ec3f000<>+0(SB), Z1, Z20
 	VSUBPS.BCST      word_4bc00000<>+0(SB), Z20, Z20
-	VBROADCASTSS     word_4bc00000<>+0(SB), Z29
-	VFMADD231PS.BCST word_3f6c8400<>+0(SB), Z11, Z29
-	VFMADD231PS.BCST word_3ec3f000<>+0(SB), Z6, Z29
-	VSUBPS.BCST      word_4bc00000<>+0(SB), Z29, Z29
-	VMOVUPS          36224(SI), Z6
-	VADDPS           Z6, Z6, Z6
-	VMOVUPS          36160(SI), Z11
-	VADDPS           Z11, Z11, Z11
+	VMOVUPS          36224(SI), Z1
+	VADDPS           Z1, Z1, Z1
+	VMOVUPS          36160(SI), Z15
+	VADDPS           Z15, Z15, Z15
 	VMOVUPS          Z8, 36160(SI)
-	VADDPS           Z6, Z14, Z8
-	VMOVUPS          Z4, 36224(SI)
-	VADDPS.BCST      word_4c400000<>+0(SB), Z8, Z4
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z4, Z4
-	VSUBPS           Z6, Z14, Z6
-	VADDPS.BCST      word_4c400000<>+0(SB), Z6, Z8
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z8, Z8
-	VADDPS           Z17, Z13, Z6
-	VADDPS.BCST      word_4c400000<>+0(SB), Z6, Z14
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z14, Z14
-	VSUBPS           Z3, Z23, Z6
-	VMOVUPS          Z9, 35584(SI)
-	VADDPS.BCST      word_4c400000<>+0(SB), Z6, Z9
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z9, Z9
-	VSUBPS           Z17, Z13, Z6
-	VADDPS           Z3, Z23, Z3
+	VADDPS           Z1, Z16, Z8
+	VSUBPS           Z1, Z16, Z1
+	VADDPS           Z11, Z13, Z16
+	VMOVUPS          Z2, 36224(SI)
+	VSUBPS           Z3, Z25, Z2
+	VSUBPS           Z11, Z13, Z11
+	VADDPS           Z3, Z25, Z3
 	VBROADCASTSS     word_4c400000<>+0(SB), Z13
 	VFMADD231PS.BCST word_bf350400<>+0(SB), Z3, Z13
-	VFMADD231PS.BCST word_3f350400<>+0(SB), Z6, Z13
+	VFMADD231PS.BCST word_3f350400<>+0(SB), Z11, Z13
 	VSUBPS.BCST      word_4c400000<>+0(SB), Z13, Z13
-	VBROADCASTSS     word_4c400000<>+0(SB), Z17
-	VFMADD231PS.BCST word_3f350400<>+0(SB), Z6, Z17
-	VFMADD231PS.BCST word_3f350400<>+0(SB), Z3, Z17
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z17, Z17
-	VADDPS           Z19, Z19, Z3
-	VADDPS.BCST      word_4c400000<>+0(SB), Z3, Z6
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z6, Z6
-	VADDPS           Z25, Z25, Z3
-	VADDPS.BCST      word_4c400000<>+0(SB), Z3, Z19
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z19, Z19
-	VADDPS           Z6, Z4, Z3
-	VSUBPS           Z6, Z4, Z4
-	VADDPS           Z14, Z14, Z6
-	VADDPS           Z9, Z9, Z9
-	VADDPS           Z6, Z3, Z14
-	VSUBPS           Z6, Z3, Z3
-	VSUBPS           Z9, Z4, Z6
-	VADDPS           Z9, Z4, Z4
-	VSUBPS           Z19, Z8, Z9
-	VADDPS           Z19, Z8, Z8
-	VADDPS           Z13, Z13, Z13
-	VADDPS           Z17, Z17, Z17
-	VADDPS           Z13, Z9, Z19
-	VSUBPS           Z13, Z9, Z9
-	VSUBPS           Z17, Z8, Z13
-	VADDPS           Z17, Z8, Z8
-	VSUBPS           Z11, Z0, Z17
-	VADDPS.BCST      word_4c400000<>+0(SB), Z17, Z23
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z23, Z23
-	VADDPS           Z11, Z0, Z0
-	VADDPS.BCST      word_4c400000<>+0(SB), Z0, Z11
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z11, Z11
-	VADDPS           Z20, Z26, Z0
-	VADDPS.BCST      word_4c400000<>+0(SB), Z0, Z17
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z17, Z17
-	VSUBPS           Z29, Z28, Z0
-	VADDPS.BCST      word_4c400000<>+0(SB), Z0, Z25
+	VBROADCASTSS     word_4c400000<>+0(SB), Z25
+	VFMADD231PS.BCST word_3f350400<>+0(SB), Z11, Z25
+	VFMADD231PS.BCST word_3f350400<>+0(SB), Z3, Z25
 	VSUBPS.BCST      word_4c400000<>+0(SB), Z25, Z25
-	VSUBPS           Z20, Z26, Z0
-	VADDPS           Z29, Z28, Z20
-	VBROADCASTSS     word_4c400000<>+0(SB), Z26
-	VFMADD231PS.BCST word_bf350400<>+0(SB), Z20, Z26
-	VFMADD231PS.BCST word_3f350400<>+0(SB), Z0, Z26
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z26, Z26
+	VADDPS           Z19, Z19, Z3
+	VADDPS           Z26, Z26, Z11
+	VADDPS           Z3, Z8, Z19
+	VSUBPS           Z3, Z8, Z3
+	VADDPS           Z16, Z16, Z8
+	VADDPS           Z2, Z2, Z2
+	VADDPS           Z8, Z19, Z16
+	VSUBPS           Z8, Z19, Z8
+	VSUBPS           Z2, Z3, Z19
+	VADDPS           Z2, Z3, Z2
+	VSUBPS           Z11, Z1, Z3
+	VADDPS           Z11, Z1, Z1
+	VADDPS           Z13, Z13, Z11
+	VADDPS           Z25, Z25, Z13
+	VADDPS           Z11, Z3, Z25
+	VSUBPS           Z11, Z3, Z3
+	VSUBPS           Z13, Z1, Z11
+	VADDPS           Z13, Z1, Z1
+	VSUBPS           Z15, Z0, Z13
+	VADDPS           Z15, Z0, Z0
+	VADDPS           Z17, Z28, Z15
+	VSUBPS           Z20, Z29, Z26
+	VSUBPS           Z17, Z28, Z17
+	VADDPS           Z20, Z29, Z20
 	VBROADCASTSS     word_4c400000<>+0(SB), Z28
-	VFMADD231PS.BCST word_3f350400<>+0(SB), Z0, Z28
-	VFMADD231PS.BCST word_3f350400<>+0(SB), Z20, Z28
+	VFMADD231PS.BCST word_bf350400<>+0(SB), Z20, Z28
+	VFMADD231PS.BCST word_3f350400<>+0(SB), Z17, Z28
 	VSUBPS.BCST      word_4c400000<>+0(SB), Z28, Z28
-	VADDPS           Z24, Z24, Z0
-	VADDPS.BCST      word_4c400000<>+0(SB), Z0, Z20
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z20, Z20
-	VADDPS           Z27, Z27, Z0
-	VADDPS.BCST      word_4c400000<>+0(SB), Z0, Z24
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z24, Z24
-	VADDPS           Z20, Z23, Z0
-	VSUBPS           Z20, Z23, Z20
-	VADDPS           Z17, Z17, Z17
-	VADDPS           Z25, Z25, Z23
-	VADDPS           Z17, Z0, Z25
-	VSUBPS           Z17, Z0, Z0
-	VSUBPS           Z23, Z20, Z17
-	VADDPS           Z23, Z20, Z20
-	VSUBPS           Z24, Z11, Z23
-	VADDPS           Z24, Z11, Z11
-	VADDPS           Z26, Z26, Z24
-	VADDPS           Z28, Z28, Z26
-	VADDPS           Z24, Z23, Z27
-	VSUBPS           Z24, Z23, Z23
-	VSUBPS           Z26, Z11, Z24
-	VADDPS           Z26, Z11, Z11
-	VMOVUPS          35328(SI), Z26
-	VMOVUPS          36096(SI), Z28
-	VSUBPS           Z28, Z26, Z29
-	VADDPS           Z28, Z26, Z26
-	VMOVUPS          35136(SI), Z28
-	VMOVUPS          Z11, 36096(SI)
-	VMOVUPS          36032(SI), Z11
-	VMOVUPS          Z8, 35328(SI)
-	VADDPS           Z11, Z28, Z8
-	VMOVUPS          Z20, 35392(SI)
-	VMOVUPS          35072(SI), Z20
-	VMOVUPS          Z4, 35648(SI)
-	VMOVUPS          35968(SI), Z4
-	VMOVUPS          Z23, 36288(SI)
-	VSUBPS           Z4, Z20, Z23
-	VSUBPS           Z11, Z28, Z11
-	VADDPS           Z4, Z20, Z4
-	VMOVAPS          Z31, Z20
-	VFMADD231PS.BCST word_be47c800<>+0(SB), Z4, Z20
-	VFMADD231PS.BCST word_3f7b1400<>+0(SB), Z11, Z20
-	VSUBPS           Z31, Z20, Z20
-	VMOVAPS          Z31, Z28
-	VFMADD231PS.BCST word_3e47c800<>+0(SB), Z11, Z28
-	VFMADD231PS.BCST word_3f7b1400<>+0(SB), Z4, Z28
-	VSUBPS           Z31, Z28, Z28
-	VMOVUPS          34880(SI), Z4
-	VMOVUPS          35776(SI), Z11
-	VMOVUPS          Z9, 35968(SI)
-	VADDPS           Z11, Z4, Z9
-	VMOVUPS          Z7, 35072(SI)
-	VMOVUPS          34816(SI), Z7
-	VMOVUPS          Z0, 36032(SI)
-	VMOVUPS          35712(SI), Z0
-	VMOVUPS          Z1, 35136(SI)
-	VSUBPS           Z0, Z7, Z1
-	VSUBPS           Z11, Z4, Z4
-	VADDPS           Z0, Z7, Z0
-	VMOVAPS          Z31, Z7
-	VFMADD231PS.BCST word_bec3f000<>+0(SB), Z0, Z7
-	VFMADD231PS.BCST word_3f6c8400<>+0(SB), Z4, Z7
-	VSUBPS           Z31, Z7, Z7
-	VMOVAPS          Z31, Z11
-	VFMADD231PS.BCST word_3ec3f000<>+0(SB), Z4, Z11
-	VFMADD231PS.BCST word_3f6c8400<>+0(SB), Z0, Z11
-	VSUBPS           Z31, Z11, Z11
-	VMOVUPS          34624(SI), Z0
-	VMOVUPS          35520(SI), Z4
-	VMOVUPS          Z3, 35712(SI)
-	VADDPS           Z4, Z0, Z3
-	VMOVUPS          Z2, 34816(SI)
-	VMOVUPS          34560(SI), Z2
-	VMOVUPS          Z24, 35776(SI)
-	VMOVUPS          35456(SI), Z24
+	VBROADCASTSS     word_4c400000<>+0(SB), Z29
+	VFMADD231PS.BCST word_3f350400<>+0(SB), Z17, Z29
+	VFMADD231PS.BCST word_3f350400<>+0(SB), Z20, Z29
+	VSUBPS.BCST      word_4c400000<>+0(SB), Z29, Z29
+	VADDPS           Z24, Z24, Z17
+	VADDPS           Z27, Z27, Z20
+	VADDPS           Z17, Z13, Z24
+	VSUBPS           Z17, Z13, Z13
+	VADDPS           Z15, Z15, Z15
+	VADDPS           Z26, Z26, Z17
+	VADDPS           Z15, Z24, Z26
+	VSUBPS           Z15, Z24, Z15
+	VSUBPS           Z17, Z13, Z24
+	VADDPS           Z17, Z13, Z13
+	VSUBPS           Z20, Z0, Z17
+	VADDPS           Z20, Z0, Z0
+	VADDPS           Z28, Z28, Z20
+	VADDPS           Z29, Z29, Z27
+	VADDPS           Z20, Z17, Z28
+	VSUBPS           Z20, Z17, Z17
+	VSUBPS           Z27, Z0, Z20
+	VADDPS           Z27, Z0, Z0
+	VMOVUPS          35328(SI), Z27
+	VMOVUPS          36096(SI), Z29
+	VMOVUPS          Z0, 35584(SI)
+	VSUBPS           Z29, Z27, Z0
+	VADDPS           Z29, Z27, Z27
+	VMOVUPS          35136(SI), Z29
+	VMOVUPS          Z1, 36096(SI)
+	VMOVUPS          36032(SI), Z1
+	VMOVUPS          Z13, 35328(SI)
+	VADDPS           Z1, Z29, Z13
+	VMOVUPS          Z2, 35392(SI)
+	VMOVUPS          35072(SI), Z2
+	VMOVUPS          Z17, 35904(SI)
+	VMOVUPS          35968(SI), Z17
+	VMOVUPS          Z9, 36288(SI)
+	VSUBPS           Z17, Z2, Z9
+	VSUBPS           Z1, Z29, Z1
+	VADDPS           Z17, Z2, Z2
+	VMOVAPS          Z31, Z17
+	VFMADD231PS.BCST word_be47c800<>+0(SB), Z2, Z17
+	VFMADD231PS.BCST word_3f7b1400<>+0(SB), Z1, Z17
+	VSUBPS           Z31, Z17, Z17
+	VMOVAPS          Z31, Z29
+	VFMADD231PS.BCST word_3e47c800<>+0(SB), Z1, Z29
+	VFMADD231PS.BCST word_3f7b1400<>+0(SB), Z2, Z29
+	VSUBPS           Z31, Z29, Z29
+	VMOVUPS          34880(SI), Z1
+	VMOVUPS          35776(SI), Z2
+	VMOVUPS          Z3, 35968(SI)
+	VADDPS           Z2, Z1, Z3
+	VMOVUPS          Z5, 35072(SI)
+	VMOVUPS          34816(SI), Z5
+	VMOVUPS          Z15, 36032(SI)
+	VMOVUPS          35712(SI), Z15
+	VMOVUPS          Z6, 35136(SI)
+	VSUBPS           Z15, Z5, Z6
+	VSUBPS           Z2, Z1, Z1
+	VADDPS           Z15, Z5, Z2
+	VMOVAPS          Z31, Z5
+	VFMADD231PS.BCST word_bec3f000<>+0(SB), Z2, Z5
+	VFMADD231PS.BCST word_3f6c8400<>+0(SB), Z1, Z5
+	VSUBPS           Z31, Z5, Z5
+	VMOVAPS          Z31, Z15
+	VFMADD231PS.BCST word_3ec3f000<>+0(SB), Z1, Z15
+	VFMADD231PS.BCST word_3f6c8400<>+0(SB), Z2, Z15
+	VSUBPS           Z31, Z15, Z15
+	VMOVUPS          34624(SI), Z1
+	VMOVUPS          35520(SI), Z2
+	VMOVUPS          Z8, 35712(SI)
+	VADDPS           Z2, Z1, Z8
+	VMOVUPS          Z4, 34816(SI)
+	VMOVUPS          34560(SI), Z4
+	VMOVUPS          Z20, 35776(SI)
+	VMOVUPS          35456(SI), Z20
 	VMOVUPS          Z18, 34880(SI)
-	VSUBPS           Z24, Z2, Z18
-	VSUBPS           Z4, Z0, Z0
-	VADDPS           Z24, Z2, Z2
+	VSUBPS           Z20, Z4, Z18
+	VSUBPS           Z2, Z1, Z1
+	VADDPS           Z20, Z4, Z2
 	VMOVAPS          Z31, Z4
 	VFMADD231PS.BCST word_bf0e3a00<>+0(SB), Z2, Z4
-	VFMADD231PS.BCST word_3f54dc00<>+0(SB), Z0, Z4
+	VFMADD231PS.BCST word_3f54dc00<>+0(SB), Z1, Z4
 	VSUBPS           Z31, Z4, Z4
-	VMOVAPS          Z31, Z24
-	VFMADD231PS.BCST word_3f0e3a00<>+0(SB), Z0, Z24
-	VFMADD231PS.BCST word_3f54dc00<>+0(SB), Z2, Z24
-	VSUBPS           Z31, Z24, Z24
-	VMOVUPS          34368(SI), Z0
+	VMOVAPS          Z31, Z20
+	VFMADD231PS.BCST word_3f0e3a00<>+0(SB), Z1, Z20
+	VFMADD231PS.BCST word_3f54dc00<>+0(SB), Z2, Z20
+	VSUBPS           Z31, Z20, Z20
+	VMOVUPS          34368(SI), Z1
 	VMOVUPS          35264(SI), Z2
-	VMOVUPS          Z13, 35456(SI)
-	VADDPS           Z2, Z0, Z13
-	VMOVUPS          Z12, 34560(SI)
-	VMOVUPS          34304(SI), Z12
-	VMOVUPS          Z17, 35520(SI)
-	VMOVUPS          35200(SI), Z17
-	VMOVUPS          Z10, 34624(SI)
-	VSUBPS           Z17, Z12, Z10
-	VSUBPS           Z2, Z0, Z0
-	VADDPS           Z17, Z12, Z2
-	VMOVAPS          Z31, Z12
-	VFMADD231PS.BCST word_bf350400<>+0(SB), Z2, Z12
-	VFMADD231PS.BCST word_3f350400<>+0(SB), Z0, Z12
-	VSUBPS           Z31, Z12, Z12
-	VMOVAPS          Z31, Z17
-	VFMADD231PS.BCST word_3f350400<>+0(SB), Z0, Z17
-	VFMADD231PS.BCST word_3f350400<>+0(SB), Z2, Z17
-	VSUBPS           Z31, Z17, Z17
-	VMOVUPS          34112(SI), Z0
+	VMOVUPS          Z11, 35456(SI)
+	VADDPS           Z2, Z1, Z11
+	VMOVUPS          Z10, 34560(SI)
+	VMOVUPS          34304(SI), Z10
+	VMOVUPS          Z24, 35520(SI)
+	VMOVUPS          35200(SI), Z24
+	VMOVUPS          Z14, 34624(SI)
+	VSUBPS           Z24, Z10, Z14
+	VSUBPS           Z2, Z1, Z1
+	VADDPS           Z24, Z10, Z2
+	VMOVAPS          Z31, Z10
+	VFMADD231PS.BCST word_bf350400<>+0(SB), Z2, Z10
+	VFMADD231PS.BCST word_3f350400<>+0(SB), Z1, Z10
+	VSUBPS           Z31, Z10, Z10
+	VMOVAPS          Z31, Z24
+	VFMADD231PS.BCST word_3f350400<>+0(SB), Z1, Z24
+	VFMADD231PS.BCST word_3f350400<>+0(SB), Z2, Z24
+	VSUBPS           Z31, Z24, Z24
+	VMOVUPS          34112(SI), Z1
 	VMOVUPS          35008(SI), Z2
-	VMOVUPS          Z6, 35200(SI)
-	VADDPS           Z2, Z0, Z6
-	VMOVUPS          Z5, 34304(SI)
-	VMOVUPS          34048(SI), Z5
-	VMOVUPS          Z27, 35264(SI)
-	VMOVUPS          34944(SI), Z27
-	VMOVUPS          Z16, 34368(SI)
-	VSUBPS           Z27, Z5, Z16
-	VSUBPS           Z2, Z0, Z0
-	VADDPS           Z27, Z5, Z2
-	VMOVAPS          Z31, Z5
-	VFMADD231PS.BCST word_bf54dc00<>+0(SB), Z2, Z5
-	VFMADD231PS.BCST word_3f0e3a00<>+0(SB), Z0, Z5
-	VSUBPS           Z31, Z5, Z5
-	VMOVAPS          Z31, Z27
-	VFMADD231PS.BCST word_3f54dc00<>+0(SB), Z0, Z27
-	VFMADD231PS.BCST word_3f0e3a00<>+0(SB), Z2, Z27
-	VSUBPS           Z31, Z27, Z27
-	VMOVUPS          33856(SI), Z0
+	VMOVUPS          Z19, 35200(SI)
+	VADDPS           Z2, Z1, Z19
+	VMOVUPS          Z7, 34304(SI)
+	VMOVUPS          34048(SI), Z7
+	VMOVUPS          Z28, 35264(SI)
+	VMOVUPS          34944(SI), Z28
+	VMOVUPS          Z22, 34368(SI)
+	VSUBPS           Z28, Z7, Z22
+	VSUBPS           Z2, Z1, Z1
+	VADDPS           Z28, Z7, Z2
+	VMOVAPS          Z31, Z7
+	VFMADD231PS.BCST word_bf54dc00<>+0(SB), Z2, Z7
+	VFMADD231PS.BCST word_3f0e3a00<>+0(SB), Z1, Z7
+	VSUBPS           Z31, Z7, Z7
+	VMOVAPS          Z31, Z28
+	VFMADD231PS.BCST word_3f54dc00<>+0(SB), Z1, Z28
+	VFMADD231PS.BCST word_3f0e3a00<>+0(SB), Z2, Z28
+	VSUBPS           Z31, Z28, Z28
+	VMOVUPS          33856(SI), Z1
 	VMOVUPS          34752(SI), Z2
-	VMOVUPS          Z19, 34944(SI)
-	VADDPS           Z2, Z0, Z19
-	VMOVUPS          Z21, 34048(SI)
-	VMOVUPS          33792(SI), Z21
-	VMOVUPS          Z25, 35008(SI)
-	VMOVUPS          34688(SI), Z25
-	VMOVUPS          Z22, 34112(SI)
-	VSUBPS           Z25, Z21, Z22
-	VSUBPS           Z2, Z0, Z0
-	VADDPS           Z25, Z21, Z2
-	VMOVAPS          Z31, Z21
-	VFMADD231PS.BCST word_bf6c8400<>+0(SB), Z2, Z21
-	VFMADD231PS.BCST word_3ec3f000<>+0(SB), Z0, Z21
-	VSUBPS           Z31, Z21, Z21
-	VMOVAPS          Z31, Z25
-	VFMADD231PS.BCST word_3f6c8400<>+0(SB), Z0, Z25
-	VFMADD231PS.BCST word_3ec3f000<>+0(SB), Z2, Z25
-	VSUBPS           Z31, Z25, Z25
-	VMOVUPS          33984(SI), Z0
+	VMOVUPS          Z25, 34944(SI)
+	VADDPS           Z2, Z1, Z25
+	VMOVUPS          Z23, 34048(SI)
+	VMOVUPS          33792(SI), Z23
+	VMOVUPS          Z26, 35008(SI)
+	VMOVUPS          34688(SI), Z26
+	VMOVUPS          Z21, 34112(SI)
+	VSUBPS           Z26, Z23, Z21
+	VSUBPS           Z2, Z1, Z1
+	VADDPS           Z26, Z23, Z2
+	VMOVAPS          Z31, Z23
+	VFMADD231PS.BCST word_bf6c8400<>+0(SB), Z2, Z23
+	VFMADD231PS.BCST word_3ec3f000<>+0(SB), Z1, Z23
+	VSUBPS           Z31, Z23, Z23
+	VMOVAPS          Z31, Z26
+	VFMADD231PS.BCST word_3f6c8400<>+0(SB), Z1, Z26
+	VFMADD231PS.BCST word_3ec3f000<>+0(SB), Z2, Z26
+	VSUBPS           Z31, Z26, Z26
+	VMOVUPS          33984(SI), Z1
 	VMOVUPS          34496(SI), Z2
-	VMOVUPS          Z14, 34688(SI)
-	VADDPS           Z2, Z0, Z14
-	VMOVUPS          Z15, 33792(SI)
-	VMOVUPS          33920(SI), Z15
-	VMOVUPS          Z17, 34752(SI)
-	VMOVUPS          34432(SI), Z17
-	VMOVUPS          Z12, 33856(SI)
-	VSUBPS           Z17, Z15, Z12
-	VSUBPS           Z2, Z0, Z0
-	VADDPS           Z17, Z15, Z2
-	VMOVAPS          Z31, Z15
-	VFMADD231PS.BCST word_bf7b1400<>+0(SB), Z2, Z15
-	VFMADD231PS.BCST word_3e47c800<>+0(SB), Z0, Z15
-	VSUBPS           Z31, Z15, Z15
-	VMOVAPS          Z31, Z17
-	VFMADD231PS.BCST word_3f7b1400<>+0(SB), Z0, Z17
-	VFMADD231PS.BCST word_3e47c800<>+0(SB), Z2, Z17
-	VSUBPS           Z31, Z17, Z17
-	VMOVUPS          34240(SI), Z0
-	VADDPS           Z0, Z0, Z0
+	VMOVUPS          Z16, 34688(SI)
+	VADDPS           Z2, Z1, Z16
+	VMOVUPS          Z12, 33792(SI)
+	VMOVUPS          33920(SI), Z12
+	VMOVUPS          Z24, 34752(SI)
+	VMOVUPS          34432(SI), Z24
+	VMOVUPS          Z10, 33856(SI)
+	VSUBPS           Z24, Z12, Z10
+	VSUBPS           Z2, Z1, Z1
+	VADDPS           Z24, Z12, Z2
+	VMOVAPS          Z31, Z12
+	VFMADD231PS.BCST word_bf7b1400<>+0(SB), Z2, Z12
+	VFMADD231PS.BCST word_3e47c800<>+0(SB), Z1, Z12
+	VSUBPS           Z31, Z12, Z12
+	VMOVAPS          Z31, Z24
+	VFMADD231PS.BCST word_3f7b1400<>+0(SB), Z1, Z24
+	VFMADD231PS.BCST word_3e47c800<>+0(SB), Z2, Z24
+	VSUBPS           Z31, Z24, Z24
+	VMOVUPS          34240(SI), Z1
+	VADDPS           Z1, Z1, Z1
 	VMOVUPS          34176(SI), Z2
 	VADDPS           Z2, Z2, Z2
-	VMOVUPS          Z24, 34176(SI)
-	VADDPS           Z0, Z29, Z24
-	VSUBPS           Z0, Z29, Z0
-	VADDPS           Z14, Z8, Z29
-	VMOVUPS          Z27, 34240(SI)
-	VSUBPS           Z12, Z23, Z27
-	VSUBPS           Z14, Z8, Z8
-	VADDPS           Z12, Z23, Z12
-	VBROADCASTSS     word_4bc00000<>+0(SB), Z14
-	VFMADD231PS.BCST word_bec3f000<>+0(SB), Z12, Z14
-	VFMADD231PS.BCST word_3f6c8400<>+0(SB), Z8, Z14
-	VSUBPS.BCST      word_4bc00000<>+0(SB), Z14, Z14
-	VBROADCASTSS     word_4bc00000<>+0(SB), Z23
-	VFMADD231PS.BCST word_3ec3f000<>+0(SB), Z8, Z23
-	VFMADD231PS.BCST word_3f6c8400<>+0(SB), Z12, Z23
-	VSUBPS.BCST      word_4bc00000<>+0(SB), Z23, Z23
-	VADDPS           Z19, Z9, Z8
-	VSUBPS           Z22, Z1, Z12
-	VSUBPS           Z19, Z9, Z9
-	VADDPS           Z22, Z1, Z1
-	VBROADCASTSS     word_4bc00000<>+0(SB), Z19
-	VFMADD231PS.BCST word_bf350400<>+0(SB), Z1, Z19
-	VFMADD231PS.BCST word_3f350400<>+0(SB), Z9, Z19
-	VSUBPS.BCST      word_4bc00000<>+0(SB), Z19, Z19
-	VBROADCASTSS     word_4bc00000<>+0(SB), Z22
-	VFMADD231PS.BCST word_3f350400<>+0(SB), Z9, Z22
-	VFMADD231PS.BCST word_3f350400<>+0(SB), Z1, Z22
-	VSUBPS.BCST      word_4bc00000<>+0(SB), Z22, Z22
-	VADDPS           Z6, Z3, Z1
-	VSUBPS           Z16, Z18, Z9
-	VSUBPS           Z6, Z3, Z3
-	VADDPS           Z16, Z18, Z6
+	VMOVUPS          Z20, 34176(SI)
+	VADDPS           Z1, Z0, Z20
+	VSUBPS           Z1, Z0, Z0
+	VADDPS           Z16, Z13, Z1
+	VMOVUPS          Z28, 34240(SI)
+	VSUBPS           Z10, Z9, Z28
+	VSUBPS           Z16, Z13, Z13
+	VADDPS           Z10, Z9, Z9
+	VBROADCASTSS     word_4bc00000<>+0(SB), Z10
+	VFMADD231PS.BCST word_bec3f000<>+0(SB), Z9, Z10
+	VFMADD231PS.BCST word_3f6c8400<>+0(SB), Z13, Z10
+	VSUBPS.BCST      word_4bc00000<>+0(SB), Z10, Z10
 	VBROADCASTSS     word_4bc00000<>+0(SB), Z16
-	VFMADD231PS.BCST word_bf6c8400<>+0(SB), Z6, Z16
-	VFMADD231PS.BCST word_3ec3f000<>+0(SB), Z3, Z16
+	VFMADD231PS.BCST word_3ec3f000<>+0(SB), Z13, Z16
+	VFMADD231PS.BCST word_3f6c8400<>+0(SB), Z9, Z16
 	VSUBPS.BCST      word_4bc00000<>+0(SB), Z16, Z16
-	VBROADCASTSS     word_4bc00000<>+0(SB), Z18
-	VFMADD231PS.BCST word_3f6c8400<>+0(SB), Z3, Z18
-	VFMADD231PS.BCST word_3ec3f000<>+0(SB), Z6, Z18
-	VSUBPS.BCST      word_4bc00000<>+0(SB), Z18, Z18
-	VADDPS           Z13, Z13, Z3
-	VADDPS           Z10, Z10, Z6
-	VADDPS           Z3, Z24, Z10
-	VADDPS.BCST      word_4c400000<>+0(SB), Z10, Z13
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z13, Z13
-	VSUBPS           Z3, Z24, Z3
-	VADDPS.BCST      word_4c400000<>+0(SB), Z3, Z10
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z10, Z10
-	VADDPS           Z1, Z29, Z3
-	VADDPS.BCST      word_4c400000<>+0(SB), Z3, Z24
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z24, Z24
-	VSUBPS           Z9, Z27, Z3
-	VMOVUPS          Z4, 34432(SI)
-	VADDPS.BCST      word_4c400000<>+0(SB), Z3, Z4
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z4, Z4
-	VSUBPS           Z1, Z29, Z1
-	VADDPS           Z9, Z27, Z3
-	VBROADCASTSS     word_4c400000<>+0(SB), Z9
-	VFMADD231PS.BCST word_bf350400<>+0(SB), Z3, Z9
-	VFMADD231PS.BCST word_3f350400<>+0(SB), Z1, Z9
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z9, Z9
-	VBROADCASTSS     word_4c400000<>+0(SB), Z27
-	VFMADD231PS.BCST word_3f350400<>+0(SB), Z1, Z27
-	VFMADD231PS.BCST word_3f350400<>+0(SB), Z3, Z27
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z27, Z27
-	VADDPS           Z8, Z8, Z1
-	VADDPS.BCST      word_4c400000<>+0(SB), Z1, Z3
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z3, Z3
-	VADDPS           Z12, Z12, Z1
-	VADDPS.BCST      word_4c400000<>+0(SB), Z1, Z8
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z8, Z8
-	VADDPS           Z3, Z13, Z1
-	VSUBPS           Z3, Z13, Z3
-	VADDPS           Z24, Z24, Z12
-	VADDPS           Z4, Z4, Z4
-	VADDPS           Z12, Z1, Z13
-	VSUBPS           Z12, Z1, Z1
-	VSUBPS           Z4, Z3, Z12
-	VADDPS           Z4, Z3, Z3
-	VSUBPS           Z8, Z10, Z4
-	VADDPS           Z8, Z10, Z8
-	VADDPS           Z9, Z9, Z9
-	VADDPS           Z27, Z27, Z10
-	VADDPS           Z9, Z4, Z24
-	VSUBPS           Z9, Z4, Z4
-	VSUBPS           Z10, Z8, Z9
-	VADDPS           Z10, Z8, Z8
-	VSUBPS           Z6, Z0, Z10
-	VADDPS.BCST      word_4c400000<>+0(SB), Z10, Z27
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z27, Z27
-	VADDPS           Z6, Z0, Z0
-	VADDPS.BCST      word_4c400000<>+0(SB), Z0, Z6
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z6, Z6
-	VADDPS           Z16, Z14, Z0
-	VADDPS.BCST      word_4c400000<>+0(SB), Z0, Z10
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z10, Z10
-	VSUBPS           Z18, Z23, Z0
-	VADDPS.BCST      word_4c400000<>+0(SB), Z0, Z29
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z29, Z29
-	VSUBPS           Z16, Z14, Z0
-	VADDPS           Z18, Z23, Z14
-	VBROADCASTSS     word_4c400000<>+0(SB), Z16
-	VFMADD231PS.BCST word_bf350400<>+0(SB), Z14, Z16
-	VFMADD231PS.BCST word_3f350400<>+0(SB), Z0, Z16
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z16, Z16
-	VBROADCASTSS     word_4c400000<>+0(SB), Z18
-	VFMADD231PS.BCST word_3f350400<>+0(SB), Z0, Z18
-	VFMADD231PS.BCST word_3f350400<>+0(SB), Z14, Z18
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z18, Z18
-	VADDPS           Z19, Z19, Z0
-	VADDPS.BCST      word_4c400000<>+0(SB), Z0, Z14
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z14, Z14
-	VADDPS           Z22, Z22, Z0
-	VADDPS.BCST      word_4c400000<>+0(SB), Z0, Z19
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z19, Z19
-	VADDPS           Z14, Z27, Z0
-	VSUBPS           Z14, Z27, Z14
-	VADDPS           Z10, Z10, Z10
-	VADDPS           Z29, Z29, Z22
-	VADDPS           Z10, Z0, Z23
-	VSUBPS           Z10, Z0, Z0
-	VSUBPS           Z22, Z14, Z10
-	VADDPS           Z22, Z14, Z14
-	VSUBPS           Z19, Z6, Z22
-	VADDPS           Z19, Z6, Z6
-	VADDPS           Z16, Z16, Z16
-	VADDPS           Z18, Z18, Z18
-	VADDPS           Z16, Z22, Z19
-	VSUBPS           Z16, Z22, Z16
-	VSUBPS           Z18, Z6, Z22
-	VADDPS           Z18, Z6, Z6
-	VSUBPS           Z2, Z26, Z18
-	VADDPS           Z2, Z26, Z2
-	VADDPS           Z15, Z20, Z26
-	VSUBPS           Z17, Z28, Z27
-	VSUBPS           Z15, Z20, Z15
-	VADDPS           Z17, Z28, Z17
-	VBROADCASTSS     word_4bc00000<>+0(SB), Z20
-	VFMADD231PS.BCST word_bec3f000<>+0(SB), Z17, Z20
-	VFMADD231PS.BCST word_3f6c8400<>+0(SB), Z15, Z20
-	VSUBPS.BCST      word_4bc00000<>+0(SB), Z20, Z20
-	VBROADCASTSS     word_4bc00000<>+0(SB), Z28
-	VFMADD231PS.BCST word_3ec3f000<>+0(SB), Z15, Z28
-	VFMADD231PS.BCST word_3f6c8400<>+0(SB), Z17, Z28
-	VSUBPS.BCST      word_4bc00000<>+0(SB), Z28, Z28
-	VADDPS           Z21, Z7, Z15
-	VSUBPS           Z25, Z11, Z17
-	VSUBPS           Z21, Z7, Z7
-	VADDPS           Z25, Z11, Z11
+	VADDPS           Z25, Z3, Z9
+	VSUBPS           Z21, Z6, Z13
+	VSUBPS           Z25, Z3, Z3
+	VADDPS           Z21, Z6, Z6
 	VBROADCASTSS     word_4bc00000<>+0(SB), Z21
-	VFMADD231PS.BCST word_bf350400<>+0(SB), Z11, Z21
-	VFMADD231PS.BCST word_3f350400<>+0(SB), Z7, Z21
+	VFMADD231PS.BCST word_bf350400<>+0(SB), Z6, Z21
+	VFMADD231PS.BCST word_3f350400<>+0(SB), Z3, Z21
 	VSUBPS.BCST      word_4bc00000<>+0(SB), Z21, Z21
 	VBROADCASTSS     word_4bc00000<>+0(SB), Z25
-	VFMADD231PS.BCST word_3f350400<>+0(SB), Z7, Z25
-	VFMADD231PS.BCST word_3f350400<>+0(SB), Z11, Z25
+	VFMADD231PS.BCST word_3f350400<>+0(SB), Z3, Z25
+	VFMADD231PS.BCST word_3f350400<>+0(SB), Z6, Z25
 	VSUBPS.BCST      word_4bc00000<>+0(SB), Z25, Z25
-	VMOVUPS          34432(SI), Z7
-	VADDPS           Z7, Z5, Z11
-	VMOVUPS          34176(SI), Z29
-	VMOVUPS          Z6, 33920(SI)
-	VMOVUPS          34240(SI), Z6
-	VMOVUPS          Z8, 34496(SI)
-	VSUBPS           Z6, Z29, Z8
-	VSUBPS           Z5, Z7, Z5
-	VADDPS           Z6, Z29, Z6
-	VBROADCASTSS     word_4bc00000<>+0(SB), Z7
-	VFMADD231PS.BCST word_bf6c8400<>+0(SB), Z6, Z7
-	VFMADD231PS.BCST word_3ec3f000<>+0(SB), Z5, Z7
-	VSUBPS.BCST      word_4bc00000<>+0(SB), Z7, Z7
-	VBROADCASTSS     word_4bc00000<>+0(SB), Z29
-	VFMADD231PS.BCST word_3f6c8400<>+0(SB), Z5, Z29
-	VFMADD231PS.BCST word_3ec3f000<>+0(SB), Z6, Z29
-	VSUBPS.BCST      word_4bc00000<>+0(SB), Z29, Z29
-	VMOVUPS          33856(SI), Z5
-	VADDPS           Z5, Z5, Z5
-	VMOVUPS          34752(SI), Z6
-	VADDPS           Z6, Z6, Z6
-	VMOVUPS          Z14, 34752(SI)
-	VADDPS           Z5, Z18, Z14
-	VMOVUPS          Z3, 33856(SI)
-	VADDPS.BCST      word_4c400000<>+0(SB), Z14, Z3
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z3, Z3
-	VSUBPS           Z5, Z18, Z5
-	VADDPS.BCST      word_4c400000<>+0(SB), Z5, Z14
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z14, Z14
-	VADDPS           Z11, Z26, Z5
-	VADDPS.BCST      word_4c400000<>+0(SB), Z5, Z18
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z18, Z18
-	VSUBPS           Z8, Z27, Z5
-	VMOVUPS          Z16, 34240(SI)
-	VADDPS.BCST      word_4c400000<>+0(SB), Z5, Z16
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z16, Z16
-	VSUBPS           Z11, Z26, Z5
-	VADDPS           Z8, Z27, Z8
-	VBROADCASTSS     word_4c400000<>+0(SB), Z11
-	VFMADD231PS.BCST word_bf350400<>+0(SB), Z8, Z11
-	VFMADD231PS.BCST word_3f350400<>+0(SB), Z5, Z11
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z11, Z11
-	VBROADCASTSS     word_4c400000<>+0(SB), Z26
-	VFMADD231PS.BCST word_3f350400<>+0(SB), Z5, Z26
-	VFMADD231PS.BCST word_3f350400<>+0(SB), Z8, Z26
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z26, Z26
-	VADDPS           Z15, Z15, Z5
-	VADDPS.BCST      word_4c400000<>+0(SB), Z5, Z8
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z8, Z8
-	VADDPS           Z17, Z17, Z5
-	VADDPS.BCST      word_4c400000<>+0(SB), Z5, Z15
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z15, Z15
-	VADDPS           Z8, Z3, Z5
-	VSUBPS           Z8, Z3, Z3
-	VADDPS           Z18, Z18, Z8
-	VADDPS           Z16, Z16, Z16
-	VADDPS           Z8, Z5, Z17
-	VSUBPS           Z8, Z5, Z5
-	VSUBPS           Z16, Z3, Z8
-	VADDPS           Z16, Z3, Z3
-	VSUBPS           Z15, Z14, Z16
-	VADDPS           Z15, Z14, Z14
-	VADDPS           Z11, Z11, Z11
-	VADDPS           Z26, Z26, Z15
-	VADDPS           Z11, Z16, Z18
-	VSUBPS           Z11, Z16, Z11
-	VSUBPS           Z15, Z14, Z16
-	VADDPS           Z15, Z14, Z14
-	VSUBPS           Z6, Z2, Z15
-	VADDPS.BCST      word_4c400000<>+0(SB), Z15, Z26
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z26, Z26
-	VADDPS           Z6, Z2, Z2
-	VADDPS.BCST      word_4c400000<>+0(SB), Z2, Z6
+	VADDPS           Z19, Z8, Z3
+	VSUBPS           Z22, Z18, Z6
+	VSUBPS           Z19, Z8, Z8
+	VADDPS           Z22, Z18, Z18
+	VBROADCASTSS     word_4bc00000<>+0(SB), Z19
+	VFMADD231PS.BCST word_bf6c8400<>+0(SB), Z18, Z19
+	VFMADD231PS.BCST word_3ec3f000<>+0(SB), Z8, Z19
+	VSUBPS.BCST      word_4bc00000<>+0(SB), Z19, Z19
+	VBROADCASTSS     word_4bc00000<>+0(SB), Z22
+	VFMADD231PS.BCST word_3f6c8400<>+0(SB), Z8, Z22
+	VFMADD231PS.BCST word_3ec3f000<>+0(SB), Z18, Z22
+	VSUBPS.BCST      word_4bc00000<>+0(SB), Z22, Z22
+	VADDPS           Z11, Z11, Z8
+	VADDPS           Z14, Z14, Z11
+	VADDPS           Z8, Z20, Z14
+	VSUBPS           Z8, Z20, Z8
+	VADDPS           Z3, Z1, Z18
+	VSUBPS           Z6, Z28, Z20
+	VSUBPS           Z3, Z1, Z1
+	VADDPS           Z6, Z28, Z3
+	VBROADCASTSS     word_4c400000<>+0(SB), Z6
+	VFMADD231PS.BCST word_bf350400<>+0(SB), Z3, Z6
+	VFMADD231PS.BCST word_3f350400<>+0(SB), Z1, Z6
 	VSUBPS.BCST      word_4c400000<>+0(SB), Z6, Z6
-	VADDPS           Z7, Z20, Z2
-	VADDPS.BCST      word_4c400000<>+0(SB), Z2, Z15
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z15, Z15
-	VSUBPS           Z29, Z28, Z2
-	VADDPS.BCST      word_4c400000<>+0(SB), Z2, Z27
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z27, Z27
-	VSUBPS           Z7, Z20, Z2
-	VADDPS           Z29, Z28, Z7
-	VBROADCASTSS     word_4c400000<>+0(SB), Z20
-	VFMADD231PS.BCST word_bf350400<>+0(SB), Z7, Z20
-	VFMADD231PS.BCST word_3f350400<>+0(SB), Z2, Z20
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z20, Z20
 	VBROADCASTSS     word_4c400000<>+0(SB), Z28
-	VFMADD231PS.BCST word_3f350400<>+0(SB), Z2, Z28
-	VFMADD231PS.BCST word_3f350400<>+0(SB), Z7, Z28
+	VFMADD231PS.BCST word_3f350400<>+0(SB), Z1, Z28
+	VFMADD231PS.BCST word_3f350400<>+0(SB), Z3, Z28
 	VSUBPS.BCST      word_4c400000<>+0(SB), Z28, Z28
-	VADDPS           Z21, Z21, Z2
-	VADDPS.BCST      word_4c400000<>+0(SB), Z2, Z7
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z7, Z7
-	VADDPS           Z25, Z25, Z2
-	VADDPS.BCST      word_4c400000<>+0(SB), Z2, Z21
-	VSUBPS.BCST      word_4c400000<>+0(SB), Z21, Z21
-	VADDPS           Z7, Z26, Z2
-	VSUBPS           Z7, Z26, Z7
-	VADDPS           Z15, Z15, Z15
-	VADDPS           Z27, Z27, Z25
-	VADDPS           Z15, Z2, Z26
-	VSUBPS           Z15, Z2, Z2
-	VSUBPS           Z25, Z7, Z15
-	VADDPS           Z25, Z7, Z7
-	VSUBPS           Z21, Z6, Z25
-	VADDPS           Z21, Z6, Z6
-	VADDPS           Z20, Z20, Z20
-	VADDPS           Z28, Z28, Z21
-	VADDPS           Z20, Z25, Z27
-	VSUBPS           Z20, Z25, Z20
-	VSUBPS           Z21, Z6, Z25
-	VADDPS           Z21, Z6, Z6
-	VMOVUPS          33792(SI), Z21
-	VMOVUPS          Z21, (R13)
-	VMOVUPS          Z13, 256(R13)
-	VMOVUPS          34688(SI), Z13
-	VMOVUPS          Z13, 512(R13)
-	VMOVUPS          Z17, 768(R13)
-	VMOVUPS          34112(SI), Z13
-	VMOVUPS          Z13, 1024(R13)
-	VMOVUPS          Z23, 1280(R13)
-	VMOVUPS          35008(SI), Z13
-	VMOVUPS          Z13, 1536(R13)
-	VMOVUPS          Z26, 1792(R13)
-	VMOVUPS          34048(SI), Z13
-	VMOVUPS          Z13, 2048(R13)
-	VMOVUPS          Z24, 2304(R13)
-	VMOVUPS          34944(SI), Z13
-	VMOVUPS          Z13, 2560(R13)
-	VMOVUPS          Z18, 2816(R13)
-	VMOVUPS          34368(SI), Z13
-	VMOVUPS          Z13, 3072(R13)
-	VMOVUPS          Z19, 3328(R13)
-	VMOVUPS          35264(SI), Z13
-	VMOVUPS          Z13, 3584(R13)
-	VMOVUPS          Z27, 3840(R13)
-	VMOVUPS          34304(SI), Z13
-	VMOVUPS          Z13, 4096(R13)
-	VMOVUPS          Z12, 4352(R13)
-	VMOVUPS          35200(SI), Z12
-	VMOVUPS          Z12, 4608(R13)
-	VMOVUPS          Z8, 4864(R13)
-	VMOVUPS          34624(SI), Z8
-	VMOVUPS          Z8, 5120(R13)
-	VMOVUPS          Z10, 5376(R13)
-	VMOVUPS          35520(SI), Z8
-	VMOVUPS          Z8, 5632(R13)
-	VMOVUPS          Z15, 5888(R13)
-	VMOVUPS          34560(SI), Z8
-	VMOVUPS          Z8, 6144(R13)
-	VMOVUPS          Z9, 6400(R13)
-	VMOVUPS          35456(SI), Z8
-	VMOVUPS          Z8, 6656(R13)
-	VMOVUPS          Z16, 6912(R13)
-	VMOVUPS          34880(SI), Z8
-	VMOVUPS          Z8, 7168(R13)
-	VMOVUPS          Z22, 7424(R13)
-	VMOVUPS          35776(SI), Z8
-	VMOVUPS          Z8, 7680(R13)
-	VMOVUPS          Z25, 7936(R13)
-	VMOVUPS          34816(SI), Z8
-	VMOVUPS          Z8, 8192(R13)
-	VMOVUPS          Z1, 8448(R13)
-	VMOVUPS          35712(SI), Z1
-	VMOVUPS          Z1, 8704(R13)
-	VMOVUPS          Z5, 8960(R13)
-	VMOVUPS          35136(SI), Z1
-	VMOVUPS          Z1, 9216(R13)
-	VMOVUPS          Z0, 9472(R13)
-	VMOVUPS          36032(SI), Z0
-	VMOVUPS          Z0, 9728(R13)
-	VMOVUPS          Z2, 9984(R13)
-	VMOVUPS          35072(SI), Z0
-	VMOVUPS          Z0, 10240(R13)
-	VMOVUPS          Z4, 10496(R13)
-	VMOVUPS          35968(SI), Z0
-	VMOVUPS          Z0, 10752(R13)
-	VMOVUPS          Z11, 11008(R13)
-	VMOVUPS          35584(SI), Z0
-	VMOVUPS          Z0, 11264(R13)
+	VADDPS           Z9, Z9, Z1
+	VADDPS           Z13, Z13, Z3
+	VADDPS           Z1, Z14, Z9
+	VSUBPS           Z1, Z14, Z1
+	VADDPS           Z18, Z18, Z13
+	VADDPS           Z20, Z20, Z14
+	VADDPS           Z13, Z9, Z18
+	VSUBPS           Z13, Z9, Z9
+	VSUBPS           Z14, Z1, Z13
+	VADDPS           Z14, Z1, Z1
+	VSUBPS           Z3, Z8, Z14
+	VADDPS           Z3, Z8, Z3
+	VADDPS           Z6, Z6, Z6
+	VADDPS           Z28, Z28, Z8
+	VADDPS           Z6, Z14, Z20
+	VSUBPS           Z6, Z14, Z6
+	VSUBPS           Z8, Z3, Z14
+	VADDPS           Z8, Z3, Z3
+	VSUBPS           Z11, Z0, Z8
+	VADDPS           Z11, Z0, Z0
+	VADDPS           Z19, Z10, Z11
+	VSUBPS           Z22, Z16, Z28
+	VSUBPS           Z19, Z10, Z10
+	VADDPS           Z22, Z16, Z16
+	VBROADCASTSS     word_4c400000<>+0(SB), Z19
+	VFMADD231PS.BCST word_bf350400<>+0(SB), Z16, Z19
+	VFMADD231PS.BCST word_3f350400<>+0(SB), Z10, Z19
+	VSUBPS.BCST      word_4c400000<>+0(SB), Z19, Z19
+	VBROADCASTSS     word_4c400000<>+0(SB), Z22
+	VFMADD231PS.BCST word_3f350400<>+0(SB), Z10, Z22
+	VFMADD231PS.BCST word_3f350400<>+0(SB), Z16, Z22
+	VSUBPS.BCST      word_4c400000<>+0(SB), Z22, Z22
+	VADDPS           Z21, Z21, Z10
+	VADDPS           Z25, Z25, Z16
+	VADDPS           Z10, Z8, Z21
+	VSUBPS           Z10, Z8, Z8
+	VADDPS           Z11, Z11, Z10
+	VADDPS           Z28, Z28, Z11
+	VADDPS           Z10, Z21, Z25
+	VSUBPS           Z10, Z21, Z10
+	VSUBPS           Z11, Z8, Z21
+	VADDPS           Z11, Z8, Z8
+	VSUBPS           Z16, Z0, Z11
+	VADDPS           Z16, Z0, Z0
+	VADDPS           Z19, Z19, Z16
+	VADDPS           Z22, Z22, Z19
+	VADDPS           Z16, Z11, Z22
+	VSUBPS           Z16, Z11, Z11
+	VSUBPS           Z19, Z0, Z16
+	VADDPS           Z19, Z0, Z0
+	VSUBPS           Z2, Z27, Z19
+	VADDPS           Z2, Z27, Z2
+	VADDPS           Z12, Z17, Z27
+	VSUBPS           Z24, Z29, Z28
+	VSUBPS           Z12, Z17, Z12
+	VADDPS           Z24, Z29, Z17
+	VBROADCASTSS     word_4bc00000<>+0(SB), Z24
+	VFMADD231PS.BCST word_bec3f000<>+0(SB), Z17, Z24
+	VFMADD231PS.BCST word_3f6c8400<>+0(SB), Z12, Z24
+	VSUBPS.BCST      word_4bc00000<>+0(SB), Z24, Z24
+	VBROADCASTSS     word_4bc00000<>+0(SB), Z29
+	VFMADD231PS.BCST word_3ec3f000<>+0(SB), Z12, Z29
+	VFMADD231PS.BCST word_3f6c8400<>+0(SB), Z17, Z29
+	VSUBPS.BCST      word_4bc00000<>+0(SB), Z29, Z29
+	VADDPS           Z23, Z5, Z12
+	VSUBPS           Z26, Z15, Z17
+	VSUBPS           Z23, Z5, Z5
+	VADDPS           Z26, Z15, Z15
+	VBROADCASTSS     word_4bc00000<>+0(SB), Z23
+	VFMADD231PS.BCST word_bf350400<>+0(SB), Z15, Z23
+	VFMADD231PS.BCST word_3f350400<>+0(SB), Z5, Z23
+	VSUBPS.BCST      word_4bc00000<>+0(SB), Z23, Z23
+	VBROADCASTSS     word_4bc00000<>+0(SB), Z26
+	VFMADD231PS.BCST word_3f350400<>+0(SB), Z5, Z26
+	VFMADD231PS.BCST word_3f350400<>+0(SB), Z15, Z26
+	VSUBPS.BCST      word_4bc00000<>+0(SB), Z26, Z26
+	VADDPS           Z7, Z4, Z5
+	VMOVUPS          34176(SI), Z15
+	VMOVUPS          Z0, 34432(SI)
 	VMOVUPS          34240(SI), Z0
-	VMOVUPS          Z0, 11520(R13)
-	VMOVUPS          36288(SI), Z0
-	VMOVUPS          Z0, 11776(R13)
-	VMOVUPS          Z20, 12032(R13)
-	VMOVUPS          36224(SI), Z0
-	VMOVUPS          Z0, 12288(R13)
+	VMOVUPS          Z3, 33920(SI)
+	VSUBPS           Z0, Z15, Z3
+	VSUBPS           Z7, Z4, Z4
+	VADDPS           Z0, Z15, Z0
+	VBROADCASTSS     word_4bc00000<>+0(SB), Z7
+	VFMADD231PS.BCST word_bf6c8400<>+0(SB), Z0, Z7
+	VFMADD231PS.BCST word_3ec3f000<>+0(SB), Z4, Z7
+	VSUBPS.BCST      word_4bc00000<>+0(SB), Z7, Z7
+	VBROADCASTSS     word_4bc00000<>+0(SB), Z15
+	VFMADD231PS.BCST word_3f6c8400<>+0(SB), Z4, Z15
+	VFMADD231PS.BCST word_3ec3f000<>+0(SB), Z0, Z15
+	VSUBPS.BCST      word_4bc00000<>+0(SB), Z15, Z15
 	VMOVUPS          33856(SI), Z0
-	VMOVUPS          Z0, 12544(R13)
-	VMOVUPS          35648(SI), Z0
-	VMOVUPS          Z0, 12800(R13)
-	VMOVUPS          Z3, 13056(R13)
-	VMOVUPS          36160(SI), Z0
-	VMOVUPS          Z0, 13312(R13)
-	VMOVUPS          34752(SI), Z0
-	VMOVUPS          Z0, 13568(R13)
-	VMOVUPS          35392(SI), Z0
-	VMOVUPS          Z0, 13824(R13)
+	VADDPS           Z0, Z0, Z0
+	VMOVUPS          34752(SI), Z4
+	VADDPS           Z4, Z4, Z4
+	VMOVUPS          Z8, 34752(SI)
+	VADDPS           Z0, Z19, Z8
+	VSUBPS           Z0, Z19, Z0
+	VADDPS           Z5, Z27, Z19
+	VMOVUPS          Z1, 33856(SI)
+	VSUBPS           Z3, Z28, Z1
+	VSUBPS           Z5, Z27, Z5
+	VADDPS           Z3, Z28, Z3
+	VBROADCASTSS     word_4c400000<>+0(SB), Z27
+	VFMADD231PS.BCST word_bf350400<>+0(SB), Z3, Z27
+	VFMADD231PS.BCST word_3f350400<>+0(SB), Z5, Z27
+	VSUBPS.BCST      word_4c400000<>+0(SB), Z27, Z27
+	VBROADCASTSS     word_4c400000<>+0(SB), Z28
+	VFMADD231PS.BCST word_3f350400<>+0(SB), Z5, Z28
+	VFMADD231PS.BCST word_3f350400<>+0(SB), Z3, Z28
+	VSUBPS.BCST      word_4c400000<>+0(SB), Z28, Z28
+	VADDPS           Z12, Z12, Z3
+	VADDPS           Z17, Z17, Z5
+	VADDPS           Z3, Z8, Z12
+	VSUBPS           Z3, Z8, Z3
+	VADDPS           Z19, Z19, Z8
+	VADDPS           Z1, Z1, Z1
+	VADDPS           Z8, Z12, Z17
+	VSUBPS           Z8, Z12, Z8
+	VSUBPS           Z1, Z3, Z12
+	VADDPS           Z1, Z3, Z1
+	VSUBPS           Z5, Z0, Z3
+	VADDPS           Z5, Z0, Z0
+	VADDPS           Z27, Z27, Z5
+	VADDPS           Z28, Z28, Z19
+	VADDPS           Z5, Z3, Z27
+	VSUBPS           Z5, Z3, Z3
+	VSUBPS           Z19, Z0, Z5
+	VADDPS           Z19, Z0, Z0
+	VSUBPS           Z4, Z2, Z19
+	VADDPS           Z4, Z2, Z2
+	VADDPS           Z7, Z24, Z4
+	VSUBPS           Z15, Z29, Z28
+	VSUBPS           Z7, Z24, Z7
+	VADDPS           Z15, Z29, Z15
+	VBROADCASTSS     word_4c400000<>+0(SB), Z24
+	VFMADD231PS.BCST word_bf350400<>+0(SB), Z15, Z24
+	VFMADD231PS.BCST word_3f350400<>+0(SB), Z7, Z24
+	VSUBPS.BCST      word_4c400000<>+0(SB), Z24, Z24
+	VBROADCASTSS     word_4c400000<>+0(SB), Z29
+	VFMADD231PS.BCST word_3f350400<>+0(SB), Z7, Z29
+	VFMADD231PS.BCST word_3f350400<>+0(SB), Z15, Z29
+	VSUBPS.BCST      word_4c400000<>+0(SB), Z29, Z29
+	VADDPS           Z23, Z23, Z7
+	VADDPS           Z26, Z26, Z15
+	VADDPS           Z7, Z19, Z23
+	VSUBPS           Z7, Z19, Z7
+	VADDPS           Z4, Z4, Z4
+	VADDPS           Z28, Z28, Z19
+	VADDPS           Z4, Z23, Z26
+	VSUBPS           Z4, Z23, Z4
+	VSUBPS           Z19, Z7, Z23
+	VADDPS           Z19, Z7, Z7
+	VSUBPS           Z15, Z2, Z19
+	VADDPS           Z15, Z2, Z2
+	VADDPS           Z24, Z24, Z15
+	VADDPS           Z29, Z29, Z24
+	VADDPS           Z15, Z19, Z28
+	VSUBPS           Z15, Z19, Z15
+	VSUBPS           Z24, Z2, Z19
+	VADDPS           Z24, Z2, Z2
+	VMOVUPS          33792(SI), Z24
+	VMOVUPS          Z24, (R13)
+	VMOVUPS          Z18, 256(R13)
+	VMOVUPS          34688(SI), Z18
+	VMOVUPS          Z18, 512(R13)
+	VMOVUPS          Z17, 768(R13)
+	VMOVUPS          34112(SI), Z17
+	VMOVUPS          Z17, 1024(R13)
+	VMOVUPS          Z25, 1280(R13)
+	VMOVUPS          35008(SI), Z17
+	VMOVUPS          Z17, 1536(R13)
+	VMOVUPS          Z26, 1792(R13)
+	VMOVUPS          34048(SI), Z17
+	VMOVUPS          Z17, 2048(R13)
+	VMOVUPS          Z20, 2304(R13)
+	VMOVUPS          34944(SI), Z17
+	VMOVUPS          Z17, 2560(R13)
+	VMOVUPS          Z27, 2816(R13)
+	VMOVUPS          34368(SI), Z17
+	VMOVUPS          Z17, 3072(R13)
+	VMOVUPS          Z22, 3328(R13)
+	VMOVUPS          35264(SI), Z17
+	VMOVUPS          Z17, 3584(R13)
+	VMOVUPS          Z28, 3840(R13)
+	VMOVUPS          34304(SI), Z17
+	VMOVUPS          Z17, 4096(R13)
+	VMOVUPS          Z13, 4352(R13)
+	VMOVUPS          35200(SI), Z13
+	VMOVUPS          Z13, 4608(R13)
+	VMOVUPS          Z12, 4864(R13)
+	VMOVUPS          34624(SI), Z12
+	VMOVUPS          Z12, 5120(R13)
+	VMOVUPS          Z21, 5376(R13)
+	VMOVUPS          35520(SI), Z12
+	VMOVUPS          Z12, 5632(R13)
+	VMOVUPS          Z23, 5888(R13)
+	VMOVUPS          34560(SI), Z12
+	VMOVUPS          Z12, 6144(R13)
+	VMOVUPS          Z14, 6400(R13)
+	VMOVUPS          35456(SI), Z12
+	VMOVUPS          Z12, 6656(R13)
+	VMOVUPS          Z5, 6912(R13)
+	VMOVUPS          34880(SI), Z5
+	VMOVUPS          Z5, 7168(R13)
+	VMOVUPS          Z16, 7424(R13)
+	VMOVUPS          35776(SI), Z5
+	VMOVUPS          Z5, 7680(R13)
+	VMOVUPS          Z19, 7936(R13)
+	VMOVUPS          34816(SI), Z5
+	VMOVUPS          Z5, 8192(R13)
+	VMOVUPS          Z9, 8448(R13)
+	VMOVUPS          35712(SI), Z5
+	VMOVUPS          Z5, 8704(R13)
+	VMOVUPS          Z8, 8960(R13)
+	VMOVUPS          35136(SI), Z5
+	VMOVUPS          Z5, 9216(R13)
+	VMOVUPS          Z10, 9472(R13)
+	VMOVUPS          36032(SI), Z5
+	VMOVUPS          Z5, 9728(R13)
+	VMOVUPS          Z4, 9984(R13)
+	VMOVUPS          35072(SI), Z4
+	VMOVUPS          Z4, 10240(R13)
+	VMOVUPS          Z6, 10496(R13)
+	VMOVUPS          35968(SI), Z4
+	VMOVUPS          Z4, 10752(R13)
+	VMOVUPS          Z3, 11008(R13)
+	VMOVUPS          36288(SI), Z3
+	VMOVUPS          Z3, 11264(R13)
+	VMOVUPS          Z11, 11520(R13)
+	VMOVUPS          35904(SI), Z3
+	VMOVUPS          Z3, 11776(R13)
+	VMOVUPS          Z15, 12032(R13)
+	VMOVUPS          36224(SI), Z3
+	VMOVUPS          Z3, 12288(R13)
+	VMOVUPS          33856(SI), Z3
+	VMOVUPS          Z3, 12544(R13)
+	VMOVUPS          35392(SI), Z3
+	VMOVUPS          Z3, 12800(R13)
+	VMOVUPS          Z1, 13056(R13)
+	VMOVUPS          36160(SI), Z1
+	VMOVUPS          Z1, 13312(R13)
+	VMOVUPS          34752(SI), Z1
+	VMOVUPS          Z1, 13568(R13)
+	VMOVUPS          35328(SI), Z1
+	VMOVUPS          Z1, 13824(R13)
 	VMOVUPS          Z7, 14080(R13)
-	VMOVUPS          35904(SI), Z0
-	VMOVUPS          Z0, 14336(R13)
-	VMOVUPS          34496(SI), Z0
-	VMOVUPS          Z0, 14592(R13)
-	VMOVUPS          35328(SI), Z0
-	VMOVUPS          Z0, 14848(R13)
-	VMOVUPS          Z14, 15104(R13)
-	VMOVUPS          35840(SI), Z0
+	VMOVUPS          35840(SI), Z1
+	VMOVUPS          Z1, 14336(R13)
+	VMOVUPS          33920(SI), Z1
+	VMOVUPS          Z1, 14592(R13)
+	VMOVUPS          36096(SI), Z1
+	VMOVUPS          Z1, 14848(R13)
+	VMOVUPS          Z0, 15104(R13)
+	VMOVUPS          35648(SI), Z0
 	VMOVUPS          Z0, 15360(R13)
-	VMOVUPS          33920(SI), Z0
+	VMOVUPS          34432(SI), Z0
 	VMOVUPS          Z0, 15616(R13)
-	VMOVUPS          36096(SI), Z0
+	VMOVUPS          35584(SI), Z0
 	VMOVUPS          Z0, 15872(R13)
-	VMOVUPS          Z6, 16128(R13)
+	VMOVUPS          Z2, 16128(R13)
 	ADDQ             $0x00001000, R12
 	ADDQ             $0x00000040, R13
 	DECQ             R14
@@ -31355,19 +30903,19 @@ readDone:
 	VFMADD231PS  word_3e47c800<>+0(SB), Y10, Y14
 	VFMADD231PS  word_3f7b1400<>+0(SB), Y3, Y14
 	VSUBPS       word_51c00000<>+0(SB), Y14, Y14
-	VMOVUPS      Y2, 2560(SI)
-	VMOVUPS      word_51c00000<>+0(SB), Y2
-	VFMADD231PS  word_be47c800<>+0(SB), Y3, Y2
-	VFMADD231PS  word_3f7b1400<>+0(SB), Y10, Y2
-	VSUBPS       word_51c00000<>+0(SB), Y2, Y2
+	VMOVUPS      Y12, 2560(SI)
+	VMOVUPS      word_51c00000<>+0(SB), Y12
+	VFMADD231PS  word_be47c800<>+0(SB), Y3, Y12
+	VFMADD231PS  word_3f7b1400<>+0(SB), Y10, Y12
+	VSUBPS       word_51c00000<>+0(SB), Y12, Y12
 	VMOVUPS      2528(SI), Y3
 	VADDPS       Y3, Y14, Y10
-	VMOVUPS      Y12, 2624(SI)
-	VMOVUPS      2496(SI), Y12
+	VMOVUPS      Y2, 2624(SI)
+	VMOVUPS      2496(SI), Y2
 	VMOVUPS      Y10, 2656(SI)
-	VADDPS       Y12, Y2, Y10
+	VADDPS       Y2, Y12, Y10
 	VSUBPS       Y14, Y3, Y3
-	VSUBPS       Y12, Y2, Y2
+	VSUBPS       Y2, Y12, Y2
 	VMOVUPS      word_51c00000<>+0(SB), Y12
 	VFMADD231PS  word_3ec3f000<>+0(SB), Y11, Y12
 	VFMADD231PS  word_3f6c8400<>+0(SB), Y9, Y12
@@ -31380,8 +30928,8 @@ readDone:
 	VADDPS       Y9, Y12, Y11
 	VMOVUPS      Y2, 2496(SI)
 	VMOVUPS      2432(SI), Y2
-	VMOVUPS      Y10, 2528(SI)
-	VADDPS       Y2, Y14, Y10
+	VMOVUPS      Y3, 2528(SI)
+	VADDPS       Y2, Y14, Y3
 	VSUBPS       Y12, Y9, Y9
 	VSUBPS       Y2, Y14, Y2
 	VMOVUPS      word_51c00000<>+0(SB), Y12
@@ -31396,8 +30944,8 @@ readDone:
 	VADDPS       Y7, Y12, Y8
 	VMOVUPS      Y2, 2432(SI)
 	VMOVUPS      2368(SI), Y2
-	VMOVUPS      Y10, 2464(SI)
-	VADDPS       Y2, Y14, Y10
+	VMOVUPS      Y9, 2464(SI)
+	VADDPS       Y2, Y14, Y9
 	VSUBPS       Y12, Y7, Y7
 	VSUBPS       Y2, Y14, Y2
 	VMOVUPS      2592(SI), Y12
@@ -31407,361 +30955,361 @@ readDone:
 	VMOVUPS      2336(SI), Y2
 	VFMADD231PS  word_3f350400<>+0(SB), Y2, Y14
 	VSUBPS       word_51c00000<>+0(SB), Y14, Y14
-	VMOVUPS      Y10, 2400(SI)
-	VMOVUPS      word_51c00000<>+0(SB), Y10
-	VFMADD231PS  word_bf350400<>+0(SB), Y2, Y10
-	VFMADD231PS  word_bf350400<>+0(SB), Y12, Y10
-	VSUBPS       word_51c00000<>+0(SB), Y10, Y10
+	VMOVUPS      Y7, 2400(SI)
+	VMOVUPS      word_51c00000<>+0(SB), Y7
+	VFMADD231PS  word_bf350400<>+0(SB), Y2, Y7
+	VFMADD231PS  word_bf350400<>+0(SB), Y12, Y7
+	VSUBPS       word_51c00000<>+0(SB), Y7, Y7
 	VMOVUPS      2048(SI), Y2
 	VADDPS       Y2, Y14, Y12
-	VMOVUPS      Y3, 2592(SI)
-	VMOVUPS      2080(SI), Y3
+	VMOVUPS      Y12, 2592(SI)
+	VMOVUPS      2080(SI), Y12
 	VMOVUPS      Y9, 2336(SI)
-	VSUBPS       Y3, Y10, Y9
+	VSUBPS       Y12, Y7, Y9
 	VSUBPS       Y14, Y2, Y2
-	VADDPS       Y3, Y10, Y3
-	VMOVUPS      word_51c00000<>+0(SB), Y10
-	VFMADD231PS  word_3f54dc00<>+0(SB), Y5, Y10
-	VFMADD231PS  word_3f0e3a00<>+0(SB), Y13, Y10
-	VSUBPS       word_51c00000<>+0(SB), Y10, Y10
+	VADDPS       Y12, Y7, Y7
+	VMOVUPS      word_51c00000<>+0(SB), Y12
+	VFMADD231PS  word_3f54dc00<>+0(SB), Y5, Y12
+	VFMADD231PS  word_3f0e3a00<>+0(SB), Y13, Y12
+	VSUBPS       word_51c00000<>+0(SB), Y12, Y12
 	VMOVUPS      word_51c00000<>+0(SB), Y14
 	VFMADD231PS  word_bf54dc00<>+0(SB), Y13, Y14
 	VFMADD231PS  word_3f0e3a00<>+0(SB), Y5, Y14
 	VSUBPS       word_51c00000<>+0(SB), Y14, Y14
 	VMOVUPS      2304(SI), Y5
-	VADDPS       Y5, Y10, Y13
-	VMOVUPS      Y3, 2080(SI)
-	VMOVUPS      2272(SI), Y3
-	VMOVUPS      Y9, 2048(SI)
-	VADDPS       Y3, Y14, Y9
-	VSUBPS       Y10, Y5, Y5
-	VSUBPS       Y3, Y14, Y3
-	VMOVUPS      word_51c00000<>+0(SB), Y10
-	VFMADD231PS  word_3f6c8400<>+0(SB), Y0, Y10
-	VFMADD231PS  word_3ec3f000<>+0(SB), Y4, Y10
-	VSUBPS       word_51c00000<>+0(SB), Y10, Y10
+	VADDPS       Y5, Y12, Y13
+	VMOVUPS      Y7, 2080(SI)
+	VMOVUPS      2272(SI), Y7
+	VMOVUPS      Y2, 2048(SI)
+	VADDPS       Y7, Y14, Y2
+	VSUBPS       Y12, Y5, Y5
+	VSUBPS       Y7, Y14, Y7
+	VMOVUPS      word_51c00000<>+0(SB), Y12
+	VFMADD231PS  word_3f6c8400<>+0(SB), Y0, Y12
+	VFMADD231PS  word_3ec3f000<>+0(SB), Y4, Y12
+	VSUBPS       word_51c00000<>+0(SB), Y12, Y12
 	VMOVUPS      word_51c00000<>+0(SB), Y14
 	VFMADD231PS  word_bf6c8400<>+0(SB), Y4, Y14
 	VFMADD231PS  word_3ec3f000<>+0(SB), Y0, Y14
 	VSUBPS       word_51c00000<>+0(SB), Y14, Y14
 	VMOVUPS      2240(SI), Y0
-	VADDPS       Y0, Y10, Y4
-	VMOVUPS      Y3, 2272(SI)
-	VMOVUPS      2208(SI), Y3
-	VMOVUPS      Y9, 2304(SI)
-	VADDPS       Y3, Y14, Y9
-	VSUBPS       Y10, Y0, Y0
-	VSUBPS       Y3, Y14, Y3
-	VMOVUPS      word_51c00000<>+0(SB), Y10
-	VFMADD231PS  word_3f7b1400<>+0(SB), Y6, Y10
-	VFMADD231PS  word_3e47c800<>+0(SB), Y1, Y10
-	VSUBPS       word_51c00000<>+0(SB), Y10, Y10
+	VADDPS       Y0, Y12, Y4
+	VMOVUPS      Y7, 2272(SI)
+	VMOVUPS      2208(SI), Y7
+	VMOVUPS      Y5, 2304(SI)
+	VADDPS       Y7, Y14, Y5
+	VSUBPS       Y12, Y0, Y0
+	VSUBPS       Y7, Y14, Y7
+	VMOVUPS      word_51c00000<>+0(SB), Y12
+	VFMADD231PS  word_3f7b1400<>+0(SB), Y6, Y12
+	VFMADD231PS  word_3e47c800<>+0(SB), Y1, Y12
+	VSUBPS       word_51c00000<>+0(SB), Y12, Y12
 	VMOVUPS      word_51c00000<>+0(SB), Y14
 	VFMADD231PS  word_bf7b1400<>+0(SB), Y1, Y14
 	VFMADD231PS  word_3e47c800<>+0(SB), Y6, Y14
 	VSUBPS       word_51c00000<>+0(SB), Y14, Y14
 	VMOVUPS      2176(SI), Y1
-	VADDPS       Y1, Y10, Y6
-	VMOVUPS      Y3, 2208(SI)
-	VMOVUPS      2144(SI), Y3
-	VMOVUPS      Y9, 2240(SI)
-	VADDPS       Y3, Y14, Y9
-	VSUBPS       Y10, Y1, Y1
-	VSUBPS       Y3, Y14, Y3
-	VMOVUPS      32(SI), Y10
+	VADDPS       Y1, Y12, Y6
+	VMOVUPS      Y7, 2208(SI)
+	VMOVUPS      2144(SI), Y7
+	VMOVUPS      Y0, 2240(SI)
+	VADDPS       Y7, Y14, Y0
+	VSUBPS       Y12, Y1, Y1
+	VSUBPS       Y7, Y14, Y7
+	VMOVUPS      32(SI), Y12
 	VMOVUPS      1056(SI), Y14
-	VMOVUPS      Y3, 2144(SI)
-	VADDPS       Y14, Y10, Y3
-	VSUBPS       Y14, Y10, Y10
+	VMOVUPS      Y7, 2144(SI)
+	VADDPS       Y14, Y12, Y7
+	VSUBPS       Y14, Y12, Y12
 	VMOVUPS      544(SI), Y14
-	VMOVUPS      Y9, 2176(SI)
-	VMOVUPS      1568(SI), Y9
-	VMOVUPS      Y7, 2688(SI)
-	VADDPS       Y9, Y14, Y7
-	VSUBPS       Y9, Y14, Y9
-	VADDPS       Y7, Y3, Y14
-	VSUBPS       Y7, Y3, Y3
-	VMOVUPS      288(SI), Y7
-	VMOVUPS      Y2, 2720(SI)
-	VMOVUPS      1312(SI), Y2
-	VMOVUPS      Y5, 2752(SI)
-	VADDPS       Y2, Y7, Y5
-	VSUBPS       Y2, Y7, Y2
-	VMOVUPS      800(SI), Y7
-	VMOVUPS      Y0, 2784(SI)
-	VMOVUPS      1824(SI), Y0
-	VMOVUPS      Y1, 2816(SI)
-	VADDPS       Y0, Y7, Y1
+	VMOVUPS      Y1, 2176(SI)
+	VMOVUPS      1568(SI), Y1
+	VMOVUPS      Y0, 2688(SI)
+	VADDPS       Y1, Y14, Y0
+	VSUBPS       Y1, Y14, Y1
+	VADDPS       Y0, Y7, Y14
 	VSUBPS       Y0, Y7, Y0
-	VADDPS       Y1, Y5, Y7
-	VSUBPS       Y1, Y5, Y1
+	VMOVUPS      288(SI), Y7
+	VMOVUPS      Y6, 2720(SI)
+	VMOVUPS      1312(SI), Y6
+	VMOVUPS      Y5, 2752(SI)
+	VADDPS       Y6, Y7, Y5
+	VSUBPS       Y6, Y7, Y6
+	VMOVUPS      800(SI), Y7
+	VMOVUPS      Y4, 2784(SI)
+	VMOVUPS      1824(SI), Y4
+	VMOVUPS      Y2, 2816(SI)
+	VADDPS       Y4, Y7, Y2
+	VSUBPS       Y4, Y7, Y4
+	VADDPS       Y2, Y5, Y7
+	VSUBPS       Y2, Y5, Y2
 	VADDPS       Y7, Y14, Y5
 	VSUBPS       Y7, Y14, Y7
 	VMOVUPS      word_51400000<>+0(SB), Y14
-	VFMADD231PS  word_bf350400<>+0(SB), Y0, Y14
-	VFMADD231PS  word_3f350400<>+0(SB), Y2, Y14
+	VFMADD231PS  word_bf350400<>+0(SB), Y4, Y14
+	VFMADD231PS  word_3f350400<>+0(SB), Y6, Y14
 	VSUBPS       word_51400000<>+0(SB), Y14, Y14
-	VMOVUPS      Y6, 2848(SI)
-	VMOVUPS      word_51400000<>+0(SB), Y6
-	VFMADD231PS  word_bf350400<>+0(SB), Y2, Y6
-	VFMADD231PS  word_bf350400<>+0(SB), Y0, Y6
-	VSUBPS       word_51400000<>+0(SB), Y6, Y6
-	VADDPS       Y14, Y10, Y0
-	VSUBPS       Y9, Y6, Y2
-	VSUBPS       Y14, Y10, Y10
-	VADDPS       Y9, Y6, Y6
-	VMOVUPS      160(SI), Y9
+	VMOVUPS      Y13, 2848(SI)
+	VMOVUPS      word_51400000<>+0(SB), Y13
+	VFMADD231PS  word_bf350400<>+0(SB), Y6, Y13
+	VFMADD231PS  word_bf350400<>+0(SB), Y4, Y13
+	VSUBPS       word_51400000<>+0(SB), Y13, Y13
+	VADDPS       Y14, Y12, Y4
+	VSUBPS       Y1, Y13, Y6
+	VSUBPS       Y14, Y12, Y12
+	VADDPS       Y1, Y13, Y1
+	VMOVUPS      160(SI), Y13
 	VMOVUPS      1184(SI), Y14
-	VMOVUPS      Y4, 2880(SI)
-	VADDPS       Y14, Y9, Y4
-	VSUBPS       Y14, Y9, Y9
+	VMOVUPS      Y9, 2880(SI)
+	VADDPS       Y14, Y13, Y9
+	VSUBPS       Y14, Y13, Y13
 	VMOVUPS      672(SI), Y14
-	VMOVUPS      Y13, 2912(SI)
-	VMOVUPS      1696(SI), Y13
-	VMOVUPS      Y12, 2944(SI)
-	VADDPS       Y13, Y14, Y12
-	VSUBPS       Y13, Y14, Y13
-	VADDPS       Y12, Y4, Y14
-	VSUBPS       Y12, Y4, Y4
-	VMOVUPS      416(SI), Y12
-	VMOVUPS      Y8, 2976(SI)
-	VMOVUPS      1440(SI), Y8
-	VMOVUPS      Y11, 3008(SI)
-	VADDPS       Y8, Y12, Y11
-	VSUBPS       Y8, Y12, Y8
-	VMOVUPS      928(SI), Y12
+	VMOVUPS      Y8, 2912(SI)
+	VMOVUPS      1696(SI), Y8
+	VMOVUPS      Y3, 2944(SI)
+	VADDPS       Y8, Y14, Y3
+	VSUBPS       Y8, Y14, Y8
+	VADDPS       Y3, Y9, Y14
+	VSUBPS       Y3, Y9, Y3
+	VMOVUPS      416(SI), Y9
+	VMOVUPS      Y11, 2976(SI)
+	VMOVUPS      1440(SI), Y11
+	VMOVUPS      Y10, 3008(SI)
+	VADDPS       Y11, Y9, Y10
+	VSUBPS       Y11, Y9, Y9
+	VMOVUPS      928(SI), Y11
 	VMOVUPS      Y15, 3040(SI)
 	VMOVUPS      1952(SI), Y15
 	VMOVUPS      Y7, 3072(SI)
-	VADDPS       Y15, Y12, Y7
-	VSUBPS       Y15, Y12, Y12
-	VADDPS       Y7, Y11, Y15
-	VSUBPS       Y7, Y11, Y7
-	VADDPS       Y15, Y14, Y11
+	VADDPS       Y15, Y11, Y7
+	VSUBPS       Y15, Y11, Y11
+	VADDPS       Y7, Y10, Y15
+	VSUBPS       Y7, Y10, Y7
+	VADDPS       Y15, Y14, Y10
 	VSUBPS       Y15, Y14, Y14
 	VMOVUPS      word_51400000<>+0(SB), Y15
-	VFMADD231PS  word_bf350400<>+0(SB), Y12, Y15
-	VFMADD231PS  word_3f350400<>+0(SB), Y8, Y15
+	VFMADD231PS  word_bf350400<>+0(SB), Y11, Y15
+	VFMADD231PS  word_3f350400<>+0(SB), Y9, Y15
 	VSUBPS       word_51400000<>+0(SB), Y15, Y15
 	VMOVUPS      Y14, 3104(SI)
 	VMOVUPS      word_51400000<>+0(SB), Y14
-	VFMADD231PS  word_bf350400<>+0(SB), Y8, Y14
-	VFMADD231PS  word_bf350400<>+0(SB), Y12, Y14
+	VFMADD231PS  word_bf350400<>+0(SB), Y9, Y14
+	VFMADD231PS  word_bf350400<>+0(SB), Y11, Y14
 	VSUBPS       word_51400000<>+0(SB), Y14, Y14
-	VADDPS       Y15, Y9, Y8
-	VSUBPS       Y13, Y14, Y12
-	VSUBPS       Y15, Y9, Y9
-	VADDPS       Y13, Y14, Y13
-	VADDPS       Y11, Y5, Y14
-	VSUBPS       Y11, Y5, Y5
-	VMOVUPS      word_51400000<>+0(SB), Y11
-	VFMADD231PS  word_3ec3f000<>+0(SB), Y12, Y11
-	VFMADD231PS  word_3f6c8400<>+0(SB), Y8, Y11
-	VSUBPS       word_51400000<>+0(SB), Y11, Y11
+	VADDPS       Y15, Y13, Y9
+	VSUBPS       Y8, Y14, Y11
+	VSUBPS       Y15, Y13, Y13
+	VADDPS       Y8, Y14, Y8
+	VADDPS       Y10, Y5, Y14
+	VSUBPS       Y10, Y5, Y5
+	VMOVUPS      word_51400000<>+0(SB), Y10
+	VFMADD231PS  word_3ec3f000<>+0(SB), Y11, Y10
+	VFMADD231PS  word_3f6c8400<>+0(SB), Y9, Y10
+	VSUBPS       word_51400000<>+0(SB), Y10, Y10
 	VMOVUPS      word_51400000<>+0(SB), Y15
-	VFMADD231PS  word_bec3f000<>+0(SB), Y8, Y15
-	VFMADD231PS  word_3f6c8400<>+0(SB), Y12, Y15
+	VFMADD231PS  word_bec3f000<>+0(SB), Y9, Y15
+	VFMADD231PS  word_3f6c8400<>+0(SB), Y11, Y15
 	VSUBPS       word_51400000<>+0(SB), Y15, Y15
-	VADDPS       Y11, Y0, Y8
-	VADDPS       Y15, Y2, Y12
-	VSUBPS       Y11, Y0, Y0
-	VSUBPS       Y2, Y15, Y2
-	VMOVUPS      word_51400000<>+0(SB), Y11
-	VFMADD231PS  word_bf350400<>+0(SB), Y7, Y11
-	VFMADD231PS  word_3f350400<>+0(SB), Y4, Y11
-	VSUBPS       word_51400000<>+0(SB), Y11, Y11
+	VADDPS       Y10, Y4, Y9
+	VADDPS       Y15, Y6, Y11
+	VSUBPS       Y10, Y4, Y4
+	VSUBPS       Y6, Y15, Y6
+	VMOVUPS      word_51400000<>+0(SB), Y10
+	VFMADD231PS  word_bf350400<>+0(SB), Y7, Y10
+	VFMADD231PS  word_3f350400<>+0(SB), Y3, Y10
+	VSUBPS       word_51400000<>+0(SB), Y10, Y10
 	VMOVUPS      word_51400000<>+0(SB), Y15
-	VFMADD231PS  word_bf350400<>+0(SB), Y4, Y15
+	VFMADD231PS  word_bf350400<>+0(SB), Y3, Y15
 	VFMADD231PS  word_bf350400<>+0(SB), Y7, Y15
 	VSUBPS       word_51400000<>+0(SB), Y15, Y15
-	VADDPS       Y11, Y3, Y4
-	VSUBPS       Y1, Y15, Y7
-	VSUBPS       Y11, Y3, Y3
-	VADDPS       Y1, Y15, Y1
-	VMOVUPS      word_51400000<>+0(SB), Y11
-	VFMADD231PS  word_3f6c8400<>+0(SB), Y13, Y11
-	VFMADD231PS  word_3ec3f000<>+0(SB), Y9, Y11
-	VSUBPS       word_51400000<>+0(SB), Y11, Y11
+	VADDPS       Y10, Y0, Y3
+	VSUBPS       Y2, Y15, Y7
+	VSUBPS       Y10, Y0, Y0
+	VADDPS       Y2, Y15, Y2
+	VMOVUPS      word_51400000<>+0(SB), Y10
+	VFMADD231PS  word_3f6c8400<>+0(SB), Y8, Y10
+	VFMADD231PS  word_3ec3f000<>+0(SB), Y13, Y10
+	VSUBPS       word_51400000<>+0(SB), Y10, Y10
 	VMOVUPS      word_51400000<>+0(SB), Y15
-	VFMADD231PS  word_bf6c8400<>+0(SB), Y9, Y15
-	VFMADD231PS  word_3ec3f000<>+0(SB), Y13, Y15
+	VFMADD231PS  word_bf6c8400<>+0(SB), Y13, Y15
+	VFMADD231PS  word_3ec3f000<>+0(SB), Y8, Y15
 	VSUBPS       word_51400000<>+0(SB), Y15, Y15
-	VADDPS       Y11, Y10, Y9
-	VADDPS       Y15, Y6, Y13
-	VSUBPS       Y11, Y10, Y10
-	VSUBPS       Y6, Y15, Y6
-	VMOVUPS      96(SI), Y11
+	VADDPS       Y10, Y12, Y8
+	VADDPS       Y15, Y1, Y13
+	VSUBPS       Y10, Y12, Y10
+	VSUBPS       Y1, Y15, Y1
+	VMOVUPS      96(SI), Y12
 	VMOVUPS      1120(SI), Y15
 	VMOVUPS      Y5, 3136(SI)
-	VADDPS       Y15, Y11, Y5
-	VSUBPS       Y15, Y11, Y11
+	VADDPS       Y15, Y12, Y5
+	VSUBPS       Y15, Y12, Y12
 	VMOVUPS      608(SI), Y15
-	VMOVUPS      Y2, 3168(SI)
-	VMOVUPS      1632(SI), Y2
-	VMOVUPS      Y0, 3200(SI)
-	VADDPS       Y2, Y15, Y0
-	VSUBPS       Y2, Y15, Y2
-	VADDPS       Y0, Y5, Y15
-	VSUBPS       Y0, Y5, Y0
-	VMOVUPS      352(SI), Y5
-	VMOVUPS      Y1, 3232(SI)
-	VMOVUPS      1376(SI), Y1
-	VMOVUPS      Y3, 3264(SI)
-	VADDPS       Y1, Y5, Y3
-	VSUBPS       Y1, Y5, Y1
-	VMOVUPS      864(SI), Y5
-	VMOVUPS      Y6, 3296(SI)
-	VMOVUPS      1888(SI), Y6
-	VMOVUPS      Y10, 3328(SI)
-	VADDPS       Y6, Y5, Y10
-	VSUBPS       Y6, Y5, Y5
-	VADDPS       Y10, Y3, Y6
-	VSUBPS       Y10, Y3, Y3
-	VADDPS       Y6, Y15, Y10
+	VMOVUPS      Y6, 3168(SI)
+	VMOVUPS      1632(SI), Y6
+	VMOVUPS      Y4, 3200(SI)
+	VADDPS       Y6, Y15, Y4
 	VSUBPS       Y6, Y15, Y6
+	VADDPS       Y4, Y5, Y15
+	VSUBPS       Y4, Y5, Y4
+	VMOVUPS      352(SI), Y5
+	VMOVUPS      Y2, 3232(SI)
+	VMOVUPS      1376(SI), Y2
+	VMOVUPS      Y0, 3264(SI)
+	VADDPS       Y2, Y5, Y0
+	VSUBPS       Y2, Y5, Y2
+	VMOVUPS      864(SI), Y5
+	VMOVUPS      Y1, 3296(SI)
+	VMOVUPS      1888(SI), Y1
+	VMOVUPS      Y10, 3328(SI)
+	VADDPS       Y1, Y5, Y10
+	VSUBPS       Y1, Y5, Y1
+	VADDPS       Y10, Y0, Y5
+	VSUBPS       Y10, Y0, Y0
+	VADDPS       Y5, Y15, Y10
+	VSUBPS       Y5, Y15, Y5
 	VMOVUPS      word_51400000<>+0(SB), Y15
-	VFMADD231PS  word_bf350400<>+0(SB), Y5, Y15
-	VFMADD231PS  word_3f350400<>+0(SB), Y1, Y15
+	VFMADD231PS  word_bf350400<>+0(SB), Y1, Y15
+	VFMADD231PS  word_3f350400<>+0(SB), Y2, Y15
 	VSUBPS       word_51400000<>+0(SB), Y15, Y15
-	VMOVUPS      Y6, 3360(SI)
-	VMOVUPS      word_51400000<>+0(SB), Y6
-	VFMADD231PS  word_bf350400<>+0(SB), Y1, Y6
-	VFMADD231PS  word_bf350400<>+0(SB), Y5, Y6
-	VSUBPS       word_51400000<>+0(SB), Y6, Y6
-	VADDPS       Y15, Y11, Y1
-	VSUBPS       Y2, Y6, Y5
-	VSUBPS       Y15, Y11, Y11
-	VADDPS       Y2, Y6, Y2
+	VMOVUPS      Y5, 3360(SI)
+	VMOVUPS      word_51400000<>+0(SB), Y5
+	VFMADD231PS  word_bf350400<>+0(SB), Y2, Y5
+	VFMADD231PS  word_bf350400<>+0(SB), Y1, Y5
+	VSUBPS       word_51400000<>+0(SB), Y5, Y5
+	VADDPS       Y15, Y12, Y1
+	VSUBPS       Y6, Y5, Y2
+	VSUBPS       Y15, Y12, Y12
+	VADDPS       Y6, Y5, Y5
 	VMOVUPS      224(SI), Y6
 	VMOVUPS      1248(SI), Y15
 	VMOVUPS      Y13, 3392(SI)
 	VADDPS       Y15, Y6, Y13
 	VSUBPS       Y15, Y6, Y6
 	VMOVUPS      736(SI), Y15
-	VMOVUPS      Y9, 3424(SI)
-	VMOVUPS      1760(SI), Y9
+	VMOVUPS      Y8, 3424(SI)
+	VMOVUPS      1760(SI), Y8
 	VMOVUPS      Y7, 3456(SI)
-	VADDPS       Y9, Y15, Y7
-	VSUBPS       Y9, Y15, Y9
+	VADDPS       Y8, Y15, Y7
+	VSUBPS       Y8, Y15, Y8
 	VADDPS       Y7, Y13, Y15
 	VSUBPS       Y7, Y13, Y7
 	VMOVUPS      480(SI), Y13
-	VMOVUPS      Y4, 3488(SI)
-	VMOVUPS      1504(SI), Y4
-	VMOVUPS      Y12, 3520(SI)
-	VADDPS       Y4, Y13, Y12
-	VSUBPS       Y4, Y13, Y4
+	VMOVUPS      Y3, 3488(SI)
+	VMOVUPS      1504(SI), Y3
+	VMOVUPS      Y11, 3520(SI)
+	VADDPS       Y3, Y13, Y11
+	VSUBPS       Y3, Y13, Y3
 	VMOVUPS      992(SI), Y13
-	VMOVUPS      Y8, 3552(SI)
-	VMOVUPS      2016(SI), Y8
+	VMOVUPS      Y9, 3552(SI)
+	VMOVUPS      2016(SI), Y9
 	VMOVUPS      Y14, 3584(SI)
-	VADDPS       Y8, Y13, Y14
-	VSUBPS       Y8, Y13, Y8
-	VADDPS       Y14, Y12, Y13
-	VSUBPS       Y14, Y12, Y12
+	VADDPS       Y9, Y13, Y14
+	VSUBPS       Y9, Y13, Y9
+	VADDPS       Y14, Y11, Y13
+	VSUBPS       Y14, Y11, Y11
 	VADDPS       Y13, Y15, Y14
 	VSUBPS       Y13, Y15, Y13
 	VMOVUPS      word_51400000<>+0(SB), Y15
-	VFMADD231PS  word_bf350400<>+0(SB), Y8, Y15
-	VFMADD231PS  word_3f350400<>+0(SB), Y4, Y15
+	VFMADD231PS  word_bf350400<>+0(SB), Y9, Y15
+	VFMADD231PS  word_3f350400<>+0(SB), Y3, Y15
 	VSUBPS       word_51400000<>+0(SB), Y15, Y15
 	VMOVUPS      Y13, 3616(SI)
 	VMOVUPS      word_51400000<>+0(SB), Y13
-	VFMADD231PS  word_bf350400<>+0(SB), Y4, Y13
-	VFMADD231PS  word_bf350400<>+0(SB), Y8, Y13
+	VFMADD231PS  word_bf350400<>+0(SB), Y3, Y13
+	VFMADD231PS  word_bf350400<>+0(SB), Y9, Y13
 	VSUBPS       word_51400000<>+0(SB), Y13, Y13
-	VADDPS       Y15, Y6, Y4
-	VSUBPS       Y9, Y13, Y8
+	VADDPS       Y15, Y6, Y3
+	VSUBPS       Y8, Y13, Y9
 	VSUBPS       Y15, Y6, Y6
-	VADDPS       Y9, Y13, Y9
+	VADDPS       Y8, Y13, Y8
 	VADDPS       Y14, Y10, Y13
 	VSUBPS       Y14, Y10, Y10
 	VMOVUPS      word_51400000<>+0(SB), Y14
-	VFMADD231PS  word_3ec3f000<>+0(SB), Y8, Y14
-	VFMADD231PS  word_3f6c8400<>+0(SB), Y4, Y14
+	VFMADD231PS  word_3ec3f000<>+0(SB), Y9, Y14
+	VFMADD231PS  word_3f6c8400<>+0(SB), Y3, Y14
 	VSUBPS       word_51400000<>+0(SB), Y14, Y14
 	VMOVUPS      word_51400000<>+0(SB), Y15
-	VFMADD231PS  word_bec3f000<>+0(SB), Y4, Y15
-	VFMADD231PS  word_3f6c8400<>+0(SB), Y8, Y15
+	VFMADD231PS  word_bec3f000<>+0(SB), Y3, Y15
+	VFMADD231PS  word_3f6c8400<>+0(SB), Y9, Y15
 	VSUBPS       word_51400000<>+0(SB), Y15, Y15
-	VADDPS       Y14, Y1, Y4
-	VADDPS       Y15, Y5, Y8
+	VADDPS       Y14, Y1, Y3
+	VADDPS       Y15, Y2, Y9
 	VSUBPS       Y14, Y1, Y1
-	VSUBPS       Y5, Y15, Y5
+	VSUBPS       Y2, Y15, Y2
 	VMOVUPS      word_51400000<>+0(SB), Y14
-	VFMADD231PS  word_bf350400<>+0(SB), Y12, Y14
+	VFMADD231PS  word_bf350400<>+0(SB), Y11, Y14
 	VFMADD231PS  word_3f350400<>+0(SB), Y7, Y14
 	VSUBPS       word_51400000<>+0(SB), Y14, Y14
 	VMOVUPS      word_51400000<>+0(SB), Y15
 	VFMADD231PS  word_bf350400<>+0(SB), Y7, Y15
-	VFMADD231PS  word_bf350400<>+0(SB), Y12, Y15
+	VFMADD231PS  word_bf350400<>+0(SB), Y11, Y15
 	VSUBPS       word_51400000<>+0(SB), Y15, Y15
-	VADDPS       Y14, Y0, Y7
-	VSUBPS       Y3, Y15, Y12
-	VSUBPS       Y14, Y0, Y0
-	VADDPS       Y3, Y15, Y3
+	VADDPS       Y14, Y4, Y7
+	VSUBPS       Y0, Y15, Y11
+	VSUBPS       Y14, Y4, Y4
+	VADDPS       Y0, Y15, Y0
 	VMOVUPS      word_51400000<>+0(SB), Y14
-	VFMADD231PS  word_3f6c8400<>+0(SB), Y9, Y14
+	VFMADD231PS  word_3f6c8400<>+0(SB), Y8, Y14
 	VFMADD231PS  word_3ec3f000<>+0(SB), Y6, Y14
 	VSUBPS       word_51400000<>+0(SB), Y14, Y14
 	VMOVUPS      word_51400000<>+0(SB), Y15
 	VFMADD231PS  word_bf6c8400<>+0(SB), Y6, Y15
-	VFMADD231PS  word_3ec3f000<>+0(SB), Y9, Y15
+	VFMADD231PS  word_3ec3f000<>+0(SB), Y8, Y15
 	VSUBPS       word_51400000<>+0(SB), Y15, Y15
-	VADDPS       Y14, Y11, Y6
-	VADDPS       Y15, Y2, Y9
-	VSUBPS       Y14, Y11, Y11
-	VSUBPS       Y2, Y15, Y2
+	VADDPS       Y14, Y12, Y6
+	VADDPS       Y15, Y5, Y8
+	VSUBPS       Y14, Y12, Y12
+	VSUBPS       Y5, Y15, Y5
 	VMOVUPS      3584(SI), Y14
 	VADDPS       Y14, Y13, Y15
 	VSUBPS       Y13, Y14, Y13
 	VMOVUPS      word_51c00000<>+0(SB), Y14
-	VFMADD231PS  word_3e47c800<>+0(SB), Y8, Y14
-	VFMADD231PS  word_3f7b1400<>+0(SB), Y4, Y14
+	VFMADD231PS  word_3e47c800<>+0(SB), Y9, Y14
+	VFMADD231PS  word_3f7b1400<>+0(SB), Y3, Y14
 	VSUBPS       word_51c00000<>+0(SB), Y14, Y14
 	VMOVUPS      Y13, 3584(SI)
 	VMOVUPS      word_51c00000<>+0(SB), Y13
-	VFMADD231PS  word_be47c800<>+0(SB), Y4, Y13
-	VFMADD231PS  word_3f7b1400<>+0(SB), Y8, Y13
+	VFMADD231PS  word_be47c800<>+0(SB), Y3, Y13
+	VFMADD231PS  word_3f7b1400<>+0(SB), Y9, Y13
 	VSUBPS       word_51c00000<>+0(SB), Y13, Y13
-	VMOVUPS      3552(SI), Y4
-	VADDPS       Y4, Y14, Y8
+	VMOVUPS      3552(SI), Y3
+	VADDPS       Y3, Y14, Y9
 	VMOVUPS      Y10, 3648(SI)
 	VMOVUPS      3520(SI), Y10
-	VMOVUPS      Y8, 3680(SI)
-	VADDPS       Y10, Y13, Y8
-	VSUBPS       Y14, Y4, Y4
+	VMOVUPS      Y9, 3680(SI)
+	VADDPS       Y10, Y13, Y9
+	VSUBPS       Y14, Y3, Y3
 	VSUBPS       Y10, Y13, Y10
 	VMOVUPS      word_51c00000<>+0(SB), Y13
-	VFMADD231PS  word_3ec3f000<>+0(SB), Y12, Y13
+	VFMADD231PS  word_3ec3f000<>+0(SB), Y11, Y13
 	VFMADD231PS  word_3f6c8400<>+0(SB), Y7, Y13
 	VSUBPS       word_51c00000<>+0(SB), Y13, Y13
 	VMOVUPS      word_51c00000<>+0(SB), Y14
 	VFMADD231PS  word_bec3f000<>+0(SB), Y7, Y14
-	VFMADD231PS  word_3f6c8400<>+0(SB), Y12, Y14
+	VFMADD231PS  word_3f6c8400<>+0(SB), Y11, Y14
 	VSUBPS       word_51c00000<>+0(SB), Y14, Y14
 	VMOVUPS      3488(SI), Y7
-	VADDPS       Y7, Y13, Y12
-	VMOVUPS      Y4, 3520(SI)
-	VMOVUPS      3456(SI), Y4
+	VADDPS       Y7, Y13, Y11
+	VMOVUPS      Y3, 3520(SI)
+	VMOVUPS      3456(SI), Y3
 	VMOVUPS      Y10, 3552(SI)
-	VADDPS       Y4, Y14, Y10
+	VADDPS       Y3, Y14, Y10
 	VSUBPS       Y13, Y7, Y7
-	VSUBPS       Y4, Y14, Y4
+	VSUBPS       Y3, Y14, Y3
 	VMOVUPS      word_51c00000<>+0(SB), Y13
-	VFMADD231PS  word_3f0e3a00<>+0(SB), Y9, Y13
+	VFMADD231PS  word_3f0e3a00<>+0(SB), Y8, Y13
 	VFMADD231PS  word_3f54dc00<>+0(SB), Y6, Y13
 	VSUBPS       word_51c00000<>+0(SB), Y13, Y13
 	VMOVUPS      word_51c00000<>+0(SB), Y14
 	VFMADD231PS  word_bf0e3a00<>+0(SB), Y6, Y14
-	VFMADD231PS  word_3f54dc00<>+0(SB), Y9, Y14
+	VFMADD231PS  word_3f54dc00<>+0(SB), Y8, Y14
 	VSUBPS       word_51c00000<>+0(SB), Y14, Y14
 	VMOVUPS      3424(SI), Y6
-	VADDPS       Y6, Y13, Y9
+	VADDPS       Y6, Y13, Y8
 	VMOVUPS      Y7, 3456(SI)
 	VMOVUPS      3392(SI), Y7
-	VMOVUPS      Y4, 3488(SI)
-	VADDPS       Y7, Y14, Y4
+	VMOVUPS      Y3, 3488(SI)
+	VADDPS       Y7, Y14, Y3
 	VSUBPS       Y13, Y6, Y6
 	VSUBPS       Y7, Y14, Y7
 	VMOVUPS      3616(SI), Y13
@@ -31780,370 +31328,251 @@ readDone:
 	VADDPS       Y6, Y14, Y13
 	VMOVUPS      Y13, 3616(SI)
 	VMOVUPS      3104(SI), Y13
-	VMOVUPS      Y9, 3360(SI)
-	VSUBPS       Y13, Y7, Y9
+	VMOVUPS      Y8, 3360(SI)
+	VSUBPS       Y13, Y7, Y8
 	VSUBPS       Y14, Y6, Y6
 	VADDPS       Y13, Y7, Y7
 	VMOVUPS      word_51c00000<>+0(SB), Y13
-	VFMADD231PS  word_3f54dc00<>+0(SB), Y2, Y13
-	VFMADD231PS  word_3f0e3a00<>+0(SB), Y11, Y13
+	VFMADD231PS  word_3f54dc00<>+0(SB), Y5, Y13
+	VFMADD231PS  word_3f0e3a00<>+0(SB), Y12, Y13
 	VSUBPS       word_51c00000<>+0(SB), Y13, Y13
 	VMOVUPS      word_51c00000<>+0(SB), Y14
-	VFMADD231PS  word_bf54dc00<>+0(SB), Y11, Y14
-	VFMADD231PS  word_3f0e3a00<>+0(SB), Y2, Y14
+	VFMADD231PS  word_bf54dc00<>+0(SB), Y12, Y14
+	VFMADD231PS  word_3f0e3a00<>+0(SB), Y5, Y14
 	VSUBPS       word_51c00000<>+0(SB), Y14, Y14
-	VMOVUPS      3328(SI), Y2
-	VADDPS       Y2, Y13, Y11
+	VMOVUPS      3328(SI), Y5
+	VADDPS       Y5, Y13, Y12
 	VMOVUPS      Y6, 3104(SI)
 	VMOVUPS      3296(SI), Y6
 	VMOVUPS      Y7, 3072(SI)
 	VADDPS       Y6, Y14, Y7
-	VSUBPS       Y13, Y2, Y2
+	VSUBPS       Y13, Y5, Y5
 	VSUBPS       Y6, Y14, Y6
 	VMOVUPS      word_51c00000<>+0(SB), Y13
-	VFMADD231PS  word_3f6c8400<>+0(SB), Y3, Y13
-	VFMADD231PS  word_3ec3f000<>+0(SB), Y0, Y13
+	VFMADD231PS  word_3f6c8400<>+0(SB), Y0, Y13
+	VFMADD231PS  word_3ec3f000<>+0(SB), Y4, Y13
 	VSUBPS       word_51c00000<>+0(SB), Y13, Y13
 	VMOVUPS      word_51c00000<>+0(SB), Y14
-	VFMADD231PS  word_bf6c8400<>+0(SB), Y0, Y14
-	VFMADD231PS  word_3ec3f000<>+0(SB), Y3, Y14
+	VFMADD231PS  word_bf6c8400<>+0(SB), Y4, Y14
+	VFMADD231PS  word_3ec3f000<>+0(SB), Y0, Y14
 	VSUBPS       word_51c00000<>+0(SB), Y14, Y14
 	VMOVUPS      3264(SI), Y0
-	VADDPS       Y0, Y13, Y3
-	VMOVUPS      Y2, 3296(SI)
-	VMOVUPS      3232(SI), Y2
+	VADDPS       Y0, Y13, Y4
+	VMOVUPS      Y5, 3296(SI)
+	VMOVUPS      3232(SI), Y5
 	VMOVUPS      Y6, 3328(SI)
-	VADDPS       Y2, Y14, Y6
+	VADDPS       Y5, Y14, Y6
 	VSUBPS       Y13, Y0, Y0
-	VSUBPS       Y2, Y14, Y2
+	VSUBPS       Y5, Y14, Y5
 	VMOVUPS      word_51c00000<>+0(SB), Y13
-	VFMADD231PS  word_3f7b1400<>+0(SB), Y5, Y13
+	VFMADD231PS  word_3f7b1400<>+0(SB), Y2, Y13
 	VFMADD231PS  word_3e47c800<>+0(SB), Y1, Y13
 	VSUBPS       word_51c00000<>+0(SB), Y13, Y13
 	VMOVUPS      word_51c00000<>+0(SB), Y14
 	VFMADD231PS  word_bf7b1400<>+0(SB), Y1, Y14
-	VFMADD231PS  word_3e47c800<>+0(SB), Y5, Y14
+	VFMADD231PS  word_3e47c800<>+0(SB), Y2, Y14
 	VSUBPS       word_51c00000<>+0(SB), Y14, Y14
 	VMOVUPS      3200(SI), Y1
-	VADDPS       Y1, Y13, Y5
+	VADDPS       Y1, Y13, Y2
 	VMOVUPS      Y0, 3232(SI)
 	VMOVUPS      3168(SI), Y0
-	VMOVUPS      Y2, 3264(SI)
-	VADDPS       Y0, Y14, Y2
+	VMOVUPS      Y5, 3264(SI)
+	VADDPS       Y0, Y14, Y5
 	VSUBPS       Y13, Y1, Y1
 	VSUBPS       Y0, Y14, Y0
 	VMOVUPS      3040(SI), Y13
-	VADDPS       word_51c00000<>+0(SB), Y13, Y14
-	VSUBPS       word_51c00000<>+0(SB), Y14, Y14
-	VMOVUPS      2656(SI), Y13
-	VMOVUPS      Y1, 3040(SI)
-	VADDPS       word_51c00000<>+0(SB), Y13, Y1
-	VSUBPS       word_51c00000<>+0(SB), Y1, Y1
-	VMOVUPS      3008(SI), Y13
-	VMOVUPS      Y0, 2656(SI)
-	VADDPS       word_51c00000<>+0(SB), Y13, Y0
-	VSUBPS       word_51c00000<>+0(SB), Y0, Y0
-	VMOVUPS      2976(SI), Y13
-	VMOVUPS      Y5, 3008(SI)
-	VADDPS       word_51c00000<>+0(SB), Y13, Y5
-	VSUBPS       word_51c00000<>+0(SB), Y5, Y5
-	VMOVUPS      2944(SI), Y13
-	VMOVUPS      Y2, 2976(SI)
-	VADDPS       word_51c00000<>+0(SB), Y13, Y2
-	VSUBPS       word_51c00000<>+0(SB), Y2, Y2
-	VMOVUPS      2912(SI), Y13
-	VMOVUPS      Y3, 2944(SI)
-	VADDPS       word_51c00000<>+0(SB), Y13, Y3
-	VSUBPS       word_51c00000<>+0(SB), Y3, Y3
-	VMOVUPS      2880(SI), Y13
-	VMOVUPS      Y6, 2912(SI)
-	VADDPS       word_51c00000<>+0(SB), Y13, Y6
-	VSUBPS       word_51c00000<>+0(SB), Y6, Y6
-	VMOVUPS      2848(SI), Y13
-	VMOVUPS      Y6, 2880(SI)
-	VADDPS       word_51c00000<>+0(SB), Y13, Y6
-	VSUBPS       word_51c00000<>+0(SB), Y6, Y6
-	VMOVUPS      2112(SI), Y13
-	VMOVUPS      Y6, 2848(SI)
-	VADDPS       word_51c00000<>+0(SB), Y13, Y6
-	VSUBPS       word_51c00000<>+0(SB), Y6, Y6
-	VMOVUPS      2816(SI), Y13
-	VMOVUPS      Y6, 2112(SI)
-	VADDPS       word_51c00000<>+0(SB), Y13, Y6
-	VSUBPS       word_51c00000<>+0(SB), Y6, Y6
-	VMOVUPS      2784(SI), Y13
-	VMOVUPS      Y6, 2816(SI)
-	VADDPS       word_51c00000<>+0(SB), Y13, Y6
-	VSUBPS       word_51c00000<>+0(SB), Y6, Y6
-	VMOVUPS      2752(SI), Y13
-	VMOVUPS      Y6, 2784(SI)
-	VADDPS       word_51c00000<>+0(SB), Y13, Y6
-	VSUBPS       word_51c00000<>+0(SB), Y6, Y6
-	VMOVUPS      2720(SI), Y13
-	VMOVUPS      Y6, 2752(SI)
-	VADDPS       word_51c00000<>+0(SB), Y13, Y6
-	VSUBPS       word_51c00000<>+0(SB), Y6, Y6
-	VMOVUPS      2688(SI), Y13
-	VMOVUPS      Y6, 2720(SI)
-	VADDPS       word_51c00000<>+0(SB), Y13, Y6
-	VSUBPS       word_51c00000<>+0(SB), Y6, Y6
-	VMOVUPS      2336(SI), Y13
-	VMOVUPS      Y6, 2688(SI)
-	VADDPS       word_51c00000<>+0(SB), Y13, Y6
-	VSUBPS       word_51c00000<>+0(SB), Y6, Y6
-	VMOVUPS      2592(SI), Y13
-	VMOVUPS      Y6, 2336(SI)
-	VADDPS       word_51c00000<>+0(SB), Y13, Y6
-	VSUBPS       word_51c00000<>+0(SB), Y6, Y6
-	VMOVUPS      2624(SI), Y13
-	VMOVUPS      Y6, 2592(SI)
-	VADDPS       word_51c00000<>+0(SB), Y13, Y6
-	VSUBPS       word_51c00000<>+0(SB), Y6, Y6
-	VMOVUPS      2528(SI), Y13
-	VMOVUPS      Y6, 2624(SI)
-	VADDPS       word_51c00000<>+0(SB), Y13, Y6
-	VSUBPS       word_51c00000<>+0(SB), Y6, Y6
-	VMOVUPS      2464(SI), Y13
-	VMOVUPS      Y3, 2528(SI)
-	VADDPS       word_51c00000<>+0(SB), Y13, Y3
-	VSUBPS       word_51c00000<>+0(SB), Y3, Y3
-	VMOVUPS      2400(SI), Y13
-	VMOVUPS      Y11, 2464(SI)
-	VADDPS       word_51c00000<>+0(SB), Y13, Y11
-	VSUBPS       word_51c00000<>+0(SB), Y11, Y11
-	VMOVUPS      2048(SI), Y13
-	VMOVUPS      Y7, 2400(SI)
-	VADDPS       word_51c00000<>+0(SB), Y13, Y7
-	VSUBPS       word_51c00000<>+0(SB), Y7, Y7
-	VMOVUPS      2304(SI), Y13
-	VMOVUPS      Y7, 2048(SI)
-	VADDPS       word_51c00000<>+0(SB), Y13, Y7
-	VSUBPS       word_51c00000<>+0(SB), Y7, Y7
-	VMOVUPS      2240(SI), Y13
-	VMOVUPS      Y7, 2304(SI)
-	VADDPS       word_51c00000<>+0(SB), Y13, Y7
-	VSUBPS       word_51c00000<>+0(SB), Y7, Y7
-	VMOVUPS      2176(SI), Y13
-	VMOVUPS      Y7, 2240(SI)
-	VADDPS       word_51c00000<>+0(SB), Y13, Y7
-	VSUBPS       word_51c00000<>+0(SB), Y7, Y7
-	VMOVUPS      2560(SI), Y13
-	VMOVUPS      Y7, 2176(SI)
-	VADDPS       word_51c00000<>+0(SB), Y13, Y7
-	VSUBPS       word_51c00000<>+0(SB), Y7, Y7
-	VMOVUPS      2144(SI), Y13
-	VMOVUPS      Y7, 2560(SI)
-	VADDPS       word_51c00000<>+0(SB), Y13, Y7
-	VSUBPS       word_51c00000<>+0(SB), Y7, Y7
-	VMOVUPS      2208(SI), Y13
-	VMOVUPS      Y7, 2144(SI)
-	VADDPS       word_51c00000<>+0(SB), Y13, Y7
-	VSUBPS       word_51c00000<>+0(SB), Y7, Y7
-	VMOVUPS      2272(SI), Y13
-	VMOVUPS      Y7, 2208(SI)
-	VADDPS       word_51c00000<>+0(SB), Y13, Y7
-	VSUBPS       word_51c00000<>+0(SB), Y7, Y7
-	VMOVUPS      2080(SI), Y13
-	VMOVUPS      Y7, 2272(SI)
-	VADDPS       word_51c00000<>+0(SB), Y13, Y7
-	VSUBPS       word_51c00000<>+0(SB), Y7, Y7
-	VMOVUPS      2368(SI), Y13
-	VMOVUPS      Y7, 2080(SI)
-	VADDPS       word_51c00000<>+0(SB), Y13, Y7
-	VSUBPS       word_51c00000<>+0(SB), Y7, Y7
-	VMOVUPS      2432(SI), Y13
-	VMOVUPS      Y7, 2368(SI)
-	VADDPS       word_51c00000<>+0(SB), Y13, Y7
-	VSUBPS       word_51c00000<>+0(SB), Y7, Y7
-	VMOVUPS      2496(SI), Y13
-	VMOVUPS      Y7, 2432(SI)
-	VADDPS       word_51c00000<>+0(SB), Y13, Y7
-	VSUBPS       word_51c00000<>+0(SB), Y7, Y7
-	VADDPS       word_51c00000<>+0(SB), Y15, Y13
-	VSUBPS       word_51c00000<>+0(SB), Y13, Y13
-	VADDPS       Y13, Y14, Y15
-	VMOVUPS      Y7, 2496(SI)
-	VBROADCASTSS (R11), Y7
-	VFMADD213PS  word_3f000000<>+0(SB), Y15, Y7
-	VROUNDPS     $0x09, Y7, Y7
-	VCVTPS2DQ    Y7, Y7
-	VPACKSSDW    Y7, Y7, Y7
-	VPMAXSW      fixed_least<>+0(SB), Y7, Y7
-	VPSHUFB      fixed_x0<>+0(SB), Y7, Y7
-	VMOVUPS      Y7, (DI)
-	VSUBPS       Y13, Y14, Y7
+	VADDPS       Y13, Y15, Y14
+	VMOVUPS      Y1, 3168(SI)
+	VBROADCASTSS (R11), Y1
+	VFMADD213PS  word_3f000000<>+0(SB), Y14, Y1
+	VROUNDPS     $0x09, Y1, Y1
+	VCVTPS2DQ    Y1, Y1
+	VPACKSSDW    Y1, Y1, Y1
+	VPMAXSW      fixed_least<>+0(SB), Y1, Y1
+	VPSHUFB      fixed_x0<>+0(SB), Y1, Y1
+	VMOVUPS      Y1, (DI)
+	VSUBPS       Y15, Y13, Y1
 	VBROADCASTSS 4(R11), Y13
-	VFMADD213PS  word_3f000000<>+0(SB), Y7, Y13
+	VFMADD213PS  word_3f000000<>+0(SB), Y1, Y13
 	VROUNDPS     $0x09, Y13, Y13
 	VCVTPS2DQ    Y13, Y13
 	VPACKSSDW    Y13, Y13, Y13
 	VPMAXSW      fixed_least<>+0(SB), Y13, Y13
 	VPSHUFB      fixed_0y<>+0(SB), Y13, Y13
 	VMOVUPS      Y13, 32(DI)
-	VMOVUPS      word_52400000<>+0(SB), Y7
-	VFMADD231PS  word_3dc8c000<>+0(SB), Y8, Y7
+	VMOVUPS      word_52400000<>+0(SB), Y1
+	VFMADD231PS  word_3dc8c000<>+0(SB), Y9, Y1
 	VMOVUPS      3680(SI), Y13
-	VFMADD231PS  word_3f7ec400<>+0(SB), Y13, Y7
-	VSUBPS       word_52400000<>+0(SB), Y7, Y7
+	VFMADD231PS  word_3f7ec400<>+0(SB), Y13, Y1
+	VSUBPS       word_52400000<>+0(SB), Y1, Y1
 	VMOVUPS      word_52400000<>+0(SB), Y14
 	VFMADD231PS  word_bdc8c000<>+0(SB), Y13, Y14
-	VFMADD231PS  word_3f7ec400<>+0(SB), Y8, Y14
+	VFMADD231PS  word_3f7ec400<>+0(SB), Y9, Y14
 	VSUBPS       word_52400000<>+0(SB), Y14, Y14
-	VADDPS       Y7, Y1, Y8
-	VADDPS       Y14, Y6, Y13
-	VBROADCASTSS 8(R11), Y15
-	VFMADD213PS  word_3f000000<>+0(SB), Y8, Y15
-	VROUNDPS     $0x09, Y15, Y15
-	VCVTPS2DQ    Y15, Y15
-	VBROADCASTSS 8(R11), Y8
-	VFMADD213PS  word_3f000000<>+0(SB), Y13, Y8
-	VROUNDPS     $0x09, Y8, Y8
-	VCVTPS2DQ    Y8, Y8
-	VPACKSSDW    Y8, Y15, Y15
-	VPMAXSW      fixed_least<>+0(SB), Y15, Y15
-	VPSHUFB      fixed_xy<>+0(SB), Y15, Y8
-	VPXOR        fixed_odd<>+0(SB), Y8, Y8
-	VPSUBW       fixed_odd<>+0(SB), Y8, Y8
-	VMOVUPS      Y8, 64(DI)
-	VPSHUFB      fixed_yx<>+0(SB), Y15, Y15
-	VMOVUPS      Y15, 96(DI)
-	VSUBPS       Y7, Y1, Y1
-	VSUBPS       Y6, Y14, Y6
-	VBROADCASTSS 128(R11), Y7
-	VFMADD213PS  word_3f000000<>+0(SB), Y1, Y7
-	VROUNDPS     $0x09, Y7, Y7
-	VCVTPS2DQ    Y7, Y7
-	VBROADCASTSS 128(R11), Y1
-	VFMADD213PS  word_3f000000<>+0(SB), Y6, Y1
-	VROUNDPS     $0x09, Y1, Y1
-	VCVTPS2DQ    Y1, Y1
-	VPACKSSDW    Y1, Y7, Y7
-	VPMAXSW      fixed_least<>+0(SB), Y7, Y7
-	VPSHUFB      fixed_xy<>+0(SB), Y7, Y1
-	VPXOR        fixed_odd<>+0(SB), Y1, Y1
-	VPSUBW       fixed_odd<>+0(SB), Y1, Y1
-	VMOVUPS      Y1, 1984(DI)
-	VPSHUFB      fixed_yx<>+0(SB), Y7, Y7
-	VMOVUPS      Y7, 2016(DI)
+	VMOVUPS      2656(SI), Y9
+	VADDPS       Y9, Y1, Y13
+	VMOVUPS      3008(SI), Y15
+	VMOVUPS      Y0, 3680(SI)
+	VADDPS       Y15, Y14, Y0
+	VMOVUPS      Y2, 3040(SI)
+	VBROADCASTSS 8(R11), Y2
+	VFMADD213PS  word_3f000000<>+0(SB), Y13, Y2
+	VROUNDPS     $0x09, Y2, Y2
+	VCVTPS2DQ    Y2, Y2
+	VBROADCASTSS 8(R11), Y13
+	VFMADD213PS  word_3f000000<>+0(SB), Y0, Y13
+	VROUNDPS     $0x09, Y13, Y13
+	VCVTPS2DQ    Y13, Y13
+	VPACKSSDW    Y13, Y2, Y2
+	VPMAXSW      fixed_least<>+0(SB), Y2, Y2
+	VPSHUFB      fixed_xy<>+0(SB), Y2, Y0
+	VPXOR        fixed_odd<>+0(SB), Y0, Y0
+	VPSUBW       fixed_odd<>+0(SB), Y0, Y0
+	VMOVUPS      Y0, 64(DI)
+	VPSHUFB      fixed_yx<>+0(SB), Y2, Y2
+	VMOVUPS      Y2, 96(DI)
+	VSUBPS       Y1, Y9, Y0
+	VSUBPS       Y15, Y14, Y1
+	VBROADCASTSS 128(R11), Y2
+	VFMADD213PS  word_3f000000<>+0(SB), Y0, Y2
+	VROUNDPS     $0x09, Y2, Y2
+	VCVTPS2DQ    Y2, Y2
+	VBROADCASTSS 128(R11), Y0
+	VFMADD213PS  word_3f000000<>+0(SB), Y1, Y0
+	VROUNDPS     $0x09, Y0, Y0
+	VCVTPS2DQ    Y0, Y0
+	VPACKSSDW    Y0, Y2, Y2
+	VPMAXSW      fixed_least<>+0(SB), Y2, Y2
+	VPSHUFB      fixed_xy<>+0(SB), Y2, Y0
+	VPXOR        fixed_odd<>+0(SB), Y0, Y0
+	VPSUBW       fixed_odd<>+0(SB), Y0, Y0
+	VMOVUPS      Y0, 1984(DI)
+	VPSHUFB      fixed_yx<>+0(SB), Y2, Y2
+	VMOVUPS      Y2, 2016(DI)
+	VMOVUPS      word_52400000<>+0(SB), Y0
+	VFMADD231PS  word_3e47c800<>+0(SB), Y10, Y0
+	VFMADD231PS  word_3f7b1400<>+0(SB), Y11, Y0
+	VSUBPS       word_52400000<>+0(SB), Y0, Y0
 	VMOVUPS      word_52400000<>+0(SB), Y1
-	VFMADD231PS  word_3e47c800<>+0(SB), Y10, Y1
-	VFMADD231PS  word_3f7b1400<>+0(SB), Y12, Y1
+	VFMADD231PS  word_be47c800<>+0(SB), Y11, Y1
+	VFMADD231PS  word_3f7b1400<>+0(SB), Y10, Y1
 	VSUBPS       word_52400000<>+0(SB), Y1, Y1
-	VMOVUPS      word_52400000<>+0(SB), Y6
-	VFMADD231PS  word_be47c800<>+0(SB), Y12, Y6
-	VFMADD231PS  word_3f7b1400<>+0(SB), Y10, Y6
-	VSUBPS       word_52400000<>+0(SB), Y6, Y6
-	VADDPS       Y1, Y0, Y7
-	VADDPS       Y6, Y3, Y8
-	VBROADCASTSS 12(R11), Y10
-	VFMADD213PS  word_3f000000<>+0(SB), Y7, Y10
-	VROUNDPS     $0x09, Y10, Y10
-	VCVTPS2DQ    Y10, Y10
-	VBROADCASTSS 12(R11), Y7
-	VFMADD213PS  word_3f000000<>+0(SB), Y8, Y7
-	VROUNDPS     $0x09, Y7, Y7
-	VCVTPS2DQ    Y7, Y7
-	VPACKSSDW    Y7, Y10, Y10
-	VPMAXSW      fixed_least<>+0(SB), Y10, Y10
-	VPSHUFB      fixed_xy<>+0(SB), Y10, Y7
-	VPXOR        fixed_odd<>+0(SB), Y7, Y7
-	VPSUBW       fixed_odd<>+0(SB), Y7, Y7
-	VMOVUPS      Y7, 128(DI)
-	VPSHUFB      fixed_yx<>+0(SB), Y10, Y10
-	VMOVUPS      Y10, 160(DI)
-	VSUBPS       Y1, Y0, Y0
-	VSUBPS       Y3, Y6, Y1
-	VBROADCASTSS 124(R11), Y3
-	VFMADD213PS  word_3f000000<>+0(SB), Y0, Y3
-	VROUNDPS     $0x09, Y3, Y3
-	VCVTPS2DQ    Y3, Y3
+	VMOVUPS      2976(SI), Y2
+	VADDPS       Y2, Y0, Y9
+	VMOVUPS      2944(SI), Y10
+	VADDPS       Y10, Y1, Y11
+	VBROADCASTSS 12(R11), Y13
+	VFMADD213PS  word_3f000000<>+0(SB), Y9, Y13
+	VROUNDPS     $0x09, Y13, Y13
+	VCVTPS2DQ    Y13, Y13
+	VBROADCASTSS 12(R11), Y9
+	VFMADD213PS  word_3f000000<>+0(SB), Y11, Y9
+	VROUNDPS     $0x09, Y9, Y9
+	VCVTPS2DQ    Y9, Y9
+	VPACKSSDW    Y9, Y13, Y13
+	VPMAXSW      fixed_least<>+0(SB), Y13, Y13
+	VPSHUFB      fixed_xy<>+0(SB), Y13, Y9
+	VPXOR        fixed_odd<>+0(SB), Y9, Y9
+	VPSUBW       fixed_odd<>+0(SB), Y9, Y9
+	VMOVUPS      Y9, 128(DI)
+	VPSHUFB      fixed_yx<>+0(SB), Y13, Y13
+	VMOVUPS      Y13, 160(DI)
+	VSUBPS       Y0, Y2, Y0
+	VSUBPS       Y10, Y1, Y1
+	VBROADCASTSS 124(R11), Y2
+	VFMADD213PS  word_3f000000<>+0(SB), Y0, Y2
+	VROUNDPS     $0x09, Y2, Y2
+	VCVTPS2DQ    Y2, Y2
 	VBROADCASTSS 124(R11), Y0
 	VFMADD213PS  word_3f000000<>+0(SB), Y1, Y0
 	VROUNDPS     $0x09, Y0, Y0
 	VCVTPS2DQ    Y0, Y0
-	VPACKSSDW    Y0, Y3, Y3
-	VPMAXSW      fixed_least<>+0(SB), Y3, Y3
-	VPSHUFB      fixed_xy<>+0(SB), Y3, Y0
+	VPACKSSDW    Y0, Y2, Y2
+	VPMAXSW      fixed_least<>+0(SB), Y2, Y2
+	VPSHUFB      fixed_xy<>+0(SB), Y2, Y0
 	VPXOR        fixed_odd<>+0(SB), Y0, Y0
 	VPSUBW       fixed_odd<>+0(SB), Y0, Y0
 	VMOVUPS      Y0, 1920(DI)
-	VPSHUFB      fixed_yx<>+0(SB), Y3, Y3
-	VMOVUPS      Y3, 1952(DI)
+	VPSHUFB      fixed_yx<>+0(SB), Y2, Y2
+	VMOVUPS      Y2, 1952(DI)
 	VMOVUPS      word_52400000<>+0(SB), Y0
-	VFMADD231PS  word_3e94a000<>+0(SB), Y4, Y0
+	VFMADD231PS  word_3e94a000<>+0(SB), Y3, Y0
 	VMOVUPS      3360(SI), Y1
 	VFMADD231PS  word_3f74fa00<>+0(SB), Y1, Y0
 	VSUBPS       word_52400000<>+0(SB), Y0, Y0
-	VMOVUPS      word_52400000<>+0(SB), Y3
-	VFMADD231PS  word_be94a000<>+0(SB), Y1, Y3
-	VFMADD231PS  word_3f74fa00<>+0(SB), Y4, Y3
-	VSUBPS       word_52400000<>+0(SB), Y3, Y3
-	VADDPS       Y0, Y5, Y1
-	VADDPS       Y3, Y11, Y4
-	VBROADCASTSS 16(R11), Y6
-	VFMADD213PS  word_3f000000<>+0(SB), Y1, Y6
-	VROUNDPS     $0x09, Y6, Y6
-	VCVTPS2DQ    Y6, Y6
-	VBROADCASTSS 16(R11), Y1
-	VFMADD213PS  word_3f000000<>+0(SB), Y4, Y1
-	VROUNDPS     $0x09, Y1, Y1
-	VCVTPS2DQ    Y1, Y1
-	VPACKSSDW    Y1, Y6, Y6
-	VPMAXSW      fixed_least<>+0(SB), Y6, Y6
-	VPSHUFB      fixed_xy<>+0(SB), Y6, Y1
-	VPXOR        fixed_odd<>+0(SB), Y1, Y1
-	VPSUBW       fixed_odd<>+0(SB), Y1, Y1
-	VMOVUPS      Y1, 192(DI)
-	VPSHUFB      fixed_yx<>+0(SB), Y6, Y6
-	VMOVUPS      Y6, 224(DI)
-	VSUBPS       Y0, Y5, Y0
-	VSUBPS       Y11, Y3, Y1
-	VBROADCASTSS 120(R11), Y3
-	VFMADD213PS  word_3f000000<>+0(SB), Y0, Y3
+	VMOVUPS      word_52400000<>+0(SB), Y2
+	VFMADD231PS  word_be94a000<>+0(SB), Y1, Y2
+	VFMADD231PS  word_3f74fa00<>+0(SB), Y3, Y2
+	VSUBPS       word_52400000<>+0(SB), Y2, Y2
+	VMOVUPS      2912(SI), Y1
+	VADDPS       Y1, Y0, Y3
+	VMOVUPS      2336(SI), Y9
+	VADDPS       Y9, Y2, Y10
+	VBROADCASTSS 16(R11), Y11
+	VFMADD213PS  word_3f000000<>+0(SB), Y3, Y11
+	VROUNDPS     $0x09, Y11, Y11
+	VCVTPS2DQ    Y11, Y11
+	VBROADCASTSS 16(R11), Y3
+	VFMADD213PS  word_3f000000<>+0(SB), Y10, Y3
 	VROUNDPS     $0x09, Y3, Y3
 	VCVTPS2DQ    Y3, Y3
+	VPACKSSDW    Y3, Y11, Y11
+	VPMAXSW      fixed_least<>+0(SB), Y11, Y11
+	VPSHUFB      fixed_xy<>+0(SB), Y11, Y3
+	VPXOR        fixed_odd<>+0(SB), Y3, Y3
+	VPSUBW       fixed_odd<>+0(SB), Y3, Y3
+	VMOVUPS      Y3, 192(DI)
+	VPSHUFB      fixed_yx<>+0(SB), Y11, Y11
+	VMOVUPS      Y11, 224(DI)
+	VSUBPS       Y0, Y1, Y0
+	VSUBPS       Y9, Y2, Y1
+	VBROADCASTSS 120(R11), Y2
+	VFMADD213PS  word_3f000000<>+0(SB), Y0, Y2
+	VROUNDPS     $0x09, Y2, Y2
+	VCVTPS2DQ    Y2, Y2
 	VBROADCASTSS 120(R11), Y0
 	VFMADD213PS  word_3f000000<>+0(SB), Y1, Y0
 	VROUNDPS     $0x09, Y0, Y0
 	VCVTPS2DQ    Y0, Y0
-	VPACKSSDW    Y0, Y3, Y3
-	VPMAXSW      fixed_least<>+0(SB), Y3, Y3
-	VPSHUFB      fixed_xy<>+0(SB), Y3, Y0
+	VPACKSSDW    Y0, Y2, Y2
+	VPMAXSW      fixed_least<>+0(SB), Y2, Y2
+	VPSHUFB      fixed_xy<>+0(SB), Y2, Y0
 	VPXOR        fixed_odd<>+0(SB), Y0, Y0
 	VPSUBW       fixed_odd<>+0(SB), Y0, Y0
 	VMOVUPS      Y0, 1856(DI)
-	VPSHUFB      fixed_yx<>+0(SB), Y3, Y3
-	VMOVUPS      Y3, 1888(DI)
+	VPSHUFB      fixed_yx<>+0(SB), Y2, Y2
+	VMOVUPS      Y2, 1888(DI)
 	VMOVUPS      word_52400000<>+0(SB), Y0
-	VFMADD231PS  word_3ec3f000<>+0(SB), Y9, Y0
+	VFMADD231PS  word_3ec3f000<>+0(SB), Y8, Y0
 	VMOVUPS      3616(SI), Y1
 	VFMADD231PS  word_3f6c8400<>+0(SB), Y1, Y0
 	VSUBPS       word_52400000<>+0(SB), Y0, Y0
-	VMOVUPS      word_52400000<>+0(SB), Y3
-	VFMADD231PS  word_bec3f000<>+0(SB), Y1, Y3
-	VFMADD231PS  word_3f6c8400<>+0(SB), Y9, Y3
-	VSUBPS       word_52400000<>+0(SB), Y3, Y3
-	VADDPS       Y0, Y2, Y1
-	VMOVUPS      2048(SI), Y4
-	VADDPS       Y4, Y3, Y5
-	VBROADCASTSS 20(R11), Y6
-	VFMADD213PS  word_3f000000<>+0(SB), Y1, Y6
-	VROUNDPS     $0x09, Y6, Y6
-	VCVTPS2DQ    Y6, Y6
-	VBROADCASTSS 20(R11), Y1
-	VFMADD213PS  word_3f000000<>+0(SB), Y5, Y1
-	VROUNDPS     $0x09, Y1, Y1
-	VCVTPS2DQ    Y1, Y1
-	VPACKSSDW    Y1, Y6, Y6
-	VPMAXSW      fixed_least<>+0(SB), Y6, Y6
-	VPSHUFB      fixed_xy<>+0(SB), Y6, Y1
-	VPXOR        fixed_odd<>+0(SB), Y1, Y1
-	VPSUBW       fixed_odd<>+0(SB), Y1, Y1
-	VMOVUPS      Y1, 256(DI)
-	VPSHUFB      fixed_yx<>+0(SB), Y6, Y6
-	VMOVUPS      Y6, 288(DI)
-	VSUBPS       Y0, Y2, Y0
-	VSUBPS       Y4, Y3, Y1
+	VMOVUPS      word_52400000<>+0(SB), Y2
+	VFMADD231PS  word_bec3f000<>+0(SB), Y1, Y2
+	VFMADD231PS  word_3f6c8400<>+0(SB), Y8, Y2
+	VSUBPS       word_52400000<>+0(SB), Y2, Y2
+	VMOVUPS      2592(SI), Y1
+	VADDPS       Y1, Y0, Y3
+	VMOVUPS      2880(SI), Y8
+	VADDPS       Y8, Y2, Y9
+	VBROADCASTSS 20(R11), Y10
+	VFMADD213PS  word_3f000000<>+0(SB), Y3, Y10
+	VROUNDPS     $0x09, Y10, Y10
+	VCVTPS2DQ    Y10, Y10
+	VBROADCASTSS 20(R11), Y3
+	VFMADD213PS  word_3f000000<>+0(SB), Y9, Y3
+	VROUNDPS     $0x09, Y3, Y3
+	VCVTPS2DQ    Y3, Y3
+	VPACKSSDW    Y3, Y10, Y10
+	VPMAXSW      fixed_least<>+0(SB), Y10, Y10
+	VPSHUFB      fixed_xy<>+0(SB), Y10, Y3
+	VPXOR        fixed_odd<>+0(SB), Y3, Y3
+	VPSUBW       fixed_odd<>+0(SB), Y3, Y3
+	VMOVUPS      Y3, 256(DI)
+	VPSHUFB      fixed_yx<>+0(SB), Y10, Y10
+	VMOVUPS      Y10, 288(DI)
+	VSUBPS       Y0, Y1, Y0
+	VSUBPS       Y8, Y2, Y1
 	VBROADCASTSS 116(R11), Y2
 	VFMADD213PS  word_3f000000<>+0(SB), Y0, Y2
 	VROUNDPS     $0x09, Y2, Y2
@@ -32160,38 +31589,36 @@ readDone:
 	VMOVUPS      Y0, 1792(DI)
 	VPSHUFB      fixed_yx<>+0(SB), Y2, Y2
 	VMOVUPS      Y2, 1824(DI)
-	VMOVUPS      2400(SI), Y0
+	VMOVUPS      word_52400000<>+0(SB), Y0
+	VFMADD231PS  word_3ef15c00<>+0(SB), Y7, Y0
+	VFMADD231PS  word_3f61c600<>+0(SB), Y12, Y0
+	VSUBPS       word_52400000<>+0(SB), Y0, Y0
 	VMOVUPS      word_52400000<>+0(SB), Y1
-	VFMADD231PS  word_3ef15c00<>+0(SB), Y0, Y1
-	VMOVUPS      2464(SI), Y2
-	VFMADD231PS  word_3f61c600<>+0(SB), Y2, Y1
+	VFMADD231PS  word_bef15c00<>+0(SB), Y12, Y1
+	VFMADD231PS  word_3f61c600<>+0(SB), Y7, Y1
 	VSUBPS       word_52400000<>+0(SB), Y1, Y1
-	VMOVUPS      word_52400000<>+0(SB), Y3
-	VFMADD231PS  word_bef15c00<>+0(SB), Y2, Y3
-	VFMADD231PS  word_3f61c600<>+0(SB), Y0, Y3
-	VSUBPS       word_52400000<>+0(SB), Y3, Y3
-	VMOVUPS      2528(SI), Y0
-	VADDPS       Y0, Y1, Y2
-	VMOVUPS      2304(SI), Y4
-	VADDPS       Y4, Y3, Y5
-	VBROADCASTSS 24(R11), Y6
-	VFMADD213PS  word_3f000000<>+0(SB), Y2, Y6
-	VROUNDPS     $0x09, Y6, Y6
-	VCVTPS2DQ    Y6, Y6
-	VBROADCASTSS 24(R11), Y2
-	VFMADD213PS  word_3f000000<>+0(SB), Y5, Y2
-	VROUNDPS     $0x09, Y2, Y2
-	VCVTPS2DQ    Y2, Y2
-	VPACKSSDW    Y2, Y6, Y6
-	VPMAXSW      fixed_least<>+0(SB), Y6, Y6
-	VPSHUFB      fixed_xy<>+0(SB), Y6, Y2
-	VPXOR        fixed_odd<>+0(SB), Y2, Y2
-	VPSUBW       fixed_odd<>+0(SB), Y2, Y2
-	VMOVUPS      Y2, 320(DI)
-	VPSHUFB      fixed_yx<>+0(SB), Y6, Y6
-	VMOVUPS      Y6, 352(DI)
-	VSUBPS       Y1, Y0, Y0
-	VSUBPS       Y4, Y3, Y1
+	VMOVUPS      2848(SI), Y2
+	VADDPS       Y2, Y0, Y3
+	VMOVUPS      2816(SI), Y7
+	VADDPS       Y7, Y1, Y8
+	VBROADCASTSS 24(R11), Y9
+	VFMADD213PS  word_3f000000<>+0(SB), Y3, Y9
+	VROUNDPS     $0x09, Y9, Y9
+	VCVTPS2DQ    Y9, Y9
+	VBROADCASTSS 24(R11), Y3
+	VFMADD213PS  word_3f000000<>+0(SB), Y8, Y3
+	VROUNDPS     $0x09, Y3, Y3
+	VCVTPS2DQ    Y3, Y3
+	VPACKSSDW    Y3, Y9, Y9
+	VPMAXSW      fixed_least<>+0(SB), Y9, Y9
+	VPSHUFB      fixed_xy<>+0(SB), Y9, Y3
+	VPXOR        fixed_odd<>+0(SB), Y3, Y3
+	VPSUBW       fixed_odd<>+0(SB), Y3, Y3
+	VMOVUPS      Y3, 320(DI)
+	VPSHUFB      fixed_yx<>+0(SB), Y9, Y9
+	VMOVUPS      Y9, 352(DI)
+	VSUBPS       Y0, Y2, Y0
+	VSUBPS       Y7, Y1, Y1
 	VBROADCASTSS 112(R11), Y2
 	VFMADD213PS  word_3f000000<>+0(SB), Y0, Y2
 	VROUNDPS     $0x09, Y2, Y2
@@ -32208,38 +31635,36 @@ readDone:
 	VMOVUPS      Y0, 1728(DI)
 	VPSHUFB      fixed_yx<>+0(SB), Y2, Y2
 	VMOVUPS      Y2, 1760(DI)
-	VMOVUPS      2912(SI), Y0
+	VMOVUPS      word_52400000<>+0(SB), Y0
+	VFMADD231PS  word_3f0e3a00<>+0(SB), Y6, Y0
+	VFMADD231PS  word_3f54dc00<>+0(SB), Y4, Y0
+	VSUBPS       word_52400000<>+0(SB), Y0, Y0
 	VMOVUPS      word_52400000<>+0(SB), Y1
-	VFMADD231PS  word_3f0e3a00<>+0(SB), Y0, Y1
-	VMOVUPS      2944(SI), Y2
-	VFMADD231PS  word_3f54dc00<>+0(SB), Y2, Y1
+	VFMADD231PS  word_bf0e3a00<>+0(SB), Y4, Y1
+	VFMADD231PS  word_3f54dc00<>+0(SB), Y6, Y1
 	VSUBPS       word_52400000<>+0(SB), Y1, Y1
-	VMOVUPS      word_52400000<>+0(SB), Y3
-	VFMADD231PS  word_bf0e3a00<>+0(SB), Y2, Y3
-	VFMADD231PS  word_3f54dc00<>+0(SB), Y0, Y3
-	VSUBPS       word_52400000<>+0(SB), Y3, Y3
-	VMOVUPS      2880(SI), Y0
-	VADDPS       Y0, Y1, Y2
-	VMOVUPS      2240(SI), Y4
-	VADDPS       Y4, Y3, Y5
-	VBROADCASTSS 28(R11), Y6
-	VFMADD213PS  word_3f000000<>+0(SB), Y2, Y6
-	VROUNDPS     $0x09, Y6, Y6
-	VCVTPS2DQ    Y6, Y6
-	VBROADCASTSS 28(R11), Y2
-	VFMADD213PS  word_3f000000<>+0(SB), Y5, Y2
-	VROUNDPS     $0x09, Y2, Y2
-	VCVTPS2DQ    Y2, Y2
-	VPACKSSDW    Y2, Y6, Y6
-	VPMAXSW      fixed_least<>+0(SB), Y6, Y6
-	VPSHUFB      fixed_xy<>+0(SB), Y6, Y2
-	VPXOR        fixed_odd<>+0(SB), Y2, Y2
-	VPSUBW       fixed_odd<>+0(SB), Y2, Y2
-	VMOVUPS      Y2, 384(DI)
-	VPSHUFB      fixed_yx<>+0(SB), Y6, Y6
-	VMOVUPS      Y6, 416(DI)
-	VSUBPS       Y1, Y0, Y0
-	VSUBPS       Y4, Y3, Y1
+	VMOVUPS      2784(SI), Y2
+	VADDPS       Y2, Y0, Y3
+	VMOVUPS      2752(SI), Y4
+	VADDPS       Y4, Y1, Y6
+	VBROADCASTSS 28(R11), Y7
+	VFMADD213PS  word_3f000000<>+0(SB), Y3, Y7
+	VROUNDPS     $0x09, Y7, Y7
+	VCVTPS2DQ    Y7, Y7
+	VBROADCASTSS 28(R11), Y3
+	VFMADD213PS  word_3f000000<>+0(SB), Y6, Y3
+	VROUNDPS     $0x09, Y3, Y3
+	VCVTPS2DQ    Y3, Y3
+	VPACKSSDW    Y3, Y7, Y7
+	VPMAXSW      fixed_least<>+0(SB), Y7, Y7
+	VPSHUFB      fixed_xy<>+0(SB), Y7, Y3
+	VPXOR        fixed_odd<>+0(SB), Y3, Y3
+	VPSUBW       fixed_odd<>+0(SB), Y3, Y3
+	VMOVUPS      Y3, 384(DI)
+	VPSHUFB      fixed_yx<>+0(SB), Y7, Y7
+	VMOVUPS      Y7, 416(DI)
+	VSUBPS       Y0, Y2, Y0
+	VSUBPS       Y4, Y1, Y1
 	VBROADCASTSS 108(R11), Y2
 	VFMADD213PS  word_3f000000<>+0(SB), Y0, Y2
 	VROUNDPS     $0x09, Y2, Y2
@@ -32256,38 +31681,37 @@ readDone:
 	VMOVUPS      Y0, 1664(DI)
 	VPSHUFB      fixed_yx<>+0(SB), Y2, Y2
 	VMOVUPS      Y2, 1696(DI)
-	VMOVUPS      2976(SI), Y0
-	VMOVUPS      word_52400000<>+0(SB), Y1
-	VFMADD231PS  word_3f226800<>+0(SB), Y0, Y1
-	VMOVUPS      3008(SI), Y2
-	VFMADD231PS  word_3f45e400<>+0(SB), Y2, Y1
-	VSUBPS       word_52400000<>+0(SB), Y1, Y1
-	VMOVUPS      word_52400000<>+0(SB), Y3
-	VFMADD231PS  word_bf226800<>+0(SB), Y2, Y3
-	VFMADD231PS  word_3f45e400<>+0(SB), Y0, Y3
-	VSUBPS       word_52400000<>+0(SB), Y3, Y3
-	VMOVUPS      2848(SI), Y0
-	VADDPS       Y0, Y1, Y2
-	VMOVUPS      2176(SI), Y4
-	VADDPS       Y4, Y3, Y5
+	VMOVUPS      word_52400000<>+0(SB), Y0
+	VFMADD231PS  word_3f226800<>+0(SB), Y5, Y0
+	VMOVUPS      3040(SI), Y1
+	VFMADD231PS  word_3f45e400<>+0(SB), Y1, Y0
+	VSUBPS       word_52400000<>+0(SB), Y0, Y0
+	VMOVUPS      word_52400000<>+0(SB), Y2
+	VFMADD231PS  word_bf226800<>+0(SB), Y1, Y2
+	VFMADD231PS  word_3f45e400<>+0(SB), Y5, Y2
+	VSUBPS       word_52400000<>+0(SB), Y2, Y2
+	VMOVUPS      2720(SI), Y1
+	VADDPS       Y1, Y0, Y3
+	VMOVUPS      2688(SI), Y4
+	VADDPS       Y4, Y2, Y5
 	VBROADCASTSS 32(R11), Y6
-	VFMADD213PS  word_3f000000<>+0(SB), Y2, Y6
+	VFMADD213PS  word_3f000000<>+0(SB), Y3, Y6
 	VROUNDPS     $0x09, Y6, Y6
 	VCVTPS2DQ    Y6, Y6
-	VBROADCASTSS 32(R11), Y2
-	VFMADD213PS  word_3f000000<>+0(SB), Y5, Y2
-	VROUNDPS     $0x09, Y2, Y2
-	VCVTPS2DQ    Y2, Y2
-	VPACKSSDW    Y2, Y6, Y6
+	VBROADCASTSS 32(R11), Y3
+	VFMADD213PS  word_3f000000<>+0(SB), Y5, Y3
+	VROUNDPS     $0x09, Y3, Y3
+	VCVTPS2DQ    Y3, Y3
+	VPACKSSDW    Y3, Y6, Y6
 	VPMAXSW      fixed_least<>+0(SB), Y6, Y6
-	VPSHUFB      fixed_xy<>+0(SB), Y6, Y2
-	VPXOR        fixed_odd<>+0(SB), Y2, Y2
-	VPSUBW       fixed_odd<>+0(SB), Y2, Y2
-	VMOVUPS      Y2, 448(DI)
+	VPSHUFB      fixed_xy<>+0(SB), Y6, Y3
+	VPXOR        fixed_odd<>+0(SB), Y3, Y3
+	VPSUBW       fixed_odd<>+0(SB), Y3, Y3
+	VMOVUPS      Y3, 448(DI)
 	VPSHUFB      fixed_yx<>+0(SB), Y6, Y6
 	VMOVUPS      Y6, 480(DI)
-	VSUBPS       Y1, Y0, Y0
-	VSUBPS       Y4, Y3, Y1
+	VSUBPS       Y0, Y1, Y0
+	VSUBPS       Y4, Y2, Y1
 	VBROADCASTSS 104(R11), Y2
 	VFMADD213PS  word_3f000000<>+0(SB), Y0, Y2
 	VROUNDPS     $0x09, Y2, Y2
@@ -32316,7 +31740,7 @@ readDone:
 	VSUBPS       word_52400000<>+0(SB), Y3, Y3
 	VMOVUPS      2112(SI), Y0
 	VADDPS       Y0, Y1, Y2
-	VMOVUPS      2560(SI), Y4
+	VMOVUPS      2624(SI), Y4
 	VSUBPS       Y4, Y3, Y5
 	VBROADCASTSS 36(R11), Y6
 	VFMADD213PS  word_3f000000<>+0(SB), Y2, Y6
@@ -32352,17 +31776,17 @@ readDone:
 	VMOVUPS      Y0, 1536(DI)
 	VPSHUFB      fixed_yx<>+0(SB), Y2, Y2
 	VMOVUPS      Y2, 1568(DI)
-	VMOVUPS      2656(SI), Y0
+	VMOVUPS      3680(SI), Y0
 	VMOVUPS      word_52400000<>+0(SB), Y1
 	VFMADD231PS  word_3f45e400<>+0(SB), Y0, Y1
-	VMOVUPS      3040(SI), Y2
+	VMOVUPS      3168(SI), Y2
 	VFMADD231PS  word_3f226800<>+0(SB), Y2, Y1
 	VSUBPS       word_52400000<>+0(SB), Y1, Y1
 	VMOVUPS      word_52400000<>+0(SB), Y3
 	VFMADD231PS  word_bf45e400<>+0(SB), Y2, Y3
 	VFMADD231PS  word_3f226800<>+0(SB), Y0, Y3
 	VSUBPS       word_52400000<>+0(SB), Y3, Y3
-	VMOVUPS      2816(SI), Y0
+	VMOVUPS      2176(SI), Y0
 	VADDPS       Y0, Y1, Y2
 	VMOVUPS      2144(SI), Y4
 	VADDPS       Y4, Y3, Y5
@@ -32410,7 +31834,7 @@ readDone:
 	VFMADD231PS  word_bf54dc00<>+0(SB), Y2, Y3
 	VFMADD231PS  word_3f0e3a00<>+0(SB), Y0, Y3
 	VSUBPS       word_52400000<>+0(SB), Y3, Y3
-	VMOVUPS      2784(SI), Y0
+	VMOVUPS      2240(SI), Y0
 	VADDPS       Y0, Y1, Y2
 	VMOVUPS      2208(SI), Y4
 	VADDPS       Y4, Y3, Y5
@@ -32458,7 +31882,7 @@ readDone:
 	VFMADD231PS  word_bf61c600<>+0(SB), Y2, Y3
 	VFMADD231PS  word_3ef15c00<>+0(SB), Y0, Y3
 	VSUBPS       word_52400000<>+0(SB), Y3, Y3
-	VMOVUPS      2752(SI), Y0
+	VMOVUPS      2304(SI), Y0
 	VADDPS       Y0, Y1, Y2
 	VMOVUPS      2272(SI), Y4
 	VADDPS       Y4, Y3, Y5
@@ -32506,7 +31930,7 @@ readDone:
 	VFMADD231PS  word_bf6c8400<>+0(SB), Y2, Y3
 	VFMADD231PS  word_3ec3f000<>+0(SB), Y0, Y3
 	VSUBPS       word_52400000<>+0(SB), Y3, Y3
-	VMOVUPS      2720(SI), Y0
+	VMOVUPS      2048(SI), Y0
 	VADDPS       Y0, Y1, Y2
 	VMOVUPS      2080(SI), Y4
 	VADDPS       Y4, Y3, Y5
@@ -32554,7 +31978,7 @@ readDone:
 	VFMADD231PS  word_bf74fa00<>+0(SB), Y2, Y3
 	VFMADD231PS  word_3e94a000<>+0(SB), Y0, Y3
 	VSUBPS       word_52400000<>+0(SB), Y3, Y3
-	VMOVUPS      2688(SI), Y0
+	VMOVUPS      2400(SI), Y0
 	VADDPS       Y0, Y1, Y2
 	VMOVUPS      2368(SI), Y4
 	VADDPS       Y4, Y3, Y5
@@ -32602,7 +32026,7 @@ readDone:
 	VFMADD231PS  word_bf7b1400<>+0(SB), Y2, Y3
 	VFMADD231PS  word_3e47c800<>+0(SB), Y0, Y3
 	VSUBPS       word_52400000<>+0(SB), Y3, Y3
-	VMOVUPS      2336(SI), Y0
+	VMOVUPS      2464(SI), Y0
 	VADDPS       Y0, Y1, Y2
 	VMOVUPS      2432(SI), Y4
 	VADDPS       Y4, Y3, Y5
@@ -32650,7 +32074,7 @@ readDone:
 	VFMADD231PS  word_bf7ec400<>+0(SB), Y2, Y3
 	VFMADD231PS  word_3dc8c000<>+0(SB), Y0, Y3
 	VSUBPS       word_52400000<>+0(SB), Y3, Y3
-	VMOVUPS      2592(SI), Y0
+	VMOVUPS      2528(SI), Y0
 	VADDPS       Y0, Y1, Y2
 	VMOVUPS      2496(SI), Y4
 	VADDPS       Y4, Y3, Y5
@@ -32688,7 +32112,7 @@ readDone:
 	VMOVUPS      Y0, 1088(DI)
 	VPSHUFB      fixed_yx<>+0(SB), Y2, Y2
 	VMOVUPS      Y2, 1120(DI)
-	VMOVUPS      2624(SI), Y0
+	VMOVUPS      2560(SI), Y0
 	VBROADCASTSS 68(R11), Y1
 	VFMADD213PS  word_3f000000<>+0(SB), Y0, Y1
 	VROUNDPS     $0x09, Y1, Y1
@@ -33209,836 +32633,732 @@ group:
 	VADDPS      Y6, Y6, Y6
 	VMOVUPS     Y11, 3264(SI)
 	VADDPS      Y4, Y15, Y11
-	VMOVUPS     Y10, 2912(SI)
-	VADDPS      word_4c400000<>+0(SB), Y11, Y10
-	VSUBPS      word_4c400000<>+0(SB), Y10, Y10
 	VSUBPS      Y4, Y15, Y4
-	VADDPS      word_4c400000<>+0(SB), Y4, Y11
-	VSUBPS      word_4c400000<>+0(SB), Y11, Y11
-	VADDPS      Y0, Y13, Y4
-	VADDPS      word_4c400000<>+0(SB), Y4, Y15
-	VSUBPS      word_4c400000<>+0(SB), Y15, Y15
-	VSUBPS      Y5, Y8, Y4
-	VMOVUPS     Y12, 2400(SI)
-	VADDPS      word_4c400000<>+0(SB), Y4, Y12
-	VSUBPS      word_4c400000<>+0(SB), Y12, Y12
+	VADDPS      Y0, Y13, Y15
+	VMOVUPS     Y10, 2912(SI)
+	VSUBPS      Y5, Y8, Y10
 	VSUBPS      Y0, Y13, Y0
-	VADDPS      Y5, Y8, Y4
-	VMOVUPS     word_4c400000<>+0(SB), Y5
-	VFMADD231PS word_bf350400<>+0(SB), Y4, Y5
-	VFMADD231PS word_3f350400<>+0(SB), Y0, Y5
-	VSUBPS      word_4c400000<>+0(SB), Y5, Y5
+	VADDPS      Y5, Y8, Y5
 	VMOVUPS     word_4c400000<>+0(SB), Y8
+	VFMADD231PS word_bf350400<>+0(SB), Y5, Y8
 	VFMADD231PS word_3f350400<>+0(SB), Y0, Y8
-	VFMADD231PS word_3f350400<>+0(SB), Y4, Y8
 	VSUBPS      word_4c400000<>+0(SB), Y8, Y8
-	VADDPS      Y2, Y2, Y0
-	VADDPS      word_4c400000<>+0(SB), Y0, Y2
-	VSUBPS      word_4c400000<>+0(SB), Y2, Y2
-	VADDPS      Y3, Y3, Y0
-	VADDPS      word_4c400000<>+0(SB), Y0, Y3
-	VSUBPS      word_4c400000<>+0(SB), Y3, Y3
-	VADDPS      Y2, Y10, Y0
-	VSUBPS      Y2, Y10, Y2
-	VADDPS      Y15, Y15, Y4
-	VADDPS      Y12, Y12, Y10
-	VADDPS      Y4, Y0, Y12
-	VSUBPS      Y4, Y0, Y0
-	VSUBPS      Y10, Y2, Y4
-	VADDPS      Y10, Y2, Y2
-	VSUBPS      Y3, Y11, Y10
-	VADDPS      Y3, Y11, Y3
-	VADDPS      Y5, Y5, Y5
-	VADDPS      Y8, Y8, Y8
-	VADDPS      Y5, Y10, Y11
-	VSUBPS      Y5, Y10, Y5
-	VSUBPS      Y8, Y3, Y10
-	VADDPS      Y8, Y3, Y3
-	VSUBPS      Y6, Y1, Y8
-	VADDPS      word_4c400000<>+0(SB), Y8, Y13
+	VMOVUPS     word_4c400000<>+0(SB), Y13
+	VFMADD231PS word_3f350400<>+0(SB), Y0, Y13
+	VFMADD231PS word_3f350400<>+0(SB), Y5, Y13
 	VSUBPS      word_4c400000<>+0(SB), Y13, Y13
+	VADDPS      Y2, Y2, Y0
+	VADDPS      Y3, Y3, Y2
+	VADDPS      Y0, Y11, Y3
+	VSUBPS      Y0, Y11, Y0
+	VADDPS      Y15, Y15, Y5
+	VADDPS      Y10, Y10, Y10
+	VADDPS      Y5, Y3, Y11
+	VSUBPS      Y5, Y3, Y3
+	VSUBPS      Y10, Y0, Y5
+	VADDPS      Y10, Y0, Y0
+	VSUBPS      Y2, Y4, Y10
+	VADDPS      Y2, Y4, Y2
+	VADDPS      Y8, Y8, Y4
+	VADDPS      Y13, Y13, Y8
+	VADDPS      Y4, Y10, Y13
+	VSUBPS      Y4, Y10, Y4
+	VSUBPS      Y8, Y2, Y10
+	VADDPS      Y8, Y2, Y2
+	VSUBPS      Y6, Y1, Y8
 	VADDPS      Y6, Y1, Y1
-	VADDPS      word_4c400000<>+0(SB), Y1, Y6
-	VSUBPS      word_4c400000<>+0(SB), Y6, Y6
-	VADDPS      Y7, Y9, Y1
-	VADDPS      word_4c400000<>+0(SB), Y1, Y8
-	VSUBPS      word_4c400000<>+0(SB), Y8, Y8
-	VMOVUPS     2400(SI), Y1
-	VSUBPS      Y14, Y1, Y15
-	VMOVUPS     Y3, 2624(SI)
-	VADDPS      word_4c400000<>+0(SB), Y15, Y3
-	VSUBPS      word_4c400000<>+0(SB), Y3, Y3
+	VADDPS      Y7, Y9, Y6
+	VSUBPS      Y14, Y12, Y15
 	VSUBPS      Y7, Y9, Y7
-	VADDPS      Y14, Y1, Y1
-	VMOVUPS     word_4c400000<>+0(SB), Y9
-	VFMADD231PS word_bf350400<>+0(SB), Y1, Y9
-	VFMADD231PS word_3f350400<>+0(SB), Y7, Y9
-	VSUBPS      word_4c400000<>+0(SB), Y9, Y9
+	VADDPS      Y14, Y12, Y9
+	VMOVUPS     word_4c400000<>+0(SB), Y12
+	VFMADD231PS word_bf350400<>+0(SB), Y9, Y12
+	VFMADD231PS word_3f350400<>+0(SB), Y7, Y12
+	VSUBPS      word_4c400000<>+0(SB), Y12, Y12
 	VMOVUPS     word_4c400000<>+0(SB), Y14
 	VFMADD231PS word_3f350400<>+0(SB), Y7, Y14
-	VFMADD231PS word_3f350400<>+0(SB), Y1, Y14
+	VFMADD231PS word_3f350400<>+0(SB), Y9, Y14
 	VSUBPS      word_4c400000<>+0(SB), Y14, Y14
-	VMOVUPS     2912(SI), Y1
-	VADDPS      Y1, Y1, Y1
-	VADDPS      word_4c400000<>+0(SB), Y1, Y7
-	VSUBPS      word_4c400000<>+0(SB), Y7, Y7
-	VMOVUPS     3264(SI), Y1
-	VADDPS      Y1, Y1, Y1
-	VADDPS      word_4c400000<>+0(SB), Y1, Y15
-	VSUBPS      word_4c400000<>+0(SB), Y15, Y15
-	VADDPS      Y7, Y13, Y1
-	VSUBPS      Y7, Y13, Y7
-	VADDPS      Y8, Y8, Y8
-	VADDPS      Y3, Y3, Y3
-	VADDPS      Y8, Y1, Y13
-	VSUBPS      Y8, Y1, Y1
-	VSUBPS      Y3, Y7, Y8
-	VADDPS      Y3, Y7, Y3
-	VSUBPS      Y15, Y6, Y7
-	VADDPS      Y15, Y6, Y6
+	VMOVUPS     2912(SI), Y7
+	VADDPS      Y7, Y7, Y7
+	VMOVUPS     3264(SI), Y9
 	VADDPS      Y9, Y9, Y9
-	VADDPS      Y14, Y14, Y14
-	VADDPS      Y9, Y7, Y15
-	VSUBPS      Y9, Y7, Y7
-	VSUBPS      Y14, Y6, Y9
-	VADDPS      Y14, Y6, Y6
-	VMOVUPS     3168(SI), Y14
-	VMOVUPS     Y6, 3264(SI)
-	VMOVUPS     2880(SI), Y6
-	VMOVUPS     Y3, 2912(SI)
-	VSUBPS      Y6, Y14, Y3
-	VADDPS      Y6, Y14, Y6
-	VMOVUPS     3520(SI), Y14
-	VMOVUPS     Y2, 2880(SI)
-	VMOVUPS     2656(SI), Y2
-	VMOVUPS     Y7, 3168(SI)
-	VADDPS      Y2, Y14, Y7
-	VMOVUPS     Y5, 2400(SI)
-	VMOVUPS     3424(SI), Y5
-	VMOVUPS     Y1, 2784(SI)
-	VMOVUPS     2752(SI), Y1
-	VMOVUPS     Y0, 2528(SI)
-	VSUBPS      Y1, Y5, Y0
-	VSUBPS      Y2, Y14, Y2
-	VADDPS      Y1, Y5, Y1
-	VMOVUPS     word_4bc00000<>+0(SB), Y5
-	VFMADD231PS word_bec3f000<>+0(SB), Y1, Y5
-	VFMADD231PS word_3f6c8400<>+0(SB), Y2, Y5
-	VSUBPS      word_4bc00000<>+0(SB), Y5, Y5
-	VMOVUPS     word_4bc00000<>+0(SB), Y14
-	VFMADD231PS word_3ec3f000<>+0(SB), Y2, Y14
-	VFMADD231PS word_3f6c8400<>+0(SB), Y1, Y14
-	VSUBPS      word_4bc00000<>+0(SB), Y14, Y14
-	VMOVUPS     3744(SI), Y1
+	VMOVUPS     Y2, 3264(SI)
+	VADDPS      Y7, Y8, Y2
+	VSUBPS      Y7, Y8, Y7
+	VADDPS      Y6, Y6, Y6
+	VADDPS      Y15, Y15, Y8
+	VADDPS      Y6, Y2, Y15
+	VSUBPS      Y6, Y2, Y2
+	VSUBPS      Y8, Y7, Y6
+	VADDPS      Y8, Y7, Y7
+	VSUBPS      Y9, Y1, Y8
+	VADDPS      Y9, Y1, Y1
+	VADDPS      Y12, Y12, Y9
+	VADDPS      Y14, Y14, Y12
+	VADDPS      Y9, Y8, Y14
+	VSUBPS      Y9, Y8, Y8
+	VSUBPS      Y12, Y1, Y9
+	VADDPS      Y12, Y1, Y1
+	VMOVUPS     3168(SI), Y12
+	VMOVUPS     Y1, 2912(SI)
+	VMOVUPS     2880(SI), Y1
+	VMOVUPS     Y7, 2400(SI)
+	VSUBPS      Y1, Y12, Y7
+	VADDPS      Y1, Y12, Y1
+	VMOVUPS     3520(SI), Y12
+	VMOVUPS     Y0, 2880(SI)
+	VMOVUPS     2656(SI), Y0
+	VMOVUPS     Y8, 3168(SI)
+	VADDPS      Y0, Y12, Y8
+	VMOVUPS     Y4, 2624(SI)
+	VMOVUPS     3424(SI), Y4
+	VMOVUPS     Y2, 2784(SI)
+	VMOVUPS     2752(SI), Y2
+	VMOVUPS     Y3, 2528(SI)
+	VSUBPS      Y2, Y4, Y3
+	VSUBPS      Y0, Y12, Y0
+	VADDPS      Y2, Y4, Y2
+	VMOVUPS     word_4bc00000<>+0(SB), Y4
+	VFMADD231PS word_bec3f000<>+0(SB), Y2, Y4
+	VFMADD231PS word_3f6c8400<>+0(SB), Y0, Y4
+	VSUBPS      word_4bc00000<>+0(SB), Y4, Y4
+	VMOVUPS     word_4bc00000<>+0(SB), Y12
+	VFMADD231PS word_3ec3f000<>+0(SB), Y0, Y12
+	VFMADD231PS word_3f6c8400<>+0(SB), Y2, Y12
+	VSUBPS      word_4bc00000<>+0(SB), Y12, Y12
+	VMOVUPS     3744(SI), Y0
 	VMOVUPS     2496(SI), Y2
 	VMOVUPS     Y9, 2752(SI)
-	VADDPS      Y2, Y1, Y9
+	VADDPS      Y2, Y0, Y9
 	VMOVUPS     Y10, 3424(SI)
 	VMOVUPS     3712(SI), Y10
-	VMOVUPS     Y8, 2656(SI)
-	VMOVUPS     3008(SI), Y8
-	VMOVUPS     Y4, 3520(SI)
-	VSUBPS      Y8, Y10, Y4
-	VSUBPS      Y2, Y1, Y1
-	VADDPS      Y8, Y10, Y2
-	VMOVUPS     word_4bc00000<>+0(SB), Y8
-	VFMADD231PS word_bf350400<>+0(SB), Y2, Y8
-	VFMADD231PS word_3f350400<>+0(SB), Y1, Y8
-	VSUBPS      word_4bc00000<>+0(SB), Y8, Y8
+	VMOVUPS     Y6, 2656(SI)
+	VMOVUPS     3008(SI), Y6
+	VMOVUPS     Y5, 3520(SI)
+	VSUBPS      Y6, Y10, Y5
+	VSUBPS      Y2, Y0, Y0
+	VADDPS      Y6, Y10, Y2
+	VMOVUPS     word_4bc00000<>+0(SB), Y6
+	VFMADD231PS word_bf350400<>+0(SB), Y2, Y6
+	VFMADD231PS word_3f350400<>+0(SB), Y0, Y6
+	VSUBPS      word_4bc00000<>+0(SB), Y6, Y6
 	VMOVUPS     word_4bc00000<>+0(SB), Y10
-	VFMADD231PS word_3f350400<>+0(SB), Y1, Y10
+	VFMADD231PS word_3f350400<>+0(SB), Y0, Y10
 	VFMADD231PS word_3f350400<>+0(SB), Y2, Y10
 	VSUBPS      word_4bc00000<>+0(SB), Y10, Y10
-	VMOVUPS     3680(SI), Y1
+	VMOVUPS     3680(SI), Y0
 	VMOVUPS     3040(SI), Y2
-	VMOVUPS     Y15, 3008(SI)
-	VADDPS      Y2, Y1, Y15
-	VMOVUPS     Y11, 3712(SI)
-	VMOVUPS     3552(SI), Y11
-	VMOVUPS     Y13, 2496(SI)
-	VMOVUPS     3136(SI), Y13
-	VMOVUPS     Y12, 3744(SI)
-	VSUBPS      Y13, Y11, Y12
-	VSUBPS      Y2, Y1, Y1
-	VADDPS      Y13, Y11, Y2
-	VMOVUPS     word_4bc00000<>+0(SB), Y11
-	VFMADD231PS word_bf6c8400<>+0(SB), Y2, Y11
-	VFMADD231PS word_3ec3f000<>+0(SB), Y1, Y11
-	VSUBPS      word_4bc00000<>+0(SB), Y11, Y11
+	VMOVUPS     Y14, 3008(SI)
+	VADDPS      Y2, Y0, Y14
+	VMOVUPS     Y13, 3712(SI)
+	VMOVUPS     3552(SI), Y13
+	VMOVUPS     Y15, 2496(SI)
+	VMOVUPS     3136(SI), Y15
+	VMOVUPS     Y11, 3744(SI)
+	VSUBPS      Y15, Y13, Y11
+	VSUBPS      Y2, Y0, Y0
+	VADDPS      Y15, Y13, Y2
 	VMOVUPS     word_4bc00000<>+0(SB), Y13
-	VFMADD231PS word_3f6c8400<>+0(SB), Y1, Y13
-	VFMADD231PS word_3ec3f000<>+0(SB), Y2, Y13
+	VFMADD231PS word_bf6c8400<>+0(SB), Y2, Y13
+	VFMADD231PS word_3ec3f000<>+0(SB), Y0, Y13
 	VSUBPS      word_4bc00000<>+0(SB), Y13, Y13
-	VMOVUPS     3392(SI), Y1
-	VADDPS      Y1, Y1, Y1
+	VMOVUPS     word_4bc00000<>+0(SB), Y15
+	VFMADD231PS word_3f6c8400<>+0(SB), Y0, Y15
+	VFMADD231PS word_3ec3f000<>+0(SB), Y2, Y15
+	VSUBPS      word_4bc00000<>+0(SB), Y15, Y15
+	VMOVUPS     3392(SI), Y0
+	VADDPS      Y0, Y0, Y0
 	VMOVUPS     3296(SI), Y2
 	VADDPS      Y2, Y2, Y2
 	VMOVUPS     Y10, 3296(SI)
-	VADDPS      Y1, Y3, Y10
-	VMOVUPS     Y8, 3392(SI)
-	VADDPS      word_4c400000<>+0(SB), Y10, Y8
-	VSUBPS      word_4c400000<>+0(SB), Y8, Y8
-	VSUBPS      Y1, Y3, Y1
-	VADDPS      word_4c400000<>+0(SB), Y1, Y3
-	VSUBPS      word_4c400000<>+0(SB), Y3, Y3
-	VADDPS      Y15, Y7, Y1
-	VADDPS      word_4c400000<>+0(SB), Y1, Y10
-	VSUBPS      word_4c400000<>+0(SB), Y10, Y10
-	VSUBPS      Y12, Y0, Y1
-	VMOVUPS     Y13, 3136(SI)
-	VADDPS      word_4c400000<>+0(SB), Y1, Y13
-	VSUBPS      word_4c400000<>+0(SB), Y13, Y13
-	VSUBPS      Y15, Y7, Y1
-	VADDPS      Y12, Y0, Y0
-	VMOVUPS     word_4c400000<>+0(SB), Y7
-	VFMADD231PS word_bf350400<>+0(SB), Y0, Y7
-	VFMADD231PS word_3f350400<>+0(SB), Y1, Y7
-	VSUBPS      word_4c400000<>+0(SB), Y7, Y7
-	VMOVUPS     word_4c400000<>+0(SB), Y12
-	VFMADD231PS word_3f350400<>+0(SB), Y1, Y12
-	VFMADD231PS word_3f350400<>+0(SB), Y0, Y12
-	VSUBPS      word_4c400000<>+0(SB), Y12, Y12
-	VADDPS      Y9, Y9, Y0
-	VADDPS      word_4c400000<>+0(SB), Y0, Y1
-	VSUBPS      word_4c400000<>+0(SB), Y1, Y1
-	VADDPS      Y4, Y4, Y0
-	VADDPS      word_4c400000<>+0(SB), Y0, Y4
-	VSUBPS      word_4c400000<>+0(SB), Y4, Y4
-	VADDPS      Y1, Y8, Y0
-	VSUBPS      Y1, Y8, Y1
-	VADDPS      Y10, Y10, Y8
-	VADDPS      Y13, Y13, Y9
-	VADDPS      Y8, Y0, Y10
-	VSUBPS      Y8, Y0, Y0
-	VSUBPS      Y9, Y1, Y8
-	VADDPS      Y9, Y1, Y1
-	VSUBPS      Y4, Y3, Y9
-	VADDPS      Y4, Y3, Y3
-	VADDPS      Y7, Y7, Y4
-	VADDPS      Y12, Y12, Y7
-	VADDPS      Y4, Y9, Y12
-	VSUBPS      Y4, Y9, Y4
-	VSUBPS      Y7, Y3, Y9
-	VADDPS      Y7, Y3, Y3
-	VSUBPS      Y2, Y6, Y7
-	VADDPS      word_4c400000<>+0(SB), Y7, Y13
-	VSUBPS      word_4c400000<>+0(SB), Y13, Y13
-	VADDPS      Y2, Y6, Y2
-	VADDPS      word_4c400000<>+0(SB), Y2, Y6
-	VSUBPS      word_4c400000<>+0(SB), Y6, Y6
-	VADDPS      Y11, Y5, Y2
-	VADDPS      word_4c400000<>+0(SB), Y2, Y7
-	VSUBPS      word_4c400000<>+0(SB), Y7, Y7
-	VMOVUPS     3136(SI), Y2
-	VSUBPS      Y2, Y14, Y15
-	VMOVUPS     Y3, 3552(SI)
-	VADDPS      word_4c400000<>+0(SB), Y15, Y3
-	VSUBPS      word_4c400000<>+0(SB), Y3, Y3
-	VSUBPS      Y11, Y5, Y5
-	VADDPS      Y2, Y14, Y2
+	VADDPS      Y0, Y7, Y10
+	VSUBPS      Y0, Y7, Y0
+	VADDPS      Y14, Y8, Y7
+	VMOVUPS     Y6, 3392(SI)
+	VSUBPS      Y11, Y3, Y6
+	VSUBPS      Y14, Y8, Y8
+	VADDPS      Y11, Y3, Y3
 	VMOVUPS     word_4c400000<>+0(SB), Y11
-	VFMADD231PS word_bf350400<>+0(SB), Y2, Y11
-	VFMADD231PS word_3f350400<>+0(SB), Y5, Y11
+	VFMADD231PS word_bf350400<>+0(SB), Y3, Y11
+	VFMADD231PS word_3f350400<>+0(SB), Y8, Y11
 	VSUBPS      word_4c400000<>+0(SB), Y11, Y11
 	VMOVUPS     word_4c400000<>+0(SB), Y14
-	VFMADD231PS word_3f350400<>+0(SB), Y5, Y14
-	VFMADD231PS word_3f350400<>+0(SB), Y2, Y14
+	VFMADD231PS word_3f350400<>+0(SB), Y8, Y14
+	VFMADD231PS word_3f350400<>+0(SB), Y3, Y14
 	VSUBPS      word_4c400000<>+0(SB), Y14, Y14
-	VMOVUPS     3392(SI), Y2
-	VADDPS      Y2, Y2, Y2
-	VADDPS      word_4c400000<>+0(SB), Y2, Y5
-	VSUBPS      word_4c400000<>+0(SB), Y5, Y5
-	VMOVUPS     3296(SI), Y2
-	VADDPS      Y2, Y2, Y2
-	VADDPS      word_4c400000<>+0(SB), Y2, Y15
-	VSUBPS      word_4c400000<>+0(SB), Y15, Y15
-	VADDPS      Y5, Y13, Y2
-	VSUBPS      Y5, Y13, Y5
+	VADDPS      Y9, Y9, Y3
+	VADDPS      Y5, Y5, Y5
+	VADDPS      Y3, Y10, Y8
+	VSUBPS      Y3, Y10, Y3
 	VADDPS      Y7, Y7, Y7
-	VADDPS      Y3, Y3, Y3
-	VADDPS      Y7, Y2, Y13
-	VSUBPS      Y7, Y2, Y2
-	VSUBPS      Y3, Y5, Y7
-	VADDPS      Y3, Y5, Y3
-	VSUBPS      Y15, Y6, Y5
-	VADDPS      Y15, Y6, Y6
-	VADDPS      Y11, Y11, Y11
-	VADDPS      Y14, Y14, Y14
-	VADDPS      Y11, Y5, Y15
-	VSUBPS      Y11, Y5, Y5
-	VSUBPS      Y14, Y6, Y11
-	VADDPS      Y14, Y6, Y6
-	VMOVUPS     2368(SI), Y14
-	VMOVUPS     Y6, 3296(SI)
-	VMOVUPS     3648(SI), Y6
-	VMOVUPS     Y3, 3392(SI)
-	VSUBPS      Y6, Y14, Y3
-	VADDPS      Y6, Y14, Y6
-	VMOVUPS     2272(SI), Y14
-	VMOVUPS     Y1, 3648(SI)
-	VMOVUPS     3616(SI), Y1
-	VMOVUPS     Y5, 2368(SI)
-	VADDPS      Y1, Y14, Y5
+	VADDPS      Y6, Y6, Y6
+	VADDPS      Y7, Y8, Y9
+	VSUBPS      Y7, Y8, Y7
+	VSUBPS      Y6, Y3, Y8
+	VADDPS      Y6, Y3, Y3
+	VSUBPS      Y5, Y0, Y6
+	VADDPS      Y5, Y0, Y0
+	VADDPS      Y11, Y11, Y5
+	VADDPS      Y14, Y14, Y10
+	VADDPS      Y5, Y6, Y11
+	VSUBPS      Y5, Y6, Y5
+	VSUBPS      Y10, Y0, Y6
+	VADDPS      Y10, Y0, Y0
+	VSUBPS      Y2, Y1, Y10
+	VADDPS      Y2, Y1, Y1
+	VADDPS      Y13, Y4, Y2
+	VSUBPS      Y15, Y12, Y14
+	VSUBPS      Y13, Y4, Y4
+	VADDPS      Y15, Y12, Y12
+	VMOVUPS     word_4c400000<>+0(SB), Y13
+	VFMADD231PS word_bf350400<>+0(SB), Y12, Y13
+	VFMADD231PS word_3f350400<>+0(SB), Y4, Y13
+	VSUBPS      word_4c400000<>+0(SB), Y13, Y13
+	VMOVUPS     word_4c400000<>+0(SB), Y15
+	VFMADD231PS word_3f350400<>+0(SB), Y4, Y15
+	VFMADD231PS word_3f350400<>+0(SB), Y12, Y15
+	VSUBPS      word_4c400000<>+0(SB), Y15, Y15
+	VMOVUPS     3392(SI), Y4
+	VADDPS      Y4, Y4, Y4
+	VMOVUPS     3296(SI), Y12
+	VADDPS      Y12, Y12, Y12
+	VMOVUPS     Y0, 3296(SI)
+	VADDPS      Y4, Y10, Y0
+	VSUBPS      Y4, Y10, Y4
+	VADDPS      Y2, Y2, Y2
+	VADDPS      Y14, Y14, Y10
+	VADDPS      Y2, Y0, Y14
+	VSUBPS      Y2, Y0, Y0
+	VSUBPS      Y10, Y4, Y2
+	VADDPS      Y10, Y4, Y4
+	VSUBPS      Y12, Y1, Y10
+	VADDPS      Y12, Y1, Y1
+	VADDPS      Y13, Y13, Y12
+	VADDPS      Y15, Y15, Y13
+	VADDPS      Y12, Y10, Y15
+	VSUBPS      Y12, Y10, Y10
+	VSUBPS      Y13, Y1, Y12
+	VADDPS      Y13, Y1, Y1
+	VMOVUPS     2368(SI), Y13
+	VMOVUPS     Y1, 3392(SI)
+	VMOVUPS     3648(SI), Y1
 	VMOVUPS     Y4, 3136(SI)
-	VMOVUPS     2240(SI), Y4
-	VMOVUPS     Y2, 3040(SI)
-	VMOVUPS     3584(SI), Y2
-	VMOVUPS     Y0, 3680(SI)
-	VSUBPS      Y2, Y4, Y0
-	VSUBPS      Y1, Y14, Y1
-	VADDPS      Y2, Y4, Y2
-	VMOVUPS     word_4b400000<>+0(SB), Y4
-	VFMADD231PS word_be47c800<>+0(SB), Y2, Y4
-	VFMADD231PS word_3f7b1400<>+0(SB), Y1, Y4
-	VSUBPS      word_4b400000<>+0(SB), Y4, Y4
-	VMOVUPS     word_4b400000<>+0(SB), Y14
-	VFMADD231PS word_3e47c800<>+0(SB), Y1, Y14
-	VFMADD231PS word_3f7b1400<>+0(SB), Y2, Y14
-	VSUBPS      word_4b400000<>+0(SB), Y14, Y14
-	VMOVUPS     2144(SI), Y1
-	VMOVUPS     3488(SI), Y2
-	VMOVUPS     Y11, 3584(SI)
-	VADDPS      Y2, Y1, Y11
-	VMOVUPS     Y9, 2240(SI)
-	VMOVUPS     2112(SI), Y9
-	VMOVUPS     Y7, 3616(SI)
-	VMOVUPS     3456(SI), Y7
+	VSUBPS      Y1, Y13, Y4
+	VADDPS      Y1, Y13, Y1
+	VMOVUPS     2272(SI), Y13
+	VMOVUPS     Y3, 3648(SI)
+	VMOVUPS     3616(SI), Y3
+	VMOVUPS     Y10, 2368(SI)
+	VADDPS      Y3, Y13, Y10
+	VMOVUPS     Y5, 3552(SI)
+	VMOVUPS     2240(SI), Y5
+	VMOVUPS     Y0, 3040(SI)
+	VMOVUPS     3584(SI), Y0
+	VMOVUPS     Y7, 3680(SI)
+	VSUBPS      Y0, Y5, Y7
+	VSUBPS      Y3, Y13, Y3
+	VADDPS      Y0, Y5, Y0
+	VMOVUPS     word_4b400000<>+0(SB), Y5
+	VFMADD231PS word_be47c800<>+0(SB), Y0, Y5
+	VFMADD231PS word_3f7b1400<>+0(SB), Y3, Y5
+	VSUBPS      word_4b400000<>+0(SB), Y5, Y5
+	VMOVUPS     word_4b400000<>+0(SB), Y13
+	VFMADD231PS word_3e47c800<>+0(SB), Y3, Y13
+	VFMADD231PS word_3f7b1400<>+0(SB), Y0, Y13
+	VSUBPS      word_4b400000<>+0(SB), Y13, Y13
+	VMOVUPS     2144(SI), Y0
+	VMOVUPS     3488(SI), Y3
+	VMOVUPS     Y12, 3584(SI)
+	VADDPS      Y3, Y0, Y12
+	VMOVUPS     Y6, 2240(SI)
+	VMOVUPS     2112(SI), Y6
+	VMOVUPS     Y2, 3616(SI)
+	VMOVUPS     3456(SI), Y2
 	VMOVUPS     Y8, 2272(SI)
-	VSUBPS      Y7, Y9, Y8
-	VSUBPS      Y2, Y1, Y1
-	VADDPS      Y7, Y9, Y2
-	VMOVUPS     word_4b400000<>+0(SB), Y7
-	VFMADD231PS word_bec3f000<>+0(SB), Y2, Y7
-	VFMADD231PS word_3f6c8400<>+0(SB), Y1, Y7
-	VSUBPS      word_4b400000<>+0(SB), Y7, Y7
-	VMOVUPS     word_4b400000<>+0(SB), Y9
-	VFMADD231PS word_3ec3f000<>+0(SB), Y1, Y9
-	VFMADD231PS word_3f6c8400<>+0(SB), Y2, Y9
-	VSUBPS      word_4b400000<>+0(SB), Y9, Y9
-	VMOVUPS     2080(SI), Y1
+	VSUBPS      Y2, Y6, Y8
+	VSUBPS      Y3, Y0, Y0
+	VADDPS      Y2, Y6, Y2
+	VMOVUPS     word_4b400000<>+0(SB), Y3
+	VFMADD231PS word_bec3f000<>+0(SB), Y2, Y3
+	VFMADD231PS word_3f6c8400<>+0(SB), Y0, Y3
+	VSUBPS      word_4b400000<>+0(SB), Y3, Y3
+	VMOVUPS     word_4b400000<>+0(SB), Y6
+	VFMADD231PS word_3ec3f000<>+0(SB), Y0, Y6
+	VFMADD231PS word_3f6c8400<>+0(SB), Y2, Y6
+	VSUBPS      word_4b400000<>+0(SB), Y6, Y6
+	VMOVUPS     2080(SI), Y0
 	VMOVUPS     3360(SI), Y2
 	VMOVUPS     Y15, 3456(SI)
-	VADDPS      Y2, Y1, Y15
-	VMOVUPS     Y12, 2112(SI)
-	VMOVUPS     2048(SI), Y12
-	VMOVUPS     Y13, 3488(SI)
-	VMOVUPS     3328(SI), Y13
-	VMOVUPS     Y10, 2144(SI)
-	VSUBPS      Y13, Y12, Y10
-	VSUBPS      Y2, Y1, Y1
-	VADDPS      Y13, Y12, Y2
-	VMOVUPS     word_4b400000<>+0(SB), Y12
-	VFMADD231PS word_bf0e3a00<>+0(SB), Y2, Y12
-	VFMADD231PS word_3f54dc00<>+0(SB), Y1, Y12
-	VSUBPS      word_4b400000<>+0(SB), Y12, Y12
-	VMOVUPS     word_4b400000<>+0(SB), Y13
-	VFMADD231PS word_3f0e3a00<>+0(SB), Y1, Y13
-	VFMADD231PS word_3f54dc00<>+0(SB), Y2, Y13
-	VSUBPS      word_4b400000<>+0(SB), Y13, Y13
-	VMOVUPS     2208(SI), Y1
-	VMOVUPS     3232(SI), Y2
-	VMOVUPS     Y13, 3328(SI)
-	VADDPS      Y2, Y1, Y13
-	VMOVUPS     Y12, 2048(SI)
-	VMOVUPS     2176(SI), Y12
-	VMOVUPS     Y9, 3360(SI)
-	VMOVUPS     3200(SI), Y9
-	VMOVUPS     Y7, 2080(SI)
-	VSUBPS      Y9, Y12, Y7
-	VSUBPS      Y2, Y1, Y1
-	VADDPS      Y9, Y12, Y2
-	VMOVUPS     word_4b400000<>+0(SB), Y9
-	VFMADD231PS word_bf350400<>+0(SB), Y2, Y9
-	VFMADD231PS word_3f350400<>+0(SB), Y1, Y9
-	VSUBPS      word_4b400000<>+0(SB), Y9, Y9
-	VMOVUPS     word_4b400000<>+0(SB), Y12
-	VFMADD231PS word_3f350400<>+0(SB), Y1, Y12
-	VFMADD231PS word_3f350400<>+0(SB), Y2, Y12
-	VSUBPS      word_4b400000<>+0(SB), Y12, Y12
-	VMOVUPS     2336(SI), Y1
-	VMOVUPS     3104(SI), Y2
-	VMOVUPS     Y12, 3200(SI)
-	VADDPS      Y2, Y1, Y12
-	VMOVUPS     Y9, 2176(SI)
-	VMOVUPS     2304(SI), Y9
-	VMOVUPS     Y14, 3232(SI)
-	VMOVUPS     3072(SI), Y14
-	VMOVUPS     Y4, 2208(SI)
-	VSUBPS      Y14, Y9, Y4
-	VSUBPS      Y2, Y1, Y1
-	VADDPS      Y14, Y9, Y2
-	VMOVUPS     word_4b400000<>+0(SB), Y9
-	VFMADD231PS word_bf54dc00<>+0(SB), Y2, Y9
-	VFMADD231PS word_3f0e3a00<>+0(SB), Y1, Y9
-	VSUBPS      word_4b400000<>+0(SB), Y9, Y9
+	VADDPS      Y2, Y0, Y15
+	VMOVUPS     Y11, 2112(SI)
+	VMOVUPS     2048(SI), Y11
+	VMOVUPS     Y14, 3488(SI)
+	VMOVUPS     3328(SI), Y14
+	VMOVUPS     Y9, 2144(SI)
+	VSUBPS      Y14, Y11, Y9
+	VSUBPS      Y2, Y0, Y0
+	VADDPS      Y14, Y11, Y2
+	VMOVUPS     word_4b400000<>+0(SB), Y11
+	VFMADD231PS word_bf0e3a00<>+0(SB), Y2, Y11
+	VFMADD231PS word_3f54dc00<>+0(SB), Y0, Y11
+	VSUBPS      word_4b400000<>+0(SB), Y11, Y11
 	VMOVUPS     word_4b400000<>+0(SB), Y14
-	VFMADD231PS word_3f54dc00<>+0(SB), Y1, Y14
-	VFMADD231PS word_3f0e3a00<>+0(SB), Y2, Y14
+	VFMADD231PS word_3f0e3a00<>+0(SB), Y0, Y14
+	VFMADD231PS word_3f54dc00<>+0(SB), Y2, Y14
 	VSUBPS      word_4b400000<>+0(SB), Y14, Y14
-	VMOVUPS     2464(SI), Y1
-	VMOVUPS     2976(SI), Y2
-	VMOVUPS     Y14, 3072(SI)
-	VADDPS      Y2, Y1, Y14
-	VMOVUPS     Y9, 2304(SI)
-	VMOVUPS     2432(SI), Y9
-	VMOVUPS     Y6, 3104(SI)
-	VMOVUPS     2944(SI), Y6
-	VMOVUPS     Y7, 2336(SI)
-	VSUBPS      Y6, Y9, Y7
-	VSUBPS      Y2, Y1, Y1
-	VADDPS      Y6, Y9, Y2
+	VMOVUPS     2208(SI), Y0
+	VMOVUPS     3232(SI), Y2
+	VMOVUPS     Y14, 3328(SI)
+	VADDPS      Y2, Y0, Y14
+	VMOVUPS     Y11, 2048(SI)
+	VMOVUPS     2176(SI), Y11
+	VMOVUPS     Y6, 3360(SI)
+	VMOVUPS     3200(SI), Y6
+	VMOVUPS     Y3, 2080(SI)
+	VSUBPS      Y6, Y11, Y3
+	VSUBPS      Y2, Y0, Y0
+	VADDPS      Y6, Y11, Y2
 	VMOVUPS     word_4b400000<>+0(SB), Y6
-	VFMADD231PS word_bf6c8400<>+0(SB), Y2, Y6
-	VFMADD231PS word_3ec3f000<>+0(SB), Y1, Y6
+	VFMADD231PS word_bf350400<>+0(SB), Y2, Y6
+	VFMADD231PS word_3f350400<>+0(SB), Y0, Y6
 	VSUBPS      word_4b400000<>+0(SB), Y6, Y6
-	VMOVUPS     word_4b400000<>+0(SB), Y9
-	VFMADD231PS word_3f6c8400<>+0(SB), Y1, Y9
-	VFMADD231PS word_3ec3f000<>+0(SB), Y2, Y9
-	VSUBPS      word_4b400000<>+0(SB), Y9, Y9
-	VMOVUPS     2592(SI), Y1
-	VMOVUPS     2848(SI), Y2
-	VMOVUPS     Y9, 2944(SI)
-	VADDPS      Y2, Y1, Y9
-	VMOVUPS     Y6, 2432(SI)
-	VMOVUPS     2560(SI), Y6
-	VMOVUPS     Y13, 2976(SI)
-	VMOVUPS     2816(SI), Y13
-	VMOVUPS     Y4, 2464(SI)
-	VSUBPS      Y13, Y6, Y4
-	VSUBPS      Y2, Y1, Y1
+	VMOVUPS     word_4b400000<>+0(SB), Y11
+	VFMADD231PS word_3f350400<>+0(SB), Y0, Y11
+	VFMADD231PS word_3f350400<>+0(SB), Y2, Y11
+	VSUBPS      word_4b400000<>+0(SB), Y11, Y11
+	VMOVUPS     2336(SI), Y0
+	VMOVUPS     3104(SI), Y2
+	VMOVUPS     Y11, 3200(SI)
+	VADDPS      Y2, Y0, Y11
+	VMOVUPS     Y6, 2176(SI)
+	VMOVUPS     2304(SI), Y6
+	VMOVUPS     Y13, 3232(SI)
+	VMOVUPS     3072(SI), Y13
+	VMOVUPS     Y5, 2208(SI)
+	VSUBPS      Y13, Y6, Y5
+	VSUBPS      Y2, Y0, Y0
 	VADDPS      Y13, Y6, Y2
 	VMOVUPS     word_4b400000<>+0(SB), Y6
-	VFMADD231PS word_bf7b1400<>+0(SB), Y2, Y6
-	VFMADD231PS word_3e47c800<>+0(SB), Y1, Y6
+	VFMADD231PS word_bf54dc00<>+0(SB), Y2, Y6
+	VFMADD231PS word_3f0e3a00<>+0(SB), Y0, Y6
 	VSUBPS      word_4b400000<>+0(SB), Y6, Y6
 	VMOVUPS     word_4b400000<>+0(SB), Y13
-	VFMADD231PS word_3f7b1400<>+0(SB), Y1, Y13
-	VFMADD231PS word_3e47c800<>+0(SB), Y2, Y13
+	VFMADD231PS word_3f54dc00<>+0(SB), Y0, Y13
+	VFMADD231PS word_3f0e3a00<>+0(SB), Y2, Y13
 	VSUBPS      word_4b400000<>+0(SB), Y13, Y13
-	VMOVUPS     2720(SI), Y1
-	VADDPS      Y1, Y1, Y1
-	VMOVUPS     2688(SI), Y2
-	VADDPS      Y2, Y2, Y2
-	VMOVUPS     Y13, 2688(SI)
-	VADDPS      Y1, Y3, Y13
-	VSUBPS      Y1, Y3, Y1
-	VADDPS      Y9, Y5, Y3
-	VMOVUPS     Y6, 2720(SI)
-	VSUBPS      Y4, Y0, Y6
-	VSUBPS      Y9, Y5, Y5
-	VADDPS      Y4, Y0, Y0
-	VMOVUPS     word_4bc00000<>+0(SB), Y4
-	VFMADD231PS word_bec3f000<>+0(SB), Y0, Y4
-	VFMADD231PS word_3f6c8400<>+0(SB), Y5, Y4
-	VSUBPS      word_4bc00000<>+0(SB), Y4, Y4
-	VMOVUPS     word_4bc00000<>+0(SB), Y9
-	VFMADD231PS word_3ec3f000<>+0(SB), Y5, Y9
-	VFMADD231PS word_3f6c8400<>+0(SB), Y0, Y9
-	VSUBPS      word_4bc00000<>+0(SB), Y9, Y9
-	VADDPS      Y14, Y11, Y0
-	VSUBPS      Y7, Y8, Y5
-	VSUBPS      Y14, Y11, Y11
-	VADDPS      Y7, Y8, Y7
-	VMOVUPS     word_4bc00000<>+0(SB), Y8
-	VFMADD231PS word_bf350400<>+0(SB), Y7, Y8
-	VFMADD231PS word_3f350400<>+0(SB), Y11, Y8
-	VSUBPS      word_4bc00000<>+0(SB), Y8, Y8
-	VMOVUPS     word_4bc00000<>+0(SB), Y14
-	VFMADD231PS word_3f350400<>+0(SB), Y11, Y14
-	VFMADD231PS word_3f350400<>+0(SB), Y7, Y14
-	VSUBPS      word_4bc00000<>+0(SB), Y14, Y14
-	VADDPS      Y12, Y15, Y7
-	VMOVUPS     2464(SI), Y11
-	VMOVUPS     Y2, 2816(SI)
-	VSUBPS      Y11, Y10, Y2
-	VSUBPS      Y12, Y15, Y12
-	VADDPS      Y11, Y10, Y10
-	VMOVUPS     word_4bc00000<>+0(SB), Y11
-	VFMADD231PS word_bf6c8400<>+0(SB), Y10, Y11
-	VFMADD231PS word_3ec3f000<>+0(SB), Y12, Y11
-	VSUBPS      word_4bc00000<>+0(SB), Y11, Y11
-	VMOVUPS     word_4bc00000<>+0(SB), Y15
-	VFMADD231PS word_3f6c8400<>+0(SB), Y12, Y15
-	VFMADD231PS word_3ec3f000<>+0(SB), Y10, Y15
-	VSUBPS      word_4bc00000<>+0(SB), Y15, Y15
-	VMOVUPS     2976(SI), Y10
-	VADDPS      Y10, Y10, Y10
-	VMOVUPS     2336(SI), Y12
-	VADDPS      Y12, Y12, Y12
-	VMOVUPS     Y14, 2336(SI)
-	VADDPS      Y10, Y13, Y14
-	VMOVUPS     Y8, 2976(SI)
-	VADDPS      word_4c400000<>+0(SB), Y14, Y8
-	VSUBPS      word_4c400000<>+0(SB), Y8, Y8
-	VSUBPS      Y10, Y13, Y10
-	VADDPS      word_4c400000<>+0(SB), Y10, Y13
-	VSUBPS      word_4c400000<>+0(SB), Y13, Y13
-	VADDPS      Y7, Y3, Y10
-	VADDPS      word_4c400000<>+0(SB), Y10, Y14
-	VSUBPS      word_4c400000<>+0(SB), Y14, Y14
-	VSUBPS      Y2, Y6, Y10
-	VMOVUPS     Y9, 2464(SI)
-	VADDPS      word_4c400000<>+0(SB), Y10, Y9
-	VSUBPS      word_4c400000<>+0(SB), Y9, Y9
-	VSUBPS      Y7, Y3, Y3
-	VADDPS      Y2, Y6, Y2
-	VMOVUPS     word_4c400000<>+0(SB), Y6
-	VFMADD231PS word_bf350400<>+0(SB), Y2, Y6
-	VFMADD231PS word_3f350400<>+0(SB), Y3, Y6
-	VSUBPS      word_4c400000<>+0(SB), Y6, Y6
-	VMOVUPS     word_4c400000<>+0(SB), Y7
-	VFMADD231PS word_3f350400<>+0(SB), Y3, Y7
-	VFMADD231PS word_3f350400<>+0(SB), Y2, Y7
-	VSUBPS      word_4c400000<>+0(SB), Y7, Y7
-	VADDPS      Y0, Y0, Y0
-	VADDPS      word_4c400000<>+0(SB), Y0, Y2
-	VSUBPS      word_4c400000<>+0(SB), Y2, Y2
-	VADDPS      Y5, Y5, Y0
-	VADDPS      word_4c400000<>+0(SB), Y0, Y3
-	VSUBPS      word_4c400000<>+0(SB), Y3, Y3
-	VADDPS      Y2, Y8, Y0
-	VSUBPS      Y2, Y8, Y2
-	VADDPS      Y14, Y14, Y5
-	VADDPS      Y9, Y9, Y8
-	VADDPS      Y5, Y0, Y9
-	VSUBPS      Y5, Y0, Y0
-	VSUBPS      Y8, Y2, Y5
-	VADDPS      Y8, Y2, Y2
-	VSUBPS      Y3, Y13, Y8
-	VADDPS      Y3, Y13, Y3
-	VADDPS      Y6, Y6, Y6
-	VADDPS      Y7, Y7, Y7
-	VADDPS      Y6, Y8, Y10
-	VSUBPS      Y6, Y8, Y6
-	VSUBPS      Y7, Y3, Y8
-	VADDPS      Y7, Y3, Y3
-	VSUBPS      Y12, Y1, Y7
-	VADDPS      word_4c400000<>+0(SB), Y7, Y13
-	VSUBPS      word_4c400000<>+0(SB), Y13, Y13
-	VADDPS      Y12, Y1, Y1
-	VADDPS      word_4c400000<>+0(SB), Y1, Y7
-	VSUBPS      word_4c400000<>+0(SB), Y7, Y7
-	VADDPS      Y11, Y4, Y1
-	VADDPS      word_4c400000<>+0(SB), Y1, Y12
-	VSUBPS      word_4c400000<>+0(SB), Y12, Y12
-	VMOVUPS     2464(SI), Y1
-	VSUBPS      Y15, Y1, Y14
-	VMOVUPS     Y3, 2560(SI)
-	VADDPS      word_4c400000<>+0(SB), Y14, Y3
-	VSUBPS      word_4c400000<>+0(SB), Y3, Y3
-	VSUBPS      Y11, Y4, Y4
-	VADDPS      Y15, Y1, Y1
-	VMOVUPS     word_4c400000<>+0(SB), Y11
-	VFMADD231PS word_bf350400<>+0(SB), Y1, Y11
-	VFMADD231PS word_3f350400<>+0(SB), Y4, Y11
-	VSUBPS      word_4c400000<>+0(SB), Y11, Y11
-	VMOVUPS     word_4c400000<>+0(SB), Y14
-	VFMADD231PS word_3f350400<>+0(SB), Y4, Y14
-	VFMADD231PS word_3f350400<>+0(SB), Y1, Y14
-	VSUBPS      word_4c400000<>+0(SB), Y14, Y14
-	VMOVUPS     2976(SI), Y1
-	VADDPS      Y1, Y1, Y1
-	VADDPS      word_4c400000<>+0(SB), Y1, Y4
-	VSUBPS      word_4c400000<>+0(SB), Y4, Y4
-	VMOVUPS     2336(SI), Y1
-	VADDPS      Y1, Y1, Y1
-	VADDPS      word_4c400000<>+0(SB), Y1, Y15
-	VSUBPS      word_4c400000<>+0(SB), Y15, Y15
-	VADDPS      Y4, Y13, Y1
-	VSUBPS      Y4, Y13, Y4
-	VADDPS      Y12, Y12, Y12
-	VADDPS      Y3, Y3, Y3
-	VADDPS      Y12, Y1, Y13
-	VSUBPS      Y12, Y1, Y1
-	VSUBPS      Y3, Y4, Y12
-	VADDPS      Y3, Y4, Y3
-	VSUBPS      Y15, Y7, Y4
-	VADDPS      Y15, Y7, Y7
-	VADDPS      Y11, Y11, Y11
-	VADDPS      Y14, Y14, Y14
-	VADDPS      Y11, Y4, Y15
-	VSUBPS      Y11, Y4, Y4
-	VSUBPS      Y14, Y7, Y11
-	VADDPS      Y14, Y7, Y7
-	VMOVUPS     3104(SI), Y14
-	VMOVUPS     Y7, 2336(SI)
-	VMOVUPS     2816(SI), Y7
-	VMOVUPS     Y3, 2976(SI)
-	VSUBPS      Y7, Y14, Y3
-	VADDPS      Y7, Y14, Y7
-	VMOVUPS     2208(SI), Y14
-	VMOVUPS     Y2, 2816(SI)
-	VMOVUPS     2720(SI), Y2
-	VMOVUPS     Y4, 3104(SI)
-	VADDPS      Y2, Y14, Y4
-	VMOVUPS     Y6, 2464(SI)
-	VMOVUPS     3232(SI), Y6
-	VMOVUPS     Y1, 2848(SI)
-	VMOVUPS     2688(SI), Y1
-	VMOVUPS     Y0, 2592(SI)
-	VSUBPS      Y1, Y6, Y0
-	VSUBPS      Y2, Y14, Y2
+	VMOVUPS     2464(SI), Y0
+	VMOVUPS     2976(SI), Y2
+	VMOVUPS     Y13, 3072(SI)
+	VADDPS      Y2, Y0, Y13
+	VMOVUPS     Y6, 2304(SI)
+	VMOVUPS     2432(SI), Y6
+	VMOVUPS     Y1, 3104(SI)
+	VMOVUPS     2944(SI), Y1
+	VMOVUPS     Y3, 2336(SI)
+	VSUBPS      Y1, Y6, Y3
+	VSUBPS      Y2, Y0, Y0
 	VADDPS      Y1, Y6, Y1
-	VMOVUPS     word_4bc00000<>+0(SB), Y6
-	VFMADD231PS word_bec3f000<>+0(SB), Y1, Y6
-	VFMADD231PS word_3f6c8400<>+0(SB), Y2, Y6
-	VSUBPS      word_4bc00000<>+0(SB), Y6, Y6
-	VMOVUPS     word_4bc00000<>+0(SB), Y14
-	VFMADD231PS word_3ec3f000<>+0(SB), Y2, Y14
-	VFMADD231PS word_3f6c8400<>+0(SB), Y1, Y14
-	VSUBPS      word_4bc00000<>+0(SB), Y14, Y14
+	VMOVUPS     word_4b400000<>+0(SB), Y2
+	VFMADD231PS word_bf6c8400<>+0(SB), Y1, Y2
+	VFMADD231PS word_3ec3f000<>+0(SB), Y0, Y2
+	VSUBPS      word_4b400000<>+0(SB), Y2, Y2
+	VMOVUPS     word_4b400000<>+0(SB), Y6
+	VFMADD231PS word_3f6c8400<>+0(SB), Y0, Y6
+	VFMADD231PS word_3ec3f000<>+0(SB), Y1, Y6
+	VSUBPS      word_4b400000<>+0(SB), Y6, Y6
+	VMOVUPS     2592(SI), Y0
+	VMOVUPS     2848(SI), Y1
+	VMOVUPS     Y6, 2944(SI)
+	VADDPS      Y1, Y0, Y6
+	VMOVUPS     Y2, 2432(SI)
+	VMOVUPS     2560(SI), Y2
+	VMOVUPS     Y14, 2976(SI)
+	VMOVUPS     2816(SI), Y14
+	VMOVUPS     Y5, 2464(SI)
+	VSUBPS      Y14, Y2, Y5
+	VSUBPS      Y1, Y0, Y0
+	VADDPS      Y14, Y2, Y1
+	VMOVUPS     word_4b400000<>+0(SB), Y2
+	VFMADD231PS word_bf7b1400<>+0(SB), Y1, Y2
+	VFMADD231PS word_3e47c800<>+0(SB), Y0, Y2
+	VSUBPS      word_4b400000<>+0(SB), Y2, Y2
+	VMOVUPS     word_4b400000<>+0(SB), Y14
+	VFMADD231PS word_3f7b1400<>+0(SB), Y0, Y14
+	VFMADD231PS word_3e47c800<>+0(SB), Y1, Y14
+	VSUBPS      word_4b400000<>+0(SB), Y14, Y14
+	VMOVUPS     2720(SI), Y0
+	VADDPS      Y0, Y0, Y0
+	VMOVUPS     2688(SI), Y1
+	VADDPS      Y1, Y1, Y1
+	VMOVUPS     Y14, 2688(SI)
+	VADDPS      Y0, Y4, Y14
+	VSUBPS      Y0, Y4, Y0
+	VADDPS      Y6, Y10, Y4
+	VMOVUPS     Y2, 2720(SI)
+	VSUBPS      Y5, Y7, Y2
+	VSUBPS      Y6, Y10, Y6
+	VADDPS      Y5, Y7, Y5
+	VMOVUPS     word_4bc00000<>+0(SB), Y7
+	VFMADD231PS word_bec3f000<>+0(SB), Y5, Y7
+	VFMADD231PS word_3f6c8400<>+0(SB), Y6, Y7
+	VSUBPS      word_4bc00000<>+0(SB), Y7, Y7
+	VMOVUPS     word_4bc00000<>+0(SB), Y10
+	VFMADD231PS word_3ec3f000<>+0(SB), Y6, Y10
+	VFMADD231PS word_3f6c8400<>+0(SB), Y5, Y10
+	VSUBPS      word_4bc00000<>+0(SB), Y10, Y10
+	VADDPS      Y13, Y12, Y5
+	VSUBPS      Y3, Y8, Y6
+	VSUBPS      Y13, Y12, Y12
+	VADDPS      Y3, Y8, Y3
+	VMOVUPS     word_4bc00000<>+0(SB), Y8
+	VFMADD231PS word_bf350400<>+0(SB), Y3, Y8
+	VFMADD231PS word_3f350400<>+0(SB), Y12, Y8
+	VSUBPS      word_4bc00000<>+0(SB), Y8, Y8
+	VMOVUPS     word_4bc00000<>+0(SB), Y13
+	VFMADD231PS word_3f350400<>+0(SB), Y12, Y13
+	VFMADD231PS word_3f350400<>+0(SB), Y3, Y13
+	VSUBPS      word_4bc00000<>+0(SB), Y13, Y13
+	VADDPS      Y11, Y15, Y3
+	VMOVUPS     2464(SI), Y12
+	VMOVUPS     Y1, 2816(SI)
+	VSUBPS      Y12, Y9, Y1
+	VSUBPS      Y11, Y15, Y11
+	VADDPS      Y12, Y9, Y9
+	VMOVUPS     word_4bc00000<>+0(SB), Y12
+	VFMADD231PS word_bf6c8400<>+0(SB), Y9, Y12
+	VFMADD231PS word_3ec3f000<>+0(SB), Y11, Y12
+	VSUBPS      word_4bc00000<>+0(SB), Y12, Y12
+	VMOVUPS     word_4bc00000<>+0(SB), Y15
+	VFMADD231PS word_3f6c8400<>+0(SB), Y11, Y15
+	VFMADD231PS word_3ec3f000<>+0(SB), Y9, Y15
+	VSUBPS      word_4bc00000<>+0(SB), Y15, Y15
+	VMOVUPS     2976(SI), Y9
+	VADDPS      Y9, Y9, Y9
+	VMOVUPS     2336(SI), Y11
+	VADDPS      Y11, Y11, Y11
+	VMOVUPS     Y13, 2336(SI)
+	VADDPS      Y9, Y14, Y13
+	VSUBPS      Y9, Y14, Y9
+	VADDPS      Y3, Y4, Y14
+	VMOVUPS     Y8, 2976(SI)
+	VSUBPS      Y1, Y2, Y8
+	VSUBPS      Y3, Y4, Y3
+	VADDPS      Y1, Y2, Y1
+	VMOVUPS     word_4c400000<>+0(SB), Y2
+	VFMADD231PS word_bf350400<>+0(SB), Y1, Y2
+	VFMADD231PS word_3f350400<>+0(SB), Y3, Y2
+	VSUBPS      word_4c400000<>+0(SB), Y2, Y2
+	VMOVUPS     word_4c400000<>+0(SB), Y4
+	VFMADD231PS word_3f350400<>+0(SB), Y3, Y4
+	VFMADD231PS word_3f350400<>+0(SB), Y1, Y4
+	VSUBPS      word_4c400000<>+0(SB), Y4, Y4
+	VADDPS      Y5, Y5, Y1
+	VADDPS      Y6, Y6, Y3
+	VADDPS      Y1, Y13, Y5
+	VSUBPS      Y1, Y13, Y1
+	VADDPS      Y14, Y14, Y6
+	VADDPS      Y8, Y8, Y8
+	VADDPS      Y6, Y5, Y13
+	VSUBPS      Y6, Y5, Y5
+	VSUBPS      Y8, Y1, Y6
+	VADDPS      Y8, Y1, Y1
+	VSUBPS      Y3, Y9, Y8
+	VADDPS      Y3, Y9, Y3
+	VADDPS      Y2, Y2, Y2
+	VADDPS      Y4, Y4, Y4
+	VADDPS      Y2, Y8, Y9
+	VSUBPS      Y2, Y8, Y2
+	VSUBPS      Y4, Y3, Y8
+	VADDPS      Y4, Y3, Y3
+	VSUBPS      Y11, Y0, Y4
+	VADDPS      Y11, Y0, Y0
+	VADDPS      Y12, Y7, Y11
+	VSUBPS      Y15, Y10, Y14
+	VSUBPS      Y12, Y7, Y7
+	VADDPS      Y15, Y10, Y10
+	VMOVUPS     word_4c400000<>+0(SB), Y12
+	VFMADD231PS word_bf350400<>+0(SB), Y10, Y12
+	VFMADD231PS word_3f350400<>+0(SB), Y7, Y12
+	VSUBPS      word_4c400000<>+0(SB), Y12, Y12
+	VMOVUPS     word_4c400000<>+0(SB), Y15
+	VFMADD231PS word_3f350400<>+0(SB), Y7, Y15
+	VFMADD231PS word_3f350400<>+0(SB), Y10, Y15
+	VSUBPS      word_4c400000<>+0(SB), Y15, Y15
+	VMOVUPS     2976(SI), Y7
+	VADDPS      Y7, Y7, Y7
+	VMOVUPS     2336(SI), Y10
+	VADDPS      Y10, Y10, Y10
+	VMOVUPS     Y3, 2336(SI)
+	VADDPS      Y7, Y4, Y3
+	VSUBPS      Y7, Y4, Y4
+	VADDPS      Y11, Y11, Y7
+	VADDPS      Y14, Y14, Y11
+	VADDPS      Y7, Y3, Y14
+	VSUBPS      Y7, Y3, Y3
+	VSUBPS      Y11, Y4, Y7
+	VADDPS      Y11, Y4, Y4
+	VSUBPS      Y10, Y0, Y11
+	VADDPS      Y10, Y0, Y0
+	VADDPS      Y12, Y12, Y10
+	VADDPS      Y15, Y15, Y12
+	VADDPS      Y10, Y11, Y15
+	VSUBPS      Y10, Y11, Y10
+	VSUBPS      Y12, Y0, Y11
+	VADDPS      Y12, Y0, Y0
+	VMOVUPS     3104(SI), Y12
+	VMOVUPS     Y0, 2976(SI)
+	VMOVUPS     2816(SI), Y0
+	VMOVUPS     Y4, 2464(SI)
+	VSUBPS      Y0, Y12, Y4
+	VADDPS      Y0, Y12, Y0
+	VMOVUPS     2208(SI), Y12
+	VMOVUPS     Y1, 2816(SI)
+	VMOVUPS     2720(SI), Y1
+	VMOVUPS     Y10, 3104(SI)
+	VADDPS      Y1, Y12, Y10
+	VMOVUPS     Y2, 2560(SI)
+	VMOVUPS     3232(SI), Y2
+	VMOVUPS     Y3, 2848(SI)
+	VMOVUPS     2688(SI), Y3
+	VMOVUPS     Y5, 2592(SI)
+	VSUBPS      Y3, Y2, Y5
+	VSUBPS      Y1, Y12, Y1
+	VADDPS      Y3, Y2, Y2
+	VMOVUPS     word_4bc00000<>+0(SB), Y3
+	VFMADD231PS word_bec3f000<>+0(SB), Y2, Y3
+	VFMADD231PS word_3f6c8400<>+0(SB), Y1, Y3
+	VSUBPS      word_4bc00000<>+0(SB), Y3, Y3
+	VMOVUPS     word_4bc00000<>+0(SB), Y12
+	VFMADD231PS word_3ec3f000<>+0(SB), Y1, Y12
+	VFMADD231PS word_3f6c8400<>+0(SB), Y2, Y12
+	VSUBPS      word_4bc00000<>+0(SB), Y12, Y12
 	VMOVUPS     2080(SI), Y1
 	VMOVUPS     2432(SI), Y2
 	VMOVUPS     Y11, 2688(SI)
 	VADDPS      Y2, Y1, Y11
 	VMOVUPS     Y8, 3232(SI)
 	VMOVUPS     3360(SI), Y8
-	VMOVUPS     Y12, 2720(SI)
-	VMOVUPS     2944(SI), Y12
-	VMOVUPS     Y5, 2208(SI)
-	VSUBPS      Y12, Y8, Y5
+	VMOVUPS     Y7, 2720(SI)
+	VMOVUPS     2944(SI), Y7
+	VMOVUPS     Y6, 2208(SI)
+	VSUBPS      Y7, Y8, Y6
 	VSUBPS      Y2, Y1, Y1
-	VADDPS      Y12, Y8, Y2
+	VADDPS      Y7, Y8, Y2
+	VMOVUPS     word_4bc00000<>+0(SB), Y7
+	VFMADD231PS word_bf350400<>+0(SB), Y2, Y7
+	VFMADD231PS word_3f350400<>+0(SB), Y1, Y7
+	VSUBPS      word_4bc00000<>+0(SB), Y7, Y7
 	VMOVUPS     word_4bc00000<>+0(SB), Y8
-	VFMADD231PS word_bf350400<>+0(SB), Y2, Y8
 	VFMADD231PS word_3f350400<>+0(SB), Y1, Y8
+	VFMADD231PS word_3f350400<>+0(SB), Y2, Y8
 	VSUBPS      word_4bc00000<>+0(SB), Y8, Y8
-	VMOVUPS     word_4bc00000<>+0(SB), Y12
-	VFMADD231PS word_3f350400<>+0(SB), Y1, Y12
-	VFMADD231PS word_3f350400<>+0(SB), Y2, Y12
-	VSUBPS      word_4bc00000<>+0(SB), Y12, Y12
 	VMOVUPS     2048(SI), Y1
 	VMOVUPS     2304(SI), Y2
 	VMOVUPS     Y15, 2944(SI)
 	VADDPS      Y2, Y1, Y15
-	VMOVUPS     Y10, 3360(SI)
-	VMOVUPS     3328(SI), Y10
-	VMOVUPS     Y13, 2432(SI)
-	VMOVUPS     3072(SI), Y13
-	VMOVUPS     Y9, 2080(SI)
-	VSUBPS      Y13, Y10, Y9
+	VMOVUPS     Y9, 3360(SI)
+	VMOVUPS     3328(SI), Y9
+	VMOVUPS     Y14, 2432(SI)
+	VMOVUPS     3072(SI), Y14
+	VMOVUPS     Y13, 2080(SI)
+	VSUBPS      Y14, Y9, Y13
 	VSUBPS      Y2, Y1, Y1
-	VADDPS      Y13, Y10, Y2
-	VMOVUPS     word_4bc00000<>+0(SB), Y10
-	VFMADD231PS word_bf6c8400<>+0(SB), Y2, Y10
-	VFMADD231PS word_3ec3f000<>+0(SB), Y1, Y10
-	VSUBPS      word_4bc00000<>+0(SB), Y10, Y10
-	VMOVUPS     word_4bc00000<>+0(SB), Y13
-	VFMADD231PS word_3f6c8400<>+0(SB), Y1, Y13
-	VFMADD231PS word_3ec3f000<>+0(SB), Y2, Y13
-	VSUBPS      word_4bc00000<>+0(SB), Y13, Y13
+	VADDPS      Y14, Y9, Y2
+	VMOVUPS     word_4bc00000<>+0(SB), Y9
+	VFMADD231PS word_bf6c8400<>+0(SB), Y2, Y9
+	VFMADD231PS word_3ec3f000<>+0(SB), Y1, Y9
+	VSUBPS      word_4bc00000<>+0(SB), Y9, Y9
+	VMOVUPS     word_4bc00000<>+0(SB), Y14
+	VFMADD231PS word_3f6c8400<>+0(SB), Y1, Y14
+	VFMADD231PS word_3ec3f000<>+0(SB), Y2, Y14
+	VSUBPS      word_4bc00000<>+0(SB), Y14, Y14
 	VMOVUPS     2176(SI), Y1
 	VADDPS      Y1, Y1, Y1
 	VMOVUPS     3200(SI), Y2
 	VADDPS      Y2, Y2, Y2
-	VMOVUPS     Y12, 3200(SI)
-	VADDPS      Y1, Y3, Y12
-	VMOVUPS     Y8, 2176(SI)
-	VADDPS      word_4c400000<>+0(SB), Y12, Y8
-	VSUBPS      word_4c400000<>+0(SB), Y8, Y8
-	VSUBPS      Y1, Y3, Y1
-	VADDPS      word_4c400000<>+0(SB), Y1, Y3
-	VSUBPS      word_4c400000<>+0(SB), Y3, Y3
-	VADDPS      Y15, Y4, Y1
-	VADDPS      word_4c400000<>+0(SB), Y1, Y12
-	VSUBPS      word_4c400000<>+0(SB), Y12, Y12
-	VSUBPS      Y9, Y0, Y1
-	VMOVUPS     Y13, 3072(SI)
-	VADDPS      word_4c400000<>+0(SB), Y1, Y13
+	VMOVUPS     Y8, 3200(SI)
+	VADDPS      Y1, Y4, Y8
+	VSUBPS      Y1, Y4, Y1
+	VADDPS      Y15, Y10, Y4
+	VMOVUPS     Y7, 2176(SI)
+	VSUBPS      Y13, Y5, Y7
+	VSUBPS      Y15, Y10, Y10
+	VADDPS      Y13, Y5, Y5
+	VMOVUPS     word_4c400000<>+0(SB), Y13
+	VFMADD231PS word_bf350400<>+0(SB), Y5, Y13
+	VFMADD231PS word_3f350400<>+0(SB), Y10, Y13
 	VSUBPS      word_4c400000<>+0(SB), Y13, Y13
-	VSUBPS      Y15, Y4, Y1
-	VADDPS      Y9, Y0, Y0
-	VMOVUPS     word_4c400000<>+0(SB), Y4
-	VFMADD231PS word_bf350400<>+0(SB), Y0, Y4
-	VFMADD231PS word_3f350400<>+0(SB), Y1, Y4
-	VSUBPS      word_4c400000<>+0(SB), Y4, Y4
-	VMOVUPS     word_4c400000<>+0(SB), Y9
-	VFMADD231PS word_3f350400<>+0(SB), Y1, Y9
-	VFMADD231PS word_3f350400<>+0(SB), Y0, Y9
-	VSUBPS      word_4c400000<>+0(SB), Y9, Y9
-	VADDPS      Y11, Y11, Y0
-	VADDPS      word_4c400000<>+0(SB), Y0, Y1
-	VSUBPS      word_4c400000<>+0(SB), Y1, Y1
-	VADDPS      Y5, Y5, Y0
-	VADDPS      word_4c400000<>+0(SB), Y0, Y5
-	VSUBPS      word_4c400000<>+0(SB), Y5, Y5
-	VADDPS      Y1, Y8, Y0
-	VSUBPS      Y1, Y8, Y1
-	VADDPS      Y12, Y12, Y8
-	VADDPS      Y13, Y13, Y11
-	VADDPS      Y8, Y0, Y12
-	VSUBPS      Y8, Y0, Y0
-	VSUBPS      Y11, Y1, Y8
-	VADDPS      Y11, Y1, Y1
-	VSUBPS      Y5, Y3, Y11
-	VADDPS      Y5, Y3, Y3
-	VADDPS      Y4, Y4, Y4
-	VADDPS      Y9, Y9, Y5
-	VADDPS      Y4, Y11, Y9
-	VSUBPS      Y4, Y11, Y4
-	VSUBPS      Y5, Y3, Y11
-	VADDPS      Y5, Y3, Y3
-	VSUBPS      Y2, Y7, Y5
-	VADDPS      word_4c400000<>+0(SB), Y5, Y13
-	VSUBPS      word_4c400000<>+0(SB), Y13, Y13
-	VADDPS      Y2, Y7, Y2
-	VADDPS      word_4c400000<>+0(SB), Y2, Y5
-	VSUBPS      word_4c400000<>+0(SB), Y5, Y5
-	VADDPS      Y10, Y6, Y2
-	VADDPS      word_4c400000<>+0(SB), Y2, Y7
-	VSUBPS      word_4c400000<>+0(SB), Y7, Y7
-	VMOVUPS     3072(SI), Y2
-	VSUBPS      Y2, Y14, Y15
-	VMOVUPS     Y3, 3328(SI)
-	VADDPS      word_4c400000<>+0(SB), Y15, Y3
-	VSUBPS      word_4c400000<>+0(SB), Y3, Y3
-	VSUBPS      Y10, Y6, Y6
-	VADDPS      Y2, Y14, Y2
-	VMOVUPS     word_4c400000<>+0(SB), Y10
-	VFMADD231PS word_bf350400<>+0(SB), Y2, Y10
-	VFMADD231PS word_3f350400<>+0(SB), Y6, Y10
-	VSUBPS      word_4c400000<>+0(SB), Y10, Y10
-	VMOVUPS     word_4c400000<>+0(SB), Y14
-	VFMADD231PS word_3f350400<>+0(SB), Y6, Y14
-	VFMADD231PS word_3f350400<>+0(SB), Y2, Y14
-	VSUBPS      word_4c400000<>+0(SB), Y14, Y14
-	VMOVUPS     2176(SI), Y2
-	VADDPS      Y2, Y2, Y2
-	VADDPS      word_4c400000<>+0(SB), Y2, Y6
-	VSUBPS      word_4c400000<>+0(SB), Y6, Y6
-	VMOVUPS     3200(SI), Y2
-	VADDPS      Y2, Y2, Y2
-	VADDPS      word_4c400000<>+0(SB), Y2, Y15
+	VMOVUPS     word_4c400000<>+0(SB), Y15
+	VFMADD231PS word_3f350400<>+0(SB), Y10, Y15
+	VFMADD231PS word_3f350400<>+0(SB), Y5, Y15
 	VSUBPS      word_4c400000<>+0(SB), Y15, Y15
-	VADDPS      Y6, Y13, Y2
-	VSUBPS      Y6, Y13, Y6
+	VADDPS      Y11, Y11, Y5
+	VADDPS      Y6, Y6, Y6
+	VADDPS      Y5, Y8, Y10
+	VSUBPS      Y5, Y8, Y5
+	VADDPS      Y4, Y4, Y4
 	VADDPS      Y7, Y7, Y7
+	VADDPS      Y4, Y10, Y8
+	VSUBPS      Y4, Y10, Y4
+	VSUBPS      Y7, Y5, Y10
+	VADDPS      Y7, Y5, Y5
+	VSUBPS      Y6, Y1, Y7
+	VADDPS      Y6, Y1, Y1
+	VADDPS      Y13, Y13, Y6
+	VADDPS      Y15, Y15, Y11
+	VADDPS      Y6, Y7, Y13
+	VSUBPS      Y6, Y7, Y6
+	VSUBPS      Y11, Y1, Y7
+	VADDPS      Y11, Y1, Y1
+	VSUBPS      Y2, Y0, Y11
+	VADDPS      Y2, Y0, Y0
+	VADDPS      Y9, Y3, Y2
+	VSUBPS      Y14, Y12, Y15
+	VSUBPS      Y9, Y3, Y3
+	VADDPS      Y14, Y12, Y9
+	VMOVUPS     word_4c400000<>+0(SB), Y12
+	VFMADD231PS word_bf350400<>+0(SB), Y9, Y12
+	VFMADD231PS word_3f350400<>+0(SB), Y3, Y12
+	VSUBPS      word_4c400000<>+0(SB), Y12, Y12
+	VMOVUPS     word_4c400000<>+0(SB), Y14
+	VFMADD231PS word_3f350400<>+0(SB), Y3, Y14
+	VFMADD231PS word_3f350400<>+0(SB), Y9, Y14
+	VSUBPS      word_4c400000<>+0(SB), Y14, Y14
+	VMOVUPS     2176(SI), Y3
 	VADDPS      Y3, Y3, Y3
-	VADDPS      Y7, Y2, Y13
-	VSUBPS      Y7, Y2, Y2
-	VSUBPS      Y3, Y6, Y7
-	VADDPS      Y3, Y6, Y3
-	VSUBPS      Y15, Y5, Y6
-	VADDPS      Y15, Y5, Y5
-	VADDPS      Y10, Y10, Y10
-	VADDPS      Y14, Y14, Y14
-	VADDPS      Y10, Y6, Y15
-	VSUBPS      Y10, Y6, Y6
-	VSUBPS      Y14, Y5, Y10
-	VADDPS      Y14, Y5, Y5
-	VMOVUPS     3744(SI), Y14
-	VMOVUPS     Y14, (SI)
-	VMOVUPS     2080(SI), Y14
-	VMOVUPS     Y14, 32(SI)
-	VMOVUPS     2144(SI), Y14
-	VMOVUPS     Y14, 64(SI)
-	VMOVUPS     Y12, 96(SI)
-	VMOVUPS     2496(SI), Y12
-	VMOVUPS     Y12, 128(SI)
-	VMOVUPS     2432(SI), Y12
-	VMOVUPS     Y12, 160(SI)
-	VMOVUPS     3488(SI), Y12
-	VMOVUPS     Y12, 192(SI)
-	VMOVUPS     Y13, 224(SI)
-	VMOVUPS     3712(SI), Y12
-	VMOVUPS     Y12, 256(SI)
-	VMOVUPS     3360(SI), Y12
-	VMOVUPS     Y12, 288(SI)
-	VMOVUPS     2112(SI), Y12
-	VMOVUPS     Y12, 320(SI)
-	VMOVUPS     Y9, 352(SI)
-	VMOVUPS     3008(SI), Y9
-	VMOVUPS     Y9, 384(SI)
-	VMOVUPS     2944(SI), Y9
-	VMOVUPS     Y9, 416(SI)
-	VMOVUPS     3456(SI), Y9
-	VMOVUPS     Y9, 448(SI)
-	VMOVUPS     Y15, 480(SI)
-	VMOVUPS     3520(SI), Y9
-	VMOVUPS     Y9, 512(SI)
-	VMOVUPS     2208(SI), Y9
-	VMOVUPS     Y9, 544(SI)
-	VMOVUPS     2272(SI), Y9
-	VMOVUPS     Y9, 576(SI)
-	VMOVUPS     Y8, 608(SI)
+	VMOVUPS     3200(SI), Y9
+	VADDPS      Y9, Y9, Y9
+	VMOVUPS     Y1, 3200(SI)
+	VADDPS      Y3, Y11, Y1
+	VSUBPS      Y3, Y11, Y3
+	VADDPS      Y2, Y2, Y2
+	VADDPS      Y15, Y15, Y11
+	VADDPS      Y2, Y1, Y15
+	VSUBPS      Y2, Y1, Y1
+	VSUBPS      Y11, Y3, Y2
+	VADDPS      Y11, Y3, Y3
+	VSUBPS      Y9, Y0, Y11
+	VADDPS      Y9, Y0, Y0
+	VADDPS      Y12, Y12, Y9
+	VADDPS      Y14, Y14, Y12
+	VADDPS      Y9, Y11, Y14
+	VSUBPS      Y9, Y11, Y9
+	VSUBPS      Y12, Y0, Y11
+	VADDPS      Y12, Y0, Y0
+	VMOVUPS     3744(SI), Y12
+	VMOVUPS     Y12, (SI)
+	VMOVUPS     2080(SI), Y12
+	VMOVUPS     Y12, 32(SI)
+	VMOVUPS     2144(SI), Y12
+	VMOVUPS     Y12, 64(SI)
+	VMOVUPS     Y8, 96(SI)
+	VMOVUPS     2496(SI), Y8
+	VMOVUPS     Y8, 128(SI)
+	VMOVUPS     2432(SI), Y8
+	VMOVUPS     Y8, 160(SI)
+	VMOVUPS     3488(SI), Y8
+	VMOVUPS     Y8, 192(SI)
+	VMOVUPS     Y15, 224(SI)
+	VMOVUPS     3712(SI), Y8
+	VMOVUPS     Y8, 256(SI)
+	VMOVUPS     3360(SI), Y8
+	VMOVUPS     Y8, 288(SI)
+	VMOVUPS     2112(SI), Y8
+	VMOVUPS     Y8, 320(SI)
+	VMOVUPS     Y13, 352(SI)
+	VMOVUPS     3008(SI), Y8
+	VMOVUPS     Y8, 384(SI)
+	VMOVUPS     2944(SI), Y8
+	VMOVUPS     Y8, 416(SI)
+	VMOVUPS     3456(SI), Y8
+	VMOVUPS     Y8, 448(SI)
+	VMOVUPS     Y14, 480(SI)
+	VMOVUPS     3520(SI), Y8
+	VMOVUPS     Y8, 512(SI)
+	VMOVUPS     2208(SI), Y8
+	VMOVUPS     Y8, 544(SI)
+	VMOVUPS     2272(SI), Y8
+	VMOVUPS     Y8, 576(SI)
+	VMOVUPS     Y10, 608(SI)
 	VMOVUPS     2656(SI), Y8
 	VMOVUPS     Y8, 640(SI)
 	VMOVUPS     2720(SI), Y8
 	VMOVUPS     Y8, 672(SI)
 	VMOVUPS     3616(SI), Y8
 	VMOVUPS     Y8, 704(SI)
-	VMOVUPS     Y7, 736(SI)
-	VMOVUPS     3424(SI), Y7
-	VMOVUPS     Y7, 768(SI)
-	VMOVUPS     3232(SI), Y7
-	VMOVUPS     Y7, 800(SI)
-	VMOVUPS     2240(SI), Y7
-	VMOVUPS     Y7, 832(SI)
-	VMOVUPS     Y11, 864(SI)
-	VMOVUPS     2752(SI), Y7
-	VMOVUPS     Y7, 896(SI)
-	VMOVUPS     2688(SI), Y7
-	VMOVUPS     Y7, 928(SI)
-	VMOVUPS     3584(SI), Y7
-	VMOVUPS     Y7, 960(SI)
-	VMOVUPS     Y10, 992(SI)
-	VMOVUPS     2528(SI), Y7
-	VMOVUPS     Y7, 1024(SI)
-	VMOVUPS     2592(SI), Y7
-	VMOVUPS     Y7, 1056(SI)
-	VMOVUPS     3680(SI), Y7
-	VMOVUPS     Y7, 1088(SI)
-	VMOVUPS     Y0, 1120(SI)
-	VMOVUPS     2784(SI), Y0
-	VMOVUPS     Y0, 1152(SI)
-	VMOVUPS     2848(SI), Y0
-	VMOVUPS     Y0, 1184(SI)
-	VMOVUPS     3040(SI), Y0
-	VMOVUPS     Y0, 1216(SI)
-	VMOVUPS     Y2, 1248(SI)
-	VMOVUPS     2400(SI), Y0
-	VMOVUPS     Y0, 1280(SI)
-	VMOVUPS     2464(SI), Y0
-	VMOVUPS     Y0, 1312(SI)
-	VMOVUPS     3136(SI), Y0
-	VMOVUPS     Y0, 1344(SI)
-	VMOVUPS     Y4, 1376(SI)
-	VMOVUPS     3168(SI), Y0
-	VMOVUPS     Y0, 1408(SI)
-	VMOVUPS     3104(SI), Y0
-	VMOVUPS     Y0, 1440(SI)
-	VMOVUPS     2368(SI), Y0
-	VMOVUPS     Y0, 1472(SI)
-	VMOVUPS     Y6, 1504(SI)
-	VMOVUPS     2880(SI), Y0
-	VMOVUPS     Y0, 1536(SI)
-	VMOVUPS     2816(SI), Y0
-	VMOVUPS     Y0, 1568(SI)
-	VMOVUPS     3648(SI), Y0
-	VMOVUPS     Y0, 1600(SI)
-	VMOVUPS     Y1, 1632(SI)
-	VMOVUPS     2912(SI), Y0
-	VMOVUPS     Y0, 1664(SI)
-	VMOVUPS     2976(SI), Y0
-	VMOVUPS     Y0, 1696(SI)
-	VMOVUPS     3392(SI), Y0
-	VMOVUPS     Y0, 1728(SI)
+	VMOVUPS     Y2, 736(SI)
+	VMOVUPS     3424(SI), Y2
+	VMOVUPS     Y2, 768(SI)
+	VMOVUPS     3232(SI), Y2
+	VMOVUPS     Y2, 800(SI)
+	VMOVUPS     2240(SI), Y2
+	VMOVUPS     Y2, 832(SI)
+	VMOVUPS     Y7, 864(SI)
+	VMOVUPS     2752(SI), Y2
+	VMOVUPS     Y2, 896(SI)
+	VMOVUPS     2688(SI), Y2
+	VMOVUPS     Y2, 928(SI)
+	VMOVUPS     3584(SI), Y2
+	VMOVUPS     Y2, 960(SI)
+	VMOVUPS     Y11, 992(SI)
+	VMOVUPS     2528(SI), Y2
+	VMOVUPS     Y2, 1024(SI)
+	VMOVUPS     2592(SI), Y2
+	VMOVUPS     Y2, 1056(SI)
+	VMOVUPS     3680(SI), Y2
+	VMOVUPS     Y2, 1088(SI)
+	VMOVUPS     Y4, 1120(SI)
+	VMOVUPS     2784(SI), Y2
+	VMOVUPS     Y2, 1152(SI)
+	VMOVUPS     2848(SI), Y2
+	VMOVUPS     Y2, 1184(SI)
+	VMOVUPS     3040(SI), Y2
+	VMOVUPS     Y2, 1216(SI)
+	VMOVUPS     Y1, 1248(SI)
+	VMOVUPS     2624(SI), Y1
+	VMOVUPS     Y1, 1280(SI)
+	VMOVUPS     2560(SI), Y1
+	VMOVUPS     Y1, 1312(SI)
+	VMOVUPS     3552(SI), Y1
+	VMOVUPS     Y1, 1344(SI)
+	VMOVUPS     Y6, 1376(SI)
+	VMOVUPS     3168(SI), Y1
+	VMOVUPS     Y1, 1408(SI)
+	VMOVUPS     3104(SI), Y1
+	VMOVUPS     Y1, 1440(SI)
+	VMOVUPS     2368(SI), Y1
+	VMOVUPS     Y1, 1472(SI)
+	VMOVUPS     Y9, 1504(SI)
+	VMOVUPS     2880(SI), Y1
+	VMOVUPS     Y1, 1536(SI)
+	VMOVUPS     2816(SI), Y1
+	VMOVUPS     Y1, 1568(SI)
+	VMOVUPS     3648(SI), Y1
+	VMOVUPS     Y1, 1600(SI)
+	VMOVUPS     Y5, 1632(SI)
+	VMOVUPS     2400(SI), Y1
+	VMOVUPS     Y1, 1664(SI)
+	VMOVUPS     2464(SI), Y1
+	VMOVUPS     Y1, 1696(SI)
+	VMOVUPS     3136(SI), Y1
+	VMOVUPS     Y1, 1728(SI)
 	VMOVUPS     Y3, 1760(SI)
-	VMOVUPS     2624(SI), Y0
-	VMOVUPS     Y0, 1792(SI)
-	VMOVUPS     2560(SI), Y0
-	VMOVUPS     Y0, 1824(SI)
-	VMOVUPS     3552(SI), Y0
-	VMOVUPS     Y0, 1856(SI)
-	VMOVUPS     3328(SI), Y0
-	VMOVUPS     Y0, 1888(SI)
-	VMOVUPS     3264(SI), Y0
-	VMOVUPS     Y0, 1920(SI)
-	VMOVUPS     2336(SI), Y0
-	VMOVUPS     Y0, 1952(SI)
-	VMOVUPS     3296(SI), Y0
-	VMOVUPS     Y0, 1984(SI)
-	VMOVUPS     Y5, 2016(SI)
+	VMOVUPS     3264(SI), Y1
+	VMOVUPS     Y1, 1792(SI)
+	VMOVUPS     2336(SI), Y1
+	VMOVUPS     Y1, 1824(SI)
+	VMOVUPS     3296(SI), Y1
+	VMOVUPS     Y1, 1856(SI)
+	VMOVUPS     3200(SI), Y1
+	VMOVUPS     Y1, 1888(SI)
+	VMOVUPS     2912(SI), Y1
+	VMOVUPS     Y1, 1920(SI)
+	VMOVUPS     2976(SI), Y1
+	VMOVUPS     Y1, 1952(SI)
+	VMOVUPS     3392(SI), Y1
+	VMOVUPS     Y1, 1984(SI)
+	VMOVUPS     Y0, 2016(SI)
 	MOVQ        SI, R12
 	MOVQ        $0x00000002, R14
 
@@ -36355,24 +35675,17 @@ part:
 	DECQ         R14
 	JNE          part
 	VMOVUPS      4608(SI), Y0
-	VADDPS       word_52400000<>+0(SB), Y0, Y1
-	VSUBPS       word_52400000<>+0(SB), Y1, Y1
-	VMOVUPS      4640(SI), Y0
-	VADDPS       word_52400000<>+0(SB), Y0, Y2
-	VSUBPS       word_52400000<>+0(SB), Y2, Y2
-	VMOVUPS      6656(SI), Y0
-	VADDPS       word_52400000<>+0(SB), Y0, Y3
-	VSUBPS       word_52400000<>+0(SB), Y3, Y3
-	VADDPS       Y3, Y1, Y0
-	VBROADCASTSS (R11), Y4
-	VFMADD213PS  word_3f000000<>+0(SB), Y0, Y4
-	VROUNDPS     $0x09, Y4, Y4
-	VCVTPS2DQ    Y4, Y4
-	VPACKSSDW    Y4, Y4, Y4
-	VPMAXSW      fixed_least<>+0(SB), Y4, Y4
-	VPSHUFB      fixed_x0<>+0(SB), Y4, Y4
-	VMOVUPS      Y4, (DI)
-	VSUBPS       Y3, Y1, Y0
+	VMOVUPS      6656(SI), Y1
+	VADDPS       Y1, Y0, Y2
+	VBROADCASTSS (R11), Y3
+	VFMADD213PS  word_3f000000<>+0(SB), Y2, Y3
+	VROUNDPS     $0x09, Y3, Y3
+	VCVTPS2DQ    Y3, Y3
+	VPACKSSDW    Y3, Y3, Y3
+	VPMAXSW      fixed_least<>+0(SB), Y3, Y3
+	VPSHUFB      fixed_x0<>+0(SB), Y3, Y3
+	VMOVUPS      Y3, (DI)
+	VSUBPS       Y1, Y0, Y0
 	VBROADCASTSS 4(R11), Y1
 	VFMADD213PS  word_3f000000<>+0(SB), Y0, Y1
 	VROUNDPS     $0x09, Y1, Y1
@@ -36381,23 +35694,24 @@ part:
 	VPMAXSW      fixed_least<>+0(SB), Y1, Y1
 	VPSHUFB      fixed_0y<>+0(SB), Y1, Y1
 	VMOVUPS      Y1, 32(DI)
-	VBROADCASTSS 132(R11), Y0
-	VFMADD213PS  word_3f000000<>+0(SB), Y2, Y0
-	VROUNDPS     $0x09, Y0, Y0
-	VCVTPS2DQ    Y0, Y0
-	VMOVUPS      6688(SI), Y1
+	VMOVUPS      4640(SI), Y0
+	VBROADCASTSS 132(R11), Y1
+	VFMADD213PS  word_3f000000<>+0(SB), Y0, Y1
+	VROUNDPS     $0x09, Y1, Y1
+	VCVTPS2DQ    Y1, Y1
+	VMOVUPS      6688(SI), Y0
 	VBROADCASTSS 132(R11), Y2
-	VFNMADD213PS word_3f000000<>+0(SB), Y1, Y2
+	VFNMADD213PS word_3f000000<>+0(SB), Y0, Y2
 	VROUNDPS     $0x09, Y2, Y2
 	VCVTPS2DQ    Y2, Y2
-	VPACKSSDW    Y2, Y0, Y0
-	VPMAXSW      fixed_least<>+0(SB), Y0, Y0
-	VPSHUFB      fixed_xy<>+0(SB), Y0, Y1
-	VPXOR        fixed_odd<>+0(SB), Y1, Y1
-	VPSUBW       fixed_odd<>+0(SB), Y1, Y1
-	VMOVUPS      Y1, 2048(DI)
-	VPSHUFB      fixed_yx<>+0(SB), Y0, Y0
-	VMOVUPS      Y0, 2080(DI)
+	VPACKSSDW    Y2, Y1, Y1
+	VPMAXSW      fixed_least<>+0(SB), Y1, Y1
+	VPSHUFB      fixed_xy<>+0(SB), Y1, Y0
+	VPXOR        fixed_odd<>+0(SB), Y0, Y0
+	VPSUBW       fixed_odd<>+0(SB), Y0, Y0
+	VMOVUPS      Y0, 2048(DI)
+	VPSHUFB      fixed_yx<>+0(SB), Y1, Y1
+	VMOVUPS      Y1, 2080(DI)
 	LEAQ         4672(SI), R12
 	LEAQ         64(DI), R13
 	LEAQ         4032(DI), R14
@@ -36420,10 +35734,6 @@ combine128_0:
 	VFNMADD231PS Y2, Y7, Y5
 	VFMADD231PS  Y3, Y6, Y5
 	VSUBPS       word_52c00000<>+0(SB), Y5, Y5
-	VADDPS       word_52400000<>+0(SB), Y0, Y0
-	VSUBPS       word_52400000<>+0(SB), Y0, Y0
-	VADDPS       word_52400000<>+0(SB), Y1, Y1
-	VSUBPS       word_52400000<>+0(SB), Y1, Y1
 	VADDPS       Y4, Y0, Y2
 	VADDPS       Y5, Y1, Y3
 	VSUBPS       Y4, Y0, Y0
@@ -37024,596 +36334,112 @@ part:
 	VADDPS      Y8, Y8, Y8
 	VMOVUPS     Y12, 9920(SI)
 	VADDPS      Y6, Y15, Y12
-	VMOVUPS     Y11, 9568(SI)
-	VADDPS      word_4c400000<>+0(SB), Y12, Y11
-	VSUBPS      word_4c400000<>+0(SB), Y11, Y11
 	VSUBPS      Y6, Y15, Y6
-	VADDPS      word_4c400000<>+0(SB), Y6, Y12
-	VSUBPS      word_4c400000<>+0(SB), Y12, Y12
-	VADDPS      Y4, Y14, Y6
-	VADDPS      word_4c400000<>+0(SB), Y6, Y15
-	VSUBPS      word_4c400000<>+0(SB), Y15, Y15
-	VSUBPS      Y5, Y9, Y6
-	VMOVUPS     Y10, 9056(SI)
-	VADDPS      word_4c400000<>+0(SB), Y6, Y10
-	VSUBPS      word_4c400000<>+0(SB), Y10, Y10
+	VADDPS      Y4, Y14, Y15
+	VMOVUPS     Y11, 9568(SI)
+	VSUBPS      Y5, Y9, Y11
 	VSUBPS      Y4, Y14, Y4
 	VADDPS      Y5, Y9, Y5
-	VMOVUPS     word_4c400000<>+0(SB), Y6
-	VFMADD231PS word_bf350400<>+0(SB), Y5, Y6
-	VFMADD231PS word_3f350400<>+0(SB), Y4, Y6
-	VSUBPS      word_4c400000<>+0(SB), Y6, Y6
 	VMOVUPS     word_4c400000<>+0(SB), Y9
+	VFMADD231PS word_bf350400<>+0(SB), Y5, Y9
 	VFMADD231PS word_3f350400<>+0(SB), Y4, Y9
-	VFMADD231PS word_3f350400<>+0(SB), Y5, Y9
 	VSUBPS      word_4c400000<>+0(SB), Y9, Y9
+	VMOVUPS     word_4c400000<>+0(SB), Y14
+	VFMADD231PS word_3f350400<>+0(SB), Y4, Y14
+	VFMADD231PS word_3f350400<>+0(SB), Y5, Y14
+	VSUBPS      word_4c400000<>+0(SB), Y14, Y14
 	VADDPS      Y1, Y1, Y1
-	VADDPS      word_4c400000<>+0(SB), Y1, Y4
-	VSUBPS      word_4c400000<>+0(SB), Y4, Y4
-	VADDPS      Y2, Y2, Y1
-	VADDPS      word_4c400000<>+0(SB), Y1, Y2
-	VSUBPS      word_4c400000<>+0(SB), Y2, Y2
-	VADDPS      Y4, Y11, Y1
-	VSUBPS      Y4, Y11, Y4
+	VADDPS      Y2, Y2, Y2
+	VADDPS      Y1, Y12, Y4
+	VSUBPS      Y1, Y12, Y1
 	VADDPS      Y15, Y15, Y5
-	VADDPS      Y10, Y10, Y10
-	VADDPS      Y5, Y1, Y11
-	VSUBPS      Y5, Y1, Y1
-	VSUBPS      Y10, Y4, Y5
-	VADDPS      Y10, Y4, Y4
-	VSUBPS      Y2, Y12, Y10
-	VADDPS      Y2, Y12, Y2
-	VADDPS      Y6, Y6, Y6
-	VADDPS      Y9, Y9, Y9
-	VADDPS      Y6, Y10, Y12
-	VSUBPS      Y6, Y10, Y6
-	VSUBPS      Y9, Y2, Y10
+	VADDPS      Y11, Y11, Y11
+	VADDPS      Y5, Y4, Y12
+	VSUBPS      Y5, Y4, Y4
+	VSUBPS      Y11, Y1, Y5
+	VADDPS      Y11, Y1, Y1
+	VSUBPS      Y2, Y6, Y11
+	VADDPS      Y2, Y6, Y2
+	VADDPS      Y9, Y9, Y6
+	VADDPS      Y14, Y14, Y9
+	VADDPS      Y6, Y11, Y14
+	VSUBPS      Y6, Y11, Y6
+	VSUBPS      Y9, Y2, Y11
 	VADDPS      Y9, Y2, Y2
 	VSUBPS      Y8, Y0, Y9
-	VADDPS      word_4c400000<>+0(SB), Y9, Y14
-	VSUBPS      word_4c400000<>+0(SB), Y14, Y14
 	VADDPS      Y8, Y0, Y0
-	VADDPS      word_4c400000<>+0(SB), Y0, Y8
-	VSUBPS      word_4c400000<>+0(SB), Y8, Y8
-	VADDPS      Y7, Y3, Y0
-	VADDPS      word_4c400000<>+0(SB), Y0, Y9
-	VSUBPS      word_4c400000<>+0(SB), Y9, Y9
-	VMOVUPS     9056(SI), Y0
-	VSUBPS      Y13, Y0, Y15
-	VMOVUPS     Y2, 9312(SI)
-	VADDPS      word_4c400000<>+0(SB), Y15, Y2
-	VSUBPS      word_4c400000<>+0(SB), Y2, Y2
+	VADDPS      Y7, Y3, Y8
+	VSUBPS      Y13, Y10, Y15
 	VSUBPS      Y7, Y3, Y3
-	VADDPS      Y13, Y0, Y0
-	VMOVUPS     word_4c400000<>+0(SB), Y7
-	VFMADD231PS word_bf350400<>+0(SB), Y0, Y7
-	VFMADD231PS word_3f350400<>+0(SB), Y3, Y7
-	VSUBPS      word_4c400000<>+0(SB), Y7, Y7
+	VADDPS      Y13, Y10, Y7
+	VMOVUPS     word_4c400000<>+0(SB), Y10
+	VFMADD231PS word_bf350400<>+0(SB), Y7, Y10
+	VFMADD231PS word_3f350400<>+0(SB), Y3, Y10
+	VSUBPS      word_4c400000<>+0(SB), Y10, Y10
 	VMOVUPS     word_4c400000<>+0(SB), Y13
 	VFMADD231PS word_3f350400<>+0(SB), Y3, Y13
-	VFMADD231PS word_3f350400<>+0(SB), Y0, Y13
+	VFMADD231PS word_3f350400<>+0(SB), Y7, Y13
 	VSUBPS      word_4c400000<>+0(SB), Y13, Y13
-	VMOVUPS     9568(SI), Y0
-	VADDPS      Y0, Y0, Y0
-	VADDPS      word_4c400000<>+0(SB), Y0, Y3
-	VSUBPS      word_4c400000<>+0(SB), Y3, Y3
-	VMOVUPS     9920(SI), Y0
-	VADDPS      Y0, Y0, Y0
-	VADDPS      word_4c400000<>+0(SB), Y0, Y15
-	VSUBPS      word_4c400000<>+0(SB), Y15, Y15
-	VADDPS      Y3, Y14, Y0
-	VSUBPS      Y3, Y14, Y3
-	VADDPS      Y9, Y9, Y9
-	VADDPS      Y2, Y2, Y2
-	VADDPS      Y9, Y0, Y14
-	VSUBPS      Y9, Y0, Y0
-	VSUBPS      Y2, Y3, Y9
-	VADDPS      Y2, Y3, Y2
-	VSUBPS      Y15, Y8, Y3
-	VADDPS      Y15, Y8, Y8
-	VADDPS      Y7, Y7, Y7
-	VADDPS      Y13, Y13, Y13
-	VADDPS      Y7, Y3, Y15
-	VSUBPS      Y7, Y3, Y3
-	VSUBPS      Y13, Y8, Y7
-	VADDPS      Y13, Y8, Y8
-	VMOVUPS     9824(SI), Y13
-	VMOVUPS     Y8, 9920(SI)
-	VMOVUPS     9536(SI), Y8
-	VMOVUPS     Y2, 9568(SI)
-	VSUBPS      Y8, Y13, Y2
-	VADDPS      Y8, Y13, Y8
-	VMOVUPS     10176(SI), Y13
-	VMOVUPS     Y4, 9536(SI)
-	VMOVUPS     9280(SI), Y4
-	VMOVUPS     Y3, 9824(SI)
-	VADDPS      Y4, Y13, Y3
-	VMOVUPS     Y6, 9056(SI)
-	VMOVUPS     10080(SI), Y6
-	VMOVUPS     Y0, 9440(SI)
-	VMOVUPS     9408(SI), Y0
-	VMOVUPS     Y1, 9152(SI)
-	VSUBPS      Y0, Y6, Y1
-	VSUBPS      Y4, Y13, Y4
-	VADDPS      Y0, Y6, Y0
-	VMOVUPS     word_4bc00000<>+0(SB), Y6
-	VFMADD231PS word_bec3f000<>+0(SB), Y0, Y6
-	VFMADD231PS word_3f6c8400<>+0(SB), Y4, Y6
-	VSUBPS      word_4bc00000<>+0(SB), Y6, Y6
-	VMOVUPS     word_4bc00000<>+0(SB), Y13
-	VFMADD231PS word_3ec3f000<>+0(SB), Y4, Y13
-	VFMADD231PS word_3f6c8400<>+0(SB), Y0, Y13
-	VSUBPS      word_4bc00000<>+0(SB), Y13, Y13
-	VMOVUPS     10400(SI), Y0
-	VMOVUPS     9184(SI), Y4
-	VMOVUPS     Y7, 9408(SI)
-	VADDPS      Y4, Y0, Y7
-	VMOVUPS     Y10, 10080(SI)
-	VMOVUPS     10368(SI), Y10
-	VMOVUPS     Y9, 9280(SI)
-	VMOVUPS     9664(SI), Y9
-	VMOVUPS     Y5, 10176(SI)
-	VSUBPS      Y9, Y10, Y5
-	VSUBPS      Y4, Y0, Y0
-	VADDPS      Y9, Y10, Y4
-	VMOVUPS     word_4bc00000<>+0(SB), Y9
-	VFMADD231PS word_bf350400<>+0(SB), Y4, Y9
-	VFMADD231PS word_3f350400<>+0(SB), Y0, Y9
-	VSUBPS      word_4bc00000<>+0(SB), Y9, Y9
-	VMOVUPS     word_4bc00000<>+0(SB), Y10
-	VFMADD231PS word_3f350400<>+0(SB), Y0, Y10
-	VFMADD231PS word_3f350400<>+0(SB), Y4, Y10
-	VSUBPS      word_4bc00000<>+0(SB), Y10, Y10
-	VMOVUPS     10336(SI), Y0
-	VMOVUPS     9696(SI), Y4
-	VMOVUPS     Y15, 9664(SI)
-	VADDPS      Y4, Y0, Y15
-	VMOVUPS     Y12, 10368(SI)
-	VMOVUPS     10208(SI), Y12
-	VMOVUPS     Y14, 9184(SI)
-	VMOVUPS     9792(SI), Y14
-	VMOVUPS     Y11, 10400(SI)
-	VSUBPS      Y14, Y12, Y11
-	VSUBPS      Y4, Y0, Y0
-	VADDPS      Y14, Y12, Y4
-	VMOVUPS     word_4bc00000<>+0(SB), Y12
-	VFMADD231PS word_bf6c8400<>+0(SB), Y4, Y12
-	VFMADD231PS word_3ec3f000<>+0(SB), Y0, Y12
-	VSUBPS      word_4bc00000<>+0(SB), Y12, Y12
-	VMOVUPS     word_4bc00000<>+0(SB), Y14
-	VFMADD231PS word_3f6c8400<>+0(SB), Y0, Y14
-	VFMADD231PS word_3ec3f000<>+0(SB), Y4, Y14
-	VSUBPS      word_4bc00000<>+0(SB), Y14, Y14
-	VMOVUPS     10048(SI), Y0
-	VADDPS      Y0, Y0, Y0
-	VMOVUPS     9952(SI), Y4
-	VADDPS      Y4, Y4, Y4
-	VMOVUPS     Y10, 9952(SI)
-	VADDPS      Y0, Y2, Y10
-	VMOVUPS     Y9, 10048(SI)
-	VADDPS      word_4c400000<>+0(SB), Y10, Y9
-	VSUBPS      word_4c400000<>+0(SB), Y9, Y9
-	VSUBPS      Y0, Y2, Y0
-	VADDPS      word_4c400000<>+0(SB), Y0, Y2
-	VSUBPS      word_4c400000<>+0(SB), Y2, Y2
-	VADDPS      Y15, Y3, Y0
-	VADDPS      word_4c400000<>+0(SB), Y0, Y10
-	VSUBPS      word_4c400000<>+0(SB), Y10, Y10
-	VSUBPS      Y11, Y1, Y0
-	VMOVUPS     Y13, 9792(SI)
-	VADDPS      word_4c400000<>+0(SB), Y0, Y13
-	VSUBPS      word_4c400000<>+0(SB), Y13, Y13
-	VSUBPS      Y15, Y3, Y0
-	VADDPS      Y11, Y1, Y1
-	VMOVUPS     word_4c400000<>+0(SB), Y3
-	VFMADD231PS word_bf350400<>+0(SB), Y1, Y3
-	VFMADD231PS word_3f350400<>+0(SB), Y0, Y3
-	VSUBPS      word_4c400000<>+0(SB), Y3, Y3
-	VMOVUPS     word_4c400000<>+0(SB), Y11
-	VFMADD231PS word_3f350400<>+0(SB), Y0, Y11
-	VFMADD231PS word_3f350400<>+0(SB), Y1, Y11
-	VSUBPS      word_4c400000<>+0(SB), Y11, Y11
-	VADDPS      Y7, Y7, Y0
-	VADDPS      word_4c400000<>+0(SB), Y0, Y1
-	VSUBPS      word_4c400000<>+0(SB), Y1, Y1
-	VADDPS      Y5, Y5, Y0
-	VADDPS      word_4c400000<>+0(SB), Y0, Y5
-	VSUBPS      word_4c400000<>+0(SB), Y5, Y5
-	VADDPS      Y1, Y9, Y0
-	VSUBPS      Y1, Y9, Y1
-	VADDPS      Y10, Y10, Y7
-	VADDPS      Y13, Y13, Y9
-	VADDPS      Y7, Y0, Y10
-	VSUBPS      Y7, Y0, Y0
-	VSUBPS      Y9, Y1, Y7
-	VADDPS      Y9, Y1, Y1
-	VSUBPS      Y5, Y2, Y9
-	VADDPS      Y5, Y2, Y2
+	VMOVUPS     9568(SI), Y3
 	VADDPS      Y3, Y3, Y3
-	VADDPS      Y11, Y11, Y5
-	VADDPS      Y3, Y9, Y11
+	VMOVUPS     9920(SI), Y7
+	VADDPS      Y7, Y7, Y7
+	VMOVUPS     Y2, 9920(SI)
+	VADDPS      Y3, Y9, Y2
 	VSUBPS      Y3, Y9, Y3
-	VSUBPS      Y5, Y2, Y9
-	VADDPS      Y5, Y2, Y2
-	VSUBPS      Y4, Y8, Y5
-	VADDPS      word_4c400000<>+0(SB), Y5, Y13
-	VSUBPS      word_4c400000<>+0(SB), Y13, Y13
-	VADDPS      Y4, Y8, Y4
-	VADDPS      word_4c400000<>+0(SB), Y4, Y5
-	VSUBPS      word_4c400000<>+0(SB), Y5, Y5
-	VADDPS      Y12, Y6, Y4
-	VADDPS      word_4c400000<>+0(SB), Y4, Y8
-	VSUBPS      word_4c400000<>+0(SB), Y8, Y8
-	VMOVUPS     9792(SI), Y4
-	VSUBPS      Y14, Y4, Y15
-	VMOVUPS     Y2, 10208(SI)
-	VADDPS      word_4c400000<>+0(SB), Y15, Y2
-	VSUBPS      word_4c400000<>+0(SB), Y2, Y2
-	VSUBPS      Y12, Y6, Y6
-	VADDPS      Y14, Y4, Y4
-	VMOVUPS     word_4c400000<>+0(SB), Y12
-	VFMADD231PS word_bf350400<>+0(SB), Y4, Y12
-	VFMADD231PS word_3f350400<>+0(SB), Y6, Y12
-	VSUBPS      word_4c400000<>+0(SB), Y12, Y12
-	VMOVUPS     word_4c400000<>+0(SB), Y14
-	VFMADD231PS word_3f350400<>+0(SB), Y6, Y14
-	VFMADD231PS word_3f350400<>+0(SB), Y4, Y14
-	VSUBPS      word_4c400000<>+0(SB), Y14, Y14
-	VMOVUPS     10048(SI), Y4
-	VADDPS      Y4, Y4, Y4
-	VADDPS      word_4c400000<>+0(SB), Y4, Y6
-	VSUBPS      word_4c400000<>+0(SB), Y6, Y6
-	VMOVUPS     9952(SI), Y4
-	VADDPS      Y4, Y4, Y4
-	VADDPS      word_4c400000<>+0(SB), Y4, Y15
-	VSUBPS      word_4c400000<>+0(SB), Y15, Y15
-	VADDPS      Y6, Y13, Y4
-	VSUBPS      Y6, Y13, Y6
 	VADDPS      Y8, Y8, Y8
-	VADDPS      Y2, Y2, Y2
-	VADDPS      Y8, Y4, Y13
-	VSUBPS      Y8, Y4, Y4
-	VSUBPS      Y2, Y6, Y8
+	VADDPS      Y15, Y15, Y9
+	VADDPS      Y8, Y2, Y15
+	VSUBPS      Y8, Y2, Y2
+	VSUBPS      Y9, Y3, Y8
+	VADDPS      Y9, Y3, Y3
+	VSUBPS      Y7, Y0, Y9
+	VADDPS      Y7, Y0, Y0
+	VADDPS      Y10, Y10, Y7
+	VADDPS      Y13, Y13, Y10
+	VADDPS      Y7, Y9, Y13
+	VSUBPS      Y7, Y9, Y7
+	VSUBPS      Y10, Y0, Y9
+	VADDPS      Y10, Y0, Y0
+	VMOVUPS     9824(SI), Y10
+	VMOVUPS     Y0, 9568(SI)
+	VMOVUPS     9536(SI), Y0
+	VMOVUPS     Y3, 9056(SI)
+	VSUBPS      Y0, Y10, Y3
+	VADDPS      Y0, Y10, Y0
+	VMOVUPS     10176(SI), Y10
+	VMOVUPS     Y1, 9536(SI)
+	VMOVUPS     9280(SI), Y1
+	VMOVUPS     Y7, 9824(SI)
+	VADDPS      Y1, Y10, Y7
+	VMOVUPS     Y6, 9312(SI)
+	VMOVUPS     10080(SI), Y6
+	VMOVUPS     Y2, 9440(SI)
+	VMOVUPS     9408(SI), Y2
+	VMOVUPS     Y4, 9152(SI)
+	VSUBPS      Y2, Y6, Y4
+	VSUBPS      Y1, Y10, Y1
 	VADDPS      Y2, Y6, Y2
-	VSUBPS      Y15, Y5, Y6
-	VADDPS      Y15, Y5, Y5
-	VADDPS      Y12, Y12, Y12
-	VADDPS      Y14, Y14, Y14
-	VADDPS      Y12, Y6, Y15
-	VSUBPS      Y12, Y6, Y6
-	VSUBPS      Y14, Y5, Y12
-	VADDPS      Y14, Y5, Y5
-	VMOVUPS     9024(SI), Y14
-	VMOVUPS     Y5, 9952(SI)
-	VMOVUPS     10304(SI), Y5
-	VMOVUPS     Y2, 10048(SI)
-	VSUBPS      Y5, Y14, Y2
-	VADDPS      Y5, Y14, Y5
-	VMOVUPS     8928(SI), Y14
-	VMOVUPS     Y1, 10304(SI)
-	VMOVUPS     10272(SI), Y1
-	VMOVUPS     Y6, 9024(SI)
-	VADDPS      Y1, Y14, Y6
-	VMOVUPS     Y3, 9792(SI)
-	VMOVUPS     8896(SI), Y3
-	VMOVUPS     Y4, 9696(SI)
-	VMOVUPS     10240(SI), Y4
-	VMOVUPS     Y0, 10336(SI)
-	VSUBPS      Y4, Y3, Y0
-	VSUBPS      Y1, Y14, Y1
-	VADDPS      Y4, Y3, Y3
-	VMOVUPS     word_4b400000<>+0(SB), Y4
-	VFMADD231PS word_be47c800<>+0(SB), Y3, Y4
-	VFMADD231PS word_3f7b1400<>+0(SB), Y1, Y4
-	VSUBPS      word_4b400000<>+0(SB), Y4, Y4
-	VMOVUPS     word_4b400000<>+0(SB), Y14
-	VFMADD231PS word_3e47c800<>+0(SB), Y1, Y14
-	VFMADD231PS word_3f7b1400<>+0(SB), Y3, Y14
-	VSUBPS      word_4b400000<>+0(SB), Y14, Y14
-	VMOVUPS     8800(SI), Y1
-	VMOVUPS     10144(SI), Y3
-	VMOVUPS     Y12, 10240(SI)
-	VADDPS      Y3, Y1, Y12
-	VMOVUPS     Y9, 8896(SI)
-	VMOVUPS     8768(SI), Y9
-	VMOVUPS     Y8, 10272(SI)
-	VMOVUPS     10112(SI), Y8
-	VMOVUPS     Y7, 8928(SI)
-	VSUBPS      Y8, Y9, Y7
-	VSUBPS      Y3, Y1, Y1
-	VADDPS      Y8, Y9, Y3
-	VMOVUPS     word_4b400000<>+0(SB), Y8
-	VFMADD231PS word_bec3f000<>+0(SB), Y3, Y8
-	VFMADD231PS word_3f6c8400<>+0(SB), Y1, Y8
-	VSUBPS      word_4b400000<>+0(SB), Y8, Y8
-	VMOVUPS     word_4b400000<>+0(SB), Y9
-	VFMADD231PS word_3ec3f000<>+0(SB), Y1, Y9
-	VFMADD231PS word_3f6c8400<>+0(SB), Y3, Y9
-	VSUBPS      word_4b400000<>+0(SB), Y9, Y9
-	VMOVUPS     8736(SI), Y1
-	VMOVUPS     10016(SI), Y3
-	VMOVUPS     Y15, 10112(SI)
-	VADDPS      Y3, Y1, Y15
-	VMOVUPS     Y11, 8768(SI)
-	VMOVUPS     8704(SI), Y11
-	VMOVUPS     Y13, 10144(SI)
-	VMOVUPS     9984(SI), Y13
-	VMOVUPS     Y10, 8800(SI)
-	VSUBPS      Y13, Y11, Y10
-	VSUBPS      Y3, Y1, Y1
-	VADDPS      Y13, Y11, Y3
-	VMOVUPS     word_4b400000<>+0(SB), Y11
-	VFMADD231PS word_bf0e3a00<>+0(SB), Y3, Y11
-	VFMADD231PS word_3f54dc00<>+0(SB), Y1, Y11
-	VSUBPS      word_4b400000<>+0(SB), Y11, Y11
-	VMOVUPS     word_4b400000<>+0(SB), Y13
-	VFMADD231PS word_3f0e3a00<>+0(SB), Y1, Y13
-	VFMADD231PS word_3f54dc00<>+0(SB), Y3, Y13
-	VSUBPS      word_4b400000<>+0(SB), Y13, Y13
-	VMOVUPS     8864(SI), Y1
-	VMOVUPS     9888(SI), Y3
-	VMOVUPS     Y13, 9984(SI)
-	VADDPS      Y3, Y1, Y13
-	VMOVUPS     Y11, 8704(SI)
-	VMOVUPS     8832(SI), Y11
-	VMOVUPS     Y9, 10016(SI)
-	VMOVUPS     9856(SI), Y9
-	VMOVUPS     Y8, 8736(SI)
-	VSUBPS      Y9, Y11, Y8
-	VSUBPS      Y3, Y1, Y1
-	VADDPS      Y9, Y11, Y3
-	VMOVUPS     word_4b400000<>+0(SB), Y9
-	VFMADD231PS word_bf350400<>+0(SB), Y3, Y9
-	VFMADD231PS word_3f350400<>+0(SB), Y1, Y9
-	VSUBPS      word_4b400000<>+0(SB), Y9, Y9
-	VMOVUPS     word_4b400000<>+0(SB), Y11
-	VFMADD231PS word_3f350400<>+0(SB), Y1, Y11
-	VFMADD231PS word_3f350400<>+0(SB), Y3, Y11
-	VSUBPS      word_4b400000<>+0(SB), Y11, Y11
-	VMOVUPS     8992(SI), Y1
-	VMOVUPS     9760(SI), Y3
-	VMOVUPS     Y11, 9856(SI)
-	VADDPS      Y3, Y1, Y11
-	VMOVUPS     Y9, 8832(SI)
-	VMOVUPS     8960(SI), Y9
-	VMOVUPS     Y14, 9888(SI)
-	VMOVUPS     9728(SI), Y14
-	VMOVUPS     Y4, 8864(SI)
-	VSUBPS      Y14, Y9, Y4
-	VSUBPS      Y3, Y1, Y1
-	VADDPS      Y14, Y9, Y3
-	VMOVUPS     word_4b400000<>+0(SB), Y9
-	VFMADD231PS word_bf54dc00<>+0(SB), Y3, Y9
-	VFMADD231PS word_3f0e3a00<>+0(SB), Y1, Y9
-	VSUBPS      word_4b400000<>+0(SB), Y9, Y9
-	VMOVUPS     word_4b400000<>+0(SB), Y14
-	VFMADD231PS word_3f54dc00<>+0(SB), Y1, Y14
-	VFMADD231PS word_3f0e3a00<>+0(SB), Y3, Y14
-	VSUBPS      word_4b400000<>+0(SB), Y14, Y14
-	VMOVUPS     9120(SI), Y1
-	VMOVUPS     9632(SI), Y3
-	VMOVUPS     Y14, 9728(SI)
-	VADDPS      Y3, Y1, Y14
-	VMOVUPS     Y9, 8960(SI)
-	VMOVUPS     9088(SI), Y9
-	VMOVUPS     Y5, 9760(SI)
-	VMOVUPS     9600(SI), Y5
-	VMOVUPS     Y8, 8992(SI)
-	VSUBPS      Y5, Y9, Y8
-	VSUBPS      Y3, Y1, Y1
-	VADDPS      Y5, Y9, Y3
-	VMOVUPS     word_4b400000<>+0(SB), Y5
-	VFMADD231PS word_bf6c8400<>+0(SB), Y3, Y5
-	VFMADD231PS word_3ec3f000<>+0(SB), Y1, Y5
-	VSUBPS      word_4b400000<>+0(SB), Y5, Y5
-	VMOVUPS     word_4b400000<>+0(SB), Y9
-	VFMADD231PS word_3f6c8400<>+0(SB), Y1, Y9
-	VFMADD231PS word_3ec3f000<>+0(SB), Y3, Y9
-	VSUBPS      word_4b400000<>+0(SB), Y9, Y9
-	VMOVUPS     9248(SI), Y1
-	VMOVUPS     9504(SI), Y3
-	VMOVUPS     Y9, 9600(SI)
-	VADDPS      Y3, Y1, Y9
-	VMOVUPS     Y5, 9088(SI)
-	VMOVUPS     9216(SI), Y5
-	VMOVUPS     Y13, 9632(SI)
-	VMOVUPS     9472(SI), Y13
-	VMOVUPS     Y4, 9120(SI)
-	VSUBPS      Y13, Y5, Y4
-	VSUBPS      Y3, Y1, Y1
-	VADDPS      Y13, Y5, Y3
-	VMOVUPS     word_4b400000<>+0(SB), Y5
-	VFMADD231PS word_bf7b1400<>+0(SB), Y3, Y5
-	VFMADD231PS word_3e47c800<>+0(SB), Y1, Y5
-	VSUBPS      word_4b400000<>+0(SB), Y5, Y5
-	VMOVUPS     word_4b400000<>+0(SB), Y13
-	VFMADD231PS word_3f7b1400<>+0(SB), Y1, Y13
-	VFMADD231PS word_3e47c800<>+0(SB), Y3, Y13
-	VSUBPS      word_4b400000<>+0(SB), Y13, Y13
-	VMOVUPS     9376(SI), Y1
-	VADDPS      Y1, Y1, Y1
-	VMOVUPS     9344(SI), Y3
-	VADDPS      Y3, Y3, Y3
-	VMOVUPS     Y13, 9344(SI)
-	VADDPS      Y1, Y2, Y13
-	VSUBPS      Y1, Y2, Y1
-	VADDPS      Y9, Y6, Y2
-	VMOVUPS     Y5, 9376(SI)
-	VSUBPS      Y4, Y0, Y5
-	VSUBPS      Y9, Y6, Y6
-	VADDPS      Y4, Y0, Y0
-	VMOVUPS     word_4bc00000<>+0(SB), Y4
-	VFMADD231PS word_bec3f000<>+0(SB), Y0, Y4
-	VFMADD231PS word_3f6c8400<>+0(SB), Y6, Y4
-	VSUBPS      word_4bc00000<>+0(SB), Y4, Y4
-	VMOVUPS     word_4bc00000<>+0(SB), Y9
-	VFMADD231PS word_3ec3f000<>+0(SB), Y6, Y9
-	VFMADD231PS word_3f6c8400<>+0(SB), Y0, Y9
-	VSUBPS      word_4bc00000<>+0(SB), Y9, Y9
-	VADDPS      Y14, Y12, Y0
-	VSUBPS      Y8, Y7, Y6
-	VSUBPS      Y14, Y12, Y12
-	VADDPS      Y8, Y7, Y7
-	VMOVUPS     word_4bc00000<>+0(SB), Y8
-	VFMADD231PS word_bf350400<>+0(SB), Y7, Y8
-	VFMADD231PS word_3f350400<>+0(SB), Y12, Y8
-	VSUBPS      word_4bc00000<>+0(SB), Y8, Y8
-	VMOVUPS     word_4bc00000<>+0(SB), Y14
-	VFMADD231PS word_3f350400<>+0(SB), Y12, Y14
-	VFMADD231PS word_3f350400<>+0(SB), Y7, Y14
-	VSUBPS      word_4bc00000<>+0(SB), Y14, Y14
-	VADDPS      Y11, Y15, Y7
-	VMOVUPS     9120(SI), Y12
-	VMOVUPS     Y3, 9472(SI)
-	VSUBPS      Y12, Y10, Y3
-	VSUBPS      Y11, Y15, Y11
-	VADDPS      Y12, Y10, Y10
-	VMOVUPS     word_4bc00000<>+0(SB), Y12
-	VFMADD231PS word_bf6c8400<>+0(SB), Y10, Y12
-	VFMADD231PS word_3ec3f000<>+0(SB), Y11, Y12
-	VSUBPS      word_4bc00000<>+0(SB), Y12, Y12
-	VMOVUPS     word_4bc00000<>+0(SB), Y15
-	VFMADD231PS word_3f6c8400<>+0(SB), Y11, Y15
-	VFMADD231PS word_3ec3f000<>+0(SB), Y10, Y15
-	VSUBPS      word_4bc00000<>+0(SB), Y15, Y15
-	VMOVUPS     9632(SI), Y10
-	VADDPS      Y10, Y10, Y10
-	VMOVUPS     8992(SI), Y11
-	VADDPS      Y11, Y11, Y11
-	VMOVUPS     Y14, 8992(SI)
-	VADDPS      Y10, Y13, Y14
-	VMOVUPS     Y8, 9632(SI)
-	VADDPS      word_4c400000<>+0(SB), Y14, Y8
-	VSUBPS      word_4c400000<>+0(SB), Y8, Y8
-	VSUBPS      Y10, Y13, Y10
-	VADDPS      word_4c400000<>+0(SB), Y10, Y13
-	VSUBPS      word_4c400000<>+0(SB), Y13, Y13
-	VADDPS      Y7, Y2, Y10
-	VADDPS      word_4c400000<>+0(SB), Y10, Y14
-	VSUBPS      word_4c400000<>+0(SB), Y14, Y14
-	VSUBPS      Y3, Y5, Y10
-	VMOVUPS     Y9, 9120(SI)
-	VADDPS      word_4c400000<>+0(SB), Y10, Y9
-	VSUBPS      word_4c400000<>+0(SB), Y9, Y9
-	VSUBPS      Y7, Y2, Y2
-	VADDPS      Y3, Y5, Y3
-	VMOVUPS     word_4c400000<>+0(SB), Y5
-	VFMADD231PS word_bf350400<>+0(SB), Y3, Y5
-	VFMADD231PS word_3f350400<>+0(SB), Y2, Y5
-	VSUBPS      word_4c400000<>+0(SB), Y5, Y5
-	VMOVUPS     word_4c400000<>+0(SB), Y7
-	VFMADD231PS word_3f350400<>+0(SB), Y2, Y7
-	VFMADD231PS word_3f350400<>+0(SB), Y3, Y7
-	VSUBPS      word_4c400000<>+0(SB), Y7, Y7
-	VADDPS      Y0, Y0, Y0
-	VADDPS      word_4c400000<>+0(SB), Y0, Y2
-	VSUBPS      word_4c400000<>+0(SB), Y2, Y2
-	VADDPS      Y6, Y6, Y0
-	VADDPS      word_4c400000<>+0(SB), Y0, Y3
-	VSUBPS      word_4c400000<>+0(SB), Y3, Y3
-	VADDPS      Y2, Y8, Y0
-	VSUBPS      Y2, Y8, Y2
-	VADDPS      Y14, Y14, Y6
-	VADDPS      Y9, Y9, Y8
-	VADDPS      Y6, Y0, Y9
-	VSUBPS      Y6, Y0, Y0
-	VSUBPS      Y8, Y2, Y6
-	VADDPS      Y8, Y2, Y2
-	VSUBPS      Y3, Y13, Y8
-	VADDPS      Y3, Y13, Y3
-	VADDPS      Y5, Y5, Y5
-	VADDPS      Y7, Y7, Y7
-	VADDPS      Y5, Y8, Y10
-	VSUBPS      Y5, Y8, Y5
-	VSUBPS      Y7, Y3, Y8
-	VADDPS      Y7, Y3, Y3
-	VSUBPS      Y11, Y1, Y7
-	VADDPS      word_4c400000<>+0(SB), Y7, Y13
-	VSUBPS      word_4c400000<>+0(SB), Y13, Y13
-	VADDPS      Y11, Y1, Y1
-	VADDPS      word_4c400000<>+0(SB), Y1, Y7
-	VSUBPS      word_4c400000<>+0(SB), Y7, Y7
-	VADDPS      Y12, Y4, Y1
-	VADDPS      word_4c400000<>+0(SB), Y1, Y11
-	VSUBPS      word_4c400000<>+0(SB), Y11, Y11
-	VMOVUPS     9120(SI), Y1
-	VSUBPS      Y15, Y1, Y14
-	VMOVUPS     Y3, 9216(SI)
-	VADDPS      word_4c400000<>+0(SB), Y14, Y3
-	VSUBPS      word_4c400000<>+0(SB), Y3, Y3
-	VSUBPS      Y12, Y4, Y4
-	VADDPS      Y15, Y1, Y1
-	VMOVUPS     word_4c400000<>+0(SB), Y12
-	VFMADD231PS word_bf350400<>+0(SB), Y1, Y12
-	VFMADD231PS word_3f350400<>+0(SB), Y4, Y12
-	VSUBPS      word_4c400000<>+0(SB), Y12, Y12
-	VMOVUPS     word_4c400000<>+0(SB), Y14
-	VFMADD231PS word_3f350400<>+0(SB), Y4, Y14
-	VFMADD231PS word_3f350400<>+0(SB), Y1, Y14
-	VSUBPS      word_4c400000<>+0(SB), Y14, Y14
-	VMOVUPS     9632(SI), Y1
-	VADDPS      Y1, Y1, Y1
-	VADDPS      word_4c400000<>+0(SB), Y1, Y4
-	VSUBPS      word_4c400000<>+0(SB), Y4, Y4
-	VMOVUPS     8992(SI), Y1
-	VADDPS      Y1, Y1, Y1
-	VADDPS      word_4c400000<>+0(SB), Y1, Y15
-	VSUBPS      word_4c400000<>+0(SB), Y15, Y15
-	VADDPS      Y4, Y13, Y1
-	VSUBPS      Y4, Y13, Y4
-	VADDPS      Y11, Y11, Y11
-	VADDPS      Y3, Y3, Y3
-	VADDPS      Y11, Y1, Y13
-	VSUBPS      Y11, Y1, Y1
-	VSUBPS      Y3, Y4, Y11
-	VADDPS      Y3, Y4, Y3
-	VSUBPS      Y15, Y7, Y4
-	VADDPS      Y15, Y7, Y7
-	VADDPS      Y12, Y12, Y12
-	VADDPS      Y14, Y14, Y14
-	VADDPS      Y12, Y4, Y15
-	VSUBPS      Y12, Y4, Y4
-	VSUBPS      Y14, Y7, Y12
-	VADDPS      Y14, Y7, Y7
-	VMOVUPS     9760(SI), Y14
-	VMOVUPS     Y7, 8992(SI)
-	VMOVUPS     9472(SI), Y7
-	VMOVUPS     Y3, 9632(SI)
-	VSUBPS      Y7, Y14, Y3
-	VADDPS      Y7, Y14, Y7
-	VMOVUPS     8864(SI), Y14
-	VMOVUPS     Y2, 9472(SI)
-	VMOVUPS     9376(SI), Y2
-	VMOVUPS     Y4, 9760(SI)
-	VADDPS      Y2, Y14, Y4
-	VMOVUPS     Y5, 9120(SI)
-	VMOVUPS     9888(SI), Y5
-	VMOVUPS     Y1, 9504(SI)
-	VMOVUPS     9344(SI), Y1
-	VMOVUPS     Y0, 9248(SI)
-	VSUBPS      Y1, Y5, Y0
-	VSUBPS      Y2, Y14, Y2
-	VADDPS      Y1, Y5, Y1
-	VMOVUPS     word_4bc00000<>+0(SB), Y5
-	VFMADD231PS word_bec3f000<>+0(SB), Y1, Y5
-	VFMADD231PS word_3f6c8400<>+0(SB), Y2, Y5
-	VSUBPS      word_4bc00000<>+0(SB), Y5, Y5
-	VMOVUPS     word_4bc00000<>+0(SB), Y14
-	VFMADD231PS word_3ec3f000<>+0(SB), Y2, Y14
-	VFMADD231PS word_3f6c8400<>+0(SB), Y1, Y14
-	VSUBPS      word_4bc00000<>+0(SB), Y14, Y14
-	VMOVUPS     8736(SI), Y1
-	VMOVUPS     9088(SI), Y2
-	VMOVUPS     Y12, 9344(SI)
-	VADDPS      Y2, Y1, Y12
-	VMOVUPS     Y8, 9888(SI)
-	VMOVUPS     10016(SI), Y8
-	VMOVUPS     Y11, 9376(SI)
-	VMOVUPS     9600(SI), Y11
-	VMOVUPS     Y6, 8864(SI)
-	VSUBPS      Y11, Y8, Y6
+	VMOVUPS     word_4bc00000<>+0(SB), Y6
+	VFMADD231PS word_bec3f000<>+0(SB), Y2, Y6
+	VFMADD231PS word_3f6c8400<>+0(SB), Y1, Y6
+	VSUBPS      word_4bc00000<>+0(SB), Y6, Y6
+	VMOVUPS     word_4bc00000<>+0(SB), Y10
+	VFMADD231PS word_3ec3f000<>+0(SB), Y1, Y10
+	VFMADD231PS word_3f6c8400<>+0(SB), Y2, Y10
+	VSUBPS      word_4bc00000<>+0(SB), Y10, Y10
+	VMOVUPS     10400(SI), Y1
+	VMOVUPS     9184(SI), Y2
+	VMOVUPS     Y9, 9408(SI)
+	VADDPS      Y2, Y1, Y9
+	VMOVUPS     Y11, 10080(SI)
+	VMOVUPS     10368(SI), Y11
+	VMOVUPS     Y8, 9280(SI)
+	VMOVUPS     9664(SI), Y8
+	VMOVUPS     Y5, 10176(SI)
+	VSUBPS      Y8, Y11, Y5
 	VSUBPS      Y2, Y1, Y1
-	VADDPS      Y11, Y8, Y2
+	VADDPS      Y8, Y11, Y2
 	VMOVUPS     word_4bc00000<>+0(SB), Y8
 	VFMADD231PS word_bf350400<>+0(SB), Y2, Y8
 	VFMADD231PS word_3f350400<>+0(SB), Y1, Y8
@@ -37622,238 +36448,618 @@ part:
 	VFMADD231PS word_3f350400<>+0(SB), Y1, Y11
 	VFMADD231PS word_3f350400<>+0(SB), Y2, Y11
 	VSUBPS      word_4bc00000<>+0(SB), Y11, Y11
+	VMOVUPS     10336(SI), Y1
+	VMOVUPS     9696(SI), Y2
+	VMOVUPS     Y13, 9664(SI)
+	VADDPS      Y2, Y1, Y13
+	VMOVUPS     Y14, 10368(SI)
+	VMOVUPS     10208(SI), Y14
+	VMOVUPS     Y15, 9184(SI)
+	VMOVUPS     9792(SI), Y15
+	VMOVUPS     Y12, 10400(SI)
+	VSUBPS      Y15, Y14, Y12
+	VSUBPS      Y2, Y1, Y1
+	VADDPS      Y15, Y14, Y2
+	VMOVUPS     word_4bc00000<>+0(SB), Y14
+	VFMADD231PS word_bf6c8400<>+0(SB), Y2, Y14
+	VFMADD231PS word_3ec3f000<>+0(SB), Y1, Y14
+	VSUBPS      word_4bc00000<>+0(SB), Y14, Y14
+	VMOVUPS     word_4bc00000<>+0(SB), Y15
+	VFMADD231PS word_3f6c8400<>+0(SB), Y1, Y15
+	VFMADD231PS word_3ec3f000<>+0(SB), Y2, Y15
+	VSUBPS      word_4bc00000<>+0(SB), Y15, Y15
+	VMOVUPS     10048(SI), Y1
+	VADDPS      Y1, Y1, Y1
+	VMOVUPS     9952(SI), Y2
+	VADDPS      Y2, Y2, Y2
+	VMOVUPS     Y11, 9952(SI)
+	VADDPS      Y1, Y3, Y11
+	VSUBPS      Y1, Y3, Y1
+	VADDPS      Y13, Y7, Y3
+	VMOVUPS     Y8, 10048(SI)
+	VSUBPS      Y12, Y4, Y8
+	VSUBPS      Y13, Y7, Y7
+	VADDPS      Y12, Y4, Y4
+	VMOVUPS     word_4c400000<>+0(SB), Y12
+	VFMADD231PS word_bf350400<>+0(SB), Y4, Y12
+	VFMADD231PS word_3f350400<>+0(SB), Y7, Y12
+	VSUBPS      word_4c400000<>+0(SB), Y12, Y12
+	VMOVUPS     word_4c400000<>+0(SB), Y13
+	VFMADD231PS word_3f350400<>+0(SB), Y7, Y13
+	VFMADD231PS word_3f350400<>+0(SB), Y4, Y13
+	VSUBPS      word_4c400000<>+0(SB), Y13, Y13
+	VADDPS      Y9, Y9, Y4
+	VADDPS      Y5, Y5, Y5
+	VADDPS      Y4, Y11, Y7
+	VSUBPS      Y4, Y11, Y4
+	VADDPS      Y3, Y3, Y3
+	VADDPS      Y8, Y8, Y8
+	VADDPS      Y3, Y7, Y9
+	VSUBPS      Y3, Y7, Y3
+	VSUBPS      Y8, Y4, Y7
+	VADDPS      Y8, Y4, Y4
+	VSUBPS      Y5, Y1, Y8
+	VADDPS      Y5, Y1, Y1
+	VADDPS      Y12, Y12, Y5
+	VADDPS      Y13, Y13, Y11
+	VADDPS      Y5, Y8, Y12
+	VSUBPS      Y5, Y8, Y5
+	VSUBPS      Y11, Y1, Y8
+	VADDPS      Y11, Y1, Y1
+	VSUBPS      Y2, Y0, Y11
+	VADDPS      Y2, Y0, Y0
+	VADDPS      Y14, Y6, Y2
+	VSUBPS      Y15, Y10, Y13
+	VSUBPS      Y14, Y6, Y6
+	VADDPS      Y15, Y10, Y10
+	VMOVUPS     word_4c400000<>+0(SB), Y14
+	VFMADD231PS word_bf350400<>+0(SB), Y10, Y14
+	VFMADD231PS word_3f350400<>+0(SB), Y6, Y14
+	VSUBPS      word_4c400000<>+0(SB), Y14, Y14
+	VMOVUPS     word_4c400000<>+0(SB), Y15
+	VFMADD231PS word_3f350400<>+0(SB), Y6, Y15
+	VFMADD231PS word_3f350400<>+0(SB), Y10, Y15
+	VSUBPS      word_4c400000<>+0(SB), Y15, Y15
+	VMOVUPS     10048(SI), Y6
+	VADDPS      Y6, Y6, Y6
+	VMOVUPS     9952(SI), Y10
+	VADDPS      Y10, Y10, Y10
+	VMOVUPS     Y1, 9952(SI)
+	VADDPS      Y6, Y11, Y1
+	VSUBPS      Y6, Y11, Y6
+	VADDPS      Y2, Y2, Y2
+	VADDPS      Y13, Y13, Y11
+	VADDPS      Y2, Y1, Y13
+	VSUBPS      Y2, Y1, Y1
+	VSUBPS      Y11, Y6, Y2
+	VADDPS      Y11, Y6, Y6
+	VSUBPS      Y10, Y0, Y11
+	VADDPS      Y10, Y0, Y0
+	VADDPS      Y14, Y14, Y10
+	VADDPS      Y15, Y15, Y14
+	VADDPS      Y10, Y11, Y15
+	VSUBPS      Y10, Y11, Y10
+	VSUBPS      Y14, Y0, Y11
+	VADDPS      Y14, Y0, Y0
+	VMOVUPS     9024(SI), Y14
+	VMOVUPS     Y0, 10048(SI)
+	VMOVUPS     10304(SI), Y0
+	VMOVUPS     Y6, 9792(SI)
+	VSUBPS      Y0, Y14, Y6
+	VADDPS      Y0, Y14, Y0
+	VMOVUPS     8928(SI), Y14
+	VMOVUPS     Y4, 10304(SI)
+	VMOVUPS     10272(SI), Y4
+	VMOVUPS     Y10, 9024(SI)
+	VADDPS      Y4, Y14, Y10
+	VMOVUPS     Y5, 10208(SI)
+	VMOVUPS     8896(SI), Y5
+	VMOVUPS     Y1, 9696(SI)
+	VMOVUPS     10240(SI), Y1
+	VMOVUPS     Y3, 10336(SI)
+	VSUBPS      Y1, Y5, Y3
+	VSUBPS      Y4, Y14, Y4
+	VADDPS      Y1, Y5, Y1
+	VMOVUPS     word_4b400000<>+0(SB), Y5
+	VFMADD231PS word_be47c800<>+0(SB), Y1, Y5
+	VFMADD231PS word_3f7b1400<>+0(SB), Y4, Y5
+	VSUBPS      word_4b400000<>+0(SB), Y5, Y5
+	VMOVUPS     word_4b400000<>+0(SB), Y14
+	VFMADD231PS word_3e47c800<>+0(SB), Y4, Y14
+	VFMADD231PS word_3f7b1400<>+0(SB), Y1, Y14
+	VSUBPS      word_4b400000<>+0(SB), Y14, Y14
+	VMOVUPS     8800(SI), Y1
+	VMOVUPS     10144(SI), Y4
+	VMOVUPS     Y11, 10240(SI)
+	VADDPS      Y4, Y1, Y11
+	VMOVUPS     Y8, 8896(SI)
+	VMOVUPS     8768(SI), Y8
+	VMOVUPS     Y2, 10272(SI)
+	VMOVUPS     10112(SI), Y2
+	VMOVUPS     Y7, 8928(SI)
+	VSUBPS      Y2, Y8, Y7
+	VSUBPS      Y4, Y1, Y1
+	VADDPS      Y2, Y8, Y2
+	VMOVUPS     word_4b400000<>+0(SB), Y4
+	VFMADD231PS word_bec3f000<>+0(SB), Y2, Y4
+	VFMADD231PS word_3f6c8400<>+0(SB), Y1, Y4
+	VSUBPS      word_4b400000<>+0(SB), Y4, Y4
+	VMOVUPS     word_4b400000<>+0(SB), Y8
+	VFMADD231PS word_3ec3f000<>+0(SB), Y1, Y8
+	VFMADD231PS word_3f6c8400<>+0(SB), Y2, Y8
+	VSUBPS      word_4b400000<>+0(SB), Y8, Y8
+	VMOVUPS     8736(SI), Y1
+	VMOVUPS     10016(SI), Y2
+	VMOVUPS     Y15, 10112(SI)
+	VADDPS      Y2, Y1, Y15
+	VMOVUPS     Y12, 8768(SI)
+	VMOVUPS     8704(SI), Y12
+	VMOVUPS     Y13, 10144(SI)
+	VMOVUPS     9984(SI), Y13
+	VMOVUPS     Y9, 8800(SI)
+	VSUBPS      Y13, Y12, Y9
+	VSUBPS      Y2, Y1, Y1
+	VADDPS      Y13, Y12, Y2
+	VMOVUPS     word_4b400000<>+0(SB), Y12
+	VFMADD231PS word_bf0e3a00<>+0(SB), Y2, Y12
+	VFMADD231PS word_3f54dc00<>+0(SB), Y1, Y12
+	VSUBPS      word_4b400000<>+0(SB), Y12, Y12
+	VMOVUPS     word_4b400000<>+0(SB), Y13
+	VFMADD231PS word_3f0e3a00<>+0(SB), Y1, Y13
+	VFMADD231PS word_3f54dc00<>+0(SB), Y2, Y13
+	VSUBPS      word_4b400000<>+0(SB), Y13, Y13
+	VMOVUPS     8864(SI), Y1
+	VMOVUPS     9888(SI), Y2
+	VMOVUPS     Y13, 9984(SI)
+	VADDPS      Y2, Y1, Y13
+	VMOVUPS     Y12, 8704(SI)
+	VMOVUPS     8832(SI), Y12
+	VMOVUPS     Y8, 10016(SI)
+	VMOVUPS     9856(SI), Y8
+	VMOVUPS     Y4, 8736(SI)
+	VSUBPS      Y8, Y12, Y4
+	VSUBPS      Y2, Y1, Y1
+	VADDPS      Y8, Y12, Y2
+	VMOVUPS     word_4b400000<>+0(SB), Y8
+	VFMADD231PS word_bf350400<>+0(SB), Y2, Y8
+	VFMADD231PS word_3f350400<>+0(SB), Y1, Y8
+	VSUBPS      word_4b400000<>+0(SB), Y8, Y8
+	VMOVUPS     word_4b400000<>+0(SB), Y12
+	VFMADD231PS word_3f350400<>+0(SB), Y1, Y12
+	VFMADD231PS word_3f350400<>+0(SB), Y2, Y12
+	VSUBPS      word_4b400000<>+0(SB), Y12, Y12
+	VMOVUPS     8992(SI), Y1
+	VMOVUPS     9760(SI), Y2
+	VMOVUPS     Y12, 9856(SI)
+	VADDPS      Y2, Y1, Y12
+	VMOVUPS     Y8, 8832(SI)
+	VMOVUPS     8960(SI), Y8
+	VMOVUPS     Y14, 9888(SI)
+	VMOVUPS     9728(SI), Y14
+	VMOVUPS     Y5, 8864(SI)
+	VSUBPS      Y14, Y8, Y5
+	VSUBPS      Y2, Y1, Y1
+	VADDPS      Y14, Y8, Y2
+	VMOVUPS     word_4b400000<>+0(SB), Y8
+	VFMADD231PS word_bf54dc00<>+0(SB), Y2, Y8
+	VFMADD231PS word_3f0e3a00<>+0(SB), Y1, Y8
+	VSUBPS      word_4b400000<>+0(SB), Y8, Y8
+	VMOVUPS     word_4b400000<>+0(SB), Y14
+	VFMADD231PS word_3f54dc00<>+0(SB), Y1, Y14
+	VFMADD231PS word_3f0e3a00<>+0(SB), Y2, Y14
+	VSUBPS      word_4b400000<>+0(SB), Y14, Y14
+	VMOVUPS     9120(SI), Y1
+	VMOVUPS     9632(SI), Y2
+	VMOVUPS     Y14, 9728(SI)
+	VADDPS      Y2, Y1, Y14
+	VMOVUPS     Y8, 8960(SI)
+	VMOVUPS     9088(SI), Y8
+	VMOVUPS     Y0, 9760(SI)
+	VMOVUPS     9600(SI), Y0
+	VMOVUPS     Y4, 8992(SI)
+	VSUBPS      Y0, Y8, Y4
+	VSUBPS      Y2, Y1, Y1
+	VADDPS      Y0, Y8, Y0
+	VMOVUPS     word_4b400000<>+0(SB), Y2
+	VFMADD231PS word_bf6c8400<>+0(SB), Y0, Y2
+	VFMADD231PS word_3ec3f000<>+0(SB), Y1, Y2
+	VSUBPS      word_4b400000<>+0(SB), Y2, Y2
+	VMOVUPS     word_4b400000<>+0(SB), Y8
+	VFMADD231PS word_3f6c8400<>+0(SB), Y1, Y8
+	VFMADD231PS word_3ec3f000<>+0(SB), Y0, Y8
+	VSUBPS      word_4b400000<>+0(SB), Y8, Y8
+	VMOVUPS     9248(SI), Y0
+	VMOVUPS     9504(SI), Y1
+	VMOVUPS     Y8, 9600(SI)
+	VADDPS      Y1, Y0, Y8
+	VMOVUPS     Y2, 9088(SI)
+	VMOVUPS     9216(SI), Y2
+	VMOVUPS     Y13, 9632(SI)
+	VMOVUPS     9472(SI), Y13
+	VMOVUPS     Y5, 9120(SI)
+	VSUBPS      Y13, Y2, Y5
+	VSUBPS      Y1, Y0, Y0
+	VADDPS      Y13, Y2, Y1
+	VMOVUPS     word_4b400000<>+0(SB), Y2
+	VFMADD231PS word_bf7b1400<>+0(SB), Y1, Y2
+	VFMADD231PS word_3e47c800<>+0(SB), Y0, Y2
+	VSUBPS      word_4b400000<>+0(SB), Y2, Y2
+	VMOVUPS     word_4b400000<>+0(SB), Y13
+	VFMADD231PS word_3f7b1400<>+0(SB), Y0, Y13
+	VFMADD231PS word_3e47c800<>+0(SB), Y1, Y13
+	VSUBPS      word_4b400000<>+0(SB), Y13, Y13
+	VMOVUPS     9376(SI), Y0
+	VADDPS      Y0, Y0, Y0
+	VMOVUPS     9344(SI), Y1
+	VADDPS      Y1, Y1, Y1
+	VMOVUPS     Y13, 9344(SI)
+	VADDPS      Y0, Y6, Y13
+	VSUBPS      Y0, Y6, Y0
+	VADDPS      Y8, Y10, Y6
+	VMOVUPS     Y2, 9376(SI)
+	VSUBPS      Y5, Y3, Y2
+	VSUBPS      Y8, Y10, Y8
+	VADDPS      Y5, Y3, Y3
+	VMOVUPS     word_4bc00000<>+0(SB), Y5
+	VFMADD231PS word_bec3f000<>+0(SB), Y3, Y5
+	VFMADD231PS word_3f6c8400<>+0(SB), Y8, Y5
+	VSUBPS      word_4bc00000<>+0(SB), Y5, Y5
+	VMOVUPS     word_4bc00000<>+0(SB), Y10
+	VFMADD231PS word_3ec3f000<>+0(SB), Y8, Y10
+	VFMADD231PS word_3f6c8400<>+0(SB), Y3, Y10
+	VSUBPS      word_4bc00000<>+0(SB), Y10, Y10
+	VADDPS      Y14, Y11, Y3
+	VSUBPS      Y4, Y7, Y8
+	VSUBPS      Y14, Y11, Y11
+	VADDPS      Y4, Y7, Y4
+	VMOVUPS     word_4bc00000<>+0(SB), Y7
+	VFMADD231PS word_bf350400<>+0(SB), Y4, Y7
+	VFMADD231PS word_3f350400<>+0(SB), Y11, Y7
+	VSUBPS      word_4bc00000<>+0(SB), Y7, Y7
+	VMOVUPS     word_4bc00000<>+0(SB), Y14
+	VFMADD231PS word_3f350400<>+0(SB), Y11, Y14
+	VFMADD231PS word_3f350400<>+0(SB), Y4, Y14
+	VSUBPS      word_4bc00000<>+0(SB), Y14, Y14
+	VADDPS      Y12, Y15, Y4
+	VMOVUPS     9120(SI), Y11
+	VMOVUPS     Y1, 9472(SI)
+	VSUBPS      Y11, Y9, Y1
+	VSUBPS      Y12, Y15, Y12
+	VADDPS      Y11, Y9, Y9
+	VMOVUPS     word_4bc00000<>+0(SB), Y11
+	VFMADD231PS word_bf6c8400<>+0(SB), Y9, Y11
+	VFMADD231PS word_3ec3f000<>+0(SB), Y12, Y11
+	VSUBPS      word_4bc00000<>+0(SB), Y11, Y11
+	VMOVUPS     word_4bc00000<>+0(SB), Y15
+	VFMADD231PS word_3f6c8400<>+0(SB), Y12, Y15
+	VFMADD231PS word_3ec3f000<>+0(SB), Y9, Y15
+	VSUBPS      word_4bc00000<>+0(SB), Y15, Y15
+	VMOVUPS     9632(SI), Y9
+	VADDPS      Y9, Y9, Y9
+	VMOVUPS     8992(SI), Y12
+	VADDPS      Y12, Y12, Y12
+	VMOVUPS     Y14, 8992(SI)
+	VADDPS      Y9, Y13, Y14
+	VSUBPS      Y9, Y13, Y9
+	VADDPS      Y4, Y6, Y13
+	VMOVUPS     Y7, 9632(SI)
+	VSUBPS      Y1, Y2, Y7
+	VSUBPS      Y4, Y6, Y4
+	VADDPS      Y1, Y2, Y1
+	VMOVUPS     word_4c400000<>+0(SB), Y2
+	VFMADD231PS word_bf350400<>+0(SB), Y1, Y2
+	VFMADD231PS word_3f350400<>+0(SB), Y4, Y2
+	VSUBPS      word_4c400000<>+0(SB), Y2, Y2
+	VMOVUPS     word_4c400000<>+0(SB), Y6
+	VFMADD231PS word_3f350400<>+0(SB), Y4, Y6
+	VFMADD231PS word_3f350400<>+0(SB), Y1, Y6
+	VSUBPS      word_4c400000<>+0(SB), Y6, Y6
+	VADDPS      Y3, Y3, Y1
+	VADDPS      Y8, Y8, Y3
+	VADDPS      Y1, Y14, Y4
+	VSUBPS      Y1, Y14, Y1
+	VADDPS      Y13, Y13, Y8
+	VADDPS      Y7, Y7, Y7
+	VADDPS      Y8, Y4, Y13
+	VSUBPS      Y8, Y4, Y4
+	VSUBPS      Y7, Y1, Y8
+	VADDPS      Y7, Y1, Y1
+	VSUBPS      Y3, Y9, Y7
+	VADDPS      Y3, Y9, Y3
+	VADDPS      Y2, Y2, Y2
+	VADDPS      Y6, Y6, Y6
+	VADDPS      Y2, Y7, Y9
+	VSUBPS      Y2, Y7, Y2
+	VSUBPS      Y6, Y3, Y7
+	VADDPS      Y6, Y3, Y3
+	VSUBPS      Y12, Y0, Y6
+	VADDPS      Y12, Y0, Y0
+	VADDPS      Y11, Y5, Y12
+	VSUBPS      Y15, Y10, Y14
+	VSUBPS      Y11, Y5, Y5
+	VADDPS      Y15, Y10, Y10
+	VMOVUPS     word_4c400000<>+0(SB), Y11
+	VFMADD231PS word_bf350400<>+0(SB), Y10, Y11
+	VFMADD231PS word_3f350400<>+0(SB), Y5, Y11
+	VSUBPS      word_4c400000<>+0(SB), Y11, Y11
+	VMOVUPS     word_4c400000<>+0(SB), Y15
+	VFMADD231PS word_3f350400<>+0(SB), Y5, Y15
+	VFMADD231PS word_3f350400<>+0(SB), Y10, Y15
+	VSUBPS      word_4c400000<>+0(SB), Y15, Y15
+	VMOVUPS     9632(SI), Y5
+	VADDPS      Y5, Y5, Y5
+	VMOVUPS     8992(SI), Y10
+	VADDPS      Y10, Y10, Y10
+	VMOVUPS     Y3, 8992(SI)
+	VADDPS      Y5, Y6, Y3
+	VSUBPS      Y5, Y6, Y5
+	VADDPS      Y12, Y12, Y6
+	VADDPS      Y14, Y14, Y12
+	VADDPS      Y6, Y3, Y14
+	VSUBPS      Y6, Y3, Y3
+	VSUBPS      Y12, Y5, Y6
+	VADDPS      Y12, Y5, Y5
+	VSUBPS      Y10, Y0, Y12
+	VADDPS      Y10, Y0, Y0
+	VADDPS      Y11, Y11, Y10
+	VADDPS      Y15, Y15, Y11
+	VADDPS      Y10, Y12, Y15
+	VSUBPS      Y10, Y12, Y10
+	VSUBPS      Y11, Y0, Y12
+	VADDPS      Y11, Y0, Y0
+	VMOVUPS     9760(SI), Y11
+	VMOVUPS     Y0, 9632(SI)
+	VMOVUPS     9472(SI), Y0
+	VMOVUPS     Y5, 9120(SI)
+	VSUBPS      Y0, Y11, Y5
+	VADDPS      Y0, Y11, Y0
+	VMOVUPS     8864(SI), Y11
+	VMOVUPS     Y1, 9472(SI)
+	VMOVUPS     9376(SI), Y1
+	VMOVUPS     Y10, 9760(SI)
+	VADDPS      Y1, Y11, Y10
+	VMOVUPS     Y2, 9216(SI)
+	VMOVUPS     9888(SI), Y2
+	VMOVUPS     Y3, 9504(SI)
+	VMOVUPS     9344(SI), Y3
+	VMOVUPS     Y4, 9248(SI)
+	VSUBPS      Y3, Y2, Y4
+	VSUBPS      Y1, Y11, Y1
+	VADDPS      Y3, Y2, Y2
+	VMOVUPS     word_4bc00000<>+0(SB), Y3
+	VFMADD231PS word_bec3f000<>+0(SB), Y2, Y3
+	VFMADD231PS word_3f6c8400<>+0(SB), Y1, Y3
+	VSUBPS      word_4bc00000<>+0(SB), Y3, Y3
+	VMOVUPS     word_4bc00000<>+0(SB), Y11
+	VFMADD231PS word_3ec3f000<>+0(SB), Y1, Y11
+	VFMADD231PS word_3f6c8400<>+0(SB), Y2, Y11
+	VSUBPS      word_4bc00000<>+0(SB), Y11, Y11
+	VMOVUPS     8736(SI), Y1
+	VMOVUPS     9088(SI), Y2
+	VMOVUPS     Y12, 9344(SI)
+	VADDPS      Y2, Y1, Y12
+	VMOVUPS     Y7, 9888(SI)
+	VMOVUPS     10016(SI), Y7
+	VMOVUPS     Y6, 9376(SI)
+	VMOVUPS     9600(SI), Y6
+	VMOVUPS     Y8, 8864(SI)
+	VSUBPS      Y6, Y7, Y8
+	VSUBPS      Y2, Y1, Y1
+	VADDPS      Y6, Y7, Y2
+	VMOVUPS     word_4bc00000<>+0(SB), Y6
+	VFMADD231PS word_bf350400<>+0(SB), Y2, Y6
+	VFMADD231PS word_3f350400<>+0(SB), Y1, Y6
+	VSUBPS      word_4bc00000<>+0(SB), Y6, Y6
+	VMOVUPS     word_4bc00000<>+0(SB), Y7
+	VFMADD231PS word_3f350400<>+0(SB), Y1, Y7
+	VFMADD231PS word_3f350400<>+0(SB), Y2, Y7
+	VSUBPS      word_4bc00000<>+0(SB), Y7, Y7
 	VMOVUPS     8704(SI), Y1
 	VMOVUPS     8960(SI), Y2
 	VMOVUPS     Y15, 9600(SI)
 	VADDPS      Y2, Y1, Y15
-	VMOVUPS     Y10, 10016(SI)
-	VMOVUPS     9984(SI), Y10
-	VMOVUPS     Y13, 9088(SI)
-	VMOVUPS     9728(SI), Y13
-	VMOVUPS     Y9, 8736(SI)
-	VSUBPS      Y13, Y10, Y9
+	VMOVUPS     Y9, 10016(SI)
+	VMOVUPS     9984(SI), Y9
+	VMOVUPS     Y14, 9088(SI)
+	VMOVUPS     9728(SI), Y14
+	VMOVUPS     Y13, 8736(SI)
+	VSUBPS      Y14, Y9, Y13
 	VSUBPS      Y2, Y1, Y1
-	VADDPS      Y13, Y10, Y2
-	VMOVUPS     word_4bc00000<>+0(SB), Y10
-	VFMADD231PS word_bf6c8400<>+0(SB), Y2, Y10
-	VFMADD231PS word_3ec3f000<>+0(SB), Y1, Y10
-	VSUBPS      word_4bc00000<>+0(SB), Y10, Y10
-	VMOVUPS     word_4bc00000<>+0(SB), Y13
-	VFMADD231PS word_3f6c8400<>+0(SB), Y1, Y13
-	VFMADD231PS word_3ec3f000<>+0(SB), Y2, Y13
-	VSUBPS      word_4bc00000<>+0(SB), Y13, Y13
+	VADDPS      Y14, Y9, Y2
+	VMOVUPS     word_4bc00000<>+0(SB), Y9
+	VFMADD231PS word_bf6c8400<>+0(SB), Y2, Y9
+	VFMADD231PS word_3ec3f000<>+0(SB), Y1, Y9
+	VSUBPS      word_4bc00000<>+0(SB), Y9, Y9
+	VMOVUPS     word_4bc00000<>+0(SB), Y14
+	VFMADD231PS word_3f6c8400<>+0(SB), Y1, Y14
+	VFMADD231PS word_3ec3f000<>+0(SB), Y2, Y14
+	VSUBPS      word_4bc00000<>+0(SB), Y14, Y14
 	VMOVUPS     8832(SI), Y1
 	VADDPS      Y1, Y1, Y1
 	VMOVUPS     9856(SI), Y2
 	VADDPS      Y2, Y2, Y2
-	VMOVUPS     Y11, 9856(SI)
-	VADDPS      Y1, Y3, Y11
-	VMOVUPS     Y8, 8832(SI)
-	VADDPS      word_4c400000<>+0(SB), Y11, Y8
-	VSUBPS      word_4c400000<>+0(SB), Y8, Y8
-	VSUBPS      Y1, Y3, Y1
-	VADDPS      word_4c400000<>+0(SB), Y1, Y3
-	VSUBPS      word_4c400000<>+0(SB), Y3, Y3
-	VADDPS      Y15, Y4, Y1
-	VADDPS      word_4c400000<>+0(SB), Y1, Y11
-	VSUBPS      word_4c400000<>+0(SB), Y11, Y11
-	VSUBPS      Y9, Y0, Y1
-	VMOVUPS     Y13, 9728(SI)
-	VADDPS      word_4c400000<>+0(SB), Y1, Y13
+	VMOVUPS     Y7, 9856(SI)
+	VADDPS      Y1, Y5, Y7
+	VSUBPS      Y1, Y5, Y1
+	VADDPS      Y15, Y10, Y5
+	VMOVUPS     Y6, 8832(SI)
+	VSUBPS      Y13, Y4, Y6
+	VSUBPS      Y15, Y10, Y10
+	VADDPS      Y13, Y4, Y4
+	VMOVUPS     word_4c400000<>+0(SB), Y13
+	VFMADD231PS word_bf350400<>+0(SB), Y4, Y13
+	VFMADD231PS word_3f350400<>+0(SB), Y10, Y13
 	VSUBPS      word_4c400000<>+0(SB), Y13, Y13
-	VSUBPS      Y15, Y4, Y1
-	VADDPS      Y9, Y0, Y0
-	VMOVUPS     word_4c400000<>+0(SB), Y4
-	VFMADD231PS word_bf350400<>+0(SB), Y0, Y4
-	VFMADD231PS word_3f350400<>+0(SB), Y1, Y4
-	VSUBPS      word_4c400000<>+0(SB), Y4, Y4
-	VMOVUPS     word_4c400000<>+0(SB), Y9
-	VFMADD231PS word_3f350400<>+0(SB), Y1, Y9
-	VFMADD231PS word_3f350400<>+0(SB), Y0, Y9
-	VSUBPS      word_4c400000<>+0(SB), Y9, Y9
-	VADDPS      Y12, Y12, Y0
-	VADDPS      word_4c400000<>+0(SB), Y0, Y1
-	VSUBPS      word_4c400000<>+0(SB), Y1, Y1
-	VADDPS      Y6, Y6, Y0
-	VADDPS      word_4c400000<>+0(SB), Y0, Y6
-	VSUBPS      word_4c400000<>+0(SB), Y6, Y6
-	VADDPS      Y1, Y8, Y0
-	VSUBPS      Y1, Y8, Y1
-	VADDPS      Y11, Y11, Y8
-	VADDPS      Y13, Y13, Y11
-	VADDPS      Y8, Y0, Y12
-	VSUBPS      Y8, Y0, Y0
-	VSUBPS      Y11, Y1, Y8
-	VADDPS      Y11, Y1, Y1
-	VSUBPS      Y6, Y3, Y11
-	VADDPS      Y6, Y3, Y3
-	VADDPS      Y4, Y4, Y4
-	VADDPS      Y9, Y9, Y6
-	VADDPS      Y4, Y11, Y9
-	VSUBPS      Y4, Y11, Y4
-	VSUBPS      Y6, Y3, Y11
-	VADDPS      Y6, Y3, Y3
-	VSUBPS      Y2, Y7, Y6
-	VADDPS      word_4c400000<>+0(SB), Y6, Y13
-	VSUBPS      word_4c400000<>+0(SB), Y13, Y13
-	VADDPS      Y2, Y7, Y2
-	VADDPS      word_4c400000<>+0(SB), Y2, Y6
-	VSUBPS      word_4c400000<>+0(SB), Y6, Y6
-	VADDPS      Y10, Y5, Y2
-	VADDPS      word_4c400000<>+0(SB), Y2, Y7
-	VSUBPS      word_4c400000<>+0(SB), Y7, Y7
-	VMOVUPS     9728(SI), Y2
-	VSUBPS      Y2, Y14, Y15
-	VMOVUPS     Y3, 9984(SI)
-	VADDPS      word_4c400000<>+0(SB), Y15, Y3
-	VSUBPS      word_4c400000<>+0(SB), Y3, Y3
-	VSUBPS      Y10, Y5, Y5
-	VADDPS      Y2, Y14, Y2
-	VMOVUPS     word_4c400000<>+0(SB), Y10
-	VFMADD231PS word_bf350400<>+0(SB), Y2, Y10
-	VFMADD231PS word_3f350400<>+0(SB), Y5, Y10
-	VSUBPS      word_4c400000<>+0(SB), Y10, Y10
-	VMOVUPS     word_4c400000<>+0(SB), Y14
-	VFMADD231PS word_3f350400<>+0(SB), Y5, Y14
-	VFMADD231PS word_3f350400<>+0(SB), Y2, Y14
-	VSUBPS      word_4c400000<>+0(SB), Y14, Y14
-	VMOVUPS     8832(SI), Y2
-	VADDPS      Y2, Y2, Y2
-	VADDPS      word_4c400000<>+0(SB), Y2, Y5
-	VSUBPS      word_4c400000<>+0(SB), Y5, Y5
-	VMOVUPS     9856(SI), Y2
-	VADDPS      Y2, Y2, Y2
-	VADDPS      word_4c400000<>+0(SB), Y2, Y15
+	VMOVUPS     word_4c400000<>+0(SB), Y15
+	VFMADD231PS word_3f350400<>+0(SB), Y10, Y15
+	VFMADD231PS word_3f350400<>+0(SB), Y4, Y15
 	VSUBPS      word_4c400000<>+0(SB), Y15, Y15
-	VADDPS      Y5, Y13, Y2
-	VSUBPS      Y5, Y13, Y5
-	VADDPS      Y7, Y7, Y7
+	VADDPS      Y12, Y12, Y4
+	VADDPS      Y8, Y8, Y8
+	VADDPS      Y4, Y7, Y10
+	VSUBPS      Y4, Y7, Y4
+	VADDPS      Y5, Y5, Y5
+	VADDPS      Y6, Y6, Y6
+	VADDPS      Y5, Y10, Y7
+	VSUBPS      Y5, Y10, Y5
+	VSUBPS      Y6, Y4, Y10
+	VADDPS      Y6, Y4, Y4
+	VSUBPS      Y8, Y1, Y6
+	VADDPS      Y8, Y1, Y1
+	VADDPS      Y13, Y13, Y8
+	VADDPS      Y15, Y15, Y12
+	VADDPS      Y8, Y6, Y13
+	VSUBPS      Y8, Y6, Y6
+	VSUBPS      Y12, Y1, Y8
+	VADDPS      Y12, Y1, Y1
+	VSUBPS      Y2, Y0, Y12
+	VADDPS      Y2, Y0, Y0
+	VADDPS      Y9, Y3, Y2
+	VSUBPS      Y14, Y11, Y15
+	VSUBPS      Y9, Y3, Y3
+	VADDPS      Y14, Y11, Y9
+	VMOVUPS     word_4c400000<>+0(SB), Y11
+	VFMADD231PS word_bf350400<>+0(SB), Y9, Y11
+	VFMADD231PS word_3f350400<>+0(SB), Y3, Y11
+	VSUBPS      word_4c400000<>+0(SB), Y11, Y11
+	VMOVUPS     word_4c400000<>+0(SB), Y14
+	VFMADD231PS word_3f350400<>+0(SB), Y3, Y14
+	VFMADD231PS word_3f350400<>+0(SB), Y9, Y14
+	VSUBPS      word_4c400000<>+0(SB), Y14, Y14
+	VMOVUPS     8832(SI), Y3
 	VADDPS      Y3, Y3, Y3
-	VADDPS      Y7, Y2, Y13
-	VSUBPS      Y7, Y2, Y2
-	VSUBPS      Y3, Y5, Y7
-	VADDPS      Y3, Y5, Y3
-	VSUBPS      Y15, Y6, Y5
-	VADDPS      Y15, Y6, Y6
-	VADDPS      Y10, Y10, Y10
-	VADDPS      Y14, Y14, Y14
-	VADDPS      Y10, Y5, Y15
-	VSUBPS      Y10, Y5, Y5
-	VSUBPS      Y14, Y6, Y10
-	VADDPS      Y14, Y6, Y6
-	VMOVUPS     10400(SI), Y14
-	VMOVUPS     Y14, (R13)
-	VMOVUPS     8736(SI), Y14
-	VMOVUPS     Y14, 64(R13)
-	VMOVUPS     8800(SI), Y14
-	VMOVUPS     Y14, 128(R13)
-	VMOVUPS     Y12, 192(R13)
-	VMOVUPS     9184(SI), Y12
-	VMOVUPS     Y12, 256(R13)
-	VMOVUPS     9088(SI), Y12
-	VMOVUPS     Y12, 320(R13)
-	VMOVUPS     10144(SI), Y12
-	VMOVUPS     Y12, 384(R13)
-	VMOVUPS     Y13, 448(R13)
-	VMOVUPS     10368(SI), Y12
-	VMOVUPS     Y12, 512(R13)
-	VMOVUPS     10016(SI), Y12
-	VMOVUPS     Y12, 576(R13)
-	VMOVUPS     8768(SI), Y12
-	VMOVUPS     Y12, 640(R13)
-	VMOVUPS     Y9, 704(R13)
-	VMOVUPS     9664(SI), Y9
-	VMOVUPS     Y9, 768(R13)
-	VMOVUPS     9600(SI), Y9
-	VMOVUPS     Y9, 832(R13)
-	VMOVUPS     10112(SI), Y9
-	VMOVUPS     Y9, 896(R13)
-	VMOVUPS     Y15, 960(R13)
-	VMOVUPS     10176(SI), Y9
-	VMOVUPS     Y9, 1024(R13)
-	VMOVUPS     8864(SI), Y9
-	VMOVUPS     Y9, 1088(R13)
-	VMOVUPS     8928(SI), Y9
-	VMOVUPS     Y9, 1152(R13)
-	VMOVUPS     Y8, 1216(R13)
-	VMOVUPS     9280(SI), Y8
-	VMOVUPS     Y8, 1280(R13)
-	VMOVUPS     9376(SI), Y8
-	VMOVUPS     Y8, 1344(R13)
-	VMOVUPS     10272(SI), Y8
-	VMOVUPS     Y8, 1408(R13)
-	VMOVUPS     Y7, 1472(R13)
-	VMOVUPS     10080(SI), Y7
-	VMOVUPS     Y7, 1536(R13)
-	VMOVUPS     9888(SI), Y7
-	VMOVUPS     Y7, 1600(R13)
-	VMOVUPS     8896(SI), Y7
-	VMOVUPS     Y7, 1664(R13)
-	VMOVUPS     Y11, 1728(R13)
-	VMOVUPS     9408(SI), Y7
-	VMOVUPS     Y7, 1792(R13)
-	VMOVUPS     9344(SI), Y7
-	VMOVUPS     Y7, 1856(R13)
-	VMOVUPS     10240(SI), Y7
-	VMOVUPS     Y7, 1920(R13)
-	VMOVUPS     Y10, 1984(R13)
-	VMOVUPS     9152(SI), Y7
-	VMOVUPS     Y7, 2048(R13)
-	VMOVUPS     9248(SI), Y7
-	VMOVUPS     Y7, 2112(R13)
-	VMOVUPS     10336(SI), Y7
-	VMOVUPS     Y7, 2176(R13)
-	VMOVUPS     Y0, 2240(R13)
-	VMOVUPS     9440(SI), Y0
-	VMOVUPS     Y0, 2304(R13)
-	VMOVUPS     9504(SI), Y0
-	VMOVUPS     Y0, 2368(R13)
-	VMOVUPS     9696(SI), Y0
-	VMOVUPS     Y0, 2432(R13)
-	VMOVUPS     Y2, 2496(R13)
-	VMOVUPS     9056(SI), Y0
-	VMOVUPS     Y0, 2560(R13)
-	VMOVUPS     9120(SI), Y0
-	VMOVUPS     Y0, 2624(R13)
-	VMOVUPS     9792(SI), Y0
-	VMOVUPS     Y0, 2688(R13)
-	VMOVUPS     Y4, 2752(R13)
-	VMOVUPS     9824(SI), Y0
-	VMOVUPS     Y0, 2816(R13)
-	VMOVUPS     9760(SI), Y0
-	VMOVUPS     Y0, 2880(R13)
-	VMOVUPS     9024(SI), Y0
-	VMOVUPS     Y0, 2944(R13)
-	VMOVUPS     Y5, 3008(R13)
-	VMOVUPS     9536(SI), Y0
-	VMOVUPS     Y0, 3072(R13)
-	VMOVUPS     9472(SI), Y0
-	VMOVUPS     Y0, 3136(R13)
-	VMOVUPS     10304(SI), Y0
-	VMOVUPS     Y0, 3200(R13)
-	VMOVUPS     Y1, 3264(R13)
-	VMOVUPS     9568(SI), Y0
-	VMOVUPS     Y0, 3328(R13)
-	VMOVUPS     9632(SI), Y0
-	VMOVUPS     Y0, 3392(R13)
-	VMOVUPS     10048(SI), Y0
-	VMOVUPS     Y0, 3456(R13)
+	VMOVUPS     9856(SI), Y9
+	VADDPS      Y9, Y9, Y9
+	VMOVUPS     Y1, 9856(SI)
+	VADDPS      Y3, Y12, Y1
+	VSUBPS      Y3, Y12, Y3
+	VADDPS      Y2, Y2, Y2
+	VADDPS      Y15, Y15, Y12
+	VADDPS      Y2, Y1, Y15
+	VSUBPS      Y2, Y1, Y1
+	VSUBPS      Y12, Y3, Y2
+	VADDPS      Y12, Y3, Y3
+	VSUBPS      Y9, Y0, Y12
+	VADDPS      Y9, Y0, Y0
+	VADDPS      Y11, Y11, Y9
+	VADDPS      Y14, Y14, Y11
+	VADDPS      Y9, Y12, Y14
+	VSUBPS      Y9, Y12, Y9
+	VSUBPS      Y11, Y0, Y12
+	VADDPS      Y11, Y0, Y0
+	VMOVUPS     10400(SI), Y11
+	VMOVUPS     Y11, (R13)
+	VMOVUPS     8736(SI), Y11
+	VMOVUPS     Y11, 64(R13)
+	VMOVUPS     8800(SI), Y11
+	VMOVUPS     Y11, 128(R13)
+	VMOVUPS     Y7, 192(R13)
+	VMOVUPS     9184(SI), Y7
+	VMOVUPS     Y7, 256(R13)
+	VMOVUPS     9088(SI), Y7
+	VMOVUPS     Y7, 320(R13)
+	VMOVUPS     10144(SI), Y7
+	VMOVUPS     Y7, 384(R13)
+	VMOVUPS     Y15, 448(R13)
+	VMOVUPS     10368(SI), Y7
+	VMOVUPS     Y7, 512(R13)
+	VMOVUPS     10016(SI), Y7
+	VMOVUPS     Y7, 576(R13)
+	VMOVUPS     8768(SI), Y7
+	VMOVUPS     Y7, 640(R13)
+	VMOVUPS     Y13, 704(R13)
+	VMOVUPS     9664(SI), Y7
+	VMOVUPS     Y7, 768(R13)
+	VMOVUPS     9600(SI), Y7
+	VMOVUPS     Y7, 832(R13)
+	VMOVUPS     10112(SI), Y7
+	VMOVUPS     Y7, 896(R13)
+	VMOVUPS     Y14, 960(R13)
+	VMOVUPS     10176(SI), Y7
+	VMOVUPS     Y7, 1024(R13)
+	VMOVUPS     8864(SI), Y7
+	VMOVUPS     Y7, 1088(R13)
+	VMOVUPS     8928(SI), Y7
+	VMOVUPS     Y7, 1152(R13)
+	VMOVUPS     Y10, 1216(R13)
+	VMOVUPS     9280(SI), Y7
+	VMOVUPS     Y7, 1280(R13)
+	VMOVUPS     9376(SI), Y7
+	VMOVUPS     Y7, 1344(R13)
+	VMOVUPS     10272(SI), Y7
+	VMOVUPS     Y7, 1408(R13)
+	VMOVUPS     Y2, 1472(R13)
+	VMOVUPS     10080(SI), Y2
+	VMOVUPS     Y2, 1536(R13)
+	VMOVUPS     9888(SI), Y2
+	VMOVUPS     Y2, 1600(R13)
+	VMOVUPS     8896(SI), Y2
+	VMOVUPS     Y2, 1664(R13)
+	VMOVUPS     Y8, 1728(R13)
+	VMOVUPS     9408(SI), Y2
+	VMOVUPS     Y2, 1792(R13)
+	VMOVUPS     9344(SI), Y2
+	VMOVUPS     Y2, 1856(R13)
+	VMOVUPS     10240(SI), Y2
+	VMOVUPS     Y2, 1920(R13)
+	VMOVUPS     Y12, 1984(R13)
+	VMOVUPS     9152(SI), Y2
+	VMOVUPS     Y2, 2048(R13)
+	VMOVUPS     9248(SI), Y2
+	VMOVUPS     Y2, 2112(R13)
+	VMOVUPS     10336(SI), Y2
+	VMOVUPS     Y2, 2176(R13)
+	VMOVUPS     Y5, 2240(R13)
+	VMOVUPS     9440(SI), Y2
+	VMOVUPS     Y2, 2304(R13)
+	VMOVUPS     9504(SI), Y2
+	VMOVUPS     Y2, 2368(R13)
+	VMOVUPS     9696(SI), Y2
+	VMOVUPS     Y2, 2432(R13)
+	VMOVUPS     Y1, 2496(R13)
+	VMOVUPS     9312(SI), Y1
+	VMOVUPS     Y1, 2560(R13)
+	VMOVUPS     9216(SI), Y1
+	VMOVUPS     Y1, 2624(R13)
+	VMOVUPS     10208(SI), Y1
+	VMOVUPS     Y1, 2688(R13)
+	VMOVUPS     Y6, 2752(R13)
+	VMOVUPS     9824(SI), Y1
+	VMOVUPS     Y1, 2816(R13)
+	VMOVUPS     9760(SI), Y1
+	VMOVUPS     Y1, 2880(R13)
+	VMOVUPS     9024(SI), Y1
+	VMOVUPS     Y1, 2944(R13)
+	VMOVUPS     Y9, 3008(R13)
+	VMOVUPS     9536(SI), Y1
+	VMOVUPS     Y1, 3072(R13)
+	VMOVUPS     9472(SI), Y1
+	VMOVUPS     Y1, 3136(R13)
+	VMOVUPS     10304(SI), Y1
+	VMOVUPS     Y1, 3200(R13)
+	VMOVUPS     Y4, 3264(R13)
+	VMOVUPS     9056(SI), Y1
+	VMOVUPS     Y1, 3328(R13)
+	VMOVUPS     9120(SI), Y1
+	VMOVUPS     Y1, 3392(R13)
+	VMOVUPS     9792(SI), Y1
+	VMOVUPS     Y1, 3456(R13)
 	VMOVUPS     Y3, 3520(R13)
-	VMOVUPS     9312(SI), Y0
-	VMOVUPS     Y0, 3584(R13)
-	VMOVUPS     9216(SI), Y0
-	VMOVUPS     Y0, 3648(R13)
-	VMOVUPS     10208(SI), Y0
-	VMOVUPS     Y0, 3712(R13)
-	VMOVUPS     9984(SI), Y0
-	VMOVUPS     Y0, 3776(R13)
-	VMOVUPS     9920(SI), Y0
-	VMOVUPS     Y0, 3840(R13)
-	VMOVUPS     8992(SI), Y0
-	VMOVUPS     Y0, 3904(R13)
-	VMOVUPS     9952(SI), Y0
-	VMOVUPS     Y0, 3968(R13)
-	VMOVUPS     Y6, 4032(R13)
+	VMOVUPS     9920(SI), Y1
+	VMOVUPS     Y1, 3584(R13)
+	VMOVUPS     8992(SI), Y1
+	VMOVUPS     Y1, 3648(R13)
+	VMOVUPS     9952(SI), Y1
+	VMOVUPS     Y1, 3712(R13)
+	VMOVUPS     9856(SI), Y1
+	VMOVUPS     Y1, 3776(R13)
+	VMOVUPS     9568(SI), Y1
+	VMOVUPS     Y1, 3840(R13)
+	VMOVUPS     9632(SI), Y1
+	VMOVUPS     Y1, 3904(R13)
+	VMOVUPS     10048(SI), Y1
+	VMOVUPS     Y1, 3968(R13)
+	VMOVUPS     Y0, 4032(R13)
 	ADDQ        $0x00000800, R12
 	ADDQ        $0x00000020, R13
 	DECQ        R14
@@ -40272,24 +39478,17 @@ combine128_1:
 	JNE          combine128_1
 	MOVQ         (SP), R11
 	VMOVUPS      (SI), Y0
-	VADDPS       word_52c00000<>+0(SB), Y0, Y1
-	VSUBPS       word_52c00000<>+0(SB), Y1, Y1
-	VMOVUPS      32(SI), Y0
-	VADDPS       word_52c00000<>+0(SB), Y0, Y2
-	VSUBPS       word_52c00000<>+0(SB), Y2, Y2
-	VMOVUPS      4096(SI), Y0
-	VADDPS       word_52c00000<>+0(SB), Y0, Y3
-	VSUBPS       word_52c00000<>+0(SB), Y3, Y3
-	VADDPS       Y3, Y1, Y0
-	VBROADCASTSS (R11), Y4
-	VFMADD213PS  word_3f000000<>+0(SB), Y0, Y4
-	VROUNDPS     $0x09, Y4, Y4
-	VCVTPS2DQ    Y4, Y4
-	VPACKSSDW    Y4, Y4, Y4
-	VPMAXSW      fixed_least<>+0(SB), Y4, Y4
-	VPSHUFB      fixed_x0<>+0(SB), Y4, Y4
-	VMOVUPS      Y4, (DI)
-	VSUBPS       Y3, Y1, Y0
+	VMOVUPS      4096(SI), Y1
+	VADDPS       Y1, Y0, Y2
+	VBROADCASTSS (R11), Y3
+	VFMADD213PS  word_3f000000<>+0(SB), Y2, Y3
+	VROUNDPS     $0x09, Y3, Y3
+	VCVTPS2DQ    Y3, Y3
+	VPACKSSDW    Y3, Y3, Y3
+	VPMAXSW      fixed_least<>+0(SB), Y3, Y3
+	VPSHUFB      fixed_x0<>+0(SB), Y3, Y3
+	VMOVUPS      Y3, (DI)
+	VSUBPS       Y1, Y0, Y0
 	VBROADCASTSS 4(R11), Y1
 	VFMADD213PS  word_3f000000<>+0(SB), Y0, Y1
 	VROUNDPS     $0x09, Y1, Y1
@@ -40298,23 +39497,24 @@ combine128_1:
 	VPMAXSW      fixed_least<>+0(SB), Y1, Y1
 	VPSHUFB      fixed_0y<>+0(SB), Y1, Y1
 	VMOVUPS      Y1, 32(DI)
-	VBROADCASTSS 260(R11), Y0
-	VFMADD213PS  word_3f000000<>+0(SB), Y2, Y0
-	VROUNDPS     $0x09, Y0, Y0
-	VCVTPS2DQ    Y0, Y0
-	VMOVUPS      4128(SI), Y1
+	VMOVUPS      32(SI), Y0
+	VBROADCASTSS 260(R11), Y1
+	VFMADD213PS  word_3f000000<>+0(SB), Y0, Y1
+	VROUNDPS     $0x09, Y1, Y1
+	VCVTPS2DQ    Y1, Y1
+	VMOVUPS      4128(SI), Y0
 	VBROADCASTSS 260(R11), Y2
-	VFNMADD213PS word_3f000000<>+0(SB), Y1, Y2
+	VFNMADD213PS word_3f000000<>+0(SB), Y0, Y2
 	VROUNDPS     $0x09, Y2, Y2
 	VCVTPS2DQ    Y2, Y2
-	VPACKSSDW    Y2, Y0, Y0
-	VPMAXSW      fixed_least<>+0(SB), Y0, Y0
-	VPSHUFB      fixed_xy<>+0(SB), Y0, Y1
-	VPXOR        fixed_odd<>+0(SB), Y1, Y1
-	VPSUBW       fixed_odd<>+0(SB), Y1, Y1
-	VMOVUPS      Y1, 4096(DI)
-	VPSHUFB      fixed_yx<>+0(SB), Y0, Y0
-	VMOVUPS      Y0, 4128(DI)
+	VPACKSSDW    Y2, Y1, Y1
+	VPMAXSW      fixed_least<>+0(SB), Y1, Y1
+	VPSHUFB      fixed_xy<>+0(SB), Y1, Y0
+	VPXOR        fixed_odd<>+0(SB), Y0, Y0
+	VPSUBW       fixed_odd<>+0(SB), Y0, Y0
+	VMOVUPS      Y0, 4096(DI)
+	VPSHUFB      fixed_yx<>+0(SB), Y1, Y1
+	VMOVUPS      Y1, 4128(DI)
 	LEAQ         64(SI), R12
 	LEAQ         64(DI), R13
 	LEAQ         8128(DI), R14
@@ -40337,10 +39537,6 @@ combine256_0:
 	VFNMADD231PS Y2, Y7, Y5
 	VFMADD231PS  Y3, Y6, Y5
 	VSUBPS       word_53400000<>+0(SB), Y5, Y5
-	VADDPS       word_52c00000<>+0(SB), Y0, Y0
-	VSUBPS       word_52c00000<>+0(SB), Y0, Y0
-	VADDPS       word_52c00000<>+0(SB), Y1, Y1
-	VSUBPS       word_52c00000<>+0(SB), Y1, Y1
 	VADDPS       Y4, Y0, Y2
 	VADDPS       Y5, Y1, Y3
 	VSUBPS       Y4, Y0, Y0
@@ -41035,596 +40231,112 @@ part:
 	VADDPS      Y8, Y8, Y8
 	VMOVUPS     Y12, 18112(SI)
 	VADDPS      Y6, Y15, Y12
-	VMOVUPS     Y11, 17760(SI)
-	VADDPS      word_4c400000<>+0(SB), Y12, Y11
-	VSUBPS      word_4c400000<>+0(SB), Y11, Y11
 	VSUBPS      Y6, Y15, Y6
-	VADDPS      word_4c400000<>+0(SB), Y6, Y12
-	VSUBPS      word_4c400000<>+0(SB), Y12, Y12
-	VADDPS      Y4, Y14, Y6
-	VADDPS      word_4c400000<>+0(SB), Y6, Y15
-	VSUBPS      word_4c400000<>+0(SB), Y15, Y15
-	VSUBPS      Y5, Y9, Y6
-	VMOVUPS     Y10, 17248(SI)
-	VADDPS      word_4c400000<>+0(SB), Y6, Y10
-	VSUBPS      word_4c400000<>+0(SB), Y10, Y10
+	VADDPS      Y4, Y14, Y15
+	VMOVUPS     Y11, 17760(SI)
+	VSUBPS      Y5, Y9, Y11
 	VSUBPS      Y4, Y14, Y4
 	VADDPS      Y5, Y9, Y5
-	VMOVUPS     word_4c400000<>+0(SB), Y6
-	VFMADD231PS word_bf350400<>+0(SB), Y5, Y6
-	VFMADD231PS word_3f350400<>+0(SB), Y4, Y6
-	VSUBPS      word_4c400000<>+0(SB), Y6, Y6
 	VMOVUPS     word_4c400000<>+0(SB), Y9
+	VFMADD231PS word_bf350400<>+0(SB), Y5, Y9
 	VFMADD231PS word_3f350400<>+0(SB), Y4, Y9
-	VFMADD231PS word_3f350400<>+0(SB), Y5, Y9
 	VSUBPS      word_4c400000<>+0(SB), Y9, Y9
+	VMOVUPS     word_4c400000<>+0(SB), Y14
+	VFMADD231PS word_3f350400<>+0(SB), Y4, Y14
+	VFMADD231PS word_3f350400<>+0(SB), Y5, Y14
+	VSUBPS      word_4c400000<>+0(SB), Y14, Y14
 	VADDPS      Y1, Y1, Y1
-	VADDPS      word_4c400000<>+0(SB), Y1, Y4
-	VSUBPS      word_4c400000<>+0(SB), Y4, Y4
-	VADDPS      Y2, Y2, Y1
-	VADDPS      word_4c400000<>+0(SB), Y1, Y2
-	VSUBPS      word_4c400000<>+0(SB), Y2, Y2
-	VADDPS      Y4, Y11, Y1
-	VSUBPS      Y4, Y11, Y4
+	VADDPS      Y2, Y2, Y2
+	VADDPS      Y1, Y12, Y4
+	VSUBPS      Y1, Y12, Y1
 	VADDPS      Y15, Y15, Y5
-	VADDPS      Y10, Y10, Y10
-	VADDPS      Y5, Y1, Y11
-	VSUBPS      Y5, Y1, Y1
-	VSUBPS      Y10, Y4, Y5
-	VADDPS      Y10, Y4, Y4
-	VSUBPS      Y2, Y12, Y10
-	VADDPS      Y2, Y12, Y2
-	VADDPS      Y6, Y6, Y6
-	VADDPS      Y9, Y9, Y9
-	VADDPS      Y6, Y10, Y12
-	VSUBPS      Y6, Y10, Y6
-	VSUBPS      Y9, Y2, Y10
+	VADDPS      Y11, Y11, Y11
+	VADDPS      Y5, Y4, Y12
+	VSUBPS      Y5, Y4, Y4
+	VSUBPS      Y11, Y1, Y5
+	VADDPS      Y11, Y1, Y1
+	VSUBPS      Y2, Y6, Y11
+	VADDPS      Y2, Y6, Y2
+	VADDPS      Y9, Y9, Y6
+	VADDPS      Y14, Y14, Y9
+	VADDPS      Y6, Y11, Y14
+	VSUBPS      Y6, Y11, Y6
+	VSUBPS      Y9, Y2, Y11
 	VADDPS      Y9, Y2, Y2
 	VSUBPS      Y8, Y0, Y9
-	VADDPS      word_4c400000<>+0(SB), Y9, Y14
-	VSUBPS      word_4c400000<>+0(SB), Y14, Y14
 	VADDPS      Y8, Y0, Y0
-	VADDPS      word_4c400000<>+0(SB), Y0, Y8
-	VSUBPS      word_4c400000<>+0(SB), Y8, Y8
-	VADDPS      Y7, Y3, Y0
-	VADDPS      word_4c400000<>+0(SB), Y0, Y9
-	VSUBPS      word_4c400000<>+0(SB), Y9, Y9
-	VMOVUPS     17248(SI), Y0
-	VSUBPS      Y13, Y0, Y15
-	VMOVUPS     Y2, 17504(SI)
-	VADDPS      word_4c400000<>+0(SB), Y15, Y2
-	VSUBPS      word_4c400000<>+0(SB), Y2, Y2
+	VADDPS      Y7, Y3, Y8
+	VSUBPS      Y13, Y10, Y15
 	VSUBPS      Y7, Y3, Y3
-	VADDPS      Y13, Y0, Y0
-	VMOVUPS     word_4c400000<>+0(SB), Y7
-	VFMADD231PS word_bf350400<>+0(SB), Y0, Y7
-	VFMADD231PS word_3f350400<>+0(SB), Y3, Y7
-	VSUBPS      word_4c400000<>+0(SB), Y7, Y7
+	VADDPS      Y13, Y10, Y7
+	VMOVUPS     word_4c400000<>+0(SB), Y10
+	VFMADD231PS word_bf350400<>+0(SB), Y7, Y10
+	VFMADD231PS word_3f350400<>+0(SB), Y3, Y10
+	VSUBPS      word_4c400000<>+0(SB), Y10, Y10
 	VMOVUPS     word_4c400000<>+0(SB), Y13
 	VFMADD231PS word_3f350400<>+0(SB), Y3, Y13
-	VFMADD231PS word_3f350400<>+0(SB), Y0, Y13
+	VFMADD231PS word_3f350400<>+0(SB), Y7, Y13
 	VSUBPS      word_4c400000<>+0(SB), Y13, Y13
-	VMOVUPS     17760(SI), Y0
-	VADDPS      Y0, Y0, Y0
-	VADDPS      word_4c400000<>+0(SB), Y0, Y3
-	VSUBPS      word_4c400000<>+0(SB), Y3, Y3
-	VMOVUPS     18112(SI), Y0
-	VADDPS      Y0, Y0, Y0
-	VADDPS      word_4c400000<>+0(SB), Y0, Y15
-	VSUBPS      word_4c400000<>+0(SB), Y15, Y15
-	VADDPS      Y3, Y14, Y0
-	VSUBPS      Y3, Y14, Y3
-	VADDPS      Y9, Y9, Y9
-	VADDPS      Y2, Y2, Y2
-	VADDPS      Y9, Y0, Y14
-	VSUBPS      Y9, Y0, Y0
-	VSUBPS      Y2, Y3, Y9
-	VADDPS      Y2, Y3, Y2
-	VSUBPS      Y15, Y8, Y3
-	VADDPS      Y15, Y8, Y8
-	VADDPS      Y7, Y7, Y7
-	VADDPS      Y13, Y13, Y13
-	VADDPS      Y7, Y3, Y15
-	VSUBPS      Y7, Y3, Y3
-	VSUBPS      Y13, Y8, Y7
-	VADDPS      Y13, Y8, Y8
-	VMOVUPS     18016(SI), Y13
-	VMOVUPS     Y8, 18112(SI)
-	VMOVUPS     17728(SI), Y8
-	VMOVUPS     Y2, 17760(SI)
-	VSUBPS      Y8, Y13, Y2
-	VADDPS      Y8, Y13, Y8
-	VMOVUPS     18368(SI), Y13
-	VMOVUPS     Y4, 17728(SI)
-	VMOVUPS     17472(SI), Y4
-	VMOVUPS     Y3, 18016(SI)
-	VADDPS      Y4, Y13, Y3
-	VMOVUPS     Y6, 17248(SI)
-	VMOVUPS     18272(SI), Y6
-	VMOVUPS     Y0, 17632(SI)
-	VMOVUPS     17600(SI), Y0
-	VMOVUPS     Y1, 17344(SI)
-	VSUBPS      Y0, Y6, Y1
-	VSUBPS      Y4, Y13, Y4
-	VADDPS      Y0, Y6, Y0
-	VMOVUPS     word_4bc00000<>+0(SB), Y6
-	VFMADD231PS word_bec3f000<>+0(SB), Y0, Y6
-	VFMADD231PS word_3f6c8400<>+0(SB), Y4, Y6
-	VSUBPS      word_4bc00000<>+0(SB), Y6, Y6
-	VMOVUPS     word_4bc00000<>+0(SB), Y13
-	VFMADD231PS word_3ec3f000<>+0(SB), Y4, Y13
-	VFMADD231PS word_3f6c8400<>+0(SB), Y0, Y13
-	VSUBPS      word_4bc00000<>+0(SB), Y13, Y13
-	VMOVUPS     18592(SI), Y0
-	VMOVUPS     17376(SI), Y4
-	VMOVUPS     Y7, 17600(SI)
-	VADDPS      Y4, Y0, Y7
-	VMOVUPS     Y10, 18272(SI)
-	VMOVUPS     18560(SI), Y10
-	VMOVUPS     Y9, 17472(SI)
-	VMOVUPS     17856(SI), Y9
-	VMOVUPS     Y5, 18368(SI)
-	VSUBPS      Y9, Y10, Y5
-	VSUBPS      Y4, Y0, Y0
-	VADDPS      Y9, Y10, Y4
-	VMOVUPS     word_4bc00000<>+0(SB), Y9
-	VFMADD231PS word_bf350400<>+0(SB), Y4, Y9
-	VFMADD231PS word_3f350400<>+0(SB), Y0, Y9
-	VSUBPS      word_4bc00000<>+0(SB), Y9, Y9
-	VMOVUPS     word_4bc00000<>+0(SB), Y10
-	VFMADD231PS word_3f350400<>+0(SB), Y0, Y10
-	VFMADD231PS word_3f350400<>+0(SB), Y4, Y10
-	VSUBPS      word_4bc00000<>+0(SB), Y10, Y10
-	VMOVUPS     18528(SI), Y0
-	VMOVUPS     17888(SI), Y4
-	VMOVUPS     Y15, 17856(SI)
-	VADDPS      Y4, Y0, Y15
-	VMOVUPS     Y12, 18560(SI)
-	VMOVUPS     18400(SI), Y12
-	VMOVUPS     Y14, 17376(SI)
-	VMOVUPS     17984(SI), Y14
-	VMOVUPS     Y11, 18592(SI)
-	VSUBPS      Y14, Y12, Y11
-	VSUBPS      Y4, Y0, Y0
-	VADDPS      Y14, Y12, Y4
-	VMOVUPS     word_4bc00000<>+0(SB), Y12
-	VFMADD231PS word_bf6c8400<>+0(SB), Y4, Y12
-	VFMADD231PS word_3ec3f000<>+0(SB), Y0, Y12
-	VSUBPS      word_4bc00000<>+0(SB), Y12, Y12
-	VMOVUPS     word_4bc00000<>+0(SB), Y14
-	VFMADD231PS word_3f6c8400<>+0(SB), Y0, Y14
-	VFMADD231PS word_3ec3f000<>+0(SB), Y4, Y14
-	VSUBPS      word_4bc00000<>+0(SB), Y14, Y14
-	VMOVUPS     18240(SI), Y0
-	VADDPS      Y0, Y0, Y0
-	VMOVUPS     18144(SI), Y4
-	VADDPS      Y4, Y4, Y4
-	VMOVUPS     Y10, 18144(SI)
-	VADDPS      Y0, Y2, Y10
-	VMOVUPS     Y9, 18240(SI)
-	VADDPS      word_4c400000<>+0(SB), Y10, Y9
-	VSUBPS      word_4c400000<>+0(SB), Y9, Y9
-	VSUBPS      Y0, Y2, Y0
-	VADDPS      word_4c400000<>+0(SB), Y0, Y2
-	VSUBPS      word_4c400000<>+0(SB), Y2, Y2
-	VADDPS      Y15, Y3, Y0
-	VADDPS      word_4c400000<>+0(SB), Y0, Y10
-	VSUBPS      word_4c400000<>+0(SB), Y10, Y10
-	VSUBPS      Y11, Y1, Y0
-	VMOVUPS     Y13, 17984(SI)
-	VADDPS      word_4c400000<>+0(SB), Y0, Y13
-	VSUBPS      word_4c400000<>+0(SB), Y13, Y13
-	VSUBPS      Y15, Y3, Y0
-	VADDPS      Y11, Y1, Y1
-	VMOVUPS     word_4c400000<>+0(SB), Y3
-	VFMADD231PS word_bf350400<>+0(SB), Y1, Y3
-	VFMADD231PS word_3f350400<>+0(SB), Y0, Y3
-	VSUBPS      word_4c400000<>+0(SB), Y3, Y3
-	VMOVUPS     word_4c400000<>+0(SB), Y11
-	VFMADD231PS word_3f350400<>+0(SB), Y0, Y11
-	VFMADD231PS word_3f350400<>+0(SB), Y1, Y11
-	VSUBPS      word_4c400000<>+0(SB), Y11, Y11
-	VADDPS      Y7, Y7, Y0
-	VADDPS      word_4c400000<>+0(SB), Y0, Y1
-	VSUBPS      word_4c400000<>+0(SB), Y1, Y1
-	VADDPS      Y5, Y5, Y0
-	VADDPS      word_4c400000<>+0(SB), Y0, Y5
-	VSUBPS      word_4c400000<>+0(SB), Y5, Y5
-	VADDPS      Y1, Y9, Y0
-	VSUBPS      Y1, Y9, Y1
-	VADDPS      Y10, Y10, Y7
-	VADDPS      Y13, Y13, Y9
-	VADDPS      Y7, Y0, Y10
-	VSUBPS      Y7, Y0, Y0
-	VSUBPS      Y9, Y1, Y7
-	VADDPS      Y9, Y1, Y1
-	VSUBPS      Y5, Y2, Y9
-	VADDPS      Y5, Y2, Y2
+	VMOVUPS     17760(SI), Y3
 	VADDPS      Y3, Y3, Y3
-	VADDPS      Y11, Y11, Y5
-	VADDPS      Y3, Y9, Y11
+	VMOVUPS     18112(SI), Y7
+	VADDPS      Y7, Y7, Y7
+	VMOVUPS     Y2, 18112(SI)
+	VADDPS      Y3, Y9, Y2
 	VSUBPS      Y3, Y9, Y3
-	VSUBPS      Y5, Y2, Y9
-	VADDPS      Y5, Y2, Y2
-	VSUBPS      Y4, Y8, Y5
-	VADDPS      word_4c400000<>+0(SB), Y5, Y13
-	VSUBPS      word_4c400000<>+0(SB), Y13, Y13
-	VADDPS      Y4, Y8, Y4
-	VADDPS      word_4c400000<>+0(SB), Y4, Y5
-	VSUBPS      word_4c400000<>+0(SB), Y5, Y5
-	VADDPS      Y12, Y6, Y4
-	VADDPS      word_4c400000<>+0(SB), Y4, Y8
-	VSUBPS      word_4c400000<>+0(SB), Y8, Y8
-	VMOVUPS     17984(SI), Y4
-	VSUBPS      Y14, Y4, Y15
-	VMOVUPS     Y2, 18400(SI)
-	VADDPS      word_4c400000<>+0(SB), Y15, Y2
-	VSUBPS      word_4c400000<>+0(SB), Y2, Y2
-	VSUBPS      Y12, Y6, Y6
-	VADDPS      Y14, Y4, Y4
-	VMOVUPS     word_4c400000<>+0(SB), Y12
-	VFMADD231PS word_bf350400<>+0(SB), Y4, Y12
-	VFMADD231PS word_3f350400<>+0(SB), Y6, Y12
-	VSUBPS      word_4c400000<>+0(SB), Y12, Y12
-	VMOVUPS     word_4c400000<>+0(SB), Y14
-	VFMADD231PS word_3f350400<>+0(SB), Y6, Y14
-	VFMADD231PS word_3f350400<>+0(SB), Y4, Y14
-	VSUBPS      word_4c400000<>+0(SB), Y14, Y14
-	VMOVUPS     18240(SI), Y4
-	VADDPS      Y4, Y4, Y4
-	VADDPS      word_4c400000<>+0(SB), Y4, Y6
-	VSUBPS      word_4c400000<>+0(SB), Y6, Y6
-	VMOVUPS     18144(SI), Y4
-	VADDPS      Y4, Y4, Y4
-	VADDPS      word_4c400000<>+0(SB), Y4, Y15
-	VSUBPS      word_4c400000<>+0(SB), Y15, Y15
-	VADDPS      Y6, Y13, Y4
-	VSUBPS      Y6, Y13, Y6
 	VADDPS      Y8, Y8, Y8
-	VADDPS      Y2, Y2, Y2
-	VADDPS      Y8, Y4, Y13
-	VSUBPS      Y8, Y4, Y4
-	VSUBPS      Y2, Y6, Y8
+	VADDPS      Y15, Y15, Y9
+	VADDPS      Y8, Y2, Y15
+	VSUBPS      Y8, Y2, Y2
+	VSUBPS      Y9, Y3, Y8
+	VADDPS      Y9, Y3, Y3
+	VSUBPS      Y7, Y0, Y9
+	VADDPS      Y7, Y0, Y0
+	VADDPS      Y10, Y10, Y7
+	VADDPS      Y13, Y13, Y10
+	VADDPS      Y7, Y9, Y13
+	VSUBPS      Y7, Y9, Y7
+	VSUBPS      Y10, Y0, Y9
+	VADDPS      Y10, Y0, Y0
+	VMOVUPS     18016(SI), Y10
+	VMOVUPS     Y0, 17760(SI)
+	VMOVUPS     17728(SI), Y0
+	VMOVUPS     Y3, 17248(SI)
+	VSUBPS      Y0, Y10, Y3
+	VADDPS      Y0, Y10, Y0
+	VMOVUPS     18368(SI), Y10
+	VMOVUPS     Y1, 17728(SI)
+	VMOVUPS     17472(SI), Y1
+	VMOVUPS     Y7, 18016(SI)
+	VADDPS      Y1, Y10, Y7
+	VMOVUPS     Y6, 17504(SI)
+	VMOVUPS     18272(SI), Y6
+	VMOVUPS     Y2, 17632(SI)
+	VMOVUPS     17600(SI), Y2
+	VMOVUPS     Y4, 17344(SI)
+	VSUBPS      Y2, Y6, Y4
+	VSUBPS      Y1, Y10, Y1
 	VADDPS      Y2, Y6, Y2
-	VSUBPS      Y15, Y5, Y6
-	VADDPS      Y15, Y5, Y5
-	VADDPS      Y12, Y12, Y12
-	VADDPS      Y14, Y14, Y14
-	VADDPS      Y12, Y6, Y15
-	VSUBPS      Y12, Y6, Y6
-	VSUBPS      Y14, Y5, Y12
-	VADDPS      Y14, Y5, Y5
-	VMOVUPS     17216(SI), Y14
-	VMOVUPS     Y5, 18144(SI)
-	VMOVUPS     18496(SI), Y5
-	VMOVUPS     Y2, 18240(SI)
-	VSUBPS      Y5, Y14, Y2
-	VADDPS      Y5, Y14, Y5
-	VMOVUPS     17120(SI), Y14
-	VMOVUPS     Y1, 18496(SI)
-	VMOVUPS     18464(SI), Y1
-	VMOVUPS     Y6, 17216(SI)
-	VADDPS      Y1, Y14, Y6
-	VMOVUPS     Y3, 17984(SI)
-	VMOVUPS     17088(SI), Y3
-	VMOVUPS     Y4, 17888(SI)
-	VMOVUPS     18432(SI), Y4
-	VMOVUPS     Y0, 18528(SI)
-	VSUBPS      Y4, Y3, Y0
-	VSUBPS      Y1, Y14, Y1
-	VADDPS      Y4, Y3, Y3
-	VMOVUPS     word_4b400000<>+0(SB), Y4
-	VFMADD231PS word_be47c800<>+0(SB), Y3, Y4
-	VFMADD231PS word_3f7b1400<>+0(SB), Y1, Y4
-	VSUBPS      word_4b400000<>+0(SB), Y4, Y4
-	VMOVUPS     word_4b400000<>+0(SB), Y14
-	VFMADD231PS word_3e47c800<>+0(SB), Y1, Y14
-	VFMADD231PS word_3f7b1400<>+0(SB), Y3, Y14
-	VSUBPS      word_4b400000<>+0(SB), Y14, Y14
-	VMOVUPS     16992(SI), Y1
-	VMOVUPS     18336(SI), Y3
-	VMOVUPS     Y12, 18432(SI)
-	VADDPS      Y3, Y1, Y12
-	VMOVUPS     Y9, 17088(SI)
-	VMOVUPS     16960(SI), Y9
-	VMOVUPS     Y8, 18464(SI)
-	VMOVUPS     18304(SI), Y8
-	VMOVUPS     Y7, 17120(SI)
-	VSUBPS      Y8, Y9, Y7
-	VSUBPS      Y3, Y1, Y1
-	VADDPS      Y8, Y9, Y3
-	VMOVUPS     word_4b400000<>+0(SB), Y8
-	VFMADD231PS word_bec3f000<>+0(SB), Y3, Y8
-	VFMADD231PS word_3f6c8400<>+0(SB), Y1, Y8
-	VSUBPS      word_4b400000<>+0(SB), Y8, Y8
-	VMOVUPS     word_4b400000<>+0(SB), Y9
-	VFMADD231PS word_3ec3f000<>+0(SB), Y1, Y9
-	VFMADD231PS word_3f6c8400<>+0(SB), Y3, Y9
-	VSUBPS      word_4b400000<>+0(SB), Y9, Y9
-	VMOVUPS     16928(SI), Y1
-	VMOVUPS     18208(SI), Y3
-	VMOVUPS     Y15, 18304(SI)
-	VADDPS      Y3, Y1, Y15
-	VMOVUPS     Y11, 16960(SI)
-	VMOVUPS     16896(SI), Y11
-	VMOVUPS     Y13, 18336(SI)
-	VMOVUPS     18176(SI), Y13
-	VMOVUPS     Y10, 16992(SI)
-	VSUBPS      Y13, Y11, Y10
-	VSUBPS      Y3, Y1, Y1
-	VADDPS      Y13, Y11, Y3
-	VMOVUPS     word_4b400000<>+0(SB), Y11
-	VFMADD231PS word_bf0e3a00<>+0(SB), Y3, Y11
-	VFMADD231PS word_3f54dc00<>+0(SB), Y1, Y11
-	VSUBPS      word_4b400000<>+0(SB), Y11, Y11
-	VMOVUPS     word_4b400000<>+0(SB), Y13
-	VFMADD231PS word_3f0e3a00<>+0(SB), Y1, Y13
-	VFMADD231PS word_3f54dc00<>+0(SB), Y3, Y13
-	VSUBPS      word_4b400000<>+0(SB), Y13, Y13
-	VMOVUPS     17056(SI), Y1
-	VMOVUPS     18080(SI), Y3
-	VMOVUPS     Y13, 18176(SI)
-	VADDPS      Y3, Y1, Y13
-	VMOVUPS     Y11, 16896(SI)
-	VMOVUPS     17024(SI), Y11
-	VMOVUPS     Y9, 18208(SI)
-	VMOVUPS     18048(SI), Y9
-	VMOVUPS     Y8, 16928(SI)
-	VSUBPS      Y9, Y11, Y8
-	VSUBPS      Y3, Y1, Y1
-	VADDPS      Y9, Y11, Y3
-	VMOVUPS     word_4b400000<>+0(SB), Y9
-	VFMADD231PS word_bf350400<>+0(SB), Y3, Y9
-	VFMADD231PS word_3f350400<>+0(SB), Y1, Y9
-	VSUBPS      word_4b400000<>+0(SB), Y9, Y9
-	VMOVUPS     word_4b400000<>+0(SB), Y11
-	VFMADD231PS word_3f350400<>+0(SB), Y1, Y11
-	VFMADD231PS word_3f350400<>+0(SB), Y3, Y11
-	VSUBPS      word_4b400000<>+0(SB), Y11, Y11
-	VMOVUPS     17184(SI), Y1
-	VMOVUPS     17952(SI), Y3
-	VMOVUPS     Y11, 18048(SI)
-	VADDPS      Y3, Y1, Y11
-	VMOVUPS     Y9, 17024(SI)
-	VMOVUPS     17152(SI), Y9
-	VMOVUPS     Y14, 18080(SI)
-	VMOVUPS     17920(SI), Y14
-	VMOVUPS     Y4, 17056(SI)
-	VSUBPS      Y14, Y9, Y4
-	VSUBPS      Y3, Y1, Y1
-	VADDPS      Y14, Y9, Y3
-	VMOVUPS     word_4b400000<>+0(SB), Y9
-	VFMADD231PS word_bf54dc00<>+0(SB), Y3, Y9
-	VFMADD231PS word_3f0e3a00<>+0(SB), Y1, Y9
-	VSUBPS      word_4b400000<>+0(SB), Y9, Y9
-	VMOVUPS     word_4b400000<>+0(SB), Y14
-	VFMADD231PS word_3f54dc00<>+0(SB), Y1, Y14
-	VFMADD231PS word_3f0e3a00<>+0(SB), Y3, Y14
-	VSUBPS      word_4b400000<>+0(SB), Y14, Y14
-	VMOVUPS     17312(SI), Y1
-	VMOVUPS     17824(SI), Y3
-	VMOVUPS     Y14, 17920(SI)
-	VADDPS      Y3, Y1, Y14
-	VMOVUPS     Y9, 17152(SI)
-	VMOVUPS     17280(SI), Y9
-	VMOVUPS     Y5, 17952(SI)
-	VMOVUPS     17792(SI), Y5
-	VMOVUPS     Y8, 17184(SI)
-	VSUBPS      Y5, Y9, Y8
-	VSUBPS      Y3, Y1, Y1
-	VADDPS      Y5, Y9, Y3
-	VMOVUPS     word_4b400000<>+0(SB), Y5
-	VFMADD231PS word_bf6c8400<>+0(SB), Y3, Y5
-	VFMADD231PS word_3ec3f000<>+0(SB), Y1, Y5
-	VSUBPS      word_4b400000<>+0(SB), Y5, Y5
-	VMOVUPS     word_4b400000<>+0(SB), Y9
-	VFMADD231PS word_3f6c8400<>+0(SB), Y1, Y9
-	VFMADD231PS word_3ec3f000<>+0(SB), Y3, Y9
-	VSUBPS      word_4b400000<>+0(SB), Y9, Y9
-	VMOVUPS     17440(SI), Y1
-	VMOVUPS     17696(SI), Y3
-	VMOVUPS     Y9, 17792(SI)
-	VADDPS      Y3, Y1, Y9
-	VMOVUPS     Y5, 17280(SI)
-	VMOVUPS     17408(SI), Y5
-	VMOVUPS     Y13, 17824(SI)
-	VMOVUPS     17664(SI), Y13
-	VMOVUPS     Y4, 17312(SI)
-	VSUBPS      Y13, Y5, Y4
-	VSUBPS      Y3, Y1, Y1
-	VADDPS      Y13, Y5, Y3
-	VMOVUPS     word_4b400000<>+0(SB), Y5
-	VFMADD231PS word_bf7b1400<>+0(SB), Y3, Y5
-	VFMADD231PS word_3e47c800<>+0(SB), Y1, Y5
-	VSUBPS      word_4b400000<>+0(SB), Y5, Y5
-	VMOVUPS     word_4b400000<>+0(SB), Y13
-	VFMADD231PS word_3f7b1400<>+0(SB), Y1, Y13
-	VFMADD231PS word_3e47c800<>+0(SB), Y3, Y13
-	VSUBPS      word_4b400000<>+0(SB), Y13, Y13
-	VMOVUPS     17568(SI), Y1
-	VADDPS      Y1, Y1, Y1
-	VMOVUPS     17536(SI), Y3
-	VADDPS      Y3, Y3, Y3
-	VMOVUPS     Y13, 17536(SI)
-	VADDPS      Y1, Y2, Y13
-	VSUBPS      Y1, Y2, Y1
-	VADDPS      Y9, Y6, Y2
-	VMOVUPS     Y5, 17568(SI)
-	VSUBPS      Y4, Y0, Y5
-	VSUBPS      Y9, Y6, Y6
-	VADDPS      Y4, Y0, Y0
-	VMOVUPS     word_4bc00000<>+0(SB), Y4
-	VFMADD231PS word_bec3f000<>+0(SB), Y0, Y4
-	VFMADD231PS word_3f6c8400<>+0(SB), Y6, Y4
-	VSUBPS      word_4bc00000<>+0(SB), Y4, Y4
-	VMOVUPS     word_4bc00000<>+0(SB), Y9
-	VFMADD231PS word_3ec3f000<>+0(SB), Y6, Y9
-	VFMADD231PS word_3f6c8400<>+0(SB), Y0, Y9
-	VSUBPS      word_4bc00000<>+0(SB), Y9, Y9
-	VADDPS      Y14, Y12, Y0
-	VSUBPS      Y8, Y7, Y6
-	VSUBPS      Y14, Y12, Y12
-	VADDPS      Y8, Y7, Y7
-	VMOVUPS     word_4bc00000<>+0(SB), Y8
-	VFMADD231PS word_bf350400<>+0(SB), Y7, Y8
-	VFMADD231PS word_3f350400<>+0(SB), Y12, Y8
-	VSUBPS      word_4bc00000<>+0(SB), Y8, Y8
-	VMOVUPS     word_4bc00000<>+0(SB), Y14
-	VFMADD231PS word_3f350400<>+0(SB), Y12, Y14
-	VFMADD231PS word_3f350400<>+0(SB), Y7, Y14
-	VSUBPS      word_4bc00000<>+0(SB), Y14, Y14
-	VADDPS      Y11, Y15, Y7
-	VMOVUPS     17312(SI), Y12
-	VMOVUPS     Y3, 17664(SI)
-	VSUBPS      Y12, Y10, Y3
-	VSUBPS      Y11, Y15, Y11
-	VADDPS      Y12, Y10, Y10
-	VMOVUPS     word_4bc00000<>+0(SB), Y12
-	VFMADD231PS word_bf6c8400<>+0(SB), Y10, Y12
-	VFMADD231PS word_3ec3f000<>+0(SB), Y11, Y12
-	VSUBPS      word_4bc00000<>+0(SB), Y12, Y12
-	VMOVUPS     word_4bc00000<>+0(SB), Y15
-	VFMADD231PS word_3f6c8400<>+0(SB), Y11, Y15
-	VFMADD231PS word_3ec3f000<>+0(SB), Y10, Y15
-	VSUBPS      word_4bc00000<>+0(SB), Y15, Y15
-	VMOVUPS     17824(SI), Y10
-	VADDPS      Y10, Y10, Y10
-	VMOVUPS     17184(SI), Y11
-	VADDPS      Y11, Y11, Y11
-	VMOVUPS     Y14, 17184(SI)
-	VADDPS      Y10, Y13, Y14
-	VMOVUPS     Y8, 17824(SI)
-	VADDPS      word_4c400000<>+0(SB), Y14, Y8
-	VSUBPS      word_4c400000<>+0(SB), Y8, Y8
-	VSUBPS      Y10, Y13, Y10
-	VADDPS      word_4c400000<>+0(SB), Y10, Y13
-	VSUBPS      word_4c400000<>+0(SB), Y13, Y13
-	VADDPS      Y7, Y2, Y10
-	VADDPS      word_4c400000<>+0(SB), Y10, Y14
-	VSUBPS      word_4c400000<>+0(SB), Y14, Y14
-	VSUBPS      Y3, Y5, Y10
-	VMOVUPS     Y9, 17312(SI)
-	VADDPS      word_4c400000<>+0(SB), Y10, Y9
-	VSUBPS      word_4c400000<>+0(SB), Y9, Y9
-	VSUBPS      Y7, Y2, Y2
-	VADDPS      Y3, Y5, Y3
-	VMOVUPS     word_4c400000<>+0(SB), Y5
-	VFMADD231PS word_bf350400<>+0(SB), Y3, Y5
-	VFMADD231PS word_3f350400<>+0(SB), Y2, Y5
-	VSUBPS      word_4c400000<>+0(SB), Y5, Y5
-	VMOVUPS     word_4c400000<>+0(SB), Y7
-	VFMADD231PS word_3f350400<>+0(SB), Y2, Y7
-	VFMADD231PS word_3f350400<>+0(SB), Y3, Y7
-	VSUBPS      word_4c400000<>+0(SB), Y7, Y7
-	VADDPS      Y0, Y0, Y0
-	VADDPS      word_4c400000<>+0(SB), Y0, Y2
-	VSUBPS      word_4c400000<>+0(SB), Y2, Y2
-	VADDPS      Y6, Y6, Y0
-	VADDPS      word_4c400000<>+0(SB), Y0, Y3
-	VSUBPS      word_4c400000<>+0(SB), Y3, Y3
-	VADDPS      Y2, Y8, Y0
-	VSUBPS      Y2, Y8, Y2
-	VADDPS      Y14, Y14, Y6
-	VADDPS      Y9, Y9, Y8
-	VADDPS      Y6, Y0, Y9
-	VSUBPS      Y6, Y0, Y0
-	VSUBPS      Y8, Y2, Y6
-	VADDPS      Y8, Y2, Y2
-	VSUBPS      Y3, Y13, Y8
-	VADDPS      Y3, Y13, Y3
-	VADDPS      Y5, Y5, Y5
-	VADDPS      Y7, Y7, Y7
-	VADDPS      Y5, Y8, Y10
-	VSUBPS      Y5, Y8, Y5
-	VSUBPS      Y7, Y3, Y8
-	VADDPS      Y7, Y3, Y3
-	VSUBPS      Y11, Y1, Y7
-	VADDPS      word_4c400000<>+0(SB), Y7, Y13
-	VSUBPS      word_4c400000<>+0(SB), Y13, Y13
-	VADDPS      Y11, Y1, Y1
-	VADDPS      word_4c400000<>+0(SB), Y1, Y7
-	VSUBPS      word_4c400000<>+0(SB), Y7, Y7
-	VADDPS      Y12, Y4, Y1
-	VADDPS      word_4c400000<>+0(SB), Y1, Y11
-	VSUBPS      word_4c400000<>+0(SB), Y11, Y11
-	VMOVUPS     17312(SI), Y1
-	VSUBPS      Y15, Y1, Y14
-	VMOVUPS     Y3, 17408(SI)
-	VADDPS      word_4c400000<>+0(SB), Y14, Y3
-	VSUBPS      word_4c400000<>+0(SB), Y3, Y3
-	VSUBPS      Y12, Y4, Y4
-	VADDPS      Y15, Y1, Y1
-	VMOVUPS     word_4c400000<>+0(SB), Y12
-	VFMADD231PS word_bf350400<>+0(SB), Y1, Y12
-	VFMADD231PS word_3f350400<>+0(SB), Y4, Y12
-	VSUBPS      word_4c400000<>+0(SB), Y12, Y12
-	VMOVUPS     word_4c400000<>+0(SB), Y14
-	VFMADD231PS word_3f350400<>+0(SB), Y4, Y14
-	VFMADD231PS word_3f350400<>+0(SB), Y1, Y14
-	VSUBPS      word_4c400000<>+0(SB), Y14, Y14
-	VMOVUPS     17824(SI), Y1
-	VADDPS      Y1, Y1, Y1
-	VADDPS      word_4c400000<>+0(SB), Y1, Y4
-	VSUBPS      word_4c400000<>+0(SB), Y4, Y4
-	VMOVUPS     17184(SI), Y1
-	VADDPS      Y1, Y1, Y1
-	VADDPS      word_4c400000<>+0(SB), Y1, Y15
-	VSUBPS      word_4c400000<>+0(SB), Y15, Y15
-	VADDPS      Y4, Y13, Y1
-	VSUBPS      Y4, Y13, Y4
-	VADDPS      Y11, Y11, Y11
-	VADDPS      Y3, Y3, Y3
-	VADDPS      Y11, Y1, Y13
-	VSUBPS      Y11, Y1, Y1
-	VSUBPS      Y3, Y4, Y11
-	VADDPS      Y3, Y4, Y3
-	VSUBPS      Y15, Y7, Y4
-	VADDPS      Y15, Y7, Y7
-	VADDPS      Y12, Y12, Y12
-	VADDPS      Y14, Y14, Y14
-	VADDPS      Y12, Y4, Y15
-	VSUBPS      Y12, Y4, Y4
-	VSUBPS      Y14, Y7, Y12
-	VADDPS      Y14, Y7, Y7
-	VMOVUPS     17952(SI), Y14
-	VMOVUPS     Y7, 17184(SI)
-	VMOVUPS     17664(SI), Y7
-	VMOVUPS     Y3, 17824(SI)
-	VSUBPS      Y7, Y14, Y3
-	VADDPS      Y7, Y14, Y7
-	VMOVUPS     17056(SI), Y14
-	VMOVUPS     Y2, 17664(SI)
-	VMOVUPS     17568(SI), Y2
-	VMOVUPS     Y4, 17952(SI)
-	VADDPS      Y2, Y14, Y4
-	VMOVUPS     Y5, 17312(SI)
-	VMOVUPS     18080(SI), Y5
-	VMOVUPS     Y1, 17696(SI)
-	VMOVUPS     17536(SI), Y1
-	VMOVUPS     Y0, 17440(SI)
-	VSUBPS      Y1, Y5, Y0
-	VSUBPS      Y2, Y14, Y2
-	VADDPS      Y1, Y5, Y1
-	VMOVUPS     word_4bc00000<>+0(SB), Y5
-	VFMADD231PS word_bec3f000<>+0(SB), Y1, Y5
-	VFMADD231PS word_3f6c8400<>+0(SB), Y2, Y5
-	VSUBPS      word_4bc00000<>+0(SB), Y5, Y5
-	VMOVUPS     word_4bc00000<>+0(SB), Y14
-	VFMADD231PS word_3ec3f000<>+0(SB), Y2, Y14
-	VFMADD231PS word_3f6c8400<>+0(SB), Y1, Y14
-	VSUBPS      word_4bc00000<>+0(SB), Y14, Y14
-	VMOVUPS     16928(SI), Y1
-	VMOVUPS     17280(SI), Y2
-	VMOVUPS     Y12, 17536(SI)
-	VADDPS      Y2, Y1, Y12
-	VMOVUPS     Y8, 18080(SI)
-	VMOVUPS     18208(SI), Y8
-	VMOVUPS     Y11, 17568(SI)
-	VMOVUPS     17792(SI), Y11
-	VMOVUPS     Y6, 17056(SI)
-	VSUBPS      Y11, Y8, Y6
+	VMOVUPS     word_4bc00000<>+0(SB), Y6
+	VFMADD231PS word_bec3f000<>+0(SB), Y2, Y6
+	VFMADD231PS word_3f6c8400<>+0(SB), Y1, Y6
+	VSUBPS      word_4bc00000<>+0(SB), Y6, Y6
+	VMOVUPS     word_4bc00000<>+0(SB), Y10
+	VFMADD231PS word_3ec3f000<>+0(SB), Y1, Y10
+	VFMADD231PS word_3f6c8400<>+0(SB), Y2, Y10
+	VSUBPS      word_4bc00000<>+0(SB), Y10, Y10
+	VMOVUPS     18592(SI), Y1
+	VMOVUPS     17376(SI), Y2
+	VMOVUPS     Y9, 17600(SI)
+	VADDPS      Y2, Y1, Y9
+	VMOVUPS     Y11, 18272(SI)
+	VMOVUPS     18560(SI), Y11
+	VMOVUPS     Y8, 17472(SI)
+	VMOVUPS     17856(SI), Y8
+	VMOVUPS     Y5, 18368(SI)
+	VSUBPS      Y8, Y11, Y5
 	VSUBPS      Y2, Y1, Y1
-	VADDPS      Y11, Y8, Y2
+	VADDPS      Y8, Y11, Y2
 	VMOVUPS     word_4bc00000<>+0(SB), Y8
 	VFMADD231PS word_bf350400<>+0(SB), Y2, Y8
 	VFMADD231PS word_3f350400<>+0(SB), Y1, Y8
@@ -41633,238 +40345,618 @@ part:
 	VFMADD231PS word_3f350400<>+0(SB), Y1, Y11
 	VFMADD231PS word_3f350400<>+0(SB), Y2, Y11
 	VSUBPS      word_4bc00000<>+0(SB), Y11, Y11
+	VMOVUPS     18528(SI), Y1
+	VMOVUPS     17888(SI), Y2
+	VMOVUPS     Y13, 17856(SI)
+	VADDPS      Y2, Y1, Y13
+	VMOVUPS     Y14, 18560(SI)
+	VMOVUPS     18400(SI), Y14
+	VMOVUPS     Y15, 17376(SI)
+	VMOVUPS     17984(SI), Y15
+	VMOVUPS     Y12, 18592(SI)
+	VSUBPS      Y15, Y14, Y12
+	VSUBPS      Y2, Y1, Y1
+	VADDPS      Y15, Y14, Y2
+	VMOVUPS     word_4bc00000<>+0(SB), Y14
+	VFMADD231PS word_bf6c8400<>+0(SB), Y2, Y14
+	VFMADD231PS word_3ec3f000<>+0(SB), Y1, Y14
+	VSUBPS      word_4bc00000<>+0(SB), Y14, Y14
+	VMOVUPS     word_4bc00000<>+0(SB), Y15
+	VFMADD231PS word_3f6c8400<>+0(SB), Y1, Y15
+	VFMADD231PS word_3ec3f000<>+0(SB), Y2, Y15
+	VSUBPS      word_4bc00000<>+0(SB), Y15, Y15
+	VMOVUPS     18240(SI), Y1
+	VADDPS      Y1, Y1, Y1
+	VMOVUPS     18144(SI), Y2
+	VADDPS      Y2, Y2, Y2
+	VMOVUPS     Y11, 18144(SI)
+	VADDPS      Y1, Y3, Y11
+	VSUBPS      Y1, Y3, Y1
+	VADDPS      Y13, Y7, Y3
+	VMOVUPS     Y8, 18240(SI)
+	VSUBPS      Y12, Y4, Y8
+	VSUBPS      Y13, Y7, Y7
+	VADDPS      Y12, Y4, Y4
+	VMOVUPS     word_4c400000<>+0(SB), Y12
+	VFMADD231PS word_bf350400<>+0(SB), Y4, Y12
+	VFMADD231PS word_3f350400<>+0(SB), Y7, Y12
+	VSUBPS      word_4c400000<>+0(SB), Y12, Y12
+	VMOVUPS     word_4c400000<>+0(SB), Y13
+	VFMADD231PS word_3f350400<>+0(SB), Y7, Y13
+	VFMADD231PS word_3f350400<>+0(SB), Y4, Y13
+	VSUBPS      word_4c400000<>+0(SB), Y13, Y13
+	VADDPS      Y9, Y9, Y4
+	VADDPS      Y5, Y5, Y5
+	VADDPS      Y4, Y11, Y7
+	VSUBPS      Y4, Y11, Y4
+	VADDPS      Y3, Y3, Y3
+	VADDPS      Y8, Y8, Y8
+	VADDPS      Y3, Y7, Y9
+	VSUBPS      Y3, Y7, Y3
+	VSUBPS      Y8, Y4, Y7
+	VADDPS      Y8, Y4, Y4
+	VSUBPS      Y5, Y1, Y8
+	VADDPS      Y5, Y1, Y1
+	VADDPS      Y12, Y12, Y5
+	VADDPS      Y13, Y13, Y11
+	VADDPS      Y5, Y8, Y12
+	VSUBPS      Y5, Y8, Y5
+	VSUBPS      Y11, Y1, Y8
+	VADDPS      Y11, Y1, Y1
+	VSUBPS      Y2, Y0, Y11
+	VADDPS      Y2, Y0, Y0
+	VADDPS      Y14, Y6, Y2
+	VSUBPS      Y15, Y10, Y13
+	VSUBPS      Y14, Y6, Y6
+	VADDPS      Y15, Y10, Y10
+	VMOVUPS     word_4c400000<>+0(SB), Y14
+	VFMADD231PS word_bf350400<>+0(SB), Y10, Y14
+	VFMADD231PS word_3f350400<>+0(SB), Y6, Y14
+	VSUBPS      word_4c400000<>+0(SB), Y14, Y14
+	VMOVUPS     word_4c400000<>+0(SB), Y15
+	VFMADD231PS word_3f350400<>+0(SB), Y6, Y15
+	VFMADD231PS word_3f350400<>+0(SB), Y10, Y15
+	VSUBPS      word_4c400000<>+0(SB), Y15, Y15
+	VMOVUPS     18240(SI), Y6
+	VADDPS      Y6, Y6, Y6
+	VMOVUPS     18144(SI), Y10
+	VADDPS      Y10, Y10, Y10
+	VMOVUPS     Y1, 18144(SI)
+	VADDPS      Y6, Y11, Y1
+	VSUBPS      Y6, Y11, Y6
+	VADDPS      Y2, Y2, Y2
+	VADDPS      Y13, Y13, Y11
+	VADDPS      Y2, Y1, Y13
+	VSUBPS      Y2, Y1, Y1
+	VSUBPS      Y11, Y6, Y2
+	VADDPS      Y11, Y6, Y6
+	VSUBPS      Y10, Y0, Y11
+	VADDPS      Y10, Y0, Y0
+	VADDPS      Y14, Y14, Y10
+	VADDPS      Y15, Y15, Y14
+	VADDPS      Y10, Y11, Y15
+	VSUBPS      Y10, Y11, Y10
+	VSUBPS      Y14, Y0, Y11
+	VADDPS      Y14, Y0, Y0
+	VMOVUPS     17216(SI), Y14
+	VMOVUPS     Y0, 18240(SI)
+	VMOVUPS     18496(SI), Y0
+	VMOVUPS     Y6, 17984(SI)
+	VSUBPS      Y0, Y14, Y6
+	VADDPS      Y0, Y14, Y0
+	VMOVUPS     17120(SI), Y14
+	VMOVUPS     Y4, 18496(SI)
+	VMOVUPS     18464(SI), Y4
+	VMOVUPS     Y10, 17216(SI)
+	VADDPS      Y4, Y14, Y10
+	VMOVUPS     Y5, 18400(SI)
+	VMOVUPS     17088(SI), Y5
+	VMOVUPS     Y1, 17888(SI)
+	VMOVUPS     18432(SI), Y1
+	VMOVUPS     Y3, 18528(SI)
+	VSUBPS      Y1, Y5, Y3
+	VSUBPS      Y4, Y14, Y4
+	VADDPS      Y1, Y5, Y1
+	VMOVUPS     word_4b400000<>+0(SB), Y5
+	VFMADD231PS word_be47c800<>+0(SB), Y1, Y5
+	VFMADD231PS word_3f7b1400<>+0(SB), Y4, Y5
+	VSUBPS      word_4b400000<>+0(SB), Y5, Y5
+	VMOVUPS     word_4b400000<>+0(SB), Y14
+	VFMADD231PS word_3e47c800<>+0(SB), Y4, Y14
+	VFMADD231PS word_3f7b1400<>+0(SB), Y1, Y14
+	VSUBPS      word_4b400000<>+0(SB), Y14, Y14
+	VMOVUPS     16992(SI), Y1
+	VMOVUPS     18336(SI), Y4
+	VMOVUPS     Y11, 18432(SI)
+	VADDPS      Y4, Y1, Y11
+	VMOVUPS     Y8, 17088(SI)
+	VMOVUPS     16960(SI), Y8
+	VMOVUPS     Y2, 18464(SI)
+	VMOVUPS     18304(SI), Y2
+	VMOVUPS     Y7, 17120(SI)
+	VSUBPS      Y2, Y8, Y7
+	VSUBPS      Y4, Y1, Y1
+	VADDPS      Y2, Y8, Y2
+	VMOVUPS     word_4b400000<>+0(SB), Y4
+	VFMADD231PS word_bec3f000<>+0(SB), Y2, Y4
+	VFMADD231PS word_3f6c8400<>+0(SB), Y1, Y4
+	VSUBPS      word_4b400000<>+0(SB), Y4, Y4
+	VMOVUPS     word_4b400000<>+0(SB), Y8
+	VFMADD231PS word_3ec3f000<>+0(SB), Y1, Y8
+	VFMADD231PS word_3f6c8400<>+0(SB), Y2, Y8
+	VSUBPS      word_4b400000<>+0(SB), Y8, Y8
+	VMOVUPS     16928(SI), Y1
+	VMOVUPS     18208(SI), Y2
+	VMOVUPS     Y15, 18304(SI)
+	VADDPS      Y2, Y1, Y15
+	VMOVUPS     Y12, 16960(SI)
+	VMOVUPS     16896(SI), Y12
+	VMOVUPS     Y13, 18336(SI)
+	VMOVUPS     18176(SI), Y13
+	VMOVUPS     Y9, 16992(SI)
+	VSUBPS      Y13, Y12, Y9
+	VSUBPS      Y2, Y1, Y1
+	VADDPS      Y13, Y12, Y2
+	VMOVUPS     word_4b400000<>+0(SB), Y12
+	VFMADD231PS word_bf0e3a00<>+0(SB), Y2, Y12
+	VFMADD231PS word_3f54dc00<>+0(SB), Y1, Y12
+	VSUBPS      word_4b400000<>+0(SB), Y12, Y12
+	VMOVUPS     word_4b400000<>+0(SB), Y13
+	VFMADD231PS word_3f0e3a00<>+0(SB), Y1, Y13
+	VFMADD231PS word_3f54dc00<>+0(SB), Y2, Y13
+	VSUBPS      word_4b400000<>+0(SB), Y13, Y13
+	VMOVUPS     17056(SI), Y1
+	VMOVUPS     18080(SI), Y2
+	VMOVUPS     Y13, 18176(SI)
+	VADDPS      Y2, Y1, Y13
+	VMOVUPS     Y12, 16896(SI)
+	VMOVUPS     17024(SI), Y12
+	VMOVUPS     Y8, 18208(SI)
+	VMOVUPS     18048(SI), Y8
+	VMOVUPS     Y4, 16928(SI)
+	VSUBPS      Y8, Y12, Y4
+	VSUBPS      Y2, Y1, Y1
+	VADDPS      Y8, Y12, Y2
+	VMOVUPS     word_4b400000<>+0(SB), Y8
+	VFMADD231PS word_bf350400<>+0(SB), Y2, Y8
+	VFMADD231PS word_3f350400<>+0(SB), Y1, Y8
+	VSUBPS      word_4b400000<>+0(SB), Y8, Y8
+	VMOVUPS     word_4b400000<>+0(SB), Y12
+	VFMADD231PS word_3f350400<>+0(SB), Y1, Y12
+	VFMADD231PS word_3f350400<>+0(SB), Y2, Y12
+	VSUBPS      word_4b400000<>+0(SB), Y12, Y12
+	VMOVUPS     17184(SI), Y1
+	VMOVUPS     17952(SI), Y2
+	VMOVUPS     Y12, 18048(SI)
+	VADDPS      Y2, Y1, Y12
+	VMOVUPS     Y8, 17024(SI)
+	VMOVUPS     17152(SI), Y8
+	VMOVUPS     Y14, 18080(SI)
+	VMOVUPS     17920(SI), Y14
+	VMOVUPS     Y5, 17056(SI)
+	VSUBPS      Y14, Y8, Y5
+	VSUBPS      Y2, Y1, Y1
+	VADDPS      Y14, Y8, Y2
+	VMOVUPS     word_4b400000<>+0(SB), Y8
+	VFMADD231PS word_bf54dc00<>+0(SB), Y2, Y8
+	VFMADD231PS word_3f0e3a00<>+0(SB), Y1, Y8
+	VSUBPS      word_4b400000<>+0(SB), Y8, Y8
+	VMOVUPS     word_4b400000<>+0(SB), Y14
+	VFMADD231PS word_3f54dc00<>+0(SB), Y1, Y14
+	VFMADD231PS word_3f0e3a00<>+0(SB), Y2, Y14
+	VSUBPS      word_4b400000<>+0(SB), Y14, Y14
+	VMOVUPS     17312(SI), Y1
+	VMOVUPS     17824(SI), Y2
+	VMOVUPS     Y14, 17920(SI)
+	VADDPS      Y2, Y1, Y14
+	VMOVUPS     Y8, 17152(SI)
+	VMOVUPS     17280(SI), Y8
+	VMOVUPS     Y0, 17952(SI)
+	VMOVUPS     17792(SI), Y0
+	VMOVUPS     Y4, 17184(SI)
+	VSUBPS      Y0, Y8, Y4
+	VSUBPS      Y2, Y1, Y1
+	VADDPS      Y0, Y8, Y0
+	VMOVUPS     word_4b400000<>+0(SB), Y2
+	VFMADD231PS word_bf6c8400<>+0(SB), Y0, Y2
+	VFMADD231PS word_3ec3f000<>+0(SB), Y1, Y2
+	VSUBPS      word_4b400000<>+0(SB), Y2, Y2
+	VMOVUPS     word_4b400000<>+0(SB), Y8
+	VFMADD231PS word_3f6c8400<>+0(SB), Y1, Y8
+	VFMADD231PS word_3ec3f000<>+0(SB), Y0, Y8
+	VSUBPS      word_4b400000<>+0(SB), Y8, Y8
+	VMOVUPS     17440(SI), Y0
+	VMOVUPS     17696(SI), Y1
+	VMOVUPS     Y8, 17792(SI)
+	VADDPS      Y1, Y0, Y8
+	VMOVUPS     Y2, 17280(SI)
+	VMOVUPS     17408(SI), Y2
+	VMOVUPS     Y13, 17824(SI)
+	VMOVUPS     17664(SI), Y13
+	VMOVUPS     Y5, 17312(SI)
+	VSUBPS      Y13, Y2, Y5
+	VSUBPS      Y1, Y0, Y0
+	VADDPS      Y13, Y2, Y1
+	VMOVUPS     word_4b400000<>+0(SB), Y2
+	VFMADD231PS word_bf7b1400<>+0(SB), Y1, Y2
+	VFMADD231PS word_3e47c800<>+0(SB), Y0, Y2
+	VSUBPS      word_4b400000<>+0(SB), Y2, Y2
+	VMOVUPS     word_4b400000<>+0(SB), Y13
+	VFMADD231PS word_3f7b1400<>+0(SB), Y0, Y13
+	VFMADD231PS word_3e47c800<>+0(SB), Y1, Y13
+	VSUBPS      word_4b400000<>+0(SB), Y13, Y13
+	VMOVUPS     17568(SI), Y0
+	VADDPS      Y0, Y0, Y0
+	VMOVUPS     17536(SI), Y1
+	VADDPS      Y1, Y1, Y1
+	VMOVUPS     Y13, 17536(SI)
+	VADDPS      Y0, Y6, Y13
+	VSUBPS      Y0, Y6, Y0
+	VADDPS      Y8, Y10, Y6
+	VMOVUPS     Y2, 17568(SI)
+	VSUBPS      Y5, Y3, Y2
+	VSUBPS      Y8, Y10, Y8
+	VADDPS      Y5, Y3, Y3
+	VMOVUPS     word_4bc00000<>+0(SB), Y5
+	VFMADD231PS word_bec3f000<>+0(SB), Y3, Y5
+	VFMADD231PS word_3f6c8400<>+0(SB), Y8, Y5
+	VSUBPS      word_4bc00000<>+0(SB), Y5, Y5
+	VMOVUPS     word_4bc00000<>+0(SB), Y10
+	VFMADD231PS word_3ec3f000<>+0(SB), Y8, Y10
+	VFMADD231PS word_3f6c8400<>+0(SB), Y3, Y10
+	VSUBPS      word_4bc00000<>+0(SB), Y10, Y10
+	VADDPS      Y14, Y11, Y3
+	VSUBPS      Y4, Y7, Y8
+	VSUBPS      Y14, Y11, Y11
+	VADDPS      Y4, Y7, Y4
+	VMOVUPS     word_4bc00000<>+0(SB), Y7
+	VFMADD231PS word_bf350400<>+0(SB), Y4, Y7
+	VFMADD231PS word_3f350400<>+0(SB), Y11, Y7
+	VSUBPS      word_4bc00000<>+0(SB), Y7, Y7
+	VMOVUPS     word_4bc00000<>+0(SB), Y14
+	VFMADD231PS word_3f350400<>+0(SB), Y11, Y14
+	VFMADD231PS word_3f350400<>+0(SB), Y4, Y14
+	VSUBPS      word_4bc00000<>+0(SB), Y14, Y14
+	VADDPS      Y12, Y15, Y4
+	VMOVUPS     17312(SI), Y11
+	VMOVUPS     Y1, 17664(SI)
+	VSUBPS      Y11, Y9, Y1
+	VSUBPS      Y12, Y15, Y12
+	VADDPS      Y11, Y9, Y9
+	VMOVUPS     word_4bc00000<>+0(SB), Y11
+	VFMADD231PS word_bf6c8400<>+0(SB), Y9, Y11
+	VFMADD231PS word_3ec3f000<>+0(SB), Y12, Y11
+	VSUBPS      word_4bc00000<>+0(SB), Y11, Y11
+	VMOVUPS     word_4bc00000<>+0(SB), Y15
+	VFMADD231PS word_3f6c8400<>+0(SB), Y12, Y15
+	VFMADD231PS word_3ec3f000<>+0(SB), Y9, Y15
+	VSUBPS      word_4bc00000<>+0(SB), Y15, Y15
+	VMOVUPS     17824(SI), Y9
+	VADDPS      Y9, Y9, Y9
+	VMOVUPS     17184(SI), Y12
+	VADDPS      Y12, Y12, Y12
+	VMOVUPS     Y14, 17184(SI)
+	VADDPS      Y9, Y13, Y14
+	VSUBPS      Y9, Y13, Y9
+	VADDPS      Y4, Y6, Y13
+	VMOVUPS     Y7, 17824(SI)
+	VSUBPS      Y1, Y2, Y7
+	VSUBPS      Y4, Y6, Y4
+	VADDPS      Y1, Y2, Y1
+	VMOVUPS     word_4c400000<>+0(SB), Y2
+	VFMADD231PS word_bf350400<>+0(SB), Y1, Y2
+	VFMADD231PS word_3f350400<>+0(SB), Y4, Y2
+	VSUBPS      word_4c400000<>+0(SB), Y2, Y2
+	VMOVUPS     word_4c400000<>+0(SB), Y6
+	VFMADD231PS word_3f350400<>+0(SB), Y4, Y6
+	VFMADD231PS word_3f350400<>+0(SB), Y1, Y6
+	VSUBPS      word_4c400000<>+0(SB), Y6, Y6
+	VADDPS      Y3, Y3, Y1
+	VADDPS      Y8, Y8, Y3
+	VADDPS      Y1, Y14, Y4
+	VSUBPS      Y1, Y14, Y1
+	VADDPS      Y13, Y13, Y8
+	VADDPS      Y7, Y7, Y7
+	VADDPS      Y8, Y4, Y13
+	VSUBPS      Y8, Y4, Y4
+	VSUBPS      Y7, Y1, Y8
+	VADDPS      Y7, Y1, Y1
+	VSUBPS      Y3, Y9, Y7
+	VADDPS      Y3, Y9, Y3
+	VADDPS      Y2, Y2, Y2
+	VADDPS      Y6, Y6, Y6
+	VADDPS      Y2, Y7, Y9
+	VSUBPS      Y2, Y7, Y2
+	VSUBPS      Y6, Y3, Y7
+	VADDPS      Y6, Y3, Y3
+	VSUBPS      Y12, Y0, Y6
+	VADDPS      Y12, Y0, Y0
+	VADDPS      Y11, Y5, Y12
+	VSUBPS      Y15, Y10, Y14
+	VSUBPS      Y11, Y5, Y5
+	VADDPS      Y15, Y10, Y10
+	VMOVUPS     word_4c400000<>+0(SB), Y11
+	VFMADD231PS word_bf350400<>+0(SB), Y10, Y11
+	VFMADD231PS word_3f350400<>+0(SB), Y5, Y11
+	VSUBPS      word_4c400000<>+0(SB), Y11, Y11
+	VMOVUPS     word_4c400000<>+0(SB), Y15
+	VFMADD231PS word_3f350400<>+0(SB), Y5, Y15
+	VFMADD231PS word_3f350400<>+0(SB), Y10, Y15
+	VSUBPS      word_4c400000<>+0(SB), Y15, Y15
+	VMOVUPS     17824(SI), Y5
+	VADDPS      Y5, Y5, Y5
+	VMOVUPS     17184(SI), Y10
+	VADDPS      Y10, Y10, Y10
+	VMOVUPS     Y3, 17184(SI)
+	VADDPS      Y5, Y6, Y3
+	VSUBPS      Y5, Y6, Y5
+	VADDPS      Y12, Y12, Y6
+	VADDPS      Y14, Y14, Y12
+	VADDPS      Y6, Y3, Y14
+	VSUBPS      Y6, Y3, Y3
+	VSUBPS      Y12, Y5, Y6
+	VADDPS      Y12, Y5, Y5
+	VSUBPS      Y10, Y0, Y12
+	VADDPS      Y10, Y0, Y0
+	VADDPS      Y11, Y11, Y10
+	VADDPS      Y15, Y15, Y11
+	VADDPS      Y10, Y12, Y15
+	VSUBPS      Y10, Y12, Y10
+	VSUBPS      Y11, Y0, Y12
+	VADDPS      Y11, Y0, Y0
+	VMOVUPS     17952(SI), Y11
+	VMOVUPS     Y0, 17824(SI)
+	VMOVUPS     17664(SI), Y0
+	VMOVUPS     Y5, 17312(SI)
+	VSUBPS      Y0, Y11, Y5
+	VADDPS      Y0, Y11, Y0
+	VMOVUPS     17056(SI), Y11
+	VMOVUPS     Y1, 17664(SI)
+	VMOVUPS     17568(SI), Y1
+	VMOVUPS     Y10, 17952(SI)
+	VADDPS      Y1, Y11, Y10
+	VMOVUPS     Y2, 17408(SI)
+	VMOVUPS     18080(SI), Y2
+	VMOVUPS     Y3, 17696(SI)
+	VMOVUPS     17536(SI), Y3
+	VMOVUPS     Y4, 17440(SI)
+	VSUBPS      Y3, Y2, Y4
+	VSUBPS      Y1, Y11, Y1
+	VADDPS      Y3, Y2, Y2
+	VMOVUPS     word_4bc00000<>+0(SB), Y3
+	VFMADD231PS word_bec3f000<>+0(SB), Y2, Y3
+	VFMADD231PS word_3f6c8400<>+0(SB), Y1, Y3
+	VSUBPS      word_4bc00000<>+0(SB), Y3, Y3
+	VMOVUPS     word_4bc00000<>+0(SB), Y11
+	VFMADD231PS word_3ec3f000<>+0(SB), Y1, Y11
+	VFMADD231PS word_3f6c8400<>+0(SB), Y2, Y11
+	VSUBPS      word_4bc00000<>+0(SB), Y11, Y11
+	VMOVUPS     16928(SI), Y1
+	VMOVUPS     17280(SI), Y2
+	VMOVUPS     Y12, 17536(SI)
+	VADDPS      Y2, Y1, Y12
+	VMOVUPS     Y7, 18080(SI)
+	VMOVUPS     18208(SI), Y7
+	VMOVUPS     Y6, 17568(SI)
+	VMOVUPS     17792(SI), Y6
+	VMOVUPS     Y8, 17056(SI)
+	VSUBPS      Y6, Y7, Y8
+	VSUBPS      Y2, Y1, Y1
+	VADDPS      Y6, Y7, Y2
+	VMOVUPS     word_4bc00000<>+0(SB), Y6
+	VFMADD231PS word_bf350400<>+0(SB), Y2, Y6
+	VFMADD231PS word_3f350400<>+0(SB), Y1, Y6
+	VSUBPS      word_4bc00000<>+0(SB), Y6, Y6
+	VMOVUPS     word_4bc00000<>+0(SB), Y7
+	VFMADD231PS word_3f350400<>+0(SB), Y1, Y7
+	VFMADD231PS word_3f350400<>+0(SB), Y2, Y7
+	VSUBPS      word_4bc00000<>+0(SB), Y7, Y7
 	VMOVUPS     16896(SI), Y1
 	VMOVUPS     17152(SI), Y2
 	VMOVUPS     Y15, 17792(SI)
 	VADDPS      Y2, Y1, Y15
-	VMOVUPS     Y10, 18208(SI)
-	VMOVUPS     18176(SI), Y10
-	VMOVUPS     Y13, 17280(SI)
-	VMOVUPS     17920(SI), Y13
-	VMOVUPS     Y9, 16928(SI)
-	VSUBPS      Y13, Y10, Y9
+	VMOVUPS     Y9, 18208(SI)
+	VMOVUPS     18176(SI), Y9
+	VMOVUPS     Y14, 17280(SI)
+	VMOVUPS     17920(SI), Y14
+	VMOVUPS     Y13, 16928(SI)
+	VSUBPS      Y14, Y9, Y13
 	VSUBPS      Y2, Y1, Y1
-	VADDPS      Y13, Y10, Y2
-	VMOVUPS     word_4bc00000<>+0(SB), Y10
-	VFMADD231PS word_bf6c8400<>+0(SB), Y2, Y10
-	VFMADD231PS word_3ec3f000<>+0(SB), Y1, Y10
-	VSUBPS      word_4bc00000<>+0(SB), Y10, Y10
-	VMOVUPS     word_4bc00000<>+0(SB), Y13
-	VFMADD231PS word_3f6c8400<>+0(SB), Y1, Y13
-	VFMADD231PS word_3ec3f000<>+0(SB), Y2, Y13
-	VSUBPS      word_4bc00000<>+0(SB), Y13, Y13
+	VADDPS      Y14, Y9, Y2
+	VMOVUPS     word_4bc00000<>+0(SB), Y9
+	VFMADD231PS word_bf6c8400<>+0(SB), Y2, Y9
+	VFMADD231PS word_3ec3f000<>+0(SB), Y1, Y9
+	VSUBPS      word_4bc00000<>+0(SB), Y9, Y9
+	VMOVUPS     word_4bc00000<>+0(SB), Y14
+	VFMADD231PS word_3f6c8400<>+0(SB), Y1, Y14
+	VFMADD231PS word_3ec3f000<>+0(SB), Y2, Y14
+	VSUBPS      word_4bc00000<>+0(SB), Y14, Y14
 	VMOVUPS     17024(SI), Y1
 	VADDPS      Y1, Y1, Y1
 	VMOVUPS     18048(SI), Y2
 	VADDPS      Y2, Y2, Y2
-	VMOVUPS     Y11, 18048(SI)
-	VADDPS      Y1, Y3, Y11
-	VMOVUPS     Y8, 17024(SI)
-	VADDPS      word_4c400000<>+0(SB), Y11, Y8
-	VSUBPS      word_4c400000<>+0(SB), Y8, Y8
-	VSUBPS      Y1, Y3, Y1
-	VADDPS      word_4c400000<>+0(SB), Y1, Y3
-	VSUBPS      word_4c400000<>+0(SB), Y3, Y3
-	VADDPS      Y15, Y4, Y1
-	VADDPS      word_4c400000<>+0(SB), Y1, Y11
-	VSUBPS      word_4c400000<>+0(SB), Y11, Y11
-	VSUBPS      Y9, Y0, Y1
-	VMOVUPS     Y13, 17920(SI)
-	VADDPS      word_4c400000<>+0(SB), Y1, Y13
+	VMOVUPS     Y7, 18048(SI)
+	VADDPS      Y1, Y5, Y7
+	VSUBPS      Y1, Y5, Y1
+	VADDPS      Y15, Y10, Y5
+	VMOVUPS     Y6, 17024(SI)
+	VSUBPS      Y13, Y4, Y6
+	VSUBPS      Y15, Y10, Y10
+	VADDPS      Y13, Y4, Y4
+	VMOVUPS     word_4c400000<>+0(SB), Y13
+	VFMADD231PS word_bf350400<>+0(SB), Y4, Y13
+	VFMADD231PS word_3f350400<>+0(SB), Y10, Y13
 	VSUBPS      word_4c400000<>+0(SB), Y13, Y13
-	VSUBPS      Y15, Y4, Y1
-	VADDPS      Y9, Y0, Y0
-	VMOVUPS     word_4c400000<>+0(SB), Y4
-	VFMADD231PS word_bf350400<>+0(SB), Y0, Y4
-	VFMADD231PS word_3f350400<>+0(SB), Y1, Y4
-	VSUBPS      word_4c400000<>+0(SB), Y4, Y4
-	VMOVUPS     word_4c400000<>+0(SB), Y9
-	VFMADD231PS word_3f350400<>+0(SB), Y1, Y9
-	VFMADD231PS word_3f350400<>+0(SB), Y0, Y9
-	VSUBPS      word_4c400000<>+0(SB), Y9, Y9
-	VADDPS      Y12, Y12, Y0
-	VADDPS      word_4c400000<>+0(SB), Y0, Y1
-	VSUBPS      word_4c400000<>+0(SB), Y1, Y1
-	VADDPS      Y6, Y6, Y0
-	VADDPS      word_4c400000<>+0(SB), Y0, Y6
-	VSUBPS      word_4c400000<>+0(SB), Y6, Y6
-	VADDPS      Y1, Y8, Y0
-	VSUBPS      Y1, Y8, Y1
-	VADDPS      Y11, Y11, Y8
-	VADDPS      Y13, Y13, Y11
-	VADDPS      Y8, Y0, Y12
-	VSUBPS      Y8, Y0, Y0
-	VSUBPS      Y11, Y1, Y8
-	VADDPS      Y11, Y1, Y1
-	VSUBPS      Y6, Y3, Y11
-	VADDPS      Y6, Y3, Y3
-	VADDPS      Y4, Y4, Y4
-	VADDPS      Y9, Y9, Y6
-	VADDPS      Y4, Y11, Y9
-	VSUBPS      Y4, Y11, Y4
-	VSUBPS      Y6, Y3, Y11
-	VADDPS      Y6, Y3, Y3
-	VSUBPS      Y2, Y7, Y6
-	VADDPS      word_4c400000<>+0(SB), Y6, Y13
-	VSUBPS      word_4c400000<>+0(SB), Y13, Y13
-	VADDPS      Y2, Y7, Y2
-	VADDPS      word_4c400000<>+0(SB), Y2, Y6
-	VSUBPS      word_4c400000<>+0(SB), Y6, Y6
-	VADDPS      Y10, Y5, Y2
-	VADDPS      word_4c400000<>+0(SB), Y2, Y7
-	VSUBPS      word_4c400000<>+0(SB), Y7, Y7
-	VMOVUPS     17920(SI), Y2
-	VSUBPS      Y2, Y14, Y15
-	VMOVUPS     Y3, 18176(SI)
-	VADDPS      word_4c400000<>+0(SB), Y15, Y3
-	VSUBPS      word_4c400000<>+0(SB), Y3, Y3
-	VSUBPS      Y10, Y5, Y5
-	VADDPS      Y2, Y14, Y2
-	VMOVUPS     word_4c400000<>+0(SB), Y10
-	VFMADD231PS word_bf350400<>+0(SB), Y2, Y10
-	VFMADD231PS word_3f350400<>+0(SB), Y5, Y10
-	VSUBPS      word_4c400000<>+0(SB), Y10, Y10
-	VMOVUPS     word_4c400000<>+0(SB), Y14
-	VFMADD231PS word_3f350400<>+0(SB), Y5, Y14
-	VFMADD231PS word_3f350400<>+0(SB), Y2, Y14
-	VSUBPS      word_4c400000<>+0(SB), Y14, Y14
-	VMOVUPS     17024(SI), Y2
-	VADDPS      Y2, Y2, Y2
-	VADDPS      word_4c400000<>+0(SB), Y2, Y5
-	VSUBPS      word_4c400000<>+0(SB), Y5, Y5
-	VMOVUPS     18048(SI), Y2
-	VADDPS      Y2, Y2, Y2
-	VADDPS      word_4c400000<>+0(SB), Y2, Y15
+	VMOVUPS     word_4c400000<>+0(SB), Y15
+	VFMADD231PS word_3f350400<>+0(SB), Y10, Y15
+	VFMADD231PS word_3f350400<>+0(SB), Y4, Y15
 	VSUBPS      word_4c400000<>+0(SB), Y15, Y15
-	VADDPS      Y5, Y13, Y2
-	VSUBPS      Y5, Y13, Y5
-	VADDPS      Y7, Y7, Y7
+	VADDPS      Y12, Y12, Y4
+	VADDPS      Y8, Y8, Y8
+	VADDPS      Y4, Y7, Y10
+	VSUBPS      Y4, Y7, Y4
+	VADDPS      Y5, Y5, Y5
+	VADDPS      Y6, Y6, Y6
+	VADDPS      Y5, Y10, Y7
+	VSUBPS      Y5, Y10, Y5
+	VSUBPS      Y6, Y4, Y10
+	VADDPS      Y6, Y4, Y4
+	VSUBPS      Y8, Y1, Y6
+	VADDPS      Y8, Y1, Y1
+	VADDPS      Y13, Y13, Y8
+	VADDPS      Y15, Y15, Y12
+	VADDPS      Y8, Y6, Y13
+	VSUBPS      Y8, Y6, Y6
+	VSUBPS      Y12, Y1, Y8
+	VADDPS      Y12, Y1, Y1
+	VSUBPS      Y2, Y0, Y12
+	VADDPS      Y2, Y0, Y0
+	VADDPS      Y9, Y3, Y2
+	VSUBPS      Y14, Y11, Y15
+	VSUBPS      Y9, Y3, Y3
+	VADDPS      Y14, Y11, Y9
+	VMOVUPS     word_4c400000<>+0(SB), Y11
+	VFMADD231PS word_bf350400<>+0(SB), Y9, Y11
+	VFMADD231PS word_3f350400<>+0(SB), Y3, Y11
+	VSUBPS      word_4c400000<>+0(SB), Y11, Y11
+	VMOVUPS     word_4c400000<>+0(SB), Y14
+	VFMADD231PS word_3f350400<>+0(SB), Y3, Y14
+	VFMADD231PS word_3f350400<>+0(SB), Y9, Y14
+	VSUBPS      word_4c400000<>+0(SB), Y14, Y14
+	VMOVUPS     17024(SI), Y3
 	VADDPS      Y3, Y3, Y3
-	VADDPS      Y7, Y2, Y13
-	VSUBPS      Y7, Y2, Y2
-	VSUBPS      Y3, Y5, Y7
-	VADDPS      Y3, Y5, Y3
-	VSUBPS      Y15, Y6, Y5
-	VADDPS      Y15, Y6, Y6
-	VADDPS      Y10, Y10, Y10
-	VADDPS      Y14, Y14, Y14
-	VADDPS      Y10, Y5, Y15
-	VSUBPS      Y10, Y5, Y5
-	VSUBPS      Y14, Y6, Y10
-	VADDPS      Y14, Y6, Y6
-	VMOVUPS     18592(SI), Y14
-	VMOVUPS     Y14, (R13)
-	VMOVUPS     16928(SI), Y14
-	VMOVUPS     Y14, 128(R13)
-	VMOVUPS     16992(SI), Y14
-	VMOVUPS     Y14, 256(R13)
-	VMOVUPS     Y12, 384(R13)
-	VMOVUPS     17376(SI), Y12
-	VMOVUPS     Y12, 512(R13)
-	VMOVUPS     17280(SI), Y12
-	VMOVUPS     Y12, 640(R13)
-	VMOVUPS     18336(SI), Y12
-	VMOVUPS     Y12, 768(R13)
-	VMOVUPS     Y13, 896(R13)
-	VMOVUPS     18560(SI), Y12
-	VMOVUPS     Y12, 1024(R13)
-	VMOVUPS     18208(SI), Y12
-	VMOVUPS     Y12, 1152(R13)
-	VMOVUPS     16960(SI), Y12
-	VMOVUPS     Y12, 1280(R13)
-	VMOVUPS     Y9, 1408(R13)
-	VMOVUPS     17856(SI), Y9
-	VMOVUPS     Y9, 1536(R13)
-	VMOVUPS     17792(SI), Y9
-	VMOVUPS     Y9, 1664(R13)
-	VMOVUPS     18304(SI), Y9
-	VMOVUPS     Y9, 1792(R13)
-	VMOVUPS     Y15, 1920(R13)
-	VMOVUPS     18368(SI), Y9
-	VMOVUPS     Y9, 2048(R13)
-	VMOVUPS     17056(SI), Y9
-	VMOVUPS     Y9, 2176(R13)
-	VMOVUPS     17120(SI), Y9
-	VMOVUPS     Y9, 2304(R13)
-	VMOVUPS     Y8, 2432(R13)
-	VMOVUPS     17472(SI), Y8
-	VMOVUPS     Y8, 2560(R13)
-	VMOVUPS     17568(SI), Y8
-	VMOVUPS     Y8, 2688(R13)
-	VMOVUPS     18464(SI), Y8
-	VMOVUPS     Y8, 2816(R13)
-	VMOVUPS     Y7, 2944(R13)
-	VMOVUPS     18272(SI), Y7
-	VMOVUPS     Y7, 3072(R13)
-	VMOVUPS     18080(SI), Y7
-	VMOVUPS     Y7, 3200(R13)
-	VMOVUPS     17088(SI), Y7
-	VMOVUPS     Y7, 3328(R13)
-	VMOVUPS     Y11, 3456(R13)
-	VMOVUPS     17600(SI), Y7
-	VMOVUPS     Y7, 3584(R13)
-	VMOVUPS     17536(SI), Y7
-	VMOVUPS     Y7, 3712(R13)
-	VMOVUPS     18432(SI), Y7
-	VMOVUPS     Y7, 3840(R13)
-	VMOVUPS     Y10, 3968(R13)
-	VMOVUPS     17344(SI), Y7
-	VMOVUPS     Y7, 4096(R13)
-	VMOVUPS     17440(SI), Y7
-	VMOVUPS     Y7, 4224(R13)
-	VMOVUPS     18528(SI), Y7
-	VMOVUPS     Y7, 4352(R13)
-	VMOVUPS     Y0, 4480(R13)
-	VMOVUPS     17632(SI), Y0
-	VMOVUPS     Y0, 4608(R13)
-	VMOVUPS     17696(SI), Y0
-	VMOVUPS     Y0, 4736(R13)
-	VMOVUPS     17888(SI), Y0
-	VMOVUPS     Y0, 4864(R13)
-	VMOVUPS     Y2, 4992(R13)
-	VMOVUPS     17248(SI), Y0
-	VMOVUPS     Y0, 5120(R13)
-	VMOVUPS     17312(SI), Y0
-	VMOVUPS     Y0, 5248(R13)
-	VMOVUPS     17984(SI), Y0
-	VMOVUPS     Y0, 5376(R13)
-	VMOVUPS     Y4, 5504(R13)
-	VMOVUPS     18016(SI), Y0
-	VMOVUPS     Y0, 5632(R13)
-	VMOVUPS     17952(SI), Y0
-	VMOVUPS     Y0, 5760(R13)
-	VMOVUPS     17216(SI), Y0
-	VMOVUPS     Y0, 5888(R13)
-	VMOVUPS     Y5, 6016(R13)
-	VMOVUPS     17728(SI), Y0
-	VMOVUPS     Y0, 6144(R13)
-	VMOVUPS     17664(SI), Y0
-	VMOVUPS     Y0, 6272(R13)
-	VMOVUPS     18496(SI), Y0
-	VMOVUPS     Y0, 6400(R13)
-	VMOVUPS     Y1, 6528(R13)
-	VMOVUPS     17760(SI), Y0
-	VMOVUPS     Y0, 6656(R13)
-	VMOVUPS     17824(SI), Y0
-	VMOVUPS     Y0, 6784(R13)
-	VMOVUPS     18240(SI), Y0
-	VMOVUPS     Y0, 6912(R13)
+	VMOVUPS     18048(SI), Y9
+	VADDPS      Y9, Y9, Y9
+	VMOVUPS     Y1, 18048(SI)
+	VADDPS      Y3, Y12, Y1
+	VSUBPS      Y3, Y12, Y3
+	VADDPS      Y2, Y2, Y2
+	VADDPS      Y15, Y15, Y12
+	VADDPS      Y2, Y1, Y15
+	VSUBPS      Y2, Y1, Y1
+	VSUBPS      Y12, Y3, Y2
+	VADDPS      Y12, Y3, Y3
+	VSUBPS      Y9, Y0, Y12
+	VADDPS      Y9, Y0, Y0
+	VADDPS      Y11, Y11, Y9
+	VADDPS      Y14, Y14, Y11
+	VADDPS      Y9, Y12, Y14
+	VSUBPS      Y9, Y12, Y9
+	VSUBPS      Y11, Y0, Y12
+	VADDPS      Y11, Y0, Y0
+	VMOVUPS     18592(SI), Y11
+	VMOVUPS     Y11, (R13)
+	VMOVUPS     16928(SI), Y11
+	VMOVUPS     Y11, 128(R13)
+	VMOVUPS     16992(SI), Y11
+	VMOVUPS     Y11, 256(R13)
+	VMOVUPS     Y7, 384(R13)
+	VMOVUPS     17376(SI), Y7
+	VMOVUPS     Y7, 512(R13)
+	VMOVUPS     17280(SI), Y7
+	VMOVUPS     Y7, 640(R13)
+	VMOVUPS     18336(SI), Y7
+	VMOVUPS     Y7, 768(R13)
+	VMOVUPS     Y15, 896(R13)
+	VMOVUPS     18560(SI), Y7
+	VMOVUPS     Y7, 1024(R13)
+	VMOVUPS     18208(SI), Y7
+	VMOVUPS     Y7, 1152(R13)
+	VMOVUPS     16960(SI), Y7
+	VMOVUPS     Y7, 1280(R13)
+	VMOVUPS     Y13, 1408(R13)
+	VMOVUPS     17856(SI), Y7
+	VMOVUPS     Y7, 1536(R13)
+	VMOVUPS     17792(SI), Y7
+	VMOVUPS     Y7, 1664(R13)
+	VMOVUPS     18304(SI), Y7
+	VMOVUPS     Y7, 1792(R13)
+	VMOVUPS     Y14, 1920(R13)
+	VMOVUPS     18368(SI), Y7
+	VMOVUPS     Y7, 2048(R13)
+	VMOVUPS     17056(SI), Y7
+	VMOVUPS     Y7, 2176(R13)
+	VMOVUPS     17120(SI), Y7
+	VMOVUPS     Y7, 2304(R13)
+	VMOVUPS     Y10, 2432(R13)
+	VMOVUPS     17472(SI), Y7
+	VMOVUPS     Y7, 2560(R13)
+	VMOVUPS     17568(SI), Y7
+	VMOVUPS     Y7, 2688(R13)
+	VMOVUPS     18464(SI), Y7
+	VMOVUPS     Y7, 2816(R13)
+	VMOVUPS     Y2, 2944(R13)
+	VMOVUPS     18272(SI), Y2
+	VMOVUPS     Y2, 3072(R13)
+	VMOVUPS     18080(SI), Y2
+	VMOVUPS     Y2, 3200(R13)
+	VMOVUPS     17088(SI), Y2
+	VMOVUPS     Y2, 3328(R13)
+	VMOVUPS     Y8, 3456(R13)
+	VMOVUPS     17600(SI), Y2
+	VMOVUPS     Y2, 3584(R13)
+	VMOVUPS     17536(SI), Y2
+	VMOVUPS     Y2, 3712(R13)
+	VMOVUPS     18432(SI), Y2
+	VMOVUPS     Y2, 3840(R13)
+	VMOVUPS     Y12, 3968(R13)
+	VMOVUPS     17344(SI), Y2
+	VMOVUPS     Y2, 4096(R13)
+	VMOVUPS     17440(SI), Y2
+	VMOVUPS     Y2, 4224(R13)
+	VMOVUPS     18528(SI), Y2
+	VMOVUPS     Y2, 4352(R13)
+	VMOVUPS     Y5, 4480(R13)
+	VMOVUPS     17632(SI), Y2
+	VMOVUPS     Y2, 4608(R13)
+	VMOVUPS     17696(SI), Y2
+	VMOVUPS     Y2, 4736(R13)
+	VMOVUPS     17888(SI), Y2
+	VMOVUPS     Y2, 4864(R13)
+	VMOVUPS     Y1, 4992(R13)
+	VMOVUPS     17504(SI), Y1
+	VMOVUPS     Y1, 5120(R13)
+	VMOVUPS     17408(SI), Y1
+	VMOVUPS     Y1, 5248(R13)
+	VMOVUPS     18400(SI), Y1
+	VMOVUPS     Y1, 5376(R13)
+	VMOVUPS     Y6, 5504(R13)
+	VMOVUPS     18016(SI), Y1
+	VMOVUPS     Y1, 5632(R13)
+	VMOVUPS     17952(SI), Y1
+	VMOVUPS     Y1, 5760(R13)
+	VMOVUPS     17216(SI), Y1
+	VMOVUPS     Y1, 5888(R13)
+	VMOVUPS     Y9, 6016(R13)
+	VMOVUPS     17728(SI), Y1
+	VMOVUPS     Y1, 6144(R13)
+	VMOVUPS     17664(SI), Y1
+	VMOVUPS     Y1, 6272(R13)
+	VMOVUPS     18496(SI), Y1
+	VMOVUPS     Y1, 6400(R13)
+	VMOVUPS     Y4, 6528(R13)
+	VMOVUPS     17248(SI), Y1
+	VMOVUPS     Y1, 6656(R13)
+	VMOVUPS     17312(SI), Y1
+	VMOVUPS     Y1, 6784(R13)
+	VMOVUPS     17984(SI), Y1
+	VMOVUPS     Y1, 6912(R13)
 	VMOVUPS     Y3, 7040(R13)
-	VMOVUPS     17504(SI), Y0
-	VMOVUPS     Y0, 7168(R13)
-	VMOVUPS     17408(SI), Y0
-	VMOVUPS     Y0, 7296(R13)
-	VMOVUPS     18400(SI), Y0
-	VMOVUPS     Y0, 7424(R13)
-	VMOVUPS     18176(SI), Y0
-	VMOVUPS     Y0, 7552(R13)
-	VMOVUPS     18112(SI), Y0
-	VMOVUPS     Y0, 7680(R13)
-	VMOVUPS     17184(SI), Y0
-	VMOVUPS     Y0, 7808(R13)
-	VMOVUPS     18144(SI), Y0
-	VMOVUPS     Y0, 7936(R13)
-	VMOVUPS     Y6, 8064(R13)
+	VMOVUPS     18112(SI), Y1
+	VMOVUPS     Y1, 7168(R13)
+	VMOVUPS     17184(SI), Y1
+	VMOVUPS     Y1, 7296(R13)
+	VMOVUPS     18144(SI), Y1
+	VMOVUPS     Y1, 7424(R13)
+	VMOVUPS     18048(SI), Y1
+	VMOVUPS     Y1, 7552(R13)
+	VMOVUPS     17760(SI), Y1
+	VMOVUPS     Y1, 7680(R13)
+	VMOVUPS     17824(SI), Y1
+	VMOVUPS     Y1, 7808(R13)
+	VMOVUPS     18240(SI), Y1
+	VMOVUPS     Y1, 7936(R13)
+	VMOVUPS     Y0, 8064(R13)
 	ADDQ        $0x00000800, R12
 	ADDQ        $0x00000020, R13
 	DECQ        R14

@@ -17,8 +17,10 @@
 //	near(v, s)   = v/2ˢ to the nearest integer, ties to even
 //	mac(a, x, w) = near(a·2¹⁵ + x·w, 15)
 //	macᵤ(a, x, w) = near(a·2¹⁵ + x·w, 15 + u)·2ᵘ
+//	⟨v⟩          = near(v, s)·2ˢ, s the least with |v| ≤ 2²⁴⁺ˢ: v with 24 significant bits
 //
-// Sums are exact: the order of terms has no effect. Nothing wraps around.
+// Sums are exact but in F and G below: the order of terms has no effect. Nothing wraps
+// around.
 //
 // # Between float32 and int16
 //
@@ -74,12 +76,12 @@
 // of complex numbers for the others), h over the groups of A[0] blocks j, and all
 // of it for every one of the b numbers k
 //
-//	x̂_j = clamp(round(F_b(2ᵍ·x_j), g + R(j, k)))             to ±(2¹⁵ − 1)
+//	x̂_j = clamp(round′(F_b(2ᵍ·x_j), g + R(j, k)))            to ±(2¹⁵ − 1)
 //	T_i = B[i] + Σ_h round(Σ_{j in h} W[i, j]*x̂_j, A[1])
 //	ŷ_i = clamp(round(T_i, S(i, k)))                       to ±2^K
-//	y[i·b + c] = sat(round(G_b(ŷ_i)[c], E[i·b + c]))
+//	y[i·b + c] = sat(round′(G_b(ŷ_i)[c], E[i·b + c]))
 //
-// g is 8 − log₂ b and K is 23 − log₂ b, but both are 2 more from b = 64 on. Weights are from −32767 to
+// and round′(v, s) = ⌊⟨v + 2ˢ⁻¹⟩/2ˢ⌋, v for s = 0. g is 8 − log₂ b and K is 23 − log₂ b, but both are 2 more from b = 64 on. Weights are from −32767 to
 // 32767, R from 0 to 31, S and A[1] from 0 to 30, E from 0 to 40, A[0] is at least
 // 1, and even where there are more blocks. And no sum may leave 32 bits: with |W|
 // the magnitude of a real number, or the sum of those of both parts of a complex
@@ -96,7 +98,8 @@
 //
 //	c = near(2³⁰·cos(2πf/N), 15),  s = near(2³⁰·sin(2πf/N), 15)
 //
-// (no cosine or sine of these is near a tie), F_N(x) of N numbers is
+// (no cosine or sine of these is near a tie), and with a + b standing for ⟨a + b⟩, of
+// each part of complex numbers, F_N(x) of N numbers is
 //
 //	F_2:  X(0) = x₀ + x₁,  X(1) = x₀ − x₁
 //	F_N:  E = F_h(x₀, x₂, …),  O = F_h(x₁, x₃, …)
@@ -112,33 +115,29 @@
 //	      O(f) = macᵤ(macᵤ(0, Im D, −s), Re D, c) + i·macᵤ(macᵤ(0, Re D, s), Im D, c)
 //	      (x₀, x₂, …) = G_h(E),  (x₁, x₃, …) = G_h(O)
 //
-// u is 0 for b ≤ 32. For b ≥ 64 it is 1 in F_N for N = b/2 and 2 for N = b, where
-// every number v of E, and O(0), becomes near(v, 1)·2 before it is used; and in G_N
-// it is 1 for N = 16 and 2 for N = 8, where every number v of E and O, once it is
-// there, becomes near(v, 2)·4.
+// u is 0 for b ≤ 32. For b ≥ 64 it is 1 in F_N for N = b/2 and 2 for N = b; and in G_N
+// it is 1 for N = 16 and 2 for N = 8.
 //
-// For every input, all numbers of a transform are multiples of 2ᵗ below 2²⁴⁺ᵗ, and
-// all results of macᵤ at or below 2²²⁺ᵘ:
+// For every input, the results of macᵤ are at or below 2²²⁺ᵘ in magnitude, so that they
+// are exact multiples of 2ᵘ in 24 bits, and so are those of all other steps:
 //
 //   - Forward: |2ᵍ·x| ≤ 2²³/b for b ≤ 32, so the sums of F_N are at most N·2²³/b ≤
-//     2²³. A rotated bin O(f), 0 < f < h/2, of h ≤ b/2 reals is at most 2²³/b·max_φ
-//     Σ_c |cos(2πfc/h + φ)| ≤ 2²³/b·h/√2 in magnitude (the angles run through at
-//     least four directions alike), so below 0.71·2²². For b ≥ 64 all that is four
-//     times as much: sums are at most 2²⁴ but for N = b, where they are multiples of
-//     2 and at most 2²⁵, and rotated bins below 0.71·2²⁴ for N = b, 0.71·2²³ for N =
-//     b/2, and 0.71·2²² else.
+//     2²³, and ⟨v⟩ is v. A rotated bin O(f), 0 < f < h/2, of h ≤ b/2 reals is at most
+//     2²³/b·max_φ Σ_c |cos(2πfc/h + φ)| ≤ 2²³/b·h/√2 in magnitude (the angles run
+//     through at least four directions alike), so below 0.71·2²². For b ≥ 64 all that is
+//     four times as much: rotated bins are below 0.71·2²⁴ for N = b, 0.71·2²³ for N =
+//     b/2, and 0.71·2²² else, and sums above 2²⁴ are those for N = b alone.
 //   - Inverse, |ŷ| ≤ 2^K in each component. A complex bin is at most √2·2^K, and
 //     every level doubles that: behind G_N it is √2·2^K·2b/N. For b ≤ 32 the last
 //     level with a rotation, N = 8, has √2·2²¹, and the last of all √2·2²³. For b ≥
 //     64 they are √2·2²³ and √2·2²⁵: N = 16 has √2·2²² ≤ 2²³, N = 8 √2·2²³ ≤ 2²⁴,
-//     which are the bounds for u = 1 and 2, and behind it all numbers are multiples
-//     of 4.
+//     which are the bounds for u = 1 and 2; sums above 2²⁴ are behind them.
 //   - Rounding adds at most 2ᵘ a level, which these bounds have room for.
 //
-// So a float32 holds every number exactly, and macᵤ is one fused multiply-add
-// with a number of magnitude 2²³⁺ᵘ added to its sum: the vector kernels compute
-// these integers in floating-point registers. The bound of ±2^K and ties to
-// even, not half up, are there for that; with one rounding in 2²² the choice
+// So a float32 holds every number, its addition is ⟨a + b⟩, and macᵤ is one fused
+// multiply-add with a number of magnitude 2²³⁺ᵘ added to its sum: the vector kernels
+// compute these integers in floating-point registers. The bound of ±2^K, ties to even,
+// not half up, and ⟨v⟩ are there for that; with one rounding in 2²² the choice
 // has no effect on accuracy.
 //
 // The exponents: number k of x̂_j has e_x + R(j, k), of the accumulator T_i e_x +

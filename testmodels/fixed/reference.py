@@ -40,6 +40,15 @@ def mac(a, x, w, u=0):
     return near((a << 15) + x * w, 15 + u) << u
 
 
+def v24(v):  # to 24 significant bits, ties to even
+    s = max(abs(v).bit_length() - 24, 0)
+    return near(v, s) << s if s else v
+
+
+def rnd24(v, s):  # round of a sum of 24 significant bits
+    return v << -s if s <= 0 else v24(v + (1 << (s - 1))) >> s
+
+
 def f32(x):  # a double rounded to float32
     try:
         return struct.unpack("<f", struct.pack("<f", x))[0]
@@ -91,7 +100,7 @@ class Once:
 
     @staticmethod
     def half(v):
-        return v
+        return v24(v)
 
     double = 2
 
@@ -133,9 +142,6 @@ def forward(x, mode, block=None):
     if n == 2:
         return [half(x[0] + x[1]), half(x[0] - x[1])]
     E, O = forward(x[0::2], mode, block), forward(x[1::2], mode, block)
-    if u == 2:
-        E = [near(v, 1) << 1 for v in E]
-        O[0] = near(O[0], 1) << 1
     E, O = unpack(E), unpack(O)
     X = [None] * (h + 1)
     X[0] = (half(E[0][0] + O[0][0]), 0)
@@ -168,8 +174,6 @@ def inverse(spectrum, mode, block=None):
         E[f] = (half(ar + br), half(ai - bi))
         O[f] = mode.turn((half(ar - br), half(ai + bi)), c, s, u)
     E, O = pack(E), pack(O)
-    if u == 2:
-        E, O = [near(v, 2) << 2 for v in E], [near(v, 2) << 2 for v in O]
     out = [None] * n
     out[0::2], out[1::2] = inverse(E, mode, block), inverse(O, mode, block)
     return out
@@ -303,7 +307,7 @@ def circulant(x, w, s, b, r, e, sums, mode):
                 hats.append([max(a, -HIGH) for a in forward(block, mode)])
             else:
                 g = 10 - log if n >= 64 else 8 - log
-                hats.append([clamp(rnd(a, g + r[j * bins + bin_of(k)]), -HIGH, HIGH) for k, a in enumerate(forward([a << g for a in block], mode))])
+                hats.append([clamp(rnd24(a, g + r[j * bins + bin_of(k)]), -HIGH, HIGH) for k, a in enumerate(forward([a << g for a in block], mode))])
         y = []
         for i in range(p):
             acc = list(b[i * n : (i + 1) * n])
@@ -317,7 +321,7 @@ def circulant(x, w, s, b, r, e, sums, mode):
                 y += inverse([sat(a) for a in acc], mode)
             else:
                 back = inverse([clamp(a, -limit, limit) for a in acc], mode)
-                y += [sat(rnd(a, e[i * n + c])) for c, a in enumerate(back) if i * n + c < m]
+                y += [sat((rnd if mode is CirCNN else rnd24)(a, e[i * n + c])) for c, a in enumerate(back) if i * n + c < m]
         out += y[:m]
     return xd[:-1] + [m], out
 

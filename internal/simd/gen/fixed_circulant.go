@@ -24,7 +24,7 @@ func fixedCirculant(c *family) {
 
 // fixedFFT emits the transforms F and G of package fixed for one block size on
 // one path. A vector is one number of all tokens of a tile, as a float32 that is
-// an integer times a power of two: its documentation says why that is exact.
+// an integer times a power of two: its documentation says what that is to the bit.
 // A fused multiply-add to a number of magnitude 2²³ rounds to integers.
 //
 // The order of everything is that of circulantFFT.
@@ -218,19 +218,9 @@ func (f *fixedFFT) mac2(s *straight, x val, sin float64, y val, cos float64, u i
 	return s.custom(t.op, -1, false, func(x, _, d operand.Op) { f.subMagic(u, x, d) })
 }
 
-// fixedCoarse is the block size from which on late levels round to multiples of 2
+// fixedCoarse is the block size from which on late rotations round to multiples of 2
 // and 4.
 const fixedCoarse = 64
-
-// coarse rounds to multiples of 2ᵘ.
-func (f *fixedFFT) coarse(s *straight, v val, u int) val {
-	w := s.custom(v.op, -1, true, func(x, _, d operand.Op) { // in a register
-		f.emit3(f.VADDPS, f.VADDPS_BCST, f.magic(u), x, d)
-		f.subMagic(u, d, d)
-	})
-	w.neg = v.neg
-	return w
-}
 
 // halves are the two int16 of every word as float32, times 2¹⁶.
 func (f *fixedFFT) halves(s *straight, v val) (low, high val) {
@@ -322,15 +312,6 @@ func (f *fixedFFT) rfft(s *straight, x []val, out func(k int, re, im val)) {
 	}
 	e, o := parts[0], parts[1]
 	u := f.forwardCoarse(n)
-	if u == 2 {
-		for k := range e.re {
-			e.re[k] = f.coarse(s, e.re[k], 1)
-		}
-		for k := 1; k < h/2; k++ {
-			e.im[k] = f.coarse(s, e.im[k], 1)
-		}
-		o.re[0] = f.coarse(s, o.re[0], 1)
-	}
 	out(0, s.add(e.re[0], o.re[0]), val{})
 	out(h, s.sub(e.re[0], o.re[0]), val{})
 	for k := 1; k < h/2; k++ {
@@ -363,12 +344,6 @@ func (f *fixedFFT) irfft(s *straight, n int, in func(k int) (re, im val)) []val 
 	if f.b >= fixedCoarse {
 		u = map[int]int{16: 1, 8: 2}[n]
 	}
-	coarse := func(v val) val {
-		if u == 2 {
-			return f.coarse(s, v, 2)
-		}
-		return v
-	}
 	var parts [2]struct{ re, im []val }
 	for i := range parts {
 		parts[i].re, parts[i].im = make([]val, h/2+1), make([]val, h/2+1)
@@ -376,17 +351,17 @@ func (f *fixedFFT) irfft(s *straight, n int, in func(k int) (re, im val)) []val 
 	e, o := parts[0], parts[1]
 	first, _ := in(0)
 	last, _ := in(h)
-	e.re[0], o.re[0] = coarse(s.add(first, last)), coarse(s.sub(first, last))
+	e.re[0], o.re[0] = s.add(first, last), s.sub(first, last)
 	for k := 1; k < h/2; k++ {
 		c, sin := fixedTwiddle(k, n)
 		ar, ai := in(k)
 		br, bi := in(h - k)
-		e.re[k], e.im[k] = coarse(s.add(ar, br)), coarse(s.sub(ai, bi))
+		e.re[k], e.im[k] = s.add(ar, br), s.sub(ai, bi)
 		dr, di := s.sub(ar, br), s.add(ai, bi)
 		o.re[k], o.im[k] = f.mac2(s, di, -sin, dr, c, u), f.mac2(s, dr, sin, di, c, u)
 	}
 	mr, mi := in(h / 2)
-	e.re[h/2], o.re[h/2] = coarse(s.add(mr, mr)), coarse(s.add(mi, mi)).minus()
+	e.re[h/2], o.re[h/2] = s.add(mr, mr), s.add(mi, mi).minus()
 	x := make([]val, n)
 	for i, p := range parts {
 		for j, v := range f.irfft(s, h, func(k int) (val, val) { return p.re[k], p.im[k] }) {
@@ -616,7 +591,6 @@ func (f *fixedFFT) combine(n, i, count, from, to int) {
 	em, om := s.load(f.scratch(e+1)), s.load(f.scratch(e+count*h+1))
 	u := f.forwardCoarse(n)
 	if last {
-		e0, em, o0 = f.coarse(s, e0, 1), f.coarse(s, em, 1), f.coarse(s, o0, 1)
 		f.storeAlone(s, 0, s.add(e0, o0))
 		f.storeAlone(s, 1, s.sub(e0, o0))
 		f.storePair(s, 0, h/2, em, om.minus())
@@ -658,12 +632,6 @@ func (f *fixedFFT) combine(n, i, count, from, to int) {
 	f.VFNMADD231PS(or, sin, pi)
 	f.VFMADD231PS(oi, c, pi)
 	f.subMagic(u, pi, pi)
-	if last {
-		for _, v := range []operand.Op{er, ei} {
-			f.emit3(f.VADDPS, f.VADDPS_BCST, f.magic(1), v, v)
-			f.subMagic(1, v, v)
-		}
-	}
 	f.VADDPS(pr, er, or) // X(k)
 	f.VADDPS(pi, ei, oi)
 	f.VSUBPS(pr, er, er) // X(h−k)
