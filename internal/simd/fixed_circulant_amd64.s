@@ -224,6 +224,299 @@ readFloats:
 	VBROADCASTSS     scale+72(FP), Z29
 	VMOVUPS          (AX), Z0
 	VFMADD213PS      Z30, Z29, Z0
+	VCVTPS2DQ.RD_SAE Z0, Z0
+	VMOVUPS          64(AX), Z1
+	VFMADD213PS      Z30, Z29, Z1
+	VCVTPS2DQ.RD_SAE Z1, Z1
+	VPACKSSDW        Z1, Z0, Z0
+	VMOVUPS          (AX)(R8*2), Z1
+	VFMADD213PS      Z30, Z29, Z1
+	VCVTPS2DQ.RD_SAE Z1, Z1
+	VMOVUPS          64(AX)(R8*2), Z2
+	VFMADD213PS      Z30, Z29, Z2
+	VCVTPS2DQ.RD_SAE Z2, Z2
+	VPACKSSDW        Z2, Z1, Z1
+	VPMINSW          Z1, Z0, Z2
+	VMOVUPS          (CX), Z3
+	VFMADD213PS      Z30, Z29, Z3
+	VCVTPS2DQ.RD_SAE Z3, Z3
+	VMOVUPS          64(CX), Z4
+	VFMADD213PS      Z30, Z29, Z4
+	VCVTPS2DQ.RD_SAE Z4, Z4
+	VPACKSSDW        Z4, Z3, Z3
+	VPMINSW          Z3, Z2, Z2
+	VMOVUPS          (CX)(R8*2), Z4
+	VFMADD213PS      Z30, Z29, Z4
+	VCVTPS2DQ.RD_SAE Z4, Z4
+	VMOVUPS          64(CX)(R8*2), Z5
+	VFMADD213PS      Z30, Z29, Z5
+	VCVTPS2DQ.RD_SAE Z5, Z5
+	VPACKSSDW        Z5, Z4, Z4
+	VPMINSW          Z4, Z2, Z2
+	VSHUFF32X4       $0x44, Z1, Z0, Z5
+	VSHUFF32X4       $0xee, Z1, Z0, Z0
+	VSHUFF32X4       $0x44, Z4, Z3, Z1
+	VSHUFF32X4       $0xee, Z4, Z3, Z3
+	VSHUFF32X4       $0x88, Z1, Z5, Z4
+	VSHUFF32X4       $0xdd, Z1, Z5, Z1
+	VSHUFF32X4       $0x88, Z3, Z0, Z5
+	VSHUFF32X4       $0xdd, Z3, Z0, Z0
+	VMOVUPS          (BX), Z3
+	VFMADD213PS      Z30, Z29, Z3
+	VCVTPS2DQ.RD_SAE Z3, Z3
+	VMOVUPS          64(BX), Z6
+	VFMADD213PS      Z30, Z29, Z6
+	VCVTPS2DQ.RD_SAE Z6, Z6
+	VPACKSSDW        Z6, Z3, Z3
+	VPMINSW          Z3, Z2, Z2
+	VMOVUPS          (BX)(R8*2), Z6
+	VFMADD213PS      Z30, Z29, Z6
+	VCVTPS2DQ.RD_SAE Z6, Z6
+	VMOVUPS          64(BX)(R8*2), Z7
+	VFMADD213PS      Z30, Z29, Z7
+	VCVTPS2DQ.RD_SAE Z7, Z7
+	VPACKSSDW        Z7, Z6, Z6
+	VPMINSW          Z6, Z2, Z2
+	VMOVUPS          (DX), Z7
+	VFMADD213PS      Z30, Z29, Z7
+	VCVTPS2DQ.RD_SAE Z7, Z7
+	VMOVUPS          64(DX), Z8
+	VFMADD213PS      Z30, Z29, Z8
+	VCVTPS2DQ.RD_SAE Z8, Z8
+	VPACKSSDW        Z8, Z7, Z7
+	VPMINSW          Z7, Z2, Z2
+	VMOVUPS          (DX)(R8*2), Z8
+	VFMADD213PS      Z30, Z29, Z8
+	VCVTPS2DQ.RD_SAE Z8, Z8
+	VMOVUPS          64(DX)(R8*2), Z9
+	VFMADD213PS      Z30, Z29, Z9
+	VCVTPS2DQ.RD_SAE Z9, Z9
+	VPACKSSDW        Z9, Z8, Z8
+	VPMINSW          Z8, Z2, Z2
+	VSHUFF32X4       $0x44, Z6, Z3, Z9
+	VSHUFF32X4       $0xee, Z6, Z3, Z3
+	VSHUFF32X4       $0x44, Z8, Z7, Z6
+	VSHUFF32X4       $0xee, Z8, Z7, Z7
+	VSHUFF32X4       $0x88, Z6, Z9, Z8
+	VSHUFF32X4       $0xdd, Z6, Z9, Z6
+	VSHUFF32X4       $0x88, Z7, Z3, Z9
+	VSHUFF32X4       $0xdd, Z7, Z3, Z3
+	VMOVUPS          (AX)(R8*1), Z7
+	VFMADD213PS      Z30, Z29, Z7
+	VCVTPS2DQ.RD_SAE Z7, Z7
+	VMOVUPS          64(AX)(R8*1), Z10
+	VFMADD213PS      Z30, Z29, Z10
+	VCVTPS2DQ.RD_SAE Z10, Z10
+	VPACKSSDW        Z10, Z7, Z7
+	VPMINSW          Z7, Z2, Z2
+	VMOVUPS          (AX)(R9*1), Z10
+	VFMADD213PS      Z30, Z29, Z10
+	VCVTPS2DQ.RD_SAE Z10, Z10
+	VMOVUPS          64(AX)(R9*1), Z11
+	VFMADD213PS      Z30, Z29, Z11
+	VCVTPS2DQ.RD_SAE Z11, Z11
+	VPACKSSDW        Z11, Z10, Z10
+	VPMINSW          Z10, Z2, Z2
+	VMOVUPS          (CX)(R8*1), Z11
+	VFMADD213PS      Z30, Z29, Z11
+	VCVTPS2DQ.RD_SAE Z11, Z11
+	VMOVUPS          64(CX)(R8*1), Z12
+	VFMADD213PS      Z30, Z29, Z12
+	VCVTPS2DQ.RD_SAE Z12, Z12
+	VPACKSSDW        Z12, Z11, Z11
+	VPMINSW          Z11, Z2, Z2
+	VMOVUPS          (CX)(R9*1), Z12
+	VFMADD213PS      Z30, Z29, Z12
+	VCVTPS2DQ.RD_SAE Z12, Z12
+	VMOVUPS          64(CX)(R9*1), Z13
+	VFMADD213PS      Z30, Z29, Z13
+	VCVTPS2DQ.RD_SAE Z13, Z13
+	VPACKSSDW        Z13, Z12, Z12
+	VPMINSW          Z12, Z2, Z2
+	VSHUFF32X4       $0x44, Z10, Z7, Z13
+	VSHUFF32X4       $0xee, Z10, Z7, Z7
+	VSHUFF32X4       $0x44, Z12, Z11, Z10
+	VSHUFF32X4       $0xee, Z12, Z11, Z11
+	VSHUFF32X4       $0x88, Z10, Z13, Z12
+	VSHUFF32X4       $0xdd, Z10, Z13, Z10
+	VSHUFF32X4       $0x88, Z11, Z7, Z13
+	VSHUFF32X4       $0xdd, Z11, Z7, Z7
+	VMOVUPS          (BX)(R8*1), Z11
+	VFMADD213PS      Z30, Z29, Z11
+	VCVTPS2DQ.RD_SAE Z11, Z11
+	VMOVUPS          64(BX)(R8*1), Z14
+	VFMADD213PS      Z30, Z29, Z14
+	VCVTPS2DQ.RD_SAE Z14, Z14
+	VPACKSSDW        Z14, Z11, Z11
+	VPMINSW          Z11, Z2, Z2
+	VMOVUPS          (BX)(R9*1), Z14
+	VFMADD213PS      Z30, Z29, Z14
+	VCVTPS2DQ.RD_SAE Z14, Z14
+	VMOVUPS          64(BX)(R9*1), Z15
+	VFMADD213PS      Z30, Z29, Z15
+	VCVTPS2DQ.RD_SAE Z15, Z15
+	VPACKSSDW        Z15, Z14, Z14
+	VPMINSW          Z14, Z2, Z2
+	VMOVUPS          (DX)(R8*1), Z15
+	VFMADD213PS      Z30, Z29, Z15
+	VCVTPS2DQ.RD_SAE Z15, Z15
+	VMOVUPS          64(DX)(R8*1), Z16
+	VFMADD213PS      Z30, Z29, Z16
+	VCVTPS2DQ.RD_SAE Z16, Z16
+	VPACKSSDW        Z16, Z15, Z15
+	VPMINSW          Z15, Z2, Z2
+	VMOVUPS          (DX)(R9*1), Z16
+	VFMADD213PS      Z30, Z29, Z16
+	VCVTPS2DQ.RD_SAE Z16, Z16
+	VMOVUPS          64(DX)(R9*1), Z17
+	VFMADD213PS      Z30, Z29, Z17
+	VCVTPS2DQ.RD_SAE Z17, Z17
+	VPACKSSDW        Z17, Z16, Z16
+	VPMINSW          Z16, Z2, Z2
+	VSHUFF32X4       $0x44, Z14, Z11, Z17
+	VSHUFF32X4       $0xee, Z14, Z11, Z11
+	VSHUFF32X4       $0x44, Z16, Z15, Z14
+	VSHUFF32X4       $0xee, Z16, Z15, Z15
+	VSHUFF32X4       $0x88, Z14, Z17, Z16
+	VSHUFF32X4       $0xdd, Z14, Z17, Z14
+	VSHUFF32X4       $0x88, Z15, Z11, Z17
+	VSHUFF32X4       $0xdd, Z15, Z11, Z11
+	VUNPCKLPS        Z8, Z4, Z15
+	VUNPCKHPS        Z8, Z4, Z4
+	VUNPCKLPS        Z16, Z12, Z8
+	VUNPCKHPS        Z16, Z12, Z12
+	VSHUFPS          $0x44, Z8, Z15, Z16
+	VSHUFPS          $0xee, Z8, Z15, Z8
+	VSHUFPS          $0x44, Z12, Z4, Z15
+	VSHUFPS          $0xee, Z12, Z4, Z4
+	VUNPCKLPS        Z6, Z1, Z12
+	VUNPCKHPS        Z6, Z1, Z1
+	VUNPCKLPS        Z14, Z10, Z6
+	VUNPCKHPS        Z14, Z10, Z10
+	VSHUFPS          $0x44, Z6, Z12, Z14
+	VSHUFPS          $0xee, Z6, Z12, Z6
+	VSHUFPS          $0x44, Z10, Z1, Z12
+	VSHUFPS          $0xee, Z10, Z1, Z1
+	VUNPCKLPS        Z9, Z5, Z10
+	VUNPCKHPS        Z9, Z5, Z5
+	VUNPCKLPS        Z17, Z13, Z9
+	VUNPCKHPS        Z17, Z13, Z13
+	VSHUFPS          $0x44, Z9, Z10, Z17
+	VSHUFPS          $0xee, Z9, Z10, Z9
+	VSHUFPS          $0x44, Z13, Z5, Z10
+	VSHUFPS          $0xee, Z13, Z5, Z5
+	VUNPCKLPS        Z3, Z0, Z13
+	VUNPCKHPS        Z3, Z0, Z0
+	VUNPCKLPS        Z11, Z7, Z3
+	VUNPCKHPS        Z11, Z7, Z7
+	VSHUFPS          $0x44, Z3, Z13, Z11
+	VSHUFPS          $0xee, Z3, Z13, Z3
+	VSHUFPS          $0x44, Z7, Z0, Z13
+	VSHUFPS          $0xee, Z7, Z0, Z0
+	VMOVUPS          Z2, 2048(SI)
+	VPSLLD           $0x10, Z16, Z2
+	VCVTDQ2PS        Z2, Z2
+	VPANDD           fixed_odd<>+0(SB), Z16, Z16
+	VCVTDQ2PS        Z16, Z16
+	VMOVUPS          Z2, (R13)
+	VMOVUPS          Z16, 64(R13)
+	VPSLLD           $0x10, Z8, Z2
+	VCVTDQ2PS        Z2, Z2
+	VPANDD           fixed_odd<>+0(SB), Z8, Z8
+	VCVTDQ2PS        Z8, Z8
+	VMOVUPS          Z2, 128(R13)
+	VMOVUPS          Z8, 192(R13)
+	VPSLLD           $0x10, Z15, Z2
+	VCVTDQ2PS        Z2, Z2
+	VPANDD           fixed_odd<>+0(SB), Z15, Z15
+	VCVTDQ2PS        Z15, Z15
+	VMOVUPS          Z2, 1024(R13)
+	VMOVUPS          Z15, 1088(R13)
+	VPSLLD           $0x10, Z4, Z2
+	VCVTDQ2PS        Z2, Z2
+	VPANDD           fixed_odd<>+0(SB), Z4, Z4
+	VCVTDQ2PS        Z4, Z4
+	VMOVUPS          Z2, 1152(R13)
+	VMOVUPS          Z4, 1216(R13)
+	VPSLLD           $0x10, Z14, Z2
+	VCVTDQ2PS        Z2, Z2
+	VPANDD           fixed_odd<>+0(SB), Z14, Z14
+	VCVTDQ2PS        Z14, Z14
+	VMOVUPS          Z2, 256(R13)
+	VMOVUPS          Z14, 320(R13)
+	VPSLLD           $0x10, Z6, Z2
+	VCVTDQ2PS        Z2, Z2
+	VPANDD           fixed_odd<>+0(SB), Z6, Z6
+	VCVTDQ2PS        Z6, Z6
+	VMOVUPS          Z2, 384(R13)
+	VMOVUPS          Z6, 448(R13)
+	VPSLLD           $0x10, Z12, Z2
+	VCVTDQ2PS        Z2, Z2
+	VPANDD           fixed_odd<>+0(SB), Z12, Z12
+	VCVTDQ2PS        Z12, Z12
+	VMOVUPS          Z2, 1280(R13)
+	VMOVUPS          Z12, 1344(R13)
+	VPSLLD           $0x10, Z1, Z2
+	VCVTDQ2PS        Z2, Z2
+	VPANDD           fixed_odd<>+0(SB), Z1, Z1
+	VCVTDQ2PS        Z1, Z1
+	VMOVUPS          Z2, 1408(R13)
+	VMOVUPS          Z1, 1472(R13)
+	VPSLLD           $0x10, Z17, Z1
+	VCVTDQ2PS        Z1, Z1
+	VPANDD           fixed_odd<>+0(SB), Z17, Z17
+	VCVTDQ2PS        Z17, Z17
+	VMOVUPS          Z1, 512(R13)
+	VMOVUPS          Z17, 576(R13)
+	VPSLLD           $0x10, Z9, Z1
+	VCVTDQ2PS        Z1, Z1
+	VPANDD           fixed_odd<>+0(SB), Z9, Z9
+	VCVTDQ2PS        Z9, Z9
+	VMOVUPS          Z1, 640(R13)
+	VMOVUPS          Z9, 704(R13)
+	VPSLLD           $0x10, Z10, Z1
+	VCVTDQ2PS        Z1, Z1
+	VPANDD           fixed_odd<>+0(SB), Z10, Z10
+	VCVTDQ2PS        Z10, Z10
+	VMOVUPS          Z1, 1536(R13)
+	VMOVUPS          Z10, 1600(R13)
+	VPSLLD           $0x10, Z5, Z1
+	VCVTDQ2PS        Z1, Z1
+	VPANDD           fixed_odd<>+0(SB), Z5, Z5
+	VCVTDQ2PS        Z5, Z5
+	VMOVUPS          Z1, 1664(R13)
+	VMOVUPS          Z5, 1728(R13)
+	VPSLLD           $0x10, Z11, Z1
+	VCVTDQ2PS        Z1, Z1
+	VPANDD           fixed_odd<>+0(SB), Z11, Z11
+	VCVTDQ2PS        Z11, Z11
+	VMOVUPS          Z1, 768(R13)
+	VMOVUPS          Z11, 832(R13)
+	VPSLLD           $0x10, Z3, Z1
+	VCVTDQ2PS        Z1, Z1
+	VPANDD           fixed_odd<>+0(SB), Z3, Z3
+	VCVTDQ2PS        Z3, Z3
+	VMOVUPS          Z1, 896(R13)
+	VMOVUPS          Z3, 960(R13)
+	VPSLLD           $0x10, Z13, Z1
+	VCVTDQ2PS        Z1, Z1
+	VPANDD           fixed_odd<>+0(SB), Z13, Z13
+	VCVTDQ2PS        Z13, Z13
+	VMOVUPS          Z1, 1792(R13)
+	VMOVUPS          Z13, 1856(R13)
+	VPSLLD           $0x10, Z0, Z1
+	VCVTDQ2PS        Z1, Z1
+	VPANDD           fixed_odd<>+0(SB), Z0, Z0
+	VCVTDQ2PS        Z0, Z0
+	VMOVUPS          Z1, 1920(R13)
+	VMOVUPS          Z0, 1984(R13)
+	VMOVUPS          2048(SI), Z0
+	VPCMPEQW         fixed_low<>+0(SB), Z0, K1
+	KORTESTD         K1, K1
+	JE               numbers
+	VBROADCASTSS     scale+72(FP), Z29
+	VMOVUPS          (AX), Z0
+	VFMADD213PS      Z30, Z29, Z0
 	VFIXUPIMMPS.BCST $0x00, word_00000088<>+0(SB), Z0, Z0
 	VMINPS.BCST      word_46fffe00<>+0(SB), Z0, Z0
 	VCVTPS2DQ.RD_SAE Z0, Z0
@@ -558,10 +851,12 @@ readFloats:
 	VCVTDQ2PS        Z0, Z0
 	VMOVUPS          Z1, 1920(R13)
 	VMOVUPS          Z0, 1984(R13)
-	ADDQ             $0x00000080, AX
-	ADDQ             $0x00000080, BX
-	ADDQ             $0x00000080, CX
-	ADDQ             $0x00000080, DX
+
+numbers:
+	ADDQ $0x00000080, AX
+	ADDQ $0x00000080, BX
+	ADDQ $0x00000080, CX
+	ADDQ $0x00000080, DX
 
 readDone:
 	ADDQ             $0x00000800, R13
@@ -835,6 +1130,24 @@ DATA fixed_odd<>+52(SB)/4, $0xffff0000
 DATA fixed_odd<>+56(SB)/4, $0xffff0000
 DATA fixed_odd<>+60(SB)/4, $0xffff0000
 GLOBL fixed_odd<>(SB), RODATA|NOPTR, $64
+
+DATA fixed_low<>+0(SB)/4, $0x80008000
+DATA fixed_low<>+4(SB)/4, $0x80008000
+DATA fixed_low<>+8(SB)/4, $0x80008000
+DATA fixed_low<>+12(SB)/4, $0x80008000
+DATA fixed_low<>+16(SB)/4, $0x80008000
+DATA fixed_low<>+20(SB)/4, $0x80008000
+DATA fixed_low<>+24(SB)/4, $0x80008000
+DATA fixed_low<>+28(SB)/4, $0x80008000
+DATA fixed_low<>+32(SB)/4, $0x80008000
+DATA fixed_low<>+36(SB)/4, $0x80008000
+DATA fixed_low<>+40(SB)/4, $0x80008000
+DATA fixed_low<>+44(SB)/4, $0x80008000
+DATA fixed_low<>+48(SB)/4, $0x80008000
+DATA fixed_low<>+52(SB)/4, $0x80008000
+DATA fixed_low<>+56(SB)/4, $0x80008000
+DATA fixed_low<>+60(SB)/4, $0x80008000
+GLOBL fixed_low<>(SB), RODATA|NOPTR, $64
 
 DATA word_46fffe00<>+0(SB)/4, $0x46fffe00
 DATA word_46fffe00<>+4(SB)/4, $0x46fffe00
@@ -1869,6 +2182,299 @@ readFloats:
 	VBROADCASTSS     scale+72(FP), Z29
 	VMOVUPS          (AX), Z0
 	VFMADD213PS      Z30, Z29, Z0
+	VCVTPS2DQ.RD_SAE Z0, Z0
+	VMOVUPS          64(AX), Z1
+	VFMADD213PS      Z30, Z29, Z1
+	VCVTPS2DQ.RD_SAE Z1, Z1
+	VPACKSSDW        Z1, Z0, Z0
+	VMOVUPS          (AX)(R8*2), Z1
+	VFMADD213PS      Z30, Z29, Z1
+	VCVTPS2DQ.RD_SAE Z1, Z1
+	VMOVUPS          64(AX)(R8*2), Z2
+	VFMADD213PS      Z30, Z29, Z2
+	VCVTPS2DQ.RD_SAE Z2, Z2
+	VPACKSSDW        Z2, Z1, Z1
+	VPMINSW          Z1, Z0, Z2
+	VMOVUPS          (CX), Z3
+	VFMADD213PS      Z30, Z29, Z3
+	VCVTPS2DQ.RD_SAE Z3, Z3
+	VMOVUPS          64(CX), Z4
+	VFMADD213PS      Z30, Z29, Z4
+	VCVTPS2DQ.RD_SAE Z4, Z4
+	VPACKSSDW        Z4, Z3, Z3
+	VPMINSW          Z3, Z2, Z2
+	VMOVUPS          (CX)(R8*2), Z4
+	VFMADD213PS      Z30, Z29, Z4
+	VCVTPS2DQ.RD_SAE Z4, Z4
+	VMOVUPS          64(CX)(R8*2), Z5
+	VFMADD213PS      Z30, Z29, Z5
+	VCVTPS2DQ.RD_SAE Z5, Z5
+	VPACKSSDW        Z5, Z4, Z4
+	VPMINSW          Z4, Z2, Z2
+	VSHUFF32X4       $0x44, Z1, Z0, Z5
+	VSHUFF32X4       $0xee, Z1, Z0, Z0
+	VSHUFF32X4       $0x44, Z4, Z3, Z1
+	VSHUFF32X4       $0xee, Z4, Z3, Z3
+	VSHUFF32X4       $0x88, Z1, Z5, Z4
+	VSHUFF32X4       $0xdd, Z1, Z5, Z1
+	VSHUFF32X4       $0x88, Z3, Z0, Z5
+	VSHUFF32X4       $0xdd, Z3, Z0, Z0
+	VMOVUPS          (BX), Z3
+	VFMADD213PS      Z30, Z29, Z3
+	VCVTPS2DQ.RD_SAE Z3, Z3
+	VMOVUPS          64(BX), Z6
+	VFMADD213PS      Z30, Z29, Z6
+	VCVTPS2DQ.RD_SAE Z6, Z6
+	VPACKSSDW        Z6, Z3, Z3
+	VPMINSW          Z3, Z2, Z2
+	VMOVUPS          (BX)(R8*2), Z6
+	VFMADD213PS      Z30, Z29, Z6
+	VCVTPS2DQ.RD_SAE Z6, Z6
+	VMOVUPS          64(BX)(R8*2), Z7
+	VFMADD213PS      Z30, Z29, Z7
+	VCVTPS2DQ.RD_SAE Z7, Z7
+	VPACKSSDW        Z7, Z6, Z6
+	VPMINSW          Z6, Z2, Z2
+	VMOVUPS          (DX), Z7
+	VFMADD213PS      Z30, Z29, Z7
+	VCVTPS2DQ.RD_SAE Z7, Z7
+	VMOVUPS          64(DX), Z8
+	VFMADD213PS      Z30, Z29, Z8
+	VCVTPS2DQ.RD_SAE Z8, Z8
+	VPACKSSDW        Z8, Z7, Z7
+	VPMINSW          Z7, Z2, Z2
+	VMOVUPS          (DX)(R8*2), Z8
+	VFMADD213PS      Z30, Z29, Z8
+	VCVTPS2DQ.RD_SAE Z8, Z8
+	VMOVUPS          64(DX)(R8*2), Z9
+	VFMADD213PS      Z30, Z29, Z9
+	VCVTPS2DQ.RD_SAE Z9, Z9
+	VPACKSSDW        Z9, Z8, Z8
+	VPMINSW          Z8, Z2, Z2
+	VSHUFF32X4       $0x44, Z6, Z3, Z9
+	VSHUFF32X4       $0xee, Z6, Z3, Z3
+	VSHUFF32X4       $0x44, Z8, Z7, Z6
+	VSHUFF32X4       $0xee, Z8, Z7, Z7
+	VSHUFF32X4       $0x88, Z6, Z9, Z8
+	VSHUFF32X4       $0xdd, Z6, Z9, Z6
+	VSHUFF32X4       $0x88, Z7, Z3, Z9
+	VSHUFF32X4       $0xdd, Z7, Z3, Z3
+	VMOVUPS          (AX)(R8*1), Z7
+	VFMADD213PS      Z30, Z29, Z7
+	VCVTPS2DQ.RD_SAE Z7, Z7
+	VMOVUPS          64(AX)(R8*1), Z10
+	VFMADD213PS      Z30, Z29, Z10
+	VCVTPS2DQ.RD_SAE Z10, Z10
+	VPACKSSDW        Z10, Z7, Z7
+	VPMINSW          Z7, Z2, Z2
+	VMOVUPS          (AX)(R9*1), Z10
+	VFMADD213PS      Z30, Z29, Z10
+	VCVTPS2DQ.RD_SAE Z10, Z10
+	VMOVUPS          64(AX)(R9*1), Z11
+	VFMADD213PS      Z30, Z29, Z11
+	VCVTPS2DQ.RD_SAE Z11, Z11
+	VPACKSSDW        Z11, Z10, Z10
+	VPMINSW          Z10, Z2, Z2
+	VMOVUPS          (CX)(R8*1), Z11
+	VFMADD213PS      Z30, Z29, Z11
+	VCVTPS2DQ.RD_SAE Z11, Z11
+	VMOVUPS          64(CX)(R8*1), Z12
+	VFMADD213PS      Z30, Z29, Z12
+	VCVTPS2DQ.RD_SAE Z12, Z12
+	VPACKSSDW        Z12, Z11, Z11
+	VPMINSW          Z11, Z2, Z2
+	VMOVUPS          (CX)(R9*1), Z12
+	VFMADD213PS      Z30, Z29, Z12
+	VCVTPS2DQ.RD_SAE Z12, Z12
+	VMOVUPS          64(CX)(R9*1), Z13
+	VFMADD213PS      Z30, Z29, Z13
+	VCVTPS2DQ.RD_SAE Z13, Z13
+	VPACKSSDW        Z13, Z12, Z12
+	VPMINSW          Z12, Z2, Z2
+	VSHUFF32X4       $0x44, Z10, Z7, Z13
+	VSHUFF32X4       $0xee, Z10, Z7, Z7
+	VSHUFF32X4       $0x44, Z12, Z11, Z10
+	VSHUFF32X4       $0xee, Z12, Z11, Z11
+	VSHUFF32X4       $0x88, Z10, Z13, Z12
+	VSHUFF32X4       $0xdd, Z10, Z13, Z10
+	VSHUFF32X4       $0x88, Z11, Z7, Z13
+	VSHUFF32X4       $0xdd, Z11, Z7, Z7
+	VMOVUPS          (BX)(R8*1), Z11
+	VFMADD213PS      Z30, Z29, Z11
+	VCVTPS2DQ.RD_SAE Z11, Z11
+	VMOVUPS          64(BX)(R8*1), Z14
+	VFMADD213PS      Z30, Z29, Z14
+	VCVTPS2DQ.RD_SAE Z14, Z14
+	VPACKSSDW        Z14, Z11, Z11
+	VPMINSW          Z11, Z2, Z2
+	VMOVUPS          (BX)(R9*1), Z14
+	VFMADD213PS      Z30, Z29, Z14
+	VCVTPS2DQ.RD_SAE Z14, Z14
+	VMOVUPS          64(BX)(R9*1), Z15
+	VFMADD213PS      Z30, Z29, Z15
+	VCVTPS2DQ.RD_SAE Z15, Z15
+	VPACKSSDW        Z15, Z14, Z14
+	VPMINSW          Z14, Z2, Z2
+	VMOVUPS          (DX)(R8*1), Z15
+	VFMADD213PS      Z30, Z29, Z15
+	VCVTPS2DQ.RD_SAE Z15, Z15
+	VMOVUPS          64(DX)(R8*1), Z16
+	VFMADD213PS      Z30, Z29, Z16
+	VCVTPS2DQ.RD_SAE Z16, Z16
+	VPACKSSDW        Z16, Z15, Z15
+	VPMINSW          Z15, Z2, Z2
+	VMOVUPS          (DX)(R9*1), Z16
+	VFMADD213PS      Z30, Z29, Z16
+	VCVTPS2DQ.RD_SAE Z16, Z16
+	VMOVUPS          64(DX)(R9*1), Z17
+	VFMADD213PS      Z30, Z29, Z17
+	VCVTPS2DQ.RD_SAE Z17, Z17
+	VPACKSSDW        Z17, Z16, Z16
+	VPMINSW          Z16, Z2, Z2
+	VSHUFF32X4       $0x44, Z14, Z11, Z17
+	VSHUFF32X4       $0xee, Z14, Z11, Z11
+	VSHUFF32X4       $0x44, Z16, Z15, Z14
+	VSHUFF32X4       $0xee, Z16, Z15, Z15
+	VSHUFF32X4       $0x88, Z14, Z17, Z16
+	VSHUFF32X4       $0xdd, Z14, Z17, Z14
+	VSHUFF32X4       $0x88, Z15, Z11, Z17
+	VSHUFF32X4       $0xdd, Z15, Z11, Z11
+	VUNPCKLPS        Z8, Z4, Z15
+	VUNPCKHPS        Z8, Z4, Z4
+	VUNPCKLPS        Z16, Z12, Z8
+	VUNPCKHPS        Z16, Z12, Z12
+	VSHUFPS          $0x44, Z8, Z15, Z16
+	VSHUFPS          $0xee, Z8, Z15, Z8
+	VSHUFPS          $0x44, Z12, Z4, Z15
+	VSHUFPS          $0xee, Z12, Z4, Z4
+	VUNPCKLPS        Z6, Z1, Z12
+	VUNPCKHPS        Z6, Z1, Z1
+	VUNPCKLPS        Z14, Z10, Z6
+	VUNPCKHPS        Z14, Z10, Z10
+	VSHUFPS          $0x44, Z6, Z12, Z14
+	VSHUFPS          $0xee, Z6, Z12, Z6
+	VSHUFPS          $0x44, Z10, Z1, Z12
+	VSHUFPS          $0xee, Z10, Z1, Z1
+	VUNPCKLPS        Z9, Z5, Z10
+	VUNPCKHPS        Z9, Z5, Z5
+	VUNPCKLPS        Z17, Z13, Z9
+	VUNPCKHPS        Z17, Z13, Z13
+	VSHUFPS          $0x44, Z9, Z10, Z17
+	VSHUFPS          $0xee, Z9, Z10, Z9
+	VSHUFPS          $0x44, Z13, Z5, Z10
+	VSHUFPS          $0xee, Z13, Z5, Z5
+	VUNPCKLPS        Z3, Z0, Z13
+	VUNPCKHPS        Z3, Z0, Z0
+	VUNPCKLPS        Z11, Z7, Z3
+	VUNPCKHPS        Z11, Z7, Z7
+	VSHUFPS          $0x44, Z3, Z13, Z11
+	VSHUFPS          $0xee, Z3, Z13, Z3
+	VSHUFPS          $0x44, Z7, Z0, Z13
+	VSHUFPS          $0xee, Z7, Z0, Z0
+	VMOVUPS          Z2, 2048(SI)
+	VPSLLD           $0x10, Z16, Z2
+	VCVTDQ2PS        Z2, Z2
+	VPANDD           fixed_odd<>+0(SB), Z16, Z16
+	VCVTDQ2PS        Z16, Z16
+	VMOVUPS          Z2, (R13)
+	VMOVUPS          Z16, 64(R13)
+	VPSLLD           $0x10, Z8, Z2
+	VCVTDQ2PS        Z2, Z2
+	VPANDD           fixed_odd<>+0(SB), Z8, Z8
+	VCVTDQ2PS        Z8, Z8
+	VMOVUPS          Z2, 128(R13)
+	VMOVUPS          Z8, 192(R13)
+	VPSLLD           $0x10, Z15, Z2
+	VCVTDQ2PS        Z2, Z2
+	VPANDD           fixed_odd<>+0(SB), Z15, Z15
+	VCVTDQ2PS        Z15, Z15
+	VMOVUPS          Z2, 1024(R13)
+	VMOVUPS          Z15, 1088(R13)
+	VPSLLD           $0x10, Z4, Z2
+	VCVTDQ2PS        Z2, Z2
+	VPANDD           fixed_odd<>+0(SB), Z4, Z4
+	VCVTDQ2PS        Z4, Z4
+	VMOVUPS          Z2, 1152(R13)
+	VMOVUPS          Z4, 1216(R13)
+	VPSLLD           $0x10, Z14, Z2
+	VCVTDQ2PS        Z2, Z2
+	VPANDD           fixed_odd<>+0(SB), Z14, Z14
+	VCVTDQ2PS        Z14, Z14
+	VMOVUPS          Z2, 256(R13)
+	VMOVUPS          Z14, 320(R13)
+	VPSLLD           $0x10, Z6, Z2
+	VCVTDQ2PS        Z2, Z2
+	VPANDD           fixed_odd<>+0(SB), Z6, Z6
+	VCVTDQ2PS        Z6, Z6
+	VMOVUPS          Z2, 384(R13)
+	VMOVUPS          Z6, 448(R13)
+	VPSLLD           $0x10, Z12, Z2
+	VCVTDQ2PS        Z2, Z2
+	VPANDD           fixed_odd<>+0(SB), Z12, Z12
+	VCVTDQ2PS        Z12, Z12
+	VMOVUPS          Z2, 1280(R13)
+	VMOVUPS          Z12, 1344(R13)
+	VPSLLD           $0x10, Z1, Z2
+	VCVTDQ2PS        Z2, Z2
+	VPANDD           fixed_odd<>+0(SB), Z1, Z1
+	VCVTDQ2PS        Z1, Z1
+	VMOVUPS          Z2, 1408(R13)
+	VMOVUPS          Z1, 1472(R13)
+	VPSLLD           $0x10, Z17, Z1
+	VCVTDQ2PS        Z1, Z1
+	VPANDD           fixed_odd<>+0(SB), Z17, Z17
+	VCVTDQ2PS        Z17, Z17
+	VMOVUPS          Z1, 512(R13)
+	VMOVUPS          Z17, 576(R13)
+	VPSLLD           $0x10, Z9, Z1
+	VCVTDQ2PS        Z1, Z1
+	VPANDD           fixed_odd<>+0(SB), Z9, Z9
+	VCVTDQ2PS        Z9, Z9
+	VMOVUPS          Z1, 640(R13)
+	VMOVUPS          Z9, 704(R13)
+	VPSLLD           $0x10, Z10, Z1
+	VCVTDQ2PS        Z1, Z1
+	VPANDD           fixed_odd<>+0(SB), Z10, Z10
+	VCVTDQ2PS        Z10, Z10
+	VMOVUPS          Z1, 1536(R13)
+	VMOVUPS          Z10, 1600(R13)
+	VPSLLD           $0x10, Z5, Z1
+	VCVTDQ2PS        Z1, Z1
+	VPANDD           fixed_odd<>+0(SB), Z5, Z5
+	VCVTDQ2PS        Z5, Z5
+	VMOVUPS          Z1, 1664(R13)
+	VMOVUPS          Z5, 1728(R13)
+	VPSLLD           $0x10, Z11, Z1
+	VCVTDQ2PS        Z1, Z1
+	VPANDD           fixed_odd<>+0(SB), Z11, Z11
+	VCVTDQ2PS        Z11, Z11
+	VMOVUPS          Z1, 768(R13)
+	VMOVUPS          Z11, 832(R13)
+	VPSLLD           $0x10, Z3, Z1
+	VCVTDQ2PS        Z1, Z1
+	VPANDD           fixed_odd<>+0(SB), Z3, Z3
+	VCVTDQ2PS        Z3, Z3
+	VMOVUPS          Z1, 896(R13)
+	VMOVUPS          Z3, 960(R13)
+	VPSLLD           $0x10, Z13, Z1
+	VCVTDQ2PS        Z1, Z1
+	VPANDD           fixed_odd<>+0(SB), Z13, Z13
+	VCVTDQ2PS        Z13, Z13
+	VMOVUPS          Z1, 1792(R13)
+	VMOVUPS          Z13, 1856(R13)
+	VPSLLD           $0x10, Z0, Z1
+	VCVTDQ2PS        Z1, Z1
+	VPANDD           fixed_odd<>+0(SB), Z0, Z0
+	VCVTDQ2PS        Z0, Z0
+	VMOVUPS          Z1, 1920(R13)
+	VMOVUPS          Z0, 1984(R13)
+	VMOVUPS          2048(SI), Z0
+	VPCMPEQW         fixed_low<>+0(SB), Z0, K1
+	KORTESTD         K1, K1
+	JE               numbers
+	VBROADCASTSS     scale+72(FP), Z29
+	VMOVUPS          (AX), Z0
+	VFMADD213PS      Z30, Z29, Z0
 	VFIXUPIMMPS.BCST $0x00, word_00000088<>+0(SB), Z0, Z0
 	VMINPS.BCST      word_46fffe00<>+0(SB), Z0, Z0
 	VCVTPS2DQ.RD_SAE Z0, Z0
@@ -2203,10 +2809,12 @@ readFloats:
 	VCVTDQ2PS        Z0, Z0
 	VMOVUPS          Z1, 1920(R13)
 	VMOVUPS          Z0, 1984(R13)
-	ADDQ             $0x00000080, AX
-	ADDQ             $0x00000080, BX
-	ADDQ             $0x00000080, CX
-	ADDQ             $0x00000080, DX
+
+numbers:
+	ADDQ $0x00000080, AX
+	ADDQ $0x00000080, BX
+	ADDQ $0x00000080, CX
+	ADDQ $0x00000080, DX
 
 readDone:
 	ADDQ              $0x00000800, R13
@@ -3518,6 +4126,299 @@ readFloats:
 	VBROADCASTSS     scale+72(FP), Z29
 	VMOVUPS          (AX), Z0
 	VFMADD213PS      Z30, Z29, Z0
+	VCVTPS2DQ.RD_SAE Z0, Z0
+	VMOVUPS          64(AX), Z1
+	VFMADD213PS      Z30, Z29, Z1
+	VCVTPS2DQ.RD_SAE Z1, Z1
+	VPACKSSDW        Z1, Z0, Z0
+	VMOVUPS          (AX)(R8*2), Z1
+	VFMADD213PS      Z30, Z29, Z1
+	VCVTPS2DQ.RD_SAE Z1, Z1
+	VMOVUPS          64(AX)(R8*2), Z2
+	VFMADD213PS      Z30, Z29, Z2
+	VCVTPS2DQ.RD_SAE Z2, Z2
+	VPACKSSDW        Z2, Z1, Z1
+	VPMINSW          Z1, Z0, Z2
+	VMOVUPS          (CX), Z3
+	VFMADD213PS      Z30, Z29, Z3
+	VCVTPS2DQ.RD_SAE Z3, Z3
+	VMOVUPS          64(CX), Z4
+	VFMADD213PS      Z30, Z29, Z4
+	VCVTPS2DQ.RD_SAE Z4, Z4
+	VPACKSSDW        Z4, Z3, Z3
+	VPMINSW          Z3, Z2, Z2
+	VMOVUPS          (CX)(R8*2), Z4
+	VFMADD213PS      Z30, Z29, Z4
+	VCVTPS2DQ.RD_SAE Z4, Z4
+	VMOVUPS          64(CX)(R8*2), Z5
+	VFMADD213PS      Z30, Z29, Z5
+	VCVTPS2DQ.RD_SAE Z5, Z5
+	VPACKSSDW        Z5, Z4, Z4
+	VPMINSW          Z4, Z2, Z2
+	VSHUFF32X4       $0x44, Z1, Z0, Z5
+	VSHUFF32X4       $0xee, Z1, Z0, Z0
+	VSHUFF32X4       $0x44, Z4, Z3, Z1
+	VSHUFF32X4       $0xee, Z4, Z3, Z3
+	VSHUFF32X4       $0x88, Z1, Z5, Z4
+	VSHUFF32X4       $0xdd, Z1, Z5, Z1
+	VSHUFF32X4       $0x88, Z3, Z0, Z5
+	VSHUFF32X4       $0xdd, Z3, Z0, Z0
+	VMOVUPS          (BX), Z3
+	VFMADD213PS      Z30, Z29, Z3
+	VCVTPS2DQ.RD_SAE Z3, Z3
+	VMOVUPS          64(BX), Z6
+	VFMADD213PS      Z30, Z29, Z6
+	VCVTPS2DQ.RD_SAE Z6, Z6
+	VPACKSSDW        Z6, Z3, Z3
+	VPMINSW          Z3, Z2, Z2
+	VMOVUPS          (BX)(R8*2), Z6
+	VFMADD213PS      Z30, Z29, Z6
+	VCVTPS2DQ.RD_SAE Z6, Z6
+	VMOVUPS          64(BX)(R8*2), Z7
+	VFMADD213PS      Z30, Z29, Z7
+	VCVTPS2DQ.RD_SAE Z7, Z7
+	VPACKSSDW        Z7, Z6, Z6
+	VPMINSW          Z6, Z2, Z2
+	VMOVUPS          (DX), Z7
+	VFMADD213PS      Z30, Z29, Z7
+	VCVTPS2DQ.RD_SAE Z7, Z7
+	VMOVUPS          64(DX), Z8
+	VFMADD213PS      Z30, Z29, Z8
+	VCVTPS2DQ.RD_SAE Z8, Z8
+	VPACKSSDW        Z8, Z7, Z7
+	VPMINSW          Z7, Z2, Z2
+	VMOVUPS          (DX)(R8*2), Z8
+	VFMADD213PS      Z30, Z29, Z8
+	VCVTPS2DQ.RD_SAE Z8, Z8
+	VMOVUPS          64(DX)(R8*2), Z9
+	VFMADD213PS      Z30, Z29, Z9
+	VCVTPS2DQ.RD_SAE Z9, Z9
+	VPACKSSDW        Z9, Z8, Z8
+	VPMINSW          Z8, Z2, Z2
+	VSHUFF32X4       $0x44, Z6, Z3, Z9
+	VSHUFF32X4       $0xee, Z6, Z3, Z3
+	VSHUFF32X4       $0x44, Z8, Z7, Z6
+	VSHUFF32X4       $0xee, Z8, Z7, Z7
+	VSHUFF32X4       $0x88, Z6, Z9, Z8
+	VSHUFF32X4       $0xdd, Z6, Z9, Z6
+	VSHUFF32X4       $0x88, Z7, Z3, Z9
+	VSHUFF32X4       $0xdd, Z7, Z3, Z3
+	VMOVUPS          (AX)(R8*1), Z7
+	VFMADD213PS      Z30, Z29, Z7
+	VCVTPS2DQ.RD_SAE Z7, Z7
+	VMOVUPS          64(AX)(R8*1), Z10
+	VFMADD213PS      Z30, Z29, Z10
+	VCVTPS2DQ.RD_SAE Z10, Z10
+	VPACKSSDW        Z10, Z7, Z7
+	VPMINSW          Z7, Z2, Z2
+	VMOVUPS          (AX)(R9*1), Z10
+	VFMADD213PS      Z30, Z29, Z10
+	VCVTPS2DQ.RD_SAE Z10, Z10
+	VMOVUPS          64(AX)(R9*1), Z11
+	VFMADD213PS      Z30, Z29, Z11
+	VCVTPS2DQ.RD_SAE Z11, Z11
+	VPACKSSDW        Z11, Z10, Z10
+	VPMINSW          Z10, Z2, Z2
+	VMOVUPS          (CX)(R8*1), Z11
+	VFMADD213PS      Z30, Z29, Z11
+	VCVTPS2DQ.RD_SAE Z11, Z11
+	VMOVUPS          64(CX)(R8*1), Z12
+	VFMADD213PS      Z30, Z29, Z12
+	VCVTPS2DQ.RD_SAE Z12, Z12
+	VPACKSSDW        Z12, Z11, Z11
+	VPMINSW          Z11, Z2, Z2
+	VMOVUPS          (CX)(R9*1), Z12
+	VFMADD213PS      Z30, Z29, Z12
+	VCVTPS2DQ.RD_SAE Z12, Z12
+	VMOVUPS          64(CX)(R9*1), Z13
+	VFMADD213PS      Z30, Z29, Z13
+	VCVTPS2DQ.RD_SAE Z13, Z13
+	VPACKSSDW        Z13, Z12, Z12
+	VPMINSW          Z12, Z2, Z2
+	VSHUFF32X4       $0x44, Z10, Z7, Z13
+	VSHUFF32X4       $0xee, Z10, Z7, Z7
+	VSHUFF32X4       $0x44, Z12, Z11, Z10
+	VSHUFF32X4       $0xee, Z12, Z11, Z11
+	VSHUFF32X4       $0x88, Z10, Z13, Z12
+	VSHUFF32X4       $0xdd, Z10, Z13, Z10
+	VSHUFF32X4       $0x88, Z11, Z7, Z13
+	VSHUFF32X4       $0xdd, Z11, Z7, Z7
+	VMOVUPS          (BX)(R8*1), Z11
+	VFMADD213PS      Z30, Z29, Z11
+	VCVTPS2DQ.RD_SAE Z11, Z11
+	VMOVUPS          64(BX)(R8*1), Z14
+	VFMADD213PS      Z30, Z29, Z14
+	VCVTPS2DQ.RD_SAE Z14, Z14
+	VPACKSSDW        Z14, Z11, Z11
+	VPMINSW          Z11, Z2, Z2
+	VMOVUPS          (BX)(R9*1), Z14
+	VFMADD213PS      Z30, Z29, Z14
+	VCVTPS2DQ.RD_SAE Z14, Z14
+	VMOVUPS          64(BX)(R9*1), Z15
+	VFMADD213PS      Z30, Z29, Z15
+	VCVTPS2DQ.RD_SAE Z15, Z15
+	VPACKSSDW        Z15, Z14, Z14
+	VPMINSW          Z14, Z2, Z2
+	VMOVUPS          (DX)(R8*1), Z15
+	VFMADD213PS      Z30, Z29, Z15
+	VCVTPS2DQ.RD_SAE Z15, Z15
+	VMOVUPS          64(DX)(R8*1), Z16
+	VFMADD213PS      Z30, Z29, Z16
+	VCVTPS2DQ.RD_SAE Z16, Z16
+	VPACKSSDW        Z16, Z15, Z15
+	VPMINSW          Z15, Z2, Z2
+	VMOVUPS          (DX)(R9*1), Z16
+	VFMADD213PS      Z30, Z29, Z16
+	VCVTPS2DQ.RD_SAE Z16, Z16
+	VMOVUPS          64(DX)(R9*1), Z17
+	VFMADD213PS      Z30, Z29, Z17
+	VCVTPS2DQ.RD_SAE Z17, Z17
+	VPACKSSDW        Z17, Z16, Z16
+	VPMINSW          Z16, Z2, Z2
+	VSHUFF32X4       $0x44, Z14, Z11, Z17
+	VSHUFF32X4       $0xee, Z14, Z11, Z11
+	VSHUFF32X4       $0x44, Z16, Z15, Z14
+	VSHUFF32X4       $0xee, Z16, Z15, Z15
+	VSHUFF32X4       $0x88, Z14, Z17, Z16
+	VSHUFF32X4       $0xdd, Z14, Z17, Z14
+	VSHUFF32X4       $0x88, Z15, Z11, Z17
+	VSHUFF32X4       $0xdd, Z15, Z11, Z11
+	VUNPCKLPS        Z8, Z4, Z15
+	VUNPCKHPS        Z8, Z4, Z4
+	VUNPCKLPS        Z16, Z12, Z8
+	VUNPCKHPS        Z16, Z12, Z12
+	VSHUFPS          $0x44, Z8, Z15, Z16
+	VSHUFPS          $0xee, Z8, Z15, Z8
+	VSHUFPS          $0x44, Z12, Z4, Z15
+	VSHUFPS          $0xee, Z12, Z4, Z4
+	VUNPCKLPS        Z6, Z1, Z12
+	VUNPCKHPS        Z6, Z1, Z1
+	VUNPCKLPS        Z14, Z10, Z6
+	VUNPCKHPS        Z14, Z10, Z10
+	VSHUFPS          $0x44, Z6, Z12, Z14
+	VSHUFPS          $0xee, Z6, Z12, Z6
+	VSHUFPS          $0x44, Z10, Z1, Z12
+	VSHUFPS          $0xee, Z10, Z1, Z1
+	VUNPCKLPS        Z9, Z5, Z10
+	VUNPCKHPS        Z9, Z5, Z5
+	VUNPCKLPS        Z17, Z13, Z9
+	VUNPCKHPS        Z17, Z13, Z13
+	VSHUFPS          $0x44, Z9, Z10, Z17
+	VSHUFPS          $0xee, Z9, Z10, Z9
+	VSHUFPS          $0x44, Z13, Z5, Z10
+	VSHUFPS          $0xee, Z13, Z5, Z5
+	VUNPCKLPS        Z3, Z0, Z13
+	VUNPCKHPS        Z3, Z0, Z0
+	VUNPCKLPS        Z11, Z7, Z3
+	VUNPCKHPS        Z11, Z7, Z7
+	VSHUFPS          $0x44, Z3, Z13, Z11
+	VSHUFPS          $0xee, Z3, Z13, Z3
+	VSHUFPS          $0x44, Z7, Z0, Z13
+	VSHUFPS          $0xee, Z7, Z0, Z0
+	VMOVUPS          Z2, 2048(SI)
+	VPSLLD           $0x10, Z16, Z2
+	VCVTDQ2PS        Z2, Z2
+	VPANDD           fixed_odd<>+0(SB), Z16, Z16
+	VCVTDQ2PS        Z16, Z16
+	VMOVUPS          Z2, (R13)
+	VMOVUPS          Z16, 64(R13)
+	VPSLLD           $0x10, Z8, Z2
+	VCVTDQ2PS        Z2, Z2
+	VPANDD           fixed_odd<>+0(SB), Z8, Z8
+	VCVTDQ2PS        Z8, Z8
+	VMOVUPS          Z2, 128(R13)
+	VMOVUPS          Z8, 192(R13)
+	VPSLLD           $0x10, Z15, Z2
+	VCVTDQ2PS        Z2, Z2
+	VPANDD           fixed_odd<>+0(SB), Z15, Z15
+	VCVTDQ2PS        Z15, Z15
+	VMOVUPS          Z2, 1024(R13)
+	VMOVUPS          Z15, 1088(R13)
+	VPSLLD           $0x10, Z4, Z2
+	VCVTDQ2PS        Z2, Z2
+	VPANDD           fixed_odd<>+0(SB), Z4, Z4
+	VCVTDQ2PS        Z4, Z4
+	VMOVUPS          Z2, 1152(R13)
+	VMOVUPS          Z4, 1216(R13)
+	VPSLLD           $0x10, Z14, Z2
+	VCVTDQ2PS        Z2, Z2
+	VPANDD           fixed_odd<>+0(SB), Z14, Z14
+	VCVTDQ2PS        Z14, Z14
+	VMOVUPS          Z2, 256(R13)
+	VMOVUPS          Z14, 320(R13)
+	VPSLLD           $0x10, Z6, Z2
+	VCVTDQ2PS        Z2, Z2
+	VPANDD           fixed_odd<>+0(SB), Z6, Z6
+	VCVTDQ2PS        Z6, Z6
+	VMOVUPS          Z2, 384(R13)
+	VMOVUPS          Z6, 448(R13)
+	VPSLLD           $0x10, Z12, Z2
+	VCVTDQ2PS        Z2, Z2
+	VPANDD           fixed_odd<>+0(SB), Z12, Z12
+	VCVTDQ2PS        Z12, Z12
+	VMOVUPS          Z2, 1280(R13)
+	VMOVUPS          Z12, 1344(R13)
+	VPSLLD           $0x10, Z1, Z2
+	VCVTDQ2PS        Z2, Z2
+	VPANDD           fixed_odd<>+0(SB), Z1, Z1
+	VCVTDQ2PS        Z1, Z1
+	VMOVUPS          Z2, 1408(R13)
+	VMOVUPS          Z1, 1472(R13)
+	VPSLLD           $0x10, Z17, Z1
+	VCVTDQ2PS        Z1, Z1
+	VPANDD           fixed_odd<>+0(SB), Z17, Z17
+	VCVTDQ2PS        Z17, Z17
+	VMOVUPS          Z1, 512(R13)
+	VMOVUPS          Z17, 576(R13)
+	VPSLLD           $0x10, Z9, Z1
+	VCVTDQ2PS        Z1, Z1
+	VPANDD           fixed_odd<>+0(SB), Z9, Z9
+	VCVTDQ2PS        Z9, Z9
+	VMOVUPS          Z1, 640(R13)
+	VMOVUPS          Z9, 704(R13)
+	VPSLLD           $0x10, Z10, Z1
+	VCVTDQ2PS        Z1, Z1
+	VPANDD           fixed_odd<>+0(SB), Z10, Z10
+	VCVTDQ2PS        Z10, Z10
+	VMOVUPS          Z1, 1536(R13)
+	VMOVUPS          Z10, 1600(R13)
+	VPSLLD           $0x10, Z5, Z1
+	VCVTDQ2PS        Z1, Z1
+	VPANDD           fixed_odd<>+0(SB), Z5, Z5
+	VCVTDQ2PS        Z5, Z5
+	VMOVUPS          Z1, 1664(R13)
+	VMOVUPS          Z5, 1728(R13)
+	VPSLLD           $0x10, Z11, Z1
+	VCVTDQ2PS        Z1, Z1
+	VPANDD           fixed_odd<>+0(SB), Z11, Z11
+	VCVTDQ2PS        Z11, Z11
+	VMOVUPS          Z1, 768(R13)
+	VMOVUPS          Z11, 832(R13)
+	VPSLLD           $0x10, Z3, Z1
+	VCVTDQ2PS        Z1, Z1
+	VPANDD           fixed_odd<>+0(SB), Z3, Z3
+	VCVTDQ2PS        Z3, Z3
+	VMOVUPS          Z1, 896(R13)
+	VMOVUPS          Z3, 960(R13)
+	VPSLLD           $0x10, Z13, Z1
+	VCVTDQ2PS        Z1, Z1
+	VPANDD           fixed_odd<>+0(SB), Z13, Z13
+	VCVTDQ2PS        Z13, Z13
+	VMOVUPS          Z1, 1792(R13)
+	VMOVUPS          Z13, 1856(R13)
+	VPSLLD           $0x10, Z0, Z1
+	VCVTDQ2PS        Z1, Z1
+	VPANDD           fixed_odd<>+0(SB), Z0, Z0
+	VCVTDQ2PS        Z0, Z0
+	VMOVUPS          Z1, 1920(R13)
+	VMOVUPS          Z0, 1984(R13)
+	VMOVUPS          2048(SI), Z0
+	VPCMPEQW         fixed_low<>+0(SB), Z0, K1
+	KORTESTD         K1, K1
+	JE               numbers
+	VBROADCASTSS     scale+72(FP), Z29
+	VMOVUPS          (AX), Z0
+	VFMADD213PS      Z30, Z29, Z0
 	VFIXUPIMMPS.BCST $0x00, word_00000088<>+0(SB), Z0, Z0
 	VMINPS.BCST      word_46fffe00<>+0(SB), Z0, Z0
 	VCVTPS2DQ.RD_SAE Z0, Z0
@@ -3852,10 +4753,12 @@ readFloats:
 	VCVTDQ2PS        Z0, Z0
 	VMOVUPS          Z1, 1920(R13)
 	VMOVUPS          Z0, 1984(R13)
-	ADDQ             $0x00000080, AX
-	ADDQ             $0x00000080, BX
-	ADDQ             $0x00000080, CX
-	ADDQ             $0x00000080, DX
+
+numbers:
+	ADDQ $0x00000080, AX
+	ADDQ $0x00000080, BX
+	ADDQ $0x00000080, CX
+	ADDQ $0x00000080, DX
 
 readDone:
 	ADDQ              $0x00000800, R13
@@ -5305,6 +6208,299 @@ readFloats:
 	VBROADCASTSS     scale+72(FP), Z29
 	VMOVUPS          (AX), Z0
 	VFMADD213PS      Z30, Z29, Z0
+	VCVTPS2DQ.RD_SAE Z0, Z0
+	VMOVUPS          64(AX), Z1
+	VFMADD213PS      Z30, Z29, Z1
+	VCVTPS2DQ.RD_SAE Z1, Z1
+	VPACKSSDW        Z1, Z0, Z0
+	VMOVUPS          (AX)(R8*2), Z1
+	VFMADD213PS      Z30, Z29, Z1
+	VCVTPS2DQ.RD_SAE Z1, Z1
+	VMOVUPS          64(AX)(R8*2), Z2
+	VFMADD213PS      Z30, Z29, Z2
+	VCVTPS2DQ.RD_SAE Z2, Z2
+	VPACKSSDW        Z2, Z1, Z1
+	VPMINSW          Z1, Z0, Z2
+	VMOVUPS          (CX), Z3
+	VFMADD213PS      Z30, Z29, Z3
+	VCVTPS2DQ.RD_SAE Z3, Z3
+	VMOVUPS          64(CX), Z4
+	VFMADD213PS      Z30, Z29, Z4
+	VCVTPS2DQ.RD_SAE Z4, Z4
+	VPACKSSDW        Z4, Z3, Z3
+	VPMINSW          Z3, Z2, Z2
+	VMOVUPS          (CX)(R8*2), Z4
+	VFMADD213PS      Z30, Z29, Z4
+	VCVTPS2DQ.RD_SAE Z4, Z4
+	VMOVUPS          64(CX)(R8*2), Z5
+	VFMADD213PS      Z30, Z29, Z5
+	VCVTPS2DQ.RD_SAE Z5, Z5
+	VPACKSSDW        Z5, Z4, Z4
+	VPMINSW          Z4, Z2, Z2
+	VSHUFF32X4       $0x44, Z1, Z0, Z5
+	VSHUFF32X4       $0xee, Z1, Z0, Z0
+	VSHUFF32X4       $0x44, Z4, Z3, Z1
+	VSHUFF32X4       $0xee, Z4, Z3, Z3
+	VSHUFF32X4       $0x88, Z1, Z5, Z4
+	VSHUFF32X4       $0xdd, Z1, Z5, Z1
+	VSHUFF32X4       $0x88, Z3, Z0, Z5
+	VSHUFF32X4       $0xdd, Z3, Z0, Z0
+	VMOVUPS          (BX), Z3
+	VFMADD213PS      Z30, Z29, Z3
+	VCVTPS2DQ.RD_SAE Z3, Z3
+	VMOVUPS          64(BX), Z6
+	VFMADD213PS      Z30, Z29, Z6
+	VCVTPS2DQ.RD_SAE Z6, Z6
+	VPACKSSDW        Z6, Z3, Z3
+	VPMINSW          Z3, Z2, Z2
+	VMOVUPS          (BX)(R8*2), Z6
+	VFMADD213PS      Z30, Z29, Z6
+	VCVTPS2DQ.RD_SAE Z6, Z6
+	VMOVUPS          64(BX)(R8*2), Z7
+	VFMADD213PS      Z30, Z29, Z7
+	VCVTPS2DQ.RD_SAE Z7, Z7
+	VPACKSSDW        Z7, Z6, Z6
+	VPMINSW          Z6, Z2, Z2
+	VMOVUPS          (DX), Z7
+	VFMADD213PS      Z30, Z29, Z7
+	VCVTPS2DQ.RD_SAE Z7, Z7
+	VMOVUPS          64(DX), Z8
+	VFMADD213PS      Z30, Z29, Z8
+	VCVTPS2DQ.RD_SAE Z8, Z8
+	VPACKSSDW        Z8, Z7, Z7
+	VPMINSW          Z7, Z2, Z2
+	VMOVUPS          (DX)(R8*2), Z8
+	VFMADD213PS      Z30, Z29, Z8
+	VCVTPS2DQ.RD_SAE Z8, Z8
+	VMOVUPS          64(DX)(R8*2), Z9
+	VFMADD213PS      Z30, Z29, Z9
+	VCVTPS2DQ.RD_SAE Z9, Z9
+	VPACKSSDW        Z9, Z8, Z8
+	VPMINSW          Z8, Z2, Z2
+	VSHUFF32X4       $0x44, Z6, Z3, Z9
+	VSHUFF32X4       $0xee, Z6, Z3, Z3
+	VSHUFF32X4       $0x44, Z8, Z7, Z6
+	VSHUFF32X4       $0xee, Z8, Z7, Z7
+	VSHUFF32X4       $0x88, Z6, Z9, Z8
+	VSHUFF32X4       $0xdd, Z6, Z9, Z6
+	VSHUFF32X4       $0x88, Z7, Z3, Z9
+	VSHUFF32X4       $0xdd, Z7, Z3, Z3
+	VMOVUPS          (AX)(R8*1), Z7
+	VFMADD213PS      Z30, Z29, Z7
+	VCVTPS2DQ.RD_SAE Z7, Z7
+	VMOVUPS          64(AX)(R8*1), Z10
+	VFMADD213PS      Z30, Z29, Z10
+	VCVTPS2DQ.RD_SAE Z10, Z10
+	VPACKSSDW        Z10, Z7, Z7
+	VPMINSW          Z7, Z2, Z2
+	VMOVUPS          (AX)(R9*1), Z10
+	VFMADD213PS      Z30, Z29, Z10
+	VCVTPS2DQ.RD_SAE Z10, Z10
+	VMOVUPS          64(AX)(R9*1), Z11
+	VFMADD213PS      Z30, Z29, Z11
+	VCVTPS2DQ.RD_SAE Z11, Z11
+	VPACKSSDW        Z11, Z10, Z10
+	VPMINSW          Z10, Z2, Z2
+	VMOVUPS          (CX)(R8*1), Z11
+	VFMADD213PS      Z30, Z29, Z11
+	VCVTPS2DQ.RD_SAE Z11, Z11
+	VMOVUPS          64(CX)(R8*1), Z12
+	VFMADD213PS      Z30, Z29, Z12
+	VCVTPS2DQ.RD_SAE Z12, Z12
+	VPACKSSDW        Z12, Z11, Z11
+	VPMINSW          Z11, Z2, Z2
+	VMOVUPS          (CX)(R9*1), Z12
+	VFMADD213PS      Z30, Z29, Z12
+	VCVTPS2DQ.RD_SAE Z12, Z12
+	VMOVUPS          64(CX)(R9*1), Z13
+	VFMADD213PS      Z30, Z29, Z13
+	VCVTPS2DQ.RD_SAE Z13, Z13
+	VPACKSSDW        Z13, Z12, Z12
+	VPMINSW          Z12, Z2, Z2
+	VSHUFF32X4       $0x44, Z10, Z7, Z13
+	VSHUFF32X4       $0xee, Z10, Z7, Z7
+	VSHUFF32X4       $0x44, Z12, Z11, Z10
+	VSHUFF32X4       $0xee, Z12, Z11, Z11
+	VSHUFF32X4       $0x88, Z10, Z13, Z12
+	VSHUFF32X4       $0xdd, Z10, Z13, Z10
+	VSHUFF32X4       $0x88, Z11, Z7, Z13
+	VSHUFF32X4       $0xdd, Z11, Z7, Z7
+	VMOVUPS          (BX)(R8*1), Z11
+	VFMADD213PS      Z30, Z29, Z11
+	VCVTPS2DQ.RD_SAE Z11, Z11
+	VMOVUPS          64(BX)(R8*1), Z14
+	VFMADD213PS      Z30, Z29, Z14
+	VCVTPS2DQ.RD_SAE Z14, Z14
+	VPACKSSDW        Z14, Z11, Z11
+	VPMINSW          Z11, Z2, Z2
+	VMOVUPS          (BX)(R9*1), Z14
+	VFMADD213PS      Z30, Z29, Z14
+	VCVTPS2DQ.RD_SAE Z14, Z14
+	VMOVUPS          64(BX)(R9*1), Z15
+	VFMADD213PS      Z30, Z29, Z15
+	VCVTPS2DQ.RD_SAE Z15, Z15
+	VPACKSSDW        Z15, Z14, Z14
+	VPMINSW          Z14, Z2, Z2
+	VMOVUPS          (DX)(R8*1), Z15
+	VFMADD213PS      Z30, Z29, Z15
+	VCVTPS2DQ.RD_SAE Z15, Z15
+	VMOVUPS          64(DX)(R8*1), Z16
+	VFMADD213PS      Z30, Z29, Z16
+	VCVTPS2DQ.RD_SAE Z16, Z16
+	VPACKSSDW        Z16, Z15, Z15
+	VPMINSW          Z15, Z2, Z2
+	VMOVUPS          (DX)(R9*1), Z16
+	VFMADD213PS      Z30, Z29, Z16
+	VCVTPS2DQ.RD_SAE Z16, Z16
+	VMOVUPS          64(DX)(R9*1), Z17
+	VFMADD213PS      Z30, Z29, Z17
+	VCVTPS2DQ.RD_SAE Z17, Z17
+	VPACKSSDW        Z17, Z16, Z16
+	VPMINSW          Z16, Z2, Z2
+	VSHUFF32X4       $0x44, Z14, Z11, Z17
+	VSHUFF32X4       $0xee, Z14, Z11, Z11
+	VSHUFF32X4       $0x44, Z16, Z15, Z14
+	VSHUFF32X4       $0xee, Z16, Z15, Z15
+	VSHUFF32X4       $0x88, Z14, Z17, Z16
+	VSHUFF32X4       $0xdd, Z14, Z17, Z14
+	VSHUFF32X4       $0x88, Z15, Z11, Z17
+	VSHUFF32X4       $0xdd, Z15, Z11, Z11
+	VUNPCKLPS        Z8, Z4, Z15
+	VUNPCKHPS        Z8, Z4, Z4
+	VUNPCKLPS        Z16, Z12, Z8
+	VUNPCKHPS        Z16, Z12, Z12
+	VSHUFPS          $0x44, Z8, Z15, Z16
+	VSHUFPS          $0xee, Z8, Z15, Z8
+	VSHUFPS          $0x44, Z12, Z4, Z15
+	VSHUFPS          $0xee, Z12, Z4, Z4
+	VUNPCKLPS        Z6, Z1, Z12
+	VUNPCKHPS        Z6, Z1, Z1
+	VUNPCKLPS        Z14, Z10, Z6
+	VUNPCKHPS        Z14, Z10, Z10
+	VSHUFPS          $0x44, Z6, Z12, Z14
+	VSHUFPS          $0xee, Z6, Z12, Z6
+	VSHUFPS          $0x44, Z10, Z1, Z12
+	VSHUFPS          $0xee, Z10, Z1, Z1
+	VUNPCKLPS        Z9, Z5, Z10
+	VUNPCKHPS        Z9, Z5, Z5
+	VUNPCKLPS        Z17, Z13, Z9
+	VUNPCKHPS        Z17, Z13, Z13
+	VSHUFPS          $0x44, Z9, Z10, Z17
+	VSHUFPS          $0xee, Z9, Z10, Z9
+	VSHUFPS          $0x44, Z13, Z5, Z10
+	VSHUFPS          $0xee, Z13, Z5, Z5
+	VUNPCKLPS        Z3, Z0, Z13
+	VUNPCKHPS        Z3, Z0, Z0
+	VUNPCKLPS        Z11, Z7, Z3
+	VUNPCKHPS        Z11, Z7, Z7
+	VSHUFPS          $0x44, Z3, Z13, Z11
+	VSHUFPS          $0xee, Z3, Z13, Z3
+	VSHUFPS          $0x44, Z7, Z0, Z13
+	VSHUFPS          $0xee, Z7, Z0, Z0
+	VMOVUPS          Z2, 2048(SI)
+	VPSLLD           $0x10, Z16, Z2
+	VCVTDQ2PS        Z2, Z2
+	VPANDD           fixed_odd<>+0(SB), Z16, Z16
+	VCVTDQ2PS        Z16, Z16
+	VMOVUPS          Z2, (R13)
+	VMOVUPS          Z16, 64(R13)
+	VPSLLD           $0x10, Z8, Z2
+	VCVTDQ2PS        Z2, Z2
+	VPANDD           fixed_odd<>+0(SB), Z8, Z8
+	VCVTDQ2PS        Z8, Z8
+	VMOVUPS          Z2, 128(R13)
+	VMOVUPS          Z8, 192(R13)
+	VPSLLD           $0x10, Z15, Z2
+	VCVTDQ2PS        Z2, Z2
+	VPANDD           fixed_odd<>+0(SB), Z15, Z15
+	VCVTDQ2PS        Z15, Z15
+	VMOVUPS          Z2, 1024(R13)
+	VMOVUPS          Z15, 1088(R13)
+	VPSLLD           $0x10, Z4, Z2
+	VCVTDQ2PS        Z2, Z2
+	VPANDD           fixed_odd<>+0(SB), Z4, Z4
+	VCVTDQ2PS        Z4, Z4
+	VMOVUPS          Z2, 1152(R13)
+	VMOVUPS          Z4, 1216(R13)
+	VPSLLD           $0x10, Z14, Z2
+	VCVTDQ2PS        Z2, Z2
+	VPANDD           fixed_odd<>+0(SB), Z14, Z14
+	VCVTDQ2PS        Z14, Z14
+	VMOVUPS          Z2, 256(R13)
+	VMOVUPS          Z14, 320(R13)
+	VPSLLD           $0x10, Z6, Z2
+	VCVTDQ2PS        Z2, Z2
+	VPANDD           fixed_odd<>+0(SB), Z6, Z6
+	VCVTDQ2PS        Z6, Z6
+	VMOVUPS          Z2, 384(R13)
+	VMOVUPS          Z6, 448(R13)
+	VPSLLD           $0x10, Z12, Z2
+	VCVTDQ2PS        Z2, Z2
+	VPANDD           fixed_odd<>+0(SB), Z12, Z12
+	VCVTDQ2PS        Z12, Z12
+	VMOVUPS          Z2, 1280(R13)
+	VMOVUPS          Z12, 1344(R13)
+	VPSLLD           $0x10, Z1, Z2
+	VCVTDQ2PS        Z2, Z2
+	VPANDD           fixed_odd<>+0(SB), Z1, Z1
+	VCVTDQ2PS        Z1, Z1
+	VMOVUPS          Z2, 1408(R13)
+	VMOVUPS          Z1, 1472(R13)
+	VPSLLD           $0x10, Z17, Z1
+	VCVTDQ2PS        Z1, Z1
+	VPANDD           fixed_odd<>+0(SB), Z17, Z17
+	VCVTDQ2PS        Z17, Z17
+	VMOVUPS          Z1, 512(R13)
+	VMOVUPS          Z17, 576(R13)
+	VPSLLD           $0x10, Z9, Z1
+	VCVTDQ2PS        Z1, Z1
+	VPANDD           fixed_odd<>+0(SB), Z9, Z9
+	VCVTDQ2PS        Z9, Z9
+	VMOVUPS          Z1, 640(R13)
+	VMOVUPS          Z9, 704(R13)
+	VPSLLD           $0x10, Z10, Z1
+	VCVTDQ2PS        Z1, Z1
+	VPANDD           fixed_odd<>+0(SB), Z10, Z10
+	VCVTDQ2PS        Z10, Z10
+	VMOVUPS          Z1, 1536(R13)
+	VMOVUPS          Z10, 1600(R13)
+	VPSLLD           $0x10, Z5, Z1
+	VCVTDQ2PS        Z1, Z1
+	VPANDD           fixed_odd<>+0(SB), Z5, Z5
+	VCVTDQ2PS        Z5, Z5
+	VMOVUPS          Z1, 1664(R13)
+	VMOVUPS          Z5, 1728(R13)
+	VPSLLD           $0x10, Z11, Z1
+	VCVTDQ2PS        Z1, Z1
+	VPANDD           fixed_odd<>+0(SB), Z11, Z11
+	VCVTDQ2PS        Z11, Z11
+	VMOVUPS          Z1, 768(R13)
+	VMOVUPS          Z11, 832(R13)
+	VPSLLD           $0x10, Z3, Z1
+	VCVTDQ2PS        Z1, Z1
+	VPANDD           fixed_odd<>+0(SB), Z3, Z3
+	VCVTDQ2PS        Z3, Z3
+	VMOVUPS          Z1, 896(R13)
+	VMOVUPS          Z3, 960(R13)
+	VPSLLD           $0x10, Z13, Z1
+	VCVTDQ2PS        Z1, Z1
+	VPANDD           fixed_odd<>+0(SB), Z13, Z13
+	VCVTDQ2PS        Z13, Z13
+	VMOVUPS          Z1, 1792(R13)
+	VMOVUPS          Z13, 1856(R13)
+	VPSLLD           $0x10, Z0, Z1
+	VCVTDQ2PS        Z1, Z1
+	VPANDD           fixed_odd<>+0(SB), Z0, Z0
+	VCVTDQ2PS        Z0, Z0
+	VMOVUPS          Z1, 1920(R13)
+	VMOVUPS          Z0, 1984(R13)
+	VMOVUPS          2048(SI), Z0
+	VPCMPEQW         fixed_low<>+0(SB), Z0, K1
+	KORTESTD         K1, K1
+	JE               numbers
+	VBROADCASTSS     scale+72(FP), Z29
+	VMOVUPS          (AX), Z0
+	VFMADD213PS      Z30, Z29, Z0
 	VFIXUPIMMPS.BCST $0x00, word_00000088<>+0(SB), Z0, Z0
 	VMINPS.BCST      word_46fffe00<>+0(SB), Z0, Z0
 	VCVTPS2DQ.RD_SAE Z0, Z0
@@ -5639,10 +6835,12 @@ readFloats:
 	VCVTDQ2PS        Z0, Z0
 	VMOVUPS          Z1, 1920(R13)
 	VMOVUPS          Z0, 1984(R13)
-	ADDQ             $0x00000080, AX
-	ADDQ             $0x00000080, BX
-	ADDQ             $0x00000080, CX
-	ADDQ             $0x00000080, DX
+
+numbers:
+	ADDQ $0x00000080, AX
+	ADDQ $0x00000080, BX
+	ADDQ $0x00000080, CX
+	ADDQ $0x00000080, DX
 
 readDone:
 	ADDQ              $0x00000800, R13
@@ -7276,6 +8474,299 @@ readFloats:
 	VBROADCASTSS     scale+72(FP), Z29
 	VMOVUPS          (AX), Z0
 	VFMADD213PS      Z30, Z29, Z0
+	VCVTPS2DQ.RD_SAE Z0, Z0
+	VMOVUPS          64(AX), Z1
+	VFMADD213PS      Z30, Z29, Z1
+	VCVTPS2DQ.RD_SAE Z1, Z1
+	VPACKSSDW        Z1, Z0, Z0
+	VMOVUPS          (AX)(R8*2), Z1
+	VFMADD213PS      Z30, Z29, Z1
+	VCVTPS2DQ.RD_SAE Z1, Z1
+	VMOVUPS          64(AX)(R8*2), Z2
+	VFMADD213PS      Z30, Z29, Z2
+	VCVTPS2DQ.RD_SAE Z2, Z2
+	VPACKSSDW        Z2, Z1, Z1
+	VPMINSW          Z1, Z0, Z2
+	VMOVUPS          (CX), Z3
+	VFMADD213PS      Z30, Z29, Z3
+	VCVTPS2DQ.RD_SAE Z3, Z3
+	VMOVUPS          64(CX), Z4
+	VFMADD213PS      Z30, Z29, Z4
+	VCVTPS2DQ.RD_SAE Z4, Z4
+	VPACKSSDW        Z4, Z3, Z3
+	VPMINSW          Z3, Z2, Z2
+	VMOVUPS          (CX)(R8*2), Z4
+	VFMADD213PS      Z30, Z29, Z4
+	VCVTPS2DQ.RD_SAE Z4, Z4
+	VMOVUPS          64(CX)(R8*2), Z5
+	VFMADD213PS      Z30, Z29, Z5
+	VCVTPS2DQ.RD_SAE Z5, Z5
+	VPACKSSDW        Z5, Z4, Z4
+	VPMINSW          Z4, Z2, Z2
+	VSHUFF32X4       $0x44, Z1, Z0, Z5
+	VSHUFF32X4       $0xee, Z1, Z0, Z0
+	VSHUFF32X4       $0x44, Z4, Z3, Z1
+	VSHUFF32X4       $0xee, Z4, Z3, Z3
+	VSHUFF32X4       $0x88, Z1, Z5, Z4
+	VSHUFF32X4       $0xdd, Z1, Z5, Z1
+	VSHUFF32X4       $0x88, Z3, Z0, Z5
+	VSHUFF32X4       $0xdd, Z3, Z0, Z0
+	VMOVUPS          (BX), Z3
+	VFMADD213PS      Z30, Z29, Z3
+	VCVTPS2DQ.RD_SAE Z3, Z3
+	VMOVUPS          64(BX), Z6
+	VFMADD213PS      Z30, Z29, Z6
+	VCVTPS2DQ.RD_SAE Z6, Z6
+	VPACKSSDW        Z6, Z3, Z3
+	VPMINSW          Z3, Z2, Z2
+	VMOVUPS          (BX)(R8*2), Z6
+	VFMADD213PS      Z30, Z29, Z6
+	VCVTPS2DQ.RD_SAE Z6, Z6
+	VMOVUPS          64(BX)(R8*2), Z7
+	VFMADD213PS      Z30, Z29, Z7
+	VCVTPS2DQ.RD_SAE Z7, Z7
+	VPACKSSDW        Z7, Z6, Z6
+	VPMINSW          Z6, Z2, Z2
+	VMOVUPS          (DX), Z7
+	VFMADD213PS      Z30, Z29, Z7
+	VCVTPS2DQ.RD_SAE Z7, Z7
+	VMOVUPS          64(DX), Z8
+	VFMADD213PS      Z30, Z29, Z8
+	VCVTPS2DQ.RD_SAE Z8, Z8
+	VPACKSSDW        Z8, Z7, Z7
+	VPMINSW          Z7, Z2, Z2
+	VMOVUPS          (DX)(R8*2), Z8
+	VFMADD213PS      Z30, Z29, Z8
+	VCVTPS2DQ.RD_SAE Z8, Z8
+	VMOVUPS          64(DX)(R8*2), Z9
+	VFMADD213PS      Z30, Z29, Z9
+	VCVTPS2DQ.RD_SAE Z9, Z9
+	VPACKSSDW        Z9, Z8, Z8
+	VPMINSW          Z8, Z2, Z2
+	VSHUFF32X4       $0x44, Z6, Z3, Z9
+	VSHUFF32X4       $0xee, Z6, Z3, Z3
+	VSHUFF32X4       $0x44, Z8, Z7, Z6
+	VSHUFF32X4       $0xee, Z8, Z7, Z7
+	VSHUFF32X4       $0x88, Z6, Z9, Z8
+	VSHUFF32X4       $0xdd, Z6, Z9, Z6
+	VSHUFF32X4       $0x88, Z7, Z3, Z9
+	VSHUFF32X4       $0xdd, Z7, Z3, Z3
+	VMOVUPS          (AX)(R8*1), Z7
+	VFMADD213PS      Z30, Z29, Z7
+	VCVTPS2DQ.RD_SAE Z7, Z7
+	VMOVUPS          64(AX)(R8*1), Z10
+	VFMADD213PS      Z30, Z29, Z10
+	VCVTPS2DQ.RD_SAE Z10, Z10
+	VPACKSSDW        Z10, Z7, Z7
+	VPMINSW          Z7, Z2, Z2
+	VMOVUPS          (AX)(R9*1), Z10
+	VFMADD213PS      Z30, Z29, Z10
+	VCVTPS2DQ.RD_SAE Z10, Z10
+	VMOVUPS          64(AX)(R9*1), Z11
+	VFMADD213PS      Z30, Z29, Z11
+	VCVTPS2DQ.RD_SAE Z11, Z11
+	VPACKSSDW        Z11, Z10, Z10
+	VPMINSW          Z10, Z2, Z2
+	VMOVUPS          (CX)(R8*1), Z11
+	VFMADD213PS      Z30, Z29, Z11
+	VCVTPS2DQ.RD_SAE Z11, Z11
+	VMOVUPS          64(CX)(R8*1), Z12
+	VFMADD213PS      Z30, Z29, Z12
+	VCVTPS2DQ.RD_SAE Z12, Z12
+	VPACKSSDW        Z12, Z11, Z11
+	VPMINSW          Z11, Z2, Z2
+	VMOVUPS          (CX)(R9*1), Z12
+	VFMADD213PS      Z30, Z29, Z12
+	VCVTPS2DQ.RD_SAE Z12, Z12
+	VMOVUPS          64(CX)(R9*1), Z13
+	VFMADD213PS      Z30, Z29, Z13
+	VCVTPS2DQ.RD_SAE Z13, Z13
+	VPACKSSDW        Z13, Z12, Z12
+	VPMINSW          Z12, Z2, Z2
+	VSHUFF32X4       $0x44, Z10, Z7, Z13
+	VSHUFF32X4       $0xee, Z10, Z7, Z7
+	VSHUFF32X4       $0x44, Z12, Z11, Z10
+	VSHUFF32X4       $0xee, Z12, Z11, Z11
+	VSHUFF32X4       $0x88, Z10, Z13, Z12
+	VSHUFF32X4       $0xdd, Z10, Z13, Z10
+	VSHUFF32X4       $0x88, Z11, Z7, Z13
+	VSHUFF32X4       $0xdd, Z11, Z7, Z7
+	VMOVUPS          (BX)(R8*1), Z11
+	VFMADD213PS      Z30, Z29, Z11
+	VCVTPS2DQ.RD_SAE Z11, Z11
+	VMOVUPS          64(BX)(R8*1), Z14
+	VFMADD213PS      Z30, Z29, Z14
+	VCVTPS2DQ.RD_SAE Z14, Z14
+	VPACKSSDW        Z14, Z11, Z11
+	VPMINSW          Z11, Z2, Z2
+	VMOVUPS          (BX)(R9*1), Z14
+	VFMADD213PS      Z30, Z29, Z14
+	VCVTPS2DQ.RD_SAE Z14, Z14
+	VMOVUPS          64(BX)(R9*1), Z15
+	VFMADD213PS      Z30, Z29, Z15
+	VCVTPS2DQ.RD_SAE Z15, Z15
+	VPACKSSDW        Z15, Z14, Z14
+	VPMINSW          Z14, Z2, Z2
+	VMOVUPS          (DX)(R8*1), Z15
+	VFMADD213PS      Z30, Z29, Z15
+	VCVTPS2DQ.RD_SAE Z15, Z15
+	VMOVUPS          64(DX)(R8*1), Z16
+	VFMADD213PS      Z30, Z29, Z16
+	VCVTPS2DQ.RD_SAE Z16, Z16
+	VPACKSSDW        Z16, Z15, Z15
+	VPMINSW          Z15, Z2, Z2
+	VMOVUPS          (DX)(R9*1), Z16
+	VFMADD213PS      Z30, Z29, Z16
+	VCVTPS2DQ.RD_SAE Z16, Z16
+	VMOVUPS          64(DX)(R9*1), Z17
+	VFMADD213PS      Z30, Z29, Z17
+	VCVTPS2DQ.RD_SAE Z17, Z17
+	VPACKSSDW        Z17, Z16, Z16
+	VPMINSW          Z16, Z2, Z2
+	VSHUFF32X4       $0x44, Z14, Z11, Z17
+	VSHUFF32X4       $0xee, Z14, Z11, Z11
+	VSHUFF32X4       $0x44, Z16, Z15, Z14
+	VSHUFF32X4       $0xee, Z16, Z15, Z15
+	VSHUFF32X4       $0x88, Z14, Z17, Z16
+	VSHUFF32X4       $0xdd, Z14, Z17, Z14
+	VSHUFF32X4       $0x88, Z15, Z11, Z17
+	VSHUFF32X4       $0xdd, Z15, Z11, Z11
+	VUNPCKLPS        Z8, Z4, Z15
+	VUNPCKHPS        Z8, Z4, Z4
+	VUNPCKLPS        Z16, Z12, Z8
+	VUNPCKHPS        Z16, Z12, Z12
+	VSHUFPS          $0x44, Z8, Z15, Z16
+	VSHUFPS          $0xee, Z8, Z15, Z8
+	VSHUFPS          $0x44, Z12, Z4, Z15
+	VSHUFPS          $0xee, Z12, Z4, Z4
+	VUNPCKLPS        Z6, Z1, Z12
+	VUNPCKHPS        Z6, Z1, Z1
+	VUNPCKLPS        Z14, Z10, Z6
+	VUNPCKHPS        Z14, Z10, Z10
+	VSHUFPS          $0x44, Z6, Z12, Z14
+	VSHUFPS          $0xee, Z6, Z12, Z6
+	VSHUFPS          $0x44, Z10, Z1, Z12
+	VSHUFPS          $0xee, Z10, Z1, Z1
+	VUNPCKLPS        Z9, Z5, Z10
+	VUNPCKHPS        Z9, Z5, Z5
+	VUNPCKLPS        Z17, Z13, Z9
+	VUNPCKHPS        Z17, Z13, Z13
+	VSHUFPS          $0x44, Z9, Z10, Z17
+	VSHUFPS          $0xee, Z9, Z10, Z9
+	VSHUFPS          $0x44, Z13, Z5, Z10
+	VSHUFPS          $0xee, Z13, Z5, Z5
+	VUNPCKLPS        Z3, Z0, Z13
+	VUNPCKHPS        Z3, Z0, Z0
+	VUNPCKLPS        Z11, Z7, Z3
+	VUNPCKHPS        Z11, Z7, Z7
+	VSHUFPS          $0x44, Z3, Z13, Z11
+	VSHUFPS          $0xee, Z3, Z13, Z3
+	VSHUFPS          $0x44, Z7, Z0, Z13
+	VSHUFPS          $0xee, Z7, Z0, Z0
+	VMOVUPS          Z2, 2048(SI)
+	VPSLLD           $0x10, Z16, Z2
+	VCVTDQ2PS        Z2, Z2
+	VPANDD           fixed_odd<>+0(SB), Z16, Z16
+	VCVTDQ2PS        Z16, Z16
+	VMOVUPS          Z2, (R13)
+	VMOVUPS          Z16, 64(R13)
+	VPSLLD           $0x10, Z8, Z2
+	VCVTDQ2PS        Z2, Z2
+	VPANDD           fixed_odd<>+0(SB), Z8, Z8
+	VCVTDQ2PS        Z8, Z8
+	VMOVUPS          Z2, 128(R13)
+	VMOVUPS          Z8, 192(R13)
+	VPSLLD           $0x10, Z15, Z2
+	VCVTDQ2PS        Z2, Z2
+	VPANDD           fixed_odd<>+0(SB), Z15, Z15
+	VCVTDQ2PS        Z15, Z15
+	VMOVUPS          Z2, 1024(R13)
+	VMOVUPS          Z15, 1088(R13)
+	VPSLLD           $0x10, Z4, Z2
+	VCVTDQ2PS        Z2, Z2
+	VPANDD           fixed_odd<>+0(SB), Z4, Z4
+	VCVTDQ2PS        Z4, Z4
+	VMOVUPS          Z2, 1152(R13)
+	VMOVUPS          Z4, 1216(R13)
+	VPSLLD           $0x10, Z14, Z2
+	VCVTDQ2PS        Z2, Z2
+	VPANDD           fixed_odd<>+0(SB), Z14, Z14
+	VCVTDQ2PS        Z14, Z14
+	VMOVUPS          Z2, 256(R13)
+	VMOVUPS          Z14, 320(R13)
+	VPSLLD           $0x10, Z6, Z2
+	VCVTDQ2PS        Z2, Z2
+	VPANDD           fixed_odd<>+0(SB), Z6, Z6
+	VCVTDQ2PS        Z6, Z6
+	VMOVUPS          Z2, 384(R13)
+	VMOVUPS          Z6, 448(R13)
+	VPSLLD           $0x10, Z12, Z2
+	VCVTDQ2PS        Z2, Z2
+	VPANDD           fixed_odd<>+0(SB), Z12, Z12
+	VCVTDQ2PS        Z12, Z12
+	VMOVUPS          Z2, 1280(R13)
+	VMOVUPS          Z12, 1344(R13)
+	VPSLLD           $0x10, Z1, Z2
+	VCVTDQ2PS        Z2, Z2
+	VPANDD           fixed_odd<>+0(SB), Z1, Z1
+	VCVTDQ2PS        Z1, Z1
+	VMOVUPS          Z2, 1408(R13)
+	VMOVUPS          Z1, 1472(R13)
+	VPSLLD           $0x10, Z17, Z1
+	VCVTDQ2PS        Z1, Z1
+	VPANDD           fixed_odd<>+0(SB), Z17, Z17
+	VCVTDQ2PS        Z17, Z17
+	VMOVUPS          Z1, 512(R13)
+	VMOVUPS          Z17, 576(R13)
+	VPSLLD           $0x10, Z9, Z1
+	VCVTDQ2PS        Z1, Z1
+	VPANDD           fixed_odd<>+0(SB), Z9, Z9
+	VCVTDQ2PS        Z9, Z9
+	VMOVUPS          Z1, 640(R13)
+	VMOVUPS          Z9, 704(R13)
+	VPSLLD           $0x10, Z10, Z1
+	VCVTDQ2PS        Z1, Z1
+	VPANDD           fixed_odd<>+0(SB), Z10, Z10
+	VCVTDQ2PS        Z10, Z10
+	VMOVUPS          Z1, 1536(R13)
+	VMOVUPS          Z10, 1600(R13)
+	VPSLLD           $0x10, Z5, Z1
+	VCVTDQ2PS        Z1, Z1
+	VPANDD           fixed_odd<>+0(SB), Z5, Z5
+	VCVTDQ2PS        Z5, Z5
+	VMOVUPS          Z1, 1664(R13)
+	VMOVUPS          Z5, 1728(R13)
+	VPSLLD           $0x10, Z11, Z1
+	VCVTDQ2PS        Z1, Z1
+	VPANDD           fixed_odd<>+0(SB), Z11, Z11
+	VCVTDQ2PS        Z11, Z11
+	VMOVUPS          Z1, 768(R13)
+	VMOVUPS          Z11, 832(R13)
+	VPSLLD           $0x10, Z3, Z1
+	VCVTDQ2PS        Z1, Z1
+	VPANDD           fixed_odd<>+0(SB), Z3, Z3
+	VCVTDQ2PS        Z3, Z3
+	VMOVUPS          Z1, 896(R13)
+	VMOVUPS          Z3, 960(R13)
+	VPSLLD           $0x10, Z13, Z1
+	VCVTDQ2PS        Z1, Z1
+	VPANDD           fixed_odd<>+0(SB), Z13, Z13
+	VCVTDQ2PS        Z13, Z13
+	VMOVUPS          Z1, 1792(R13)
+	VMOVUPS          Z13, 1856(R13)
+	VPSLLD           $0x10, Z0, Z1
+	VCVTDQ2PS        Z1, Z1
+	VPANDD           fixed_odd<>+0(SB), Z0, Z0
+	VCVTDQ2PS        Z0, Z0
+	VMOVUPS          Z1, 1920(R13)
+	VMOVUPS          Z0, 1984(R13)
+	VMOVUPS          2048(SI), Z0
+	VPCMPEQW         fixed_low<>+0(SB), Z0, K1
+	KORTESTD         K1, K1
+	JE               numbers
+	VBROADCASTSS     scale+72(FP), Z29
+	VMOVUPS          (AX), Z0
+	VFMADD213PS      Z30, Z29, Z0
 	VFIXUPIMMPS.BCST $0x00, word_00000088<>+0(SB), Z0, Z0
 	VMINPS.BCST      word_46fffe00<>+0(SB), Z0, Z0
 	VCVTPS2DQ.RD_SAE Z0, Z0
@@ -7610,10 +9101,12 @@ readFloats:
 	VCVTDQ2PS        Z0, Z0
 	VMOVUPS          Z1, 1920(R13)
 	VMOVUPS          Z0, 1984(R13)
-	ADDQ             $0x00000080, AX
-	ADDQ             $0x00000080, BX
-	ADDQ             $0x00000080, CX
-	ADDQ             $0x00000080, DX
+
+numbers:
+	ADDQ $0x00000080, AX
+	ADDQ $0x00000080, BX
+	ADDQ $0x00000080, CX
+	ADDQ $0x00000080, DX
 
 readDone:
 	ADDQ              $0x00000800, R13
@@ -7771,13 +9264,13 @@ readDone:
 	VSUBPS            Z28, Z26, Z26
 	VMOVUPS           448(SI), Z28
 	VMOVUPS           1472(SI), Z29
-	VMOVUPS           Z8, 2048(SI)
+	VMOVUPS           Z8, 2112(SI)
 	VADDPS            Z29, Z28, Z8
 	VSUBPS            Z29, Z28, Z28
 	VMOVUPS           960(SI), Z29
-	VMOVUPS           Z5, 2112(SI)
+	VMOVUPS           Z5, 2176(SI)
 	VMOVUPS           1984(SI), Z5
-	VMOVUPS           Z4, 2176(SI)
+	VMOVUPS           Z4, 2240(SI)
 	VADDPS            Z5, Z29, Z4
 	VSUBPS            Z5, Z29, Z5
 	VADDPS            Z4, Z8, Z29
@@ -7788,7 +9281,7 @@ readDone:
 	VFMADD231PS.BCST  word_bf350400<>+0(SB), Z5, Z29
 	VFMADD231PS.BCST  word_3f350400<>+0(SB), Z28, Z29
 	VSUBPS            Z31, Z29, Z29
-	VMOVUPS           Z6, 2240(SI)
+	VMOVUPS           Z6, 2304(SI)
 	VMOVAPS           Z31, Z6
 	VFMADD231PS.BCST  word_bf350400<>+0(SB), Z28, Z6
 	VFMADD231PS.BCST  word_bf350400<>+0(SB), Z5, Z6
@@ -8060,7 +9553,7 @@ readDone:
 	VFMADD231PS.BCST  word_3ec3f000<>+0(SB), Z22, Z1
 	VSUBPS            Z31, Z1, Z1
 	VADDPS            Z0, Z2, Z3
-	VMOVUPS           2240(SI), Z4
+	VMOVUPS           2304(SI), Z4
 	VADDPS            Z4, Z1, Z5
 	VMOVAPS           Z30, Z6
 	VFMADD231PS.BCST  28(R11), Z3, Z6
@@ -8100,9 +9593,9 @@ readDone:
 	VFMADD231PS.BCST  word_bf7b1400<>+0(SB), Z20, Z1
 	VFMADD231PS.BCST  word_3e47c800<>+0(SB), Z21, Z1
 	VSUBPS            Z31, Z1, Z1
-	VMOVUPS           2176(SI), Z2
+	VMOVUPS           2240(SI), Z2
 	VADDPS            Z2, Z0, Z3
-	VMOVUPS           2112(SI), Z4
+	VMOVUPS           2176(SI), Z4
 	VADDPS            Z4, Z1, Z5
 	VMOVAPS           Z30, Z6
 	VFMADD231PS.BCST  32(R11), Z3, Z6
@@ -8134,7 +9627,7 @@ readDone:
 	VMOVUPS           Z0, 1152(DI)
 	VPSHUFB           fixed_yx<>+0(SB), Z2, Z2
 	VMOVUPS           Z2, 1216(DI)
-	VMOVUPS           2048(SI), Z0
+	VMOVUPS           2112(SI), Z0
 	VMOVAPS           Z30, Z1
 	VFMADD231PS.BCST  36(R11), Z0, Z1
 	VCVTPS2DQ.RD_SAE  Z1, Z1
@@ -8416,9 +9909,9 @@ group:
 	VCVTDQ2PS        960(DI), Z3
 	VCVTDQ2PS        1152(DI), Z28
 	VCVTDQ2PS        1216(DI), Z29
-	VMOVUPS          Z17, 2048(SI)
+	VMOVUPS          Z17, 2112(SI)
 	VADDPS           Z28, Z1, Z17
-	VMOVUPS          Z16, 2112(SI)
+	VMOVUPS          Z16, 2176(SI)
 	VSUBPS           Z29, Z3, Z16
 	VSUBPS           Z28, Z1, Z1
 	VADDPS           Z29, Z3, Z3
@@ -8434,11 +9927,11 @@ group:
 	VCVTDQ2PS        1088(DI), Z3
 	VADDPS           Z1, Z1, Z1
 	VADDPS           Z3, Z3, Z3
-	VMOVUPS          Z13, 2176(SI)
+	VMOVUPS          Z13, 2240(SI)
 	VADDPS           Z1, Z2, Z13
 	VSUBPS           Z1, Z2, Z1
 	VADDPS           Z17, Z6, Z2
-	VMOVUPS          Z21, 2240(SI)
+	VMOVUPS          Z21, 2304(SI)
 	VSUBPS           Z16, Z7, Z21
 	VSUBPS           Z17, Z6, Z6
 	VADDPS           Z16, Z7, Z7
@@ -8567,10 +10060,10 @@ group:
 	VFMADD231PS.BCST word_3f350400<>+0(SB), Z9, Z25
 	VSUBPS           Z31, Z25, Z25
 	VADDPS           Z20, Z12, Z8
-	VMOVUPS          2176(SI), Z9
-	VMOVUPS          Z1, 2304(SI)
-	VMOVUPS          2240(SI), Z1
-	VMOVUPS          Z6, 2368(SI)
+	VMOVUPS          2240(SI), Z9
+	VMOVUPS          Z1, 2368(SI)
+	VMOVUPS          2304(SI), Z1
+	VMOVUPS          Z6, 2432(SI)
 	VSUBPS           Z1, Z9, Z6
 	VSUBPS           Z20, Z12, Z12
 	VADDPS           Z1, Z9, Z1
@@ -8582,15 +10075,15 @@ group:
 	VFMADD231PS.BCST word_3f6c8400<>+0(SB), Z12, Z20
 	VFMADD231PS.BCST word_3ec3f000<>+0(SB), Z1, Z20
 	VSUBPS           Z31, Z20, Z20
-	VMOVUPS          2112(SI), Z1
+	VMOVUPS          2176(SI), Z1
 	VADDPS           Z1, Z1, Z1
-	VMOVUPS          2048(SI), Z12
+	VMOVUPS          2112(SI), Z12
 	VADDPS           Z12, Z12, Z12
-	VMOVUPS          Z13, 2048(SI)
+	VMOVUPS          Z13, 2112(SI)
 	VADDPS           Z1, Z22, Z13
 	VSUBPS           Z1, Z22, Z1
 	VADDPS           Z8, Z3, Z22
-	VMOVUPS          Z2, 2112(SI)
+	VMOVUPS          Z2, 2176(SI)
 	VSUBPS           Z6, Z27, Z2
 	VSUBPS           Z8, Z3, Z3
 	VADDPS           Z6, Z27, Z6
@@ -8676,16 +10169,16 @@ group:
 	VMOVUPS          Z3, 1344(SI)
 	VMOVUPS          Z16, 1408(SI)
 	VMOVUPS          Z12, 1472(SI)
-	VMOVUPS          2112(SI), Z3
+	VMOVUPS          2176(SI), Z3
 	VMOVUPS          Z3, 1536(SI)
 	VMOVUPS          Z2, 1600(SI)
-	VMOVUPS          2048(SI), Z2
+	VMOVUPS          2112(SI), Z2
 	VMOVUPS          Z2, 1664(SI)
 	VMOVUPS          Z8, 1728(SI)
-	VMOVUPS          2368(SI), Z2
+	VMOVUPS          2432(SI), Z2
 	VMOVUPS          Z2, 1792(SI)
 	VMOVUPS          Z1, 1856(SI)
-	VMOVUPS          2304(SI), Z1
+	VMOVUPS          2368(SI), Z1
 	VMOVUPS          Z1, 1920(SI)
 	VMOVUPS          Z0, 1984(SI)
 	MOVQ             SI, R12
@@ -9529,6 +11022,299 @@ readFloats:
 	VBROADCASTSS     scale+72(FP), Z29
 	VMOVUPS          (AX), Z0
 	VFMADD213PS      Z30, Z29, Z0
+	VCVTPS2DQ.RD_SAE Z0, Z0
+	VMOVUPS          64(AX), Z1
+	VFMADD213PS      Z30, Z29, Z1
+	VCVTPS2DQ.RD_SAE Z1, Z1
+	VPACKSSDW        Z1, Z0, Z0
+	VMOVUPS          (AX)(R8*2), Z1
+	VFMADD213PS      Z30, Z29, Z1
+	VCVTPS2DQ.RD_SAE Z1, Z1
+	VMOVUPS          64(AX)(R8*2), Z2
+	VFMADD213PS      Z30, Z29, Z2
+	VCVTPS2DQ.RD_SAE Z2, Z2
+	VPACKSSDW        Z2, Z1, Z1
+	VPMINSW          Z1, Z0, Z2
+	VMOVUPS          (CX), Z3
+	VFMADD213PS      Z30, Z29, Z3
+	VCVTPS2DQ.RD_SAE Z3, Z3
+	VMOVUPS          64(CX), Z4
+	VFMADD213PS      Z30, Z29, Z4
+	VCVTPS2DQ.RD_SAE Z4, Z4
+	VPACKSSDW        Z4, Z3, Z3
+	VPMINSW          Z3, Z2, Z2
+	VMOVUPS          (CX)(R8*2), Z4
+	VFMADD213PS      Z30, Z29, Z4
+	VCVTPS2DQ.RD_SAE Z4, Z4
+	VMOVUPS          64(CX)(R8*2), Z5
+	VFMADD213PS      Z30, Z29, Z5
+	VCVTPS2DQ.RD_SAE Z5, Z5
+	VPACKSSDW        Z5, Z4, Z4
+	VPMINSW          Z4, Z2, Z2
+	VSHUFF32X4       $0x44, Z1, Z0, Z5
+	VSHUFF32X4       $0xee, Z1, Z0, Z0
+	VSHUFF32X4       $0x44, Z4, Z3, Z1
+	VSHUFF32X4       $0xee, Z4, Z3, Z3
+	VSHUFF32X4       $0x88, Z1, Z5, Z4
+	VSHUFF32X4       $0xdd, Z1, Z5, Z1
+	VSHUFF32X4       $0x88, Z3, Z0, Z5
+	VSHUFF32X4       $0xdd, Z3, Z0, Z0
+	VMOVUPS          (BX), Z3
+	VFMADD213PS      Z30, Z29, Z3
+	VCVTPS2DQ.RD_SAE Z3, Z3
+	VMOVUPS          64(BX), Z6
+	VFMADD213PS      Z30, Z29, Z6
+	VCVTPS2DQ.RD_SAE Z6, Z6
+	VPACKSSDW        Z6, Z3, Z3
+	VPMINSW          Z3, Z2, Z2
+	VMOVUPS          (BX)(R8*2), Z6
+	VFMADD213PS      Z30, Z29, Z6
+	VCVTPS2DQ.RD_SAE Z6, Z6
+	VMOVUPS          64(BX)(R8*2), Z7
+	VFMADD213PS      Z30, Z29, Z7
+	VCVTPS2DQ.RD_SAE Z7, Z7
+	VPACKSSDW        Z7, Z6, Z6
+	VPMINSW          Z6, Z2, Z2
+	VMOVUPS          (DX), Z7
+	VFMADD213PS      Z30, Z29, Z7
+	VCVTPS2DQ.RD_SAE Z7, Z7
+	VMOVUPS          64(DX), Z8
+	VFMADD213PS      Z30, Z29, Z8
+	VCVTPS2DQ.RD_SAE Z8, Z8
+	VPACKSSDW        Z8, Z7, Z7
+	VPMINSW          Z7, Z2, Z2
+	VMOVUPS          (DX)(R8*2), Z8
+	VFMADD213PS      Z30, Z29, Z8
+	VCVTPS2DQ.RD_SAE Z8, Z8
+	VMOVUPS          64(DX)(R8*2), Z9
+	VFMADD213PS      Z30, Z29, Z9
+	VCVTPS2DQ.RD_SAE Z9, Z9
+	VPACKSSDW        Z9, Z8, Z8
+	VPMINSW          Z8, Z2, Z2
+	VSHUFF32X4       $0x44, Z6, Z3, Z9
+	VSHUFF32X4       $0xee, Z6, Z3, Z3
+	VSHUFF32X4       $0x44, Z8, Z7, Z6
+	VSHUFF32X4       $0xee, Z8, Z7, Z7
+	VSHUFF32X4       $0x88, Z6, Z9, Z8
+	VSHUFF32X4       $0xdd, Z6, Z9, Z6
+	VSHUFF32X4       $0x88, Z7, Z3, Z9
+	VSHUFF32X4       $0xdd, Z7, Z3, Z3
+	VMOVUPS          (AX)(R8*1), Z7
+	VFMADD213PS      Z30, Z29, Z7
+	VCVTPS2DQ.RD_SAE Z7, Z7
+	VMOVUPS          64(AX)(R8*1), Z10
+	VFMADD213PS      Z30, Z29, Z10
+	VCVTPS2DQ.RD_SAE Z10, Z10
+	VPACKSSDW        Z10, Z7, Z7
+	VPMINSW          Z7, Z2, Z2
+	VMOVUPS          (AX)(R9*1), Z10
+	VFMADD213PS      Z30, Z29, Z10
+	VCVTPS2DQ.RD_SAE Z10, Z10
+	VMOVUPS          64(AX)(R9*1), Z11
+	VFMADD213PS      Z30, Z29, Z11
+	VCVTPS2DQ.RD_SAE Z11, Z11
+	VPACKSSDW        Z11, Z10, Z10
+	VPMINSW          Z10, Z2, Z2
+	VMOVUPS          (CX)(R8*1), Z11
+	VFMADD213PS      Z30, Z29, Z11
+	VCVTPS2DQ.RD_SAE Z11, Z11
+	VMOVUPS          64(CX)(R8*1), Z12
+	VFMADD213PS      Z30, Z29, Z12
+	VCVTPS2DQ.RD_SAE Z12, Z12
+	VPACKSSDW        Z12, Z11, Z11
+	VPMINSW          Z11, Z2, Z2
+	VMOVUPS          (CX)(R9*1), Z12
+	VFMADD213PS      Z30, Z29, Z12
+	VCVTPS2DQ.RD_SAE Z12, Z12
+	VMOVUPS          64(CX)(R9*1), Z13
+	VFMADD213PS      Z30, Z29, Z13
+	VCVTPS2DQ.RD_SAE Z13, Z13
+	VPACKSSDW        Z13, Z12, Z12
+	VPMINSW          Z12, Z2, Z2
+	VSHUFF32X4       $0x44, Z10, Z7, Z13
+	VSHUFF32X4       $0xee, Z10, Z7, Z7
+	VSHUFF32X4       $0x44, Z12, Z11, Z10
+	VSHUFF32X4       $0xee, Z12, Z11, Z11
+	VSHUFF32X4       $0x88, Z10, Z13, Z12
+	VSHUFF32X4       $0xdd, Z10, Z13, Z10
+	VSHUFF32X4       $0x88, Z11, Z7, Z13
+	VSHUFF32X4       $0xdd, Z11, Z7, Z7
+	VMOVUPS          (BX)(R8*1), Z11
+	VFMADD213PS      Z30, Z29, Z11
+	VCVTPS2DQ.RD_SAE Z11, Z11
+	VMOVUPS          64(BX)(R8*1), Z14
+	VFMADD213PS      Z30, Z29, Z14
+	VCVTPS2DQ.RD_SAE Z14, Z14
+	VPACKSSDW        Z14, Z11, Z11
+	VPMINSW          Z11, Z2, Z2
+	VMOVUPS          (BX)(R9*1), Z14
+	VFMADD213PS      Z30, Z29, Z14
+	VCVTPS2DQ.RD_SAE Z14, Z14
+	VMOVUPS          64(BX)(R9*1), Z15
+	VFMADD213PS      Z30, Z29, Z15
+	VCVTPS2DQ.RD_SAE Z15, Z15
+	VPACKSSDW        Z15, Z14, Z14
+	VPMINSW          Z14, Z2, Z2
+	VMOVUPS          (DX)(R8*1), Z15
+	VFMADD213PS      Z30, Z29, Z15
+	VCVTPS2DQ.RD_SAE Z15, Z15
+	VMOVUPS          64(DX)(R8*1), Z16
+	VFMADD213PS      Z30, Z29, Z16
+	VCVTPS2DQ.RD_SAE Z16, Z16
+	VPACKSSDW        Z16, Z15, Z15
+	VPMINSW          Z15, Z2, Z2
+	VMOVUPS          (DX)(R9*1), Z16
+	VFMADD213PS      Z30, Z29, Z16
+	VCVTPS2DQ.RD_SAE Z16, Z16
+	VMOVUPS          64(DX)(R9*1), Z17
+	VFMADD213PS      Z30, Z29, Z17
+	VCVTPS2DQ.RD_SAE Z17, Z17
+	VPACKSSDW        Z17, Z16, Z16
+	VPMINSW          Z16, Z2, Z2
+	VSHUFF32X4       $0x44, Z14, Z11, Z17
+	VSHUFF32X4       $0xee, Z14, Z11, Z11
+	VSHUFF32X4       $0x44, Z16, Z15, Z14
+	VSHUFF32X4       $0xee, Z16, Z15, Z15
+	VSHUFF32X4       $0x88, Z14, Z17, Z16
+	VSHUFF32X4       $0xdd, Z14, Z17, Z14
+	VSHUFF32X4       $0x88, Z15, Z11, Z17
+	VSHUFF32X4       $0xdd, Z15, Z11, Z11
+	VUNPCKLPS        Z8, Z4, Z15
+	VUNPCKHPS        Z8, Z4, Z4
+	VUNPCKLPS        Z16, Z12, Z8
+	VUNPCKHPS        Z16, Z12, Z12
+	VSHUFPS          $0x44, Z8, Z15, Z16
+	VSHUFPS          $0xee, Z8, Z15, Z8
+	VSHUFPS          $0x44, Z12, Z4, Z15
+	VSHUFPS          $0xee, Z12, Z4, Z4
+	VUNPCKLPS        Z6, Z1, Z12
+	VUNPCKHPS        Z6, Z1, Z1
+	VUNPCKLPS        Z14, Z10, Z6
+	VUNPCKHPS        Z14, Z10, Z10
+	VSHUFPS          $0x44, Z6, Z12, Z14
+	VSHUFPS          $0xee, Z6, Z12, Z6
+	VSHUFPS          $0x44, Z10, Z1, Z12
+	VSHUFPS          $0xee, Z10, Z1, Z1
+	VUNPCKLPS        Z9, Z5, Z10
+	VUNPCKHPS        Z9, Z5, Z5
+	VUNPCKLPS        Z17, Z13, Z9
+	VUNPCKHPS        Z17, Z13, Z13
+	VSHUFPS          $0x44, Z9, Z10, Z17
+	VSHUFPS          $0xee, Z9, Z10, Z9
+	VSHUFPS          $0x44, Z13, Z5, Z10
+	VSHUFPS          $0xee, Z13, Z5, Z5
+	VUNPCKLPS        Z3, Z0, Z13
+	VUNPCKHPS        Z3, Z0, Z0
+	VUNPCKLPS        Z11, Z7, Z3
+	VUNPCKHPS        Z11, Z7, Z7
+	VSHUFPS          $0x44, Z3, Z13, Z11
+	VSHUFPS          $0xee, Z3, Z13, Z3
+	VSHUFPS          $0x44, Z7, Z0, Z13
+	VSHUFPS          $0xee, Z7, Z0, Z0
+	VMOVUPS          Z2, 4096(SI)
+	VPSLLD           $0x10, Z16, Z2
+	VCVTDQ2PS        Z2, Z2
+	VPANDD           fixed_odd<>+0(SB), Z16, Z16
+	VCVTDQ2PS        Z16, Z16
+	VMOVUPS          Z2, (R13)
+	VMOVUPS          Z16, 64(R13)
+	VPSLLD           $0x10, Z8, Z2
+	VCVTDQ2PS        Z2, Z2
+	VPANDD           fixed_odd<>+0(SB), Z8, Z8
+	VCVTDQ2PS        Z8, Z8
+	VMOVUPS          Z2, 128(R13)
+	VMOVUPS          Z8, 192(R13)
+	VPSLLD           $0x10, Z15, Z2
+	VCVTDQ2PS        Z2, Z2
+	VPANDD           fixed_odd<>+0(SB), Z15, Z15
+	VCVTDQ2PS        Z15, Z15
+	VMOVUPS          Z2, 1024(R13)
+	VMOVUPS          Z15, 1088(R13)
+	VPSLLD           $0x10, Z4, Z2
+	VCVTDQ2PS        Z2, Z2
+	VPANDD           fixed_odd<>+0(SB), Z4, Z4
+	VCVTDQ2PS        Z4, Z4
+	VMOVUPS          Z2, 1152(R13)
+	VMOVUPS          Z4, 1216(R13)
+	VPSLLD           $0x10, Z14, Z2
+	VCVTDQ2PS        Z2, Z2
+	VPANDD           fixed_odd<>+0(SB), Z14, Z14
+	VCVTDQ2PS        Z14, Z14
+	VMOVUPS          Z2, 256(R13)
+	VMOVUPS          Z14, 320(R13)
+	VPSLLD           $0x10, Z6, Z2
+	VCVTDQ2PS        Z2, Z2
+	VPANDD           fixed_odd<>+0(SB), Z6, Z6
+	VCVTDQ2PS        Z6, Z6
+	VMOVUPS          Z2, 384(R13)
+	VMOVUPS          Z6, 448(R13)
+	VPSLLD           $0x10, Z12, Z2
+	VCVTDQ2PS        Z2, Z2
+	VPANDD           fixed_odd<>+0(SB), Z12, Z12
+	VCVTDQ2PS        Z12, Z12
+	VMOVUPS          Z2, 1280(R13)
+	VMOVUPS          Z12, 1344(R13)
+	VPSLLD           $0x10, Z1, Z2
+	VCVTDQ2PS        Z2, Z2
+	VPANDD           fixed_odd<>+0(SB), Z1, Z1
+	VCVTDQ2PS        Z1, Z1
+	VMOVUPS          Z2, 1408(R13)
+	VMOVUPS          Z1, 1472(R13)
+	VPSLLD           $0x10, Z17, Z1
+	VCVTDQ2PS        Z1, Z1
+	VPANDD           fixed_odd<>+0(SB), Z17, Z17
+	VCVTDQ2PS        Z17, Z17
+	VMOVUPS          Z1, 512(R13)
+	VMOVUPS          Z17, 576(R13)
+	VPSLLD           $0x10, Z9, Z1
+	VCVTDQ2PS        Z1, Z1
+	VPANDD           fixed_odd<>+0(SB), Z9, Z9
+	VCVTDQ2PS        Z9, Z9
+	VMOVUPS          Z1, 640(R13)
+	VMOVUPS          Z9, 704(R13)
+	VPSLLD           $0x10, Z10, Z1
+	VCVTDQ2PS        Z1, Z1
+	VPANDD           fixed_odd<>+0(SB), Z10, Z10
+	VCVTDQ2PS        Z10, Z10
+	VMOVUPS          Z1, 1536(R13)
+	VMOVUPS          Z10, 1600(R13)
+	VPSLLD           $0x10, Z5, Z1
+	VCVTDQ2PS        Z1, Z1
+	VPANDD           fixed_odd<>+0(SB), Z5, Z5
+	VCVTDQ2PS        Z5, Z5
+	VMOVUPS          Z1, 1664(R13)
+	VMOVUPS          Z5, 1728(R13)
+	VPSLLD           $0x10, Z11, Z1
+	VCVTDQ2PS        Z1, Z1
+	VPANDD           fixed_odd<>+0(SB), Z11, Z11
+	VCVTDQ2PS        Z11, Z11
+	VMOVUPS          Z1, 768(R13)
+	VMOVUPS          Z11, 832(R13)
+	VPSLLD           $0x10, Z3, Z1
+	VCVTDQ2PS        Z1, Z1
+	VPANDD           fixed_odd<>+0(SB), Z3, Z3
+	VCVTDQ2PS        Z3, Z3
+	VMOVUPS          Z1, 896(R13)
+	VMOVUPS          Z3, 960(R13)
+	VPSLLD           $0x10, Z13, Z1
+	VCVTDQ2PS        Z1, Z1
+	VPANDD           fixed_odd<>+0(SB), Z13, Z13
+	VCVTDQ2PS        Z13, Z13
+	VMOVUPS          Z1, 1792(R13)
+	VMOVUPS          Z13, 1856(R13)
+	VPSLLD           $0x10, Z0, Z1
+	VCVTDQ2PS        Z1, Z1
+	VPANDD           fixed_odd<>+0(SB), Z0, Z0
+	VCVTDQ2PS        Z0, Z0
+	VMOVUPS          Z1, 1920(R13)
+	VMOVUPS          Z0, 1984(R13)
+	VMOVUPS          4096(SI), Z0
+	VPCMPEQW         fixed_low<>+0(SB), Z0, K1
+	KORTESTD         K1, K1
+	JE               numbers
+	VBROADCASTSS     scale+72(FP), Z29
+	VMOVUPS          (AX), Z0
+	VFMADD213PS      Z30, Z29, Z0
 	VFIXUPIMMPS.BCST $0x00, word_00000088<>+0(SB), Z0, Z0
 	VMINPS.BCST      word_46fffe00<>+0(SB), Z0, Z0
 	VCVTPS2DQ.RD_SAE Z0, Z0
@@ -9863,10 +11649,12 @@ readFloats:
 	VCVTDQ2PS        Z0, Z0
 	VMOVUPS          Z1, 1920(R13)
 	VMOVUPS          Z0, 1984(R13)
-	ADDQ             $0x00000080, AX
-	ADDQ             $0x00000080, BX
-	ADDQ             $0x00000080, CX
-	ADDQ             $0x00000080, DX
+
+numbers:
+	ADDQ $0x00000080, AX
+	ADDQ $0x00000080, BX
+	ADDQ $0x00000080, CX
+	ADDQ $0x00000080, DX
 
 readDone:
 	ADDQ              $0x00000800, R13
@@ -10024,13 +11812,13 @@ readDone:
 	VSUBPS            Z28, Z26, Z26
 	VMOVUPS           896(SI), Z28
 	VMOVUPS           2944(SI), Z29
-	VMOVUPS           Z8, 4096(SI)
+	VMOVUPS           Z8, 4160(SI)
 	VADDPS            Z29, Z28, Z8
 	VSUBPS            Z29, Z28, Z28
 	VMOVUPS           1920(SI), Z29
-	VMOVUPS           Z5, 4160(SI)
+	VMOVUPS           Z5, 4224(SI)
 	VMOVUPS           3968(SI), Z5
-	VMOVUPS           Z4, 4224(SI)
+	VMOVUPS           Z4, 4288(SI)
 	VADDPS            Z5, Z29, Z4
 	VSUBPS            Z5, Z29, Z5
 	VADDPS            Z4, Z8, Z29
@@ -10041,7 +11829,7 @@ readDone:
 	VFMADD231PS.BCST  word_bf350400<>+0(SB), Z5, Z29
 	VFMADD231PS.BCST  word_3f350400<>+0(SB), Z28, Z29
 	VSUBPS            Z31, Z29, Z29
-	VMOVUPS           Z6, 4288(SI)
+	VMOVUPS           Z6, 4352(SI)
 	VMOVAPS           Z31, Z6
 	VFMADD231PS.BCST  word_bf350400<>+0(SB), Z28, Z6
 	VFMADD231PS.BCST  word_bf350400<>+0(SB), Z5, Z6
@@ -10159,8 +11947,8 @@ readDone:
 	VFMADD231PS.BCST  word_3ec3f000<>+0(SB), Z22, Z29
 	VSUBPS.BCST       word_51c00000<>+0(SB), Z29, Z29
 	VADDPS            Z25, Z2, Z18
-	VMOVUPS           4288(SI), Z22
-	VMOVUPS           Z15, 4352(SI)
+	VMOVUPS           4352(SI), Z22
+	VMOVUPS           Z15, 4416(SI)
 	VADDPS            Z22, Z29, Z15
 	VSUBPS            Z25, Z2, Z2
 	VSUBPS            Z22, Z29, Z22
@@ -10172,37 +11960,37 @@ readDone:
 	VFMADD231PS.BCST  word_bf7b1400<>+0(SB), Z20, Z29
 	VFMADD231PS.BCST  word_3e47c800<>+0(SB), Z21, Z29
 	VSUBPS.BCST       word_51c00000<>+0(SB), Z29, Z29
-	VMOVUPS           4224(SI), Z20
+	VMOVUPS           4288(SI), Z20
 	VADDPS            Z20, Z25, Z21
-	VMOVUPS           Z13, 4288(SI)
-	VMOVUPS           4160(SI), Z13
-	VMOVUPS           Z12, 4416(SI)
+	VMOVUPS           Z13, 4352(SI)
+	VMOVUPS           4224(SI), Z13
+	VMOVUPS           Z12, 4480(SI)
 	VADDPS            Z13, Z29, Z12
 	VSUBPS            Z25, Z20, Z20
 	VSUBPS            Z13, Z29, Z13
 	VMOVUPS           64(SI), Z25
 	VMOVUPS           2112(SI), Z29
-	VMOVUPS           Z14, 4160(SI)
+	VMOVUPS           Z14, 4224(SI)
 	VADDPS            Z29, Z25, Z14
 	VSUBPS            Z29, Z25, Z25
 	VMOVUPS           1088(SI), Z29
-	VMOVUPS           Z10, 4224(SI)
+	VMOVUPS           Z10, 4288(SI)
 	VMOVUPS           3136(SI), Z10
-	VMOVUPS           Z9, 4480(SI)
+	VMOVUPS           Z9, 4544(SI)
 	VADDPS            Z10, Z29, Z9
 	VSUBPS            Z10, Z29, Z10
 	VADDPS            Z9, Z14, Z29
 	VSUBPS            Z9, Z14, Z9
 	VMOVUPS           576(SI), Z14
-	VMOVUPS           Z7, 4544(SI)
+	VMOVUPS           Z7, 4608(SI)
 	VMOVUPS           2624(SI), Z7
-	VMOVUPS           Z11, 4608(SI)
+	VMOVUPS           Z11, 4672(SI)
 	VADDPS            Z7, Z14, Z11
 	VSUBPS            Z7, Z14, Z7
 	VMOVUPS           1600(SI), Z14
-	VMOVUPS           Z3, 4672(SI)
+	VMOVUPS           Z3, 4736(SI)
 	VMOVUPS           3648(SI), Z3
-	VMOVUPS           Z1, 4736(SI)
+	VMOVUPS           Z1, 4800(SI)
 	VADDPS            Z3, Z14, Z1
 	VSUBPS            Z3, Z14, Z3
 	VADDPS            Z1, Z11, Z14
@@ -10213,7 +12001,7 @@ readDone:
 	VFMADD231PS.BCST  word_bf350400<>+0(SB), Z3, Z29
 	VFMADD231PS.BCST  word_3f350400<>+0(SB), Z7, Z29
 	VSUBPS            Z31, Z29, Z29
-	VMOVUPS           Z0, 4800(SI)
+	VMOVUPS           Z0, 4864(SI)
 	VMOVAPS           Z31, Z0
 	VFMADD231PS.BCST  word_bf350400<>+0(SB), Z7, Z0
 	VFMADD231PS.BCST  word_bf350400<>+0(SB), Z3, Z0
@@ -10224,27 +12012,27 @@ readDone:
 	VADDPS            Z10, Z0, Z0
 	VMOVUPS           320(SI), Z10
 	VMOVUPS           2368(SI), Z29
-	VMOVUPS           Z22, 4864(SI)
+	VMOVUPS           Z22, 4928(SI)
 	VADDPS            Z29, Z10, Z22
 	VSUBPS            Z29, Z10, Z10
 	VMOVUPS           1344(SI), Z29
-	VMOVUPS           Z2, 4928(SI)
+	VMOVUPS           Z2, 4992(SI)
 	VMOVUPS           3392(SI), Z2
-	VMOVUPS           Z13, 4992(SI)
+	VMOVUPS           Z13, 5056(SI)
 	VADDPS            Z2, Z29, Z13
 	VSUBPS            Z2, Z29, Z2
 	VADDPS            Z13, Z22, Z29
 	VSUBPS            Z13, Z22, Z13
 	VMOVUPS           832(SI), Z22
-	VMOVUPS           Z20, 5056(SI)
+	VMOVUPS           Z20, 5120(SI)
 	VMOVUPS           2880(SI), Z20
-	VMOVUPS           Z8, 5120(SI)
+	VMOVUPS           Z8, 5184(SI)
 	VADDPS            Z20, Z22, Z8
 	VSUBPS            Z20, Z22, Z20
 	VMOVUPS           1856(SI), Z22
-	VMOVUPS           Z12, 5184(SI)
+	VMOVUPS           Z12, 5248(SI)
 	VMOVUPS           3904(SI), Z12
-	VMOVUPS           Z21, 5248(SI)
+	VMOVUPS           Z21, 5312(SI)
 	VADDPS            Z12, Z22, Z21
 	VSUBPS            Z12, Z22, Z12
 	VADDPS            Z21, Z8, Z22
@@ -10255,7 +12043,7 @@ readDone:
 	VFMADD231PS.BCST  word_bf350400<>+0(SB), Z12, Z29
 	VFMADD231PS.BCST  word_3f350400<>+0(SB), Z20, Z29
 	VSUBPS            Z31, Z29, Z29
-	VMOVUPS           Z15, 5312(SI)
+	VMOVUPS           Z15, 5376(SI)
 	VMOVAPS           Z31, Z15
 	VFMADD231PS.BCST  word_bf350400<>+0(SB), Z20, Z15
 	VFMADD231PS.BCST  word_bf350400<>+0(SB), Z12, Z15
@@ -10304,27 +12092,27 @@ readDone:
 	VSUBPS            Z0, Z29, Z0
 	VMOVUPS           192(SI), Z25
 	VMOVUPS           2240(SI), Z29
-	VMOVUPS           Z11, 5376(SI)
+	VMOVUPS           Z11, 5440(SI)
 	VADDPS            Z29, Z25, Z11
 	VSUBPS            Z29, Z25, Z25
 	VMOVUPS           1216(SI), Z29
-	VMOVUPS           Z18, 5440(SI)
+	VMOVUPS           Z18, 5504(SI)
 	VMOVUPS           3264(SI), Z18
-	VMOVUPS           Z17, 5504(SI)
+	VMOVUPS           Z17, 5568(SI)
 	VADDPS            Z18, Z29, Z17
 	VSUBPS            Z18, Z29, Z18
 	VADDPS            Z17, Z11, Z29
 	VSUBPS            Z17, Z11, Z11
 	VMOVUPS           704(SI), Z17
-	VMOVUPS           Z16, 5568(SI)
+	VMOVUPS           Z16, 5632(SI)
 	VMOVUPS           2752(SI), Z16
-	VMOVUPS           Z27, 5632(SI)
+	VMOVUPS           Z27, 5696(SI)
 	VADDPS            Z16, Z17, Z27
 	VSUBPS            Z16, Z17, Z16
 	VMOVUPS           1728(SI), Z17
-	VMOVUPS           Z19, 5696(SI)
+	VMOVUPS           Z19, 5760(SI)
 	VMOVUPS           3776(SI), Z19
-	VMOVUPS           Z23, 5760(SI)
+	VMOVUPS           Z23, 5824(SI)
 	VADDPS            Z19, Z17, Z23
 	VSUBPS            Z19, Z17, Z17
 	VADDPS            Z23, Z27, Z19
@@ -10335,7 +12123,7 @@ readDone:
 	VFMADD231PS.BCST  word_bf350400<>+0(SB), Z17, Z29
 	VFMADD231PS.BCST  word_3f350400<>+0(SB), Z16, Z29
 	VSUBPS            Z31, Z29, Z29
-	VMOVUPS           Z6, 5824(SI)
+	VMOVUPS           Z6, 5888(SI)
 	VMOVAPS           Z31, Z6
 	VFMADD231PS.BCST  word_bf350400<>+0(SB), Z16, Z6
 	VFMADD231PS.BCST  word_bf350400<>+0(SB), Z17, Z6
@@ -10346,27 +12134,27 @@ readDone:
 	VADDPS            Z18, Z6, Z6
 	VMOVUPS           448(SI), Z18
 	VMOVUPS           2496(SI), Z29
-	VMOVUPS           Z26, 5888(SI)
+	VMOVUPS           Z26, 5952(SI)
 	VADDPS            Z29, Z18, Z26
 	VSUBPS            Z29, Z18, Z18
 	VMOVUPS           1472(SI), Z29
-	VMOVUPS           Z4, 5952(SI)
+	VMOVUPS           Z4, 6016(SI)
 	VMOVUPS           3520(SI), Z4
-	VMOVUPS           Z28, 6016(SI)
+	VMOVUPS           Z28, 6080(SI)
 	VADDPS            Z4, Z29, Z28
 	VSUBPS            Z4, Z29, Z4
 	VADDPS            Z28, Z26, Z29
 	VSUBPS            Z28, Z26, Z26
 	VMOVUPS           960(SI), Z28
-	VMOVUPS           Z5, 6080(SI)
+	VMOVUPS           Z5, 6144(SI)
 	VMOVUPS           3008(SI), Z5
-	VMOVUPS           Z24, 6144(SI)
+	VMOVUPS           Z24, 6208(SI)
 	VADDPS            Z5, Z28, Z24
 	VSUBPS            Z5, Z28, Z5
 	VMOVUPS           1984(SI), Z28
-	VMOVUPS           Z7, 6208(SI)
+	VMOVUPS           Z7, 6272(SI)
 	VMOVUPS           4032(SI), Z7
-	VMOVUPS           Z3, 6272(SI)
+	VMOVUPS           Z3, 6336(SI)
 	VADDPS            Z7, Z28, Z3
 	VSUBPS            Z7, Z28, Z7
 	VADDPS            Z3, Z24, Z28
@@ -10377,7 +12165,7 @@ readDone:
 	VFMADD231PS.BCST  word_bf350400<>+0(SB), Z7, Z29
 	VFMADD231PS.BCST  word_3f350400<>+0(SB), Z5, Z29
 	VSUBPS            Z31, Z29, Z29
-	VMOVUPS           Z1, 6336(SI)
+	VMOVUPS           Z1, 6400(SI)
 	VMOVAPS           Z31, Z1
 	VFMADD231PS.BCST  word_bf350400<>+0(SB), Z5, Z1
 	VFMADD231PS.BCST  word_bf350400<>+0(SB), Z7, Z1
@@ -10495,8 +12283,8 @@ readDone:
 	VFMADD231PS.BCST  word_3ec3f000<>+0(SB), Z23, Z29
 	VSUBPS.BCST       word_51c00000<>+0(SB), Z29, Z29
 	VADDPS            Z22, Z9, Z11
-	VMOVUPS           6336(SI), Z23
-	VMOVUPS           Z4, 6400(SI)
+	VMOVUPS           6400(SI), Z23
+	VMOVUPS           Z4, 6464(SI)
 	VADDPS            Z23, Z29, Z4
 	VSUBPS            Z22, Z9, Z9
 	VSUBPS            Z23, Z29, Z22
@@ -10508,17 +12296,17 @@ readDone:
 	VFMADD231PS.BCST  word_bf7b1400<>+0(SB), Z16, Z29
 	VFMADD231PS.BCST  word_3e47c800<>+0(SB), Z17, Z29
 	VSUBPS.BCST       word_51c00000<>+0(SB), Z29, Z29
-	VMOVUPS           6272(SI), Z16
+	VMOVUPS           6336(SI), Z16
 	VADDPS            Z16, Z23, Z17
-	VMOVUPS           Z12, 6336(SI)
-	VMOVUPS           6208(SI), Z12
-	VMOVUPS           Z15, 6464(SI)
+	VMOVUPS           Z12, 6400(SI)
+	VMOVUPS           6272(SI), Z12
+	VMOVUPS           Z15, 6528(SI)
 	VADDPS            Z12, Z29, Z15
 	VSUBPS            Z23, Z16, Z16
 	VSUBPS            Z12, Z29, Z12
-	VMOVUPS           6144(SI), Z23
+	VMOVUPS           6208(SI), Z23
 	VADDPS            Z23, Z27, Z29
-	VMOVUPS           Z8, 6208(SI)
+	VMOVUPS           Z8, 6272(SI)
 	VMOVAPS           Z30, Z8
 	VFMADD231PS.BCST  (R11), Z29, Z8
 	VCVTPS2DQ.RD_SAE  Z8, Z8
@@ -10542,11 +12330,11 @@ readDone:
 	VFMADD231PS.BCST  word_bdc8c000<>+0(SB), Z5, Z23
 	VFMADD231PS.BCST  word_3f7ec400<>+0(SB), Z7, Z23
 	VSUBPS.BCST       word_52400000<>+0(SB), Z23, Z23
-	VMOVUPS           6080(SI), Z5
+	VMOVUPS           6144(SI), Z5
 	VADDPS            Z5, Z8, Z7
-	VMOVUPS           6016(SI), Z27
+	VMOVUPS           6080(SI), Z27
 	VADDPS            Z27, Z23, Z29
-	VMOVUPS           Z13, 6144(SI)
+	VMOVUPS           Z13, 6208(SI)
 	VMOVAPS           Z30, Z13
 	VFMADD231PS.BCST  8(R11), Z7, Z13
 	VCVTPS2DQ.RD_SAE  Z13, Z13
@@ -10585,9 +12373,9 @@ readDone:
 	VFMADD231PS.BCST  word_be47c800<>+0(SB), Z3, Z7
 	VFMADD231PS.BCST  word_3f7b1400<>+0(SB), Z26, Z7
 	VSUBPS.BCST       word_52400000<>+0(SB), Z7, Z7
-	VMOVUPS           5952(SI), Z3
+	VMOVUPS           6016(SI), Z3
 	VADDPS            Z3, Z5, Z8
-	VMOVUPS           5888(SI), Z13
+	VMOVUPS           5952(SI), Z13
 	VADDPS            Z13, Z7, Z23
 	VMOVAPS           Z30, Z26
 	VFMADD231PS.BCST  12(R11), Z8, Z26
@@ -10627,9 +12415,9 @@ readDone:
 	VFMADD231PS.BCST  word_be94a000<>+0(SB), Z1, Z5
 	VFMADD231PS.BCST  word_3f74fa00<>+0(SB), Z18, Z5
 	VSUBPS.BCST       word_52400000<>+0(SB), Z5, Z5
-	VMOVUPS           5824(SI), Z1
+	VMOVUPS           5888(SI), Z1
 	VADDPS            Z1, Z3, Z7
-	VMOVUPS           5760(SI), Z8
+	VMOVUPS           5824(SI), Z8
 	VADDPS            Z8, Z5, Z13
 	VMOVAPS           Z30, Z18
 	VFMADD231PS.BCST  16(R11), Z7, Z18
@@ -10669,9 +12457,9 @@ readDone:
 	VFMADD231PS.BCST  word_bec3f000<>+0(SB), Z19, Z3
 	VFMADD231PS.BCST  word_3f6c8400<>+0(SB), Z28, Z3
 	VSUBPS.BCST       word_52400000<>+0(SB), Z3, Z3
-	VMOVUPS           5696(SI), Z5
+	VMOVUPS           5760(SI), Z5
 	VADDPS            Z5, Z1, Z7
-	VMOVUPS           5632(SI), Z8
+	VMOVUPS           5696(SI), Z8
 	VADDPS            Z8, Z3, Z13
 	VMOVAPS           Z30, Z18
 	VFMADD231PS.BCST  20(R11), Z7, Z18
@@ -10711,9 +12499,9 @@ readDone:
 	VFMADD231PS.BCST  word_bef15c00<>+0(SB), Z6, Z3
 	VFMADD231PS.BCST  word_3f61c600<>+0(SB), Z25, Z3
 	VSUBPS.BCST       word_52400000<>+0(SB), Z3, Z3
-	VMOVUPS           5568(SI), Z5
+	VMOVUPS           5632(SI), Z5
 	VADDPS            Z5, Z1, Z6
-	VMOVUPS           5504(SI), Z7
+	VMOVUPS           5568(SI), Z7
 	VADDPS            Z7, Z3, Z8
 	VMOVAPS           Z30, Z13
 	VFMADD231PS.BCST  24(R11), Z6, Z13
@@ -10753,9 +12541,9 @@ readDone:
 	VFMADD231PS.BCST  word_bf0e3a00<>+0(SB), Z11, Z3
 	VFMADD231PS.BCST  word_3f54dc00<>+0(SB), Z4, Z3
 	VSUBPS.BCST       word_52400000<>+0(SB), Z3, Z3
-	VMOVUPS           5440(SI), Z4
+	VMOVUPS           5504(SI), Z4
 	VADDPS            Z4, Z1, Z5
-	VMOVUPS           5312(SI), Z6
+	VMOVUPS           5376(SI), Z6
 	VADDPS            Z6, Z3, Z7
 	VMOVAPS           Z30, Z8
 	VFMADD231PS.BCST  28(R11), Z5, Z8
@@ -10795,9 +12583,9 @@ readDone:
 	VFMADD231PS.BCST  word_bf226800<>+0(SB), Z17, Z3
 	VFMADD231PS.BCST  word_3f45e400<>+0(SB), Z15, Z3
 	VSUBPS.BCST       word_52400000<>+0(SB), Z3, Z3
-	VMOVUPS           5248(SI), Z4
+	VMOVUPS           5312(SI), Z4
 	VADDPS            Z4, Z1, Z5
-	VMOVUPS           5184(SI), Z6
+	VMOVUPS           5248(SI), Z6
 	VADDPS            Z6, Z3, Z7
 	VMOVAPS           Z30, Z8
 	VFMADD231PS.BCST  32(R11), Z5, Z8
@@ -10831,16 +12619,16 @@ readDone:
 	VMOVUPS           Z4, 3264(DI)
 	VBROADCASTSS      word_52400000<>+0(SB), Z1
 	VFMADD231PS.BCST  word_bf350400<>+0(SB), Z24, Z1
-	VMOVUPS           5376(SI), Z3
+	VMOVUPS           5440(SI), Z3
 	VFMADD231PS.BCST  word_3f350400<>+0(SB), Z3, Z1
 	VSUBPS.BCST       word_52400000<>+0(SB), Z1, Z1
 	VBROADCASTSS      word_52400000<>+0(SB), Z4
 	VFMADD231PS.BCST  word_bf350400<>+0(SB), Z3, Z4
 	VFMADD231PS.BCST  word_bf350400<>+0(SB), Z24, Z4
 	VSUBPS.BCST       word_52400000<>+0(SB), Z4, Z4
-	VMOVUPS           4096(SI), Z3
+	VMOVUPS           4160(SI), Z3
 	VADDPS            Z3, Z1, Z5
-	VMOVUPS           5120(SI), Z6
+	VMOVUPS           5184(SI), Z6
 	VSUBPS            Z6, Z4, Z7
 	VMOVAPS           Z30, Z8
 	VFMADD231PS.BCST  36(R11), Z5, Z8
@@ -10880,9 +12668,9 @@ readDone:
 	VFMADD231PS.BCST  word_bf45e400<>+0(SB), Z16, Z3
 	VFMADD231PS.BCST  word_3f226800<>+0(SB), Z12, Z3
 	VSUBPS.BCST       word_52400000<>+0(SB), Z3, Z3
-	VMOVUPS           5056(SI), Z4
+	VMOVUPS           5120(SI), Z4
 	VADDPS            Z4, Z1, Z5
-	VMOVUPS           4992(SI), Z6
+	VMOVUPS           5056(SI), Z6
 	VADDPS            Z6, Z3, Z7
 	VMOVAPS           Z30, Z8
 	VFMADD231PS.BCST  40(R11), Z5, Z8
@@ -10922,9 +12710,9 @@ readDone:
 	VFMADD231PS.BCST  word_bf54dc00<>+0(SB), Z9, Z3
 	VFMADD231PS.BCST  word_3f0e3a00<>+0(SB), Z22, Z3
 	VSUBPS.BCST       word_52400000<>+0(SB), Z3, Z3
-	VMOVUPS           4928(SI), Z4
+	VMOVUPS           4992(SI), Z4
 	VADDPS            Z4, Z1, Z5
-	VMOVUPS           4864(SI), Z6
+	VMOVUPS           4928(SI), Z6
 	VADDPS            Z6, Z3, Z7
 	VMOVAPS           Z30, Z8
 	VFMADD231PS.BCST  44(R11), Z5, Z8
@@ -10964,9 +12752,9 @@ readDone:
 	VFMADD231PS.BCST  word_bf61c600<>+0(SB), Z21, Z3
 	VFMADD231PS.BCST  word_3ef15c00<>+0(SB), Z0, Z3
 	VSUBPS.BCST       word_52400000<>+0(SB), Z3, Z3
-	VMOVUPS           4800(SI), Z0
+	VMOVUPS           4864(SI), Z0
 	VADDPS            Z0, Z1, Z4
-	VMOVUPS           4736(SI), Z5
+	VMOVUPS           4800(SI), Z5
 	VADDPS            Z5, Z3, Z6
 	VMOVAPS           Z30, Z7
 	VFMADD231PS.BCST  48(R11), Z4, Z7
@@ -11006,9 +12794,9 @@ readDone:
 	VFMADD231PS.BCST  word_bf6c8400<>+0(SB), Z14, Z1
 	VFMADD231PS.BCST  word_3ec3f000<>+0(SB), Z20, Z1
 	VSUBPS.BCST       word_52400000<>+0(SB), Z1, Z1
-	VMOVUPS           4672(SI), Z3
+	VMOVUPS           4736(SI), Z3
 	VADDPS            Z3, Z0, Z4
-	VMOVUPS           4608(SI), Z5
+	VMOVUPS           4672(SI), Z5
 	VADDPS            Z5, Z1, Z6
 	VMOVAPS           Z30, Z7
 	VFMADD231PS.BCST  52(R11), Z4, Z7
@@ -11048,9 +12836,9 @@ readDone:
 	VFMADD231PS.BCST  word_bf74fa00<>+0(SB), Z2, Z1
 	VFMADD231PS.BCST  word_3e94a000<>+0(SB), Z10, Z1
 	VSUBPS.BCST       word_52400000<>+0(SB), Z1, Z1
-	VMOVUPS           4544(SI), Z2
+	VMOVUPS           4608(SI), Z2
 	VADDPS            Z2, Z0, Z3
-	VMOVUPS           4480(SI), Z4
+	VMOVUPS           4544(SI), Z4
 	VADDPS            Z4, Z1, Z5
 	VMOVAPS           Z30, Z6
 	VFMADD231PS.BCST  56(R11), Z3, Z6
@@ -11082,19 +12870,19 @@ readDone:
 	VMOVUPS           Z0, 2432(DI)
 	VPSHUFB           fixed_yx<>+0(SB), Z2, Z2
 	VMOVUPS           Z2, 2496(DI)
-	VMOVUPS           6144(SI), Z0
+	VMOVUPS           6208(SI), Z0
 	VBROADCASTSS      word_52400000<>+0(SB), Z1
 	VFMADD231PS.BCST  word_3f7b1400<>+0(SB), Z0, Z1
-	VMOVUPS           6208(SI), Z2
+	VMOVUPS           6272(SI), Z2
 	VFMADD231PS.BCST  word_3e47c800<>+0(SB), Z2, Z1
 	VSUBPS.BCST       word_52400000<>+0(SB), Z1, Z1
 	VBROADCASTSS      word_52400000<>+0(SB), Z3
 	VFMADD231PS.BCST  word_bf7b1400<>+0(SB), Z2, Z3
 	VFMADD231PS.BCST  word_3e47c800<>+0(SB), Z0, Z3
 	VSUBPS.BCST       word_52400000<>+0(SB), Z3, Z3
-	VMOVUPS           4224(SI), Z0
+	VMOVUPS           4288(SI), Z0
 	VADDPS            Z0, Z1, Z2
-	VMOVUPS           4160(SI), Z4
+	VMOVUPS           4224(SI), Z4
 	VADDPS            Z4, Z3, Z5
 	VMOVAPS           Z30, Z6
 	VFMADD231PS.BCST  60(R11), Z2, Z6
@@ -11126,19 +12914,19 @@ readDone:
 	VMOVUPS           Z0, 2304(DI)
 	VPSHUFB           fixed_yx<>+0(SB), Z2, Z2
 	VMOVUPS           Z2, 2368(DI)
-	VMOVUPS           6464(SI), Z0
+	VMOVUPS           6528(SI), Z0
 	VBROADCASTSS      word_52400000<>+0(SB), Z1
 	VFMADD231PS.BCST  word_3f7ec400<>+0(SB), Z0, Z1
-	VMOVUPS           6336(SI), Z2
+	VMOVUPS           6400(SI), Z2
 	VFMADD231PS.BCST  word_3dc8c000<>+0(SB), Z2, Z1
 	VSUBPS.BCST       word_52400000<>+0(SB), Z1, Z1
 	VBROADCASTSS      word_52400000<>+0(SB), Z3
 	VFMADD231PS.BCST  word_bf7ec400<>+0(SB), Z2, Z3
 	VFMADD231PS.BCST  word_3dc8c000<>+0(SB), Z0, Z3
 	VSUBPS.BCST       word_52400000<>+0(SB), Z3, Z3
-	VMOVUPS           4416(SI), Z0
+	VMOVUPS           4480(SI), Z0
 	VADDPS            Z0, Z1, Z2
-	VMOVUPS           4288(SI), Z4
+	VMOVUPS           4352(SI), Z4
 	VADDPS            Z4, Z3, Z5
 	VMOVAPS           Z30, Z6
 	VFMADD231PS.BCST  64(R11), Z2, Z6
@@ -11170,11 +12958,11 @@ readDone:
 	VMOVUPS           Z0, 2176(DI)
 	VPSHUFB           fixed_yx<>+0(SB), Z2, Z2
 	VMOVUPS           Z2, 2240(DI)
-	VMOVUPS           4352(SI), Z0
+	VMOVUPS           4416(SI), Z0
 	VMOVAPS           Z30, Z1
 	VFMADD231PS.BCST  68(R11), Z0, Z1
 	VCVTPS2DQ.RD_SAE  Z1, Z1
-	VMOVUPS           6400(SI), Z0
+	VMOVUPS           6464(SI), Z0
 	VMOVAPS           Z30, Z2
 	VFNMADD231PS.BCST 68(R11), Z0, Z2
 	VCVTPS2DQ.RD_SAE  Z2, Z2
@@ -11497,9 +13285,9 @@ group:
 	VCVTDQ2PS        960(DI), Z3
 	VCVTDQ2PS        3200(DI), Z28
 	VCVTDQ2PS        3264(DI), Z29
-	VMOVUPS          Z25, 4096(SI)
+	VMOVUPS          Z25, 4160(SI)
 	VADDPS           Z28, Z1, Z25
-	VMOVUPS          Z24, 4160(SI)
+	VMOVUPS          Z24, 4224(SI)
 	VSUBPS           Z29, Z3, Z24
 	VSUBPS           Z28, Z1, Z1
 	VADDPS           Z29, Z3, Z3
@@ -11513,13 +13301,13 @@ group:
 	VSUBPS           Z31, Z29, Z29
 	VCVTDQ2PS        1024(DI), Z1
 	VCVTDQ2PS        1088(DI), Z3
-	VMOVUPS          Z29, 4224(SI)
+	VMOVUPS          Z29, 4288(SI)
 	VCVTDQ2PS        3072(DI), Z29
-	VMOVUPS          Z28, 4288(SI)
+	VMOVUPS          Z28, 4352(SI)
 	VCVTDQ2PS        3136(DI), Z28
-	VMOVUPS          Z21, 4352(SI)
+	VMOVUPS          Z21, 4416(SI)
 	VADDPS           Z29, Z1, Z21
-	VMOVUPS          Z20, 4416(SI)
+	VMOVUPS          Z20, 4480(SI)
 	VSUBPS           Z28, Z3, Z20
 	VSUBPS           Z29, Z1, Z1
 	VADDPS           Z28, Z3, Z3
@@ -11533,13 +13321,13 @@ group:
 	VSUBPS           Z31, Z29, Z29
 	VCVTDQ2PS        1152(DI), Z1
 	VCVTDQ2PS        1216(DI), Z3
-	VMOVUPS          Z29, 4480(SI)
+	VMOVUPS          Z29, 4544(SI)
 	VCVTDQ2PS        2944(DI), Z29
-	VMOVUPS          Z28, 4544(SI)
+	VMOVUPS          Z28, 4608(SI)
 	VCVTDQ2PS        3008(DI), Z28
-	VMOVUPS          Z17, 4608(SI)
+	VMOVUPS          Z17, 4672(SI)
 	VADDPS           Z29, Z1, Z17
-	VMOVUPS          Z16, 4672(SI)
+	VMOVUPS          Z16, 4736(SI)
 	VSUBPS           Z28, Z3, Z16
 	VSUBPS           Z29, Z1, Z1
 	VADDPS           Z28, Z3, Z3
@@ -11553,13 +13341,13 @@ group:
 	VSUBPS           Z31, Z29, Z29
 	VCVTDQ2PS        1280(DI), Z1
 	VCVTDQ2PS        1344(DI), Z3
-	VMOVUPS          Z29, 4736(SI)
+	VMOVUPS          Z29, 4800(SI)
 	VCVTDQ2PS        2816(DI), Z29
-	VMOVUPS          Z28, 4800(SI)
+	VMOVUPS          Z28, 4864(SI)
 	VCVTDQ2PS        2880(DI), Z28
-	VMOVUPS          Z13, 4864(SI)
+	VMOVUPS          Z13, 4928(SI)
 	VADDPS           Z29, Z1, Z13
-	VMOVUPS          Z12, 4928(SI)
+	VMOVUPS          Z12, 4992(SI)
 	VSUBPS           Z28, Z3, Z12
 	VSUBPS           Z29, Z1, Z1
 	VADDPS           Z28, Z3, Z3
@@ -11573,13 +13361,13 @@ group:
 	VSUBPS           Z31, Z29, Z29
 	VCVTDQ2PS        1408(DI), Z1
 	VCVTDQ2PS        1472(DI), Z3
-	VMOVUPS          Z29, 4992(SI)
+	VMOVUPS          Z29, 5056(SI)
 	VCVTDQ2PS        2688(DI), Z29
-	VMOVUPS          Z28, 5056(SI)
+	VMOVUPS          Z28, 5120(SI)
 	VCVTDQ2PS        2752(DI), Z28
-	VMOVUPS          Z9, 5120(SI)
+	VMOVUPS          Z9, 5184(SI)
 	VADDPS           Z29, Z1, Z9
-	VMOVUPS          Z8, 5184(SI)
+	VMOVUPS          Z8, 5248(SI)
 	VSUBPS           Z28, Z3, Z8
 	VSUBPS           Z29, Z1, Z1
 	VADDPS           Z28, Z3, Z3
@@ -11593,13 +13381,13 @@ group:
 	VSUBPS           Z31, Z29, Z29
 	VCVTDQ2PS        1536(DI), Z1
 	VCVTDQ2PS        1600(DI), Z3
-	VMOVUPS          Z29, 5248(SI)
+	VMOVUPS          Z29, 5312(SI)
 	VCVTDQ2PS        2560(DI), Z29
-	VMOVUPS          Z28, 5312(SI)
+	VMOVUPS          Z28, 5376(SI)
 	VCVTDQ2PS        2624(DI), Z28
-	VMOVUPS          Z5, 5376(SI)
+	VMOVUPS          Z5, 5440(SI)
 	VADDPS           Z29, Z1, Z5
-	VMOVUPS          Z4, 5440(SI)
+	VMOVUPS          Z4, 5504(SI)
 	VSUBPS           Z28, Z3, Z4
 	VSUBPS           Z29, Z1, Z1
 	VADDPS           Z28, Z3, Z3
@@ -11613,13 +13401,13 @@ group:
 	VSUBPS           Z31, Z29, Z29
 	VCVTDQ2PS        1664(DI), Z1
 	VCVTDQ2PS        1728(DI), Z3
-	VMOVUPS          Z29, 5504(SI)
+	VMOVUPS          Z29, 5568(SI)
 	VCVTDQ2PS        2432(DI), Z29
-	VMOVUPS          Z28, 5568(SI)
+	VMOVUPS          Z28, 5632(SI)
 	VCVTDQ2PS        2496(DI), Z28
-	VMOVUPS          Z0, 5632(SI)
+	VMOVUPS          Z0, 5696(SI)
 	VADDPS           Z29, Z1, Z0
-	VMOVUPS          Z20, 5696(SI)
+	VMOVUPS          Z20, 5760(SI)
 	VSUBPS           Z28, Z3, Z20
 	VSUBPS           Z29, Z1, Z1
 	VADDPS           Z28, Z3, Z3
@@ -11633,13 +13421,13 @@ group:
 	VSUBPS           Z31, Z29, Z29
 	VCVTDQ2PS        1792(DI), Z1
 	VCVTDQ2PS        1856(DI), Z3
-	VMOVUPS          Z29, 5760(SI)
+	VMOVUPS          Z29, 5824(SI)
 	VCVTDQ2PS        2304(DI), Z29
-	VMOVUPS          Z28, 5824(SI)
+	VMOVUPS          Z28, 5888(SI)
 	VCVTDQ2PS        2368(DI), Z28
-	VMOVUPS          Z21, 5888(SI)
+	VMOVUPS          Z21, 5952(SI)
 	VADDPS           Z29, Z1, Z21
-	VMOVUPS          Z16, 5952(SI)
+	VMOVUPS          Z16, 6016(SI)
 	VSUBPS           Z28, Z3, Z16
 	VSUBPS           Z29, Z1, Z1
 	VADDPS           Z28, Z3, Z3
@@ -11653,13 +13441,13 @@ group:
 	VSUBPS           Z31, Z29, Z29
 	VCVTDQ2PS        1920(DI), Z1
 	VCVTDQ2PS        1984(DI), Z3
-	VMOVUPS          Z29, 6016(SI)
+	VMOVUPS          Z29, 6080(SI)
 	VCVTDQ2PS        2176(DI), Z29
-	VMOVUPS          Z28, 6080(SI)
+	VMOVUPS          Z28, 6144(SI)
 	VCVTDQ2PS        2240(DI), Z28
-	VMOVUPS          Z24, 6144(SI)
+	VMOVUPS          Z24, 6208(SI)
 	VADDPS           Z29, Z1, Z24
-	VMOVUPS          Z17, 6208(SI)
+	VMOVUPS          Z17, 6272(SI)
 	VSUBPS           Z28, Z3, Z17
 	VSUBPS           Z29, Z1, Z1
 	VADDPS           Z28, Z3, Z3
@@ -11675,11 +13463,11 @@ group:
 	VCVTDQ2PS        2112(DI), Z3
 	VADDPS           Z1, Z1, Z1
 	VADDPS           Z3, Z3, Z3
-	VMOVUPS          Z29, 6272(SI)
+	VMOVUPS          Z29, 6336(SI)
 	VADDPS           Z1, Z2, Z29
 	VSUBPS           Z1, Z2, Z1
 	VADDPS           Z24, Z6, Z2
-	VMOVUPS          Z28, 6336(SI)
+	VMOVUPS          Z28, 6400(SI)
 	VSUBPS           Z17, Z7, Z28
 	VSUBPS           Z24, Z6, Z6
 	VADDPS           Z17, Z7, Z7
@@ -11751,13 +13539,13 @@ group:
 	VFMADD231PS.BCST word_3f6c8400<>+0(SB), Z13, Z27
 	VFMADD231PS.BCST word_3ec3f000<>+0(SB), Z12, Z27
 	VSUBPS           Z31, Z27, Z27
-	VMOVUPS          6208(SI), Z12
+	VMOVUPS          6272(SI), Z12
 	VADDPS           Z12, Z25, Z13
-	VMOVUPS          Z3, 6400(SI)
-	VMOVUPS          6144(SI), Z3
-	VMOVUPS          Z19, 6464(SI)
-	VMOVUPS          5952(SI), Z19
-	VMOVUPS          Z18, 6528(SI)
+	VMOVUPS          Z3, 6464(SI)
+	VMOVUPS          6208(SI), Z3
+	VMOVUPS          Z19, 6528(SI)
+	VMOVUPS          6016(SI), Z19
+	VMOVUPS          Z18, 6592(SI)
 	VSUBPS           Z19, Z3, Z18
 	VSUBPS           Z12, Z25, Z12
 	VADDPS           Z19, Z3, Z3
@@ -11769,15 +13557,15 @@ group:
 	VFMADD231PS.BCST word_3f7b1400<>+0(SB), Z12, Z25
 	VFMADD231PS.BCST word_3e47c800<>+0(SB), Z3, Z25
 	VSUBPS           Z31, Z25, Z25
-	VMOVUPS          5888(SI), Z3
+	VMOVUPS          5952(SI), Z3
 	VADDPS           Z3, Z3, Z3
-	VMOVUPS          5696(SI), Z12
+	VMOVUPS          5760(SI), Z12
 	VADDPS           Z12, Z12, Z12
-	VMOVUPS          Z20, 5696(SI)
+	VMOVUPS          Z20, 5760(SI)
 	VADDPS           Z3, Z29, Z20
 	VSUBPS           Z3, Z29, Z3
 	VADDPS           Z13, Z2, Z29
-	VMOVUPS          Z23, 5888(SI)
+	VMOVUPS          Z23, 5952(SI)
 	VSUBPS           Z18, Z28, Z23
 	VSUBPS           Z13, Z2, Z2
 	VADDPS           Z18, Z28, Z13
@@ -11906,10 +13694,10 @@ group:
 	VFMADD231PS.BCST word_3f350400<>+0(SB), Z21, Z27
 	VSUBPS.BCST      word_4bc00000<>+0(SB), Z27, Z27
 	VADDPS           Z22, Z15, Z16
-	VMOVUPS          5696(SI), Z21
-	VMOVUPS          Z3, 5952(SI)
-	VMOVUPS          5888(SI), Z3
-	VMOVUPS          Z0, 6144(SI)
+	VMOVUPS          5760(SI), Z21
+	VMOVUPS          Z3, 6016(SI)
+	VMOVUPS          5952(SI), Z3
+	VMOVUPS          Z0, 6208(SI)
 	VSUBPS           Z3, Z21, Z0
 	VSUBPS           Z22, Z15, Z15
 	VADDPS           Z3, Z21, Z3
@@ -11921,15 +13709,15 @@ group:
 	VFMADD231PS.BCST word_3f6c8400<>+0(SB), Z15, Z22
 	VFMADD231PS.BCST word_3ec3f000<>+0(SB), Z3, Z22
 	VSUBPS.BCST      word_4bc00000<>+0(SB), Z22, Z22
-	VMOVUPS          6528(SI), Z3
+	VMOVUPS          6592(SI), Z3
 	VADDPS           Z3, Z3, Z3
-	VMOVUPS          6464(SI), Z15
+	VMOVUPS          6528(SI), Z15
 	VADDPS           Z15, Z15, Z15
-	VMOVUPS          Z8, 6464(SI)
+	VMOVUPS          Z8, 6528(SI)
 	VADDPS           Z3, Z18, Z8
 	VSUBPS           Z3, Z18, Z3
 	VADDPS           Z16, Z12, Z18
-	VMOVUPS          Z2, 6528(SI)
+	VMOVUPS          Z2, 6592(SI)
 	VSUBPS           Z0, Z29, Z2
 	VSUBPS           Z16, Z12, Z12
 	VADDPS           Z0, Z29, Z0
@@ -11991,21 +13779,21 @@ group:
 	VSUBPS           Z22, Z21, Z21
 	VSUBPS           Z24, Z1, Z22
 	VADDPS           Z24, Z1, Z1
-	VMOVUPS          5632(SI), Z24
-	VMOVUPS          6400(SI), Z29
-	VMOVUPS          Z1, 5888(SI)
+	VMOVUPS          5696(SI), Z24
+	VMOVUPS          6464(SI), Z29
+	VMOVUPS          Z1, 5952(SI)
 	VSUBPS           Z29, Z24, Z1
 	VADDPS           Z29, Z24, Z24
-	VMOVUPS          5440(SI), Z29
-	VMOVUPS          Z3, 6400(SI)
-	VMOVUPS          6336(SI), Z3
-	VMOVUPS          Z16, 5632(SI)
+	VMOVUPS          5504(SI), Z29
+	VMOVUPS          Z3, 6464(SI)
+	VMOVUPS          6400(SI), Z3
+	VMOVUPS          Z16, 5696(SI)
 	VADDPS           Z3, Z29, Z16
-	VMOVUPS          Z0, 5696(SI)
-	VMOVUPS          5376(SI), Z0
-	VMOVUPS          Z21, 6208(SI)
-	VMOVUPS          6272(SI), Z21
-	VMOVUPS          Z9, 6592(SI)
+	VMOVUPS          Z0, 5760(SI)
+	VMOVUPS          5440(SI), Z0
+	VMOVUPS          Z21, 6272(SI)
+	VMOVUPS          6336(SI), Z21
+	VMOVUPS          Z9, 6656(SI)
 	VSUBPS           Z21, Z0, Z9
 	VSUBPS           Z3, Z29, Z3
 	VADDPS           Z21, Z0, Z0
@@ -12017,15 +13805,15 @@ group:
 	VFMADD231PS.BCST word_3e47c800<>+0(SB), Z3, Z29
 	VFMADD231PS.BCST word_3f7b1400<>+0(SB), Z0, Z29
 	VSUBPS           Z31, Z29, Z29
-	VMOVUPS          5184(SI), Z0
-	VMOVUPS          6080(SI), Z3
-	VMOVUPS          Z2, 6272(SI)
+	VMOVUPS          5248(SI), Z0
+	VMOVUPS          6144(SI), Z3
+	VMOVUPS          Z2, 6336(SI)
 	VADDPS           Z3, Z0, Z2
-	VMOVUPS          Z6, 5376(SI)
-	VMOVUPS          5120(SI), Z6
-	VMOVUPS          Z15, 6336(SI)
-	VMOVUPS          6016(SI), Z15
-	VMOVUPS          Z4, 5440(SI)
+	VMOVUPS          Z6, 5440(SI)
+	VMOVUPS          5184(SI), Z6
+	VMOVUPS          Z15, 6400(SI)
+	VMOVUPS          6080(SI), Z15
+	VMOVUPS          Z4, 5504(SI)
 	VSUBPS           Z15, Z6, Z4
 	VSUBPS           Z3, Z0, Z0
 	VADDPS           Z15, Z6, Z3
@@ -12037,15 +13825,15 @@ group:
 	VFMADD231PS.BCST word_3ec3f000<>+0(SB), Z0, Z15
 	VFMADD231PS.BCST word_3f6c8400<>+0(SB), Z3, Z15
 	VSUBPS           Z31, Z15, Z15
-	VMOVUPS          4928(SI), Z0
-	VMOVUPS          5824(SI), Z3
-	VMOVUPS          Z8, 6016(SI)
+	VMOVUPS          4992(SI), Z0
+	VMOVUPS          5888(SI), Z3
+	VMOVUPS          Z8, 6080(SI)
 	VADDPS           Z3, Z0, Z8
-	VMOVUPS          Z5, 5120(SI)
-	VMOVUPS          4864(SI), Z5
-	VMOVUPS          Z22, 6080(SI)
-	VMOVUPS          5760(SI), Z22
-	VMOVUPS          Z11, 5184(SI)
+	VMOVUPS          Z5, 5184(SI)
+	VMOVUPS          4928(SI), Z5
+	VMOVUPS          Z22, 6144(SI)
+	VMOVUPS          5824(SI), Z22
+	VMOVUPS          Z11, 5248(SI)
 	VSUBPS           Z22, Z5, Z11
 	VSUBPS           Z3, Z0, Z0
 	VADDPS           Z22, Z5, Z3
@@ -12057,15 +13845,15 @@ group:
 	VFMADD231PS.BCST word_3f0e3a00<>+0(SB), Z0, Z22
 	VFMADD231PS.BCST word_3f54dc00<>+0(SB), Z3, Z22
 	VSUBPS           Z31, Z22, Z22
-	VMOVUPS          4672(SI), Z0
-	VMOVUPS          5568(SI), Z3
-	VMOVUPS          Z12, 5760(SI)
+	VMOVUPS          4736(SI), Z0
+	VMOVUPS          5632(SI), Z3
+	VMOVUPS          Z12, 5824(SI)
 	VADDPS           Z3, Z0, Z12
-	VMOVUPS          Z13, 4864(SI)
-	VMOVUPS          4608(SI), Z13
-	VMOVUPS          Z26, 5824(SI)
-	VMOVUPS          5504(SI), Z26
-	VMOVUPS          Z10, 4928(SI)
+	VMOVUPS          Z13, 4928(SI)
+	VMOVUPS          4672(SI), Z13
+	VMOVUPS          Z26, 5888(SI)
+	VMOVUPS          5568(SI), Z26
+	VMOVUPS          Z10, 4992(SI)
 	VSUBPS           Z26, Z13, Z10
 	VSUBPS           Z3, Z0, Z0
 	VADDPS           Z26, Z13, Z3
@@ -12077,15 +13865,15 @@ group:
 	VFMADD231PS.BCST word_3f350400<>+0(SB), Z0, Z26
 	VFMADD231PS.BCST word_3f350400<>+0(SB), Z3, Z26
 	VSUBPS           Z31, Z26, Z26
-	VMOVUPS          4416(SI), Z0
-	VMOVUPS          5312(SI), Z3
-	VMOVUPS          Z17, 5504(SI)
+	VMOVUPS          4480(SI), Z0
+	VMOVUPS          5376(SI), Z3
+	VMOVUPS          Z17, 5568(SI)
 	VADDPS           Z3, Z0, Z17
-	VMOVUPS          Z7, 4608(SI)
-	VMOVUPS          4352(SI), Z7
-	VMOVUPS          Z25, 5568(SI)
-	VMOVUPS          5248(SI), Z25
-	VMOVUPS          Z28, 4672(SI)
+	VMOVUPS          Z7, 4672(SI)
+	VMOVUPS          4416(SI), Z7
+	VMOVUPS          Z25, 5632(SI)
+	VMOVUPS          5312(SI), Z25
+	VMOVUPS          Z28, 4736(SI)
 	VSUBPS           Z25, Z7, Z28
 	VSUBPS           Z3, Z0, Z0
 	VADDPS           Z25, Z7, Z3
@@ -12097,15 +13885,15 @@ group:
 	VFMADD231PS.BCST word_3f54dc00<>+0(SB), Z0, Z25
 	VFMADD231PS.BCST word_3f0e3a00<>+0(SB), Z3, Z25
 	VSUBPS           Z31, Z25, Z25
-	VMOVUPS          4160(SI), Z0
-	VMOVUPS          5056(SI), Z3
-	VMOVUPS          Z19, 5248(SI)
+	VMOVUPS          4224(SI), Z0
+	VMOVUPS          5120(SI), Z3
+	VMOVUPS          Z19, 5312(SI)
 	VADDPS           Z3, Z0, Z19
-	VMOVUPS          Z23, 4352(SI)
-	VMOVUPS          4096(SI), Z23
-	VMOVUPS          Z27, 5312(SI)
-	VMOVUPS          4992(SI), Z27
-	VMOVUPS          Z20, 4416(SI)
+	VMOVUPS          Z23, 4416(SI)
+	VMOVUPS          4160(SI), Z23
+	VMOVUPS          Z27, 5376(SI)
+	VMOVUPS          5056(SI), Z27
+	VMOVUPS          Z20, 4480(SI)
 	VSUBPS           Z27, Z23, Z20
 	VSUBPS           Z3, Z0, Z0
 	VADDPS           Z27, Z23, Z3
@@ -12117,15 +13905,15 @@ group:
 	VFMADD231PS.BCST word_3f6c8400<>+0(SB), Z0, Z27
 	VFMADD231PS.BCST word_3ec3f000<>+0(SB), Z3, Z27
 	VSUBPS           Z31, Z27, Z27
-	VMOVUPS          4288(SI), Z0
-	VMOVUPS          4800(SI), Z3
-	VMOVUPS          Z18, 4992(SI)
+	VMOVUPS          4352(SI), Z0
+	VMOVUPS          4864(SI), Z3
+	VMOVUPS          Z18, 5056(SI)
 	VADDPS           Z3, Z0, Z18
-	VMOVUPS          Z14, 4096(SI)
-	VMOVUPS          4224(SI), Z14
-	VMOVUPS          Z26, 5056(SI)
-	VMOVUPS          4736(SI), Z26
-	VMOVUPS          Z13, 4160(SI)
+	VMOVUPS          Z14, 4160(SI)
+	VMOVUPS          4288(SI), Z14
+	VMOVUPS          Z26, 5120(SI)
+	VMOVUPS          4800(SI), Z26
+	VMOVUPS          Z13, 4224(SI)
 	VSUBPS           Z26, Z14, Z13
 	VSUBPS           Z3, Z0, Z0
 	VADDPS           Z26, Z14, Z3
@@ -12137,15 +13925,15 @@ group:
 	VFMADD231PS.BCST word_3f7b1400<>+0(SB), Z0, Z26
 	VFMADD231PS.BCST word_3e47c800<>+0(SB), Z3, Z26
 	VSUBPS           Z31, Z26, Z26
-	VMOVUPS          4544(SI), Z0
+	VMOVUPS          4608(SI), Z0
 	VADDPS           Z0, Z0, Z0
-	VMOVUPS          4480(SI), Z3
+	VMOVUPS          4544(SI), Z3
 	VADDPS           Z3, Z3, Z3
-	VMOVUPS          Z22, 4480(SI)
+	VMOVUPS          Z22, 4544(SI)
 	VADDPS           Z0, Z1, Z22
 	VSUBPS           Z0, Z1, Z0
 	VADDPS           Z18, Z16, Z1
-	VMOVUPS          Z25, 4544(SI)
+	VMOVUPS          Z25, 4608(SI)
 	VSUBPS           Z13, Z9, Z25
 	VSUBPS           Z18, Z16, Z16
 	VADDPS           Z13, Z9, Z9
@@ -12274,10 +14062,10 @@ group:
 	VFMADD231PS.BCST word_3f350400<>+0(SB), Z15, Z27
 	VSUBPS.BCST      word_4bc00000<>+0(SB), Z27, Z27
 	VADDPS           Z7, Z5, Z6
-	VMOVUPS          4480(SI), Z15
-	VMOVUPS          Z0, 4736(SI)
-	VMOVUPS          4544(SI), Z0
-	VMOVUPS          Z2, 4224(SI)
+	VMOVUPS          4544(SI), Z15
+	VMOVUPS          Z0, 4800(SI)
+	VMOVUPS          4608(SI), Z0
+	VMOVUPS          Z2, 4288(SI)
 	VSUBPS           Z0, Z15, Z2
 	VSUBPS           Z7, Z5, Z5
 	VADDPS           Z0, Z15, Z0
@@ -12289,15 +14077,15 @@ group:
 	VFMADD231PS.BCST word_3f6c8400<>+0(SB), Z5, Z15
 	VFMADD231PS.BCST word_3ec3f000<>+0(SB), Z0, Z15
 	VSUBPS.BCST      word_4bc00000<>+0(SB), Z15, Z15
-	VMOVUPS          4160(SI), Z0
+	VMOVUPS          4224(SI), Z0
 	VADDPS           Z0, Z0, Z0
-	VMOVUPS          5056(SI), Z5
+	VMOVUPS          5120(SI), Z5
 	VADDPS           Z5, Z5, Z5
-	VMOVUPS          Z8, 5056(SI)
+	VMOVUPS          Z8, 5120(SI)
 	VADDPS           Z0, Z18, Z8
 	VSUBPS           Z0, Z18, Z0
 	VADDPS           Z6, Z24, Z18
-	VMOVUPS          Z1, 4160(SI)
+	VMOVUPS          Z1, 4224(SI)
 	VSUBPS           Z2, Z28, Z1
 	VSUBPS           Z6, Z24, Z6
 	VADDPS           Z2, Z28, Z2
@@ -12359,104 +14147,104 @@ group:
 	VSUBPS           Z15, Z21, Z15
 	VSUBPS           Z26, Z3, Z21
 	VADDPS           Z26, Z3, Z3
-	VMOVUPS          4096(SI), Z26
+	VMOVUPS          4160(SI), Z26
 	VMOVUPS          Z26, (SI)
 	VMOVUPS          Z16, 64(SI)
-	VMOVUPS          4992(SI), Z16
+	VMOVUPS          5056(SI), Z16
 	VMOVUPS          Z16, 128(SI)
 	VMOVUPS          Z18, 192(SI)
-	VMOVUPS          4416(SI), Z16
+	VMOVUPS          4480(SI), Z16
 	VMOVUPS          Z16, 256(SI)
 	VMOVUPS          Z20, 320(SI)
-	VMOVUPS          5312(SI), Z16
+	VMOVUPS          5376(SI), Z16
 	VMOVUPS          Z16, 384(SI)
 	VMOVUPS          Z27, 448(SI)
-	VMOVUPS          4352(SI), Z16
+	VMOVUPS          4416(SI), Z16
 	VMOVUPS          Z16, 512(SI)
 	VMOVUPS          Z22, 576(SI)
-	VMOVUPS          5248(SI), Z16
+	VMOVUPS          5312(SI), Z16
 	VMOVUPS          Z16, 640(SI)
 	VMOVUPS          Z24, 704(SI)
-	VMOVUPS          4672(SI), Z16
+	VMOVUPS          4736(SI), Z16
 	VMOVUPS          Z16, 768(SI)
 	VMOVUPS          Z25, 832(SI)
-	VMOVUPS          5568(SI), Z16
+	VMOVUPS          5632(SI), Z16
 	VMOVUPS          Z16, 896(SI)
 	VMOVUPS          Z28, 960(SI)
-	VMOVUPS          4608(SI), Z16
+	VMOVUPS          4672(SI), Z16
 	VMOVUPS          Z16, 1024(SI)
 	VMOVUPS          Z11, 1088(SI)
-	VMOVUPS          5504(SI), Z11
+	VMOVUPS          5568(SI), Z11
 	VMOVUPS          Z11, 1152(SI)
 	VMOVUPS          Z14, 1216(SI)
-	VMOVUPS          4928(SI), Z11
+	VMOVUPS          4992(SI), Z11
 	VMOVUPS          Z11, 1280(SI)
 	VMOVUPS          Z19, 1344(SI)
-	VMOVUPS          5824(SI), Z11
+	VMOVUPS          5888(SI), Z11
 	VMOVUPS          Z11, 1408(SI)
 	VMOVUPS          Z23, 1472(SI)
-	VMOVUPS          4864(SI), Z11
+	VMOVUPS          4928(SI), Z11
 	VMOVUPS          Z11, 1536(SI)
 	VMOVUPS          Z12, 1600(SI)
-	VMOVUPS          5760(SI), Z11
+	VMOVUPS          5824(SI), Z11
 	VMOVUPS          Z11, 1664(SI)
 	VMOVUPS          Z6, 1728(SI)
-	VMOVUPS          5184(SI), Z6
+	VMOVUPS          5248(SI), Z6
 	VMOVUPS          Z6, 1792(SI)
 	VMOVUPS          Z17, 1856(SI)
-	VMOVUPS          6080(SI), Z6
+	VMOVUPS          6144(SI), Z6
 	VMOVUPS          Z6, 1920(SI)
 	VMOVUPS          Z21, 1984(SI)
-	VMOVUPS          5120(SI), Z6
+	VMOVUPS          5184(SI), Z6
 	VMOVUPS          Z6, 2048(SI)
 	VMOVUPS          Z9, 2112(SI)
-	VMOVUPS          6016(SI), Z6
+	VMOVUPS          6080(SI), Z6
 	VMOVUPS          Z6, 2176(SI)
 	VMOVUPS          Z8, 2240(SI)
-	VMOVUPS          5440(SI), Z6
+	VMOVUPS          5504(SI), Z6
 	VMOVUPS          Z6, 2304(SI)
 	VMOVUPS          Z10, 2368(SI)
-	VMOVUPS          6336(SI), Z6
+	VMOVUPS          6400(SI), Z6
 	VMOVUPS          Z6, 2432(SI)
 	VMOVUPS          Z5, 2496(SI)
-	VMOVUPS          5376(SI), Z5
+	VMOVUPS          5440(SI), Z5
 	VMOVUPS          Z5, 2560(SI)
 	VMOVUPS          Z4, 2624(SI)
-	VMOVUPS          6272(SI), Z4
+	VMOVUPS          6336(SI), Z4
 	VMOVUPS          Z4, 2688(SI)
 	VMOVUPS          Z2, 2752(SI)
-	VMOVUPS          6592(SI), Z2
+	VMOVUPS          6656(SI), Z2
 	VMOVUPS          Z2, 2816(SI)
 	VMOVUPS          Z13, 2880(SI)
-	VMOVUPS          6208(SI), Z2
+	VMOVUPS          6272(SI), Z2
 	VMOVUPS          Z2, 2944(SI)
 	VMOVUPS          Z15, 3008(SI)
-	VMOVUPS          6528(SI), Z2
+	VMOVUPS          6592(SI), Z2
 	VMOVUPS          Z2, 3072(SI)
-	VMOVUPS          4160(SI), Z2
+	VMOVUPS          4224(SI), Z2
 	VMOVUPS          Z2, 3136(SI)
-	VMOVUPS          5696(SI), Z2
+	VMOVUPS          5760(SI), Z2
 	VMOVUPS          Z2, 3200(SI)
 	VMOVUPS          Z1, 3264(SI)
-	VMOVUPS          6464(SI), Z1
+	VMOVUPS          6528(SI), Z1
 	VMOVUPS          Z1, 3328(SI)
-	VMOVUPS          5056(SI), Z1
+	VMOVUPS          5120(SI), Z1
 	VMOVUPS          Z1, 3392(SI)
-	VMOVUPS          5632(SI), Z1
+	VMOVUPS          5696(SI), Z1
 	VMOVUPS          Z1, 3456(SI)
 	VMOVUPS          Z7, 3520(SI)
-	VMOVUPS          6144(SI), Z1
+	VMOVUPS          6208(SI), Z1
 	VMOVUPS          Z1, 3584(SI)
-	VMOVUPS          4224(SI), Z1
+	VMOVUPS          4288(SI), Z1
 	VMOVUPS          Z1, 3648(SI)
-	VMOVUPS          6400(SI), Z1
+	VMOVUPS          6464(SI), Z1
 	VMOVUPS          Z1, 3712(SI)
 	VMOVUPS          Z0, 3776(SI)
-	VMOVUPS          5952(SI), Z0
+	VMOVUPS          6016(SI), Z0
 	VMOVUPS          Z0, 3840(SI)
-	VMOVUPS          4736(SI), Z0
+	VMOVUPS          4800(SI), Z0
 	VMOVUPS          Z0, 3904(SI)
-	VMOVUPS          5888(SI), Z0
+	VMOVUPS          5952(SI), Z0
 	VMOVUPS          Z0, 3968(SI)
 	VMOVUPS          Z3, 4032(SI)
 	MOVQ             SI, R12
@@ -13321,6 +15109,299 @@ readFloats:
 	VBROADCASTSS     scale+72(FP), Z29
 	VMOVUPS          (AX), Z0
 	VFMADD213PS      Z30, Z29, Z0
+	VCVTPS2DQ.RD_SAE Z0, Z0
+	VMOVUPS          64(AX), Z1
+	VFMADD213PS      Z30, Z29, Z1
+	VCVTPS2DQ.RD_SAE Z1, Z1
+	VPACKSSDW        Z1, Z0, Z0
+	VMOVUPS          (AX)(R8*2), Z1
+	VFMADD213PS      Z30, Z29, Z1
+	VCVTPS2DQ.RD_SAE Z1, Z1
+	VMOVUPS          64(AX)(R8*2), Z2
+	VFMADD213PS      Z30, Z29, Z2
+	VCVTPS2DQ.RD_SAE Z2, Z2
+	VPACKSSDW        Z2, Z1, Z1
+	VPMINSW          Z1, Z0, Z2
+	VMOVUPS          (CX), Z3
+	VFMADD213PS      Z30, Z29, Z3
+	VCVTPS2DQ.RD_SAE Z3, Z3
+	VMOVUPS          64(CX), Z4
+	VFMADD213PS      Z30, Z29, Z4
+	VCVTPS2DQ.RD_SAE Z4, Z4
+	VPACKSSDW        Z4, Z3, Z3
+	VPMINSW          Z3, Z2, Z2
+	VMOVUPS          (CX)(R8*2), Z4
+	VFMADD213PS      Z30, Z29, Z4
+	VCVTPS2DQ.RD_SAE Z4, Z4
+	VMOVUPS          64(CX)(R8*2), Z5
+	VFMADD213PS      Z30, Z29, Z5
+	VCVTPS2DQ.RD_SAE Z5, Z5
+	VPACKSSDW        Z5, Z4, Z4
+	VPMINSW          Z4, Z2, Z2
+	VSHUFF32X4       $0x44, Z1, Z0, Z5
+	VSHUFF32X4       $0xee, Z1, Z0, Z0
+	VSHUFF32X4       $0x44, Z4, Z3, Z1
+	VSHUFF32X4       $0xee, Z4, Z3, Z3
+	VSHUFF32X4       $0x88, Z1, Z5, Z4
+	VSHUFF32X4       $0xdd, Z1, Z5, Z1
+	VSHUFF32X4       $0x88, Z3, Z0, Z5
+	VSHUFF32X4       $0xdd, Z3, Z0, Z0
+	VMOVUPS          (BX), Z3
+	VFMADD213PS      Z30, Z29, Z3
+	VCVTPS2DQ.RD_SAE Z3, Z3
+	VMOVUPS          64(BX), Z6
+	VFMADD213PS      Z30, Z29, Z6
+	VCVTPS2DQ.RD_SAE Z6, Z6
+	VPACKSSDW        Z6, Z3, Z3
+	VPMINSW          Z3, Z2, Z2
+	VMOVUPS          (BX)(R8*2), Z6
+	VFMADD213PS      Z30, Z29, Z6
+	VCVTPS2DQ.RD_SAE Z6, Z6
+	VMOVUPS          64(BX)(R8*2), Z7
+	VFMADD213PS      Z30, Z29, Z7
+	VCVTPS2DQ.RD_SAE Z7, Z7
+	VPACKSSDW        Z7, Z6, Z6
+	VPMINSW          Z6, Z2, Z2
+	VMOVUPS          (DX), Z7
+	VFMADD213PS      Z30, Z29, Z7
+	VCVTPS2DQ.RD_SAE Z7, Z7
+	VMOVUPS          64(DX), Z8
+	VFMADD213PS      Z30, Z29, Z8
+	VCVTPS2DQ.RD_SAE Z8, Z8
+	VPACKSSDW        Z8, Z7, Z7
+	VPMINSW          Z7, Z2, Z2
+	VMOVUPS          (DX)(R8*2), Z8
+	VFMADD213PS      Z30, Z29, Z8
+	VCVTPS2DQ.RD_SAE Z8, Z8
+	VMOVUPS          64(DX)(R8*2), Z9
+	VFMADD213PS      Z30, Z29, Z9
+	VCVTPS2DQ.RD_SAE Z9, Z9
+	VPACKSSDW        Z9, Z8, Z8
+	VPMINSW          Z8, Z2, Z2
+	VSHUFF32X4       $0x44, Z6, Z3, Z9
+	VSHUFF32X4       $0xee, Z6, Z3, Z3
+	VSHUFF32X4       $0x44, Z8, Z7, Z6
+	VSHUFF32X4       $0xee, Z8, Z7, Z7
+	VSHUFF32X4       $0x88, Z6, Z9, Z8
+	VSHUFF32X4       $0xdd, Z6, Z9, Z6
+	VSHUFF32X4       $0x88, Z7, Z3, Z9
+	VSHUFF32X4       $0xdd, Z7, Z3, Z3
+	VMOVUPS          (AX)(R8*1), Z7
+	VFMADD213PS      Z30, Z29, Z7
+	VCVTPS2DQ.RD_SAE Z7, Z7
+	VMOVUPS          64(AX)(R8*1), Z10
+	VFMADD213PS      Z30, Z29, Z10
+	VCVTPS2DQ.RD_SAE Z10, Z10
+	VPACKSSDW        Z10, Z7, Z7
+	VPMINSW          Z7, Z2, Z2
+	VMOVUPS          (AX)(R9*1), Z10
+	VFMADD213PS      Z30, Z29, Z10
+	VCVTPS2DQ.RD_SAE Z10, Z10
+	VMOVUPS          64(AX)(R9*1), Z11
+	VFMADD213PS      Z30, Z29, Z11
+	VCVTPS2DQ.RD_SAE Z11, Z11
+	VPACKSSDW        Z11, Z10, Z10
+	VPMINSW          Z10, Z2, Z2
+	VMOVUPS          (CX)(R8*1), Z11
+	VFMADD213PS      Z30, Z29, Z11
+	VCVTPS2DQ.RD_SAE Z11, Z11
+	VMOVUPS          64(CX)(R8*1), Z12
+	VFMADD213PS      Z30, Z29, Z12
+	VCVTPS2DQ.RD_SAE Z12, Z12
+	VPACKSSDW        Z12, Z11, Z11
+	VPMINSW          Z11, Z2, Z2
+	VMOVUPS          (CX)(R9*1), Z12
+	VFMADD213PS      Z30, Z29, Z12
+	VCVTPS2DQ.RD_SAE Z12, Z12
+	VMOVUPS          64(CX)(R9*1), Z13
+	VFMADD213PS      Z30, Z29, Z13
+	VCVTPS2DQ.RD_SAE Z13, Z13
+	VPACKSSDW        Z13, Z12, Z12
+	VPMINSW          Z12, Z2, Z2
+	VSHUFF32X4       $0x44, Z10, Z7, Z13
+	VSHUFF32X4       $0xee, Z10, Z7, Z7
+	VSHUFF32X4       $0x44, Z12, Z11, Z10
+	VSHUFF32X4       $0xee, Z12, Z11, Z11
+	VSHUFF32X4       $0x88, Z10, Z13, Z12
+	VSHUFF32X4       $0xdd, Z10, Z13, Z10
+	VSHUFF32X4       $0x88, Z11, Z7, Z13
+	VSHUFF32X4       $0xdd, Z11, Z7, Z7
+	VMOVUPS          (BX)(R8*1), Z11
+	VFMADD213PS      Z30, Z29, Z11
+	VCVTPS2DQ.RD_SAE Z11, Z11
+	VMOVUPS          64(BX)(R8*1), Z14
+	VFMADD213PS      Z30, Z29, Z14
+	VCVTPS2DQ.RD_SAE Z14, Z14
+	VPACKSSDW        Z14, Z11, Z11
+	VPMINSW          Z11, Z2, Z2
+	VMOVUPS          (BX)(R9*1), Z14
+	VFMADD213PS      Z30, Z29, Z14
+	VCVTPS2DQ.RD_SAE Z14, Z14
+	VMOVUPS          64(BX)(R9*1), Z15
+	VFMADD213PS      Z30, Z29, Z15
+	VCVTPS2DQ.RD_SAE Z15, Z15
+	VPACKSSDW        Z15, Z14, Z14
+	VPMINSW          Z14, Z2, Z2
+	VMOVUPS          (DX)(R8*1), Z15
+	VFMADD213PS      Z30, Z29, Z15
+	VCVTPS2DQ.RD_SAE Z15, Z15
+	VMOVUPS          64(DX)(R8*1), Z16
+	VFMADD213PS      Z30, Z29, Z16
+	VCVTPS2DQ.RD_SAE Z16, Z16
+	VPACKSSDW        Z16, Z15, Z15
+	VPMINSW          Z15, Z2, Z2
+	VMOVUPS          (DX)(R9*1), Z16
+	VFMADD213PS      Z30, Z29, Z16
+	VCVTPS2DQ.RD_SAE Z16, Z16
+	VMOVUPS          64(DX)(R9*1), Z17
+	VFMADD213PS      Z30, Z29, Z17
+	VCVTPS2DQ.RD_SAE Z17, Z17
+	VPACKSSDW        Z17, Z16, Z16
+	VPMINSW          Z16, Z2, Z2
+	VSHUFF32X4       $0x44, Z14, Z11, Z17
+	VSHUFF32X4       $0xee, Z14, Z11, Z11
+	VSHUFF32X4       $0x44, Z16, Z15, Z14
+	VSHUFF32X4       $0xee, Z16, Z15, Z15
+	VSHUFF32X4       $0x88, Z14, Z17, Z16
+	VSHUFF32X4       $0xdd, Z14, Z17, Z14
+	VSHUFF32X4       $0x88, Z15, Z11, Z17
+	VSHUFF32X4       $0xdd, Z15, Z11, Z11
+	VUNPCKLPS        Z8, Z4, Z15
+	VUNPCKHPS        Z8, Z4, Z4
+	VUNPCKLPS        Z16, Z12, Z8
+	VUNPCKHPS        Z16, Z12, Z12
+	VSHUFPS          $0x44, Z8, Z15, Z16
+	VSHUFPS          $0xee, Z8, Z15, Z8
+	VSHUFPS          $0x44, Z12, Z4, Z15
+	VSHUFPS          $0xee, Z12, Z4, Z4
+	VUNPCKLPS        Z6, Z1, Z12
+	VUNPCKHPS        Z6, Z1, Z1
+	VUNPCKLPS        Z14, Z10, Z6
+	VUNPCKHPS        Z14, Z10, Z10
+	VSHUFPS          $0x44, Z6, Z12, Z14
+	VSHUFPS          $0xee, Z6, Z12, Z6
+	VSHUFPS          $0x44, Z10, Z1, Z12
+	VSHUFPS          $0xee, Z10, Z1, Z1
+	VUNPCKLPS        Z9, Z5, Z10
+	VUNPCKHPS        Z9, Z5, Z5
+	VUNPCKLPS        Z17, Z13, Z9
+	VUNPCKHPS        Z17, Z13, Z13
+	VSHUFPS          $0x44, Z9, Z10, Z17
+	VSHUFPS          $0xee, Z9, Z10, Z9
+	VSHUFPS          $0x44, Z13, Z5, Z10
+	VSHUFPS          $0xee, Z13, Z5, Z5
+	VUNPCKLPS        Z3, Z0, Z13
+	VUNPCKHPS        Z3, Z0, Z0
+	VUNPCKLPS        Z11, Z7, Z3
+	VUNPCKHPS        Z11, Z7, Z7
+	VSHUFPS          $0x44, Z3, Z13, Z11
+	VSHUFPS          $0xee, Z3, Z13, Z3
+	VSHUFPS          $0x44, Z7, Z0, Z13
+	VSHUFPS          $0xee, Z7, Z0, Z0
+	VMOVUPS          Z2, 17408(SI)
+	VPSLLD           $0x10, Z16, Z2
+	VCVTDQ2PS        Z2, Z2
+	VPANDD           fixed_odd<>+0(SB), Z16, Z16
+	VCVTDQ2PS        Z16, Z16
+	VMOVUPS          Z2, (R13)
+	VMOVUPS          Z16, 64(R13)
+	VPSLLD           $0x10, Z8, Z2
+	VCVTDQ2PS        Z2, Z2
+	VPANDD           fixed_odd<>+0(SB), Z8, Z8
+	VCVTDQ2PS        Z8, Z8
+	VMOVUPS          Z2, 128(R13)
+	VMOVUPS          Z8, 192(R13)
+	VPSLLD           $0x10, Z15, Z2
+	VCVTDQ2PS        Z2, Z2
+	VPANDD           fixed_odd<>+0(SB), Z15, Z15
+	VCVTDQ2PS        Z15, Z15
+	VMOVUPS          Z2, 1024(R13)
+	VMOVUPS          Z15, 1088(R13)
+	VPSLLD           $0x10, Z4, Z2
+	VCVTDQ2PS        Z2, Z2
+	VPANDD           fixed_odd<>+0(SB), Z4, Z4
+	VCVTDQ2PS        Z4, Z4
+	VMOVUPS          Z2, 1152(R13)
+	VMOVUPS          Z4, 1216(R13)
+	VPSLLD           $0x10, Z14, Z2
+	VCVTDQ2PS        Z2, Z2
+	VPANDD           fixed_odd<>+0(SB), Z14, Z14
+	VCVTDQ2PS        Z14, Z14
+	VMOVUPS          Z2, 256(R13)
+	VMOVUPS          Z14, 320(R13)
+	VPSLLD           $0x10, Z6, Z2
+	VCVTDQ2PS        Z2, Z2
+	VPANDD           fixed_odd<>+0(SB), Z6, Z6
+	VCVTDQ2PS        Z6, Z6
+	VMOVUPS          Z2, 384(R13)
+	VMOVUPS          Z6, 448(R13)
+	VPSLLD           $0x10, Z12, Z2
+	VCVTDQ2PS        Z2, Z2
+	VPANDD           fixed_odd<>+0(SB), Z12, Z12
+	VCVTDQ2PS        Z12, Z12
+	VMOVUPS          Z2, 1280(R13)
+	VMOVUPS          Z12, 1344(R13)
+	VPSLLD           $0x10, Z1, Z2
+	VCVTDQ2PS        Z2, Z2
+	VPANDD           fixed_odd<>+0(SB), Z1, Z1
+	VCVTDQ2PS        Z1, Z1
+	VMOVUPS          Z2, 1408(R13)
+	VMOVUPS          Z1, 1472(R13)
+	VPSLLD           $0x10, Z17, Z1
+	VCVTDQ2PS        Z1, Z1
+	VPANDD           fixed_odd<>+0(SB), Z17, Z17
+	VCVTDQ2PS        Z17, Z17
+	VMOVUPS          Z1, 512(R13)
+	VMOVUPS          Z17, 576(R13)
+	VPSLLD           $0x10, Z9, Z1
+	VCVTDQ2PS        Z1, Z1
+	VPANDD           fixed_odd<>+0(SB), Z9, Z9
+	VCVTDQ2PS        Z9, Z9
+	VMOVUPS          Z1, 640(R13)
+	VMOVUPS          Z9, 704(R13)
+	VPSLLD           $0x10, Z10, Z1
+	VCVTDQ2PS        Z1, Z1
+	VPANDD           fixed_odd<>+0(SB), Z10, Z10
+	VCVTDQ2PS        Z10, Z10
+	VMOVUPS          Z1, 1536(R13)
+	VMOVUPS          Z10, 1600(R13)
+	VPSLLD           $0x10, Z5, Z1
+	VCVTDQ2PS        Z1, Z1
+	VPANDD           fixed_odd<>+0(SB), Z5, Z5
+	VCVTDQ2PS        Z5, Z5
+	VMOVUPS          Z1, 1664(R13)
+	VMOVUPS          Z5, 1728(R13)
+	VPSLLD           $0x10, Z11, Z1
+	VCVTDQ2PS        Z1, Z1
+	VPANDD           fixed_odd<>+0(SB), Z11, Z11
+	VCVTDQ2PS        Z11, Z11
+	VMOVUPS          Z1, 768(R13)
+	VMOVUPS          Z11, 832(R13)
+	VPSLLD           $0x10, Z3, Z1
+	VCVTDQ2PS        Z1, Z1
+	VPANDD           fixed_odd<>+0(SB), Z3, Z3
+	VCVTDQ2PS        Z3, Z3
+	VMOVUPS          Z1, 896(R13)
+	VMOVUPS          Z3, 960(R13)
+	VPSLLD           $0x10, Z13, Z1
+	VCVTDQ2PS        Z1, Z1
+	VPANDD           fixed_odd<>+0(SB), Z13, Z13
+	VCVTDQ2PS        Z13, Z13
+	VMOVUPS          Z1, 1792(R13)
+	VMOVUPS          Z13, 1856(R13)
+	VPSLLD           $0x10, Z0, Z1
+	VCVTDQ2PS        Z1, Z1
+	VPANDD           fixed_odd<>+0(SB), Z0, Z0
+	VCVTDQ2PS        Z0, Z0
+	VMOVUPS          Z1, 1920(R13)
+	VMOVUPS          Z0, 1984(R13)
+	VMOVUPS          17408(SI), Z0
+	VPCMPEQW         fixed_low<>+0(SB), Z0, K1
+	KORTESTD         K1, K1
+	JE               numbers
+	VBROADCASTSS     scale+72(FP), Z29
+	VMOVUPS          (AX), Z0
+	VFMADD213PS      Z30, Z29, Z0
 	VFIXUPIMMPS.BCST $0x00, word_00000088<>+0(SB), Z0, Z0
 	VMINPS.BCST      word_46fffe00<>+0(SB), Z0, Z0
 	VCVTPS2DQ.RD_SAE Z0, Z0
@@ -13655,10 +15736,12 @@ readFloats:
 	VCVTDQ2PS        Z0, Z0
 	VMOVUPS          Z1, 1920(R13)
 	VMOVUPS          Z0, 1984(R13)
-	ADDQ             $0x00000080, AX
-	ADDQ             $0x00000080, BX
-	ADDQ             $0x00000080, CX
-	ADDQ             $0x00000080, DX
+
+numbers:
+	ADDQ $0x00000080, AX
+	ADDQ $0x00000080, BX
+	ADDQ $0x00000080, CX
+	ADDQ $0x00000080, DX
 
 readDone:
 	ADDQ $0x00000800, R13
@@ -13822,13 +15905,13 @@ part:
 	VSUBPS            Z28, Z26, Z26
 	VMOVUPS           1792(R12), Z28
 	VMOVUPS           5888(R12), Z29
-	VMOVUPS           Z8, 17408(SI)
+	VMOVUPS           Z8, 17472(SI)
 	VADDPS            Z29, Z28, Z8
 	VSUBPS            Z29, Z28, Z28
 	VMOVUPS           3840(R12), Z29
-	VMOVUPS           Z5, 17472(SI)
+	VMOVUPS           Z5, 17536(SI)
 	VMOVUPS           7936(R12), Z5
-	VMOVUPS           Z4, 17536(SI)
+	VMOVUPS           Z4, 17600(SI)
 	VADDPS            Z5, Z29, Z4
 	VSUBPS            Z5, Z29, Z5
 	VADDPS            Z4, Z8, Z29
@@ -13839,7 +15922,7 @@ part:
 	VFMADD231PS.BCST  word_bf350400<>+0(SB), Z5, Z29
 	VFMADD231PS.BCST  word_3f350400<>+0(SB), Z28, Z29
 	VSUBPS            Z31, Z29, Z29
-	VMOVUPS           Z6, 17600(SI)
+	VMOVUPS           Z6, 17664(SI)
 	VMOVAPS           Z31, Z6
 	VFMADD231PS.BCST  word_bf350400<>+0(SB), Z28, Z6
 	VFMADD231PS.BCST  word_bf350400<>+0(SB), Z5, Z6
@@ -13957,8 +16040,8 @@ part:
 	VFMADD231PS.BCST  word_3ec3f000<>+0(SB), Z22, Z29
 	VSUBPS            Z31, Z29, Z29
 	VADDPS            Z25, Z2, Z18
-	VMOVUPS           17600(SI), Z22
-	VMOVUPS           Z15, 17664(SI)
+	VMOVUPS           17664(SI), Z22
+	VMOVUPS           Z15, 17728(SI)
 	VADDPS            Z22, Z29, Z15
 	VSUBPS            Z25, Z2, Z2
 	VSUBPS            Z22, Z29, Z22
@@ -13970,37 +16053,37 @@ part:
 	VFMADD231PS.BCST  word_bf7b1400<>+0(SB), Z20, Z29
 	VFMADD231PS.BCST  word_3e47c800<>+0(SB), Z21, Z29
 	VSUBPS            Z31, Z29, Z29
-	VMOVUPS           17536(SI), Z20
+	VMOVUPS           17600(SI), Z20
 	VADDPS            Z20, Z25, Z21
-	VMOVUPS           Z13, 17600(SI)
-	VMOVUPS           17472(SI), Z13
-	VMOVUPS           Z12, 17728(SI)
+	VMOVUPS           Z13, 17664(SI)
+	VMOVUPS           17536(SI), Z13
+	VMOVUPS           Z12, 17792(SI)
 	VADDPS            Z13, Z29, Z12
 	VSUBPS            Z25, Z20, Z20
 	VSUBPS            Z13, Z29, Z13
 	VMOVUPS           128(R12), Z25
 	VMOVUPS           4224(R12), Z29
-	VMOVUPS           Z14, 17472(SI)
+	VMOVUPS           Z14, 17536(SI)
 	VADDPS            Z29, Z25, Z14
 	VSUBPS            Z29, Z25, Z25
 	VMOVUPS           2176(R12), Z29
-	VMOVUPS           Z10, 17536(SI)
+	VMOVUPS           Z10, 17600(SI)
 	VMOVUPS           6272(R12), Z10
-	VMOVUPS           Z9, 17792(SI)
+	VMOVUPS           Z9, 17856(SI)
 	VADDPS            Z10, Z29, Z9
 	VSUBPS            Z10, Z29, Z10
 	VADDPS            Z9, Z14, Z29
 	VSUBPS            Z9, Z14, Z9
 	VMOVUPS           1152(R12), Z14
-	VMOVUPS           Z7, 17856(SI)
+	VMOVUPS           Z7, 17920(SI)
 	VMOVUPS           5248(R12), Z7
-	VMOVUPS           Z11, 17920(SI)
+	VMOVUPS           Z11, 17984(SI)
 	VADDPS            Z7, Z14, Z11
 	VSUBPS            Z7, Z14, Z7
 	VMOVUPS           3200(R12), Z14
-	VMOVUPS           Z3, 17984(SI)
+	VMOVUPS           Z3, 18048(SI)
 	VMOVUPS           7296(R12), Z3
-	VMOVUPS           Z1, 18048(SI)
+	VMOVUPS           Z1, 18112(SI)
 	VADDPS            Z3, Z14, Z1
 	VSUBPS            Z3, Z14, Z3
 	VADDPS            Z1, Z11, Z14
@@ -14011,7 +16094,7 @@ part:
 	VFMADD231PS.BCST  word_bf350400<>+0(SB), Z3, Z29
 	VFMADD231PS.BCST  word_3f350400<>+0(SB), Z7, Z29
 	VSUBPS            Z31, Z29, Z29
-	VMOVUPS           Z0, 18112(SI)
+	VMOVUPS           Z0, 18176(SI)
 	VMOVAPS           Z31, Z0
 	VFMADD231PS.BCST  word_bf350400<>+0(SB), Z7, Z0
 	VFMADD231PS.BCST  word_bf350400<>+0(SB), Z3, Z0
@@ -14022,27 +16105,27 @@ part:
 	VADDPS            Z10, Z0, Z0
 	VMOVUPS           640(R12), Z10
 	VMOVUPS           4736(R12), Z29
-	VMOVUPS           Z22, 18176(SI)
+	VMOVUPS           Z22, 18240(SI)
 	VADDPS            Z29, Z10, Z22
 	VSUBPS            Z29, Z10, Z10
 	VMOVUPS           2688(R12), Z29
-	VMOVUPS           Z2, 18240(SI)
+	VMOVUPS           Z2, 18304(SI)
 	VMOVUPS           6784(R12), Z2
-	VMOVUPS           Z13, 18304(SI)
+	VMOVUPS           Z13, 18368(SI)
 	VADDPS            Z2, Z29, Z13
 	VSUBPS            Z2, Z29, Z2
 	VADDPS            Z13, Z22, Z29
 	VSUBPS            Z13, Z22, Z13
 	VMOVUPS           1664(R12), Z22
-	VMOVUPS           Z20, 18368(SI)
+	VMOVUPS           Z20, 18432(SI)
 	VMOVUPS           5760(R12), Z20
-	VMOVUPS           Z8, 18432(SI)
+	VMOVUPS           Z8, 18496(SI)
 	VADDPS            Z20, Z22, Z8
 	VSUBPS            Z20, Z22, Z20
 	VMOVUPS           3712(R12), Z22
-	VMOVUPS           Z12, 18496(SI)
+	VMOVUPS           Z12, 18560(SI)
 	VMOVUPS           7808(R12), Z12
-	VMOVUPS           Z21, 18560(SI)
+	VMOVUPS           Z21, 18624(SI)
 	VADDPS            Z12, Z22, Z21
 	VSUBPS            Z12, Z22, Z12
 	VADDPS            Z21, Z8, Z22
@@ -14053,7 +16136,7 @@ part:
 	VFMADD231PS.BCST  word_bf350400<>+0(SB), Z12, Z29
 	VFMADD231PS.BCST  word_3f350400<>+0(SB), Z20, Z29
 	VSUBPS            Z31, Z29, Z29
-	VMOVUPS           Z15, 18624(SI)
+	VMOVUPS           Z15, 18688(SI)
 	VMOVAPS           Z31, Z15
 	VFMADD231PS.BCST  word_bf350400<>+0(SB), Z20, Z15
 	VFMADD231PS.BCST  word_bf350400<>+0(SB), Z12, Z15
@@ -14102,27 +16185,27 @@ part:
 	VSUBPS            Z0, Z29, Z0
 	VMOVUPS           384(R12), Z25
 	VMOVUPS           4480(R12), Z29
-	VMOVUPS           Z11, 18688(SI)
+	VMOVUPS           Z11, 18752(SI)
 	VADDPS            Z29, Z25, Z11
 	VSUBPS            Z29, Z25, Z25
 	VMOVUPS           2432(R12), Z29
-	VMOVUPS           Z18, 18752(SI)
+	VMOVUPS           Z18, 18816(SI)
 	VMOVUPS           6528(R12), Z18
-	VMOVUPS           Z17, 18816(SI)
+	VMOVUPS           Z17, 18880(SI)
 	VADDPS            Z18, Z29, Z17
 	VSUBPS            Z18, Z29, Z18
 	VADDPS            Z17, Z11, Z29
 	VSUBPS            Z17, Z11, Z11
 	VMOVUPS           1408(R12), Z17
-	VMOVUPS           Z16, 18880(SI)
+	VMOVUPS           Z16, 18944(SI)
 	VMOVUPS           5504(R12), Z16
-	VMOVUPS           Z27, 18944(SI)
+	VMOVUPS           Z27, 19008(SI)
 	VADDPS            Z16, Z17, Z27
 	VSUBPS            Z16, Z17, Z16
 	VMOVUPS           3456(R12), Z17
-	VMOVUPS           Z19, 19008(SI)
+	VMOVUPS           Z19, 19072(SI)
 	VMOVUPS           7552(R12), Z19
-	VMOVUPS           Z23, 19072(SI)
+	VMOVUPS           Z23, 19136(SI)
 	VADDPS            Z19, Z17, Z23
 	VSUBPS            Z19, Z17, Z17
 	VADDPS            Z23, Z27, Z19
@@ -14133,7 +16216,7 @@ part:
 	VFMADD231PS.BCST  word_bf350400<>+0(SB), Z17, Z29
 	VFMADD231PS.BCST  word_3f350400<>+0(SB), Z16, Z29
 	VSUBPS            Z31, Z29, Z29
-	VMOVUPS           Z6, 19136(SI)
+	VMOVUPS           Z6, 19200(SI)
 	VMOVAPS           Z31, Z6
 	VFMADD231PS.BCST  word_bf350400<>+0(SB), Z16, Z6
 	VFMADD231PS.BCST  word_bf350400<>+0(SB), Z17, Z6
@@ -14144,27 +16227,27 @@ part:
 	VADDPS            Z18, Z6, Z6
 	VMOVUPS           896(R12), Z18
 	VMOVUPS           4992(R12), Z29
-	VMOVUPS           Z26, 19200(SI)
+	VMOVUPS           Z26, 19264(SI)
 	VADDPS            Z29, Z18, Z26
 	VSUBPS            Z29, Z18, Z18
 	VMOVUPS           2944(R12), Z29
-	VMOVUPS           Z4, 19264(SI)
+	VMOVUPS           Z4, 19328(SI)
 	VMOVUPS           7040(R12), Z4
-	VMOVUPS           Z28, 19328(SI)
+	VMOVUPS           Z28, 19392(SI)
 	VADDPS            Z4, Z29, Z28
 	VSUBPS            Z4, Z29, Z4
 	VADDPS            Z28, Z26, Z29
 	VSUBPS            Z28, Z26, Z26
 	VMOVUPS           1920(R12), Z28
-	VMOVUPS           Z5, 19392(SI)
+	VMOVUPS           Z5, 19456(SI)
 	VMOVUPS           6016(R12), Z5
-	VMOVUPS           Z24, 19456(SI)
+	VMOVUPS           Z24, 19520(SI)
 	VADDPS            Z5, Z28, Z24
 	VSUBPS            Z5, Z28, Z5
 	VMOVUPS           3968(R12), Z28
-	VMOVUPS           Z7, 19520(SI)
+	VMOVUPS           Z7, 19584(SI)
 	VMOVUPS           8064(R12), Z7
-	VMOVUPS           Z3, 19584(SI)
+	VMOVUPS           Z3, 19648(SI)
 	VADDPS            Z7, Z28, Z3
 	VSUBPS            Z7, Z28, Z7
 	VADDPS            Z3, Z24, Z28
@@ -14175,7 +16258,7 @@ part:
 	VFMADD231PS.BCST  word_bf350400<>+0(SB), Z7, Z29
 	VFMADD231PS.BCST  word_3f350400<>+0(SB), Z5, Z29
 	VSUBPS            Z31, Z29, Z29
-	VMOVUPS           Z1, 19648(SI)
+	VMOVUPS           Z1, 19712(SI)
 	VMOVAPS           Z31, Z1
 	VFMADD231PS.BCST  word_bf350400<>+0(SB), Z5, Z1
 	VFMADD231PS.BCST  word_bf350400<>+0(SB), Z7, Z1
@@ -14293,8 +16376,8 @@ part:
 	VFMADD231PS.BCST  word_3ec3f000<>+0(SB), Z23, Z29
 	VSUBPS            Z31, Z29, Z29
 	VADDPS            Z22, Z9, Z11
-	VMOVUPS           19648(SI), Z23
-	VMOVUPS           Z4, 19712(SI)
+	VMOVUPS           19712(SI), Z23
+	VMOVUPS           Z4, 19776(SI)
 	VADDPS            Z23, Z29, Z4
 	VSUBPS            Z22, Z9, Z9
 	VSUBPS            Z23, Z29, Z22
@@ -14306,15 +16389,15 @@ part:
 	VFMADD231PS.BCST  word_bf7b1400<>+0(SB), Z16, Z29
 	VFMADD231PS.BCST  word_3e47c800<>+0(SB), Z17, Z29
 	VSUBPS            Z31, Z29, Z29
-	VMOVUPS           19584(SI), Z16
+	VMOVUPS           19648(SI), Z16
 	VADDPS            Z16, Z23, Z17
-	VMOVUPS           Z12, 19648(SI)
-	VMOVUPS           19520(SI), Z12
-	VMOVUPS           Z15, 19776(SI)
+	VMOVUPS           Z12, 19712(SI)
+	VMOVUPS           19584(SI), Z12
+	VMOVUPS           Z15, 19840(SI)
 	VADDPS            Z12, Z29, Z15
 	VSUBPS            Z23, Z16, Z16
 	VSUBPS            Z12, Z29, Z12
-	VMOVUPS           19456(SI), Z23
+	VMOVUPS           19520(SI), Z23
 	VADDPS            Z23, Z27, Z29
 	VMOVUPS           Z29, (R13)
 	VSUBPS            Z27, Z23, Z23
@@ -14327,10 +16410,10 @@ part:
 	VFMADD231PS.BCST  word_bdc8c000<>+0(SB), Z5, Z27
 	VFMADD231PS.BCST  word_3f7ec400<>+0(SB), Z7, Z27
 	VSUBPS.BCST       word_52400000<>+0(SB), Z27, Z27
-	VMOVUPS           19392(SI), Z5
+	VMOVUPS           19456(SI), Z5
 	VADDPS            Z5, Z23, Z7
-	VMOVUPS           19328(SI), Z29
-	VMOVUPS           Z8, 19456(SI)
+	VMOVUPS           19392(SI), Z29
+	VMOVUPS           Z8, 19520(SI)
 	VADDPS            Z29, Z27, Z8
 	VMOVUPS           Z7, 128(R13)
 	VMOVUPS           Z8, 192(R13)
@@ -14346,9 +16429,9 @@ part:
 	VFMADD231PS.BCST  word_be47c800<>+0(SB), Z3, Z7
 	VFMADD231PS.BCST  word_3f7b1400<>+0(SB), Z26, Z7
 	VSUBPS.BCST       word_52400000<>+0(SB), Z7, Z7
-	VMOVUPS           19264(SI), Z3
+	VMOVUPS           19328(SI), Z3
 	VADDPS            Z3, Z5, Z8
-	VMOVUPS           19200(SI), Z23
+	VMOVUPS           19264(SI), Z23
 	VADDPS            Z23, Z7, Z26
 	VMOVUPS           Z8, 256(R13)
 	VMOVUPS           Z26, 320(R13)
@@ -14364,9 +16447,9 @@ part:
 	VFMADD231PS.BCST  word_be94a000<>+0(SB), Z1, Z5
 	VFMADD231PS.BCST  word_3f74fa00<>+0(SB), Z18, Z5
 	VSUBPS.BCST       word_52400000<>+0(SB), Z5, Z5
-	VMOVUPS           19136(SI), Z1
+	VMOVUPS           19200(SI), Z1
 	VADDPS            Z1, Z3, Z7
-	VMOVUPS           19072(SI), Z8
+	VMOVUPS           19136(SI), Z8
 	VADDPS            Z8, Z5, Z18
 	VMOVUPS           Z7, 384(R13)
 	VMOVUPS           Z18, 448(R13)
@@ -14382,9 +16465,9 @@ part:
 	VFMADD231PS.BCST  word_bec3f000<>+0(SB), Z19, Z3
 	VFMADD231PS.BCST  word_3f6c8400<>+0(SB), Z28, Z3
 	VSUBPS.BCST       word_52400000<>+0(SB), Z3, Z3
-	VMOVUPS           19008(SI), Z5
+	VMOVUPS           19072(SI), Z5
 	VADDPS            Z5, Z1, Z7
-	VMOVUPS           18944(SI), Z8
+	VMOVUPS           19008(SI), Z8
 	VADDPS            Z8, Z3, Z18
 	VMOVUPS           Z7, 512(R13)
 	VMOVUPS           Z18, 576(R13)
@@ -14400,9 +16483,9 @@ part:
 	VFMADD231PS.BCST  word_bef15c00<>+0(SB), Z6, Z3
 	VFMADD231PS.BCST  word_3f61c600<>+0(SB), Z25, Z3
 	VSUBPS.BCST       word_52400000<>+0(SB), Z3, Z3
-	VMOVUPS           18880(SI), Z5
+	VMOVUPS           18944(SI), Z5
 	VADDPS            Z5, Z1, Z6
-	VMOVUPS           18816(SI), Z7
+	VMOVUPS           18880(SI), Z7
 	VADDPS            Z7, Z3, Z8
 	VMOVUPS           Z6, 640(R13)
 	VMOVUPS           Z8, 704(R13)
@@ -14418,9 +16501,9 @@ part:
 	VFMADD231PS.BCST  word_bf0e3a00<>+0(SB), Z11, Z3
 	VFMADD231PS.BCST  word_3f54dc00<>+0(SB), Z4, Z3
 	VSUBPS.BCST       word_52400000<>+0(SB), Z3, Z3
-	VMOVUPS           18752(SI), Z4
+	VMOVUPS           18816(SI), Z4
 	VADDPS            Z4, Z1, Z5
-	VMOVUPS           18624(SI), Z6
+	VMOVUPS           18688(SI), Z6
 	VADDPS            Z6, Z3, Z7
 	VMOVUPS           Z5, 768(R13)
 	VMOVUPS           Z7, 832(R13)
@@ -14436,9 +16519,9 @@ part:
 	VFMADD231PS.BCST  word_bf226800<>+0(SB), Z17, Z3
 	VFMADD231PS.BCST  word_3f45e400<>+0(SB), Z15, Z3
 	VSUBPS.BCST       word_52400000<>+0(SB), Z3, Z3
-	VMOVUPS           18560(SI), Z4
+	VMOVUPS           18624(SI), Z4
 	VADDPS            Z4, Z1, Z5
-	VMOVUPS           18496(SI), Z6
+	VMOVUPS           18560(SI), Z6
 	VADDPS            Z6, Z3, Z7
 	VMOVUPS           Z5, 896(R13)
 	VMOVUPS           Z7, 960(R13)
@@ -14448,16 +16531,16 @@ part:
 	VMOVUPS           Z3, 3264(R13)
 	VBROADCASTSS      word_52400000<>+0(SB), Z1
 	VFMADD231PS.BCST  word_bf350400<>+0(SB), Z24, Z1
-	VMOVUPS           18688(SI), Z3
+	VMOVUPS           18752(SI), Z3
 	VFMADD231PS.BCST  word_3f350400<>+0(SB), Z3, Z1
 	VSUBPS.BCST       word_52400000<>+0(SB), Z1, Z1
 	VBROADCASTSS      word_52400000<>+0(SB), Z4
 	VFMADD231PS.BCST  word_bf350400<>+0(SB), Z3, Z4
 	VFMADD231PS.BCST  word_bf350400<>+0(SB), Z24, Z4
 	VSUBPS.BCST       word_52400000<>+0(SB), Z4, Z4
-	VMOVUPS           17408(SI), Z3
+	VMOVUPS           17472(SI), Z3
 	VADDPS            Z3, Z1, Z5
-	VMOVUPS           18432(SI), Z6
+	VMOVUPS           18496(SI), Z6
 	VSUBPS            Z6, Z4, Z7
 	VMOVUPS           Z5, 1024(R13)
 	VMOVUPS           Z7, 1088(R13)
@@ -14473,9 +16556,9 @@ part:
 	VFMADD231PS.BCST  word_bf45e400<>+0(SB), Z16, Z3
 	VFMADD231PS.BCST  word_3f226800<>+0(SB), Z12, Z3
 	VSUBPS.BCST       word_52400000<>+0(SB), Z3, Z3
-	VMOVUPS           18368(SI), Z4
+	VMOVUPS           18432(SI), Z4
 	VADDPS            Z4, Z1, Z5
-	VMOVUPS           18304(SI), Z6
+	VMOVUPS           18368(SI), Z6
 	VADDPS            Z6, Z3, Z7
 	VMOVUPS           Z5, 1152(R13)
 	VMOVUPS           Z7, 1216(R13)
@@ -14491,9 +16574,9 @@ part:
 	VFMADD231PS.BCST  word_bf54dc00<>+0(SB), Z9, Z3
 	VFMADD231PS.BCST  word_3f0e3a00<>+0(SB), Z22, Z3
 	VSUBPS.BCST       word_52400000<>+0(SB), Z3, Z3
-	VMOVUPS           18240(SI), Z4
+	VMOVUPS           18304(SI), Z4
 	VADDPS            Z4, Z1, Z5
-	VMOVUPS           18176(SI), Z6
+	VMOVUPS           18240(SI), Z6
 	VADDPS            Z6, Z3, Z7
 	VMOVUPS           Z5, 1280(R13)
 	VMOVUPS           Z7, 1344(R13)
@@ -14509,9 +16592,9 @@ part:
 	VFMADD231PS.BCST  word_bf61c600<>+0(SB), Z21, Z3
 	VFMADD231PS.BCST  word_3ef15c00<>+0(SB), Z0, Z3
 	VSUBPS.BCST       word_52400000<>+0(SB), Z3, Z3
-	VMOVUPS           18112(SI), Z0
+	VMOVUPS           18176(SI), Z0
 	VADDPS            Z0, Z1, Z4
-	VMOVUPS           18048(SI), Z5
+	VMOVUPS           18112(SI), Z5
 	VADDPS            Z5, Z3, Z6
 	VMOVUPS           Z4, 1408(R13)
 	VMOVUPS           Z6, 1472(R13)
@@ -14527,9 +16610,9 @@ part:
 	VFMADD231PS.BCST  word_bf6c8400<>+0(SB), Z14, Z1
 	VFMADD231PS.BCST  word_3ec3f000<>+0(SB), Z20, Z1
 	VSUBPS.BCST       word_52400000<>+0(SB), Z1, Z1
-	VMOVUPS           17984(SI), Z3
+	VMOVUPS           18048(SI), Z3
 	VADDPS            Z3, Z0, Z4
-	VMOVUPS           17920(SI), Z5
+	VMOVUPS           17984(SI), Z5
 	VADDPS            Z5, Z1, Z6
 	VMOVUPS           Z4, 1536(R13)
 	VMOVUPS           Z6, 1600(R13)
@@ -14545,9 +16628,9 @@ part:
 	VFMADD231PS.BCST  word_bf74fa00<>+0(SB), Z2, Z1
 	VFMADD231PS.BCST  word_3e94a000<>+0(SB), Z10, Z1
 	VSUBPS.BCST       word_52400000<>+0(SB), Z1, Z1
-	VMOVUPS           17856(SI), Z2
+	VMOVUPS           17920(SI), Z2
 	VADDPS            Z2, Z0, Z3
-	VMOVUPS           17792(SI), Z4
+	VMOVUPS           17856(SI), Z4
 	VADDPS            Z4, Z1, Z5
 	VMOVUPS           Z3, 1664(R13)
 	VMOVUPS           Z5, 1728(R13)
@@ -14557,16 +16640,16 @@ part:
 	VMOVUPS           Z1, 2496(R13)
 	VBROADCASTSS      word_52400000<>+0(SB), Z0
 	VFMADD231PS.BCST  word_3f7b1400<>+0(SB), Z13, Z0
-	VMOVUPS           19456(SI), Z1
+	VMOVUPS           19520(SI), Z1
 	VFMADD231PS.BCST  word_3e47c800<>+0(SB), Z1, Z0
 	VSUBPS.BCST       word_52400000<>+0(SB), Z0, Z0
 	VBROADCASTSS      word_52400000<>+0(SB), Z2
 	VFMADD231PS.BCST  word_bf7b1400<>+0(SB), Z1, Z2
 	VFMADD231PS.BCST  word_3e47c800<>+0(SB), Z13, Z2
 	VSUBPS.BCST       word_52400000<>+0(SB), Z2, Z2
-	VMOVUPS           17536(SI), Z1
+	VMOVUPS           17600(SI), Z1
 	VADDPS            Z1, Z0, Z3
-	VMOVUPS           17472(SI), Z4
+	VMOVUPS           17536(SI), Z4
 	VADDPS            Z4, Z2, Z5
 	VMOVUPS           Z3, 1792(R13)
 	VMOVUPS           Z5, 1856(R13)
@@ -14574,19 +16657,19 @@ part:
 	VSUBPS            Z4, Z2, Z1
 	VMOVUPS           Z0, 2304(R13)
 	VMOVUPS           Z1, 2368(R13)
-	VMOVUPS           19776(SI), Z0
+	VMOVUPS           19840(SI), Z0
 	VBROADCASTSS      word_52400000<>+0(SB), Z1
 	VFMADD231PS.BCST  word_3f7ec400<>+0(SB), Z0, Z1
-	VMOVUPS           19648(SI), Z2
+	VMOVUPS           19712(SI), Z2
 	VFMADD231PS.BCST  word_3dc8c000<>+0(SB), Z2, Z1
 	VSUBPS.BCST       word_52400000<>+0(SB), Z1, Z1
 	VBROADCASTSS      word_52400000<>+0(SB), Z3
 	VFMADD231PS.BCST  word_bf7ec400<>+0(SB), Z2, Z3
 	VFMADD231PS.BCST  word_3dc8c000<>+0(SB), Z0, Z3
 	VSUBPS.BCST       word_52400000<>+0(SB), Z3, Z3
-	VMOVUPS           17728(SI), Z0
+	VMOVUPS           17792(SI), Z0
 	VADDPS            Z0, Z1, Z2
-	VMOVUPS           17600(SI), Z4
+	VMOVUPS           17664(SI), Z4
 	VADDPS            Z4, Z3, Z5
 	VMOVUPS           Z2, 1920(R13)
 	VMOVUPS           Z5, 1984(R13)
@@ -14594,9 +16677,9 @@ part:
 	VSUBPS            Z4, Z3, Z1
 	VMOVUPS           Z0, 2176(R13)
 	VMOVUPS           Z1, 2240(R13)
-	VMOVUPS           17664(SI), Z0
+	VMOVUPS           17728(SI), Z0
 	VMOVUPS           Z0, 2048(R13)
-	VMOVUPS           19712(SI), Z0
+	VMOVUPS           19776(SI), Z0
 	VMULPS.BCST       word_bf800000<>+0(SB), Z0, Z0
 	VMOVUPS           Z0, 2112(R13)
 	ADDQ              $0x00000040, R12
@@ -14977,9 +17060,9 @@ part:
 	VMOVUPS          3200(R12), Z3
 	VADDPS           Z3, Z1, Z28
 	VMOVUPS          960(R12), Z29
-	VMOVUPS          Z26, 17408(SI)
+	VMOVUPS          Z26, 17472(SI)
 	VMOVUPS          3264(R12), Z26
-	VMOVUPS          Z25, 17472(SI)
+	VMOVUPS          Z25, 17536(SI)
 	VSUBPS           Z26, Z29, Z25
 	VSUBPS           Z3, Z1, Z1
 	VADDPS           Z26, Z29, Z3
@@ -14993,13 +17076,13 @@ part:
 	VSUBPS           Z31, Z29, Z29
 	VMOVUPS          1024(R12), Z1
 	VMOVUPS          3072(R12), Z3
-	VMOVUPS          Z29, 17536(SI)
+	VMOVUPS          Z29, 17600(SI)
 	VADDPS           Z3, Z1, Z29
-	VMOVUPS          Z26, 17600(SI)
+	VMOVUPS          Z26, 17664(SI)
 	VMOVUPS          1088(R12), Z26
-	VMOVUPS          Z22, 17664(SI)
+	VMOVUPS          Z22, 17728(SI)
 	VMOVUPS          3136(R12), Z22
-	VMOVUPS          Z21, 17728(SI)
+	VMOVUPS          Z21, 17792(SI)
 	VSUBPS           Z22, Z26, Z21
 	VSUBPS           Z3, Z1, Z1
 	VADDPS           Z22, Z26, Z3
@@ -15013,13 +17096,13 @@ part:
 	VSUBPS           Z31, Z26, Z26
 	VMOVUPS          1152(R12), Z1
 	VMOVUPS          2944(R12), Z3
-	VMOVUPS          Z26, 17792(SI)
+	VMOVUPS          Z26, 17856(SI)
 	VADDPS           Z3, Z1, Z26
-	VMOVUPS          Z22, 17856(SI)
+	VMOVUPS          Z22, 17920(SI)
 	VMOVUPS          1216(R12), Z22
-	VMOVUPS          Z18, 17920(SI)
+	VMOVUPS          Z18, 17984(SI)
 	VMOVUPS          3008(R12), Z18
-	VMOVUPS          Z17, 17984(SI)
+	VMOVUPS          Z17, 18048(SI)
 	VSUBPS           Z18, Z22, Z17
 	VSUBPS           Z3, Z1, Z1
 	VADDPS           Z18, Z22, Z3
@@ -15033,13 +17116,13 @@ part:
 	VSUBPS           Z31, Z22, Z22
 	VMOVUPS          1280(R12), Z1
 	VMOVUPS          2816(R12), Z3
-	VMOVUPS          Z22, 18048(SI)
+	VMOVUPS          Z22, 18112(SI)
 	VADDPS           Z3, Z1, Z22
-	VMOVUPS          Z18, 18112(SI)
+	VMOVUPS          Z18, 18176(SI)
 	VMOVUPS          1344(R12), Z18
-	VMOVUPS          Z14, 18176(SI)
+	VMOVUPS          Z14, 18240(SI)
 	VMOVUPS          2880(R12), Z14
-	VMOVUPS          Z13, 18240(SI)
+	VMOVUPS          Z13, 18304(SI)
 	VSUBPS           Z14, Z18, Z13
 	VSUBPS           Z3, Z1, Z1
 	VADDPS           Z14, Z18, Z3
@@ -15053,13 +17136,13 @@ part:
 	VSUBPS           Z31, Z18, Z18
 	VMOVUPS          1408(R12), Z1
 	VMOVUPS          2688(R12), Z3
-	VMOVUPS          Z18, 18304(SI)
+	VMOVUPS          Z18, 18368(SI)
 	VADDPS           Z3, Z1, Z18
-	VMOVUPS          Z14, 18368(SI)
+	VMOVUPS          Z14, 18432(SI)
 	VMOVUPS          1472(R12), Z14
-	VMOVUPS          Z10, 18432(SI)
+	VMOVUPS          Z10, 18496(SI)
 	VMOVUPS          2752(R12), Z10
-	VMOVUPS          Z9, 18496(SI)
+	VMOVUPS          Z9, 18560(SI)
 	VSUBPS           Z10, Z14, Z9
 	VSUBPS           Z3, Z1, Z1
 	VADDPS           Z10, Z14, Z3
@@ -15073,13 +17156,13 @@ part:
 	VSUBPS           Z31, Z14, Z14
 	VMOVUPS          1536(R12), Z1
 	VMOVUPS          2560(R12), Z3
-	VMOVUPS          Z14, 18560(SI)
+	VMOVUPS          Z14, 18624(SI)
 	VADDPS           Z3, Z1, Z14
-	VMOVUPS          Z10, 18624(SI)
+	VMOVUPS          Z10, 18688(SI)
 	VMOVUPS          1600(R12), Z10
-	VMOVUPS          Z6, 18688(SI)
+	VMOVUPS          Z6, 18752(SI)
 	VMOVUPS          2624(R12), Z6
-	VMOVUPS          Z5, 18752(SI)
+	VMOVUPS          Z5, 18816(SI)
 	VSUBPS           Z6, Z10, Z5
 	VSUBPS           Z3, Z1, Z1
 	VADDPS           Z6, Z10, Z3
@@ -15093,13 +17176,13 @@ part:
 	VSUBPS           Z31, Z10, Z10
 	VMOVUPS          1664(R12), Z1
 	VMOVUPS          2432(R12), Z3
-	VMOVUPS          Z10, 18816(SI)
+	VMOVUPS          Z10, 18880(SI)
 	VADDPS           Z3, Z1, Z10
-	VMOVUPS          Z6, 18880(SI)
+	VMOVUPS          Z6, 18944(SI)
 	VMOVUPS          1728(R12), Z6
-	VMOVUPS          Z0, 18944(SI)
+	VMOVUPS          Z0, 19008(SI)
 	VMOVUPS          2496(R12), Z0
-	VMOVUPS          Z21, 19008(SI)
+	VMOVUPS          Z21, 19072(SI)
 	VSUBPS           Z0, Z6, Z21
 	VSUBPS           Z3, Z1, Z1
 	VADDPS           Z0, Z6, Z0
@@ -15113,13 +17196,13 @@ part:
 	VSUBPS           Z31, Z6, Z6
 	VMOVUPS          1792(R12), Z0
 	VMOVUPS          2304(R12), Z1
-	VMOVUPS          Z6, 19072(SI)
+	VMOVUPS          Z6, 19136(SI)
 	VADDPS           Z1, Z0, Z6
-	VMOVUPS          Z3, 19136(SI)
+	VMOVUPS          Z3, 19200(SI)
 	VMOVUPS          1856(R12), Z3
-	VMOVUPS          Z29, 19200(SI)
+	VMOVUPS          Z29, 19264(SI)
 	VMOVUPS          2368(R12), Z29
-	VMOVUPS          Z17, 19264(SI)
+	VMOVUPS          Z17, 19328(SI)
 	VSUBPS           Z29, Z3, Z17
 	VSUBPS           Z1, Z0, Z0
 	VADDPS           Z29, Z3, Z1
@@ -15133,13 +17216,13 @@ part:
 	VSUBPS           Z31, Z29, Z29
 	VMOVUPS          1920(R12), Z0
 	VMOVUPS          2176(R12), Z1
-	VMOVUPS          Z29, 19328(SI)
+	VMOVUPS          Z29, 19392(SI)
 	VADDPS           Z1, Z0, Z29
-	VMOVUPS          Z3, 19392(SI)
+	VMOVUPS          Z3, 19456(SI)
 	VMOVUPS          1984(R12), Z3
-	VMOVUPS          Z25, 19456(SI)
+	VMOVUPS          Z25, 19520(SI)
 	VMOVUPS          2240(R12), Z25
-	VMOVUPS          Z26, 19520(SI)
+	VMOVUPS          Z26, 19584(SI)
 	VSUBPS           Z25, Z3, Z26
 	VSUBPS           Z1, Z0, Z0
 	VADDPS           Z25, Z3, Z1
@@ -15155,11 +17238,11 @@ part:
 	VADDPS           Z0, Z0, Z0
 	VMOVUPS          2112(R12), Z1
 	VADDPS           Z1, Z1, Z1
-	VMOVUPS          Z25, 19584(SI)
+	VMOVUPS          Z25, 19648(SI)
 	VADDPS           Z0, Z2, Z25
 	VSUBPS           Z0, Z2, Z0
 	VADDPS           Z29, Z4, Z2
-	VMOVUPS          Z3, 19648(SI)
+	VMOVUPS          Z3, 19712(SI)
 	VSUBPS           Z26, Z7, Z3
 	VSUBPS           Z29, Z4, Z4
 	VADDPS           Z26, Z7, Z7
@@ -15231,13 +17314,13 @@ part:
 	VFMADD231PS.BCST word_3f6c8400<>+0(SB), Z22, Z27
 	VFMADD231PS.BCST word_3ec3f000<>+0(SB), Z13, Z27
 	VSUBPS           Z31, Z27, Z27
-	VMOVUPS          19520(SI), Z13
+	VMOVUPS          19584(SI), Z13
 	VADDPS           Z13, Z28, Z22
-	VMOVUPS          Z1, 19712(SI)
-	VMOVUPS          19456(SI), Z1
-	VMOVUPS          Z19, 19776(SI)
-	VMOVUPS          19264(SI), Z19
-	VMOVUPS          Z16, 19840(SI)
+	VMOVUPS          Z1, 19776(SI)
+	VMOVUPS          19520(SI), Z1
+	VMOVUPS          Z19, 19840(SI)
+	VMOVUPS          19328(SI), Z19
+	VMOVUPS          Z16, 19904(SI)
 	VSUBPS           Z19, Z1, Z16
 	VSUBPS           Z13, Z28, Z13
 	VADDPS           Z19, Z1, Z1
@@ -15249,15 +17332,15 @@ part:
 	VFMADD231PS.BCST word_3f7b1400<>+0(SB), Z13, Z28
 	VFMADD231PS.BCST word_3e47c800<>+0(SB), Z1, Z28
 	VSUBPS           Z31, Z28, Z28
-	VMOVUPS          19200(SI), Z1
+	VMOVUPS          19264(SI), Z1
 	VADDPS           Z1, Z1, Z1
-	VMOVUPS          19008(SI), Z13
+	VMOVUPS          19072(SI), Z13
 	VADDPS           Z13, Z13, Z13
-	VMOVUPS          Z21, 19008(SI)
+	VMOVUPS          Z21, 19072(SI)
 	VADDPS           Z1, Z25, Z21
 	VSUBPS           Z1, Z25, Z1
 	VADDPS           Z22, Z2, Z25
-	VMOVUPS          Z23, 19200(SI)
+	VMOVUPS          Z23, 19264(SI)
 	VSUBPS           Z16, Z3, Z23
 	VSUBPS           Z22, Z2, Z2
 	VADDPS           Z16, Z3, Z3
@@ -15386,10 +17469,10 @@ part:
 	VFMADD231PS.BCST word_3f350400<>+0(SB), Z17, Z27
 	VSUBPS.BCST      word_4bc00000<>+0(SB), Z27, Z27
 	VADDPS           Z20, Z15, Z11
-	VMOVUPS          19008(SI), Z17
-	VMOVUPS          Z1, 19264(SI)
-	VMOVUPS          19200(SI), Z1
-	VMOVUPS          Z3, 19456(SI)
+	VMOVUPS          19072(SI), Z17
+	VMOVUPS          Z1, 19328(SI)
+	VMOVUPS          19264(SI), Z1
+	VMOVUPS          Z3, 19520(SI)
 	VSUBPS           Z1, Z17, Z3
 	VSUBPS           Z20, Z15, Z15
 	VADDPS           Z1, Z17, Z1
@@ -15401,15 +17484,15 @@ part:
 	VFMADD231PS.BCST word_3f6c8400<>+0(SB), Z15, Z20
 	VFMADD231PS.BCST word_3ec3f000<>+0(SB), Z1, Z20
 	VSUBPS.BCST      word_4bc00000<>+0(SB), Z20, Z20
-	VMOVUPS          19840(SI), Z1
+	VMOVUPS          19904(SI), Z1
 	VADDPS           Z1, Z1, Z1
-	VMOVUPS          19776(SI), Z15
+	VMOVUPS          19840(SI), Z15
 	VADDPS           Z15, Z15, Z15
-	VMOVUPS          Z8, 19776(SI)
+	VMOVUPS          Z8, 19840(SI)
 	VADDPS           Z1, Z16, Z8
 	VSUBPS           Z1, Z16, Z1
 	VADDPS           Z11, Z13, Z16
-	VMOVUPS          Z2, 19840(SI)
+	VMOVUPS          Z2, 19904(SI)
 	VSUBPS           Z3, Z25, Z2
 	VSUBPS           Z11, Z13, Z11
 	VADDPS           Z3, Z25, Z3
@@ -15471,21 +17554,21 @@ part:
 	VSUBPS           Z20, Z17, Z17
 	VSUBPS           Z27, Z0, Z20
 	VADDPS           Z27, Z0, Z0
-	VMOVUPS          18944(SI), Z27
-	VMOVUPS          19712(SI), Z29
-	VMOVUPS          Z0, 19200(SI)
+	VMOVUPS          19008(SI), Z27
+	VMOVUPS          19776(SI), Z29
+	VMOVUPS          Z0, 19264(SI)
 	VSUBPS           Z29, Z27, Z0
 	VADDPS           Z29, Z27, Z27
-	VMOVUPS          18752(SI), Z29
-	VMOVUPS          Z1, 19712(SI)
-	VMOVUPS          19648(SI), Z1
-	VMOVUPS          Z13, 18944(SI)
+	VMOVUPS          18816(SI), Z29
+	VMOVUPS          Z1, 19776(SI)
+	VMOVUPS          19712(SI), Z1
+	VMOVUPS          Z13, 19008(SI)
 	VADDPS           Z1, Z29, Z13
-	VMOVUPS          Z2, 19008(SI)
-	VMOVUPS          18688(SI), Z2
-	VMOVUPS          Z17, 19520(SI)
-	VMOVUPS          19584(SI), Z17
-	VMOVUPS          Z9, 19904(SI)
+	VMOVUPS          Z2, 19072(SI)
+	VMOVUPS          18752(SI), Z2
+	VMOVUPS          Z17, 19584(SI)
+	VMOVUPS          19648(SI), Z17
+	VMOVUPS          Z9, 19968(SI)
 	VSUBPS           Z17, Z2, Z9
 	VSUBPS           Z1, Z29, Z1
 	VADDPS           Z17, Z2, Z2
@@ -15497,15 +17580,15 @@ part:
 	VFMADD231PS.BCST word_3e47c800<>+0(SB), Z1, Z29
 	VFMADD231PS.BCST word_3f7b1400<>+0(SB), Z2, Z29
 	VSUBPS           Z31, Z29, Z29
-	VMOVUPS          18496(SI), Z1
-	VMOVUPS          19392(SI), Z2
-	VMOVUPS          Z3, 19584(SI)
+	VMOVUPS          18560(SI), Z1
+	VMOVUPS          19456(SI), Z2
+	VMOVUPS          Z3, 19648(SI)
 	VADDPS           Z2, Z1, Z3
-	VMOVUPS          Z5, 18688(SI)
-	VMOVUPS          18432(SI), Z5
-	VMOVUPS          Z15, 19648(SI)
-	VMOVUPS          19328(SI), Z15
-	VMOVUPS          Z6, 18752(SI)
+	VMOVUPS          Z5, 18752(SI)
+	VMOVUPS          18496(SI), Z5
+	VMOVUPS          Z15, 19712(SI)
+	VMOVUPS          19392(SI), Z15
+	VMOVUPS          Z6, 18816(SI)
 	VSUBPS           Z15, Z5, Z6
 	VSUBPS           Z2, Z1, Z1
 	VADDPS           Z15, Z5, Z2
@@ -15517,15 +17600,15 @@ part:
 	VFMADD231PS.BCST word_3ec3f000<>+0(SB), Z1, Z15
 	VFMADD231PS.BCST word_3f6c8400<>+0(SB), Z2, Z15
 	VSUBPS           Z31, Z15, Z15
-	VMOVUPS          18240(SI), Z1
-	VMOVUPS          19136(SI), Z2
-	VMOVUPS          Z8, 19328(SI)
+	VMOVUPS          18304(SI), Z1
+	VMOVUPS          19200(SI), Z2
+	VMOVUPS          Z8, 19392(SI)
 	VADDPS           Z2, Z1, Z8
-	VMOVUPS          Z4, 18432(SI)
-	VMOVUPS          18176(SI), Z4
-	VMOVUPS          Z20, 19392(SI)
-	VMOVUPS          19072(SI), Z20
-	VMOVUPS          Z18, 18496(SI)
+	VMOVUPS          Z4, 18496(SI)
+	VMOVUPS          18240(SI), Z4
+	VMOVUPS          Z20, 19456(SI)
+	VMOVUPS          19136(SI), Z20
+	VMOVUPS          Z18, 18560(SI)
 	VSUBPS           Z20, Z4, Z18
 	VSUBPS           Z2, Z1, Z1
 	VADDPS           Z20, Z4, Z2
@@ -15537,15 +17620,15 @@ part:
 	VFMADD231PS.BCST word_3f0e3a00<>+0(SB), Z1, Z20
 	VFMADD231PS.BCST word_3f54dc00<>+0(SB), Z2, Z20
 	VSUBPS           Z31, Z20, Z20
-	VMOVUPS          17984(SI), Z1
-	VMOVUPS          18880(SI), Z2
-	VMOVUPS          Z11, 19072(SI)
+	VMOVUPS          18048(SI), Z1
+	VMOVUPS          18944(SI), Z2
+	VMOVUPS          Z11, 19136(SI)
 	VADDPS           Z2, Z1, Z11
-	VMOVUPS          Z10, 18176(SI)
-	VMOVUPS          17920(SI), Z10
-	VMOVUPS          Z24, 19136(SI)
-	VMOVUPS          18816(SI), Z24
-	VMOVUPS          Z14, 18240(SI)
+	VMOVUPS          Z10, 18240(SI)
+	VMOVUPS          17984(SI), Z10
+	VMOVUPS          Z24, 19200(SI)
+	VMOVUPS          18880(SI), Z24
+	VMOVUPS          Z14, 18304(SI)
 	VSUBPS           Z24, Z10, Z14
 	VSUBPS           Z2, Z1, Z1
 	VADDPS           Z24, Z10, Z2
@@ -15557,15 +17640,15 @@ part:
 	VFMADD231PS.BCST word_3f350400<>+0(SB), Z1, Z24
 	VFMADD231PS.BCST word_3f350400<>+0(SB), Z2, Z24
 	VSUBPS           Z31, Z24, Z24
-	VMOVUPS          17728(SI), Z1
-	VMOVUPS          18624(SI), Z2
-	VMOVUPS          Z19, 18816(SI)
+	VMOVUPS          17792(SI), Z1
+	VMOVUPS          18688(SI), Z2
+	VMOVUPS          Z19, 18880(SI)
 	VADDPS           Z2, Z1, Z19
-	VMOVUPS          Z7, 17920(SI)
-	VMOVUPS          17664(SI), Z7
-	VMOVUPS          Z28, 18880(SI)
-	VMOVUPS          18560(SI), Z28
-	VMOVUPS          Z22, 17984(SI)
+	VMOVUPS          Z7, 17984(SI)
+	VMOVUPS          17728(SI), Z7
+	VMOVUPS          Z28, 18944(SI)
+	VMOVUPS          18624(SI), Z28
+	VMOVUPS          Z22, 18048(SI)
 	VSUBPS           Z28, Z7, Z22
 	VSUBPS           Z2, Z1, Z1
 	VADDPS           Z28, Z7, Z2
@@ -15577,15 +17660,15 @@ part:
 	VFMADD231PS.BCST word_3f54dc00<>+0(SB), Z1, Z28
 	VFMADD231PS.BCST word_3f0e3a00<>+0(SB), Z2, Z28
 	VSUBPS           Z31, Z28, Z28
-	VMOVUPS          17472(SI), Z1
-	VMOVUPS          18368(SI), Z2
-	VMOVUPS          Z25, 18560(SI)
+	VMOVUPS          17536(SI), Z1
+	VMOVUPS          18432(SI), Z2
+	VMOVUPS          Z25, 18624(SI)
 	VADDPS           Z2, Z1, Z25
-	VMOVUPS          Z23, 17664(SI)
-	VMOVUPS          17408(SI), Z23
-	VMOVUPS          Z26, 18624(SI)
-	VMOVUPS          18304(SI), Z26
-	VMOVUPS          Z21, 17728(SI)
+	VMOVUPS          Z23, 17728(SI)
+	VMOVUPS          17472(SI), Z23
+	VMOVUPS          Z26, 18688(SI)
+	VMOVUPS          18368(SI), Z26
+	VMOVUPS          Z21, 17792(SI)
 	VSUBPS           Z26, Z23, Z21
 	VSUBPS           Z2, Z1, Z1
 	VADDPS           Z26, Z23, Z2
@@ -15597,15 +17680,15 @@ part:
 	VFMADD231PS.BCST word_3f6c8400<>+0(SB), Z1, Z26
 	VFMADD231PS.BCST word_3ec3f000<>+0(SB), Z2, Z26
 	VSUBPS           Z31, Z26, Z26
-	VMOVUPS          17600(SI), Z1
-	VMOVUPS          18112(SI), Z2
-	VMOVUPS          Z16, 18304(SI)
+	VMOVUPS          17664(SI), Z1
+	VMOVUPS          18176(SI), Z2
+	VMOVUPS          Z16, 18368(SI)
 	VADDPS           Z2, Z1, Z16
-	VMOVUPS          Z12, 17408(SI)
-	VMOVUPS          17536(SI), Z12
-	VMOVUPS          Z24, 18368(SI)
-	VMOVUPS          18048(SI), Z24
-	VMOVUPS          Z10, 17472(SI)
+	VMOVUPS          Z12, 17472(SI)
+	VMOVUPS          17600(SI), Z12
+	VMOVUPS          Z24, 18432(SI)
+	VMOVUPS          18112(SI), Z24
+	VMOVUPS          Z10, 17536(SI)
 	VSUBPS           Z24, Z12, Z10
 	VSUBPS           Z2, Z1, Z1
 	VADDPS           Z24, Z12, Z2
@@ -15617,15 +17700,15 @@ part:
 	VFMADD231PS.BCST word_3f7b1400<>+0(SB), Z1, Z24
 	VFMADD231PS.BCST word_3e47c800<>+0(SB), Z2, Z24
 	VSUBPS           Z31, Z24, Z24
-	VMOVUPS          17856(SI), Z1
+	VMOVUPS          17920(SI), Z1
 	VADDPS           Z1, Z1, Z1
-	VMOVUPS          17792(SI), Z2
+	VMOVUPS          17856(SI), Z2
 	VADDPS           Z2, Z2, Z2
-	VMOVUPS          Z20, 17792(SI)
+	VMOVUPS          Z20, 17856(SI)
 	VADDPS           Z1, Z0, Z20
 	VSUBPS           Z1, Z0, Z0
 	VADDPS           Z16, Z13, Z1
-	VMOVUPS          Z28, 17856(SI)
+	VMOVUPS          Z28, 17920(SI)
 	VSUBPS           Z10, Z9, Z28
 	VSUBPS           Z16, Z13, Z13
 	VADDPS           Z10, Z9, Z9
@@ -15754,10 +17837,10 @@ part:
 	VFMADD231PS.BCST word_3f350400<>+0(SB), Z15, Z26
 	VSUBPS.BCST      word_4bc00000<>+0(SB), Z26, Z26
 	VADDPS           Z7, Z4, Z5
-	VMOVUPS          17792(SI), Z15
-	VMOVUPS          Z0, 18048(SI)
-	VMOVUPS          17856(SI), Z0
-	VMOVUPS          Z3, 17536(SI)
+	VMOVUPS          17856(SI), Z15
+	VMOVUPS          Z0, 18112(SI)
+	VMOVUPS          17920(SI), Z0
+	VMOVUPS          Z3, 17600(SI)
 	VSUBPS           Z0, Z15, Z3
 	VSUBPS           Z7, Z4, Z4
 	VADDPS           Z0, Z15, Z0
@@ -15769,15 +17852,15 @@ part:
 	VFMADD231PS.BCST word_3f6c8400<>+0(SB), Z4, Z15
 	VFMADD231PS.BCST word_3ec3f000<>+0(SB), Z0, Z15
 	VSUBPS.BCST      word_4bc00000<>+0(SB), Z15, Z15
-	VMOVUPS          17472(SI), Z0
+	VMOVUPS          17536(SI), Z0
 	VADDPS           Z0, Z0, Z0
-	VMOVUPS          18368(SI), Z4
+	VMOVUPS          18432(SI), Z4
 	VADDPS           Z4, Z4, Z4
-	VMOVUPS          Z8, 18368(SI)
+	VMOVUPS          Z8, 18432(SI)
 	VADDPS           Z0, Z19, Z8
 	VSUBPS           Z0, Z19, Z0
 	VADDPS           Z5, Z27, Z19
-	VMOVUPS          Z1, 17472(SI)
+	VMOVUPS          Z1, 17536(SI)
 	VSUBPS           Z3, Z28, Z1
 	VSUBPS           Z5, Z27, Z5
 	VADDPS           Z3, Z28, Z3
@@ -15839,104 +17922,104 @@ part:
 	VSUBPS           Z15, Z19, Z15
 	VSUBPS           Z24, Z2, Z19
 	VADDPS           Z24, Z2, Z2
-	VMOVUPS          17408(SI), Z24
+	VMOVUPS          17472(SI), Z24
 	VMOVUPS          Z24, (R13)
 	VMOVUPS          Z18, 128(R13)
-	VMOVUPS          18304(SI), Z18
+	VMOVUPS          18368(SI), Z18
 	VMOVUPS          Z18, 256(R13)
 	VMOVUPS          Z17, 384(R13)
-	VMOVUPS          17728(SI), Z17
+	VMOVUPS          17792(SI), Z17
 	VMOVUPS          Z17, 512(R13)
 	VMOVUPS          Z25, 640(R13)
-	VMOVUPS          18624(SI), Z17
+	VMOVUPS          18688(SI), Z17
 	VMOVUPS          Z17, 768(R13)
 	VMOVUPS          Z26, 896(R13)
-	VMOVUPS          17664(SI), Z17
+	VMOVUPS          17728(SI), Z17
 	VMOVUPS          Z17, 1024(R13)
 	VMOVUPS          Z20, 1152(R13)
-	VMOVUPS          18560(SI), Z17
+	VMOVUPS          18624(SI), Z17
 	VMOVUPS          Z17, 1280(R13)
 	VMOVUPS          Z27, 1408(R13)
-	VMOVUPS          17984(SI), Z17
+	VMOVUPS          18048(SI), Z17
 	VMOVUPS          Z17, 1536(R13)
 	VMOVUPS          Z22, 1664(R13)
-	VMOVUPS          18880(SI), Z17
+	VMOVUPS          18944(SI), Z17
 	VMOVUPS          Z17, 1792(R13)
 	VMOVUPS          Z28, 1920(R13)
-	VMOVUPS          17920(SI), Z17
+	VMOVUPS          17984(SI), Z17
 	VMOVUPS          Z17, 2048(R13)
 	VMOVUPS          Z13, 2176(R13)
-	VMOVUPS          18816(SI), Z13
+	VMOVUPS          18880(SI), Z13
 	VMOVUPS          Z13, 2304(R13)
 	VMOVUPS          Z12, 2432(R13)
-	VMOVUPS          18240(SI), Z12
+	VMOVUPS          18304(SI), Z12
 	VMOVUPS          Z12, 2560(R13)
 	VMOVUPS          Z21, 2688(R13)
-	VMOVUPS          19136(SI), Z12
+	VMOVUPS          19200(SI), Z12
 	VMOVUPS          Z12, 2816(R13)
 	VMOVUPS          Z23, 2944(R13)
-	VMOVUPS          18176(SI), Z12
+	VMOVUPS          18240(SI), Z12
 	VMOVUPS          Z12, 3072(R13)
 	VMOVUPS          Z14, 3200(R13)
-	VMOVUPS          19072(SI), Z12
+	VMOVUPS          19136(SI), Z12
 	VMOVUPS          Z12, 3328(R13)
 	VMOVUPS          Z5, 3456(R13)
-	VMOVUPS          18496(SI), Z5
+	VMOVUPS          18560(SI), Z5
 	VMOVUPS          Z5, 3584(R13)
 	VMOVUPS          Z16, 3712(R13)
-	VMOVUPS          19392(SI), Z5
+	VMOVUPS          19456(SI), Z5
 	VMOVUPS          Z5, 3840(R13)
 	VMOVUPS          Z19, 3968(R13)
-	VMOVUPS          18432(SI), Z5
+	VMOVUPS          18496(SI), Z5
 	VMOVUPS          Z5, 4096(R13)
 	VMOVUPS          Z9, 4224(R13)
-	VMOVUPS          19328(SI), Z5
+	VMOVUPS          19392(SI), Z5
 	VMOVUPS          Z5, 4352(R13)
 	VMOVUPS          Z8, 4480(R13)
-	VMOVUPS          18752(SI), Z5
+	VMOVUPS          18816(SI), Z5
 	VMOVUPS          Z5, 4608(R13)
 	VMOVUPS          Z10, 4736(R13)
-	VMOVUPS          19648(SI), Z5
+	VMOVUPS          19712(SI), Z5
 	VMOVUPS          Z5, 4864(R13)
 	VMOVUPS          Z4, 4992(R13)
-	VMOVUPS          18688(SI), Z4
+	VMOVUPS          18752(SI), Z4
 	VMOVUPS          Z4, 5120(R13)
 	VMOVUPS          Z6, 5248(R13)
-	VMOVUPS          19584(SI), Z4
+	VMOVUPS          19648(SI), Z4
 	VMOVUPS          Z4, 5376(R13)
 	VMOVUPS          Z3, 5504(R13)
-	VMOVUPS          19904(SI), Z3
+	VMOVUPS          19968(SI), Z3
 	VMOVUPS          Z3, 5632(R13)
 	VMOVUPS          Z11, 5760(R13)
-	VMOVUPS          19520(SI), Z3
+	VMOVUPS          19584(SI), Z3
 	VMOVUPS          Z3, 5888(R13)
 	VMOVUPS          Z15, 6016(R13)
-	VMOVUPS          19840(SI), Z3
+	VMOVUPS          19904(SI), Z3
 	VMOVUPS          Z3, 6144(R13)
-	VMOVUPS          17472(SI), Z3
+	VMOVUPS          17536(SI), Z3
 	VMOVUPS          Z3, 6272(R13)
-	VMOVUPS          19008(SI), Z3
+	VMOVUPS          19072(SI), Z3
 	VMOVUPS          Z3, 6400(R13)
 	VMOVUPS          Z1, 6528(R13)
-	VMOVUPS          19776(SI), Z1
+	VMOVUPS          19840(SI), Z1
 	VMOVUPS          Z1, 6656(R13)
-	VMOVUPS          18368(SI), Z1
+	VMOVUPS          18432(SI), Z1
 	VMOVUPS          Z1, 6784(R13)
-	VMOVUPS          18944(SI), Z1
+	VMOVUPS          19008(SI), Z1
 	VMOVUPS          Z1, 6912(R13)
 	VMOVUPS          Z7, 7040(R13)
-	VMOVUPS          19456(SI), Z1
+	VMOVUPS          19520(SI), Z1
 	VMOVUPS          Z1, 7168(R13)
-	VMOVUPS          17536(SI), Z1
+	VMOVUPS          17600(SI), Z1
 	VMOVUPS          Z1, 7296(R13)
-	VMOVUPS          19712(SI), Z1
+	VMOVUPS          19776(SI), Z1
 	VMOVUPS          Z1, 7424(R13)
 	VMOVUPS          Z0, 7552(R13)
-	VMOVUPS          19264(SI), Z0
+	VMOVUPS          19328(SI), Z0
 	VMOVUPS          Z0, 7680(R13)
-	VMOVUPS          18048(SI), Z0
+	VMOVUPS          18112(SI), Z0
 	VMOVUPS          Z0, 7808(R13)
-	VMOVUPS          19200(SI), Z0
+	VMOVUPS          19264(SI), Z0
 	VMOVUPS          Z0, 7936(R13)
 	VMOVUPS          Z2, 8064(R13)
 	ADDQ             $0x00001000, R12
@@ -16797,6 +18880,299 @@ readFloats:
 	VBROADCASTSS     scale+72(FP), Z29
 	VMOVUPS          (AX), Z0
 	VFMADD213PS      Z30, Z29, Z0
+	VCVTPS2DQ.RD_SAE Z0, Z0
+	VMOVUPS          64(AX), Z1
+	VFMADD213PS      Z30, Z29, Z1
+	VCVTPS2DQ.RD_SAE Z1, Z1
+	VPACKSSDW        Z1, Z0, Z0
+	VMOVUPS          (AX)(R8*2), Z1
+	VFMADD213PS      Z30, Z29, Z1
+	VCVTPS2DQ.RD_SAE Z1, Z1
+	VMOVUPS          64(AX)(R8*2), Z2
+	VFMADD213PS      Z30, Z29, Z2
+	VCVTPS2DQ.RD_SAE Z2, Z2
+	VPACKSSDW        Z2, Z1, Z1
+	VPMINSW          Z1, Z0, Z2
+	VMOVUPS          (CX), Z3
+	VFMADD213PS      Z30, Z29, Z3
+	VCVTPS2DQ.RD_SAE Z3, Z3
+	VMOVUPS          64(CX), Z4
+	VFMADD213PS      Z30, Z29, Z4
+	VCVTPS2DQ.RD_SAE Z4, Z4
+	VPACKSSDW        Z4, Z3, Z3
+	VPMINSW          Z3, Z2, Z2
+	VMOVUPS          (CX)(R8*2), Z4
+	VFMADD213PS      Z30, Z29, Z4
+	VCVTPS2DQ.RD_SAE Z4, Z4
+	VMOVUPS          64(CX)(R8*2), Z5
+	VFMADD213PS      Z30, Z29, Z5
+	VCVTPS2DQ.RD_SAE Z5, Z5
+	VPACKSSDW        Z5, Z4, Z4
+	VPMINSW          Z4, Z2, Z2
+	VSHUFF32X4       $0x44, Z1, Z0, Z5
+	VSHUFF32X4       $0xee, Z1, Z0, Z0
+	VSHUFF32X4       $0x44, Z4, Z3, Z1
+	VSHUFF32X4       $0xee, Z4, Z3, Z3
+	VSHUFF32X4       $0x88, Z1, Z5, Z4
+	VSHUFF32X4       $0xdd, Z1, Z5, Z1
+	VSHUFF32X4       $0x88, Z3, Z0, Z5
+	VSHUFF32X4       $0xdd, Z3, Z0, Z0
+	VMOVUPS          (BX), Z3
+	VFMADD213PS      Z30, Z29, Z3
+	VCVTPS2DQ.RD_SAE Z3, Z3
+	VMOVUPS          64(BX), Z6
+	VFMADD213PS      Z30, Z29, Z6
+	VCVTPS2DQ.RD_SAE Z6, Z6
+	VPACKSSDW        Z6, Z3, Z3
+	VPMINSW          Z3, Z2, Z2
+	VMOVUPS          (BX)(R8*2), Z6
+	VFMADD213PS      Z30, Z29, Z6
+	VCVTPS2DQ.RD_SAE Z6, Z6
+	VMOVUPS          64(BX)(R8*2), Z7
+	VFMADD213PS      Z30, Z29, Z7
+	VCVTPS2DQ.RD_SAE Z7, Z7
+	VPACKSSDW        Z7, Z6, Z6
+	VPMINSW          Z6, Z2, Z2
+	VMOVUPS          (DX), Z7
+	VFMADD213PS      Z30, Z29, Z7
+	VCVTPS2DQ.RD_SAE Z7, Z7
+	VMOVUPS          64(DX), Z8
+	VFMADD213PS      Z30, Z29, Z8
+	VCVTPS2DQ.RD_SAE Z8, Z8
+	VPACKSSDW        Z8, Z7, Z7
+	VPMINSW          Z7, Z2, Z2
+	VMOVUPS          (DX)(R8*2), Z8
+	VFMADD213PS      Z30, Z29, Z8
+	VCVTPS2DQ.RD_SAE Z8, Z8
+	VMOVUPS          64(DX)(R8*2), Z9
+	VFMADD213PS      Z30, Z29, Z9
+	VCVTPS2DQ.RD_SAE Z9, Z9
+	VPACKSSDW        Z9, Z8, Z8
+	VPMINSW          Z8, Z2, Z2
+	VSHUFF32X4       $0x44, Z6, Z3, Z9
+	VSHUFF32X4       $0xee, Z6, Z3, Z3
+	VSHUFF32X4       $0x44, Z8, Z7, Z6
+	VSHUFF32X4       $0xee, Z8, Z7, Z7
+	VSHUFF32X4       $0x88, Z6, Z9, Z8
+	VSHUFF32X4       $0xdd, Z6, Z9, Z6
+	VSHUFF32X4       $0x88, Z7, Z3, Z9
+	VSHUFF32X4       $0xdd, Z7, Z3, Z3
+	VMOVUPS          (AX)(R8*1), Z7
+	VFMADD213PS      Z30, Z29, Z7
+	VCVTPS2DQ.RD_SAE Z7, Z7
+	VMOVUPS          64(AX)(R8*1), Z10
+	VFMADD213PS      Z30, Z29, Z10
+	VCVTPS2DQ.RD_SAE Z10, Z10
+	VPACKSSDW        Z10, Z7, Z7
+	VPMINSW          Z7, Z2, Z2
+	VMOVUPS          (AX)(R9*1), Z10
+	VFMADD213PS      Z30, Z29, Z10
+	VCVTPS2DQ.RD_SAE Z10, Z10
+	VMOVUPS          64(AX)(R9*1), Z11
+	VFMADD213PS      Z30, Z29, Z11
+	VCVTPS2DQ.RD_SAE Z11, Z11
+	VPACKSSDW        Z11, Z10, Z10
+	VPMINSW          Z10, Z2, Z2
+	VMOVUPS          (CX)(R8*1), Z11
+	VFMADD213PS      Z30, Z29, Z11
+	VCVTPS2DQ.RD_SAE Z11, Z11
+	VMOVUPS          64(CX)(R8*1), Z12
+	VFMADD213PS      Z30, Z29, Z12
+	VCVTPS2DQ.RD_SAE Z12, Z12
+	VPACKSSDW        Z12, Z11, Z11
+	VPMINSW          Z11, Z2, Z2
+	VMOVUPS          (CX)(R9*1), Z12
+	VFMADD213PS      Z30, Z29, Z12
+	VCVTPS2DQ.RD_SAE Z12, Z12
+	VMOVUPS          64(CX)(R9*1), Z13
+	VFMADD213PS      Z30, Z29, Z13
+	VCVTPS2DQ.RD_SAE Z13, Z13
+	VPACKSSDW        Z13, Z12, Z12
+	VPMINSW          Z12, Z2, Z2
+	VSHUFF32X4       $0x44, Z10, Z7, Z13
+	VSHUFF32X4       $0xee, Z10, Z7, Z7
+	VSHUFF32X4       $0x44, Z12, Z11, Z10
+	VSHUFF32X4       $0xee, Z12, Z11, Z11
+	VSHUFF32X4       $0x88, Z10, Z13, Z12
+	VSHUFF32X4       $0xdd, Z10, Z13, Z10
+	VSHUFF32X4       $0x88, Z11, Z7, Z13
+	VSHUFF32X4       $0xdd, Z11, Z7, Z7
+	VMOVUPS          (BX)(R8*1), Z11
+	VFMADD213PS      Z30, Z29, Z11
+	VCVTPS2DQ.RD_SAE Z11, Z11
+	VMOVUPS          64(BX)(R8*1), Z14
+	VFMADD213PS      Z30, Z29, Z14
+	VCVTPS2DQ.RD_SAE Z14, Z14
+	VPACKSSDW        Z14, Z11, Z11
+	VPMINSW          Z11, Z2, Z2
+	VMOVUPS          (BX)(R9*1), Z14
+	VFMADD213PS      Z30, Z29, Z14
+	VCVTPS2DQ.RD_SAE Z14, Z14
+	VMOVUPS          64(BX)(R9*1), Z15
+	VFMADD213PS      Z30, Z29, Z15
+	VCVTPS2DQ.RD_SAE Z15, Z15
+	VPACKSSDW        Z15, Z14, Z14
+	VPMINSW          Z14, Z2, Z2
+	VMOVUPS          (DX)(R8*1), Z15
+	VFMADD213PS      Z30, Z29, Z15
+	VCVTPS2DQ.RD_SAE Z15, Z15
+	VMOVUPS          64(DX)(R8*1), Z16
+	VFMADD213PS      Z30, Z29, Z16
+	VCVTPS2DQ.RD_SAE Z16, Z16
+	VPACKSSDW        Z16, Z15, Z15
+	VPMINSW          Z15, Z2, Z2
+	VMOVUPS          (DX)(R9*1), Z16
+	VFMADD213PS      Z30, Z29, Z16
+	VCVTPS2DQ.RD_SAE Z16, Z16
+	VMOVUPS          64(DX)(R9*1), Z17
+	VFMADD213PS      Z30, Z29, Z17
+	VCVTPS2DQ.RD_SAE Z17, Z17
+	VPACKSSDW        Z17, Z16, Z16
+	VPMINSW          Z16, Z2, Z2
+	VSHUFF32X4       $0x44, Z14, Z11, Z17
+	VSHUFF32X4       $0xee, Z14, Z11, Z11
+	VSHUFF32X4       $0x44, Z16, Z15, Z14
+	VSHUFF32X4       $0xee, Z16, Z15, Z15
+	VSHUFF32X4       $0x88, Z14, Z17, Z16
+	VSHUFF32X4       $0xdd, Z14, Z17, Z14
+	VSHUFF32X4       $0x88, Z15, Z11, Z17
+	VSHUFF32X4       $0xdd, Z15, Z11, Z11
+	VUNPCKLPS        Z8, Z4, Z15
+	VUNPCKHPS        Z8, Z4, Z4
+	VUNPCKLPS        Z16, Z12, Z8
+	VUNPCKHPS        Z16, Z12, Z12
+	VSHUFPS          $0x44, Z8, Z15, Z16
+	VSHUFPS          $0xee, Z8, Z15, Z8
+	VSHUFPS          $0x44, Z12, Z4, Z15
+	VSHUFPS          $0xee, Z12, Z4, Z4
+	VUNPCKLPS        Z6, Z1, Z12
+	VUNPCKHPS        Z6, Z1, Z1
+	VUNPCKLPS        Z14, Z10, Z6
+	VUNPCKHPS        Z14, Z10, Z10
+	VSHUFPS          $0x44, Z6, Z12, Z14
+	VSHUFPS          $0xee, Z6, Z12, Z6
+	VSHUFPS          $0x44, Z10, Z1, Z12
+	VSHUFPS          $0xee, Z10, Z1, Z1
+	VUNPCKLPS        Z9, Z5, Z10
+	VUNPCKHPS        Z9, Z5, Z5
+	VUNPCKLPS        Z17, Z13, Z9
+	VUNPCKHPS        Z17, Z13, Z13
+	VSHUFPS          $0x44, Z9, Z10, Z17
+	VSHUFPS          $0xee, Z9, Z10, Z9
+	VSHUFPS          $0x44, Z13, Z5, Z10
+	VSHUFPS          $0xee, Z13, Z5, Z5
+	VUNPCKLPS        Z3, Z0, Z13
+	VUNPCKHPS        Z3, Z0, Z0
+	VUNPCKLPS        Z11, Z7, Z3
+	VUNPCKHPS        Z11, Z7, Z7
+	VSHUFPS          $0x44, Z3, Z13, Z11
+	VSHUFPS          $0xee, Z3, Z13, Z3
+	VSHUFPS          $0x44, Z7, Z0, Z13
+	VSHUFPS          $0xee, Z7, Z0, Z0
+	VMOVUPS          Z2, 33792(SI)
+	VPSLLD           $0x10, Z16, Z2
+	VCVTDQ2PS        Z2, Z2
+	VPANDD           fixed_odd<>+0(SB), Z16, Z16
+	VCVTDQ2PS        Z16, Z16
+	VMOVUPS          Z2, (R13)
+	VMOVUPS          Z16, 64(R13)
+	VPSLLD           $0x10, Z8, Z2
+	VCVTDQ2PS        Z2, Z2
+	VPANDD           fixed_odd<>+0(SB), Z8, Z8
+	VCVTDQ2PS        Z8, Z8
+	VMOVUPS          Z2, 128(R13)
+	VMOVUPS          Z8, 192(R13)
+	VPSLLD           $0x10, Z15, Z2
+	VCVTDQ2PS        Z2, Z2
+	VPANDD           fixed_odd<>+0(SB), Z15, Z15
+	VCVTDQ2PS        Z15, Z15
+	VMOVUPS          Z2, 1024(R13)
+	VMOVUPS          Z15, 1088(R13)
+	VPSLLD           $0x10, Z4, Z2
+	VCVTDQ2PS        Z2, Z2
+	VPANDD           fixed_odd<>+0(SB), Z4, Z4
+	VCVTDQ2PS        Z4, Z4
+	VMOVUPS          Z2, 1152(R13)
+	VMOVUPS          Z4, 1216(R13)
+	VPSLLD           $0x10, Z14, Z2
+	VCVTDQ2PS        Z2, Z2
+	VPANDD           fixed_odd<>+0(SB), Z14, Z14
+	VCVTDQ2PS        Z14, Z14
+	VMOVUPS          Z2, 256(R13)
+	VMOVUPS          Z14, 320(R13)
+	VPSLLD           $0x10, Z6, Z2
+	VCVTDQ2PS        Z2, Z2
+	VPANDD           fixed_odd<>+0(SB), Z6, Z6
+	VCVTDQ2PS        Z6, Z6
+	VMOVUPS          Z2, 384(R13)
+	VMOVUPS          Z6, 448(R13)
+	VPSLLD           $0x10, Z12, Z2
+	VCVTDQ2PS        Z2, Z2
+	VPANDD           fixed_odd<>+0(SB), Z12, Z12
+	VCVTDQ2PS        Z12, Z12
+	VMOVUPS          Z2, 1280(R13)
+	VMOVUPS          Z12, 1344(R13)
+	VPSLLD           $0x10, Z1, Z2
+	VCVTDQ2PS        Z2, Z2
+	VPANDD           fixed_odd<>+0(SB), Z1, Z1
+	VCVTDQ2PS        Z1, Z1
+	VMOVUPS          Z2, 1408(R13)
+	VMOVUPS          Z1, 1472(R13)
+	VPSLLD           $0x10, Z17, Z1
+	VCVTDQ2PS        Z1, Z1
+	VPANDD           fixed_odd<>+0(SB), Z17, Z17
+	VCVTDQ2PS        Z17, Z17
+	VMOVUPS          Z1, 512(R13)
+	VMOVUPS          Z17, 576(R13)
+	VPSLLD           $0x10, Z9, Z1
+	VCVTDQ2PS        Z1, Z1
+	VPANDD           fixed_odd<>+0(SB), Z9, Z9
+	VCVTDQ2PS        Z9, Z9
+	VMOVUPS          Z1, 640(R13)
+	VMOVUPS          Z9, 704(R13)
+	VPSLLD           $0x10, Z10, Z1
+	VCVTDQ2PS        Z1, Z1
+	VPANDD           fixed_odd<>+0(SB), Z10, Z10
+	VCVTDQ2PS        Z10, Z10
+	VMOVUPS          Z1, 1536(R13)
+	VMOVUPS          Z10, 1600(R13)
+	VPSLLD           $0x10, Z5, Z1
+	VCVTDQ2PS        Z1, Z1
+	VPANDD           fixed_odd<>+0(SB), Z5, Z5
+	VCVTDQ2PS        Z5, Z5
+	VMOVUPS          Z1, 1664(R13)
+	VMOVUPS          Z5, 1728(R13)
+	VPSLLD           $0x10, Z11, Z1
+	VCVTDQ2PS        Z1, Z1
+	VPANDD           fixed_odd<>+0(SB), Z11, Z11
+	VCVTDQ2PS        Z11, Z11
+	VMOVUPS          Z1, 768(R13)
+	VMOVUPS          Z11, 832(R13)
+	VPSLLD           $0x10, Z3, Z1
+	VCVTDQ2PS        Z1, Z1
+	VPANDD           fixed_odd<>+0(SB), Z3, Z3
+	VCVTDQ2PS        Z3, Z3
+	VMOVUPS          Z1, 896(R13)
+	VMOVUPS          Z3, 960(R13)
+	VPSLLD           $0x10, Z13, Z1
+	VCVTDQ2PS        Z1, Z1
+	VPANDD           fixed_odd<>+0(SB), Z13, Z13
+	VCVTDQ2PS        Z13, Z13
+	VMOVUPS          Z1, 1792(R13)
+	VMOVUPS          Z13, 1856(R13)
+	VPSLLD           $0x10, Z0, Z1
+	VCVTDQ2PS        Z1, Z1
+	VPANDD           fixed_odd<>+0(SB), Z0, Z0
+	VCVTDQ2PS        Z0, Z0
+	VMOVUPS          Z1, 1920(R13)
+	VMOVUPS          Z0, 1984(R13)
+	VMOVUPS          33792(SI), Z0
+	VPCMPEQW         fixed_low<>+0(SB), Z0, K1
+	KORTESTD         K1, K1
+	JE               numbers
+	VBROADCASTSS     scale+72(FP), Z29
+	VMOVUPS          (AX), Z0
+	VFMADD213PS      Z30, Z29, Z0
 	VFIXUPIMMPS.BCST $0x00, word_00000088<>+0(SB), Z0, Z0
 	VMINPS.BCST      word_46fffe00<>+0(SB), Z0, Z0
 	VCVTPS2DQ.RD_SAE Z0, Z0
@@ -17131,10 +19507,12 @@ readFloats:
 	VCVTDQ2PS        Z0, Z0
 	VMOVUPS          Z1, 1920(R13)
 	VMOVUPS          Z0, 1984(R13)
-	ADDQ             $0x00000080, AX
-	ADDQ             $0x00000080, BX
-	ADDQ             $0x00000080, CX
-	ADDQ             $0x00000080, DX
+
+numbers:
+	ADDQ $0x00000080, AX
+	ADDQ $0x00000080, BX
+	ADDQ $0x00000080, CX
+	ADDQ $0x00000080, DX
 
 readDone:
 	ADDQ $0x00000800, R13
@@ -17298,13 +19676,13 @@ part:
 	VSUBPS           Z28, Z26, Z26
 	VMOVUPS          3584(R12), Z28
 	VMOVUPS          11776(R12), Z29
-	VMOVUPS          Z8, 33792(SI)
+	VMOVUPS          Z8, 33856(SI)
 	VADDPS           Z29, Z28, Z8
 	VSUBPS           Z29, Z28, Z28
 	VMOVUPS          7680(R12), Z29
-	VMOVUPS          Z5, 33856(SI)
+	VMOVUPS          Z5, 33920(SI)
 	VMOVUPS          15872(R12), Z5
-	VMOVUPS          Z4, 33920(SI)
+	VMOVUPS          Z4, 33984(SI)
 	VADDPS           Z5, Z29, Z4
 	VSUBPS           Z5, Z29, Z5
 	VADDPS           Z4, Z8, Z29
@@ -17315,7 +19693,7 @@ part:
 	VFMADD231PS.BCST word_bf350400<>+0(SB), Z5, Z29
 	VFMADD231PS.BCST word_3f350400<>+0(SB), Z28, Z29
 	VSUBPS           Z31, Z29, Z29
-	VMOVUPS          Z6, 33984(SI)
+	VMOVUPS          Z6, 34048(SI)
 	VMOVAPS          Z31, Z6
 	VFMADD231PS.BCST word_bf350400<>+0(SB), Z28, Z6
 	VFMADD231PS.BCST word_bf350400<>+0(SB), Z5, Z6
@@ -17433,8 +19811,8 @@ part:
 	VFMADD231PS.BCST word_3ec3f000<>+0(SB), Z22, Z29
 	VSUBPS           Z31, Z29, Z29
 	VADDPS           Z25, Z2, Z18
-	VMOVUPS          33984(SI), Z22
-	VMOVUPS          Z15, 34048(SI)
+	VMOVUPS          34048(SI), Z22
+	VMOVUPS          Z15, 34112(SI)
 	VADDPS           Z22, Z29, Z15
 	VSUBPS           Z25, Z2, Z2
 	VSUBPS           Z22, Z29, Z22
@@ -17446,37 +19824,37 @@ part:
 	VFMADD231PS.BCST word_bf7b1400<>+0(SB), Z20, Z29
 	VFMADD231PS.BCST word_3e47c800<>+0(SB), Z21, Z29
 	VSUBPS           Z31, Z29, Z29
-	VMOVUPS          33920(SI), Z20
+	VMOVUPS          33984(SI), Z20
 	VADDPS           Z20, Z25, Z21
-	VMOVUPS          Z13, 33984(SI)
-	VMOVUPS          33856(SI), Z13
-	VMOVUPS          Z12, 34112(SI)
+	VMOVUPS          Z13, 34048(SI)
+	VMOVUPS          33920(SI), Z13
+	VMOVUPS          Z12, 34176(SI)
 	VADDPS           Z13, Z29, Z12
 	VSUBPS           Z25, Z20, Z20
 	VSUBPS           Z13, Z29, Z13
 	VMOVUPS          256(R12), Z25
 	VMOVUPS          8448(R12), Z29
-	VMOVUPS          Z14, 33856(SI)
+	VMOVUPS          Z14, 33920(SI)
 	VADDPS           Z29, Z25, Z14
 	VSUBPS           Z29, Z25, Z25
 	VMOVUPS          4352(R12), Z29
-	VMOVUPS          Z10, 33920(SI)
+	VMOVUPS          Z10, 33984(SI)
 	VMOVUPS          12544(R12), Z10
-	VMOVUPS          Z9, 34176(SI)
+	VMOVUPS          Z9, 34240(SI)
 	VADDPS           Z10, Z29, Z9
 	VSUBPS           Z10, Z29, Z10
 	VADDPS           Z9, Z14, Z29
 	VSUBPS           Z9, Z14, Z9
 	VMOVUPS          2304(R12), Z14
-	VMOVUPS          Z7, 34240(SI)
+	VMOVUPS          Z7, 34304(SI)
 	VMOVUPS          10496(R12), Z7
-	VMOVUPS          Z11, 34304(SI)
+	VMOVUPS          Z11, 34368(SI)
 	VADDPS           Z7, Z14, Z11
 	VSUBPS           Z7, Z14, Z7
 	VMOVUPS          6400(R12), Z14
-	VMOVUPS          Z3, 34368(SI)
+	VMOVUPS          Z3, 34432(SI)
 	VMOVUPS          14592(R12), Z3
-	VMOVUPS          Z1, 34432(SI)
+	VMOVUPS          Z1, 34496(SI)
 	VADDPS           Z3, Z14, Z1
 	VSUBPS           Z3, Z14, Z3
 	VADDPS           Z1, Z11, Z14
@@ -17487,7 +19865,7 @@ part:
 	VFMADD231PS.BCST word_bf350400<>+0(SB), Z3, Z29
 	VFMADD231PS.BCST word_3f350400<>+0(SB), Z7, Z29
 	VSUBPS           Z31, Z29, Z29
-	VMOVUPS          Z0, 34496(SI)
+	VMOVUPS          Z0, 34560(SI)
 	VMOVAPS          Z31, Z0
 	VFMADD231PS.BCST word_bf350400<>+0(SB), Z7, Z0
 	VFMADD231PS.BCST word_bf350400<>+0(SB), Z3, Z0
@@ -17498,27 +19876,27 @@ part:
 	VADDPS           Z10, Z0, Z0
 	VMOVUPS          1280(R12), Z10
 	VMOVUPS          9472(R12), Z29
-	VMOVUPS          Z22, 34560(SI)
+	VMOVUPS          Z22, 34624(SI)
 	VADDPS           Z29, Z10, Z22
 	VSUBPS           Z29, Z10, Z10
 	VMOVUPS          5376(R12), Z29
-	VMOVUPS          Z2, 34624(SI)
+	VMOVUPS          Z2, 34688(SI)
 	VMOVUPS          13568(R12), Z2
-	VMOVUPS          Z13, 34688(SI)
+	VMOVUPS          Z13, 34752(SI)
 	VADDPS           Z2, Z29, Z13
 	VSUBPS           Z2, Z29, Z2
 	VADDPS           Z13, Z22, Z29
 	VSUBPS           Z13, Z22, Z13
 	VMOVUPS          3328(R12), Z22
-	VMOVUPS          Z20, 34752(SI)
+	VMOVUPS          Z20, 34816(SI)
 	VMOVUPS          11520(R12), Z20
-	VMOVUPS          Z8, 34816(SI)
+	VMOVUPS          Z8, 34880(SI)
 	VADDPS           Z20, Z22, Z8
 	VSUBPS           Z20, Z22, Z20
 	VMOVUPS          7424(R12), Z22
-	VMOVUPS          Z12, 34880(SI)
+	VMOVUPS          Z12, 34944(SI)
 	VMOVUPS          15616(R12), Z12
-	VMOVUPS          Z21, 34944(SI)
+	VMOVUPS          Z21, 35008(SI)
 	VADDPS           Z12, Z22, Z21
 	VSUBPS           Z12, Z22, Z12
 	VADDPS           Z21, Z8, Z22
@@ -17529,7 +19907,7 @@ part:
 	VFMADD231PS.BCST word_bf350400<>+0(SB), Z12, Z29
 	VFMADD231PS.BCST word_3f350400<>+0(SB), Z20, Z29
 	VSUBPS           Z31, Z29, Z29
-	VMOVUPS          Z15, 35008(SI)
+	VMOVUPS          Z15, 35072(SI)
 	VMOVAPS          Z31, Z15
 	VFMADD231PS.BCST word_bf350400<>+0(SB), Z20, Z15
 	VFMADD231PS.BCST word_bf350400<>+0(SB), Z12, Z15
@@ -17578,27 +19956,27 @@ part:
 	VSUBPS           Z0, Z29, Z0
 	VMOVUPS          768(R12), Z25
 	VMOVUPS          8960(R12), Z29
-	VMOVUPS          Z11, 35072(SI)
+	VMOVUPS          Z11, 35136(SI)
 	VADDPS           Z29, Z25, Z11
 	VSUBPS           Z29, Z25, Z25
 	VMOVUPS          4864(R12), Z29
-	VMOVUPS          Z18, 35136(SI)
+	VMOVUPS          Z18, 35200(SI)
 	VMOVUPS          13056(R12), Z18
-	VMOVUPS          Z17, 35200(SI)
+	VMOVUPS          Z17, 35264(SI)
 	VADDPS           Z18, Z29, Z17
 	VSUBPS           Z18, Z29, Z18
 	VADDPS           Z17, Z11, Z29
 	VSUBPS           Z17, Z11, Z11
 	VMOVUPS          2816(R12), Z17
-	VMOVUPS          Z16, 35264(SI)
+	VMOVUPS          Z16, 35328(SI)
 	VMOVUPS          11008(R12), Z16
-	VMOVUPS          Z27, 35328(SI)
+	VMOVUPS          Z27, 35392(SI)
 	VADDPS           Z16, Z17, Z27
 	VSUBPS           Z16, Z17, Z16
 	VMOVUPS          6912(R12), Z17
-	VMOVUPS          Z19, 35392(SI)
+	VMOVUPS          Z19, 35456(SI)
 	VMOVUPS          15104(R12), Z19
-	VMOVUPS          Z23, 35456(SI)
+	VMOVUPS          Z23, 35520(SI)
 	VADDPS           Z19, Z17, Z23
 	VSUBPS           Z19, Z17, Z17
 	VADDPS           Z23, Z27, Z19
@@ -17609,7 +19987,7 @@ part:
 	VFMADD231PS.BCST word_bf350400<>+0(SB), Z17, Z29
 	VFMADD231PS.BCST word_3f350400<>+0(SB), Z16, Z29
 	VSUBPS           Z31, Z29, Z29
-	VMOVUPS          Z6, 35520(SI)
+	VMOVUPS          Z6, 35584(SI)
 	VMOVAPS          Z31, Z6
 	VFMADD231PS.BCST word_bf350400<>+0(SB), Z16, Z6
 	VFMADD231PS.BCST word_bf350400<>+0(SB), Z17, Z6
@@ -17620,27 +19998,27 @@ part:
 	VADDPS           Z18, Z6, Z6
 	VMOVUPS          1792(R12), Z18
 	VMOVUPS          9984(R12), Z29
-	VMOVUPS          Z26, 35584(SI)
+	VMOVUPS          Z26, 35648(SI)
 	VADDPS           Z29, Z18, Z26
 	VSUBPS           Z29, Z18, Z18
 	VMOVUPS          5888(R12), Z29
-	VMOVUPS          Z4, 35648(SI)
+	VMOVUPS          Z4, 35712(SI)
 	VMOVUPS          14080(R12), Z4
-	VMOVUPS          Z28, 35712(SI)
+	VMOVUPS          Z28, 35776(SI)
 	VADDPS           Z4, Z29, Z28
 	VSUBPS           Z4, Z29, Z4
 	VADDPS           Z28, Z26, Z29
 	VSUBPS           Z28, Z26, Z26
 	VMOVUPS          3840(R12), Z28
-	VMOVUPS          Z5, 35776(SI)
+	VMOVUPS          Z5, 35840(SI)
 	VMOVUPS          12032(R12), Z5
-	VMOVUPS          Z24, 35840(SI)
+	VMOVUPS          Z24, 35904(SI)
 	VADDPS           Z5, Z28, Z24
 	VSUBPS           Z5, Z28, Z5
 	VMOVUPS          7936(R12), Z28
-	VMOVUPS          Z7, 35904(SI)
+	VMOVUPS          Z7, 35968(SI)
 	VMOVUPS          16128(R12), Z7
-	VMOVUPS          Z3, 35968(SI)
+	VMOVUPS          Z3, 36032(SI)
 	VADDPS           Z7, Z28, Z3
 	VSUBPS           Z7, Z28, Z7
 	VADDPS           Z3, Z24, Z28
@@ -17651,7 +20029,7 @@ part:
 	VFMADD231PS.BCST word_bf350400<>+0(SB), Z7, Z29
 	VFMADD231PS.BCST word_3f350400<>+0(SB), Z5, Z29
 	VSUBPS           Z31, Z29, Z29
-	VMOVUPS          Z1, 36032(SI)
+	VMOVUPS          Z1, 36096(SI)
 	VMOVAPS          Z31, Z1
 	VFMADD231PS.BCST word_bf350400<>+0(SB), Z5, Z1
 	VFMADD231PS.BCST word_bf350400<>+0(SB), Z7, Z1
@@ -17769,8 +20147,8 @@ part:
 	VFMADD231PS.BCST word_3ec3f000<>+0(SB), Z23, Z29
 	VSUBPS           Z31, Z29, Z29
 	VADDPS           Z22, Z9, Z11
-	VMOVUPS          36032(SI), Z23
-	VMOVUPS          Z4, 36096(SI)
+	VMOVUPS          36096(SI), Z23
+	VMOVUPS          Z4, 36160(SI)
 	VADDPS           Z23, Z29, Z4
 	VSUBPS           Z22, Z9, Z9
 	VSUBPS           Z23, Z29, Z22
@@ -17782,15 +20160,15 @@ part:
 	VFMADD231PS.BCST word_bf7b1400<>+0(SB), Z16, Z29
 	VFMADD231PS.BCST word_3e47c800<>+0(SB), Z17, Z29
 	VSUBPS           Z31, Z29, Z29
-	VMOVUPS          35968(SI), Z16
+	VMOVUPS          36032(SI), Z16
 	VADDPS           Z16, Z23, Z17
-	VMOVUPS          Z12, 36032(SI)
-	VMOVUPS          35904(SI), Z12
-	VMOVUPS          Z15, 36160(SI)
+	VMOVUPS          Z12, 36096(SI)
+	VMOVUPS          35968(SI), Z12
+	VMOVUPS          Z15, 36224(SI)
 	VADDPS           Z12, Z29, Z15
 	VSUBPS           Z23, Z16, Z16
 	VSUBPS           Z12, Z29, Z12
-	VMOVUPS          35840(SI), Z23
+	VMOVUPS          35904(SI), Z23
 	VADDPS           Z23, Z27, Z29
 	VMOVUPS          Z29, (R13)
 	VSUBPS           Z27, Z23, Z23
@@ -17803,10 +20181,10 @@ part:
 	VFMADD231PS.BCST word_bdc8c000<>+0(SB), Z5, Z27
 	VFMADD231PS.BCST word_3f7ec400<>+0(SB), Z7, Z27
 	VSUBPS           Z31, Z27, Z27
-	VMOVUPS          35776(SI), Z5
+	VMOVUPS          35840(SI), Z5
 	VADDPS           Z5, Z23, Z7
-	VMOVUPS          35712(SI), Z29
-	VMOVUPS          Z8, 35840(SI)
+	VMOVUPS          35776(SI), Z29
+	VMOVUPS          Z8, 35904(SI)
 	VADDPS           Z29, Z27, Z8
 	VMOVUPS          Z7, 128(R13)
 	VMOVUPS          Z8, 192(R13)
@@ -17822,9 +20200,9 @@ part:
 	VFMADD231PS.BCST word_be47c800<>+0(SB), Z3, Z7
 	VFMADD231PS.BCST word_3f7b1400<>+0(SB), Z26, Z7
 	VSUBPS           Z31, Z7, Z7
-	VMOVUPS          35648(SI), Z3
+	VMOVUPS          35712(SI), Z3
 	VADDPS           Z3, Z5, Z8
-	VMOVUPS          35584(SI), Z23
+	VMOVUPS          35648(SI), Z23
 	VADDPS           Z23, Z7, Z26
 	VMOVUPS          Z8, 256(R13)
 	VMOVUPS          Z26, 320(R13)
@@ -17840,9 +20218,9 @@ part:
 	VFMADD231PS.BCST word_be94a000<>+0(SB), Z1, Z5
 	VFMADD231PS.BCST word_3f74fa00<>+0(SB), Z18, Z5
 	VSUBPS           Z31, Z5, Z5
-	VMOVUPS          35520(SI), Z1
+	VMOVUPS          35584(SI), Z1
 	VADDPS           Z1, Z3, Z7
-	VMOVUPS          35456(SI), Z8
+	VMOVUPS          35520(SI), Z8
 	VADDPS           Z8, Z5, Z18
 	VMOVUPS          Z7, 384(R13)
 	VMOVUPS          Z18, 448(R13)
@@ -17858,9 +20236,9 @@ part:
 	VFMADD231PS.BCST word_bec3f000<>+0(SB), Z19, Z3
 	VFMADD231PS.BCST word_3f6c8400<>+0(SB), Z28, Z3
 	VSUBPS           Z31, Z3, Z3
-	VMOVUPS          35392(SI), Z5
+	VMOVUPS          35456(SI), Z5
 	VADDPS           Z5, Z1, Z7
-	VMOVUPS          35328(SI), Z8
+	VMOVUPS          35392(SI), Z8
 	VADDPS           Z8, Z3, Z18
 	VMOVUPS          Z7, 512(R13)
 	VMOVUPS          Z18, 576(R13)
@@ -17876,9 +20254,9 @@ part:
 	VFMADD231PS.BCST word_bef15c00<>+0(SB), Z6, Z3
 	VFMADD231PS.BCST word_3f61c600<>+0(SB), Z25, Z3
 	VSUBPS           Z31, Z3, Z3
-	VMOVUPS          35264(SI), Z5
+	VMOVUPS          35328(SI), Z5
 	VADDPS           Z5, Z1, Z6
-	VMOVUPS          35200(SI), Z7
+	VMOVUPS          35264(SI), Z7
 	VADDPS           Z7, Z3, Z8
 	VMOVUPS          Z6, 640(R13)
 	VMOVUPS          Z8, 704(R13)
@@ -17894,9 +20272,9 @@ part:
 	VFMADD231PS.BCST word_bf0e3a00<>+0(SB), Z11, Z3
 	VFMADD231PS.BCST word_3f54dc00<>+0(SB), Z4, Z3
 	VSUBPS           Z31, Z3, Z3
-	VMOVUPS          35136(SI), Z4
+	VMOVUPS          35200(SI), Z4
 	VADDPS           Z4, Z1, Z5
-	VMOVUPS          35008(SI), Z6
+	VMOVUPS          35072(SI), Z6
 	VADDPS           Z6, Z3, Z7
 	VMOVUPS          Z5, 768(R13)
 	VMOVUPS          Z7, 832(R13)
@@ -17912,9 +20290,9 @@ part:
 	VFMADD231PS.BCST word_bf226800<>+0(SB), Z17, Z3
 	VFMADD231PS.BCST word_3f45e400<>+0(SB), Z15, Z3
 	VSUBPS           Z31, Z3, Z3
-	VMOVUPS          34944(SI), Z4
+	VMOVUPS          35008(SI), Z4
 	VADDPS           Z4, Z1, Z5
-	VMOVUPS          34880(SI), Z6
+	VMOVUPS          34944(SI), Z6
 	VADDPS           Z6, Z3, Z7
 	VMOVUPS          Z5, 896(R13)
 	VMOVUPS          Z7, 960(R13)
@@ -17924,16 +20302,16 @@ part:
 	VMOVUPS          Z3, 3264(R13)
 	VMOVAPS          Z31, Z1
 	VFMADD231PS.BCST word_bf350400<>+0(SB), Z24, Z1
-	VMOVUPS          35072(SI), Z3
+	VMOVUPS          35136(SI), Z3
 	VFMADD231PS.BCST word_3f350400<>+0(SB), Z3, Z1
 	VSUBPS           Z31, Z1, Z1
 	VMOVAPS          Z31, Z4
 	VFMADD231PS.BCST word_bf350400<>+0(SB), Z3, Z4
 	VFMADD231PS.BCST word_bf350400<>+0(SB), Z24, Z4
 	VSUBPS           Z31, Z4, Z4
-	VMOVUPS          33792(SI), Z3
+	VMOVUPS          33856(SI), Z3
 	VADDPS           Z3, Z1, Z5
-	VMOVUPS          34816(SI), Z6
+	VMOVUPS          34880(SI), Z6
 	VSUBPS           Z6, Z4, Z7
 	VMOVUPS          Z5, 1024(R13)
 	VMOVUPS          Z7, 1088(R13)
@@ -17949,9 +20327,9 @@ part:
 	VFMADD231PS.BCST word_bf45e400<>+0(SB), Z16, Z3
 	VFMADD231PS.BCST word_3f226800<>+0(SB), Z12, Z3
 	VSUBPS           Z31, Z3, Z3
-	VMOVUPS          34752(SI), Z4
+	VMOVUPS          34816(SI), Z4
 	VADDPS           Z4, Z1, Z5
-	VMOVUPS          34688(SI), Z6
+	VMOVUPS          34752(SI), Z6
 	VADDPS           Z6, Z3, Z7
 	VMOVUPS          Z5, 1152(R13)
 	VMOVUPS          Z7, 1216(R13)
@@ -17967,9 +20345,9 @@ part:
 	VFMADD231PS.BCST word_bf54dc00<>+0(SB), Z9, Z3
 	VFMADD231PS.BCST word_3f0e3a00<>+0(SB), Z22, Z3
 	VSUBPS           Z31, Z3, Z3
-	VMOVUPS          34624(SI), Z4
+	VMOVUPS          34688(SI), Z4
 	VADDPS           Z4, Z1, Z5
-	VMOVUPS          34560(SI), Z6
+	VMOVUPS          34624(SI), Z6
 	VADDPS           Z6, Z3, Z7
 	VMOVUPS          Z5, 1280(R13)
 	VMOVUPS          Z7, 1344(R13)
@@ -17985,9 +20363,9 @@ part:
 	VFMADD231PS.BCST word_bf61c600<>+0(SB), Z21, Z3
 	VFMADD231PS.BCST word_3ef15c00<>+0(SB), Z0, Z3
 	VSUBPS           Z31, Z3, Z3
-	VMOVUPS          34496(SI), Z0
+	VMOVUPS          34560(SI), Z0
 	VADDPS           Z0, Z1, Z4
-	VMOVUPS          34432(SI), Z5
+	VMOVUPS          34496(SI), Z5
 	VADDPS           Z5, Z3, Z6
 	VMOVUPS          Z4, 1408(R13)
 	VMOVUPS          Z6, 1472(R13)
@@ -18003,9 +20381,9 @@ part:
 	VFMADD231PS.BCST word_bf6c8400<>+0(SB), Z14, Z1
 	VFMADD231PS.BCST word_3ec3f000<>+0(SB), Z20, Z1
 	VSUBPS           Z31, Z1, Z1
-	VMOVUPS          34368(SI), Z3
+	VMOVUPS          34432(SI), Z3
 	VADDPS           Z3, Z0, Z4
-	VMOVUPS          34304(SI), Z5
+	VMOVUPS          34368(SI), Z5
 	VADDPS           Z5, Z1, Z6
 	VMOVUPS          Z4, 1536(R13)
 	VMOVUPS          Z6, 1600(R13)
@@ -18021,9 +20399,9 @@ part:
 	VFMADD231PS.BCST word_bf74fa00<>+0(SB), Z2, Z1
 	VFMADD231PS.BCST word_3e94a000<>+0(SB), Z10, Z1
 	VSUBPS           Z31, Z1, Z1
-	VMOVUPS          34240(SI), Z2
+	VMOVUPS          34304(SI), Z2
 	VADDPS           Z2, Z0, Z3
-	VMOVUPS          34176(SI), Z4
+	VMOVUPS          34240(SI), Z4
 	VADDPS           Z4, Z1, Z5
 	VMOVUPS          Z3, 1664(R13)
 	VMOVUPS          Z5, 1728(R13)
@@ -18033,16 +20411,16 @@ part:
 	VMOVUPS          Z1, 2496(R13)
 	VMOVAPS          Z31, Z0
 	VFMADD231PS.BCST word_3f7b1400<>+0(SB), Z13, Z0
-	VMOVUPS          35840(SI), Z1
+	VMOVUPS          35904(SI), Z1
 	VFMADD231PS.BCST word_3e47c800<>+0(SB), Z1, Z0
 	VSUBPS           Z31, Z0, Z0
 	VMOVAPS          Z31, Z2
 	VFMADD231PS.BCST word_bf7b1400<>+0(SB), Z1, Z2
 	VFMADD231PS.BCST word_3e47c800<>+0(SB), Z13, Z2
 	VSUBPS           Z31, Z2, Z2
-	VMOVUPS          33920(SI), Z1
+	VMOVUPS          33984(SI), Z1
 	VADDPS           Z1, Z0, Z3
-	VMOVUPS          33856(SI), Z4
+	VMOVUPS          33920(SI), Z4
 	VADDPS           Z4, Z2, Z5
 	VMOVUPS          Z3, 1792(R13)
 	VMOVUPS          Z5, 1856(R13)
@@ -18050,19 +20428,19 @@ part:
 	VSUBPS           Z4, Z2, Z1
 	VMOVUPS          Z0, 2304(R13)
 	VMOVUPS          Z1, 2368(R13)
-	VMOVUPS          36160(SI), Z0
+	VMOVUPS          36224(SI), Z0
 	VMOVAPS          Z31, Z1
 	VFMADD231PS.BCST word_3f7ec400<>+0(SB), Z0, Z1
-	VMOVUPS          36032(SI), Z2
+	VMOVUPS          36096(SI), Z2
 	VFMADD231PS.BCST word_3dc8c000<>+0(SB), Z2, Z1
 	VSUBPS           Z31, Z1, Z1
 	VMOVAPS          Z31, Z3
 	VFMADD231PS.BCST word_bf7ec400<>+0(SB), Z2, Z3
 	VFMADD231PS.BCST word_3dc8c000<>+0(SB), Z0, Z3
 	VSUBPS           Z31, Z3, Z3
-	VMOVUPS          34112(SI), Z0
+	VMOVUPS          34176(SI), Z0
 	VADDPS           Z0, Z1, Z2
-	VMOVUPS          33984(SI), Z4
+	VMOVUPS          34048(SI), Z4
 	VADDPS           Z4, Z3, Z5
 	VMOVUPS          Z2, 1920(R13)
 	VMOVUPS          Z5, 1984(R13)
@@ -18070,9 +20448,9 @@ part:
 	VSUBPS           Z4, Z3, Z1
 	VMOVUPS          Z0, 2176(R13)
 	VMOVUPS          Z1, 2240(R13)
-	VMOVUPS          34048(SI), Z0
+	VMOVUPS          34112(SI), Z0
 	VMOVUPS          Z0, 2048(R13)
-	VMOVUPS          36096(SI), Z0
+	VMOVUPS          36160(SI), Z0
 	VMULPS.BCST      word_bf800000<>+0(SB), Z0, Z0
 	VMOVUPS          Z0, 2112(R13)
 	ADDQ             $0x00000040, R12
@@ -18697,9 +21075,9 @@ part:
 	VMOVUPS          3200(R12), Z3
 	VADDPS           Z3, Z1, Z28
 	VMOVUPS          960(R12), Z29
-	VMOVUPS          Z26, 33792(SI)
+	VMOVUPS          Z26, 33856(SI)
 	VMOVUPS          3264(R12), Z26
-	VMOVUPS          Z25, 33856(SI)
+	VMOVUPS          Z25, 33920(SI)
 	VSUBPS           Z26, Z29, Z25
 	VSUBPS           Z3, Z1, Z1
 	VADDPS           Z26, Z29, Z3
@@ -18713,13 +21091,13 @@ part:
 	VSUBPS           Z31, Z29, Z29
 	VMOVUPS          1024(R12), Z1
 	VMOVUPS          3072(R12), Z3
-	VMOVUPS          Z29, 33920(SI)
+	VMOVUPS          Z29, 33984(SI)
 	VADDPS           Z3, Z1, Z29
-	VMOVUPS          Z26, 33984(SI)
+	VMOVUPS          Z26, 34048(SI)
 	VMOVUPS          1088(R12), Z26
-	VMOVUPS          Z22, 34048(SI)
+	VMOVUPS          Z22, 34112(SI)
 	VMOVUPS          3136(R12), Z22
-	VMOVUPS          Z21, 34112(SI)
+	VMOVUPS          Z21, 34176(SI)
 	VSUBPS           Z22, Z26, Z21
 	VSUBPS           Z3, Z1, Z1
 	VADDPS           Z22, Z26, Z3
@@ -18733,13 +21111,13 @@ part:
 	VSUBPS           Z31, Z26, Z26
 	VMOVUPS          1152(R12), Z1
 	VMOVUPS          2944(R12), Z3
-	VMOVUPS          Z26, 34176(SI)
+	VMOVUPS          Z26, 34240(SI)
 	VADDPS           Z3, Z1, Z26
-	VMOVUPS          Z22, 34240(SI)
+	VMOVUPS          Z22, 34304(SI)
 	VMOVUPS          1216(R12), Z22
-	VMOVUPS          Z18, 34304(SI)
+	VMOVUPS          Z18, 34368(SI)
 	VMOVUPS          3008(R12), Z18
-	VMOVUPS          Z17, 34368(SI)
+	VMOVUPS          Z17, 34432(SI)
 	VSUBPS           Z18, Z22, Z17
 	VSUBPS           Z3, Z1, Z1
 	VADDPS           Z18, Z22, Z3
@@ -18753,13 +21131,13 @@ part:
 	VSUBPS           Z31, Z22, Z22
 	VMOVUPS          1280(R12), Z1
 	VMOVUPS          2816(R12), Z3
-	VMOVUPS          Z22, 34432(SI)
+	VMOVUPS          Z22, 34496(SI)
 	VADDPS           Z3, Z1, Z22
-	VMOVUPS          Z18, 34496(SI)
+	VMOVUPS          Z18, 34560(SI)
 	VMOVUPS          1344(R12), Z18
-	VMOVUPS          Z14, 34560(SI)
+	VMOVUPS          Z14, 34624(SI)
 	VMOVUPS          2880(R12), Z14
-	VMOVUPS          Z13, 34624(SI)
+	VMOVUPS          Z13, 34688(SI)
 	VSUBPS           Z14, Z18, Z13
 	VSUBPS           Z3, Z1, Z1
 	VADDPS           Z14, Z18, Z3
@@ -18773,13 +21151,13 @@ part:
 	VSUBPS           Z31, Z18, Z18
 	VMOVUPS          1408(R12), Z1
 	VMOVUPS          2688(R12), Z3
-	VMOVUPS          Z18, 34688(SI)
+	VMOVUPS          Z18, 34752(SI)
 	VADDPS           Z3, Z1, Z18
-	VMOVUPS          Z14, 34752(SI)
+	VMOVUPS          Z14, 34816(SI)
 	VMOVUPS          1472(R12), Z14
-	VMOVUPS          Z10, 34816(SI)
+	VMOVUPS          Z10, 34880(SI)
 	VMOVUPS          2752(R12), Z10
-	VMOVUPS          Z9, 34880(SI)
+	VMOVUPS          Z9, 34944(SI)
 	VSUBPS           Z10, Z14, Z9
 	VSUBPS           Z3, Z1, Z1
 	VADDPS           Z10, Z14, Z3
@@ -18793,13 +21171,13 @@ part:
 	VSUBPS           Z31, Z14, Z14
 	VMOVUPS          1536(R12), Z1
 	VMOVUPS          2560(R12), Z3
-	VMOVUPS          Z14, 34944(SI)
+	VMOVUPS          Z14, 35008(SI)
 	VADDPS           Z3, Z1, Z14
-	VMOVUPS          Z10, 35008(SI)
+	VMOVUPS          Z10, 35072(SI)
 	VMOVUPS          1600(R12), Z10
-	VMOVUPS          Z6, 35072(SI)
+	VMOVUPS          Z6, 35136(SI)
 	VMOVUPS          2624(R12), Z6
-	VMOVUPS          Z5, 35136(SI)
+	VMOVUPS          Z5, 35200(SI)
 	VSUBPS           Z6, Z10, Z5
 	VSUBPS           Z3, Z1, Z1
 	VADDPS           Z6, Z10, Z3
@@ -18813,13 +21191,13 @@ part:
 	VSUBPS           Z31, Z10, Z10
 	VMOVUPS          1664(R12), Z1
 	VMOVUPS          2432(R12), Z3
-	VMOVUPS          Z10, 35200(SI)
+	VMOVUPS          Z10, 35264(SI)
 	VADDPS           Z3, Z1, Z10
-	VMOVUPS          Z6, 35264(SI)
+	VMOVUPS          Z6, 35328(SI)
 	VMOVUPS          1728(R12), Z6
-	VMOVUPS          Z0, 35328(SI)
+	VMOVUPS          Z0, 35392(SI)
 	VMOVUPS          2496(R12), Z0
-	VMOVUPS          Z21, 35392(SI)
+	VMOVUPS          Z21, 35456(SI)
 	VSUBPS           Z0, Z6, Z21
 	VSUBPS           Z3, Z1, Z1
 	VADDPS           Z0, Z6, Z0
@@ -18833,13 +21211,13 @@ part:
 	VSUBPS           Z31, Z6, Z6
 	VMOVUPS          1792(R12), Z0
 	VMOVUPS          2304(R12), Z1
-	VMOVUPS          Z6, 35456(SI)
+	VMOVUPS          Z6, 35520(SI)
 	VADDPS           Z1, Z0, Z6
-	VMOVUPS          Z3, 35520(SI)
+	VMOVUPS          Z3, 35584(SI)
 	VMOVUPS          1856(R12), Z3
-	VMOVUPS          Z29, 35584(SI)
+	VMOVUPS          Z29, 35648(SI)
 	VMOVUPS          2368(R12), Z29
-	VMOVUPS          Z17, 35648(SI)
+	VMOVUPS          Z17, 35712(SI)
 	VSUBPS           Z29, Z3, Z17
 	VSUBPS           Z1, Z0, Z0
 	VADDPS           Z29, Z3, Z1
@@ -18853,13 +21231,13 @@ part:
 	VSUBPS           Z31, Z29, Z29
 	VMOVUPS          1920(R12), Z0
 	VMOVUPS          2176(R12), Z1
-	VMOVUPS          Z29, 35712(SI)
+	VMOVUPS          Z29, 35776(SI)
 	VADDPS           Z1, Z0, Z29
-	VMOVUPS          Z3, 35776(SI)
+	VMOVUPS          Z3, 35840(SI)
 	VMOVUPS          1984(R12), Z3
-	VMOVUPS          Z25, 35840(SI)
+	VMOVUPS          Z25, 35904(SI)
 	VMOVUPS          2240(R12), Z25
-	VMOVUPS          Z26, 35904(SI)
+	VMOVUPS          Z26, 35968(SI)
 	VSUBPS           Z25, Z3, Z26
 	VSUBPS           Z1, Z0, Z0
 	VADDPS           Z25, Z3, Z1
@@ -18875,11 +21253,11 @@ part:
 	VADDPS           Z0, Z0, Z0
 	VMOVUPS          2112(R12), Z1
 	VADDPS           Z1, Z1, Z1
-	VMOVUPS          Z25, 35968(SI)
+	VMOVUPS          Z25, 36032(SI)
 	VADDPS           Z0, Z2, Z25
 	VSUBPS           Z0, Z2, Z0
 	VADDPS           Z29, Z4, Z2
-	VMOVUPS          Z3, 36032(SI)
+	VMOVUPS          Z3, 36096(SI)
 	VSUBPS           Z26, Z7, Z3
 	VSUBPS           Z29, Z4, Z4
 	VADDPS           Z26, Z7, Z7
@@ -18951,13 +21329,13 @@ part:
 	VFMADD231PS.BCST word_3f6c8400<>+0(SB), Z22, Z27
 	VFMADD231PS.BCST word_3ec3f000<>+0(SB), Z13, Z27
 	VSUBPS           Z31, Z27, Z27
-	VMOVUPS          35904(SI), Z13
+	VMOVUPS          35968(SI), Z13
 	VADDPS           Z13, Z28, Z22
-	VMOVUPS          Z1, 36096(SI)
-	VMOVUPS          35840(SI), Z1
-	VMOVUPS          Z19, 36160(SI)
-	VMOVUPS          35648(SI), Z19
-	VMOVUPS          Z16, 36224(SI)
+	VMOVUPS          Z1, 36160(SI)
+	VMOVUPS          35904(SI), Z1
+	VMOVUPS          Z19, 36224(SI)
+	VMOVUPS          35712(SI), Z19
+	VMOVUPS          Z16, 36288(SI)
 	VSUBPS           Z19, Z1, Z16
 	VSUBPS           Z13, Z28, Z13
 	VADDPS           Z19, Z1, Z1
@@ -18969,15 +21347,15 @@ part:
 	VFMADD231PS.BCST word_3f7b1400<>+0(SB), Z13, Z28
 	VFMADD231PS.BCST word_3e47c800<>+0(SB), Z1, Z28
 	VSUBPS           Z31, Z28, Z28
-	VMOVUPS          35584(SI), Z1
+	VMOVUPS          35648(SI), Z1
 	VADDPS           Z1, Z1, Z1
-	VMOVUPS          35392(SI), Z13
+	VMOVUPS          35456(SI), Z13
 	VADDPS           Z13, Z13, Z13
-	VMOVUPS          Z21, 35392(SI)
+	VMOVUPS          Z21, 35456(SI)
 	VADDPS           Z1, Z25, Z21
 	VSUBPS           Z1, Z25, Z1
 	VADDPS           Z22, Z2, Z25
-	VMOVUPS          Z23, 35584(SI)
+	VMOVUPS          Z23, 35648(SI)
 	VSUBPS           Z16, Z3, Z23
 	VSUBPS           Z22, Z2, Z2
 	VADDPS           Z16, Z3, Z3
@@ -19106,10 +21484,10 @@ part:
 	VFMADD231PS.BCST word_3f350400<>+0(SB), Z17, Z27
 	VSUBPS.BCST      word_4bc00000<>+0(SB), Z27, Z27
 	VADDPS           Z20, Z15, Z11
-	VMOVUPS          35392(SI), Z17
-	VMOVUPS          Z1, 35648(SI)
-	VMOVUPS          35584(SI), Z1
-	VMOVUPS          Z3, 35840(SI)
+	VMOVUPS          35456(SI), Z17
+	VMOVUPS          Z1, 35712(SI)
+	VMOVUPS          35648(SI), Z1
+	VMOVUPS          Z3, 35904(SI)
 	VSUBPS           Z1, Z17, Z3
 	VSUBPS           Z20, Z15, Z15
 	VADDPS           Z1, Z17, Z1
@@ -19121,15 +21499,15 @@ part:
 	VFMADD231PS.BCST word_3f6c8400<>+0(SB), Z15, Z20
 	VFMADD231PS.BCST word_3ec3f000<>+0(SB), Z1, Z20
 	VSUBPS.BCST      word_4bc00000<>+0(SB), Z20, Z20
-	VMOVUPS          36224(SI), Z1
+	VMOVUPS          36288(SI), Z1
 	VADDPS           Z1, Z1, Z1
-	VMOVUPS          36160(SI), Z15
+	VMOVUPS          36224(SI), Z15
 	VADDPS           Z15, Z15, Z15
-	VMOVUPS          Z8, 36160(SI)
+	VMOVUPS          Z8, 36224(SI)
 	VADDPS           Z1, Z16, Z8
 	VSUBPS           Z1, Z16, Z1
 	VADDPS           Z11, Z13, Z16
-	VMOVUPS          Z2, 36224(SI)
+	VMOVUPS          Z2, 36288(SI)
 	VSUBPS           Z3, Z25, Z2
 	VSUBPS           Z11, Z13, Z11
 	VADDPS           Z3, Z25, Z3
@@ -19191,21 +21569,21 @@ part:
 	VSUBPS           Z20, Z17, Z17
 	VSUBPS           Z27, Z0, Z20
 	VADDPS           Z27, Z0, Z0
-	VMOVUPS          35328(SI), Z27
-	VMOVUPS          36096(SI), Z29
-	VMOVUPS          Z0, 35584(SI)
+	VMOVUPS          35392(SI), Z27
+	VMOVUPS          36160(SI), Z29
+	VMOVUPS          Z0, 35648(SI)
 	VSUBPS           Z29, Z27, Z0
 	VADDPS           Z29, Z27, Z27
-	VMOVUPS          35136(SI), Z29
-	VMOVUPS          Z1, 36096(SI)
-	VMOVUPS          36032(SI), Z1
-	VMOVUPS          Z13, 35328(SI)
+	VMOVUPS          35200(SI), Z29
+	VMOVUPS          Z1, 36160(SI)
+	VMOVUPS          36096(SI), Z1
+	VMOVUPS          Z13, 35392(SI)
 	VADDPS           Z1, Z29, Z13
-	VMOVUPS          Z2, 35392(SI)
-	VMOVUPS          35072(SI), Z2
-	VMOVUPS          Z17, 35904(SI)
-	VMOVUPS          35968(SI), Z17
-	VMOVUPS          Z9, 36288(SI)
+	VMOVUPS          Z2, 35456(SI)
+	VMOVUPS          35136(SI), Z2
+	VMOVUPS          Z17, 35968(SI)
+	VMOVUPS          36032(SI), Z17
+	VMOVUPS          Z9, 36352(SI)
 	VSUBPS           Z17, Z2, Z9
 	VSUBPS           Z1, Z29, Z1
 	VADDPS           Z17, Z2, Z2
@@ -19217,15 +21595,15 @@ part:
 	VFMADD231PS.BCST word_3e47c800<>+0(SB), Z1, Z29
 	VFMADD231PS.BCST word_3f7b1400<>+0(SB), Z2, Z29
 	VSUBPS           Z31, Z29, Z29
-	VMOVUPS          34880(SI), Z1
-	VMOVUPS          35776(SI), Z2
-	VMOVUPS          Z3, 35968(SI)
+	VMOVUPS          34944(SI), Z1
+	VMOVUPS          35840(SI), Z2
+	VMOVUPS          Z3, 36032(SI)
 	VADDPS           Z2, Z1, Z3
-	VMOVUPS          Z5, 35072(SI)
-	VMOVUPS          34816(SI), Z5
-	VMOVUPS          Z15, 36032(SI)
-	VMOVUPS          35712(SI), Z15
-	VMOVUPS          Z6, 35136(SI)
+	VMOVUPS          Z5, 35136(SI)
+	VMOVUPS          34880(SI), Z5
+	VMOVUPS          Z15, 36096(SI)
+	VMOVUPS          35776(SI), Z15
+	VMOVUPS          Z6, 35200(SI)
 	VSUBPS           Z15, Z5, Z6
 	VSUBPS           Z2, Z1, Z1
 	VADDPS           Z15, Z5, Z2
@@ -19237,15 +21615,15 @@ part:
 	VFMADD231PS.BCST word_3ec3f000<>+0(SB), Z1, Z15
 	VFMADD231PS.BCST word_3f6c8400<>+0(SB), Z2, Z15
 	VSUBPS           Z31, Z15, Z15
-	VMOVUPS          34624(SI), Z1
-	VMOVUPS          35520(SI), Z2
-	VMOVUPS          Z8, 35712(SI)
+	VMOVUPS          34688(SI), Z1
+	VMOVUPS          35584(SI), Z2
+	VMOVUPS          Z8, 35776(SI)
 	VADDPS           Z2, Z1, Z8
-	VMOVUPS          Z4, 34816(SI)
-	VMOVUPS          34560(SI), Z4
-	VMOVUPS          Z20, 35776(SI)
-	VMOVUPS          35456(SI), Z20
-	VMOVUPS          Z18, 34880(SI)
+	VMOVUPS          Z4, 34880(SI)
+	VMOVUPS          34624(SI), Z4
+	VMOVUPS          Z20, 35840(SI)
+	VMOVUPS          35520(SI), Z20
+	VMOVUPS          Z18, 34944(SI)
 	VSUBPS           Z20, Z4, Z18
 	VSUBPS           Z2, Z1, Z1
 	VADDPS           Z20, Z4, Z2
@@ -19257,15 +21635,15 @@ part:
 	VFMADD231PS.BCST word_3f0e3a00<>+0(SB), Z1, Z20
 	VFMADD231PS.BCST word_3f54dc00<>+0(SB), Z2, Z20
 	VSUBPS           Z31, Z20, Z20
-	VMOVUPS          34368(SI), Z1
-	VMOVUPS          35264(SI), Z2
-	VMOVUPS          Z11, 35456(SI)
+	VMOVUPS          34432(SI), Z1
+	VMOVUPS          35328(SI), Z2
+	VMOVUPS          Z11, 35520(SI)
 	VADDPS           Z2, Z1, Z11
-	VMOVUPS          Z10, 34560(SI)
-	VMOVUPS          34304(SI), Z10
-	VMOVUPS          Z24, 35520(SI)
-	VMOVUPS          35200(SI), Z24
-	VMOVUPS          Z14, 34624(SI)
+	VMOVUPS          Z10, 34624(SI)
+	VMOVUPS          34368(SI), Z10
+	VMOVUPS          Z24, 35584(SI)
+	VMOVUPS          35264(SI), Z24
+	VMOVUPS          Z14, 34688(SI)
 	VSUBPS           Z24, Z10, Z14
 	VSUBPS           Z2, Z1, Z1
 	VADDPS           Z24, Z10, Z2
@@ -19277,15 +21655,15 @@ part:
 	VFMADD231PS.BCST word_3f350400<>+0(SB), Z1, Z24
 	VFMADD231PS.BCST word_3f350400<>+0(SB), Z2, Z24
 	VSUBPS           Z31, Z24, Z24
-	VMOVUPS          34112(SI), Z1
-	VMOVUPS          35008(SI), Z2
-	VMOVUPS          Z19, 35200(SI)
+	VMOVUPS          34176(SI), Z1
+	VMOVUPS          35072(SI), Z2
+	VMOVUPS          Z19, 35264(SI)
 	VADDPS           Z2, Z1, Z19
-	VMOVUPS          Z7, 34304(SI)
-	VMOVUPS          34048(SI), Z7
-	VMOVUPS          Z28, 35264(SI)
-	VMOVUPS          34944(SI), Z28
-	VMOVUPS          Z22, 34368(SI)
+	VMOVUPS          Z7, 34368(SI)
+	VMOVUPS          34112(SI), Z7
+	VMOVUPS          Z28, 35328(SI)
+	VMOVUPS          35008(SI), Z28
+	VMOVUPS          Z22, 34432(SI)
 	VSUBPS           Z28, Z7, Z22
 	VSUBPS           Z2, Z1, Z1
 	VADDPS           Z28, Z7, Z2
@@ -19297,15 +21675,15 @@ part:
 	VFMADD231PS.BCST word_3f54dc00<>+0(SB), Z1, Z28
 	VFMADD231PS.BCST word_3f0e3a00<>+0(SB), Z2, Z28
 	VSUBPS           Z31, Z28, Z28
-	VMOVUPS          33856(SI), Z1
-	VMOVUPS          34752(SI), Z2
-	VMOVUPS          Z25, 34944(SI)
+	VMOVUPS          33920(SI), Z1
+	VMOVUPS          34816(SI), Z2
+	VMOVUPS          Z25, 35008(SI)
 	VADDPS           Z2, Z1, Z25
-	VMOVUPS          Z23, 34048(SI)
-	VMOVUPS          33792(SI), Z23
-	VMOVUPS          Z26, 35008(SI)
-	VMOVUPS          34688(SI), Z26
-	VMOVUPS          Z21, 34112(SI)
+	VMOVUPS          Z23, 34112(SI)
+	VMOVUPS          33856(SI), Z23
+	VMOVUPS          Z26, 35072(SI)
+	VMOVUPS          34752(SI), Z26
+	VMOVUPS          Z21, 34176(SI)
 	VSUBPS           Z26, Z23, Z21
 	VSUBPS           Z2, Z1, Z1
 	VADDPS           Z26, Z23, Z2
@@ -19317,15 +21695,15 @@ part:
 	VFMADD231PS.BCST word_3f6c8400<>+0(SB), Z1, Z26
 	VFMADD231PS.BCST word_3ec3f000<>+0(SB), Z2, Z26
 	VSUBPS           Z31, Z26, Z26
-	VMOVUPS          33984(SI), Z1
-	VMOVUPS          34496(SI), Z2
-	VMOVUPS          Z16, 34688(SI)
+	VMOVUPS          34048(SI), Z1
+	VMOVUPS          34560(SI), Z2
+	VMOVUPS          Z16, 34752(SI)
 	VADDPS           Z2, Z1, Z16
-	VMOVUPS          Z12, 33792(SI)
-	VMOVUPS          33920(SI), Z12
-	VMOVUPS          Z24, 34752(SI)
-	VMOVUPS          34432(SI), Z24
-	VMOVUPS          Z10, 33856(SI)
+	VMOVUPS          Z12, 33856(SI)
+	VMOVUPS          33984(SI), Z12
+	VMOVUPS          Z24, 34816(SI)
+	VMOVUPS          34496(SI), Z24
+	VMOVUPS          Z10, 33920(SI)
 	VSUBPS           Z24, Z12, Z10
 	VSUBPS           Z2, Z1, Z1
 	VADDPS           Z24, Z12, Z2
@@ -19337,15 +21715,15 @@ part:
 	VFMADD231PS.BCST word_3f7b1400<>+0(SB), Z1, Z24
 	VFMADD231PS.BCST word_3e47c800<>+0(SB), Z2, Z24
 	VSUBPS           Z31, Z24, Z24
-	VMOVUPS          34240(SI), Z1
+	VMOVUPS          34304(SI), Z1
 	VADDPS           Z1, Z1, Z1
-	VMOVUPS          34176(SI), Z2
+	VMOVUPS          34240(SI), Z2
 	VADDPS           Z2, Z2, Z2
-	VMOVUPS          Z20, 34176(SI)
+	VMOVUPS          Z20, 34240(SI)
 	VADDPS           Z1, Z0, Z20
 	VSUBPS           Z1, Z0, Z0
 	VADDPS           Z16, Z13, Z1
-	VMOVUPS          Z28, 34240(SI)
+	VMOVUPS          Z28, 34304(SI)
 	VSUBPS           Z10, Z9, Z28
 	VSUBPS           Z16, Z13, Z13
 	VADDPS           Z10, Z9, Z9
@@ -19474,10 +21852,10 @@ part:
 	VFMADD231PS.BCST word_3f350400<>+0(SB), Z15, Z26
 	VSUBPS.BCST      word_4bc00000<>+0(SB), Z26, Z26
 	VADDPS           Z7, Z4, Z5
-	VMOVUPS          34176(SI), Z15
-	VMOVUPS          Z0, 34432(SI)
-	VMOVUPS          34240(SI), Z0
-	VMOVUPS          Z3, 33920(SI)
+	VMOVUPS          34240(SI), Z15
+	VMOVUPS          Z0, 34496(SI)
+	VMOVUPS          34304(SI), Z0
+	VMOVUPS          Z3, 33984(SI)
 	VSUBPS           Z0, Z15, Z3
 	VSUBPS           Z7, Z4, Z4
 	VADDPS           Z0, Z15, Z0
@@ -19489,15 +21867,15 @@ part:
 	VFMADD231PS.BCST word_3f6c8400<>+0(SB), Z4, Z15
 	VFMADD231PS.BCST word_3ec3f000<>+0(SB), Z0, Z15
 	VSUBPS.BCST      word_4bc00000<>+0(SB), Z15, Z15
-	VMOVUPS          33856(SI), Z0
+	VMOVUPS          33920(SI), Z0
 	VADDPS           Z0, Z0, Z0
-	VMOVUPS          34752(SI), Z4
+	VMOVUPS          34816(SI), Z4
 	VADDPS           Z4, Z4, Z4
-	VMOVUPS          Z8, 34752(SI)
+	VMOVUPS          Z8, 34816(SI)
 	VADDPS           Z0, Z19, Z8
 	VSUBPS           Z0, Z19, Z0
 	VADDPS           Z5, Z27, Z19
-	VMOVUPS          Z1, 33856(SI)
+	VMOVUPS          Z1, 33920(SI)
 	VSUBPS           Z3, Z28, Z1
 	VSUBPS           Z5, Z27, Z5
 	VADDPS           Z3, Z28, Z3
@@ -19559,104 +21937,104 @@ part:
 	VSUBPS           Z15, Z19, Z15
 	VSUBPS           Z24, Z2, Z19
 	VADDPS           Z24, Z2, Z2
-	VMOVUPS          33792(SI), Z24
+	VMOVUPS          33856(SI), Z24
 	VMOVUPS          Z24, (R13)
 	VMOVUPS          Z18, 256(R13)
-	VMOVUPS          34688(SI), Z18
+	VMOVUPS          34752(SI), Z18
 	VMOVUPS          Z18, 512(R13)
 	VMOVUPS          Z17, 768(R13)
-	VMOVUPS          34112(SI), Z17
+	VMOVUPS          34176(SI), Z17
 	VMOVUPS          Z17, 1024(R13)
 	VMOVUPS          Z25, 1280(R13)
-	VMOVUPS          35008(SI), Z17
+	VMOVUPS          35072(SI), Z17
 	VMOVUPS          Z17, 1536(R13)
 	VMOVUPS          Z26, 1792(R13)
-	VMOVUPS          34048(SI), Z17
+	VMOVUPS          34112(SI), Z17
 	VMOVUPS          Z17, 2048(R13)
 	VMOVUPS          Z20, 2304(R13)
-	VMOVUPS          34944(SI), Z17
+	VMOVUPS          35008(SI), Z17
 	VMOVUPS          Z17, 2560(R13)
 	VMOVUPS          Z27, 2816(R13)
-	VMOVUPS          34368(SI), Z17
+	VMOVUPS          34432(SI), Z17
 	VMOVUPS          Z17, 3072(R13)
 	VMOVUPS          Z22, 3328(R13)
-	VMOVUPS          35264(SI), Z17
+	VMOVUPS          35328(SI), Z17
 	VMOVUPS          Z17, 3584(R13)
 	VMOVUPS          Z28, 3840(R13)
-	VMOVUPS          34304(SI), Z17
+	VMOVUPS          34368(SI), Z17
 	VMOVUPS          Z17, 4096(R13)
 	VMOVUPS          Z13, 4352(R13)
-	VMOVUPS          35200(SI), Z13
+	VMOVUPS          35264(SI), Z13
 	VMOVUPS          Z13, 4608(R13)
 	VMOVUPS          Z12, 4864(R13)
-	VMOVUPS          34624(SI), Z12
+	VMOVUPS          34688(SI), Z12
 	VMOVUPS          Z12, 5120(R13)
 	VMOVUPS          Z21, 5376(R13)
-	VMOVUPS          35520(SI), Z12
+	VMOVUPS          35584(SI), Z12
 	VMOVUPS          Z12, 5632(R13)
 	VMOVUPS          Z23, 5888(R13)
-	VMOVUPS          34560(SI), Z12
+	VMOVUPS          34624(SI), Z12
 	VMOVUPS          Z12, 6144(R13)
 	VMOVUPS          Z14, 6400(R13)
-	VMOVUPS          35456(SI), Z12
+	VMOVUPS          35520(SI), Z12
 	VMOVUPS          Z12, 6656(R13)
 	VMOVUPS          Z5, 6912(R13)
-	VMOVUPS          34880(SI), Z5
+	VMOVUPS          34944(SI), Z5
 	VMOVUPS          Z5, 7168(R13)
 	VMOVUPS          Z16, 7424(R13)
-	VMOVUPS          35776(SI), Z5
+	VMOVUPS          35840(SI), Z5
 	VMOVUPS          Z5, 7680(R13)
 	VMOVUPS          Z19, 7936(R13)
-	VMOVUPS          34816(SI), Z5
+	VMOVUPS          34880(SI), Z5
 	VMOVUPS          Z5, 8192(R13)
 	VMOVUPS          Z9, 8448(R13)
-	VMOVUPS          35712(SI), Z5
+	VMOVUPS          35776(SI), Z5
 	VMOVUPS          Z5, 8704(R13)
 	VMOVUPS          Z8, 8960(R13)
-	VMOVUPS          35136(SI), Z5
+	VMOVUPS          35200(SI), Z5
 	VMOVUPS          Z5, 9216(R13)
 	VMOVUPS          Z10, 9472(R13)
-	VMOVUPS          36032(SI), Z5
+	VMOVUPS          36096(SI), Z5
 	VMOVUPS          Z5, 9728(R13)
 	VMOVUPS          Z4, 9984(R13)
-	VMOVUPS          35072(SI), Z4
+	VMOVUPS          35136(SI), Z4
 	VMOVUPS          Z4, 10240(R13)
 	VMOVUPS          Z6, 10496(R13)
-	VMOVUPS          35968(SI), Z4
+	VMOVUPS          36032(SI), Z4
 	VMOVUPS          Z4, 10752(R13)
 	VMOVUPS          Z3, 11008(R13)
-	VMOVUPS          36288(SI), Z3
+	VMOVUPS          36352(SI), Z3
 	VMOVUPS          Z3, 11264(R13)
 	VMOVUPS          Z11, 11520(R13)
-	VMOVUPS          35904(SI), Z3
+	VMOVUPS          35968(SI), Z3
 	VMOVUPS          Z3, 11776(R13)
 	VMOVUPS          Z15, 12032(R13)
-	VMOVUPS          36224(SI), Z3
+	VMOVUPS          36288(SI), Z3
 	VMOVUPS          Z3, 12288(R13)
-	VMOVUPS          33856(SI), Z3
+	VMOVUPS          33920(SI), Z3
 	VMOVUPS          Z3, 12544(R13)
-	VMOVUPS          35392(SI), Z3
+	VMOVUPS          35456(SI), Z3
 	VMOVUPS          Z3, 12800(R13)
 	VMOVUPS          Z1, 13056(R13)
-	VMOVUPS          36160(SI), Z1
+	VMOVUPS          36224(SI), Z1
 	VMOVUPS          Z1, 13312(R13)
-	VMOVUPS          34752(SI), Z1
+	VMOVUPS          34816(SI), Z1
 	VMOVUPS          Z1, 13568(R13)
-	VMOVUPS          35328(SI), Z1
+	VMOVUPS          35392(SI), Z1
 	VMOVUPS          Z1, 13824(R13)
 	VMOVUPS          Z7, 14080(R13)
-	VMOVUPS          35840(SI), Z1
+	VMOVUPS          35904(SI), Z1
 	VMOVUPS          Z1, 14336(R13)
-	VMOVUPS          33920(SI), Z1
+	VMOVUPS          33984(SI), Z1
 	VMOVUPS          Z1, 14592(R13)
-	VMOVUPS          36096(SI), Z1
+	VMOVUPS          36160(SI), Z1
 	VMOVUPS          Z1, 14848(R13)
 	VMOVUPS          Z0, 15104(R13)
-	VMOVUPS          35648(SI), Z0
+	VMOVUPS          35712(SI), Z0
 	VMOVUPS          Z0, 15360(R13)
-	VMOVUPS          34432(SI), Z0
+	VMOVUPS          34496(SI), Z0
 	VMOVUPS          Z0, 15616(R13)
-	VMOVUPS          35584(SI), Z0
+	VMOVUPS          35648(SI), Z0
 	VMOVUPS          Z0, 15872(R13)
 	VMOVUPS          Z2, 16128(R13)
 	ADDQ             $0x00001000, R12
@@ -20346,7 +22724,7 @@ read:
 	VPERM2F128 $0x31, Y13, Y11, Y11
 	VMOVUPS    32(BX)(R8*1), Y13
 	VMOVUPS    32(BX)(R9*1), Y15
-	VMOVUPS    Y9, 1024(SI)
+	VMOVUPS    Y9, 1056(SI)
 	VPERM2F128 $0x20, Y15, Y13, Y9
 	VPERM2F128 $0x31, Y15, Y13, Y13
 	VUNPCKLPS  Y6, Y2, Y15
@@ -20375,8 +22753,8 @@ read:
 	VSHUFPS    $0xee, Y9, Y4, Y4
 	VUNPCKLPS  Y5, Y1, Y9
 	VUNPCKHPS  Y5, Y1, Y1
-	VMOVUPS    1024(SI), Y5
-	VMOVUPS    Y4, 1056(SI)
+	VMOVUPS    1056(SI), Y5
+	VMOVUPS    Y4, 1088(SI)
 	VUNPCKLPS  Y13, Y5, Y4
 	VUNPCKHPS  Y13, Y5, Y5
 	VSHUFPS    $0x44, Y4, Y9, Y13
@@ -20449,7 +22827,7 @@ read:
 	VCVTDQ2PS  Y8, Y8
 	VMOVUPS    Y0, 640(R13)
 	VMOVUPS    Y8, 672(R13)
-	VMOVUPS    1056(SI), Y0
+	VMOVUPS    1088(SI), Y0
 	VPSLLD     $0x10, Y0, Y2
 	VCVTDQ2PS  Y2, Y2
 	VPAND      fixed_odd<>+0(SB), Y0, Y0
@@ -20485,6 +22863,357 @@ read:
 	JMP        readDone
 
 readFloats:
+	VMOVUPS      (AX), Y0
+	VBROADCASTSS scale+72(FP), Y1
+	VFMADD213PS  word_3f000000<>+0(SB), Y0, Y1
+	VROUNDPS     $0x09, Y1, Y1
+	VCVTPS2DQ    Y1, Y1
+	VMOVUPS      32(AX), Y0
+	VBROADCASTSS scale+72(FP), Y2
+	VFMADD213PS  word_3f000000<>+0(SB), Y0, Y2
+	VROUNDPS     $0x09, Y2, Y2
+	VCVTPS2DQ    Y2, Y2
+	VPACKSSDW    Y2, Y1, Y1
+	VMOVUPS      (AX)(R8*2), Y0
+	VBROADCASTSS scale+72(FP), Y2
+	VFMADD213PS  word_3f000000<>+0(SB), Y0, Y2
+	VROUNDPS     $0x09, Y2, Y2
+	VCVTPS2DQ    Y2, Y2
+	VMOVUPS      32(AX)(R8*2), Y0
+	VBROADCASTSS scale+72(FP), Y3
+	VFMADD213PS  word_3f000000<>+0(SB), Y0, Y3
+	VROUNDPS     $0x09, Y3, Y3
+	VCVTPS2DQ    Y3, Y3
+	VPACKSSDW    Y3, Y2, Y2
+	VPMINSW      Y2, Y1, Y0
+	VPERM2F128   $0x20, Y2, Y1, Y3
+	VPERM2F128   $0x31, Y2, Y1, Y1
+	VMOVUPS      64(AX), Y2
+	VBROADCASTSS scale+72(FP), Y4
+	VFMADD213PS  word_3f000000<>+0(SB), Y2, Y4
+	VROUNDPS     $0x09, Y4, Y4
+	VCVTPS2DQ    Y4, Y4
+	VMOVUPS      96(AX), Y2
+	VBROADCASTSS scale+72(FP), Y5
+	VFMADD213PS  word_3f000000<>+0(SB), Y2, Y5
+	VROUNDPS     $0x09, Y5, Y5
+	VCVTPS2DQ    Y5, Y5
+	VPACKSSDW    Y5, Y4, Y4
+	VPMINSW      Y4, Y0, Y0
+	VMOVUPS      64(AX)(R8*2), Y2
+	VBROADCASTSS scale+72(FP), Y5
+	VFMADD213PS  word_3f000000<>+0(SB), Y2, Y5
+	VROUNDPS     $0x09, Y5, Y5
+	VCVTPS2DQ    Y5, Y5
+	VMOVUPS      96(AX)(R8*2), Y2
+	VBROADCASTSS scale+72(FP), Y6
+	VFMADD213PS  word_3f000000<>+0(SB), Y2, Y6
+	VROUNDPS     $0x09, Y6, Y6
+	VCVTPS2DQ    Y6, Y6
+	VPACKSSDW    Y6, Y5, Y5
+	VPMINSW      Y5, Y0, Y0
+	VPERM2F128   $0x20, Y5, Y4, Y2
+	VPERM2F128   $0x31, Y5, Y4, Y4
+	VMOVUPS      (BX), Y5
+	VBROADCASTSS scale+72(FP), Y6
+	VFMADD213PS  word_3f000000<>+0(SB), Y5, Y6
+	VROUNDPS     $0x09, Y6, Y6
+	VCVTPS2DQ    Y6, Y6
+	VMOVUPS      32(BX), Y5
+	VBROADCASTSS scale+72(FP), Y7
+	VFMADD213PS  word_3f000000<>+0(SB), Y5, Y7
+	VROUNDPS     $0x09, Y7, Y7
+	VCVTPS2DQ    Y7, Y7
+	VPACKSSDW    Y7, Y6, Y6
+	VPMINSW      Y6, Y0, Y0
+	VMOVUPS      (BX)(R8*2), Y5
+	VBROADCASTSS scale+72(FP), Y7
+	VFMADD213PS  word_3f000000<>+0(SB), Y5, Y7
+	VROUNDPS     $0x09, Y7, Y7
+	VCVTPS2DQ    Y7, Y7
+	VMOVUPS      32(BX)(R8*2), Y5
+	VBROADCASTSS scale+72(FP), Y8
+	VFMADD213PS  word_3f000000<>+0(SB), Y5, Y8
+	VROUNDPS     $0x09, Y8, Y8
+	VCVTPS2DQ    Y8, Y8
+	VPACKSSDW    Y8, Y7, Y7
+	VPMINSW      Y7, Y0, Y0
+	VPERM2F128   $0x20, Y7, Y6, Y5
+	VPERM2F128   $0x31, Y7, Y6, Y6
+	VMOVUPS      64(BX), Y7
+	VBROADCASTSS scale+72(FP), Y8
+	VFMADD213PS  word_3f000000<>+0(SB), Y7, Y8
+	VROUNDPS     $0x09, Y8, Y8
+	VCVTPS2DQ    Y8, Y8
+	VMOVUPS      96(BX), Y7
+	VBROADCASTSS scale+72(FP), Y9
+	VFMADD213PS  word_3f000000<>+0(SB), Y7, Y9
+	VROUNDPS     $0x09, Y9, Y9
+	VCVTPS2DQ    Y9, Y9
+	VPACKSSDW    Y9, Y8, Y8
+	VPMINSW      Y8, Y0, Y0
+	VMOVUPS      64(BX)(R8*2), Y7
+	VBROADCASTSS scale+72(FP), Y9
+	VFMADD213PS  word_3f000000<>+0(SB), Y7, Y9
+	VROUNDPS     $0x09, Y9, Y9
+	VCVTPS2DQ    Y9, Y9
+	VMOVUPS      96(BX)(R8*2), Y7
+	VBROADCASTSS scale+72(FP), Y10
+	VFMADD213PS  word_3f000000<>+0(SB), Y7, Y10
+	VROUNDPS     $0x09, Y10, Y10
+	VCVTPS2DQ    Y10, Y10
+	VPACKSSDW    Y10, Y9, Y9
+	VPMINSW      Y9, Y0, Y0
+	VPERM2F128   $0x20, Y9, Y8, Y7
+	VPERM2F128   $0x31, Y9, Y8, Y8
+	VMOVUPS      (AX)(R8*1), Y9
+	VBROADCASTSS scale+72(FP), Y10
+	VFMADD213PS  word_3f000000<>+0(SB), Y9, Y10
+	VROUNDPS     $0x09, Y10, Y10
+	VCVTPS2DQ    Y10, Y10
+	VMOVUPS      32(AX)(R8*1), Y9
+	VBROADCASTSS scale+72(FP), Y11
+	VFMADD213PS  word_3f000000<>+0(SB), Y9, Y11
+	VROUNDPS     $0x09, Y11, Y11
+	VCVTPS2DQ    Y11, Y11
+	VPACKSSDW    Y11, Y10, Y10
+	VPMINSW      Y10, Y0, Y0
+	VMOVUPS      (AX)(R9*1), Y9
+	VBROADCASTSS scale+72(FP), Y11
+	VFMADD213PS  word_3f000000<>+0(SB), Y9, Y11
+	VROUNDPS     $0x09, Y11, Y11
+	VCVTPS2DQ    Y11, Y11
+	VMOVUPS      32(AX)(R9*1), Y9
+	VBROADCASTSS scale+72(FP), Y12
+	VFMADD213PS  word_3f000000<>+0(SB), Y9, Y12
+	VROUNDPS     $0x09, Y12, Y12
+	VCVTPS2DQ    Y12, Y12
+	VPACKSSDW    Y12, Y11, Y11
+	VPMINSW      Y11, Y0, Y0
+	VPERM2F128   $0x20, Y11, Y10, Y9
+	VPERM2F128   $0x31, Y11, Y10, Y10
+	VMOVUPS      64(AX)(R8*1), Y11
+	VBROADCASTSS scale+72(FP), Y12
+	VFMADD213PS  word_3f000000<>+0(SB), Y11, Y12
+	VROUNDPS     $0x09, Y12, Y12
+	VCVTPS2DQ    Y12, Y12
+	VMOVUPS      96(AX)(R8*1), Y11
+	VBROADCASTSS scale+72(FP), Y13
+	VFMADD213PS  word_3f000000<>+0(SB), Y11, Y13
+	VROUNDPS     $0x09, Y13, Y13
+	VCVTPS2DQ    Y13, Y13
+	VPACKSSDW    Y13, Y12, Y12
+	VPMINSW      Y12, Y0, Y0
+	VMOVUPS      64(AX)(R9*1), Y11
+	VBROADCASTSS scale+72(FP), Y13
+	VFMADD213PS  word_3f000000<>+0(SB), Y11, Y13
+	VROUNDPS     $0x09, Y13, Y13
+	VCVTPS2DQ    Y13, Y13
+	VMOVUPS      96(AX)(R9*1), Y11
+	VBROADCASTSS scale+72(FP), Y14
+	VFMADD213PS  word_3f000000<>+0(SB), Y11, Y14
+	VROUNDPS     $0x09, Y14, Y14
+	VCVTPS2DQ    Y14, Y14
+	VPACKSSDW    Y14, Y13, Y13
+	VPMINSW      Y13, Y0, Y0
+	VPERM2F128   $0x20, Y13, Y12, Y11
+	VPERM2F128   $0x31, Y13, Y12, Y12
+	VMOVUPS      (BX)(R8*1), Y13
+	VBROADCASTSS scale+72(FP), Y14
+	VFMADD213PS  word_3f000000<>+0(SB), Y13, Y14
+	VROUNDPS     $0x09, Y14, Y14
+	VCVTPS2DQ    Y14, Y14
+	VMOVUPS      32(BX)(R8*1), Y13
+	VBROADCASTSS scale+72(FP), Y15
+	VFMADD213PS  word_3f000000<>+0(SB), Y13, Y15
+	VROUNDPS     $0x09, Y15, Y15
+	VCVTPS2DQ    Y15, Y15
+	VPACKSSDW    Y15, Y14, Y14
+	VPMINSW      Y14, Y0, Y0
+	VMOVUPS      (BX)(R9*1), Y13
+	VBROADCASTSS scale+72(FP), Y15
+	VFMADD213PS  word_3f000000<>+0(SB), Y13, Y15
+	VROUNDPS     $0x09, Y15, Y15
+	VCVTPS2DQ    Y15, Y15
+	VMOVUPS      32(BX)(R9*1), Y13
+	VMOVUPS      Y12, 1056(SI)
+	VBROADCASTSS scale+72(FP), Y12
+	VFMADD213PS  word_3f000000<>+0(SB), Y13, Y12
+	VROUNDPS     $0x09, Y12, Y12
+	VCVTPS2DQ    Y12, Y12
+	VPACKSSDW    Y12, Y15, Y15
+	VPMINSW      Y15, Y0, Y0
+	VPERM2F128   $0x20, Y15, Y14, Y12
+	VPERM2F128   $0x31, Y15, Y14, Y13
+	VMOVUPS      64(BX)(R8*1), Y14
+	VBROADCASTSS scale+72(FP), Y15
+	VFMADD213PS  word_3f000000<>+0(SB), Y14, Y15
+	VROUNDPS     $0x09, Y15, Y15
+	VCVTPS2DQ    Y15, Y15
+	VMOVUPS      96(BX)(R8*1), Y14
+	VMOVUPS      Y4, 1088(SI)
+	VBROADCASTSS scale+72(FP), Y4
+	VFMADD213PS  word_3f000000<>+0(SB), Y14, Y4
+	VROUNDPS     $0x09, Y4, Y4
+	VCVTPS2DQ    Y4, Y4
+	VPACKSSDW    Y4, Y15, Y15
+	VPMINSW      Y15, Y0, Y0
+	VMOVUPS      64(BX)(R9*1), Y4
+	VBROADCASTSS scale+72(FP), Y14
+	VFMADD213PS  word_3f000000<>+0(SB), Y4, Y14
+	VROUNDPS     $0x09, Y14, Y14
+	VCVTPS2DQ    Y14, Y14
+	VMOVUPS      96(BX)(R9*1), Y4
+	VMOVUPS      Y8, 1120(SI)
+	VBROADCASTSS scale+72(FP), Y8
+	VFMADD213PS  word_3f000000<>+0(SB), Y4, Y8
+	VROUNDPS     $0x09, Y8, Y8
+	VCVTPS2DQ    Y8, Y8
+	VPACKSSDW    Y8, Y14, Y14
+	VPMINSW      Y14, Y0, Y0
+	VPERM2F128   $0x20, Y14, Y15, Y4
+	VPERM2F128   $0x31, Y14, Y15, Y8
+	VUNPCKLPS    Y5, Y3, Y14
+	VUNPCKHPS    Y5, Y3, Y3
+	VUNPCKLPS    Y12, Y9, Y5
+	VUNPCKHPS    Y12, Y9, Y9
+	VSHUFPS      $0x44, Y5, Y14, Y12
+	VSHUFPS      $0xee, Y5, Y14, Y5
+	VSHUFPS      $0x44, Y9, Y3, Y14
+	VSHUFPS      $0xee, Y9, Y3, Y3
+	VUNPCKLPS    Y6, Y1, Y9
+	VUNPCKHPS    Y6, Y1, Y1
+	VUNPCKLPS    Y13, Y10, Y6
+	VUNPCKHPS    Y13, Y10, Y10
+	VSHUFPS      $0x44, Y6, Y9, Y13
+	VSHUFPS      $0xee, Y6, Y9, Y6
+	VSHUFPS      $0x44, Y10, Y1, Y9
+	VSHUFPS      $0xee, Y10, Y1, Y1
+	VUNPCKLPS    Y7, Y2, Y10
+	VUNPCKHPS    Y7, Y2, Y2
+	VUNPCKLPS    Y4, Y11, Y7
+	VUNPCKHPS    Y4, Y11, Y4
+	VSHUFPS      $0x44, Y7, Y10, Y11
+	VSHUFPS      $0xee, Y7, Y10, Y7
+	VSHUFPS      $0x44, Y4, Y2, Y10
+	VSHUFPS      $0xee, Y4, Y2, Y2
+	VMOVUPS      1088(SI), Y4
+	VMOVUPS      1120(SI), Y15
+	VMOVUPS      Y2, 1152(SI)
+	VUNPCKLPS    Y15, Y4, Y2
+	VUNPCKHPS    Y15, Y4, Y4
+	VMOVUPS      1056(SI), Y15
+	VMOVUPS      Y10, 1120(SI)
+	VUNPCKLPS    Y8, Y15, Y10
+	VUNPCKHPS    Y8, Y15, Y8
+	VSHUFPS      $0x44, Y10, Y2, Y15
+	VSHUFPS      $0xee, Y10, Y2, Y2
+	VSHUFPS      $0x44, Y8, Y4, Y10
+	VSHUFPS      $0xee, Y8, Y4, Y4
+	VMOVUPS      Y0, 1024(SI)
+	VPSLLD       $0x10, Y12, Y0
+	VCVTDQ2PS    Y0, Y0
+	VPAND        fixed_odd<>+0(SB), Y12, Y12
+	VCVTDQ2PS    Y12, Y12
+	VMOVUPS      Y0, (R13)
+	VMOVUPS      Y12, 32(R13)
+	VPSLLD       $0x10, Y5, Y0
+	VCVTDQ2PS    Y0, Y0
+	VPAND        fixed_odd<>+0(SB), Y5, Y5
+	VCVTDQ2PS    Y5, Y5
+	VMOVUPS      Y0, 64(R13)
+	VMOVUPS      Y5, 96(R13)
+	VPSLLD       $0x10, Y14, Y0
+	VCVTDQ2PS    Y0, Y0
+	VPAND        fixed_odd<>+0(SB), Y14, Y14
+	VCVTDQ2PS    Y14, Y14
+	VMOVUPS      Y0, 256(R13)
+	VMOVUPS      Y14, 288(R13)
+	VPSLLD       $0x10, Y3, Y0
+	VCVTDQ2PS    Y0, Y0
+	VPAND        fixed_odd<>+0(SB), Y3, Y3
+	VCVTDQ2PS    Y3, Y3
+	VMOVUPS      Y0, 320(R13)
+	VMOVUPS      Y3, 352(R13)
+	VPSLLD       $0x10, Y13, Y0
+	VCVTDQ2PS    Y0, Y0
+	VPAND        fixed_odd<>+0(SB), Y13, Y13
+	VCVTDQ2PS    Y13, Y13
+	VMOVUPS      Y0, 128(R13)
+	VMOVUPS      Y13, 160(R13)
+	VPSLLD       $0x10, Y6, Y0
+	VCVTDQ2PS    Y0, Y0
+	VPAND        fixed_odd<>+0(SB), Y6, Y6
+	VCVTDQ2PS    Y6, Y6
+	VMOVUPS      Y0, 192(R13)
+	VMOVUPS      Y6, 224(R13)
+	VPSLLD       $0x10, Y9, Y0
+	VCVTDQ2PS    Y0, Y0
+	VPAND        fixed_odd<>+0(SB), Y9, Y9
+	VCVTDQ2PS    Y9, Y9
+	VMOVUPS      Y0, 384(R13)
+	VMOVUPS      Y9, 416(R13)
+	VPSLLD       $0x10, Y1, Y0
+	VCVTDQ2PS    Y0, Y0
+	VPAND        fixed_odd<>+0(SB), Y1, Y1
+	VCVTDQ2PS    Y1, Y1
+	VMOVUPS      Y0, 448(R13)
+	VMOVUPS      Y1, 480(R13)
+	VPSLLD       $0x10, Y11, Y0
+	VCVTDQ2PS    Y0, Y0
+	VPAND        fixed_odd<>+0(SB), Y11, Y11
+	VCVTDQ2PS    Y11, Y11
+	VMOVUPS      Y0, 512(R13)
+	VMOVUPS      Y11, 544(R13)
+	VPSLLD       $0x10, Y7, Y0
+	VCVTDQ2PS    Y0, Y0
+	VPAND        fixed_odd<>+0(SB), Y7, Y7
+	VCVTDQ2PS    Y7, Y7
+	VMOVUPS      Y0, 576(R13)
+	VMOVUPS      Y7, 608(R13)
+	VMOVUPS      1120(SI), Y0
+	VPSLLD       $0x10, Y0, Y1
+	VCVTDQ2PS    Y1, Y1
+	VPAND        fixed_odd<>+0(SB), Y0, Y0
+	VCVTDQ2PS    Y0, Y0
+	VMOVUPS      Y1, 768(R13)
+	VMOVUPS      Y0, 800(R13)
+	VMOVUPS      1152(SI), Y0
+	VPSLLD       $0x10, Y0, Y1
+	VCVTDQ2PS    Y1, Y1
+	VPAND        fixed_odd<>+0(SB), Y0, Y0
+	VCVTDQ2PS    Y0, Y0
+	VMOVUPS      Y1, 832(R13)
+	VMOVUPS      Y0, 864(R13)
+	VPSLLD       $0x10, Y15, Y0
+	VCVTDQ2PS    Y0, Y0
+	VPAND        fixed_odd<>+0(SB), Y15, Y15
+	VCVTDQ2PS    Y15, Y15
+	VMOVUPS      Y0, 640(R13)
+	VMOVUPS      Y15, 672(R13)
+	VPSLLD       $0x10, Y2, Y0
+	VCVTDQ2PS    Y0, Y0
+	VPAND        fixed_odd<>+0(SB), Y2, Y2
+	VCVTDQ2PS    Y2, Y2
+	VMOVUPS      Y0, 704(R13)
+	VMOVUPS      Y2, 736(R13)
+	VPSLLD       $0x10, Y10, Y0
+	VCVTDQ2PS    Y0, Y0
+	VPAND        fixed_odd<>+0(SB), Y10, Y10
+	VCVTDQ2PS    Y10, Y10
+	VMOVUPS      Y0, 896(R13)
+	VMOVUPS      Y10, 928(R13)
+	VPSLLD       $0x10, Y4, Y0
+	VCVTDQ2PS    Y0, Y0
+	VPAND        fixed_odd<>+0(SB), Y4, Y4
+	VCVTDQ2PS    Y4, Y4
+	VMOVUPS      Y0, 960(R13)
+	VMOVUPS      Y4, 992(R13)
+	VMOVUPS      1024(SI), Y0
+	VPCMPEQW     fixed_low<>+0(SB), Y0, Y0
+	VPMOVMSKB    Y0, R12
+	TESTL        R12, R12
+	JE           numbers
 	VMOVUPS      (AX), Y0
 	VBROADCASTSS scale+72(FP), Y1
 	VFMADD213PS  word_3f000000<>+0(SB), Y0, Y1
@@ -20746,7 +23475,7 @@ readFloats:
 	VROUNDPS     $0x09, Y15, Y15
 	VCVTPS2DQ    Y15, Y15
 	VMOVUPS      96(BX)(R8*1), Y14
-	VMOVUPS      Y11, 1024(SI)
+	VMOVUPS      Y11, 1056(SI)
 	VBROADCASTSS scale+72(FP), Y11
 	VFMADD213PS  word_3f000000<>+0(SB), Y14, Y11
 	VCMPPS       $0x07, Y11, Y11, Y14
@@ -20764,7 +23493,7 @@ readFloats:
 	VROUNDPS     $0x09, Y14, Y14
 	VCVTPS2DQ    Y14, Y14
 	VMOVUPS      96(BX)(R9*1), Y11
-	VMOVUPS      Y3, 1056(SI)
+	VMOVUPS      Y3, 1088(SI)
 	VBROADCASTSS scale+72(FP), Y3
 	VFMADD213PS  word_3f000000<>+0(SB), Y11, Y3
 	VCMPPS       $0x07, Y3, Y3, Y11
@@ -20799,11 +23528,11 @@ readFloats:
 	VSHUFPS      $0xee, Y6, Y9, Y6
 	VSHUFPS      $0x44, Y3, Y2, Y9
 	VSHUFPS      $0xee, Y3, Y2, Y2
-	VMOVUPS      1056(SI), Y3
+	VMOVUPS      1088(SI), Y3
 	VUNPCKLPS    Y7, Y3, Y15
 	VUNPCKHPS    Y7, Y3, Y3
-	VMOVUPS      1024(SI), Y7
-	VMOVUPS      Y2, 1056(SI)
+	VMOVUPS      1056(SI), Y7
+	VMOVUPS      Y2, 1088(SI)
 	VUNPCKLPS    Y11, Y7, Y2
 	VUNPCKHPS    Y11, Y7, Y7
 	VSHUFPS      $0x44, Y2, Y15, Y11
@@ -20876,7 +23605,7 @@ readFloats:
 	VCVTDQ2PS    Y9, Y9
 	VMOVUPS      Y0, 768(R13)
 	VMOVUPS      Y9, 800(R13)
-	VMOVUPS      1056(SI), Y0
+	VMOVUPS      1088(SI), Y0
 	VPSLLD       $0x10, Y0, Y1
 	VCVTDQ2PS    Y1, Y1
 	VPAND        fixed_odd<>+0(SB), Y0, Y0
@@ -20907,8 +23636,10 @@ readFloats:
 	VCVTDQ2PS    Y3, Y3
 	VMOVUPS      Y0, 960(R13)
 	VMOVUPS      Y3, 992(R13)
-	ADDQ         $0x00000080, AX
-	ADDQ         $0x00000080, BX
+
+numbers:
+	ADDQ $0x00000080, AX
+	ADDQ $0x00000080, BX
 
 readDone:
 	ADDQ         $0x00000400, R13
@@ -21479,7 +24210,7 @@ write:
 	VROUNDPS     $0x09, Y15, Y15
 	VCVTPS2DQ    Y15, Y15
 	VMOVUPS      928(R12), Y0
-	VMOVUPS      Y13, 1024(SI)
+	VMOVUPS      Y13, 1056(SI)
 	VBROADCASTSS 116(R11), Y13
 	VFMADD213PS  word_3f000000<>+0(SB), Y0, Y13
 	VROUNDPS     $0x09, Y13, Y13
@@ -21492,7 +24223,7 @@ write:
 	VROUNDPS     $0x09, Y13, Y13
 	VCVTPS2DQ    Y13, Y13
 	VMOVUPS      992(R12), Y0
-	VMOVUPS      Y15, 1056(SI)
+	VMOVUPS      Y15, 1088(SI)
 	VBROADCASTSS 124(R11), Y15
 	VFMADD213PS  word_3f000000<>+0(SB), Y0, Y15
 	VROUNDPS     $0x09, Y15, Y15
@@ -21523,11 +24254,11 @@ write:
 	VSHUFPS      $0xee, Y10, Y7, Y7
 	VSHUFPS      $0x44, Y11, Y9, Y10
 	VSHUFPS      $0xee, Y11, Y9, Y9
-	VMOVUPS      1024(SI), Y11
+	VMOVUPS      1056(SI), Y11
 	VUNPCKLPS    Y14, Y11, Y15
 	VUNPCKHPS    Y14, Y11, Y11
-	VMOVUPS      1056(SI), Y14
-	VMOVUPS      Y9, 1024(SI)
+	VMOVUPS      1088(SI), Y14
+	VMOVUPS      Y9, 1056(SI)
 	VUNPCKLPS    Y13, Y14, Y9
 	VUNPCKHPS    Y13, Y14, Y13
 	VSHUFPS      $0x44, Y9, Y15, Y14
@@ -21562,7 +24293,7 @@ write:
 	VPERM2F128   $0x31, Y5, Y1, Y1
 	VMOVUPS      Y0, (BX)(R8*1)
 	VMOVUPS      Y1, (BX)(R9*1)
-	VMOVUPS      1024(SI), Y0
+	VMOVUPS      1056(SI), Y0
 	VPERM2F128   $0x20, Y11, Y0, Y1
 	VPERM2F128   $0x31, Y11, Y0, Y0
 	VMOVUPS      Y1, 32(BX)(R8*1)
@@ -21746,7 +24477,7 @@ writeFloats:
 	VROUNDPS     $0x09, Y15, Y15
 	VCVTPS2DQ    Y15, Y15
 	VMOVUPS      960(R12), Y0
-	VMOVUPS      Y13, 1024(SI)
+	VMOVUPS      Y13, 1056(SI)
 	VBROADCASTSS 120(R11), Y13
 	VFMADD213PS  word_3f000000<>+0(SB), Y0, Y13
 	VROUNDPS     $0x09, Y13, Y13
@@ -21759,7 +24490,7 @@ writeFloats:
 	VROUNDPS     $0x09, Y13, Y13
 	VCVTPS2DQ    Y13, Y13
 	VMOVUPS      992(R12), Y0
-	VMOVUPS      Y15, 1056(SI)
+	VMOVUPS      Y15, 1088(SI)
 	VBROADCASTSS 124(R11), Y15
 	VFMADD213PS  word_3f000000<>+0(SB), Y0, Y15
 	VROUNDPS     $0x09, Y15, Y15
@@ -21790,11 +24521,11 @@ writeFloats:
 	VSHUFPS      $0xee, Y10, Y7, Y7
 	VSHUFPS      $0x44, Y11, Y9, Y10
 	VSHUFPS      $0xee, Y11, Y9, Y9
-	VMOVUPS      1024(SI), Y11
+	VMOVUPS      1056(SI), Y11
 	VUNPCKLPS    Y14, Y11, Y15
 	VUNPCKHPS    Y14, Y11, Y11
-	VMOVUPS      1056(SI), Y14
-	VMOVUPS      Y9, 1024(SI)
+	VMOVUPS      1088(SI), Y14
+	VMOVUPS      Y9, 1056(SI)
 	VUNPCKLPS    Y13, Y14, Y9
 	VUNPCKHPS    Y13, Y14, Y13
 	VSHUFPS      $0x44, Y9, Y15, Y14
@@ -21927,7 +24658,7 @@ writeFloats:
 	VMOVUPS      Y0, (BX)(R9*1)
 	VMULPS       64(R11)(R15*1), Y1, Y1
 	VMOVUPS      Y1, 64(BX)(R9*1)
-	VMOVUPS      1024(SI), Y0
+	VMOVUPS      1056(SI), Y0
 	VPERM2F128   $0x20, Y11, Y0, Y1
 	VPERM2F128   $0x31, Y11, Y0, Y0
 	VPSLLD       $0x10, Y1, Y2
@@ -22020,7 +24751,7 @@ read:
 	VPERM2F128 $0x31, Y13, Y11, Y11
 	VMOVUPS    32(BX)(R8*1), Y13
 	VMOVUPS    32(BX)(R9*1), Y15
-	VMOVUPS    Y9, 1024(SI)
+	VMOVUPS    Y9, 1056(SI)
 	VPERM2F128 $0x20, Y15, Y13, Y9
 	VPERM2F128 $0x31, Y15, Y13, Y13
 	VUNPCKLPS  Y6, Y2, Y15
@@ -22049,8 +24780,8 @@ read:
 	VSHUFPS    $0xee, Y9, Y4, Y4
 	VUNPCKLPS  Y5, Y1, Y9
 	VUNPCKHPS  Y5, Y1, Y1
-	VMOVUPS    1024(SI), Y5
-	VMOVUPS    Y4, 1056(SI)
+	VMOVUPS    1056(SI), Y5
+	VMOVUPS    Y4, 1088(SI)
 	VUNPCKLPS  Y13, Y5, Y4
 	VUNPCKHPS  Y13, Y5, Y5
 	VSHUFPS    $0x44, Y4, Y9, Y13
@@ -22123,7 +24854,7 @@ read:
 	VCVTDQ2PS  Y8, Y8
 	VMOVUPS    Y0, 640(R13)
 	VMOVUPS    Y8, 672(R13)
-	VMOVUPS    1056(SI), Y0
+	VMOVUPS    1088(SI), Y0
 	VPSLLD     $0x10, Y0, Y2
 	VCVTDQ2PS  Y2, Y2
 	VPAND      fixed_odd<>+0(SB), Y0, Y0
@@ -22159,6 +24890,357 @@ read:
 	JMP        readDone
 
 readFloats:
+	VMOVUPS      (AX), Y0
+	VBROADCASTSS scale+72(FP), Y1
+	VFMADD213PS  word_3f000000<>+0(SB), Y0, Y1
+	VROUNDPS     $0x09, Y1, Y1
+	VCVTPS2DQ    Y1, Y1
+	VMOVUPS      32(AX), Y0
+	VBROADCASTSS scale+72(FP), Y2
+	VFMADD213PS  word_3f000000<>+0(SB), Y0, Y2
+	VROUNDPS     $0x09, Y2, Y2
+	VCVTPS2DQ    Y2, Y2
+	VPACKSSDW    Y2, Y1, Y1
+	VMOVUPS      (AX)(R8*2), Y0
+	VBROADCASTSS scale+72(FP), Y2
+	VFMADD213PS  word_3f000000<>+0(SB), Y0, Y2
+	VROUNDPS     $0x09, Y2, Y2
+	VCVTPS2DQ    Y2, Y2
+	VMOVUPS      32(AX)(R8*2), Y0
+	VBROADCASTSS scale+72(FP), Y3
+	VFMADD213PS  word_3f000000<>+0(SB), Y0, Y3
+	VROUNDPS     $0x09, Y3, Y3
+	VCVTPS2DQ    Y3, Y3
+	VPACKSSDW    Y3, Y2, Y2
+	VPMINSW      Y2, Y1, Y0
+	VPERM2F128   $0x20, Y2, Y1, Y3
+	VPERM2F128   $0x31, Y2, Y1, Y1
+	VMOVUPS      64(AX), Y2
+	VBROADCASTSS scale+72(FP), Y4
+	VFMADD213PS  word_3f000000<>+0(SB), Y2, Y4
+	VROUNDPS     $0x09, Y4, Y4
+	VCVTPS2DQ    Y4, Y4
+	VMOVUPS      96(AX), Y2
+	VBROADCASTSS scale+72(FP), Y5
+	VFMADD213PS  word_3f000000<>+0(SB), Y2, Y5
+	VROUNDPS     $0x09, Y5, Y5
+	VCVTPS2DQ    Y5, Y5
+	VPACKSSDW    Y5, Y4, Y4
+	VPMINSW      Y4, Y0, Y0
+	VMOVUPS      64(AX)(R8*2), Y2
+	VBROADCASTSS scale+72(FP), Y5
+	VFMADD213PS  word_3f000000<>+0(SB), Y2, Y5
+	VROUNDPS     $0x09, Y5, Y5
+	VCVTPS2DQ    Y5, Y5
+	VMOVUPS      96(AX)(R8*2), Y2
+	VBROADCASTSS scale+72(FP), Y6
+	VFMADD213PS  word_3f000000<>+0(SB), Y2, Y6
+	VROUNDPS     $0x09, Y6, Y6
+	VCVTPS2DQ    Y6, Y6
+	VPACKSSDW    Y6, Y5, Y5
+	VPMINSW      Y5, Y0, Y0
+	VPERM2F128   $0x20, Y5, Y4, Y2
+	VPERM2F128   $0x31, Y5, Y4, Y4
+	VMOVUPS      (BX), Y5
+	VBROADCASTSS scale+72(FP), Y6
+	VFMADD213PS  word_3f000000<>+0(SB), Y5, Y6
+	VROUNDPS     $0x09, Y6, Y6
+	VCVTPS2DQ    Y6, Y6
+	VMOVUPS      32(BX), Y5
+	VBROADCASTSS scale+72(FP), Y7
+	VFMADD213PS  word_3f000000<>+0(SB), Y5, Y7
+	VROUNDPS     $0x09, Y7, Y7
+	VCVTPS2DQ    Y7, Y7
+	VPACKSSDW    Y7, Y6, Y6
+	VPMINSW      Y6, Y0, Y0
+	VMOVUPS      (BX)(R8*2), Y5
+	VBROADCASTSS scale+72(FP), Y7
+	VFMADD213PS  word_3f000000<>+0(SB), Y5, Y7
+	VROUNDPS     $0x09, Y7, Y7
+	VCVTPS2DQ    Y7, Y7
+	VMOVUPS      32(BX)(R8*2), Y5
+	VBROADCASTSS scale+72(FP), Y8
+	VFMADD213PS  word_3f000000<>+0(SB), Y5, Y8
+	VROUNDPS     $0x09, Y8, Y8
+	VCVTPS2DQ    Y8, Y8
+	VPACKSSDW    Y8, Y7, Y7
+	VPMINSW      Y7, Y0, Y0
+	VPERM2F128   $0x20, Y7, Y6, Y5
+	VPERM2F128   $0x31, Y7, Y6, Y6
+	VMOVUPS      64(BX), Y7
+	VBROADCASTSS scale+72(FP), Y8
+	VFMADD213PS  word_3f000000<>+0(SB), Y7, Y8
+	VROUNDPS     $0x09, Y8, Y8
+	VCVTPS2DQ    Y8, Y8
+	VMOVUPS      96(BX), Y7
+	VBROADCASTSS scale+72(FP), Y9
+	VFMADD213PS  word_3f000000<>+0(SB), Y7, Y9
+	VROUNDPS     $0x09, Y9, Y9
+	VCVTPS2DQ    Y9, Y9
+	VPACKSSDW    Y9, Y8, Y8
+	VPMINSW      Y8, Y0, Y0
+	VMOVUPS      64(BX)(R8*2), Y7
+	VBROADCASTSS scale+72(FP), Y9
+	VFMADD213PS  word_3f000000<>+0(SB), Y7, Y9
+	VROUNDPS     $0x09, Y9, Y9
+	VCVTPS2DQ    Y9, Y9
+	VMOVUPS      96(BX)(R8*2), Y7
+	VBROADCASTSS scale+72(FP), Y10
+	VFMADD213PS  word_3f000000<>+0(SB), Y7, Y10
+	VROUNDPS     $0x09, Y10, Y10
+	VCVTPS2DQ    Y10, Y10
+	VPACKSSDW    Y10, Y9, Y9
+	VPMINSW      Y9, Y0, Y0
+	VPERM2F128   $0x20, Y9, Y8, Y7
+	VPERM2F128   $0x31, Y9, Y8, Y8
+	VMOVUPS      (AX)(R8*1), Y9
+	VBROADCASTSS scale+72(FP), Y10
+	VFMADD213PS  word_3f000000<>+0(SB), Y9, Y10
+	VROUNDPS     $0x09, Y10, Y10
+	VCVTPS2DQ    Y10, Y10
+	VMOVUPS      32(AX)(R8*1), Y9
+	VBROADCASTSS scale+72(FP), Y11
+	VFMADD213PS  word_3f000000<>+0(SB), Y9, Y11
+	VROUNDPS     $0x09, Y11, Y11
+	VCVTPS2DQ    Y11, Y11
+	VPACKSSDW    Y11, Y10, Y10
+	VPMINSW      Y10, Y0, Y0
+	VMOVUPS      (AX)(R9*1), Y9
+	VBROADCASTSS scale+72(FP), Y11
+	VFMADD213PS  word_3f000000<>+0(SB), Y9, Y11
+	VROUNDPS     $0x09, Y11, Y11
+	VCVTPS2DQ    Y11, Y11
+	VMOVUPS      32(AX)(R9*1), Y9
+	VBROADCASTSS scale+72(FP), Y12
+	VFMADD213PS  word_3f000000<>+0(SB), Y9, Y12
+	VROUNDPS     $0x09, Y12, Y12
+	VCVTPS2DQ    Y12, Y12
+	VPACKSSDW    Y12, Y11, Y11
+	VPMINSW      Y11, Y0, Y0
+	VPERM2F128   $0x20, Y11, Y10, Y9
+	VPERM2F128   $0x31, Y11, Y10, Y10
+	VMOVUPS      64(AX)(R8*1), Y11
+	VBROADCASTSS scale+72(FP), Y12
+	VFMADD213PS  word_3f000000<>+0(SB), Y11, Y12
+	VROUNDPS     $0x09, Y12, Y12
+	VCVTPS2DQ    Y12, Y12
+	VMOVUPS      96(AX)(R8*1), Y11
+	VBROADCASTSS scale+72(FP), Y13
+	VFMADD213PS  word_3f000000<>+0(SB), Y11, Y13
+	VROUNDPS     $0x09, Y13, Y13
+	VCVTPS2DQ    Y13, Y13
+	VPACKSSDW    Y13, Y12, Y12
+	VPMINSW      Y12, Y0, Y0
+	VMOVUPS      64(AX)(R9*1), Y11
+	VBROADCASTSS scale+72(FP), Y13
+	VFMADD213PS  word_3f000000<>+0(SB), Y11, Y13
+	VROUNDPS     $0x09, Y13, Y13
+	VCVTPS2DQ    Y13, Y13
+	VMOVUPS      96(AX)(R9*1), Y11
+	VBROADCASTSS scale+72(FP), Y14
+	VFMADD213PS  word_3f000000<>+0(SB), Y11, Y14
+	VROUNDPS     $0x09, Y14, Y14
+	VCVTPS2DQ    Y14, Y14
+	VPACKSSDW    Y14, Y13, Y13
+	VPMINSW      Y13, Y0, Y0
+	VPERM2F128   $0x20, Y13, Y12, Y11
+	VPERM2F128   $0x31, Y13, Y12, Y12
+	VMOVUPS      (BX)(R8*1), Y13
+	VBROADCASTSS scale+72(FP), Y14
+	VFMADD213PS  word_3f000000<>+0(SB), Y13, Y14
+	VROUNDPS     $0x09, Y14, Y14
+	VCVTPS2DQ    Y14, Y14
+	VMOVUPS      32(BX)(R8*1), Y13
+	VBROADCASTSS scale+72(FP), Y15
+	VFMADD213PS  word_3f000000<>+0(SB), Y13, Y15
+	VROUNDPS     $0x09, Y15, Y15
+	VCVTPS2DQ    Y15, Y15
+	VPACKSSDW    Y15, Y14, Y14
+	VPMINSW      Y14, Y0, Y0
+	VMOVUPS      (BX)(R9*1), Y13
+	VBROADCASTSS scale+72(FP), Y15
+	VFMADD213PS  word_3f000000<>+0(SB), Y13, Y15
+	VROUNDPS     $0x09, Y15, Y15
+	VCVTPS2DQ    Y15, Y15
+	VMOVUPS      32(BX)(R9*1), Y13
+	VMOVUPS      Y12, 1056(SI)
+	VBROADCASTSS scale+72(FP), Y12
+	VFMADD213PS  word_3f000000<>+0(SB), Y13, Y12
+	VROUNDPS     $0x09, Y12, Y12
+	VCVTPS2DQ    Y12, Y12
+	VPACKSSDW    Y12, Y15, Y15
+	VPMINSW      Y15, Y0, Y0
+	VPERM2F128   $0x20, Y15, Y14, Y12
+	VPERM2F128   $0x31, Y15, Y14, Y13
+	VMOVUPS      64(BX)(R8*1), Y14
+	VBROADCASTSS scale+72(FP), Y15
+	VFMADD213PS  word_3f000000<>+0(SB), Y14, Y15
+	VROUNDPS     $0x09, Y15, Y15
+	VCVTPS2DQ    Y15, Y15
+	VMOVUPS      96(BX)(R8*1), Y14
+	VMOVUPS      Y4, 1088(SI)
+	VBROADCASTSS scale+72(FP), Y4
+	VFMADD213PS  word_3f000000<>+0(SB), Y14, Y4
+	VROUNDPS     $0x09, Y4, Y4
+	VCVTPS2DQ    Y4, Y4
+	VPACKSSDW    Y4, Y15, Y15
+	VPMINSW      Y15, Y0, Y0
+	VMOVUPS      64(BX)(R9*1), Y4
+	VBROADCASTSS scale+72(FP), Y14
+	VFMADD213PS  word_3f000000<>+0(SB), Y4, Y14
+	VROUNDPS     $0x09, Y14, Y14
+	VCVTPS2DQ    Y14, Y14
+	VMOVUPS      96(BX)(R9*1), Y4
+	VMOVUPS      Y8, 1120(SI)
+	VBROADCASTSS scale+72(FP), Y8
+	VFMADD213PS  word_3f000000<>+0(SB), Y4, Y8
+	VROUNDPS     $0x09, Y8, Y8
+	VCVTPS2DQ    Y8, Y8
+	VPACKSSDW    Y8, Y14, Y14
+	VPMINSW      Y14, Y0, Y0
+	VPERM2F128   $0x20, Y14, Y15, Y4
+	VPERM2F128   $0x31, Y14, Y15, Y8
+	VUNPCKLPS    Y5, Y3, Y14
+	VUNPCKHPS    Y5, Y3, Y3
+	VUNPCKLPS    Y12, Y9, Y5
+	VUNPCKHPS    Y12, Y9, Y9
+	VSHUFPS      $0x44, Y5, Y14, Y12
+	VSHUFPS      $0xee, Y5, Y14, Y5
+	VSHUFPS      $0x44, Y9, Y3, Y14
+	VSHUFPS      $0xee, Y9, Y3, Y3
+	VUNPCKLPS    Y6, Y1, Y9
+	VUNPCKHPS    Y6, Y1, Y1
+	VUNPCKLPS    Y13, Y10, Y6
+	VUNPCKHPS    Y13, Y10, Y10
+	VSHUFPS      $0x44, Y6, Y9, Y13
+	VSHUFPS      $0xee, Y6, Y9, Y6
+	VSHUFPS      $0x44, Y10, Y1, Y9
+	VSHUFPS      $0xee, Y10, Y1, Y1
+	VUNPCKLPS    Y7, Y2, Y10
+	VUNPCKHPS    Y7, Y2, Y2
+	VUNPCKLPS    Y4, Y11, Y7
+	VUNPCKHPS    Y4, Y11, Y4
+	VSHUFPS      $0x44, Y7, Y10, Y11
+	VSHUFPS      $0xee, Y7, Y10, Y7
+	VSHUFPS      $0x44, Y4, Y2, Y10
+	VSHUFPS      $0xee, Y4, Y2, Y2
+	VMOVUPS      1088(SI), Y4
+	VMOVUPS      1120(SI), Y15
+	VMOVUPS      Y2, 1152(SI)
+	VUNPCKLPS    Y15, Y4, Y2
+	VUNPCKHPS    Y15, Y4, Y4
+	VMOVUPS      1056(SI), Y15
+	VMOVUPS      Y10, 1120(SI)
+	VUNPCKLPS    Y8, Y15, Y10
+	VUNPCKHPS    Y8, Y15, Y8
+	VSHUFPS      $0x44, Y10, Y2, Y15
+	VSHUFPS      $0xee, Y10, Y2, Y2
+	VSHUFPS      $0x44, Y8, Y4, Y10
+	VSHUFPS      $0xee, Y8, Y4, Y4
+	VMOVUPS      Y0, 1024(SI)
+	VPSLLD       $0x10, Y12, Y0
+	VCVTDQ2PS    Y0, Y0
+	VPAND        fixed_odd<>+0(SB), Y12, Y12
+	VCVTDQ2PS    Y12, Y12
+	VMOVUPS      Y0, (R13)
+	VMOVUPS      Y12, 32(R13)
+	VPSLLD       $0x10, Y5, Y0
+	VCVTDQ2PS    Y0, Y0
+	VPAND        fixed_odd<>+0(SB), Y5, Y5
+	VCVTDQ2PS    Y5, Y5
+	VMOVUPS      Y0, 64(R13)
+	VMOVUPS      Y5, 96(R13)
+	VPSLLD       $0x10, Y14, Y0
+	VCVTDQ2PS    Y0, Y0
+	VPAND        fixed_odd<>+0(SB), Y14, Y14
+	VCVTDQ2PS    Y14, Y14
+	VMOVUPS      Y0, 256(R13)
+	VMOVUPS      Y14, 288(R13)
+	VPSLLD       $0x10, Y3, Y0
+	VCVTDQ2PS    Y0, Y0
+	VPAND        fixed_odd<>+0(SB), Y3, Y3
+	VCVTDQ2PS    Y3, Y3
+	VMOVUPS      Y0, 320(R13)
+	VMOVUPS      Y3, 352(R13)
+	VPSLLD       $0x10, Y13, Y0
+	VCVTDQ2PS    Y0, Y0
+	VPAND        fixed_odd<>+0(SB), Y13, Y13
+	VCVTDQ2PS    Y13, Y13
+	VMOVUPS      Y0, 128(R13)
+	VMOVUPS      Y13, 160(R13)
+	VPSLLD       $0x10, Y6, Y0
+	VCVTDQ2PS    Y0, Y0
+	VPAND        fixed_odd<>+0(SB), Y6, Y6
+	VCVTDQ2PS    Y6, Y6
+	VMOVUPS      Y0, 192(R13)
+	VMOVUPS      Y6, 224(R13)
+	VPSLLD       $0x10, Y9, Y0
+	VCVTDQ2PS    Y0, Y0
+	VPAND        fixed_odd<>+0(SB), Y9, Y9
+	VCVTDQ2PS    Y9, Y9
+	VMOVUPS      Y0, 384(R13)
+	VMOVUPS      Y9, 416(R13)
+	VPSLLD       $0x10, Y1, Y0
+	VCVTDQ2PS    Y0, Y0
+	VPAND        fixed_odd<>+0(SB), Y1, Y1
+	VCVTDQ2PS    Y1, Y1
+	VMOVUPS      Y0, 448(R13)
+	VMOVUPS      Y1, 480(R13)
+	VPSLLD       $0x10, Y11, Y0
+	VCVTDQ2PS    Y0, Y0
+	VPAND        fixed_odd<>+0(SB), Y11, Y11
+	VCVTDQ2PS    Y11, Y11
+	VMOVUPS      Y0, 512(R13)
+	VMOVUPS      Y11, 544(R13)
+	VPSLLD       $0x10, Y7, Y0
+	VCVTDQ2PS    Y0, Y0
+	VPAND        fixed_odd<>+0(SB), Y7, Y7
+	VCVTDQ2PS    Y7, Y7
+	VMOVUPS      Y0, 576(R13)
+	VMOVUPS      Y7, 608(R13)
+	VMOVUPS      1120(SI), Y0
+	VPSLLD       $0x10, Y0, Y1
+	VCVTDQ2PS    Y1, Y1
+	VPAND        fixed_odd<>+0(SB), Y0, Y0
+	VCVTDQ2PS    Y0, Y0
+	VMOVUPS      Y1, 768(R13)
+	VMOVUPS      Y0, 800(R13)
+	VMOVUPS      1152(SI), Y0
+	VPSLLD       $0x10, Y0, Y1
+	VCVTDQ2PS    Y1, Y1
+	VPAND        fixed_odd<>+0(SB), Y0, Y0
+	VCVTDQ2PS    Y0, Y0
+	VMOVUPS      Y1, 832(R13)
+	VMOVUPS      Y0, 864(R13)
+	VPSLLD       $0x10, Y15, Y0
+	VCVTDQ2PS    Y0, Y0
+	VPAND        fixed_odd<>+0(SB), Y15, Y15
+	VCVTDQ2PS    Y15, Y15
+	VMOVUPS      Y0, 640(R13)
+	VMOVUPS      Y15, 672(R13)
+	VPSLLD       $0x10, Y2, Y0
+	VCVTDQ2PS    Y0, Y0
+	VPAND        fixed_odd<>+0(SB), Y2, Y2
+	VCVTDQ2PS    Y2, Y2
+	VMOVUPS      Y0, 704(R13)
+	VMOVUPS      Y2, 736(R13)
+	VPSLLD       $0x10, Y10, Y0
+	VCVTDQ2PS    Y0, Y0
+	VPAND        fixed_odd<>+0(SB), Y10, Y10
+	VCVTDQ2PS    Y10, Y10
+	VMOVUPS      Y0, 896(R13)
+	VMOVUPS      Y10, 928(R13)
+	VPSLLD       $0x10, Y4, Y0
+	VCVTDQ2PS    Y0, Y0
+	VPAND        fixed_odd<>+0(SB), Y4, Y4
+	VCVTDQ2PS    Y4, Y4
+	VMOVUPS      Y0, 960(R13)
+	VMOVUPS      Y4, 992(R13)
+	VMOVUPS      1024(SI), Y0
+	VPCMPEQW     fixed_low<>+0(SB), Y0, Y0
+	VPMOVMSKB    Y0, R12
+	TESTL        R12, R12
+	JE           numbers
 	VMOVUPS      (AX), Y0
 	VBROADCASTSS scale+72(FP), Y1
 	VFMADD213PS  word_3f000000<>+0(SB), Y0, Y1
@@ -22420,7 +25502,7 @@ readFloats:
 	VROUNDPS     $0x09, Y15, Y15
 	VCVTPS2DQ    Y15, Y15
 	VMOVUPS      96(BX)(R8*1), Y14
-	VMOVUPS      Y11, 1024(SI)
+	VMOVUPS      Y11, 1056(SI)
 	VBROADCASTSS scale+72(FP), Y11
 	VFMADD213PS  word_3f000000<>+0(SB), Y14, Y11
 	VCMPPS       $0x07, Y11, Y11, Y14
@@ -22438,7 +25520,7 @@ readFloats:
 	VROUNDPS     $0x09, Y14, Y14
 	VCVTPS2DQ    Y14, Y14
 	VMOVUPS      96(BX)(R9*1), Y11
-	VMOVUPS      Y3, 1056(SI)
+	VMOVUPS      Y3, 1088(SI)
 	VBROADCASTSS scale+72(FP), Y3
 	VFMADD213PS  word_3f000000<>+0(SB), Y11, Y3
 	VCMPPS       $0x07, Y3, Y3, Y11
@@ -22473,11 +25555,11 @@ readFloats:
 	VSHUFPS      $0xee, Y6, Y9, Y6
 	VSHUFPS      $0x44, Y3, Y2, Y9
 	VSHUFPS      $0xee, Y3, Y2, Y2
-	VMOVUPS      1056(SI), Y3
+	VMOVUPS      1088(SI), Y3
 	VUNPCKLPS    Y7, Y3, Y15
 	VUNPCKHPS    Y7, Y3, Y3
-	VMOVUPS      1024(SI), Y7
-	VMOVUPS      Y2, 1056(SI)
+	VMOVUPS      1056(SI), Y7
+	VMOVUPS      Y2, 1088(SI)
 	VUNPCKLPS    Y11, Y7, Y2
 	VUNPCKHPS    Y11, Y7, Y7
 	VSHUFPS      $0x44, Y2, Y15, Y11
@@ -22550,7 +25632,7 @@ readFloats:
 	VCVTDQ2PS    Y9, Y9
 	VMOVUPS      Y0, 768(R13)
 	VMOVUPS      Y9, 800(R13)
-	VMOVUPS      1056(SI), Y0
+	VMOVUPS      1088(SI), Y0
 	VPSLLD       $0x10, Y0, Y1
 	VCVTDQ2PS    Y1, Y1
 	VPAND        fixed_odd<>+0(SB), Y0, Y0
@@ -22581,8 +25663,10 @@ readFloats:
 	VCVTDQ2PS    Y3, Y3
 	VMOVUPS      Y0, 960(R13)
 	VMOVUPS      Y3, 992(R13)
-	ADDQ         $0x00000080, AX
-	ADDQ         $0x00000080, BX
+
+numbers:
+	ADDQ $0x00000080, AX
+	ADDQ $0x00000080, BX
 
 readDone:
 	ADDQ         $0x00000400, R13
@@ -23233,7 +26317,7 @@ write:
 	VROUNDPS     $0x09, Y15, Y15
 	VCVTPS2DQ    Y15, Y15
 	VMOVUPS      928(R12), Y0
-	VMOVUPS      Y13, 1024(SI)
+	VMOVUPS      Y13, 1056(SI)
 	VBROADCASTSS 116(R11), Y13
 	VFMADD213PS  word_3f000000<>+0(SB), Y0, Y13
 	VROUNDPS     $0x09, Y13, Y13
@@ -23246,7 +26330,7 @@ write:
 	VROUNDPS     $0x09, Y13, Y13
 	VCVTPS2DQ    Y13, Y13
 	VMOVUPS      992(R12), Y0
-	VMOVUPS      Y15, 1056(SI)
+	VMOVUPS      Y15, 1088(SI)
 	VBROADCASTSS 124(R11), Y15
 	VFMADD213PS  word_3f000000<>+0(SB), Y0, Y15
 	VROUNDPS     $0x09, Y15, Y15
@@ -23277,11 +26361,11 @@ write:
 	VSHUFPS      $0xee, Y10, Y7, Y7
 	VSHUFPS      $0x44, Y11, Y9, Y10
 	VSHUFPS      $0xee, Y11, Y9, Y9
-	VMOVUPS      1024(SI), Y11
+	VMOVUPS      1056(SI), Y11
 	VUNPCKLPS    Y14, Y11, Y15
 	VUNPCKHPS    Y14, Y11, Y11
-	VMOVUPS      1056(SI), Y14
-	VMOVUPS      Y9, 1024(SI)
+	VMOVUPS      1088(SI), Y14
+	VMOVUPS      Y9, 1056(SI)
 	VUNPCKLPS    Y13, Y14, Y9
 	VUNPCKHPS    Y13, Y14, Y13
 	VSHUFPS      $0x44, Y9, Y15, Y14
@@ -23316,7 +26400,7 @@ write:
 	VPERM2F128   $0x31, Y5, Y1, Y1
 	VMOVUPS      Y0, (BX)(R8*1)
 	VMOVUPS      Y1, (BX)(R9*1)
-	VMOVUPS      1024(SI), Y0
+	VMOVUPS      1056(SI), Y0
 	VPERM2F128   $0x20, Y11, Y0, Y1
 	VPERM2F128   $0x31, Y11, Y0, Y0
 	VMOVUPS      Y1, 32(BX)(R8*1)
@@ -23500,7 +26584,7 @@ writeFloats:
 	VROUNDPS     $0x09, Y15, Y15
 	VCVTPS2DQ    Y15, Y15
 	VMOVUPS      960(R12), Y0
-	VMOVUPS      Y13, 1024(SI)
+	VMOVUPS      Y13, 1056(SI)
 	VBROADCASTSS 120(R11), Y13
 	VFMADD213PS  word_3f000000<>+0(SB), Y0, Y13
 	VROUNDPS     $0x09, Y13, Y13
@@ -23513,7 +26597,7 @@ writeFloats:
 	VROUNDPS     $0x09, Y13, Y13
 	VCVTPS2DQ    Y13, Y13
 	VMOVUPS      992(R12), Y0
-	VMOVUPS      Y15, 1056(SI)
+	VMOVUPS      Y15, 1088(SI)
 	VBROADCASTSS 124(R11), Y15
 	VFMADD213PS  word_3f000000<>+0(SB), Y0, Y15
 	VROUNDPS     $0x09, Y15, Y15
@@ -23544,11 +26628,11 @@ writeFloats:
 	VSHUFPS      $0xee, Y10, Y7, Y7
 	VSHUFPS      $0x44, Y11, Y9, Y10
 	VSHUFPS      $0xee, Y11, Y9, Y9
-	VMOVUPS      1024(SI), Y11
+	VMOVUPS      1056(SI), Y11
 	VUNPCKLPS    Y14, Y11, Y15
 	VUNPCKHPS    Y14, Y11, Y11
-	VMOVUPS      1056(SI), Y14
-	VMOVUPS      Y9, 1024(SI)
+	VMOVUPS      1088(SI), Y14
+	VMOVUPS      Y9, 1056(SI)
 	VUNPCKLPS    Y13, Y14, Y9
 	VUNPCKHPS    Y13, Y14, Y13
 	VSHUFPS      $0x44, Y9, Y15, Y14
@@ -23681,7 +26765,7 @@ writeFloats:
 	VMOVUPS      Y0, (BX)(R9*1)
 	VMULPS       64(R11)(R15*1), Y1, Y1
 	VMOVUPS      Y1, 64(BX)(R9*1)
-	VMOVUPS      1024(SI), Y0
+	VMOVUPS      1056(SI), Y0
 	VPERM2F128   $0x20, Y11, Y0, Y1
 	VPERM2F128   $0x31, Y11, Y0, Y0
 	VPSLLD       $0x10, Y1, Y2
@@ -23774,7 +26858,7 @@ read:
 	VPERM2F128 $0x31, Y13, Y11, Y11
 	VMOVUPS    32(BX)(R8*1), Y13
 	VMOVUPS    32(BX)(R9*1), Y15
-	VMOVUPS    Y9, 1024(SI)
+	VMOVUPS    Y9, 1056(SI)
 	VPERM2F128 $0x20, Y15, Y13, Y9
 	VPERM2F128 $0x31, Y15, Y13, Y13
 	VUNPCKLPS  Y6, Y2, Y15
@@ -23803,8 +26887,8 @@ read:
 	VSHUFPS    $0xee, Y9, Y4, Y4
 	VUNPCKLPS  Y5, Y1, Y9
 	VUNPCKHPS  Y5, Y1, Y1
-	VMOVUPS    1024(SI), Y5
-	VMOVUPS    Y4, 1056(SI)
+	VMOVUPS    1056(SI), Y5
+	VMOVUPS    Y4, 1088(SI)
 	VUNPCKLPS  Y13, Y5, Y4
 	VUNPCKHPS  Y13, Y5, Y5
 	VSHUFPS    $0x44, Y4, Y9, Y13
@@ -23877,7 +26961,7 @@ read:
 	VCVTDQ2PS  Y8, Y8
 	VMOVUPS    Y0, 640(R13)
 	VMOVUPS    Y8, 672(R13)
-	VMOVUPS    1056(SI), Y0
+	VMOVUPS    1088(SI), Y0
 	VPSLLD     $0x10, Y0, Y2
 	VCVTDQ2PS  Y2, Y2
 	VPAND      fixed_odd<>+0(SB), Y0, Y0
@@ -23913,6 +26997,357 @@ read:
 	JMP        readDone
 
 readFloats:
+	VMOVUPS      (AX), Y0
+	VBROADCASTSS scale+72(FP), Y1
+	VFMADD213PS  word_3f000000<>+0(SB), Y0, Y1
+	VROUNDPS     $0x09, Y1, Y1
+	VCVTPS2DQ    Y1, Y1
+	VMOVUPS      32(AX), Y0
+	VBROADCASTSS scale+72(FP), Y2
+	VFMADD213PS  word_3f000000<>+0(SB), Y0, Y2
+	VROUNDPS     $0x09, Y2, Y2
+	VCVTPS2DQ    Y2, Y2
+	VPACKSSDW    Y2, Y1, Y1
+	VMOVUPS      (AX)(R8*2), Y0
+	VBROADCASTSS scale+72(FP), Y2
+	VFMADD213PS  word_3f000000<>+0(SB), Y0, Y2
+	VROUNDPS     $0x09, Y2, Y2
+	VCVTPS2DQ    Y2, Y2
+	VMOVUPS      32(AX)(R8*2), Y0
+	VBROADCASTSS scale+72(FP), Y3
+	VFMADD213PS  word_3f000000<>+0(SB), Y0, Y3
+	VROUNDPS     $0x09, Y3, Y3
+	VCVTPS2DQ    Y3, Y3
+	VPACKSSDW    Y3, Y2, Y2
+	VPMINSW      Y2, Y1, Y0
+	VPERM2F128   $0x20, Y2, Y1, Y3
+	VPERM2F128   $0x31, Y2, Y1, Y1
+	VMOVUPS      64(AX), Y2
+	VBROADCASTSS scale+72(FP), Y4
+	VFMADD213PS  word_3f000000<>+0(SB), Y2, Y4
+	VROUNDPS     $0x09, Y4, Y4
+	VCVTPS2DQ    Y4, Y4
+	VMOVUPS      96(AX), Y2
+	VBROADCASTSS scale+72(FP), Y5
+	VFMADD213PS  word_3f000000<>+0(SB), Y2, Y5
+	VROUNDPS     $0x09, Y5, Y5
+	VCVTPS2DQ    Y5, Y5
+	VPACKSSDW    Y5, Y4, Y4
+	VPMINSW      Y4, Y0, Y0
+	VMOVUPS      64(AX)(R8*2), Y2
+	VBROADCASTSS scale+72(FP), Y5
+	VFMADD213PS  word_3f000000<>+0(SB), Y2, Y5
+	VROUNDPS     $0x09, Y5, Y5
+	VCVTPS2DQ    Y5, Y5
+	VMOVUPS      96(AX)(R8*2), Y2
+	VBROADCASTSS scale+72(FP), Y6
+	VFMADD213PS  word_3f000000<>+0(SB), Y2, Y6
+	VROUNDPS     $0x09, Y6, Y6
+	VCVTPS2DQ    Y6, Y6
+	VPACKSSDW    Y6, Y5, Y5
+	VPMINSW      Y5, Y0, Y0
+	VPERM2F128   $0x20, Y5, Y4, Y2
+	VPERM2F128   $0x31, Y5, Y4, Y4
+	VMOVUPS      (BX), Y5
+	VBROADCASTSS scale+72(FP), Y6
+	VFMADD213PS  word_3f000000<>+0(SB), Y5, Y6
+	VROUNDPS     $0x09, Y6, Y6
+	VCVTPS2DQ    Y6, Y6
+	VMOVUPS      32(BX), Y5
+	VBROADCASTSS scale+72(FP), Y7
+	VFMADD213PS  word_3f000000<>+0(SB), Y5, Y7
+	VROUNDPS     $0x09, Y7, Y7
+	VCVTPS2DQ    Y7, Y7
+	VPACKSSDW    Y7, Y6, Y6
+	VPMINSW      Y6, Y0, Y0
+	VMOVUPS      (BX)(R8*2), Y5
+	VBROADCASTSS scale+72(FP), Y7
+	VFMADD213PS  word_3f000000<>+0(SB), Y5, Y7
+	VROUNDPS     $0x09, Y7, Y7
+	VCVTPS2DQ    Y7, Y7
+	VMOVUPS      32(BX)(R8*2), Y5
+	VBROADCASTSS scale+72(FP), Y8
+	VFMADD213PS  word_3f000000<>+0(SB), Y5, Y8
+	VROUNDPS     $0x09, Y8, Y8
+	VCVTPS2DQ    Y8, Y8
+	VPACKSSDW    Y8, Y7, Y7
+	VPMINSW      Y7, Y0, Y0
+	VPERM2F128   $0x20, Y7, Y6, Y5
+	VPERM2F128   $0x31, Y7, Y6, Y6
+	VMOVUPS      64(BX), Y7
+	VBROADCASTSS scale+72(FP), Y8
+	VFMADD213PS  word_3f000000<>+0(SB), Y7, Y8
+	VROUNDPS     $0x09, Y8, Y8
+	VCVTPS2DQ    Y8, Y8
+	VMOVUPS      96(BX), Y7
+	VBROADCASTSS scale+72(FP), Y9
+	VFMADD213PS  word_3f000000<>+0(SB), Y7, Y9
+	VROUNDPS     $0x09, Y9, Y9
+	VCVTPS2DQ    Y9, Y9
+	VPACKSSDW    Y9, Y8, Y8
+	VPMINSW      Y8, Y0, Y0
+	VMOVUPS      64(BX)(R8*2), Y7
+	VBROADCASTSS scale+72(FP), Y9
+	VFMADD213PS  word_3f000000<>+0(SB), Y7, Y9
+	VROUNDPS     $0x09, Y9, Y9
+	VCVTPS2DQ    Y9, Y9
+	VMOVUPS      96(BX)(R8*2), Y7
+	VBROADCASTSS scale+72(FP), Y10
+	VFMADD213PS  word_3f000000<>+0(SB), Y7, Y10
+	VROUNDPS     $0x09, Y10, Y10
+	VCVTPS2DQ    Y10, Y10
+	VPACKSSDW    Y10, Y9, Y9
+	VPMINSW      Y9, Y0, Y0
+	VPERM2F128   $0x20, Y9, Y8, Y7
+	VPERM2F128   $0x31, Y9, Y8, Y8
+	VMOVUPS      (AX)(R8*1), Y9
+	VBROADCASTSS scale+72(FP), Y10
+	VFMADD213PS  word_3f000000<>+0(SB), Y9, Y10
+	VROUNDPS     $0x09, Y10, Y10
+	VCVTPS2DQ    Y10, Y10
+	VMOVUPS      32(AX)(R8*1), Y9
+	VBROADCASTSS scale+72(FP), Y11
+	VFMADD213PS  word_3f000000<>+0(SB), Y9, Y11
+	VROUNDPS     $0x09, Y11, Y11
+	VCVTPS2DQ    Y11, Y11
+	VPACKSSDW    Y11, Y10, Y10
+	VPMINSW      Y10, Y0, Y0
+	VMOVUPS      (AX)(R9*1), Y9
+	VBROADCASTSS scale+72(FP), Y11
+	VFMADD213PS  word_3f000000<>+0(SB), Y9, Y11
+	VROUNDPS     $0x09, Y11, Y11
+	VCVTPS2DQ    Y11, Y11
+	VMOVUPS      32(AX)(R9*1), Y9
+	VBROADCASTSS scale+72(FP), Y12
+	VFMADD213PS  word_3f000000<>+0(SB), Y9, Y12
+	VROUNDPS     $0x09, Y12, Y12
+	VCVTPS2DQ    Y12, Y12
+	VPACKSSDW    Y12, Y11, Y11
+	VPMINSW      Y11, Y0, Y0
+	VPERM2F128   $0x20, Y11, Y10, Y9
+	VPERM2F128   $0x31, Y11, Y10, Y10
+	VMOVUPS      64(AX)(R8*1), Y11
+	VBROADCASTSS scale+72(FP), Y12
+	VFMADD213PS  word_3f000000<>+0(SB), Y11, Y12
+	VROUNDPS     $0x09, Y12, Y12
+	VCVTPS2DQ    Y12, Y12
+	VMOVUPS      96(AX)(R8*1), Y11
+	VBROADCASTSS scale+72(FP), Y13
+	VFMADD213PS  word_3f000000<>+0(SB), Y11, Y13
+	VROUNDPS     $0x09, Y13, Y13
+	VCVTPS2DQ    Y13, Y13
+	VPACKSSDW    Y13, Y12, Y12
+	VPMINSW      Y12, Y0, Y0
+	VMOVUPS      64(AX)(R9*1), Y11
+	VBROADCASTSS scale+72(FP), Y13
+	VFMADD213PS  word_3f000000<>+0(SB), Y11, Y13
+	VROUNDPS     $0x09, Y13, Y13
+	VCVTPS2DQ    Y13, Y13
+	VMOVUPS      96(AX)(R9*1), Y11
+	VBROADCASTSS scale+72(FP), Y14
+	VFMADD213PS  word_3f000000<>+0(SB), Y11, Y14
+	VROUNDPS     $0x09, Y14, Y14
+	VCVTPS2DQ    Y14, Y14
+	VPACKSSDW    Y14, Y13, Y13
+	VPMINSW      Y13, Y0, Y0
+	VPERM2F128   $0x20, Y13, Y12, Y11
+	VPERM2F128   $0x31, Y13, Y12, Y12
+	VMOVUPS      (BX)(R8*1), Y13
+	VBROADCASTSS scale+72(FP), Y14
+	VFMADD213PS  word_3f000000<>+0(SB), Y13, Y14
+	VROUNDPS     $0x09, Y14, Y14
+	VCVTPS2DQ    Y14, Y14
+	VMOVUPS      32(BX)(R8*1), Y13
+	VBROADCASTSS scale+72(FP), Y15
+	VFMADD213PS  word_3f000000<>+0(SB), Y13, Y15
+	VROUNDPS     $0x09, Y15, Y15
+	VCVTPS2DQ    Y15, Y15
+	VPACKSSDW    Y15, Y14, Y14
+	VPMINSW      Y14, Y0, Y0
+	VMOVUPS      (BX)(R9*1), Y13
+	VBROADCASTSS scale+72(FP), Y15
+	VFMADD213PS  word_3f000000<>+0(SB), Y13, Y15
+	VROUNDPS     $0x09, Y15, Y15
+	VCVTPS2DQ    Y15, Y15
+	VMOVUPS      32(BX)(R9*1), Y13
+	VMOVUPS      Y12, 1056(SI)
+	VBROADCASTSS scale+72(FP), Y12
+	VFMADD213PS  word_3f000000<>+0(SB), Y13, Y12
+	VROUNDPS     $0x09, Y12, Y12
+	VCVTPS2DQ    Y12, Y12
+	VPACKSSDW    Y12, Y15, Y15
+	VPMINSW      Y15, Y0, Y0
+	VPERM2F128   $0x20, Y15, Y14, Y12
+	VPERM2F128   $0x31, Y15, Y14, Y13
+	VMOVUPS      64(BX)(R8*1), Y14
+	VBROADCASTSS scale+72(FP), Y15
+	VFMADD213PS  word_3f000000<>+0(SB), Y14, Y15
+	VROUNDPS     $0x09, Y15, Y15
+	VCVTPS2DQ    Y15, Y15
+	VMOVUPS      96(BX)(R8*1), Y14
+	VMOVUPS      Y4, 1088(SI)
+	VBROADCASTSS scale+72(FP), Y4
+	VFMADD213PS  word_3f000000<>+0(SB), Y14, Y4
+	VROUNDPS     $0x09, Y4, Y4
+	VCVTPS2DQ    Y4, Y4
+	VPACKSSDW    Y4, Y15, Y15
+	VPMINSW      Y15, Y0, Y0
+	VMOVUPS      64(BX)(R9*1), Y4
+	VBROADCASTSS scale+72(FP), Y14
+	VFMADD213PS  word_3f000000<>+0(SB), Y4, Y14
+	VROUNDPS     $0x09, Y14, Y14
+	VCVTPS2DQ    Y14, Y14
+	VMOVUPS      96(BX)(R9*1), Y4
+	VMOVUPS      Y8, 1120(SI)
+	VBROADCASTSS scale+72(FP), Y8
+	VFMADD213PS  word_3f000000<>+0(SB), Y4, Y8
+	VROUNDPS     $0x09, Y8, Y8
+	VCVTPS2DQ    Y8, Y8
+	VPACKSSDW    Y8, Y14, Y14
+	VPMINSW      Y14, Y0, Y0
+	VPERM2F128   $0x20, Y14, Y15, Y4
+	VPERM2F128   $0x31, Y14, Y15, Y8
+	VUNPCKLPS    Y5, Y3, Y14
+	VUNPCKHPS    Y5, Y3, Y3
+	VUNPCKLPS    Y12, Y9, Y5
+	VUNPCKHPS    Y12, Y9, Y9
+	VSHUFPS      $0x44, Y5, Y14, Y12
+	VSHUFPS      $0xee, Y5, Y14, Y5
+	VSHUFPS      $0x44, Y9, Y3, Y14
+	VSHUFPS      $0xee, Y9, Y3, Y3
+	VUNPCKLPS    Y6, Y1, Y9
+	VUNPCKHPS    Y6, Y1, Y1
+	VUNPCKLPS    Y13, Y10, Y6
+	VUNPCKHPS    Y13, Y10, Y10
+	VSHUFPS      $0x44, Y6, Y9, Y13
+	VSHUFPS      $0xee, Y6, Y9, Y6
+	VSHUFPS      $0x44, Y10, Y1, Y9
+	VSHUFPS      $0xee, Y10, Y1, Y1
+	VUNPCKLPS    Y7, Y2, Y10
+	VUNPCKHPS    Y7, Y2, Y2
+	VUNPCKLPS    Y4, Y11, Y7
+	VUNPCKHPS    Y4, Y11, Y4
+	VSHUFPS      $0x44, Y7, Y10, Y11
+	VSHUFPS      $0xee, Y7, Y10, Y7
+	VSHUFPS      $0x44, Y4, Y2, Y10
+	VSHUFPS      $0xee, Y4, Y2, Y2
+	VMOVUPS      1088(SI), Y4
+	VMOVUPS      1120(SI), Y15
+	VMOVUPS      Y2, 1152(SI)
+	VUNPCKLPS    Y15, Y4, Y2
+	VUNPCKHPS    Y15, Y4, Y4
+	VMOVUPS      1056(SI), Y15
+	VMOVUPS      Y10, 1120(SI)
+	VUNPCKLPS    Y8, Y15, Y10
+	VUNPCKHPS    Y8, Y15, Y8
+	VSHUFPS      $0x44, Y10, Y2, Y15
+	VSHUFPS      $0xee, Y10, Y2, Y2
+	VSHUFPS      $0x44, Y8, Y4, Y10
+	VSHUFPS      $0xee, Y8, Y4, Y4
+	VMOVUPS      Y0, 1024(SI)
+	VPSLLD       $0x10, Y12, Y0
+	VCVTDQ2PS    Y0, Y0
+	VPAND        fixed_odd<>+0(SB), Y12, Y12
+	VCVTDQ2PS    Y12, Y12
+	VMOVUPS      Y0, (R13)
+	VMOVUPS      Y12, 32(R13)
+	VPSLLD       $0x10, Y5, Y0
+	VCVTDQ2PS    Y0, Y0
+	VPAND        fixed_odd<>+0(SB), Y5, Y5
+	VCVTDQ2PS    Y5, Y5
+	VMOVUPS      Y0, 64(R13)
+	VMOVUPS      Y5, 96(R13)
+	VPSLLD       $0x10, Y14, Y0
+	VCVTDQ2PS    Y0, Y0
+	VPAND        fixed_odd<>+0(SB), Y14, Y14
+	VCVTDQ2PS    Y14, Y14
+	VMOVUPS      Y0, 256(R13)
+	VMOVUPS      Y14, 288(R13)
+	VPSLLD       $0x10, Y3, Y0
+	VCVTDQ2PS    Y0, Y0
+	VPAND        fixed_odd<>+0(SB), Y3, Y3
+	VCVTDQ2PS    Y3, Y3
+	VMOVUPS      Y0, 320(R13)
+	VMOVUPS      Y3, 352(R13)
+	VPSLLD       $0x10, Y13, Y0
+	VCVTDQ2PS    Y0, Y0
+	VPAND        fixed_odd<>+0(SB), Y13, Y13
+	VCVTDQ2PS    Y13, Y13
+	VMOVUPS      Y0, 128(R13)
+	VMOVUPS      Y13, 160(R13)
+	VPSLLD       $0x10, Y6, Y0
+	VCVTDQ2PS    Y0, Y0
+	VPAND        fixed_odd<>+0(SB), Y6, Y6
+	VCVTDQ2PS    Y6, Y6
+	VMOVUPS      Y0, 192(R13)
+	VMOVUPS      Y6, 224(R13)
+	VPSLLD       $0x10, Y9, Y0
+	VCVTDQ2PS    Y0, Y0
+	VPAND        fixed_odd<>+0(SB), Y9, Y9
+	VCVTDQ2PS    Y9, Y9
+	VMOVUPS      Y0, 384(R13)
+	VMOVUPS      Y9, 416(R13)
+	VPSLLD       $0x10, Y1, Y0
+	VCVTDQ2PS    Y0, Y0
+	VPAND        fixed_odd<>+0(SB), Y1, Y1
+	VCVTDQ2PS    Y1, Y1
+	VMOVUPS      Y0, 448(R13)
+	VMOVUPS      Y1, 480(R13)
+	VPSLLD       $0x10, Y11, Y0
+	VCVTDQ2PS    Y0, Y0
+	VPAND        fixed_odd<>+0(SB), Y11, Y11
+	VCVTDQ2PS    Y11, Y11
+	VMOVUPS      Y0, 512(R13)
+	VMOVUPS      Y11, 544(R13)
+	VPSLLD       $0x10, Y7, Y0
+	VCVTDQ2PS    Y0, Y0
+	VPAND        fixed_odd<>+0(SB), Y7, Y7
+	VCVTDQ2PS    Y7, Y7
+	VMOVUPS      Y0, 576(R13)
+	VMOVUPS      Y7, 608(R13)
+	VMOVUPS      1120(SI), Y0
+	VPSLLD       $0x10, Y0, Y1
+	VCVTDQ2PS    Y1, Y1
+	VPAND        fixed_odd<>+0(SB), Y0, Y0
+	VCVTDQ2PS    Y0, Y0
+	VMOVUPS      Y1, 768(R13)
+	VMOVUPS      Y0, 800(R13)
+	VMOVUPS      1152(SI), Y0
+	VPSLLD       $0x10, Y0, Y1
+	VCVTDQ2PS    Y1, Y1
+	VPAND        fixed_odd<>+0(SB), Y0, Y0
+	VCVTDQ2PS    Y0, Y0
+	VMOVUPS      Y1, 832(R13)
+	VMOVUPS      Y0, 864(R13)
+	VPSLLD       $0x10, Y15, Y0
+	VCVTDQ2PS    Y0, Y0
+	VPAND        fixed_odd<>+0(SB), Y15, Y15
+	VCVTDQ2PS    Y15, Y15
+	VMOVUPS      Y0, 640(R13)
+	VMOVUPS      Y15, 672(R13)
+	VPSLLD       $0x10, Y2, Y0
+	VCVTDQ2PS    Y0, Y0
+	VPAND        fixed_odd<>+0(SB), Y2, Y2
+	VCVTDQ2PS    Y2, Y2
+	VMOVUPS      Y0, 704(R13)
+	VMOVUPS      Y2, 736(R13)
+	VPSLLD       $0x10, Y10, Y0
+	VCVTDQ2PS    Y0, Y0
+	VPAND        fixed_odd<>+0(SB), Y10, Y10
+	VCVTDQ2PS    Y10, Y10
+	VMOVUPS      Y0, 896(R13)
+	VMOVUPS      Y10, 928(R13)
+	VPSLLD       $0x10, Y4, Y0
+	VCVTDQ2PS    Y0, Y0
+	VPAND        fixed_odd<>+0(SB), Y4, Y4
+	VCVTDQ2PS    Y4, Y4
+	VMOVUPS      Y0, 960(R13)
+	VMOVUPS      Y4, 992(R13)
+	VMOVUPS      1024(SI), Y0
+	VPCMPEQW     fixed_low<>+0(SB), Y0, Y0
+	VPMOVMSKB    Y0, R12
+	TESTL        R12, R12
+	JE           numbers
 	VMOVUPS      (AX), Y0
 	VBROADCASTSS scale+72(FP), Y1
 	VFMADD213PS  word_3f000000<>+0(SB), Y0, Y1
@@ -24174,7 +27609,7 @@ readFloats:
 	VROUNDPS     $0x09, Y15, Y15
 	VCVTPS2DQ    Y15, Y15
 	VMOVUPS      96(BX)(R8*1), Y14
-	VMOVUPS      Y11, 1024(SI)
+	VMOVUPS      Y11, 1056(SI)
 	VBROADCASTSS scale+72(FP), Y11
 	VFMADD213PS  word_3f000000<>+0(SB), Y14, Y11
 	VCMPPS       $0x07, Y11, Y11, Y14
@@ -24192,7 +27627,7 @@ readFloats:
 	VROUNDPS     $0x09, Y14, Y14
 	VCVTPS2DQ    Y14, Y14
 	VMOVUPS      96(BX)(R9*1), Y11
-	VMOVUPS      Y3, 1056(SI)
+	VMOVUPS      Y3, 1088(SI)
 	VBROADCASTSS scale+72(FP), Y3
 	VFMADD213PS  word_3f000000<>+0(SB), Y11, Y3
 	VCMPPS       $0x07, Y3, Y3, Y11
@@ -24227,11 +27662,11 @@ readFloats:
 	VSHUFPS      $0xee, Y6, Y9, Y6
 	VSHUFPS      $0x44, Y3, Y2, Y9
 	VSHUFPS      $0xee, Y3, Y2, Y2
-	VMOVUPS      1056(SI), Y3
+	VMOVUPS      1088(SI), Y3
 	VUNPCKLPS    Y7, Y3, Y15
 	VUNPCKHPS    Y7, Y3, Y3
-	VMOVUPS      1024(SI), Y7
-	VMOVUPS      Y2, 1056(SI)
+	VMOVUPS      1056(SI), Y7
+	VMOVUPS      Y2, 1088(SI)
 	VUNPCKLPS    Y11, Y7, Y2
 	VUNPCKHPS    Y11, Y7, Y7
 	VSHUFPS      $0x44, Y2, Y15, Y11
@@ -24304,7 +27739,7 @@ readFloats:
 	VCVTDQ2PS    Y9, Y9
 	VMOVUPS      Y0, 768(R13)
 	VMOVUPS      Y9, 800(R13)
-	VMOVUPS      1056(SI), Y0
+	VMOVUPS      1088(SI), Y0
 	VPSLLD       $0x10, Y0, Y1
 	VCVTDQ2PS    Y1, Y1
 	VPAND        fixed_odd<>+0(SB), Y0, Y0
@@ -24335,8 +27770,10 @@ readFloats:
 	VCVTDQ2PS    Y3, Y3
 	VMOVUPS      Y0, 960(R13)
 	VMOVUPS      Y3, 992(R13)
-	ADDQ         $0x00000080, AX
-	ADDQ         $0x00000080, BX
+
+numbers:
+	ADDQ $0x00000080, AX
+	ADDQ $0x00000080, BX
 
 readDone:
 	ADDQ         $0x00000400, R13
@@ -25123,7 +28560,7 @@ write:
 	VROUNDPS     $0x09, Y15, Y15
 	VCVTPS2DQ    Y15, Y15
 	VMOVUPS      928(R12), Y0
-	VMOVUPS      Y13, 1024(SI)
+	VMOVUPS      Y13, 1056(SI)
 	VBROADCASTSS 116(R11), Y13
 	VFMADD213PS  word_3f000000<>+0(SB), Y0, Y13
 	VROUNDPS     $0x09, Y13, Y13
@@ -25136,7 +28573,7 @@ write:
 	VROUNDPS     $0x09, Y13, Y13
 	VCVTPS2DQ    Y13, Y13
 	VMOVUPS      992(R12), Y0
-	VMOVUPS      Y15, 1056(SI)
+	VMOVUPS      Y15, 1088(SI)
 	VBROADCASTSS 124(R11), Y15
 	VFMADD213PS  word_3f000000<>+0(SB), Y0, Y15
 	VROUNDPS     $0x09, Y15, Y15
@@ -25167,11 +28604,11 @@ write:
 	VSHUFPS      $0xee, Y10, Y7, Y7
 	VSHUFPS      $0x44, Y11, Y9, Y10
 	VSHUFPS      $0xee, Y11, Y9, Y9
-	VMOVUPS      1024(SI), Y11
+	VMOVUPS      1056(SI), Y11
 	VUNPCKLPS    Y14, Y11, Y15
 	VUNPCKHPS    Y14, Y11, Y11
-	VMOVUPS      1056(SI), Y14
-	VMOVUPS      Y9, 1024(SI)
+	VMOVUPS      1088(SI), Y14
+	VMOVUPS      Y9, 1056(SI)
 	VUNPCKLPS    Y13, Y14, Y9
 	VUNPCKHPS    Y13, Y14, Y13
 	VSHUFPS      $0x44, Y9, Y15, Y14
@@ -25206,7 +28643,7 @@ write:
 	VPERM2F128   $0x31, Y5, Y1, Y1
 	VMOVUPS      Y0, (BX)(R8*1)
 	VMOVUPS      Y1, (BX)(R9*1)
-	VMOVUPS      1024(SI), Y0
+	VMOVUPS      1056(SI), Y0
 	VPERM2F128   $0x20, Y11, Y0, Y1
 	VPERM2F128   $0x31, Y11, Y0, Y0
 	VMOVUPS      Y1, 32(BX)(R8*1)
@@ -25390,7 +28827,7 @@ writeFloats:
 	VROUNDPS     $0x09, Y15, Y15
 	VCVTPS2DQ    Y15, Y15
 	VMOVUPS      960(R12), Y0
-	VMOVUPS      Y13, 1024(SI)
+	VMOVUPS      Y13, 1056(SI)
 	VBROADCASTSS 120(R11), Y13
 	VFMADD213PS  word_3f000000<>+0(SB), Y0, Y13
 	VROUNDPS     $0x09, Y13, Y13
@@ -25403,7 +28840,7 @@ writeFloats:
 	VROUNDPS     $0x09, Y13, Y13
 	VCVTPS2DQ    Y13, Y13
 	VMOVUPS      992(R12), Y0
-	VMOVUPS      Y15, 1056(SI)
+	VMOVUPS      Y15, 1088(SI)
 	VBROADCASTSS 124(R11), Y15
 	VFMADD213PS  word_3f000000<>+0(SB), Y0, Y15
 	VROUNDPS     $0x09, Y15, Y15
@@ -25434,11 +28871,11 @@ writeFloats:
 	VSHUFPS      $0xee, Y10, Y7, Y7
 	VSHUFPS      $0x44, Y11, Y9, Y10
 	VSHUFPS      $0xee, Y11, Y9, Y9
-	VMOVUPS      1024(SI), Y11
+	VMOVUPS      1056(SI), Y11
 	VUNPCKLPS    Y14, Y11, Y15
 	VUNPCKHPS    Y14, Y11, Y11
-	VMOVUPS      1056(SI), Y14
-	VMOVUPS      Y9, 1024(SI)
+	VMOVUPS      1088(SI), Y14
+	VMOVUPS      Y9, 1056(SI)
 	VUNPCKLPS    Y13, Y14, Y9
 	VUNPCKHPS    Y13, Y14, Y13
 	VSHUFPS      $0x44, Y9, Y15, Y14
@@ -25571,7 +29008,7 @@ writeFloats:
 	VMOVUPS      Y0, (BX)(R9*1)
 	VMULPS       64(R11)(R15*1), Y1, Y1
 	VMOVUPS      Y1, 64(BX)(R9*1)
-	VMOVUPS      1024(SI), Y0
+	VMOVUPS      1056(SI), Y0
 	VPERM2F128   $0x20, Y11, Y0, Y1
 	VPERM2F128   $0x31, Y11, Y0, Y0
 	VPSLLD       $0x10, Y1, Y2
@@ -25664,7 +29101,7 @@ read:
 	VPERM2F128 $0x31, Y13, Y11, Y11
 	VMOVUPS    32(BX)(R8*1), Y13
 	VMOVUPS    32(BX)(R9*1), Y15
-	VMOVUPS    Y9, 1024(SI)
+	VMOVUPS    Y9, 1056(SI)
 	VPERM2F128 $0x20, Y15, Y13, Y9
 	VPERM2F128 $0x31, Y15, Y13, Y13
 	VUNPCKLPS  Y6, Y2, Y15
@@ -25693,8 +29130,8 @@ read:
 	VSHUFPS    $0xee, Y9, Y4, Y4
 	VUNPCKLPS  Y5, Y1, Y9
 	VUNPCKHPS  Y5, Y1, Y1
-	VMOVUPS    1024(SI), Y5
-	VMOVUPS    Y4, 1056(SI)
+	VMOVUPS    1056(SI), Y5
+	VMOVUPS    Y4, 1088(SI)
 	VUNPCKLPS  Y13, Y5, Y4
 	VUNPCKHPS  Y13, Y5, Y5
 	VSHUFPS    $0x44, Y4, Y9, Y13
@@ -25767,7 +29204,7 @@ read:
 	VCVTDQ2PS  Y8, Y8
 	VMOVUPS    Y0, 640(R13)
 	VMOVUPS    Y8, 672(R13)
-	VMOVUPS    1056(SI), Y0
+	VMOVUPS    1088(SI), Y0
 	VPSLLD     $0x10, Y0, Y2
 	VCVTDQ2PS  Y2, Y2
 	VPAND      fixed_odd<>+0(SB), Y0, Y0
@@ -25803,6 +29240,357 @@ read:
 	JMP        readDone
 
 readFloats:
+	VMOVUPS      (AX), Y0
+	VBROADCASTSS scale+72(FP), Y1
+	VFMADD213PS  word_3f000000<>+0(SB), Y0, Y1
+	VROUNDPS     $0x09, Y1, Y1
+	VCVTPS2DQ    Y1, Y1
+	VMOVUPS      32(AX), Y0
+	VBROADCASTSS scale+72(FP), Y2
+	VFMADD213PS  word_3f000000<>+0(SB), Y0, Y2
+	VROUNDPS     $0x09, Y2, Y2
+	VCVTPS2DQ    Y2, Y2
+	VPACKSSDW    Y2, Y1, Y1
+	VMOVUPS      (AX)(R8*2), Y0
+	VBROADCASTSS scale+72(FP), Y2
+	VFMADD213PS  word_3f000000<>+0(SB), Y0, Y2
+	VROUNDPS     $0x09, Y2, Y2
+	VCVTPS2DQ    Y2, Y2
+	VMOVUPS      32(AX)(R8*2), Y0
+	VBROADCASTSS scale+72(FP), Y3
+	VFMADD213PS  word_3f000000<>+0(SB), Y0, Y3
+	VROUNDPS     $0x09, Y3, Y3
+	VCVTPS2DQ    Y3, Y3
+	VPACKSSDW    Y3, Y2, Y2
+	VPMINSW      Y2, Y1, Y0
+	VPERM2F128   $0x20, Y2, Y1, Y3
+	VPERM2F128   $0x31, Y2, Y1, Y1
+	VMOVUPS      64(AX), Y2
+	VBROADCASTSS scale+72(FP), Y4
+	VFMADD213PS  word_3f000000<>+0(SB), Y2, Y4
+	VROUNDPS     $0x09, Y4, Y4
+	VCVTPS2DQ    Y4, Y4
+	VMOVUPS      96(AX), Y2
+	VBROADCASTSS scale+72(FP), Y5
+	VFMADD213PS  word_3f000000<>+0(SB), Y2, Y5
+	VROUNDPS     $0x09, Y5, Y5
+	VCVTPS2DQ    Y5, Y5
+	VPACKSSDW    Y5, Y4, Y4
+	VPMINSW      Y4, Y0, Y0
+	VMOVUPS      64(AX)(R8*2), Y2
+	VBROADCASTSS scale+72(FP), Y5
+	VFMADD213PS  word_3f000000<>+0(SB), Y2, Y5
+	VROUNDPS     $0x09, Y5, Y5
+	VCVTPS2DQ    Y5, Y5
+	VMOVUPS      96(AX)(R8*2), Y2
+	VBROADCASTSS scale+72(FP), Y6
+	VFMADD213PS  word_3f000000<>+0(SB), Y2, Y6
+	VROUNDPS     $0x09, Y6, Y6
+	VCVTPS2DQ    Y6, Y6
+	VPACKSSDW    Y6, Y5, Y5
+	VPMINSW      Y5, Y0, Y0
+	VPERM2F128   $0x20, Y5, Y4, Y2
+	VPERM2F128   $0x31, Y5, Y4, Y4
+	VMOVUPS      (BX), Y5
+	VBROADCASTSS scale+72(FP), Y6
+	VFMADD213PS  word_3f000000<>+0(SB), Y5, Y6
+	VROUNDPS     $0x09, Y6, Y6
+	VCVTPS2DQ    Y6, Y6
+	VMOVUPS      32(BX), Y5
+	VBROADCASTSS scale+72(FP), Y7
+	VFMADD213PS  word_3f000000<>+0(SB), Y5, Y7
+	VROUNDPS     $0x09, Y7, Y7
+	VCVTPS2DQ    Y7, Y7
+	VPACKSSDW    Y7, Y6, Y6
+	VPMINSW      Y6, Y0, Y0
+	VMOVUPS      (BX)(R8*2), Y5
+	VBROADCASTSS scale+72(FP), Y7
+	VFMADD213PS  word_3f000000<>+0(SB), Y5, Y7
+	VROUNDPS     $0x09, Y7, Y7
+	VCVTPS2DQ    Y7, Y7
+	VMOVUPS      32(BX)(R8*2), Y5
+	VBROADCASTSS scale+72(FP), Y8
+	VFMADD213PS  word_3f000000<>+0(SB), Y5, Y8
+	VROUNDPS     $0x09, Y8, Y8
+	VCVTPS2DQ    Y8, Y8
+	VPACKSSDW    Y8, Y7, Y7
+	VPMINSW      Y7, Y0, Y0
+	VPERM2F128   $0x20, Y7, Y6, Y5
+	VPERM2F128   $0x31, Y7, Y6, Y6
+	VMOVUPS      64(BX), Y7
+	VBROADCASTSS scale+72(FP), Y8
+	VFMADD213PS  word_3f000000<>+0(SB), Y7, Y8
+	VROUNDPS     $0x09, Y8, Y8
+	VCVTPS2DQ    Y8, Y8
+	VMOVUPS      96(BX), Y7
+	VBROADCASTSS scale+72(FP), Y9
+	VFMADD213PS  word_3f000000<>+0(SB), Y7, Y9
+	VROUNDPS     $0x09, Y9, Y9
+	VCVTPS2DQ    Y9, Y9
+	VPACKSSDW    Y9, Y8, Y8
+	VPMINSW      Y8, Y0, Y0
+	VMOVUPS      64(BX)(R8*2), Y7
+	VBROADCASTSS scale+72(FP), Y9
+	VFMADD213PS  word_3f000000<>+0(SB), Y7, Y9
+	VROUNDPS     $0x09, Y9, Y9
+	VCVTPS2DQ    Y9, Y9
+	VMOVUPS      96(BX)(R8*2), Y7
+	VBROADCASTSS scale+72(FP), Y10
+	VFMADD213PS  word_3f000000<>+0(SB), Y7, Y10
+	VROUNDPS     $0x09, Y10, Y10
+	VCVTPS2DQ    Y10, Y10
+	VPACKSSDW    Y10, Y9, Y9
+	VPMINSW      Y9, Y0, Y0
+	VPERM2F128   $0x20, Y9, Y8, Y7
+	VPERM2F128   $0x31, Y9, Y8, Y8
+	VMOVUPS      (AX)(R8*1), Y9
+	VBROADCASTSS scale+72(FP), Y10
+	VFMADD213PS  word_3f000000<>+0(SB), Y9, Y10
+	VROUNDPS     $0x09, Y10, Y10
+	VCVTPS2DQ    Y10, Y10
+	VMOVUPS      32(AX)(R8*1), Y9
+	VBROADCASTSS scale+72(FP), Y11
+	VFMADD213PS  word_3f000000<>+0(SB), Y9, Y11
+	VROUNDPS     $0x09, Y11, Y11
+	VCVTPS2DQ    Y11, Y11
+	VPACKSSDW    Y11, Y10, Y10
+	VPMINSW      Y10, Y0, Y0
+	VMOVUPS      (AX)(R9*1), Y9
+	VBROADCASTSS scale+72(FP), Y11
+	VFMADD213PS  word_3f000000<>+0(SB), Y9, Y11
+	VROUNDPS     $0x09, Y11, Y11
+	VCVTPS2DQ    Y11, Y11
+	VMOVUPS      32(AX)(R9*1), Y9
+	VBROADCASTSS scale+72(FP), Y12
+	VFMADD213PS  word_3f000000<>+0(SB), Y9, Y12
+	VROUNDPS     $0x09, Y12, Y12
+	VCVTPS2DQ    Y12, Y12
+	VPACKSSDW    Y12, Y11, Y11
+	VPMINSW      Y11, Y0, Y0
+	VPERM2F128   $0x20, Y11, Y10, Y9
+	VPERM2F128   $0x31, Y11, Y10, Y10
+	VMOVUPS      64(AX)(R8*1), Y11
+	VBROADCASTSS scale+72(FP), Y12
+	VFMADD213PS  word_3f000000<>+0(SB), Y11, Y12
+	VROUNDPS     $0x09, Y12, Y12
+	VCVTPS2DQ    Y12, Y12
+	VMOVUPS      96(AX)(R8*1), Y11
+	VBROADCASTSS scale+72(FP), Y13
+	VFMADD213PS  word_3f000000<>+0(SB), Y11, Y13
+	VROUNDPS     $0x09, Y13, Y13
+	VCVTPS2DQ    Y13, Y13
+	VPACKSSDW    Y13, Y12, Y12
+	VPMINSW      Y12, Y0, Y0
+	VMOVUPS      64(AX)(R9*1), Y11
+	VBROADCASTSS scale+72(FP), Y13
+	VFMADD213PS  word_3f000000<>+0(SB), Y11, Y13
+	VROUNDPS     $0x09, Y13, Y13
+	VCVTPS2DQ    Y13, Y13
+	VMOVUPS      96(AX)(R9*1), Y11
+	VBROADCASTSS scale+72(FP), Y14
+	VFMADD213PS  word_3f000000<>+0(SB), Y11, Y14
+	VROUNDPS     $0x09, Y14, Y14
+	VCVTPS2DQ    Y14, Y14
+	VPACKSSDW    Y14, Y13, Y13
+	VPMINSW      Y13, Y0, Y0
+	VPERM2F128   $0x20, Y13, Y12, Y11
+	VPERM2F128   $0x31, Y13, Y12, Y12
+	VMOVUPS      (BX)(R8*1), Y13
+	VBROADCASTSS scale+72(FP), Y14
+	VFMADD213PS  word_3f000000<>+0(SB), Y13, Y14
+	VROUNDPS     $0x09, Y14, Y14
+	VCVTPS2DQ    Y14, Y14
+	VMOVUPS      32(BX)(R8*1), Y13
+	VBROADCASTSS scale+72(FP), Y15
+	VFMADD213PS  word_3f000000<>+0(SB), Y13, Y15
+	VROUNDPS     $0x09, Y15, Y15
+	VCVTPS2DQ    Y15, Y15
+	VPACKSSDW    Y15, Y14, Y14
+	VPMINSW      Y14, Y0, Y0
+	VMOVUPS      (BX)(R9*1), Y13
+	VBROADCASTSS scale+72(FP), Y15
+	VFMADD213PS  word_3f000000<>+0(SB), Y13, Y15
+	VROUNDPS     $0x09, Y15, Y15
+	VCVTPS2DQ    Y15, Y15
+	VMOVUPS      32(BX)(R9*1), Y13
+	VMOVUPS      Y12, 1056(SI)
+	VBROADCASTSS scale+72(FP), Y12
+	VFMADD213PS  word_3f000000<>+0(SB), Y13, Y12
+	VROUNDPS     $0x09, Y12, Y12
+	VCVTPS2DQ    Y12, Y12
+	VPACKSSDW    Y12, Y15, Y15
+	VPMINSW      Y15, Y0, Y0
+	VPERM2F128   $0x20, Y15, Y14, Y12
+	VPERM2F128   $0x31, Y15, Y14, Y13
+	VMOVUPS      64(BX)(R8*1), Y14
+	VBROADCASTSS scale+72(FP), Y15
+	VFMADD213PS  word_3f000000<>+0(SB), Y14, Y15
+	VROUNDPS     $0x09, Y15, Y15
+	VCVTPS2DQ    Y15, Y15
+	VMOVUPS      96(BX)(R8*1), Y14
+	VMOVUPS      Y4, 1088(SI)
+	VBROADCASTSS scale+72(FP), Y4
+	VFMADD213PS  word_3f000000<>+0(SB), Y14, Y4
+	VROUNDPS     $0x09, Y4, Y4
+	VCVTPS2DQ    Y4, Y4
+	VPACKSSDW    Y4, Y15, Y15
+	VPMINSW      Y15, Y0, Y0
+	VMOVUPS      64(BX)(R9*1), Y4
+	VBROADCASTSS scale+72(FP), Y14
+	VFMADD213PS  word_3f000000<>+0(SB), Y4, Y14
+	VROUNDPS     $0x09, Y14, Y14
+	VCVTPS2DQ    Y14, Y14
+	VMOVUPS      96(BX)(R9*1), Y4
+	VMOVUPS      Y8, 1120(SI)
+	VBROADCASTSS scale+72(FP), Y8
+	VFMADD213PS  word_3f000000<>+0(SB), Y4, Y8
+	VROUNDPS     $0x09, Y8, Y8
+	VCVTPS2DQ    Y8, Y8
+	VPACKSSDW    Y8, Y14, Y14
+	VPMINSW      Y14, Y0, Y0
+	VPERM2F128   $0x20, Y14, Y15, Y4
+	VPERM2F128   $0x31, Y14, Y15, Y8
+	VUNPCKLPS    Y5, Y3, Y14
+	VUNPCKHPS    Y5, Y3, Y3
+	VUNPCKLPS    Y12, Y9, Y5
+	VUNPCKHPS    Y12, Y9, Y9
+	VSHUFPS      $0x44, Y5, Y14, Y12
+	VSHUFPS      $0xee, Y5, Y14, Y5
+	VSHUFPS      $0x44, Y9, Y3, Y14
+	VSHUFPS      $0xee, Y9, Y3, Y3
+	VUNPCKLPS    Y6, Y1, Y9
+	VUNPCKHPS    Y6, Y1, Y1
+	VUNPCKLPS    Y13, Y10, Y6
+	VUNPCKHPS    Y13, Y10, Y10
+	VSHUFPS      $0x44, Y6, Y9, Y13
+	VSHUFPS      $0xee, Y6, Y9, Y6
+	VSHUFPS      $0x44, Y10, Y1, Y9
+	VSHUFPS      $0xee, Y10, Y1, Y1
+	VUNPCKLPS    Y7, Y2, Y10
+	VUNPCKHPS    Y7, Y2, Y2
+	VUNPCKLPS    Y4, Y11, Y7
+	VUNPCKHPS    Y4, Y11, Y4
+	VSHUFPS      $0x44, Y7, Y10, Y11
+	VSHUFPS      $0xee, Y7, Y10, Y7
+	VSHUFPS      $0x44, Y4, Y2, Y10
+	VSHUFPS      $0xee, Y4, Y2, Y2
+	VMOVUPS      1088(SI), Y4
+	VMOVUPS      1120(SI), Y15
+	VMOVUPS      Y2, 1152(SI)
+	VUNPCKLPS    Y15, Y4, Y2
+	VUNPCKHPS    Y15, Y4, Y4
+	VMOVUPS      1056(SI), Y15
+	VMOVUPS      Y10, 1120(SI)
+	VUNPCKLPS    Y8, Y15, Y10
+	VUNPCKHPS    Y8, Y15, Y8
+	VSHUFPS      $0x44, Y10, Y2, Y15
+	VSHUFPS      $0xee, Y10, Y2, Y2
+	VSHUFPS      $0x44, Y8, Y4, Y10
+	VSHUFPS      $0xee, Y8, Y4, Y4
+	VMOVUPS      Y0, 1024(SI)
+	VPSLLD       $0x10, Y12, Y0
+	VCVTDQ2PS    Y0, Y0
+	VPAND        fixed_odd<>+0(SB), Y12, Y12
+	VCVTDQ2PS    Y12, Y12
+	VMOVUPS      Y0, (R13)
+	VMOVUPS      Y12, 32(R13)
+	VPSLLD       $0x10, Y5, Y0
+	VCVTDQ2PS    Y0, Y0
+	VPAND        fixed_odd<>+0(SB), Y5, Y5
+	VCVTDQ2PS    Y5, Y5
+	VMOVUPS      Y0, 64(R13)
+	VMOVUPS      Y5, 96(R13)
+	VPSLLD       $0x10, Y14, Y0
+	VCVTDQ2PS    Y0, Y0
+	VPAND        fixed_odd<>+0(SB), Y14, Y14
+	VCVTDQ2PS    Y14, Y14
+	VMOVUPS      Y0, 256(R13)
+	VMOVUPS      Y14, 288(R13)
+	VPSLLD       $0x10, Y3, Y0
+	VCVTDQ2PS    Y0, Y0
+	VPAND        fixed_odd<>+0(SB), Y3, Y3
+	VCVTDQ2PS    Y3, Y3
+	VMOVUPS      Y0, 320(R13)
+	VMOVUPS      Y3, 352(R13)
+	VPSLLD       $0x10, Y13, Y0
+	VCVTDQ2PS    Y0, Y0
+	VPAND        fixed_odd<>+0(SB), Y13, Y13
+	VCVTDQ2PS    Y13, Y13
+	VMOVUPS      Y0, 128(R13)
+	VMOVUPS      Y13, 160(R13)
+	VPSLLD       $0x10, Y6, Y0
+	VCVTDQ2PS    Y0, Y0
+	VPAND        fixed_odd<>+0(SB), Y6, Y6
+	VCVTDQ2PS    Y6, Y6
+	VMOVUPS      Y0, 192(R13)
+	VMOVUPS      Y6, 224(R13)
+	VPSLLD       $0x10, Y9, Y0
+	VCVTDQ2PS    Y0, Y0
+	VPAND        fixed_odd<>+0(SB), Y9, Y9
+	VCVTDQ2PS    Y9, Y9
+	VMOVUPS      Y0, 384(R13)
+	VMOVUPS      Y9, 416(R13)
+	VPSLLD       $0x10, Y1, Y0
+	VCVTDQ2PS    Y0, Y0
+	VPAND        fixed_odd<>+0(SB), Y1, Y1
+	VCVTDQ2PS    Y1, Y1
+	VMOVUPS      Y0, 448(R13)
+	VMOVUPS      Y1, 480(R13)
+	VPSLLD       $0x10, Y11, Y0
+	VCVTDQ2PS    Y0, Y0
+	VPAND        fixed_odd<>+0(SB), Y11, Y11
+	VCVTDQ2PS    Y11, Y11
+	VMOVUPS      Y0, 512(R13)
+	VMOVUPS      Y11, 544(R13)
+	VPSLLD       $0x10, Y7, Y0
+	VCVTDQ2PS    Y0, Y0
+	VPAND        fixed_odd<>+0(SB), Y7, Y7
+	VCVTDQ2PS    Y7, Y7
+	VMOVUPS      Y0, 576(R13)
+	VMOVUPS      Y7, 608(R13)
+	VMOVUPS      1120(SI), Y0
+	VPSLLD       $0x10, Y0, Y1
+	VCVTDQ2PS    Y1, Y1
+	VPAND        fixed_odd<>+0(SB), Y0, Y0
+	VCVTDQ2PS    Y0, Y0
+	VMOVUPS      Y1, 768(R13)
+	VMOVUPS      Y0, 800(R13)
+	VMOVUPS      1152(SI), Y0
+	VPSLLD       $0x10, Y0, Y1
+	VCVTDQ2PS    Y1, Y1
+	VPAND        fixed_odd<>+0(SB), Y0, Y0
+	VCVTDQ2PS    Y0, Y0
+	VMOVUPS      Y1, 832(R13)
+	VMOVUPS      Y0, 864(R13)
+	VPSLLD       $0x10, Y15, Y0
+	VCVTDQ2PS    Y0, Y0
+	VPAND        fixed_odd<>+0(SB), Y15, Y15
+	VCVTDQ2PS    Y15, Y15
+	VMOVUPS      Y0, 640(R13)
+	VMOVUPS      Y15, 672(R13)
+	VPSLLD       $0x10, Y2, Y0
+	VCVTDQ2PS    Y0, Y0
+	VPAND        fixed_odd<>+0(SB), Y2, Y2
+	VCVTDQ2PS    Y2, Y2
+	VMOVUPS      Y0, 704(R13)
+	VMOVUPS      Y2, 736(R13)
+	VPSLLD       $0x10, Y10, Y0
+	VCVTDQ2PS    Y0, Y0
+	VPAND        fixed_odd<>+0(SB), Y10, Y10
+	VCVTDQ2PS    Y10, Y10
+	VMOVUPS      Y0, 896(R13)
+	VMOVUPS      Y10, 928(R13)
+	VPSLLD       $0x10, Y4, Y0
+	VCVTDQ2PS    Y0, Y0
+	VPAND        fixed_odd<>+0(SB), Y4, Y4
+	VCVTDQ2PS    Y4, Y4
+	VMOVUPS      Y0, 960(R13)
+	VMOVUPS      Y4, 992(R13)
+	VMOVUPS      1024(SI), Y0
+	VPCMPEQW     fixed_low<>+0(SB), Y0, Y0
+	VPMOVMSKB    Y0, R12
+	TESTL        R12, R12
+	JE           numbers
 	VMOVUPS      (AX), Y0
 	VBROADCASTSS scale+72(FP), Y1
 	VFMADD213PS  word_3f000000<>+0(SB), Y0, Y1
@@ -26064,7 +29852,7 @@ readFloats:
 	VROUNDPS     $0x09, Y15, Y15
 	VCVTPS2DQ    Y15, Y15
 	VMOVUPS      96(BX)(R8*1), Y14
-	VMOVUPS      Y11, 1024(SI)
+	VMOVUPS      Y11, 1056(SI)
 	VBROADCASTSS scale+72(FP), Y11
 	VFMADD213PS  word_3f000000<>+0(SB), Y14, Y11
 	VCMPPS       $0x07, Y11, Y11, Y14
@@ -26082,7 +29870,7 @@ readFloats:
 	VROUNDPS     $0x09, Y14, Y14
 	VCVTPS2DQ    Y14, Y14
 	VMOVUPS      96(BX)(R9*1), Y11
-	VMOVUPS      Y3, 1056(SI)
+	VMOVUPS      Y3, 1088(SI)
 	VBROADCASTSS scale+72(FP), Y3
 	VFMADD213PS  word_3f000000<>+0(SB), Y11, Y3
 	VCMPPS       $0x07, Y3, Y3, Y11
@@ -26117,11 +29905,11 @@ readFloats:
 	VSHUFPS      $0xee, Y6, Y9, Y6
 	VSHUFPS      $0x44, Y3, Y2, Y9
 	VSHUFPS      $0xee, Y3, Y2, Y2
-	VMOVUPS      1056(SI), Y3
+	VMOVUPS      1088(SI), Y3
 	VUNPCKLPS    Y7, Y3, Y15
 	VUNPCKHPS    Y7, Y3, Y3
-	VMOVUPS      1024(SI), Y7
-	VMOVUPS      Y2, 1056(SI)
+	VMOVUPS      1056(SI), Y7
+	VMOVUPS      Y2, 1088(SI)
 	VUNPCKLPS    Y11, Y7, Y2
 	VUNPCKHPS    Y11, Y7, Y7
 	VSHUFPS      $0x44, Y2, Y15, Y11
@@ -26194,7 +29982,7 @@ readFloats:
 	VCVTDQ2PS    Y9, Y9
 	VMOVUPS      Y0, 768(R13)
 	VMOVUPS      Y9, 800(R13)
-	VMOVUPS      1056(SI), Y0
+	VMOVUPS      1088(SI), Y0
 	VPSLLD       $0x10, Y0, Y1
 	VCVTDQ2PS    Y1, Y1
 	VPAND        fixed_odd<>+0(SB), Y0, Y0
@@ -26225,8 +30013,10 @@ readFloats:
 	VCVTDQ2PS    Y3, Y3
 	VMOVUPS      Y0, 960(R13)
 	VMOVUPS      Y3, 992(R13)
-	ADDQ         $0x00000080, AX
-	ADDQ         $0x00000080, BX
+
+numbers:
+	ADDQ $0x00000080, AX
+	ADDQ $0x00000080, BX
 
 readDone:
 	ADDQ         $0x00000400, R13
@@ -26282,7 +30072,7 @@ readDone:
 	VSUBPS       Y13, Y12, Y12
 	VMOVUPS      224(SI), Y13
 	VMOVUPS      480(SI), Y15
-	VMOVUPS      Y3, 1024(SI)
+	VMOVUPS      Y3, 1056(SI)
 	VADDPS       Y15, Y13, Y3
 	VSUBPS       Y15, Y13, Y13
 	VADDPS       Y3, Y14, Y15
@@ -26293,7 +30083,7 @@ readDone:
 	VFMADD231PS  word_bf350400<>+0(SB), Y13, Y15
 	VFMADD231PS  word_3f350400<>+0(SB), Y12, Y15
 	VSUBPS       word_51400000<>+0(SB), Y15, Y15
-	VMOVUPS      Y11, 1056(SI)
+	VMOVUPS      Y11, 1088(SI)
 	VMOVUPS      word_51400000<>+0(SB), Y11
 	VFMADD231PS  word_bf350400<>+0(SB), Y12, Y11
 	VFMADD231PS  word_bf350400<>+0(SB), Y13, Y11
@@ -26322,7 +30112,7 @@ readDone:
 	VSUBPS       word_51400000<>+0(SB), Y14, Y14
 	VADDPS       Y8, Y4, Y12
 	VADDPS       Y14, Y5, Y13
-	VMOVUPS      Y11, 1088(SI)
+	VMOVUPS      Y11, 1120(SI)
 	VBROADCASTSS 8(R11), Y11
 	VFMADD213PS  word_3f000000<>+0(SB), Y12, Y11
 	VROUNDPS     $0x09, Y11, Y11
@@ -26445,12 +30235,12 @@ readDone:
 	VMOVUPS      Y0, 320(DI)
 	VPSHUFB      fixed_yx<>+0(SB), Y2, Y2
 	VMOVUPS      Y2, 352(DI)
-	VMOVUPS      1024(SI), Y0
+	VMOVUPS      1056(SI), Y0
 	VBROADCASTSS 20(R11), Y1
 	VFMADD213PS  word_3f000000<>+0(SB), Y0, Y1
 	VROUNDPS     $0x09, Y1, Y1
 	VCVTPS2DQ    Y1, Y1
-	VMOVUPS      1056(SI), Y0
+	VMOVUPS      1088(SI), Y0
 	VBROADCASTSS 20(R11), Y2
 	VFNMADD213PS word_3f000000<>+0(SB), Y0, Y2
 	VROUNDPS     $0x09, Y2, Y2
@@ -26512,9 +30302,9 @@ readDone:
 	VADDPS       Y13, Y12, Y14
 	VSUBPS       Y13, Y12, Y12
 	VMOVUPS      736(SI), Y13
-	VMOVUPS      Y3, 1056(SI)
+	VMOVUPS      Y3, 1088(SI)
 	VMOVUPS      992(SI), Y3
-	VMOVUPS      Y1, 1024(SI)
+	VMOVUPS      Y1, 1056(SI)
 	VADDPS       Y3, Y13, Y1
 	VSUBPS       Y3, Y13, Y3
 	VADDPS       Y1, Y14, Y13
@@ -26525,7 +30315,7 @@ readDone:
 	VFMADD231PS  word_bf350400<>+0(SB), Y3, Y13
 	VFMADD231PS  word_3f350400<>+0(SB), Y12, Y13
 	VSUBPS       word_51400000<>+0(SB), Y13, Y13
-	VMOVUPS      Y11, 1120(SI)
+	VMOVUPS      Y11, 1152(SI)
 	VMOVUPS      word_51400000<>+0(SB), Y11
 	VFMADD231PS  word_bf350400<>+0(SB), Y12, Y11
 	VFMADD231PS  word_bf350400<>+0(SB), Y3, Y11
@@ -26548,7 +30338,7 @@ readDone:
 	VFMADD213PS  word_3f000000<>+0(SB), Y8, Y11
 	VROUNDPS     $0x09, Y11, Y11
 	VCVTPS2DQ    Y11, Y11
-	VMOVUPS      1088(SI), Y8
+	VMOVUPS      1120(SI), Y8
 	VPACKSSDW    Y11, Y8, Y8
 	VPMAXSW      fixed_least<>+0(SB), Y8, Y8
 	VPSHUFB      fixed_xy<>+0(SB), Y8, Y8
@@ -26650,7 +30440,7 @@ readDone:
 	VFMADD231PS  word_3ec3f000<>+0(SB), Y9, Y2
 	VSUBPS       word_51400000<>+0(SB), Y2, Y2
 	VADDPS       Y1, Y0, Y3
-	VMOVUPS      1024(SI), Y4
+	VMOVUPS      1056(SI), Y4
 	VADDPS       Y4, Y2, Y5
 	VBROADCASTSS 52(R11), Y6
 	VFMADD213PS  word_3f000000<>+0(SB), Y3, Y6
@@ -26686,12 +30476,12 @@ readDone:
 	VMOVUPS      Y0, 864(DI)
 	VPSHUFB      fixed_yx<>+0(SB), Y2, Y2
 	VMOVUPS      Y2, 896(DI)
-	VMOVUPS      1056(SI), Y0
+	VMOVUPS      1088(SI), Y0
 	VBROADCASTSS 56(R11), Y1
 	VFMADD213PS  word_3f000000<>+0(SB), Y0, Y1
 	VROUNDPS     $0x09, Y1, Y1
 	VCVTPS2DQ    Y1, Y1
-	VMOVUPS      1120(SI), Y0
+	VMOVUPS      1152(SI), Y0
 	VBROADCASTSS 56(R11), Y2
 	VFNMADD213PS word_3f000000<>+0(SB), Y0, Y2
 	VROUNDPS     $0x09, Y2, Y2
@@ -26793,11 +30583,11 @@ group:
 	VCVTDQ2PS   288(DI), Y3
 	VADDPS      Y1, Y1, Y1
 	VADDPS      Y3, Y3, Y3
-	VMOVUPS     Y9, 1024(SI)
+	VMOVUPS     Y9, 1056(SI)
 	VADDPS      Y1, Y2, Y9
 	VSUBPS      Y1, Y2, Y1
 	VADDPS      Y14, Y6, Y2
-	VMOVUPS     Y8, 1056(SI)
+	VMOVUPS     Y8, 1088(SI)
 	VSUBPS      Y15, Y7, Y8
 	VSUBPS      Y14, Y6, Y6
 	VADDPS      Y15, Y7, Y7
@@ -26841,11 +30631,11 @@ group:
 	VFMADD231PS word_3f350400<>+0(SB), Y4, Y13
 	VFMADD231PS word_3f350400<>+0(SB), Y5, Y13
 	VSUBPS      word_4b400000<>+0(SB), Y13, Y13
-	VMOVUPS     1056(SI), Y4
+	VMOVUPS     1088(SI), Y4
 	VADDPS      Y4, Y4, Y4
-	VMOVUPS     1024(SI), Y5
+	VMOVUPS     1056(SI), Y5
 	VADDPS      Y5, Y5, Y5
-	VMOVUPS     Y1, 1024(SI)
+	VMOVUPS     Y1, 1056(SI)
 	VADDPS      Y4, Y11, Y1
 	VSUBPS      Y4, Y11, Y4
 	VADDPS      Y3, Y3, Y3
@@ -26876,7 +30666,7 @@ group:
 	VMOVUPS     Y5, 352(SI)
 	VMOVUPS     Y6, 384(SI)
 	VMOVUPS     Y4, 416(SI)
-	VMOVUPS     1024(SI), Y1
+	VMOVUPS     1056(SI), Y1
 	VMOVUPS     Y1, 448(SI)
 	VMOVUPS     Y0, 480(SI)
 	VCVTDQ2PS   544(DI), Y0
@@ -26935,11 +30725,11 @@ group:
 	VCVTDQ2PS   832(DI), Y3
 	VADDPS      Y1, Y1, Y1
 	VADDPS      Y3, Y3, Y3
-	VMOVUPS     Y9, 1024(SI)
+	VMOVUPS     Y9, 1056(SI)
 	VADDPS      Y1, Y2, Y9
 	VSUBPS      Y1, Y2, Y1
 	VADDPS      Y14, Y6, Y2
-	VMOVUPS     Y8, 1056(SI)
+	VMOVUPS     Y8, 1088(SI)
 	VSUBPS      Y15, Y7, Y8
 	VSUBPS      Y14, Y6, Y6
 	VADDPS      Y15, Y7, Y7
@@ -26983,11 +30773,11 @@ group:
 	VFMADD231PS word_3f350400<>+0(SB), Y4, Y13
 	VFMADD231PS word_3f350400<>+0(SB), Y5, Y13
 	VSUBPS      word_4b400000<>+0(SB), Y13, Y13
-	VMOVUPS     1056(SI), Y4
+	VMOVUPS     1088(SI), Y4
 	VADDPS      Y4, Y4, Y4
-	VMOVUPS     1024(SI), Y5
+	VMOVUPS     1056(SI), Y5
 	VADDPS      Y5, Y5, Y5
-	VMOVUPS     Y1, 1024(SI)
+	VMOVUPS     Y1, 1056(SI)
 	VADDPS      Y4, Y11, Y1
 	VSUBPS      Y4, Y11, Y4
 	VADDPS      Y3, Y3, Y3
@@ -27018,7 +30808,7 @@ group:
 	VMOVUPS     Y5, 864(SI)
 	VMOVUPS     Y6, 896(SI)
 	VMOVUPS     Y4, 928(SI)
-	VMOVUPS     1024(SI), Y1
+	VMOVUPS     1056(SI), Y1
 	VMOVUPS     Y1, 960(SI)
 	VMOVUPS     Y0, 992(SI)
 	MOVQ        SI, R12
@@ -27201,7 +30991,7 @@ write:
 	VROUNDPS     $0x09, Y15, Y15
 	VCVTPS2DQ    Y15, Y15
 	VMOVUPS      928(R12), Y0
-	VMOVUPS      Y13, 1024(SI)
+	VMOVUPS      Y13, 1056(SI)
 	VBROADCASTSS 116(R11), Y13
 	VFMADD213PS  word_3f000000<>+0(SB), Y0, Y13
 	VROUNDPS     $0x09, Y13, Y13
@@ -27214,7 +31004,7 @@ write:
 	VROUNDPS     $0x09, Y13, Y13
 	VCVTPS2DQ    Y13, Y13
 	VMOVUPS      992(R12), Y0
-	VMOVUPS      Y15, 1056(SI)
+	VMOVUPS      Y15, 1088(SI)
 	VBROADCASTSS 124(R11), Y15
 	VFMADD213PS  word_3f000000<>+0(SB), Y0, Y15
 	VROUNDPS     $0x09, Y15, Y15
@@ -27245,11 +31035,11 @@ write:
 	VSHUFPS      $0xee, Y10, Y7, Y7
 	VSHUFPS      $0x44, Y11, Y9, Y10
 	VSHUFPS      $0xee, Y11, Y9, Y9
-	VMOVUPS      1024(SI), Y11
+	VMOVUPS      1056(SI), Y11
 	VUNPCKLPS    Y14, Y11, Y15
 	VUNPCKHPS    Y14, Y11, Y11
-	VMOVUPS      1056(SI), Y14
-	VMOVUPS      Y9, 1024(SI)
+	VMOVUPS      1088(SI), Y14
+	VMOVUPS      Y9, 1056(SI)
 	VUNPCKLPS    Y13, Y14, Y9
 	VUNPCKHPS    Y13, Y14, Y13
 	VSHUFPS      $0x44, Y9, Y15, Y14
@@ -27284,7 +31074,7 @@ write:
 	VPERM2F128   $0x31, Y5, Y1, Y1
 	VMOVUPS      Y0, (BX)(R8*1)
 	VMOVUPS      Y1, (BX)(R9*1)
-	VMOVUPS      1024(SI), Y0
+	VMOVUPS      1056(SI), Y0
 	VPERM2F128   $0x20, Y11, Y0, Y1
 	VPERM2F128   $0x31, Y11, Y0, Y0
 	VMOVUPS      Y1, 32(BX)(R8*1)
@@ -27468,7 +31258,7 @@ writeFloats:
 	VROUNDPS     $0x09, Y15, Y15
 	VCVTPS2DQ    Y15, Y15
 	VMOVUPS      960(R12), Y0
-	VMOVUPS      Y13, 1024(SI)
+	VMOVUPS      Y13, 1056(SI)
 	VBROADCASTSS 120(R11), Y13
 	VFMADD213PS  word_3f000000<>+0(SB), Y0, Y13
 	VROUNDPS     $0x09, Y13, Y13
@@ -27481,7 +31271,7 @@ writeFloats:
 	VROUNDPS     $0x09, Y13, Y13
 	VCVTPS2DQ    Y13, Y13
 	VMOVUPS      992(R12), Y0
-	VMOVUPS      Y15, 1056(SI)
+	VMOVUPS      Y15, 1088(SI)
 	VBROADCASTSS 124(R11), Y15
 	VFMADD213PS  word_3f000000<>+0(SB), Y0, Y15
 	VROUNDPS     $0x09, Y15, Y15
@@ -27512,11 +31302,11 @@ writeFloats:
 	VSHUFPS      $0xee, Y10, Y7, Y7
 	VSHUFPS      $0x44, Y11, Y9, Y10
 	VSHUFPS      $0xee, Y11, Y9, Y9
-	VMOVUPS      1024(SI), Y11
+	VMOVUPS      1056(SI), Y11
 	VUNPCKLPS    Y14, Y11, Y15
 	VUNPCKHPS    Y14, Y11, Y11
-	VMOVUPS      1056(SI), Y14
-	VMOVUPS      Y9, 1024(SI)
+	VMOVUPS      1088(SI), Y14
+	VMOVUPS      Y9, 1056(SI)
 	VUNPCKLPS    Y13, Y14, Y9
 	VUNPCKHPS    Y13, Y14, Y13
 	VSHUFPS      $0x44, Y9, Y15, Y14
@@ -27649,7 +31439,7 @@ writeFloats:
 	VMOVUPS      Y0, (BX)(R9*1)
 	VMULPS       64(R11)(R15*1), Y1, Y1
 	VMOVUPS      Y1, 64(BX)(R9*1)
-	VMOVUPS      1024(SI), Y0
+	VMOVUPS      1056(SI), Y0
 	VPERM2F128   $0x20, Y11, Y0, Y1
 	VPERM2F128   $0x31, Y11, Y0, Y0
 	VPSLLD       $0x10, Y1, Y2
@@ -27742,7 +31532,7 @@ read:
 	VPERM2F128 $0x31, Y13, Y11, Y11
 	VMOVUPS    32(BX)(R8*1), Y13
 	VMOVUPS    32(BX)(R9*1), Y15
-	VMOVUPS    Y9, 1024(SI)
+	VMOVUPS    Y9, 1056(SI)
 	VPERM2F128 $0x20, Y15, Y13, Y9
 	VPERM2F128 $0x31, Y15, Y13, Y13
 	VUNPCKLPS  Y6, Y2, Y15
@@ -27771,8 +31561,8 @@ read:
 	VSHUFPS    $0xee, Y9, Y4, Y4
 	VUNPCKLPS  Y5, Y1, Y9
 	VUNPCKHPS  Y5, Y1, Y1
-	VMOVUPS    1024(SI), Y5
-	VMOVUPS    Y4, 1056(SI)
+	VMOVUPS    1056(SI), Y5
+	VMOVUPS    Y4, 1088(SI)
 	VUNPCKLPS  Y13, Y5, Y4
 	VUNPCKHPS  Y13, Y5, Y5
 	VSHUFPS    $0x44, Y4, Y9, Y13
@@ -27845,7 +31635,7 @@ read:
 	VCVTDQ2PS  Y8, Y8
 	VMOVUPS    Y0, 640(R13)
 	VMOVUPS    Y8, 672(R13)
-	VMOVUPS    1056(SI), Y0
+	VMOVUPS    1088(SI), Y0
 	VPSLLD     $0x10, Y0, Y2
 	VCVTDQ2PS  Y2, Y2
 	VPAND      fixed_odd<>+0(SB), Y0, Y0
@@ -27881,6 +31671,357 @@ read:
 	JMP        readDone
 
 readFloats:
+	VMOVUPS      (AX), Y0
+	VBROADCASTSS scale+72(FP), Y1
+	VFMADD213PS  word_3f000000<>+0(SB), Y0, Y1
+	VROUNDPS     $0x09, Y1, Y1
+	VCVTPS2DQ    Y1, Y1
+	VMOVUPS      32(AX), Y0
+	VBROADCASTSS scale+72(FP), Y2
+	VFMADD213PS  word_3f000000<>+0(SB), Y0, Y2
+	VROUNDPS     $0x09, Y2, Y2
+	VCVTPS2DQ    Y2, Y2
+	VPACKSSDW    Y2, Y1, Y1
+	VMOVUPS      (AX)(R8*2), Y0
+	VBROADCASTSS scale+72(FP), Y2
+	VFMADD213PS  word_3f000000<>+0(SB), Y0, Y2
+	VROUNDPS     $0x09, Y2, Y2
+	VCVTPS2DQ    Y2, Y2
+	VMOVUPS      32(AX)(R8*2), Y0
+	VBROADCASTSS scale+72(FP), Y3
+	VFMADD213PS  word_3f000000<>+0(SB), Y0, Y3
+	VROUNDPS     $0x09, Y3, Y3
+	VCVTPS2DQ    Y3, Y3
+	VPACKSSDW    Y3, Y2, Y2
+	VPMINSW      Y2, Y1, Y0
+	VPERM2F128   $0x20, Y2, Y1, Y3
+	VPERM2F128   $0x31, Y2, Y1, Y1
+	VMOVUPS      64(AX), Y2
+	VBROADCASTSS scale+72(FP), Y4
+	VFMADD213PS  word_3f000000<>+0(SB), Y2, Y4
+	VROUNDPS     $0x09, Y4, Y4
+	VCVTPS2DQ    Y4, Y4
+	VMOVUPS      96(AX), Y2
+	VBROADCASTSS scale+72(FP), Y5
+	VFMADD213PS  word_3f000000<>+0(SB), Y2, Y5
+	VROUNDPS     $0x09, Y5, Y5
+	VCVTPS2DQ    Y5, Y5
+	VPACKSSDW    Y5, Y4, Y4
+	VPMINSW      Y4, Y0, Y0
+	VMOVUPS      64(AX)(R8*2), Y2
+	VBROADCASTSS scale+72(FP), Y5
+	VFMADD213PS  word_3f000000<>+0(SB), Y2, Y5
+	VROUNDPS     $0x09, Y5, Y5
+	VCVTPS2DQ    Y5, Y5
+	VMOVUPS      96(AX)(R8*2), Y2
+	VBROADCASTSS scale+72(FP), Y6
+	VFMADD213PS  word_3f000000<>+0(SB), Y2, Y6
+	VROUNDPS     $0x09, Y6, Y6
+	VCVTPS2DQ    Y6, Y6
+	VPACKSSDW    Y6, Y5, Y5
+	VPMINSW      Y5, Y0, Y0
+	VPERM2F128   $0x20, Y5, Y4, Y2
+	VPERM2F128   $0x31, Y5, Y4, Y4
+	VMOVUPS      (BX), Y5
+	VBROADCASTSS scale+72(FP), Y6
+	VFMADD213PS  word_3f000000<>+0(SB), Y5, Y6
+	VROUNDPS     $0x09, Y6, Y6
+	VCVTPS2DQ    Y6, Y6
+	VMOVUPS      32(BX), Y5
+	VBROADCASTSS scale+72(FP), Y7
+	VFMADD213PS  word_3f000000<>+0(SB), Y5, Y7
+	VROUNDPS     $0x09, Y7, Y7
+	VCVTPS2DQ    Y7, Y7
+	VPACKSSDW    Y7, Y6, Y6
+	VPMINSW      Y6, Y0, Y0
+	VMOVUPS      (BX)(R8*2), Y5
+	VBROADCASTSS scale+72(FP), Y7
+	VFMADD213PS  word_3f000000<>+0(SB), Y5, Y7
+	VROUNDPS     $0x09, Y7, Y7
+	VCVTPS2DQ    Y7, Y7
+	VMOVUPS      32(BX)(R8*2), Y5
+	VBROADCASTSS scale+72(FP), Y8
+	VFMADD213PS  word_3f000000<>+0(SB), Y5, Y8
+	VROUNDPS     $0x09, Y8, Y8
+	VCVTPS2DQ    Y8, Y8
+	VPACKSSDW    Y8, Y7, Y7
+	VPMINSW      Y7, Y0, Y0
+	VPERM2F128   $0x20, Y7, Y6, Y5
+	VPERM2F128   $0x31, Y7, Y6, Y6
+	VMOVUPS      64(BX), Y7
+	VBROADCASTSS scale+72(FP), Y8
+	VFMADD213PS  word_3f000000<>+0(SB), Y7, Y8
+	VROUNDPS     $0x09, Y8, Y8
+	VCVTPS2DQ    Y8, Y8
+	VMOVUPS      96(BX), Y7
+	VBROADCASTSS scale+72(FP), Y9
+	VFMADD213PS  word_3f000000<>+0(SB), Y7, Y9
+	VROUNDPS     $0x09, Y9, Y9
+	VCVTPS2DQ    Y9, Y9
+	VPACKSSDW    Y9, Y8, Y8
+	VPMINSW      Y8, Y0, Y0
+	VMOVUPS      64(BX)(R8*2), Y7
+	VBROADCASTSS scale+72(FP), Y9
+	VFMADD213PS  word_3f000000<>+0(SB), Y7, Y9
+	VROUNDPS     $0x09, Y9, Y9
+	VCVTPS2DQ    Y9, Y9
+	VMOVUPS      96(BX)(R8*2), Y7
+	VBROADCASTSS scale+72(FP), Y10
+	VFMADD213PS  word_3f000000<>+0(SB), Y7, Y10
+	VROUNDPS     $0x09, Y10, Y10
+	VCVTPS2DQ    Y10, Y10
+	VPACKSSDW    Y10, Y9, Y9
+	VPMINSW      Y9, Y0, Y0
+	VPERM2F128   $0x20, Y9, Y8, Y7
+	VPERM2F128   $0x31, Y9, Y8, Y8
+	VMOVUPS      (AX)(R8*1), Y9
+	VBROADCASTSS scale+72(FP), Y10
+	VFMADD213PS  word_3f000000<>+0(SB), Y9, Y10
+	VROUNDPS     $0x09, Y10, Y10
+	VCVTPS2DQ    Y10, Y10
+	VMOVUPS      32(AX)(R8*1), Y9
+	VBROADCASTSS scale+72(FP), Y11
+	VFMADD213PS  word_3f000000<>+0(SB), Y9, Y11
+	VROUNDPS     $0x09, Y11, Y11
+	VCVTPS2DQ    Y11, Y11
+	VPACKSSDW    Y11, Y10, Y10
+	VPMINSW      Y10, Y0, Y0
+	VMOVUPS      (AX)(R9*1), Y9
+	VBROADCASTSS scale+72(FP), Y11
+	VFMADD213PS  word_3f000000<>+0(SB), Y9, Y11
+	VROUNDPS     $0x09, Y11, Y11
+	VCVTPS2DQ    Y11, Y11
+	VMOVUPS      32(AX)(R9*1), Y9
+	VBROADCASTSS scale+72(FP), Y12
+	VFMADD213PS  word_3f000000<>+0(SB), Y9, Y12
+	VROUNDPS     $0x09, Y12, Y12
+	VCVTPS2DQ    Y12, Y12
+	VPACKSSDW    Y12, Y11, Y11
+	VPMINSW      Y11, Y0, Y0
+	VPERM2F128   $0x20, Y11, Y10, Y9
+	VPERM2F128   $0x31, Y11, Y10, Y10
+	VMOVUPS      64(AX)(R8*1), Y11
+	VBROADCASTSS scale+72(FP), Y12
+	VFMADD213PS  word_3f000000<>+0(SB), Y11, Y12
+	VROUNDPS     $0x09, Y12, Y12
+	VCVTPS2DQ    Y12, Y12
+	VMOVUPS      96(AX)(R8*1), Y11
+	VBROADCASTSS scale+72(FP), Y13
+	VFMADD213PS  word_3f000000<>+0(SB), Y11, Y13
+	VROUNDPS     $0x09, Y13, Y13
+	VCVTPS2DQ    Y13, Y13
+	VPACKSSDW    Y13, Y12, Y12
+	VPMINSW      Y12, Y0, Y0
+	VMOVUPS      64(AX)(R9*1), Y11
+	VBROADCASTSS scale+72(FP), Y13
+	VFMADD213PS  word_3f000000<>+0(SB), Y11, Y13
+	VROUNDPS     $0x09, Y13, Y13
+	VCVTPS2DQ    Y13, Y13
+	VMOVUPS      96(AX)(R9*1), Y11
+	VBROADCASTSS scale+72(FP), Y14
+	VFMADD213PS  word_3f000000<>+0(SB), Y11, Y14
+	VROUNDPS     $0x09, Y14, Y14
+	VCVTPS2DQ    Y14, Y14
+	VPACKSSDW    Y14, Y13, Y13
+	VPMINSW      Y13, Y0, Y0
+	VPERM2F128   $0x20, Y13, Y12, Y11
+	VPERM2F128   $0x31, Y13, Y12, Y12
+	VMOVUPS      (BX)(R8*1), Y13
+	VBROADCASTSS scale+72(FP), Y14
+	VFMADD213PS  word_3f000000<>+0(SB), Y13, Y14
+	VROUNDPS     $0x09, Y14, Y14
+	VCVTPS2DQ    Y14, Y14
+	VMOVUPS      32(BX)(R8*1), Y13
+	VBROADCASTSS scale+72(FP), Y15
+	VFMADD213PS  word_3f000000<>+0(SB), Y13, Y15
+	VROUNDPS     $0x09, Y15, Y15
+	VCVTPS2DQ    Y15, Y15
+	VPACKSSDW    Y15, Y14, Y14
+	VPMINSW      Y14, Y0, Y0
+	VMOVUPS      (BX)(R9*1), Y13
+	VBROADCASTSS scale+72(FP), Y15
+	VFMADD213PS  word_3f000000<>+0(SB), Y13, Y15
+	VROUNDPS     $0x09, Y15, Y15
+	VCVTPS2DQ    Y15, Y15
+	VMOVUPS      32(BX)(R9*1), Y13
+	VMOVUPS      Y12, 1056(SI)
+	VBROADCASTSS scale+72(FP), Y12
+	VFMADD213PS  word_3f000000<>+0(SB), Y13, Y12
+	VROUNDPS     $0x09, Y12, Y12
+	VCVTPS2DQ    Y12, Y12
+	VPACKSSDW    Y12, Y15, Y15
+	VPMINSW      Y15, Y0, Y0
+	VPERM2F128   $0x20, Y15, Y14, Y12
+	VPERM2F128   $0x31, Y15, Y14, Y13
+	VMOVUPS      64(BX)(R8*1), Y14
+	VBROADCASTSS scale+72(FP), Y15
+	VFMADD213PS  word_3f000000<>+0(SB), Y14, Y15
+	VROUNDPS     $0x09, Y15, Y15
+	VCVTPS2DQ    Y15, Y15
+	VMOVUPS      96(BX)(R8*1), Y14
+	VMOVUPS      Y4, 1088(SI)
+	VBROADCASTSS scale+72(FP), Y4
+	VFMADD213PS  word_3f000000<>+0(SB), Y14, Y4
+	VROUNDPS     $0x09, Y4, Y4
+	VCVTPS2DQ    Y4, Y4
+	VPACKSSDW    Y4, Y15, Y15
+	VPMINSW      Y15, Y0, Y0
+	VMOVUPS      64(BX)(R9*1), Y4
+	VBROADCASTSS scale+72(FP), Y14
+	VFMADD213PS  word_3f000000<>+0(SB), Y4, Y14
+	VROUNDPS     $0x09, Y14, Y14
+	VCVTPS2DQ    Y14, Y14
+	VMOVUPS      96(BX)(R9*1), Y4
+	VMOVUPS      Y8, 1120(SI)
+	VBROADCASTSS scale+72(FP), Y8
+	VFMADD213PS  word_3f000000<>+0(SB), Y4, Y8
+	VROUNDPS     $0x09, Y8, Y8
+	VCVTPS2DQ    Y8, Y8
+	VPACKSSDW    Y8, Y14, Y14
+	VPMINSW      Y14, Y0, Y0
+	VPERM2F128   $0x20, Y14, Y15, Y4
+	VPERM2F128   $0x31, Y14, Y15, Y8
+	VUNPCKLPS    Y5, Y3, Y14
+	VUNPCKHPS    Y5, Y3, Y3
+	VUNPCKLPS    Y12, Y9, Y5
+	VUNPCKHPS    Y12, Y9, Y9
+	VSHUFPS      $0x44, Y5, Y14, Y12
+	VSHUFPS      $0xee, Y5, Y14, Y5
+	VSHUFPS      $0x44, Y9, Y3, Y14
+	VSHUFPS      $0xee, Y9, Y3, Y3
+	VUNPCKLPS    Y6, Y1, Y9
+	VUNPCKHPS    Y6, Y1, Y1
+	VUNPCKLPS    Y13, Y10, Y6
+	VUNPCKHPS    Y13, Y10, Y10
+	VSHUFPS      $0x44, Y6, Y9, Y13
+	VSHUFPS      $0xee, Y6, Y9, Y6
+	VSHUFPS      $0x44, Y10, Y1, Y9
+	VSHUFPS      $0xee, Y10, Y1, Y1
+	VUNPCKLPS    Y7, Y2, Y10
+	VUNPCKHPS    Y7, Y2, Y2
+	VUNPCKLPS    Y4, Y11, Y7
+	VUNPCKHPS    Y4, Y11, Y4
+	VSHUFPS      $0x44, Y7, Y10, Y11
+	VSHUFPS      $0xee, Y7, Y10, Y7
+	VSHUFPS      $0x44, Y4, Y2, Y10
+	VSHUFPS      $0xee, Y4, Y2, Y2
+	VMOVUPS      1088(SI), Y4
+	VMOVUPS      1120(SI), Y15
+	VMOVUPS      Y2, 1152(SI)
+	VUNPCKLPS    Y15, Y4, Y2
+	VUNPCKHPS    Y15, Y4, Y4
+	VMOVUPS      1056(SI), Y15
+	VMOVUPS      Y10, 1120(SI)
+	VUNPCKLPS    Y8, Y15, Y10
+	VUNPCKHPS    Y8, Y15, Y8
+	VSHUFPS      $0x44, Y10, Y2, Y15
+	VSHUFPS      $0xee, Y10, Y2, Y2
+	VSHUFPS      $0x44, Y8, Y4, Y10
+	VSHUFPS      $0xee, Y8, Y4, Y4
+	VMOVUPS      Y0, 1024(SI)
+	VPSLLD       $0x10, Y12, Y0
+	VCVTDQ2PS    Y0, Y0
+	VPAND        fixed_odd<>+0(SB), Y12, Y12
+	VCVTDQ2PS    Y12, Y12
+	VMOVUPS      Y0, (R13)
+	VMOVUPS      Y12, 32(R13)
+	VPSLLD       $0x10, Y5, Y0
+	VCVTDQ2PS    Y0, Y0
+	VPAND        fixed_odd<>+0(SB), Y5, Y5
+	VCVTDQ2PS    Y5, Y5
+	VMOVUPS      Y0, 64(R13)
+	VMOVUPS      Y5, 96(R13)
+	VPSLLD       $0x10, Y14, Y0
+	VCVTDQ2PS    Y0, Y0
+	VPAND        fixed_odd<>+0(SB), Y14, Y14
+	VCVTDQ2PS    Y14, Y14
+	VMOVUPS      Y0, 256(R13)
+	VMOVUPS      Y14, 288(R13)
+	VPSLLD       $0x10, Y3, Y0
+	VCVTDQ2PS    Y0, Y0
+	VPAND        fixed_odd<>+0(SB), Y3, Y3
+	VCVTDQ2PS    Y3, Y3
+	VMOVUPS      Y0, 320(R13)
+	VMOVUPS      Y3, 352(R13)
+	VPSLLD       $0x10, Y13, Y0
+	VCVTDQ2PS    Y0, Y0
+	VPAND        fixed_odd<>+0(SB), Y13, Y13
+	VCVTDQ2PS    Y13, Y13
+	VMOVUPS      Y0, 128(R13)
+	VMOVUPS      Y13, 160(R13)
+	VPSLLD       $0x10, Y6, Y0
+	VCVTDQ2PS    Y0, Y0
+	VPAND        fixed_odd<>+0(SB), Y6, Y6
+	VCVTDQ2PS    Y6, Y6
+	VMOVUPS      Y0, 192(R13)
+	VMOVUPS      Y6, 224(R13)
+	VPSLLD       $0x10, Y9, Y0
+	VCVTDQ2PS    Y0, Y0
+	VPAND        fixed_odd<>+0(SB), Y9, Y9
+	VCVTDQ2PS    Y9, Y9
+	VMOVUPS      Y0, 384(R13)
+	VMOVUPS      Y9, 416(R13)
+	VPSLLD       $0x10, Y1, Y0
+	VCVTDQ2PS    Y0, Y0
+	VPAND        fixed_odd<>+0(SB), Y1, Y1
+	VCVTDQ2PS    Y1, Y1
+	VMOVUPS      Y0, 448(R13)
+	VMOVUPS      Y1, 480(R13)
+	VPSLLD       $0x10, Y11, Y0
+	VCVTDQ2PS    Y0, Y0
+	VPAND        fixed_odd<>+0(SB), Y11, Y11
+	VCVTDQ2PS    Y11, Y11
+	VMOVUPS      Y0, 512(R13)
+	VMOVUPS      Y11, 544(R13)
+	VPSLLD       $0x10, Y7, Y0
+	VCVTDQ2PS    Y0, Y0
+	VPAND        fixed_odd<>+0(SB), Y7, Y7
+	VCVTDQ2PS    Y7, Y7
+	VMOVUPS      Y0, 576(R13)
+	VMOVUPS      Y7, 608(R13)
+	VMOVUPS      1120(SI), Y0
+	VPSLLD       $0x10, Y0, Y1
+	VCVTDQ2PS    Y1, Y1
+	VPAND        fixed_odd<>+0(SB), Y0, Y0
+	VCVTDQ2PS    Y0, Y0
+	VMOVUPS      Y1, 768(R13)
+	VMOVUPS      Y0, 800(R13)
+	VMOVUPS      1152(SI), Y0
+	VPSLLD       $0x10, Y0, Y1
+	VCVTDQ2PS    Y1, Y1
+	VPAND        fixed_odd<>+0(SB), Y0, Y0
+	VCVTDQ2PS    Y0, Y0
+	VMOVUPS      Y1, 832(R13)
+	VMOVUPS      Y0, 864(R13)
+	VPSLLD       $0x10, Y15, Y0
+	VCVTDQ2PS    Y0, Y0
+	VPAND        fixed_odd<>+0(SB), Y15, Y15
+	VCVTDQ2PS    Y15, Y15
+	VMOVUPS      Y0, 640(R13)
+	VMOVUPS      Y15, 672(R13)
+	VPSLLD       $0x10, Y2, Y0
+	VCVTDQ2PS    Y0, Y0
+	VPAND        fixed_odd<>+0(SB), Y2, Y2
+	VCVTDQ2PS    Y2, Y2
+	VMOVUPS      Y0, 704(R13)
+	VMOVUPS      Y2, 736(R13)
+	VPSLLD       $0x10, Y10, Y0
+	VCVTDQ2PS    Y0, Y0
+	VPAND        fixed_odd<>+0(SB), Y10, Y10
+	VCVTDQ2PS    Y10, Y10
+	VMOVUPS      Y0, 896(R13)
+	VMOVUPS      Y10, 928(R13)
+	VPSLLD       $0x10, Y4, Y0
+	VCVTDQ2PS    Y0, Y0
+	VPAND        fixed_odd<>+0(SB), Y4, Y4
+	VCVTDQ2PS    Y4, Y4
+	VMOVUPS      Y0, 960(R13)
+	VMOVUPS      Y4, 992(R13)
+	VMOVUPS      1024(SI), Y0
+	VPCMPEQW     fixed_low<>+0(SB), Y0, Y0
+	VPMOVMSKB    Y0, R12
+	TESTL        R12, R12
+	JE           numbers
 	VMOVUPS      (AX), Y0
 	VBROADCASTSS scale+72(FP), Y1
 	VFMADD213PS  word_3f000000<>+0(SB), Y0, Y1
@@ -28142,7 +32283,7 @@ readFloats:
 	VROUNDPS     $0x09, Y15, Y15
 	VCVTPS2DQ    Y15, Y15
 	VMOVUPS      96(BX)(R8*1), Y14
-	VMOVUPS      Y11, 1024(SI)
+	VMOVUPS      Y11, 1056(SI)
 	VBROADCASTSS scale+72(FP), Y11
 	VFMADD213PS  word_3f000000<>+0(SB), Y14, Y11
 	VCMPPS       $0x07, Y11, Y11, Y14
@@ -28160,7 +32301,7 @@ readFloats:
 	VROUNDPS     $0x09, Y14, Y14
 	VCVTPS2DQ    Y14, Y14
 	VMOVUPS      96(BX)(R9*1), Y11
-	VMOVUPS      Y3, 1056(SI)
+	VMOVUPS      Y3, 1088(SI)
 	VBROADCASTSS scale+72(FP), Y3
 	VFMADD213PS  word_3f000000<>+0(SB), Y11, Y3
 	VCMPPS       $0x07, Y3, Y3, Y11
@@ -28195,11 +32336,11 @@ readFloats:
 	VSHUFPS      $0xee, Y6, Y9, Y6
 	VSHUFPS      $0x44, Y3, Y2, Y9
 	VSHUFPS      $0xee, Y3, Y2, Y2
-	VMOVUPS      1056(SI), Y3
+	VMOVUPS      1088(SI), Y3
 	VUNPCKLPS    Y7, Y3, Y15
 	VUNPCKHPS    Y7, Y3, Y3
-	VMOVUPS      1024(SI), Y7
-	VMOVUPS      Y2, 1056(SI)
+	VMOVUPS      1056(SI), Y7
+	VMOVUPS      Y2, 1088(SI)
 	VUNPCKLPS    Y11, Y7, Y2
 	VUNPCKHPS    Y11, Y7, Y7
 	VSHUFPS      $0x44, Y2, Y15, Y11
@@ -28272,7 +32413,7 @@ readFloats:
 	VCVTDQ2PS    Y9, Y9
 	VMOVUPS      Y0, 768(R13)
 	VMOVUPS      Y9, 800(R13)
-	VMOVUPS      1056(SI), Y0
+	VMOVUPS      1088(SI), Y0
 	VPSLLD       $0x10, Y0, Y1
 	VCVTDQ2PS    Y1, Y1
 	VPAND        fixed_odd<>+0(SB), Y0, Y0
@@ -28303,8 +32444,10 @@ readFloats:
 	VCVTDQ2PS    Y3, Y3
 	VMOVUPS      Y0, 960(R13)
 	VMOVUPS      Y3, 992(R13)
-	ADDQ         $0x00000080, AX
-	ADDQ         $0x00000080, BX
+
+numbers:
+	ADDQ $0x00000080, AX
+	ADDQ $0x00000080, BX
 
 readDone:
 	ADDQ         $0x00000400, R13
@@ -28360,7 +32503,7 @@ readDone:
 	VSUBPS       Y13, Y12, Y12
 	VMOVUPS      448(SI), Y13
 	VMOVUPS      960(SI), Y15
-	VMOVUPS      Y3, 1024(SI)
+	VMOVUPS      Y3, 1056(SI)
 	VADDPS       Y15, Y13, Y3
 	VSUBPS       Y15, Y13, Y13
 	VADDPS       Y3, Y14, Y15
@@ -28371,7 +32514,7 @@ readDone:
 	VFMADD231PS  word_bf350400<>+0(SB), Y13, Y15
 	VFMADD231PS  word_3f350400<>+0(SB), Y12, Y15
 	VSUBPS       word_51c00000<>+0(SB), Y15, Y15
-	VMOVUPS      Y11, 1056(SI)
+	VMOVUPS      Y11, 1088(SI)
 	VMOVUPS      word_51c00000<>+0(SB), Y11
 	VFMADD231PS  word_bf350400<>+0(SB), Y12, Y11
 	VFMADD231PS  word_bf350400<>+0(SB), Y13, Y11
@@ -28420,27 +32563,27 @@ readDone:
 	VSUBPS       Y1, Y15, Y1
 	VMOVUPS      32(SI), Y14
 	VMOVUPS      544(SI), Y15
-	VMOVUPS      Y8, 1088(SI)
+	VMOVUPS      Y8, 1120(SI)
 	VADDPS       Y15, Y14, Y8
 	VSUBPS       Y15, Y14, Y14
 	VMOVUPS      288(SI), Y15
-	VMOVUPS      Y5, 1120(SI)
+	VMOVUPS      Y5, 1152(SI)
 	VMOVUPS      800(SI), Y5
-	VMOVUPS      Y4, 1152(SI)
+	VMOVUPS      Y4, 1184(SI)
 	VADDPS       Y5, Y15, Y4
 	VSUBPS       Y5, Y15, Y5
 	VADDPS       Y4, Y8, Y15
 	VSUBPS       Y4, Y8, Y4
 	VMOVUPS      160(SI), Y8
-	VMOVUPS      Y6, 1184(SI)
+	VMOVUPS      Y6, 1216(SI)
 	VMOVUPS      672(SI), Y6
-	VMOVUPS      Y2, 1216(SI)
+	VMOVUPS      Y2, 1248(SI)
 	VADDPS       Y6, Y8, Y2
 	VSUBPS       Y6, Y8, Y6
 	VMOVUPS      416(SI), Y8
-	VMOVUPS      Y1, 1248(SI)
+	VMOVUPS      Y1, 1280(SI)
 	VMOVUPS      928(SI), Y1
-	VMOVUPS      Y0, 1280(SI)
+	VMOVUPS      Y0, 1312(SI)
 	VADDPS       Y1, Y8, Y0
 	VSUBPS       Y1, Y8, Y1
 	VADDPS       Y0, Y2, Y8
@@ -28451,7 +32594,7 @@ readDone:
 	VFMADD231PS  word_bf350400<>+0(SB), Y1, Y15
 	VFMADD231PS  word_3f350400<>+0(SB), Y6, Y15
 	VSUBPS       word_51c00000<>+0(SB), Y15, Y15
-	VMOVUPS      Y8, 1312(SI)
+	VMOVUPS      Y8, 1344(SI)
 	VMOVUPS      word_51c00000<>+0(SB), Y8
 	VFMADD231PS  word_bf350400<>+0(SB), Y6, Y8
 	VFMADD231PS  word_bf350400<>+0(SB), Y1, Y8
@@ -28462,27 +32605,27 @@ readDone:
 	VADDPS       Y5, Y8, Y5
 	VMOVUPS      96(SI), Y8
 	VMOVUPS      608(SI), Y15
-	VMOVUPS      Y9, 1344(SI)
+	VMOVUPS      Y9, 1376(SI)
 	VADDPS       Y15, Y8, Y9
 	VSUBPS       Y15, Y8, Y8
 	VMOVUPS      352(SI), Y15
-	VMOVUPS      Y7, 1376(SI)
+	VMOVUPS      Y7, 1408(SI)
 	VMOVUPS      864(SI), Y7
-	VMOVUPS      Y10, 1408(SI)
+	VMOVUPS      Y10, 1440(SI)
 	VADDPS       Y7, Y15, Y10
 	VSUBPS       Y7, Y15, Y7
 	VADDPS       Y10, Y9, Y15
 	VSUBPS       Y10, Y9, Y9
 	VMOVUPS      224(SI), Y10
-	VMOVUPS      Y3, 1440(SI)
+	VMOVUPS      Y3, 1472(SI)
 	VMOVUPS      736(SI), Y3
-	VMOVUPS      Y13, 1472(SI)
+	VMOVUPS      Y13, 1504(SI)
 	VADDPS       Y3, Y10, Y13
 	VSUBPS       Y3, Y10, Y3
 	VMOVUPS      480(SI), Y10
-	VMOVUPS      Y12, 1504(SI)
+	VMOVUPS      Y12, 1536(SI)
 	VMOVUPS      992(SI), Y12
-	VMOVUPS      Y11, 1536(SI)
+	VMOVUPS      Y11, 1568(SI)
 	VADDPS       Y12, Y10, Y11
 	VSUBPS       Y12, Y10, Y10
 	VADDPS       Y11, Y13, Y12
@@ -28493,7 +32636,7 @@ readDone:
 	VFMADD231PS  word_bf350400<>+0(SB), Y10, Y15
 	VFMADD231PS  word_3f350400<>+0(SB), Y3, Y15
 	VSUBPS       word_51c00000<>+0(SB), Y15, Y15
-	VMOVUPS      Y12, 1568(SI)
+	VMOVUPS      Y12, 1600(SI)
 	VMOVUPS      word_51c00000<>+0(SB), Y12
 	VFMADD231PS  word_bf350400<>+0(SB), Y3, Y12
 	VFMADD231PS  word_bf350400<>+0(SB), Y10, Y12
@@ -28540,9 +32683,9 @@ readDone:
 	VADDPS       Y15, Y5, Y8
 	VSUBPS       Y13, Y14, Y13
 	VSUBPS       Y5, Y15, Y5
-	VMOVUPS      1536(SI), Y14
+	VMOVUPS      1568(SI), Y14
 	VADDPS       Y14, Y12, Y15
-	VMOVUPS      Y2, 1600(SI)
+	VMOVUPS      Y2, 1632(SI)
 	VBROADCASTSS (R11), Y2
 	VFMADD213PS  word_3f000000<>+0(SB), Y15, Y2
 	VROUNDPS     $0x09, Y2, Y2
@@ -28568,11 +32711,11 @@ readDone:
 	VFMADD231PS  word_be47c800<>+0(SB), Y3, Y12
 	VFMADD231PS  word_3f7b1400<>+0(SB), Y10, Y12
 	VSUBPS       word_51c00000<>+0(SB), Y12, Y12
-	VMOVUPS      1504(SI), Y3
+	VMOVUPS      1536(SI), Y3
 	VADDPS       Y3, Y2, Y10
-	VMOVUPS      1472(SI), Y14
+	VMOVUPS      1504(SI), Y14
 	VADDPS       Y14, Y12, Y15
-	VMOVUPS      Y1, 1536(SI)
+	VMOVUPS      Y1, 1568(SI)
 	VBROADCASTSS 8(R11), Y1
 	VFMADD213PS  word_3f000000<>+0(SB), Y10, Y1
 	VROUNDPS     $0x09, Y1, Y1
@@ -28615,9 +32758,9 @@ readDone:
 	VFMADD231PS  word_bec3f000<>+0(SB), Y9, Y2
 	VFMADD231PS  word_3f6c8400<>+0(SB), Y11, Y2
 	VSUBPS       word_51c00000<>+0(SB), Y2, Y2
-	VMOVUPS      1440(SI), Y3
+	VMOVUPS      1472(SI), Y3
 	VADDPS       Y3, Y1, Y9
-	VMOVUPS      1408(SI), Y10
+	VMOVUPS      1440(SI), Y10
 	VADDPS       Y10, Y2, Y11
 	VBROADCASTSS 12(R11), Y12
 	VFMADD213PS  word_3f000000<>+0(SB), Y9, Y12
@@ -28661,9 +32804,9 @@ readDone:
 	VFMADD231PS  word_bf0e3a00<>+0(SB), Y7, Y2
 	VFMADD231PS  word_3f54dc00<>+0(SB), Y8, Y2
 	VSUBPS       word_51c00000<>+0(SB), Y2, Y2
-	VMOVUPS      1376(SI), Y3
+	VMOVUPS      1408(SI), Y3
 	VADDPS       Y3, Y1, Y7
-	VMOVUPS      1344(SI), Y8
+	VMOVUPS      1376(SI), Y8
 	VADDPS       Y8, Y2, Y9
 	VBROADCASTSS 16(R11), Y10
 	VFMADD213PS  word_3f000000<>+0(SB), Y7, Y10
@@ -28699,19 +32842,19 @@ readDone:
 	VMOVUPS      Y1, 832(DI)
 	VPSHUFB      fixed_yx<>+0(SB), Y3, Y3
 	VMOVUPS      Y3, 864(DI)
-	VMOVUPS      1568(SI), Y1
+	VMOVUPS      1600(SI), Y1
 	VMOVUPS      word_51c00000<>+0(SB), Y2
 	VFMADD231PS  word_bf350400<>+0(SB), Y1, Y2
-	VMOVUPS      1312(SI), Y3
+	VMOVUPS      1344(SI), Y3
 	VFMADD231PS  word_3f350400<>+0(SB), Y3, Y2
 	VSUBPS       word_51c00000<>+0(SB), Y2, Y2
 	VMOVUPS      word_51c00000<>+0(SB), Y7
 	VFMADD231PS  word_bf350400<>+0(SB), Y3, Y7
 	VFMADD231PS  word_bf350400<>+0(SB), Y1, Y7
 	VSUBPS       word_51c00000<>+0(SB), Y7, Y7
-	VMOVUPS      1024(SI), Y1
+	VMOVUPS      1056(SI), Y1
 	VADDPS       Y1, Y2, Y3
-	VMOVUPS      1056(SI), Y8
+	VMOVUPS      1088(SI), Y8
 	VSUBPS       Y8, Y7, Y9
 	VBROADCASTSS 20(R11), Y10
 	VFMADD213PS  word_3f000000<>+0(SB), Y3, Y10
@@ -28755,9 +32898,9 @@ readDone:
 	VFMADD231PS  word_bf54dc00<>+0(SB), Y13, Y2
 	VFMADD231PS  word_3f0e3a00<>+0(SB), Y5, Y2
 	VSUBPS       word_51c00000<>+0(SB), Y2, Y2
-	VMOVUPS      1280(SI), Y3
+	VMOVUPS      1312(SI), Y3
 	VADDPS       Y3, Y1, Y5
-	VMOVUPS      1248(SI), Y7
+	VMOVUPS      1280(SI), Y7
 	VADDPS       Y7, Y2, Y8
 	VBROADCASTSS 24(R11), Y9
 	VFMADD213PS  word_3f000000<>+0(SB), Y5, Y9
@@ -28801,9 +32944,9 @@ readDone:
 	VFMADD231PS  word_bf6c8400<>+0(SB), Y4, Y2
 	VFMADD231PS  word_3ec3f000<>+0(SB), Y0, Y2
 	VSUBPS       word_51c00000<>+0(SB), Y2, Y2
-	VMOVUPS      1216(SI), Y0
+	VMOVUPS      1248(SI), Y0
 	VADDPS       Y0, Y1, Y3
-	VMOVUPS      1184(SI), Y4
+	VMOVUPS      1216(SI), Y4
 	VADDPS       Y4, Y2, Y5
 	VBROADCASTSS 28(R11), Y7
 	VFMADD213PS  word_3f000000<>+0(SB), Y3, Y7
@@ -28841,16 +32984,16 @@ readDone:
 	VMOVUPS      Y2, 672(DI)
 	VMOVUPS      word_51c00000<>+0(SB), Y0
 	VFMADD231PS  word_3f7b1400<>+0(SB), Y6, Y0
-	VMOVUPS      1536(SI), Y1
+	VMOVUPS      1568(SI), Y1
 	VFMADD231PS  word_3e47c800<>+0(SB), Y1, Y0
 	VSUBPS       word_51c00000<>+0(SB), Y0, Y0
 	VMOVUPS      word_51c00000<>+0(SB), Y2
 	VFMADD231PS  word_bf7b1400<>+0(SB), Y1, Y2
 	VFMADD231PS  word_3e47c800<>+0(SB), Y6, Y2
 	VSUBPS       word_51c00000<>+0(SB), Y2, Y2
-	VMOVUPS      1152(SI), Y1
+	VMOVUPS      1184(SI), Y1
 	VADDPS       Y1, Y0, Y3
-	VMOVUPS      1120(SI), Y4
+	VMOVUPS      1152(SI), Y4
 	VADDPS       Y4, Y2, Y5
 	VBROADCASTSS 32(R11), Y6
 	VFMADD213PS  word_3f000000<>+0(SB), Y3, Y6
@@ -28886,12 +33029,12 @@ readDone:
 	VMOVUPS      Y0, 576(DI)
 	VPSHUFB      fixed_yx<>+0(SB), Y2, Y2
 	VMOVUPS      Y2, 608(DI)
-	VMOVUPS      1088(SI), Y0
+	VMOVUPS      1120(SI), Y0
 	VBROADCASTSS 36(R11), Y1
 	VFMADD213PS  word_3f000000<>+0(SB), Y0, Y1
 	VROUNDPS     $0x09, Y1, Y1
 	VCVTPS2DQ    Y1, Y1
-	VMOVUPS      1600(SI), Y0
+	VMOVUPS      1632(SI), Y0
 	VBROADCASTSS 36(R11), Y2
 	VFNMADD213PS word_3f000000<>+0(SB), Y0, Y2
 	VROUNDPS     $0x09, Y2, Y2
@@ -28991,13 +33134,13 @@ group:
 	VSUBPS      word_4b400000<>+0(SB), Y13, Y13
 	VCVTDQ2PS   256(DI), Y1
 	VCVTDQ2PS   288(DI), Y3
-	VMOVUPS     Y13, 1024(SI)
+	VMOVUPS     Y13, 1056(SI)
 	VCVTDQ2PS   768(DI), Y13
-	VMOVUPS     Y12, 1056(SI)
+	VMOVUPS     Y12, 1088(SI)
 	VCVTDQ2PS   800(DI), Y12
-	VMOVUPS     Y9, 1088(SI)
+	VMOVUPS     Y9, 1120(SI)
 	VADDPS      Y13, Y1, Y9
-	VMOVUPS     Y8, 1120(SI)
+	VMOVUPS     Y8, 1152(SI)
 	VSUBPS      Y12, Y3, Y8
 	VSUBPS      Y13, Y1, Y1
 	VADDPS      Y12, Y3, Y3
@@ -29011,13 +33154,13 @@ group:
 	VSUBPS      word_4b400000<>+0(SB), Y13, Y13
 	VCVTDQ2PS   320(DI), Y1
 	VCVTDQ2PS   352(DI), Y3
-	VMOVUPS     Y13, 1152(SI)
+	VMOVUPS     Y13, 1184(SI)
 	VCVTDQ2PS   704(DI), Y13
-	VMOVUPS     Y12, 1184(SI)
+	VMOVUPS     Y12, 1216(SI)
 	VCVTDQ2PS   736(DI), Y12
-	VMOVUPS     Y5, 1216(SI)
+	VMOVUPS     Y5, 1248(SI)
 	VADDPS      Y13, Y1, Y5
-	VMOVUPS     Y4, 1248(SI)
+	VMOVUPS     Y4, 1280(SI)
 	VSUBPS      Y12, Y3, Y4
 	VSUBPS      Y13, Y1, Y1
 	VADDPS      Y12, Y3, Y3
@@ -29031,13 +33174,13 @@ group:
 	VSUBPS      word_4b400000<>+0(SB), Y13, Y13
 	VCVTDQ2PS   384(DI), Y1
 	VCVTDQ2PS   416(DI), Y3
-	VMOVUPS     Y13, 1280(SI)
+	VMOVUPS     Y13, 1312(SI)
 	VCVTDQ2PS   640(DI), Y13
-	VMOVUPS     Y12, 1312(SI)
+	VMOVUPS     Y12, 1344(SI)
 	VCVTDQ2PS   672(DI), Y12
-	VMOVUPS     Y0, 1344(SI)
+	VMOVUPS     Y0, 1376(SI)
 	VADDPS      Y13, Y1, Y0
-	VMOVUPS     Y8, 1376(SI)
+	VMOVUPS     Y8, 1408(SI)
 	VSUBPS      Y12, Y3, Y8
 	VSUBPS      Y13, Y1, Y1
 	VADDPS      Y12, Y3, Y3
@@ -29051,13 +33194,13 @@ group:
 	VSUBPS      word_4b400000<>+0(SB), Y13, Y13
 	VCVTDQ2PS   448(DI), Y1
 	VCVTDQ2PS   480(DI), Y3
-	VMOVUPS     Y13, 1408(SI)
+	VMOVUPS     Y13, 1440(SI)
 	VCVTDQ2PS   576(DI), Y13
-	VMOVUPS     Y12, 1440(SI)
+	VMOVUPS     Y12, 1472(SI)
 	VCVTDQ2PS   608(DI), Y12
-	VMOVUPS     Y9, 1472(SI)
+	VMOVUPS     Y9, 1504(SI)
 	VADDPS      Y13, Y1, Y9
-	VMOVUPS     Y4, 1504(SI)
+	VMOVUPS     Y4, 1536(SI)
 	VSUBPS      Y12, Y3, Y4
 	VSUBPS      Y13, Y1, Y1
 	VADDPS      Y12, Y3, Y3
@@ -29073,11 +33216,11 @@ group:
 	VCVTDQ2PS   544(DI), Y3
 	VADDPS      Y1, Y1, Y1
 	VADDPS      Y3, Y3, Y3
-	VMOVUPS     Y13, 1536(SI)
+	VMOVUPS     Y13, 1568(SI)
 	VADDPS      Y1, Y2, Y13
 	VSUBPS      Y1, Y2, Y1
 	VADDPS      Y9, Y6, Y2
-	VMOVUPS     Y12, 1568(SI)
+	VMOVUPS     Y12, 1600(SI)
 	VSUBPS      Y4, Y7, Y12
 	VSUBPS      Y9, Y6, Y6
 	VADDPS      Y4, Y7, Y4
@@ -29102,8 +33245,8 @@ group:
 	VFMADD231PS word_3f350400<>+0(SB), Y8, Y11
 	VSUBPS      word_4b400000<>+0(SB), Y11, Y11
 	VADDPS      Y5, Y14, Y0
-	VMOVUPS     1504(SI), Y8
-	VMOVUPS     Y3, 1600(SI)
+	VMOVUPS     1536(SI), Y8
+	VMOVUPS     Y3, 1632(SI)
 	VSUBPS      Y8, Y15, Y3
 	VSUBPS      Y5, Y14, Y5
 	VADDPS      Y8, Y15, Y8
@@ -29115,15 +33258,15 @@ group:
 	VFMADD231PS word_3f6c8400<>+0(SB), Y5, Y15
 	VFMADD231PS word_3ec3f000<>+0(SB), Y8, Y15
 	VSUBPS      word_4b400000<>+0(SB), Y15, Y15
-	VMOVUPS     1472(SI), Y5
+	VMOVUPS     1504(SI), Y5
 	VADDPS      Y5, Y5, Y5
-	VMOVUPS     1376(SI), Y8
+	VMOVUPS     1408(SI), Y8
 	VADDPS      Y8, Y8, Y8
-	VMOVUPS     Y11, 1376(SI)
+	VMOVUPS     Y11, 1408(SI)
 	VADDPS      Y5, Y13, Y11
 	VSUBPS      Y5, Y13, Y5
 	VADDPS      Y0, Y2, Y13
-	VMOVUPS     Y10, 1472(SI)
+	VMOVUPS     Y10, 1504(SI)
 	VSUBPS      Y3, Y12, Y10
 	VSUBPS      Y0, Y2, Y0
 	VADDPS      Y3, Y12, Y2
@@ -29167,11 +33310,11 @@ group:
 	VFMADD231PS word_3f350400<>+0(SB), Y7, Y15
 	VFMADD231PS word_3f350400<>+0(SB), Y9, Y15
 	VSUBPS      word_4b400000<>+0(SB), Y15, Y15
-	VMOVUPS     1472(SI), Y7
+	VMOVUPS     1504(SI), Y7
 	VADDPS      Y7, Y7, Y7
-	VMOVUPS     1376(SI), Y9
+	VMOVUPS     1408(SI), Y9
 	VADDPS      Y9, Y9, Y9
-	VMOVUPS     Y2, 1376(SI)
+	VMOVUPS     Y2, 1408(SI)
 	VADDPS      Y7, Y5, Y2
 	VSUBPS      Y7, Y5, Y5
 	VADDPS      Y8, Y8, Y7
@@ -29188,22 +33331,22 @@ group:
 	VSUBPS      Y9, Y8, Y8
 	VSUBPS      Y14, Y1, Y9
 	VADDPS      Y14, Y1, Y1
-	VMOVUPS     1344(SI), Y14
-	VMOVUPS     Y1, 1472(SI)
-	VMOVUPS     1600(SI), Y1
-	VMOVUPS     Y5, 1504(SI)
+	VMOVUPS     1376(SI), Y14
+	VMOVUPS     Y1, 1504(SI)
+	VMOVUPS     1632(SI), Y1
+	VMOVUPS     Y5, 1536(SI)
 	VSUBPS      Y1, Y14, Y5
 	VADDPS      Y1, Y14, Y1
-	VMOVUPS     1248(SI), Y14
-	VMOVUPS     Y0, 1600(SI)
-	VMOVUPS     1568(SI), Y0
-	VMOVUPS     Y8, 1344(SI)
+	VMOVUPS     1280(SI), Y14
+	VMOVUPS     Y0, 1632(SI)
+	VMOVUPS     1600(SI), Y0
+	VMOVUPS     Y8, 1376(SI)
 	VADDPS      Y0, Y14, Y8
-	VMOVUPS     Y3, 1632(SI)
-	VMOVUPS     1216(SI), Y3
-	VMOVUPS     Y2, 1664(SI)
-	VMOVUPS     1536(SI), Y2
-	VMOVUPS     Y4, 1696(SI)
+	VMOVUPS     Y3, 1664(SI)
+	VMOVUPS     1248(SI), Y3
+	VMOVUPS     Y2, 1696(SI)
+	VMOVUPS     1568(SI), Y2
+	VMOVUPS     Y4, 1728(SI)
 	VSUBPS      Y2, Y3, Y4
 	VSUBPS      Y0, Y14, Y0
 	VADDPS      Y2, Y3, Y2
@@ -29215,15 +33358,15 @@ group:
 	VFMADD231PS word_3ec3f000<>+0(SB), Y0, Y14
 	VFMADD231PS word_3f6c8400<>+0(SB), Y2, Y14
 	VSUBPS      word_4b400000<>+0(SB), Y14, Y14
-	VMOVUPS     1120(SI), Y0
-	VMOVUPS     1440(SI), Y2
-	VMOVUPS     Y9, 1536(SI)
+	VMOVUPS     1152(SI), Y0
+	VMOVUPS     1472(SI), Y2
+	VMOVUPS     Y9, 1568(SI)
 	VADDPS      Y2, Y0, Y9
-	VMOVUPS     Y10, 1216(SI)
-	VMOVUPS     1088(SI), Y10
-	VMOVUPS     Y7, 1568(SI)
-	VMOVUPS     1408(SI), Y7
-	VMOVUPS     Y6, 1248(SI)
+	VMOVUPS     Y10, 1248(SI)
+	VMOVUPS     1120(SI), Y10
+	VMOVUPS     Y7, 1600(SI)
+	VMOVUPS     1440(SI), Y7
+	VMOVUPS     Y6, 1280(SI)
 	VSUBPS      Y7, Y10, Y6
 	VSUBPS      Y2, Y0, Y0
 	VADDPS      Y7, Y10, Y2
@@ -29235,15 +33378,15 @@ group:
 	VFMADD231PS word_3f350400<>+0(SB), Y0, Y10
 	VFMADD231PS word_3f350400<>+0(SB), Y2, Y10
 	VSUBPS      word_4b400000<>+0(SB), Y10, Y10
-	VMOVUPS     1056(SI), Y0
-	VMOVUPS     1312(SI), Y2
-	VMOVUPS     Y15, 1408(SI)
+	VMOVUPS     1088(SI), Y0
+	VMOVUPS     1344(SI), Y2
+	VMOVUPS     Y15, 1440(SI)
 	VADDPS      Y2, Y0, Y15
-	VMOVUPS     Y12, 1088(SI)
-	VMOVUPS     1024(SI), Y12
-	VMOVUPS     Y13, 1440(SI)
-	VMOVUPS     1280(SI), Y13
-	VMOVUPS     Y11, 1120(SI)
+	VMOVUPS     Y12, 1120(SI)
+	VMOVUPS     1056(SI), Y12
+	VMOVUPS     Y13, 1472(SI)
+	VMOVUPS     1312(SI), Y13
+	VMOVUPS     Y11, 1152(SI)
 	VSUBPS      Y13, Y12, Y11
 	VSUBPS      Y2, Y0, Y0
 	VADDPS      Y13, Y12, Y2
@@ -29255,15 +33398,15 @@ group:
 	VFMADD231PS word_3f6c8400<>+0(SB), Y0, Y13
 	VFMADD231PS word_3ec3f000<>+0(SB), Y2, Y13
 	VSUBPS      word_4b400000<>+0(SB), Y13, Y13
-	VMOVUPS     1184(SI), Y0
+	VMOVUPS     1216(SI), Y0
 	VADDPS      Y0, Y0, Y0
-	VMOVUPS     1152(SI), Y2
+	VMOVUPS     1184(SI), Y2
 	VADDPS      Y2, Y2, Y2
-	VMOVUPS     Y10, 1152(SI)
+	VMOVUPS     Y10, 1184(SI)
 	VADDPS      Y0, Y5, Y10
 	VSUBPS      Y0, Y5, Y0
 	VADDPS      Y15, Y8, Y5
-	VMOVUPS     Y7, 1184(SI)
+	VMOVUPS     Y7, 1216(SI)
 	VSUBPS      Y11, Y4, Y7
 	VSUBPS      Y15, Y8, Y8
 	VADDPS      Y11, Y4, Y4
@@ -29307,11 +33450,11 @@ group:
 	VFMADD231PS word_3f350400<>+0(SB), Y3, Y14
 	VFMADD231PS word_3f350400<>+0(SB), Y12, Y14
 	VSUBPS      word_4b400000<>+0(SB), Y14, Y14
-	VMOVUPS     1184(SI), Y3
+	VMOVUPS     1216(SI), Y3
 	VADDPS      Y3, Y3, Y3
-	VMOVUPS     1152(SI), Y12
+	VMOVUPS     1184(SI), Y12
 	VADDPS      Y12, Y12, Y12
-	VMOVUPS     Y0, 1152(SI)
+	VMOVUPS     Y0, 1184(SI)
 	VADDPS      Y3, Y10, Y0
 	VSUBPS      Y3, Y10, Y3
 	VADDPS      Y2, Y2, Y2
@@ -29328,53 +33471,53 @@ group:
 	VSUBPS      Y12, Y10, Y10
 	VSUBPS      Y13, Y1, Y12
 	VADDPS      Y13, Y1, Y1
-	VMOVUPS     1120(SI), Y13
+	VMOVUPS     1152(SI), Y13
 	VMOVUPS     Y13, (SI)
 	VMOVUPS     Y9, 32(SI)
-	VMOVUPS     1440(SI), Y9
+	VMOVUPS     1472(SI), Y9
 	VMOVUPS     Y9, 64(SI)
 	VMOVUPS     Y15, 96(SI)
-	VMOVUPS     1088(SI), Y9
+	VMOVUPS     1120(SI), Y9
 	VMOVUPS     Y9, 128(SI)
 	VMOVUPS     Y11, 160(SI)
-	VMOVUPS     1408(SI), Y9
+	VMOVUPS     1440(SI), Y9
 	VMOVUPS     Y9, 192(SI)
 	VMOVUPS     Y14, 224(SI)
-	VMOVUPS     1248(SI), Y9
+	VMOVUPS     1280(SI), Y9
 	VMOVUPS     Y9, 256(SI)
 	VMOVUPS     Y8, 288(SI)
-	VMOVUPS     1568(SI), Y8
+	VMOVUPS     1600(SI), Y8
 	VMOVUPS     Y8, 320(SI)
 	VMOVUPS     Y2, 352(SI)
-	VMOVUPS     1216(SI), Y2
+	VMOVUPS     1248(SI), Y2
 	VMOVUPS     Y2, 384(SI)
 	VMOVUPS     Y7, 416(SI)
-	VMOVUPS     1536(SI), Y2
+	VMOVUPS     1568(SI), Y2
 	VMOVUPS     Y2, 448(SI)
 	VMOVUPS     Y12, 480(SI)
-	VMOVUPS     1696(SI), Y2
+	VMOVUPS     1728(SI), Y2
 	VMOVUPS     Y2, 512(SI)
 	VMOVUPS     Y5, 544(SI)
-	VMOVUPS     1664(SI), Y2
+	VMOVUPS     1696(SI), Y2
 	VMOVUPS     Y2, 576(SI)
 	VMOVUPS     Y0, 608(SI)
-	VMOVUPS     1632(SI), Y0
+	VMOVUPS     1664(SI), Y0
 	VMOVUPS     Y0, 640(SI)
 	VMOVUPS     Y6, 672(SI)
-	VMOVUPS     1344(SI), Y0
+	VMOVUPS     1376(SI), Y0
 	VMOVUPS     Y0, 704(SI)
 	VMOVUPS     Y10, 736(SI)
-	VMOVUPS     1600(SI), Y0
+	VMOVUPS     1632(SI), Y0
 	VMOVUPS     Y0, 768(SI)
 	VMOVUPS     Y4, 800(SI)
-	VMOVUPS     1504(SI), Y0
+	VMOVUPS     1536(SI), Y0
 	VMOVUPS     Y0, 832(SI)
 	VMOVUPS     Y3, 864(SI)
-	VMOVUPS     1376(SI), Y0
+	VMOVUPS     1408(SI), Y0
 	VMOVUPS     Y0, 896(SI)
-	VMOVUPS     1152(SI), Y0
+	VMOVUPS     1184(SI), Y0
 	VMOVUPS     Y0, 928(SI)
-	VMOVUPS     1472(SI), Y0
+	VMOVUPS     1504(SI), Y0
 	VMOVUPS     Y0, 960(SI)
 	VMOVUPS     Y1, 992(SI)
 	MOVQ        SI, R12
@@ -29557,7 +33700,7 @@ write:
 	VROUNDPS     $0x09, Y15, Y15
 	VCVTPS2DQ    Y15, Y15
 	VMOVUPS      928(R12), Y0
-	VMOVUPS      Y13, 1024(SI)
+	VMOVUPS      Y13, 1056(SI)
 	VBROADCASTSS 116(R11), Y13
 	VFMADD213PS  word_3f000000<>+0(SB), Y0, Y13
 	VROUNDPS     $0x09, Y13, Y13
@@ -29570,7 +33713,7 @@ write:
 	VROUNDPS     $0x09, Y13, Y13
 	VCVTPS2DQ    Y13, Y13
 	VMOVUPS      992(R12), Y0
-	VMOVUPS      Y15, 1056(SI)
+	VMOVUPS      Y15, 1088(SI)
 	VBROADCASTSS 124(R11), Y15
 	VFMADD213PS  word_3f000000<>+0(SB), Y0, Y15
 	VROUNDPS     $0x09, Y15, Y15
@@ -29601,11 +33744,11 @@ write:
 	VSHUFPS      $0xee, Y10, Y7, Y7
 	VSHUFPS      $0x44, Y11, Y9, Y10
 	VSHUFPS      $0xee, Y11, Y9, Y9
-	VMOVUPS      1024(SI), Y11
+	VMOVUPS      1056(SI), Y11
 	VUNPCKLPS    Y14, Y11, Y15
 	VUNPCKHPS    Y14, Y11, Y11
-	VMOVUPS      1056(SI), Y14
-	VMOVUPS      Y9, 1024(SI)
+	VMOVUPS      1088(SI), Y14
+	VMOVUPS      Y9, 1056(SI)
 	VUNPCKLPS    Y13, Y14, Y9
 	VUNPCKHPS    Y13, Y14, Y13
 	VSHUFPS      $0x44, Y9, Y15, Y14
@@ -29640,7 +33783,7 @@ write:
 	VPERM2F128   $0x31, Y5, Y1, Y1
 	VMOVUPS      Y0, (BX)(R8*1)
 	VMOVUPS      Y1, (BX)(R9*1)
-	VMOVUPS      1024(SI), Y0
+	VMOVUPS      1056(SI), Y0
 	VPERM2F128   $0x20, Y11, Y0, Y1
 	VPERM2F128   $0x31, Y11, Y0, Y0
 	VMOVUPS      Y1, 32(BX)(R8*1)
@@ -29824,7 +33967,7 @@ writeFloats:
 	VROUNDPS     $0x09, Y15, Y15
 	VCVTPS2DQ    Y15, Y15
 	VMOVUPS      960(R12), Y0
-	VMOVUPS      Y13, 1024(SI)
+	VMOVUPS      Y13, 1056(SI)
 	VBROADCASTSS 120(R11), Y13
 	VFMADD213PS  word_3f000000<>+0(SB), Y0, Y13
 	VROUNDPS     $0x09, Y13, Y13
@@ -29837,7 +33980,7 @@ writeFloats:
 	VROUNDPS     $0x09, Y13, Y13
 	VCVTPS2DQ    Y13, Y13
 	VMOVUPS      992(R12), Y0
-	VMOVUPS      Y15, 1056(SI)
+	VMOVUPS      Y15, 1088(SI)
 	VBROADCASTSS 124(R11), Y15
 	VFMADD213PS  word_3f000000<>+0(SB), Y0, Y15
 	VROUNDPS     $0x09, Y15, Y15
@@ -29868,11 +34011,11 @@ writeFloats:
 	VSHUFPS      $0xee, Y10, Y7, Y7
 	VSHUFPS      $0x44, Y11, Y9, Y10
 	VSHUFPS      $0xee, Y11, Y9, Y9
-	VMOVUPS      1024(SI), Y11
+	VMOVUPS      1056(SI), Y11
 	VUNPCKLPS    Y14, Y11, Y15
 	VUNPCKHPS    Y14, Y11, Y11
-	VMOVUPS      1056(SI), Y14
-	VMOVUPS      Y9, 1024(SI)
+	VMOVUPS      1088(SI), Y14
+	VMOVUPS      Y9, 1056(SI)
 	VUNPCKLPS    Y13, Y14, Y9
 	VUNPCKHPS    Y13, Y14, Y13
 	VSHUFPS      $0x44, Y9, Y15, Y14
@@ -30005,7 +34148,7 @@ writeFloats:
 	VMOVUPS      Y0, (BX)(R9*1)
 	VMULPS       64(R11)(R15*1), Y1, Y1
 	VMOVUPS      Y1, 64(BX)(R9*1)
-	VMOVUPS      1024(SI), Y0
+	VMOVUPS      1056(SI), Y0
 	VPERM2F128   $0x20, Y11, Y0, Y1
 	VPERM2F128   $0x31, Y11, Y0, Y0
 	VPSLLD       $0x10, Y1, Y2
@@ -30098,7 +34241,7 @@ read:
 	VPERM2F128 $0x31, Y13, Y11, Y11
 	VMOVUPS    32(BX)(R8*1), Y13
 	VMOVUPS    32(BX)(R9*1), Y15
-	VMOVUPS    Y9, 2048(SI)
+	VMOVUPS    Y9, 2080(SI)
 	VPERM2F128 $0x20, Y15, Y13, Y9
 	VPERM2F128 $0x31, Y15, Y13, Y13
 	VUNPCKLPS  Y6, Y2, Y15
@@ -30127,8 +34270,8 @@ read:
 	VSHUFPS    $0xee, Y9, Y4, Y4
 	VUNPCKLPS  Y5, Y1, Y9
 	VUNPCKHPS  Y5, Y1, Y1
-	VMOVUPS    2048(SI), Y5
-	VMOVUPS    Y4, 2080(SI)
+	VMOVUPS    2080(SI), Y5
+	VMOVUPS    Y4, 2112(SI)
 	VUNPCKLPS  Y13, Y5, Y4
 	VUNPCKHPS  Y13, Y5, Y5
 	VSHUFPS    $0x44, Y4, Y9, Y13
@@ -30201,7 +34344,7 @@ read:
 	VCVTDQ2PS  Y8, Y8
 	VMOVUPS    Y0, 640(R13)
 	VMOVUPS    Y8, 672(R13)
-	VMOVUPS    2080(SI), Y0
+	VMOVUPS    2112(SI), Y0
 	VPSLLD     $0x10, Y0, Y2
 	VCVTDQ2PS  Y2, Y2
 	VPAND      fixed_odd<>+0(SB), Y0, Y0
@@ -30237,6 +34380,357 @@ read:
 	JMP        readDone
 
 readFloats:
+	VMOVUPS      (AX), Y0
+	VBROADCASTSS scale+72(FP), Y1
+	VFMADD213PS  word_3f000000<>+0(SB), Y0, Y1
+	VROUNDPS     $0x09, Y1, Y1
+	VCVTPS2DQ    Y1, Y1
+	VMOVUPS      32(AX), Y0
+	VBROADCASTSS scale+72(FP), Y2
+	VFMADD213PS  word_3f000000<>+0(SB), Y0, Y2
+	VROUNDPS     $0x09, Y2, Y2
+	VCVTPS2DQ    Y2, Y2
+	VPACKSSDW    Y2, Y1, Y1
+	VMOVUPS      (AX)(R8*2), Y0
+	VBROADCASTSS scale+72(FP), Y2
+	VFMADD213PS  word_3f000000<>+0(SB), Y0, Y2
+	VROUNDPS     $0x09, Y2, Y2
+	VCVTPS2DQ    Y2, Y2
+	VMOVUPS      32(AX)(R8*2), Y0
+	VBROADCASTSS scale+72(FP), Y3
+	VFMADD213PS  word_3f000000<>+0(SB), Y0, Y3
+	VROUNDPS     $0x09, Y3, Y3
+	VCVTPS2DQ    Y3, Y3
+	VPACKSSDW    Y3, Y2, Y2
+	VPMINSW      Y2, Y1, Y0
+	VPERM2F128   $0x20, Y2, Y1, Y3
+	VPERM2F128   $0x31, Y2, Y1, Y1
+	VMOVUPS      64(AX), Y2
+	VBROADCASTSS scale+72(FP), Y4
+	VFMADD213PS  word_3f000000<>+0(SB), Y2, Y4
+	VROUNDPS     $0x09, Y4, Y4
+	VCVTPS2DQ    Y4, Y4
+	VMOVUPS      96(AX), Y2
+	VBROADCASTSS scale+72(FP), Y5
+	VFMADD213PS  word_3f000000<>+0(SB), Y2, Y5
+	VROUNDPS     $0x09, Y5, Y5
+	VCVTPS2DQ    Y5, Y5
+	VPACKSSDW    Y5, Y4, Y4
+	VPMINSW      Y4, Y0, Y0
+	VMOVUPS      64(AX)(R8*2), Y2
+	VBROADCASTSS scale+72(FP), Y5
+	VFMADD213PS  word_3f000000<>+0(SB), Y2, Y5
+	VROUNDPS     $0x09, Y5, Y5
+	VCVTPS2DQ    Y5, Y5
+	VMOVUPS      96(AX)(R8*2), Y2
+	VBROADCASTSS scale+72(FP), Y6
+	VFMADD213PS  word_3f000000<>+0(SB), Y2, Y6
+	VROUNDPS     $0x09, Y6, Y6
+	VCVTPS2DQ    Y6, Y6
+	VPACKSSDW    Y6, Y5, Y5
+	VPMINSW      Y5, Y0, Y0
+	VPERM2F128   $0x20, Y5, Y4, Y2
+	VPERM2F128   $0x31, Y5, Y4, Y4
+	VMOVUPS      (BX), Y5
+	VBROADCASTSS scale+72(FP), Y6
+	VFMADD213PS  word_3f000000<>+0(SB), Y5, Y6
+	VROUNDPS     $0x09, Y6, Y6
+	VCVTPS2DQ    Y6, Y6
+	VMOVUPS      32(BX), Y5
+	VBROADCASTSS scale+72(FP), Y7
+	VFMADD213PS  word_3f000000<>+0(SB), Y5, Y7
+	VROUNDPS     $0x09, Y7, Y7
+	VCVTPS2DQ    Y7, Y7
+	VPACKSSDW    Y7, Y6, Y6
+	VPMINSW      Y6, Y0, Y0
+	VMOVUPS      (BX)(R8*2), Y5
+	VBROADCASTSS scale+72(FP), Y7
+	VFMADD213PS  word_3f000000<>+0(SB), Y5, Y7
+	VROUNDPS     $0x09, Y7, Y7
+	VCVTPS2DQ    Y7, Y7
+	VMOVUPS      32(BX)(R8*2), Y5
+	VBROADCASTSS scale+72(FP), Y8
+	VFMADD213PS  word_3f000000<>+0(SB), Y5, Y8
+	VROUNDPS     $0x09, Y8, Y8
+	VCVTPS2DQ    Y8, Y8
+	VPACKSSDW    Y8, Y7, Y7
+	VPMINSW      Y7, Y0, Y0
+	VPERM2F128   $0x20, Y7, Y6, Y5
+	VPERM2F128   $0x31, Y7, Y6, Y6
+	VMOVUPS      64(BX), Y7
+	VBROADCASTSS scale+72(FP), Y8
+	VFMADD213PS  word_3f000000<>+0(SB), Y7, Y8
+	VROUNDPS     $0x09, Y8, Y8
+	VCVTPS2DQ    Y8, Y8
+	VMOVUPS      96(BX), Y7
+	VBROADCASTSS scale+72(FP), Y9
+	VFMADD213PS  word_3f000000<>+0(SB), Y7, Y9
+	VROUNDPS     $0x09, Y9, Y9
+	VCVTPS2DQ    Y9, Y9
+	VPACKSSDW    Y9, Y8, Y8
+	VPMINSW      Y8, Y0, Y0
+	VMOVUPS      64(BX)(R8*2), Y7
+	VBROADCASTSS scale+72(FP), Y9
+	VFMADD213PS  word_3f000000<>+0(SB), Y7, Y9
+	VROUNDPS     $0x09, Y9, Y9
+	VCVTPS2DQ    Y9, Y9
+	VMOVUPS      96(BX)(R8*2), Y7
+	VBROADCASTSS scale+72(FP), Y10
+	VFMADD213PS  word_3f000000<>+0(SB), Y7, Y10
+	VROUNDPS     $0x09, Y10, Y10
+	VCVTPS2DQ    Y10, Y10
+	VPACKSSDW    Y10, Y9, Y9
+	VPMINSW      Y9, Y0, Y0
+	VPERM2F128   $0x20, Y9, Y8, Y7
+	VPERM2F128   $0x31, Y9, Y8, Y8
+	VMOVUPS      (AX)(R8*1), Y9
+	VBROADCASTSS scale+72(FP), Y10
+	VFMADD213PS  word_3f000000<>+0(SB), Y9, Y10
+	VROUNDPS     $0x09, Y10, Y10
+	VCVTPS2DQ    Y10, Y10
+	VMOVUPS      32(AX)(R8*1), Y9
+	VBROADCASTSS scale+72(FP), Y11
+	VFMADD213PS  word_3f000000<>+0(SB), Y9, Y11
+	VROUNDPS     $0x09, Y11, Y11
+	VCVTPS2DQ    Y11, Y11
+	VPACKSSDW    Y11, Y10, Y10
+	VPMINSW      Y10, Y0, Y0
+	VMOVUPS      (AX)(R9*1), Y9
+	VBROADCASTSS scale+72(FP), Y11
+	VFMADD213PS  word_3f000000<>+0(SB), Y9, Y11
+	VROUNDPS     $0x09, Y11, Y11
+	VCVTPS2DQ    Y11, Y11
+	VMOVUPS      32(AX)(R9*1), Y9
+	VBROADCASTSS scale+72(FP), Y12
+	VFMADD213PS  word_3f000000<>+0(SB), Y9, Y12
+	VROUNDPS     $0x09, Y12, Y12
+	VCVTPS2DQ    Y12, Y12
+	VPACKSSDW    Y12, Y11, Y11
+	VPMINSW      Y11, Y0, Y0
+	VPERM2F128   $0x20, Y11, Y10, Y9
+	VPERM2F128   $0x31, Y11, Y10, Y10
+	VMOVUPS      64(AX)(R8*1), Y11
+	VBROADCASTSS scale+72(FP), Y12
+	VFMADD213PS  word_3f000000<>+0(SB), Y11, Y12
+	VROUNDPS     $0x09, Y12, Y12
+	VCVTPS2DQ    Y12, Y12
+	VMOVUPS      96(AX)(R8*1), Y11
+	VBROADCASTSS scale+72(FP), Y13
+	VFMADD213PS  word_3f000000<>+0(SB), Y11, Y13
+	VROUNDPS     $0x09, Y13, Y13
+	VCVTPS2DQ    Y13, Y13
+	VPACKSSDW    Y13, Y12, Y12
+	VPMINSW      Y12, Y0, Y0
+	VMOVUPS      64(AX)(R9*1), Y11
+	VBROADCASTSS scale+72(FP), Y13
+	VFMADD213PS  word_3f000000<>+0(SB), Y11, Y13
+	VROUNDPS     $0x09, Y13, Y13
+	VCVTPS2DQ    Y13, Y13
+	VMOVUPS      96(AX)(R9*1), Y11
+	VBROADCASTSS scale+72(FP), Y14
+	VFMADD213PS  word_3f000000<>+0(SB), Y11, Y14
+	VROUNDPS     $0x09, Y14, Y14
+	VCVTPS2DQ    Y14, Y14
+	VPACKSSDW    Y14, Y13, Y13
+	VPMINSW      Y13, Y0, Y0
+	VPERM2F128   $0x20, Y13, Y12, Y11
+	VPERM2F128   $0x31, Y13, Y12, Y12
+	VMOVUPS      (BX)(R8*1), Y13
+	VBROADCASTSS scale+72(FP), Y14
+	VFMADD213PS  word_3f000000<>+0(SB), Y13, Y14
+	VROUNDPS     $0x09, Y14, Y14
+	VCVTPS2DQ    Y14, Y14
+	VMOVUPS      32(BX)(R8*1), Y13
+	VBROADCASTSS scale+72(FP), Y15
+	VFMADD213PS  word_3f000000<>+0(SB), Y13, Y15
+	VROUNDPS     $0x09, Y15, Y15
+	VCVTPS2DQ    Y15, Y15
+	VPACKSSDW    Y15, Y14, Y14
+	VPMINSW      Y14, Y0, Y0
+	VMOVUPS      (BX)(R9*1), Y13
+	VBROADCASTSS scale+72(FP), Y15
+	VFMADD213PS  word_3f000000<>+0(SB), Y13, Y15
+	VROUNDPS     $0x09, Y15, Y15
+	VCVTPS2DQ    Y15, Y15
+	VMOVUPS      32(BX)(R9*1), Y13
+	VMOVUPS      Y12, 2080(SI)
+	VBROADCASTSS scale+72(FP), Y12
+	VFMADD213PS  word_3f000000<>+0(SB), Y13, Y12
+	VROUNDPS     $0x09, Y12, Y12
+	VCVTPS2DQ    Y12, Y12
+	VPACKSSDW    Y12, Y15, Y15
+	VPMINSW      Y15, Y0, Y0
+	VPERM2F128   $0x20, Y15, Y14, Y12
+	VPERM2F128   $0x31, Y15, Y14, Y13
+	VMOVUPS      64(BX)(R8*1), Y14
+	VBROADCASTSS scale+72(FP), Y15
+	VFMADD213PS  word_3f000000<>+0(SB), Y14, Y15
+	VROUNDPS     $0x09, Y15, Y15
+	VCVTPS2DQ    Y15, Y15
+	VMOVUPS      96(BX)(R8*1), Y14
+	VMOVUPS      Y4, 2112(SI)
+	VBROADCASTSS scale+72(FP), Y4
+	VFMADD213PS  word_3f000000<>+0(SB), Y14, Y4
+	VROUNDPS     $0x09, Y4, Y4
+	VCVTPS2DQ    Y4, Y4
+	VPACKSSDW    Y4, Y15, Y15
+	VPMINSW      Y15, Y0, Y0
+	VMOVUPS      64(BX)(R9*1), Y4
+	VBROADCASTSS scale+72(FP), Y14
+	VFMADD213PS  word_3f000000<>+0(SB), Y4, Y14
+	VROUNDPS     $0x09, Y14, Y14
+	VCVTPS2DQ    Y14, Y14
+	VMOVUPS      96(BX)(R9*1), Y4
+	VMOVUPS      Y8, 2144(SI)
+	VBROADCASTSS scale+72(FP), Y8
+	VFMADD213PS  word_3f000000<>+0(SB), Y4, Y8
+	VROUNDPS     $0x09, Y8, Y8
+	VCVTPS2DQ    Y8, Y8
+	VPACKSSDW    Y8, Y14, Y14
+	VPMINSW      Y14, Y0, Y0
+	VPERM2F128   $0x20, Y14, Y15, Y4
+	VPERM2F128   $0x31, Y14, Y15, Y8
+	VUNPCKLPS    Y5, Y3, Y14
+	VUNPCKHPS    Y5, Y3, Y3
+	VUNPCKLPS    Y12, Y9, Y5
+	VUNPCKHPS    Y12, Y9, Y9
+	VSHUFPS      $0x44, Y5, Y14, Y12
+	VSHUFPS      $0xee, Y5, Y14, Y5
+	VSHUFPS      $0x44, Y9, Y3, Y14
+	VSHUFPS      $0xee, Y9, Y3, Y3
+	VUNPCKLPS    Y6, Y1, Y9
+	VUNPCKHPS    Y6, Y1, Y1
+	VUNPCKLPS    Y13, Y10, Y6
+	VUNPCKHPS    Y13, Y10, Y10
+	VSHUFPS      $0x44, Y6, Y9, Y13
+	VSHUFPS      $0xee, Y6, Y9, Y6
+	VSHUFPS      $0x44, Y10, Y1, Y9
+	VSHUFPS      $0xee, Y10, Y1, Y1
+	VUNPCKLPS    Y7, Y2, Y10
+	VUNPCKHPS    Y7, Y2, Y2
+	VUNPCKLPS    Y4, Y11, Y7
+	VUNPCKHPS    Y4, Y11, Y4
+	VSHUFPS      $0x44, Y7, Y10, Y11
+	VSHUFPS      $0xee, Y7, Y10, Y7
+	VSHUFPS      $0x44, Y4, Y2, Y10
+	VSHUFPS      $0xee, Y4, Y2, Y2
+	VMOVUPS      2112(SI), Y4
+	VMOVUPS      2144(SI), Y15
+	VMOVUPS      Y2, 2176(SI)
+	VUNPCKLPS    Y15, Y4, Y2
+	VUNPCKHPS    Y15, Y4, Y4
+	VMOVUPS      2080(SI), Y15
+	VMOVUPS      Y10, 2144(SI)
+	VUNPCKLPS    Y8, Y15, Y10
+	VUNPCKHPS    Y8, Y15, Y8
+	VSHUFPS      $0x44, Y10, Y2, Y15
+	VSHUFPS      $0xee, Y10, Y2, Y2
+	VSHUFPS      $0x44, Y8, Y4, Y10
+	VSHUFPS      $0xee, Y8, Y4, Y4
+	VMOVUPS      Y0, 2048(SI)
+	VPSLLD       $0x10, Y12, Y0
+	VCVTDQ2PS    Y0, Y0
+	VPAND        fixed_odd<>+0(SB), Y12, Y12
+	VCVTDQ2PS    Y12, Y12
+	VMOVUPS      Y0, (R13)
+	VMOVUPS      Y12, 32(R13)
+	VPSLLD       $0x10, Y5, Y0
+	VCVTDQ2PS    Y0, Y0
+	VPAND        fixed_odd<>+0(SB), Y5, Y5
+	VCVTDQ2PS    Y5, Y5
+	VMOVUPS      Y0, 64(R13)
+	VMOVUPS      Y5, 96(R13)
+	VPSLLD       $0x10, Y14, Y0
+	VCVTDQ2PS    Y0, Y0
+	VPAND        fixed_odd<>+0(SB), Y14, Y14
+	VCVTDQ2PS    Y14, Y14
+	VMOVUPS      Y0, 256(R13)
+	VMOVUPS      Y14, 288(R13)
+	VPSLLD       $0x10, Y3, Y0
+	VCVTDQ2PS    Y0, Y0
+	VPAND        fixed_odd<>+0(SB), Y3, Y3
+	VCVTDQ2PS    Y3, Y3
+	VMOVUPS      Y0, 320(R13)
+	VMOVUPS      Y3, 352(R13)
+	VPSLLD       $0x10, Y13, Y0
+	VCVTDQ2PS    Y0, Y0
+	VPAND        fixed_odd<>+0(SB), Y13, Y13
+	VCVTDQ2PS    Y13, Y13
+	VMOVUPS      Y0, 128(R13)
+	VMOVUPS      Y13, 160(R13)
+	VPSLLD       $0x10, Y6, Y0
+	VCVTDQ2PS    Y0, Y0
+	VPAND        fixed_odd<>+0(SB), Y6, Y6
+	VCVTDQ2PS    Y6, Y6
+	VMOVUPS      Y0, 192(R13)
+	VMOVUPS      Y6, 224(R13)
+	VPSLLD       $0x10, Y9, Y0
+	VCVTDQ2PS    Y0, Y0
+	VPAND        fixed_odd<>+0(SB), Y9, Y9
+	VCVTDQ2PS    Y9, Y9
+	VMOVUPS      Y0, 384(R13)
+	VMOVUPS      Y9, 416(R13)
+	VPSLLD       $0x10, Y1, Y0
+	VCVTDQ2PS    Y0, Y0
+	VPAND        fixed_odd<>+0(SB), Y1, Y1
+	VCVTDQ2PS    Y1, Y1
+	VMOVUPS      Y0, 448(R13)
+	VMOVUPS      Y1, 480(R13)
+	VPSLLD       $0x10, Y11, Y0
+	VCVTDQ2PS    Y0, Y0
+	VPAND        fixed_odd<>+0(SB), Y11, Y11
+	VCVTDQ2PS    Y11, Y11
+	VMOVUPS      Y0, 512(R13)
+	VMOVUPS      Y11, 544(R13)
+	VPSLLD       $0x10, Y7, Y0
+	VCVTDQ2PS    Y0, Y0
+	VPAND        fixed_odd<>+0(SB), Y7, Y7
+	VCVTDQ2PS    Y7, Y7
+	VMOVUPS      Y0, 576(R13)
+	VMOVUPS      Y7, 608(R13)
+	VMOVUPS      2144(SI), Y0
+	VPSLLD       $0x10, Y0, Y1
+	VCVTDQ2PS    Y1, Y1
+	VPAND        fixed_odd<>+0(SB), Y0, Y0
+	VCVTDQ2PS    Y0, Y0
+	VMOVUPS      Y1, 768(R13)
+	VMOVUPS      Y0, 800(R13)
+	VMOVUPS      2176(SI), Y0
+	VPSLLD       $0x10, Y0, Y1
+	VCVTDQ2PS    Y1, Y1
+	VPAND        fixed_odd<>+0(SB), Y0, Y0
+	VCVTDQ2PS    Y0, Y0
+	VMOVUPS      Y1, 832(R13)
+	VMOVUPS      Y0, 864(R13)
+	VPSLLD       $0x10, Y15, Y0
+	VCVTDQ2PS    Y0, Y0
+	VPAND        fixed_odd<>+0(SB), Y15, Y15
+	VCVTDQ2PS    Y15, Y15
+	VMOVUPS      Y0, 640(R13)
+	VMOVUPS      Y15, 672(R13)
+	VPSLLD       $0x10, Y2, Y0
+	VCVTDQ2PS    Y0, Y0
+	VPAND        fixed_odd<>+0(SB), Y2, Y2
+	VCVTDQ2PS    Y2, Y2
+	VMOVUPS      Y0, 704(R13)
+	VMOVUPS      Y2, 736(R13)
+	VPSLLD       $0x10, Y10, Y0
+	VCVTDQ2PS    Y0, Y0
+	VPAND        fixed_odd<>+0(SB), Y10, Y10
+	VCVTDQ2PS    Y10, Y10
+	VMOVUPS      Y0, 896(R13)
+	VMOVUPS      Y10, 928(R13)
+	VPSLLD       $0x10, Y4, Y0
+	VCVTDQ2PS    Y0, Y0
+	VPAND        fixed_odd<>+0(SB), Y4, Y4
+	VCVTDQ2PS    Y4, Y4
+	VMOVUPS      Y0, 960(R13)
+	VMOVUPS      Y4, 992(R13)
+	VMOVUPS      2048(SI), Y0
+	VPCMPEQW     fixed_low<>+0(SB), Y0, Y0
+	VPMOVMSKB    Y0, R12
+	TESTL        R12, R12
+	JE           numbers
 	VMOVUPS      (AX), Y0
 	VBROADCASTSS scale+72(FP), Y1
 	VFMADD213PS  word_3f000000<>+0(SB), Y0, Y1
@@ -30498,7 +34992,7 @@ readFloats:
 	VROUNDPS     $0x09, Y15, Y15
 	VCVTPS2DQ    Y15, Y15
 	VMOVUPS      96(BX)(R8*1), Y14
-	VMOVUPS      Y11, 2048(SI)
+	VMOVUPS      Y11, 2080(SI)
 	VBROADCASTSS scale+72(FP), Y11
 	VFMADD213PS  word_3f000000<>+0(SB), Y14, Y11
 	VCMPPS       $0x07, Y11, Y11, Y14
@@ -30516,7 +35010,7 @@ readFloats:
 	VROUNDPS     $0x09, Y14, Y14
 	VCVTPS2DQ    Y14, Y14
 	VMOVUPS      96(BX)(R9*1), Y11
-	VMOVUPS      Y3, 2080(SI)
+	VMOVUPS      Y3, 2112(SI)
 	VBROADCASTSS scale+72(FP), Y3
 	VFMADD213PS  word_3f000000<>+0(SB), Y11, Y3
 	VCMPPS       $0x07, Y3, Y3, Y11
@@ -30551,11 +35045,11 @@ readFloats:
 	VSHUFPS      $0xee, Y6, Y9, Y6
 	VSHUFPS      $0x44, Y3, Y2, Y9
 	VSHUFPS      $0xee, Y3, Y2, Y2
-	VMOVUPS      2080(SI), Y3
+	VMOVUPS      2112(SI), Y3
 	VUNPCKLPS    Y7, Y3, Y15
 	VUNPCKHPS    Y7, Y3, Y3
-	VMOVUPS      2048(SI), Y7
-	VMOVUPS      Y2, 2080(SI)
+	VMOVUPS      2080(SI), Y7
+	VMOVUPS      Y2, 2112(SI)
 	VUNPCKLPS    Y11, Y7, Y2
 	VUNPCKHPS    Y11, Y7, Y7
 	VSHUFPS      $0x44, Y2, Y15, Y11
@@ -30628,7 +35122,7 @@ readFloats:
 	VCVTDQ2PS    Y9, Y9
 	VMOVUPS      Y0, 768(R13)
 	VMOVUPS      Y9, 800(R13)
-	VMOVUPS      2080(SI), Y0
+	VMOVUPS      2112(SI), Y0
 	VPSLLD       $0x10, Y0, Y1
 	VCVTDQ2PS    Y1, Y1
 	VPAND        fixed_odd<>+0(SB), Y0, Y0
@@ -30659,8 +35153,10 @@ readFloats:
 	VCVTDQ2PS    Y3, Y3
 	VMOVUPS      Y0, 960(R13)
 	VMOVUPS      Y3, 992(R13)
-	ADDQ         $0x00000080, AX
-	ADDQ         $0x00000080, BX
+
+numbers:
+	ADDQ $0x00000080, AX
+	ADDQ $0x00000080, BX
 
 readDone:
 	ADDQ         $0x00000400, R13
@@ -30716,7 +35212,7 @@ readDone:
 	VSUBPS       Y13, Y12, Y12
 	VMOVUPS      896(SI), Y13
 	VMOVUPS      1920(SI), Y15
-	VMOVUPS      Y3, 2048(SI)
+	VMOVUPS      Y3, 2080(SI)
 	VADDPS       Y15, Y13, Y3
 	VSUBPS       Y15, Y13, Y13
 	VADDPS       Y3, Y14, Y15
@@ -30727,7 +35223,7 @@ readDone:
 	VFMADD231PS  word_bf350400<>+0(SB), Y13, Y15
 	VFMADD231PS  word_3f350400<>+0(SB), Y12, Y15
 	VSUBPS       word_51400000<>+0(SB), Y15, Y15
-	VMOVUPS      Y11, 2080(SI)
+	VMOVUPS      Y11, 2112(SI)
 	VMOVUPS      word_51400000<>+0(SB), Y11
 	VFMADD231PS  word_bf350400<>+0(SB), Y12, Y11
 	VFMADD231PS  word_bf350400<>+0(SB), Y13, Y11
@@ -30776,27 +35272,27 @@ readDone:
 	VSUBPS       Y1, Y15, Y1
 	VMOVUPS      64(SI), Y14
 	VMOVUPS      1088(SI), Y15
-	VMOVUPS      Y8, 2112(SI)
+	VMOVUPS      Y8, 2144(SI)
 	VADDPS       Y15, Y14, Y8
 	VSUBPS       Y15, Y14, Y14
 	VMOVUPS      576(SI), Y15
-	VMOVUPS      Y5, 2144(SI)
+	VMOVUPS      Y5, 2176(SI)
 	VMOVUPS      1600(SI), Y5
-	VMOVUPS      Y4, 2176(SI)
+	VMOVUPS      Y4, 2208(SI)
 	VADDPS       Y5, Y15, Y4
 	VSUBPS       Y5, Y15, Y5
 	VADDPS       Y4, Y8, Y15
 	VSUBPS       Y4, Y8, Y4
 	VMOVUPS      320(SI), Y8
-	VMOVUPS      Y6, 2208(SI)
+	VMOVUPS      Y6, 2240(SI)
 	VMOVUPS      1344(SI), Y6
-	VMOVUPS      Y2, 2240(SI)
+	VMOVUPS      Y2, 2272(SI)
 	VADDPS       Y6, Y8, Y2
 	VSUBPS       Y6, Y8, Y6
 	VMOVUPS      832(SI), Y8
-	VMOVUPS      Y1, 2272(SI)
+	VMOVUPS      Y1, 2304(SI)
 	VMOVUPS      1856(SI), Y1
-	VMOVUPS      Y0, 2304(SI)
+	VMOVUPS      Y0, 2336(SI)
 	VADDPS       Y1, Y8, Y0
 	VSUBPS       Y1, Y8, Y1
 	VADDPS       Y0, Y2, Y8
@@ -30807,7 +35303,7 @@ readDone:
 	VFMADD231PS  word_bf350400<>+0(SB), Y1, Y15
 	VFMADD231PS  word_3f350400<>+0(SB), Y6, Y15
 	VSUBPS       word_51400000<>+0(SB), Y15, Y15
-	VMOVUPS      Y8, 2336(SI)
+	VMOVUPS      Y8, 2368(SI)
 	VMOVUPS      word_51400000<>+0(SB), Y8
 	VFMADD231PS  word_bf350400<>+0(SB), Y6, Y8
 	VFMADD231PS  word_bf350400<>+0(SB), Y1, Y8
@@ -30818,27 +35314,27 @@ readDone:
 	VADDPS       Y5, Y8, Y5
 	VMOVUPS      192(SI), Y8
 	VMOVUPS      1216(SI), Y15
-	VMOVUPS      Y9, 2368(SI)
+	VMOVUPS      Y9, 2400(SI)
 	VADDPS       Y15, Y8, Y9
 	VSUBPS       Y15, Y8, Y8
 	VMOVUPS      704(SI), Y15
-	VMOVUPS      Y7, 2400(SI)
+	VMOVUPS      Y7, 2432(SI)
 	VMOVUPS      1728(SI), Y7
-	VMOVUPS      Y10, 2432(SI)
+	VMOVUPS      Y10, 2464(SI)
 	VADDPS       Y7, Y15, Y10
 	VSUBPS       Y7, Y15, Y7
 	VADDPS       Y10, Y9, Y15
 	VSUBPS       Y10, Y9, Y9
 	VMOVUPS      448(SI), Y10
-	VMOVUPS      Y3, 2464(SI)
+	VMOVUPS      Y3, 2496(SI)
 	VMOVUPS      1472(SI), Y3
-	VMOVUPS      Y13, 2496(SI)
+	VMOVUPS      Y13, 2528(SI)
 	VADDPS       Y3, Y10, Y13
 	VSUBPS       Y3, Y10, Y3
 	VMOVUPS      960(SI), Y10
-	VMOVUPS      Y12, 2528(SI)
+	VMOVUPS      Y12, 2560(SI)
 	VMOVUPS      1984(SI), Y12
-	VMOVUPS      Y11, 2560(SI)
+	VMOVUPS      Y11, 2592(SI)
 	VADDPS       Y12, Y10, Y11
 	VSUBPS       Y12, Y10, Y10
 	VADDPS       Y11, Y13, Y12
@@ -30849,7 +35345,7 @@ readDone:
 	VFMADD231PS  word_bf350400<>+0(SB), Y10, Y15
 	VFMADD231PS  word_3f350400<>+0(SB), Y3, Y15
 	VSUBPS       word_51400000<>+0(SB), Y15, Y15
-	VMOVUPS      Y12, 2592(SI)
+	VMOVUPS      Y12, 2624(SI)
 	VMOVUPS      word_51400000<>+0(SB), Y12
 	VFMADD231PS  word_bf350400<>+0(SB), Y3, Y12
 	VFMADD231PS  word_bf350400<>+0(SB), Y10, Y12
@@ -30896,23 +35392,23 @@ readDone:
 	VADDPS       Y15, Y5, Y8
 	VSUBPS       Y13, Y14, Y13
 	VSUBPS       Y5, Y15, Y5
-	VMOVUPS      2560(SI), Y14
+	VMOVUPS      2592(SI), Y14
 	VADDPS       Y14, Y12, Y15
 	VSUBPS       Y12, Y14, Y12
 	VMOVUPS      word_51c00000<>+0(SB), Y14
 	VFMADD231PS  word_3e47c800<>+0(SB), Y10, Y14
 	VFMADD231PS  word_3f7b1400<>+0(SB), Y3, Y14
 	VSUBPS       word_51c00000<>+0(SB), Y14, Y14
-	VMOVUPS      Y12, 2560(SI)
+	VMOVUPS      Y12, 2592(SI)
 	VMOVUPS      word_51c00000<>+0(SB), Y12
 	VFMADD231PS  word_be47c800<>+0(SB), Y3, Y12
 	VFMADD231PS  word_3f7b1400<>+0(SB), Y10, Y12
 	VSUBPS       word_51c00000<>+0(SB), Y12, Y12
-	VMOVUPS      2528(SI), Y3
+	VMOVUPS      2560(SI), Y3
 	VADDPS       Y3, Y14, Y10
-	VMOVUPS      Y2, 2624(SI)
-	VMOVUPS      2496(SI), Y2
-	VMOVUPS      Y10, 2656(SI)
+	VMOVUPS      Y2, 2656(SI)
+	VMOVUPS      2528(SI), Y2
+	VMOVUPS      Y10, 2688(SI)
 	VADDPS       Y2, Y12, Y10
 	VSUBPS       Y14, Y3, Y3
 	VSUBPS       Y2, Y12, Y2
@@ -30924,11 +35420,11 @@ readDone:
 	VFMADD231PS  word_bec3f000<>+0(SB), Y9, Y14
 	VFMADD231PS  word_3f6c8400<>+0(SB), Y11, Y14
 	VSUBPS       word_51c00000<>+0(SB), Y14, Y14
-	VMOVUPS      2464(SI), Y9
+	VMOVUPS      2496(SI), Y9
 	VADDPS       Y9, Y12, Y11
-	VMOVUPS      Y2, 2496(SI)
-	VMOVUPS      2432(SI), Y2
-	VMOVUPS      Y3, 2528(SI)
+	VMOVUPS      Y2, 2528(SI)
+	VMOVUPS      2464(SI), Y2
+	VMOVUPS      Y3, 2560(SI)
 	VADDPS       Y2, Y14, Y3
 	VSUBPS       Y12, Y9, Y9
 	VSUBPS       Y2, Y14, Y2
@@ -30940,31 +35436,31 @@ readDone:
 	VFMADD231PS  word_bf0e3a00<>+0(SB), Y7, Y14
 	VFMADD231PS  word_3f54dc00<>+0(SB), Y8, Y14
 	VSUBPS       word_51c00000<>+0(SB), Y14, Y14
-	VMOVUPS      2400(SI), Y7
+	VMOVUPS      2432(SI), Y7
 	VADDPS       Y7, Y12, Y8
-	VMOVUPS      Y2, 2432(SI)
-	VMOVUPS      2368(SI), Y2
-	VMOVUPS      Y9, 2464(SI)
+	VMOVUPS      Y2, 2464(SI)
+	VMOVUPS      2400(SI), Y2
+	VMOVUPS      Y9, 2496(SI)
 	VADDPS       Y2, Y14, Y9
 	VSUBPS       Y12, Y7, Y7
 	VSUBPS       Y2, Y14, Y2
-	VMOVUPS      2592(SI), Y12
+	VMOVUPS      2624(SI), Y12
 	VMOVUPS      word_51c00000<>+0(SB), Y14
 	VFMADD231PS  word_bf350400<>+0(SB), Y12, Y14
-	VMOVUPS      Y2, 2368(SI)
-	VMOVUPS      2336(SI), Y2
+	VMOVUPS      Y2, 2400(SI)
+	VMOVUPS      2368(SI), Y2
 	VFMADD231PS  word_3f350400<>+0(SB), Y2, Y14
 	VSUBPS       word_51c00000<>+0(SB), Y14, Y14
-	VMOVUPS      Y7, 2400(SI)
+	VMOVUPS      Y7, 2432(SI)
 	VMOVUPS      word_51c00000<>+0(SB), Y7
 	VFMADD231PS  word_bf350400<>+0(SB), Y2, Y7
 	VFMADD231PS  word_bf350400<>+0(SB), Y12, Y7
 	VSUBPS       word_51c00000<>+0(SB), Y7, Y7
-	VMOVUPS      2048(SI), Y2
+	VMOVUPS      2080(SI), Y2
 	VADDPS       Y2, Y14, Y12
-	VMOVUPS      Y12, 2592(SI)
-	VMOVUPS      2080(SI), Y12
-	VMOVUPS      Y9, 2336(SI)
+	VMOVUPS      Y12, 2624(SI)
+	VMOVUPS      2112(SI), Y12
+	VMOVUPS      Y9, 2368(SI)
 	VSUBPS       Y12, Y7, Y9
 	VSUBPS       Y14, Y2, Y2
 	VADDPS       Y12, Y7, Y7
@@ -30976,11 +35472,11 @@ readDone:
 	VFMADD231PS  word_bf54dc00<>+0(SB), Y13, Y14
 	VFMADD231PS  word_3f0e3a00<>+0(SB), Y5, Y14
 	VSUBPS       word_51c00000<>+0(SB), Y14, Y14
-	VMOVUPS      2304(SI), Y5
+	VMOVUPS      2336(SI), Y5
 	VADDPS       Y5, Y12, Y13
-	VMOVUPS      Y7, 2080(SI)
-	VMOVUPS      2272(SI), Y7
-	VMOVUPS      Y2, 2048(SI)
+	VMOVUPS      Y7, 2112(SI)
+	VMOVUPS      2304(SI), Y7
+	VMOVUPS      Y2, 2080(SI)
 	VADDPS       Y7, Y14, Y2
 	VSUBPS       Y12, Y5, Y5
 	VSUBPS       Y7, Y14, Y7
@@ -30992,11 +35488,11 @@ readDone:
 	VFMADD231PS  word_bf6c8400<>+0(SB), Y4, Y14
 	VFMADD231PS  word_3ec3f000<>+0(SB), Y0, Y14
 	VSUBPS       word_51c00000<>+0(SB), Y14, Y14
-	VMOVUPS      2240(SI), Y0
+	VMOVUPS      2272(SI), Y0
 	VADDPS       Y0, Y12, Y4
-	VMOVUPS      Y7, 2272(SI)
-	VMOVUPS      2208(SI), Y7
-	VMOVUPS      Y5, 2304(SI)
+	VMOVUPS      Y7, 2304(SI)
+	VMOVUPS      2240(SI), Y7
+	VMOVUPS      Y5, 2336(SI)
 	VADDPS       Y7, Y14, Y5
 	VSUBPS       Y12, Y0, Y0
 	VSUBPS       Y7, Y14, Y7
@@ -31008,37 +35504,37 @@ readDone:
 	VFMADD231PS  word_bf7b1400<>+0(SB), Y1, Y14
 	VFMADD231PS  word_3e47c800<>+0(SB), Y6, Y14
 	VSUBPS       word_51c00000<>+0(SB), Y14, Y14
-	VMOVUPS      2176(SI), Y1
+	VMOVUPS      2208(SI), Y1
 	VADDPS       Y1, Y12, Y6
-	VMOVUPS      Y7, 2208(SI)
-	VMOVUPS      2144(SI), Y7
-	VMOVUPS      Y0, 2240(SI)
+	VMOVUPS      Y7, 2240(SI)
+	VMOVUPS      2176(SI), Y7
+	VMOVUPS      Y0, 2272(SI)
 	VADDPS       Y7, Y14, Y0
 	VSUBPS       Y12, Y1, Y1
 	VSUBPS       Y7, Y14, Y7
 	VMOVUPS      32(SI), Y12
 	VMOVUPS      1056(SI), Y14
-	VMOVUPS      Y7, 2144(SI)
+	VMOVUPS      Y7, 2176(SI)
 	VADDPS       Y14, Y12, Y7
 	VSUBPS       Y14, Y12, Y12
 	VMOVUPS      544(SI), Y14
-	VMOVUPS      Y1, 2176(SI)
+	VMOVUPS      Y1, 2208(SI)
 	VMOVUPS      1568(SI), Y1
-	VMOVUPS      Y0, 2688(SI)
+	VMOVUPS      Y0, 2720(SI)
 	VADDPS       Y1, Y14, Y0
 	VSUBPS       Y1, Y14, Y1
 	VADDPS       Y0, Y7, Y14
 	VSUBPS       Y0, Y7, Y0
 	VMOVUPS      288(SI), Y7
-	VMOVUPS      Y6, 2720(SI)
+	VMOVUPS      Y6, 2752(SI)
 	VMOVUPS      1312(SI), Y6
-	VMOVUPS      Y5, 2752(SI)
+	VMOVUPS      Y5, 2784(SI)
 	VADDPS       Y6, Y7, Y5
 	VSUBPS       Y6, Y7, Y6
 	VMOVUPS      800(SI), Y7
-	VMOVUPS      Y4, 2784(SI)
+	VMOVUPS      Y4, 2816(SI)
 	VMOVUPS      1824(SI), Y4
-	VMOVUPS      Y2, 2816(SI)
+	VMOVUPS      Y2, 2848(SI)
 	VADDPS       Y4, Y7, Y2
 	VSUBPS       Y4, Y7, Y4
 	VADDPS       Y2, Y5, Y7
@@ -31049,7 +35545,7 @@ readDone:
 	VFMADD231PS  word_bf350400<>+0(SB), Y4, Y14
 	VFMADD231PS  word_3f350400<>+0(SB), Y6, Y14
 	VSUBPS       word_51400000<>+0(SB), Y14, Y14
-	VMOVUPS      Y13, 2848(SI)
+	VMOVUPS      Y13, 2880(SI)
 	VMOVUPS      word_51400000<>+0(SB), Y13
 	VFMADD231PS  word_bf350400<>+0(SB), Y6, Y13
 	VFMADD231PS  word_bf350400<>+0(SB), Y4, Y13
@@ -31060,27 +35556,27 @@ readDone:
 	VADDPS       Y1, Y13, Y1
 	VMOVUPS      160(SI), Y13
 	VMOVUPS      1184(SI), Y14
-	VMOVUPS      Y9, 2880(SI)
+	VMOVUPS      Y9, 2912(SI)
 	VADDPS       Y14, Y13, Y9
 	VSUBPS       Y14, Y13, Y13
 	VMOVUPS      672(SI), Y14
-	VMOVUPS      Y8, 2912(SI)
+	VMOVUPS      Y8, 2944(SI)
 	VMOVUPS      1696(SI), Y8
-	VMOVUPS      Y3, 2944(SI)
+	VMOVUPS      Y3, 2976(SI)
 	VADDPS       Y8, Y14, Y3
 	VSUBPS       Y8, Y14, Y8
 	VADDPS       Y3, Y9, Y14
 	VSUBPS       Y3, Y9, Y3
 	VMOVUPS      416(SI), Y9
-	VMOVUPS      Y11, 2976(SI)
+	VMOVUPS      Y11, 3008(SI)
 	VMOVUPS      1440(SI), Y11
-	VMOVUPS      Y10, 3008(SI)
+	VMOVUPS      Y10, 3040(SI)
 	VADDPS       Y11, Y9, Y10
 	VSUBPS       Y11, Y9, Y9
 	VMOVUPS      928(SI), Y11
-	VMOVUPS      Y15, 3040(SI)
+	VMOVUPS      Y15, 3072(SI)
 	VMOVUPS      1952(SI), Y15
-	VMOVUPS      Y7, 3072(SI)
+	VMOVUPS      Y7, 3104(SI)
 	VADDPS       Y15, Y11, Y7
 	VSUBPS       Y15, Y11, Y11
 	VADDPS       Y7, Y10, Y15
@@ -31091,7 +35587,7 @@ readDone:
 	VFMADD231PS  word_bf350400<>+0(SB), Y11, Y15
 	VFMADD231PS  word_3f350400<>+0(SB), Y9, Y15
 	VSUBPS       word_51400000<>+0(SB), Y15, Y15
-	VMOVUPS      Y14, 3104(SI)
+	VMOVUPS      Y14, 3136(SI)
 	VMOVUPS      word_51400000<>+0(SB), Y14
 	VFMADD231PS  word_bf350400<>+0(SB), Y9, Y14
 	VFMADD231PS  word_bf350400<>+0(SB), Y11, Y14
@@ -31140,27 +35636,27 @@ readDone:
 	VSUBPS       Y1, Y15, Y1
 	VMOVUPS      96(SI), Y12
 	VMOVUPS      1120(SI), Y15
-	VMOVUPS      Y5, 3136(SI)
+	VMOVUPS      Y5, 3168(SI)
 	VADDPS       Y15, Y12, Y5
 	VSUBPS       Y15, Y12, Y12
 	VMOVUPS      608(SI), Y15
-	VMOVUPS      Y6, 3168(SI)
+	VMOVUPS      Y6, 3200(SI)
 	VMOVUPS      1632(SI), Y6
-	VMOVUPS      Y4, 3200(SI)
+	VMOVUPS      Y4, 3232(SI)
 	VADDPS       Y6, Y15, Y4
 	VSUBPS       Y6, Y15, Y6
 	VADDPS       Y4, Y5, Y15
 	VSUBPS       Y4, Y5, Y4
 	VMOVUPS      352(SI), Y5
-	VMOVUPS      Y2, 3232(SI)
+	VMOVUPS      Y2, 3264(SI)
 	VMOVUPS      1376(SI), Y2
-	VMOVUPS      Y0, 3264(SI)
+	VMOVUPS      Y0, 3296(SI)
 	VADDPS       Y2, Y5, Y0
 	VSUBPS       Y2, Y5, Y2
 	VMOVUPS      864(SI), Y5
-	VMOVUPS      Y1, 3296(SI)
+	VMOVUPS      Y1, 3328(SI)
 	VMOVUPS      1888(SI), Y1
-	VMOVUPS      Y10, 3328(SI)
+	VMOVUPS      Y10, 3360(SI)
 	VADDPS       Y1, Y5, Y10
 	VSUBPS       Y1, Y5, Y1
 	VADDPS       Y10, Y0, Y5
@@ -31171,7 +35667,7 @@ readDone:
 	VFMADD231PS  word_bf350400<>+0(SB), Y1, Y15
 	VFMADD231PS  word_3f350400<>+0(SB), Y2, Y15
 	VSUBPS       word_51400000<>+0(SB), Y15, Y15
-	VMOVUPS      Y5, 3360(SI)
+	VMOVUPS      Y5, 3392(SI)
 	VMOVUPS      word_51400000<>+0(SB), Y5
 	VFMADD231PS  word_bf350400<>+0(SB), Y2, Y5
 	VFMADD231PS  word_bf350400<>+0(SB), Y1, Y5
@@ -31182,27 +35678,27 @@ readDone:
 	VADDPS       Y6, Y5, Y5
 	VMOVUPS      224(SI), Y6
 	VMOVUPS      1248(SI), Y15
-	VMOVUPS      Y13, 3392(SI)
+	VMOVUPS      Y13, 3424(SI)
 	VADDPS       Y15, Y6, Y13
 	VSUBPS       Y15, Y6, Y6
 	VMOVUPS      736(SI), Y15
-	VMOVUPS      Y8, 3424(SI)
+	VMOVUPS      Y8, 3456(SI)
 	VMOVUPS      1760(SI), Y8
-	VMOVUPS      Y7, 3456(SI)
+	VMOVUPS      Y7, 3488(SI)
 	VADDPS       Y8, Y15, Y7
 	VSUBPS       Y8, Y15, Y8
 	VADDPS       Y7, Y13, Y15
 	VSUBPS       Y7, Y13, Y7
 	VMOVUPS      480(SI), Y13
-	VMOVUPS      Y3, 3488(SI)
+	VMOVUPS      Y3, 3520(SI)
 	VMOVUPS      1504(SI), Y3
-	VMOVUPS      Y11, 3520(SI)
+	VMOVUPS      Y11, 3552(SI)
 	VADDPS       Y3, Y13, Y11
 	VSUBPS       Y3, Y13, Y3
 	VMOVUPS      992(SI), Y13
-	VMOVUPS      Y9, 3552(SI)
+	VMOVUPS      Y9, 3584(SI)
 	VMOVUPS      2016(SI), Y9
-	VMOVUPS      Y14, 3584(SI)
+	VMOVUPS      Y14, 3616(SI)
 	VADDPS       Y9, Y13, Y14
 	VSUBPS       Y9, Y13, Y9
 	VADDPS       Y14, Y11, Y13
@@ -31213,7 +35709,7 @@ readDone:
 	VFMADD231PS  word_bf350400<>+0(SB), Y9, Y15
 	VFMADD231PS  word_3f350400<>+0(SB), Y3, Y15
 	VSUBPS       word_51400000<>+0(SB), Y15, Y15
-	VMOVUPS      Y13, 3616(SI)
+	VMOVUPS      Y13, 3648(SI)
 	VMOVUPS      word_51400000<>+0(SB), Y13
 	VFMADD231PS  word_bf350400<>+0(SB), Y3, Y13
 	VFMADD231PS  word_bf350400<>+0(SB), Y9, Y13
@@ -31260,23 +35756,23 @@ readDone:
 	VADDPS       Y15, Y5, Y8
 	VSUBPS       Y14, Y12, Y12
 	VSUBPS       Y5, Y15, Y5
-	VMOVUPS      3584(SI), Y14
+	VMOVUPS      3616(SI), Y14
 	VADDPS       Y14, Y13, Y15
 	VSUBPS       Y13, Y14, Y13
 	VMOVUPS      word_51c00000<>+0(SB), Y14
 	VFMADD231PS  word_3e47c800<>+0(SB), Y9, Y14
 	VFMADD231PS  word_3f7b1400<>+0(SB), Y3, Y14
 	VSUBPS       word_51c00000<>+0(SB), Y14, Y14
-	VMOVUPS      Y13, 3584(SI)
+	VMOVUPS      Y13, 3616(SI)
 	VMOVUPS      word_51c00000<>+0(SB), Y13
 	VFMADD231PS  word_be47c800<>+0(SB), Y3, Y13
 	VFMADD231PS  word_3f7b1400<>+0(SB), Y9, Y13
 	VSUBPS       word_51c00000<>+0(SB), Y13, Y13
-	VMOVUPS      3552(SI), Y3
+	VMOVUPS      3584(SI), Y3
 	VADDPS       Y3, Y14, Y9
-	VMOVUPS      Y10, 3648(SI)
-	VMOVUPS      3520(SI), Y10
-	VMOVUPS      Y9, 3680(SI)
+	VMOVUPS      Y10, 3680(SI)
+	VMOVUPS      3552(SI), Y10
+	VMOVUPS      Y9, 3712(SI)
 	VADDPS       Y10, Y13, Y9
 	VSUBPS       Y14, Y3, Y3
 	VSUBPS       Y10, Y13, Y10
@@ -31288,11 +35784,11 @@ readDone:
 	VFMADD231PS  word_bec3f000<>+0(SB), Y7, Y14
 	VFMADD231PS  word_3f6c8400<>+0(SB), Y11, Y14
 	VSUBPS       word_51c00000<>+0(SB), Y14, Y14
-	VMOVUPS      3488(SI), Y7
+	VMOVUPS      3520(SI), Y7
 	VADDPS       Y7, Y13, Y11
-	VMOVUPS      Y3, 3520(SI)
-	VMOVUPS      3456(SI), Y3
-	VMOVUPS      Y10, 3552(SI)
+	VMOVUPS      Y3, 3552(SI)
+	VMOVUPS      3488(SI), Y3
+	VMOVUPS      Y10, 3584(SI)
 	VADDPS       Y3, Y14, Y10
 	VSUBPS       Y13, Y7, Y7
 	VSUBPS       Y3, Y14, Y3
@@ -31304,31 +35800,31 @@ readDone:
 	VFMADD231PS  word_bf0e3a00<>+0(SB), Y6, Y14
 	VFMADD231PS  word_3f54dc00<>+0(SB), Y8, Y14
 	VSUBPS       word_51c00000<>+0(SB), Y14, Y14
-	VMOVUPS      3424(SI), Y6
+	VMOVUPS      3456(SI), Y6
 	VADDPS       Y6, Y13, Y8
-	VMOVUPS      Y7, 3456(SI)
-	VMOVUPS      3392(SI), Y7
-	VMOVUPS      Y3, 3488(SI)
+	VMOVUPS      Y7, 3488(SI)
+	VMOVUPS      3424(SI), Y7
+	VMOVUPS      Y3, 3520(SI)
 	VADDPS       Y7, Y14, Y3
 	VSUBPS       Y13, Y6, Y6
 	VSUBPS       Y7, Y14, Y7
-	VMOVUPS      3616(SI), Y13
+	VMOVUPS      3648(SI), Y13
 	VMOVUPS      word_51c00000<>+0(SB), Y14
 	VFMADD231PS  word_bf350400<>+0(SB), Y13, Y14
-	VMOVUPS      Y6, 3392(SI)
-	VMOVUPS      3360(SI), Y6
+	VMOVUPS      Y6, 3424(SI)
+	VMOVUPS      3392(SI), Y6
 	VFMADD231PS  word_3f350400<>+0(SB), Y6, Y14
 	VSUBPS       word_51c00000<>+0(SB), Y14, Y14
-	VMOVUPS      Y7, 3424(SI)
+	VMOVUPS      Y7, 3456(SI)
 	VMOVUPS      word_51c00000<>+0(SB), Y7
 	VFMADD231PS  word_bf350400<>+0(SB), Y6, Y7
 	VFMADD231PS  word_bf350400<>+0(SB), Y13, Y7
 	VSUBPS       word_51c00000<>+0(SB), Y7, Y7
-	VMOVUPS      3072(SI), Y6
+	VMOVUPS      3104(SI), Y6
 	VADDPS       Y6, Y14, Y13
-	VMOVUPS      Y13, 3616(SI)
-	VMOVUPS      3104(SI), Y13
-	VMOVUPS      Y8, 3360(SI)
+	VMOVUPS      Y13, 3648(SI)
+	VMOVUPS      3136(SI), Y13
+	VMOVUPS      Y8, 3392(SI)
 	VSUBPS       Y13, Y7, Y8
 	VSUBPS       Y14, Y6, Y6
 	VADDPS       Y13, Y7, Y7
@@ -31340,11 +35836,11 @@ readDone:
 	VFMADD231PS  word_bf54dc00<>+0(SB), Y12, Y14
 	VFMADD231PS  word_3f0e3a00<>+0(SB), Y5, Y14
 	VSUBPS       word_51c00000<>+0(SB), Y14, Y14
-	VMOVUPS      3328(SI), Y5
+	VMOVUPS      3360(SI), Y5
 	VADDPS       Y5, Y13, Y12
-	VMOVUPS      Y6, 3104(SI)
-	VMOVUPS      3296(SI), Y6
-	VMOVUPS      Y7, 3072(SI)
+	VMOVUPS      Y6, 3136(SI)
+	VMOVUPS      3328(SI), Y6
+	VMOVUPS      Y7, 3104(SI)
 	VADDPS       Y6, Y14, Y7
 	VSUBPS       Y13, Y5, Y5
 	VSUBPS       Y6, Y14, Y6
@@ -31356,11 +35852,11 @@ readDone:
 	VFMADD231PS  word_bf6c8400<>+0(SB), Y4, Y14
 	VFMADD231PS  word_3ec3f000<>+0(SB), Y0, Y14
 	VSUBPS       word_51c00000<>+0(SB), Y14, Y14
-	VMOVUPS      3264(SI), Y0
+	VMOVUPS      3296(SI), Y0
 	VADDPS       Y0, Y13, Y4
-	VMOVUPS      Y5, 3296(SI)
-	VMOVUPS      3232(SI), Y5
-	VMOVUPS      Y6, 3328(SI)
+	VMOVUPS      Y5, 3328(SI)
+	VMOVUPS      3264(SI), Y5
+	VMOVUPS      Y6, 3360(SI)
 	VADDPS       Y5, Y14, Y6
 	VSUBPS       Y13, Y0, Y0
 	VSUBPS       Y5, Y14, Y5
@@ -31372,17 +35868,17 @@ readDone:
 	VFMADD231PS  word_bf7b1400<>+0(SB), Y1, Y14
 	VFMADD231PS  word_3e47c800<>+0(SB), Y2, Y14
 	VSUBPS       word_51c00000<>+0(SB), Y14, Y14
-	VMOVUPS      3200(SI), Y1
+	VMOVUPS      3232(SI), Y1
 	VADDPS       Y1, Y13, Y2
-	VMOVUPS      Y0, 3232(SI)
-	VMOVUPS      3168(SI), Y0
-	VMOVUPS      Y5, 3264(SI)
+	VMOVUPS      Y0, 3264(SI)
+	VMOVUPS      3200(SI), Y0
+	VMOVUPS      Y5, 3296(SI)
 	VADDPS       Y0, Y14, Y5
 	VSUBPS       Y13, Y1, Y1
 	VSUBPS       Y0, Y14, Y0
-	VMOVUPS      3040(SI), Y13
+	VMOVUPS      3072(SI), Y13
 	VADDPS       Y13, Y15, Y14
-	VMOVUPS      Y1, 3168(SI)
+	VMOVUPS      Y1, 3200(SI)
 	VBROADCASTSS (R11), Y1
 	VFMADD213PS  word_3f000000<>+0(SB), Y14, Y1
 	VROUNDPS     $0x09, Y1, Y1
@@ -31402,19 +35898,19 @@ readDone:
 	VMOVUPS      Y13, 32(DI)
 	VMOVUPS      word_52400000<>+0(SB), Y1
 	VFMADD231PS  word_3dc8c000<>+0(SB), Y9, Y1
-	VMOVUPS      3680(SI), Y13
+	VMOVUPS      3712(SI), Y13
 	VFMADD231PS  word_3f7ec400<>+0(SB), Y13, Y1
 	VSUBPS       word_52400000<>+0(SB), Y1, Y1
 	VMOVUPS      word_52400000<>+0(SB), Y14
 	VFMADD231PS  word_bdc8c000<>+0(SB), Y13, Y14
 	VFMADD231PS  word_3f7ec400<>+0(SB), Y9, Y14
 	VSUBPS       word_52400000<>+0(SB), Y14, Y14
-	VMOVUPS      2656(SI), Y9
+	VMOVUPS      2688(SI), Y9
 	VADDPS       Y9, Y1, Y13
-	VMOVUPS      3008(SI), Y15
-	VMOVUPS      Y0, 3680(SI)
+	VMOVUPS      3040(SI), Y15
+	VMOVUPS      Y0, 3712(SI)
 	VADDPS       Y15, Y14, Y0
-	VMOVUPS      Y2, 3040(SI)
+	VMOVUPS      Y2, 3072(SI)
 	VBROADCASTSS 8(R11), Y2
 	VFMADD213PS  word_3f000000<>+0(SB), Y13, Y2
 	VROUNDPS     $0x09, Y2, Y2
@@ -31457,9 +35953,9 @@ readDone:
 	VFMADD231PS  word_be47c800<>+0(SB), Y11, Y1
 	VFMADD231PS  word_3f7b1400<>+0(SB), Y10, Y1
 	VSUBPS       word_52400000<>+0(SB), Y1, Y1
-	VMOVUPS      2976(SI), Y2
+	VMOVUPS      3008(SI), Y2
 	VADDPS       Y2, Y0, Y9
-	VMOVUPS      2944(SI), Y10
+	VMOVUPS      2976(SI), Y10
 	VADDPS       Y10, Y1, Y11
 	VBROADCASTSS 12(R11), Y13
 	VFMADD213PS  word_3f000000<>+0(SB), Y9, Y13
@@ -31497,16 +35993,16 @@ readDone:
 	VMOVUPS      Y2, 1952(DI)
 	VMOVUPS      word_52400000<>+0(SB), Y0
 	VFMADD231PS  word_3e94a000<>+0(SB), Y3, Y0
-	VMOVUPS      3360(SI), Y1
+	VMOVUPS      3392(SI), Y1
 	VFMADD231PS  word_3f74fa00<>+0(SB), Y1, Y0
 	VSUBPS       word_52400000<>+0(SB), Y0, Y0
 	VMOVUPS      word_52400000<>+0(SB), Y2
 	VFMADD231PS  word_be94a000<>+0(SB), Y1, Y2
 	VFMADD231PS  word_3f74fa00<>+0(SB), Y3, Y2
 	VSUBPS       word_52400000<>+0(SB), Y2, Y2
-	VMOVUPS      2912(SI), Y1
+	VMOVUPS      2944(SI), Y1
 	VADDPS       Y1, Y0, Y3
-	VMOVUPS      2336(SI), Y9
+	VMOVUPS      2368(SI), Y9
 	VADDPS       Y9, Y2, Y10
 	VBROADCASTSS 16(R11), Y11
 	VFMADD213PS  word_3f000000<>+0(SB), Y3, Y11
@@ -31544,16 +36040,16 @@ readDone:
 	VMOVUPS      Y2, 1888(DI)
 	VMOVUPS      word_52400000<>+0(SB), Y0
 	VFMADD231PS  word_3ec3f000<>+0(SB), Y8, Y0
-	VMOVUPS      3616(SI), Y1
+	VMOVUPS      3648(SI), Y1
 	VFMADD231PS  word_3f6c8400<>+0(SB), Y1, Y0
 	VSUBPS       word_52400000<>+0(SB), Y0, Y0
 	VMOVUPS      word_52400000<>+0(SB), Y2
 	VFMADD231PS  word_bec3f000<>+0(SB), Y1, Y2
 	VFMADD231PS  word_3f6c8400<>+0(SB), Y8, Y2
 	VSUBPS       word_52400000<>+0(SB), Y2, Y2
-	VMOVUPS      2592(SI), Y1
+	VMOVUPS      2624(SI), Y1
 	VADDPS       Y1, Y0, Y3
-	VMOVUPS      2880(SI), Y8
+	VMOVUPS      2912(SI), Y8
 	VADDPS       Y8, Y2, Y9
 	VBROADCASTSS 20(R11), Y10
 	VFMADD213PS  word_3f000000<>+0(SB), Y3, Y10
@@ -31597,9 +36093,9 @@ readDone:
 	VFMADD231PS  word_bef15c00<>+0(SB), Y12, Y1
 	VFMADD231PS  word_3f61c600<>+0(SB), Y7, Y1
 	VSUBPS       word_52400000<>+0(SB), Y1, Y1
-	VMOVUPS      2848(SI), Y2
+	VMOVUPS      2880(SI), Y2
 	VADDPS       Y2, Y0, Y3
-	VMOVUPS      2816(SI), Y7
+	VMOVUPS      2848(SI), Y7
 	VADDPS       Y7, Y1, Y8
 	VBROADCASTSS 24(R11), Y9
 	VFMADD213PS  word_3f000000<>+0(SB), Y3, Y9
@@ -31643,9 +36139,9 @@ readDone:
 	VFMADD231PS  word_bf0e3a00<>+0(SB), Y4, Y1
 	VFMADD231PS  word_3f54dc00<>+0(SB), Y6, Y1
 	VSUBPS       word_52400000<>+0(SB), Y1, Y1
-	VMOVUPS      2784(SI), Y2
+	VMOVUPS      2816(SI), Y2
 	VADDPS       Y2, Y0, Y3
-	VMOVUPS      2752(SI), Y4
+	VMOVUPS      2784(SI), Y4
 	VADDPS       Y4, Y1, Y6
 	VBROADCASTSS 28(R11), Y7
 	VFMADD213PS  word_3f000000<>+0(SB), Y3, Y7
@@ -31683,16 +36179,16 @@ readDone:
 	VMOVUPS      Y2, 1696(DI)
 	VMOVUPS      word_52400000<>+0(SB), Y0
 	VFMADD231PS  word_3f226800<>+0(SB), Y5, Y0
-	VMOVUPS      3040(SI), Y1
+	VMOVUPS      3072(SI), Y1
 	VFMADD231PS  word_3f45e400<>+0(SB), Y1, Y0
 	VSUBPS       word_52400000<>+0(SB), Y0, Y0
 	VMOVUPS      word_52400000<>+0(SB), Y2
 	VFMADD231PS  word_bf226800<>+0(SB), Y1, Y2
 	VFMADD231PS  word_3f45e400<>+0(SB), Y5, Y2
 	VSUBPS       word_52400000<>+0(SB), Y2, Y2
-	VMOVUPS      2720(SI), Y1
+	VMOVUPS      2752(SI), Y1
 	VADDPS       Y1, Y0, Y3
-	VMOVUPS      2688(SI), Y4
+	VMOVUPS      2720(SI), Y4
 	VADDPS       Y4, Y2, Y5
 	VBROADCASTSS 32(R11), Y6
 	VFMADD213PS  word_3f000000<>+0(SB), Y3, Y6
@@ -31728,19 +36224,19 @@ readDone:
 	VMOVUPS      Y0, 1600(DI)
 	VPSHUFB      fixed_yx<>+0(SB), Y2, Y2
 	VMOVUPS      Y2, 1632(DI)
-	VMOVUPS      3648(SI), Y0
+	VMOVUPS      3680(SI), Y0
 	VMOVUPS      word_52400000<>+0(SB), Y1
 	VFMADD231PS  word_bf350400<>+0(SB), Y0, Y1
-	VMOVUPS      3136(SI), Y2
+	VMOVUPS      3168(SI), Y2
 	VFMADD231PS  word_3f350400<>+0(SB), Y2, Y1
 	VSUBPS       word_52400000<>+0(SB), Y1, Y1
 	VMOVUPS      word_52400000<>+0(SB), Y3
 	VFMADD231PS  word_bf350400<>+0(SB), Y2, Y3
 	VFMADD231PS  word_bf350400<>+0(SB), Y0, Y3
 	VSUBPS       word_52400000<>+0(SB), Y3, Y3
-	VMOVUPS      2112(SI), Y0
+	VMOVUPS      2144(SI), Y0
 	VADDPS       Y0, Y1, Y2
-	VMOVUPS      2624(SI), Y4
+	VMOVUPS      2656(SI), Y4
 	VSUBPS       Y4, Y3, Y5
 	VBROADCASTSS 36(R11), Y6
 	VFMADD213PS  word_3f000000<>+0(SB), Y2, Y6
@@ -31776,19 +36272,19 @@ readDone:
 	VMOVUPS      Y0, 1536(DI)
 	VPSHUFB      fixed_yx<>+0(SB), Y2, Y2
 	VMOVUPS      Y2, 1568(DI)
-	VMOVUPS      3680(SI), Y0
+	VMOVUPS      3712(SI), Y0
 	VMOVUPS      word_52400000<>+0(SB), Y1
 	VFMADD231PS  word_3f45e400<>+0(SB), Y0, Y1
-	VMOVUPS      3168(SI), Y2
+	VMOVUPS      3200(SI), Y2
 	VFMADD231PS  word_3f226800<>+0(SB), Y2, Y1
 	VSUBPS       word_52400000<>+0(SB), Y1, Y1
 	VMOVUPS      word_52400000<>+0(SB), Y3
 	VFMADD231PS  word_bf45e400<>+0(SB), Y2, Y3
 	VFMADD231PS  word_3f226800<>+0(SB), Y0, Y3
 	VSUBPS       word_52400000<>+0(SB), Y3, Y3
-	VMOVUPS      2176(SI), Y0
+	VMOVUPS      2208(SI), Y0
 	VADDPS       Y0, Y1, Y2
-	VMOVUPS      2144(SI), Y4
+	VMOVUPS      2176(SI), Y4
 	VADDPS       Y4, Y3, Y5
 	VBROADCASTSS 40(R11), Y6
 	VFMADD213PS  word_3f000000<>+0(SB), Y2, Y6
@@ -31824,19 +36320,19 @@ readDone:
 	VMOVUPS      Y0, 1472(DI)
 	VPSHUFB      fixed_yx<>+0(SB), Y2, Y2
 	VMOVUPS      Y2, 1504(DI)
-	VMOVUPS      3264(SI), Y0
+	VMOVUPS      3296(SI), Y0
 	VMOVUPS      word_52400000<>+0(SB), Y1
 	VFMADD231PS  word_3f54dc00<>+0(SB), Y0, Y1
-	VMOVUPS      3232(SI), Y2
+	VMOVUPS      3264(SI), Y2
 	VFMADD231PS  word_3f0e3a00<>+0(SB), Y2, Y1
 	VSUBPS       word_52400000<>+0(SB), Y1, Y1
 	VMOVUPS      word_52400000<>+0(SB), Y3
 	VFMADD231PS  word_bf54dc00<>+0(SB), Y2, Y3
 	VFMADD231PS  word_3f0e3a00<>+0(SB), Y0, Y3
 	VSUBPS       word_52400000<>+0(SB), Y3, Y3
-	VMOVUPS      2240(SI), Y0
+	VMOVUPS      2272(SI), Y0
 	VADDPS       Y0, Y1, Y2
-	VMOVUPS      2208(SI), Y4
+	VMOVUPS      2240(SI), Y4
 	VADDPS       Y4, Y3, Y5
 	VBROADCASTSS 44(R11), Y6
 	VFMADD213PS  word_3f000000<>+0(SB), Y2, Y6
@@ -31872,19 +36368,19 @@ readDone:
 	VMOVUPS      Y0, 1408(DI)
 	VPSHUFB      fixed_yx<>+0(SB), Y2, Y2
 	VMOVUPS      Y2, 1440(DI)
-	VMOVUPS      3328(SI), Y0
+	VMOVUPS      3360(SI), Y0
 	VMOVUPS      word_52400000<>+0(SB), Y1
 	VFMADD231PS  word_3f61c600<>+0(SB), Y0, Y1
-	VMOVUPS      3296(SI), Y2
+	VMOVUPS      3328(SI), Y2
 	VFMADD231PS  word_3ef15c00<>+0(SB), Y2, Y1
 	VSUBPS       word_52400000<>+0(SB), Y1, Y1
 	VMOVUPS      word_52400000<>+0(SB), Y3
 	VFMADD231PS  word_bf61c600<>+0(SB), Y2, Y3
 	VFMADD231PS  word_3ef15c00<>+0(SB), Y0, Y3
 	VSUBPS       word_52400000<>+0(SB), Y3, Y3
-	VMOVUPS      2304(SI), Y0
+	VMOVUPS      2336(SI), Y0
 	VADDPS       Y0, Y1, Y2
-	VMOVUPS      2272(SI), Y4
+	VMOVUPS      2304(SI), Y4
 	VADDPS       Y4, Y3, Y5
 	VBROADCASTSS 48(R11), Y6
 	VFMADD213PS  word_3f000000<>+0(SB), Y2, Y6
@@ -31920,19 +36416,19 @@ readDone:
 	VMOVUPS      Y0, 1344(DI)
 	VPSHUFB      fixed_yx<>+0(SB), Y2, Y2
 	VMOVUPS      Y2, 1376(DI)
-	VMOVUPS      3072(SI), Y0
+	VMOVUPS      3104(SI), Y0
 	VMOVUPS      word_52400000<>+0(SB), Y1
 	VFMADD231PS  word_3f6c8400<>+0(SB), Y0, Y1
-	VMOVUPS      3104(SI), Y2
+	VMOVUPS      3136(SI), Y2
 	VFMADD231PS  word_3ec3f000<>+0(SB), Y2, Y1
 	VSUBPS       word_52400000<>+0(SB), Y1, Y1
 	VMOVUPS      word_52400000<>+0(SB), Y3
 	VFMADD231PS  word_bf6c8400<>+0(SB), Y2, Y3
 	VFMADD231PS  word_3ec3f000<>+0(SB), Y0, Y3
 	VSUBPS       word_52400000<>+0(SB), Y3, Y3
-	VMOVUPS      2048(SI), Y0
+	VMOVUPS      2080(SI), Y0
 	VADDPS       Y0, Y1, Y2
-	VMOVUPS      2080(SI), Y4
+	VMOVUPS      2112(SI), Y4
 	VADDPS       Y4, Y3, Y5
 	VBROADCASTSS 52(R11), Y6
 	VFMADD213PS  word_3f000000<>+0(SB), Y2, Y6
@@ -31968,19 +36464,19 @@ readDone:
 	VMOVUPS      Y0, 1280(DI)
 	VPSHUFB      fixed_yx<>+0(SB), Y2, Y2
 	VMOVUPS      Y2, 1312(DI)
-	VMOVUPS      3424(SI), Y0
+	VMOVUPS      3456(SI), Y0
 	VMOVUPS      word_52400000<>+0(SB), Y1
 	VFMADD231PS  word_3f74fa00<>+0(SB), Y0, Y1
-	VMOVUPS      3392(SI), Y2
+	VMOVUPS      3424(SI), Y2
 	VFMADD231PS  word_3e94a000<>+0(SB), Y2, Y1
 	VSUBPS       word_52400000<>+0(SB), Y1, Y1
 	VMOVUPS      word_52400000<>+0(SB), Y3
 	VFMADD231PS  word_bf74fa00<>+0(SB), Y2, Y3
 	VFMADD231PS  word_3e94a000<>+0(SB), Y0, Y3
 	VSUBPS       word_52400000<>+0(SB), Y3, Y3
-	VMOVUPS      2400(SI), Y0
+	VMOVUPS      2432(SI), Y0
 	VADDPS       Y0, Y1, Y2
-	VMOVUPS      2368(SI), Y4
+	VMOVUPS      2400(SI), Y4
 	VADDPS       Y4, Y3, Y5
 	VBROADCASTSS 56(R11), Y6
 	VFMADD213PS  word_3f000000<>+0(SB), Y2, Y6
@@ -32016,19 +36512,19 @@ readDone:
 	VMOVUPS      Y0, 1216(DI)
 	VPSHUFB      fixed_yx<>+0(SB), Y2, Y2
 	VMOVUPS      Y2, 1248(DI)
-	VMOVUPS      3488(SI), Y0
+	VMOVUPS      3520(SI), Y0
 	VMOVUPS      word_52400000<>+0(SB), Y1
 	VFMADD231PS  word_3f7b1400<>+0(SB), Y0, Y1
-	VMOVUPS      3456(SI), Y2
+	VMOVUPS      3488(SI), Y2
 	VFMADD231PS  word_3e47c800<>+0(SB), Y2, Y1
 	VSUBPS       word_52400000<>+0(SB), Y1, Y1
 	VMOVUPS      word_52400000<>+0(SB), Y3
 	VFMADD231PS  word_bf7b1400<>+0(SB), Y2, Y3
 	VFMADD231PS  word_3e47c800<>+0(SB), Y0, Y3
 	VSUBPS       word_52400000<>+0(SB), Y3, Y3
-	VMOVUPS      2464(SI), Y0
+	VMOVUPS      2496(SI), Y0
 	VADDPS       Y0, Y1, Y2
-	VMOVUPS      2432(SI), Y4
+	VMOVUPS      2464(SI), Y4
 	VADDPS       Y4, Y3, Y5
 	VBROADCASTSS 60(R11), Y6
 	VFMADD213PS  word_3f000000<>+0(SB), Y2, Y6
@@ -32064,19 +36560,19 @@ readDone:
 	VMOVUPS      Y0, 1152(DI)
 	VPSHUFB      fixed_yx<>+0(SB), Y2, Y2
 	VMOVUPS      Y2, 1184(DI)
-	VMOVUPS      3552(SI), Y0
+	VMOVUPS      3584(SI), Y0
 	VMOVUPS      word_52400000<>+0(SB), Y1
 	VFMADD231PS  word_3f7ec400<>+0(SB), Y0, Y1
-	VMOVUPS      3520(SI), Y2
+	VMOVUPS      3552(SI), Y2
 	VFMADD231PS  word_3dc8c000<>+0(SB), Y2, Y1
 	VSUBPS       word_52400000<>+0(SB), Y1, Y1
 	VMOVUPS      word_52400000<>+0(SB), Y3
 	VFMADD231PS  word_bf7ec400<>+0(SB), Y2, Y3
 	VFMADD231PS  word_3dc8c000<>+0(SB), Y0, Y3
 	VSUBPS       word_52400000<>+0(SB), Y3, Y3
-	VMOVUPS      2528(SI), Y0
+	VMOVUPS      2560(SI), Y0
 	VADDPS       Y0, Y1, Y2
-	VMOVUPS      2496(SI), Y4
+	VMOVUPS      2528(SI), Y4
 	VADDPS       Y4, Y3, Y5
 	VBROADCASTSS 64(R11), Y6
 	VFMADD213PS  word_3f000000<>+0(SB), Y2, Y6
@@ -32112,12 +36608,12 @@ readDone:
 	VMOVUPS      Y0, 1088(DI)
 	VPSHUFB      fixed_yx<>+0(SB), Y2, Y2
 	VMOVUPS      Y2, 1120(DI)
-	VMOVUPS      2560(SI), Y0
+	VMOVUPS      2592(SI), Y0
 	VBROADCASTSS 68(R11), Y1
 	VFMADD213PS  word_3f000000<>+0(SB), Y0, Y1
 	VROUNDPS     $0x09, Y1, Y1
 	VCVTPS2DQ    Y1, Y1
-	VMOVUPS      3584(SI), Y0
+	VMOVUPS      3616(SI), Y0
 	VBROADCASTSS 68(R11), Y2
 	VFNMADD213PS word_3f000000<>+0(SB), Y0, Y2
 	VROUNDPS     $0x09, Y2, Y2
@@ -32217,13 +36713,13 @@ group:
 	VSUBPS      word_4b400000<>+0(SB), Y13, Y13
 	VCVTDQ2PS   256(DI), Y1
 	VCVTDQ2PS   288(DI), Y3
-	VMOVUPS     Y13, 2048(SI)
+	VMOVUPS     Y13, 2080(SI)
 	VCVTDQ2PS   1792(DI), Y13
-	VMOVUPS     Y12, 2080(SI)
+	VMOVUPS     Y12, 2112(SI)
 	VCVTDQ2PS   1824(DI), Y12
-	VMOVUPS     Y9, 2112(SI)
+	VMOVUPS     Y9, 2144(SI)
 	VADDPS      Y13, Y1, Y9
-	VMOVUPS     Y8, 2144(SI)
+	VMOVUPS     Y8, 2176(SI)
 	VSUBPS      Y12, Y3, Y8
 	VSUBPS      Y13, Y1, Y1
 	VADDPS      Y12, Y3, Y3
@@ -32237,13 +36733,13 @@ group:
 	VSUBPS      word_4b400000<>+0(SB), Y13, Y13
 	VCVTDQ2PS   320(DI), Y1
 	VCVTDQ2PS   352(DI), Y3
-	VMOVUPS     Y13, 2176(SI)
+	VMOVUPS     Y13, 2208(SI)
 	VCVTDQ2PS   1728(DI), Y13
-	VMOVUPS     Y12, 2208(SI)
+	VMOVUPS     Y12, 2240(SI)
 	VCVTDQ2PS   1760(DI), Y12
-	VMOVUPS     Y5, 2240(SI)
+	VMOVUPS     Y5, 2272(SI)
 	VADDPS      Y13, Y1, Y5
-	VMOVUPS     Y4, 2272(SI)
+	VMOVUPS     Y4, 2304(SI)
 	VSUBPS      Y12, Y3, Y4
 	VSUBPS      Y13, Y1, Y1
 	VADDPS      Y12, Y3, Y3
@@ -32257,13 +36753,13 @@ group:
 	VSUBPS      word_4b400000<>+0(SB), Y13, Y13
 	VCVTDQ2PS   384(DI), Y1
 	VCVTDQ2PS   416(DI), Y3
-	VMOVUPS     Y13, 2304(SI)
+	VMOVUPS     Y13, 2336(SI)
 	VCVTDQ2PS   1664(DI), Y13
-	VMOVUPS     Y12, 2336(SI)
+	VMOVUPS     Y12, 2368(SI)
 	VCVTDQ2PS   1696(DI), Y12
-	VMOVUPS     Y0, 2368(SI)
-	VADDPS      Y13, Y1, Y0
 	VMOVUPS     Y0, 2400(SI)
+	VADDPS      Y13, Y1, Y0
+	VMOVUPS     Y0, 2432(SI)
 	VSUBPS      Y12, Y3, Y0
 	VSUBPS      Y13, Y1, Y1
 	VADDPS      Y12, Y3, Y3
@@ -32277,13 +36773,13 @@ group:
 	VSUBPS      word_4b400000<>+0(SB), Y13, Y13
 	VCVTDQ2PS   448(DI), Y1
 	VCVTDQ2PS   480(DI), Y3
-	VMOVUPS     Y13, 2432(SI)
+	VMOVUPS     Y13, 2464(SI)
 	VCVTDQ2PS   1600(DI), Y13
-	VMOVUPS     Y12, 2464(SI)
+	VMOVUPS     Y12, 2496(SI)
 	VCVTDQ2PS   1632(DI), Y12
-	VMOVUPS     Y0, 2496(SI)
-	VADDPS      Y13, Y1, Y0
 	VMOVUPS     Y0, 2528(SI)
+	VADDPS      Y13, Y1, Y0
+	VMOVUPS     Y0, 2560(SI)
 	VSUBPS      Y12, Y3, Y0
 	VSUBPS      Y13, Y1, Y1
 	VADDPS      Y12, Y3, Y3
@@ -32297,13 +36793,13 @@ group:
 	VSUBPS      word_4b400000<>+0(SB), Y13, Y13
 	VCVTDQ2PS   512(DI), Y1
 	VCVTDQ2PS   544(DI), Y3
-	VMOVUPS     Y13, 2560(SI)
+	VMOVUPS     Y13, 2592(SI)
 	VCVTDQ2PS   1536(DI), Y13
-	VMOVUPS     Y12, 2592(SI)
+	VMOVUPS     Y12, 2624(SI)
 	VCVTDQ2PS   1568(DI), Y12
-	VMOVUPS     Y0, 2624(SI)
-	VADDPS      Y13, Y1, Y0
 	VMOVUPS     Y0, 2656(SI)
+	VADDPS      Y13, Y1, Y0
+	VMOVUPS     Y0, 2688(SI)
 	VSUBPS      Y12, Y3, Y0
 	VSUBPS      Y13, Y1, Y1
 	VADDPS      Y12, Y3, Y3
@@ -32317,13 +36813,13 @@ group:
 	VSUBPS      word_4b400000<>+0(SB), Y13, Y13
 	VCVTDQ2PS   576(DI), Y1
 	VCVTDQ2PS   608(DI), Y3
-	VMOVUPS     Y13, 2688(SI)
+	VMOVUPS     Y13, 2720(SI)
 	VCVTDQ2PS   1472(DI), Y13
-	VMOVUPS     Y12, 2720(SI)
+	VMOVUPS     Y12, 2752(SI)
 	VCVTDQ2PS   1504(DI), Y12
-	VMOVUPS     Y0, 2752(SI)
-	VADDPS      Y13, Y1, Y0
 	VMOVUPS     Y0, 2784(SI)
+	VADDPS      Y13, Y1, Y0
+	VMOVUPS     Y0, 2816(SI)
 	VSUBPS      Y12, Y3, Y0
 	VSUBPS      Y13, Y1, Y1
 	VADDPS      Y12, Y3, Y3
@@ -32337,13 +36833,13 @@ group:
 	VSUBPS      word_4b400000<>+0(SB), Y13, Y13
 	VCVTDQ2PS   640(DI), Y1
 	VCVTDQ2PS   672(DI), Y3
-	VMOVUPS     Y13, 2816(SI)
+	VMOVUPS     Y13, 2848(SI)
 	VCVTDQ2PS   1408(DI), Y13
-	VMOVUPS     Y12, 2848(SI)
+	VMOVUPS     Y12, 2880(SI)
 	VCVTDQ2PS   1440(DI), Y12
-	VMOVUPS     Y0, 2880(SI)
-	VADDPS      Y13, Y1, Y0
 	VMOVUPS     Y0, 2912(SI)
+	VADDPS      Y13, Y1, Y0
+	VMOVUPS     Y0, 2944(SI)
 	VSUBPS      Y12, Y3, Y0
 	VSUBPS      Y13, Y1, Y1
 	VADDPS      Y12, Y3, Y3
@@ -32357,13 +36853,13 @@ group:
 	VSUBPS      word_4b400000<>+0(SB), Y13, Y13
 	VCVTDQ2PS   704(DI), Y1
 	VCVTDQ2PS   736(DI), Y3
-	VMOVUPS     Y13, 2944(SI)
+	VMOVUPS     Y13, 2976(SI)
 	VCVTDQ2PS   1344(DI), Y13
-	VMOVUPS     Y12, 2976(SI)
+	VMOVUPS     Y12, 3008(SI)
 	VCVTDQ2PS   1376(DI), Y12
-	VMOVUPS     Y0, 3008(SI)
+	VMOVUPS     Y0, 3040(SI)
 	VADDPS      Y13, Y1, Y0
-	VMOVUPS     Y4, 3040(SI)
+	VMOVUPS     Y4, 3072(SI)
 	VSUBPS      Y12, Y3, Y4
 	VSUBPS      Y13, Y1, Y1
 	VADDPS      Y12, Y3, Y3
@@ -32377,13 +36873,13 @@ group:
 	VSUBPS      word_4b400000<>+0(SB), Y13, Y13
 	VCVTDQ2PS   768(DI), Y1
 	VCVTDQ2PS   800(DI), Y3
-	VMOVUPS     Y13, 3072(SI)
+	VMOVUPS     Y13, 3104(SI)
 	VCVTDQ2PS   1280(DI), Y13
-	VMOVUPS     Y12, 3104(SI)
+	VMOVUPS     Y12, 3136(SI)
 	VCVTDQ2PS   1312(DI), Y12
-	VMOVUPS     Y4, 3136(SI)
+	VMOVUPS     Y4, 3168(SI)
 	VADDPS      Y13, Y1, Y4
-	VMOVUPS     Y0, 3168(SI)
+	VMOVUPS     Y0, 3200(SI)
 	VSUBPS      Y12, Y3, Y0
 	VSUBPS      Y13, Y1, Y1
 	VADDPS      Y12, Y3, Y3
@@ -32397,13 +36893,13 @@ group:
 	VSUBPS      word_4b400000<>+0(SB), Y13, Y13
 	VCVTDQ2PS   832(DI), Y1
 	VCVTDQ2PS   864(DI), Y3
-	VMOVUPS     Y13, 3200(SI)
+	VMOVUPS     Y13, 3232(SI)
 	VCVTDQ2PS   1216(DI), Y13
-	VMOVUPS     Y12, 3232(SI)
+	VMOVUPS     Y12, 3264(SI)
 	VCVTDQ2PS   1248(DI), Y12
-	VMOVUPS     Y5, 3264(SI)
+	VMOVUPS     Y5, 3296(SI)
 	VADDPS      Y13, Y1, Y5
-	VMOVUPS     Y0, 3296(SI)
+	VMOVUPS     Y0, 3328(SI)
 	VSUBPS      Y12, Y3, Y0
 	VSUBPS      Y13, Y1, Y1
 	VADDPS      Y12, Y3, Y3
@@ -32417,13 +36913,13 @@ group:
 	VSUBPS      word_4b400000<>+0(SB), Y13, Y13
 	VCVTDQ2PS   896(DI), Y1
 	VCVTDQ2PS   928(DI), Y3
-	VMOVUPS     Y13, 3328(SI)
+	VMOVUPS     Y13, 3360(SI)
 	VCVTDQ2PS   1152(DI), Y13
-	VMOVUPS     Y12, 3360(SI)
+	VMOVUPS     Y12, 3392(SI)
 	VCVTDQ2PS   1184(DI), Y12
-	VMOVUPS     Y8, 3392(SI)
+	VMOVUPS     Y8, 3424(SI)
 	VADDPS      Y13, Y1, Y8
-	VMOVUPS     Y4, 3424(SI)
+	VMOVUPS     Y4, 3456(SI)
 	VSUBPS      Y12, Y3, Y4
 	VSUBPS      Y13, Y1, Y1
 	VADDPS      Y12, Y3, Y3
@@ -32437,13 +36933,13 @@ group:
 	VSUBPS      word_4b400000<>+0(SB), Y13, Y13
 	VCVTDQ2PS   960(DI), Y1
 	VCVTDQ2PS   992(DI), Y3
-	VMOVUPS     Y13, 3456(SI)
+	VMOVUPS     Y13, 3488(SI)
 	VCVTDQ2PS   1088(DI), Y13
-	VMOVUPS     Y12, 3488(SI)
+	VMOVUPS     Y12, 3520(SI)
 	VCVTDQ2PS   1120(DI), Y12
-	VMOVUPS     Y9, 3520(SI)
+	VMOVUPS     Y9, 3552(SI)
 	VADDPS      Y13, Y1, Y9
-	VMOVUPS     Y0, 3552(SI)
+	VMOVUPS     Y0, 3584(SI)
 	VSUBPS      Y12, Y3, Y0
 	VSUBPS      Y13, Y1, Y1
 	VADDPS      Y12, Y3, Y3
@@ -32459,11 +36955,11 @@ group:
 	VCVTDQ2PS   1056(DI), Y3
 	VADDPS      Y1, Y1, Y1
 	VADDPS      Y3, Y3, Y3
-	VMOVUPS     Y13, 3584(SI)
+	VMOVUPS     Y13, 3616(SI)
 	VADDPS      Y1, Y2, Y13
 	VSUBPS      Y1, Y2, Y1
 	VADDPS      Y9, Y6, Y2
-	VMOVUPS     Y12, 3616(SI)
+	VMOVUPS     Y12, 3648(SI)
 	VSUBPS      Y0, Y7, Y12
 	VSUBPS      Y9, Y6, Y6
 	VADDPS      Y0, Y7, Y0
@@ -32488,8 +36984,8 @@ group:
 	VFMADD231PS word_3f6c8400<>+0(SB), Y4, Y11
 	VSUBPS      word_4b400000<>+0(SB), Y11, Y11
 	VADDPS      Y5, Y14, Y4
-	VMOVUPS     3552(SI), Y8
-	VMOVUPS     Y3, 3648(SI)
+	VMOVUPS     3584(SI), Y8
+	VMOVUPS     Y3, 3680(SI)
 	VSUBPS      Y8, Y15, Y3
 	VSUBPS      Y5, Y14, Y5
 	VADDPS      Y8, Y15, Y8
@@ -32501,15 +36997,15 @@ group:
 	VFMADD231PS word_3f0e3a00<>+0(SB), Y5, Y15
 	VFMADD231PS word_3f54dc00<>+0(SB), Y8, Y15
 	VSUBPS      word_4b400000<>+0(SB), Y15, Y15
-	VMOVUPS     3520(SI), Y5
-	VMOVUPS     3424(SI), Y8
-	VMOVUPS     Y15, 3552(SI)
+	VMOVUPS     3552(SI), Y5
+	VMOVUPS     3456(SI), Y8
+	VMOVUPS     Y15, 3584(SI)
 	VADDPS      Y8, Y5, Y15
-	VMOVUPS     Y14, 3680(SI)
-	VMOVUPS     3392(SI), Y14
-	VMOVUPS     Y11, 3712(SI)
-	VMOVUPS     3296(SI), Y11
-	VMOVUPS     Y10, 3744(SI)
+	VMOVUPS     Y14, 3712(SI)
+	VMOVUPS     3424(SI), Y14
+	VMOVUPS     Y11, 3744(SI)
+	VMOVUPS     3328(SI), Y11
+	VMOVUPS     Y10, 3776(SI)
 	VSUBPS      Y11, Y14, Y10
 	VSUBPS      Y8, Y5, Y5
 	VADDPS      Y11, Y14, Y8
@@ -32521,15 +37017,15 @@ group:
 	VFMADD231PS word_3f350400<>+0(SB), Y5, Y14
 	VFMADD231PS word_3f350400<>+0(SB), Y8, Y14
 	VSUBPS      word_4b400000<>+0(SB), Y14, Y14
-	VMOVUPS     3264(SI), Y5
-	VMOVUPS     3168(SI), Y8
-	VMOVUPS     Y14, 3296(SI)
+	VMOVUPS     3296(SI), Y5
+	VMOVUPS     3200(SI), Y8
+	VMOVUPS     Y14, 3328(SI)
 	VADDPS      Y8, Y5, Y14
-	VMOVUPS     Y11, 3392(SI)
-	VMOVUPS     3040(SI), Y11
-	VMOVUPS     Y9, 3424(SI)
-	VMOVUPS     3136(SI), Y9
-	VMOVUPS     Y7, 3520(SI)
+	VMOVUPS     Y11, 3424(SI)
+	VMOVUPS     3072(SI), Y11
+	VMOVUPS     Y9, 3456(SI)
+	VMOVUPS     3168(SI), Y9
+	VMOVUPS     Y7, 3552(SI)
 	VSUBPS      Y9, Y11, Y7
 	VSUBPS      Y8, Y5, Y5
 	VADDPS      Y9, Y11, Y8
@@ -32541,15 +37037,15 @@ group:
 	VFMADD231PS word_3f54dc00<>+0(SB), Y5, Y11
 	VFMADD231PS word_3f0e3a00<>+0(SB), Y8, Y11
 	VSUBPS      word_4b400000<>+0(SB), Y11, Y11
-	VMOVUPS     2400(SI), Y5
-	VMOVUPS     2912(SI), Y8
-	VMOVUPS     Y11, 3136(SI)
+	VMOVUPS     2432(SI), Y5
+	VMOVUPS     2944(SI), Y8
+	VMOVUPS     Y11, 3168(SI)
 	VADDPS      Y8, Y5, Y11
-	VMOVUPS     Y9, 3040(SI)
-	VMOVUPS     2496(SI), Y9
-	VMOVUPS     Y1, 3168(SI)
-	VMOVUPS     3008(SI), Y1
-	VMOVUPS     Y10, 3264(SI)
+	VMOVUPS     Y9, 3072(SI)
+	VMOVUPS     2528(SI), Y9
+	VMOVUPS     Y1, 3200(SI)
+	VMOVUPS     3040(SI), Y1
+	VMOVUPS     Y10, 3296(SI)
 	VSUBPS      Y1, Y9, Y10
 	VSUBPS      Y8, Y5, Y5
 	VADDPS      Y1, Y9, Y1
@@ -32561,15 +37057,15 @@ group:
 	VFMADD231PS word_3f6c8400<>+0(SB), Y5, Y9
 	VFMADD231PS word_3ec3f000<>+0(SB), Y1, Y9
 	VSUBPS      word_4b400000<>+0(SB), Y9, Y9
-	VMOVUPS     2528(SI), Y1
-	VMOVUPS     2784(SI), Y5
-	VMOVUPS     Y9, 3008(SI)
+	VMOVUPS     2560(SI), Y1
+	VMOVUPS     2816(SI), Y5
+	VMOVUPS     Y9, 3040(SI)
 	VADDPS      Y5, Y1, Y9
-	VMOVUPS     Y8, 2496(SI)
-	VMOVUPS     2624(SI), Y8
-	VMOVUPS     Y15, 2912(SI)
-	VMOVUPS     2880(SI), Y15
-	VMOVUPS     Y3, 2400(SI)
+	VMOVUPS     Y8, 2528(SI)
+	VMOVUPS     2656(SI), Y8
+	VMOVUPS     Y15, 2944(SI)
+	VMOVUPS     2912(SI), Y15
+	VMOVUPS     Y3, 2432(SI)
 	VSUBPS      Y15, Y8, Y3
 	VSUBPS      Y5, Y1, Y1
 	VADDPS      Y15, Y8, Y5
@@ -32581,15 +37077,15 @@ group:
 	VFMADD231PS word_3f7b1400<>+0(SB), Y1, Y15
 	VFMADD231PS word_3e47c800<>+0(SB), Y5, Y15
 	VSUBPS      word_4b400000<>+0(SB), Y15, Y15
-	VMOVUPS     2656(SI), Y1
+	VMOVUPS     2688(SI), Y1
 	VADDPS      Y1, Y1, Y1
-	VMOVUPS     2752(SI), Y5
+	VMOVUPS     2784(SI), Y5
 	VADDPS      Y5, Y5, Y5
-	VMOVUPS     Y15, 2752(SI)
+	VMOVUPS     Y15, 2784(SI)
 	VADDPS      Y1, Y13, Y15
 	VSUBPS      Y1, Y13, Y1
 	VADDPS      Y9, Y2, Y13
-	VMOVUPS     Y8, 2656(SI)
+	VMOVUPS     Y8, 2688(SI)
 	VSUBPS      Y3, Y12, Y8
 	VSUBPS      Y9, Y2, Y2
 	VADDPS      Y3, Y12, Y3
@@ -32614,8 +37110,8 @@ group:
 	VFMADD231PS word_3f350400<>+0(SB), Y6, Y11
 	VSUBPS      word_4bc00000<>+0(SB), Y11, Y11
 	VADDPS      Y14, Y4, Y0
-	VMOVUPS     2400(SI), Y6
-	VMOVUPS     Y5, 2880(SI)
+	VMOVUPS     2432(SI), Y6
+	VMOVUPS     Y5, 2912(SI)
 	VSUBPS      Y7, Y6, Y5
 	VSUBPS      Y14, Y4, Y4
 	VADDPS      Y7, Y6, Y6
@@ -32627,15 +37123,15 @@ group:
 	VFMADD231PS word_3f6c8400<>+0(SB), Y4, Y14
 	VFMADD231PS word_3ec3f000<>+0(SB), Y6, Y14
 	VSUBPS      word_4bc00000<>+0(SB), Y14, Y14
-	VMOVUPS     2912(SI), Y4
+	VMOVUPS     2944(SI), Y4
 	VADDPS      Y4, Y4, Y4
-	VMOVUPS     3264(SI), Y6
+	VMOVUPS     3296(SI), Y6
 	VADDPS      Y6, Y6, Y6
-	VMOVUPS     Y11, 3264(SI)
+	VMOVUPS     Y11, 3296(SI)
 	VADDPS      Y4, Y15, Y11
 	VSUBPS      Y4, Y15, Y4
 	VADDPS      Y0, Y13, Y15
-	VMOVUPS     Y10, 2912(SI)
+	VMOVUPS     Y10, 2944(SI)
 	VSUBPS      Y5, Y8, Y10
 	VSUBPS      Y0, Y13, Y0
 	VADDPS      Y5, Y8, Y5
@@ -32679,11 +37175,11 @@ group:
 	VFMADD231PS word_3f350400<>+0(SB), Y7, Y14
 	VFMADD231PS word_3f350400<>+0(SB), Y9, Y14
 	VSUBPS      word_4c400000<>+0(SB), Y14, Y14
-	VMOVUPS     2912(SI), Y7
+	VMOVUPS     2944(SI), Y7
 	VADDPS      Y7, Y7, Y7
-	VMOVUPS     3264(SI), Y9
+	VMOVUPS     3296(SI), Y9
 	VADDPS      Y9, Y9, Y9
-	VMOVUPS     Y2, 3264(SI)
+	VMOVUPS     Y2, 3296(SI)
 	VADDPS      Y7, Y8, Y2
 	VSUBPS      Y7, Y8, Y7
 	VADDPS      Y6, Y6, Y6
@@ -32700,22 +37196,22 @@ group:
 	VSUBPS      Y9, Y8, Y8
 	VSUBPS      Y12, Y1, Y9
 	VADDPS      Y12, Y1, Y1
-	VMOVUPS     3168(SI), Y12
-	VMOVUPS     Y1, 2912(SI)
-	VMOVUPS     2880(SI), Y1
-	VMOVUPS     Y7, 2400(SI)
+	VMOVUPS     3200(SI), Y12
+	VMOVUPS     Y1, 2944(SI)
+	VMOVUPS     2912(SI), Y1
+	VMOVUPS     Y7, 2432(SI)
 	VSUBPS      Y1, Y12, Y7
 	VADDPS      Y1, Y12, Y1
-	VMOVUPS     3520(SI), Y12
-	VMOVUPS     Y0, 2880(SI)
-	VMOVUPS     2656(SI), Y0
-	VMOVUPS     Y8, 3168(SI)
+	VMOVUPS     3552(SI), Y12
+	VMOVUPS     Y0, 2912(SI)
+	VMOVUPS     2688(SI), Y0
+	VMOVUPS     Y8, 3200(SI)
 	VADDPS      Y0, Y12, Y8
-	VMOVUPS     Y4, 2624(SI)
-	VMOVUPS     3424(SI), Y4
-	VMOVUPS     Y2, 2784(SI)
-	VMOVUPS     2752(SI), Y2
-	VMOVUPS     Y3, 2528(SI)
+	VMOVUPS     Y4, 2656(SI)
+	VMOVUPS     3456(SI), Y4
+	VMOVUPS     Y2, 2816(SI)
+	VMOVUPS     2784(SI), Y2
+	VMOVUPS     Y3, 2560(SI)
 	VSUBPS      Y2, Y4, Y3
 	VSUBPS      Y0, Y12, Y0
 	VADDPS      Y2, Y4, Y2
@@ -32727,15 +37223,15 @@ group:
 	VFMADD231PS word_3ec3f000<>+0(SB), Y0, Y12
 	VFMADD231PS word_3f6c8400<>+0(SB), Y2, Y12
 	VSUBPS      word_4bc00000<>+0(SB), Y12, Y12
-	VMOVUPS     3744(SI), Y0
-	VMOVUPS     2496(SI), Y2
-	VMOVUPS     Y9, 2752(SI)
+	VMOVUPS     3776(SI), Y0
+	VMOVUPS     2528(SI), Y2
+	VMOVUPS     Y9, 2784(SI)
 	VADDPS      Y2, Y0, Y9
-	VMOVUPS     Y10, 3424(SI)
-	VMOVUPS     3712(SI), Y10
-	VMOVUPS     Y6, 2656(SI)
-	VMOVUPS     3008(SI), Y6
-	VMOVUPS     Y5, 3520(SI)
+	VMOVUPS     Y10, 3456(SI)
+	VMOVUPS     3744(SI), Y10
+	VMOVUPS     Y6, 2688(SI)
+	VMOVUPS     3040(SI), Y6
+	VMOVUPS     Y5, 3552(SI)
 	VSUBPS      Y6, Y10, Y5
 	VSUBPS      Y2, Y0, Y0
 	VADDPS      Y6, Y10, Y2
@@ -32747,15 +37243,15 @@ group:
 	VFMADD231PS word_3f350400<>+0(SB), Y0, Y10
 	VFMADD231PS word_3f350400<>+0(SB), Y2, Y10
 	VSUBPS      word_4bc00000<>+0(SB), Y10, Y10
-	VMOVUPS     3680(SI), Y0
-	VMOVUPS     3040(SI), Y2
-	VMOVUPS     Y14, 3008(SI)
+	VMOVUPS     3712(SI), Y0
+	VMOVUPS     3072(SI), Y2
+	VMOVUPS     Y14, 3040(SI)
 	VADDPS      Y2, Y0, Y14
-	VMOVUPS     Y13, 3712(SI)
-	VMOVUPS     3552(SI), Y13
-	VMOVUPS     Y15, 2496(SI)
-	VMOVUPS     3136(SI), Y15
-	VMOVUPS     Y11, 3744(SI)
+	VMOVUPS     Y13, 3744(SI)
+	VMOVUPS     3584(SI), Y13
+	VMOVUPS     Y15, 2528(SI)
+	VMOVUPS     3168(SI), Y15
+	VMOVUPS     Y11, 3776(SI)
 	VSUBPS      Y15, Y13, Y11
 	VSUBPS      Y2, Y0, Y0
 	VADDPS      Y15, Y13, Y2
@@ -32767,15 +37263,15 @@ group:
 	VFMADD231PS word_3f6c8400<>+0(SB), Y0, Y15
 	VFMADD231PS word_3ec3f000<>+0(SB), Y2, Y15
 	VSUBPS      word_4bc00000<>+0(SB), Y15, Y15
-	VMOVUPS     3392(SI), Y0
+	VMOVUPS     3424(SI), Y0
 	VADDPS      Y0, Y0, Y0
-	VMOVUPS     3296(SI), Y2
+	VMOVUPS     3328(SI), Y2
 	VADDPS      Y2, Y2, Y2
-	VMOVUPS     Y10, 3296(SI)
+	VMOVUPS     Y10, 3328(SI)
 	VADDPS      Y0, Y7, Y10
 	VSUBPS      Y0, Y7, Y0
 	VADDPS      Y14, Y8, Y7
-	VMOVUPS     Y6, 3392(SI)
+	VMOVUPS     Y6, 3424(SI)
 	VSUBPS      Y11, Y3, Y6
 	VSUBPS      Y14, Y8, Y8
 	VADDPS      Y11, Y3, Y3
@@ -32819,11 +37315,11 @@ group:
 	VFMADD231PS word_3f350400<>+0(SB), Y4, Y15
 	VFMADD231PS word_3f350400<>+0(SB), Y12, Y15
 	VSUBPS      word_4c400000<>+0(SB), Y15, Y15
-	VMOVUPS     3392(SI), Y4
+	VMOVUPS     3424(SI), Y4
 	VADDPS      Y4, Y4, Y4
-	VMOVUPS     3296(SI), Y12
+	VMOVUPS     3328(SI), Y12
 	VADDPS      Y12, Y12, Y12
-	VMOVUPS     Y0, 3296(SI)
+	VMOVUPS     Y0, 3328(SI)
 	VADDPS      Y4, Y10, Y0
 	VSUBPS      Y4, Y10, Y4
 	VADDPS      Y2, Y2, Y2
@@ -32840,22 +37336,22 @@ group:
 	VSUBPS      Y12, Y10, Y10
 	VSUBPS      Y13, Y1, Y12
 	VADDPS      Y13, Y1, Y1
-	VMOVUPS     2368(SI), Y13
-	VMOVUPS     Y1, 3392(SI)
-	VMOVUPS     3648(SI), Y1
-	VMOVUPS     Y4, 3136(SI)
+	VMOVUPS     2400(SI), Y13
+	VMOVUPS     Y1, 3424(SI)
+	VMOVUPS     3680(SI), Y1
+	VMOVUPS     Y4, 3168(SI)
 	VSUBPS      Y1, Y13, Y4
 	VADDPS      Y1, Y13, Y1
-	VMOVUPS     2272(SI), Y13
-	VMOVUPS     Y3, 3648(SI)
-	VMOVUPS     3616(SI), Y3
-	VMOVUPS     Y10, 2368(SI)
+	VMOVUPS     2304(SI), Y13
+	VMOVUPS     Y3, 3680(SI)
+	VMOVUPS     3648(SI), Y3
+	VMOVUPS     Y10, 2400(SI)
 	VADDPS      Y3, Y13, Y10
-	VMOVUPS     Y5, 3552(SI)
-	VMOVUPS     2240(SI), Y5
-	VMOVUPS     Y0, 3040(SI)
-	VMOVUPS     3584(SI), Y0
-	VMOVUPS     Y7, 3680(SI)
+	VMOVUPS     Y5, 3584(SI)
+	VMOVUPS     2272(SI), Y5
+	VMOVUPS     Y0, 3072(SI)
+	VMOVUPS     3616(SI), Y0
+	VMOVUPS     Y7, 3712(SI)
 	VSUBPS      Y0, Y5, Y7
 	VSUBPS      Y3, Y13, Y3
 	VADDPS      Y0, Y5, Y0
@@ -32867,15 +37363,15 @@ group:
 	VFMADD231PS word_3e47c800<>+0(SB), Y3, Y13
 	VFMADD231PS word_3f7b1400<>+0(SB), Y0, Y13
 	VSUBPS      word_4b400000<>+0(SB), Y13, Y13
-	VMOVUPS     2144(SI), Y0
-	VMOVUPS     3488(SI), Y3
-	VMOVUPS     Y12, 3584(SI)
+	VMOVUPS     2176(SI), Y0
+	VMOVUPS     3520(SI), Y3
+	VMOVUPS     Y12, 3616(SI)
 	VADDPS      Y3, Y0, Y12
-	VMOVUPS     Y6, 2240(SI)
-	VMOVUPS     2112(SI), Y6
-	VMOVUPS     Y2, 3616(SI)
-	VMOVUPS     3456(SI), Y2
-	VMOVUPS     Y8, 2272(SI)
+	VMOVUPS     Y6, 2272(SI)
+	VMOVUPS     2144(SI), Y6
+	VMOVUPS     Y2, 3648(SI)
+	VMOVUPS     3488(SI), Y2
+	VMOVUPS     Y8, 2304(SI)
 	VSUBPS      Y2, Y6, Y8
 	VSUBPS      Y3, Y0, Y0
 	VADDPS      Y2, Y6, Y2
@@ -32887,15 +37383,15 @@ group:
 	VFMADD231PS word_3ec3f000<>+0(SB), Y0, Y6
 	VFMADD231PS word_3f6c8400<>+0(SB), Y2, Y6
 	VSUBPS      word_4b400000<>+0(SB), Y6, Y6
-	VMOVUPS     2080(SI), Y0
-	VMOVUPS     3360(SI), Y2
-	VMOVUPS     Y15, 3456(SI)
+	VMOVUPS     2112(SI), Y0
+	VMOVUPS     3392(SI), Y2
+	VMOVUPS     Y15, 3488(SI)
 	VADDPS      Y2, Y0, Y15
-	VMOVUPS     Y11, 2112(SI)
-	VMOVUPS     2048(SI), Y11
-	VMOVUPS     Y14, 3488(SI)
-	VMOVUPS     3328(SI), Y14
-	VMOVUPS     Y9, 2144(SI)
+	VMOVUPS     Y11, 2144(SI)
+	VMOVUPS     2080(SI), Y11
+	VMOVUPS     Y14, 3520(SI)
+	VMOVUPS     3360(SI), Y14
+	VMOVUPS     Y9, 2176(SI)
 	VSUBPS      Y14, Y11, Y9
 	VSUBPS      Y2, Y0, Y0
 	VADDPS      Y14, Y11, Y2
@@ -32907,15 +37403,15 @@ group:
 	VFMADD231PS word_3f0e3a00<>+0(SB), Y0, Y14
 	VFMADD231PS word_3f54dc00<>+0(SB), Y2, Y14
 	VSUBPS      word_4b400000<>+0(SB), Y14, Y14
-	VMOVUPS     2208(SI), Y0
-	VMOVUPS     3232(SI), Y2
-	VMOVUPS     Y14, 3328(SI)
+	VMOVUPS     2240(SI), Y0
+	VMOVUPS     3264(SI), Y2
+	VMOVUPS     Y14, 3360(SI)
 	VADDPS      Y2, Y0, Y14
-	VMOVUPS     Y11, 2048(SI)
-	VMOVUPS     2176(SI), Y11
-	VMOVUPS     Y6, 3360(SI)
-	VMOVUPS     3200(SI), Y6
-	VMOVUPS     Y3, 2080(SI)
+	VMOVUPS     Y11, 2080(SI)
+	VMOVUPS     2208(SI), Y11
+	VMOVUPS     Y6, 3392(SI)
+	VMOVUPS     3232(SI), Y6
+	VMOVUPS     Y3, 2112(SI)
 	VSUBPS      Y6, Y11, Y3
 	VSUBPS      Y2, Y0, Y0
 	VADDPS      Y6, Y11, Y2
@@ -32927,15 +37423,15 @@ group:
 	VFMADD231PS word_3f350400<>+0(SB), Y0, Y11
 	VFMADD231PS word_3f350400<>+0(SB), Y2, Y11
 	VSUBPS      word_4b400000<>+0(SB), Y11, Y11
-	VMOVUPS     2336(SI), Y0
-	VMOVUPS     3104(SI), Y2
-	VMOVUPS     Y11, 3200(SI)
+	VMOVUPS     2368(SI), Y0
+	VMOVUPS     3136(SI), Y2
+	VMOVUPS     Y11, 3232(SI)
 	VADDPS      Y2, Y0, Y11
-	VMOVUPS     Y6, 2176(SI)
-	VMOVUPS     2304(SI), Y6
-	VMOVUPS     Y13, 3232(SI)
-	VMOVUPS     3072(SI), Y13
-	VMOVUPS     Y5, 2208(SI)
+	VMOVUPS     Y6, 2208(SI)
+	VMOVUPS     2336(SI), Y6
+	VMOVUPS     Y13, 3264(SI)
+	VMOVUPS     3104(SI), Y13
+	VMOVUPS     Y5, 2240(SI)
 	VSUBPS      Y13, Y6, Y5
 	VSUBPS      Y2, Y0, Y0
 	VADDPS      Y13, Y6, Y2
@@ -32947,15 +37443,15 @@ group:
 	VFMADD231PS word_3f54dc00<>+0(SB), Y0, Y13
 	VFMADD231PS word_3f0e3a00<>+0(SB), Y2, Y13
 	VSUBPS      word_4b400000<>+0(SB), Y13, Y13
-	VMOVUPS     2464(SI), Y0
-	VMOVUPS     2976(SI), Y2
-	VMOVUPS     Y13, 3072(SI)
+	VMOVUPS     2496(SI), Y0
+	VMOVUPS     3008(SI), Y2
+	VMOVUPS     Y13, 3104(SI)
 	VADDPS      Y2, Y0, Y13
-	VMOVUPS     Y6, 2304(SI)
-	VMOVUPS     2432(SI), Y6
-	VMOVUPS     Y1, 3104(SI)
-	VMOVUPS     2944(SI), Y1
-	VMOVUPS     Y3, 2336(SI)
+	VMOVUPS     Y6, 2336(SI)
+	VMOVUPS     2464(SI), Y6
+	VMOVUPS     Y1, 3136(SI)
+	VMOVUPS     2976(SI), Y1
+	VMOVUPS     Y3, 2368(SI)
 	VSUBPS      Y1, Y6, Y3
 	VSUBPS      Y2, Y0, Y0
 	VADDPS      Y1, Y6, Y1
@@ -32967,15 +37463,15 @@ group:
 	VFMADD231PS word_3f6c8400<>+0(SB), Y0, Y6
 	VFMADD231PS word_3ec3f000<>+0(SB), Y1, Y6
 	VSUBPS      word_4b400000<>+0(SB), Y6, Y6
-	VMOVUPS     2592(SI), Y0
-	VMOVUPS     2848(SI), Y1
-	VMOVUPS     Y6, 2944(SI)
+	VMOVUPS     2624(SI), Y0
+	VMOVUPS     2880(SI), Y1
+	VMOVUPS     Y6, 2976(SI)
 	VADDPS      Y1, Y0, Y6
-	VMOVUPS     Y2, 2432(SI)
-	VMOVUPS     2560(SI), Y2
-	VMOVUPS     Y14, 2976(SI)
-	VMOVUPS     2816(SI), Y14
-	VMOVUPS     Y5, 2464(SI)
+	VMOVUPS     Y2, 2464(SI)
+	VMOVUPS     2592(SI), Y2
+	VMOVUPS     Y14, 3008(SI)
+	VMOVUPS     2848(SI), Y14
+	VMOVUPS     Y5, 2496(SI)
 	VSUBPS      Y14, Y2, Y5
 	VSUBPS      Y1, Y0, Y0
 	VADDPS      Y14, Y2, Y1
@@ -32987,15 +37483,15 @@ group:
 	VFMADD231PS word_3f7b1400<>+0(SB), Y0, Y14
 	VFMADD231PS word_3e47c800<>+0(SB), Y1, Y14
 	VSUBPS      word_4b400000<>+0(SB), Y14, Y14
-	VMOVUPS     2720(SI), Y0
+	VMOVUPS     2752(SI), Y0
 	VADDPS      Y0, Y0, Y0
-	VMOVUPS     2688(SI), Y1
+	VMOVUPS     2720(SI), Y1
 	VADDPS      Y1, Y1, Y1
-	VMOVUPS     Y14, 2688(SI)
+	VMOVUPS     Y14, 2720(SI)
 	VADDPS      Y0, Y4, Y14
 	VSUBPS      Y0, Y4, Y0
 	VADDPS      Y6, Y10, Y4
-	VMOVUPS     Y2, 2720(SI)
+	VMOVUPS     Y2, 2752(SI)
 	VSUBPS      Y5, Y7, Y2
 	VSUBPS      Y6, Y10, Y6
 	VADDPS      Y5, Y7, Y5
@@ -33020,8 +37516,8 @@ group:
 	VFMADD231PS word_3f350400<>+0(SB), Y3, Y13
 	VSUBPS      word_4bc00000<>+0(SB), Y13, Y13
 	VADDPS      Y11, Y15, Y3
-	VMOVUPS     2464(SI), Y12
-	VMOVUPS     Y1, 2816(SI)
+	VMOVUPS     2496(SI), Y12
+	VMOVUPS     Y1, 2848(SI)
 	VSUBPS      Y12, Y9, Y1
 	VSUBPS      Y11, Y15, Y11
 	VADDPS      Y12, Y9, Y9
@@ -33033,15 +37529,15 @@ group:
 	VFMADD231PS word_3f6c8400<>+0(SB), Y11, Y15
 	VFMADD231PS word_3ec3f000<>+0(SB), Y9, Y15
 	VSUBPS      word_4bc00000<>+0(SB), Y15, Y15
-	VMOVUPS     2976(SI), Y9
+	VMOVUPS     3008(SI), Y9
 	VADDPS      Y9, Y9, Y9
-	VMOVUPS     2336(SI), Y11
+	VMOVUPS     2368(SI), Y11
 	VADDPS      Y11, Y11, Y11
-	VMOVUPS     Y13, 2336(SI)
+	VMOVUPS     Y13, 2368(SI)
 	VADDPS      Y9, Y14, Y13
 	VSUBPS      Y9, Y14, Y9
 	VADDPS      Y3, Y4, Y14
-	VMOVUPS     Y8, 2976(SI)
+	VMOVUPS     Y8, 3008(SI)
 	VSUBPS      Y1, Y2, Y8
 	VSUBPS      Y3, Y4, Y3
 	VADDPS      Y1, Y2, Y1
@@ -33085,11 +37581,11 @@ group:
 	VFMADD231PS word_3f350400<>+0(SB), Y7, Y15
 	VFMADD231PS word_3f350400<>+0(SB), Y10, Y15
 	VSUBPS      word_4c400000<>+0(SB), Y15, Y15
-	VMOVUPS     2976(SI), Y7
+	VMOVUPS     3008(SI), Y7
 	VADDPS      Y7, Y7, Y7
-	VMOVUPS     2336(SI), Y10
+	VMOVUPS     2368(SI), Y10
 	VADDPS      Y10, Y10, Y10
-	VMOVUPS     Y3, 2336(SI)
+	VMOVUPS     Y3, 2368(SI)
 	VADDPS      Y7, Y4, Y3
 	VSUBPS      Y7, Y4, Y4
 	VADDPS      Y11, Y11, Y7
@@ -33106,22 +37602,22 @@ group:
 	VSUBPS      Y10, Y11, Y10
 	VSUBPS      Y12, Y0, Y11
 	VADDPS      Y12, Y0, Y0
-	VMOVUPS     3104(SI), Y12
-	VMOVUPS     Y0, 2976(SI)
-	VMOVUPS     2816(SI), Y0
-	VMOVUPS     Y4, 2464(SI)
+	VMOVUPS     3136(SI), Y12
+	VMOVUPS     Y0, 3008(SI)
+	VMOVUPS     2848(SI), Y0
+	VMOVUPS     Y4, 2496(SI)
 	VSUBPS      Y0, Y12, Y4
 	VADDPS      Y0, Y12, Y0
-	VMOVUPS     2208(SI), Y12
-	VMOVUPS     Y1, 2816(SI)
-	VMOVUPS     2720(SI), Y1
-	VMOVUPS     Y10, 3104(SI)
+	VMOVUPS     2240(SI), Y12
+	VMOVUPS     Y1, 2848(SI)
+	VMOVUPS     2752(SI), Y1
+	VMOVUPS     Y10, 3136(SI)
 	VADDPS      Y1, Y12, Y10
-	VMOVUPS     Y2, 2560(SI)
-	VMOVUPS     3232(SI), Y2
-	VMOVUPS     Y3, 2848(SI)
-	VMOVUPS     2688(SI), Y3
-	VMOVUPS     Y5, 2592(SI)
+	VMOVUPS     Y2, 2592(SI)
+	VMOVUPS     3264(SI), Y2
+	VMOVUPS     Y3, 2880(SI)
+	VMOVUPS     2720(SI), Y3
+	VMOVUPS     Y5, 2624(SI)
 	VSUBPS      Y3, Y2, Y5
 	VSUBPS      Y1, Y12, Y1
 	VADDPS      Y3, Y2, Y2
@@ -33133,15 +37629,15 @@ group:
 	VFMADD231PS word_3ec3f000<>+0(SB), Y1, Y12
 	VFMADD231PS word_3f6c8400<>+0(SB), Y2, Y12
 	VSUBPS      word_4bc00000<>+0(SB), Y12, Y12
-	VMOVUPS     2080(SI), Y1
-	VMOVUPS     2432(SI), Y2
-	VMOVUPS     Y11, 2688(SI)
+	VMOVUPS     2112(SI), Y1
+	VMOVUPS     2464(SI), Y2
+	VMOVUPS     Y11, 2720(SI)
 	VADDPS      Y2, Y1, Y11
-	VMOVUPS     Y8, 3232(SI)
-	VMOVUPS     3360(SI), Y8
-	VMOVUPS     Y7, 2720(SI)
-	VMOVUPS     2944(SI), Y7
-	VMOVUPS     Y6, 2208(SI)
+	VMOVUPS     Y8, 3264(SI)
+	VMOVUPS     3392(SI), Y8
+	VMOVUPS     Y7, 2752(SI)
+	VMOVUPS     2976(SI), Y7
+	VMOVUPS     Y6, 2240(SI)
 	VSUBPS      Y7, Y8, Y6
 	VSUBPS      Y2, Y1, Y1
 	VADDPS      Y7, Y8, Y2
@@ -33153,15 +37649,15 @@ group:
 	VFMADD231PS word_3f350400<>+0(SB), Y1, Y8
 	VFMADD231PS word_3f350400<>+0(SB), Y2, Y8
 	VSUBPS      word_4bc00000<>+0(SB), Y8, Y8
-	VMOVUPS     2048(SI), Y1
-	VMOVUPS     2304(SI), Y2
-	VMOVUPS     Y15, 2944(SI)
+	VMOVUPS     2080(SI), Y1
+	VMOVUPS     2336(SI), Y2
+	VMOVUPS     Y15, 2976(SI)
 	VADDPS      Y2, Y1, Y15
-	VMOVUPS     Y9, 3360(SI)
-	VMOVUPS     3328(SI), Y9
-	VMOVUPS     Y14, 2432(SI)
-	VMOVUPS     3072(SI), Y14
-	VMOVUPS     Y13, 2080(SI)
+	VMOVUPS     Y9, 3392(SI)
+	VMOVUPS     3360(SI), Y9
+	VMOVUPS     Y14, 2464(SI)
+	VMOVUPS     3104(SI), Y14
+	VMOVUPS     Y13, 2112(SI)
 	VSUBPS      Y14, Y9, Y13
 	VSUBPS      Y2, Y1, Y1
 	VADDPS      Y14, Y9, Y2
@@ -33173,15 +37669,15 @@ group:
 	VFMADD231PS word_3f6c8400<>+0(SB), Y1, Y14
 	VFMADD231PS word_3ec3f000<>+0(SB), Y2, Y14
 	VSUBPS      word_4bc00000<>+0(SB), Y14, Y14
-	VMOVUPS     2176(SI), Y1
+	VMOVUPS     2208(SI), Y1
 	VADDPS      Y1, Y1, Y1
-	VMOVUPS     3200(SI), Y2
+	VMOVUPS     3232(SI), Y2
 	VADDPS      Y2, Y2, Y2
-	VMOVUPS     Y8, 3200(SI)
+	VMOVUPS     Y8, 3232(SI)
 	VADDPS      Y1, Y4, Y8
 	VSUBPS      Y1, Y4, Y1
 	VADDPS      Y15, Y10, Y4
-	VMOVUPS     Y7, 2176(SI)
+	VMOVUPS     Y7, 2208(SI)
 	VSUBPS      Y13, Y5, Y7
 	VSUBPS      Y15, Y10, Y10
 	VADDPS      Y13, Y5, Y5
@@ -33225,11 +37721,11 @@ group:
 	VFMADD231PS word_3f350400<>+0(SB), Y3, Y14
 	VFMADD231PS word_3f350400<>+0(SB), Y9, Y14
 	VSUBPS      word_4c400000<>+0(SB), Y14, Y14
-	VMOVUPS     2176(SI), Y3
+	VMOVUPS     2208(SI), Y3
 	VADDPS      Y3, Y3, Y3
-	VMOVUPS     3200(SI), Y9
+	VMOVUPS     3232(SI), Y9
 	VADDPS      Y9, Y9, Y9
-	VMOVUPS     Y1, 3200(SI)
+	VMOVUPS     Y1, 3232(SI)
 	VADDPS      Y3, Y11, Y1
 	VSUBPS      Y3, Y11, Y3
 	VADDPS      Y2, Y2, Y2
@@ -33246,117 +37742,117 @@ group:
 	VSUBPS      Y9, Y11, Y9
 	VSUBPS      Y12, Y0, Y11
 	VADDPS      Y12, Y0, Y0
-	VMOVUPS     3744(SI), Y12
+	VMOVUPS     3776(SI), Y12
 	VMOVUPS     Y12, (SI)
-	VMOVUPS     2080(SI), Y12
+	VMOVUPS     2112(SI), Y12
 	VMOVUPS     Y12, 32(SI)
-	VMOVUPS     2144(SI), Y12
+	VMOVUPS     2176(SI), Y12
 	VMOVUPS     Y12, 64(SI)
 	VMOVUPS     Y8, 96(SI)
-	VMOVUPS     2496(SI), Y8
+	VMOVUPS     2528(SI), Y8
 	VMOVUPS     Y8, 128(SI)
-	VMOVUPS     2432(SI), Y8
+	VMOVUPS     2464(SI), Y8
 	VMOVUPS     Y8, 160(SI)
-	VMOVUPS     3488(SI), Y8
+	VMOVUPS     3520(SI), Y8
 	VMOVUPS     Y8, 192(SI)
 	VMOVUPS     Y15, 224(SI)
-	VMOVUPS     3712(SI), Y8
+	VMOVUPS     3744(SI), Y8
 	VMOVUPS     Y8, 256(SI)
-	VMOVUPS     3360(SI), Y8
+	VMOVUPS     3392(SI), Y8
 	VMOVUPS     Y8, 288(SI)
-	VMOVUPS     2112(SI), Y8
+	VMOVUPS     2144(SI), Y8
 	VMOVUPS     Y8, 320(SI)
 	VMOVUPS     Y13, 352(SI)
-	VMOVUPS     3008(SI), Y8
+	VMOVUPS     3040(SI), Y8
 	VMOVUPS     Y8, 384(SI)
-	VMOVUPS     2944(SI), Y8
+	VMOVUPS     2976(SI), Y8
 	VMOVUPS     Y8, 416(SI)
-	VMOVUPS     3456(SI), Y8
+	VMOVUPS     3488(SI), Y8
 	VMOVUPS     Y8, 448(SI)
 	VMOVUPS     Y14, 480(SI)
-	VMOVUPS     3520(SI), Y8
+	VMOVUPS     3552(SI), Y8
 	VMOVUPS     Y8, 512(SI)
-	VMOVUPS     2208(SI), Y8
+	VMOVUPS     2240(SI), Y8
 	VMOVUPS     Y8, 544(SI)
-	VMOVUPS     2272(SI), Y8
+	VMOVUPS     2304(SI), Y8
 	VMOVUPS     Y8, 576(SI)
 	VMOVUPS     Y10, 608(SI)
-	VMOVUPS     2656(SI), Y8
+	VMOVUPS     2688(SI), Y8
 	VMOVUPS     Y8, 640(SI)
-	VMOVUPS     2720(SI), Y8
+	VMOVUPS     2752(SI), Y8
 	VMOVUPS     Y8, 672(SI)
-	VMOVUPS     3616(SI), Y8
+	VMOVUPS     3648(SI), Y8
 	VMOVUPS     Y8, 704(SI)
 	VMOVUPS     Y2, 736(SI)
-	VMOVUPS     3424(SI), Y2
+	VMOVUPS     3456(SI), Y2
 	VMOVUPS     Y2, 768(SI)
-	VMOVUPS     3232(SI), Y2
+	VMOVUPS     3264(SI), Y2
 	VMOVUPS     Y2, 800(SI)
-	VMOVUPS     2240(SI), Y2
+	VMOVUPS     2272(SI), Y2
 	VMOVUPS     Y2, 832(SI)
 	VMOVUPS     Y7, 864(SI)
-	VMOVUPS     2752(SI), Y2
+	VMOVUPS     2784(SI), Y2
 	VMOVUPS     Y2, 896(SI)
-	VMOVUPS     2688(SI), Y2
+	VMOVUPS     2720(SI), Y2
 	VMOVUPS     Y2, 928(SI)
-	VMOVUPS     3584(SI), Y2
+	VMOVUPS     3616(SI), Y2
 	VMOVUPS     Y2, 960(SI)
 	VMOVUPS     Y11, 992(SI)
-	VMOVUPS     2528(SI), Y2
+	VMOVUPS     2560(SI), Y2
 	VMOVUPS     Y2, 1024(SI)
-	VMOVUPS     2592(SI), Y2
+	VMOVUPS     2624(SI), Y2
 	VMOVUPS     Y2, 1056(SI)
-	VMOVUPS     3680(SI), Y2
+	VMOVUPS     3712(SI), Y2
 	VMOVUPS     Y2, 1088(SI)
 	VMOVUPS     Y4, 1120(SI)
-	VMOVUPS     2784(SI), Y2
+	VMOVUPS     2816(SI), Y2
 	VMOVUPS     Y2, 1152(SI)
-	VMOVUPS     2848(SI), Y2
+	VMOVUPS     2880(SI), Y2
 	VMOVUPS     Y2, 1184(SI)
-	VMOVUPS     3040(SI), Y2
+	VMOVUPS     3072(SI), Y2
 	VMOVUPS     Y2, 1216(SI)
 	VMOVUPS     Y1, 1248(SI)
-	VMOVUPS     2624(SI), Y1
+	VMOVUPS     2656(SI), Y1
 	VMOVUPS     Y1, 1280(SI)
-	VMOVUPS     2560(SI), Y1
+	VMOVUPS     2592(SI), Y1
 	VMOVUPS     Y1, 1312(SI)
-	VMOVUPS     3552(SI), Y1
+	VMOVUPS     3584(SI), Y1
 	VMOVUPS     Y1, 1344(SI)
 	VMOVUPS     Y6, 1376(SI)
-	VMOVUPS     3168(SI), Y1
+	VMOVUPS     3200(SI), Y1
 	VMOVUPS     Y1, 1408(SI)
-	VMOVUPS     3104(SI), Y1
+	VMOVUPS     3136(SI), Y1
 	VMOVUPS     Y1, 1440(SI)
-	VMOVUPS     2368(SI), Y1
+	VMOVUPS     2400(SI), Y1
 	VMOVUPS     Y1, 1472(SI)
 	VMOVUPS     Y9, 1504(SI)
-	VMOVUPS     2880(SI), Y1
+	VMOVUPS     2912(SI), Y1
 	VMOVUPS     Y1, 1536(SI)
-	VMOVUPS     2816(SI), Y1
+	VMOVUPS     2848(SI), Y1
 	VMOVUPS     Y1, 1568(SI)
-	VMOVUPS     3648(SI), Y1
+	VMOVUPS     3680(SI), Y1
 	VMOVUPS     Y1, 1600(SI)
 	VMOVUPS     Y5, 1632(SI)
-	VMOVUPS     2400(SI), Y1
+	VMOVUPS     2432(SI), Y1
 	VMOVUPS     Y1, 1664(SI)
-	VMOVUPS     2464(SI), Y1
+	VMOVUPS     2496(SI), Y1
 	VMOVUPS     Y1, 1696(SI)
-	VMOVUPS     3136(SI), Y1
+	VMOVUPS     3168(SI), Y1
 	VMOVUPS     Y1, 1728(SI)
 	VMOVUPS     Y3, 1760(SI)
-	VMOVUPS     3264(SI), Y1
-	VMOVUPS     Y1, 1792(SI)
-	VMOVUPS     2336(SI), Y1
-	VMOVUPS     Y1, 1824(SI)
 	VMOVUPS     3296(SI), Y1
+	VMOVUPS     Y1, 1792(SI)
+	VMOVUPS     2368(SI), Y1
+	VMOVUPS     Y1, 1824(SI)
+	VMOVUPS     3328(SI), Y1
 	VMOVUPS     Y1, 1856(SI)
-	VMOVUPS     3200(SI), Y1
+	VMOVUPS     3232(SI), Y1
 	VMOVUPS     Y1, 1888(SI)
-	VMOVUPS     2912(SI), Y1
+	VMOVUPS     2944(SI), Y1
 	VMOVUPS     Y1, 1920(SI)
-	VMOVUPS     2976(SI), Y1
+	VMOVUPS     3008(SI), Y1
 	VMOVUPS     Y1, 1952(SI)
-	VMOVUPS     3392(SI), Y1
+	VMOVUPS     3424(SI), Y1
 	VMOVUPS     Y1, 1984(SI)
 	VMOVUPS     Y0, 2016(SI)
 	MOVQ        SI, R12
@@ -33539,7 +38035,7 @@ write:
 	VROUNDPS     $0x09, Y15, Y15
 	VCVTPS2DQ    Y15, Y15
 	VMOVUPS      928(R12), Y0
-	VMOVUPS      Y13, 2048(SI)
+	VMOVUPS      Y13, 2080(SI)
 	VBROADCASTSS 116(R11), Y13
 	VFMADD213PS  word_3f000000<>+0(SB), Y0, Y13
 	VROUNDPS     $0x09, Y13, Y13
@@ -33552,7 +38048,7 @@ write:
 	VROUNDPS     $0x09, Y13, Y13
 	VCVTPS2DQ    Y13, Y13
 	VMOVUPS      992(R12), Y0
-	VMOVUPS      Y15, 2080(SI)
+	VMOVUPS      Y15, 2112(SI)
 	VBROADCASTSS 124(R11), Y15
 	VFMADD213PS  word_3f000000<>+0(SB), Y0, Y15
 	VROUNDPS     $0x09, Y15, Y15
@@ -33583,11 +38079,11 @@ write:
 	VSHUFPS      $0xee, Y10, Y7, Y7
 	VSHUFPS      $0x44, Y11, Y9, Y10
 	VSHUFPS      $0xee, Y11, Y9, Y9
-	VMOVUPS      2048(SI), Y11
+	VMOVUPS      2080(SI), Y11
 	VUNPCKLPS    Y14, Y11, Y15
 	VUNPCKHPS    Y14, Y11, Y11
-	VMOVUPS      2080(SI), Y14
-	VMOVUPS      Y9, 2048(SI)
+	VMOVUPS      2112(SI), Y14
+	VMOVUPS      Y9, 2080(SI)
 	VUNPCKLPS    Y13, Y14, Y9
 	VUNPCKHPS    Y13, Y14, Y13
 	VSHUFPS      $0x44, Y9, Y15, Y14
@@ -33622,7 +38118,7 @@ write:
 	VPERM2F128   $0x31, Y5, Y1, Y1
 	VMOVUPS      Y0, (BX)(R8*1)
 	VMOVUPS      Y1, (BX)(R9*1)
-	VMOVUPS      2048(SI), Y0
+	VMOVUPS      2080(SI), Y0
 	VPERM2F128   $0x20, Y11, Y0, Y1
 	VPERM2F128   $0x31, Y11, Y0, Y0
 	VMOVUPS      Y1, 32(BX)(R8*1)
@@ -33806,7 +38302,7 @@ writeFloats:
 	VROUNDPS     $0x09, Y15, Y15
 	VCVTPS2DQ    Y15, Y15
 	VMOVUPS      960(R12), Y0
-	VMOVUPS      Y13, 2048(SI)
+	VMOVUPS      Y13, 2080(SI)
 	VBROADCASTSS 120(R11), Y13
 	VFMADD213PS  word_3f000000<>+0(SB), Y0, Y13
 	VROUNDPS     $0x09, Y13, Y13
@@ -33819,7 +38315,7 @@ writeFloats:
 	VROUNDPS     $0x09, Y13, Y13
 	VCVTPS2DQ    Y13, Y13
 	VMOVUPS      992(R12), Y0
-	VMOVUPS      Y15, 2080(SI)
+	VMOVUPS      Y15, 2112(SI)
 	VBROADCASTSS 124(R11), Y15
 	VFMADD213PS  word_3f000000<>+0(SB), Y0, Y15
 	VROUNDPS     $0x09, Y15, Y15
@@ -33850,11 +38346,11 @@ writeFloats:
 	VSHUFPS      $0xee, Y10, Y7, Y7
 	VSHUFPS      $0x44, Y11, Y9, Y10
 	VSHUFPS      $0xee, Y11, Y9, Y9
-	VMOVUPS      2048(SI), Y11
+	VMOVUPS      2080(SI), Y11
 	VUNPCKLPS    Y14, Y11, Y15
 	VUNPCKHPS    Y14, Y11, Y11
-	VMOVUPS      2080(SI), Y14
-	VMOVUPS      Y9, 2048(SI)
+	VMOVUPS      2112(SI), Y14
+	VMOVUPS      Y9, 2080(SI)
 	VUNPCKLPS    Y13, Y14, Y9
 	VUNPCKHPS    Y13, Y14, Y13
 	VSHUFPS      $0x44, Y9, Y15, Y14
@@ -33987,7 +38483,7 @@ writeFloats:
 	VMOVUPS      Y0, (BX)(R9*1)
 	VMULPS       64(R11)(R15*1), Y1, Y1
 	VMOVUPS      Y1, 64(BX)(R9*1)
-	VMOVUPS      2048(SI), Y0
+	VMOVUPS      2080(SI), Y0
 	VPERM2F128   $0x20, Y11, Y0, Y1
 	VPERM2F128   $0x31, Y11, Y0, Y0
 	VPSLLD       $0x10, Y1, Y2
@@ -34081,7 +38577,7 @@ read:
 	VPERM2F128 $0x31, Y13, Y11, Y11
 	VMOVUPS    32(BX)(R8*1), Y13
 	VMOVUPS    32(BX)(R9*1), Y15
-	VMOVUPS    Y9, 8704(SI)
+	VMOVUPS    Y9, 8736(SI)
 	VPERM2F128 $0x20, Y15, Y13, Y9
 	VPERM2F128 $0x31, Y15, Y13, Y13
 	VUNPCKLPS  Y6, Y2, Y15
@@ -34110,8 +38606,8 @@ read:
 	VSHUFPS    $0xee, Y9, Y4, Y4
 	VUNPCKLPS  Y5, Y1, Y9
 	VUNPCKHPS  Y5, Y1, Y1
-	VMOVUPS    8704(SI), Y5
-	VMOVUPS    Y4, 8736(SI)
+	VMOVUPS    8736(SI), Y5
+	VMOVUPS    Y4, 8768(SI)
 	VUNPCKLPS  Y13, Y5, Y4
 	VUNPCKHPS  Y13, Y5, Y5
 	VSHUFPS    $0x44, Y4, Y9, Y13
@@ -34184,7 +38680,7 @@ read:
 	VCVTDQ2PS  Y8, Y8
 	VMOVUPS    Y0, 640(R13)
 	VMOVUPS    Y8, 672(R13)
-	VMOVUPS    8736(SI), Y0
+	VMOVUPS    8768(SI), Y0
 	VPSLLD     $0x10, Y0, Y2
 	VCVTDQ2PS  Y2, Y2
 	VPAND      fixed_odd<>+0(SB), Y0, Y0
@@ -34220,6 +38716,357 @@ read:
 	JMP        readDone
 
 readFloats:
+	VMOVUPS      (AX), Y0
+	VBROADCASTSS scale+72(FP), Y1
+	VFMADD213PS  word_3f000000<>+0(SB), Y0, Y1
+	VROUNDPS     $0x09, Y1, Y1
+	VCVTPS2DQ    Y1, Y1
+	VMOVUPS      32(AX), Y0
+	VBROADCASTSS scale+72(FP), Y2
+	VFMADD213PS  word_3f000000<>+0(SB), Y0, Y2
+	VROUNDPS     $0x09, Y2, Y2
+	VCVTPS2DQ    Y2, Y2
+	VPACKSSDW    Y2, Y1, Y1
+	VMOVUPS      (AX)(R8*2), Y0
+	VBROADCASTSS scale+72(FP), Y2
+	VFMADD213PS  word_3f000000<>+0(SB), Y0, Y2
+	VROUNDPS     $0x09, Y2, Y2
+	VCVTPS2DQ    Y2, Y2
+	VMOVUPS      32(AX)(R8*2), Y0
+	VBROADCASTSS scale+72(FP), Y3
+	VFMADD213PS  word_3f000000<>+0(SB), Y0, Y3
+	VROUNDPS     $0x09, Y3, Y3
+	VCVTPS2DQ    Y3, Y3
+	VPACKSSDW    Y3, Y2, Y2
+	VPMINSW      Y2, Y1, Y0
+	VPERM2F128   $0x20, Y2, Y1, Y3
+	VPERM2F128   $0x31, Y2, Y1, Y1
+	VMOVUPS      64(AX), Y2
+	VBROADCASTSS scale+72(FP), Y4
+	VFMADD213PS  word_3f000000<>+0(SB), Y2, Y4
+	VROUNDPS     $0x09, Y4, Y4
+	VCVTPS2DQ    Y4, Y4
+	VMOVUPS      96(AX), Y2
+	VBROADCASTSS scale+72(FP), Y5
+	VFMADD213PS  word_3f000000<>+0(SB), Y2, Y5
+	VROUNDPS     $0x09, Y5, Y5
+	VCVTPS2DQ    Y5, Y5
+	VPACKSSDW    Y5, Y4, Y4
+	VPMINSW      Y4, Y0, Y0
+	VMOVUPS      64(AX)(R8*2), Y2
+	VBROADCASTSS scale+72(FP), Y5
+	VFMADD213PS  word_3f000000<>+0(SB), Y2, Y5
+	VROUNDPS     $0x09, Y5, Y5
+	VCVTPS2DQ    Y5, Y5
+	VMOVUPS      96(AX)(R8*2), Y2
+	VBROADCASTSS scale+72(FP), Y6
+	VFMADD213PS  word_3f000000<>+0(SB), Y2, Y6
+	VROUNDPS     $0x09, Y6, Y6
+	VCVTPS2DQ    Y6, Y6
+	VPACKSSDW    Y6, Y5, Y5
+	VPMINSW      Y5, Y0, Y0
+	VPERM2F128   $0x20, Y5, Y4, Y2
+	VPERM2F128   $0x31, Y5, Y4, Y4
+	VMOVUPS      (BX), Y5
+	VBROADCASTSS scale+72(FP), Y6
+	VFMADD213PS  word_3f000000<>+0(SB), Y5, Y6
+	VROUNDPS     $0x09, Y6, Y6
+	VCVTPS2DQ    Y6, Y6
+	VMOVUPS      32(BX), Y5
+	VBROADCASTSS scale+72(FP), Y7
+	VFMADD213PS  word_3f000000<>+0(SB), Y5, Y7
+	VROUNDPS     $0x09, Y7, Y7
+	VCVTPS2DQ    Y7, Y7
+	VPACKSSDW    Y7, Y6, Y6
+	VPMINSW      Y6, Y0, Y0
+	VMOVUPS      (BX)(R8*2), Y5
+	VBROADCASTSS scale+72(FP), Y7
+	VFMADD213PS  word_3f000000<>+0(SB), Y5, Y7
+	VROUNDPS     $0x09, Y7, Y7
+	VCVTPS2DQ    Y7, Y7
+	VMOVUPS      32(BX)(R8*2), Y5
+	VBROADCASTSS scale+72(FP), Y8
+	VFMADD213PS  word_3f000000<>+0(SB), Y5, Y8
+	VROUNDPS     $0x09, Y8, Y8
+	VCVTPS2DQ    Y8, Y8
+	VPACKSSDW    Y8, Y7, Y7
+	VPMINSW      Y7, Y0, Y0
+	VPERM2F128   $0x20, Y7, Y6, Y5
+	VPERM2F128   $0x31, Y7, Y6, Y6
+	VMOVUPS      64(BX), Y7
+	VBROADCASTSS scale+72(FP), Y8
+	VFMADD213PS  word_3f000000<>+0(SB), Y7, Y8
+	VROUNDPS     $0x09, Y8, Y8
+	VCVTPS2DQ    Y8, Y8
+	VMOVUPS      96(BX), Y7
+	VBROADCASTSS scale+72(FP), Y9
+	VFMADD213PS  word_3f000000<>+0(SB), Y7, Y9
+	VROUNDPS     $0x09, Y9, Y9
+	VCVTPS2DQ    Y9, Y9
+	VPACKSSDW    Y9, Y8, Y8
+	VPMINSW      Y8, Y0, Y0
+	VMOVUPS      64(BX)(R8*2), Y7
+	VBROADCASTSS scale+72(FP), Y9
+	VFMADD213PS  word_3f000000<>+0(SB), Y7, Y9
+	VROUNDPS     $0x09, Y9, Y9
+	VCVTPS2DQ    Y9, Y9
+	VMOVUPS      96(BX)(R8*2), Y7
+	VBROADCASTSS scale+72(FP), Y10
+	VFMADD213PS  word_3f000000<>+0(SB), Y7, Y10
+	VROUNDPS     $0x09, Y10, Y10
+	VCVTPS2DQ    Y10, Y10
+	VPACKSSDW    Y10, Y9, Y9
+	VPMINSW      Y9, Y0, Y0
+	VPERM2F128   $0x20, Y9, Y8, Y7
+	VPERM2F128   $0x31, Y9, Y8, Y8
+	VMOVUPS      (AX)(R8*1), Y9
+	VBROADCASTSS scale+72(FP), Y10
+	VFMADD213PS  word_3f000000<>+0(SB), Y9, Y10
+	VROUNDPS     $0x09, Y10, Y10
+	VCVTPS2DQ    Y10, Y10
+	VMOVUPS      32(AX)(R8*1), Y9
+	VBROADCASTSS scale+72(FP), Y11
+	VFMADD213PS  word_3f000000<>+0(SB), Y9, Y11
+	VROUNDPS     $0x09, Y11, Y11
+	VCVTPS2DQ    Y11, Y11
+	VPACKSSDW    Y11, Y10, Y10
+	VPMINSW      Y10, Y0, Y0
+	VMOVUPS      (AX)(R9*1), Y9
+	VBROADCASTSS scale+72(FP), Y11
+	VFMADD213PS  word_3f000000<>+0(SB), Y9, Y11
+	VROUNDPS     $0x09, Y11, Y11
+	VCVTPS2DQ    Y11, Y11
+	VMOVUPS      32(AX)(R9*1), Y9
+	VBROADCASTSS scale+72(FP), Y12
+	VFMADD213PS  word_3f000000<>+0(SB), Y9, Y12
+	VROUNDPS     $0x09, Y12, Y12
+	VCVTPS2DQ    Y12, Y12
+	VPACKSSDW    Y12, Y11, Y11
+	VPMINSW      Y11, Y0, Y0
+	VPERM2F128   $0x20, Y11, Y10, Y9
+	VPERM2F128   $0x31, Y11, Y10, Y10
+	VMOVUPS      64(AX)(R8*1), Y11
+	VBROADCASTSS scale+72(FP), Y12
+	VFMADD213PS  word_3f000000<>+0(SB), Y11, Y12
+	VROUNDPS     $0x09, Y12, Y12
+	VCVTPS2DQ    Y12, Y12
+	VMOVUPS      96(AX)(R8*1), Y11
+	VBROADCASTSS scale+72(FP), Y13
+	VFMADD213PS  word_3f000000<>+0(SB), Y11, Y13
+	VROUNDPS     $0x09, Y13, Y13
+	VCVTPS2DQ    Y13, Y13
+	VPACKSSDW    Y13, Y12, Y12
+	VPMINSW      Y12, Y0, Y0
+	VMOVUPS      64(AX)(R9*1), Y11
+	VBROADCASTSS scale+72(FP), Y13
+	VFMADD213PS  word_3f000000<>+0(SB), Y11, Y13
+	VROUNDPS     $0x09, Y13, Y13
+	VCVTPS2DQ    Y13, Y13
+	VMOVUPS      96(AX)(R9*1), Y11
+	VBROADCASTSS scale+72(FP), Y14
+	VFMADD213PS  word_3f000000<>+0(SB), Y11, Y14
+	VROUNDPS     $0x09, Y14, Y14
+	VCVTPS2DQ    Y14, Y14
+	VPACKSSDW    Y14, Y13, Y13
+	VPMINSW      Y13, Y0, Y0
+	VPERM2F128   $0x20, Y13, Y12, Y11
+	VPERM2F128   $0x31, Y13, Y12, Y12
+	VMOVUPS      (BX)(R8*1), Y13
+	VBROADCASTSS scale+72(FP), Y14
+	VFMADD213PS  word_3f000000<>+0(SB), Y13, Y14
+	VROUNDPS     $0x09, Y14, Y14
+	VCVTPS2DQ    Y14, Y14
+	VMOVUPS      32(BX)(R8*1), Y13
+	VBROADCASTSS scale+72(FP), Y15
+	VFMADD213PS  word_3f000000<>+0(SB), Y13, Y15
+	VROUNDPS     $0x09, Y15, Y15
+	VCVTPS2DQ    Y15, Y15
+	VPACKSSDW    Y15, Y14, Y14
+	VPMINSW      Y14, Y0, Y0
+	VMOVUPS      (BX)(R9*1), Y13
+	VBROADCASTSS scale+72(FP), Y15
+	VFMADD213PS  word_3f000000<>+0(SB), Y13, Y15
+	VROUNDPS     $0x09, Y15, Y15
+	VCVTPS2DQ    Y15, Y15
+	VMOVUPS      32(BX)(R9*1), Y13
+	VMOVUPS      Y12, 8736(SI)
+	VBROADCASTSS scale+72(FP), Y12
+	VFMADD213PS  word_3f000000<>+0(SB), Y13, Y12
+	VROUNDPS     $0x09, Y12, Y12
+	VCVTPS2DQ    Y12, Y12
+	VPACKSSDW    Y12, Y15, Y15
+	VPMINSW      Y15, Y0, Y0
+	VPERM2F128   $0x20, Y15, Y14, Y12
+	VPERM2F128   $0x31, Y15, Y14, Y13
+	VMOVUPS      64(BX)(R8*1), Y14
+	VBROADCASTSS scale+72(FP), Y15
+	VFMADD213PS  word_3f000000<>+0(SB), Y14, Y15
+	VROUNDPS     $0x09, Y15, Y15
+	VCVTPS2DQ    Y15, Y15
+	VMOVUPS      96(BX)(R8*1), Y14
+	VMOVUPS      Y4, 8768(SI)
+	VBROADCASTSS scale+72(FP), Y4
+	VFMADD213PS  word_3f000000<>+0(SB), Y14, Y4
+	VROUNDPS     $0x09, Y4, Y4
+	VCVTPS2DQ    Y4, Y4
+	VPACKSSDW    Y4, Y15, Y15
+	VPMINSW      Y15, Y0, Y0
+	VMOVUPS      64(BX)(R9*1), Y4
+	VBROADCASTSS scale+72(FP), Y14
+	VFMADD213PS  word_3f000000<>+0(SB), Y4, Y14
+	VROUNDPS     $0x09, Y14, Y14
+	VCVTPS2DQ    Y14, Y14
+	VMOVUPS      96(BX)(R9*1), Y4
+	VMOVUPS      Y8, 8800(SI)
+	VBROADCASTSS scale+72(FP), Y8
+	VFMADD213PS  word_3f000000<>+0(SB), Y4, Y8
+	VROUNDPS     $0x09, Y8, Y8
+	VCVTPS2DQ    Y8, Y8
+	VPACKSSDW    Y8, Y14, Y14
+	VPMINSW      Y14, Y0, Y0
+	VPERM2F128   $0x20, Y14, Y15, Y4
+	VPERM2F128   $0x31, Y14, Y15, Y8
+	VUNPCKLPS    Y5, Y3, Y14
+	VUNPCKHPS    Y5, Y3, Y3
+	VUNPCKLPS    Y12, Y9, Y5
+	VUNPCKHPS    Y12, Y9, Y9
+	VSHUFPS      $0x44, Y5, Y14, Y12
+	VSHUFPS      $0xee, Y5, Y14, Y5
+	VSHUFPS      $0x44, Y9, Y3, Y14
+	VSHUFPS      $0xee, Y9, Y3, Y3
+	VUNPCKLPS    Y6, Y1, Y9
+	VUNPCKHPS    Y6, Y1, Y1
+	VUNPCKLPS    Y13, Y10, Y6
+	VUNPCKHPS    Y13, Y10, Y10
+	VSHUFPS      $0x44, Y6, Y9, Y13
+	VSHUFPS      $0xee, Y6, Y9, Y6
+	VSHUFPS      $0x44, Y10, Y1, Y9
+	VSHUFPS      $0xee, Y10, Y1, Y1
+	VUNPCKLPS    Y7, Y2, Y10
+	VUNPCKHPS    Y7, Y2, Y2
+	VUNPCKLPS    Y4, Y11, Y7
+	VUNPCKHPS    Y4, Y11, Y4
+	VSHUFPS      $0x44, Y7, Y10, Y11
+	VSHUFPS      $0xee, Y7, Y10, Y7
+	VSHUFPS      $0x44, Y4, Y2, Y10
+	VSHUFPS      $0xee, Y4, Y2, Y2
+	VMOVUPS      8768(SI), Y4
+	VMOVUPS      8800(SI), Y15
+	VMOVUPS      Y2, 8832(SI)
+	VUNPCKLPS    Y15, Y4, Y2
+	VUNPCKHPS    Y15, Y4, Y4
+	VMOVUPS      8736(SI), Y15
+	VMOVUPS      Y10, 8800(SI)
+	VUNPCKLPS    Y8, Y15, Y10
+	VUNPCKHPS    Y8, Y15, Y8
+	VSHUFPS      $0x44, Y10, Y2, Y15
+	VSHUFPS      $0xee, Y10, Y2, Y2
+	VSHUFPS      $0x44, Y8, Y4, Y10
+	VSHUFPS      $0xee, Y8, Y4, Y4
+	VMOVUPS      Y0, 8704(SI)
+	VPSLLD       $0x10, Y12, Y0
+	VCVTDQ2PS    Y0, Y0
+	VPAND        fixed_odd<>+0(SB), Y12, Y12
+	VCVTDQ2PS    Y12, Y12
+	VMOVUPS      Y0, (R13)
+	VMOVUPS      Y12, 32(R13)
+	VPSLLD       $0x10, Y5, Y0
+	VCVTDQ2PS    Y0, Y0
+	VPAND        fixed_odd<>+0(SB), Y5, Y5
+	VCVTDQ2PS    Y5, Y5
+	VMOVUPS      Y0, 64(R13)
+	VMOVUPS      Y5, 96(R13)
+	VPSLLD       $0x10, Y14, Y0
+	VCVTDQ2PS    Y0, Y0
+	VPAND        fixed_odd<>+0(SB), Y14, Y14
+	VCVTDQ2PS    Y14, Y14
+	VMOVUPS      Y0, 256(R13)
+	VMOVUPS      Y14, 288(R13)
+	VPSLLD       $0x10, Y3, Y0
+	VCVTDQ2PS    Y0, Y0
+	VPAND        fixed_odd<>+0(SB), Y3, Y3
+	VCVTDQ2PS    Y3, Y3
+	VMOVUPS      Y0, 320(R13)
+	VMOVUPS      Y3, 352(R13)
+	VPSLLD       $0x10, Y13, Y0
+	VCVTDQ2PS    Y0, Y0
+	VPAND        fixed_odd<>+0(SB), Y13, Y13
+	VCVTDQ2PS    Y13, Y13
+	VMOVUPS      Y0, 128(R13)
+	VMOVUPS      Y13, 160(R13)
+	VPSLLD       $0x10, Y6, Y0
+	VCVTDQ2PS    Y0, Y0
+	VPAND        fixed_odd<>+0(SB), Y6, Y6
+	VCVTDQ2PS    Y6, Y6
+	VMOVUPS      Y0, 192(R13)
+	VMOVUPS      Y6, 224(R13)
+	VPSLLD       $0x10, Y9, Y0
+	VCVTDQ2PS    Y0, Y0
+	VPAND        fixed_odd<>+0(SB), Y9, Y9
+	VCVTDQ2PS    Y9, Y9
+	VMOVUPS      Y0, 384(R13)
+	VMOVUPS      Y9, 416(R13)
+	VPSLLD       $0x10, Y1, Y0
+	VCVTDQ2PS    Y0, Y0
+	VPAND        fixed_odd<>+0(SB), Y1, Y1
+	VCVTDQ2PS    Y1, Y1
+	VMOVUPS      Y0, 448(R13)
+	VMOVUPS      Y1, 480(R13)
+	VPSLLD       $0x10, Y11, Y0
+	VCVTDQ2PS    Y0, Y0
+	VPAND        fixed_odd<>+0(SB), Y11, Y11
+	VCVTDQ2PS    Y11, Y11
+	VMOVUPS      Y0, 512(R13)
+	VMOVUPS      Y11, 544(R13)
+	VPSLLD       $0x10, Y7, Y0
+	VCVTDQ2PS    Y0, Y0
+	VPAND        fixed_odd<>+0(SB), Y7, Y7
+	VCVTDQ2PS    Y7, Y7
+	VMOVUPS      Y0, 576(R13)
+	VMOVUPS      Y7, 608(R13)
+	VMOVUPS      8800(SI), Y0
+	VPSLLD       $0x10, Y0, Y1
+	VCVTDQ2PS    Y1, Y1
+	VPAND        fixed_odd<>+0(SB), Y0, Y0
+	VCVTDQ2PS    Y0, Y0
+	VMOVUPS      Y1, 768(R13)
+	VMOVUPS      Y0, 800(R13)
+	VMOVUPS      8832(SI), Y0
+	VPSLLD       $0x10, Y0, Y1
+	VCVTDQ2PS    Y1, Y1
+	VPAND        fixed_odd<>+0(SB), Y0, Y0
+	VCVTDQ2PS    Y0, Y0
+	VMOVUPS      Y1, 832(R13)
+	VMOVUPS      Y0, 864(R13)
+	VPSLLD       $0x10, Y15, Y0
+	VCVTDQ2PS    Y0, Y0
+	VPAND        fixed_odd<>+0(SB), Y15, Y15
+	VCVTDQ2PS    Y15, Y15
+	VMOVUPS      Y0, 640(R13)
+	VMOVUPS      Y15, 672(R13)
+	VPSLLD       $0x10, Y2, Y0
+	VCVTDQ2PS    Y0, Y0
+	VPAND        fixed_odd<>+0(SB), Y2, Y2
+	VCVTDQ2PS    Y2, Y2
+	VMOVUPS      Y0, 704(R13)
+	VMOVUPS      Y2, 736(R13)
+	VPSLLD       $0x10, Y10, Y0
+	VCVTDQ2PS    Y0, Y0
+	VPAND        fixed_odd<>+0(SB), Y10, Y10
+	VCVTDQ2PS    Y10, Y10
+	VMOVUPS      Y0, 896(R13)
+	VMOVUPS      Y10, 928(R13)
+	VPSLLD       $0x10, Y4, Y0
+	VCVTDQ2PS    Y0, Y0
+	VPAND        fixed_odd<>+0(SB), Y4, Y4
+	VCVTDQ2PS    Y4, Y4
+	VMOVUPS      Y0, 960(R13)
+	VMOVUPS      Y4, 992(R13)
+	VMOVUPS      8704(SI), Y0
+	VPCMPEQW     fixed_low<>+0(SB), Y0, Y0
+	VPMOVMSKB    Y0, R12
+	TESTL        R12, R12
+	JE           numbers
 	VMOVUPS      (AX), Y0
 	VBROADCASTSS scale+72(FP), Y1
 	VFMADD213PS  word_3f000000<>+0(SB), Y0, Y1
@@ -34481,7 +39328,7 @@ readFloats:
 	VROUNDPS     $0x09, Y15, Y15
 	VCVTPS2DQ    Y15, Y15
 	VMOVUPS      96(BX)(R8*1), Y14
-	VMOVUPS      Y11, 8704(SI)
+	VMOVUPS      Y11, 8736(SI)
 	VBROADCASTSS scale+72(FP), Y11
 	VFMADD213PS  word_3f000000<>+0(SB), Y14, Y11
 	VCMPPS       $0x07, Y11, Y11, Y14
@@ -34499,7 +39346,7 @@ readFloats:
 	VROUNDPS     $0x09, Y14, Y14
 	VCVTPS2DQ    Y14, Y14
 	VMOVUPS      96(BX)(R9*1), Y11
-	VMOVUPS      Y3, 8736(SI)
+	VMOVUPS      Y3, 8768(SI)
 	VBROADCASTSS scale+72(FP), Y3
 	VFMADD213PS  word_3f000000<>+0(SB), Y11, Y3
 	VCMPPS       $0x07, Y3, Y3, Y11
@@ -34534,11 +39381,11 @@ readFloats:
 	VSHUFPS      $0xee, Y6, Y9, Y6
 	VSHUFPS      $0x44, Y3, Y2, Y9
 	VSHUFPS      $0xee, Y3, Y2, Y2
-	VMOVUPS      8736(SI), Y3
+	VMOVUPS      8768(SI), Y3
 	VUNPCKLPS    Y7, Y3, Y15
 	VUNPCKHPS    Y7, Y3, Y3
-	VMOVUPS      8704(SI), Y7
-	VMOVUPS      Y2, 8736(SI)
+	VMOVUPS      8736(SI), Y7
+	VMOVUPS      Y2, 8768(SI)
 	VUNPCKLPS    Y11, Y7, Y2
 	VUNPCKHPS    Y11, Y7, Y7
 	VSHUFPS      $0x44, Y2, Y15, Y11
@@ -34611,7 +39458,7 @@ readFloats:
 	VCVTDQ2PS    Y9, Y9
 	VMOVUPS      Y0, 768(R13)
 	VMOVUPS      Y9, 800(R13)
-	VMOVUPS      8736(SI), Y0
+	VMOVUPS      8768(SI), Y0
 	VPSLLD       $0x10, Y0, Y1
 	VCVTDQ2PS    Y1, Y1
 	VPAND        fixed_odd<>+0(SB), Y0, Y0
@@ -34642,8 +39489,10 @@ readFloats:
 	VCVTDQ2PS    Y3, Y3
 	VMOVUPS      Y0, 960(R13)
 	VMOVUPS      Y3, 992(R13)
-	ADDQ         $0x00000080, AX
-	ADDQ         $0x00000080, BX
+
+numbers:
+	ADDQ $0x00000080, AX
+	ADDQ $0x00000080, BX
 
 readDone:
 	ADDQ $0x00000400, R13
@@ -34705,7 +39554,7 @@ part:
 	VSUBPS       Y13, Y12, Y12
 	VMOVUPS      1792(R12), Y13
 	VMOVUPS      3840(R12), Y15
-	VMOVUPS      Y3, 8704(SI)
+	VMOVUPS      Y3, 8736(SI)
 	VADDPS       Y15, Y13, Y3
 	VSUBPS       Y15, Y13, Y13
 	VADDPS       Y3, Y14, Y15
@@ -34716,7 +39565,7 @@ part:
 	VFMADD231PS  word_bf350400<>+0(SB), Y13, Y15
 	VFMADD231PS  word_3f350400<>+0(SB), Y12, Y15
 	VSUBPS       word_51c00000<>+0(SB), Y15, Y15
-	VMOVUPS      Y11, 8736(SI)
+	VMOVUPS      Y11, 8768(SI)
 	VMOVUPS      word_51c00000<>+0(SB), Y11
 	VFMADD231PS  word_bf350400<>+0(SB), Y12, Y11
 	VFMADD231PS  word_bf350400<>+0(SB), Y13, Y11
@@ -34765,27 +39614,27 @@ part:
 	VSUBPS       Y1, Y15, Y1
 	VMOVUPS      128(R12), Y14
 	VMOVUPS      2176(R12), Y15
-	VMOVUPS      Y8, 8768(SI)
+	VMOVUPS      Y8, 8800(SI)
 	VADDPS       Y15, Y14, Y8
 	VSUBPS       Y15, Y14, Y14
 	VMOVUPS      1152(R12), Y15
-	VMOVUPS      Y5, 8800(SI)
+	VMOVUPS      Y5, 8832(SI)
 	VMOVUPS      3200(R12), Y5
-	VMOVUPS      Y4, 8832(SI)
+	VMOVUPS      Y4, 8864(SI)
 	VADDPS       Y5, Y15, Y4
 	VSUBPS       Y5, Y15, Y5
 	VADDPS       Y4, Y8, Y15
 	VSUBPS       Y4, Y8, Y4
 	VMOVUPS      640(R12), Y8
-	VMOVUPS      Y6, 8864(SI)
+	VMOVUPS      Y6, 8896(SI)
 	VMOVUPS      2688(R12), Y6
-	VMOVUPS      Y2, 8896(SI)
+	VMOVUPS      Y2, 8928(SI)
 	VADDPS       Y6, Y8, Y2
 	VSUBPS       Y6, Y8, Y6
 	VMOVUPS      1664(R12), Y8
-	VMOVUPS      Y1, 8928(SI)
+	VMOVUPS      Y1, 8960(SI)
 	VMOVUPS      3712(R12), Y1
-	VMOVUPS      Y0, 8960(SI)
+	VMOVUPS      Y0, 8992(SI)
 	VADDPS       Y1, Y8, Y0
 	VSUBPS       Y1, Y8, Y1
 	VADDPS       Y0, Y2, Y8
@@ -34796,7 +39645,7 @@ part:
 	VFMADD231PS  word_bf350400<>+0(SB), Y1, Y15
 	VFMADD231PS  word_3f350400<>+0(SB), Y6, Y15
 	VSUBPS       word_51c00000<>+0(SB), Y15, Y15
-	VMOVUPS      Y8, 8992(SI)
+	VMOVUPS      Y8, 9024(SI)
 	VMOVUPS      word_51c00000<>+0(SB), Y8
 	VFMADD231PS  word_bf350400<>+0(SB), Y6, Y8
 	VFMADD231PS  word_bf350400<>+0(SB), Y1, Y8
@@ -34807,27 +39656,27 @@ part:
 	VADDPS       Y5, Y8, Y5
 	VMOVUPS      384(R12), Y8
 	VMOVUPS      2432(R12), Y15
-	VMOVUPS      Y9, 9024(SI)
+	VMOVUPS      Y9, 9056(SI)
 	VADDPS       Y15, Y8, Y9
 	VSUBPS       Y15, Y8, Y8
 	VMOVUPS      1408(R12), Y15
-	VMOVUPS      Y7, 9056(SI)
+	VMOVUPS      Y7, 9088(SI)
 	VMOVUPS      3456(R12), Y7
-	VMOVUPS      Y10, 9088(SI)
+	VMOVUPS      Y10, 9120(SI)
 	VADDPS       Y7, Y15, Y10
 	VSUBPS       Y7, Y15, Y7
 	VADDPS       Y10, Y9, Y15
 	VSUBPS       Y10, Y9, Y9
 	VMOVUPS      896(R12), Y10
-	VMOVUPS      Y3, 9120(SI)
+	VMOVUPS      Y3, 9152(SI)
 	VMOVUPS      2944(R12), Y3
-	VMOVUPS      Y13, 9152(SI)
+	VMOVUPS      Y13, 9184(SI)
 	VADDPS       Y3, Y10, Y13
 	VSUBPS       Y3, Y10, Y3
 	VMOVUPS      1920(R12), Y10
-	VMOVUPS      Y12, 9184(SI)
+	VMOVUPS      Y12, 9216(SI)
 	VMOVUPS      3968(R12), Y12
-	VMOVUPS      Y11, 9216(SI)
+	VMOVUPS      Y11, 9248(SI)
 	VADDPS       Y12, Y10, Y11
 	VSUBPS       Y12, Y10, Y10
 	VADDPS       Y11, Y13, Y12
@@ -34838,7 +39687,7 @@ part:
 	VFMADD231PS  word_bf350400<>+0(SB), Y10, Y15
 	VFMADD231PS  word_3f350400<>+0(SB), Y3, Y15
 	VSUBPS       word_51c00000<>+0(SB), Y15, Y15
-	VMOVUPS      Y12, 9248(SI)
+	VMOVUPS      Y12, 9280(SI)
 	VMOVUPS      word_51c00000<>+0(SB), Y12
 	VFMADD231PS  word_bf350400<>+0(SB), Y3, Y12
 	VFMADD231PS  word_bf350400<>+0(SB), Y10, Y12
@@ -34885,23 +39734,23 @@ part:
 	VADDPS       Y15, Y5, Y8
 	VSUBPS       Y13, Y14, Y13
 	VSUBPS       Y5, Y15, Y5
-	VMOVUPS      9216(SI), Y14
+	VMOVUPS      9248(SI), Y14
 	VADDPS       Y14, Y12, Y15
 	VSUBPS       Y12, Y14, Y12
 	VMOVUPS      word_51c00000<>+0(SB), Y14
 	VFMADD231PS  word_3e47c800<>+0(SB), Y10, Y14
 	VFMADD231PS  word_3f7b1400<>+0(SB), Y3, Y14
 	VSUBPS       word_51c00000<>+0(SB), Y14, Y14
-	VMOVUPS      Y12, 9216(SI)
+	VMOVUPS      Y12, 9248(SI)
 	VMOVUPS      word_51c00000<>+0(SB), Y12
 	VFMADD231PS  word_be47c800<>+0(SB), Y3, Y12
 	VFMADD231PS  word_3f7b1400<>+0(SB), Y10, Y12
 	VSUBPS       word_51c00000<>+0(SB), Y12, Y12
-	VMOVUPS      9184(SI), Y3
+	VMOVUPS      9216(SI), Y3
 	VADDPS       Y3, Y14, Y10
-	VMOVUPS      Y2, 9280(SI)
-	VMOVUPS      9152(SI), Y2
-	VMOVUPS      Y10, 9312(SI)
+	VMOVUPS      Y2, 9312(SI)
+	VMOVUPS      9184(SI), Y2
+	VMOVUPS      Y10, 9344(SI)
 	VADDPS       Y2, Y12, Y10
 	VSUBPS       Y14, Y3, Y3
 	VSUBPS       Y2, Y12, Y2
@@ -34913,11 +39762,11 @@ part:
 	VFMADD231PS  word_bec3f000<>+0(SB), Y9, Y14
 	VFMADD231PS  word_3f6c8400<>+0(SB), Y11, Y14
 	VSUBPS       word_51c00000<>+0(SB), Y14, Y14
-	VMOVUPS      9120(SI), Y9
+	VMOVUPS      9152(SI), Y9
 	VADDPS       Y9, Y12, Y11
-	VMOVUPS      Y2, 9152(SI)
-	VMOVUPS      9088(SI), Y2
-	VMOVUPS      Y3, 9184(SI)
+	VMOVUPS      Y2, 9184(SI)
+	VMOVUPS      9120(SI), Y2
+	VMOVUPS      Y3, 9216(SI)
 	VADDPS       Y2, Y14, Y3
 	VSUBPS       Y12, Y9, Y9
 	VSUBPS       Y2, Y14, Y2
@@ -34929,31 +39778,31 @@ part:
 	VFMADD231PS  word_bf0e3a00<>+0(SB), Y7, Y14
 	VFMADD231PS  word_3f54dc00<>+0(SB), Y8, Y14
 	VSUBPS       word_51c00000<>+0(SB), Y14, Y14
-	VMOVUPS      9056(SI), Y7
+	VMOVUPS      9088(SI), Y7
 	VADDPS       Y7, Y12, Y8
-	VMOVUPS      Y2, 9088(SI)
-	VMOVUPS      9024(SI), Y2
-	VMOVUPS      Y9, 9120(SI)
+	VMOVUPS      Y2, 9120(SI)
+	VMOVUPS      9056(SI), Y2
+	VMOVUPS      Y9, 9152(SI)
 	VADDPS       Y2, Y14, Y9
 	VSUBPS       Y12, Y7, Y7
 	VSUBPS       Y2, Y14, Y2
-	VMOVUPS      9248(SI), Y12
+	VMOVUPS      9280(SI), Y12
 	VMOVUPS      word_51c00000<>+0(SB), Y14
 	VFMADD231PS  word_bf350400<>+0(SB), Y12, Y14
-	VMOVUPS      Y2, 9024(SI)
-	VMOVUPS      8992(SI), Y2
+	VMOVUPS      Y2, 9056(SI)
+	VMOVUPS      9024(SI), Y2
 	VFMADD231PS  word_3f350400<>+0(SB), Y2, Y14
 	VSUBPS       word_51c00000<>+0(SB), Y14, Y14
-	VMOVUPS      Y7, 9056(SI)
+	VMOVUPS      Y7, 9088(SI)
 	VMOVUPS      word_51c00000<>+0(SB), Y7
 	VFMADD231PS  word_bf350400<>+0(SB), Y2, Y7
 	VFMADD231PS  word_bf350400<>+0(SB), Y12, Y7
 	VSUBPS       word_51c00000<>+0(SB), Y7, Y7
-	VMOVUPS      8704(SI), Y2
+	VMOVUPS      8736(SI), Y2
 	VADDPS       Y2, Y14, Y12
-	VMOVUPS      Y12, 9248(SI)
-	VMOVUPS      8736(SI), Y12
-	VMOVUPS      Y9, 8992(SI)
+	VMOVUPS      Y12, 9280(SI)
+	VMOVUPS      8768(SI), Y12
+	VMOVUPS      Y9, 9024(SI)
 	VSUBPS       Y12, Y7, Y9
 	VSUBPS       Y14, Y2, Y2
 	VADDPS       Y12, Y7, Y7
@@ -34965,11 +39814,11 @@ part:
 	VFMADD231PS  word_bf54dc00<>+0(SB), Y13, Y14
 	VFMADD231PS  word_3f0e3a00<>+0(SB), Y5, Y14
 	VSUBPS       word_51c00000<>+0(SB), Y14, Y14
-	VMOVUPS      8960(SI), Y5
+	VMOVUPS      8992(SI), Y5
 	VADDPS       Y5, Y12, Y13
-	VMOVUPS      Y7, 8736(SI)
-	VMOVUPS      8928(SI), Y7
-	VMOVUPS      Y2, 8704(SI)
+	VMOVUPS      Y7, 8768(SI)
+	VMOVUPS      8960(SI), Y7
+	VMOVUPS      Y2, 8736(SI)
 	VADDPS       Y7, Y14, Y2
 	VSUBPS       Y12, Y5, Y5
 	VSUBPS       Y7, Y14, Y7
@@ -34981,11 +39830,11 @@ part:
 	VFMADD231PS  word_bf6c8400<>+0(SB), Y4, Y14
 	VFMADD231PS  word_3ec3f000<>+0(SB), Y0, Y14
 	VSUBPS       word_51c00000<>+0(SB), Y14, Y14
-	VMOVUPS      8896(SI), Y0
+	VMOVUPS      8928(SI), Y0
 	VADDPS       Y0, Y12, Y4
-	VMOVUPS      Y7, 8928(SI)
-	VMOVUPS      8864(SI), Y7
-	VMOVUPS      Y5, 8960(SI)
+	VMOVUPS      Y7, 8960(SI)
+	VMOVUPS      8896(SI), Y7
+	VMOVUPS      Y5, 8992(SI)
 	VADDPS       Y7, Y14, Y5
 	VSUBPS       Y12, Y0, Y0
 	VSUBPS       Y7, Y14, Y7
@@ -34997,37 +39846,37 @@ part:
 	VFMADD231PS  word_bf7b1400<>+0(SB), Y1, Y14
 	VFMADD231PS  word_3e47c800<>+0(SB), Y6, Y14
 	VSUBPS       word_51c00000<>+0(SB), Y14, Y14
-	VMOVUPS      8832(SI), Y1
+	VMOVUPS      8864(SI), Y1
 	VADDPS       Y1, Y12, Y6
-	VMOVUPS      Y7, 8864(SI)
-	VMOVUPS      8800(SI), Y7
-	VMOVUPS      Y0, 8896(SI)
+	VMOVUPS      Y7, 8896(SI)
+	VMOVUPS      8832(SI), Y7
+	VMOVUPS      Y0, 8928(SI)
 	VADDPS       Y7, Y14, Y0
 	VSUBPS       Y12, Y1, Y1
 	VSUBPS       Y7, Y14, Y7
 	VMOVUPS      64(R12), Y12
 	VMOVUPS      2112(R12), Y14
-	VMOVUPS      Y7, 8800(SI)
+	VMOVUPS      Y7, 8832(SI)
 	VADDPS       Y14, Y12, Y7
 	VSUBPS       Y14, Y12, Y12
 	VMOVUPS      1088(R12), Y14
-	VMOVUPS      Y1, 8832(SI)
+	VMOVUPS      Y1, 8864(SI)
 	VMOVUPS      3136(R12), Y1
-	VMOVUPS      Y0, 9344(SI)
+	VMOVUPS      Y0, 9376(SI)
 	VADDPS       Y1, Y14, Y0
 	VSUBPS       Y1, Y14, Y1
 	VADDPS       Y0, Y7, Y14
 	VSUBPS       Y0, Y7, Y0
 	VMOVUPS      576(R12), Y7
-	VMOVUPS      Y6, 9376(SI)
+	VMOVUPS      Y6, 9408(SI)
 	VMOVUPS      2624(R12), Y6
-	VMOVUPS      Y5, 9408(SI)
+	VMOVUPS      Y5, 9440(SI)
 	VADDPS       Y6, Y7, Y5
 	VSUBPS       Y6, Y7, Y6
 	VMOVUPS      1600(R12), Y7
-	VMOVUPS      Y4, 9440(SI)
+	VMOVUPS      Y4, 9472(SI)
 	VMOVUPS      3648(R12), Y4
-	VMOVUPS      Y2, 9472(SI)
+	VMOVUPS      Y2, 9504(SI)
 	VADDPS       Y4, Y7, Y2
 	VSUBPS       Y4, Y7, Y4
 	VADDPS       Y2, Y5, Y7
@@ -35038,7 +39887,7 @@ part:
 	VFMADD231PS  word_bf350400<>+0(SB), Y4, Y14
 	VFMADD231PS  word_3f350400<>+0(SB), Y6, Y14
 	VSUBPS       word_51c00000<>+0(SB), Y14, Y14
-	VMOVUPS      Y13, 9504(SI)
+	VMOVUPS      Y13, 9536(SI)
 	VMOVUPS      word_51c00000<>+0(SB), Y13
 	VFMADD231PS  word_bf350400<>+0(SB), Y6, Y13
 	VFMADD231PS  word_bf350400<>+0(SB), Y4, Y13
@@ -35049,27 +39898,27 @@ part:
 	VADDPS       Y1, Y13, Y1
 	VMOVUPS      320(R12), Y13
 	VMOVUPS      2368(R12), Y14
-	VMOVUPS      Y9, 9536(SI)
+	VMOVUPS      Y9, 9568(SI)
 	VADDPS       Y14, Y13, Y9
 	VSUBPS       Y14, Y13, Y13
 	VMOVUPS      1344(R12), Y14
-	VMOVUPS      Y8, 9568(SI)
+	VMOVUPS      Y8, 9600(SI)
 	VMOVUPS      3392(R12), Y8
-	VMOVUPS      Y3, 9600(SI)
+	VMOVUPS      Y3, 9632(SI)
 	VADDPS       Y8, Y14, Y3
 	VSUBPS       Y8, Y14, Y8
 	VADDPS       Y3, Y9, Y14
 	VSUBPS       Y3, Y9, Y3
 	VMOVUPS      832(R12), Y9
-	VMOVUPS      Y11, 9632(SI)
+	VMOVUPS      Y11, 9664(SI)
 	VMOVUPS      2880(R12), Y11
-	VMOVUPS      Y10, 9664(SI)
+	VMOVUPS      Y10, 9696(SI)
 	VADDPS       Y11, Y9, Y10
 	VSUBPS       Y11, Y9, Y9
 	VMOVUPS      1856(R12), Y11
-	VMOVUPS      Y15, 9696(SI)
+	VMOVUPS      Y15, 9728(SI)
 	VMOVUPS      3904(R12), Y15
-	VMOVUPS      Y7, 9728(SI)
+	VMOVUPS      Y7, 9760(SI)
 	VADDPS       Y15, Y11, Y7
 	VSUBPS       Y15, Y11, Y11
 	VADDPS       Y7, Y10, Y15
@@ -35080,7 +39929,7 @@ part:
 	VFMADD231PS  word_bf350400<>+0(SB), Y11, Y15
 	VFMADD231PS  word_3f350400<>+0(SB), Y9, Y15
 	VSUBPS       word_51c00000<>+0(SB), Y15, Y15
-	VMOVUPS      Y14, 9760(SI)
+	VMOVUPS      Y14, 9792(SI)
 	VMOVUPS      word_51c00000<>+0(SB), Y14
 	VFMADD231PS  word_bf350400<>+0(SB), Y9, Y14
 	VFMADD231PS  word_bf350400<>+0(SB), Y11, Y14
@@ -35129,27 +39978,27 @@ part:
 	VSUBPS       Y1, Y15, Y1
 	VMOVUPS      192(R12), Y12
 	VMOVUPS      2240(R12), Y15
-	VMOVUPS      Y5, 9792(SI)
+	VMOVUPS      Y5, 9824(SI)
 	VADDPS       Y15, Y12, Y5
 	VSUBPS       Y15, Y12, Y12
 	VMOVUPS      1216(R12), Y15
-	VMOVUPS      Y6, 9824(SI)
+	VMOVUPS      Y6, 9856(SI)
 	VMOVUPS      3264(R12), Y6
-	VMOVUPS      Y4, 9856(SI)
+	VMOVUPS      Y4, 9888(SI)
 	VADDPS       Y6, Y15, Y4
 	VSUBPS       Y6, Y15, Y6
 	VADDPS       Y4, Y5, Y15
 	VSUBPS       Y4, Y5, Y4
 	VMOVUPS      704(R12), Y5
-	VMOVUPS      Y2, 9888(SI)
+	VMOVUPS      Y2, 9920(SI)
 	VMOVUPS      2752(R12), Y2
-	VMOVUPS      Y0, 9920(SI)
+	VMOVUPS      Y0, 9952(SI)
 	VADDPS       Y2, Y5, Y0
 	VSUBPS       Y2, Y5, Y2
 	VMOVUPS      1728(R12), Y5
-	VMOVUPS      Y1, 9952(SI)
+	VMOVUPS      Y1, 9984(SI)
 	VMOVUPS      3776(R12), Y1
-	VMOVUPS      Y10, 9984(SI)
+	VMOVUPS      Y10, 10016(SI)
 	VADDPS       Y1, Y5, Y10
 	VSUBPS       Y1, Y5, Y1
 	VADDPS       Y10, Y0, Y5
@@ -35160,7 +40009,7 @@ part:
 	VFMADD231PS  word_bf350400<>+0(SB), Y1, Y15
 	VFMADD231PS  word_3f350400<>+0(SB), Y2, Y15
 	VSUBPS       word_51c00000<>+0(SB), Y15, Y15
-	VMOVUPS      Y5, 10016(SI)
+	VMOVUPS      Y5, 10048(SI)
 	VMOVUPS      word_51c00000<>+0(SB), Y5
 	VFMADD231PS  word_bf350400<>+0(SB), Y2, Y5
 	VFMADD231PS  word_bf350400<>+0(SB), Y1, Y5
@@ -35171,27 +40020,27 @@ part:
 	VADDPS       Y6, Y5, Y5
 	VMOVUPS      448(R12), Y6
 	VMOVUPS      2496(R12), Y15
-	VMOVUPS      Y13, 10048(SI)
+	VMOVUPS      Y13, 10080(SI)
 	VADDPS       Y15, Y6, Y13
 	VSUBPS       Y15, Y6, Y6
 	VMOVUPS      1472(R12), Y15
-	VMOVUPS      Y8, 10080(SI)
+	VMOVUPS      Y8, 10112(SI)
 	VMOVUPS      3520(R12), Y8
-	VMOVUPS      Y7, 10112(SI)
+	VMOVUPS      Y7, 10144(SI)
 	VADDPS       Y8, Y15, Y7
 	VSUBPS       Y8, Y15, Y8
 	VADDPS       Y7, Y13, Y15
 	VSUBPS       Y7, Y13, Y7
 	VMOVUPS      960(R12), Y13
-	VMOVUPS      Y3, 10144(SI)
+	VMOVUPS      Y3, 10176(SI)
 	VMOVUPS      3008(R12), Y3
-	VMOVUPS      Y11, 10176(SI)
+	VMOVUPS      Y11, 10208(SI)
 	VADDPS       Y3, Y13, Y11
 	VSUBPS       Y3, Y13, Y3
 	VMOVUPS      1984(R12), Y13
-	VMOVUPS      Y9, 10208(SI)
+	VMOVUPS      Y9, 10240(SI)
 	VMOVUPS      4032(R12), Y9
-	VMOVUPS      Y14, 10240(SI)
+	VMOVUPS      Y14, 10272(SI)
 	VADDPS       Y9, Y13, Y14
 	VSUBPS       Y9, Y13, Y9
 	VADDPS       Y14, Y11, Y13
@@ -35202,7 +40051,7 @@ part:
 	VFMADD231PS  word_bf350400<>+0(SB), Y9, Y15
 	VFMADD231PS  word_3f350400<>+0(SB), Y3, Y15
 	VSUBPS       word_51c00000<>+0(SB), Y15, Y15
-	VMOVUPS      Y13, 10272(SI)
+	VMOVUPS      Y13, 10304(SI)
 	VMOVUPS      word_51c00000<>+0(SB), Y13
 	VFMADD231PS  word_bf350400<>+0(SB), Y3, Y13
 	VFMADD231PS  word_bf350400<>+0(SB), Y9, Y13
@@ -35249,23 +40098,23 @@ part:
 	VADDPS       Y15, Y5, Y8
 	VSUBPS       Y14, Y12, Y12
 	VSUBPS       Y5, Y15, Y5
-	VMOVUPS      10240(SI), Y14
+	VMOVUPS      10272(SI), Y14
 	VADDPS       Y14, Y13, Y15
 	VSUBPS       Y13, Y14, Y13
 	VMOVUPS      word_51c00000<>+0(SB), Y14
 	VFMADD231PS  word_3e47c800<>+0(SB), Y9, Y14
 	VFMADD231PS  word_3f7b1400<>+0(SB), Y3, Y14
 	VSUBPS       word_51c00000<>+0(SB), Y14, Y14
-	VMOVUPS      Y13, 10240(SI)
+	VMOVUPS      Y13, 10272(SI)
 	VMOVUPS      word_51c00000<>+0(SB), Y13
 	VFMADD231PS  word_be47c800<>+0(SB), Y3, Y13
 	VFMADD231PS  word_3f7b1400<>+0(SB), Y9, Y13
 	VSUBPS       word_51c00000<>+0(SB), Y13, Y13
-	VMOVUPS      10208(SI), Y3
+	VMOVUPS      10240(SI), Y3
 	VADDPS       Y3, Y14, Y9
-	VMOVUPS      Y10, 10304(SI)
-	VMOVUPS      10176(SI), Y10
-	VMOVUPS      Y9, 10336(SI)
+	VMOVUPS      Y10, 10336(SI)
+	VMOVUPS      10208(SI), Y10
+	VMOVUPS      Y9, 10368(SI)
 	VADDPS       Y10, Y13, Y9
 	VSUBPS       Y14, Y3, Y3
 	VSUBPS       Y10, Y13, Y10
@@ -35277,11 +40126,11 @@ part:
 	VFMADD231PS  word_bec3f000<>+0(SB), Y7, Y14
 	VFMADD231PS  word_3f6c8400<>+0(SB), Y11, Y14
 	VSUBPS       word_51c00000<>+0(SB), Y14, Y14
-	VMOVUPS      10144(SI), Y7
+	VMOVUPS      10176(SI), Y7
 	VADDPS       Y7, Y13, Y11
-	VMOVUPS      Y3, 10176(SI)
-	VMOVUPS      10112(SI), Y3
-	VMOVUPS      Y10, 10208(SI)
+	VMOVUPS      Y3, 10208(SI)
+	VMOVUPS      10144(SI), Y3
+	VMOVUPS      Y10, 10240(SI)
 	VADDPS       Y3, Y14, Y10
 	VSUBPS       Y13, Y7, Y7
 	VSUBPS       Y3, Y14, Y3
@@ -35293,31 +40142,31 @@ part:
 	VFMADD231PS  word_bf0e3a00<>+0(SB), Y6, Y14
 	VFMADD231PS  word_3f54dc00<>+0(SB), Y8, Y14
 	VSUBPS       word_51c00000<>+0(SB), Y14, Y14
-	VMOVUPS      10080(SI), Y6
+	VMOVUPS      10112(SI), Y6
 	VADDPS       Y6, Y13, Y8
-	VMOVUPS      Y7, 10112(SI)
-	VMOVUPS      10048(SI), Y7
-	VMOVUPS      Y3, 10144(SI)
+	VMOVUPS      Y7, 10144(SI)
+	VMOVUPS      10080(SI), Y7
+	VMOVUPS      Y3, 10176(SI)
 	VADDPS       Y7, Y14, Y3
 	VSUBPS       Y13, Y6, Y6
 	VSUBPS       Y7, Y14, Y7
-	VMOVUPS      10272(SI), Y13
+	VMOVUPS      10304(SI), Y13
 	VMOVUPS      word_51c00000<>+0(SB), Y14
 	VFMADD231PS  word_bf350400<>+0(SB), Y13, Y14
-	VMOVUPS      Y6, 10048(SI)
-	VMOVUPS      10016(SI), Y6
+	VMOVUPS      Y6, 10080(SI)
+	VMOVUPS      10048(SI), Y6
 	VFMADD231PS  word_3f350400<>+0(SB), Y6, Y14
 	VSUBPS       word_51c00000<>+0(SB), Y14, Y14
-	VMOVUPS      Y7, 10080(SI)
+	VMOVUPS      Y7, 10112(SI)
 	VMOVUPS      word_51c00000<>+0(SB), Y7
 	VFMADD231PS  word_bf350400<>+0(SB), Y6, Y7
 	VFMADD231PS  word_bf350400<>+0(SB), Y13, Y7
 	VSUBPS       word_51c00000<>+0(SB), Y7, Y7
-	VMOVUPS      9728(SI), Y6
+	VMOVUPS      9760(SI), Y6
 	VADDPS       Y6, Y14, Y13
-	VMOVUPS      Y13, 10272(SI)
-	VMOVUPS      9760(SI), Y13
-	VMOVUPS      Y8, 10016(SI)
+	VMOVUPS      Y13, 10304(SI)
+	VMOVUPS      9792(SI), Y13
+	VMOVUPS      Y8, 10048(SI)
 	VSUBPS       Y13, Y7, Y8
 	VSUBPS       Y14, Y6, Y6
 	VADDPS       Y13, Y7, Y7
@@ -35329,11 +40178,11 @@ part:
 	VFMADD231PS  word_bf54dc00<>+0(SB), Y12, Y14
 	VFMADD231PS  word_3f0e3a00<>+0(SB), Y5, Y14
 	VSUBPS       word_51c00000<>+0(SB), Y14, Y14
-	VMOVUPS      9984(SI), Y5
+	VMOVUPS      10016(SI), Y5
 	VADDPS       Y5, Y13, Y12
-	VMOVUPS      Y6, 9760(SI)
-	VMOVUPS      9952(SI), Y6
-	VMOVUPS      Y7, 9728(SI)
+	VMOVUPS      Y6, 9792(SI)
+	VMOVUPS      9984(SI), Y6
+	VMOVUPS      Y7, 9760(SI)
 	VADDPS       Y6, Y14, Y7
 	VSUBPS       Y13, Y5, Y5
 	VSUBPS       Y6, Y14, Y6
@@ -35345,11 +40194,11 @@ part:
 	VFMADD231PS  word_bf6c8400<>+0(SB), Y4, Y14
 	VFMADD231PS  word_3ec3f000<>+0(SB), Y0, Y14
 	VSUBPS       word_51c00000<>+0(SB), Y14, Y14
-	VMOVUPS      9920(SI), Y0
+	VMOVUPS      9952(SI), Y0
 	VADDPS       Y0, Y13, Y4
-	VMOVUPS      Y5, 9952(SI)
-	VMOVUPS      9888(SI), Y5
-	VMOVUPS      Y6, 9984(SI)
+	VMOVUPS      Y5, 9984(SI)
+	VMOVUPS      9920(SI), Y5
+	VMOVUPS      Y6, 10016(SI)
 	VADDPS       Y5, Y14, Y6
 	VSUBPS       Y13, Y0, Y0
 	VSUBPS       Y5, Y14, Y5
@@ -35361,33 +40210,33 @@ part:
 	VFMADD231PS  word_bf7b1400<>+0(SB), Y1, Y14
 	VFMADD231PS  word_3e47c800<>+0(SB), Y2, Y14
 	VSUBPS       word_51c00000<>+0(SB), Y14, Y14
-	VMOVUPS      9856(SI), Y1
+	VMOVUPS      9888(SI), Y1
 	VADDPS       Y1, Y13, Y2
-	VMOVUPS      Y0, 9888(SI)
-	VMOVUPS      9824(SI), Y0
-	VMOVUPS      Y5, 9920(SI)
+	VMOVUPS      Y0, 9920(SI)
+	VMOVUPS      9856(SI), Y0
+	VMOVUPS      Y5, 9952(SI)
 	VADDPS       Y0, Y14, Y5
 	VSUBPS       Y13, Y1, Y1
 	VSUBPS       Y0, Y14, Y0
-	VMOVUPS      9696(SI), Y13
+	VMOVUPS      9728(SI), Y13
 	VADDPS       Y13, Y15, Y14
 	VMOVUPS      Y14, (R13)
 	VSUBPS       Y15, Y13, Y13
 	VMOVUPS      Y13, 32(R13)
 	VMOVUPS      word_52400000<>+0(SB), Y13
 	VFMADD231PS  word_3dc8c000<>+0(SB), Y9, Y13
-	VMOVUPS      10336(SI), Y14
+	VMOVUPS      10368(SI), Y14
 	VFMADD231PS  word_3f7ec400<>+0(SB), Y14, Y13
 	VSUBPS       word_52400000<>+0(SB), Y13, Y13
 	VMOVUPS      word_52400000<>+0(SB), Y15
 	VFMADD231PS  word_bdc8c000<>+0(SB), Y14, Y15
 	VFMADD231PS  word_3f7ec400<>+0(SB), Y9, Y15
 	VSUBPS       word_52400000<>+0(SB), Y15, Y15
-	VMOVUPS      9312(SI), Y9
+	VMOVUPS      9344(SI), Y9
 	VADDPS       Y9, Y13, Y14
-	VMOVUPS      Y1, 10336(SI)
-	VMOVUPS      9664(SI), Y1
-	VMOVUPS      Y0, 9696(SI)
+	VMOVUPS      Y1, 10368(SI)
+	VMOVUPS      9696(SI), Y1
+	VMOVUPS      Y0, 9728(SI)
 	VADDPS       Y1, Y15, Y0
 	VMOVUPS      Y14, 64(R13)
 	VMOVUPS      Y0, 96(R13)
@@ -35403,9 +40252,9 @@ part:
 	VFMADD231PS  word_be47c800<>+0(SB), Y11, Y1
 	VFMADD231PS  word_3f7b1400<>+0(SB), Y10, Y1
 	VSUBPS       word_52400000<>+0(SB), Y1, Y1
-	VMOVUPS      9632(SI), Y9
+	VMOVUPS      9664(SI), Y9
 	VADDPS       Y9, Y0, Y10
-	VMOVUPS      9600(SI), Y11
+	VMOVUPS      9632(SI), Y11
 	VADDPS       Y11, Y1, Y13
 	VMOVUPS      Y10, 128(R13)
 	VMOVUPS      Y13, 160(R13)
@@ -35415,16 +40264,16 @@ part:
 	VMOVUPS      Y1, 1952(R13)
 	VMOVUPS      word_52400000<>+0(SB), Y0
 	VFMADD231PS  word_3e94a000<>+0(SB), Y3, Y0
-	VMOVUPS      10016(SI), Y1
+	VMOVUPS      10048(SI), Y1
 	VFMADD231PS  word_3f74fa00<>+0(SB), Y1, Y0
 	VSUBPS       word_52400000<>+0(SB), Y0, Y0
 	VMOVUPS      word_52400000<>+0(SB), Y9
 	VFMADD231PS  word_be94a000<>+0(SB), Y1, Y9
 	VFMADD231PS  word_3f74fa00<>+0(SB), Y3, Y9
 	VSUBPS       word_52400000<>+0(SB), Y9, Y9
-	VMOVUPS      9568(SI), Y1
+	VMOVUPS      9600(SI), Y1
 	VADDPS       Y1, Y0, Y3
-	VMOVUPS      8992(SI), Y10
+	VMOVUPS      9024(SI), Y10
 	VADDPS       Y10, Y9, Y11
 	VMOVUPS      Y3, 192(R13)
 	VMOVUPS      Y11, 224(R13)
@@ -35434,16 +40283,16 @@ part:
 	VMOVUPS      Y1, 1888(R13)
 	VMOVUPS      word_52400000<>+0(SB), Y0
 	VFMADD231PS  word_3ec3f000<>+0(SB), Y8, Y0
-	VMOVUPS      10272(SI), Y1
+	VMOVUPS      10304(SI), Y1
 	VFMADD231PS  word_3f6c8400<>+0(SB), Y1, Y0
 	VSUBPS       word_52400000<>+0(SB), Y0, Y0
 	VMOVUPS      word_52400000<>+0(SB), Y3
 	VFMADD231PS  word_bec3f000<>+0(SB), Y1, Y3
 	VFMADD231PS  word_3f6c8400<>+0(SB), Y8, Y3
 	VSUBPS       word_52400000<>+0(SB), Y3, Y3
-	VMOVUPS      9248(SI), Y1
+	VMOVUPS      9280(SI), Y1
 	VADDPS       Y1, Y0, Y8
-	VMOVUPS      9536(SI), Y9
+	VMOVUPS      9568(SI), Y9
 	VADDPS       Y9, Y3, Y10
 	VMOVUPS      Y8, 256(R13)
 	VMOVUPS      Y10, 288(R13)
@@ -35459,9 +40308,9 @@ part:
 	VFMADD231PS  word_bef15c00<>+0(SB), Y12, Y1
 	VFMADD231PS  word_3f61c600<>+0(SB), Y7, Y1
 	VSUBPS       word_52400000<>+0(SB), Y1, Y1
-	VMOVUPS      9504(SI), Y3
+	VMOVUPS      9536(SI), Y3
 	VADDPS       Y3, Y0, Y7
-	VMOVUPS      9472(SI), Y8
+	VMOVUPS      9504(SI), Y8
 	VADDPS       Y8, Y1, Y9
 	VMOVUPS      Y7, 320(R13)
 	VMOVUPS      Y9, 352(R13)
@@ -35477,9 +40326,9 @@ part:
 	VFMADD231PS  word_bf0e3a00<>+0(SB), Y4, Y1
 	VFMADD231PS  word_3f54dc00<>+0(SB), Y6, Y1
 	VSUBPS       word_52400000<>+0(SB), Y1, Y1
-	VMOVUPS      9440(SI), Y3
+	VMOVUPS      9472(SI), Y3
 	VADDPS       Y3, Y0, Y4
-	VMOVUPS      9408(SI), Y6
+	VMOVUPS      9440(SI), Y6
 	VADDPS       Y6, Y1, Y7
 	VMOVUPS      Y4, 384(R13)
 	VMOVUPS      Y7, 416(R13)
@@ -35495,9 +40344,9 @@ part:
 	VFMADD231PS  word_bf226800<>+0(SB), Y2, Y1
 	VFMADD231PS  word_3f45e400<>+0(SB), Y5, Y1
 	VSUBPS       word_52400000<>+0(SB), Y1, Y1
-	VMOVUPS      9376(SI), Y2
+	VMOVUPS      9408(SI), Y2
 	VADDPS       Y2, Y0, Y3
-	VMOVUPS      9344(SI), Y4
+	VMOVUPS      9376(SI), Y4
 	VADDPS       Y4, Y1, Y5
 	VMOVUPS      Y3, 448(R13)
 	VMOVUPS      Y5, 480(R13)
@@ -35505,19 +40354,19 @@ part:
 	VSUBPS       Y4, Y1, Y1
 	VMOVUPS      Y0, 1600(R13)
 	VMOVUPS      Y1, 1632(R13)
-	VMOVUPS      10304(SI), Y0
+	VMOVUPS      10336(SI), Y0
 	VMOVUPS      word_52400000<>+0(SB), Y1
 	VFMADD231PS  word_bf350400<>+0(SB), Y0, Y1
-	VMOVUPS      9792(SI), Y2
+	VMOVUPS      9824(SI), Y2
 	VFMADD231PS  word_3f350400<>+0(SB), Y2, Y1
 	VSUBPS       word_52400000<>+0(SB), Y1, Y1
 	VMOVUPS      word_52400000<>+0(SB), Y3
 	VFMADD231PS  word_bf350400<>+0(SB), Y2, Y3
 	VFMADD231PS  word_bf350400<>+0(SB), Y0, Y3
 	VSUBPS       word_52400000<>+0(SB), Y3, Y3
-	VMOVUPS      8768(SI), Y0
+	VMOVUPS      8800(SI), Y0
 	VADDPS       Y0, Y1, Y2
-	VMOVUPS      9280(SI), Y4
+	VMOVUPS      9312(SI), Y4
 	VSUBPS       Y4, Y3, Y5
 	VMOVUPS      Y2, 512(R13)
 	VMOVUPS      Y5, 544(R13)
@@ -35525,19 +40374,19 @@ part:
 	VADDPS       Y4, Y3, Y1
 	VMOVUPS      Y0, 1536(R13)
 	VMOVUPS      Y1, 1568(R13)
-	VMOVUPS      9696(SI), Y0
+	VMOVUPS      9728(SI), Y0
 	VMOVUPS      word_52400000<>+0(SB), Y1
 	VFMADD231PS  word_3f45e400<>+0(SB), Y0, Y1
-	VMOVUPS      10336(SI), Y2
+	VMOVUPS      10368(SI), Y2
 	VFMADD231PS  word_3f226800<>+0(SB), Y2, Y1
 	VSUBPS       word_52400000<>+0(SB), Y1, Y1
 	VMOVUPS      word_52400000<>+0(SB), Y3
 	VFMADD231PS  word_bf45e400<>+0(SB), Y2, Y3
 	VFMADD231PS  word_3f226800<>+0(SB), Y0, Y3
 	VSUBPS       word_52400000<>+0(SB), Y3, Y3
-	VMOVUPS      8832(SI), Y0
+	VMOVUPS      8864(SI), Y0
 	VADDPS       Y0, Y1, Y2
-	VMOVUPS      8800(SI), Y4
+	VMOVUPS      8832(SI), Y4
 	VADDPS       Y4, Y3, Y5
 	VMOVUPS      Y2, 576(R13)
 	VMOVUPS      Y5, 608(R13)
@@ -35545,19 +40394,19 @@ part:
 	VSUBPS       Y4, Y3, Y1
 	VMOVUPS      Y0, 1472(R13)
 	VMOVUPS      Y1, 1504(R13)
-	VMOVUPS      9920(SI), Y0
+	VMOVUPS      9952(SI), Y0
 	VMOVUPS      word_52400000<>+0(SB), Y1
 	VFMADD231PS  word_3f54dc00<>+0(SB), Y0, Y1
-	VMOVUPS      9888(SI), Y2
+	VMOVUPS      9920(SI), Y2
 	VFMADD231PS  word_3f0e3a00<>+0(SB), Y2, Y1
 	VSUBPS       word_52400000<>+0(SB), Y1, Y1
 	VMOVUPS      word_52400000<>+0(SB), Y3
 	VFMADD231PS  word_bf54dc00<>+0(SB), Y2, Y3
 	VFMADD231PS  word_3f0e3a00<>+0(SB), Y0, Y3
 	VSUBPS       word_52400000<>+0(SB), Y3, Y3
-	VMOVUPS      8896(SI), Y0
+	VMOVUPS      8928(SI), Y0
 	VADDPS       Y0, Y1, Y2
-	VMOVUPS      8864(SI), Y4
+	VMOVUPS      8896(SI), Y4
 	VADDPS       Y4, Y3, Y5
 	VMOVUPS      Y2, 640(R13)
 	VMOVUPS      Y5, 672(R13)
@@ -35565,19 +40414,19 @@ part:
 	VSUBPS       Y4, Y3, Y1
 	VMOVUPS      Y0, 1408(R13)
 	VMOVUPS      Y1, 1440(R13)
-	VMOVUPS      9984(SI), Y0
+	VMOVUPS      10016(SI), Y0
 	VMOVUPS      word_52400000<>+0(SB), Y1
 	VFMADD231PS  word_3f61c600<>+0(SB), Y0, Y1
-	VMOVUPS      9952(SI), Y2
+	VMOVUPS      9984(SI), Y2
 	VFMADD231PS  word_3ef15c00<>+0(SB), Y2, Y1
 	VSUBPS       word_52400000<>+0(SB), Y1, Y1
 	VMOVUPS      word_52400000<>+0(SB), Y3
 	VFMADD231PS  word_bf61c600<>+0(SB), Y2, Y3
 	VFMADD231PS  word_3ef15c00<>+0(SB), Y0, Y3
 	VSUBPS       word_52400000<>+0(SB), Y3, Y3
-	VMOVUPS      8960(SI), Y0
+	VMOVUPS      8992(SI), Y0
 	VADDPS       Y0, Y1, Y2
-	VMOVUPS      8928(SI), Y4
+	VMOVUPS      8960(SI), Y4
 	VADDPS       Y4, Y3, Y5
 	VMOVUPS      Y2, 704(R13)
 	VMOVUPS      Y5, 736(R13)
@@ -35585,19 +40434,19 @@ part:
 	VSUBPS       Y4, Y3, Y1
 	VMOVUPS      Y0, 1344(R13)
 	VMOVUPS      Y1, 1376(R13)
-	VMOVUPS      9728(SI), Y0
+	VMOVUPS      9760(SI), Y0
 	VMOVUPS      word_52400000<>+0(SB), Y1
 	VFMADD231PS  word_3f6c8400<>+0(SB), Y0, Y1
-	VMOVUPS      9760(SI), Y2
+	VMOVUPS      9792(SI), Y2
 	VFMADD231PS  word_3ec3f000<>+0(SB), Y2, Y1
 	VSUBPS       word_52400000<>+0(SB), Y1, Y1
 	VMOVUPS      word_52400000<>+0(SB), Y3
 	VFMADD231PS  word_bf6c8400<>+0(SB), Y2, Y3
 	VFMADD231PS  word_3ec3f000<>+0(SB), Y0, Y3
 	VSUBPS       word_52400000<>+0(SB), Y3, Y3
-	VMOVUPS      8704(SI), Y0
+	VMOVUPS      8736(SI), Y0
 	VADDPS       Y0, Y1, Y2
-	VMOVUPS      8736(SI), Y4
+	VMOVUPS      8768(SI), Y4
 	VADDPS       Y4, Y3, Y5
 	VMOVUPS      Y2, 768(R13)
 	VMOVUPS      Y5, 800(R13)
@@ -35605,19 +40454,19 @@ part:
 	VSUBPS       Y4, Y3, Y1
 	VMOVUPS      Y0, 1280(R13)
 	VMOVUPS      Y1, 1312(R13)
-	VMOVUPS      10080(SI), Y0
+	VMOVUPS      10112(SI), Y0
 	VMOVUPS      word_52400000<>+0(SB), Y1
 	VFMADD231PS  word_3f74fa00<>+0(SB), Y0, Y1
-	VMOVUPS      10048(SI), Y2
+	VMOVUPS      10080(SI), Y2
 	VFMADD231PS  word_3e94a000<>+0(SB), Y2, Y1
 	VSUBPS       word_52400000<>+0(SB), Y1, Y1
 	VMOVUPS      word_52400000<>+0(SB), Y3
 	VFMADD231PS  word_bf74fa00<>+0(SB), Y2, Y3
 	VFMADD231PS  word_3e94a000<>+0(SB), Y0, Y3
 	VSUBPS       word_52400000<>+0(SB), Y3, Y3
-	VMOVUPS      9056(SI), Y0
+	VMOVUPS      9088(SI), Y0
 	VADDPS       Y0, Y1, Y2
-	VMOVUPS      9024(SI), Y4
+	VMOVUPS      9056(SI), Y4
 	VADDPS       Y4, Y3, Y5
 	VMOVUPS      Y2, 832(R13)
 	VMOVUPS      Y5, 864(R13)
@@ -35625,19 +40474,19 @@ part:
 	VSUBPS       Y4, Y3, Y1
 	VMOVUPS      Y0, 1216(R13)
 	VMOVUPS      Y1, 1248(R13)
-	VMOVUPS      10144(SI), Y0
+	VMOVUPS      10176(SI), Y0
 	VMOVUPS      word_52400000<>+0(SB), Y1
 	VFMADD231PS  word_3f7b1400<>+0(SB), Y0, Y1
-	VMOVUPS      10112(SI), Y2
+	VMOVUPS      10144(SI), Y2
 	VFMADD231PS  word_3e47c800<>+0(SB), Y2, Y1
 	VSUBPS       word_52400000<>+0(SB), Y1, Y1
 	VMOVUPS      word_52400000<>+0(SB), Y3
 	VFMADD231PS  word_bf7b1400<>+0(SB), Y2, Y3
 	VFMADD231PS  word_3e47c800<>+0(SB), Y0, Y3
 	VSUBPS       word_52400000<>+0(SB), Y3, Y3
-	VMOVUPS      9120(SI), Y0
+	VMOVUPS      9152(SI), Y0
 	VADDPS       Y0, Y1, Y2
-	VMOVUPS      9088(SI), Y4
+	VMOVUPS      9120(SI), Y4
 	VADDPS       Y4, Y3, Y5
 	VMOVUPS      Y2, 896(R13)
 	VMOVUPS      Y5, 928(R13)
@@ -35645,19 +40494,19 @@ part:
 	VSUBPS       Y4, Y3, Y1
 	VMOVUPS      Y0, 1152(R13)
 	VMOVUPS      Y1, 1184(R13)
-	VMOVUPS      10208(SI), Y0
+	VMOVUPS      10240(SI), Y0
 	VMOVUPS      word_52400000<>+0(SB), Y1
 	VFMADD231PS  word_3f7ec400<>+0(SB), Y0, Y1
-	VMOVUPS      10176(SI), Y2
+	VMOVUPS      10208(SI), Y2
 	VFMADD231PS  word_3dc8c000<>+0(SB), Y2, Y1
 	VSUBPS       word_52400000<>+0(SB), Y1, Y1
 	VMOVUPS      word_52400000<>+0(SB), Y3
 	VFMADD231PS  word_bf7ec400<>+0(SB), Y2, Y3
 	VFMADD231PS  word_3dc8c000<>+0(SB), Y0, Y3
 	VSUBPS       word_52400000<>+0(SB), Y3, Y3
-	VMOVUPS      9184(SI), Y0
+	VMOVUPS      9216(SI), Y0
 	VADDPS       Y0, Y1, Y2
-	VMOVUPS      9152(SI), Y4
+	VMOVUPS      9184(SI), Y4
 	VADDPS       Y4, Y3, Y5
 	VMOVUPS      Y2, 960(R13)
 	VMOVUPS      Y5, 992(R13)
@@ -35665,9 +40514,9 @@ part:
 	VSUBPS       Y4, Y3, Y1
 	VMOVUPS      Y0, 1088(R13)
 	VMOVUPS      Y1, 1120(R13)
-	VMOVUPS      9216(SI), Y0
+	VMOVUPS      9248(SI), Y0
 	VMOVUPS      Y0, 1024(R13)
-	VMOVUPS      10240(SI), Y0
+	VMOVUPS      10272(SI), Y0
 	VMULPS       word_bf800000<>+0(SB), Y0, Y0
 	VMOVUPS      Y0, 1056(R13)
 	ADDQ         $0x00000020, R12
@@ -35918,13 +40767,13 @@ part:
 	VSUBPS      word_4b400000<>+0(SB), Y14, Y14
 	VMOVUPS     256(R12), Y1
 	VMOVUPS     1792(R12), Y3
-	VMOVUPS     Y14, 8704(SI)
+	VMOVUPS     Y14, 8736(SI)
 	VADDPS      Y3, Y1, Y14
-	VMOVUPS     Y13, 8736(SI)
+	VMOVUPS     Y13, 8768(SI)
 	VMOVUPS     288(R12), Y13
-	VMOVUPS     Y10, 8768(SI)
+	VMOVUPS     Y10, 8800(SI)
 	VMOVUPS     1824(R12), Y10
-	VMOVUPS     Y9, 8800(SI)
+	VMOVUPS     Y9, 8832(SI)
 	VSUBPS      Y10, Y13, Y9
 	VSUBPS      Y3, Y1, Y1
 	VADDPS      Y10, Y13, Y3
@@ -35938,13 +40787,13 @@ part:
 	VSUBPS      word_4b400000<>+0(SB), Y13, Y13
 	VMOVUPS     320(R12), Y1
 	VMOVUPS     1728(R12), Y3
-	VMOVUPS     Y13, 8832(SI)
+	VMOVUPS     Y13, 8864(SI)
 	VADDPS      Y3, Y1, Y13
-	VMOVUPS     Y10, 8864(SI)
+	VMOVUPS     Y10, 8896(SI)
 	VMOVUPS     352(R12), Y10
-	VMOVUPS     Y6, 8896(SI)
+	VMOVUPS     Y6, 8928(SI)
 	VMOVUPS     1760(R12), Y6
-	VMOVUPS     Y5, 8928(SI)
+	VMOVUPS     Y5, 8960(SI)
 	VSUBPS      Y6, Y10, Y5
 	VSUBPS      Y3, Y1, Y1
 	VADDPS      Y6, Y10, Y3
@@ -35958,13 +40807,13 @@ part:
 	VSUBPS      word_4b400000<>+0(SB), Y10, Y10
 	VMOVUPS     384(R12), Y1
 	VMOVUPS     1664(R12), Y3
-	VMOVUPS     Y10, 8960(SI)
+	VMOVUPS     Y10, 8992(SI)
 	VADDPS      Y3, Y1, Y10
-	VMOVUPS     Y6, 8992(SI)
+	VMOVUPS     Y6, 9024(SI)
 	VMOVUPS     416(R12), Y6
-	VMOVUPS     Y0, 9024(SI)
+	VMOVUPS     Y0, 9056(SI)
 	VMOVUPS     1696(R12), Y0
-	VMOVUPS     Y10, 9056(SI)
+	VMOVUPS     Y10, 9088(SI)
 	VSUBPS      Y0, Y6, Y10
 	VSUBPS      Y3, Y1, Y1
 	VADDPS      Y0, Y6, Y0
@@ -35978,13 +40827,13 @@ part:
 	VSUBPS      word_4b400000<>+0(SB), Y6, Y6
 	VMOVUPS     448(R12), Y0
 	VMOVUPS     1600(R12), Y1
-	VMOVUPS     Y6, 9088(SI)
+	VMOVUPS     Y6, 9120(SI)
 	VADDPS      Y1, Y0, Y6
-	VMOVUPS     Y3, 9120(SI)
+	VMOVUPS     Y3, 9152(SI)
 	VMOVUPS     480(R12), Y3
-	VMOVUPS     Y6, 9152(SI)
+	VMOVUPS     Y6, 9184(SI)
 	VMOVUPS     1632(R12), Y6
-	VMOVUPS     Y10, 9184(SI)
+	VMOVUPS     Y10, 9216(SI)
 	VSUBPS      Y6, Y3, Y10
 	VSUBPS      Y1, Y0, Y0
 	VADDPS      Y6, Y3, Y1
@@ -35998,13 +40847,13 @@ part:
 	VSUBPS      word_4b400000<>+0(SB), Y6, Y6
 	VMOVUPS     512(R12), Y0
 	VMOVUPS     1536(R12), Y1
-	VMOVUPS     Y6, 9216(SI)
+	VMOVUPS     Y6, 9248(SI)
 	VADDPS      Y1, Y0, Y6
-	VMOVUPS     Y3, 9248(SI)
+	VMOVUPS     Y3, 9280(SI)
 	VMOVUPS     544(R12), Y3
-	VMOVUPS     Y6, 9280(SI)
+	VMOVUPS     Y6, 9312(SI)
 	VMOVUPS     1568(R12), Y6
-	VMOVUPS     Y10, 9312(SI)
+	VMOVUPS     Y10, 9344(SI)
 	VSUBPS      Y6, Y3, Y10
 	VSUBPS      Y1, Y0, Y0
 	VADDPS      Y6, Y3, Y1
@@ -36018,13 +40867,13 @@ part:
 	VSUBPS      word_4b400000<>+0(SB), Y6, Y6
 	VMOVUPS     576(R12), Y0
 	VMOVUPS     1472(R12), Y1
-	VMOVUPS     Y6, 9344(SI)
+	VMOVUPS     Y6, 9376(SI)
 	VADDPS      Y1, Y0, Y6
-	VMOVUPS     Y3, 9376(SI)
+	VMOVUPS     Y3, 9408(SI)
 	VMOVUPS     608(R12), Y3
-	VMOVUPS     Y10, 9408(SI)
+	VMOVUPS     Y10, 9440(SI)
 	VMOVUPS     1504(R12), Y10
-	VMOVUPS     Y6, 9440(SI)
+	VMOVUPS     Y6, 9472(SI)
 	VSUBPS      Y10, Y3, Y6
 	VSUBPS      Y1, Y0, Y0
 	VADDPS      Y10, Y3, Y1
@@ -36038,13 +40887,13 @@ part:
 	VSUBPS      word_4b400000<>+0(SB), Y10, Y10
 	VMOVUPS     640(R12), Y0
 	VMOVUPS     1408(R12), Y1
-	VMOVUPS     Y10, 9472(SI)
+	VMOVUPS     Y10, 9504(SI)
 	VADDPS      Y1, Y0, Y10
-	VMOVUPS     Y3, 9504(SI)
+	VMOVUPS     Y3, 9536(SI)
 	VMOVUPS     672(R12), Y3
-	VMOVUPS     Y6, 9536(SI)
+	VMOVUPS     Y6, 9568(SI)
 	VMOVUPS     1440(R12), Y6
-	VMOVUPS     Y10, 9568(SI)
+	VMOVUPS     Y10, 9600(SI)
 	VSUBPS      Y6, Y3, Y10
 	VSUBPS      Y1, Y0, Y0
 	VADDPS      Y6, Y3, Y1
@@ -36058,13 +40907,13 @@ part:
 	VSUBPS      word_4b400000<>+0(SB), Y6, Y6
 	VMOVUPS     704(R12), Y0
 	VMOVUPS     1344(R12), Y1
-	VMOVUPS     Y6, 9600(SI)
+	VMOVUPS     Y6, 9632(SI)
 	VADDPS      Y1, Y0, Y6
-	VMOVUPS     Y3, 9632(SI)
+	VMOVUPS     Y3, 9664(SI)
 	VMOVUPS     736(R12), Y3
-	VMOVUPS     Y10, 9664(SI)
+	VMOVUPS     Y10, 9696(SI)
 	VMOVUPS     1376(R12), Y10
-	VMOVUPS     Y5, 9696(SI)
+	VMOVUPS     Y5, 9728(SI)
 	VSUBPS      Y10, Y3, Y5
 	VSUBPS      Y1, Y0, Y0
 	VADDPS      Y10, Y3, Y1
@@ -36078,13 +40927,13 @@ part:
 	VSUBPS      word_4b400000<>+0(SB), Y10, Y10
 	VMOVUPS     768(R12), Y0
 	VMOVUPS     1280(R12), Y1
-	VMOVUPS     Y10, 9728(SI)
+	VMOVUPS     Y10, 9760(SI)
 	VADDPS      Y1, Y0, Y10
-	VMOVUPS     Y3, 9760(SI)
+	VMOVUPS     Y3, 9792(SI)
 	VMOVUPS     800(R12), Y3
-	VMOVUPS     Y5, 9792(SI)
+	VMOVUPS     Y5, 9824(SI)
 	VMOVUPS     1312(R12), Y5
-	VMOVUPS     Y6, 9824(SI)
+	VMOVUPS     Y6, 9856(SI)
 	VSUBPS      Y5, Y3, Y6
 	VSUBPS      Y1, Y0, Y0
 	VADDPS      Y5, Y3, Y1
@@ -36098,13 +40947,13 @@ part:
 	VSUBPS      word_4b400000<>+0(SB), Y5, Y5
 	VMOVUPS     832(R12), Y0
 	VMOVUPS     1216(R12), Y1
-	VMOVUPS     Y5, 9856(SI)
+	VMOVUPS     Y5, 9888(SI)
 	VADDPS      Y1, Y0, Y5
-	VMOVUPS     Y3, 9888(SI)
+	VMOVUPS     Y3, 9920(SI)
 	VMOVUPS     864(R12), Y3
-	VMOVUPS     Y13, 9920(SI)
+	VMOVUPS     Y13, 9952(SI)
 	VMOVUPS     1248(R12), Y13
-	VMOVUPS     Y6, 9952(SI)
+	VMOVUPS     Y6, 9984(SI)
 	VSUBPS      Y13, Y3, Y6
 	VSUBPS      Y1, Y0, Y0
 	VADDPS      Y13, Y3, Y1
@@ -36118,13 +40967,13 @@ part:
 	VSUBPS      word_4b400000<>+0(SB), Y13, Y13
 	VMOVUPS     896(R12), Y0
 	VMOVUPS     1152(R12), Y1
-	VMOVUPS     Y13, 9984(SI)
+	VMOVUPS     Y13, 10016(SI)
 	VADDPS      Y1, Y0, Y13
-	VMOVUPS     Y3, 10016(SI)
+	VMOVUPS     Y3, 10048(SI)
 	VMOVUPS     928(R12), Y3
-	VMOVUPS     Y9, 10048(SI)
+	VMOVUPS     Y9, 10080(SI)
 	VMOVUPS     1184(R12), Y9
-	VMOVUPS     Y10, 10080(SI)
+	VMOVUPS     Y10, 10112(SI)
 	VSUBPS      Y9, Y3, Y10
 	VSUBPS      Y1, Y0, Y0
 	VADDPS      Y9, Y3, Y1
@@ -36138,13 +40987,13 @@ part:
 	VSUBPS      word_4b400000<>+0(SB), Y9, Y9
 	VMOVUPS     960(R12), Y0
 	VMOVUPS     1088(R12), Y1
-	VMOVUPS     Y9, 10112(SI)
+	VMOVUPS     Y9, 10144(SI)
 	VADDPS      Y1, Y0, Y9
-	VMOVUPS     Y3, 10144(SI)
+	VMOVUPS     Y3, 10176(SI)
 	VMOVUPS     992(R12), Y3
-	VMOVUPS     Y14, 10176(SI)
+	VMOVUPS     Y14, 10208(SI)
 	VMOVUPS     1120(R12), Y14
-	VMOVUPS     Y6, 10208(SI)
+	VMOVUPS     Y6, 10240(SI)
 	VSUBPS      Y14, Y3, Y6
 	VSUBPS      Y1, Y0, Y0
 	VADDPS      Y14, Y3, Y1
@@ -36160,11 +41009,11 @@ part:
 	VADDPS      Y0, Y0, Y0
 	VMOVUPS     1056(R12), Y1
 	VADDPS      Y1, Y1, Y1
-	VMOVUPS     Y14, 10240(SI)
+	VMOVUPS     Y14, 10272(SI)
 	VADDPS      Y0, Y2, Y14
 	VSUBPS      Y0, Y2, Y0
 	VADDPS      Y9, Y4, Y2
-	VMOVUPS     Y3, 10272(SI)
+	VMOVUPS     Y3, 10304(SI)
 	VSUBPS      Y6, Y7, Y3
 	VSUBPS      Y9, Y4, Y4
 	VADDPS      Y6, Y7, Y6
@@ -36189,8 +41038,8 @@ part:
 	VFMADD231PS word_3f6c8400<>+0(SB), Y10, Y13
 	VSUBPS      word_4b400000<>+0(SB), Y13, Y13
 	VADDPS      Y5, Y12, Y8
-	VMOVUPS     10208(SI), Y10
-	VMOVUPS     Y1, 10304(SI)
+	VMOVUPS     10240(SI), Y10
+	VMOVUPS     Y1, 10336(SI)
 	VSUBPS      Y10, Y15, Y1
 	VSUBPS      Y5, Y12, Y5
 	VADDPS      Y10, Y15, Y10
@@ -36202,15 +41051,15 @@ part:
 	VFMADD231PS word_3f0e3a00<>+0(SB), Y5, Y15
 	VFMADD231PS word_3f54dc00<>+0(SB), Y10, Y15
 	VSUBPS      word_4b400000<>+0(SB), Y15, Y15
-	VMOVUPS     10176(SI), Y5
-	VMOVUPS     10080(SI), Y10
-	VMOVUPS     Y15, 10208(SI)
+	VMOVUPS     10208(SI), Y5
+	VMOVUPS     10112(SI), Y10
+	VMOVUPS     Y15, 10240(SI)
 	VADDPS      Y10, Y5, Y15
-	VMOVUPS     Y12, 10336(SI)
-	VMOVUPS     10048(SI), Y12
-	VMOVUPS     Y13, 10368(SI)
-	VMOVUPS     9952(SI), Y13
-	VMOVUPS     Y11, 10400(SI)
+	VMOVUPS     Y12, 10368(SI)
+	VMOVUPS     10080(SI), Y12
+	VMOVUPS     Y13, 10400(SI)
+	VMOVUPS     9984(SI), Y13
+	VMOVUPS     Y11, 10432(SI)
 	VSUBPS      Y13, Y12, Y11
 	VSUBPS      Y10, Y5, Y5
 	VADDPS      Y13, Y12, Y10
@@ -36222,15 +41071,15 @@ part:
 	VFMADD231PS word_3f350400<>+0(SB), Y5, Y13
 	VFMADD231PS word_3f350400<>+0(SB), Y10, Y13
 	VSUBPS      word_4b400000<>+0(SB), Y13, Y13
-	VMOVUPS     9920(SI), Y5
-	VMOVUPS     9824(SI), Y10
-	VMOVUPS     Y13, 9952(SI)
+	VMOVUPS     9952(SI), Y5
+	VMOVUPS     9856(SI), Y10
+	VMOVUPS     Y13, 9984(SI)
 	VADDPS      Y10, Y5, Y13
-	VMOVUPS     Y12, 10048(SI)
-	VMOVUPS     9696(SI), Y12
-	VMOVUPS     Y9, 10080(SI)
-	VMOVUPS     9792(SI), Y9
-	VMOVUPS     Y7, 10176(SI)
+	VMOVUPS     Y12, 10080(SI)
+	VMOVUPS     9728(SI), Y12
+	VMOVUPS     Y9, 10112(SI)
+	VMOVUPS     9824(SI), Y9
+	VMOVUPS     Y7, 10208(SI)
 	VSUBPS      Y9, Y12, Y7
 	VSUBPS      Y10, Y5, Y5
 	VADDPS      Y9, Y12, Y9
@@ -36242,15 +41091,15 @@ part:
 	VFMADD231PS word_3f54dc00<>+0(SB), Y5, Y12
 	VFMADD231PS word_3f0e3a00<>+0(SB), Y9, Y12
 	VSUBPS      word_4b400000<>+0(SB), Y12, Y12
-	VMOVUPS     9056(SI), Y5
-	VMOVUPS     9568(SI), Y9
-	VMOVUPS     Y12, 9792(SI)
+	VMOVUPS     9088(SI), Y5
+	VMOVUPS     9600(SI), Y9
+	VMOVUPS     Y12, 9824(SI)
 	VADDPS      Y9, Y5, Y12
-	VMOVUPS     Y10, 9696(SI)
-	VMOVUPS     9184(SI), Y10
-	VMOVUPS     Y0, 9824(SI)
-	VMOVUPS     9664(SI), Y0
-	VMOVUPS     Y11, 9920(SI)
+	VMOVUPS     Y10, 9728(SI)
+	VMOVUPS     9216(SI), Y10
+	VMOVUPS     Y0, 9856(SI)
+	VMOVUPS     9696(SI), Y0
+	VMOVUPS     Y11, 9952(SI)
 	VSUBPS      Y0, Y10, Y11
 	VSUBPS      Y9, Y5, Y5
 	VADDPS      Y0, Y10, Y0
@@ -36262,15 +41111,15 @@ part:
 	VFMADD231PS word_3f6c8400<>+0(SB), Y5, Y10
 	VFMADD231PS word_3ec3f000<>+0(SB), Y0, Y10
 	VSUBPS      word_4b400000<>+0(SB), Y10, Y10
-	VMOVUPS     9152(SI), Y0
-	VMOVUPS     9440(SI), Y5
-	VMOVUPS     Y10, 9664(SI)
+	VMOVUPS     9184(SI), Y0
+	VMOVUPS     9472(SI), Y5
+	VMOVUPS     Y10, 9696(SI)
 	VADDPS      Y5, Y0, Y10
-	VMOVUPS     Y9, 9184(SI)
-	VMOVUPS     9312(SI), Y9
-	VMOVUPS     Y15, 9568(SI)
-	VMOVUPS     9536(SI), Y15
-	VMOVUPS     Y1, 9056(SI)
+	VMOVUPS     Y9, 9216(SI)
+	VMOVUPS     9344(SI), Y9
+	VMOVUPS     Y15, 9600(SI)
+	VMOVUPS     9568(SI), Y15
+	VMOVUPS     Y1, 9088(SI)
 	VSUBPS      Y15, Y9, Y1
 	VSUBPS      Y5, Y0, Y0
 	VADDPS      Y15, Y9, Y5
@@ -36282,15 +41131,15 @@ part:
 	VFMADD231PS word_3f7b1400<>+0(SB), Y0, Y15
 	VFMADD231PS word_3e47c800<>+0(SB), Y5, Y15
 	VSUBPS      word_4b400000<>+0(SB), Y15, Y15
-	VMOVUPS     9280(SI), Y0
+	VMOVUPS     9312(SI), Y0
 	VADDPS      Y0, Y0, Y0
-	VMOVUPS     9408(SI), Y5
+	VMOVUPS     9440(SI), Y5
 	VADDPS      Y5, Y5, Y5
-	VMOVUPS     Y15, 9408(SI)
+	VMOVUPS     Y15, 9440(SI)
 	VADDPS      Y0, Y14, Y15
 	VSUBPS      Y0, Y14, Y0
 	VADDPS      Y10, Y2, Y14
-	VMOVUPS     Y9, 9280(SI)
+	VMOVUPS     Y9, 9312(SI)
 	VSUBPS      Y1, Y3, Y9
 	VSUBPS      Y10, Y2, Y2
 	VADDPS      Y1, Y3, Y1
@@ -36315,8 +41164,8 @@ part:
 	VFMADD231PS word_3f350400<>+0(SB), Y6, Y12
 	VSUBPS      word_4bc00000<>+0(SB), Y12, Y12
 	VADDPS      Y13, Y8, Y4
-	VMOVUPS     9056(SI), Y6
-	VMOVUPS     Y5, 9536(SI)
+	VMOVUPS     9088(SI), Y6
+	VMOVUPS     Y5, 9568(SI)
 	VSUBPS      Y7, Y6, Y5
 	VSUBPS      Y13, Y8, Y8
 	VADDPS      Y7, Y6, Y6
@@ -36328,15 +41177,15 @@ part:
 	VFMADD231PS word_3f6c8400<>+0(SB), Y8, Y13
 	VFMADD231PS word_3ec3f000<>+0(SB), Y6, Y13
 	VSUBPS      word_4bc00000<>+0(SB), Y13, Y13
-	VMOVUPS     9568(SI), Y6
+	VMOVUPS     9600(SI), Y6
 	VADDPS      Y6, Y6, Y6
-	VMOVUPS     9920(SI), Y8
+	VMOVUPS     9952(SI), Y8
 	VADDPS      Y8, Y8, Y8
-	VMOVUPS     Y12, 9920(SI)
+	VMOVUPS     Y12, 9952(SI)
 	VADDPS      Y6, Y15, Y12
 	VSUBPS      Y6, Y15, Y6
 	VADDPS      Y4, Y14, Y15
-	VMOVUPS     Y11, 9568(SI)
+	VMOVUPS     Y11, 9600(SI)
 	VSUBPS      Y5, Y9, Y11
 	VSUBPS      Y4, Y14, Y4
 	VADDPS      Y5, Y9, Y5
@@ -36380,11 +41229,11 @@ part:
 	VFMADD231PS word_3f350400<>+0(SB), Y3, Y13
 	VFMADD231PS word_3f350400<>+0(SB), Y7, Y13
 	VSUBPS      word_4c400000<>+0(SB), Y13, Y13
-	VMOVUPS     9568(SI), Y3
+	VMOVUPS     9600(SI), Y3
 	VADDPS      Y3, Y3, Y3
-	VMOVUPS     9920(SI), Y7
+	VMOVUPS     9952(SI), Y7
 	VADDPS      Y7, Y7, Y7
-	VMOVUPS     Y2, 9920(SI)
+	VMOVUPS     Y2, 9952(SI)
 	VADDPS      Y3, Y9, Y2
 	VSUBPS      Y3, Y9, Y3
 	VADDPS      Y8, Y8, Y8
@@ -36401,22 +41250,22 @@ part:
 	VSUBPS      Y7, Y9, Y7
 	VSUBPS      Y10, Y0, Y9
 	VADDPS      Y10, Y0, Y0
-	VMOVUPS     9824(SI), Y10
-	VMOVUPS     Y0, 9568(SI)
-	VMOVUPS     9536(SI), Y0
-	VMOVUPS     Y3, 9056(SI)
+	VMOVUPS     9856(SI), Y10
+	VMOVUPS     Y0, 9600(SI)
+	VMOVUPS     9568(SI), Y0
+	VMOVUPS     Y3, 9088(SI)
 	VSUBPS      Y0, Y10, Y3
 	VADDPS      Y0, Y10, Y0
-	VMOVUPS     10176(SI), Y10
-	VMOVUPS     Y1, 9536(SI)
-	VMOVUPS     9280(SI), Y1
-	VMOVUPS     Y7, 9824(SI)
+	VMOVUPS     10208(SI), Y10
+	VMOVUPS     Y1, 9568(SI)
+	VMOVUPS     9312(SI), Y1
+	VMOVUPS     Y7, 9856(SI)
 	VADDPS      Y1, Y10, Y7
-	VMOVUPS     Y6, 9312(SI)
-	VMOVUPS     10080(SI), Y6
-	VMOVUPS     Y2, 9440(SI)
-	VMOVUPS     9408(SI), Y2
-	VMOVUPS     Y4, 9152(SI)
+	VMOVUPS     Y6, 9344(SI)
+	VMOVUPS     10112(SI), Y6
+	VMOVUPS     Y2, 9472(SI)
+	VMOVUPS     9440(SI), Y2
+	VMOVUPS     Y4, 9184(SI)
 	VSUBPS      Y2, Y6, Y4
 	VSUBPS      Y1, Y10, Y1
 	VADDPS      Y2, Y6, Y2
@@ -36428,15 +41277,15 @@ part:
 	VFMADD231PS word_3ec3f000<>+0(SB), Y1, Y10
 	VFMADD231PS word_3f6c8400<>+0(SB), Y2, Y10
 	VSUBPS      word_4bc00000<>+0(SB), Y10, Y10
-	VMOVUPS     10400(SI), Y1
-	VMOVUPS     9184(SI), Y2
-	VMOVUPS     Y9, 9408(SI)
+	VMOVUPS     10432(SI), Y1
+	VMOVUPS     9216(SI), Y2
+	VMOVUPS     Y9, 9440(SI)
 	VADDPS      Y2, Y1, Y9
-	VMOVUPS     Y11, 10080(SI)
-	VMOVUPS     10368(SI), Y11
-	VMOVUPS     Y8, 9280(SI)
-	VMOVUPS     9664(SI), Y8
-	VMOVUPS     Y5, 10176(SI)
+	VMOVUPS     Y11, 10112(SI)
+	VMOVUPS     10400(SI), Y11
+	VMOVUPS     Y8, 9312(SI)
+	VMOVUPS     9696(SI), Y8
+	VMOVUPS     Y5, 10208(SI)
 	VSUBPS      Y8, Y11, Y5
 	VSUBPS      Y2, Y1, Y1
 	VADDPS      Y8, Y11, Y2
@@ -36448,15 +41297,15 @@ part:
 	VFMADD231PS word_3f350400<>+0(SB), Y1, Y11
 	VFMADD231PS word_3f350400<>+0(SB), Y2, Y11
 	VSUBPS      word_4bc00000<>+0(SB), Y11, Y11
-	VMOVUPS     10336(SI), Y1
-	VMOVUPS     9696(SI), Y2
-	VMOVUPS     Y13, 9664(SI)
+	VMOVUPS     10368(SI), Y1
+	VMOVUPS     9728(SI), Y2
+	VMOVUPS     Y13, 9696(SI)
 	VADDPS      Y2, Y1, Y13
-	VMOVUPS     Y14, 10368(SI)
-	VMOVUPS     10208(SI), Y14
-	VMOVUPS     Y15, 9184(SI)
-	VMOVUPS     9792(SI), Y15
-	VMOVUPS     Y12, 10400(SI)
+	VMOVUPS     Y14, 10400(SI)
+	VMOVUPS     10240(SI), Y14
+	VMOVUPS     Y15, 9216(SI)
+	VMOVUPS     9824(SI), Y15
+	VMOVUPS     Y12, 10432(SI)
 	VSUBPS      Y15, Y14, Y12
 	VSUBPS      Y2, Y1, Y1
 	VADDPS      Y15, Y14, Y2
@@ -36468,15 +41317,15 @@ part:
 	VFMADD231PS word_3f6c8400<>+0(SB), Y1, Y15
 	VFMADD231PS word_3ec3f000<>+0(SB), Y2, Y15
 	VSUBPS      word_4bc00000<>+0(SB), Y15, Y15
-	VMOVUPS     10048(SI), Y1
+	VMOVUPS     10080(SI), Y1
 	VADDPS      Y1, Y1, Y1
-	VMOVUPS     9952(SI), Y2
+	VMOVUPS     9984(SI), Y2
 	VADDPS      Y2, Y2, Y2
-	VMOVUPS     Y11, 9952(SI)
+	VMOVUPS     Y11, 9984(SI)
 	VADDPS      Y1, Y3, Y11
 	VSUBPS      Y1, Y3, Y1
 	VADDPS      Y13, Y7, Y3
-	VMOVUPS     Y8, 10048(SI)
+	VMOVUPS     Y8, 10080(SI)
 	VSUBPS      Y12, Y4, Y8
 	VSUBPS      Y13, Y7, Y7
 	VADDPS      Y12, Y4, Y4
@@ -36520,11 +41369,11 @@ part:
 	VFMADD231PS word_3f350400<>+0(SB), Y6, Y15
 	VFMADD231PS word_3f350400<>+0(SB), Y10, Y15
 	VSUBPS      word_4c400000<>+0(SB), Y15, Y15
-	VMOVUPS     10048(SI), Y6
+	VMOVUPS     10080(SI), Y6
 	VADDPS      Y6, Y6, Y6
-	VMOVUPS     9952(SI), Y10
+	VMOVUPS     9984(SI), Y10
 	VADDPS      Y10, Y10, Y10
-	VMOVUPS     Y1, 9952(SI)
+	VMOVUPS     Y1, 9984(SI)
 	VADDPS      Y6, Y11, Y1
 	VSUBPS      Y6, Y11, Y6
 	VADDPS      Y2, Y2, Y2
@@ -36541,22 +41390,22 @@ part:
 	VSUBPS      Y10, Y11, Y10
 	VSUBPS      Y14, Y0, Y11
 	VADDPS      Y14, Y0, Y0
-	VMOVUPS     9024(SI), Y14
-	VMOVUPS     Y0, 10048(SI)
-	VMOVUPS     10304(SI), Y0
-	VMOVUPS     Y6, 9792(SI)
+	VMOVUPS     9056(SI), Y14
+	VMOVUPS     Y0, 10080(SI)
+	VMOVUPS     10336(SI), Y0
+	VMOVUPS     Y6, 9824(SI)
 	VSUBPS      Y0, Y14, Y6
 	VADDPS      Y0, Y14, Y0
-	VMOVUPS     8928(SI), Y14
-	VMOVUPS     Y4, 10304(SI)
-	VMOVUPS     10272(SI), Y4
-	VMOVUPS     Y10, 9024(SI)
+	VMOVUPS     8960(SI), Y14
+	VMOVUPS     Y4, 10336(SI)
+	VMOVUPS     10304(SI), Y4
+	VMOVUPS     Y10, 9056(SI)
 	VADDPS      Y4, Y14, Y10
-	VMOVUPS     Y5, 10208(SI)
-	VMOVUPS     8896(SI), Y5
-	VMOVUPS     Y1, 9696(SI)
-	VMOVUPS     10240(SI), Y1
-	VMOVUPS     Y3, 10336(SI)
+	VMOVUPS     Y5, 10240(SI)
+	VMOVUPS     8928(SI), Y5
+	VMOVUPS     Y1, 9728(SI)
+	VMOVUPS     10272(SI), Y1
+	VMOVUPS     Y3, 10368(SI)
 	VSUBPS      Y1, Y5, Y3
 	VSUBPS      Y4, Y14, Y4
 	VADDPS      Y1, Y5, Y1
@@ -36568,15 +41417,15 @@ part:
 	VFMADD231PS word_3e47c800<>+0(SB), Y4, Y14
 	VFMADD231PS word_3f7b1400<>+0(SB), Y1, Y14
 	VSUBPS      word_4b400000<>+0(SB), Y14, Y14
-	VMOVUPS     8800(SI), Y1
-	VMOVUPS     10144(SI), Y4
-	VMOVUPS     Y11, 10240(SI)
+	VMOVUPS     8832(SI), Y1
+	VMOVUPS     10176(SI), Y4
+	VMOVUPS     Y11, 10272(SI)
 	VADDPS      Y4, Y1, Y11
-	VMOVUPS     Y8, 8896(SI)
-	VMOVUPS     8768(SI), Y8
-	VMOVUPS     Y2, 10272(SI)
-	VMOVUPS     10112(SI), Y2
-	VMOVUPS     Y7, 8928(SI)
+	VMOVUPS     Y8, 8928(SI)
+	VMOVUPS     8800(SI), Y8
+	VMOVUPS     Y2, 10304(SI)
+	VMOVUPS     10144(SI), Y2
+	VMOVUPS     Y7, 8960(SI)
 	VSUBPS      Y2, Y8, Y7
 	VSUBPS      Y4, Y1, Y1
 	VADDPS      Y2, Y8, Y2
@@ -36588,15 +41437,15 @@ part:
 	VFMADD231PS word_3ec3f000<>+0(SB), Y1, Y8
 	VFMADD231PS word_3f6c8400<>+0(SB), Y2, Y8
 	VSUBPS      word_4b400000<>+0(SB), Y8, Y8
-	VMOVUPS     8736(SI), Y1
-	VMOVUPS     10016(SI), Y2
-	VMOVUPS     Y15, 10112(SI)
+	VMOVUPS     8768(SI), Y1
+	VMOVUPS     10048(SI), Y2
+	VMOVUPS     Y15, 10144(SI)
 	VADDPS      Y2, Y1, Y15
-	VMOVUPS     Y12, 8768(SI)
-	VMOVUPS     8704(SI), Y12
-	VMOVUPS     Y13, 10144(SI)
-	VMOVUPS     9984(SI), Y13
-	VMOVUPS     Y9, 8800(SI)
+	VMOVUPS     Y12, 8800(SI)
+	VMOVUPS     8736(SI), Y12
+	VMOVUPS     Y13, 10176(SI)
+	VMOVUPS     10016(SI), Y13
+	VMOVUPS     Y9, 8832(SI)
 	VSUBPS      Y13, Y12, Y9
 	VSUBPS      Y2, Y1, Y1
 	VADDPS      Y13, Y12, Y2
@@ -36608,15 +41457,15 @@ part:
 	VFMADD231PS word_3f0e3a00<>+0(SB), Y1, Y13
 	VFMADD231PS word_3f54dc00<>+0(SB), Y2, Y13
 	VSUBPS      word_4b400000<>+0(SB), Y13, Y13
-	VMOVUPS     8864(SI), Y1
-	VMOVUPS     9888(SI), Y2
-	VMOVUPS     Y13, 9984(SI)
+	VMOVUPS     8896(SI), Y1
+	VMOVUPS     9920(SI), Y2
+	VMOVUPS     Y13, 10016(SI)
 	VADDPS      Y2, Y1, Y13
-	VMOVUPS     Y12, 8704(SI)
-	VMOVUPS     8832(SI), Y12
-	VMOVUPS     Y8, 10016(SI)
-	VMOVUPS     9856(SI), Y8
-	VMOVUPS     Y4, 8736(SI)
+	VMOVUPS     Y12, 8736(SI)
+	VMOVUPS     8864(SI), Y12
+	VMOVUPS     Y8, 10048(SI)
+	VMOVUPS     9888(SI), Y8
+	VMOVUPS     Y4, 8768(SI)
 	VSUBPS      Y8, Y12, Y4
 	VSUBPS      Y2, Y1, Y1
 	VADDPS      Y8, Y12, Y2
@@ -36628,15 +41477,15 @@ part:
 	VFMADD231PS word_3f350400<>+0(SB), Y1, Y12
 	VFMADD231PS word_3f350400<>+0(SB), Y2, Y12
 	VSUBPS      word_4b400000<>+0(SB), Y12, Y12
-	VMOVUPS     8992(SI), Y1
-	VMOVUPS     9760(SI), Y2
-	VMOVUPS     Y12, 9856(SI)
+	VMOVUPS     9024(SI), Y1
+	VMOVUPS     9792(SI), Y2
+	VMOVUPS     Y12, 9888(SI)
 	VADDPS      Y2, Y1, Y12
-	VMOVUPS     Y8, 8832(SI)
-	VMOVUPS     8960(SI), Y8
-	VMOVUPS     Y14, 9888(SI)
-	VMOVUPS     9728(SI), Y14
-	VMOVUPS     Y5, 8864(SI)
+	VMOVUPS     Y8, 8864(SI)
+	VMOVUPS     8992(SI), Y8
+	VMOVUPS     Y14, 9920(SI)
+	VMOVUPS     9760(SI), Y14
+	VMOVUPS     Y5, 8896(SI)
 	VSUBPS      Y14, Y8, Y5
 	VSUBPS      Y2, Y1, Y1
 	VADDPS      Y14, Y8, Y2
@@ -36648,15 +41497,15 @@ part:
 	VFMADD231PS word_3f54dc00<>+0(SB), Y1, Y14
 	VFMADD231PS word_3f0e3a00<>+0(SB), Y2, Y14
 	VSUBPS      word_4b400000<>+0(SB), Y14, Y14
-	VMOVUPS     9120(SI), Y1
-	VMOVUPS     9632(SI), Y2
-	VMOVUPS     Y14, 9728(SI)
+	VMOVUPS     9152(SI), Y1
+	VMOVUPS     9664(SI), Y2
+	VMOVUPS     Y14, 9760(SI)
 	VADDPS      Y2, Y1, Y14
-	VMOVUPS     Y8, 8960(SI)
-	VMOVUPS     9088(SI), Y8
-	VMOVUPS     Y0, 9760(SI)
-	VMOVUPS     9600(SI), Y0
-	VMOVUPS     Y4, 8992(SI)
+	VMOVUPS     Y8, 8992(SI)
+	VMOVUPS     9120(SI), Y8
+	VMOVUPS     Y0, 9792(SI)
+	VMOVUPS     9632(SI), Y0
+	VMOVUPS     Y4, 9024(SI)
 	VSUBPS      Y0, Y8, Y4
 	VSUBPS      Y2, Y1, Y1
 	VADDPS      Y0, Y8, Y0
@@ -36668,15 +41517,15 @@ part:
 	VFMADD231PS word_3f6c8400<>+0(SB), Y1, Y8
 	VFMADD231PS word_3ec3f000<>+0(SB), Y0, Y8
 	VSUBPS      word_4b400000<>+0(SB), Y8, Y8
-	VMOVUPS     9248(SI), Y0
-	VMOVUPS     9504(SI), Y1
-	VMOVUPS     Y8, 9600(SI)
+	VMOVUPS     9280(SI), Y0
+	VMOVUPS     9536(SI), Y1
+	VMOVUPS     Y8, 9632(SI)
 	VADDPS      Y1, Y0, Y8
-	VMOVUPS     Y2, 9088(SI)
-	VMOVUPS     9216(SI), Y2
-	VMOVUPS     Y13, 9632(SI)
-	VMOVUPS     9472(SI), Y13
-	VMOVUPS     Y5, 9120(SI)
+	VMOVUPS     Y2, 9120(SI)
+	VMOVUPS     9248(SI), Y2
+	VMOVUPS     Y13, 9664(SI)
+	VMOVUPS     9504(SI), Y13
+	VMOVUPS     Y5, 9152(SI)
 	VSUBPS      Y13, Y2, Y5
 	VSUBPS      Y1, Y0, Y0
 	VADDPS      Y13, Y2, Y1
@@ -36688,15 +41537,15 @@ part:
 	VFMADD231PS word_3f7b1400<>+0(SB), Y0, Y13
 	VFMADD231PS word_3e47c800<>+0(SB), Y1, Y13
 	VSUBPS      word_4b400000<>+0(SB), Y13, Y13
-	VMOVUPS     9376(SI), Y0
+	VMOVUPS     9408(SI), Y0
 	VADDPS      Y0, Y0, Y0
-	VMOVUPS     9344(SI), Y1
+	VMOVUPS     9376(SI), Y1
 	VADDPS      Y1, Y1, Y1
-	VMOVUPS     Y13, 9344(SI)
+	VMOVUPS     Y13, 9376(SI)
 	VADDPS      Y0, Y6, Y13
 	VSUBPS      Y0, Y6, Y0
 	VADDPS      Y8, Y10, Y6
-	VMOVUPS     Y2, 9376(SI)
+	VMOVUPS     Y2, 9408(SI)
 	VSUBPS      Y5, Y3, Y2
 	VSUBPS      Y8, Y10, Y8
 	VADDPS      Y5, Y3, Y3
@@ -36721,8 +41570,8 @@ part:
 	VFMADD231PS word_3f350400<>+0(SB), Y4, Y14
 	VSUBPS      word_4bc00000<>+0(SB), Y14, Y14
 	VADDPS      Y12, Y15, Y4
-	VMOVUPS     9120(SI), Y11
-	VMOVUPS     Y1, 9472(SI)
+	VMOVUPS     9152(SI), Y11
+	VMOVUPS     Y1, 9504(SI)
 	VSUBPS      Y11, Y9, Y1
 	VSUBPS      Y12, Y15, Y12
 	VADDPS      Y11, Y9, Y9
@@ -36734,15 +41583,15 @@ part:
 	VFMADD231PS word_3f6c8400<>+0(SB), Y12, Y15
 	VFMADD231PS word_3ec3f000<>+0(SB), Y9, Y15
 	VSUBPS      word_4bc00000<>+0(SB), Y15, Y15
-	VMOVUPS     9632(SI), Y9
+	VMOVUPS     9664(SI), Y9
 	VADDPS      Y9, Y9, Y9
-	VMOVUPS     8992(SI), Y12
+	VMOVUPS     9024(SI), Y12
 	VADDPS      Y12, Y12, Y12
-	VMOVUPS     Y14, 8992(SI)
+	VMOVUPS     Y14, 9024(SI)
 	VADDPS      Y9, Y13, Y14
 	VSUBPS      Y9, Y13, Y9
 	VADDPS      Y4, Y6, Y13
-	VMOVUPS     Y7, 9632(SI)
+	VMOVUPS     Y7, 9664(SI)
 	VSUBPS      Y1, Y2, Y7
 	VSUBPS      Y4, Y6, Y4
 	VADDPS      Y1, Y2, Y1
@@ -36786,11 +41635,11 @@ part:
 	VFMADD231PS word_3f350400<>+0(SB), Y5, Y15
 	VFMADD231PS word_3f350400<>+0(SB), Y10, Y15
 	VSUBPS      word_4c400000<>+0(SB), Y15, Y15
-	VMOVUPS     9632(SI), Y5
+	VMOVUPS     9664(SI), Y5
 	VADDPS      Y5, Y5, Y5
-	VMOVUPS     8992(SI), Y10
+	VMOVUPS     9024(SI), Y10
 	VADDPS      Y10, Y10, Y10
-	VMOVUPS     Y3, 8992(SI)
+	VMOVUPS     Y3, 9024(SI)
 	VADDPS      Y5, Y6, Y3
 	VSUBPS      Y5, Y6, Y5
 	VADDPS      Y12, Y12, Y6
@@ -36807,22 +41656,22 @@ part:
 	VSUBPS      Y10, Y12, Y10
 	VSUBPS      Y11, Y0, Y12
 	VADDPS      Y11, Y0, Y0
-	VMOVUPS     9760(SI), Y11
-	VMOVUPS     Y0, 9632(SI)
-	VMOVUPS     9472(SI), Y0
-	VMOVUPS     Y5, 9120(SI)
+	VMOVUPS     9792(SI), Y11
+	VMOVUPS     Y0, 9664(SI)
+	VMOVUPS     9504(SI), Y0
+	VMOVUPS     Y5, 9152(SI)
 	VSUBPS      Y0, Y11, Y5
 	VADDPS      Y0, Y11, Y0
-	VMOVUPS     8864(SI), Y11
-	VMOVUPS     Y1, 9472(SI)
-	VMOVUPS     9376(SI), Y1
-	VMOVUPS     Y10, 9760(SI)
+	VMOVUPS     8896(SI), Y11
+	VMOVUPS     Y1, 9504(SI)
+	VMOVUPS     9408(SI), Y1
+	VMOVUPS     Y10, 9792(SI)
 	VADDPS      Y1, Y11, Y10
-	VMOVUPS     Y2, 9216(SI)
-	VMOVUPS     9888(SI), Y2
-	VMOVUPS     Y3, 9504(SI)
-	VMOVUPS     9344(SI), Y3
-	VMOVUPS     Y4, 9248(SI)
+	VMOVUPS     Y2, 9248(SI)
+	VMOVUPS     9920(SI), Y2
+	VMOVUPS     Y3, 9536(SI)
+	VMOVUPS     9376(SI), Y3
+	VMOVUPS     Y4, 9280(SI)
 	VSUBPS      Y3, Y2, Y4
 	VSUBPS      Y1, Y11, Y1
 	VADDPS      Y3, Y2, Y2
@@ -36834,15 +41683,15 @@ part:
 	VFMADD231PS word_3ec3f000<>+0(SB), Y1, Y11
 	VFMADD231PS word_3f6c8400<>+0(SB), Y2, Y11
 	VSUBPS      word_4bc00000<>+0(SB), Y11, Y11
-	VMOVUPS     8736(SI), Y1
-	VMOVUPS     9088(SI), Y2
-	VMOVUPS     Y12, 9344(SI)
+	VMOVUPS     8768(SI), Y1
+	VMOVUPS     9120(SI), Y2
+	VMOVUPS     Y12, 9376(SI)
 	VADDPS      Y2, Y1, Y12
-	VMOVUPS     Y7, 9888(SI)
-	VMOVUPS     10016(SI), Y7
-	VMOVUPS     Y6, 9376(SI)
-	VMOVUPS     9600(SI), Y6
-	VMOVUPS     Y8, 8864(SI)
+	VMOVUPS     Y7, 9920(SI)
+	VMOVUPS     10048(SI), Y7
+	VMOVUPS     Y6, 9408(SI)
+	VMOVUPS     9632(SI), Y6
+	VMOVUPS     Y8, 8896(SI)
 	VSUBPS      Y6, Y7, Y8
 	VSUBPS      Y2, Y1, Y1
 	VADDPS      Y6, Y7, Y2
@@ -36854,15 +41703,15 @@ part:
 	VFMADD231PS word_3f350400<>+0(SB), Y1, Y7
 	VFMADD231PS word_3f350400<>+0(SB), Y2, Y7
 	VSUBPS      word_4bc00000<>+0(SB), Y7, Y7
-	VMOVUPS     8704(SI), Y1
-	VMOVUPS     8960(SI), Y2
-	VMOVUPS     Y15, 9600(SI)
+	VMOVUPS     8736(SI), Y1
+	VMOVUPS     8992(SI), Y2
+	VMOVUPS     Y15, 9632(SI)
 	VADDPS      Y2, Y1, Y15
-	VMOVUPS     Y9, 10016(SI)
-	VMOVUPS     9984(SI), Y9
-	VMOVUPS     Y14, 9088(SI)
-	VMOVUPS     9728(SI), Y14
-	VMOVUPS     Y13, 8736(SI)
+	VMOVUPS     Y9, 10048(SI)
+	VMOVUPS     10016(SI), Y9
+	VMOVUPS     Y14, 9120(SI)
+	VMOVUPS     9760(SI), Y14
+	VMOVUPS     Y13, 8768(SI)
 	VSUBPS      Y14, Y9, Y13
 	VSUBPS      Y2, Y1, Y1
 	VADDPS      Y14, Y9, Y2
@@ -36874,15 +41723,15 @@ part:
 	VFMADD231PS word_3f6c8400<>+0(SB), Y1, Y14
 	VFMADD231PS word_3ec3f000<>+0(SB), Y2, Y14
 	VSUBPS      word_4bc00000<>+0(SB), Y14, Y14
-	VMOVUPS     8832(SI), Y1
+	VMOVUPS     8864(SI), Y1
 	VADDPS      Y1, Y1, Y1
-	VMOVUPS     9856(SI), Y2
+	VMOVUPS     9888(SI), Y2
 	VADDPS      Y2, Y2, Y2
-	VMOVUPS     Y7, 9856(SI)
+	VMOVUPS     Y7, 9888(SI)
 	VADDPS      Y1, Y5, Y7
 	VSUBPS      Y1, Y5, Y1
 	VADDPS      Y15, Y10, Y5
-	VMOVUPS     Y6, 8832(SI)
+	VMOVUPS     Y6, 8864(SI)
 	VSUBPS      Y13, Y4, Y6
 	VSUBPS      Y15, Y10, Y10
 	VADDPS      Y13, Y4, Y4
@@ -36926,11 +41775,11 @@ part:
 	VFMADD231PS word_3f350400<>+0(SB), Y3, Y14
 	VFMADD231PS word_3f350400<>+0(SB), Y9, Y14
 	VSUBPS      word_4c400000<>+0(SB), Y14, Y14
-	VMOVUPS     8832(SI), Y3
+	VMOVUPS     8864(SI), Y3
 	VADDPS      Y3, Y3, Y3
-	VMOVUPS     9856(SI), Y9
+	VMOVUPS     9888(SI), Y9
 	VADDPS      Y9, Y9, Y9
-	VMOVUPS     Y1, 9856(SI)
+	VMOVUPS     Y1, 9888(SI)
 	VADDPS      Y3, Y12, Y1
 	VSUBPS      Y3, Y12, Y3
 	VADDPS      Y2, Y2, Y2
@@ -36947,117 +41796,117 @@ part:
 	VSUBPS      Y9, Y12, Y9
 	VSUBPS      Y11, Y0, Y12
 	VADDPS      Y11, Y0, Y0
-	VMOVUPS     10400(SI), Y11
+	VMOVUPS     10432(SI), Y11
 	VMOVUPS     Y11, (R13)
-	VMOVUPS     8736(SI), Y11
+	VMOVUPS     8768(SI), Y11
 	VMOVUPS     Y11, 64(R13)
-	VMOVUPS     8800(SI), Y11
+	VMOVUPS     8832(SI), Y11
 	VMOVUPS     Y11, 128(R13)
 	VMOVUPS     Y7, 192(R13)
-	VMOVUPS     9184(SI), Y7
+	VMOVUPS     9216(SI), Y7
 	VMOVUPS     Y7, 256(R13)
-	VMOVUPS     9088(SI), Y7
+	VMOVUPS     9120(SI), Y7
 	VMOVUPS     Y7, 320(R13)
-	VMOVUPS     10144(SI), Y7
+	VMOVUPS     10176(SI), Y7
 	VMOVUPS     Y7, 384(R13)
 	VMOVUPS     Y15, 448(R13)
-	VMOVUPS     10368(SI), Y7
+	VMOVUPS     10400(SI), Y7
 	VMOVUPS     Y7, 512(R13)
-	VMOVUPS     10016(SI), Y7
+	VMOVUPS     10048(SI), Y7
 	VMOVUPS     Y7, 576(R13)
-	VMOVUPS     8768(SI), Y7
+	VMOVUPS     8800(SI), Y7
 	VMOVUPS     Y7, 640(R13)
 	VMOVUPS     Y13, 704(R13)
-	VMOVUPS     9664(SI), Y7
+	VMOVUPS     9696(SI), Y7
 	VMOVUPS     Y7, 768(R13)
-	VMOVUPS     9600(SI), Y7
+	VMOVUPS     9632(SI), Y7
 	VMOVUPS     Y7, 832(R13)
-	VMOVUPS     10112(SI), Y7
+	VMOVUPS     10144(SI), Y7
 	VMOVUPS     Y7, 896(R13)
 	VMOVUPS     Y14, 960(R13)
-	VMOVUPS     10176(SI), Y7
+	VMOVUPS     10208(SI), Y7
 	VMOVUPS     Y7, 1024(R13)
-	VMOVUPS     8864(SI), Y7
+	VMOVUPS     8896(SI), Y7
 	VMOVUPS     Y7, 1088(R13)
-	VMOVUPS     8928(SI), Y7
+	VMOVUPS     8960(SI), Y7
 	VMOVUPS     Y7, 1152(R13)
 	VMOVUPS     Y10, 1216(R13)
-	VMOVUPS     9280(SI), Y7
+	VMOVUPS     9312(SI), Y7
 	VMOVUPS     Y7, 1280(R13)
-	VMOVUPS     9376(SI), Y7
+	VMOVUPS     9408(SI), Y7
 	VMOVUPS     Y7, 1344(R13)
-	VMOVUPS     10272(SI), Y7
+	VMOVUPS     10304(SI), Y7
 	VMOVUPS     Y7, 1408(R13)
 	VMOVUPS     Y2, 1472(R13)
-	VMOVUPS     10080(SI), Y2
+	VMOVUPS     10112(SI), Y2
 	VMOVUPS     Y2, 1536(R13)
-	VMOVUPS     9888(SI), Y2
+	VMOVUPS     9920(SI), Y2
 	VMOVUPS     Y2, 1600(R13)
-	VMOVUPS     8896(SI), Y2
+	VMOVUPS     8928(SI), Y2
 	VMOVUPS     Y2, 1664(R13)
 	VMOVUPS     Y8, 1728(R13)
-	VMOVUPS     9408(SI), Y2
+	VMOVUPS     9440(SI), Y2
 	VMOVUPS     Y2, 1792(R13)
-	VMOVUPS     9344(SI), Y2
+	VMOVUPS     9376(SI), Y2
 	VMOVUPS     Y2, 1856(R13)
-	VMOVUPS     10240(SI), Y2
+	VMOVUPS     10272(SI), Y2
 	VMOVUPS     Y2, 1920(R13)
 	VMOVUPS     Y12, 1984(R13)
-	VMOVUPS     9152(SI), Y2
+	VMOVUPS     9184(SI), Y2
 	VMOVUPS     Y2, 2048(R13)
-	VMOVUPS     9248(SI), Y2
+	VMOVUPS     9280(SI), Y2
 	VMOVUPS     Y2, 2112(R13)
-	VMOVUPS     10336(SI), Y2
+	VMOVUPS     10368(SI), Y2
 	VMOVUPS     Y2, 2176(R13)
 	VMOVUPS     Y5, 2240(R13)
-	VMOVUPS     9440(SI), Y2
+	VMOVUPS     9472(SI), Y2
 	VMOVUPS     Y2, 2304(R13)
-	VMOVUPS     9504(SI), Y2
+	VMOVUPS     9536(SI), Y2
 	VMOVUPS     Y2, 2368(R13)
-	VMOVUPS     9696(SI), Y2
+	VMOVUPS     9728(SI), Y2
 	VMOVUPS     Y2, 2432(R13)
 	VMOVUPS     Y1, 2496(R13)
-	VMOVUPS     9312(SI), Y1
+	VMOVUPS     9344(SI), Y1
 	VMOVUPS     Y1, 2560(R13)
-	VMOVUPS     9216(SI), Y1
+	VMOVUPS     9248(SI), Y1
 	VMOVUPS     Y1, 2624(R13)
-	VMOVUPS     10208(SI), Y1
+	VMOVUPS     10240(SI), Y1
 	VMOVUPS     Y1, 2688(R13)
 	VMOVUPS     Y6, 2752(R13)
-	VMOVUPS     9824(SI), Y1
+	VMOVUPS     9856(SI), Y1
 	VMOVUPS     Y1, 2816(R13)
-	VMOVUPS     9760(SI), Y1
+	VMOVUPS     9792(SI), Y1
 	VMOVUPS     Y1, 2880(R13)
-	VMOVUPS     9024(SI), Y1
+	VMOVUPS     9056(SI), Y1
 	VMOVUPS     Y1, 2944(R13)
 	VMOVUPS     Y9, 3008(R13)
-	VMOVUPS     9536(SI), Y1
+	VMOVUPS     9568(SI), Y1
 	VMOVUPS     Y1, 3072(R13)
-	VMOVUPS     9472(SI), Y1
+	VMOVUPS     9504(SI), Y1
 	VMOVUPS     Y1, 3136(R13)
-	VMOVUPS     10304(SI), Y1
+	VMOVUPS     10336(SI), Y1
 	VMOVUPS     Y1, 3200(R13)
 	VMOVUPS     Y4, 3264(R13)
-	VMOVUPS     9056(SI), Y1
+	VMOVUPS     9088(SI), Y1
 	VMOVUPS     Y1, 3328(R13)
-	VMOVUPS     9120(SI), Y1
+	VMOVUPS     9152(SI), Y1
 	VMOVUPS     Y1, 3392(R13)
-	VMOVUPS     9792(SI), Y1
+	VMOVUPS     9824(SI), Y1
 	VMOVUPS     Y1, 3456(R13)
 	VMOVUPS     Y3, 3520(R13)
-	VMOVUPS     9920(SI), Y1
-	VMOVUPS     Y1, 3584(R13)
-	VMOVUPS     8992(SI), Y1
-	VMOVUPS     Y1, 3648(R13)
 	VMOVUPS     9952(SI), Y1
+	VMOVUPS     Y1, 3584(R13)
+	VMOVUPS     9024(SI), Y1
+	VMOVUPS     Y1, 3648(R13)
+	VMOVUPS     9984(SI), Y1
 	VMOVUPS     Y1, 3712(R13)
-	VMOVUPS     9856(SI), Y1
+	VMOVUPS     9888(SI), Y1
 	VMOVUPS     Y1, 3776(R13)
-	VMOVUPS     9568(SI), Y1
+	VMOVUPS     9600(SI), Y1
 	VMOVUPS     Y1, 3840(R13)
-	VMOVUPS     9632(SI), Y1
+	VMOVUPS     9664(SI), Y1
 	VMOVUPS     Y1, 3904(R13)
-	VMOVUPS     10048(SI), Y1
+	VMOVUPS     10080(SI), Y1
 	VMOVUPS     Y1, 3968(R13)
 	VMOVUPS     Y0, 4032(R13)
 	ADDQ        $0x00000800, R12
@@ -37246,7 +42095,7 @@ write:
 	VROUNDPS     $0x09, Y15, Y15
 	VCVTPS2DQ    Y15, Y15
 	VMOVUPS      928(R12), Y0
-	VMOVUPS      Y13, 8704(SI)
+	VMOVUPS      Y13, 8736(SI)
 	VBROADCASTSS 116(R11), Y13
 	VFMADD213PS  word_3f000000<>+0(SB), Y0, Y13
 	VROUNDPS     $0x09, Y13, Y13
@@ -37259,7 +42108,7 @@ write:
 	VROUNDPS     $0x09, Y13, Y13
 	VCVTPS2DQ    Y13, Y13
 	VMOVUPS      992(R12), Y0
-	VMOVUPS      Y15, 8736(SI)
+	VMOVUPS      Y15, 8768(SI)
 	VBROADCASTSS 124(R11), Y15
 	VFMADD213PS  word_3f000000<>+0(SB), Y0, Y15
 	VROUNDPS     $0x09, Y15, Y15
@@ -37290,11 +42139,11 @@ write:
 	VSHUFPS      $0xee, Y10, Y7, Y7
 	VSHUFPS      $0x44, Y11, Y9, Y10
 	VSHUFPS      $0xee, Y11, Y9, Y9
-	VMOVUPS      8704(SI), Y11
+	VMOVUPS      8736(SI), Y11
 	VUNPCKLPS    Y14, Y11, Y15
 	VUNPCKHPS    Y14, Y11, Y11
-	VMOVUPS      8736(SI), Y14
-	VMOVUPS      Y9, 8704(SI)
+	VMOVUPS      8768(SI), Y14
+	VMOVUPS      Y9, 8736(SI)
 	VUNPCKLPS    Y13, Y14, Y9
 	VUNPCKHPS    Y13, Y14, Y13
 	VSHUFPS      $0x44, Y9, Y15, Y14
@@ -37329,7 +42178,7 @@ write:
 	VPERM2F128   $0x31, Y5, Y1, Y1
 	VMOVUPS      Y0, (BX)(R8*1)
 	VMOVUPS      Y1, (BX)(R9*1)
-	VMOVUPS      8704(SI), Y0
+	VMOVUPS      8736(SI), Y0
 	VPERM2F128   $0x20, Y11, Y0, Y1
 	VPERM2F128   $0x31, Y11, Y0, Y0
 	VMOVUPS      Y1, 32(BX)(R8*1)
@@ -37513,7 +42362,7 @@ writeFloats:
 	VROUNDPS     $0x09, Y15, Y15
 	VCVTPS2DQ    Y15, Y15
 	VMOVUPS      960(R12), Y0
-	VMOVUPS      Y13, 8704(SI)
+	VMOVUPS      Y13, 8736(SI)
 	VBROADCASTSS 120(R11), Y13
 	VFMADD213PS  word_3f000000<>+0(SB), Y0, Y13
 	VROUNDPS     $0x09, Y13, Y13
@@ -37526,7 +42375,7 @@ writeFloats:
 	VROUNDPS     $0x09, Y13, Y13
 	VCVTPS2DQ    Y13, Y13
 	VMOVUPS      992(R12), Y0
-	VMOVUPS      Y15, 8736(SI)
+	VMOVUPS      Y15, 8768(SI)
 	VBROADCASTSS 124(R11), Y15
 	VFMADD213PS  word_3f000000<>+0(SB), Y0, Y15
 	VROUNDPS     $0x09, Y15, Y15
@@ -37557,11 +42406,11 @@ writeFloats:
 	VSHUFPS      $0xee, Y10, Y7, Y7
 	VSHUFPS      $0x44, Y11, Y9, Y10
 	VSHUFPS      $0xee, Y11, Y9, Y9
-	VMOVUPS      8704(SI), Y11
+	VMOVUPS      8736(SI), Y11
 	VUNPCKLPS    Y14, Y11, Y15
 	VUNPCKHPS    Y14, Y11, Y11
-	VMOVUPS      8736(SI), Y14
-	VMOVUPS      Y9, 8704(SI)
+	VMOVUPS      8768(SI), Y14
+	VMOVUPS      Y9, 8736(SI)
 	VUNPCKLPS    Y13, Y14, Y9
 	VUNPCKHPS    Y13, Y14, Y13
 	VSHUFPS      $0x44, Y9, Y15, Y14
@@ -37694,7 +42543,7 @@ writeFloats:
 	VMOVUPS      Y0, (BX)(R9*1)
 	VMULPS       64(R11)(R15*1), Y1, Y1
 	VMOVUPS      Y1, 64(BX)(R9*1)
-	VMOVUPS      8704(SI), Y0
+	VMOVUPS      8736(SI), Y0
 	VPERM2F128   $0x20, Y11, Y0, Y1
 	VPERM2F128   $0x31, Y11, Y0, Y0
 	VPSLLD       $0x10, Y1, Y2
@@ -37788,7 +42637,7 @@ read:
 	VPERM2F128 $0x31, Y13, Y11, Y11
 	VMOVUPS    32(BX)(R8*1), Y13
 	VMOVUPS    32(BX)(R9*1), Y15
-	VMOVUPS    Y9, 16896(SI)
+	VMOVUPS    Y9, 16928(SI)
 	VPERM2F128 $0x20, Y15, Y13, Y9
 	VPERM2F128 $0x31, Y15, Y13, Y13
 	VUNPCKLPS  Y6, Y2, Y15
@@ -37817,8 +42666,8 @@ read:
 	VSHUFPS    $0xee, Y9, Y4, Y4
 	VUNPCKLPS  Y5, Y1, Y9
 	VUNPCKHPS  Y5, Y1, Y1
-	VMOVUPS    16896(SI), Y5
-	VMOVUPS    Y4, 16928(SI)
+	VMOVUPS    16928(SI), Y5
+	VMOVUPS    Y4, 16960(SI)
 	VUNPCKLPS  Y13, Y5, Y4
 	VUNPCKHPS  Y13, Y5, Y5
 	VSHUFPS    $0x44, Y4, Y9, Y13
@@ -37891,7 +42740,7 @@ read:
 	VCVTDQ2PS  Y8, Y8
 	VMOVUPS    Y0, 640(R13)
 	VMOVUPS    Y8, 672(R13)
-	VMOVUPS    16928(SI), Y0
+	VMOVUPS    16960(SI), Y0
 	VPSLLD     $0x10, Y0, Y2
 	VCVTDQ2PS  Y2, Y2
 	VPAND      fixed_odd<>+0(SB), Y0, Y0
@@ -37927,6 +42776,357 @@ read:
 	JMP        readDone
 
 readFloats:
+	VMOVUPS      (AX), Y0
+	VBROADCASTSS scale+72(FP), Y1
+	VFMADD213PS  word_3f000000<>+0(SB), Y0, Y1
+	VROUNDPS     $0x09, Y1, Y1
+	VCVTPS2DQ    Y1, Y1
+	VMOVUPS      32(AX), Y0
+	VBROADCASTSS scale+72(FP), Y2
+	VFMADD213PS  word_3f000000<>+0(SB), Y0, Y2
+	VROUNDPS     $0x09, Y2, Y2
+	VCVTPS2DQ    Y2, Y2
+	VPACKSSDW    Y2, Y1, Y1
+	VMOVUPS      (AX)(R8*2), Y0
+	VBROADCASTSS scale+72(FP), Y2
+	VFMADD213PS  word_3f000000<>+0(SB), Y0, Y2
+	VROUNDPS     $0x09, Y2, Y2
+	VCVTPS2DQ    Y2, Y2
+	VMOVUPS      32(AX)(R8*2), Y0
+	VBROADCASTSS scale+72(FP), Y3
+	VFMADD213PS  word_3f000000<>+0(SB), Y0, Y3
+	VROUNDPS     $0x09, Y3, Y3
+	VCVTPS2DQ    Y3, Y3
+	VPACKSSDW    Y3, Y2, Y2
+	VPMINSW      Y2, Y1, Y0
+	VPERM2F128   $0x20, Y2, Y1, Y3
+	VPERM2F128   $0x31, Y2, Y1, Y1
+	VMOVUPS      64(AX), Y2
+	VBROADCASTSS scale+72(FP), Y4
+	VFMADD213PS  word_3f000000<>+0(SB), Y2, Y4
+	VROUNDPS     $0x09, Y4, Y4
+	VCVTPS2DQ    Y4, Y4
+	VMOVUPS      96(AX), Y2
+	VBROADCASTSS scale+72(FP), Y5
+	VFMADD213PS  word_3f000000<>+0(SB), Y2, Y5
+	VROUNDPS     $0x09, Y5, Y5
+	VCVTPS2DQ    Y5, Y5
+	VPACKSSDW    Y5, Y4, Y4
+	VPMINSW      Y4, Y0, Y0
+	VMOVUPS      64(AX)(R8*2), Y2
+	VBROADCASTSS scale+72(FP), Y5
+	VFMADD213PS  word_3f000000<>+0(SB), Y2, Y5
+	VROUNDPS     $0x09, Y5, Y5
+	VCVTPS2DQ    Y5, Y5
+	VMOVUPS      96(AX)(R8*2), Y2
+	VBROADCASTSS scale+72(FP), Y6
+	VFMADD213PS  word_3f000000<>+0(SB), Y2, Y6
+	VROUNDPS     $0x09, Y6, Y6
+	VCVTPS2DQ    Y6, Y6
+	VPACKSSDW    Y6, Y5, Y5
+	VPMINSW      Y5, Y0, Y0
+	VPERM2F128   $0x20, Y5, Y4, Y2
+	VPERM2F128   $0x31, Y5, Y4, Y4
+	VMOVUPS      (BX), Y5
+	VBROADCASTSS scale+72(FP), Y6
+	VFMADD213PS  word_3f000000<>+0(SB), Y5, Y6
+	VROUNDPS     $0x09, Y6, Y6
+	VCVTPS2DQ    Y6, Y6
+	VMOVUPS      32(BX), Y5
+	VBROADCASTSS scale+72(FP), Y7
+	VFMADD213PS  word_3f000000<>+0(SB), Y5, Y7
+	VROUNDPS     $0x09, Y7, Y7
+	VCVTPS2DQ    Y7, Y7
+	VPACKSSDW    Y7, Y6, Y6
+	VPMINSW      Y6, Y0, Y0
+	VMOVUPS      (BX)(R8*2), Y5
+	VBROADCASTSS scale+72(FP), Y7
+	VFMADD213PS  word_3f000000<>+0(SB), Y5, Y7
+	VROUNDPS     $0x09, Y7, Y7
+	VCVTPS2DQ    Y7, Y7
+	VMOVUPS      32(BX)(R8*2), Y5
+	VBROADCASTSS scale+72(FP), Y8
+	VFMADD213PS  word_3f000000<>+0(SB), Y5, Y8
+	VROUNDPS     $0x09, Y8, Y8
+	VCVTPS2DQ    Y8, Y8
+	VPACKSSDW    Y8, Y7, Y7
+	VPMINSW      Y7, Y0, Y0
+	VPERM2F128   $0x20, Y7, Y6, Y5
+	VPERM2F128   $0x31, Y7, Y6, Y6
+	VMOVUPS      64(BX), Y7
+	VBROADCASTSS scale+72(FP), Y8
+	VFMADD213PS  word_3f000000<>+0(SB), Y7, Y8
+	VROUNDPS     $0x09, Y8, Y8
+	VCVTPS2DQ    Y8, Y8
+	VMOVUPS      96(BX), Y7
+	VBROADCASTSS scale+72(FP), Y9
+	VFMADD213PS  word_3f000000<>+0(SB), Y7, Y9
+	VROUNDPS     $0x09, Y9, Y9
+	VCVTPS2DQ    Y9, Y9
+	VPACKSSDW    Y9, Y8, Y8
+	VPMINSW      Y8, Y0, Y0
+	VMOVUPS      64(BX)(R8*2), Y7
+	VBROADCASTSS scale+72(FP), Y9
+	VFMADD213PS  word_3f000000<>+0(SB), Y7, Y9
+	VROUNDPS     $0x09, Y9, Y9
+	VCVTPS2DQ    Y9, Y9
+	VMOVUPS      96(BX)(R8*2), Y7
+	VBROADCASTSS scale+72(FP), Y10
+	VFMADD213PS  word_3f000000<>+0(SB), Y7, Y10
+	VROUNDPS     $0x09, Y10, Y10
+	VCVTPS2DQ    Y10, Y10
+	VPACKSSDW    Y10, Y9, Y9
+	VPMINSW      Y9, Y0, Y0
+	VPERM2F128   $0x20, Y9, Y8, Y7
+	VPERM2F128   $0x31, Y9, Y8, Y8
+	VMOVUPS      (AX)(R8*1), Y9
+	VBROADCASTSS scale+72(FP), Y10
+	VFMADD213PS  word_3f000000<>+0(SB), Y9, Y10
+	VROUNDPS     $0x09, Y10, Y10
+	VCVTPS2DQ    Y10, Y10
+	VMOVUPS      32(AX)(R8*1), Y9
+	VBROADCASTSS scale+72(FP), Y11
+	VFMADD213PS  word_3f000000<>+0(SB), Y9, Y11
+	VROUNDPS     $0x09, Y11, Y11
+	VCVTPS2DQ    Y11, Y11
+	VPACKSSDW    Y11, Y10, Y10
+	VPMINSW      Y10, Y0, Y0
+	VMOVUPS      (AX)(R9*1), Y9
+	VBROADCASTSS scale+72(FP), Y11
+	VFMADD213PS  word_3f000000<>+0(SB), Y9, Y11
+	VROUNDPS     $0x09, Y11, Y11
+	VCVTPS2DQ    Y11, Y11
+	VMOVUPS      32(AX)(R9*1), Y9
+	VBROADCASTSS scale+72(FP), Y12
+	VFMADD213PS  word_3f000000<>+0(SB), Y9, Y12
+	VROUNDPS     $0x09, Y12, Y12
+	VCVTPS2DQ    Y12, Y12
+	VPACKSSDW    Y12, Y11, Y11
+	VPMINSW      Y11, Y0, Y0
+	VPERM2F128   $0x20, Y11, Y10, Y9
+	VPERM2F128   $0x31, Y11, Y10, Y10
+	VMOVUPS      64(AX)(R8*1), Y11
+	VBROADCASTSS scale+72(FP), Y12
+	VFMADD213PS  word_3f000000<>+0(SB), Y11, Y12
+	VROUNDPS     $0x09, Y12, Y12
+	VCVTPS2DQ    Y12, Y12
+	VMOVUPS      96(AX)(R8*1), Y11
+	VBROADCASTSS scale+72(FP), Y13
+	VFMADD213PS  word_3f000000<>+0(SB), Y11, Y13
+	VROUNDPS     $0x09, Y13, Y13
+	VCVTPS2DQ    Y13, Y13
+	VPACKSSDW    Y13, Y12, Y12
+	VPMINSW      Y12, Y0, Y0
+	VMOVUPS      64(AX)(R9*1), Y11
+	VBROADCASTSS scale+72(FP), Y13
+	VFMADD213PS  word_3f000000<>+0(SB), Y11, Y13
+	VROUNDPS     $0x09, Y13, Y13
+	VCVTPS2DQ    Y13, Y13
+	VMOVUPS      96(AX)(R9*1), Y11
+	VBROADCASTSS scale+72(FP), Y14
+	VFMADD213PS  word_3f000000<>+0(SB), Y11, Y14
+	VROUNDPS     $0x09, Y14, Y14
+	VCVTPS2DQ    Y14, Y14
+	VPACKSSDW    Y14, Y13, Y13
+	VPMINSW      Y13, Y0, Y0
+	VPERM2F128   $0x20, Y13, Y12, Y11
+	VPERM2F128   $0x31, Y13, Y12, Y12
+	VMOVUPS      (BX)(R8*1), Y13
+	VBROADCASTSS scale+72(FP), Y14
+	VFMADD213PS  word_3f000000<>+0(SB), Y13, Y14
+	VROUNDPS     $0x09, Y14, Y14
+	VCVTPS2DQ    Y14, Y14
+	VMOVUPS      32(BX)(R8*1), Y13
+	VBROADCASTSS scale+72(FP), Y15
+	VFMADD213PS  word_3f000000<>+0(SB), Y13, Y15
+	VROUNDPS     $0x09, Y15, Y15
+	VCVTPS2DQ    Y15, Y15
+	VPACKSSDW    Y15, Y14, Y14
+	VPMINSW      Y14, Y0, Y0
+	VMOVUPS      (BX)(R9*1), Y13
+	VBROADCASTSS scale+72(FP), Y15
+	VFMADD213PS  word_3f000000<>+0(SB), Y13, Y15
+	VROUNDPS     $0x09, Y15, Y15
+	VCVTPS2DQ    Y15, Y15
+	VMOVUPS      32(BX)(R9*1), Y13
+	VMOVUPS      Y12, 16928(SI)
+	VBROADCASTSS scale+72(FP), Y12
+	VFMADD213PS  word_3f000000<>+0(SB), Y13, Y12
+	VROUNDPS     $0x09, Y12, Y12
+	VCVTPS2DQ    Y12, Y12
+	VPACKSSDW    Y12, Y15, Y15
+	VPMINSW      Y15, Y0, Y0
+	VPERM2F128   $0x20, Y15, Y14, Y12
+	VPERM2F128   $0x31, Y15, Y14, Y13
+	VMOVUPS      64(BX)(R8*1), Y14
+	VBROADCASTSS scale+72(FP), Y15
+	VFMADD213PS  word_3f000000<>+0(SB), Y14, Y15
+	VROUNDPS     $0x09, Y15, Y15
+	VCVTPS2DQ    Y15, Y15
+	VMOVUPS      96(BX)(R8*1), Y14
+	VMOVUPS      Y4, 16960(SI)
+	VBROADCASTSS scale+72(FP), Y4
+	VFMADD213PS  word_3f000000<>+0(SB), Y14, Y4
+	VROUNDPS     $0x09, Y4, Y4
+	VCVTPS2DQ    Y4, Y4
+	VPACKSSDW    Y4, Y15, Y15
+	VPMINSW      Y15, Y0, Y0
+	VMOVUPS      64(BX)(R9*1), Y4
+	VBROADCASTSS scale+72(FP), Y14
+	VFMADD213PS  word_3f000000<>+0(SB), Y4, Y14
+	VROUNDPS     $0x09, Y14, Y14
+	VCVTPS2DQ    Y14, Y14
+	VMOVUPS      96(BX)(R9*1), Y4
+	VMOVUPS      Y8, 16992(SI)
+	VBROADCASTSS scale+72(FP), Y8
+	VFMADD213PS  word_3f000000<>+0(SB), Y4, Y8
+	VROUNDPS     $0x09, Y8, Y8
+	VCVTPS2DQ    Y8, Y8
+	VPACKSSDW    Y8, Y14, Y14
+	VPMINSW      Y14, Y0, Y0
+	VPERM2F128   $0x20, Y14, Y15, Y4
+	VPERM2F128   $0x31, Y14, Y15, Y8
+	VUNPCKLPS    Y5, Y3, Y14
+	VUNPCKHPS    Y5, Y3, Y3
+	VUNPCKLPS    Y12, Y9, Y5
+	VUNPCKHPS    Y12, Y9, Y9
+	VSHUFPS      $0x44, Y5, Y14, Y12
+	VSHUFPS      $0xee, Y5, Y14, Y5
+	VSHUFPS      $0x44, Y9, Y3, Y14
+	VSHUFPS      $0xee, Y9, Y3, Y3
+	VUNPCKLPS    Y6, Y1, Y9
+	VUNPCKHPS    Y6, Y1, Y1
+	VUNPCKLPS    Y13, Y10, Y6
+	VUNPCKHPS    Y13, Y10, Y10
+	VSHUFPS      $0x44, Y6, Y9, Y13
+	VSHUFPS      $0xee, Y6, Y9, Y6
+	VSHUFPS      $0x44, Y10, Y1, Y9
+	VSHUFPS      $0xee, Y10, Y1, Y1
+	VUNPCKLPS    Y7, Y2, Y10
+	VUNPCKHPS    Y7, Y2, Y2
+	VUNPCKLPS    Y4, Y11, Y7
+	VUNPCKHPS    Y4, Y11, Y4
+	VSHUFPS      $0x44, Y7, Y10, Y11
+	VSHUFPS      $0xee, Y7, Y10, Y7
+	VSHUFPS      $0x44, Y4, Y2, Y10
+	VSHUFPS      $0xee, Y4, Y2, Y2
+	VMOVUPS      16960(SI), Y4
+	VMOVUPS      16992(SI), Y15
+	VMOVUPS      Y2, 17024(SI)
+	VUNPCKLPS    Y15, Y4, Y2
+	VUNPCKHPS    Y15, Y4, Y4
+	VMOVUPS      16928(SI), Y15
+	VMOVUPS      Y10, 16992(SI)
+	VUNPCKLPS    Y8, Y15, Y10
+	VUNPCKHPS    Y8, Y15, Y8
+	VSHUFPS      $0x44, Y10, Y2, Y15
+	VSHUFPS      $0xee, Y10, Y2, Y2
+	VSHUFPS      $0x44, Y8, Y4, Y10
+	VSHUFPS      $0xee, Y8, Y4, Y4
+	VMOVUPS      Y0, 16896(SI)
+	VPSLLD       $0x10, Y12, Y0
+	VCVTDQ2PS    Y0, Y0
+	VPAND        fixed_odd<>+0(SB), Y12, Y12
+	VCVTDQ2PS    Y12, Y12
+	VMOVUPS      Y0, (R13)
+	VMOVUPS      Y12, 32(R13)
+	VPSLLD       $0x10, Y5, Y0
+	VCVTDQ2PS    Y0, Y0
+	VPAND        fixed_odd<>+0(SB), Y5, Y5
+	VCVTDQ2PS    Y5, Y5
+	VMOVUPS      Y0, 64(R13)
+	VMOVUPS      Y5, 96(R13)
+	VPSLLD       $0x10, Y14, Y0
+	VCVTDQ2PS    Y0, Y0
+	VPAND        fixed_odd<>+0(SB), Y14, Y14
+	VCVTDQ2PS    Y14, Y14
+	VMOVUPS      Y0, 256(R13)
+	VMOVUPS      Y14, 288(R13)
+	VPSLLD       $0x10, Y3, Y0
+	VCVTDQ2PS    Y0, Y0
+	VPAND        fixed_odd<>+0(SB), Y3, Y3
+	VCVTDQ2PS    Y3, Y3
+	VMOVUPS      Y0, 320(R13)
+	VMOVUPS      Y3, 352(R13)
+	VPSLLD       $0x10, Y13, Y0
+	VCVTDQ2PS    Y0, Y0
+	VPAND        fixed_odd<>+0(SB), Y13, Y13
+	VCVTDQ2PS    Y13, Y13
+	VMOVUPS      Y0, 128(R13)
+	VMOVUPS      Y13, 160(R13)
+	VPSLLD       $0x10, Y6, Y0
+	VCVTDQ2PS    Y0, Y0
+	VPAND        fixed_odd<>+0(SB), Y6, Y6
+	VCVTDQ2PS    Y6, Y6
+	VMOVUPS      Y0, 192(R13)
+	VMOVUPS      Y6, 224(R13)
+	VPSLLD       $0x10, Y9, Y0
+	VCVTDQ2PS    Y0, Y0
+	VPAND        fixed_odd<>+0(SB), Y9, Y9
+	VCVTDQ2PS    Y9, Y9
+	VMOVUPS      Y0, 384(R13)
+	VMOVUPS      Y9, 416(R13)
+	VPSLLD       $0x10, Y1, Y0
+	VCVTDQ2PS    Y0, Y0
+	VPAND        fixed_odd<>+0(SB), Y1, Y1
+	VCVTDQ2PS    Y1, Y1
+	VMOVUPS      Y0, 448(R13)
+	VMOVUPS      Y1, 480(R13)
+	VPSLLD       $0x10, Y11, Y0
+	VCVTDQ2PS    Y0, Y0
+	VPAND        fixed_odd<>+0(SB), Y11, Y11
+	VCVTDQ2PS    Y11, Y11
+	VMOVUPS      Y0, 512(R13)
+	VMOVUPS      Y11, 544(R13)
+	VPSLLD       $0x10, Y7, Y0
+	VCVTDQ2PS    Y0, Y0
+	VPAND        fixed_odd<>+0(SB), Y7, Y7
+	VCVTDQ2PS    Y7, Y7
+	VMOVUPS      Y0, 576(R13)
+	VMOVUPS      Y7, 608(R13)
+	VMOVUPS      16992(SI), Y0
+	VPSLLD       $0x10, Y0, Y1
+	VCVTDQ2PS    Y1, Y1
+	VPAND        fixed_odd<>+0(SB), Y0, Y0
+	VCVTDQ2PS    Y0, Y0
+	VMOVUPS      Y1, 768(R13)
+	VMOVUPS      Y0, 800(R13)
+	VMOVUPS      17024(SI), Y0
+	VPSLLD       $0x10, Y0, Y1
+	VCVTDQ2PS    Y1, Y1
+	VPAND        fixed_odd<>+0(SB), Y0, Y0
+	VCVTDQ2PS    Y0, Y0
+	VMOVUPS      Y1, 832(R13)
+	VMOVUPS      Y0, 864(R13)
+	VPSLLD       $0x10, Y15, Y0
+	VCVTDQ2PS    Y0, Y0
+	VPAND        fixed_odd<>+0(SB), Y15, Y15
+	VCVTDQ2PS    Y15, Y15
+	VMOVUPS      Y0, 640(R13)
+	VMOVUPS      Y15, 672(R13)
+	VPSLLD       $0x10, Y2, Y0
+	VCVTDQ2PS    Y0, Y0
+	VPAND        fixed_odd<>+0(SB), Y2, Y2
+	VCVTDQ2PS    Y2, Y2
+	VMOVUPS      Y0, 704(R13)
+	VMOVUPS      Y2, 736(R13)
+	VPSLLD       $0x10, Y10, Y0
+	VCVTDQ2PS    Y0, Y0
+	VPAND        fixed_odd<>+0(SB), Y10, Y10
+	VCVTDQ2PS    Y10, Y10
+	VMOVUPS      Y0, 896(R13)
+	VMOVUPS      Y10, 928(R13)
+	VPSLLD       $0x10, Y4, Y0
+	VCVTDQ2PS    Y0, Y0
+	VPAND        fixed_odd<>+0(SB), Y4, Y4
+	VCVTDQ2PS    Y4, Y4
+	VMOVUPS      Y0, 960(R13)
+	VMOVUPS      Y4, 992(R13)
+	VMOVUPS      16896(SI), Y0
+	VPCMPEQW     fixed_low<>+0(SB), Y0, Y0
+	VPMOVMSKB    Y0, R12
+	TESTL        R12, R12
+	JE           numbers
 	VMOVUPS      (AX), Y0
 	VBROADCASTSS scale+72(FP), Y1
 	VFMADD213PS  word_3f000000<>+0(SB), Y0, Y1
@@ -38188,7 +43388,7 @@ readFloats:
 	VROUNDPS     $0x09, Y15, Y15
 	VCVTPS2DQ    Y15, Y15
 	VMOVUPS      96(BX)(R8*1), Y14
-	VMOVUPS      Y11, 16896(SI)
+	VMOVUPS      Y11, 16928(SI)
 	VBROADCASTSS scale+72(FP), Y11
 	VFMADD213PS  word_3f000000<>+0(SB), Y14, Y11
 	VCMPPS       $0x07, Y11, Y11, Y14
@@ -38206,7 +43406,7 @@ readFloats:
 	VROUNDPS     $0x09, Y14, Y14
 	VCVTPS2DQ    Y14, Y14
 	VMOVUPS      96(BX)(R9*1), Y11
-	VMOVUPS      Y3, 16928(SI)
+	VMOVUPS      Y3, 16960(SI)
 	VBROADCASTSS scale+72(FP), Y3
 	VFMADD213PS  word_3f000000<>+0(SB), Y11, Y3
 	VCMPPS       $0x07, Y3, Y3, Y11
@@ -38241,11 +43441,11 @@ readFloats:
 	VSHUFPS      $0xee, Y6, Y9, Y6
 	VSHUFPS      $0x44, Y3, Y2, Y9
 	VSHUFPS      $0xee, Y3, Y2, Y2
-	VMOVUPS      16928(SI), Y3
+	VMOVUPS      16960(SI), Y3
 	VUNPCKLPS    Y7, Y3, Y15
 	VUNPCKHPS    Y7, Y3, Y3
-	VMOVUPS      16896(SI), Y7
-	VMOVUPS      Y2, 16928(SI)
+	VMOVUPS      16928(SI), Y7
+	VMOVUPS      Y2, 16960(SI)
 	VUNPCKLPS    Y11, Y7, Y2
 	VUNPCKHPS    Y11, Y7, Y7
 	VSHUFPS      $0x44, Y2, Y15, Y11
@@ -38318,7 +43518,7 @@ readFloats:
 	VCVTDQ2PS    Y9, Y9
 	VMOVUPS      Y0, 768(R13)
 	VMOVUPS      Y9, 800(R13)
-	VMOVUPS      16928(SI), Y0
+	VMOVUPS      16960(SI), Y0
 	VPSLLD       $0x10, Y0, Y1
 	VCVTDQ2PS    Y1, Y1
 	VPAND        fixed_odd<>+0(SB), Y0, Y0
@@ -38349,8 +43549,10 @@ readFloats:
 	VCVTDQ2PS    Y3, Y3
 	VMOVUPS      Y0, 960(R13)
 	VMOVUPS      Y3, 992(R13)
-	ADDQ         $0x00000080, AX
-	ADDQ         $0x00000080, BX
+
+numbers:
+	ADDQ $0x00000080, AX
+	ADDQ $0x00000080, BX
 
 readDone:
 	ADDQ $0x00000400, R13
@@ -38412,7 +43614,7 @@ part:
 	VSUBPS      Y13, Y12, Y12
 	VMOVUPS     3584(R12), Y13
 	VMOVUPS     7680(R12), Y15
-	VMOVUPS     Y3, 16896(SI)
+	VMOVUPS     Y3, 16928(SI)
 	VADDPS      Y15, Y13, Y3
 	VSUBPS      Y15, Y13, Y13
 	VADDPS      Y3, Y14, Y15
@@ -38423,7 +43625,7 @@ part:
 	VFMADD231PS word_bf350400<>+0(SB), Y13, Y15
 	VFMADD231PS word_3f350400<>+0(SB), Y12, Y15
 	VSUBPS      word_52400000<>+0(SB), Y15, Y15
-	VMOVUPS     Y11, 16928(SI)
+	VMOVUPS     Y11, 16960(SI)
 	VMOVUPS     word_52400000<>+0(SB), Y11
 	VFMADD231PS word_bf350400<>+0(SB), Y12, Y11
 	VFMADD231PS word_bf350400<>+0(SB), Y13, Y11
@@ -38472,27 +43674,27 @@ part:
 	VSUBPS      Y1, Y15, Y1
 	VMOVUPS     256(R12), Y14
 	VMOVUPS     4352(R12), Y15
-	VMOVUPS     Y8, 16960(SI)
+	VMOVUPS     Y8, 16992(SI)
 	VADDPS      Y15, Y14, Y8
 	VSUBPS      Y15, Y14, Y14
 	VMOVUPS     2304(R12), Y15
-	VMOVUPS     Y5, 16992(SI)
+	VMOVUPS     Y5, 17024(SI)
 	VMOVUPS     6400(R12), Y5
-	VMOVUPS     Y4, 17024(SI)
+	VMOVUPS     Y4, 17056(SI)
 	VADDPS      Y5, Y15, Y4
 	VSUBPS      Y5, Y15, Y5
 	VADDPS      Y4, Y8, Y15
 	VSUBPS      Y4, Y8, Y4
 	VMOVUPS     1280(R12), Y8
-	VMOVUPS     Y6, 17056(SI)
+	VMOVUPS     Y6, 17088(SI)
 	VMOVUPS     5376(R12), Y6
-	VMOVUPS     Y2, 17088(SI)
+	VMOVUPS     Y2, 17120(SI)
 	VADDPS      Y6, Y8, Y2
 	VSUBPS      Y6, Y8, Y6
 	VMOVUPS     3328(R12), Y8
-	VMOVUPS     Y1, 17120(SI)
+	VMOVUPS     Y1, 17152(SI)
 	VMOVUPS     7424(R12), Y1
-	VMOVUPS     Y0, 17152(SI)
+	VMOVUPS     Y0, 17184(SI)
 	VADDPS      Y1, Y8, Y0
 	VSUBPS      Y1, Y8, Y1
 	VADDPS      Y0, Y2, Y8
@@ -38503,7 +43705,7 @@ part:
 	VFMADD231PS word_bf350400<>+0(SB), Y1, Y15
 	VFMADD231PS word_3f350400<>+0(SB), Y6, Y15
 	VSUBPS      word_52400000<>+0(SB), Y15, Y15
-	VMOVUPS     Y8, 17184(SI)
+	VMOVUPS     Y8, 17216(SI)
 	VMOVUPS     word_52400000<>+0(SB), Y8
 	VFMADD231PS word_bf350400<>+0(SB), Y6, Y8
 	VFMADD231PS word_bf350400<>+0(SB), Y1, Y8
@@ -38514,27 +43716,27 @@ part:
 	VADDPS      Y5, Y8, Y5
 	VMOVUPS     768(R12), Y8
 	VMOVUPS     4864(R12), Y15
-	VMOVUPS     Y9, 17216(SI)
+	VMOVUPS     Y9, 17248(SI)
 	VADDPS      Y15, Y8, Y9
 	VSUBPS      Y15, Y8, Y8
 	VMOVUPS     2816(R12), Y15
-	VMOVUPS     Y7, 17248(SI)
+	VMOVUPS     Y7, 17280(SI)
 	VMOVUPS     6912(R12), Y7
-	VMOVUPS     Y10, 17280(SI)
+	VMOVUPS     Y10, 17312(SI)
 	VADDPS      Y7, Y15, Y10
 	VSUBPS      Y7, Y15, Y7
 	VADDPS      Y10, Y9, Y15
 	VSUBPS      Y10, Y9, Y9
 	VMOVUPS     1792(R12), Y10
-	VMOVUPS     Y3, 17312(SI)
+	VMOVUPS     Y3, 17344(SI)
 	VMOVUPS     5888(R12), Y3
-	VMOVUPS     Y13, 17344(SI)
+	VMOVUPS     Y13, 17376(SI)
 	VADDPS      Y3, Y10, Y13
 	VSUBPS      Y3, Y10, Y3
 	VMOVUPS     3840(R12), Y10
-	VMOVUPS     Y12, 17376(SI)
+	VMOVUPS     Y12, 17408(SI)
 	VMOVUPS     7936(R12), Y12
-	VMOVUPS     Y11, 17408(SI)
+	VMOVUPS     Y11, 17440(SI)
 	VADDPS      Y12, Y10, Y11
 	VSUBPS      Y12, Y10, Y10
 	VADDPS      Y11, Y13, Y12
@@ -38545,7 +43747,7 @@ part:
 	VFMADD231PS word_bf350400<>+0(SB), Y10, Y15
 	VFMADD231PS word_3f350400<>+0(SB), Y3, Y15
 	VSUBPS      word_52400000<>+0(SB), Y15, Y15
-	VMOVUPS     Y12, 17440(SI)
+	VMOVUPS     Y12, 17472(SI)
 	VMOVUPS     word_52400000<>+0(SB), Y12
 	VFMADD231PS word_bf350400<>+0(SB), Y3, Y12
 	VFMADD231PS word_bf350400<>+0(SB), Y10, Y12
@@ -38592,23 +43794,23 @@ part:
 	VADDPS      Y15, Y5, Y8
 	VSUBPS      Y13, Y14, Y13
 	VSUBPS      Y5, Y15, Y5
-	VMOVUPS     17408(SI), Y14
+	VMOVUPS     17440(SI), Y14
 	VADDPS      Y14, Y12, Y15
 	VSUBPS      Y12, Y14, Y12
 	VMOVUPS     word_52400000<>+0(SB), Y14
 	VFMADD231PS word_3e47c800<>+0(SB), Y10, Y14
 	VFMADD231PS word_3f7b1400<>+0(SB), Y3, Y14
 	VSUBPS      word_52400000<>+0(SB), Y14, Y14
-	VMOVUPS     Y12, 17408(SI)
+	VMOVUPS     Y12, 17440(SI)
 	VMOVUPS     word_52400000<>+0(SB), Y12
 	VFMADD231PS word_be47c800<>+0(SB), Y3, Y12
 	VFMADD231PS word_3f7b1400<>+0(SB), Y10, Y12
 	VSUBPS      word_52400000<>+0(SB), Y12, Y12
-	VMOVUPS     17376(SI), Y3
+	VMOVUPS     17408(SI), Y3
 	VADDPS      Y3, Y14, Y10
-	VMOVUPS     Y2, 17472(SI)
-	VMOVUPS     17344(SI), Y2
-	VMOVUPS     Y10, 17504(SI)
+	VMOVUPS     Y2, 17504(SI)
+	VMOVUPS     17376(SI), Y2
+	VMOVUPS     Y10, 17536(SI)
 	VADDPS      Y2, Y12, Y10
 	VSUBPS      Y14, Y3, Y3
 	VSUBPS      Y2, Y12, Y2
@@ -38620,11 +43822,11 @@ part:
 	VFMADD231PS word_bec3f000<>+0(SB), Y9, Y14
 	VFMADD231PS word_3f6c8400<>+0(SB), Y11, Y14
 	VSUBPS      word_52400000<>+0(SB), Y14, Y14
-	VMOVUPS     17312(SI), Y9
+	VMOVUPS     17344(SI), Y9
 	VADDPS      Y9, Y12, Y11
-	VMOVUPS     Y2, 17344(SI)
-	VMOVUPS     17280(SI), Y2
-	VMOVUPS     Y3, 17376(SI)
+	VMOVUPS     Y2, 17376(SI)
+	VMOVUPS     17312(SI), Y2
+	VMOVUPS     Y3, 17408(SI)
 	VADDPS      Y2, Y14, Y3
 	VSUBPS      Y12, Y9, Y9
 	VSUBPS      Y2, Y14, Y2
@@ -38636,31 +43838,31 @@ part:
 	VFMADD231PS word_bf0e3a00<>+0(SB), Y7, Y14
 	VFMADD231PS word_3f54dc00<>+0(SB), Y8, Y14
 	VSUBPS      word_52400000<>+0(SB), Y14, Y14
-	VMOVUPS     17248(SI), Y7
+	VMOVUPS     17280(SI), Y7
 	VADDPS      Y7, Y12, Y8
-	VMOVUPS     Y2, 17280(SI)
-	VMOVUPS     17216(SI), Y2
-	VMOVUPS     Y9, 17312(SI)
+	VMOVUPS     Y2, 17312(SI)
+	VMOVUPS     17248(SI), Y2
+	VMOVUPS     Y9, 17344(SI)
 	VADDPS      Y2, Y14, Y9
 	VSUBPS      Y12, Y7, Y7
 	VSUBPS      Y2, Y14, Y2
-	VMOVUPS     17440(SI), Y12
+	VMOVUPS     17472(SI), Y12
 	VMOVUPS     word_52400000<>+0(SB), Y14
 	VFMADD231PS word_bf350400<>+0(SB), Y12, Y14
-	VMOVUPS     Y2, 17216(SI)
-	VMOVUPS     17184(SI), Y2
+	VMOVUPS     Y2, 17248(SI)
+	VMOVUPS     17216(SI), Y2
 	VFMADD231PS word_3f350400<>+0(SB), Y2, Y14
 	VSUBPS      word_52400000<>+0(SB), Y14, Y14
-	VMOVUPS     Y7, 17248(SI)
+	VMOVUPS     Y7, 17280(SI)
 	VMOVUPS     word_52400000<>+0(SB), Y7
 	VFMADD231PS word_bf350400<>+0(SB), Y2, Y7
 	VFMADD231PS word_bf350400<>+0(SB), Y12, Y7
 	VSUBPS      word_52400000<>+0(SB), Y7, Y7
-	VMOVUPS     16896(SI), Y2
+	VMOVUPS     16928(SI), Y2
 	VADDPS      Y2, Y14, Y12
-	VMOVUPS     Y12, 17440(SI)
-	VMOVUPS     16928(SI), Y12
-	VMOVUPS     Y9, 17184(SI)
+	VMOVUPS     Y12, 17472(SI)
+	VMOVUPS     16960(SI), Y12
+	VMOVUPS     Y9, 17216(SI)
 	VSUBPS      Y12, Y7, Y9
 	VSUBPS      Y14, Y2, Y2
 	VADDPS      Y12, Y7, Y7
@@ -38672,11 +43874,11 @@ part:
 	VFMADD231PS word_bf54dc00<>+0(SB), Y13, Y14
 	VFMADD231PS word_3f0e3a00<>+0(SB), Y5, Y14
 	VSUBPS      word_52400000<>+0(SB), Y14, Y14
-	VMOVUPS     17152(SI), Y5
+	VMOVUPS     17184(SI), Y5
 	VADDPS      Y5, Y12, Y13
-	VMOVUPS     Y7, 16928(SI)
-	VMOVUPS     17120(SI), Y7
-	VMOVUPS     Y2, 16896(SI)
+	VMOVUPS     Y7, 16960(SI)
+	VMOVUPS     17152(SI), Y7
+	VMOVUPS     Y2, 16928(SI)
 	VADDPS      Y7, Y14, Y2
 	VSUBPS      Y12, Y5, Y5
 	VSUBPS      Y7, Y14, Y7
@@ -38688,11 +43890,11 @@ part:
 	VFMADD231PS word_bf6c8400<>+0(SB), Y4, Y14
 	VFMADD231PS word_3ec3f000<>+0(SB), Y0, Y14
 	VSUBPS      word_52400000<>+0(SB), Y14, Y14
-	VMOVUPS     17088(SI), Y0
+	VMOVUPS     17120(SI), Y0
 	VADDPS      Y0, Y12, Y4
-	VMOVUPS     Y7, 17120(SI)
-	VMOVUPS     17056(SI), Y7
-	VMOVUPS     Y5, 17152(SI)
+	VMOVUPS     Y7, 17152(SI)
+	VMOVUPS     17088(SI), Y7
+	VMOVUPS     Y5, 17184(SI)
 	VADDPS      Y7, Y14, Y5
 	VSUBPS      Y12, Y0, Y0
 	VSUBPS      Y7, Y14, Y7
@@ -38704,37 +43906,37 @@ part:
 	VFMADD231PS word_bf7b1400<>+0(SB), Y1, Y14
 	VFMADD231PS word_3e47c800<>+0(SB), Y6, Y14
 	VSUBPS      word_52400000<>+0(SB), Y14, Y14
-	VMOVUPS     17024(SI), Y1
+	VMOVUPS     17056(SI), Y1
 	VADDPS      Y1, Y12, Y6
-	VMOVUPS     Y7, 17056(SI)
-	VMOVUPS     16992(SI), Y7
-	VMOVUPS     Y0, 17088(SI)
+	VMOVUPS     Y7, 17088(SI)
+	VMOVUPS     17024(SI), Y7
+	VMOVUPS     Y0, 17120(SI)
 	VADDPS      Y7, Y14, Y0
 	VSUBPS      Y12, Y1, Y1
 	VSUBPS      Y7, Y14, Y7
 	VMOVUPS     128(R12), Y12
 	VMOVUPS     4224(R12), Y14
-	VMOVUPS     Y7, 16992(SI)
+	VMOVUPS     Y7, 17024(SI)
 	VADDPS      Y14, Y12, Y7
 	VSUBPS      Y14, Y12, Y12
 	VMOVUPS     2176(R12), Y14
-	VMOVUPS     Y1, 17024(SI)
+	VMOVUPS     Y1, 17056(SI)
 	VMOVUPS     6272(R12), Y1
-	VMOVUPS     Y0, 17536(SI)
+	VMOVUPS     Y0, 17568(SI)
 	VADDPS      Y1, Y14, Y0
 	VSUBPS      Y1, Y14, Y1
 	VADDPS      Y0, Y7, Y14
 	VSUBPS      Y0, Y7, Y0
 	VMOVUPS     1152(R12), Y7
-	VMOVUPS     Y6, 17568(SI)
+	VMOVUPS     Y6, 17600(SI)
 	VMOVUPS     5248(R12), Y6
-	VMOVUPS     Y5, 17600(SI)
+	VMOVUPS     Y5, 17632(SI)
 	VADDPS      Y6, Y7, Y5
 	VSUBPS      Y6, Y7, Y6
 	VMOVUPS     3200(R12), Y7
-	VMOVUPS     Y4, 17632(SI)
+	VMOVUPS     Y4, 17664(SI)
 	VMOVUPS     7296(R12), Y4
-	VMOVUPS     Y2, 17664(SI)
+	VMOVUPS     Y2, 17696(SI)
 	VADDPS      Y4, Y7, Y2
 	VSUBPS      Y4, Y7, Y4
 	VADDPS      Y2, Y5, Y7
@@ -38745,7 +43947,7 @@ part:
 	VFMADD231PS word_bf350400<>+0(SB), Y4, Y14
 	VFMADD231PS word_3f350400<>+0(SB), Y6, Y14
 	VSUBPS      word_52400000<>+0(SB), Y14, Y14
-	VMOVUPS     Y13, 17696(SI)
+	VMOVUPS     Y13, 17728(SI)
 	VMOVUPS     word_52400000<>+0(SB), Y13
 	VFMADD231PS word_bf350400<>+0(SB), Y6, Y13
 	VFMADD231PS word_bf350400<>+0(SB), Y4, Y13
@@ -38756,27 +43958,27 @@ part:
 	VADDPS      Y1, Y13, Y1
 	VMOVUPS     640(R12), Y13
 	VMOVUPS     4736(R12), Y14
-	VMOVUPS     Y9, 17728(SI)
+	VMOVUPS     Y9, 17760(SI)
 	VADDPS      Y14, Y13, Y9
 	VSUBPS      Y14, Y13, Y13
 	VMOVUPS     2688(R12), Y14
-	VMOVUPS     Y8, 17760(SI)
+	VMOVUPS     Y8, 17792(SI)
 	VMOVUPS     6784(R12), Y8
-	VMOVUPS     Y3, 17792(SI)
+	VMOVUPS     Y3, 17824(SI)
 	VADDPS      Y8, Y14, Y3
 	VSUBPS      Y8, Y14, Y8
 	VADDPS      Y3, Y9, Y14
 	VSUBPS      Y3, Y9, Y3
 	VMOVUPS     1664(R12), Y9
-	VMOVUPS     Y11, 17824(SI)
+	VMOVUPS     Y11, 17856(SI)
 	VMOVUPS     5760(R12), Y11
-	VMOVUPS     Y10, 17856(SI)
+	VMOVUPS     Y10, 17888(SI)
 	VADDPS      Y11, Y9, Y10
 	VSUBPS      Y11, Y9, Y9
 	VMOVUPS     3712(R12), Y11
-	VMOVUPS     Y15, 17888(SI)
+	VMOVUPS     Y15, 17920(SI)
 	VMOVUPS     7808(R12), Y15
-	VMOVUPS     Y7, 17920(SI)
+	VMOVUPS     Y7, 17952(SI)
 	VADDPS      Y15, Y11, Y7
 	VSUBPS      Y15, Y11, Y11
 	VADDPS      Y7, Y10, Y15
@@ -38787,7 +43989,7 @@ part:
 	VFMADD231PS word_bf350400<>+0(SB), Y11, Y15
 	VFMADD231PS word_3f350400<>+0(SB), Y9, Y15
 	VSUBPS      word_52400000<>+0(SB), Y15, Y15
-	VMOVUPS     Y14, 17952(SI)
+	VMOVUPS     Y14, 17984(SI)
 	VMOVUPS     word_52400000<>+0(SB), Y14
 	VFMADD231PS word_bf350400<>+0(SB), Y9, Y14
 	VFMADD231PS word_bf350400<>+0(SB), Y11, Y14
@@ -38836,27 +44038,27 @@ part:
 	VSUBPS      Y1, Y15, Y1
 	VMOVUPS     384(R12), Y12
 	VMOVUPS     4480(R12), Y15
-	VMOVUPS     Y5, 17984(SI)
+	VMOVUPS     Y5, 18016(SI)
 	VADDPS      Y15, Y12, Y5
 	VSUBPS      Y15, Y12, Y12
 	VMOVUPS     2432(R12), Y15
-	VMOVUPS     Y6, 18016(SI)
+	VMOVUPS     Y6, 18048(SI)
 	VMOVUPS     6528(R12), Y6
-	VMOVUPS     Y4, 18048(SI)
+	VMOVUPS     Y4, 18080(SI)
 	VADDPS      Y6, Y15, Y4
 	VSUBPS      Y6, Y15, Y6
 	VADDPS      Y4, Y5, Y15
 	VSUBPS      Y4, Y5, Y4
 	VMOVUPS     1408(R12), Y5
-	VMOVUPS     Y2, 18080(SI)
+	VMOVUPS     Y2, 18112(SI)
 	VMOVUPS     5504(R12), Y2
-	VMOVUPS     Y0, 18112(SI)
+	VMOVUPS     Y0, 18144(SI)
 	VADDPS      Y2, Y5, Y0
 	VSUBPS      Y2, Y5, Y2
 	VMOVUPS     3456(R12), Y5
-	VMOVUPS     Y1, 18144(SI)
+	VMOVUPS     Y1, 18176(SI)
 	VMOVUPS     7552(R12), Y1
-	VMOVUPS     Y10, 18176(SI)
+	VMOVUPS     Y10, 18208(SI)
 	VADDPS      Y1, Y5, Y10
 	VSUBPS      Y1, Y5, Y1
 	VADDPS      Y10, Y0, Y5
@@ -38867,7 +44069,7 @@ part:
 	VFMADD231PS word_bf350400<>+0(SB), Y1, Y15
 	VFMADD231PS word_3f350400<>+0(SB), Y2, Y15
 	VSUBPS      word_52400000<>+0(SB), Y15, Y15
-	VMOVUPS     Y5, 18208(SI)
+	VMOVUPS     Y5, 18240(SI)
 	VMOVUPS     word_52400000<>+0(SB), Y5
 	VFMADD231PS word_bf350400<>+0(SB), Y2, Y5
 	VFMADD231PS word_bf350400<>+0(SB), Y1, Y5
@@ -38878,27 +44080,27 @@ part:
 	VADDPS      Y6, Y5, Y5
 	VMOVUPS     896(R12), Y6
 	VMOVUPS     4992(R12), Y15
-	VMOVUPS     Y13, 18240(SI)
+	VMOVUPS     Y13, 18272(SI)
 	VADDPS      Y15, Y6, Y13
 	VSUBPS      Y15, Y6, Y6
 	VMOVUPS     2944(R12), Y15
-	VMOVUPS     Y8, 18272(SI)
+	VMOVUPS     Y8, 18304(SI)
 	VMOVUPS     7040(R12), Y8
-	VMOVUPS     Y7, 18304(SI)
+	VMOVUPS     Y7, 18336(SI)
 	VADDPS      Y8, Y15, Y7
 	VSUBPS      Y8, Y15, Y8
 	VADDPS      Y7, Y13, Y15
 	VSUBPS      Y7, Y13, Y7
 	VMOVUPS     1920(R12), Y13
-	VMOVUPS     Y3, 18336(SI)
+	VMOVUPS     Y3, 18368(SI)
 	VMOVUPS     6016(R12), Y3
-	VMOVUPS     Y11, 18368(SI)
+	VMOVUPS     Y11, 18400(SI)
 	VADDPS      Y3, Y13, Y11
 	VSUBPS      Y3, Y13, Y3
 	VMOVUPS     3968(R12), Y13
-	VMOVUPS     Y9, 18400(SI)
+	VMOVUPS     Y9, 18432(SI)
 	VMOVUPS     8064(R12), Y9
-	VMOVUPS     Y14, 18432(SI)
+	VMOVUPS     Y14, 18464(SI)
 	VADDPS      Y9, Y13, Y14
 	VSUBPS      Y9, Y13, Y9
 	VADDPS      Y14, Y11, Y13
@@ -38909,7 +44111,7 @@ part:
 	VFMADD231PS word_bf350400<>+0(SB), Y9, Y15
 	VFMADD231PS word_3f350400<>+0(SB), Y3, Y15
 	VSUBPS      word_52400000<>+0(SB), Y15, Y15
-	VMOVUPS     Y13, 18464(SI)
+	VMOVUPS     Y13, 18496(SI)
 	VMOVUPS     word_52400000<>+0(SB), Y13
 	VFMADD231PS word_bf350400<>+0(SB), Y3, Y13
 	VFMADD231PS word_bf350400<>+0(SB), Y9, Y13
@@ -38956,23 +44158,23 @@ part:
 	VADDPS      Y15, Y5, Y8
 	VSUBPS      Y14, Y12, Y12
 	VSUBPS      Y5, Y15, Y5
-	VMOVUPS     18432(SI), Y14
+	VMOVUPS     18464(SI), Y14
 	VADDPS      Y14, Y13, Y15
 	VSUBPS      Y13, Y14, Y13
 	VMOVUPS     word_52400000<>+0(SB), Y14
 	VFMADD231PS word_3e47c800<>+0(SB), Y9, Y14
 	VFMADD231PS word_3f7b1400<>+0(SB), Y3, Y14
 	VSUBPS      word_52400000<>+0(SB), Y14, Y14
-	VMOVUPS     Y13, 18432(SI)
+	VMOVUPS     Y13, 18464(SI)
 	VMOVUPS     word_52400000<>+0(SB), Y13
 	VFMADD231PS word_be47c800<>+0(SB), Y3, Y13
 	VFMADD231PS word_3f7b1400<>+0(SB), Y9, Y13
 	VSUBPS      word_52400000<>+0(SB), Y13, Y13
-	VMOVUPS     18400(SI), Y3
+	VMOVUPS     18432(SI), Y3
 	VADDPS      Y3, Y14, Y9
-	VMOVUPS     Y10, 18496(SI)
-	VMOVUPS     18368(SI), Y10
-	VMOVUPS     Y9, 18528(SI)
+	VMOVUPS     Y10, 18528(SI)
+	VMOVUPS     18400(SI), Y10
+	VMOVUPS     Y9, 18560(SI)
 	VADDPS      Y10, Y13, Y9
 	VSUBPS      Y14, Y3, Y3
 	VSUBPS      Y10, Y13, Y10
@@ -38984,11 +44186,11 @@ part:
 	VFMADD231PS word_bec3f000<>+0(SB), Y7, Y14
 	VFMADD231PS word_3f6c8400<>+0(SB), Y11, Y14
 	VSUBPS      word_52400000<>+0(SB), Y14, Y14
-	VMOVUPS     18336(SI), Y7
+	VMOVUPS     18368(SI), Y7
 	VADDPS      Y7, Y13, Y11
-	VMOVUPS     Y3, 18368(SI)
-	VMOVUPS     18304(SI), Y3
-	VMOVUPS     Y10, 18400(SI)
+	VMOVUPS     Y3, 18400(SI)
+	VMOVUPS     18336(SI), Y3
+	VMOVUPS     Y10, 18432(SI)
 	VADDPS      Y3, Y14, Y10
 	VSUBPS      Y13, Y7, Y7
 	VSUBPS      Y3, Y14, Y3
@@ -39000,31 +44202,31 @@ part:
 	VFMADD231PS word_bf0e3a00<>+0(SB), Y6, Y14
 	VFMADD231PS word_3f54dc00<>+0(SB), Y8, Y14
 	VSUBPS      word_52400000<>+0(SB), Y14, Y14
-	VMOVUPS     18272(SI), Y6
+	VMOVUPS     18304(SI), Y6
 	VADDPS      Y6, Y13, Y8
-	VMOVUPS     Y7, 18304(SI)
-	VMOVUPS     18240(SI), Y7
-	VMOVUPS     Y3, 18336(SI)
+	VMOVUPS     Y7, 18336(SI)
+	VMOVUPS     18272(SI), Y7
+	VMOVUPS     Y3, 18368(SI)
 	VADDPS      Y7, Y14, Y3
 	VSUBPS      Y13, Y6, Y6
 	VSUBPS      Y7, Y14, Y7
-	VMOVUPS     18464(SI), Y13
+	VMOVUPS     18496(SI), Y13
 	VMOVUPS     word_52400000<>+0(SB), Y14
 	VFMADD231PS word_bf350400<>+0(SB), Y13, Y14
-	VMOVUPS     Y6, 18240(SI)
-	VMOVUPS     18208(SI), Y6
+	VMOVUPS     Y6, 18272(SI)
+	VMOVUPS     18240(SI), Y6
 	VFMADD231PS word_3f350400<>+0(SB), Y6, Y14
 	VSUBPS      word_52400000<>+0(SB), Y14, Y14
-	VMOVUPS     Y7, 18272(SI)
+	VMOVUPS     Y7, 18304(SI)
 	VMOVUPS     word_52400000<>+0(SB), Y7
 	VFMADD231PS word_bf350400<>+0(SB), Y6, Y7
 	VFMADD231PS word_bf350400<>+0(SB), Y13, Y7
 	VSUBPS      word_52400000<>+0(SB), Y7, Y7
-	VMOVUPS     17920(SI), Y6
+	VMOVUPS     17952(SI), Y6
 	VADDPS      Y6, Y14, Y13
-	VMOVUPS     Y13, 18464(SI)
-	VMOVUPS     17952(SI), Y13
-	VMOVUPS     Y8, 18208(SI)
+	VMOVUPS     Y13, 18496(SI)
+	VMOVUPS     17984(SI), Y13
+	VMOVUPS     Y8, 18240(SI)
 	VSUBPS      Y13, Y7, Y8
 	VSUBPS      Y14, Y6, Y6
 	VADDPS      Y13, Y7, Y7
@@ -39036,11 +44238,11 @@ part:
 	VFMADD231PS word_bf54dc00<>+0(SB), Y12, Y14
 	VFMADD231PS word_3f0e3a00<>+0(SB), Y5, Y14
 	VSUBPS      word_52400000<>+0(SB), Y14, Y14
-	VMOVUPS     18176(SI), Y5
+	VMOVUPS     18208(SI), Y5
 	VADDPS      Y5, Y13, Y12
-	VMOVUPS     Y6, 17952(SI)
-	VMOVUPS     18144(SI), Y6
-	VMOVUPS     Y7, 17920(SI)
+	VMOVUPS     Y6, 17984(SI)
+	VMOVUPS     18176(SI), Y6
+	VMOVUPS     Y7, 17952(SI)
 	VADDPS      Y6, Y14, Y7
 	VSUBPS      Y13, Y5, Y5
 	VSUBPS      Y6, Y14, Y6
@@ -39052,11 +44254,11 @@ part:
 	VFMADD231PS word_bf6c8400<>+0(SB), Y4, Y14
 	VFMADD231PS word_3ec3f000<>+0(SB), Y0, Y14
 	VSUBPS      word_52400000<>+0(SB), Y14, Y14
-	VMOVUPS     18112(SI), Y0
+	VMOVUPS     18144(SI), Y0
 	VADDPS      Y0, Y13, Y4
-	VMOVUPS     Y5, 18144(SI)
-	VMOVUPS     18080(SI), Y5
-	VMOVUPS     Y6, 18176(SI)
+	VMOVUPS     Y5, 18176(SI)
+	VMOVUPS     18112(SI), Y5
+	VMOVUPS     Y6, 18208(SI)
 	VADDPS      Y5, Y14, Y6
 	VSUBPS      Y13, Y0, Y0
 	VSUBPS      Y5, Y14, Y5
@@ -39068,33 +44270,33 @@ part:
 	VFMADD231PS word_bf7b1400<>+0(SB), Y1, Y14
 	VFMADD231PS word_3e47c800<>+0(SB), Y2, Y14
 	VSUBPS      word_52400000<>+0(SB), Y14, Y14
-	VMOVUPS     18048(SI), Y1
+	VMOVUPS     18080(SI), Y1
 	VADDPS      Y1, Y13, Y2
-	VMOVUPS     Y0, 18080(SI)
-	VMOVUPS     18016(SI), Y0
-	VMOVUPS     Y5, 18112(SI)
+	VMOVUPS     Y0, 18112(SI)
+	VMOVUPS     18048(SI), Y0
+	VMOVUPS     Y5, 18144(SI)
 	VADDPS      Y0, Y14, Y5
 	VSUBPS      Y13, Y1, Y1
 	VSUBPS      Y0, Y14, Y0
-	VMOVUPS     17888(SI), Y13
+	VMOVUPS     17920(SI), Y13
 	VADDPS      Y13, Y15, Y14
 	VMOVUPS     Y14, (R13)
 	VSUBPS      Y15, Y13, Y13
 	VMOVUPS     Y13, 32(R13)
 	VMOVUPS     word_52400000<>+0(SB), Y13
 	VFMADD231PS word_3dc8c000<>+0(SB), Y9, Y13
-	VMOVUPS     18528(SI), Y14
+	VMOVUPS     18560(SI), Y14
 	VFMADD231PS word_3f7ec400<>+0(SB), Y14, Y13
 	VSUBPS      word_52400000<>+0(SB), Y13, Y13
 	VMOVUPS     word_52400000<>+0(SB), Y15
 	VFMADD231PS word_bdc8c000<>+0(SB), Y14, Y15
 	VFMADD231PS word_3f7ec400<>+0(SB), Y9, Y15
 	VSUBPS      word_52400000<>+0(SB), Y15, Y15
-	VMOVUPS     17504(SI), Y9
+	VMOVUPS     17536(SI), Y9
 	VADDPS      Y9, Y13, Y14
-	VMOVUPS     Y1, 18528(SI)
-	VMOVUPS     17856(SI), Y1
-	VMOVUPS     Y0, 17888(SI)
+	VMOVUPS     Y1, 18560(SI)
+	VMOVUPS     17888(SI), Y1
+	VMOVUPS     Y0, 17920(SI)
 	VADDPS      Y1, Y15, Y0
 	VMOVUPS     Y14, 64(R13)
 	VMOVUPS     Y0, 96(R13)
@@ -39110,9 +44312,9 @@ part:
 	VFMADD231PS word_be47c800<>+0(SB), Y11, Y1
 	VFMADD231PS word_3f7b1400<>+0(SB), Y10, Y1
 	VSUBPS      word_52400000<>+0(SB), Y1, Y1
-	VMOVUPS     17824(SI), Y9
+	VMOVUPS     17856(SI), Y9
 	VADDPS      Y9, Y0, Y10
-	VMOVUPS     17792(SI), Y11
+	VMOVUPS     17824(SI), Y11
 	VADDPS      Y11, Y1, Y13
 	VMOVUPS     Y10, 128(R13)
 	VMOVUPS     Y13, 160(R13)
@@ -39122,16 +44324,16 @@ part:
 	VMOVUPS     Y1, 1952(R13)
 	VMOVUPS     word_52400000<>+0(SB), Y0
 	VFMADD231PS word_3e94a000<>+0(SB), Y3, Y0
-	VMOVUPS     18208(SI), Y1
+	VMOVUPS     18240(SI), Y1
 	VFMADD231PS word_3f74fa00<>+0(SB), Y1, Y0
 	VSUBPS      word_52400000<>+0(SB), Y0, Y0
 	VMOVUPS     word_52400000<>+0(SB), Y9
 	VFMADD231PS word_be94a000<>+0(SB), Y1, Y9
 	VFMADD231PS word_3f74fa00<>+0(SB), Y3, Y9
 	VSUBPS      word_52400000<>+0(SB), Y9, Y9
-	VMOVUPS     17760(SI), Y1
+	VMOVUPS     17792(SI), Y1
 	VADDPS      Y1, Y0, Y3
-	VMOVUPS     17184(SI), Y10
+	VMOVUPS     17216(SI), Y10
 	VADDPS      Y10, Y9, Y11
 	VMOVUPS     Y3, 192(R13)
 	VMOVUPS     Y11, 224(R13)
@@ -39141,16 +44343,16 @@ part:
 	VMOVUPS     Y1, 1888(R13)
 	VMOVUPS     word_52400000<>+0(SB), Y0
 	VFMADD231PS word_3ec3f000<>+0(SB), Y8, Y0
-	VMOVUPS     18464(SI), Y1
+	VMOVUPS     18496(SI), Y1
 	VFMADD231PS word_3f6c8400<>+0(SB), Y1, Y0
 	VSUBPS      word_52400000<>+0(SB), Y0, Y0
 	VMOVUPS     word_52400000<>+0(SB), Y3
 	VFMADD231PS word_bec3f000<>+0(SB), Y1, Y3
 	VFMADD231PS word_3f6c8400<>+0(SB), Y8, Y3
 	VSUBPS      word_52400000<>+0(SB), Y3, Y3
-	VMOVUPS     17440(SI), Y1
+	VMOVUPS     17472(SI), Y1
 	VADDPS      Y1, Y0, Y8
-	VMOVUPS     17728(SI), Y9
+	VMOVUPS     17760(SI), Y9
 	VADDPS      Y9, Y3, Y10
 	VMOVUPS     Y8, 256(R13)
 	VMOVUPS     Y10, 288(R13)
@@ -39166,9 +44368,9 @@ part:
 	VFMADD231PS word_bef15c00<>+0(SB), Y12, Y1
 	VFMADD231PS word_3f61c600<>+0(SB), Y7, Y1
 	VSUBPS      word_52400000<>+0(SB), Y1, Y1
-	VMOVUPS     17696(SI), Y3
+	VMOVUPS     17728(SI), Y3
 	VADDPS      Y3, Y0, Y7
-	VMOVUPS     17664(SI), Y8
+	VMOVUPS     17696(SI), Y8
 	VADDPS      Y8, Y1, Y9
 	VMOVUPS     Y7, 320(R13)
 	VMOVUPS     Y9, 352(R13)
@@ -39184,9 +44386,9 @@ part:
 	VFMADD231PS word_bf0e3a00<>+0(SB), Y4, Y1
 	VFMADD231PS word_3f54dc00<>+0(SB), Y6, Y1
 	VSUBPS      word_52400000<>+0(SB), Y1, Y1
-	VMOVUPS     17632(SI), Y3
+	VMOVUPS     17664(SI), Y3
 	VADDPS      Y3, Y0, Y4
-	VMOVUPS     17600(SI), Y6
+	VMOVUPS     17632(SI), Y6
 	VADDPS      Y6, Y1, Y7
 	VMOVUPS     Y4, 384(R13)
 	VMOVUPS     Y7, 416(R13)
@@ -39202,9 +44404,9 @@ part:
 	VFMADD231PS word_bf226800<>+0(SB), Y2, Y1
 	VFMADD231PS word_3f45e400<>+0(SB), Y5, Y1
 	VSUBPS      word_52400000<>+0(SB), Y1, Y1
-	VMOVUPS     17568(SI), Y2
+	VMOVUPS     17600(SI), Y2
 	VADDPS      Y2, Y0, Y3
-	VMOVUPS     17536(SI), Y4
+	VMOVUPS     17568(SI), Y4
 	VADDPS      Y4, Y1, Y5
 	VMOVUPS     Y3, 448(R13)
 	VMOVUPS     Y5, 480(R13)
@@ -39212,19 +44414,19 @@ part:
 	VSUBPS      Y4, Y1, Y1
 	VMOVUPS     Y0, 1600(R13)
 	VMOVUPS     Y1, 1632(R13)
-	VMOVUPS     18496(SI), Y0
+	VMOVUPS     18528(SI), Y0
 	VMOVUPS     word_52400000<>+0(SB), Y1
 	VFMADD231PS word_bf350400<>+0(SB), Y0, Y1
-	VMOVUPS     17984(SI), Y2
+	VMOVUPS     18016(SI), Y2
 	VFMADD231PS word_3f350400<>+0(SB), Y2, Y1
 	VSUBPS      word_52400000<>+0(SB), Y1, Y1
 	VMOVUPS     word_52400000<>+0(SB), Y3
 	VFMADD231PS word_bf350400<>+0(SB), Y2, Y3
 	VFMADD231PS word_bf350400<>+0(SB), Y0, Y3
 	VSUBPS      word_52400000<>+0(SB), Y3, Y3
-	VMOVUPS     16960(SI), Y0
+	VMOVUPS     16992(SI), Y0
 	VADDPS      Y0, Y1, Y2
-	VMOVUPS     17472(SI), Y4
+	VMOVUPS     17504(SI), Y4
 	VSUBPS      Y4, Y3, Y5
 	VMOVUPS     Y2, 512(R13)
 	VMOVUPS     Y5, 544(R13)
@@ -39232,19 +44434,19 @@ part:
 	VADDPS      Y4, Y3, Y1
 	VMOVUPS     Y0, 1536(R13)
 	VMOVUPS     Y1, 1568(R13)
-	VMOVUPS     17888(SI), Y0
+	VMOVUPS     17920(SI), Y0
 	VMOVUPS     word_52400000<>+0(SB), Y1
 	VFMADD231PS word_3f45e400<>+0(SB), Y0, Y1
-	VMOVUPS     18528(SI), Y2
+	VMOVUPS     18560(SI), Y2
 	VFMADD231PS word_3f226800<>+0(SB), Y2, Y1
 	VSUBPS      word_52400000<>+0(SB), Y1, Y1
 	VMOVUPS     word_52400000<>+0(SB), Y3
 	VFMADD231PS word_bf45e400<>+0(SB), Y2, Y3
 	VFMADD231PS word_3f226800<>+0(SB), Y0, Y3
 	VSUBPS      word_52400000<>+0(SB), Y3, Y3
-	VMOVUPS     17024(SI), Y0
+	VMOVUPS     17056(SI), Y0
 	VADDPS      Y0, Y1, Y2
-	VMOVUPS     16992(SI), Y4
+	VMOVUPS     17024(SI), Y4
 	VADDPS      Y4, Y3, Y5
 	VMOVUPS     Y2, 576(R13)
 	VMOVUPS     Y5, 608(R13)
@@ -39252,19 +44454,19 @@ part:
 	VSUBPS      Y4, Y3, Y1
 	VMOVUPS     Y0, 1472(R13)
 	VMOVUPS     Y1, 1504(R13)
-	VMOVUPS     18112(SI), Y0
+	VMOVUPS     18144(SI), Y0
 	VMOVUPS     word_52400000<>+0(SB), Y1
 	VFMADD231PS word_3f54dc00<>+0(SB), Y0, Y1
-	VMOVUPS     18080(SI), Y2
+	VMOVUPS     18112(SI), Y2
 	VFMADD231PS word_3f0e3a00<>+0(SB), Y2, Y1
 	VSUBPS      word_52400000<>+0(SB), Y1, Y1
 	VMOVUPS     word_52400000<>+0(SB), Y3
 	VFMADD231PS word_bf54dc00<>+0(SB), Y2, Y3
 	VFMADD231PS word_3f0e3a00<>+0(SB), Y0, Y3
 	VSUBPS      word_52400000<>+0(SB), Y3, Y3
-	VMOVUPS     17088(SI), Y0
+	VMOVUPS     17120(SI), Y0
 	VADDPS      Y0, Y1, Y2
-	VMOVUPS     17056(SI), Y4
+	VMOVUPS     17088(SI), Y4
 	VADDPS      Y4, Y3, Y5
 	VMOVUPS     Y2, 640(R13)
 	VMOVUPS     Y5, 672(R13)
@@ -39272,19 +44474,19 @@ part:
 	VSUBPS      Y4, Y3, Y1
 	VMOVUPS     Y0, 1408(R13)
 	VMOVUPS     Y1, 1440(R13)
-	VMOVUPS     18176(SI), Y0
+	VMOVUPS     18208(SI), Y0
 	VMOVUPS     word_52400000<>+0(SB), Y1
 	VFMADD231PS word_3f61c600<>+0(SB), Y0, Y1
-	VMOVUPS     18144(SI), Y2
+	VMOVUPS     18176(SI), Y2
 	VFMADD231PS word_3ef15c00<>+0(SB), Y2, Y1
 	VSUBPS      word_52400000<>+0(SB), Y1, Y1
 	VMOVUPS     word_52400000<>+0(SB), Y3
 	VFMADD231PS word_bf61c600<>+0(SB), Y2, Y3
 	VFMADD231PS word_3ef15c00<>+0(SB), Y0, Y3
 	VSUBPS      word_52400000<>+0(SB), Y3, Y3
-	VMOVUPS     17152(SI), Y0
+	VMOVUPS     17184(SI), Y0
 	VADDPS      Y0, Y1, Y2
-	VMOVUPS     17120(SI), Y4
+	VMOVUPS     17152(SI), Y4
 	VADDPS      Y4, Y3, Y5
 	VMOVUPS     Y2, 704(R13)
 	VMOVUPS     Y5, 736(R13)
@@ -39292,19 +44494,19 @@ part:
 	VSUBPS      Y4, Y3, Y1
 	VMOVUPS     Y0, 1344(R13)
 	VMOVUPS     Y1, 1376(R13)
-	VMOVUPS     17920(SI), Y0
+	VMOVUPS     17952(SI), Y0
 	VMOVUPS     word_52400000<>+0(SB), Y1
 	VFMADD231PS word_3f6c8400<>+0(SB), Y0, Y1
-	VMOVUPS     17952(SI), Y2
+	VMOVUPS     17984(SI), Y2
 	VFMADD231PS word_3ec3f000<>+0(SB), Y2, Y1
 	VSUBPS      word_52400000<>+0(SB), Y1, Y1
 	VMOVUPS     word_52400000<>+0(SB), Y3
 	VFMADD231PS word_bf6c8400<>+0(SB), Y2, Y3
 	VFMADD231PS word_3ec3f000<>+0(SB), Y0, Y3
 	VSUBPS      word_52400000<>+0(SB), Y3, Y3
-	VMOVUPS     16896(SI), Y0
+	VMOVUPS     16928(SI), Y0
 	VADDPS      Y0, Y1, Y2
-	VMOVUPS     16928(SI), Y4
+	VMOVUPS     16960(SI), Y4
 	VADDPS      Y4, Y3, Y5
 	VMOVUPS     Y2, 768(R13)
 	VMOVUPS     Y5, 800(R13)
@@ -39312,19 +44514,19 @@ part:
 	VSUBPS      Y4, Y3, Y1
 	VMOVUPS     Y0, 1280(R13)
 	VMOVUPS     Y1, 1312(R13)
-	VMOVUPS     18272(SI), Y0
+	VMOVUPS     18304(SI), Y0
 	VMOVUPS     word_52400000<>+0(SB), Y1
 	VFMADD231PS word_3f74fa00<>+0(SB), Y0, Y1
-	VMOVUPS     18240(SI), Y2
+	VMOVUPS     18272(SI), Y2
 	VFMADD231PS word_3e94a000<>+0(SB), Y2, Y1
 	VSUBPS      word_52400000<>+0(SB), Y1, Y1
 	VMOVUPS     word_52400000<>+0(SB), Y3
 	VFMADD231PS word_bf74fa00<>+0(SB), Y2, Y3
 	VFMADD231PS word_3e94a000<>+0(SB), Y0, Y3
 	VSUBPS      word_52400000<>+0(SB), Y3, Y3
-	VMOVUPS     17248(SI), Y0
+	VMOVUPS     17280(SI), Y0
 	VADDPS      Y0, Y1, Y2
-	VMOVUPS     17216(SI), Y4
+	VMOVUPS     17248(SI), Y4
 	VADDPS      Y4, Y3, Y5
 	VMOVUPS     Y2, 832(R13)
 	VMOVUPS     Y5, 864(R13)
@@ -39332,19 +44534,19 @@ part:
 	VSUBPS      Y4, Y3, Y1
 	VMOVUPS     Y0, 1216(R13)
 	VMOVUPS     Y1, 1248(R13)
-	VMOVUPS     18336(SI), Y0
+	VMOVUPS     18368(SI), Y0
 	VMOVUPS     word_52400000<>+0(SB), Y1
 	VFMADD231PS word_3f7b1400<>+0(SB), Y0, Y1
-	VMOVUPS     18304(SI), Y2
+	VMOVUPS     18336(SI), Y2
 	VFMADD231PS word_3e47c800<>+0(SB), Y2, Y1
 	VSUBPS      word_52400000<>+0(SB), Y1, Y1
 	VMOVUPS     word_52400000<>+0(SB), Y3
 	VFMADD231PS word_bf7b1400<>+0(SB), Y2, Y3
 	VFMADD231PS word_3e47c800<>+0(SB), Y0, Y3
 	VSUBPS      word_52400000<>+0(SB), Y3, Y3
-	VMOVUPS     17312(SI), Y0
+	VMOVUPS     17344(SI), Y0
 	VADDPS      Y0, Y1, Y2
-	VMOVUPS     17280(SI), Y4
+	VMOVUPS     17312(SI), Y4
 	VADDPS      Y4, Y3, Y5
 	VMOVUPS     Y2, 896(R13)
 	VMOVUPS     Y5, 928(R13)
@@ -39352,19 +44554,19 @@ part:
 	VSUBPS      Y4, Y3, Y1
 	VMOVUPS     Y0, 1152(R13)
 	VMOVUPS     Y1, 1184(R13)
-	VMOVUPS     18400(SI), Y0
+	VMOVUPS     18432(SI), Y0
 	VMOVUPS     word_52400000<>+0(SB), Y1
 	VFMADD231PS word_3f7ec400<>+0(SB), Y0, Y1
-	VMOVUPS     18368(SI), Y2
+	VMOVUPS     18400(SI), Y2
 	VFMADD231PS word_3dc8c000<>+0(SB), Y2, Y1
 	VSUBPS      word_52400000<>+0(SB), Y1, Y1
 	VMOVUPS     word_52400000<>+0(SB), Y3
 	VFMADD231PS word_bf7ec400<>+0(SB), Y2, Y3
 	VFMADD231PS word_3dc8c000<>+0(SB), Y0, Y3
 	VSUBPS      word_52400000<>+0(SB), Y3, Y3
-	VMOVUPS     17376(SI), Y0
+	VMOVUPS     17408(SI), Y0
 	VADDPS      Y0, Y1, Y2
-	VMOVUPS     17344(SI), Y4
+	VMOVUPS     17376(SI), Y4
 	VADDPS      Y4, Y3, Y5
 	VMOVUPS     Y2, 960(R13)
 	VMOVUPS     Y5, 992(R13)
@@ -39372,9 +44574,9 @@ part:
 	VSUBPS      Y4, Y3, Y1
 	VMOVUPS     Y0, 1088(R13)
 	VMOVUPS     Y1, 1120(R13)
-	VMOVUPS     17408(SI), Y0
+	VMOVUPS     17440(SI), Y0
 	VMOVUPS     Y0, 1024(R13)
-	VMOVUPS     18432(SI), Y0
+	VMOVUPS     18464(SI), Y0
 	VMULPS      word_bf800000<>+0(SB), Y0, Y0
 	VMOVUPS     Y0, 1056(R13)
 	ADDQ        $0x00000020, R12
@@ -39815,13 +45017,13 @@ part:
 	VSUBPS      word_4b400000<>+0(SB), Y14, Y14
 	VMOVUPS     256(R12), Y1
 	VMOVUPS     1792(R12), Y3
-	VMOVUPS     Y14, 16896(SI)
+	VMOVUPS     Y14, 16928(SI)
 	VADDPS      Y3, Y1, Y14
-	VMOVUPS     Y13, 16928(SI)
+	VMOVUPS     Y13, 16960(SI)
 	VMOVUPS     288(R12), Y13
-	VMOVUPS     Y10, 16960(SI)
+	VMOVUPS     Y10, 16992(SI)
 	VMOVUPS     1824(R12), Y10
-	VMOVUPS     Y9, 16992(SI)
+	VMOVUPS     Y9, 17024(SI)
 	VSUBPS      Y10, Y13, Y9
 	VSUBPS      Y3, Y1, Y1
 	VADDPS      Y10, Y13, Y3
@@ -39835,13 +45037,13 @@ part:
 	VSUBPS      word_4b400000<>+0(SB), Y13, Y13
 	VMOVUPS     320(R12), Y1
 	VMOVUPS     1728(R12), Y3
-	VMOVUPS     Y13, 17024(SI)
+	VMOVUPS     Y13, 17056(SI)
 	VADDPS      Y3, Y1, Y13
-	VMOVUPS     Y10, 17056(SI)
+	VMOVUPS     Y10, 17088(SI)
 	VMOVUPS     352(R12), Y10
-	VMOVUPS     Y6, 17088(SI)
+	VMOVUPS     Y6, 17120(SI)
 	VMOVUPS     1760(R12), Y6
-	VMOVUPS     Y5, 17120(SI)
+	VMOVUPS     Y5, 17152(SI)
 	VSUBPS      Y6, Y10, Y5
 	VSUBPS      Y3, Y1, Y1
 	VADDPS      Y6, Y10, Y3
@@ -39855,13 +45057,13 @@ part:
 	VSUBPS      word_4b400000<>+0(SB), Y10, Y10
 	VMOVUPS     384(R12), Y1
 	VMOVUPS     1664(R12), Y3
-	VMOVUPS     Y10, 17152(SI)
+	VMOVUPS     Y10, 17184(SI)
 	VADDPS      Y3, Y1, Y10
-	VMOVUPS     Y6, 17184(SI)
+	VMOVUPS     Y6, 17216(SI)
 	VMOVUPS     416(R12), Y6
-	VMOVUPS     Y0, 17216(SI)
+	VMOVUPS     Y0, 17248(SI)
 	VMOVUPS     1696(R12), Y0
-	VMOVUPS     Y10, 17248(SI)
+	VMOVUPS     Y10, 17280(SI)
 	VSUBPS      Y0, Y6, Y10
 	VSUBPS      Y3, Y1, Y1
 	VADDPS      Y0, Y6, Y0
@@ -39875,13 +45077,13 @@ part:
 	VSUBPS      word_4b400000<>+0(SB), Y6, Y6
 	VMOVUPS     448(R12), Y0
 	VMOVUPS     1600(R12), Y1
-	VMOVUPS     Y6, 17280(SI)
+	VMOVUPS     Y6, 17312(SI)
 	VADDPS      Y1, Y0, Y6
-	VMOVUPS     Y3, 17312(SI)
+	VMOVUPS     Y3, 17344(SI)
 	VMOVUPS     480(R12), Y3
-	VMOVUPS     Y6, 17344(SI)
+	VMOVUPS     Y6, 17376(SI)
 	VMOVUPS     1632(R12), Y6
-	VMOVUPS     Y10, 17376(SI)
+	VMOVUPS     Y10, 17408(SI)
 	VSUBPS      Y6, Y3, Y10
 	VSUBPS      Y1, Y0, Y0
 	VADDPS      Y6, Y3, Y1
@@ -39895,13 +45097,13 @@ part:
 	VSUBPS      word_4b400000<>+0(SB), Y6, Y6
 	VMOVUPS     512(R12), Y0
 	VMOVUPS     1536(R12), Y1
-	VMOVUPS     Y6, 17408(SI)
+	VMOVUPS     Y6, 17440(SI)
 	VADDPS      Y1, Y0, Y6
-	VMOVUPS     Y3, 17440(SI)
+	VMOVUPS     Y3, 17472(SI)
 	VMOVUPS     544(R12), Y3
-	VMOVUPS     Y6, 17472(SI)
+	VMOVUPS     Y6, 17504(SI)
 	VMOVUPS     1568(R12), Y6
-	VMOVUPS     Y10, 17504(SI)
+	VMOVUPS     Y10, 17536(SI)
 	VSUBPS      Y6, Y3, Y10
 	VSUBPS      Y1, Y0, Y0
 	VADDPS      Y6, Y3, Y1
@@ -39915,13 +45117,13 @@ part:
 	VSUBPS      word_4b400000<>+0(SB), Y6, Y6
 	VMOVUPS     576(R12), Y0
 	VMOVUPS     1472(R12), Y1
-	VMOVUPS     Y6, 17536(SI)
+	VMOVUPS     Y6, 17568(SI)
 	VADDPS      Y1, Y0, Y6
-	VMOVUPS     Y3, 17568(SI)
+	VMOVUPS     Y3, 17600(SI)
 	VMOVUPS     608(R12), Y3
-	VMOVUPS     Y10, 17600(SI)
+	VMOVUPS     Y10, 17632(SI)
 	VMOVUPS     1504(R12), Y10
-	VMOVUPS     Y6, 17632(SI)
+	VMOVUPS     Y6, 17664(SI)
 	VSUBPS      Y10, Y3, Y6
 	VSUBPS      Y1, Y0, Y0
 	VADDPS      Y10, Y3, Y1
@@ -39935,13 +45137,13 @@ part:
 	VSUBPS      word_4b400000<>+0(SB), Y10, Y10
 	VMOVUPS     640(R12), Y0
 	VMOVUPS     1408(R12), Y1
-	VMOVUPS     Y10, 17664(SI)
+	VMOVUPS     Y10, 17696(SI)
 	VADDPS      Y1, Y0, Y10
-	VMOVUPS     Y3, 17696(SI)
+	VMOVUPS     Y3, 17728(SI)
 	VMOVUPS     672(R12), Y3
-	VMOVUPS     Y6, 17728(SI)
+	VMOVUPS     Y6, 17760(SI)
 	VMOVUPS     1440(R12), Y6
-	VMOVUPS     Y10, 17760(SI)
+	VMOVUPS     Y10, 17792(SI)
 	VSUBPS      Y6, Y3, Y10
 	VSUBPS      Y1, Y0, Y0
 	VADDPS      Y6, Y3, Y1
@@ -39955,13 +45157,13 @@ part:
 	VSUBPS      word_4b400000<>+0(SB), Y6, Y6
 	VMOVUPS     704(R12), Y0
 	VMOVUPS     1344(R12), Y1
-	VMOVUPS     Y6, 17792(SI)
+	VMOVUPS     Y6, 17824(SI)
 	VADDPS      Y1, Y0, Y6
-	VMOVUPS     Y3, 17824(SI)
+	VMOVUPS     Y3, 17856(SI)
 	VMOVUPS     736(R12), Y3
-	VMOVUPS     Y10, 17856(SI)
+	VMOVUPS     Y10, 17888(SI)
 	VMOVUPS     1376(R12), Y10
-	VMOVUPS     Y5, 17888(SI)
+	VMOVUPS     Y5, 17920(SI)
 	VSUBPS      Y10, Y3, Y5
 	VSUBPS      Y1, Y0, Y0
 	VADDPS      Y10, Y3, Y1
@@ -39975,13 +45177,13 @@ part:
 	VSUBPS      word_4b400000<>+0(SB), Y10, Y10
 	VMOVUPS     768(R12), Y0
 	VMOVUPS     1280(R12), Y1
-	VMOVUPS     Y10, 17920(SI)
+	VMOVUPS     Y10, 17952(SI)
 	VADDPS      Y1, Y0, Y10
-	VMOVUPS     Y3, 17952(SI)
+	VMOVUPS     Y3, 17984(SI)
 	VMOVUPS     800(R12), Y3
-	VMOVUPS     Y5, 17984(SI)
+	VMOVUPS     Y5, 18016(SI)
 	VMOVUPS     1312(R12), Y5
-	VMOVUPS     Y6, 18016(SI)
+	VMOVUPS     Y6, 18048(SI)
 	VSUBPS      Y5, Y3, Y6
 	VSUBPS      Y1, Y0, Y0
 	VADDPS      Y5, Y3, Y1
@@ -39995,13 +45197,13 @@ part:
 	VSUBPS      word_4b400000<>+0(SB), Y5, Y5
 	VMOVUPS     832(R12), Y0
 	VMOVUPS     1216(R12), Y1
-	VMOVUPS     Y5, 18048(SI)
+	VMOVUPS     Y5, 18080(SI)
 	VADDPS      Y1, Y0, Y5
-	VMOVUPS     Y3, 18080(SI)
+	VMOVUPS     Y3, 18112(SI)
 	VMOVUPS     864(R12), Y3
-	VMOVUPS     Y13, 18112(SI)
+	VMOVUPS     Y13, 18144(SI)
 	VMOVUPS     1248(R12), Y13
-	VMOVUPS     Y6, 18144(SI)
+	VMOVUPS     Y6, 18176(SI)
 	VSUBPS      Y13, Y3, Y6
 	VSUBPS      Y1, Y0, Y0
 	VADDPS      Y13, Y3, Y1
@@ -40015,13 +45217,13 @@ part:
 	VSUBPS      word_4b400000<>+0(SB), Y13, Y13
 	VMOVUPS     896(R12), Y0
 	VMOVUPS     1152(R12), Y1
-	VMOVUPS     Y13, 18176(SI)
+	VMOVUPS     Y13, 18208(SI)
 	VADDPS      Y1, Y0, Y13
-	VMOVUPS     Y3, 18208(SI)
+	VMOVUPS     Y3, 18240(SI)
 	VMOVUPS     928(R12), Y3
-	VMOVUPS     Y9, 18240(SI)
+	VMOVUPS     Y9, 18272(SI)
 	VMOVUPS     1184(R12), Y9
-	VMOVUPS     Y10, 18272(SI)
+	VMOVUPS     Y10, 18304(SI)
 	VSUBPS      Y9, Y3, Y10
 	VSUBPS      Y1, Y0, Y0
 	VADDPS      Y9, Y3, Y1
@@ -40035,13 +45237,13 @@ part:
 	VSUBPS      word_4b400000<>+0(SB), Y9, Y9
 	VMOVUPS     960(R12), Y0
 	VMOVUPS     1088(R12), Y1
-	VMOVUPS     Y9, 18304(SI)
+	VMOVUPS     Y9, 18336(SI)
 	VADDPS      Y1, Y0, Y9
-	VMOVUPS     Y3, 18336(SI)
+	VMOVUPS     Y3, 18368(SI)
 	VMOVUPS     992(R12), Y3
-	VMOVUPS     Y14, 18368(SI)
+	VMOVUPS     Y14, 18400(SI)
 	VMOVUPS     1120(R12), Y14
-	VMOVUPS     Y6, 18400(SI)
+	VMOVUPS     Y6, 18432(SI)
 	VSUBPS      Y14, Y3, Y6
 	VSUBPS      Y1, Y0, Y0
 	VADDPS      Y14, Y3, Y1
@@ -40057,11 +45259,11 @@ part:
 	VADDPS      Y0, Y0, Y0
 	VMOVUPS     1056(R12), Y1
 	VADDPS      Y1, Y1, Y1
-	VMOVUPS     Y14, 18432(SI)
+	VMOVUPS     Y14, 18464(SI)
 	VADDPS      Y0, Y2, Y14
 	VSUBPS      Y0, Y2, Y0
 	VADDPS      Y9, Y4, Y2
-	VMOVUPS     Y3, 18464(SI)
+	VMOVUPS     Y3, 18496(SI)
 	VSUBPS      Y6, Y7, Y3
 	VSUBPS      Y9, Y4, Y4
 	VADDPS      Y6, Y7, Y6
@@ -40086,8 +45288,8 @@ part:
 	VFMADD231PS word_3f6c8400<>+0(SB), Y10, Y13
 	VSUBPS      word_4b400000<>+0(SB), Y13, Y13
 	VADDPS      Y5, Y12, Y8
-	VMOVUPS     18400(SI), Y10
-	VMOVUPS     Y1, 18496(SI)
+	VMOVUPS     18432(SI), Y10
+	VMOVUPS     Y1, 18528(SI)
 	VSUBPS      Y10, Y15, Y1
 	VSUBPS      Y5, Y12, Y5
 	VADDPS      Y10, Y15, Y10
@@ -40099,15 +45301,15 @@ part:
 	VFMADD231PS word_3f0e3a00<>+0(SB), Y5, Y15
 	VFMADD231PS word_3f54dc00<>+0(SB), Y10, Y15
 	VSUBPS      word_4b400000<>+0(SB), Y15, Y15
-	VMOVUPS     18368(SI), Y5
-	VMOVUPS     18272(SI), Y10
-	VMOVUPS     Y15, 18400(SI)
+	VMOVUPS     18400(SI), Y5
+	VMOVUPS     18304(SI), Y10
+	VMOVUPS     Y15, 18432(SI)
 	VADDPS      Y10, Y5, Y15
-	VMOVUPS     Y12, 18528(SI)
-	VMOVUPS     18240(SI), Y12
-	VMOVUPS     Y13, 18560(SI)
-	VMOVUPS     18144(SI), Y13
-	VMOVUPS     Y11, 18592(SI)
+	VMOVUPS     Y12, 18560(SI)
+	VMOVUPS     18272(SI), Y12
+	VMOVUPS     Y13, 18592(SI)
+	VMOVUPS     18176(SI), Y13
+	VMOVUPS     Y11, 18624(SI)
 	VSUBPS      Y13, Y12, Y11
 	VSUBPS      Y10, Y5, Y5
 	VADDPS      Y13, Y12, Y10
@@ -40119,15 +45321,15 @@ part:
 	VFMADD231PS word_3f350400<>+0(SB), Y5, Y13
 	VFMADD231PS word_3f350400<>+0(SB), Y10, Y13
 	VSUBPS      word_4b400000<>+0(SB), Y13, Y13
-	VMOVUPS     18112(SI), Y5
-	VMOVUPS     18016(SI), Y10
-	VMOVUPS     Y13, 18144(SI)
+	VMOVUPS     18144(SI), Y5
+	VMOVUPS     18048(SI), Y10
+	VMOVUPS     Y13, 18176(SI)
 	VADDPS      Y10, Y5, Y13
-	VMOVUPS     Y12, 18240(SI)
-	VMOVUPS     17888(SI), Y12
-	VMOVUPS     Y9, 18272(SI)
-	VMOVUPS     17984(SI), Y9
-	VMOVUPS     Y7, 18368(SI)
+	VMOVUPS     Y12, 18272(SI)
+	VMOVUPS     17920(SI), Y12
+	VMOVUPS     Y9, 18304(SI)
+	VMOVUPS     18016(SI), Y9
+	VMOVUPS     Y7, 18400(SI)
 	VSUBPS      Y9, Y12, Y7
 	VSUBPS      Y10, Y5, Y5
 	VADDPS      Y9, Y12, Y9
@@ -40139,15 +45341,15 @@ part:
 	VFMADD231PS word_3f54dc00<>+0(SB), Y5, Y12
 	VFMADD231PS word_3f0e3a00<>+0(SB), Y9, Y12
 	VSUBPS      word_4b400000<>+0(SB), Y12, Y12
-	VMOVUPS     17248(SI), Y5
-	VMOVUPS     17760(SI), Y9
-	VMOVUPS     Y12, 17984(SI)
+	VMOVUPS     17280(SI), Y5
+	VMOVUPS     17792(SI), Y9
+	VMOVUPS     Y12, 18016(SI)
 	VADDPS      Y9, Y5, Y12
-	VMOVUPS     Y10, 17888(SI)
-	VMOVUPS     17376(SI), Y10
-	VMOVUPS     Y0, 18016(SI)
-	VMOVUPS     17856(SI), Y0
-	VMOVUPS     Y11, 18112(SI)
+	VMOVUPS     Y10, 17920(SI)
+	VMOVUPS     17408(SI), Y10
+	VMOVUPS     Y0, 18048(SI)
+	VMOVUPS     17888(SI), Y0
+	VMOVUPS     Y11, 18144(SI)
 	VSUBPS      Y0, Y10, Y11
 	VSUBPS      Y9, Y5, Y5
 	VADDPS      Y0, Y10, Y0
@@ -40159,15 +45361,15 @@ part:
 	VFMADD231PS word_3f6c8400<>+0(SB), Y5, Y10
 	VFMADD231PS word_3ec3f000<>+0(SB), Y0, Y10
 	VSUBPS      word_4b400000<>+0(SB), Y10, Y10
-	VMOVUPS     17344(SI), Y0
-	VMOVUPS     17632(SI), Y5
-	VMOVUPS     Y10, 17856(SI)
+	VMOVUPS     17376(SI), Y0
+	VMOVUPS     17664(SI), Y5
+	VMOVUPS     Y10, 17888(SI)
 	VADDPS      Y5, Y0, Y10
-	VMOVUPS     Y9, 17376(SI)
-	VMOVUPS     17504(SI), Y9
-	VMOVUPS     Y15, 17760(SI)
-	VMOVUPS     17728(SI), Y15
-	VMOVUPS     Y1, 17248(SI)
+	VMOVUPS     Y9, 17408(SI)
+	VMOVUPS     17536(SI), Y9
+	VMOVUPS     Y15, 17792(SI)
+	VMOVUPS     17760(SI), Y15
+	VMOVUPS     Y1, 17280(SI)
 	VSUBPS      Y15, Y9, Y1
 	VSUBPS      Y5, Y0, Y0
 	VADDPS      Y15, Y9, Y5
@@ -40179,15 +45381,15 @@ part:
 	VFMADD231PS word_3f7b1400<>+0(SB), Y0, Y15
 	VFMADD231PS word_3e47c800<>+0(SB), Y5, Y15
 	VSUBPS      word_4b400000<>+0(SB), Y15, Y15
-	VMOVUPS     17472(SI), Y0
+	VMOVUPS     17504(SI), Y0
 	VADDPS      Y0, Y0, Y0
-	VMOVUPS     17600(SI), Y5
+	VMOVUPS     17632(SI), Y5
 	VADDPS      Y5, Y5, Y5
-	VMOVUPS     Y15, 17600(SI)
+	VMOVUPS     Y15, 17632(SI)
 	VADDPS      Y0, Y14, Y15
 	VSUBPS      Y0, Y14, Y0
 	VADDPS      Y10, Y2, Y14
-	VMOVUPS     Y9, 17472(SI)
+	VMOVUPS     Y9, 17504(SI)
 	VSUBPS      Y1, Y3, Y9
 	VSUBPS      Y10, Y2, Y2
 	VADDPS      Y1, Y3, Y1
@@ -40212,8 +45414,8 @@ part:
 	VFMADD231PS word_3f350400<>+0(SB), Y6, Y12
 	VSUBPS      word_4bc00000<>+0(SB), Y12, Y12
 	VADDPS      Y13, Y8, Y4
-	VMOVUPS     17248(SI), Y6
-	VMOVUPS     Y5, 17728(SI)
+	VMOVUPS     17280(SI), Y6
+	VMOVUPS     Y5, 17760(SI)
 	VSUBPS      Y7, Y6, Y5
 	VSUBPS      Y13, Y8, Y8
 	VADDPS      Y7, Y6, Y6
@@ -40225,15 +45427,15 @@ part:
 	VFMADD231PS word_3f6c8400<>+0(SB), Y8, Y13
 	VFMADD231PS word_3ec3f000<>+0(SB), Y6, Y13
 	VSUBPS      word_4bc00000<>+0(SB), Y13, Y13
-	VMOVUPS     17760(SI), Y6
+	VMOVUPS     17792(SI), Y6
 	VADDPS      Y6, Y6, Y6
-	VMOVUPS     18112(SI), Y8
+	VMOVUPS     18144(SI), Y8
 	VADDPS      Y8, Y8, Y8
-	VMOVUPS     Y12, 18112(SI)
+	VMOVUPS     Y12, 18144(SI)
 	VADDPS      Y6, Y15, Y12
 	VSUBPS      Y6, Y15, Y6
 	VADDPS      Y4, Y14, Y15
-	VMOVUPS     Y11, 17760(SI)
+	VMOVUPS     Y11, 17792(SI)
 	VSUBPS      Y5, Y9, Y11
 	VSUBPS      Y4, Y14, Y4
 	VADDPS      Y5, Y9, Y5
@@ -40277,11 +45479,11 @@ part:
 	VFMADD231PS word_3f350400<>+0(SB), Y3, Y13
 	VFMADD231PS word_3f350400<>+0(SB), Y7, Y13
 	VSUBPS      word_4c400000<>+0(SB), Y13, Y13
-	VMOVUPS     17760(SI), Y3
+	VMOVUPS     17792(SI), Y3
 	VADDPS      Y3, Y3, Y3
-	VMOVUPS     18112(SI), Y7
+	VMOVUPS     18144(SI), Y7
 	VADDPS      Y7, Y7, Y7
-	VMOVUPS     Y2, 18112(SI)
+	VMOVUPS     Y2, 18144(SI)
 	VADDPS      Y3, Y9, Y2
 	VSUBPS      Y3, Y9, Y3
 	VADDPS      Y8, Y8, Y8
@@ -40298,22 +45500,22 @@ part:
 	VSUBPS      Y7, Y9, Y7
 	VSUBPS      Y10, Y0, Y9
 	VADDPS      Y10, Y0, Y0
-	VMOVUPS     18016(SI), Y10
-	VMOVUPS     Y0, 17760(SI)
-	VMOVUPS     17728(SI), Y0
-	VMOVUPS     Y3, 17248(SI)
+	VMOVUPS     18048(SI), Y10
+	VMOVUPS     Y0, 17792(SI)
+	VMOVUPS     17760(SI), Y0
+	VMOVUPS     Y3, 17280(SI)
 	VSUBPS      Y0, Y10, Y3
 	VADDPS      Y0, Y10, Y0
-	VMOVUPS     18368(SI), Y10
-	VMOVUPS     Y1, 17728(SI)
-	VMOVUPS     17472(SI), Y1
-	VMOVUPS     Y7, 18016(SI)
+	VMOVUPS     18400(SI), Y10
+	VMOVUPS     Y1, 17760(SI)
+	VMOVUPS     17504(SI), Y1
+	VMOVUPS     Y7, 18048(SI)
 	VADDPS      Y1, Y10, Y7
-	VMOVUPS     Y6, 17504(SI)
-	VMOVUPS     18272(SI), Y6
-	VMOVUPS     Y2, 17632(SI)
-	VMOVUPS     17600(SI), Y2
-	VMOVUPS     Y4, 17344(SI)
+	VMOVUPS     Y6, 17536(SI)
+	VMOVUPS     18304(SI), Y6
+	VMOVUPS     Y2, 17664(SI)
+	VMOVUPS     17632(SI), Y2
+	VMOVUPS     Y4, 17376(SI)
 	VSUBPS      Y2, Y6, Y4
 	VSUBPS      Y1, Y10, Y1
 	VADDPS      Y2, Y6, Y2
@@ -40325,15 +45527,15 @@ part:
 	VFMADD231PS word_3ec3f000<>+0(SB), Y1, Y10
 	VFMADD231PS word_3f6c8400<>+0(SB), Y2, Y10
 	VSUBPS      word_4bc00000<>+0(SB), Y10, Y10
-	VMOVUPS     18592(SI), Y1
-	VMOVUPS     17376(SI), Y2
-	VMOVUPS     Y9, 17600(SI)
+	VMOVUPS     18624(SI), Y1
+	VMOVUPS     17408(SI), Y2
+	VMOVUPS     Y9, 17632(SI)
 	VADDPS      Y2, Y1, Y9
-	VMOVUPS     Y11, 18272(SI)
-	VMOVUPS     18560(SI), Y11
-	VMOVUPS     Y8, 17472(SI)
-	VMOVUPS     17856(SI), Y8
-	VMOVUPS     Y5, 18368(SI)
+	VMOVUPS     Y11, 18304(SI)
+	VMOVUPS     18592(SI), Y11
+	VMOVUPS     Y8, 17504(SI)
+	VMOVUPS     17888(SI), Y8
+	VMOVUPS     Y5, 18400(SI)
 	VSUBPS      Y8, Y11, Y5
 	VSUBPS      Y2, Y1, Y1
 	VADDPS      Y8, Y11, Y2
@@ -40345,15 +45547,15 @@ part:
 	VFMADD231PS word_3f350400<>+0(SB), Y1, Y11
 	VFMADD231PS word_3f350400<>+0(SB), Y2, Y11
 	VSUBPS      word_4bc00000<>+0(SB), Y11, Y11
-	VMOVUPS     18528(SI), Y1
-	VMOVUPS     17888(SI), Y2
-	VMOVUPS     Y13, 17856(SI)
+	VMOVUPS     18560(SI), Y1
+	VMOVUPS     17920(SI), Y2
+	VMOVUPS     Y13, 17888(SI)
 	VADDPS      Y2, Y1, Y13
-	VMOVUPS     Y14, 18560(SI)
-	VMOVUPS     18400(SI), Y14
-	VMOVUPS     Y15, 17376(SI)
-	VMOVUPS     17984(SI), Y15
-	VMOVUPS     Y12, 18592(SI)
+	VMOVUPS     Y14, 18592(SI)
+	VMOVUPS     18432(SI), Y14
+	VMOVUPS     Y15, 17408(SI)
+	VMOVUPS     18016(SI), Y15
+	VMOVUPS     Y12, 18624(SI)
 	VSUBPS      Y15, Y14, Y12
 	VSUBPS      Y2, Y1, Y1
 	VADDPS      Y15, Y14, Y2
@@ -40365,15 +45567,15 @@ part:
 	VFMADD231PS word_3f6c8400<>+0(SB), Y1, Y15
 	VFMADD231PS word_3ec3f000<>+0(SB), Y2, Y15
 	VSUBPS      word_4bc00000<>+0(SB), Y15, Y15
-	VMOVUPS     18240(SI), Y1
+	VMOVUPS     18272(SI), Y1
 	VADDPS      Y1, Y1, Y1
-	VMOVUPS     18144(SI), Y2
+	VMOVUPS     18176(SI), Y2
 	VADDPS      Y2, Y2, Y2
-	VMOVUPS     Y11, 18144(SI)
+	VMOVUPS     Y11, 18176(SI)
 	VADDPS      Y1, Y3, Y11
 	VSUBPS      Y1, Y3, Y1
 	VADDPS      Y13, Y7, Y3
-	VMOVUPS     Y8, 18240(SI)
+	VMOVUPS     Y8, 18272(SI)
 	VSUBPS      Y12, Y4, Y8
 	VSUBPS      Y13, Y7, Y7
 	VADDPS      Y12, Y4, Y4
@@ -40417,11 +45619,11 @@ part:
 	VFMADD231PS word_3f350400<>+0(SB), Y6, Y15
 	VFMADD231PS word_3f350400<>+0(SB), Y10, Y15
 	VSUBPS      word_4c400000<>+0(SB), Y15, Y15
-	VMOVUPS     18240(SI), Y6
+	VMOVUPS     18272(SI), Y6
 	VADDPS      Y6, Y6, Y6
-	VMOVUPS     18144(SI), Y10
+	VMOVUPS     18176(SI), Y10
 	VADDPS      Y10, Y10, Y10
-	VMOVUPS     Y1, 18144(SI)
+	VMOVUPS     Y1, 18176(SI)
 	VADDPS      Y6, Y11, Y1
 	VSUBPS      Y6, Y11, Y6
 	VADDPS      Y2, Y2, Y2
@@ -40438,22 +45640,22 @@ part:
 	VSUBPS      Y10, Y11, Y10
 	VSUBPS      Y14, Y0, Y11
 	VADDPS      Y14, Y0, Y0
-	VMOVUPS     17216(SI), Y14
-	VMOVUPS     Y0, 18240(SI)
-	VMOVUPS     18496(SI), Y0
-	VMOVUPS     Y6, 17984(SI)
+	VMOVUPS     17248(SI), Y14
+	VMOVUPS     Y0, 18272(SI)
+	VMOVUPS     18528(SI), Y0
+	VMOVUPS     Y6, 18016(SI)
 	VSUBPS      Y0, Y14, Y6
 	VADDPS      Y0, Y14, Y0
-	VMOVUPS     17120(SI), Y14
-	VMOVUPS     Y4, 18496(SI)
-	VMOVUPS     18464(SI), Y4
-	VMOVUPS     Y10, 17216(SI)
+	VMOVUPS     17152(SI), Y14
+	VMOVUPS     Y4, 18528(SI)
+	VMOVUPS     18496(SI), Y4
+	VMOVUPS     Y10, 17248(SI)
 	VADDPS      Y4, Y14, Y10
-	VMOVUPS     Y5, 18400(SI)
-	VMOVUPS     17088(SI), Y5
-	VMOVUPS     Y1, 17888(SI)
-	VMOVUPS     18432(SI), Y1
-	VMOVUPS     Y3, 18528(SI)
+	VMOVUPS     Y5, 18432(SI)
+	VMOVUPS     17120(SI), Y5
+	VMOVUPS     Y1, 17920(SI)
+	VMOVUPS     18464(SI), Y1
+	VMOVUPS     Y3, 18560(SI)
 	VSUBPS      Y1, Y5, Y3
 	VSUBPS      Y4, Y14, Y4
 	VADDPS      Y1, Y5, Y1
@@ -40465,15 +45667,15 @@ part:
 	VFMADD231PS word_3e47c800<>+0(SB), Y4, Y14
 	VFMADD231PS word_3f7b1400<>+0(SB), Y1, Y14
 	VSUBPS      word_4b400000<>+0(SB), Y14, Y14
-	VMOVUPS     16992(SI), Y1
-	VMOVUPS     18336(SI), Y4
-	VMOVUPS     Y11, 18432(SI)
+	VMOVUPS     17024(SI), Y1
+	VMOVUPS     18368(SI), Y4
+	VMOVUPS     Y11, 18464(SI)
 	VADDPS      Y4, Y1, Y11
-	VMOVUPS     Y8, 17088(SI)
-	VMOVUPS     16960(SI), Y8
-	VMOVUPS     Y2, 18464(SI)
-	VMOVUPS     18304(SI), Y2
-	VMOVUPS     Y7, 17120(SI)
+	VMOVUPS     Y8, 17120(SI)
+	VMOVUPS     16992(SI), Y8
+	VMOVUPS     Y2, 18496(SI)
+	VMOVUPS     18336(SI), Y2
+	VMOVUPS     Y7, 17152(SI)
 	VSUBPS      Y2, Y8, Y7
 	VSUBPS      Y4, Y1, Y1
 	VADDPS      Y2, Y8, Y2
@@ -40485,15 +45687,15 @@ part:
 	VFMADD231PS word_3ec3f000<>+0(SB), Y1, Y8
 	VFMADD231PS word_3f6c8400<>+0(SB), Y2, Y8
 	VSUBPS      word_4b400000<>+0(SB), Y8, Y8
-	VMOVUPS     16928(SI), Y1
-	VMOVUPS     18208(SI), Y2
-	VMOVUPS     Y15, 18304(SI)
+	VMOVUPS     16960(SI), Y1
+	VMOVUPS     18240(SI), Y2
+	VMOVUPS     Y15, 18336(SI)
 	VADDPS      Y2, Y1, Y15
-	VMOVUPS     Y12, 16960(SI)
-	VMOVUPS     16896(SI), Y12
-	VMOVUPS     Y13, 18336(SI)
-	VMOVUPS     18176(SI), Y13
-	VMOVUPS     Y9, 16992(SI)
+	VMOVUPS     Y12, 16992(SI)
+	VMOVUPS     16928(SI), Y12
+	VMOVUPS     Y13, 18368(SI)
+	VMOVUPS     18208(SI), Y13
+	VMOVUPS     Y9, 17024(SI)
 	VSUBPS      Y13, Y12, Y9
 	VSUBPS      Y2, Y1, Y1
 	VADDPS      Y13, Y12, Y2
@@ -40505,15 +45707,15 @@ part:
 	VFMADD231PS word_3f0e3a00<>+0(SB), Y1, Y13
 	VFMADD231PS word_3f54dc00<>+0(SB), Y2, Y13
 	VSUBPS      word_4b400000<>+0(SB), Y13, Y13
-	VMOVUPS     17056(SI), Y1
-	VMOVUPS     18080(SI), Y2
-	VMOVUPS     Y13, 18176(SI)
+	VMOVUPS     17088(SI), Y1
+	VMOVUPS     18112(SI), Y2
+	VMOVUPS     Y13, 18208(SI)
 	VADDPS      Y2, Y1, Y13
-	VMOVUPS     Y12, 16896(SI)
-	VMOVUPS     17024(SI), Y12
-	VMOVUPS     Y8, 18208(SI)
-	VMOVUPS     18048(SI), Y8
-	VMOVUPS     Y4, 16928(SI)
+	VMOVUPS     Y12, 16928(SI)
+	VMOVUPS     17056(SI), Y12
+	VMOVUPS     Y8, 18240(SI)
+	VMOVUPS     18080(SI), Y8
+	VMOVUPS     Y4, 16960(SI)
 	VSUBPS      Y8, Y12, Y4
 	VSUBPS      Y2, Y1, Y1
 	VADDPS      Y8, Y12, Y2
@@ -40525,15 +45727,15 @@ part:
 	VFMADD231PS word_3f350400<>+0(SB), Y1, Y12
 	VFMADD231PS word_3f350400<>+0(SB), Y2, Y12
 	VSUBPS      word_4b400000<>+0(SB), Y12, Y12
-	VMOVUPS     17184(SI), Y1
-	VMOVUPS     17952(SI), Y2
-	VMOVUPS     Y12, 18048(SI)
+	VMOVUPS     17216(SI), Y1
+	VMOVUPS     17984(SI), Y2
+	VMOVUPS     Y12, 18080(SI)
 	VADDPS      Y2, Y1, Y12
-	VMOVUPS     Y8, 17024(SI)
-	VMOVUPS     17152(SI), Y8
-	VMOVUPS     Y14, 18080(SI)
-	VMOVUPS     17920(SI), Y14
-	VMOVUPS     Y5, 17056(SI)
+	VMOVUPS     Y8, 17056(SI)
+	VMOVUPS     17184(SI), Y8
+	VMOVUPS     Y14, 18112(SI)
+	VMOVUPS     17952(SI), Y14
+	VMOVUPS     Y5, 17088(SI)
 	VSUBPS      Y14, Y8, Y5
 	VSUBPS      Y2, Y1, Y1
 	VADDPS      Y14, Y8, Y2
@@ -40545,15 +45747,15 @@ part:
 	VFMADD231PS word_3f54dc00<>+0(SB), Y1, Y14
 	VFMADD231PS word_3f0e3a00<>+0(SB), Y2, Y14
 	VSUBPS      word_4b400000<>+0(SB), Y14, Y14
-	VMOVUPS     17312(SI), Y1
-	VMOVUPS     17824(SI), Y2
-	VMOVUPS     Y14, 17920(SI)
+	VMOVUPS     17344(SI), Y1
+	VMOVUPS     17856(SI), Y2
+	VMOVUPS     Y14, 17952(SI)
 	VADDPS      Y2, Y1, Y14
-	VMOVUPS     Y8, 17152(SI)
-	VMOVUPS     17280(SI), Y8
-	VMOVUPS     Y0, 17952(SI)
-	VMOVUPS     17792(SI), Y0
-	VMOVUPS     Y4, 17184(SI)
+	VMOVUPS     Y8, 17184(SI)
+	VMOVUPS     17312(SI), Y8
+	VMOVUPS     Y0, 17984(SI)
+	VMOVUPS     17824(SI), Y0
+	VMOVUPS     Y4, 17216(SI)
 	VSUBPS      Y0, Y8, Y4
 	VSUBPS      Y2, Y1, Y1
 	VADDPS      Y0, Y8, Y0
@@ -40565,15 +45767,15 @@ part:
 	VFMADD231PS word_3f6c8400<>+0(SB), Y1, Y8
 	VFMADD231PS word_3ec3f000<>+0(SB), Y0, Y8
 	VSUBPS      word_4b400000<>+0(SB), Y8, Y8
-	VMOVUPS     17440(SI), Y0
-	VMOVUPS     17696(SI), Y1
-	VMOVUPS     Y8, 17792(SI)
+	VMOVUPS     17472(SI), Y0
+	VMOVUPS     17728(SI), Y1
+	VMOVUPS     Y8, 17824(SI)
 	VADDPS      Y1, Y0, Y8
-	VMOVUPS     Y2, 17280(SI)
-	VMOVUPS     17408(SI), Y2
-	VMOVUPS     Y13, 17824(SI)
-	VMOVUPS     17664(SI), Y13
-	VMOVUPS     Y5, 17312(SI)
+	VMOVUPS     Y2, 17312(SI)
+	VMOVUPS     17440(SI), Y2
+	VMOVUPS     Y13, 17856(SI)
+	VMOVUPS     17696(SI), Y13
+	VMOVUPS     Y5, 17344(SI)
 	VSUBPS      Y13, Y2, Y5
 	VSUBPS      Y1, Y0, Y0
 	VADDPS      Y13, Y2, Y1
@@ -40585,15 +45787,15 @@ part:
 	VFMADD231PS word_3f7b1400<>+0(SB), Y0, Y13
 	VFMADD231PS word_3e47c800<>+0(SB), Y1, Y13
 	VSUBPS      word_4b400000<>+0(SB), Y13, Y13
-	VMOVUPS     17568(SI), Y0
+	VMOVUPS     17600(SI), Y0
 	VADDPS      Y0, Y0, Y0
-	VMOVUPS     17536(SI), Y1
+	VMOVUPS     17568(SI), Y1
 	VADDPS      Y1, Y1, Y1
-	VMOVUPS     Y13, 17536(SI)
+	VMOVUPS     Y13, 17568(SI)
 	VADDPS      Y0, Y6, Y13
 	VSUBPS      Y0, Y6, Y0
 	VADDPS      Y8, Y10, Y6
-	VMOVUPS     Y2, 17568(SI)
+	VMOVUPS     Y2, 17600(SI)
 	VSUBPS      Y5, Y3, Y2
 	VSUBPS      Y8, Y10, Y8
 	VADDPS      Y5, Y3, Y3
@@ -40618,8 +45820,8 @@ part:
 	VFMADD231PS word_3f350400<>+0(SB), Y4, Y14
 	VSUBPS      word_4bc00000<>+0(SB), Y14, Y14
 	VADDPS      Y12, Y15, Y4
-	VMOVUPS     17312(SI), Y11
-	VMOVUPS     Y1, 17664(SI)
+	VMOVUPS     17344(SI), Y11
+	VMOVUPS     Y1, 17696(SI)
 	VSUBPS      Y11, Y9, Y1
 	VSUBPS      Y12, Y15, Y12
 	VADDPS      Y11, Y9, Y9
@@ -40631,15 +45833,15 @@ part:
 	VFMADD231PS word_3f6c8400<>+0(SB), Y12, Y15
 	VFMADD231PS word_3ec3f000<>+0(SB), Y9, Y15
 	VSUBPS      word_4bc00000<>+0(SB), Y15, Y15
-	VMOVUPS     17824(SI), Y9
+	VMOVUPS     17856(SI), Y9
 	VADDPS      Y9, Y9, Y9
-	VMOVUPS     17184(SI), Y12
+	VMOVUPS     17216(SI), Y12
 	VADDPS      Y12, Y12, Y12
-	VMOVUPS     Y14, 17184(SI)
+	VMOVUPS     Y14, 17216(SI)
 	VADDPS      Y9, Y13, Y14
 	VSUBPS      Y9, Y13, Y9
 	VADDPS      Y4, Y6, Y13
-	VMOVUPS     Y7, 17824(SI)
+	VMOVUPS     Y7, 17856(SI)
 	VSUBPS      Y1, Y2, Y7
 	VSUBPS      Y4, Y6, Y4
 	VADDPS      Y1, Y2, Y1
@@ -40683,11 +45885,11 @@ part:
 	VFMADD231PS word_3f350400<>+0(SB), Y5, Y15
 	VFMADD231PS word_3f350400<>+0(SB), Y10, Y15
 	VSUBPS      word_4c400000<>+0(SB), Y15, Y15
-	VMOVUPS     17824(SI), Y5
+	VMOVUPS     17856(SI), Y5
 	VADDPS      Y5, Y5, Y5
-	VMOVUPS     17184(SI), Y10
+	VMOVUPS     17216(SI), Y10
 	VADDPS      Y10, Y10, Y10
-	VMOVUPS     Y3, 17184(SI)
+	VMOVUPS     Y3, 17216(SI)
 	VADDPS      Y5, Y6, Y3
 	VSUBPS      Y5, Y6, Y5
 	VADDPS      Y12, Y12, Y6
@@ -40704,22 +45906,22 @@ part:
 	VSUBPS      Y10, Y12, Y10
 	VSUBPS      Y11, Y0, Y12
 	VADDPS      Y11, Y0, Y0
-	VMOVUPS     17952(SI), Y11
-	VMOVUPS     Y0, 17824(SI)
-	VMOVUPS     17664(SI), Y0
-	VMOVUPS     Y5, 17312(SI)
+	VMOVUPS     17984(SI), Y11
+	VMOVUPS     Y0, 17856(SI)
+	VMOVUPS     17696(SI), Y0
+	VMOVUPS     Y5, 17344(SI)
 	VSUBPS      Y0, Y11, Y5
 	VADDPS      Y0, Y11, Y0
-	VMOVUPS     17056(SI), Y11
-	VMOVUPS     Y1, 17664(SI)
-	VMOVUPS     17568(SI), Y1
-	VMOVUPS     Y10, 17952(SI)
+	VMOVUPS     17088(SI), Y11
+	VMOVUPS     Y1, 17696(SI)
+	VMOVUPS     17600(SI), Y1
+	VMOVUPS     Y10, 17984(SI)
 	VADDPS      Y1, Y11, Y10
-	VMOVUPS     Y2, 17408(SI)
-	VMOVUPS     18080(SI), Y2
-	VMOVUPS     Y3, 17696(SI)
-	VMOVUPS     17536(SI), Y3
-	VMOVUPS     Y4, 17440(SI)
+	VMOVUPS     Y2, 17440(SI)
+	VMOVUPS     18112(SI), Y2
+	VMOVUPS     Y3, 17728(SI)
+	VMOVUPS     17568(SI), Y3
+	VMOVUPS     Y4, 17472(SI)
 	VSUBPS      Y3, Y2, Y4
 	VSUBPS      Y1, Y11, Y1
 	VADDPS      Y3, Y2, Y2
@@ -40731,15 +45933,15 @@ part:
 	VFMADD231PS word_3ec3f000<>+0(SB), Y1, Y11
 	VFMADD231PS word_3f6c8400<>+0(SB), Y2, Y11
 	VSUBPS      word_4bc00000<>+0(SB), Y11, Y11
-	VMOVUPS     16928(SI), Y1
-	VMOVUPS     17280(SI), Y2
-	VMOVUPS     Y12, 17536(SI)
+	VMOVUPS     16960(SI), Y1
+	VMOVUPS     17312(SI), Y2
+	VMOVUPS     Y12, 17568(SI)
 	VADDPS      Y2, Y1, Y12
-	VMOVUPS     Y7, 18080(SI)
-	VMOVUPS     18208(SI), Y7
-	VMOVUPS     Y6, 17568(SI)
-	VMOVUPS     17792(SI), Y6
-	VMOVUPS     Y8, 17056(SI)
+	VMOVUPS     Y7, 18112(SI)
+	VMOVUPS     18240(SI), Y7
+	VMOVUPS     Y6, 17600(SI)
+	VMOVUPS     17824(SI), Y6
+	VMOVUPS     Y8, 17088(SI)
 	VSUBPS      Y6, Y7, Y8
 	VSUBPS      Y2, Y1, Y1
 	VADDPS      Y6, Y7, Y2
@@ -40751,15 +45953,15 @@ part:
 	VFMADD231PS word_3f350400<>+0(SB), Y1, Y7
 	VFMADD231PS word_3f350400<>+0(SB), Y2, Y7
 	VSUBPS      word_4bc00000<>+0(SB), Y7, Y7
-	VMOVUPS     16896(SI), Y1
-	VMOVUPS     17152(SI), Y2
-	VMOVUPS     Y15, 17792(SI)
+	VMOVUPS     16928(SI), Y1
+	VMOVUPS     17184(SI), Y2
+	VMOVUPS     Y15, 17824(SI)
 	VADDPS      Y2, Y1, Y15
-	VMOVUPS     Y9, 18208(SI)
-	VMOVUPS     18176(SI), Y9
-	VMOVUPS     Y14, 17280(SI)
-	VMOVUPS     17920(SI), Y14
-	VMOVUPS     Y13, 16928(SI)
+	VMOVUPS     Y9, 18240(SI)
+	VMOVUPS     18208(SI), Y9
+	VMOVUPS     Y14, 17312(SI)
+	VMOVUPS     17952(SI), Y14
+	VMOVUPS     Y13, 16960(SI)
 	VSUBPS      Y14, Y9, Y13
 	VSUBPS      Y2, Y1, Y1
 	VADDPS      Y14, Y9, Y2
@@ -40771,15 +45973,15 @@ part:
 	VFMADD231PS word_3f6c8400<>+0(SB), Y1, Y14
 	VFMADD231PS word_3ec3f000<>+0(SB), Y2, Y14
 	VSUBPS      word_4bc00000<>+0(SB), Y14, Y14
-	VMOVUPS     17024(SI), Y1
+	VMOVUPS     17056(SI), Y1
 	VADDPS      Y1, Y1, Y1
-	VMOVUPS     18048(SI), Y2
+	VMOVUPS     18080(SI), Y2
 	VADDPS      Y2, Y2, Y2
-	VMOVUPS     Y7, 18048(SI)
+	VMOVUPS     Y7, 18080(SI)
 	VADDPS      Y1, Y5, Y7
 	VSUBPS      Y1, Y5, Y1
 	VADDPS      Y15, Y10, Y5
-	VMOVUPS     Y6, 17024(SI)
+	VMOVUPS     Y6, 17056(SI)
 	VSUBPS      Y13, Y4, Y6
 	VSUBPS      Y15, Y10, Y10
 	VADDPS      Y13, Y4, Y4
@@ -40823,11 +46025,11 @@ part:
 	VFMADD231PS word_3f350400<>+0(SB), Y3, Y14
 	VFMADD231PS word_3f350400<>+0(SB), Y9, Y14
 	VSUBPS      word_4c400000<>+0(SB), Y14, Y14
-	VMOVUPS     17024(SI), Y3
+	VMOVUPS     17056(SI), Y3
 	VADDPS      Y3, Y3, Y3
-	VMOVUPS     18048(SI), Y9
+	VMOVUPS     18080(SI), Y9
 	VADDPS      Y9, Y9, Y9
-	VMOVUPS     Y1, 18048(SI)
+	VMOVUPS     Y1, 18080(SI)
 	VADDPS      Y3, Y12, Y1
 	VSUBPS      Y3, Y12, Y3
 	VADDPS      Y2, Y2, Y2
@@ -40844,117 +46046,117 @@ part:
 	VSUBPS      Y9, Y12, Y9
 	VSUBPS      Y11, Y0, Y12
 	VADDPS      Y11, Y0, Y0
-	VMOVUPS     18592(SI), Y11
+	VMOVUPS     18624(SI), Y11
 	VMOVUPS     Y11, (R13)
-	VMOVUPS     16928(SI), Y11
+	VMOVUPS     16960(SI), Y11
 	VMOVUPS     Y11, 128(R13)
-	VMOVUPS     16992(SI), Y11
+	VMOVUPS     17024(SI), Y11
 	VMOVUPS     Y11, 256(R13)
 	VMOVUPS     Y7, 384(R13)
-	VMOVUPS     17376(SI), Y7
+	VMOVUPS     17408(SI), Y7
 	VMOVUPS     Y7, 512(R13)
-	VMOVUPS     17280(SI), Y7
+	VMOVUPS     17312(SI), Y7
 	VMOVUPS     Y7, 640(R13)
-	VMOVUPS     18336(SI), Y7
+	VMOVUPS     18368(SI), Y7
 	VMOVUPS     Y7, 768(R13)
 	VMOVUPS     Y15, 896(R13)
-	VMOVUPS     18560(SI), Y7
+	VMOVUPS     18592(SI), Y7
 	VMOVUPS     Y7, 1024(R13)
-	VMOVUPS     18208(SI), Y7
+	VMOVUPS     18240(SI), Y7
 	VMOVUPS     Y7, 1152(R13)
-	VMOVUPS     16960(SI), Y7
+	VMOVUPS     16992(SI), Y7
 	VMOVUPS     Y7, 1280(R13)
 	VMOVUPS     Y13, 1408(R13)
-	VMOVUPS     17856(SI), Y7
+	VMOVUPS     17888(SI), Y7
 	VMOVUPS     Y7, 1536(R13)
-	VMOVUPS     17792(SI), Y7
+	VMOVUPS     17824(SI), Y7
 	VMOVUPS     Y7, 1664(R13)
-	VMOVUPS     18304(SI), Y7
+	VMOVUPS     18336(SI), Y7
 	VMOVUPS     Y7, 1792(R13)
 	VMOVUPS     Y14, 1920(R13)
-	VMOVUPS     18368(SI), Y7
+	VMOVUPS     18400(SI), Y7
 	VMOVUPS     Y7, 2048(R13)
-	VMOVUPS     17056(SI), Y7
+	VMOVUPS     17088(SI), Y7
 	VMOVUPS     Y7, 2176(R13)
-	VMOVUPS     17120(SI), Y7
+	VMOVUPS     17152(SI), Y7
 	VMOVUPS     Y7, 2304(R13)
 	VMOVUPS     Y10, 2432(R13)
-	VMOVUPS     17472(SI), Y7
+	VMOVUPS     17504(SI), Y7
 	VMOVUPS     Y7, 2560(R13)
-	VMOVUPS     17568(SI), Y7
+	VMOVUPS     17600(SI), Y7
 	VMOVUPS     Y7, 2688(R13)
-	VMOVUPS     18464(SI), Y7
+	VMOVUPS     18496(SI), Y7
 	VMOVUPS     Y7, 2816(R13)
 	VMOVUPS     Y2, 2944(R13)
-	VMOVUPS     18272(SI), Y2
+	VMOVUPS     18304(SI), Y2
 	VMOVUPS     Y2, 3072(R13)
-	VMOVUPS     18080(SI), Y2
+	VMOVUPS     18112(SI), Y2
 	VMOVUPS     Y2, 3200(R13)
-	VMOVUPS     17088(SI), Y2
+	VMOVUPS     17120(SI), Y2
 	VMOVUPS     Y2, 3328(R13)
 	VMOVUPS     Y8, 3456(R13)
-	VMOVUPS     17600(SI), Y2
+	VMOVUPS     17632(SI), Y2
 	VMOVUPS     Y2, 3584(R13)
-	VMOVUPS     17536(SI), Y2
+	VMOVUPS     17568(SI), Y2
 	VMOVUPS     Y2, 3712(R13)
-	VMOVUPS     18432(SI), Y2
+	VMOVUPS     18464(SI), Y2
 	VMOVUPS     Y2, 3840(R13)
 	VMOVUPS     Y12, 3968(R13)
-	VMOVUPS     17344(SI), Y2
+	VMOVUPS     17376(SI), Y2
 	VMOVUPS     Y2, 4096(R13)
-	VMOVUPS     17440(SI), Y2
+	VMOVUPS     17472(SI), Y2
 	VMOVUPS     Y2, 4224(R13)
-	VMOVUPS     18528(SI), Y2
+	VMOVUPS     18560(SI), Y2
 	VMOVUPS     Y2, 4352(R13)
 	VMOVUPS     Y5, 4480(R13)
-	VMOVUPS     17632(SI), Y2
+	VMOVUPS     17664(SI), Y2
 	VMOVUPS     Y2, 4608(R13)
-	VMOVUPS     17696(SI), Y2
+	VMOVUPS     17728(SI), Y2
 	VMOVUPS     Y2, 4736(R13)
-	VMOVUPS     17888(SI), Y2
+	VMOVUPS     17920(SI), Y2
 	VMOVUPS     Y2, 4864(R13)
 	VMOVUPS     Y1, 4992(R13)
-	VMOVUPS     17504(SI), Y1
+	VMOVUPS     17536(SI), Y1
 	VMOVUPS     Y1, 5120(R13)
-	VMOVUPS     17408(SI), Y1
+	VMOVUPS     17440(SI), Y1
 	VMOVUPS     Y1, 5248(R13)
-	VMOVUPS     18400(SI), Y1
+	VMOVUPS     18432(SI), Y1
 	VMOVUPS     Y1, 5376(R13)
 	VMOVUPS     Y6, 5504(R13)
-	VMOVUPS     18016(SI), Y1
+	VMOVUPS     18048(SI), Y1
 	VMOVUPS     Y1, 5632(R13)
-	VMOVUPS     17952(SI), Y1
+	VMOVUPS     17984(SI), Y1
 	VMOVUPS     Y1, 5760(R13)
-	VMOVUPS     17216(SI), Y1
+	VMOVUPS     17248(SI), Y1
 	VMOVUPS     Y1, 5888(R13)
 	VMOVUPS     Y9, 6016(R13)
-	VMOVUPS     17728(SI), Y1
+	VMOVUPS     17760(SI), Y1
 	VMOVUPS     Y1, 6144(R13)
-	VMOVUPS     17664(SI), Y1
+	VMOVUPS     17696(SI), Y1
 	VMOVUPS     Y1, 6272(R13)
-	VMOVUPS     18496(SI), Y1
+	VMOVUPS     18528(SI), Y1
 	VMOVUPS     Y1, 6400(R13)
 	VMOVUPS     Y4, 6528(R13)
-	VMOVUPS     17248(SI), Y1
+	VMOVUPS     17280(SI), Y1
 	VMOVUPS     Y1, 6656(R13)
-	VMOVUPS     17312(SI), Y1
+	VMOVUPS     17344(SI), Y1
 	VMOVUPS     Y1, 6784(R13)
-	VMOVUPS     17984(SI), Y1
+	VMOVUPS     18016(SI), Y1
 	VMOVUPS     Y1, 6912(R13)
 	VMOVUPS     Y3, 7040(R13)
-	VMOVUPS     18112(SI), Y1
-	VMOVUPS     Y1, 7168(R13)
-	VMOVUPS     17184(SI), Y1
-	VMOVUPS     Y1, 7296(R13)
 	VMOVUPS     18144(SI), Y1
+	VMOVUPS     Y1, 7168(R13)
+	VMOVUPS     17216(SI), Y1
+	VMOVUPS     Y1, 7296(R13)
+	VMOVUPS     18176(SI), Y1
 	VMOVUPS     Y1, 7424(R13)
-	VMOVUPS     18048(SI), Y1
+	VMOVUPS     18080(SI), Y1
 	VMOVUPS     Y1, 7552(R13)
-	VMOVUPS     17760(SI), Y1
+	VMOVUPS     17792(SI), Y1
 	VMOVUPS     Y1, 7680(R13)
-	VMOVUPS     17824(SI), Y1
+	VMOVUPS     17856(SI), Y1
 	VMOVUPS     Y1, 7808(R13)
-	VMOVUPS     18240(SI), Y1
+	VMOVUPS     18272(SI), Y1
 	VMOVUPS     Y1, 7936(R13)
 	VMOVUPS     Y0, 8064(R13)
 	ADDQ        $0x00000800, R12
@@ -41143,7 +46345,7 @@ write:
 	VROUNDPS     $0x09, Y15, Y15
 	VCVTPS2DQ    Y15, Y15
 	VMOVUPS      928(R12), Y0
-	VMOVUPS      Y13, 16896(SI)
+	VMOVUPS      Y13, 16928(SI)
 	VBROADCASTSS 116(R11), Y13
 	VFMADD213PS  word_3f000000<>+0(SB), Y0, Y13
 	VROUNDPS     $0x09, Y13, Y13
@@ -41156,7 +46358,7 @@ write:
 	VROUNDPS     $0x09, Y13, Y13
 	VCVTPS2DQ    Y13, Y13
 	VMOVUPS      992(R12), Y0
-	VMOVUPS      Y15, 16928(SI)
+	VMOVUPS      Y15, 16960(SI)
 	VBROADCASTSS 124(R11), Y15
 	VFMADD213PS  word_3f000000<>+0(SB), Y0, Y15
 	VROUNDPS     $0x09, Y15, Y15
@@ -41187,11 +46389,11 @@ write:
 	VSHUFPS      $0xee, Y10, Y7, Y7
 	VSHUFPS      $0x44, Y11, Y9, Y10
 	VSHUFPS      $0xee, Y11, Y9, Y9
-	VMOVUPS      16896(SI), Y11
+	VMOVUPS      16928(SI), Y11
 	VUNPCKLPS    Y14, Y11, Y15
 	VUNPCKHPS    Y14, Y11, Y11
-	VMOVUPS      16928(SI), Y14
-	VMOVUPS      Y9, 16896(SI)
+	VMOVUPS      16960(SI), Y14
+	VMOVUPS      Y9, 16928(SI)
 	VUNPCKLPS    Y13, Y14, Y9
 	VUNPCKHPS    Y13, Y14, Y13
 	VSHUFPS      $0x44, Y9, Y15, Y14
@@ -41226,7 +46428,7 @@ write:
 	VPERM2F128   $0x31, Y5, Y1, Y1
 	VMOVUPS      Y0, (BX)(R8*1)
 	VMOVUPS      Y1, (BX)(R9*1)
-	VMOVUPS      16896(SI), Y0
+	VMOVUPS      16928(SI), Y0
 	VPERM2F128   $0x20, Y11, Y0, Y1
 	VPERM2F128   $0x31, Y11, Y0, Y0
 	VMOVUPS      Y1, 32(BX)(R8*1)
@@ -41410,7 +46612,7 @@ writeFloats:
 	VROUNDPS     $0x09, Y15, Y15
 	VCVTPS2DQ    Y15, Y15
 	VMOVUPS      960(R12), Y0
-	VMOVUPS      Y13, 16896(SI)
+	VMOVUPS      Y13, 16928(SI)
 	VBROADCASTSS 120(R11), Y13
 	VFMADD213PS  word_3f000000<>+0(SB), Y0, Y13
 	VROUNDPS     $0x09, Y13, Y13
@@ -41423,7 +46625,7 @@ writeFloats:
 	VROUNDPS     $0x09, Y13, Y13
 	VCVTPS2DQ    Y13, Y13
 	VMOVUPS      992(R12), Y0
-	VMOVUPS      Y15, 16928(SI)
+	VMOVUPS      Y15, 16960(SI)
 	VBROADCASTSS 124(R11), Y15
 	VFMADD213PS  word_3f000000<>+0(SB), Y0, Y15
 	VROUNDPS     $0x09, Y15, Y15
@@ -41454,11 +46656,11 @@ writeFloats:
 	VSHUFPS      $0xee, Y10, Y7, Y7
 	VSHUFPS      $0x44, Y11, Y9, Y10
 	VSHUFPS      $0xee, Y11, Y9, Y9
-	VMOVUPS      16896(SI), Y11
+	VMOVUPS      16928(SI), Y11
 	VUNPCKLPS    Y14, Y11, Y15
 	VUNPCKHPS    Y14, Y11, Y11
-	VMOVUPS      16928(SI), Y14
-	VMOVUPS      Y9, 16896(SI)
+	VMOVUPS      16960(SI), Y14
+	VMOVUPS      Y9, 16928(SI)
 	VUNPCKLPS    Y13, Y14, Y9
 	VUNPCKHPS    Y13, Y14, Y13
 	VSHUFPS      $0x44, Y9, Y15, Y14
@@ -41591,7 +46793,7 @@ writeFloats:
 	VMOVUPS      Y0, (BX)(R9*1)
 	VMULPS       64(R11)(R15*1), Y1, Y1
 	VMOVUPS      Y1, 64(BX)(R9*1)
-	VMOVUPS      16896(SI), Y0
+	VMOVUPS      16928(SI), Y0
 	VPERM2F128   $0x20, Y11, Y0, Y1
 	VPERM2F128   $0x31, Y11, Y0, Y0
 	VPSLLD       $0x10, Y1, Y2

@@ -67,8 +67,11 @@ func (f *fixedFFT) setConstants() {
 }
 
 // spills is the first vector of the scratch memory for spilled registers: behind
-// the columns of a group, or both buffers of a long transform.
-func (f *fixedFFT) spills() int { return max(f.columns(), f.circulantFFT.spills()) }
+// the columns of a group, or both buffers of a long transform, and the vector leasts.
+func (f *fixedFFT) spills() int { return max(f.columns(), f.circulantFFT.spills()) + 1 }
+
+// leasts is a vector of the scratch memory for the least words that were read.
+func (f *fixedFFT) leasts() operand.Mem { return f.scratch(f.spills() - 1) }
 
 func (f *fixedFFT) straight() *straight {
 	s := f.circulantFFT.straight()
@@ -77,6 +80,15 @@ func (f *fixedFFT) straight() *straight {
 		s.reserved = 2
 	}
 	return s
+}
+
+// list is straight-line code.
+func (f *fixedFFT) list(body func(s *straight)) func() {
+	return func() {
+		s := f.straight()
+		body(s)
+		f.finish(s)
+	}
 }
 
 func (f *fixedFFT) finish(s *straight) {
@@ -121,12 +133,10 @@ func (f *fixedFFT) ifFloats(arg, label string, floats, shorts func()) {
 
 // eachColumns runs one of both for every 32 columns of a group, whose vectors in
 // the scratch memory are at the pointer, and moves the rows on. It uses loopDown.
-func (f *fixedFFT) eachColumns(arg, label string, at reg.GPPhysical, floats, shorts func(s *straight), next func()) {
-	run := func(body func(s *straight), bytes int) func() {
+func (f *fixedFFT) eachColumns(arg, label string, at reg.GPPhysical, floats, shorts, next func()) {
+	run := func(body func(), bytes int) func() {
 		return func() {
-			s := f.straight()
-			body(s)
-			f.finish(s)
+			body()
 			f.ADDQ2(rowBase[:f.lanes/4], bytes*fixedColumns)
 		}
 	}
@@ -397,7 +407,7 @@ func (f *fixedFFT) forward() {
 	if f.b > straightMost {
 		f.setPair3()
 	}
-	f.eachColumns("floats", "read", loopOut, f.readFloats, f.readShorts, func() {})
+	f.eachColumns("floats", "read", loopOut, f.readFloats, f.list(f.readShorts), func() {})
 	if f.b <= straightMost {
 		s := f.straight()
 		var x []val
@@ -451,30 +461,85 @@ func (f *fixedFFT) readShorts(s *straight) {
 	}
 }
 
-// readFloats is readShorts for rows of float32, which it quantises. Two vectors of
-// a row are packed to one of int16 before they are transposed, so that a lane has
-// four columns of the first, then four of the second.
-func (f *fixedFFT) readFloats(s *straight) {
+// readFloats is readShorts for rows of float32, which it quantises: as if all were
+// numbers below 2³¹, and again, with all that others take, where a result is −2¹⁵. That
+// is what they become, and what is next to nowhere else.
+func (f *fixedFFT) readFloats() {
+	f.readQuantised(f.quantiseNumber, true)
+	found := f.physical(0)
+	f.VMOVUPS(f.leasts(), found)
+	low := f.words("low", 0x80008000, 0x80008000, 0x80008000, 0x80008000)
+	if f.path == avx2 {
+		f.VPCMPEQW(low, found, found)
+		f.VPMOVMSKB(found, reg.R12L)
+		f.TESTL(reg.R12L, reg.R12L)
+	} else {
+		f.VPCMPEQW(low, found, reg.K1)
+		f.KORTESTD(reg.K1, reg.K1)
+	}
+	f.JE(operand.LabelRef("numbers"))
+	f.readQuantised(f.quantiseInput, false)
+	f.Label("numbers")
+}
+
+// readQuantised reads 32 columns of rows of float32. Two vectors of a row are packed to
+// one of int16 before they are transposed, so that a lane has four columns of the
+// first, then four of the second.
+func (f *fixedFFT) readQuantised(quantise func(s *straight, m operand.Mem) val, leasts bool) {
+	s := f.straight()
 	if f.path != avx2 {
 		f.VBROADCASTSS(f.argument("scale"), f.physical(fixedScale))
 		s.reserved = 3
 	}
+	var least *val
 	words := f.fromLines(s, func(row, part int) val {
-		first := f.quantiseInput(s, f.row(row, 32*part))
-		return f.pack(s, first, f.quantiseInput(s, f.row(row, 32*part+f.vecBytes())), false)
+		first := quantise(s, f.row(row, 32*part))
+		v := f.pack(s, first, quantise(s, f.row(row, 32*part+f.vecBytes())), false)
+		switch {
+		case !leasts:
+		case least == nil:
+			least = &v
+		default:
+			l := s.custom(least.op, v.op, false, func(x, y, d operand.Op) { f.VPMINSW(y, x, d) })
+			least = &l
+		}
+		return v
 	})
+	if leasts {
+		s.store(*least, f.leasts(), nil)
+	}
 	wide := f.lanes / 4
 	for i, v := range words {
 		quad, word := i/4, i%4
 		column := 8*(quad/wide*wide) + word/2*f.lanes + 4*(quad%wide) + 2*(word%2)
 		f.putHalves(s, v, column, column+1)
 	}
+	f.finish(s)
+}
+
+// quantiseNumber is ⌊x·scale + ½⌋ as int32 for float32 at m, −2³¹ where that is none.
+// The multiply-add rounds as product and sum do: the product is exact, but where it is
+// too small for the sum to notice, or too large for the rest.
+func (f *fixedFFT) quantiseNumber(s *straight, m operand.Mem) val {
+	if f.path != avx2 {
+		v := s.load(m)
+		return s.custom(v.op, -1, false, func(x, _, d operand.Op) {
+			if x != d {
+				f.VMOVUPS(x, d)
+			}
+			f.VFMADD213PS(f.physical(fixedHalf), f.physical(fixedScale), d)
+			f.VCVTPS2DQ_RD_SAE(d, d)
+		})
+	}
+	return s.custom(s.load(m).op, -1, true, func(x, _, d operand.Op) {
+		f.VBROADCASTSS(f.argument("scale"), d)
+		f.VFMADD213PS(f.f32(0.5).Mem, x, d)
+		f.floor(d, d)
+	})
 }
 
 // quantiseInput is min(⌊x·scale + ½⌋, 2¹⁵ − 1) as int32, of NaN 0, for float32 at m.
-// What is below an int32 becomes the least one. The multiply-add rounds as product
-// and sum do: the product is exact, but where it is too small for the sum to notice,
-// or too large for the rest.
+// What is below an int32 becomes the least one.
 func (f *fixedFFT) quantiseInput(s *straight, m operand.Mem) val {
 	high := f.f32(1<<15 - 1)
 	v := s.load(m)
@@ -703,7 +768,7 @@ func (f *fixedFFT) inverse() {
 	} else {
 		f.inverseInParts()
 	}
-	f.eachColumns("floats", "write", loopIn, f.writeFloats, f.writeShorts, func() { f.ADDQ(operand.U32(4*fixedColumns), biasAt) })
+	f.eachColumns("floats", "write", loopIn, f.list(f.writeFloats), f.list(f.writeShorts), func() { f.ADDQ(operand.U32(4*fixedColumns), biasAt) })
 	f.ADDQ(operand.U32(uint32(f.blocks()*(f.b+1)*f.vecBytes())), planesAt)
 	f.DECQ(groupsLeft)
 	f.JNE(operand.LabelRef("group"))
