@@ -256,6 +256,15 @@ type Workspace struct {
 	Scratch []float32
 }
 
+// NewWorkspace returns one for a Circulant or a Conv. What has memory of its own makes
+// one of the same Sizes.
+func NewWorkspace(o interface {
+	Sizes() (x, y, stage, scratch int)
+}) *Workspace {
+	x, y, stage, scratch := o.Sizes()
+	return &Workspace{X: make([]int32, x), Y: make([]int32, y), Stage: make([]int16, stage), Scratch: make([]float32, scratch)}
+}
+
 // Sizes returns the lengths of X, Y, Stage and Scratch of a Workspace.
 func (o *Circulant) Sizes() (x, y, stage, scratch int) {
 	return o.c.Tile(o.gq), o.c.Tile(o.part), o.c.Lanes() * o.c.Columns(), o.c.Scratch()

@@ -101,8 +101,7 @@ func random(r *rand.Rand, m, n, block int) fixed.Spec {
 }
 
 func workspace(o *fixed.Circulant) *fixed.Workspace {
-	nx, ny, stage, scratch := o.Sizes()
-	ws := &fixed.Workspace{X: make([]int32, nx), Y: make([]int32, ny), Stage: make([]int16, stage), Scratch: make([]float32, scratch)}
+	ws := fixed.NewWorkspace(o)
 	for i := range ws.Scratch {
 		ws.Scratch[i] = float32(math.NaN())
 	}
@@ -159,7 +158,5 @@ func TestNewConvOnTheBestKernels(t *testing.T) {
 	if v.Inputs() != 2 || v.Outputs() != 2 {
 		t.Errorf("%d inputs, %d outputs", v.Inputs(), v.Outputs())
 	}
-	x, y, stage, scratch := v.Sizes()
-	ws := &fixed.Workspace{X: make([]int32, x), Y: make([]int32, y), Stage: make([]int16, stage), Scratch: make([]float32, scratch)}
-	v.Forward(make([]int32, 4*v.Rows()), 4, []int32{0, 1, 2, 3}, make([]int16, 8), 2, 4, 0, 4, ws)
+	v.Forward(make([]int32, 4*v.Rows()), 4, []int32{0, 1, 2, 3}, make([]int16, 8), 2, 4, 0, 4, fixed.NewWorkspace(v))
 }

@@ -18,12 +18,9 @@ func ExampleCirculant() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	x, y, stage, scratch := op.Sizes()
-	ws := &fixed.Workspace{X: make([]int32, x), Y: make([]int32, y), Stage: make([]int16, stage), Scratch: make([]float32, scratch)}
-
 	in := fixed.Rows{Int16: []int16{10, 20, -5, 7}} // two tokens
 	out := fixed.Rows{Int16: make([]int16, 4)}
-	op.Apply(out, in, op.Inputs(), 2, ws)
+	op.Apply(out, in, op.Inputs(), 2, fixed.NewWorkspace(op))
 	fmt.Println(out.Int16)
 	// Output: [40 50 -3 9]
 }
