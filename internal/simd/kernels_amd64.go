@@ -45,7 +45,7 @@ var avx2 = Kernels{
 	centredSumSq: centredSumSqAVX2, softmax: softmaxAVX2,
 	normScale: normScaleAVX2, normAffine: normAffineAVX2,
 
-	dotF64: dotF64AVX2, momentsF64: momentsF64AVX2,
+	momentsF64: momentsF64AVX2,
 
 	quantize16: quantize16AVX2, dequantize16: dequantize16AVX2, dequantizeEach16: dequantizeEach16AVX2,
 	requantize16: requantize16AVX2, add16: add16AVX2, clip16: clip16AVX2, energy16: energy16AVX2,
@@ -76,7 +76,7 @@ var avx512 = Kernels{
 	centredSumSq: centredSumSqAVX512, softmax: softmaxAVX512,
 	normScale: normScaleAVX512, normAffine: normAffineAVX512,
 
-	dotF64: dotF64AVX512, momentsF64: momentsF64AVX512,
+	momentsF64: momentsF64AVX512,
 
 	quantize16: quantize16AVX512, dequantize16: dequantize16AVX512, dequantizeEach16: dequantizeEach16AVX512,
 	requantize16: requantize16AVX512, add16: add16AVX512, clip16: clip16AVX512, energy16: energy16AVX512,

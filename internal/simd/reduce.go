@@ -25,15 +25,9 @@ func (k *Kernels) MaxOf(x []float32) float32 { return k.maxOf(x) }
 // elements.
 func (k *Kernels) MinOf(x []float32) float32 { return k.minOf(x) }
 
-// DotF64 returns Σ x[i]·y[i] with products and sums in float64: every product
-// is exact, and n elements of bounded size lose at most n·2⁻⁵³ of Σ|x[i]·y[i]|.
-func (k *Kernels) DotF64(x, y []float32) float64 {
-	sameLen("DotF64", x, y)
-	return k.dotF64(x, y)
-}
-
-// MomentsF64 returns Σ x[i]·y[i], Σ x[i]² and Σ y[i]² in one pass, each with
-// the accuracy of [Kernels.DotF64]. They are what a cosine takes.
+// MomentsF64 returns Σ x[i]·y[i], Σ x[i]² and Σ y[i]² in one pass, with products and
+// sums in float64: every product is exact, and n elements of bounded size lose at most
+// n·2⁻⁵³ of the sum of magnitudes. They are what a cosine takes.
 func (k *Kernels) MomentsF64(x, y []float32) (xy, xx, yy float64) {
 	sameLen("MomentsF64", x, y)
 	return k.momentsF64(x, y)
@@ -85,15 +79,6 @@ func minOf(x []float32) float32 {
 		m = min(m, v)
 	}
 	return m
-}
-
-func dotF64(x, y []float32) float64 {
-	y = y[:len(x)]
-	var s [2]float64
-	for i := range x {
-		s[i&1] += float64(float64(x[i]) * float64(y[i]))
-	}
-	return s[0] + s[1]
 }
 
 func momentsF64(x, y []float32) (xy, xx, yy float64) {

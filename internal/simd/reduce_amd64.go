@@ -69,19 +69,6 @@ func maxOfAVX512(x []float32) float32
 //go:noescape
 func minOfAVX512(x []float32) float32
 
-// dotF64AVX512 computes
-//
-//	s := 0.0
-//	for i := range x {
-//		s = fma(float64(x[i]), float64(y[i]), s)
-//	}
-//	return s
-//
-// with partial sums in 4 × 8 lanes.
-//
-//go:noescape
-func dotF64AVX512(x []float32, y []float32) float64
-
 // momentsF64AVX512 computes
 //
 //	for i := range x {
@@ -159,19 +146,6 @@ func maxOfAVX2(x []float32) float32
 //
 //go:noescape
 func minOfAVX2(x []float32) float32
-
-// dotF64AVX2 computes
-//
-//	s := 0.0
-//	for i := range x {
-//		s = fma(float64(x[i]), float64(y[i]), s)
-//	}
-//	return s
-//
-// with partial sums in 4 × 4 lanes.
-//
-//go:noescape
-func dotF64AVX2(x []float32, y []float32) float64
 
 // momentsF64AVX2 computes
 //

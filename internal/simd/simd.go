@@ -151,7 +151,6 @@ type Kernels struct {
 	normScale         func(dst, x, gamma []float32, mean, scale float32)
 	normAffine        func(dst, x, gamma, beta []float32, mean, scale float32)
 
-	dotF64     func(x, y []float32) float64
 	momentsF64 func(x, y []float32) (xy, xx, yy float64)
 
 	quantize16       func(dst []int16, x []float32, scale float32)
@@ -203,7 +202,7 @@ var portable = Kernels{
 	centredSumSq: centredSumSq, softmax: softmax,
 	normScale: normScale, normAffine: normAffine,
 
-	dotF64: dotF64, momentsF64: momentsF64,
+	momentsF64: momentsF64,
 
 	quantize16: quantize16, dequantize16: dequantize16, dequantizeEach16: dequantizeEach16,
 	requantize16: requantize16, add16: add16, clip16: clip16, energy16: energy16,

@@ -34,7 +34,6 @@ func reduce(c *family) {
 			func(f *function, s reg.VecVirtual, in []reg.VecVirtual, _ vec, t *tail) reg.VecVirtual {
 				return f.min(s, f.beyond(in[0], t, math.Inf(1)))
 			}, (*function).min)
-		c.dotF64(p)
 		c.momentsF64(p)
 	}
 }
@@ -136,33 +135,6 @@ func (f *function) sum64(x reg.VecVirtual) reg.VecVirtual {
 	f.VPERMILPD(operand.U8(0x55), x, d)
 	f.VADDPD(d, x, x)
 	return x
-}
-
-func (c *family) dotF64(p path) {
-	f := c.begin(p, "dotF64", "func(x, y []float32) float64",
-		"	s := 0.0",
-		"	for i := range x {",
-		"		s = fma(float64(x[i]), float64(y[i]), s)",
-		"	}",
-		"	return s",
-		"",
-		fmt.Sprintf("with partial sums in 4 × %d lanes.", p.lanes/2))
-	var s [2][2]reg.VecVirtual // [vector of a turn][half]
-	for i := range s {
-		s[i] = [2]reg.VecVirtual{f.zero(), f.zero()}
-	}
-	f.eachVector([]string{"x", "y"}, 2, func(i int, at []operand.Mem, t *tail) {
-		x, y := f.doubles(at[0], t), f.doubles(at[1], t)
-		for h := range 2 {
-			f.VFMADD231PD(x[h], y[h], s[i][h])
-		}
-	})
-	for i := range s {
-		f.VADDPD(s[i][1], s[i][0], s[i][0])
-	}
-	f.VADDPD(s[1][0], s[0][0], s[0][0])
-	f.give(0, f.sum64(s[0][0]), func(x, m operand.Op) { f.VMOVSD(x, m) })
-	f.end()
 }
 
 func (c *family) momentsF64(p path) {
