@@ -17,9 +17,7 @@ import (
 
 // calibration is data for m, which is testmodels.DemoModel or made of it.
 func calibration(m *graph.Model, samples int) *calib.Feed {
-	features, _ := testmodels.WordSamples(testmodels.CalibSeed, samples)
-	x := tensor.New(tensor.WithShape(samples, testmodels.WordFrames, testmodels.WordFeatures), tensor.WithBacking(features))
-	src, err := calib.SourceFromTensors("words", map[string]tensor.Tensor{"features": x}, calib.SourceOptions{})
+	src, err := calib.SourceFromTensors("words", testmodels.WordTensors(testmodels.CalibSeed, samples), calib.SourceOptions{})
 	if err != nil {
 		log.Fatal(err)
 	}

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"math/rand/v2"
 
+	"gorgonia.org/tensor"
+
 	"github.com/onnx-lathe/lathe/internal/npz"
 )
 
@@ -174,6 +176,16 @@ func (l *language) record(r *rand.Rand, word [soundsWord]int, loudest int, to []
 		}
 	}
 	return to
+}
+
+// WordTensors is WordSamples as tensors: features [n, WordFrames, WordFeatures] float32
+// and labels [n] int64.
+func WordTensors(seed uint64, n int) map[string]tensor.Tensor {
+	features, labels := WordSamples(seed, n)
+	return map[string]tensor.Tensor{
+		"features": tensor.New(tensor.WithShape(n, WordFrames, WordFeatures), tensor.WithBacking(features)),
+		"labels":   tensor.New(tensor.WithShape(n), tensor.WithBacking(labels)),
+	}
 }
 
 // WordArchive is WordSamples as the bytes of an npz archive: features

@@ -1131,6 +1131,16 @@ DATA fixed_odd<>+56(SB)/4, $0xffff0000
 DATA fixed_odd<>+60(SB)/4, $0xffff0000
 GLOBL fixed_odd<>(SB), RODATA|NOPTR, $64
 
+DATA word_46fffe00<>+0(SB)/4, $0x46fffe00
+DATA word_46fffe00<>+4(SB)/4, $0x46fffe00
+DATA word_46fffe00<>+8(SB)/4, $0x46fffe00
+DATA word_46fffe00<>+12(SB)/4, $0x46fffe00
+DATA word_46fffe00<>+16(SB)/4, $0x46fffe00
+DATA word_46fffe00<>+20(SB)/4, $0x46fffe00
+DATA word_46fffe00<>+24(SB)/4, $0x46fffe00
+DATA word_46fffe00<>+28(SB)/4, $0x46fffe00
+GLOBL word_46fffe00<>(SB), RODATA|NOPTR, $32
+
 DATA fixed_low<>+0(SB)/4, $0x80008000
 DATA fixed_low<>+4(SB)/4, $0x80008000
 DATA fixed_low<>+8(SB)/4, $0x80008000
@@ -1148,16 +1158,6 @@ DATA fixed_low<>+52(SB)/4, $0x80008000
 DATA fixed_low<>+56(SB)/4, $0x80008000
 DATA fixed_low<>+60(SB)/4, $0x80008000
 GLOBL fixed_low<>(SB), RODATA|NOPTR, $64
-
-DATA word_46fffe00<>+0(SB)/4, $0x46fffe00
-DATA word_46fffe00<>+4(SB)/4, $0x46fffe00
-DATA word_46fffe00<>+8(SB)/4, $0x46fffe00
-DATA word_46fffe00<>+12(SB)/4, $0x46fffe00
-DATA word_46fffe00<>+16(SB)/4, $0x46fffe00
-DATA word_46fffe00<>+20(SB)/4, $0x46fffe00
-DATA word_46fffe00<>+24(SB)/4, $0x46fffe00
-DATA word_46fffe00<>+28(SB)/4, $0x46fffe00
-GLOBL word_46fffe00<>(SB), RODATA|NOPTR, $32
 
 DATA word_00000088<>+0(SB)/4, $0x00000088
 DATA word_00000088<>+4(SB)/4, $0x00000088

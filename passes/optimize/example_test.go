@@ -6,8 +6,6 @@ import (
 	"log"
 	"regexp"
 
-	"gorgonia.org/tensor"
-
 	"github.com/onnx-lathe/lathe/calib"
 	"github.com/onnx-lathe/lathe/passes"
 	"github.com/onnx-lathe/lathe/passes/optimize"
@@ -16,11 +14,7 @@ import (
 
 // words is data with labels that a program holds in memory.
 func words(seed uint64, samples int) *calib.Source {
-	features, labels := testmodels.WordSamples(seed, samples)
-	src, err := calib.SourceFromTensors("words", map[string]tensor.Tensor{
-		"features": tensor.New(tensor.WithShape(samples, testmodels.WordFrames, testmodels.WordFeatures), tensor.WithBacking(features)),
-		"labels":   tensor.New(tensor.WithShape(samples), tensor.WithBacking(labels)),
-	}, calib.SourceOptions{})
+	src, err := calib.SourceFromTensors("words", testmodels.WordTensors(seed, samples), calib.SourceOptions{})
 	if err != nil {
 		log.Fatal(err)
 	}

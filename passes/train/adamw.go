@@ -81,15 +81,7 @@ func (t *trainer) update() error {
 			o.muon(p, first, r, decay, scale)
 			t.scratch.Put(o)
 		} else {
-			for j, g := range p.Gradient {
-				d := float64(g) * scale
-				a := beta1*float64(first[j]) + (1-beta1)*d
-				b := beta2*float64(second[j]) + (1-beta2)*(d*d)
-				first[j], second[j] = float32(a), float32(b)
-				w := float64(p.Value[j])
-				w -= float64(decay*w) + float64(r*float64(a*m)/(math.Sqrt(b*v)+epsilon))
-				p.Value[j] = float32(w)
-			}
+			adamW(p, first, second, r, decay, scale, m, v)
 		}
 		if t.average != nil {
 			average := t.average[from:to]
@@ -100,6 +92,20 @@ func (t *trainer) update() error {
 	})
 	t.model.Update()
 	return nil
+}
+
+// adamW moves a parameter at a rate, with weight decay times rate, along a gradient that
+// is scaled first. Both moments are corrected by the factors m and v.
+func adamW(p *runtime.Parameter, first, second []float32, rate, decay, scale, m, v float64) {
+	for j, g := range p.Gradient {
+		d := float64(g) * scale
+		a := beta1*float64(first[j]) + (1-beta1)*d
+		b := beta2*float64(second[j]) + (1-beta2)*(d*d)
+		first[j], second[j] = float32(a), float32(b)
+		w := float64(p.Value[j])
+		w -= float64(decay*w) + float64(rate*float64(a*m)/(math.Sqrt(b*v)+epsilon))
+		p.Value[j] = float32(w)
+	}
 }
 
 // eachParameter calls f for all parameters, with where they lie in the vectors

@@ -16,10 +16,7 @@ import (
 
 // words is data that a program holds in memory; calib.OpenSource reads files.
 func words(samples int) *calib.Source {
-	features, _ := testmodels.WordSamples(testmodels.CalibSeed, samples)
-	src, err := calib.SourceFromTensors("words", map[string]tensor.Tensor{
-		"features": tensor.New(tensor.WithShape(samples, testmodels.WordFrames, testmodels.WordFeatures), tensor.WithBacking(features)),
-	}, calib.SourceOptions{})
+	src, err := calib.SourceFromTensors("words", testmodels.WordTensors(testmodels.CalibSeed, samples), calib.SourceOptions{})
 	if err != nil {
 		log.Fatal(err)
 	}

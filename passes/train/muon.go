@@ -92,6 +92,7 @@ func (o *orthogonalizer) muon(p *runtime.Parameter, momentum []float32, rate, de
 // orthogonalizer makes the singular values of matrices about one. It keeps its scratch.
 type orthogonalizer struct {
 	simd *simd.Kernels
+	fft  *fourier.FFT // of the block size before, nil at first
 
 	step, x, gram, square, next, packed, bin []float32
 	spectra                                  []complex128
@@ -157,7 +158,9 @@ func (o *orthogonalizer) circulant(w []float32, shape []int) {
 	for _, d := range shape[3:] {
 		taps *= d
 	}
-	fft := fourier.NewFFT(b)
+	if o.fft == nil || o.fft.Len() != b {
+		o.fft = fourier.NewFFT(b)
+	}
 	bins := b/2 + 1
 	columns := q * taps
 	spectra := grown(&o.spectra, bins*p*columns) // [bins, p, columns]
@@ -173,7 +176,7 @@ func (o *orthogonalizer) circulant(w []float32, shape []int) {
 		for k := range block {
 			block[k] = float64(*at(k))
 		}
-		for f, v := range fft.Coefficients(hat, block) {
+		for f, v := range o.fft.Coefficients(hat, block) {
 			spectra[f*p*columns+entry] = v
 		}
 	})
@@ -213,7 +216,7 @@ func (o *orthogonalizer) circulant(w []float32, shape []int) {
 		for f := range hat {
 			hat[f] = spectra[f*p*columns+entry]
 		}
-		for k, v := range fft.Sequence(block, hat) {
+		for k, v := range o.fft.Sequence(block, hat) {
 			*at(k) = float32(v / float64(b))
 		}
 	})

@@ -465,7 +465,7 @@ func (f *fixedFFT) readShorts(s *straight) {
 // numbers below 2³¹, and again, with all that others take, where a result is −2¹⁵. That
 // is what they become, and what is next to nowhere else.
 func (f *fixedFFT) readFloats() {
-	f.readQuantised(f.quantiseNumber, true)
+	f.readQuantised(true)
 	found := f.physical(0)
 	f.VMOVUPS(f.leasts(), found)
 	low := f.words("low", 0x80008000, 0x80008000, 0x80008000, 0x80008000)
@@ -478,14 +478,14 @@ func (f *fixedFFT) readFloats() {
 		f.KORTESTD(reg.K1, reg.K1)
 	}
 	f.JE(operand.LabelRef("numbers"))
-	f.readQuantised(f.quantiseInput, false)
+	f.readQuantised(false)
 	f.Label("numbers")
 }
 
 // readQuantised reads 32 columns of rows of float32. Two vectors of a row are packed to
 // one of int16 before they are transposed, so that a lane has four columns of the
-// first, then four of the second.
-func (f *fixedFFT) readQuantised(quantise func(s *straight, m operand.Mem) val, leasts bool) {
+// first, then four of the second. Those taken for numbers in range leave their leasts.
+func (f *fixedFFT) readQuantised(inRange bool) {
 	s := f.straight()
 	if f.path != avx2 {
 		f.VBROADCASTSS(f.argument("scale"), f.physical(fixedScale))
@@ -493,10 +493,10 @@ func (f *fixedFFT) readQuantised(quantise func(s *straight, m operand.Mem) val, 
 	}
 	var least *val
 	words := f.fromLines(s, func(row, part int) val {
-		first := quantise(s, f.row(row, 32*part))
-		v := f.pack(s, first, quantise(s, f.row(row, 32*part+f.vecBytes())), false)
+		first := f.quantiseInput(s, f.row(row, 32*part), inRange)
+		v := f.pack(s, first, f.quantiseInput(s, f.row(row, 32*part+f.vecBytes()), inRange), false)
 		switch {
-		case !leasts:
+		case !inRange:
 		case least == nil:
 			least = &v
 		default:
@@ -505,7 +505,7 @@ func (f *fixedFFT) readQuantised(quantise func(s *straight, m operand.Mem) val, 
 		}
 		return v
 	})
-	if leasts {
+	if inRange {
 		s.store(*least, f.leasts(), nil)
 	}
 	wide := f.lanes / 4
@@ -517,30 +517,12 @@ func (f *fixedFFT) readQuantised(quantise func(s *straight, m operand.Mem) val, 
 	f.finish(s)
 }
 
-// quantiseNumber is ⌊x·scale + ½⌋ as int32 for float32 at m, −2³¹ where that is none.
-// The multiply-add rounds as product and sum do: the product is exact, but where it is
-// too small for the sum to notice, or too large for the rest.
-func (f *fixedFFT) quantiseNumber(s *straight, m operand.Mem) val {
-	if f.path != avx2 {
-		v := s.load(m)
-		return s.custom(v.op, -1, false, func(x, _, d operand.Op) {
-			if x != d {
-				f.VMOVUPS(x, d)
-			}
-			f.VFMADD213PS(f.physical(fixedHalf), f.physical(fixedScale), d)
-			f.VCVTPS2DQ_RD_SAE(d, d)
-		})
-	}
-	return s.custom(s.load(m).op, -1, true, func(x, _, d operand.Op) {
-		f.VBROADCASTSS(f.argument("scale"), d)
-		f.VFMADD213PS(f.f32(0.5).Mem, x, d)
-		f.floor(d, d)
-	})
-}
-
 // quantiseInput is min(⌊x·scale + ½⌋, 2¹⁵ − 1) as int32, of NaN 0, for float32 at m.
-// What is below an int32 becomes the least one.
-func (f *fixedFFT) quantiseInput(s *straight, m operand.Mem) val {
+// What is below an int32 becomes the least one, and so does NaN, and what is above, where
+// the input is taken for a number in range. The multiply-add rounds as product and sum
+// do: the product is exact, but where it is too small for the sum to notice, or too
+// large for the rest.
+func (f *fixedFFT) quantiseInput(s *straight, m operand.Mem, inRange bool) val {
 	high := f.f32(1<<15 - 1)
 	v := s.load(m)
 	if f.path != avx2 {
@@ -550,8 +532,10 @@ func (f *fixedFFT) quantiseInput(s *straight, m operand.Mem) val {
 				f.VMOVUPS(x, d)
 			}
 			f.VFMADD213PS(f.physical(fixedHalf), f.physical(fixedScale), d)
-			f.VFIXUPIMMPS_BCST(operand.U8(0), f.bits(zeroOfNaN).Mem, d, d)
-			f.VMINPS_BCST(high.Mem, d, d)
+			if !inRange {
+				f.VFIXUPIMMPS_BCST(operand.U8(0), f.bits(zeroOfNaN).Mem, d, d)
+				f.VMINPS_BCST(high.Mem, d, d)
+			}
 			f.VCVTPS2DQ_RD_SAE(d, d)
 		})
 	}
@@ -559,6 +543,9 @@ func (f *fixedFFT) quantiseInput(s *straight, m operand.Mem) val {
 		f.VBROADCASTSS(f.argument("scale"), d)
 		f.VFMADD213PS(f.f32(0.5).Mem, x, d)
 	})
+	if inRange {
+		return s.custom(t.op, -1, false, func(x, _, d operand.Op) { f.floor(x, d) })
+	}
 	number := s.custom(t.op, -1, true, func(x, _, d operand.Op) {
 		const ordered = 7
 		f.VCMPPS(operand.U8(ordered), x, x, d)
