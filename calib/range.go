@@ -21,8 +21,8 @@ type Magnitude struct {
 	By     Extent // what has a largest magnitude of its own
 }
 
-// Extent is a division of elements or numbers into classes: Magnitudes.Tops has one
-// number for each. The zero value makes none.
+// Extent is a division of elements or numbers into classes: Magnitudes.Tops and
+// Squares have one number for each. The zero value makes none.
 type Extent string
 
 const (
@@ -37,7 +37,13 @@ type Magnitudes struct {
 	Count   int64     // elements that were seen
 	Largest float32   // magnitude
 	Tops    []float32 // the largest magnitude of every class
-	bins    []int64   // by the upper bits of the float32
+
+	// Squares has the sum of the squares of every class. A bin k of a spectrum stands for
+	// bin b−k too, so that the bins of blocks add up to b times the squares of their
+	// elements.
+	Squares []float64
+
+	bins []int64 // by the upper bits of the float32
 }
 
 // binShift leaves five bits of a float32's fraction.
@@ -54,12 +60,13 @@ func (m *Magnitudes) add(v float32) error {
 	return nil
 }
 
-// class notes v as one of class i.
-func (m *Magnitudes) class(i int, v float32) {
+// class notes numbers of class i: their largest magnitude and the sum of their squares.
+func (m *Magnitudes) class(i int, top float32, squares float64) {
 	for len(m.Tops) <= i {
-		m.Tops = append(m.Tops, 0)
+		m.Tops, m.Squares = append(m.Tops, 0), append(m.Squares, 0)
 	}
-	m.Tops[i] = max(m.Tops[i], v, -v)
+	m.Tops[i] = max(m.Tops[i], top)
+	m.Squares[i] += squares
 }
 
 // Quantile returns a bound that at least the share q of all magnitudes keep, the
@@ -118,7 +125,7 @@ func (m *Magnitudes) elements(by Extent) func(x *runtime.Tensor) error {
 				return err
 			}
 			if by == ByChannel {
-				m.class(i%channels, v)
+				m.class(i%channels, max(v, -v), float64(v)*float64(v))
 			}
 		}
 		return nil
@@ -149,8 +156,9 @@ func (m *Magnitudes) spectra(b, groups int, by Extent) func(x *runtime.Tensor) e
 				fft.Coefficients(bins, in)
 				for f, v := range bins {
 					re, im := float32(real(v)), float32(imag(v))
+					times := 2.0
 					if f == 0 || f == b/2 {
-						im = 0
+						times, im = 1, 0
 					} else if err := m.add(im); err != nil {
 						return err
 					}
@@ -158,15 +166,16 @@ func (m *Magnitudes) spectra(b, groups int, by Extent) func(x *runtime.Tensor) e
 						return err
 					}
 					top := max(re, -re, im, -im)
+					squares := times * (real(v)*real(v) + imag(v)*imag(v))
 					switch {
 					case by == ByBlock:
-						m.class(block, top)
+						m.class(block, top, squares)
 					case by == ByBin && f == 0:
-						m.class(block*(b/2+1), top)
+						m.class(block*(b/2+1), top, squares)
 					case by == ByBin && f == b/2:
-						m.class(block*(b/2+1)+1, top)
+						m.class(block*(b/2+1)+1, top, squares)
 					case by == ByBin:
-						m.class(block*(b/2+1)+f+1, top)
+						m.class(block*(b/2+1)+f+1, top, squares)
 					}
 				}
 			}

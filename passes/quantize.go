@@ -925,14 +925,20 @@ func (q *quantizer) circulant(u *fixedUnit, x form, weight, bias *graph.Tensor) 
 		f.y = q.channelExponents(u, e, len(c))
 	}
 	roomX, roomY := spectrumHeadroom(b)
-	tops := q.bounds(q.ranges[calib.Magnitude{Value: u.blocksIn, Block: b, Groups: u.groups, By: calib.ByBin}], roomX)
-	for g := range u.groups {
-		seen := len(tops) / u.groups
-		one := make([]float64, q1*(b/2+1)) // blocks without channels are zeros
-		copy(one, tops[g*seen:(g+1)*seen])
-		f.xTops = append(f.xTops, slices.Repeat(one, taps)...)
+	seenX := q.ranges[calib.Magnitude{Value: u.blocksIn, Block: b, Groups: u.groups, By: calib.ByBin}]
+	seenY := q.ranges[calib.Magnitude{Value: u.blocksOut, Block: b, By: calib.ByBlock}]
+	everywhere := func(seen []float64) (out []float64) { // at every place of the window
+		per := len(seen) / u.groups
+		for g := range u.groups {
+			one := make([]float64, q1*(b/2+1)) // blocks without channels are zeros
+			copy(one, seen[g*per:(g+1)*per])
+			out = append(out, slices.Repeat(one, taps)...)
+		}
+		return out
 	}
-	f.yTops = q.bounds(q.ranges[calib.Magnitude{Value: u.blocksOut, Block: b, By: calib.ByBlock}], roomY)
+	f.xTops, f.xSquares = everywhere(q.bounds(seenX, roomX)), everywhere(seenX.Squares)
+	f.yTops, f.ySquares = q.bounds(seenY, roomY), seenY.Squares
+	f.rows = float64(seenY.Count) / float64(len(seenY.Tops)*b) / (float64(seenX.Count) / float64(len(seenX.Tops)/(b/2+1)*b))
 	spec, err := f.quantize()
 	if most := slices.Max(f.y); err == nil && !q.byChannel(u) && slices.Min(f.y) != most {
 		f.y = slices.Repeat([]int{most}, len(c)) // who reads them in fixed point expects one

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"math"
 	"math/bits"
-	"slices"
 	"sort"
 
 	"github.com/onnx-lathe/lathe/runtime/fixed"
@@ -22,20 +21,16 @@ type fixedSpectra struct {
 	y        []int     // of the outputs; quantize sets what they became
 	xTops    []float64 // ranges of the input's spectra by block and bin
 	yTops    []float64 // of the output's spectra by block row
+	xSquares []float64 // sums of squares of the input's spectra by block and bin
+	ySquares []float64 // of the output's spectra by block row
+	rows     float64   // of the output for a row of the input
 	rounding fixed.Rounding
 	r        []int8 // shifts of the input's spectra
 }
 
-// leastSteps is the root mean square, in steps, that the weights of a bin of a block
-// row have at the least where no single one asks for a larger step: 76 dB above
-// their noise, and 82 where long blocks are few. More would make partial sums of
-// fewer blocks fill 32 bits, which costs up to a third of the time.
-func (f *fixedSpectra) leastSteps() float64 {
-	if (f.b <= 64 || f.q > 4) && f.rounding == fixed.Once {
-		return 1825
-	}
-	return 3650
-}
+// mostNoise is that of rounded weights at the most, as a share of the squares of the
+// outputs: 75 dB below them, about as much as the transforms leave.
+const mostNoise = 3.2e-8
 
 // mostSum is the largest sum of |weights| that a partial sum has room for.
 const mostSum = 65534
@@ -55,11 +50,6 @@ func (f *fixedSpectra) quantize() (fixed.Spec, error) {
 	// Exponents of the weights, for a shift R of 0.
 	f.r = s.R
 	weights := make([]int, p*bins)
-	for i := range p {
-		for k := range bins {
-			weights[i*bins+k] = f.weights(s.W, i, k)
-		}
-	}
 	s.Group = f.group(s.W, weights)
 	parts := (q + s.Group - 1) / max(1, s.Group)
 	if parts > 1 {
@@ -171,24 +161,16 @@ func (f *fixedSpectra) weight(i, j, k, at int) float64 {
 	return math.Ldexp(f.w[at], int(f.r[j*(f.b/2+1)+k]))
 }
 
-// weights rounds the weights of bin k of block row i and returns their exponent.
-func (f *fixedSpectra) weights(to []int16, i, k int) int {
-	var top, square float64
-	count := 0
-	f.numbers(i, k, func(j, at int) {
-		v := f.weight(i, j, k, at)
-		top, square, count = max(top, math.Abs(v)), square+v*v, count+1
-	})
+// weights rounds the weights of bin k of block row i to the smallest exponent with which
+// no sum of so many blocks fills 32 bits, and returns it.
+func (f *fixedSpectra) weights(to []int16, i, k, group int) int {
+	var top float64
+	f.numbers(i, k, func(j, at int) { top = max(top, math.Abs(f.weight(i, j, k, at))) })
 	if top == 0 {
 		return zeroWeights
 	}
-	e := exponentFor(top, fixed.High)
-	if f.q > 1 {
-		e = max(e, int(math.Floor(math.Log2(math.Sqrt(square/float64(count))/f.leastSteps()))))
-	}
-	for ; ; e++ {
-		f.round(to, i, k, e)
-		if sumsFit(f.sizes(to, i, k), 2) {
+	for e := exponentFor(top, fixed.High); ; e++ {
+		if f.round(to, i, k, e); sumsFit(f.sizes(to, i, k), group) {
 			return e
 		}
 	}
@@ -205,38 +187,55 @@ func (f *fixedSpectra) round(to []int16, i, k, e int) {
 	f.numbers(i, k, func(j, at int) { to[at] = rounded16(f.weight(i, j, k, at), e) })
 }
 
-// group is the largest number of blocks of which no sum fills 32 bits: all, or an
-// even one. The few sums with the largest weights would decide how often the kernel
-// has to shift all of them, so up to a quarter of the bins of block rows give up a bit
-// of their weights, which is 6 dB of these, to let more blocks in.
+// group rounds the weights, fills in their exponents and returns how many blocks a
+// partial sum has, all or an even number: as many as fit into 32 bits without more than
+// mostNoise, for the more blocks, the fewer bits of the weights.
 func (f *fixedSpectra) group(w []int16, exponents []int) int {
 	bins := f.b/2 + 1
-	fit := make([]int, len(exponents))
-	measure := func(at int) {
-		sizes := f.sizes(w, at/bins, at%bins)
-		// 0, 1, … stand for all blocks, then even numbers from the largest one down.
-		number := func(i int) int {
-			if i == 0 {
-				return max(1, f.q)
-			}
-			return (f.q+1)/2*2 - 2*i
-		}
-		fit[at] = number(sort.Search((f.q+1)/2-1, func(i int) bool { return sumsFit(sizes, number(i)) }))
-	}
-	for at := range fit {
-		measure(at)
-	}
-	if f.rounding == fixed.Once {
-		want := slices.Sorted(slices.Values(fit))[len(fit)/4]
-		for at := range fit {
-			if fit[at] < want {
-				exponents[at]++
-				f.round(w, at/bins, at%bins, exponents[at])
-				measure(at)
-			}
+	// The choices are two blocks, four, …, and all.
+	choice := func(i int) int { return min(2*(i+1), max(1, f.q)) }
+	round := func(group int) {
+		for at := range exponents {
+			exponents[at] = f.weights(w, at/bins, at%bins, group)
 		}
 	}
-	return slices.Min(fit)
+	var signal float64
+	for _, v := range f.ySquares {
+		signal += v
+	}
+	loud := sort.Search((f.q-1)/2, func(i int) bool {
+		round(choice(i + 1))
+		return f.noise(exponents) > mostNoise*signal
+	})
+	round(choice(loud))
+	return choice(loud)
+}
+
+// noise is the sum of squares, over what the data are, of what rounding the weights to
+// these exponents does to the spectra of the outputs. The error of a weight is as good
+// as uniform within a step, whose square is 1/12 on average.
+func (f *fixedSpectra) noise(exponents []int) float64 {
+	bins, sum := f.b/2+1, 0.0
+	for g := range f.groups {
+		squares := make([]float64, bins) // of the shifted inputs
+		for j := g * f.q; j < (g+1)*f.q; j++ {
+			for k := range bins {
+				squares[k] += math.Ldexp(f.xSquares[j*bins+k], -2*int(f.r[j*bins+k]))
+			}
+		}
+		for i := g * f.p / f.groups; i < (g+1)*f.p/f.groups; i++ {
+			for k := range bins {
+				numbers := 2.0 // of a weight
+				if k < 2 {
+					numbers = 1
+				}
+				if e := exponents[i*bins+k]; e != zeroWeights {
+					sum += numbers * math.Ldexp(squares[k], 2*e) / 12
+				}
+			}
+		}
+	}
+	return f.rows * sum
 }
 
 // sumsFit reports whether no run of so many sizes adds up to more than mostSum.

@@ -249,7 +249,8 @@ func TestQuantizedCirculantConv(t *testing.T) {
 	}
 }
 
-// TestMagnitudes: what a percentile leaves out is as much as it says.
+// TestMagnitudes: what a percentile leaves out is as much as it says, and the squares of
+// spectra are those of the elements.
 func TestMagnitudes(t *testing.T) {
 	v := make([]float32, 1000)
 	for i := range v {
@@ -259,7 +260,11 @@ func TestMagnitudes(t *testing.T) {
 	x := m.Graph.AddInput("x", graph.TensorType(graph.Float32, graph.Symbol("N"), graph.Known(10)))
 	m.Graph.AddOutput(m.Graph.NewNode("", "Relu", "relu", []*graph.Value{x}, []string{"y"}).Output(0), nil)
 	wanted := calib.Magnitude{Value: "x"}
-	got, err := calib.MeasureMagnitudes(ctx, m, bind(t, m, source(t, npz.Float32Array("x", []int{100, 10}, v))), []calib.Magnitude{wanted}, calib.ScoreOptions{})
+	channels := calib.Magnitude{Value: "x", By: calib.ByChannel}
+	blocks := calib.Magnitude{Value: "x", Block: 4, By: calib.ByBlock}
+	bins := calib.Magnitude{Value: "x", Block: 4, By: calib.ByBin}
+	got, err := calib.MeasureMagnitudes(ctx, m, bind(t, m, source(t, npz.Float32Array("x", []int{100, 10}, v))), []calib.Magnitude{wanted, channels, blocks, bins},
+		calib.ScoreOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -271,6 +276,21 @@ func TestMagnitudes(t *testing.T) {
 		if x := float64(h.Quantile(q)); x < 1000*q || x > 1000*q*(1+1./32)+1 {
 			t.Errorf("quantile %v is %v", q, x)
 		}
+	}
+	for j := range 3 { // blocks of 4 channels, 4 and 2, b times their squares (Parseval)
+		var want, ofBins float64
+		for c := 4 * j; c < min(4*j+4, 10); c++ {
+			want += 4 * got[channels].Squares[c]
+		}
+		for k := range 3 {
+			ofBins += got[bins].Squares[j*3+k]
+		}
+		if s := got[blocks].Squares[j]; math.Abs(s-want) > 1e-9*want || math.Abs(ofBins-want) > 1e-9*want {
+			t.Errorf("squares of block %d are %v, of its bins %v, want %v", j, s, ofBins, want)
+		}
+	}
+	if c := got[channels]; len(c.Squares) != 10 || c.Squares[9] < 1000*1000 {
+		t.Errorf("squares of channels are %v", c.Squares)
 	}
 }
 
