@@ -68,6 +68,7 @@ func fuse(sc *scope, only []string, moved map[*lvalue]bool) {
 		clear(f.readers)
 		f.count(sc)
 		eachScope(sc, f.residualNorms)
+		eachScope(sc, f.circulantChains)
 	}
 }
 
@@ -294,6 +295,7 @@ func (f *fuser) gelu(x *lnode) bool {
 			continue
 		}
 		x.replace("Gelu", raised(g, rank), in)
+		x.fused = elementwise{g, rank}
 		x.attrs = []*graph.Attr{graph.StringAttr("approximate", approximate)}
 		return true
 	}
@@ -376,6 +378,7 @@ func (f *fuser) silu(x *lnode) bool {
 		graph.Float32: unary(x.simd.Silu, functionGrain),
 		graph.Float64: unary(elements(sigmoid), functionGrain),
 	}.kernel(0)), in)
+	x.fused = elementwise{f: x.simd.Silu}
 	return true
 }
 

@@ -31,6 +31,8 @@ package simd
 import (
 	"fmt"
 	"os"
+
+	"github.com/klauspost/cpuid/v2"
 )
 
 // Path names an implementation of the kernels.
@@ -167,6 +169,15 @@ type Kernels struct {
 	sum16            func(x []int16) int32
 
 	multiplyAdds func(x []float32, rounds int)
+}
+
+// SecondCache is the size of a core's second cache in bytes; 1 MB where the machine
+// does not tell.
+func SecondCache() int {
+	if n := cpuid.CPU.Cache.L2; n > 0 {
+		return n
+	}
+	return 1 << 20
 }
 
 // With returns k with a store for what it packs: a program has one for its weights.
