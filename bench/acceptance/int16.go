@@ -14,7 +14,7 @@ import (
 // rewrittenModels are models to be put into fixed point that are no public ones:
 // KWT-1 through a recipe of lathe optimize.
 var rewrittenModels = map[string]string{
-	"kwt1-b4.onnx": "  - circulant: {block: 4, only: blocks}\n  - heal: {steps: 200, lr: 0.001, hidden: 0.5}\n",
+	"kwt1-b4.onnx": "  - circulant: {block: 4, only: blocks}\n  - heal: {steps: 500, batch: 16, optimizer: muon, lr: 0.001, mix: 1, hidden: 0.5}\n",
 	"kwt1-b8.onnx": "  - circulant: {block: 8, only: blocks, fit: frobenius}\n",
 }
 
@@ -23,7 +23,7 @@ var rewrittenModels = map[string]string{
 // fixed point.
 const composition = `  - drop: {count: 8, select: loss}
   - circulant: {block: 4, only: blocks}
-  - heal: {steps: 300, lr: 0.001, mix: 1, hidden: 0.5}
+  - heal: {steps: 600, batch: 16, optimizer: muon, lr: 0.001, mix: 1, hidden: 0.5}
   - quantize: {}
   - compact: {}
 `
