@@ -67,7 +67,7 @@ steps:
   - drop: {count: 6, select: loss}
   - heal: {steps: 100, hidden: 1}
   - circulant: {block: 4, only: blocks}
-  - heal: {steps: 900, lr: 0.001, mix: 1, hidden: 0.5}
+  - heal: {steps: 3600, batch: 16, optimizer: muon, lr: 0.001, mix: 1, hidden: 0.5}
 `},
 	{name: "kwt-half", what: "KWT-1, the best mix with half of the parameters, healed", model: kwt, train: "kwt_train.npz", eval: "kwt_eval.npz", metric: "accuracy",
 		least: 0.971, minutes: 30, make: optimized, recipe: `
