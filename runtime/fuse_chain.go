@@ -20,13 +20,21 @@ type elementwise struct {
 func (f *fuser) circulantChains(sc *scope) {
 	f.scope = sc
 	gone := map[*lnode]bool{}
+	products := map[*lnode]*circulant.Operator{} // that were prepared
 	for _, x := range sc.nodes {
-		f.circulantChain(x, gone)
+		f.circulantChain(x, products, gone)
+	}
+	for x, o := range products {
+		if x.kernel == nil && !gone[x] { // in no chain
+			if k, err := circulantKernel(o); err == nil {
+				x.kernel, x.in = throughFloat32(k), x.in[:1]
+			}
+		}
 	}
 	sc.nodes = slices.DeleteFunc(sc.nodes, func(x *lnode) bool { return gone[x] })
 }
 
-func (f *fuser) circulantChain(x *lnode, gone map[*lnode]bool) {
+func (f *fuser) circulantChain(x *lnode, products map[*lnode]*circulant.Operator, gone map[*lnode]bool) {
 	// before is the node that computes v, which nothing else reads.
 	before := func(v *lvalue) *lnode {
 		if v == nil || v.konst != nil || v.scope != f.scope || v.def == nil || f.readers[v] != 1 || v.pinned || len(v.def.out) != 1 || v.def.like != nil {
@@ -38,11 +46,15 @@ func (f *fuser) circulantChain(x *lnode, gone map[*lnode]bool) {
 		if x == nil || x.kind() != graph.LatheDomain+".BlockCirculantMatMul" || x.kernel != nil || x.like != nil || len(x.out) != 1 {
 			return nil
 		}
+		if o := products[x]; o != nil {
+			return o
+		}
 		x.known()
 		o, err := fixedCirculant(&x.node)
-		if err != nil {
+		if o == nil || err != nil {
 			return nil // the product by itself will report it
 		}
+		products[x] = o
 		return o
 	}
 	if len(x.in) == 0 {
@@ -63,14 +75,17 @@ func (f *fuser) circulantChain(x *lnode, gone map[*lnode]bool) {
 		return
 	}
 	chain := &circulantChain{c: c}
-	for i, part := range []*lnode{first, act, x} {
-		k := part.kernel
-		if k == nil {
-			if k, err = part.ready(); err != nil {
-				return
-			}
+	if chain.parts[1] = act.kernel; act.kernel == nil {
+		if chain.parts[1], err = act.ready(); err != nil {
+			return
 		}
-		chain.parts[i] = k
+	}
+	for i, o := range []*circulant.Operator{o1, o2} {
+		k, err := circulantKernel(o)
+		if err != nil {
+			return
+		}
+		chain.parts[2*i] = throughFloat32(k)
 	}
 	x.replace("BlockCirculantMatMul+"+act.op+"+BlockCirculantMatMul", chain.run, first.in[0])
 	x.out = append(x.out, nil, nil)

@@ -86,19 +86,16 @@ func NewOperator(m *Matrix, bias []float32, k *simd.Kernels) (*Operator, error) 
 // they do not stay in the second cache, of 1 or 2 MB, from one tile to the next; inputs
 // should stay in it.
 func tilesAtOnce(ops ...*Operator) int {
+	const weights, inputs = 1 << 20 / 4, 512 << 10 / 4 // elements
 	all := 0
 	for _, o := range ops {
 		all += o.weights()
 	}
-	if all < secondCache {
+	if all < weights {
 		return 1
 	}
-	return max(1, secondCache/2/ops[0].tile(ops[0].gq))
+	return max(1, inputs/ops[0].tile(ops[0].gq))
 }
-
-// secondCache is the number of elements of weights that stay in the second cache from
-// one tile of tokens to the next.
-const secondCache = 1 << 20 / 4
 
 // weights is the number of elements of the weights that products of many tokens read.
 func (o *Operator) weights() int { return o.p * o.q * o.c.Multiplications() }
